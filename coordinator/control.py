@@ -1,0 +1,114 @@
+"""The coordinator's socket: a ROUTER that the workers dial in to. Every wait has a deadline and a watcher."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import zmq
+
+from coordinator.messages import PROTOCOL_VERSION, Failed, Hello, Message, decode, encode
+from coordinator.wire import WireError
+
+POLL_MILLISECONDS = 50  # how soon a worker's death is seen
+M = TypeVar("M")
+
+
+class WorkerError(RuntimeError):
+    """A rank failed, or did not answer in time. `rank` is the one to blame."""
+
+    def __init__(self, rank: int, message: str) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
+def identity(rank: int) -> bytes:
+    """The ZeroMQ routing id of a rank."""
+    return f"rank-{rank}".encode()
+
+
+class WorkerChannel:
+    """Messages to and from the workers of one run.
+
+    `watch` is called at least every 50 ms while waiting; it raises where a worker's process has ended.
+    """
+
+    def __init__(self, endpoint: str, num_ranks: int, watch: Callable[[], None]) -> None:
+        self.num_ranks = num_ranks
+        self._watch = watch
+        self._ranks = {identity(rank): rank for rank in range(num_ranks)}
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 500)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.bind(endpoint)
+
+    def broadcast(self, message: Message) -> None:
+        data = encode(message)
+        for name, rank in self._ranks.items():
+            self._send(name, rank, data)
+
+    def send(self, rank: int, message: Message) -> None:
+        self._send(identity(rank), rank, encode(message))
+
+    def _send(self, name: bytes, rank: int, data: bytes) -> None:
+        try:
+            self._socket.send_multipart((name, data))
+        except zmq.ZMQError as error:
+            self._watch()
+            raise WorkerError(rank, f"rank {rank} can't be reached: {error}") from error
+
+    def receive(self, deadline: float) -> tuple[int, Message] | None:
+        """The next message and its rank; None when time.monotonic() passes the deadline.
+
+        Raises WorkerError when a worker says that it failed. Strangers and garbage are dropped.
+        """
+        while True:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return None
+            if not self._socket.poll(min(POLL_MILLISECONDS, int(remaining * 1000) + 1)):
+                self._watch()
+                continue
+            frames = self._socket.recv_multipart()
+            rank = self._ranks.get(frames[0])
+            if rank is None or len(frames) != 2:
+                continue
+            try:
+                message = decode(frames[1])
+            except WireError as error:
+                raise WorkerError(rank, f"rank {rank} sent {error}") from error
+            if isinstance(message, Failed):
+                culprit = rank if message.culprit is None else message.culprit
+                raise WorkerError(culprit, f"rank {rank} failed: {message.error}")
+            return rank, message
+
+    def collect(self, kind: type[M], what: str, timeout_seconds: float) -> list[M]:
+        """One message of a kind from every rank, in rank order."""
+        deadline = time.monotonic() + timeout_seconds
+        found: dict[int, M] = {}
+        while len(found) < self.num_ranks:
+            received = self.receive(deadline)
+            if received is None:
+                missing = min(set(range(self.num_ranks)) - set(found))
+                raise WorkerError(missing, f"rank {missing} did not {what} within {timeout_seconds:.0f} s")
+            rank, message = received
+            if not isinstance(message, kind) or rank in found:
+                raise WorkerError(rank, f"rank {rank} sent {type(message).__name__} where it should {what}")
+            found[rank] = message
+        return [found[rank] for rank in range(self.num_ranks)]
+
+    def greet(self, timeout_seconds: float) -> None:
+        """Waits for every rank's Hello and checks it."""
+        for rank, hello in enumerate(self.collect(Hello, "start", timeout_seconds)):
+            if hello.version != PROTOCOL_VERSION or hello.rank != rank:
+                raise WorkerError(
+                    rank,
+                    f"rank {rank} says it is rank {hello.rank} with protocol {hello.version};"
+                    f" expected rank {rank} with protocol {PROTOCOL_VERSION}",
+                )
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()

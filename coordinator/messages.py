@@ -1,0 +1,124 @@
+"""Every message between the coordinator and the workers, in the order in which they are first sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+from coordinator import wire
+from coordinator.model import ModelSpec, TensorInfo
+from coordinator.plan import Limits, RankShare
+from coordinator.wire import Float32s, Int32s
+
+PROTOCOL_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Hello:
+    """Worker: I am here. Refused where the versions differ or the rank is not expected."""
+
+    version: int
+    rank: int
+    process_id: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """Coordinator: all that a worker needs to become its rank."""
+
+    model_path: str
+    model_hash: str
+    header_bytes: int
+    spec: ModelSpec
+    tensors: tuple[TensorInfo, ...]
+    share: RankShare
+    num_ranks: int
+    limits: Limits
+    collective: str
+    token: bytes  # of this run: collectives drop what does not carry it
+    timeout_seconds: float
+
+
+@dataclass(frozen=True)
+class Attached:
+    """Worker: the device is open, the file is the right one, and this is where peers find my collective."""
+
+    model_hash: str
+    device: str
+    endpoint: str
+
+
+@dataclass(frozen=True)
+class Connect:
+    """Coordinator: the endpoints of all ranks, in rank order."""
+
+    endpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Worker: so many bytes of my shard are on the device."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Worker: loaded and connected. device_bytes counts every buffer."""
+
+    device_bytes: int
+    imports_partials: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """Coordinator: compute these rows. Arrays are int32, one entry a row unless said otherwise."""
+
+    number: int  # counts up from 1; a worker refuses a gap
+    token_ids: Int32s
+    positions: Int32s
+    table_starts: Int32s  # where the row's block table begins in tables
+    tables: Int32s  # block tables of the step's sequences, one after another
+    logit_rows: Int32s  # indices of the rows that get logits
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """Worker: this rank's slice of the logits, [logit rows, vocabulary slice], and where the time went."""
+
+    number: int
+    logits: Float32s
+    ledger: dict[str, float]  # microseconds
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Worker: I can't go on. `culprit` is the rank that caused it, where that is known to be another."""
+
+    error: str
+    culprit: int | None
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    """Coordinator: end."""
+
+
+Message = Union[  # noqa: UP007
+    Hello, Load, Attached, Connect, Progress, Ready, Step, StepDone, Failed, Shutdown
+]
+_KNOWN: dict[str, type] = {
+    message.__name__: message
+    for message in (Hello, Load, Attached, Connect, Progress, Ready, Step, StepDone, Failed, Shutdown)
+}
+
+
+def encode(message: Message) -> bytes:
+    return wire.pack(type(message).__name__, message)
+
+
+def decode(data: bytes) -> Message:
+    """Raises wire.WireError for what is no message."""
+    message: Message = wire.unpack(data, _KNOWN)
+    return message

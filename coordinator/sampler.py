@@ -1,0 +1,130 @@
+"""Picks the next token from a row of logits.
+
+Pure arithmetic on one row; knows no vocabulary, sequence or device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class SamplingParameters:
+    """How to pick. The defaults are llama.cpp's.
+
+    temperature 0 picks the likeliest token (of equals the lowest id), and the rest is without effect.
+    top_k 0, top_p 1 and min_p 0 each turn a filter off. Without a seed each Sampler differs.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40  # keep so many of the likeliest tokens
+    top_p: float = 0.95  # keep the likeliest tokens that together reach this probability
+    min_p: float = 0.05  # keep tokens at least this probable, relative to the likeliest
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= _real("temperature", self.temperature) < math.inf:
+            raise ValueError(f"temperature must be finite and not negative, not {self.temperature}")
+        if _integer("top_k", self.top_k) < 0:
+            raise ValueError(f"top_k must not be negative (0 turns it off), not {self.top_k}")
+        if not 0 <= _real("top_p", self.top_p) <= 1:
+            raise ValueError(f"top_p must be between 0 and 1 (1 turns it off), not {self.top_p}")
+        if not 0 <= _real("min_p", self.min_p) <= 1:
+            raise ValueError(f"min_p must be between 0 and 1 (0 turns it off), not {self.min_p}")
+        if self.seed is not None and _integer("seed", self.seed) < 0:
+            raise ValueError(f"seed must not be negative, not {self.seed}")
+
+
+class Sampler:
+    """Picks tokens for one sequence.
+
+    The filters run in llama.cpp's order: top-k, top-p, min-p, then temperature, so that the temperature
+    changes how likely the remaining tokens are and not which remain. Each call takes one number from
+    PCG64(seed): the same seed and logits give the same tokens on every platform, but for the last bit of exp.
+    """
+
+    def __init__(self, parameters: SamplingParameters) -> None:
+        self.parameters = parameters
+        self._random = np.random.Generator(np.random.PCG64(parameters.seed))
+
+    def sample(self, logits: np.ndarray) -> int:
+        """The next token, from logits [vocabulary] float32.
+
+        -inf rules a token out. Raises ValueError for NaN and +inf, which say that the model's arithmetic
+        went wrong, and when every token is ruled out.
+        """
+        _check(logits)
+        if self.parameters.temperature == 0:
+            return int(np.argmax(logits))
+        tokens = _likeliest(logits, self.parameters.top_k)
+        kept = logits[tokens].astype(np.float64)
+        kept = _top_p(kept, self.parameters.top_p)
+        kept = _min_p(kept, self.parameters.min_p)
+        cumulative = np.cumsum(_weights(kept, self.parameters.temperature))
+        # random() < 1, so that a token of weight 0 is never picked.
+        place = np.searchsorted(cumulative[:-1], self._random.random() * cumulative[-1], side="right")
+        return int(tokens[place])
+
+
+def _check(logits: np.ndarray) -> None:
+    if logits.ndim != 1 or not logits.size:
+        raise ValueError(f"logits must be one row of the vocabulary, not of shape {logits.shape}")
+    peak = logits.max()  # NaN if any is
+    if np.isfinite(peak):
+        return
+    if peak == -np.inf:
+        raise ValueError(f"all {logits.size} logits are -inf, which leaves no token to pick")
+    name, count = ("NaN", np.isnan(logits).sum()) if np.isnan(peak) else ("+inf", np.isposinf(logits).sum())
+    raise ValueError(f"{count} of {logits.size} logits are {name}: the model's arithmetic went wrong")
+
+
+def _likeliest(logits: np.ndarray, top_k: int) -> np.ndarray:
+    """The ids of the top_k highest logits (0: of all), highest first, of equals the lowest id first.
+
+    What is ruled out is left out. Only what reaches the k-th highest logit is sorted; argpartition alone
+    would leave it to the platform which of several equal logits make the cut.
+    """
+    possible = logits > -np.inf
+    if 0 < top_k < logits.size:
+        possible &= logits >= np.partition(logits, -top_k)[-top_k]
+    candidates = np.flatnonzero(possible)
+    order = np.argsort(-logits[candidates], kind="stable")
+    return candidates[order[: top_k or None]]
+
+
+def _top_p(logits: np.ndarray, top_p: float) -> np.ndarray:
+    """The shortest start of the descending logits whose probabilities sum to top_p, at least one."""
+    if top_p >= 1:
+        return logits
+    cumulative = np.cumsum(_weights(logits, temperature=1))
+    return logits[: 1 + int(np.searchsorted(cumulative, top_p * cumulative[-1], side="left"))]
+
+
+def _min_p(logits: np.ndarray, min_p: float) -> np.ndarray:
+    """Those of the descending logits whose probability is at least min_p times the first's."""
+    if min_p <= 0:
+        return logits
+    num_kept = np.count_nonzero(logits >= logits[0] + math.log(min_p))
+    return logits[:num_kept]
+
+
+def _weights(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities up to a common factor, of descending logits; the first is 1."""
+    with np.errstate(over="ignore"):  # towards -inf, at tiny temperatures
+        weights: np.ndarray = np.exp((logits - logits[0]) / temperature)
+    return weights
+
+
+def _real(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, float | int | np.floating | np.integer):
+        raise ValueError(f"{name} must be a number, not {value!r}")
+    return float(value)
+
+
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be a whole number, not {value!r}")
+    return int(value)

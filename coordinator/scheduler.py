@@ -1,0 +1,119 @@
+"""Picks the rows of the next step and their KV blocks. Pure arithmetic: no sockets, no device.
+
+Every sequence that waits for one row (decode) gets it first; what room is left goes to prefill, in order
+of arrival, in chunks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from coordinator.messages import Step
+from coordinator.plan import Limits
+
+
+class CapacityError(RuntimeError):
+    """No sequence can go on: the KV cache is full."""
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One prompt and what was made of it."""
+
+    tokens: list[int]
+    all_logits: bool = False  # of every position, not only of the last one
+    num_computed: int = 0  # tokens whose keys and values are in the cache
+    blocks: list[int] = field(default_factory=list)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.tokens) - self.num_computed
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive rows of one sequence within a step."""
+
+    sequence: Sequence
+    start: int  # position of the first row
+    length: int
+    logit_positions: range  # those of its positions that get logits
+
+
+class Scheduler:
+    """Owns the KV blocks and the sequences; `schedule` makes a step, `finish` takes note of its result."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._free_blocks = list(range(limits.num_blocks))[::-1]
+        self._sequences: list[Sequence] = []
+        self._num_steps = 0
+
+    def add(self, sequence: Sequence) -> None:
+        self._sequences.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        self._sequences.remove(sequence)
+        self._free_blocks += sequence.blocks
+        sequence.blocks = []
+
+    def schedule(self) -> tuple[Step, list[Run]]:
+        """The next step. Raises CapacityError where no sequence finds a block for its next row."""
+        runs: list[Run] = []
+        rows_left, logits_left = self._limits.max_rows, self._limits.max_logit_rows
+        for sequence in sorted(self._sequences, key=lambda sequence: sequence.num_waiting > 1):
+            run = self._run(sequence, rows_left, logits_left)
+            if run.length:
+                runs.append(run)
+                rows_left -= run.length
+                logits_left -= len(run.logit_positions)
+        if not runs:
+            raise CapacityError(
+                f"the KV cache of {self._limits.num_blocks} blocks"
+                f" of {self._limits.block_length} positions is full"
+            )
+        self._num_steps += 1
+        return _step(self._num_steps, runs), runs
+
+    def finish(self, runs: list[Run]) -> None:
+        """The step was computed: its keys and values are in the cache."""
+        for run in runs:
+            run.sequence.num_computed += run.length
+
+    def _run(self, sequence: Sequence, rows_left: int, logits_left: int) -> Run:
+        """As many rows of the sequence as find room, logits and blocks."""
+        length = min(sequence.num_waiting, rows_left)
+        if sequence.all_logits:
+            length = min(length, logits_left)
+        elif not logits_left:
+            length = min(length, sequence.num_waiting - 1)
+        start = sequence.num_computed
+        length = min(length, self._reserve(sequence, start + length) - start)
+        stop = start + length
+        first = start if sequence.all_logits else max(start, len(sequence.tokens) - 1)
+        return Run(sequence, start, length, range(min(first, stop), stop))
+
+    def _reserve(self, sequence: Sequence, num_positions: int) -> int:
+        """Gives the sequence blocks for its positions; returns for how many it has."""
+        while len(sequence.blocks) * self._limits.block_length < num_positions and self._free_blocks:
+            sequence.blocks.append(self._free_blocks.pop())
+        return min(num_positions, len(sequence.blocks) * self._limits.block_length)
+
+
+def _step(number: int, runs: list[Run]) -> Step:
+    token_ids: list[int] = []
+    positions: list[int] = []
+    table_starts: list[int] = []
+    tables: list[int] = []
+    logit_rows: list[int] = []
+    for run in runs:
+        first_row = len(token_ids) - run.start
+        logit_rows += [first_row + position for position in run.logit_positions]
+        token_ids += run.sequence.tokens[run.start : run.start + run.length]
+        positions += range(run.start, run.start + run.length)
+        table_starts += [len(tables)] * run.length
+        tables += run.sequence.blocks
+    columns = (token_ids, positions, table_starts, tables, logit_rows)
+    return Step(number, *(np.array(column, np.int32) for column in columns))

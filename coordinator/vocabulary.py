@@ -1,0 +1,233 @@
+"""The vocabulary that a GGUF file's metadata holds, validated: token texts, scores, types and special ids.
+
+Knows the metadata's keys and what may be wrong with their values; knows no way of splitting text into tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+PREFIX = "tokenizer.ggml."
+
+# A chat model ends its turn with one of these, and many files name only another token as eos_token_id. The
+# names are from llama.cpp's src/llama-vocab.cpp, without "</s>", which is an HTML tag in some vocabularies.
+END_OF_TURN_TEXTS = frozenset(
+    text.encode()
+    for text in (
+        "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>",
+        "<|end_of_text|>", "<end_of_utterance>", "<EOT>", "[EOT]",
+    )
+)  # fmt: skip
+
+BYTE_TOKEN = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
+
+
+class TokenizerError(ValueError):
+    """The tokenizer can't be built or used; the message says why in one sentence."""
+
+
+class TokenType(IntEnum):
+    """The values of tokenizer.ggml.token_type, as ggml-org/llama.cpp's include/llama.h numbers them."""
+
+    UNDEFINED = 0
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class VocabularyDefaults:
+    """What a kind of tokenizer assumes where the metadata is silent."""
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+    adds_bos: bool
+    adds_space_prefix: bool
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token texts and what is special about them; the id of a token is its place.
+
+    scores is float32 [size], higher merges first; types is int64 [size], values of TokenType. Every id is
+    within the vocabulary, and adds_bos and adds_eos imply that there is such a token.
+    """
+
+    texts: tuple[bytes, ...]
+    scores: np.ndarray
+    types: np.ndarray
+    bos_token_id: int | None
+    eos_token_id: int | None
+    unknown_token_id: int | None
+    eos_token_ids: frozenset[int]  # eos, end of turn, end of message: what ends a generation
+    adds_bos: bool
+    adds_eos: bool
+    adds_space_prefix: bool
+    removes_extra_spaces: bool
+
+    def __post_init__(self) -> None:
+        assert self.texts and self.scores.shape == self.types.shape == (len(self.texts),)
+        assert self.bos_token_id is not None or not self.adds_bos
+        assert self.eos_token_id is not None or not self.adds_eos
+
+    def ids_of_type(self, *types: TokenType) -> list[int]:
+        """The ids of all tokens of the given types, in order."""
+        ids: list[int] = np.flatnonzero(np.isin(self.types, types)).tolist()
+        return ids
+
+    def byte_of(self, token: int) -> int:
+        """The byte, 0 to 255, that a token of type BYTE stands for; TokenizerError if its text names none."""
+        match = BYTE_TOKEN.fullmatch(self.texts[token])
+        if match is None:
+            text = self.texts[token].decode(errors="replace")
+            raise TokenizerError(f"token {token} is a byte token but its text is {text!r}, not <0xHH>")
+        return int(match[1], 16)
+
+
+def read_vocabulary(metadata: Mapping[str, Any], defaults: VocabularyDefaults) -> Vocabulary:
+    """The vocabulary in GGUF metadata (key -> scalar, list or array).
+
+    Raises TokenizerError for what is missing, of the wrong type or length, or out of range.
+    """
+    texts = _texts(metadata)
+    size = len(texts)
+    bos = _token_id(metadata, "bos_token_id", size, defaults.bos_token_id)
+    eos = _token_id(metadata, "eos_token_id", size, defaults.eos_token_id)
+    unknown = _token_id(metadata, "unknown_token_id", size)
+    turn_ends = {token for token, text in enumerate(texts) if text in END_OF_TURN_TEXTS}
+    types = _types(metadata, texts, [token for token in (bos, eos) if token is not None], unknown)
+    types[list(turn_ends)] = TokenType.CONTROL
+    if unknown is None and TokenType.UNKNOWN in types:
+        unknown = int(np.argmax(types == TokenType.UNKNOWN))
+    ends = (eos, _token_id(metadata, "eot_token_id", size), _token_id(metadata, "eom_token_id", size))
+    return Vocabulary(
+        texts=texts,
+        scores=_scores(metadata, size),
+        types=types,
+        bos_token_id=bos,
+        eos_token_id=eos,
+        unknown_token_id=unknown,
+        eos_token_ids=frozenset(end for end in ends if end is not None) | turn_ends,
+        adds_bos=_adds(metadata, "bos", bos, defaults.adds_bos),
+        adds_eos=_adds(metadata, "eos", eos, False),
+        adds_space_prefix=_flag(metadata, "add_space_prefix", defaults.adds_space_prefix),
+        removes_extra_spaces=_flag(metadata, "remove_extra_whitespaces", False),
+    )
+
+
+def _texts(metadata: Mapping[str, Any]) -> tuple[bytes, ...]:
+    tokens = metadata.get(PREFIX + "tokens")
+    if isinstance(tokens, np.ndarray):
+        tokens = tokens.tolist()
+    if not isinstance(tokens, list | tuple):
+        raise TokenizerError(f"{PREFIX}tokens is {_described(tokens)}, not a list of strings")
+    if not tokens:
+        raise TokenizerError(f"{PREFIX}tokens is empty")
+    return tuple(_text_bytes(token, text) for token, text in enumerate(tokens))
+
+
+def _text_bytes(token: int, text: object) -> bytes:
+    """A token's text as bytes; a reader may have decoded invalid UTF-8 with surrogates."""
+    if isinstance(text, bytes | bytearray):
+        return bytes(text)
+    if not isinstance(text, str):
+        raise TokenizerError(f"token {token} of {PREFIX}tokens is {_described(text)}, not a string")
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise TokenizerError(f"token {token} of {PREFIX}tokens is not Unicode text: {text!a}") from None
+
+
+def _numbers(metadata: Mapping[str, Any], key: str, size: int, dtype_kinds: str) -> np.ndarray | None:
+    """The array at a key, [size], of one of NumPy's dtype kinds; None where the key is absent."""
+    if metadata.get(PREFIX + key) is None:
+        return None
+    try:
+        numbers = np.asarray(metadata[PREFIX + key])
+    except (ValueError, TypeError, OverflowError):
+        raise TokenizerError(f"{PREFIX}{key} is not a list of numbers") from None
+    if numbers.ndim != 1 or len(numbers) != size:
+        shape = " x ".join(map(str, numbers.shape)) or "no"
+        raise TokenizerError(f"{PREFIX}{key} holds {shape} values for {size} tokens")
+    if numbers.dtype.kind not in dtype_kinds:
+        raise TokenizerError(f"{PREFIX}{key} holds values of type {numbers.dtype}, not the numbers it should")
+    return numbers
+
+
+def _scores(metadata: Mapping[str, Any], size: int) -> np.ndarray:
+    """float32 [size]; without scores an earlier token wins, which is how vocabularies are trained."""
+    numbers = _numbers(metadata, "scores", size, "fiu")
+    if numbers is None:
+        return -np.arange(size, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        scores = numbers.astype(np.float32)
+    if np.isnan(scores).any():
+        raise TokenizerError(f"{PREFIX}scores holds NaN for token {int(np.argmax(np.isnan(scores)))}")
+    return scores
+
+
+def _types(
+    metadata: Mapping[str, Any], texts: tuple[bytes, ...], control: list[int], unknown: int | None
+) -> np.ndarray:
+    """int64 [size]; byte tokens are known by their texts too, and without types the others by their ids."""
+    types = _stated_types(metadata, len(texts))
+    if types is None:
+        types = np.full(len(texts), TokenType.NORMAL, np.int64)
+        types[control] = TokenType.CONTROL
+        if unknown is not None:
+            types[unknown] = TokenType.UNKNOWN
+    named_bytes = [token for token, text in enumerate(texts) if BYTE_TOKEN.fullmatch(text)]
+    types[[token for token in named_bytes if types[token] == TokenType.NORMAL]] = TokenType.BYTE
+    return types
+
+
+def _stated_types(metadata: Mapping[str, Any], size: int) -> np.ndarray | None:
+    numbers = _numbers(metadata, "token_type", size, "iu")
+    if numbers is None:
+        return None
+    wrong = (numbers < 0) | (numbers > max(TokenType))
+    if wrong.any():
+        token = int(np.argmax(wrong))
+        raise TokenizerError(f"{PREFIX}token_type of token {token} is {numbers[token]}, not one of 0 to 6")
+    return numbers.astype(np.int64)
+
+
+def _token_id(metadata: Mapping[str, Any], key: str, size: int, default: int | None = None) -> int | None:
+    value = metadata.get(PREFIX + key)
+    if value is None:
+        return default if default is not None and default < size else None
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TokenizerError(f"{PREFIX}{key} is {_described(value)}, not a token id")
+    if not 0 <= value < size:
+        raise TokenizerError(f"{PREFIX}{key} is {value}, outside the vocabulary of {size} tokens")
+    return int(value)
+
+
+def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = metadata.get(PREFIX + key)
+    if value is None:
+        return default
+    if not isinstance(value, bool | np.bool_):
+        raise TokenizerError(f"{PREFIX}{key} is {_described(value)}, not true or false")
+    return bool(value)
+
+
+def _adds(metadata: Mapping[str, Any], name: str, token: int | None, default: bool) -> bool:
+    """Whether prompts get the token; asking for one that the file doesn't name is an error."""
+    adds = _flag(metadata, f"add_{name}_token", default and token is not None)
+    if adds and token is None:
+        raise TokenizerError(f"{PREFIX}add_{name}_token is true but there is no {PREFIX}{name}_token_id")
+    return adds
+
+
+def _described(value: object) -> str:
+    return "missing" if value is None else f"of type {type(value).__name__}"
