@@ -1,0 +1,76 @@
+"""What the user asked for, as frozen data. Validated where it is made; passed in everywhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.plan import KV_TYPES, MAX_RANKS
+
+
+class UsageError(ValueError):
+    """The command can't be carried out as given: one sentence that says what to change. Exit code 2."""
+
+
+COLLECTIVES = ("shared-memory", "zmq-ring")
+DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A model on a set of devices."""
+
+    model: Path
+    devices: str  # as on the command line
+    tensor_split: tuple[float, ...] | None  # one weight a rank; None for equal ones
+    context_length: int | None  # None for the model's own, up to DEFAULT_CONTEXT
+    kv_type: str
+    collective: str
+    max_rows: int  # of one step: the length of a prefill chunk
+    timeout_seconds: float
+    verbose: bool
+    validate: bool
+    staging: bool
+    submit_ahead: bool
+
+    def __post_init__(self) -> None:
+        if self.kv_type not in KV_TYPES:
+            raise UsageError(f"--kv-type {self.kv_type}: known are {', '.join(KV_TYPES)}")
+        if self.collective not in COLLECTIVES:
+            raise UsageError(f"--collective {self.collective}: known are {', '.join(COLLECTIVES)}")
+        if self.context_length is not None and self.context_length < 1:
+            raise UsageError(f"--context {self.context_length}: at least 1 is needed")
+        if not 1 <= self.max_rows <= 512:
+            raise UsageError(f"--prefill-chunk {self.max_rows}: 1 to 512 rows are possible")
+        if not 0 < self.timeout_seconds < 1e6:
+            raise UsageError(f"--timeout {self.timeout_seconds}: a positive number of seconds is needed")
+
+    def rank_weights(self, num_ranks: int) -> tuple[float, ...]:
+        """One weight per rank."""
+        if not 1 <= num_ranks <= MAX_RANKS:
+            raise UsageError(f"--devices {self.devices}: {num_ranks} ranks; 1 to {MAX_RANKS} are possible")
+        if self.tensor_split is None:
+            return (1.0,) * num_ranks
+        if len(self.tensor_split) != num_ranks:
+            raise UsageError(
+                f"--tensor-split has {len(self.tensor_split)} weights, but --devices names {num_ranks} ranks"
+            )
+        return self.tensor_split
+
+
+def parse_numbers(text: str, option: str) -> tuple[float, ...]:
+    """A comma-separated list of numbers."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text}: numbers separated by commas are needed, such as 3,1") from None
+
+
+def parse_tokens(text: str) -> list[int]:
+    """A comma-separated list of token ids."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"--tokens {text:.40}: token ids separated by commas are needed, such as 1,403,407"
+        ) from None

@@ -1,0 +1,129 @@
+"""Which devices there are, and which the user means. Listing happens in a process of its own: a driver that
+crashes or hangs while it starts takes that process along, not the launcher."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import worker
+from launcher.config import UsageError
+
+LIST_TIMEOUT_SECONDS = 60
+PACKAGE_ROOT = Path(worker.__file__).resolve().parents[1]
+WORKER_COMMAND = [
+    sys.executable,
+    "-m",
+    "worker",
+]  # to be run in PACKAGE_ROOT: no other folder named worker is found
+CPU = "cpu"
+
+
+@dataclass(frozen=True)
+class DeviceChoice:
+    """One rank's device. index is None for NumPy on the CPU."""
+
+    index: int | None
+    name: str
+    uuid: str = ""
+    on_cpu: bool = True  # its work is done by this machine's cores: a CPU driver, or NumPy
+    memory_bytes: int = 0  # 0: not known, nothing is checked
+
+
+@dataclass(frozen=True)
+class DeviceList:
+    """What the drivers report; `error` says why there is nothing."""
+
+    devices: tuple[dict[str, Any], ...]  # worker.vulkan_api.PhysicalDevice as plain data
+    error: str
+
+
+def list_devices() -> DeviceList:
+    """Asks the Vulkan loader, in a child process."""
+    try:
+        result = subprocess.run(
+            [*WORKER_COMMAND, "--list-devices"],
+            cwd=PACKAGE_ROOT, capture_output=True, text=True, timeout=LIST_TIMEOUT_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return DeviceList((), f"the Vulkan drivers did not answer within {LIST_TIMEOUT_SECONDS} s")
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        return DeviceList((), f"listing the Vulkan devices ended with code {result.returncode}: {last}")
+    found = json.loads(result.stdout.splitlines()[-1])
+    return DeviceList(tuple(found["devices"]), found["error"])
+
+
+def count_ranks(text: str) -> int:
+    """How many ranks a --devices value names, without asking a driver where that is possible."""
+    parts = _parts(text)
+    return len(choose_devices(text, list_devices())) if "all" in parts else len(parts)
+
+
+def select_devices(text: str) -> list[DeviceChoice]:
+    """One choice per rank for a --devices value. Asks the drivers only where a Vulkan device is named."""
+    parts = _parts(text)
+    if all(part == CPU for part in parts):
+        return [DeviceChoice(None, CPU)] * len(parts)
+    return choose_devices(text, list_devices())
+
+
+def choose_devices(text: str, listed: DeviceList) -> list[DeviceChoice]:
+    """The devices that `text` names: indices, names, `all` and `cpu`, separated by commas."""
+    chosen: list[DeviceChoice] = []
+    for part in _parts(text):
+        if part == CPU:
+            chosen.append(DeviceChoice(None, CPU))
+        elif not listed.devices:
+            reason = listed.error or "no Vulkan driver is installed"
+            raise UsageError(
+                f"--devices {text}: there is no Vulkan device ({reason}); --devices cpu runs without one"
+            )
+        elif part == "all":
+            chosen += [_choice(device) for device in listed.devices if not device["unusable"]]
+        else:
+            chosen.append(_choice(_find(part, listed)))
+    if not chosen:
+        raise UsageError(
+            f"--devices {text}: none of the Vulkan devices can be used; `tplaunch devices` says why"
+        )
+    return chosen
+
+
+def _parts(text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise UsageError(
+            f"--devices {text!r}: device indices or names separated by commas are needed, such as 0,1"
+        )
+    return [part.lower() if part.lower() in (CPU, "all") else part for part in parts]
+
+
+def _find(part: str, listed: DeviceList) -> dict[str, Any]:
+    names = ", ".join(f"{device['index']} ({device['name']})" for device in listed.devices)
+    if part.lstrip("-").isdigit():
+        matches = [device for device in listed.devices if device["index"] == int(part)]
+    else:
+        matches = [device for device in listed.devices if part.lower() in device["name"].lower()]
+    if not matches:
+        raise UsageError(f"there is no Vulkan device {part!r}; there are: {names}")
+    if len(matches) > 1:
+        indices = ", ".join(str(device["index"]) for device in matches)
+        raise UsageError(f"{part!r} fits the devices {indices}; name one by its index")
+    return matches[0]
+
+
+def _choice(device: dict[str, Any]) -> DeviceChoice:
+    if device["unusable"]:
+        raise UsageError(f"device {device['index']} ({device['name']}) can't be used: {device['unusable']}")
+    return DeviceChoice(
+        index=device["index"],
+        name=device["name"],
+        uuid=device["uuid"],
+        on_cpu=device["type"] == "cpu",
+        memory_bytes=device["memory_bytes"],
+    )

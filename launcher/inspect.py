@@ -1,0 +1,128 @@
+"""The commands that show instead of generate: devices, plan, logits."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coordinator.engine import all_logits
+from coordinator.plan import RankShare
+from launcher.config import RunConfig, UsageError
+from launcher.devices import count_ranks, list_devices, select_devices
+from launcher.fit import RankBytes, mebibytes, rank_bytes
+from launcher.session import check_prompt, open_model, plan_ranks, start_session
+
+FEATURES = {
+    "external_host_memory": "external host memory",
+    "integer_dot_product": "integer dot product",
+    "float16": "float16",
+    "cooperative_matrix": "cooperative matrix",
+}
+
+
+def show_devices(as_json: bool) -> int:
+    """`tplaunch devices`: every Vulkan device, with what matters for running a model on it."""
+    listed = list_devices()
+    if as_json:
+        print(json.dumps({"devices": listed.devices, "error": listed.error or None}, indent=2))
+        return 0
+    for device in listed.devices:
+        print(f"{device['index']}  {device['name']}")
+        print(f"   type        {device['type']}, driver {device['driver']}")
+        print(f"   memory      {mebibytes(device['memory_bytes'])}")
+        present = [label for key, label in FEATURES.items() if device[key]]
+        print(f"   features    {', '.join(present) or 'none of ' + ', '.join(FEATURES.values())}")
+        print(f"   subgroups   {_subgroups(device)}")
+        if device["unusable"]:
+            print(f"   unusable    {device['unusable']}")
+    if listed.error or not listed.devices:
+        print(f"tplaunch: no Vulkan device: {listed.error or 'no driver is installed'}", file=sys.stderr)
+    print("cpu  NumPy on the CPU, without Vulkan")
+    return 0
+
+
+def _subgroups(device: dict[str, Any]) -> str:
+    smallest, largest = device["min_subgroup_size"], device["max_subgroup_size"]
+    return f"of {smallest}" if smallest == largest else f"of {smallest} to {largest}"
+
+
+def show_plan(config: RunConfig, as_json: bool) -> int:
+    """`tplaunch plan`: who would hold what, from the file's metadata; no device is opened."""
+    model = open_model(config)
+    plan = plan_ranks(config, model, count_ranks(config.devices))
+    rows = [
+        (share, rank_bytes(model.spec, model.file.tensors, share, model.limits, len(plan))) for share in plan
+    ]
+    if as_json:
+        print(json.dumps({"ranks": [_plan_row(share, num_bytes) for share, num_bytes in rows]}, indent=2))
+        return 0
+    spec = model.spec
+    print(
+        f"{config.model.name}: {spec.architecture}, {spec.num_layers} layers, {spec.num_heads} heads,"
+        f" {spec.num_kv_heads} KV heads, {spec.feed_forward_length} FFN columns,"
+        f" {spec.vocabulary_size} tokens; context {model.limits.context_length}, KV {config.kv_type}"
+    )
+    _print_table(rows)
+    return 0
+
+
+def _plan_row(share: RankShare, num_bytes: RankBytes) -> dict[str, Any]:
+    spans = {
+        "heads": share.heads,
+        "kv_heads": share.kv_heads,
+        "ffn_columns": share.feed_forward,
+        "vocabulary_rows": share.vocabulary,
+    }
+    return {
+        "rank": share.rank,
+        **{name: [span.start, span.stop] for name, span in spans.items()},
+        "weight_bytes": num_bytes.weights,
+        "cache_bytes": num_bytes.cache,
+        "activation_bytes": num_bytes.activations,
+        "total_bytes": num_bytes.total,
+    }
+
+
+def _print_table(rows: Sequence[tuple[RankShare, RankBytes]]) -> None:
+    titles = (
+        "rank",
+        "heads",
+        "KV heads",
+        "FFN columns",
+        "vocabulary rows",
+        "weights",
+        "KV cache",
+        "work",
+        "total",
+    )
+    cells = [
+        (
+            *map(str, (share.rank, share.heads, share.kv_heads, share.feed_forward, share.vocabulary)),
+            *map(mebibytes, (num_bytes.weights, num_bytes.cache, num_bytes.activations, num_bytes.total)),
+        )
+        for share, num_bytes in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    for row in (titles, *cells):
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+def write_logits(config: RunConfig, tokens: list[int], out: Path) -> int:
+    """`tplaunch logits`: float32 logits of every position: arrays "tokens" and "logits" in an .npz file."""
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}")
+    model = open_model(config)
+    check_prompt(tokens, model)
+    with start_session(config, model, select_devices(config.devices)) as session:
+        logits = all_logits(session.engine, session.scheduler, tokens)
+    try:
+        with out.open("wb") as file:
+            np.savez(file, tokens=np.array(tokens, np.int32), logits=logits)
+    except OSError as error:
+        raise UsageError(f"--out {out} can't be written: {error.strerror}") from error
+    return 0

@@ -1,0 +1,43 @@
+"""How far loading is: a bar per rank on a terminal, nothing when standard error goes elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from coordinator.engine import OnProgress
+from coordinator.messages import Progress
+
+
+@contextmanager
+def show_progress(num_ranks: int) -> Iterator[OnProgress]:
+    """Yields what to call with every report. The bars go away when all ranks are loaded."""
+    if not sys.stderr.isatty():
+        yield lambda rank, progress: None
+        return
+    from rich import progress as bars  # takes long to import, and is for terminals only
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+    )
+    display = bars.Progress(*columns, console=Console(stderr=True), transient=True)
+    tasks = [display.add_task(f"loading rank {rank}", total=None) for rank in range(num_ranks)]
+    done: set[int] = set()
+
+    def report(rank: int, progress: Progress) -> None:
+        display.update(tasks[rank], completed=progress.done, total=progress.total)
+        if progress.done == progress.total:
+            done.add(rank)
+        if len(done) == num_ranks:
+            display.stop()
+
+    display.start()
+    try:
+        yield report
+    finally:
+        display.stop()

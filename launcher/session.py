@@ -1,0 +1,113 @@
+"""A model, loaded on its devices and ready for steps: ties supervisor, channel and engine together."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.control import WorkerChannel, WorkerError
+from coordinator.engine import Engine, EngineConfig
+from coordinator.gguf_file import GgufFile, read_gguf
+from coordinator.messages import Attached, Ready
+from coordinator.model import ModelSpec, model_spec
+from coordinator.plan import Limits, RankShare, check_tensors, make_plan
+from coordinator.scheduler import Scheduler
+from launcher.config import DEFAULT_CONTEXT, RunConfig, UsageError
+from launcher.devices import DeviceChoice
+from launcher.fit import check_fit
+from launcher.progress import show_progress
+from launcher.supervisor import Supervisor
+
+MAX_SOCKET_PATH = 100  # bytes; the kernel's limit for a Unix socket is 107
+BLOCK_LENGTH = 32
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checked model file, with the limits that the user's wishes give it."""
+
+    file: GgufFile
+    spec: ModelSpec
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command works with."""
+
+    engine: Engine
+    scheduler: Scheduler
+    model: Model
+    attached: list[Attached]
+    ready: list[Ready]
+
+
+class RunError(RuntimeError):
+    """A worker failed; names the rank and its log. Exit code 1."""
+
+
+def open_model(config: RunConfig) -> Model:
+    """Reads and checks the file. Raises GgufError, ModelError or UsageError."""
+    file = read_gguf(config.model)
+    spec = model_spec(file.metadata, file.tensors)
+    check_tensors(spec, file.tensors)
+    context = config.context_length or min(spec.context_length, DEFAULT_CONTEXT)
+    limits = Limits(
+        context_length=context,
+        num_blocks=-(-context // BLOCK_LENGTH),
+        block_length=BLOCK_LENGTH,
+        max_rows=config.max_rows,
+        max_logit_rows=min(32, config.max_rows),
+        kv_type=config.kv_type,
+    )
+    return Model(file, spec, limits)
+
+
+def plan_ranks(config: RunConfig, model: Model, num_ranks: int) -> tuple[RankShare, ...]:
+    """Raises UsageError or PlanError for a split that can't be."""
+    return make_plan(model.spec, config.rank_weights(num_ranks))
+
+
+@contextmanager
+def start_session(config: RunConfig, model: Model, choices: list[DeviceChoice]) -> Iterator[Session]:
+    """Starts the workers and loads the model. At the end no process, socket or shared memory is left."""
+    plan = plan_ranks(config, model, len(choices))
+    check_fit(model.spec, model.file.tensors, plan, model.limits, choices)
+    with tempfile.TemporaryDirectory(prefix="tplaunch-", dir=_socket_root()) as directory:  # mode 0700
+        endpoint = f"ipc://{directory}/control"
+        supervisor = Supervisor(config, choices, endpoint)
+        channel = WorkerChannel(endpoint, len(choices), supervisor.watch)
+        engine_config = EngineConfig(config.collective, model.limits, config.timeout_seconds)
+        engine = Engine(channel, model.file, model.spec, plan, engine_config)
+        try:
+            with supervisor, show_progress(len(choices)) as on_progress:
+                attached, ready = engine.load(on_progress)
+                yield Session(engine, Scheduler(model.limits), model, attached, ready)
+                engine.shut_down()
+        except WorkerError as error:
+            raise RunError(f"{error}; its log: {supervisor.log_path(error.rank)}") from error
+        finally:
+            channel.close()
+
+
+def _socket_root() -> str | None:
+    """None for the usual temporary directory, /tmp where its path is too long for a socket's name."""
+    longest = Path(tempfile.gettempdir()) / "tplaunch-12345678" / "control"
+    return "/tmp" if len(str(longest).encode()) > MAX_SOCKET_PATH else None
+
+
+def check_prompt(tokens: list[int], model: Model) -> None:
+    """Raises UsageError for a prompt that can't be run."""
+    if not tokens:
+        raise UsageError("the prompt is empty: it has no tokens")
+    wrong = next((token for token in tokens if not 0 <= token < model.spec.vocabulary_size), None)
+    if wrong is not None:
+        raise UsageError(f"token id {wrong} is outside the vocabulary of {model.spec.vocabulary_size}")
+    if len(tokens) > model.limits.context_length:
+        raise UsageError(
+            f"the prompt has {len(tokens)} tokens, but the context only {model.limits.context_length};"
+            f" shorten it, or give a larger --context (the model was trained for {model.spec.context_length})"
+        )

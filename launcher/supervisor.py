@@ -1,0 +1,130 @@
+"""Starts one worker process per device, notices when one ends, and leaves none behind."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from coordinator.control import WorkerError
+from launcher.config import RunConfig
+from launcher.devices import PACKAGE_ROOT, WORKER_COMMAND, DeviceChoice
+from launcher.logs import RunLogs
+
+GRACE_SECONDS = 2.0  # between asking a worker to end and killing it
+
+
+class Supervisor:
+    """The worker processes of one run. Use it as a context: they are gone when it ends."""
+
+    def __init__(self, config: RunConfig, choices: Sequence[DeviceChoice], endpoint: str) -> None:
+        self._config, self._choices, self._endpoint = config, choices, endpoint
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Supervisor:
+        self._logs = RunLogs(self._config.verbose)
+        try:
+            for rank in range(len(self._choices)):
+                self._start(rank)
+        except BaseException:
+            self._stop(GRACE_SECONDS)
+            self._logs.close(keep=False)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # After an orderly shutdown the workers are about to end by themselves; after an error they are not.
+        self._stop(GRACE_SECONDS if kind is None else 0.0)
+        self._logs.close(keep=isinstance(error, WorkerError))
+
+    def log_path(self, rank: int) -> Path:
+        return self._logs.path(rank)
+
+    def watch(self) -> None:
+        """Raises WorkerError if a worker has ended."""
+        for rank, process in enumerate(self._processes):
+            code = process.poll()
+            if code is not None:
+                raise WorkerError(rank, f"rank {rank} ({self._choices[rank].name}) ended: {_reason(code)}")
+
+    def _start(self, rank: int) -> None:
+        choice = self._choices[rank]
+        cores = rank_cores(self._choices, sorted(os.sched_getaffinity(0)))[rank]
+        command = [
+            *WORKER_COMMAND,
+            f"--rank={rank}",
+            f"--connect={self._endpoint}",
+            f"--parent={os.getpid()}",
+            f"--device={'cpu' if choice.index is None else choice.index}",
+            f"--uuid={choice.uuid}",
+            f"--cores={','.join(map(str, cores))}",
+            *(["--validate"] if self._config.validate else []),
+            *(["--staging"] if self._config.staging else []),
+            *([] if self._config.submit_ahead else ["--submit-then-wait"]),
+        ]
+        process = subprocess.Popen(
+            command,
+            cwd=PACKAGE_ROOT,
+            env={**os.environ, **_thread_settings(choice, len(cores))},
+            stdin=subprocess.DEVNULL,
+            stdout=self._logs.output(rank),
+            stderr=subprocess.STDOUT,
+        )
+        self._processes.append(process)
+        self._logs.follow(rank, process)
+
+    def _stop(self, grace_seconds: float) -> None:
+        deadline = time.monotonic() + grace_seconds
+        for process in self._processes:
+            _wait(process, deadline)
+        for process in self._processes:
+            process.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in self._processes:
+            if not _wait(process, deadline):
+                process.kill()
+                process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], deadline: float) -> bool:
+    try:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _reason(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    return f"killed by {signal.Signals(-code).name}"
+
+
+def rank_cores(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[list[int]]:
+    """The cores of each rank: disjoint while there are enough, shared in turn when there are not.
+
+    A rank whose device is the CPU itself gets one core: lavapipe then runs in the thread that submits
+    (LP_NUM_THREADS=0), which makes a dispatch 90 times cheaper than waking its thread pool.
+    """
+    num_ranks = len(choices)
+    if len(cores) < num_ranks:
+        return [[cores[rank % len(cores)]] for rank in range(num_ranks)]
+    cuts = [len(cores) * rank // num_ranks for rank in range(num_ranks + 1)]
+    shares = [list(cores[start:stop]) for start, stop in itertools.pairwise(cuts)]
+    return [share[:1] if choice.on_cpu else share for choice, share in zip(choices, shares, strict=True)]
+
+
+def _thread_settings(choice: DeviceChoice, num_cores: int) -> dict[str, str]:
+    """Thread pools of drivers and libraries no larger than the rank's cores: they would only take turns."""
+    threads = str(num_cores)
+    settings = {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    if choice.on_cpu:
+        settings["LP_NUM_THREADS"] = "0"
+    return settings

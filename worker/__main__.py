@@ -1,0 +1,94 @@
+"""`python -m worker`: starts one rank, or lists the machine's Vulkan devices. The launcher calls it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import sys
+
+from collectives import CollectiveError
+from coordinator.messages import Failed
+from worker.control import ControlSocket
+from worker.device import DeviceError
+from worker.loop import serve
+from worker.options import DeviceOptions
+from worker.process import die_with_parent, leave_interrupts_to_launcher, pin
+
+EXPECTED_ERRORS = (CollectiveError, DeviceError, OSError, ValueError)  # their message says what to do
+log = logging.getLogger("worker")
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    if arguments.list_devices:
+        return _list_devices()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    leave_interrupts_to_launcher()
+    die_with_parent(arguments.parent)
+    if arguments.cores:
+        pin([int(core) for core in arguments.cores.split(",")])
+    options = DeviceOptions(
+        index=None if arguments.device == "cpu" else int(arguments.device),
+        uuid=arguments.uuid,
+        validate=arguments.validate,
+        staging=arguments.staging,
+        submit_ahead=not arguments.submit_then_wait,
+    )
+    control = ControlSocket(arguments.connect, arguments.rank)
+    try:
+        serve(control, arguments.rank, os.getpid(), options)
+    except Exception as error:
+        log.exception("rank %d failed", arguments.rank)
+        control.send(Failed(_sentence(error), getattr(error, "rank", None)))
+        return 1
+    finally:
+        control.close()
+    return 0
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, EXPECTED_ERRORS):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return f"internal error, {type(error).__name__}: {error}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    parser.add_argument(
+        "--list-devices", action="store_true", help="print the Vulkan devices as JSON and end"
+    )
+    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--connect", metavar="ENDPOINT", help="the coordinator's ZeroMQ endpoint")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="process to end with")
+    parser.add_argument("--device", default="cpu", help="index of the Vulkan device, or cpu for NumPy")
+    parser.add_argument(
+        "--uuid", default="", help="the device's UUID; another device at the index is refused"
+    )
+    parser.add_argument("--cores", default="", help="CPU cores to run on, as 0,1,2")
+    parser.add_argument("--validate", action="store_true", help="with the Khronos validation layer")
+    parser.add_argument(
+        "--staging", action="store_true", help="copy partial sums instead of importing host memory"
+    )
+    parser.add_argument("--submit-then-wait", action="store_true", help="submit each segment when it may run")
+    return parser
+
+
+def _list_devices() -> int:
+    from worker.vulkan_api import list_devices
+
+    try:
+        devices = list_devices()
+    except DeviceError as error:
+        print(json.dumps({"error": str(error), "devices": []}))
+        return 0
+    print(json.dumps({"error": "", "devices": [dataclasses.asdict(device) for device in devices]}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Every buffer of a rank: name, size, place. Both allocation and `tplaunch plan` read this table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from coordinator.model import ModelSpec
+from coordinator.plan import KV_TYPES, Limits, RankShare, Shard, padded
+from worker.formats import FORMATS
+from worker.program import cache_names
+from worker.step_buffer import StepLayout
+
+MAX_ATTENTION_CHUNK = (
+    16384  # keys one workgroup walks: lavapipe 22.3 cuts an invocation off after 65,535 iterations
+)
+MIN_ATTENTION_CHUNKS = 256  # row-chunk pairs to spread a lone long row over
+
+
+class Placement(Enum):
+    """Who touches a buffer besides the kernels."""
+
+    DEVICE = "device"  # no one, once it is loaded
+    UPLOAD = "upload"  # the host writes it every step
+    READBACK = "readback"  # the host reads it every step
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A zero-filled buffer. Activations are float32 [rows, row_length]; others have row_length 0."""
+
+    nbytes: int
+    placement: Placement = Placement.DEVICE
+    row_length: int = 0
+
+
+def attention_slots(limits: Limits) -> int:
+    """How many (row, chunk) pairs per head the attention buffers hold."""
+    chunks = -(-limits.context_length // MAX_ATTENTION_CHUNK)
+    return max(limits.max_rows * chunks, MIN_ATTENTION_CHUNKS)
+
+
+def activation_buffers(
+    spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], limits: Limits
+) -> dict[str, Buffer]:
+    """What a step works in."""
+    heads, kv_heads = len(share.heads), len(share.kv_heads)
+    width = padded(spec.embedding_length)
+
+    def rows(length: int, placement: Placement = Placement.DEVICE, count: int = limits.max_rows) -> Buffer:
+        return Buffer(count * length * 4, placement, length)
+
+    def input_length(kind: str) -> int:
+        return max(shards[f"blk.{layer}.{kind}.weight"].padded_columns for layer in range(spec.num_layers))
+
+    slots = attention_slots(limits) * heads
+    return {
+        "step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD),
+        "rope": rows(spec.rope.dimension, Placement.UPLOAD),
+        "embedding": rows(width, Placement.UPLOAD),
+        "hidden": rows(width),
+        "normed": rows(width),
+        "query": rows(heads * spec.key_length),
+        "key": rows(kv_heads * spec.key_length),
+        "value": rows(kv_heads * spec.value_length),
+        "attention_sums": Buffer(slots * spec.value_length * 4),
+        "attention_scales": Buffer(slots * 2 * 4),
+        "attended": rows(input_length("attn_output")),
+        "gate": rows(len(share.feed_forward)),
+        "up": rows(len(share.feed_forward)),
+        "activated": rows(input_length("ffn_down")),
+        "final": rows(width, count=limits.max_logit_rows),
+        "logits": rows(len(share.vocabulary), Placement.READBACK, limits.max_logit_rows),
+    }
+
+
+def cache_buffers(spec: ModelSpec, share: RankShare, limits: Limits) -> dict[str, Buffer]:
+    """The paged KV cache: per layer [num_blocks, kv_heads, block_length, head length] of the KV type."""
+    positions = limits.num_blocks * limits.block_length * len(share.kv_heads) * KV_TYPES[limits.kv_type]
+    buffers = {}
+    for layer in range(spec.num_layers):
+        key, value = cache_names(layer)
+        buffers[key] = Buffer(positions * spec.key_length)
+        buffers[value] = Buffer(positions * spec.value_length)
+    return buffers
+
+
+def weight_buffers(shards: Mapping[str, Shard]) -> dict[str, Buffer]:
+    """The repacked weights, in planes."""
+    return {
+        name: Buffer(FORMATS[shard.type].nbytes(len(shard.rows), shard.padded_columns))
+        for name, shard in shards.items()
+    }

@@ -1,0 +1,31 @@
+"""The worker's socket: a DEALER that dials the coordinator."""
+
+from __future__ import annotations
+
+import zmq
+
+from coordinator.messages import Message, decode, encode
+
+
+class ControlSocket:
+    """Messages to and from the coordinator, as one rank."""
+
+    def __init__(self, endpoint: str, rank: int) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, f"rank-{rank}".encode())
+        self._socket.setsockopt(
+            zmq.LINGER, 1000
+        )  # a last Failed still gets out, an absent launcher blocks no one
+        self._socket.connect(endpoint)
+
+    def send(self, message: Message) -> None:
+        self._socket.send(encode(message))
+
+    def receive(self) -> Message:
+        """Waits as long as it takes: the kernel ends this process when the launcher's ends."""
+        return decode(self._socket.recv())
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()

@@ -1,0 +1,62 @@
+"""What a device can do: hold named buffers and run programs over them, a segment at a time.
+
+VulkanDevice records a program into command buffers; NumpyDevice runs the same ops in NumPy. The worker's
+loop knows only this interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.buffers import Buffer
+from worker.program import Program
+
+
+class DeviceError(RuntimeError):
+    """The device failed or can't do what is asked; one sentence with the call and the result."""
+
+
+class Device(Protocol):
+    """A device that runs one program at a time.
+
+    A step: submit(program); then for every segment finish(i), the all-reduce of its partial sums by the
+    caller, release(i + 1); at last finish(last). Between submit and the last finish nothing else is called.
+    """
+
+    name: str
+    imports_partials: bool  # False: partial sums are copied around each all-reduce
+
+    def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
+        """Allocates zero-filled buffers. Raises DeviceError where memory is short, naming the sizes."""
+
+    def write(self, buffer: str, offset: int, data: npt.NDArray[np.uint8]) -> None:
+        """Copies bytes into a buffer; while loading only. The data may be reused when it returns."""
+
+    def view(self, buffer: str) -> npt.NDArray[np.uint8]:
+        """The memory of an UPLOAD or READBACK buffer, shared with the device."""
+
+    def attach_partials(self, arena: npt.NDArray[np.uint8], write_slot: int) -> None:
+        """Makes the collective's arena [2, num_partials, slot bytes] the buffer "partials".
+
+        The kernels write slot `write_slot` and read all slots of one parity. Where the device can't import
+        the host's memory it keeps a copy, and copies around each all-reduce.
+        """
+
+    def prepare(self, program: Program) -> None:
+        """Compiles or records what the program needs, so that submit is quick. Idempotent."""
+
+    def submit(self, program: Program, num_rows: int) -> None:
+        """Starts a prepared program for the rows in the step buffer; its first segment begins at once."""
+
+    def finish(self, segment: int) -> None:
+        """Waits for a segment's end; its partial sums then lie in the arena. DeviceError on a timeout."""
+
+    def release(self, segment: int) -> None:
+        """Lets a segment begin: the arena holds all partial sums of the one before."""
+
+    def close(self) -> None:
+        """Gives everything back. Idempotent."""

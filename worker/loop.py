@@ -1,0 +1,163 @@
+"""One rank's life: Hello, Load, then a StepDone for every Step until Shutdown."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from collectives import Collective, create
+from coordinator.messages import (
+    PROTOCOL_VERSION,
+    Attached,
+    Connect,
+    Hello,
+    Load,
+    Message,
+    Progress,
+    Ready,
+    Shutdown,
+    Step,
+    StepDone,
+)
+from coordinator.plan import padded, rank_shards
+from worker.buffers import activation_buffers, cache_buffers, weight_buffers
+from worker.control import ControlSocket
+from worker.device import Device
+from worker.model_file import ModelFile, load_shard
+from worker.options import DeviceOptions, open_device
+from worker.program import Program, build_program
+from worker.step_writer import StepWriter, row_bucket
+
+M = TypeVar("M")
+
+
+class ProtocolError(RuntimeError):
+    """The coordinator sent something out of turn."""
+
+
+def serve(control: ControlSocket, rank: int, process_id: int, options: DeviceOptions) -> None:
+    """Runs a rank until it is told to shut down. What goes wrong is raised."""
+    control.send(Hello(PROTOCOL_VERSION, rank, process_id))
+    load = _expect(control.receive(), Load)
+    worker = Worker(load, options)
+    try:
+        control.send(Attached(worker.file.model_hash, worker.device.name, worker.collective.endpoint))
+        worker.collective.connect(_expect(control.receive(), Connect).endpoints)
+        worker.load_weights(control)
+        worker.prepare()
+        control.send(Ready(worker.device_bytes, worker.device.imports_partials))
+        while not isinstance(message := control.receive(), Shutdown):
+            control.send(worker.run(_expect(message, Step)))
+    except BaseException as error:
+        worker.collective.abort(str(error))
+        raise
+    finally:
+        worker.close()
+
+
+def _expect(message: Message, kind: type[M]) -> M:
+    if not isinstance(message, kind):
+        raise ProtocolError(f"{type(message).__name__} came where {kind.__name__} was expected")
+    return message
+
+
+class Worker:
+    """A rank's device, its shard, and its place among the ranks."""
+
+    def __init__(self, load: Load, options: DeviceOptions) -> None:
+        self._load = load
+        self._shards = rank_shards(load.spec, load.share, {tensor.name: tensor for tensor in load.tensors})
+        self.file = ModelFile(Path(load.model_path), load.header_bytes)
+        self.device: Device = open_device(options, load.limits, load.timeout_seconds)
+        slot_bytes = load.limits.max_rows * padded(load.spec.embedding_length) * 4
+        self.collective: Collective = create(
+            load.collective,
+            rank=load.share.rank,
+            num_ranks=load.num_ranks,
+            slot_bytes=slot_bytes,
+            timeout_seconds=load.timeout_seconds,
+            token=load.token,
+        )
+        self._programs: dict[tuple[int, int], Program] = {}
+        self._num_reduces = 0
+
+    def load_weights(self, control: ControlSocket) -> None:
+        """Allocates every buffer and fills the weights, telling the coordinator how far it is."""
+        spec, share, limits = self._load.spec, self._load.share, self._load.limits
+        weights = weight_buffers(self._shards)
+        buffers = {
+            **weights,
+            **cache_buffers(spec, share, limits),
+            **activation_buffers(spec, share, self._shards, limits),
+        }
+        self.device.create_buffers(buffers)
+        self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
+        tensors = {tensor.name: tensor for tensor in self._load.tensors}
+        done, total = 0, sum(buffer.nbytes for buffer in weights.values())
+        reported = time.monotonic()
+        for name, shard in self._shards.items():
+            for num_bytes in load_shard(self.device, self.file, name, shard, tensors[shard.tensor]):
+                done += num_bytes
+                if time.monotonic() - reported > 0.1:
+                    control.send(Progress(done, total))
+                    reported = time.monotonic()
+        control.send(Progress(total, total))
+
+    def prepare(self) -> None:
+        """Everything that the first step would otherwise wait for."""
+        self.device.attach_partials(self.collective.arena, self.collective.write_slot)
+        self._writer = StepWriter(self.device, self.file, self._load)
+        self._logits = self.device.view("logits").view(np.float32)
+        self.device.prepare(self._program(1, 1))
+
+    def run(self, step: Step) -> StepDone:
+        """One step: write, submit, and at every segment's end an all-reduce."""
+        clock = _Clock()
+        self._writer.write(step)
+        program = self._program(step.token_ids.size, step.logit_rows.size)
+        self.device.prepare(program)
+        clock.lap("host")
+        self.device.submit(program, step.token_ids.size)
+        clock.lap("submit")
+        count = step.token_ids.size * padded(self._load.spec.embedding_length)
+        for index, segment in enumerate(program.segments):
+            self.device.finish(index)
+            clock.lap("wait")
+            if segment.parity is not None:
+                self._num_reduces += 1
+                self.collective.all_reduce(self._num_reduces, segment.parity, count)
+                clock.lap("reduce")
+                self.device.release(index + 1)
+                clock.lap("submit")
+        logits = self._logits[: step.logit_rows.size * len(self._load.share.vocabulary)].copy()
+        clock.lap("host")
+        return StepDone(step.number, logits, clock.microseconds)
+
+    def _program(self, num_rows: int, num_logit_rows: int) -> Program:
+        limits = self._load.limits
+        key = (row_bucket(num_rows, limits.max_rows), row_bucket(num_logit_rows, limits.max_logit_rows))
+        if key not in self._programs:
+            self._programs[key] = build_program(
+                self._load.spec, self._load.share, self._shards, self._load.num_ranks, *key
+            )
+        return self._programs[key]
+
+    def close(self) -> None:
+        self.device.close()
+        self.collective.close()
+
+
+class _Clock:
+    """Adds up where a step's time goes."""
+
+    def __init__(self) -> None:
+        self.microseconds = {"host": 0.0, "submit": 0.0, "wait": 0.0, "reduce": 0.0}
+        self._last = time.perf_counter()
+
+    def lap(self, kind: str) -> None:
+        now = time.perf_counter()
+        self.microseconds[kind] += (now - self._last) * 1e6
+        self._last = now

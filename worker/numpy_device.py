@@ -1,0 +1,250 @@
+"""Runs programs in NumPy: the reference that every kernel is tested against, and `--devices cpu`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.plan import Limits
+from worker.buffers import Buffer
+from worker.formats import FORMATS
+from worker.program import (
+    Attention,
+    AttentionCombine,
+    GatedActivation,
+    MatMul,
+    Matrix,
+    Op,
+    Program,
+    RopeCache,
+    RowSet,
+    SumNorm,
+)
+from worker.step_buffer import StepLayout, StepView
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+KV_DTYPES = {"f16": np.float16, "f32": np.float32}
+
+
+class NumpyDevice:
+    """A Device whose buffers are arrays. Weight matrices are widened to float32 when first used."""
+
+    name = "cpu (NumPy)"
+    imports_partials = True  # the arena's memory itself
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._kv_dtype = KV_DTYPES[limits.kv_type]
+        self._bytes: dict[str, Bytes] = {}
+        self._buffers: dict[str, Buffer] = {}
+        self._matrices: dict[str, Floats] = {}
+        self._partials: Floats = np.zeros((2, 0, 0), np.float32)
+        self._write_slot = 0
+        self._program: Program | None = None
+
+    def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
+        for name, buffer in buffers.items():
+            self._buffers[name] = buffer
+            self._bytes[name] = np.zeros(buffer.nbytes, np.uint8)
+
+    def write(self, buffer: str, offset: int, data: Bytes) -> None:
+        self._bytes[buffer][offset : offset + data.size] = data
+
+    def view(self, buffer: str) -> Bytes:
+        return self._bytes[buffer]
+
+    def attach_partials(self, arena: Bytes, write_slot: int) -> None:
+        self._partials = arena.view(np.float32)  # [2, num_partials, slot elements]
+        self._write_slot = write_slot
+
+    def prepare(self, program: Program) -> None:
+        for op in (op for segment in program.segments for op in segment.ops):
+            if isinstance(op, MatMul) and op.matrix.name not in self._matrices:
+                self._matrices[op.matrix.name] = self._dequantized(op.matrix)
+
+    def submit(self, program: Program, num_rows: int) -> None:
+        self._step = StepView(self._bytes["step"].view(np.uint32), StepLayout(self._limits))
+        assert num_rows == self._step.num_rows <= program.rows, (
+            f"{num_rows} rows in a program of {program.rows}"
+        )
+        self._program = program
+
+    def finish(self, segment: int) -> None:
+        assert self._program is not None, "no step was submitted"
+        for op in self._program.segments[segment].ops:
+            self._run(op)
+
+    def release(self, segment: int) -> None:
+        pass
+
+    def close(self) -> None:
+        self._bytes.clear()
+        self._matrices.clear()
+
+    # Below: one method per op. Matrices are [rows of the step, row length] float32.
+
+    def _run(self, op: Op) -> None:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            if isinstance(op, SumNorm):
+                self._sum_norm(op)
+            elif isinstance(op, MatMul):
+                self._matmul(op)
+            elif isinstance(op, RopeCache):
+                self._rope_cache(op)
+            elif isinstance(op, Attention):
+                self._attention(op)
+            elif isinstance(op, AttentionCombine):
+                self._attention_combine(op)
+            else:
+                self._gated_activation(op)
+
+    def _dequantized(self, matrix: Matrix) -> Floats:
+        """Widens a matrix once and drops its planes, so that it is held once."""
+        weight_format = FORMATS[matrix.type]
+        offsets = weight_format.plane_offsets(matrix.rows, matrix.columns)
+        planes = [self._bytes[matrix.name][start:stop] for start, stop in itertools.pairwise(offsets)]
+        widened = weight_format.dequantize(planes, matrix.rows, matrix.columns)
+        del self._bytes[matrix.name]
+        return widened
+
+    def _vector(self, name: str, length: int) -> Floats:
+        return self._bytes[name].view(np.float32)[:length]
+
+    def _num_rows(self, rows: RowSet = "rows") -> int:
+        return self._step.num_rows if rows == "rows" else self._step.num_logit_rows
+
+    def _rows(self, buffer: str, rows: RowSet = "rows") -> Floats:
+        length = self._buffers[buffer].row_length
+        return self._bytes[buffer].view(np.float32).reshape(-1, length)[: self._num_rows(rows)]
+
+    def _partial(self, parity: int, slot: int) -> Floats:
+        """One slot as [rows, row length of hidden]."""
+        length = self._buffers["hidden"].row_length
+        num_rows = self._num_rows()
+        return self._partials[parity, slot, : num_rows * length].reshape(num_rows, length)
+
+    def _sum_norm(self, op: SumNorm) -> None:
+        hidden = self._rows(op.source)[:, : op.width]
+        if op.parity is not None:
+            hidden = hidden.copy()
+            for slot in range(self._partials.shape[1]):
+                hidden += self._partial(op.parity, slot)[:, : op.width]
+        if op.rows == "logit_rows":
+            hidden = hidden[self._step.logit_rows[: self._step.num_logit_rows]]
+        else:
+            self._rows("hidden")[:, : op.width] = hidden
+        mean_square = np.mean(np.square(hidden), axis=1, keepdims=True)
+        normed = hidden / np.sqrt(mean_square + np.float32(op.epsilon))
+        self._rows(op.output, op.rows)[:, : op.width] = normed * self._vector(op.weight, op.width)
+
+    def _matmul(self, op: MatMul) -> None:
+        matrix = self._matrices[op.matrix.name]
+        product = self._rows(op.input, op.rows)[:, : op.matrix.columns] @ matrix.T
+        if op.bias is not None:
+            product += self._vector(op.bias, op.matrix.rows)
+        if op.parity is not None:
+            output = self._partial(op.parity, self._write_slot)
+        else:
+            output = self._rows(op.output, op.rows)
+        output[:, op.output_offset : op.output_offset + op.matrix.rows] = product
+
+    def _cache(self, name: str, num_kv_heads: int, length: int) -> npt.NDArray[np.floating[npt.NBitBase]]:
+        """[num_blocks, kv_heads, block_length, length]"""
+        cache = self._bytes[name].view(self._kv_dtype)
+        return cache.reshape(self._limits.num_blocks, num_kv_heads, self._limits.block_length, length)
+
+    def _blocks(self, row: int, num_positions: int) -> npt.NDArray[np.uint32]:
+        start = int(self._step.table_starts[row])
+        return self._step.tables[start : start - (-num_positions // self._limits.block_length)]
+
+    def _rope_cache(self, op: RopeCache) -> None:
+        num_rows = self._num_rows()
+        query = self._rows("query").reshape(num_rows, op.num_heads, op.key_length)
+        key = self._rows("key").reshape(num_rows, op.num_kv_heads, op.key_length)
+        value = self._rows("value").reshape(num_rows, op.num_kv_heads, op.value_length)
+        query[:] = self._turned(query, op)
+        turned_key = self._turned(key, op)
+        keys = self._cache(op.key_cache, op.num_kv_heads, op.key_length)
+        values = self._cache(op.value_cache, op.num_kv_heads, op.value_length)
+        for row in range(num_rows):
+            position = int(self._step.positions[row])
+            block = self._blocks(row, position + 1)[-1]
+            keys[block, :, position % self._limits.block_length] = turned_key[row]
+            values[block, :, position % self._limits.block_length] = value[row]
+
+    def _turned(self, heads: Floats, op: RopeCache) -> Floats:
+        """heads [rows, heads, key_length]; the rope table holds cosine and sine by turns."""
+        table = self._rows("rope")[:, None, : op.rope_dimension]
+        cosine, sine = table[..., 0::2], table[..., 1::2]
+        half = op.rope_dimension // 2
+        first = slice(0, op.rope_dimension, 2) if op.interleaved else slice(0, half)
+        second = slice(1, op.rope_dimension, 2) if op.interleaved else slice(half, op.rope_dimension)
+        turned = heads.copy()
+        turned[..., first] = heads[..., first] * cosine - heads[..., second] * sine
+        turned[..., second] = heads[..., first] * sine + heads[..., second] * cosine
+        return turned
+
+    def _slots(self, op: Attention | AttentionCombine) -> tuple[Floats, Floats]:
+        """Sums [rows, heads, chunks, value_length] and their (maximum, sum of weights)."""
+        shape = (self._num_rows(), op.num_heads, self._step.num_chunks)
+        count = int(np.prod(shape))
+        sums = self._bytes["attention_sums"].view(np.float32)[: count * op.value_length]
+        scales = self._bytes["attention_scales"].view(np.float32)[: count * 2]
+        return sums.reshape(*shape, op.value_length), scales.reshape(*shape, 2)
+
+    def _attention(self, op: Attention) -> None:
+        query = self._rows("query").reshape(self._num_rows(), op.num_heads, op.key_length)
+        keys = self._cache(op.key_cache, op.num_kv_heads, op.key_length)
+        values = self._cache(op.value_cache, op.num_kv_heads, op.value_length)
+        kv_head = (op.first_head + np.arange(op.num_heads)) // op.heads_per_kv_head
+        sums, scales = self._slots(op)
+        for row in range(self._num_rows()):
+            num_keys = int(self._step.positions[row]) + 1
+            blocks = self._blocks(row, num_keys)
+            row_keys = _positions(keys[blocks], num_keys)[kv_head]  # [heads, keys, key_length]
+            row_values = _positions(values[blocks], num_keys)[kv_head]
+            scores = (row_keys @ query[row][:, :, None])[..., 0] * np.float32(op.scale)
+            for chunk in range(self._step.num_chunks):
+                span = slice(chunk * self._step.chunk_length, (chunk + 1) * self._step.chunk_length)
+                _attend(scores[:, span], row_values[:, span], sums[row, :, chunk], scales[row, :, chunk])
+
+    def _attention_combine(self, op: AttentionCombine) -> None:
+        sums, scales = self._slots(op)
+        maximum = scales[..., 0].max(axis=2, keepdims=True)
+        weight = np.exp(scales[..., 0] - maximum)
+        total = (weight * scales[..., 1]).sum(axis=2)
+        # A chunk without keys left no sums: what lies there is an older step's.
+        kept = np.where(scales[..., 1:] > 0, sums, np.float32(0))
+        attended = (weight[..., None] * kept).sum(axis=2) / total[..., None]
+        span = slice(op.output_offset, op.output_offset + op.num_heads * op.value_length)
+        self._rows("attended")[:, span] = attended.reshape(self._num_rows(), -1)
+
+    def _gated_activation(self, op: GatedActivation) -> None:
+        gate, up = self._rows("gate"), self._rows("up")
+        activated = gate / (1 + np.exp(-gate)) * up
+        self._rows("activated")[:, op.output_offset : op.output_offset + op.columns] = activated
+
+
+def _positions(blocks: npt.NDArray[np.floating[npt.NBitBase]], num_keys: int) -> Floats:
+    """[blocks, kv_heads, block_length, length] -> [kv_heads, keys, length] float32."""
+    heads = blocks.transpose(1, 0, 2, 3)
+    return heads.reshape(heads.shape[0], -1, heads.shape[3])[:, :num_keys].astype(np.float32)
+
+
+EMPTY_MAXIMUM = np.float32(-3e38)  # of a chunk without keys: finite, so that differences of two are
+
+
+def _attend(scores: Floats, values: Floats, sums: Floats, scales: Floats) -> None:
+    """scores [heads, keys], values [heads, keys, length] -> sums [heads, length], scales [heads, 2]."""
+    if not scores.shape[1]:
+        scales[:] = (EMPTY_MAXIMUM, 0)
+        return
+    maximum = scores.max(axis=1, keepdims=True)
+    weight = np.exp(scores - maximum)
+    sums[:] = (weight[:, None, :] @ values)[:, 0]
+    scales[:, 0] = maximum[:, 0]
+    scales[:, 1] = weight.sum(axis=1)

@@ -1,0 +1,303 @@
+"""The model as data: segments of operations over named buffers, cut at the all-reduces.
+
+A spec, a rank's share and a row bucket go in, a Program comes out. Knows no device; every device runs
+the same program, and `worker/buffers.py` says how large each buffer is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Union
+
+from coordinator.model import ModelSpec
+from coordinator.plan import RankShare, Shard
+
+RowSet = Literal["rows", "logit_rows"]  # all rows of a step, or those that get logits
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight matrix on the device: `rows` x `columns` of a type, columns a multiple of 32."""
+
+    name: str
+    type: str
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class SumNorm:
+    """hidden = source + the ranks' partial sums; output = RMS norm of hidden, times the weight.
+
+    With parity None nothing is summed. For logit_rows only the chosen rows are computed, packed
+    together in the output, and hidden is not written.
+    """
+
+    source: str
+    parity: int | None
+    weight: str
+    width: int  # elements of a row, without its padding
+    epsilon: float
+    output: str
+    rows: RowSet
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset((self.source,) if self.parity is None else (self.source, "partials"))
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return frozenset((self.output,) if self.rows == "logit_rows" else (self.output, "hidden"))
+
+
+@dataclass(frozen=True)
+class MatMul:
+    """output[row, offset : offset + matrix.rows] = input[row] x transposed matrix, plus a bias.
+
+    To the buffer "partials" it writes this rank's slot of the given parity.
+    """
+
+    matrix: Matrix
+    bias: str | None
+    input: str
+    output: str
+    output_offset: int
+    rows: RowSet
+    parity: int | None = None
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset((self.input,))
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return frozenset((self.output,))
+
+
+@dataclass(frozen=True)
+class RopeCache:
+    """Turns query in place by the step's rope table; writes turned keys, and values, to the layer's cache."""
+
+    key_cache: str
+    value_cache: str
+    num_heads: int
+    num_kv_heads: int
+    key_length: int
+    value_length: int
+    rope_dimension: int
+    interleaved: bool
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset(("query", "key", "value"))
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return frozenset(("query", self.key_cache, self.value_cache))
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Causal attention of every row over one chunk of its sequence's keys at a time.
+
+    Leaves per row, head and chunk an unnormalised sum of values with its softmax maximum and sum
+    (https://arxiv.org/abs/2205.14135). Query head i reads KV head (first_head + i) // heads_per_kv_head,
+    counted from the first KV head that this rank holds.
+    """
+
+    key_cache: str
+    value_cache: str
+    num_heads: int
+    num_kv_heads: int
+    first_head: int  # of this rank, modulo heads_per_kv_head
+    heads_per_kv_head: int
+    key_length: int
+    value_length: int
+    scale: float
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset(("query", self.key_cache, self.value_cache))
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return frozenset(("attention_sums", "attention_scales"))
+
+
+@dataclass(frozen=True)
+class AttentionCombine:
+    """attended[row, offset + head * value_length :] = the chunks of Attention put together."""
+
+    num_heads: int
+    value_length: int
+    output_offset: int
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset(("attention_sums", "attention_scales"))
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return frozenset(("attended",))
+
+
+@dataclass(frozen=True)
+class GatedActivation:
+    """activated[row, offset + column] = silu(gate[row, column]) * up[row, column]."""
+
+    columns: int
+    output_offset: int
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset(("gate", "up"))
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return frozenset(("activated",))
+
+
+Op = Union[SumNorm, MatMul, RopeCache, Attention, AttentionCombine, GatedActivation]  # noqa: UP007
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Operations that run without a word from the host; then, unless parity is None, an all-reduce."""
+
+    ops: tuple[Op, ...]
+    parity: int | None
+
+
+@dataclass(frozen=True)
+class Program:
+    """A whole step for up to `rows` rows, of which up to `logit_rows` get logits."""
+
+    rows: int
+    logit_rows: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def num_all_reduces(self) -> int:
+        return sum(segment.parity is not None for segment in self.segments)
+
+
+def build_program(
+    spec: ModelSpec,
+    share: RankShare,
+    shards: Mapping[str, Shard],
+    num_ranks: int,
+    rows: int,
+    logit_rows: int,
+) -> Program:
+    """The program of one rank. Two all-reduces a layer; one rank alone needs none and gets one segment."""
+    return _Builder(spec, share, shards, num_ranks).build(rows, logit_rows)
+
+
+class _Builder:
+    def __init__(
+        self, spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], num_ranks: int
+    ) -> None:
+        self._spec, self._share, self._shards, self._num_ranks = spec, share, shards, num_ranks
+        self._segments: list[Segment] = []
+        self._ops: list[Op] = []
+        self._pending: int | None = None  # parity of the partial sums that no one has added yet
+        self._num_reduces = 0
+
+    def build(self, rows: int, logit_rows: int) -> Program:
+        for layer in range(self._spec.num_layers):
+            self._attention_inputs(layer)
+            if not logit_rows and layer == self._spec.num_layers - 1:
+                break  # the step only fills the cache: nothing reads what would follow
+            self._attention(layer)
+            self._feed_forward(layer)
+        if logit_rows:
+            self._logits()
+        self._segments.append(Segment(tuple(self._ops), None))
+        return Program(rows, logit_rows, tuple(self._segments))
+
+    def _attention_inputs(self, layer: int) -> None:
+        prefix = f"blk.{layer}."
+        self._sum_norm(prefix + "attn_norm.weight", "normed", "embedding" if layer == 0 else "hidden")
+        if not len(self._share.heads):
+            return
+        for tensor, output in (("attn_q", "query"), ("attn_k", "key"), ("attn_v", "value")):
+            self._matmul(prefix + tensor, "normed", output)
+        spec, share = self._spec, self._share
+        self._ops.append(
+            RopeCache(
+                *cache_names(layer),
+                num_heads=len(share.heads),
+                num_kv_heads=len(share.kv_heads),
+                key_length=spec.key_length,
+                value_length=spec.value_length,
+                rope_dimension=spec.rope.dimension,
+                interleaved=spec.rope.interleaved,
+            )
+        )
+
+    def _attention(self, layer: int) -> None:
+        spec, share = self._spec, self._share
+        output = f"blk.{layer}.attn_output"
+        if len(share.heads):
+            self._ops.append(
+                Attention(
+                    *cache_names(layer),
+                    num_heads=len(share.heads),
+                    num_kv_heads=len(share.kv_heads),
+                    first_head=share.heads.start % spec.heads_per_kv_head,
+                    heads_per_kv_head=spec.heads_per_kv_head,
+                    key_length=spec.key_length,
+                    value_length=spec.value_length,
+                    scale=spec.key_length**-0.5,
+                )
+            )
+            offset = self._shards[output + ".weight"].column_offset
+            self._ops.append(AttentionCombine(len(share.heads), spec.value_length, offset))
+        self._all_reduce(output, "attended")
+
+    def _feed_forward(self, layer: int) -> None:
+        prefix = f"blk.{layer}."
+        self._sum_norm(prefix + "ffn_norm.weight", "normed", "hidden")
+        columns = len(self._share.feed_forward)
+        if columns:
+            self._matmul(prefix + "ffn_gate", "normed", "gate")
+            self._matmul(prefix + "ffn_up", "normed", "up")
+            offset = self._shards[prefix + "ffn_down.weight"].column_offset
+            self._ops.append(GatedActivation(columns, offset))
+        self._all_reduce(prefix + "ffn_down", "activated")
+
+    def _logits(self) -> None:
+        self._sum_norm("output_norm.weight", "final", "hidden", "logit_rows")
+        if len(self._share.vocabulary):
+            self._matmul("output", "final", "logits", "logit_rows")
+
+    def _sum_norm(self, weight: str, output: str, source: str, rows: RowSet = "rows") -> None:
+        width, epsilon = self._spec.embedding_length, self._spec.norm_epsilon
+        self._ops.append(SumNorm(source, self._pending, weight, width, epsilon, output, rows))
+        self._pending = None
+
+    def _matmul(
+        self, tensor: str, source: str, output: str, rows: RowSet = "rows", parity: int | None = None
+    ) -> None:
+        bias = tensor + ".bias" if tensor + ".bias" in self._shards else None
+        self._ops.append(MatMul(self._matrix(tensor), bias, source, output, 0, rows, parity))
+
+    def _matrix(self, tensor: str) -> Matrix:
+        shard = self._shards[tensor + ".weight"]
+        return Matrix(tensor + ".weight", shard.type, len(shard.rows), shard.padded_columns)
+
+    def _all_reduce(self, tensor: str, source: str) -> None:
+        """A row-parallel product into this rank's slot; without columns of its own a rank adds zeros."""
+        parity = self._num_reduces % 2
+        self._num_reduces += 1
+        self._matmul(tensor, source, "partials", parity=parity)
+        self._pending = parity
+        if self._num_ranks > 1:
+            self._segments.append(Segment(tuple(self._ops), parity))
+            self._ops = []
+
+
+def cache_names(layer: int) -> tuple[str, str]:
+    """The buffers of one layer's keys and values."""
+    return f"cache.{layer}.key", f"cache.{layer}.value"

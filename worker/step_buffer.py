@@ -1,0 +1,76 @@
+"""The integers that change every step, as one block of 32-bit words that all kernels read.
+
+Layout (words): num_rows, num_logit_rows, attention chunk length, number of chunks, the three workgroup
+counts of the indirect attention dispatch, one spare; then positions[max_rows], the start of each row's
+block table within the tables [max_rows], logit_rows[max_logit_rows], tables[num_blocks].
+shaders/step.slang is the other side of this layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.plan import Limits
+
+HEADER_WORDS = 8
+INDIRECT_WORD = 4  # the attention dispatch's workgroup counts start here
+
+Words = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class StepLayout:
+    """Where each part starts, in words."""
+
+    limits: Limits
+
+    @property
+    def positions(self) -> int:
+        return HEADER_WORDS
+
+    @property
+    def table_starts(self) -> int:
+        return self.positions + self.limits.max_rows
+
+    @property
+    def logit_rows(self) -> int:
+        return self.table_starts + self.limits.max_rows
+
+    @property
+    def tables(self) -> int:
+        return self.logit_rows + self.limits.max_logit_rows
+
+    @property
+    def num_words(self) -> int:
+        return self.tables + self.limits.num_blocks
+
+
+class StepView:
+    """The parts of a step buffer, as arrays that share its memory."""
+
+    def __init__(self, words: Words, layout: StepLayout) -> None:
+        limits = layout.limits
+        self.header = words[:HEADER_WORDS]
+        self.positions = words[layout.positions :][: limits.max_rows]
+        self.table_starts = words[layout.table_starts :][: limits.max_rows]
+        self.logit_rows = words[layout.logit_rows :][: limits.max_logit_rows]
+        self.tables = words[layout.tables :][: limits.num_blocks]
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.header[0])
+
+    @property
+    def num_logit_rows(self) -> int:
+        return int(self.header[1])
+
+    @property
+    def chunk_length(self) -> int:
+        return int(self.header[2])
+
+    @property
+    def num_chunks(self) -> int:
+        return int(self.header[3])

@@ -1,0 +1,106 @@
+"""Checks a step's numbers and puts them where the kernels read them: integers, embeddings, rope table."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.messages import Load, Step
+from coordinator.model import ModelSpec
+from worker.buffers import MAX_ATTENTION_CHUNK, attention_slots
+from worker.device import Device
+from worker.model_file import ModelFile
+from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView
+
+Floats = npt.NDArray[np.float32]
+MIN_CHUNK = 256  # keys: shorter ones are not worth a workgroup
+
+
+class StepError(ValueError):
+    """A step that this rank can't run; the message names the numbers."""
+
+
+class StepWriter:
+    """Fills the UPLOAD buffers of a device for one step after another."""
+
+    def __init__(self, device: Device, file: ModelFile, load: Load) -> None:
+        self._file, self._spec, self._limits = file, load.spec, load.limits
+        self._num_heads = len(load.share.heads)
+        self._tensors = {tensor.name: tensor for tensor in load.tensors}
+        self._angles = rope_angles(load.spec, self._rope_factors())
+        self._step = StepView(device.view("step").view(np.uint32), StepLayout(load.limits))
+        self._rope = device.view("rope").view(np.float32).reshape(load.limits.max_rows, -1)
+        self._embedding = device.view("embedding").view(np.float32).reshape(load.limits.max_rows, -1)
+        self._num_steps = 0
+
+    def _rope_factors(self) -> Floats | None:
+        """Llama 3's frequency factors, where the file has them."""
+        tensor = self._tensors.get("rope_freqs.weight")
+        if tensor is None:
+            return None
+        return self._file.floats(tensor, np.zeros(1, np.int32))[0, : tensor.columns]
+
+    def write(self, step: Step) -> None:
+        """Raises StepError for a step that does not fit, before anything is written."""
+        self._check(step)
+        self._num_steps = step.number
+        num_rows, num_chunks, chunk_length = step.token_ids.size, *self._chunks(step)
+        view = self._step
+        view.header[:4] = (num_rows, step.logit_rows.size, chunk_length, num_chunks)
+        view.header[INDIRECT_WORD : INDIRECT_WORD + 3] = (num_rows, self._num_heads, num_chunks)
+        view.positions[:num_rows] = step.positions
+        view.table_starts[:num_rows] = step.table_starts
+        view.logit_rows[: step.logit_rows.size] = step.logit_rows
+        view.tables[: step.tables.size] = step.tables
+        self._embedding[:num_rows] = self._file.floats(self._tensors["token_embd.weight"], step.token_ids)
+        angles = step.positions[:, None] * self._angles  # float64: exact enough at any position
+        self._rope[:num_rows, 0::2] = np.cos(angles)
+        self._rope[:num_rows, 1::2] = np.sin(angles)
+
+    def _chunks(self, step: Step) -> tuple[int, int]:
+        """How many chunks of how many keys attention is cut into: what the buffers hold, none too short."""
+        num_keys = int(step.positions.max()) + 1
+        max_chunks = attention_slots(self._limits) // step.token_ids.size
+        num_chunks = max(1, min(max_chunks, num_keys // MIN_CHUNK))
+        chunk_length = -(-num_keys // num_chunks)
+        assert chunk_length <= MAX_ATTENTION_CHUNK, f"{num_keys} keys in {num_chunks} chunks"
+        return num_chunks, chunk_length
+
+    def _check(self, step: Step) -> None:
+        limits, num_rows = self._limits, step.token_ids.size
+        if step.number != self._num_steps + 1:
+            raise StepError(f"step {step.number} came after step {self._num_steps}")
+        if not 1 <= num_rows <= limits.max_rows or step.logit_rows.size > limits.max_logit_rows:
+            raise StepError(
+                f"step {step.number} has {num_rows} rows and {step.logit_rows.size} logit rows;"
+                f" 1 to {limits.max_rows} and at most {limits.max_logit_rows} are possible"
+            )
+        if not num_rows == step.positions.size == step.table_starts.size:
+            raise StepError(f"step {step.number}: {num_rows} tokens, {step.positions.size} positions")
+        if step.tables.size > limits.num_blocks:
+            raise StepError(f"step {step.number} has block tables of {step.tables.size} entries")
+        _check_range("token id", step.token_ids, self._spec.vocabulary_size)
+        _check_range("position", step.positions, limits.context_length)
+        _check_range("table start", step.table_starts, step.tables.size)
+        _check_range(
+            "last block", step.table_starts + step.positions // limits.block_length, step.tables.size
+        )
+        _check_range("block", step.tables, limits.num_blocks)
+        _check_range("logit row", step.logit_rows, num_rows)
+
+
+def _check_range(what: str, values: npt.NDArray[np.int32], stop: int) -> None:
+    if values.size and not 0 <= int(values.min()) <= int(values.max()) < stop:
+        raise StepError(f"a {what} from {values.min()} to {values.max()}; 0 to {stop - 1} are possible")
+
+
+def rope_angles(spec: ModelSpec, factors: Floats | None) -> npt.NDArray[np.float64]:
+    """The angle by which each pair of elements turns per position [dimension / 2]."""
+    rope = spec.rope
+    angles = rope.scale * rope.base ** (-np.arange(0, rope.dimension, 2, dtype=np.float64) / rope.dimension)
+    return angles if factors is None else angles / factors.astype(np.float64)
+
+
+def row_bucket(num_rows: int, max_rows: int) -> int:
+    """The rows of the program that runs `num_rows` rows: the next power of two."""
+    return min(max_rows, 1 << (num_rows - 1).bit_length()) if num_rows else 0
