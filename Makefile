@@ -1,0 +1,71 @@
+# Everything a developer or CI calls. The shell that is longer than a line lives in .ci/.
+
+PYTHON ?= python3
+export PYTHON
+
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev system-demo system-test demo test test-all test-unit \
+	test-vulkan test-multiprocess test-conformance lint format types shaders clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
+
+setup: .venv/.installed ## what a user needs: a Vulkan driver and tplaunch in .venv
+
+setup-dev: .venv/.installed-dev ## what a developer needs: the same, the test drivers and the tools
+	@bash .ci/fetch-swiftshader.sh
+
+# Looked at every time, but (behind the |) no reason to install again.
+system-demo system-test: system-%:
+	@bash .ci/system-packages.sh $*
+
+.venv/.installed: pyproject.toml .ci/install-python.sh | system-demo
+	@bash .ci/install-python.sh run
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml .ci/install-python.sh | system-test
+	@bash .ci/install-python.sh dev
+	@touch .venv/.installed $@
+
+demo: setup ## set up, then let two ranks tell a story
+	@bash .ci/demo.sh
+
+test: lint types test-all ## set up, lint, check types, run every test: what CI runs
+
+test-all: setup-dev ## every test
+	@$(PYTEST)
+
+test-unit: setup-dev ## tests that need nothing but Python
+	@$(PYTEST) -m unit
+
+test-vulkan: setup-dev ## tests that need a Vulkan driver
+	@$(PYTEST) -m vulkan
+
+test-multiprocess: setup-dev ## tests that start several processes
+	@$(PYTEST) -m multiprocess
+
+test-conformance: setup-dev ## comparisons with llama.cpp's results
+	@$(PYTEST) -m conformance
+
+lint: setup-dev ## ruff, and whether `make format` would change anything
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+format: setup-dev ## let ruff rewrite the code
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+# NumPy's last release for Python 3.10 has other type stubs than its later ones: no code can please both.
+types: setup-dev ## mypy, strict
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then $(BIN)/mypy; \
+	else echo "== mypy: not run on Python 3.10, whose NumPy has older type stubs"; fi
+
+shaders: setup-dev ## compile shaders/*.slang to shaders/spv/
+	@$(BIN)/python -m shaders.build
+
+clean: ## remove .venv and everything made here
+	@rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

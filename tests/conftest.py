@@ -1,0 +1,113 @@
+"""What the tests share: a marker per folder, Vulkan drivers, and a way to run the command line.
+
+Where a driver is missing a test skips, saying how to get it; with CI=true it fails.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.command_line import CommandLine
+from tests.drivers import (
+    IN_CI,
+    REPOSITORY,
+    Driver,
+    driver_variables,
+    find_lavapipe,
+    find_swiftshader,
+    find_validation_layer,
+)
+
+TESTS = Path(__file__).resolve().parent
+MARKED_FOLDERS = ("unit", "vulkan", "multiprocess", "conformance")
+
+# No deadline: a shared core may stall for any time. In CI every run draws the same examples.
+settings.register_profile("tplaunch", deadline=None, derandomize=IN_CI, print_blob=True)
+settings.load_profile("tplaunch")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks each test by the folder it is in; what lies in tests/ itself is a unit test."""
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        item.add_marker(folder if folder in MARKED_FOLDERS else "unit")
+
+
+def manifest_of(driver: Driver) -> Path:
+    """The driver's manifest; without it the test skips, or fails where the driver must be there."""
+    if driver.manifest is not None:
+        return driver.manifest
+    reason = f"{driver.name} is not here: {driver.how_to_get}"
+    if driver.required:
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def environment_with(*drivers: Driver) -> dict[str, str]:
+    """This process's environment, in which the Vulkan loader sees these drivers only."""
+    return {**os.environ, **driver_variables(*map(manifest_of, drivers))}
+
+
+@pytest.fixture(scope="session")
+def lavapipe_env() -> dict[str, str]:
+    """An environment for subprocesses in which Mesa's lavapipe is the only Vulkan driver."""
+    return environment_with(find_lavapipe())
+
+
+@pytest.fixture(scope="session")
+def swiftshader_env() -> dict[str, str]:
+    """An environment for subprocesses in which SwiftShader is the only Vulkan driver."""
+    return environment_with(find_swiftshader())
+
+
+@pytest.fixture(scope="session")
+def both_drivers_env() -> dict[str, str]:
+    """An environment for subprocesses that has lavapipe and SwiftShader: two vendors on one machine."""
+    return environment_with(find_lavapipe(), find_swiftshader())
+
+
+@pytest.fixture(scope="session")
+def validation_env(lavapipe_env: dict[str, str]) -> dict[str, str]:
+    """`lavapipe_env` with the Khronos validation layer switched on; it reports on stdout."""
+    manifest_of(find_validation_layer())
+    return {**lavapipe_env, "VK_INSTANCE_LAYERS": "VK_LAYER_KHRONOS_validation"}
+
+
+@pytest.fixture(params=["lavapipe", "swiftshader"])
+def vulkan_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs the test once a driver, in this process: instances made in the test see that driver only."""
+    driver = {"lavapipe": find_lavapipe, "swiftshader": find_swiftshader}[request.param]()
+    for name, value in driver_variables(manifest_of(driver)).items():
+        monkeypatch.setenv(name, value)
+    return driver.name
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of reference data beside the repository; it is not part of it."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("no reference data: ../shared is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def device_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """XDG_CACHE_HOME of all runs: what is measured or compiled for a device is so once a session."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tplaunch(device_cache: Path) -> Iterator[CommandLine]:
+    """Runs the command line; see CommandLine. Lavapipe is its only driver unless `env` names another.
+
+    Afterwards the test fails if a run left a process, a file or shared memory behind.
+    """
+    lavapipe = find_lavapipe().manifest
+    variables = driver_variables(lavapipe) if lavapipe else {}
+    command_line = CommandLine({**os.environ, **variables}, device_cache)
+    yield command_line
+    command_line.close()

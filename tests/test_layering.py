@@ -1,0 +1,112 @@
+"""Imports run one way: the packages import each other only along the arrows of the design.
+
+launcher -> coordinator, worker
+worker   -> coordinator.messages, coordinator.plan, coordinator.model, collectives, shaders
+coordinator, collectives, shaders -> none of the other four
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Which modules of other packages a package may import.
+ARROWS: dict[str, tuple[str, ...]] = {
+    "launcher": ("coordinator", "worker"),
+    "worker": ("coordinator.messages", "coordinator.plan", "coordinator.model", "collectives", "shaders"),
+    "coordinator": (),
+    "collectives": (),
+    "shaders": (),
+}
+# Pickle never crosses a socket, and what could carry it is not imported at all. multiprocessing pickles
+# too, and its shared memory raises BufferError at exit when a pointer to it was handed to a driver.
+FORBIDDEN = ("pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "multiprocessing")
+FORBIDDEN_CALLS = ("send_pyobj", "recv_pyobj")  # pyzmq's pickling methods
+VULKAN_FILE = "worker/vulkan_api.py"
+
+SOURCES = sorted(
+    path.relative_to(REPOSITORY).as_posix()
+    for package in ARROWS
+    for path in (REPOSITORY / package).rglob("*.py")
+)
+
+
+def imported_names(node: ast.AST, file: str) -> list[str]:
+    """The dotted names an import statement may load; `from a import b` gives `a.b`, a module or not."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            folder = Path(file).parts[: -node.level]
+            base = ".".join((*folder, base)) if base else ".".join(folder)
+        return [f"{base}.{alias.name}" for alias in node.names]
+    return []
+
+
+def is_within(name: str, modules: tuple[str, ...]) -> bool:
+    return any(name == module or name.startswith(module + ".") for module in modules)
+
+
+def violations(source: str, file: str) -> Iterator[str]:
+    """What this source, as this file of the repository, imports against the rules."""
+    package = Path(file).parts[0]
+    others = tuple(other for other in ARROWS if other != package)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in FORBIDDEN_CALLS:
+            yield f"{file}:{node.lineno} calls {node.attr}, which pickles"
+        for name in imported_names(node, file):
+            where = f"{file}:{node.lineno}" if isinstance(node, ast.stmt) else file
+            if is_within(name, others) and not is_within(name, ARROWS[package]):
+                yield f"{where} imports {name}, but {package} may import only {ARROWS[package] or 'itself'}"
+            if is_within(name, FORBIDDEN):
+                yield f"{where} imports {name}"
+            if is_within(name, ("vulkan",)) and file != VULKAN_FILE:
+                yield f"{where} imports {name}; only {VULKAN_FILE} may"
+
+
+@pytest.mark.parametrize("file", SOURCES)
+def test_imports_follow_the_arrows(file: str) -> None:
+    assert list(violations((REPOSITORY / file).read_text(), file)) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("worker/loop.py", "import coordinator"),
+        ("worker/loop.py", "from coordinator import engine"),
+        ("worker/loop.py", "from ..coordinator.engine import Engine"),
+        ("worker/loop.py", "def late():\n    from launcher.cli import main"),
+        ("coordinator/engine.py", "import os, collectives.base"),
+        ("collectives/base.py", "from worker import loop"),
+        ("shaders/load.py", "from coordinator.plan import Plan"),
+        ("launcher/cli.py", "from collectives import loopback"),
+        ("launcher/devices.py", "import vulkan"),
+        ("worker/device.py", "from vulkan._vulkan import ffi"),
+        ("coordinator/engine.py", "import pickle"),
+        ("collectives/shared_memory.py", "from multiprocessing import shared_memory"),
+        ("coordinator/engine.py", "socket.send_pyobj(1)"),
+    ],
+)
+def test_a_violation_is_caught(file: str, source: str) -> None:
+    assert list(violations(source, file))
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("worker/loop.py", "from coordinator import messages, plan"),
+        (
+            "worker/loop.py",
+            "from coordinator.plan import Plan\nfrom . import program\nimport collectives.base",
+        ),
+        ("worker/vulkan_api.py", "from vulkan._vulkan import ffi, lib"),
+        ("launcher/cli.py", "import worker.device\nfrom coordinator import engine"),
+        ("coordinator/engine.py", "from .scheduler import Scheduler\nfrom coordinator.plan import Plan"),
+    ],
+)
+def test_the_arrows_may_be_followed(file: str, source: str) -> None:
+    assert list(violations(source, file)) == []

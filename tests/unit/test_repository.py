@@ -1,0 +1,53 @@
+"""What the repository promises about itself."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = ("launcher", "worker", "coordinator", "collectives", "shaders")
+MAX_LINES = 300
+
+PYPROJECT = (REPOSITORY / "pyproject.toml").read_text()
+SOURCES = sorted(
+    path.relative_to(REPOSITORY).as_posix()
+    for package in PACKAGES
+    for path in (REPOSITORY / package).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("command", ["make demo", "make test"])
+def test_readme_names_the_commands(command: str) -> None:
+    assert command in (REPOSITORY / "README.md").read_text()
+
+
+@pytest.mark.parametrize("folder", [*PACKAGES, "tests", "examples"])
+def test_top_level_folders_are_those_of_the_design(folder: str) -> None:
+    assert (REPOSITORY / folder).is_dir()
+
+
+def test_pyproject_lists_every_package() -> None:
+    """The packages are listed by name, so that one that is forgotten is missing from an installation."""
+    match = re.search(r"^packages = \[([^]]*)\]", PYPROJECT, re.MULTILINE)
+    assert match, "pyproject.toml lists no packages"
+    listed = set(re.findall(r'"([\w.]+)"', match[1]))
+    assert listed == {Path(source).parent.as_posix().replace("/", ".") for source in SOURCES}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_files_are_short(source: str) -> None:
+    num_lines = len((REPOSITORY / source).read_text().splitlines())
+    assert num_lines <= MAX_LINES, f"{num_lines} lines: does it hold two ideas?"
+
+
+def test_changelog_has_a_place_for_the_next_change() -> None:
+    assert "## [Unreleased]" in (REPOSITORY / "CHANGELOG.md").read_text()
+
+
+def test_version_is_the_latest_of_the_changelog() -> None:
+    """Until the first release the changelog has nothing but its Unreleased section."""
+    match = re.search(r'^version = "([^"]+)"', PYPROJECT, re.MULTILINE)
+    assert match, "pyproject.toml has no version"
+    released = re.findall(r"^## \[(\d[^]]*)\]", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[:1] in ([], [match[1]])
