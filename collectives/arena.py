@@ -1,0 +1,28 @@
+"""Page-aligned memory for partial sums, such that a Vulkan device can import it.
+
+VK_EXT_external_memory_host wants the pointer and the size in multiples of
+minImportedHostPointerAlignment, which is the page size on every driver seen so far.
+"""
+
+import mmap
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_PARITIES = 2
+PAGE_BYTES = max(4096, mmap.PAGESIZE)
+
+
+def round_up_to_page(num_bytes: int) -> int:
+    return -(-num_bytes // PAGE_BYTES) * PAGE_BYTES
+
+
+def arena_view(memory: mmap.mmap, offset: int, num_partials: int, slot_bytes: int) -> NDArray[np.uint8]:
+    """uint8 [2, num_partials, slot_bytes]. It keeps `memory` mapped for as long as any view of it lives."""
+    shape = (NUM_PARITIES, num_partials, slot_bytes)
+    return np.frombuffer(memory, np.uint8, NUM_PARITIES * num_partials * slot_bytes, offset).reshape(shape)
+
+
+def private_arena(num_partials: int, slot_bytes: int) -> NDArray[np.uint8]:
+    """An arena that no other process sees; zeroed."""
+    return arena_view(mmap.mmap(-1, NUM_PARITIES * num_partials * slot_bytes), 0, num_partials, slot_bytes)

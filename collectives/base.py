@@ -1,0 +1,185 @@
+"""What every collective promises: the contract, its errors, and the checks that need no peer.
+
+A device writes its partial sums straight into the collective's arena; the collective only makes the
+summands complete. Nothing here knows of devices, of processes, or of how endpoints are exchanged.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collectives.arena import round_up_to_page
+
+DEFAULT_TIMEOUT_SECONDS = 60.0
+MAX_RANKS = 32
+MAX_REASON_BYTES = 200
+TOKEN_BYTES = 16
+
+
+class CollectiveError(RuntimeError):
+    """A collective did not complete; `rank` is the rank that is to blame, where one is known."""
+
+    def __init__(self, message: str, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
+class CollectiveTimeout(CollectiveError):
+    """A peer did not come in time."""
+
+
+class CollectiveAborted(CollectiveError):
+    """A rank, possibly this one, called abort()."""
+
+
+class Collective(ABC):
+    """One rank's end of an all-reduce among `num_ranks` ranks.
+
+    connect(), all_reduce() and close() belong to one thread; abort() may come from any other
+    thread, though not from a signal handler. The first failure is sticky: every later all_reduce()
+    raises it again, because after it the ranks no longer agree on where they are.
+    """
+
+    num_partials: int  # how many partial sums the device reads back per all-reduce
+    write_slot: int  # which of them this rank writes
+    endpoint: str  # where the peers find this rank; exchanged by the caller before connect()
+
+    def __init__(
+        self, *, rank: int, num_ranks: int, slot_bytes: int, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    ) -> None:
+        if not 1 <= num_ranks <= MAX_RANKS:
+            raise ValueError(f"a collective has 1 to {MAX_RANKS} ranks, not {num_ranks}")
+        if not 0 <= rank < num_ranks:
+            raise ValueError(f"rank {rank} is not one of {num_ranks} ranks, which count from 0")
+        if slot_bytes < 1:
+            raise ValueError(f"a slot holds at least one byte, not {slot_bytes}")
+        if not timeout_seconds > 0:
+            raise ValueError(f"the timeout must be more than zero seconds, not {timeout_seconds}")
+        self.rank = rank
+        self.num_ranks = num_ranks
+        self.slot_bytes = round_up_to_page(slot_bytes)
+        self.timeout_seconds = timeout_seconds
+        self._max_count = self.slot_bytes // 4
+        self._arena: NDArray[np.uint8] | None = None
+        self._connected = False
+        self._failure: CollectiveError | None = None
+        self._sequence = 0
+        self._parity: int | None = None
+
+    @property
+    def arena(self) -> NDArray[np.uint8]:
+        """uint8 [2, num_partials, slot_bytes]; start and slot_bytes are multiples of the page size.
+
+        Views of it keep the memory mapped after close(). Raises CollectiveError where there is none
+        (after close(), and for some kinds before connect()).
+        """
+        if self._arena is None:
+            raise self._not_open("has no arena")
+        return self._arena
+
+    def partials(self, parity: int) -> NDArray[np.float32]:
+        """One parity of the arena as float32 [num_partials, slot_bytes / 4]."""
+        values: NDArray[np.float32] = self.arena[parity].view(np.float32)
+        return values
+
+    @abstractmethod
+    def connect(self, endpoints: Sequence[str]) -> None:
+        """Reach all ranks; endpoints in rank order. Raises CollectiveTimeout naming those missing."""
+
+    def all_reduce(self, sequence: int, parity: int, count: int) -> None:
+        """Complete the summands: after it, the sum over arena[parity, p, :count float32] for p in
+        range(num_partials) is the sum over all ranks.
+
+        sequence: 1 for the first, then the last one + 1.
+        parity: 0 or 1, not that of the last one. arena[parity] may be read once this returns, but not
+        written before the next all_reduce() has returned: peers may still be reading or awaiting it.
+        count: float32 elements, the same on all ranks; 0 makes it a barrier.
+
+        Raises CollectiveError for a call that does not fit (the next correct one still works) and for
+        counts that differ, CollectiveTimeout, and CollectiveAborted.
+        """
+        if self._failure is not None or not self._connected:
+            self._refuse()
+        if sequence != self._sequence + 1 or parity == self._parity or not 0 <= count <= self._max_count:
+            self._refuse_call(sequence, parity, count)
+        self._sequence, self._parity = sequence, parity
+        try:
+            self._exchange(sequence, parity, count)
+        except CollectiveError as error:
+            self._fail(error)
+            raise
+
+    @abstractmethod
+    def _exchange(self, sequence: int, parity: int, count: int) -> None:
+        """The part of all_reduce() that needs the peers."""
+
+    @abstractmethod
+    def abort(self, reason: str) -> None:
+        """Make every rank's current and later all_reduce() raise CollectiveAborted naming this rank.
+
+        Before connect() it reaches this rank alone.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything; may be called twice. It does not abort: peers that wait time out."""
+
+    def _fail(self, error: CollectiveError) -> None:
+        """Remember the first failure; an abort takes precedence, so that it reads the same on all ranks."""
+        if self._failure is None or isinstance(error, CollectiveAborted):
+            # A copy: the raised one would keep its frames, and with them the arena, beyond close().
+            self._failure = type(error)(str(error), error.rank)
+
+    def _refuse(self) -> NoReturn:
+        failure = self._failure
+        if failure is None:
+            raise self._not_open("called all_reduce()")
+        raise type(failure)(str(failure), failure.rank)  # a fresh one, so that tracebacks do not pile up
+
+    def _refuse_call(self, sequence: int, parity: int, count: int) -> NoReturn:
+        if sequence != self._sequence + 1:
+            fault = f"sequence {sequence} where {self._sequence + 1} was due"
+        elif parity == self._parity:
+            fault = f"parity {parity} twice in a row, in all-reduces {sequence - 1} and {sequence}"
+        else:
+            fault = f"{count} elements in all-reduce {sequence}, where a slot holds 0 to {self._max_count}"
+        raise CollectiveError(f"rank {self.rank} called all_reduce() with {fault}", self.rank)
+
+    def _not_open(self, what: str) -> CollectiveError:
+        return CollectiveError(f"rank {self.rank} {what} before connect() or after close()", self.rank)
+
+    def _check_endpoints(self, endpoints: Sequence[str]) -> None:
+        if len(endpoints) != self.num_ranks:
+            raise ValueError(f"connect() takes {self.num_ranks} endpoints, one a rank, not {len(endpoints)}")
+
+    def _timeout(self, sequence: int, missing: Iterable[int], detail: str = "") -> CollectiveTimeout:
+        """The error for ranks missing from all-reduce `sequence`, or from connect() where it is 0."""
+        ranks = sorted(missing)
+        names = "rank " + str(ranks[0]) if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
+        place = f"all-reduce {sequence}" if sequence else "connect()"
+        message = f"rank {self.rank} waited {self.timeout_seconds:g} s in {place} for {names}{detail}"
+        return CollectiveTimeout(message, ranks[0])
+
+    def _mismatch(self, sequence: int, count: int, peer: int, peer_count: int) -> CollectiveError:
+        message = (
+            f"all-reduce {sequence} has {count} elements on rank {self.rank} but {peer_count} on rank {peer}"
+        )
+        return CollectiveError(message, peer)
+
+
+def aborted(rank: int, reason: str) -> CollectiveAborted:
+    return CollectiveAborted(f"rank {rank} aborted: {reason}", rank)
+
+
+def encode_reason(reason: str) -> bytes:
+    """At most MAX_REASON_BYTES of UTF-8, cut between characters."""
+    return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()
+
+
+def check_token(token: bytes) -> bytes:
+    if len(token) != TOKEN_BYTES:
+        raise ValueError(f"the run's token has {TOKEN_BYTES} bytes, not {len(token)}")
+    return token

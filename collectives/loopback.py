@@ -1,0 +1,30 @@
+"""The collective of a single rank: its partial sum is already the sum. Keeps the checks of the others."""
+
+from collections.abc import Sequence
+
+from collectives.arena import private_arena
+from collectives.base import DEFAULT_TIMEOUT_SECONDS, Collective, aborted
+
+
+class Loopback(Collective):
+    num_partials = 1
+    write_slot = 0
+    endpoint = ""
+
+    def __init__(self, *, slot_bytes: int, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+        super().__init__(rank=0, num_ranks=1, slot_bytes=slot_bytes, timeout_seconds=timeout_seconds)
+        self._arena = private_arena(self.num_partials, self.slot_bytes)
+
+    def connect(self, endpoints: Sequence[str]) -> None:
+        self._check_endpoints(endpoints)
+        self._connected = True
+
+    def _exchange(self, sequence: int, parity: int, count: int) -> None:
+        """Nothing to add."""
+
+    def abort(self, reason: str) -> None:
+        self._fail(aborted(self.rank, reason))
+
+    def close(self) -> None:
+        self._connected = False
+        self._arena = None

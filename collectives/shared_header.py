@@ -1,0 +1,93 @@
+"""The first pages of the shared mapping: where each rank is, who sleeps on whom, and who aborted.
+
+Layout, in 64-byte cache lines: line 0 holds the run's token and the sticky abort mark; line 1 + r is
+written by rank r alone (all others read it); then one record a rank with the reason for its abort.
+"""
+
+import mmap
+from collections.abc import Callable
+from typing import NamedTuple
+
+from collectives.arena import round_up_to_page
+from collectives.base import MAX_RANKS, MAX_REASON_BYTES, TOKEN_BYTES, CollectiveAborted, aborted
+from collectives.flags import WORD_BYTES, Flags, Sleeper
+
+_LINE_BYTES = 64
+_LINE_WORDS = _LINE_BYTES // WORD_BYTES
+_ABORTED_WORD = TOKEN_BYTES // WORD_BYTES  # rank + 1 of a rank that aborted; 0 while none has
+_REASONS_START = _LINE_BYTES * (1 + MAX_RANKS)
+_REASON_STRIDE = 1 + MAX_REASON_BYTES  # one byte of length, then the text
+HEADER_BYTES = round_up_to_page(_REASONS_START + _REASON_STRIDE * MAX_RANKS)
+_NUM_WORDS = HEADER_BYTES // WORD_BYTES
+
+MakeFlags = Callable[[mmap.mmap, int], Flags]
+
+
+class Line(NamedTuple):
+    """Indices of one rank's words."""
+
+    rank: int
+    arrived: int  # 1 once connected, 1 + sequence once that all-reduce's partials are written
+    counts: tuple[int, int]  # a parity each: the element count of that all-reduce
+    sleeps_on: int  # rank + 1 of the peer this one sleeps on; 0 while awake
+
+
+def _line(rank: int) -> Line:
+    first = (1 + rank) * _LINE_WORDS
+    return Line(rank, first, (first + 1, first + 2), first + 3)
+
+
+class SharedHeader:
+    def __init__(self, memory: mmap.mmap, rank: int, num_ranks: int, make_flags: MakeFlags) -> None:
+        flags = make_flags(memory, _NUM_WORDS)
+        self.load, self.store, self._fence = flags.load, flags.store, flags.fence
+        self._memory = memory
+        self._sleeper = Sleeper(memory, _NUM_WORDS)
+        self._own = _line(rank)
+        self._lines = [_line(any_rank) for any_rank in range(num_ranks)]
+        self.peers = [line for line in self._lines if line.rank != rank]
+
+    def arrive(self, arrived: int) -> None:
+        """Publish this rank's partials, and everything else it stored before."""
+        own = self._own
+        self.store(own.arrived, arrived)
+        # A peer stores sleeps_on, then the kernel's futex looks at `arrived`, behind a barrier of its own.
+        # This rank stores `arrived`, then looks at sleeps_on. With a fence between, one of the two sees
+        # the other, so no wake-up is lost; without, x86 may look before its store is visible.
+        self._fence()
+        load, this_rank = self.load, own.rank + 1
+        for peer in self.peers:
+            if load(peer.sleeps_on) == this_rank:
+                self._sleeper.wake(own.arrived)  # wakes all who sleep on it
+                break
+
+    def set_count(self, parity: int, count: int) -> None:
+        self.store(self._own.counts[parity], count)
+
+    def sleep_on(self, peer: Line, arrived: int, max_seconds: float) -> None:
+        """Return when the peer's flag has reached `arrived`, when woken, or after max_seconds."""
+        self.store(self._own.sleeps_on, peer.rank + 1)
+        seen = self.load(peer.arrived)
+        if seen < arrived:
+            self._sleeper.wait(peer.arrived, seen, max_seconds)
+        self.store(self._own.sleeps_on, 0)
+
+    def abort(self, reason: bytes) -> None:
+        """Where two ranks abort at once either mark may stay, and each has its whole reason behind it."""
+        rank = self._own.rank
+        start = _REASONS_START + rank * _REASON_STRIDE
+        self._memory[start : start + 1 + len(reason)] = bytes([len(reason)]) + reason
+        if self.load(_ABORTED_WORD) == 0:
+            self.store(_ABORTED_WORD, rank + 1)
+        for line in self._lines:
+            self._sleeper.wake(line.arrived)
+
+    def check_aborted(self) -> None:
+        mark = self.load(_ABORTED_WORD)
+        if mark:
+            raise self._aborted(mark - 1)
+
+    def _aborted(self, rank: int) -> CollectiveAborted:
+        start = _REASONS_START + rank * _REASON_STRIDE
+        reason = self._memory[start + 1 : start + 1 + self._memory[start]]
+        return aborted(rank, reason.decode(errors="replace"))

@@ -1,0 +1,57 @@
+"""One rank as a process of its own, driven line by line: JSON in, JSON out.
+
+Prints its endpoint; reads all endpoints; runs `num_calls` checked all-reduces and reports; reads one line
+and then makes one more call, in which a peer may be missing; closes, and reports what it left behind.
+"""
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+
+import collectives
+from tests.unit.collectives_group import open_things
+
+
+def say(value: Any) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def checked_all_reduce(rank: collectives.Collective, sequence: int) -> None:
+    parity, count = sequence % 2, 1 + 37 * sequence % 5000
+    values = rank.partials(parity)
+    values[rank.write_slot, :count] = np.arange(count) % 100 + sequence * (rank.rank + 1)
+    rank.all_reduce(sequence, parity, count)
+    size = rank.num_ranks
+    expected = size * (np.arange(count) % 100) + sequence * size * (size + 1) // 2
+    np.testing.assert_array_equal(values[:, :count].sum(axis=0), expected)
+
+
+def main(kind: str, rank: int, num_ranks: int, timeout_seconds: float, num_calls: int) -> None:
+    before = open_things()
+    collective = collectives.create(
+        kind,
+        rank=rank,
+        num_ranks=num_ranks,
+        slot_bytes=20_000,
+        token=b"a token of a run",
+        timeout_seconds=timeout_seconds,
+    )
+    say(collective.endpoint)
+    collective.connect(json.loads(sys.stdin.readline()))
+    for sequence in range(1, num_calls + 1):
+        checked_all_reduce(collective, sequence)
+    say("ran")
+    sys.stdin.readline()
+    try:
+        checked_all_reduce(collective, num_calls + 1)
+        say("ran")
+    except collectives.CollectiveError as error:
+        say([type(error).__name__, error.rank, str(error)])
+    collective.close()
+    say({"before": before, "after": open_things()})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))

@@ -1,0 +1,62 @@
+"""A whole collective in one process, a thread a rank."""
+
+import gc
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import collectives
+from collectives import Collective, CollectiveError
+
+
+def on_ranks(ranks: Sequence[Collective], function: Callable[[Collective], Any]) -> list[Any]:
+    """What the function returns, or the CollectiveError that it raises, on each of the ranks at once."""
+
+    def call(rank: Collective) -> Any:
+        try:
+            return function(rank)
+        except CollectiveError as error:
+            return error
+
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        return list(pool.map(call, ranks))
+
+
+def open_things() -> tuple[int, int]:
+    """How many files and threads, Python's and others, this process has."""
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir())), len(list(Path("/proc/self/task").iterdir()))
+
+
+@contextmanager
+def unconnected(
+    kind: str | Callable[..., Collective],
+    num_ranks: int,
+    *,
+    slot_bytes: int = 20000,
+    timeout_seconds: float = 30.0,
+) -> Iterator[list[Collective]]:
+    """kind: one of collectives.KINDS, or what to call with a rank's arguments."""
+    token = secrets.token_bytes(collectives.TOKEN_BYTES)
+    with ExitStack() as stack:
+        ranks: list[Collective] = []
+        for rank in range(num_ranks):
+            common = {"num_ranks": num_ranks, "slot_bytes": slot_bytes, "timeout_seconds": timeout_seconds}
+            arguments: dict[str, Any] = {"rank": rank, "token": token, **common}
+            made = collectives.create(kind, **arguments) if isinstance(kind, str) else kind(**arguments)
+            stack.callback(made.close)
+            ranks.append(made)
+        yield ranks
+
+
+@contextmanager
+def connected(
+    kind: str | Callable[..., Collective], num_ranks: int, **options: Any
+) -> Iterator[list[Collective]]:
+    with unconnected(kind, num_ranks, **options) as ranks:
+        endpoints = [rank.endpoint for rank in ranks]
+        assert on_ranks(ranks, lambda rank: rank.connect(endpoints)) == [None] * num_ranks
+        yield ranks

@@ -1,0 +1,75 @@
+"""What only shared memory has: one arena for all, a path between the ranks, sleeping on a flag."""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from collectives import Collective, CollectiveError, SharedMemory
+from tests.unit.collectives_group import connected, on_ranks, unconnected
+
+TOKEN = bytes(range(16))
+
+
+@pytest.fixture
+def first() -> Iterator[SharedMemory]:
+    made = SharedMemory(rank=0, num_ranks=2, slot_bytes=4096, token=TOKEN)
+    yield made
+    made.close()
+
+
+def test_all_ranks_share_one_arena() -> None:
+    with connected("shared-memory", 3) as ranks:
+        for rank in ranks:
+            rank.arena[1, rank.write_slot] = 10 + rank.rank
+        for rank in ranks:
+            np.testing.assert_array_equal(rank.arena[1, :, -1], [10, 11, 12])
+
+
+def test_only_rank_0_has_an_arena_before_connect() -> None:
+    with unconnected("shared-memory", 2) as ranks:
+        assert ranks[0].arena.any() == np.False_
+        assert ranks[1].endpoint == ""
+        with pytest.raises(CollectiveError, match="rank 1 has no arena before connect"):
+            _ = ranks[1].arena
+
+
+@pytest.mark.parametrize(
+    ("slot_bytes", "token", "fault"),
+    [(8192, TOKEN, "bytes, not"), (4096, bytes(16), "belongs to another run")],
+)
+def test_memory_that_is_not_this_runs_is_refused(
+    first: SharedMemory, slot_bytes: int, token: bytes, fault: str
+) -> None:
+    second = SharedMemory(rank=1, num_ranks=2, slot_bytes=slot_bytes, token=token)
+    with pytest.raises(CollectiveError, match=fault) as caught:
+        second.connect([first.endpoint, ""])
+    assert caught.value.rank == 0
+    second.abort("after a refusal")  # must not write into memory that was refused
+    assert first._header is not None
+    first._header.check_aborted()
+    second.close()
+
+
+def test_a_path_that_is_not_there_is_refused() -> None:
+    second = SharedMemory(rank=1, num_ranks=2, slot_bytes=4096, token=TOKEN)
+    with pytest.raises(CollectiveError, match="No such file or directory; between hosts"):
+        second.connect([f"/proc/{os.getpid()}/fd/99999", ""])
+
+
+def test_a_rank_that_sleeps_is_woken() -> None:
+    with connected("shared-memory", 2) as ranks:
+        sleeper, waker = ranks
+        assert isinstance(waker, SharedMemory)
+        header = waker._header
+        assert header is not None
+        mark = header.peers[0].sleeps_on
+
+        def run(rank: Collective) -> None:
+            for sequence in range(1, 20):
+                while rank is waker and header.load(mark) != waker.rank + 1:
+                    os.sched_yield()
+                rank.all_reduce(sequence, sequence % 2, 0)
+
+        assert on_ranks([sleeper, waker], run) == [None, None]
