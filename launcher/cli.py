@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 from coordinator.gguf_file import GgufError
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Without a command, tplaunch runs the model:"
         " tplaunch --devices 0,1 model.gguf -p 'Once upon a time'. Each command has its own --help.",
     )
+    parser.add_argument("--version", action="version", version=f"tplaunch {metadata.version('tplaunch')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_run(commands.add_parser("run", help="continue a prompt (the default)"))
     devices = commands.add_parser("devices", help="list the Vulkan devices")

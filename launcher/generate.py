@@ -44,7 +44,6 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
         return _prompt_loop(config, generate, model, tokenizer, choices)
     prompt = _prompt_tokens(generate, tokenizer)
     check_prompt(prompt, model)
-    _say_where(choices)
     with start_session(config, model, choices) as session:
         _continue(session, prompt, generate, tokenizer)
     return 0
@@ -62,7 +61,6 @@ def _prompt_loop(
 
     if tokenizer is None:
         raise UsageError("the model file has no tokenizer; give the prompt as ids with --tokens")
-    _say_where(choices)
     with start_session(config, model, choices) as session:
         print("Type a prompt; Ctrl-D ends.", file=sys.stderr)
         while True:
@@ -95,11 +93,6 @@ def _prompt_tokens(generate: GenerateConfig, tokenizer: Tokenizer | None) -> lis
         return generate.tokens or []
     text = sys.stdin.read() if generate.prompt is None else generate.prompt
     return tokenizer.encode(text)
-
-
-def _say_where(choices: list[DeviceChoice]) -> None:
-    if any(choice.index is None for choice in choices):
-        print("tplaunch: running on the CPU with NumPy, without a Vulkan device", file=sys.stderr)
 
 
 def _continue(

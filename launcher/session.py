@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +77,8 @@ def start_session(config: RunConfig, model: Model, choices: list[DeviceChoice]) 
     """Starts the workers and loads the model. At the end no process, socket or shared memory is left."""
     plan = plan_ranks(config, model, len(choices))
     check_fit(model.spec, model.file.tensors, plan, model.limits, choices)
+    if any(choice.index is None for choice in choices):
+        print("tplaunch: running on the CPU with NumPy, without a Vulkan device", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="tplaunch-", dir=_socket_root()) as directory:  # mode 0700
         endpoint = f"ipc://{directory}/control"
         supervisor = Supervisor(config, choices, endpoint)

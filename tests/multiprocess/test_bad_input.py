@@ -1,0 +1,177 @@
+"""Bad input is one clear line on standard error and exit code 2, before any worker starts."""
+
+import json
+import struct
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from tests.command_line import CommandLine
+
+GENERATE = ("-p", "Once", "-n", "3")
+
+
+def check_refusal(tplaunch: CommandLine, *options: str | Path, says: str, devices: str = "cpu") -> None:
+    """The command fails with exit code 2 and one line that says `says`; no log means no worker."""
+    result = tplaunch("--devices", devices, *options)
+    assert result.returncode == 2, result.stderr
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("tplaunch: ") and says in lines[0], lines[0]
+    assert result.stdout == ""
+    assert not list((tplaunch.folder / "state").rglob("*.log"))
+
+
+@pytest.fixture
+def model(shared_dir: Path) -> Path:
+    return shared_dir / "models/stories260K-f32.gguf"
+
+
+def test_no_such_file(tplaunch: CommandLine) -> None:
+    check_refusal(tplaunch, "missing.gguf", *GENERATE, says="missing.gguf: no such file")
+
+
+def test_a_folder(tplaunch: CommandLine, tmp_path: Path) -> None:
+    check_refusal(tplaunch, tmp_path, *GENERATE, says="is not a file")
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"Once upon a time there was a text file.", b"\0" * 4096])
+def test_not_a_gguf(tplaunch: CommandLine, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    check_refusal(tplaunch, path, *GENERATE, says="is not a GGUF file")
+
+
+@pytest.mark.parametrize("length", [30, 3000, 20000, -1])
+def test_truncated(tplaunch: CommandLine, model: Path, tmp_path: Path, length: int) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(model.read_bytes()[:length])
+    check_refusal(tplaunch, path, *GENERATE, says="truncated")
+
+
+def test_big_endian(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + struct.pack(">I", 3) + model.read_bytes()[8:])
+    check_refusal(tplaunch, path, *GENERATE, says="big-endian")
+
+
+def write_gguf(path: Path, architecture: str, weight_type: gguf.GGMLQuantizationType | None = None) -> Path:
+    """A file with one tensor, of float32 or of another type."""
+    writer = gguf.GGUFWriter(path, architecture)
+    if weight_type is None:
+        writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
+    else:
+        rows = gguf.quants.quantize(np.zeros((4, 256), np.float32), weight_type)
+        writer.add_tensor("token_embd.weight", rows, raw_dtype=weight_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_an_unsupported_architecture(tplaunch: CommandLine, tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "model.gguf", "rwkv7")
+    check_refusal(
+        tplaunch, path, *GENERATE, says="the architecture 'rwkv7' is not supported; supported: llama"
+    )
+
+
+def test_an_unsupported_weight_type(tplaunch: CommandLine, tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "model.gguf", "llama", gguf.GGMLQuantizationType.Q5_1)
+    check_refusal(
+        tplaunch, path, *GENERATE, says="'token_embd.weight' is of type Q5_1, which is not supported"
+    )
+
+
+@pytest.mark.parametrize(
+    ("devices", "says"),
+    [
+        ("7", "there is no Vulkan device '7'; there are: 0 ("),
+        ("0,-1", "there is no Vulkan device '-1'"),
+        ("Voodoo", "there is no Vulkan device 'Voodoo'"),
+        ("0,,0", "separated by commas"),
+        ("0,0,0,0,0,0,0,0,0", "9 ranks; 1 to 8 are possible"),
+    ],
+)
+def test_devices(tplaunch: CommandLine, model: Path, devices: str, says: str) -> None:
+    check_refusal(tplaunch, model, *GENERATE, devices=devices, says=says)
+
+
+def test_no_driver(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
+    """Without any Vulkan driver the message names the way out."""
+    nothing = {
+        "VK_DRIVER_FILES": str(tmp_path / "none.json"),
+        "VK_ICD_FILENAMES": str(tmp_path / "none.json"),
+    }
+    result = tplaunch("--devices", "0", model, *GENERATE, env=nothing)
+    assert result.returncode == 2
+    assert "there is no Vulkan device" in result.stderr and "--devices cpu" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_plan_that_does_not_fit(tplaunch: CommandLine, model: Path) -> None:
+    options = (model, *GENERATE, "--context", "2000000000")
+    check_refusal(tplaunch, *options, devices="0", says="the plan does not fit: device 0 (")
+
+
+def test_a_prompt_longer_than_the_context(tplaunch: CommandLine, model: Path) -> None:
+    tokens = ",".join(["5"] * 17)
+    check_refusal(
+        tplaunch, model, "--tokens", tokens, "--context", "16", says="17 tokens, but the context only 16"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--tokens", "5,512"), "token id 512 is outside the vocabulary of 512"),
+        (("--tokens", "5,-1"), "token id -1 is outside"),
+        (("--tokens", "five"), "token ids separated by commas"),
+        (("--tokens", "5", "-p", "Once"), "-p and --tokens"),
+        (("-p", "Once", "--tensor-split", "1,2"), "--tensor-split has 2 weights"),
+        (("-p", "Once", "--tensor-split", "0"), "all rank weights are 0"),
+        (("-p", "Once", "--tensor-split", "-1"), "a rank weight of -1.0"),
+        (("-p", "Once", "--tensor-split", "nan"), "a rank weight of nan"),
+        (("-p", "Once", "--temperature", "-1"), "temperature"),
+        (("-p", "Once", "--top-p", "2"), "top_p"),
+        (("-p", "Once", "-n", "0"), "-n 0"),
+        (("-p", "Once", "--context", "0"), "--context 0"),
+        (("-p", "Once", "--timeout", "nan"), "--timeout nan"),
+        (("-p", "Once", "--prefill-chunk", "1000"), "--prefill-chunk 1000"),
+    ],
+)
+def test_options(tplaunch: CommandLine, model: Path, options: tuple[str, ...], says: str) -> None:
+    check_refusal(tplaunch, model, *options, says=says)
+
+
+def test_logits_to_nowhere(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "missing" / "logits.npz"
+    result = tplaunch("logits", "--devices", "cpu", model, "--tokens", "5", "--out", out)
+    assert result.returncode == 2 and "there is no folder" in result.stderr
+
+
+def test_plan_needs_no_driver(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
+    """The plan comes from the file's metadata alone."""
+    nothing = {
+        "VK_DRIVER_FILES": str(tmp_path / "none.json"),
+        "VK_ICD_FILENAMES": str(tmp_path / "none.json"),
+    }
+    options = ("plan", "--devices", "0,1", "--tensor-split", "3,1", model)
+    table = tplaunch(*options, env=nothing, check=True).stdout
+    assert "rank" in table and "MiB" in table
+    ranks = json.loads(tplaunch(*options, "--json", env=nothing, check=True).stdout)["ranks"]
+    assert [rank["kv_heads"] for rank in ranks] == [[0, 3], [3, 4]]
+    assert [rank["ffn_columns"] for rank in ranks] == [[0, 129], [129, 172]]
+    assert all(rank["total_bytes"] > rank["weight_bytes"] > 0 for rank in ranks)
+
+
+def test_devices_lists_what_matters(tplaunch: CommandLine) -> None:
+    devices = json.loads(tplaunch("devices", "--json", check=True).stdout)["devices"]
+    assert [device["index"] for device in devices] == list(range(len(devices))) and devices
+    wanted = {"name", "type", "driver", "memory_bytes", "external_host_memory", "integer_dot_product"}
+    assert wanted | {"float16", "cooperative_matrix", "min_subgroup_size", "unusable"} <= devices[0].keys()
+    table = tplaunch("devices", check=True).stdout
+    assert devices[0]["name"] in table and "subgroups" in table

@@ -1,0 +1,118 @@
+"""A run that fails or is ended says so within seconds, and leaves nothing behind (the fixture looks)."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.command_line import CommandLine
+
+ENDLESS = ("-p", "Once upon a time", "--ignore-eos", "--context", "100000", "--temperature", "1")
+
+
+@pytest.fixture
+def model(shared_dir: Path) -> Path:
+    return shared_dir / "models/stories260K-f32.gguf"
+
+
+def await_text(process: subprocess.Popen[str]) -> None:
+    """Returns when the run generates: its first words have come."""
+    assert process.stdout is not None
+    assert process.stdout.read(20), process.communicate()[1]
+
+
+def worker_processes(tplaunch: CommandLine, process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
+    """The run's workers by rank."""
+    workers = {}
+    for child in psutil.Process(process.pid).children():
+        options = dict(word.split("=", 1) for word in child.cmdline() if word.startswith("--rank="))
+        workers[int(options["--rank"])] = child
+    return workers
+
+
+@pytest.mark.parametrize("collective", ["shared-memory", "zmq-ring"])
+@pytest.mark.parametrize(
+    ("devices", "rank"), [("0", 0), ("0,0", 0), ("0,0", 1), ("0,0,0", 2), ("cpu,cpu", 1)]
+)
+def test_a_killed_worker(
+    tplaunch: CommandLine, model: Path, collective: str, devices: str, rank: int
+) -> None:
+    process = tplaunch.start("--devices", devices, "--collective", collective, model, *ENDLESS)
+    await_text(process)
+    os.kill(worker_processes(tplaunch, process)[rank].pid, signal.SIGKILL)
+    killed = time.monotonic()
+    _, stderr = process.communicate(timeout=20)
+    assert time.monotonic() - killed < 5
+    assert process.returncode == 1
+    lines = [line for line in stderr.splitlines() if "NumPy" not in line]
+    assert len(lines) == 1
+    assert f"rank {rank} " in lines[0] and "SIGKILL" in lines[0]
+    log = Path(lines[0].rsplit("its log: ", 1)[1])
+    assert log.name == f"rank-{rank}.log" and log.is_file()
+
+
+@pytest.mark.parametrize("devices", ["0,0", "cpu"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run(
+    tplaunch: CommandLine, model: Path, devices: str, number: signal.Signals, code: int
+) -> None:
+    process = tplaunch.start("--devices", devices, model, *ENDLESS)
+    await_text(process)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == code
+    assert "Traceback" not in stderr
+
+
+def test_ctrl_c_reaches_the_whole_group(tplaunch: CommandLine, model: Path) -> None:
+    """A terminal sends SIGINT to every process of the foreground group, the workers too."""
+    process = tplaunch.start("--devices", "0,0", model, *ENDLESS)
+    await_text(process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    assert (process.returncode, stderr) == (130, "")
+
+
+def test_workers_end_with_a_killed_launcher(tplaunch: CommandLine, model: Path) -> None:
+    process = tplaunch.start("--devices", "0,0", model, *ENDLESS)
+    await_text(process)
+    workers = list(worker_processes(tplaunch, process).values())
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert not alive
+    for path in sorted(tplaunch.folder.glob("tmp/tplaunch-*/control")):
+        path.unlink()  # no one was left to remove the socket file
+        path.parent.rmdir()
+
+
+@pytest.mark.parametrize("collective", ["shared-memory", "zmq-ring"])
+def test_a_worker_that_is_killed_while_loading(tplaunch: CommandLine, model: Path, collective: str) -> None:
+    process = tplaunch.start("--devices", "0,0", "--collective", collective, model, *ENDLESS)
+    wait_for(lambda: len(psutil.Process(process.pid).children()) == 2)
+    os.kill(worker_processes(tplaunch, process)[1].pid, signal.SIGKILL)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "rank 1 " in stderr and "its log: " in stderr
+
+
+def test_a_worker_that_fails_while_loading(tplaunch: CommandLine, model: Path) -> None:
+    """Address space enough to start, but not for the cache of a huge context."""
+    options = ("--devices", "cpu,cpu", model, "-p", "Once", "-n", "3", "--context", "2000000000")
+    result = tplaunch(*options)
+    assert result.returncode == 1
+    assert "out of memory" in result.stderr and "its log: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Polls, with a limit: there is nothing to select on in another process's start."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        os.sched_yield()

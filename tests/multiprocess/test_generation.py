@@ -1,0 +1,168 @@
+"""`tplaunch run` gives llama.cpp's greedy tokens, however the model is split and summed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command_line import CommandLine
+
+SPLITS = ["0", "0,0", "0,0,0", "0,0,0,0"]
+
+
+@pytest.fixture(scope="session")
+def stories(shared_dir: Path) -> list[dict[str, Any]]:
+    """llama.cpp's continuations of five prompts."""
+    loaded: list[dict[str, Any]] = json.loads((shared_dir / "models/stories260K-greedy.json").read_text())
+    return loaded
+
+
+def generate(
+    tplaunch: CommandLine, model: Path, expected: dict[str, Any], *options: str, **settings: Any
+) -> dict[str, Any]:
+    """The report of one greedy run of a prompt."""
+    arguments = ("-p", expected["prompt"], "-n", str(len(expected["tokens"])), "--temperature", "0", "--json")
+    result = tplaunch(*options, model, *arguments, check=True, **settings)
+    report: dict[str, Any] = json.loads(result.stdout)
+    return report
+
+
+def check(report: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert report["prompt_tokens"] == expected["prompt_tokens"]
+    assert report["tokens"] == expected["tokens"]
+    assert report["text"].removeprefix(" ") == expected["text"]
+    assert report["finish_reason"] == "length"
+    assert report["timings"]["decode_tokens_per_second"] > 0
+
+
+@pytest.mark.parametrize("story", range(5))
+@pytest.mark.parametrize("devices", [*SPLITS, "cpu", "cpu,cpu,cpu"])
+def test_every_split(
+    tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]], devices: str, story: int
+) -> None:
+    model = shared_dir / "models/stories260K-f32.gguf"
+    check(generate(tplaunch, model, stories[story], "--devices", devices), stories[story])
+
+
+@pytest.mark.parametrize("story", range(5))
+@pytest.mark.parametrize("devices", ["0,0", "0,0,0", "0,0,0,0"])
+def test_the_ring(
+    tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]], devices: str, story: int
+) -> None:
+    model = shared_dir / "models/stories260K-f32.gguf"
+    options = ("--devices", devices, "--collective", "zmq-ring")
+    check(generate(tplaunch, model, stories[story], *options), stories[story])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--devices", "0,0,0,0,0"),
+        ("--devices", "0,0,0,0,0,0,0"),
+        ("--devices", "0,0,0,0,0,0,0,0"),
+        ("--devices", "0,0", "--tensor-split", "3,1"),
+        ("--devices", "0,0,0", "--tensor-split", "1,0,2.5"),
+        ("--devices", "0,cpu"),
+        ("--devices", "0,0", "--staging"),
+        ("--devices", "0,0", "--submit-then-wait"),
+        ("--devices", "0,0,0", "--collective", "zmq-ring", "--staging"),
+        ("--devices", "0,0", "--prefill-chunk", "3"),
+        ("--devices", "0", "--kv-type", "f32"),
+    ],
+    ids=" ".join,
+)
+def test_other_ways(
+    tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]], options: tuple[str, ...]
+) -> None:
+    model = shared_dir / "models/stories260K-f32.gguf"
+    check(generate(tplaunch, model, stories[1], *options), stories[1])
+
+
+@pytest.mark.parametrize("story", range(5))
+@pytest.mark.parametrize("devices", ["0,1", "1,0,1"])
+def test_two_vendors(
+    tplaunch: CommandLine,
+    shared_dir: Path,
+    stories: list[dict[str, Any]],
+    both_drivers_env: dict[str, str],
+    devices: str,
+    story: int,
+) -> None:
+    model = shared_dir / "models/stories260K-f32.gguf"
+    report = generate(tplaunch, model, stories[story], "--devices", devices, env=both_drivers_env)
+    check(report, stories[story])
+
+
+@pytest.mark.parametrize("devices", ["0", "0,0", "0,0,0", "0,0,0,0"])
+def test_quantised_weights_give_the_same_on_any_split(
+    tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]], devices: str
+) -> None:
+    """172 FFN columns do not fill blocks of 32, so this splits inside blocks."""
+    model = shared_dir / "models/stories260K-q8_0.gguf"
+    reference = generate(tplaunch, model, stories[0], "--devices", "cpu")
+    assert generate(tplaunch, model, stories[0], "--devices", devices)["tokens"] == reference["tokens"]
+
+
+def test_a_prompt_as_tokens(tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]]) -> None:
+    model = shared_dir / "models/stories260K-f32.gguf"
+    tokens = ",".join(map(str, stories[0]["prompt_tokens"]))
+    options = ("--devices", "cpu", model, "--tokens", tokens, "-n", "20", "--temperature", "0", "--json")
+    report = json.loads(tplaunch(*options, check=True).stdout)
+    assert report["tokens"] == stories[0]["tokens"][:20]
+
+
+def test_text_streams_from_standard_input(
+    tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]]
+) -> None:
+    """A prompt from a pipe; only the text on standard output, no progress on standard error."""
+    options = (
+        "--devices",
+        "0,0",
+        shared_dir / "models/stories260K-f32.gguf",
+        "-n",
+        "30",
+        "--temperature",
+        "0",
+    )
+    result = tplaunch(*options, input=stories[0]["prompt"], check=True)
+    text = result.stdout.removeprefix(" ").removesuffix("\n")
+    assert text and stories[0]["text"].startswith(text)
+    assert result.stderr == ""
+
+
+def test_verbose_shows_the_ranks_logs(tplaunch: CommandLine, shared_dir: Path) -> None:
+    options = ("--devices", "0,0", shared_dir / "models/stories260K-f32.gguf", "-p", "Once", "-n", "2", "-v")
+    result = tplaunch(*options, check=True)
+    assert "[rank 0] " in result.stderr and "[rank 1] " in result.stderr
+
+
+def test_the_same_seed_gives_the_same_text(tplaunch: CommandLine, shared_dir: Path) -> None:
+    options = ("--devices", "cpu", shared_dir / "models/stories260K-f32.gguf", "-p", "Once", "-n", "40")
+    seeds = ("7", "7", "8")
+    texts = [tplaunch(*options, "--temperature", "1", "--seed", seed, check=True).stdout for seed in seeds]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_the_end_of_the_context_ends_the_text(tplaunch: CommandLine, shared_dir: Path) -> None:
+    options = ("--devices", "0,0", shared_dir / "models/stories260K-f32.gguf", "-p", "Once upon a time")
+    result = tplaunch(*options, "--context", "40", "--temperature", "0", "--ignore-eos", "--json", check=True)
+    report = json.loads(result.stdout)
+    assert report["finish_reason"] == "context"
+    assert len(report["prompt_tokens"]) + len(report["tokens"]) == 40
+
+
+def test_two_runs_side_by_side(
+    tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]]
+) -> None:
+    model = shared_dir / "models/stories260K-f32.gguf"
+    runs = []
+    for story, collective in ((0, "shared-memory"), (1, "zmq-ring"), (2, "shared-memory")):
+        arguments = ("-p", stories[story]["prompt"], "-n", "60", "--temperature", "0", "--json")
+        runs.append(
+            (story, tplaunch.start("--devices", "0,0", "--collective", collective, model, *arguments))
+        )
+    for story, process in runs:
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert json.loads(stdout)["tokens"] == stories[story]["tokens"][:60]
