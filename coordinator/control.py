@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 import zmq
@@ -12,6 +12,7 @@ from coordinator.messages import PROTOCOL_VERSION, Failed, Hello, Message, decod
 from coordinator.wire import WireError
 
 POLL_MILLISECONDS = 50  # how soon a worker's death is seen
+BLAME_SECONDS = 0.5  # for the rank that another one blames to say what happened to it
 M = TypeVar("M")
 
 
@@ -31,12 +32,14 @@ def identity(rank: int) -> bytes:
 class WorkerChannel:
     """Messages to and from the workers of one run.
 
-    `watch` is called at least every 50 ms while waiting; it raises where a worker's process has ended.
+    `watch` is called at least every 50 ms while waiting; it raises where a worker's process has ended,
+    except for the ranks it is given: those that have said themselves that they failed.
     """
 
-    def __init__(self, endpoint: str, num_ranks: int, watch: Callable[[], None]) -> None:
+    def __init__(self, endpoint: str, num_ranks: int, watch: Callable[[Collection[int]], None]) -> None:
         self.num_ranks = num_ranks
         self._watch = watch
+        self._failures: dict[int, Failed] = {}
         self._ranks = {identity(rank): rank for rank in range(num_ranks)}
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -56,33 +59,51 @@ class WorkerChannel:
         try:
             self._socket.send_multipart((name, data))
         except zmq.ZMQError as error:
-            self._watch()
+            self._watch(self._failures)
             raise WorkerError(rank, f"rank {rank} can't be reached: {error}") from error
 
     def receive(self, deadline: float) -> tuple[int, Message] | None:
         """The next message and its rank; None when time.monotonic() passes the deadline.
 
-        Raises WorkerError when a worker says that it failed. Strangers and garbage are dropped.
+        Raises WorkerError when a worker says that it failed. Strangers are not heard.
         """
+        while (received := self._next(deadline)) is not None:
+            rank, message = received
+            if isinstance(message, Failed):
+                raise self._root_cause(rank, message)
+            return rank, message
+        return None
+
+    def _next(self, deadline: float) -> tuple[int, Message] | None:
         while True:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return None
             if not self._socket.poll(min(POLL_MILLISECONDS, int(remaining * 1000) + 1)):
-                self._watch()
+                self._watch(self._failures)
                 continue
             frames = self._socket.recv_multipart()
             rank = self._ranks.get(frames[0])
             if rank is None or len(frames) != 2:
                 continue
             try:
-                message = decode(frames[1])
+                return rank, decode(frames[1])
             except WireError as error:
                 raise WorkerError(rank, f"rank {rank} sent {error}") from error
-            if isinstance(message, Failed):
-                culprit = rank if message.culprit is None else message.culprit
-                raise WorkerError(culprit, f"rank {rank} failed: {message.error}")
-            return rank, message
+
+    def _root_cause(self, rank: int, failed: Failed) -> WorkerError:
+        """Follows the blame: a rank that was told to give up is often heard before the one that told it."""
+        failures = self._failures
+        failures[rank] = failed
+        deadline = time.monotonic() + BLAME_SECONDS
+        while (culprit := failures[rank].culprit) is not None and culprit != rank:
+            while culprit not in failures and (received := self._next(deadline)) is not None:
+                if isinstance(received[1], Failed):
+                    failures[received[0]] = received[1]
+            if culprit not in failures:
+                return WorkerError(culprit, f"rank {rank} failed: {failures[rank].error}")
+            rank = culprit
+        return WorkerError(rank, f"rank {rank} failed: {failures[rank].error}")
 
     def collect(self, kind: type[M], what: str, timeout_seconds: float) -> list[M]:
         """One message of a kind from every rank, in rank order."""

@@ -1,11 +1,10 @@
-"""Drives the workers: loads them, runs steps, and turns logits into tokens."""
+"""Drives the workers: loads them, and runs steps on all of them at once."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +15,10 @@ from coordinator.gguf_file import GgufFile
 from coordinator.messages import Attached, Connect, Load, Progress, Ready, Shutdown, Step, StepDone
 from coordinator.model import ModelSpec
 from coordinator.plan import Limits, RankShare
-from coordinator.sampler import Sampler
-from coordinator.scheduler import Run, Scheduler, Sequence
 
 Floats = npt.NDArray[np.float32]
+# A rank that waits for another gives up first, and knows whom it waited for.
+MARGIN_SECONDS = 5.0
 OnProgress = Callable[[int, Progress], None]  # rank, how far it is
 
 
@@ -41,10 +40,11 @@ class Engine:
         channel: WorkerChannel,
         model: GgufFile,
         spec: ModelSpec,
-        plan: SequenceOf[RankShare],
+        plan: Sequence[RankShare],
         config: EngineConfig,
     ) -> None:
         self._channel, self._model, self._spec, self._plan, self._config = channel, model, spec, plan, config
+        self.ledger: list[dict[str, float]] = [{} for _ in plan]  # microseconds by kind, of all steps so far
 
     def load(self, on_progress: OnProgress) -> tuple[list[Attached], list[Ready]]:
         """Brings every worker from its Hello to Ready."""
@@ -92,10 +92,11 @@ class Engine:
                 raise WorkerError(rank, f"rank {rank} sent {type(message).__name__} while loading")
         return [ready[rank] for rank in range(len(self._plan))]
 
-    def run(self, step: Step) -> tuple[Floats, list[dict[str, float]]]:
-        """Runs a step; returns logits [logit rows, vocabulary] and every rank's ledger."""
+    def run(self, step: Step) -> Floats:
+        """Runs a step; returns logits [logit rows, vocabulary]."""
         self._channel.broadcast(step)
-        answers = self._channel.collect(StepDone, f"finish step {step.number}", self._config.timeout_seconds)
+        timeout = self._config.timeout_seconds + MARGIN_SECONDS
+        answers = self._channel.collect(StepDone, f"finish step {step.number}", timeout)
         slices = []
         for share, answer in zip(self._plan, answers, strict=True):
             shape = (step.logit_rows.size, len(share.vocabulary))
@@ -106,96 +107,10 @@ class Engine:
                     f" expected step {step.number} with {shape[0]} x {shape[1]}",
                 )
             slices.append(answer.logits.reshape(shape))
-        return np.concatenate(slices, axis=1), [answer.ledger for answer in answers]
+            totals = self.ledger[share.rank]
+            for kind, microseconds in answer.ledger.items():
+                totals[kind] = totals.get(kind, 0.0) + microseconds
+        return np.concatenate(slices, axis=1)
 
     def shut_down(self) -> None:
         self._channel.broadcast(Shutdown())
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds and token counts of one generation."""
-
-    prompt_tokens: int
-    prompt_seconds: float  # until the first token was sampled
-    tokens: int
-    decode_seconds: float  # for the tokens after the first
-
-
-@dataclass
-class Generation:
-    """One sequence's continuation: iterate for its tokens, then read why it ended and how long it took."""
-
-    engine: Engine
-    scheduler: Scheduler
-    prompt: list[int]
-    sampler: Sampler
-    max_tokens: int
-    context_length: int
-    stop_tokens: frozenset[int]
-    finish_reason: str = ""
-    timings: Timings | None = None
-
-    def __iter__(self) -> Iterator[int]:
-        """Yields tokens as they are sampled; a stop token ends it and is not yielded."""
-        sequence = Sequence(list(self.prompt))
-        self.scheduler.add(sequence)
-        started = first = time.perf_counter()
-        num_made = 0
-        try:
-            while not self.finish_reason:
-                token = self.sampler.sample(next_logits(self.engine, self.scheduler, sequence))
-                if not num_made:
-                    first = time.perf_counter()
-                if token in self.stop_tokens:
-                    self.finish_reason = "stop"
-                    break
-                sequence.tokens.append(token)
-                num_made += 1
-                self._check_length(num_made, len(sequence.tokens))
-                yield token
-        finally:
-            self.scheduler.remove(sequence)
-            now = time.perf_counter()
-            self.timings = Timings(len(self.prompt), first - started, num_made, now - first)
-
-    def _check_length(self, num_made: int, num_tokens: int) -> None:
-        if num_made >= self.max_tokens:
-            self.finish_reason = "length"
-        elif num_tokens >= self.context_length:
-            self.finish_reason = "context"
-
-
-def next_logits(engine: Engine, scheduler: Scheduler, sequence: Sequence) -> Floats:
-    """Steps until the sequence's last token is computed; its logits [vocabulary]."""
-    while True:
-        step, runs = scheduler.schedule()
-        logits, _ = engine.run(step)
-        scheduler.finish(runs)
-        if not sequence.num_waiting:
-            last: Floats = logits[_logit_row(runs, sequence)]
-            return last
-
-
-def _logit_row(runs: list[Run], sequence: Sequence) -> int:
-    """Index of the sequence's last logits among those of the step."""
-    row = 0
-    for run in runs:
-        row += len(run.logit_positions)
-        if run.sequence is sequence:
-            break
-    return row - 1
-
-
-def all_logits(engine: Engine, scheduler: Scheduler, tokens: list[int]) -> Floats:
-    """Logits of every position [tokens, vocabulary]."""
-    sequence = Sequence(list(tokens), all_logits=True)
-    scheduler.add(sequence)
-    parts = []
-    while sequence.num_waiting:
-        step, runs = scheduler.schedule()
-        logits, _ = engine.run(step)
-        scheduler.finish(runs)
-        parts.append(logits)
-    scheduler.remove(sequence)
-    return np.concatenate(parts)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from coordinator.model import WEIGHT_TYPES, ModelError, ModelSpec, TensorInfo
 
 MAX_RANKS = 8
+MAX_WEIGHT = 1e15  # of a rank: more than any device has bytes, and sums stay finite
 COLUMN_TILE = 32  # kernels walk a weight row in tiles of 32 columns; shards are padded to whole tiles
 
 
@@ -81,11 +82,11 @@ def split(total: int, weights: Sequence[float], unit: int = 1) -> list[Span]:
     Spans may be empty when there are more ranks than pieces.
     """
     sum_of_weights = math.fsum(weights)
-    units = -(-total // unit)
     cuts = [0]
     for rank in range(len(weights)):
-        exact = units * math.fsum(weights[: rank + 1]) / sum_of_weights
-        cuts.append(min(total, max(cuts[-1], math.floor(exact + 0.5) * unit)))
+        exact = total * (math.fsum(weights[: rank + 1]) / sum_of_weights)
+        cut = math.floor(exact / unit + 0.5) * unit if exact < total else total
+        cuts.append(min(total, max(cuts[-1], cut)))
     cuts[-1] = total
     return [Span(start, stop) for start, stop in itertools.pairwise(cuts)]
 
@@ -95,8 +96,8 @@ def make_plan(spec: ModelSpec, weights: Sequence[float]) -> tuple[RankShare, ...
     if not 1 <= len(weights) <= MAX_RANKS:
         raise PlanError(f"{len(weights)} ranks; from 1 to {MAX_RANKS} are possible")
     for weight in weights:
-        if not 0 <= weight < math.inf:
-            raise PlanError(f"a rank weight of {weight}; weights are numbers from 0 on")
+        if not 0 <= weight <= MAX_WEIGHT:
+            raise PlanError(f"a rank weight of {weight}; weights are numbers from 0 to {MAX_WEIGHT:g}")
     if not sum(weights) > 0:
         raise PlanError("all rank weights are 0; at least one must be more")
     heads = _split_heads(spec, weights)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.detokenizer import Detokenizer
-from coordinator.engine import Generation, Timings
+from coordinator.generation import Generation, Timings
 from coordinator.sampler import Sampler, SamplingParameters
 from coordinator.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from launcher.config import RunConfig, UsageError
@@ -140,6 +140,7 @@ def _report(prompt: list[int], tokens: list[int], text: str | None, generation: 
             "prompt_tokens_per_second": _rate(timings.prompt_tokens, timings.prompt_seconds),
             "decode_seconds": timings.decode_seconds,
             "decode_tokens_per_second": _rate(timings.tokens - 1, timings.decode_seconds),
+            "microseconds_by_rank": generation.engine.ledger,
         },
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.engine import all_logits
+from coordinator.generation import all_logits
 from coordinator.plan import RankShare
 from launcher.config import RunConfig, UsageError
 from launcher.devices import count_ranks, list_devices, select_devices

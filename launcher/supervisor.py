@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -47,11 +47,11 @@ class Supervisor:
     def log_path(self, rank: int) -> Path:
         return self._logs.path(rank)
 
-    def watch(self) -> None:
-        """Raises WorkerError if a worker has ended."""
+    def watch(self, excused: Collection[int]) -> None:
+        """Raises WorkerError if a worker has ended, other than the excused ranks."""
         for rank, process in enumerate(self._processes):
             code = process.poll()
-            if code is not None:
+            if code is not None and rank not in excused:
                 raise WorkerError(rank, f"rank {rank} ({self._choices[rank].name}) ended: {_reason(code)}")
 
     def _start(self, rank: int) -> None:

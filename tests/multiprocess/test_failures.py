@@ -26,7 +26,7 @@ def await_text(process: subprocess.Popen[str]) -> None:
     assert process.stdout.read(20), process.communicate()[1]
 
 
-def worker_processes(tplaunch: CommandLine, process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
+def worker_processes(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
     """The run's workers by rank."""
     workers = {}
     for child in psutil.Process(process.pid).children():
@@ -44,7 +44,7 @@ def test_a_killed_worker(
 ) -> None:
     process = tplaunch.start("--devices", devices, "--collective", collective, model, *ENDLESS)
     await_text(process)
-    os.kill(worker_processes(tplaunch, process)[rank].pid, signal.SIGKILL)
+    os.kill(worker_processes(process)[rank].pid, signal.SIGKILL)
     killed = time.monotonic()
     _, stderr = process.communicate(timeout=20)
     assert time.monotonic() - killed < 5
@@ -54,6 +54,20 @@ def test_a_killed_worker(
     assert f"rank {rank} " in lines[0] and "SIGKILL" in lines[0]
     log = Path(lines[0].rsplit("its log: ", 1)[1])
     assert log.name == f"rank-{rank}.log" and log.is_file()
+
+
+@pytest.mark.parametrize("collective", ["shared-memory", "zmq-ring"])
+def test_a_rank_that_hangs(tplaunch: CommandLine, model: Path, collective: str) -> None:
+    """The others give up after the timeout, and blame the one that hangs."""
+    options = ("--devices", "cpu,cpu,cpu", "--collective", collective, "--timeout", "2")
+    process = tplaunch.start(*options, model, *ENDLESS)
+    await_text(process)
+    worker_processes(process)[1].suspend()
+    stopped = time.monotonic()
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert time.monotonic() - stopped < 15
+    assert "rank-1.log" in stderr and "Traceback" not in stderr
 
 
 @pytest.mark.parametrize("devices", ["0,0", "cpu"])
@@ -81,7 +95,7 @@ def test_ctrl_c_reaches_the_whole_group(tplaunch: CommandLine, model: Path) -> N
 def test_workers_end_with_a_killed_launcher(tplaunch: CommandLine, model: Path) -> None:
     process = tplaunch.start("--devices", "0,0", model, *ENDLESS)
     await_text(process)
-    workers = list(worker_processes(tplaunch, process).values())
+    workers = list(worker_processes(process).values())
     process.kill()
     process.communicate()
     _, alive = psutil.wait_procs(workers, timeout=5)
@@ -95,7 +109,7 @@ def test_workers_end_with_a_killed_launcher(tplaunch: CommandLine, model: Path) 
 def test_a_worker_that_is_killed_while_loading(tplaunch: CommandLine, model: Path, collective: str) -> None:
     process = tplaunch.start("--devices", "0,0", "--collective", collective, model, *ENDLESS)
     wait_for(lambda: len(psutil.Process(process.pid).children()) == 2)
-    os.kill(worker_processes(tplaunch, process)[1].pid, signal.SIGKILL)
+    os.kill(worker_processes(process)[1].pid, signal.SIGKILL)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "rank 1 " in stderr and "its log: " in stderr

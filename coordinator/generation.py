@@ -1,0 +1,105 @@
+"""Continues sequences: runs steps on the engine, samples, and says why and how fast each one ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.engine import Engine
+from coordinator.sampler import Sampler
+from coordinator.scheduler import Run, Scheduler, Sequence
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds and token counts of one generation."""
+
+    prompt_tokens: int
+    prompt_seconds: float  # until the first token was sampled
+    tokens: int
+    decode_seconds: float  # for the tokens after the first
+
+
+@dataclass
+class Generation:
+    """One sequence's continuation: iterate for its tokens, then read why it ended and how long it took."""
+
+    engine: Engine
+    scheduler: Scheduler
+    prompt: list[int]
+    sampler: Sampler
+    max_tokens: int
+    context_length: int
+    stop_tokens: frozenset[int]
+    finish_reason: str = ""
+    timings: Timings | None = None
+
+    def __iter__(self) -> Iterator[int]:
+        """Yields tokens as they are sampled; a stop token ends it and is not yielded."""
+        sequence = Sequence(list(self.prompt))
+        self.scheduler.add(sequence)
+        started = first = time.perf_counter()
+        num_made = 0
+        try:
+            while not self.finish_reason:
+                token = self.sampler.sample(next_logits(self.engine, self.scheduler, sequence))
+                if not num_made:
+                    first = time.perf_counter()
+                if token in self.stop_tokens:
+                    self.finish_reason = "stop"
+                    break
+                sequence.tokens.append(token)
+                num_made += 1
+                self._check_length(num_made, len(sequence.tokens))
+                yield token
+        finally:
+            self.scheduler.remove(sequence)
+            now = time.perf_counter()
+            self.timings = Timings(len(self.prompt), first - started, num_made, now - first)
+
+    def _check_length(self, num_made: int, num_tokens: int) -> None:
+        if num_made >= self.max_tokens:
+            self.finish_reason = "length"
+        elif num_tokens >= self.context_length:
+            self.finish_reason = "context"
+
+
+def next_logits(engine: Engine, scheduler: Scheduler, sequence: Sequence) -> Floats:
+    """Steps until the sequence's last token is computed; its logits [vocabulary]."""
+    while True:
+        step, runs = scheduler.schedule()
+        logits = engine.run(step)
+        scheduler.finish(runs)
+        if not sequence.num_waiting:
+            last: Floats = logits[_logit_row(runs, sequence)]
+            return last
+
+
+def _logit_row(runs: list[Run], sequence: Sequence) -> int:
+    """Index of the sequence's last logits among those of the step."""
+    row = 0
+    for run in runs:
+        row += len(run.logit_positions)
+        if run.sequence is sequence:
+            break
+    return row - 1
+
+
+def all_logits(engine: Engine, scheduler: Scheduler, tokens: list[int]) -> Floats:
+    """Logits of every position [tokens, vocabulary]."""
+    sequence = Sequence(list(tokens), all_logits=True)
+    scheduler.add(sequence)
+    parts = []
+    while sequence.num_waiting:
+        step, runs = scheduler.schedule()
+        logits = engine.run(step)
+        scheduler.finish(runs)
+        parts.append(logits)
+    scheduler.remove(sequence)
+    return np.concatenate(parts)
