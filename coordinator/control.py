@@ -12,7 +12,7 @@ from coordinator.messages import PROTOCOL_VERSION, Failed, Hello, Message, decod
 from coordinator.wire import WireError
 
 POLL_MILLISECONDS = 50  # how soon a worker's death is seen
-BLAME_SECONDS = 0.5  # for the rank that another one blames to say what happened to it
+BLAME_SECONDS = 0.5  # for a rank that another one blames, or that has ended, to be heard
 M = TypeVar("M")
 
 
@@ -80,7 +80,7 @@ class WorkerChannel:
             if remaining <= 0:
                 return None
             if not self._socket.poll(min(POLL_MILLISECONDS, int(remaining * 1000) + 1)):
-                self._watch(self._failures)
+                self._look_after_workers()
                 continue
             frames = self._socket.recv_multipart()
             rank = self._ranks.get(frames[0])
@@ -90,6 +90,13 @@ class WorkerChannel:
                 return rank, decode(frames[1])
             except WireError as error:
                 raise WorkerError(rank, f"rank {rank} sent {error}") from error
+
+    def _look_after_workers(self) -> None:
+        try:
+            self._watch(self._failures)
+        except WorkerError:
+            if not self._socket.poll(int(BLAME_SECONDS * 1000)):  # its last words may still be on their way
+                raise
 
     def _root_cause(self, rank: int, failed: Failed) -> WorkerError:
         """Follows the blame: a rank that was told to give up is often heard before the one that told it."""

@@ -20,6 +20,7 @@ from coordinator.model import WEIGHT_TYPES, ModelError, TensorInfo, model_hash
 
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
+MAX_TENSOR_NAME_BYTES = 64  # says the format
 MIN_KEY_BYTES, MIN_TENSOR_BYTES = 8 + 4 + 1, 8 + 4 + 8 + 4 + 8
 
 STRING, ARRAY = 8, 9
@@ -49,11 +50,11 @@ class GgufFile:
 
 def read_gguf(path: Path) -> GgufFile:
     """Reads the header of a file. Raises GgufError for what is no GGUF, truncated or inconsistent."""
-    if not path.exists():
-        raise GgufError(f"{path}: no such file")
-    if not path.is_file():
-        raise GgufError(f"{path} is not a file")
     try:
+        if not path.exists():
+            raise GgufError(f"{path}: no such file")
+        if not path.is_file():
+            raise GgufError(f"{path} is not a file")
         with path.open("rb") as file:
             num_bytes = os.fstat(file.fileno()).st_size
             if num_bytes < 24:
@@ -86,7 +87,7 @@ def _read_header(path: Path, data: mmap.mmap) -> GgufFile:
     metadata = _read_metadata(cursor, num_keys)
     if metadata.get("split.count", 1) != 1:
         raise GgufError(
-            f"{path} is one part of a model split over {metadata['split.count']} files; join them first"
+            f"{path} is one part of a model split over {metadata['split.count']!r:.40} files; join them first"
         )
     tensors, data_start = _read_tensors(cursor, num_tensors, _alignment(metadata))
     _check_extent(path, tensors, data_start, len(data))
@@ -149,7 +150,7 @@ def _read_metadata(cursor: _Cursor, num_keys: int) -> dict[str, Any]:
     for _ in range(num_keys):
         key = cursor.string()
         if key in metadata:
-            raise _Cut(f"the key {key!r} stands twice")
+            raise _Cut(f"the key {key!r:.80} stands twice")
         metadata[key] = cursor.value(cursor.unpack("<I"))
     return metadata
 
@@ -194,6 +195,8 @@ def _type_name(type_id: int) -> str:
 
 def _read_tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     name = cursor.string()
+    if len(name.encode()) > MAX_TENSOR_NAME_BYTES:
+        raise _Cut(f"a tensor's name of {len(name.encode())} bytes, {name!r:.80}")
     num_dimensions = cursor.unpack("<I")
     if not 1 <= num_dimensions <= MAX_DIMENSIONS:
         raise _Cut(f"the tensor {name!r} has {num_dimensions} dimensions")

@@ -147,7 +147,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> ModelSpec:
     """The spec that a file's metadata describes. Raises ModelError where it can't be run."""
     architecture = metadata.get("general.architecture")
-    if architecture not in ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise ModelError(
             f"the architecture {architecture!r:.60} is not supported;"
             f" supported: {', '.join(sorted(ARCHITECTURES))}"

@@ -31,7 +31,7 @@ class DeviceChoice:
     name: str
     uuid: str = ""
     on_cpu: bool = True  # its work is done by this machine's cores: a CPU driver, or NumPy
-    memory_bytes: int = 0  # 0: not known, nothing is checked
+    memory_bytes: int = 0  # of a device with memory of its own
 
 
 @dataclass(frozen=True)

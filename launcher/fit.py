@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import psutil
+
 from coordinator.model import ModelSpec, TensorInfo
-from coordinator.plan import Limits, RankShare, padded, rank_shards
+from coordinator.plan import Limits, RankShare, Shard, padded, rank_shards
 from launcher.config import UsageError
 from launcher.devices import DeviceChoice
 from worker.buffers import Buffer, activation_buffers, cache_buffers, weight_buffers
+
+HOST = "this machine's memory"
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,32 @@ def check_fit(
     limits: Limits,
     choices: Sequence[DeviceChoice],
 ) -> None:
-    """Raises UsageError naming the device, what its ranks need, and what it has."""
-    needed: dict[DeviceChoice, int] = {}
+    """Raises UsageError naming the device, what its ranks need, and what it has.
+
+    All ranks that run on the CPU share this machine's memory, whatever their driver reports of it.
+    """
+    needed: dict[str, int] = {}
+    capacity: dict[str, int] = {}
     for share, choice in zip(plan, choices, strict=True):
-        needed[choice] = needed.get(choice, 0) + rank_bytes(spec, tensors, share, limits, len(plan)).total
-    for choice, num_bytes in needed.items():
-        if choice.memory_bytes and num_bytes > choice.memory_bytes:
+        place = HOST if choice.on_cpu else f"device {choice.index} ({choice.name})"
+        capacity[place] = psutil.virtual_memory().total if choice.on_cpu else choice.memory_bytes
+        num_bytes = rank_bytes(spec, tensors, share, limits, len(plan)).total
+        if choice.index is None:
+            num_bytes += _widening(rank_shards(spec, share, tensors))
+        needed[place] = needed.get(place, 0) + num_bytes
+    for place, num_bytes in needed.items():
+        if num_bytes > capacity[place]:
             raise UsageError(
-                f"the plan does not fit: device {choice.index} ({choice.name}) would hold"
-                f" {mebibytes(num_bytes)}, but has {mebibytes(choice.memory_bytes)}; give it less with"
-                f" --tensor-split, name more devices, or lower --context (now {limits.context_length})"
+                f"the plan does not fit: {place} would hold {mebibytes(num_bytes)}, but has"
+                f" {mebibytes(capacity[place])}; give it less with --tensor-split, name more devices,"
+                f" or lower --context (now {limits.context_length})"
             )
+
+
+def _widening(shards: Mapping[str, Shard]) -> int:
+    """What NumPy needs more: it computes with float32 copies of the matrices."""
+    planes = weight_buffers(shards)
+    return sum(4 * len(s.rows) * s.padded_columns - planes[name].nbytes for name, s in shards.items())
 
 
 def mebibytes(num_bytes: int) -> str:

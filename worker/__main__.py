@@ -53,7 +53,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, EXPECTED_ERRORS):
         return str(error)
     if isinstance(error, MemoryError):
-        return "out of memory"
+        return f"out of memory: {error}"
     return f"internal error, {type(error).__name__}: {error}"
 
 
@@ -79,14 +79,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list_devices() -> int:
-    from worker.vulkan_api import list_devices
+    from worker.vulkan_listing import list_devices
 
     try:
         devices = list_devices()
     except DeviceError as error:
         print(json.dumps({"error": str(error), "devices": []}))
         return 0
-    print(json.dumps({"error": "", "devices": [dataclasses.asdict(device) for device in devices]}))
+    described = [
+        {**dataclasses.asdict(device), "external_host_memory": device.host_memory_import}
+        for device in devices
+    ]
+    print(json.dumps({"error": "", "devices": described}))
     return 0
 
 

@@ -112,9 +112,10 @@ def test_no_driver(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_plan_that_does_not_fit(tplaunch: CommandLine, model: Path) -> None:
+@pytest.mark.parametrize("devices", ["0", "cpu,0"])
+def test_a_plan_that_does_not_fit(tplaunch: CommandLine, model: Path, devices: str) -> None:
     options = (model, *GENERATE, "--context", "2000000000")
-    check_refusal(tplaunch, *options, devices="0", says="the plan does not fit: device 0 (")
+    check_refusal(tplaunch, *options, devices=devices, says="the plan does not fit: this machine's memory")
 
 
 def test_a_prompt_longer_than_the_context(tplaunch: CommandLine, model: Path) -> None:

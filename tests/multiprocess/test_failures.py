@@ -116,8 +116,9 @@ def test_a_worker_that_is_killed_while_loading(tplaunch: CommandLine, model: Pat
 
 
 def test_a_worker_that_fails_while_loading(tplaunch: CommandLine, model: Path) -> None:
-    """Address space enough to start, but not for the cache of a huge context."""
-    options = ("--devices", "cpu,cpu", model, "-p", "Once", "-n", "3", "--context", "2000000000")
+    """Address space enough to start, but not for the cache of a large context."""
+    tplaunch.program = ["prlimit", f"--as={3 << 30}", *tplaunch.program]
+    options = ("--devices", "cpu,cpu", model, "-p", "Once", "-n", "3", "--context", "10000000")
     result = tplaunch(*options)
     assert result.returncode == 1
     assert "out of memory" in result.stderr and "its log: " in result.stderr
