@@ -88,7 +88,7 @@ class Scheduler:
         if sequence.all_logits:
             length = min(length, logits_left)
         elif not logits_left:
-            length = min(length, sequence.num_waiting - 1)
+            length = max(0, min(length, sequence.num_waiting - 1))
         start = sequence.num_computed
         length = min(length, self._reserve(sequence, start + length) - start)
         stop = start + length

@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return EXIT_FAILURE
     except KeyboardInterrupt:
+        if sys.stdout.isatty():
+            print()  # the shell's prompt comes on a line of its own
         return EXIT_INTERRUPTED
     except Terminated:
         return EXIT_TERMINATED
@@ -89,7 +91,9 @@ def _run_config(options: argparse.Namespace) -> RunConfig:
     return RunConfig(
         model=options.model,
         devices=options.devices,
-        tensor_split=parse_numbers(options.tensor_split, "--tensor-split") if options.tensor_split else None,
+        tensor_split=None
+        if options.tensor_split is None
+        else parse_numbers(options.tensor_split, "--tensor-split"),
         context_length=options.context,
         kv_type=options.kv_type,
         collective=options.collective,

@@ -4,6 +4,7 @@ crashes or hangs while it starts takes that process along, not the launcher."""
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -105,8 +106,8 @@ def _parts(text: str) -> list[str]:
 
 def _find(part: str, listed: DeviceList) -> dict[str, Any]:
     names = ", ".join(f"{device['index']} ({device['name']})" for device in listed.devices)
-    if part.lstrip("-").isdigit():
-        matches = [device for device in listed.devices if device["index"] == int(part)]
+    if re.fullmatch("-?[0-9]+", part):
+        matches = [device for device in listed.devices if str(device["index"]) == part]
     else:
         matches = [device for device in listed.devices if part.lower() in device["name"].lower()]
     if not matches:

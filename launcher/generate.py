@@ -45,6 +45,8 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
     prompt = _prompt_tokens(generate, tokenizer)
     check_prompt(prompt, model)
     with start_session(config, model, choices) as session:
+        if generate.prompt is not None and sys.stdout.isatty() and not generate.json:
+            print(generate.prompt, end="")  # a person reads on from there; a script knows it
         _continue(session, prompt, generate, tokenizer)
     return 0
 

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 MAX_KEPT_RUNS = 20
 
 
@@ -66,13 +68,14 @@ def _make_directory() -> Path:
         directory = state / name
         directory.mkdir(mode=0o700, parents=True)
         _prune(state)
-    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+    except (OSError, RuntimeError, ValueError):  # no home, or folders in it that are not ours
         directory = Path(tempfile.mkdtemp(prefix="tplaunch-logs-"))
     return directory
 
 
 def _prune(state: Path) -> None:
-    """Keeps the logs of the last failed runs only."""
-    runs = sorted((path for path in state.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    """Keeps the logs of the last failed runs only. A folder's name begins with the time, ends with the pid."""
+    runs = sorted(path for path in state.iterdir() if path.is_dir())
     for path in runs[:-MAX_KEPT_RUNS]:
-        shutil.rmtree(path, ignore_errors=True)
+        if not psutil.pid_exists(int(path.name.rpartition("-")[2])):
+            shutil.rmtree(path, ignore_errors=True)

@@ -46,6 +46,7 @@ class CommandLine:
             (self.folder / name).mkdir(mode=0o700)
             self.environment[variable] = str(self.folder / name)
         self.printed = ""
+        self.validate = False  # run the workers' devices under the Khronos validation layer
         self._started: list[subprocess.Popen[str]] = []
         self._shared_memory_before = set(shared_memory_segments())
 
@@ -75,6 +76,8 @@ class CommandLine:
 
     def start(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Starts `tplaunch ARGUMENTS` with pipes on all three streams, in a session of its own."""
+        if self.validate and arguments[0] not in ("devices", "plan"):
+            arguments = (*arguments, "--validate")
         process = subprocess.Popen(
             [*self.program, *map(str, arguments)],
             cwd=REPOSITORY,

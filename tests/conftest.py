@@ -29,6 +29,14 @@ settings.register_profile("tplaunch", deadline=None, derandomize=IN_CI, print_bl
 settings.load_profile("tplaunch")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--validate",
+        action="store_true",
+        help="run every Vulkan device under the Khronos validation layer; an error of its fails the test",
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks each test by the folder it is in; what lies in tests/ itself is a unit test."""
     for item in items:
@@ -101,7 +109,7 @@ def device_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tplaunch(device_cache: Path) -> Iterator[CommandLine]:
+def tplaunch(device_cache: Path, request: pytest.FixtureRequest) -> Iterator[CommandLine]:
     """Runs the command line; see CommandLine. Lavapipe is its only driver unless `env` names another.
 
     Afterwards the test fails if a run left a process, a file or shared memory behind.
@@ -109,5 +117,6 @@ def tplaunch(device_cache: Path) -> Iterator[CommandLine]:
     lavapipe = find_lavapipe().manifest
     variables = driver_variables(lavapipe) if lavapipe else {}
     command_line = CommandLine({**os.environ, **variables}, device_cache)
+    command_line.validate = request.config.getoption("--validate")
     yield command_line
     command_line.close()

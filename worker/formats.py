@@ -82,9 +82,12 @@ class _BlockFormat(WeightFormat):
 
     def dequantize(self, planes: list[Bytes], rows: int, columns: int) -> Floats:
         num_blocks = rows * columns // COLUMN_TILE
-        quants = self._integers(planes[0][: num_blocks * self.plane_bytes[0]].reshape(num_blocks, -1))
+        quants = self._integers(
+            planes[0][: num_blocks * self.plane_bytes[0]].reshape(num_blocks, self.plane_bytes[0])
+        )
         scales = planes[1].view("<f2")[:num_blocks].astype(np.float32)
-        return (quants * scales[:, None]).reshape(rows, columns)
+        with np.errstate(invalid="ignore"):  # a damaged file's scales may be infinite
+            return (quants * scales[:, None]).reshape(rows, columns)
 
     @abstractmethod
     def _integers(self, quants: Bytes) -> Floats:

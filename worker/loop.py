@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import TypeVar
@@ -32,6 +33,7 @@ from worker.program import Program, build_program
 from worker.step_writer import StepWriter, row_bucket
 
 M = TypeVar("M")
+log = logging.getLogger("worker")
 
 
 class ProtocolError(RuntimeError):
@@ -81,6 +83,7 @@ class Worker:
             timeout_seconds=load.timeout_seconds,
             token=load.token,
         )
+        log.info("rank %d of %d on %s", load.share.rank, load.num_ranks, self.device.name)
         self._programs: dict[tuple[int, int], Program] = {}
         self._num_reduces = 0
 
@@ -97,7 +100,7 @@ class Worker:
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         tensors = {tensor.name: tensor for tensor in self._load.tensors}
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
-        reported = time.monotonic()
+        started = reported = time.monotonic()
         for name, shard in self._shards.items():
             for num_bytes in load_shard(self.device, self.file, name, shard, tensors[shard.tensor]):
                 done += num_bytes
@@ -105,6 +108,7 @@ class Worker:
                     control.send(Progress(done, total))
                     reported = time.monotonic()
         control.send(Progress(total, total))
+        log.info("%d bytes of weights loaded in %.2f s", total, time.monotonic() - started)
 
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""
@@ -112,6 +116,10 @@ class Worker:
         self._writer = StepWriter(self.device, self.file, self._load)
         self._logits = self.device.view("logits").view(np.float32)
         self.device.prepare(self._program(1, 1))
+        way = (
+            "written straight to host memory" if self.device.imports_partials else "copied by way of the host"
+        )
+        log.info("ready: %d bytes on the device, partial sums %s", self.device_bytes, way)
 
     def run(self, step: Step) -> StepDone:
         """One step: write, submit, and at every segment's end an all-reduce."""

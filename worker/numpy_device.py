@@ -118,8 +118,8 @@ class NumpyDevice:
         return self._step.num_rows if rows == "rows" else self._step.num_logit_rows
 
     def _rows(self, buffer: str, rows: RowSet = "rows") -> Floats:
-        length = self._buffers[buffer].row_length
-        return self._bytes[buffer].view(np.float32).reshape(-1, length)[: self._num_rows(rows)]
+        length, num_rows = self._buffers[buffer].row_length, self._num_rows(rows)
+        return self._bytes[buffer].view(np.float32)[: num_rows * length].reshape(num_rows, length)
 
     def _partial(self, parity: int, slot: int) -> Floats:
         """One slot as [rows, row length of hidden]."""

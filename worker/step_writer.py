@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.messages import Load, Step
-from coordinator.model import ModelSpec
+from coordinator.model import ModelError, ModelSpec
 from worker.buffers import MAX_ATTENTION_CHUNK, attention_slots
 from worker.device import Device
 from worker.model_file import ModelFile
@@ -38,7 +38,12 @@ class StepWriter:
         tensor = self._tensors.get("rope_freqs.weight")
         if tensor is None:
             return None
-        return self._file.floats(tensor, np.zeros(1, np.int32))[0, : tensor.columns]
+        factors = self._file.floats(tensor, np.zeros(1, np.int32))[0, : tensor.columns]
+        if not np.all((factors > 0) & (factors < np.inf)):
+            raise ModelError(
+                f"{tensor.name} holds {factors.min()} to {factors.max()}; positive numbers are needed"
+            )
+        return factors
 
     def write(self, step: Step) -> None:
         """Raises StepError for a step that does not fit, before anything is written."""

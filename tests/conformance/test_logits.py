@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,15 +42,13 @@ def model(name: str, builder: ModuleType, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def reference(name: str, shared_dir: Path) -> dict[str, npt.NDArray[np.generic]]:
+def reference(name: str, shared_dir: Path) -> dict[str, npt.NDArray[Any]]:
     """tokens int32[64]; logits float32[32, vocabulary] of the last 32 of them."""
     with np.load(shared_dir / f"conformance/logits/{name}.npz") as arrays:
         return dict(arrays)
 
 
-def run(
-    tplaunch: CommandLine, model: Path, tokens: npt.NDArray[np.generic], out: Path, *options: str
-) -> Floats:
+def run(tplaunch: CommandLine, model: Path, tokens: npt.NDArray[Any], out: Path, *options: str) -> Floats:
     text = ",".join(map(str, tokens))
     tplaunch("logits", *options, model, "--tokens", text, "--out", out, check=True)
     with np.load(out) as arrays:
@@ -59,7 +58,7 @@ def run(
     return logits
 
 
-def error(logits: Floats, reference: npt.NDArray[np.generic]) -> float:
+def error(logits: Floats, reference: npt.NDArray[Any]) -> float:
     """Normalised mean squared error."""
     difference = logits.astype(np.float64) - reference
     return float((difference**2).sum() / (reference.astype(np.float64) ** 2).sum())
@@ -70,7 +69,7 @@ def error(logits: Floats, reference: npt.NDArray[np.generic]) -> float:
 def test_logits(
     tplaunch: CommandLine,
     model: Path,
-    reference: dict[str, npt.NDArray[np.generic]],
+    reference: dict[str, npt.NDArray[Any]],
     tmp_path: Path,
     devices: str,
     kv_type: str,
@@ -87,7 +86,7 @@ def test_logits(
 def test_prefill_in_chunks_gives_the_same(
     tplaunch: CommandLine,
     model: Path,
-    reference: dict[str, npt.NDArray[np.generic]],
+    reference: dict[str, npt.NDArray[Any]],
     tmp_path: Path,
     devices: str,
     chunk: str,

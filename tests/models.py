@@ -1,0 +1,263 @@
+"""Tiny llama models for tests: specs, tensor tables, GGUF files, and all ranks of a model in one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from gguf.quants import dequantize, quantize
+from hypothesis import settings
+
+from collectives.arena import private_arena
+from coordinator.engine import Engine
+from coordinator.gguf_file import GgufFile, read_gguf
+from coordinator.messages import Load, Step
+from coordinator.model import WEIGHT_TYPES, ModelSpec, Rope, TensorInfo, model_spec
+from coordinator.plan import Limits, RankShare, Shard, check_tensors, make_plan, padded, rank_shards
+from worker.buffers import activation_buffers, cache_buffers, weight_buffers
+from worker.device import Device
+from worker.model_file import ModelFile, load_shard
+from worker.numpy_device import NumpyDevice
+from worker.program import Program, build_program
+from worker.step_writer import StepWriter, row_bucket
+
+Floats = npt.NDArray[np.float32]
+
+ROPE = Rope(dimension=8, base=10000.0, scale=1.0, interleaved=True)
+SPEC = ModelSpec(
+    architecture="llama",
+    num_layers=2,
+    embedding_length=32,
+    num_heads=4,
+    num_kv_heads=2,
+    key_length=8,
+    value_length=8,
+    feed_forward_length=64,
+    vocabulary_size=48,
+    context_length=128,
+    norm_epsilon=1e-5,
+    rope=ROPE,
+)
+LIMITS = Limits(
+    context_length=64, num_blocks=32, block_length=4, max_rows=16, max_logit_rows=16, kv_type="f32"
+)
+
+
+def examples(count: int) -> settings:
+    """Hypothesis settings: so many examples, the same in every run."""
+    return settings(max_examples=count, derandomize=True)
+
+
+def make_spec(**changes: Any) -> ModelSpec:
+    """SPEC, changed; `rope` may be a mapping of changes to ROPE."""
+    rope = changes.pop("rope", {})
+    return dataclasses.replace(SPEC, **changes, rope=dataclasses.replace(ROPE, **rope))
+
+
+def kind_of(tensor: str) -> str:
+    """A tensor's name without its layer: attn_q.weight of any layer."""
+    return tensor.split(".", 2)[2] if tensor.startswith("blk.") else tensor
+
+
+def tensor_shapes(
+    spec: ModelSpec, *, biases: bool = False, tied: bool = False, rope_factors: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a llama and its shape, rows first."""
+    width, ffn = spec.embedding_length, spec.feed_forward_length
+    matrices = {
+        "attn_q": (spec.num_heads * spec.key_length, width),
+        "attn_k": (spec.num_kv_heads * spec.key_length, width),
+        "attn_v": (spec.num_kv_heads * spec.value_length, width),
+        "attn_output": (width, spec.num_heads * spec.value_length),
+        "ffn_gate": (ffn, width),
+        "ffn_up": (ffn, width),
+        "ffn_down": (width, ffn),
+    }
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (spec.vocabulary_size, width)}
+    for layer in range(spec.num_layers):
+        prefix = f"blk.{layer}."
+        shapes[prefix + "attn_norm.weight"] = shapes[prefix + "ffn_norm.weight"] = (width,)
+        for name, shape in matrices.items():
+            shapes[f"{prefix}{name}.weight"] = shape
+            if biases:
+                shapes[f"{prefix}{name}.bias"] = shape[:1]
+    shapes["output_norm.weight"] = (width,)
+    if not tied:
+        shapes["output.weight"] = (spec.vocabulary_size, width)
+    if rope_factors:
+        shapes["rope_freqs.weight"] = (spec.rope.dimension // 2,)
+    return shapes
+
+
+def tensor_infos(
+    shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str] | None = None
+) -> dict[str, TensorInfo]:
+    """A table as a file would have it. types: by kind_of, F32 for the others."""
+    infos, offset = {}, 0
+    for name, shape in shapes.items():
+        weight_type = WEIGHT_TYPES[(types or {}).get(kind_of(name), "F32")]
+        nbytes = math.prod(shape[:-1]) * weight_type.row_bytes(shape[-1])
+        infos[name] = TensorInfo(name, weight_type.name, shape, offset, nbytes)
+        offset += nbytes
+    return infos
+
+
+def stored(values: Floats, weight_type: str) -> tuple[npt.NDArray[Any], Floats]:
+    """What a file holds for these values, and the values that it then stands for."""
+    if weight_type == "F32":
+        return values, values
+    if weight_type == "F16":
+        return values.astype(np.float16), values.astype(np.float16).astype(np.float32)
+    quantized = quantize(values, gguf.GGMLQuantizationType[weight_type])
+    return quantized, dequantize(quantized, gguf.GGMLQuantizationType[weight_type])
+
+
+def write_llama(
+    path: Path,
+    spec: ModelSpec = SPEC,
+    types: Mapping[str, str] | None = None,
+    *,
+    biases: bool = False,
+    tied: bool = False,
+    rope_factors: bool = False,
+    seed: int = 0,
+) -> dict[str, Floats]:
+    """Writes a random model; returns its weights as the file stands for them. types: as in tensor_infos."""
+    random = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, spec.architecture)
+    add_metadata(writer, spec)
+    weights = {}
+    shapes = tensor_shapes(spec, biases=biases, tied=tied, rope_factors=rope_factors)
+    for name, shape in shapes.items():
+        values = random.standard_normal(shape).astype(np.float32) / np.float32(math.sqrt(shape[-1]))
+        if name.endswith("norm.weight"):
+            values = values + np.float32(1)
+        if name == "rope_freqs.weight":
+            values = 1 + random.random(shape, np.float32) * 7
+        weight_type = (types or {}).get(kind_of(name), "F32")
+        raw, weights[name] = stored(values, weight_type)
+        writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType[weight_type])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return weights
+
+
+def add_metadata(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:
+    """The keys that model_spec reads."""
+    writer.add_context_length(spec.context_length)
+    writer.add_embedding_length(spec.embedding_length)
+    writer.add_block_count(spec.num_layers)
+    writer.add_feed_forward_length(spec.feed_forward_length)
+    writer.add_head_count(spec.num_heads)
+    writer.add_head_count_kv(spec.num_kv_heads)
+    writer.add_key_length(spec.key_length)
+    writer.add_value_length(spec.value_length)
+    writer.add_layer_norm_rms_eps(spec.norm_epsilon)
+    writer.add_rope_dimension_count(spec.rope.dimension)
+    writer.add_rope_freq_base(spec.rope.base)
+    if spec.rope.scale != 1:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(1 / spec.rope.scale)
+
+
+def open_model(path: Path) -> tuple[GgufFile, ModelSpec]:
+    """Reads a file and checks it as the launcher does."""
+    file = read_gguf(path)
+    spec = model_spec(file.metadata, file.tensors)
+    check_tensors(spec, file.tensors)
+    return file, spec
+
+
+class Rank:
+    """One rank's device with its shard loaded."""
+
+    def __init__(
+        self,
+        file: GgufFile,
+        spec: ModelSpec,
+        share: RankShare,
+        num_ranks: int,
+        limits: Limits,
+        open_device: Callable[[Limits], Device] = NumpyDevice,
+    ) -> None:
+        self.spec, self.share, self.num_ranks, self.limits = spec, share, num_ranks, limits
+        self.shards: dict[str, Shard] = rank_shards(spec, share, file.tensors)
+        self.device = open_device(limits)
+        self.device.create_buffers(
+            {
+                **weight_buffers(self.shards),
+                **cache_buffers(spec, share, limits),
+                **activation_buffers(spec, share, self.shards, limits),
+            }
+        )
+        model_file = ModelFile(file.path, file.header_bytes)
+        for name, shard in self.shards.items():
+            for _ in load_shard(self.device, model_file, name, shard, file.tensors[shard.tensor]):
+                pass
+        load = Load(
+            model_path=str(file.path),
+            model_hash=file.model_hash,
+            header_bytes=file.header_bytes,
+            spec=spec,
+            tensors=tuple(file.tensors.values()),
+            share=share,
+            num_ranks=num_ranks,
+            limits=limits,
+            collective="loopback",
+            token=b"",
+            timeout_seconds=1.0,
+        )
+        self.writer = StepWriter(self.device, model_file, load)
+
+    def submit(self, step: Step) -> Program:
+        self.writer.write(step)
+        num_rows, num_logits = step.token_ids.size, step.logit_rows.size
+        buckets = (
+            row_bucket(num_rows, self.limits.max_rows), row_bucket(num_logits, self.limits.max_logit_rows)
+        )  # fmt: skip
+        program = build_program(self.spec, self.share, self.shards, self.num_ranks, *buckets)
+        self.device.prepare(program)
+        self.device.submit(program, num_rows)
+        return program
+
+    def logits(self, step: Step) -> Floats:
+        """This rank's slice [logit rows, vocabulary slice]."""
+        shape = (step.logit_rows.size, len(self.share.vocabulary))
+        return self.device.view("logits").view(np.float32)[: shape[0] * shape[1]].reshape(shape).copy()
+
+
+class LocalEngine(Engine):
+    """An Engine whose workers are devices of this process, in lock-step over one arena."""
+
+    def __init__(
+        self,
+        path: Path,
+        weights: Sequence[float] = (1.0,),
+        limits: Limits = LIMITS,
+        open_device: Callable[[Limits], Device] = NumpyDevice,
+    ) -> None:
+        file, spec = open_model(path)
+        plan = make_plan(spec, weights)
+        self.ranks = [Rank(file, spec, share, len(plan), limits, open_device) for share in plan]
+        arena = private_arena(len(plan), limits.max_rows * padded(spec.embedding_length) * 4)
+        for rank in self.ranks:
+            rank.device.attach_partials(arena, rank.share.rank)
+
+    def run(self, step: Step) -> Floats:
+        programs = [rank.submit(step) for rank in self.ranks]
+        num_segments = len(programs[0].segments)
+        assert all(len(program.segments) == num_segments for program in programs)
+        for segment in range(num_segments):
+            for rank in self.ranks:
+                rank.device.finish(segment)
+            for rank in self.ranks if segment + 1 < num_segments else ():
+                rank.device.release(segment + 1)
+        return np.concatenate([rank.logits(step) for rank in self.ranks], axis=1)

@@ -1,0 +1,539 @@
+"""What the launcher decides before a worker starts: options, devices, cores, what fits, where logs go."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import collectives
+from coordinator.messages import Progress
+from coordinator.plan import Limits, PlanError, make_plan
+from coordinator.sampler import SamplingParameters
+from launcher.cli import main
+from launcher.config import (
+    COLLECTIVES,
+    DEFAULT_CONTEXT,
+    RunConfig,
+    UsageError,
+    parse_numbers,
+    parse_tokens,
+)
+from launcher.devices import DeviceChoice, DeviceList, choose_devices, count_ranks, select_devices
+from launcher.fit import check_fit, mebibytes, rank_bytes
+from launcher.generate import GenerateConfig
+from launcher.logs import MAX_KEPT_RUNS, RunLogs
+from launcher.progress import show_progress
+from launcher.session import Model, check_prompt, open_model, plan_ranks
+from launcher.supervisor import rank_cores
+from tests.models import examples, make_spec, tensor_infos, tensor_shapes, write_llama
+
+# Devices.
+
+
+def device(index: int, name: str, **changes: Any) -> dict[str, Any]:
+    plain = {"type": "discrete", "uuid": f"{index:032x}", "memory_bytes": 1 << 30, "unusable": ""}
+    return {"index": index, "name": name, **plain, **changes}
+
+
+LISTED = DeviceList(
+    (
+        device(0, "NVIDIA GeForce RTX 3060"),
+        device(1, "NVIDIA GeForce RTX 3060"),
+        device(2, "AMD Radeon RX 6600"),
+        device(3, "llvmpipe (LLVM 15)", type="cpu"),
+        device(4, "Old thing", unusable="no Vulkan 1.2"),
+    ),
+    "",
+)
+
+
+def chosen(text: str, listed: DeviceList = LISTED) -> list[int | None]:
+    return [choice.index for choice in choose_devices(text, listed)]
+
+
+@pytest.mark.parametrize(
+    ("text", "indices"),
+    [
+        ("0", [0]),
+        ("2,0", [2, 0]),
+        (" 1 , 1,1 ", [1, 1, 1]),
+        ("all", [0, 1, 2, 3]),
+        ("ALL,2", [0, 1, 2, 3, 2]),
+        ("radeon", [2]),
+        ("RX 6600,llvmpipe", [2, 3]),
+        ("cpu", [None]),
+        ("CPU,0,Cpu", [None, 0, None]),
+    ],
+)
+def test_devices_are_named_by_index_by_name_or_all_at_once(text: str, indices: list[int | None]) -> None:
+    assert chosen(text) == indices
+
+
+def test_a_choice_carries_what_the_driver_said() -> None:
+    assert choose_devices("2,llvmpipe,cpu", LISTED) == [
+        DeviceChoice(2, "AMD Radeon RX 6600", f"{2:032x}", on_cpu=False, memory_bytes=1 << 30),
+        DeviceChoice(3, "llvmpipe (LLVM 15)", f"{3:032x}", on_cpu=True, memory_bytes=1 << 30),
+        DeviceChoice(None, "cpu"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "--devices '': device indices or names separated by commas are needed, such as 0,1"),
+        ("0,,1", "--devices '0,,1': device indices or names separated by commas"),
+        ("0,", "separated by commas are needed"),
+        ("5", r"there is no Vulkan device '5'; there are: 0 \(NVIDIA GeForce RTX 3060\), 1 \("),
+        ("-1", "there is no Vulkan device '-1'"),
+        ("--1", "there is no Vulkan device '--1'"),
+        ("\u00b2", "there is no Vulkan device '\u00b2'"),
+        ("9" * 5000, "there is no Vulkan device '999"),
+        ("1.5", "there is no Vulkan device '1.5'"),
+        ("intel", "there is no Vulkan device 'intel'; there are: 0 "),
+        ("rtx", "'rtx' fits the devices 0, 1; name one by its index"),
+        ("4", r"device 4 \(Old thing\) can't be used: no Vulkan 1.2"),
+        ("old", r"device 4 \(Old thing\) can't be used: no Vulkan 1.2"),
+    ],
+)
+def test_devices_that_cant_be_chosen(text: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        choose_devices(text, LISTED)
+
+
+@given(st.text("0123456789,-calpu ", max_size=8) | st.text(max_size=8))
+@examples(200)
+def test_any_text_names_devices_or_is_refused(text: str) -> None:
+    try:
+        assert choose_devices(text, LISTED)
+    except UsageError as error:
+        assert str(error)
+
+
+def test_without_a_device_the_reason_is_given() -> None:
+    broken = DeviceList((), "libvulkan.so.1 is not there")
+    for text in ("0", "all", "cpu,0"):
+        with pytest.raises(
+            UsageError, match=r"no Vulkan device \(libvulkan.so.1 is not there\); --devices cpu"
+        ):
+            choose_devices(text, broken)
+    with pytest.raises(UsageError, match=r"no Vulkan device \(no Vulkan driver is installed\)"):
+        choose_devices("0", DeviceList((), ""))
+    assert chosen("cpu,cpu", broken) == [None, None]
+
+
+def test_all_means_those_that_can_be_used() -> None:
+    unusable = DeviceList((device(0, "a", unusable="x"), device(1, "b", unusable="y")), "")
+    with pytest.raises(
+        UsageError, match="none of the Vulkan devices can be used; `tplaunch devices` says why"
+    ):
+        choose_devices("all", unusable)
+
+
+def test_no_driver_is_asked_where_none_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launcher.devices.WORKER_COMMAND", ["/nonexistent"])
+    assert select_devices("cpu, CPU") == [DeviceChoice(None, "cpu")] * 2
+    assert count_ranks("0,radeon,cpu") == 3
+    with pytest.raises(UsageError):
+        count_ranks("0,,1")
+
+
+# Cores.
+
+GPU, ON_CPU = DeviceChoice(0, "gpu", on_cpu=False), DeviceChoice(1, "llvmpipe", on_cpu=True)
+
+
+@given(
+    st.lists(st.sampled_from([GPU, ON_CPU]), min_size=1, max_size=8),
+    st.sets(st.integers(0, 255), min_size=1, max_size=40).map(sorted),
+)
+@examples(200)
+def test_ranks_get_cores(choices: list[DeviceChoice], cores: list[int]) -> None:
+    shares = rank_cores(choices, cores)
+    assert len(shares) == len(choices)
+    assert all(share and set(share) <= set(cores) for share in shares)
+    used = [core for share in shares for core in share]
+    if len(cores) >= len(choices):
+        assert len(used) == len(set(used))  # disjoint
+        if ON_CPU not in choices:
+            assert sorted(used) == cores
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    else:
+        assert used == [cores[rank % len(cores)] for rank in range(len(choices))]
+    for choice, share in zip(choices, shares, strict=True):
+        assert len(share) == 1 or not choice.on_cpu
+
+
+def test_cores_by_example() -> None:
+    assert rank_cores([GPU, GPU], [0, 1, 2, 3, 8]) == [[0, 1], [2, 3, 8]]
+    assert rank_cores([ON_CPU, GPU], [0, 1, 2, 3]) == [[0], [2, 3]]
+    assert rank_cores([GPU] * 3, [4, 6]) == [[4], [6], [4]]
+
+
+# Options.
+
+CONFIG = RunConfig(
+    model=Path("m.gguf"),
+    devices="cpu",
+    tensor_split=None,
+    context_length=None,
+    kv_type="f16",
+    collective="shared-memory",
+    max_rows=256,
+    timeout_seconds=60.0,
+    verbose=False,
+    validate=False,
+    staging=False,
+    submit_ahead=True,
+)
+
+
+def changed(**changes: Any) -> RunConfig:
+    return dataclasses.replace(CONFIG, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"kv_type": "q8"}, "--kv-type q8: known are f16, f32"),
+        ({"collective": "mpi"}, "--collective mpi: known are shared-memory, zmq-ring"),
+        ({"context_length": 0}, "--context 0: at least 1 is needed"),
+        ({"context_length": -5}, "--context -5: at least 1"),
+        ({"max_rows": 0}, "--prefill-chunk 0: 1 to 512 rows are possible"),
+        ({"max_rows": 513}, "--prefill-chunk 513: 1 to 512 rows"),
+        ({"timeout_seconds": 0.0}, "--timeout 0.0: a positive number of seconds is needed"),
+        ({"timeout_seconds": float("nan")}, "--timeout nan"),
+        ({"timeout_seconds": float("inf")}, "--timeout inf"),
+    ],
+)
+def test_options_out_of_range(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        changed(**changes)
+
+
+def test_options_at_the_edge_are_taken() -> None:
+    for changes in ({"max_rows": 1}, {"max_rows": 512}, {"context_length": 1}, {"timeout_seconds": 0.001}):
+        assert changed(**changes) != CONFIG
+
+
+def test_rank_weights() -> None:
+    assert changed().rank_weights(3) == (1.0, 1.0, 1.0)
+    assert changed(tensor_split=(3.0, 1.0)).rank_weights(2) == (3.0, 1.0)
+    with pytest.raises(UsageError, match="--tensor-split has 2 weights, but --devices names 3 ranks"):
+        changed(tensor_split=(3.0, 1.0)).rank_weights(3)
+    for num_ranks in (0, 9):
+        with pytest.raises(UsageError, match=f"--devices cpu: {num_ranks} ranks; 1 to 8 are possible"):
+            changed().rank_weights(num_ranks)
+
+
+def test_lists_of_numbers() -> None:
+    assert parse_numbers("3,1", "--tensor-split") == (3.0, 1.0)
+    assert parse_numbers(" 0.5 , 1e2", "--tensor-split") == (0.5, 100.0)
+    assert parse_tokens("1, 403,407") == [1, 403, 407]
+    for text in ("", "3,", "3;1", "a", "3 1"):
+        with pytest.raises(
+            UsageError, match=f"--tensor-split {text}: numbers separated by commas are needed"
+        ):
+            parse_numbers(text, "--tensor-split")
+    for text in ("", "1,,2", "1.0", "x" * 1000, "9" * 5000):
+        with pytest.raises(
+            UsageError, match="token ids separated by commas are needed, such as 1,403"
+        ) as caught:
+            parse_tokens(text)
+        assert len(str(caught.value)) < 120
+
+
+def test_the_collectives_that_the_launcher_offers_are_those_there_are() -> None:
+    assert set(COLLECTIVES) == set(collectives.KINDS)
+
+
+GENERATE = GenerateConfig(None, None, None, ignore_eos=False, sampling=SamplingParameters(), json=False)
+
+
+def test_prompts_are_given_once() -> None:
+    with pytest.raises(UsageError, match="-p and --tokens both give a prompt; use one of them"):
+        dataclasses.replace(GENERATE, prompt="", tokens=[])
+    for count in (0, -3):
+        with pytest.raises(UsageError, match=f"-n {count}: at least 1 token is needed"):
+            dataclasses.replace(GENERATE, max_tokens=count)
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """main() takes over SIGTERM; the test run gets its own handler back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--devices=cpu", "absent.gguf"], "tplaunch: absent.gguf: no such file\n"),
+        (["run", "--devices=cpu", "--tensor-split=", "m"], "tplaunch: --tensor-split : numbers separated by"),
+        (["plan", "--tensor-split=1,x", "m"], "tplaunch: --tensor-split 1,x: numbers separated by commas"),
+        (["plan", "--prefill-chunk=0", "m"], "tplaunch: --prefill-chunk 0: 1 to 512"),
+        (["logits", "--tokens=a", "--out=x.npz", "m"], "tplaunch: --tokens a: token ids separated by"),
+        (["m", "--temperature=-1"], "tplaunch: "),
+        (["m", "-p", "a", "--tokens=1"], "tplaunch: -p and --tokens both give a prompt"),
+        (["m", "-n", "0"], "tplaunch: -n 0: at least 1 token"),
+    ],
+)
+def test_wrong_options_end_with_one_line_and_code_2(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(sentence)
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(
+    "arguments", [[], ["plan"], ["m", "--collective=mpi"], ["m", "--context=x"], ["m", "--wrong"]]
+)
+def test_unknown_options_end_with_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: tplaunch" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("handlers")
+def test_the_plan_is_shown_without_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_llama(tmp_path / "m.gguf")
+    assert main(["plan", "--devices=cpu,cpu", "--tensor-split=3,1", str(tmp_path / "m.gguf")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("m.gguf: llama, 2 layers, 4 heads, 2 KV heads, 64 FFN columns, 48 tokens")
+    assert [line.split()[:5] for line in lines[2:]] == [
+        ["0", "0..3", "0..1", "0..47", "0..35"],
+        ["1", "none", "none", "48..63", "36..47"],
+    ]
+
+
+# What fits.
+
+SPEC = make_spec()
+TENSORS = tensor_infos(tensor_shapes(SPEC))
+LIMITS = Limits(context_length=64, num_blocks=2, max_rows=8, max_logit_rows=8)
+
+
+def test_a_plan_that_does_not_fit_is_refused_with_its_numbers() -> None:
+    plan = make_plan(SPEC, [1, 1])
+    needed = [rank_bytes(SPEC, TENSORS, share, LIMITS, 2).total for share in plan]
+    exact = [DeviceChoice(rank, f"gpu {rank}", on_cpu=False, memory_bytes=needed[rank]) for rank in (0, 1)]
+    check_fit(SPEC, TENSORS, plan, LIMITS, exact)
+    short = [exact[0], dataclasses.replace(exact[1], memory_bytes=needed[1] - 1)]
+    with pytest.raises(UsageError) as caught:
+        check_fit(SPEC, TENSORS, plan, LIMITS, short)
+    assert str(caught.value) == (
+        f"the plan does not fit: device 1 (gpu 1) would hold {mebibytes(needed[1])}, but has"
+        f" {mebibytes(needed[1] - 1)}; give it less with --tensor-split, name more devices,"
+        " or lower --context (now 64)"
+    )
+
+
+def test_ranks_on_one_device_are_added_up() -> None:
+    plan = make_plan(SPEC, [1, 1])
+    needed = sum(rank_bytes(SPEC, TENSORS, share, LIMITS, 2).total for share in plan)
+    twice = DeviceChoice(0, "gpu", on_cpu=False, memory_bytes=needed)
+    check_fit(SPEC, TENSORS, plan, LIMITS, [twice, twice])
+    less = dataclasses.replace(twice, memory_bytes=needed - 1)
+    with pytest.raises(UsageError, match=r"device 0 \(gpu\) would hold"):
+        check_fit(SPEC, TENSORS, plan, LIMITS, [less, less])
+
+
+def test_ranks_on_the_cpu_share_the_machines_memory() -> None:
+    plan = make_plan(SPEC, [1, 1])
+    check_fit(SPEC, TENSORS, plan, LIMITS, [DeviceChoice(None, "cpu"), ON_CPU])
+    blocks = psutil.virtual_memory().total // 32 // SPEC.num_kv_heads // SPEC.key_length // 2
+    huge = dataclasses.replace(LIMITS, num_blocks=blocks)
+    with pytest.raises(UsageError, match="this machine's memory would hold"):
+        check_fit(SPEC, TENSORS, plan, huge, [DeviceChoice(None, "cpu"), ON_CPU])
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 3.0]), min_size=1, max_size=8).filter(any))
+@examples(30)
+def test_weights_of_all_ranks_are_the_models(weights: list[float]) -> None:
+    """Nothing is counted twice but what is replicated, and nothing left out."""
+    plan = make_plan(SPEC, weights)
+    total = sum(rank_bytes(SPEC, TENSORS, share, LIMITS, len(plan)).weights for share in plan)
+    in_file = sum(info.nbytes for name, info in TENSORS.items() if name != "token_embd.weight")
+    assert total >= in_file
+    longer = dataclasses.replace(LIMITS, num_blocks=4)
+    for share in plan:
+        cache = rank_bytes(SPEC, TENSORS, share, LIMITS, len(plan)).cache
+        assert cache == len(share.kv_heads) * 2 * 2 * 64 * 8 * 2  # layers, K and V, positions, length, bytes
+        assert rank_bytes(SPEC, TENSORS, share, longer, len(plan)).cache == 2 * cache
+
+
+# The model and the prompt.
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    write_llama(tmp_path / "m.gguf", make_spec(context_length=100))
+    return open_model(changed(model=tmp_path / "m.gguf", context_length=33))
+
+
+def test_limits_come_from_the_options_and_the_model(model: Model) -> None:
+    assert model.limits == Limits(33, num_blocks=2, max_rows=256, max_logit_rows=32)
+    of_model = open_model(changed(model=model.file.path, max_rows=7, kv_type="f32"))
+    assert of_model.limits == Limits(100, num_blocks=4, max_rows=7, max_logit_rows=7, kv_type="f32")
+    assert open_model(changed(model=model.file.path, context_length=5000)).limits.context_length == 5000
+    with pytest.raises(PlanError, match="context_length is 2147483648"):
+        open_model(changed(model=model.file.path, context_length=2**31))
+
+
+def test_the_default_context_is_bounded(tmp_path: Path) -> None:
+    write_llama(tmp_path / "m.gguf", make_spec(context_length=1_000_000))
+    assert open_model(changed(model=tmp_path / "m.gguf")).limits.context_length == DEFAULT_CONTEXT
+
+
+def test_prompts_that_cant_be_run(model: Model) -> None:
+    check_prompt([0, 47] * 16 + [1], model)
+    with pytest.raises(UsageError, match="the prompt is empty"):
+        check_prompt([], model)
+    for wrong in (-1, 48, 10**20):
+        with pytest.raises(UsageError, match=f"token id {wrong} is outside the vocabulary of 48"):
+            check_prompt([1, wrong, 99], model)
+    with pytest.raises(UsageError, match=r"34 tokens, but the context only 33; .* trained for 100\)"):
+        check_prompt([1] * 34, model)
+
+
+def test_the_plan_follows_the_options(model: Model) -> None:
+    plan = plan_ranks(changed(tensor_split=(1.0, 3.0)), model, 2)
+    assert plan == make_plan(model.spec, [1, 3])
+    with pytest.raises(PlanError, match="a rank weight of nan"):
+        plan_ranks(changed(tensor_split=(1.0, float("nan"))), model, 2)
+
+
+# Logs.
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "tplaunch"
+
+
+def write_log(logs: RunLogs, rank: int, line: bytes) -> None:
+    file = logs.output(rank)
+    assert not isinstance(file, int)
+    file.write(line)
+
+
+def test_logs_of_a_failed_run_are_kept(state: Path) -> None:
+    logs = RunLogs(verbose=False)
+    for rank in range(2):
+        write_log(logs, rank, b"rank %d\n" % rank)
+    logs.close(keep=True)
+    assert logs.path(1).parent.parent == state
+    assert [logs.path(rank).read_bytes() for rank in range(2)] == [b"rank 0\n", b"rank 1\n"]
+    assert logs.path(0).parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_logs_of_a_good_run_are_removed(state: Path) -> None:
+    logs = RunLogs(verbose=False)
+    write_log(logs, 0, b"fine\n")
+    logs.close(keep=False)
+    assert list(state.iterdir()) == []
+
+
+def test_only_the_last_failed_runs_are_kept(state: Path) -> None:
+    """A living run's logs stay, however old."""
+    ended = 1 << 30  # larger than any process id
+    names = [f"20260101-0000{number:02}-{ended}" for number in range(MAX_KEPT_RUNS + 5)]
+    living = f"20250101-000000-{os.getpid()}"
+    for name in (living, *names):
+        (state / name).mkdir(parents=True)
+        (state / name / "rank-0.log").touch()
+    (state / "a file of the user").touch()
+    logs = RunLogs(verbose=False)
+    kept = {path.name for path in state.iterdir() if path.is_dir()}
+    assert kept == {logs.path(0).parent.name, living, *names[-(MAX_KEPT_RUNS - 1) :]}
+    assert (state / "a file of the user").exists()
+    logs.close(keep=False)
+
+
+def test_runs_side_by_side_have_logs_of_their_own(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first, second = RunLogs(verbose=False), RunLogs(verbose=False)
+    assert first.path(0) != second.path(0)
+    second.close(keep=False)
+    write_log(first, 0, b"x")
+    first.close(keep=True)
+    assert first.path(0).read_bytes() == b"x"
+
+
+def test_logs_go_elsewhere_where_the_state_cant_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "state").write_text("a file, no folder")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    logs = RunLogs(verbose=False)
+    write_log(logs, 0, b"x")
+    logs.close(keep=True)
+    assert logs.path(0).parent.parent == tmp_path
+    assert logs.path(0).read_bytes() == b"x"
+
+
+@pytest.mark.usefixtures("state")
+def test_verbose_logs_are_shown_with_their_rank(capsys: pytest.CaptureFixture[str]) -> None:
+    logs = RunLogs(verbose=True)
+    output = logs.output(0)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "print('one'); print('tw\u00f6')"],
+        stdout=output,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},  # what a driver writes may be no UTF-8
+    )
+    logs.follow(0, process)
+    assert process.wait() == 0
+    logs.close(keep=True)
+    assert capsys.readouterr().err == "[rank 0] one\n[rank 0] tw\ufffd\n"
+    assert logs.path(0).read_bytes() == b"one\ntw\xf6\n"
+
+
+# Progress.
+
+
+def test_progress_prints_nothing_when_no_terminal_shows_it(capfd: pytest.CaptureFixture[str]) -> None:
+    with show_progress(2) as report:
+        for rank in (0, 1):
+            report(rank, Progress(0, 10))
+            report(rank, Progress(10, 10))
+    assert capfd.readouterr() == ("", "")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_shows_a_bar_for_every_rank_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with show_progress(2) as report:
+        report(0, Progress(5, 10))
+        report(1, Progress(10, 10))
+        report(0, Progress(10, 10))
+    assert "loading rank 0" in terminal.getvalue()
+    assert "loading rank 1" in terminal.getvalue()

@@ -1,0 +1,244 @@
+"""Programs as data: where the all-reduces are, and that every buffer is written before it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.model import ModelSpec
+from coordinator.plan import Limits, RankShare, Shard, make_plan, padded, rank_shards
+from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
+from worker.buffers import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers
+from worker.program import (
+    Attention,
+    AttentionCombine,
+    GatedActivation,
+    MatMul,
+    Op,
+    Program,
+    RopeCache,
+    SumNorm,
+    build_program,
+)
+from worker.step_buffer import StepLayout
+
+INPUTS = frozenset(("embedding", "rope", "step"))  # what the step writer fills
+WEIGHTS = st.lists(st.sampled_from([0.0, 0.2, 1.0, 3.0]), min_size=1, max_size=8).filter(any)
+
+
+@dataclasses.dataclass(frozen=True)
+class RankCase:
+    """One rank of a model."""
+
+    spec: ModelSpec
+    share: RankShare
+    shards: Mapping[str, Shard]
+    num_ranks: int
+
+    def program(self, rows: int = 4, logit_rows: int = 2) -> Program:
+        return build_program(self.spec, self.share, self.shards, self.num_ranks, rows, logit_rows)
+
+
+def ranks_of(
+    spec: ModelSpec, weights: list[float], biases: bool = False, kind: str = "F32"
+) -> list[RankCase]:
+    types = {"attn_output.weight": kind, "ffn_down.weight": kind}
+    tensors = tensor_infos(tensor_shapes(spec, biases=biases), types)
+    plan = make_plan(spec, weights)
+    return [RankCase(spec, share, rank_shards(spec, share, tensors), len(plan)) for share in plan]
+
+
+@st.composite
+def rank_cases(draw: st.DrawFn) -> RankCase:
+    num_kv_heads = draw(st.integers(1, 4))
+    spec = make_spec(
+        num_layers=draw(st.integers(1, 4)),
+        num_kv_heads=num_kv_heads,
+        num_heads=num_kv_heads * draw(st.sampled_from([1, 2, 3])),
+        value_length=draw(st.sampled_from([4, 32])),
+        feed_forward_length=draw(st.integers(1, 100)),
+        vocabulary_size=draw(st.integers(1, 60)),
+    )
+    blocks = spec.value_length == 32 and spec.feed_forward_length % 32 == 0
+    kind = draw(st.sampled_from(["F32", "Q8_0"] if blocks else ["F32", "F16"]))
+    return draw(st.sampled_from(ranks_of(spec, draw(WEIGHTS), draw(st.booleans()), kind)))
+
+
+def ops_of(program: Program) -> list[Op]:
+    return [op for segment in program.segments for op in segment.ops]
+
+
+@given(rank_cases(), st.sampled_from([0, 1, 16]))
+@examples(150)
+def test_two_all_reduces_a_layer(case: RankCase, logit_rows: int) -> None:
+    program = case.program(16, logit_rows)
+    assert (program.rows, program.logit_rows) == (16, logit_rows)
+    num_layers = case.spec.num_layers if logit_rows else case.spec.num_layers - 1
+    assert program.num_all_reduces == (0 if case.num_ranks == 1 else 2 * num_layers)
+    assert program.num_all_reduces % 2 == 0  # the next step's first parity is not this one's last
+    assert len(program.segments) == program.num_all_reduces + 1
+    assert program.segments[-1].parity is None
+    assert [segment.parity for segment in program.segments[:-1]] == [0, 1] * (program.num_all_reduces // 2)
+
+
+@given(rank_cases(), st.sampled_from([0, 2]))
+@examples(100)
+def test_partial_sums_of_a_parity_are_added_once_before_they_are_overwritten(
+    case: RankCase, logit_rows: int
+) -> None:
+    written: list[int] = []
+    for op in ops_of(case.program(4, logit_rows)):
+        if isinstance(op, MatMul) and op.parity is not None:
+            assert op.output == "partials"
+            assert not written
+            written.append(op.parity)
+        elif isinstance(op, SumNorm) and op.parity is not None:
+            assert written == [op.parity]
+            written.clear()
+    assert not written
+
+
+@given(rank_cases())
+@examples(100)
+def test_a_segment_ends_with_its_partial_sums(case: RankCase) -> None:
+    for segment in case.program().segments[:-1]:
+        last = segment.ops[-1]
+        assert isinstance(last, MatMul)
+        assert last.parity == segment.parity
+        assert sum(isinstance(op, MatMul) and op.parity is not None for op in segment.ops) == 1
+
+
+@given(rank_cases())
+@examples(100)
+def test_without_logits_a_step_ends_with_the_last_layers_cache(case: RankCase) -> None:
+    ops = ops_of(case.program(4, 0))
+    last = case.spec.num_layers - 1
+    if len(case.share.heads):
+        assert isinstance(ops[-1], RopeCache)
+        assert ops[-1].key_cache == f"cache.{last}.key"
+        assert sum(isinstance(op, Attention) for op in ops) == last
+    else:
+        assert isinstance(ops[-1], SumNorm)
+    with_logits = ops_of(case.program(4, 1))
+    assert ops == with_logits[: len(ops)]  # up to there it is the same program
+
+
+@given(rank_cases(), st.sampled_from([0, 2]))
+@examples(150)
+def test_every_buffer_is_written_before_it_is_read(case: RankCase, logit_rows: int) -> None:
+    """A rank without heads or columns reads zeros instead: no one writes its activations, ever."""
+    has_own = {"attended": len(case.share.heads), "activated": len(case.share.feed_forward)}
+    written = set(INPUTS)
+    for op in ops_of(case.program(4, logit_rows)):
+        never_written = {name for name, count in has_own.items() if not count}
+        assert op.reads - never_written <= written, op
+        written |= op.writes
+    if logit_rows:
+        assert ("logits" in written) == bool(len(case.share.vocabulary))
+
+
+def limits_of(rows: int) -> Limits:
+    return dataclasses.replace(LIMITS, max_rows=rows, max_logit_rows=min(4, rows))
+
+
+@given(rank_cases(), st.sampled_from([1, 4, 16]))
+@examples(150)
+def test_every_buffer_exists_and_is_wide_enough(case: RankCase, rows: int) -> None:
+    limits = limits_of(rows)
+    activations = activation_buffers(case.spec, case.share, case.shards, limits)
+    caches = cache_buffers(case.spec, case.share, limits)
+    weights = weight_buffers(case.shards)
+    assert not set(activations) & set(caches) | set(activations) & set(weights) | set(caches) & set(weights)
+    buffers: dict[str, Buffer] = {**activations, **caches, **weights}
+    slot = Buffer(0, row_length=padded(case.spec.embedding_length))
+    for op in ops_of(case.program(rows, limits.max_logit_rows)):
+        for name in (op.reads | op.writes) - {"partials"}:
+            assert name in buffers
+        if isinstance(op, MatMul):
+            assert buffers[op.input].row_length >= op.matrix.columns
+            output = slot if op.output == "partials" else buffers[op.output]
+            assert output.row_length >= op.output_offset + op.matrix.rows
+            assert op.matrix.columns % 32 == 0
+            assert op.matrix.name in weights
+            if op.bias is not None:
+                assert weights[op.bias].nbytes >= 4 * op.matrix.rows
+        elif isinstance(op, SumNorm):
+            assert min(buffers[name].row_length for name in (op.source, op.output, "hidden")) >= op.width
+            assert weights[op.weight].nbytes >= 4 * op.width
+        elif isinstance(op, AttentionCombine):
+            assert buffers["attended"].row_length >= op.output_offset + op.num_heads * op.value_length
+        elif isinstance(op, GatedActivation):
+            assert min(buffers["gate"].row_length, buffers["up"].row_length) >= op.columns
+            assert buffers["activated"].row_length >= op.output_offset + op.columns
+        elif isinstance(op, RopeCache):
+            assert buffers["query"].row_length == op.num_heads * op.key_length
+            assert buffers["key"].row_length == op.num_kv_heads * op.key_length
+            assert buffers["value"].row_length == op.num_kv_heads * op.value_length
+            positions = limits.num_blocks * limits.block_length * op.num_kv_heads * 4
+            assert buffers[op.key_cache].nbytes == positions * op.key_length
+            assert buffers[op.value_cache].nbytes == positions * op.value_length
+            assert buffers["rope"].row_length >= op.rope_dimension
+
+
+@given(rank_cases())
+@examples(50)
+def test_attention_reads_only_kv_heads_that_are_there(case: RankCase) -> None:
+    spec, share = case.spec, case.share
+    for op in ops_of(case.program()):
+        if isinstance(op, Attention):
+            for head in range(op.num_heads):
+                held = (op.first_head + head) // op.heads_per_kv_head
+                assert held < op.num_kv_heads
+                assert share.kv_heads.start + held == (share.heads.start + head) // spec.heads_per_kv_head
+
+
+def test_every_activation_holds_all_rows() -> None:
+    case = ranks_of(make_spec(), [1, 2])[1]
+    buffers = activation_buffers(case.spec, case.share, case.shards, LIMITS)
+    for name, buffer in buffers.items():
+        if buffer.row_length:
+            rows = LIMITS.max_logit_rows if name in ("final", "logits") else LIMITS.max_rows
+            assert buffer.nbytes == rows * buffer.row_length * 4
+    uploads = {name for name, buffer in buffers.items() if buffer.placement is Placement.UPLOAD}
+    assert uploads == INPUTS
+    assert [name for name in buffers if buffers[name].placement is Placement.READBACK] == ["logits"]
+    assert buffers["step"].nbytes == 4 * StepLayout(LIMITS).num_words
+
+
+@pytest.mark.parametrize(
+    ("changes", "without"),
+    [
+        ({"num_heads": 2, "num_kv_heads": 2}, {RopeCache, Attention, AttentionCombine}),
+        ({"feed_forward_length": 2}, {GatedActivation}),
+        ({"vocabulary_size": 2}, set()),
+    ],
+)
+def test_ranks_that_hold_nothing_still_take_part(changes: dict[str, int], without: set[type]) -> None:
+    idle = 0
+    for case in ranks_of(make_spec(**{"num_heads": 8, "num_kv_heads": 8, **changes}), [1] * 8):
+        program = case.program()
+        assert program.num_all_reduces == 2 * case.spec.num_layers
+        kinds = {type(op) for op in ops_of(program)}
+        if not len(case.share.heads) or not len(case.share.feed_forward) or not len(case.share.vocabulary):
+            idle += 1
+            assert not kinds & without
+            partials = [op for op in ops_of(program) if isinstance(op, MatMul) and op.parity is not None]
+            assert len(partials) == 2 * case.spec.num_layers
+            assert any(op.matrix.columns == 0 for op in partials) == bool(without)
+            assert any(op.output == "logits" for op in ops_of(program) if isinstance(op, MatMul)) == bool(
+                len(case.share.vocabulary)
+            )
+    assert idle == 6
+
+
+def test_only_rank_0_adds_the_biases_of_row_parallel_products() -> None:
+    for case in ranks_of(make_spec(), [1, 1, 1], biases=True):
+        for op in ops_of(case.program()):
+            if isinstance(op, MatMul) and op.parity is not None:
+                assert (op.bias is not None) == (case.share.rank == 0)
+            elif isinstance(op, MatMul) and op.matrix.name != "output.weight":
+                assert op.bias is not None

@@ -1,0 +1,265 @@
+"""Messages survive the wire, and nothing but WireError comes of what is no message."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator import messages
+from coordinator.messages import Hello, Load, Message, Shutdown, Step, StepDone, decode, encode
+from coordinator.model import ModelSpec
+from coordinator.plan import KV_TYPES, Limits, Span
+from coordinator.wire import WireError
+from tests.models import LIMITS, SPEC, examples
+
+KINDS: tuple[type, ...] = get_args(Message)
+INT32S = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=9).map(lambda items: np.array(items, np.int32))
+FLOAT32S = st.lists(st.floats(width=32), max_size=9).map(lambda items: np.array(items, np.float32))
+COUNT = st.integers(1, 2**31 - 1)
+# Dataclasses whose fields must fit together: varied only where they may be.
+SPECIAL: dict[type, st.SearchStrategy[Any]] = {
+    Span: st.tuples(COUNT, COUNT).map(lambda ends: Span(min(ends), max(ends))),
+    ModelSpec: st.builds(
+        dataclasses.replace, st.just(SPEC), architecture=st.text(), num_layers=COUNT, vocabulary_size=COUNT
+    ),
+    Limits: st.builds(Limits, COUNT, COUNT, COUNT, COUNT, COUNT, st.sampled_from(sorted(KV_TYPES))),
+}
+
+
+def values_of(hint: Any) -> st.SearchStrategy[Any]:
+    """Anything that an annotation allows."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return INT32S if arguments[1] is np.int32 else FLOAT32S
+    if origin in (Union, types.UnionType):
+        return st.one_of([values_of(argument) for argument in arguments])
+    if origin is tuple:
+        return st.lists(values_of(arguments[0]), max_size=3).map(tuple)
+    if origin is dict:
+        return st.dictionaries(values_of(arguments[0]), values_of(arguments[1]), max_size=3)
+    if hint in SPECIAL:
+        return SPECIAL[hint]
+    if dataclasses.is_dataclass(hint):
+        assert isinstance(hint, type)
+        return instances_of(hint)
+    if hint is str:
+        return st.text()
+    if hint is int:
+        return st.integers(-(2**63), 2**63 - 1)
+    return st.from_type(hint)
+
+
+def instances_of(kind: type) -> st.SearchStrategy[Any]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return st.builds(kind, **{name: values_of(hint) for name, hint in hints.items()})
+
+
+def assert_same(found: Any, sent: Any) -> None:
+    """Equal, and of the same types all the way down; NaN is equal to NaN."""
+    assert type(found) is type(sent)
+    if dataclasses.is_dataclass(sent):
+        for field in dataclasses.fields(sent):
+            assert_same(getattr(found, field.name), getattr(sent, field.name))
+    elif isinstance(sent, np.ndarray):
+        assert found.dtype == sent.dtype
+        np.testing.assert_array_equal(found, sent)
+    elif isinstance(sent, tuple):
+        assert len(found) == len(sent)
+        for one, other in zip(found, sent, strict=True):
+            assert_same(one, other)
+    elif isinstance(sent, dict):
+        assert_same(tuple(found.items()), tuple(sent.items()))
+    else:
+        assert found == sent or (math.isnan(found) and math.isnan(sent))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@given(data=st.data())
+@examples(60)
+def test_every_message_comes_back_as_it_was(kind: type, data: st.DataObject) -> None:
+    message = data.draw(instances_of(kind))
+    assert_same(decode(encode(message)), message)
+
+
+def test_every_message_type_is_known() -> None:
+    declared = {
+        value
+        for value in vars(messages).values()
+        if isinstance(value, type)
+        and dataclasses.is_dataclass(value)
+        and value.__module__ == messages.__name__
+    }
+    assert set(KINDS) == declared
+
+
+def message_of(name: str, fields: Any) -> bytes:
+    packed: bytes = msgpack.packb([name, fields])
+    return packed
+
+
+HELLO = {"version": 1, "rank": 2, "process_id": 3}
+STEP = {
+    "number": 1, "token_ids": b"\0" * 4, "positions": b"\0" * 4,
+    "table_starts": b"\0" * 4, "tables": b"\0" * 4, "logit_rows": b"",
+}  # fmt: skip
+
+
+def test_the_plain_messages_are_accepted() -> None:
+    """The mutations below fail for their one reason."""
+    assert decode(message_of("Hello", HELLO)) == Hello(1, 2, 3)
+    assert isinstance(decode(message_of("Step", STEP)), Step)
+    assert decode(message_of("Shutdown", {})) == Shutdown()
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (message_of("Bye", {}), "a message of the unknown type 'Bye'"),
+        (message_of("Message", {}), "a message of the unknown type 'Message'"),
+        (message_of("ModelSpec", {}), "a message of the unknown type 'ModelSpec'"),
+        (message_of("Hello", {**HELLO, "extra": 1}), "the fields of Hello are version, rank, process_id"),
+        (message_of("Hello", {"version": 1}), "the fields of Hello are version, rank, process_id"),
+        (message_of("Hello", [1, 2, 3]), "the fields of Hello are"),
+        (message_of("Hello", None), "the fields of Hello are"),
+        (message_of("Hello", {**HELLO, "rank": True}), "Hello: True is no int"),
+        (message_of("Hello", {**HELLO, "rank": 1.0}), "Hello: 1.0 is no int"),
+        (message_of("Hello", {**HELLO, "rank": "1"}), "Hello: '1' is no int"),
+        (message_of("Hello", {**HELLO, "rank": None}), "Hello: None is no int"),
+        (message_of("Attached", {"model_hash": b"", "device": "", "endpoint": ""}), "b'' is no str"),
+        (message_of("Connect", {"endpoints": "abc"}), "'abc' is no list"),
+        (message_of("Connect", {"endpoints": [1]}), "1 is no str"),
+        (message_of("Ready", {"device_bytes": 1, "imports_partials": 1}), "1 is no bool"),
+        (message_of("Failed", {"error": "", "culprit": False}), "False is no int"),
+        (message_of("StepDone", {"number": 1, "logits": b"", "ledger": {"a": "b"}}), "'b' is no float"),
+        (message_of("StepDone", {"number": 1, "logits": b"", "ledger": {"a": True}}), "True is no float"),
+        (message_of("StepDone", {"number": 1, "logits": b"", "ledger": []}), r"\[\] is no dict"),
+        (message_of("StepDone", {"number": 1, "logits": b"12345", "ledger": {}}), "StepDone: "),
+        (message_of("Step", {**STEP, "tables": "abcd"}), "'abcd' is no bytes"),
+        (message_of("Step", {**STEP, "tables": [1]}), r"\[1\] is no bytes"),
+        (msgpack.packb(["Hello"]), "not a name with fields"),
+        (msgpack.packb(["Hello", HELLO, 1]), "not a name with fields"),
+        (msgpack.packb([1, HELLO]), "not a name with fields"),
+        (msgpack.packb([["Hello"], HELLO]), "not a name with fields"),
+        (msgpack.packb({"Hello": HELLO}), "not a name with fields"),
+        (msgpack.packb({1: 2}), "no msgpack"),
+        (msgpack.packb(["Hello", msgpack.ExtType(5, b"x")]), "the fields of Hello are"),
+        (msgpack.packb(["Hello", {**HELLO, "rank": msgpack.Timestamp(1)}]), "is no int"),
+        (b"", "no msgpack"),
+        (b"\xc1", "no msgpack"),
+        (b"\x91" * 3000, "no msgpack"),
+        (encode(Hello(1, 2, 3)) + b"\0", "no msgpack"),
+        (encode(Hello(1, 2, 3))[:-1], "no msgpack"),
+        (b"\x92\xa5\xff\xff\xff\xff\xff\x80", "no msgpack"),
+    ],
+)
+def test_what_is_no_message_is_refused(data: bytes, sentence: str) -> None:
+    with pytest.raises(WireError, match=sentence):
+        decode(data)
+
+
+@pytest.mark.parametrize("name", sorted(set(STEP) - {"number"}))
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 4001])
+def test_arrays_of_odd_lengths_are_refused(name: str, size: int) -> None:
+    with pytest.raises(WireError, match="Step: "):
+        decode(message_of("Step", {**STEP, name: b"\0" * size}))
+
+
+def plain_load() -> Any:
+    load = Load("m", "h", 1, SPEC, (), share_of_one(), 1, LIMITS, "shared-memory", b"t" * 16, 1.0)
+    return msgpack.unpackb(encode(load))
+
+
+def share_of_one() -> Any:
+    from coordinator.plan import make_plan
+
+    return make_plan(SPEC, [1])[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (("spec", "num_layers"), 0, "num_layers is 0"),
+        (("spec", "num_kv_heads"), 3, "not a multiple of 3"),
+        (("spec", "rope", "dimension"), 7, "rope dimension"),
+        (("spec", "rope", "interleaved"), 1, "1 is no bool"),
+        (("spec", "norm_epsilon"), math.nan, "norm_epsilon"),
+        (("share", "heads", "stop"), -1, "a span from 0 to -1"),
+        (("limits", "max_rows"), 0, "max_rows is 0"),
+        (("limits", "kv_type"), "q4", "KV type 'q4'"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(path: tuple[str, ...], value: Any, sentence: str) -> None:
+    name, fields = plain_load()
+    assert_same(encode(decode(message_of(name, fields))), message_of(name, fields))
+    inner = fields
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises(WireError, match=sentence):
+        decode(message_of(name, fields))
+
+
+def test_integers_pass_for_floats_but_not_the_other_way_round() -> None:
+    done = decode(message_of("StepDone", {"number": 1, "logits": b"", "ledger": {"a": 3}}))
+    assert isinstance(done, StepDone)
+    assert_same(done.ledger, {"a": 3.0})
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5)
+    | st.binary(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(st.binary(max_size=200) | PLAIN.map(msgpack.packb))
+@examples(400)
+def test_garbage_is_refused(data: bytes) -> None:
+    with pytest.raises(WireError):
+        decode(data)
+
+
+@given(st.data())
+@examples(400)
+def test_wrong_fields_are_refused_or_harmless(data: st.DataObject) -> None:
+    """One field of a true message, anywhere in it, becomes something else."""
+    name, fields = data.draw(
+        st.sampled_from([plain_load(), ["Hello", dict(HELLO)], ["Step", dict(STEP)]]).map(
+            lambda message: msgpack.unpackb(msgpack.packb(message))
+        )
+    )
+    inner = fields
+    key = data.draw(st.sampled_from(sorted(inner)))
+    while isinstance(inner[key], dict) and data.draw(st.booleans()):
+        inner = inner[key]
+        key = data.draw(st.sampled_from(sorted(inner)))
+    inner[key] = data.draw(PLAIN)
+    try:
+        found = decode(message_of(name, fields))
+    except WireError as error:
+        assert len(str(error)) < 500
+    else:
+        assert type(found).__name__ == name
+
+
+@given(st.data())
+@examples(300)
+def test_damaged_bytes_are_refused_or_a_message(data: st.DataObject) -> None:
+    message = bytearray(encode(data.draw(st.one_of([instances_of(kind) for kind in KINDS]))))
+    for _ in range(data.draw(st.integers(1, 3))):
+        message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        found = decode(bytes(message))
+    except WireError:
+        return
+    assert isinstance(found, KINDS)
