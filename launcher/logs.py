@@ -74,7 +74,7 @@ def _make_directory() -> Path:
 
 
 def _prune(state: Path) -> None:
-    """Keeps the logs of the last failed runs only. A folder's name begins with the time, ends with the pid."""
+    """Keeps the logs of the last failed runs. A folder's name starts with the time and ends with the pid."""
     runs = sorted(path for path in state.iterdir() if path.is_dir())
     for path in runs[:-MAX_KEPT_RUNS]:
         if not psutil.pid_exists(int(path.name.rpartition("-")[2])):

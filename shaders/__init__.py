@@ -1,0 +1,1 @@
+"""Kernels in Slang and their committed SPIR-V."""

@@ -1,0 +1,115 @@
+"""The committed kernels: compiled from the sources that lie beside them, and within what every device has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ctypes import Structure, sizeof
+from pathlib import Path
+
+import pytest
+
+from shaders import build, spirv
+from shaders.load import kernel_names, load_kernel
+from tests.drivers import IN_CI
+from worker.vulkan_kernels import KERNELS
+from worker.vulkan_pipelines import MAX_PUSH_BYTES
+
+# Vulkan 1.2 with the features that worker/vulkan_context.py enables; numbers are SPIR-V's.
+BASELINE = {
+    1: "Shader",
+    61: "GroupNonUniform",
+    63: "GroupNonUniformArithmetic",
+    5347: "PhysicalStorageBufferAddresses",
+}
+PUSH_CONSTANT_CLASS = 9
+OFFSET_DECORATION = 35
+
+
+def test_the_committed_kernels_are_what_the_sources_give() -> None:
+    if build.find_compiler() is None:
+        reason = "slangc is not here: pip install --no-deps slangtorch"
+        pytest.fail(reason) if IN_CI else pytest.skip(reason)
+    assert build.differences(build.build_all(), build.FOLDER / "spv") == []
+
+
+def test_a_stale_a_missing_and_a_surplus_kernel_are_noticed(tmp_path: Path) -> None:
+    build.write({"same": b"1", "stale": b"1", "surplus": b"1"}, tmp_path)
+    assert build.differences({"same": b"1", "stale": b"2", "new": b"1"}, tmp_path) == [
+        "new",
+        "stale",
+        "surplus",
+    ]
+    build.write({"same": b"1"}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["same.spv"]
+
+
+@pytest.mark.parametrize("name", kernel_names())
+def test_kernels_need_nothing_beyond_the_baseline(name: str) -> None:
+    module = load_kernel(name)
+    needed = {op.operands[0] for op in spirv.instructions(module) if op.opcode == spirv.OP_CAPABILITY}
+    assert needed <= BASELINE.keys()
+    assert spirv.as_words(module)[1] <= 0x00010500, "Vulkan 1.2 takes SPIR-V up to 1.5"
+
+
+@pytest.mark.parametrize("name", kernel_names())
+def test_kernels_cast_no_pointers(name: str) -> None:
+    """SwiftShader kills the process over an OpBitcast to a pointer."""
+    operations = list(spirv.instructions(load_kernel(name)))
+    pointers = {op.operands[0] for op in operations if op.opcode == spirv.OP_TYPE_POINTER}
+    casts = [op for op in operations if op.opcode == spirv.OP_BITCAST and op.operands[0] in pointers]
+    assert casts == []
+
+
+@pytest.mark.parametrize("name", kernel_names())
+def test_kernels_hold_no_debug_information(name: str) -> None:
+    assert not [op for op in spirv.instructions(load_kernel(name)) if op.opcode in build.DROPPED]
+
+
+def test_every_kernel_is_in_the_table() -> None:
+    assert set(KERNELS) == set(kernel_names())
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_push_constants_lie_where_the_kernel_reads_them(name: str) -> None:
+    structure = KERNELS[name]
+    assert dict(push_constants(load_kernel(name))) == host_fields(structure)
+    assert sizeof(structure) <= MAX_PUSH_BYTES
+
+
+def host_fields(structure: type[Structure]) -> dict[str, int]:
+    """Byte offset by name."""
+    return {field[0]: getattr(structure, field[0]).offset for field in structure._fields_}
+
+
+def push_constants(module: bytes) -> Iterator[tuple[str, int]]:
+    """Name and byte offset of every member of the push constant block."""
+    operations = list(spirv.instructions(module))
+    variable = next(
+        op for op in operations if op.opcode == spirv.OP_VARIABLE and op.operands[2] == PUSH_CONSTANT_CLASS
+    )
+    types = {
+        op.operands[0]: op for op in operations if op.opcode in (spirv.OP_TYPE_POINTER, spirv.OP_TYPE_STRUCT)
+    }
+    block = types[types[variable.operands[0]].operands[2]].operands[0]
+    members = types[block].operands[1:]
+    if len(members) == 1 and members[0] in types:  # Slang wraps a struct that is a parameter
+        block = members[0]
+    offsets = {
+        op.operands[1]: op.operands[3]
+        for op in operations
+        if op.opcode == spirv.OP_MEMBER_DECORATE
+        and op.operands[0] == block
+        and op.operands[2] == OFFSET_DECORATION
+    }
+    for op in operations:
+        if op.opcode == spirv.OP_MEMBER_NAME and op.operands[0] == block:
+            yield op.text(2), offsets[op.operands[1]]
+
+
+def test_a_file_that_is_no_kernel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shaders.load.SPV_FOLDER", tmp_path)
+    (tmp_path / "broken.spv").write_bytes(b"not SPIR-V, but long enough")
+    with pytest.raises(ValueError, match="does not begin with SPIR-V's magic number"):
+        load_kernel("broken")
+    with pytest.raises(KeyError, match="no kernel is called 'missing'"):
+        load_kernel("missing")

@@ -1,0 +1,124 @@
+"""One program with its buffers' contents, run on any device: what the kernel tests compare devices with."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.plan import Limits
+from worker.buffers import Buffer, Placement
+from worker.device import Device
+from worker.formats import FORMATS
+from worker.program import Matrix, Op, Program, Segment
+from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+KV_DTYPES = {"f16": np.float16, "f32": np.float32}
+
+
+def page_aligned(shape: tuple[int, ...]) -> Bytes:
+    """Zeroed bytes in pages of their own, as shared memory is."""
+    nbytes = int(np.prod(shape))
+    return np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)[:nbytes].reshape(shape)
+
+
+@dataclass
+class Case:
+    """Ops to run as one segment, on buffers that hold these arrays at first."""
+
+    limits: Limits
+    ops: tuple[Op, ...]
+    arrays: dict[str, npt.NDArray[Any]]
+    num_rows: int = 1
+    rows: int = 1  # of the program: its bucket
+    logit_rows: tuple[int, ...] = ()
+    max_logit_rows: int = 0
+    positions: tuple[int, ...] = ()
+    table_starts: tuple[int, ...] = ()
+    tables: tuple[int, ...] = ()
+    chunk_length: int = 1
+    num_chunks: int = 1
+    partials: Floats = field(default_factory=lambda: np.zeros((2, 1, 4), np.float32))
+    write_slot: int = 0
+
+    def run(self, device: Device) -> dict[str, npt.NDArray[Any]]:
+        """Every buffer's contents afterwards, of the dtypes and shapes they had; "partials" is among them."""
+        device.create_buffers(self._buffers())
+        for name, array in self.arrays.items():
+            device.write(name, 0, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        self._fill_step(StepView(device.view("step").view(np.uint32), StepLayout(self.limits)))
+        arena = page_aligned((*self.partials.shape[:2], self.partials.shape[2] * 4))
+        arena.view(np.float32)[:] = self.partials
+        device.attach_partials(arena, self.write_slot)
+        program = Program(self.rows, self.max_logit_rows, (Segment(self.ops, None),))
+        device.prepare(program)
+        device.submit(program, self.num_rows)
+        device.finish(0)
+        results = {
+            name: device.view(name)[: array.nbytes].view(array.dtype).reshape(array.shape).copy()
+            for name, array in self.arrays.items()
+            if not name.endswith("matrix")
+        }
+        return {**results, "partials": arena.view(np.float32).copy()}
+
+    def _buffers(self) -> dict[str, Buffer]:
+        """All that are no matrices can be read back."""
+        buffers = {
+            "step": Buffer(StepLayout(self.limits).num_words * 4, Placement.UPLOAD),
+            "hidden": Buffer(0),
+        }
+        for name, array in self.arrays.items():
+            placement = Placement.DEVICE if name.endswith("matrix") else Placement.READBACK
+            row_length = array.shape[1] if array.ndim == 2 else 0
+            buffers[name] = Buffer(array.nbytes, placement, row_length)
+        return buffers
+
+    def _fill_step(self, step: StepView) -> None:
+        step.header[:4] = (self.num_rows, len(self.logit_rows), self.chunk_length, self.num_chunks)
+        step.positions[: len(self.positions)] = self.positions
+        step.table_starts[: len(self.table_starts)] = self.table_starts
+        step.logit_rows[: len(self.logit_rows)] = self.logit_rows
+        step.tables[: len(self.tables)] = self.tables
+        num_heads = getattr(self.ops[0], "num_heads", 1)
+        step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = (self.num_rows, num_heads, self.num_chunks)
+
+
+def assert_close(
+    actual: Mapping[str, npt.NDArray[Any]], expected: Mapping[str, npt.NDArray[Any]], tolerance: float
+) -> None:
+    """All buffers alike, also where nothing was to be written. The tolerance is relative to its scale."""
+    assert actual.keys() == expected.keys()
+    for name, values in expected.items():
+        scale = float(np.abs(values).max(initial=0)) or 1.0
+        np.testing.assert_allclose(actual[name], values, rtol=tolerance, atol=tolerance * scale, err_msg=name)
+
+
+def random_floats(rng: np.random.Generator, *shape: int) -> Floats:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def random_matrix(rng: np.random.Generator, matrix: Matrix) -> Bytes:
+    """Planes of random weights of a format; block scales are of one sign and size, to keep sums in bounds."""
+    offsets = FORMATS[matrix.type].plane_offsets(matrix.rows, matrix.columns)
+    planes = np.zeros(offsets[-1], np.uint8)
+    count = matrix.rows * matrix.columns
+    if matrix.type in ("F32", "F16"):
+        weights = random_floats(rng, count).astype(np.float32 if matrix.type == "F32" else np.float16)
+        planes[: weights.nbytes] = weights.view(np.uint8)
+        return planes
+    planes[: offsets[1]] = rng.integers(0, 256, offsets[1], np.uint8)
+    scales = rng.uniform(0.01, 0.1, count // 32).astype(np.float16)
+    planes[offsets[1] :][: scales.nbytes] = scales.view(np.uint8)
+    return planes
+
+
+def limits_for(**changes: Any) -> Limits:
+    """Small ones."""
+    small = Limits(context_length=64, num_blocks=1, block_length=32, max_rows=1, max_logit_rows=1)
+    return replace(small, **changes)

@@ -1,0 +1,59 @@
+"""Vulkan devices for the tests: lavapipe's and SwiftShader's only ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from coordinator.plan import Limits
+from tests.conftest import manifest_of
+from tests.drivers import driver_variables, find_lavapipe, find_swiftshader, find_validation_layer
+from tests.vulkan.reused_device import ReusedDevice
+from worker.options import DeviceOptions
+from worker.vulkan_device import VulkanDevice
+
+FINDERS = {"lavapipe": find_lavapipe, "swiftshader": find_swiftshader}
+
+
+def select_driver(patch: pytest.MonkeyPatch, name: str) -> None:
+    """From now on the Vulkan loader sees this driver only; devices that are open already stay so."""
+    for variable, value in driver_variables(manifest_of(FINDERS[name]())).items():
+        patch.setenv(variable, value)
+
+
+@pytest.fixture(scope="session", params=FINDERS)
+def device(request: pytest.FixtureRequest) -> Iterator[ReusedDevice]:
+    """A device for cases, opened once."""
+    with pytest.MonkeyPatch.context() as patch:
+        select_driver(patch, request.param)
+        opened = ReusedDevice(DeviceOptions(index=0))
+    yield opened
+    opened.close()
+
+
+class Opener:
+    """Opens devices of any driver, and closes them after the test."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._patch = patch
+        self.opened: list[VulkanDevice] = []
+
+    def __call__(
+        self, driver: str, limits: Limits, timeout_seconds: float = 60, **options: Any
+    ) -> VulkanDevice:
+        select_driver(self._patch, driver)
+        if options.get("validate"):
+            manifest_of(find_validation_layer())
+        device = VulkanDevice(DeviceOptions(index=0, **options), limits, timeout_seconds)
+        self.opened.append(device)
+        return device
+
+
+@pytest.fixture
+def open_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
+    opener = Opener(monkeypatch)
+    yield opener
+    for device in opener.opened:
+        device.close()

@@ -1,0 +1,36 @@
+"""A Vulkan device for many small cases: its kernels stay compiled, its buffers go after each case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from coordinator.plan import Limits
+from tests.vulkan.cases import Case
+from worker.options import DeviceOptions
+from worker.vulkan_device import VulkanDevice
+from worker.vulkan_memory import Memory
+
+
+class ReusedDevice(VulkanDevice):
+    """Runs a case as a device opened for it would."""
+
+    def __init__(self, options: DeviceOptions) -> None:
+        super().__init__(options, Limits(context_length=1, num_blocks=1))
+
+    def run(self, case: Case) -> dict[str, npt.NDArray[Any]]:
+        self._limits = case.limits
+        try:
+            return case.run(self)
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._partials is not None:
+            self._partials.close()
+        self._memory.close()
+        self._memory = Memory(self._context, unmapped=self._staging)
+        self._partials = None
+        self._prepared.clear()
+        self._current = None

@@ -1,0 +1,162 @@
+"""Paged, chunked, grouped attention against NumPy, and against long contexts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.plan import padded
+from tests.vulkan.cases import KV_DTYPES, Case, assert_close, limits_for, random_floats
+from tests.vulkan.reused_device import ReusedDevice
+from worker.numpy_device import EMPTY_MAXIMUM, NumpyDevice
+from worker.program import Attention, AttentionCombine
+
+
+def attention_case(
+    op: Attention,
+    positions: tuple[int, ...],
+    *,
+    num_chunks: int = 1,
+    block_length: int = 32,
+    kv_type: str = "f32",
+    spare_rows: int = 0,
+    seed: int = 0,
+    offset: int = 0,
+) -> Case:
+    """Every row is a sequence of its own; their blocks lie in any order. Attention and the combination."""
+    rng = np.random.default_rng(seed)
+    num_rows, rows = len(positions), len(positions) + spare_rows
+    blocks = [position // block_length + 1 for position in positions]
+    starts = np.concatenate(([0], np.cumsum(blocks)))
+    longest = max(positions) + 1
+    cells = int(starts[-1]) * op.num_kv_heads * block_length
+    slots = rows * op.num_heads * num_chunks
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "query": 3 * random_floats(rng, rows, op.num_heads * op.key_length),
+        "keys": random_floats(rng, cells * op.key_length).astype(KV_DTYPES[kv_type]),
+        "values": random_floats(rng, cells * op.value_length).astype(KV_DTYPES[kv_type]),
+        # What an older step left: no chunk may pick it up.
+        "attention_sums": np.full(slots * op.value_length, np.nan, np.float32),
+        "attention_scales": np.full(slots * 2, 1e9, np.float32),
+        "attended": random_floats(rng, rows, padded(offset + op.num_heads * op.value_length)),
+    }
+    return Case(
+        limits_for(
+            context_length=longest,
+            num_blocks=int(starts[-1]),
+            block_length=block_length,
+            max_rows=rows,
+            kv_type=kv_type,
+        ),
+        (op, AttentionCombine(op.num_heads, op.value_length, offset)),
+        arrays,
+        num_rows,
+        rows,
+        positions=positions,
+        table_starts=tuple(starts[:-1]),
+        tables=tuple(rng.permutation(int(starts[-1]))),
+        chunk_length=-(-longest // num_chunks),
+        num_chunks=num_chunks,
+    )
+
+
+def attention_op(**changes: Any) -> Attention:
+    values: dict[str, Any] = {
+        "key_cache": "keys",
+        "value_cache": "values",
+        "num_heads": 1,
+        "num_kv_heads": 1,
+        "first_head": 0,
+        "heads_per_kv_head": 1,
+        "key_length": 4,
+        "value_length": 4,
+        "scale": 0.5,
+    }
+    return Attention(**{**values, **changes})
+
+
+def check(device: ReusedDevice, case: Case, tolerance: float = 2e-5) -> None:
+    """The attended rows; where a chunk's keys end within it, sums of both devices may differ by rounding."""
+    results, expected = device.run(case), case.run(NumpyDevice(case.limits))
+    assert_close({"attended": results["attended"]}, {"attended": expected["attended"]}, tolerance)
+
+
+@st.composite
+def attention_ops(draw: st.DrawFn) -> Attention:
+    """A rank's heads: any run of query heads, which may begin and end within a group."""
+    group = draw(st.integers(1, 4))
+    first_head = draw(st.integers(0, group - 1))
+    num_heads = draw(st.integers(1, 6))
+    return attention_op(
+        num_heads=num_heads,
+        num_kv_heads=-(-(first_head + num_heads) // group),
+        first_head=first_head,
+        heads_per_kv_head=group,
+        key_length=4 * draw(st.integers(1, 64)),
+        value_length=4 * draw(st.integers(1, 64)),
+        scale=draw(st.sampled_from([0.05, 0.2])),
+    )
+
+
+@pytest.mark.parametrize("kv_type", KV_DTYPES)
+@settings(max_examples=25)
+@given(
+    op=attention_ops(),
+    positions=st.lists(st.integers(0, 200), min_size=1, max_size=5).map(tuple),
+    num_chunks=st.integers(1, 9),
+    block_length=st.sampled_from([1, 5, 16, 32]),
+    spare_rows=st.integers(0, 2),
+    offset=st.integers(0, 9),
+    seed=st.integers(0, 999),
+)
+def test_any_shape(
+    device: ReusedDevice,
+    kv_type: str,
+    op: Attention,
+    positions: tuple[int, ...],
+    num_chunks: int,
+    block_length: int,
+    spare_rows: int,
+    offset: int,
+    seed: int,
+) -> None:
+    case = attention_case(
+        op,
+        positions,
+        num_chunks=num_chunks,
+        block_length=block_length,
+        kv_type=kv_type,
+        spare_rows=spare_rows,
+        offset=offset,
+        seed=seed,
+    )
+    check(device, case)
+
+
+def test_rows_of_one_sequence_see_no_later_key(device: ReusedDevice) -> None:
+    """Prefill: the rows share a block table."""
+    op = attention_op(num_heads=2, heads_per_kv_head=2, key_length=64, value_length=64, scale=0.125)
+    case = attention_case(op, tuple(range(90, 120)), num_chunks=2)
+    case.table_starts = (0,) * 30
+    check(device, case)
+
+
+def test_a_chunk_without_keys_says_so(device: ReusedDevice) -> None:
+    case = attention_case(attention_op(), (10, 500), num_chunks=4)
+    scales = device.run(case)["attention_scales"].reshape(2, 1, 4, 2)
+    assert scales[0, 0, 0, 1] > 0
+    assert np.array_equal(scales[0, 0, 1:], np.tile(np.array([EMPTY_MAXIMUM, 0], np.float32), (3, 1)))
+    assert (scales[1, 0, :, 1] > 0).all()
+
+
+@pytest.mark.parametrize(("key_length", "num_chunks"), [(8, 5), (256, 256), (256, 1)])
+def test_long_contexts(device: ReusedDevice, key_length: int, num_chunks: int) -> None:
+    """Lavapipe 22.3 drops, without a word, what an invocation does after some 65,535 iterations."""
+    num_keys = {1: 16384, 5: 75000, 256: 75000}[num_chunks]
+    op = attention_op(key_length=key_length, value_length=key_length, scale=0.2)
+    check(device, attention_case(op, (num_keys - 1,), num_chunks=num_chunks, kv_type="f16"))

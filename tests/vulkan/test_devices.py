@@ -1,0 +1,181 @@
+"""Listing devices, opening them, and their memory."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import worker.vulkan_api
+from shaders.load import kernel_names
+from tests.vulkan.cases import limits_for, page_aligned
+from tests.vulkan.conftest import Opener, select_driver
+from worker.buffers import Buffer, Placement
+from worker.device import DeviceError
+from worker.options import DeviceOptions
+from worker.vulkan_context import Context
+from worker.vulkan_device import VulkanDevice
+from worker.vulkan_listing import list_devices
+from worker.vulkan_memory import STAGING_BYTES, Memory, buffer_info
+from worker.vulkan_partials import ImportedPartials
+
+DRIVERS = ["lavapipe", "swiftshader"]
+LIMITS = limits_for()
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_devices_are_described(monkeypatch: pytest.MonkeyPatch, driver: str) -> None:
+    select_driver(monkeypatch, driver)
+    (device,) = list_devices()
+    assert device.index == 0
+    assert {"lavapipe": "llvmpipe", "swiftshader": "SwiftShader"}[driver] in device.name
+    assert device.type == "cpu"
+    assert device.unusable is None
+    assert device.driver and device.api_version >= (1, 2)
+    assert len(bytes.fromhex(device.uuid)) == 16
+    assert 0 < device.min_subgroup_size <= device.subgroup_size <= device.max_subgroup_size
+    assert device.max_allocation >= 1 << 30 and device.memory_bytes > 1 << 30
+
+
+def test_no_driver_means_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent.json")
+    monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent.json")
+    with pytest.raises(DeviceError, match="vkCreateInstance failed with VK_ERROR_INCOMPATIBLE_DRIVER"):
+        list_devices()
+
+
+def test_no_loader_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker.vulkan_api, "_load_error", "Cannot find Vulkan SDK version")
+    with pytest.raises(DeviceError, match="install the package libvulkan1"):
+        list_devices()
+
+
+def test_another_device_than_chosen_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    select_driver(monkeypatch, "lavapipe")
+    with pytest.raises(DeviceError, match="00ff was chosen"):
+        Context(0, uuid="00ff")
+    with pytest.raises(DeviceError, match="there is no Vulkan device 3; there are 1"):
+        Context(3)
+    Context(0, uuid=list_devices()[0].uuid).close()
+
+
+def test_validation_errors_end_the_device(open_device: Opener) -> None:
+    """A buffer of no bytes is what the layer is made to object to; lavapipe would not."""
+    device = open_device("lavapipe", LIMITS, validate=True)
+    call, context = worker.vulkan_api.create, device._context
+    buffer = call("vkCreateBuffer", "VkBuffer", context.device, buffer_info(0))
+    worker.vulkan_api.lib.vkDestroyBuffer(context.device, buffer, worker.vulkan_api.ffi.NULL)
+    with pytest.raises(DeviceError, match=r"1 validation errors.*VkBufferCreateInfo-size"):
+        device.close()
+
+
+def test_every_kernel_passes_validation(open_device: Opener) -> None:
+    device = open_device("lavapipe", LIMITS, validate=True)
+    for name in kernel_names():
+        assert device._pipelines[name]
+    device.close()
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("staging", [False, True])
+def test_buffers_begin_as_zeros_and_hold_what_is_written(
+    open_device: Opener, driver: str, staging: bool
+) -> None:
+    """Also memory that the host can't see, here through a copy of it."""
+    device = open_device(driver, LIMITS, staging=staging)
+    nbytes = STAGING_BYTES + 1000
+    device.create_buffers(
+        {"weights": Buffer(nbytes), "read": Buffer(nbytes, Placement.READBACK), "empty": Buffer(0)}
+    )
+    assert not contents(device, "weights", nbytes).any()
+    assert not device.view("read").any()
+    assert device.view("empty").size == 0
+    data = np.random.default_rng(0).integers(0, 256, nbytes - 8, np.uint8)
+    device.write("weights", 4, data)
+    assert np.array_equal(contents(device, "weights", nbytes), np.pad(data, 4))
+
+
+def contents(device: VulkanDevice, name: str, nbytes: int) -> np.typing.NDArray[np.uint8]:
+    """A DEVICE buffer's bytes, copied by the device."""
+    source, target = device._memory[name], device._memory["read"]
+    assert source.block is not None and target.block is not None and target.mapped is not None
+    blocks = (source.block.buffer, target.block.buffer)
+    api = worker.vulkan_api
+    region = api.struct("VkBufferCopy", srcOffset=source.offset, dstOffset=target.offset, size=nbytes)
+    device._context.run_once(lambda commands: api.lib.vkCmdCopyBuffer(commands, *blocks, 1, region))
+    copied = target.mapped.copy()
+    target.mapped[:] = 0
+    return copied
+
+
+def test_a_buffer_larger_than_an_allocation_is_refused(open_device: Opener) -> None:
+    device = open_device("swiftshader", LIMITS)
+    with pytest.raises(
+        DeviceError, match=r"'big' has 2147483648 bytes; SwiftShader.* at most 1073741824 at once"
+    ):
+        device.create_buffers({"big": Buffer(2 << 30)})
+
+
+def test_buffers_are_spread_over_allocations(open_device: Opener) -> None:
+    device = open_device("lavapipe", LIMITS)
+    small = dataclasses.replace(device.info, max_allocation=1000)
+    device._context.info = small
+    memory = Memory(device._context, unmapped=False)
+    memory.create({str(i): Buffer(300 + i) for i in range(9)})
+    blocks = {id(memory[str(i)].block) for i in range(9)}
+    assert len(blocks) == 9  # 512 bytes each, aligned
+    memory.close()
+    memory.create({str(i): Buffer(200 + i) for i in range(9)})
+    assert len({id(memory[str(i)].block) for i in range(9)}) == 3
+    memory.close()
+
+
+def test_a_full_device_names_the_numbers(open_device: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = open_device("lavapipe", LIMITS)
+    device.create_buffers({"first": Buffer(4096)})
+
+    def refuse(*arguments: object) -> None:
+        raise DeviceError("vkAllocateMemory failed with VK_ERROR_OUT_OF_DEVICE_MEMORY")
+
+    monkeypatch.setattr("worker.vulkan_memory.allocate_memory", refuse)
+    with pytest.raises(
+        DeviceError, match=r"no room for 8192 more bytes beside the 4096 bytes.*OUT_OF_DEVICE"
+    ):
+        device.create_buffers({"second": Buffer(8192)})
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_an_arena_within_other_memory_is_imported(open_device: Opener, driver: str) -> None:
+    """Its pages hold other things before and after it, which stay as they are."""
+    device = open_device(driver, LIMITS)
+    memory = page_aligned((3 * 4096,))
+    memory[:] = 7
+    arena = memory[4096 + 512 :][: 2 * 2 * 1024].reshape(2, 2, 1024)
+    device.attach_partials(arena, 1)
+    assert device.imports_partials
+    assert (memory == 7).all()
+
+
+def test_an_arena_that_can_not_be_imported_is_copied(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise DeviceError("refused")
+
+    monkeypatch.setattr("worker.vulkan_partials.import_host_memory", refuse)
+    device = open_device("lavapipe", LIMITS)
+    device.attach_partials(page_aligned((2, 1, 4096)), 0)
+    assert not device.imports_partials
+
+
+def test_an_arena_larger_than_an_import_is_refused(open_device: Opener) -> None:
+    device = open_device("lavapipe", LIMITS)
+    device._context.info = dataclasses.replace(device.info, max_allocation=4096)
+    with pytest.raises(DeviceError, match="the arena has 8192 bytes, the largest import 4096"):
+        ImportedPartials(device._context, page_aligned((2, 1, 4096)), 0)
+
+
+def test_options_name_a_device() -> None:
+    with pytest.raises(AssertionError, match="a Vulkan device has an index"):
+        VulkanDevice(DeviceOptions(index=None), LIMITS)

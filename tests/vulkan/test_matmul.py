@@ -1,0 +1,123 @@
+"""Products of activations and weights of every format, against NumPy."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, random_matrix
+from tests.vulkan.reused_device import ReusedDevice
+from worker.formats import FORMATS
+from worker.numpy_device import NumpyDevice
+from worker.program import MatMul, Matrix
+
+
+def matmul_case(
+    matrix: Matrix,
+    rows: int,
+    num_rows: int,
+    seed: int,
+    *,
+    bias: bool = False,
+    offset: int = 0,
+    surplus: int = 0,
+    parity: int | None = None,
+    logits: bool = False,
+) -> Case:
+    """`surplus` columns stand at the end of every input and output row that are not the op's."""
+    rng = np.random.default_rng(seed)
+    width = -(-matrix.rows // 32) * 32
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "matrix": random_matrix(rng, matrix),
+        "bias": random_floats(rng, matrix.rows),
+        "input": random_floats(rng, rows + 1, matrix.columns + 32 * surplus),
+        "output": random_floats(rng, rows + 1, offset + matrix.rows + surplus),
+        "hidden": random_floats(rng, rows + 1, width),
+    }
+    op = MatMul(
+        matrix=matrix,
+        bias="bias" if bias else None,
+        input="input",
+        output="output" if parity is None else "partials",
+        output_offset=offset if parity is None else 0,
+        rows="logit_rows" if logits else "rows",
+        parity=parity,
+    )
+    return Case(
+        limits=limits_for(max_rows=rows, max_logit_rows=rows),
+        ops=(op,),
+        arrays=arrays,
+        num_rows=1 if logits else num_rows,
+        rows=1 if logits else rows,
+        logit_rows=tuple(range(num_rows)) if logits else (),
+        max_logit_rows=rows if logits else 0,
+        partials=random_floats(rng, 2, 3, (rows + 1) * width),
+        write_slot=1,
+    )
+
+
+VARIANTS: list[dict[str, Any]] = [{}, {"parity": 0}, {"parity": 1}, {"logits": True}]
+
+
+def check(device: ReusedDevice, case: Case) -> None:
+    assert_close(device.run(case), case.run(NumpyDevice(case.limits)), 1e-5)
+
+
+@pytest.mark.parametrize("weight_type", FORMATS)
+@settings(max_examples=12)
+@given(data=st.data())
+def test_any_shape(device: ReusedDevice, weight_type: str, data: st.DataObject) -> None:
+    matrix = Matrix(
+        "matrix",
+        weight_type,
+        rows=data.draw(st.integers(1, 150), "matrix rows"),
+        columns=32 * data.draw(st.integers(0, 20), "tiles"),
+    )
+    rows = data.draw(st.integers(1, 40), "rows")
+    case = matmul_case(
+        matrix,
+        rows,
+        num_rows=data.draw(st.integers(1, rows), "rows of the step"),
+        seed=data.draw(st.integers(0, 999), "seed"),
+        bias=data.draw(st.booleans(), "bias"),
+        offset=data.draw(st.integers(0, 40), "offset"),
+        surplus=data.draw(st.integers(0, 2), "surplus"),
+        **data.draw(st.sampled_from(VARIANTS), "variant"),
+    )
+    check(device, case)
+
+
+def test_no_columns_give_zeros(device: ReusedDevice) -> None:
+    case = matmul_case(Matrix("matrix", "Q8_0", 50, 0), rows=4, num_rows=3, seed=0, parity=1)
+    results = device.run(case)
+    written = results["partials"][1, 1, : 3 * 64].reshape(3, 64)
+    assert not written[:, :50].any()
+    assert written[:, 50:].all()  # padding is not the kernel's
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_long_vocabulary(device: ReusedDevice, rows: int) -> None:
+    check(device, matmul_case(Matrix("matrix", "Q4_0", 262143, 32), rows, rows, seed=1))
+
+
+def test_a_vocabulary_longer_than_a_row_of_workgroups(
+    device: ReusedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one subgroup to a workgroup 65,536 of them are needed; here, too, most have nothing to do."""
+    monkeypatch.setattr(device, "info", dataclasses.replace(device.info, max_subgroup_size=64))
+    check(device, matmul_case(Matrix("matrix", "Q8_0", 262144, 32), 1, 1, seed=4))
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_long_rows(device: ReusedDevice, rows: int) -> None:
+    check(device, matmul_case(Matrix("matrix", "Q8_0", 5, 131072), rows, rows, seed=2))
+
+
+def test_many_rows(device: ReusedDevice) -> None:
+    check(device, matmul_case(Matrix("matrix", "Q8_0", 40, 64), 512, 511, seed=3))

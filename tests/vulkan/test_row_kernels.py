@@ -1,0 +1,172 @@
+"""Kernels over rows of activations (sum and norm, rope and cache, gated activation) against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.plan import padded
+from tests.vulkan.cases import KV_DTYPES, Case, assert_close, limits_for, random_floats
+from tests.vulkan.reused_device import ReusedDevice
+from worker.numpy_device import NumpyDevice
+from worker.program import GatedActivation, RopeCache, SumNorm
+
+SEEDS = st.integers(0, 999)
+
+
+def padded_rows(rng: np.random.Generator, *shape: int) -> np.typing.NDArray[np.float32]:
+    """Random rows, filled up with zeros to whole tiles."""
+    rows = np.zeros((*shape[:-1], padded(shape[-1])), np.float32)
+    rows[..., : shape[-1]] = random_floats(rng, *shape)
+    return rows
+
+
+def sum_norm_case(
+    width: int, rows: int, num_rows: int, num_partials: int, parity: int | None, in_place: bool, seed: int
+) -> Case:
+    rng = np.random.default_rng(seed)
+    arrays = {
+        "hidden": padded_rows(rng, rows, width),
+        "embedding": padded_rows(rng, rows, width),
+        "normed": padded_rows(rng, rows, width),
+        "weight": padded_rows(rng, width),
+    }
+    op = SumNorm(
+        source="hidden" if in_place else "embedding",
+        parity=parity,
+        weight="weight",
+        width=width,
+        epsilon=1e-5,
+        output="normed",
+        rows="rows",
+    )
+    partials = padded_rows(rng, 2, num_partials, rows, width).reshape(2, num_partials, -1)
+    return Case(limits_for(max_rows=rows), (op,), arrays, num_rows, rows, partials=partials)
+
+
+def check(device: ReusedDevice, case: Case, tolerance: float = 1e-5) -> None:
+    assert_close(device.run(case), case.run(NumpyDevice(case.limits)), tolerance)
+
+
+@settings(max_examples=25)
+@given(
+    width=st.integers(1, 300).map(lambda quads: 4 * quads),
+    rows=st.integers(1, 20),
+    spare_rows=st.integers(0, 3),
+    num_partials=st.integers(1, 8),
+    parity=st.sampled_from([None, 0, 1]),
+    in_place=st.booleans(),
+    seed=SEEDS,
+)
+def test_sum_norm(
+    device: ReusedDevice,
+    width: int,
+    rows: int,
+    spare_rows: int,
+    num_partials: int,
+    parity: int | None,
+    in_place: bool,
+    seed: int,
+) -> None:
+    case = sum_norm_case(width, rows + spare_rows, rows, num_partials, parity, in_place, seed)
+    check(device, case)
+
+
+def test_sum_norm_adds_in_rank_order(device: ReusedDevice) -> None:
+    """Bit by bit what NumPy adds from left to right, so that equal devices go on from equal numbers."""
+    case = sum_norm_case(1000, 4, 4, num_partials=5, parity=1, in_place=False, seed=0)
+    expected = case.run(NumpyDevice(case.limits))["hidden"]
+    assert np.array_equal(device.run(case)["hidden"], expected)
+
+
+def test_sum_norm_of_a_very_long_row(device: ReusedDevice) -> None:
+    check(device, sum_norm_case(131072, 1, 1, num_partials=8, parity=0, in_place=True, seed=0))
+
+
+@settings(max_examples=10)
+@given(rows=st.integers(1, 9), data=st.data(), seed=SEEDS)
+def test_sum_norm_of_logit_rows(device: ReusedDevice, rows: int, data: st.DataObject, seed: int) -> None:
+    chosen = data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=6))
+    rng = np.random.default_rng(seed)
+    arrays = {
+        "hidden": padded_rows(rng, rows, 52),
+        "weight": padded_rows(rng, 52),
+        "final": padded_rows(rng, 6, 52),
+    }
+    op = SumNorm("hidden", 1, "weight", 52, 1e-6, "final", "logit_rows")
+    partials = padded_rows(rng, 2, 2, rows, 52).reshape(2, 2, -1)
+    limits = limits_for(max_rows=rows, max_logit_rows=6)
+    case = Case(limits, (op,), arrays, rows, rows, tuple(chosen), 6, partials=partials)
+    check(device, case)
+
+
+@settings(max_examples=15)
+@given(
+    columns=st.integers(1, 200),
+    rows=st.integers(1, 12),
+    spare_rows=st.integers(0, 3),
+    offset=st.integers(0, 50),
+    seed=SEEDS,
+)
+def test_gated_activation(
+    device: ReusedDevice, columns: int, rows: int, spare_rows: int, offset: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    capacity = rows + spare_rows
+    arrays = {
+        "gate": 30 * random_floats(rng, capacity, columns),
+        "up": random_floats(rng, capacity, columns),
+        "activated": random_floats(rng, capacity, padded(offset + columns)),
+    }
+    op = GatedActivation(columns, offset)
+    check(device, Case(limits_for(max_rows=capacity), (op,), arrays, rows, capacity))
+
+
+@pytest.mark.parametrize("kv_type", KV_DTYPES)
+@settings(max_examples=15)
+@given(data=st.data(), seed=SEEDS)
+def test_rope_cache(device: ReusedDevice, kv_type: str, data: st.DataObject, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    key_length, value_length = (4 * data.draw(st.integers(1, 20)) for _ in range(2))
+    rope_dimension = 2 * data.draw(st.integers(1, key_length // 2))
+    num_heads, num_kv_heads, block_length = (data.draw(st.integers(1, 5)) for _ in range(3))
+    num_rows, spare_rows = data.draw(st.integers(1, 9)), data.draw(st.integers(0, 2))
+    rows, blocks_per_row = num_rows + spare_rows, 3
+    tables = rng.permutation(num_rows * blocks_per_row)
+    limits = limits_for(
+        num_blocks=tables.size, block_length=block_length, max_rows=rows, kv_type=kv_type, context_length=64
+    )
+    cells = tables.size * num_kv_heads * block_length
+    angles = rng.uniform(-10, 10, (rows, rope_dimension // 2))
+    arrays = {
+        "rope": np.stack((np.cos(angles), np.sin(angles)), axis=2).reshape(rows, -1).astype(np.float32),
+        "query": random_floats(rng, rows, num_heads * key_length),
+        "key": random_floats(rng, rows, num_kv_heads * key_length),
+        "value": random_floats(rng, rows, num_kv_heads * value_length),
+        "keys": random_floats(rng, cells * key_length).astype(KV_DTYPES[kv_type]),
+        "values": random_floats(rng, cells * value_length).astype(KV_DTYPES[kv_type]),
+    }
+    op = RopeCache(
+        "keys",
+        "values",
+        num_heads,
+        num_kv_heads,
+        key_length,
+        value_length,
+        rope_dimension,
+        data.draw(st.booleans()),
+    )
+    case = Case(
+        limits,
+        (op,),
+        arrays,
+        num_rows,
+        rows,
+        positions=tuple(rng.integers(0, blocks_per_row * block_length, num_rows)),
+        table_starts=tuple(range(0, tables.size, blocks_per_row)),
+        tables=tuple(tables),
+    )
+    # float16: NumPy and the device may round a turned key to neighbours of each other.
+    check(device, case, 1e-3 if kv_type == "f16" else 1e-5)

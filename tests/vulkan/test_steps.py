@@ -1,0 +1,170 @@
+"""Whole models on several Vulkan devices, step by step, against the same ranks in NumPy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from coordinator.messages import Step
+from coordinator.plan import Limits
+from tests.models import LIMITS, LocalEngine, make_spec, write_llama
+from tests.vulkan.conftest import Opener
+from worker.device import Device, DeviceError
+from worker.vulkan_device import VulkanDevice
+
+Floats = npt.NDArray[np.float32]
+
+SPEC = make_spec(
+    embedding_length=96,
+    num_heads=6,
+    num_kv_heads=3,
+    key_length=16,
+    value_length=12,
+    feed_forward_length=160,
+    rope={"dimension": 12, "interleaved": False},
+)
+TYPES = {
+    "attn_q.weight": "Q8_0",
+    "ffn_gate.weight": "Q4_0",
+    "ffn_down.weight": "Q8_0",
+    "attn_k.weight": "F16",
+}
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.gguf"
+    write_llama(path, SPEC, TYPES, biases=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of one weight type: SwiftShader takes its time to compile each."""
+    path = tmp_path_factory.mktemp("plain_model") / "model.gguf"
+    write_llama(path, SPEC)
+    return path
+
+
+def step(number: int, positions: Sequence[int], logit_rows: Sequence[int]) -> Step:
+    """Rows of one sequence, whose blocks are the first ones, backwards."""
+    rows = len(positions)
+    tables = np.arange(LIMITS.num_blocks - 1, -1, -1)
+    arrays = (
+        (np.arange(rows) * 7 + number) % SPEC.vocabulary_size,
+        positions,
+        [0] * rows,
+        tables,
+        logit_rows,
+    )
+    return Step(number, *(np.array(array, np.int32) for array in arrays))
+
+
+STEPS = (
+    step(1, range(11), [10]),
+    step(2, range(11, 16), []),
+    step(3, [16], [0]),
+    step(4, [17, 18], [0, 1]),
+    step(5, [19], [0]),
+)
+
+
+def run(engine: LocalEngine) -> list[Floats]:
+    return [engine.run(one_step).copy() for one_step in STEPS]
+
+
+def engine_on(
+    model: Path, openers: Sequence[Callable[[Limits], Device]], weights: Sequence[float] | None = None
+) -> LocalEngine:
+    """A rank on each device that an opener opens."""
+    remaining = list(openers)
+
+    def open_next(limits: Limits) -> Device:
+        return remaining.pop(0)(limits)
+
+    return LocalEngine(model, weights or [1.0] * len(openers), LIMITS, open_next)
+
+
+def assert_alike(actual: list[Floats], expected: list[Floats]) -> None:
+    for mine, reference in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=2e-4, atol=2e-4)
+
+
+def on(open_device: Opener, driver: str, **options: Any) -> Callable[[Limits], Device]:
+    return lambda limits: open_device(driver, limits, **options)
+
+
+@pytest.mark.parametrize(
+    ("drivers", "weights"),
+    [
+        (["lavapipe"], [1]),
+        (["swiftshader"], [1]),
+        (["lavapipe", "swiftshader"], [1, 1]),
+        (["swiftshader", "lavapipe", "lavapipe"], [3, 1, 2]),
+        (["lavapipe"] * 8, [1, 1, 0, 5, 1, 1, 1, 1]),  # more ranks than heads, and one that holds nothing
+    ],
+)
+def test_logits_are_numpys(
+    open_device: Opener, model: Path, drivers: list[str], weights: list[float]
+) -> None:
+    engine = engine_on(model, [on(open_device, driver) for driver in drivers], weights)
+    assert_alike(run(engine), run(LocalEngine(model, weights)))
+
+
+@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+def test_ways_to_submit_and_to_share_give_the_same_bytes(
+    open_device: Opener, plain_model: Path, driver: str
+) -> None:
+    ways = [{}, {"staging": True}, {"submit_ahead": False}, {"staging": True, "submit_ahead": False}]
+    results = []
+    for way in ways:
+        engine = engine_on(plain_model, [on(open_device, driver, **way)] * 2)
+        results.append(run(engine))
+        assert [rank.device.imports_partials for rank in engine.ranks] == ["staging" not in way] * 2
+    for other in results[1:]:
+        for mine, first in zip(other, results[0], strict=True):
+            assert np.array_equal(mine, first)
+
+
+def started(open_device: Opener, plain_model: Path, **options: Any) -> VulkanDevice:
+    """A device in the middle of a step: the second of several segments waits for its release."""
+    engine = engine_on(plain_model, [on(open_device, "lavapipe", **options)] * 2)
+    engine.ranks[0].submit(STEPS[0])
+    device = engine.ranks[0].device
+    assert isinstance(device, VulkanDevice)
+    device.finish(0)
+    return device
+
+
+@pytest.mark.parametrize("submit_ahead", [True, False])
+def test_an_aborted_step_does_not_hold_up_closing(
+    open_device: Opener, plain_model: Path, submit_ahead: bool
+) -> None:
+    device = started(open_device, plain_model, submit_ahead=submit_ahead)
+    start = time.monotonic()
+    device.close()
+    device.close()
+    assert time.monotonic() - start < 5
+
+
+def test_a_segment_that_is_not_released_times_out(open_device: Opener, plain_model: Path) -> None:
+    device = started(open_device, plain_model, timeout_seconds=0.1)
+    with pytest.raises(DeviceError, match=r"segment 1 of the step has not ended after 0\.1 s"):
+        device.finish(1)
+
+
+@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+@pytest.mark.parametrize("staging", [False, True])
+def test_the_validation_layer_has_no_objection(
+    open_device: Opener, plain_model: Path, driver: str, staging: bool
+) -> None:
+    validated = on(open_device, driver, staging=staging, validate=True)
+    run(engine_on(plain_model, [validated, validated]))
+    for device in open_device.opened:
+        device.close()  # raises if anything was objected to, leaks among that

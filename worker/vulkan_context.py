@@ -1,0 +1,113 @@
+"""An opened Vulkan device: its queue, its memory types, and a way to run a few commands and wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from worker.device import DeviceError
+from worker.vulkan_api import Handle, array, call, create, ffi, lib, strings, struct, vk
+from worker.vulkan_instance import Instance
+from worker.vulkan_listing import IMPORT_EXTENSION, compute_queue_family, describe
+
+SETUP_TIMEOUT_NANOSECONDS = 60 * 10**9  # of copies while loading
+
+
+class Context:
+    """A VkDevice and what all on it needs. Raises DeviceError for a device that can't be used."""
+
+    def __init__(self, index: int, uuid: str = "", validate: bool = False) -> None:
+        self.instance = Instance(validate)
+        self.device: Handle = None
+        self.command_pool: Handle = ffi.NULL
+        try:
+            self._open(index, uuid)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, index: int, uuid: str) -> None:
+        handles = self.instance.physical_devices()
+        if not 0 <= index < len(handles):
+            raise DeviceError(f"there is no Vulkan device {index}; there are {len(handles)}")
+        self.physical = handles[index]
+        self.info = describe(index, self.physical)
+        if uuid and uuid != self.info.uuid:
+            raise DeviceError(
+                f"Vulkan device {index} is now {self.info.name}, UUID {self.info.uuid}; {uuid} was chosen"
+            )
+        if self.info.unusable:
+            raise DeviceError(f"Vulkan device {index} ({self.info.name}) can't be used: {self.info.unusable}")
+        self._create_device()
+        self._memory = ffi.new("VkPhysicalDeviceMemoryProperties *")
+        lib.vkGetPhysicalDeviceMemoryProperties(self.physical, self._memory)
+
+    def _create_device(self) -> None:
+        family = compute_queue_family(self.physical)
+        queues = struct(
+            "VkDeviceQueueCreateInfo",
+            queueFamilyIndex=family,
+            queueCount=1,
+            pQueuePriorities=ffi.new("float[]", [1.0]),
+        )
+        features = struct("VkPhysicalDeviceVulkan12Features", timelineSemaphore=1, bufferDeviceAddress=1)
+        extensions = [IMPORT_EXTENSION] if self.info.host_memory_import else []
+        info = struct(
+            "VkDeviceCreateInfo",
+            pNext=features,
+            queueCreateInfoCount=1,
+            pQueueCreateInfos=queues,
+            enabledExtensionCount=len(extensions),
+            ppEnabledExtensionNames=strings(extensions),
+        )
+        self.device = create("vkCreateDevice", "VkDevice", self.physical, info)
+        queue = ffi.new("VkQueue *")
+        lib.vkGetDeviceQueue(self.device, family, 0, queue)
+        self.queue = queue[0]
+        self.command_pool = create(
+            "vkCreateCommandPool",
+            "VkCommandPool",
+            self.device,
+            struct("VkCommandPoolCreateInfo", queueFamilyIndex=family),
+        )
+
+    def memory_types(self) -> list[tuple[int, int, int]]:
+        """Property flags, heap index and heap bytes of every memory type, the driver's favourites first."""
+        memory = self._memory
+        types = [memory.memoryTypes[i] for i in range(memory.memoryTypeCount)]
+        return [(t.propertyFlags, t.heapIndex, memory.memoryHeaps[t.heapIndex].size) for t in types]
+
+    def function(self, name: str) -> Handle:
+        """A function of an enabled extension."""
+        return ffi.cast(f"PFN_{name}", lib.vkGetDeviceProcAddr(self.device, name.encode()))
+
+    def command_buffers(self, count: int) -> Handle:
+        """A C array of new command buffers; they live as long as the context."""
+        info = struct("VkCommandBufferAllocateInfo", commandPool=self.command_pool, commandBufferCount=count)
+        buffers = ffi.new("VkCommandBuffer[]", count)
+        call("vkAllocateCommandBuffers", self.device, info, buffers)
+        return buffers
+
+    def run_once(self, record: Callable[[Handle], None]) -> None:
+        """Runs the commands that `record` puts into a command buffer and waits for their end."""
+        commands = self.command_buffers(1)
+        begin = struct("VkCommandBufferBeginInfo", flags=vk.VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT)
+        call("vkBeginCommandBuffer", commands[0], begin)
+        record(commands[0])
+        call("vkEndCommandBuffer", commands[0])
+        fence = create("vkCreateFence", "VkFence", self.device, struct("VkFenceCreateInfo"))
+        try:
+            submit = struct("VkSubmitInfo", commandBufferCount=1, pCommandBuffers=commands)
+            call("vkQueueSubmit", self.queue, 1, submit, fence)
+            fences = array("VkFence", [fence])
+            call("vkWaitForFences", self.device, 1, fences, 1, SETUP_TIMEOUT_NANOSECONDS)
+        finally:
+            lib.vkDestroyFence(self.device, fence, ffi.NULL)
+        lib.vkFreeCommandBuffers(self.device, self.command_pool, 1, commands)
+
+    def close(self) -> None:
+        """Idempotent; all that was made on the device is gone before."""
+        if self.device is not None:
+            lib.vkDestroyCommandPool(self.device, self.command_pool, ffi.NULL)
+            lib.vkDestroyDevice(self.device, ffi.NULL)
+            self.device = None
+        self.instance.close()

@@ -1,0 +1,121 @@
+"""Runs programs on a Vulkan device; see worker/device.py for what is asked of it.
+
+Ties together memory, kernels, recording and submission, each in a file of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.plan import Limits
+from worker.buffers import Buffer
+from worker.options import DeviceOptions
+from worker.program import Program
+from worker.vulkan_context import Context
+from worker.vulkan_dispatch import Dispatcher, PartialsLayout
+from worker.vulkan_memory import Memory
+from worker.vulkan_partials import Partials, attach
+from worker.vulkan_pipelines import Pipelines
+from worker.vulkan_recorder import Recorder
+from worker.vulkan_timeline import Submission, Timeline
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recorded program. It holds the program, so that no other gets its id."""
+
+    program: Program
+    submission: Submission
+    last_segment: int
+
+
+class VulkanDevice:
+    """A Device. With options.staging nothing of it counts as visible to the host that need not be."""
+
+    def __init__(self, options: DeviceOptions, limits: Limits, timeout_seconds: float = 60) -> None:
+        assert options.index is not None, "a Vulkan device has an index"
+        self._limits, self._staging = limits, options.staging
+        self._closed = False
+        self._context = Context(options.index, options.uuid, options.validate)
+        self.info = self._context.info
+        self.name = self.info.name
+        self._memory = Memory(self._context, unmapped=options.staging)
+        self._pipelines = Pipelines(self._context)
+        self._timeline = Timeline(self._context, options.submit_ahead, timeout_seconds)
+        self._partials: Partials | None = None
+        self.imports_partials = False  # known once partials are attached
+        self._partials_layout = PartialsLayout(0, 0, 0, 0)
+        self._prepared: dict[int, Prepared] = {}  # by the program's id: hashing a program walks all of it
+        self._current: Prepared | None = None
+        self._bytes_in_use = 0  # of a slot, in this step
+
+    def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
+        self._memory.create(buffers)
+
+    def write(self, buffer: str, offset: int, data: Bytes) -> None:
+        self._memory.write(buffer, offset, data)
+
+    def view(self, buffer: str) -> Bytes:
+        mapped = self._memory[buffer].mapped
+        assert mapped is not None, f"the buffer {buffer!r} is the device's alone"
+        return mapped
+
+    def attach_partials(self, arena: Bytes, write_slot: int) -> None:
+        assert self._partials is None, "partials are attached once"
+        self._partials = attach(self._context, self._memory, arena, write_slot, self._staging)
+        self.imports_partials = self._partials.imported
+        _, num_partials, slot_bytes = arena.shape
+        self._partials_layout = PartialsLayout(self._partials.address, num_partials, slot_bytes, write_slot)
+
+    def prepare(self, program: Program) -> None:
+        if id(program) in self._prepared:
+            return
+        places, limits, subgroup = self._memory.__getitem__, self._limits, self.info.max_subgroup_size
+        dispatcher = Dispatcher(program, places, self._partials_layout, limits, subgroup)
+        recorder = Recorder(self._context, self._pipelines, self._memory["step"])
+        submission = self._timeline.submission(recorder.record(program, dispatcher))
+        self._prepared[id(program)] = Prepared(program, submission, len(program.segments) - 1)
+
+    def submit(self, program: Program, num_rows: int) -> None:
+        assert num_rows <= program.rows, f"{num_rows} rows in a program of {program.rows}"
+        self._current = self._prepared[id(program)]
+        self._bytes_in_use = num_rows * self._memory["hidden"].row_length * 4
+        self._timeline.submit(self._current.submission)
+
+    def finish(self, segment: int) -> None:
+        assert self._current is not None, "no step was submitted"
+        self._timeline.wait(segment)
+        parity = self._current.program.segments[segment].parity
+        if parity is not None and self._partials is not None:
+            self._partials.copy_out(parity, self._bytes_in_use)
+        if segment == self._current.last_segment:
+            self._context.instance.check_validation()
+
+    def release(self, segment: int) -> None:
+        assert self._current is not None, "no step was submitted"
+        parity = self._current.program.segments[segment - 1].parity
+        if parity is not None and self._partials is not None:
+            self._partials.copy_in(parity, self._bytes_in_use)
+        self._timeline.release(segment)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._current is not None:
+            self.view("step")[:] = 0  # no rows: what an aborted step has left to do is done at once
+        if not self._timeline.drain():
+            return  # destroying what is in use can hang or crash
+        self._timeline.close()
+        self._pipelines.close()
+        if self._partials is not None:
+            self._partials.close()
+        self._memory.close()
+        self._context.close()
+        self._context.instance.check_validation()

@@ -1,0 +1,148 @@
+"""What each Vulkan device is and can do, as plain data, and why one can't run the kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worker.vulkan_api import Handle, chained, enumerate_all, ffi, lib, struct, text, vk
+from worker.vulkan_instance import Instance
+
+VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
+IMPORT_EXTENSION = "VK_EXT_external_memory_host"
+TYPES = ("other", "integrated", "discrete", "virtual", "cpu")  # as VkPhysicalDeviceType counts them
+
+
+@dataclass(frozen=True)
+class PhysicalDevice:
+    """One device as the loader lists it; `index` is its place in that list."""
+
+    index: int
+    name: str
+    type: str  # one of TYPES
+    driver: str  # name and version, as the driver words them
+    uuid: str  # stable for one device and driver
+    api_version: tuple[int, int]
+    memory_bytes: int  # of the largest device-local heap
+    max_allocation: int  # bytes
+    max_workgroup_counts: tuple[int, int, int]
+    subgroup_size: int
+    min_subgroup_size: int
+    max_subgroup_size: int
+    import_alignment: int  # bytes, of imported host memory; 0 where that can't be
+    integer_dot_product: bool
+    float16: bool
+    cooperative_matrix: bool
+    unusable: str | None  # why the kernels can't run on it
+
+    @property
+    def host_memory_import(self) -> bool:
+        """Whether the driver knows the extension; whether an import works only trying shows."""
+        return self.import_alignment > 0
+
+
+def list_devices() -> list[PhysicalDevice]:
+    """Every Vulkan device of this machine. Raises DeviceError without a loader."""
+    instance = Instance()
+    try:
+        return [describe(index, handle) for index, handle in enumerate(instance.physical_devices())]
+    finally:
+        instance.close()
+
+
+def describe(index: int, handle: Handle) -> PhysicalDevice:
+    """Asks the driver. Also tells about a device that is too old to use."""
+    query = _Query(handle)
+    base, core11, core12, core13 = query.base, query.core11, query.core12, query.core13
+    features12, features13 = query.features12, query.features13
+    return PhysicalDevice(
+        index=index,
+        name=text(base.deviceName),
+        type=TYPES[base.deviceType],
+        driver=f"{text(core12.driverName)} {text(core12.driverInfo)}".strip(),
+        uuid=bytes(core11.deviceUUID).hex(),
+        api_version=query.api_version,
+        memory_bytes=_largest_local_heap(handle),
+        max_allocation=core11.maxMemoryAllocationSize,
+        max_workgroup_counts=tuple(base.limits.maxComputeWorkGroupCount),
+        subgroup_size=core11.subgroupSize,
+        min_subgroup_size=core13.minSubgroupSize or core11.subgroupSize,
+        max_subgroup_size=core13.maxSubgroupSize or core11.subgroupSize,
+        import_alignment=query.import_alignment,
+        integer_dot_product=bool(features13.shaderIntegerDotProduct),
+        float16=bool(features12.shaderFloat16),
+        cooperative_matrix="VK_KHR_cooperative_matrix" in query.extensions,
+        unusable=_unusable(query),
+    )
+
+
+class _Query:
+    """The property and feature structs of one device; structs newer than the device stay zero."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        extensions = enumerate_all(
+            "vkEnumerateDeviceExtensionProperties", "VkExtensionProperties", handle, ffi.NULL
+        )
+        self.extensions = {text(extension.extensionName) for extension in extensions}
+        properties = ffi.new("VkPhysicalDeviceProperties *")
+        lib.vkGetPhysicalDeviceProperties(handle, properties)
+        self.base = properties[0]
+        version = self.base.apiVersion
+        self.api_version = (version >> 22 & 0x7F, version >> 12 & 0x3FF)
+        self._query_properties()
+        self._query_features()
+
+    def _query_properties(self) -> None:
+        self.core11 = struct("VkPhysicalDeviceVulkan11Properties")
+        self.core12 = struct("VkPhysicalDeviceVulkan12Properties")
+        self.core13 = struct("VkPhysicalDeviceVulkan13Properties")
+        imports = struct("VkPhysicalDeviceExternalMemoryHostPropertiesEXT")
+        chain = self._known([self.core11, self.core12], [self.core13])
+        chain += [imports] if IMPORT_EXTENSION in self.extensions else []
+        head = struct("VkPhysicalDeviceProperties2", pNext=chained(chain))
+        lib.vkGetPhysicalDeviceProperties2(self.handle, head)
+        self.import_alignment = int(imports.minImportedHostPointerAlignment)
+
+    def _query_features(self) -> None:
+        self.features12 = struct("VkPhysicalDeviceVulkan12Features")
+        self.features13 = struct("VkPhysicalDeviceVulkan13Features")
+        chain = self._known([self.features12], [self.features13])
+        lib.vkGetPhysicalDeviceFeatures2(
+            self.handle, struct("VkPhysicalDeviceFeatures2", pNext=chained(chain))
+        )
+
+    def _known(self, of_1_2: list[Handle], of_1_3: list[Handle]) -> list[Handle]:
+        """The structs that this device's version defines."""
+        return of_1_2 * (self.api_version >= VERSION_1_2) + of_1_3 * (self.api_version >= VERSION_1_3)
+
+
+def _largest_local_heap(handle: Handle) -> int:
+    memory = ffi.new("VkPhysicalDeviceMemoryProperties *")
+    lib.vkGetPhysicalDeviceMemoryProperties(handle, memory)
+    heaps = [memory.memoryHeaps[i] for i in range(memory.memoryHeapCount)]
+    local = [heap.size for heap in heaps if heap.flags & vk.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT]
+    return max(local, default=0)
+
+
+def compute_queue_family(handle: Handle) -> int | None:
+    """The first queue family that computes."""
+    count = ffi.new("uint32_t *")
+    lib.vkGetPhysicalDeviceQueueFamilyProperties(handle, count, ffi.NULL)
+    families = ffi.new("VkQueueFamilyProperties[]", count[0])
+    lib.vkGetPhysicalDeviceQueueFamilyProperties(handle, count, families)
+    can_compute = (i for i in range(count[0]) if families[i].queueFlags & vk.VK_QUEUE_COMPUTE_BIT)
+    return next(can_compute, None)
+
+
+def _unusable(query: _Query) -> str | None:
+    if query.api_version < VERSION_1_2:
+        return "Vulkan {}.{} where 1.2 is needed".format(*query.api_version)
+    operations = vk.VK_SUBGROUP_FEATURE_BASIC_BIT | vk.VK_SUBGROUP_FEATURE_ARITHMETIC_BIT
+    core11 = query.core11
+    has_subgroups = core11.subgroupSupportedStages & vk.VK_SHADER_STAGE_COMPUTE_BIT
+    if not has_subgroups or core11.subgroupSupportedOperations & operations != operations:
+        return "no subgroup arithmetic in compute shaders"
+    for feature in ("timelineSemaphore", "bufferDeviceAddress"):
+        if not getattr(query.features12, feature):
+            return f"the feature {feature} is missing"
+    return "no queue that computes" if compute_queue_family(query.handle) is None else None

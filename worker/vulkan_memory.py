@@ -1,0 +1,235 @@
+"""Named buffers on a Vulkan device: cut out of few large allocations, zero-filled, written by the host.
+
+A kernel finds a buffer by its address alone, so a whole allocation is one VkBuffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.buffers import Buffer, Placement
+from worker.device import DeviceError
+from worker.vulkan_api import WHOLE_SIZE, Handle, call, create, ffi, lib, struct, vk
+from worker.vulkan_context import Context
+
+ALIGNMENT = 256  # bytes; suits every device
+MAX_BLOCK = 1 << 30  # bytes: a driver finds room for several blocks sooner than for a huge one
+STAGING_BYTES = 8 << 20
+DEVICE_ADDRESS_USAGE = 0x20000  # VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT; the package lacks core's name
+DEVICE_ADDRESS_ALLOCATION = 0x2  # VK_MEMORY_ALLOCATE_DEVICE_ADDRESS_BIT
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One allocation with one VkBuffer over all of it; `mapped` is its memory where the host can see that."""
+
+    memory: Handle
+    buffer: Handle
+    address: int
+    nbytes: int
+    mapped: Bytes | None
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A named buffer's place in a block. Without bytes it has no block, and an address that no one reads."""
+
+    nbytes: int
+    row_length: int
+    block: Block | None = None
+    offset: int = 0
+
+    @property
+    def address(self) -> int:
+        return self.block.address + self.offset if self.block else 0
+
+    @property
+    def mapped(self) -> Bytes | None:
+        """The memory, where the host can see it."""
+        if self.block is None:
+            return np.zeros(0, np.uint8)
+        mapped = self.block.mapped
+        return None if mapped is None else mapped[self.offset : self.offset + self.nbytes]
+
+
+class Memory:
+    """All allocations of a device. With `unmapped`, DEVICE buffers are treated as a discrete GPU's."""
+
+    def __init__(self, context: Context, unmapped: bool) -> None:
+        self._context = context
+        self._unmapped = unmapped
+        self._blocks: list[Block] = []
+        self._slices: dict[str, Slice] = {}
+        self._staging: Block | None = None
+
+    def __getitem__(self, name: str) -> Slice:
+        return self._slices[name]
+
+    def create(self, buffers: Mapping[str, Buffer]) -> None:
+        """Raises DeviceError for a buffer that is too large and where memory is short."""
+        self._check_sizes(buffers)
+        for placement in Placement:
+            chosen = {name: buffer for name, buffer in buffers.items() if buffer.placement is placement}
+            for group in self._grouped(chosen):
+                self._create_group(group, placement)
+
+    def _check_sizes(self, buffers: Mapping[str, Buffer]) -> None:
+        limit = self._context.info.max_allocation
+        for name, buffer in buffers.items():
+            if buffer.nbytes > limit:
+                raise DeviceError(
+                    f"the buffer {name!r} has {buffer.nbytes} bytes; {self._context.info.name} allocates"
+                    f" at most {limit} at once"
+                )
+
+    def _grouped(self, buffers: Mapping[str, Buffer]) -> Iterable[dict[str, Buffer]]:
+        """Buffers in their order, as many as go into one block."""
+        limit = min(MAX_BLOCK, self._context.info.max_allocation)
+        group: dict[str, Buffer] = {}
+        total = 0
+        for name, buffer in buffers.items():
+            if group and total + aligned(buffer.nbytes) > limit:
+                yield group
+                group, total = {}, 0
+            group[name] = buffer
+            total += aligned(buffer.nbytes)
+        if group:
+            yield group
+
+    def _create_group(self, group: dict[str, Buffer], placement: Placement) -> None:
+        total = sum(aligned(buffer.nbytes) for buffer in group.values())
+        block = self.allocate(total, placement) if total else None
+        offset = 0
+        for name, buffer in group.items():
+            assert name not in self._slices, f"the buffer {name!r} is there already"
+            holder = block if buffer.nbytes else None
+            self._slices[name] = Slice(buffer.nbytes, buffer.row_length, holder, offset if holder else 0)
+            offset += aligned(buffer.nbytes)
+
+    def allocate(self, nbytes: int, placement: Placement) -> Block:
+        """A zero-filled block of its own. Raises DeviceError where memory is short."""
+        buffer = create("vkCreateBuffer", "VkBuffer", self._context.device, buffer_info(nbytes))
+        requirements = ffi.new("VkMemoryRequirements *")
+        lib.vkGetBufferMemoryRequirements(self._context.device, buffer, requirements)
+        index, host_visible = self._choose_type(requirements.memoryTypeBits, placement)
+        try:
+            memory = allocate_memory(self._context, requirements.size, index)
+        except DeviceError as error:
+            lib.vkDestroyBuffer(self._context.device, buffer, ffi.NULL)
+            held = sum(block.nbytes for block in self._blocks)
+            raise DeviceError(
+                f"{self._context.info.name} has no room for {nbytes} more bytes beside the {held} bytes"
+                f" that it holds for this rank: {error}"
+            ) from None
+        block = bind(self._context, buffer, memory, nbytes, host_visible)
+        self._blocks.append(block)
+        self._fill_with_zeros(block)
+        return block
+
+    def _choose_type(self, allowed: int, placement: Placement) -> tuple[int, bool]:
+        """Index of a memory type, and whether it gets mapped."""
+        types = {i: t for i, t in enumerate(self._context.memory_types()) if allowed >> i & 1}
+        local, cached = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, vk.VK_MEMORY_PROPERTY_HOST_CACHED_BIT
+        mappable = vk.VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | vk.VK_MEMORY_PROPERTY_HOST_COHERENT_BIT
+        if placement is Placement.DEVICE:
+            # The largest heap: a small window into device memory is mappable, but holds no model.
+            largest = max((size for flags, _, size in types.values() if flags & local), default=0)
+            large = [i for i, (flags, _, size) in types.items() if flags & local and size == largest]
+            in_view = [i for i in large if types[i][0] & mappable == mappable]
+            if in_view and not self._unmapped:
+                return in_view[0], True
+            return (large or list(types))[0], False
+        wanted = mappable | (local if placement is Placement.UPLOAD else cached)
+        for flags_needed in (wanted, mappable):
+            for index, (flags, _, _) in types.items():
+                if flags & flags_needed == flags_needed:
+                    return index, True
+        raise DeviceError(f"{self._context.info.name} has no memory that the host can map")
+
+    def _fill_with_zeros(self, block: Block) -> None:
+        if block.mapped is not None:
+            block.mapped[:] = 0
+        else:
+            fill = lib.vkCmdFillBuffer
+            self._context.run_once(lambda commands: fill(commands, block.buffer, 0, WHOLE_SIZE, 0))
+
+    def write(self, name: str, offset: int, data: Bytes) -> None:
+        """Copies bytes in, through staging where the host can't see the buffer."""
+        target = self._slices[name]
+        assert offset + data.size <= target.nbytes, f"{data.size} bytes at {offset} of {name!r}"
+        if target.mapped is not None:
+            target.mapped[offset : offset + data.size] = data
+            return
+        for start in range(0, data.size, STAGING_BYTES):
+            self._write_staged(target, offset + start, data[start : start + STAGING_BYTES])
+
+    def _write_staged(self, target: Slice, offset: int, data: Bytes) -> None:
+        if self._staging is None:
+            self._staging = self.allocate(STAGING_BYTES, Placement.UPLOAD)
+        staging = self._staging
+        assert staging.mapped is not None and target.block is not None
+        staging.mapped[: data.size] = data
+        destination = target.block.buffer
+        region = struct("VkBufferCopy", srcOffset=0, dstOffset=target.offset + offset, size=data.size)
+        self._context.run_once(
+            lambda commands: lib.vkCmdCopyBuffer(commands, staging.buffer, destination, 1, region)
+        )
+
+    def close(self) -> None:
+        """Frees everything; views of it must not be used any more."""
+        for block in self._blocks:
+            free(self._context, block)
+        self._blocks.clear()
+        self._slices.clear()
+        self._staging = None
+
+
+def aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def buffer_info(nbytes: int, extension: Handle = None) -> Handle:
+    """For all that kernels, copies and indirect dispatches do with a buffer."""
+    usage = (
+        vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT
+        | vk.VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT
+        | vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT
+        | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT
+        | DEVICE_ADDRESS_USAGE
+    )
+    return struct("VkBufferCreateInfo", pNext=extension or ffi.NULL, size=nbytes, usage=usage)
+
+
+def allocate_memory(context: Context, nbytes: int, type_index: int, extension: Handle = None) -> Handle:
+    """Memory whose addresses kernels may use."""
+    flags = struct("VkMemoryAllocateFlagsInfo", pNext=extension or ffi.NULL, flags=DEVICE_ADDRESS_ALLOCATION)
+    info = struct("VkMemoryAllocateInfo", pNext=flags, allocationSize=nbytes, memoryTypeIndex=type_index)
+    return create("vkAllocateMemory", "VkDeviceMemory", context.device, info)
+
+
+def bind(context: Context, buffer: Handle, memory: Handle, nbytes: int, host_visible: bool) -> Block:
+    """Puts a buffer into its memory, and maps that for the host."""
+    call("vkBindBufferMemory", context.device, buffer, memory, 0)
+    address = lib.vkGetBufferDeviceAddress(context.device, struct("VkBufferDeviceAddressInfo", buffer=buffer))
+    mapped = _map(context, memory, nbytes) if host_visible else None
+    return Block(memory, buffer, int(address), nbytes, mapped)
+
+
+def _map(context: Context, memory: Handle, nbytes: int) -> Bytes:
+    pointer = ffi.new("void **")
+    call("vkMapMemory", context.device, memory, 0, WHOLE_SIZE, 0, pointer)
+    mapped: Any = ffi.buffer(pointer[0], nbytes)
+    return np.frombuffer(mapped, np.uint8)
+
+
+def free(context: Context, block: Block) -> None:
+    """A block's buffer and memory; mapped memory is unmapped by that."""
+    lib.vkDestroyBuffer(context.device, block.buffer, ffi.NULL)
+    lib.vkFreeMemory(context.device, block.memory, ffi.NULL)

@@ -1,0 +1,147 @@
+"""The collective's arena as the kernels' buffer "partials": imported, or a copy that is kept in step with it.
+
+An arena is [2, num_partials, slot bytes]: two parities by turns, a slot for every rank's partial sums.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.buffers import Placement
+from worker.device import DeviceError
+from worker.vulkan_api import Handle, check, create, ffi, lib, struct, vk
+from worker.vulkan_context import Context
+from worker.vulkan_memory import Block, Memory, allocate_memory, bind, buffer_info, free
+
+PROBE = 0x7A3C51E9  # what the device writes to see whether an import is the host's memory indeed
+
+Bytes = npt.NDArray[np.uint8]
+logger = logging.getLogger(__name__)
+
+
+class Partials(Protocol):
+    """Where the kernels find the arena, and what is to be done around an all-reduce."""
+
+    address: int
+    imported: bool
+
+    def copy_out(self, parity: int, nbytes: int) -> None:
+        """After a segment: this rank's partial sums into the arena."""
+
+    def copy_in(self, parity: int, nbytes: int) -> None:
+        """After the all-reduce: everyone's partial sums out of the arena."""
+
+    def close(self) -> None:
+        """Gives the memory back; the arena itself is the caller's."""
+
+
+def attach(context: Context, memory: Memory, arena: Bytes, write_slot: int, staging: bool) -> Partials:
+    """Imports the arena where that works, which only trying shows, and else keeps a copy."""
+    if not staging:
+        try:
+            return ImportedPartials(context, arena, write_slot)
+        except DeviceError as error:
+            logger.info("%s copies partial sums: %s", context.info.name, error)
+    return StagedPartials(memory, arena, write_slot)
+
+
+class ImportedPartials:
+    """The arena's own memory. Raises DeviceError where the driver does not import it, or only says so."""
+
+    imported = True
+
+    def __init__(self, context: Context, arena: Bytes, write_slot: int) -> None:
+        self._context = context
+        self._arena = arena  # stays mapped as long as the device may write to it
+        alignment = context.info.import_alignment
+        if not alignment:
+            raise DeviceError("the driver can't import host memory")
+        # Whole pages around the arena: they belong to its mapping.
+        start = arena.ctypes.data // alignment * alignment
+        distance = arena.ctypes.data - start
+        nbytes = -(-(distance + arena.nbytes) // alignment) * alignment
+        if nbytes > context.info.max_allocation:
+            limit = context.info.max_allocation
+            raise DeviceError(f"the arena has {nbytes} bytes, the largest import {limit}")
+        self._block = import_host_memory(context, start, nbytes)
+        self.address = self._block.address + distance
+        try:
+            self._probe(arena[0, write_slot], distance + write_slot * arena.shape[2])
+        except DeviceError:
+            self.close()
+            raise
+
+    def _probe(self, slot: Bytes, offset: int) -> None:
+        """Has the device write a word of its own slot, which no other rank reads yet."""
+        word = slot[:4].view(np.uint32)
+        before = int(word[0])
+        self._context.run_once(
+            lambda commands: lib.vkCmdFillBuffer(commands, self._block.buffer, offset, 4, PROBE)
+        )
+        arrived = int(word[0]) == PROBE
+        word[0] = before
+        if not arrived:
+            raise DeviceError("the driver imported host memory, but what it writes does not arrive there")
+
+    def copy_out(self, parity: int, nbytes: int) -> None:
+        pass
+
+    def copy_in(self, parity: int, nbytes: int) -> None:
+        pass
+
+    def close(self) -> None:
+        free(self._context, self._block)
+
+
+class StagedPartials:
+    """A mapped buffer laid out like the arena; only the bytes in use are copied."""
+
+    imported = False
+
+    def __init__(self, memory: Memory, arena: Bytes, write_slot: int) -> None:
+        block = memory.allocate(arena.nbytes, Placement.READBACK)
+        assert block.mapped is not None
+        self.address = block.address
+        self._copy = block.mapped.reshape(arena.shape)
+        self._arena, self._write_slot = arena, write_slot
+
+    def copy_out(self, parity: int, nbytes: int) -> None:
+        own = self._write_slot
+        self._arena[parity, own, :nbytes] = self._copy[parity, own, :nbytes]
+
+    def copy_in(self, parity: int, nbytes: int) -> None:
+        self._copy[parity, :, :nbytes] = self._arena[parity, :, :nbytes]
+
+    def close(self) -> None:
+        pass  # the memory frees it
+
+
+def import_host_memory(context: Context, pointer: int, nbytes: int) -> Block:
+    """VK_EXT_external_memory_host. Raises DeviceError where the driver refuses."""
+    kind = vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT
+    host_pointer = ffi.cast("void *", pointer)
+    allowed = struct("VkMemoryHostPointerPropertiesEXT")
+    query = context.function("vkGetMemoryHostPointerPropertiesEXT")
+    check(query(context.device, kind, host_pointer, allowed), "vkGetMemoryHostPointerPropertiesEXT")
+    external = struct("VkExternalMemoryBufferCreateInfo", handleTypes=kind)
+    buffer = create("vkCreateBuffer", "VkBuffer", context.device, buffer_info(nbytes, external))
+    memory: Handle = None
+    try:
+        requirements = ffi.new("VkMemoryRequirements *")
+        lib.vkGetBufferMemoryRequirements(context.device, buffer, requirements)
+        type_bits = allowed.memoryTypeBits & requirements.memoryTypeBits
+        if not type_bits or requirements.size > nbytes:
+            raise DeviceError("no memory type fits the host's memory")
+        type_index = (type_bits & -type_bits).bit_length() - 1
+        source = struct("VkImportMemoryHostPointerInfoEXT", handleType=kind, pHostPointer=host_pointer)
+        memory = allocate_memory(context, nbytes, type_index, source)
+        return bind(context, buffer, memory, nbytes, host_visible=False)
+    except DeviceError:
+        lib.vkDestroyBuffer(context.device, buffer, ffi.NULL)
+        if memory is not None:
+            lib.vkFreeMemory(context.device, memory, ffi.NULL)
+        raise

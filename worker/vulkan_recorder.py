@@ -1,0 +1,84 @@
+"""Records a program: a reusable command buffer per segment, with a barrier only where ops collide."""
+
+from __future__ import annotations
+
+from worker.program import Op, Program, Segment
+from worker.step_buffer import INDIRECT_WORD
+from worker.vulkan_api import Handle, call, ffi, lib, struct, vk
+from worker.vulkan_context import Context
+from worker.vulkan_dispatch import Dispatch, Dispatcher
+from worker.vulkan_memory import Slice
+from worker.vulkan_pipelines import Pipelines
+
+
+class Hazards:
+    """Which buffers were read and written since the last barrier."""
+
+    def __init__(self) -> None:
+        self._read: set[str] = set()
+        self._written: set[str] = set()
+
+    def need_barrier(self, op: Op) -> bool:
+        """Whether op reads or overwrites what was written, or overwrites what was read; counts op in."""
+        needed = bool((op.reads | op.writes) & self._written or op.writes & self._read)
+        if needed:
+            self._read, self._written = set(), set()
+        self._read |= op.reads
+        self._written |= op.writes
+        return needed
+
+
+class Recorder:
+    """Writes dispatches into command buffers."""
+
+    def __init__(self, context: Context, pipelines: Pipelines, step: Slice) -> None:
+        self._context, self._pipelines = context, pipelines
+        assert step.block is not None, "the step buffer is empty"
+        self._indirect = (step.block.buffer, step.offset + INDIRECT_WORD * 4)
+        reads = vk.VK_ACCESS_SHADER_READ_BIT
+        writes = vk.VK_ACCESS_SHADER_WRITE_BIT
+        both, indirect = reads | writes, vk.VK_ACCESS_INDIRECT_COMMAND_READ_BIT
+        compute = vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
+        host = vk.VK_PIPELINE_STAGE_HOST_BIT
+        started = compute | vk.VK_PIPELINE_STAGE_DRAW_INDIRECT_BIT
+        from_host = _barrier(vk.VK_ACCESS_HOST_WRITE_BIT | writes, both | indirect)
+        # (stages before, stages after, what is made visible)
+        self._at_begin = (host | compute, started, from_host)
+        self._between = (compute, compute, _barrier(writes, both))
+        self._at_end = (compute, host, _barrier(writes, vk.VK_ACCESS_HOST_READ_BIT))
+
+    def record(self, program: Program, dispatcher: Dispatcher) -> Handle:
+        """A C array with the command buffer of every segment."""
+        buffers = self._context.command_buffers(len(program.segments))
+        for commands, segment in zip(buffers, program.segments, strict=True):
+            self._record_segment(commands, segment, dispatcher)
+        return buffers
+
+    def _record_segment(self, commands: Handle, segment: Segment, dispatcher: Dispatcher) -> None:
+        hazards = Hazards()
+        call("vkBeginCommandBuffer", commands, struct("VkCommandBufferBeginInfo"))
+        _put_barrier(commands, *self._at_begin)
+        for op in segment.ops:
+            if hazards.need_barrier(op):
+                _put_barrier(commands, *self._between)
+            self._put_dispatch(commands, dispatcher.dispatch(op))
+        _put_barrier(commands, *self._at_end)
+        call("vkEndCommandBuffer", commands)
+
+    def _put_dispatch(self, commands: Handle, dispatch: Dispatch) -> None:
+        compute, push = vk.VK_PIPELINE_BIND_POINT_COMPUTE, bytes(dispatch.push)
+        layout, stage = self._pipelines.layout, vk.VK_SHADER_STAGE_COMPUTE_BIT
+        lib.vkCmdBindPipeline(commands, compute, self._pipelines[dispatch.kernel])
+        lib.vkCmdPushConstants(commands, layout, stage, 0, len(push), ffi.from_buffer(push))
+        if dispatch.groups is None:
+            lib.vkCmdDispatchIndirect(commands, *self._indirect)
+        else:
+            lib.vkCmdDispatch(commands, *dispatch.groups)
+
+
+def _barrier(source: int, destination: int) -> Handle:
+    return struct("VkMemoryBarrier", srcAccessMask=source, dstAccessMask=destination)
+
+
+def _put_barrier(commands: Handle, before: int, after: int, barrier: Handle) -> None:
+    lib.vkCmdPipelineBarrier(commands, before, after, 0, 1, barrier, 0, ffi.NULL, 0, ffi.NULL)

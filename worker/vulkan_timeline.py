@@ -1,0 +1,147 @@
+"""Submits a program's segments and lets them go one by one, by two timeline semaphores.
+
+The device counts the segments it has ended on one, the host those that may begin on the other. Calls on a
+step's way use structs that were made with the program: only numbers in them change.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from worker.device import DeviceError
+from worker.vulkan_api import Handle, array, check, create, ffi, lib, result_name, struct, vk
+from worker.vulkan_context import Context
+
+DRAIN_NANOSECONDS = 10 * 10**9
+
+logger = logging.getLogger(__name__)
+
+
+class Submission:
+    """The VkSubmitInfos of a program's segments, and the semaphore values in them."""
+
+    def __init__(self, commands: Handle, ended: Handle, allowed: Handle, waits: bool) -> None:
+        count = len(commands)
+        self.num_segments = count
+        self.infos = ffi.new("VkSubmitInfo[]", count)
+        wait_values, signal_values = ffi.new("uint64_t[]", count), ffi.new("uint64_t[]", count)
+        allowed_array, ended_array = array("VkSemaphore", [allowed]), array("VkSemaphore", [ended])
+        stages = ffi.new("VkPipelineStageFlags[]", [vk.VK_PIPELINE_STAGE_ALL_COMMANDS_BIT])
+        self._alive = [commands, allowed_array, ended_array, stages]
+        for i in range(count):
+            num_waits = int(waits and i > 0)  # the first segment begins at once
+            timeline = struct(
+                "VkTimelineSemaphoreSubmitInfo",
+                waitSemaphoreValueCount=num_waits,
+                pWaitSemaphoreValues=wait_values + i,
+                signalSemaphoreValueCount=1,
+                pSignalSemaphoreValues=signal_values + i,
+            )
+            info = struct(
+                "VkSubmitInfo",
+                pNext=timeline,
+                waitSemaphoreCount=num_waits,
+                pWaitSemaphores=allowed_array,
+                pWaitDstStageMask=stages,
+                commandBufferCount=1,
+                pCommandBuffers=commands + i,
+                signalSemaphoreCount=1,
+                pSignalSemaphores=ended_array,
+            )
+            self._alive += [timeline]
+            self.infos[i] = info[0]
+        self._wait_values = np.frombuffer(ffi.buffer(wait_values), np.uint64)
+        self._signal_values = np.frombuffer(ffi.buffer(signal_values), np.uint64)
+        self._alive += [wait_values, signal_values]
+        self._numbers = np.arange(count, dtype=np.uint64)
+
+    def begin_at(self, base: int) -> None:
+        """Segment i waits for base + i and signals base + i + 1."""
+        np.add(self._numbers, np.uint64(base), out=self._wait_values)
+        np.add(self._numbers, np.uint64(base + 1), out=self._signal_values)
+
+
+class Timeline:
+    """One device's queue. With submit_ahead all segments are queued at once, else each when it may run."""
+
+    def __init__(self, context: Context, submit_ahead: bool, timeout_seconds: float) -> None:
+        self._device, self._queue = context.device, context.queue
+        self._submit_ahead = submit_ahead
+        self._timeout_nanoseconds = int(timeout_seconds * 1e9)
+        self._ended, self._allowed = self._create_semaphore(), self._create_semaphore()
+        self._base = 0  # segments of all steps before this one
+        self._submitted = 0  # segments that the queue has got
+        self._current: Submission | None = None
+        self._wait_value = ffi.new("uint64_t[1]")
+        self._wait_info = struct(
+            "VkSemaphoreWaitInfo",
+            semaphoreCount=1,
+            pSemaphores=array("VkSemaphore", [self._ended]),
+            pValues=self._wait_value,
+        )
+        self._signal_info = struct("VkSemaphoreSignalInfo", semaphore=self._allowed)
+
+    def _create_semaphore(self) -> Handle:
+        kind = struct("VkSemaphoreTypeCreateInfo", semaphoreType=vk.VK_SEMAPHORE_TYPE_TIMELINE)
+        return create(
+            "vkCreateSemaphore", "VkSemaphore", self._device, struct("VkSemaphoreCreateInfo", pNext=kind)
+        )
+
+    def submission(self, commands: Handle) -> Submission:
+        """Made once per program."""
+        return Submission(commands, self._ended, self._allowed, self._submit_ahead)
+
+    def submit(self, submission: Submission) -> None:
+        """Queues a step; its first segment begins."""
+        if self._current is not None:
+            self._base += self._current.num_segments
+        self._current = submission
+        submission.begin_at(self._base)
+        self._queue_segments(0, submission.num_segments if self._submit_ahead else 1)
+
+    def _queue_segments(self, first: int, count: int) -> None:
+        assert self._current is not None
+        check(lib.vkQueueSubmit(self._queue, count, self._current.infos + first, ffi.NULL), "vkQueueSubmit")
+        self._submitted = self._base + first + count
+
+    def release(self, segment: int) -> None:
+        """Lets a segment begin."""
+        if not self._submit_ahead:
+            self._queue_segments(segment, 1)
+            return
+        self._signal_info.value = self._base + segment
+        check(lib.vkSignalSemaphore(self._device, self._signal_info), "vkSignalSemaphore")
+
+    def wait(self, segment: int) -> None:
+        """Raises DeviceError when the segment does not end in time, or the device is lost."""
+        status = self._wait_for(self._base + segment + 1, self._timeout_nanoseconds)
+        if status == vk.VK_TIMEOUT:
+            seconds = self._timeout_nanoseconds / 1e9
+            raise DeviceError(f"segment {segment} of the step has not ended after {seconds:g} s")
+        check(status, f"vkWaitSemaphores for segment {segment}")
+
+    def _wait_for(self, value: int, nanoseconds: int) -> int:
+        self._wait_value[0] = value
+        return int(lib.vkWaitSemaphores(self._device, self._wait_info, nanoseconds))
+
+    def drain(self) -> bool:
+        """Lets all that is queued run, without all-reduces. False if it has not ended in some seconds."""
+        if self._submitted == 0:
+            return True
+        value = ffi.new("uint64_t *")
+        status = lib.vkGetSemaphoreCounterValue(self._device, self._allowed, value)
+        if status == vk.VK_SUCCESS and value[0] < self._submitted:
+            self._signal_info.value = self._submitted
+            status = lib.vkSignalSemaphore(self._device, self._signal_info)
+        if status == vk.VK_SUCCESS:
+            status = self._wait_for(self._submitted, DRAIN_NANOSECONDS)
+        if status != vk.VK_SUCCESS:
+            logger.warning("emptying the device's queue gave %s", result_name(status))
+        return bool(status != vk.VK_TIMEOUT)
+
+    def close(self) -> None:
+        """After drain."""
+        for semaphore in (self._ended, self._allowed):
+            lib.vkDestroySemaphore(self._device, semaphore, ffi.NULL)
