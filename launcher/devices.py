@@ -39,7 +39,7 @@ class DeviceChoice:
 class DeviceList:
     """What the drivers report; `error` says why there is nothing."""
 
-    devices: tuple[dict[str, Any], ...]  # worker.vulkan_listing.PhysicalDevice as plain data
+    devices: tuple[dict[str, Any], ...]  # worker.vulkan.listing.PhysicalDevice as plain data
     error: str
 
 

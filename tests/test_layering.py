@@ -25,7 +25,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
 # too, and its shared memory raises BufferError at exit when a pointer to it was handed to a driver.
 FORBIDDEN = ("pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "multiprocessing")
 FORBIDDEN_CALLS = ("send_pyobj", "recv_pyobj")  # pyzmq's pickling methods
-VULKAN_FILE = "worker/vulkan_api.py"
+VULKAN_FILE = "worker/vulkan/api.py"
 
 SOURCES = sorted(
     path.relative_to(REPOSITORY).as_posix()
@@ -103,7 +103,7 @@ def test_a_violation_is_caught(file: str, source: str) -> None:
             "worker/loop.py",
             "from coordinator.plan import Plan\nfrom . import program\nimport collectives.base",
         ),
-        ("worker/vulkan_api.py", "from vulkan._vulkan import ffi, lib"),
+        ("worker/vulkan/api.py", "from vulkan._vulkan import ffi, lib"),
         ("launcher/cli.py", "import worker.device\nfrom coordinator import engine"),
         ("coordinator/engine.py", "from .scheduler import Scheduler\nfrom coordinator.plan import Plan"),
     ],

@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list_devices() -> int:
-    from worker.vulkan_listing import list_devices
+    from worker.vulkan.listing import list_devices
 
     try:
         devices = list_devices()

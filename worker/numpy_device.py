@@ -11,18 +11,18 @@ import numpy.typing as npt
 from coordinator.plan import Limits
 from worker.buffers import Buffer
 from worker.formats import FORMATS
-from worker.program import (
+from worker.ops import (
     Attention,
     AttentionCombine,
     GatedActivation,
     MatMul,
     Matrix,
     Op,
-    Program,
     RopeCache,
     RowSet,
     SumNorm,
 )
+from worker.program import Program
 from worker.step_buffer import StepLayout, StepView
 
 Bytes = npt.NDArray[np.uint8]

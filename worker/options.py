@@ -25,6 +25,6 @@ def open_device(options: DeviceOptions, limits: Limits, timeout_seconds: float) 
         from worker.numpy_device import NumpyDevice
 
         return NumpyDevice(limits)
-    from worker.vulkan_device import VulkanDevice
+    from worker.vulkan.device import VulkanDevice
 
     return VulkanDevice(options, limits, timeout_seconds)

@@ -8,157 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Union
 
 from coordinator.model import ModelSpec
 from coordinator.plan import RankShare, Shard
-
-RowSet = Literal["rows", "logit_rows"]  # all rows of a step, or those that get logits
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A weight matrix on the device: `rows` x `columns` of a type, columns a multiple of 32."""
-
-    name: str
-    type: str
-    rows: int
-    columns: int
-
-
-@dataclass(frozen=True)
-class SumNorm:
-    """hidden = source + the ranks' partial sums; output = RMS norm of hidden, times the weight.
-
-    With parity None nothing is summed. For logit_rows only the chosen rows are computed, packed
-    together in the output, and hidden is not written.
-    """
-
-    source: str
-    parity: int | None
-    weight: str
-    width: int  # elements of a row, without its padding
-    epsilon: float
-    output: str
-    rows: RowSet
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset((self.source,) if self.parity is None else (self.source, "partials"))
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return frozenset((self.output,) if self.rows == "logit_rows" else (self.output, "hidden"))
-
-
-@dataclass(frozen=True)
-class MatMul:
-    """output[row, offset : offset + matrix.rows] = input[row] x transposed matrix, plus a bias.
-
-    To the buffer "partials" it writes this rank's slot of the given parity.
-    """
-
-    matrix: Matrix
-    bias: str | None
-    input: str
-    output: str
-    output_offset: int
-    rows: RowSet
-    parity: int | None = None
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset((self.input,))
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return frozenset((self.output,))
-
-
-@dataclass(frozen=True)
-class RopeCache:
-    """Turns query in place by the step's rope table; writes turned keys, and values, to the layer's cache."""
-
-    key_cache: str
-    value_cache: str
-    num_heads: int
-    num_kv_heads: int
-    key_length: int
-    value_length: int
-    rope_dimension: int
-    interleaved: bool
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset(("query", "key", "value"))
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return frozenset(("query", self.key_cache, self.value_cache))
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Causal attention of every row over one chunk of its sequence's keys at a time.
-
-    Leaves per row, head and chunk an unnormalised sum of values with its softmax maximum and sum
-    (https://arxiv.org/abs/2205.14135). Query head i reads KV head (first_head + i) // heads_per_kv_head,
-    counted from the first KV head that this rank holds.
-    """
-
-    key_cache: str
-    value_cache: str
-    num_heads: int
-    num_kv_heads: int
-    first_head: int  # of this rank, modulo heads_per_kv_head
-    heads_per_kv_head: int
-    key_length: int
-    value_length: int
-    scale: float
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset(("query", self.key_cache, self.value_cache))
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return frozenset(("attention_sums", "attention_scales"))
-
-
-@dataclass(frozen=True)
-class AttentionCombine:
-    """attended[row, offset + head * value_length :] = the chunks of Attention put together."""
-
-    num_heads: int
-    value_length: int
-    output_offset: int
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset(("attention_sums", "attention_scales"))
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return frozenset(("attended",))
-
-
-@dataclass(frozen=True)
-class GatedActivation:
-    """activated[row, offset + column] = silu(gate[row, column]) * up[row, column]."""
-
-    columns: int
-    output_offset: int
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset(("gate", "up"))
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return frozenset(("activated",))
-
-
-Op = Union[SumNorm, MatMul, RopeCache, Attention, AttentionCombine, GatedActivation]  # noqa: UP007
+from worker.ops import (
+    Attention,
+    AttentionCombine,
+    GatedActivation,
+    MatMul,
+    Matrix,
+    Op,
+    RopeCache,
+    RowSet,
+    SumNorm,
+)
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,8 @@ from coordinator.model import ModelSpec
 from coordinator.plan import Limits, RankShare, Shard, make_plan, padded, rank_shards
 from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
 from worker.buffers import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers
-from worker.program import (
-    Attention,
-    AttentionCombine,
-    GatedActivation,
-    MatMul,
-    Op,
-    Program,
-    RopeCache,
-    SumNorm,
-    build_program,
-)
+from worker.ops import Attention, AttentionCombine, GatedActivation, MatMul, Op, RopeCache, SumNorm
+from worker.program import Program, build_program
 from worker.step_buffer import StepLayout
 
 INPUTS = frozenset(("embedding", "rope", "step"))  # what the step writer fills

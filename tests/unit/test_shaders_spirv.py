@@ -11,10 +11,10 @@ import pytest
 from shaders import build, spirv
 from shaders.load import kernel_names, load_kernel
 from tests.drivers import IN_CI
-from worker.vulkan_kernels import KERNELS
-from worker.vulkan_pipelines import MAX_PUSH_BYTES
+from worker.vulkan.kernels import KERNELS
+from worker.vulkan.pipelines import MAX_PUSH_BYTES
 
-# Vulkan 1.2 with the features that worker/vulkan_context.py enables; numbers are SPIR-V's.
+# Vulkan 1.2 with the features that worker/vulkan/context.py enables; numbers are SPIR-V's.
 BASELINE = {
     1: "Shader",
     61: "GroupNonUniform",

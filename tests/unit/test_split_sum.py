@@ -33,7 +33,8 @@ from tests.models import (
 from worker.buffers import Buffer, Placement
 from worker.model_file import ModelFile, load_shard
 from worker.numpy_device import NumpyDevice
-from worker.program import MatMul, Matrix, Program, Segment
+from worker.ops import MatMul, Matrix
+from worker.program import Program, Segment
 from worker.step_buffer import StepLayout
 
 TYPES = st.sampled_from(sorted(WEIGHT_TYPES))

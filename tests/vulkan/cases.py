@@ -14,7 +14,8 @@ from coordinator.plan import Limits
 from worker.buffers import Buffer, Placement
 from worker.device import Device
 from worker.formats import FORMATS
-from worker.program import Matrix, Op, Program, Segment
+from worker.ops import Matrix, Op
+from worker.program import Program, Segment
 from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView
 
 Floats = npt.NDArray[np.float32]

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from coordinator.plan import Limits
 from tests.vulkan.cases import Case
 from worker.options import DeviceOptions
-from worker.vulkan_device import VulkanDevice
-from worker.vulkan_memory import Memory
+from worker.vulkan.device import VulkanDevice
+from worker.vulkan.memory import Memory
 
 
 class ReusedDevice(VulkanDevice):

@@ -14,7 +14,7 @@ from coordinator.plan import padded
 from tests.vulkan.cases import KV_DTYPES, Case, assert_close, limits_for, random_floats
 from tests.vulkan.reused_device import ReusedDevice
 from worker.numpy_device import EMPTY_MAXIMUM, NumpyDevice
-from worker.program import Attention, AttentionCombine
+from worker.ops import Attention, AttentionCombine
 
 
 def attention_case(

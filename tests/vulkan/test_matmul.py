@@ -15,7 +15,7 @@ from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, ra
 from tests.vulkan.reused_device import ReusedDevice
 from worker.formats import FORMATS
 from worker.numpy_device import NumpyDevice
-from worker.program import MatMul, Matrix
+from worker.ops import MatMul, Matrix
 
 
 def matmul_case(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from worker.program import AttentionCombine, GatedActivation, MatMul, Matrix, Op, SumNorm
-from worker.vulkan_recorder import Hazards
+from worker.ops import AttentionCombine, GatedActivation, MatMul, Matrix, Op, SumNorm
+from worker.vulkan.recorder import Hazards
 
 
 def matmul(source: str, output: str) -> MatMul:

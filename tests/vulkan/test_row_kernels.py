@@ -11,7 +11,7 @@ from coordinator.plan import padded
 from tests.vulkan.cases import KV_DTYPES, Case, assert_close, limits_for, random_floats
 from tests.vulkan.reused_device import ReusedDevice
 from worker.numpy_device import NumpyDevice
-from worker.program import GatedActivation, RopeCache, SumNorm
+from worker.ops import GatedActivation, RopeCache, SumNorm
 
 SEEDS = st.integers(0, 999)
 

@@ -16,7 +16,7 @@ from coordinator.plan import Limits
 from tests.models import LIMITS, LocalEngine, make_spec, write_llama
 from tests.vulkan.conftest import Opener
 from worker.device import Device, DeviceError
-from worker.vulkan_device import VulkanDevice
+from worker.vulkan.device import VulkanDevice
 
 Floats = npt.NDArray[np.float32]
 

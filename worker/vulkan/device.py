@@ -15,13 +15,13 @@ from coordinator.plan import Limits
 from worker.buffers import Buffer
 from worker.options import DeviceOptions
 from worker.program import Program
-from worker.vulkan_context import Context
-from worker.vulkan_dispatch import Dispatcher, PartialsLayout
-from worker.vulkan_memory import Memory
-from worker.vulkan_partials import Partials, attach
-from worker.vulkan_pipelines import Pipelines
-from worker.vulkan_recorder import Recorder
-from worker.vulkan_timeline import Submission, Timeline
+from worker.vulkan.context import Context
+from worker.vulkan.dispatch import Dispatcher, PartialsLayout
+from worker.vulkan.memory import Memory
+from worker.vulkan.partials import Partials, attach
+from worker.vulkan.pipelines import Pipelines
+from worker.vulkan.recorder import Recorder
+from worker.vulkan.timeline import Submission, Timeline
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from worker.device import DeviceError
-from worker.vulkan_api import (
+from worker.vulkan.api import (
     API_VERSION,
     Handle,
     call,

@@ -10,18 +10,10 @@ from typing import Protocol
 
 from coordinator.plan import COLUMN_TILE, Limits
 from worker.formats import FORMATS
-from worker.program import (
-    Attention,
-    AttentionCombine,
-    GatedActivation,
-    MatMul,
-    Op,
-    Program,
-    RopeCache,
-    SumNorm,
-)
+from worker.ops import Attention, AttentionCombine, GatedActivation, MatMul, Op, RopeCache, SumNorm
+from worker.program import Program
 from worker.step_buffer import StepLayout
-from worker.vulkan_kernels import (
+from worker.vulkan.kernels import (
     AttentionCombinePush,
     AttentionPush,
     GatedActivationPush,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from shaders.load import load_kernel
-from worker.vulkan_api import Handle, array, call, create, ffi, lib, struct, vk
-from worker.vulkan_context import Context
+from worker.vulkan.api import Handle, array, call, create, ffi, lib, struct, vk
+from worker.vulkan.context import Context
 
 MAX_PUSH_BYTES = 128  # of push constants, what every device has
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from worker.buffers import Buffer, Placement
 from worker.device import DeviceError
-from worker.vulkan_api import WHOLE_SIZE, Handle, call, create, ffi, lib, struct, vk
-from worker.vulkan_context import Context
+from worker.vulkan.api import WHOLE_SIZE, Handle, call, create, ffi, lib, struct, vk
+from worker.vulkan.context import Context
 
 ALIGNMENT = 256  # bytes; suits every device
 MAX_BLOCK = 1 << 30  # bytes: a driver finds room for several blocks sooner than for a huge one

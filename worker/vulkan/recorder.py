@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from worker.program import Op, Program, Segment
+from worker.ops import Op
+from worker.program import Program, Segment
 from worker.step_buffer import INDIRECT_WORD
-from worker.vulkan_api import Handle, call, ffi, lib, struct, vk
-from worker.vulkan_context import Context
-from worker.vulkan_dispatch import Dispatch, Dispatcher
-from worker.vulkan_memory import Slice
-from worker.vulkan_pipelines import Pipelines
+from worker.vulkan.api import Handle, call, ffi, lib, struct, vk
+from worker.vulkan.context import Context
+from worker.vulkan.dispatch import Dispatch, Dispatcher
+from worker.vulkan.memory import Slice
+from worker.vulkan.pipelines import Pipelines
 
 
 class Hazards:

@@ -11,8 +11,8 @@ import logging
 import numpy as np
 
 from worker.device import DeviceError
-from worker.vulkan_api import Handle, array, check, create, ffi, lib, result_name, struct, vk
-from worker.vulkan_context import Context
+from worker.vulkan.api import Handle, array, check, create, ffi, lib, result_name, struct, vk
+from worker.vulkan.context import Context
 
 DRAIN_NANOSECONDS = 10 * 10**9
 

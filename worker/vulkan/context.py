@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worker.device import DeviceError
-from worker.vulkan_api import Handle, array, call, create, ffi, lib, strings, struct, vk
-from worker.vulkan_instance import Instance
-from worker.vulkan_listing import IMPORT_EXTENSION, compute_queue_family, describe
+from worker.vulkan.api import Handle, array, call, create, ffi, lib, strings, struct, vk
+from worker.vulkan.instance import Instance
+from worker.vulkan.listing import IMPORT_EXTENSION, compute_queue_family, describe
 
 SETUP_TIMEOUT_NANOSECONDS = 60 * 10**9  # of copies while loading
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from worker.vulkan_api import Handle, chained, enumerate_all, ffi, lib, struct, text, vk
-from worker.vulkan_instance import Instance
+from worker.vulkan.api import Handle, chained, enumerate_all, ffi, lib, struct, text, vk
+from worker.vulkan.instance import Instance
 
 VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"

@@ -1,0 +1,1 @@
+"""A Device on Vulkan: `device.py` ties the other files together; only `api.py` imports the vulkan package."""
