@@ -28,7 +28,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[ReusedDevice]:
     """A device for cases, opened once."""
     with pytest.MonkeyPatch.context() as patch:
         select_driver(patch, request.param)
-        opened = ReusedDevice(DeviceOptions(index=0))
+        opened = ReusedDevice(DeviceOptions(index=0, validate=request.config.getoption("--validate")))
     yield opened
     opened.close()
 
@@ -36,8 +36,8 @@ def device(request: pytest.FixtureRequest) -> Iterator[ReusedDevice]:
 class Opener:
     """Opens devices of any driver, and closes them after the test."""
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self._patch = patch
+    def __init__(self, patch: pytest.MonkeyPatch, validate: bool) -> None:
+        self._patch, self._validate = patch, validate
         self.opened: list[VulkanDevice] = []
 
     def __call__(
@@ -46,14 +46,15 @@ class Opener:
         select_driver(self._patch, driver)
         if options.get("validate"):
             manifest_of(find_validation_layer())
+        options.setdefault("validate", self._validate)
         device = VulkanDevice(DeviceOptions(index=0, **options), limits, timeout_seconds)
         self.opened.append(device)
         return device
 
 
 @pytest.fixture
-def open_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
-    opener = Opener(monkeypatch)
+def open_device(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Opener]:
+    opener = Opener(monkeypatch, request.config.getoption("--validate"))
     yield opener
     for device in opener.opened:
         device.close()
