@@ -16,8 +16,8 @@ from coordinator.sampler import SamplingParameters
 from coordinator.tokenizer import TokenizerError
 from launcher.config import COLLECTIVES, DEFAULT_CONTEXT, RunConfig, UsageError, parse_numbers, parse_tokens
 from launcher.generate import GenerateConfig, run
-from launcher.inspect import show_devices, show_plan, write_logits
 from launcher.session import RunError
+from launcher.show import show_devices, show_plan, write_logits
 
 COMMANDS = ("run", "devices", "plan", "logits")
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)

@@ -12,9 +12,8 @@ import sys
 from collectives import CollectiveError
 from coordinator.messages import Failed
 from worker.control import ControlSocket
-from worker.device import DeviceError
+from worker.device import DeviceError, DeviceOptions
 from worker.loop import serve
-from worker.options import DeviceOptions
 from worker.process import die_with_parent, leave_interrupts_to_launcher, pin
 
 EXPECTED_ERRORS = (CollectiveError, DeviceError, OSError, ValueError)  # their message says what to do

@@ -7,6 +7,7 @@ loop knows only this interface.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,17 @@ from worker.program import Program
 
 class DeviceError(RuntimeError):
     """The device failed or can't do what is asked; one sentence with the call and the result."""
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """Which device a worker opens, and how; the launcher gives it on the worker's command line."""
+
+    index: int | None  # the device's place in the loader's list; None for NumPy on the CPU
+    uuid: str = ""  # hex; another device at this index is refused
+    validate: bool = False  # with the Khronos validation layer
+    staging: bool = False  # copy partial sums even where the device could import the host's memory
+    submit_ahead: bool = True
 
 
 class Device(Protocol):

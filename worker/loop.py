@@ -26,9 +26,9 @@ from coordinator.messages import (
 from coordinator.plan import padded, rank_shards
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
-from worker.device import Device
+from worker.device import Device, DeviceOptions
 from worker.model_file import ModelFile, load_shard
-from worker.options import DeviceOptions, open_device
+from worker.open_device import open_device
 from worker.program import Program, build_program
 from worker.step_writer import StepWriter, row_bucket
 

@@ -11,7 +11,7 @@ from coordinator.plan import Limits
 from tests.conftest import manifest_of
 from tests.drivers import driver_variables, find_lavapipe, find_swiftshader, find_validation_layer
 from tests.vulkan.reused_device import ReusedDevice
-from worker.options import DeviceOptions
+from worker.device import DeviceOptions
 from worker.vulkan.device import VulkanDevice
 
 FINDERS = {"lavapipe": find_lavapipe, "swiftshader": find_swiftshader}

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from coordinator.plan import Limits
 from tests.vulkan.cases import Case
-from worker.options import DeviceOptions
+from worker.device import DeviceOptions
 from worker.vulkan.device import VulkanDevice
 from worker.vulkan.memory import Memory
 

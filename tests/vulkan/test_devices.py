@@ -12,8 +12,7 @@ from shaders.load import kernel_names
 from tests.vulkan.cases import limits_for, page_aligned
 from tests.vulkan.conftest import Opener, select_driver
 from worker.buffers import Buffer, Placement
-from worker.device import DeviceError
-from worker.options import DeviceOptions
+from worker.device import DeviceError, DeviceOptions
 from worker.vulkan.context import Context
 from worker.vulkan.device import VulkanDevice
 from worker.vulkan.listing import list_devices

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from coordinator.plan import Limits
 from worker.buffers import Buffer
-from worker.options import DeviceOptions
+from worker.device import DeviceOptions
 from worker.program import Program
 from worker.vulkan.context import Context
 from worker.vulkan.dispatch import Dispatcher, PartialsLayout

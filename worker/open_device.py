@@ -1,0 +1,17 @@
+"""Opens the kind of device that is asked for."""
+
+from __future__ import annotations
+
+from coordinator.plan import Limits
+from worker.device import Device, DeviceOptions
+
+
+def open_device(options: DeviceOptions, limits: Limits, timeout_seconds: float) -> Device:
+    """The device, opened. Each kind is imported only when it is used: NumPy needs no Vulkan loader."""
+    if options.index is None:
+        from worker.numpy_device import NumpyDevice
+
+        return NumpyDevice(limits)
+    from worker.vulkan.device import VulkanDevice
+
+    return VulkanDevice(options, limits, timeout_seconds)
