@@ -11,6 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 
+class LogitsError(ValueError):
+    """Logits that no token can be picked from."""
+
+
 @dataclass(frozen=True)
 class SamplingParameters:
     """How to pick. The defaults are llama.cpp's.
@@ -53,7 +57,7 @@ class Sampler:
     def sample(self, logits: np.ndarray) -> int:
         """The next token, from logits [vocabulary] float32.
 
-        -inf rules a token out. Raises ValueError for NaN and +inf, which say that the model's arithmetic
+        -inf rules a token out. Raises LogitsError for NaN and +inf, which say that the model's arithmetic
         went wrong, and when every token is ruled out.
         """
         _check(logits)
@@ -71,14 +75,14 @@ class Sampler:
 
 def _check(logits: np.ndarray) -> None:
     if logits.ndim != 1 or not logits.size:
-        raise ValueError(f"logits must be one row of the vocabulary, not of shape {logits.shape}")
+        raise LogitsError(f"logits must be one row of the vocabulary, not of shape {logits.shape}")
     peak = logits.max()  # NaN if any is
     if np.isfinite(peak):
         return
     if peak == -np.inf:
-        raise ValueError(f"all {logits.size} logits are -inf, which leaves no token to pick")
+        raise LogitsError(f"all {logits.size} logits are -inf, which leaves no token to pick")
     name, count = ("NaN", np.isnan(logits).sum()) if np.isnan(peak) else ("+inf", np.isposinf(logits).sum())
-    raise ValueError(f"{count} of {logits.size} logits are {name}: the model's arithmetic went wrong")
+    raise LogitsError(f"{count} of {logits.size} logits are {name}: the model's arithmetic went wrong")
 
 
 def _likeliest(logits: np.ndarray, top_k: int) -> np.ndarray:

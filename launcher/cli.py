@@ -12,7 +12,8 @@ from pathlib import Path
 from coordinator.gguf_file import GgufError
 from coordinator.model import ModelError
 from coordinator.plan import KV_TYPES, PlanError
-from coordinator.sampler import SamplingParameters
+from coordinator.sampler import LogitsError, SamplingParameters
+from coordinator.scheduler import CapacityError
 from coordinator.tokenizer import TokenizerError
 from launcher.config import COLLECTIVES, DEFAULT_CONTEXT, RunConfig, UsageError, parse_numbers, parse_tokens
 from launcher.generate import GenerateConfig, run
@@ -21,6 +22,7 @@ from launcher.show import show_devices, show_plan, write_logits
 
 COMMANDS = ("run", "devices", "plan", "logits")
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
+FAILED_RUN = (RunError, LogitsError, CapacityError)
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _dispatch(_parser().parse_args(words))
     except BAD_INPUT as error:
         return _fail(error, EXIT_USAGE)
-    except RunError as error:
+    except FAILED_RUN as error:
         return _fail(error, EXIT_FAILURE)
     except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()

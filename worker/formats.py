@@ -26,13 +26,14 @@ def _aligned(nbytes: int) -> int:
 class WeightFormat(ABC):
     """One weight type on the device. A matrix is [rows, columns], columns a multiple of 32."""
 
-    plane_bytes: tuple[int, ...]  # of each plane, per tile of 32 columns
+    plane_bytes: tuple[int, ...]  # of each plane, per `tile_columns` weights
+    tile_columns = COLUMN_TILE  # more for a type whose blocks are longer
 
     def plane_offsets(self, rows: int, columns: int) -> list[int]:
         """Byte offset of each plane, and last the size of all, for a matrix."""
         offsets = [0]
         for tile_bytes in self.plane_bytes:
-            offsets.append(offsets[-1] + _aligned(rows * columns // COLUMN_TILE * tile_bytes))
+            offsets.append(offsets[-1] + _aligned(rows * columns // self.tile_columns * tile_bytes))
         return offsets
 
     def nbytes(self, rows: int, columns: int) -> int:
@@ -81,7 +82,7 @@ class _BlockFormat(WeightFormat):
         return [np.ascontiguousarray(quants).reshape(-1), np.ascontiguousarray(scales).reshape(-1)]
 
     def dequantize(self, planes: list[Bytes], rows: int, columns: int) -> Floats:
-        num_blocks = rows * columns // COLUMN_TILE
+        num_blocks = rows * columns // self.tile_columns
         quants = self._integers(
             planes[0][: num_blocks * self.plane_bytes[0]].reshape(num_blocks, self.plane_bytes[0])
         )

@@ -51,6 +51,31 @@ def test_truncated(tplaunch: CommandLine, model: Path, tmp_path: Path, length: i
     check_refusal(tplaunch, path, *GENERATE, says="truncated")
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_damaged_anywhere(tplaunch: CommandLine, model: Path, tmp_path: Path, seed: int) -> None:
+    """Flipped bytes give text or a sentence, in whatever process they are found."""
+    random = np.random.default_rng(seed)
+    data = np.frombuffer(model.read_bytes(), np.uint8).copy()
+    end = (20_000, data.size)[seed % 2]  # the header, or the weights
+    data[random.integers(24, end, 2 + seed)] ^= random.integers(1, 256, 2 + seed, dtype=np.uint8)
+    path = tmp_path / "model.gguf"
+    path.write_bytes(data)
+    result = tplaunch("--devices", "0,0", path, *GENERATE)
+    assert result.returncode in (0, 1, 2)
+    assert "Traceback" not in result.stderr and "internal error" not in result.stderr
+    assert len(result.stderr.splitlines()) == (result.returncode != 0)
+
+
+def test_weights_that_are_no_numbers(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
+    data = bytearray(model.read_bytes())
+    data[-64 * 4 :] = b"\xff" * 256  # the last tensor's last row is NaN
+    path = tmp_path / "model.gguf"
+    path.write_bytes(data)
+    result = tplaunch("--devices", "cpu", path, *GENERATE)
+    assert result.returncode == 1
+    assert "logits are NaN" in result.stderr and "Traceback" not in result.stderr
+
+
 def test_big_endian(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF" + struct.pack(">I", 3) + model.read_bytes()[8:])
