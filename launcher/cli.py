@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,9 @@ class Terminated(BaseException):
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code: 0, 1 for a failed run, 2 for bad input, 128 + signal."""
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):  # text that the terminal can't show is no reason to end
+            stream.reconfigure(errors="replace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] not in (*COMMANDS, "-h", "--help", "--version"):
         words.insert(0, "run")  # `tplaunch --devices 0,1 model.gguf` needs no command

@@ -15,12 +15,13 @@ import worker
 from launcher.config import UsageError
 
 LIST_TIMEOUT_SECONDS = 60
-PACKAGE_ROOT = Path(worker.__file__).resolve().parents[1]
-WORKER_COMMAND = [
-    sys.executable,
-    "-m",
-    "worker",
-]  # to be run in PACKAGE_ROOT: no other folder named worker is found
+# As `python -m worker`, but sure to find the package beside this one: -m looks in the current folder first.
+PACKAGE_ROOT = str(Path(worker.__file__).resolve().parents[1])
+BOOTSTRAP = f"""import sys
+sys.path = [{PACKAGE_ROOT!r}, *filter(None, sys.path)]
+from worker.__main__ import main
+sys.exit(main())"""
+WORKER_COMMAND = [sys.executable, "-c", BOOTSTRAP]
 CPU = "cpu"
 
 
@@ -48,7 +49,7 @@ def list_devices() -> DeviceList:
     try:
         result = subprocess.run(
             [*WORKER_COMMAND, "--list-devices"],
-            cwd=PACKAGE_ROOT, capture_output=True, text=True, timeout=LIST_TIMEOUT_SECONDS, check=False,
+            capture_output=True, text=True, timeout=LIST_TIMEOUT_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return DeviceList((), f"the Vulkan drivers did not answer within {LIST_TIMEOUT_SECONDS} s")

@@ -93,7 +93,8 @@ def _tokenizer(model: Model, generate: GenerateConfig) -> Tokenizer | None:
 def _prompt_tokens(generate: GenerateConfig, tokenizer: Tokenizer | None) -> list[int]:
     if generate.tokens is not None or tokenizer is None:
         return generate.tokens or []
-    text = sys.stdin.read() if generate.prompt is None else generate.prompt
+    # `echo` ends its line, as $(...) knows too: that newline is not meant as part of the prompt.
+    text = sys.stdin.read().removesuffix("\n") if generate.prompt is None else generate.prompt
     return tokenizer.encode(text)
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from coordinator.control import WorkerError
 from launcher.config import RunConfig
-from launcher.devices import PACKAGE_ROOT, WORKER_COMMAND, DeviceChoice
+from launcher.devices import WORKER_COMMAND, DeviceChoice
 from launcher.logs import RunLogs
 
 GRACE_SECONDS = 2.0  # between asking a worker to end and killing it
@@ -71,7 +71,6 @@ class Supervisor:
         ]
         process = subprocess.Popen(
             command,
-            cwd=PACKAGE_ROOT,
             env={**os.environ, **_thread_settings(choice, len(cores))},
             stdin=subprocess.DEVNULL,
             stdout=self._logs.output(rank),

@@ -59,7 +59,7 @@ def test_damaged_anywhere(tplaunch: CommandLine, model: Path, tmp_path: Path, se
     end = (20_000, data.size)[seed % 2]  # the header, or the weights
     data[random.integers(24, end, 2 + seed)] ^= random.integers(1, 256, 2 + seed, dtype=np.uint8)
     path = tmp_path / "model.gguf"
-    path.write_bytes(data)
+    path.write_bytes(data.tobytes())
     result = tplaunch("--devices", "0,0", path, *GENERATE)
     assert result.returncode in (0, 1, 2)
     assert "Traceback" not in result.stderr and "internal error" not in result.stderr

@@ -1,6 +1,8 @@
 """`tplaunch run` gives llama.cpp's greedy tokens, however the model is split and summed."""
 
+import io
 import json
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,31 @@ def test_text_streams_from_standard_input(
     text = result.stdout.removeprefix(" ").removesuffix("\n")
     assert text and stories[0]["text"].startswith(text)
     assert result.stderr == ""
+
+
+def test_a_folder_that_looks_like_the_project(
+    tplaunch: CommandLine, shared_dir: Path, tmp_path: Path
+) -> None:
+    """Workers run the launcher's own code, whatever lies in the current folder; paths stay relative to it."""
+    for name in ("worker", "coordinator", "numpy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    (tmp_path / "model.gguf").symlink_to(shared_dir / "models/stories260K-f32.gguf")
+    command = Path(sysconfig.get_path("scripts")) / "tplaunch"
+    if not command.exists():
+        pytest.skip("the console script is not installed")
+    tplaunch.program = ["env", f"--chdir={tmp_path}", str(command)]
+    tplaunch("--devices", "0,0", "model.gguf", "-p", "Once", "-n", "3", check=True)
+
+
+def test_a_prompt_that_is_no_utf8(tplaunch: CommandLine, shared_dir: Path) -> None:
+    options = ("--devices", "cpu", shared_dir / "models/stories260K-f32.gguf", "-n", "2")
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    process = tplaunch.start(*options, env=environment)
+    assert isinstance(process.stdin, io.TextIOWrapper)
+    process.stdin.buffer.write(b"caf\xe9 \xe4\xb8\xad")
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
 
 
 def test_verbose_shows_the_ranks_logs(tplaunch: CommandLine, shared_dir: Path) -> None:

@@ -168,3 +168,14 @@ def test_the_validation_layer_has_no_objection(
     run(engine_on(plain_model, [validated, validated]))
     for device in open_device.opened:
         device.close()  # raises if anything was objected to, leaks among that
+
+
+@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+def test_equal_devices_agree_bit_for_bit(open_device: Opener, plain_model: Path, driver: str) -> None:
+    """Every rank adds the partial sums in rank order, so what all of them hold must not drift apart."""
+    engine = engine_on(plain_model, [on(open_device, driver)] * 3, [1, 1, 2])
+    for one_step in STEPS:
+        engine.run(one_step)
+        held = [rank.device.view("final").tobytes() for rank in engine.ranks]
+        assert held[0] == held[1] == held[2]
+        assert any(held[0])
