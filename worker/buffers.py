@@ -21,14 +21,15 @@ MIN_ATTENTION_CHUNKS = 256  # row-chunk pairs to spread a lone long row over
 class Placement(Enum):
     """Who touches a buffer besides the kernels."""
 
-    DEVICE = "device"  # no one, once it is loaded
+    WEIGHTS = "weights"  # the host writes every byte of it once; until then it holds anything
+    DEVICE = "device"  # no one
     UPLOAD = "upload"  # the host writes it every step
     READBACK = "readback"  # the host reads it every step
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """A zero-filled buffer. Activations are float32 [rows, row_length]; others have row_length 0."""
+    """Zero-filled unless for weights. Activations are float32 [rows, row_length]; others have row_length 0."""
 
     nbytes: int
     placement: Placement = Placement.DEVICE
@@ -89,6 +90,6 @@ def cache_buffers(spec: ModelSpec, share: RankShare, limits: Limits) -> dict[str
 def weight_buffers(shards: Mapping[str, Shard]) -> dict[str, Buffer]:
     """The repacked weights, in planes."""
     return {
-        name: Buffer(FORMATS[shard.type].nbytes(len(shard.rows), shard.padded_columns))
+        name: Buffer(FORMATS[shard.type].nbytes(len(shard.rows), shard.padded_columns), Placement.WEIGHTS)
         for name, shard in shards.items()
     }

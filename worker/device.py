@@ -43,7 +43,7 @@ class Device(Protocol):
     imports_partials: bool  # False: partial sums are copied around each all-reduce
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
-        """Allocates zero-filled buffers. Raises DeviceError where memory is short, naming the sizes."""
+        """Allocates; zero-filled unless for weights. DeviceError where memory is short, naming the sizes."""
 
     def write(self, buffer: str, offset: int, data: npt.NDArray[np.uint8]) -> None:
         """Copies bytes into a buffer; while loading only. The data may be reused when it returns."""

@@ -1,4 +1,4 @@
-"""Named buffers on a Vulkan device: cut out of few large allocations, zero-filled, written by the host.
+"""Named buffers on a Vulkan device: cut out of few large allocations, written by the host.
 
 A kernel finds a buffer by its address alone, so a whole allocation is one VkBuffer.
 """
@@ -60,7 +60,7 @@ class Slice:
 
 
 class Memory:
-    """All allocations of a device. With `unmapped`, DEVICE buffers are treated as a discrete GPU's."""
+    """All allocations of a device. With `unmapped`, the device's own are treated as a discrete GPU's."""
 
     def __init__(self, context: Context, unmapped: bool) -> None:
         self._context = context
@@ -114,7 +114,7 @@ class Memory:
             offset += aligned(buffer.nbytes)
 
     def allocate(self, nbytes: int, placement: Placement) -> Block:
-        """A zero-filled block of its own. Raises DeviceError where memory is short."""
+        """A block of its own, zero-filled unless for weights. Raises DeviceError where memory is short."""
         buffer = create("vkCreateBuffer", "VkBuffer", self._context.device, buffer_info(nbytes))
         requirements = ffi.new("VkMemoryRequirements *")
         lib.vkGetBufferMemoryRequirements(self._context.device, buffer, requirements)
@@ -130,7 +130,8 @@ class Memory:
             ) from None
         block = bind(self._context, buffer, memory, nbytes, host_visible)
         self._blocks.append(block)
-        self._fill_with_zeros(block)
+        if placement is not Placement.WEIGHTS:  # which may be gigabytes, and are written anyway
+            self._fill_with_zeros(block)
         return block
 
     def _choose_type(self, allowed: int, placement: Placement) -> tuple[int, bool]:
@@ -138,7 +139,7 @@ class Memory:
         types = {i: t for i, t in enumerate(self._context.memory_types()) if allowed >> i & 1}
         local, cached = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, vk.VK_MEMORY_PROPERTY_HOST_CACHED_BIT
         mappable = vk.VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | vk.VK_MEMORY_PROPERTY_HOST_COHERENT_BIT
-        if placement is Placement.DEVICE:
+        if placement in (Placement.WEIGHTS, Placement.DEVICE):
             # The largest heap: a small window into device memory is mappable, but holds no model.
             largest = max((size for flags, _, size in types.values() if flags & local), default=0)
             large = [i for i, (flags, _, size) in types.items() if flags & local and size == largest]
