@@ -29,7 +29,7 @@ class Placement(Enum):
 
 @dataclass(frozen=True)
 class Buffer:
-    """Zero-filled unless for weights. Activations are float32 [rows, row_length]; others have row_length 0."""
+    """Zero-filled unless for weights. Activations are float32 [rows, row_length]; others have length 0."""
 
     nbytes: int
     placement: Placement = Placement.DEVICE
