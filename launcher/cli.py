@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 from coordinator.gguf_file import GgufError
 from coordinator.model import ModelError
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] not in (*COMMANDS, "-h", "--help", "--version"):
         words.insert(0, "run")  # `tplaunch --devices 0,1 model.gguf` needs no command
+    if not words:
+        _parser().print_help(sys.stderr)
+        return EXIT_USAGE
     try:
         return _dispatch(_parser().parse_args(words))
     except BAD_INPUT as error:
@@ -112,8 +116,15 @@ def _run_config(options: argparse.Namespace) -> RunConfig:
     )
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, like every other error, instead of printing the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"tplaunch: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tplaunch",
         description="Tensor-parallel inference of GGUF models on Vulkan devices, one process per device.",
         epilog="Without a command, tplaunch runs the model:"
