@@ -303,14 +303,21 @@ def test_wrong_options_end_with_one_line_and_code_2(
 
 
 @pytest.mark.usefixtures("handlers")
+def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: tplaunch" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize(
-    "arguments", [[], ["plan"], ["m", "--collective=mpi"], ["m", "--context=x"], ["m", "--wrong"]]
+    "arguments", [["plan"], ["m", "--collective=mpi"], ["m", "--context=x"], ["m", "--wrong"]]
 )
 def test_unknown_options_end_with_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert "usage: tplaunch" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert printed.startswith("tplaunch: ") and printed.endswith("--help\n") and printed.count("\n") == 1
 
 
 @pytest.mark.usefixtures("handlers")
