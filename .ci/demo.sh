@@ -9,5 +9,5 @@ if ! have_vulkan_loader || ! have_vulkan_driver; then
     devices=cpu,cpu
 fi
 
-say "tplaunch --devices $devices examples/demo-stories.gguf -p 'Once upon a time' -n 200 --temperature 0"
-exec .venv/bin/tplaunch --devices "$devices" examples/demo-stories.gguf -p 'Once upon a time' -n 200 --temperature 0
+say "tplaunch --devices $devices examples/demo-stories.gguf -p 'Once upon a time' -n 400 --temperature 0"
+exec .venv/bin/tplaunch --devices "$devices" examples/demo-stories.gguf -p 'Once upon a time' -n 400 --temperature 0
