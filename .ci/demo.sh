@@ -10,4 +10,5 @@ if ! have_vulkan_loader || ! have_vulkan_driver; then
 fi
 
 say "tplaunch --devices $devices examples/demo-stories.gguf -p 'Once upon a time' -n 400 --temperature 0"
+[ -t 1 ] || printf 'Once upon a time'  # on a terminal tplaunch repeats the prompt itself
 exec .venv/bin/tplaunch --devices "$devices" examples/demo-stories.gguf -p 'Once upon a time' -n 400 --temperature 0
