@@ -26,7 +26,7 @@ class Hello:
 class Load:
     """Coordinator: all that a worker needs to become its rank."""
 
-    model_path: str
+    model_path: str  # empty: the weights are made up
     model_hash: str
     header_bytes: int
     spec: ModelSpec

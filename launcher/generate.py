@@ -83,7 +83,7 @@ def _prompt_loop(
 def _tokenizer(model: Model, generate: GenerateConfig) -> Tokenizer | None:
     """None only where the prompt is given as ids and the file's tokenizer can't be used."""
     try:
-        return load_tokenizer(model.file.metadata)
+        return load_tokenizer(model.metadata)
     except TokenizerError:
         if generate.tokens is None:
             raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -27,10 +26,11 @@ from coordinator.plan import padded, rank_shards
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
 from worker.device import Device, DeviceOptions
-from worker.model_file import ModelFile, load_shard
+from worker.model_file import load_shard
 from worker.open_device import open_device
 from worker.program import Program, build_program
 from worker.step_writer import StepWriter, row_bucket
+from worker.weight_source import WeightSource, open_weights
 
 M = TypeVar("M")
 log = logging.getLogger("worker")
@@ -46,7 +46,7 @@ def serve(control: ControlSocket, rank: int, process_id: int, options: DeviceOpt
     load = _expect(control.receive(), Load)
     worker = Worker(load, options)
     try:
-        control.send(Attached(worker.file.model_hash, worker.device.name, worker.collective.endpoint))
+        control.send(Attached(worker.weights.model_hash, worker.device.name, worker.collective.endpoint))
         worker.collective.connect(_expect(control.receive(), Connect).endpoints)
         worker.load_weights(control)
         worker.prepare()
@@ -72,7 +72,7 @@ class Worker:
     def __init__(self, load: Load, options: DeviceOptions) -> None:
         self._load = load
         self._shards = rank_shards(load.spec, load.share, {tensor.name: tensor for tensor in load.tensors})
-        self.file = ModelFile(Path(load.model_path), load.header_bytes)
+        self.weights: WeightSource = open_weights(load)
         self.device: Device = open_device(options, load.limits, load.timeout_seconds)
         slot_bytes = load.limits.max_rows * padded(load.spec.embedding_length) * 4
         self.collective: Collective = create(
@@ -102,7 +102,7 @@ class Worker:
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
         for name, shard in self._shards.items():
-            for num_bytes in load_shard(self.device, self.file, name, shard, tensors[shard.tensor]):
+            for num_bytes in load_shard(self.device, self.weights, name, shard, tensors[shard.tensor]):
                 done += num_bytes
                 if time.monotonic() - reported > 0.1:
                     control.send(Progress(done, total))
@@ -113,7 +113,7 @@ class Worker:
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""
         self.device.attach_partials(self.collective.arena, self.collective.write_slot)
-        self._writer = StepWriter(self.device, self.file, self._load)
+        self._writer = StepWriter(self.device, self.weights, self._load)
         self._logits = self.device.view("logits").view(np.float32)
         self.device.prepare(self._program(1, 1))
         way = (
