@@ -14,6 +14,7 @@ from coordinator.control import WorkerChannel, WorkerError
 from coordinator.messages import Attached, Connect, Load, Progress, Ready, Shutdown, Step, StepDone
 from coordinator.model import ModelSpec, Origin, TensorInfo
 from coordinator.plan import Limits, RankShare
+from coordinator.trace import Trace
 
 Floats = npt.NDArray[np.float32]
 # A rank that waits for another gives up first, and knows whom it waited for.
@@ -29,6 +30,7 @@ class EngineConfig:
     limits: Limits
     timeout_seconds: float  # of one step, and of every wait inside it
     load_timeout_seconds: float = 3600.0  # without any progress
+    trace: bool = False  # keep every lap of every step
 
 
 class Engine:
@@ -47,6 +49,7 @@ class Engine:
         self._spec, self._plan, self._config = spec, plan, config
         self.ledger: list[dict[str, float]] = [{} for _ in plan]  # microseconds by kind
         self._num_steps = 0  # that the ledger covers
+        self.trace = Trace() if config.trace else None
 
     def load(self, on_progress: OnProgress) -> tuple[list[Attached], list[Ready]]:
         """Brings every worker from its Hello to Ready."""
@@ -76,6 +79,7 @@ class Engine:
             collective=self._config.collective,
             token=token,
             timeout_seconds=self._config.timeout_seconds,
+            trace=self._config.trace,
         )
 
     def _await_ready(self, on_progress: OnProgress) -> list[Ready]:
@@ -96,9 +100,12 @@ class Engine:
 
     def run(self, step: Step) -> Floats:
         """Runs a step; returns logits [logit rows, vocabulary]."""
+        begin = time.perf_counter()
         self._channel.broadcast(step)
         timeout = self._config.timeout_seconds + MARGIN_SECONDS
         answers = self._channel.collect(StepDone, f"finish step {step.number}", timeout)
+        if self.trace is not None:
+            self.trace.add(step, begin, time.perf_counter(), answers)
         slices = []
         for share, answer in zip(self._plan, answers, strict=True):
             shape = (step.logit_rows.size, len(share.vocabulary))

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from coordinator.benchmark import Measurement, Test, measure
 from coordinator.plan import MAX_RANKS
+from coordinator.trace import Trace
 from launcher.bench_report import Result, print_report, ranks_text
 from launcher.config import RandomModel, RunConfig, UsageError
-from launcher.devices import DeviceChoice, select_devices
-from launcher.session import Model, Session, open_model, start_session
+from launcher.devices import select_devices
+from launcher.session import Session, open_model, start_session
+from launcher.trace_file import check_trace_path, write_trace
 from launcher.write_gguf import write_gguf
 
 OUTPUTS = ("table", "json", "csv")
@@ -30,6 +32,7 @@ class BenchConfig:
     ranks: tuple[int, ...] | None  # how many, cycling through the devices; None: one per device
     output: str
     ledger: bool = False
+    trace: Path | None = None
     gguf: Path | None = None  # write the shape there instead of measuring
 
     def __post_init__(self) -> None:
@@ -67,13 +70,24 @@ def bench(config: RunConfig, wanted: BenchConfig) -> int:
             raise UsageError("--write-gguf writes a --shape; a model file is one already")
         write_gguf(config.model, wanted.gguf)
         return 0
-    config = _with_room(config, wanted.tests)
+    check_trace_path(wanted.trace)
+    config = dataclasses.replace(
+        _with_room(config, wanted.tests),
+        timestamps=wanted.ledger or wanted.trace is not None,
+        trace=wanted.trace is not None,
+    )
     model = open_model(config)
     chosen = select_devices(config.devices)
-    results = []
+    results: list[Result] = []
+    traces: list[tuple[str, Trace]] = []
     for num_ranks in wanted.ranks or (len(chosen),):
         choices = list(itertools.islice(itertools.cycle(chosen), num_ranks))
-        results += _bench_ranks(config, model, choices, wanted)
+        with start_session(config, model, choices) as session:
+            results += _bench_session(session, wanted)
+        if session.engine.trace is not None:
+            traces.append((ranks_text(num_ranks), session.engine.trace))
+    if wanted.trace is not None:
+        write_trace(wanted.trace, traces)
     print_report(config.model.name, model, results, wanted.output, wanted.ledger)
     return 0
 
@@ -86,27 +100,17 @@ def _with_room(config: RunConfig, tests: list[Test]) -> RunConfig:
     return dataclasses.replace(config, context_length=config.context_length or needed)
 
 
-def _bench_ranks(
-    config: RunConfig, model: Model, choices: list[DeviceChoice], wanted: BenchConfig
-) -> list[Result]:
-    with start_session(config, model, choices) as session:
-        return [
-            _result(session, len(choices), _measure(session, test, wanted.repeat, len(choices)))
-            for test in wanted.tests
-        ]
+def _bench_session(session: Session, wanted: BenchConfig) -> list[Result]:
+    devices = tuple(message.device for message in session.attached)
+    return [Result(len(devices), devices, _measure(session, test, wanted.repeat)) for test in wanted.tests]
 
 
-def _measure(session: Session, test: Test, repeat: int, num_ranks: int) -> Measurement:
+def _measure(session: Session, test: Test, repeat: int) -> Measurement:
     if sys.stderr.isatty():
-        print(
-            f"\r\x1b[Kmeasuring {test.name} on {ranks_text(num_ranks)}", end="", file=sys.stderr, flush=True
-        )
+        where = ranks_text(len(session.attached))
+        print(f"\r\x1b[Kmeasuring {test.name} on {where}", end="", file=sys.stderr, flush=True)
     try:
         return measure(session.engine, session.scheduler, session.model.spec.vocabulary_size, test, repeat)
     finally:
         if sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-def _result(session: Session, num_ranks: int, measurement: Measurement) -> Result:
-    return Result(num_ranks, tuple(message.device for message in session.attached), measurement)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.benchmark import Measurement
-from coordinator.ledger import KINDS, Ledger
+from launcher.ledger_report import ledger_json, ledger_table
 from launcher.session import Model
 from launcher.table import format_table
 
@@ -99,24 +99,3 @@ def _print_csv(results: Sequence[Result]) -> None:
     writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-
-
-def ledger_json(ledger: Ledger) -> dict[str, Any]:
-    return {
-        "steps": ledger.num_steps,
-        "step_microseconds": ledger.step,
-        "microseconds_by_rank": list(ledger.ranks),
-    }
-
-
-def ledger_table(ledger: Ledger) -> str:
-    """A row per rank, a column per kind, and their sum."""
-    rows = [
-        (str(rank), *(_microseconds(kinds.get(kind)) for kind in KINDS), _microseconds(sum(kinds.values())))
-        for rank, kinds in enumerate(ledger.ranks)
-    ]
-    return format_table(("rank", *KINDS, "step"), rows)
-
-
-def _microseconds(value: float | None) -> str:
-    return "not known" if value is None else f"{value:.1f}"

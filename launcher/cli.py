@@ -100,6 +100,8 @@ def _dispatch(options: argparse.Namespace) -> int:
         ignore_eos=options.ignore_eos,
         sampling=sampling,
         json=options.json,
+        ledger=options.ledger,
+        trace=options.trace,
     )
     return run(config, generate)
 
@@ -124,6 +126,7 @@ def _bench_config(options: argparse.Namespace) -> BenchConfig:
         ranks=None if options.ranks is None else parse_counts(options.ranks, "--ranks"),
         output=options.output,
         ledger=options.ledger,
+        trace=options.trace,
         gguf=options.write_gguf,
     )
 

@@ -53,6 +53,8 @@ class RunConfig:
     validate: bool
     staging: bool
     submit_ahead: bool
+    timestamps: bool = False  # of the devices, for a ledger or a trace
+    trace: bool = False  # keep every lap of every step
 
     def __post_init__(self) -> None:
         if self.kv_type not in KV_TYPES:

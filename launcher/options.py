@@ -55,6 +55,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--json", action="store_true", help="one JSON object: tokens, text, finish reason, timings"
     )
+    _add_ledger(output)
     sampling = parser.add_argument_group("sampling")
     defaults = SamplingParameters()
     sampling.add_argument("--temperature", type=float, default=defaults.temperature, metavar="T",
@@ -94,11 +95,22 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
         help="once for every number of ranks, cycling through the devices, with the speed-up over one rank",
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--ledger", action="store_true", help="where the time went, by rank")
+    _add_ledger(output)
     forms = output.add_mutually_exclusive_group()
     forms.add_argument("--json", dest="output", action="store_const", const="json", default="table")
     forms.add_argument("--csv", dest="output", action="store_const", const="csv", default="table")
     _add_model(parser, optional=True)
+
+
+def _add_ledger(output: argparse._ArgumentGroup) -> None:
+    output.add_argument(
+        "--ledger",
+        action="store_true",
+        help="where a step's time went, by rank (costs a little)",
+    )
+    output.add_argument(
+        "--trace", type=Path, metavar="FILE", help="every part of every step, to open in ui.perfetto.dev"
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:

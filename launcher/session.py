@@ -94,7 +94,9 @@ def start_session(config: RunConfig, model: Model, choices: list[DeviceChoice]) 
         endpoint = f"ipc://{directory}/control"
         supervisor = Supervisor(config, choices, endpoint)
         channel = WorkerChannel(endpoint, len(choices), supervisor.watch)
-        engine_config = EngineConfig(config.collective, model.limits, config.timeout_seconds)
+        engine_config = EngineConfig(
+            config.collective, model.limits, config.timeout_seconds, trace=config.trace
+        )
         engine = Engine(channel, model.origin, model.tensors.values(), model.spec, plan, engine_config)
         try:
             with supervisor, show_progress(len(choices)) as on_progress:

@@ -14,6 +14,7 @@ from coordinator.messages import (
     Attached,
     Connect,
     Hello,
+    Lap,
     Load,
     Message,
     Progress,
@@ -25,10 +26,11 @@ from coordinator.messages import (
 from coordinator.plan import padded, rank_shards
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
-from worker.device import Device, DeviceOptions
+from worker.device import Device, DeviceOptions, TimedDevice
 from worker.model_file import load_shard
 from worker.open_device import open_device
 from worker.program import Program, build_program
+from worker.step_clock import RecordingClock, StepClock
 from worker.step_writer import StepWriter, row_bucket
 from worker.weight_source import WeightSource, open_weights
 
@@ -74,6 +76,8 @@ class Worker:
         self._shards = rank_shards(load.spec, load.share, {tensor.name: tensor for tensor in load.tensors})
         self.weights: WeightSource = open_weights(load)
         self.device: Device = open_device(options, load.limits, load.timeout_seconds)
+        timed = self.device if isinstance(self.device, TimedDevice) else None
+        self._timed = timed if options.timestamps else None
         slot_bytes = load.limits.max_rows * padded(load.spec.embedding_length) * 4
         self.collective: Collective = create(
             load.collective,
@@ -123,7 +127,7 @@ class Worker:
 
     def run(self, step: Step) -> StepDone:
         """One step: write, submit, and at every segment's end an all-reduce."""
-        clock = _Clock()
+        clock = RecordingClock() if self._timed is not None else StepClock()
         self._writer.write(step)
         program = self._program(step.token_ids.size, step.logit_rows.size)
         self.device.prepare(program)
@@ -142,7 +146,17 @@ class Worker:
                 clock.lap("submit")
         logits = self._logits[: step.logit_rows.size * len(self._load.share.vocabulary)].copy()
         clock.lap("host")
-        return StepDone(step.number, logits, clock.microseconds)
+        laps = self._device_laps(clock)
+        return StepDone(step.number, logits, clock.ledger(), laps if self._load.trace else ())
+
+    def _device_laps(self, clock: StepClock) -> tuple[Lap, ...]:
+        """Adds what the device noted, where it does, and gives all laps."""
+        if self._timed is None or not isinstance(clock, RecordingClock):
+            return ()
+        times = self._timed.segment_times()
+        if times is not None:
+            clock.add_device(times)
+        return tuple(clock.laps)
 
     def _program(self, num_rows: int, num_logit_rows: int) -> Program:
         limits = self._load.limits
@@ -156,16 +170,3 @@ class Worker:
     def close(self) -> None:
         self.device.close()
         self.collective.close()
-
-
-class _Clock:
-    """Adds up where a step's time goes."""
-
-    def __init__(self) -> None:
-        self.microseconds = {"host": 0.0, "submit": 0.0, "wait": 0.0, "reduce": 0.0}
-        self._last = time.perf_counter()
-
-    def lap(self, kind: str) -> None:
-        now = time.perf_counter()
-        self.microseconds[kind] += (now - self._last) * 1e6
-        self._last = now

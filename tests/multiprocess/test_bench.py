@@ -1,6 +1,7 @@
 """`tplaunch bench` on a tiny shape."""
 
 import csv
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,46 @@ def test_a_table_and_csv(tplaunch: CommandLine) -> None:
     rows = list(csv.DictReader(tplaunch(*options, "--csv", check=True).stdout.splitlines()))
     assert [row["test"] for row in rows] == ["pp5", "pp20", "tg4", "tg4@300"]
     assert all(float(row["median_tokens_per_second"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("device", ["0", "cpu"])
+def test_the_ledger_knows_what_the_device_computed(tplaunch: CommandLine, device: str) -> None:
+    for result in bench(tplaunch, "--devices", device, "--shape", "tiny", "--ranks", "1,2", "--ledger"):
+        check_ledger(result)
+        for kinds in result["ledger"]["microseconds_by_rank"]:
+            assert kinds["device"] > 0
+            assert set(kinds) == {"device", "wait", "reduce", "submit", "host", "coordinator"}
+
+
+def check_trace(path: Path, num_tracks: int) -> None:
+    """The Trace Event Format: metadata, and complete events of which those of a track don't overlap."""
+    events = json.loads(path.read_text())["traceEvents"]
+    assert {event["ph"] for event in events} == {"M", "X"}
+    tracks: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for event in events:
+        assert isinstance(event["pid"], int) and isinstance(event["tid"], int) and event["name"]
+        if event["ph"] == "X":
+            assert event["dur"] >= 0 and event["args"]["step"] >= 1
+            tracks.setdefault((event["pid"], event["tid"]), []).append((event["ts"], event["dur"]))
+    assert len(tracks) == num_tracks
+    for spans in tracks.values():
+        spans.sort()
+        for (begin, length), (following, _) in itertools.pairwise(spans):
+            assert begin + length <= following + 0.01
+
+
+def test_a_trace_of_every_number_of_ranks(tplaunch: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    bench(tplaunch, "--devices", "0", "--shape", "tiny", "--ranks", "1,2", "--trace", path)
+    check_trace(path, num_tracks=(1 + 2) + (1 + 4))
+
+
+def test_the_ledger_and_the_trace_of_a_run(tplaunch: CommandLine, tmp_path: Path) -> None:
+    model, path = tmp_path / "tiny.gguf", tmp_path / "trace.json"
+    tplaunch("bench", "--shape", "tiny", "--write-gguf", model, check=True)
+    options = ("--devices", "0,cpu", "--tokens", "1,2,3", "-n", "4", "--ledger", "--trace", path, model)
+    result = tplaunch("run", *options, "--json", check=True)
+    assert "mean microseconds of a step, of 4 steps" in result.stderr
+    assert len(result.stderr.splitlines()) >= 4
+    check_ledger(json.loads(result.stdout))
+    check_trace(path, num_tracks=1 + 4)

@@ -297,6 +297,7 @@ def handlers() -> Iterator[None]:
         (["bench", "--shape=gpt-9"], "tplaunch: --shape gpt-9: known are tiny, llama-160m, llama-3.2-1b"),
         (["bench", "--shape=tiny", "--type=q9"], "tplaunch: --type q9: known are f32, f16, q4_0, q8_0"),
         (["bench", "--shape=tiny", "--write-gguf=/no/x"], "tplaunch: --write-gguf /no/x: there is no folder"),
+        (["bench", "--shape=tiny", "--trace=/no/x"], "tplaunch: --trace /no/x: there is no folder"),
         (["bench", "--shape=tiny", "--repeat=0"], "tplaunch: --repeat 0: at least 1"),
         (["bench", "--shape=tiny", "--ranks=1,9"], "tplaunch: --ranks 9: 1 to 8 ranks"),
         (["bench", "--shape=tiny", "--ranks=two"], "tplaunch: --ranks two: counts separated by commas"),
