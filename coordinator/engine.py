@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from coordinator.control import WorkerChannel, WorkerError
-from coordinator.gguf_file import GgufFile
 from coordinator.messages import Attached, Connect, Load, Progress, Ready, Shutdown, Step, StepDone
-from coordinator.model import ModelSpec
+from coordinator.model import ModelSpec, Origin, TensorInfo
 from coordinator.plan import Limits, RankShare
+from coordinator.trace import Trace
 
 Floats = npt.NDArray[np.float32]
 # A rank that waits for another gives up first, and knows whom it waited for.
@@ -30,6 +30,7 @@ class EngineConfig:
     limits: Limits
     timeout_seconds: float  # of one step, and of every wait inside it
     load_timeout_seconds: float = 3600.0  # without any progress
+    trace: bool = False  # keep every lap of every step
 
 
 class Engine:
@@ -38,13 +39,17 @@ class Engine:
     def __init__(
         self,
         channel: WorkerChannel,
-        model: GgufFile,
+        origin: Origin,
+        tensors: Iterable[TensorInfo],
         spec: ModelSpec,
         plan: Sequence[RankShare],
         config: EngineConfig,
     ) -> None:
-        self._channel, self._model, self._spec, self._plan, self._config = channel, model, spec, plan, config
-        self.ledger: list[dict[str, float]] = [{} for _ in plan]  # microseconds by kind, of all steps so far
+        self._channel, self._origin, self._tensors = channel, origin, tuple(tensors)
+        self._spec, self._plan, self._config = spec, plan, config
+        self.ledger: list[dict[str, float]] = [{} for _ in plan]  # microseconds by kind
+        self._num_steps = 0  # that the ledger covers
+        self.trace = Trace() if config.trace else None
 
     def load(self, on_progress: OnProgress) -> tuple[list[Attached], list[Ready]]:
         """Brings every worker from its Hello to Ready."""
@@ -54,26 +59,27 @@ class Engine:
             self._channel.send(share.rank, self._load_message(share, token))
         attached = self._channel.collect(Attached, "open its device", self._config.timeout_seconds)
         for rank, message in enumerate(attached):
-            if message.model_hash != self._model.model_hash:
+            if message.model_hash != self._origin.model_hash:
                 raise WorkerError(
-                    rank, f"rank {rank} has another file at {self._model.path}: the hashes differ"
+                    rank, f"rank {rank} has another file at {self._origin.path}: the hashes differ"
                 )
         self._channel.broadcast(Connect(tuple(message.endpoint for message in attached)))
         return attached, self._await_ready(on_progress)
 
     def _load_message(self, share: RankShare, token: bytes) -> Load:
         return Load(
-            model_path=str(self._model.path.absolute()),
-            model_hash=self._model.model_hash,
-            header_bytes=self._model.header_bytes,
+            model_path=self._origin.path,
+            model_hash=self._origin.model_hash,
+            header_bytes=self._origin.header_bytes,
             spec=self._spec,
-            tensors=tuple(self._model.tensors.values()),
+            tensors=self._tensors,
             share=share,
             num_ranks=len(self._plan),
             limits=self._config.limits,
             collective=self._config.collective,
             token=token,
             timeout_seconds=self._config.timeout_seconds,
+            trace=self._config.trace,
         )
 
     def _await_ready(self, on_progress: OnProgress) -> list[Ready]:
@@ -94,9 +100,12 @@ class Engine:
 
     def run(self, step: Step) -> Floats:
         """Runs a step; returns logits [logit rows, vocabulary]."""
+        begin = time.perf_counter()
         self._channel.broadcast(step)
         timeout = self._config.timeout_seconds + MARGIN_SECONDS
         answers = self._channel.collect(StepDone, f"finish step {step.number}", timeout)
+        if self.trace is not None:
+            self.trace.add(step, begin, time.perf_counter(), answers)
         slices = []
         for share, answer in zip(self._plan, answers, strict=True):
             shape = (step.logit_rows.size, len(share.vocabulary))
@@ -110,7 +119,14 @@ class Engine:
             totals = self.ledger[share.rank]
             for kind, microseconds in answer.ledger.items():
                 totals[kind] = totals.get(kind, 0.0) + microseconds
+        self._num_steps += 1
         return np.concatenate(slices, axis=1)
+
+    def take_ledger(self) -> tuple[list[dict[str, float]], int]:
+        """Each rank's microseconds by kind, and the number of steps, since this was called last."""
+        taken = self.ledger, self._num_steps
+        self.ledger, self._num_steps = [{} for _ in self._plan], 0
+        return taken
 
     def shut_down(self) -> None:
         self._channel.broadcast(Shutdown())

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.model import WEIGHT_TYPES, ModelError, TensorInfo, model_hash
+from coordinator.model import WEIGHT_TYPES, ModelError, Origin, TensorInfo, model_hash
 
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
@@ -46,6 +46,10 @@ class GgufFile:
     num_bytes: int
     header_bytes: int  # the header ends here, the tensors come after
     model_hash: str  # of the header and the file's size: tells two models apart without reading the weights
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(str(self.path.absolute()), self.model_hash, self.header_bytes)
 
 
 def read_gguf(path: Path) -> GgufFile:

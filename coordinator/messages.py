@@ -26,7 +26,7 @@ class Hello:
 class Load:
     """Coordinator: all that a worker needs to become its rank."""
 
-    model_path: str
+    model_path: str  # empty: the weights are made up
     model_hash: str
     header_bytes: int
     spec: ModelSpec
@@ -37,6 +37,7 @@ class Load:
     collective: str
     token: bytes  # of this run: collectives drop what does not carry it
     timeout_seconds: float
+    trace: bool = False  # every StepDone tells its laps
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,22 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Lap:
+    """A stretch of a rank's step, in seconds of the monotonic clock that all processes of a host share."""
+
+    kind: str
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True)
 class StepDone:
     """Worker: this rank's slice of the logits, [logit rows, vocabulary slice], and where the time went."""
 
     number: int
     logits: Float32s
-    ledger: dict[str, float]  # microseconds
+    ledger: dict[str, float]  # microseconds by kind
+    laps: tuple[Lap, ...] = ()  # only for a trace; those of the host, then those of the device
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,15 @@ class TensorInfo:
         return self.shape[-1]
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a model's weights come from: a file, or (an empty path) each worker makes the same ones up."""
+
+    path: str = ""
+    model_hash: str = ""
+    header_bytes: int = 0
+
+
 def model_hash(file: bytes | mmap.mmap, header_bytes: int) -> str:
     """Identifies a model by its header and its file's size: quick, and no two models share them by chance."""
     digest = hashlib.sha256(file[:header_bytes])

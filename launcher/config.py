@@ -5,22 +5,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator.model import WEIGHT_TYPES
 from coordinator.plan import KV_TYPES, MAX_RANKS
+from coordinator.shapes import SHAPES
 
 
 class UsageError(ValueError):
     """The command can't be carried out as given: one sentence that says what to change. Exit code 2."""
 
 
+EXIT_FAILURE, EXIT_USAGE = 1, 2
 COLLECTIVES = ("shared-memory", "zmq-ring")
 DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class RandomModel:
+    """A well-known shape with made-up weights, in place of a file."""
+
+    shape: str
+    weight_type: str
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise UsageError(f"--shape {self.shape}: known are {', '.join(SHAPES)}")
+        if self.weight_type not in WEIGHT_TYPES:
+            known = ", ".join(name.lower() for name in WEIGHT_TYPES)
+            raise UsageError(f"--type {self.weight_type.lower()}: known are {known}")
+
+    @property
+    def name(self) -> str:
+        return f"{self.shape} {self.weight_type} with made-up weights"
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """A model on a set of devices."""
 
-    model: Path
+    model: Path | RandomModel
     devices: str  # as on the command line
     tensor_split: tuple[float, ...] | None  # one weight a rank; None for equal ones
     context_length: int | None  # None for the model's own, up to DEFAULT_CONTEXT
@@ -32,6 +54,8 @@ class RunConfig:
     validate: bool
     staging: bool
     submit_ahead: bool
+    timestamps: bool = False  # of the devices, for a ledger or a trace
+    trace: bool = False  # keep every lap of every step
 
     def __post_init__(self) -> None:
         if self.kv_type not in KV_TYPES:
@@ -74,3 +98,13 @@ def parse_tokens(text: str) -> list[int]:
         raise UsageError(
             f"--tokens {text:.40}: token ids separated by commas are needed, such as 1,403,407"
         ) from None
+
+
+def parse_counts(text: str, option: str) -> tuple[int, ...]:
+    """A comma-separated list of counts; none for an empty one."""
+    if text == "none":
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text:.40}: counts separated by commas are needed, such as 1,2") from None

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from coordinator.detokenizer import Detokenizer
 from coordinator.generation import Generation, Timings
+from coordinator.ledger import Ledger, make_ledger
 from coordinator.sampler import Sampler, SamplingParameters
 from coordinator.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from launcher.config import RunConfig, UsageError
 from launcher.devices import DeviceChoice, select_devices
+from launcher.ledger_report import ledger_json, ledger_table
 from launcher.session import Model, Session, check_prompt, open_model, start_session
+from launcher.trace_file import check_trace_path, write_trace
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class GenerateConfig:
     ignore_eos: bool
     sampling: SamplingParameters
     json: bool
+    ledger: bool = False  # say where the time went
+    trace: Path | None = None
 
     def __post_init__(self) -> None:
         if self.prompt is not None and self.tokens is not None:
@@ -36,6 +42,12 @@ class GenerateConfig:
 
 def run(config: RunConfig, generate: GenerateConfig) -> int:
     """Checks everything that can be known before a worker starts, then generates."""
+    check_trace_path(generate.trace)
+    config = replace(
+        config,
+        timestamps=generate.ledger or generate.trace is not None,
+        trace=generate.trace is not None,
+    )
     model = open_model(config)
     tokenizer = _tokenizer(model, generate)
     choices = select_devices(config.devices)
@@ -48,7 +60,13 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
         if generate.prompt is not None and sys.stdout.isatty() and not generate.json:
             print(generate.prompt, end="")  # a person reads on from there; a script knows it
         _continue(session, prompt, generate, tokenizer)
+    _write_trace(session, generate)
     return 0
+
+
+def _write_trace(session: Session, generate: GenerateConfig) -> None:
+    if generate.trace is not None and session.engine.trace is not None:
+        write_trace(generate.trace, [("tplaunch run", session.engine.trace)])
 
 
 def _prompt_loop(
@@ -70,7 +88,7 @@ def _prompt_loop(
                 text = input("> ")
             except EOFError:
                 print(file=sys.stderr)
-                return 0
+                break
             try:
                 prompt = tokenizer.encode(text)
                 check_prompt(prompt, model)
@@ -78,12 +96,14 @@ def _prompt_loop(
                 print(f"tplaunch: {error}", file=sys.stderr)
                 continue
             _continue(session, prompt, generate, tokenizer)
+    _write_trace(session, generate)
+    return 0
 
 
 def _tokenizer(model: Model, generate: GenerateConfig) -> Tokenizer | None:
     """None only where the prompt is given as ids and the file's tokenizer can't be used."""
     try:
-        return load_tokenizer(model.file.metadata)
+        return load_tokenizer(model.metadata)
     except TokenizerError:
         if generate.tokens is None:
             raise
@@ -122,15 +142,23 @@ def _continue(
         if not generate.json:
             print(piece, end="", flush=True)
     text += detokenizer.finish() if detokenizer else ""
-    assert generation.timings is not None
+    timings = generation.timings
+    assert timings is not None
+    totals, num_steps = session.engine.take_ledger()
+    ledger = make_ledger(totals, num_steps, timings.prompt_seconds + timings.decode_seconds)
     if generate.json:
-        print(json.dumps(_report(prompt, tokens, text if tokenizer else None, generation)))
+        print(json.dumps(_report(prompt, tokens, text if tokenizer else None, generation, ledger)))
     else:
         print()
-        _say_speed(generation.timings)
+        _say_speed(timings)
+    if generate.ledger:
+        print(f"mean microseconds of a step, of {num_steps} steps", file=sys.stderr)
+        print(ledger_table(ledger), file=sys.stderr)
 
 
-def _report(prompt: list[int], tokens: list[int], text: str | None, generation: Generation) -> dict[str, Any]:
+def _report(
+    prompt: list[int], tokens: list[int], text: str | None, generation: Generation, ledger: Ledger
+) -> dict[str, Any]:
     timings = generation.timings
     assert timings is not None
     return {
@@ -143,8 +171,8 @@ def _report(prompt: list[int], tokens: list[int], text: str | None, generation: 
             "prompt_tokens_per_second": _rate(timings.prompt_tokens, timings.prompt_seconds),
             "decode_seconds": timings.decode_seconds,
             "decode_tokens_per_second": _rate(timings.tokens - 1, timings.decode_seconds),
-            "microseconds_by_rank": generation.engine.ledger,
         },
+        "ledger": ledger_json(ledger),
     }
 
 

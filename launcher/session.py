@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coordinator.control import WorkerChannel, WorkerError
 from coordinator.engine import Engine, EngineConfig
-from coordinator.gguf_file import GgufFile, read_gguf
+from coordinator.gguf_file import read_gguf
 from coordinator.messages import Attached, Ready
-from coordinator.model import ModelSpec, model_spec
+from coordinator.model import ModelSpec, Origin, TensorInfo, model_spec
 from coordinator.plan import Limits, RankShare, check_tensors, make_plan
 from coordinator.scheduler import Scheduler
-from launcher.config import DEFAULT_CONTEXT, RunConfig, UsageError
+from coordinator.shapes import SHAPES, shape_tensors
+from launcher.config import DEFAULT_CONTEXT, RandomModel, RunConfig, UsageError
 from launcher.devices import DeviceChoice
 from launcher.fit import check_fit
 from launcher.progress import show_progress
@@ -28,9 +30,11 @@ BLOCK_LENGTH = 32
 
 @dataclass(frozen=True)
 class Model:
-    """A checked model file, with the limits that the user's wishes give it."""
+    """A checked model, with the limits that the user's wishes give it."""
 
-    file: GgufFile
+    origin: Origin
+    metadata: dict[str, Any]
+    tensors: dict[str, TensorInfo]
     spec: ModelSpec
     limits: Limits
 
@@ -51,12 +55,20 @@ class RunError(RuntimeError):
 
 
 def open_model(config: RunConfig) -> Model:
-    """Reads and checks the file. Raises GgufError, ModelError or UsageError."""
+    """Reads and checks the file, or looks up the shape. Raises GgufError, ModelError or UsageError."""
+    if isinstance(config.model, RandomModel):
+        shape = SHAPES[config.model.shape]
+        tensors = shape_tensors(shape, config.model.weight_type)
+        return Model(Origin(), {}, tensors, shape.spec, _limits(config, shape.spec))
     file = read_gguf(config.model)
     spec = model_spec(file.metadata, file.tensors)
     check_tensors(spec, file.tensors)
+    return Model(file.origin, file.metadata, file.tensors, spec, _limits(config, spec))
+
+
+def _limits(config: RunConfig, spec: ModelSpec) -> Limits:
     context = config.context_length or min(spec.context_length, DEFAULT_CONTEXT)
-    limits = Limits(
+    return Limits(
         context_length=context,
         num_blocks=-(-context // BLOCK_LENGTH),
         block_length=BLOCK_LENGTH,
@@ -64,7 +76,6 @@ def open_model(config: RunConfig) -> Model:
         max_logit_rows=min(32, config.max_rows),
         kv_type=config.kv_type,
     )
-    return Model(file, spec, limits)
 
 
 def plan_ranks(config: RunConfig, model: Model, num_ranks: int) -> tuple[RankShare, ...]:
@@ -76,15 +87,17 @@ def plan_ranks(config: RunConfig, model: Model, num_ranks: int) -> tuple[RankSha
 def start_session(config: RunConfig, model: Model, choices: list[DeviceChoice]) -> Iterator[Session]:
     """Starts the workers and loads the model. At the end no process, socket or shared memory is left."""
     plan = plan_ranks(config, model, len(choices))
-    check_fit(model.spec, model.file.tensors, plan, model.limits, choices)
+    check_fit(model.spec, model.tensors, plan, model.limits, choices)
     if any(choice.index is None for choice in choices):
         print("tplaunch: running on the CPU with NumPy, without a Vulkan device", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="tplaunch-", dir=_socket_root()) as directory:  # mode 0700
         endpoint = f"ipc://{directory}/control"
         supervisor = Supervisor(config, choices, endpoint)
         channel = WorkerChannel(endpoint, len(choices), supervisor.watch)
-        engine_config = EngineConfig(config.collective, model.limits, config.timeout_seconds)
-        engine = Engine(channel, model.file, model.spec, plan, engine_config)
+        engine_config = EngineConfig(
+            config.collective, model.limits, config.timeout_seconds, trace=config.trace
+        )
+        engine = Engine(channel, model.origin, model.tensors.values(), model.spec, plan, engine_config)
         try:
             with supervisor, show_progress(len(choices)) as on_progress:
                 attached, ready = engine.load(on_progress)

@@ -16,6 +16,7 @@ from launcher.config import RunConfig, UsageError
 from launcher.devices import count_ranks, list_devices, select_devices
 from launcher.fit import RankBytes, mebibytes, rank_bytes
 from launcher.session import check_prompt, open_model, plan_ranks, start_session
+from launcher.table import format_table
 
 FEATURES = {
     "external_host_memory": "external host memory",
@@ -55,9 +56,7 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
     """`tplaunch plan`: who would hold what, from the file's metadata; no device is opened."""
     model = open_model(config)
     plan = plan_ranks(config, model, count_ranks(config.devices))
-    rows = [
-        (share, rank_bytes(model.spec, model.file.tensors, share, model.limits, len(plan))) for share in plan
-    ]
+    rows = [(share, rank_bytes(model.spec, model.tensors, share, model.limits, len(plan))) for share in plan]
     if as_json:
         print(json.dumps({"ranks": [_plan_row(share, num_bytes) for share, num_bytes in rows]}, indent=2))
         return 0
@@ -107,9 +106,7 @@ def _print_table(rows: Sequence[tuple[RankShare, RankBytes]]) -> None:
         )
         for share, num_bytes in rows
     ]
-    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
-    for row in (titles, *cells):
-        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    print(format_table(titles, cells))
 
 
 def write_logits(config: RunConfig, tokens: list[int], out: Path) -> int:

@@ -68,6 +68,7 @@ class Supervisor:
             *(["--validate"] if self._config.validate else []),
             *(["--staging"] if self._config.staging else []),
             *([] if self._config.submit_ahead else ["--submit-then-wait"]),
+            *(["--timestamps"] if self._config.timestamps else []),
         ]
         process = subprocess.Popen(
             command,

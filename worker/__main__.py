@@ -35,6 +35,7 @@ def main() -> int:
         validate=arguments.validate,
         staging=arguments.staging,
         submit_ahead=not arguments.submit_then_wait,
+        timestamps=arguments.timestamps,
     )
     control = ControlSocket(arguments.connect, arguments.rank)
     try:
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "--staging", action="store_true", help="copy partial sums instead of importing host memory"
     )
     parser.add_argument("--submit-then-wait", action="store_true", help="submit each segment when it may run")
+    parser.add_argument("--timestamps", action="store_true", help="note when the device computes")
     return parser
 
 

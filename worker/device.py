@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ class DeviceOptions:
     validate: bool = False  # with the Khronos validation layer
     staging: bool = False  # copy partial sums even where the device could import the host's memory
     submit_ahead: bool = True
+    timestamps: bool = False  # note when each segment runs
 
 
 class Device(Protocol):
@@ -72,3 +73,14 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Gives everything back. Idempotent."""
+
+
+@runtime_checkable
+class TimedDevice(Protocol):
+    """A device that can tell when it computed."""
+
+    def segment_times(self) -> npt.NDArray[np.float64] | None:
+        """Begin and end of each segment of the last step [segments, 2], in seconds of its own clock.
+
+        None where it was opened without timestamps, or has none.
+        """

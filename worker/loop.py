@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from coordinator.messages import (
     Attached,
     Connect,
     Hello,
+    Lap,
     Load,
     Message,
     Progress,
@@ -26,11 +26,13 @@ from coordinator.messages import (
 from coordinator.plan import padded, rank_shards
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
-from worker.device import Device, DeviceOptions
-from worker.model_file import ModelFile, load_shard
+from worker.device import Device, DeviceOptions, TimedDevice
+from worker.model_file import load_shard
 from worker.open_device import open_device
 from worker.program import Program, build_program
+from worker.step_clock import RecordingClock, StepClock
 from worker.step_writer import StepWriter, row_bucket
+from worker.weight_source import WeightSource, open_weights
 
 M = TypeVar("M")
 log = logging.getLogger("worker")
@@ -46,7 +48,7 @@ def serve(control: ControlSocket, rank: int, process_id: int, options: DeviceOpt
     load = _expect(control.receive(), Load)
     worker = Worker(load, options)
     try:
-        control.send(Attached(worker.file.model_hash, worker.device.name, worker.collective.endpoint))
+        control.send(Attached(worker.weights.model_hash, worker.device.name, worker.collective.endpoint))
         worker.collective.connect(_expect(control.receive(), Connect).endpoints)
         worker.load_weights(control)
         worker.prepare()
@@ -72,8 +74,10 @@ class Worker:
     def __init__(self, load: Load, options: DeviceOptions) -> None:
         self._load = load
         self._shards = rank_shards(load.spec, load.share, {tensor.name: tensor for tensor in load.tensors})
-        self.file = ModelFile(Path(load.model_path), load.header_bytes)
+        self.weights: WeightSource = open_weights(load)
         self.device: Device = open_device(options, load.limits, load.timeout_seconds)
+        timed = self.device if isinstance(self.device, TimedDevice) else None
+        self._timed = timed if options.timestamps else None
         slot_bytes = load.limits.max_rows * padded(load.spec.embedding_length) * 4
         self.collective: Collective = create(
             load.collective,
@@ -102,7 +106,7 @@ class Worker:
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
         for name, shard in self._shards.items():
-            for num_bytes in load_shard(self.device, self.file, name, shard, tensors[shard.tensor]):
+            for num_bytes in load_shard(self.device, self.weights, name, shard, tensors[shard.tensor]):
                 done += num_bytes
                 if time.monotonic() - reported > 0.1:
                     control.send(Progress(done, total))
@@ -113,7 +117,7 @@ class Worker:
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""
         self.device.attach_partials(self.collective.arena, self.collective.write_slot)
-        self._writer = StepWriter(self.device, self.file, self._load)
+        self._writer = StepWriter(self.device, self.weights, self._load)
         self._logits = self.device.view("logits").view(np.float32)
         self.device.prepare(self._program(1, 1))
         way = (
@@ -123,7 +127,7 @@ class Worker:
 
     def run(self, step: Step) -> StepDone:
         """One step: write, submit, and at every segment's end an all-reduce."""
-        clock = _Clock()
+        clock = RecordingClock() if self._timed is not None else StepClock()
         self._writer.write(step)
         program = self._program(step.token_ids.size, step.logit_rows.size)
         self.device.prepare(program)
@@ -142,7 +146,17 @@ class Worker:
                 clock.lap("submit")
         logits = self._logits[: step.logit_rows.size * len(self._load.share.vocabulary)].copy()
         clock.lap("host")
-        return StepDone(step.number, logits, clock.microseconds)
+        laps = self._device_laps(clock)
+        return StepDone(step.number, logits, clock.ledger(), laps if self._load.trace else ())
+
+    def _device_laps(self, clock: StepClock) -> tuple[Lap, ...]:
+        """Adds what the device noted, where it does, and gives all laps."""
+        if self._timed is None or not isinstance(clock, RecordingClock):
+            return ()
+        times = self._timed.segment_times()
+        if times is not None:
+            clock.add_device(times)
+        return tuple(clock.laps)
 
     def _program(self, num_rows: int, num_logit_rows: int) -> Program:
         limits = self._load.limits
@@ -156,16 +170,3 @@ class Worker:
     def close(self) -> None:
         self.device.close()
         self.collective.close()
-
-
-class _Clock:
-    """Adds up where a step's time goes."""
-
-    def __init__(self) -> None:
-        self.microseconds = {"host": 0.0, "submit": 0.0, "wait": 0.0, "reduce": 0.0}
-        self._last = time.perf_counter()
-
-    def lap(self, kind: str) -> None:
-        now = time.perf_counter()
-        self.microseconds[kind] += (now - self._last) * 1e6
-        self._last = now

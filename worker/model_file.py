@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.model import WEIGHT_TYPES, TensorInfo, model_hash
-from coordinator.plan import Shard, padded
+from coordinator.plan import Shard
 from worker.device import Device
 from worker.formats import FORMATS
+from worker.weight_source import WeightSource
 
 Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
 CHUNK_BYTES = 8 << 20  # of a tensor repacked at a time: bounds what loading needs beyond the shard
 
 
-class ModelFile:
+class ModelFile(WeightSource):
     """A GGUF file, mapped. Its header was read by the coordinator; here only tensors are."""
 
     def __init__(self, path: Path, header_bytes: int) -> None:
@@ -29,22 +29,17 @@ class ModelFile:
         self._bytes: Bytes = np.frombuffer(self._map, np.uint8)
 
     def rows(self, tensor: TensorInfo) -> Bytes:
-        """The whole tensor as [rows, row bytes], not copied."""
         row_bytes = WEIGHT_TYPES[tensor.type].row_bytes(tensor.columns)
         return self._bytes[tensor.offset : tensor.offset + tensor.nbytes].reshape(-1, row_bytes)
 
-    def floats(self, tensor: TensorInfo, rows: npt.NDArray[np.int32]) -> Floats:
-        """The given rows as float32 [rows, columns filled up with zeros to whole tiles]."""
-        columns = padded(tensor.columns)
-        planes = FORMATS[tensor.type].repack(self.rows(tensor)[rows], columns)
-        return FORMATS[tensor.type].dequantize(planes, len(rows), columns)
 
-
-def load_shard(device: Device, file: ModelFile, name: str, shard: Shard, tensor: TensorInfo) -> Iterator[int]:
+def load_shard(
+    device: Device, weights: WeightSource, name: str, shard: Shard, tensor: TensorInfo
+) -> Iterator[int]:
     """Repacks a shard into the device's buffer `name`, in chunks; yields the device bytes of each."""
     weight_format, weight_type = FORMATS[shard.type], WEIGHT_TYPES[shard.type]
     first, last = weight_type.row_bytes(shard.columns.start), weight_type.row_bytes(shard.columns.stop)
-    rows = file.rows(tensor)[shard.rows.start : shard.rows.stop, first:last]
+    rows = weights.rows(tensor)[shard.rows.start : shard.rows.stop, first:last]
     columns = shard.padded_columns
     offsets = weight_format.plane_offsets(len(shard.rows), columns)
     step = max(1, CHUNK_BYTES // max(1, last - first))

@@ -10,8 +10,9 @@ def open_device(options: DeviceOptions, limits: Limits, timeout_seconds: float) 
     """The device, opened. Each kind is imported only when it is used: NumPy needs no Vulkan loader."""
     if options.index is None:
         from worker.numpy_device import NumpyDevice
+        from worker.timed_numpy_device import TimedNumpyDevice
 
-        return NumpyDevice(limits)
+        return TimedNumpyDevice(limits) if options.timestamps else NumpyDevice(limits)
     from worker.vulkan.device import VulkanDevice
 
     return VulkanDevice(options, limits, timeout_seconds)

@@ -9,8 +9,8 @@ from coordinator.messages import Load, Step
 from coordinator.model import ModelError, ModelSpec
 from worker.buffers import MAX_ATTENTION_CHUNK, attention_slots
 from worker.device import Device
-from worker.model_file import ModelFile
 from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView
+from worker.weight_source import WeightSource
 
 Floats = npt.NDArray[np.float32]
 MIN_CHUNK = 256  # keys: shorter ones are not worth a workgroup
@@ -23,8 +23,8 @@ class StepError(ValueError):
 class StepWriter:
     """Fills the UPLOAD buffers of a device for one step after another."""
 
-    def __init__(self, device: Device, file: ModelFile, load: Load) -> None:
-        self._file, self._spec, self._limits = file, load.spec, load.limits
+    def __init__(self, device: Device, weights: WeightSource, load: Load) -> None:
+        self._weights, self._spec, self._limits = weights, load.spec, load.limits
         self._num_heads = len(load.share.heads)
         self._tensors = {tensor.name: tensor for tensor in load.tensors}
         self._angles = rope_angles(load.spec, self._rope_factors())
@@ -38,7 +38,7 @@ class StepWriter:
         tensor = self._tensors.get("rope_freqs.weight")
         if tensor is None:
             return None
-        factors = self._file.floats(tensor, np.zeros(1, np.int32))[0, : tensor.columns]
+        factors = self._weights.floats(tensor, np.zeros(1, np.int32))[0, : tensor.columns]
         if not np.all((factors > 0) & (factors < np.inf)):
             raise ModelError(
                 f"{tensor.name} holds {factors.min()} to {factors.max()}; positive numbers are needed"
@@ -57,7 +57,7 @@ class StepWriter:
         view.table_starts[:num_rows] = step.table_starts
         view.logit_rows[: step.logit_rows.size] = step.logit_rows
         view.tables[: step.tables.size] = step.tables
-        self._embedding[:num_rows] = self._file.floats(self._tensors["token_embd.weight"], step.token_ids)
+        self._embedding[:num_rows] = self._weights.floats(self._tensors["token_embd.weight"], step.token_ids)
         angles = step.positions[:, None] * self._angles  # float64: exact enough at any position
         self._rope[:num_rows, 0::2] = np.cos(angles)
         self._rope[:num_rows, 1::2] = np.sin(angles)

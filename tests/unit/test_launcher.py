@@ -290,6 +290,21 @@ def handlers() -> Iterator[None]:
         (["m", "--temperature=-1"], "tplaunch: "),
         (["m", "-p", "a", "--tokens=1"], "tplaunch: -p and --tokens both give a prompt"),
         (["m", "-n", "0"], "tplaunch: -n 0: at least 1 token"),
+        (["bench"], "tplaunch: bench measures a model file or a --shape; give one of them"),
+        (["bench", "m", "--shape=tiny"], "tplaunch: bench measures a model file or a --shape"),
+        (["bench", "m", "--type=q8_0"], "tplaunch: --type goes with --shape"),
+        (["bench", "m", "--write-gguf=x"], "tplaunch: --write-gguf writes a --shape"),
+        (["bench", "--shape=gpt-9"], "tplaunch: --shape gpt-9: known are tiny, llama-160m, llama-3.2-1b"),
+        (["bench", "--shape=tiny", "--type=q9"], "tplaunch: --type q9: known are f32, f16, q4_0, q8_0"),
+        (["bench", "--shape=tiny", "--write-gguf=/no/x"], "tplaunch: --write-gguf /no/x: there is no folder"),
+        (["bench", "--shape=tiny", "--trace=/no/x"], "tplaunch: --trace /no/x: there is no folder"),
+        (["bench", "--shape=tiny", "--repeat=0"], "tplaunch: --repeat 0: at least 1"),
+        (["bench", "--shape=tiny", "--ranks=1,9"], "tplaunch: --ranks 9: 1 to 8 ranks"),
+        (["bench", "--shape=tiny", "--ranks=two"], "tplaunch: --ranks two: counts separated by commas"),
+        (["bench", "--shape=tiny", "--prefill=0"], "tplaunch: --prefill 0: 1 to"),
+        (["bench", "--shape=tiny", "--at-context=-1"], "tplaunch: --at-context -1: 0 to"),
+        (["bench", "--shape=tiny", "--prefill=none", "--decode=none"], "tplaunch: there is nothing to"),
+        (["bench", "--shape=tiny", "--context=99", "--devices=cpu"], "tplaunch: --context 99: the longest"),
     ],
 )
 def test_wrong_options_end_with_one_line_and_code_2(
@@ -399,11 +414,12 @@ def model(tmp_path: Path) -> Model:
 
 def test_limits_come_from_the_options_and_the_model(model: Model) -> None:
     assert model.limits == Limits(33, num_blocks=2, max_rows=256, max_logit_rows=32)
-    of_model = open_model(changed(model=model.file.path, max_rows=7, kv_type="f32"))
+    path = Path(model.origin.path)
+    of_model = open_model(changed(model=path, max_rows=7, kv_type="f32"))
     assert of_model.limits == Limits(100, num_blocks=4, max_rows=7, max_logit_rows=7, kv_type="f32")
-    assert open_model(changed(model=model.file.path, context_length=5000)).limits.context_length == 5000
+    assert open_model(changed(model=path, context_length=5000)).limits.context_length == 5000
     with pytest.raises(PlanError, match="context_length is 2147483648"):
-        open_model(changed(model=model.file.path, context_length=2**31))
+        open_model(changed(model=path, context_length=2**31))
 
 
 def test_the_default_context_is_bounded(tmp_path: Path) -> None:

@@ -98,7 +98,10 @@ def test_every_message_type_is_known() -> None:
         and dataclasses.is_dataclass(value)
         and value.__module__ == messages.__name__
     }
-    assert set(KINDS) == declared
+    assert set(KINDS) == declared - {messages.Lap}  # a part of a message
+
+
+DONE: dict[str, Any] = {"number": 1, "logits": b"", "ledger": {}, "laps": []}
 
 
 def message_of(name: str, fields: Any) -> bytes:
@@ -139,10 +142,16 @@ def test_the_plain_messages_are_accepted() -> None:
         (message_of("Connect", {"endpoints": [1]}), "1 is no str"),
         (message_of("Ready", {"device_bytes": 1, "imports_partials": 1}), "1 is no bool"),
         (message_of("Failed", {"error": "", "culprit": False}), "False is no int"),
-        (message_of("StepDone", {"number": 1, "logits": b"", "ledger": {"a": "b"}}), "'b' is no float"),
-        (message_of("StepDone", {"number": 1, "logits": b"", "ledger": {"a": True}}), "True is no float"),
-        (message_of("StepDone", {"number": 1, "logits": b"", "ledger": []}), r"\[\] is no dict"),
-        (message_of("StepDone", {"number": 1, "logits": b"12345", "ledger": {}}), "StepDone: "),
+        (
+            message_of("StepDone", {**DONE, "ledger": {"a": "b"}}),
+            "'b' is no float",
+        ),
+        (
+            message_of("StepDone", {**DONE, "ledger": {"a": True}}),
+            "True is no float",
+        ),
+        (message_of("StepDone", {**DONE, "ledger": []}), r"\[\] is no dict"),
+        (message_of("StepDone", {**DONE, "logits": b"12345"}), "StepDone: "),
         (message_of("Step", {**STEP, "tables": "abcd"}), "'abcd' is no bytes"),
         (message_of("Step", {**STEP, "tables": [1]}), r"\[1\] is no bytes"),
         (msgpack.packb(["Hello"]), "not a name with fields"),
@@ -209,7 +218,7 @@ def test_what_does_not_fit_together_is_refused(path: tuple[str, ...], value: Any
 
 
 def test_integers_pass_for_floats_but_not_the_other_way_round() -> None:
-    done = decode(message_of("StepDone", {"number": 1, "logits": b"", "ledger": {"a": 3}}))
+    done = decode(message_of("StepDone", {**DONE, "ledger": {"a": 3}}))
     assert isinstance(done, StepDone)
     assert_same(done.ledger, {"a": 3.0})
 

@@ -22,6 +22,7 @@ from worker.vulkan.partials import Partials, attach
 from worker.vulkan.pipelines import Pipelines
 from worker.vulkan.recorder import Recorder
 from worker.vulkan.timeline import Submission, Timeline
+from worker.vulkan.timestamps import Timestamps, device_clock
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -33,6 +34,7 @@ class Prepared:
     program: Program
     submission: Submission
     last_segment: int
+    timestamps: Timestamps | None
 
 
 class VulkanDevice:
@@ -48,6 +50,8 @@ class VulkanDevice:
         self._memory = Memory(self._context, unmapped=options.staging)
         self._pipelines = Pipelines(self._context)
         self._timeline = Timeline(self._context, options.submit_ahead, timeout_seconds)
+        self._clock = device_clock(self._context)
+        self._has_timestamps = options.timestamps and self._clock.valid_bits > 0
         self._partials: Partials | None = None
         self.imports_partials = False  # known once partials are attached
         self._partials_layout = PartialsLayout(0, 0, 0, 0)
@@ -79,8 +83,11 @@ class VulkanDevice:
         places, limits, subgroup = self._memory.__getitem__, self._limits, self.info.max_subgroup_size
         dispatcher = Dispatcher(program, places, self._partials_layout, limits, subgroup)
         recorder = Recorder(self._context, self._pipelines, self._memory["step"])
-        submission = self._timeline.submission(recorder.record(program, dispatcher))
-        self._prepared[id(program)] = Prepared(program, submission, len(program.segments) - 1)
+        timestamps = None
+        if self._has_timestamps:
+            timestamps = Timestamps(self._context, self._clock, len(program.segments))
+        submission = self._timeline.submission(recorder.record(program, dispatcher, timestamps))
+        self._prepared[id(program)] = Prepared(program, submission, len(program.segments) - 1, timestamps)
 
     def submit(self, program: Program, num_rows: int) -> None:
         assert num_rows <= program.rows, f"{num_rows} rows in a program of {program.rows}"
@@ -104,6 +111,10 @@ class VulkanDevice:
             self._partials.copy_in(parity, self._bytes_in_use)
         self._timeline.release(segment)
 
+    def segment_times(self) -> npt.NDArray[np.float64] | None:
+        timestamps = self._current.timestamps if self._current is not None else None
+        return timestamps.read() if timestamps is not None else None
+
     def close(self) -> None:
         if self._closed:
             return
@@ -113,6 +124,9 @@ class VulkanDevice:
         if not self._timeline.drain():
             return  # destroying what is in use can hang or crash
         self._timeline.close()
+        for prepared in self._prepared.values():
+            if prepared.timestamps is not None:
+                prepared.timestamps.close()
         self._pipelines.close()
         if self._partials is not None:
             self._partials.close()

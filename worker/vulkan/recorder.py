@@ -10,6 +10,7 @@ from worker.vulkan.context import Context
 from worker.vulkan.dispatch import Dispatch, Dispatcher
 from worker.vulkan.memory import Slice
 from worker.vulkan.pipelines import Pipelines
+from worker.vulkan.timestamps import Timestamps
 
 
 class Hazards:
@@ -48,23 +49,29 @@ class Recorder:
         self._between = (compute, compute, _barrier(writes, both))
         self._at_end = (compute, host, _barrier(writes, vk.VK_ACCESS_HOST_READ_BIT))
 
-    def record(self, program: Program, dispatcher: Dispatcher) -> Handle:
-        """A C array with the command buffer of every segment."""
+    def record(
+        self, program: Program, dispatcher: Dispatcher, timestamps: Timestamps | None = None
+    ) -> Handle:
+        """A C array with the command buffer of every segment, between timestamps where there are any."""
         buffers = self._context.command_buffers(len(program.segments))
-        for commands, segment in zip(buffers, program.segments, strict=True):
-            self._record_segment(commands, segment, dispatcher)
+        for index, segment in enumerate(program.segments):
+            call("vkBeginCommandBuffer", buffers[index], struct("VkCommandBufferBeginInfo"))
+            if timestamps is not None:
+                timestamps.put_begin(buffers[index], index)
+            self._record_segment(buffers[index], segment, dispatcher)
+            if timestamps is not None:
+                timestamps.put_end(buffers[index], index)
+            call("vkEndCommandBuffer", buffers[index])
         return buffers
 
     def _record_segment(self, commands: Handle, segment: Segment, dispatcher: Dispatcher) -> None:
         hazards = Hazards()
-        call("vkBeginCommandBuffer", commands, struct("VkCommandBufferBeginInfo"))
         _put_barrier(commands, *self._at_begin)
         for op in segment.ops:
             if hazards.need_barrier(op):
                 _put_barrier(commands, *self._between)
             self._put_dispatch(commands, dispatcher.dispatch(op))
         _put_barrier(commands, *self._at_end)
-        call("vkEndCommandBuffer", commands)
 
     def _put_dispatch(self, commands: Handle, dispatch: Dispatch) -> None:
         compute, push = vk.VK_PIPELINE_BIND_POINT_COMPUTE, bytes(dispatch.push)

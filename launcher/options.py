@@ -1,0 +1,163 @@
+"""The options of every command: their names, defaults and help. What they mean is launcher/cli.py's."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import metadata
+from pathlib import Path
+from typing import NoReturn
+
+from coordinator.plan import KV_TYPES
+from coordinator.sampler import SamplingParameters
+from coordinator.shapes import SHAPES
+from launcher.config import COLLECTIVES, DEFAULT_CONTEXT, EXIT_USAGE
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, like every other error, instead of printing the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"tplaunch: {message}; see {self.prog} --help\n")
+
+
+def make_parser() -> Parser:
+    """Of all commands."""
+    parser = Parser(
+        prog="tplaunch",
+        description="Tensor-parallel inference of GGUF models on Vulkan devices, one process per device.",
+        epilog="Without a command, tplaunch runs the model:"
+        " tplaunch --devices 0,1 model.gguf -p 'Once upon a time'. Each command has its own --help.",
+    )
+    parser.add_argument("--version", action="version", version=f"tplaunch {metadata.version('tplaunch')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    _add_run(commands.add_parser("run", help="continue a prompt (the default)"))
+    devices = commands.add_parser("devices", help="list the Vulkan devices")
+    devices.add_argument("--json", action="store_true", help="as JSON")
+    plan = commands.add_parser("plan", help="show who would hold what, without opening a device")
+    plan.add_argument("--json", action="store_true", help="as JSON")
+    _add_model(plan)
+    logits = commands.add_parser("logits", help="write the logits of every position to an .npz file")
+    logits.add_argument(
+        "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"
+    )
+    logits.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="file with arrays tokens and logits"
+    )
+    _add_model(logits)
+    bench = commands.add_parser("bench", help="measure prefill and decode")
+    _add_bench(bench)
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    prompt = parser.add_argument_group(
+        "prompt (without one: a prompt loop on a terminal, else standard input)"
+    )
+    prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the text to continue")
+    prompt.add_argument("--tokens", metavar="IDS", help="the prompt as token ids, such as 1,403,407")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "-n", "--max-tokens", type=int, metavar="N", help="tokens at most (default: the context)"
+    )
+    output.add_argument("--ignore-eos", action="store_true", help="go on past the end token")
+    output.add_argument(
+        "--json", action="store_true", help="one JSON object: tokens, text, finish reason, timings"
+    )
+    _add_ledger(output)
+    sampling = parser.add_argument_group("sampling")
+    defaults = SamplingParameters()
+    sampling.add_argument("--temperature", type=float, default=defaults.temperature, metavar="T",
+                          help="0 takes the likeliest token (default: %(default)s)")  # fmt: skip
+    sampling.add_argument(
+        "--top-k", type=int, default=defaults.top_k, metavar="K", help="0: off (default: %(default)s)"
+    )
+    sampling.add_argument(
+        "--top-p", type=float, default=defaults.top_p, metavar="P", help="1: off (default: %(default)s)"
+    )
+    sampling.add_argument(
+        "--min-p", type=float, default=defaults.min_p, metavar="P", help="0: off (default: %(default)s)"
+    )
+    sampling.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
+    _add_model(parser)
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("model (a file, or a shape with made-up weights)")
+    model.add_argument("--shape", metavar="NAME", help=f"one of {', '.join(SHAPES)}")
+    model.add_argument("--type", metavar="TYPE", help="of a shape's weights, such as q4_0 (default: q8_0)")
+    model.add_argument(
+        "--write-gguf", type=Path, metavar="FILE", help="write the shape as a GGUF file, and measure nothing"
+    )
+    tests = parser.add_argument_group("tests (lists of numbers; none for an empty one)")
+    tests.add_argument("--prefill", default="128,512", metavar="LIST",
+                       help="prompts of so many tokens (default: %(default)s)")  # fmt: skip
+    tests.add_argument("--decode", default="64", metavar="LIST",
+                       help="so many tokens one by one (default: %(default)s)")  # fmt: skip
+    tests.add_argument("--at-context", default="0,2048", metavar="LIST",
+                       help="positions before those tokens (default: %(default)s)")  # fmt: skip
+    tests.add_argument("--repeat", type=int, default=5, metavar="N",
+                       help="times, behind one that does not count (default: %(default)s)")  # fmt: skip
+    tests.add_argument(
+        "--ranks",
+        metavar="LIST",
+        help="once for every number of ranks, cycling through the devices, with the speed-up over one rank",
+    )
+    output = parser.add_argument_group("output")
+    _add_ledger(output)
+    forms = output.add_mutually_exclusive_group()
+    forms.add_argument("--json", dest="output", action="store_const", const="json", default="table")
+    forms.add_argument("--csv", dest="output", action="store_const", const="csv", default="table")
+    _add_model(parser, optional=True)
+
+
+def _add_ledger(output: argparse._ArgumentGroup) -> None:
+    output.add_argument(
+        "--ledger",
+        action="store_true",
+        help="where a step's time went, by rank (costs a little)",
+    )
+    output.add_argument(
+        "--trace", type=Path, metavar="FILE", help="every part of every step, to open in ui.perfetto.dev"
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    count = "?" if optional else None
+    parser.add_argument("model", type=Path, nargs=count, metavar="MODEL.gguf", help="the model file")
+    ranks = parser.add_argument_group("ranks")
+    ranks.add_argument(
+        "--devices",
+        default="all",
+        metavar="LIST",
+        help="devices as `tplaunch devices` lists them, by index or name, one rank each; one may stand"
+        " several times (0,0); all; cpu for NumPy (default: %(default)s)",
+    )
+    ranks.add_argument(
+        "--tensor-split", metavar="WEIGHTS", help="shares of the ranks, such as 3,1 (default: equal)"
+    )
+    ranks.add_argument("--collective", default=COLLECTIVES[0], choices=COLLECTIVES,
+                       help="how ranks add up their partial sums (default: %(default)s)")  # fmt: skip
+    ranks.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS",
+                       help="how long a rank may take for one step (default: %(default)s)")  # fmt: skip
+    memory = parser.add_argument_group("memory")
+    memory.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help=f"positions to hold (default: the model's, at most {DEFAULT_CONTEXT})",
+    )
+    memory.add_argument(
+        "--kv-type", default="f16", choices=tuple(KV_TYPES), help="of the KV cache (default: %(default)s)"
+    )
+    memory.add_argument("--prefill-chunk", type=int, default=256, metavar="ROWS",
+                        help="prompt tokens computed in one step (default: %(default)s)")  # fmt: skip
+    debugging = parser.add_argument_group("debugging")
+    debugging.add_argument("-v", "--verbose", action="store_true", help="show the workers' logs")
+    debugging.add_argument("--validate", action="store_true", help="with the Khronos validation layer")
+    debugging.add_argument(
+        "--staging",
+        action="store_true",
+        help="copy partial sums even where a device could import the host's memory",
+    )
+    debugging.add_argument("--submit-then-wait", action="store_true",
+                           help="submit each part of a step only when it may run")  # fmt: skip

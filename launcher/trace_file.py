@@ -1,0 +1,25 @@
+"""Writes traces to a file that Perfetto (https://ui.perfetto.dev) and chrome://tracing open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from coordinator.trace import Trace
+from launcher.config import UsageError
+
+
+def check_trace_path(path: Path | None) -> None:
+    """Before anything is measured. Raises UsageError."""
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"--trace {path}: there is no folder {path.parent}")
+
+
+def write_trace(path: Path, runs: Sequence[tuple[str, Trace]]) -> None:
+    """runs: a name and the trace of each, shown as processes. Raises UsageError."""
+    events = [event for i, (name, trace) in enumerate(runs) for event in trace.events(i + 1, name)]
+    try:
+        path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+    except OSError as error:
+        raise UsageError(f"--trace {path} can't be written: {error.strerror}") from error

@@ -1,0 +1,59 @@
+"""Writes a shape as a GGUF file, with the weights that `tplaunch bench` makes up, for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from coordinator.model import ModelSpec
+from coordinator.shapes import SHAPES, shape_tensors
+from launcher.config import RandomModel, UsageError
+from worker.random_weights import RandomWeights
+
+
+def write_gguf(model: RandomModel, path: Path) -> None:
+    """Tensor by tensor. The file has no tokenizer: prompts are given as ids. Raises UsageError."""
+    import gguf  # takes long to import
+
+    if not path.parent.is_dir():
+        raise UsageError(f"--write-gguf {path}: there is no folder {path.parent}")
+    tensors = shape_tensors(SHAPES[model.shape], model.weight_type)
+    weights = RandomWeights(tensors.values())
+    try:
+        writer = gguf.GGUFWriter(path, SHAPES[model.shape].spec.architecture)
+        _add_metadata(writer, SHAPES[model.shape].spec)
+        writer.add_name(model.name)
+        for tensor in tensors.values():
+            kind = gguf.GGMLQuantizationType[tensor.type]
+            dtype = np.dtype({"F32": np.float32, "F16": np.float16}.get(tensor.type, np.uint8))
+            shape = tensor.shape if dtype != np.uint8 else weights.rows(tensor).shape
+            writer.add_tensor_info(tensor.name, shape, dtype, tensor.nbytes, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for tensor in tensors.values():
+            writer.write_tensor_data(np.ascontiguousarray(weights.rows(tensor)))
+        writer.close()
+    except OSError as error:
+        raise UsageError(f"--write-gguf {path} can't be written: {error.strerror}") from error
+
+
+def _add_metadata(writer: object, spec: ModelSpec) -> None:
+    """What coordinator.model reads, and what llama.cpp wants of a model without a vocabulary."""
+    import gguf
+
+    assert isinstance(writer, gguf.GGUFWriter)
+    writer.add_context_length(spec.context_length)
+    writer.add_embedding_length(spec.embedding_length)
+    writer.add_block_count(spec.num_layers)
+    writer.add_feed_forward_length(spec.feed_forward_length)
+    writer.add_head_count(spec.num_heads)
+    writer.add_head_count_kv(spec.num_kv_heads)
+    writer.add_key_length(spec.key_length)
+    writer.add_value_length(spec.value_length)
+    writer.add_layer_norm_rms_eps(spec.norm_epsilon)
+    writer.add_rope_dimension_count(spec.rope.dimension)
+    writer.add_rope_freq_base(spec.rope.base)
+    writer.add_vocab_size(spec.vocabulary_size)
+    writer.add_tokenizer_model("no_vocab")

@@ -1,0 +1,106 @@
+"""Shapes, made-up weights, and the arithmetic of measurements."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coordinator.benchmark import Measurement, Test
+from coordinator.gguf_file import read_gguf
+from coordinator.ledger import KINDS, make_ledger
+from coordinator.model import WEIGHT_TYPES, Origin, model_spec
+from coordinator.plan import check_tensors, make_plan, rank_shards
+from coordinator.shapes import SHAPES, shape_tensors
+from launcher.config import RandomModel
+from launcher.ledger_report import ledger_table
+from launcher.table import format_table
+from launcher.write_gguf import write_gguf
+from worker.formats import FORMATS
+from worker.model_file import ModelFile
+from worker.random_weights import DEVIATION, RandomWeights
+
+
+@pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_are_whole_models(name: str, weight_type: str) -> None:
+    shape = SHAPES[name]
+    tensors = shape_tensors(shape, weight_type)
+    check_tensors(shape.spec, tensors)
+    for share in make_plan(shape.spec, [1, 2, 1]):
+        assert rank_shards(shape.spec, share, tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("llama-160m", 0.125), ("llama-3.2-1b", 1.24), ("llama-3.1-8b", 8.03), ("llama-3.3-70b", 70.6)],
+)
+def test_shapes_have_as_many_weights_as_the_models(name: str, billions: float) -> None:
+    tensors = shape_tensors(SHAPES[name], "F32")
+    assert sum(tensor.nbytes for tensor in tensors.values()) / 4e9 == pytest.approx(billions, rel=0.03)
+
+
+@pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
+def test_made_up_weights_are_plausible_and_the_same_everywhere(weight_type: str) -> None:
+    tensors = shape_tensors(SHAPES["tiny"], weight_type)
+    weights, again = RandomWeights(tensors.values()), RandomWeights(tensors.values())
+    assert weights.model_hash == Origin().model_hash
+    for tensor in tensors.values():
+        rows = weights.rows(tensor)
+        assert rows.nbytes == tensor.nbytes and rows.shape[0] == (tensor.shape[0] if rows.shape[0] > 1 else 1)
+        np.testing.assert_array_equal(rows, again.rows(tensor))
+        values = weights.floats(tensor, np.arange(len(rows), dtype=np.int32))[:, : tensor.columns]
+        if len(tensor.shape) == 1:
+            assert (values == 1).all()
+        else:
+            assert values.std() == pytest.approx(DEVIATION, rel=0.15) and abs(values.mean()) < DEVIATION / 2
+            assert len(np.unique(values, axis=0)) == len(values)
+
+
+def test_the_largest_shape_costs_no_memory() -> None:
+    tensors = shape_tensors(SHAPES["llama-3.3-70b"], "Q4_0")
+    weights = RandomWeights(tensors.values())
+    last = weights.rows(tensors["output.weight"])[-1:]
+    assert np.isfinite(FORMATS["Q4_0"].dequantize(FORMATS["Q4_0"].repack(last, 8192), 1, 8192)).all()
+
+
+@pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
+def test_a_written_shape_holds_the_same_weights(tmp_path: Path, weight_type: str) -> None:
+    write_gguf(RandomModel("tiny", weight_type), tmp_path / "m.gguf")
+    file = read_gguf(tmp_path / "m.gguf")
+    spec = model_spec(file.metadata, file.tensors)
+    assert spec.norm_epsilon == pytest.approx(SHAPES["tiny"].spec.norm_epsilon)  # float32 in the file
+    assert dataclasses.replace(spec, norm_epsilon=SHAPES["tiny"].spec.norm_epsilon) == SHAPES["tiny"].spec
+    tensors = shape_tensors(SHAPES["tiny"], weight_type)
+    made_up, read = RandomWeights(tensors.values()), ModelFile(file.path, file.header_bytes)
+    assert file.tensors.keys() == tensors.keys()
+    for name, tensor in file.tensors.items():
+        np.testing.assert_array_equal(read.rows(tensor), made_up.rows(tensors[name]))
+
+
+def test_a_ledgers_kinds_add_up_to_the_step() -> None:
+    totals = [{"wait": 700.0, "reduce": 200.0, "host": 50.0}, {"device": 900.0, "submit": 20.0}]
+    ledger = make_ledger(totals, num_steps=10, seconds=0.001)
+    assert ledger.step == 100
+    assert [sum(kinds.values()) for kinds in ledger.ranks] == pytest.approx([100, 100])
+    assert ledger.ranks[0]["coordinator"] == pytest.approx(5)
+    assert all(set(kinds) <= set(KINDS) for kinds in ledger.ranks)
+    lines = ledger_table(ledger).splitlines()
+    assert "not known" in lines[1] and "not known" in lines[2]
+    assert lines[3] == "rank 0: its device has no timestamps; what it computed is in the other kinds"
+
+
+def test_tests_are_named_as_llama_bench_does() -> None:
+    assert [Test("prefill", 512).name, Test("decode", 64).name, Test("decode", 64, 2048).name] == [
+        "pp512", "tg64", "tg64@2048",
+    ]  # fmt: skip
+
+
+def test_rates_are_tokens_per_second() -> None:
+    measurement = Measurement(Test("decode", 10), (2.0, 1.0, 5.0), make_ledger([], 1, 1.0))
+    assert measurement.rates == (5.0, 10.0, 2.0)
+    assert measurement.median == 5
+
+
+def test_tables_are_aligned_to_the_right() -> None:
+    assert format_table(("a", "long"), [("12", "3"), ("", "")]) == " a  long\n12     3\n"

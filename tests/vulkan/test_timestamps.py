@@ -1,0 +1,48 @@
+"""Timestamps around every segment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.models import LIMITS, LocalEngine, write_llama
+from tests.vulkan.conftest import Opener
+from tests.vulkan.test_steps import step
+from worker.vulkan.device import VulkanDevice
+from worker.vulkan.timestamps import DeviceClock
+
+
+@pytest.mark.parametrize("submit_ahead", [True, False])
+@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+def test_every_segment_is_timed(open_device: Opener, tmp_path: Path, driver: str, submit_ahead: bool) -> None:
+    write_llama(tmp_path / "m.gguf")
+    engine = LocalEngine(
+        tmp_path / "m.gguf",
+        (1.0, 1.0),
+        LIMITS,
+        lambda limits: open_device(driver, limits, timestamps=True, submit_ahead=submit_ahead),
+    )
+    for number in (1, 2, 3):
+        engine.run(step(number, [number - 1], [0]))
+        for rank in engine.ranks:
+            assert isinstance(rank.device, VulkanDevice)
+            times = rank.device.segment_times()
+            assert times is not None and times.shape == (5, 2)  # two layers, two all-reduces each
+            assert times[0, 0] == 0 and (np.diff(times.reshape(-1)) >= 0).all()
+            assert 0 < times[-1, 1] < 60
+
+
+def test_a_device_opened_without_them_has_none(open_device: Opener, tmp_path: Path) -> None:
+    write_llama(tmp_path / "m.gguf")
+    engine = LocalEngine(tmp_path / "m.gguf", open_device=lambda limits: open_device("lavapipe", limits))
+    engine.run(step(1, [0], [0]))
+    (device,) = (rank.device for rank in engine.ranks)
+    assert isinstance(device, VulkanDevice) and device.segment_times() is None
+
+
+def test_a_counter_that_wraps_around() -> None:
+    ticks = np.array([[2**36 - 10, 2**36 - 1], [5, 30]], np.uint64)
+    seconds = DeviceClock(valid_bits=36, seconds_per_tick=0.5).seconds(ticks)
+    np.testing.assert_array_equal(seconds, [[0, 4.5], [7.5, 20]])

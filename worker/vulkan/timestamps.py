@@ -1,0 +1,78 @@
+"""When each segment of a program began and ended, by the device's own clock. Recorded only when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.vulkan.api import Handle, call, create, ffi, lib, struct, vk
+from worker.vulkan.context import Context
+from worker.vulkan.listing import compute_queue_family
+
+BYTES = 8  # of one timestamp
+
+
+@dataclass(frozen=True)
+class DeviceClock:
+    """How a queue's timestamps count: in ticks that wrap around after `valid_bits`, 0 where it has none."""
+
+    valid_bits: int
+    seconds_per_tick: float
+
+    def seconds(self, ticks: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+        """Since the first of the ticks, also where the counter wrapped around in between."""
+        mask = np.uint64((1 << self.valid_bits) - 1)
+        elapsed: npt.NDArray[np.uint64] = (ticks - ticks.reshape(-1)[0]) & mask
+        seconds: npt.NDArray[np.float64] = elapsed.astype(np.float64) * self.seconds_per_tick
+        return seconds
+
+
+def device_clock(context: Context) -> DeviceClock:
+    """That of the queue that the programs run on."""
+    family = compute_queue_family(context.physical)
+    assert family is not None, "the device was opened without a queue"
+    count = ffi.new("uint32_t *")
+    lib.vkGetPhysicalDeviceQueueFamilyProperties(context.physical, count, ffi.NULL)
+    families = ffi.new("VkQueueFamilyProperties[]", count[0])
+    lib.vkGetPhysicalDeviceQueueFamilyProperties(context.physical, count, families)
+    properties = ffi.new("VkPhysicalDeviceProperties *")
+    lib.vkGetPhysicalDeviceProperties(context.physical, properties)
+    return DeviceClock(families[family].timestampValidBits, properties.limits.timestampPeriod * 1e-9)
+
+
+class Timestamps:
+    """Two queries for every segment of one program."""
+
+    def __init__(self, context: Context, clock: DeviceClock, num_segments: int) -> None:
+        assert clock.valid_bits, "the queue has no timestamps"
+        self._device, self._clock, self._num_segments = context.device, clock, num_segments
+        info = struct(
+            "VkQueryPoolCreateInfo", queryType=vk.VK_QUERY_TYPE_TIMESTAMP, queryCount=2 * num_segments
+        )
+        self._pool = create("vkCreateQueryPool", "VkQueryPool", self._device, info)
+        self._ticks = np.zeros((num_segments, 2), np.uint64)
+
+    def put_begin(self, commands: Handle, segment: int) -> None:
+        lib.vkCmdResetQueryPool(commands, self._pool, 2 * segment, 2)
+        self._put(commands, 2 * segment)
+
+    def put_end(self, commands: Handle, segment: int) -> None:
+        self._put(commands, 2 * segment + 1)
+
+    def _put(self, commands: Handle, query: int) -> None:
+        """At the shaders' stage: after the host's release of the segment, and after all shaders before."""
+        lib.vkCmdWriteTimestamp(commands, vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, self._pool, query)
+
+    def read(self) -> npt.NDArray[np.float64]:
+        """[segments, 2] seconds since the first segment's begin, of a step that has ended."""
+        flags = vk.VK_QUERY_RESULT_64_BIT | vk.VK_QUERY_RESULT_WAIT_BIT
+        call(
+            "vkGetQueryPoolResults", self._device, self._pool, 0, self._ticks.size, self._ticks.nbytes,
+            ffi.from_buffer(self._ticks), BYTES, flags,
+        )  # fmt: skip
+        return self._clock.seconds(self._ticks)
+
+    def close(self) -> None:
+        lib.vkDestroyQueryPool(self._device, self._pool, ffi.NULL)
