@@ -27,11 +27,12 @@ def await_text(process: subprocess.Popen[str]) -> None:
 
 
 def worker_processes(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
-    """The run's workers by rank."""
+    """The run's workers by rank, as far as they have started: a child that was just forked has no rank yet."""
     workers = {}
     for child in psutil.Process(process.pid).children():
         options = dict(word.split("=", 1) for word in child.cmdline() if word.startswith("--rank="))
-        workers[int(options["--rank"])] = child
+        if "--rank" in options:
+            workers[int(options["--rank"])] = child
     return workers
 
 
@@ -108,7 +109,7 @@ def test_workers_end_with_a_killed_launcher(tplaunch: CommandLine, model: Path) 
 @pytest.mark.parametrize("collective", ["shared-memory", "zmq-ring"])
 def test_a_worker_that_is_killed_while_loading(tplaunch: CommandLine, model: Path, collective: str) -> None:
     process = tplaunch.start("--devices", "0,0", "--collective", collective, model, *ENDLESS)
-    wait_for(lambda: len(psutil.Process(process.pid).children()) == 2)
+    wait_for(lambda: len(worker_processes(process)) == 2)
     os.kill(worker_processes(process)[1].pid, signal.SIGKILL)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 1
