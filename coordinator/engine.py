@@ -31,6 +31,7 @@ class EngineConfig:
     timeout_seconds: float  # of one step, and of every wait inside it
     load_timeout_seconds: float = 3600.0  # without any progress
     trace: bool = False  # keep every lap of every step
+    measure_copy: bool = False  # have every rank tell its device's copy bandwidth
 
 
 class Engine:
@@ -80,6 +81,7 @@ class Engine:
             token=token,
             timeout_seconds=self._config.timeout_seconds,
             trace=self._config.trace,
+            measure_copy=self._config.measure_copy,
         )
 
     def _await_ready(self, on_progress: OnProgress) -> list[Ready]:

@@ -38,6 +38,7 @@ class Load:
     token: bytes  # of this run: collectives drop what does not carry it
     timeout_seconds: float
     trace: bool = False  # every StepDone tells its laps
+    measure_copy: bool = False  # Ready tells the copy bandwidth
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Ready:
 
     device_bytes: int
     imports_partials: bool
+    copy_bandwidth: float = 0.0  # bytes read and written per second; 0 where it was not measured
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from coordinator.plan import MAX_RANKS
 from coordinator.trace import Trace
 from launcher.bench_report import Result, print_report, ranks_text
 from launcher.config import RandomModel, RunConfig, UsageError
-from launcher.devices import select_devices
+from launcher.devices import DeviceChoice, select_devices
+from launcher.roofline import rooflines
 from launcher.session import Session, open_model, start_session
 from launcher.trace_file import check_trace_path, write_trace
 from launcher.write_gguf import write_gguf
@@ -75,6 +76,7 @@ def bench(config: RunConfig, wanted: BenchConfig) -> int:
         _with_room(config, wanted.tests),
         timestamps=wanted.ledger or wanted.trace is not None,
         trace=wanted.trace is not None,
+        measure_copy=True,
     )
     model = open_model(config)
     chosen = select_devices(config.devices)
@@ -83,7 +85,7 @@ def bench(config: RunConfig, wanted: BenchConfig) -> int:
     for num_ranks in wanted.ranks or (len(chosen),):
         choices = list(itertools.islice(itertools.cycle(chosen), num_ranks))
         with start_session(config, model, choices) as session:
-            results += _bench_session(session, wanted)
+            results += _bench_session(session, choices, wanted)
         if session.engine.trace is not None:
             traces.append((ranks_text(num_ranks), session.engine.trace))
     if wanted.trace is not None:
@@ -100,9 +102,14 @@ def _with_room(config: RunConfig, tests: list[Test]) -> RunConfig:
     return dataclasses.replace(config, context_length=config.context_length or needed)
 
 
-def _bench_session(session: Session, wanted: BenchConfig) -> list[Result]:
+def _bench_session(session: Session, choices: list[DeviceChoice], wanted: BenchConfig) -> list[Result]:
     devices = tuple(message.device for message in session.attached)
-    return [Result(len(devices), devices, _measure(session, test, wanted.repeat)) for test in wanted.tests]
+    results = []
+    for test in wanted.tests:
+        measurement = _measure(session, test, wanted.repeat)
+        found = rooflines(session.model, session.plan, choices, session.ready, measurement)
+        results.append(Result(len(choices), devices, measurement, found))
+    return results
 
 
 def _measure(session: Session, test: Test, repeat: int) -> Measurement:

@@ -6,11 +6,12 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from coordinator.benchmark import Measurement
 from launcher.ledger_report import ledger_json, ledger_table
+from launcher.roofline import Roofline, roofline_text
 from launcher.session import Model
 from launcher.table import format_table
 
@@ -22,6 +23,7 @@ class Result:
     num_ranks: int
     devices: tuple[str, ...]  # names, by rank
     measurement: Measurement
+    rooflines: tuple[Roofline, ...]  # by rank; empty for prefill
 
 
 def print_report(name: str, model: Model, results: Sequence[Result], output: str, with_ledger: bool) -> None:
@@ -49,6 +51,10 @@ def _print_table(name: str, model: Model, results: Sequence[Result]) -> None:
         print(f"{ranks_text(num_ranks)} on {', '.join(devices)}")
     titles = ("ranks", "test", "tokens/s", "min", "max", "speed-up")
     print(format_table(titles, [_table_row(result, results) for result in results]))
+    for result in results:
+        if result.rooflines:
+            where = f"{result.measurement.test.name} on {ranks_text(result.num_ranks)}"
+            print(f"{where}: {roofline_text(result.rooflines)}")
 
 
 def _table_row(result: Result, results: Sequence[Result]) -> tuple[str, ...]:
@@ -90,6 +96,7 @@ def _as_json(result: Result, results: Sequence[Result]) -> dict[str, Any]:
         **_plain(result, results),
         "tokens_per_second": result.measurement.rates,
         "devices": result.devices,
+        "rooflines": [{**asdict(each), "reached": each.reached} for each in result.rooflines],
         "ledger": ledger_json(result.measurement.ledger),
     }
 

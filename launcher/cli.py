@@ -16,6 +16,7 @@ from coordinator.sampler import LogitsError, SamplingParameters
 from coordinator.scheduler import CapacityError
 from coordinator.tokenizer import TokenizerError
 from launcher.bench import BenchConfig, bench
+from launcher.collective_bench import bench_collectives, parse_sizes
 from launcher.config import (
     EXIT_FAILURE,
     EXIT_USAGE,
@@ -31,7 +32,7 @@ from launcher.options import make_parser
 from launcher.session import RunError
 from launcher.show import show_devices, show_plan, write_logits
 
-COMMANDS = ("run", "devices", "plan", "logits", "bench")
+COMMANDS = ("run", "devices", "plan", "logits", "bench", "bench-collectives")
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
 FAILED_RUN = (RunError, LogitsError, CapacityError)
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -83,6 +84,9 @@ def _fail(error: Exception, code: int) -> int:
 def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "devices":
         return show_devices(options.json)
+    if options.command == "bench-collectives":
+        ranks, sizes = parse_counts(options.ranks, "--ranks"), parse_sizes(options.sizes)
+        return bench_collectives(ranks, sizes, options.output)
     if options.command == "bench":
         config = _run_config(options, _bench_model(options))
         return bench(config, _bench_config(options))

@@ -56,6 +56,7 @@ class RunConfig:
     submit_ahead: bool
     timestamps: bool = False  # of the devices, for a ledger or a trace
     trace: bool = False  # keep every lap of every step
+    measure_copy: bool = False  # of the devices' memory
 
     def __post_init__(self) -> None:
         if self.kv_type not in KV_TYPES:

@@ -64,7 +64,7 @@ def check_fit(
         capacity[place] = psutil.virtual_memory().total if choice.on_cpu else choice.memory_bytes
         num_bytes = rank_bytes(spec, tensors, share, limits, len(plan)).total
         if choice.index is None:
-            num_bytes += _widening(rank_shards(spec, share, tensors))
+            num_bytes += widening(rank_shards(spec, share, tensors))
         needed[place] = needed.get(place, 0) + num_bytes
     for place, num_bytes in needed.items():
         if num_bytes > capacity[place]:
@@ -75,7 +75,7 @@ def check_fit(
             )
 
 
-def _widening(shards: Mapping[str, Shard]) -> int:
+def widening(shards: Mapping[str, Shard]) -> int:
     """What NumPy needs more: it computes with float32 copies of the matrices."""
     planes = weight_buffers(shards)
     return sum(4 * len(s.rows) * s.padded_columns - planes[name].nbytes for name, s in shards.items())

@@ -46,6 +46,9 @@ def make_parser() -> Parser:
     _add_model(logits)
     bench = commands.add_parser("bench", help="measure prefill and decode")
     _add_bench(bench)
+    _add_bench_collectives(
+        commands.add_parser("bench-collectives", help="measure the ranks' all-reduces; needs no device")
+    )
     return parser
 
 
@@ -104,10 +107,23 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     )
     output = parser.add_argument_group("output")
     _add_ledger(output)
-    forms = output.add_mutually_exclusive_group()
-    forms.add_argument("--json", dest="output", action="store_const", const="json", default="table")
-    forms.add_argument("--csv", dest="output", action="store_const", const="csv", default="table")
+    _add_forms(output)
     _add_model(parser, optional=True)
+
+
+def _add_bench_collectives(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ranks", default="2,4", metavar="LIST", help="how many (default: %(default)s)")
+    parser.add_argument("--sizes", default="16K,64K,1M,16M", metavar="LIST",
+                        help="bytes of float32 to sum (default: %(default)s)")  # fmt: skip
+    _add_forms(parser.add_argument_group("output"))
+
+
+def _add_forms(output: argparse._ArgumentGroup) -> None:
+    forms = output.add_mutually_exclusive_group()
+    for name, text in (("json", "as JSON"), ("csv", "as CSV")):
+        forms.add_argument(
+            f"--{name}", dest="output", action="store_const", const=name, default="table", help=text
+        )
 
 
 def _add_ledger(output: argparse._ArgumentGroup) -> None:

@@ -46,6 +46,7 @@ class Session:
     engine: Engine
     scheduler: Scheduler
     model: Model
+    plan: tuple[RankShare, ...]
     attached: list[Attached]
     ready: list[Ready]
 
@@ -95,13 +96,17 @@ def start_session(config: RunConfig, model: Model, choices: list[DeviceChoice]) 
         supervisor = Supervisor(config, choices, endpoint)
         channel = WorkerChannel(endpoint, len(choices), supervisor.watch)
         engine_config = EngineConfig(
-            config.collective, model.limits, config.timeout_seconds, trace=config.trace
+            config.collective,
+            model.limits,
+            config.timeout_seconds,
+            trace=config.trace,
+            measure_copy=config.measure_copy,
         )
         engine = Engine(channel, model.origin, model.tensors.values(), model.spec, plan, engine_config)
         try:
             with supervisor, show_progress(len(choices)) as on_progress:
                 attached, ready = engine.load(on_progress)
-                yield Session(engine, Scheduler(model.limits), model, attached, ready)
+                yield Session(engine, Scheduler(model.limits), model, plan, attached, ready)
                 engine.shut_down()
         except WorkerError as error:
             raise RunError(f"{error}; its log: {supervisor.log_path(error.rank)}") from error

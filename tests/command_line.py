@@ -76,7 +76,7 @@ class CommandLine:
 
     def start(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Starts `tplaunch ARGUMENTS` with pipes on all three streams, in a session of its own."""
-        if self.validate and arguments[0] not in ("devices", "plan"):
+        if self.validate and arguments[0] not in ("devices", "plan", "bench-collectives"):
             arguments = (*arguments, "--validate")
         process = subprocess.Popen(
             [*self.program, *map(str, arguments)],

@@ -26,9 +26,14 @@ def main() -> int:
         return _list_devices()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     leave_interrupts_to_launcher()
-    die_with_parent(arguments.parent)
+    if arguments.parent:
+        die_with_parent(arguments.parent)
     if arguments.cores:
         pin([int(core) for core in arguments.cores.split(",")])
+    if arguments.bench_collective:
+        from worker.collective_bench import bench_collective
+
+        return bench_collective(arguments.bench_collective)
     options = DeviceOptions(
         index=None if arguments.device == "cpu" else int(arguments.device),
         uuid=arguments.uuid,
@@ -75,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "--staging", action="store_true", help="copy partial sums instead of importing host memory"
     )
     parser.add_argument("--submit-then-wait", action="store_true", help="submit each segment when it may run")
+    parser.add_argument("--bench-collective", metavar="JOB", help=argparse.SUPPRESS)
     parser.add_argument("--timestamps", action="store_true", help="note when the device computes")
     return parser
 

@@ -24,6 +24,7 @@ from coordinator.messages import (
     StepDone,
 )
 from coordinator.plan import padded, rank_shards
+from worker.bandwidth import copy_bandwidth
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
 from worker.device import Device, DeviceOptions, TimedDevice
@@ -52,7 +53,7 @@ def serve(control: ControlSocket, rank: int, process_id: int, options: DeviceOpt
         worker.collective.connect(_expect(control.receive(), Connect).endpoints)
         worker.load_weights(control)
         worker.prepare()
-        control.send(Ready(worker.device_bytes, worker.device.imports_partials))
+        control.send(Ready(worker.device_bytes, worker.device.imports_partials, worker.copy_bandwidth))
         while not isinstance(message := control.receive(), Shutdown):
             control.send(worker.run(_expect(message, Step)))
     except BaseException as error:
@@ -94,6 +95,7 @@ class Worker:
     def load_weights(self, control: ControlSocket) -> None:
         """Allocates every buffer and fills the weights, telling the coordinator how far it is."""
         spec, share, limits = self._load.spec, self._load.share, self._load.limits
+        self.copy_bandwidth = copy_bandwidth(self.device) if self._load.measure_copy else 0.0
         weights = weight_buffers(self._shards)
         buffers = {
             **weights,

@@ -43,6 +43,10 @@ def test_every_test_on_every_number_of_ranks(tplaunch: CommandLine, device: str)
         assert 0 < min(rates) <= result["median_tokens_per_second"] <= max(rates)
         assert (result["speed_up"] == 1) if result["ranks"] == 1 else (result["speed_up"] > 0)
         check_ledger(result)
+        assert len(result["rooflines"]) == (result["ranks"] if result["kind"] == "decode" else 0)
+        for roofline in result["rooflines"]:
+            assert roofline["bytes_per_second"] > 0 and roofline["copy_bytes_per_second"] > 1e6
+            assert roofline["reached"] > 0
 
 
 @pytest.mark.parametrize("weight_type", ["f32", "f16", "q4_0", "q8_0"])
@@ -60,6 +64,7 @@ def test_a_table_and_csv(tplaunch: CommandLine) -> None:
     table = tplaunch(*options, "--ledger", check=True).stdout
     assert table.startswith("tiny Q8_0 with made-up weights: 2 layers, 64 wide, KV f16\n1 rank on cpu")
     assert "ranks     test  tokens/s" in table and "tg4@300 on 1 rank, mean microseconds of a step" in table
+    assert "tg4 on 1 rank: " in table and "GB/s of a copy" in table
     rows = list(csv.DictReader(tplaunch(*options, "--csv", check=True).stdout.splitlines()))
     assert [row["test"] for row in rows] == ["pp5", "pp20", "tg4", "tg4@300"]
     assert all(float(row["median_tokens_per_second"]) > 0 for row in rows)

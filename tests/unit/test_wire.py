@@ -101,6 +101,7 @@ def test_every_message_type_is_known() -> None:
     assert set(KINDS) == declared - {messages.Lap}  # a part of a message
 
 
+READY: dict[str, Any] = {"device_bytes": 1, "imports_partials": True, "copy_bandwidth": 0.0}
 DONE: dict[str, Any] = {"number": 1, "logits": b"", "ledger": {}, "laps": []}
 
 
@@ -140,7 +141,10 @@ def test_the_plain_messages_are_accepted() -> None:
         (message_of("Attached", {"model_hash": b"", "device": "", "endpoint": ""}), "b'' is no str"),
         (message_of("Connect", {"endpoints": "abc"}), "'abc' is no list"),
         (message_of("Connect", {"endpoints": [1]}), "1 is no str"),
-        (message_of("Ready", {"device_bytes": 1, "imports_partials": 1}), "1 is no bool"),
+        (
+            message_of("Ready", {"device_bytes": 1, "imports_partials": 1, "copy_bandwidth": 0.0}),
+            "1 is no bool",
+        ),
         (message_of("Failed", {"error": "", "culprit": False}), "False is no int"),
         (
             message_of("StepDone", {**DONE, "ledger": {"a": "b"}}),

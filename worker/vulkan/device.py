@@ -15,6 +15,7 @@ from coordinator.plan import Limits
 from worker.buffers import Buffer
 from worker.device import DeviceOptions
 from worker.program import Program
+from worker.vulkan.bandwidth import copy_bandwidth
 from worker.vulkan.context import Context
 from worker.vulkan.dispatch import Dispatcher, PartialsLayout
 from worker.vulkan.memory import Memory
@@ -114,6 +115,9 @@ class VulkanDevice:
     def segment_times(self) -> npt.NDArray[np.float64] | None:
         timestamps = self._current.timestamps if self._current is not None else None
         return timestamps.read() if timestamps is not None else None
+
+    def copy_bandwidth(self) -> float:
+        return copy_bandwidth(self._context, self._staging)
 
     def close(self) -> None:
         if self._closed:

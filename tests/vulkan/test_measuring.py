@@ -1,4 +1,4 @@
-"""Timestamps around every segment."""
+"""Timestamps around every segment, and the bandwidth of copies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from tests.models import LIMITS, LocalEngine, write_llama
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_steps import step
+from worker.bandwidth import copy_bandwidth
 from worker.vulkan.device import VulkanDevice
 from worker.vulkan.timestamps import DeviceClock
 
@@ -46,3 +47,10 @@ def test_a_counter_that_wraps_around() -> None:
     ticks = np.array([[2**36 - 10, 2**36 - 1], [5, 30]], np.uint64)
     seconds = DeviceClock(valid_bits=36, seconds_per_tick=0.5).seconds(ticks)
     np.testing.assert_array_equal(seconds, [[0, 4.5], [7.5, 20]])
+
+
+@pytest.mark.parametrize("staging", [False, True])
+@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+def test_copies_are_timed(open_device: Opener, driver: str, staging: bool) -> None:
+    device = open_device(driver, LIMITS, staging=staging)
+    assert 1e6 < copy_bandwidth(device) < 1e13

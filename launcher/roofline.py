@@ -1,0 +1,81 @@
+"""What decode must read from memory for a token, held against how fast the devices copy theirs.
+
+A rank reads all its weights and its KV cache once per token. Where a device is kept busy with that and
+nothing else, it reads nearly as fast as it copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coordinator.benchmark import Measurement
+from coordinator.messages import Ready
+from coordinator.plan import KV_TYPES, Limits, RankShare, rank_shards
+from launcher.devices import DeviceChoice
+from launcher.fit import widening
+from launcher.session import Model
+from worker.buffers import weight_buffers
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """One rank's, in one test."""
+
+    bytes_per_token: float
+    bytes_per_second: float  # at the median speed
+    copy_bytes_per_second: float  # read and written, while a copy is all that runs; 0 where not known
+
+    @property
+    def reached(self) -> float | None:
+        """The part of the copy bandwidth."""
+        if not self.copy_bytes_per_second:
+            return None
+        return self.bytes_per_second / self.copy_bytes_per_second
+
+
+def rooflines(
+    model: Model,
+    plan: Sequence[RankShare],
+    choices: Sequence[DeviceChoice],
+    ready: Sequence[Ready],
+    measurement: Measurement,
+) -> tuple[Roofline, ...]:
+    """By rank; empty for prefill, which computes more than it reads."""
+    test = measurement.test
+    if test.kind == "prefill":
+        return ()
+    positions = test.context + (test.num_tokens + 1) / 2  # on average
+    found = []
+    for share, choice, message in zip(plan, choices, ready, strict=True):
+        num_bytes = _weights(model, share, choice) + _cache(model, share, model.limits) * positions
+        rate = num_bytes * measurement.median
+        found.append(Roofline(num_bytes, rate, message.copy_bandwidth))
+    return tuple(found)
+
+
+def _weights(model: Model, share: RankShare, choice: DeviceChoice) -> int:
+    """Every buffer of weights, and for NumPy the float32 copies that it computes with."""
+    shards = rank_shards(model.spec, share, model.tensors)
+    planes = sum(buffer.nbytes for buffer in weight_buffers(shards).values())
+    return planes + (widening(shards) if choice.index is None else 0)
+
+
+def _cache(model: Model, share: RankShare, limits: Limits) -> int:
+    """Bytes of one position's keys and values."""
+    elements = len(share.kv_heads) * (model.spec.key_length + model.spec.value_length)
+    return model.spec.num_layers * elements * KV_TYPES[limits.kv_type]
+
+
+def roofline_text(found: Sequence[Roofline]) -> str:
+    """Of the rank that reads most."""
+    most = max(found, key=lambda roofline: roofline.bytes_per_token)
+    read = f"{most.bytes_per_token / 1e6:,.1f} MB of weights and KV per token and rank"
+    text = f"{read}, {_giga(most.bytes_per_second)} GB/s"
+    if most.reached is None:
+        return text
+    return f"{text}, {most.reached:.1%} of the {_giga(most.copy_bytes_per_second)} GB/s of a copy"
+
+
+def _giga(value: float) -> str:
+    return f"{value / 1e9:.1f}"

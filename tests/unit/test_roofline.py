@@ -1,0 +1,63 @@
+"""What decode reads per token, against the copy bandwidth."""
+
+import pytest
+
+from coordinator.benchmark import Measurement, Test
+from coordinator.ledger import make_ledger
+from coordinator.messages import Ready
+from coordinator.model import Origin
+from coordinator.plan import Limits, make_plan
+from coordinator.shapes import SHAPES, shape_tensors
+from launcher.devices import DeviceChoice
+from launcher.roofline import Roofline, roofline_text, rooflines
+from launcher.session import Model
+from tests.models import LIMITS
+from worker.bandwidth import copy_bandwidth
+from worker.numpy_device import NumpyDevice
+
+GPU, CPU = DeviceChoice(0, "gpu", on_cpu=False), DeviceChoice(None, "cpu")
+SHAPE = SHAPES["llama-160m"]
+MODEL = Model(Origin(), {}, shape_tensors(SHAPE, "F16"), SHAPE.spec, Limits(context_length=64, num_blocks=2))
+READY = Ready(0, True, copy_bandwidth=1e10)
+
+
+def of_ranks(test: Test, *choices: DeviceChoice, seconds: float = 1.0) -> tuple[Roofline, ...]:
+    measurement = Measurement(test, (seconds,), make_ledger([], 1, 1.0))
+    plan = make_plan(SHAPE.spec, [1.0] * len(choices))
+    return rooflines(MODEL, plan, choices, [READY] * len(choices), measurement)
+
+
+def test_a_token_reads_the_weights_once_but_for_the_embedding() -> None:
+    (alone,) = of_ranks(Test("decode", 10), GPU)
+    weights = sum(each.nbytes for name, each in MODEL.tensors.items() if name != "token_embd.weight")
+    assert alone.bytes_per_token == pytest.approx(weights, rel=0.01)
+    assert alone.bytes_per_second == alone.bytes_per_token * 10
+    assert alone.reached == alone.bytes_per_second / 1e10
+
+
+def test_a_context_adds_its_keys_and_values() -> None:
+    (short,), (long,) = of_ranks(Test("decode", 10), GPU), of_ranks(Test("decode", 10, 1000), GPU)
+    per_position = 12 * 4 * (64 + 64) * 2  # layers, KV heads, key and value, float16
+    assert long.bytes_per_token - short.bytes_per_token == 1000 * per_position
+
+
+def test_ranks_share_the_reading_and_numpy_reads_float32() -> None:
+    (alone,), shared = of_ranks(Test("decode", 10), GPU), of_ranks(Test("decode", 10), GPU, GPU)
+    assert sum(each.bytes_per_token for each in shared) == pytest.approx(alone.bytes_per_token, rel=0.01)
+    (widened,) = of_ranks(Test("decode", 10), CPU)
+    assert widened.bytes_per_token == pytest.approx(2 * alone.bytes_per_token, rel=0.01)
+
+
+def test_prefill_has_none() -> None:
+    assert of_ranks(Test("prefill", 10), GPU) == ()
+
+
+def test_the_line_names_the_rank_that_reads_most() -> None:
+    found = [Roofline(1e6, 1e9, 1e10), Roofline(3e6, 3e9, 1e10)]
+    expected = "3.0 MB of weights and KV per token and rank, 3.0 GB/s, 30.0% of the 10.0 GB/s of a copy"
+    assert roofline_text(found) == expected
+    assert roofline_text([Roofline(1e6, 1e9, 0)]).endswith("1.0 GB/s")
+
+
+def test_a_device_in_host_memory_copies_that() -> None:
+    assert 1e6 < copy_bandwidth(NumpyDevice(LIMITS)) < 1e13

@@ -1,0 +1,174 @@
+"""Times a collective as one of its ranks, for `tplaunch bench-collectives`, which talks JSON lines with it:
+out comes this rank's endpoint, in go those of all ranks, out come the seconds of every call.
+
+One call is what happens between two segments of a step: this rank's values go in, the sum of all comes out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+import collectives
+
+Floats = npt.NDArray[np.float32]
+WARM_UP_CALLS = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one rank measures; on the command line as JSON."""
+
+    kind: str  # of collectives.KINDS, or the name of a library
+    rank: int
+    num_ranks: int
+    sizes: tuple[int, ...]  # bytes
+    num_calls: tuple[int, ...]  # of each size
+    token: str  # hex
+    rendezvous: str  # a file that does not exist yet, where the library needs one
+    timeout_seconds: float = 60.0
+
+
+class Summing(Protocol):
+    """An all-reduce of any kind."""
+
+    endpoint: str
+
+    def connect(self, endpoints: Sequence[str]) -> None:
+        """Reaches all ranks."""
+
+    def all_reduce(self, values: Floats, total: Floats) -> None:
+        """Makes `total` the sum of all ranks' values."""
+
+    def close(self) -> None:
+        """Lets go of everything."""
+
+
+class Ours:
+    """One of collectives.KINDS, with the addition that a kernel would do."""
+
+    def __init__(self, job: Job) -> None:
+        self._collective = collectives.create(
+            job.kind,
+            rank=job.rank,
+            num_ranks=job.num_ranks,
+            slot_bytes=max(job.sizes),
+            token=bytes.fromhex(job.token),
+            timeout_seconds=job.timeout_seconds,
+        )
+        self.endpoint = self._collective.endpoint
+        self._sequence = 0
+
+    def connect(self, endpoints: Sequence[str]) -> None:
+        self._collective.connect(endpoints)
+        self._partials = [self._collective.partials(parity) for parity in (0, 1)]
+
+    def all_reduce(self, values: Floats, total: Floats) -> None:
+        self._sequence += 1
+        parity, count = self._sequence % 2, values.size
+        partials = self._partials[parity]
+        partials[self._collective.write_slot, :count] = values
+        self._collective.all_reduce(self._sequence, parity, count)
+        total[:] = partials[0, :count]
+        for partial in partials[1:]:
+            total += partial[:count]
+
+    def close(self) -> None:
+        self._partials.clear()
+        self._collective.close()
+
+
+class Gloo:
+    """PyTorch's collective for CPUs."""
+
+    endpoint = ""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def connect(self, endpoints: Sequence[str]) -> None:
+        import torch.distributed
+
+        self._torch: Any = torch
+        torch.distributed.init_process_group(
+            "gloo",
+            init_method=f"file://{self._job.rendezvous}",
+            rank=self._job.rank,
+            world_size=self._job.num_ranks,
+        )
+
+    def all_reduce(self, values: Floats, total: Floats) -> None:
+        total[:] = values
+        self._torch.distributed.all_reduce(self._torch.from_numpy(total))
+
+    def close(self) -> None:
+        self._torch.distributed.destroy_process_group()
+
+
+class OpenMpi:
+    """MPI's, in a process that mpirun has started."""
+
+    endpoint = ""
+
+    def __init__(self, job: Job) -> None:
+        from mpi4py import MPI
+
+        self.communicator: Any = MPI.COMM_WORLD
+        assert self.communicator.size == job.num_ranks, f"{self.communicator.size} MPI ranks"
+
+    def connect(self, endpoints: Sequence[str]) -> None:
+        self.communicator.Barrier()
+
+    def all_reduce(self, values: Floats, total: Floats) -> None:
+        self.communicator.Allreduce(values, total)
+
+    def close(self) -> None:
+        self.communicator.Barrier()
+
+
+def bench_collective(text: str) -> int:
+    """The process of one rank. `text` is its Job."""
+    fields = json.loads(text)
+    job = Job(**{**fields, "sizes": tuple(fields["sizes"]), "num_calls": tuple(fields["num_calls"])})
+    if job.kind == "openmpi":
+        mpi = OpenMpi(job)
+        gathered = mpi.communicator.gather(_measure(mpi, [], job))
+        if gathered is not None:  # on MPI's rank 0, which tells for all
+            _say(gathered)
+        return 0
+    summing: Summing = Gloo(job) if job.kind == "gloo" else Ours(job)
+    _say(summing.endpoint)
+    _say(_measure(summing, json.loads(sys.stdin.readline()), job))
+    return 0
+
+
+def _say(value: Any) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def _measure(summing: Summing, endpoints: Sequence[str], job: Job) -> list[list[float]]:
+    """Seconds of every call, by size."""
+    summing.connect(endpoints)
+    try:
+        return [_time(summing, *each, job) for each in zip(job.sizes, job.num_calls, strict=True)]
+    finally:
+        summing.close()
+
+
+def _time(summing: Summing, size: int, num_calls: int, job: Job) -> list[float]:
+    values, total = np.ones(size // 4, np.float32), np.zeros(size // 4, np.float32)
+    seconds = []
+    for _ in range(WARM_UP_CALLS + num_calls):
+        started = time.perf_counter()
+        summing.all_reduce(values, total)
+        seconds.append(time.perf_counter() - started)
+    if not (total == job.num_ranks).all():
+        raise collectives.CollectiveError(f"{job.kind} gave {total.min()} to {total.max()} as a sum of ones")
+    return seconds[WARM_UP_CALLS:]
