@@ -1,5 +1,6 @@
 """A run that fails or is ended says so within seconds, and leaves nothing behind (the fixture looks)."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -27,12 +28,13 @@ def await_text(process: subprocess.Popen[str]) -> None:
 
 
 def worker_processes(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
-    """The run's workers by rank, as far as they have started: a child that was just forked has no rank yet."""
+    """The run's workers by rank. Other children come and go: one just forked, one that lists the devices."""
     workers = {}
     for child in psutil.Process(process.pid).children():
-        options = dict(word.split("=", 1) for word in child.cmdline() if word.startswith("--rank="))
-        if "--rank" in options:
-            workers[int(options["--rank"])] = child
+        with contextlib.suppress(psutil.Error):
+            options = dict(word.split("=", 1) for word in child.cmdline() if word.startswith("--rank="))
+            if "--rank" in options:
+                workers[int(options["--rank"])] = child
     return workers
 
 
