@@ -30,10 +30,11 @@ from worker.control import ControlSocket
 from worker.device import Device, DeviceOptions, TimedDevice
 from worker.model_file import load_shard
 from worker.open_device import open_device
+from worker.open_weights import open_weights
 from worker.program import Program, build_program
 from worker.step_clock import RecordingClock, StepClock
 from worker.step_writer import StepWriter, row_bucket
-from worker.weight_source import WeightSource, open_weights
+from worker.weight_source import WeightSource
 
 M = TypeVar("M")
 log = logging.getLogger("worker")

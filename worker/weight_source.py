@@ -1,14 +1,12 @@
-"""Where weights come from: the model's file, or, for measurements, nowhere. Decided here, and only here."""
+"""Where weights come from, as the rest of a worker sees it: tensors as the bytes that a GGUF file has."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.messages import Load
 from coordinator.model import TensorInfo
 from coordinator.plan import padded
 from worker.formats import FORMATS
@@ -31,14 +29,3 @@ class WeightSource(ABC):
         columns = padded(tensor.columns)
         planes = FORMATS[tensor.type].repack(self.rows(tensor)[rows], columns)
         return FORMATS[tensor.type].dequantize(planes, len(rows), columns)
-
-
-def open_weights(load: Load) -> WeightSource:
-    """The source that the coordinator asks for. Raises OSError for a file that can't be read."""
-    if not load.model_path:
-        from worker.random_weights import RandomWeights
-
-        return RandomWeights(load.tensors)
-    from worker.model_file import ModelFile
-
-    return ModelFile(Path(load.model_path), load.header_bytes)
