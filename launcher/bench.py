@@ -88,9 +88,9 @@ def bench(config: RunConfig, wanted: BenchConfig) -> int:
             results += _bench_session(session, choices, wanted)
         if session.engine.trace is not None:
             traces.append((ranks_text(num_ranks), session.engine.trace))
+    print_report(config.model.name, model, results, wanted.output, wanted.ledger)
     if wanted.trace is not None:
         write_trace(wanted.trace, traces)
-    print_report(config.model.name, model, results, wanted.output, wanted.ledger)
     return 0
 
 

@@ -191,5 +191,5 @@ def _row(latency: Latency) -> tuple[str, ...]:
         f"{size} {unit}",
         f"{latency.median_microseconds:.1f}",
         f"{latency.p99_microseconds:.1f}",
-        f"{latency.gigabytes_per_second:.2f}",
+        f"{latency.gigabytes_per_second:.3f}",
     )

@@ -26,7 +26,7 @@ def check_ledger(result: dict[str, Any]) -> None:
     assert ledger["steps"] >= 3
     for kinds in ledger["microseconds_by_rank"]:
         assert sum(kinds.values()) == pytest.approx(ledger["step_microseconds"], rel=0.05)
-        assert min(kinds.values()) >= 0, kinds
+        assert min(kinds.values()) >= -0.01, kinds  # differences of floats
 
 
 @pytest.mark.parametrize("device", ["0", "cpu"])

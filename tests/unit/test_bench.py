@@ -4,18 +4,22 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from coordinator.benchmark import Measurement, Test
+from coordinator.benchmark import Measurement, Test, measure
 from coordinator.gguf_file import read_gguf
 from coordinator.ledger import KINDS, make_ledger
+from coordinator.messages import Step
 from coordinator.model import WEIGHT_TYPES, Origin, model_spec
 from coordinator.plan import check_tensors, make_plan, rank_shards
+from coordinator.scheduler import Scheduler, Sequence
 from coordinator.shapes import SHAPES, shape_tensors
 from launcher.config import RandomModel
 from launcher.ledger_report import ledger_table
 from launcher.table import format_table
 from launcher.write_gguf import write_gguf
+from tests.models import LIMITS, SPEC, LocalEngine, write_llama
 from worker.formats import FORMATS
 from worker.model_file import ModelFile
 from worker.random_weights import DEVIATION, RandomWeights
@@ -94,6 +98,37 @@ def test_tests_are_named_as_llama_bench_does() -> None:
     assert [Test("prefill", 512).name, Test("decode", 64).name, Test("decode", 64, 2048).name] == [
         "pp512", "tg64", "tg64@2048",
     ]  # fmt: skip
+
+
+class RecordingEngine(LocalEngine):
+    """Keeps the positions of every step."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.ledger, self._num_steps, self._plan = [{}], 0, make_plan(SPEC, [1.0])
+        self.positions: list[list[int]] = []
+
+    def run(self, step: Step) -> npt.NDArray[np.float32]:
+        self._num_steps += 1
+        self.positions.append(step.positions.tolist())
+        return super().run(step)
+
+
+def test_what_a_measurement_runs(tmp_path: Path) -> None:
+    """One run that does not count, then the others; decode begins behind a context that is not computed."""
+    write_llama(tmp_path / "m.gguf")
+    engine, scheduler = RecordingEngine(tmp_path / "m.gguf"), Scheduler(LIMITS)
+    decode = measure(engine, scheduler, SPEC.vocabulary_size, Test("decode", 3, context=20), repeat=2)
+    assert engine.positions == [[20], [21], *([[20], [21], [22]] * 2)]
+    assert decode.ledger.num_steps == 6 and len(decode.seconds) == 2
+    engine.positions.clear()
+    prefill = measure(engine, scheduler, SPEC.vocabulary_size, Test("prefill", 20), repeat=2)
+    assert engine.positions == [list(range(16)), list(range(16, 20))] * 3
+    assert prefill.ledger.num_steps == 4
+    assert prefill.ledger.step == pytest.approx(sum(prefill.seconds) * 1e6 / 4)
+    whole = Sequence([0] * LIMITS.num_blocks * LIMITS.block_length)  # every block is free again
+    scheduler.add(whole)
+    scheduler.schedule()
 
 
 def test_rates_are_tokens_per_second() -> None:
