@@ -78,9 +78,10 @@ class Dispatcher:
         partials: PartialsLayout,
         limits: Limits,
         max_subgroup_size: int,
+        int64: bool,
     ) -> None:
         self._program, self._places, self._partials = program, places, partials
-        self._limits, self._layout = limits, StepLayout(limits)
+        self._limits, self._layout, self._int64 = limits, StepLayout(limits), int64
         # A device may run narrower subgroups than its widest; then groups are left over, and end at once.
         self._subgroups = max(1, GROUP_SIZE // max_subgroup_size)
 
@@ -193,7 +194,9 @@ class Dispatcher:
             value_quads=op.value_length // 4,
             scale=op.scale,
         )
-        return Dispatch(f"attention_{self._limits.kv_type}", push, None)
+        kv_type = self._limits.kv_type
+        variant = "_wide" if self._int64 and kv_type == "f16" else ""
+        return Dispatch(f"attention_{kv_type}{variant}", push, None)
 
     @dispatch.register
     def _(self, op: AttentionCombine) -> Dispatch:

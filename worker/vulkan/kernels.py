@@ -121,6 +121,7 @@ KERNELS: dict[str, type[Structure]] = {
     **{f"matmul_{name.lower()}": MatMulPush for name in FORMATS},
     **{f"rope_cache_{kv_type}": RopeCachePush for kv_type in KV_TYPES},
     **{f"attention_{kv_type}": AttentionPush for kv_type in KV_TYPES},
+    "attention_f16_wide": AttentionPush,
     "attention_combine": AttentionCombinePush,
     "gated_activation": GatedActivationPush,
 }
