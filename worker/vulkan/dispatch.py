@@ -25,7 +25,7 @@ from worker.vulkan.kernels import (
 GROUP_SIZE = 64  # invocations of a workgroup
 # Rows and columns that a subgroup computes at once: multiply<...> in shaders/matmul.slang. Reading
 # activations again for every column is what costs most on lavapipe.
-MATVEC_TILE, MATMUL_TILE = (1, 4), (4, 8)
+MATVEC_TILE, MATMUL_TILE = (1, 8), (4, 8)
 MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/matmul.slang counts on it
 COUNT_WORDS = {"rows": 0, "logit_rows": 1}  # where the step buffer counts these
 FLOAT, QUAD = 4, 16  # bytes of float and float4
@@ -145,7 +145,8 @@ class Dispatcher:
         kind, (rows, columns) = ("matvec", MATVEC_TILE) if num_rows == 1 else ("matmul", MATMUL_TILE)
         groups = _ceil(matrix.rows, columns * self._subgroups)
         grid = (min(groups, MAX_GRID), _ceil(groups, MAX_GRID), _ceil(num_rows, rows))
-        return Dispatch(f"{kind}_{matrix.type.lower()}", push, grid)
+        variant = "_wide" if self._int64 else ""
+        return Dispatch(f"{kind}_{matrix.type.lower()}{variant}", push, grid)
 
     @dispatch.register
     def _(self, op: RopeCache) -> Dispatch:
