@@ -18,7 +18,16 @@ from coordinator.plan import Limits
 HEADER_WORDS = 8
 INDIRECT_WORD = 4  # the attention dispatch's workgroup counts start here
 
+ATTENTION_VECTORS = 4  # rows times heads of one KV head that a workgroup computes: shaders/attention.slang
+
 Words = npt.NDArray[np.uint32]
+
+
+def attention_groups(
+    num_rows: int, num_kv_heads: int, heads_per_kv_head: int, num_chunks: int
+) -> tuple[int, int, int]:
+    """Workgroups of the attention dispatch."""
+    return -(-num_rows * heads_per_kv_head // ATTENTION_VECTORS), num_kv_heads, num_chunks
 
 
 @dataclass(frozen=True)

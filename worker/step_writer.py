@@ -9,7 +9,7 @@ from coordinator.messages import Load, Step
 from coordinator.model import ModelError, ModelSpec
 from worker.buffers import MAX_ATTENTION_CHUNK, attention_slots
 from worker.device import Device
-from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView
+from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups
 from worker.weight_source import WeightSource
 
 Floats = npt.NDArray[np.float32]
@@ -25,7 +25,7 @@ class StepWriter:
 
     def __init__(self, device: Device, weights: WeightSource, load: Load) -> None:
         self._weights, self._spec, self._limits = weights, load.spec, load.limits
-        self._num_heads = len(load.share.heads)
+        self._num_kv_heads = len(load.share.kv_heads)
         self._tensors = {tensor.name: tensor for tensor in load.tensors}
         self._angles = rope_angles(load.spec, self._rope_factors())
         self._step = StepView(device.view("step").view(np.uint32), StepLayout(load.limits))
@@ -52,7 +52,8 @@ class StepWriter:
         num_rows, num_chunks, chunk_length = step.token_ids.size, *self._chunks(step)
         view = self._step
         view.header[:4] = (num_rows, step.logit_rows.size, chunk_length, num_chunks)
-        view.header[INDIRECT_WORD : INDIRECT_WORD + 3] = (num_rows, self._num_heads, num_chunks)
+        groups = attention_groups(num_rows, self._num_kv_heads, self._spec.heads_per_kv_head, num_chunks)
+        view.header[INDIRECT_WORD : INDIRECT_WORD + 3] = groups
         view.positions[:num_rows] = step.positions
         view.table_starts[:num_rows] = step.table_starts
         view.logit_rows[: step.logit_rows.size] = step.logit_rows

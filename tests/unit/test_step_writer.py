@@ -65,7 +65,7 @@ def test_a_step_arrives_in_the_buffers(path: Path) -> None:
     assert (view.num_rows, view.num_logit_rows) == (5, 2)
     assert view.num_chunks * view.chunk_length >= 64
     indirect = view.header[INDIRECT_WORD : INDIRECT_WORD + 3].tolist()
-    assert indirect == [5, SPEC.num_heads, view.num_chunks]
+    assert indirect == [3, SPEC.num_kv_heads, view.num_chunks]  # 5 rows x 2 heads, 4 at once
     assert view.positions[:5].tolist() == step.positions.tolist()
     assert view.table_starts[:5].tolist() == step.table_starts.tolist()
     assert view.tables[: step.tables.size].tolist() == step.tables.tolist()

@@ -14,9 +14,9 @@ from coordinator.plan import Limits
 from worker.buffers import Buffer, Placement
 from worker.device import Device
 from worker.formats import FORMATS
-from worker.ops import Matrix, Op
+from worker.ops import Attention, Matrix, Op
 from worker.program import Program, Segment
-from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView
+from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -86,8 +86,11 @@ class Case:
         step.table_starts[: len(self.table_starts)] = self.table_starts
         step.logit_rows[: len(self.logit_rows)] = self.logit_rows
         step.tables[: len(self.tables)] = self.tables
-        num_heads = getattr(self.ops[0], "num_heads", 1)
-        step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = (self.num_rows, num_heads, self.num_chunks)
+        op = self.ops[0]
+        if isinstance(op, Attention):
+            step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = attention_groups(
+                self.num_rows, op.num_kv_heads, op.heads_per_kv_head, self.num_chunks
+            )
 
 
 def assert_close(

@@ -50,6 +50,7 @@ class Context:
             pQueuePriorities=ffi.new("float[]", [1.0]),
         )
         features = struct("VkPhysicalDeviceVulkan12Features", timelineSemaphore=1, bufferDeviceAddress=1)
+        core_features = struct("VkPhysicalDeviceFeatures", shaderInt64=self.info.int64)
         extensions = [IMPORT_EXTENSION] if self.info.host_memory_import else []
         info = struct(
             "VkDeviceCreateInfo",
@@ -58,6 +59,7 @@ class Context:
             pQueueCreateInfos=queues,
             enabledExtensionCount=len(extensions),
             ppEnabledExtensionNames=strings(extensions),
+            pEnabledFeatures=core_features,
         )
         self.device = create("vkCreateDevice", "VkDevice", self.physical, info)
         queue = ffi.new("VkQueue *")

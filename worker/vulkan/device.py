@@ -81,8 +81,10 @@ class VulkanDevice:
     def prepare(self, program: Program) -> None:
         if id(program) in self._prepared:
             return
-        places, limits, subgroup = self._memory.__getitem__, self._limits, self.info.max_subgroup_size
-        dispatcher = Dispatcher(program, places, self._partials_layout, limits, subgroup)
+        info, places = self.info, self._memory.__getitem__
+        dispatcher = Dispatcher(
+            program, places, self._partials_layout, self._limits, info.max_subgroup_size, info.int64
+        )
         recorder = Recorder(self._context, self._pipelines, self._memory["step"])
         timestamps = None
         if self._has_timestamps:

@@ -25,7 +25,7 @@ from worker.vulkan.kernels import (
 GROUP_SIZE = 64  # invocations of a workgroup
 # Rows and columns that a subgroup computes at once: multiply<...> in shaders/matmul.slang. Reading
 # activations again for every column is what costs most on lavapipe.
-MATVEC_TILE, MATMUL_TILE = (1, 4), (4, 8)
+MATVEC_TILE, MATMUL_TILE = (1, 8), (4, 8)
 MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/matmul.slang counts on it
 COUNT_WORDS = {"rows": 0, "logit_rows": 1}  # where the step buffer counts these
 FLOAT, QUAD = 4, 16  # bytes of float and float4
@@ -78,9 +78,10 @@ class Dispatcher:
         partials: PartialsLayout,
         limits: Limits,
         max_subgroup_size: int,
+        int64: bool,
     ) -> None:
         self._program, self._places, self._partials = program, places, partials
-        self._limits, self._layout = limits, StepLayout(limits)
+        self._limits, self._layout, self._int64 = limits, StepLayout(limits), int64
         # A device may run narrower subgroups than its widest; then groups are left over, and end at once.
         self._subgroups = max(1, GROUP_SIZE // max_subgroup_size)
 
@@ -144,7 +145,8 @@ class Dispatcher:
         kind, (rows, columns) = ("matvec", MATVEC_TILE) if num_rows == 1 else ("matmul", MATMUL_TILE)
         groups = _ceil(matrix.rows, columns * self._subgroups)
         grid = (min(groups, MAX_GRID), _ceil(groups, MAX_GRID), _ceil(num_rows, rows))
-        return Dispatch(f"{kind}_{matrix.type.lower()}", push, grid)
+        variant = "_wide" if self._int64 else ""
+        return Dispatch(f"{kind}_{matrix.type.lower()}{variant}", push, grid)
 
     @dispatch.register
     def _(self, op: RopeCache) -> Dispatch:
@@ -193,7 +195,9 @@ class Dispatcher:
             value_quads=op.value_length // 4,
             scale=op.scale,
         )
-        return Dispatch(f"attention_{self._limits.kv_type}", push, None)
+        kv_type = self._limits.kv_type
+        variant = "_wide" if self._int64 and kv_type == "f16" else ""
+        return Dispatch(f"attention_{kv_type}{variant}", push, None)
 
     @dispatch.register
     def _(self, op: AttentionCombine) -> Dispatch:

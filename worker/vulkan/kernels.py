@@ -117,10 +117,15 @@ class GatedActivationPush(Structure):
 
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
-    **{f"matvec_{name.lower()}": MatMulPush for name in FORMATS},
-    **{f"matmul_{name.lower()}": MatMulPush for name in FORMATS},
+    **{
+        f"{kind}_{name.lower()}{variant}": MatMulPush
+        for kind in ("matvec", "matmul")
+        for name in FORMATS
+        for variant in ("", "_wide")
+    },
     **{f"rope_cache_{kv_type}": RopeCachePush for kv_type in KV_TYPES},
     **{f"attention_{kv_type}": AttentionPush for kv_type in KV_TYPES},
+    "attention_f16_wide": AttentionPush,
     "attention_combine": AttentionCombinePush,
     "gated_activation": GatedActivationPush,
 }

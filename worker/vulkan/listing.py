@@ -30,6 +30,7 @@ class PhysicalDevice:
     max_subgroup_size: int
     import_alignment: int  # bytes, of imported host memory; 0 where that can't be
     integer_dot_product: bool
+    int64: bool
     float16: bool
     cooperative_matrix: bool
     unusable: str | None  # why the kernels can't run on it
@@ -69,6 +70,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         max_subgroup_size=core13.maxSubgroupSize or core11.subgroupSize,
         import_alignment=query.import_alignment,
         integer_dot_product=bool(features13.shaderIntegerDotProduct),
+        int64=bool(query.features.shaderInt64),
         float16=bool(features12.shaderFloat16),
         cooperative_matrix="VK_KHR_cooperative_matrix" in query.extensions,
         unusable=_unusable(query),
@@ -107,9 +109,10 @@ class _Query:
         self.features12 = struct("VkPhysicalDeviceVulkan12Features")
         self.features13 = struct("VkPhysicalDeviceVulkan13Features")
         chain = self._known([self.features12], [self.features13])
-        lib.vkGetPhysicalDeviceFeatures2(
-            self.handle, struct("VkPhysicalDeviceFeatures2", pNext=chained(chain))
-        )
+        head = struct("VkPhysicalDeviceFeatures2", pNext=chained(chain))
+        lib.vkGetPhysicalDeviceFeatures2(self.handle, head)
+        self._head = head  # owns what features looks into
+        self.features = head.features
 
     def _known(self, of_1_2: list[Handle], of_1_3: list[Handle]) -> list[Handle]:
         """The structs that this device's version defines."""
