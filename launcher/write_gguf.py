@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from coordinator.model import ModelSpec
 from coordinator.shapes import SHAPES, shape_tensors
 from launcher.config import RandomModel, UsageError
 from worker.random_weights import RandomWeights
+
+if TYPE_CHECKING:
+    import gguf
 
 
 def write_gguf(model: RandomModel, path: Path) -> None:
@@ -22,8 +26,10 @@ def write_gguf(model: RandomModel, path: Path) -> None:
     weights = RandomWeights(tensors.values())
     try:
         writer = gguf.GGUFWriter(path, SHAPES[model.shape].spec.architecture)
-        _add_metadata(writer, SHAPES[model.shape].spec)
+        add_metadata(writer, SHAPES[model.shape].spec)
         writer.add_name(model.name)
+        writer.add_tokenizer_model("no_vocab")  # llama.cpp then asks the metadata for the vocabulary's size
+        writer.add_vocab_size(SHAPES[model.shape].spec.vocabulary_size)
         for tensor in tensors.values():
             kind = gguf.GGMLQuantizationType[tensor.type]
             dtype = np.dtype({"F32": np.float32, "F16": np.float16}.get(tensor.type, np.uint8))
@@ -39,11 +45,10 @@ def write_gguf(model: RandomModel, path: Path) -> None:
         raise UsageError(f"--write-gguf {path} can't be written: {error.strerror}") from error
 
 
-def _add_metadata(writer: object, spec: ModelSpec) -> None:
-    """What coordinator.model reads, and what llama.cpp wants of a model without a vocabulary."""
+def add_metadata(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:
+    """The keys from which coordinator.model makes the spec again."""
     import gguf
 
-    assert isinstance(writer, gguf.GGUFWriter)
     writer.add_context_length(spec.context_length)
     writer.add_embedding_length(spec.embedding_length)
     writer.add_block_count(spec.num_layers)
@@ -55,5 +60,6 @@ def _add_metadata(writer: object, spec: ModelSpec) -> None:
     writer.add_layer_norm_rms_eps(spec.norm_epsilon)
     writer.add_rope_dimension_count(spec.rope.dimension)
     writer.add_rope_freq_base(spec.rope.base)
-    writer.add_vocab_size(spec.vocabulary_size)
-    writer.add_tokenizer_model("no_vocab")
+    if spec.rope.scale != 1:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(1 / spec.rope.scale)

@@ -20,6 +20,7 @@ from coordinator.gguf_file import GgufFile, read_gguf
 from coordinator.messages import Load, Step
 from coordinator.model import WEIGHT_TYPES, ModelSpec, Rope, TensorInfo, model_spec
 from coordinator.plan import Limits, RankShare, Shard, check_tensors, make_plan, padded, rank_shards
+from launcher.write_gguf import add_metadata
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.device import Device
 from worker.model_file import ModelFile, load_shard
@@ -148,24 +149,6 @@ def write_llama(
     writer.write_tensors_to_file()
     writer.close()
     return weights
-
-
-def add_metadata(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:
-    """The keys that model_spec reads."""
-    writer.add_context_length(spec.context_length)
-    writer.add_embedding_length(spec.embedding_length)
-    writer.add_block_count(spec.num_layers)
-    writer.add_feed_forward_length(spec.feed_forward_length)
-    writer.add_head_count(spec.num_heads)
-    writer.add_head_count_kv(spec.num_kv_heads)
-    writer.add_key_length(spec.key_length)
-    writer.add_value_length(spec.value_length)
-    writer.add_layer_norm_rms_eps(spec.norm_epsilon)
-    writer.add_rope_dimension_count(spec.rope.dimension)
-    writer.add_rope_freq_base(spec.rope.base)
-    if spec.rope.scale != 1:
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(1 / spec.rope.scale)
 
 
 def open_model(path: Path) -> tuple[GgufFile, ModelSpec]:

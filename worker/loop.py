@@ -75,7 +75,8 @@ class Worker:
 
     def __init__(self, load: Load, options: DeviceOptions) -> None:
         self._load = load
-        self._shards = rank_shards(load.spec, load.share, {tensor.name: tensor for tensor in load.tensors})
+        self._tensors = {tensor.name: tensor for tensor in load.tensors}
+        self._shards = rank_shards(load.spec, load.share, self._tensors)
         self.weights: WeightSource = open_weights(load)
         self.device: Device = open_device(options, load.limits, load.timeout_seconds)
         timed = self.device if isinstance(self.device, TimedDevice) else None
@@ -105,11 +106,10 @@ class Worker:
         }
         self.device.create_buffers(buffers)
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
-        tensors = {tensor.name: tensor for tensor in self._load.tensors}
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
         for name, shard in self._shards.items():
-            for num_bytes in load_shard(self.device, self.weights, name, shard, tensors[shard.tensor]):
+            for num_bytes in load_shard(self.device, self.weights, name, shard, self._tensors[shard.tensor]):
                 done += num_bytes
                 if time.monotonic() - reported > 0.1:
                     control.send(Progress(done, total))
@@ -122,7 +122,7 @@ class Worker:
         self.device.attach_partials(self.collective.arena, self.collective.write_slot)
         self._writer = StepWriter(self.device, self.weights, self._load)
         self._logits = self.device.view("logits").view(np.float32)
-        self.device.prepare(self._program(1, 1))
+        self._program(1, 1)
         way = (
             "written straight to host memory" if self.device.imports_partials else "copied by way of the host"
         )
@@ -133,7 +133,6 @@ class Worker:
         clock = RecordingClock() if self._timed is not None else StepClock()
         self._writer.write(step)
         program = self._program(step.token_ids.size, step.logit_rows.size)
-        self.device.prepare(program)
         clock.lap("host")
         self.device.submit(program, step.token_ids.size)
         clock.lap("submit")
@@ -162,12 +161,15 @@ class Worker:
         return tuple(clock.laps)
 
     def _program(self, num_rows: int, num_logit_rows: int) -> Program:
+        """The program of the rows' bucket, built and prepared when it is first wanted."""
         limits = self._load.limits
         key = (row_bucket(num_rows, limits.max_rows), row_bucket(num_logit_rows, limits.max_logit_rows))
         if key not in self._programs:
-            self._programs[key] = build_program(
+            program = build_program(
                 self._load.spec, self._load.share, self._shards, self._load.num_ranks, *key
             )
+            self.device.prepare(program)
+            self._programs[key] = program
         return self._programs[key]
 
     def close(self) -> None:

@@ -23,9 +23,9 @@ from coordinator.messages import Step
 from coordinator.model import ModelError, model_spec
 from coordinator.plan import PlanError, check_tensors
 from coordinator.tokenizer import TokenizerError, load_tokenizer
+from launcher.write_gguf import add_metadata
 from tests.models import (
     LocalEngine,
-    add_metadata,
     examples,
     make_spec,
     tensor_infos,

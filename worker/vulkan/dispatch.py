@@ -91,6 +91,16 @@ class Dispatcher:
     def _stride(self, name: str) -> int:
         return self._places(name).row_length
 
+    def _paging(self) -> dict[str, int]:
+        """How a kernel finds a row's place in the paged cache by the step buffer."""
+        layout = self._layout
+        return {
+            "positions": layout.positions,
+            "table_starts": layout.table_starts,
+            "tables": layout.tables,
+            "block_length": self._limits.block_length,
+        }
+
     @singledispatchmethod
     def dispatch(self, op: Op) -> Dispatch:
         raise AssertionError(f"no kernel for {type(op).__name__}")
@@ -158,10 +168,7 @@ class Dispatcher:
             value=self._address("value"),
             key_cache=self._address(op.key_cache),
             value_cache=self._address(op.value_cache),
-            positions=self._layout.positions,
-            table_starts=self._layout.table_starts,
-            tables=self._layout.tables,
-            block_length=self._limits.block_length,
+            **self._paging(),
             num_heads=op.num_heads,
             num_kv_heads=op.num_kv_heads,
             key_length=op.key_length,
@@ -183,10 +190,7 @@ class Dispatcher:
             value_cache=self._address(op.value_cache),
             sums=self._address("attention_sums"),
             scales=self._address("attention_scales"),
-            positions=self._layout.positions,
-            table_starts=self._layout.table_starts,
-            tables=self._layout.tables,
-            block_length=self._limits.block_length,
+            **self._paging(),
             num_heads=op.num_heads,
             num_kv_heads=op.num_kv_heads,
             first_head=op.first_head,
