@@ -9,7 +9,7 @@ from typing import TypeVar
 import zmq
 
 from coordinator.messages import PROTOCOL_VERSION, Failed, Hello, Message, decode, encode
-from coordinator.wire import WireError
+from coordinator.wire import Frame, WireError
 
 POLL_MILLISECONDS = 50  # how soon a worker's death is seen
 BLAME_SECONDS = 0.5  # for a rank that another one blames, or that has ended, to be heard
@@ -45,19 +45,20 @@ class WorkerChannel:
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 500)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.RCVTIMEO, POLL_MILLISECONDS)
         self._socket.bind(endpoint)
 
     def broadcast(self, message: Message) -> None:
-        data = encode(message)
+        frames = encode(message)
         for name, rank in self._ranks.items():
-            self._send(name, rank, data)
+            self._send(name, rank, frames)
 
     def send(self, rank: int, message: Message) -> None:
         self._send(identity(rank), rank, encode(message))
 
-    def _send(self, name: bytes, rank: int, data: bytes) -> None:
+    def _send(self, name: bytes, rank: int, frames: list[Frame]) -> None:
         try:
-            self._socket.send_multipart((name, data))
+            self._socket.send_multipart((name, *frames))
         except zmq.ZMQError as error:
             self._watch(self._failures)
             raise WorkerError(rank, f"rank {rank} can't be reached: {error}") from error
@@ -75,21 +76,20 @@ class WorkerChannel:
         return None
 
     def _next(self, deadline: float) -> tuple[int, Message] | None:
-        while True:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                return None
-            if not self._socket.poll(min(POLL_MILLISECONDS, int(remaining * 1000) + 1)):
+        while time.monotonic() < deadline:
+            try:
+                name, *frames = self._socket.recv_multipart(copy=False)
+            except zmq.Again:
                 self._look_after_workers()
                 continue
-            frames = self._socket.recv_multipart()
-            rank = self._ranks.get(frames[0])
-            if rank is None or len(frames) != 2:
+            rank = self._ranks.get(name.bytes)
+            if rank is None or not frames:
                 continue
             try:
-                return rank, decode(frames[1])
+                return rank, decode([frame.buffer for frame in frames])
             except WireError as error:
                 raise WorkerError(rank, f"rank {rank} sent {error}") from error
+        return None
 
     def _look_after_workers(self) -> None:
         try:

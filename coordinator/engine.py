@@ -122,7 +122,7 @@ class Engine:
             for kind, microseconds in answer.ledger.items():
                 totals[kind] = totals.get(kind, 0.0) + microseconds
         self._num_steps += 1
-        return np.concatenate(slices, axis=1)
+        return np.concatenate(slices, axis=1) if len(slices) > 1 else slices[0]
 
     def take_ledger(self) -> tuple[list[dict[str, float]], int]:
         """Each rank's microseconds by kind, and the number of steps, since this was called last."""

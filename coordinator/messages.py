@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Union
 
 from coordinator import wire
 from coordinator.model import ModelSpec, TensorInfo
 from coordinator.plan import Limits, RankShare
-from coordinator.wire import Float32s, Int32s
+from coordinator.wire import Float32s, Frame, Int32s
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,12 @@ _KNOWN: dict[str, type] = {
 }
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Message) -> list[Frame]:
+    """The frames to send. Large arrays are not copied: the message must not change before they are sent."""
     return wire.pack(type(message).__name__, message)
 
 
-def decode(data: bytes) -> Message:
-    """Raises wire.WireError for what is no message."""
-    message: Message = wire.unpack(data, _KNOWN)
+def decode(frames: Sequence[Frame]) -> Message:
+    """Large arrays share the frames' memory. Raises wire.WireError for what is no message."""
+    message: Message = wire.unpack(frames, _KNOWN)
     return message

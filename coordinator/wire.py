@@ -1,99 +1,146 @@
-"""Dataclasses to msgpack and back. What comes in is checked, field by field, against the annotations."""
+"""Dataclasses to msgpack and back. What comes in is checked, field by field, against the annotations.
+
+A message is a list of frames: first msgpack of its name and fields, then one for each large array, which
+is neither copied into the first nor out of it. Annotations are looked at once per type, not per message.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import types
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import msgpack
 import numpy as np
 import numpy.typing as npt
 
-Int32s = Annotated[npt.NDArray[np.int32], np.int32]  # one-dimensional; bytes on the wire
-Float32s = Annotated[npt.NDArray[np.float32], np.float32]
+Int32s = Annotated[npt.NDArray[np.int32], np.int32]  # one-dimensional; bytes within the first frame
+Float32s = Annotated[npt.NDArray[np.float32], np.float32]  # one-dimensional; a frame of their own
+
+Frame: TypeAlias = bytes | memoryview
+Decoder = Callable[[Any, Iterator[Frame]], Any]  # a plain value, the frames that no array has taken yet
+BUFFER_BYTES = 16384  # that packing starts with: msgpack's own choice is mapped anew for every message
 
 
 class WireError(ValueError):
     """What came in is no message; the sentence says why."""
 
 
-def pack(name: str, message: Any) -> bytes:
-    """A dataclass as msgpack: [name, fields]."""
-    packed: bytes = msgpack.packb([name, _to_plain(message)])
-    return packed
+def pack(name: str, message: Any) -> list[Frame]:
+    """A dataclass as frames. They share the memory of its large arrays."""
+    arrays: list[Frame] = []
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {field: getattr(value, field) for field in _fields(type(value))}
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{type(value).__name__} can't be sent")
+        if value.dtype != np.float32:
+            return value.tobytes()
+        arrays.append(np.ascontiguousarray(value).data)
+        return None
+
+    packed: bytes = msgpack.packb([name, plain(message)], default=plain, buf_size=BUFFER_BYTES)
+    return [packed, *arrays]
 
 
-def unpack(data: bytes, known: dict[str, type]) -> Any:
-    """The message in `data`, of one of the `known` types. Raises WireError."""
+def unpack(frames: Sequence[Frame], known: dict[str, type]) -> Any:
+    """The message in the frames, of one of the `known` types; its large arrays share their memory.
+
+    Raises WireError.
+    """
+    if not frames:
+        raise WireError("no frames")
     try:
-        content = msgpack.unpackb(data, strict_map_key=True)
+        content = msgpack.unpackb(frames[0], strict_map_key=True)
     except (ValueError, msgpack.UnpackException) as error:
         raise WireError(f"no msgpack: {error}") from error
     if not isinstance(content, list) or len(content) != 2 or not isinstance(content[0], str):
         raise WireError("not a name with fields")
     if content[0] not in known:
         raise WireError(f"a message of the unknown type {content[0]!r:.40}")
-    return _to_dataclass(content[1], known[content[0]])
-
-
-def _to_plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {field.name: _to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, np.ndarray):
-        return value.tobytes()
-    if isinstance(value, tuple | list):
-        return [_to_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _to_plain(item) for key, item in value.items()}
-    return value
+    arrays = iter(frames[1:])
+    message = _decoder(known[content[0]])(content[1], arrays)
+    if next(arrays, None) is not None:
+        raise WireError(f"{content[0]} with {len(frames) - 1} frames of arrays, more than it has")
+    return message
 
 
 @functools.cache
-def _hints(message_type: type) -> dict[str, Any]:
-    return get_type_hints(message_type, include_extras=True)
+def _fields(message_type: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(message_type))
 
 
-def _to_dataclass(value: Any, message_type: type) -> Any:
-    hints = _hints(message_type)
-    if not isinstance(value, dict) or value.keys() != hints.keys():
-        raise WireError(f"the fields of {message_type.__name__} are {', '.join(hints)}")
-    try:
-        return message_type(**{name: _checked(value[name], hint) for name, hint in hints.items()})
-    except (WireError, ValueError, AssertionError) as error:
-        raise WireError(f"{message_type.__name__}: {error}") from error
-
-
-def _checked(value: Any, hint: Any) -> Any:
-    """`value` as the annotation wants it."""
+@functools.cache
+def _decoder(hint: Any) -> Decoder:
+    """What turns a plain value into what the annotation says, or raises WireError."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _array(value, arguments[1])
+        return _attached_array if arguments[1] is np.float32 else functools.partial(_array, arguments[1])
     if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _checked(value, next(argument for argument in arguments if argument is not type(None)))
+        (kind,) = (argument for argument in arguments if argument is not type(None))
+        return functools.partial(_optional, _decoder(kind))
     if origin is tuple:
-        _expect(value, list)
-        return tuple(_checked(item, arguments[0]) for item in value)
+        return functools.partial(_tuple, _decoder(arguments[0]))
     if origin is dict:
-        _expect(value, dict)
-        return {_checked(key, arguments[0]): _checked(item, arguments[1]) for key, item in value.items()}
+        return functools.partial(_dict, _decoder(arguments[0]), _decoder(arguments[1]))
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
-        return _to_dataclass(value, hint)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        decoders = {name: _decoder(kind) for name, kind in get_type_hints(hint, include_extras=True).items()}
+        return functools.partial(_dataclass, hint, decoders)
+    return _float if hint is float else functools.partial(_scalar, hint)
+
+
+def _dataclass(kind: type, decoders: dict[str, Decoder], value: Any, arrays: Iterator[Frame]) -> Any:
+    if type(value) is not dict or value.keys() != decoders.keys():
+        raise WireError(f"the fields of {kind.__name__} are {', '.join(decoders)}")
+    try:
+        return kind(**{name: decode(value[name], arrays) for name, decode in decoders.items()})
+    except (WireError, ValueError, AssertionError) as error:
+        raise WireError(f"{kind.__name__}: {error}") from error
+
+
+def _array(dtype: type[np.generic], value: Any, _arrays: Iterator[Frame]) -> npt.NDArray[Any]:
+    _expect(value, bytes)
+    return np.frombuffer(value, dtype)
+
+
+def _attached_array(value: Any, arrays: Iterator[Frame]) -> npt.NDArray[np.float32]:
+    _expect(value, type(None))
+    frame = next(arrays, None)
+    if frame is None:
+        raise WireError("the frame of an array is missing")
+    return np.frombuffer(frame, np.float32)
+
+
+def _optional(decode: Decoder, value: Any, arrays: Iterator[Frame]) -> Any:
+    return None if value is None else decode(value, arrays)
+
+
+def _tuple(decode: Decoder, value: Any, arrays: Iterator[Frame]) -> tuple[Any, ...]:
+    _expect(value, list)
+    return tuple(decode(item, arrays) for item in value)
+
+
+def _dict(decode_key: Decoder, decode: Decoder, value: Any, arrays: Iterator[Frame]) -> dict[Any, Any]:
+    _expect(value, dict)
+    return {decode_key(key, arrays): decode(item, arrays) for key, item in value.items()}
+
+
+def _float(value: Any, _arrays: Iterator[Frame]) -> float:
+    if type(value) is int:
         return float(value)
-    _expect(value, hint)
+    _expect(value, float)
+    return value  # type: ignore[no-any-return]
+
+
+def _scalar(kind: type, value: Any, _arrays: Iterator[Frame]) -> Any:
+    _expect(value, kind)
     return value
 
 
 def _expect(value: Any, kind: type) -> None:
     if type(value) is not kind:
         raise WireError(f"{value!r:.40} is no {kind.__name__}")
-
-
-def _array(value: Any, dtype: type[np.generic]) -> npt.NDArray[Any]:
-    _expect(value, bytes)
-    return np.frombuffer(value, dtype)

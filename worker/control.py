@@ -20,11 +20,12 @@ class ControlSocket:
         self._socket.connect(endpoint)
 
     def send(self, message: Message) -> None:
-        self._socket.send(encode(message))
+        """The message may change afterwards."""
+        self._socket.send_multipart(encode(message))
 
     def receive(self) -> Message:
         """Waits as long as it takes: the kernel ends this process when the launcher's ends."""
-        return decode(self._socket.recv())
+        return decode(self._socket.recv_multipart())
 
     def close(self) -> None:
         self._socket.close()

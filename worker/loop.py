@@ -129,7 +129,10 @@ class Worker:
         log.info("ready: %d bytes on the device, partial sums %s", self.device_bytes, way)
 
     def run(self, step: Step) -> StepDone:
-        """One step: write, submit, and at every segment's end an all-reduce."""
+        """One step: write, submit, and at every segment's end an all-reduce.
+
+        The logits are the device's own memory: the next step overwrites them.
+        """
         clock = RecordingClock() if self._timed is not None else StepClock()
         self._writer.write(step)
         program = self._program(step.token_ids.size, step.logit_rows.size)
@@ -146,7 +149,7 @@ class Worker:
                 clock.lap("reduce")
                 self.device.release(index + 1)
                 clock.lap("submit")
-        logits = self._logits[: step.logit_rows.size * len(self._load.share.vocabulary)].copy()
+        logits = self._logits[: step.logit_rows.size * len(self._load.share.vocabulary)]
         clock.lap("host")
         laps = self._device_laps(clock)
         return StepDone(step.number, logits, clock.ledger(), laps if self._load.trace else ())

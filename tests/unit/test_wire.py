@@ -18,7 +18,7 @@ from coordinator import messages
 from coordinator.messages import Hello, Load, Message, Shutdown, Step, StepDone, decode, encode
 from coordinator.model import ModelSpec
 from coordinator.plan import KV_TYPES, Limits, Span
-from coordinator.wire import WireError
+from coordinator.wire import Frame, WireError
 from tests.models import LIMITS, SPEC, examples
 
 KINDS: tuple[type, ...] = get_args(Message)
@@ -102,15 +102,15 @@ def test_every_message_type_is_known() -> None:
 
 
 READY: dict[str, Any] = {"device_bytes": 1, "imports_partials": True, "copy_bandwidth": 0.0}
-DONE: dict[str, Any] = {"number": 1, "logits": b"", "ledger": {}, "laps": []}
+DONE: dict[str, Any] = {"number": 1, "logits": None, "ledger": {}, "laps": []}
 
 
-def message_of(name: str, fields: Any) -> bytes:
-    packed: bytes = msgpack.packb([name, fields])
-    return packed
+def message_of(name: str, fields: Any, *arrays: bytes) -> list[Frame]:
+    return [msgpack.packb([name, fields]), *arrays]
 
 
 HELLO = {"version": 1, "rank": 2, "process_id": 3}
+HELLO_FRAME: bytes = msgpack.packb(["Hello", HELLO])
 STEP = {
     "number": 1, "token_ids": b"\0" * 4, "positions": b"\0" * 4,
     "table_starts": b"\0" * 4, "tables": b"\0" * 4, "logit_rows": b"",
@@ -125,7 +125,7 @@ def test_the_plain_messages_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "sentence"),
+    ("frames", "sentence"),
     [
         (message_of("Bye", {}), "a message of the unknown type 'Bye'"),
         (message_of("Message", {}), "a message of the unknown type 'Message'"),
@@ -147,36 +147,41 @@ def test_the_plain_messages_are_accepted() -> None:
         ),
         (message_of("Failed", {"error": "", "culprit": False}), "False is no int"),
         (
-            message_of("StepDone", {**DONE, "ledger": {"a": "b"}}),
+            message_of("StepDone", {**DONE, "ledger": {"a": "b"}}, b""),
             "'b' is no float",
         ),
         (
-            message_of("StepDone", {**DONE, "ledger": {"a": True}}),
+            message_of("StepDone", {**DONE, "ledger": {"a": True}}, b""),
             "True is no float",
         ),
-        (message_of("StepDone", {**DONE, "ledger": []}), r"\[\] is no dict"),
-        (message_of("StepDone", {**DONE, "logits": b"12345"}), "StepDone: "),
+        (message_of("StepDone", {**DONE, "ledger": []}, b""), r"\[\] is no dict"),
+        (message_of("StepDone", {**DONE, "logits": b"1234"}, b""), "b'1234' is no NoneType"),
+        (message_of("StepDone", DONE, b"12345"), "StepDone: "),
+        (message_of("StepDone", DONE), "StepDone: the frame of an array is missing"),
+        (message_of("StepDone", DONE, b"", b""), "StepDone with 2 frames of arrays, more than it has"),
+        (message_of("Hello", HELLO, b"1234"), "Hello with 1 frames of arrays, more than it has"),
+        ([], "no frames"),
         (message_of("Step", {**STEP, "tables": "abcd"}), "'abcd' is no bytes"),
         (message_of("Step", {**STEP, "tables": [1]}), r"\[1\] is no bytes"),
-        (msgpack.packb(["Hello"]), "not a name with fields"),
-        (msgpack.packb(["Hello", HELLO, 1]), "not a name with fields"),
-        (msgpack.packb([1, HELLO]), "not a name with fields"),
-        (msgpack.packb([["Hello"], HELLO]), "not a name with fields"),
-        (msgpack.packb({"Hello": HELLO}), "not a name with fields"),
-        (msgpack.packb({1: 2}), "no msgpack"),
-        (msgpack.packb(["Hello", msgpack.ExtType(5, b"x")]), "the fields of Hello are"),
-        (msgpack.packb(["Hello", {**HELLO, "rank": msgpack.Timestamp(1)}]), "is no int"),
-        (b"", "no msgpack"),
-        (b"\xc1", "no msgpack"),
-        (b"\x91" * 3000, "no msgpack"),
-        (encode(Hello(1, 2, 3)) + b"\0", "no msgpack"),
-        (encode(Hello(1, 2, 3))[:-1], "no msgpack"),
-        (b"\x92\xa5\xff\xff\xff\xff\xff\x80", "no msgpack"),
+        ([msgpack.packb(["Hello"])], "not a name with fields"),
+        ([msgpack.packb(["Hello", HELLO, 1])], "not a name with fields"),
+        ([msgpack.packb([1, HELLO])], "not a name with fields"),
+        ([msgpack.packb([["Hello"], HELLO])], "not a name with fields"),
+        ([msgpack.packb({"Hello": HELLO})], "not a name with fields"),
+        ([msgpack.packb({1: 2})], "no msgpack"),
+        ([msgpack.packb(["Hello", msgpack.ExtType(5, b"x")])], "the fields of Hello are"),
+        ([msgpack.packb(["Hello", {**HELLO, "rank": msgpack.Timestamp(1)}])], "is no int"),
+        ([b""], "no msgpack"),
+        ([b"\xc1"], "no msgpack"),
+        ([b"\x91" * 3000], "no msgpack"),
+        ([HELLO_FRAME + b"\0"], "no msgpack"),
+        ([HELLO_FRAME[:-1]], "no msgpack"),
+        ([b"\x92\xa5\xff\xff\xff\xff\xff\x80"], "no msgpack"),
     ],
 )
-def test_what_is_no_message_is_refused(data: bytes, sentence: str) -> None:
+def test_what_is_no_message_is_refused(frames: list[Frame], sentence: str) -> None:
     with pytest.raises(WireError, match=sentence):
-        decode(data)
+        decode(frames)
 
 
 @pytest.mark.parametrize("name", sorted(set(STEP) - {"number"}))
@@ -188,7 +193,7 @@ def test_arrays_of_odd_lengths_are_refused(name: str, size: int) -> None:
 
 def plain_load() -> Any:
     load = Load("m", "h", 1, SPEC, (), share_of_one(), 1, LIMITS, "shared-memory", b"t" * 16, 1.0)
-    return msgpack.unpackb(encode(load))
+    return msgpack.unpackb(encode(load)[0])
 
 
 def share_of_one() -> Any:
@@ -212,7 +217,7 @@ def share_of_one() -> Any:
 )
 def test_what_does_not_fit_together_is_refused(path: tuple[str, ...], value: Any, sentence: str) -> None:
     name, fields = plain_load()
-    assert_same(encode(decode(message_of(name, fields))), message_of(name, fields))
+    assert encode(decode(message_of(name, fields))) == message_of(name, fields)
     inner = fields
     for key in path[:-1]:
         inner = inner[key]
@@ -222,7 +227,7 @@ def test_what_does_not_fit_together_is_refused(path: tuple[str, ...], value: Any
 
 
 def test_integers_pass_for_floats_but_not_the_other_way_round() -> None:
-    done = decode(message_of("StepDone", {**DONE, "ledger": {"a": 3}}))
+    done = decode(message_of("StepDone", {**DONE, "ledger": {"a": 3}}, b""))
     assert isinstance(done, StepDone)
     assert_same(done.ledger, {"a": 3.0})
 
@@ -239,7 +244,7 @@ PLAIN = st.recursive(
 @examples(400)
 def test_garbage_is_refused(data: bytes) -> None:
     with pytest.raises(WireError):
-        decode(data)
+        decode([data])
 
 
 @given(st.data())
@@ -268,11 +273,12 @@ def test_wrong_fields_are_refused_or_harmless(data: st.DataObject) -> None:
 @given(st.data())
 @examples(300)
 def test_damaged_bytes_are_refused_or_a_message(data: st.DataObject) -> None:
-    message = bytearray(encode(data.draw(st.one_of([instances_of(kind) for kind in KINDS]))))
+    first, *arrays = encode(data.draw(st.one_of([instances_of(kind) for kind in KINDS])))
+    damaged = bytearray(first)
     for _ in range(data.draw(st.integers(1, 3))):
-        message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     try:
-        found = decode(bytes(message))
+        found = decode([bytes(damaged), *arrays])
     except WireError:
         return
     assert isinstance(found, KINDS)
