@@ -6,7 +6,7 @@ loop knows only this interface.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -33,6 +33,10 @@ class DeviceOptions:
     timestamps: bool = False  # note when each segment runs
 
 
+Place = tuple[int, int]  # offset and length in bytes
+FillPlaces = Callable[[list[npt.NDArray[np.uint8]]], None]  # gets the memory of each place
+
+
 class Device(Protocol):
     """A device that runs one program at a time.
 
@@ -48,6 +52,12 @@ class Device(Protocol):
 
     def write(self, buffer: str, offset: int, data: npt.NDArray[np.uint8]) -> None:
         """Copies bytes into a buffer; while loading only. The data may be reused when it returns."""
+
+    def fill(self, buffer: str, places: Sequence[Place], write: FillPlaces) -> None:
+        """Has `write` put bytes into places of a buffer; while loading only, from any thread.
+
+        All places together are a few MiB. What `write` gets may be memory that is copied afterwards.
+        """
 
     def view(self, buffer: str) -> npt.NDArray[np.uint8]:
         """The memory of an UPLOAD or READBACK buffer, shared with the device."""

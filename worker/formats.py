@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.plan import COLUMN_TILE
+from coordinator.plan import COLUMN_TILE, padded
 
 PLANE_ALIGNMENT = 256  # bytes; suits every device's minimum storage buffer alignment
 
@@ -48,6 +48,16 @@ class WeightFormat(ABC):
     def dequantize(self, planes: list[Bytes], rows: int, columns: int) -> Floats:
         """The planes of a matrix -> float32 [rows, columns]: what kernels compute with."""
 
+    def repack_into(self, planes: list[Bytes], raw: Bytes, columns: int) -> None:
+        """As repack, into memory that is there. A format overrides it to copy every byte only once."""
+        for plane, packed in zip(planes, self.repack(raw, columns), strict=True):
+            plane[:] = packed
+
+    def widen(self, raw: Bytes, columns: int) -> Floats:
+        """GGUF rows [rows, row bytes] -> float32 [rows, columns]."""
+        held = padded(columns)
+        return self.dequantize(self.repack(raw, held), len(raw), held)[:, :columns]
+
 
 def _fill_up(rows: npt.NDArray[np.generic], length: int) -> npt.NDArray[np.generic]:
     missing = length - rows.shape[1]
@@ -66,6 +76,11 @@ class _PlainFormat(WeightFormat):
             np.ascontiguousarray(_fill_up(raw, columns * self._dtype.itemsize)).reshape(-1).view(np.uint8)
         ]
 
+    def repack_into(self, planes: list[Bytes], raw: Bytes, columns: int) -> None:
+        rows = planes[0].reshape(len(raw), -1)
+        rows[:, : raw.shape[1]] = raw
+        rows[:, raw.shape[1] :] = 0
+
     def dequantize(self, planes: list[Bytes], rows: int, columns: int) -> Floats:
         return planes[0].view(self._dtype)[: rows * columns].reshape(rows, columns).astype(np.float32)
 
@@ -75,20 +90,35 @@ class _BlockFormat(WeightFormat):
 
     def __init__(self, quant_bytes: int) -> None:
         self.plane_bytes = (quant_bytes, 2)
+        # Opaque bytes: NumPy copies them three times as fast as it copies arrays of so few.
+        self._block = np.dtype([("scale", "V2"), ("quants", f"V{quant_bytes}")])
 
     def repack(self, raw: Bytes, columns: int) -> list[Bytes]:
-        blocks = raw.reshape(raw.shape[0], -1, 2 + self.plane_bytes[0])
-        scales, quants = blocks[:, :, :2], blocks[:, :, 2:]
-        return [np.ascontiguousarray(quants).reshape(-1), np.ascontiguousarray(scales).reshape(-1)]
+        num_blocks = raw.size // self._block.itemsize
+        planes = [np.empty(num_blocks * plane_bytes, np.uint8) for plane_bytes in self.plane_bytes]
+        self.repack_into(planes, raw, columns)
+        return planes
+
+    def repack_into(self, planes: list[Bytes], raw: Bytes, columns: int) -> None:
+        blocks = raw.view(self._block)  # [rows, blocks]
+        for plane, part in zip(planes, ("quants", "scale"), strict=True):
+            plane.view(self._block[part]).reshape(blocks.shape)[:] = blocks[part]
 
     def dequantize(self, planes: list[Bytes], rows: int, columns: int) -> Floats:
         num_blocks = rows * columns // self.tile_columns
-        quants = self._integers(
-            planes[0][: num_blocks * self.plane_bytes[0]].reshape(num_blocks, self.plane_bytes[0])
-        )
-        scales = planes[1].view("<f2")[:num_blocks].astype(np.float32)
+        quants = planes[0][: num_blocks * self.plane_bytes[0]].reshape(num_blocks, self.plane_bytes[0])
+        scales = planes[1].view("<f2")[:num_blocks, None]
+        return self._scaled(quants, scales).reshape(rows, columns)
+
+    def widen(self, raw: Bytes, columns: int) -> Floats:
+        blocks = raw.reshape(-1, self._block.itemsize)
+        scales = np.ascontiguousarray(blocks[:, :2]).view("<f2")
+        return self._scaled(blocks[:, 2:], scales).reshape(len(raw), columns)
+
+    def _scaled(self, quants: Bytes, scales: npt.NDArray[np.float16]) -> Floats:
+        """quants [blocks, quant bytes], scales [blocks, 1] -> float32 [blocks, 32]."""
         with np.errstate(invalid="ignore"):  # a damaged file's scales may be infinite
-            return (quants * scales[:, None]).reshape(rows, columns)
+            return self._integers(quants) * scales.astype(np.float32)
 
     @abstractmethod
     def _integers(self, quants: Bytes) -> Floats:

@@ -28,7 +28,7 @@ from worker.bandwidth import copy_bandwidth
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
 from worker.device import Device, DeviceOptions, TimedDevice
-from worker.model_file import load_shard
+from worker.loading import load_shards
 from worker.open_device import open_device
 from worker.open_weights import open_weights
 from worker.program import Program, build_program
@@ -108,12 +108,11 @@ class Worker:
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
-        for name, shard in self._shards.items():
-            for num_bytes in load_shard(self.device, self.weights, name, shard, self._tensors[shard.tensor]):
-                done += num_bytes
-                if time.monotonic() - reported > 0.1:
-                    control.send(Progress(done, total))
-                    reported = time.monotonic()
+        for num_bytes in load_shards(self.device, self.weights, self._shards, self._tensors):
+            done += num_bytes
+            if time.monotonic() - reported > 0.1:
+                control.send(Progress(done, total))
+                reported = time.monotonic()
         control.send(Progress(total, total))
         log.info("%d bytes of weights loaded in %.2f s", total, time.monotonic() - started)
 

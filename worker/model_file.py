@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from worker.formats import FORMATS
 from worker.weight_source import WeightSource
 
 Bytes = npt.NDArray[np.uint8]
-CHUNK_BYTES = 8 << 20  # of a tensor repacked at a time: bounds what loading needs beyond the shard
+CHUNK_BYTES = 4 << 20  # of a shard repacked at a time: bounds what loading needs beyond it
 
 
 class ModelFile(WeightSource):
@@ -36,16 +37,22 @@ class ModelFile(WeightSource):
 def load_shard(
     device: Device, weights: WeightSource, name: str, shard: Shard, tensor: TensorInfo
 ) -> Iterator[int]:
-    """Repacks a shard into the device's buffer `name`, in chunks; yields the device bytes of each."""
+    """Repacks a shard into the device's buffer `name`, in chunks; yields the device bytes of each.
+
+    The file's bytes are copied once, to where the device wants them; several shards may be loaded at once.
+    """
     weight_format, weight_type = FORMATS[shard.type], WEIGHT_TYPES[shard.type]
     first, last = weight_type.row_bytes(shard.columns.start), weight_type.row_bytes(shard.columns.stop)
     rows = weights.rows(tensor)[shard.rows.start : shard.rows.stop, first:last]
     columns = shard.padded_columns
     offsets = weight_format.plane_offsets(len(shard.rows), columns)
-    step = max(1, CHUNK_BYTES // max(1, last - first))
+    row_bytes = [columns // weight_format.tile_columns * nbytes for nbytes in weight_format.plane_bytes]
+    step = max(1, CHUNK_BYTES // max(1, sum(row_bytes)))
     for start in range(0, len(rows) if columns else 0, step):
-        planes = weight_format.repack(rows[start : start + step], columns)
-        for plane, plane_start in zip(planes, offsets, strict=False):
-            row_bytes = plane.size // len(rows[start : start + step])
-            device.write(name, plane_start + start * row_bytes, plane)
-        yield sum(plane.size for plane in planes)
+        chunk = rows[start : start + step]
+        places = [
+            (plane_start + start * nbytes, len(chunk) * nbytes)
+            for plane_start, nbytes in zip(offsets, row_bytes, strict=False)
+        ]
+        device.fill(name, places, functools.partial(weight_format.repack_into, raw=chunk, columns=columns))
+        yield sum(nbytes for _, nbytes in places)

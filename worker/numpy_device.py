@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from coordinator.plan import Limits
 from worker.buffers import Buffer
+from worker.device import FillPlaces, Place
 from worker.formats import FORMATS
 from worker.ops import (
     Attention,
@@ -53,6 +54,9 @@ class NumpyDevice:
 
     def write(self, buffer: str, offset: int, data: Bytes) -> None:
         self._bytes[buffer][offset : offset + data.size] = data
+
+    def fill(self, buffer: str, places: Sequence[Place], write: FillPlaces) -> None:
+        write([self._bytes[buffer][offset : offset + nbytes] for offset, nbytes in places])
 
     def view(self, buffer: str) -> Bytes:
         return self._bytes[buffer]

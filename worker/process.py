@@ -1,10 +1,14 @@
-"""What binds a worker to its machine: dies with its parent, runs on its own cores. Linux only."""
+"""What binds a worker to its machine: its parent, its cores, its pages. Linux only."""
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import signal
+
+import numpy as np
+import numpy.typing as npt
 
 PR_SET_PDEATHSIG = 1
 
@@ -26,3 +30,15 @@ def leave_interrupts_to_launcher() -> None:
 def pin(cores: list[int]) -> None:
     """Keeps all threads of this process, also those of the driver, on the given cores."""
     os.sched_setaffinity(0, cores)
+
+
+def advise_huge_pages(memory: npt.NDArray[np.uint8]) -> None:
+    """Asks the kernel for large pages (madvise(2)), of which the first writes fault in 512 times fewer.
+
+    Only advice: a kernel without them, or memory that is a device's, refuses, and nothing changes.
+    """
+    start = -(-memory.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = memory.ctypes.data + memory.nbytes - start
+    if length > 0:
+        libc = ctypes.CDLL(None)
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)

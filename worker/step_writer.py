@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.messages import Load, Step
-from coordinator.model import ModelError, ModelSpec
+from coordinator.model import ModelError, ModelSpec, TensorInfo
 from worker.buffers import MAX_ATTENTION_CHUNK, attention_slots
 from worker.device import Device
+from worker.formats import FORMATS
 from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups
 from worker.weight_source import WeightSource
 
@@ -24,26 +25,16 @@ class StepWriter:
     """Fills the UPLOAD buffers of a device for one step after another."""
 
     def __init__(self, device: Device, weights: WeightSource, load: Load) -> None:
-        self._weights, self._spec, self._limits = weights, load.spec, load.limits
+        self._spec, self._limits = load.spec, load.limits
         self._num_kv_heads = len(load.share.kv_heads)
-        self._tensors = {tensor.name: tensor for tensor in load.tensors}
-        self._angles = rope_angles(load.spec, self._rope_factors())
+        tensors = {tensor.name: tensor for tensor in load.tensors}
+        embeddings = tensors["token_embd.weight"]
+        self._token_rows, self._format = weights.rows(embeddings), FORMATS[embeddings.type]
+        self._angles = rope_angles(load.spec, _rope_factors(weights, tensors.get("rope_freqs.weight")))
         self._step = StepView(device.view("step").view(np.uint32), StepLayout(load.limits))
         self._rope = device.view("rope").view(np.float32).reshape(load.limits.max_rows, -1)
         self._embedding = device.view("embedding").view(np.float32).reshape(load.limits.max_rows, -1)
         self._num_steps = 0
-
-    def _rope_factors(self) -> Floats | None:
-        """Llama 3's frequency factors, where the file has them."""
-        tensor = self._tensors.get("rope_freqs.weight")
-        if tensor is None:
-            return None
-        factors = self._weights.floats(tensor, np.zeros(1, np.int32))[0, : tensor.columns]
-        if not np.all((factors > 0) & (factors < np.inf)):
-            raise ModelError(
-                f"{tensor.name} holds {factors.min()} to {factors.max()}; positive numbers are needed"
-            )
-        return factors
 
     def write(self, step: Step) -> None:
         """Raises StepError for a step that does not fit, before anything is written."""
@@ -51,17 +42,18 @@ class StepWriter:
         self._num_steps = step.number
         num_rows, num_chunks, chunk_length = step.token_ids.size, *self._chunks(step)
         view = self._step
-        view.header[:4] = (num_rows, step.logit_rows.size, chunk_length, num_chunks)
         groups = attention_groups(num_rows, self._num_kv_heads, self._spec.heads_per_kv_head, num_chunks)
-        view.header[INDIRECT_WORD : INDIRECT_WORD + 3] = groups
+        counts = (num_rows, step.logit_rows.size, chunk_length, num_chunks)
+        view.header[: INDIRECT_WORD + 3] = (*counts, *groups)
         view.positions[:num_rows] = step.positions
         view.table_starts[:num_rows] = step.table_starts
         view.logit_rows[: step.logit_rows.size] = step.logit_rows
         view.tables[: step.tables.size] = step.tables
-        self._embedding[:num_rows] = self._weights.floats(self._tensors["token_embd.weight"], step.token_ids)
+        embeddings = self._format.widen(self._token_rows[step.token_ids], self._spec.embedding_length)
+        self._embedding[:num_rows, : self._spec.embedding_length] = embeddings
         angles = step.positions[:, None] * self._angles  # float64: exact enough at any position
-        self._rope[:num_rows, 0::2] = np.cos(angles)
-        self._rope[:num_rows, 1::2] = np.sin(angles)
+        np.cos(angles, out=self._rope[:num_rows, 0::2], casting="same_kind")
+        np.sin(angles, out=self._rope[:num_rows, 1::2], casting="same_kind")
 
     def _chunks(self, step: Step) -> tuple[int, int]:
         """How many chunks of how many keys attention is cut into: what the buffers hold, none too short."""
@@ -96,8 +88,20 @@ class StepWriter:
 
 
 def _check_range(what: str, values: npt.NDArray[np.int32], stop: int) -> None:
-    if values.size and not 0 <= int(values.min()) <= int(values.max()) < stop:
+    if values.size and values.view(np.uint32).max() >= stop:  # negative ones become large
         raise StepError(f"a {what} from {values.min()} to {values.max()}; 0 to {stop - 1} are possible")
+
+
+def _rope_factors(weights: WeightSource, tensor: TensorInfo | None) -> Floats | None:
+    """Llama 3's frequency factors, where the file has them."""
+    if tensor is None:
+        return None
+    factors: Floats = weights.floats(tensor)[0]
+    if not np.all((factors > 0) & (factors < np.inf)):
+        raise ModelError(
+            f"{tensor.name} holds {factors.min()} to {factors.max()}; positive numbers are needed"
+        )
+    return factors
 
 
 def rope_angles(spec: ModelSpec, factors: Floats | None) -> npt.NDArray[np.float64]:

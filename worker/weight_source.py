@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.model import TensorInfo
-from coordinator.plan import padded
 from worker.formats import FORMATS
 
 Bytes = npt.NDArray[np.uint8]
@@ -24,8 +23,6 @@ class WeightSource(ABC):
     def rows(self, tensor: TensorInfo) -> Bytes:
         """The whole tensor as [rows, row bytes], read-only and not copied."""
 
-    def floats(self, tensor: TensorInfo, rows: npt.NDArray[np.int32]) -> Floats:
-        """The given rows as float32 [rows, columns filled up with zeros to whole tiles]."""
-        columns = padded(tensor.columns)
-        planes = FORMATS[tensor.type].repack(self.rows(tensor)[rows], columns)
-        return FORMATS[tensor.type].dequantize(planes, len(rows), columns)
+    def floats(self, tensor: TensorInfo) -> Floats:
+        """The whole tensor as float32 [rows, columns]."""
+        return FORMATS[tensor.type].widen(self.rows(tensor), tensor.columns)

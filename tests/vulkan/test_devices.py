@@ -16,8 +16,9 @@ from worker.device import DeviceError, DeviceOptions
 from worker.vulkan.context import Context
 from worker.vulkan.device import VulkanDevice
 from worker.vulkan.listing import list_devices
-from worker.vulkan.memory import STAGING_BYTES, Memory, buffer_info
+from worker.vulkan.memory import Memory, buffer_info
 from worker.vulkan.partials import ImportedPartials
+from worker.vulkan.staging import STAGING_BYTES
 
 DRIVERS = ["lavapipe", "swiftshader"]
 LIMITS = limits_for()

@@ -5,7 +5,7 @@ Ties together memory, kernels, recording and submission, each in a file of its o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from coordinator.plan import Limits
 from worker.buffers import Buffer
-from worker.device import DeviceOptions
+from worker.device import DeviceOptions, FillPlaces, Place
 from worker.program import Program
 from worker.vulkan.bandwidth import copy_bandwidth
 from worker.vulkan.context import Context
@@ -65,6 +65,9 @@ class VulkanDevice:
 
     def write(self, buffer: str, offset: int, data: Bytes) -> None:
         self._memory.write(buffer, offset, data)
+
+    def fill(self, buffer: str, places: Sequence[Place], write: FillPlaces) -> None:
+        self._memory.fill(buffer, places, write)
 
     def view(self, buffer: str) -> Bytes:
         mapped = self._memory[buffer].mapped

@@ -5,7 +5,8 @@ A kernel finds a buffer by its address alone, so a whole allocation is one VkBuf
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,28 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.buffers import Buffer, Placement
-from worker.device import DeviceError
+from worker.device import DeviceError, FillPlaces, Place
+from worker.process import advise_huge_pages
 from worker.vulkan.api import WHOLE_SIZE, Handle, call, create, ffi, lib, struct, vk
 from worker.vulkan.context import Context
+from worker.vulkan.staging import STAGING_BYTES, Block, Staging
 
 ALIGNMENT = 256  # bytes; suits every device
 MAX_BLOCK = 1 << 30  # bytes: a driver finds room for several blocks sooner than for a huge one
-STAGING_BYTES = 8 << 20
 DEVICE_ADDRESS_USAGE = 0x20000  # VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT; the package lacks core's name
 DEVICE_ADDRESS_ALLOCATION = 0x2  # VK_MEMORY_ALLOCATE_DEVICE_ADDRESS_BIT
 
 Bytes = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Block:
-    """One allocation with one VkBuffer over all of it; `mapped` is its memory where the host can see that."""
-
-    memory: Handle
-    buffer: Handle
-    address: int
-    nbytes: int
-    mapped: Bytes | None
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ class Memory:
         self._unmapped = unmapped
         self._blocks: list[Block] = []
         self._slices: dict[str, Slice] = {}
-        self._staging: Block | None = None
+        self._staging = Staging(context, lambda: self.allocate(STAGING_BYTES, Placement.UPLOAD))
 
     def __getitem__(self, name: str) -> Slice:
         return self._slices[name]
@@ -130,6 +121,8 @@ class Memory:
             ) from None
         block = bind(self._context, buffer, memory, nbytes, host_visible)
         self._blocks.append(block)
+        if block.mapped is not None and self._context.info.type == "cpu":
+            advise_huge_pages(block.mapped)
         if placement is not Placement.WEIGHTS:  # which may be gigabytes, and are written anyway
             self._fill_with_zeros(block)
         return block
@@ -162,25 +155,23 @@ class Memory:
             self._context.run_once(lambda commands: fill(commands, block.buffer, 0, WHOLE_SIZE, 0))
 
     def write(self, name: str, offset: int, data: Bytes) -> None:
-        """Copies bytes in, through staging where the host can't see the buffer."""
-        target = self._slices[name]
-        assert offset + data.size <= target.nbytes, f"{data.size} bytes at {offset} of {name!r}"
-        if target.mapped is not None:
-            target.mapped[offset : offset + data.size] = data
-            return
+        """Copies bytes in."""
         for start in range(0, data.size, STAGING_BYTES):
-            self._write_staged(target, offset + start, data[start : start + STAGING_BYTES])
+            part = data[start : start + STAGING_BYTES]
+            self.fill(name, [(offset + start, part.size)], functools.partial(_copy, part))
 
-    def _write_staged(self, target: Slice, offset: int, data: Bytes) -> None:
-        if self._staging is None:
-            self._staging = self.allocate(STAGING_BYTES, Placement.UPLOAD)
-        staging = self._staging
-        assert staging.mapped is not None and target.block is not None
-        staging.mapped[: data.size] = data
-        destination = target.block.buffer
-        region = struct("VkBufferCopy", srcOffset=0, dstOffset=target.offset + offset, size=data.size)
-        self._context.run_once(
-            lambda commands: lib.vkCmdCopyBuffer(commands, staging.buffer, destination, 1, region)
+    def fill(self, name: str, places: Sequence[Place], write: FillPlaces) -> None:
+        """Has `write` write the bytes, into staging memory where the host can't see the buffer."""
+        target = self._slices[name]
+        mapped = target.mapped
+        for offset, nbytes in places:
+            assert offset + nbytes <= target.nbytes, f"{nbytes} bytes at {offset} of {name!r}"
+        if mapped is not None:
+            write([mapped[offset : offset + nbytes] for offset, nbytes in places])
+            return
+        assert target.block is not None
+        self._staging.fill(
+            target.block, [(target.offset + offset, nbytes) for offset, nbytes in places], write
         )
 
     def close(self) -> None:
@@ -189,7 +180,11 @@ class Memory:
             free(self._context, block)
         self._blocks.clear()
         self._slices.clear()
-        self._staging = None
+        self._staging.close()
+
+
+def _copy(data: Bytes, places: Sequence[Bytes]) -> None:
+    places[0][:] = data
 
 
 def aligned(nbytes: int) -> int:

@@ -15,7 +15,8 @@ from worker.buffers import Placement
 from worker.device import DeviceError
 from worker.vulkan.api import Handle, check, create, ffi, lib, struct, vk
 from worker.vulkan.context import Context
-from worker.vulkan.memory import Block, Memory, allocate_memory, bind, buffer_info, free
+from worker.vulkan.memory import Memory, allocate_memory, bind, buffer_info, free
+from worker.vulkan.staging import Block
 
 PROBE = 0x7A3C51E9  # what the device writes to see whether an import is the host's memory indeed
 
