@@ -116,6 +116,7 @@ class GatedActivationPush(Structure):
 
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
+    "sum_norm_64": SumNormPush,
     **{
         f"{kind}_{name.lower()}{variant}": MatMulPush
         for kind in ("matvec", "matmul")
