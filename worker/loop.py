@@ -28,10 +28,11 @@ from worker.bandwidth import copy_bandwidth
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
 from worker.device import Device, DeviceOptions, TimedDevice
-from worker.loading import load_shards
+from worker.loading import load_stacks
 from worker.open_device import open_device
 from worker.open_weights import open_weights
 from worker.program import Program, build_program
+from worker.stacks import stack_shards
 from worker.step_clock import RecordingClock, StepClock
 from worker.step_writer import StepWriter, row_bucket
 from worker.weight_source import WeightSource
@@ -108,7 +109,7 @@ class Worker:
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
-        for num_bytes in load_shards(self.device, self.weights, self._shards, self._tensors):
+        for num_bytes in load_stacks(self.device, self.weights, stack_shards(self._shards), self._tensors):
             done += num_bytes
             if time.monotonic() - reported > 0.1:
                 control.send(Progress(done, total))

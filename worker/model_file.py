@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from coordinator.model import WEIGHT_TYPES, TensorInfo, model_hash
 from coordinator.plan import Shard
 from worker.device import Device
 from worker.formats import FORMATS
+from worker.stacks import Stack
 from worker.weight_source import WeightSource
 
 Bytes = npt.NDArray[np.uint8]
@@ -34,25 +35,37 @@ class ModelFile(WeightSource):
         return self._bytes[tensor.offset : tensor.offset + tensor.nbytes].reshape(-1, row_bytes)
 
 
-def load_shard(
-    device: Device, weights: WeightSource, name: str, shard: Shard, tensor: TensorInfo
+def load_stack(
+    device: Device, weights: WeightSource, stack: Stack, tensors: Mapping[str, TensorInfo]
 ) -> Iterator[int]:
-    """Repacks a shard into the device's buffer `name`, in chunks; yields the device bytes of each.
+    """Repacks a stack's shards into its buffer on the device, in chunks; yields the device bytes of each.
 
-    The file's bytes are copied once, to where the device wants them; several shards may be loaded at once.
+    The file's bytes are copied once, to where the device wants them; several stacks may be loaded at once.
     """
-    weight_format, weight_type = FORMATS[shard.type], WEIGHT_TYPES[shard.type]
-    first, last = weight_type.row_bytes(shard.columns.start), weight_type.row_bytes(shard.columns.stop)
-    rows = weights.rows(tensor)[shard.rows.start : shard.rows.stop, first:last]
-    columns = shard.padded_columns
-    offsets = weight_format.plane_offsets(len(shard.rows), columns)
+    columns = stack.padded_columns
+    parts = [shard_rows(weights, shard, tensors[shard.tensor]) for shard in stack.shards]
+    if stack.is_bias:
+        parts = [np.concatenate(parts, axis=1)]
+    weight_format = FORMATS[stack.type]
+    offsets = weight_format.plane_offsets(stack.rows, columns)
     row_bytes = [columns // weight_format.tile_columns * nbytes for nbytes in weight_format.plane_bytes]
     step = max(1, CHUNK_BYTES // max(1, sum(row_bytes)))
-    for start in range(0, len(rows) if columns else 0, step):
-        chunk = rows[start : start + step]
-        places = [
-            (plane_start + start * nbytes, len(chunk) * nbytes)
-            for plane_start, nbytes in zip(offsets, row_bytes, strict=False)
-        ]
-        device.fill(name, places, functools.partial(weight_format.repack_into, raw=chunk, columns=columns))
-        yield sum(nbytes for _, nbytes in places)
+    first_row = 0
+    for rows in parts if columns else ():
+        for start in range(0, len(rows), step):
+            chunk = rows[start : start + step]
+            places = [
+                (plane_start + (first_row + start) * nbytes, len(chunk) * nbytes)
+                for plane_start, nbytes in zip(offsets, row_bytes, strict=False)
+            ]
+            repack = functools.partial(weight_format.repack_into, raw=chunk, columns=columns)
+            device.fill(stack.name, places, repack)
+            yield sum(nbytes for _, nbytes in places)
+        first_row += len(rows)
+
+
+def shard_rows(weights: WeightSource, shard: Shard, tensor: TensorInfo) -> Bytes:
+    """What a rank holds of a tensor, as the file has it [rows, row bytes]; not copied."""
+    weight_type = WEIGHT_TYPES[shard.type]
+    first, last = weight_type.row_bytes(shard.columns.start), weight_type.row_bytes(shard.columns.stop)
+    return weights.rows(tensor)[shard.rows.start : shard.rows.stop, first:last]

@@ -84,6 +84,7 @@ class Dispatcher:
         self._limits, self._layout, self._int64 = limits, StepLayout(limits), int64
         # A device may run narrower subgroups than its widest; then groups are left over, and end at once.
         self._subgroups = max(1, GROUP_SIZE // max_subgroup_size)
+        self._sum_norm = "sum_norm_64" if max_subgroup_size <= 8 else "sum_norm"
 
     def _address(self, name: str) -> int:
         return self._places(name).address
@@ -126,7 +127,7 @@ class Dispatcher:
             epsilon=op.epsilon,
         )
         num_rows = self._program.logit_rows if only_logit_rows else self._program.rows
-        return Dispatch("sum_norm", push, (num_rows, 1, 1))
+        return Dispatch(self._sum_norm, push, (num_rows, 1, 1))
 
     @dispatch.register
     def _(self, op: MatMul) -> Dispatch:
@@ -146,14 +147,15 @@ class Dispatcher:
             bias=0 if op.bias is None else self._address(op.bias),
             input_stride=self._stride(op.input) * FLOAT // QUAD,
             output_stride=stride,
-            matrix_rows=matrix.rows,
+            columns=op.columns,
             halves=matrix.columns // COLUMN_TILE * 2,
             count_word=COUNT_WORDS[op.rows],
             has_bias=op.bias is not None,
+            gated=op.gated,
         )
         num_rows = self._program.rows if op.rows == "rows" else self._program.logit_rows
         kind, (rows, columns) = ("matvec", MATVEC_TILE) if num_rows == 1 else ("matmul", MATMUL_TILE)
-        groups = _ceil(matrix.rows, columns * self._subgroups)
+        groups = _ceil(op.columns, (columns // 2 if op.gated else columns) * self._subgroups)
         grid = (min(groups, MAX_GRID), _ceil(groups, MAX_GRID), _ceil(num_rows, rows))
         variant = "_wide" if self._int64 else ""
         return Dispatch(f"{kind}_{matrix.type.lower()}{variant}", push, grid)
@@ -163,9 +165,8 @@ class Dispatcher:
         push = RopeCachePush(
             step=self._address("step"),
             rope=self._address("rope"),
+            qkv=self._address("qkv"),
             query=self._address("query"),
-            key=self._address("key"),
-            value=self._address("value"),
             key_cache=self._address(op.key_cache),
             value_cache=self._address(op.value_cache),
             **self._paging(),
@@ -176,7 +177,7 @@ class Dispatcher:
             rope_dimension=op.rope_dimension,
             interleaved=op.interleaved,
         )
-        elements = op.num_heads * op.rope_dimension + op.num_kv_heads * (op.key_length + op.value_length)
+        elements = (op.num_heads + op.num_kv_heads) * op.key_length + op.num_kv_heads * op.value_length
         groups = (_ceil(elements // 2, GROUP_SIZE), self._program.rows, 1)
         return Dispatch(f"rope_cache_{self._limits.kv_type}", push, groups)
 
@@ -221,8 +222,7 @@ class Dispatcher:
     def _(self, op: GatedActivation) -> Dispatch:
         push = GatedActivationPush(
             step=self._address("step"),
-            gate=self._address("gate"),
-            up=self._address("up"),
+            gate_up=self._address("gate_up"),
             output=self._address("activated") + op.output_offset * FLOAT,
             columns=op.columns,
             output_stride=self._stride("activated"),
