@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.control import WorkerChannel, WorkerError
+from coordinator.garbage import collect_if_due
 from coordinator.messages import Attached, Connect, Load, Progress, Ready, Shutdown, Step, StepDone
 from coordinator.model import ModelSpec, Origin, TensorInfo
 from coordinator.plan import Limits, RankShare
@@ -104,6 +105,7 @@ class Engine:
         """Runs a step; returns logits [logit rows, vocabulary]."""
         begin = time.perf_counter()
         self._channel.broadcast(step)
+        collect_if_due()  # while the devices compute
         timeout = self._config.timeout_seconds + MARGIN_SECONDS
         answers = self._channel.collect(StepDone, f"finish step {step.number}", timeout)
         if self.trace is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from coordinator.control import WorkerChannel, WorkerError
 from coordinator.engine import Engine, EngineConfig
+from coordinator.garbage import collected_by_hand
 from coordinator.gguf_file import read_gguf
 from coordinator.messages import Attached, Ready
 from coordinator.model import ModelSpec, Origin, TensorInfo, model_spec
@@ -106,7 +107,8 @@ def start_session(config: RunConfig, model: Model, choices: list[DeviceChoice]) 
         try:
             with supervisor, show_progress(len(choices)) as on_progress:
                 attached, ready = engine.load(on_progress)
-                yield Session(engine, Scheduler(model.limits), model, plan, attached, ready)
+                with collected_by_hand():
+                    yield Session(engine, Scheduler(model.limits), model, plan, attached, ready)
                 engine.shut_down()
         except WorkerError as error:
             raise RunError(f"{error}; its log: {supervisor.log_path(error.rank)}") from error

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from collectives import Collective, create
+from coordinator.garbage import collect_if_due, collected_by_hand
 from coordinator.messages import (
     PROTOCOL_VERSION,
     Attached,
@@ -56,8 +57,10 @@ def serve(control: ControlSocket, rank: int, process_id: int, options: DeviceOpt
         worker.load_weights(control)
         worker.prepare()
         control.send(Ready(worker.device_bytes, worker.device.imports_partials, worker.copy_bandwidth))
-        while not isinstance(message := control.receive(), Shutdown):
-            control.send(worker.run(_expect(message, Step)))
+        with collected_by_hand():
+            while not isinstance(message := control.receive(), Shutdown):
+                control.send(worker.run(_expect(message, Step)))
+                collect_if_due()  # while the coordinator samples
     except BaseException as error:
         worker.collective.abort(str(error))
         raise

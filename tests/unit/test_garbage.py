@@ -1,0 +1,144 @@
+"""Steps leave nothing to collect and no memory behind; what others leave is collected when time is free."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from coordinator import garbage
+from coordinator.garbage import collect_if_due, collected_by_hand
+from coordinator.messages import Load, Message, Step, StepDone, decode, encode
+from coordinator.plan import make_plan
+from coordinator.sampler import Sampler, SamplingParameters
+from coordinator.scheduler import Scheduler, Sequence
+from tests.models import LIMITS, open_model, write_llama
+from worker.control import ControlSocket
+from worker.device import DeviceOptions
+from worker.loop import Worker
+
+
+class Deaf(ControlSocket):
+    """A socket that no one reads."""
+
+    def __init__(self) -> None:
+        pass
+
+    def send(self, message: Message) -> None:
+        pass
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Worker]:
+    """A rank without others, ready for its first step."""
+    write_llama(tmp_path / "model.gguf")
+    file, spec = open_model(tmp_path / "model.gguf")
+    load = Load(
+        model_path=str(file.path),
+        model_hash=file.model_hash,
+        header_bytes=file.header_bytes,
+        spec=spec,
+        tensors=tuple(file.tensors.values()),
+        share=make_plan(spec, [1.0])[0],
+        num_ranks=1,
+        limits=LIMITS,
+        collective="shared-memory",
+        token=b"t" * 16,
+        timeout_seconds=5.0,
+    )
+    loaded = Worker(load, DeviceOptions(index=None))
+    loaded.collective.connect([loaded.collective.endpoint])
+    loaded.load_weights(Deaf())
+    loaded.prepare()
+    yield loaded
+    loaded.close()
+
+
+@contextmanager
+def counted_collections() -> Iterator[list[str]]:
+    phases: list[str] = []
+
+    def note(phase: str, _info: dict[str, int]) -> None:
+        phases.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        yield phases
+    finally:
+        gc.callbacks.remove(note)
+
+
+def generate(worker: Worker, scheduler: Scheduler, num_sequences: int) -> None:
+    """What both sides do in a step, wire included; every sequence fills the context."""
+    sampler = Sampler(SamplingParameters(seed=1))
+    for _ in range(num_sequences):
+        sequence = Sequence([1])
+        scheduler.add(sequence)
+        while len(sequence.tokens) < LIMITS.context_length:
+            step, runs = scheduler.schedule()
+            received = decode(encode(step))
+            assert isinstance(received, Step)
+            done = decode(encode(worker.run(received)))
+            collect_if_due()
+            assert isinstance(done, StepDone)
+            scheduler.finish(runs)
+            sequence.tokens.append(sampler.sample(done.logits))
+        scheduler.remove(sequence)
+
+
+def test_steps_leave_nothing_to_collect(worker: Worker) -> None:
+    scheduler = Scheduler(LIMITS)
+    generate(worker, scheduler, 1)
+    with collected_by_hand(), counted_collections() as phases:
+        generate(worker, scheduler, 50)
+        left = gc.get_count()[0]
+        assert not phases  # thousands of steps do not make one collection due
+        assert gc.collect() == 0
+    assert left < garbage.MAX_UNCOLLECTED / 10
+
+
+def test_steps_leave_no_memory_behind(worker: Worker) -> None:
+    scheduler = Scheduler(LIMITS)
+    with collected_by_hand():
+        tracemalloc.start()
+        try:
+            generate(worker, scheduler, 5)
+            before, _ = tracemalloc.get_traced_memory()
+            generate(worker, scheduler, 30)
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert after - before < 20_000  # less than 11 bytes a step
+
+
+def test_what_others_leave_is_collected_when_it_is_due() -> None:
+    with collected_by_hand(), counted_collections() as phases:
+        for _ in range(garbage.MAX_UNCOLLECTED // 2):
+            cycle: list[object] = []
+            cycle.append(cycle)
+        collect_if_due()
+        assert not phases
+        for _ in range(garbage.MAX_UNCOLLECTED):
+            cycle = []
+            cycle.append(cycle)
+        collect_if_due()
+        assert phases == ["start", "stop"]
+        assert gc.get_count()[0] < 100
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_left_as_it_was(enabled: bool) -> None:
+    was_enabled = gc.isenabled()
+    try:
+        gc.enable() if enabled else gc.disable()
+        with collected_by_hand():
+            assert not gc.isenabled()
+            assert gc.get_freeze_count()
+        assert gc.isenabled() is enabled
+        assert not gc.get_freeze_count()
+    finally:
+        gc.enable() if was_enabled else gc.disable()
