@@ -1,7 +1,8 @@
 """Picks the rows of the next step and their KV blocks. Pure arithmetic: no sockets, no device.
 
 Every sequence that waits for one row (decode) gets it first; what room is left goes to prefill, in order
-of arrival, in chunks.
+of arrival, in chunks. Where a step has no room for all that decode, they take turns, and the oldest prompt
+comes first once it has waited for a whole round of theirs: everything advances.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Sequence:
     all_logits: bool = False  # of every position, not only of the last one
     num_computed: int = 0  # tokens whose keys and values are in the cache
     blocks: list[int] = field(default_factory=list)
+    last_step: int = 0  # that computed rows of it
 
     @property
     def num_waiting(self) -> int:
@@ -52,6 +54,7 @@ class Scheduler:
         self._num_steps = 0
 
     def add(self, sequence: Sequence) -> None:
+        sequence.last_step = self._num_steps
         self._sequences.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -63,7 +66,7 @@ class Scheduler:
         """The next step. Raises CapacityError where no sequence finds a block for its next row."""
         runs: list[Run] = []
         rows_left, logits_left = self._limits.max_rows, self._limits.max_logit_rows
-        for sequence in sorted(self._sequences, key=lambda sequence: sequence.num_waiting > 1):
+        for sequence in self._by_turn():
             run = self._run(sequence, rows_left, logits_left)
             if run.length:
                 runs.append(run)
@@ -75,7 +78,17 @@ class Scheduler:
                 f" of {self._limits.block_length} positions is full"
             )
         self._num_steps += 1
+        for run in runs:
+            run.sequence.last_step = self._num_steps
         return _step(self._num_steps, runs), runs
+
+    def _by_turn(self) -> list[Sequence]:
+        """All sequences, those first whose turn it is."""
+        decode = [sequence for sequence in self._sequences if sequence.num_waiting <= 1]
+        prefill = [sequence for sequence in self._sequences if sequence.num_waiting > 1]
+        decode.sort(key=lambda sequence: sequence.last_step)
+        overdue = prefill and self._num_steps - prefill[0].last_step > len(decode)
+        return prefill[:1] + decode + prefill[1:] if overdue else decode + prefill
 
     def finish(self, runs: list[Run]) -> None:
         """The step was computed: its keys and values are in the cache."""
