@@ -76,8 +76,13 @@ def test_repacked_rows_stand_for_the_same_numbers(
     for plane, tile_bytes in zip(planes, FORMATS[weight_type].plane_bytes, strict=True):
         assert plane.dtype == np.uint8
         assert plane.shape == (rows * padded(columns) // 32 * tile_bytes,)
+    into = [np.full_like(plane, 0xAB) for plane in planes]
+    FORMATS[weight_type].repack_into(into, raw, padded(columns))
+    for written, plane in zip(into, planes, strict=True):
+        np.testing.assert_array_equal(written, plane)
     held = on_device(weight_type, planes, rows, padded(columns))
     found = FORMATS[weight_type].dequantize(held, rows, padded(columns))
+    np.testing.assert_array_equal(FORMATS[weight_type].widen(raw, columns), found[:, :columns])
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found[:, :columns], expected_values(weight_type, raw))
     assert not found[:, columns:].any()

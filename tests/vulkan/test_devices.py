@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -94,6 +96,35 @@ def test_buffers_begin_as_zeros_and_hold_what_is_written(
     data = np.random.default_rng(0).integers(0, 256, nbytes - 8, np.uint8)
     device.write("weights", 4, data)
     assert np.array_equal(contents(device, "weights", nbytes), np.pad(data, 4))
+
+
+@pytest.mark.parametrize("staging", [False, True])
+def test_several_threads_fill_a_buffer_at_once(open_device: Opener, staging: bool) -> None:
+    device = open_device("lavapipe", LIMITS, staging=staging)
+    part, num_parts = 1 << 20, 16
+    nbytes = part * num_parts
+    device.create_buffers({"weights": Buffer(nbytes), "read": Buffer(nbytes, Placement.READBACK)})
+    data = np.random.default_rng(0).integers(0, 256, nbytes, np.uint8)
+    together = threading.Barrier(4)
+    num_blocks = len(device._memory._blocks)
+
+    def fill(number: int) -> None:
+        """Two places of the buffer, far from each other."""
+        places = [(number * part, part // 2), (nbytes - (number + 1) * part + part // 2, part // 2)]
+
+        def write(memory: list[np.typing.NDArray[np.uint8]]) -> None:
+            together.wait(timeout=10)
+            for target, (offset, length) in zip(memory, places, strict=True):
+                target[:] = data[offset : offset + length]
+
+        device.fill("weights", places, write)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fill, range(num_parts)))
+    assert len(device._memory._blocks) == num_blocks + (4 if staging else 0)
+    device._memory.free_staging()
+    assert len(device._memory._blocks) == num_blocks
+    assert np.array_equal(contents(device, "weights", nbytes), data)
 
 
 def contents(device: VulkanDevice, name: str, nbytes: int) -> np.typing.NDArray[np.uint8]:

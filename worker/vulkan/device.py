@@ -76,6 +76,7 @@ class VulkanDevice:
 
     def attach_partials(self, arena: Bytes, write_slot: int) -> None:
         assert self._partials is None, "partials are attached once"
+        self._memory.free_staging()  # the weights are there
         self._partials = attach(self._context, self._memory, arena, write_slot, self._staging)
         self.imports_partials = self._partials.imported
         _, num_partials, slot_bytes = arena.shape

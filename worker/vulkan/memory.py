@@ -174,13 +174,19 @@ class Memory:
             target.block, [(target.offset + offset, nbytes) for offset, nbytes in places], write
         )
 
+    def free_staging(self) -> None:
+        """When loading is over: no step needs it."""
+        for block in self._staging.give_back():
+            self._blocks.remove(block)
+            free(self._context, block)
+
     def close(self) -> None:
         """Frees everything; views of it must not be used any more."""
         for block in self._blocks:
             free(self._context, block)
         self._blocks.clear()
         self._slices.clear()
-        self._staging.close()
+        self._staging.give_back()
 
 
 def _copy(data: Bytes, places: Sequence[Bytes]) -> None:

@@ -19,7 +19,7 @@ STAGING_BYTES = 8 << 20  # of one thread
 Bytes = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """One allocation with one VkBuffer over all of it; `mapped` is its memory where the host can see that."""
 
@@ -63,6 +63,8 @@ class Staging:
             )
             self._idle.append(staging)
 
-    def close(self) -> None:
-        """Forgets the memory, which is the allocator's to free."""
-        self._idle.clear()
+    def give_back(self) -> list[Block]:
+        """The memory, for the allocator to free; what is filled later gets new one."""
+        with self._lock:
+            blocks, self._idle = self._idle, []
+        return blocks
