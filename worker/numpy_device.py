@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from collectives.arena import rank_slice
 from coordinator.plan import Limits
 from worker.buffers import Buffer
 from worker.formats import FORMATS
@@ -21,6 +23,7 @@ from worker.ops import (
     RopeCache,
     RowSet,
     SumNorm,
+    SumSlice,
 )
 from worker.program import Program
 from worker.step_buffer import StepLayout, StepView
@@ -91,6 +94,8 @@ class NumpyDevice:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             if isinstance(op, SumNorm):
                 self._sum_norm(op)
+            elif isinstance(op, SumSlice):
+                self._sum_slice(op)
             elif isinstance(op, MatMul):
                 self._matmul(op)
             elif isinstance(op, RopeCache):
@@ -131,9 +136,9 @@ class NumpyDevice:
     def _sum_norm(self, op: SumNorm) -> None:
         hidden = self._rows(op.source)[:, : op.width]
         if op.parity is not None:
-            hidden = hidden.copy()
-            for slot in range(self._partials.shape[1]):
-                hidden += self._partial(op.parity, slot)[:, : op.width]
+            num_partials = 1 if op.summed else self._partials.shape[1]
+            partials = [self._partial(op.parity, slot)[:, : op.width] for slot in range(num_partials)]
+            hidden = hidden + _added_up(partials)
         if op.rows == "logit_rows":
             hidden = hidden[self._step.logit_rows[: self._step.num_logit_rows]]
         else:
@@ -141,6 +146,12 @@ class NumpyDevice:
         mean_square = np.mean(np.square(hidden), axis=1, keepdims=True)
         normed = hidden / np.sqrt(mean_square + np.float32(op.epsilon))
         self._rows(op.output, op.rows)[:, : op.width] = normed * self._vector(op.weight, op.width)
+
+    def _sum_slice(self, op: SumSlice) -> None:
+        num_partials, count = self._partials.shape[1], self._partial(op.parity, 0).size
+        own = rank_slice(op.rank, num_partials, count)
+        partials = self._partials[op.parity, :, own]
+        partials[0] = _added_up(partials)
 
     def _matmul(self, op: MatMul) -> None:
         matrix = self._matrices[op.matrix.name]
@@ -239,6 +250,11 @@ class NumpyDevice:
         gate, up = self._rows("gate"), self._rows("up")
         activated = gate / (1 + np.exp(-gate)) * up
         self._rows("activated")[:, op.output_offset : op.output_offset + op.columns] = activated
+
+
+def _added_up(partials: Sequence[Floats] | Floats) -> Floats:
+    """From left to right."""
+    return functools.reduce(np.add, partials)
 
 
 def _positions(blocks: npt.NDArray[np.floating[npt.NBitBase]], num_keys: int) -> Floats:

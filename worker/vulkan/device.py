@@ -101,17 +101,17 @@ class VulkanDevice:
     def finish(self, segment: int) -> None:
         assert self._current is not None, "no step was submitted"
         self._timeline.wait(segment)
-        parity = self._current.program.segments[segment].parity
-        if parity is not None and self._partials is not None:
-            self._partials.copy_out(parity, self._bytes_in_use)
+        ended = self._current.program.segments[segment]
+        if ended.parity is not None and self._partials is not None:
+            self._partials.copy_out(ended.parity, ended.phase, self._bytes_in_use)
         if segment == self._current.last_segment:
             self._context.instance.check_validation()
 
     def release(self, segment: int) -> None:
         assert self._current is not None, "no step was submitted"
-        parity = self._current.program.segments[segment - 1].parity
-        if parity is not None and self._partials is not None:
-            self._partials.copy_in(parity, self._bytes_in_use)
+        ended = self._current.program.segments[segment - 1]
+        if ended.parity is not None and self._partials is not None:
+            self._partials.copy_in(ended.parity, ended.phase, self._bytes_in_use)
         self._timeline.release(segment)
 
     def segment_times(self) -> npt.NDArray[np.float64] | None:
