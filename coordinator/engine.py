@@ -29,6 +29,7 @@ class EngineConfig:
     collective: str
     limits: Limits
     timeout_seconds: float  # of one step, and of every wait inside it
+    all_reduce: str = "auto"
     load_timeout_seconds: float = 3600.0  # without any progress
     trace: bool = False  # keep every lap of every step
     measure_copy: bool = False  # have every rank tell its device's copy bandwidth
@@ -80,6 +81,7 @@ class Engine:
             collective=self._config.collective,
             token=token,
             timeout_seconds=self._config.timeout_seconds,
+            all_reduce=self._config.all_reduce,
             trace=self._config.trace,
             measure_copy=self._config.measure_copy,
         )

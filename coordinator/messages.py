@@ -37,6 +37,7 @@ class Load:
     collective: str
     token: bytes  # of this run: collectives drop what does not carry it
     timeout_seconds: float
+    all_reduce: str = "auto"  # or one-shot, or two-phase
     trace: bool = False  # every StepDone tells its laps
     measure_copy: bool = False  # Ready tells the copy bandwidth
 

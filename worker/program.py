@@ -73,6 +73,13 @@ def build_program(
     return _Builder(spec, share, shards, num_ranks, two_phase).build(rows, logit_rows)
 
 
+def build_sums(
+    spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], num_ranks: int, rows: int, two_phase: bool
+) -> Program:
+    """Nothing but the all-reduces of a layer and what adds them up: for measuring these."""
+    return _Builder(spec, share, shards, num_ranks, two_phase).build_sums(rows)
+
+
 class _Builder:
     def __init__(
         self,
@@ -100,6 +107,13 @@ class _Builder:
             self._logits()
         self._segments.append(Segment(tuple(self._ops), None))
         return Program(rows, logit_rows, tuple(self._segments))
+
+    def build_sums(self, rows: int) -> Program:
+        for _ in range(2):
+            self._exchange()
+            self._sum_norm("blk.0.attn_norm.weight", "normed", "embedding")
+        self._segments.append(Segment(tuple(self._ops), None))
+        return Program(rows, 0, tuple(self._segments))
 
     def _attention_inputs(self, layer: int) -> None:
         prefix = f"blk.{layer}."
@@ -175,9 +189,12 @@ class _Builder:
 
     def _all_reduce(self, tensor: str, source: str) -> None:
         """A row-parallel product into this rank's slot; without columns of its own a rank adds zeros."""
+        self._matmul(tensor, source, "partials", parity=self._num_reduces % 2)
+        self._exchange()
+
+    def _exchange(self) -> None:
         parity = self._num_reduces % 2
         self._num_reduces += 1
-        self._matmul(tensor, source, "partials", parity=parity)
         self._pending = parity
         if self._two_phase:
             self._end_segment(parity, Phase.PARTIALS)
