@@ -162,16 +162,16 @@ class Worker:
         logits = self._logits[: step.logit_rows.size * len(self._load.share.vocabulary)].copy()
         clock.lap("host")
         laps = self._device_laps(clock)
-        return StepDone(step.number, logits, clock.ledger(), laps if self._load.trace else ())
+        return StepDone(step.number, logits, clock.ledger(), laps)
 
     def _device_laps(self, clock: StepClock) -> tuple[Lap, ...]:
-        """Adds what the device noted, where it does, and gives all laps."""
+        """Adds what the device noted, where it does; all laps for a trace, else only the device's."""
         if self._timed is None or not isinstance(clock, RecordingClock):
             return ()
         times = self._timed.segment_times()
         if times is not None:
             clock.add_device(times)
-        return tuple(clock.laps)
+        return tuple(lap for lap in clock.laps if self._load.trace or lap.kind == "device")
 
     def _program(self, num_rows: int, num_logit_rows: int) -> Program:
         """The program of the rows' bucket, built and prepared when it is first wanted."""
