@@ -34,7 +34,7 @@ from worker.open_weights import open_weights
 from worker.program import Program, build_program, build_sums
 from worker.segments import SegmentRunner
 from worker.step_buffer import StepLayout, StepView
-from worker.step_clock import RecordingClock, StepClock
+from worker.step_clock import StepClock, take_out_device
 from worker.step_writer import StepWriter, row_bucket
 from worker.two_phase import NEVER, measured_threshold
 from worker.weight_source import WeightSource
@@ -153,7 +153,7 @@ class Worker:
 
     def run(self, step: Step) -> StepDone:
         """One step: write, submit, and at every segment's end an all-reduce."""
-        clock = RecordingClock() if self._timed is not None else StepClock()
+        clock = StepClock()
         self._writer.write(step)
         program = self._program(step.token_ids.size, step.logit_rows.size)
         clock.lap("host")
@@ -161,17 +161,16 @@ class Worker:
         self._runner.run(program, step.token_ids.size, count, clock.lap)
         logits = self._logits[: step.logit_rows.size * len(self._load.share.vocabulary)].copy()
         clock.lap("host")
-        laps = self._device_laps(clock)
-        return StepDone(step.number, logits, clock.ledger(), laps)
+        ledger = clock.ledger()
+        laps = self._laps(clock, ledger) if self._timed is not None else []
+        return StepDone(step.number, logits, ledger, tuple(laps))
 
-    def _device_laps(self, clock: StepClock) -> tuple[Lap, ...]:
-        """Adds what the device noted, where it does; all laps for a trace, else only the device's."""
-        if self._timed is None or not isinstance(clock, RecordingClock):
-            return ()
-        times = self._timed.segment_times()
-        if times is not None:
-            clock.add_device(times)
-        return tuple(lap for lap in clock.laps if self._load.trace or lap.kind == "device")
+    def _laps(self, clock: StepClock, ledger: dict[str, float]) -> list[Lap]:
+        """Of the device, where it noted any, and for a trace of the host; the ledger learns of the device."""
+        times = self._timed.segment_times() if self._timed is not None else None
+        host = clock.laps()
+        device = [] if times is None else take_out_device(ledger, host, times)
+        return [*host, *device] if self._load.trace else device
 
     def _program(self, num_rows: int, num_logit_rows: int) -> Program:
         """The program of the rows' bucket, built and prepared when it is first wanted."""

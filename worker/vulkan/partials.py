@@ -6,7 +6,6 @@ An arena is [2, num_partials, slot bytes]: two parities by turns, a slot for eve
 from __future__ import annotations
 
 import logging
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,23 +24,9 @@ Bytes = npt.NDArray[np.uint8]
 logger = logging.getLogger(__name__)
 
 
-class Partials(Protocol):
-    """Where the kernels find the arena, and what is to be done around an all-reduce."""
-
-    address: int
-    imported: bool
-
-    def copy_out(self, parity: int, phase: Phase, nbytes: int) -> None:
-        """After a segment: what this rank has written of a slot's first bytes, into the arena."""
-
-    def copy_in(self, parity: int, phase: Phase, nbytes: int) -> None:
-        """After the exchange that ended a phase: what this rank reads next, out of the arena."""
-
-    def close(self) -> None:
-        """Gives the memory back; the arena itself is the caller's."""
-
-
-def attach(context: Context, memory: Memory, arena: Bytes, write_slot: int, staging: bool) -> Partials:
+def attach(
+    context: Context, memory: Memory, arena: Bytes, write_slot: int, staging: bool
+) -> ImportedPartials | StagedPartials:
     """Imports the arena where that works, which only trying shows, and else keeps a copy."""
     if not staging:
         try:
@@ -53,8 +38,6 @@ def attach(context: Context, memory: Memory, arena: Bytes, write_slot: int, stag
 
 class ImportedPartials:
     """The arena's own memory. Raises DeviceError where the driver does not import it, or only says so."""
-
-    imported = True
 
     def __init__(self, context: Context, arena: Bytes, write_slot: int) -> None:
         self._context = context
@@ -89,20 +72,12 @@ class ImportedPartials:
         if not arrived:
             raise DeviceError("the driver imported host memory, but what it writes does not arrive there")
 
-    def copy_out(self, parity: int, phase: Phase, nbytes: int) -> None:
-        pass
-
-    def copy_in(self, parity: int, phase: Phase, nbytes: int) -> None:
-        pass
-
     def close(self) -> None:
         free(self._context, self._block)
 
 
 class StagedPartials:
     """A mapped buffer laid out like the arena; only the bytes in use are copied."""
-
-    imported = False
 
     def __init__(self, memory: Memory, arena: Bytes, write_slot: int) -> None:
         block = memory.allocate(arena.nbytes, Placement.READBACK)
@@ -112,6 +87,7 @@ class StagedPartials:
         self._arena, self._write_slot = arena, write_slot
 
     def copy_out(self, parity: int, phase: Phase, nbytes: int) -> None:
+        """After a segment: what this rank has written of a slot's first bytes, into the arena."""
         if phase is Phase.SLICES:
             place = (parity, 0, self._own_slice(nbytes))
         else:
@@ -119,6 +95,7 @@ class StagedPartials:
         self._arena[place] = self._copy[place]
 
     def copy_in(self, parity: int, phase: Phase, nbytes: int) -> None:
+        """After the exchange that ended a phase: what this rank reads next, out of the arena."""
         slots = slice(1) if phase is Phase.SLICES else slice(None)
         span = self._own_slice(nbytes) if phase is Phase.PARTIALS else slice(nbytes)
         self._copy[parity, slots, span] = self._arena[parity, slots, span]
