@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_PARITIES = 2
+SLICE_UNIT = 32  # float32: no two ranks' slices share a cache line
 PAGE_BYTES = max(4096, mmap.PAGESIZE)
 
 
@@ -21,6 +22,13 @@ def arena_view(memory: mmap.mmap, offset: int, num_partials: int, slot_bytes: in
     """uint8 [2, num_partials, slot_bytes]. It keeps `memory` mapped for as long as any view of it lives."""
     shape = (NUM_PARITIES, num_partials, slot_bytes)
     return np.frombuffer(memory, np.uint8, NUM_PARITIES * num_partials * slot_bytes, offset).reshape(shape)
+
+
+def rank_slice(rank: int, num_ranks: int, count: int) -> slice:
+    """The elements of `count` that a rank sums in a two-phase all-reduce; shaders/sum_slice.slang too."""
+    units = -(-count // SLICE_UNIT)
+    start, stop = (min(count, units * edge // num_ranks * SLICE_UNIT) for edge in (rank, rank + 1))
+    return slice(start, stop)
 
 
 def private_arena(num_partials: int, slot_bytes: int) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ DEFAULT_TIMEOUT_SECONDS = 60.0
 MAX_RANKS = 32
 MAX_REASON_BYTES = 200
 TOKEN_BYTES = 16
+NOT_REDUCED = -1  # in place of a count: there is nothing to gather
 
 
 class CollectiveError(RuntimeError):
@@ -38,14 +39,18 @@ class CollectiveAborted(CollectiveError):
 class Collective(ABC):
     """One rank's end of an all-reduce among `num_ranks` ranks.
 
-    connect(), all_reduce() and close() belong to one thread; abort() may come from any other
-    thread, though not from a signal handler. The first failure is sticky: every later all_reduce()
+    connect(), all_reduce(), all_gather() and close() belong to one thread; abort() may come from any
+    other thread, though not from a signal handler. The first failure is sticky: every later all_reduce()
     raises it again, because after it the ranks no longer agree on where they are.
+
+    One-shot, an all-reduce is a call of all_reduce(), after which every rank adds all partials. In two
+    phases every rank then adds all partials of its own slice only, and all_gather() puts the slices together.
     """
 
     num_partials: int  # how many partial sums the device reads back per all-reduce
     write_slot: int  # which of them this rank writes
     endpoint: str  # where the peers find this rank; exchanged by the caller before connect()
+    has_two_phases: bool = False  # whether there is an all_gather()
 
     def __init__(
         self, *, rank: int, num_ranks: int, slot_bytes: int, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
@@ -68,6 +73,7 @@ class Collective(ABC):
         self._failure: CollectiveError | None = None
         self._sequence = 0
         self._parity: int | None = None
+        self._count = NOT_REDUCED
 
     @property
     def arena(self) -> NDArray[np.uint8]:
@@ -93,7 +99,7 @@ class Collective(ABC):
         """Complete the summands: after it, the sum over arena[parity, p, :count float32] for p in
         range(num_partials) is the sum over all ranks.
 
-        sequence: 1 for the first, then the last one + 1.
+        sequence: 1 for the first, then the last one + 1, all_gather() counted too.
         parity: 0 or 1, not that of the last one. arena[parity] may be read once this returns, but not
         written before the next all_reduce() has returned: peers may still be reading or awaiting it.
         count: float32 elements, the same on all ranks; 0 makes it a barrier.
@@ -105,9 +111,27 @@ class Collective(ABC):
             self._refuse()
         if sequence != self._sequence + 1 or parity == self._parity or not 0 <= count <= self._max_count:
             self._refuse_call(sequence, parity, count)
-        self._sequence, self._parity = sequence, parity
+        self._sequence, self._parity, self._count = sequence, parity, count
         try:
             self._exchange(sequence, parity, count)
+        except CollectiveError as error:
+            self._fail(error)
+            raise
+
+    def all_gather(self, sequence: int) -> None:
+        """The second phase of the last all_reduce(): after it, slot 0 of that parity holds the sum.
+
+        Every rank has before put the sum of all partials, in rank order, of its rank_slice() there: no
+        other rank reads that slice of a partial. Only where has_two_phases; raises what all_reduce() raises.
+        """
+        if self._failure is not None or not self._connected:
+            self._refuse()
+        count = self._count
+        if sequence != self._sequence + 1 or count == NOT_REDUCED or not self.has_two_phases:
+            self._refuse_gather(sequence)
+        self._sequence, self._count = sequence, NOT_REDUCED
+        try:
+            self._gather(sequence, count)
         except CollectiveError as error:
             self._fail(error)
             raise
@@ -115,6 +139,10 @@ class Collective(ABC):
     @abstractmethod
     def _exchange(self, sequence: int, parity: int, count: int) -> None:
         """The part of all_reduce() that needs the peers."""
+
+    def _gather(self, sequence: int, count: int) -> None:
+        """The part of all_gather() that needs the peers."""
+        raise AssertionError(f"{type(self).__name__} has no second phase")
 
     @abstractmethod
     def abort(self, reason: str) -> None:
@@ -147,6 +175,15 @@ class Collective(ABC):
         else:
             fault = f"{count} elements in all-reduce {sequence}, where a slot holds 0 to {self._max_count}"
         raise CollectiveError(f"rank {self.rank} called all_reduce() with {fault}", self.rank)
+
+    def _refuse_gather(self, sequence: int) -> NoReturn:
+        if not self.has_two_phases:
+            fault = f"on {type(self).__name__}, which has no second phase"
+        elif self._count == NOT_REDUCED:
+            fault = f"as {sequence} without an all_reduce() before it"
+        else:
+            fault = f"as {sequence} where {self._sequence + 1} was due"
+        raise CollectiveError(f"rank {self.rank} called all_gather() {fault}", self.rank)
 
     def _not_open(self, what: str) -> CollectiveError:
         return CollectiveError(f"rank {self.rank} {what} before connect() or after close()", self.rank)

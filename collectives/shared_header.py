@@ -27,8 +27,8 @@ class Line(NamedTuple):
     """Indices of one rank's words."""
 
     rank: int
-    arrived: int  # 1 once connected, 1 + sequence once that all-reduce's partials are written
-    counts: tuple[int, int]  # a parity each: the element count of that all-reduce
+    arrived: int  # 1 once connected, 1 + sequence once what that exchange publishes is written
+    marks: tuple[int, int]  # of even and of odd sequences: what this rank takes that exchange for
     sleeps_on: int  # rank + 1 of the peer this one sleeps on; 0 while awake
 
 
@@ -61,8 +61,8 @@ class SharedHeader:
                 self._sleeper.wake(own.arrived)  # wakes all who sleep on it
                 break
 
-    def set_count(self, parity: int, count: int) -> None:
-        self.store(self._own.counts[parity], count)
+    def set_mark(self, sequence: int, mark: int) -> None:
+        self.store(self._own.marks[sequence & 1], mark)
 
     def sleep_on(self, peer: Line, arrived: int, max_seconds: float) -> None:
         """Return when the peer's flag has reached `arrived`, when woken, or after max_seconds."""

@@ -21,8 +21,10 @@ from collectives.base import (
 from collectives.flags import flags_for_this_machine
 from collectives.shared_header import HEADER_BYTES, Line, MakeFlags, SharedHeader
 
-# Yielding answers in 1.7 us, a futex in 4.3, but a long spin takes the core from whoever is awaited.
+# Yielding answers in 1.7 us, a futex in 4.3; but who yields again and again takes turns with those that need
+# the core, the awaited rank perhaps among them. A yield that took long shows that there are such.
 _SPIN_SECONDS = 200e-6
+_LONG_YIELD_SECONDS = 20e-6
 _SLEEP_SECONDS = 0.02  # how often a sleeping rank looks at the clock and at the abort mark
 
 
@@ -31,10 +33,20 @@ class SharedMemory(Collective):
 
     Rank 0's arena exists at construction, the others' after connect(): their endpoint is "".
 
-    Two parities are enough. A peer writes partials of all-reduce s + 2 only after s + 1 returned to it, so
-    after this rank arrived at s + 1, which it does when its device has finished the segment that began by
-    reading the partials of s. For the same reason a peer is never more than one all-reduce ahead.
+    Every call of all_reduce() or all_gather() is one exchange: a barrier that a rank enters when its device
+    has finished all that it was given before. So a peer is never more than one exchange ahead.
+
+    Two parities are enough, one-shot or in two phases. Say the all-reduces R, S, T follow each other, of
+    which R and T share a parity. What is written there for T, first partials, is written after S's first
+    exchange returned. By then every rank has entered it, having finished what it read of R: the partials
+    one-shot, its slice of them and then the sums in two phases.
+
+    Within a two-phase all-reduce slot 0 is rank 0's partials first, the sums afterwards. A rank overwrites
+    its own slice of them after the first exchange, so when they are complete; no other rank reads that
+    slice before the second exchange, and of the other slots no one reads anything after it.
     """
+
+    has_two_phases = True
 
     def __init__(
         self,
@@ -104,31 +116,56 @@ class SharedMemory(Collective):
         return CollectiveError(f"{message}; between hosts, containers or users choose another collective", 0)
 
     def _exchange(self, sequence: int, parity: int, count: int) -> None:
+        self._meet(sequence, 2 * count)
+
+    def _gather(self, sequence: int, count: int) -> None:
+        self._meet(sequence, 2 * count + 1)
+
+    def _meet(self, sequence: int, mark: int) -> None:
+        """Pass the barrier; `mark` must be all ranks' mark for this exchange."""
         header = self._header_or_error()
         header.check_aborted()
-        header.set_count(parity, count)
+        header.set_mark(sequence, mark)
         header.arrive(sequence + 1)
         self._await_peers(sequence)
-        load = header.load
-        for peer in header.peers:  # a count a parity, so that it still stands when the peer is one ahead
-            peer_count = load(peer.counts[parity])
-            if peer_count != count:
-                raise self._mismatch(sequence, count, peer.rank, peer_count)
+        load, parity = header.load, sequence & 1
+        for peer in header.peers:  # two marks, so that this one still stands when the peer is one ahead
+            peer_mark = load(peer.marks[parity])
+            if peer_mark != mark:
+                raise self._mismatch(sequence, mark, peer.rank, peer_mark)
+
+    def _mismatch(self, sequence: int, mark: int, peer: int, peer_mark: int) -> CollectiveError:
+        if (mark ^ peer_mark) & 1:
+            phases = ("the first phase of one", "the second phase")
+            mine, others = phases[mark & 1], phases[peer_mark & 1]
+            message = f"all-reduce {sequence} is {mine} on rank {self.rank} but {others} on rank {peer}"
+            return CollectiveError(message, peer)
+        return super()._mismatch(sequence, mark >> 1, peer, peer_mark >> 1)
 
     def _await_peers(self, sequence: int) -> None:
-        """Wait until every peer has arrived at all-reduce `sequence`, or at connect() where it is 0."""
+        """Wait until every peer has arrived at exchange `sequence`, or at connect() where it is 0."""
         header = self._header_or_error()
         start, load = monotonic(), header.load
+        may_spin = True
         for peer in header.peers:
-            if load(peer.arrived) <= sequence and not self._spin(header, peer, sequence):
+            if load(peer.arrived) > sequence:
+                continue
+            if not may_spin or not self._spin(header, peer, sequence):
+                may_spin = False  # whoever is awaited next has had the time already
                 self._sleep(header, peer, sequence, start + self.timeout_seconds)
 
     def _spin(self, header: SharedHeader, peer: Line, sequence: int) -> bool:
-        end, load, word = monotonic() + _SPIN_SECONDS, header.load, peer.arrived
-        while monotonic() < end:
+        """Whether the peer came while this rank had nothing else to do and no one else needed the core."""
+        load, word = header.load, peer.arrived
+        now = monotonic()
+        end = now + _SPIN_SECONDS
+        while now < end:
             os.sched_yield()
             if load(word) > sequence:
                 return True
+            before, now = now, monotonic()
+            if now - before > _LONG_YIELD_SECONDS:
+                return False
         return False
 
     def _sleep(self, header: SharedHeader, peer: Line, sequence: int, end: float) -> None:

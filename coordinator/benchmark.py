@@ -68,8 +68,8 @@ def measure(
     _run_once(engine, scheduler, vocabulary_size, Test(test.kind, warm_up, test.context))
     engine.take_ledger()
     seconds = tuple(_run_once(engine, scheduler, vocabulary_size, test) for _ in range(repeat))
-    totals, num_steps = engine.take_ledger()
-    return Measurement(test, seconds, make_ledger(totals, num_steps, sum(seconds)))
+    totals, num_steps, reduce_times = engine.take_ledger()
+    return Measurement(test, seconds, make_ledger(totals, num_steps, sum(seconds), reduce_times))
 
 
 def _run_once(engine: Engine, scheduler: Scheduler, vocabulary_size: int, test: Test) -> float:

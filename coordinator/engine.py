@@ -14,7 +14,8 @@ from coordinator.control import WorkerChannel, WorkerError
 from coordinator.garbage import collect_if_due
 from coordinator.messages import Attached, Connect, Load, Progress, Ready, Shutdown, Step, StepDone
 from coordinator.model import ModelSpec, Origin, TensorInfo
-from coordinator.plan import Limits, RankShare
+from coordinator.plan import Limits, RankShare, padded
+from coordinator.reduce_times import ReduceClock, ReduceTimes
 from coordinator.trace import Trace
 
 Floats = npt.NDArray[np.float32]
@@ -30,6 +31,7 @@ class EngineConfig:
     collective: str
     limits: Limits
     timeout_seconds: float  # of one step, and of every wait inside it
+    all_reduce: str = "auto"
     load_timeout_seconds: float = 3600.0  # without any progress
     trace: bool = False  # keep every lap of every step
     measure_copy: bool = False  # have every rank tell its device's copy bandwidth
@@ -51,6 +53,7 @@ class Engine:
         self._spec, self._plan, self._config = spec, plan, config
         self.ledger: list[dict[str, float]] = [{} for _ in plan]  # microseconds by kind
         self._num_steps = 0  # that the ledger covers
+        self._reduce_clock = ReduceClock()
         self.trace = Trace() if config.trace else None
 
     def load(self, on_progress: OnProgress) -> tuple[list[Attached], list[Ready]]:
@@ -81,6 +84,7 @@ class Engine:
             collective=self._config.collective,
             token=token,
             timeout_seconds=self._config.timeout_seconds,
+            all_reduce=self._config.all_reduce,
             trace=self._config.trace,
             measure_copy=self._config.measure_copy,
         )
@@ -110,6 +114,7 @@ class Engine:
         answers = self._channel.collect(StepDone, f"finish step {step.number}", timeout)
         if self.trace is not None:
             self.trace.add(step, begin, time.perf_counter(), answers)
+        self._reduce_clock.add(answers, self._num_all_reduces(step), self._reduce_bytes(step))
         slices = []
         for share, answer in zip(self._plan, answers, strict=True):
             shape = (step.logit_rows.size, len(share.vocabulary))
@@ -126,9 +131,17 @@ class Engine:
         self._num_steps += 1
         return np.concatenate(slices, axis=1) if len(slices) > 1 else slices[0]
 
-    def take_ledger(self) -> tuple[list[dict[str, float]], int]:
-        """Each rank's microseconds by kind, and the number of steps, since this was called last."""
-        taken = self.ledger, self._num_steps
+    def _num_all_reduces(self, step: Step) -> int:
+        """Two a layer; without logits a step ends in its last layer before those."""
+        num_layers = self._spec.num_layers - (step.logit_rows.size == 0)
+        return 2 * num_layers if len(self._plan) > 1 else 0
+
+    def _reduce_bytes(self, step: Step) -> int:
+        return step.token_ids.size * padded(self._spec.embedding_length) * 4
+
+    def take_ledger(self) -> tuple[list[dict[str, float]], int, ReduceTimes | None]:
+        """Each rank's microseconds by kind, the number of steps, and all-reduces since the last call."""
+        taken = self.ledger, self._num_steps, self._reduce_clock.take()
         self.ledger, self._num_steps = [{} for _ in self._plan], 0
         return taken
 

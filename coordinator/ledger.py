@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from coordinator.reduce_times import ReduceTimes
+
 KINDS = ("device", "wait", "reduce", "submit", "host", "coordinator")
 
 
@@ -27,9 +29,15 @@ class Ledger:
     num_steps: int
     step: float
     ranks: tuple[dict[str, float], ...]  # by kind; a kind that was not measured is missing
+    reduce_times: ReduceTimes | None = None  # where every rank's device has timestamps
 
 
-def make_ledger(totals: Sequence[Mapping[str, float]], num_steps: int, seconds: float) -> Ledger:
+def make_ledger(
+    totals: Sequence[Mapping[str, float]],
+    num_steps: int,
+    seconds: float,
+    reduce_times: ReduceTimes | None = None,
+) -> Ledger:
     """From the ranks' sums over `num_steps` steps, which took `seconds` in all.
 
     What a rank does not account for is the coordinator's.
@@ -41,4 +49,4 @@ def make_ledger(totals: Sequence[Mapping[str, float]], num_steps: int, seconds: 
         of_rank = {kind: total[kind] / num_steps for kind in KINDS if kind in total}
         of_rank["coordinator"] = step - sum(of_rank.values())
         ranks.append(of_rank)
-    return Ledger(num_steps, step, tuple(ranks))
+    return Ledger(num_steps, step, tuple(ranks), reduce_times)

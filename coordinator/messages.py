@@ -38,7 +38,8 @@ class Load:
     collective: str
     token: bytes  # of this run: collectives drop what does not carry it
     timeout_seconds: float
-    trace: bool = False  # every StepDone tells its laps
+    all_reduce: str = "auto"  # or one-shot, or two-phase
+    trace: bool = False  # every StepDone tells the laps of the host, too
     measure_copy: bool = False  # Ready tells the copy bandwidth
 
 
@@ -103,7 +104,9 @@ class StepDone:
     number: int
     logits: Float32s
     ledger: dict[str, float]  # microseconds by kind
-    laps: tuple[Lap, ...] = ()  # only for a trace; those of the host, then those of the device
+    laps: tuple[
+        Lap, ...
+    ] = ()  # for a trace: those of the host; where the device has timestamps: its segments
 
 
 @dataclass(frozen=True)

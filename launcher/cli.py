@@ -155,6 +155,7 @@ def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunCo
         validate=options.validate,
         staging=options.staging,
         submit_ahead=not options.submit_then_wait,
+        all_reduce=options.all_reduce,
     )
 
 

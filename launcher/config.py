@@ -16,6 +16,7 @@ class UsageError(ValueError):
 
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 COLLECTIVES = ("shared-memory", "zmq-ring")
+ALL_REDUCES = ("auto", "one-shot", "two-phase")
 DEFAULT_CONTEXT = 4096
 
 
@@ -54,6 +55,7 @@ class RunConfig:
     validate: bool
     staging: bool
     submit_ahead: bool
+    all_reduce: str = "auto"
     timestamps: bool = False  # of the devices, for a ledger or a trace
     trace: bool = False  # keep every lap of every step
     measure_copy: bool = False  # of the devices' memory
@@ -63,6 +65,12 @@ class RunConfig:
             raise UsageError(f"--kv-type {self.kv_type}: known are {', '.join(KV_TYPES)}")
         if self.collective not in COLLECTIVES:
             raise UsageError(f"--collective {self.collective}: known are {', '.join(COLLECTIVES)}")
+        if self.all_reduce not in ALL_REDUCES:
+            raise UsageError(f"--all-reduce {self.all_reduce}: known are {', '.join(ALL_REDUCES)}")
+        if self.all_reduce == "two-phase" and self.collective != "shared-memory":
+            raise UsageError(
+                f"--all-reduce two-phase: {self.collective} has no phases; use --collective shared-memory"
+            )
         if self.context_length is not None and self.context_length < 1:
             raise UsageError(f"--context {self.context_length}: at least 1 is needed")
         if not 1 <= self.max_rows <= 512:

@@ -144,8 +144,8 @@ def _continue(
     text += detokenizer.finish() if detokenizer else ""
     timings = generation.timings
     assert timings is not None
-    totals, num_steps = session.engine.take_ledger()
-    ledger = make_ledger(totals, num_steps, timings.prompt_seconds + timings.decode_seconds)
+    totals, num_steps, reduce_times = session.engine.take_ledger()
+    ledger = make_ledger(totals, num_steps, timings.prompt_seconds + timings.decode_seconds, reduce_times)
     if generate.json:
         print(json.dumps(_report(prompt, tokens, text if tokenizer else None, generation, ledger)))
     else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from coordinator.ledger import KINDS, Ledger
+from coordinator.reduce_times import ReduceTimes
 from launcher.table import format_table
 
 
@@ -13,11 +15,12 @@ def ledger_json(ledger: Ledger) -> dict[str, Any]:
         "steps": ledger.num_steps,
         "step_microseconds": ledger.step,
         "microseconds_by_rank": list(ledger.ranks),
+        "all_reduces": None if ledger.reduce_times is None else asdict(ledger.reduce_times),
     }
 
 
 def ledger_table(ledger: Ledger) -> str:
-    """A row per rank, a column per kind, and their sum; and what is not known."""
+    """A row per rank, a column per kind, and their sum; what is not known, and what all-reduces cost."""
     rows = [
         (str(rank), *(_microseconds(kinds.get(kind)) for kind in KINDS), _microseconds(sum(kinds.values())))
         for rank, kinds in enumerate(ledger.ranks)
@@ -27,7 +30,17 @@ def ledger_table(ledger: Ledger) -> str:
         for rank, kinds in enumerate(ledger.ranks)
         if "device" not in kinds
     ]
+    if ledger.reduce_times is not None:
+        notes.append("\n" + _reduce_times(ledger.reduce_times))
     return format_table(("rank", *KINDS, "step"), rows) + "".join(notes)
+
+
+def _reduce_times(times: ReduceTimes) -> str:
+    sizes = " to ".join(f"{size / 1000:.3g}" for size in sorted({times.min_bytes, times.max_bytes}))
+    return (
+        f"all-reduce beyond the device: median {times.median_microseconds:.0f} us of {times.count}"
+        f" ({times.num_ranks} ranks, {sizes} KB)"
+    )
 
 
 def _microseconds(value: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import NoReturn
 from coordinator.plan import KV_TYPES
 from coordinator.sampler import SamplingParameters
 from coordinator.shapes import SHAPES
-from launcher.config import COLLECTIVES, DEFAULT_CONTEXT, EXIT_USAGE
+from launcher.config import ALL_REDUCES, COLLECTIVES, DEFAULT_CONTEXT, EXIT_USAGE
 
 
 class Parser(argparse.ArgumentParser):
@@ -153,6 +153,13 @@ def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     )
     ranks.add_argument("--collective", default=COLLECTIVES[0], choices=COLLECTIVES,
                        help="how ranks add up their partial sums (default: %(default)s)")  # fmt: skip
+    ranks.add_argument(
+        "--all-reduce",
+        default="auto",
+        choices=ALL_REDUCES,
+        help="every rank adds up all, or a slice of its own in a first phase; auto measures from three ranks"
+        " on (default: %(default)s)",
+    )
     ranks.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS",
                        help="how long a rank may take for one step (default: %(default)s)")  # fmt: skip
     memory = parser.add_argument_group("memory")

@@ -100,6 +100,7 @@ def start_session(config: RunConfig, model: Model, choices: list[DeviceChoice]) 
             config.collective,
             model.limits,
             config.timeout_seconds,
+            all_reduce=config.all_reduce,
             trace=config.trace,
             measure_copy=config.measure_copy,
         )

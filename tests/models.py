@@ -171,7 +171,9 @@ class Rank:
         num_ranks: int,
         limits: Limits,
         open_device: Callable[[Limits], Device] = NumpyDevice,
+        two_phase: bool = False,
     ) -> None:
+        self.two_phase = two_phase
         self.spec, self.share, self.num_ranks, self.limits = spec, share, num_ranks, limits
         self.shards: dict[str, Shard] = rank_shards(spec, share, file.tensors)
         self.device = open_device(limits)
@@ -207,7 +209,7 @@ class Rank:
         buckets = (
             row_bucket(num_rows, self.limits.max_rows), row_bucket(num_logits, self.limits.max_logit_rows)
         )  # fmt: skip
-        program = build_program(self.spec, self.share, self.shards, self.num_ranks, *buckets)
+        program = build_program(self.spec, self.share, self.shards, self.num_ranks, *buckets, self.two_phase)
         self.device.prepare(program)
         self.device.submit(program, num_rows)
         return program
@@ -227,10 +229,11 @@ class LocalEngine(Engine):
         weights: Sequence[float] = (1.0,),
         limits: Limits = LIMITS,
         open_device: Callable[[Limits], Device] = NumpyDevice,
+        two_phase: bool = False,
     ) -> None:
         file, spec = open_model(path)
         plan = make_plan(spec, weights)
-        self.ranks = [Rank(file, spec, share, len(plan), limits, open_device) for share in plan]
+        self.ranks = [Rank(file, spec, share, len(plan), limits, open_device, two_phase) for share in plan]
         arena = private_arena(len(plan), limits.max_rows * padded(spec.embedding_length) * 4)
         for rank in self.ranks:
             rank.device.attach_partials(arena, rank.share.rank)

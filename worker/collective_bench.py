@@ -17,16 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 import collectives
+from collectives.arena import rank_slice
 
 Floats = npt.NDArray[np.float32]
 WARM_UP_CALLS = 5
+TWO_PHASE = " two-phase"
 
 
 @dataclass(frozen=True)
 class Job:
     """What one rank measures; on the command line as JSON."""
 
-    kind: str  # of collectives.KINDS, or the name of a library
+    kind: str  # of collectives.KINDS, with TWO_PHASE behind it or not, or the name of a library
     rank: int
     num_ranks: int
     sizes: tuple[int, ...]  # bytes
@@ -56,7 +58,7 @@ class Ours:
 
     def __init__(self, job: Job) -> None:
         self._collective = collectives.create(
-            job.kind,
+            job.kind.removesuffix(TWO_PHASE),
             rank=job.rank,
             num_ranks=job.num_ranks,
             slot_bytes=max(job.sizes),
@@ -64,25 +66,49 @@ class Ours:
             timeout_seconds=job.timeout_seconds,
         )
         self.endpoint = self._collective.endpoint
-        self._sequence = 0
+        self._sequence, self._parity = 0, 0
 
     def connect(self, endpoints: Sequence[str]) -> None:
         self._collective.connect(endpoints)
         self._partials = [self._collective.partials(parity) for parity in (0, 1)]
 
     def all_reduce(self, values: Floats, total: Floats) -> None:
+        _add_up(self._exchange(values), total)
+
+    def _exchange(self, values: Floats) -> Floats:
+        """What every rank has written [num_partials, count]."""
         self._sequence += 1
-        parity, count = self._sequence % 2, values.size
-        partials = self._partials[parity]
-        partials[self._collective.write_slot, :count] = values
-        self._collective.all_reduce(self._sequence, parity, count)
-        total[:] = partials[0, :count]
-        for partial in partials[1:]:
-            total += partial[:count]
+        self._parity ^= 1
+        partials = self._partials[self._parity][:, : values.size]
+        partials[self._collective.write_slot] = values
+        self._collective.all_reduce(self._sequence, self._parity, values.size)
+        return partials
 
     def close(self) -> None:
         self._partials.clear()
         self._collective.close()
+
+
+class OursInTwoPhases(Ours):
+    """Every rank sums its slice, and then reads all of them."""
+
+    def all_reduce(self, values: Floats, total: Floats) -> None:
+        partials = self._exchange(values)
+        own = rank_slice(self._collective.rank, self._collective.num_ranks, values.size)
+        _add_up(partials[:, own], partials[0, own])
+        self._sequence += 1
+        self._collective.all_gather(self._sequence)
+        total[:] = partials[0]
+
+
+def _add_up(partials: Floats, total: Floats) -> None:
+    """In rank order. `total` may be the first of the partials."""
+    if len(partials) == 1:
+        total[:] = partials[0]
+        return
+    np.add(partials[0], partials[1], out=total)
+    for partial in partials[2:]:
+        total += partial
 
 
 class Gloo:
@@ -143,7 +169,8 @@ def bench_collective(text: str) -> int:
         if gathered is not None:  # on MPI's rank 0, which tells for all
             _say(gathered)
         return 0
-    summing: Summing = Gloo(job) if job.kind == "gloo" else Ours(job)
+    ours = OursInTwoPhases if job.kind.endswith(TWO_PHASE) else Ours
+    summing: Summing = Gloo(job) if job.kind == "gloo" else ours(job)
     _say(summing.endpoint)
     _say(_measure(summing, json.loads(sys.stdin.readline()), job))
     return 0

@@ -32,10 +32,13 @@ from worker.device import Device, DeviceOptions, TimedDevice
 from worker.loading import load_stacks
 from worker.open_device import open_device
 from worker.open_weights import open_weights
-from worker.program import Program, build_program
+from worker.program import Program, build_program, build_sums
+from worker.segments import SegmentRunner
 from worker.stacks import stack_shards
-from worker.step_clock import RecordingClock, StepClock
+from worker.step_buffer import StepLayout, StepView
+from worker.step_clock import StepClock, take_out_device
 from worker.step_writer import StepWriter, row_bucket
+from worker.two_phase import NEVER, measured_threshold
 from worker.weight_source import WeightSource
 
 M = TypeVar("M")
@@ -85,18 +88,18 @@ class Worker:
         self.device: Device = open_device(options, load.limits, load.timeout_seconds)
         timed = self.device if isinstance(self.device, TimedDevice) else None
         self._timed = timed if options.timestamps else None
-        slot_bytes = load.limits.max_rows * padded(load.spec.embedding_length) * 4
+        self._row_bytes = padded(load.spec.embedding_length) * 4
         self.collective: Collective = create(
             load.collective,
             rank=load.share.rank,
             num_ranks=load.num_ranks,
-            slot_bytes=slot_bytes,
+            slot_bytes=load.limits.max_rows * self._row_bytes,
             timeout_seconds=load.timeout_seconds,
             token=load.token,
         )
         log.info("rank %d of %d on %s", load.share.rank, load.num_ranks, self.device.name)
+        self._runner = SegmentRunner(self.device, self.collective)
         self._programs: dict[tuple[int, int], Program] = {}
-        self._num_reduces = 0
 
     def load_weights(self, control: ControlSocket) -> None:
         """Allocates every buffer and fills the weights, telling the coordinator how far it is."""
@@ -109,6 +112,8 @@ class Worker:
             **activation_buffers(spec, share, self._shards, limits),
         }
         self.device.create_buffers(buffers)
+        self.device.attach_partials(self.collective.arena, self.collective.write_slot)
+        self._two_phase_bytes = self._threshold()  # before ranks take their time to load
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
@@ -120,9 +125,27 @@ class Worker:
         control.send(Progress(total, total))
         log.info("%d bytes of weights loaded in %.2f s", total, time.monotonic() - started)
 
+    def _threshold(self) -> float:
+        """From how many bytes on an all-reduce has two phases; the same on all ranks."""
+        load = self._load
+        if load.all_reduce == "two-phase":
+            return 0
+        if load.all_reduce == "one-shot" or load.num_ranks <= 2 or not self.collective.has_two_phases:
+            return NEVER
+
+        def build(rows: int, two_phase: bool) -> Program:
+            program = build_sums(load.spec, load.share, self._shards, load.num_ranks, rows, two_phase)
+            self.device.prepare(program)
+            return program
+
+        header = StepView(self.device.view("step").view(np.uint32), StepLayout(load.limits)).header
+        threshold = measured_threshold(self._runner, build, load.limits.max_rows, self._row_bytes, header)
+        if threshold is not NEVER:
+            log.info("all-reduces have two phases from %d bytes on", threshold)
+        return threshold
+
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""
-        self.device.attach_partials(self.collective.arena, self.collective.write_slot)
         self._writer = StepWriter(self.device, self.weights, self._load)
         self._logits = self.device.view("logits").view(np.float32)
         self._program(1, 1)
@@ -136,44 +159,33 @@ class Worker:
 
         The logits are the device's own memory: the next step overwrites them.
         """
-        clock = RecordingClock() if self._timed is not None else StepClock()
+        clock = StepClock()
         self._writer.write(step)
         program = self._program(step.token_ids.size, step.logit_rows.size)
         clock.lap("host")
-        self.device.submit(program, step.token_ids.size)
-        clock.lap("submit")
         count = step.token_ids.size * padded(self._load.spec.embedding_length)
-        for index, segment in enumerate(program.segments):
-            self.device.finish(index)
-            clock.lap("wait")
-            if segment.parity is not None:
-                self._num_reduces += 1
-                self.collective.all_reduce(self._num_reduces, segment.parity, count)
-                clock.lap("reduce")
-                self.device.release(index + 1)
-                clock.lap("submit")
+        self._runner.run(program, step.token_ids.size, count, clock.lap)
         logits = self._logits[: step.logit_rows.size * len(self._load.share.vocabulary)]
         clock.lap("host")
-        laps = self._device_laps(clock)
-        return StepDone(step.number, logits, clock.ledger(), laps if self._load.trace else ())
+        ledger = clock.ledger()
+        laps = self._laps(clock, ledger) if self._timed is not None else []
+        return StepDone(step.number, logits, ledger, tuple(laps))
 
-    def _device_laps(self, clock: StepClock) -> tuple[Lap, ...]:
-        """Adds what the device noted, where it does, and gives all laps."""
-        if self._timed is None or not isinstance(clock, RecordingClock):
-            return ()
-        times = self._timed.segment_times()
-        if times is not None:
-            clock.add_device(times)
-        return tuple(clock.laps)
+    def _laps(self, clock: StepClock, ledger: dict[str, float]) -> list[Lap]:
+        """Of the device, where it noted any, and for a trace of the host; the ledger learns of the device."""
+        times = self._timed.segment_times() if self._timed is not None else None
+        host = clock.laps()
+        device = [] if times is None else take_out_device(ledger, host, times)
+        return [*host, *device] if self._load.trace else device
 
     def _program(self, num_rows: int, num_logit_rows: int) -> Program:
         """The program of the rows' bucket, built and prepared when it is first wanted."""
         limits = self._load.limits
         key = (row_bucket(num_rows, limits.max_rows), row_bucket(num_logit_rows, limits.max_logit_rows))
         if key not in self._programs:
-            program = build_program(
-                self._load.spec, self._load.share, self._shards, self._load.num_ranks, *key
-            )
+            two_phase = key[0] * self._row_bytes >= self._two_phase_bytes
+            load = self._load
+            program = build_program(load.spec, load.share, self._shards, load.num_ranks, *key, two_phase)
             self.device.prepare(program)
             self._programs[key] = program
         return self._programs[key]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from collectives.arena import rank_slice
 from coordinator.plan import Limits
 from worker.buffers import Buffer
 from worker.device import FillPlaces, Place
@@ -22,6 +24,7 @@ from worker.ops import (
     RopeCache,
     RowSet,
     SumNorm,
+    SumSlice,
 )
 from worker.program import Program
 from worker.step_buffer import StepLayout, StepView
@@ -95,6 +98,8 @@ class NumpyDevice:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             if isinstance(op, SumNorm):
                 self._sum_norm(op)
+            elif isinstance(op, SumSlice):
+                self._sum_slice(op)
             elif isinstance(op, MatMul):
                 self._matmul(op)
             elif isinstance(op, RopeCache):
@@ -135,9 +140,9 @@ class NumpyDevice:
     def _sum_norm(self, op: SumNorm) -> None:
         hidden = self._rows(op.source)[:, : op.width]
         if op.parity is not None:
-            hidden = hidden.copy()
-            for slot in range(self._partials.shape[1]):
-                hidden += self._partial(op.parity, slot)[:, : op.width]
+            num_partials = 1 if op.summed else self._partials.shape[1]
+            partials = [self._partial(op.parity, slot)[:, : op.width] for slot in range(num_partials)]
+            hidden = hidden + _added_up(partials)
         if op.rows == "logit_rows":
             hidden = hidden[self._step.logit_rows[: self._step.num_logit_rows]]
         else:
@@ -145,6 +150,12 @@ class NumpyDevice:
         mean_square = np.mean(np.square(hidden), axis=1, keepdims=True)
         normed = hidden / np.sqrt(mean_square + np.float32(op.epsilon))
         self._rows(op.output, op.rows)[:, : op.width] = normed * self._vector(op.weight, op.width)
+
+    def _sum_slice(self, op: SumSlice) -> None:
+        num_partials, count = self._partials.shape[1], self._partial(op.parity, 0).size
+        own = rank_slice(op.rank, num_partials, count)
+        partials = self._partials[op.parity, :, own]
+        partials[0] = _added_up(partials)
 
     def _matmul(self, op: MatMul) -> None:
         matrix = self._matrices[op.matrix.name]
@@ -253,6 +264,11 @@ def _gated(gate_up: Floats) -> Floats:
     gate, up = np.split(gate_up, 2, axis=1)
     activated: Floats = gate / (1 + np.exp(-gate)) * up
     return activated
+
+
+def _added_up(partials: Sequence[Floats] | Floats) -> Floats:
+    """From left to right."""
+    return functools.reduce(np.add, partials)
 
 
 def _positions(blocks: npt.NDArray[np.floating[npt.NBitBase]], num_keys: int) -> Floats:

@@ -23,10 +23,10 @@ class Matrix:
 
 @dataclass(frozen=True)
 class SumNorm:
-    """hidden = source + the ranks' partial sums; output = RMS norm of hidden, times the weight.
+    """hidden = source + (the ranks' partial sums); output = RMS norm of hidden, times the weight.
 
-    With parity None nothing is summed. For logit_rows only the chosen rows are computed, packed
-    together in the output, and hidden is not written.
+    With parity None nothing is summed; with `summed` the first slot holds the sum of all already. For
+    logit_rows only the chosen rows are computed, packed together in the output, and hidden is not written.
     """
 
     source: str
@@ -36,6 +36,7 @@ class SumNorm:
     epsilon: float
     output: str
     rows: RowSet
+    summed: bool = False
 
     @property
     def reads(self) -> frozenset[str]:
@@ -44,6 +45,25 @@ class SumNorm:
     @property
     def writes(self) -> frozenset[str]:
         return frozenset((self.output,) if self.rows == "logit_rows" else (self.output, "hidden"))
+
+
+@dataclass(frozen=True)
+class SumSlice:
+    """partials[parity, 0] = the sum of all ranks' partials: this rank's slice of it.
+
+    The first half of a two-phase all-reduce; collectives/arena.py says how slices are cut.
+    """
+
+    parity: int
+    rank: int
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset(("partials",))
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return frozenset(("partials",))
 
 
 @dataclass(frozen=True)
@@ -166,4 +186,4 @@ class GatedActivation:
         return frozenset(("activated",))
 
 
-Op = Union[SumNorm, MatMul, RopeCache, Attention, AttentionCombine, GatedActivation]  # noqa: UP007
+Op = Union[SumNorm, SumSlice, MatMul, RopeCache, Attention, AttentionCombine, GatedActivation]  # noqa: UP007

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from coordinator.model import ModelSpec
 from coordinator.plan import RankShare, Shard
@@ -21,16 +22,26 @@ from worker.ops import (
     RopeCache,
     RowSet,
     SumNorm,
+    SumSlice,
 )
 from worker.stacks import GATE_UP, QKV, stack_shards, stacked_tensors
 
 
+class Phase(Enum):
+    """What the host makes ready behind a segment. In two phases a rank adds up a slice only."""
+
+    ONE_SHOT = "one-shot"  # all partials, for every rank to add up
+    PARTIALS = "partials"  # this rank's slice of all partials
+    SLICES = "slices"  # the sum, from the ranks' slices
+
+
 @dataclass(frozen=True)
 class Segment:
-    """Operations that run without a word from the host; then, unless parity is None, an all-reduce."""
+    """Operations that run without a word from the host; then an all-reduce or a phase of one, or the end."""
 
     ops: tuple[Op, ...]
     parity: int | None
+    phase: Phase = Phase.ONE_SHOT
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,8 @@ class Program:
 
     @property
     def num_all_reduces(self) -> int:
-        return sum(segment.parity is not None for segment in self.segments)
+        ends = (segment for segment in self.segments if segment.parity is not None)
+        return sum(segment.phase is not Phase.SLICES for segment in ends)
 
 
 def build_program(
@@ -53,17 +65,34 @@ def build_program(
     num_ranks: int,
     rows: int,
     logit_rows: int,
+    two_phase: bool = False,
 ) -> Program:
-    """The program of one rank. Two all-reduces a layer; one rank alone needs none and gets one segment."""
-    return _Builder(spec, share, shards, num_ranks).build(rows, logit_rows)
+    """The program of one rank. Two all-reduces a layer; one rank alone needs none and gets one segment.
+
+    two_phase: how the all-reduces are made; the same bits come out either way.
+    """
+    return _Builder(spec, share, shards, num_ranks, two_phase).build(rows, logit_rows)
+
+
+def build_sums(
+    spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], num_ranks: int, rows: int, two_phase: bool
+) -> Program:
+    """Nothing but the all-reduces of a layer and what adds them up: for measuring these."""
+    return _Builder(spec, share, shards, num_ranks, two_phase).build_sums(rows)
 
 
 class _Builder:
     def __init__(
-        self, spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], num_ranks: int
+        self,
+        spec: ModelSpec,
+        share: RankShare,
+        shards: Mapping[str, Shard],
+        num_ranks: int,
+        two_phase: bool,
     ) -> None:
         self._spec, self._share, self._num_ranks = spec, share, num_ranks
         self._shards, self._stacks = shards, stack_shards(shards)
+        self._two_phase = two_phase and num_ranks > 1
         self._segments: list[Segment] = []
         self._ops: list[Op] = []
         self._pending: int | None = None  # parity of the partial sums that no one has added yet
@@ -80,6 +109,13 @@ class _Builder:
             self._logits()
         self._segments.append(Segment(tuple(self._ops), None))
         return Program(rows, logit_rows, tuple(self._segments))
+
+    def build_sums(self, rows: int) -> Program:
+        for _ in range(2):
+            self._exchange()
+            self._sum_norm("blk.0.attn_norm.weight", "normed", "embedding")
+        self._segments.append(Segment(tuple(self._ops), None))
+        return Program(rows, 0, tuple(self._segments))
 
     def _attention_inputs(self, layer: int) -> None:
         prefix = f"blk.{layer}."
@@ -141,7 +177,8 @@ class _Builder:
 
     def _sum_norm(self, weight: str, output: str, source: str, rows: RowSet = "rows") -> None:
         width, epsilon = self._spec.embedding_length, self._spec.norm_epsilon
-        self._ops.append(SumNorm(source, self._pending, weight, width, epsilon, output, rows))
+        summed = self._two_phase and self._pending is not None
+        self._ops.append(SumNorm(source, self._pending, weight, width, epsilon, output, rows, summed))
         self._pending = None
 
     def _products(self, tensors: list[str], output: str) -> None:
@@ -169,13 +206,23 @@ class _Builder:
 
     def _all_reduce(self, tensor: str, source: str) -> None:
         """A row-parallel product into this rank's slot; without columns of its own a rank adds zeros."""
+        self._matmul(tensor, source, "partials", parity=self._num_reduces % 2)
+        self._exchange()
+
+    def _exchange(self) -> None:
         parity = self._num_reduces % 2
         self._num_reduces += 1
-        self._matmul(tensor, source, "partials", parity=parity)
         self._pending = parity
-        if self._num_ranks > 1:
-            self._segments.append(Segment(tuple(self._ops), parity))
-            self._ops = []
+        if self._two_phase:
+            self._end_segment(parity, Phase.PARTIALS)
+            self._ops.append(SumSlice(parity, self._share.rank))
+            self._end_segment(parity, Phase.SLICES)
+        elif self._num_ranks > 1:
+            self._end_segment(parity, Phase.ONE_SHOT)
+
+    def _end_segment(self, parity: int, phase: Phase) -> None:
+        self._segments.append(Segment(tuple(self._ops), parity, phase))
+        self._ops = []
 
 
 def cache_names(layer: int) -> tuple[str, str]:

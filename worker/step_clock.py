@@ -6,6 +6,7 @@ coordinator/ledger.py says what the kinds mean.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,48 +18,46 @@ HOST_KINDS = ("host", "submit", "wait", "reduce")
 
 
 class StepClock:
-    """Adds up the host's laps, which follow each other without a gap."""
+    """The host's laps, which follow each other without a gap.
+
+    A lap is only noted when it ends, for that is between two segments; what it comes to is worked out later.
+    """
 
     def __init__(self) -> None:
-        self._microseconds = dict.fromkeys(HOST_KINDS, 0.0)
-        self._last = time.perf_counter()
+        self._ends: list[tuple[str, float]] = []
+        self._begin = time.perf_counter()
 
     def lap(self, kind: str) -> None:
         """The time since the last lap was of this kind."""
-        now = time.perf_counter()
-        self._microseconds[kind] += (now - self._last) * 1e6
-        self._last = now
+        self._ends.append((kind, time.perf_counter()))
 
     def ledger(self) -> dict[str, float]:
         """Microseconds by kind."""
-        return self._microseconds
+        microseconds, last = dict.fromkeys(HOST_KINDS, 0.0), self._begin
+        for kind, end in self._ends:
+            microseconds[kind] += (end - last) * 1e6
+            last = end
+        return microseconds
+
+    def laps(self) -> list[Lap]:
+        """One by one, to hold them against the device's times."""
+        begins = [self._begin, *(end for _, end in self._ends)]
+        return [Lap(kind, begin, end) for begin, (kind, end) in zip(begins, self._ends, strict=False)]
 
 
-class RecordingClock(StepClock):
-    """Also keeps the laps one by one, to hold them against the device's times."""
+def take_out_device(ledger: dict[str, float], laps: Sequence[Lap], times: Times) -> list[Lap]:
+    """The device's laps, from when each segment ran [segments, 2] in seconds of the device's clock.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.laps: list[Lap] = []
-
-    def lap(self, kind: str) -> None:
-        begin = self._last
-        super().lap(kind)
-        self.laps.append(Lap(kind, begin, self._last))
-
-    def add_device(self, times: Times) -> None:
-        """The last laps of a step: when each segment ran [segments, 2], in seconds of the device's clock.
-
-        Takes what the device computed out of what the host did meanwhile.
-        """
-        waits = [lap.end for lap in self.laps if lap.kind == "wait"]
-        spans = aligned(times, np.array(waits))
-        host = np.array([(lap.begin, lap.end) for lap in self.laps])
-        shared = overlaps(host, spans) * 1e6
-        for lap, microseconds in zip(self.laps, shared.tolist(), strict=True):
-            self._microseconds[lap.kind] -= microseconds
-        self._microseconds["device"] = float(shared.sum())
-        self.laps += [Lap("device", begin, end) for begin, end in spans.tolist()]
+    What the device computed is taken out of what the host did meanwhile: the ledger's kinds change.
+    """
+    waits = [lap.end for lap in laps if lap.kind == "wait"]
+    spans = aligned(times, np.array(waits))
+    host = np.array([(lap.begin, lap.end) for lap in laps])
+    shared = overlaps(host, spans) * 1e6
+    for lap, microseconds in zip(laps, shared.tolist(), strict=True):
+        ledger[lap.kind] -= microseconds
+    ledger["device"] = float(shared.sum())
+    return [Lap("device", begin, end) for begin, end in spans.tolist()]
 
 
 def aligned(times: Times, seen: Times) -> Times:

@@ -77,6 +77,12 @@ def test_the_ledger_knows_what_the_device_computed(tplaunch: CommandLine, device
         for kinds in result["ledger"]["microseconds_by_rank"]:
             assert kinds["device"] > 0
             assert set(kinds) == {"device", "wait", "reduce", "submit", "host", "coordinator"}
+        reduces = result["ledger"]["all_reduces"]
+        assert (reduces is None) == (result["ranks"] == 1)
+        if reduces:
+            assert reduces["num_ranks"] == 2
+            assert reduces["count"] == 2 * 2 * result["ledger"]["steps"]  # of two layers
+            assert reduces["median_microseconds"] > 0 and reduces["min_bytes"] % 256 == 0
 
 
 def check_trace(path: Path, num_tracks: int) -> None:

@@ -13,6 +13,7 @@ from coordinator.ledger import KINDS, make_ledger
 from coordinator.messages import Step
 from coordinator.model import WEIGHT_TYPES, Origin, model_spec
 from coordinator.plan import check_tensors, make_plan, rank_shards
+from coordinator.reduce_times import ReduceClock
 from coordinator.scheduler import Scheduler, Sequence
 from coordinator.shapes import SHAPES, shape_tensors
 from launcher.config import RandomModel
@@ -106,6 +107,7 @@ class RecordingEngine(LocalEngine):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.ledger, self._num_steps, self._plan = [{}], 0, make_plan(SPEC, [1.0])
+        self._reduce_clock = ReduceClock()
         self.positions: list[list[int]] = []
 
     def run(self, step: Step) -> npt.NDArray[np.float32]:

@@ -209,6 +209,8 @@ def changed(**changes: Any) -> RunConfig:
     [
         ({"kv_type": "q8"}, "--kv-type q8: known are f16, f32"),
         ({"collective": "mpi"}, "--collective mpi: known are shared-memory, zmq-ring"),
+        ({"all_reduce": "tree"}, "--all-reduce tree: known are auto, one-shot, two-phase"),
+        ({"all_reduce": "two-phase", "collective": "zmq-ring"}, "zmq-ring has no phases; use --collective"),
         ({"context_length": 0}, "--context 0: at least 1 is needed"),
         ({"context_length": -5}, "--context -5: at least 1"),
         ({"max_rows": 0}, "--prefill-chunk 0: 1 to 512 rows are possible"),

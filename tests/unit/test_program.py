@@ -13,8 +13,8 @@ from coordinator.model import ModelSpec
 from coordinator.plan import Limits, RankShare, Shard, make_plan, padded, rank_shards
 from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
 from worker.buffers import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers
-from worker.ops import Attention, AttentionCombine, GatedActivation, MatMul, Op, RopeCache, SumNorm
-from worker.program import Program, build_program
+from worker.ops import Attention, AttentionCombine, GatedActivation, MatMul, Op, RopeCache, SumNorm, SumSlice
+from worker.program import Phase, Program, build_program
 from worker.step_buffer import StepLayout
 
 INPUTS = frozenset(("embedding", "rope", "step"))  # what the step writer fills
@@ -30,8 +30,8 @@ class RankCase:
     shards: Mapping[str, Shard]
     num_ranks: int
 
-    def program(self, rows: int = 4, logit_rows: int = 2) -> Program:
-        return build_program(self.spec, self.share, self.shards, self.num_ranks, rows, logit_rows)
+    def program(self, rows: int = 4, logit_rows: int = 2, two_phase: bool = False) -> Program:
+        return build_program(self.spec, self.share, self.shards, self.num_ranks, rows, logit_rows, two_phase)
 
 
 def ranks_of(
@@ -80,6 +80,26 @@ def test_two_all_reduces_a_layer(case: RankCase, logit_rows: int) -> None:
     assert len(program.segments) == program.num_all_reduces + 1
     assert program.segments[-1].parity is None
     assert [segment.parity for segment in program.segments[:-1]] == [0, 1] * (program.num_all_reduces // 2)
+
+
+@given(rank_cases(), st.sampled_from([0, 2]))
+@examples(100)
+def test_two_phases_only_cut_the_sums_in_two(case: RankCase, logit_rows: int) -> None:
+    one_shot, two_phase = case.program(4, logit_rows), case.program(4, logit_rows, two_phase=True)
+    assert two_phase.num_all_reduces == one_shot.num_all_reduces
+    assert len(two_phase.segments) == 1 + 2 * one_shot.num_all_reduces
+    if case.num_ranks == 1:
+        assert two_phase == one_shot
+        return
+    for i, segment in enumerate(one_shot.segments[:-1]):
+        partials, slices = two_phase.segments[2 * i : 2 * i + 2]
+        assert (partials.phase, slices.phase) == (Phase.PARTIALS, Phase.SLICES)
+        assert partials.parity == slices.parity == segment.parity
+        assert slices.ops == (SumSlice(i % 2, case.share.rank),)
+    ops = [op for op in ops_of(two_phase) if not isinstance(op, SumSlice)]
+    unsummed = [dataclasses.replace(op, summed=False) if isinstance(op, SumNorm) else op for op in ops]
+    assert unsummed == ops_of(one_shot)
+    assert all(op.summed == (op.parity is not None) for op in ops if isinstance(op, SumNorm))
 
 
 @given(rank_cases(), st.sampled_from([0, 2]))

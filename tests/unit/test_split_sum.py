@@ -230,6 +230,12 @@ def test_ranks_together_compute_what_one_computes_when_tied(plain: Path, weights
     assert_close(logits_of(LocalEngine(plain, weights)), logits_of(LocalEngine(plain)))
 
 
+@pytest.mark.parametrize("weights", [[1, 1], [1, 1, 2], [1] * 8, [0, 2, 0, 1]], ids=str)
+def test_two_phases_give_the_same_bits(mixed: Path, weights: list[float]) -> None:
+    one_shot, two_phase = LocalEngine(mixed, weights), LocalEngine(mixed, weights, two_phase=True)
+    assert logits_of(two_phase).tobytes() == logits_of(one_shot).tobytes()
+
+
 @pytest.mark.parametrize("kind", sorted(WEIGHT_TYPES))
 def test_more_ranks_than_anything_in_every_type(tmp_path: Path, kind: str) -> None:
     """Ranks without heads, without columns, without vocabulary rows."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from coordinator.plan import padded
 from tests.vulkan.cases import KV_DTYPES, Case, assert_close, limits_for, random_floats
 from tests.vulkan.reused_device import ReusedDevice
 from worker.numpy_device import NumpyDevice
-from worker.ops import GatedActivation, RopeCache, SumNorm
+from worker.ops import GatedActivation, RopeCache, SumNorm, SumSlice
 
 SEEDS = st.integers(0, 999)
 
@@ -79,6 +81,33 @@ def test_sum_norm_adds_in_rank_order(device: ReusedDevice) -> None:
     case = sum_norm_case(1000, 4, 4, num_partials=5, parity=1, in_place=False, seed=0)
     expected = case.run(NumpyDevice(case.limits))["hidden"]
     assert np.array_equal(device.run(case)["hidden"], expected)
+
+
+@settings(max_examples=20)
+@given(
+    width=st.integers(1, 300).map(lambda quads: 4 * quads),
+    rows=st.integers(1, 20),
+    spare_rows=st.integers(0, 3),
+    num_partials=st.integers(1, 8),
+    parity=st.sampled_from([0, 1]),
+    seed=SEEDS,
+)
+def test_slices_are_summed_as_sum_norm_sums(
+    device: ReusedDevice, width: int, rows: int, spare_rows: int, num_partials: int, parity: int, seed: int
+) -> None:
+    """Bit by bit, and nothing else is touched; the ranks' slices together are the whole sum."""
+    case = sum_norm_case(width, rows + spare_rows, rows, num_partials, parity, in_place=True, seed=seed)
+    one_shot = case.run(NumpyDevice(case.limits))["hidden"]
+    arena = case.partials
+    for rank in range(num_partials):
+        sliced = dataclasses.replace(case, ops=(SumSlice(parity, rank),), partials=arena)
+        expected = sliced.run(NumpyDevice(case.limits))["partials"]
+        arena = device.run(sliced)["partials"]
+        assert np.array_equal(arena, expected)
+    (op,) = case.ops
+    assert isinstance(op, SumNorm)
+    summed = dataclasses.replace(case, ops=(dataclasses.replace(op, summed=True),), partials=arena)
+    assert np.array_equal(device.run(summed)["hidden"], one_shot)
 
 
 def test_sum_norm_of_a_very_long_row(device: ReusedDevice) -> None:

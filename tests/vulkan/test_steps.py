@@ -80,7 +80,10 @@ def run(engine: LocalEngine) -> list[Floats]:
 
 
 def engine_on(
-    model: Path, openers: Sequence[Callable[[Limits], Device]], weights: Sequence[float] | None = None
+    model: Path,
+    openers: Sequence[Callable[[Limits], Device]],
+    weights: Sequence[float] | None = None,
+    two_phase: bool = False,
 ) -> LocalEngine:
     """A rank on each device that an opener opens."""
     remaining = list(openers)
@@ -88,7 +91,7 @@ def engine_on(
     def open_next(limits: Limits) -> Device:
         return remaining.pop(0)(limits)
 
-    return LocalEngine(model, weights or [1.0] * len(openers), LIMITS, open_next)
+    return LocalEngine(model, weights or [1.0] * len(openers), LIMITS, open_next, two_phase)
 
 
 def assert_alike(actual: list[Floats], expected: list[Floats]) -> None:
@@ -130,6 +133,23 @@ def test_ways_to_submit_and_to_share_give_the_same_bytes(
     for other in results[1:]:
         for mine, first in zip(other, results[0], strict=True):
             assert np.array_equal(mine, first)
+
+
+@pytest.mark.parametrize("drivers", [["lavapipe"] * 3, ["swiftshader", "lavapipe"]])
+@pytest.mark.parametrize("staging", [False, True])
+def test_two_phases_give_the_same_bytes(
+    open_device: Opener, plain_model: Path, drivers: list[str], staging: bool
+) -> None:
+    results = [
+        run(
+            engine_on(
+                plain_model, [on(open_device, driver, staging=staging) for driver in drivers], None, way
+            )
+        )
+        for way in (False, True)
+    ]
+    for one_shot, two_phase in zip(*results, strict=True):
+        assert np.array_equal(one_shot, two_phase)
 
 
 def started(open_device: Opener, plain_model: Path, **options: Any) -> VulkanDevice:

@@ -19,7 +19,7 @@ from worker.vulkan.bandwidth import copy_bandwidth
 from worker.vulkan.context import Context
 from worker.vulkan.dispatch import Dispatcher, PartialsLayout
 from worker.vulkan.memory import Memory
-from worker.vulkan.partials import Partials, attach
+from worker.vulkan.partials import ImportedPartials, StagedPartials, attach
 from worker.vulkan.pipelines import Pipelines
 from worker.vulkan.recorder import Recorder
 from worker.vulkan.timeline import Submission, Timeline
@@ -53,7 +53,8 @@ class VulkanDevice:
         self._timeline = Timeline(self._context, options.submit_ahead, timeout_seconds)
         self._clock = device_clock(self._context)
         self._has_timestamps = options.timestamps and self._clock.valid_bits > 0
-        self._partials: Partials | None = None
+        self._partials: ImportedPartials | StagedPartials | None = None
+        self._staged: StagedPartials | None = None  # what is to be copied around an all-reduce
         self.imports_partials = False  # known once partials are attached
         self._partials_layout = PartialsLayout(0, 0, 0, 0)
         self._prepared: dict[int, Prepared] = {}  # by the program's id: hashing a program walks all of it
@@ -78,7 +79,8 @@ class VulkanDevice:
         assert self._partials is None, "partials are attached once"
         self._memory.free_staging()  # the weights are there
         self._partials = attach(self._context, self._memory, arena, write_slot, self._staging)
-        self.imports_partials = self._partials.imported
+        self._staged = self._partials if isinstance(self._partials, StagedPartials) else None
+        self.imports_partials = self._staged is None
         _, num_partials, slot_bytes = arena.shape
         self._partials_layout = PartialsLayout(self._partials.address, num_partials, slot_bytes, write_slot)
 
@@ -105,17 +107,19 @@ class VulkanDevice:
     def finish(self, segment: int) -> None:
         assert self._current is not None, "no step was submitted"
         self._timeline.wait(segment)
-        parity = self._current.program.segments[segment].parity
-        if parity is not None and self._partials is not None:
-            self._partials.copy_out(parity, self._bytes_in_use)
+        if self._staged is not None:
+            ended = self._current.program.segments[segment]
+            if ended.parity is not None:
+                self._staged.copy_out(ended.parity, ended.phase, self._bytes_in_use)
         if segment == self._current.last_segment:
             self._context.instance.check_validation()
 
     def release(self, segment: int) -> None:
         assert self._current is not None, "no step was submitted"
-        parity = self._current.program.segments[segment - 1].parity
-        if parity is not None and self._partials is not None:
-            self._partials.copy_in(parity, self._bytes_in_use)
+        if self._staged is not None:
+            ended = self._current.program.segments[segment - 1]
+            if ended.parity is not None:
+                self._staged.copy_in(ended.parity, ended.phase, self._bytes_in_use)
         self._timeline.release(segment)
 
     def segment_times(self) -> npt.NDArray[np.float64] | None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import singledispatchmethod
 from typing import Protocol
 
+from collectives.arena import SLICE_UNIT
 from coordinator.plan import COLUMN_TILE, Limits
 from worker.formats import FORMATS
-from worker.ops import Attention, AttentionCombine, GatedActivation, MatMul, Op, RopeCache, SumNorm
+from worker.ops import Attention, AttentionCombine, GatedActivation, MatMul, Op, RopeCache, SumNorm, SumSlice
 from worker.program import Program
 from worker.step_buffer import StepLayout
 from worker.vulkan.kernels import (
@@ -20,9 +21,11 @@ from worker.vulkan.kernels import (
     MatMulPush,
     RopeCachePush,
     SumNormPush,
+    SumSlicePush,
 )
 
 GROUP_SIZE = 64  # invocations of a workgroup
+SLICE_QUADS = 512  # float4 that a workgroup of shaders/sum_slice.slang adds up
 # Rows and columns that a subgroup computes at once: multiply<...> in shaders/matmul.slang. Reading
 # activations again for every column is what costs most on lavapipe.
 MATVEC_TILE, MATMUL_TILE = (1, 8), (4, 8)
@@ -110,6 +113,7 @@ class Dispatcher:
     def _(self, op: SumNorm) -> Dispatch:
         partials = self._partials
         only_logit_rows = op.rows == "logit_rows"
+        num_partials = 0 if op.parity is None else 1 if op.summed else partials.num_partials
         assert partials.slot_bytes % QUAD == 0, f"slots of {partials.slot_bytes} bytes"
         push = SumNormPush(
             step=self._address("step"),
@@ -118,7 +122,7 @@ class Dispatcher:
             weight=self._address(op.weight),
             hidden=self._address("hidden"),
             output=self._address(op.output),
-            num_partials=0 if op.parity is None else partials.num_partials,
+            num_partials=num_partials,
             slot_stride=partials.slot_bytes // QUAD,
             row_stride=self._stride("hidden") * FLOAT // QUAD,
             logit_rows=self._layout.logit_rows,
@@ -128,6 +132,21 @@ class Dispatcher:
         )
         num_rows = self._program.logit_rows if only_logit_rows else self._program.rows
         return Dispatch(self._sum_norm, push, (num_rows, 1, 1))
+
+    @dispatch.register
+    def _(self, op: SumSlice) -> Dispatch:
+        partials, row_quads = self._partials, self._stride("hidden") * FLOAT // QUAD
+        push = SumSlicePush(
+            step=self._address("step"),
+            partials=partials.parity_address(op.parity),
+            num_partials=partials.num_partials,
+            slot_stride=partials.slot_bytes // QUAD,
+            row_stride=row_quads,
+            rank=op.rank,
+        )
+        units = _ceil(self._program.rows * row_quads, SLICE_UNIT * FLOAT // QUAD)
+        longest = _ceil(units, partials.num_partials) * SLICE_UNIT * FLOAT // QUAD
+        return Dispatch("sum_slice", push, (_ceil(longest, SLICE_QUADS), 1, 1))
 
     @dispatch.register
     def _(self, op: MatMul) -> Dispatch:

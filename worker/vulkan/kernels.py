@@ -31,6 +31,17 @@ class SumNormPush(Structure):
     ]
 
 
+class SumSlicePush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("partials", Address),
+        ("num_partials", c_uint32),
+        ("slot_stride", c_uint32),
+        ("row_stride", c_uint32),
+        ("rank", c_uint32),
+    ]
+
+
 class MatMulPush(Structure):
     _fields_ = [
         ("step", Address),
@@ -117,6 +128,7 @@ class GatedActivationPush(Structure):
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
     "sum_norm_64": SumNormPush,
+    "sum_slice": SumSlicePush,
     **{
         f"{kind}_{name.lower()}{variant}": MatMulPush
         for kind in ("matvec", "matmul")

@@ -6,13 +6,14 @@ An arena is [2, num_partials, slot bytes]: two parities by turns, a slot for eve
 from __future__ import annotations
 
 import logging
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from collectives.arena import rank_slice
 from worker.buffers import Placement
 from worker.device import DeviceError
+from worker.program import Phase
 from worker.vulkan.api import Handle, check, create, ffi, lib, struct, vk
 from worker.vulkan.context import Context
 from worker.vulkan.memory import Memory, allocate_memory, bind, buffer_info, free
@@ -24,23 +25,9 @@ Bytes = npt.NDArray[np.uint8]
 logger = logging.getLogger(__name__)
 
 
-class Partials(Protocol):
-    """Where the kernels find the arena, and what is to be done around an all-reduce."""
-
-    address: int
-    imported: bool
-
-    def copy_out(self, parity: int, nbytes: int) -> None:
-        """After a segment: this rank's partial sums into the arena."""
-
-    def copy_in(self, parity: int, nbytes: int) -> None:
-        """After the all-reduce: everyone's partial sums out of the arena."""
-
-    def close(self) -> None:
-        """Gives the memory back; the arena itself is the caller's."""
-
-
-def attach(context: Context, memory: Memory, arena: Bytes, write_slot: int, staging: bool) -> Partials:
+def attach(
+    context: Context, memory: Memory, arena: Bytes, write_slot: int, staging: bool
+) -> ImportedPartials | StagedPartials:
     """Imports the arena where that works, which only trying shows, and else keeps a copy."""
     if not staging:
         try:
@@ -52,8 +39,6 @@ def attach(context: Context, memory: Memory, arena: Bytes, write_slot: int, stag
 
 class ImportedPartials:
     """The arena's own memory. Raises DeviceError where the driver does not import it, or only says so."""
-
-    imported = True
 
     def __init__(self, context: Context, arena: Bytes, write_slot: int) -> None:
         self._context = context
@@ -88,20 +73,12 @@ class ImportedPartials:
         if not arrived:
             raise DeviceError("the driver imported host memory, but what it writes does not arrive there")
 
-    def copy_out(self, parity: int, nbytes: int) -> None:
-        pass
-
-    def copy_in(self, parity: int, nbytes: int) -> None:
-        pass
-
     def close(self) -> None:
         free(self._context, self._block)
 
 
 class StagedPartials:
     """A mapped buffer laid out like the arena; only the bytes in use are copied."""
-
-    imported = False
 
     def __init__(self, memory: Memory, arena: Bytes, write_slot: int) -> None:
         block = memory.allocate(arena.nbytes, Placement.READBACK)
@@ -110,12 +87,24 @@ class StagedPartials:
         self._copy = block.mapped.reshape(arena.shape)
         self._arena, self._write_slot = arena, write_slot
 
-    def copy_out(self, parity: int, nbytes: int) -> None:
-        own = self._write_slot
-        self._arena[parity, own, :nbytes] = self._copy[parity, own, :nbytes]
+    def copy_out(self, parity: int, phase: Phase, nbytes: int) -> None:
+        """After a segment: what this rank has written of a slot's first bytes, into the arena."""
+        if phase is Phase.SLICES:
+            place = (parity, 0, self._own_slice(nbytes))
+        else:
+            place = (parity, self._write_slot, slice(nbytes))
+        self._arena[place] = self._copy[place]
 
-    def copy_in(self, parity: int, nbytes: int) -> None:
-        self._copy[parity, :, :nbytes] = self._arena[parity, :, :nbytes]
+    def copy_in(self, parity: int, phase: Phase, nbytes: int) -> None:
+        """After the exchange that ended a phase: what this rank reads next, out of the arena."""
+        slots = slice(1) if phase is Phase.SLICES else slice(None)
+        span = self._own_slice(nbytes) if phase is Phase.PARTIALS else slice(nbytes)
+        self._copy[parity, slots, span] = self._arena[parity, slots, span]
+
+    def _own_slice(self, nbytes: int) -> slice:
+        """Where there are phases, every rank has a slot."""
+        elements = rank_slice(self._write_slot, self._arena.shape[1], nbytes // 4)
+        return slice(elements.start * 4, elements.stop * 4)
 
     def close(self) -> None:
         pass  # the memory frees it

@@ -15,6 +15,7 @@ from worker.vulkan.api import Handle, array, check, create, ffi, lib, result_nam
 from worker.vulkan.context import Context
 
 DRAIN_NANOSECONDS = 10 * 10**9
+SUCCESS: int = vk.VK_SUCCESS
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ class Timeline:
             pValues=self._wait_value,
         )
         self._signal_info = struct("VkSemaphoreSignalInfo", semaphore=self._allowed)
+        # Looked up once: each is called between a segment's end and the next one's beginning.
+        self._wait, self._signal = lib.vkWaitSemaphores, lib.vkSignalSemaphore
 
     def _create_semaphore(self) -> Handle:
         kind = struct("VkSemaphoreTypeCreateInfo", semaphoreType=vk.VK_SEMAPHORE_TYPE_TIMELINE)
@@ -112,11 +115,17 @@ class Timeline:
             self._queue_segments(segment, 1)
             return
         self._signal_info.value = self._base + segment
-        check(lib.vkSignalSemaphore(self._device, self._signal_info), "vkSignalSemaphore")
+        status = self._signal(self._device, self._signal_info)
+        if status != SUCCESS:
+            check(status, "vkSignalSemaphore")
 
     def wait(self, segment: int) -> None:
         """Raises DeviceError when the segment does not end in time, or the device is lost."""
         status = self._wait_for(self._base + segment + 1, self._timeout_nanoseconds)
+        if status != SUCCESS:
+            self._refuse_wait(segment, status)
+
+    def _refuse_wait(self, segment: int, status: int) -> None:
         if status == vk.VK_TIMEOUT:
             seconds = self._timeout_nanoseconds / 1e9
             raise DeviceError(f"segment {segment} of the step has not ended after {seconds:g} s")
@@ -124,7 +133,8 @@ class Timeline:
 
     def _wait_for(self, value: int, nanoseconds: int) -> int:
         self._wait_value[0] = value
-        return int(lib.vkWaitSemaphores(self._device, self._wait_info, nanoseconds))
+        status: int = self._wait(self._device, self._wait_info, nanoseconds)
+        return status
 
     def drain(self) -> bool:
         """Lets all that is queued run, without all-reduces. False if it has not ended in some seconds."""

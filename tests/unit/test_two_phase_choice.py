@@ -1,0 +1,76 @@
+"""Ranks measure together from how many bytes on two phases pay, and come to the same answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from collectives import Collective
+from coordinator.plan import make_plan, padded
+from tests.models import LIMITS, Rank, make_spec, open_model, write_llama
+from tests.unit.collectives_group import connected, on_ranks
+from worker.program import Program, Segment, build_sums
+from worker.segments import SegmentRunner
+from worker.two_phase import NEVER, measured_threshold
+
+
+class ScriptedRunner(SegmentRunner):
+    """Runs nothing; two phases cost what a function of the message's bytes says, one 1 s."""
+
+    def __init__(self, factors: dict[int, float]) -> None:
+        self.factors, self.asked = factors, 0
+
+    def run(self, program: Program, num_rows: int, count: int, lap: object) -> None:
+        self.asked = count * 4
+
+    def slowest(self, seconds: list[float]) -> list[float]:
+        assert len(seconds) == 2
+        return [1.0, self.factors[self.asked]]
+
+
+@pytest.mark.parametrize(
+    ("factors", "max_rows", "expected"),
+    [
+        ({600: 2.0}, 6, NEVER),
+        ({600: 0.99}, 6, NEVER),  # not worth a change
+        ({600: 0.5, 400: 1.5}, 6, 600),
+        ({600: 0.5, 400: 0.9, 200: 1.0}, 6, 400),
+        ({800: 0.5, 400: 0.5, 200: 0.5, 100: 0.5}, 8, 100),
+        ({100: 0.5}, 1, 100),
+    ],
+)
+def test_the_threshold_is_the_smallest_message_that_gains(
+    factors: dict[int, float], max_rows: int, expected: float
+) -> None:
+    header = np.zeros(8, np.uint32)
+    segment = Segment((), 0)
+
+    def build(rows: int, two_phase: bool) -> Program:
+        assert header[0] == rows
+        return Program(rows, 0, (segment,))
+
+    assert measured_threshold(ScriptedRunner(factors), build, max_rows, 100, header) == expected
+
+
+def test_all_ranks_find_the_same_threshold(tmp_path: Path) -> None:
+    write_llama(tmp_path / "m.gguf", make_spec())
+    file, spec = open_model(tmp_path / "m.gguf")
+    plan, row_bytes = make_plan(spec, [1, 1, 1]), padded(spec.embedding_length) * 4
+
+    def run(collective: Collective) -> float:
+        rank = Rank(file, spec, plan[collective.rank], 3, LIMITS)
+        rank.device.attach_partials(collective.arena, collective.write_slot)
+
+        def build(rows: int, two_phase: bool) -> Program:
+            return build_sums(spec, rank.share, rank.shards, 3, rows, two_phase)
+
+        header = rank.device.view("step").view(np.uint32)
+        runner = SegmentRunner(rank.device, collective)
+        return measured_threshold(runner, build, LIMITS.max_rows, row_bytes, header)
+
+    with connected("shared-memory", 3, slot_bytes=LIMITS.max_rows * row_bytes) as ranks:
+        found = on_ranks(ranks, run)
+    assert len(set(found)) == 1
+    assert found[0] == NEVER or found[0] % row_bytes == 0
