@@ -27,7 +27,7 @@ from coordinator.plan import padded, rank_shards
 from worker.bandwidth import copy_bandwidth
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
-from worker.device import Device, DeviceOptions, TimedDevice
+from worker.device import Device, DeviceOptions, TimedDevice, TunableDevice
 from worker.model_file import load_shard
 from worker.open_device import open_device
 from worker.open_weights import open_weights
@@ -122,6 +122,8 @@ class Worker:
         self.device.attach_partials(self.collective.arena, self.collective.write_slot)
         self._writer = StepWriter(self.device, self.weights, self._load)
         self._logits = self.device.view("logits").view(np.float32)
+        if isinstance(self.device, TunableDevice):
+            self.device.tune(self._build(1, 1))
         self._program(1, 1)
         way = (
             "written straight to host memory" if self.device.imports_partials else "copied by way of the host"
@@ -165,12 +167,14 @@ class Worker:
         limits = self._load.limits
         key = (row_bucket(num_rows, limits.max_rows), row_bucket(num_logit_rows, limits.max_logit_rows))
         if key not in self._programs:
-            program = build_program(
-                self._load.spec, self._load.share, self._shards, self._load.num_ranks, *key
-            )
+            program = self._build(*key)
             self.device.prepare(program)
             self._programs[key] = program
         return self._programs[key]
+
+    def _build(self, rows: int, logit_rows: int) -> Program:
+        load = self._load
+        return build_program(load.spec, load.share, self._shards, load.num_ranks, rows, logit_rows)
 
     def close(self) -> None:
         self.device.close()

@@ -307,6 +307,13 @@ def handlers() -> Iterator[None]:
         (["bench", "--shape=tiny", "--prefill=0"], "tplaunch: --prefill 0: 1 to"),
         (["bench", "--shape=tiny", "--at-context=-1"], "tplaunch: --at-context -1: 0 to"),
         (["bench", "--shape=tiny", "--prefill=none", "--decode=none"], "tplaunch: there is nothing to"),
+        (["tune", "--devices=cpu,cpu"], "tplaunch: --devices cpu,cpu: NumPy has nothing to choose"),
+        (
+            ["tune", "m", "--shape=tiny"],
+            "tplaunch: tune measures a model file or a --shape",
+        ),
+        (["tune", "--shape=tiny", "--type=q9"], "tplaunch: --type q9: known are"),
+        (["plan", "--without=x87", "m"], "tplaunch: --without x87: known are int64, "),
         (["bench", "--shape=tiny", "--context=99", "--devices=cpu"], "tplaunch: --context 99: the longest"),
     ],
 )
