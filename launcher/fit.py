@@ -12,6 +12,7 @@ from coordinator.plan import Limits, RankShare, Shard, padded, rank_shards
 from launcher.config import UsageError
 from launcher.devices import DeviceChoice
 from worker.buffers import Buffer, activation_buffers, cache_buffers, weight_buffers
+from worker.stacks import stack_shards
 
 HOST = "this machine's memory"
 
@@ -77,8 +78,8 @@ def check_fit(
 
 def widening(shards: Mapping[str, Shard]) -> int:
     """What NumPy needs more: it computes with float32 copies of the matrices."""
-    planes = weight_buffers(shards)
-    return sum(4 * len(s.rows) * s.padded_columns - planes[name].nbytes for name, s in shards.items())
+    stacks = stack_shards(shards).values()
+    return sum(4 * stack.rows * stack.padded_columns - stack.nbytes for stack in stacks)
 
 
 def mebibytes(num_bytes: int) -> str:

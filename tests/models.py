@@ -23,9 +23,10 @@ from coordinator.plan import Limits, RankShare, Shard, check_tensors, make_plan,
 from launcher.write_gguf import add_metadata
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.device import Device
-from worker.model_file import ModelFile, load_shard
+from worker.model_file import ModelFile, load_stack
 from worker.numpy_device import NumpyDevice
 from worker.program import Program, build_program
+from worker.stacks import stack_shards
 from worker.step_writer import StepWriter, row_bucket
 
 Floats = npt.NDArray[np.float32]
@@ -182,8 +183,8 @@ class Rank:
             }
         )
         model_file = ModelFile(file.path, file.header_bytes)
-        for name, shard in self.shards.items():
-            for _ in load_shard(self.device, model_file, name, shard, file.tensors[shard.tensor]):
+        for stack in stack_shards(self.shards).values():
+            for _ in load_stack(self.device, model_file, stack, file.tensors):
                 pass
         load = Load(
             model_path=str(file.path),

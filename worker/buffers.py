@@ -8,8 +8,8 @@ from enum import Enum
 
 from coordinator.model import ModelSpec
 from coordinator.plan import KV_TYPES, Limits, RankShare, Shard, padded
-from worker.formats import FORMATS
 from worker.program import cache_names
+from worker.stacks import stack_shards
 from worker.step_buffer import StepLayout
 
 MAX_ATTENTION_CHUNK = (
@@ -56,20 +56,20 @@ def activation_buffers(
         return max(shards[f"blk.{layer}.{kind}.weight"].padded_columns for layer in range(spec.num_layers))
 
     slots = attention_slots(limits) * heads
+    # Where gates and ups are stacked, one product makes both and what comes of them.
+    gates_apart = any(name.endswith(".ffn_gate.weight") for name in stack_shards(shards))
     return {
         "step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD),
         "rope": rows(spec.rope.dimension, Placement.UPLOAD),
         "embedding": rows(width, Placement.UPLOAD),
         "hidden": rows(width),
         "normed": rows(width),
+        "qkv": rows((heads + kv_heads) * spec.key_length + kv_heads * spec.value_length),
         "query": rows(heads * spec.key_length),
-        "key": rows(kv_heads * spec.key_length),
-        "value": rows(kv_heads * spec.value_length),
         "attention_sums": Buffer(slots * spec.value_length * 4),
         "attention_scales": Buffer(slots * 2 * 4),
         "attended": rows(input_length("attn_output")),
-        "gate": rows(len(share.feed_forward)),
-        "up": rows(len(share.feed_forward)),
+        "gate_up": rows(2 * len(share.feed_forward) if gates_apart else 0),
         "activated": rows(input_length("ffn_down")),
         "final": rows(width, count=limits.max_logit_rows),
         "logits": rows(len(share.vocabulary), Placement.READBACK, limits.max_logit_rows),
@@ -89,7 +89,4 @@ def cache_buffers(spec: ModelSpec, share: RankShare, limits: Limits) -> dict[str
 
 def weight_buffers(shards: Mapping[str, Shard]) -> dict[str, Buffer]:
     """The repacked weights, in planes."""
-    return {
-        name: Buffer(FORMATS[shard.type].nbytes(len(shard.rows), shard.padded_columns), Placement.WEIGHTS)
-        for name, shard in shards.items()
-    }
+    return {name: Buffer(stack.nbytes, Placement.WEIGHTS) for name, stack in stack_shards(shards).items()}

@@ -28,10 +28,11 @@ from worker.bandwidth import copy_bandwidth
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
 from worker.device import Device, DeviceOptions, TimedDevice, TunableDevice
-from worker.model_file import load_shard
+from worker.model_file import load_stack
 from worker.open_device import open_device
 from worker.open_weights import open_weights
 from worker.program import Program, build_program
+from worker.stacks import stack_shards
 from worker.step_clock import RecordingClock, StepClock
 from worker.step_writer import StepWriter, row_bucket
 from worker.weight_source import WeightSource
@@ -108,8 +109,8 @@ class Worker:
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
-        for name, shard in self._shards.items():
-            for num_bytes in load_shard(self.device, self.weights, name, shard, self._tensors[shard.tensor]):
+        for stack in stack_shards(self._shards).values():
+            for num_bytes in load_stack(self.device, self.weights, stack, self._tensors):
                 done += num_bytes
                 if time.monotonic() - reported > 0.1:
                     control.send(Progress(done, total))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from coordinator.model import WEIGHT_TYPES, TensorInfo, model_hash
 from coordinator.plan import Shard
 from worker.device import Device
 from worker.formats import FORMATS
+from worker.stacks import Stack
 from worker.weight_source import WeightSource
 
 Bytes = npt.NDArray[np.uint8]
@@ -33,19 +34,31 @@ class ModelFile(WeightSource):
         return self._bytes[tensor.offset : tensor.offset + tensor.nbytes].reshape(-1, row_bytes)
 
 
-def load_shard(
-    device: Device, weights: WeightSource, name: str, shard: Shard, tensor: TensorInfo
+def load_stack(
+    device: Device, weights: WeightSource, stack: Stack, tensors: Mapping[str, TensorInfo]
 ) -> Iterator[int]:
-    """Repacks a shard into the device's buffer `name`, in chunks; yields the device bytes of each."""
-    weight_format, weight_type = FORMATS[shard.type], WEIGHT_TYPES[shard.type]
+    """Repacks a stack's shards into its buffer on the device, in chunks; yields the device bytes of each."""
+    columns = stack.padded_columns
+    parts = [shard_rows(weights, shard, tensors[shard.tensor]) for shard in stack.shards]
+    if stack.is_bias:
+        parts = [np.concatenate(parts, axis=1)]
+    weight_format = FORMATS[stack.type]
+    offsets = weight_format.plane_offsets(stack.rows, columns)
+    first_row = 0
+    for rows in parts if columns else ():
+        step = max(1, CHUNK_BYTES // rows.shape[1])
+        for start in range(0, len(rows), step):
+            chunk = rows[start : start + step]
+            planes = weight_format.repack(chunk, columns)
+            for plane, plane_start in zip(planes, offsets, strict=False):
+                row_bytes = plane.size // len(chunk)
+                device.write(stack.name, plane_start + (first_row + start) * row_bytes, plane)
+            yield sum(plane.size for plane in planes)
+        first_row += len(rows)
+
+
+def shard_rows(weights: WeightSource, shard: Shard, tensor: TensorInfo) -> Bytes:
+    """What a rank holds of a tensor, as the file has it [rows, row bytes]; not copied."""
+    weight_type = WEIGHT_TYPES[shard.type]
     first, last = weight_type.row_bytes(shard.columns.start), weight_type.row_bytes(shard.columns.stop)
-    rows = weights.rows(tensor)[shard.rows.start : shard.rows.stop, first:last]
-    columns = shard.padded_columns
-    offsets = weight_format.plane_offsets(len(shard.rows), columns)
-    step = max(1, CHUNK_BYTES // max(1, last - first))
-    for start in range(0, len(rows) if columns else 0, step):
-        planes = weight_format.repack(rows[start : start + step], columns)
-        for plane, plane_start in zip(planes, offsets, strict=False):
-            row_bytes = plane.size // len(rows[start : start + step])
-            device.write(name, plane_start + start * row_bytes, plane)
-        yield sum(plane.size for plane in planes)
+    return weights.rows(tensor)[shard.rows.start : shard.rows.stop, first:last]

@@ -148,11 +148,13 @@ class NumpyDevice:
         product = rows @ matrix.T if rows.shape[0] > 1 else (matrix @ rows[0])[None]
         if op.bias is not None:
             product += self._vector(op.bias, op.matrix.rows)
+        if op.gated:
+            product = _gated(product)
         if op.parity is not None:
             output = self._partial(op.parity, self._write_slot)
         else:
             output = self._rows(op.output, op.rows)
-        output[:, op.output_offset : op.output_offset + op.matrix.rows] = product
+        output[:, op.output_offset : op.output_offset + op.columns] = product
 
     def _cache(self, name: str, num_kv_heads: int, length: int) -> npt.NDArray[np.floating[npt.NBitBase]]:
         """[num_blocks, kv_heads, block_length, length]"""
@@ -165,11 +167,13 @@ class NumpyDevice:
 
     def _rope_cache(self, op: RopeCache) -> None:
         num_rows = self._num_rows()
-        query = self._rows("query").reshape(num_rows, op.num_heads, op.key_length)
-        key = self._rows("key").reshape(num_rows, op.num_kv_heads, op.key_length)
-        value = self._rows("value").reshape(num_rows, op.num_kv_heads, op.value_length)
-        query[:] = self._turned(query, op)
-        turned_key = self._turned(key, op)
+        qkv = self._rows("qkv")
+        num_turned = op.num_heads + op.num_kv_heads
+        turned, value = np.split(qkv, [num_turned * op.key_length], axis=1)
+        turned = self._turned(turned.reshape(num_rows, num_turned, op.key_length), op)
+        self._rows("query")[:] = turned[:, : op.num_heads].reshape(num_rows, -1)
+        turned_key = turned[:, op.num_heads :]
+        value = value.reshape(num_rows, op.num_kv_heads, op.value_length)
         keys = self._cache(op.key_cache, op.num_kv_heads, op.key_length)
         values = self._cache(op.value_cache, op.num_kv_heads, op.value_length)
         for row in range(num_rows):
@@ -236,9 +240,15 @@ class NumpyDevice:
         self._rows("attended")[:, span] = attended.reshape(self._num_rows(), -1)
 
     def _gated_activation(self, op: GatedActivation) -> None:
-        gate, up = self._rows("gate"), self._rows("up")
-        activated = gate / (1 + np.exp(-gate)) * up
+        activated = _gated(self._rows("gate_up"))
         self._rows("activated")[:, op.output_offset : op.output_offset + op.columns] = activated
+
+
+def _gated(gate_up: Floats) -> Floats:
+    """[rows, gates and as many ups] -> silu(gate) * up."""
+    gate, up = np.split(gate_up, 2, axis=1)
+    activated: Floats = gate / (1 + np.exp(-gate)) * up
+    return activated
 
 
 def _positions(blocks: npt.NDArray[np.floating[npt.NBitBase]], num_keys: int) -> Floats:

@@ -50,7 +50,8 @@ class SumNorm:
 class MatMul:
     """output[row, offset : offset + matrix.rows] = input[row] x transposed matrix, plus a bias.
 
-    To the buffer "partials" it writes this rank's slot of the given parity.
+    To the buffer "partials" it writes this rank's slot of the given parity. A gated product has as many
+    gates as ups, one after the other; silu(gate) * up is what it writes, half as many columns.
     """
 
     matrix: Matrix
@@ -60,6 +61,12 @@ class MatMul:
     output_offset: int
     rows: RowSet
     parity: int | None = None
+    gated: bool = False
+
+    @property
+    def columns(self) -> int:
+        """Of the output."""
+        return self.matrix.rows // 2 if self.gated else self.matrix.rows
 
     @property
     def reads(self) -> frozenset[str]:
@@ -72,7 +79,10 @@ class MatMul:
 
 @dataclass(frozen=True)
 class RopeCache:
-    """Turns query in place by the step's rope table; writes turned keys, and values, to the layer's cache."""
+    """Turns queries and keys by the step's rope table; writes keys, and values, to the layer's cache.
+
+    A row of qkv holds all query heads, then all key heads, then all value heads.
+    """
 
     key_cache: str
     value_cache: str
@@ -85,7 +95,7 @@ class RopeCache:
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset(("query", "key", "value"))
+        return frozenset(("qkv",))
 
     @property
     def writes(self) -> frozenset[str]:
@@ -139,14 +149,17 @@ class AttentionCombine:
 
 @dataclass(frozen=True)
 class GatedActivation:
-    """activated[row, offset + column] = silu(gate[row, column]) * up[row, column]."""
+    """activated[row, offset + column] = silu(gate) * up, which lie at column and columns + column of gate_up.
+
+    For gates and ups that one gated product can't give, because their types differ.
+    """
 
     columns: int
     output_offset: int
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset(("gate", "up"))
+        return frozenset(("gate_up",))
 
     @property
     def writes(self) -> frozenset[str]:

@@ -22,6 +22,7 @@ from worker.ops import (
     RowSet,
     SumNorm,
 )
+from worker.stacks import GATE_UP, QKV, stack_shards, stacked_tensors
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class _Builder:
     def __init__(
         self, spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], num_ranks: int
     ) -> None:
-        self._spec, self._share, self._shards, self._num_ranks = spec, share, shards, num_ranks
+        self._spec, self._share, self._num_ranks = spec, share, num_ranks
+        self._shards, self._stacks = shards, stack_shards(shards)
         self._segments: list[Segment] = []
         self._ops: list[Op] = []
         self._pending: int | None = None  # parity of the partial sums that no one has added yet
@@ -84,8 +86,7 @@ class _Builder:
         self._sum_norm(prefix + "attn_norm.weight", "normed", "embedding" if layer == 0 else "hidden")
         if not len(self._share.heads):
             return
-        for tensor, output in (("attn_q", "query"), ("attn_k", "key"), ("attn_v", "value")):
-            self._matmul(prefix + tensor, "normed", output)
+        self._products(stacked_tensors(f"blk.{layer}", QKV, self._shards), "qkv")
         spec, share = self._spec, self._share
         self._ops.append(
             RopeCache(
@@ -124,10 +125,13 @@ class _Builder:
         self._sum_norm(prefix + "ffn_norm.weight", "normed", "hidden")
         columns = len(self._share.feed_forward)
         if columns:
-            self._matmul(prefix + "ffn_gate", "normed", "gate")
-            self._matmul(prefix + "ffn_up", "normed", "up")
             offset = self._shards[prefix + "ffn_down.weight"].column_offset
-            self._ops.append(GatedActivation(columns, offset))
+            stacked = stacked_tensors(f"blk.{layer}", GATE_UP, self._shards)
+            if len(stacked) == 1:
+                self._matmul(stacked[0], "normed", "activated", offset=offset, gated=True)
+            else:
+                self._products(stacked, "gate_up")
+                self._ops.append(GatedActivation(columns, offset))
         self._all_reduce(prefix + "ffn_down", "activated")
 
     def _logits(self) -> None:
@@ -140,15 +144,28 @@ class _Builder:
         self._ops.append(SumNorm(source, self._pending, weight, width, epsilon, output, rows))
         self._pending = None
 
-    def _matmul(
-        self, tensor: str, source: str, output: str, rows: RowSet = "rows", parity: int | None = None
-    ) -> None:
-        bias = tensor + ".bias" if tensor + ".bias" in self._shards else None
-        self._ops.append(MatMul(self._matrix(tensor), bias, source, output, 0, rows, parity))
+    def _products(self, tensors: list[str], output: str) -> None:
+        """Side by side in the output."""
+        offset = 0
+        for tensor in tensors:
+            self._matmul(tensor, "normed", output, offset=offset)
+            offset += self._stacks[tensor + ".weight"].rows
 
-    def _matrix(self, tensor: str) -> Matrix:
-        shard = self._shards[tensor + ".weight"]
-        return Matrix(tensor + ".weight", shard.type, len(shard.rows), shard.padded_columns)
+    def _matmul(
+        self,
+        tensor: str,
+        source: str,
+        output: str,
+        rows: RowSet = "rows",
+        *,
+        offset: int = 0,
+        parity: int | None = None,
+        gated: bool = False,
+    ) -> None:
+        stack = self._stacks[tensor + ".weight"]
+        matrix = Matrix(stack.name, stack.type, stack.rows, stack.padded_columns)
+        bias = tensor + ".bias" if tensor + ".bias" in self._stacks else None
+        self._ops.append(MatMul(matrix, bias, source, output, offset, rows, parity, gated))
 
     def _all_reduce(self, tensor: str, source: str) -> None:
         """A row-parallel product into this rank's slot; without columns of its own a rank adds zeros."""

@@ -35,9 +35,14 @@ class RankCase:
 
 
 def ranks_of(
-    spec: ModelSpec, weights: list[float], biases: bool = False, kind: str = "F32"
+    spec: ModelSpec,
+    weights: list[float],
+    biases: bool = False,
+    kind: str = "F32",
+    unlike: frozenset[str] = frozenset(),
 ) -> list[RankCase]:
-    types = {"attn_output.weight": kind, "ffn_down.weight": kind}
+    """kind: of the row-parallel matrices; unlike: tensors that are F16 instead of F32."""
+    types = {"attn_output.weight": kind, "ffn_down.weight": kind, **dict.fromkeys(unlike, "F16")}
     tensors = tensor_infos(tensor_shapes(spec, biases=biases), types)
     plan = make_plan(spec, weights)
     return [RankCase(spec, share, rank_shards(spec, share, tensors), len(plan)) for share in plan]
@@ -56,7 +61,8 @@ def rank_cases(draw: st.DrawFn) -> RankCase:
     )
     blocks = spec.value_length == 32 and spec.feed_forward_length % 32 == 0
     kind = draw(st.sampled_from(["F32", "Q8_0"] if blocks else ["F32", "F16"]))
-    return draw(st.sampled_from(ranks_of(spec, draw(WEIGHTS), draw(st.booleans()), kind)))
+    unlike = draw(st.frozensets(st.sampled_from(("attn_q.weight", "attn_v.weight", "ffn_up.weight"))))
+    return draw(st.sampled_from(ranks_of(spec, draw(WEIGHTS), draw(st.booleans()), kind, unlike)))
 
 
 def ops_of(program: Program) -> list[Op]:
@@ -152,7 +158,7 @@ def test_every_buffer_exists_and_is_wide_enough(case: RankCase, rows: int) -> No
         if isinstance(op, MatMul):
             assert buffers[op.input].row_length >= op.matrix.columns
             output = slot if op.output == "partials" else buffers[op.output]
-            assert output.row_length >= op.output_offset + op.matrix.rows
+            assert output.row_length >= op.output_offset + op.columns
             assert op.matrix.columns % 32 == 0
             assert op.matrix.name in weights
             if op.bias is not None:
@@ -163,12 +169,12 @@ def test_every_buffer_exists_and_is_wide_enough(case: RankCase, rows: int) -> No
         elif isinstance(op, AttentionCombine):
             assert buffers["attended"].row_length >= op.output_offset + op.num_heads * op.value_length
         elif isinstance(op, GatedActivation):
-            assert min(buffers["gate"].row_length, buffers["up"].row_length) >= op.columns
+            assert buffers["gate_up"].row_length == 2 * op.columns
             assert buffers["activated"].row_length >= op.output_offset + op.columns
         elif isinstance(op, RopeCache):
+            keys, values = op.num_kv_heads * op.key_length, op.num_kv_heads * op.value_length
             assert buffers["query"].row_length == op.num_heads * op.key_length
-            assert buffers["key"].row_length == op.num_kv_heads * op.key_length
-            assert buffers["value"].row_length == op.num_kv_heads * op.value_length
+            assert buffers["qkv"].row_length == buffers["query"].row_length + keys + values
             positions = limits.num_blocks * limits.block_length * op.num_kv_heads * 4
             assert buffers[op.key_cache].nbytes == positions * op.key_length
             assert buffers[op.value_cache].nbytes == positions * op.value_length
@@ -185,6 +191,29 @@ def test_attention_reads_only_kv_heads_that_are_there(case: RankCase) -> None:
                 held = (op.first_head + head) // op.heads_per_kv_head
                 assert held < op.num_kv_heads
                 assert share.kv_heads.start + held == (share.heads.start + head) // spec.heads_per_kv_head
+
+
+@pytest.mark.parametrize(
+    ("unlike", "products"),
+    [
+        ((), ["attn_q+attn_k+attn_v", "ffn_gate+ffn_up"]),
+        (("attn_v.weight",), ["attn_q+attn_k", "attn_v", "ffn_gate+ffn_up"]),
+        (("attn_q.weight", "ffn_up.weight"), ["attn_q", "attn_k+attn_v", "ffn_gate", "ffn_up"]),
+        (("attn_k.weight",), ["attn_q", "attn_k", "attn_v", "ffn_gate+ffn_up"]),
+    ],
+)
+@pytest.mark.parametrize("biases", [False, True])
+def test_matrices_of_one_layout_take_one_product(
+    unlike: tuple[str, ...], products: list[str], biases: bool
+) -> None:
+    (case,) = ranks_of(make_spec(num_layers=1), [1], biases, unlike=frozenset(unlike))
+    matmuls = [op for op in ops_of(case.program()) if isinstance(op, MatMul)]
+    column_parallel = [op for op in matmuls if op.input == "normed"]
+    assert [op.matrix.name for op in column_parallel] == [f"blk.0.{name}.weight" for name in products]
+    assert all((op.bias is not None) == biases for op in column_parallel)
+    assert [op.gated for op in column_parallel] == [
+        "ffn_gate+ffn_up" in op.matrix.name for op in column_parallel
+    ]
 
 
 def test_every_activation_holds_all_rows() -> None:

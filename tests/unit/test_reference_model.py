@@ -86,6 +86,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes to the sp
     "biases": ({}, {"biases": True}),
     "tied": ({}, {"tied": True}),
     "half precision": ({}, {"types": dict.fromkeys(ALL_Q8, "F16") | {"token_embd.weight": "F16"}}),
+    "gates and ups apart": ({}, {"types": {"ffn_up.weight": "F16", "attn_k.weight": "F16"}, "biases": True}),
     "quantised": ({}, {"types": ALL_Q8 | {"token_embd.weight": "Q4_0", "attn_v.weight": "Q4_0"}}),
     "odd sizes": ({"embedding_length": 44, "feed_forward_length": 37, "vocabulary_size": 49}, {}),
     "large epsilon": ({"norm_epsilon": 0.3, "num_layers": 3}, {}),

@@ -31,10 +31,11 @@ from tests.models import (
     write_llama,
 )
 from worker.buffers import Buffer, Placement
-from worker.model_file import ModelFile, load_shard
+from worker.model_file import ModelFile, load_stack
 from worker.numpy_device import NumpyDevice
 from worker.ops import MatMul, Matrix
 from worker.program import Program, Segment
+from worker.stacks import Stack
 from worker.step_buffer import StepLayout
 
 TYPES = st.sampled_from(sorted(WEIGHT_TYPES))
@@ -67,10 +68,9 @@ class OneProduct:
         sizes = {"input": shard.padded_columns, "output": matrix.rows}
         buffers = {name: Buffer(num_rows * size * 4, Placement.UPLOAD, size) for name, size in sizes.items()}
         buffers["step"] = Buffer(StepLayout(LIMITS).num_words * 4)
-        device.create_buffers({**buffers, self.name: Buffer(weight_bytes(shard))})
-        for _ in load_shard(
-            device, ModelFile(self.file.path, 24), self.name, shard, self.file.tensors[self.name]
-        ):
+        device.create_buffers({**buffers, self.name: Buffer(Stack(self.name, (shard,)).nbytes)})
+        stack = Stack(self.name, (shard,))
+        for _ in load_stack(device, ModelFile(self.file.path, 24), stack, self.file.tensors):
             pass
         device.attach_partials(private_arena(1, 4096), 0)
         device.view("step").view(np.uint32)[0] = num_rows
@@ -82,12 +82,6 @@ class OneProduct:
         device.submit(program, num_rows)
         device.finish(0)
         return device.view("output").view(np.float32).reshape(num_rows, matrix.rows).copy()
-
-
-def weight_bytes(shard: Shard) -> int:
-    from worker.formats import FORMATS
-
-    return FORMATS[shard.type].nbytes(len(shard.rows), shard.padded_columns)
 
 
 def shards_of(plan: tuple[RankShare, ...], name: str, weight_type: str, spec: Any) -> list[Shard]:

@@ -29,6 +29,7 @@ def matmul_case(
     surplus: int = 0,
     parity: int | None = None,
     logits: bool = False,
+    gated: bool = False,
 ) -> Case:
     """`surplus` columns stand at the end of every input and output row that are not the op's."""
     rng = np.random.default_rng(seed)
@@ -48,6 +49,7 @@ def matmul_case(
         output_offset=offset if parity is None else 0,
         rows="logit_rows" if logits else "rows",
         parity=parity,
+        gated=gated,
     )
     return Case(
         limits=limits_for(max_rows=rows, max_logit_rows=rows),
@@ -62,7 +64,7 @@ def matmul_case(
     )
 
 
-VARIANTS: list[dict[str, Any]] = [{}, {"parity": 0}, {"parity": 1}, {"logits": True}]
+VARIANTS: list[dict[str, Any]] = [{}, {"parity": 0}, {"parity": 1}, {"logits": True}, {"gated": True}]
 
 
 def check(device: ReusedDevice, case: Case) -> None:
@@ -73,10 +75,11 @@ def check(device: ReusedDevice, case: Case) -> None:
 @settings(max_examples=12)
 @given(data=st.data())
 def test_any_shape(device: ReusedDevice, weight_type: str, data: st.DataObject) -> None:
+    variant = data.draw(st.sampled_from(VARIANTS), "variant")
     matrix = Matrix(
         "matrix",
         weight_type,
-        rows=data.draw(st.integers(1, 150), "matrix rows"),
+        rows=data.draw(st.integers(1, 75), "matrix rows") * (2 if "gated" in variant else 1),
         columns=32 * data.draw(st.integers(0, 20), "tiles"),
     )
     rows = data.draw(st.integers(1, 40), "rows")
@@ -88,7 +91,7 @@ def test_any_shape(device: ReusedDevice, weight_type: str, data: st.DataObject) 
         bias=data.draw(st.booleans(), "bias"),
         offset=data.draw(st.integers(0, 40), "offset"),
         surplus=data.draw(st.integers(0, 2), "surplus"),
-        **data.draw(st.sampled_from(VARIANTS), "variant"),
+        **variant,
     )
     check(device, case)
 

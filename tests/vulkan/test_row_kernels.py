@@ -116,8 +116,7 @@ def test_gated_activation(
     rng = np.random.default_rng(seed)
     capacity = rows + spare_rows
     arrays = {
-        "gate": 30 * random_floats(rng, capacity, columns),
-        "up": random_floats(rng, capacity, columns),
+        "gate_up": 30 * random_floats(rng, capacity, 2 * columns),
         "activated": random_floats(rng, capacity, padded(offset + columns)),
     }
     op = GatedActivation(columns, offset)
@@ -142,9 +141,10 @@ def test_rope_cache(device: ReusedDevice, kv_type: str, data: st.DataObject, see
     angles = rng.uniform(-10, 10, (rows, rope_dimension // 2))
     arrays = {
         "rope": np.stack((np.cos(angles), np.sin(angles)), axis=2).reshape(rows, -1).astype(np.float32),
+        "qkv": random_floats(
+            rng, rows, (num_heads + num_kv_heads) * key_length + num_kv_heads * value_length
+        ),
         "query": random_floats(rng, rows, num_heads * key_length),
-        "key": random_floats(rng, rows, num_kv_heads * key_length),
-        "value": random_floats(rng, rows, num_kv_heads * value_length),
         "keys": random_floats(rng, cells * key_length).astype(KV_DTYPES[kv_type]),
         "values": random_floats(rng, cells * value_length).astype(KV_DTYPES[kv_type]),
     }

@@ -150,16 +150,17 @@ class Dispatcher:
             bias=0 if op.bias is None else self._address(op.bias),
             input_stride=self._stride(op.input) * FLOAT // QUAD,
             output_stride=stride,
-            matrix_rows=matrix.rows,
+            columns=op.columns,
             halves=matrix.columns // COLUMN_TILE * 2,
             count_word=COUNT_WORDS[op.rows],
             has_bias=op.bias is not None,
+            gated=op.gated,
         )
         num_rows = self._program.rows if op.rows == "rows" else self._program.logit_rows
         family = f"{'matvec' if num_rows == 1 else 'matmul'}_{matrix.type.lower()}"
         variant = self._selection.variant(family, matrix.rows)
         rows, columns = variant.tile
-        groups = _ceil(matrix.rows, columns * self._subgroups)
+        groups = _ceil(op.columns, (columns // 2 if op.gated else columns) * self._subgroups)
         grid = (min(groups, MAX_GRID), _ceil(groups, MAX_GRID), _ceil(num_rows, rows))
         return Dispatch(family + variant.suffix, push, grid)
 
@@ -168,9 +169,8 @@ class Dispatcher:
         push = RopeCachePush(
             step=self._address("step"),
             rope=self._address("rope"),
+            qkv=self._address("qkv"),
             query=self._address("query"),
-            key=self._address("key"),
-            value=self._address("value"),
             key_cache=self._address(op.key_cache),
             value_cache=self._address(op.value_cache),
             **self._paging(),
@@ -181,7 +181,7 @@ class Dispatcher:
             rope_dimension=op.rope_dimension,
             interleaved=op.interleaved,
         )
-        elements = op.num_heads * op.rope_dimension + op.num_kv_heads * (op.key_length + op.value_length)
+        elements = (op.num_heads + op.num_kv_heads) * op.key_length + op.num_kv_heads * op.value_length
         groups = (_ceil(elements // 2, GROUP_SIZE), self._program.rows, 1)
         return Dispatch(f"rope_cache_{self._limits.kv_type}", push, groups)
 
@@ -225,8 +225,7 @@ class Dispatcher:
     def _(self, op: GatedActivation) -> Dispatch:
         push = GatedActivationPush(
             step=self._address("step"),
-            gate=self._address("gate"),
-            up=self._address("up"),
+            gate_up=self._address("gate_up"),
             output=self._address("activated") + op.output_offset * FLOAT,
             columns=op.columns,
             output_stride=self._stride("activated"),

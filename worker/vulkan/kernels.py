@@ -41,10 +41,11 @@ class MatMulPush(Structure):
         ("bias", Address),
         ("input_stride", c_uint32),
         ("output_stride", c_uint32),
-        ("matrix_rows", c_uint32),
+        ("columns", c_uint32),
         ("halves", c_uint32),
         ("count_word", c_uint32),
         ("has_bias", c_uint32),
+        ("gated", c_uint32),
     ]
 
 
@@ -52,9 +53,8 @@ class RopeCachePush(Structure):
     _fields_ = [
         ("step", Address),
         ("rope", Address),
+        ("qkv", Address),
         ("query", Address),
-        ("key", Address),
-        ("value", Address),
         ("key_cache", Address),
         ("value_cache", Address),
         ("positions", c_uint32),
@@ -107,8 +107,7 @@ class AttentionCombinePush(Structure):
 class GatedActivationPush(Structure):
     _fields_ = [
         ("step", Address),
-        ("gate", Address),
-        ("up", Address),
+        ("gate_up", Address),
         ("output", Address),
         ("columns", c_uint32),
         ("output_stride", c_uint32),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from worker.ops import Op
+import sys
+
+from worker.ops import MatMul, Op
 from worker.program import Program, Segment
 from worker.step_buffer import INDIRECT_WORD
 from worker.vulkan.api import Handle, call, ffi, lib, struct, vk
@@ -18,16 +20,32 @@ class Hazards:
 
     def __init__(self) -> None:
         self._read: set[str] = set()
-        self._written: set[str] = set()
+        self._written: dict[str, list[range]] = {}  # the columns, by buffer
 
     def need_barrier(self, op: Op) -> bool:
         """Whether op reads or overwrites what was written, or overwrites what was read; counts op in."""
-        needed = bool((op.reads | op.writes) & self._written or op.writes & self._read)
+        columns = _written_columns(op)
+        overwrites = any(
+            _overlap(columns, other) for name in op.writes for other in self._written.get(name, ())
+        )
+        needed = overwrites or bool(op.reads & self._written.keys() or op.writes & self._read)
         if needed:
-            self._read, self._written = set(), set()
+            self._read, self._written = set(), {}
         self._read |= op.reads
-        self._written |= op.writes
+        for name in op.writes:
+            self._written.setdefault(name, []).append(columns)
         return needed
+
+
+def _written_columns(op: Op) -> range:
+    """Products may lie side by side in a buffer; others are taken to write all of it."""
+    if isinstance(op, MatMul):
+        return range(op.output_offset, op.output_offset + op.columns)
+    return range(sys.maxsize)
+
+
+def _overlap(one: range, other: range) -> bool:
+    return one.start < other.stop and other.start < one.stop
 
 
 class Recorder:
