@@ -21,13 +21,15 @@ class Variant:
     suffix: str
     needs: str | None = None  # one of worker.device.FEATURES
     # Rows and columns that a subgroup computes at once: multiply<...> in shaders/matmul.slang. More of them
-    # read activations and weights less often, fewer give a large GPU more workgroups.
+    # read activations and weights less often, fewer give a large GPU more workgroups. Of a gated product
+    # half the columns are the ups of the others, so there are two at least.
     tile: tuple[int, int] = (1, 1)
 
 
 MATVEC = (
     Variant("_wide", "int64", tile=(1, 8)),
     Variant("", tile=(1, 8)),
+    Variant("_1x2", tile=(1, 2)),
 )
 MATMUL = (
     Variant("_wide", "int64", tile=(4, 8)),
