@@ -80,7 +80,7 @@ def test_a_variant_with_other_bits_is_not_used(
     open_device: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers = iter([[b"right"]] + [[b"wrong"]] * 99)
-    monkeypatch.setattr(Trial, "results", lambda trial, memory: next(answers))
+    monkeypatch.setattr(Trial, "take_results", lambda trial, memory: next(answers))
     device = open_device("lavapipe", LIMITS)
     program = TuningJob("f16", (("Q8_0", 96, 64),), ()).program()
     numbers = device.tune(program, seconds=60).get("matvec_q8_0 small")

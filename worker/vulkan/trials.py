@@ -60,10 +60,15 @@ class Trial:
             groups = attention_groups(self.rows, self.op.num_kv_heads, self.op.heads_per_kv_head, 1)
             step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = groups
 
-    def results(self, memory: Memory) -> list[bytes]:
-        """What the op has written."""
-        mapped = [memory[name].mapped for name in sorted(self.op.writes)]
-        return [b"" if array is None else array.tobytes() for array in mapped]
+    def take_results(self, memory: Memory) -> list[bytes]:
+        """What the op has written; it is not there any more for one that writes nothing."""
+        taken = []
+        for name in sorted(self.op.writes):
+            mapped = memory[name].mapped
+            assert mapped is not None, f"{name!r} can't be read back"
+            taken.append(mapped.tobytes())
+            mapped[:] = 0
+        return taken
 
 
 def trials(program: Program, kv_type: str, max_weights: int) -> list[Trial]:

@@ -143,7 +143,7 @@ def _time_variants(
             return {}
         once = bench.prepare(_repeated(trial, 1), variant)
         bench.seconds(once)  # the first run compiles the kernel
-        results = trial.results(bench.memory)
+        results = trial.take_results(bench.memory)
         expected = expected or results
         numbers[variant.suffix] = bench.seconds(once, clock) if results == expected else None
         if results != expected:
