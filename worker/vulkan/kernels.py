@@ -117,6 +117,7 @@ class GatedActivationPush(Structure):
 PUSHES = {"matvec": MatMulPush, "matmul": MatMulPush, "attention": AttentionPush}
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
+    "sum_norm_64": SumNormPush,
     **{
         family + variant.suffix: PUSHES[family.split("_")[0]]
         for family, variants in FAMILIES.items()
