@@ -98,4 +98,4 @@ class TunableDevice(Protocol):
     """A device with several ways to do the same."""
 
     def tune(self, program: Program) -> None:
-        """Chooses the fastest for this program and others of its model; once, before any is prepared."""
+        """Chooses the fastest for this program and others of its model; once, before buffers are created."""

@@ -98,7 +98,10 @@ class Worker:
     def load_weights(self, control: ControlSocket) -> None:
         """Allocates every buffer and fills the weights, telling the coordinator how far it is."""
         spec, share, limits = self._load.spec, self._load.share, self._load.limits
+        # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.measure_copy else 0.0
+        if isinstance(self.device, TunableDevice):
+            self.device.tune(self._build(1, 1))
         weights = weight_buffers(self._shards)
         buffers = {
             **weights,
@@ -123,8 +126,6 @@ class Worker:
         self.device.attach_partials(self.collective.arena, self.collective.write_slot)
         self._writer = StepWriter(self.device, self.weights, self._load)
         self._logits = self.device.view("logits").view(np.float32)
-        if isinstance(self.device, TunableDevice):
-            self.device.tune(self._build(1, 1))
         self._program(1, 1)
         way = (
             "written straight to host memory" if self.device.imports_partials else "copied by way of the host"

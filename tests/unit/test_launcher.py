@@ -335,7 +335,14 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize(
-    "arguments", [["plan"], ["m", "--collective=mpi"], ["m", "--context=x"], ["m", "--wrong"]]
+    "arguments",
+    [
+        ["plan"],
+        ["m", "--collective=mpi"],
+        ["m", "--context=x"],
+        ["m", "--wrong"],
+        ["m", "--submit-ahead", "--submit-then-wait"],
+    ],
 )
 def test_unknown_options_end_with_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -17,7 +17,7 @@ from worker.program import Program
 from worker.random_weights import random_blocks
 from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups
 from worker.vulkan.memory import Memory
-from worker.vulkan.variants import measurement_name
+from worker.vulkan.variants import measurement_name, product_family
 
 KEYS = 512  # that attention goes over
 MATMUL_ROWS = 8  # enough to fill every tile
@@ -104,7 +104,7 @@ def _buffers(limits: Limits, buffers: dict[str, Buffer]) -> dict[str, Buffer]:
 
 def _product(matrix: Matrix, rows: int, max_weights: int) -> Trial:
     """With a matrix of the same width, and of as many rows as there may be weights."""
-    family = f"{'matvec' if rows == 1 else 'matmul'}_{matrix.type.lower()}"
+    family = product_family(matrix.type, rows)
     matrix_rows = min(matrix.rows, max(1, max_weights // matrix.columns))
     cut = dataclasses.replace(matrix, name="matrix", rows=matrix_rows)
     limits = _limits(rows)

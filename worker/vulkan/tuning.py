@@ -31,8 +31,8 @@ from worker.vulkan.variants import Always, Variant, candidates
 
 START_SECONDS = 1.5  # of a start for measurements; what is left over is measured by the next one
 TIMEOUT_SECONDS = 60.0  # of one run: a driver may take most of that to compile a kernel
-MAX_WEIGHTS, MAX_WEIGHTS_ON_CPU = 1 << 25, 1 << 21  # of a matrix: enough to time a kernel by
-NUM_ROUNDS = 3
+MAX_WEIGHTS, MAX_WEIGHTS_ON_CPU = 1 << 24, 1 << 21  # of a matrix: enough to time a kernel by
+NUM_ROUNDS, NUM_ROUNDS_ON_CPU = 10, 3  # a GPU takes some time to raise its clock
 ROUND_SECONDS, MAX_REPEATS = (
     1e-3,
     200,
@@ -106,9 +106,46 @@ class Tuner:
             return
         with _bench(self._context, self._pipelines, trial.buffers, trial.limits) as bench:
             trial.fill(bench.memory)
-            numbers = _time_variants(bench, trial, variants, self._clock, deadline)
+            numbers = self._time_variants(bench, trial, variants, deadline)
         if numbers:
             self._put(trial.name, numbers)
+
+    def _time_variants(
+        self, bench: _Bench, trial: Trial, variants: Sequence[Variant], deadline: float
+    ) -> Numbers:
+        """Seconds of a run of each variant, None for one with other bits. Empty when it got late."""
+        numbers = self._run_once(bench, trial, variants, deadline)
+        if not numbers:
+            return {}
+        best = min(number for number in numbers.values() if number is not None)
+        repeats = max(1, min(MAX_REPEATS, int(ROUND_SECONDS / best)))
+        worthwhile = {
+            variant.suffix: bench.prepare(_repeated(trial, repeats), variant)
+            for variant in variants
+            if (numbers[variant.suffix] or math.inf) < HOPELESS * best
+        }
+        for _ in range(NUM_ROUNDS_ON_CPU if self._on_cpu else NUM_ROUNDS):
+            for suffix, submission in worthwhile.items():  # by turns: what disturbs one should disturb all
+                seconds = bench.seconds(submission, self._clock) / repeats
+                numbers[suffix] = min(numbers[suffix] or math.inf, seconds)
+        return numbers
+
+    def _run_once(self, bench: _Bench, trial: Trial, variants: Sequence[Variant], deadline: float) -> Numbers:
+        """The same, of a single run each, behind the one that compiles the kernel."""
+        numbers: Numbers = {}
+        expected: list[bytes] | None = None
+        for variant in variants:
+            if time.monotonic() > deadline:
+                return {}
+            once = bench.prepare(_repeated(trial, 1), variant)
+            bench.seconds(once)
+            results = trial.take_results(bench.memory)
+            expected = expected or results
+            numbers[variant.suffix] = bench.seconds(once, self._clock) if results == expected else None
+            if results != expected:
+                kernel = trial.family + variant.suffix
+                log.warning("%s computes other bits than its like, and is not used", kernel)
+        return numbers
 
     def _time_submission(self) -> Numbers:
         """Seconds of a segment that does next to nothing: of its way to the device and back."""
@@ -130,37 +167,6 @@ class Tuner:
                 for way, (bench, submission) in steps.items():
                     best[way] = min(best[way], bench.seconds(submission) / NUM_SEGMENTS)
         return dict(best)
-
-
-def _time_variants(
-    bench: _Bench, trial: Trial, variants: Sequence[Variant], clock: Callable[[], float], deadline: float
-) -> Numbers:
-    """Seconds of a run of each variant, None where its results are not the first one's. Empty when late."""
-    numbers: Numbers = {}
-    expected: list[bytes] | None = None
-    for variant in variants:
-        if time.monotonic() > deadline:
-            return {}
-        once = bench.prepare(_repeated(trial, 1), variant)
-        bench.seconds(once)  # the first run compiles the kernel
-        results = trial.take_results(bench.memory)
-        expected = expected or results
-        numbers[variant.suffix] = bench.seconds(once, clock) if results == expected else None
-        if results != expected:
-            log.warning(
-                "%s%s computes other bits than its like, and is not used", trial.family, variant.suffix
-            )
-    best = min(number for number in numbers.values() if number is not None)
-    repeats = max(1, min(MAX_REPEATS, int(ROUND_SECONDS / best)))
-    worthwhile = {
-        variant.suffix: bench.prepare(_repeated(trial, repeats), variant)
-        for variant in variants
-        if (numbers[variant.suffix] or math.inf) < HOPELESS * best
-    }
-    for _ in range(NUM_ROUNDS):  # by turns: what disturbs one variant should disturb all
-        for suffix, submission in worthwhile.items():
-            numbers[suffix] = min(numbers[suffix] or math.inf, bench.seconds(submission, clock) / repeats)
-    return numbers
 
 
 def _repeated(trial: Trial, repeats: int) -> Program:

@@ -42,6 +42,13 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
     **{f"attention_{kv_type}": (Variant(""),) for kv_type in KV_TYPES},
     "attention_f16": (Variant("_wide", "int64"), Variant("")),
 }
+
+
+def product_family(weight_type: str, num_rows: int) -> str:
+    """Of the kernels that multiply so many rows by weights of a type."""
+    return f"{'matvec' if num_rows == 1 else 'matmul'}_{weight_type.lower()}"
+
+
 # How many rows a matrix has decides how many workgroups a product with one row gets.
 SIZES = {"small": 1024, "medium": 4096}
 
