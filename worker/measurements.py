@@ -60,8 +60,9 @@ class Measurements:
         return self.new.get(name) or self._found.get(name) or {}
 
     def put(self, name: str, numbers: Numbers) -> None:
-        """In place of what was measured before; `save` keeps it."""
-        self.new[name] = {option: number and float(f"{number:.4g}") for option, number in numbers.items()}
+        """In place of what was measured of these options before; `save` keeps it."""
+        rounded = {option: number and float(f"{number:.4g}") for option, number in numbers.items()}
+        self.new[name] = {**self.get(name), **rounded}
 
     def save(self) -> None:
         """Adds what is new to the file. Where that can't be it only says so: the next start measures again.

@@ -42,6 +42,8 @@ def test_what_is_saved_is_found(tmp_path: Path) -> None:
     found = opened(tmp_path / "a" / "b")
     assert found.get("matvec") == NUMBERS and not found.new
     assert found.get("matmul") == {}
+    found.put("matvec", {"": 3e-4})
+    assert found.get("matvec") == {**NUMBERS, "": 3e-4}
 
 
 def test_files_are_the_users_alone(tmp_path: Path) -> None:

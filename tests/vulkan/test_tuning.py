@@ -98,6 +98,8 @@ def test_a_device_without_room_measures_nothing(open_device: Opener, monkeypatch
     device = open_device("lavapipe", LIMITS)
     monkeypatch.setattr("worker.vulkan.memory.allocate_memory", refuse)
     assert not device.tune(PROGRAM).new
+    with pytest.raises(DeviceError, match="no room for"):
+        device.tune(PROGRAM, anew=True)
     assert device._selection.variant("matvec_q8_0").suffix == "_wide"
 
 

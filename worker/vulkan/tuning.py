@@ -81,7 +81,10 @@ class Tuner:
         self._clock = time.process_time if self._on_cpu else time.perf_counter
 
     def tune(self, program: Program, kv_type: str, seconds: float) -> None:
-        """All that the program and others of its model have a choice of, as far as the time goes."""
+        """All that the program and others of its model have a choice of, as far as the time goes.
+
+        What fails is done without, unless the measurement is what was asked for: then it raises DeviceError.
+        """
         deadline = time.monotonic() + seconds
         try:
             if len(program.segments) > 1 and self._is_wanted(SUBMISSION, WAYS):
@@ -89,6 +92,8 @@ class Tuner:
             for trial in trials(program, kv_type, MAX_WEIGHTS_ON_CPU if self._on_cpu else MAX_WEIGHTS):
                 self._try(trial, deadline)
         except DeviceError as error:
+            if self._anew:
+                raise
             log.info("the rest is not measured: %s", error)
         self._measurements.save()
 
@@ -176,18 +181,10 @@ def _repeated(trial: Trial, repeats: int) -> Program:
 class _Bench:
     """Runs programs on buffers of its own."""
 
-    def __init__(
-        self,
-        context: Context,
-        pipelines: Pipelines,
-        buffers: Mapping[str, Buffer],
-        limits: Limits,
-        ahead: bool,
-    ) -> None:
+    def __init__(self, context: Context, pipelines: Pipelines, limits: Limits, ahead: bool) -> None:
         self._context, self._pipelines, self._limits = context, pipelines, limits
         self._timeline = Timeline(context, ahead, TIMEOUT_SECONDS)
         self.memory = Memory(context, unmapped=False)
-        self.memory.create(buffers)
 
     def prepare(self, program: Program, variant: Variant | None = None) -> Submission:
         """Ready to run any number of times."""
@@ -222,8 +219,9 @@ class _Bench:
 def _bench(
     context: Context, pipelines: Pipelines, buffers: Mapping[str, Buffer], limits: Limits, ahead: bool = True
 ) -> Iterator[_Bench]:
-    bench = _Bench(context, pipelines, buffers, limits, ahead)
+    bench = _Bench(context, pipelines, limits, ahead)
     try:
+        bench.memory.create(buffers)
         yield bench
     finally:
         bench.close()
