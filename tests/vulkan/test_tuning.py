@@ -15,6 +15,7 @@ from worker.device import DeviceError
 from worker.measurements import Measurements
 from worker.tuning_job import TuningJob
 from worker.vulkan import tuning
+from worker.vulkan.bench import Bench
 from worker.vulkan.device import VulkanDevice
 from worker.vulkan.trials import Trial
 from worker.vulkan.tuning import SUBMISSION, open_measurements
@@ -40,7 +41,7 @@ def forbid_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(*arguments: Any) -> float:
         raise AssertionError("measured")
 
-    monkeypatch.setattr(tuning._Bench, "seconds", measure)
+    monkeypatch.setattr(Bench, "seconds", measure)
 
 
 @pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])

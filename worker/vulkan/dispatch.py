@@ -21,7 +21,7 @@ from worker.vulkan.kernels import (
     RopeCachePush,
     SumNormPush,
 )
-from worker.vulkan.variants import Variant, product_family
+from worker.vulkan.variants import Variant
 
 GROUP_SIZE = 64  # invocations of a workgroup
 MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/matmul.slang counts on it
@@ -158,7 +158,7 @@ class Dispatcher:
             gated=op.gated,
         )
         num_rows = self._program.rows if op.rows == "rows" else self._program.logit_rows
-        family = product_family(matrix.type, num_rows)
+        family = f"{'matvec' if num_rows == 1 else 'matmul'}_{matrix.type.lower()}"
         variant = self._selection.variant(family, matrix.rows)
         rows, columns = variant.tile
         groups = _ceil(op.columns, (columns // 2 if op.gated else columns) * self._subgroups)

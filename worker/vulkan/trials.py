@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from coordinator.model import WEIGHT_TYPES
 from coordinator.plan import Limits
@@ -17,13 +18,14 @@ from worker.program import Program
 from worker.random_weights import random_blocks
 from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups
 from worker.vulkan.memory import Memory
-from worker.vulkan.variants import measurement_name, product_family
+from worker.vulkan.variants import measurement_name
 
 KEYS = 512  # that attention goes over
-MATMUL_ROWS = 8  # enough to fill every tile
+MANY_ROWS = 8  # enough to fill every tile
 MAX_RANDOM_BYTE = 60  # numbers made of bytes below it are finite in every format
 
-Bytes = npt.NDArray[np.uint8]
+# Families and matrix rows among whose variants an op would choose, in a program of limits.max_rows rows.
+Asks: TypeAlias = Callable[[Op, Limits], list[tuple[str, int]]]
 
 
 @dataclass(frozen=True)
@@ -71,23 +73,37 @@ class Trial:
         return taken
 
 
-def trials(program: Program, kv_type: str, max_weights: int) -> list[Trial]:
-    """Of all kernel families that a program's model needs. Matrices are cut to max_weights."""
+def trials(program: Program, kv_type: str, max_weights: int, asks: Asks) -> list[Trial]:
+    """One for each measurement that a program's model needs. Matrices are cut to max_weights."""
     found: dict[str, Trial] = {}
-    largest: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for op in (op for segment in program.segments for op in segment.ops):
-        if isinstance(op, MatMul) and op.matrix.rows and op.matrix.columns:
-            for rows in (1, MATMUL_ROWS):
-                trial = _product(op.matrix, rows, max_weights)
-                if op.matrix.rows * op.matrix.columns > largest.get(trial.name, 0):
-                    largest[trial.name] = op.matrix.rows * op.matrix.columns
-                    found[trial.name] = trial
-        elif isinstance(op, Attention):
-            found.setdefault(f"attention_{kv_type}", _attention(op, kv_type))
+        for rows in (1, MANY_ROWS):
+            limits = _limits(rows, kv_type)
+            for family, matrix_rows in asks(op, limits):
+                name, size = measurement_name(family, matrix_rows), _size(op)
+                if size > sizes.get(name, 0):
+                    sizes[name] = size
+                    found[name] = _trial(name, family, op, limits, max_weights)
     return list(found.values())
 
 
-def _limits(rows: int, kv_type: str = "f16") -> Limits:
+def _size(op: Op) -> int:
+    """To choose among ops by: the largest matrix, any attention."""
+    return op.matrix.rows * op.matrix.columns if isinstance(op, MatMul) else 1
+
+
+def _trial(name: str, family: str, op: Op, limits: Limits, max_weights: int) -> Trial:
+    step = {"step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD)}
+    if isinstance(op, MatMul):
+        product, buffers = _product(op.matrix, limits.max_rows, max_weights)
+        return Trial(name, family, product, limits.max_rows, limits, step | buffers)
+    assert isinstance(op, Attention), f"no way to time {type(op).__name__}"
+    attention, buffers = _attention(op, limits)
+    return Trial(name, family, attention, limits.max_rows, limits, step | buffers)
+
+
+def _limits(rows: int, kv_type: str) -> Limits:
     return Limits(
         context_length=KEYS,
         num_blocks=KEYS // 32,
@@ -98,40 +114,29 @@ def _limits(rows: int, kv_type: str = "f16") -> Limits:
     )
 
 
-def _buffers(limits: Limits, buffers: dict[str, Buffer]) -> dict[str, Buffer]:
-    return {"step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD), **buffers}
-
-
-def _product(matrix: Matrix, rows: int, max_weights: int) -> Trial:
+def _product(matrix: Matrix, rows: int, max_weights: int) -> tuple[MatMul, dict[str, Buffer]]:
     """With a matrix of the same width, and of as many rows as there may be weights."""
-    family = product_family(matrix.type, rows)
     matrix_rows = min(matrix.rows, max(1, max_weights // matrix.columns))
     cut = dataclasses.replace(matrix, name="matrix", rows=matrix_rows)
-    limits = _limits(rows)
     buffers = {
         "matrix": Buffer(FORMATS[cut.type].nbytes(cut.rows, cut.columns), Placement.WEIGHTS),
         "input": Buffer(rows * cut.columns * 4, row_length=cut.columns),
         "output": Buffer(rows * cut.rows * 4, Placement.READBACK, cut.rows),
     }
-    op = MatMul(cut, None, "input", "output", 0, "rows")
-    return Trial(measurement_name(family, matrix.rows), family, op, rows, limits, _buffers(limits, buffers))
+    return MatMul(cut, None, "input", "output", 0, "rows"), buffers
 
 
-def _attention(op: Attention, kv_type: str) -> Trial:
-    """One row: where decode spends its time."""
-    limits = _limits(1, kv_type)
+def _attention(op: Attention, limits: Limits) -> tuple[Attention, dict[str, Buffer]]:
     positions = limits.num_blocks * limits.block_length * op.num_kv_heads
-    slots = op.num_heads
+    slots, query_length = limits.max_rows * op.num_heads, op.num_heads * op.key_length
     buffers = {
-        "query": Buffer(op.num_heads * op.key_length * 4, row_length=op.num_heads * op.key_length),
+        "query": Buffer(limits.max_rows * query_length * 4, row_length=query_length),
         "keys": Buffer(positions * op.key_length * 4),  # room for any type
         "values": Buffer(positions * op.value_length * 4),
         "attention_sums": Buffer(slots * op.value_length * 4, Placement.READBACK),
         "attention_scales": Buffer(slots * 2 * 4, Placement.READBACK),
     }
-    family = f"attention_{kv_type}"
-    scratch = dataclasses.replace(op, key_cache="keys", value_cache="values")
-    return Trial(family, family, scratch, 1, limits, _buffers(limits, buffers))
+    return dataclasses.replace(op, key_cache="keys", value_cache="values"), buffers
 
 
 def _write_matrix(memory: Memory, matrix: Matrix) -> None:

@@ -8,35 +8,30 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 
 from coordinator.plan import Limits
 from shaders.load import kernels_hash
 from worker.buffers import Buffer, Placement
 from worker.device import DeviceError
 from worker.measurements import Measurements, Numbers, cache_folder, lowest
-from worker.ops import SumNorm
+from worker.ops import Op, SumNorm
 from worker.program import Program, Segment
 from worker.step_buffer import StepLayout
+from worker.vulkan.bench import NO_PARTIALS, Bench, open_bench
 from worker.vulkan.context import Context
-from worker.vulkan.dispatch import Dispatcher, PartialsLayout
+from worker.vulkan.dispatch import Dispatcher
 from worker.vulkan.listing import PhysicalDevice
-from worker.vulkan.memory import Memory
+from worker.vulkan.memory import Slice
 from worker.vulkan.pipelines import Pipelines
-from worker.vulkan.recorder import Recorder
-from worker.vulkan.timeline import Submission, Timeline
 from worker.vulkan.trials import Trial, trials
-from worker.vulkan.variants import Always, Variant, candidates
+from worker.vulkan.variants import Variant, candidates
 
 START_SECONDS = 1.5  # of a start for measurements; what is left over is measured by the next one
-TIMEOUT_SECONDS = 60.0  # of one run: a driver may take most of that to compile a kernel
 MAX_WEIGHTS, MAX_WEIGHTS_ON_CPU = 1 << 24, 1 << 21  # of a matrix: enough to time a kernel by
 NUM_ROUNDS, NUM_ROUNDS_ON_CPU = 10, 3  # a GPU takes some time to raise its clock
-ROUND_SECONDS, MAX_REPEATS = (
-    1e-3,
-    200,
-)  # short runs are repeated in one submission, whose cost then does not count
+ROUND_SECONDS, MAX_REPEATS = 1e-3, 200  # in one submission, whose own cost then does not count
 HOPELESS = 2.0  # times the fastest one's first run: not worth another
 SUBMISSION, WAYS = "submission", ("ahead", "then_wait")
 NUM_SEGMENTS, NUM_STEPS = 8, 20
@@ -57,8 +52,7 @@ def open_measurements(info: PhysicalDevice) -> Measurements:
 
 def submits_ahead(measurements: Measurements) -> bool:
     """Whether a step's segments are better queued at once; they are where that was not measured."""
-    numbers = measurements.get(SUBMISSION)
-    return not numbers.keys() >= set(WAYS) or lowest(numbers, WAYS) == WAYS[0]
+    return lowest(measurements.get(SUBMISSION), WAYS) == WAYS[0]
 
 
 def chosen(name: str, numbers: Numbers, features: Collection[str]) -> str:
@@ -89,13 +83,24 @@ class Tuner:
         try:
             if len(program.segments) > 1 and self._is_wanted(SUBMISSION, WAYS):
                 self._put(SUBMISSION, self._time_submission())
-            for trial in trials(program, kv_type, MAX_WEIGHTS_ON_CPU if self._on_cpu else MAX_WEIGHTS):
+            max_weights = MAX_WEIGHTS_ON_CPU if self._on_cpu else MAX_WEIGHTS
+            for trial in trials(program, kv_type, max_weights, self._asks):
                 self._try(trial, deadline)
         except DeviceError as error:
             if self._anew:
                 raise
             log.info("the rest is not measured: %s", error)
         self._measurements.save()
+
+    def _asks(self, op: Op, limits: Limits) -> list[tuple[str, int]]:
+        """What the dispatcher itself would ask; for which buffers makes no difference to it."""
+        info, questions = self._context.info, _Questions(self._context.info.features)
+        program, nowhere = Program(limits.max_rows, limits.max_rows, ()), Slice(0, 0)
+        dispatcher = Dispatcher(
+            program, lambda name: nowhere, NO_PARTIALS, limits, info.max_subgroup_size, questions
+        )
+        dispatcher.dispatch(op)
+        return questions.asked
 
     def _is_wanted(self, name: str, options: Sequence[str]) -> bool:
         return self._anew or not self._measurements.get(name).keys() >= set(options)
@@ -109,14 +114,14 @@ class Tuner:
         variants = candidates(trial.family, self._context.info.features)
         if len(variants) == 1 or not self._is_wanted(trial.name, [variant.suffix for variant in variants]):
             return
-        with _bench(self._context, self._pipelines, trial.buffers, trial.limits) as bench:
+        with open_bench(self._context, self._pipelines, trial.buffers, trial.limits) as bench:
             trial.fill(bench.memory)
             numbers = self._time_variants(bench, trial, variants, deadline)
         if numbers:
             self._put(trial.name, numbers)
 
     def _time_variants(
-        self, bench: _Bench, trial: Trial, variants: Sequence[Variant], deadline: float
+        self, bench: Bench, trial: Trial, variants: Sequence[Variant], deadline: float
     ) -> Numbers:
         """Seconds of a run of each variant, None for one with other bits. Empty when it got late."""
         numbers = self._run_once(bench, trial, variants, deadline)
@@ -135,7 +140,7 @@ class Tuner:
                 numbers[suffix] = min(numbers[suffix] or math.inf, seconds)
         return numbers
 
-    def _run_once(self, bench: _Bench, trial: Trial, variants: Sequence[Variant], deadline: float) -> Numbers:
+    def _run_once(self, bench: Bench, trial: Trial, variants: Sequence[Variant], deadline: float) -> Numbers:
         """The same, of a single run each, behind the one that compiles the kernel."""
         numbers: Numbers = {}
         expected: list[bytes] | None = None
@@ -165,8 +170,8 @@ class Tuner:
         with ExitStack() as stack:
             steps = {}
             for way in WAYS:
-                ahead = way == WAYS[0]
-                bench = stack.enter_context(_bench(self._context, self._pipelines, buffers, limits, ahead))
+                opened = open_bench(self._context, self._pipelines, buffers, limits, ahead=way == WAYS[0])
+                bench = stack.enter_context(opened)
                 steps[way] = bench, bench.prepare(Program(1, 0, segments))
             for _ in range(NUM_STEPS):
                 for way, (bench, submission) in steps.items():
@@ -178,50 +183,13 @@ def _repeated(trial: Trial, repeats: int) -> Program:
     return Program(trial.rows, 0, (Segment((trial.op,) * repeats, None),))
 
 
-class _Bench:
-    """Runs programs on buffers of its own."""
+class _Questions:
+    """Answers with what runs anywhere, and keeps the questions."""
 
-    def __init__(self, context: Context, pipelines: Pipelines, limits: Limits, ahead: bool) -> None:
-        self._context, self._pipelines, self._limits = context, pipelines, limits
-        self._timeline = Timeline(context, ahead, TIMEOUT_SECONDS)
-        self.memory = Memory(context, unmapped=False)
+    def __init__(self, features: Collection[str]) -> None:
+        self._features = features
+        self.asked: list[tuple[str, int]] = []
 
-    def prepare(self, program: Program, variant: Variant | None = None) -> Submission:
-        """Ready to run any number of times."""
-        dispatcher = Dispatcher(
-            program,
-            self.memory.__getitem__,
-            PartialsLayout(0, 0, 0, 0),
-            self._limits,
-            self._context.info.max_subgroup_size,
-            Always(variant or Variant("")),
-        )
-        recorder = Recorder(self._context, self._pipelines, self.memory["step"])
-        return self._timeline.submission(recorder.record(program, dispatcher))
-
-    def seconds(self, submission: Submission, clock: Callable[[], float] = time.perf_counter) -> float:
-        """Of a run, with nothing to do for the host between segments."""
-        started = clock()
-        self._timeline.submit(submission)
-        for segment in range(submission.num_segments):
-            if segment:
-                self._timeline.release(segment)
-            self._timeline.wait(segment)
-        return clock() - started
-
-    def close(self) -> None:
-        if self._timeline.drain():  # else it is in use: freeing it could hang
-            self.memory.close()
-            self._timeline.close()
-
-
-@contextmanager
-def _bench(
-    context: Context, pipelines: Pipelines, buffers: Mapping[str, Buffer], limits: Limits, ahead: bool = True
-) -> Iterator[_Bench]:
-    bench = _Bench(context, pipelines, limits, ahead)
-    try:
-        bench.memory.create(buffers)
-        yield bench
-    finally:
-        bench.close()
+    def variant(self, family: str, matrix_rows: int = 0) -> Variant:
+        self.asked.append((family, matrix_rows))
+        return candidates(family, self._features)[0]

@@ -44,11 +44,6 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
 }
 
 
-def product_family(weight_type: str, num_rows: int) -> str:
-    """Of the kernels that multiply so many rows by weights of a type."""
-    return f"{'matvec' if num_rows == 1 else 'matmul'}_{weight_type.lower()}"
-
-
 # How many rows a matrix has decides how many workgroups a product with one row gets.
 SIZES = {"small": 1024, "medium": 4096}
 
@@ -80,8 +75,6 @@ class Selection:
         """Of a family for a matrix; without a measurement of all that run here, the preferred one."""
         variants = {variant.suffix: variant for variant in candidates(family, self._features)}
         numbers = self._measured(measurement_name(family, matrix_rows))
-        if not numbers.keys() >= variants.keys():
-            return next(iter(variants.values()))
         return variants[lowest(numbers, list(variants))]
 
 
