@@ -31,8 +31,9 @@ from launcher.generate import GenerateConfig, run
 from launcher.options import make_parser
 from launcher.session import RunError
 from launcher.show import show_devices, show_plan, write_logits
+from launcher.tune import DEFAULT_MODELS, tune
 
-COMMANDS = ("run", "devices", "plan", "logits", "bench", "bench-collectives")
+COMMANDS = ("run", "devices", "plan", "logits", "bench", "bench-collectives", "tune")
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
 FAILED_RUN = (RunError, LogitsError, CapacityError)
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -88,8 +89,11 @@ def _dispatch(options: argparse.Namespace) -> int:
         ranks, sizes = parse_counts(options.ranks, "--ranks"), parse_sizes(options.sizes)
         return bench_collectives(ranks, sizes, options.output)
     if options.command == "bench":
-        config = _run_config(options, _bench_model(options))
+        config = _run_config(options, _shape_or_file(options))
         return bench(config, _bench_config(options))
+    if options.command == "tune":
+        models = DEFAULT_MODELS if options.model is options.shape is None else (_shape_or_file(options),)
+        return tune(_run_config(options, models[0]), models, options.json)
     config = _run_config(options, options.model)
     if options.command == "plan":
         return show_plan(config, options.json)
@@ -114,9 +118,9 @@ def _dispatch(options: argparse.Namespace) -> int:
     return run(config, generate)
 
 
-def _bench_model(options: argparse.Namespace) -> Path | RandomModel:
+def _shape_or_file(options: argparse.Namespace) -> Path | RandomModel:
     if (options.model is None) == (options.shape is None):
-        raise UsageError("bench measures a model file or a --shape; give one of them")
+        raise UsageError(f"{options.command} measures a model file or a --shape; give one of them")
     if options.shape is not None:
         return RandomModel(options.shape, (options.type or "q8_0").upper())
     if options.type is not None:
@@ -154,8 +158,9 @@ def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunCo
         verbose=options.verbose,
         validate=options.validate,
         staging=options.staging,
-        submit_ahead=not options.submit_then_wait,
+        submit_ahead=options.submit_ahead,
         all_reduce=options.all_reduce,
+        without=() if options.without is None else tuple(options.without.split(",")),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from coordinator.model import WEIGHT_TYPES
 from coordinator.plan import KV_TYPES, MAX_RANKS
 from coordinator.shapes import SHAPES
+from worker.device import FEATURES
 
 
 class UsageError(ValueError):
@@ -54,11 +55,12 @@ class RunConfig:
     verbose: bool
     validate: bool
     staging: bool
-    submit_ahead: bool
+    submit_ahead: bool | None  # None for what a device does faster
     all_reduce: str = "auto"
     timestamps: bool = False  # of the devices, for a ledger or a trace
     trace: bool = False  # keep every lap of every step
     measure_copy: bool = False  # of the devices' memory
+    without: tuple[str, ...] = ()  # features of the devices
 
     def __post_init__(self) -> None:
         if self.kv_type not in KV_TYPES:
@@ -75,6 +77,9 @@ class RunConfig:
             raise UsageError(f"--context {self.context_length}: at least 1 is needed")
         if not 1 <= self.max_rows <= 512:
             raise UsageError(f"--prefill-chunk {self.max_rows}: 1 to 512 rows are possible")
+        for feature in self.without:
+            if feature not in FEATURES:
+                raise UsageError(f"--without {feature:.40}: known are {', '.join(FEATURES)}")
         if not 0 < self.timeout_seconds < 1e6:
             raise UsageError(f"--timeout {self.timeout_seconds}: a positive number of seconds is needed")
 

@@ -46,6 +46,15 @@ def make_parser() -> Parser:
     _add_model(logits)
     bench = commands.add_parser("bench", help="measure prefill and decode")
     _add_bench(bench)
+    _add_tune(
+        commands.add_parser(
+            "tune",
+            help="measure again which kernels suit each device",
+            description="Measures which variant of each kernel is fastest on each device, and whether to"
+            " submit the parts of a step ahead. A run does so by itself for what was not measured before;"
+            " this does it anew, as after a change of clocks or cooling.",
+        )
+    )
     _add_bench_collectives(
         commands.add_parser("bench-collectives", help="measure the ranks' all-reduces; needs no device")
     )
@@ -84,10 +93,21 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
 
 
-def _add_bench(parser: argparse.ArgumentParser) -> None:
-    model = parser.add_argument_group("model (a file, or a shape with made-up weights)")
+def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
+    model = parser.add_argument_group(title)
     model.add_argument("--shape", metavar="NAME", help=f"one of {', '.join(SHAPES)}")
     model.add_argument("--type", metavar="TYPE", help="of a shape's weights, such as q4_0 (default: q8_0)")
+    return model
+
+
+def _add_tune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    _add_shape(parser, "model (a file or a shape; without one: a small shape of every weight type)")
+    _add_model(parser, optional=True)
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    model = _add_shape(parser, "model (a file, or a shape with made-up weights)")
     model.add_argument(
         "--write-gguf", type=Path, metavar="FILE", help="write the shape as a GGUF file, and measure nothing"
     )
@@ -182,5 +202,10 @@ def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
         action="store_true",
         help="copy partial sums even where a device could import the host's memory",
     )
-    debugging.add_argument("--submit-then-wait", action="store_true",
-                           help="submit each part of a step only when it may run")  # fmt: skip
+    submit = debugging.add_mutually_exclusive_group()
+    submit.add_argument("--submit-ahead", action="store_true", default=None,
+                        help="submit a step's parts at once (default: what is faster)")  # fmt: skip
+    submit.add_argument("--submit-then-wait", dest="submit_ahead", action="store_false",
+                        help="submit each part of a step only when it may run")  # fmt: skip
+    debugging.add_argument("--without", metavar="FEATURES",
+                           help="do as if the devices lacked these features, such as int64")  # fmt: skip

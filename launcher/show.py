@@ -17,6 +17,7 @@ from launcher.devices import count_ranks, list_devices, select_devices
 from launcher.fit import RankBytes, mebibytes, rank_bytes
 from launcher.session import check_prompt, open_model, plan_ranks, start_session
 from launcher.table import format_table
+from worker.measurements import cache_folder
 
 FEATURES = {
     "external_host_memory": "external host memory",
@@ -28,9 +29,10 @@ FEATURES = {
 
 def show_devices(as_json: bool) -> int:
     """`tplaunch devices`: every Vulkan device, with what matters for running a model on it."""
-    listed = list_devices()
+    listed, cache = list_devices(), cache_folder()
     if as_json:
-        print(json.dumps({"devices": listed.devices, "error": listed.error or None}, indent=2))
+        found = {"devices": listed.devices, "error": listed.error or None, "cache": cache and str(cache)}
+        print(json.dumps(found, indent=2))
         return 0
     for device in listed.devices:
         print(f"{device['index']}  {device['name']}")
@@ -44,6 +46,8 @@ def show_devices(as_json: bool) -> int:
     if listed.error or not listed.devices:
         print(f"tplaunch: no Vulkan device: {listed.error or 'no driver is installed'}", file=sys.stderr)
     print("cpu  NumPy on the CPU, without Vulkan")
+    if cache is not None:
+        print(f"What is measured on a device is kept in {cache}; `tplaunch tune` does it anew.")
     return 0
 
 

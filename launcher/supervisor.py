@@ -17,6 +17,7 @@ from launcher.devices import WORKER_COMMAND, DeviceChoice
 from launcher.logs import RunLogs
 
 GRACE_SECONDS = 2.0  # between asking a worker to end and killing it
+SUBMIT_OPTIONS = {None: (), True: ("--submit-ahead",), False: ("--submit-then-wait",)}
 
 
 class Supervisor:
@@ -67,12 +68,13 @@ class Supervisor:
             f"--cores={','.join(map(str, cores))}",
             *(["--validate"] if self._config.validate else []),
             *(["--staging"] if self._config.staging else []),
-            *([] if self._config.submit_ahead else ["--submit-then-wait"]),
+            *SUBMIT_OPTIONS[self._config.submit_ahead],
+            f"--without={','.join(self._config.without)}",
             *(["--timestamps"] if self._config.timestamps else []),
         ]
         process = subprocess.Popen(
             command,
-            env={**os.environ, **_thread_settings(choice, len(cores))},
+            env={**os.environ, **thread_settings(choice, len(cores))},
             stdin=subprocess.DEVNULL,
             stdout=self._logs.output(rank),
             stderr=subprocess.STDOUT,
@@ -121,7 +123,7 @@ def rank_cores(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[li
     return [share[:1] if choice.on_cpu else share for choice, share in zip(choices, shares, strict=True)]
 
 
-def _thread_settings(choice: DeviceChoice, num_cores: int) -> dict[str, str]:
+def thread_settings(choice: DeviceChoice, num_cores: int) -> dict[str, str]:
     """Thread pools of drivers and libraries no larger than the rank's cores: they would only take turns."""
     threads = str(num_cores)
     settings = {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}

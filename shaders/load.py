@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from shaders import spirv
@@ -25,3 +26,11 @@ def load_kernel(name: str) -> bytes:
     except ValueError as error:
         raise ValueError(f"{path} is broken: {error}") from None
     return module
+
+
+def kernels_hash() -> str:
+    """Of all kernels together: another one is another set of kernels."""
+    digest = hashlib.sha256()
+    for name in kernel_names():
+        digest.update(name.encode() + b"\0" + hashlib.sha256(load_kernel(name)).digest())
+    return digest.hexdigest()

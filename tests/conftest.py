@@ -108,6 +108,14 @@ def device_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(device_cache: Path) -> Iterator[None]:
+    """What is measured in this process does not come from the user's cache, nor goes there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(device_cache))
+        yield
+
+
 @pytest.fixture
 def tplaunch(device_cache: Path, request: pytest.FixtureRequest) -> Iterator[CommandLine]:
     """Runs the command line; see CommandLine. Lavapipe is its only driver unless `env` names another.

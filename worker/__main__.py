@@ -30,21 +30,17 @@ def main() -> int:
         die_with_parent(arguments.parent)
     if arguments.cores:
         pin([int(core) for core in arguments.cores.split(",")])
+    if arguments.tune:
+        from worker.tuning_job import run_tuning_job
+
+        return run_tuning_job(arguments.tune, _device_options(arguments))
     if arguments.bench_collective:
         from worker.collective_bench import bench_collective
 
         return bench_collective(arguments.bench_collective)
-    options = DeviceOptions(
-        index=None if arguments.device == "cpu" else int(arguments.device),
-        uuid=arguments.uuid,
-        validate=arguments.validate,
-        staging=arguments.staging,
-        submit_ahead=not arguments.submit_then_wait,
-        timestamps=arguments.timestamps,
-    )
     control = ControlSocket(arguments.connect, arguments.rank)
     try:
-        serve(control, arguments.rank, os.getpid(), options)
+        serve(control, arguments.rank, os.getpid(), _device_options(arguments))
     except Exception as error:
         log.exception("rank %d failed", arguments.rank)
         control.send(Failed(_sentence(error), getattr(error, "rank", None)))
@@ -52,6 +48,18 @@ def main() -> int:
     finally:
         control.close()
     return 0
+
+
+def _device_options(arguments: argparse.Namespace) -> DeviceOptions:
+    return DeviceOptions(
+        index=None if arguments.device == "cpu" else int(arguments.device),
+        uuid=arguments.uuid,
+        validate=arguments.validate,
+        staging=arguments.staging,
+        submit_ahead=arguments.submit_ahead,
+        timestamps=arguments.timestamps,
+        without=frozenset(filter(None, arguments.without.split(","))),
+    )
 
 
 def _sentence(error: Exception) -> str:
@@ -79,8 +87,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--staging", action="store_true", help="copy partial sums instead of importing host memory"
     )
-    parser.add_argument("--submit-then-wait", action="store_true", help="submit each segment when it may run")
+    submit = parser.add_mutually_exclusive_group()
+    submit.add_argument(
+        "--submit-ahead", action="store_true", default=None, help="submit all segments at once"
+    )
+    submit.add_argument(
+        "--submit-then-wait", dest="submit_ahead", action="store_false", help="submit each when it may run"
+    )
+    parser.add_argument("--without", default="", metavar="FEATURES", help="as if the device lacked them")
     parser.add_argument("--bench-collective", metavar="JOB", help=argparse.SUPPRESS)
+    parser.add_argument("--tune", metavar="JOB", help=argparse.SUPPRESS)
     parser.add_argument("--timestamps", action="store_true", help="note when the device computes")
     return parser
 

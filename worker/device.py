@@ -16,6 +16,8 @@ import numpy.typing as npt
 from worker.buffers import Buffer
 from worker.program import Program
 
+FEATURES = ("int64", "float16", "integer_dot_product", "cooperative_matrix")  # that a device may lack
+
 
 class DeviceError(RuntimeError):
     """The device failed or can't do what is asked; one sentence with the call and the result."""
@@ -29,8 +31,13 @@ class DeviceOptions:
     uuid: str = ""  # hex; another device at this index is refused
     validate: bool = False  # with the Khronos validation layer
     staging: bool = False  # copy partial sums even where the device could import the host's memory
-    submit_ahead: bool = True
+    submit_ahead: bool | None = None  # queue a step's segments at once; None for what is faster
     timestamps: bool = False  # note when each segment runs
+    without: frozenset[str] = frozenset()  # features to do without, as on a device that lacks them
+
+    def __post_init__(self) -> None:
+        unknown = self.without.difference(FEATURES)
+        assert not unknown, f"no features of a device: {', '.join(unknown)}"
 
 
 Place = tuple[int, int]  # offset and length in bytes
@@ -94,3 +101,11 @@ class TimedDevice(Protocol):
 
         None where it was opened without timestamps, or has none.
         """
+
+
+@runtime_checkable
+class TunableDevice(Protocol):
+    """A device with several ways to do the same."""
+
+    def tune(self, program: Program) -> None:
+        """Chooses the fastest for this program and others of its model; once, before buffers are created."""

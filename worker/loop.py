@@ -28,7 +28,7 @@ from coordinator.plan import padded, rank_shards
 from worker.bandwidth import copy_bandwidth
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
-from worker.device import Device, DeviceOptions, TimedDevice
+from worker.device import Device, DeviceOptions, TimedDevice, TunableDevice
 from worker.loading import load_stacks
 from worker.open_device import open_device
 from worker.open_weights import open_weights
@@ -104,7 +104,10 @@ class Worker:
     def load_weights(self, control: ControlSocket) -> None:
         """Allocates every buffer and fills the weights, telling the coordinator how far it is."""
         spec, share, limits = self._load.spec, self._load.share, self._load.limits
+        # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.measure_copy else 0.0
+        if isinstance(self.device, TunableDevice):
+            self.device.tune(self._build(1, 1))
         weights = weight_buffers(self._shards)
         buffers = {
             **weights,
@@ -183,12 +186,14 @@ class Worker:
         limits = self._load.limits
         key = (row_bucket(num_rows, limits.max_rows), row_bucket(num_logit_rows, limits.max_logit_rows))
         if key not in self._programs:
-            two_phase = key[0] * self._row_bytes >= self._two_phase_bytes
-            load = self._load
-            program = build_program(load.spec, load.share, self._shards, load.num_ranks, *key, two_phase)
+            program = self._build(*key, two_phase=key[0] * self._row_bytes >= self._two_phase_bytes)
             self.device.prepare(program)
             self._programs[key] = program
         return self._programs[key]
+
+    def _build(self, rows: int, logit_rows: int, two_phase: bool = False) -> Program:
+        load = self._load
+        return build_program(load.spec, load.share, self._shards, load.num_ranks, rows, logit_rows, two_phase)
 
     def close(self) -> None:
         self.device.close()

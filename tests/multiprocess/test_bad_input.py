@@ -203,4 +203,4 @@ def test_devices_lists_what_matters(tplaunch: CommandLine) -> None:
     wanted = {"name", "type", "driver", "memory_bytes", "external_host_memory", "integer_dot_product"}
     assert wanted | {"float16", "cooperative_matrix", "min_subgroup_size", "unusable"} <= devices[0].keys()
     table = tplaunch("devices", check=True).stdout
-    assert devices[0]["name"] in table and "subgroups" in table
+    assert devices[0]["name"] in table and "subgroups" in table and "`tplaunch tune`" in table

@@ -309,6 +309,13 @@ def handlers() -> Iterator[None]:
         (["bench", "--shape=tiny", "--prefill=0"], "tplaunch: --prefill 0: 1 to"),
         (["bench", "--shape=tiny", "--at-context=-1"], "tplaunch: --at-context -1: 0 to"),
         (["bench", "--shape=tiny", "--prefill=none", "--decode=none"], "tplaunch: there is nothing to"),
+        (["tune", "--devices=cpu,cpu"], "tplaunch: --devices cpu,cpu: NumPy has nothing to choose"),
+        (
+            ["tune", "m", "--shape=tiny"],
+            "tplaunch: tune measures a model file or a --shape",
+        ),
+        (["tune", "--shape=tiny", "--type=q9"], "tplaunch: --type q9: known are"),
+        (["plan", "--without=x87", "m"], "tplaunch: --without x87: known are int64, "),
         (["bench", "--shape=tiny", "--context=99", "--devices=cpu"], "tplaunch: --context 99: the longest"),
     ],
 )
@@ -330,7 +337,14 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize(
-    "arguments", [["plan"], ["m", "--collective=mpi"], ["m", "--context=x"], ["m", "--wrong"]]
+    "arguments",
+    [
+        ["plan"],
+        ["m", "--collective=mpi"],
+        ["m", "--context=x"],
+        ["m", "--wrong"],
+        ["m", "--submit-ahead", "--submit-then-wait"],
+    ],
 )
 def test_unknown_options_end_with_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -11,10 +11,16 @@ from coordinator.plan import Limits
 from tests.conftest import manifest_of
 from tests.drivers import driver_variables, find_lavapipe, find_swiftshader, find_validation_layer
 from tests.vulkan.reused_device import ReusedDevice
-from worker.device import DeviceOptions
+from worker.device import FEATURES, DeviceOptions
 from worker.vulkan.device import VulkanDevice
 
 FINDERS = {"lavapipe": find_lavapipe, "swiftshader": find_swiftshader}
+# Devices for cases: the driver, and the features to do without, so that the plain kernels run here too.
+DEVICES = {
+    "lavapipe": ("lavapipe", frozenset[str]()),
+    "lavapipe-plain": ("lavapipe", frozenset(FEATURES)),
+    "swiftshader": ("swiftshader", frozenset[str]()),
+}
 
 
 def select_driver(patch: pytest.MonkeyPatch, name: str) -> None:
@@ -23,12 +29,14 @@ def select_driver(patch: pytest.MonkeyPatch, name: str) -> None:
         patch.setenv(variable, value)
 
 
-@pytest.fixture(scope="session", params=FINDERS)
+@pytest.fixture(scope="session", params=DEVICES)
 def device(request: pytest.FixtureRequest) -> Iterator[ReusedDevice]:
     """A device for cases, opened once."""
+    driver, without = DEVICES[request.param]
+    validate = request.config.getoption("--validate")
     with pytest.MonkeyPatch.context() as patch:
-        select_driver(patch, request.param)
-        opened = ReusedDevice(DeviceOptions(index=0, validate=request.config.getoption("--validate")))
+        select_driver(patch, driver)
+        opened = ReusedDevice(DeviceOptions(index=0, validate=validate, without=without))
     yield opened
     opened.close()
 

@@ -11,6 +11,7 @@ from tests.vulkan.cases import Case
 from worker.device import DeviceOptions
 from worker.vulkan.device import VulkanDevice
 from worker.vulkan.memory import Memory
+from worker.vulkan.variants import Always, Selection, Variant
 
 
 class ReusedDevice(VulkanDevice):
@@ -19,8 +20,10 @@ class ReusedDevice(VulkanDevice):
     def __init__(self, options: DeviceOptions) -> None:
         super().__init__(options, Limits(context_length=1, num_blocks=1))
 
-    def run(self, case: Case) -> dict[str, npt.NDArray[Any]]:
+    def run(self, case: Case, variant: Variant | None = None) -> dict[str, npt.NDArray[Any]]:
+        """`variant`: of the case's only kernel that has any."""
         self._limits = case.limits
+        self._selection = Always(variant) if variant else Selection(self.info.features)
         try:
             return case.run(self)
         finally:

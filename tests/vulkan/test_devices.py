@@ -62,6 +62,14 @@ def test_another_device_than_chosen_is_refused(monkeypatch: pytest.MonkeyPatch) 
     Context(0, uuid=list_devices()[0].uuid).close()
 
 
+def test_a_device_can_be_opened_as_if_it_lacked_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    select_driver(monkeypatch, "lavapipe")
+    context = Context(0, without=frozenset({"int64"}))
+    context.close()
+    assert context.info.features == list_devices()[0].features - {"int64"}
+    assert "float16" in context.info.features
+
+
 def test_validation_errors_end_the_device(open_device: Opener) -> None:
     """A buffer of no bytes is what the layer is made to object to; lavapipe would not."""
     device = open_device("lavapipe", LIMITS, validate=True)

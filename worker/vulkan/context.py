@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from worker.device import DeviceError
 from worker.vulkan.api import Handle, array, call, create, ffi, lib, strings, struct, vk
@@ -13,24 +15,30 @@ SETUP_TIMEOUT_NANOSECONDS = 60 * 10**9  # of copies while loading
 
 
 class Context:
-    """A VkDevice and what all on it needs. Raises DeviceError for a device that can't be used."""
+    """A VkDevice and what all on it needs. Raises DeviceError for a device that can't be used.
 
-    def __init__(self, index: int, uuid: str = "", validate: bool = False) -> None:
+    It is described, and opened, as if it had none of the features `without`.
+    """
+
+    def __init__(
+        self, index: int, uuid: str = "", validate: bool = False, without: frozenset[str] = frozenset()
+    ) -> None:
         self.instance = Instance(validate)
         self.device: Handle = None
         self.command_pool: Handle = ffi.NULL
         try:
-            self._open(index, uuid)
+            self._open(index, uuid, without)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, index: int, uuid: str) -> None:
+    def _open(self, index: int, uuid: str, without: frozenset[str]) -> None:
         handles = self.instance.physical_devices()
         if not 0 <= index < len(handles):
             raise DeviceError(f"there is no Vulkan device {index}; there are {len(handles)}")
         self.physical = handles[index]
-        self.info = describe(index, self.physical)
+        lacking: dict[str, Any] = dict.fromkeys(without, False)
+        self.info = replace(describe(index, self.physical), **lacking)
         if uuid and uuid != self.info.uuid:
             raise DeviceError(
                 f"Vulkan device {index} is now {self.info.name}, UUID {self.info.uuid}; {uuid} was chosen"

@@ -14,16 +14,19 @@ import numpy.typing as npt
 from coordinator.plan import Limits
 from worker.buffers import Buffer
 from worker.device import DeviceOptions, FillPlaces, Place
+from worker.measurements import Measurements
 from worker.program import Program
 from worker.vulkan.bandwidth import copy_bandwidth
 from worker.vulkan.context import Context
-from worker.vulkan.dispatch import Dispatcher, PartialsLayout
+from worker.vulkan.dispatch import Dispatcher, PartialsLayout, Selects
 from worker.vulkan.memory import Memory
 from worker.vulkan.partials import ImportedPartials, StagedPartials, attach
 from worker.vulkan.pipelines import Pipelines
 from worker.vulkan.recorder import Recorder
 from worker.vulkan.timeline import Submission, Timeline
 from worker.vulkan.timestamps import Timestamps, device_clock
+from worker.vulkan.tuning import START_SECONDS, Tuner, open_measurements, submits_ahead
+from worker.vulkan.variants import Selection
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -43,14 +46,16 @@ class VulkanDevice:
 
     def __init__(self, options: DeviceOptions, limits: Limits, timeout_seconds: float = 60) -> None:
         assert options.index is not None, "a Vulkan device has an index"
-        self._limits, self._staging = limits, options.staging
+        self._limits, self._staging, self._submit_ahead = limits, options.staging, options.submit_ahead
+        self._timeout_seconds = timeout_seconds
         self._closed = False
-        self._context = Context(options.index, options.uuid, options.validate)
+        self._context = Context(options.index, options.uuid, options.validate, options.without)
         self.info = self._context.info
         self.name = self.info.name
         self._memory = Memory(self._context, unmapped=options.staging)
         self._pipelines = Pipelines(self._context)
-        self._timeline = Timeline(self._context, options.submit_ahead, timeout_seconds)
+        self._selection: Selects = Selection(self.info.features)
+        self._timeline = Timeline(self._context, options.submit_ahead is not False, timeout_seconds)
         self._clock = device_clock(self._context)
         self._has_timestamps = options.timestamps and self._clock.valid_bits > 0
         self._partials: ImportedPartials | StagedPartials | None = None
@@ -84,12 +89,23 @@ class VulkanDevice:
         _, num_partials, slot_bytes = arena.shape
         self._partials_layout = PartialsLayout(self._partials.address, num_partials, slot_bytes, write_slot)
 
+    def tune(self, program: Program, seconds: float = START_SECONDS, anew: bool = False) -> Measurements:
+        """Spends at most about so long on what was not measured before, or `anew` on everything."""
+        assert not self._prepared, "a prepared program has chosen already"
+        measurements = open_measurements(self.info)
+        Tuner(self._context, self._pipelines, measurements, anew).tune(program, self._limits.kv_type, seconds)
+        self._selection = Selection(self.info.features, measurements.get)
+        if self._submit_ahead is None and not submits_ahead(measurements):
+            self._timeline.close()
+            self._timeline = Timeline(self._context, False, self._timeout_seconds)
+        return measurements
+
     def prepare(self, program: Program) -> None:
         if id(program) in self._prepared:
             return
         info, places = self.info, self._memory.__getitem__
         dispatcher = Dispatcher(
-            program, places, self._partials_layout, self._limits, info.max_subgroup_size, info.int64
+            program, places, self._partials_layout, self._limits, info.max_subgroup_size, self._selection
         )
         recorder = Recorder(self._context, self._pipelines, self._memory["step"])
         timestamps = None

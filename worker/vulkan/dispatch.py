@@ -23,12 +23,10 @@ from worker.vulkan.kernels import (
     SumNormPush,
     SumSlicePush,
 )
+from worker.vulkan.variants import Variant
 
 GROUP_SIZE = 64  # invocations of a workgroup
 SLICE_QUADS = 512  # float4 that a workgroup of shaders/sum_slice.slang adds up
-# Rows and columns that a subgroup computes at once: multiply<...> in shaders/matmul.slang. Reading
-# activations again for every column is what costs most on lavapipe.
-MATVEC_TILE, MATMUL_TILE = (1, 8), (4, 8)
 MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/matmul.slang counts on it
 COUNT_WORDS = {"rows": 0, "logit_rows": 1}  # where the step buffer counts these
 FLOAT, QUAD = 4, 16  # bytes of float and float4
@@ -53,6 +51,12 @@ class Place(Protocol):
 
     @property
     def row_length(self) -> int: ...
+
+
+class Selects(Protocol):
+    """Knows which variant of a kernel family runs."""
+
+    def variant(self, family: str, matrix_rows: int = 0) -> Variant: ...
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,10 @@ class Dispatcher:
         partials: PartialsLayout,
         limits: Limits,
         max_subgroup_size: int,
-        int64: bool,
+        selection: Selects,
     ) -> None:
         self._program, self._places, self._partials = program, places, partials
-        self._limits, self._layout, self._int64 = limits, StepLayout(limits), int64
+        self._limits, self._layout, self._selection = limits, StepLayout(limits), selection
         # A device may run narrower subgroups than its widest; then groups are left over, and end at once.
         self._subgroups = max(1, GROUP_SIZE // max_subgroup_size)
         self._sum_norm = "sum_norm_64" if max_subgroup_size <= 8 else "sum_norm"
@@ -173,11 +177,12 @@ class Dispatcher:
             gated=op.gated,
         )
         num_rows = self._program.rows if op.rows == "rows" else self._program.logit_rows
-        kind, (rows, columns) = ("matvec", MATVEC_TILE) if num_rows == 1 else ("matmul", MATMUL_TILE)
+        family = f"{'matvec' if num_rows == 1 else 'matmul'}_{matrix.type.lower()}"
+        variant = self._selection.variant(family, matrix.rows)
+        rows, columns = variant.tile
         groups = _ceil(op.columns, (columns // 2 if op.gated else columns) * self._subgroups)
         grid = (min(groups, MAX_GRID), _ceil(groups, MAX_GRID), _ceil(num_rows, rows))
-        variant = "_wide" if self._int64 else ""
-        return Dispatch(f"{kind}_{matrix.type.lower()}{variant}", push, grid)
+        return Dispatch(family + variant.suffix, push, grid)
 
     @dispatch.register
     def _(self, op: RopeCache) -> Dispatch:
@@ -219,9 +224,8 @@ class Dispatcher:
             value_quads=op.value_length // 4,
             scale=op.scale,
         )
-        kv_type = self._limits.kv_type
-        variant = "_wide" if self._int64 and kv_type == "f16" else ""
-        return Dispatch(f"attention_{kv_type}{variant}", push, None)
+        family = f"attention_{self._limits.kv_type}"
+        return Dispatch(family + self._selection.variant(family).suffix, push, None)
 
     @dispatch.register
     def _(self, op: AttentionCombine) -> Dispatch:

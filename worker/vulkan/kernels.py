@@ -8,7 +8,7 @@ from __future__ import annotations
 from ctypes import Structure, c_float, c_uint32, c_uint64
 
 from coordinator.plan import KV_TYPES
-from worker.formats import FORMATS
+from worker.vulkan.variants import FAMILIES
 
 Address = c_uint64
 
@@ -125,19 +125,17 @@ class GatedActivationPush(Structure):
     ]
 
 
+PUSHES = {"matvec": MatMulPush, "matmul": MatMulPush, "attention": AttentionPush}
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
     "sum_norm_64": SumNormPush,
     "sum_slice": SumSlicePush,
     **{
-        f"{kind}_{name.lower()}{variant}": MatMulPush
-        for kind in ("matvec", "matmul")
-        for name in FORMATS
-        for variant in ("", "_wide")
+        family + variant.suffix: PUSHES[family.split("_")[0]]
+        for family, variants in FAMILIES.items()
+        for variant in variants
     },
     **{f"rope_cache_{kv_type}": RopeCachePush for kv_type in KV_TYPES},
-    **{f"attention_{kv_type}": AttentionPush for kv_type in KV_TYPES},
-    "attention_f16_wide": AttentionPush,
     "attention_combine": AttentionCombinePush,
     "gated_activation": GatedActivationPush,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from worker.device import FEATURES
 from worker.vulkan.api import Handle, chained, enumerate_all, ffi, lib, struct, text, vk
 from worker.vulkan.instance import Instance
 
@@ -20,6 +21,7 @@ class PhysicalDevice:
     name: str
     type: str  # one of TYPES
     driver: str  # name and version, as the driver words them
+    driver_version: int  # as its maker counts
     uuid: str  # stable for one device and driver
     api_version: tuple[int, int]
     memory_bytes: int  # of the largest device-local heap
@@ -34,6 +36,11 @@ class PhysicalDevice:
     float16: bool
     cooperative_matrix: bool
     unusable: str | None  # why the kernels can't run on it
+
+    @property
+    def features(self) -> frozenset[str]:
+        """Those of FEATURES that it has."""
+        return frozenset(name for name in FEATURES if getattr(self, name))
 
     @property
     def host_memory_import(self) -> bool:
@@ -60,6 +67,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         name=text(base.deviceName),
         type=TYPES[base.deviceType],
         driver=f"{text(core12.driverName)} {text(core12.driverInfo)}".strip(),
+        driver_version=base.driverVersion,
         uuid=bytes(core11.deviceUUID).hex(),
         api_version=query.api_version,
         memory_bytes=_largest_local_heap(handle),

@@ -1,0 +1,96 @@
+"""`tplaunch tune`, and what runs make of the measurements in the user's cache."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command_line import CommandLine
+from tests.models import write_llama
+
+RUN = ("--devices", "0,0", "--tokens", "1,2,3", "-n", "3", "--temperature", "0", "--json", "-v")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, device_cache: Path) -> dict[str, str]:
+    """An environment with an empty cache; the driver keeps its own in another folder."""
+    return {"XDG_CACHE_HOME": str(tmp_path / "cache"), "MESA_SHADER_CACHE_DIR": str(device_cache)}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.gguf"
+    write_llama(path, types={"ffn_up.weight": "Q8_0"})
+    return path
+
+
+def cache_files(cache: dict[str, str]) -> list[Path]:
+    return list(Path(cache["XDG_CACHE_HOME"]).rglob("*.json"))
+
+
+def tokens(tplaunch: CommandLine, model: Path, cache: dict[str, str], *options: str) -> tuple[Any, str]:
+    """What a run says, and what its workers log."""
+    done = tplaunch(*RUN, *options, model, env=cache, check=True)
+    return json.loads(done.stdout)["tokens"], done.stderr
+
+
+def test_tuning_shows_and_keeps_what_it_found(tplaunch: CommandLine, cache: dict[str, str]) -> None:
+    arguments = ("tune", "--devices", "0,0", "--shape", "tiny", "--type", "q4_0")
+    (found,) = json.loads(tplaunch(*arguments, "--json", env=cache, check=True).stdout)["devices"]
+    assert [found["file"]] == list(map(str, cache_files(cache)))
+    names = [row["name"] for row in found["measurements"]]
+    assert names == ["attention_f16", "matmul_q4_0", "matvec_q4_0 small", "submission"]
+    for row in found["measurements"]:
+        assert row["chosen"] in row["seconds"] and min(row["seconds"].values()) > 0
+    kept = json.loads(Path(found["file"]).read_text())["measurements"]
+    assert kept == {row["name"]: row["seconds"] for row in found["measurements"]}
+
+    table = tplaunch(*arguments, env=cache, check=True).stdout
+    assert all(text in table for text in (*names, found["device"], found["file"], "chosen", "plain "))
+
+
+def test_a_model_file_can_be_tuned(tplaunch: CommandLine, model: Path, cache: dict[str, str]) -> None:
+    (found,) = json.loads(tplaunch("tune", "--devices", "0", "--json", model, env=cache, check=True).stdout)[
+        "devices"
+    ]
+    assert "matvec_q8_0 small" in {row["name"] for row in found["measurements"]}
+
+
+def test_the_first_start_measures_and_the_next_one_need_not(
+    tplaunch: CommandLine, model: Path, cache: dict[str, str]
+) -> None:
+    first, log = tokens(tplaunch, model, cache)
+    assert "measured on" in log and len(cache_files(cache)) == 1
+    again, log = tokens(tplaunch, model, cache)
+    assert "measured on" not in log and again == first
+    (path,) = cache_files(cache)
+    path.write_text("{")
+    assert tokens(tplaunch, model, cache)[0] == first
+
+
+def test_a_cache_that_can_not_be_written_is_done_without(
+    tplaunch: CommandLine, model: Path, cache: dict[str, str]
+) -> None:
+    expected, _ = tokens(tplaunch, model, cache)
+    found, log = tokens(tplaunch, model, {**cache, "XDG_CACHE_HOME": "/dev/null"})
+    assert found == expected and "what was measured is not kept" in log
+
+
+def test_nothing_depends_on_what_was_chosen(
+    tplaunch: CommandLine, model: Path, cache: dict[str, str]
+) -> None:
+    """Every other choice than that of the first start, and no choice at all."""
+    expected, _ = tokens(tplaunch, model, cache)
+    (path,) = cache_files(cache)
+    content = json.loads(path.read_text())
+    for last in (True, False):
+        for seconds in content["measurements"].values():
+            names = list(seconds)
+            seconds.update(dict.fromkeys(names, 1.0), **{names[-1 if last else 0]: 0.1})
+        path.write_text(json.dumps(content))
+        assert tokens(tplaunch, model, cache)[0] == expected
+    assert tokens(tplaunch, model, cache, "--without", "int64", "--submit-then-wait")[0] == expected
+    assert tokens(tplaunch, model, cache, "--submit-ahead")[0] == expected

@@ -1,0 +1,134 @@
+"""What is measured at a device's first start, and what later starts make of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vulkan.cases import limits_for
+from tests.vulkan.conftest import Opener
+from tests.vulkan.test_attention import attention_op
+from worker.device import DeviceError
+from worker.measurements import Measurements
+from worker.tuning_job import TuningJob
+from worker.vulkan import tuning
+from worker.vulkan.bench import Bench
+from worker.vulkan.device import VulkanDevice
+from worker.vulkan.trials import Trial
+from worker.vulkan.tuning import SUBMISSION, open_measurements
+from worker.vulkan.variants import candidates
+
+LIMITS = limits_for(kv_type="f16")
+PROGRAM = TuningJob(
+    "f16",
+    (("Q8_0", 96, 64), ("F32", 40, 32), ("Q8_0", 2000, 32)),
+    (dataclasses.asdict(attention_op(key_length=16, value_length=8)),),
+).program()
+NAMES = ["matvec_q8_0 small", "matvec_q8_0 medium", "matvec_f32 small", "matmul_q8_0", "matmul_f32"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty at first."""
+    monkeypatch.setattr(tuning, "cache_folder", lambda: tmp_path / "tplaunch")
+    return tmp_path / "tplaunch"
+
+
+def forbid_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(*arguments: Any) -> float:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(Bench, "seconds", measure)
+
+
+@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+def test_what_has_several_variants_is_measured_once(
+    open_device: Opener, driver: str, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    device = open_device(driver, LIMITS)
+    found = device.tune(PROGRAM, seconds=60)
+    for name in [*NAMES, "attention_f16"]:
+        suffixes = [variant.suffix for variant in candidates(name.split()[0], device.info.features)]
+        numbers = found.get(name)
+        assert list(numbers) == (suffixes if len(suffixes) > 1 else [])
+        assert all(number is not None and 0 < number < 1 for number in numbers.values())
+    assert list(found.get(SUBMISSION)) == ["ahead", "then_wait"]
+    assert found.path is not None and found.path.parent == cache
+    forbid_measuring(monkeypatch)
+    again = open_device(driver, LIMITS).tune(PROGRAM)
+    assert not again.new
+    assert {name: again.get(name) for name in found.new} == found.new
+
+
+def test_one_variant_is_no_choice(open_device: Opener, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    device = open_device("lavapipe", LIMITS)
+    only = {family: candidates(family, ())[:1] for family in ("matvec_q8_0", "matmul_q8_0")}
+    monkeypatch.setattr("worker.vulkan.variants.FAMILIES", only)
+    forbid_measuring(monkeypatch)
+    device.tune(dataclasses.replace(TuningJob("f16", (("Q8_0", 96, 64),), ()).program(), segments=()))
+    assert not cache.exists()
+
+
+def test_what_there_is_no_time_for_is_left_to_the_next_start(open_device: Opener) -> None:
+    assert open_device("lavapipe", LIMITS).tune(PROGRAM, seconds=0).new.keys() == {SUBMISSION}
+    assert open_device("lavapipe", LIMITS).tune(PROGRAM, seconds=60).new.keys() >= set(NAMES)
+
+
+def test_a_variant_with_other_bits_is_not_used(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = iter([[b"right"]] + [[b"wrong"]] * 99)
+    monkeypatch.setattr(Trial, "take_results", lambda trial, memory: next(answers))
+    device = open_device("lavapipe", LIMITS)
+    program = TuningJob("f16", (("Q8_0", 96, 64),), ()).program()
+    numbers = device.tune(program, seconds=60).get("matvec_q8_0 small")
+    first, *others = candidates("matvec_q8_0", device.info.features)
+    assert numbers[first.suffix] is not None
+    assert [numbers[variant.suffix] for variant in others] == [None] * len(others)
+    assert device._selection.variant("matvec_q8_0", 96) is first
+    assert "matvec_q8_0 computes other bits" in caplog.text
+
+
+def test_a_device_without_room_measures_nothing(open_device: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise DeviceError("vkAllocateMemory failed with VK_ERROR_OUT_OF_DEVICE_MEMORY")
+
+    device = open_device("lavapipe", LIMITS)
+    monkeypatch.setattr("worker.vulkan.memory.allocate_memory", refuse)
+    assert not device.tune(PROGRAM).new
+    with pytest.raises(DeviceError, match="no room for"):
+        device.tune(PROGRAM, anew=True)
+    assert device._selection.variant("matvec_q8_0").suffix == "_wide"
+
+
+def keep(device: VulkanDevice, name: str, **seconds: float) -> Measurements:
+    measurements = open_measurements(device.info)
+    measurements.put(name, dict(seconds))
+    measurements.save()
+    return measurements
+
+
+@pytest.mark.parametrize(("option", "ahead"), [(None, False), (True, True), (False, False)])
+def test_the_way_to_submit_is_what_was_measured_unless_it_was_given(
+    open_device: Opener, option: bool | None, ahead: bool
+) -> None:
+    device = open_device("lavapipe", LIMITS, submit_ahead=option)
+    keep(device, SUBMISSION, ahead=3e-5, then_wait=2e-5)
+    device.tune(PROGRAM, seconds=0)
+    assert device._timeline._submit_ahead is ahead
+
+
+def test_a_start_goes_by_what_another_has_measured(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = open_device("lavapipe", LIMITS)
+    variants = candidates("matvec_q8_0", device.info.features)
+    numbers = {variant.suffix: 2.0 for variant in variants} | {variants[-1].suffix: 1.0}
+    keep(device, "matvec_q8_0 small", **numbers)
+    device.tune(TuningJob("f16", (), ()).program())
+    assert device._selection.variant("matvec_q8_0", 1024) is variants[-1]
+    assert device._selection.variant("matvec_q8_0", 1025) is variants[0]  # of another size
+    assert device._selection.variant("matmul_q8_0", 1024).suffix == variants[0].suffix

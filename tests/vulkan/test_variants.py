@@ -1,0 +1,43 @@
+"""All variants of a kernel family compute the same bits: only so may a measurement choose among them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.vulkan.cases import Case
+from tests.vulkan.reused_device import ReusedDevice
+from tests.vulkan.test_attention import attention_case, attention_ops
+from tests.vulkan.test_matmul import matmul_case
+from worker.formats import FORMATS
+from worker.ops import Matrix
+from worker.vulkan.variants import FAMILIES, candidates
+
+TYPES = {name.lower(): name for name in FORMATS}
+
+
+def case_of(family: str, data: st.DataObject) -> Case:
+    """Any one that runs a kernel of the family."""
+    kind, weights = family.split("_", 1)
+    seed = data.draw(st.integers(0, 999), "seed")
+    if kind == "attention":
+        op = data.draw(attention_ops(), "op")
+        positions = tuple(data.draw(st.lists(st.integers(0, 200), min_size=1, max_size=3), "positions"))
+        return attention_case(op, positions, kv_type=weights, num_chunks=2, seed=seed)
+    matrix_rows, tiles = data.draw(st.integers(1, 70), "matrix rows"), data.draw(st.integers(1, 20), "tiles")
+    rows = 1 if kind == "matvec" else data.draw(st.integers(2, 20), "rows")
+    matrix = Matrix("matrix", TYPES[weights], matrix_rows, 32 * tiles)
+    return matmul_case(matrix, rows, rows, seed, bias=data.draw(st.booleans(), "bias"))
+
+
+@pytest.mark.parametrize("family", [family for family, variants in FAMILIES.items() if len(variants) > 1])
+@settings(max_examples=8)
+@given(data=st.data())
+def test_all_variants_compute_the_same_bits(device: ReusedDevice, family: str, data: st.DataObject) -> None:
+    first, *others = candidates(family, device.info.features)
+    case = case_of(family, data)
+    expected = device.run(case, first) if others else {}
+    for other in others:
+        for name, values in device.run(case, other).items():
+            assert values.tobytes() == expected[name].tobytes(), f"{family}{other.suffix}: {name}"

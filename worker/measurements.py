@@ -1,0 +1,144 @@
+"""What was measured on one device and driver, kept in a file of the user's cache folder.
+
+A measurement has a name and gives every option a number, such as the seconds that each variant of a kernel
+takes. What follows from the numbers is decided by who reads them: options come and go with the code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Numbers: TypeAlias = dict[str, float | None]  # None: this option must not be chosen
+FORMAT = 1
+MAX_FILE_BYTES = 1 << 20
+TIE = 1.03  # measuring again may turn a smaller difference around
+
+log = logging.getLogger("worker")
+
+
+def cache_folder() -> Path | None:
+    """$XDG_CACHE_HOME/tplaunch or ~/.cache/tplaunch; None for a user without a home."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not root.is_absolute():  # the specification wants such a value ignored
+        try:
+            root = Path.home() / ".cache"
+        except RuntimeError:
+            return None
+    return root / "tplaunch"
+
+
+def lowest(numbers: Mapping[str, float | None], order: Sequence[str]) -> str:
+    """The option with the lowest number; where some are about as low, the first of them in `order`.
+
+    The first of all where not every one was measured.
+    """
+    usable = {option: number for option in order if (number := numbers.get(option)) is not None}
+    if not usable or not numbers.keys() >= set(order):
+        return order[0]
+    limit = min(usable.values()) * TIE
+    return next(option for option, number in usable.items() if number <= limit)
+
+
+class Measurements:
+    """Those of one device. `kernels` is a hash of all kernels: other ones are measured again."""
+
+    def __init__(self, folder: Path | None, device: Mapping[str, str], kernels: str) -> None:
+        self._head = {"format": FORMAT, "device": dict(device), "kernels": kernels}
+        identity = hashlib.sha256(json.dumps(self._head["device"], sort_keys=True).encode()).hexdigest()
+        self.path = None if folder is None else folder / f"{identity[:32]}.json"
+        self._found = self._read()
+        self.new: dict[str, Numbers] = {}
+        self.is_kept = False  # the file holds all that is new
+
+    def get(self, name: str) -> Numbers:
+        """Empty for what was not measured."""
+        return self.new.get(name) or self._found.get(name) or {}
+
+    def put(self, name: str, numbers: Numbers) -> None:
+        """In place of what was measured of these options before; `save` keeps it."""
+        rounded = {option: number and float(f"{number:.4g}") for option, number in numbers.items()}
+        self.new[name] = {**self.get(name), **rounded}
+
+    def save(self) -> None:
+        """Adds what is new to the file. Where that can't be it only says so: the next start measures again.
+
+        Another rank may do the same at the same time: the file is replaced as a whole, and at worst
+        one of them measures again.
+        """
+        if not self.new:
+            return
+        if self.path is None:
+            log.info("what was measured is not kept: there is no home folder, and XDG_CACHE_HOME is not set")
+            return
+        content = {**self._head, "measurements": {**self._read(), **self.new}}
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _replace(self.path, json.dumps(content, indent=1).encode())
+            self.is_kept = True
+        except OSError as error:
+            log.info("what was measured is not kept: %s: %s", self.path, error.strerror)
+
+    def _read(self) -> dict[str, Numbers]:
+        """What the file holds for these kernels; nothing for a file that is missing, old or damaged."""
+        if self.path is None:
+            return {}
+        try:
+            with self.path.open("rb") as file:
+                text = file.read(MAX_FILE_BYTES + 1)
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            log.info("%s can't be read, measuring again: %s", self.path, error.strerror)
+            return {}
+        try:
+            return self._checked(text)
+        except (ValueError, RecursionError) as error:
+            log.info("%s is damaged, measuring again: %s", self.path, error)
+            return {}
+
+    def _checked(self, text: bytes) -> dict[str, Numbers]:
+        """Raises ValueError for what `save` does not write."""
+        if len(text) > MAX_FILE_BYTES:
+            raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
+        content = json.loads(text)
+        if not isinstance(content, dict) or not isinstance(content.get("measurements"), dict):
+            raise ValueError("it holds no measurements")
+        if any(content.get(key) != value for key, value in self._head.items()):
+            log.info("%s is of other kernels, measuring again", self.path)
+            return {}
+        return {name: _checked_numbers(name, numbers) for name, numbers in content["measurements"].items()}
+
+
+def _checked_numbers(name: str, numbers: Any) -> Numbers:
+    if not isinstance(numbers, dict) or not all(map(_is_number, numbers.values())):
+        raise ValueError(f"{name:.80} is no table of numbers")
+    return {option: None if number is None else float(number) for option, number in numbers.items()}
+
+
+def _is_number(value: Any) -> bool:
+    if value is None:
+        return True
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 <= value < 1e300 and math.isfinite(value)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes the file beside the old one, for its owner alone, and then puts it into its place."""
+    handle, name = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise

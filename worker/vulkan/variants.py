@@ -1,0 +1,89 @@
+"""The variants of each kernel family: what a device needs for them, and which one it runs.
+
+All variants of a family compute the same bits, so that a measurement may choose among them
+(worker/vulkan/tuning.py). What computes other bits is another family, and for the user to choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from coordinator.plan import KV_TYPES
+from worker.formats import FORMATS
+from worker.measurements import Numbers, lowest
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of a family's kernels. It is called like the family, with the suffix."""
+
+    suffix: str
+    needs: str | None = None  # one of worker.device.FEATURES
+    # Rows and columns that a subgroup computes at once: multiply<...> in shaders/matmul.slang. More of them
+    # read activations and weights less often, fewer give a large GPU more workgroups. Of a gated product
+    # half the columns are the ups of the others, so there are two at least.
+    tile: tuple[int, int] = (1, 1)
+
+
+MATVEC = (
+    Variant("_wide", "int64", tile=(1, 8)),
+    Variant("", tile=(1, 8)),
+    Variant("_1x2", tile=(1, 2)),
+)
+MATMUL = (
+    Variant("_wide", "int64", tile=(4, 8)),
+    Variant("", tile=(4, 8)),
+)
+# Of each family in the order of preference where nothing was measured, or two are about as fast.
+FAMILIES: dict[str, tuple[Variant, ...]] = {
+    **{f"matvec_{name.lower()}": MATVEC for name in FORMATS},
+    **{f"matmul_{name.lower()}": MATMUL for name in FORMATS},
+    **{f"attention_{kv_type}": (Variant(""),) for kv_type in KV_TYPES},
+    "attention_f16": (Variant("_wide", "int64"), Variant("")),
+}
+
+
+# How many rows a matrix has decides how many workgroups a product with one row gets.
+SIZES = {"small": 1024, "medium": 4096}
+
+
+def size_of(matrix_rows: int) -> str:
+    """Of a matrix, as far as the choice of a kernel goes."""
+    return next((size for size, limit in SIZES.items() if matrix_rows <= limit), "large")
+
+
+def measurement_name(family: str, matrix_rows: int) -> str:
+    """Under which the variants of a family were measured for a matrix like this."""
+    return f"{family} {size_of(matrix_rows)}" if family.startswith("matvec_") else family
+
+
+def candidates(family: str, features: Collection[str]) -> tuple[Variant, ...]:
+    """The variants that run on a device with these features, the preferred one first."""
+    return tuple(
+        variant for variant in FAMILIES[family] if variant.needs is None or variant.needs in features
+    )
+
+
+class Selection:
+    """Which variants a device runs: of each family the fastest by what was measured."""
+
+    def __init__(self, features: Collection[str], measured: Callable[[str], Numbers] | None = None) -> None:
+        self._features, self._measured = features, measured or (lambda name: {})
+
+    def variant(self, family: str, matrix_rows: int = 0) -> Variant:
+        """Of a family for a matrix; without a measurement of all that run here, the preferred one."""
+        variants = {variant.suffix: variant for variant in candidates(family, self._features)}
+        numbers = self._measured(measurement_name(family, matrix_rows))
+        return variants[lowest(numbers, list(variants))]
+
+
+@dataclass(frozen=True)
+class Always:
+    """Selects one variant, whatever for."""
+
+    chosen: Variant
+
+    def variant(self, family: str, matrix_rows: int = 0) -> Variant:
+        """The same for every family."""
+        return self.chosen
