@@ -66,6 +66,9 @@ class Device(Protocol):
         All places together are a few MiB. What `write` gets may be memory that is copied afterwards.
         """
 
+    def finish_loading(self) -> None:
+        """All weights are written: gives back what only that needed."""
+
     def view(self, buffer: str) -> npt.NDArray[np.uint8]:
         """The memory of an UPLOAD or READBACK buffer, shared with the device."""
 

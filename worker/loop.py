@@ -125,6 +125,7 @@ class Worker:
             if time.monotonic() - reported > 0.1:
                 control.send(Progress(done, total))
                 reported = time.monotonic()
+        self.device.finish_loading()
         control.send(Progress(total, total))
         log.info("%d bytes of weights loaded in %.2f s", total, time.monotonic() - started)
 

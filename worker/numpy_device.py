@@ -61,6 +61,9 @@ class NumpyDevice:
     def fill(self, buffer: str, places: Sequence[Place], write: FillPlaces) -> None:
         write([self._bytes[buffer][offset : offset + nbytes] for offset, nbytes in places])
 
+    def finish_loading(self) -> None:
+        pass
+
     def view(self, buffer: str) -> Bytes:
         return self._bytes[buffer]
 

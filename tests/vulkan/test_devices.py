@@ -130,7 +130,7 @@ def test_several_threads_fill_a_buffer_at_once(open_device: Opener, staging: boo
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(fill, range(num_parts)))
     assert len(device._memory._blocks) == num_blocks + (4 if staging else 0)
-    device._memory.free_staging()
+    device.finish_loading()
     assert len(device._memory._blocks) == num_blocks
     assert np.array_equal(contents(device, "weights", nbytes), data)
 

@@ -75,6 +75,9 @@ class VulkanDevice:
     def fill(self, buffer: str, places: Sequence[Place], write: FillPlaces) -> None:
         self._memory.fill(buffer, places, write)
 
+    def finish_loading(self) -> None:
+        self._memory.free_staging()
+
     def view(self, buffer: str) -> Bytes:
         mapped = self._memory[buffer].mapped
         assert mapped is not None, f"the buffer {buffer!r} is the device's alone"
@@ -82,7 +85,6 @@ class VulkanDevice:
 
     def attach_partials(self, arena: Bytes, write_slot: int) -> None:
         assert self._partials is None, "partials are attached once"
-        self._memory.free_staging()  # the weights are there
         self._partials = attach(self._context, self._memory, arena, write_slot, self._staging)
         self._staged = self._partials if isinstance(self._partials, StagedPartials) else None
         self.imports_partials = self._staged is None
