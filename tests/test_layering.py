@@ -1,7 +1,8 @@
 """Imports run one way: the packages import each other only along the arrows of the design.
 
 launcher -> coordinator, worker
-worker   -> coordinator.messages, coordinator.plan, coordinator.model, collectives, shaders
+worker   -> coordinator.messages, coordinator.plan, coordinator.kv_types, coordinator.model, collectives,
+            shaders
 coordinator, collectives, shaders -> none of the other four
 """
 
@@ -16,7 +17,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Which modules of other packages a package may import.
 ARROWS: dict[str, tuple[str, ...]] = {
     "launcher": ("coordinator", "worker"),
-    "worker": ("coordinator.messages", "coordinator.plan", "coordinator.model", "collectives", "shaders"),
+    "worker": (
+        "coordinator.messages",
+        "coordinator.plan",
+        "coordinator.kv_types",
+        "coordinator.model",
+        "collectives",
+        "shaders",
+    ),
     "coordinator": (),
     "collectives": (),
     "shaders": (),

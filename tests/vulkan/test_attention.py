@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.kv_types import KV_TYPES
 from coordinator.plan import padded
-from tests.vulkan.cases import KV_DTYPES, Case, assert_close, limits_for, random_floats
+from tests.vulkan.cases import Case, assert_close, limits_for, random_cache, random_floats
 from tests.vulkan.reused_device import ReusedDevice
 from worker.numpy_device import EMPTY_MAXIMUM, NumpyDevice
 from worker.ops import Attention, AttentionCombine
@@ -38,8 +39,8 @@ def attention_case(
     slots = rows * op.num_heads * num_chunks
     arrays: dict[str, npt.NDArray[Any]] = {
         "query": 3 * random_floats(rng, rows, op.num_heads * op.key_length),
-        "keys": random_floats(rng, cells * op.key_length).astype(KV_DTYPES[kv_type]),
-        "values": random_floats(rng, cells * op.value_length).astype(KV_DTYPES[kv_type]),
+        "keys": random_cache(rng, kv_type, cells, op.key_length),
+        "values": random_cache(rng, kv_type, cells, op.value_length),
         # What an older step left: no chunk may pick it up.
         "attention_sums": np.full(slots * op.value_length, np.nan, np.float32),
         "attention_scales": np.full(slots * 2, 1e9, np.float32),
@@ -103,7 +104,7 @@ def attention_ops(draw: st.DrawFn) -> Attention:
     )
 
 
-@pytest.mark.parametrize("kv_type", KV_DTYPES)
+@pytest.mark.parametrize("kv_type", KV_TYPES)
 @settings(max_examples=25)
 @given(
     op=attention_ops(),

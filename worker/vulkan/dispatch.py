@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from functools import singledispatchmethod
 from typing import Protocol
 
+from coordinator.kv_types import KV_TYPES
 from coordinator.plan import COLUMN_TILE, Limits
 from worker.formats import FORMATS
 from worker.ops import Attention, AttentionCombine, GatedActivation, MatMul, Op, RopeCache, SumNorm
 from worker.program import Program
 from worker.step_buffer import StepLayout
 from worker.vulkan.kernels import (
+    ATTENTION_VECTORS,
+    WIDE_KV_TYPES,
     AttentionCombinePush,
     AttentionPush,
     GatedActivationPush,
@@ -29,6 +32,7 @@ MATVEC_TILE, MATMUL_TILE = (1, 8), (4, 8)
 MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/matmul.slang counts on it
 COUNT_WORDS = {"rows": 0, "logit_rows": 1}  # where the step buffer counts these
 FLOAT, QUAD = 4, 16  # bytes of float and float4
+MAX_HEAD = 256  # elements of a key or value: MAX_QUADS in shaders/attend.slang
 
 Groups = tuple[int, int, int]
 
@@ -82,6 +86,7 @@ class Dispatcher:
     ) -> None:
         self._program, self._places, self._partials = program, places, partials
         self._limits, self._layout, self._int64 = limits, StepLayout(limits), int64
+        self._kv_type = KV_TYPES[limits.kv_type]
         # A device may run narrower subgroups than its widest; then groups are left over, and end at once.
         self._subgroups = max(1, GROUP_SIZE // max_subgroup_size)
 
@@ -99,6 +104,17 @@ class Dispatcher:
             "table_starts": layout.table_starts,
             "tables": layout.tables,
             "block_length": self._limits.block_length,
+        }
+
+    def _caches(self, op: RopeCache | Attention) -> dict[str, int]:
+        """Where an op's keys and values lie, and their scales."""
+        key, value = self._address(op.key_cache), self._address(op.value_cache)
+        num_cells = self._limits.num_blocks * self._limits.block_length * op.num_kv_heads
+        return {
+            "key_cache": key,
+            "key_scales": key + self._kv_type.element_plane_bytes(num_cells, op.key_length),
+            "value_cache": value,
+            "value_scales": value + self._kv_type.element_plane_bytes(num_cells, op.value_length),
         }
 
     @singledispatchmethod
@@ -166,8 +182,7 @@ class Dispatcher:
             query=self._address("query"),
             key=self._address("key"),
             value=self._address("value"),
-            key_cache=self._address(op.key_cache),
-            value_cache=self._address(op.value_cache),
+            **self._caches(op),
             **self._paging(),
             num_heads=op.num_heads,
             num_kv_heads=op.num_kv_heads,
@@ -176,18 +191,19 @@ class Dispatcher:
             rope_dimension=op.rope_dimension,
             interleaved=op.interleaved,
         )
-        elements = op.num_heads * op.rope_dimension + op.num_kv_heads * (op.key_length + op.value_length)
-        groups = (_ceil(elements // 2, GROUP_SIZE), self._program.rows, 1)
+        pairs = op.num_heads * op.rope_dimension // 2
+        piece = max(2, self._kv_type.block_elements)  # of a key or a value: shaders/kv_writers.slang
+        pieces = op.num_kv_heads * (_ceil(op.key_length, piece) + _ceil(op.value_length, piece))
+        groups = (_ceil(pairs + pieces, GROUP_SIZE), self._program.rows, 1)
         return Dispatch(f"rope_cache_{self._limits.kv_type}", push, groups)
 
     @dispatch.register
     def _(self, op: Attention) -> Dispatch:
-        assert max(op.key_length, op.value_length) <= 4 * GROUP_SIZE, f"heads of {op.key_length} elements"
+        assert max(op.key_length, op.value_length) <= MAX_HEAD, f"heads of {op.key_length} elements"
         push = AttentionPush(
             step=self._address("step"),
             query=self._address("query"),
-            key_cache=self._address(op.key_cache),
-            value_cache=self._address(op.value_cache),
+            **self._caches(op),
             sums=self._address("attention_sums"),
             scales=self._address("attention_scales"),
             **self._paging(),
@@ -199,9 +215,9 @@ class Dispatcher:
             value_quads=op.value_length // 4,
             scale=op.scale,
         )
-        kv_type = self._limits.kv_type
-        variant = "_wide" if self._int64 and kv_type == "f16" else ""
-        return Dispatch(f"attention_{kv_type}{variant}", push, None)
+        kv_type, vectors = self._limits.kv_type, _vectors(self._program.rows, op.heads_per_kv_head)
+        variant = "_wide" if self._int64 and kv_type in WIDE_KV_TYPES else ""
+        return Dispatch(f"attention_{kv_type}_{vectors}{variant}", push, None)
 
     @dispatch.register
     def _(self, op: AttentionCombine) -> Dispatch:
@@ -229,6 +245,16 @@ class Dispatcher:
         )
         groups = (_ceil(op.columns, GROUP_SIZE), self._program.rows, 1)
         return Dispatch("gated_activation", push, groups)
+
+
+def _vectors(rows: int, heads_per_kv_head: int) -> int:
+    """How many query vectors a workgroup of attention has: for one row no more than the heads need.
+
+    Never so few that it takes more workgroups than attention_groups in worker/step_buffer.py says.
+    """
+    most = ATTENTION_VECTORS[-1]
+    needed = _ceil(heads_per_kv_head, _ceil(heads_per_kv_head, most)) if rows == 1 else most
+    return next(vectors for vectors in ATTENTION_VECTORS if vectors >= needed)
 
 
 def _ceil(count: int, size: int) -> int:

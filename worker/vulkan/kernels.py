@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from ctypes import Structure, c_float, c_uint32, c_uint64
 
-from coordinator.plan import KV_TYPES
+from coordinator.kv_types import KV_TYPES
 from worker.formats import FORMATS
 
 Address = c_uint64
+ATTENTION_VECTORS = (1, 3, 4)  # rows times heads that a workgroup of attention may have; the last for prefill
+WIDE_KV_TYPES = ("f16", "q8_0")  # that attention can load by 64 bits
 
 
 class SumNormPush(Structure):
@@ -56,7 +58,9 @@ class RopeCachePush(Structure):
         ("key", Address),
         ("value", Address),
         ("key_cache", Address),
+        ("key_scales", Address),
         ("value_cache", Address),
+        ("value_scales", Address),
         ("positions", c_uint32),
         ("table_starts", c_uint32),
         ("tables", c_uint32),
@@ -75,7 +79,9 @@ class AttentionPush(Structure):
         ("step", Address),
         ("query", Address),
         ("key_cache", Address),
+        ("key_scales", Address),
         ("value_cache", Address),
+        ("value_scales", Address),
         ("sums", Address),
         ("scales", Address),
         ("positions", c_uint32),
@@ -124,8 +130,12 @@ KERNELS: dict[str, type[Structure]] = {
         for variant in ("", "_wide")
     },
     **{f"rope_cache_{kv_type}": RopeCachePush for kv_type in KV_TYPES},
-    **{f"attention_{kv_type}": AttentionPush for kv_type in KV_TYPES},
-    "attention_f16_wide": AttentionPush,
+    **{
+        f"attention_{kv_type}_{vectors}{variant}": AttentionPush
+        for kv_type in KV_TYPES
+        for vectors in ATTENTION_VECTORS
+        for variant in (("", "_wide") if kv_type in WIDE_KV_TYPES else ("",))
+    },
     "attention_combine": AttentionCombinePush,
     "gated_activation": GatedActivationPush,
 }
