@@ -14,6 +14,7 @@ from coordinator.kv_types import KV_TYPES
 from coordinator.plan import padded
 from tests.vulkan.cases import Case, assert_close, limits_for, random_cache, random_floats
 from tests.vulkan.reused_device import ReusedDevice
+from worker.buffers import MAX_ATTENTION_CHUNK
 from worker.numpy_device import EMPTY_MAXIMUM, NumpyDevice
 from worker.ops import Attention, AttentionCombine
 
@@ -155,9 +156,15 @@ def test_a_chunk_without_keys_says_so(device: ReusedDevice) -> None:
     assert (scales[1, 0, :, 1] > 0).all()
 
 
-@pytest.mark.parametrize(("key_length", "num_chunks"), [(8, 5), (256, 256), (256, 1)])
-def test_long_contexts(device: ReusedDevice, key_length: int, num_chunks: int) -> None:
-    """Lavapipe 22.3 drops, without a word, what an invocation does after some 65,535 iterations."""
-    num_keys = {1: 16384, 5: 75000, 256: 75000}[num_chunks]
-    op = attention_op(key_length=key_length, value_length=key_length, scale=0.2)
+@pytest.mark.parametrize(
+    ("key_length", "num_heads", "num_chunks"), [(8, 1, 5), (256, 1, 256), (256, 1, 1), (256, 4, 1)]
+)
+def test_long_contexts(device: ReusedDevice, key_length: int, num_heads: int, num_chunks: int) -> None:
+    """Lavapipe 22.3 drops, without a word, what an invocation does after some 65,535 iterations.
+
+    Four long heads leave sums for a single subgroup, which then walks all keys.
+    """
+    num_keys = {1: MAX_ATTENTION_CHUNK, 5: 75000, 256: 75000}[num_chunks]
+    heads = {"num_heads": num_heads, "heads_per_kv_head": num_heads}
+    op = attention_op(**heads, key_length=key_length, value_length=key_length, scale=0.2)
     check(device, attention_case(op, (num_keys - 1,), num_chunks=num_chunks, kv_type="f16"))

@@ -13,9 +13,9 @@ from coordinator.plan import COLUMN_TILE, Limits
 from worker.formats import FORMATS
 from worker.ops import Attention, AttentionCombine, GatedActivation, MatMul, Op, RopeCache, SumNorm
 from worker.program import Program
-from worker.step_buffer import StepLayout
+from worker.step_buffer import ATTENTION_VECTORS, StepLayout
 from worker.vulkan.kernels import (
-    ATTENTION_VECTORS,
+    VECTOR_COUNTS,
     WIDE_KV_TYPES,
     AttentionCombinePush,
     AttentionPush,
@@ -252,9 +252,9 @@ def _vectors(rows: int, heads_per_kv_head: int) -> int:
 
     Never so few that it takes more workgroups than attention_groups in worker/step_buffer.py says.
     """
-    most = ATTENTION_VECTORS[-1]
-    needed = _ceil(heads_per_kv_head, _ceil(heads_per_kv_head, most)) if rows == 1 else most
-    return next(vectors for vectors in ATTENTION_VECTORS if vectors >= needed)
+    groups = _ceil(heads_per_kv_head, ATTENTION_VECTORS)
+    needed = _ceil(heads_per_kv_head, groups) if rows == 1 else ATTENTION_VECTORS
+    return next(count for count in VECTOR_COUNTS if count >= needed)
 
 
 def _ceil(count: int, size: int) -> int:

@@ -9,9 +9,10 @@ from ctypes import Structure, c_float, c_uint32, c_uint64
 
 from coordinator.kv_types import KV_TYPES
 from worker.formats import FORMATS
+from worker.step_buffer import ATTENTION_VECTORS
 
 Address = c_uint64
-ATTENTION_VECTORS = (1, 3, 4)  # rows times heads that a workgroup of attention may have; the last for prefill
+VECTOR_COUNTS = (1, 3, ATTENTION_VECTORS)  # that attention is compiled for; fewer are for a single row
 WIDE_KV_TYPES = ("f16", "q8_0")  # that attention can load by 64 bits
 
 
@@ -133,7 +134,7 @@ KERNELS: dict[str, type[Structure]] = {
     **{
         f"attention_{kv_type}_{vectors}{variant}": AttentionPush
         for kv_type in KV_TYPES
-        for vectors in ATTENTION_VECTORS
+        for vectors in VECTOR_COUNTS
         for variant in (("", "_wide") if kv_type in WIDE_KV_TYPES else ("",))
     },
     "attention_combine": AttentionCombinePush,
