@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from coordinator.kv_types import KV_TYPES
 from coordinator.model import WEIGHT_TYPES, ModelError, ModelSpec, TensorInfo
 
 MAX_RANKS = 8
@@ -70,9 +71,6 @@ class Limits:
                 raise PlanError(f"{name} is {getattr(self, name)}; it must be positive")
         if self.kv_type not in KV_TYPES:
             raise PlanError(f"the KV type {self.kv_type!r} is unknown; known: {', '.join(KV_TYPES)}")
-
-
-KV_TYPES = {"f16": 2, "f32": 4}  # bytes of an element
 
 
 def split(total: int, weights: Sequence[float], unit: int = 1) -> list[Span]:

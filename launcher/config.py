@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator.kv_types import KV_TYPES
 from coordinator.model import WEIGHT_TYPES
-from coordinator.plan import KV_TYPES, MAX_RANKS
+from coordinator.plan import MAX_RANKS
 from coordinator.shapes import SHAPES
 from worker.device import FEATURES
 

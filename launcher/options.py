@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
-from coordinator.plan import KV_TYPES
+from coordinator.kv_types import KV_TYPES
 from coordinator.sampler import SamplingParameters
 from coordinator.shapes import SHAPES
 from launcher.config import ALL_REDUCES, COLLECTIVES, DEFAULT_CONTEXT, EXIT_USAGE

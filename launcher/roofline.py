@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.benchmark import Measurement
+from coordinator.kv_types import KV_TYPES
 from coordinator.messages import Ready
-from coordinator.plan import KV_TYPES, Limits, RankShare, rank_shards
+from coordinator.plan import Limits, RankShare, rank_shards
 from launcher.devices import DeviceChoice
 from launcher.fit import widening
 from launcher.session import Model
@@ -63,8 +64,8 @@ def _weights(model: Model, share: RankShare, choice: DeviceChoice) -> int:
 
 def _cache(model: Model, share: RankShare, limits: Limits) -> int:
     """Bytes of one position's keys and values."""
-    elements = len(share.kv_heads) * (model.spec.key_length + model.spec.value_length)
-    return model.spec.num_layers * elements * KV_TYPES[limits.kv_type]
+    spec, heads, kv_type = model.spec, len(share.kv_heads), KV_TYPES[limits.kv_type]
+    return spec.num_layers * sum(kv_type.nbytes(heads, n) for n in (spec.key_length, spec.value_length))
 
 
 def roofline_text(found: Sequence[Roofline]) -> str:

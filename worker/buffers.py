@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from coordinator.kv_types import KV_TYPES
 from coordinator.model import ModelSpec
-from coordinator.plan import KV_TYPES, Limits, RankShare, Shard, padded
+from coordinator.plan import Limits, RankShare, Shard, padded
 from worker.program import cache_names
 from worker.stacks import stack_shards
 from worker.step_buffer import StepLayout
@@ -77,13 +78,14 @@ def activation_buffers(
 
 
 def cache_buffers(spec: ModelSpec, share: RankShare, limits: Limits) -> dict[str, Buffer]:
-    """The paged KV cache: per layer [num_blocks, kv_heads, block_length, head length] of the KV type."""
-    positions = limits.num_blocks * limits.block_length * len(share.kv_heads) * KV_TYPES[limits.kv_type]
+    """The paged KV cache: per layer the cells of keys and values, as coordinator/kv_types.py lays them."""
+    num_cells = limits.num_blocks * limits.block_length * len(share.kv_heads)
+    kv_type = KV_TYPES[limits.kv_type]
     buffers = {}
     for layer in range(spec.num_layers):
         key, value = cache_names(layer)
-        buffers[key] = Buffer(positions * spec.key_length)
-        buffers[value] = Buffer(positions * spec.value_length)
+        buffers[key] = Buffer(kv_type.nbytes(num_cells, spec.key_length))
+        buffers[value] = Buffer(kv_type.nbytes(num_cells, spec.value_length))
     return buffers
 
 

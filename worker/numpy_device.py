@@ -14,6 +14,7 @@ from coordinator.plan import Limits
 from worker.buffers import Buffer
 from worker.device import FillPlaces, Place
 from worker.formats import FORMATS
+from worker.numpy_cache import NumpyCache
 from worker.ops import (
     Attention,
     AttentionCombine,
@@ -31,7 +32,6 @@ from worker.step_buffer import StepLayout, StepView
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
-KV_DTYPES = {"f16": np.float16, "f32": np.float32}
 
 
 class NumpyDevice:
@@ -42,7 +42,6 @@ class NumpyDevice:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._kv_dtype = KV_DTYPES[limits.kv_type]
         self._bytes: dict[str, Bytes] = {}
         self._buffers: dict[str, Buffer] = {}
         self._matrices: dict[str, Floats] = {}
@@ -174,10 +173,13 @@ class NumpyDevice:
             output = self._rows(op.output, op.rows)
         output[:, op.output_offset : op.output_offset + op.columns] = product
 
-    def _cache(self, name: str, num_kv_heads: int, length: int) -> npt.NDArray[np.floating[npt.NBitBase]]:
-        """[num_blocks, kv_heads, block_length, length]"""
-        cache = self._bytes[name].view(self._kv_dtype)
-        return cache.reshape(self._limits.num_blocks, num_kv_heads, self._limits.block_length, length)
+    def _caches(self, op: RopeCache | Attention) -> tuple[NumpyCache, NumpyCache]:
+        """Of keys and values."""
+        key, value = self._bytes[op.key_cache], self._bytes[op.value_cache]
+        return (
+            NumpyCache(key, self._limits, op.num_kv_heads, op.key_length),
+            NumpyCache(value, self._limits, op.num_kv_heads, op.value_length),
+        )
 
     def _blocks(self, row: int, num_positions: int) -> npt.NDArray[np.uint32]:
         start = int(self._step.table_starts[row])
@@ -192,13 +194,12 @@ class NumpyDevice:
         self._rows("query")[:] = turned[:, : op.num_heads].reshape(num_rows, -1)
         turned_key = turned[:, op.num_heads :]
         value = value.reshape(num_rows, op.num_kv_heads, op.value_length)
-        keys = self._cache(op.key_cache, op.num_kv_heads, op.key_length)
-        values = self._cache(op.value_cache, op.num_kv_heads, op.value_length)
+        keys, values = self._caches(op)
         for row in range(num_rows):
             position = int(self._step.positions[row])
-            block = self._blocks(row, position + 1)[-1]
-            keys[block, :, position % self._limits.block_length] = turned_key[row]
-            values[block, :, position % self._limits.block_length] = value[row]
+            block, place = self._blocks(row, position + 1)[-1], position % self._limits.block_length
+            keys.write(block, place, turned_key[row])
+            values.write(block, place, value[row])
 
     def _turned(self, heads: Floats, op: RopeCache) -> Floats:
         """heads [rows, heads, key_length]; the rope table holds cosine and sine by turns."""
@@ -222,14 +223,13 @@ class NumpyDevice:
 
     def _attention(self, op: Attention) -> None:
         query = self._rows("query").reshape(self._num_rows(), op.num_heads, op.key_length)
-        keys = self._cache(op.key_cache, op.num_kv_heads, op.key_length)
-        values = self._cache(op.value_cache, op.num_kv_heads, op.value_length)
+        keys, values = self._caches(op)
         sums, scales = self._slots(op)
         for first, stop in self._runs():
             num_keys = int(self._step.positions[first:stop].max()) + 1
             blocks = self._blocks(first, num_keys)
-            run_keys = _positions(keys[blocks], num_keys)  # [kv_heads, keys, key_length]
-            run_values = _positions(values[blocks], num_keys)
+            run_keys = keys.read(blocks, num_keys)  # [kv_heads, keys, key_length]
+            run_values = values.read(blocks, num_keys)
             for kv_head, heads in enumerate(_head_groups(op)):
                 for row in range(first, stop):
                     num_keys = int(self._step.positions[row]) + 1
@@ -272,12 +272,6 @@ def _gated(gate_up: Floats) -> Floats:
 def _added_up(partials: Sequence[Floats] | Floats) -> Floats:
     """From left to right."""
     return functools.reduce(np.add, partials)
-
-
-def _positions(blocks: npt.NDArray[np.floating[npt.NBitBase]], num_keys: int) -> Floats:
-    """[blocks, kv_heads, block_length, length] -> [kv_heads, keys, length] float32."""
-    heads = blocks.transpose(1, 0, 2, 3)
-    return heads.reshape(heads.shape[0], -1, heads.shape[3])[:, :num_keys].astype(np.float32)
 
 
 EMPTY_MAXIMUM = np.float32(-3e38)  # of a chunk without keys: finite, so that differences of two are

@@ -13,7 +13,7 @@ from tests.command_line import CommandLine
 
 MODELS = ["llama-dense"]
 SEED = 100  # of the weights that llama.cpp's logits belong to
-MAX_ERROR = {"f32": 1e-8, "f16": 1e-5}  # normalised mean squared, by KV type
+MAX_ERROR = {"f32": 1e-8, "f16": 1e-5, "q8_0": 3e-4}  # normalised mean squared, by KV type
 DEVICES = [",".join([device] * num_ranks) for device in ("0", "cpu") for num_ranks in (1, 2, 3, 4, 5)]
 
 Floats = npt.NDArray[np.float32]
@@ -74,11 +74,11 @@ def test_logits(
     devices: str,
     kv_type: str,
 ) -> None:
-    options = ("--devices", devices, *(["--kv-type", "f32"] if kv_type == "f32" else []))
+    options = ("--devices", devices, "--kv-type", kv_type)
     logits = run(tplaunch, model, reference["tokens"], tmp_path / "logits.npz", *options)
     found = error(logits[-32:], reference["logits"])
     assert found <= MAX_ERROR[kv_type]
-    assert found < reference["swap_nmse"] / 100, "the model hardly tells one order of tokens from another"
+    assert found < reference["swap_nmse"] / 10, "the model hardly tells one order of tokens from another"
 
 
 @pytest.mark.parametrize("devices", ["0,0,0", "cpu"])

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator import messages
+from coordinator.kv_types import KV_TYPES
 from coordinator.messages import Hello, Load, Message, Shutdown, Step, StepDone, decode, encode
 from coordinator.model import ModelSpec
-from coordinator.plan import KV_TYPES, Limits, Span
+from coordinator.plan import Limits, Span
 from coordinator.wire import Frame, WireError
 from tests.models import LIMITS, SPEC, examples
 

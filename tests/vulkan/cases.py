@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.kv_types import KV_TYPES
 from coordinator.plan import Limits
 from worker.buffers import Buffer, Placement
 from worker.device import Device
 from worker.formats import FORMATS
+from worker.numpy_cache import DTYPES as KV_DTYPES
 from worker.ops import Attention, Matrix, Op
 from worker.program import Program, Segment
 from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
-KV_DTYPES = {"f16": np.float16, "f32": np.float32}
 
 
 def page_aligned(shape: tuple[int, ...]) -> Bytes:
@@ -120,6 +121,18 @@ def random_matrix(rng: np.random.Generator, matrix: Matrix) -> Bytes:
     scales = rng.uniform(0.01, 0.1, count // 32).astype(np.float16)
     planes[offsets[1] :][: scales.nbytes] = scales.view(np.uint8)
     return planes
+
+
+def random_cache(rng: np.random.Generator, kv_type: str, num_cells: int, length: int) -> npt.NDArray[Any]:
+    """Random cells as coordinator/kv_types.py lays them, of one scale's size."""
+    sizes = KV_TYPES[kv_type]
+    count = sizes.element_plane_bytes(num_cells, length) // sizes.element_bytes
+    if not sizes.scale_bytes:
+        return random_floats(rng, count).astype(KV_DTYPES[kv_type])
+    quants = rng.integers(-127, 128, count, np.int8).reshape(num_cells, -1)
+    quants[:, length:] = 0
+    scales = rng.uniform(0.001, 0.02, num_cells * sizes.num_blocks(length)).astype(np.float32)
+    return np.concatenate((quants.reshape(-1).view(np.uint8), scales.view(np.uint8)))
 
 
 def limits_for(**changes: Any) -> Limits:

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.kv_types import KV_TYPES
 from coordinator.plan import padded
-from tests.vulkan.cases import KV_DTYPES, Case, assert_close, limits_for, random_floats
+from tests.vulkan.cases import Case, assert_close, limits_for, random_cache, random_floats
 from tests.vulkan.reused_device import ReusedDevice
+from worker.buffers import MAX_ATTENTION_CHUNK
 from worker.numpy_device import EMPTY_MAXIMUM, NumpyDevice
 from worker.ops import Attention, AttentionCombine
 
@@ -38,8 +40,8 @@ def attention_case(
     slots = rows * op.num_heads * num_chunks
     arrays: dict[str, npt.NDArray[Any]] = {
         "query": 3 * random_floats(rng, rows, op.num_heads * op.key_length),
-        "keys": random_floats(rng, cells * op.key_length).astype(KV_DTYPES[kv_type]),
-        "values": random_floats(rng, cells * op.value_length).astype(KV_DTYPES[kv_type]),
+        "keys": random_cache(rng, kv_type, cells, op.key_length),
+        "values": random_cache(rng, kv_type, cells, op.value_length),
         # What an older step left: no chunk may pick it up.
         "attention_sums": np.full(slots * op.value_length, np.nan, np.float32),
         "attention_scales": np.full(slots * 2, 1e9, np.float32),
@@ -103,7 +105,7 @@ def attention_ops(draw: st.DrawFn) -> Attention:
     )
 
 
-@pytest.mark.parametrize("kv_type", KV_DTYPES)
+@pytest.mark.parametrize("kv_type", KV_TYPES)
 @settings(max_examples=25)
 @given(
     op=attention_ops(),
@@ -154,9 +156,15 @@ def test_a_chunk_without_keys_says_so(device: ReusedDevice) -> None:
     assert (scales[1, 0, :, 1] > 0).all()
 
 
-@pytest.mark.parametrize(("key_length", "num_chunks"), [(8, 5), (256, 256), (256, 1)])
-def test_long_contexts(device: ReusedDevice, key_length: int, num_chunks: int) -> None:
-    """Lavapipe 22.3 drops, without a word, what an invocation does after some 65,535 iterations."""
-    num_keys = {1: 16384, 5: 75000, 256: 75000}[num_chunks]
-    op = attention_op(key_length=key_length, value_length=key_length, scale=0.2)
+@pytest.mark.parametrize(
+    ("key_length", "num_heads", "num_chunks"), [(8, 1, 5), (256, 1, 256), (256, 1, 1), (256, 4, 1)]
+)
+def test_long_contexts(device: ReusedDevice, key_length: int, num_heads: int, num_chunks: int) -> None:
+    """Lavapipe 22.3 drops, without a word, what an invocation does after some 65,535 iterations.
+
+    Four long heads leave sums for a single subgroup, which then walks all keys.
+    """
+    num_keys = {1: MAX_ATTENTION_CHUNK, 5: 75000, 256: 75000}[num_chunks]
+    heads = {"num_heads": num_heads, "heads_per_kv_head": num_heads}
+    op = attention_op(**heads, key_length=key_length, value_length=key_length, scale=0.2)
     check(device, attention_case(op, (num_keys - 1,), num_chunks=num_chunks, kv_type="f16"))

@@ -9,11 +9,12 @@ from functools import singledispatchmethod
 from typing import Protocol
 
 from collectives.arena import SLICE_UNIT
+from coordinator.kv_types import KV_TYPES
 from coordinator.plan import COLUMN_TILE, Limits
 from worker.formats import FORMATS
 from worker.ops import Attention, AttentionCombine, GatedActivation, MatMul, Op, RopeCache, SumNorm, SumSlice
 from worker.program import Program
-from worker.step_buffer import StepLayout
+from worker.step_buffer import ATTENTION_VECTORS, StepLayout
 from worker.vulkan.kernels import (
     AttentionCombinePush,
     AttentionPush,
@@ -23,13 +24,14 @@ from worker.vulkan.kernels import (
     SumNormPush,
     SumSlicePush,
 )
-from worker.vulkan.variants import Variant
+from worker.vulkan.variants import VECTOR_COUNTS, Variant
 
 GROUP_SIZE = 64  # invocations of a workgroup
 SLICE_QUADS = 512  # float4 that a workgroup of shaders/sum_slice.slang adds up
 MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/matmul.slang counts on it
 COUNT_WORDS = {"rows": 0, "logit_rows": 1}  # where the step buffer counts these
 FLOAT, QUAD = 4, 16  # bytes of float and float4
+MAX_HEAD = 256  # elements of a key or value: MAX_QUADS in shaders/attend.slang
 
 Groups = tuple[int, int, int]
 
@@ -89,6 +91,7 @@ class Dispatcher:
     ) -> None:
         self._program, self._places, self._partials = program, places, partials
         self._limits, self._layout, self._selection = limits, StepLayout(limits), selection
+        self._kv_type = KV_TYPES[limits.kv_type]
         # A device may run narrower subgroups than its widest; then groups are left over, and end at once.
         self._subgroups = max(1, GROUP_SIZE // max_subgroup_size)
         self._sum_norm = "sum_norm_64" if max_subgroup_size <= 8 else "sum_norm"
@@ -107,6 +110,17 @@ class Dispatcher:
             "table_starts": layout.table_starts,
             "tables": layout.tables,
             "block_length": self._limits.block_length,
+        }
+
+    def _caches(self, op: RopeCache | Attention) -> dict[str, int]:
+        """Where an op's keys and values lie, and their scales."""
+        key, value = self._address(op.key_cache), self._address(op.value_cache)
+        num_cells = self._limits.num_blocks * self._limits.block_length * op.num_kv_heads
+        return {
+            "key_cache": key,
+            "key_scales": key + self._kv_type.element_plane_bytes(num_cells, op.key_length),
+            "value_cache": value,
+            "value_scales": value + self._kv_type.element_plane_bytes(num_cells, op.value_length),
         }
 
     @singledispatchmethod
@@ -191,8 +205,7 @@ class Dispatcher:
             rope=self._address("rope"),
             qkv=self._address("qkv"),
             query=self._address("query"),
-            key_cache=self._address(op.key_cache),
-            value_cache=self._address(op.value_cache),
+            **self._caches(op),
             **self._paging(),
             num_heads=op.num_heads,
             num_kv_heads=op.num_kv_heads,
@@ -201,18 +214,19 @@ class Dispatcher:
             rope_dimension=op.rope_dimension,
             interleaved=op.interleaved,
         )
-        elements = (op.num_heads + op.num_kv_heads) * op.key_length + op.num_kv_heads * op.value_length
-        groups = (_ceil(elements // 2, GROUP_SIZE), self._program.rows, 1)
+        pairs = op.num_heads * op.key_length // 2
+        piece = max(2, self._kv_type.block_elements)  # of a key or a value: shaders/kv_writers.slang
+        pieces = op.num_kv_heads * (_ceil(op.key_length, piece) + _ceil(op.value_length, piece))
+        groups = (_ceil(pairs + pieces, GROUP_SIZE), self._program.rows, 1)
         return Dispatch(f"rope_cache_{self._limits.kv_type}", push, groups)
 
     @dispatch.register
     def _(self, op: Attention) -> Dispatch:
-        assert max(op.key_length, op.value_length) <= 4 * GROUP_SIZE, f"heads of {op.key_length} elements"
+        assert max(op.key_length, op.value_length) <= MAX_HEAD, f"heads of {op.key_length} elements"
         push = AttentionPush(
             step=self._address("step"),
             query=self._address("query"),
-            key_cache=self._address(op.key_cache),
-            value_cache=self._address(op.value_cache),
+            **self._caches(op),
             sums=self._address("attention_sums"),
             scales=self._address("attention_scales"),
             **self._paging(),
@@ -224,7 +238,8 @@ class Dispatcher:
             value_quads=op.value_length // 4,
             scale=op.scale,
         )
-        family = f"attention_{self._limits.kv_type}"
+        vectors = _vectors(self._program.rows, op.heads_per_kv_head)
+        family = f"attention_{self._limits.kv_type}_{vectors}"
         return Dispatch(family + self._selection.variant(family).suffix, push, None)
 
     @dispatch.register
@@ -252,6 +267,16 @@ class Dispatcher:
         )
         groups = (_ceil(op.columns, GROUP_SIZE), self._program.rows, 1)
         return Dispatch("gated_activation", push, groups)
+
+
+def _vectors(rows: int, heads_per_kv_head: int) -> int:
+    """How many query vectors a workgroup of attention has: for one row no more than the heads need.
+
+    Never so few that it takes more workgroups than attention_groups in worker/step_buffer.py says.
+    """
+    groups = _ceil(heads_per_kv_head, ATTENTION_VECTORS)
+    needed = _ceil(heads_per_kv_head, groups) if rows == 1 else ATTENTION_VECTORS
+    return next(count for count in VECTOR_COUNTS if count >= needed)
 
 
 def _ceil(count: int, size: int) -> int:

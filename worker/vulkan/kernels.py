@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ctypes import Structure, c_float, c_uint32, c_uint64
 
-from coordinator.plan import KV_TYPES
+from coordinator.kv_types import KV_TYPES
 from worker.vulkan.variants import FAMILIES
 
 Address = c_uint64
@@ -67,7 +67,9 @@ class RopeCachePush(Structure):
         ("qkv", Address),
         ("query", Address),
         ("key_cache", Address),
+        ("key_scales", Address),
         ("value_cache", Address),
+        ("value_scales", Address),
         ("positions", c_uint32),
         ("table_starts", c_uint32),
         ("tables", c_uint32),
@@ -86,7 +88,9 @@ class AttentionPush(Structure):
         ("step", Address),
         ("query", Address),
         ("key_cache", Address),
+        ("key_scales", Address),
         ("value_cache", Address),
+        ("value_scales", Address),
         ("sums", Address),
         ("scales", Address),
         ("positions", c_uint32),

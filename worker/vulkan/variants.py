@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from coordinator.plan import KV_TYPES
+from coordinator.kv_types import KV_TYPES
 from worker.formats import FORMATS
 from worker.measurements import Numbers, lowest
+from worker.step_buffer import ATTENTION_VECTORS
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,14 @@ MATMUL = (
     Variant("_wide", "int64", tile=(4, 8)),
     Variant("", tile=(4, 8)),
 )
+PLAIN, WIDE = Variant(""), Variant("_wide", "int64")
+ATTENTION = {"f32": (PLAIN,), "f16": (WIDE, PLAIN), "q8_0": (WIDE, PLAIN)}
+VECTOR_COUNTS = (1, 3, ATTENTION_VECTORS)  # that attention is compiled for; fewer are for a single row
 # Of each family in the order of preference where nothing was measured, or two are about as fast.
 FAMILIES: dict[str, tuple[Variant, ...]] = {
     **{f"matvec_{name.lower()}": MATVEC for name in FORMATS},
     **{f"matmul_{name.lower()}": MATMUL for name in FORMATS},
-    **{f"attention_{kv_type}": (Variant(""),) for kv_type in KV_TYPES},
-    "attention_f16": (Variant("_wide", "int64"), Variant("")),
+    **{f"attention_{kv_type}_{count}": ATTENTION[kv_type] for kv_type in KV_TYPES for count in VECTOR_COUNTS},
 }
 
 
