@@ -89,9 +89,9 @@ def check(device: ReusedDevice, case: Case, tolerance: float = 2e-5) -> None:
 
 
 @st.composite
-def attention_ops(draw: st.DrawFn) -> Attention:
+def attention_ops(draw: st.DrawFn, groups: st.SearchStrategy[int] = st.integers(1, 4)) -> Attention:  # noqa: B008
     """A rank's heads: any run of query heads, which may begin and end within a group."""
-    group = draw(st.integers(1, 4))
+    group = draw(groups)
     first_head = draw(st.integers(0, group - 1))
     num_heads = draw(st.integers(1, 6))
     return attention_op(

@@ -50,7 +50,7 @@ def test_what_has_several_variants_is_measured_once(
 ) -> None:
     device = open_device(driver, LIMITS)
     found = device.tune(PROGRAM, seconds=60)
-    for name in [*NAMES, "attention_f16"]:
+    for name in [*NAMES, "attention_f16_1", "attention_f16_4"]:
         suffixes = [variant.suffix for variant in candidates(name.split()[0], device.info.features)]
         numbers = found.get(name)
         assert list(numbers) == (suffixes if len(suffixes) > 1 else [])

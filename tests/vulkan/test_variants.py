@@ -12,9 +12,13 @@ from tests.vulkan.test_attention import attention_case, attention_ops
 from tests.vulkan.test_matmul import matmul_case
 from worker.formats import FORMATS
 from worker.ops import Matrix
+from worker.step_buffer import ATTENTION_VECTORS
 from worker.vulkan.variants import FAMILIES, candidates
 
 TYPES = {name.lower(): name for name in FORMATS}
+
+# Heads of a KV head for which attention of a row runs with so many vectors.
+GROUPS = {1: st.just(1), 3: st.integers(2, 3), ATTENTION_VECTORS: st.just(4)}
 
 
 def case_of(family: str, data: st.DataObject) -> Case:
@@ -22,9 +26,13 @@ def case_of(family: str, data: st.DataObject) -> Case:
     kind, weights = family.split("_", 1)
     seed = data.draw(st.integers(0, 999), "seed")
     if kind == "attention":
-        op = data.draw(attention_ops(), "op")
-        positions = tuple(data.draw(st.lists(st.integers(0, 200), min_size=1, max_size=3), "positions"))
-        return attention_case(op, positions, kv_type=weights, num_chunks=2, seed=seed)
+        kv_type, vectors = weights.rsplit("_", 1)
+        op = data.draw(attention_ops(GROUPS[int(vectors)]), "op")
+        max_rows = 3 if int(vectors) == ATTENTION_VECTORS else 1
+        positions = tuple(
+            data.draw(st.lists(st.integers(0, 200), min_size=1, max_size=max_rows), "positions")
+        )
+        return attention_case(op, positions, kv_type=kv_type, num_chunks=2, seed=seed)
     matrix_rows, tiles = data.draw(st.integers(1, 70), "matrix rows"), data.draw(st.integers(1, 20), "tiles")
     rows = 1 if kind == "matvec" else data.draw(st.integers(2, 20), "rows")
     matrix = Matrix("matrix", TYPES[weights], matrix_rows, 32 * tiles)
