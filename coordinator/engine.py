@@ -50,6 +50,7 @@ class Engine:
         self._channel, self._origin, self._tensors = channel, origin, tuple(tensors)
         self._spec, self._plan, self._config = spec, plan, config
         self.ledger: list[dict[str, float]] = [{} for _ in plan]  # microseconds by kind
+        self._spent: list[dict[str, float]] = []  # of the last step, not yet in the ledger
         self._num_steps = 0  # that the ledger covers
         self.trace = Trace() if config.trace else None
 
@@ -105,7 +106,8 @@ class Engine:
         """Runs a step; returns logits [logit rows, vocabulary]."""
         begin = time.perf_counter()
         self._channel.broadcast(step)
-        collect_if_due()  # while the devices compute
+        self._add_up()  # while the devices compute
+        collect_if_due()
         timeout = self._config.timeout_seconds + MARGIN_SECONDS
         answers = self._channel.collect(StepDone, f"finish step {step.number}", timeout)
         if self.trace is not None:
@@ -120,14 +122,20 @@ class Engine:
                     f" expected step {step.number} with {shape[0]} x {shape[1]}",
                 )
             slices.append(answer.logits.reshape(shape))
-            totals = self.ledger[share.rank]
-            for kind, microseconds in answer.ledger.items():
-                totals[kind] = totals.get(kind, 0.0) + microseconds
         self._num_steps += 1
+        self._spent = [answer.ledger for answer in answers]
         return np.concatenate(slices, axis=1) if len(slices) > 1 else slices[0]
+
+    def _add_up(self) -> None:
+        """Takes the last step into the ledger."""
+        for totals, spent in zip(self.ledger, self._spent, strict=False):
+            for kind, microseconds in spent.items():
+                totals[kind] = totals.get(kind, 0.0) + microseconds
+        self._spent = []
 
     def take_ledger(self) -> tuple[list[dict[str, float]], int]:
         """Each rank's microseconds by kind, and the number of steps, since this was called last."""
+        self._add_up()
         taken = self.ledger, self._num_steps
         self.ledger, self._num_steps = [{} for _ in self._plan], 0
         return taken

@@ -60,9 +60,9 @@ class Sampler:
         -inf rules a token out. Raises LogitsError for NaN and +inf, which say that the model's arithmetic
         went wrong, and when every token is ruled out.
         """
-        _check(logits)
+        likeliest = _checked_argmax(logits)
         if self.parameters.temperature == 0:
-            return int(np.argmax(logits))
+            return likeliest
         tokens = _likeliest(logits, self.parameters.top_k)
         kept = logits[tokens].astype(np.float64)
         kept = _top_p(kept, self.parameters.top_p)
@@ -73,12 +73,14 @@ class Sampler:
         return int(tokens[place])
 
 
-def _check(logits: np.ndarray) -> None:
+def _checked_argmax(logits: np.ndarray) -> int:
+    """The first of the highest logits; one look at each logit tells whether all are usable."""
     if logits.ndim != 1 or not logits.size:
         raise LogitsError(f"logits must be one row of the vocabulary, not of shape {logits.shape}")
-    peak = logits.max()  # NaN if any is
-    if np.isfinite(peak):
-        return
+    likeliest = int(logits.argmax())  # of a NaN if there is any
+    peak = float(logits[likeliest])
+    if math.isfinite(peak):
+        return likeliest
     if peak == -np.inf:
         raise LogitsError(f"all {logits.size} logits are -inf, which leaves no token to pick")
     name, count = ("NaN", np.isnan(logits).sum()) if np.isnan(peak) else ("+inf", np.isposinf(logits).sum())
