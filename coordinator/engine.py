@@ -103,7 +103,7 @@ class Engine:
         return [ready[rank] for rank in range(len(self._plan))]
 
     def run(self, step: Step) -> Floats:
-        """Runs a step; returns logits [logit rows, vocabulary]."""
+        """Runs a step; returns logits [logit rows, vocabulary], not to be written to."""
         begin = time.perf_counter()
         self._channel.broadcast(step)
         self._add_up()  # while the devices compute
