@@ -52,6 +52,7 @@ class Engine:
         self._channel, self._origin, self._tensors = channel, origin, tuple(tensors)
         self._spec, self._plan, self._config = spec, plan, config
         self.ledger: list[dict[str, float]] = [{} for _ in plan]  # microseconds by kind
+        self._spent: list[dict[str, float]] = []  # of the last step, not yet in the ledger
         self._num_steps = 0  # that the ledger covers
         self._reduce_clock = ReduceClock()
         self.trace = Trace() if config.trace else None
@@ -106,10 +107,11 @@ class Engine:
         return [ready[rank] for rank in range(len(self._plan))]
 
     def run(self, step: Step) -> Floats:
-        """Runs a step; returns logits [logit rows, vocabulary]."""
+        """Runs a step; returns logits [logit rows, vocabulary], not to be written to."""
         begin = time.perf_counter()
         self._channel.broadcast(step)
-        collect_if_due()  # while the devices compute
+        self._add_up()  # while the devices compute
+        collect_if_due()
         timeout = self._config.timeout_seconds + MARGIN_SECONDS
         answers = self._channel.collect(StepDone, f"finish step {step.number}", timeout)
         if self.trace is not None:
@@ -125,11 +127,16 @@ class Engine:
                     f" expected step {step.number} with {shape[0]} x {shape[1]}",
                 )
             slices.append(answer.logits.reshape(shape))
-            totals = self.ledger[share.rank]
-            for kind, microseconds in answer.ledger.items():
-                totals[kind] = totals.get(kind, 0.0) + microseconds
         self._num_steps += 1
+        self._spent = [answer.ledger for answer in answers]
         return np.concatenate(slices, axis=1) if len(slices) > 1 else slices[0]
+
+    def _add_up(self) -> None:
+        """Takes the last step into the ledger."""
+        for totals, spent in zip(self.ledger, self._spent, strict=False):
+            for kind, microseconds in spent.items():
+                totals[kind] = totals.get(kind, 0.0) + microseconds
+        self._spent = []
 
     def _num_all_reduces(self, step: Step) -> int:
         """Two a layer; without logits a step ends in its last layer before those."""
@@ -141,6 +148,7 @@ class Engine:
 
     def take_ledger(self) -> tuple[list[dict[str, float]], int, ReduceTimes | None]:
         """Each rank's microseconds by kind, the number of steps, and all-reduces since the last call."""
+        self._add_up()
         taken = self.ledger, self._num_steps, self._reduce_clock.take()
         self.ledger, self._num_steps = [{} for _ in self._plan], 0
         return taken

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+GROUP_SIZE = 64  # logits
+LOWEST = float(np.finfo(np.float32).min)  # below it is only -inf
+
 
 class LogitsError(ValueError):
     """Logits that no token can be picked from."""
@@ -60,9 +63,9 @@ class Sampler:
         -inf rules a token out. Raises LogitsError for NaN and +inf, which say that the model's arithmetic
         went wrong, and when every token is ruled out.
         """
-        _check(logits)
+        likeliest = _checked_argmax(logits)
         if self.parameters.temperature == 0:
-            return int(np.argmax(logits))
+            return likeliest
         tokens = _likeliest(logits, self.parameters.top_k)
         kept = logits[tokens].astype(np.float64)
         kept = _top_p(kept, self.parameters.top_p)
@@ -73,12 +76,14 @@ class Sampler:
         return int(tokens[place])
 
 
-def _check(logits: np.ndarray) -> None:
+def _checked_argmax(logits: np.ndarray) -> int:
+    """The first of the highest logits; one look at each logit tells whether all are usable."""
     if logits.ndim != 1 or not logits.size:
         raise LogitsError(f"logits must be one row of the vocabulary, not of shape {logits.shape}")
-    peak = logits.max()  # NaN if any is
-    if np.isfinite(peak):
-        return
+    likeliest = int(logits.argmax())  # of a NaN if there is any
+    peak = float(logits[likeliest])
+    if math.isfinite(peak):
+        return likeliest
     if peak == -np.inf:
         raise LogitsError(f"all {logits.size} logits are -inf, which leaves no token to pick")
     name, count = ("NaN", np.isnan(logits).sum()) if np.isnan(peak) else ("+inf", np.isposinf(logits).sum())
@@ -91,12 +96,28 @@ def _likeliest(logits: np.ndarray, top_k: int) -> np.ndarray:
     What is ruled out is left out. Only what reaches the k-th highest logit is sorted; argpartition alone
     would leave it to the platform which of several equal logits make the cut.
     """
-    possible = logits > -np.inf
-    if 0 < top_k < logits.size:
-        possible &= logits >= np.partition(logits, -top_k)[-top_k]
-    candidates = np.flatnonzero(possible)
+    candidates = np.flatnonzero(logits > -np.inf)
+    if 0 < top_k < candidates.size:
+        candidates = np.flatnonzero(logits >= _lower_bound(logits, top_k))
+        candidates = candidates[logits[candidates] >= _kth_highest(logits[candidates], top_k)]
     order = np.argsort(-logits[candidates], kind="stable")
     return candidates[order[: top_k or None]]
+
+
+def _kth_highest(values: np.ndarray, k: int) -> float:
+    return float(np.partition(values, -k)[-k])
+
+
+def _lower_bound(logits: np.ndarray, k: int) -> float:
+    """At least k logits reach it, and few more; to find it is much less work than to partition all.
+
+    The k-th highest of the groups' maxima is reached in k groups, and so by k logits.
+    """
+    num_groups = logits.size // GROUP_SIZE
+    if num_groups < k:
+        return LOWEST
+    maxima = logits[: num_groups * GROUP_SIZE].reshape(GROUP_SIZE, num_groups).max(axis=0)
+    return max(_kth_highest(maxima, k), LOWEST)
 
 
 def _top_p(logits: np.ndarray, top_p: float) -> np.ndarray:

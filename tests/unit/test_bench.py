@@ -106,7 +106,8 @@ class RecordingEngine(LocalEngine):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.ledger, self._num_steps, self._plan = [{}], 0, make_plan(SPEC, [1.0])
+        self.ledger, self._spent, self._num_steps = [{}], [], 0
+        self._plan = make_plan(SPEC, [1.0])
         self._reduce_clock = ReduceClock()
         self.positions: list[list[int]] = []
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.sampler import Sampler, SamplingParameters
+from coordinator.sampler import Sampler, SamplingParameters, _likeliest
 
 EVERYTHING: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}  # all filters off
 
@@ -33,6 +33,24 @@ def reference_probabilities(logits: list[float], parameters: SamplingParameters)
 def softmax(logits: list[float]) -> list[float]:
     weights = [math.exp(logit - max(logits)) for logit in logits]
     return [weight / sum(weights) for weight in weights]
+
+
+@given(
+    size=st.integers(1, 4000),
+    num_values=st.sampled_from([1, 3, 50, 10**6]),
+    top_k=st.integers(1, 70),
+    ruled_out=st.sampled_from([0.0, 0.3, 0.99]),
+    seed=st.integers(0, 2**32),
+)
+def test_the_likeliest_of_many_are_those_of_a_sort(
+    size: int, num_values: int, top_k: int, ruled_out: float, seed: int
+) -> None:
+    """More than a group, many of them equal, many or nearly all ruled out."""
+    random = np.random.default_rng(seed)
+    logits = random.integers(0, num_values, size).astype(np.float32)
+    logits[random.random(size) < ruled_out] = -np.inf
+    expected = sorted(np.flatnonzero(logits > -np.inf), key=lambda token: (-logits[token], token))[:top_k]
+    assert _likeliest(logits, top_k).tolist() == expected
 
 
 def row(*logits: float) -> np.ndarray:

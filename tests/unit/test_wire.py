@@ -91,6 +91,15 @@ def test_every_message_comes_back_as_it_was(kind: type, data: st.DataObject) -> 
     assert_same(decode(encode(message)), message)
 
 
+def test_large_arrays_are_not_copied() -> None:
+    done = StepDone(1, np.arange(1000, dtype=np.float32), {"wait": 1.0})
+    frames = encode(done)
+    assert len(frames) == 2 and len(frames[0]) < 100
+    assert np.shares_memory(np.frombuffer(frames[1], np.float32), done.logits)
+    received = decode(frames)
+    assert isinstance(received, StepDone) and np.shares_memory(received.logits, done.logits)
+
+
 def test_every_message_type_is_known() -> None:
     declared = {
         value
