@@ -93,7 +93,7 @@ def _libraries() -> tuple[list[str], list[str]]:
 
 
 def _measure(kind: str, num_ranks: int, sizes: tuple[int, ...]) -> list[Latency]:
-    num_calls = tuple(min(MAX_CALLS, max(MIN_CALLS, BYTES_PER_SIZE // 4 // size)) for size in sizes)
+    num_calls = tuple(min(MAX_CALLS, max(MIN_CALLS, BYTES_PER_SIZE // size)) for size in sizes)
     with tempfile.TemporaryDirectory(prefix="tplaunch-") as folder:
         job = {
             "kind": kind,

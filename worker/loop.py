@@ -144,7 +144,7 @@ class Worker:
 
         header = StepView(self.device.view("step").view(np.uint32), StepLayout(load.limits)).header
         threshold = measured_threshold(self._runner, build, load.limits.max_rows, self._row_bytes, header)
-        if threshold is not NEVER:
+        if threshold != NEVER:
             log.info("all-reduces have two phases from %d bytes on", threshold)
         return threshold
 

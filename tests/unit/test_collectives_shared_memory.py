@@ -73,3 +73,25 @@ def test_a_rank_that_sleeps_is_woken() -> None:
                 rank.all_reduce(sequence, sequence % 2, 0)
 
         assert on_ranks([sleeper, waker], run) == [None, None]
+
+
+@pytest.mark.parametrize(("yield_seconds", "at_most"), [(1e-3, 1), (1e-5, 30)])
+def test_a_waiting_rank_gives_up_its_core_soon_where_others_need_it(
+    monkeypatch: pytest.MonkeyPatch, yield_seconds: float, at_most: int
+) -> None:
+    """By a clock on which only yields take time, before it sleeps: at once where a yield was long."""
+    now, yields = 0.0, 0
+
+    def give_way() -> None:
+        nonlocal now, yields
+        now, yields = now + yield_seconds, yields + 1
+
+    with connected("shared-memory", 3) as ranks:
+        first = ranks[0]
+        assert isinstance(first, SharedMemory) and first._header is not None
+        monkeypatch.setattr("collectives.shared_memory.monotonic", lambda: now)
+        monkeypatch.setattr("os.sched_yield", give_way)
+        slept_on: list[int] = []
+        monkeypatch.setattr(first, "_sleep", lambda header, peer, *rest: slept_on.append(peer.rank))
+        first._await_peers(1)  # no one comes: both peers are slept on, after one spin in all
+    assert slept_on == [1, 2] and 1 <= yields <= at_most
