@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.model import WEIGHT_TYPES
-from coordinator.plan import KV_TYPES, MAX_RANKS
+from coordinator.plan import ACTIVATIONS, KV_TYPES, MAX_RANKS
 from coordinator.shapes import SHAPES
 
 
@@ -47,6 +47,7 @@ class RunConfig:
     tensor_split: tuple[float, ...] | None  # one weight a rank; None for equal ones
     context_length: int | None  # None for the model's own, up to DEFAULT_CONTEXT
     kv_type: str
+    activations: str
     collective: str
     max_rows: int  # of one step: the length of a prefill chunk
     timeout_seconds: float
@@ -61,6 +62,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.kv_type not in KV_TYPES:
             raise UsageError(f"--kv-type {self.kv_type}: known are {', '.join(KV_TYPES)}")
+        if self.activations not in ACTIVATIONS:
+            raise UsageError(f"--activations {self.activations}: known are {', '.join(ACTIVATIONS)}")
         if self.collective not in COLLECTIVES:
             raise UsageError(f"--collective {self.collective}: known are {', '.join(COLLECTIVES)}")
         if self.context_length is not None and self.context_length < 1:

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
-from coordinator.plan import KV_TYPES
+from coordinator.plan import ACTIVATIONS, KV_TYPES
 from coordinator.sampler import SamplingParameters
 from coordinator.shapes import SHAPES
 from launcher.config import COLLECTIVES, DEFAULT_CONTEXT, EXIT_USAGE
@@ -165,6 +165,9 @@ def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     memory.add_argument(
         "--kv-type", default="f16", choices=tuple(KV_TYPES), help="of the KV cache (default: %(default)s)"
     )
+    ranks.add_argument("--activations", default=ACTIVATIONS[0], choices=ACTIVATIONS,
+                       help="what products compute with: q8 is quicker on most devices, and rounds"
+                       " (default: %(default)s)")  # fmt: skip
     memory.add_argument("--prefill-chunk", type=int, default=256, metavar="ROWS",
                         help="prompt tokens computed in one step (default: %(default)s)")  # fmt: skip
     debugging = parser.add_argument_group("debugging")

@@ -207,7 +207,9 @@ class Rank:
         buckets = (
             row_bucket(num_rows, self.limits.max_rows), row_bucket(num_logits, self.limits.max_logit_rows)
         )  # fmt: skip
-        program = build_program(self.spec, self.share, self.shards, self.num_ranks, *buckets)
+        program = build_program(
+            self.spec, self.share, self.shards, self.num_ranks, *buckets, self.limits.activations
+        )
         self.device.prepare(program)
         self.device.submit(program, num_rows)
         return program

@@ -167,7 +167,12 @@ class Worker:
         key = (row_bucket(num_rows, limits.max_rows), row_bucket(num_logit_rows, limits.max_logit_rows))
         if key not in self._programs:
             program = build_program(
-                self._load.spec, self._load.share, self._shards, self._load.num_ranks, *key
+                self._load.spec,
+                self._load.share,
+                self._shards,
+                self._load.num_ranks,
+                *key,
+                limits.activations,
             )
             self.device.prepare(program)
             self._programs[key] = program

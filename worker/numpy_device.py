@@ -9,15 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.plan import Limits
+from worker import quantized
 from worker.buffers import Buffer
 from worker.formats import FORMATS
 from worker.ops import (
+    QUANTIZED,
     Attention,
     AttentionCombine,
     GatedActivation,
     MatMul,
     Matrix,
     Op,
+    Quantize,
     RopeCache,
     RowSet,
     SumNorm,
@@ -91,6 +94,8 @@ class NumpyDevice:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             if isinstance(op, SumNorm):
                 self._sum_norm(op)
+            elif isinstance(op, Quantize):
+                self._quantize(op)
             elif isinstance(op, MatMul):
                 self._matmul(op)
             elif isinstance(op, RopeCache):
@@ -142,9 +147,16 @@ class NumpyDevice:
         normed = hidden / np.sqrt(mean_square + np.float32(op.epsilon))
         self._rows(op.output, op.rows)[:, : op.width] = normed * self._vector(op.weight, op.width)
 
+    def _quantize(self, op: Quantize) -> None:
+        words = quantized.quantize(self._rows(op.input, op.rows)[:, : op.columns])
+        self._rows(QUANTIZED, op.rows).view(np.uint32)[:, : words.shape[1]] = words
+
     def _matmul(self, op: MatMul) -> None:
         matrix = self._matrices[op.matrix.name]
-        rows = self._rows(op.input, op.rows)[:, : op.matrix.columns]
+        rows = self._rows(op.input, op.rows)
+        if op.input == QUANTIZED:
+            rows = quantized.dequantize(rows.view(np.uint32), op.matrix.columns)
+        rows = rows[:, : op.matrix.columns]
         product = rows @ matrix.T if rows.shape[0] > 1 else (matrix @ rows[0])[None]
         if op.bias is not None:
             product += self._vector(op.bias, op.matrix.rows)

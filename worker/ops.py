@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Union
 
 RowSet = Literal["rows", "logit_rows"]  # all rows of a step, or those that get logits
+QUANTIZED = "quantized"  # the buffer that Quantize writes, for the products that come next
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,29 @@ class SumNorm:
 
 
 @dataclass(frozen=True)
+class Quantize:
+    """quantized[row] = the first columns of input[row], as worker/quantized.py describes."""
+
+    input: str
+    columns: int  # a multiple of 32
+    rows: RowSet
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset((self.input,))
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return frozenset((QUANTIZED,))
+
+
+@dataclass(frozen=True)
 class MatMul:
     """output[row, offset : offset + matrix.rows] = input[row] x transposed matrix, plus a bias.
 
     To the buffer "partials" it writes this rank's slot of the given parity. A gated product has as many
     gates as ups, one after the other; silu(gate) * up is what it writes, half as many columns.
+    With QUANTIZED as its input it multiplies integers; the matrix's type must have them.
     """
 
     matrix: Matrix
@@ -166,4 +185,4 @@ class GatedActivation:
         return frozenset(("activated",))
 
 
-Op = Union[SumNorm, MatMul, RopeCache, Attention, AttentionCombine, GatedActivation]  # noqa: UP007
+Op = Union[SumNorm, Quantize, MatMul, RopeCache, Attention, AttentionCombine, GatedActivation]  # noqa: UP007

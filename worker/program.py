@@ -11,13 +11,16 @@ from dataclasses import dataclass
 
 from coordinator.model import ModelSpec
 from coordinator.plan import RankShare, Shard
+from worker.formats import FORMATS
 from worker.ops import (
+    QUANTIZED,
     Attention,
     AttentionCombine,
     GatedActivation,
     MatMul,
     Matrix,
     Op,
+    Quantize,
     RopeCache,
     RowSet,
     SumNorm,
@@ -53,16 +56,23 @@ def build_program(
     num_ranks: int,
     rows: int,
     logit_rows: int,
+    activations: str = "f32",
 ) -> Program:
     """The program of one rank. Two all-reduces a layer; one rank alone needs none and gets one segment."""
-    return _Builder(spec, share, shards, num_ranks).build(rows, logit_rows)
+    return _Builder(spec, share, shards, num_ranks, activations).build(rows, logit_rows)
 
 
 class _Builder:
     def __init__(
-        self, spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], num_ranks: int
+        self,
+        spec: ModelSpec,
+        share: RankShare,
+        shards: Mapping[str, Shard],
+        num_ranks: int,
+        activations: str,
     ) -> None:
         self._spec, self._share, self._num_ranks = spec, share, num_ranks
+        self._quantizes = activations == "q8"
         self._shards, self._stacks = shards, stack_shards(shards)
         self._segments: list[Segment] = []
         self._ops: list[Op] = []
@@ -165,7 +175,17 @@ class _Builder:
         stack = self._stacks[tensor + ".weight"]
         matrix = Matrix(stack.name, stack.type, stack.rows, stack.padded_columns)
         bias = tensor + ".bias" if tensor + ".bias" in self._stacks else None
+        if self._quantizes and matrix.columns and FORMATS[matrix.type].has_integers:
+            source = self._quantized(Quantize(source, matrix.columns, rows))
         self._ops.append(MatMul(matrix, bias, source, output, offset, rows, parity, gated))
+
+    def _quantized(self, quantize: Quantize) -> str:
+        """Quantizes a buffer, unless that was done since either of the two was written."""
+        buffers = {quantize.input, QUANTIZED}
+        last = next((op for op in reversed(self._ops) if buffers & op.writes), None)
+        if last != quantize:
+            self._ops.append(quantize)
+        return QUANTIZED
 
     def _all_reduce(self, tensor: str, source: str) -> None:
         """A row-parallel product into this rank's slot; without columns of its own a rank adds zeros."""

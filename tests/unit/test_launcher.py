@@ -190,6 +190,7 @@ CONFIG = RunConfig(
     tensor_split=None,
     context_length=None,
     kv_type="f16",
+    activations="f32",
     collective="shared-memory",
     max_rows=256,
     timeout_seconds=60.0,

@@ -15,7 +15,8 @@ from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, ra
 from tests.vulkan.reused_device import ReusedDevice
 from worker.formats import FORMATS
 from worker.numpy_device import NumpyDevice
-from worker.ops import MatMul, Matrix
+from worker.ops import QUANTIZED, MatMul, Matrix
+from worker.quantized import quantize, row_words
 
 
 def matmul_case(
@@ -30,6 +31,7 @@ def matmul_case(
     parity: int | None = None,
     logits: bool = False,
     gated: bool = False,
+    integers: bool = False,
 ) -> Case:
     """`surplus` columns stand at the end of every input and output row that are not the op's."""
     rng = np.random.default_rng(seed)
@@ -41,10 +43,15 @@ def matmul_case(
         "output": random_floats(rng, rows + 1, offset + matrix.rows + surplus),
         "hidden": random_floats(rng, rows + 1, width),
     }
+    if integers:
+        columns = arrays["input"].shape[1]
+        arrays[QUANTIZED] = np.zeros((rows + 1, row_words(columns)), np.uint32)
+        words = quantize(arrays["input"][:, : matrix.columns])
+        arrays[QUANTIZED][:, : words.shape[1]] = words
     op = MatMul(
         matrix=matrix,
         bias="bias" if bias else None,
-        input="input",
+        input=QUANTIZED if integers else "input",
         output="output" if parity is None else "partials",
         output_offset=offset if parity is None else 0,
         rows="logit_rows" if logits else "rows",
@@ -71,10 +78,17 @@ def check(device: ReusedDevice, case: Case) -> None:
     assert_close(device.run(case), case.run(NumpyDevice(case.limits)), 1e-5)
 
 
-@pytest.mark.parametrize("weight_type", FORMATS)
+KINDS = [
+    (name, integers)
+    for name, weight_format in FORMATS.items()
+    for integers in (False, True)[: 1 + weight_format.has_integers]
+]
+
+
+@pytest.mark.parametrize(("weight_type", "integers"), KINDS)
 @settings(max_examples=12)
 @given(data=st.data())
-def test_any_shape(device: ReusedDevice, weight_type: str, data: st.DataObject) -> None:
+def test_any_shape(device: ReusedDevice, weight_type: str, integers: bool, data: st.DataObject) -> None:
     variant = data.draw(st.sampled_from(VARIANTS), "variant")
     matrix = Matrix(
         "matrix",
@@ -91,6 +105,7 @@ def test_any_shape(device: ReusedDevice, weight_type: str, data: st.DataObject) 
         bias=data.draw(st.booleans(), "bias"),
         offset=data.draw(st.integers(0, 40), "offset"),
         surplus=data.draw(st.integers(0, 2), "surplus"),
+        integers=integers,
         **variant,
     )
     check(device, case)

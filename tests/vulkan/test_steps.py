@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.models import LIMITS, LocalEngine, make_spec, write_llama
 from tests.vulkan.conftest import Opener
 from worker.device import Device, DeviceError
 from worker.vulkan.device import VulkanDevice
+from worker.vulkan.listing import PhysicalDevice, describe
 
 Floats = npt.NDArray[np.float32]
 
@@ -80,7 +82,10 @@ def run(engine: LocalEngine) -> list[Floats]:
 
 
 def engine_on(
-    model: Path, openers: Sequence[Callable[[Limits], Device]], weights: Sequence[float] | None = None
+    model: Path,
+    openers: Sequence[Callable[[Limits], Device]],
+    weights: Sequence[float] | None = None,
+    limits: Limits = LIMITS,
 ) -> LocalEngine:
     """A rank on each device that an opener opens."""
     remaining = list(openers)
@@ -88,7 +93,7 @@ def engine_on(
     def open_next(limits: Limits) -> Device:
         return remaining.pop(0)(limits)
 
-    return LocalEngine(model, weights or [1.0] * len(openers), LIMITS, open_next)
+    return LocalEngine(model, weights or [1.0] * len(openers), limits, open_next)
 
 
 def assert_alike(actual: list[Floats], expected: list[Floats]) -> None:
@@ -115,6 +120,26 @@ def test_logits_are_numpys(
 ) -> None:
     engine = engine_on(model, [on(open_device, driver) for driver in drivers], weights)
     assert_alike(run(engine), run(LocalEngine(model, weights)))
+
+
+@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+def test_integer_activations_are_numpys(open_device: Opener, model: Path, driver: str) -> None:
+    """Less alike than with floats: where one rounds up and another down, all that follows differs."""
+    limits = dataclasses.replace(LIMITS, activations="q8")
+    results = run(engine_on(model, [on(open_device, driver)] * 2, limits=limits))
+    for mine, reference in zip(results, run(LocalEngine(model, [1, 1], limits)), strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=0, atol=0.05)
+
+
+def test_a_device_without_integer_products_says_so(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(index: int, handle: Any) -> PhysicalDevice:
+        return dataclasses.replace(describe(index, handle), integer_dot_product=False)
+
+    monkeypatch.setattr("worker.vulkan.context.describe", without)
+    with pytest.raises(DeviceError, match=r"llvmpipe.* has no integer dot product; use --activations f32"):
+        open_device("lavapipe", dataclasses.replace(LIMITS, activations="q8"))
 
 
 @pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])

@@ -50,6 +50,9 @@ class Context:
             pQueuePriorities=ffi.new("float[]", [1.0]),
         )
         features = struct("VkPhysicalDeviceVulkan12Features", timelineSemaphore=1, bufferDeviceAddress=1)
+        newer = struct("VkPhysicalDeviceVulkan13Features", shaderIntegerDotProduct=1)
+        if self.info.integer_dot_product:
+            features.pNext = newer
         core_features = struct("VkPhysicalDeviceFeatures", shaderInt64=self.info.int64)
         extensions = [IMPORT_EXTENSION] if self.info.host_memory_import else []
         info = struct(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from coordinator.plan import Limits
 from worker.buffers import Buffer
-from worker.device import DeviceOptions
+from worker.device import DeviceError, DeviceOptions
 from worker.program import Program
 from worker.vulkan.bandwidth import copy_bandwidth
 from worker.vulkan.context import Context
@@ -48,6 +48,9 @@ class VulkanDevice:
         self._context = Context(options.index, options.uuid, options.validate)
         self.info = self._context.info
         self.name = self.info.name
+        if limits.activations == "q8" and not self.info.integer_dot_product:
+            self._context.close()
+            raise DeviceError(f"{self.name} has no integer dot product; use --activations f32")
         self._memory = Memory(self._context, unmapped=options.staging)
         self._pipelines = Pipelines(self._context)
         self._timeline = Timeline(self._context, options.submit_ahead, timeout_seconds)

@@ -10,14 +10,26 @@ from typing import Protocol
 
 from coordinator.plan import COLUMN_TILE, Limits
 from worker.formats import FORMATS
-from worker.ops import Attention, AttentionCombine, GatedActivation, MatMul, Op, RopeCache, SumNorm
+from worker.ops import (
+    QUANTIZED,
+    Attention,
+    AttentionCombine,
+    GatedActivation,
+    MatMul,
+    Op,
+    Quantize,
+    RopeCache,
+    SumNorm,
+)
 from worker.program import Program
+from worker.quantized import scales_word
 from worker.step_buffer import StepLayout
 from worker.vulkan.kernels import (
     AttentionCombinePush,
     AttentionPush,
     GatedActivationPush,
     MatMulPush,
+    QuantizePush,
     RopeCachePush,
     SumNormPush,
 )
@@ -91,6 +103,9 @@ class Dispatcher:
     def _stride(self, name: str) -> int:
         return self._places(name).row_length
 
+    def _num_rows(self, op: MatMul | Quantize) -> int:
+        return self._program.rows if op.rows == "rows" else self._program.logit_rows
+
     def _paging(self) -> dict[str, int]:
         """How a kernel finds a row's place in the paged cache by the step buffer."""
         layout = self._layout
@@ -129,8 +144,23 @@ class Dispatcher:
         return Dispatch("sum_norm", push, (num_rows, 1, 1))
 
     @dispatch.register
+    def _(self, op: Quantize) -> Dispatch:
+        output, tiles = self._address(QUANTIZED), op.columns // COLUMN_TILE
+        push = QuantizePush(
+            step=self._address("step"),
+            input=self._address(op.input),
+            output=output,
+            scales=output + scales_word(op.columns) * FLOAT,
+            input_stride=self._stride(op.input) * FLOAT // QUAD,
+            output_stride=self._stride(QUANTIZED) * FLOAT // QUAD,
+            tiles=tiles,
+            count_word=COUNT_WORDS[op.rows],
+        )
+        return Dispatch("quantize", push, (_ceil(tiles, GROUP_SIZE), self._num_rows(op), 1))
+
+    @dispatch.register
     def _(self, op: MatMul) -> Dispatch:
-        matrix = op.matrix
+        matrix, integers = op.matrix, op.input == QUANTIZED
         quants = self._address(matrix.name)
         planes = FORMATS[matrix.type].plane_offsets(matrix.rows, matrix.columns)
         if op.parity is None:
@@ -142,21 +172,22 @@ class Dispatcher:
             quants=quants,
             scales=quants + planes[1] if len(planes) > 2 else 0,
             input=self._address(op.input),
+            input_scales=self._address(op.input) + scales_word(matrix.columns) * FLOAT if integers else 0,
             output=output + op.output_offset * FLOAT,
             bias=0 if op.bias is None else self._address(op.bias),
             input_stride=self._stride(op.input) * FLOAT // QUAD,
             output_stride=stride,
             columns=op.columns,
-            halves=matrix.columns // COLUMN_TILE * 2,
+            tiles=matrix.columns // COLUMN_TILE,
             count_word=COUNT_WORDS[op.rows],
             has_bias=op.bias is not None,
             gated=op.gated,
         )
-        num_rows = self._program.rows if op.rows == "rows" else self._program.logit_rows
+        num_rows = self._num_rows(op)
         kind, (rows, columns) = ("matvec", MATVEC_TILE) if num_rows == 1 else ("matmul", MATMUL_TILE)
         groups = _ceil(op.columns, (columns // 2 if op.gated else columns) * self._subgroups)
         grid = (min(groups, MAX_GRID), _ceil(groups, MAX_GRID), _ceil(num_rows, rows))
-        variant = "_wide" if self._int64 else ""
+        variant = "_dot" * integers + "_wide" * self._int64
         return Dispatch(f"{kind}_{matrix.type.lower()}{variant}", push, grid)
 
     @dispatch.register

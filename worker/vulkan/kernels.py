@@ -31,18 +31,32 @@ class SumNormPush(Structure):
     ]
 
 
+class QuantizePush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("input", Address),
+        ("output", Address),
+        ("scales", Address),
+        ("input_stride", c_uint32),
+        ("output_stride", c_uint32),
+        ("tiles", c_uint32),
+        ("count_word", c_uint32),
+    ]
+
+
 class MatMulPush(Structure):
     _fields_ = [
         ("step", Address),
         ("quants", Address),
         ("scales", Address),
         ("input", Address),
+        ("input_scales", Address),
         ("output", Address),
         ("bias", Address),
         ("input_stride", c_uint32),
         ("output_stride", c_uint32),
         ("columns", c_uint32),
-        ("halves", c_uint32),
+        ("tiles", c_uint32),
         ("count_word", c_uint32),
         ("has_bias", c_uint32),
         ("gated", c_uint32),
@@ -116,10 +130,12 @@ class GatedActivationPush(Structure):
 
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
+    "quantize": QuantizePush,
     **{
-        f"{kind}_{name.lower()}{variant}": MatMulPush
+        f"{kind}_{name.lower()}{integers}{variant}": MatMulPush
         for kind in ("matvec", "matmul")
-        for name in FORMATS
+        for name, weight_format in FORMATS.items()
+        for integers in ("", "_dot")[: 1 + weight_format.has_integers]
         for variant in ("", "_wide")
     },
     **{f"rope_cache_{kv_type}": RopeCachePush for kv_type in KV_TYPES},
