@@ -77,7 +77,7 @@ class Limits:
 
 
 KV_TYPES = {"f16": 2, "f32": 4}  # bytes of an element
-ACTIVATIONS = ("f32", "q8")
+ACTIVATIONS = ("f32", "f16", "q8")
 
 
 def split(total: int, weights: Sequence[float], unit: int = 1) -> list[Span]:

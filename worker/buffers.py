@@ -76,9 +76,11 @@ def activation_buffers(
         "final": rows(width, count=limits.max_logit_rows),
         "logits": rows(len(share.vocabulary), Placement.READBACK, limits.max_logit_rows),
     }
-    if limits.activations == "q8":
+    if limits.activations != "f32":
         longest = max(buffers[name].row_length for name in ("normed", "attended", "activated"))
-        buffers[QUANTIZED] = rows(row_words(longest), count=max(limits.max_rows, limits.max_logit_rows))
+        buffers[QUANTIZED] = rows(
+            row_words(longest, limits.activations), count=max(limits.max_rows, limits.max_logit_rows)
+        )
     return buffers
 
 

@@ -28,6 +28,7 @@ class WeightFormat(ABC):
 
     plane_bytes: tuple[int, ...]  # of each plane, per `tile_columns` weights
     tile_columns = COLUMN_TILE  # more for a type whose blocks are longer
+    fits_float16 = True  # whether that holds its weights well enough
     has_integers = False  # whether shaders/integers.slang can multiply it by quantized activations
 
     def plane_offsets(self, rows: int, columns: int) -> list[int]:
@@ -60,6 +61,7 @@ class _PlainFormat(WeightFormat):
 
     def __init__(self, dtype: npt.DTypeLike) -> None:
         self._dtype = np.dtype(dtype)
+        self.fits_float16 = self._dtype == np.float16
         self.plane_bytes = (COLUMN_TILE * self._dtype.itemsize,)
 
     def repack(self, raw: Bytes, columns: int) -> list[Bytes]:

@@ -148,14 +148,14 @@ class NumpyDevice:
         self._rows(op.output, op.rows)[:, : op.width] = normed * self._vector(op.weight, op.width)
 
     def _quantize(self, op: Quantize) -> None:
-        words = quantized.quantize(self._rows(op.input, op.rows)[:, : op.columns])
+        words = quantized.quantize(self._rows(op.input, op.rows)[:, : op.columns], op.activations)
         self._rows(QUANTIZED, op.rows).view(np.uint32)[:, : words.shape[1]] = words
 
     def _matmul(self, op: MatMul) -> None:
         matrix = self._matrices[op.matrix.name]
         rows = self._rows(op.input, op.rows)
-        if op.input == QUANTIZED:
-            rows = quantized.dequantize(rows.view(np.uint32), op.matrix.columns)
+        if op.activations != "f32":
+            rows = quantized.dequantize(rows.view(np.uint32), op.matrix.columns, op.activations)
         rows = rows[:, : op.matrix.columns]
         product = rows @ matrix.T if rows.shape[0] > 1 else (matrix @ rows[0])[None]
         if op.bias is not None:

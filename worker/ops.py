@@ -54,6 +54,7 @@ class Quantize:
     input: str
     columns: int  # a multiple of 32
     rows: RowSet
+    activations: str  # q8 or f16
 
     @property
     def reads(self) -> frozenset[str]:
@@ -70,7 +71,7 @@ class MatMul:
 
     To the buffer "partials" it writes this rank's slot of the given parity. A gated product has as many
     gates as ups, one after the other; silu(gate) * up is what it writes, half as many columns.
-    With QUANTIZED as its input it multiplies integers; the matrix's type must have them.
+    Its input are float32, or what Quantize has made of them.
     """
 
     matrix: Matrix
@@ -81,6 +82,7 @@ class MatMul:
     rows: RowSet
     parity: int | None = None
     gated: bool = False
+    activations: str = "f32"
 
     @property
     def columns(self) -> int:

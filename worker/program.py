@@ -27,6 +27,8 @@ from worker.ops import (
 )
 from worker.stacks import GATE_UP, QKV, stack_shards, stacked_tensors
 
+MIN_MATRIX_ROWS = 8  # of a program: fewer would leave cooperative matrices half empty
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -72,7 +74,7 @@ class _Builder:
         activations: str,
     ) -> None:
         self._spec, self._share, self._num_ranks = spec, share, num_ranks
-        self._quantizes = activations == "q8"
+        self._activations = activations
         self._shards, self._stacks = shards, stack_shards(shards)
         self._segments: list[Segment] = []
         self._ops: list[Op] = []
@@ -80,6 +82,7 @@ class _Builder:
         self._num_reduces = 0
 
     def build(self, rows: int, logit_rows: int) -> Program:
+        self._rows, self._logit_rows = rows, logit_rows
         for layer in range(self._spec.num_layers):
             self._attention_inputs(layer)
             if not logit_rows and layer == self._spec.num_layers - 1:
@@ -175,9 +178,21 @@ class _Builder:
         stack = self._stacks[tensor + ".weight"]
         matrix = Matrix(stack.name, stack.type, stack.rows, stack.padded_columns)
         bias = tensor + ".bias" if tensor + ".bias" in self._stacks else None
-        if self._quantizes and matrix.columns and FORMATS[matrix.type].has_integers:
-            source = self._quantized(Quantize(source, matrix.columns, rows))
-        self._ops.append(MatMul(matrix, bias, source, output, offset, rows, parity, gated))
+        activations = self._activations_for(matrix, rows)
+        if activations != "f32":
+            source = self._quantized(Quantize(source, matrix.columns, rows, activations))
+        self._ops.append(MatMul(matrix, bias, source, output, offset, rows, parity, gated, activations))
+
+    def _activations_for(self, matrix: Matrix, rows: RowSet) -> str:
+        """What a product multiplies by: what was asked for, where it can and where it pays."""
+        weight_format = FORMATS[matrix.type]
+        num_rows = self._rows if rows == "rows" else self._logit_rows
+        fits = {
+            "f32": True,
+            "q8": weight_format.has_integers,
+            "f16": weight_format.fits_float16 and num_rows >= MIN_MATRIX_ROWS,
+        }
+        return self._activations if matrix.columns and fits[self._activations] else "f32"
 
     def _quantized(self, quantize: Quantize) -> str:
         """Quantizes a buffer, unless that was done since either of the two was written."""

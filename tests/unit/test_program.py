@@ -170,7 +170,9 @@ def test_every_buffer_exists_and_is_wide_enough(case: RankCase, rows: int) -> No
         for name in (op.reads | op.writes) - {"partials"}:
             assert name in buffers
         if isinstance(op, MatMul):
-            words = row_words(op.matrix.columns) if op.input == QUANTIZED else op.matrix.columns
+            columns, is_float = op.matrix.columns, op.activations == "f32"
+            assert (op.input == QUANTIZED) != is_float
+            words = columns if is_float else row_words(columns, op.activations)
             assert buffers[op.input].row_length >= words
             output = slot if op.output == "partials" else buffers[op.output]
             assert output.row_length >= op.output_offset + op.columns
@@ -180,7 +182,7 @@ def test_every_buffer_exists_and_is_wide_enough(case: RankCase, rows: int) -> No
                 assert weights[op.bias].nbytes >= 4 * op.matrix.rows
         elif isinstance(op, Quantize):
             assert buffers[op.input].row_length >= op.columns
-            assert buffers[QUANTIZED].row_length >= row_words(op.columns)
+            assert buffers[QUANTIZED].row_length >= row_words(op.columns, op.activations)
         elif isinstance(op, SumNorm):
             assert min(buffers[name].row_length for name in (op.source, op.output, "hidden")) >= op.width
             assert weights[op.weight].nbytes >= 4 * op.width

@@ -21,10 +21,17 @@ BASELINE = {
     63: "GroupNonUniformArithmetic",
     5347: "PhysicalStorageBufferAddresses",
 }
+COOPERATIVE = {
+    9: "Float16",
+    5345: "VulkanMemoryModel",
+    5346: "VulkanMemoryModelDeviceScope",
+    6022: "CooperativeMatrixKHR",
+}
 # What kernels with these in their names may need, for devices that have it.
 VARIANTS = {
     "wide": {11: "Int64"},
     "dot": {6018: "DotProductInput4x8BitPacked", 6019: "DotProduct"},
+    **dict.fromkeys(("coop16", "coop8"), COOPERATIVE),
 }
 PUSH_CONSTANT_CLASS = 9
 OFFSET_DECORATION = 35

@@ -31,7 +31,7 @@ def matmul_case(
     parity: int | None = None,
     logits: bool = False,
     gated: bool = False,
-    integers: bool = False,
+    activations: str = "f32",
 ) -> Case:
     """`surplus` columns stand at the end of every input and output row that are not the op's."""
     rng = np.random.default_rng(seed)
@@ -43,20 +43,21 @@ def matmul_case(
         "output": random_floats(rng, rows + 1, offset + matrix.rows + surplus),
         "hidden": random_floats(rng, rows + 1, width),
     }
-    if integers:
+    if activations != "f32":
         columns = arrays["input"].shape[1]
-        arrays[QUANTIZED] = np.zeros((rows + 1, row_words(columns)), np.uint32)
-        words = quantize(arrays["input"][:, : matrix.columns])
+        arrays[QUANTIZED] = np.zeros((rows + 1, row_words(columns, activations)), np.uint32)
+        words = quantize(arrays["input"][:, : matrix.columns], activations)
         arrays[QUANTIZED][:, : words.shape[1]] = words
     op = MatMul(
         matrix=matrix,
         bias="bias" if bias else None,
-        input=QUANTIZED if integers else "input",
+        input="input" if activations == "f32" else QUANTIZED,
         output="output" if parity is None else "partials",
         output_offset=offset if parity is None else 0,
         rows="logit_rows" if logits else "rows",
         parity=parity,
         gated=gated,
+        activations=activations,
     )
     return Case(
         limits=limits_for(max_rows=rows, max_logit_rows=rows),
@@ -74,21 +75,28 @@ def matmul_case(
 VARIANTS: list[dict[str, Any]] = [{}, {"parity": 0}, {"parity": 1}, {"logits": True}, {"gated": True}]
 
 
-def check(device: ReusedDevice, case: Case) -> None:
-    assert_close(device.run(case), case.run(NumpyDevice(case.limits)), 1e-5)
+def check(device: ReusedDevice, case: Case, tolerance: float = 1e-5) -> None:
+    assert_close(device.run(case), case.run(NumpyDevice(case.limits)), tolerance)
 
 
 KINDS = [
-    (name, integers)
+    (name, activations)
     for name, weight_format in FORMATS.items()
-    for integers in (False, True)[: 1 + weight_format.has_integers]
+    for activations, is_possible in {
+        "f32": True,
+        "q8": weight_format.has_integers,
+        "f16": weight_format.fits_float16,
+    }.items()
+    if is_possible
 ]
 
 
-@pytest.mark.parametrize(("weight_type", "integers"), KINDS)
+@pytest.mark.parametrize(("weight_type", "activations"), KINDS)
 @settings(max_examples=12)
 @given(data=st.data())
-def test_any_shape(device: ReusedDevice, weight_type: str, integers: bool, data: st.DataObject) -> None:
+def test_any_shape(device: ReusedDevice, weight_type: str, activations: str, data: st.DataObject) -> None:
+    if activations == "f16" and not device.matrix_size:
+        pytest.skip(f"{device.name} has no cooperative matrices")
     variant = data.draw(st.sampled_from(VARIANTS), "variant")
     matrix = Matrix(
         "matrix",
@@ -105,10 +113,10 @@ def test_any_shape(device: ReusedDevice, weight_type: str, integers: bool, data:
         bias=data.draw(st.booleans(), "bias"),
         offset=data.draw(st.integers(0, 40), "offset"),
         surplus=data.draw(st.integers(0, 2), "surplus"),
-        integers=integers,
+        activations=activations,
         **variant,
     )
-    check(device, case)
+    check(device, case, 2e-3 if activations == "f16" else 1e-5)  # float16 keeps 11 bits of a weight
 
 
 def test_no_columns_give_zeros(device: ReusedDevice) -> None:

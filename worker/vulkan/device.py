@@ -48,9 +48,7 @@ class VulkanDevice:
         self._context = Context(options.index, options.uuid, options.validate)
         self.info = self._context.info
         self.name = self.info.name
-        if limits.activations == "q8" and not self.info.integer_dot_product:
-            self._context.close()
-            raise DeviceError(f"{self.name} has no integer dot product; use --activations f32")
+        self._refuse(limits.activations)
         self._memory = Memory(self._context, unmapped=options.staging)
         self._pipelines = Pipelines(self._context)
         self._timeline = Timeline(self._context, options.submit_ahead, timeout_seconds)
@@ -62,6 +60,17 @@ class VulkanDevice:
         self._prepared: dict[int, Prepared] = {}  # by the program's id: hashing a program walks all of it
         self._current: Prepared | None = None
         self._bytes_in_use = 0  # of a slot, in this step
+
+    def _refuse(self, activations: str) -> None:
+        """Raises DeviceError where the device can't multiply by such activations."""
+        missing = None
+        if activations == "q8" and not self.info.integer_dot_product:
+            missing = "integer dot product"
+        if activations == "f16" and not self._context.matrix_size:
+            missing = "cooperative matrices of 16 x 16 or 8 x 8 float16"
+        if missing is not None:
+            self._context.close()
+            raise DeviceError(f"{self.name} has no {missing}; use --activations f32")
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
         self._memory.create(buffers)
@@ -86,7 +95,13 @@ class VulkanDevice:
             return
         info, places = self.info, self._memory.__getitem__
         dispatcher = Dispatcher(
-            program, places, self._partials_layout, self._limits, info.max_subgroup_size, info.int64
+            program,
+            places,
+            self._partials_layout,
+            self._limits,
+            info.max_subgroup_size,
+            info.int64,
+            self._context.matrix_size,
         )
         recorder = Recorder(self._context, self._pipelines, self._memory["step"])
         timestamps = None

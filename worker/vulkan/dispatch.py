@@ -38,6 +38,7 @@ GROUP_SIZE = 64  # invocations of a workgroup
 # Rows and columns that a subgroup computes at once: multiply<...> in shaders/matmul.slang. Reading
 # activations again for every column is what costs most on lavapipe.
 MATVEC_TILE, MATMUL_TILE = (1, 8), (4, 8)
+COOPERATIVE_TILE = (2, 4)  # matrices down and across that a workgroup of shaders/matmul_coop.slang computes
 MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/matmul.slang counts on it
 COUNT_WORDS = {"rows": 0, "logit_rows": 1}  # where the step buffer counts these
 FLOAT, QUAD = 4, 16  # bytes of float and float4
@@ -91,9 +92,11 @@ class Dispatcher:
         limits: Limits,
         max_subgroup_size: int,
         int64: bool,
+        matrix_size: int,
     ) -> None:
         self._program, self._places, self._partials = program, places, partials
         self._limits, self._layout, self._int64 = limits, StepLayout(limits), int64
+        self._matrix_size = matrix_size
         # A device may run narrower subgroups than its widest; then groups are left over, and end at once.
         self._subgroups = max(1, GROUP_SIZE // max_subgroup_size)
 
@@ -150,29 +153,35 @@ class Dispatcher:
             step=self._address("step"),
             input=self._address(op.input),
             output=output,
-            scales=output + scales_word(op.columns) * FLOAT,
+            scales=output + scales_word(op.columns, op.activations) * FLOAT,
             input_stride=self._stride(op.input) * FLOAT // QUAD,
             output_stride=self._stride(QUANTIZED) * FLOAT // QUAD,
             tiles=tiles,
             count_word=COUNT_WORDS[op.rows],
         )
-        return Dispatch("quantize", push, (_ceil(tiles, GROUP_SIZE), self._num_rows(op), 1))
+        num_rows = self._num_rows(op)
+        if op.activations == "f16":
+            return Dispatch("quantize_f16", push, (num_rows, 1, 1))
+        return Dispatch("quantize_q8", push, (_ceil(tiles, GROUP_SIZE), num_rows, 1))
 
     @dispatch.register
     def _(self, op: MatMul) -> Dispatch:
-        matrix, integers = op.matrix, op.input == QUANTIZED
+        matrix = op.matrix
         quants = self._address(matrix.name)
         planes = FORMATS[matrix.type].plane_offsets(matrix.rows, matrix.columns)
         if op.parity is None:
             output, stride = self._address(op.output), self._stride(op.output)
         else:
             output, stride = self._partials.own_address(op.parity), self._stride("hidden")
+        input_scales = 0
+        if op.activations != "f32":
+            input_scales = self._address(op.input) + scales_word(matrix.columns, op.activations) * FLOAT
         push = MatMulPush(
             step=self._address("step"),
             quants=quants,
             scales=quants + planes[1] if len(planes) > 2 else 0,
             input=self._address(op.input),
-            input_scales=self._address(op.input) + scales_word(matrix.columns) * FLOAT if integers else 0,
+            input_scales=input_scales,
             output=output + op.output_offset * FLOAT,
             bias=0 if op.bias is None else self._address(op.bias),
             input_stride=self._stride(op.input) * FLOAT // QUAD,
@@ -185,9 +194,13 @@ class Dispatcher:
         )
         num_rows = self._num_rows(op)
         kind, (rows, columns) = ("matvec", MATVEC_TILE) if num_rows == 1 else ("matmul", MATMUL_TILE)
-        groups = _ceil(op.columns, (columns // 2 if op.gated else columns) * self._subgroups)
+        columns *= self._subgroups
+        variant = "_dot" * (op.activations == "q8") + "_wide" * self._int64
+        if op.activations == "f16":
+            kind, variant = "matmul", f"_coop{self._matrix_size}"
+            rows, columns = (self._matrix_size * count for count in COOPERATIVE_TILE)
+        groups = _ceil(op.columns, columns // 2 if op.gated else columns)
         grid = (min(groups, MAX_GRID), _ceil(groups, MAX_GRID), _ceil(num_rows, rows))
-        variant = "_dot" * integers + "_wide" * self._int64
         return Dispatch(f"{kind}_{matrix.type.lower()}{variant}", push, grid)
 
     @dispatch.register

@@ -9,6 +9,7 @@ from ctypes import Structure, c_float, c_uint32, c_uint64
 
 from coordinator.plan import KV_TYPES
 from worker.formats import FORMATS
+from worker.vulkan import matrices
 
 Address = c_uint64
 
@@ -130,7 +131,14 @@ class GatedActivationPush(Structure):
 
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
-    "quantize": QuantizePush,
+    "quantize_q8": QuantizePush,
+    "quantize_f16": QuantizePush,
+    **{
+        f"matmul_{name.lower()}_coop{size}": MatMulPush
+        for name, weight_format in FORMATS.items()
+        for size in matrices.SIZES
+        if weight_format.fits_float16
+    },
     **{
         f"{kind}_{name.lower()}{integers}{variant}": MatMulPush
         for kind in ("matvec", "matmul")
