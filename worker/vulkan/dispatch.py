@@ -99,6 +99,7 @@ class Dispatcher:
         self._matrix_size = matrix_size
         # A device may run narrower subgroups than its widest; then groups are left over, and end at once.
         self._subgroups = max(1, GROUP_SIZE // max_subgroup_size)
+        self._sum_norm = "sum_norm_64" if max_subgroup_size <= 8 else "sum_norm"
 
     def _address(self, name: str) -> int:
         return self._places(name).address
@@ -144,7 +145,7 @@ class Dispatcher:
             epsilon=op.epsilon,
         )
         num_rows = self._program.logit_rows if only_logit_rows else self._program.rows
-        return Dispatch("sum_norm", push, (num_rows, 1, 1))
+        return Dispatch(self._sum_norm, push, (num_rows, 1, 1))
 
     @dispatch.register
     def _(self, op: Quantize) -> Dispatch:

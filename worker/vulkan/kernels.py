@@ -9,9 +9,9 @@ from ctypes import Structure, c_float, c_uint32, c_uint64
 
 from coordinator.plan import KV_TYPES
 from worker.formats import FORMATS
-from worker.vulkan import matrices
 
 Address = c_uint64
+MATRIX_SIZES = (16, 8)  # of the cooperative matrices, square ones, that there are kernels for, the best first
 
 
 class SumNormPush(Structure):
@@ -133,10 +133,11 @@ KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
     "quantize_q8": QuantizePush,
     "quantize_f16": QuantizePush,
+    "sum_norm_64": SumNormPush,
     **{
         f"matmul_{name.lower()}_coop{size}": MatMulPush
         for name, weight_format in FORMATS.items()
-        for size in matrices.SIZES
+        for size in MATRIX_SIZES
         if weight_format.fits_float16
     },
     **{

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from worker.vulkan.api import Handle, chained, check, ffi, lib, struct, vk
 from worker.vulkan.instance import Instance
+from worker.vulkan.kernels import MATRIX_SIZES
 from worker.vulkan.listing import PhysicalDevice
 
 EXTENSION = "VK_KHR_cooperative_matrix"
-SIZES = (16, 8)  # of the square matrices that shaders/matmul_coop.slang has kernels for, the best first
-GROUP_SIZE = 64  # invocations of a workgroup there, which must be whole subgroups
+GROUP_SIZE = 64  # invocations of a workgroup of shaders/matmul_coop.slang, which must be whole subgroups
 # Beside the extension's own: what its kernels need of Vulkan 1.2.
 FEATURES = ("shaderFloat16", "vulkanMemoryModel", "vulkanMemoryModelDeviceScope")
 
 
 def matrix_size(instance: Instance, physical: Handle, info: PhysicalDevice) -> int:
-    """The best of SIZES that the device has; 0 where none can be used."""
+    """The best of MATRIX_SIZES that the device has; 0 where none can be used."""
     if not info.cooperative_matrix or GROUP_SIZE % info.max_subgroup_size or not _has_features(physical):
         return 0
     sizes = _square_sizes(instance, physical)
-    return next((size for size in SIZES if size in sizes), 0)
+    return next((size for size in MATRIX_SIZES if size in sizes), 0)
 
 
 def _has_features(physical: Handle) -> bool:
