@@ -165,9 +165,13 @@ def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     memory.add_argument(
         "--kv-type", default="f16", choices=tuple(KV_TYPES), help="of the KV cache (default: %(default)s)"
     )
-    ranks.add_argument("--activations", default=ACTIVATIONS[0], choices=ACTIVATIONS,
-                       help="what products compute with: q8 is quicker on most devices, and rounds"
-                       " (default: %(default)s)")  # fmt: skip
+    memory.add_argument(
+        "--activations",
+        default=ACTIVATIONS[0],
+        choices=ACTIVATIONS,
+        help="what weights are multiplied by: f16 (in a prefill) and q8 round, for devices with cooperative"
+        " matrices and with integer dot products (default: %(default)s)",
+    )
     memory.add_argument("--prefill-chunk", type=int, default=256, metavar="ROWS",
                         help="prompt tokens computed in one step (default: %(default)s)")  # fmt: skip
     debugging = parser.add_argument_group("debugging")

@@ -209,6 +209,7 @@ def changed(**changes: Any) -> RunConfig:
     ("changes", "sentence"),
     [
         ({"kv_type": "q8"}, "--kv-type q8: known are f16, f32"),
+        ({"activations": "q4"}, "--activations q4: known are f32, f16, q8"),
         ({"collective": "mpi"}, "--collective mpi: known are shared-memory, zmq-ring"),
         ({"context_length": 0}, "--context 0: at least 1 is needed"),
         ({"context_length": -5}, "--context -5: at least 1"),

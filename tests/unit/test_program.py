@@ -252,6 +252,20 @@ def test_products_of_one_input_share_its_integers() -> None:
     assert [name for _, name in inputs].count(QUANTIZED) == 2 * len(types)
 
 
+@pytest.mark.parametrize(("rows", "kinds"), [(4, {"f32"}), (16, {"f16"})])
+def test_only_programs_of_many_rows_multiply_float16(rows: int, kinds: set[str]) -> None:
+    """The logits' one row stays with floats, and so do weights in float32."""
+    tensors = tensor_infos(
+        tensor_shapes(spec := make_spec()), {"ffn_up.weight": "F16", "output.weight": "F16"}
+    )
+    (share,) = make_plan(spec, [1])
+    case = RankCase(spec, share, rank_shards(spec, share, tensors), 1, "f16")
+    matmuls = [op for op in ops_of(case.program(rows, 1)) if isinstance(op, MatMul)]
+    ups = [op for op in matmuls if op.matrix.name.endswith("ffn_up.weight")]
+    assert {op.activations for op in ups} == kinds
+    assert {op.activations for op in matmuls if op not in ups} == {"f32"}
+
+
 def test_every_activation_holds_all_rows() -> None:
     case = ranks_of(make_spec(), [1, 2])[1]
     buffers = activation_buffers(case.spec, case.share, case.shards, LIMITS)

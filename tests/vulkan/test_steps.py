@@ -131,15 +131,20 @@ def test_integer_activations_are_numpys(open_device: Opener, model: Path, driver
         np.testing.assert_allclose(mine, reference, rtol=0, atol=0.05)
 
 
-def test_a_device_without_integer_products_says_so(
-    open_device: Opener, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("activations", "missing"),
+    [("q8", "integer dot product"), ("f16", "cooperative matrices of 16 x 16 or 8 x 8 float16")],
+)
+def test_a_device_that_lacks_what_activations_need_says_so(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch, activations: str, missing: str
 ) -> None:
     def without(index: int, handle: Any) -> PhysicalDevice:
-        return dataclasses.replace(describe(index, handle), integer_dot_product=False)
+        described = describe(index, handle)
+        return dataclasses.replace(described, integer_dot_product=False, cooperative_matrix=False)
 
     monkeypatch.setattr("worker.vulkan.context.describe", without)
-    with pytest.raises(DeviceError, match=r"llvmpipe.* has no integer dot product; use --activations f32"):
-        open_device("lavapipe", dataclasses.replace(LIMITS, activations="q8"))
+    with pytest.raises(DeviceError, match=rf"llvmpipe.* has no {missing}; use --activations f32"):
+        open_device("lavapipe", dataclasses.replace(LIMITS, activations=activations))
 
 
 @pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
