@@ -64,6 +64,7 @@ class Limits:
     max_rows: int = 256  # of one step: decode rows and prefill rows together
     max_logit_rows: int = 32  # rows of one step that get logits
     kv_type: str = "f16"
+    activations: str = "f32"  # what products multiply weights by
 
     def __post_init__(self) -> None:
         for name in ("context_length", "num_blocks", "block_length", "max_rows", "max_logit_rows"):
@@ -71,6 +72,12 @@ class Limits:
                 raise PlanError(f"{name} is {getattr(self, name)}; it must be positive")
         if self.kv_type not in KV_TYPES:
             raise PlanError(f"the KV type {self.kv_type!r} is unknown; known: {', '.join(KV_TYPES)}")
+        if self.activations not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise PlanError(f"the activations {self.activations!r} are unknown; known: {known}")
+
+
+ACTIVATIONS = ("f32", "f16", "q8")
 
 
 def split(total: int, weights: Sequence[float], unit: int = 1) -> list[Span]:

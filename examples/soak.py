@@ -87,6 +87,7 @@ def _config(options: argparse.Namespace) -> RunConfig:
         tensor_split=None,
         context_length=options.context,
         kv_type="f16",
+        activations="f32",
         collective=options.collective,
         max_rows=64,
         timeout_seconds=60.0,

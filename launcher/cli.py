@@ -152,6 +152,7 @@ def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunCo
         else parse_numbers(options.tensor_split, "--tensor-split"),
         context_length=options.context,
         kv_type=options.kv_type,
+        activations=options.activations,
         collective=options.collective,
         max_rows=options.prefill_chunk,
         timeout_seconds=options.timeout,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coordinator.kv_types import KV_TYPES
 from coordinator.model import WEIGHT_TYPES
-from coordinator.plan import MAX_RANKS
+from coordinator.plan import ACTIVATIONS, MAX_RANKS
 from coordinator.shapes import SHAPES
 from worker.device import FEATURES
 
@@ -50,6 +50,7 @@ class RunConfig:
     tensor_split: tuple[float, ...] | None  # one weight a rank; None for equal ones
     context_length: int | None  # None for the model's own, up to DEFAULT_CONTEXT
     kv_type: str
+    activations: str
     collective: str
     max_rows: int  # of one step: the length of a prefill chunk
     timeout_seconds: float
@@ -66,6 +67,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.kv_type not in KV_TYPES:
             raise UsageError(f"--kv-type {self.kv_type}: known are {', '.join(KV_TYPES)}")
+        if self.activations not in ACTIVATIONS:
+            raise UsageError(f"--activations {self.activations}: known are {', '.join(ACTIVATIONS)}")
         if self.collective not in COLLECTIVES:
             raise UsageError(f"--collective {self.collective}: known are {', '.join(COLLECTIVES)}")
         if self.all_reduce not in ALL_REDUCES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -65,7 +65,7 @@ def check_fit(
         capacity[place] = psutil.virtual_memory().total if choice.on_cpu else choice.memory_bytes
         num_bytes = rank_bytes(spec, tensors, share, limits, len(plan)).total
         if choice.index is None:
-            num_bytes += widening(rank_shards(spec, share, tensors))
+            num_bytes += widening(rank_shards(spec, share, tensors)) + widened_cache(spec, share, limits)
         needed[place] = needed.get(place, 0) + num_bytes
     for place, num_bytes in needed.items():
         if num_bytes > capacity[place]:
@@ -80,6 +80,11 @@ def widening(shards: Mapping[str, Shard]) -> int:
     """What NumPy needs more: it computes with float32 copies of the matrices."""
     stacks = stack_shards(shards).values()
     return sum(4 * stack.rows * stack.padded_columns - stack.nbytes for stack in stacks)
+
+
+def widened_cache(spec: ModelSpec, share: RankShare, limits: Limits) -> int:
+    """NumPy's copy of the KV cache in float32."""
+    return _total(cache_buffers(spec, share, replace(limits, kv_type="f32")))
 
 
 def mebibytes(num_bytes: int) -> str:

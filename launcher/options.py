@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from coordinator.kv_types import KV_TYPES
+from coordinator.plan import ACTIVATIONS
 from coordinator.sampler import SamplingParameters
 from coordinator.shapes import SHAPES
 from launcher.config import ALL_REDUCES, COLLECTIVES, DEFAULT_CONTEXT, EXIT_USAGE
@@ -191,6 +192,13 @@ def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     )
     memory.add_argument(
         "--kv-type", default="f16", choices=tuple(KV_TYPES), help="of the KV cache (default: %(default)s)"
+    )
+    memory.add_argument(
+        "--activations",
+        default=ACTIVATIONS[0],
+        choices=ACTIVATIONS,
+        help="what weights are multiplied by: f16 (in a prefill) and q8 round, for devices with cooperative"
+        " matrices and with integer dot products (default: %(default)s)",
     )
     memory.add_argument("--prefill-chunk", type=int, default=256, metavar="ROWS",
                         help="prompt tokens computed in one step (default: %(default)s)")  # fmt: skip

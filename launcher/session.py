@@ -77,6 +77,7 @@ def _limits(config: RunConfig, spec: ModelSpec) -> Limits:
         max_rows=config.max_rows,
         max_logit_rows=min(32, config.max_rows),
         kv_type=config.kv_type,
+        activations=config.activations,
     )
 
 

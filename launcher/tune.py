@@ -38,7 +38,8 @@ def tune(config: RunConfig, models: Sequence[Path | RandomModel], as_json: bool)
     programs = [_programs(dataclasses.replace(config, model=model), len(choices)) for model in models]
     results = []
     for choice, held in ranks.items():
-        job = TuningJob.of((of_model[rank] for of_model in programs for rank in held), config.kv_type)
+        of_ranks = (of_model[rank] for of_model in programs for rank in held)
+        job = TuningJob.of(of_ranks, config.kv_type, config.activations)
         results.append(_measure(config, choice, job))
         if not as_json:
             _print(results[-1])
@@ -50,10 +51,13 @@ def tune(config: RunConfig, models: Sequence[Path | RandomModel], as_json: bool)
 def _programs(config: RunConfig, num_ranks: int) -> list[Program]:
     """The program of each rank for a row, which names all that others need too."""
     model = open_model(config)
-    return [
-        build_program(model.spec, share, rank_shards(model.spec, share, model.tensors), num_ranks, 1, 1)
-        for share in plan_ranks(config, model, num_ranks)
-    ]
+    programs = []
+    for share in plan_ranks(config, model, num_ranks):
+        shards = rank_shards(model.spec, share, model.tensors)
+        programs.append(
+            build_program(model.spec, share, shards, num_ranks, 1, 1, activations=config.activations)
+        )
+    return programs
 
 
 def _measure(config: RunConfig, choice: DeviceChoice, job: TuningJob) -> dict[str, Any]:

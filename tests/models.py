@@ -209,7 +209,15 @@ class Rank:
         buckets = (
             row_bucket(num_rows, self.limits.max_rows), row_bucket(num_logits, self.limits.max_logit_rows)
         )  # fmt: skip
-        program = build_program(self.spec, self.share, self.shards, self.num_ranks, *buckets, self.two_phase)
+        program = build_program(
+            self.spec,
+            self.share,
+            self.shards,
+            self.num_ranks,
+            *buckets,
+            activations=self.limits.activations,
+            two_phase=self.two_phase,
+        )
         self.device.prepare(program)
         self.device.submit(program, num_rows)
         return program

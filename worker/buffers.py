@@ -9,7 +9,9 @@ from enum import Enum
 from coordinator.kv_types import KV_TYPES
 from coordinator.model import ModelSpec
 from coordinator.plan import Limits, RankShare, Shard, padded
+from worker.ops import QUANTIZED
 from worker.program import cache_names
+from worker.quantized import row_words
 from worker.stacks import stack_shards
 from worker.step_buffer import StepLayout
 
@@ -59,7 +61,7 @@ def activation_buffers(
     slots = attention_slots(limits) * heads
     # Where gates and ups are stacked, one product makes both and what comes of them.
     gates_apart = any(name.endswith(".ffn_gate.weight") for name in stack_shards(shards))
-    return {
+    buffers = {
         "step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD),
         "rope": rows(spec.rope.dimension, Placement.UPLOAD),
         "embedding": rows(width, Placement.UPLOAD),
@@ -75,6 +77,12 @@ def activation_buffers(
         "final": rows(width, count=limits.max_logit_rows),
         "logits": rows(len(share.vocabulary), Placement.READBACK, limits.max_logit_rows),
     }
+    if limits.activations != "f32":
+        longest = max(buffers[name].row_length for name in ("normed", "attended", "activated"))
+        buffers[QUANTIZED] = rows(
+            row_words(longest, limits.activations), count=max(limits.max_rows, limits.max_logit_rows)
+        )
+    return buffers
 
 
 def cache_buffers(spec: ModelSpec, share: RankShare, limits: Limits) -> dict[str, Buffer]:

@@ -28,6 +28,8 @@ class WeightFormat(ABC):
 
     plane_bytes: tuple[int, ...]  # of each plane, per `tile_columns` weights
     tile_columns = COLUMN_TILE  # more for a type whose blocks are longer
+    fits_float16 = True  # whether that holds its weights well enough
+    has_integers = False  # whether shaders/integers.slang can multiply it by quantized activations
 
     def plane_offsets(self, rows: int, columns: int) -> list[int]:
         """Byte offset of each plane, and last the size of all, for a matrix."""
@@ -69,6 +71,7 @@ class _PlainFormat(WeightFormat):
 
     def __init__(self, dtype: npt.DTypeLike) -> None:
         self._dtype = np.dtype(dtype)
+        self.fits_float16 = self._dtype == np.float16
         self.plane_bytes = (COLUMN_TILE * self._dtype.itemsize,)
 
     def repack(self, raw: Bytes, columns: int) -> list[Bytes]:
@@ -87,6 +90,8 @@ class _PlainFormat(WeightFormat):
 
 class _BlockFormat(WeightFormat):
     """A float16 scale and then quants for 32 weights; the scale becomes a plane of its own."""
+
+    has_integers = True
 
     def __init__(self, quant_bytes: int) -> None:
         self.plane_bytes = (quant_bytes, 2)

@@ -194,7 +194,16 @@ class Worker:
 
     def _build(self, rows: int, logit_rows: int, two_phase: bool = False) -> Program:
         load = self._load
-        return build_program(load.spec, load.share, self._shards, load.num_ranks, rows, logit_rows, two_phase)
+        return build_program(
+            load.spec,
+            load.share,
+            self._shards,
+            load.num_ranks,
+            rows,
+            logit_rows,
+            activations=load.limits.activations,
+            two_phase=two_phase,
+        )
 
     def close(self) -> None:
         self.device.close()

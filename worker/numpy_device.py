@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,17 +12,21 @@ import numpy.typing as npt
 
 from collectives.arena import rank_slice
 from coordinator.plan import Limits
+from worker import quantized
 from worker.buffers import Buffer
 from worker.device import FillPlaces, Place
 from worker.formats import FORMATS
+from worker.numpy_attention import attend, combined
 from worker.numpy_cache import NumpyCache
 from worker.ops import (
+    QUANTIZED,
     Attention,
     AttentionCombine,
     GatedActivation,
     MatMul,
     Matrix,
     Op,
+    Quantize,
     RopeCache,
     RowSet,
     SumNorm,
@@ -45,6 +50,7 @@ class NumpyDevice:
         self._bytes: dict[str, Bytes] = {}
         self._buffers: dict[str, Buffer] = {}
         self._matrices: dict[str, Floats] = {}
+        self._caches: dict[str, NumpyCache] = {}
         self._partials: Floats = np.zeros((2, 0, 0), np.float32)
         self._write_slot = 0
         self._program: Program | None = None
@@ -80,6 +86,7 @@ class NumpyDevice:
         assert num_rows == self._step.num_rows <= program.rows, (
             f"{num_rows} rows in a program of {program.rows}"
         )
+        self._runs = _runs(self._step.table_starts[:num_rows])
         self._program = program
 
     def finish(self, segment: int) -> None:
@@ -102,6 +109,8 @@ class NumpyDevice:
                 self._sum_norm(op)
             elif isinstance(op, SumSlice):
                 self._sum_slice(op)
+            elif isinstance(op, Quantize):
+                self._quantize(op)
             elif isinstance(op, MatMul):
                 self._matmul(op)
             elif isinstance(op, RopeCache):
@@ -120,8 +129,9 @@ class NumpyDevice:
         planes = [self._bytes[matrix.name][start:stop] for start, stop in itertools.pairwise(offsets)]
         widened = weight_format.dequantize(planes, matrix.rows, matrix.columns)
         del self._bytes[matrix.name]
-        # By columns: for one row OpenBLAS then adds scaled columns, which is faster than products of rows.
-        return np.asfortranarray(widened)
+        # Of a tall matrix by columns: for one row OpenBLAS then adds scaled columns, which is faster than
+        # products of rows.
+        return np.asfortranarray(widened) if matrix.rows >= matrix.columns else widened
 
     def _vector(self, name: str, length: int) -> Floats:
         return self._bytes[name].view(np.float32)[:length]
@@ -149,9 +159,11 @@ class NumpyDevice:
             hidden = hidden[self._step.logit_rows[: self._step.num_logit_rows]]
         else:
             self._rows("hidden")[:, : op.width] = hidden
-        mean_square = np.mean(np.square(hidden), axis=1, keepdims=True)
+        mean_square = np.einsum("rc,rc->r", hidden, hidden)[:, None] / np.float32(op.width)
         normed = hidden / np.sqrt(mean_square + np.float32(op.epsilon))
-        self._rows(op.output, op.rows)[:, : op.width] = normed * self._vector(op.weight, op.width)
+        np.multiply(
+            normed, self._vector(op.weight, op.width), out=self._rows(op.output, op.rows)[:, : op.width]
+        )
 
     def _sum_slice(self, op: SumSlice) -> None:
         num_partials, count = self._partials.shape[1], self._partial(op.parity, 0).size
@@ -159,9 +171,16 @@ class NumpyDevice:
         partials = self._partials[op.parity, :, own]
         partials[0] = _added_up(partials)
 
+    def _quantize(self, op: Quantize) -> None:
+        words = quantized.quantize(self._rows(op.input, op.rows)[:, : op.columns], op.activations)
+        self._rows(QUANTIZED, op.rows).view(np.uint32)[:, : words.shape[1]] = words
+
     def _matmul(self, op: MatMul) -> None:
         matrix = self._matrices[op.matrix.name]
-        rows = self._rows(op.input, op.rows)[:, : op.matrix.columns]
+        rows = self._rows(op.input, op.rows)
+        if op.activations != "f32":
+            rows = quantized.dequantize(rows.view(np.uint32), op.matrix.columns, op.activations)
+        rows = rows[:, : op.matrix.columns]
         product = rows @ matrix.T if rows.shape[0] > 1 else (matrix @ rows[0])[None]
         if op.bias is not None:
             product += self._vector(op.bias, op.matrix.rows)
@@ -173,13 +192,11 @@ class NumpyDevice:
             output = self._rows(op.output, op.rows)
         output[:, op.output_offset : op.output_offset + op.columns] = product
 
-    def _caches(self, op: RopeCache | Attention) -> tuple[NumpyCache, NumpyCache]:
-        """Of keys and values."""
-        key, value = self._bytes[op.key_cache], self._bytes[op.value_cache]
-        return (
-            NumpyCache(key, self._limits, op.num_kv_heads, op.key_length),
-            NumpyCache(value, self._limits, op.num_kv_heads, op.value_length),
-        )
+    def _cache(self, name: str, op: RopeCache | Attention, length: int) -> NumpyCache:
+        """One layer's keys or values."""
+        if name not in self._caches:
+            self._caches[name] = NumpyCache(self._bytes[name], self._limits, op.num_kv_heads, length)
+        return self._caches[name]
 
     def _blocks(self, row: int, num_positions: int) -> npt.NDArray[np.uint32]:
         start = int(self._step.table_starts[row])
@@ -194,7 +211,8 @@ class NumpyDevice:
         self._rows("query")[:] = turned[:, : op.num_heads].reshape(num_rows, -1)
         turned_key = turned[:, op.num_heads :]
         value = value.reshape(num_rows, op.num_kv_heads, op.value_length)
-        keys, values = self._caches(op)
+        keys = self._cache(op.key_cache, op, op.key_length)
+        values = self._cache(op.value_cache, op, op.value_length)
         for row in range(num_rows):
             position = int(self._step.positions[row])
             block, place = self._blocks(row, position + 1)[-1], position % self._limits.block_length
@@ -216,50 +234,41 @@ class NumpyDevice:
     def _slots(self, op: Attention | AttentionCombine) -> tuple[Floats, Floats]:
         """Sums [rows, heads, chunks, value_length] and their (maximum, sum of weights)."""
         shape = (self._num_rows(), op.num_heads, self._step.num_chunks)
-        count = int(np.prod(shape))
+        count = math.prod(shape)
         sums = self._bytes["attention_sums"].view(np.float32)[: count * op.value_length]
         scales = self._bytes["attention_scales"].view(np.float32)[: count * 2]
         return sums.reshape(*shape, op.value_length), scales.reshape(*shape, 2)
 
     def _attention(self, op: Attention) -> None:
         query = self._rows("query").reshape(self._num_rows(), op.num_heads, op.key_length)
-        keys, values = self._caches(op)
+        keys = self._cache(op.key_cache, op, op.key_length)
+        values = self._cache(op.value_cache, op, op.value_length)
         sums, scales = self._slots(op)
-        for first, stop in self._runs():
+        for first, stop in self._runs:
             num_keys = int(self._step.positions[first:stop].max()) + 1
             blocks = self._blocks(first, num_keys)
             run_keys = keys.read(blocks, num_keys)  # [kv_heads, keys, key_length]
             run_values = values.read(blocks, num_keys)
-            for kv_head, heads in enumerate(_head_groups(op)):
-                for row in range(first, stop):
-                    num_keys = int(self._step.positions[row]) + 1
-                    scores = query[row, heads] @ run_keys[kv_head, :num_keys].T * np.float32(op.scale)
-                    for chunk in range(self._step.num_chunks):
-                        span = slice(chunk * self._step.chunk_length, (chunk + 1) * self._step.chunk_length)
-                        chunk_values = run_values[kv_head, :num_keys][span]
-                        place = (row, heads, chunk)
-                        _attend(scores[:, span], chunk_values, sums[place], scales[place])
-
-    def _runs(self) -> list[tuple[int, int]]:
-        """Neighbouring rows of one sequence, so that its keys are gathered and widened once for them."""
-        starts = self._step.table_starts[: self._num_rows()]
-        edges = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), starts.size]
-        return list(itertools.pairwise(edges))
+            for row in range(first, stop):
+                num_keys = int(self._step.positions[row]) + 1
+                row_keys, row_values = run_keys[:, :num_keys], run_values[:, :num_keys]
+                length = self._step.chunk_length
+                attend(op, query[row], row_keys, row_values, length, sums[row], scales[row])
 
     def _attention_combine(self, op: AttentionCombine) -> None:
-        sums, scales = self._slots(op)
-        maximum = scales[..., 0].max(axis=2, keepdims=True)
-        weight = np.exp(scales[..., 0] - maximum)
-        total = (weight * scales[..., 1]).sum(axis=2)
-        # A chunk without keys left no sums: what lies there is an older step's.
-        kept = np.where(scales[..., 1:] > 0, sums, np.float32(0))
-        attended = (weight[..., None] * kept).sum(axis=2) / total[..., None]
+        attended = combined(*self._slots(op))
         span = slice(op.output_offset, op.output_offset + op.num_heads * op.value_length)
         self._rows("attended")[:, span] = attended.reshape(self._num_rows(), -1)
 
     def _gated_activation(self, op: GatedActivation) -> None:
         activated = _gated(self._rows("gate_up"))
         self._rows("activated")[:, op.output_offset : op.output_offset + op.columns] = activated
+
+
+def _runs(table_starts: npt.NDArray[np.uint32]) -> list[tuple[int, int]]:
+    """Neighbouring rows of one sequence, so that its keys are gathered and widened once for them."""
+    edges = [0, *(np.flatnonzero(np.diff(table_starts)) + 1).tolist(), table_starts.size]
+    return list(itertools.pairwise(edges))
 
 
 def _gated(gate_up: Floats) -> Floats:
@@ -272,27 +281,3 @@ def _gated(gate_up: Floats) -> Floats:
 def _added_up(partials: Sequence[Floats] | Floats) -> Floats:
     """From left to right."""
     return functools.reduce(np.add, partials)
-
-
-EMPTY_MAXIMUM = np.float32(-3e38)  # of a chunk without keys: finite, so that differences of two are
-
-
-def _head_groups(op: Attention) -> list[slice]:
-    """This rank's query heads by the KV head that they read."""
-    edges = [
-        min(max(kv_head * op.heads_per_kv_head - op.first_head, 0), op.num_heads)
-        for kv_head in range(op.num_kv_heads + 1)
-    ]
-    return [slice(first, stop) for first, stop in itertools.pairwise(edges)]
-
-
-def _attend(scores: Floats, values: Floats, sums: Floats, scales: Floats) -> None:
-    """scores [heads, keys], values [keys, length] -> sums [heads, length], scales [heads, 2]."""
-    if not scores.shape[1]:
-        scales[:] = (EMPTY_MAXIMUM, 0)
-        return
-    maximum = scores.max(axis=1, keepdims=True)
-    weight = np.exp(scores - maximum)
-    sums[:] = weight @ values
-    scales[:, 0] = maximum[:, 0]
-    scales[:, 1] = weight.sum(axis=1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Union
 
 RowSet = Literal["rows", "logit_rows"]  # all rows of a step, or those that get logits
+QUANTIZED = "quantized"  # the buffer that Quantize writes, for the products that come next
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,30 @@ class SumSlice:
 
 
 @dataclass(frozen=True)
+class Quantize:
+    """quantized[row] = the first columns of input[row], as worker/quantized.py describes."""
+
+    input: str
+    columns: int  # a multiple of 32
+    rows: RowSet
+    activations: str  # q8 or f16
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset((self.input,))
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return frozenset((QUANTIZED,))
+
+
+@dataclass(frozen=True)
 class MatMul:
     """output[row, offset : offset + matrix.rows] = input[row] x transposed matrix, plus a bias.
 
     To the buffer "partials" it writes this rank's slot of the given parity. A gated product has as many
     gates as ups, one after the other; silu(gate) * up is what it writes, half as many columns.
+    Its input are float32, or what Quantize has made of them.
     """
 
     matrix: Matrix
@@ -82,6 +102,7 @@ class MatMul:
     rows: RowSet
     parity: int | None = None
     gated: bool = False
+    activations: str = "f32"
 
     @property
     def columns(self) -> int:
@@ -186,4 +207,6 @@ class GatedActivation:
         return frozenset(("activated",))
 
 
-Op = Union[SumNorm, SumSlice, MatMul, RopeCache, Attention, AttentionCombine, GatedActivation]  # noqa: UP007
+Op = Union[  # noqa: UP007
+    SumNorm, SumSlice, Quantize, MatMul, RopeCache, Attention, AttentionCombine, GatedActivation
+]

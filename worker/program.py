@@ -12,19 +12,24 @@ from enum import Enum
 
 from coordinator.model import ModelSpec
 from coordinator.plan import RankShare, Shard
+from worker.formats import FORMATS
 from worker.ops import (
+    QUANTIZED,
     Attention,
     AttentionCombine,
     GatedActivation,
     MatMul,
     Matrix,
     Op,
+    Quantize,
     RopeCache,
     RowSet,
     SumNorm,
     SumSlice,
 )
 from worker.stacks import GATE_UP, QKV, stack_shards, stacked_tensors
+
+MIN_MATRIX_ROWS = 8  # of a program: fewer would leave cooperative matrices half empty
 
 
 class Phase(Enum):
@@ -65,20 +70,22 @@ def build_program(
     num_ranks: int,
     rows: int,
     logit_rows: int,
+    *,
+    activations: str = "f32",
     two_phase: bool = False,
 ) -> Program:
     """The program of one rank. Two all-reduces a layer; one rank alone needs none and gets one segment.
 
     two_phase: how the all-reduces are made; the same bits come out either way.
     """
-    return _Builder(spec, share, shards, num_ranks, two_phase).build(rows, logit_rows)
+    return _Builder(spec, share, shards, num_ranks, activations, two_phase).build(rows, logit_rows)
 
 
 def build_sums(
     spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], num_ranks: int, rows: int, two_phase: bool
 ) -> Program:
     """Nothing but the all-reduces of a layer and what adds them up: for measuring these."""
-    return _Builder(spec, share, shards, num_ranks, two_phase).build_sums(rows)
+    return _Builder(spec, share, shards, num_ranks, "f32", two_phase).build_sums(rows)
 
 
 class _Builder:
@@ -88,9 +95,11 @@ class _Builder:
         share: RankShare,
         shards: Mapping[str, Shard],
         num_ranks: int,
+        activations: str,
         two_phase: bool,
     ) -> None:
         self._spec, self._share, self._num_ranks = spec, share, num_ranks
+        self._activations = activations
         self._shards, self._stacks = shards, stack_shards(shards)
         self._two_phase = two_phase and num_ranks > 1
         self._segments: list[Segment] = []
@@ -99,6 +108,7 @@ class _Builder:
         self._num_reduces = 0
 
     def build(self, rows: int, logit_rows: int) -> Program:
+        self._rows, self._logit_rows = rows, logit_rows
         for layer in range(self._spec.num_layers):
             self._attention_inputs(layer)
             if not logit_rows and layer == self._spec.num_layers - 1:
@@ -202,7 +212,29 @@ class _Builder:
         stack = self._stacks[tensor + ".weight"]
         matrix = Matrix(stack.name, stack.type, stack.rows, stack.padded_columns)
         bias = tensor + ".bias" if tensor + ".bias" in self._stacks else None
-        self._ops.append(MatMul(matrix, bias, source, output, offset, rows, parity, gated))
+        activations = self._activations_for(matrix, rows)
+        if activations != "f32":
+            source = self._quantized(Quantize(source, matrix.columns, rows, activations))
+        self._ops.append(MatMul(matrix, bias, source, output, offset, rows, parity, gated, activations))
+
+    def _activations_for(self, matrix: Matrix, rows: RowSet) -> str:
+        """What a product multiplies by: what was asked for, where it can and where it pays."""
+        weight_format = FORMATS[matrix.type]
+        num_rows = self._rows if rows == "rows" else self._logit_rows
+        fits = {
+            "f32": True,
+            "q8": weight_format.has_integers,
+            "f16": weight_format.fits_float16 and num_rows >= MIN_MATRIX_ROWS,
+        }
+        return self._activations if matrix.columns and fits[self._activations] else "f32"
+
+    def _quantized(self, quantize: Quantize) -> str:
+        """Quantizes a buffer, unless that was done since either of the two was written."""
+        buffers = {quantize.input, QUANTIZED}
+        last = next((op for op in reversed(self._ops) if buffers & op.writes), None)
+        if last != quantize:
+            self._ops.append(quantize)
+        return QUANTIZED
 
     def _all_reduce(self, tensor: str, source: str) -> None:
         """A row-parallel product into this rank's slot; without columns of its own a rank adds zeros."""

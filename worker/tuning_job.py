@@ -19,27 +19,30 @@ class TuningJob:
     """What is to be measured: the products and the attention of some models, each once."""
 
     kv_type: str
-    matrices: tuple[tuple[str, int, int], ...]  # type, rows and columns
+    activations: str  # as the user wants them
+    matrices: tuple[tuple[str, int, int, str], ...]  # type, rows, columns, and the activations they get
     attentions: tuple[dict[str, Any], ...]  # fields of the ops
 
     @staticmethod
-    def of(programs: Iterable[Program], kv_type: str) -> TuningJob:
+    def of(programs: Iterable[Program], kv_type: str, activations: str) -> TuningJob:
         """That of all these programs."""
-        matrices: dict[tuple[str, int, int], None] = {}
+        matrices: dict[tuple[str, int, int, str], None] = {}
         attentions: dict[Attention, dict[str, Any]] = {}
         ops = [op for program in programs for segment in program.segments for op in segment.ops]
         for op in ops:
             if isinstance(op, MatMul):
-                matrices[op.matrix.type, op.matrix.rows, op.matrix.columns] = None
+                matrices[op.matrix.type, op.matrix.rows, op.matrix.columns, op.activations] = None
             elif isinstance(op, Attention):
                 attention = dataclasses.replace(op, key_cache="keys", value_cache="values")
                 attentions[attention] = dataclasses.asdict(attention)
-        return TuningJob(kv_type, tuple(matrices), tuple(attentions.values()))
+        return TuningJob(kv_type, activations, tuple(matrices), tuple(attentions.values()))
 
     def program(self) -> Program:
         """Of these ops, in two segments: a step of one has no way to be submitted in parts."""
-        matrices = [Matrix("matrix", *numbers) for numbers in self.matrices]
-        products = [MatMul(matrix, None, "input", "output", 0, "rows") for matrix in matrices]
+        products = [
+            MatMul(Matrix("matrix", *matrix[:3]), None, "input", "output", 0, "rows", activations=matrix[3])
+            for matrix in self.matrices
+        ]
         attentions = [Attention(**fields) for fields in self.attentions]
         return Program(1, 1, (Segment((*products, *attentions), 0), Segment((), None)))
 
@@ -50,9 +53,11 @@ def run_tuning_job(text: str, options: DeviceOptions) -> int:
     from worker.vulkan.tuning import chosen
 
     fields = json.loads(text)
-    job = TuningJob(fields["kv_type"], tuple(map(tuple, fields["matrices"])), tuple(fields["attentions"]))
+    matrices = tuple(map(tuple, fields["matrices"]))
+    job = TuningJob(fields["kv_type"], fields["activations"], matrices, tuple(fields["attentions"]))
     try:
-        device = VulkanDevice(options, Limits(context_length=1, num_blocks=1, kv_type=job.kv_type))
+        limits = Limits(context_length=1, num_blocks=1, kv_type=job.kv_type, activations=job.activations)
+        device = VulkanDevice(options, limits)
         try:
             measurements = device.tune(job.program(), seconds=float("inf"), anew=True)
         finally:

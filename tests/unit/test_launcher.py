@@ -190,6 +190,7 @@ CONFIG = RunConfig(
     tensor_split=None,
     context_length=None,
     kv_type="f16",
+    activations="f32",
     collective="shared-memory",
     max_rows=256,
     timeout_seconds=60.0,
@@ -208,6 +209,7 @@ def changed(**changes: Any) -> RunConfig:
     ("changes", "sentence"),
     [
         ({"kv_type": "q8"}, "--kv-type q8: known are f16, f32"),
+        ({"activations": "q4"}, "--activations q4: known are f32, f16, q8"),
         ({"collective": "mpi"}, "--collective mpi: known are shared-memory, zmq-ring"),
         ({"all_reduce": "tree"}, "--all-reduce tree: known are auto, one-shot, two-phase"),
         ({"all_reduce": "two-phase", "collective": "zmq-ring"}, "zmq-ring has no phases; use --collective"),

@@ -169,7 +169,8 @@ def test_the_first_option_is_taken_where_not_all_were_measured() -> None:
 
 def test_every_variant_is_a_kernel_and_runs_somewhere_without_any_feature() -> None:
     names = {family + variant.suffix for family, variants in FAMILIES.items() for variant in variants}
-    assert names == {name for name in kernel_names() if name.startswith(tuple(FAMILIES))}
+    compiled = {name for name in kernel_names() if name.startswith(tuple(FAMILIES))}
+    assert names == {name for name in compiled if "_coop" not in name}  # their size is the device's
     assert names <= KERNELS.keys()
     for family in FAMILIES:
         assert candidates(family, ())

@@ -10,11 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.model import ModelSpec
-from coordinator.plan import Limits, RankShare, Shard, make_plan, padded, rank_shards
+from coordinator.plan import ACTIVATIONS, Limits, RankShare, Shard, make_plan, padded, rank_shards
 from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
 from worker.buffers import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers
-from worker.ops import Attention, AttentionCombine, GatedActivation, MatMul, Op, RopeCache, SumNorm, SumSlice
+from worker.ops import (
+    QUANTIZED,
+    Attention,
+    AttentionCombine,
+    GatedActivation,
+    MatMul,
+    Op,
+    Quantize,
+    RopeCache,
+    SumNorm,
+    SumSlice,
+)
 from worker.program import Phase, Program, build_program
+from worker.quantized import row_words
 from worker.step_buffer import StepLayout
 
 INPUTS = frozenset(("embedding", "rope", "step"))  # what the step writer fills
@@ -29,9 +41,19 @@ class RankCase:
     share: RankShare
     shards: Mapping[str, Shard]
     num_ranks: int
+    activations: str = "f32"
 
     def program(self, rows: int = 4, logit_rows: int = 2, two_phase: bool = False) -> Program:
-        return build_program(self.spec, self.share, self.shards, self.num_ranks, rows, logit_rows, two_phase)
+        return build_program(
+            self.spec,
+            self.share,
+            self.shards,
+            self.num_ranks,
+            rows,
+            logit_rows,
+            activations=self.activations,
+            two_phase=two_phase,
+        )
 
 
 def ranks_of(
@@ -62,7 +84,8 @@ def rank_cases(draw: st.DrawFn) -> RankCase:
     blocks = spec.value_length == 32 and spec.feed_forward_length % 32 == 0
     kind = draw(st.sampled_from(["F32", "Q8_0"] if blocks else ["F32", "F16"]))
     unlike = draw(st.frozensets(st.sampled_from(("attn_q.weight", "attn_v.weight", "ffn_up.weight"))))
-    return draw(st.sampled_from(ranks_of(spec, draw(WEIGHTS), draw(st.booleans()), kind, unlike)))
+    case = draw(st.sampled_from(ranks_of(spec, draw(WEIGHTS), draw(st.booleans()), kind, unlike)))
+    return dataclasses.replace(case, activations=draw(st.sampled_from(ACTIVATIONS)))
 
 
 def ops_of(program: Program) -> list[Op]:
@@ -165,7 +188,7 @@ def limits_of(rows: int) -> Limits:
 @given(rank_cases(), st.sampled_from([1, 4, 16]))
 @examples(150)
 def test_every_buffer_exists_and_is_wide_enough(case: RankCase, rows: int) -> None:
-    limits = limits_of(rows)
+    limits = dataclasses.replace(limits_of(rows), activations=case.activations)
     activations = activation_buffers(case.spec, case.share, case.shards, limits)
     caches = cache_buffers(case.spec, case.share, limits)
     weights = weight_buffers(case.shards)
@@ -176,13 +199,19 @@ def test_every_buffer_exists_and_is_wide_enough(case: RankCase, rows: int) -> No
         for name in (op.reads | op.writes) - {"partials"}:
             assert name in buffers
         if isinstance(op, MatMul):
-            assert buffers[op.input].row_length >= op.matrix.columns
+            columns, is_float = op.matrix.columns, op.activations == "f32"
+            assert (op.input == QUANTIZED) != is_float
+            words = columns if is_float else row_words(columns, op.activations)
+            assert buffers[op.input].row_length >= words
             output = slot if op.output == "partials" else buffers[op.output]
             assert output.row_length >= op.output_offset + op.columns
             assert op.matrix.columns % 32 == 0
             assert op.matrix.name in weights
             if op.bias is not None:
                 assert weights[op.bias].nbytes >= 4 * op.matrix.rows
+        elif isinstance(op, Quantize):
+            assert buffers[op.input].row_length >= op.columns
+            assert buffers[QUANTIZED].row_length >= row_words(op.columns, op.activations)
         elif isinstance(op, SumNorm):
             assert min(buffers[name].row_length for name in (op.source, op.output, "hidden")) >= op.width
             assert weights[op.weight].nbytes >= 4 * op.width
@@ -234,6 +263,36 @@ def test_matrices_of_one_layout_take_one_product(
     assert [op.gated for op in column_parallel] == [
         "ffn_gate+ffn_up" in op.matrix.name for op in column_parallel
     ]
+
+
+def test_products_of_one_input_share_its_integers() -> None:
+    spec = make_spec(num_layers=2, feed_forward_length=64)
+    types = {"attn_q.weight": "Q8_0", "attn_k.weight": "Q4_0", "ffn_down.weight": "Q8_0"}
+    tensors = tensor_infos(tensor_shapes(spec), types)
+    (share,) = make_plan(spec, [1])
+    case = RankCase(spec, share, rank_shards(spec, share, tensors), 1, "q8")
+    ops = ops_of(case.program())
+    assert [(op.input, op.columns) for op in ops if isinstance(op, Quantize)] == [
+        ("normed", 32),
+        ("activated", 64),
+    ] * 2
+    inputs = [(op.matrix.type, op.input) for op in ops if isinstance(op, MatMul)]
+    assert all((name == QUANTIZED) == (kind in types.values()) for kind, name in inputs)
+    assert [name for _, name in inputs].count(QUANTIZED) == 2 * len(types)
+
+
+@pytest.mark.parametrize(("rows", "kinds"), [(4, {"f32"}), (16, {"f16"})])
+def test_only_programs_of_many_rows_multiply_float16(rows: int, kinds: set[str]) -> None:
+    """The logits' one row stays with floats, and so do weights in float32."""
+    tensors = tensor_infos(
+        tensor_shapes(spec := make_spec()), {"ffn_up.weight": "F16", "output.weight": "F16"}
+    )
+    (share,) = make_plan(spec, [1])
+    case = RankCase(spec, share, rank_shards(spec, share, tensors), 1, "f16")
+    matmuls = [op for op in ops_of(case.program(rows, 1)) if isinstance(op, MatMul)]
+    ups = [op for op in matmuls if op.matrix.name.endswith("ffn_up.weight")]
+    assert {op.activations for op in ups} == kinds
+    assert {op.activations for op in matmuls if op not in ups} == {"f32"}
 
 
 def test_every_activation_holds_all_rows() -> None:

@@ -21,7 +21,18 @@ BASELINE = {
     63: "GroupNonUniformArithmetic",
     5347: "PhysicalStorageBufferAddresses",
 }
-VARIANTS = {"wide": {11: "Int64"}}  # what kernels of this name's end may need, for devices that have it
+COOPERATIVE = {
+    9: "Float16",
+    5345: "VulkanMemoryModel",
+    5346: "VulkanMemoryModelDeviceScope",
+    6022: "CooperativeMatrixKHR",
+}
+# What kernels with these in their names may need, for devices that have it.
+VARIANTS = {
+    "wide": {11: "Int64"},
+    "dot": {6018: "DotProductInput4x8BitPacked", 6019: "DotProduct"},
+    **dict.fromkeys(("coop16", "coop8"), COOPERATIVE),
+}
 PUSH_CONSTANT_CLASS = 9
 OFFSET_DECORATION = 35
 
@@ -48,7 +59,8 @@ def test_a_stale_a_missing_and_a_surplus_kernel_are_noticed(tmp_path: Path) -> N
 def test_kernels_need_nothing_beyond_the_baseline(name: str) -> None:
     module = load_kernel(name)
     needed = {op.operands[0] for op in spirv.instructions(module) if op.opcode == spirv.OP_CAPABILITY}
-    assert needed <= BASELINE.keys() | VARIANTS.get(name.rpartition("_")[2], {}).keys()
+    allowed = BASELINE.keys() | {number for part in name.split("_") for number in VARIANTS.get(part, ())}
+    assert needed <= allowed
     assert spirv.as_words(module)[1] <= 0x00010500, "Vulkan 1.2 takes SPIR-V up to 1.5"
 
 

@@ -223,6 +223,7 @@ def share_of_one() -> Any:
         (("share", "heads", "stop"), -1, "a span from 0 to -1"),
         (("limits", "max_rows"), 0, "max_rows is 0"),
         (("limits", "kv_type"), "q4", "KV type 'q4'"),
+        (("limits", "activations"), "q4", "activations 'q4'"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(path: tuple[str, ...], value: Any, sentence: str) -> None:

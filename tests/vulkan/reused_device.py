@@ -20,6 +20,11 @@ class ReusedDevice(VulkanDevice):
     def __init__(self, options: DeviceOptions) -> None:
         super().__init__(options, Limits(context_length=1, num_blocks=1))
 
+    @property
+    def matrix_size(self) -> int:
+        """Of the cooperative matrices that it multiplies; 0 without any."""
+        return self._context.matrix_size
+
     def run(self, case: Case, variant: Variant | None = None) -> dict[str, npt.NDArray[Any]]:
         """`variant`: of the case's only kernel that has any."""
         self._limits = case.limits

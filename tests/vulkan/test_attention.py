@@ -15,7 +15,8 @@ from coordinator.plan import padded
 from tests.vulkan.cases import Case, assert_close, limits_for, random_cache, random_floats
 from tests.vulkan.reused_device import ReusedDevice
 from worker.buffers import MAX_ATTENTION_CHUNK
-from worker.numpy_device import EMPTY_MAXIMUM, NumpyDevice
+from worker.numpy_attention import EMPTY_MAXIMUM
+from worker.numpy_device import NumpyDevice
 from worker.ops import Attention, AttentionCombine
 
 

@@ -83,6 +83,8 @@ def test_validation_errors_end_the_device(open_device: Opener) -> None:
 def test_every_kernel_passes_validation(open_device: Opener) -> None:
     device = open_device("lavapipe", LIMITS, validate=True)
     for name in kernel_names():
+        if "_coop" in name and not name.endswith(f"_coop{device._context.matrix_size}"):
+            continue  # not for this device, and older validators know no cooperative matrices
         assert device._pipelines[name]
     device.close()
 

@@ -15,7 +15,8 @@ from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, ra
 from tests.vulkan.reused_device import ReusedDevice
 from worker.formats import FORMATS
 from worker.numpy_device import NumpyDevice
-from worker.ops import MatMul, Matrix
+from worker.ops import QUANTIZED, MatMul, Matrix
+from worker.quantized import quantize, row_words
 
 
 def matmul_case(
@@ -30,6 +31,7 @@ def matmul_case(
     parity: int | None = None,
     logits: bool = False,
     gated: bool = False,
+    activations: str = "f32",
 ) -> Case:
     """`surplus` columns stand at the end of every input and output row that are not the op's."""
     rng = np.random.default_rng(seed)
@@ -41,15 +43,21 @@ def matmul_case(
         "output": random_floats(rng, rows + 1, offset + matrix.rows + surplus),
         "hidden": random_floats(rng, rows + 1, width),
     }
+    if activations != "f32":
+        columns = arrays["input"].shape[1]
+        arrays[QUANTIZED] = np.zeros((rows + 1, row_words(columns, activations)), np.uint32)
+        words = quantize(arrays["input"][:, : matrix.columns], activations)
+        arrays[QUANTIZED][:, : words.shape[1]] = words
     op = MatMul(
         matrix=matrix,
         bias="bias" if bias else None,
-        input="input",
+        input="input" if activations == "f32" else QUANTIZED,
         output="output" if parity is None else "partials",
         output_offset=offset if parity is None else 0,
         rows="logit_rows" if logits else "rows",
         parity=parity,
         gated=gated,
+        activations=activations,
     )
     return Case(
         limits=limits_for(max_rows=rows, max_logit_rows=rows),
@@ -67,14 +75,28 @@ def matmul_case(
 VARIANTS: list[dict[str, Any]] = [{}, {"parity": 0}, {"parity": 1}, {"logits": True}, {"gated": True}]
 
 
-def check(device: ReusedDevice, case: Case) -> None:
-    assert_close(device.run(case), case.run(NumpyDevice(case.limits)), 1e-5)
+def check(device: ReusedDevice, case: Case, tolerance: float = 1e-5) -> None:
+    assert_close(device.run(case), case.run(NumpyDevice(case.limits)), tolerance)
 
 
-@pytest.mark.parametrize("weight_type", FORMATS)
+KINDS = [
+    (name, activations)
+    for name, weight_format in FORMATS.items()
+    for activations, is_possible in {
+        "f32": True,
+        "q8": weight_format.has_integers,
+        "f16": weight_format.fits_float16,
+    }.items()
+    if is_possible
+]
+
+
+@pytest.mark.parametrize(("weight_type", "activations"), KINDS)
 @settings(max_examples=12)
 @given(data=st.data())
-def test_any_shape(device: ReusedDevice, weight_type: str, data: st.DataObject) -> None:
+def test_any_shape(device: ReusedDevice, weight_type: str, activations: str, data: st.DataObject) -> None:
+    if activations == "f16" and not device.matrix_size:
+        pytest.skip(f"{device.name} has no cooperative matrices")
     variant = data.draw(st.sampled_from(VARIANTS), "variant")
     matrix = Matrix(
         "matrix",
@@ -91,9 +113,10 @@ def test_any_shape(device: ReusedDevice, weight_type: str, data: st.DataObject) 
         bias=data.draw(st.booleans(), "bias"),
         offset=data.draw(st.integers(0, 40), "offset"),
         surplus=data.draw(st.integers(0, 2), "surplus"),
+        activations=activations,
         **variant,
     )
-    check(device, case)
+    check(device, case, 2e-3 if activations == "f16" else 1e-5)  # float16 keeps 11 bits of a weight
 
 
 def test_no_columns_give_zeros(device: ReusedDevice) -> None:

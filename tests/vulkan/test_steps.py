@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.models import LIMITS, LocalEngine, make_spec, write_llama
 from tests.vulkan.conftest import Opener
 from worker.device import FEATURES, Device, DeviceError
 from worker.vulkan.device import VulkanDevice
+from worker.vulkan.listing import PhysicalDevice, describe
 
 Floats = npt.NDArray[np.float32]
 
@@ -84,6 +86,7 @@ def engine_on(
     openers: Sequence[Callable[[Limits], Device]],
     weights: Sequence[float] | None = None,
     two_phase: bool = False,
+    limits: Limits = LIMITS,
 ) -> LocalEngine:
     """A rank on each device that an opener opens."""
     remaining = list(openers)
@@ -91,7 +94,7 @@ def engine_on(
     def open_next(limits: Limits) -> Device:
         return remaining.pop(0)(limits)
 
-    return LocalEngine(model, weights or [1.0] * len(openers), LIMITS, open_next, two_phase)
+    return LocalEngine(model, weights or [1.0] * len(openers), limits, open_next, two_phase)
 
 
 def assert_alike(actual: list[Floats], expected: list[Floats]) -> None:
@@ -118,6 +121,39 @@ def test_logits_are_numpys(
 ) -> None:
     engine = engine_on(model, [on(open_device, driver) for driver in drivers], weights)
     assert_alike(run(engine), run(LocalEngine(model, weights)))
+
+
+@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+@pytest.mark.parametrize(("activations", "tolerance"), [("q8", 0.05), ("f16", 0.01)])
+def test_rounded_activations_are_numpys(
+    open_device: Opener, model: Path, driver: str, activations: str, tolerance: float
+) -> None:
+    """Less alike than with floats: where one rounds up and another down, all that follows differs."""
+    limits = dataclasses.replace(LIMITS, activations=activations)
+    try:
+        engine = engine_on(model, [on(open_device, driver)] * 2, limits=limits)
+    except DeviceError as error:
+        if "no cooperative matrices" not in str(error):
+            raise
+        pytest.skip(str(error))
+    for mine, reference in zip(run(engine), run(LocalEngine(model, [1, 1], limits)), strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("activations", "missing"),
+    [("q8", "integer dot product"), ("f16", "cooperative matrices of 16 x 16 or 8 x 8 float16")],
+)
+def test_a_device_that_lacks_what_activations_need_says_so(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch, activations: str, missing: str
+) -> None:
+    def without(index: int, handle: Any) -> PhysicalDevice:
+        described = describe(index, handle)
+        return dataclasses.replace(described, integer_dot_product=False, cooperative_matrix=False)
+
+    monkeypatch.setattr("worker.vulkan.context.describe", without)
+    with pytest.raises(DeviceError, match=rf"llvmpipe.* has no {missing}; use --activations f32"):
+        open_device("lavapipe", dataclasses.replace(LIMITS, activations=activations))
 
 
 @pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])

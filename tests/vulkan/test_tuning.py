@@ -24,7 +24,8 @@ from worker.vulkan.variants import candidates
 LIMITS = limits_for(kv_type="f16")
 PROGRAM = TuningJob(
     "f16",
-    (("Q8_0", 96, 64), ("F32", 40, 32), ("Q8_0", 2000, 32)),
+    "f32",
+    (("Q8_0", 96, 64, "f32"), ("F32", 40, 32, "f32"), ("Q8_0", 2000, 32, "f32")),
     (dataclasses.asdict(attention_op(key_length=16, value_length=8)),),
 ).program()
 NAMES = ["matvec_q8_0 small", "matvec_q8_0 medium", "matvec_f32 small", "matmul_q8_0", "matmul_f32"]
@@ -68,7 +69,9 @@ def test_one_variant_is_no_choice(open_device: Opener, monkeypatch: pytest.Monke
     only = {family: candidates(family, ())[:1] for family in ("matvec_q8_0", "matmul_q8_0")}
     monkeypatch.setattr("worker.vulkan.variants.FAMILIES", only)
     forbid_measuring(monkeypatch)
-    device.tune(dataclasses.replace(TuningJob("f16", (("Q8_0", 96, 64),), ()).program(), segments=()))
+    device.tune(
+        dataclasses.replace(TuningJob("f16", "f32", (("Q8_0", 96, 64, "f32"),), ()).program(), segments=())
+    )
     assert not cache.exists()
 
 
@@ -83,7 +86,7 @@ def test_a_variant_with_other_bits_is_not_used(
     answers = iter([[b"right"]] + [[b"wrong"]] * 99)
     monkeypatch.setattr(Trial, "take_results", lambda trial, memory: next(answers))
     device = open_device("lavapipe", LIMITS)
-    program = TuningJob("f16", (("Q8_0", 96, 64),), ()).program()
+    program = TuningJob("f16", "f32", (("Q8_0", 96, 64, "f32"),), ()).program()
     numbers = device.tune(program, seconds=60).get("matvec_q8_0 small")
     first, *others = candidates("matvec_q8_0", device.info.features)
     assert numbers[first.suffix] is not None
@@ -128,7 +131,7 @@ def test_a_start_goes_by_what_another_has_measured(
     variants = candidates("matvec_q8_0", device.info.features)
     numbers = {variant.suffix: 2.0 for variant in variants} | {variants[-1].suffix: 1.0}
     keep(device, "matvec_q8_0 small", **numbers)
-    device.tune(TuningJob("f16", (), ()).program())
+    device.tune(TuningJob("f16", "f32", (), ()).program())
     assert device._selection.variant("matvec_q8_0", 1024) is variants[-1]
     assert device._selection.variant("matvec_q8_0", 1025) is variants[0]  # of another size
     assert device._selection.variant("matmul_q8_0", 1024).suffix == variants[0].suffix

@@ -35,8 +35,10 @@ def case_of(family: str, data: st.DataObject) -> Case:
         return attention_case(op, positions, kv_type=kv_type, num_chunks=2, seed=seed)
     matrix_rows, tiles = data.draw(st.integers(1, 70), "matrix rows"), data.draw(st.integers(1, 20), "tiles")
     rows = 1 if kind == "matvec" else data.draw(st.integers(2, 20), "rows")
-    matrix = Matrix("matrix", TYPES[weights], matrix_rows, 32 * tiles)
-    return matmul_case(matrix, rows, rows, seed, bias=data.draw(st.booleans(), "bias"))
+    matrix = Matrix("matrix", TYPES[weights.removesuffix("_dot")], matrix_rows, 32 * tiles)
+    activations = "q8" if weights.endswith("_dot") else "f32"
+    bias = data.draw(st.booleans(), "bias")
+    return matmul_case(matrix, rows, rows, seed, bias=bias, activations=activations)
 
 
 @pytest.mark.parametrize("family", [family for family, variants in FAMILIES.items() if len(variants) > 1])

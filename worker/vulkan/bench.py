@@ -10,9 +10,10 @@ from coordinator.plan import Limits
 from worker.buffers import Buffer
 from worker.program import Program
 from worker.vulkan.context import Context
-from worker.vulkan.dispatch import Dispatcher, PartialsLayout
+from worker.vulkan.dispatch import Dispatcher
 from worker.vulkan.memory import Memory
 from worker.vulkan.pipelines import Pipelines
+from worker.vulkan.places import PartialsLayout
 from worker.vulkan.recorder import Recorder
 from worker.vulkan.timeline import Submission, Timeline
 from worker.vulkan.variants import Always, Variant
@@ -38,6 +39,7 @@ class Bench:
             self._limits,
             self._context.info.max_subgroup_size,
             Always(variant or Variant("")),
+            self._context.matrix_size,
         )
         recorder = Recorder(self._context, self._pipelines, self.memory["step"])
         return self._timeline.submission(recorder.record(program, dispatcher))

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from worker.device import DeviceError
-from worker.vulkan.api import Handle, array, call, create, ffi, lib, strings, struct, vk
+from worker.vulkan import matrices
+from worker.vulkan.api import Handle, array, call, chained, create, ffi, lib, strings, struct, vk
 from worker.vulkan.instance import Instance
 from worker.vulkan.listing import IMPORT_EXTENSION, compute_queue_family, describe
 
@@ -45,6 +46,7 @@ class Context:
             )
         if self.info.unusable:
             raise DeviceError(f"Vulkan device {index} ({self.info.name}) can't be used: {self.info.unusable}")
+        self.matrix_size = matrices.matrix_size(self.instance, self.physical, self.info)
         self._create_device()
         self._memory = ffi.new("VkPhysicalDeviceMemoryProperties *")
         lib.vkGetPhysicalDeviceMemoryProperties(self.physical, self._memory)
@@ -58,8 +60,14 @@ class Context:
             pQueuePriorities=ffi.new("float[]", [1.0]),
         )
         features = struct("VkPhysicalDeviceVulkan12Features", timelineSemaphore=1, bufferDeviceAddress=1)
+        newer = self._newer_features()
+        if self.matrix_size:
+            for name in matrices.FEATURES:
+                setattr(features, name, 1)
+        features.pNext = chained(newer)
         core_features = struct("VkPhysicalDeviceFeatures", shaderInt64=self.info.int64)
         extensions = [IMPORT_EXTENSION] if self.info.host_memory_import else []
+        extensions += [matrices.EXTENSION] if self.matrix_size else []
         info = struct(
             "VkDeviceCreateInfo",
             pNext=features,
@@ -79,6 +87,15 @@ class Context:
             self.device,
             struct("VkCommandPoolCreateInfo", queueFamilyIndex=family),
         )
+
+    def _newer_features(self) -> list[Handle]:
+        """What only some devices have, for quicker products."""
+        features = []
+        if self.info.integer_dot_product:
+            features.append(struct("VkPhysicalDeviceVulkan13Features", shaderIntegerDotProduct=1))
+        if self.matrix_size:
+            features.append(struct("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", cooperativeMatrix=1))
+        return features
 
     def memory_types(self) -> list[tuple[int, int, int]]:
         """Property flags, heap index and heap bytes of every memory type, the driver's favourites first."""

@@ -13,15 +13,16 @@ import numpy.typing as npt
 
 from coordinator.plan import Limits
 from worker.buffers import Buffer
-from worker.device import DeviceOptions, FillPlaces, Place
+from worker.device import DeviceError, DeviceOptions, FillPlaces, Place
 from worker.measurements import Measurements
 from worker.program import Program
 from worker.vulkan.bandwidth import copy_bandwidth
 from worker.vulkan.context import Context
-from worker.vulkan.dispatch import Dispatcher, PartialsLayout, Selects
+from worker.vulkan.dispatch import Dispatcher
 from worker.vulkan.memory import Memory
 from worker.vulkan.partials import ImportedPartials, StagedPartials, attach
 from worker.vulkan.pipelines import Pipelines
+from worker.vulkan.places import PartialsLayout, Selects
 from worker.vulkan.recorder import Recorder
 from worker.vulkan.timeline import Submission, Timeline
 from worker.vulkan.timestamps import Timestamps, device_clock
@@ -52,6 +53,7 @@ class VulkanDevice:
         self._context = Context(options.index, options.uuid, options.validate, options.without)
         self.info = self._context.info
         self.name = self.info.name
+        self._refuse(limits.activations)
         self._memory = Memory(self._context, unmapped=options.staging)
         self._pipelines = Pipelines(self._context)
         self._selection: Selects = Selection(self.info.features)
@@ -65,6 +67,17 @@ class VulkanDevice:
         self._prepared: dict[int, Prepared] = {}  # by the program's id: hashing a program walks all of it
         self._current: Prepared | None = None
         self._bytes_in_use = 0  # of a slot, in this step
+
+    def _refuse(self, activations: str) -> None:
+        """Raises DeviceError where the device can't multiply by such activations."""
+        missing = None
+        if activations == "q8" and not self.info.integer_dot_product:
+            missing = "integer dot product"
+        if activations == "f16" and not self._context.matrix_size:
+            missing = "cooperative matrices of 16 x 16 or 8 x 8 float16"
+        if missing is not None:
+            self._context.close()
+            raise DeviceError(f"{self.name} has no {missing}; use --activations f32")
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
         self._memory.create(buffers)
@@ -107,7 +120,13 @@ class VulkanDevice:
             return
         info, places = self.info, self._memory.__getitem__
         dispatcher = Dispatcher(
-            program, places, self._partials_layout, self._limits, info.max_subgroup_size, self._selection
+            program,
+            places,
+            self._partials_layout,
+            self._limits,
+            info.max_subgroup_size,
+            self._selection,
+            self._context.matrix_size,
         )
         recorder = Recorder(self._context, self._pipelines, self._memory["step"])
         timestamps = None

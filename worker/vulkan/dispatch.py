@@ -3,78 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ctypes import Structure
-from dataclasses import dataclass
 from functools import singledispatchmethod
-from typing import Protocol
 
 from collectives.arena import SLICE_UNIT
 from coordinator.kv_types import KV_TYPES
 from coordinator.plan import COLUMN_TILE, Limits
 from worker.formats import FORMATS
-from worker.ops import Attention, AttentionCombine, GatedActivation, MatMul, Op, RopeCache, SumNorm, SumSlice
+from worker.ops import (
+    QUANTIZED,
+    Attention,
+    AttentionCombine,
+    GatedActivation,
+    MatMul,
+    Op,
+    Quantize,
+    RopeCache,
+    SumNorm,
+    SumSlice,
+)
 from worker.program import Program
+from worker.quantized import scales_word
 from worker.step_buffer import ATTENTION_VECTORS, StepLayout
 from worker.vulkan.kernels import (
     AttentionCombinePush,
     AttentionPush,
     GatedActivationPush,
     MatMulPush,
+    QuantizePush,
     RopeCachePush,
     SumNormPush,
     SumSlicePush,
 )
-from worker.vulkan.variants import VECTOR_COUNTS, Variant
+from worker.vulkan.places import Dispatch, PartialsLayout, Place, Selects
+from worker.vulkan.variants import VECTOR_COUNTS
 
 GROUP_SIZE = 64  # invocations of a workgroup
 SLICE_QUADS = 512  # float4 that a workgroup of shaders/sum_slice.slang adds up
+COOPERATIVE_TILE = (2, 4)  # matrices down and across that a workgroup of shaders/matmul_coop.slang computes
 MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/matmul.slang counts on it
 COUNT_WORDS = {"rows": 0, "logit_rows": 1}  # where the step buffer counts these
 FLOAT, QUAD = 4, 16  # bytes of float and float4
 MAX_HEAD = 256  # elements of a key or value: MAX_QUADS in shaders/attend.slang
-
-Groups = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Dispatch:
-    """`groups` is None where the step buffer says how many."""
-
-    kernel: str
-    push: Structure
-    groups: Groups | None
-
-
-class Place(Protocol):
-    """A buffer's device address, and its row length in float32 elements."""
-
-    @property
-    def address(self) -> int: ...
-
-    @property
-    def row_length(self) -> int: ...
-
-
-class Selects(Protocol):
-    """Knows which variant of a kernel family runs."""
-
-    def variant(self, family: str, matrix_rows: int = 0) -> Variant: ...
-
-
-@dataclass(frozen=True)
-class PartialsLayout:
-    """Where the arena [2, num_partials, slot bytes] lies for the device."""
-
-    address: int
-    num_partials: int
-    slot_bytes: int
-    write_slot: int
-
-    def parity_address(self, parity: int) -> int:
-        return self.address + parity * self.num_partials * self.slot_bytes
-
-    def own_address(self, parity: int) -> int:
-        return self.parity_address(parity) + self.write_slot * self.slot_bytes
 
 
 class Dispatcher:
@@ -88,10 +57,11 @@ class Dispatcher:
         limits: Limits,
         max_subgroup_size: int,
         selection: Selects,
+        matrix_size: int,
     ) -> None:
         self._program, self._places, self._partials = program, places, partials
         self._limits, self._layout, self._selection = limits, StepLayout(limits), selection
-        self._kv_type = KV_TYPES[limits.kv_type]
+        self._kv_type, self._matrix_size = KV_TYPES[limits.kv_type], matrix_size
         # A device may run narrower subgroups than its widest; then groups are left over, and end at once.
         self._subgroups = max(1, GROUP_SIZE // max_subgroup_size)
         self._sum_norm = "sum_norm_64" if max_subgroup_size <= 8 else "sum_norm"
@@ -101,6 +71,9 @@ class Dispatcher:
 
     def _stride(self, name: str) -> int:
         return self._places(name).row_length
+
+    def _num_rows(self, op: MatMul | Quantize) -> int:
+        return self._program.rows if op.rows == "rows" else self._program.logit_rows
 
     def _paging(self) -> dict[str, int]:
         """How a kernel finds a row's place in the paged cache by the step buffer."""
@@ -167,6 +140,24 @@ class Dispatcher:
         return Dispatch("sum_slice", push, (_ceil(longest, SLICE_QUADS), 1, 1))
 
     @dispatch.register
+    def _(self, op: Quantize) -> Dispatch:
+        output, tiles = self._address(QUANTIZED), op.columns // COLUMN_TILE
+        push = QuantizePush(
+            step=self._address("step"),
+            input=self._address(op.input),
+            output=output,
+            scales=output + scales_word(op.columns, op.activations) * FLOAT,
+            input_stride=self._stride(op.input) * FLOAT // QUAD,
+            output_stride=self._stride(QUANTIZED) * FLOAT // QUAD,
+            tiles=tiles,
+            count_word=COUNT_WORDS[op.rows],
+        )
+        num_rows = self._num_rows(op)
+        if op.activations == "f16":
+            return Dispatch("quantize_f16", push, (num_rows, 1, 1))
+        return Dispatch("quantize_q8", push, (_ceil(tiles, GROUP_SIZE), num_rows, 1))
+
+    @dispatch.register
     def _(self, op: MatMul) -> Dispatch:
         matrix = op.matrix
         quants = self._address(matrix.name)
@@ -175,28 +166,41 @@ class Dispatcher:
             output, stride = self._address(op.output), self._stride(op.output)
         else:
             output, stride = self._partials.own_address(op.parity), self._stride("hidden")
+        input_scales = 0
+        if op.activations != "f32":
+            input_scales = self._address(op.input) + scales_word(matrix.columns, op.activations) * FLOAT
         push = MatMulPush(
             step=self._address("step"),
             quants=quants,
             scales=quants + planes[1] if len(planes) > 2 else 0,
             input=self._address(op.input),
+            input_scales=input_scales,
             output=output + op.output_offset * FLOAT,
             bias=0 if op.bias is None else self._address(op.bias),
             input_stride=self._stride(op.input) * FLOAT // QUAD,
             output_stride=stride,
             columns=op.columns,
-            halves=matrix.columns // COLUMN_TILE * 2,
+            tiles=matrix.columns // COLUMN_TILE,
             count_word=COUNT_WORDS[op.rows],
             has_bias=op.bias is not None,
             gated=op.gated,
         )
-        num_rows = self._program.rows if op.rows == "rows" else self._program.logit_rows
-        family = f"{'matvec' if num_rows == 1 else 'matmul'}_{matrix.type.lower()}"
-        variant = self._selection.variant(family, matrix.rows)
-        rows, columns = variant.tile
-        groups = _ceil(op.columns, (columns // 2 if op.gated else columns) * self._subgroups)
+        num_rows = self._num_rows(op)
+        kernel, rows, columns = self._product_kernel(op, num_rows)
+        groups = _ceil(op.columns, columns // 2 if op.gated else columns)
         grid = (min(groups, MAX_GRID), _ceil(groups, MAX_GRID), _ceil(num_rows, rows))
-        return Dispatch(family + variant.suffix, push, grid)
+        return Dispatch(kernel, push, grid)
+
+    def _product_kernel(self, op: MatMul, num_rows: int) -> tuple[str, int, int]:
+        """Its name, and the rows and columns that a workgroup computes."""
+        weights = op.matrix.type.lower()
+        if op.activations == "f16":
+            rows, columns = (self._matrix_size * count for count in COOPERATIVE_TILE)
+            return f"matmul_{weights}_coop{self._matrix_size}", rows, columns
+        family = f"{'matvec' if num_rows == 1 else 'matmul'}_{weights}{'_dot' * (op.activations == 'q8')}"
+        variant = self._selection.variant(family, op.matrix.rows)
+        rows, columns = variant.tile
+        return family + variant.suffix, rows, columns * self._subgroups
 
     @dispatch.register
     def _(self, op: RopeCache) -> Dispatch:

@@ -63,12 +63,13 @@ class Instance:
         if self.handle is None:
             return
         if self._messenger is not None:
-            destroy = self._function("vkDestroyDebugUtilsMessengerEXT")
+            destroy = self.function("vkDestroyDebugUtilsMessengerEXT")
             destroy(self.handle, self._messenger, ffi.NULL)
         lib.vkDestroyInstance(self.handle, ffi.NULL)
         self.handle = None
 
-    def _function(self, name: str) -> Handle:
+    def function(self, name: str) -> Handle:
+        """A function of an extension."""
         return ffi.cast(f"PFN_{name}", lib.vkGetInstanceProcAddr(self.handle, name.encode()))
 
     def _create_messenger(self) -> Handle:
@@ -81,7 +82,7 @@ class Instance:
             pfnUserCallback=self._callback,
         )
         messenger = ffi.new("VkDebugUtilsMessengerEXT *")
-        function = self._function("vkCreateDebugUtilsMessengerEXT")
+        function = self.function("vkCreateDebugUtilsMessengerEXT")
         function(self.handle, info, ffi.NULL, messenger)
         return messenger[0]
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from ctypes import Structure, c_float, c_uint32, c_uint64
 
 from coordinator.kv_types import KV_TYPES
+from worker.formats import FORMATS
 from worker.vulkan.variants import FAMILIES
 
 Address = c_uint64
+MATRIX_SIZES = (16, 8)  # of the cooperative matrices, square ones, that there are kernels for, the best first
 
 
 class SumNormPush(Structure):
@@ -42,18 +44,32 @@ class SumSlicePush(Structure):
     ]
 
 
+class QuantizePush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("input", Address),
+        ("output", Address),
+        ("scales", Address),
+        ("input_stride", c_uint32),
+        ("output_stride", c_uint32),
+        ("tiles", c_uint32),
+        ("count_word", c_uint32),
+    ]
+
+
 class MatMulPush(Structure):
     _fields_ = [
         ("step", Address),
         ("quants", Address),
         ("scales", Address),
         ("input", Address),
+        ("input_scales", Address),
         ("output", Address),
         ("bias", Address),
         ("input_stride", c_uint32),
         ("output_stride", c_uint32),
         ("columns", c_uint32),
-        ("halves", c_uint32),
+        ("tiles", c_uint32),
         ("count_word", c_uint32),
         ("has_bias", c_uint32),
         ("gated", c_uint32),
@@ -132,12 +148,20 @@ class GatedActivationPush(Structure):
 PUSHES = {"matvec": MatMulPush, "matmul": MatMulPush, "attention": AttentionPush}
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
+    "quantize_q8": QuantizePush,
+    "quantize_f16": QuantizePush,
     "sum_norm_64": SumNormPush,
     "sum_slice": SumSlicePush,
     **{
         family + variant.suffix: PUSHES[family.split("_")[0]]
         for family, variants in FAMILIES.items()
         for variant in variants
+    },
+    **{
+        f"matmul_{name.lower()}_coop{size}": MatMulPush
+        for name, weight_format in FORMATS.items()
+        for size in MATRIX_SIZES
+        if weight_format.fits_float16
     },
     **{f"rope_cache_{kv_type}": RopeCachePush for kv_type in KV_TYPES},
     "attention_combine": AttentionCombinePush,

@@ -9,9 +9,10 @@ from worker.program import Program, Segment
 from worker.step_buffer import INDIRECT_WORD
 from worker.vulkan.api import Handle, call, ffi, lib, struct, vk
 from worker.vulkan.context import Context
-from worker.vulkan.dispatch import Dispatch, Dispatcher
+from worker.vulkan.dispatch import Dispatcher
 from worker.vulkan.memory import Slice
 from worker.vulkan.pipelines import Pipelines
+from worker.vulkan.places import Dispatch
 from worker.vulkan.timestamps import Timestamps
 
 

@@ -15,6 +15,7 @@ from worker.buffers import Buffer, Placement
 from worker.formats import FORMATS
 from worker.ops import Attention, MatMul, Matrix, Op
 from worker.program import Program
+from worker.quantized import row_words
 from worker.random_weights import random_blocks
 from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups
 from worker.vulkan.memory import Memory
@@ -96,7 +97,7 @@ def _size(op: Op) -> int:
 def _trial(name: str, family: str, op: Op, limits: Limits, max_weights: int) -> Trial:
     step = {"step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD)}
     if isinstance(op, MatMul):
-        product, buffers = _product(op.matrix, limits.max_rows, max_weights)
+        product, buffers = _product(op, limits.max_rows, max_weights)
         return Trial(name, family, product, limits.max_rows, limits, step | buffers)
     assert isinstance(op, Attention), f"no way to time {type(op).__name__}"
     attention, buffers = _attention(op, limits)
@@ -114,16 +115,17 @@ def _limits(rows: int, kv_type: str) -> Limits:
     )
 
 
-def _product(matrix: Matrix, rows: int, max_weights: int) -> tuple[MatMul, dict[str, Buffer]]:
+def _product(op: MatMul, rows: int, max_weights: int) -> tuple[MatMul, dict[str, Buffer]]:
     """With a matrix of the same width, and of as many rows as there may be weights."""
-    matrix_rows = min(matrix.rows, max(1, max_weights // matrix.columns))
-    cut = dataclasses.replace(matrix, name="matrix", rows=matrix_rows)
+    matrix_rows = min(op.matrix.rows, max(1, max_weights // op.matrix.columns))
+    cut = dataclasses.replace(op.matrix, name="matrix", rows=matrix_rows)
+    length = cut.columns if op.activations == "f32" else row_words(cut.columns, op.activations)
     buffers = {
         "matrix": Buffer(FORMATS[cut.type].nbytes(cut.rows, cut.columns), Placement.WEIGHTS),
-        "input": Buffer(rows * cut.columns * 4, row_length=cut.columns),
+        "input": Buffer(rows * length * 4, row_length=length),  # any bits are good for quantized ones
         "output": Buffer(rows * cut.rows * 4, Placement.READBACK, cut.rows),
     }
-    return MatMul(cut, None, "input", "output", 0, "rows"), buffers
+    return MatMul(cut, None, "input", "output", 0, "rows", activations=op.activations), buffers
 
 
 def _attention(op: Attention, limits: Limits) -> tuple[Attention, dict[str, Buffer]]:

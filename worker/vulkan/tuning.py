@@ -96,9 +96,8 @@ class Tuner:
         """What the dispatcher itself would ask; for which buffers makes no difference to it."""
         info, questions = self._context.info, _Questions(self._context.info.features)
         program, nowhere = Program(limits.max_rows, limits.max_rows, ()), Slice(0, 0)
-        dispatcher = Dispatcher(
-            program, lambda name: nowhere, NO_PARTIALS, limits, info.max_subgroup_size, questions
-        )
+        sizes = info.max_subgroup_size, questions, self._context.matrix_size
+        dispatcher = Dispatcher(program, lambda name: nowhere, NO_PARTIALS, limits, *sizes)
         dispatcher.dispatch(op)
         return questions.asked
 

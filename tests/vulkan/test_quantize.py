@@ -1,0 +1,74 @@
+"""Activations in fewer bits: the kernels against NumPy, and NumPy against what was to be represented."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.vulkan.cases import Case, limits_for, random_floats
+from tests.vulkan.reused_device import ReusedDevice
+from worker.numpy_device import NumpyDevice
+from worker.ops import QUANTIZED, Quantize
+from worker.quantized import Floats, dequantize, quantize, row_words
+
+
+def quantize_case(op: Quantize, surplus: int, rows: int, num_rows: int, magnitude: float, seed: int) -> Case:
+    """Every tile has a magnitude of its own, and some are zero. `surplus` tiles are not the op's."""
+    rng = np.random.default_rng(seed)
+    length = op.columns + 32 * surplus
+    sizes = magnitude * rng.choice([0, 1e-3, 1, 100], (rows, length // 32))
+    values = random_floats(rng, rows, length) * np.repeat(sizes, 32, axis=1).astype(np.float32)
+    words = row_words(length, op.activations)
+    arrays = {"input": values, QUANTIZED: rng.integers(0, 2**32, (rows + 1, words), np.uint32)}
+    return Case(limits_for(max_rows=rows), (op,), arrays, num_rows, rows)
+
+
+def rounding_step(inputs: Floats, activations: str) -> npt.NDArray[np.floating[Any]]:
+    """By how much neighbouring numbers differ at most: of a tile's integers, or of a row's float16."""
+    if activations == "q8":
+        largest = np.abs(inputs).reshape(inputs.shape[0], -1, 32).max(axis=2)
+        return np.asarray(np.repeat(largest, 32, axis=1) / 127)
+    largest = np.abs(inputs).max(axis=1, keepdims=True)
+    return np.asarray(np.abs(inputs) * 2**-10 + largest * 2**-37)
+
+
+@pytest.mark.parametrize("activations", ["q8", "f16"])
+@settings(max_examples=40)
+@given(
+    tiles=st.integers(1, 90),
+    surplus=st.integers(0, 2),
+    rows=st.integers(1, 9),
+    magnitude=st.sampled_from([1e-38, 1e-5, 1.0, 1e6, 1e30]),
+    data=st.data(),
+    seed=st.integers(0, 999),
+)
+def test_quantize(
+    device: ReusedDevice,
+    activations: str,
+    tiles: int,
+    surplus: int,
+    rows: int,
+    magnitude: float,
+    data: st.DataObject,
+    seed: int,
+) -> None:
+    columns = 32 * tiles
+    num_rows = data.draw(st.integers(1, rows), "rows of the step")
+    op = Quantize("input", columns, "rows", activations)
+    case = quantize_case(op, surplus, rows, num_rows, magnitude, seed)
+    actual, expected = device.run(case)[QUANTIZED], case.run(NumpyDevice(case.limits))[QUANTIZED]
+    inputs = case.arrays["input"][:num_rows, :columns]
+    num_words = quantize(inputs, activations).shape[1]
+    assert np.array_equal(actual[num_rows:], expected[num_rows:])
+    assert np.array_equal(actual[:, num_words:], expected[:, num_words:])
+
+    mine, reference = (dequantize(found[:num_rows], columns, activations) for found in (actual, expected))
+    step = rounding_step(inputs, activations)
+    # Devices may divide or round a little differently, so that one rounds up what another rounds down.
+    assert (np.abs(mine - reference) <= 1.001 * step).all()
+    assert (np.abs(reference - inputs) <= 0.501 * step + 1e-30).all()

@@ -1,0 +1,52 @@
+"""What the dispatcher asks of others, and what it answers with."""
+
+from __future__ import annotations
+
+from ctypes import Structure
+from dataclasses import dataclass
+from typing import Protocol
+
+from worker.vulkan.variants import Variant
+
+Groups = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """`groups` is None where the step buffer says how many."""
+
+    kernel: str
+    push: Structure
+    groups: Groups | None
+
+
+class Place(Protocol):
+    """A buffer's device address, and its row length in float32 elements."""
+
+    @property
+    def address(self) -> int: ...
+
+    @property
+    def row_length(self) -> int: ...
+
+
+class Selects(Protocol):
+    """Knows which variant of a kernel family runs."""
+
+    def variant(self, family: str, matrix_rows: int = 0) -> Variant: ...
+
+
+@dataclass(frozen=True)
+class PartialsLayout:
+    """Where the arena [2, num_partials, slot bytes] lies for the device."""
+
+    address: int
+    num_partials: int
+    slot_bytes: int
+    write_slot: int
+
+    def parity_address(self, parity: int) -> int:
+        return self.address + parity * self.num_partials * self.slot_bytes
+
+    def own_address(self, parity: int) -> int:
+        return self.parity_address(parity) + self.write_slot * self.slot_bytes
