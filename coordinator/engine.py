@@ -32,6 +32,7 @@ class EngineConfig:
     limits: Limits
     timeout_seconds: float  # of one step, and of every wait inside it
     all_reduce: str = "auto"
+    measure_anew: bool = False  # what all_reduce does by measurement
     load_timeout_seconds: float = 3600.0  # without any progress
     trace: bool = False  # keep every lap of every step
     measure_copy: bool = False  # have every rank tell its device's copy bandwidth
@@ -69,7 +70,8 @@ class Engine:
                 raise WorkerError(
                     rank, f"rank {rank} has another file at {self._origin.path}: the hashes differ"
                 )
-        self._channel.broadcast(Connect(tuple(message.endpoint for message in attached)))
+        endpoints, devices = zip(*((message.endpoint, message.device) for message in attached), strict=True)
+        self._channel.broadcast(Connect(endpoints, devices))
         return attached, self._await_ready(on_progress)
 
     def _load_message(self, share: RankShare, token: bytes) -> Load:
@@ -86,6 +88,7 @@ class Engine:
             token=token,
             timeout_seconds=self._config.timeout_seconds,
             all_reduce=self._config.all_reduce,
+            measure_anew=self._config.measure_anew,
             trace=self._config.trace,
             measure_copy=self._config.measure_copy,
         )

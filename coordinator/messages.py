@@ -39,6 +39,7 @@ class Load:
     token: bytes  # of this run: collectives drop what does not carry it
     timeout_seconds: float
     all_reduce: str = "auto"  # or one-shot, or two-phase
+    measure_anew: bool = False  # what was measured before does not count
     trace: bool = False  # every StepDone tells the laps of the host, too
     measure_copy: bool = False  # Ready tells the copy bandwidth
 
@@ -54,9 +55,10 @@ class Attached:
 
 @dataclass(frozen=True)
 class Connect:
-    """Coordinator: the endpoints of all ranks, in rank order."""
+    """Coordinator: the endpoints and devices of all ranks, in rank order."""
 
     endpoints: tuple[str, ...]
+    devices: tuple[str, ...]
 
 
 @dataclass(frozen=True)

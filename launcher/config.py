@@ -59,6 +59,7 @@ class RunConfig:
     staging: bool
     submit_ahead: bool | None  # None for what a device does faster
     all_reduce: str = "auto"
+    measure_anew: bool = False  # how all-reduces are made best
     timestamps: bool = False  # of the devices, for a ledger or a trace
     trace: bool = False  # keep every lap of every step
     measure_copy: bool = False  # of the devices' memory

@@ -102,6 +102,7 @@ def start_session(config: RunConfig, model: Model, choices: list[DeviceChoice]) 
             model.limits,
             config.timeout_seconds,
             all_reduce=config.all_reduce,
+            measure_anew=config.measure_anew,
             trace=config.trace,
             measure_copy=config.measure_copy,
         )

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.model import WEIGHT_TYPES
-from coordinator.plan import rank_shards
+from coordinator.plan import padded, rank_shards
 from launcher.config import RandomModel, RunConfig, UsageError
 from launcher.devices import WORKER_COMMAND, DeviceChoice, select_devices
-from launcher.session import RunError, open_model, plan_ranks
+from launcher.session import RunError, open_model, plan_ranks, start_session
 from launcher.supervisor import rank_cores, thread_settings
 from launcher.table import format_table
 from worker.program import Program, build_program
 from worker.tuning_job import TuningJob
+from worker.two_phase import WAYS, bucket_rows, kept_measurements, measurement_name, pays
 
 TIMEOUT_SECONDS = 1800  # of one device: a slow driver compiles a kernel for most of a minute
 # What is measured where no model is named: a shape with small and large matrices.
@@ -27,7 +28,10 @@ DEFAULT_MODELS = tuple(RandomModel("llama-160m", name) for name in WEIGHT_TYPES)
 
 
 def tune(config: RunConfig, models: Sequence[Path | RandomModel], as_json: bool) -> int:
-    """Measures what these models may choose, on each of the devices that they would run on, one by one."""
+    """Measures what these models may choose, on each of the devices that they would run on, one by one.
+
+    Then, of more than two ranks together, how they add up best.
+    """
     choices = select_devices(config.devices)
     ranks: dict[DeviceChoice, list[int]] = {}
     for rank, choice in enumerate(choices):
@@ -43,9 +47,34 @@ def tune(config: RunConfig, models: Sequence[Path | RandomModel], as_json: bool)
         results.append(_measure(config, choice, job))
         if not as_json:
             _print(results[-1])
+    together = _measure_ranks(config, models[-1], choices) if len(choices) > 2 else None
     if as_json:
-        print(json.dumps({"devices": results}, indent=2))
+        print(json.dumps({"devices": results, "ranks": together}, indent=2))
+    elif together is not None:
+        print(f"{len(choices)} ranks together")
+        _print_measurements(together)
     return 0
+
+
+def _measure_ranks(
+    config: RunConfig, model: Path | RandomModel, choices: list[DeviceChoice]
+) -> dict[str, Any]:
+    """Starts the ranks as a run does: they measure before they load."""
+    config = dataclasses.replace(config, model=model, all_reduce="auto", measure_anew=True)
+    opened = open_model(config)
+    with start_session(config, opened, choices) as session:
+        devices = [message.device for message in session.attached]
+    kept, row_bytes = kept_measurements(devices), padded(opened.spec.embedding_length) * 4
+    measurements = []
+    for rows in bucket_rows(opened.limits.max_rows):
+        name = measurement_name(rows * row_bytes)
+        one_shot, two_phase = (kept.get(name).get(way) for way in WAYS)
+        if one_shot is None or two_phase is None:
+            break  # smaller ones don't gain, so they are not measured
+        chosen = WAYS[pays(one_shot, two_phase)]
+        seconds = dict(zip(WAYS, (one_shot, two_phase), strict=True))
+        measurements.append({"name": name, "seconds": seconds, "chosen": chosen})
+    return {"devices": devices, "file": str(kept.path) if kept.path else None, "measurements": measurements}
 
 
 def _programs(config: RunConfig, num_ranks: int) -> list[Program]:
@@ -98,6 +127,10 @@ def _measure(config: RunConfig, choice: DeviceChoice, job: TuningJob) -> dict[st
 
 def _print(found: dict[str, Any]) -> None:
     print(f"{found['index']}  {found['device']}, driver {found['driver']}")
+    _print_measurements(found)
+
+
+def _print_measurements(found: dict[str, Any]) -> None:
     rows = [
         (row["name"], _shown(row["chosen"]), _microseconds(row["seconds"])) for row in found["measurements"]
     ]

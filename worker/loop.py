@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -38,7 +39,7 @@ from worker.stacks import stack_shards
 from worker.step_buffer import StepLayout, StepView
 from worker.step_clock import StepClock, take_out_device
 from worker.step_writer import StepWriter, row_bucket
-from worker.two_phase import NEVER, measured_threshold
+from worker.two_phase import NEVER, kept_measurements, measured_threshold
 from worker.weight_source import WeightSource
 
 M = TypeVar("M")
@@ -56,8 +57,9 @@ def serve(control: ControlSocket, rank: int, process_id: int, options: DeviceOpt
     worker = Worker(load, options)
     try:
         control.send(Attached(worker.weights.model_hash, worker.device.name, worker.collective.endpoint))
-        worker.collective.connect(_expect(control.receive(), Connect).endpoints)
-        worker.load_weights(control)
+        peers = _expect(control.receive(), Connect)
+        worker.collective.connect(peers.endpoints)
+        worker.load_weights(control, peers.devices)
         worker.prepare()
         control.send(Ready(worker.device_bytes, worker.device.imports_partials, worker.copy_bandwidth))
         with collected_by_hand():
@@ -101,8 +103,11 @@ class Worker:
         self._runner = SegmentRunner(self.device, self.collective)
         self._programs: dict[tuple[int, int], Program] = {}
 
-    def load_weights(self, control: ControlSocket) -> None:
-        """Allocates every buffer and fills the weights, telling the coordinator how far it is."""
+    def load_weights(self, control: ControlSocket, devices: Sequence[str]) -> None:
+        """Allocates every buffer and fills the weights, telling the coordinator how far it is.
+
+        devices: of all ranks.
+        """
         spec, share, limits = self._load.spec, self._load.share, self._load.limits
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.measure_copy else 0.0
@@ -116,7 +121,7 @@ class Worker:
         }
         self.device.create_buffers(buffers)
         self.device.attach_partials(self.collective.arena, self.collective.write_slot)
-        self._two_phase_bytes = self._threshold()  # before ranks take their time to load
+        self._two_phase_bytes = self._threshold(devices)  # before ranks take their time to load
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
@@ -129,7 +134,7 @@ class Worker:
         control.send(Progress(total, total))
         log.info("%d bytes of weights loaded in %.2f s", total, time.monotonic() - started)
 
-    def _threshold(self) -> float:
+    def _threshold(self, devices: Sequence[str]) -> float:
         """From how many bytes on an all-reduce has two phases; the same on all ranks."""
         load = self._load
         if load.all_reduce == "two-phase":
@@ -143,7 +148,10 @@ class Worker:
             return program
 
         header = StepView(self.device.view("step").view(np.uint32), StepLayout(load.limits)).header
-        threshold = measured_threshold(self._runner, build, load.limits.max_rows, self._row_bytes, header)
+        kept = kept_measurements(devices, load.measure_anew) if load.share.rank == 0 else None
+        threshold = measured_threshold(
+            self._runner, build, load.limits.max_rows, self._row_bytes, header, kept
+        )
         if threshold != NEVER:
             log.info("all-reduces have two phases from %d bytes on", threshold)
         return threshold

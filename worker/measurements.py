@@ -63,6 +63,10 @@ class Measurements:
         """Empty for what was not measured."""
         return self.new.get(name) or self._found.get(name) or {}
 
+    def forget(self) -> None:
+        """Nothing counts as measured; what is not measured again stays in the file."""
+        self._found = {}
+
     def put(self, name: str, numbers: Numbers) -> None:
         """In place of what was measured of these options before; `save` keeps it."""
         rounded = {option: number and float(f"{number:.4g}") for option, number in numbers.items()}

@@ -94,3 +94,14 @@ def test_nothing_depends_on_what_was_chosen(
         assert tokens(tplaunch, model, cache)[0] == expected
     assert tokens(tplaunch, model, cache, "--without", "int64", "--submit-then-wait")[0] == expected
     assert tokens(tplaunch, model, cache, "--submit-ahead")[0] == expected
+
+
+def test_more_than_two_ranks_measure_how_they_add_up(tplaunch: CommandLine, cache: dict[str, str]) -> None:
+    arguments = ("tune", "--devices", "0,cpu,0", "--shape", "tiny", "--type", "q8_0")
+    ranks = json.loads(tplaunch(*arguments, "--json", env=cache, check=True).stdout)["ranks"]
+    assert len(ranks["devices"]) == 3
+    largest = ranks["measurements"][0]
+    assert largest["seconds"].keys() == {"one-shot", "two-phase"} and largest["chosen"] in largest["seconds"]
+    kept = json.loads(Path(ranks["file"]).read_text())["measurements"]
+    assert kept == {row["name"]: row["seconds"] for row in ranks["measurements"]}
+    assert "one-shot" in tplaunch(*arguments, env=cache, check=True).stdout

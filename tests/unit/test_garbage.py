@@ -52,7 +52,7 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
     )
     loaded = Worker(load, DeviceOptions(index=None))
     loaded.collective.connect([loaded.collective.endpoint])
-    loaded.load_weights(Deaf())
+    loaded.load_weights(Deaf(), ["cpu"])
     loaded.prepare()
     yield loaded
     loaded.close()

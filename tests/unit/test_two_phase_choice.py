@@ -11,9 +11,10 @@ from collectives import Collective
 from coordinator.plan import make_plan, padded
 from tests.models import LIMITS, Rank, make_spec, open_model, write_llama
 from tests.unit.collectives_group import connected, on_ranks
+from worker.measurements import Measurements
 from worker.program import Program, Segment, build_sums
 from worker.segments import SegmentRunner
-from worker.two_phase import NEVER, measured_threshold
+from worker.two_phase import NEVER, measured_threshold, measurement_name
 
 
 class ScriptedRunner(SegmentRunner):
@@ -26,8 +27,9 @@ class ScriptedRunner(SegmentRunner):
         self.asked = count * 4
 
     def slowest(self, seconds: list[float]) -> list[float]:
-        assert len(seconds) == 2
-        return [1.0, self.factors[self.asked]]
+        """Of what was just run; what is known is told to all as it is."""
+        asked, self.asked = self.asked, 0
+        return [1.0, self.factors[asked]] if asked else seconds
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,25 @@ def test_the_threshold_is_the_smallest_message_that_gains(
         return Program(rows, 0, (segment,))
 
     assert measured_threshold(ScriptedRunner(factors), build, max_rows, 100, header) == expected
+
+
+def test_what_one_rank_has_kept_is_not_measured_again(tmp_path: Path) -> None:
+    kept = Measurements(tmp_path, {"ranks": "a; b; c"}, "kernels")
+    header = np.zeros(8, np.uint32)
+
+    def build(rows: int, two_phase: bool) -> Program:
+        return Program(rows, 0, (Segment((), 0),))
+
+    first = measured_threshold(ScriptedRunner({600: 0.5, 400: 1.5}), build, 6, 100, header, kept)
+    again = Measurements(tmp_path, {"ranks": "a; b; c"}, "kernels")
+    assert again.get(measurement_name(600)) == {"one-shot": 1.0, "two-phase": 0.5}
+
+    def refuse(rows: int, two_phase: bool) -> Program:
+        raise AssertionError("measured again")
+
+    assert measured_threshold(ScriptedRunner({}), refuse, 6, 100, header, again) == first == 600
+    again.forget()
+    assert measured_threshold(ScriptedRunner({600: 2.0}), build, 6, 100, header, again) == NEVER
 
 
 def test_all_ranks_find_the_same_threshold(tmp_path: Path) -> None:
