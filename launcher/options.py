@@ -51,9 +51,9 @@ def make_parser() -> Parser:
         commands.add_parser(
             "tune",
             help="measure again which kernels suit each device",
-            description="Measures which variant of each kernel is fastest on each device, and whether to"
-            " submit the parts of a step ahead. A run does so by itself for what was not measured before;"
-            " this does it anew, as after a change of clocks or cooling.",
+            description="Measures which variant of each kernel is fastest on each device, whether to submit"
+            " the parts of a step ahead, and of more than two ranks together how they add up best. A run does"
+            " so by itself for what was not measured before; this does it anew, as after a change of clocks.",
         )
     )
     _add_bench_collectives(

@@ -47,7 +47,8 @@ def tune(config: RunConfig, models: Sequence[Path | RandomModel], as_json: bool)
         results.append(_measure(config, choice, job))
         if not as_json:
             _print(results[-1])
-    together = _measure_ranks(config, models[-1], choices) if len(choices) > 2 else None
+    have_phases = len(choices) > 2 and config.collective == "shared-memory"
+    together = _measure_ranks(config, models[-1], choices) if have_phases else None
     if as_json:
         print(json.dumps({"devices": results, "ranks": together}, indent=2))
     elif together is not None:
