@@ -74,11 +74,12 @@ def test_logits(
     devices: str,
     kv_type: str,
 ) -> None:
-    options = ("--devices", devices, "--kv-type", kv_type)
+    options = ("--devices", devices, *([] if kv_type == "f16" else ["--kv-type", kv_type]))  # f16: default
     logits = run(tplaunch, model, reference["tokens"], tmp_path / "logits.npz", *options)
     found = error(logits[-32:], reference["logits"])
     assert found <= MAX_ERROR[kv_type]
-    assert found < reference["swap_nmse"] / 10, "the model hardly tells one order of tokens from another"
+    times = 10 if kv_type == "q8_0" else 100  # eight bits come closer to it
+    assert found < reference["swap_nmse"] / times, "the model hardly tells one order of tokens from another"
 
 
 @pytest.mark.parametrize("devices", ["0,0,0", "cpu"])
