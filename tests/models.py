@@ -160,6 +160,25 @@ def open_model(path: Path) -> tuple[GgufFile, ModelSpec]:
     return file, spec
 
 
+def load_message(
+    file: GgufFile, spec: ModelSpec, share: RankShare, num_ranks: int, limits: Limits, collective: str
+) -> Load:
+    """What a coordinator would send to one rank."""
+    return Load(
+        model_path=str(file.path),
+        model_hash=file.model_hash,
+        header_bytes=file.header_bytes,
+        spec=spec,
+        tensors=tuple(file.tensors.values()),
+        share=share,
+        num_ranks=num_ranks,
+        limits=limits,
+        collective=collective,
+        token=b"t" * 16,
+        timeout_seconds=5.0,
+    )
+
+
 class Rank:
     """One rank's device with its shard loaded."""
 
@@ -188,19 +207,7 @@ class Rank:
         for stack in stack_shards(self.shards).values():
             for _ in load_stack(self.device, model_file, stack, file.tensors):
                 pass
-        load = Load(
-            model_path=str(file.path),
-            model_hash=file.model_hash,
-            header_bytes=file.header_bytes,
-            spec=spec,
-            tensors=tuple(file.tensors.values()),
-            share=share,
-            num_ranks=num_ranks,
-            limits=limits,
-            collective="loopback",
-            token=b"",
-            timeout_seconds=1.0,
-        )
+        load = load_message(file, spec, share, num_ranks, limits, "loopback")
         self.writer = StepWriter(self.device, model_file, load)
 
     def submit(self, step: Step) -> Program:

@@ -57,9 +57,6 @@ class Device(Protocol):
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
         """Allocates; zero-filled unless for weights. DeviceError where memory is short, naming the sizes."""
 
-    def write(self, buffer: str, offset: int, data: npt.NDArray[np.uint8]) -> None:
-        """Copies bytes into a buffer; while loading only. The data may be reused when it returns."""
-
     def fill(self, buffer: str, places: Sequence[Place], write: FillPlaces) -> None:
         """Has `write` put bytes into places of a buffer; while loading only, from any thread.
 

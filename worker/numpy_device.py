@@ -60,9 +60,6 @@ class NumpyDevice:
             self._buffers[name] = buffer
             self._bytes[name] = np.zeros(buffer.nbytes, np.uint8)
 
-    def write(self, buffer: str, offset: int, data: Bytes) -> None:
-        self._bytes[buffer][offset : offset + data.size] = data
-
     def fill(self, buffer: str, places: Sequence[Place], write: FillPlaces) -> None:
         write([self._bytes[buffer][offset : offset + nbytes] for offset, nbytes in places])
 

@@ -12,11 +12,11 @@ import pytest
 
 from coordinator import garbage
 from coordinator.garbage import collect_if_due, collected_by_hand
-from coordinator.messages import Load, Message, Step, StepDone, decode, encode
+from coordinator.messages import Message, Step, StepDone, decode, encode
 from coordinator.plan import make_plan
 from coordinator.sampler import Sampler, SamplingParameters
 from coordinator.scheduler import Scheduler, Sequence
-from tests.models import LIMITS, open_model, write_llama
+from tests.models import LIMITS, load_message, open_model, write_llama
 from worker.control import ControlSocket
 from worker.device import DeviceOptions
 from worker.loop import Worker
@@ -37,19 +37,7 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
     """A rank without others, ready for its first step."""
     write_llama(tmp_path / "model.gguf")
     file, spec = open_model(tmp_path / "model.gguf")
-    load = Load(
-        model_path=str(file.path),
-        model_hash=file.model_hash,
-        header_bytes=file.header_bytes,
-        spec=spec,
-        tensors=tuple(file.tensors.values()),
-        share=make_plan(spec, [1.0])[0],
-        num_ranks=1,
-        limits=LIMITS,
-        collective="shared-memory",
-        token=b"t" * 16,
-        timeout_seconds=5.0,
-    )
+    load = load_message(file, spec, make_plan(spec, [1.0])[0], 1, LIMITS, "shared-memory")
     loaded = Worker(load, DeviceOptions(index=None))
     loaded.collective.connect([loaded.collective.endpoint])
     loaded.load_weights(Deaf(), ["cpu"])

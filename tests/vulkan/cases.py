@@ -19,6 +19,7 @@ from worker.numpy_cache import DTYPES as KV_DTYPES
 from worker.ops import Attention, Matrix, Op
 from worker.program import Program, Segment
 from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups
+from worker.vulkan.staging import STAGING_BYTES
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -28,6 +29,17 @@ def page_aligned(shape: tuple[int, ...]) -> Bytes:
     """Zeroed bytes in pages of their own, as shared memory is."""
     nbytes = int(np.prod(shape))
     return np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)[:nbytes].reshape(shape)
+
+
+def write_bytes(device: Device, buffer: str, offset: int, data: Bytes) -> None:
+    """Fills a buffer from an array, as much at once as a device takes."""
+    for start in range(0, data.size, STAGING_BYTES):
+        part = data[start : start + STAGING_BYTES]
+
+        def copy(places: list[Bytes], part: Bytes = part) -> None:
+            places[0][:] = part
+
+        device.fill(buffer, [(offset + start, part.size)], copy)
 
 
 @dataclass
@@ -53,7 +65,7 @@ class Case:
         """Every buffer's contents afterwards, of the dtypes and shapes they had; "partials" is among them."""
         device.create_buffers(self._buffers())
         for name, array in self.arrays.items():
-            device.write(name, 0, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            write_bytes(device, name, 0, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         self._fill_step(StepView(device.view("step").view(np.uint32), StepLayout(self.limits)))
         arena = page_aligned((*self.partials.shape[:2], self.partials.shape[2] * 4))
         arena.view(np.float32)[:] = self.partials

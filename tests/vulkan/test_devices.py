@@ -11,7 +11,7 @@ import pytest
 
 import worker.vulkan.api
 from shaders.load import kernel_names
-from tests.vulkan.cases import limits_for, page_aligned
+from tests.vulkan.cases import limits_for, page_aligned, write_bytes
 from tests.vulkan.conftest import Opener, select_driver
 from worker.buffers import Buffer, Placement
 from worker.device import DeviceError, DeviceOptions
@@ -104,7 +104,7 @@ def test_buffers_begin_as_zeros_and_hold_what_is_written(
     assert not device.view("read").any()
     assert device.view("empty").size == 0
     data = np.random.default_rng(0).integers(0, 256, nbytes - 8, np.uint8)
-    device.write("weights", 4, data)
+    write_bytes(device, "weights", 4, data)
     assert np.array_equal(contents(device, "weights", nbytes), np.pad(data, 4))
 
 

@@ -82,9 +82,6 @@ class VulkanDevice:
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
         self._memory.create(buffers)
 
-    def write(self, buffer: str, offset: int, data: Bytes) -> None:
-        self._memory.write(buffer, offset, data)
-
     def fill(self, buffer: str, places: Sequence[Place], write: FillPlaces) -> None:
         self._memory.fill(buffer, places, write)
 
