@@ -1,15 +1,13 @@
-"""What a model is: its dimensions and features as frozen data, read from GGUF metadata.
+"""What a model is: its dimensions and features as frozen data.
 
-Knows the architectures that are supported; knows no file format, no device and no split.
+Knows no architecture by name (coordinator/architectures.py does), no file format, no device and no split.
 """
 
 from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 
 class ModelError(ValueError):
@@ -80,6 +78,18 @@ def model_hash(file: bytes | mmap.mmap, header_bytes: int) -> str:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """How rows are normalised: by their root mean square (rms), or by mean and variance (layer)."""
+
+    kind: str
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        assert self.kind in ("rms", "layer"), f"a norm of the kind {self.kind!r}"
+        _check_number("norm epsilon", self.epsilon)
+
+
+@dataclass(frozen=True)
 class Rope:
     """Rotary position embedding (https://arxiv.org/abs/2104.09864) of a head's first `dimension` elements."""
 
@@ -87,32 +97,29 @@ class Rope:
     base: float
     scale: float  # positions are multiplied by this: linear scaling
     interleaved: bool  # True: element 2i turns with 2i+1; False: i with i + dimension/2
+    factors: str = ""  # the tensor that frequencies are divided by, where the model has it
+
+    def __post_init__(self) -> None:
+        if not 0 < self.dimension < 2**31 or self.dimension % 2:
+            raise ModelError(f"the rope dimension is {self.dimension}; it must be a positive even number")
+        _check_number("rope base", self.base)
+        _check_number("rope scale", self.scale)
 
 
 @dataclass(frozen=True)
-class ModelSpec:
-    """A decoder-only transformer as numbers and features. Lengths are in elements, counts in pieces."""
+class AttentionSpec:
+    """The attention of one layer."""
 
-    architecture: str
-    num_layers: int
-    embedding_length: int
     num_heads: int
     num_kv_heads: int
     key_length: int  # elements of one head's query or key
     value_length: int
-    feed_forward_length: int
-    vocabulary_size: int
-    context_length: int  # positions the model was trained for
-    norm_epsilon: float
-    rope: Rope
+    scale: float  # of scores
+    rope: int | None = 0  # which of the model's; None: positions play no part
+    head_norm: bool = False  # whether each head's query and key are normalised before they are turned
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_layers", "embedding_length", "num_heads", "num_kv_heads", "key_length",
-            "value_length", "feed_forward_length", "vocabulary_size", "context_length",
-        ):  # fmt: skip
-            if not 0 < getattr(self, name) < 2**31:
-                raise ModelError(f"the model's {name} is {getattr(self, name)}; it must be a positive number")
+        _check_counts(self, "num_heads", "num_kv_heads", "key_length", "value_length")
         exact_quotient(self.num_heads, self.num_kv_heads, "the number of attention heads")
         for name in ("key_length", "value_length"):
             if getattr(self, name) % 4 or getattr(self, name) > MAX_HEAD_LENGTH:
@@ -120,18 +127,7 @@ class ModelSpec:
                     f"the model's {name} is {getattr(self, name)};"
                     f" it must be a multiple of 4, at most {MAX_HEAD_LENGTH}"
                 )
-        exact_quotient(self.embedding_length, 4, "the model's embedding_length")
-        if not 0 < self.rope.dimension <= self.key_length or self.rope.dimension % 2:
-            raise ModelError(
-                f"the rope dimension is {self.rope.dimension}; it must be even and at most {self.key_length}"
-            )
-        for name, value in (
-            ("norm_epsilon", self.norm_epsilon),
-            ("rope base", self.rope.base),
-            ("rope scale", self.rope.scale),
-        ):
-            if not 0 < value < 1e12:  # also refuses NaN
-                raise ModelError(f"the model's {name} is {value}; it must be a positive number")
+        _check_number("attention scale", self.scale)
 
     @property
     def heads_per_kv_head(self) -> int:
@@ -139,111 +135,109 @@ class ModelSpec:
 
 
 MAX_HEAD_LENGTH = 256  # what one workgroup of the attention kernel holds
+ACTIVATION_FUNCTIONS = ("silu", "gelu", "relu", "relu2")  # of feed-forward layers
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """The features in which an architecture differs from the others: one row of the table below."""
+class FeedForwardSpec:
+    """The feed-forward network of one layer: down(activation(gate) * up), or down(activation(up))."""
 
-    interleaved_rope: bool
+    length: int  # columns between up and down
+    activation: str = "silu"
+    gated: bool = True
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "length")
+        assert self.activation in ACTIVATION_FUNCTIONS, f"the activation {self.activation!r}"
 
 
-ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture(interleaved_rope=True),
-}
+@dataclass(frozen=True)
+class LayerSpec:
+    """What a layer adds to the residual stream, one after the other; None for what it has not."""
+
+    attention: AttentionSpec | None
+    feed_forward: FeedForwardSpec | None
 
 
-def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> ModelSpec:
-    """The spec that a file's metadata describes. Raises ModelError where it can't be run."""
-    architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
+@dataclass(frozen=True)
+class BlockSpec:
+    """How the parts of every layer are put together. Norms are named by their tensors; "" for none."""
+
+    attention_norm: str = "attn_norm"
+    attention_post_norm: str = ""  # of what attention adds to the residual stream
+    feed_forward_norm: str = "ffn_norm"
+    feed_forward_post_norm: str = ""
+    parallel: bool = False  # both parts read what came before the layer; no norm of its own: attention's
+    residual_scale: float = 1.0  # of what the parts add
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A decoder-only transformer as numbers and features. Lengths are in elements, counts in pieces."""
+
+    architecture: str
+    embedding_length: int
+    vocabulary_size: int
+    context_length: int  # positions the model was trained for
+    norm: Norm
+    ropes: tuple[Rope, ...]
+    layers: tuple[LayerSpec, ...]
+    block: BlockSpec = field(default_factory=BlockSpec)
+    embedding_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float = 0.0  # logits become cap * tanh(logit / cap); 0 for none
+    unused_tensors: tuple[str, ...] = ()  # that a file may hold for other purposes than generating text
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "embedding_length", "vocabulary_size", "context_length")
+        exact_quotient(self.embedding_length, 4, "the model's embedding_length")
+        if not self.layers:
+            raise ModelError("the model has no layers")
+        for attention in self.attentions:
+            if attention.rope is not None:
+                assert 0 <= attention.rope < len(self.ropes), f"rope {attention.rope}"
+                _check_rope(self.ropes[attention.rope], attention)
+        _check_number("embedding scale", self.embedding_scale)
+        _check_number("logit scale", self.logit_scale)
+        assert 0 <= self.logit_softcap < 1e12, f"a softcap of {self.logit_softcap}"
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def attentions(self) -> tuple[AttentionSpec, ...]:
+        """Of the layers that have it."""
+        return tuple(layer.attention for layer in self.layers if layer.attention is not None)
+
+    @property
+    def feed_forwards(self) -> tuple[FeedForwardSpec, ...]:
+        """Of the layers that have it."""
+        return tuple(layer.feed_forward for layer in self.layers if layer.feed_forward is not None)
+
+    @property
+    def rope_length(self) -> int:
+        """Elements of a row of all rope tables, side by side."""
+        return sum(rope.dimension for rope in self.ropes)
+
+    def rope_offset(self, index: int) -> int:
+        """Where a rope's table begins in that row."""
+        return sum(rope.dimension for rope in self.ropes[:index])
+
+
+def _check_rope(rope: Rope, attention: AttentionSpec) -> None:
+    if rope.dimension > attention.key_length:
         raise ModelError(
-            f"the architecture {architecture!r:.60} is not supported;"
-            f" supported: {', '.join(sorted(ARCHITECTURES))}"
+            f"the rope dimension is {rope.dimension}, more than the {attention.key_length} elements of a key"
         )
-    read = _Reader(metadata, str(architecture))
-    embedding_length = read.integer("embedding_length")
-    num_heads = read.integer("attention.head_count")
-    head_length = embedding_length // num_heads if num_heads > 0 else 0
-    key_length = read.integer("attention.key_length", head_length)
-    _refuse_unknown_features(read)
-    return ModelSpec(
-        architecture=str(architecture),
-        num_layers=read.integer("block_count"),
-        embedding_length=embedding_length,
-        num_heads=num_heads,
-        num_kv_heads=read.integer("attention.head_count_kv", num_heads),
-        key_length=key_length,
-        value_length=read.integer("attention.value_length", head_length),
-        feed_forward_length=read.integer("feed_forward_length"),
-        vocabulary_size=_vocabulary_size(tensors),
-        context_length=read.integer("context_length"),
-        norm_epsilon=read.number("attention.layer_norm_rms_epsilon"),
-        rope=Rope(
-            dimension=read.integer("rope.dimension_count", key_length),
-            base=read.number("rope.freq_base", 10000.0),
-            scale=_linear_rope_scale(read),
-            interleaved=ARCHITECTURES[str(architecture)].interleaved_rope,
-        ),
-    )
 
 
-def _vocabulary_size(tensors: Mapping[str, TensorInfo]) -> int:
-    """The rows of the embedding: metadata may leave the size out, and the tensor can't lie about itself."""
-    if "token_embd.weight" not in tensors:
-        raise ModelError("the model has no tensor 'token_embd.weight'")
-    return tensors["token_embd.weight"].shape[0]
+def _check_counts(spec: object, *names: str) -> None:
+    for name in names:
+        if not 0 < getattr(spec, name) < 2**31:
+            raise ModelError(f"the model's {name} is {getattr(spec, name)}; it must be a positive number")
 
 
-def _linear_rope_scale(read: _Reader) -> float:
-    kind = read.text("rope.scaling.type", "none")
-    if kind == "none":
-        return 1.0 / read.number("rope.scale_linear", 1.0)
-    if kind == "linear":
-        return 1.0 / read.number("rope.scaling.factor", 1.0)
-    raise ModelError(f"rope scaling of type {kind!r} is not supported; supported: none, linear")
-
-
-def _refuse_unknown_features(read: _Reader) -> None:
-    if read.integer("expert_count", 0):
-        raise ModelError(
-            f"{read.integer('expert_count')} experts: mixture-of-experts models are not supported"
-        )
-    if read.integer("attention.sliding_window", 0):
-        raise ModelError("sliding-window attention is not supported")
-
-
-class _Reader:
-    """Typed access to the keys of one architecture, with errors that name the key."""
-
-    def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
-        self._metadata, self._architecture = metadata, architecture
-
-    def _get(self, key: str, default: Any) -> Any:
-        value = self._metadata.get(f"{self._architecture}.{key}", default)
-        if value is None:
-            raise ModelError(f"the model's metadata has no {self._architecture}.{key}")
-        return value
-
-    def _refuse(self, key: str, value: Any, wanted: str) -> ModelError:
-        return ModelError(f"the model's {self._architecture}.{key} is {value!r:.60}; {wanted} is needed")
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = self._get(key, default)
-        if isinstance(value, list) and value and all(item == value[0] for item in value):
-            value = value[0]  # per-layer arrays whose layers agree
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self._refuse(key, value, "one integer")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise self._refuse(key, value, "a positive number")
-        return float(value)
-
-    def text(self, key: str, default: str) -> str:
-        value = self._get(key, default)
-        if not isinstance(value, str):
-            raise self._refuse(key, value, "a string")
-        return value
+def _check_number(name: str, value: float) -> None:
+    if not 0 < value < 1e12:  # also refuses NaN
+        raise ModelError(f"the model's {name} is {value}; it must be a positive number")

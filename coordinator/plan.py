@@ -5,13 +5,14 @@ Pure arithmetic on counts. Knows no device, no file and no process.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.model import WEIGHT_TYPES, ModelError, ModelSpec, TensorInfo
+from coordinator.model import AttentionSpec, LayerSpec, ModelSpec
 
 MAX_RANKS = 8
 MAX_WEIGHT = 1e15  # of a rank: more than any device has bytes, and sums stay finite
@@ -44,13 +45,20 @@ class Span:
 
 
 @dataclass(frozen=True)
+class LayerShare:
+    """What one rank holds of one layer. Spans of what the layer has not are empty."""
+
+    heads: Span  # query heads
+    kv_heads: Span  # those that the query heads read; neighbours may hold the same one
+    feed_forward: Span  # columns of gate and up, rows of down's input
+
+
+@dataclass(frozen=True)
 class RankShare:
     """What one rank holds of every layer, and its slice of the output's vocabulary rows."""
 
     rank: int
-    heads: Span  # query heads
-    kv_heads: Span  # those that the query heads read; neighbours may hold the same one
-    feed_forward: Span  # columns of gate and up, rows of down's input
+    layers: tuple[LayerShare, ...]
     vocabulary: Span
 
 
@@ -105,30 +113,38 @@ def make_plan(spec: ModelSpec, weights: Sequence[float]) -> tuple[RankShare, ...
             raise PlanError(f"a rank weight of {weight}; weights are numbers from 0 to {MAX_WEIGHT:g}")
     if not sum(weights) > 0:
         raise PlanError("all rank weights are 0; at least one must be more")
-    heads = _split_heads(spec, weights)
-    columns = split(spec.feed_forward_length, weights, _column_unit(spec.feed_forward_length, len(weights)))
+    split_layer = functools.cache(functools.partial(_split_layer, weights=tuple(weights)))
+    layers = [split_layer(layer) for layer in spec.layers]
     vocabulary = split(spec.vocabulary_size, weights)
-    group = spec.heads_per_kv_head
     return tuple(
-        RankShare(
-            rank=rank,
-            heads=heads[rank],
-            kv_heads=_covering(heads[rank], group),
-            feed_forward=columns[rank],
-            vocabulary=vocabulary[rank],
-        )
+        RankShare(rank, tuple(shares[rank] for shares in layers), vocabulary[rank])
         for rank in range(len(weights))
     )
 
 
-def _split_heads(spec: ModelSpec, weights: Sequence[float]) -> list[Span]:
+NOTHING = Span(0, 0)
+
+
+def _split_layer(layer: LayerSpec, weights: tuple[float, ...]) -> list[LayerShare]:
+    """One share a rank."""
+    attention, feed_forward = layer.attention, layer.feed_forward
+    heads = kv_heads = columns = [NOTHING] * len(weights)
+    if attention is not None:
+        heads = _split_heads(attention, weights)
+        kv_heads = [covering(span, attention.heads_per_kv_head) for span in heads]
+    if feed_forward is not None:
+        columns = split(feed_forward.length, weights, _column_unit(feed_forward.length, len(weights)))
+    return [LayerShare(*spans) for spans in zip(heads, kv_heads, columns, strict=True)]
+
+
+def _split_heads(attention: AttentionSpec, weights: Sequence[float]) -> list[Span]:
     """By whole KV groups while there are enough of them, else by query head with KV heads replicated."""
-    if spec.num_kv_heads >= len(weights):
-        return [span.scaled(spec.heads_per_kv_head) for span in split(spec.num_kv_heads, weights)]
-    return split(spec.num_heads, weights)
+    if attention.num_kv_heads >= len(weights):
+        return [span.scaled(attention.heads_per_kv_head) for span in split(attention.num_kv_heads, weights)]
+    return split(attention.num_heads, weights)
 
 
-def _covering(span: Span, unit: int) -> Span:
+def covering(span: Span, unit: int) -> Span:
     """The units of `unit` pieces that the span touches."""
     return Span(span.start // unit, -(-span.stop // unit)) if len(span) else Span(0, 0)
 
@@ -138,141 +154,6 @@ def _column_unit(columns: int, num_ranks: int) -> int:
     return next((unit for unit in (256, 32) if columns >= 50 * unit * num_ranks), 1)
 
 
-@dataclass(frozen=True)
-class Shard:
-    """The part of a file's tensor that one rank holds: whole blocks around its own columns.
-
-    `column_offset` is the place of the first own column in the shard; activations before it, and after
-    the last own column, are zero, so that what else the blocks hold adds nothing.
-    """
-
-    tensor: str
-    type: str
-    rows: Span
-    columns: Span  # of the file's tensor, whole blocks
-    column_offset: int
-
-    @property
-    def padded_columns(self) -> int:
-        """Columns on the device: whole tiles, filled up with zeros."""
-        return padded(len(self.columns))
-
-
 def padded(columns: int) -> int:
     """Rounded up to whole column tiles."""
     return -(-columns // COLUMN_TILE) * COLUMN_TILE
-
-
-LAYER_VECTORS = ("attn_norm.weight", "ffn_norm.weight")
-
-
-def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorInfo]) -> dict[str, Shard]:
-    """Every tensor that a rank loads, under its name on the device, checked against the spec's shapes.
-
-    Raises ModelError for a missing tensor and a wrong shape.
-    """
-    cutter = _Cutter(tensors, share)
-    query = share.heads.scaled(spec.key_length)
-    key, value = share.kv_heads.scaled(spec.key_length), share.kv_heads.scaled(spec.value_length)
-    attended = share.heads.scaled(spec.value_length)
-    width, ffn = spec.embedding_length, share.feed_forward
-    num_query, num_key = spec.num_heads * spec.key_length, spec.num_kv_heads * spec.key_length
-    num_value, num_attended = spec.num_kv_heads * spec.value_length, spec.num_heads * spec.value_length
-    for layer in range(spec.num_layers):
-        prefix = f"blk.{layer}."
-        for name in LAYER_VECTORS:
-            cutter.vector(prefix + name, width)
-        cutter.column_parallel(prefix + "attn_q", query, (num_query, width))
-        cutter.column_parallel(prefix + "attn_k", key, (num_key, width))
-        cutter.column_parallel(prefix + "attn_v", value, (num_value, width))
-        cutter.row_parallel(prefix + "attn_output", attended, (width, num_attended))
-        cutter.column_parallel(prefix + "ffn_gate", ffn, (spec.feed_forward_length, width))
-        cutter.column_parallel(prefix + "ffn_up", ffn, (spec.feed_forward_length, width))
-        cutter.row_parallel(prefix + "ffn_down", ffn, (width, spec.feed_forward_length))
-    cutter.vector("output_norm.weight", width)
-    output = "output" if "output.weight" in tensors else "token_embd"
-    cutter.column_parallel(output, share.vocabulary, (spec.vocabulary_size, width), device_name="output")
-    return cutter.shards
-
-
-# Read on the host, or folded into the rope table: known, but no rank's shard.
-HOST_TENSORS = ("token_embd.weight", "rope_freqs.weight")
-
-
-def check_tensors(spec: ModelSpec, tensors: Mapping[str, TensorInfo]) -> None:
-    """Raises ModelError for missing tensors, wrong shapes, and tensors that nothing would read."""
-    everything = make_plan(spec, [1.0])[0]
-    read = {shard.tensor for shard in rank_shards(spec, everything, tensors).values()}
-    left = sorted(set(tensors) - read - set(HOST_TENSORS))
-    if left:
-        raise ModelError(
-            f"{len(left)} tensors of the file are not known for {spec.architecture}, the first is {left[0]!r}"
-        )
-    expected: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (spec.vocabulary_size, spec.embedding_length),
-        "rope_freqs.weight": (spec.rope.dimension // 2,),
-    }
-    for name in HOST_TENSORS:
-        if name in tensors:
-            _check_shape(tensors[name], expected[name])
-
-
-def _check_shape(tensor: TensorInfo, expected: tuple[int, ...]) -> None:
-    if tensor.shape != expected:
-        raise ModelError(
-            f"the tensor {tensor.name!r} has the shape {list(tensor.shape)}, expected {list(expected)}"
-        )
-
-
-class _Cutter:
-    """Collects the shards of one rank; each method is one way to cut a tensor."""
-
-    def __init__(self, tensors: Mapping[str, TensorInfo], share: RankShare) -> None:
-        self._tensors, self._share = tensors, share
-        self._column_blocks = self._largest_blocks()
-        self.shards: dict[str, Shard] = {}
-
-    def _largest_blocks(self) -> dict[str, int]:
-        """The largest block of each kind of tensor in any layer: all layers share one activation buffer."""
-        blocks: dict[str, int] = {}
-        for name, tensor in self._tensors.items():
-            kind = name.split(".")[2] if name.startswith("blk.") and name.count(".") >= 2 else name
-            blocks[kind] = max(blocks.get(kind, 1), WEIGHT_TYPES[tensor.type].block_columns)
-        return blocks
-
-    def _find(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
-        if name not in self._tensors:
-            raise ModelError(f"the model has no tensor {name!r}")
-        _check_shape(self._tensors[name], shape)
-        return self._tensors[name]
-
-    def _vector(self, name: str, span: Span, length: int, device_name: str) -> None:
-        tensor = self._find(name, (length,))
-        if tensor.type != "F32":
-            raise ModelError(f"the vector {name!r} is of type {tensor.type}; F32 is needed")
-        self.shards[device_name] = Shard(name, "F32", Span(0, 1), span, 0)
-
-    def vector(self, name: str, length: int) -> None:
-        """Replicated on every rank."""
-        self._vector(name, Span(0, length), length, name)
-
-    def column_parallel(
-        self, name: str, rows: Span, shape: tuple[int, int], device_name: str | None = None
-    ) -> None:
-        """By output row; the bias goes along."""
-        tensor = self._find(name + ".weight", shape)
-        device_name = device_name or name
-        self.shards[device_name + ".weight"] = Shard(tensor.name, tensor.type, rows, Span(0, shape[1]), 0)
-        if name + ".bias" in self._tensors:
-            self._vector(name + ".bias", rows, shape[0], device_name + ".bias")
-
-    def row_parallel(self, name: str, columns: Span, shape: tuple[int, int]) -> None:
-        """By input column, rounded outwards to blocks; rank 0 adds the bias, once."""
-        tensor = self._find(name + ".weight", shape)
-        block = self._column_blocks[name.split(".")[2]]
-        touched = _covering(columns, block).scaled(block)
-        held = Span(touched.start, min(touched.stop, shape[1]))
-        offset = columns.start - held.start if len(columns) else 0
-        self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, shape[0]), held, offset)
-        if name + ".bias" in self._tensors and self._share.rank == 0:
-            self._vector(name + ".bias", Span(0, shape[0]), shape[0], name + ".bias")

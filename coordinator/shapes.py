@@ -5,10 +5,22 @@ Only shapes of supported architectures stand here; `tiny` is no model, but a qui
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
-from coordinator.model import ARCHITECTURES, WEIGHT_TYPES, ModelSpec, Rope, TensorInfo
+from coordinator.architectures import ARCHITECTURES
+from coordinator.model import (
+    WEIGHT_TYPES,
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    ModelSpec,
+    Norm,
+    Rope,
+    TensorInfo,
+)
+from coordinator.shards import layer_norms
 
 
 @dataclass(frozen=True)
@@ -19,60 +31,101 @@ class Shape:
     tied: bool = False
 
 
-def _llama(
-    num_layers: int, width: int, heads: tuple[int, int], ffn: int, vocabulary: int, *, rope_base: float
+def _dense(
+    architecture: str,
+    num_layers: int,
+    width: int,
+    heads: tuple[int, int],
+    ffn: int,
+    vocabulary: int,
+    *,
+    rope_base: float,
+    head_length: int = 0,
+    epsilon: float = 1e-5,
 ) -> ModelSpec:
-    """heads: query heads and KV heads."""
-    length = width // heads[0]
+    """heads: query heads and KV heads, of head_length or of the width divided among them."""
+    features = ARCHITECTURES[architecture]
+    length = head_length or width // heads[0]
+    layer = LayerSpec(
+        AttentionSpec(*heads, length, length, length**-0.5, head_norm=features.head_norm),
+        FeedForwardSpec(ffn, features.activation, features.gated),
+    )
     return ModelSpec(
-        architecture="llama",
-        num_layers=num_layers,
+        architecture=architecture,
         embedding_length=width,
-        num_heads=heads[0],
-        num_kv_heads=heads[1],
-        key_length=length,
-        value_length=length,
-        feed_forward_length=ffn,
         vocabulary_size=vocabulary,
         context_length=131072,
-        norm_epsilon=1e-5,
-        rope=Rope(length, rope_base, 1.0, ARCHITECTURES["llama"].interleaved_rope),
+        norm=Norm(features.norm, epsilon),
+        ropes=(Rope(length, rope_base, 1.0, features.interleaved_rope),),
+        layers=(layer,) * num_layers,
+        block=features.block,
     )
 
 
+def _qwen3(num_layers: int, width: int, heads: tuple[int, int], ffn: int, *, context: int) -> ModelSpec:
+    spec = _dense(
+        "qwen3", num_layers, width, heads, ffn, 151936, rope_base=1e6, head_length=128, epsilon=1e-6
+    )
+    return dataclasses.replace(spec, context_length=context)
+
+
 SHAPES: dict[str, Shape] = {
-    "tiny": Shape(_llama(2, 64, (4, 2), 160, 256, rope_base=1e4)),
-    "llama-160m": Shape(_llama(12, 768, (12, 4), 2048, 32000, rope_base=1e4)),
-    "llama-3.2-1b": Shape(_llama(16, 2048, (32, 8), 8192, 128256, rope_base=5e5), tied=True),
-    "llama-3.1-8b": Shape(_llama(32, 4096, (32, 8), 14336, 128256, rope_base=5e5)),
-    "llama-3.3-70b": Shape(_llama(80, 8192, (64, 8), 28672, 128256, rope_base=5e5)),
+    "tiny": Shape(_dense("llama", 2, 64, (4, 2), 160, 256, rope_base=1e4)),
+    "llama-160m": Shape(_dense("llama", 12, 768, (12, 4), 2048, 32000, rope_base=1e4)),
+    "llama-3.2-1b": Shape(_dense("llama", 16, 2048, (32, 8), 8192, 128256, rope_base=5e5), tied=True),
+    "llama-3.1-8b": Shape(_dense("llama", 32, 4096, (32, 8), 14336, 128256, rope_base=5e5)),
+    "llama-3.3-70b": Shape(_dense("llama", 80, 8192, (64, 8), 28672, 128256, rope_base=5e5)),
+    "qwen3-0.6b": Shape(_qwen3(28, 1024, (16, 8), 3072, context=40960), tied=True),
 }
 
 
 def shape_tensors(shape: Shape, weight_type: str) -> dict[str, TensorInfo]:
     """The tensor table that a file of this shape would have: matrices of the type, vectors in F32."""
-    spec = shape.spec
-    width, ffn, vocabulary = spec.embedding_length, spec.feed_forward_length, spec.vocabulary_size
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocabulary, width)}
-    layer_shapes: dict[str, tuple[int, ...]] = {
-        "attn_norm": (width,),
-        "attn_q": (spec.num_heads * spec.key_length, width),
-        "attn_k": (spec.num_kv_heads * spec.key_length, width),
-        "attn_v": (spec.num_kv_heads * spec.value_length, width),
-        "attn_output": (width, spec.num_heads * spec.value_length),
-        "ffn_norm": (width,),
-        "ffn_gate": (ffn, width),
-        "ffn_up": (ffn, width),
-        "ffn_down": (width, ffn),
-    }
-    for layer in range(spec.num_layers):
-        shapes |= {f"blk.{layer}.{name}.weight": size for name, size in layer_shapes.items()}
-    shapes["output_norm.weight"] = (width,)
-    if not shape.tied:
-        shapes["output.weight"] = (vocabulary, width)
     return {
-        name: _tensor(name, "F32" if len(size) == 1 else weight_type, size) for name, size in shapes.items()
+        name: _tensor(name, "F32" if len(size) == 1 else weight_type, size)
+        for name, size in tensor_shapes(shape.spec, tied=shape.tied).items()
     }
+
+
+def tensor_shapes(spec: ModelSpec, *, tied: bool = False) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a model of these features has, less biases, by name; rows first."""
+    width = spec.embedding_length
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (spec.vocabulary_size, width)}
+    for index, layer in enumerate(spec.layers):
+        parts: dict[str, tuple[int, ...]] = dict.fromkeys(layer_norms(spec), (width,))
+        if layer.attention is not None:
+            parts |= _attention_shapes(layer.attention, width)
+        if layer.feed_forward is not None:
+            parts |= _feed_forward_shapes(layer.feed_forward, width)
+        shapes |= {f"blk.{index}.{name}.weight": size for name, size in parts.items()}
+    shapes["output_norm.weight"] = (width,)
+    shapes |= {rope.factors: (rope.dimension // 2,) for rope in spec.ropes if rope.factors}
+    if not tied:
+        shapes["output.weight"] = (spec.vocabulary_size, width)
+    return shapes
+
+
+def _attention_shapes(attention: AttentionSpec, width: int) -> dict[str, tuple[int, ...]]:
+    key_length, value_length = attention.key_length, attention.value_length
+    shapes: dict[str, tuple[int, ...]] = {
+        "attn_q": (attention.num_heads * key_length, width),
+        "attn_k": (attention.num_kv_heads * key_length, width),
+        "attn_v": (attention.num_kv_heads * value_length, width),
+        "attn_output": (width, attention.num_heads * value_length),
+    }
+    if attention.head_norm:
+        shapes["attn_q_norm"] = shapes["attn_k_norm"] = (key_length,)
+    return shapes
+
+
+def _feed_forward_shapes(feed_forward: FeedForwardSpec, width: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {
+        "ffn_up": (feed_forward.length, width),
+        "ffn_down": (width, feed_forward.length),
+    }
+    if feed_forward.gated:
+        shapes["ffn_gate"] = shapes["ffn_up"]
+    return shapes
 
 
 def _tensor(name: str, weight_type: str, shape: tuple[int, ...]) -> TensorInfo:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import psutil
 
 from coordinator.model import ModelSpec, TensorInfo
-from coordinator.plan import Limits, RankShare, Shard, padded, rank_shards
+from coordinator.plan import Limits, RankShare, padded
+from coordinator.shards import Shard, rank_shards
 from launcher.config import UsageError
 from launcher.devices import DeviceChoice
 from worker.buffers import Buffer, activation_buffers, cache_buffers, weight_buffers

@@ -7,16 +7,16 @@ nothing else, it reads nearly as fast as it copies.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coordinator.benchmark import Measurement
-from coordinator.kv_types import KV_TYPES
 from coordinator.messages import Ready
-from coordinator.plan import RankShare, rank_shards
+from coordinator.plan import RankShare
+from coordinator.shards import rank_shards
 from launcher.devices import DeviceChoice
 from launcher.fit import widening
 from launcher.session import Model
-from worker.buffers import weight_buffers
+from worker.buffers import cache_buffers, weight_buffers
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def _weights(model: Model, share: RankShare, choice: DeviceChoice) -> int:
 
 def _cache(model: Model, share: RankShare, choice: DeviceChoice) -> int:
     """Bytes of one position's keys and values; NumPy reads a copy of them in float32."""
-    spec, heads = model.spec, len(share.kv_heads)
-    kv_type = KV_TYPES["f32" if choice.index is None else model.limits.kv_type]
-    return spec.num_layers * sum(kv_type.nbytes(heads, n) for n in (spec.key_length, spec.value_length))
+    limits = replace(model.limits, kv_type="f32") if choice.index is None else model.limits
+    cells = cache_buffers(model.spec, share, replace(limits, num_blocks=1, block_length=1))
+    return sum(buffer.nbytes for buffer in cells.values())
 
 
 def roofline_text(found: Sequence[Roofline]) -> str:

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coordinator.architectures import model_spec
 from coordinator.control import WorkerChannel, WorkerError
 from coordinator.engine import Engine, EngineConfig
 from coordinator.garbage import collected_by_hand
 from coordinator.gguf_file import read_gguf
 from coordinator.messages import Attached, Ready
-from coordinator.model import ModelSpec, Origin, TensorInfo, model_spec
-from coordinator.plan import Limits, RankShare, check_tensors, make_plan
+from coordinator.model import ModelSpec, Origin, TensorInfo
+from coordinator.plan import Limits, RankShare, make_plan
 from coordinator.scheduler import Scheduler
 from coordinator.shapes import SHAPES, shape_tensors
+from coordinator.shards import check_tensors
 from launcher.config import DEFAULT_CONTEXT, RandomModel, RunConfig, UsageError
 from launcher.devices import DeviceChoice
 from launcher.fit import check_fit

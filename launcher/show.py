@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from coordinator.generation import all_logits
-from coordinator.plan import RankShare
+from coordinator.model import LayerSpec
+from coordinator.plan import RankShare, Span
 from launcher.config import RunConfig, UsageError
 from launcher.devices import count_ranks, list_devices, select_devices
 from launcher.fit import RankBytes, mebibytes, rank_bytes
@@ -65,25 +66,42 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
         print(json.dumps({"ranks": [_plan_row(share, num_bytes) for share, num_bytes in rows]}, indent=2))
         return 0
     spec = model.spec
+    heads, kv_heads, columns = map(_of_layers, zip(*map(_layer_numbers, spec.layers), strict=True))
     print(
-        f"{config.model.name}: {spec.architecture}, {spec.num_layers} layers, {spec.num_heads} heads,"
-        f" {spec.num_kv_heads} KV heads, {spec.feed_forward_length} FFN columns,"
+        f"{config.model.name}: {spec.architecture}, {spec.num_layers} layers, {heads} heads,"
+        f" {kv_heads} KV heads, {columns} FFN columns,"
         f" {spec.vocabulary_size} tokens; context {model.limits.context_length}, KV {config.kv_type}"
     )
     _print_table(rows)
     return 0
 
 
-def _plan_row(share: RankShare, num_bytes: RankBytes) -> dict[str, Any]:
-    spans = {
-        "heads": share.heads,
-        "kv_heads": share.kv_heads,
-        "ffn_columns": share.feed_forward,
-        "vocabulary_rows": share.vocabulary,
+def _layer_numbers(layer: LayerSpec) -> tuple[int, int, int]:
+    """Heads, KV heads and FFN columns; 0 for what a layer has not."""
+    attention, feed_forward = layer.attention, layer.feed_forward
+    heads = (0, 0) if attention is None else (attention.num_heads, attention.num_kv_heads)
+    return *heads, 0 if feed_forward is None else feed_forward.length
+
+
+def _of_layers(numbers: Sequence[int]) -> str:
+    """One number where all layers agree, else from the least to the most."""
+    return str(numbers[0]) if len(set(numbers)) == 1 else f"{min(numbers)} to {max(numbers)}"
+
+
+def _layer_spans(share: RankShare) -> dict[str, list[Span]]:
+    """What a rank holds of each layer, by kind."""
+    return {
+        "heads": [layer.heads for layer in share.layers],
+        "kv_heads": [layer.kv_heads for layer in share.layers],
+        "ffn_columns": [layer.feed_forward for layer in share.layers],
     }
+
+
+def _plan_row(share: RankShare, num_bytes: RankBytes) -> dict[str, Any]:
     return {
         "rank": share.rank,
-        **{name: [span.start, span.stop] for name, span in spans.items()},
+        **{name: [[span.start, span.stop] for span in spans] for name, spans in _layer_spans(share).items()},
+        "vocabulary_rows": [share.vocabulary.start, share.vocabulary.stop],
         "weight_bytes": num_bytes.weights,
         "cache_bytes": num_bytes.cache,
         "activation_bytes": num_bytes.activations,
@@ -105,7 +123,9 @@ def _print_table(rows: Sequence[tuple[RankShare, RankBytes]]) -> None:
     )
     cells = [
         (
-            *map(str, (share.rank, share.heads, share.kv_heads, share.feed_forward, share.vocabulary)),
+            str(share.rank),
+            *(" or ".join(dict.fromkeys(map(str, spans))) for spans in _layer_spans(share).values()),
+            str(share.vocabulary),
             *map(mebibytes, (num_bytes.weights, num_bytes.cache, num_bytes.activations, num_bytes.total)),
         )
         for share, num_bytes in rows

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.model import WEIGHT_TYPES
-from coordinator.plan import padded, rank_shards
+from coordinator.plan import padded
+from coordinator.shards import rank_shards
 from launcher.config import RandomModel, RunConfig, UsageError
 from launcher.devices import WORKER_COMMAND, DeviceChoice, select_devices
 from launcher.session import RunError, open_model, plan_ranks, start_session
 from launcher.supervisor import rank_cores, thread_settings
 from launcher.table import format_table
-from worker.program import Program, build_program
+from worker.program import Program
+from worker.transformer import build_program
 from worker.tuning_job import TuningJob
 from worker.two_phase import WAYS, bucket_rows, kept_measurements, measurement_name, pays
 

@@ -46,20 +46,21 @@ def write_gguf(model: RandomModel, path: Path) -> None:
 
 
 def add_metadata(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:
-    """The keys from which coordinator.model makes the spec again."""
+    """The keys from which coordinator/architectures.py makes the spec again. All layers must be alike."""
     import gguf
 
     writer.add_context_length(spec.context_length)
     writer.add_embedding_length(spec.embedding_length)
     writer.add_block_count(spec.num_layers)
-    writer.add_feed_forward_length(spec.feed_forward_length)
-    writer.add_head_count(spec.num_heads)
-    writer.add_head_count_kv(spec.num_kv_heads)
-    writer.add_key_length(spec.key_length)
-    writer.add_value_length(spec.value_length)
-    writer.add_layer_norm_rms_eps(spec.norm_epsilon)
-    writer.add_rope_dimension_count(spec.rope.dimension)
-    writer.add_rope_freq_base(spec.rope.base)
-    if spec.rope.scale != 1:
+    attention, feed_forward, rope = spec.attentions[0], spec.feed_forwards[0], spec.ropes[0]
+    writer.add_feed_forward_length(feed_forward.length)
+    writer.add_head_count(attention.num_heads)
+    writer.add_head_count_kv(attention.num_kv_heads)
+    writer.add_key_length(attention.key_length)
+    writer.add_value_length(attention.value_length)
+    writer.add_layer_norm_rms_eps(spec.norm.epsilon)
+    writer.add_rope_dimension_count(rope.dimension)
+    writer.add_rope_freq_base(rope.base)
+    if rope.scale != 1:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(1 / spec.rope.scale)
+        writer.add_rope_scaling_factor(1 / rope.scale)

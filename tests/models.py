@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,37 +14,73 @@ from gguf.quants import dequantize, quantize
 from hypothesis import settings
 
 from collectives.arena import private_arena
+from coordinator.architectures import model_spec
 from coordinator.engine import Engine
 from coordinator.gguf_file import GgufFile, read_gguf
 from coordinator.messages import Load, Step
-from coordinator.model import WEIGHT_TYPES, ModelSpec, Rope, TensorInfo, model_spec
-from coordinator.plan import Limits, RankShare, Shard, check_tensors, make_plan, padded, rank_shards
+from coordinator.model import (
+    WEIGHT_TYPES,
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    ModelSpec,
+    Norm,
+    Rope,
+    TensorInfo,
+)
+from coordinator.plan import Limits, RankShare, make_plan, padded
+from coordinator.shapes import tensor_shapes as shapes_of
+from coordinator.shards import Shard, check_tensors, rank_shards
 from launcher.write_gguf import add_metadata
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.device import Device
 from worker.model_file import ModelFile, load_stack
 from worker.numpy_device import NumpyDevice
-from worker.program import Program, build_program
+from worker.program import Program
 from worker.stacks import stack_shards
 from worker.step_writer import StepWriter, row_bucket
+from worker.transformer import build_program
 
 Floats = npt.NDArray[np.float32]
 
-ROPE = Rope(dimension=8, base=10000.0, scale=1.0, interleaved=True)
-SPEC = ModelSpec(
-    architecture="llama",
-    num_layers=2,
-    embedding_length=32,
-    num_heads=4,
-    num_kv_heads=2,
-    key_length=8,
-    value_length=8,
-    feed_forward_length=64,
-    vocabulary_size=48,
-    context_length=128,
-    norm_epsilon=1e-5,
-    rope=ROPE,
-)
+FACTORS = {"factors": "rope_freqs.weight"}  # changes of a rope
+DIMENSIONS: dict[str, Any] = {
+    "architecture": "llama",
+    "num_layers": 2,
+    "embedding_length": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "key_length": 8,
+    "value_length": 8,
+    "feed_forward_length": 64,
+    "vocabulary_size": 48,
+    "context_length": 128,
+    "norm_epsilon": 1e-5,
+    "rope": {"dimension": 8, "base": 10000.0, "scale": 1.0, "interleaved": True},
+}
+
+
+def make_spec(**changes: Any) -> ModelSpec:
+    """A llama whose layers are alike: DIMENSIONS, changed; `rope` may be a mapping of changes to its own."""
+    rope = {**DIMENSIONS["rope"], **changes.pop("rope", {})}
+    numbers = {**DIMENSIONS, **changes}
+    key_length = numbers["key_length"]
+    heads = {name: numbers[name] for name in ("num_heads", "num_kv_heads", "key_length", "value_length")}
+    layer = LayerSpec(
+        AttentionSpec(**heads, scale=key_length**-0.5), FeedForwardSpec(numbers["feed_forward_length"])
+    )
+    return ModelSpec(
+        architecture=numbers["architecture"],
+        embedding_length=numbers["embedding_length"],
+        vocabulary_size=numbers["vocabulary_size"],
+        context_length=numbers["context_length"],
+        norm=Norm("rms", numbers["norm_epsilon"]),
+        ropes=(Rope(**rope),),
+        layers=(layer,) * numbers["num_layers"],
+    )
+
+
+SPEC = make_spec()
 LIMITS = Limits(
     context_length=64, num_blocks=32, block_length=4, max_rows=16, max_logit_rows=16, kv_type="f32"
 )
@@ -56,44 +91,18 @@ def examples(count: int) -> settings:
     return settings(max_examples=count, derandomize=True)
 
 
-def make_spec(**changes: Any) -> ModelSpec:
-    """SPEC, changed; `rope` may be a mapping of changes to ROPE."""
-    rope = changes.pop("rope", {})
-    return dataclasses.replace(SPEC, **changes, rope=dataclasses.replace(ROPE, **rope))
-
-
 def kind_of(tensor: str) -> str:
     """A tensor's name without its layer: attn_q.weight of any layer."""
     return tensor.split(".", 2)[2] if tensor.startswith("blk.") else tensor
 
 
-def tensor_shapes(
-    spec: ModelSpec, *, biases: bool = False, tied: bool = False, rope_factors: bool = False
-) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(spec: ModelSpec, *, biases: bool = False, tied: bool = False) -> dict[str, tuple[int, ...]]:
     """Every tensor of a llama and its shape, rows first."""
-    width, ffn = spec.embedding_length, spec.feed_forward_length
-    matrices = {
-        "attn_q": (spec.num_heads * spec.key_length, width),
-        "attn_k": (spec.num_kv_heads * spec.key_length, width),
-        "attn_v": (spec.num_kv_heads * spec.value_length, width),
-        "attn_output": (width, spec.num_heads * spec.value_length),
-        "ffn_gate": (ffn, width),
-        "ffn_up": (ffn, width),
-        "ffn_down": (width, ffn),
-    }
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (spec.vocabulary_size, width)}
-    for layer in range(spec.num_layers):
-        prefix = f"blk.{layer}."
-        shapes[prefix + "attn_norm.weight"] = shapes[prefix + "ffn_norm.weight"] = (width,)
-        for name, shape in matrices.items():
-            shapes[f"{prefix}{name}.weight"] = shape
-            if biases:
-                shapes[f"{prefix}{name}.bias"] = shape[:1]
-    shapes["output_norm.weight"] = (width,)
-    if not tied:
-        shapes["output.weight"] = (spec.vocabulary_size, width)
-    if rope_factors:
-        shapes["rope_freqs.weight"] = (spec.rope.dimension // 2,)
+    shapes = shapes_of(spec, tied=tied)
+    if biases:
+        for name, shape in list(shapes.items()):
+            if name.startswith("blk.") and not name.endswith("norm.weight"):
+                shapes[name.removesuffix("weight") + "bias"] = shape[:1]
     return shapes
 
 
@@ -127,7 +136,6 @@ def write_llama(
     *,
     biases: bool = False,
     tied: bool = False,
-    rope_factors: bool = False,
     seed: int = 0,
 ) -> dict[str, Floats]:
     """Writes a random model; returns its weights as the file stands for them. types: as in tensor_infos."""
@@ -135,7 +143,7 @@ def write_llama(
     writer = gguf.GGUFWriter(path, spec.architecture)
     add_metadata(writer, spec)
     weights = {}
-    shapes = tensor_shapes(spec, biases=biases, tied=tied, rope_factors=rope_factors)
+    shapes = tensor_shapes(spec, biases=biases, tied=tied)
     for name, shape in shapes.items():
         values = random.standard_normal(shape).astype(np.float32) / np.float32(math.sqrt(shape[-1]))
         if name.endswith("norm.weight"):

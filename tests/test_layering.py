@@ -1,7 +1,7 @@
 """Imports run one way: the packages import each other only along the arrows of the design.
 
 launcher -> coordinator, worker
-worker   -> coordinator.messages, plan, model, kv_types and garbage, collectives, shaders
+worker   -> coordinator.messages, plan, shards, model, kv_types and garbage, collectives, shaders
 coordinator, collectives, shaders -> none of the other four
 """
 
@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 ARROWS: dict[str, tuple[str, ...]] = {
     "launcher": ("coordinator", "worker"),
     "worker": (
-        *("coordinator.messages", "coordinator.plan", "coordinator.model"),
+        *("coordinator.messages", "coordinator.plan", "coordinator.shards", "coordinator.model"),
         *("coordinator.kv_types", "coordinator.garbage"),
         *("collectives", "shaders"),
     ),

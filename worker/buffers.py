@@ -8,12 +8,13 @@ from enum import Enum
 
 from coordinator.kv_types import KV_TYPES
 from coordinator.model import ModelSpec
-from coordinator.plan import Limits, RankShare, Shard, padded
+from coordinator.plan import Limits, RankShare, padded
+from coordinator.shards import Shard
 from worker.ops import QUANTIZED
-from worker.program import cache_names
 from worker.quantized import row_words
 from worker.stacks import stack_shards
 from worker.step_buffer import StepLayout
+from worker.transformer import cache_names, qkv_length
 
 MAX_ATTENTION_CHUNK = (
     16384  # keys one workgroup walks: lavapipe 22.3 cuts an invocation off after 65,535 iterations
@@ -48,31 +49,41 @@ def attention_slots(limits: Limits) -> int:
 def activation_buffers(
     spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], limits: Limits
 ) -> dict[str, Buffer]:
-    """What a step works in."""
-    heads, kv_heads = len(share.heads), len(share.kv_heads)
+    """What a step works in: as much as the layer needs that needs most."""
     width = padded(spec.embedding_length)
 
     def rows(length: int, placement: Placement = Placement.DEVICE, count: int = limits.max_rows) -> Buffer:
         return Buffer(count * length * 4, placement, length)
 
     def input_length(kind: str) -> int:
-        return max(shards[f"blk.{layer}.{kind}.weight"].padded_columns for layer in range(spec.num_layers))
+        names = (f"blk.{layer}.{kind}.weight" for layer in range(spec.num_layers))
+        return max((shards[name].padded_columns for name in names if name in shards), default=0)
 
-    slots = attention_slots(limits) * heads
+    attentions = [
+        (layer.attention, held)
+        for layer, held in zip(spec.layers, share.layers, strict=True)
+        if layer.attention is not None
+    ]
+    slots = attention_slots(limits)
     # Where gates and ups are stacked, one product makes both and what comes of them.
     gates_apart = any(name.endswith(".ffn_gate.weight") for name in stack_shards(shards))
+    block = spec.block
+    has_post_norms = bool(block.attention_post_norm or block.feed_forward_post_norm)
     buffers = {
         "step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD),
-        "rope": rows(spec.rope.dimension, Placement.UPLOAD),
+        "rope": rows(spec.rope_length, Placement.UPLOAD),
         "embedding": rows(width, Placement.UPLOAD),
         "hidden": rows(width),
         "normed": rows(width),
-        "qkv": rows((heads + kv_heads) * spec.key_length + kv_heads * spec.value_length),
-        "query": rows(heads * spec.key_length),
-        "attention_sums": Buffer(slots * spec.value_length * 4),
-        "attention_scales": Buffer(slots * 2 * 4),
+        "block": rows(width if has_post_norms else 0),
+        "qkv": rows(max((qkv_length(attention, held) for attention, held in attentions), default=0)),
+        "query": rows(max((len(held.heads) * spec.key_length for spec, held in attentions), default=0)),
+        "attention_sums": Buffer(
+            slots * max((len(held.heads) * spec.value_length for spec, held in attentions), default=0) * 4
+        ),
+        "attention_scales": Buffer(slots * max((len(held.heads) for _, held in attentions), default=0) * 8),
         "attended": rows(input_length("attn_output")),
-        "gate_up": rows(2 * len(share.feed_forward) if gates_apart else 0),
+        "gate_up": rows(2 * max(len(held.feed_forward) for held in share.layers) if gates_apart else 0),
         "activated": rows(input_length("ffn_down")),
         "final": rows(width, count=limits.max_logit_rows),
         "logits": rows(len(share.vocabulary), Placement.READBACK, limits.max_logit_rows),
@@ -87,13 +98,15 @@ def activation_buffers(
 
 def cache_buffers(spec: ModelSpec, share: RankShare, limits: Limits) -> dict[str, Buffer]:
     """The paged KV cache: per layer the cells of keys and values, as coordinator/kv_types.py lays them."""
-    num_cells = limits.num_blocks * limits.block_length * len(share.kv_heads)
     kv_type = KV_TYPES[limits.kv_type]
     buffers = {}
-    for layer in range(spec.num_layers):
-        key, value = cache_names(layer)
-        buffers[key] = Buffer(kv_type.nbytes(num_cells, spec.key_length))
-        buffers[value] = Buffer(kv_type.nbytes(num_cells, spec.value_length))
+    for index, (layer, held) in enumerate(zip(spec.layers, share.layers, strict=True)):
+        if layer.attention is None:
+            continue
+        num_cells = limits.num_blocks * limits.block_length * len(held.kv_heads)
+        key, value = cache_names(index)
+        buffers[key] = Buffer(kv_type.nbytes(num_cells, layer.attention.key_length))
+        buffers[value] = Buffer(kv_type.nbytes(num_cells, layer.attention.value_length))
     return buffers
 
 

@@ -25,7 +25,8 @@ from coordinator.messages import (
     Step,
     StepDone,
 )
-from coordinator.plan import padded, rank_shards
+from coordinator.plan import padded
+from coordinator.shards import rank_shards
 from worker.bandwidth import copy_bandwidth
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
@@ -33,12 +34,13 @@ from worker.device import Device, DeviceOptions, TimedDevice, TunableDevice
 from worker.loading import load_stacks
 from worker.open_device import open_device
 from worker.open_weights import open_weights
-from worker.program import Program, build_program, build_sums
+from worker.program import Program
 from worker.segments import SegmentRunner
 from worker.stacks import stack_shards
 from worker.step_buffer import StepLayout, StepView
 from worker.step_clock import StepClock, take_out_device
 from worker.step_writer import StepWriter, row_bucket
+from worker.transformer import build_program, build_sums
 from worker.two_phase import NEVER, kept_measurements, measured_threshold
 from worker.weight_source import WeightSource
 

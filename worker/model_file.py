@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.model import WEIGHT_TYPES, TensorInfo, model_hash
-from coordinator.plan import Shard
+from coordinator.shards import Shard
 from worker.device import Device
 from worker.formats import FORMATS
 from worker.stacks import Stack

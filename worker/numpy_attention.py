@@ -1,11 +1,15 @@
-"""Attention in NumPy: one row over its sequence's keys, a chunk at a time, and the chunks put together."""
+"""Attention in NumPy: keys and values into the cache, rows over their sequences' keys, a chunk at a time."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import numpy.typing as npt
 
-from worker.ops import Attention
+from worker.numpy_cache import NumpyCache
+from worker.numpy_state import NumpyState
+from worker.ops import Attention, AttentionCombine, RopeCache
 
 Floats = npt.NDArray[np.float32]
 EMPTY_MAXIMUM = np.float32(-3e38)  # of a chunk without keys: finite, so that differences of two are
@@ -57,3 +61,85 @@ def combined(sums: Floats, scales: Floats) -> Floats:
     kept = np.where(scales[..., 1:] > 0, sums, np.float32(0))
     attended = (weight[..., None] * kept).sum(axis=2) / total[..., None]
     return attended
+
+
+def _cache(state: NumpyState, name: str, op: RopeCache | Attention, length: int) -> NumpyCache:
+    """One layer's keys or values."""
+    if name not in state.caches:
+        state.caches[name] = NumpyCache(state.bytes[name], state.limits, op.num_kv_heads, length)
+    return state.caches[name]
+
+
+def _blocks(state: NumpyState, row: int, num_positions: int) -> npt.NDArray[np.uint32]:
+    start = int(state.step.table_starts[row])
+    return state.step.tables[start : start - (-num_positions // state.limits.block_length)]
+
+
+def rope_cache(op: RopeCache, state: NumpyState) -> None:
+    num_rows = state.num_rows()
+    num_turned = op.num_heads + op.num_kv_heads
+    first_value = num_turned * op.key_length
+    turned = state.rows("qkv")[:, :first_value].reshape(num_rows, num_turned, op.key_length)
+    value = state.rows("qkv")[:, first_value : first_value + op.num_kv_heads * op.value_length]
+    turned = _turned(state, turned, op)
+    _query(op, state)[:] = turned[:, : op.num_heads]
+    turned_key = turned[:, op.num_heads :]
+    value = value.reshape(num_rows, op.num_kv_heads, op.value_length)
+    keys = _cache(state, op.key_cache, op, op.key_length)
+    values = _cache(state, op.value_cache, op, op.value_length)
+    for row in range(num_rows):
+        position = int(state.step.positions[row])
+        block, place = _blocks(state, row, position + 1)[-1], position % state.limits.block_length
+        keys.write(block, place, turned_key[row])
+        values.write(block, place, value[row])
+
+
+def _query(op: RopeCache | Attention, state: NumpyState) -> Floats:
+    """[rows, heads, key_length]; rows lie end to end whatever another layer's have of elements."""
+    shape = (state.num_rows(), op.num_heads, op.key_length)
+    return state.bytes["query"].view(np.float32)[: math.prod(shape)].reshape(shape)
+
+
+def _turned(state: NumpyState, heads: Floats, op: RopeCache) -> Floats:
+    """heads [rows, heads, key_length]; the rope table holds cosine and sine by turns."""
+    table = state.rows("rope")[:, None, op.rope_offset : op.rope_offset + op.rope_dimension]
+    cosine, sine = table[..., 0::2], table[..., 1::2]
+    half = op.rope_dimension // 2
+    first = slice(0, op.rope_dimension, 2) if op.interleaved else slice(0, half)
+    second = slice(1, op.rope_dimension, 2) if op.interleaved else slice(half, op.rope_dimension)
+    turned = heads.copy()
+    turned[..., first] = heads[..., first] * cosine - heads[..., second] * sine
+    turned[..., second] = heads[..., first] * sine + heads[..., second] * cosine
+    return turned
+
+
+def _slots(op: Attention | AttentionCombine, state: NumpyState) -> tuple[Floats, Floats]:
+    """Sums [rows, heads, chunks, value_length] and their (maximum, sum of weights)."""
+    shape = (state.num_rows(), op.num_heads, state.step.num_chunks)
+    count = math.prod(shape)
+    sums = state.bytes["attention_sums"].view(np.float32)[: count * op.value_length]
+    scales = state.bytes["attention_scales"].view(np.float32)[: count * 2]
+    return sums.reshape(*shape, op.value_length), scales.reshape(*shape, 2)
+
+
+def attention(op: Attention, state: NumpyState) -> None:
+    query = _query(op, state)
+    keys = _cache(state, op.key_cache, op, op.key_length)
+    values = _cache(state, op.value_cache, op, op.value_length)
+    sums, scales = _slots(op, state)
+    for first, stop in state.runs:
+        num_keys = int(state.step.positions[first:stop].max()) + 1
+        blocks = _blocks(state, first, num_keys)
+        run_keys = keys.read(blocks, num_keys)  # [kv_heads, keys, key_length]
+        run_values = values.read(blocks, num_keys)
+        for row in range(first, stop):
+            num_keys = int(state.step.positions[row]) + 1
+            row_keys, row_values = run_keys[:, :num_keys], run_values[:, :num_keys]
+            length = state.step.chunk_length
+            attend(op, query[row], row_keys, row_values, length, sums[row], scales[row])
+
+
+def attention_combine(op: AttentionCombine, state: NumpyState) -> None:
+    attended = combined(*_slots(op, state))
+    span = slice(op.output_offset, op.output_offset + op.num_heads * op.value_length)
+    state.rows("attended")[:, span] = attended.reshape(state.num_rows(), -1)

@@ -24,28 +24,39 @@ class Matrix:
 
 @dataclass(frozen=True)
 class SumNorm:
-    """hidden = source + (the ranks' partial sums); output = RMS norm of hidden, times the weight.
+    """hidden = source + addend; output = norm of hidden, times the weight, plus the bias.
 
-    With parity None nothing is summed; with `summed` the first slot holds the sum of all already. For
-    logit_rows only the chosen rows are computed, packed together in the output, and hidden is not written.
+    The addend is the sum of the ranks' partials of a parity, or of their first slot where `summed`, or what
+    another buffer holds, or nothing. For logit_rows only the chosen rows are computed, packed together in the
+    output, and hidden is not written; nor is it without a source: then the addend alone is normalised.
     """
 
-    source: str
-    parity: int | None
-    weight: str
+    source: str | None
+    weight: str | None  # None for no norm: output = hidden
     width: int  # elements of a row, without its padding
     epsilon: float
     output: str
     rows: RowSet
+    addend: str | None = None  # partials or another buffer
+    parity: int | None = None  # of partials
+    norm: str = "rms"  # or layer
+    bias: str | None = None
     summed: bool = False
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset((self.source,) if self.parity is None else (self.source, "partials"))
+        return frozenset(name for name in (self.source, self.addend) if name is not None)
+
+    @property
+    def stores_hidden(self) -> bool:
+        """Whether hidden is written; a sum of hidden alone is in its place already."""
+        return (
+            self.rows == "rows" and self.source is not None and (self.source, self.addend) != ("hidden", None)
+        )
 
     @property
     def writes(self) -> frozenset[str]:
-        return frozenset((self.output,) if self.rows == "logit_rows" else (self.output, "hidden"))
+        return frozenset((self.output, "hidden") if self.stores_hidden else (self.output,))
 
 
 @dataclass(frozen=True)
@@ -87,11 +98,11 @@ class Quantize:
 
 @dataclass(frozen=True)
 class MatMul:
-    """output[row, offset : offset + matrix.rows] = input[row] x transposed matrix, plus a bias.
+    """output[row, offset : offset + matrix.rows] = (input[row] x transposed matrix + bias) * scale.
 
-    To the buffer "partials" it writes this rank's slot of the given parity. A gated product has as many
-    gates as ups, one after the other; silu(gate) * up is what it writes, half as many columns.
-    Its input are float32, or what Quantize has made of them.
+    To the buffer "partials" it writes this rank's slot of the given parity. An activation is applied to
+    that; a gated product has as many gates as ups, one after the other, and writes activation(gate) * up,
+    half as many columns. Its input are float32, or what Quantize has made of them.
     """
 
     matrix: Matrix
@@ -101,8 +112,12 @@ class MatMul:
     output_offset: int
     rows: RowSet
     parity: int | None = None
+    activation: str | None = None  # one of worker/activations.py
     gated: bool = False
     activations: str = "f32"
+    scale: float = 1.0
+    softcap: float = 0.0  # outputs become cap * tanh(output / cap); 0 for none
+    accumulates: bool = False  # onto what the output holds already
 
     @property
     def columns(self) -> int:
@@ -111,11 +126,34 @@ class MatMul:
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset((self.input,))
+        return frozenset((self.input, self.output) if self.accumulates else (self.input,))
 
     @property
     def writes(self) -> frozenset[str]:
         return frozenset((self.output,))
+
+
+@dataclass(frozen=True)
+class HeadNorm:
+    """Normalises each query head and each key head in qkv by its root mean square, in place.
+
+    Every head of a kind has the same weight [length].
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    length: int
+    query_weight: str
+    key_weight: str
+    epsilon: float
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset(("qkv",))
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return frozenset(("qkv",))
 
 
 @dataclass(frozen=True)
@@ -131,7 +169,8 @@ class RopeCache:
     num_kv_heads: int
     key_length: int
     value_length: int
-    rope_dimension: int
+    rope_offset: int  # where its cosines and sines begin in a row of the rope table
+    rope_dimension: int  # elements of a head that turn; 0 for none
     interleaved: bool
 
     @property
@@ -190,13 +229,14 @@ class AttentionCombine:
 
 @dataclass(frozen=True)
 class GatedActivation:
-    """activated[row, offset + column] = silu(gate) * up, which lie at column and columns + column of gate_up.
+    """activated[row, offset + column] = activation(gate) * up, which lie columns apart in gate_up.
 
     For gates and ups that one gated product can't give, because their types differ.
     """
 
     columns: int
     output_offset: int
+    activation: str
 
     @property
     def reads(self) -> frozenset[str]:
@@ -208,5 +248,5 @@ class GatedActivation:
 
 
 Op = Union[  # noqa: UP007
-    SumNorm, SumSlice, Quantize, MatMul, RopeCache, Attention, AttentionCombine, GatedActivation
+    SumNorm, SumSlice, Quantize, MatMul, HeadNorm, RopeCache, Attention, AttentionCombine, GatedActivation
 ]

@@ -9,7 +9,8 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coordinator.plan import Shard, padded
+from coordinator.plan import padded
+from coordinator.shards import Shard
 from worker.formats import FORMATS
 
 # Tensors of a layer that multiply the same input, in the order in which they are stacked.
@@ -65,7 +66,8 @@ def stacked_tensors(layer: str, group: tuple[str, ...], shards: Mapping[str, Sha
         weight = shards[f"{layer}.{kind}.weight"]
         return weight.type, weight.columns, f"{layer}.{kind}.bias" in shards
 
-    return [f"{layer}.{'+'.join(alike)}" for _, alike in itertools.groupby(group, layout)]
+    present = [kind for kind in group if f"{layer}.{kind}.weight" in shards]
+    return [f"{layer}.{'+'.join(alike)}" for _, alike in itertools.groupby(present, layout)]
 
 
 def _stack_name(name: str, shards: Mapping[str, Shard]) -> str:

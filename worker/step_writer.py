@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from coordinator.messages import Load, Step
-from coordinator.model import ModelError, ModelSpec, TensorInfo
+from coordinator.model import ModelError, Rope, TensorInfo
 from worker.buffers import MAX_ATTENTION_CHUNK, attention_slots
 from worker.device import Device
 from worker.formats import FORMATS
@@ -26,11 +28,13 @@ class StepWriter:
 
     def __init__(self, device: Device, weights: WeightSource, load: Load) -> None:
         self._spec, self._limits = load.spec, load.limits
-        self._num_kv_heads = len(load.share.kv_heads)
+        self._heads = _most_heads(load)
         tensors = {tensor.name: tensor for tensor in load.tensors}
         embeddings = tensors["token_embd.weight"]
         self._token_rows, self._format = weights.rows(embeddings), FORMATS[embeddings.type]
-        self._angles = rope_angles(load.spec, _rope_factors(weights, tensors.get("rope_freqs.weight")))
+        names = [rope.factors for rope in load.spec.ropes if rope.factors]
+        factors = {name: _rope_factors(weights, tensors[name]) for name in names}
+        self._angles = rope_angles(load.spec.ropes, factors)
         self._step = StepView(device.view("step").view(np.uint32), StepLayout(load.limits))
         self._rope = device.view("rope").view(np.float32).reshape(load.limits.max_rows, -1)
         self._embedding = device.view("embedding").view(np.float32).reshape(load.limits.max_rows, -1)
@@ -42,7 +46,7 @@ class StepWriter:
         self._num_steps = step.number
         num_rows, num_chunks, chunk_length = step.token_ids.size, *self._chunks(step)
         view = self._step
-        groups = attention_groups(num_rows, self._num_kv_heads, self._spec.heads_per_kv_head, num_chunks)
+        groups = attention_groups(num_rows, *self._heads, num_chunks)
         counts = (num_rows, step.logit_rows.size, chunk_length, num_chunks)
         view.header[: INDIRECT_WORD + 3] = (*counts, *groups)
         view.positions[:num_rows] = step.positions
@@ -50,6 +54,8 @@ class StepWriter:
         view.logit_rows[: step.logit_rows.size] = step.logit_rows
         view.tables[: step.tables.size] = step.tables
         embeddings = self._format.widen(self._token_rows[step.token_ids], self._spec.embedding_length)
+        if self._spec.embedding_scale != 1:
+            embeddings *= np.float32(self._spec.embedding_scale)
         self._embedding[:num_rows, : self._spec.embedding_length] = embeddings
         angles = step.positions[:, None] * self._angles  # float64: exact enough at any position
         np.cos(angles, out=self._rope[:num_rows, 0::2], casting="same_kind")
@@ -92,10 +98,20 @@ def _check_range(what: str, values: npt.NDArray[np.int32], stop: int) -> None:
         raise StepError(f"a {what} from {values.min()} to {values.max()}; 0 to {stop - 1} are possible")
 
 
-def _rope_factors(weights: WeightSource, tensor: TensorInfo | None) -> Floats | None:
-    """Llama 3's frequency factors, where the file has them."""
-    if tensor is None:
-        return None
+def _most_heads(load: Load) -> tuple[int, int]:
+    """KV heads, and heads of one: of the layers that have most of each, for which attention is dispatched."""
+    attentions = [
+        (len(held.kv_heads), layer.attention.heads_per_kv_head)
+        for layer, held in zip(load.spec.layers, load.share.layers, strict=True)
+        if layer.attention is not None
+    ]
+    return max((held for held, _ in attentions), default=0), max(
+        (group for _, group in attentions), default=1
+    )
+
+
+def _rope_factors(weights: WeightSource, tensor: TensorInfo) -> Floats:
+    """What a rope's frequencies are divided by [dimension / 2]."""
     factors: Floats = weights.floats(tensor)[0]
     if not np.all((factors > 0) & (factors < np.inf)):
         raise ModelError(
@@ -104,11 +120,17 @@ def _rope_factors(weights: WeightSource, tensor: TensorInfo | None) -> Floats | 
     return factors
 
 
-def rope_angles(spec: ModelSpec, factors: Floats | None) -> npt.NDArray[np.float64]:
-    """The angle by which each pair of elements turns per position [dimension / 2]."""
-    rope = spec.rope
-    angles = rope.scale * rope.base ** (-np.arange(0, rope.dimension, 2, dtype=np.float64) / rope.dimension)
-    return angles if factors is None else angles / factors.astype(np.float64)
+def rope_angles(ropes: Sequence[Rope], factors: Mapping[str, Floats]) -> npt.NDArray[np.float64]:
+    """The angle by which each pair of elements turns per position, of all ropes side by side."""
+    return np.concatenate([np.zeros(0), *(_angles(rope, factors) for rope in ropes)])
+
+
+def _angles(rope: Rope, factors: Mapping[str, Floats]) -> npt.NDArray[np.float64]:
+    """[dimension / 2]"""
+    angles: npt.NDArray[np.float64] = rope.scale * rope.base ** (
+        -np.arange(0, rope.dimension, 2, dtype=np.float64) / rope.dimension
+    )
+    return angles / factors[rope.factors].astype(np.float64) if rope.factors else angles
 
 
 def row_bucket(num_rows: int, max_rows: int) -> int:

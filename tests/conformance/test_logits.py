@@ -11,7 +11,7 @@ import pytest
 
 from tests.command_line import CommandLine
 
-MODELS = ["llama-dense"]
+MODELS = ["llama-dense", "qwen2-dense", "qwen3-dense"]
 SEED = 100  # of the weights that llama.cpp's logits belong to
 MAX_ERROR = {"f32": 1e-8, "f16": 1e-5, "q8_0": 3e-4}  # normalised mean squared, by KV type
 DEVICES = [",".join([device] * num_ranks) for device in ("0", "cpu") for num_ranks in (1, 2, 3, 4, 5)]

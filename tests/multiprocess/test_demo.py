@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from coordinator.architectures import model_spec
 from coordinator.gguf_file import read_gguf
-from coordinator.model import model_spec
 from tests.command_line import CommandLine
 from tests.drivers import REPOSITORY
 
@@ -41,6 +41,6 @@ def test_the_file_suits_every_weight_type_and_split() -> None:
     assert MODEL.stat().st_size <= 6_000_000
     file = read_gguf(MODEL)
     spec = model_spec(file.metadata, file.tensors)
-    assert (spec.num_heads, spec.num_kv_heads) == (8, 4)
-    assert spec.embedding_length % 256 == spec.feed_forward_length % 256 == 0
+    assert (spec.attentions[0].num_heads, spec.attentions[0].num_kv_heads) == (8, 4)
+    assert spec.embedding_length % 256 == spec.feed_forwards[0].length % 256 == 0
     assert {tensor.type for tensor in file.tensors.values()} == {"F32", "Q8_0"}

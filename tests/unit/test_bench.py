@@ -7,15 +7,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from coordinator.architectures import model_spec
 from coordinator.benchmark import Measurement, Test, measure
 from coordinator.gguf_file import read_gguf
 from coordinator.ledger import KINDS, make_ledger
 from coordinator.messages import Step
-from coordinator.model import WEIGHT_TYPES, Origin, model_spec
-from coordinator.plan import check_tensors, make_plan, rank_shards
+from coordinator.model import WEIGHT_TYPES, Origin
+from coordinator.plan import make_plan
 from coordinator.reduce_times import ReduceClock
 from coordinator.scheduler import Scheduler, Sequence
 from coordinator.shapes import SHAPES, shape_tensors
+from coordinator.shards import check_tensors, rank_shards
 from launcher.config import RandomModel
 from launcher.ledger_report import ledger_table
 from launcher.table import format_table
@@ -74,8 +76,8 @@ def test_a_written_shape_holds_the_same_weights(tmp_path: Path, weight_type: str
     write_gguf(RandomModel("tiny", weight_type), tmp_path / "m.gguf")
     file = read_gguf(tmp_path / "m.gguf")
     spec = model_spec(file.metadata, file.tensors)
-    assert spec.norm_epsilon == pytest.approx(SHAPES["tiny"].spec.norm_epsilon)  # float32 in the file
-    assert dataclasses.replace(spec, norm_epsilon=SHAPES["tiny"].spec.norm_epsilon) == SHAPES["tiny"].spec
+    assert spec.norm.epsilon == pytest.approx(SHAPES["tiny"].spec.norm.epsilon)  # float32 in the file
+    assert dataclasses.replace(spec, norm=SHAPES["tiny"].spec.norm) == SHAPES["tiny"].spec
     tensors = shape_tensors(SHAPES["tiny"], weight_type)
     made_up, read = RandomWeights(tensors.values()), ModelFile(file.path, file.header_bytes)
     assert file.tensors.keys() == tensors.keys()

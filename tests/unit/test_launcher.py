@@ -403,7 +403,13 @@ def test_ranks_on_one_device_are_added_up() -> None:
 def test_ranks_on_the_cpu_share_the_machines_memory() -> None:
     plan = make_plan(SPEC, [1, 1])
     check_fit(SPEC, TENSORS, plan, LIMITS, [DeviceChoice(None, "cpu"), ON_CPU])
-    blocks = psutil.virtual_memory().total // 32 // SPEC.num_kv_heads // SPEC.key_length // 2
+    blocks = (
+        psutil.virtual_memory().total
+        // 32
+        // SPEC.attentions[0].num_kv_heads
+        // SPEC.attentions[0].key_length
+        // 2
+    )
     huge = dataclasses.replace(LIMITS, num_blocks=blocks)
     with pytest.raises(UsageError, match="this machine's memory would hold"):
         check_fit(SPEC, TENSORS, plan, huge, [DeviceChoice(None, "cpu"), ON_CPU])
@@ -420,7 +426,9 @@ def test_weights_of_all_ranks_are_the_models(weights: list[float]) -> None:
     longer = dataclasses.replace(LIMITS, num_blocks=4)
     for share in plan:
         cache = rank_bytes(SPEC, TENSORS, share, LIMITS, len(plan)).cache
-        assert cache == len(share.kv_heads) * 2 * 2 * 64 * 8 * 2  # layers, K and V, positions, length, bytes
+        assert (
+            cache == len(share.layers[0].kv_heads) * 2 * 2 * 64 * 8 * 2
+        )  # layers, K and V, positions, length, bytes
         assert rank_bytes(SPEC, TENSORS, share, longer, len(plan)).cache == 2 * cache
 
 

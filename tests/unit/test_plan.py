@@ -13,17 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.model import WEIGHT_TYPES, ModelError, ModelSpec, TensorInfo
-from coordinator.plan import (
-    COLUMN_TILE,
-    PlanError,
-    Shard,
-    Span,
-    check_tensors,
-    make_plan,
-    rank_shards,
-    split,
-)
-from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
+from coordinator.plan import COLUMN_TILE, PlanError, Span, make_plan, split
+from coordinator.shards import Shard, check_tensors, rank_shards
+from tests.models import FACTORS, LIMITS, examples, make_spec, tensor_infos, tensor_shapes
 
 WEIGHTS = (
     st.lists(
@@ -75,18 +67,18 @@ def test_spans_cover_everything_once_within_a_unit_of_the_exact_share(
 def test_every_rank_has_its_share_of_the_model(spec: ModelSpec, weights: list[float]) -> None:
     plan = make_plan(spec, weights)
     assert [share.rank for share in plan] == list(range(len(weights)))
-    group = spec.heads_per_kv_head
-    head_unit = group if spec.num_kv_heads >= len(weights) else 1
+    group = spec.attentions[0].heads_per_kv_head
+    head_unit = group if spec.attentions[0].num_kv_heads >= len(weights) else 1
     for spans, total, unit in (
-        ([share.heads for share in plan], spec.num_heads, head_unit),
-        ([share.feed_forward for share in plan], spec.feed_forward_length, 256),
+        ([share.layers[0].heads for share in plan], spec.attentions[0].num_heads, head_unit),
+        ([share.layers[0].feed_forward for share in plan], spec.feed_forwards[0].length, 256),
         ([share.vocabulary for share in plan], spec.vocabulary_size, 1),
     ):
         assert_partition(spans, total)
         assert_proportional(spans, total, weights, unit)
     for share in plan:
-        needed = {head // group for head in range(share.heads.start, share.heads.stop)}
-        assert set(range(share.kv_heads.start, share.kv_heads.stop)) == needed
+        needed = {head // group for head in range(share.layers[0].heads.start, share.layers[0].heads.stop)}
+        assert set(range(share.layers[0].kv_heads.start, share.layers[0].kv_heads.stop)) == needed
 
 
 @given(COLUMNS, WEIGHTS)
@@ -96,20 +88,22 @@ def test_no_rank_is_far_from_its_share_of_columns(columns: int, weights: list[fl
     spec = make_spec(feed_forward_length=columns)
     for share, weight in zip(make_plan(spec, weights), weights, strict=True):
         exact = columns * weight / math.fsum(weights)
-        assert abs(len(share.feed_forward) - exact) <= max(1.0, 0.02 * columns / len(weights)) + 1e-6
+        assert (
+            abs(len(share.layers[0].feed_forward) - exact) <= max(1.0, 0.02 * columns / len(weights)) + 1e-6
+        )
 
 
 def test_fewer_kv_heads_than_ranks_are_replicated() -> None:
     plan = make_plan(make_spec(num_heads=8, num_kv_heads=2), [1] * 4)
-    assert [str(share.heads) for share in plan] == ["0..1", "2..3", "4..5", "6..7"]
-    assert [str(share.kv_heads) for share in plan] == ["0..0", "0..0", "1..1", "1..1"]
+    assert [str(share.layers[0].heads) for share in plan] == ["0..1", "2..3", "4..5", "6..7"]
+    assert [str(share.layers[0].kv_heads) for share in plan] == ["0..0", "0..0", "1..1", "1..1"]
 
 
 def test_more_ranks_than_heads_leave_some_without() -> None:
     plan = make_plan(make_spec(num_heads=2, num_kv_heads=1, feed_forward_length=5), [1] * 8)
-    assert sum(len(share.heads) for share in plan) == 2
-    assert [str(share.kv_heads) for share in plan if not len(share.heads)] == ["none"] * 6
-    assert [len(share.feed_forward) for share in plan].count(0) == 3
+    assert sum(len(share.layers[0].heads) for share in plan) == 2
+    assert [str(share.layers[0].kv_heads) for share in plan if not len(share.layers[0].heads)] == ["none"] * 6
+    assert [len(share.layers[0].feed_forward) for share in plan].count(0) == 3
 
 
 KINDS = (
@@ -122,7 +116,7 @@ KINDS = (
 def typed_tables(draw: st.DrawFn) -> tuple[ModelSpec, dict[str, TensorInfo]]:
     """A spec and its tensors, each of a type that its columns allow; layers differ."""
     spec = draw(specs())
-    shapes = tensor_shapes(spec, biases=draw(st.booleans()), tied=draw(st.booleans()), rope_factors=True)
+    shapes = tensor_shapes(spec, biases=draw(st.booleans()), tied=draw(st.booleans()))
     infos = tensor_infos(shapes)
     for name, shape in shapes.items():
         if len(shape) == 2:
@@ -143,8 +137,8 @@ def test_shards_are_whole_blocks_around_the_own_columns(
     for share in make_plan(spec, weights):
         shards = rank_shards(spec, share, tensors)
         own_columns = {
-            "attn_output.weight": share.heads.scaled(spec.value_length),
-            "ffn_down.weight": share.feed_forward,
+            "attn_output.weight": share.layers[0].heads.scaled(spec.attentions[0].value_length),
+            "ffn_down.weight": share.layers[0].feed_forward,
         }
         for name, shard in shards.items():
             tensor = tensors[shard.tensor]
@@ -189,8 +183,12 @@ def test_column_parallel_rows_and_biases_are_the_ranks_own(
         if name + ".bias" in tensors:
             assert [shards[name + ".bias"].columns for shards in all_shards] == rows
     for share, shards in zip(plan, all_shards, strict=True):
-        assert shards["blk.0.attn_k.weight"].rows == share.kv_heads.scaled(spec.key_length)
-        assert shards["blk.0.attn_v.weight"].rows == share.kv_heads.scaled(spec.value_length)
+        assert shards["blk.0.attn_k.weight"].rows == share.layers[0].kv_heads.scaled(
+            spec.attentions[0].key_length
+        )
+        assert shards["blk.0.attn_v.weight"].rows == share.layers[0].kv_heads.scaled(
+            spec.attentions[0].value_length
+        )
         bias_here = "blk.0.attn_output.bias" in tensors and share.rank == 0
         assert ("blk.0.attn_output.bias" in shards) == ("blk.0.ffn_down.bias" in shards) == bias_here
 
@@ -244,14 +242,14 @@ def test_a_missing_tensor_is_named(name: str) -> None:
         check_tensors(spec, tensors)
 
 
-ALL_TENSORS = sorted(tensor_shapes(make_spec(num_layers=1), biases=True, rope_factors=True))
+ALL_TENSORS = sorted(tensor_shapes(make_spec(num_layers=1, rope=FACTORS), biases=True))
 
 
 @pytest.mark.parametrize("name", ALL_TENSORS)
 @pytest.mark.parametrize("wrong", [(3,), (3, 32), (2, 3, 4)])
 def test_a_wrong_shape_is_named(name: str, wrong: tuple[int, ...]) -> None:
-    spec = make_spec(num_layers=1)
-    shapes = tensor_shapes(spec, biases=True, rope_factors=True)
+    spec = make_spec(num_layers=1, rope=FACTORS)
+    shapes = tensor_shapes(spec, biases=True)
     expected = list(shapes[name])
     shapes[name] = wrong
     with pytest.raises(ModelError) as caught:

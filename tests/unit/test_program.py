@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.model import ModelSpec
-from coordinator.plan import ACTIVATIONS, Limits, RankShare, Shard, make_plan, padded, rank_shards
+from coordinator.plan import ACTIVATIONS, Limits, RankShare, make_plan, padded
+from coordinator.shards import Shard, rank_shards
 from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
 from worker.buffers import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers
 from worker.ops import (
@@ -25,9 +26,10 @@ from worker.ops import (
     SumNorm,
     SumSlice,
 )
-from worker.program import Phase, Program, build_program
+from worker.program import Phase, Program
 from worker.quantized import row_words
 from worker.step_buffer import StepLayout
+from worker.transformer import build_program
 
 INPUTS = frozenset(("embedding", "rope", "step"))  # what the step writer fills
 WEIGHTS = st.lists(st.sampled_from([0.0, 0.2, 1.0, 3.0]), min_size=1, max_size=8).filter(any)
@@ -81,7 +83,7 @@ def rank_cases(draw: st.DrawFn) -> RankCase:
         feed_forward_length=draw(st.integers(1, 100)),
         vocabulary_size=draw(st.integers(1, 60)),
     )
-    blocks = spec.value_length == 32 and spec.feed_forward_length % 32 == 0
+    blocks = spec.attentions[0].value_length == 32 and spec.feed_forwards[0].length % 32 == 0
     kind = draw(st.sampled_from(["F32", "Q8_0"] if blocks else ["F32", "F16"]))
     unlike = draw(st.frozensets(st.sampled_from(("attn_q.weight", "attn_v.weight", "ffn_up.weight"))))
     case = draw(st.sampled_from(ranks_of(spec, draw(WEIGHTS), draw(st.booleans()), kind, unlike)))
@@ -157,7 +159,7 @@ def test_a_segment_ends_with_its_partial_sums(case: RankCase) -> None:
 def test_without_logits_a_step_ends_with_the_last_layers_cache(case: RankCase) -> None:
     ops = ops_of(case.program(4, 0))
     last = case.spec.num_layers - 1
-    if len(case.share.heads):
+    if len(case.share.layers[0].heads):
         assert isinstance(ops[-1], RopeCache)
         assert ops[-1].key_cache == f"cache.{last}.key"
         assert sum(isinstance(op, Attention) for op in ops) == last
@@ -171,7 +173,10 @@ def test_without_logits_a_step_ends_with_the_last_layers_cache(case: RankCase) -
 @examples(150)
 def test_every_buffer_is_written_before_it_is_read(case: RankCase, logit_rows: int) -> None:
     """A rank without heads or columns reads zeros instead: no one writes its activations, ever."""
-    has_own = {"attended": len(case.share.heads), "activated": len(case.share.feed_forward)}
+    has_own = {
+        "attended": len(case.share.layers[0].heads),
+        "activated": len(case.share.layers[0].feed_forward),
+    }
     written = set(INPUTS)
     for op in ops_of(case.program(4, logit_rows)):
         never_written = {name for name, count in has_own.items() if not count}
@@ -213,8 +218,9 @@ def test_every_buffer_exists_and_is_wide_enough(case: RankCase, rows: int) -> No
             assert buffers[op.input].row_length >= op.columns
             assert buffers[QUANTIZED].row_length >= row_words(op.columns, op.activations)
         elif isinstance(op, SumNorm):
-            assert min(buffers[name].row_length for name in (op.source, op.output, "hidden")) >= op.width
-            assert weights[op.weight].nbytes >= 4 * op.width
+            names = (op.reads | op.writes) - {"partials"}
+            assert min(buffers[name].row_length for name in names) >= op.width
+            assert op.weight is not None and weights[op.weight].nbytes >= 4 * op.width
         elif isinstance(op, AttentionCombine):
             assert buffers["attended"].row_length >= op.output_offset + op.num_heads * op.value_length
         elif isinstance(op, GatedActivation):
@@ -233,13 +239,14 @@ def test_every_buffer_exists_and_is_wide_enough(case: RankCase, rows: int) -> No
 @given(rank_cases())
 @examples(50)
 def test_attention_reads_only_kv_heads_that_are_there(case: RankCase) -> None:
-    spec, share = case.spec, case.share
+    spec, share = case.spec, case.share.layers[0]
     for op in ops_of(case.program()):
         if isinstance(op, Attention):
             for head in range(op.num_heads):
                 held = (op.first_head + head) // op.heads_per_kv_head
                 assert held < op.num_kv_heads
-                assert share.kv_heads.start + held == (share.heads.start + head) // spec.heads_per_kv_head
+                read = (share.heads.start + head) // spec.attentions[0].heads_per_kv_head
+                assert share.kv_heads.start + held == read
 
 
 @pytest.mark.parametrize(
@@ -322,7 +329,11 @@ def test_ranks_that_hold_nothing_still_take_part(changes: dict[str, int], withou
         program = case.program()
         assert program.num_all_reduces == 2 * case.spec.num_layers
         kinds = {type(op) for op in ops_of(program)}
-        if not len(case.share.heads) or not len(case.share.feed_forward) or not len(case.share.vocabulary):
+        if (
+            not len(case.share.layers[0].heads)
+            or not len(case.share.layers[0].feed_forward)
+            or not len(case.share.vocabulary)
+        ):
             idle += 1
             assert not kinds & without
             partials = [op for op in ops_of(program) if isinstance(op, MatMul) and op.parity is not None]

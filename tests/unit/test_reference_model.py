@@ -12,7 +12,7 @@ import pytest
 from coordinator.generation import all_logits
 from coordinator.model import ModelSpec
 from coordinator.scheduler import Scheduler
-from tests.models import LIMITS, Floats, LocalEngine, make_spec, write_llama
+from tests.models import FACTORS, LIMITS, Floats, LocalEngine, make_spec, write_llama
 
 Doubles = npt.NDArray[np.float64]
 TOKENS = [1, 5, 47, 0, 9, 9, 23, 11, 30, 2, 17, 8, 46, 3, 3, 21, 40, 12]
@@ -35,7 +35,7 @@ def reference_logits(spec: ModelSpec, weights: dict[str, Floats], tokens: list[i
 
 
 def rms_norm(spec: ModelSpec, x: Doubles, weight: Doubles) -> Doubles:
-    normed: Doubles = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + spec.norm_epsilon) * weight
+    normed: Doubles = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + spec.norm.epsilon) * weight
     return normed
 
 
@@ -44,13 +44,14 @@ def linear(w: dict[str, Doubles], name: str, x: Doubles) -> Doubles:
 
 
 def attention(spec: ModelSpec, w: dict[str, Doubles], prefix: str, x: Doubles) -> Doubles:
-    queries = rotated(spec, w, linear(w, prefix + "attn_q", x).reshape(len(x), spec.num_heads, -1))
-    keys = rotated(spec, w, linear(w, prefix + "attn_k", x).reshape(len(x), spec.num_kv_heads, -1))
-    values = linear(w, prefix + "attn_v", x).reshape(len(x), spec.num_kv_heads, -1)
+    num_heads, num_kv_heads = spec.attentions[0].num_heads, spec.attentions[0].num_kv_heads
+    queries = rotated(spec, w, linear(w, prefix + "attn_q", x).reshape(len(x), num_heads, -1))
+    keys = rotated(spec, w, linear(w, prefix + "attn_k", x).reshape(len(x), num_kv_heads, -1))
+    values = linear(w, prefix + "attn_v", x).reshape(len(x), num_kv_heads, -1)
     heads = []
-    for head in range(spec.num_heads):
-        kv_head = head * spec.num_kv_heads // spec.num_heads
-        scores = queries[:, head] @ keys[:, kv_head].T / np.sqrt(spec.key_length)
+    for head in range(num_heads):
+        kv_head = head * num_kv_heads // num_heads
+        scores = queries[:, head] @ keys[:, kv_head].T / np.sqrt(spec.attentions[0].key_length)
         scores[np.triu_indices(len(x), 1)] = -np.inf  # no looking ahead
         probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
         probabilities /= probabilities.sum(axis=1, keepdims=True)
@@ -60,7 +61,7 @@ def attention(spec: ModelSpec, w: dict[str, Doubles], prefix: str, x: Doubles) -
 
 def rotated(spec: ModelSpec, w: dict[str, Doubles], x: Doubles) -> Doubles:
     """x [positions, heads, length]: pairs of neighbours as complex numbers, turned (arXiv 2104.09864)."""
-    rope = spec.rope
+    rope = spec.ropes[0]
     frequencies = rope.base ** (-2 * np.arange(rope.dimension // 2) / rope.dimension)
     frequencies /= w.get("rope_freqs.weight", np.ones(1))
     angles = np.outer(np.arange(len(x)) * rope.scale, frequencies)[:, None, :]
@@ -79,7 +80,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes to the sp
     "plain": ({}, {}),
     "multi-head": ({"num_kv_heads": 4}, {}),
     "one KV head": ({"num_kv_heads": 1, "num_heads": 6}, {}),
-    "rope factors": ({}, {"rope_factors": True}),
+    "rope factors": ({"rope": FACTORS}, {}),
     "linear rope scaling": ({"rope": {"scale": 0.25}}, {}),
     "rope of a part of the head": ({"key_length": 16, "rope": {"dimension": 6, "base": 500.0}}, {}),
     "other value length": ({"value_length": 20}, {}),
@@ -99,7 +100,7 @@ def test_logits_are_those_of_the_dense_forward_pass(tmp_path: Path, case: str) -
     spec = make_spec(**changes)
     weights = write_llama(tmp_path / "model.gguf", spec, seed=len(case), **options)
     engine = LocalEngine(tmp_path / "model.gguf")
-    assert engine.ranks[0].spec.rope.scale == spec.rope.scale
+    assert engine.ranks[0].spec.ropes[0].scale == spec.ropes[0].scale
     expected = reference_logits(spec, weights, TOKENS)
     assert np.ptp(expected, axis=1).min() > 0.5
     found = all_logits(engine, Scheduler(LIMITS), TOKENS)
@@ -108,8 +109,8 @@ def test_logits_are_those_of_the_dense_forward_pass(tmp_path: Path, case: str) -
 
 def test_every_feature_changes_the_logits(tmp_path: Path) -> None:
     """The reference cases mean something: leaving a feature out of the reference is seen."""
-    spec = make_spec(rope={"scale": 0.25})
-    weights = write_llama(tmp_path / "model.gguf", spec, biases=True, rope_factors=True)
+    spec = make_spec(rope={"scale": 0.25, **FACTORS})
+    weights = write_llama(tmp_path / "model.gguf", spec, biases=True)
     expected = reference_logits(spec, weights, TOKENS)
     for left_out in ("rope_freqs.weight", "blk.0.attn_q.bias", "blk.1.ffn_down.bias", "output.weight"):
         fewer = {name: value for name, value in weights.items() if name != left_out}

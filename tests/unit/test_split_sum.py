@@ -18,9 +18,11 @@ from coordinator.generation import all_logits, next_logits
 from coordinator.gguf_file import GgufFile, read_gguf
 from coordinator.messages import Step
 from coordinator.model import WEIGHT_TYPES
-from coordinator.plan import RankShare, Shard, Span, make_plan, padded, rank_shards
+from coordinator.plan import RankShare, Span, make_plan, padded
 from coordinator.scheduler import Scheduler, Sequence
+from coordinator.shards import Shard, rank_shards
 from tests.models import (
+    FACTORS,
     LIMITS,
     Floats,
     LocalEngine,
@@ -118,7 +120,7 @@ def test_row_parallel_products_sum_to_the_whole(
     plan = make_plan(spec, weights)
     total = np.zeros((3, width), np.float32)
     for share, shard in zip(plan, shards_of(plan, name, weight_type, spec), strict=True):
-        own = share.feed_forward
+        own = share.layers[0].feed_forward
         inputs = np.zeros((3, shard.padded_columns), np.float32)
         inputs[:, shard.column_offset : shard.column_offset + len(own)] = activations[:, own.start : own.stop]
         total += one.product(shard, inputs)
@@ -184,8 +186,9 @@ TOKENS = [1, 5, 47, 0, 9, 9, 23, 11, 30, 2, 17, 8, 46, 3, 3, 21, 40, 12, 6, 35, 
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Biases, mixed types, a head's values of another length than its keys, all blocks cut through."""
     path = tmp_path_factory.mktemp("models") / "mixed.gguf"
-    spec = make_spec(num_heads=6, num_kv_heads=3, key_length=8, value_length=16, feed_forward_length=96)
-    write_llama(path, spec, MIXED, biases=True, rope_factors=True)
+    lengths = {"key_length": 8, "value_length": 16, "feed_forward_length": 96}
+    spec = make_spec(num_heads=6, num_kv_heads=3, **lengths, rope=FACTORS)
+    write_llama(path, spec, MIXED, biases=True)
     return path
 
 

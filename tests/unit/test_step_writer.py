@@ -65,7 +65,7 @@ def test_a_step_arrives_in_the_buffers(path: Path) -> None:
     assert (view.num_rows, view.num_logit_rows) == (5, 2)
     assert view.num_chunks * view.chunk_length >= 64
     indirect = view.header[INDIRECT_WORD : INDIRECT_WORD + 3].tolist()
-    assert indirect == [3, SPEC.num_kv_heads, view.num_chunks]  # 5 rows x 2 heads, 4 at once
+    assert indirect == [3, SPEC.attentions[0].num_kv_heads, view.num_chunks]  # 5 rows x 2 heads, 4 at once
     assert view.positions[:5].tolist() == step.positions.tolist()
     assert view.table_starts[:5].tolist() == step.table_starts.tolist()
     assert view.tables[: step.tables.size].tolist() == step.tables.tolist()
@@ -228,9 +228,12 @@ def test_chunks_cover_all_keys_and_fit_their_buffers(
     assert 1 <= view.chunk_length <= MAX_ATTENTION_CHUNK
     assert view.chunk_length * view.num_chunks > last
     assert num_rows * view.num_chunks <= attention_slots(limits)
-    heads = SPEC.num_heads
+    heads = SPEC.attentions[0].num_heads
     buffers = activation_buffers(rank.spec, rank.share, rank.shards, limits)
-    assert num_rows * view.num_chunks * heads * SPEC.value_length * 4 <= buffers["attention_sums"].nbytes
+    assert (
+        num_rows * view.num_chunks * heads * SPEC.attentions[0].value_length * 4
+        <= buffers["attention_sums"].nbytes
+    )
     assert num_rows * view.num_chunks * heads * 2 * 4 <= buffers["attention_scales"].nbytes
     if last >= 512:
         assert view.chunk_length >= 256  # none so short that it is not worth a workgroup
@@ -259,9 +262,10 @@ def test_the_rope_table_is_exact_far_out(tmp_path: Path, scale: float) -> None:
 
 
 def test_factors_slow_the_rotation() -> None:
-    plain = rope_angles(SPEC, None)
+    plain = rope_angles(SPEC.ropes, {})
+    slowed = [dataclasses.replace(rope, factors="factors") for rope in SPEC.ropes]
     factors = np.array([1, 2, 4, 8], np.float32)
-    np.testing.assert_allclose(rope_angles(SPEC, factors) * [1, 2, 4, 8], plain, rtol=1e-12)
+    np.testing.assert_allclose(rope_angles(slowed, {"factors": factors}) * [1, 2, 4, 8], plain, rtol=1e-12)
     assert plain.dtype == np.float64
     np.testing.assert_allclose(plain, [1, 1e-1, 1e-2, 1e-3], rtol=1e-12)
 

@@ -12,8 +12,9 @@ from coordinator.plan import make_plan, padded
 from tests.models import LIMITS, Rank, make_spec, open_model, write_llama
 from tests.unit.collectives_group import connected, on_ranks
 from worker.measurements import Measurements
-from worker.program import Program, Segment, build_sums
+from worker.program import Program, Segment
 from worker.segments import SegmentRunner
+from worker.transformer import build_sums
 from worker.two_phase import NEVER, measured_threshold, measurement_name
 
 

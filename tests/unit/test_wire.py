@@ -30,7 +30,11 @@ COUNT = st.integers(1, 2**31 - 1)
 SPECIAL: dict[type, st.SearchStrategy[Any]] = {
     Span: st.tuples(COUNT, COUNT).map(lambda ends: Span(min(ends), max(ends))),
     ModelSpec: st.builds(
-        dataclasses.replace, st.just(SPEC), architecture=st.text(), num_layers=COUNT, vocabulary_size=COUNT
+        dataclasses.replace,
+        st.just(SPEC),
+        architecture=st.text(),
+        context_length=COUNT,
+        vocabulary_size=COUNT,
     ),
     Limits: st.builds(Limits, COUNT, COUNT, COUNT, COUNT, COUNT, st.sampled_from(sorted(KV_TYPES))),
 }
@@ -215,18 +219,20 @@ def share_of_one() -> Any:
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        (("spec", "num_layers"), 0, "num_layers is 0"),
-        (("spec", "num_kv_heads"), 3, "not a multiple of 3"),
-        (("spec", "rope", "dimension"), 7, "rope dimension"),
-        (("spec", "rope", "interleaved"), 1, "1 is no bool"),
-        (("spec", "norm_epsilon"), math.nan, "norm_epsilon"),
-        (("share", "heads", "stop"), -1, "a span from 0 to -1"),
+        (("spec", "layers"), [], "no layers"),
+        (("spec", "layers", 0, "attention", "num_kv_heads"), 3, "not a multiple of 3"),
+        (("spec", "ropes", 0, "dimension"), 7, "rope dimension"),
+        (("spec", "ropes", 0, "interleaved"), 1, "1 is no bool"),
+        (("spec", "norm", "epsilon"), math.nan, "norm epsilon"),
+        (("share", "layers", 0, "heads", "stop"), -1, "a span from 0 to -1"),
         (("limits", "max_rows"), 0, "max_rows is 0"),
         (("limits", "kv_type"), "q4", "KV type 'q4'"),
         (("limits", "activations"), "q4", "activations 'q4'"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(path: tuple[str, ...], value: Any, sentence: str) -> None:
+def test_what_does_not_fit_together_is_refused(
+    path: tuple[str | int, ...], value: Any, sentence: str
+) -> None:
     name, fields = plain_load()
     assert encode(decode(message_of(name, fields))) == message_of(name, fields)
     inner = fields

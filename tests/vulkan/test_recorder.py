@@ -12,13 +12,13 @@ def matmul(source: str, output: str, offset: int = 0, rows: int = 1) -> MatMul:
     return MatMul(Matrix("matrix", "F32", rows, 32), None, source, output, offset, "rows")
 
 
-NORM = SumNorm("hidden", None, "weight", 32, 1e-5, "normed", "rows")
+NORM = SumNorm("hidden", "weight", 32, 1e-5, "normed", "rows")
 
 
 @pytest.mark.parametrize(
     ("ops", "barriers"),
     [
-        ([NORM, matmul("normed", "gate_up"), GatedActivation(1, 0)], [0, 1, 1]),
+        ([NORM, matmul("normed", "gate_up"), GatedActivation(1, 0, "silu")], [0, 1, 1]),
         ([matmul("normed", "qkv", 0, 4), matmul("normed", "qkv", 4), matmul("normed", "qkv", 3)], [0, 0, 1]),
         ([matmul("normed", "gate"), NORM], [0, 1]),  # overwrites what the other reads
         ([matmul("normed", "gate"), matmul("hidden", "gate")], [0, 1]),  # both write it

@@ -39,6 +39,7 @@ def sum_norm_case(
     }
     op = SumNorm(
         source="hidden" if in_place else "embedding",
+        addend=None if parity is None else "partials",
         parity=parity,
         weight="weight",
         width=width,
@@ -126,7 +127,7 @@ def test_sum_norm_of_logit_rows(device: ReusedDevice, rows: int, data: st.DataOb
         "weight": padded_rows(rng, 52),
         "final": padded_rows(rng, 6, 52),
     }
-    op = SumNorm("hidden", 1, "weight", 52, 1e-6, "final", "logit_rows")
+    op = SumNorm("hidden", "weight", 52, 1e-6, "final", "logit_rows", "partials", 1)
     partials = padded_rows(rng, 2, 2, rows, 52).reshape(2, 2, -1)
     limits = limits_for(max_rows=rows, max_logit_rows=6)
     case = Case(limits, (op,), arrays, rows, rows, tuple(chosen), 6, partials=partials)
@@ -150,7 +151,7 @@ def test_gated_activation(
         "gate_up": 30 * random_floats(rng, capacity, 2 * columns),
         "activated": random_floats(rng, capacity, padded(offset + columns)),
     }
-    op = GatedActivation(columns, offset)
+    op = GatedActivation(columns, offset, "silu")
     check(device, Case(limits_for(max_rows=capacity), (op,), arrays, rows, capacity))
 
 
@@ -186,6 +187,7 @@ def test_rope_cache(device: ReusedDevice, kv_type: str, data: st.DataObject, see
         num_kv_heads,
         key_length,
         value_length,
+        0,
         rope_dimension,
         data.draw(st.booleans()),
     )

@@ -10,7 +10,7 @@ from coordinator.plan import Limits
 from worker.buffers import Buffer
 from worker.program import Program
 from worker.vulkan.context import Context
-from worker.vulkan.dispatch import Dispatcher
+from worker.vulkan.dispatch_context import DispatchContext
 from worker.vulkan.memory import Memory
 from worker.vulkan.pipelines import Pipelines
 from worker.vulkan.places import PartialsLayout
@@ -32,7 +32,7 @@ class Bench:
 
     def prepare(self, program: Program, variant: Variant | None = None) -> Submission:
         """Ready to run any number of times."""
-        dispatcher = Dispatcher(
+        context = DispatchContext(
             program,
             self.memory.__getitem__,
             NO_PARTIALS,
@@ -42,7 +42,7 @@ class Bench:
             self._context.matrix_size,
         )
         recorder = Recorder(self._context, self._pipelines, self.memory["step"])
-        return self._timeline.submission(recorder.record(program, dispatcher))
+        return self._timeline.submission(recorder.record(program, context))
 
     def seconds(self, submission: Submission, clock: Callable[[], float] = time.perf_counter) -> float:
         """Of a run, with nothing to do for the host between segments."""

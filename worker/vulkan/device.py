@@ -18,7 +18,7 @@ from worker.measurements import Measurements
 from worker.program import Program
 from worker.vulkan.bandwidth import copy_bandwidth
 from worker.vulkan.context import Context
-from worker.vulkan.dispatch import Dispatcher
+from worker.vulkan.dispatch_context import DispatchContext
 from worker.vulkan.memory import Memory
 from worker.vulkan.partials import ImportedPartials, StagedPartials, attach
 from worker.vulkan.pipelines import Pipelines
@@ -116,7 +116,7 @@ class VulkanDevice:
         if id(program) in self._prepared:
             return
         info, places = self.info, self._memory.__getitem__
-        dispatcher = Dispatcher(
+        context = DispatchContext(
             program,
             places,
             self._partials_layout,
@@ -129,7 +129,7 @@ class VulkanDevice:
         timestamps = None
         if self._has_timestamps:
             timestamps = Timestamps(self._context, self._clock, len(program.segments))
-        submission = self._timeline.submission(recorder.record(program, dispatcher, timestamps))
+        submission = self._timeline.submission(recorder.record(program, context, timestamps))
         self._prepared[id(program)] = Prepared(program, submission, len(program.segments) - 1, timestamps)
 
     def submit(self, program: Program, num_rows: int) -> None:

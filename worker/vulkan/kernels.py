@@ -19,15 +19,21 @@ class SumNormPush(Structure):
     _fields_ = [
         ("step", Address),
         ("source", Address),
-        ("partials", Address),
+        ("addends", Address),
         ("weight", Address),
+        ("bias", Address),
         ("hidden", Address),
         ("output", Address),
-        ("num_partials", c_uint32),
+        ("num_addends", c_uint32),
         ("slot_stride", c_uint32),
         ("row_stride", c_uint32),
         ("logit_rows", c_uint32),
         ("only_logit_rows", c_uint32),
+        ("has_source", c_uint32),
+        ("has_bias", c_uint32),
+        ("stores_hidden", c_uint32),
+        ("norm", c_uint32),
+        ("width", c_uint32),
         ("inverse_width", c_float),
         ("epsilon", c_float),
     ]
@@ -72,7 +78,26 @@ class MatMulPush(Structure):
         ("tiles", c_uint32),
         ("count_word", c_uint32),
         ("has_bias", c_uint32),
+        ("activation", c_uint32),
         ("gated", c_uint32),
+        ("accumulates", c_uint32),
+        ("scale", c_float),
+        ("softcap", c_float),
+    ]
+
+
+class HeadNormPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("qkv", Address),
+        ("query_weight", Address),
+        ("key_weight", Address),
+        ("num_heads", c_uint32),
+        ("num_kv_heads", c_uint32),
+        ("head_stride", c_uint32),
+        ("row_stride", c_uint32),
+        ("inverse_length", c_float),
+        ("epsilon", c_float),
     ]
 
 
@@ -94,6 +119,9 @@ class RopeCachePush(Structure):
         ("num_kv_heads", c_uint32),
         ("key_length", c_uint32),
         ("value_length", c_uint32),
+        ("qkv_stride", c_uint32),
+        ("rope_stride", c_uint32),
+        ("rope_offset", c_uint32),
         ("rope_dimension", c_uint32),
         ("interleaved", c_uint32),
     ]
@@ -141,7 +169,9 @@ class GatedActivationPush(Structure):
         ("gate_up", Address),
         ("output", Address),
         ("columns", c_uint32),
+        ("input_stride", c_uint32),
         ("output_stride", c_uint32),
+        ("activation", c_uint32),
     ]
 
 
@@ -152,6 +182,7 @@ KERNELS: dict[str, type[Structure]] = {
     "quantize_f16": QuantizePush,
     "sum_norm_64": SumNormPush,
     "sum_slice": SumSlicePush,
+    "head_norm": HeadNormPush,
     **{
         family + variant.suffix: PUSHES[family.split("_")[0]]
         for family, variants in FAMILIES.items()

@@ -9,7 +9,8 @@ from worker.program import Program, Segment
 from worker.step_buffer import INDIRECT_WORD
 from worker.vulkan.api import Handle, call, ffi, lib, struct, vk
 from worker.vulkan.context import Context
-from worker.vulkan.dispatch import Dispatcher
+from worker.vulkan.dispatch import dispatch
+from worker.vulkan.dispatch_context import DispatchContext
 from worker.vulkan.memory import Slice
 from worker.vulkan.pipelines import Pipelines
 from worker.vulkan.places import Dispatch
@@ -69,7 +70,7 @@ class Recorder:
         self._at_end = (compute, host, _barrier(writes, vk.VK_ACCESS_HOST_READ_BIT))
 
     def record(
-        self, program: Program, dispatcher: Dispatcher, timestamps: Timestamps | None = None
+        self, program: Program, context: DispatchContext, timestamps: Timestamps | None = None
     ) -> Handle:
         """A C array with the command buffer of every segment, between timestamps where there are any."""
         buffers = self._context.command_buffers(len(program.segments))
@@ -77,19 +78,19 @@ class Recorder:
             call("vkBeginCommandBuffer", buffers[index], struct("VkCommandBufferBeginInfo"))
             if timestamps is not None:
                 timestamps.put_begin(buffers[index], index)
-            self._record_segment(buffers[index], segment, dispatcher)
+            self._record_segment(buffers[index], segment, context)
             if timestamps is not None:
                 timestamps.put_end(buffers[index], index)
             call("vkEndCommandBuffer", buffers[index])
         return buffers
 
-    def _record_segment(self, commands: Handle, segment: Segment, dispatcher: Dispatcher) -> None:
+    def _record_segment(self, commands: Handle, segment: Segment, context: DispatchContext) -> None:
         hazards = Hazards()
         _put_barrier(commands, *self._at_begin)
         for op in segment.ops:
             if hazards.need_barrier(op):
                 _put_barrier(commands, *self._between)
-            self._put_dispatch(commands, dispatcher.dispatch(op))
+            self._put_dispatch(commands, dispatch(op, context))
         _put_barrier(commands, *self._at_end)
 
     def _put_dispatch(self, commands: Handle, dispatch: Dispatch) -> None:

@@ -21,7 +21,8 @@ from worker.program import Program, Segment
 from worker.step_buffer import StepLayout
 from worker.vulkan.bench import NO_PARTIALS, Bench, open_bench
 from worker.vulkan.context import Context
-from worker.vulkan.dispatch import Dispatcher
+from worker.vulkan.dispatch import dispatch
+from worker.vulkan.dispatch_context import DispatchContext
 from worker.vulkan.listing import PhysicalDevice
 from worker.vulkan.memory import Slice
 from worker.vulkan.pipelines import Pipelines
@@ -97,8 +98,8 @@ class Tuner:
         info, questions = self._context.info, _Questions(self._context.info.features)
         program, nowhere = Program(limits.max_rows, limits.max_rows, ()), Slice(0, 0)
         sizes = info.max_subgroup_size, questions, self._context.matrix_size
-        dispatcher = Dispatcher(program, lambda name: nowhere, NO_PARTIALS, limits, *sizes)
-        dispatcher.dispatch(op)
+        context = DispatchContext(program, lambda name: nowhere, NO_PARTIALS, limits, *sizes)
+        dispatch(op, context)
         return questions.asked
 
     def _is_wanted(self, name: str, options: Sequence[str]) -> bool:
@@ -158,7 +159,7 @@ class Tuner:
 
     def _time_submission(self) -> Numbers:
         """Seconds of a segment that does next to nothing: of its way to the device and back."""
-        op = SumNorm("hidden", None, "weight", 32, 1e-5, "normed", "rows")
+        op = SumNorm("hidden", "weight", 32, 1e-5, "normed", "rows")
         segments = (Segment((op,), 0),) * (NUM_SEGMENTS - 1) + (Segment((op,), None),)
         limits = Limits(context_length=1, num_blocks=1, max_rows=1, max_logit_rows=1)
         buffers = {

@@ -1,0 +1,201 @@
+"""Which part of each tensor a rank loads, by what a model's features and the plan say.
+
+Pure arithmetic on a tensor table. Knows no device and opens no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coordinator.model import (
+    WEIGHT_TYPES,
+    AttentionSpec,
+    FeedForwardSpec,
+    ModelError,
+    ModelSpec,
+    TensorInfo,
+)
+from coordinator.plan import LayerShare, RankShare, Span, covering, make_plan, padded
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of a file's tensor that one rank holds: whole blocks around its own columns.
+
+    `column_offset` is the place of the first own column in the shard; activations before it, and after
+    the last own column, are zero, so that what else the blocks hold adds nothing.
+    """
+
+    tensor: str
+    type: str
+    rows: Span
+    columns: Span  # of the file's tensor, whole blocks
+    column_offset: int
+
+    @property
+    def padded_columns(self) -> int:
+        """Columns on the device: whole tiles, filled up with zeros."""
+        return padded(len(self.columns))
+
+
+def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorInfo]) -> dict[str, Shard]:
+    """Every tensor that a rank loads, under its name on the device, checked against the spec's shapes.
+
+    Raises ModelError for a missing tensor and a wrong shape.
+    """
+    cutter = _Cutter(tensors, share.rank, spec.embedding_length)
+    for index, (layer, layer_share) in enumerate(zip(spec.layers, share.layers, strict=True)):
+        prefix = f"blk.{index}."
+        for name in layer_norms(spec):
+            cutter.norm(prefix + name)
+        if layer.attention is not None:
+            _cut_attention(cutter, prefix, layer.attention, layer_share)
+        if layer.feed_forward is not None:
+            _cut_feed_forward(cutter, prefix, layer.feed_forward, layer_share.feed_forward)
+    cutter.norm("output_norm")
+    output = "output" if "output.weight" in tensors else "token_embd"
+    rows = Rows(output, spec.vocabulary_size)
+    cutter.column_parallel("output", rows, share.vocabulary)
+    return cutter.shards
+
+
+def layer_norms(spec: ModelSpec) -> list[str]:
+    """The tensors that normalise rows in every layer, without ".weight"."""
+    block = spec.block
+    names = (
+        block.attention_norm,
+        block.attention_post_norm,
+        block.feed_forward_norm,
+        block.feed_forward_post_norm,
+    )
+    return [name for name in dict.fromkeys(names) if name]
+
+
+def _cut_attention(cutter: _Cutter, prefix: str, attention: AttentionSpec, share: LayerShare) -> None:
+    key_length, value_length = attention.key_length, attention.value_length
+    parts = (
+        ("attn_q", share.heads.scaled(key_length), attention.num_heads * key_length),
+        ("attn_k", share.kv_heads.scaled(key_length), attention.num_kv_heads * key_length),
+        ("attn_v", share.kv_heads.scaled(value_length), attention.num_kv_heads * value_length),
+    )
+    cutter.fused_column_parallel(prefix, parts, "attn_qkv")
+    if attention.head_norm:
+        for name in ("attn_q_norm.weight", "attn_k_norm.weight"):
+            cutter.vector(prefix + name, key_length)
+    attended = share.heads.scaled(value_length)
+    cutter.row_parallel(prefix + "attn_output", attended, attention.num_heads * value_length)
+
+
+def _cut_feed_forward(cutter: _Cutter, prefix: str, feed_forward: FeedForwardSpec, columns: Span) -> None:
+    length = feed_forward.length
+    names = ("ffn_gate", "ffn_up") if feed_forward.gated else ("ffn_up",)
+    cutter.fused_column_parallel(prefix, tuple((name, columns, length) for name in names), "ffn_up")
+    cutter.row_parallel(prefix + "ffn_down", columns, length)
+
+
+# Read on the host, or folded into the rope table: known, but no rank's shard.
+EMBEDDING = "token_embd.weight"
+
+
+def check_tensors(spec: ModelSpec, tensors: Mapping[str, TensorInfo]) -> None:
+    """Raises ModelError for missing tensors, wrong shapes, and tensors that nothing would read."""
+    everything = make_plan(spec, [1.0])[0]
+    on_host: dict[str, tuple[int, ...]] = {EMBEDDING: (spec.vocabulary_size, spec.embedding_length)}
+    on_host |= {rope.factors: (rope.dimension // 2,) for rope in spec.ropes if rope.factors}
+    read = {shard.tensor for shard in rank_shards(spec, everything, tensors).values()} | on_host.keys()
+    left = sorted(tensors.keys() - read - set(spec.unused_tensors))
+    if left:
+        raise ModelError(
+            f"{len(left)} tensors of the file are not known for {spec.architecture}, the first is {left[0]!r}"
+        )
+    for name, expected in on_host.items():
+        _check_shape(tensors[name], expected)
+
+
+def _check_shape(tensor: TensorInfo, expected: tuple[int, ...]) -> None:
+    if tensor.shape != expected:
+        raise ModelError(
+            f"the tensor {tensor.name!r} has the shape {list(tensor.shape)}, expected {list(expected)}"
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where a matrix is: all rows of a tensor, or some of one that holds several matrices."""
+
+    tensor: str  # without ".weight"
+    total: int  # rows of the tensor
+    first: int = 0
+
+
+class _Cutter:
+    """Collects the shards of one rank; each method is one way to cut a tensor."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo], rank: int, width: int) -> None:
+        self._tensors, self._rank, self._width = tensors, rank, width
+        self._column_blocks = self._largest_blocks()
+        self.shards: dict[str, Shard] = {}
+
+    def _largest_blocks(self) -> dict[str, int]:
+        """The largest block of each kind of tensor in any layer: all layers share one activation buffer."""
+        blocks: dict[str, int] = {}
+        for name, tensor in self._tensors.items():
+            kind = name.split(".")[2] if name.startswith("blk.") and name.count(".") >= 2 else name
+            blocks[kind] = max(blocks.get(kind, 1), WEIGHT_TYPES[tensor.type].block_columns)
+        return blocks
+
+    def _find(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
+        if name not in self._tensors:
+            raise ModelError(f"the model has no tensor {name!r}")
+        _check_shape(self._tensors[name], shape)
+        return self._tensors[name]
+
+    def _part_of_vector(self, name: str, span: Span, length: int, device_name: str) -> None:
+        tensor = self._find(name, (length,))
+        if tensor.type != "F32":
+            raise ModelError(f"the vector {name!r} is of type {tensor.type}; F32 is needed")
+        self.shards[device_name] = Shard(name, "F32", Span(0, 1), span, 0)
+
+    def vector(self, name: str, length: int) -> None:
+        """Replicated on every rank."""
+        self._part_of_vector(name, Span(0, length), length, name)
+
+    def norm(self, name: str) -> None:
+        """Of rows of the residual stream; the bias goes along."""
+        self.vector(name + ".weight", self._width)
+        if name + ".bias" in self._tensors:
+            self.vector(name + ".bias", self._width)
+
+    def column_parallel(self, name: str, rows: Rows, span: Span) -> None:
+        """By output row, of which the rank holds `span`; the bias goes along. `name` is the device's."""
+        tensor = self._find(rows.tensor + ".weight", (rows.total, self._width))
+        held = Span(rows.first + span.start, rows.first + span.stop)
+        self.shards[name + ".weight"] = Shard(tensor.name, tensor.type, held, Span(0, self._width), 0)
+        if rows.tensor + ".bias" in self._tensors:
+            self._part_of_vector(rows.tensor + ".bias", held, rows.total, name + ".bias")
+
+    def fused_column_parallel(
+        self, prefix: str, parts: tuple[tuple[str, Span, int], ...], fused: str
+    ) -> None:
+        """Matrices, each with the rank's span and its rows, that a file may hold in one tensor `fused`."""
+        total = sum(rows for _, _, rows in parts)
+        whole = self._tensors.get(prefix + fused + ".weight")
+        is_fused = whole is not None and whole.shape[0] == total
+        is_fused = is_fused and any(prefix + name + ".weight" not in self._tensors for name, _, _ in parts)
+        first = 0
+        for name, span, rows in parts:
+            own = Rows(prefix + fused, total, first) if is_fused else Rows(prefix + name, rows)
+            self.column_parallel(prefix + name, own, span)
+            first += rows
+
+    def row_parallel(self, name: str, columns: Span, total: int) -> None:
+        """By input column, rounded outwards to blocks; rank 0 adds the bias, once."""
+        tensor = self._find(name + ".weight", (self._width, total))
+        block = self._column_blocks[name.split(".")[2]]
+        touched = covering(columns, block).scaled(block)
+        held = Span(touched.start, min(touched.stop, total))
+        offset = columns.start - held.start if len(columns) else 0
+        self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, self._width), held, offset)
+        if name + ".bias" in self._tensors and self._rank == 0:
+            self.vector(name + ".bias", self._width)

@@ -1,0 +1,45 @@
+"""The activation functions of feed-forward layers in NumPy; shaders/activations.slang has them by number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+def _logistic(x: Floats) -> Floats:
+    logistic: Floats = np.reciprocal(1 + np.exp(-x))
+    return logistic
+
+
+def _silu(x: Floats) -> Floats:
+    return x * _logistic(x)
+
+
+def _gelu(x: Floats) -> Floats:
+    """By a hyperbolic tangent (https://arxiv.org/abs/1606.08415), written as a logistic function."""
+    twice: Floats = np.float32(1.5957691216) * (x + np.float32(0.044715) * x * x * x)
+    return x * _logistic(twice)
+
+
+def _relu(x: Floats) -> Floats:
+    return np.maximum(x, np.float32(0))
+
+
+def _relu2(x: Floats) -> Floats:
+    return np.square(_relu(x))
+
+
+ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
+    "silu": _silu,
+    "gelu": _gelu,
+    "relu": _relu,
+    "relu2": _relu2,
+}
+ACTIVATION_NUMBERS: dict[str | None, int] = {
+    None: 0,
+    **{name: number for number, name in enumerate(ACTIVATIONS, start=1)},
+}

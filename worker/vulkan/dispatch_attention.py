@@ -1,0 +1,83 @@
+"""Dispatches of attention: keys and values into the cache, rows over it, their chunks put together."""
+
+from __future__ import annotations
+
+from worker.ops import Attention, AttentionCombine, RopeCache
+from worker.step_buffer import ATTENTION_VECTORS
+from worker.vulkan.dispatch_context import FLOAT, GROUP_SIZE, DispatchContext, ceil
+from worker.vulkan.kernels import AttentionCombinePush, AttentionPush, RopeCachePush
+from worker.vulkan.places import Dispatch
+from worker.vulkan.variants import VECTOR_COUNTS
+
+MAX_HEAD = 256  # elements of a key or value: MAX_QUADS in shaders/attend.slang
+
+
+def rope_cache(op: RopeCache, context: DispatchContext) -> Dispatch:
+    push = RopeCachePush(
+        step=context.address("step"),
+        rope=context.address("rope"),
+        qkv=context.address("qkv"),
+        query=context.address("query"),
+        **context.caches(op),
+        **context.paging(),
+        num_heads=op.num_heads,
+        num_kv_heads=op.num_kv_heads,
+        key_length=op.key_length,
+        value_length=op.value_length,
+        qkv_stride=context.stride("qkv"),
+        rope_stride=context.stride("rope"),
+        rope_offset=op.rope_offset,
+        rope_dimension=op.rope_dimension,
+        interleaved=op.interleaved,
+    )
+    pairs = op.num_heads * op.key_length // 2
+    piece = max(2, context.kv_type.block_elements)  # of a key or a value: shaders/kv_writers.slang
+    pieces = op.num_kv_heads * (ceil(op.key_length, piece) + ceil(op.value_length, piece))
+    groups = (ceil(pairs + pieces, GROUP_SIZE), context.program.rows, 1)
+    return Dispatch(f"rope_cache_{context.limits.kv_type}", push, groups)
+
+
+def attention(op: Attention, context: DispatchContext) -> Dispatch:
+    assert max(op.key_length, op.value_length) <= MAX_HEAD, f"heads of {op.key_length} elements"
+    push = AttentionPush(
+        step=context.address("step"),
+        query=context.address("query"),
+        **context.caches(op),
+        sums=context.address("attention_sums"),
+        scales=context.address("attention_scales"),
+        **context.paging(),
+        num_heads=op.num_heads,
+        num_kv_heads=op.num_kv_heads,
+        first_head=op.first_head,
+        heads_per_kv_head=op.heads_per_kv_head,
+        key_quads=op.key_length // 4,
+        value_quads=op.value_length // 4,
+        scale=op.scale,
+    )
+    vectors = _vectors(context.program.rows, op.heads_per_kv_head)
+    family = f"attention_{context.limits.kv_type}_{vectors}"
+    return Dispatch(family + context.selection.variant(family).suffix, push, None)
+
+
+def attention_combine(op: AttentionCombine, context: DispatchContext) -> Dispatch:
+    push = AttentionCombinePush(
+        step=context.address("step"),
+        sums=context.address("attention_sums"),
+        scales=context.address("attention_scales"),
+        output=context.address("attended") + op.output_offset * FLOAT,
+        num_heads=op.num_heads,
+        value_quads=op.value_length // 4,
+        output_stride=context.stride("attended"),
+    )
+    columns = op.num_heads * op.value_length // 4
+    return Dispatch("attention_combine", push, (ceil(columns, GROUP_SIZE), context.program.rows, 1))
+
+
+def _vectors(rows: int, heads_per_kv_head: int) -> int:
+    """How many query vectors a workgroup of attention has: for one row no more than the heads need.
+
+    Never so few that it takes more workgroups than attention_groups in worker/step_buffer.py says.
+    """
+    groups = ceil(heads_per_kv_head, ATTENTION_VECTORS)
+    needed = ceil(heads_per_kv_head, groups) if rows == 1 else ATTENTION_VECTORS
+    return next(count for count in VECTOR_COUNTS if count >= needed)
