@@ -1,0 +1,103 @@
+"""Every architecture against llama.cpp's logits: all splits, all ranks of a model in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from coordinator.generation import all_logits
+from coordinator.plan import Limits
+from coordinator.scheduler import Scheduler
+from tests.conformance.conftest import Reference, error
+from tests.conftest import manifest_of
+from tests.drivers import driver_variables, find_lavapipe
+from tests.models import LocalEngine
+from worker.device import Device, DeviceOptions
+from worker.numpy_device import NumpyDevice
+from worker.vulkan.device import VulkanDevice
+
+MODELS = ("llama-dense", "qwen2-dense", "qwen3-dense")
+LIMITS = Limits(
+    context_length=64, num_blocks=8, block_length=8, max_rows=64, max_logit_rows=64, kv_type="f32"
+)
+MAX_ERROR = {"f32": 1e-6, "f16": 1e-5}  # normalised mean squared, by KV type
+
+Floats = npt.NDArray[np.float32]
+Opener = Callable[[Limits], Device]
+
+
+@pytest.fixture(params=["lavapipe", "cpu"])
+def open_device(request: pytest.FixtureRequest) -> Iterator[Opener]:
+    """Opens devices of a kind, and closes them after the test."""
+    if request.param == "cpu":
+        yield NumpyDevice
+        return
+    opened: list[Device] = []
+    validate = request.config.getoption("--validate")
+
+    def open_lavapipe(limits: Limits) -> Device:
+        opened.append(VulkanDevice(DeviceOptions(index=0, validate=validate), limits))
+        return opened[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in driver_variables(manifest_of(find_lavapipe())).items():
+            patch.setenv(name, value)
+        yield open_lavapipe
+    for device in opened:
+        device.close()
+
+
+def logits_of(
+    path: Path, reference: Reference, open_device: Opener, limits: Limits, num_ranks: int
+) -> Floats:
+    engine = LocalEngine(path, [1.0] * num_ranks, limits, open_device)
+    return all_logits(engine, Scheduler(limits), reference["tokens"].tolist())
+
+
+def check(
+    name: str,
+    build: Callable[[str], Path],
+    reference_of: Callable[[str], Reference],
+    open_device: Opener,
+    limits: Limits,
+    num_ranks: int,
+) -> None:
+    reference = reference_of(name)
+    found = error(logits_of(build(name), reference, open_device, limits, num_ranks), reference)
+    assert found <= MAX_ERROR[limits.kv_type]
+    assert found < reference["swap_nmse"] / 100, "the model hardly tells one order of tokens from another"
+
+
+@pytest.mark.parametrize("kv_type", MAX_ERROR)
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", MODELS)
+def test_prefill(
+    name: str,
+    num_ranks: int,
+    kv_type: str,
+    build: Callable[[str], Path],
+    reference_of: Callable[[str], Reference],
+    open_device: Opener,
+) -> None:
+    """In one go."""
+    limits = dataclasses.replace(LIMITS, kv_type=kv_type)
+    check(name, build, reference_of, open_device, limits, num_ranks)
+
+
+@pytest.mark.parametrize("max_rows", [1, 7])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_few_rows_at_a_time(
+    name: str,
+    max_rows: int,
+    build: Callable[[str], Path],
+    reference_of: Callable[[str], Reference],
+    open_device: Opener,
+) -> None:
+    """Token by token it is decode."""
+    limits = dataclasses.replace(LIMITS, max_rows=max_rows, max_logit_rows=max_rows)
+    check(name, build, reference_of, open_device, limits, num_ranks=2)
