@@ -13,12 +13,12 @@ from worker.buffers import Buffer
 from worker.device import FillPlaces, Place
 from worker.numpy_attention import attention, attention_combine, rope_cache
 from worker.numpy_products import matmul, widened
-from worker.numpy_rows import gated_activation, head_norm, quantize, sum_norm, sum_slice
+from worker.numpy_rows import activate, head_norm, quantize, sum_norm, sum_slice
 from worker.numpy_state import NumpyState
 from worker.ops import (
+    Activate,
     Attention,
     AttentionCombine,
-    GatedActivation,
     HeadNorm,
     MatMul,
     Quantize,
@@ -39,7 +39,7 @@ RUN: dict[type, Callable[[Any, NumpyState], None]] = {
     RopeCache: rope_cache,
     Attention: attention,
     AttentionCombine: attention_combine,
-    GatedActivation: gated_activation,
+    Activate: activate,
 }
 
 

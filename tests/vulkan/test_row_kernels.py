@@ -14,7 +14,7 @@ from coordinator.plan import padded
 from tests.vulkan.cases import Case, assert_close, limits_for, random_cache, random_floats
 from tests.vulkan.reused_device import ReusedDevice
 from worker.numpy_device import NumpyDevice
-from worker.ops import GatedActivation, RopeCache, SumNorm, SumSlice
+from worker.ops import Activate, RopeCache, SumNorm, SumSlice
 
 SEEDS = st.integers(0, 999)
 Floats = np.typing.NDArray[np.float32]
@@ -142,7 +142,7 @@ def test_sum_norm_of_logit_rows(device: ReusedDevice, rows: int, data: st.DataOb
     offset=st.integers(0, 50),
     seed=SEEDS,
 )
-def test_gated_activation(
+def test_activate(
     device: ReusedDevice, columns: int, rows: int, spare_rows: int, offset: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -151,7 +151,7 @@ def test_gated_activation(
         "gate_up": 30 * random_floats(rng, capacity, 2 * columns),
         "activated": random_floats(rng, capacity, padded(offset + columns)),
     }
-    op = GatedActivation(columns, offset, "silu")
+    op = Activate(columns, offset, "silu")
     check(device, Case(limits_for(max_rows=capacity), (op,), arrays, rows, capacity))
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from worker.ops import (
+    Activate,
     Attention,
     AttentionCombine,
-    GatedActivation,
     HeadNorm,
     MatMul,
     Op,
@@ -20,7 +20,7 @@ from worker.ops import (
 from worker.vulkan.dispatch_attention import attention, attention_combine, rope_cache
 from worker.vulkan.dispatch_context import DispatchContext
 from worker.vulkan.dispatch_products import matmul
-from worker.vulkan.dispatch_rows import gated_activation, head_norm, quantize, sum_norm, sum_slice
+from worker.vulkan.dispatch_rows import activate, head_norm, quantize, sum_norm, sum_slice
 from worker.vulkan.places import Dispatch
 
 DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
@@ -32,7 +32,7 @@ DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
     RopeCache: rope_cache,
     Attention: attention,
     AttentionCombine: attention_combine,
-    GatedActivation: gated_activation,
+    Activate: activate,
 }
 
 
