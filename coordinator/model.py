@@ -120,6 +120,8 @@ class Rope:
 
     def __post_init__(self) -> None:
         _check_number("rope magnitude", self.magnitude)
+        if self.yarn is not None or self.long_factors:
+            _check_counts(self, "original_context")
         if not 0 < self.dimension < 2**31 or self.dimension % 2:
             raise ModelError(f"the rope dimension is {self.dimension}; it must be a positive even number")
         _check_number("rope base", self.base)

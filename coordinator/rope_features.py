@@ -24,14 +24,20 @@ def read_rope(
     factor = read.number("rope.scaling.factor", 1.0)
     if kind in ("none", "longrope"):
         factor = read.number("rope.scale_linear", 1.0)
+    is_long = LONG_FACTORS in tensors
+    original_context = 0
+    if is_long or kind == "yarn":
+        original_context = read.integer(
+            "rope.scaling.original_context_length", read.integer("context_length")
+        )
     return Rope(
         dimension=read.integer("rope.dimension_count", key_length),
         base=read.number("rope.freq_base", 10000.0),
         scale=1.0 / factor,
         interleaved=interleaved,
         factors=next((name for name in (FACTORS, SHORT_FACTORS) if name in tensors), ""),
-        long_factors=LONG_FACTORS if LONG_FACTORS in tensors else "",
-        original_context=read.integer("rope.scaling.original_context_length", read.integer("context_length")),
+        long_factors=LONG_FACTORS if is_long else "",
+        original_context=original_context,
         yarn=_yarn(read) if kind == "yarn" else None,
         magnitude=_magnitude(read, factor if kind == "yarn" else 1.0),
     )
