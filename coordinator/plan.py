@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.model import WEIGHT_TYPES, ModelError, ModelSpec, TensorInfo
+from coordinator.model import ModelError, ModelSpec, TensorInfo
+from coordinator.weight_types import WEIGHT_TYPES
 
 MAX_RANKS = 8
 MAX_WEIGHT = 1e15  # of a rank: more than any device has bytes, and sums stay finite

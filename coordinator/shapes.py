@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from coordinator.model import ARCHITECTURES, WEIGHT_TYPES, ModelSpec, Rope, TensorInfo
+from coordinator.model import ARCHITECTURES, ModelSpec, Rope, TensorInfo
+from coordinator.weight_types import WEIGHT_TYPES
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.model import WEIGHT_TYPES
 from coordinator.plan import ACTIVATIONS, MAX_RANKS
 from coordinator.shapes import SHAPES
+from coordinator.weight_types import WEIGHT_TYPES
 from worker.device import FEATURES
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coordinator.model import WEIGHT_TYPES
 from coordinator.plan import padded, rank_shards
+from coordinator.weight_types import WEIGHT_TYPES
 from launcher.config import RandomModel, RunConfig, UsageError
 from launcher.devices import WORKER_COMMAND, DeviceChoice, select_devices
 from launcher.session import RunError, open_model, plan_ranks, start_session

@@ -18,8 +18,9 @@ from collectives.arena import private_arena
 from coordinator.engine import Engine
 from coordinator.gguf_file import GgufFile, read_gguf
 from coordinator.messages import Load, Step
-from coordinator.model import WEIGHT_TYPES, ModelSpec, Rope, TensorInfo, model_spec
+from coordinator.model import ModelSpec, Rope, TensorInfo, model_spec
 from coordinator.plan import Limits, RankShare, Shard, check_tensors, make_plan, padded, rank_shards
+from coordinator.weight_types import WEIGHT_TYPES
 from launcher.write_gguf import add_metadata
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.device import Device

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.model import WEIGHT_TYPES, TensorInfo, WeightType
+from coordinator.model import TensorInfo
+from coordinator.weight_types import WEIGHT_TYPES, WeightType
 from worker.weight_source import WeightSource
 
 Bytes = npt.NDArray[np.uint8]

@@ -11,11 +11,12 @@ from coordinator.benchmark import Measurement, Test, measure
 from coordinator.gguf_file import read_gguf
 from coordinator.ledger import KINDS, make_ledger
 from coordinator.messages import Step
-from coordinator.model import WEIGHT_TYPES, Origin, model_spec
+from coordinator.model import Origin, model_spec
 from coordinator.plan import check_tensors, make_plan, rank_shards
 from coordinator.reduce_times import ReduceClock
 from coordinator.scheduler import Scheduler, Sequence
 from coordinator.shapes import SHAPES, shape_tensors
+from coordinator.weight_types import WEIGHT_TYPES
 from launcher.config import RandomModel
 from launcher.ledger_report import ledger_table
 from launcher.table import format_table

@@ -12,8 +12,8 @@ from gguf.quants import dequantize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.model import WEIGHT_TYPES
 from coordinator.plan import padded
+from coordinator.weight_types import WEIGHT_TYPES
 from tests.models import Floats, examples
 from worker.formats import FORMATS, PLANE_ALIGNMENT
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.model import WEIGHT_TYPES, ModelError, ModelSpec, TensorInfo
+from coordinator.model import ModelError, ModelSpec, TensorInfo
 from coordinator.plan import (
     COLUMN_TILE,
     PlanError,
@@ -23,6 +23,7 @@ from coordinator.plan import (
     rank_shards,
     split,
 )
+from coordinator.weight_types import WEIGHT_TYPES
 from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
 
 WEIGHTS = (

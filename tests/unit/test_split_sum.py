@@ -17,9 +17,9 @@ from collectives.arena import private_arena
 from coordinator.generation import all_logits, next_logits
 from coordinator.gguf_file import GgufFile, read_gguf
 from coordinator.messages import Step
-from coordinator.model import WEIGHT_TYPES
 from coordinator.plan import RankShare, Shard, Span, make_plan, padded, rank_shards
 from coordinator.scheduler import Scheduler, Sequence
+from coordinator.weight_types import WEIGHT_TYPES
 from tests.models import (
     LIMITS,
     Floats,

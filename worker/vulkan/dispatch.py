@@ -160,8 +160,6 @@ class Dispatcher:
     @dispatch.register
     def _(self, op: MatMul) -> Dispatch:
         matrix = op.matrix
-        quants = self._address(matrix.name)
-        planes = FORMATS[matrix.type].plane_offsets(matrix.rows, matrix.columns)
         if op.parity is None:
             output, stride = self._address(op.output), self._stride(op.output)
         else:
@@ -171,8 +169,7 @@ class Dispatcher:
             input_scales = self._address(op.input) + scales_word(matrix.columns, op.activations) * FLOAT
         push = MatMulPush(
             step=self._address("step"),
-            quants=quants,
-            scales=quants + planes[1] if len(planes) > 2 else 0,
+            **FORMATS[matrix.type].addresses(self._address(matrix.name), matrix.rows, matrix.columns),
             input=self._address(op.input),
             input_scales=input_scales,
             output=output + op.output_offset * FLOAT,
