@@ -30,6 +30,15 @@ WEIGHT_TYPES: dict[str, WeightType] = {
         WeightType("F32", 0, 1, 4),
         WeightType("F16", 1, 1, 2),
         WeightType("Q4_0", 2, 32, 18),
+        WeightType("Q4_1", 3, 32, 20),
+        WeightType("Q5_0", 6, 32, 22),
+        WeightType("Q5_1", 7, 32, 24),
         WeightType("Q8_0", 8, 32, 34),
+        WeightType("Q2_K", 10, 256, 84),
+        WeightType("Q3_K", 11, 256, 110),
+        WeightType("Q4_K", 12, 256, 144),
+        WeightType("Q5_K", 13, 256, 176),
+        WeightType("Q6_K", 14, 256, 210),
+        WeightType("BF16", 30, 1, 2),
     )
 }

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.plan import padded, rank_shards
-from coordinator.weight_types import WEIGHT_TYPES
 from launcher.config import RandomModel, RunConfig, UsageError
 from launcher.devices import WORKER_COMMAND, DeviceChoice, select_devices
 from launcher.session import RunError, open_model, plan_ranks, start_session
@@ -21,10 +20,11 @@ from launcher.table import format_table
 from worker.program import Program, build_program
 from worker.tuning_job import TuningJob
 from worker.two_phase import WAYS, bucket_rows, kept_measurements, measurement_name, pays
+from worker.vulkan.variants import FREQUENT
 
 TIMEOUT_SECONDS = 1800  # of one device: a slow driver compiles a kernel for most of a minute
 # What is measured where no model is named: a shape with small and large matrices.
-DEFAULT_MODELS = tuple(RandomModel("llama-160m", name) for name in WEIGHT_TYPES)
+DEFAULT_MODELS = tuple(RandomModel("llama-160m", name) for name in FREQUENT)
 
 
 def tune(config: RunConfig, models: Sequence[Path | RandomModel], as_json: bool) -> int:

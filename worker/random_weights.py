@@ -15,7 +15,19 @@ from worker.weight_source import WeightSource
 Bytes = npt.NDArray[np.uint8]
 DEVIATION = 0.02  # of the weights, around 0: activations stay small through any number of layers
 # Where the float16 scales of a block lie, and the standard deviation of random quants in units of them.
-SCALES: dict[str, tuple[tuple[int, float], ...]] = {"Q4_0": ((0, 4.6),), "Q8_0": ((0, 73.9),)}
+# Minima, which are added in some types and subtracted in others, take the mean away.
+SCALES: dict[str, tuple[tuple[int, float], ...]] = {
+    "Q4_0": ((0, 4.6),),
+    "Q4_1": ((0, 4.6), (2, -0.615)),
+    "Q5_0": ((0, 9.23),),
+    "Q5_1": ((0, 9.23), (2, -0.596)),
+    "Q8_0": ((0, 73.9),),
+    "Q2_K": ((80, 13.9), (82, 9.27)),
+    "Q3_K": ((108, 43.3),),
+    "Q4_K": ((0, 258), (2, 34.5)),
+    "Q5_K": ((0, 528), (2, 33.9)),
+    "Q6_K": ((208, 1366),),
+}
 MAX_START = 997  # blocks: tensors begin at different places of the noise
 
 
@@ -56,9 +68,12 @@ def _num_blocks(tensor: TensorInfo) -> int:
 def random_blocks(weight_type: WeightType, count: int) -> Bytes:
     """So many valid blocks, end to end: random quants, finite scales."""
     random = np.random.Generator(np.random.PCG64(weight_type.type_id))
-    if weight_type.name in ("F32", "F16"):
-        values = random.standard_normal(count, np.float32) * np.float32(DEVIATION)
-        return values.astype("<f4" if weight_type.name == "F32" else "<f2").view(np.uint8)
+    if weight_type.name in ("F32", "F16", "BF16"):
+        values = (random.standard_normal(count, np.float32) * np.float32(DEVIATION)).astype("<f4")
+        if weight_type.name == "F16":
+            return values.astype("<f2").view(np.uint8)
+        stored = values.view("<u2")[1::2] if weight_type.name == "BF16" else values
+        return np.ascontiguousarray(stored).view(np.uint8)
     blocks = random.integers(0, 256, (count, weight_type.block_bytes), np.uint8)
     for offset, deviation in SCALES[weight_type.name]:
         scale = np.array([DEVIATION / deviation], "<f2")

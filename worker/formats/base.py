@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -119,14 +120,18 @@ def opaque(nbytes: int) -> np.dtype[np.void]:
     return np.dtype((np.void, nbytes))
 
 
-def bytes_of(records: Records) -> Bytes:
-    """[blocks] of anything -> its bytes [blocks, bytes]."""
-    return np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
+def bytes_of(records: npt.NDArray[np.generic]) -> Bytes:
+    """[blocks, ...] of anything -> its bytes [blocks, bytes]."""
+    nbytes = records.dtype.itemsize * math.prod(records.shape[1:])
+    return np.ascontiguousarray(records).view(np.uint8).reshape(len(records), nbytes)
 
 
-def unpacked(records: Records, bits: int, run: int) -> Bytes:
-    """Fields of some bits -> [blocks, fields]: of each run of bytes first all lowest, last all highest ones."""
-    count, nbytes = len(records), records.dtype.itemsize
-    runs = bytes_of(records).reshape(count, nbytes // run, 1, run)
+def fields(data: Bytes, bits: int, run: int) -> Bytes:
+    """Bytes [..., n] -> their fields of so many bits [..., n * 8 / bits].
+
+    Of each run of bytes the lowest fields come first, and the highest last.
+    """
+    *leading, nbytes = data.shape
+    runs = data.reshape(*leading, nbytes // run, 1, run)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
-    return (runs >> shifts & np.uint8((1 << bits) - 1)).reshape(count, nbytes * 8 // bits)
+    return (runs >> shifts & np.uint8((1 << bits) - 1)).reshape(*leading, nbytes * 8 // bits)

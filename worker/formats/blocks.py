@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from worker.formats.base import BlockFormat, Bytes, Floats, Records, WeightFormat, bytes_of, opaque, unpacked
+from worker.formats.base import BlockFormat, Bytes, Floats, Records, WeightFormat, bytes_of, fields, opaque
 
 
 class Blocks32(BlockFormat):
@@ -32,9 +32,9 @@ class Blocks32(BlockFormat):
 
     def _integers(self, held: Mapping[str, Records]) -> Bytes:
         """[blocks, 32]"""
-        integers = unpacked(held["quants"], bits=4, run=16)
+        integers = fields(bytes_of(held["quants"]), bits=4, run=16)
         if "words" in held:
-            integers |= unpacked(held["words"], bits=1, run=1) << 4
+            integers |= fields(bytes_of(held["words"]), bits=1, run=1) << 4
         return integers
 
 
@@ -56,5 +56,8 @@ class Q4(Blocks32):
 
 FORMATS: Mapping[str, WeightFormat] = {
     "Q4_0": Q4(16, zero=8),
+    "Q4_1": Blocks32(16, has_minimum=True),
+    "Q5_0": Blocks32(16, zero=16, has_fifth_bits=True),
+    "Q5_1": Blocks32(16, has_minimum=True, has_fifth_bits=True),
     "Q8_0": Q8(32),
 }

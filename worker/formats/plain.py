@@ -41,4 +41,4 @@ class BFloat16(Plain):
         return (stored.astype(np.uint32) << 16).view(np.float32)
 
 
-FORMATS: Mapping[str, WeightFormat] = {"F32": Plain("<f4"), "F16": Plain("<f2")}
+FORMATS: Mapping[str, WeightFormat] = {"F32": Plain("<f4"), "F16": Plain("<f2"), "BF16": BFloat16()}
