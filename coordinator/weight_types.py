@@ -39,6 +39,10 @@ WEIGHT_TYPES: dict[str, WeightType] = {
         WeightType("Q4_K", 12, 256, 144),
         WeightType("Q5_K", 13, 256, 176),
         WeightType("Q6_K", 14, 256, 210),
+        WeightType("IQ4_NL", 20, 32, 18),
+        WeightType("IQ4_XS", 23, 256, 136),
         WeightType("BF16", 30, 1, 2),
+        WeightType("MXFP4", 39, 32, 17),
+        WeightType("NVFP4", 40, 64, 36),
     )
 }

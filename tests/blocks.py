@@ -19,6 +19,7 @@ Scales: TypeAlias = Callable[[int], npt.NDArray[np.float16]]  # so many of them
 SCALES: dict[str, tuple[int, ...]] = {
     **{"F16": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,)},
     **{"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)},
+    **{"IQ4_NL": (0,), "IQ4_XS": (0,)},
 }
 EXTREMES = np.array([0, -0.0, 6e-8, -6e-8, 6.1e-5, 65504, -65504, 1], np.float16)  # subnormal to largest
 
@@ -48,9 +49,13 @@ def tame_rows(weight_type: str, rows: int, columns: int, random: np.random.Gener
             return values.astype(np.float16).view(np.uint8)
         halves = values.view(np.uint16)[:, 1::2]
         return np.ascontiguousarray(halves).view(np.uint8) if weight_type == "BF16" else values.view(np.uint8)
-    return _rows(
+    raw = _rows(
         weight_type, rows, columns, random, lambda count: random.uniform(0.01, 0.1, count).astype(np.float16)
     )
+    if weight_type == "MXFP4":  # whose scales are exponents
+        scales = raw.reshape(-1, WEIGHT_TYPES["MXFP4"].block_bytes)[:, 0]
+        scales[:] = random.choice([0, 1, *range(118, 126)], len(scales))
+    return raw
 
 
 def model_rows(weight_type: str, rows: int, columns: int, random: np.random.Generator) -> Bytes:
@@ -58,7 +63,7 @@ def model_rows(weight_type: str, rows: int, columns: int, random: np.random.Gene
     kind = WEIGHT_TYPES[weight_type]
     start, num_blocks = int(random.integers(0, 999)), rows * columns // kind.block_columns
     blocks = random_blocks(kind, start + num_blocks).reshape(-1, kind.block_bytes)[start:].copy()
-    for offset in SCALES[weight_type]:
+    for offset in SCALES.get(weight_type, ()):
         scales = blocks[:, offset : offset + 2].copy().view(np.float16) / DEVIATION / math.sqrt(columns)
         blocks[:, offset : offset + 2] = scales.astype(np.float16).view(np.uint8)
     return blocks.reshape(rows, kind.row_bytes(columns))

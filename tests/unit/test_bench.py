@@ -67,7 +67,7 @@ def test_made_up_weights_are_plausible_and_the_same_everywhere(weight_type: str)
         if len(tensor.shape) == 1:
             assert (values == 1).all()
         else:
-            assert values.std() == pytest.approx(DEVIATION, rel=0.15) and abs(values.mean()) < DEVIATION / 2
+            assert values.std() == pytest.approx(DEVIATION, rel=0.2) and abs(values.mean()) < DEVIATION / 2
             assert len(np.unique(values, axis=0)) == len(values)
 
 
