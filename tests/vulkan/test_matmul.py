@@ -86,7 +86,7 @@ VARIANTS: list[dict[str, Any]] = [
     {},
     {"parity": 0, "scale": 0.25},
     {"parity": 1, "accumulates": True},
-    {"logits": True, "scale": 3.0, "softcap": 400.0},
+    {"logits": True, "scale": 0.01, "softcap": 40.0},
     *({"gated": True, "activation": name} for name in ACTIVATIONS),
     *({"activation": name} for name in ACTIVATIONS),
 ]
