@@ -13,9 +13,9 @@ from typing import Any
 from coordinator.control import WorkerChannel, WorkerError
 from coordinator.engine import Engine, EngineConfig
 from coordinator.garbage import collected_by_hand
-from coordinator.gguf_file import read_gguf
+from coordinator.gguf_parts import read_model
 from coordinator.messages import Attached, Ready
-from coordinator.model import ModelSpec, Origin, TensorInfo, model_spec
+from coordinator.model import ModelError, ModelSpec, Origin, TensorInfo, model_spec
 from coordinator.plan import Limits, RankShare, check_tensors, make_plan
 from coordinator.scheduler import Scheduler
 from coordinator.shapes import SHAPES, shape_tensors
@@ -62,7 +62,9 @@ def open_model(config: RunConfig) -> Model:
         shape = SHAPES[config.model.shape]
         tensors = shape_tensors(shape, config.model.weight_type)
         return Model(Origin(), {}, tensors, shape.spec, _limits(config, shape.spec))
-    file = read_gguf(config.model)
+    file = read_model(config.model)
+    if not file.tensors:
+        raise ModelError(f"{config.model} holds no tensors, only metadata: there is nothing to run")
     spec = model_spec(file.metadata, file.tensors)
     check_tensors(spec, file.tensors)
     return Model(file.origin, file.metadata, file.tensors, spec, _limits(config, spec))

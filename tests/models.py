@@ -16,7 +16,7 @@ from hypothesis import settings
 
 from collectives.arena import private_arena
 from coordinator.engine import Engine
-from coordinator.gguf_file import GgufFile, read_gguf
+from coordinator.gguf_parts import GgufModel, read_model
 from coordinator.messages import Load, Step
 from coordinator.model import WEIGHT_TYPES, ModelSpec, Rope, TensorInfo, model_spec
 from coordinator.plan import Limits, RankShare, Shard, check_tensors, make_plan, padded, rank_shards
@@ -152,22 +152,20 @@ def write_llama(
     return weights
 
 
-def open_model(path: Path) -> tuple[GgufFile, ModelSpec]:
+def open_model(path: Path) -> tuple[GgufModel, ModelSpec]:
     """Reads a file and checks it as the launcher does."""
-    file = read_gguf(path)
+    file = read_model(path)
     spec = model_spec(file.metadata, file.tensors)
     check_tensors(spec, file.tensors)
     return file, spec
 
 
 def load_message(
-    file: GgufFile, spec: ModelSpec, share: RankShare, num_ranks: int, limits: Limits, collective: str
+    file: GgufModel, spec: ModelSpec, share: RankShare, num_ranks: int, limits: Limits, collective: str
 ) -> Load:
     """What a coordinator would send to one rank."""
     return Load(
-        model_path=str(file.path),
-        model_hash=file.model_hash,
-        header_bytes=file.header_bytes,
+        origin=file.origin,
         spec=spec,
         tensors=tuple(file.tensors.values()),
         share=share,
@@ -184,7 +182,7 @@ class Rank:
 
     def __init__(
         self,
-        file: GgufFile,
+        file: GgufModel,
         spec: ModelSpec,
         share: RankShare,
         num_ranks: int,
@@ -203,7 +201,7 @@ class Rank:
                 **activation_buffers(spec, share, self.shards, limits),
             }
         )
-        model_file = ModelFile(file.path, file.header_bytes)
+        model_file = ModelFile(file.origin.parts)
         for stack in stack_shards(self.shards).values():
             for _ in load_stack(self.device, model_file, stack, file.tensors):
                 pass

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from coordinator.benchmark import Measurement, Test, measure
-from coordinator.gguf_file import read_gguf
+from coordinator.gguf_parts import read_model
 from coordinator.ledger import KINDS, make_ledger
 from coordinator.messages import Step
 from coordinator.model import WEIGHT_TYPES, Origin, model_spec
@@ -72,12 +72,12 @@ def test_the_largest_shape_costs_no_memory() -> None:
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
 def test_a_written_shape_holds_the_same_weights(tmp_path: Path, weight_type: str) -> None:
     write_gguf(RandomModel("tiny", weight_type), tmp_path / "m.gguf")
-    file = read_gguf(tmp_path / "m.gguf")
+    file = read_model(tmp_path / "m.gguf")
     spec = model_spec(file.metadata, file.tensors)
     assert spec.norm_epsilon == pytest.approx(SHAPES["tiny"].spec.norm_epsilon)  # float32 in the file
     assert dataclasses.replace(spec, norm_epsilon=SHAPES["tiny"].spec.norm_epsilon) == SHAPES["tiny"].spec
     tensors = shape_tensors(SHAPES["tiny"], weight_type)
-    made_up, read = RandomWeights(tensors.values()), ModelFile(file.path, file.header_bytes)
+    made_up, read = RandomWeights(tensors.values()), ModelFile(file.origin.parts)
     assert file.tensors.keys() == tensors.keys()
     for name, tensor in file.tensors.items():
         np.testing.assert_array_equal(read.rows(tensor), made_up.rows(tensors[name]))

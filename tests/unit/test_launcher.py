@@ -435,7 +435,7 @@ def model(tmp_path: Path) -> Model:
 
 def test_limits_come_from_the_options_and_the_model(model: Model) -> None:
     assert model.limits == Limits(33, num_blocks=2, max_rows=256, max_logit_rows=32)
-    path = Path(model.origin.path)
+    path = Path(model.origin.parts[0].path)
     of_model = open_model(changed(model=path, max_rows=7, kv_type="f32"))
     assert of_model.limits == Limits(100, num_blocks=4, max_rows=7, max_logit_rows=7, kv_type="f32")
     assert open_model(changed(model=path, context_length=5000)).limits.context_length == 5000
