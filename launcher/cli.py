@@ -29,6 +29,7 @@ from launcher.config import (
 )
 from launcher.generate import GenerateConfig, run
 from launcher.options import make_parser
+from launcher.overrides import parse_overrides
 from launcher.session import RunError
 from launcher.show import show_devices, show_plan, write_logits
 from launcher.tune import DEFAULT_MODELS, tune
@@ -161,6 +162,7 @@ def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunCo
         staging=options.staging,
         submit_ahead=options.submit_ahead,
         all_reduce=options.all_reduce,
+        overrides=parse_overrides(options.override_kv),
         without=() if options.without is None else tuple(options.without.split(",")),
     )
 

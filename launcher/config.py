@@ -64,6 +64,7 @@ class RunConfig:
     trace: bool = False  # keep every lap of every step
     measure_copy: bool = False  # of the devices' memory
     without: tuple[str, ...] = ()  # features of the devices
+    overrides: tuple[tuple[str, int | float | bool | str], ...] = ()  # of the file's metadata
 
     def __post_init__(self) -> None:
         if self.kv_type not in KV_TYPES:
@@ -82,6 +83,8 @@ class RunConfig:
             raise UsageError(f"--context {self.context_length}: at least 1 is needed")
         if not 1 <= self.max_rows <= 512:
             raise UsageError(f"--prefill-chunk {self.max_rows}: 1 to 512 rows are possible")
+        if self.overrides and isinstance(self.model, RandomModel):
+            raise UsageError("--override-kv goes with a model file; a --shape has no metadata")
         for feature in self.without:
             if feature not in FEATURES:
                 raise UsageError(f"--without {feature:.40}: known are {', '.join(FEATURES)}")

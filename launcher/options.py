@@ -160,7 +160,21 @@ def _add_ledger(output: argparse._ArgumentGroup) -> None:
 
 def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     count = "?" if optional else None
-    parser.add_argument("model", type=Path, nargs=count, metavar="MODEL.gguf", help="the model file")
+    parser.add_argument(
+        "model",
+        type=Path,
+        nargs=count,
+        metavar="MODEL.gguf",
+        help="the model file, or any part of a model of several files",
+    )
+    parser.add_argument(
+        "--override-kv",
+        action="append",
+        default=[],
+        metavar="KEY=TYPE:VALUE",
+        help="change the file's metadata, such as llama.context_length=int:8192; the types are int, float,"
+        " bool and str; may stand several times",
+    )
     ranks = parser.add_argument_group("ranks")
     ranks.add_argument(
         "--devices",

@@ -22,6 +22,7 @@ from coordinator.shapes import SHAPES, shape_tensors
 from launcher.config import DEFAULT_CONTEXT, RandomModel, RunConfig, UsageError
 from launcher.devices import DeviceChoice
 from launcher.fit import check_fit
+from launcher.overrides import overridden
 from launcher.progress import show_progress
 from launcher.supervisor import Supervisor
 
@@ -65,9 +66,10 @@ def open_model(config: RunConfig) -> Model:
     file = read_model(config.model)
     if not file.tensors:
         raise ModelError(f"{config.model} holds no tensors, only metadata: there is nothing to run")
-    spec = model_spec(file.metadata, file.tensors)
+    metadata = overridden(file.metadata, config.overrides)
+    spec = model_spec(metadata, file.tensors)
     check_tensors(spec, file.tensors)
-    return Model(file.origin, file.metadata, file.tensors, spec, _limits(config, spec))
+    return Model(file.origin, metadata, file.tensors, spec, _limits(config, spec))
 
 
 def _limits(config: RunConfig, spec: ModelSpec) -> Limits:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -272,14 +270,6 @@ def test_prompts_are_given_once() -> None:
     for count in (0, -3):
         with pytest.raises(UsageError, match=f"-n {count}: at least 1 token is needed"):
             dataclasses.replace(GENERATE, max_tokens=count)
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """main() takes over SIGTERM; the test run gets its own handler back."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.usefixtures("handlers")
