@@ -25,7 +25,7 @@ class ModelFile(WeightSource):
     """A model's GGUF files, mapped. Their headers were read by the coordinator; here only tensors are."""
 
     def __init__(self, parts: Sequence[FilePart]) -> None:
-        maps = [_mapped(Path(part.path)) for part in parts]
+        maps = [mapped(Path(part.path)) for part in parts]
         hashes = [file_hash(data, part.header_bytes) for data, part in zip(maps, parts, strict=True)]
         self.model_hash = model_hash(hashes)
         self._bytes: list[Bytes] = [np.frombuffer(data, np.uint8) for data in maps]
@@ -36,7 +36,7 @@ class ModelFile(WeightSource):
         return data[tensor.offset : tensor.offset + tensor.nbytes].reshape(-1, row_bytes)
 
 
-def _mapped(path: Path) -> mmap.mmap:
+def mapped(path: Path) -> mmap.mmap:
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 
