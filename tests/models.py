@@ -20,6 +20,7 @@ from coordinator.gguf_parts import GgufModel, read_model
 from coordinator.messages import Load, Step
 from coordinator.model import WEIGHT_TYPES, ModelSpec, Rope, TensorInfo, model_spec
 from coordinator.plan import Limits, RankShare, Shard, check_tensors, make_plan, padded, rank_shards
+from launcher.config import RandomModel, RunConfig
 from launcher.write_gguf import add_metadata
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.device import Device
@@ -60,6 +61,26 @@ def make_spec(**changes: Any) -> ModelSpec:
     """SPEC, changed; `rope` may be a mapping of changes to ROPE."""
     rope = changes.pop("rope", {})
     return dataclasses.replace(SPEC, **changes, rope=dataclasses.replace(ROPE, **rope))
+
+
+def config_of(model: Path | RandomModel, **changes: Any) -> RunConfig:
+    """What the command line makes of no options but these."""
+    config = RunConfig(
+        model=model,
+        devices="cpu",
+        tensor_split=None,
+        context_length=None,
+        kv_type="f16",
+        activations="f32",
+        collective="shared-memory",
+        max_rows=None,
+        timeout_seconds=60.0,
+        verbose=False,
+        validate=False,
+        staging=False,
+        submit_ahead=True,
+    )
+    return dataclasses.replace(config, **changes)
 
 
 def kind_of(tensor: str) -> str:
