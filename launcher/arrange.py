@@ -48,14 +48,25 @@ def arrange(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) ->
 
 def say_arrangement(config: RunConfig, model: Model, arrangement: Arrangement) -> None:
     """What was chosen for the user and may surprise, on standard error."""
-    sizes, trained = arrangement.sizes, model.spec.context_length
-    context = sizes.limits.context_length
+    context, largest = arrangement.limits.context_length, largest_context_text(model, arrangement)
+    if config.context_length is None and context < model.spec.context_length and largest is not None:
+        _say(f"context {context}; {largest}")
+    elif config.verbose and largest is not None:
+        _say(largest)
     if config.verbose and arrangement.split is not None:
-        print(f"tplaunch: {arrangement.split}", file=sys.stderr)
-    if config.context_length is not None or context == trained or sizes.largest_context is None:
-        return
-    reason = f"; {sizes.largest_context} would fit (--context)"
-    if context >= sizes.largest_context:
-        reason = f": {sizes.limited_by} has no room for more"
-    chosen = f"tplaunch: context {context} of the {trained} that the model was trained for"
-    print(chosen + reason, file=sys.stderr)
+        _say(arrangement.split)
+
+
+def largest_context_text(model: Model, arrangement: Arrangement) -> str | None:
+    """None where it is not known."""
+    sizes, trained = arrangement.sizes, model.spec.context_length
+    if sizes.largest_context is None:
+        return None
+    text = f"largest context that fits: {sizes.largest_context}"
+    if sizes.limited_by is None:
+        return f"{text}, all that the model was trained for"
+    return f"{text} of the {trained} that the model was trained for: {sizes.limited_by} has no room for more"
+
+
+def _say(text: str) -> None:
+    print(f"tplaunch: {text}", file=sys.stderr)

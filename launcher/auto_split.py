@@ -45,8 +45,8 @@ def choose_weights(
 
 def _described(memory_part: float) -> str:
     if memory_part in (0, 1):
-        return "by memory" if memory_part else "by measured speed"
-    return f"{1 - memory_part:.0%} by measured speed, the rest by memory"
+        return "by memory" if memory_part else "by speed"
+    return f"{1 - memory_part:.0%} by speed, the rest by memory"
 
 
 def _mixed(by_speed: Sequence[float], by_memory: Sequence[float], memory_part: float) -> tuple[float, ...]:

@@ -40,7 +40,9 @@ def choose_sizes(
     """
     fitting = _Fitting(config, needs, places, choices)
     is_known = not any(choice.is_unknown and choice.index not in config.max_memory for choice in choices)
-    largest = fitting.largest_context(trained, wisely=True) or fitting.largest_context(trained, wisely=False)
+    largest = fitting.largest_context(trained, keep_reserve=True) or fitting.largest_context(
+        trained, keep_reserve=False
+    )
     context = config.context_length
     if context is None:
         most = DEFAULT_CONTEXT if uses_host_memory(choices) or not is_known else trained
@@ -106,17 +108,17 @@ class _Fitting:
         small = all(rank.work(limits) <= MAX_WORK_BYTES for rank in self._needs)
         return small or rows == self._row_counts()[-1]
 
-    def limit(self, context: int, rows: int | None = None, *, wisely: bool = True) -> str | None:
+    def limit(self, context: int, rows: int | None = None, *, keep_reserve: bool = True) -> str | None:
         """The place that has no room for so many positions; None where they fit."""
         limits = self.limits(context, rows)
         for rank, (needs, choice) in enumerate(zip(self._needs, self._choices, strict=True)):
             if choice.max_allocation and needs.largest_buffer(limits) > choice.max_allocation:
                 return f"device {choice.index} ({choice.name}), for one buffer of rank {rank}"
         needed = [rank.bytes(limits).total for rank in self._needs]
-        full = (place.name for place in self._places if not place.has_room(needed, wisely=wisely))
+        full = (place.name for place in self._places if not place.has_room(needed, keep_reserve=keep_reserve))
         return next(full, None)
 
-    def largest_context(self, most: int, *, wisely: bool) -> int:
+    def largest_context(self, most: int, *, keep_reserve: bool) -> int:
         """Up to `most`; 0 where not even a block of positions fits.
 
         Fewer rows leave room for more positions: they are halved only as far as MAX_WORK_BYTES ask for,
@@ -125,14 +127,16 @@ class _Fitting:
         best = 0
         for rows in self._row_counts():
             within = _largest(most, functools.partial(self._works, rows=rows))
-            fitting = _largest(within, functools.partial(self._has_room, rows=rows, wisely=wisely))
+            fitting = _largest(
+                within, functools.partial(self._has_room, rows=rows, keep_reserve=keep_reserve)
+            )
             best = max(best, fitting)
             if fitting < within or within == most:
                 break
         return best
 
-    def _has_room(self, context: int, rows: int, wisely: bool) -> bool:
-        return self.limit(context, rows, wisely=wisely) is None
+    def _has_room(self, context: int, rows: int, keep_reserve: bool) -> bool:
+        return self.limit(context, rows, keep_reserve=keep_reserve) is None
 
 
 def _largest(most: int, is_possible: Callable[[int], bool]) -> int:

@@ -87,7 +87,7 @@ def check_fit(needs: Sequence[RankNeeds], limits: Limits, places: Sequence[Memor
     """Raises UsageError naming the place, what its ranks need, and what it has."""
     needed = [rank.bytes(limits).total for rank in needs]
     for place in places:
-        if not place.has_room(needed, wisely=False):
+        if not place.has_room(needed, keep_reserve=False):
             num_bytes = sum(needed[rank] for rank in place.ranks)
             has = "may hold {} (--max-memory)" if place.is_capped else "has {}"
             shorter = ""

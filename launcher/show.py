@@ -12,11 +12,11 @@ import numpy as np
 
 from coordinator.generation import all_logits
 from coordinator.plan import RankShare
-from launcher.arrange import Arrangement, arrange
+from launcher.arrange import arrange, largest_context_text
 from launcher.config import RunConfig, UsageError
 from launcher.devices import list_devices, planned_devices, select_devices
 from launcher.fit import RankBytes, mebibytes
-from launcher.model import Model, check_prompt, open_model
+from launcher.model import check_prompt, open_model
 from launcher.session import start_session
 from launcher.table import format_table
 from worker.measurements import cache_folder
@@ -39,7 +39,7 @@ def show_devices(as_json: bool) -> int:
     for device in listed.devices:
         print(f"{device['index']}  {device['name']}")
         print(f"   type        {device['type']}, driver {device['driver']}")
-        print(f"   memory      {mebibytes(device['memory_bytes'])}")
+        print(f"   memory      {_memory(device)}")
         present = [label for key, label in FEATURES.items() if device[key]]
         print(f"   features    {', '.join(present) or 'none of ' + ', '.join(FEATURES.values())}")
         print(f"   subgroups   {_subgroups(device)}")
@@ -51,6 +51,11 @@ def show_devices(as_json: bool) -> int:
     if cache is not None:
         print(f"What is measured on a device is kept in {cache}; `tplaunch tune` does it anew.")
     return 0
+
+
+def _memory(device: dict[str, Any]) -> str:
+    total, available = device["memory_bytes"], device["available_bytes"]
+    return mebibytes(total) + (f", of which {mebibytes(available)} are free" if available < total else "")
 
 
 def _subgroups(device: dict[str, Any]) -> str:
@@ -85,17 +90,8 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
     _print_table(rows)
     if arrangement.split is not None:
         print(arrangement.split)
-    print(f"largest context that fits: {_largest_context(model, arrangement, reason)}")
+    print(largest_context_text(model, arrangement) or f"largest context that fits: not known: {reason}")
     return 0
-
-
-def _largest_context(model: Model, arrangement: Arrangement, reason: str) -> str:
-    sizes, trained = arrangement.sizes, model.spec.context_length
-    if sizes.largest_context is None:
-        return f"not known: {reason}"
-    if sizes.limited_by is None:
-        return f"{trained}, all that the model was trained for"
-    return f"{sizes.largest_context} of {trained}: {sizes.limited_by} has no room for more"
 
 
 def _plan_row(share: RankShare, num_bytes: RankBytes) -> dict[str, Any]:

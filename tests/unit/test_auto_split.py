@@ -57,7 +57,7 @@ def test_equal_devices_share_equally(speeds: dict[str, float]) -> None:
     for number in range(1, 9):
         found = arranged(*(gpu(index, 24, "same") for index in range(number)))
         assert max(columns(found)) - min(columns(found)) < 0.03
-        assert found.split is not None and found.split.endswith("by measured speed")
+        assert found.split is not None and found.split.endswith("by speed")
     assert speeds == {}
 
 
@@ -65,7 +65,7 @@ def test_a_fast_and_a_slow_card_with_room_share_by_speed(speeds: dict[str, float
     speeds["gpu 0"], speeds["gpu 1"] = 300, 100
     found = arranged(gpu(0, 24), gpu(1, 24))
     assert columns(found) == pytest.approx([0.75, 0.25], abs=0.02)
-    assert found.split == "shares 0.75, 0.25: by measured speed"
+    assert found.split == "shares 0.75, 0.25: by speed"
 
 
 def test_a_small_and_a_large_card_share_by_speed_while_that_fits() -> None:
@@ -81,7 +81,7 @@ def test_a_small_fast_card_gets_what_it_can_hold(speeds: dict[str, float]) -> No
     small, _ = columns(found)
     assert 0.3 < small < 0.6
     assert found.limits.context_length >= ROOM
-    assert "% by measured speed, the rest by memory" in str(found.split)
+    assert "% by speed, the rest by memory" in str(found.split)
     # A larger part by speed would not leave the room.
     speeds["gpu 0"] = 400
     assert columns(arranged(gpu(0, 3), gpu(1, 24)))[0] == pytest.approx(small, abs=0.04)

@@ -205,9 +205,12 @@ def test_a_chosen_context_is_said_in_one_line(capsys: pytest.CaptureFixture[str]
     text = said(capsys, [gpu(0, 8e8), gpu(1, 24e9)])
     assert text.startswith("tplaunch: context ") and text.count("\n") == 1
     assert text.endswith("that the model was trained for: device 0 (gpu 0) has no room for more\n")
+    assert said(capsys, [gpu(0, 24e9)], context_length=99, verbose=True) == (
+        "tplaunch: largest context that fits: 131072, all that the model was trained for\n"
+    )
     text = said(capsys, [NUMPY], shape="tiny")
     assert text == (
-        "tplaunch: context 4096 of the 131072 that the model was trained for; 131072 would fit (--context)\n"
+        "tplaunch: context 4096; largest context that fits: 131072, all that the model was trained for\n"
     )
 
 
