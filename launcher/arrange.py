@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from coordinator.plan import Limits, RankShare, make_plan
 from launcher.auto_split import choose_weights
 from launcher.config import RunConfig
-from launcher.context_fit import Sizes, choose_sizes
+from launcher.context_fit import Fitting, Sizes
 from launcher.devices import DeviceChoice
 from launcher.fit import RankBytes, check_fit, rank_needs
 from launcher.memory_places import memory_places
@@ -40,8 +40,8 @@ def arrange(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) ->
         split = f"shares {', '.join(f'{weight:.3g}' for weight in weights)}: {how}"
     plan = make_plan(model.spec, weights)
     needs = rank_needs(model.spec, model.tensors, plan, choices)
-    sizes = choose_sizes(config, model.spec.context_length, needs, places, choices)
-    check_fit(needs, sizes.limits, places)
+    sizes = Fitting(config, needs, places, choices).choose_sizes(model.spec.context_length)
+    check_fit(needs, sizes.limits, places, choices)
     found = tuple(rank.bytes(sizes.limits) for rank in needs)
     return Arrangement(tuple(choices), plan, sizes, found, split)
 

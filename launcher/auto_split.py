@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from coordinator.plan import make_plan
 from launcher.config import DEFAULT_CONTEXT, RunConfig, RunError, UsageError
-from launcher.context_fit import fits, uses_host_memory
+from launcher.context_fit import Fitting, uses_host_memory
 from launcher.devices import DeviceChoice
 from launcher.fit import rank_needs
 from launcher.memory_places import MemoryPlace
@@ -38,7 +38,7 @@ def choose_weights(
         weights = _mixed(by_speed, by_memory, memory_part)
         plan = make_plan(model.spec, weights)
         needs = rank_needs(model.spec, model.tensors, plan, choices)
-        if fits(config, context, needs, places, choices):
+        if Fitting(config, needs, places, choices).limit(context) is None:
             break
     return weights, _described(memory_part)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from coordinator.plan import Limits
 from launcher.config import DEFAULT_CONTEXT, RunConfig
 from launcher.devices import DeviceChoice
-from launcher.fit import RankNeeds
+from launcher.fit import RankNeeds, exceeds_allocation
 from launcher.memory_places import MemoryPlace
 
 BLOCK_LENGTH = 32  # positions: the context is a multiple of it where memory is the limit
@@ -26,51 +26,13 @@ class Sizes:
     limited_by: str | None  # the place that has no room for more
 
 
-def choose_sizes(
-    config: RunConfig,
-    trained: int,
-    needs: Sequence[RankNeeds],
-    places: Sequence[MemoryPlace],
-    choices: Sequence[DeviceChoice],
-) -> Sizes:
-    """trained: the context that the model was trained for.
-
-    Without --context that one, where it fits, else the largest that does; but no more than DEFAULT_CONTEXT
-    where a rank is in this machine's memory, of which a KV cache should not take all there is.
-    """
-    fitting = _Fitting(config, needs, places, choices)
-    is_known = not any(choice.is_unknown and choice.index not in config.max_memory for choice in choices)
-    largest = fitting.largest_context(trained, keep_reserve=True) or fitting.largest_context(
-        trained, keep_reserve=False
-    )
-    context = config.context_length
-    if context is None:
-        most = DEFAULT_CONTEXT if uses_host_memory(choices) or not is_known else trained
-        context = min(most, largest or BLOCK_LENGTH, trained)
-    limits = fitting.limits(context)
-    if not is_known:
-        return Sizes(limits, None, None)
-    limited_by = fitting.limit(largest + BLOCK_LENGTH) if largest < trained else None
-    return Sizes(limits, largest, limited_by)
-
-
 def uses_host_memory(choices: Sequence[DeviceChoice]) -> bool:
     return any(choice.is_in_host_memory for choice in choices)
 
 
-def fits(
-    config: RunConfig,
-    context: int,
-    needs: Sequence[RankNeeds],
-    places: Sequence[MemoryPlace],
-    choices: Sequence[DeviceChoice],
-) -> bool:
-    """Whether so many positions do, with something left in reserve."""
-    fitting = _Fitting(config, needs, places, choices)
-    return fitting.limit(context) is None
+class Fitting:
+    """A plan's needs, held against the places where its ranks' memory lies."""
 
-
-class _Fitting:
     def __init__(
         self,
         config: RunConfig,
@@ -79,6 +41,25 @@ class _Fitting:
         choices: Sequence[DeviceChoice],
     ) -> None:
         self._config, self._needs, self._places, self._choices = config, needs, places, choices
+
+    def choose_sizes(self, trained: int) -> Sizes:
+        """trained: the context that the model was trained for.
+
+        Without --context that one, where it fits, else the largest that does; but at most DEFAULT_CONTEXT
+        where a rank is in this machine's memory, of which a KV cache should not take all there is.
+        """
+        caps = self._config.max_memory
+        is_known = not any(choice.is_unknown and choice.index not in caps for choice in self._choices)
+        largest = self.largest_context(trained) or self.largest_context(trained, keep_reserve=False)
+        context = self._config.context_length
+        if context is None:
+            is_bounded = uses_host_memory(self._choices) or not is_known
+            most = min(trained, DEFAULT_CONTEXT) if is_bounded else trained
+            context = min(most, largest or BLOCK_LENGTH)
+        limits = self.limits(context)
+        if not is_known:
+            return Sizes(limits, None, None)
+        return Sizes(limits, largest, self.limit(largest + BLOCK_LENGTH) if largest < trained else None)
 
     def limits(self, context: int, rows: int | None = None) -> Limits:
         """With as many rows as the user wants, or else as MAX_WORK_BYTES leave room for."""
@@ -112,13 +93,13 @@ class _Fitting:
         """The place that has no room for so many positions; None where they fit."""
         limits = self.limits(context, rows)
         for rank, (needs, choice) in enumerate(zip(self._needs, self._choices, strict=True)):
-            if choice.max_allocation and needs.largest_buffer(limits) > choice.max_allocation:
+            if exceeds_allocation(needs, choice, limits):
                 return f"device {choice.index} ({choice.name}), for one buffer of rank {rank}"
         needed = [rank.bytes(limits).total for rank in self._needs]
         full = (place.name for place in self._places if not place.has_room(needed, keep_reserve=keep_reserve))
         return next(full, None)
 
-    def largest_context(self, most: int, *, keep_reserve: bool) -> int:
+    def largest_context(self, most: int, *, keep_reserve: bool = True) -> int:
         """Up to `most`; 0 where not even a block of positions fits.
 
         Fewer rows leave room for more positions: they are halved only as far as MAX_WORK_BYTES ask for,

@@ -83,8 +83,26 @@ def _total(buffers: Mapping[str, Buffer]) -> int:
     return sum(buffer.nbytes for buffer in buffers.values())
 
 
-def check_fit(needs: Sequence[RankNeeds], limits: Limits, places: Sequence[MemoryPlace]) -> None:
+def exceeds_allocation(needs: RankNeeds, choice: DeviceChoice, limits: Limits) -> bool:
+    """Whether a buffer is larger than what the device allocates at once."""
+    return 0 < choice.max_allocation < needs.largest_buffer(limits)
+
+
+def check_fit(
+    needs: Sequence[RankNeeds],
+    limits: Limits,
+    places: Sequence[MemoryPlace],
+    choices: Sequence[DeviceChoice],
+) -> None:
     """Raises UsageError naming the place, what its ranks need, and what it has."""
+    for rank, choice in zip(needs, choices, strict=True):
+        if exceeds_allocation(rank, choice, limits):
+            raise UsageError(
+                f"the plan does not fit: device {choice.index} ({choice.name}) allocates at most"
+                f" {mebibytes(choice.max_allocation)} at once, but one buffer would have"
+                f" {mebibytes(rank.largest_buffer(limits))}; name more devices, or lower --context (now"
+                f" {limits.context_length})"
+            )
     needed = [rank.bytes(limits).total for rank in needs]
     for place in places:
         if not place.has_room(needed, keep_reserve=False):

@@ -30,7 +30,7 @@ LIMITS = Limits(context_length=64, num_blocks=2, max_rows=8, max_logit_rows=8)
 def check(choices: list[DeviceChoice], limits: Limits = LIMITS, **max_memory: int) -> None:
     needs = rank_needs(SPEC, TENSORS, make_plan(SPEC, [1] * len(choices)), choices)
     caps = {None if key == "cpu" else int(key.removeprefix("of_")): size for key, size in max_memory.items()}
-    check_fit(needs, limits, memory_places(choices, caps))
+    check_fit(needs, limits, memory_places(choices, caps), choices)
 
 
 def total(share_of: int = 2, rank: int = 0) -> int:
@@ -52,6 +52,16 @@ def test_a_plan_that_does_not_fit_is_refused_with_its_numbers() -> None:
         f"the plan does not fit: device 1 (gpu 1) would hold {mebibytes(total(2, 1))}, but has"
         f" {mebibytes(total(2, 1) - 1)}; give it less with --tensor-split (auto finds out how much), name"
         " more devices, or lower --context (now 64)"
+    )
+
+
+def test_a_buffer_that_is_too_large_is_refused_with_its_numbers() -> None:
+    largest = 2 * 64 * 32 * 4  # gate and up
+    check([gpu(0, 1 << 40, max_allocation=largest)])
+    with pytest.raises(UsageError) as caught:
+        check([gpu(0, 1 << 40, max_allocation=largest - 1)])
+    assert str(caught.value).startswith(
+        "the plan does not fit: device 0 (gpu 0) allocates at most 0.0 MiB at"
     )
 
 
