@@ -37,7 +37,8 @@ def make_parser() -> Parser:
     devices.add_argument("--json", action="store_true", help="as JSON")
     plan = commands.add_parser("plan", help="show who would hold what, without opening a device")
     plan.add_argument("--json", action="store_true", help="as JSON")
-    _add_model(plan)
+    _add_shape(plan, "model (a file or a shape)")
+    _add_model(plan, optional=True)
     logits = commands.add_parser("logits", help="write the logits of every position to an .npz file")
     logits.add_argument(
         "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"

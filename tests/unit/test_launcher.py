@@ -265,8 +265,9 @@ def test_prompts_are_given_once() -> None:
         (["m", "--temperature=-1"], "tplaunch: "),
         (["m", "-p", "a", "--tokens=1"], "tplaunch: -p and --tokens both give a prompt"),
         (["m", "-n", "0"], "tplaunch: -n 0: at least 1 token"),
-        (["bench"], "tplaunch: bench measures a model file or a --shape; give one of them"),
-        (["bench", "m", "--shape=tiny"], "tplaunch: bench measures a model file or a --shape"),
+        (["plan"], "tplaunch: plan takes a model file or a --shape; give one of them"),
+        (["bench"], "tplaunch: bench takes a model file or a --shape; give one of them"),
+        (["bench", "m", "--shape=tiny"], "tplaunch: bench takes a model file or a --shape"),
         (["bench", "m", "--type=q8_0"], "tplaunch: --type goes with --shape"),
         (["bench", "m", "--write-gguf=x"], "tplaunch: --write-gguf writes a --shape"),
         (["bench", "--shape=gpt-9"], "tplaunch: --shape gpt-9: known are tiny, llama-160m, llama-3.2-1b"),
@@ -285,7 +286,7 @@ def test_prompts_are_given_once() -> None:
         (["tune", "--devices=cpu,cpu"], "tplaunch: --devices cpu,cpu: NumPy has nothing to choose"),
         (
             ["tune", "m", "--shape=tiny"],
-            "tplaunch: tune measures a model file or a --shape",
+            "tplaunch: tune takes a model file or a --shape",
         ),
         (["tune", "--shape=tiny", "--type=q9"], "tplaunch: --type q9: known are"),
         (["plan", "--without=x87", "m"], "tplaunch: --without x87: known are int64, "),
@@ -312,7 +313,6 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["plan"],
         ["m", "--collective=mpi"],
         ["m", "--context=x"],
         ["m", "--wrong"],
@@ -325,6 +325,17 @@ def test_unknown_options_end_with_code_2(arguments: list[str], capsys: pytest.Ca
     assert caught.value.code == 2
     printed = capsys.readouterr().err
     assert printed.startswith("tplaunch: ") and printed.endswith("--help\n") and printed.count("\n") == 1
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_shape_can_be_planned_for_a_device_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--shape=llama-3.3-70b", "--type=q4_0", "--devices=5", "--max-memory=5=48GiB"]
+    assert main(["plan", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "steps of up to 64 rows" in lines[0]
+    assert lines[-1].endswith(
+        "of the 131072 that the model was trained for: device 5 (5) has no room for more"
+    )
 
 
 @pytest.mark.usefixtures("handlers")
