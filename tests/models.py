@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,13 +17,14 @@ from hypothesis import settings
 from collectives.arena import private_arena
 from coordinator.architectures import model_spec
 from coordinator.engine import Engine
-from coordinator.gguf_file import GgufFile, read_gguf
+from coordinator.gguf_parts import GgufModel, read_model
 from coordinator.messages import Load, Step
 from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope, TensorInfo
 from coordinator.plan import Limits, RankShare, make_plan, padded
 from coordinator.shapes import tensor_shapes as shapes_of
 from coordinator.shards import Shard, check_tensors, rank_shards
 from coordinator.weight_types import WEIGHT_TYPES
+from launcher.config import RandomModel, RunConfig
 from launcher.write_gguf import add_metadata
 from tests.blocks import model_rows
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
@@ -83,6 +85,26 @@ LIMITS = Limits(
 def examples(count: int) -> settings:
     """Hypothesis settings: so many examples, the same in every run."""
     return settings(max_examples=count, derandomize=True)
+
+
+def config_of(model: Path | RandomModel, **changes: Any) -> RunConfig:
+    """What the command line makes of no options but these."""
+    config = RunConfig(
+        model=model,
+        devices="cpu",
+        tensor_split=None,
+        context_length=None,
+        kv_type="f16",
+        activations="f32",
+        collective="shared-memory",
+        max_rows=None,
+        timeout_seconds=60.0,
+        verbose=False,
+        validate=False,
+        staging=False,
+        submit_ahead=True,
+    )
+    return dataclasses.replace(config, **changes)
 
 
 def kind_of(tensor: str) -> str:
@@ -154,22 +176,20 @@ def write_llama(
     return weights
 
 
-def open_model(path: Path) -> tuple[GgufFile, ModelSpec]:
+def open_model(path: Path) -> tuple[GgufModel, ModelSpec]:
     """Reads a file and checks it as the launcher does."""
-    file = read_gguf(path)
+    file = read_model(path)
     spec = model_spec(file.metadata, file.tensors)
     check_tensors(spec, file.tensors)
     return file, spec
 
 
 def load_message(
-    file: GgufFile, spec: ModelSpec, share: RankShare, num_ranks: int, limits: Limits, collective: str
+    file: GgufModel, spec: ModelSpec, share: RankShare, num_ranks: int, limits: Limits, collective: str
 ) -> Load:
     """What a coordinator would send to one rank."""
     return Load(
-        model_path=str(file.path),
-        model_hash=file.model_hash,
-        header_bytes=file.header_bytes,
+        origin=file.origin,
         spec=spec,
         tensors=tuple(file.tensors.values()),
         share=share,
@@ -186,7 +206,7 @@ class Rank:
 
     def __init__(
         self,
-        file: GgufFile,
+        file: GgufModel,
         spec: ModelSpec,
         share: RankShare,
         num_ranks: int,
@@ -205,7 +225,7 @@ class Rank:
                 **activation_buffers(spec, share, self.shards, limits),
             }
         )
-        model_file = ModelFile(file.path, file.header_bytes)
+        model_file = ModelFile(file.origin.parts)
         for stack in stack_shards(self.shards).values():
             for _ in load_stack(self.device, model_file, stack, file.tensors):
                 pass

@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.architectures import model_spec
 from coordinator.benchmark import Measurement, Test, measure
-from coordinator.gguf_file import read_gguf
+from coordinator.gguf_parts import read_model
 from coordinator.ledger import KINDS, make_ledger
 from coordinator.messages import Step
 from coordinator.model import Origin
@@ -88,12 +88,12 @@ def test_a_written_shape_holds_the_same_weights(
         pytest.skip("the gguf package is too old for it")
     monkeypatch.setitem(SHAPES, "small", SMALL)
     write_gguf(RandomModel("small", weight_type), tmp_path / "m.gguf")
-    file = read_gguf(tmp_path / "m.gguf")
+    file = read_model(tmp_path / "m.gguf")
     spec = model_spec(file.metadata, file.tensors)
     assert spec.norm.epsilon == pytest.approx(SMALL.spec.norm.epsilon)  # float32 in the file
     assert dataclasses.replace(spec, norm=SMALL.spec.norm) == SMALL.spec
     tensors = shape_tensors(SMALL, weight_type)
-    made_up, read = RandomWeights(tensors.values()), ModelFile(file.path, file.header_bytes)
+    made_up, read = RandomWeights(tensors.values()), ModelFile(file.origin.parts)
     assert file.tensors.keys() == tensors.keys()
     for name, tensor in file.tensors.items():
         np.testing.assert_array_equal(read.rows(tensor), made_up.rows(tensors[name]))
