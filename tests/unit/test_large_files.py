@@ -137,7 +137,7 @@ def test_a_rank_reads_its_share_and_nothing_else(large: Path, monkeypatch: pytes
     found = resident(large)
     own = own_pages(file, share, found.size)
     assert not np.any(found & ~own)
-    assert own.sum() * PAGE < 64 << 20 < large.stat().st_size // 1000
+    assert own.sum() < found.size / 100
     assert loaded >= 2 * 3 * 256 * 4096 * 2  # layers, matrices, columns, width, bytes
     assert np.all(found[own])
 

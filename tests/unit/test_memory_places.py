@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.config import UsageError
-from launcher.devices import DeviceChoice
+from launcher.devices import DeviceChoice, DeviceList
 from launcher.memory_places import HOST, MemoryPlace, memory_places
+from launcher.show import FEATURES, show_devices
 from launcher.sizes import MAX_SIZE, UNITS, parse_max_memory, parse_size
 from tests.models import examples
 
@@ -120,3 +123,17 @@ def test_devices_that_are_not_here_have_what_the_user_says() -> None:
     assert by_name([unknown]) == {}
     place = by_name([unknown], {0: GIB})["device 0 (0)"]
     assert (place.capacity, place.usable) == (GIB, GIB)
+
+
+def test_free_memory_is_shown_where_the_driver_tells_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: dict[str, Any] = {"index": 0, "name": "", "type": "", "driver": "", "unusable": ""}
+    said |= {"memory_bytes": 8 * GIB, "min_subgroup_size": 8, "max_subgroup_size": 8}
+    said |= dict.fromkeys(FEATURES, False)
+    devices = tuple(said | {"available_bytes": free} for free in (8 * GIB, 7 * GIB))
+    monkeypatch.setattr("launcher.show.list_devices", lambda: DeviceList(devices, ""))
+    show_devices(as_json=False)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "memory      8,192.0 MiB" in lines
+    assert "memory      8,192.0 MiB, of which 7,168.0 MiB are free" in lines
