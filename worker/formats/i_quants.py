@@ -19,20 +19,22 @@ from worker.formats.base import BlockFormat, Bytes, Floats, Records, WeightForma
 BLOCK = 256
 # Seven signs are stored: the number of negative weights among eight is even.
 EVEN_SIGNS = np.array([seven | bin(seven).count("1") % 2 << 7 for seven in range(128)], np.uint8)
+# Of every byte of signs eight factors.
+SIGNS = 1 - 2 * fields(np.arange(256, dtype=np.uint8)[:, None], bits=1, run=1).astype(np.int8)
 SEVENS = np.array([0, 7, 14, 21], np.uint32)  # where they lie in a word
 
 Integers = npt.NDArray[np.integer[Any]]
 
 
 @functools.cache
-def _codebook(name: str) -> Floats:
+def _codebook(name: str) -> npt.NDArray[np.int8]:
     """[entries, weights of each]"""
     from gguf import quants  # takes long to import
 
     kind = getattr(quants, name)
     kind.init_grid()
-    grid: Floats = kind.grid.reshape(kind.grid_shape)
-    return grid
+    codebook: npt.NDArray[np.int8] = kind.grid.reshape(kind.grid_shape).astype(np.int8)
+    return codebook
 
 
 class IQuant(BlockFormat):
@@ -49,16 +51,15 @@ class IQuant(BlockFormat):
         self._name = name
 
     def write_codebook(self, places: list[Bytes]) -> None:
-        places[0][:] = _codebook(self._name).astype(np.uint8).reshape(self.codebook_bytes)
+        places[0][:] = _codebook(self._name).reshape(self.codebook_bytes).view(np.uint8)
 
     def _values(self, held: Mapping[str, Records]) -> Floats:
         words = held["words"]
         scales, places, signs = self._parts(words["d"][:, None], bytes_of(words["rest"]))
         count, groups = scales.shape
-        magnitudes = _codebook(self._name)[places].reshape(count, BLOCK)
-        values = np.where(fields(signs, bits=1, run=1), -magnitudes, magnitudes)
-        scaled: Floats = values.reshape(count, groups, BLOCK // groups) * scales[..., None]
-        return scaled
+        values = _codebook(self._name).take(places, axis=0).reshape(count, BLOCK)
+        values *= SIGNS.take(signs, axis=0).reshape(count, BLOCK)
+        return values.reshape(count, groups, BLOCK // groups).astype(np.float32) * scales[..., None]
 
     @abstractmethod
     def _parts(self, d: Floats, rest: Bytes) -> tuple[Floats, Integers, Bytes]:
@@ -86,7 +87,7 @@ class IQ2XS(IQuant):
     def _parts(self, d: Floats, rest: Bytes) -> tuple[Floats, Integers, Bytes]:
         pairs = np.ascontiguousarray(rest[:, :64]).view("<u2")
         scales = _quarters(d, fields(rest[:, 64:], bits=4, run=1), 0.25)
-        signs: Bytes = EVEN_SIGNS[pairs >> 9]
+        signs: Bytes = EVEN_SIGNS.take(pairs >> 9)
         return scales, pairs & 511, signs
 
 
@@ -118,7 +119,7 @@ class IQ3S(IQuant):
 
 def _even_signs(words: npt.NDArray[np.uint32]) -> Bytes:
     """[blocks, 8] words with four times seven signs -> [blocks, 32] with eight."""
-    signs: Bytes = EVEN_SIGNS[words[..., None] >> SEVENS & 127].reshape(len(words), 32)
+    signs: Bytes = EVEN_SIGNS.take(words[..., None] >> SEVENS & 127).reshape(len(words), 32)
     return signs
 
 
@@ -138,7 +139,9 @@ class IQ1(BlockFormat):
         count, groups = scales.shape
         eighths = np.where(is_less, np.float32(-0.125), np.float32(0.125))
         eighths = np.repeat(eighths, 32 // eighths.shape[1], axis=1)
-        values = (_codebook("IQ1_S")[places] + eighths[..., None]).reshape(count, groups, BLOCK // groups)
+        values = (_codebook("IQ1_S").take(places, axis=0) + eighths[..., None]).reshape(
+            count, groups, BLOCK // groups
+        )
         scaled: Floats = values * scales[..., None]
         return scaled
 
