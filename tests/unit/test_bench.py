@@ -1,6 +1,7 @@
 """Shapes, made-up weights, and the arithmetic of measurements."""
 
 import dataclasses
+import enum
 from pathlib import Path
 
 import gguf
@@ -97,6 +98,14 @@ def test_a_written_shape_holds_the_same_weights(
     assert file.tensors.keys() == tensors.keys()
     for name, tensor in file.tensors.items():
         np.testing.assert_array_equal(read.rows(tensor), made_up.rows(tensors[name]))
+
+
+def test_a_type_that_the_gguf_package_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = enum.IntEnum("older", {"F32": 0})
+    monkeypatch.setattr(gguf, "GGMLQuantizationType", older)
+    with pytest.raises(UsageError, match="--type q4_0: the gguf package is too old to write it"):
+        write_gguf(RandomModel("tiny", "Q4_0"), tmp_path / "m.gguf")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_ledgers_kinds_add_up_to_the_step() -> None:
