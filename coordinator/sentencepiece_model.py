@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 _VARINT, _COUNTED, _FLOAT = 0, 2, 5  # wire types
 
-_MODEL_TYPE_BPE = 2
+MODEL_TYPE_UNIGRAM, MODEL_TYPE_BPE = 1, 2
 
 
 class PieceType(IntEnum):
@@ -38,16 +38,29 @@ class Piece(NamedTuple):
     type: PieceType
 
 
-def serialized_model(pieces: Iterable[Piece]) -> bytes:
-    """A byte-pair model with byte fallback that takes text as it is, but for the spaces that become U+2581.
+class Normalizer(NamedTuple):
+    """What is done to text first; by default it is taken as it is, but for the spaces that become U+2581."""
 
-    There must be one UNKNOWN piece and all 256 BYTE pieces, named <0x00> to <0xFF>.
+    charsmap: bytes = b""  # see coordinator.charsmap
+    adds_prefix: bool = False  # a space before the text
+    removes_extra_spaces: bool = False  # at both ends, and all but one between words
+
+
+def serialized_model(
+    pieces: Iterable[Piece], model_type: int, normalizer: Normalizer, has_bytes: bool
+) -> bytes:
+    """A model of MODEL_TYPE_UNIGRAM or MODEL_TYPE_BPE.
+
+    There must be one UNKNOWN piece; has_bytes asks for all 256 BYTE pieces, named <0x00> to <0xFF>, and has
+    what no piece covers become these.
     """
-    trainer = _integer(3, _MODEL_TYPE_BPE) + _integer(35, True)  # model_type, byte_fallback
-    # name, add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces
-    normalizer = _counted(1, b"identity") + _integer(3, False) + _integer(4, False) + _integer(5, True)
+    trainer = _integer(3, model_type) + _integer(35, has_bytes)  # model_type, byte_fallback
+    # precompiled_charsmap, add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces
+    rules = _counted(2, normalizer.charsmap) if normalizer.charsmap else _counted(1, b"identity")
+    rules += _integer(3, normalizer.adds_prefix) + _integer(4, normalizer.removes_extra_spaces)
+    rules += _integer(5, True)
     fields = [_counted(1, _piece(piece)) for piece in pieces]
-    return b"".join([*fields, _counted(2, trainer), _counted(3, normalizer)])
+    return b"".join([*fields, _counted(2, trainer), _counted(3, rules)])
 
 
 def _piece(piece: Piece) -> bytes:

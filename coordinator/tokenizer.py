@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from coordinator.byte_pair_tokenizer import BytePairTokenizer
 from coordinator.sentencepiece_tokenizer import SentencePieceTokenizer
+from coordinator.unigram_tokenizer import UnigramTokenizer
 from coordinator.vocabulary import PREFIX, TokenizerError
 
 __all__ = ["Tokenizer", "TokenizerError", "decode", "load_tokenizer"]
@@ -55,6 +57,9 @@ class Tokenizer(Protocol):
 # tokenizer.ggml.model -> what builds it. A new kind is a class with __init__(metadata) and a row here.
 _KINDS: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {
     "llama": SentencePieceTokenizer,
+    "gpt2": BytePairTokenizer,
+    "gemma4": BytePairTokenizer,
+    "t5": UnigramTokenizer,
 }
 
 
@@ -71,7 +76,7 @@ def load_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
         raise TokenizerError("the model file holds no tokenizer; give the prompt as token ids with --tokens")
     if kind not in _KINDS:
         raise TokenizerError(
-            f"the model file's tokenizer is of kind {kind!r}, and only {', '.join(map(repr, _KINDS))} is "
+            f"the model file's tokenizer is of kind {kind!r}, and only {', '.join(map(repr, _KINDS))} are "
             "supported; --tokens takes the prompt as token ids with any tokenizer"
         )
     return _KINDS[kind](metadata)
