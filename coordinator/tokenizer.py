@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from coordinator.byte_pair_tokenizer import BytePairTokenizer
-from coordinator.sentencepiece_tokenizer import SentencePieceTokenizer
-from coordinator.unigram_tokenizer import UnigramTokenizer
-from coordinator.vocabulary import PREFIX, TokenizerError
+from coordinator.text.byte_pair_tokenizer import BytePairTokenizer
+from coordinator.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from coordinator.text.unigram_tokenizer import UnigramTokenizer
+from coordinator.text.vocabulary import PREFIX, TokenizerError
 
 __all__ = ["Tokenizer", "TokenizerError", "decode", "load_tokenizer"]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import sentencepiece
 
-from coordinator.sentencepiece_model import Normalizer, Piece, PieceType, serialized_model
-from coordinator.vocabulary import BYTE_TOKEN, TokenizerError, TokenType, Vocabulary
+from coordinator.text.sentencepiece_model import Normalizer, Piece, PieceType, serialized_model
+from coordinator.text.vocabulary import BYTE_TOKEN, TokenizerError, TokenType, Vocabulary
 
 _MAX_PIECE_BYTES = 7999  # the library refuses models with longer pieces
 _PLACEHOLDER = b"<unmatched "

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from coordinator.charsmap import checked_charsmap
-from coordinator.sentencepiece_library import load_processor, pieces
-from coordinator.sentencepiece_model import MODEL_TYPE_UNIGRAM, Normalizer, PieceType
-from coordinator.token_bytes import spaced_token_bytes
-from coordinator.vocabulary import PREFIX, TokenizerError, TokenType, VocabularyDefaults, read_vocabulary
-from coordinator.vocabulary_tokenizer import VocabularyTokenizer
+from coordinator.text.charsmap import checked_charsmap
+from coordinator.text.sentencepiece_library import load_processor, pieces
+from coordinator.text.sentencepiece_model import MODEL_TYPE_UNIGRAM, Normalizer, PieceType
+from coordinator.text.token_bytes import spaced_token_bytes
+from coordinator.text.vocabulary import PREFIX, TokenizerError, TokenType, VocabularyDefaults, read_vocabulary
+from coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
 
 # llama.cpp's defaults for this kind: src/llama-vocab.cpp, LLAMA_VOCAB_TYPE_UGM.
 _DEFAULTS = VocabularyDefaults(eos_token_id=1, adds_eos=True)

@@ -12,14 +12,14 @@ from typing import Any
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from coordinator.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
-from coordinator.token_bytes import (
+from coordinator.text.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+from coordinator.text.token_bytes import (
     BYTE_CHARACTERS,
     SPACE_SYMBOL,
     byte_level_token_bytes,
     spaced_token_bytes,
 )
-from coordinator.vocabulary import (
+from coordinator.text.vocabulary import (
     PREFIX,
     TokenizerError,
     TokenType,
@@ -27,7 +27,7 @@ from coordinator.vocabulary import (
     VocabularyDefaults,
     read_vocabulary,
 )
-from coordinator.vocabulary_tokenizer import VocabularyTokenizer
+from coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
 
 # What must never come out of merging, so that what a user typed can't become a control token.
 _NEVER_MERGED = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from coordinator.vocabulary import PREFIX, TokenType, Vocabulary
+from coordinator.text.vocabulary import PREFIX, TokenType, Vocabulary
 
 _ASCII_SPACES = " \t\n\v\f\r"
 

@@ -5,7 +5,7 @@ Knows the two ways in which a vocabulary writes bytes as text; knows no metadata
 
 from __future__ import annotations
 
-from coordinator.vocabulary import TokenType, Vocabulary
+from coordinator.text.vocabulary import TokenType, Vocabulary
 
 SPACE_SYMBOL = "\u2581"  # stands for a space in SentencePiece's vocabularies
 

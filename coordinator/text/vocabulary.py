@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator import known_tokens
+from coordinator.text import known_tokens
 
 PREFIX = "tokenizer.ggml."
 

@@ -41,7 +41,7 @@ class Piece(NamedTuple):
 class Normalizer(NamedTuple):
     """What is done to text first; by default it is taken as it is, but for the spaces that become U+2581."""
 
-    charsmap: bytes = b""  # see coordinator.charsmap
+    charsmap: bytes = b""  # see coordinator.text.charsmap
     adds_prefix: bool = False  # a space before the text
     removes_extra_spaces: bool = False  # at both ends, and all but one between words
 

@@ -10,9 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from coordinator.special_tokens import cut_at_markers, find_markers
-from coordinator.token_bytes import byte_fallback
-from coordinator.vocabulary import TokenizerError, Vocabulary
+from coordinator.text.special_tokens import cut_at_markers, find_markers
+from coordinator.text.token_bytes import byte_fallback
+from coordinator.text.vocabulary import TokenizerError, Vocabulary
 
 
 class VocabularyTokenizer(ABC):
