@@ -21,6 +21,7 @@ from coordinator.messages import Load, Step
 from coordinator.model import WEIGHT_TYPES, ModelSpec, Rope, TensorInfo, model_spec
 from coordinator.plan import Limits, RankShare, Shard, check_tensors, make_plan, padded, rank_shards
 from launcher.write_gguf import add_metadata
+from tests.vocabularies import add_vocabulary
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.device import Device
 from worker.model_file import ModelFile, load_stack
@@ -129,11 +130,16 @@ def write_llama(
     tied: bool = False,
     rope_factors: bool = False,
     seed: int = 0,
+    vocabulary: Mapping[str, Any] | None = None,
 ) -> dict[str, Floats]:
-    """Writes a random model; returns its weights as the file stands for them. types: as in tensor_infos."""
+    """Writes a random model; returns its weights as the file stands for them.
+
+    types: as in tensor_infos; vocabulary: metadata as in tests.vocabularies.
+    """
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, spec.architecture)
     add_metadata(writer, spec)
+    add_vocabulary(writer, vocabulary or {})
     weights = {}
     shapes = tensor_shapes(spec, biases=biases, tied=tied, rope_factors=rope_factors)
     for name, shape in shapes.items():

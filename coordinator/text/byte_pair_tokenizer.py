@@ -84,10 +84,10 @@ class BytePairTokenizer(VocabularyTokenizer):
 
 
 def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
-    is_gemma_4 = metadata.get(PREFIX + "model") == "gemma4"
-    name = "gemma4" if is_gemma_4 else metadata.get(PREFIX + "pre") or "default"
+    name = "gemma4" if metadata[PREFIX + "model"] == "gemma4" else metadata.get(PREFIX + "pre", "")
     if not isinstance(name, str):
         raise TokenizerError(f"{PREFIX}pre is of type {type(name).__name__}, not the name of a pre-tokenizer")
+    name = name or "default"
     if name not in PRE_TOKENIZERS:
         raise TokenizerError(
             f"the model file's pre-tokenizer is {name!r:.80}, which is not known; known: "
