@@ -39,7 +39,19 @@ def checked_charsmap(value: object) -> bytes:
     places = units[children[units[nodes] & _HAS_LEAF != 0]] & (_IS_VALUE - 1)
     if replacements[-1] != 0 or places.max(initial=0) >= len(replacements):
         raise TokenizerError(f"{_KEY} is damaged: its trie points outside of the replacements")
+    if not _is_text(replacements, places):
+        raise TokenizerError(f"{_KEY} is damaged: its replacements are not UTF-8")
     return table
+
+
+def _is_text(replacements: bytes, places: npt.NDArray[np.int64]) -> bool:
+    """Whether all replacements are UTF-8, and none begins within a character."""
+    first_bytes = np.frombuffer(replacements, np.uint8)[places]
+    try:
+        replacements.decode()
+    except UnicodeDecodeError:
+        return False
+    return not (first_bytes & 0xC0 == 0x80).any()
 
 
 def _distance(units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

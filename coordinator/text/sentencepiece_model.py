@@ -1,6 +1,6 @@
 """Writes a SentencePiece model (a serialized ModelProto) from a list of pieces.
 
-Knows the few fields of sentencepiece_model.proto that merging needs; knows no GGUF and no text.
+Knows the few fields of sentencepiece_model.proto that are needed here; knows no GGUF and no text.
 
 The sentencepiece wheel's own message classes need the protobuf package, a dependency for forty lines:
 the wire format below is a tag (field number << 3 | wire type), then a varint, four bytes, or a counted
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 _VARINT, _COUNTED, _FLOAT = 0, 2, 5  # wire types
 
-MODEL_TYPE_UNIGRAM, MODEL_TYPE_BPE = 1, 2
+_MODEL_TYPE_BPE = 2
 
 
 class PieceType(IntEnum):
@@ -38,29 +38,22 @@ class Piece(NamedTuple):
     type: PieceType
 
 
-class Normalizer(NamedTuple):
-    """What is done to text first; by default it is taken as it is, but for the spaces that become U+2581."""
+def serialized_model(pieces: Iterable[Piece]) -> bytes:
+    """A byte-pair model with byte fallback that takes text as it is, but for the spaces that become U+2581.
 
-    charsmap: bytes = b""  # see coordinator.text.charsmap
-    adds_prefix: bool = False  # a space before the text
-    removes_extra_spaces: bool = False  # at both ends, and all but one between words
-
-
-def serialized_model(
-    pieces: Iterable[Piece], model_type: int, normalizer: Normalizer, has_bytes: bool
-) -> bytes:
-    """A model of MODEL_TYPE_UNIGRAM or MODEL_TYPE_BPE.
-
-    There must be one UNKNOWN piece; has_bytes asks for all 256 BYTE pieces, named <0x00> to <0xFF>, and has
-    what no piece covers become these.
+    There must be one UNKNOWN piece and all 256 BYTE pieces, named <0x00> to <0xFF>.
     """
-    trainer = _integer(3, model_type) + _integer(35, has_bytes)  # model_type, byte_fallback
-    # precompiled_charsmap, add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces
-    rules = _counted(2, normalizer.charsmap) if normalizer.charsmap else _counted(1, b"identity")
-    rules += _integer(3, normalizer.adds_prefix) + _integer(4, normalizer.removes_extra_spaces)
-    rules += _integer(5, True)
+    trainer = _integer(3, _MODEL_TYPE_BPE) + _integer(35, True)  # model_type, byte_fallback
+    # name, add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces
+    normalizer = _counted(1, b"identity") + _integer(3, False) + _integer(4, False) + _integer(5, True)
     fields = [_counted(1, _piece(piece)) for piece in pieces]
-    return b"".join([*fields, _counted(2, trainer), _counted(3, rules)])
+    return b"".join([*fields, _counted(2, trainer), _counted(3, normalizer)])
+
+
+def serialized_normalizer(charsmap: bytes) -> bytes:
+    """A model that only normalises text, by a table as in coordinator.text.charsmap, or not at all."""
+    rules = _counted(2, charsmap) if charsmap else _counted(1, b"identity")  # precompiled_charsmap, name
+    return _counted(3, rules)
 
 
 def _piece(piece: Piece) -> bytes:

@@ -9,14 +9,26 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from coordinator.text.sentencepiece_library import load_processor, pieces
-from coordinator.text.sentencepiece_model import MODEL_TYPE_BPE, Normalizer, PieceType
+import sentencepiece
+
+from coordinator.text.sentencepiece_model import Piece, PieceType, serialized_model
 from coordinator.text.token_bytes import spaced_token_bytes
-from coordinator.text.vocabulary import PREFIX, TokenizerError, TokenType, VocabularyDefaults, read_vocabulary
+from coordinator.text.vocabulary import (
+    BYTE_TOKEN,
+    PREFIX,
+    TokenizerError,
+    TokenType,
+    Vocabulary,
+    VocabularyDefaults,
+    read_vocabulary,
+)
 from coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
 
 # llama.cpp's defaults for this kind: src/llama-vocab.cpp, LLAMA_VOCAB_TYPE_SPM.
 _DEFAULTS = VocabularyDefaults(bos_token_id=1, eos_token_id=2, adds_bos=True, adds_space_prefix=True)
+
+_MAX_PIECE_BYTES = 7999  # sentencepiece refuses models with longer pieces
+_PLACEHOLDER = b"<unmatched "
 
 # Which tokens take part in merging, and as what.
 _PIECE_TYPES = {
@@ -45,9 +57,7 @@ class SentencePieceTokenizer(VocabularyTokenizer):
             )
         vocabulary = read_vocabulary(metadata, _DEFAULTS)
         super().__init__(metadata, vocabulary, spaced_token_bytes(vocabulary))
-        self._processor = load_processor(
-            pieces(vocabulary, _PIECE_TYPES, has_bytes=True), MODEL_TYPE_BPE, Normalizer(), has_bytes=True
-        )
+        self._processor = _load_processor(vocabulary)
 
     def tokenize_run(self, text: str) -> Iterator[int]:
         """The tokens of a run of text."""
@@ -57,3 +67,45 @@ class SentencePieceTokenizer(VocabularyTokenizer):
         prefix = " " if text and self._vocabulary.adds_space_prefix else ""
         for piece in self._processor.EncodeAsIds(prefix + text):
             yield piece if piece < self.vocabulary_size else self.byte_token(piece - self.vocabulary_size)
+
+
+def _load_processor(vocabulary: Vocabulary) -> sentencepiece.SentencePieceProcessor:
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(serialized_model(_pieces(vocabulary)))
+    except RuntimeError as error:
+        raise TokenizerError(f"the sentencepiece library refuses this vocabulary: {error}") from error
+    return processor
+
+
+def _pieces(vocabulary: Vocabulary) -> Iterator[Piece]:
+    """The vocabulary as the library accepts it: every id in place, then 256 bytes, then one unknown piece.
+
+    The library insists on unique texts, one unknown piece and all bytes or none, which real vocabularies
+    break. So a token that must never match is a placeholder, and the bytes are ids past the end.
+    """
+    seen: set[bytes] = set()
+    columns = zip(vocabulary.texts, vocabulary.scores.tolist(), vocabulary.types.tolist())
+    for token, (text, score, token_type) in enumerate(columns):
+        piece_type = _PIECE_TYPES.get(token_type, PieceType.CONTROL)
+        if piece_type == PieceType.CONTROL or text in seen or not _can_match(text):
+            yield Piece(b"%s%d>" % (_PLACEHOLDER, token), 0.0, PieceType.CONTROL)
+        else:
+            seen.add(text)
+            yield Piece(text, score, piece_type)
+    for byte in range(256):
+        yield Piece(b"<0x%02X>" % byte, 0.0, PieceType.BYTE)
+    yield Piece(b"%sunknown>" % _PLACEHOLDER, 0.0, PieceType.UNKNOWN)
+
+
+def _can_match(text: bytes) -> bool:
+    """Whether the library takes a text, and text could contain it."""
+    if not text or b"\0" in text or len(text) > _MAX_PIECE_BYTES:
+        return False
+    if text.startswith(_PLACEHOLDER) or BYTE_TOKEN.fullmatch(text):
+        return False
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
