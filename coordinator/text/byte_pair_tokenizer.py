@@ -32,6 +32,9 @@ from coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
 # What must never come out of merging, so that what a user typed can't become a control token.
 _NEVER_MERGED = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE)
 
+# The library's regular expressions panic after ten million steps back in one match.
+_MAX_CHARACTERS = 4_000_000
+
 Pair = tuple[str, str]
 
 
@@ -78,6 +81,11 @@ class BytePairTokenizer(VocabularyTokenizer):
             yield whole
 
     def _merge(self, text: str) -> Iterator[int]:
+        if len(text) > _MAX_CHARACTERS:
+            raise TokenizerError(
+                f"the text has {len(text)} characters in a row without a special token; at most "
+                f"{_MAX_CHARACTERS} can be made into tokens at once"
+            )
         size = self.vocabulary_size
         for token in self._library.encode(text, add_special_tokens=False).ids:
             yield token if token < size else self.byte_token(token - size)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from coordinator.detokenizer import Detokenizer
 from coordinator.text.pre_tokenizers import PRE_TOKENIZERS
 from coordinator.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
+from tests.drivers import REPOSITORY
 from tests.vocabularies import (
     BYTE,
     CHARACTERS,
@@ -181,6 +184,18 @@ def test_a_byte_without_a_token_is_the_unknown_token_or_an_error() -> None:
     assert unknown.encode("abc") == [tokens.index("a"), 254, 254]
     named = load(token_type=[NORMAL] * 254 + [UNKNOWN, BYTE], **keys)
     assert named.encode("abc") == [tokens.index("a"), 255, 254]
+
+
+def test_a_text_beyond_what_the_library_can_cut_is_refused() -> None:
+    tokenizer = load([(" ", " "), ("  ", "  ")])
+    with pytest.raises(TokenizerError, match=r"the text has 4000001 characters in a row .* at most 4000000"):
+        tokenizer.encode(" " * 4_000_001)
+    assert len(tokenizer.encode(" " * 100_001)) == 25_001
+
+
+def test_nothing_of_the_library_that_downloads_is_loaded() -> None:
+    program = "import sys, coordinator.tokenizer; print('huggingface_hub' in sys.modules)"
+    assert subprocess.check_output((sys.executable, "-c", program), text=True, cwd=REPOSITORY) == "False\n"
 
 
 def test_the_first_of_duplicate_tokens_and_of_duplicate_merges_counts() -> None:
