@@ -44,7 +44,8 @@ class Tokenizer(Protocol):
 
         add_special adds the begin and end tokens that the model asks for. parse_special turns the texts of
         control tokens, such as <|user|>, into those tokens: for chat templates, never for what a user typed.
-        Raises TokenizerError when the vocabulary has no way to write a character.
+        Raises TokenizerError when the vocabulary has no way to write a character; byte-level vocabularies
+        leave it out instead.
         """
 
     def token_bytes(self, token: int) -> bytes:

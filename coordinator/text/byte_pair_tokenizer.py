@@ -6,7 +6,7 @@ Leaves cutting and merging to the tokenizers library; knows no files and no spec
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tokenizers
@@ -14,7 +14,6 @@ from tokenizers import models, pre_tokenizers
 
 from coordinator.text.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from coordinator.text.token_bytes import (
-    BYTE_CHARACTERS,
     SPACE_SYMBOL,
     byte_level_token_bytes,
     spaced_token_bytes,
@@ -41,8 +40,8 @@ Pair = tuple[str, str]
 class BytePairTokenizer(VocabularyTokenizer):
     """A Tokenizer (see coordinator.tokenizer) of kind "gpt2", or "gemma4", which names its own pre-tokenizer.
 
-    Follows llama.cpp, with these differences: control tokens never come out of merging; a byte without a
-    token is the unknown token or an error, where llama.cpp drops it; and a file without bos_token_id or
+    Follows llama.cpp, also in leaving out bytes that have no token: Falcon has none for most ASCII control
+    characters. Two differences: control tokens never come out of merging, and a file without bos_token_id or
     eos_token_id has none, where llama.cpp takes token 11, which is Falcon's.
     """
 
@@ -65,7 +64,7 @@ class BytePairTokenizer(VocabularyTokenizer):
         """False: this kind takes text as it is, whatever the file's add_space_prefix says."""
         return False
 
-    def tokenize_run(self, text: str) -> Iterator[int]:
+    def tokenize_run(self, text: str) -> Iterable[int]:
         """The tokens of a run of text."""
         if not self._kind.is_byte_level:
             text = text.replace(" ", SPACE_SYMBOL)
@@ -73,22 +72,18 @@ class BytePairTokenizer(VocabularyTokenizer):
             return self._merge(text)
         return (token for part in re.split("(\n+)", text) for token in self._part(part))
 
-    def _part(self, text: str) -> Iterator[int]:
+    def _part(self, text: str) -> list[int]:
         whole = self._ids.get(text) if text.startswith("\n") else None
-        if whole is None:
-            yield from self._merge(text)
-        else:
-            yield whole
+        return self._merge(text) if whole is None else [whole]
 
-    def _merge(self, text: str) -> Iterator[int]:
+    def _merge(self, text: str) -> list[int]:
         if len(text) > _MAX_CHARACTERS:
             raise TokenizerError(
                 f"the text has {len(text)} characters in a row without a special token; at most "
                 f"{_MAX_CHARACTERS} can be made into tokens at once"
             )
-        size = self.vocabulary_size
-        for token in self._library.encode(text, add_special_tokens=False).ids:
-            yield token if token < size else self.byte_token(token - size)
+        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        return ids
 
 
 def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
@@ -105,20 +100,15 @@ def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
 
 
 def _merging_ids(vocabulary: Vocabulary, is_byte_level: bool) -> dict[str, int]:
-    """Text -> id of what merging starts with and comes to, the first of equal texts; bytes lie past the end.
-
-    The library writes a byte that no text covers as a character or as <0xHH>; where that is no token's text
-    it gets the id size + byte.
-    """
-    size = len(vocabulary.texts)
-    names = BYTE_CHARACTERS if is_byte_level else {byte: f"<0x{byte:02X}>" for byte in range(256)}
-    ids = {name: size + byte for byte, name in names.items()}
+    """Text -> id of what merging starts with and comes to, the first of equal texts."""
+    ids = {}
     types = vocabulary.types.tolist()
-    for token in reversed(range(size)):
+    for token in reversed(range(len(types))):
         if types[token] not in _NEVER_MERGED:
-            text = vocabulary.decoded(token)
-            if text:
-                ids[text] = token
+            ids[vocabulary.decoded(token) or ""] = token
+        elif types[token] == TokenType.BYTE and not is_byte_level:
+            ids[f"<0x{vocabulary.byte_of(token):02X}>"] = token  # the library's names for bytes
+    ids.pop("", None)
     return ids
 
 

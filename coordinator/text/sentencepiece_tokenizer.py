@@ -12,7 +12,7 @@ from typing import Any
 import sentencepiece
 
 from coordinator.text.sentencepiece_model import Piece, PieceType, serialized_model
-from coordinator.text.token_bytes import spaced_token_bytes
+from coordinator.text.token_bytes import byte_fallback, spaced_token_bytes
 from coordinator.text.vocabulary import (
     BYTE_TOKEN,
     PREFIX,
@@ -57,6 +57,7 @@ class SentencePieceTokenizer(VocabularyTokenizer):
             )
         vocabulary = read_vocabulary(metadata, _DEFAULTS)
         super().__init__(metadata, vocabulary, spaced_token_bytes(vocabulary))
+        self._fallback = byte_fallback(vocabulary)
         self._processor = _load_processor(vocabulary)
 
     def tokenize_run(self, text: str) -> Iterator[int]:
@@ -66,7 +67,13 @@ class SentencePieceTokenizer(VocabularyTokenizer):
         # Every run of text starts the prompt or follows a special token, and there llama.cpp puts the prefix.
         prefix = " " if text and self._vocabulary.adds_space_prefix else ""
         for piece in self._processor.EncodeAsIds(prefix + text):
-            yield piece if piece < self.vocabulary_size else self.byte_token(piece - self.vocabulary_size)
+            yield piece if piece < self.vocabulary_size else self._byte_token(piece - self.vocabulary_size)
+
+    def _byte_token(self, byte: int) -> int:
+        token = self._fallback[byte]
+        if token is None:
+            raise TokenizerError(f"the vocabulary has no token for byte 0x{byte:02X}, nor an unknown token")
+        return token
 
 
 def _load_processor(vocabulary: Vocabulary) -> sentencepiece.SentencePieceProcessor:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from coordinator.text.special_tokens import cut_at_markers, find_markers
-from coordinator.text.token_bytes import byte_fallback
 from coordinator.text.vocabulary import TokenizerError, Vocabulary
 
 
@@ -27,7 +26,6 @@ class VocabularyTokenizer(ABC):
         self._vocabulary = vocabulary
         self._bytes = token_bytes
         self._markers = find_markers(vocabulary, metadata)
-        self._fallback = byte_fallback(vocabulary)
 
     @property
     def vocabulary_size(self) -> int:
@@ -80,10 +78,3 @@ class VocabularyTokenizer(ABC):
     @abstractmethod
     def tokenize_run(self, text: str) -> Iterable[int]:
         """The tokens of a run of text that holds no special token; it is not empty. Raises TokenizerError."""
-
-    def byte_token(self, byte: int) -> int:
-        """The token for a byte that no other token covers. Raises TokenizerError where there is none."""
-        token = self._fallback[byte]
-        if token is None:
-            raise TokenizerError(f"the vocabulary has no token for byte 0x{byte:02X}, nor an unknown token")
-        return token

@@ -175,15 +175,16 @@ def test_masks_swallow_the_spaces_before_them() -> None:
     assert plain.encode("a <mask>", parse_special=True) == [*of_bytes("a "), FIRST]
 
 
-def test_a_byte_without_a_token_is_the_unknown_token_or_an_error() -> None:
+def test_a_byte_without_a_token_is_left_out() -> None:
+    """As llama.cpp does; Falcon's vocabulary has no form feed."""
     tokens = [character for character in CHARACTERS if character not in "bc"]
     keys: dict[str, Any] = {"tokens": [*tokens, "<unk>", "<0x62>"], "merges": []}
-    with pytest.raises(TokenizerError, match="no token for byte 0x62, nor an unknown token"):
-        load(token_type=[NORMAL] * 256, **keys).encode("ab")
-    unknown = load(token_type=[NORMAL] * 254 + [UNKNOWN, NORMAL], **keys)
-    assert unknown.encode("abc") == [tokens.index("a"), 254, 254]
-    named = load(token_type=[NORMAL] * 254 + [UNKNOWN, BYTE], **keys)
-    assert named.encode("abc") == [tokens.index("a"), 255, 254]
+    tokenizer = load(token_type=[NORMAL] * 254 + [UNKNOWN, BYTE], **keys)
+    assert tokenizer.encode("abcd") == [tokens.index("a"), tokens.index("d")]
+    raw = raw_metadata(add_bos_token=False)
+    raw["tokenizer.ggml.tokens"][1 + ord("z")] = "<no byte>"
+    raw["tokenizer.ggml.token_type"][1 + ord("z")] = NORMAL
+    assert load_tokenizer(raw).encode("azy", add_special=False) == [258, 1 + ord("y")]
 
 
 def test_a_text_beyond_what_the_library_can_cut_is_refused() -> None:
