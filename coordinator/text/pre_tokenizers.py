@@ -36,7 +36,8 @@ _BY_NAMES = {
     "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano": _cut(
         words.LLAMA_3, ignores_merges=True, adds_bos=True
     ),
-    "dbrx smaug-bpe glm4 chatglm-bpe": _cut(words.LLAMA_3),
+    "glm4 glm5": _cut(words.LLAMA_3, ignores_merges=True),
+    "dbrx smaug-bpe chatglm-bpe": _cut(words.LLAMA_3),
     "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2": _cut(words.QWEN_2),
     "qwen35": _cut(words.QWEN_35),
     "tekken": _cut(words.TEKKEN, ignores_merges=True, adds_bos=True),

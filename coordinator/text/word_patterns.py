@@ -74,9 +74,10 @@ DEEPSEEK_3 = _words(*_CODE, r" ?[\p{P}\p{S}]+[\r\n]*")
 SPARK = _words(*_CODE, r" ?[\p{P}\p{S}]+", breaks=NEWLINE)
 
 CJK_AND_KANA = f"[{_ranges('4E00-9FA5 3040-30FF')}]+"
+# llama.cpp's source has U+8C48, where U+F900, which Unicode normalises to it, was probably meant.
 UNSPACED_SCRIPTS = "[{}]+".format(
     _ranges(
-        "4E00-9FFF 3400-4DBF F900-FAFF 3040-30FF FF65-FF9F 2F00-2FDF E40-E7F E80-EFF 1780-17FF",
+        "4E00-9FFF 3400-4DBF 8C48-FAFF 3040-30FF FF65-FF9F 2F00-2FDF E40-E7F E80-EFF 1780-17FF",
         "1000-109F AA60-AA7F A9E0-A9FF AC00-D7AF 1100-11FF",
     )
 )

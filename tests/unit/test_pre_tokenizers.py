@@ -20,6 +20,7 @@ CASES = [
     ("llama-bpe", "I|'M| |123|456|7| | Go|\n\n| x"),
     ("llama-bpe", "a|   \n \n|  | b|!!\n|\u00a0c| "),
     ("dbrx", "x|123|4"),
+    ("glm4", "x|'s| |123|4"),
     ("qwen2", "Ab| |1|2|e|\u0301x"),
     ("qwen35", "Ab| |1|2| e\u0301x"),
     ("tekken", "Hello|World| ABCdef|/ÉÀ| |1|2"),
@@ -90,7 +91,7 @@ def test_flags() -> None:
     llama_3 = {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"}
     llama_3 |= {"jina-v5-nano"}
     assert named("adds_bos") == llama_3 | {"tekken", "chameleon"}
-    ignoring = {"tekken", "youtu", "minicpm5", "granite-embed-multi-97m"}
+    ignoring = {"glm4", "glm5", "tekken", "youtu", "minicpm5", "granite-embed-multi-97m"}
     assert named("ignores_merges") == llama_3 | ignoring
     assert named("forces_bos") == named("keeps_newlines") == {"gemma4", "granite-embed-multi-311m"}
     assert set(PRE_TOKENIZERS) - named("is_byte_level") == named("forces_bos") | {"sarvam-moe"}
