@@ -14,12 +14,12 @@ SPACE_SYMBOL = "\u2581"  # stands for a space in SentencePiece's vocabularies
 # src/encoder.py.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
-BYTE_CHARACTERS = {byte: chr(byte) for byte in _PRINTABLE} | {
+_BYTE_CHARACTERS = {byte: chr(byte) for byte in _PRINTABLE} | {
     byte: chr(0x100 + place) for place, byte in enumerate(_OTHERS)
 }
 # Back again, by way of Latin-1; a character that stands for no byte becomes one that Latin-1 doesn't have.
 _FROM_CHARACTERS = dict.fromkeys(_OTHERS, "\ufffd") | {
-    ord(character): chr(byte) for byte, character in BYTE_CHARACTERS.items()
+    ord(character): chr(byte) for byte, character in _BYTE_CHARACTERS.items()
 }
 
 
@@ -30,7 +30,7 @@ def spaced_token_bytes(vocabulary: Vocabulary) -> list[bytes]:
 
 
 def byte_level_token_bytes(vocabulary: Vocabulary) -> list[bytes]:
-    """By id, for texts of BYTE_CHARACTERS; added tokens, and texts of other characters, are themselves."""
+    """By id, for texts of _BYTE_CHARACTERS; added tokens, and texts of other characters, are themselves."""
     stands_for = [_characters_to_bytes(text) for text in vocabulary.texts]
     for token in vocabulary.ids_of_type(TokenType.USER_DEFINED):
         stands_for[token] = vocabulary.texts[token]
