@@ -27,6 +27,7 @@ from coordinator.weight_types import WEIGHT_TYPES
 from launcher.config import RandomModel, RunConfig
 from launcher.write_gguf import add_metadata
 from tests.blocks import model_rows
+from tests.vocabularies import add_vocabulary
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.device import Device
 from worker.model_file import ModelFile, load_stack
@@ -153,11 +154,16 @@ def write_llama(
     biases: bool = False,
     tied: bool = False,
     seed: int = 0,
+    vocabulary: Mapping[str, Any] | None = None,
 ) -> dict[str, Floats]:
-    """Writes a random model; returns its weights as the file stands for them. types: as in tensor_infos."""
+    """Writes a random model; returns its weights as the file stands for them.
+
+    types: as in tensor_infos; vocabulary: metadata as in tests.vocabularies.
+    """
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, spec.architecture)
     add_metadata(writer, spec)
+    add_vocabulary(writer, vocabulary or {})
     weights = {}
     shapes = tensor_shapes(spec, biases=biases, tied=tied)
     for name, shape in shapes.items():
