@@ -7,9 +7,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from worker.attention_ops import Attention, AttentionCombine, RopeCache
 from worker.numpy_cache import NumpyCache
 from worker.numpy_state import NumpyState
-from worker.ops import Attention, AttentionCombine, RopeCache
 
 Floats = npt.NDArray[np.float32]
 EMPTY_MAXIMUM = np.float32(-3e38)  # of a chunk without keys: finite, so that differences of two are
@@ -25,7 +25,7 @@ def attend(
     scales: Floats,
 ) -> None:
     """query [heads, key_length], keys and values [kv_heads, keys, length] -> sums [heads, chunks, length]
-    and scales [heads, chunks, 2], the softmax's maximum and sum.
+    and scales [heads, chunks, 2], the softmax's maximum and sum. The last key is the row's own.
 
     Heads that other ranks hold fill up the groups of a KV head, so that all groups are computed at once.
     """
@@ -34,29 +34,51 @@ def attend(
     groups[own] = query
     groups *= np.float32(op.scale)
     queries = groups.reshape(op.num_kv_heads, op.heads_per_kv_head, -1).swapaxes(1, 2).copy()
-    scores = (keys @ queries).swapaxes(1, 2).copy()  # BLAS is five times slower the other way round
+    num_keys = keys.shape[1]
+    first = first_visible(op, num_keys - 1)
+    # BLAS is five times slower the other way round.
+    scores = (keys[:, first:] @ queries).swapaxes(1, 2).copy()
+    if op.softcap:
+        scores = np.float32(op.softcap) * np.tanh(scores / np.float32(op.softcap))
+    if op.alibi is not None:
+        slopes = np.zeros(len(groups), np.float32)
+        slopes[own] = op.alibi.slopes(op.num_heads)
+        distances = np.arange(first - num_keys + 1, 1, dtype=np.float32)
+        scores += slopes.reshape(op.num_kv_heads, -1, 1) * distances
     for chunk in range(sums.shape[1]):
-        span = slice(chunk * chunk_length, (chunk + 1) * chunk_length)
-        chunk_scores = scores[..., span]
+        start, stop = (max(first, edge * chunk_length) for edge in (chunk, chunk + 1))
+        chunk_scores = scores[..., start - first : stop - first]
         if not chunk_scores.shape[2]:
             scales[:, chunk] = (EMPTY_MAXIMUM, 0)
             continue
         maximum = chunk_scores.max(axis=2, keepdims=True)
         weight = np.exp(chunk_scores - maximum)
-        sums[:, chunk] = (weight @ values[:, span]).reshape(len(groups), -1)[own]
+        sums[:, chunk] = (weight @ values[:, start:stop]).reshape(len(groups), -1)[own]
         scales[:, chunk, 0] = maximum.reshape(-1)[own]
         scales[:, chunk, 1] = weight.sum(axis=2).reshape(-1)[own]
 
 
-def combined(sums: Floats, scales: Floats) -> Floats:
-    """sums [rows, heads, chunks, length] and their scales [rows, heads, chunks, 2] -> all rows."""
+def first_visible(op: Attention, position: int) -> int:
+    """The first key that a row sees."""
+    if not op.window:
+        return 0
+    return position - position % op.window if op.chunked else max(0, position + 1 - op.window)
+
+
+def combined(sums: Floats, scales: Floats, sinks: Floats | None = None) -> Floats:
+    """sums [rows, heads, chunks, length] and their scales [rows, heads, chunks, 2] -> all rows. Sinks [heads]
+    take a part of the softmax."""
     attended: Floats
-    if sums.shape[2] == 1:
+    if sums.shape[2] == 1 and sinks is None:
         attended = sums[:, :, 0] / scales[:, :, 0, 1:]
         return attended
     maximum = scales[..., 0].max(axis=2, keepdims=True)
+    if sinks is not None:
+        maximum = np.maximum(maximum, sinks[:, None])
     weight = np.exp(scales[..., 0] - maximum)
     total = (weight * scales[..., 1]).sum(axis=2)
+    if sinks is not None:
+        total += np.exp(sinks - maximum[..., 0])
     # A chunk without keys left no sums: what lies there is an older step's.
     kept = np.where(scales[..., 1:] > 0, sums, np.float32(0))
     attended = (weight[..., None] * kept).sum(axis=2) / total[..., None]
@@ -140,6 +162,7 @@ def attention(op: Attention, state: NumpyState) -> None:
 
 
 def attention_combine(op: AttentionCombine, state: NumpyState) -> None:
-    attended = combined(*_slots(op, state))
+    sinks = None if op.sinks is None else state.vector(op.sinks, op.num_heads)
+    attended = combined(*_slots(op, state), sinks)
     span = slice(op.output_offset, op.output_offset + op.num_heads * op.value_length)
     state.rows("attended")[:, span] = attended.reshape(state.num_rows(), -1)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.plan import Limits
+from worker.attention_ops import Attention, AttentionCombine, HeadNorm, RopeCache
 from worker.buffers import Buffer
 from worker.device import FillPlaces, Place
 from worker.numpy_attention import attention, attention_combine, rope_cache
@@ -16,13 +17,9 @@ from worker.numpy_products import matmul, widened
 from worker.numpy_rows import gated_activation, head_norm, quantize, sum_norm, sum_slice
 from worker.numpy_state import NumpyState
 from worker.ops import (
-    Attention,
-    AttentionCombine,
     GatedActivation,
-    HeadNorm,
     MatMul,
     Quantize,
-    RopeCache,
     SumNorm,
     SumSlice,
 )

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from collectives.arena import rank_slice
 from worker import quantized
 from worker.activations import ACTIVATIONS
+from worker.attention_ops import HeadNorm
 from worker.numpy_state import NumpyState
-from worker.ops import QUANTIZED, GatedActivation, HeadNorm, Quantize, SumNorm, SumSlice
+from worker.ops import QUANTIZED, GatedActivation, Quantize, SumNorm, SumSlice
 
 Floats = npt.NDArray[np.float32]
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from coordinator.model import AttentionSpec, FeedForwardSpec, ModelSpec
 from coordinator.plan import LayerShare, RankShare
 from coordinator.shards import Shard
+from worker.attention_ops import Attention, AttentionCombine, HeadNorm, RopeCache
 from worker.builder import ProgramBuilder
-from worker.ops import Attention, AttentionCombine, GatedActivation, HeadNorm, RopeCache
+from worker.ops import GatedActivation
 from worker.program import Program
 from worker.stacks import GATE_UP, QKV, stacked_tensors
 

@@ -13,16 +13,14 @@ from coordinator.model import ModelSpec
 from coordinator.plan import ACTIVATIONS, Limits, RankShare, make_plan, padded
 from coordinator.shards import Shard, rank_shards
 from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
+from worker.attention_ops import Attention, AttentionCombine, RopeCache
 from worker.buffers import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers
 from worker.ops import (
     QUANTIZED,
-    Attention,
-    AttentionCombine,
     GatedActivation,
     MatMul,
     Op,
     Quantize,
-    RopeCache,
     SumNorm,
     SumSlice,
 )

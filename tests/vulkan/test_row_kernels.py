@@ -13,8 +13,9 @@ from coordinator.kv_types import KV_TYPES
 from coordinator.plan import padded
 from tests.vulkan.cases import Case, assert_close, limits_for, random_cache, random_floats
 from tests.vulkan.reused_device import ReusedDevice
+from worker.attention_ops import RopeCache
 from worker.numpy_device import NumpyDevice
-from worker.ops import GatedActivation, RopeCache, SumNorm, SumSlice
+from worker.ops import GatedActivation, SumNorm, SumSlice
 
 SEEDS = st.integers(0, 999)
 Floats = np.typing.NDArray[np.float32]

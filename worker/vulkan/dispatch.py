@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from worker.attention_ops import Attention, AttentionCombine, HeadNorm, RopeCache
 from worker.ops import (
-    Attention,
-    AttentionCombine,
     GatedActivation,
-    HeadNorm,
     MatMul,
     Op,
     Quantize,
-    RopeCache,
     SumNorm,
     SumSlice,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.ops import Attention, AttentionCombine, RopeCache
+from worker.attention_ops import Attention, AttentionCombine, RopeCache
 from worker.step_buffer import ATTENTION_VECTORS
 from worker.vulkan.dispatch_context import FLOAT, GROUP_SIZE, DispatchContext, ceil
 from worker.vulkan.kernels import AttentionCombinePush, AttentionPush, RopeCachePush
@@ -39,6 +39,7 @@ def rope_cache(op: RopeCache, context: DispatchContext) -> Dispatch:
 
 def attention(op: Attention, context: DispatchContext) -> Dispatch:
     assert max(op.key_length, op.value_length) <= MAX_HEAD, f"heads of {op.key_length} elements"
+    alibi = op.alibi
     push = AttentionPush(
         step=context.address("step"),
         query=context.address("query"),
@@ -52,7 +53,12 @@ def attention(op: Attention, context: DispatchContext) -> Dispatch:
         heads_per_kv_head=op.heads_per_kv_head,
         key_quads=op.key_length // 4,
         value_quads=op.value_length // 4,
+        value_stride=_padded_quads(op.value_length, context),
         scale=op.scale,
+        window=-op.window if op.chunked else op.window,
+        softcap=op.softcap,
+        alibi=alibi.step if alibi else 0,
+        alibi_heads=alibi.first_head | alibi.whole_steps << 16 if alibi else 0,
     )
     vectors = _vectors(context.program.rows, op.heads_per_kv_head)
     family = f"attention_{context.limits.kv_type}_{vectors}"
@@ -65,12 +71,20 @@ def attention_combine(op: AttentionCombine, context: DispatchContext) -> Dispatc
         sums=context.address("attention_sums"),
         scales=context.address("attention_scales"),
         output=context.address("attended") + op.output_offset * FLOAT,
+        sinks=context.address_or_none(op.sinks),
         num_heads=op.num_heads,
         value_quads=op.value_length // 4,
         output_stride=context.stride("attended"),
+        has_sinks=op.sinks is not None,
     )
     columns = op.num_heads * op.value_length // 4
     return Dispatch("attention_combine", push, (ceil(columns, GROUP_SIZE), context.program.rows, 1))
+
+
+def _padded_quads(length: int, context: DispatchContext) -> int:
+    """Of a key or a value in the cache, which fills whole blocks."""
+    block = max(4, context.kv_type.block_elements)
+    return ceil(length, block) * block // 4
 
 
 def _vectors(rows: int, heads_per_kv_head: int) -> int:

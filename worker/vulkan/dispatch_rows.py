@@ -5,7 +5,8 @@ from __future__ import annotations
 from collectives.arena import SLICE_UNIT
 from coordinator.plan import COLUMN_TILE
 from worker.activations import ACTIVATION_NUMBERS
-from worker.ops import QUANTIZED, GatedActivation, HeadNorm, Quantize, SumNorm, SumSlice
+from worker.attention_ops import HeadNorm
+from worker.ops import QUANTIZED, GatedActivation, Quantize, SumNorm, SumSlice
 from worker.quantized import scales_word
 from worker.vulkan.dispatch_context import COUNT_WORDS, FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
 from worker.vulkan.kernels import GatedActivationPush, HeadNormPush, QuantizePush, SumNormPush, SumSlicePush

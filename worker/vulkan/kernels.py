@@ -5,7 +5,7 @@ A test compares the two, member by member.
 
 from __future__ import annotations
 
-from ctypes import Structure, c_float, c_uint32, c_uint64
+from ctypes import Structure, c_float, c_int32, c_uint32, c_uint64
 
 from coordinator.kv_types import KV_TYPES
 from worker.formats import FORMATS
@@ -147,7 +147,12 @@ class AttentionPush(Structure):
         ("heads_per_kv_head", c_uint32),
         ("key_quads", c_uint32),
         ("value_quads", c_uint32),
+        ("value_stride", c_uint32),
         ("scale", c_float),
+        ("window", c_int32),
+        ("softcap", c_float),
+        ("alibi", c_float),
+        ("alibi_heads", c_uint32),
     ]
 
 
@@ -157,9 +162,11 @@ class AttentionCombinePush(Structure):
         ("sums", Address),
         ("scales", Address),
         ("output", Address),
+        ("sinks", Address),
         ("num_heads", c_uint32),
         ("value_quads", c_uint32),
         ("output_stride", c_uint32),
+        ("has_sinks", c_uint32),
     ]
 
 
