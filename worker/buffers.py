@@ -66,7 +66,7 @@ def activation_buffers(
     ]
     slots = attention_slots(limits)
     # Where gates and ups are stacked, one product makes both and what comes of them.
-    gates_apart = any(name.endswith(".ffn_gate.weight") for name in stack_shards(shards))
+    gates_apart = any(name.endswith((".ffn_gate.weight", ".ffn.act.scales")) for name in stack_shards(shards))
     block = spec.block
     has_post_norms = bool(block.attention_post_norm or block.feed_forward_post_norm)
     buffers = {

@@ -59,6 +59,12 @@ class ProgramBuilder:
         self._sum_norm(self._residual, tensor, output, rows)
         self._residual, self._addend = "hidden", None
 
+    def start(self, tensor: str) -> None:
+        """Begins the residual stream with normalised embeddings."""
+        self._addend = self._residual
+        self._sum_norm(None, tensor, "hidden", "rows")
+        self._residual, self._addend = "hidden", None
+
     def post_norm(self, tensor: str, output: str) -> None:
         """Normalises what is pending by itself; the output is pending in its place."""
         assert self._addend is not None, "nothing is pending"

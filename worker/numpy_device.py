@@ -14,10 +14,10 @@ from worker.buffers import Buffer
 from worker.device import FillPlaces, Place
 from worker.numpy_attention import attention, attention_combine, rope_cache
 from worker.numpy_products import matmul, widened
-from worker.numpy_rows import gated_activation, head_norm, quantize, sum_norm, sum_slice
+from worker.numpy_rows import activate, head_norm, quantize, sum_norm, sum_slice
 from worker.numpy_state import NumpyState
 from worker.ops import (
-    GatedActivation,
+    Activate,
     MatMul,
     Quantize,
     SumNorm,
@@ -36,7 +36,7 @@ RUN: dict[type, Callable[[Any, NumpyState], None]] = {
     RopeCache: rope_cache,
     Attention: attention,
     AttentionCombine: attention_combine,
-    GatedActivation: gated_activation,
+    Activate: activate,
 }
 
 

@@ -136,15 +136,18 @@ class MatMul:
 
 
 @dataclass(frozen=True)
-class GatedActivation:
+class Activate:
     """activated[row, offset + column] = activation(gate) * up, which lie columns apart in gate_up.
 
-    For gates and ups that one gated product can't give, because their types differ.
+    For gates and ups that one gated product can't give, because their types differ. Where it is not gated,
+    activation(up) over a divisor of its column.
     """
 
     columns: int
     output_offset: int
     activation: str
+    gated: bool = True
+    divisors: str | None = None
 
     @property
     def reads(self) -> frozenset[str]:
@@ -156,5 +159,5 @@ class GatedActivation:
 
 
 Op = Union[  # noqa: UP007
-    SumNorm, SumSlice, Quantize, MatMul, HeadNorm, RopeCache, Attention, AttentionCombine, GatedActivation
+    SumNorm, SumSlice, Quantize, MatMul, HeadNorm, RopeCache, Attention, AttentionCombine, Activate
 ]

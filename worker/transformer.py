@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from coordinator.model import AttentionSpec, FeedForwardSpec, ModelSpec
 from coordinator.plan import LayerShare, RankShare
 from coordinator.shards import Shard
-from worker.attention_ops import Attention, AttentionCombine, HeadNorm, RopeCache
 from worker.builder import ProgramBuilder
-from worker.ops import GatedActivation
+from worker.ops import Activate
 from worker.program import Program
 from worker.stacks import GATE_UP, QKV, stacked_tensors
 
@@ -31,6 +30,8 @@ def build_program(
     two_phase: how the all-reduces are made; the same bits come out either way.
     """
     builder = ProgramBuilder(spec, share, shards, num_ranks, rows, logit_rows, activations, two_phase)
+    if spec.embedding_norm:
+        builder.start(spec.embedding_norm)
     last = spec.num_layers - 1
     for index in range(spec.num_layers):
         if index == last and not logit_rows:
@@ -38,7 +39,7 @@ def build_program(
         else:
             _layer(builder, index)
     if logit_rows:
-        builder.norm("output_norm", "final", "logit_rows")
+        builder.norm(spec.output_norm, "final", "logit_rows")
         if len(share.vocabulary):
             scale, softcap = spec.logit_scale, spec.logit_softcap
             builder.matmul("output", "final", "logits", "logit_rows", scale=scale, softcap=softcap)
@@ -52,7 +53,7 @@ def build_sums(
     builder = ProgramBuilder(spec, share, shards, num_ranks, rows, 0, two_phase=two_phase)
     for _ in range(2):
         builder.exchange()
-        builder.norm("output_norm", "normed")
+        builder.norm(spec.output_norm, "normed")
     return builder.finished()
 
 
@@ -159,13 +160,14 @@ def _feed_forward(
     if columns:
         offset = builder.shards[down + ".weight"].column_offset
         stacked, gated = stacked_tensors(layer, GATE_UP, builder.shards), feed_forward.gated
-        if len(stacked) == 1:
+        if len(stacked) == 1 and not feed_forward.has_divisors:
             builder.matmul(
                 stacked[0], "normed", "activated", offset=offset, activation=activation, gated=gated
             )
         else:
             builder.products(stacked, "gate_up")
-            builder.add(GatedActivation(columns, offset, activation))
+            divisors = f"{layer}.ffn.act.scales" if feed_forward.has_divisors else None
+            builder.add(Activate(columns, offset, activation, gated, divisors))
     builder.partial(down, "activated", accumulates=accumulates)
 
 

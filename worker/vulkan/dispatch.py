@@ -7,7 +7,7 @@ from typing import Any
 
 from worker.attention_ops import Attention, AttentionCombine, HeadNorm, RopeCache
 from worker.ops import (
-    GatedActivation,
+    Activate,
     MatMul,
     Op,
     Quantize,
@@ -17,7 +17,7 @@ from worker.ops import (
 from worker.vulkan.dispatch_attention import attention, attention_combine, rope_cache
 from worker.vulkan.dispatch_context import DispatchContext
 from worker.vulkan.dispatch_products import matmul
-from worker.vulkan.dispatch_rows import gated_activation, head_norm, quantize, sum_norm, sum_slice
+from worker.vulkan.dispatch_rows import activate, head_norm, quantize, sum_norm, sum_slice
 from worker.vulkan.places import Dispatch
 
 DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
@@ -29,7 +29,7 @@ DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
     RopeCache: rope_cache,
     Attention: attention,
     AttentionCombine: attention_combine,
-    GatedActivation: gated_activation,
+    Activate: activate,
 }
 
 
