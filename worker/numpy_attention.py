@@ -7,8 +7,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from worker.attention_ops import Attention, AttentionCombine, RopeCache
+from worker.attention_ops import Attention, AttentionCombine, Heads, RopeCache
 from worker.numpy_cache import NumpyCache
+from worker.numpy_heads import keys, queries, turned
 from worker.numpy_state import NumpyState
 
 Floats = npt.NDArray[np.float32]
@@ -98,41 +99,28 @@ def _blocks(state: NumpyState, row: int, num_positions: int) -> npt.NDArray[np.u
 
 
 def rope_cache(op: RopeCache, state: NumpyState) -> None:
-    num_rows = state.num_rows()
-    num_turned = op.num_heads + op.num_kv_heads
-    first_value = num_turned * op.key_length
-    turned = state.rows("qkv")[:, :first_value].reshape(num_rows, num_turned, op.key_length)
-    value = state.rows("qkv")[:, first_value : first_value + op.num_kv_heads * op.value_length]
-    turned = _turned(state, turned, op)
-    _query(op, state)[:] = turned[:, : op.num_heads]
-    turned_key = turned[:, op.num_heads :]
-    value = value.reshape(num_rows, op.num_kv_heads, op.value_length)
-    keys = _cache(state, op.key_cache, op, op.key_length)
-    values = _cache(state, op.value_cache, op, op.value_length)
+    heads, num_rows = op.heads, state.num_rows()
+    query = turned(queries(heads, state), op.turn, state)
+    if op.temperature is not None:
+        query *= state.rows("rope")[:, op.temperature, None, None]
+    _query(heads, state)[:] = query
+    turned_key = turned(keys(heads, state), op.turn, state)
+    key_cache = _cache(state, op.key_cache, op, heads.key_length)
+    value = state.rows("qkv")[:, heads.first_value : heads.first_value + heads.num_kv_heads * op.value_length]
+    value = value.reshape(num_rows, heads.num_kv_heads, op.value_length)
+    value_cache = _cache(state, op.value_cache, op, op.value_length) if op.value_length else None
     for row in range(num_rows):
         position = int(state.step.positions[row])
         block, place = _blocks(state, row, position + 1)[-1], position % state.limits.block_length
-        keys.write(block, place, turned_key[row])
-        values.write(block, place, value[row])
+        key_cache.write(block, place, turned_key[row])
+        if value_cache is not None:
+            value_cache.write(block, place, value[row])
 
 
-def _query(op: RopeCache | Attention, state: NumpyState) -> Floats:
+def _query(op: Heads | Attention, state: NumpyState) -> Floats:
     """[rows, heads, key_length]; rows lie end to end whatever another layer's have of elements."""
     shape = (state.num_rows(), op.num_heads, op.key_length)
     return state.bytes["query"].view(np.float32)[: math.prod(shape)].reshape(shape)
-
-
-def _turned(state: NumpyState, heads: Floats, op: RopeCache) -> Floats:
-    """heads [rows, heads, key_length]; the rope table holds cosine and sine by turns."""
-    table = state.rows("rope")[:, None, op.rope_offset : op.rope_offset + op.rope_dimension]
-    cosine, sine = table[..., 0::2], table[..., 1::2]
-    half = op.rope_dimension // 2
-    first = slice(0, op.rope_dimension, 2) if op.interleaved else slice(0, half)
-    second = slice(1, op.rope_dimension, 2) if op.interleaved else slice(half, op.rope_dimension)
-    turned = heads.copy()
-    turned[..., first] = heads[..., first] * cosine - heads[..., second] * sine
-    turned[..., second] = heads[..., first] * sine + heads[..., second] * cosine
-    return turned
 
 
 def _slots(op: Attention | AttentionCombine, state: NumpyState) -> tuple[Floats, Floats]:
@@ -164,5 +152,8 @@ def attention(op: Attention, state: NumpyState) -> None:
 def attention_combine(op: AttentionCombine, state: NumpyState) -> None:
     sinks = None if op.sinks is None else state.vector(op.sinks, op.num_heads)
     attended = combined(*_slots(op, state), sinks)
+    if op.gated:
+        heads = state.rows("qkv")[:, : 2 * op.num_heads * op.value_length].reshape(*attended.shape[:2], 2, -1)
+        attended = attended / (1 + np.exp(-heads[:, :, 1]))
     span = slice(op.output_offset, op.output_offset + op.num_heads * op.value_length)
-    state.rows("attended")[:, span] = attended.reshape(state.num_rows(), -1)
+    state.rows(op.output)[:, span] = attended.reshape(state.num_rows(), -1)

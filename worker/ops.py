@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Union
 
-from worker.attention_ops import Attention, AttentionCombine, HeadNorm, RopeCache
+from worker.attention_ops import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
 
 RowSet = Literal["rows", "logit_rows"]  # all rows of a step, or those that get logits
 QUANTIZED = "quantized"  # the buffer that Quantize writes, for the products that come next
@@ -159,5 +159,16 @@ class Activate:
 
 
 Op = Union[  # noqa: UP007
-    SumNorm, SumSlice, Quantize, MatMul, HeadNorm, RopeCache, Attention, AttentionCombine, Activate
+    SumNorm,
+    SumSlice,
+    Quantize,
+    MatMul,
+    Clamp,
+    HeadSums,
+    HeadNorm,
+    Rope,
+    RopeCache,
+    Attention,
+    AttentionCombine,
+    Activate,
 ]

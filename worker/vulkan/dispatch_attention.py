@@ -5,14 +5,17 @@ from __future__ import annotations
 from worker.attention_ops import Attention, AttentionCombine, RopeCache
 from worker.step_buffer import ATTENTION_VECTORS
 from worker.vulkan.dispatch_context import FLOAT, GROUP_SIZE, DispatchContext, ceil
+from worker.vulkan.dispatch_heads import turn_members
 from worker.vulkan.kernels import AttentionCombinePush, AttentionPush, RopeCachePush
 from worker.vulkan.places import Dispatch
 from worker.vulkan.variants import VECTOR_COUNTS
 
+NOWHERE = 0xFFFFFFFF  # in a row of the rope table
 MAX_HEAD = 256  # elements of a key or value: MAX_QUADS in shaders/attend.slang
 
 
 def rope_cache(op: RopeCache, context: DispatchContext) -> Dispatch:
+    heads = op.heads
     push = RopeCachePush(
         step=context.address("step"),
         rope=context.address("rope"),
@@ -20,19 +23,18 @@ def rope_cache(op: RopeCache, context: DispatchContext) -> Dispatch:
         query=context.address("query"),
         **context.caches(op),
         **context.paging(),
-        num_heads=op.num_heads,
-        num_kv_heads=op.num_kv_heads,
-        key_length=op.key_length,
+        num_heads=heads.num_heads,
+        num_kv_heads=heads.num_kv_heads,
+        key_length=heads.key_length,
         value_length=op.value_length,
+        query_stride=heads.query_stride,
         qkv_stride=context.stride("qkv"),
-        rope_stride=context.stride("rope"),
-        rope_offset=op.rope_offset,
-        rope_dimension=op.rope_dimension,
-        interleaved=op.interleaved,
+        **turn_members(op.turn, context),
+        temperature=NOWHERE if op.temperature is None else op.temperature,
     )
-    pairs = op.num_heads * op.key_length // 2
+    pairs = heads.num_heads * heads.key_length // 2
     piece = max(2, context.kv_type.block_elements)  # of a key or a value: shaders/kv_writers.slang
-    pieces = op.num_kv_heads * (ceil(op.key_length, piece) + ceil(op.value_length, piece))
+    pieces = heads.num_kv_heads * (ceil(heads.key_length, piece) + ceil(op.value_length, piece))
     groups = (ceil(pairs + pieces, GROUP_SIZE), context.program.rows, 1)
     return Dispatch(f"rope_cache_{context.limits.kv_type}", push, groups)
 
@@ -70,12 +72,15 @@ def attention_combine(op: AttentionCombine, context: DispatchContext) -> Dispatc
         step=context.address("step"),
         sums=context.address("attention_sums"),
         scales=context.address("attention_scales"),
-        output=context.address("attended") + op.output_offset * FLOAT,
+        output=context.address(op.output) + op.output_offset * FLOAT,
         sinks=context.address_or_none(op.sinks),
+        gates=context.address("qkv") + op.value_length * FLOAT if op.gated else 0,
         num_heads=op.num_heads,
         value_quads=op.value_length // 4,
-        output_stride=context.stride("attended"),
+        output_stride=context.stride(op.output),
         has_sinks=op.sinks is not None,
+        gate_stride=2 * op.value_length if op.gated else 0,
+        gate_row_stride=context.stride("qkv") if op.gated else 0,
     )
     columns = op.num_heads * op.value_length // 4
     return Dispatch("attention_combine", push, (ceil(columns, GROUP_SIZE), context.program.rows, 1))
