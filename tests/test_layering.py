@@ -18,7 +18,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "launcher": ("coordinator", "worker"),
     "worker": (
         *("coordinator.messages", "coordinator.plan", "coordinator.shards", "coordinator.model"),
-        *("coordinator.kv_types", "coordinator.garbage"),
+        *("coordinator.attention_spec", "coordinator.kv_types", "coordinator.garbage"),
         *("collectives", "shaders"),
     ),
     "coordinator": (),

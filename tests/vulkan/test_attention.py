@@ -32,6 +32,7 @@ def attention_case(
     seed: int = 0,
     offset: int = 0,
     sinks: bool = False,
+    gated: bool = False,
 ) -> Case:
     """Every row is a sequence of its own; their blocks lie in any order. Attention and the combination."""
     rng = np.random.default_rng(seed)
@@ -50,6 +51,7 @@ def attention_case(
         "attention_scales": np.full(slots * 2, 1e9, np.float32),
         "attended": random_floats(rng, rows, padded(offset + op.num_heads * op.value_length)),
         "sinks": 2 * random_floats(rng, op.num_heads),
+        "qkv": 9 * random_floats(rng, rows, 2 * op.num_heads * op.value_length + 3),
     }
     return Case(
         limits_for(
@@ -59,7 +61,7 @@ def attention_case(
             max_rows=rows,
             kv_type=kv_type,
         ),
-        (op, AttentionCombine(op.num_heads, op.value_length, offset, "sinks" if sinks else None)),
+        (op, AttentionCombine(op.num_heads, op.value_length, offset, "sinks" if sinks else None, gated)),
         arrays,
         num_rows,
         rows,
@@ -134,6 +136,7 @@ def alibis(num_heads: int) -> st.SearchStrategy[Alibi]:
     spare_rows=st.integers(0, 2),
     offset=st.integers(0, 9),
     sinks=st.booleans(),
+    gated=st.booleans(),
     seed=st.integers(0, 999),
 )
 def test_any_shape(
@@ -146,6 +149,7 @@ def test_any_shape(
     spare_rows: int,
     offset: int,
     sinks: bool,
+    gated: bool,
     seed: int,
 ) -> None:
     case = attention_case(
@@ -157,6 +161,7 @@ def test_any_shape(
         spare_rows=spare_rows,
         offset=offset,
         sinks=sinks,
+        gated=gated,
         seed=seed,
     )
     check(device, case)
