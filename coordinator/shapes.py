@@ -11,17 +11,9 @@ from dataclasses import dataclass
 
 from coordinator.architectures import ARCHITECTURES
 from coordinator.attention_spec import QueryKeyNorm
-from coordinator.model import (
-    WEIGHT_TYPES,
-    AttentionSpec,
-    FeedForwardSpec,
-    LayerSpec,
-    ModelSpec,
-    Norm,
-    Rope,
-    TensorInfo,
-)
+from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope, TensorInfo
 from coordinator.shards import layer_norms
+from coordinator.weight_types import WEIGHT_TYPES
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from coordinator.model import WEIGHT_TYPES
 from coordinator.plan import Limits
+from coordinator.weight_types import WEIGHT_TYPES
 from worker.attention_ops import Attention
 from worker.buffers import Buffer, Placement
 from worker.formats import FORMATS
