@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from coordinator.attention_features import AttentionFeatures, read_attentions
+from coordinator.attention_spec import QueryKeyNorm
 from coordinator.metadata import MetadataReader
 from coordinator.model import (
     AttentionSpec,
@@ -15,7 +17,6 @@ from coordinator.model import (
     ModelError,
     ModelSpec,
     Norm,
-    Rope,
     TensorInfo,
 )
 from coordinator.rope_features import read_rope
@@ -31,7 +32,8 @@ class Architecture:
     norm: str = "rms"
     activation: str = "silu"
     gated: bool = True
-    head_norm: bool = False
+    head_norm: bool = False  # of queries and keys by their root mean square, before they are turned
+    attention: AttentionFeatures = field(default_factory=AttentionFeatures)
     block: BlockSpec = field(default_factory=BlockSpec)
     widened_embeddings: bool = False  # times the square root of their length
     embedding_norm: str = ""
@@ -47,30 +49,62 @@ CLASSIFIER = ("cls.output.weight",)  # of a model that ranks texts
 SANDWICHED = BlockSpec(attention_post_norm="post_attention_norm", feed_forward_post_norm="post_ffw_norm")
 POST_NORMED = replace(SANDWICHED, attention_norm="", feed_forward_norm="")
 PARALLEL = BlockSpec(parallel=True, feed_forward_norm="")  # one norm for both parts
+OPTIONAL_NORM = AttentionFeatures(norm=QueryKeyNorm("layer"), norm_is_optional=True)
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(interleaved_rope=True),
-    "mistral3": Architecture(interleaved_rope=True),
-    "baichuan": Architecture(interleaved_rope=True, layers_with_rope=32),
+    "mistral3": Architecture(interleaved_rope=True, attention=AttentionFeatures(tempered_with_rope=True)),
+    "baichuan": Architecture(
+        interleaved_rope=True,
+        layers_with_rope=32,
+        attention=AttentionFeatures(alibi_bias=8.0, alibi_layers=40),
+    ),
     "internlm2": Architecture(interleaved_rope=True),
-    "smollm3": Architecture(interleaved_rope=True),
+    "smollm3": Architecture(interleaved_rope=True, attention=AttentionFeatures(rope_period=4)),
     "granite": Architecture(interleaved_rope=True, finetuned_means_rope=True, divides_logits=True),
     "chatglm": Architecture(interleaved_rope=True),
     "glm4": Architecture(interleaved_rope=True, block=SANDWICHED),
     "qwen2": Architecture(),
     "qwen3": Architecture(head_norm=True, unused_tensors=CLASSIFIER),
     "seed_oss": Architecture(block=BlockSpec(feed_forward_norm="post_attention_norm")),
-    "exaone4": Architecture(head_norm=True, block=POST_NORMED),
-    "hunyuan-dense": Architecture(head_norm=True),
+    "exaone4": Architecture(
+        head_norm=True,
+        block=POST_NORMED,
+        attention=AttentionFeatures(full_period=4, window=4096, window_layers=64, full_without_rope=True),
+    ),
+    "hunyuan-dense": Architecture(attention=AttentionFeatures(norm=QueryKeyNorm(after_rope=True))),
     "gemma": Architecture(activation="gelu", widened_embeddings=True),
-    "gemma2": Architecture(activation="gelu", widened_embeddings=True, block=SANDWICHED, logit_softcap=30.0),
-    "gemma3": Architecture(activation="gelu", widened_embeddings=True, block=SANDWICHED, head_norm=True),
-    "olmo2": Architecture(block=POST_NORMED),
+    "gemma2": Architecture(
+        activation="gelu",
+        widened_embeddings=True,
+        block=SANDWICHED,
+        logit_softcap=30.0,
+        attention=AttentionFeatures(full_period=2, window=4096, softcap=50.0, width_scale_layers=46),
+    ),
+    "gemma3": Architecture(
+        activation="gelu",
+        widened_embeddings=True,
+        block=SANDWICHED,
+        head_norm=True,
+        attention=AttentionFeatures(
+            full_period=6, window_rope_base=10000.0, plain_window_rope=True, width_scale_layers=62
+        ),
+    ),
+    "olmo2": Architecture(
+        head_norm=True,
+        block=POST_NORMED,
+        attention=AttentionFeatures(full_period=4, plain_window_rope=True),
+    ),
     "phi2": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
     "phi3": Architecture(),
-    "command-r": Architecture(interleaved_rope=True, norm="layer", block=PARALLEL),
-    "cohere2": Architecture(interleaved_rope=True, norm="layer", block=PARALLEL),
+    "command-r": Architecture(interleaved_rope=True, norm="layer", block=PARALLEL, attention=OPTIONAL_NORM),
+    "cohere2": Architecture(
+        interleaved_rope=True,
+        norm="layer",
+        block=PARALLEL,
+        attention=AttentionFeatures(full_period=4, full_without_rope=True),
+    ),
     "starcoder2": Architecture(norm="layer", activation="gelu", gated=False),
-    "stablelm": Architecture(norm="layer", parallel_without_norm=True),
+    "stablelm": Architecture(norm="layer", parallel_without_norm=True, attention=OPTIONAL_NORM),
     "nemotron": Architecture(norm="layer", activation="relu2", gated=False),
     "falcon": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
     "gptneox": Architecture(norm="layer", activation="gelu", gated=False),
@@ -82,9 +116,16 @@ ARCHITECTURES: dict[str, Architecture] = {
         position_embeddings=True,
     ),
     "bloom": Architecture(
-        has_rope=False, norm="layer", activation="gelu", gated=False, embedding_norm="token_embd_norm"
+        has_rope=False,
+        norm="layer",
+        activation="gelu",
+        gated=False,
+        embedding_norm="token_embd_norm",
+        attention=AttentionFeatures(alibi_bias=8.0),
     ),
-    "mpt": Architecture(has_rope=False, norm="layer", activation="gelu", gated=False),
+    "mpt": Architecture(
+        has_rope=False, norm="layer", activation="gelu", gated=False, attention=OPTIONAL_NORM
+    ),
 }
 
 
@@ -97,26 +138,30 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         )
     architecture, read = ARCHITECTURES[name], MetadataReader(metadata, name)
     _refuse_unknown_features(read)
-    attentions = _attentions(architecture, read)
+    heads = _heads(architecture, read)
     width = read.integer("embedding_length")
     has_divisors = "blk.0.ffn.act.scales" in tensors
-    ropes: tuple[Rope, ...] = ()
+    rope = None
     if architecture.has_rope:
         interleaved = architecture.interleaved_rope and not read.has("rope.dimension_sections")
-        ropes = (read_rope(read, attentions[0].key_length, interleaved, tensors),)
+        rope = read_rope(read, heads[0].key_length, interleaved, tensors)
+    features = architecture.attention
+    if architecture.head_norm and features.norm is None:
+        features = replace(features, norm=QueryKeyNorm())
+    attentions = read_attentions(features, read, heads, rope, tensors)
     return ModelSpec(
         architecture=name,
         embedding_length=width,
         vocabulary_size=_vocabulary_size(tensors),
         context_length=read.integer("context_length"),
         norm=Norm(architecture.norm, read.number(NORM_EPSILONS[architecture.norm])),
-        ropes=ropes,
+        ropes=attentions.ropes,
         layers=tuple(
             LayerSpec(
                 attention, FeedForwardSpec(length, architecture.activation, architecture.gated, has_divisors)
             )
             for attention, length in zip(
-                attentions, read.integers("feed_forward_length", len(attentions)), strict=True
+                attentions.layers, read.integers("feed_forward_length", len(heads)), strict=True
             )
         ),
         block=_block(architecture, read, tensors),
@@ -127,7 +172,8 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         position_embeddings=_position_embeddings(architecture, tensors),
         logit_scale=_logit_scale(architecture, read),
         logit_softcap=read.number("final_logit_softcapping", architecture.logit_softcap),
-        unused_tensors=architecture.unused_tensors,
+        temperature=attentions.temperature,
+        unused_tensors=(*architecture.unused_tensors, *attentions.unused_tensors),
     )
 
 
@@ -135,8 +181,8 @@ NORM_EPSILONS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.
 MAX_LAYERS = 10_000  # a damaged file is refused before it costs memory
 
 
-def _attentions(architecture: Architecture, read: MetadataReader) -> list[AttentionSpec]:
-    """One a layer."""
+def _heads(architecture: Architecture, read: MetadataReader) -> list[AttentionSpec]:
+    """One a layer: its heads, and whether positions turn them."""
     count = read.integer("block_count")
     if not 0 < count <= MAX_LAYERS:
         raise read.refuse("block_count", count, f"a number from 1 to {MAX_LAYERS}")
@@ -159,7 +205,6 @@ def _attentions(architecture: Architecture, read: MetadataReader) -> list[Attent
             value_length,
             scale=key_length**-0.5 if key_length > 0 else 0,
             rope=0 if has_rope else None,
-            head_norm=architecture.head_norm,
         )
         for num_heads, num_kv_heads in zip(heads, kv_heads, strict=True)
     ]
@@ -201,5 +246,3 @@ def _refuse_unknown_features(read: MetadataReader) -> None:
         raise ModelError(
             f"{read.integer('expert_count')} experts: mixture-of-experts models are not supported"
         )
-    if read.integer("attention.sliding_window", 0):
-        raise ModelError("sliding-window attention is not supported")

@@ -71,14 +71,17 @@ def layer_norms(spec: ModelSpec) -> list[str]:
 def _cut_attention(cutter: _Cutter, prefix: str, attention: AttentionSpec, share: LayerShare) -> None:
     key_length, value_length = attention.key_length, attention.value_length
     parts = (
-        ("attn_q", share.heads.scaled(key_length), attention.num_heads * key_length),
+        ("attn_q", share.heads.scaled(attention.query_stride), attention.num_heads * attention.query_stride),
         ("attn_k", share.kv_heads.scaled(key_length), attention.num_kv_heads * key_length),
         ("attn_v", share.kv_heads.scaled(value_length), attention.num_kv_heads * value_length),
     )
     cutter.fused_column_parallel(prefix, parts, "attn_qkv")
-    if attention.head_norm:
-        for name in ("attn_q_norm.weight", "attn_k_norm.weight"):
-            cutter.vector(prefix + name, key_length)
+    if attention.head_norm is not None and attention.head_norm.weighted:
+        counts = (attention.num_heads, attention.num_kv_heads)
+        for kind, heads, count in zip(("q", "k"), (share.heads, share.kv_heads), counts, strict=True):
+            cutter.head_norm(f"{prefix}attn_{kind}_norm", attention.head_norm.span, heads, count, key_length)
+    if attention.sinks:
+        cutter.part_of_vector(prefix + "attn_sinks.weight", share.heads, attention.num_heads)
     attended = share.heads.scaled(value_length)
     cutter.row_parallel(prefix + "attn_output", attended, attention.num_heads * value_length)
 
@@ -155,16 +158,33 @@ class _Cutter:
         _check_shape(self._tensors[name], shape)
         return self._tensors[name]
 
-    def part_of_vector(self, name: str, span: Span, length: int, device_name: str | None = None) -> None:
-        """A rank's part of a vector."""
-        tensor = self._find(name, (length,))
+    def _find_floats(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
+        tensor = self._find(name, shape)
         if tensor.type != "F32":
             raise ModelError(f"the vector {name!r} is of type {tensor.type}; F32 is needed")
+        return tensor
+
+    def part_of_vector(self, name: str, span: Span, length: int, device_name: str | None = None) -> None:
+        """A rank's part of a vector."""
+        self._find_floats(name, (length,))
         self.shards[device_name or name] = Shard(name, "F32", Span(0, 1), span, 0)
 
     def vector(self, name: str, length: int) -> None:
         """Replicated on every rank."""
         self.part_of_vector(name, Span(0, length), length, name)
+
+    def head_norm(self, name: str, span: str, heads: Span, count: int, length: int) -> None:
+        """Of queries or keys; weights that all heads share are replicated. The bias goes along."""
+        for suffix in (".weight", ".bias"):
+            if suffix == ".bias" and name + suffix not in self._tensors:
+                continue
+            if span == "head":
+                self.vector(name + suffix, length)
+            elif span == "row":
+                self.part_of_vector(name + suffix, heads.scaled(length), count * length)
+            else:
+                tensor = self._find_floats(name + suffix, (count, length))
+                self.shards[name + suffix] = Shard(tensor.name, tensor.type, heads, Span(0, length), 0)
 
     def norm(self, name: str) -> None:
         """Of rows of the residual stream; the bias goes along."""

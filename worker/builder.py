@@ -173,6 +173,18 @@ class ProgramBuilder:
         elif self._num_ranks > 1:
             self._end_segment(parity, Phase.ONE_SHOT)
 
-    def _end_segment(self, parity: int, phase: Phase) -> None:
-        self._segments.append(Segment(tuple(self._ops), parity, phase))
+    @property
+    def next_parity(self) -> int:
+        """Of what the next exchange adds up."""
+        return self._num_exchanges % 2
+
+    def exchange_rows(self, row_length: int) -> None:
+        """Ends the segment with an exchange of short rows, which nothing is added to; one rank needs none."""
+        parity = self.next_parity
+        self._num_exchanges += 1
+        if self._num_ranks > 1:
+            self._end_segment(parity, Phase.ONE_SHOT, row_length)
+
+    def _end_segment(self, parity: int, phase: Phase, row_length: int = 0) -> None:
+        self._segments.append(Segment(tuple(self._ops), parity, phase, row_length))
         self._ops = []

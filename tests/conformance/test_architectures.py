@@ -27,6 +27,8 @@ MODELS = (
     "chatglm-dense", "smollm3-dense", "starcoder2-dense", "falcon-dense",
     "gpt2-dense", "gptneox-dense", "internlm2-dense", "baichuan-dense",
     "exaone4-dense", "seed_oss-dense", "nemotron-dense",
+    "gemma2-dense", "gemma3-dense", "olmo2-dense", "cohere2-dense", "hunyuan-dense-dense",
+    "stablelm-dense", "bloom-dense", "mpt-dense",
 )  # fmt: skip
 LIMITS = Limits(
     context_length=64, num_blocks=8, block_length=8, max_rows=64, max_logit_rows=64, kv_type="f32"
