@@ -122,11 +122,11 @@ def random_floats(rng: np.random.Generator, *shape: int) -> Floats:
     return rng.standard_normal(shape).astype(np.float32)
 
 
-def random_matrix(rng: np.random.Generator, matrix: Matrix) -> Bytes:
+def random_matrix(rng: np.random.Generator, matrix: Matrix, largest_scale: float = 0.1) -> Bytes:
     """A buffer with random weights; what lies between the planes would be NaN if it were read."""
     weight_format = FORMATS[matrix.type]
     buffer = np.full(weight_format.nbytes(matrix.rows, matrix.columns), 0xFF, np.uint8)
-    raw = tame_rows(matrix.type, matrix.rows, matrix.columns, rng)
+    raw = tame_rows(matrix.type, matrix.rows, matrix.columns, rng, largest_scale)
     for start, data in weight_format.whole(raw, matrix.columns) if buffer.size else ():
         buffer[start : start + data.size] = data
     return buffer
