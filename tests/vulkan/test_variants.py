@@ -12,7 +12,7 @@ from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import attention_case, attention_ops
 from tests.vulkan.test_matmul import matmul_case
 from worker.formats import FORMATS
-from worker.ops import Matrix
+from worker.matrix import Matrix
 from worker.step_buffer import ATTENTION_VECTORS
 from worker.vulkan.variants import FAMILIES, candidates
 
