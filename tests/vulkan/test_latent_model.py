@@ -1,4 +1,4 @@
-"""Whole models with latent attention on a device, as tests/unit/test_latent_attention.py has them in NumPy."""
+"""Whole models with latent attention on a device; tests/unit/test_latent_attention.py has them in NumPy."""
 
 from __future__ import annotations
 
