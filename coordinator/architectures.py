@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coordinator.attention_features import AttentionFeatures, read_attentions
+from coordinator.attention_features import AttentionFeatures, LayerHeads, read_attentions
 from coordinator.attention_spec import QueryKeyNorm
 from coordinator.metadata import MetadataReader
 from coordinator.model import (
-    AttentionSpec,
     BlockSpec,
     FeedForwardSpec,
     LayerSpec,
@@ -63,6 +62,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "granite": Architecture(interleaved_rope=True, finetuned_means_rope=True, divides_logits=True),
     "chatglm": Architecture(interleaved_rope=True),
     "glm4": Architecture(interleaved_rope=True, block=SANDWICHED),
+    "deepseek2": Architecture(
+        interleaved_rope=True, attention=AttentionFeatures(latent=True, tempered_with_rope=True)
+    ),
+    "mistral4": Architecture(
+        interleaved_rope=True, attention=AttentionFeatures(latent=True, tempered_with_rope=True)
+    ),
     "qwen2": Architecture(),
     "qwen3": Architecture(head_norm=True, unused_tensors=CLASSIFIER),
     "seed_oss": Architecture(block=BlockSpec(feed_forward_norm="post_attention_norm")),
@@ -181,7 +186,7 @@ NORM_EPSILONS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.
 MAX_LAYERS = 10_000  # a damaged file is refused before it costs memory
 
 
-def _heads(architecture: Architecture, read: MetadataReader) -> list[AttentionSpec]:
+def _heads(architecture: Architecture, read: MetadataReader) -> list[LayerHeads]:
     """One a layer: its heads, and whether positions turn them."""
     count = read.integer("block_count")
     if not 0 < count <= MAX_LAYERS:
@@ -198,14 +203,7 @@ def _heads(architecture: Architecture, read: MetadataReader) -> list[AttentionSp
     if architecture.finetuned_means_rope:
         has_rope = read.flag("rope.scaling.finetuned", True)
     return [
-        AttentionSpec(
-            num_heads,
-            num_kv_heads,
-            key_length,
-            value_length,
-            scale=key_length**-0.5 if key_length > 0 else 0,
-            rope=0 if has_rope else None,
-        )
+        LayerHeads(num_heads, num_kv_heads, key_length, value_length, has_rope)
         for num_heads, num_kv_heads in zip(heads, kv_heads, strict=True)
     ]
 

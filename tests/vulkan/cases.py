@@ -17,10 +17,11 @@ from worker.attention_ops import Attention
 from worker.buffers import Buffer, Placement
 from worker.device import Device
 from worker.formats import FORMATS
+from worker.matrix import Matrix
 from worker.numpy_cache import DTYPES as KV_DTYPES
-from worker.ops import Matrix, Op
+from worker.ops import Op
 from worker.program import Program, Segment
-from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups
+from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups, attention_vectors
 from worker.vulkan.staging import STAGING_BYTES
 
 Floats = npt.NDArray[np.float32]
@@ -104,7 +105,11 @@ class Case:
         op = self.ops[0]
         if isinstance(op, Attention):
             step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = attention_groups(
-                self.num_rows, op.num_kv_heads, op.heads_per_kv_head, self.num_chunks
+                self.num_rows,
+                op.num_kv_heads,
+                op.heads_per_kv_head,
+                self.num_chunks,
+                attention_vectors(op.key_length, op.value_length),
             )
 
 

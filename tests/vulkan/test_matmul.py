@@ -16,8 +16,9 @@ from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, ra
 from tests.vulkan.reused_device import ReusedDevice
 from worker.activations import ACTIVATIONS
 from worker.formats import FORMATS
+from worker.matrix import Matrix
 from worker.numpy_device import NumpyDevice
-from worker.ops import QUANTIZED, MatMul, Matrix
+from worker.ops import QUANTIZED, MatMul
 from worker.quantized import quantize, row_words
 
 
