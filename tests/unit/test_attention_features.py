@@ -14,7 +14,7 @@ from coordinator.model import ModelError, ModelSpec, TensorInfo
 from coordinator.plan import make_plan
 from coordinator.shards import rank_shards
 from tests.models import tensor_infos, tensor_shapes
-from worker.attention_ops import HEAD_SUMS, Attention, HeadNorm, HeadSums, Rope, RopeCache
+from worker.attention_ops import HEAD_SUMS, Attention, AttentionCombine, HeadNorm, HeadSums, Rope, RopeCache
 from worker.device import Device
 from worker.program import Phase, Program
 from worker.rope_tables import temperatures
@@ -68,6 +68,9 @@ PATTERN = "attention.sliding_window_pattern"
         ("olmo2", {WINDOW: 512}, "SSSfSSSf"),
         ("exaone4", {}, "ffffffff"),
         ("exaone4", {WINDOW: 512}, "SSSfSSSf"),
+        ("llama4", {}, "SSSfSSSf"),
+        ("llama4", {WINDOW: 0}, "ffffffff"),
+        ("gpt-oss", {WINDOW: 128}, "SfSfSfSf"),
         ("llama", {WINDOW: 512}, "ffffffff"),
         ("phi3", {WINDOW: 512}, "ffffffff"),
     ],
@@ -114,6 +117,8 @@ def test_layers_with_windows_turn_by_a_rope_of_their_own() -> None:
         ("cohere2", {WINDOW: 512}, [0, 0, 0, None, 0]),
         ("exaone4", {WINDOW: 512}, [0, 0, 0, None, 0]),
         ("exaone4", {}, [0, 0, 0, 0, 0]),
+        ("llama4", {}, [0, 0, 0, None, 0]),
+        ("llama4", {WINDOW: 0}, [0, 0, 0, 0, 0]),
     ],
 )
 def test_layers_without_rope(architecture: str, changes: dict[str, Any], expected: list[Any]) -> None:
@@ -164,6 +169,25 @@ def test_the_span_of_a_norm_follows_from_its_weights(
     shapes = {f"blk.{index}.attn_q_norm.weight": shape for index in (0, 1) if shape is not None}
     spec = spec_of(architecture, 2, shapes)
     assert [layer.head_norm for layer in spec.attentions] == [expected] * 2
+
+
+def test_llama_4_sees_chunks_and_grows_the_queries_of_layers_without_rope() -> None:
+    spec = spec_of("llama4", 4)
+    assert spec.attentions[0].window == Window(8192, chunked=True)
+    assert spec_of("llama4", 4, **{"attention.chunk_size": 4096}).attentions[0].window == Window(4096, True)
+    assert spec.temperature == Temperature(8192, 0.1, 1.0)
+    assert [layer.has_temperature for layer in spec.attentions] == [False, False, False, True]
+    assert [layer.head_norm is not None for layer in spec.attentions] == [True, True, True, False]
+    assert spec_of("llama4", 4, **{WINDOW: 0}).temperature is None
+
+
+def test_mistral_3_may_grow_the_queries_of_all_layers() -> None:
+    yarn = {"rope.scaling.type": "yarn", "rope.scaling.factor": 16.0}
+    yarn["rope.scaling.original_context_length"] = 16384
+    assert spec_of("mistral3", 2, **yarn).temperature is None
+    spec = spec_of("mistral3", 2, **yarn, **{"attention.temperature_scale": 0.1})
+    assert spec.temperature == Temperature(16384, 0.1, 0.0)
+    assert all(layer.has_temperature for layer in spec.attentions)
 
 
 def test_temperatures() -> None:
@@ -231,6 +255,18 @@ def test_short_rows_move_few_bytes() -> None:
     runner = SegmentRunner(cast(Device, Idle()), cast(Collective, collective))
     runner.run(programs(row_normed(), 2)[0], 3, 3 * 32, lambda _: None)
     assert collective.calls == [(0, 12), (1, 96), (0, 96), (1, 12), (0, 96), (1, 96)]
+
+
+def test_sinks_go_with_their_heads() -> None:
+    spec = spec_of("gpt-oss", 1)
+    tensors = tensor_infos(tensor_shapes(spec))
+    shares = make_plan(spec, [1, 1, 1])
+    spans = [rank_shards(spec, share, tensors)["blk.0.attn_sinks.weight"].columns for share in shares]
+    assert spans == [share.layers[0].heads for share in shares]
+    sinks = [
+        op.sinks for s in programs(spec, 1)[0].segments for op in s.ops if isinstance(op, AttentionCombine)
+    ]
+    assert sinks == ["blk.0.attn_sinks.weight"]
 
 
 def test_norms_behind_the_rope_turn_in_place_first() -> None:
