@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coordinator.attention_features import AttentionFeatures, LayerHeads, read_attentions
-from coordinator.attention_spec import QueryKeyNorm
+from coordinator.attention_spec import QueryKeyNorm, Temperature
 from coordinator.metadata import MetadataReader
 from coordinator.model import (
     BlockSpec,
@@ -67,6 +67,22 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "mistral4": Architecture(
         interleaved_rope=True, attention=AttentionFeatures(latent=True, tempered_with_rope=True)
+    ),
+    "llama4": Architecture(
+        interleaved_rope=True,
+        attention=AttentionFeatures(
+            full_period=4,
+            window=8192,
+            chunked=True,
+            rope_period=4,
+            norm=QueryKeyNorm(weighted=False, after_rope=True),
+            norm_experts=128,
+            temperature=Temperature(8192, 0.1, 1.0),
+        ),
+    ),
+    "gpt-oss": Architecture(
+        block=BlockSpec(feed_forward_norm="post_attention_norm"),
+        attention=AttentionFeatures(full_period=2, sinks=True),
     ),
     "qwen2": Architecture(),
     "qwen3": Architecture(head_norm=True, unused_tensors=CLASSIFIER),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from worker.attention_ops import Attention, AttentionCombine, RopeCache
 from worker.step_buffer import ATTENTION_VECTORS, attention_vectors
+from worker.vulkan.attention_pushes import AttentionCombinePush, AttentionPush, RopeCachePush
 from worker.vulkan.dispatch_context import FLOAT, GROUP_SIZE, DispatchContext, ceil
 from worker.vulkan.dispatch_heads import turn_members
-from worker.vulkan.kernels import AttentionCombinePush, AttentionPush, RopeCachePush
 from worker.vulkan.places import Dispatch
 from worker.vulkan.variants import VECTOR_COUNTS
 

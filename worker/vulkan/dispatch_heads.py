@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from worker.attention_ops import Clamp, HeadNorm, Heads, HeadSums, Rope, Turn
+from worker.vulkan.attention_pushes import ClampPush, HeadNormPush, HeadSumsPush, RopeRowsPush
 from worker.vulkan.dispatch_context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
-from worker.vulkan.kernels import ClampPush, HeadNormPush, HeadSumsPush, RopeRowsPush
 from worker.vulkan.places import Dispatch
 
 QUAD_FLOATS = QUAD // FLOAT

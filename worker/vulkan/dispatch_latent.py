@@ -5,8 +5,8 @@ from __future__ import annotations
 from coordinator.plan import COLUMN_TILE
 from worker.formats import FORMATS
 from worker.latent_ops import CopyHeads, HeadProducts, Place
+from worker.vulkan.attention_pushes import CopyHeadsPush, HeadProductsPush
 from worker.vulkan.dispatch_context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
-from worker.vulkan.kernels import CopyHeadsPush, HeadProductsPush
 from worker.vulkan.places import Dispatch
 
 ROWS, COLUMNS = 4, 4  # that a subgroup of shaders/head_products.slang computes
