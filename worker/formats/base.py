@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,7 @@ class WeightFormat(ABC):
     has_integers = False  # whether shaders/integers.slang can multiply it by quantized activations
     codebook_bytes = 0  # of what its quants are indices of; it lies before the planes
 
-    @property
+    @functools.cached_property
     def plane_bytes(self) -> tuple[int, ...]:
         """Of each plane, per `tile_columns` weights."""
         return tuple(dtype.itemsize for dtype in self.planes.values())
