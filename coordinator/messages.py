@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Union
+
+import numpy as np
 
 from coordinator import wire
 from coordinator.model import ModelSpec, TensorInfo
 from coordinator.plan import Limits, RankShare
 from coordinator.wire import Float32s, Frame, Int32s
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Step:
     table_starts: Int32s  # where the row's block table begins in tables
     tables: Int32s  # block tables of the step's sequences, one after another
     logit_rows: Int32s  # indices of the rows that get logits
+    # Where the row's sequence keeps its recurrent state; empty for a model without.
+    slots: Int32s = field(default_factory=lambda: np.zeros(0, np.int32))
 
 
 @dataclass(frozen=True)

@@ -73,11 +73,14 @@ class Limits:
     max_logit_rows: int = 32  # rows of one step that get logits
     kv_type: str = "f16"
     activations: str = "f32"  # what products multiply weights by
+    num_slots: int = 0  # sequences whose recurrent state has a place; 0 for a model that has none
 
     def __post_init__(self) -> None:
         for name in ("context_length", "num_blocks", "block_length", "max_rows", "max_logit_rows"):
             if not 0 < getattr(self, name) < 2**31:
                 raise PlanError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not 0 <= self.num_slots < 2**31:
+            raise PlanError(f"num_slots is {self.num_slots}; it must not be negative")
         if self.kv_type not in KV_TYPES:
             raise PlanError(f"the KV type {self.kv_type!r} is unknown; known: {', '.join(KV_TYPES)}")
         if self.activations not in ACTIVATIONS:
