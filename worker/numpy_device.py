@@ -13,6 +13,14 @@ from worker.buffers import Buffer
 from worker.device import FillPlaces, Place
 from worker.numpy_attention import attention, attention_combine, rope_cache
 from worker.numpy_products import matmul, widened
+from worker.numpy_recurrent import (
+    convolution,
+    gated_norm,
+    output_gate,
+    recurrence,
+    square_sums,
+    unit_norm,
+)
 from worker.numpy_rows import gated_activation, head_norm, quantize, sum_norm, sum_slice
 from worker.numpy_state import NumpyState
 from worker.ops import (
@@ -27,6 +35,7 @@ from worker.ops import (
     SumSlice,
 )
 from worker.program import Program
+from worker.recurrent_ops import Convolution, GatedNorm, OutputGate, Recurrence, SquareSums, UnitNorm
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -40,6 +49,12 @@ RUN: dict[type, Callable[[Any, NumpyState], None]] = {
     Attention: attention,
     AttentionCombine: attention_combine,
     GatedActivation: gated_activation,
+    Convolution: convolution,
+    UnitNorm: unit_norm,
+    Recurrence: recurrence,
+    SquareSums: square_sums,
+    GatedNorm: gated_norm,
+    OutputGate: output_gate,
 }
 
 

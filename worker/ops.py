@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Union
 
+from worker.recurrent_ops import Convolution, GatedNorm, OutputGate, Recurrence, SquareSums, UnitNorm
+
 RowSet = Literal["rows", "logit_rows"]  # all rows of a step, or those that get logits
 QUANTIZED = "quantized"  # the buffer that Quantize writes, for the products that come next
 
@@ -248,5 +250,19 @@ class GatedActivation:
 
 
 Op = Union[  # noqa: UP007
-    SumNorm, SumSlice, Quantize, MatMul, HeadNorm, RopeCache, Attention, AttentionCombine, GatedActivation
+    SumNorm,
+    SumSlice,
+    Quantize,
+    MatMul,
+    HeadNorm,
+    RopeCache,
+    Attention,
+    AttentionCombine,
+    GatedActivation,
+    Convolution,
+    UnitNorm,
+    Recurrence,
+    SquareSums,
+    GatedNorm,
+    OutputGate,
 ]

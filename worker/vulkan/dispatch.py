@@ -17,9 +17,18 @@ from worker.ops import (
     SumNorm,
     SumSlice,
 )
+from worker.recurrent_ops import Convolution, GatedNorm, OutputGate, Recurrence, SquareSums, UnitNorm
 from worker.vulkan.dispatch_attention import attention, attention_combine, rope_cache
 from worker.vulkan.dispatch_context import DispatchContext
 from worker.vulkan.dispatch_products import matmul
+from worker.vulkan.dispatch_recurrent import (
+    convolution,
+    gated_norm,
+    output_gate,
+    recurrence,
+    square_sums,
+    unit_norm,
+)
 from worker.vulkan.dispatch_rows import gated_activation, head_norm, quantize, sum_norm, sum_slice
 from worker.vulkan.places import Dispatch
 
@@ -33,6 +42,12 @@ DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
     Attention: attention,
     AttentionCombine: attention_combine,
     GatedActivation: gated_activation,
+    Convolution: convolution,
+    UnitNorm: unit_norm,
+    Recurrence: recurrence,
+    SquareSums: square_sums,
+    GatedNorm: gated_norm,
+    OutputGate: output_gate,
 }
 
 

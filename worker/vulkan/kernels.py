@@ -9,6 +9,7 @@ from ctypes import Structure, c_float, c_uint32, c_uint64
 
 from coordinator.kv_types import KV_TYPES
 from worker.formats import FORMATS
+from worker.vulkan.recurrent_kernels import RECURRENT_KERNELS
 from worker.vulkan.variants import FAMILIES
 
 Address = c_uint64
@@ -197,4 +198,5 @@ KERNELS: dict[str, type[Structure]] = {
     **{f"rope_cache_{kv_type}": RopeCachePush for kv_type in KV_TYPES},
     "attention_combine": AttentionCombinePush,
     "gated_activation": GatedActivationPush,
+    **RECURRENT_KERNELS,
 }
