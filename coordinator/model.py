@@ -9,6 +9,8 @@ import hashlib
 import mmap
 from dataclasses import dataclass, field
 
+from coordinator.recurrent_spec import RecurrentSpec
+
 
 class ModelError(ValueError):
     """The model can't be run; the message says why in one sentence."""
@@ -117,6 +119,7 @@ class AttentionSpec:
     scale: float  # of scores
     rope: int | None = 0  # which of the model's; None: positions play no part
     head_norm: bool = False  # whether each head's query and key are normalised before they are turned
+    output_gate: bool = False  # whether each query comes with a gate of what its head has attended to
 
     def __post_init__(self) -> None:
         _check_counts(self, "num_heads", "num_kv_heads", "key_length", "value_length")
@@ -157,11 +160,18 @@ class LayerSpec:
 
     attention: AttentionSpec | None
     feed_forward: FeedForwardSpec | None
+    recurrent: RecurrentSpec | None = None  # in the place of attention
+
+    def __post_init__(self) -> None:
+        assert self.attention is None or self.recurrent is None, "a layer with attention and a recurrent part"
 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """How the parts of every layer are put together. Norms are named by their tensors; "" for none."""
+    """How the parts of every layer are put together. Norms are named by their tensors; "" for none.
+
+    What is said of attention holds for a recurrent part, too.
+    """
 
     attention_norm: str = "attn_norm"
     attention_post_norm: str = ""  # of what attention adds to the residual stream
@@ -186,6 +196,7 @@ class ModelSpec:
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     logit_softcap: float = 0.0  # logits become cap * tanh(logit / cap); 0 for none
+    output_norm: str = "output_norm"  # the tensor that normalises rows before the output matrix
     unused_tensors: tuple[str, ...] = ()  # that a file may hold for other purposes than generating text
 
     def __post_init__(self) -> None:
@@ -194,6 +205,8 @@ class ModelSpec:
         if not self.layers:
             raise ModelError("the model has no layers")
         for attention in self.attentions:
+            if attention.output_gate:
+                assert attention.key_length == attention.value_length, "gates of another length"
             if attention.rope is not None:
                 assert 0 <= attention.rope < len(self.ropes), f"rope {attention.rope}"
                 _check_rope(self.ropes[attention.rope], attention)
@@ -214,6 +227,11 @@ class ModelSpec:
     def feed_forwards(self) -> tuple[FeedForwardSpec, ...]:
         """Of the layers that have it."""
         return tuple(layer.feed_forward for layer in self.layers if layer.feed_forward is not None)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether any layer keeps a state of its sequence."""
+        return any(layer.recurrent is not None for layer in self.layers)
 
     @property
     def rope_length(self) -> int:

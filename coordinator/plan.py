@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.model import AttentionSpec, LayerSpec, ModelSpec
+from coordinator.model import LayerSpec, ModelSpec
+from coordinator.recurrent_spec import RecurrentSpec
 
 MAX_RANKS = 8
 MAX_WEIGHT = 1e15  # of a rank: more than any device has bytes, and sums stay finite
@@ -51,6 +52,8 @@ class LayerShare:
     heads: Span  # query heads
     kv_heads: Span  # those that the query heads read; neighbours may hold the same one
     feed_forward: Span  # columns of gate and up, rows of down's input
+    recurrent: Span = Span(0, 0)  # heads of a recurrent part, or channels of a short convolution
+    groups: Span = Span(0, 0)  # those that these heads are of; neighbours may hold the same one
 
 
 @dataclass(frozen=True)
@@ -131,20 +134,47 @@ NOTHING = Span(0, 0)
 def _split_layer(layer: LayerSpec, weights: tuple[float, ...]) -> list[LayerShare]:
     """One share a rank."""
     attention, feed_forward = layer.attention, layer.feed_forward
-    heads = kv_heads = columns = [NOTHING] * len(weights)
+    heads = kv_heads = columns = recurrent = groups = [NOTHING] * len(weights)
     if attention is not None:
-        heads = _split_heads(attention, weights)
+        heads = _split_heads(attention.num_heads, attention.num_kv_heads, weights)
         kv_heads = [covering(span, attention.heads_per_kv_head) for span in heads]
     if feed_forward is not None:
         columns = split(feed_forward.length, weights, _column_unit(feed_forward.length, len(weights)))
-    return [LayerShare(*spans) for spans in zip(heads, kv_heads, columns, strict=True)]
+    if layer.recurrent is not None:
+        recurrent = _split_recurrent(layer.recurrent, weights)
+        groups = [groups_of(layer.recurrent, span) for span in recurrent]
+    spans = zip(heads, kv_heads, columns, recurrent, groups, strict=True)
+    return [LayerShare(*held) for held in spans]
 
 
-def _split_heads(attention: AttentionSpec, weights: Sequence[float]) -> list[Span]:
-    """By whole KV groups while there are enough of them, else by query head with KV heads replicated."""
-    if attention.num_kv_heads >= len(weights):
-        return [span.scaled(attention.heads_per_kv_head) for span in split(attention.num_kv_heads, weights)]
-    return split(attention.num_heads, weights)
+def _split_heads(num_heads: int, num_groups: int, weights: Sequence[float]) -> list[Span]:
+    """By whole groups while there are enough of them, else by head; groups are replicated then."""
+    if num_groups >= len(weights):
+        return [span.scaled(num_heads // num_groups) for span in split(num_groups, weights)]
+    return split(num_heads, weights)
+
+
+def _split_recurrent(recurrent: RecurrentSpec, weights: Sequence[float]) -> list[Span]:
+    if not recurrent.has_heads:  # channels, which are the columns of the output projection
+        return split(recurrent.num_heads, weights, _column_unit(recurrent.num_heads, len(weights)))
+    num_groups = recurrent.num_heads if recurrent.tiled else recurrent.num_groups
+    return _split_heads(recurrent.num_heads, num_groups, weights)
+
+
+def groups_of(recurrent: RecurrentSpec, heads: Span) -> Span:
+    """The groups whose queries and keys some heads need; all, where these are not neighbours."""
+    if not recurrent.has_heads or not len(heads):
+        return NOTHING
+    if not recurrent.tiled:
+        return covering(heads, recurrent.heads_per_group)
+    first, num_groups = heads.start % recurrent.num_groups, recurrent.num_groups
+    stop = first + len(heads)
+    return Span(first, stop) if stop <= num_groups else Span(0, num_groups)
+
+
+def shares_norm(recurrent: RecurrentSpec, num_ranks: int) -> bool:
+    """Whether ranks hold parts of a group that is normalised as a whole, and have to sum its squares."""
+    return recurrent.normalises_groups and recurrent.num_groups < num_ranks
 
 
 def covering(span: Span, unit: int) -> Span:

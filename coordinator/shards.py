@@ -17,6 +17,7 @@ from coordinator.model import (
     TensorInfo,
 )
 from coordinator.plan import LayerShare, RankShare, Span, covering, make_plan, padded
+from coordinator.recurrent_shards import cut_recurrent
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,11 @@ def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorI
             cutter.norm(prefix + name)
         if layer.attention is not None:
             _cut_attention(cutter, prefix, layer.attention, layer_share)
+        if layer.recurrent is not None:
+            cut_recurrent(cutter, prefix, layer.recurrent, layer_share)
         if layer.feed_forward is not None:
             _cut_feed_forward(cutter, prefix, layer.feed_forward, layer_share.feed_forward)
-    cutter.norm("output_norm")
+    cutter.norm(spec.output_norm)
     output = "output" if "output.weight" in tensors else "token_embd"
     rows = Rows(output, spec.vocabulary_size)
     cutter.column_parallel("output", rows, share.vocabulary)
@@ -74,17 +77,46 @@ def layer_norms(spec: ModelSpec) -> list[str]:
 
 def _cut_attention(cutter: _Cutter, prefix: str, attention: AttentionSpec, share: LayerShare) -> None:
     key_length, value_length = attention.key_length, attention.value_length
+    if attention.output_gate:
+        _cut_gated_attention(cutter, prefix, attention, share)
+    else:
+        _cut_queries_keys_values(cutter, prefix, attention, share)
+    if attention.head_norm:
+        for name in ("attn_q_norm.weight", "attn_k_norm.weight"):
+            cutter.vector(prefix + name, key_length)
+    attended = share.heads.scaled(value_length)
+    cutter.row_parallel(prefix + "attn_output", attended, attention.num_heads * value_length)
+
+
+def _cut_gated_attention(cutter: _Cutter, prefix: str, attention: AttentionSpec, share: LayerShare) -> None:
+    """attn_q has head by head a query and its gate; on the device the gates follow the values."""
+    length, keys = attention.key_length, attention.num_kv_heads * attention.key_length
+    heads = range(share.heads.start, share.heads.stop)
+    queries, gates = (
+        [Span((2 * head + part) * length, (2 * head + part + 1) * length) for head in heads]
+        for part in range(2)
+    )
+    total = 2 * attention.num_heads * length
+    held = share.kv_heads.scaled(length)
+    for name, tensor, spans, rows in (
+        ("attn_q", "attn_q", queries, total),
+        ("attn_k", "attn_k", [held], keys),
+        ("attn_v", "attn_v", [held], keys),
+        ("attn_q_gate", "attn_q", gates, total),
+    ):
+        cutter.pieces(prefix + name, rows, spans, tensor=prefix + tensor)
+
+
+def _cut_queries_keys_values(
+    cutter: _Cutter, prefix: str, attention: AttentionSpec, share: LayerShare
+) -> None:
+    key_length, value_length = attention.key_length, attention.value_length
     parts = (
         ("attn_q", share.heads.scaled(key_length), attention.num_heads * key_length),
         ("attn_k", share.kv_heads.scaled(key_length), attention.num_kv_heads * key_length),
         ("attn_v", share.kv_heads.scaled(value_length), attention.num_kv_heads * value_length),
     )
     cutter.fused_column_parallel(prefix, parts, "attn_qkv")
-    if attention.head_norm:
-        for name in ("attn_q_norm.weight", "attn_k_norm.weight"):
-            cutter.vector(prefix + name, key_length)
-    attended = share.heads.scaled(value_length)
-    cutter.row_parallel(prefix + "attn_output", attended, attention.num_heads * value_length)
 
 
 def _cut_feed_forward(cutter: _Cutter, prefix: str, feed_forward: FeedForwardSpec, columns: Span) -> None:
@@ -133,23 +165,23 @@ class _Cutter:
     """Collects the shards of one rank; each method is one way to cut a tensor."""
 
     def __init__(self, tensors: Mapping[str, TensorInfo], rank: int, width: int) -> None:
-        self._tensors, self._rank, self._width = tensors, rank, width
+        self.tensors, self._rank, self._width = tensors, rank, width
         self._column_blocks = self._largest_blocks()
         self.shards: dict[str, Shard] = {}
 
     def _largest_blocks(self) -> dict[str, int]:
         """The largest block of each kind of tensor in any layer: all layers share one activation buffer."""
         blocks: dict[str, int] = {}
-        for name, tensor in self._tensors.items():
+        for name, tensor in self.tensors.items():
             kind = name.split(".")[2] if name.startswith("blk.") and name.count(".") >= 2 else name
             blocks[kind] = max(blocks.get(kind, 1), WEIGHT_TYPES[tensor.type].block_columns)
         return blocks
 
     def _find(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
-        if name not in self._tensors:
+        if name not in self.tensors:
             raise ModelError(f"the model has no tensor {name!r}")
-        _check_shape(self._tensors[name], shape)
-        return self._tensors[name]
+        _check_shape(self.tensors[name], shape)
+        return self.tensors[name]
 
     def _part_of_vector(self, name: str, span: Span, length: int, device_name: str) -> None:
         tensor = self._find(name, (length,))
@@ -161,10 +193,51 @@ class _Cutter:
         """Replicated on every rank."""
         self._part_of_vector(name, Span(0, length), length, name)
 
+    def replicated(self, name: str, *shapes: tuple[int, ...]) -> None:
+        """A tensor of numbers as it is, of the first of the shapes unless it has another of them."""
+        found = self.tensors.get(name)
+        tensor = self._find(name, found.shape if found is not None and found.shape in shapes else shapes[0])
+        self._check_numbers(tensor)
+        rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
+        self.shards[name] = Shard(name, "F32", Span(0, rows), Span(0, tensor.columns), 0)
+
+    def pieces(
+        self,
+        name: str,
+        total: int,
+        spans: list[Span],
+        columns: int | None = None,
+        *,
+        tensor: str | None = None,
+    ) -> None:
+        """Some ranges of a matrix's rows, one after another on the device; parts of the bias go along.
+
+        Its columns are the model's width, or, where they are given, those of a table of numbers.
+        """
+        source = tensor or name
+        shape = (total, columns or self._width)
+        known = self.tensors.get(source + ".weight")
+        if columns is not None and total == 1 and known is not None and len(known.shape) == 1:
+            shape = shape[1:]  # programs that rewrite files drop a dimension of 1
+        found = self._find(source + ".weight", shape)
+        if columns is not None:
+            self._check_numbers(found)
+        has_bias = source + ".bias" in self.tensors
+        for index, span in enumerate(spans or [Span(0, 0)]):
+            piece = f"{name}#{index}" if index else name
+            held = Span(0, found.columns)
+            self.shards[piece + ".weight"] = Shard(found.name, found.type, span, held, 0)
+            if has_bias:
+                self._part_of_vector(source + ".bias", span, total, piece + ".bias")
+
+    def _check_numbers(self, tensor: TensorInfo) -> None:
+        if tensor.type != "F32":
+            raise ModelError(f"the tensor {tensor.name!r} is of type {tensor.type}; F32 is needed")
+
     def norm(self, name: str) -> None:
         """Of rows of the residual stream; the bias goes along."""
         self.vector(name + ".weight", self._width)
-        if name + ".bias" in self._tensors:
+        if name + ".bias" in self.tensors:
             self.vector(name + ".bias", self._width)
 
     def column_parallel(self, name: str, rows: Rows, span: Span) -> None:
@@ -172,7 +245,7 @@ class _Cutter:
         tensor = self._find(rows.tensor + ".weight", (rows.total, self._width))
         held = Span(rows.first + span.start, rows.first + span.stop)
         self.shards[name + ".weight"] = Shard(tensor.name, tensor.type, held, Span(0, self._width), 0)
-        if rows.tensor + ".bias" in self._tensors:
+        if rows.tensor + ".bias" in self.tensors:
             self._part_of_vector(rows.tensor + ".bias", held, rows.total, name + ".bias")
 
     def fused_column_parallel(
@@ -180,9 +253,9 @@ class _Cutter:
     ) -> None:
         """Matrices, each with the rank's span and its rows, that a file may hold in one tensor `fused`."""
         total = sum(rows for _, _, rows in parts)
-        whole = self._tensors.get(prefix + fused + ".weight")
+        whole = self.tensors.get(prefix + fused + ".weight")
         is_fused = whole is not None and whole.shape[0] == total
-        is_fused = is_fused and any(prefix + name + ".weight" not in self._tensors for name, _, _ in parts)
+        is_fused = is_fused and any(prefix + name + ".weight" not in self.tensors for name, _, _ in parts)
         first = 0
         for name, span, rows in parts:
             own = Rows(prefix + fused, total, first) if is_fused else Rows(prefix + name, rows)
@@ -197,5 +270,5 @@ class _Cutter:
         held = Span(touched.start, min(touched.stop, total))
         offset = columns.start - held.start if len(columns) else 0
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, self._width), held, offset)
-        if name + ".bias" in self._tensors and self._rank == 0:
+        if name + ".bias" in self.tensors and self._rank == 0:
             self.vector(name + ".bias", self._width)
