@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coordinator.metadata import MetadataReader
@@ -18,6 +18,9 @@ from coordinator.model import (
     Rope,
     TensorInfo,
 )
+from coordinator.recurrent import RecurrentFeatures, read_recurrent
+from coordinator.recurrent_spec import RecurrentSpec
+from coordinator.rope_features import read_rope
 
 
 @dataclass(frozen=True)
@@ -25,21 +28,86 @@ class Architecture:
     """In what an architecture differs from others: one row of the table below."""
 
     interleaved_rope: bool = False
+    has_rope: bool = True
+    layers_with_rope: int | None = None  # only a model of so many layers has it
     norm: str = "rms"
     activation: str = "silu"
     gated: bool = True
     head_norm: bool = False
+    output_gate: bool = False  # of attention
+    recurrent: RecurrentFeatures | None = None  # of layers that do not attend
+    feeds_forward: bool = True
+    output_norm: str = "output_norm"
     block: BlockSpec = field(default_factory=BlockSpec)
+    widened_embeddings: bool = False  # times the square root of their length
+    embedding_norm: str = ""
+    position_embeddings: bool = False
+    finetuned_means_rope: bool = False  # rope.scaling.finetuned says whether there is any
+    parallel_without_norm: bool = False  # of the feed-forward part, which some of its models lack
+    divides_logits: bool = False  # by the logit scale, which others multiply by
+    logit_softcap: float = 0.0  # where the file says nothing
     unused_tensors: tuple[str, ...] = ()  # which generating text does not need
 
 
 CLASSIFIER = ("cls.output.weight",)  # of a model that ranks texts
+SANDWICHED = BlockSpec(attention_post_norm="post_attention_norm", feed_forward_post_norm="post_ffw_norm")
+POST_NORMED = replace(SANDWICHED, attention_norm="", feed_forward_norm="")
+POST_ATTENTION = BlockSpec(feed_forward_norm="post_attention_norm")
+PARALLEL = BlockSpec(parallel=True, feed_forward_norm="")  # one norm for both parts
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(interleaved_rope=True),
+    "mistral3": Architecture(interleaved_rope=True),
+    "baichuan": Architecture(interleaved_rope=True, layers_with_rope=32),
+    "internlm2": Architecture(interleaved_rope=True),
+    "smollm3": Architecture(interleaved_rope=True),
+    "granite": Architecture(interleaved_rope=True, finetuned_means_rope=True, divides_logits=True),
+    "chatglm": Architecture(interleaved_rope=True),
+    "glm4": Architecture(interleaved_rope=True, block=SANDWICHED),
     "qwen2": Architecture(),
     "qwen3": Architecture(head_norm=True, unused_tensors=CLASSIFIER),
+    "qwen35": Architecture(
+        head_norm=True,
+        output_gate=True,
+        recurrent=RecurrentFeatures("delta", tiled=True),
+        block=POST_ATTENTION,
+    ),
+    "seed_oss": Architecture(block=POST_ATTENTION),
+    "lfm2": Architecture(
+        head_norm=True, recurrent=RecurrentFeatures("convolution"), output_norm="token_embd_norm"
+    ),
+    "mamba2": Architecture(
+        has_rope=False,
+        recurrent=RecurrentFeatures("scan"),
+        feeds_forward=False,
+        block=BlockSpec(feed_forward_norm=""),
+    ),
+    "exaone4": Architecture(head_norm=True, block=POST_NORMED),
+    "hunyuan-dense": Architecture(head_norm=True),
+    "gemma": Architecture(activation="gelu", widened_embeddings=True),
+    "gemma2": Architecture(activation="gelu", widened_embeddings=True, block=SANDWICHED, logit_softcap=30.0),
+    "gemma3": Architecture(activation="gelu", widened_embeddings=True, block=SANDWICHED, head_norm=True),
+    "olmo2": Architecture(block=POST_NORMED),
+    "phi2": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
+    "phi3": Architecture(),
+    "command-r": Architecture(interleaved_rope=True, norm="layer", block=PARALLEL),
+    "cohere2": Architecture(interleaved_rope=True, norm="layer", block=PARALLEL),
+    "starcoder2": Architecture(norm="layer", activation="gelu", gated=False),
+    "stablelm": Architecture(norm="layer", parallel_without_norm=True),
+    "nemotron": Architecture(norm="layer", activation="relu2", gated=False),
+    "falcon": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
+    "gptneox": Architecture(norm="layer", activation="gelu", gated=False),
+    "gpt2": Architecture(
+        has_rope=False,
+        norm="layer",
+        activation="gelu",
+        gated=False,
+        position_embeddings=True,
+    ),
+    "bloom": Architecture(
+        has_rope=False, norm="layer", activation="gelu", gated=False, embedding_norm="token_embd_norm"
+    ),
+    "mpt": Architecture(has_rope=False, norm="layer", activation="gelu", gated=False),
 }
-ROPE_FACTORS = "rope_freqs.weight"
 
 
 def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> ModelSpec:
@@ -51,21 +119,35 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         )
     architecture, read = ARCHITECTURES[name], MetadataReader(metadata, name)
     _refuse_unknown_features(read)
-    attentions = _attentions(architecture, read)
+    num_layers = read.integer("block_count")
+    if not 0 < num_layers <= MAX_LAYERS:
+        raise read.refuse("block_count", num_layers, f"a number from 1 to {MAX_LAYERS}")
+    recurrents = read_recurrent(architecture.recurrent, read, num_layers)
+    attentions = _attentions(architecture, read, recurrents)
+    feed_forwards = _feed_forwards(architecture, read, num_layers, "blk.0.ffn.act.scales" in tensors)
+    width = read.integer("embedding_length")
+    ropes: tuple[Rope, ...] = ()
+    key_length = next((attention.key_length for attention in attentions if attention is not None), 0)
+    if architecture.has_rope and key_length:
+        interleaved = architecture.interleaved_rope and not read.has("rope.dimension_sections")
+        ropes = (read_rope(read, key_length, interleaved, tensors),)
     return ModelSpec(
         architecture=name,
-        embedding_length=read.integer("embedding_length"),
+        embedding_length=width,
         vocabulary_size=_vocabulary_size(tensors),
         context_length=read.integer("context_length"),
         norm=Norm(architecture.norm, read.number(NORM_EPSILONS[architecture.norm])),
-        ropes=(_rope(architecture, read, attentions[0].key_length, tensors),),
-        layers=tuple(
-            LayerSpec(attention, FeedForwardSpec(length, architecture.activation, architecture.gated))
-            for attention, length in zip(
-                attentions, read.integers("feed_forward_length", len(attentions)), strict=True
-            )
+        ropes=ropes,
+        layers=tuple(LayerSpec(*parts) for parts in zip(attentions, feed_forwards, recurrents, strict=True)),
+        block=_block(architecture, read, tensors),
+        embedding_scale=read.number(
+            "embedding_scale", width**0.5 if architecture.widened_embeddings else 1.0
         ),
-        block=architecture.block,
+        embedding_norm=architecture.embedding_norm,
+        output_norm=architecture.output_norm,
+        position_embeddings=_position_embeddings(architecture, tensors),
+        logit_scale=_logit_scale(architecture, read),
+        logit_softcap=read.number("final_logit_softcapping", architecture.logit_softcap),
         unused_tensors=architecture.unused_tensors,
     )
 
@@ -74,29 +156,50 @@ NORM_EPSILONS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.
 MAX_LAYERS = 10_000  # a damaged file is refused before it costs memory
 
 
-def _attentions(architecture: Architecture, read: MetadataReader) -> list[AttentionSpec]:
+def _feed_forwards(
+    architecture: Architecture, read: MetadataReader, num_layers: int, has_divisors: bool
+) -> list[FeedForwardSpec | None]:
     """One a layer."""
-    count = read.integer("block_count")
-    if not 0 < count <= MAX_LAYERS:
-        raise read.refuse("block_count", count, f"a number from 1 to {MAX_LAYERS}")
+    if not architecture.feeds_forward:
+        return [None] * num_layers
+    return [
+        FeedForwardSpec(length, architecture.activation, architecture.gated, has_divisors)
+        for length in read.integers("feed_forward_length", num_layers)
+    ]
+
+
+def _attentions(
+    architecture: Architecture, read: MetadataReader, recurrents: list[RecurrentSpec | None]
+) -> list[AttentionSpec | None]:
+    """One a layer; None for recurrent ones."""
+    count = len(recurrents)
+    if None not in recurrents:
+        return [None] * count
     heads = read.integers("attention.head_count", count)
     kv_heads = heads
     if read.has("attention.head_count_kv"):
         kv_heads = read.integers("attention.head_count_kv", count)
     width = read.integer("embedding_length")
-    head_length = width // heads[0] if heads[0] > 0 else 0
+    head_length = width // max(heads) if max(heads) > 0 else 0
     key_length = read.integer("attention.key_length", head_length)
     value_length = read.integer("attention.value_length", head_length)
+    has_rope = architecture.has_rope and architecture.layers_with_rope in (None, count)
+    if architecture.finetuned_means_rope:
+        has_rope = read.flag("rope.scaling.finetuned", True)
     return [
-        AttentionSpec(
+        None
+        if recurrent is not None
+        else AttentionSpec(
             num_heads,
             num_kv_heads,
             key_length,
             value_length,
             scale=key_length**-0.5 if key_length > 0 else 0,
+            rope=0 if has_rope else None,
             head_norm=architecture.head_norm,
+            output_gate=architecture.output_gate,
         )
-        for num_heads, num_kv_heads in zip(heads, kv_heads, strict=True)
+        for num_heads, num_kv_heads, recurrent in zip(heads, kv_heads, recurrents, strict=True)
     ]
 
 
@@ -107,25 +210,28 @@ def _vocabulary_size(tensors: Mapping[str, TensorInfo]) -> int:
     return tensors["token_embd.weight"].shape[0]
 
 
-def _rope(
-    architecture: Architecture, read: MetadataReader, key_length: int, tensors: Mapping[str, TensorInfo]
-) -> Rope:
-    return Rope(
-        dimension=read.integer("rope.dimension_count", key_length),
-        base=read.number("rope.freq_base", 10000.0),
-        scale=_linear_rope_scale(read),
-        interleaved=architecture.interleaved_rope,
-        factors=ROPE_FACTORS if ROPE_FACTORS in tensors else "",
-    )
+def _block(architecture: Architecture, read: MetadataReader, tensors: Mapping[str, TensorInfo]) -> BlockSpec:
+    """The architecture's, changed by what this model has of it."""
+    block = replace(architecture.block, residual_scale=read.number("residual_scale", 1.0))
+    if "blk.0.attn_norm_2.weight" in tensors:  # falcon's larger ones
+        return replace(block, attention_norm="attn_norm_2", feed_forward_norm="attn_norm")
+    if read.has("use_parallel_residual"):
+        return replace(block, parallel=read.flag("use_parallel_residual"))
+    if architecture.parallel_without_norm and f"blk.0.{block.feed_forward_norm}.weight" not in tensors:
+        return replace(block, parallel=True, feed_forward_norm="")
+    return block
 
 
-def _linear_rope_scale(read: MetadataReader) -> float:
-    kind = read.text("rope.scaling.type", "none")
-    if kind == "none":
-        return 1.0 / read.number("rope.scale_linear", 1.0)
-    if kind == "linear":
-        return 1.0 / read.number("rope.scaling.factor", 1.0)
-    raise ModelError(f"rope scaling of type {kind!r} is not supported; supported: none, linear")
+def _position_embeddings(architecture: Architecture, tensors: Mapping[str, TensorInfo]) -> str:
+    """Their tensor; models without rope may have them."""
+    name = "position_embd.weight"
+    optional = not architecture.has_rope and name in tensors
+    return name if architecture.position_embeddings or optional else ""
+
+
+def _logit_scale(architecture: Architecture, read: MetadataReader) -> float:
+    scale = read.number("logit_scale", 1.0)
+    return 1 / scale if architecture.divides_logits else scale
 
 
 def _refuse_unknown_features(read: MetadataReader) -> None:

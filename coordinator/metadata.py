@@ -46,6 +46,10 @@ class MetadataReader:
         """One truth for each of `count` layers, which a file writes as numbers or as booleans."""
         return self._of_layers(key, count, None, lambda value: bool(self._flag(key, value)))
 
+    def flag(self, key: str, default: bool | None = None) -> bool:
+        """A truth."""
+        return bool(self._flag(key, self._get(key, default)))
+
     def _flag(self, key: str, value: Any) -> int:
         return int(value) if isinstance(value, bool) else self._integer(key, value, "a truth value")
 
@@ -58,8 +62,10 @@ class MetadataReader:
         return [convert(item) for item in value]
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A positive number."""
+        """A positive number; a file may also write 0 where there is a default."""
         value = self._get(key, default)
+        if default is not None and value in (0, default):
+            return default
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise self.refuse(key, value, "a positive number")
         return float(value)

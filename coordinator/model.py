@@ -92,6 +92,21 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class Yarn:
+    """How https://arxiv.org/abs/2309.00071 scales a rope: only pairs that turn seldom in its context.
+
+    Pairs with more turns than `fast` keep their angles, those with fewer than `slow` get the scale.
+    """
+
+    fast: float
+    slow: float
+
+    def __post_init__(self) -> None:
+        _check_number("yarn's number of fast turns", self.fast)
+        _check_number("yarn's number of slow turns", self.slow)
+
+
+@dataclass(frozen=True)
 class Rope:
     """Rotary position embedding (https://arxiv.org/abs/2104.09864) of a head's first `dimension` elements."""
 
@@ -100,8 +115,15 @@ class Rope:
     scale: float  # positions are multiplied by this: linear scaling
     interleaved: bool  # True: element 2i turns with 2i+1; False: i with i + dimension/2
     factors: str = ""  # the tensor that frequencies are divided by, where the model has it
+    long_factors: str = ""  # another one, for contexts longer than the original
+    original_context: int = 0  # positions before the context was extended
+    yarn: Yarn | None = None
+    magnitude: float = 1.0  # of the cosines and sines
 
     def __post_init__(self) -> None:
+        _check_number("rope magnitude", self.magnitude)
+        if self.yarn is not None or self.long_factors:
+            _check_counts(self, "original_context")
         if not 0 < self.dimension < 2**31 or self.dimension % 2:
             raise ModelError(f"the rope dimension is {self.dimension}; it must be a positive even number")
         _check_number("rope base", self.base)
@@ -148,6 +170,7 @@ class FeedForwardSpec:
     length: int  # columns between up and down
     activation: str = "silu"
     gated: bool = True
+    has_divisors: bool = False  # activations are divided by ffn.act.scales
 
     def __post_init__(self) -> None:
         _check_counts(self, "length")
@@ -194,9 +217,11 @@ class ModelSpec:
     layers: tuple[LayerSpec, ...]
     block: BlockSpec = field(default_factory=BlockSpec)
     embedding_scale: float = 1.0
+    embedding_norm: str = ""  # the tensor, where embeddings are normalised first
+    position_embeddings: str = ""  # the tensor that is added to the embeddings, a row a position
+    output_norm: str = "output_norm"
     logit_scale: float = 1.0
     logit_softcap: float = 0.0  # logits become cap * tanh(logit / cap); 0 for none
-    output_norm: str = "output_norm"  # the tensor that normalises rows before the output matrix
     unused_tensors: tuple[str, ...] = ()  # that a file may hold for other purposes than generating text
 
     def __post_init__(self) -> None:

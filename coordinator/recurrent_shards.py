@@ -1,7 +1,7 @@
 """Which part of a recurrent layer's tensors a rank loads.
 
-A tensor may hold several matrices, one after the other, of which a rank has rows of each. Whatever the order in
-the file, on the device it is: queries, keys, values, gates, time steps, betas.
+A tensor may hold several matrices, one after the other, of which a rank has rows of each. Whatever the order
+in the file, on the device it is: queries, keys, values, gates, time steps, betas.
 """
 
 from __future__ import annotations

@@ -57,6 +57,8 @@ def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorI
         if layer.feed_forward is not None:
             _cut_feed_forward(cutter, prefix, layer.feed_forward, layer_share.feed_forward)
     cutter.norm(spec.output_norm)
+    if spec.embedding_norm:
+        cutter.norm(spec.embedding_norm)
     output = "output" if "output.weight" in tensors else "token_embd"
     rows = Rows(output, spec.vocabulary_size)
     cutter.column_parallel("output", rows, share.vocabulary)
@@ -123,6 +125,8 @@ def _cut_feed_forward(cutter: _Cutter, prefix: str, feed_forward: FeedForwardSpe
     length = feed_forward.length
     names = ("ffn_gate", "ffn_up") if feed_forward.gated else ("ffn_up",)
     cutter.fused_column_parallel(prefix, tuple((name, columns, length) for name in names), "ffn_up")
+    if feed_forward.has_divisors:
+        cutter.part_of_vector(prefix + "ffn.act.scales", columns, length)
     cutter.row_parallel(prefix + "ffn_down", columns, length)
 
 
@@ -134,7 +138,11 @@ def check_tensors(spec: ModelSpec, tensors: Mapping[str, TensorInfo]) -> None:
     """Raises ModelError for missing tensors, wrong shapes, and tensors that nothing would read."""
     everything = make_plan(spec, [1.0])[0]
     on_host: dict[str, tuple[int, ...]] = {EMBEDDING: (spec.vocabulary_size, spec.embedding_length)}
-    on_host |= {rope.factors: (rope.dimension // 2,) for rope in spec.ropes if rope.factors}
+    for rope in spec.ropes:
+        names = (rope.factors, rope.long_factors)
+        on_host |= {name: (rope.dimension // 2,) for name in names if name}
+    if spec.position_embeddings:
+        on_host[spec.position_embeddings] = (spec.context_length, spec.embedding_length)
     read = {shard.tensor for shard in rank_shards(spec, everything, tensors).values()} | on_host.keys()
     left = sorted(tensors.keys() - read - set(spec.unused_tensors))
     if left:
@@ -142,6 +150,8 @@ def check_tensors(spec: ModelSpec, tensors: Mapping[str, TensorInfo]) -> None:
             f"{len(left)} tensors of the file are not known for {spec.architecture}, the first is {left[0]!r}"
         )
     for name, expected in on_host.items():
+        if name not in tensors:
+            raise ModelError(f"the model has no tensor {name!r}")
         _check_shape(tensors[name], expected)
 
 
@@ -183,15 +193,16 @@ class _Cutter:
         _check_shape(self.tensors[name], shape)
         return self.tensors[name]
 
-    def _part_of_vector(self, name: str, span: Span, length: int, device_name: str) -> None:
+    def part_of_vector(self, name: str, span: Span, length: int, device_name: str | None = None) -> None:
+        """A rank's part of a vector."""
         tensor = self._find(name, (length,))
         if tensor.type != "F32":
             raise ModelError(f"the vector {name!r} is of type {tensor.type}; F32 is needed")
-        self.shards[device_name] = Shard(name, "F32", Span(0, 1), span, 0)
+        self.shards[device_name or name] = Shard(name, "F32", Span(0, 1), span, 0)
 
     def vector(self, name: str, length: int) -> None:
         """Replicated on every rank."""
-        self._part_of_vector(name, Span(0, length), length, name)
+        self.part_of_vector(name, Span(0, length), length, name)
 
     def replicated(self, name: str, *shapes: tuple[int, ...]) -> None:
         """A tensor of numbers as it is, of the first of the shapes unless it has another of them."""
@@ -215,7 +226,7 @@ class _Cutter:
         Its columns are the model's width, or, where they are given, those of a table of numbers.
         """
         source = tensor or name
-        shape = (total, columns or self._width)
+        shape: tuple[int, ...] = (total, columns or self._width)
         known = self.tensors.get(source + ".weight")
         if columns is not None and total == 1 and known is not None and len(known.shape) == 1:
             shape = shape[1:]  # programs that rewrite files drop a dimension of 1
@@ -228,7 +239,7 @@ class _Cutter:
             held = Span(0, found.columns)
             self.shards[piece + ".weight"] = Shard(found.name, found.type, span, held, 0)
             if has_bias:
-                self._part_of_vector(source + ".bias", span, total, piece + ".bias")
+                self.part_of_vector(source + ".bias", span, total, piece + ".bias")
 
     def _check_numbers(self, tensor: TensorInfo) -> None:
         if tensor.type != "F32":
@@ -246,7 +257,7 @@ class _Cutter:
         held = Span(rows.first + span.start, rows.first + span.stop)
         self.shards[name + ".weight"] = Shard(tensor.name, tensor.type, held, Span(0, self._width), 0)
         if rows.tensor + ".bias" in self.tensors:
-            self._part_of_vector(rows.tensor + ".bias", held, rows.total, name + ".bias")
+            self.part_of_vector(rows.tensor + ".bias", held, rows.total, name + ".bias")
 
     def fused_column_parallel(
         self, prefix: str, parts: tuple[tuple[str, Span, int], ...], fused: str

@@ -14,6 +14,7 @@ from launcher.config import UsageError
 from launcher.devices import DeviceChoice
 from worker.buffers import Buffer, activation_buffers, cache_buffers, weight_buffers
 from worker.stacks import stack_shards
+from worker.state_buffers import state_buffers
 
 HOST = "this machine's memory"
 
@@ -39,7 +40,7 @@ def rank_bytes(
     partials = 2 * num_ranks * limits.max_rows * padded(spec.embedding_length) * 4
     return RankBytes(
         weights=_total(weight_buffers(shards)),
-        cache=_total(cache_buffers(spec, share, limits)),
+        cache=_total(cache_buffers(spec, share, limits)) + _total(state_buffers(spec, share, limits)),
         activations=_total(activation_buffers(spec, share, shards, limits)) + partials,
     )
 

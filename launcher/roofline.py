@@ -17,6 +17,7 @@ from launcher.devices import DeviceChoice
 from launcher.fit import widening
 from launcher.session import Model
 from worker.buffers import cache_buffers, weight_buffers
+from worker.state_buffers import state_buffers
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def rooflines(
     found = []
     for share, choice, message in zip(plan, choices, ready, strict=True):
         num_bytes = _weights(model, share, choice) + _cache(model, share, choice) * positions
+        num_bytes += _states(model, share)
         rate = num_bytes * measurement.median
         found.append(Roofline(num_bytes, rate, message.copy_bandwidth))
     return tuple(found)
@@ -67,6 +69,13 @@ def _cache(model: Model, share: RankShare, choice: DeviceChoice) -> int:
     limits = replace(model.limits, kv_type="f32") if choice.index is None else model.limits
     cells = cache_buffers(model.spec, share, replace(limits, num_blocks=1, block_length=1))
     return sum(buffer.nbytes for buffer in cells.values())
+
+
+def _states(model: Model, share: RankShare) -> int:
+    """Bytes of one sequence's recurrent states, which are read and written."""
+    slots = min(1, model.limits.num_slots)
+    held = state_buffers(model.spec, share, replace(model.limits, num_slots=slots))
+    return 2 * sum(buffer.nbytes for buffer in held.values())
 
 
 def roofline_text(found: Sequence[Roofline]) -> str:

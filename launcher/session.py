@@ -29,6 +29,7 @@ from launcher.supervisor import Supervisor
 
 MAX_SOCKET_PATH = 100  # bytes; the kernel's limit for a Unix socket is 107
 BLOCK_LENGTH = 32
+NUM_SLOTS = 1  # the KV cache has room for one sequence of the whole context, too
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def _limits(config: RunConfig, spec: ModelSpec) -> Limits:
         max_logit_rows=min(32, config.max_rows),
         kv_type=config.kv_type,
         activations=config.activations,
+        num_slots=NUM_SLOTS if spec.is_recurrent else 0,
     )
 
 

@@ -12,6 +12,7 @@ from coordinator.plan import Limits, RankShare, padded
 from coordinator.shards import Shard
 from worker.ops import QUANTIZED
 from worker.quantized import row_words
+from worker.recurrent import convolved_length, mixed_length
 from worker.stacks import stack_shards
 from worker.step_buffer import StepLayout
 from worker.transformer import cache_names, qkv_length
@@ -64,9 +65,15 @@ def activation_buffers(
         for layer, held in zip(spec.layers, share.layers, strict=True)
         if layer.attention is not None
     ]
+    recurrent = [
+        (layer.recurrent, held)
+        for layer, held in zip(spec.layers, share.layers, strict=True)
+        if layer.recurrent is not None
+    ]
+    with_heads = [(layer, held) for layer, held in recurrent if layer.has_heads]
     slots = attention_slots(limits)
     # Where gates and ups are stacked, one product makes both and what comes of them.
-    gates_apart = any(name.endswith(".ffn_gate.weight") for name in stack_shards(shards))
+    gates_apart = any(name.endswith((".ffn_gate.weight", ".ffn.act.scales")) for name in stack_shards(shards))
     block = spec.block
     has_post_norms = bool(block.attention_post_norm or block.feed_forward_post_norm)
     buffers = {
@@ -85,11 +92,17 @@ def activation_buffers(
         "attended": rows(input_length("attn_output")),
         "gate_up": rows(2 * max(len(held.feed_forward) for held in share.layers) if gates_apart else 0),
         "activated": rows(input_length("ffn_down")),
+        "mixed": rows(max((mixed_length(*part) for part in recurrent), default=0)),
+        "convolved": rows(max((convolved_length(*part) for part in with_heads), default=0)),
+        "remembered": rows(
+            max((len(held.recurrent) * layer.head_length for layer, held in with_heads), default=0)
+        ),
+        "gated": rows(max(input_length("ssm_out"), input_length("shortconv.out_proj"))),
         "final": rows(width, count=limits.max_logit_rows),
         "logits": rows(len(share.vocabulary), Placement.READBACK, limits.max_logit_rows),
     }
     if limits.activations != "f32":
-        longest = max(buffers[name].row_length for name in ("normed", "attended", "activated"))
+        longest = max(buffers[name].row_length for name in ("normed", "attended", "activated", "gated"))
         buffers[QUANTIZED] = rows(
             row_words(longest, limits.activations), count=max(limits.max_rows, limits.max_logit_rows)
         )

@@ -34,7 +34,7 @@ class ProgramBuilder:
     ) -> None:
         self.spec, self.share, self.shards = spec, share, shards
         self.stacks = stack_shards(shards)
-        self._num_ranks, self._rows, self._logit_rows = num_ranks, rows, logit_rows
+        self.num_ranks, self._rows, self._logit_rows = num_ranks, rows, logit_rows
         self._activations = activations
         self._two_phase = two_phase and num_ranks > 1
         self._segments: list[Segment] = []
@@ -45,7 +45,7 @@ class ProgramBuilder:
 
     def finished(self) -> Program:
         """The program. Its exchanges are even in number, so that the arena's parities take turns."""
-        if self._num_ranks > 1 and self._num_exchanges % 2:
+        if self.num_ranks > 1 and self._num_exchanges % 2:
             self.exchange()
         self._segments.append(Segment(tuple(self._ops), None))
         return Program(self._rows, self._logit_rows, tuple(self._segments))
@@ -57,6 +57,12 @@ class ProgramBuilder:
     def norm(self, tensor: str, output: str, rows: RowSet = "rows") -> None:
         """Adds what is pending to the residual stream, and normalises it by a tensor, or not by ""."""
         self._sum_norm(self._residual, tensor, output, rows)
+        self._residual, self._addend = "hidden", None
+
+    def start(self, tensor: str) -> None:
+        """Begins the residual stream with normalised embeddings."""
+        self._addend = self._residual
+        self._sum_norm(None, tensor, "hidden", "rows")
         self._residual, self._addend = "hidden", None
 
     def post_norm(self, tensor: str, output: str) -> None:
@@ -152,19 +158,35 @@ class ProgramBuilder:
 
     def partial(self, tensor: str, source: str, *, accumulates: bool = False) -> None:
         """A row-parallel product into this rank's slot; without columns of its own a rank adds zeros."""
-        parity, scale = self._num_exchanges % 2, self.spec.block.residual_scale
+        parity, scale = self.next_parity, self.spec.block.residual_scale
         self.matmul(tensor, source, "partials", parity=parity, scale=scale, accumulates=accumulates)
+
+    @property
+    def next_parity(self) -> int:
+        """Of the partial sums that the next exchange adds up."""
+        return self._num_exchanges % 2
+
+    def exchange_aside(self) -> tuple[int, bool]:
+        """An exchange of numbers that are no part of the residual stream; nothing may be pending.
+
+        Returns the parity that they are in, and whether the first slot holds the sum.
+        """
+        assert self._addend is None, f"{self._addend} is pending"
+        parity = self.next_parity
+        self.exchange()
+        self._addend = None
+        return parity, self._two_phase
 
     def exchange(self) -> None:
         """Ends the segment with an all-reduce; its sum is pending then."""
-        parity = self._last_parity = self._num_exchanges % 2
+        parity = self._last_parity = self.next_parity
         self._num_exchanges += 1
         self._addend = "partials"
         if self._two_phase:
             self._end_segment(parity, Phase.PARTIALS)
             self.add(SumSlice(parity, self.share.rank))
             self._end_segment(parity, Phase.SLICES)
-        elif self._num_ranks > 1:
+        elif self.num_ranks > 1:
             self._end_segment(parity, Phase.ONE_SHOT)
 
     def _end_segment(self, parity: int, phase: Phase) -> None:

@@ -13,20 +13,13 @@ from worker.buffers import Buffer
 from worker.device import FillPlaces, Place
 from worker.numpy_attention import attention, attention_combine, rope_cache
 from worker.numpy_products import matmul, widened
-from worker.numpy_recurrent import (
-    convolution,
-    gated_norm,
-    output_gate,
-    recurrence,
-    square_sums,
-    unit_norm,
-)
-from worker.numpy_rows import gated_activation, head_norm, quantize, sum_norm, sum_slice
+from worker.numpy_recurrent import RUN_RECURRENT
+from worker.numpy_rows import activate, head_norm, quantize, sum_norm, sum_slice
 from worker.numpy_state import NumpyState
 from worker.ops import (
+    Activate,
     Attention,
     AttentionCombine,
-    GatedActivation,
     HeadNorm,
     MatMul,
     Quantize,
@@ -35,7 +28,6 @@ from worker.ops import (
     SumSlice,
 )
 from worker.program import Program
-from worker.recurrent_ops import Convolution, GatedNorm, OutputGate, Recurrence, SquareSums, UnitNorm
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -48,13 +40,8 @@ RUN: dict[type, Callable[[Any, NumpyState], None]] = {
     RopeCache: rope_cache,
     Attention: attention,
     AttentionCombine: attention_combine,
-    GatedActivation: gated_activation,
-    Convolution: convolution,
-    UnitNorm: unit_norm,
-    Recurrence: recurrence,
-    SquareSums: square_sums,
-    GatedNorm: gated_norm,
-    OutputGate: output_gate,
+    Activate: activate,
+    **RUN_RECURRENT,
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -162,3 +163,13 @@ def _weights(op: GatedNorm, numbers: npt.NDArray[np.intp], state: NumpyState) ->
 def output_gate(op: OutputGate, state: NumpyState) -> None:
     gate = state.rows("qkv")[:, op.gate_offset : op.gate_offset + op.columns]
     state.rows("attended")[:, op.output_offset : op.output_offset + op.columns] *= logistic(gate)
+
+
+RUN_RECURRENT: dict[type, Callable[[Any, NumpyState], None]] = {
+    Convolution: convolution,
+    UnitNorm: unit_norm,
+    Recurrence: recurrence,
+    SquareSums: square_sums,
+    GatedNorm: gated_norm,
+    OutputGate: output_gate,
+}

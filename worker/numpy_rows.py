@@ -12,7 +12,7 @@ from collectives.arena import rank_slice
 from worker import quantized
 from worker.activations import ACTIVATIONS
 from worker.numpy_state import NumpyState
-from worker.ops import QUANTIZED, GatedActivation, HeadNorm, Quantize, SumNorm, SumSlice
+from worker.ops import QUANTIZED, Activate, HeadNorm, Quantize, SumNorm, SumSlice
 
 Floats = npt.NDArray[np.float32]
 
@@ -70,8 +70,11 @@ def head_norm(op: HeadNorm, state: NumpyState) -> None:
         first += count * op.length
 
 
-def gated_activation(op: GatedActivation, state: NumpyState) -> None:
-    result = activated(state.rows("gate_up")[:, : 2 * op.columns], op.activation, gated=True)
+def activate(op: Activate, state: NumpyState) -> None:
+    length = 2 * op.columns if op.gated else op.columns
+    result = activated(state.rows("gate_up")[:, :length], op.activation, op.gated)
+    if op.divisors is not None:
+        result = result / state.vector(op.divisors, op.columns)
     state.rows("activated")[:, op.output_offset : op.output_offset + op.columns] = result
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Union
 
-from worker.recurrent_ops import Convolution, GatedNorm, OutputGate, Recurrence, SquareSums, UnitNorm
+from worker.recurrent_ops import RecurrentOp
 
 RowSet = Literal["rows", "logit_rows"]  # all rows of a step, or those that get logits
 QUANTIZED = "quantized"  # the buffer that Quantize writes, for the products that come next
@@ -230,15 +230,18 @@ class AttentionCombine:
 
 
 @dataclass(frozen=True)
-class GatedActivation:
+class Activate:
     """activated[row, offset + column] = activation(gate) * up, which lie columns apart in gate_up.
 
-    For gates and ups that one gated product can't give, because their types differ.
+    For gates and ups that one gated product can't give, because their types differ. Where it is not gated,
+    activation(up) over a divisor of its column.
     """
 
     columns: int
     output_offset: int
     activation: str
+    gated: bool = True
+    divisors: str | None = None
 
     @property
     def reads(self) -> frozenset[str]:
@@ -258,11 +261,6 @@ Op = Union[  # noqa: UP007
     RopeCache,
     Attention,
     AttentionCombine,
-    GatedActivation,
-    Convolution,
-    UnitNorm,
-    Recurrence,
-    SquareSums,
-    GatedNorm,
-    OutputGate,
+    Activate,
+    RecurrentOp,
 ]

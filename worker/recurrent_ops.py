@@ -9,6 +9,7 @@ position 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Union
 
 MAX_KERNEL = 8  # rows that the kernel of a convolution may read: shaders/convolution.slang
 STATE_STEP = 16  # a key's elements come in multiples of it: shaders/recurrence.slang
@@ -180,3 +181,6 @@ class OutputGate:
     @property
     def writes(self) -> frozenset[str]:
         return frozenset(("attended",))
+
+
+RecurrentOp = Union[Convolution, UnitNorm, Recurrence, SquareSums, GatedNorm, OutputGate]  # noqa: UP007

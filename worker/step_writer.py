@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import numpy.typing as npt
 
 from coordinator.messages import Load, Step
-from coordinator.model import ModelError, Rope, TensorInfo
 from worker.buffers import MAX_ATTENTION_CHUNK, attention_slots
 from worker.device import Device
 from worker.formats import FORMATS
+from worker.rope_tables import RopeTables
 from worker.step_buffer import INDIRECT_WORD, NUM_RUNS_WORD, StepLayout, StepView, attention_groups
 from worker.weight_source import WeightSource
 
@@ -32,9 +30,10 @@ class StepWriter:
         tensors = {tensor.name: tensor for tensor in load.tensors}
         embeddings = tensors["token_embd.weight"]
         self._token_rows, self._format = weights.rows(embeddings), FORMATS[embeddings.type]
-        names = [rope.factors for rope in load.spec.ropes if rope.factors]
-        factors = {name: _rope_factors(weights, tensors[name]) for name in names}
-        self._angles = rope_angles(load.spec.ropes, factors)
+        self._ropes = RopeTables(load.spec.ropes, load.limits.context_length, weights, tensors)
+        self._position_embeddings = None
+        if load.spec.position_embeddings:
+            self._position_embeddings = weights.floats(tensors[load.spec.position_embeddings])
         self._step = StepView(device.view("step").view(np.uint32), StepLayout(load.limits))
         self._rope = device.view("rope").view(np.float32).reshape(load.limits.max_rows, -1)
         self._embedding = device.view("embedding").view(np.float32).reshape(load.limits.max_rows, -1)
@@ -57,10 +56,10 @@ class StepWriter:
         embeddings = self._format.widen(self._token_rows[step.token_ids], self._spec.embedding_length)
         if self._spec.embedding_scale != 1:
             embeddings *= np.float32(self._spec.embedding_scale)
+        if self._position_embeddings is not None:
+            embeddings += self._position_embeddings[step.positions]
         self._embedding[:num_rows, : self._spec.embedding_length] = embeddings
-        angles = step.positions[:, None] * self._angles  # float64: exact enough at any position
-        np.cos(angles, out=self._rope[:num_rows, 0::2], casting="same_kind")
-        np.sin(angles, out=self._rope[:num_rows, 1::2], casting="same_kind")
+        self._ropes.write(step.positions, self._rope[:num_rows])
 
     def _write_runs(self, step: Step) -> None:
         starts = _run_starts(step.slots)
@@ -134,29 +133,6 @@ def _most_heads(load: Load) -> tuple[int, int]:
     return max((held for held, _ in attentions), default=0), max(
         (group for _, group in attentions), default=1
     )
-
-
-def _rope_factors(weights: WeightSource, tensor: TensorInfo) -> Floats:
-    """What a rope's frequencies are divided by [dimension / 2]."""
-    factors: Floats = weights.floats(tensor)[0]
-    if not np.all((factors > 0) & (factors < np.inf)):
-        raise ModelError(
-            f"{tensor.name} holds {factors.min()} to {factors.max()}; positive numbers are needed"
-        )
-    return factors
-
-
-def rope_angles(ropes: Sequence[Rope], factors: Mapping[str, Floats]) -> npt.NDArray[np.float64]:
-    """The angle by which each pair of elements turns per position, of all ropes side by side."""
-    return np.concatenate([np.zeros(0), *(_angles(rope, factors) for rope in ropes)])
-
-
-def _angles(rope: Rope, factors: Mapping[str, Floats]) -> npt.NDArray[np.float64]:
-    """[dimension / 2]"""
-    angles: npt.NDArray[np.float64] = rope.scale * rope.base ** (
-        -np.arange(0, rope.dimension, 2, dtype=np.float64) / rope.dimension
-    )
-    return angles / factors[rope.factors].astype(np.float64) if rope.factors else angles
 
 
 def row_bucket(num_rows: int, max_rows: int) -> int:

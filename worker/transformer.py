@@ -8,8 +8,10 @@ from coordinator.model import AttentionSpec, FeedForwardSpec, ModelSpec
 from coordinator.plan import LayerShare, RankShare
 from coordinator.shards import Shard
 from worker.builder import ProgramBuilder
-from worker.ops import Attention, AttentionCombine, GatedActivation, HeadNorm, RopeCache
+from worker.ops import Activate, Attention, AttentionCombine, HeadNorm, RopeCache
 from worker.program import Program
+from worker.recurrent import give_out, write_state
+from worker.recurrent_ops import OutputGate
 from worker.stacks import GATE_UP, QKV, stacked_tensors
 
 
@@ -30,6 +32,8 @@ def build_program(
     two_phase: how the all-reduces are made; the same bits come out either way.
     """
     builder = ProgramBuilder(spec, share, shards, num_ranks, rows, logit_rows, activations, two_phase)
+    if spec.embedding_norm:
+        builder.start(spec.embedding_norm)
     last = spec.num_layers - 1
     for index in range(spec.num_layers):
         if index == last and not logit_rows:
@@ -37,7 +41,7 @@ def build_program(
         else:
             _layer(builder, index)
     if logit_rows:
-        builder.norm("output_norm", "final", "logit_rows")
+        builder.norm(spec.output_norm, "final", "logit_rows")
         if len(share.vocabulary):
             scale, softcap = spec.logit_scale, spec.logit_softcap
             builder.matmul("output", "final", "logits", "logit_rows", scale=scale, softcap=softcap)
@@ -51,16 +55,18 @@ def build_sums(
     builder = ProgramBuilder(spec, share, shards, num_ranks, rows, 0, two_phase=two_phase)
     for _ in range(2):
         builder.exchange()
-        builder.norm("output_norm", "normed")
+        builder.norm(spec.output_norm, "normed")
     return builder.finished()
 
 
 def _fill_caches(builder: ProgramBuilder, index: int) -> None:
     """What of a layer later steps read."""
-    attention = builder.spec.layers[index].attention
+    attention, recurrent = builder.spec.layers[index].attention, builder.spec.layers[index].recurrent
     builder.norm(_named(index, builder.spec.block.attention_norm), "normed")
     if attention is not None:
         _write_cache(builder, index, attention, builder.share.layers[index])
+    if recurrent is not None:
+        write_state(builder, index, recurrent, builder.share.layers[index])
 
 
 def _layer(builder: ProgramBuilder, index: int) -> None:
@@ -72,6 +78,11 @@ def _layer(builder: ProgramBuilder, index: int) -> None:
         _attend(builder, index, layer.attention, share)
         if not parallel:
             _end_part(builder, index, block.attention_post_norm)
+    if layer.recurrent is not None:
+        builder.norm(_named(index, block.attention_norm), "normed")
+        write_state(builder, index, layer.recurrent, share)
+        give_out(builder, index, layer.recurrent, share, builder.num_ranks)
+        _end_part(builder, index, block.attention_post_norm)
     if layer.feed_forward is not None:
         if not parallel or block.feed_forward_norm:
             builder.norm(_named(index, block.feed_forward_norm), "normed")
@@ -141,6 +152,9 @@ def _attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share
         )
         offset = builder.shards[output + ".weight"].column_offset
         builder.add(AttentionCombine(len(share.heads), attention.value_length, offset))
+        if attention.output_gate:
+            gated = len(share.heads) * attention.value_length
+            builder.add(OutputGate(gated, qkv_length(attention, share) - gated, offset))
     builder.partial(output, "attended")
 
 
@@ -158,13 +172,14 @@ def _feed_forward(
     if columns:
         offset = builder.shards[down + ".weight"].column_offset
         stacked, gated = stacked_tensors(layer, GATE_UP, builder.shards), feed_forward.gated
-        if len(stacked) == 1:
+        if len(stacked) == 1 and not feed_forward.has_divisors:
             builder.matmul(
                 stacked[0], "normed", "activated", offset=offset, activation=activation, gated=gated
             )
         else:
             builder.products(stacked, "gate_up")
-            builder.add(GatedActivation(columns, offset, activation))
+            divisors = f"{layer}.ffn.act.scales" if feed_forward.has_divisors else None
+            builder.add(Activate(columns, offset, activation, gated, divisors))
     builder.partial(down, "activated", accumulates=accumulates)
 
 
@@ -176,4 +191,5 @@ def cache_names(layer: int) -> tuple[str, str]:
 def qkv_length(attention: AttentionSpec, share: LayerShare) -> int:
     """Elements of a row of a layer's queries, keys and values."""
     num_keys = len(share.heads) + len(share.kv_heads)
-    return num_keys * attention.key_length + len(share.kv_heads) * attention.value_length
+    num_values = len(share.kv_heads) + (len(share.heads) if attention.output_gate else 0)
+    return num_keys * attention.key_length + num_values * attention.value_length

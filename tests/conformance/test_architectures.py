@@ -21,9 +21,22 @@ from worker.device import Device, DeviceOptions
 from worker.numpy_device import NumpyDevice
 from worker.vulkan.device import VulkanDevice
 
-MODELS = ("llama-dense", "qwen2-dense", "qwen3-dense")
+MODELS = (
+    "llama-dense", "qwen2-dense", "qwen3-dense", "gemma-dense", "phi2-dense",
+    "phi3-dense", "mistral3-dense", "command-r-dense", "granite-dense", "glm4-dense",
+    "chatglm-dense", "smollm3-dense", "starcoder2-dense", "falcon-dense",
+    "gpt2-dense", "gptneox-dense", "internlm2-dense", "baichuan-dense",
+    "exaone4-dense", "seed_oss-dense", "nemotron-dense", "qwen35-dense",
+    "mamba2-dense",
+)  # fmt: skip
 LIMITS = Limits(
-    context_length=64, num_blocks=8, block_length=8, max_rows=64, max_logit_rows=64, kv_type="f32"
+    context_length=64,
+    num_blocks=8,
+    block_length=8,
+    max_rows=64,
+    max_logit_rows=64,
+    kv_type="f32",
+    num_slots=1,
 )
 MAX_ERROR = {"f32": 1e-6, "f16": 1e-5}  # normalised mean squared, by KV type
 

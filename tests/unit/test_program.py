@@ -16,9 +16,9 @@ from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shape
 from worker.buffers import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers
 from worker.ops import (
     QUANTIZED,
+    Activate,
     Attention,
     AttentionCombine,
-    GatedActivation,
     MatMul,
     Op,
     Quantize,
@@ -223,7 +223,7 @@ def test_every_buffer_exists_and_is_wide_enough(case: RankCase, rows: int) -> No
             assert op.weight is not None and weights[op.weight].nbytes >= 4 * op.width
         elif isinstance(op, AttentionCombine):
             assert buffers["attended"].row_length >= op.output_offset + op.num_heads * op.value_length
-        elif isinstance(op, GatedActivation):
+        elif isinstance(op, Activate):
             assert buffers["gate_up"].row_length == 2 * op.columns
             assert buffers["activated"].row_length >= op.output_offset + op.columns
         elif isinstance(op, RopeCache):
@@ -319,7 +319,7 @@ def test_every_activation_holds_all_rows() -> None:
     ("changes", "without"),
     [
         ({"num_heads": 2, "num_kv_heads": 2}, {RopeCache, Attention, AttentionCombine}),
-        ({"feed_forward_length": 2}, {GatedActivation}),
+        ({"feed_forward_length": 2}, {Activate}),
         ({"vocabulary_size": 2}, set()),
     ],
 )

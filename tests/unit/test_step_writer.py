@@ -18,8 +18,9 @@ from coordinator.messages import Step
 from coordinator.plan import Limits, make_plan
 from tests.models import LIMITS, Rank, examples, make_spec, open_model, write_llama
 from worker.buffers import MAX_ATTENTION_CHUNK, activation_buffers, attention_slots
+from worker.rope_tables import rope_angles
 from worker.step_buffer import HEADER_WORDS, INDIRECT_WORD, StepLayout, StepView
-from worker.step_writer import StepError, rope_angles, row_bucket
+from worker.step_writer import StepError, row_bucket
 
 SPEC = make_spec()
 
@@ -317,10 +318,9 @@ def test_the_rope_table_is_exact_far_out(tmp_path: Path, scale: float) -> None:
 
 
 def test_factors_slow_the_rotation() -> None:
-    plain = rope_angles(SPEC.ropes, {})
-    slowed = [dataclasses.replace(rope, factors="factors") for rope in SPEC.ropes]
+    plain = rope_angles(SPEC.ropes[0], None)
     factors = np.array([1, 2, 4, 8], np.float32)
-    np.testing.assert_allclose(rope_angles(slowed, {"factors": factors}) * [1, 2, 4, 8], plain, rtol=1e-12)
+    np.testing.assert_allclose(rope_angles(SPEC.ropes[0], factors) * [1, 2, 4, 8], plain, rtol=1e-12)
     assert plain.dtype == np.float64
     np.testing.assert_allclose(plain, [1, 1e-1, 1e-2, 1e-3], rtol=1e-12)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, random_matrix
 from tests.vulkan.reused_device import ReusedDevice
+from worker.activations import ACTIVATIONS
 from worker.formats import FORMATS
 from worker.numpy_device import NumpyDevice
 from worker.ops import QUANTIZED, MatMul, Matrix
@@ -31,6 +32,10 @@ def matmul_case(
     parity: int | None = None,
     logits: bool = False,
     gated: bool = False,
+    activation: str | None = None,
+    scale: float = 1.0,
+    softcap: float = 0.0,
+    accumulates: bool = False,
     activations: str = "f32",
 ) -> Case:
     """`surplus` columns stand at the end of every input and output row that are not the op's."""
@@ -56,8 +61,12 @@ def matmul_case(
         output_offset=offset if parity is None else 0,
         rows="logit_rows" if logits else "rows",
         parity=parity,
+        activation=activation,
         gated=gated,
         activations=activations,
+        scale=scale,
+        softcap=softcap,
+        accumulates=accumulates,
     )
     return Case(
         limits=limits_for(max_rows=rows, max_logit_rows=rows),
@@ -72,7 +81,14 @@ def matmul_case(
     )
 
 
-VARIANTS: list[dict[str, Any]] = [{}, {"parity": 0}, {"parity": 1}, {"logits": True}, {"gated": True}]
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"parity": 0, "scale": 0.25},
+    {"parity": 1, "accumulates": True},
+    {"logits": True, "scale": 3.0, "softcap": 400.0},
+    *({"gated": True, "activation": name} for name in ACTIVATIONS),
+    *({"activation": name} for name in ACTIVATIONS),
+]
 
 
 def check(device: ReusedDevice, case: Case, tolerance: float = 1e-5) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.ops import AttentionCombine, GatedActivation, MatMul, Matrix, Op, SumNorm
+from worker.ops import Activate, AttentionCombine, MatMul, Matrix, Op, SumNorm
 from worker.vulkan.recorder import Hazards
 
 
@@ -18,7 +18,7 @@ NORM = SumNorm("hidden", "weight", 32, 1e-5, "normed", "rows")
 @pytest.mark.parametrize(
     ("ops", "barriers"),
     [
-        ([NORM, matmul("normed", "gate_up"), GatedActivation(1, 0, "silu")], [0, 1, 1]),
+        ([NORM, matmul("normed", "gate_up"), Activate(1, 0, "silu")], [0, 1, 1]),
         ([matmul("normed", "qkv", 0, 4), matmul("normed", "qkv", 4), matmul("normed", "qkv", 3)], [0, 0, 1]),
         ([matmul("normed", "gate"), NORM], [0, 1]),  # overwrites what the other reads
         ([matmul("normed", "gate"), matmul("hidden", "gate")], [0, 1]),  # both write it

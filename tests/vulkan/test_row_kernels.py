@@ -13,8 +13,9 @@ from coordinator.kv_types import KV_TYPES
 from coordinator.plan import padded
 from tests.vulkan.cases import Case, assert_close, limits_for, random_cache, random_floats
 from tests.vulkan.reused_device import ReusedDevice
+from worker.activations import ACTIVATIONS
 from worker.numpy_device import NumpyDevice
-from worker.ops import GatedActivation, RopeCache, SumNorm, SumSlice
+from worker.ops import Activate, HeadNorm, RopeCache, SumNorm, SumSlice
 
 SEEDS = st.integers(0, 999)
 Floats = np.typing.NDArray[np.float32]
@@ -113,6 +114,69 @@ def test_slices_are_summed_as_sum_norm_sums(
     assert np.array_equal(device.run(summed)["hidden"], one_shot)
 
 
+@settings(max_examples=40)
+@given(
+    data=st.data(), width=st.integers(1, 90).map(lambda quads: 4 * quads), rows=st.integers(1, 6), seed=SEEDS
+)
+def test_every_kind_of_sum_and_norm(
+    device: ReusedDevice, data: st.DataObject, width: int, rows: int, seed: int
+) -> None:
+    """A far mean shows whether a layer norm takes it away before it squares."""
+    rng = np.random.default_rng(seed)
+    capacity = rows + data.draw(st.integers(0, 2), "spare rows")
+    names = ("hidden", "embedding", "block", "normed")
+    arrays = {name: padded_rows(rng, capacity, width) for name in names}
+    arrays["embedding"][:, :width] += data.draw(st.sampled_from([0, 100]), "mean")
+    arrays |= {name: padded_rows(rng, width) for name in ("weight", "bias")}
+    source = data.draw(st.sampled_from([None, "hidden", "embedding"]), "source")
+    addends = ["block", "partials"] if source is None else [None, "block", "partials"]
+    addend = data.draw(st.sampled_from(addends), "addend")
+    op = SumNorm(
+        source,
+        data.draw(st.sampled_from([None, "weight"]), "weight"),
+        width,
+        1e-5,
+        "normed",
+        "rows",
+        addend,
+        1 if addend == "partials" else None,
+        data.draw(st.sampled_from(["rms", "layer"]), "norm"),
+        data.draw(st.sampled_from([None, "bias"]), "bias"),
+    )
+    partials = padded_rows(rng, 2, 3, capacity, width).reshape(2, 3, -1)
+    check(device, Case(limits_for(max_rows=capacity), (op,), arrays, rows, capacity, partials=partials), 1e-4)
+
+
+@settings(max_examples=20)
+@given(
+    heads=st.tuples(st.integers(1, 9), st.integers(1, 4)),
+    length=st.integers(1, 64).map(lambda quads: 4 * quads),
+    rows=st.integers(1, 7),
+    spare_rows=st.integers(0, 2),
+    surplus=st.integers(0, 9).map(lambda quads: 4 * quads),
+    seed=SEEDS,
+)
+def test_head_norm(
+    device: ReusedDevice,
+    heads: tuple[int, int],
+    length: int,
+    rows: int,
+    spare_rows: int,
+    surplus: int,
+    seed: int,
+) -> None:
+    """What lies behind the keys, values, stays as it is."""
+    rng = np.random.default_rng(seed)
+    capacity = rows + spare_rows
+    arrays = {
+        "qkv": random_floats(rng, capacity, sum(heads) * length + surplus),
+        "query weight": random_floats(rng, length),
+        "key weight": random_floats(rng, length),
+    }
+    op = HeadNorm(*heads, length, "query weight", "key weight", 1e-6)
+    check(device, Case(limits_for(max_rows=capacity), (op,), arrays, rows, capacity))
+
+
 def test_sum_norm_of_a_very_long_row(device: ReusedDevice) -> None:
     check(device, sum_norm_case(131072, 1, 1, num_partials=8, parity=0, in_place=True, seed=0))
 
@@ -134,7 +198,7 @@ def test_sum_norm_of_logit_rows(device: ReusedDevice, rows: int, data: st.DataOb
     check(device, case)
 
 
-@settings(max_examples=15)
+@settings(max_examples=5)
 @given(
     columns=st.integers(1, 200),
     rows=st.integers(1, 12),
@@ -142,16 +206,26 @@ def test_sum_norm_of_logit_rows(device: ReusedDevice, rows: int, data: st.DataOb
     offset=st.integers(0, 50),
     seed=SEEDS,
 )
-def test_gated_activation(
-    device: ReusedDevice, columns: int, rows: int, spare_rows: int, offset: int, seed: int
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activate(
+    device: ReusedDevice,
+    activation: str,
+    gated: bool,
+    columns: int,
+    rows: int,
+    spare_rows: int,
+    offset: int,
+    seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     capacity = rows + spare_rows
     arrays = {
         "gate_up": 30 * random_floats(rng, capacity, 2 * columns),
         "activated": random_floats(rng, capacity, padded(offset + columns)),
+        "divisors": 1 + rng.random(columns, np.float32),
     }
-    op = GatedActivation(columns, offset, "silu")
+    op = Activate(columns, offset, activation, gated, None if gated else "divisors")
     check(device, Case(limits_for(max_rows=capacity), (op,), arrays, rows, capacity))
 
 
@@ -161,7 +235,8 @@ def test_gated_activation(
 def test_rope_cache(device: ReusedDevice, kv_type: str, data: st.DataObject, seed: int) -> None:
     rng = np.random.default_rng(seed)
     key_length, value_length = (4 * data.draw(st.integers(1, 20)) for _ in range(2))
-    rope_dimension = 2 * data.draw(st.integers(1, key_length // 2))
+    rope_dimension = 2 * data.draw(st.integers(0, key_length // 2))
+    rope_offset, surplus = 2 * data.draw(st.integers(0, 3)), data.draw(st.integers(0, 5))
     num_heads, num_kv_heads, block_length = (data.draw(st.integers(1, 5)) for _ in range(3))
     num_rows, spare_rows = data.draw(st.integers(1, 9)), data.draw(st.integers(0, 2))
     rows, blocks_per_row = num_rows + spare_rows, 3
@@ -170,11 +245,11 @@ def test_rope_cache(device: ReusedDevice, kv_type: str, data: st.DataObject, see
         num_blocks=tables.size, block_length=block_length, max_rows=rows, kv_type=kv_type, context_length=64
     )
     cells = tables.size * num_kv_heads * block_length
-    angles = rng.uniform(-10, 10, (rows, rope_dimension // 2))
+    angles = rng.uniform(-10, 10, (rows, (rope_offset + rope_dimension) // 2 + 1))
     arrays = {
         "rope": np.stack((np.cos(angles), np.sin(angles)), axis=2).reshape(rows, -1).astype(np.float32),
         "qkv": random_floats(
-            rng, rows, (num_heads + num_kv_heads) * key_length + num_kv_heads * value_length
+            rng, rows, (num_heads + num_kv_heads) * key_length + num_kv_heads * value_length + surplus
         ),
         "query": random_floats(rng, rows, num_heads * key_length),
         "keys": random_cache(rng, kv_type, cells, key_length),
@@ -187,7 +262,7 @@ def test_rope_cache(device: ReusedDevice, kv_type: str, data: st.DataObject, see
         num_kv_heads,
         key_length,
         value_length,
-        0,
+        rope_offset,
         rope_dimension,
         data.draw(st.booleans()),
     )

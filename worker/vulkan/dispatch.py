@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from worker.ops import (
+    Activate,
     Attention,
     AttentionCombine,
-    GatedActivation,
     HeadNorm,
     MatMul,
     Op,
@@ -17,19 +17,11 @@ from worker.ops import (
     SumNorm,
     SumSlice,
 )
-from worker.recurrent_ops import Convolution, GatedNorm, OutputGate, Recurrence, SquareSums, UnitNorm
 from worker.vulkan.dispatch_attention import attention, attention_combine, rope_cache
 from worker.vulkan.dispatch_context import DispatchContext
 from worker.vulkan.dispatch_products import matmul
-from worker.vulkan.dispatch_recurrent import (
-    convolution,
-    gated_norm,
-    output_gate,
-    recurrence,
-    square_sums,
-    unit_norm,
-)
-from worker.vulkan.dispatch_rows import gated_activation, head_norm, quantize, sum_norm, sum_slice
+from worker.vulkan.dispatch_recurrent import RECURRENT_DISPATCHES
+from worker.vulkan.dispatch_rows import activate, head_norm, quantize, sum_norm, sum_slice
 from worker.vulkan.places import Dispatch
 
 DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
@@ -41,13 +33,8 @@ DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
     RopeCache: rope_cache,
     Attention: attention,
     AttentionCombine: attention_combine,
-    GatedActivation: gated_activation,
-    Convolution: convolution,
-    UnitNorm: unit_norm,
-    Recurrence: recurrence,
-    SquareSums: square_sums,
-    GatedNorm: gated_norm,
-    OutputGate: output_gate,
+    Activate: activate,
+    **RECURRENT_DISPATCHES,
 }
 
 

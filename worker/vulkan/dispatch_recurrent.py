@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from worker.recurrent_ops import (
     MAX_KERNEL,
     STATE_STEP,
@@ -163,3 +166,13 @@ def output_gate(op: OutputGate, context: DispatchContext) -> Dispatch:
         output_stride=context.stride("attended"),
     )
     return Dispatch("output_gate", push, (ceil(op.columns, GROUP_SIZE), context.program.rows, 1))
+
+
+RECURRENT_DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
+    Convolution: convolution,
+    UnitNorm: unit_norm,
+    Recurrence: recurrence,
+    SquareSums: square_sums,
+    GatedNorm: gated_norm,
+    OutputGate: output_gate,
+}

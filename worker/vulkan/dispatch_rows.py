@@ -5,10 +5,10 @@ from __future__ import annotations
 from collectives.arena import SLICE_UNIT
 from coordinator.plan import COLUMN_TILE
 from worker.activations import ACTIVATION_NUMBERS
-from worker.ops import QUANTIZED, GatedActivation, HeadNorm, Quantize, SumNorm, SumSlice
+from worker.ops import QUANTIZED, Activate, HeadNorm, Quantize, SumNorm, SumSlice
 from worker.quantized import scales_word
 from worker.vulkan.dispatch_context import COUNT_WORDS, FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
-from worker.vulkan.kernels import GatedActivationPush, HeadNormPush, QuantizePush, SumNormPush, SumSlicePush
+from worker.vulkan.kernels import ActivatePush, HeadNormPush, QuantizePush, SumNormPush, SumSlicePush
 from worker.vulkan.places import Dispatch
 
 SLICE_QUADS = 512  # float4 that a workgroup of shaders/sum_slice.slang adds up
@@ -100,15 +100,18 @@ def head_norm(op: HeadNorm, context: DispatchContext) -> Dispatch:
     return Dispatch("head_norm", push, (groups, context.program.rows, 1))
 
 
-def gated_activation(op: GatedActivation, context: DispatchContext) -> Dispatch:
-    push = GatedActivationPush(
+def activate(op: Activate, context: DispatchContext) -> Dispatch:
+    push = ActivatePush(
         step=context.address("step"),
         gate_up=context.address("gate_up"),
+        divisors=context.address_or_none(op.divisors),
         output=context.address("activated") + op.output_offset * FLOAT,
         columns=op.columns,
         input_stride=context.stride("gate_up"),
         output_stride=context.stride("activated"),
         activation=ACTIVATION_NUMBERS[op.activation],
+        gated=op.gated,
+        has_divisors=op.divisors is not None,
     )
     groups = (ceil(op.columns, GROUP_SIZE), context.program.rows, 1)
-    return Dispatch("gated_activation", push, groups)
+    return Dispatch("activate", push, groups)

@@ -164,15 +164,18 @@ class AttentionCombinePush(Structure):
     ]
 
 
-class GatedActivationPush(Structure):
+class ActivatePush(Structure):
     _fields_ = [
         ("step", Address),
         ("gate_up", Address),
+        ("divisors", Address),
         ("output", Address),
         ("columns", c_uint32),
         ("input_stride", c_uint32),
         ("output_stride", c_uint32),
         ("activation", c_uint32),
+        ("gated", c_uint32),
+        ("has_divisors", c_uint32),
     ]
 
 
@@ -197,6 +200,6 @@ KERNELS: dict[str, type[Structure]] = {
     },
     **{f"rope_cache_{kv_type}": RopeCachePush for kv_type in KV_TYPES},
     "attention_combine": AttentionCombinePush,
-    "gated_activation": GatedActivationPush,
+    "activate": ActivatePush,
     **RECURRENT_KERNELS,
 }
