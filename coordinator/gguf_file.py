@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.model import WEIGHT_TYPES, ModelError, Origin, TensorInfo, model_hash
+from coordinator.model import ModelError, Origin, TensorInfo, model_hash
+from coordinator.weight_types import WEIGHT_TYPES
 
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4

@@ -16,31 +16,6 @@ class ModelError(ValueError):
     """The model can't be run; the message says why in one sentence."""
 
 
-@dataclass(frozen=True)
-class WeightType:
-    """How one GGML tensor type lies in a file: blocks of `block_columns` weights in `block_bytes` bytes."""
-
-    name: str
-    type_id: int
-    block_columns: int
-    block_bytes: int
-
-    def row_bytes(self, columns: int) -> int:
-        """Bytes of one row of `columns` weights; columns must fill whole blocks."""
-        return exact_quotient(columns, self.block_columns, f"columns of a {self.name} row") * self.block_bytes
-
-
-WEIGHT_TYPES: dict[str, WeightType] = {
-    weight_type.name: weight_type
-    for weight_type in (
-        WeightType("F32", 0, 1, 4),
-        WeightType("F16", 1, 1, 2),
-        WeightType("Q4_0", 2, 32, 18),
-        WeightType("Q8_0", 8, 32, 34),
-    )
-}
-
-
 def exact_quotient(total: int, part: int, what: str) -> int:
     """total / part where no remainder is allowed; `what` names the total in the error."""
     if total % part:

@@ -10,17 +10,9 @@ import math
 from dataclasses import dataclass
 
 from coordinator.architectures import ARCHITECTURES
-from coordinator.model import (
-    WEIGHT_TYPES,
-    AttentionSpec,
-    FeedForwardSpec,
-    LayerSpec,
-    ModelSpec,
-    Norm,
-    Rope,
-    TensorInfo,
-)
+from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope, TensorInfo
 from coordinator.shards import layer_norms
+from coordinator.weight_types import WEIGHT_TYPES
 
 
 @dataclass(frozen=True)

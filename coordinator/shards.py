@@ -8,16 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coordinator.model import (
-    WEIGHT_TYPES,
-    AttentionSpec,
-    FeedForwardSpec,
-    ModelError,
-    ModelSpec,
-    TensorInfo,
-)
+from coordinator.model import AttentionSpec, FeedForwardSpec, ModelError, ModelSpec, TensorInfo
 from coordinator.plan import LayerShare, RankShare, Span, covering, make_plan, padded
 from coordinator.recurrent_shards import cut_recurrent
+from coordinator.weight_types import WEIGHT_TYPES
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.model import WEIGHT_TYPES
+from coordinator.model import ModelError
 from coordinator.plan import ACTIVATIONS, MAX_RANKS
-from coordinator.shapes import SHAPES
+from coordinator.shapes import SHAPES, shape_tensors
+from coordinator.weight_types import WEIGHT_TYPES
 from worker.device import FEATURES
 
 
@@ -35,6 +36,10 @@ class RandomModel:
         if self.weight_type not in WEIGHT_TYPES:
             known = ", ".join(name.lower() for name in WEIGHT_TYPES)
             raise UsageError(f"--type {self.weight_type.lower()}: known are {known}")
+        try:
+            shape_tensors(SHAPES[self.shape], self.weight_type)
+        except ModelError as error:
+            raise UsageError(f"--shape {self.shape} --type {self.weight_type.lower()}: {error}") from None
 
     @property
     def name(self) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coordinator.model import WEIGHT_TYPES
 from coordinator.plan import padded
 from coordinator.shards import rank_shards
 from launcher.config import RandomModel, RunConfig, UsageError
@@ -23,10 +22,11 @@ from worker.program import Program
 from worker.transformer import build_program
 from worker.tuning_job import TuningJob
 from worker.two_phase import WAYS, bucket_rows, kept_measurements, measurement_name, pays
+from worker.vulkan.variants import FREQUENT
 
 TIMEOUT_SECONDS = 1800  # of one device: a slow driver compiles a kernel for most of a minute
 # What is measured where no model is named: a shape with small and large matrices.
-DEFAULT_MODELS = tuple(RandomModel("llama-160m", name) for name in WEIGHT_TYPES)
+DEFAULT_MODELS = tuple(RandomModel("llama-160m", name) for name in FREQUENT)
 
 
 def tune(config: RunConfig, models: Sequence[Path | RandomModel], as_json: bool) -> int:

@@ -18,20 +18,13 @@ from coordinator.architectures import model_spec
 from coordinator.engine import Engine
 from coordinator.gguf_file import GgufFile, read_gguf
 from coordinator.messages import Load, Step
-from coordinator.model import (
-    WEIGHT_TYPES,
-    AttentionSpec,
-    FeedForwardSpec,
-    LayerSpec,
-    ModelSpec,
-    Norm,
-    Rope,
-    TensorInfo,
-)
+from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope, TensorInfo
 from coordinator.plan import Limits, RankShare, make_plan, padded
 from coordinator.shapes import tensor_shapes as shapes_of
 from coordinator.shards import Shard, check_tensors, rank_shards
+from coordinator.weight_types import WEIGHT_TYPES
 from launcher.write_gguf import add_metadata
+from tests.blocks import model_rows
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.device import Device
 from worker.model_file import ModelFile, load_stack
@@ -42,6 +35,7 @@ from worker.state_buffers import state_buffers
 from worker.step_writer import StepWriter, row_bucket
 from worker.transformer import build_program
 
+Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 FACTORS = {"factors": "rope_freqs.weight"}  # changes of a rope
@@ -120,14 +114,14 @@ def tensor_infos(
     return infos
 
 
-def stored(values: Floats, weight_type: str) -> tuple[npt.NDArray[Any], Floats]:
-    """What a file holds for these values, and the values that it then stands for."""
-    if weight_type == "F32":
-        return values, values
-    if weight_type == "F16":
-        return values.astype(np.float16), values.astype(np.float16).astype(np.float32)
-    quantized = quantize(values, gguf.GGMLQuantizationType[weight_type])
-    return quantized, dequantize(quantized, gguf.GGMLQuantizationType[weight_type])
+def stored(values: Floats, weight_type: str, random: np.random.Generator) -> tuple[Bytes, Floats]:
+    """What a file holds for these values, or others like them, and the values that it then stands for."""
+    kind = gguf.GGMLQuantizationType[weight_type]
+    try:
+        raw = quantize(values, kind).view(np.uint8)
+    except NotImplementedError:
+        raw = model_rows(weight_type, len(values), values.shape[1], random)
+    return raw, dequantize(raw, kind)
 
 
 def write_llama(
@@ -152,7 +146,7 @@ def write_llama(
         if name == "rope_freqs.weight":
             values = 1 + random.random(shape, np.float32) * 7
         weight_type = (types or {}).get(kind_of(name), "F32")
-        raw, weights[name] = stored(values, weight_type)
+        raw, weights[name] = stored(values, weight_type, random)
         writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType[weight_type])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

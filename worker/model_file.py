@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.model import WEIGHT_TYPES, TensorInfo, model_hash
+from coordinator.model import TensorInfo, model_hash
 from coordinator.shards import Shard
+from coordinator.weight_types import WEIGHT_TYPES
 from worker.device import Device
 from worker.formats import FORMATS
 from worker.stacks import Stack
@@ -47,6 +48,8 @@ def load_stack(
     if stack.is_bias:
         parts = [np.concatenate(parts, axis=1)]
     weight_format = FORMATS[stack.type]
+    if weight_format.codebook_bytes and stack.nbytes:
+        device.fill(stack.name, [(0, weight_format.codebook_bytes)], weight_format.write_codebook)
     offsets = weight_format.plane_offsets(stack.rows, columns)
     row_bytes = [columns // weight_format.tile_columns * nbytes for nbytes in weight_format.plane_bytes]
     step = max(1, CHUNK_BYTES // max(1, sum(row_bytes)))

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,26 +13,34 @@ from coordinator.benchmark import Measurement, Test, measure
 from coordinator.gguf_file import read_gguf
 from coordinator.ledger import KINDS, make_ledger
 from coordinator.messages import Step
-from coordinator.model import WEIGHT_TYPES, Origin
+from coordinator.model import Origin
 from coordinator.plan import make_plan
 from coordinator.reduce_times import ReduceClock
 from coordinator.scheduler import Scheduler, Sequence
-from coordinator.shapes import SHAPES, shape_tensors
+from coordinator.shapes import SHAPES, Shape, shape_tensors
 from coordinator.shards import check_tensors, rank_shards
-from launcher.config import RandomModel
+from coordinator.weight_types import WEIGHT_TYPES
+from launcher.config import RandomModel, UsageError
 from launcher.ledger_report import ledger_table
 from launcher.table import format_table
 from launcher.write_gguf import write_gguf
-from tests.models import LIMITS, SPEC, LocalEngine, write_llama
+from tests.models import LIMITS, SPEC, LocalEngine, make_spec, write_llama
 from worker.formats import FORMATS
 from worker.model_file import ModelFile
 from worker.random_weights import DEVIATION, RandomWeights
+
+# Its rows are whole blocks of every type.
+SMALL = Shape(make_spec(embedding_length=256, key_length=64, value_length=64, feed_forward_length=512))
 
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_are_whole_models(name: str, weight_type: str) -> None:
     shape = SHAPES[name]
+    if name == "tiny" and WEIGHT_TYPES[weight_type].block_columns > 32:
+        with pytest.raises(UsageError, match=r"columns of a .* row \(\d+\) is not a multiple"):
+            RandomModel(name, weight_type)
+        return
     tensors = shape_tensors(shape, weight_type)
     check_tensors(shape.spec, tensors)
     for share in make_plan(shape.spec, [1, 2, 1]):
@@ -49,7 +58,7 @@ def test_shapes_have_as_many_weights_as_the_models(name: str, billions: float) -
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
 def test_made_up_weights_are_plausible_and_the_same_everywhere(weight_type: str) -> None:
-    tensors = shape_tensors(SHAPES["tiny"], weight_type)
+    tensors = shape_tensors(SMALL, weight_type)
     weights, again = RandomWeights(tensors.values()), RandomWeights(tensors.values())
     assert weights.model_hash == Origin().model_hash
     for tensor in tensors.values():
@@ -60,7 +69,7 @@ def test_made_up_weights_are_plausible_and_the_same_everywhere(weight_type: str)
         if len(tensor.shape) == 1:
             assert (values == 1).all()
         else:
-            assert values.std() == pytest.approx(DEVIATION, rel=0.15) and abs(values.mean()) < DEVIATION / 2
+            assert values.std() == pytest.approx(DEVIATION, rel=0.2) and abs(values.mean()) < DEVIATION / 2
             assert len(np.unique(values, axis=0)) == len(values)
 
 
@@ -72,13 +81,18 @@ def test_the_largest_shape_costs_no_memory() -> None:
 
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
-def test_a_written_shape_holds_the_same_weights(tmp_path: Path, weight_type: str) -> None:
-    write_gguf(RandomModel("tiny", weight_type), tmp_path / "m.gguf")
+def test_a_written_shape_holds_the_same_weights(
+    tmp_path: Path, weight_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if weight_type not in {kind.name for kind in gguf.GGMLQuantizationType}:
+        pytest.skip("the gguf package is too old for it")
+    monkeypatch.setitem(SHAPES, "small", SMALL)
+    write_gguf(RandomModel("small", weight_type), tmp_path / "m.gguf")
     file = read_gguf(tmp_path / "m.gguf")
     spec = model_spec(file.metadata, file.tensors)
-    assert spec.norm.epsilon == pytest.approx(SHAPES["tiny"].spec.norm.epsilon)  # float32 in the file
-    assert dataclasses.replace(spec, norm=SHAPES["tiny"].spec.norm) == SHAPES["tiny"].spec
-    tensors = shape_tensors(SHAPES["tiny"], weight_type)
+    assert spec.norm.epsilon == pytest.approx(SMALL.spec.norm.epsilon)  # float32 in the file
+    assert dataclasses.replace(spec, norm=SMALL.spec.norm) == SMALL.spec
+    tensors = shape_tensors(SMALL, weight_type)
     made_up, read = RandomWeights(tensors.values()), ModelFile(file.path, file.header_bytes)
     assert file.tensors.keys() == tensors.keys()
     for name, tensor in file.tensors.items():

@@ -25,6 +25,7 @@ from coordinator.model import ModelError
 from coordinator.plan import PlanError
 from coordinator.shards import check_tensors
 from coordinator.tokenizer import TokenizerError, load_tokenizer
+from coordinator.weight_types import WEIGHT_TYPES
 from launcher.write_gguf import add_metadata
 from tests.models import (
     FACTORS,
@@ -293,10 +294,10 @@ HEADERS: dict[str, tuple[bytes, str]] = {
     "far tensor": (header(tensors=[tensor(b"t", (4,), 0, 2**64 - 32)]), "is truncated: the tensor 't' ends"),
     "crooked tensor": (header(tensors=[tensor(b"t", (4,), 0, 8)]), "starts at 8, which is no multiple of 32"),
     "half a block": (header(tensors=[tensor(b"t", (48,), 8)]), r"columns of a Q8_0 row \(48\) is not a mult"),
-    "Q6_K": (
-        header(tensors=[tensor(b"blk.0.ffn_up.weight", (256,), 14)]),
-        "the tensor 'blk.0.ffn_up.weight' is of type Q6_K, which is not supported;"
-        " supported: F16, F32, Q4_0, Q8_0",
+    "Q8_K": (
+        header(tensors=[tensor(b"blk.0.ffn_up.weight", (256,), 15)]),
+        "the tensor 'blk.0.ffn_up.weight' is of type Q8_K, which is not supported;"
+        f" supported: {', '.join(sorted(WEIGHT_TYPES))}",
     ),
     "no type": (header(tensors=[tensor(b"t", (4,), 9999)]), "'t' is of type number 9999, which is not"),
     **{

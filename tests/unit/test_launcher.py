@@ -299,7 +299,11 @@ def handlers() -> Iterator[None]:
         (["bench", "m", "--type=q8_0"], "tplaunch: --type goes with --shape"),
         (["bench", "m", "--write-gguf=x"], "tplaunch: --write-gguf writes a --shape"),
         (["bench", "--shape=gpt-9"], "tplaunch: --shape gpt-9: known are tiny, llama-160m, llama-3.2-1b"),
-        (["bench", "--shape=tiny", "--type=q9"], "tplaunch: --type q9: known are f32, f16, q4_0, q8_0"),
+        (["bench", "--shape=tiny", "--type=q9"], "tplaunch: --type q9: known are f32, f16, q4_0, "),
+        (
+            ["bench", "--shape=tiny", "--type=q4_k"],
+            "tplaunch: --shape tiny --type q4_k: columns of a Q4_K row (64) is not a multiple of 256",
+        ),
         (["bench", "--shape=tiny", "--write-gguf=/no/x"], "tplaunch: --write-gguf /no/x: there is no folder"),
         (["bench", "--shape=tiny", "--trace=/no/x"], "tplaunch: --trace /no/x: there is no folder"),
         (["bench-collectives", "--ranks=1"], "tplaunch: --ranks 1: 2 to 8 ranks are possible"),
