@@ -34,7 +34,7 @@ class Architecture:
     activation: str = "silu"
     gated: bool = True
     head_norm: bool = False
-    output_gate: bool = False  # of attention
+    gated_attention: bool = False
     recurrent: RecurrentFeatures | None = None  # of layers that do not attend
     feeds_forward: bool = True
     output_norm: str = "output_norm"
@@ -54,6 +54,12 @@ SANDWICHED = BlockSpec(attention_post_norm="post_attention_norm", feed_forward_p
 POST_NORMED = replace(SANDWICHED, attention_norm="", feed_forward_norm="")
 POST_ATTENTION = BlockSpec(feed_forward_norm="post_attention_norm")
 PARALLEL = BlockSpec(parallel=True, feed_forward_norm="")  # one norm for both parts
+QWEN35 = Architecture(
+    head_norm=True,
+    gated_attention=True,
+    recurrent=RecurrentFeatures("delta", tiled=True),
+    block=POST_ATTENTION,
+)
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(interleaved_rope=True),
     "mistral3": Architecture(interleaved_rope=True),
@@ -65,12 +71,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "glm4": Architecture(interleaved_rope=True, block=SANDWICHED),
     "qwen2": Architecture(),
     "qwen3": Architecture(head_norm=True, unused_tensors=CLASSIFIER),
-    "qwen35": Architecture(
-        head_norm=True,
-        output_gate=True,
-        recurrent=RecurrentFeatures("delta", tiled=True),
-        block=POST_ATTENTION,
-    ),
+    "qwen35": QWEN35,
+    "qwen35moe": QWEN35,
+    "qwen3next": replace(QWEN35, recurrent=RecurrentFeatures("delta")),
     "seed_oss": Architecture(block=POST_ATTENTION),
     "lfm2": Architecture(
         head_norm=True, recurrent=RecurrentFeatures("convolution"), output_norm="token_embd_norm"
@@ -119,10 +122,8 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         )
     architecture, read = ARCHITECTURES[name], MetadataReader(metadata, name)
     _refuse_unknown_features(read)
-    num_layers = read.integer("block_count")
-    if not 0 < num_layers <= MAX_LAYERS:
-        raise read.refuse("block_count", num_layers, f"a number from 1 to {MAX_LAYERS}")
-    recurrents = read_recurrent(architecture.recurrent, read, num_layers)
+    num_layers, num_blocks = _count_layers(read)
+    recurrents = read_recurrent(architecture.recurrent, read, num_blocks)[:num_layers]
     attentions = _attentions(architecture, read, recurrents)
     feed_forwards = _feed_forwards(architecture, read, num_layers, "blk.0.ffn.act.scales" in tensors)
     width = read.integer("embedding_length")
@@ -148,12 +149,33 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         position_embeddings=_position_embeddings(architecture, tensors),
         logit_scale=_logit_scale(architecture, read),
         logit_softcap=read.number("final_logit_softcapping", architecture.logit_softcap),
-        unused_tensors=architecture.unused_tensors,
+        unused_tensors=architecture.unused_tensors + _unused_tensors(tensors, num_layers, num_blocks),
     )
 
 
 NORM_EPSILONS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
 MAX_LAYERS = 10_000  # a damaged file is refused before it costs memory
+
+
+def _count_layers(read: MetadataReader) -> tuple[int, int]:
+    """How many there are, and how many with those behind them that predict tokens further ahead."""
+    num_blocks = read.integer("block_count")
+    if not 0 < num_blocks <= MAX_LAYERS:
+        raise read.refuse("block_count", num_blocks, f"a number from 1 to {MAX_LAYERS}")
+    num_predicting = read.integer("nextn_predict_layers", 0)
+    if not 0 <= num_predicting < num_blocks:
+        raise read.refuse("nextn_predict_layers", num_predicting, f"a number from 0 to {num_blocks - 1}")
+    return num_blocks - num_predicting, num_blocks
+
+
+def _unused_tensors(tensors: Mapping[str, TensorInfo], num_layers: int, num_blocks: int) -> tuple[str, ...]:
+    """Those of blocks that only predict further ahead, and what a file holds in two ways."""
+    prefixes = tuple(f"blk.{index}." for index in range(num_layers, num_blocks))
+    unused = [name for name in tensors if name.startswith(prefixes)]
+    for index in range(num_layers):
+        fused, parts = f"blk.{index}.ssm_in.weight", f"blk.{index}.attn_qkv.weight"
+        unused += [fused] if fused in tensors and parts in tensors else []
+    return tuple(unused)
 
 
 def _feed_forwards(
@@ -197,7 +219,7 @@ def _attentions(
             scale=key_length**-0.5 if key_length > 0 else 0,
             rope=0 if has_rope else None,
             head_norm=architecture.head_norm,
-            output_gate=architecture.output_gate,
+            gated=architecture.gated_attention,
         )
         for num_heads, num_kv_heads, recurrent in zip(heads, kv_heads, recurrents, strict=True)
     ]

@@ -116,7 +116,7 @@ class AttentionSpec:
     scale: float  # of scores
     rope: int | None = 0  # which of the model's; None: positions play no part
     head_norm: bool = False  # whether each head's query and key are normalised before they are turned
-    output_gate: bool = False  # whether each query comes with a gate of what its head has attended to
+    gated: bool = False  # whether queries come with gates, by whose logistic function outputs are multiplied
 
     def __post_init__(self) -> None:
         _check_counts(self, "num_heads", "num_kv_heads", "key_length", "value_length")
@@ -205,7 +205,7 @@ class ModelSpec:
         if not self.layers:
             raise ModelError("the model has no layers")
         for attention in self.attentions:
-            if attention.output_gate:
+            if attention.gated:
                 assert attention.key_length == attention.value_length, "gates of another length"
             if attention.rope is not None:
                 assert 0 <= attention.rope < len(self.ropes), f"rope {attention.rope}"

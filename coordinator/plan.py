@@ -187,6 +187,21 @@ def _column_unit(columns: int, num_ranks: int) -> int:
     return next((unit for unit in (256, 32) if columns >= 50 * unit * num_ranks), 1)
 
 
+def num_all_reduces(spec: ModelSpec, num_ranks: int, with_logits: bool) -> int:
+    """Of a step. Without logits it ends in the last layer before those; they are always even in number."""
+    if num_ranks == 1:
+        return 0
+    layers = spec.layers if with_logits else spec.layers[:-1]
+    count = 0
+    for layer in layers:
+        parts = (layer.attention, layer.recurrent, layer.feed_forward)
+        num_parts = sum(part is not None for part in parts)
+        is_parallel = spec.block.parallel and layer.recurrent is None
+        count += min(1, num_parts) if is_parallel else num_parts
+        count += layer.recurrent is not None and shares_norm(layer.recurrent, num_ranks)
+    return count + count % 2
+
+
 def padded(columns: int) -> int:
     """Rounded up to whole column tiles."""
     return -(-columns // COLUMN_TILE) * COLUMN_TILE

@@ -48,7 +48,7 @@ def _cut_delta(cutter: Cutter, prefix: str, recurrent: RecurrentSpec, share: Lay
     values = share.recurrent.scaled(recurrent.head_length)
     mixed = [held, shifted(held, keys), shifted(values, 2 * keys)]
     num_mixed = 2 * keys + recurrent.inner_length
-    if prefix + "ssm_in.weight" in cutter.tensors:
+    if prefix + "ssm_in.weight" in cutter.tensors and prefix + "attn_qkv.weight" not in cutter.tensors:
         spans = _interleaved(recurrent, share, num_mixed + recurrent.inner_length)
         cutter.pieces(prefix + "ssm_in", num_mixed + recurrent.inner_length, list(spans))
     else:

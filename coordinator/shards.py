@@ -73,7 +73,7 @@ def layer_norms(spec: ModelSpec) -> list[str]:
 
 def _cut_attention(cutter: _Cutter, prefix: str, attention: AttentionSpec, share: LayerShare) -> None:
     key_length, value_length = attention.key_length, attention.value_length
-    if attention.output_gate:
+    if attention.gated:
         _cut_gated_attention(cutter, prefix, attention, share)
     else:
         _cut_queries_keys_values(cutter, prefix, attention, share)

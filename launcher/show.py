@@ -66,21 +66,32 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
         print(json.dumps({"ranks": [_plan_row(share, num_bytes) for share, num_bytes in rows]}, indent=2))
         return 0
     spec = model.spec
-    heads, kv_heads, columns = map(_of_layers, zip(*map(_layer_numbers, spec.layers), strict=True))
+    numbers = map(_of_layers, zip(*map(_layer_numbers, spec.layers), strict=True))
+    counts = [
+        f"{number} {title}" for number, title in zip(numbers, TITLES.values(), strict=True) if number != "0"
+    ]
     print(
-        f"{config.model.name}: {spec.architecture}, {spec.num_layers} layers, {heads} heads,"
-        f" {kv_heads} KV heads, {columns} FFN columns,"
+        f"{config.model.name}: {spec.architecture}, {spec.num_layers} layers, {', '.join(counts)},"
         f" {spec.vocabulary_size} tokens; context {model.limits.context_length}, KV {config.kv_type}"
     )
     _print_table(rows)
     return 0
 
 
-def _layer_numbers(layer: LayerSpec) -> tuple[int, int, int]:
-    """Heads, KV heads and FFN columns; 0 for what a layer has not."""
-    attention, feed_forward = layer.attention, layer.feed_forward
+TITLES = {  # of what a layer has of each kind; the heads of a short convolution are its channels
+    "heads": "heads",
+    "kv_heads": "KV heads",
+    "ffn_columns": "FFN columns",
+    "recurrent_heads": "recurrent heads",
+}
+
+
+def _layer_numbers(layer: LayerSpec) -> tuple[int, int, int, int]:
+    """By TITLES; 0 for what a layer has not."""
+    attention, feed_forward, recurrent = layer.attention, layer.feed_forward, layer.recurrent
     heads = (0, 0) if attention is None else (attention.num_heads, attention.num_kv_heads)
-    return *heads, 0 if feed_forward is None else feed_forward.length
+    columns = 0 if feed_forward is None else feed_forward.length
+    return *heads, columns, 0 if recurrent is None else recurrent.num_heads
 
 
 def _of_layers(numbers: Sequence[int]) -> str:
@@ -94,6 +105,7 @@ def _layer_spans(share: RankShare) -> dict[str, list[Span]]:
         "heads": [layer.heads for layer in share.layers],
         "kv_heads": [layer.kv_heads for layer in share.layers],
         "ffn_columns": [layer.feed_forward for layer in share.layers],
+        "recurrent_heads": [layer.recurrent for layer in share.layers],
     }
 
 
@@ -110,25 +122,18 @@ def _plan_row(share: RankShare, num_bytes: RankBytes) -> dict[str, Any]:
 
 
 def _print_table(rows: Sequence[tuple[RankShare, RankBytes]]) -> None:
-    titles = (
-        "rank",
-        "heads",
-        "KV heads",
-        "FFN columns",
-        "vocabulary rows",
-        "weights",
-        "KV cache",
-        "work",
-        "total",
-    )
+    held = [_layer_spans(share) for share, _ in rows]
+    kinds = [kind for kind in TITLES if any(len(span) for spans in held for span in spans[kind])]
+    names = [TITLES[kind] for kind in kinds]
+    titles = ("rank", *names, "vocabulary rows", "weights", "cache", "work", "total")
     cells = [
         (
             str(share.rank),
-            *(" or ".join(dict.fromkeys(map(str, spans))) for spans in _layer_spans(share).values()),
+            *(" or ".join(dict.fromkeys(map(str, spans[kind]))) for kind in kinds),
             str(share.vocabulary),
             *map(mebibytes, (num_bytes.weights, num_bytes.cache, num_bytes.activations, num_bytes.total)),
         )
-        for share, num_bytes in rows
+        for (share, num_bytes), spans in zip(rows, held, strict=True)
     ]
     print(format_table(titles, cells))
 

@@ -152,7 +152,7 @@ def _attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share
         )
         offset = builder.shards[output + ".weight"].column_offset
         builder.add(AttentionCombine(len(share.heads), attention.value_length, offset))
-        if attention.output_gate:
+        if attention.gated:
             gated = len(share.heads) * attention.value_length
             builder.add(OutputGate(gated, qkv_length(attention, share) - gated, offset))
     builder.partial(output, "attended")
@@ -191,5 +191,5 @@ def cache_names(layer: int) -> tuple[str, str]:
 def qkv_length(attention: AttentionSpec, share: LayerShare) -> int:
     """Elements of a row of a layer's queries, keys and values."""
     num_keys = len(share.heads) + len(share.kv_heads)
-    num_values = len(share.kv_heads) + (len(share.heads) if attention.output_gate else 0)
+    num_values = len(share.kv_heads) + (len(share.heads) if attention.gated else 0)
     return num_keys * attention.key_length + num_values * attention.value_length
