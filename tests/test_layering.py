@@ -19,7 +19,12 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "launcher": ("coordinator", "worker"),
     "worker": (
         *("coordinator.messages", "coordinator.plan", "coordinator.shards", "coordinator.model"),
-        *("coordinator.weight_types", "coordinator.kv_types", "coordinator.garbage"),
+        *(
+            "coordinator.weight_types",
+            "coordinator.recurrent_spec",
+            "coordinator.kv_types",
+            "coordinator.garbage",
+        ),
         *("collectives", "shaders"),
     ),
     "coordinator": (),
