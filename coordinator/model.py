@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from coordinator.recurrent_spec import RecurrentSpec
@@ -32,6 +33,7 @@ class TensorInfo:
     shape: tuple[int, ...]
     offset: int  # bytes from the start of the file
     nbytes: int
+    part: int = 0  # of the model's files, the one that holds it
 
     @property
     def columns(self) -> int:
@@ -39,19 +41,31 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
+class FilePart:
+    """One of a model's files; most models have only one."""
+
+    path: str
+    header_bytes: int  # before the tensors
+
+
+@dataclass(frozen=True)
 class Origin:
-    """Where a model's weights come from: a file, or (an empty path) each worker makes the same ones up."""
+    """Where a model's weights come from: files, or (without any) each worker makes the same ones up."""
 
-    path: str = ""
+    parts: tuple[FilePart, ...] = ()
     model_hash: str = ""
-    header_bytes: int = 0
 
 
-def model_hash(file: bytes | mmap.mmap, header_bytes: int) -> str:
-    """Identifies a model by its header and its file's size: quick, and no two models share them by chance."""
+def file_hash(file: bytes | mmap.mmap, header_bytes: int) -> str:
+    """Identifies a file by its header and size: quick, and no two models share them by chance."""
     digest = hashlib.sha256(file[:header_bytes])
     digest.update(len(file).to_bytes(8, "little"))
     return digest.hexdigest()
+
+
+def model_hash(file_hashes: Sequence[str]) -> str:
+    """Identifies a model by the hashes of its files, in their order."""
+    return hashlib.sha256(" ".join(file_hashes).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

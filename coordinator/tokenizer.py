@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from coordinator.sentencepiece_tokenizer import SentencePieceTokenizer
-from coordinator.vocabulary import PREFIX, TokenizerError
+from coordinator.text.byte_pair_tokenizer import BytePairTokenizer
+from coordinator.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from coordinator.text.unigram_tokenizer import UnigramTokenizer
+from coordinator.text.vocabulary import PREFIX, TokenizerError
 
 __all__ = ["Tokenizer", "TokenizerError", "decode", "load_tokenizer"]
 
@@ -42,7 +44,8 @@ class Tokenizer(Protocol):
 
         add_special adds the begin and end tokens that the model asks for. parse_special turns the texts of
         control tokens, such as <|user|>, into those tokens: for chat templates, never for what a user typed.
-        Raises TokenizerError when the vocabulary has no way to write a character.
+        Raises TokenizerError when the vocabulary has no way to write a character; byte-level vocabularies
+        leave it out instead.
         """
 
     def token_bytes(self, token: int) -> bytes:
@@ -55,6 +58,9 @@ class Tokenizer(Protocol):
 # tokenizer.ggml.model -> what builds it. A new kind is a class with __init__(metadata) and a row here.
 _KINDS: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {
     "llama": SentencePieceTokenizer,
+    "gpt2": BytePairTokenizer,
+    "gemma4": BytePairTokenizer,
+    "t5": UnigramTokenizer,
 }
 
 
@@ -71,7 +77,7 @@ def load_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
         raise TokenizerError("the model file holds no tokenizer; give the prompt as token ids with --tokens")
     if kind not in _KINDS:
         raise TokenizerError(
-            f"the model file's tokenizer is of kind {kind!r}, and only {', '.join(map(repr, _KINDS))} is "
+            f"the model file's tokenizer is of kind {kind!r}, and only {', '.join(map(repr, _KINDS))} are "
             "supported; --tokens takes the prompt as token ids with any tokenizer"
         )
     return _KINDS[kind](metadata)

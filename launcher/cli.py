@@ -22,15 +22,17 @@ from launcher.config import (
     EXIT_USAGE,
     RandomModel,
     RunConfig,
+    RunError,
     UsageError,
     parse_counts,
-    parse_numbers,
+    parse_split,
     parse_tokens,
 )
 from launcher.generate import GenerateConfig, run
 from launcher.options import make_parser
-from launcher.session import RunError
+from launcher.overrides import parse_overrides
 from launcher.show import show_devices, show_plan, write_logits
+from launcher.sizes import parse_max_memory
 from launcher.tune import DEFAULT_MODELS, tune
 
 COMMANDS = ("run", "devices", "plan", "logits", "bench", "bench-collectives", "tune")
@@ -94,9 +96,9 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "tune":
         models = DEFAULT_MODELS if options.model is options.shape is None else (_shape_or_file(options),)
         return tune(_run_config(options, models[0]), models, options.json)
-    config = _run_config(options, options.model)
     if options.command == "plan":
-        return show_plan(config, options.json)
+        return show_plan(_run_config(options, _shape_or_file(options)), options.json)
+    config = _run_config(options, options.model)
     if options.command == "logits":
         return write_logits(config, parse_tokens(options.tokens), options.out)
     try:
@@ -120,7 +122,7 @@ def _dispatch(options: argparse.Namespace) -> int:
 
 def _shape_or_file(options: argparse.Namespace) -> Path | RandomModel:
     if (options.model is None) == (options.shape is None):
-        raise UsageError(f"{options.command} measures a model file or a --shape; give one of them")
+        raise UsageError(f"{options.command} takes a model file or a --shape; give one of them")
     if options.shape is not None:
         return RandomModel(options.shape, (options.type or "q8_0").upper())
     if options.type is not None:
@@ -147,9 +149,7 @@ def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunCo
     return RunConfig(
         model=model,
         devices=options.devices,
-        tensor_split=None
-        if options.tensor_split is None
-        else parse_numbers(options.tensor_split, "--tensor-split"),
+        tensor_split=None if options.tensor_split is None else parse_split(options.tensor_split),
         context_length=options.context,
         kv_type=options.kv_type,
         activations=options.activations,
@@ -161,6 +161,8 @@ def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunCo
         staging=options.staging,
         submit_ahead=options.submit_ahead,
         all_reduce=options.all_reduce,
+        max_memory={} if options.max_memory is None else parse_max_memory(options.max_memory),
+        overrides=parse_overrides(options.override_kv),
         without=() if options.without is None else tuple(options.without.split(",")),
     )
 

@@ -12,6 +12,7 @@ from coordinator.plan import ACTIVATIONS
 from coordinator.sampler import SamplingParameters
 from coordinator.shapes import SHAPES
 from launcher.config import ALL_REDUCES, COLLECTIVES, DEFAULT_CONTEXT, EXIT_USAGE
+from launcher.context_fit import MAX_ROWS
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,7 +37,8 @@ def make_parser() -> Parser:
     devices.add_argument("--json", action="store_true", help="as JSON")
     plan = commands.add_parser("plan", help="show who would hold what, without opening a device")
     plan.add_argument("--json", action="store_true", help="as JSON")
-    _add_model(plan)
+    _add_shape(plan, "model (a file or a shape)")
+    _add_model(plan, optional=True)
     logits = commands.add_parser("logits", help="write the logits of every position to an .npz file")
     logits.add_argument(
         "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"
@@ -160,7 +162,21 @@ def _add_ledger(output: argparse._ArgumentGroup) -> None:
 
 def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     count = "?" if optional else None
-    parser.add_argument("model", type=Path, nargs=count, metavar="MODEL.gguf", help="the model file")
+    parser.add_argument(
+        "model",
+        type=Path,
+        nargs=count,
+        metavar="MODEL.gguf",
+        help="the model file, or any part of a model of several files",
+    )
+    parser.add_argument(
+        "--override-kv",
+        action="append",
+        default=[],
+        metavar="KEY=TYPE:VALUE",
+        help="change the file's metadata, such as llama.context_length=int:8192; the types are int, float,"
+        " bool and str; may stand several times",
+    )
     ranks = parser.add_argument_group("ranks")
     ranks.add_argument(
         "--devices",
@@ -170,7 +186,10 @@ def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
         " several times (0,0); all; cpu for NumPy (default: %(default)s)",
     )
     ranks.add_argument(
-        "--tensor-split", metavar="WEIGHTS", help="shares of the ranks, such as 3,1 (default: equal)"
+        "--tensor-split",
+        metavar="WEIGHTS",
+        help="shares of the ranks, such as 3,1; auto weighs them by speed, as far as memory allows"
+        " (default: equal)",
     )
     ranks.add_argument("--collective", default=COLLECTIVES[0], choices=COLLECTIVES,
                        help="how ranks add up their partial sums (default: %(default)s)")  # fmt: skip
@@ -188,7 +207,13 @@ def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
         "--context",
         type=int,
         metavar="N",
-        help=f"positions to hold (default: the model's, at most {DEFAULT_CONTEXT})",
+        help=f"positions to hold (default: the model's, or as many as fit; on the CPU {DEFAULT_CONTEXT} at"
+        " most)",
+    )
+    memory.add_argument(
+        "--max-memory",
+        metavar="INDEX=SIZE,...",
+        help="what the ranks on a device may take, such as 0=8GiB,1=20GiB; cpu= for this machine's memory",
     )
     memory.add_argument(
         "--kv-type", default="f16", choices=tuple(KV_TYPES), help="of the KV cache (default: %(default)s)"
@@ -200,8 +225,12 @@ def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
         help="what weights are multiplied by: f16 (in a prefill) and q8 round, for devices with cooperative"
         " matrices and with integer dot products (default: %(default)s)",
     )
-    memory.add_argument("--prefill-chunk", type=int, default=256, metavar="ROWS",
-                        help="prompt tokens computed in one step (default: %(default)s)")  # fmt: skip
+    memory.add_argument(
+        "--prefill-chunk",
+        type=int,
+        metavar="ROWS",
+        help=f"prompt tokens computed in one step (default: {MAX_ROWS}, or so few that they take 64 MB)",
+    )
     debugging = parser.add_argument_group("debugging")
     debugging.add_argument("-v", "--verbose", action="store_true", help="show the workers' logs")
     debugging.add_argument("--validate", action="store_true", help="with the Khronos validation layer")

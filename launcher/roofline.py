@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 from coordinator.benchmark import Measurement
 from coordinator.messages import Ready
-from coordinator.plan import RankShare
+from coordinator.plan import Limits, RankShare
 from coordinator.shards import rank_shards
 from launcher.devices import DeviceChoice
 from launcher.fit import widening
-from launcher.session import Model
+from launcher.model import Model
 from worker.buffers import cache_buffers, weight_buffers
 from worker.state_buffers import state_buffers
 
@@ -38,6 +38,7 @@ class Roofline:
 
 def rooflines(
     model: Model,
+    limits: Limits,
     plan: Sequence[RankShare],
     choices: Sequence[DeviceChoice],
     ready: Sequence[Ready],
@@ -50,8 +51,8 @@ def rooflines(
     positions = test.context + (test.num_tokens + 1) / 2  # on average
     found = []
     for share, choice, message in zip(plan, choices, ready, strict=True):
-        num_bytes = _weights(model, share, choice) + _cache(model, share, choice) * positions
-        num_bytes += _states(model, share)
+        num_bytes = _weights(model, share, choice) + _cache(model, limits, share, choice) * positions
+        num_bytes += _states(model, limits, share)
         rate = num_bytes * measurement.median
         found.append(Roofline(num_bytes, rate, message.copy_bandwidth))
     return tuple(found)
@@ -64,17 +65,16 @@ def _weights(model: Model, share: RankShare, choice: DeviceChoice) -> int:
     return planes + (widening(shards) if choice.index is None else 0)
 
 
-def _cache(model: Model, share: RankShare, choice: DeviceChoice) -> int:
+def _cache(model: Model, limits: Limits, share: RankShare, choice: DeviceChoice) -> int:
     """Bytes of one position's keys and values; NumPy reads a copy of them in float32."""
-    limits = replace(model.limits, kv_type="f32") if choice.index is None else model.limits
+    limits = replace(limits, kv_type="f32") if choice.index is None else limits
     cells = cache_buffers(model.spec, share, replace(limits, num_blocks=1, block_length=1))
     return sum(buffer.nbytes for buffer in cells.values())
 
 
-def _states(model: Model, share: RankShare) -> int:
+def _states(model: Model, limits: Limits, share: RankShare) -> int:
     """Bytes of one sequence's recurrent states, which are read and written."""
-    slots = min(1, model.limits.num_slots)
-    held = state_buffers(model.spec, share, replace(model.limits, num_slots=slots))
+    held = state_buffers(model.spec, share, replace(limits, num_slots=min(1, limits.num_slots)))
     return 2 * sum(buffer.nbytes for buffer in held.values())
 
 

@@ -22,6 +22,8 @@ def write_gguf(model: RandomModel, path: Path) -> None:
 
     if not path.parent.is_dir():
         raise UsageError(f"--write-gguf {path}: there is no folder {path.parent}")
+    if model.weight_type not in gguf.GGMLQuantizationType.__members__:
+        raise UsageError(f"--type {model.weight_type.lower()}: the gguf package is too old to write it")
     tensors = shape_tensors(SHAPES[model.shape], model.weight_type)
     weights = RandomWeights(tensors.values())
     try:

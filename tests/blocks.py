@@ -19,7 +19,8 @@ Scales: TypeAlias = Callable[[int], npt.NDArray[np.float16]]  # so many of them
 SCALES: dict[str, tuple[int, ...]] = {
     **{"F16": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,)},
     **{"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)},
-    **{"IQ4_NL": (0,), "IQ4_XS": (0,)},
+    **{"IQ4_NL": (0,), "IQ4_XS": (0,), "TQ1_0": (52,), "TQ2_0": (64,)},
+    **dict.fromkeys(("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), (0,)),
 }
 EXTREMES = np.array([0, -0.0, 6e-8, -6e-8, 6.1e-5, 65504, -65504, 1], np.float16)  # subnormal to largest
 
@@ -75,4 +76,7 @@ def _rows(weight_type: str, rows: int, columns: int, random: np.random.Generator
     blocks = raw.reshape(raw.size // kind.block_bytes, kind.block_bytes)
     for offset in SCALES.get(weight_type, ()):
         blocks[:, offset : offset + 2] = scales(len(blocks)).view(np.uint8).reshape(-1, 2)
+    if weight_type == "IQ1_M":  # four pieces of its scale are the upper halves of these bytes
+        pieces = scales(len(blocks)).view(np.uint16)[:, None] >> np.arange(0, 16, 4, dtype=np.uint16) & 15
+        blocks[:, 49::2] = blocks[:, 49::2] & 15 | pieces.astype(np.uint8) << 4
     return raw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,15 +17,17 @@ from hypothesis import settings
 from collectives.arena import private_arena
 from coordinator.architectures import model_spec
 from coordinator.engine import Engine
-from coordinator.gguf_file import GgufFile, read_gguf
+from coordinator.gguf_parts import GgufModel, read_model
 from coordinator.messages import Load, Step
 from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope, TensorInfo
 from coordinator.plan import Limits, RankShare, make_plan, padded
 from coordinator.shapes import tensor_shapes as shapes_of
 from coordinator.shards import Shard, check_tensors, rank_shards
 from coordinator.weight_types import WEIGHT_TYPES
+from launcher.config import RandomModel, RunConfig
 from launcher.write_gguf import add_metadata
 from tests.blocks import model_rows
+from tests.vocabularies import add_vocabulary
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.device import Device
 from worker.model_file import ModelFile, load_stack
@@ -86,6 +89,26 @@ def examples(count: int) -> settings:
     return settings(max_examples=count, derandomize=True)
 
 
+def config_of(model: Path | RandomModel, **changes: Any) -> RunConfig:
+    """What the command line makes of no options but these."""
+    config = RunConfig(
+        model=model,
+        devices="cpu",
+        tensor_split=None,
+        context_length=None,
+        kv_type="f16",
+        activations="f32",
+        collective="shared-memory",
+        max_rows=None,
+        timeout_seconds=60.0,
+        verbose=False,
+        validate=False,
+        staging=False,
+        submit_ahead=True,
+    )
+    return dataclasses.replace(config, **changes)
+
+
 def kind_of(tensor: str) -> str:
     """A tensor's name without its layer: attn_q.weight of any layer."""
     return tensor.split(".", 2)[2] if tensor.startswith("blk.") else tensor
@@ -132,11 +155,16 @@ def write_llama(
     biases: bool = False,
     tied: bool = False,
     seed: int = 0,
+    vocabulary: Mapping[str, Any] | None = None,
 ) -> dict[str, Floats]:
-    """Writes a random model; returns its weights as the file stands for them. types: as in tensor_infos."""
+    """Writes a random model; returns its weights as the file stands for them.
+
+    types: as in tensor_infos; vocabulary: metadata as in tests.vocabularies.
+    """
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, spec.architecture)
     add_metadata(writer, spec)
+    add_vocabulary(writer, vocabulary or {})
     weights = {}
     shapes = tensor_shapes(spec, biases=biases, tied=tied)
     for name, shape in shapes.items():
@@ -155,22 +183,20 @@ def write_llama(
     return weights
 
 
-def open_model(path: Path) -> tuple[GgufFile, ModelSpec]:
+def open_model(path: Path) -> tuple[GgufModel, ModelSpec]:
     """Reads a file and checks it as the launcher does."""
-    file = read_gguf(path)
+    file = read_model(path)
     spec = model_spec(file.metadata, file.tensors)
     check_tensors(spec, file.tensors)
     return file, spec
 
 
 def load_message(
-    file: GgufFile, spec: ModelSpec, share: RankShare, num_ranks: int, limits: Limits, collective: str
+    file: GgufModel, spec: ModelSpec, share: RankShare, num_ranks: int, limits: Limits, collective: str
 ) -> Load:
     """What a coordinator would send to one rank."""
     return Load(
-        model_path=str(file.path),
-        model_hash=file.model_hash,
-        header_bytes=file.header_bytes,
+        origin=file.origin,
         spec=spec,
         tensors=tuple(file.tensors.values()),
         share=share,
@@ -187,7 +213,7 @@ class Rank:
 
     def __init__(
         self,
-        file: GgufFile,
+        file: GgufModel,
         spec: ModelSpec,
         share: RankShare,
         num_ranks: int,
@@ -207,7 +233,7 @@ class Rank:
                 **activation_buffers(spec, share, self.shards, limits),
             }
         )
-        model_file = ModelFile(file.path, file.header_bytes)
+        model_file = ModelFile(file.origin.parts)
         for stack in stack_shards(self.shards).values():
             for _ in load_stack(self.device, model_file, stack, file.tensors):
                 pass

@@ -34,6 +34,14 @@ SCALES: dict[str, tuple[tuple[int, bytes], ...]] = {
     "Q4_K": ((0, _half(258)), (2, _half(34.5))),
     "Q5_K": ((0, _half(528)), (2, _half(33.9))),
     "Q6_K": ((208, _half(1366)),),
+    "IQ1_S": ((0, _half(7.2)),),
+    "IQ2_XXS": ((0, _half(53.4)),),
+    "IQ2_XS": ((0, _half(55.8)),),
+    "IQ2_S": ((0, _half(56.4)),),
+    "IQ3_XXS": ((0, _half(142)),),
+    "IQ3_S": ((0, _half(140)),),
+    "TQ1_0": ((52, _half(0.817)),),
+    "TQ2_0": ((64, _half(1.12)),),
     "IQ4_NL": ((0, _half(67.2)),),
     "IQ4_XS": ((0, _half(1246)),),
     "MXFP4": ((0, bytes([120])),),
@@ -86,6 +94,9 @@ def random_blocks(weight_type: WeightType, count: int) -> Bytes:
         stored = values.view("<u2")[1::2] if weight_type.name == "BF16" else values
         return np.ascontiguousarray(stored).view(np.uint8)
     blocks = random.integers(0, 256, (count, weight_type.block_bytes), np.uint8)
-    for offset, scale in SCALES[weight_type.name]:
+    if weight_type.name == "IQ1_M":  # the upper halves of these bytes are pieces of its scale
+        pieces = np.frombuffer(_half(7.19), "<u2") >> np.arange(0, 16, 4, dtype=np.uint16) & 15
+        blocks[:, 49::2] = blocks[:, 49::2] & 15 | pieces.astype(np.uint8) << 4
+    for offset, scale in SCALES.get(weight_type.name, ()):
         blocks[:, offset : offset + len(scale)] = np.frombuffer(scale, np.uint8)
     return blocks.reshape(-1)

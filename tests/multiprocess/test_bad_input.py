@@ -82,6 +82,33 @@ def test_big_endian(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
     check_refusal(tplaunch, path, *GENERATE, says="big-endian")
 
 
+def write_metadata(path: Path, architecture: str, **numbers: int) -> Path:
+    """A file without tensors."""
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, number in numbers.items():
+        writer.add_uint16(key.replace("_", "."), number)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_metadata_only(tplaunch: CommandLine, tmp_path: Path) -> None:
+    """As files with a vocabulary alone are."""
+    path = write_metadata(tmp_path / "vocabulary.gguf", "llama")
+    check_refusal(
+        tplaunch, path, *GENERATE, says=f"{path} holds no tensors, only metadata: there is nothing to run"
+    )
+
+
+def test_a_part_without_the_others(tplaunch: CommandLine, tmp_path: Path) -> None:
+    path = write_metadata(tmp_path / "m-00001-of-00002.gguf", "llama", split_no=0, split_count=2)
+    check_refusal(
+        tplaunch, path, *GENERATE, says="m-00002-of-00002.gguf is missing: the model is split over 2"
+    )
+
+
 def write_gguf(path: Path, architecture: str, weight_type: gguf.GGMLQuantizationType | None = None) -> Path:
     """A file with one tensor, of float32 or of another type."""
     writer = gguf.GGUFWriter(path, architecture)

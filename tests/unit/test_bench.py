@@ -1,6 +1,7 @@
 """Shapes, made-up weights, and the arithmetic of measurements."""
 
 import dataclasses
+import enum
 from pathlib import Path
 
 import gguf
@@ -10,7 +11,7 @@ import pytest
 
 from coordinator.architectures import model_spec
 from coordinator.benchmark import Measurement, Test, measure
-from coordinator.gguf_file import read_gguf
+from coordinator.gguf_parts import read_model
 from coordinator.ledger import KINDS, make_ledger
 from coordinator.messages import Step
 from coordinator.model import Origin
@@ -88,15 +89,23 @@ def test_a_written_shape_holds_the_same_weights(
         pytest.skip("the gguf package is too old for it")
     monkeypatch.setitem(SHAPES, "small", SMALL)
     write_gguf(RandomModel("small", weight_type), tmp_path / "m.gguf")
-    file = read_gguf(tmp_path / "m.gguf")
+    file = read_model(tmp_path / "m.gguf")
     spec = model_spec(file.metadata, file.tensors)
     assert spec.norm.epsilon == pytest.approx(SMALL.spec.norm.epsilon)  # float32 in the file
     assert dataclasses.replace(spec, norm=SMALL.spec.norm) == SMALL.spec
     tensors = shape_tensors(SMALL, weight_type)
-    made_up, read = RandomWeights(tensors.values()), ModelFile(file.path, file.header_bytes)
+    made_up, read = RandomWeights(tensors.values()), ModelFile(file.origin.parts)
     assert file.tensors.keys() == tensors.keys()
     for name, tensor in file.tensors.items():
         np.testing.assert_array_equal(read.rows(tensor), made_up.rows(tensors[name]))
+
+
+def test_a_type_that_the_gguf_package_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = enum.IntEnum("older", {"F32": 0})
+    monkeypatch.setattr(gguf, "GGMLQuantizationType", older)
+    with pytest.raises(UsageError, match="--type q4_0: the gguf package is too old to write it"):
+        write_gguf(RandomModel("tiny", "Q4_0"), tmp_path / "m.gguf")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_ledgers_kinds_add_up_to_the_step() -> None:

@@ -37,6 +37,7 @@ PUSH_CONSTANT_CLASS = 9
 OFFSET_DECORATION = 35
 
 
+@pytest.mark.timeout(900)  # it compiles them all, on machines that may be busy
 def test_the_committed_kernels_are_what_the_sources_give() -> None:
     if build.find_compiler() is None:
         reason = "slangc is not here: pip install --no-deps slangtorch"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from collectives.arena import private_arena
 from coordinator.generation import all_logits, next_logits
-from coordinator.gguf_file import GgufFile, read_gguf
+from coordinator.gguf_parts import GgufModel, read_model
 from coordinator.messages import Step
 from coordinator.plan import RankShare, Span, make_plan, padded
 from coordinator.scheduler import Scheduler, Sequence
@@ -60,7 +60,7 @@ class OneProduct:
         writer.write_tensors_to_file()
         writer.close()
         self.weights: Floats = gguf.quants.dequantize(raw, kind)
-        self.file: GgufFile = read_gguf(path)
+        self.file: GgufModel = read_model(path)
 
     def product(self, shard: Shard, activations: Floats) -> Floats:
         """activations [rows, shard's padded columns] x the shard -> [rows, shard rows], on a device."""
@@ -71,7 +71,7 @@ class OneProduct:
         buffers["step"] = Buffer(StepLayout(LIMITS).num_words * 4)
         device.create_buffers({**buffers, self.name: Buffer(Stack(self.name, (shard,)).nbytes)})
         stack = Stack(self.name, (shard,))
-        for _ in load_stack(device, ModelFile(self.file.path, 24), stack, self.file.tensors):
+        for _ in load_stack(device, ModelFile(self.file.origin.parts), stack, self.file.tensors):
             pass
         device.attach_partials(private_arena(1, 4096), 0)
         device.view("step").view(np.uint32)[0] = num_rows

@@ -129,15 +129,10 @@ def random_floats(rng: np.random.Generator, *shape: int) -> Floats:
 def random_matrix(rng: np.random.Generator, matrix: Matrix) -> Bytes:
     """A buffer with random weights; what lies between the planes would be NaN if it were read."""
     weight_format = FORMATS[matrix.type]
-    offsets = weight_format.plane_offsets(matrix.rows, matrix.columns)
-    buffer = np.full(offsets[-1], 0xFF, np.uint8)
-    if not buffer.size:
-        return buffer
-    if weight_format.codebook_bytes:
-        weight_format.write_codebook([buffer[: weight_format.codebook_bytes]])
+    buffer = np.full(weight_format.nbytes(matrix.rows, matrix.columns), 0xFF, np.uint8)
     raw = tame_rows(matrix.type, matrix.rows, matrix.columns, rng)
-    for plane, start in zip(weight_format.repack(raw, matrix.columns), offsets, strict=False):
-        buffer[start : start + plane.size] = plane
+    for start, data in weight_format.whole(raw, matrix.columns) if buffer.size else ():
+        buffer[start : start + data.size] = data
     return buffer
 
 

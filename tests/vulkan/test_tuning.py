@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.vulkan.cases import limits_for
@@ -17,6 +18,7 @@ from worker.tuning_job import TuningJob
 from worker.vulkan import tuning
 from worker.vulkan.bench import Bench
 from worker.vulkan.device import VulkanDevice
+from worker.vulkan.memory import Memory
 from worker.vulkan.trials import Trial
 from worker.vulkan.tuning import SUBMISSION, open_measurements
 from worker.vulkan.variants import candidates
@@ -62,6 +64,24 @@ def test_what_has_several_variants_is_measured_once(
     again = open_device(driver, LIMITS).tune(PROGRAM)
     assert not again.new
     assert {name: again.get(name) for name in found.new} == found.new
+
+
+def test_matrices_are_measured_with_their_codebooks(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one every weight would be 0, and variants that compute nonsense would seem alike."""
+    results = []
+    take = Trial.take_results
+
+    def record(trial: Trial, memory: Memory) -> list[bytes]:
+        results.append(take(trial, memory))
+        return results[-1]
+
+    monkeypatch.setattr(Trial, "take_results", record)
+    program = TuningJob("f16", "f32", (("IQ2_XS", 40, 256, "f32"),), ()).program()
+    open_device("lavapipe", LIMITS).tune(program, seconds=60)
+    assert len(results) == 4  # two variants for one row, two for several
+    assert all(np.frombuffer(output, np.float32).all() for (output,) in results)
 
 
 def test_one_variant_is_no_choice(open_device: Opener, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:

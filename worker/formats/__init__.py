@@ -6,9 +6,16 @@ aligned 32-bit loads, which every driver has. shaders/formats/ reads what these 
 
 from __future__ import annotations
 
-from worker.formats import blocks, float4, k_quants, plain
+from worker.formats import blocks, float4, i_quants, k_quants, plain, ternary
 from worker.formats.base import PLANE_ALIGNMENT, WeightFormat
 
 __all__ = ["FORMATS", "PLANE_ALIGNMENT", "WeightFormat"]
 
-FORMATS: dict[str, WeightFormat] = {**plain.FORMATS, **blocks.FORMATS, **k_quants.FORMATS, **float4.FORMATS}
+FORMATS: dict[str, WeightFormat] = {
+    **plain.FORMATS,
+    **blocks.FORMATS,
+    **k_quants.FORMATS,
+    **i_quants.FORMATS,
+    **float4.FORMATS,
+    **ternary.FORMATS,
+}

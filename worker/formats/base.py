@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +28,11 @@ class WeightFormat(ABC):
 
     planes: Mapping[str, np.dtype[np.generic]]  # what each holds for `tile_columns` weights, by its address
     tile_columns = COLUMN_TILE  # more for a type whose blocks are longer
-    fits_float16 = True  # whether that holds its weights well enough
+    fits_float16 = True  # whether that holds its weights well enough, and there are kernels to use it
     has_integers = False  # whether shaders/integers.slang can multiply it by quantized activations
     codebook_bytes = 0  # of what its quants are indices of; it lies before the planes
 
-    @property
+    @functools.cached_property
     def plane_bytes(self) -> tuple[int, ...]:
         """Of each plane, per `tile_columns` weights."""
         return tuple(dtype.itemsize for dtype in self.planes.values())
@@ -64,6 +65,15 @@ class WeightFormat(ABC):
         planes = [np.empty(num_tiles * nbytes, np.uint8) for nbytes in self.plane_bytes]
         self.repack_into(planes, raw, columns)
         return planes
+
+    def whole(self, raw: Bytes, columns: int) -> Iterator[tuple[int, Bytes]]:
+        """All that a matrix of these rows holds, by byte offset."""
+        offsets = self.plane_offsets(len(raw), columns)
+        if self.codebook_bytes and offsets[-1]:
+            codebook = np.empty(self.codebook_bytes, np.uint8)
+            self.write_codebook([codebook])
+            yield 0, codebook
+        yield from zip(offsets, self.repack(raw, columns), strict=False)
 
     @abstractmethod
     def repack_into(self, planes: list[Bytes], raw: Bytes, columns: int) -> None:

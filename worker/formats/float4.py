@@ -54,7 +54,7 @@ class Lookup(BlockFormat):
     def _values(self, held: Mapping[str, Records]) -> Floats:
         scales = self._scales(held["scales"])
         count, groups = scales.shape
-        values = self._table[fields(bytes_of(held["quants"]), 4, self._run)]
+        values = self._table.take(fields(bytes_of(held["quants"]), 4, self._run))
         scaled: Floats = values.reshape(count, groups, self.tile_columns // groups) * scales[..., None]
         return scaled
 

@@ -142,9 +142,8 @@ def _attention(op: Attention, limits: Limits) -> tuple[Attention, dict[str, Buff
 
 
 def _write_matrix(memory: Memory, matrix: Matrix) -> None:
-    weight_type, weight_format = WEIGHT_TYPES[matrix.type], FORMATS[matrix.type]
+    weight_type = WEIGHT_TYPES[matrix.type]
     row_bytes = weight_type.row_bytes(matrix.columns)
     raw = random_blocks(weight_type, matrix.rows * row_bytes // weight_type.block_bytes)
-    planes = weight_format.repack(raw.reshape(matrix.rows, row_bytes), matrix.columns)
-    for plane, start in zip(planes, weight_format.plane_offsets(matrix.rows, matrix.columns), strict=False):
-        memory.write(matrix.name, start, plane)
+    for start, data in FORMATS[matrix.type].whole(raw.reshape(matrix.rows, row_bytes), matrix.columns):
+        memory.write(matrix.name, start, data)

@@ -1,6 +1,6 @@
 """Writes a SentencePiece model (a serialized ModelProto) from a list of pieces.
 
-Knows the few fields of sentencepiece_model.proto that merging needs; knows no GGUF and no text.
+Knows the few fields of sentencepiece_model.proto that are needed here; knows no GGUF and no text.
 
 The sentencepiece wheel's own message classes need the protobuf package, a dependency for forty lines:
 the wire format below is a tag (field number << 3 | wire type), then a varint, four bytes, or a counted
@@ -48,6 +48,12 @@ def serialized_model(pieces: Iterable[Piece]) -> bytes:
     normalizer = _counted(1, b"identity") + _integer(3, False) + _integer(4, False) + _integer(5, True)
     fields = [_counted(1, _piece(piece)) for piece in pieces]
     return b"".join([*fields, _counted(2, trainer), _counted(3, normalizer)])
+
+
+def serialized_normalizer(charsmap: bytes) -> bytes:
+    """A model that only normalises text, by a table as in coordinator.text.charsmap, or not at all."""
+    rules = _counted(2, charsmap) if charsmap else _counted(1, b"identity")  # precompiled_charsmap, name
+    return _counted(3, rules)
 
 
 def _piece(piece: Piece) -> bytes:

@@ -13,19 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from coordinator.text import known_tokens
+
 PREFIX = "tokenizer.ggml."
 
-# A chat model ends its turn with one of these, and many files name only another token as eos_token_id. The
-# names are from llama.cpp's src/llama-vocab.cpp, without "</s>", which is an HTML tag in some vocabularies.
-END_OF_TURN_TEXTS = frozenset(
-    text.encode()
-    for text in (
-        "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>",
-        "<|end_of_text|>", "<end_of_utterance>", "<EOT>", "[EOT]",
-    )
-)  # fmt: skip
-
 BYTE_TOKEN = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
+
+# Beside eos_token_id: the ends of a turn, of a message, and of what a code model fills in.
+END_KEYS = ("eot_token_id", "eom_token_id", "fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id")
 
 
 class TokenizerError(ValueError):
@@ -48,10 +43,12 @@ class TokenType(IntEnum):
 class VocabularyDefaults:
     """What a kind of tokenizer assumes where the metadata is silent."""
 
-    bos_token_id: int | None
-    eos_token_id: int | None
-    adds_bos: bool
-    adds_space_prefix: bool
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    adds_bos: bool = False
+    adds_eos: bool = False
+    adds_space_prefix: bool = False
+    names_bytes: bool = True  # a token whose text is <0xHH> is that byte, whatever its type
 
 
 @dataclass(frozen=True)
@@ -84,6 +81,13 @@ class Vocabulary:
         ids: list[int] = np.flatnonzero(np.isin(self.types, types)).tolist()
         return ids
 
+    def decoded(self, token: int) -> str | None:
+        """A token's text; None where it is not UTF-8."""
+        try:
+            return self.texts[token].decode()
+        except UnicodeDecodeError:
+            return None
+
     def byte_of(self, token: int) -> int:
         """The byte, 0 to 255, that a token of type BYTE stands for; TokenizerError if its text names none."""
         match = BYTE_TOKEN.fullmatch(self.texts[token])
@@ -103,12 +107,13 @@ def read_vocabulary(metadata: Mapping[str, Any], defaults: VocabularyDefaults) -
     bos = _token_id(metadata, "bos_token_id", size, defaults.bos_token_id)
     eos = _token_id(metadata, "eos_token_id", size, defaults.eos_token_id)
     unknown = _token_id(metadata, "unknown_token_id", size)
-    turn_ends = {token for token, text in enumerate(texts) if text in END_OF_TURN_TEXTS}
     types = _types(metadata, texts, [token for token in (bos, eos) if token is not None], unknown)
-    types[list(turn_ends)] = TokenType.CONTROL
+    if defaults.names_bytes:
+        named = [token for token, text in enumerate(texts) if BYTE_TOKEN.fullmatch(text)]
+        types[[token for token in named if types[token] == TokenType.NORMAL]] = TokenType.BYTE
+    ends = _end_tokens(metadata, texts, types) | ({eos} if eos is not None else set())
     if unknown is None and TokenType.UNKNOWN in types:
         unknown = int(np.argmax(types == TokenType.UNKNOWN))
-    ends = (eos, _token_id(metadata, "eot_token_id", size), _token_id(metadata, "eom_token_id", size))
     return Vocabulary(
         texts=texts,
         scores=_scores(metadata, size),
@@ -116,12 +121,25 @@ def read_vocabulary(metadata: Mapping[str, Any], defaults: VocabularyDefaults) -
         bos_token_id=bos,
         eos_token_id=eos,
         unknown_token_id=unknown,
-        eos_token_ids=frozenset(end for end in ends if end is not None) | turn_ends,
+        eos_token_ids=frozenset(ends),
         adds_bos=_adds(metadata, "bos", bos, defaults.adds_bos),
-        adds_eos=_adds(metadata, "eos", eos, False),
+        adds_eos=_adds(metadata, "eos", eos, defaults.adds_eos),
         adds_space_prefix=_flag(metadata, "add_space_prefix", defaults.adds_space_prefix),
         removes_extra_spaces=_flag(metadata, "remove_extra_whitespaces", False),
     )
+
+
+def _end_tokens(metadata: Mapping[str, Any], texts: tuple[bytes, ...], types: np.ndarray) -> set[int]:
+    """The ids that end a generation beside eos_token_id, by key and by text; types gets control tokens."""
+    known = {token: text for token, text in enumerate(texts) if text in known_tokens.CONTROL}
+    types[list(known)] = TokenType.CONTROL
+    not_ends = known_tokens.not_ends(known.values())
+    ends = {token for token, text in known.items() if text in known_tokens.ENDS - not_ends}
+    if known_tokens.STRIKE_TAG_END in texts:
+        strike = texts.index(known_tokens.STRIKE_TAG_END)
+        ends |= {strike} if types[strike] == TokenType.CONTROL else set()
+    keyed = {_token_id(metadata, key, len(texts)) for key in END_KEYS}
+    return ends | {token for token in keyed if token is not None and known.get(token) not in not_ends}
 
 
 def _texts(metadata: Mapping[str, Any]) -> tuple[bytes, ...]:
@@ -178,15 +196,13 @@ def _scores(metadata: Mapping[str, Any], size: int) -> np.ndarray:
 def _types(
     metadata: Mapping[str, Any], texts: tuple[bytes, ...], control: list[int], unknown: int | None
 ) -> np.ndarray:
-    """int64 [size]; byte tokens are known by their texts too, and without types the others by their ids."""
+    """int64 [size]; where the file states none, control tokens are known by their ids."""
     types = _stated_types(metadata, len(texts))
     if types is None:
         types = np.full(len(texts), TokenType.NORMAL, np.int64)
         types[control] = TokenType.CONTROL
         if unknown is not None:
             types[unknown] = TokenType.UNKNOWN
-    named_bytes = [token for token, text in enumerate(texts) if BYTE_TOKEN.fullmatch(text)]
-    types[[token for token in named_bytes if types[token] == TokenType.NORMAL]] = TokenType.BYTE
     return types
 
 

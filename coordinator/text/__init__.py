@@ -1,0 +1,1 @@
+"""How text becomes tokens, by kind of vocabulary. What others use of it is coordinator.tokenizer."""

@@ -1,0 +1,80 @@
+"""What all kinds of tokenizer have in common: special tokens, begin and end, bytes, the vocabulary's facts.
+
+How a run of text between special tokens becomes tokens is each kind's own business.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from coordinator.text.special_tokens import cut_at_markers, find_markers
+from coordinator.text.vocabulary import TokenizerError, Vocabulary
+
+
+class VocabularyTokenizer(ABC):
+    """A Tokenizer (see coordinator.tokenizer) but for tokenize_run.
+
+    Follows llama.cpp: special tokens are found first, the longest first, and each run of text between them
+    becomes tokens by itself. Text is used as it is, but a lone surrogate becomes U+FFFD.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any], vocabulary: Vocabulary, token_bytes: list[bytes]) -> None:
+        """token_bytes: what each token stands for, by id. Raises TokenizerError."""
+        self._vocabulary = vocabulary
+        self._bytes = token_bytes
+        self._markers = find_markers(vocabulary, metadata)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens."""
+        return len(self._bytes)
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that starts a text, where there is one."""
+        return self._vocabulary.bos_token_id
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """The tokens that end a generation."""
+        return self._vocabulary.eos_token_ids
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether encode starts with bos_token_id."""
+        return self._vocabulary.adds_bos
+
+    @property
+    def adds_space_prefix(self) -> bool:
+        """Whether encode puts a space before the text."""
+        return self._vocabulary.adds_space_prefix
+
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 (perhaps part of a character) that a token stands for, b"" for a control token."""
+        if not 0 <= token < len(self._bytes):
+            raise TokenizerError(f"token {token} is outside the vocabulary of {len(self._bytes)} tokens")
+        return self._bytes[token]
+
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """The tokens of a text; see the Tokenizer protocol."""
+        tokens: list[int] = []
+        if add_special and self._vocabulary.adds_bos:
+            assert self._vocabulary.bos_token_id is not None
+            tokens.append(self._vocabulary.bos_token_id)
+        text = re.sub("[\ud800-\udfff]", "\ufffd", text)
+        for fragment in cut_at_markers(text, self._markers, parse_special):
+            if isinstance(fragment, int):
+                tokens.append(fragment)
+            else:
+                tokens.extend(self.tokenize_run(fragment))
+        if add_special and self._vocabulary.adds_eos:
+            assert self._vocabulary.eos_token_id is not None
+            tokens.append(self._vocabulary.eos_token_id)
+        return tokens
+
+    @abstractmethod
+    def tokenize_run(self, text: str) -> Iterable[int]:
+        """The tokens of a run of text that holds no special token; it is not empty. Raises TokenizerError."""
