@@ -21,6 +21,7 @@ from coordinator.recurrent_spec import RecurrentSpec
 from coordinator.scheduler import Scheduler
 from coordinator.scheduler import Sequence as Prompt
 from coordinator.shards import rank_shards
+from launcher.fit import RankNeeds
 from tests import recurrent_models
 from tests.models import LocalEngine, examples, make_spec, open_model
 from tests.recurrent_models import LIMITS, RecurrentModel
@@ -181,6 +182,12 @@ def test_all_reduces_are_counted(path: Path, num_ranks: int, with_logits: bool) 
     assert program.num_all_reduces == num_all_reduces(engine.ranks[0].spec, num_ranks, with_logits)
 
 
+def test_a_model_without_recurrent_layers_keeps_no_states() -> None:
+    spec = make_spec()
+    assert not spec.is_recurrent
+    assert state_buffers(spec, make_plan(spec, [1])[0], LIMITS) == {}
+
+
 def test_states_take_memory_by_slot_and_head(tmp_path: Path) -> None:
     file, spec = open_model(recurrent_models.mamba2().write(tmp_path / "model.gguf"))
     share = make_plan(spec, [1, 1])[0]
@@ -189,6 +196,8 @@ def test_states_take_memory_by_slot_and_head(tmp_path: Path) -> None:
     assert sizes["state.1.convolution"] == 3 * 3 * (2 * 16 + 48) * 4
     assert sizes["state.1.heads"] == 3 * 3 * 16 * 16 * 4
     assert len(sizes) == 6
+    needs = RankNeeds(spec, file.tensors, share, 2)
+    assert needs.keeps_states and needs.bytes(LIMITS).states == sum(sizes.values())
     with pytest.raises(PlanError, match="mamba2 keeps a state of each sequence, but num_slots is 0"):
         state_buffers(spec, share, dataclasses.replace(LIMITS, num_slots=0))
     with pytest.raises(PlanError, match="steps of 30000 rows are too long for a recurrent layer"):
