@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from coordinator.attention_features import AttentionFeatures, read_attentions
+from coordinator.attention_spec import QueryKeyNorm
+from coordinator.file_blocks import count_layers, unused_of_blocks
 from coordinator.metadata import MetadataReader
 from coordinator.model import (
     AttentionSpec,
@@ -15,7 +18,6 @@ from coordinator.model import (
     ModelError,
     ModelSpec,
     Norm,
-    Rope,
     TensorInfo,
 )
 from coordinator.recurrent import RecurrentFeatures, read_recurrent
@@ -33,8 +35,8 @@ class Architecture:
     norm: str = "rms"
     activation: str = "silu"
     gated: bool = True
-    head_norm: bool = False
-    gated_attention: bool = False
+    head_norm: bool = False  # of queries and keys by their root mean square, before they are turned
+    attention: AttentionFeatures = field(default_factory=AttentionFeatures)
     recurrent: RecurrentFeatures | None = None  # of layers that do not attend
     feeds_forward: bool = True
     output_norm: str = "output_norm"
@@ -54,18 +56,23 @@ SANDWICHED = BlockSpec(attention_post_norm="post_attention_norm", feed_forward_p
 POST_NORMED = replace(SANDWICHED, attention_norm="", feed_forward_norm="")
 POST_ATTENTION = BlockSpec(feed_forward_norm="post_attention_norm")
 PARALLEL = BlockSpec(parallel=True, feed_forward_norm="")  # one norm for both parts
+OPTIONAL_NORM = AttentionFeatures(norm=QueryKeyNorm("layer"), norm_is_optional=True)
 QWEN35 = Architecture(
     head_norm=True,
-    gated_attention=True,
+    attention=AttentionFeatures(gated=True),
     recurrent=RecurrentFeatures("delta", tiled=True),
     block=POST_ATTENTION,
 )
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(interleaved_rope=True),
-    "mistral3": Architecture(interleaved_rope=True),
-    "baichuan": Architecture(interleaved_rope=True, layers_with_rope=32),
+    "mistral3": Architecture(interleaved_rope=True, attention=AttentionFeatures(tempered_with_rope=True)),
+    "baichuan": Architecture(
+        interleaved_rope=True,
+        layers_with_rope=32,
+        attention=AttentionFeatures(alibi_bias=8.0, alibi_layers=40),
+    ),
     "internlm2": Architecture(interleaved_rope=True),
-    "smollm3": Architecture(interleaved_rope=True),
+    "smollm3": Architecture(interleaved_rope=True, attention=AttentionFeatures(rope_period=4)),
     "granite": Architecture(interleaved_rope=True, finetuned_means_rope=True, divides_logits=True),
     "chatglm": Architecture(interleaved_rope=True),
     "glm4": Architecture(interleaved_rope=True, block=SANDWICHED),
@@ -76,7 +83,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3next": replace(QWEN35, recurrent=RecurrentFeatures("delta")),
     "seed_oss": Architecture(block=POST_ATTENTION),
     "lfm2": Architecture(
-        head_norm=True, recurrent=RecurrentFeatures("convolution"), output_norm="token_embd_norm"
+        head_norm=True,
+        attention=AttentionFeatures(full_period=0),
+        recurrent=RecurrentFeatures("convolution"),
+        output_norm="token_embd_norm",
     ),
     "mamba2": Architecture(
         has_rope=False,
@@ -84,18 +94,45 @@ ARCHITECTURES: dict[str, Architecture] = {
         feeds_forward=False,
         block=BlockSpec(feed_forward_norm=""),
     ),
-    "exaone4": Architecture(head_norm=True, block=POST_NORMED),
-    "hunyuan-dense": Architecture(head_norm=True),
+    "exaone4": Architecture(
+        head_norm=True,
+        block=POST_NORMED,
+        attention=AttentionFeatures(full_period=4, window=4096, window_layers=64, full_without_rope=True),
+    ),
+    "hunyuan-dense": Architecture(attention=AttentionFeatures(norm=QueryKeyNorm(after_rope=True))),
     "gemma": Architecture(activation="gelu", widened_embeddings=True),
-    "gemma2": Architecture(activation="gelu", widened_embeddings=True, block=SANDWICHED, logit_softcap=30.0),
-    "gemma3": Architecture(activation="gelu", widened_embeddings=True, block=SANDWICHED, head_norm=True),
-    "olmo2": Architecture(block=POST_NORMED),
+    "gemma2": Architecture(
+        activation="gelu",
+        widened_embeddings=True,
+        block=SANDWICHED,
+        logit_softcap=30.0,
+        attention=AttentionFeatures(full_period=2, window=4096, softcap=50.0, width_scale_layers=46),
+    ),
+    "gemma3": Architecture(
+        activation="gelu",
+        widened_embeddings=True,
+        block=SANDWICHED,
+        head_norm=True,
+        attention=AttentionFeatures(
+            full_period=6, window_rope_base=10000.0, plain_window_rope=True, width_scale_layers=62
+        ),
+    ),
+    "olmo2": Architecture(
+        head_norm=True,
+        block=POST_NORMED,
+        attention=AttentionFeatures(full_period=4, plain_window_rope=True),
+    ),
     "phi2": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
     "phi3": Architecture(),
-    "command-r": Architecture(interleaved_rope=True, norm="layer", block=PARALLEL),
-    "cohere2": Architecture(interleaved_rope=True, norm="layer", block=PARALLEL),
+    "command-r": Architecture(interleaved_rope=True, norm="layer", block=PARALLEL, attention=OPTIONAL_NORM),
+    "cohere2": Architecture(
+        interleaved_rope=True,
+        norm="layer",
+        block=PARALLEL,
+        attention=AttentionFeatures(full_period=4, full_without_rope=True),
+    ),
     "starcoder2": Architecture(norm="layer", activation="gelu", gated=False),
-    "stablelm": Architecture(norm="layer", parallel_without_norm=True),
+    "stablelm": Architecture(norm="layer", parallel_without_norm=True, attention=OPTIONAL_NORM),
     "nemotron": Architecture(norm="layer", activation="relu2", gated=False),
     "falcon": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
     "gptneox": Architecture(norm="layer", activation="gelu", gated=False),
@@ -107,9 +144,16 @@ ARCHITECTURES: dict[str, Architecture] = {
         position_embeddings=True,
     ),
     "bloom": Architecture(
-        has_rope=False, norm="layer", activation="gelu", gated=False, embedding_norm="token_embd_norm"
+        has_rope=False,
+        norm="layer",
+        activation="gelu",
+        gated=False,
+        embedding_norm="token_embd_norm",
+        attention=AttentionFeatures(alibi_bias=8.0),
     ),
-    "mpt": Architecture(has_rope=False, norm="layer", activation="gelu", gated=False),
+    "mpt": Architecture(
+        has_rope=False, norm="layer", activation="gelu", gated=False, attention=OPTIONAL_NORM
+    ),
 }
 
 
@@ -122,24 +166,30 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         )
     architecture, read = ARCHITECTURES[name], MetadataReader(metadata, name)
     _refuse_unknown_features(read)
-    num_layers, num_blocks = _count_layers(read)
+    num_layers, num_blocks = count_layers(read)
     recurrents = read_recurrent(architecture.recurrent, read, num_blocks)[:num_layers]
-    attentions = _attentions(architecture, read, recurrents)
+    heads = _heads(architecture, read, recurrents)
     feed_forwards = _feed_forwards(architecture, read, num_layers, "blk.0.ffn.act.scales" in tensors)
     width = read.integer("embedding_length")
-    ropes: tuple[Rope, ...] = ()
-    key_length = next((attention.key_length for attention in attentions if attention is not None), 0)
+    rope = None
+    key_length = next((layer.key_length for layer in heads if layer is not None), 0)
     if architecture.has_rope and key_length:
         interleaved = architecture.interleaved_rope and not read.has("rope.dimension_sections")
-        ropes = (read_rope(read, key_length, interleaved, tensors),)
+        rope = read_rope(read, key_length, interleaved, tensors)
+    features = architecture.attention
+    if architecture.head_norm and features.norm is None:
+        features = replace(features, norm=QueryKeyNorm())
+    attentions = read_attentions(features, read, heads, rope, tensors)
     return ModelSpec(
         architecture=name,
         embedding_length=width,
         vocabulary_size=_vocabulary_size(tensors),
         context_length=read.integer("context_length"),
         norm=Norm(architecture.norm, read.number(NORM_EPSILONS[architecture.norm])),
-        ropes=ropes,
-        layers=tuple(LayerSpec(*parts) for parts in zip(attentions, feed_forwards, recurrents, strict=True)),
+        ropes=attentions.ropes,
+        layers=tuple(
+            LayerSpec(*parts) for parts in zip(attentions.layers, feed_forwards, recurrents, strict=True)
+        ),
         block=_block(architecture, read, tensors),
         embedding_scale=read.number(
             "embedding_scale", width**0.5 if architecture.widened_embeddings else 1.0
@@ -149,33 +199,16 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         position_embeddings=_position_embeddings(architecture, tensors),
         logit_scale=_logit_scale(architecture, read),
         logit_softcap=read.number("final_logit_softcapping", architecture.logit_softcap),
-        unused_tensors=architecture.unused_tensors + _unused_tensors(tensors, num_layers, num_blocks),
+        temperature=attentions.temperature,
+        unused_tensors=(
+            *architecture.unused_tensors,
+            *attentions.unused_tensors,
+            *unused_of_blocks(tensors, num_layers, num_blocks),
+        ),
     )
 
 
 NORM_EPSILONS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
-MAX_LAYERS = 10_000  # a damaged file is refused before it costs memory
-
-
-def _count_layers(read: MetadataReader) -> tuple[int, int]:
-    """How many there are, and how many with those behind them that predict tokens further ahead."""
-    num_blocks = read.integer("block_count")
-    if not 0 < num_blocks <= MAX_LAYERS:
-        raise read.refuse("block_count", num_blocks, f"a number from 1 to {MAX_LAYERS}")
-    num_predicting = read.integer("nextn_predict_layers", 0)
-    if not 0 <= num_predicting < num_blocks:
-        raise read.refuse("nextn_predict_layers", num_predicting, f"a number from 0 to {num_blocks - 1}")
-    return num_blocks - num_predicting, num_blocks
-
-
-def _unused_tensors(tensors: Mapping[str, TensorInfo], num_layers: int, num_blocks: int) -> tuple[str, ...]:
-    """Those of blocks that only predict further ahead, and what a file holds in two ways."""
-    prefixes = tuple(f"blk.{index}." for index in range(num_layers, num_blocks))
-    unused = [name for name in tensors if name.startswith(prefixes)]
-    for index in range(num_layers):
-        fused, parts = f"blk.{index}.ssm_in.weight", f"blk.{index}.attn_qkv.weight"
-        unused += [fused] if fused in tensors and parts in tensors else []
-    return tuple(unused)
 
 
 def _feed_forwards(
@@ -190,10 +223,10 @@ def _feed_forwards(
     ]
 
 
-def _attentions(
+def _heads(
     architecture: Architecture, read: MetadataReader, recurrents: list[RecurrentSpec | None]
 ) -> list[AttentionSpec | None]:
-    """One a layer; None for recurrent ones."""
+    """One a layer: its heads, and whether positions turn them; None for recurrent ones."""
     count = len(recurrents)
     if None not in recurrents:
         return [None] * count
@@ -218,8 +251,6 @@ def _attentions(
             value_length,
             scale=key_length**-0.5 if key_length > 0 else 0,
             rope=0 if has_rope else None,
-            head_norm=architecture.head_norm,
-            gated=architecture.gated_attention,
         )
         for num_heads, num_kv_heads, recurrent in zip(heads, kv_heads, recurrents, strict=True)
     ]
@@ -261,5 +292,3 @@ def _refuse_unknown_features(read: MetadataReader) -> None:
         raise ModelError(
             f"{read.integer('expert_count')} experts: mixture-of-experts models are not supported"
         )
-    if read.integer("attention.sliding_window", 0):
-        raise ModelError("sliding-window attention is not supported")

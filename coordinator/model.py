@@ -10,6 +10,7 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from coordinator.attention_spec import QueryKeyNorm, Temperature, Window
 from coordinator.recurrent_spec import RecurrentSpec
 
 
@@ -129,11 +130,21 @@ class AttentionSpec:
     value_length: int
     scale: float  # of scores
     rope: int | None = 0  # which of the model's; None: positions play no part
-    head_norm: bool = False  # whether each head's query and key are normalised before they are turned
+    head_norm: QueryKeyNorm | None = None
+    window: Window | None = None
+    softcap: float = 0.0  # scores become cap * tanh(score / cap); 0 for none
+    alibi_bias: float = 0.0  # the largest by which scores fall with distance; 0 for none
+    clamp: float = 0.0  # the largest magnitude of queries, keys and values; 0 for any
+    sinks: bool = False  # whether each head has a score that takes a part of the softmax and adds nothing
     gated: bool = False  # whether queries come with gates, by whose logistic function outputs are multiplied
+    has_temperature: bool = False  # whether the model's grows the queries
 
     def __post_init__(self) -> None:
         _check_counts(self, "num_heads", "num_kv_heads", "key_length", "value_length")
+        if self.gated:
+            assert self.key_length == self.value_length, "gates are as long as queries"
+        for limit in ("softcap", "alibi_bias", "clamp"):
+            assert 0 <= getattr(self, limit) < 1e12, f"a {limit} of {getattr(self, limit)}"
         exact_quotient(self.num_heads, self.num_kv_heads, "the number of attention heads")
         for name in ("key_length", "value_length"):
             if getattr(self, name) % 4 or getattr(self, name) > MAX_HEAD_LENGTH:
@@ -146,6 +157,11 @@ class AttentionSpec:
     @property
     def heads_per_kv_head(self) -> int:
         return self.num_heads // self.num_kv_heads
+
+    @property
+    def query_stride(self) -> int:
+        """Elements from one head's query to the next: of the query, and of its gate behind it."""
+        return self.key_length * (2 if self.gated else 1)
 
 
 MAX_HEAD_LENGTH = 256  # what one workgroup of the attention kernel holds
@@ -209,6 +225,7 @@ class ModelSpec:
     embedding_norm: str = ""  # the tensor, where embeddings are normalised first
     position_embeddings: str = ""  # the tensor that is added to the embeddings, a row a position
     output_norm: str = "output_norm"
+    temperature: Temperature | None = None
     logit_scale: float = 1.0
     logit_softcap: float = 0.0  # logits become cap * tanh(logit / cap); 0 for none
     unused_tensors: tuple[str, ...] = ()  # that a file may hold for other purposes than generating text
@@ -224,6 +241,7 @@ class ModelSpec:
             if attention.rope is not None:
                 assert 0 <= attention.rope < len(self.ropes), f"rope {attention.rope}"
                 _check_rope(self.ropes[attention.rope], attention)
+            assert self.temperature or not attention.has_temperature, "no temperature"
         _check_number("embedding scale", self.embedding_scale)
         _check_number("logit scale", self.logit_scale)
         assert 0 <= self.logit_softcap < 1e12, f"a softcap of {self.logit_softcap}"
@@ -249,8 +267,8 @@ class ModelSpec:
 
     @property
     def rope_length(self) -> int:
-        """Elements of a row of all rope tables, side by side."""
-        return sum(rope.dimension for rope in self.ropes)
+        """Elements of a row of all rope tables, side by side; behind them the temperature."""
+        return self.rope_offset(len(self.ropes)) + (self.temperature is not None)
 
     def rope_offset(self, index: int) -> int:
         """Where a rope's table begins in that row."""

@@ -191,15 +191,20 @@ def num_all_reduces(spec: ModelSpec, num_ranks: int, with_logits: bool) -> int:
     """Of a step. Without logits it ends in the last layer before those; they are always even in number."""
     if num_ranks == 1:
         return 0
-    layers = spec.layers if with_logits else spec.layers[:-1]
-    count = 0
-    for layer in layers:
+    count = sum(_sums_rows(layer) for layer in spec.layers)
+    for layer in spec.layers if with_logits else spec.layers[:-1]:
         parts = (layer.attention, layer.recurrent, layer.feed_forward)
         num_parts = sum(part is not None for part in parts)
         is_parallel = spec.block.parallel and layer.recurrent is None
         count += min(1, num_parts) if is_parallel else num_parts
         count += layer.recurrent is not None and shares_norm(layer.recurrent, num_ranks)
     return count + count % 2
+
+
+def _sums_rows(layer: LayerSpec) -> bool:
+    """Whether ranks exchange sums to normalise queries and keys by whole rows."""
+    norm = None if layer.attention is None else layer.attention.head_norm
+    return norm is not None and norm.span == "row"
 
 
 def padded(columns: int) -> int:

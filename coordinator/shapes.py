@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from coordinator.architectures import ARCHITECTURES
+from coordinator.attention_spec import QueryKeyNorm
 from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope, TensorInfo
 from coordinator.shards import layer_norms
 from coordinator.weight_types import WEIGHT_TYPES
@@ -38,8 +39,9 @@ def _dense(
     """heads: query heads and KV heads, of head_length or of the width divided among them."""
     features = ARCHITECTURES[architecture]
     length = head_length or width // heads[0]
+    norm = QueryKeyNorm() if features.head_norm else None
     layer = LayerSpec(
-        AttentionSpec(*heads, length, length, length**-0.5, head_norm=features.head_norm),
+        AttentionSpec(*heads, length, length, length**-0.5, head_norm=norm),
         FeedForwardSpec(ffn, features.activation, features.gated),
     )
     return ModelSpec(
@@ -100,13 +102,18 @@ def tensor_shapes(spec: ModelSpec, *, tied: bool = False) -> dict[str, tuple[int
 def _attention_shapes(attention: AttentionSpec, width: int) -> dict[str, tuple[int, ...]]:
     key_length, value_length = attention.key_length, attention.value_length
     shapes: dict[str, tuple[int, ...]] = {
-        "attn_q": (attention.num_heads * key_length, width),
+        "attn_q": (attention.num_heads * attention.query_stride, width),
         "attn_k": (attention.num_kv_heads * key_length, width),
         "attn_v": (attention.num_kv_heads * value_length, width),
         "attn_output": (width, attention.num_heads * value_length),
     }
-    if attention.head_norm:
-        shapes["attn_q_norm"] = shapes["attn_k_norm"] = (key_length,)
+    norm = attention.head_norm
+    if norm is not None and norm.weighted:
+        for kind, heads in (("q", attention.num_heads), ("k", attention.num_kv_heads)):
+            sizes = {"head": (key_length,), "heads": (heads, key_length), "row": (heads * key_length,)}
+            shapes[f"attn_{kind}_norm"] = sizes[norm.span]
+    if attention.sinks:
+        shapes["attn_sinks"] = (attention.num_heads,)
     return shapes
 
 

@@ -73,46 +73,20 @@ def layer_norms(spec: ModelSpec) -> list[str]:
 
 def _cut_attention(cutter: _Cutter, prefix: str, attention: AttentionSpec, share: LayerShare) -> None:
     key_length, value_length = attention.key_length, attention.value_length
-    if attention.gated:
-        _cut_gated_attention(cutter, prefix, attention, share)
-    else:
-        _cut_queries_keys_values(cutter, prefix, attention, share)
-    if attention.head_norm:
-        for name in ("attn_q_norm.weight", "attn_k_norm.weight"):
-            cutter.vector(prefix + name, key_length)
-    attended = share.heads.scaled(value_length)
-    cutter.row_parallel(prefix + "attn_output", attended, attention.num_heads * value_length)
-
-
-def _cut_gated_attention(cutter: _Cutter, prefix: str, attention: AttentionSpec, share: LayerShare) -> None:
-    """attn_q has head by head a query and its gate; on the device the gates follow the values."""
-    length, keys = attention.key_length, attention.num_kv_heads * attention.key_length
-    heads = range(share.heads.start, share.heads.stop)
-    queries, gates = (
-        [Span((2 * head + part) * length, (2 * head + part + 1) * length) for head in heads]
-        for part in range(2)
-    )
-    total = 2 * attention.num_heads * length
-    held = share.kv_heads.scaled(length)
-    for name, tensor, spans, rows in (
-        ("attn_q", "attn_q", queries, total),
-        ("attn_k", "attn_k", [held], keys),
-        ("attn_v", "attn_v", [held], keys),
-        ("attn_q_gate", "attn_q", gates, total),
-    ):
-        cutter.pieces(prefix + name, rows, spans, tensor=prefix + tensor)
-
-
-def _cut_queries_keys_values(
-    cutter: _Cutter, prefix: str, attention: AttentionSpec, share: LayerShare
-) -> None:
-    key_length, value_length = attention.key_length, attention.value_length
     parts = (
-        ("attn_q", share.heads.scaled(key_length), attention.num_heads * key_length),
+        ("attn_q", share.heads.scaled(attention.query_stride), attention.num_heads * attention.query_stride),
         ("attn_k", share.kv_heads.scaled(key_length), attention.num_kv_heads * key_length),
         ("attn_v", share.kv_heads.scaled(value_length), attention.num_kv_heads * value_length),
     )
     cutter.fused_column_parallel(prefix, parts, "attn_qkv")
+    if attention.head_norm is not None and attention.head_norm.weighted:
+        counts = (attention.num_heads, attention.num_kv_heads)
+        for kind, heads, count in zip(("q", "k"), (share.heads, share.kv_heads), counts, strict=True):
+            cutter.head_norm(f"{prefix}attn_{kind}_norm", attention.head_norm.span, heads, count, key_length)
+    if attention.sinks:
+        cutter.part_of_vector(prefix + "attn_sinks.weight", share.heads, attention.num_heads)
+    attended = share.heads.scaled(value_length)
+    cutter.row_parallel(prefix + "attn_output", attended, attention.num_heads * value_length)
 
 
 def _cut_feed_forward(cutter: _Cutter, prefix: str, feed_forward: FeedForwardSpec, columns: Span) -> None:
@@ -187,11 +161,15 @@ class _Cutter:
         _check_shape(self.tensors[name], shape)
         return self.tensors[name]
 
-    def part_of_vector(self, name: str, span: Span, length: int, device_name: str | None = None) -> None:
-        """A rank's part of a vector."""
-        tensor = self._find(name, (length,))
+    def _find_floats(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
+        tensor = self._find(name, shape)
         if tensor.type != "F32":
             raise ModelError(f"the vector {name!r} is of type {tensor.type}; F32 is needed")
+        return tensor
+
+    def part_of_vector(self, name: str, span: Span, length: int, device_name: str | None = None) -> None:
+        """A rank's part of a vector."""
+        self._find_floats(name, (length,))
         self.shards[device_name or name] = Shard(name, "F32", Span(0, 1), span, 0)
 
     def vector(self, name: str, length: int) -> None:
@@ -201,43 +179,41 @@ class _Cutter:
     def replicated(self, name: str, *shapes: tuple[int, ...]) -> None:
         """A tensor of numbers as it is, of the first of the shapes unless it has another of them."""
         found = self.tensors.get(name)
-        tensor = self._find(name, found.shape if found is not None and found.shape in shapes else shapes[0])
-        self._check_numbers(tensor)
+        shape = found.shape if found is not None and found.shape in shapes else shapes[0]
+        tensor = self._find_floats(name, shape)
         rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
         self.shards[name] = Shard(name, "F32", Span(0, rows), Span(0, tensor.columns), 0)
 
-    def pieces(
-        self,
-        name: str,
-        total: int,
-        spans: list[Span],
-        columns: int | None = None,
-        *,
-        tensor: str | None = None,
-    ) -> None:
+    def pieces(self, name: str, total: int, spans: list[Span], columns: int | None = None) -> None:
         """Some ranges of a matrix's rows, one after another on the device; parts of the bias go along.
 
         Its columns are the model's width, or, where they are given, those of a table of numbers.
         """
-        source = tensor or name
         shape: tuple[int, ...] = (total, columns or self._width)
-        known = self.tensors.get(source + ".weight")
+        known = self.tensors.get(name + ".weight")
         if columns is not None and total == 1 and known is not None and len(known.shape) == 1:
             shape = shape[1:]  # programs that rewrite files drop a dimension of 1
-        found = self._find(source + ".weight", shape)
-        if columns is not None:
-            self._check_numbers(found)
-        has_bias = source + ".bias" in self.tensors
+        find = self._find if columns is None else self._find_floats
+        found, has_bias = find(name + ".weight", shape), name + ".bias" in self.tensors
         for index, span in enumerate(spans or [Span(0, 0)]):
             piece = f"{name}#{index}" if index else name
             held = Span(0, found.columns)
             self.shards[piece + ".weight"] = Shard(found.name, found.type, span, held, 0)
             if has_bias:
-                self.part_of_vector(source + ".bias", span, total, piece + ".bias")
+                self.part_of_vector(name + ".bias", span, total, piece + ".bias")
 
-    def _check_numbers(self, tensor: TensorInfo) -> None:
-        if tensor.type != "F32":
-            raise ModelError(f"the tensor {tensor.name!r} is of type {tensor.type}; F32 is needed")
+    def head_norm(self, name: str, span: str, heads: Span, count: int, length: int) -> None:
+        """Of queries or keys; weights that all heads share are replicated. The bias goes along."""
+        for suffix in (".weight", ".bias"):
+            if suffix == ".bias" and name + suffix not in self.tensors:
+                continue
+            if span == "head":
+                self.vector(name + suffix, length)
+            elif span == "row":
+                self.part_of_vector(name + suffix, heads.scaled(length), count * length)
+            else:
+                tensor = self._find_floats(name + suffix, (count, length))
+                self.shards[name + suffix] = Shard(tensor.name, tensor.type, heads, Span(0, length), 0)
 
     def norm(self, name: str) -> None:
         """Of rows of the residual stream; the bias goes along."""

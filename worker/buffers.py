@@ -10,12 +10,12 @@ from coordinator.kv_types import KV_TYPES
 from coordinator.model import ModelSpec
 from coordinator.plan import Limits, RankShare, padded
 from coordinator.shards import Shard
+from worker.attention import cache_names, qkv_length
 from worker.ops import QUANTIZED
 from worker.quantized import row_words
 from worker.recurrent import convolved_length, mixed_length
 from worker.stacks import stack_shards
 from worker.step_buffer import StepLayout
-from worker.transformer import cache_names, qkv_length
 
 MAX_ATTENTION_CHUNK = (
     16384  # keys one workgroup walks: lavapipe 22.3 cuts an invocation off after 65,535 iterations

@@ -161,22 +161,6 @@ class ProgramBuilder:
         parity, scale = self.next_parity, self.spec.block.residual_scale
         self.matmul(tensor, source, "partials", parity=parity, scale=scale, accumulates=accumulates)
 
-    @property
-    def next_parity(self) -> int:
-        """Of the partial sums that the next exchange adds up."""
-        return self._num_exchanges % 2
-
-    def exchange_aside(self) -> tuple[int, bool]:
-        """An exchange of numbers that are no part of the residual stream; nothing may be pending.
-
-        Returns the parity that they are in, and whether the first slot holds the sum.
-        """
-        assert self._addend is None, f"{self._addend} is pending"
-        parity = self.next_parity
-        self.exchange()
-        self._addend = None
-        return parity, self._two_phase
-
     def exchange(self) -> None:
         """Ends the segment with an all-reduce; its sum is pending then."""
         parity = self._last_parity = self.next_parity
@@ -189,6 +173,18 @@ class ProgramBuilder:
         elif self.num_ranks > 1:
             self._end_segment(parity, Phase.ONE_SHOT)
 
-    def _end_segment(self, parity: int, phase: Phase) -> None:
-        self._segments.append(Segment(tuple(self._ops), parity, phase))
+    @property
+    def next_parity(self) -> int:
+        """Of what the next exchange adds up."""
+        return self._num_exchanges % 2
+
+    def exchange_rows(self, row_length: int) -> None:
+        """Ends the segment with an exchange of short rows, which nothing is added to; one rank needs none."""
+        parity = self.next_parity
+        self._num_exchanges += 1
+        if self.num_ranks > 1:
+            self._end_segment(parity, Phase.ONE_SHOT, row_length)
+
+    def _end_segment(self, parity: int, phase: Phase, row_length: int = 0) -> None:
+        self._segments.append(Segment(tuple(self._ops), parity, phase, row_length))
         self._ops = []

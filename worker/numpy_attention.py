@@ -7,9 +7,10 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from worker.attention_ops import Attention, AttentionCombine, Heads, RopeCache
 from worker.numpy_cache import NumpyCache
+from worker.numpy_heads import keys, queries, turned
 from worker.numpy_state import NumpyState
-from worker.ops import Attention, AttentionCombine, RopeCache
 
 Floats = npt.NDArray[np.float32]
 EMPTY_MAXIMUM = np.float32(-3e38)  # of a chunk without keys: finite, so that differences of two are
@@ -25,7 +26,7 @@ def attend(
     scales: Floats,
 ) -> None:
     """query [heads, key_length], keys and values [kv_heads, keys, length] -> sums [heads, chunks, length]
-    and scales [heads, chunks, 2], the softmax's maximum and sum.
+    and scales [heads, chunks, 2], the softmax's maximum and sum. The last key is the row's own.
 
     Heads that other ranks hold fill up the groups of a KV head, so that all groups are computed at once.
     """
@@ -34,29 +35,51 @@ def attend(
     groups[own] = query
     groups *= np.float32(op.scale)
     queries = groups.reshape(op.num_kv_heads, op.heads_per_kv_head, -1).swapaxes(1, 2).copy()
-    scores = (keys @ queries).swapaxes(1, 2).copy()  # BLAS is five times slower the other way round
+    num_keys = keys.shape[1]
+    first = first_visible(op, num_keys - 1)
+    # BLAS is five times slower the other way round.
+    scores = (keys[:, first:] @ queries).swapaxes(1, 2).copy()
+    if op.softcap:
+        scores = np.float32(op.softcap) * np.tanh(scores / np.float32(op.softcap))
+    if op.alibi is not None:
+        slopes = np.zeros(len(groups), np.float32)
+        slopes[own] = op.alibi.slopes(op.num_heads)
+        distances = np.arange(first - num_keys + 1, 1, dtype=np.float32)
+        scores += slopes.reshape(op.num_kv_heads, -1, 1) * distances
     for chunk in range(sums.shape[1]):
-        span = slice(chunk * chunk_length, (chunk + 1) * chunk_length)
-        chunk_scores = scores[..., span]
+        start, stop = (max(first, edge * chunk_length) for edge in (chunk, chunk + 1))
+        chunk_scores = scores[..., start - first : stop - first]
         if not chunk_scores.shape[2]:
             scales[:, chunk] = (EMPTY_MAXIMUM, 0)
             continue
         maximum = chunk_scores.max(axis=2, keepdims=True)
         weight = np.exp(chunk_scores - maximum)
-        sums[:, chunk] = (weight @ values[:, span]).reshape(len(groups), -1)[own]
+        sums[:, chunk] = (weight @ values[:, start:stop]).reshape(len(groups), -1)[own]
         scales[:, chunk, 0] = maximum.reshape(-1)[own]
         scales[:, chunk, 1] = weight.sum(axis=2).reshape(-1)[own]
 
 
-def combined(sums: Floats, scales: Floats) -> Floats:
-    """sums [rows, heads, chunks, length] and their scales [rows, heads, chunks, 2] -> all rows."""
+def first_visible(op: Attention, position: int) -> int:
+    """The first key that a row sees."""
+    if not op.window:
+        return 0
+    return position - position % op.window if op.chunked else max(0, position + 1 - op.window)
+
+
+def combined(sums: Floats, scales: Floats, sinks: Floats | None = None) -> Floats:
+    """sums [rows, heads, chunks, length] and their scales [rows, heads, chunks, 2] -> all rows. Sinks [heads]
+    take a part of the softmax."""
     attended: Floats
-    if sums.shape[2] == 1:
+    if sums.shape[2] == 1 and sinks is None:
         attended = sums[:, :, 0] / scales[:, :, 0, 1:]
         return attended
     maximum = scales[..., 0].max(axis=2, keepdims=True)
+    if sinks is not None:
+        maximum = np.maximum(maximum, sinks[:, None])
     weight = np.exp(scales[..., 0] - maximum)
     total = (weight * scales[..., 1]).sum(axis=2)
+    if sinks is not None:
+        total += np.exp(sinks - maximum[..., 0])
     # A chunk without keys left no sums: what lies there is an older step's.
     kept = np.where(scales[..., 1:] > 0, sums, np.float32(0))
     attended = (weight[..., None] * kept).sum(axis=2) / total[..., None]
@@ -76,41 +99,28 @@ def _blocks(state: NumpyState, row: int, num_positions: int) -> npt.NDArray[np.u
 
 
 def rope_cache(op: RopeCache, state: NumpyState) -> None:
-    num_rows = state.num_rows()
-    num_turned = op.num_heads + op.num_kv_heads
-    first_value = num_turned * op.key_length
-    turned = state.rows("qkv")[:, :first_value].reshape(num_rows, num_turned, op.key_length)
-    value = state.rows("qkv")[:, first_value : first_value + op.num_kv_heads * op.value_length]
-    turned = _turned(state, turned, op)
-    _query(op, state)[:] = turned[:, : op.num_heads]
-    turned_key = turned[:, op.num_heads :]
-    value = value.reshape(num_rows, op.num_kv_heads, op.value_length)
-    keys = _cache(state, op.key_cache, op, op.key_length)
-    values = _cache(state, op.value_cache, op, op.value_length)
+    heads, num_rows = op.heads, state.num_rows()
+    query = turned(queries(heads, state), op.turn, state)
+    if op.temperature is not None:
+        query *= state.rows("rope")[:, op.temperature, None, None]
+    _query(heads, state)[:] = query
+    turned_key = turned(keys(heads, state), op.turn, state)
+    key_cache = _cache(state, op.key_cache, op, heads.key_length)
+    value = state.rows("qkv")[:, heads.first_value : heads.first_value + heads.num_kv_heads * op.value_length]
+    value = value.reshape(num_rows, heads.num_kv_heads, op.value_length)
+    value_cache = _cache(state, op.value_cache, op, op.value_length) if op.value_length else None
     for row in range(num_rows):
         position = int(state.step.positions[row])
         block, place = _blocks(state, row, position + 1)[-1], position % state.limits.block_length
-        keys.write(block, place, turned_key[row])
-        values.write(block, place, value[row])
+        key_cache.write(block, place, turned_key[row])
+        if value_cache is not None:
+            value_cache.write(block, place, value[row])
 
 
-def _query(op: RopeCache | Attention, state: NumpyState) -> Floats:
+def _query(op: Heads | Attention, state: NumpyState) -> Floats:
     """[rows, heads, key_length]; rows lie end to end whatever another layer's have of elements."""
     shape = (state.num_rows(), op.num_heads, op.key_length)
     return state.bytes["query"].view(np.float32)[: math.prod(shape)].reshape(shape)
-
-
-def _turned(state: NumpyState, heads: Floats, op: RopeCache) -> Floats:
-    """heads [rows, heads, key_length]; the rope table holds cosine and sine by turns."""
-    table = state.rows("rope")[:, None, op.rope_offset : op.rope_offset + op.rope_dimension]
-    cosine, sine = table[..., 0::2], table[..., 1::2]
-    half = op.rope_dimension // 2
-    first = slice(0, op.rope_dimension, 2) if op.interleaved else slice(0, half)
-    second = slice(1, op.rope_dimension, 2) if op.interleaved else slice(half, op.rope_dimension)
-    turned = heads.copy()
-    turned[..., first] = heads[..., first] * cosine - heads[..., second] * sine
-    turned[..., second] = heads[..., first] * sine + heads[..., second] * cosine
-    return turned
 
 
 def _slots(op: Attention | AttentionCombine, state: NumpyState) -> tuple[Floats, Floats]:
@@ -140,6 +150,10 @@ def attention(op: Attention, state: NumpyState) -> None:
 
 
 def attention_combine(op: AttentionCombine, state: NumpyState) -> None:
-    attended = combined(*_slots(op, state))
+    sinks = None if op.sinks is None else state.vector(op.sinks, op.num_heads)
+    attended = combined(*_slots(op, state), sinks)
+    if op.gated:
+        heads = state.rows("qkv")[:, : 2 * op.num_heads * op.value_length].reshape(*attended.shape[:2], 2, -1)
+        attended = attended / (1 + np.exp(-heads[:, :, 1]))
     span = slice(op.output_offset, op.output_offset + op.num_heads * op.value_length)
-    state.rows("attended")[:, span] = attended.reshape(state.num_rows(), -1)
+    state.rows(op.output)[:, span] = attended.reshape(state.num_rows(), -1)

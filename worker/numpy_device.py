@@ -9,21 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.plan import Limits
+from worker.attention_ops import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
 from worker.buffers import Buffer
 from worker.device import FillPlaces, Place
 from worker.numpy_attention import attention, attention_combine, rope_cache
+from worker.numpy_heads import clamp, head_norm, head_sums, rope
 from worker.numpy_products import matmul, widened
 from worker.numpy_recurrent import RUN_RECURRENT
-from worker.numpy_rows import activate, head_norm, quantize, sum_norm, sum_slice
+from worker.numpy_rows import activate, quantize, sum_norm, sum_slice
 from worker.numpy_state import NumpyState
 from worker.ops import (
     Activate,
-    Attention,
-    AttentionCombine,
-    HeadNorm,
     MatMul,
     Quantize,
-    RopeCache,
     SumNorm,
     SumSlice,
 )
@@ -36,7 +34,10 @@ RUN: dict[type, Callable[[Any, NumpyState], None]] = {
     SumSlice: sum_slice,
     Quantize: quantize,
     MatMul: matmul,
+    Clamp: clamp,
+    HeadSums: head_sums,
     HeadNorm: head_norm,
+    Rope: rope,
     RopeCache: rope_cache,
     Attention: attention,
     AttentionCombine: attention_combine,

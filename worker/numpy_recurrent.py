@@ -12,10 +12,10 @@ import numpy.typing as npt
 from worker.activations import ACTIVATIONS, logistic
 from worker.numpy_state import NumpyState
 from worker.recurrent_ops import (
+    SQUARE_SUMS,
     Convolution,
     GatedNorm,
     Heads,
-    OutputGate,
     Recurrence,
     SquareSums,
     UnitNorm,
@@ -121,7 +121,7 @@ def square_sums(op: SquareSums, state: NumpyState) -> None:
     squares = np.square(_gated_values(state, op.num_heads * op.head_length, op.gate_offset))
     by_head = squares.reshape(len(squares), op.num_heads, op.head_length).sum(axis=2)
     groups = np.arange(op.first_head, op.first_head + op.num_heads) // op.heads_per_group
-    partial = state.partial(op.parity, state.write_slot)
+    partial = state.small_partials(op.parity, SQUARE_SUMS)[state.write_slot]
     for group in range(op.num_groups):
         partial[:, group] = by_head[:, groups == group].sum(axis=1)
 
@@ -141,9 +141,7 @@ def gated_norm(op: GatedNorm, state: NumpyState) -> None:
     if op.parity is None:
         squares = np.einsum("rvc,rvc->rv", vectors, vectors)
     else:
-        num_partials = 1 if op.summed else state.partials.shape[1]
-        sums = sum(state.partial(op.parity, slot) for slot in range(num_partials))
-        assert isinstance(sums, np.ndarray)
+        sums = state.small_partials(op.parity, SQUARE_SUMS).sum(axis=0)
         squares = sums[:, numbers // op.vectors_per_group]
     mean_square = squares / np.float32(op.vectors_per_group * op.length)
     normed = vectors / np.sqrt(mean_square + np.float32(op.epsilon))[..., None] * _weights(op, numbers, state)
@@ -160,16 +158,10 @@ def _weights(op: GatedNorm, numbers: npt.NDArray[np.intp], state: NumpyState) ->
     return weight.take(starts[:, None] + np.arange(op.length))
 
 
-def output_gate(op: OutputGate, state: NumpyState) -> None:
-    gate = state.rows("qkv")[:, op.gate_offset : op.gate_offset + op.columns]
-    state.rows("attended")[:, op.output_offset : op.output_offset + op.columns] *= logistic(gate)
-
-
 RUN_RECURRENT: dict[type, Callable[[Any, NumpyState], None]] = {
     Convolution: convolution,
     UnitNorm: unit_norm,
     Recurrence: recurrence,
     SquareSums: square_sums,
     GatedNorm: gated_norm,
-    OutputGate: output_gate,
 }

@@ -12,7 +12,7 @@ from collectives.arena import rank_slice
 from worker import quantized
 from worker.activations import ACTIVATIONS
 from worker.numpy_state import NumpyState
-from worker.ops import QUANTIZED, Activate, HeadNorm, Quantize, SumNorm, SumSlice
+from worker.ops import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
 
 Floats = npt.NDArray[np.float32]
 
@@ -58,16 +58,6 @@ def sum_slice(op: SumSlice, state: NumpyState) -> None:
 def quantize(op: Quantize, state: NumpyState) -> None:
     words = quantized.quantize(state.rows(op.input, op.rows)[:, : op.columns], op.activations)
     state.rows(QUANTIZED, op.rows).view(np.uint32)[:, : words.shape[1]] = words
-
-
-def head_norm(op: HeadNorm, state: NumpyState) -> None:
-    weights = [state.vector(name, op.length) for name in (op.query_weight, op.key_weight)]
-    first = 0
-    for count, weight in zip((op.num_heads, op.num_kv_heads), weights, strict=True):
-        heads = state.rows("qkv")[:, first : first + count * op.length]
-        normed = _scaled(heads.reshape(-1, op.length), op.epsilon) * weight
-        heads[:] = normed.reshape(heads.shape)
-        first += count * op.length
 
 
 def activate(op: Activate, state: NumpyState) -> None:

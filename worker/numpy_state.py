@@ -57,6 +57,14 @@ class NumpyState:
         num_rows = self.num_rows()
         return self.partials[parity, slot, : num_rows * length].reshape(num_rows, length)
 
+    def small_partials(self, parity: int, length: int) -> Floats:
+        """All slots of an exchange of short rows [slots, rows, length]."""
+        num_rows = self.num_rows()
+        own = self.partials[parity, :, : num_rows * length]
+        view = own.view()
+        view.shape = (len(own), num_rows, length)  # never a copy: it is written to
+        return view
+
 
 def _runs(table_starts: npt.NDArray[np.uint32]) -> list[tuple[int, int]]:
     """Neighbouring rows of one sequence, so that its keys are gathered and widened once for them."""

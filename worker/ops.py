@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Union
 
+from worker.attention_ops import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
 from worker.recurrent_ops import RecurrentOp
 
 RowSet = Literal["rows", "logit_rows"]  # all rows of a step, or those that get logits
@@ -136,100 +137,6 @@ class MatMul:
 
 
 @dataclass(frozen=True)
-class HeadNorm:
-    """Normalises each query head and each key head in qkv by its root mean square, in place.
-
-    Every head of a kind has the same weight [length].
-    """
-
-    num_heads: int
-    num_kv_heads: int
-    length: int
-    query_weight: str
-    key_weight: str
-    epsilon: float
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset(("qkv",))
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return frozenset(("qkv",))
-
-
-@dataclass(frozen=True)
-class RopeCache:
-    """Turns queries and keys by the step's rope table; writes keys, and values, to the layer's cache.
-
-    A row of qkv holds all query heads, then all key heads, then all value heads.
-    """
-
-    key_cache: str
-    value_cache: str
-    num_heads: int
-    num_kv_heads: int
-    key_length: int
-    value_length: int
-    rope_offset: int  # where its cosines and sines begin in a row of the rope table
-    rope_dimension: int  # elements of a head that turn; 0 for none
-    interleaved: bool
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset(("qkv",))
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return frozenset(("query", self.key_cache, self.value_cache))
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Causal attention of every row over one chunk of its sequence's keys at a time.
-
-    Leaves per row, head and chunk an unnormalised sum of values with its softmax maximum and sum
-    (https://arxiv.org/abs/2205.14135). Query head i reads KV head (first_head + i) // heads_per_kv_head,
-    counted from the first KV head that this rank holds.
-    """
-
-    key_cache: str
-    value_cache: str
-    num_heads: int
-    num_kv_heads: int
-    first_head: int  # of this rank, modulo heads_per_kv_head
-    heads_per_kv_head: int
-    key_length: int
-    value_length: int
-    scale: float
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset(("query", self.key_cache, self.value_cache))
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return frozenset(("attention_sums", "attention_scales"))
-
-
-@dataclass(frozen=True)
-class AttentionCombine:
-    """attended[row, offset + head * value_length :] = the chunks of Attention put together."""
-
-    num_heads: int
-    value_length: int
-    output_offset: int
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset(("attention_sums", "attention_scales"))
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return frozenset(("attended",))
-
-
-@dataclass(frozen=True)
 class Activate:
     """activated[row, offset + column] = activation(gate) * up, which lie columns apart in gate_up.
 
@@ -257,7 +164,10 @@ Op = Union[  # noqa: UP007
     SumSlice,
     Quantize,
     MatMul,
+    Clamp,
+    HeadSums,
     HeadNorm,
+    Rope,
     RopeCache,
     Attention,
     AttentionCombine,

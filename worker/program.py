@@ -27,6 +27,7 @@ class Segment:
     ops: tuple[Op, ...]
     parity: int | None
     phase: Phase = Phase.ONE_SHOT
+    row_length: int = 0  # float32 of a row of what is exchanged; 0 for those of the residual stream
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from coordinator.plan import LayerShare, shares_norm
 from coordinator.recurrent_spec import RecurrentSpec
 from worker.builder import ProgramBuilder
 from worker.recurrent_ops import (
+    SQUARE_SUMS,
     Convolution,
     GatedNorm,
     Heads,
@@ -95,8 +96,9 @@ def give_out(
         return
     output, count = f"blk.{index}.ssm_out", len(share.recurrent)
     gate_offset = convolved_length(recurrent, share)
-    parity, summed = None, False
+    parity = None
     if shares_norm(recurrent, num_ranks):
+        parity = builder.next_parity
         builder.add(
             SquareSums(
                 num_heads=count,
@@ -105,10 +107,10 @@ def give_out(
                 heads_per_group=recurrent.heads_per_group,
                 num_groups=recurrent.num_groups,
                 gate_offset=gate_offset,
-                parity=builder.next_parity,
+                parity=parity,
             )
         )
-        parity, summed = builder.exchange_aside()
+        builder.exchange_rows(SQUARE_SUMS)
     if count:
         vectors = _norm_vectors(recurrent, share, by_head=parity is not None)
         stack = builder.stacks[f"blk.{index}.ssm_norm.weight"]
@@ -125,7 +127,6 @@ def give_out(
                 gate_offset=gate_offset,
                 output_offset=builder.shards[output + ".weight"].column_offset,
                 parity=parity,
-                summed=summed,
             )
         )
     builder.partial(output, "gated")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Union
 
 MAX_KERNEL = 8  # rows that the kernel of a convolution may read: shaders/convolution.slang
+SQUARE_SUMS = 8  # elements of a row that SquareSums writes: groups are fewer than ranks then
 STATE_STEP = 16  # a key's elements come in multiples of it: shaders/recurrence.slang
 
 
@@ -149,7 +150,6 @@ class GatedNorm:
     gate_offset: int  # in mixed
     output_offset: int
     parity: int | None = None
-    summed: bool = False  # as in SumNorm
 
     @property
     def first_group(self) -> int:
@@ -166,21 +166,4 @@ class GatedNorm:
         return frozenset(("gated",))
 
 
-@dataclass(frozen=True)
-class OutputGate:
-    """attended[row, offset + column] *= sigmoid(qkv[row, gate_offset + column]), for some columns."""
-
-    columns: int
-    gate_offset: int
-    output_offset: int
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset(("qkv", "attended"))
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return frozenset(("attended",))
-
-
-RecurrentOp = Union[Convolution, UnitNorm, Recurrence, SquareSums, GatedNorm, OutputGate]  # noqa: UP007
+RecurrentOp = Union[Convolution, UnitNorm, Recurrence, SquareSums, GatedNorm]  # noqa: UP007

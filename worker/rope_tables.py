@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.attention_spec import Temperature
 from coordinator.model import ModelError, Rope, TensorInfo, Yarn
 from worker.weight_source import WeightSource
 
@@ -81,3 +82,10 @@ def _kept(rope: Rope, yarn: Yarn) -> Doubles:
     pairs = np.arange(rope.dimension // 2, dtype=np.float64)
     ramp: Doubles = 1 - np.clip((pairs - first) / max(0.001, last - first), 0, 1)
     return ramp
+
+
+def temperatures(temperature: Temperature, positions: npt.NDArray[np.int32]) -> Doubles:
+    """What the queries at these positions are multiplied by."""
+    periods = np.floor((positions + np.float64(temperature.offset)) / temperature.length)
+    factors: Doubles = 1 + temperature.scale * np.log1p(periods)
+    return factors

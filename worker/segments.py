@@ -17,7 +17,8 @@ class SegmentRunner:
         self._num_exchanges = 0
 
     def run(self, program: Program, num_rows: int, count: int, lap: Callable[[str], None]) -> None:
-        """count: elements of an all-reduce. `lap` is told what the time since its last call was spent on."""
+        """count: elements of an all-reduce, unless a segment's rows are shorter. `lap` is told what the time
+        since its last call was spent on."""
         device = self._device
         device.submit(program, num_rows)
         lap("submit")
@@ -25,7 +26,8 @@ class SegmentRunner:
             device.finish(index)
             lap("wait")
             if segment.parity is not None:
-                self._exchange(segment.parity, segment.phase, count)
+                elements = num_rows * segment.row_length or count
+                self._exchange(segment.parity, segment.phase, elements)
                 lap("reduce")
                 device.release(index + 1)
                 lap("submit")

@@ -14,7 +14,7 @@ from coordinator.shards import Shard
 from worker.formats import FORMATS
 
 # Tensors of a layer that multiply the same input, in the order in which they are stacked.
-QKV, GATE_UP = ("attn_q", "attn_k", "attn_v", "attn_q_gate"), ("ffn_gate", "ffn_up")
+QKV, GATE_UP = ("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up")
 MIXED = ("ssm_in", "attn_qkv", "attn_gate", "ssm_ba", "ssm_alpha", "ssm_beta")  # of a recurrent layer
 
 

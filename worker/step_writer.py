@@ -9,7 +9,7 @@ from coordinator.messages import Load, Step
 from worker.buffers import MAX_ATTENTION_CHUNK, attention_slots
 from worker.device import Device
 from worker.formats import FORMATS
-from worker.rope_tables import RopeTables
+from worker.rope_tables import RopeTables, temperatures
 from worker.step_buffer import INDIRECT_WORD, NUM_RUNS_WORD, StepLayout, StepView, attention_groups
 from worker.weight_source import WeightSource
 
@@ -59,7 +59,10 @@ class StepWriter:
         if self._position_embeddings is not None:
             embeddings += self._position_embeddings[step.positions]
         self._embedding[:num_rows, : self._spec.embedding_length] = embeddings
-        self._ropes.write(step.positions, self._rope[:num_rows])
+        ropes_end = self._rope.shape[1] - (self._spec.temperature is not None)
+        self._ropes.write(step.positions, self._rope[:num_rows, :ropes_end])
+        if self._spec.temperature is not None:
+            self._rope[:num_rows, -1] = temperatures(self._spec.temperature, step.positions)
 
     def _write_runs(self, step: Step) -> None:
         starts = _run_starts(step.slots)

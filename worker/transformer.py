@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from coordinator.model import AttentionSpec, FeedForwardSpec, ModelSpec
+from coordinator.model import FeedForwardSpec, ModelSpec
 from coordinator.plan import LayerShare, RankShare
 from coordinator.shards import Shard
+from worker.attention import attend, write_cache
 from worker.builder import ProgramBuilder
-from worker.ops import Activate, Attention, AttentionCombine, HeadNorm, RopeCache
+from worker.ops import Activate
 from worker.program import Program
 from worker.recurrent import give_out, write_state
-from worker.recurrent_ops import OutputGate
-from worker.stacks import GATE_UP, QKV, stacked_tensors
+from worker.stacks import GATE_UP, stacked_tensors
 
 
 def build_program(
@@ -64,7 +64,7 @@ def _fill_caches(builder: ProgramBuilder, index: int) -> None:
     attention, recurrent = builder.spec.layers[index].attention, builder.spec.layers[index].recurrent
     builder.norm(_named(index, builder.spec.block.attention_norm), "normed")
     if attention is not None:
-        _write_cache(builder, index, attention, builder.share.layers[index])
+        write_cache(builder, index, attention, builder.share.layers[index])
     if recurrent is not None:
         write_state(builder, index, recurrent, builder.share.layers[index])
 
@@ -74,8 +74,8 @@ def _layer(builder: ProgramBuilder, index: int) -> None:
     parallel = block.parallel and layer.attention is not None and layer.feed_forward is not None
     if layer.attention is not None:
         builder.norm(_named(index, block.attention_norm), "normed")
-        _write_cache(builder, index, layer.attention, share)
-        _attend(builder, index, layer.attention, share)
+        write_cache(builder, index, layer.attention, share)
+        attend(builder, index, layer.attention, share)
         if not parallel:
             _end_part(builder, index, block.attention_post_norm)
     if layer.recurrent is not None:
@@ -101,63 +101,6 @@ def _end_part(builder: ProgramBuilder, index: int, post_norm: str) -> None:
         builder.post_norm(_named(index, post_norm), "block")
 
 
-def _write_cache(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:
-    """Queries, keys and values of the normed rows; keys and values go to the layer's cache."""
-    heads, kv_heads = len(share.heads), len(share.kv_heads)
-    if not heads:
-        return
-    layer = f"blk.{index}"
-    builder.products(stacked_tensors(layer, QKV, builder.shards), "qkv")
-    if attention.head_norm:
-        builder.add(
-            HeadNorm(
-                heads,
-                kv_heads,
-                attention.key_length,
-                f"{layer}.attn_q_norm.weight",
-                f"{layer}.attn_k_norm.weight",
-                builder.spec.norm.epsilon,
-            )
-        )
-    rope = None if attention.rope is None else builder.spec.ropes[attention.rope]
-    builder.add(
-        RopeCache(
-            *cache_names(index),
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            key_length=attention.key_length,
-            value_length=attention.value_length,
-            rope_offset=0 if attention.rope is None else builder.spec.rope_offset(attention.rope),
-            rope_dimension=0 if rope is None else rope.dimension,
-            interleaved=rope is not None and rope.interleaved,
-        )
-    )
-
-
-def _attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:
-    """Of the queries over the layer's cache, into this rank's partial sums."""
-    output = f"blk.{index}.attn_output"
-    if len(share.heads):
-        builder.add(
-            Attention(
-                *cache_names(index),
-                num_heads=len(share.heads),
-                num_kv_heads=len(share.kv_heads),
-                first_head=share.heads.start % attention.heads_per_kv_head,
-                heads_per_kv_head=attention.heads_per_kv_head,
-                key_length=attention.key_length,
-                value_length=attention.value_length,
-                scale=attention.scale,
-            )
-        )
-        offset = builder.shards[output + ".weight"].column_offset
-        builder.add(AttentionCombine(len(share.heads), attention.value_length, offset))
-        if attention.gated:
-            gated = len(share.heads) * attention.value_length
-            builder.add(OutputGate(gated, qkv_length(attention, share) - gated, offset))
-    builder.partial(output, "attended")
-
-
 def _feed_forward(
     builder: ProgramBuilder,
     index: int,
@@ -181,15 +124,3 @@ def _feed_forward(
             divisors = f"{layer}.ffn.act.scales" if feed_forward.has_divisors else None
             builder.add(Activate(columns, offset, activation, gated, divisors))
     builder.partial(down, "activated", accumulates=accumulates)
-
-
-def cache_names(layer: int) -> tuple[str, str]:
-    """The buffers of one layer's keys and values."""
-    return f"cache.{layer}.key", f"cache.{layer}.value"
-
-
-def qkv_length(attention: AttentionSpec, share: LayerShare) -> int:
-    """Elements of a row of a layer's queries, keys and values."""
-    num_keys = len(share.heads) + len(share.kv_heads)
-    num_values = len(share.kv_heads) + (len(share.heads) if attention.gated else 0)
-    return num_keys * attention.key_length + num_values * attention.value_length

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.plan import Limits
+from worker.attention_ops import Attention
 from worker.device import DeviceError, DeviceOptions
-from worker.ops import Attention, MatMul, Matrix
+from worker.ops import MatMul, Matrix
 from worker.program import Program, Segment
 
 

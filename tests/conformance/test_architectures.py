@@ -26,8 +26,9 @@ MODELS = (
     "phi3-dense", "mistral3-dense", "command-r-dense", "granite-dense", "glm4-dense",
     "chatglm-dense", "smollm3-dense", "starcoder2-dense", "falcon-dense",
     "gpt2-dense", "gptneox-dense", "internlm2-dense", "baichuan-dense",
-    "exaone4-dense", "seed_oss-dense", "nemotron-dense", "qwen35-dense",
-    "mamba2-dense",
+    "exaone4-dense", "seed_oss-dense", "nemotron-dense",
+    "gemma2-dense", "gemma3-dense", "olmo2-dense", "cohere2-dense", "hunyuan-dense-dense",
+    "stablelm-dense", "bloom-dense", "mpt-dense", "qwen35-dense", "mamba2-dense", "lfm2-dense",
 )  # fmt: skip
 LIMITS = Limits(
     context_length=64,

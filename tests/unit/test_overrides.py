@@ -91,7 +91,7 @@ def test_the_spec_is_read_from_what_was_overridden(
     assert "context 128," in plan_of(capsys, path)[1]
     assert "context 96," in plan_of(capsys, path, "llama.context_length=int:96")[1]
     code, text = plan_of(capsys, path, "llama.attention.head_count=str:four")
-    assert code == 2 and "llama.attention.head_count is 'four'; one integer is needed" in text
+    assert code == 2 and "llama.attention.head_count is 'four'; an integer is needed" in text
     code, text = plan_of(capsys, path, f"llama.rope.freq_base=float:{math.pi}", "llama.block_count=int:3")
     assert code == 2 and "the model has no tensor 'blk.2." in text
     code, text = plan_of(capsys, path, "llama.block_count")

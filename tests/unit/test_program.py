@@ -13,16 +13,14 @@ from coordinator.model import ModelSpec
 from coordinator.plan import ACTIVATIONS, Limits, RankShare, make_plan, padded
 from coordinator.shards import Shard, rank_shards
 from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
+from worker.attention_ops import Attention, AttentionCombine, RopeCache
 from worker.buffers import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers
 from worker.ops import (
     QUANTIZED,
     Activate,
-    Attention,
-    AttentionCombine,
     MatMul,
     Op,
     Quantize,
-    RopeCache,
     SumNorm,
     SumSlice,
 )
@@ -228,12 +226,12 @@ def test_every_buffer_exists_and_is_wide_enough(case: RankCase, rows: int) -> No
             assert buffers["activated"].row_length >= op.output_offset + op.columns
         elif isinstance(op, RopeCache):
             keys, values = op.num_kv_heads * op.key_length, op.num_kv_heads * op.value_length
-            assert buffers["query"].row_length == op.num_heads * op.key_length
+            assert buffers["query"].row_length == op.heads.num_heads * op.key_length
             assert buffers["qkv"].row_length == buffers["query"].row_length + keys + values
             positions = limits.num_blocks * limits.block_length * op.num_kv_heads * 4
             assert buffers[op.key_cache].nbytes == positions * op.key_length
             assert buffers[op.value_cache].nbytes == positions * op.value_length
-            assert buffers["rope"].row_length >= op.rope_dimension
+            assert buffers["rope"].row_length >= op.turn.dimension
 
 
 @given(rank_cases())

@@ -13,11 +13,12 @@ import numpy.typing as npt
 from coordinator.kv_types import KV_TYPES
 from coordinator.plan import Limits
 from tests.blocks import tame_rows
+from worker.attention_ops import Attention
 from worker.buffers import Buffer, Placement
 from worker.device import Device
 from worker.formats import FORMATS
 from worker.numpy_cache import DTYPES as KV_DTYPES
-from worker.ops import Attention, Matrix, Op
+from worker.ops import Matrix, Op
 from worker.program import Program, Segment
 from worker.step_buffer import INDIRECT_WORD, NUM_RUNS_WORD, StepLayout, StepView, attention_groups
 from worker.vulkan.staging import STAGING_BYTES

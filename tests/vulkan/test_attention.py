@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from coordinator.kv_types import KV_TYPES
 from coordinator.plan import padded
 from tests.vulkan.cases import Case, assert_close, limits_for, random_cache, random_floats
 from tests.vulkan.reused_device import ReusedDevice
+from worker.attention_ops import Alibi, Attention, AttentionCombine
 from worker.buffers import MAX_ATTENTION_CHUNK
 from worker.numpy_attention import EMPTY_MAXIMUM
 from worker.numpy_device import NumpyDevice
-from worker.ops import Attention, AttentionCombine
 
 
 def attention_case(
@@ -30,6 +31,8 @@ def attention_case(
     spare_rows: int = 0,
     seed: int = 0,
     offset: int = 0,
+    sinks: bool = False,
+    gated: bool = False,
 ) -> Case:
     """Every row is a sequence of its own; their blocks lie in any order. Attention and the combination."""
     rng = np.random.default_rng(seed)
@@ -47,6 +50,8 @@ def attention_case(
         "attention_sums": np.full(slots * op.value_length, np.nan, np.float32),
         "attention_scales": np.full(slots * 2, 1e9, np.float32),
         "attended": random_floats(rng, rows, padded(offset + op.num_heads * op.value_length)),
+        "sinks": 2 * random_floats(rng, op.num_heads),
+        "qkv": 9 * random_floats(rng, rows, 2 * op.num_heads * op.value_length + 3),
     }
     return Case(
         limits_for(
@@ -56,7 +61,7 @@ def attention_case(
             max_rows=rows,
             kv_type=kv_type,
         ),
-        (op, AttentionCombine(op.num_heads, op.value_length, offset)),
+        (op, AttentionCombine(op.num_heads, op.value_length, offset, "sinks" if sinks else None, gated)),
         arrays,
         num_rows,
         rows,
@@ -103,6 +108,21 @@ def attention_ops(draw: st.DrawFn, groups: st.SearchStrategy[int] = st.integers(
         key_length=4 * draw(st.integers(1, 64)),
         value_length=4 * draw(st.integers(1, 64)),
         scale=draw(st.sampled_from([0.05, 0.2])),
+        window=draw(st.sampled_from([0, 0, 1, 2, 17, 64, 100, 300])),
+        chunked=draw(st.booleans()),
+        softcap=draw(st.sampled_from([0.0, 0.0, 1.5, 50.0])),
+        alibi=draw(st.none() | alibis(num_heads)),
+    )
+
+
+def alibis(num_heads: int) -> st.SearchStrategy[Alibi]:
+    """This rank's heads are some of all."""
+    first, others = st.integers(0, 20), st.integers(0, 20)
+    return st.builds(
+        lambda first, others, max_bias: Alibi(max_bias, first, first + num_heads + others),
+        first,
+        others,
+        st.sampled_from([1.0, 8.0]),
     )
 
 
@@ -115,6 +135,8 @@ def attention_ops(draw: st.DrawFn, groups: st.SearchStrategy[int] = st.integers(
     block_length=st.sampled_from([1, 5, 16, 32]),
     spare_rows=st.integers(0, 2),
     offset=st.integers(0, 9),
+    sinks=st.booleans(),
+    gated=st.booleans(),
     seed=st.integers(0, 999),
 )
 def test_any_shape(
@@ -126,6 +148,8 @@ def test_any_shape(
     block_length: int,
     spare_rows: int,
     offset: int,
+    sinks: bool,
+    gated: bool,
     seed: int,
 ) -> None:
     case = attention_case(
@@ -136,6 +160,8 @@ def test_any_shape(
         kv_type=kv_type,
         spare_rows=spare_rows,
         offset=offset,
+        sinks=sinks,
+        gated=gated,
         seed=seed,
     )
     check(device, case)
@@ -147,6 +173,33 @@ def test_rows_of_one_sequence_see_no_later_key(device: ReusedDevice) -> None:
     case = attention_case(op, tuple(range(90, 120)), num_chunks=2)
     case.table_starts = (0,) * 30
     check(device, case)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_rows_of_one_sequence_see_a_window_each(device: ReusedDevice, chunked: bool) -> None:
+    op = attention_op(num_heads=2, heads_per_kv_head=2, key_length=64, value_length=64, scale=0.125)
+    op = dataclasses.replace(op, window=20, chunked=chunked)
+    case = attention_case(op, tuple(range(60, 120)), num_chunks=3)
+    case.table_starts = (0,) * 60
+    check(device, case)
+
+
+def test_keys_outside_the_window_are_not_read(device: ReusedDevice) -> None:
+    """Were they multiplied, even by zero, the result would not be a number."""
+    op = attention_op(key_length=32, value_length=32, window=40)
+    case = attention_case(op, (499,), num_chunks=2, block_length=500)
+    expected = device.run(case)["attended"]
+    for name in ("keys", "values"):
+        case.arrays[name].reshape(-1, 32)[: 500 - 40] = np.nan
+    assert np.array_equal(device.run(case)["attended"], expected)
+
+
+def test_alibi_matches_its_definition() -> None:
+    """Twelve heads: of eight the slopes are 2^-1 ... 2^-8, of the others every other one of sixteen heads."""
+    slopes = Alibi(8.0, 0, 12).slopes(12)
+    of_sixteen = [2 ** (-(head + 1) / 2) for head in range(16)]
+    assert np.allclose(slopes, [2.0**-head for head in range(1, 9)] + of_sixteen[0::2][:4])
+    assert Alibi(8.0, 7, 12).slopes(3) == slopes[7:10]
 
 
 def test_a_chunk_without_keys_says_so(device: ReusedDevice) -> None:

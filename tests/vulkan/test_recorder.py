@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from worker.ops import Activate, AttentionCombine, MatMul, Matrix, Op, SumNorm
+from worker.attention_ops import AttentionCombine
+from worker.ops import Activate, MatMul, Matrix, Op, SumNorm
 from worker.vulkan.recorder import Hazards
 
 

@@ -16,7 +16,7 @@ from tests.vulkan.cases import Case, assert_close, limits_for, random_floats
 from tests.vulkan.reused_device import ReusedDevice
 from worker.numpy_device import NumpyDevice
 from worker.ops import Op
-from worker.recurrent_ops import Convolution, GatedNorm, Heads, OutputGate, Recurrence, SquareSums, UnitNorm
+from worker.recurrent_ops import Convolution, GatedNorm, Heads, Recurrence, SquareSums, UnitNorm
 
 SEEDS = st.integers(0, 999)
 NUM_SLOTS = 6
@@ -287,7 +287,6 @@ def test_ranks_that_share_groups_normalise_as_one(
     spans = [(0, cut), (cut, num_heads)]
     parts = [
         {name: np.ascontiguousarray(array[:, a * length : b * length]) for name, array in whole.items()}
-        | {"hidden": np.zeros((rows + 1, 8), np.float32)}
         for a, b in spans
     ]
     for rank, (first, stop) in enumerate(spans):
@@ -307,23 +306,3 @@ def test_ranks_that_share_groups_normalise_as_one(
         assert_close(results, case.run(NumpyDevice(case.limits)), 1e-5)
         found, wanted = results["gated"][:rows], expected[:rows, first * length : stop * length]
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
-
-
-@settings(max_examples=10)
-@given(
-    columns=st.integers(1, 150),
-    rows=st.integers(1, 9),
-    spare_rows=st.integers(0, 3),
-    offset=st.integers(0, 9),
-    seed=SEEDS,
-)
-def test_output_gate(
-    device: ReusedDevice, columns: int, rows: int, spare_rows: int, offset: int, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    arrays = {
-        "qkv": 10 * random_floats(rng, rows + spare_rows, columns + 11),
-        "attended": random_floats(rng, rows + spare_rows, columns + 9),
-    }
-    runs = Runs((rows,), (0,), (0,), spare_rows)
-    check(device, runs.case(OutputGate(columns, 7, offset), arrays))

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.kv_types import KV_TYPES
 from coordinator.plan import padded
-from tests.vulkan.cases import Case, assert_close, limits_for, random_cache, random_floats
+from tests.vulkan.cases import Case, assert_close, limits_for, random_floats
 from tests.vulkan.reused_device import ReusedDevice
 from worker.activations import ACTIVATIONS
 from worker.numpy_device import NumpyDevice
-from worker.ops import Activate, HeadNorm, RopeCache, SumNorm, SumSlice
+from worker.ops import Activate, SumNorm, SumSlice
 
 SEEDS = st.integers(0, 999)
 Floats = np.typing.NDArray[np.float32]
@@ -147,36 +146,6 @@ def test_every_kind_of_sum_and_norm(
     check(device, Case(limits_for(max_rows=capacity), (op,), arrays, rows, capacity, partials=partials), 1e-4)
 
 
-@settings(max_examples=20)
-@given(
-    heads=st.tuples(st.integers(1, 9), st.integers(1, 4)),
-    length=st.integers(1, 64).map(lambda quads: 4 * quads),
-    rows=st.integers(1, 7),
-    spare_rows=st.integers(0, 2),
-    surplus=st.integers(0, 9).map(lambda quads: 4 * quads),
-    seed=SEEDS,
-)
-def test_head_norm(
-    device: ReusedDevice,
-    heads: tuple[int, int],
-    length: int,
-    rows: int,
-    spare_rows: int,
-    surplus: int,
-    seed: int,
-) -> None:
-    """What lies behind the keys, values, stays as it is."""
-    rng = np.random.default_rng(seed)
-    capacity = rows + spare_rows
-    arrays = {
-        "qkv": random_floats(rng, capacity, sum(heads) * length + surplus),
-        "query weight": random_floats(rng, length),
-        "key weight": random_floats(rng, length),
-    }
-    op = HeadNorm(*heads, length, "query weight", "key weight", 1e-6)
-    check(device, Case(limits_for(max_rows=capacity), (op,), arrays, rows, capacity))
-
-
 def test_sum_norm_of_a_very_long_row(device: ReusedDevice) -> None:
     check(device, sum_norm_case(131072, 1, 1, num_partials=8, parity=0, in_place=True, seed=0))
 
@@ -227,67 +196,3 @@ def test_activate(
     }
     op = Activate(columns, offset, activation, gated, None if gated else "divisors")
     check(device, Case(limits_for(max_rows=capacity), (op,), arrays, rows, capacity))
-
-
-@pytest.mark.parametrize("kv_type", KV_TYPES)
-@settings(max_examples=15)
-@given(data=st.data(), seed=SEEDS)
-def test_rope_cache(device: ReusedDevice, kv_type: str, data: st.DataObject, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    key_length, value_length = (4 * data.draw(st.integers(1, 20)) for _ in range(2))
-    rope_dimension = 2 * data.draw(st.integers(0, key_length // 2))
-    rope_offset, surplus = 2 * data.draw(st.integers(0, 3)), data.draw(st.integers(0, 5))
-    num_heads, num_kv_heads, block_length = (data.draw(st.integers(1, 5)) for _ in range(3))
-    num_rows, spare_rows = data.draw(st.integers(1, 9)), data.draw(st.integers(0, 2))
-    rows, blocks_per_row = num_rows + spare_rows, 3
-    tables = rng.permutation(num_rows * blocks_per_row)
-    limits = limits_for(
-        num_blocks=tables.size, block_length=block_length, max_rows=rows, kv_type=kv_type, context_length=64
-    )
-    cells = tables.size * num_kv_heads * block_length
-    angles = rng.uniform(-10, 10, (rows, (rope_offset + rope_dimension) // 2 + 1))
-    arrays = {
-        "rope": np.stack((np.cos(angles), np.sin(angles)), axis=2).reshape(rows, -1).astype(np.float32),
-        "qkv": random_floats(
-            rng, rows, (num_heads + num_kv_heads) * key_length + num_kv_heads * value_length + surplus
-        ),
-        "query": random_floats(rng, rows, num_heads * key_length),
-        "keys": random_cache(rng, kv_type, cells, key_length),
-        "values": random_cache(rng, kv_type, cells, value_length),
-    }
-    op = RopeCache(
-        "keys",
-        "values",
-        num_heads,
-        num_kv_heads,
-        key_length,
-        value_length,
-        rope_offset,
-        rope_dimension,
-        data.draw(st.booleans()),
-    )
-    case = Case(
-        limits,
-        (op,),
-        arrays,
-        num_rows,
-        rows,
-        positions=tuple(rng.integers(0, blocks_per_row * block_length, num_rows)),
-        table_starts=tuple(range(0, tables.size, blocks_per_row)),
-        tables=tuple(tables),
-    )
-    results, expected = device.run(case), case.run(NumpyDevice(limits))
-    # NumPy and the device may round a turned key to neighbours of each other: float16 ones, or quants.
-    for name, length in (("keys", key_length), ("values", value_length)) if kv_type == "q8_0" else ():
-        start = KV_TYPES[kv_type].element_plane_bytes(cells, length)
-        quants, scales = split_planes(results.pop(name), start)
-        expected_quants, expected_scales = split_planes(expected.pop(name), start)
-        difference = np.abs(quants - expected_quants)
-        assert difference.max() <= 1 and np.count_nonzero(difference) <= 2 + difference.size // 1000
-        np.testing.assert_allclose(scales, expected_scales, rtol=1e-5)
-    assert_close(results, expected, 1e-3 if kv_type == "f16" else 1e-5)
-
-
-def split_planes(cache: np.typing.NDArray[np.uint8], start: int) -> tuple[Floats, Floats]:
-    """Quants and scales."""
-    return cache[:start].view(np.int8).astype(np.float32), cache[start:].view(np.float32)

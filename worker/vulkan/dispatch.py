@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from worker.attention_ops import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
 from worker.ops import (
     Activate,
-    Attention,
-    AttentionCombine,
-    HeadNorm,
     MatMul,
     Op,
     Quantize,
-    RopeCache,
     SumNorm,
     SumSlice,
 )
 from worker.vulkan.dispatch_attention import attention, attention_combine, rope_cache
 from worker.vulkan.dispatch_context import DispatchContext
+from worker.vulkan.dispatch_heads import clamp, head_norm, head_sums, rope
 from worker.vulkan.dispatch_products import matmul
 from worker.vulkan.dispatch_recurrent import RECURRENT_DISPATCHES
-from worker.vulkan.dispatch_rows import activate, head_norm, quantize, sum_norm, sum_slice
+from worker.vulkan.dispatch_rows import activate, quantize, sum_norm, sum_slice
 from worker.vulkan.places import Dispatch
 
 DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
@@ -29,7 +27,10 @@ DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
     SumSlice: sum_slice,
     Quantize: quantize,
     MatMul: matmul,
+    Clamp: clamp,
+    HeadSums: head_sums,
     HeadNorm: head_norm,
+    Rope: rope,
     RopeCache: rope_cache,
     Attention: attention,
     AttentionCombine: attention_combine,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from worker.ops import Attention, AttentionCombine, RopeCache
+from worker.attention_ops import Attention, AttentionCombine, RopeCache
 from worker.step_buffer import ATTENTION_VECTORS
 from worker.vulkan.dispatch_context import FLOAT, GROUP_SIZE, DispatchContext, ceil
+from worker.vulkan.dispatch_heads import turn_members
 from worker.vulkan.kernels import AttentionCombinePush, AttentionPush, RopeCachePush
 from worker.vulkan.places import Dispatch
 from worker.vulkan.variants import VECTOR_COUNTS
 
+NOWHERE = 0xFFFFFFFF  # in a row of the rope table
 MAX_HEAD = 256  # elements of a key or value: MAX_QUADS in shaders/attend.slang
 
 
 def rope_cache(op: RopeCache, context: DispatchContext) -> Dispatch:
+    heads = op.heads
     push = RopeCachePush(
         step=context.address("step"),
         rope=context.address("rope"),
@@ -20,25 +23,25 @@ def rope_cache(op: RopeCache, context: DispatchContext) -> Dispatch:
         query=context.address("query"),
         **context.caches(op),
         **context.paging(),
-        num_heads=op.num_heads,
-        num_kv_heads=op.num_kv_heads,
-        key_length=op.key_length,
+        num_heads=heads.num_heads,
+        num_kv_heads=heads.num_kv_heads,
+        key_length=heads.key_length,
         value_length=op.value_length,
+        query_stride=heads.query_stride,
         qkv_stride=context.stride("qkv"),
-        rope_stride=context.stride("rope"),
-        rope_offset=op.rope_offset,
-        rope_dimension=op.rope_dimension,
-        interleaved=op.interleaved,
+        **turn_members(op.turn, context),
+        temperature=NOWHERE if op.temperature is None else op.temperature,
     )
-    pairs = op.num_heads * op.key_length // 2
+    pairs = heads.num_heads * heads.key_length // 2
     piece = max(2, context.kv_type.block_elements)  # of a key or a value: shaders/kv_writers.slang
-    pieces = op.num_kv_heads * (ceil(op.key_length, piece) + ceil(op.value_length, piece))
+    pieces = heads.num_kv_heads * (ceil(heads.key_length, piece) + ceil(op.value_length, piece))
     groups = (ceil(pairs + pieces, GROUP_SIZE), context.program.rows, 1)
     return Dispatch(f"rope_cache_{context.limits.kv_type}", push, groups)
 
 
 def attention(op: Attention, context: DispatchContext) -> Dispatch:
     assert max(op.key_length, op.value_length) <= MAX_HEAD, f"heads of {op.key_length} elements"
+    alibi = op.alibi
     push = AttentionPush(
         step=context.address("step"),
         query=context.address("query"),
@@ -52,7 +55,12 @@ def attention(op: Attention, context: DispatchContext) -> Dispatch:
         heads_per_kv_head=op.heads_per_kv_head,
         key_quads=op.key_length // 4,
         value_quads=op.value_length // 4,
+        value_stride=_padded_quads(op.value_length, context),
         scale=op.scale,
+        window=-op.window if op.chunked else op.window,
+        softcap=op.softcap,
+        alibi=alibi.step if alibi else 0,
+        alibi_heads=alibi.first_head | alibi.whole_steps << 16 if alibi else 0,
     )
     vectors = _vectors(context.program.rows, op.heads_per_kv_head)
     family = f"attention_{context.limits.kv_type}_{vectors}"
@@ -64,13 +72,24 @@ def attention_combine(op: AttentionCombine, context: DispatchContext) -> Dispatc
         step=context.address("step"),
         sums=context.address("attention_sums"),
         scales=context.address("attention_scales"),
-        output=context.address("attended") + op.output_offset * FLOAT,
+        output=context.address(op.output) + op.output_offset * FLOAT,
+        sinks=context.address_or_none(op.sinks),
+        gates=context.address("qkv") + op.value_length * FLOAT if op.gated else 0,
         num_heads=op.num_heads,
         value_quads=op.value_length // 4,
-        output_stride=context.stride("attended"),
+        output_stride=context.stride(op.output),
+        has_sinks=op.sinks is not None,
+        gate_stride=2 * op.value_length if op.gated else 0,
+        gate_row_stride=context.stride("qkv") if op.gated else 0,
     )
     columns = op.num_heads * op.value_length // 4
     return Dispatch("attention_combine", push, (ceil(columns, GROUP_SIZE), context.program.rows, 1))
+
+
+def _padded_quads(length: int, context: DispatchContext) -> int:
+    """Of a key or a value in the cache, which fills whole blocks."""
+    block = max(4, context.kv_type.block_elements)
+    return ceil(length, block) * block // 4
 
 
 def _vectors(rows: int, heads_per_kv_head: int) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from coordinator.kv_types import KV_TYPES
 from coordinator.plan import Limits
-from worker.ops import Attention, MatMul, Quantize, RopeCache
+from worker.attention_ops import Attention, RopeCache
+from worker.ops import MatMul, Quantize
 from worker.program import Program
 from worker.step_buffer import StepLayout
 from worker.vulkan.places import PartialsLayout, Place, Selects

@@ -7,10 +7,10 @@ from typing import Any
 
 from worker.recurrent_ops import (
     MAX_KERNEL,
+    SQUARE_SUMS,
     STATE_STEP,
     Convolution,
     GatedNorm,
-    OutputGate,
     Recurrence,
     SquareSums,
     UnitNorm,
@@ -20,7 +20,6 @@ from worker.vulkan.places import Dispatch
 from worker.vulkan.recurrent_kernels import (
     ConvolutionPush,
     GatedNormPush,
-    OutputGatePush,
     RecurrencePush,
     SquareSumsPush,
     UnitNormPush,
@@ -120,7 +119,7 @@ def square_sums(op: SquareSums, context: DispatchContext) -> Dispatch:
         num_groups=op.num_groups,
         input_stride=context.stride("remembered"),
         gate_stride=context.stride("mixed"),
-        output_stride=context.stride("hidden"),
+        output_stride=SQUARE_SUMS,
     )
     return Dispatch("square_sums", push, (ceil(op.num_groups, context.subgroups), context.program.rows, 1))
 
@@ -129,7 +128,7 @@ def gated_norm(op: GatedNorm, context: DispatchContext) -> Dispatch:
     partials = context.partials
     addends, num_addends = 0, 0
     if op.parity is not None:
-        addends, num_addends = partials.parity_address(op.parity), 1 if op.summed else partials.num_partials
+        addends, num_addends = partials.parity_address(op.parity), partials.num_partials
     push = GatedNormPush(
         step=context.address("step"),
         input=context.address("remembered"),
@@ -139,7 +138,7 @@ def gated_norm(op: GatedNorm, context: DispatchContext) -> Dispatch:
         addends=addends,
         num_addends=num_addends,
         slot_stride=partials.slot_bytes // FLOAT,
-        addend_stride=context.stride("hidden"),
+        addend_stride=SQUARE_SUMS,
         input_stride=context.stride("remembered"),
         gate_stride=context.stride("mixed"),
         output_stride=context.stride("gated"),
@@ -156,23 +155,10 @@ def gated_norm(op: GatedNorm, context: DispatchContext) -> Dispatch:
     return Dispatch("gated_norm", push, (ceil(op.num_vectors, context.subgroups), context.program.rows, 1))
 
 
-def output_gate(op: OutputGate, context: DispatchContext) -> Dispatch:
-    push = OutputGatePush(
-        step=context.address("step"),
-        gate=context.address("qkv") + op.gate_offset * FLOAT,
-        attended=context.address("attended") + op.output_offset * FLOAT,
-        columns=op.columns,
-        gate_stride=context.stride("qkv"),
-        output_stride=context.stride("attended"),
-    )
-    return Dispatch("output_gate", push, (ceil(op.columns, GROUP_SIZE), context.program.rows, 1))
-
-
 RECURRENT_DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
     Convolution: convolution,
     UnitNorm: unit_norm,
     Recurrence: recurrence,
     SquareSums: square_sums,
     GatedNorm: gated_norm,
-    OutputGate: output_gate,
 }

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collectives.arena import SLICE_UNIT
 from coordinator.plan import COLUMN_TILE
 from worker.activations import ACTIVATION_NUMBERS
-from worker.ops import QUANTIZED, Activate, HeadNorm, Quantize, SumNorm, SumSlice
+from worker.ops import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
 from worker.quantized import scales_word
 from worker.vulkan.dispatch_context import COUNT_WORDS, FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
-from worker.vulkan.kernels import ActivatePush, HeadNormPush, QuantizePush, SumNormPush, SumSlicePush
+from worker.vulkan.kernels import ActivatePush, QuantizePush, SumNormPush, SumSlicePush
 from worker.vulkan.places import Dispatch
 
 SLICE_QUADS = 512  # float4 that a workgroup of shaders/sum_slice.slang adds up
@@ -81,23 +81,6 @@ def quantize(op: Quantize, context: DispatchContext) -> Dispatch:
     if op.activations == "f16":
         return Dispatch("quantize_f16", push, (num_rows, 1, 1))
     return Dispatch("quantize_q8", push, (ceil(tiles, GROUP_SIZE), num_rows, 1))
-
-
-def head_norm(op: HeadNorm, context: DispatchContext) -> Dispatch:
-    push = HeadNormPush(
-        step=context.address("step"),
-        qkv=context.address("qkv"),
-        query_weight=context.address(op.query_weight),
-        key_weight=context.address(op.key_weight),
-        num_heads=op.num_heads,
-        num_kv_heads=op.num_kv_heads,
-        head_stride=op.length * FLOAT // QUAD,
-        row_stride=context.stride("qkv") * FLOAT // QUAD,
-        inverse_length=1 / op.length,
-        epsilon=op.epsilon,
-    )
-    groups = ceil(op.num_heads + op.num_kv_heads, context.subgroups)
-    return Dispatch("head_norm", push, (groups, context.program.rows, 1))
 
 
 def activate(op: Activate, context: DispatchContext) -> Dispatch:

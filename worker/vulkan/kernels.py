@@ -5,7 +5,7 @@ A test compares the two, member by member.
 
 from __future__ import annotations
 
-from ctypes import Structure, c_float, c_uint32, c_uint64
+from ctypes import Structure, c_float, c_int32, c_uint32, c_uint64
 
 from coordinator.kv_types import KV_TYPES
 from worker.formats import FORMATS
@@ -90,18 +90,71 @@ class MatMulPush(Structure):
     ]
 
 
+class ClampPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("rows", Address),
+        ("quads", c_uint32),
+        ("row_stride", c_uint32),
+        ("limit", c_float),
+    ]
+
+
+class HeadSumsPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("qkv", Address),
+        ("sums", Address),
+        ("num_heads", c_uint32),
+        ("num_kv_heads", c_uint32),
+        ("head_quads", c_uint32),
+        ("query_stride", c_uint32),
+        ("row_stride", c_uint32),
+        ("skips_first_key", c_uint32),
+    ]
+
+
 class HeadNormPush(Structure):
     _fields_ = [
         ("step", Address),
         ("qkv", Address),
         ("query_weight", Address),
         ("key_weight", Address),
+        ("query_bias", Address),
+        ("key_bias", Address),
+        ("sums", Address),
         ("num_heads", c_uint32),
         ("num_kv_heads", c_uint32),
-        ("head_stride", c_uint32),
+        ("head_quads", c_uint32),
+        ("query_stride", c_uint32),
         ("row_stride", c_uint32),
-        ("inverse_length", c_float),
+        ("weight_stride", c_uint32),
+        ("num_sums", c_uint32),
+        ("sums_stride", c_uint32),
+        ("is_layer_norm", c_uint32),
+        ("has_weight", c_uint32),
+        ("has_bias", c_uint32),
+        ("query_inverse", c_float),
+        ("key_inverse", c_float),
         ("epsilon", c_float),
+    ]
+
+
+class RopeRowsPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("rope", Address),
+        ("qkv", Address),
+        ("num_heads", c_uint32),
+        ("num_kv_heads", c_uint32),
+        ("key_length", c_uint32),
+        ("query_stride", c_uint32),
+        ("qkv_stride", c_uint32),
+        ("rope_stride", c_uint32),
+        ("rope_offset", c_uint32),
+        ("rope_dimension", c_uint32),
+        ("rope_start", c_uint32),
+        ("interleaved", c_uint32),
     ]
 
 
@@ -123,11 +176,14 @@ class RopeCachePush(Structure):
         ("num_kv_heads", c_uint32),
         ("key_length", c_uint32),
         ("value_length", c_uint32),
+        ("query_stride", c_uint32),
         ("qkv_stride", c_uint32),
         ("rope_stride", c_uint32),
         ("rope_offset", c_uint32),
         ("rope_dimension", c_uint32),
+        ("rope_start", c_uint32),
         ("interleaved", c_uint32),
+        ("temperature", c_uint32),
     ]
 
 
@@ -151,7 +207,12 @@ class AttentionPush(Structure):
         ("heads_per_kv_head", c_uint32),
         ("key_quads", c_uint32),
         ("value_quads", c_uint32),
+        ("value_stride", c_uint32),
         ("scale", c_float),
+        ("window", c_int32),
+        ("softcap", c_float),
+        ("alibi", c_float),
+        ("alibi_heads", c_uint32),
     ]
 
 
@@ -161,9 +222,14 @@ class AttentionCombinePush(Structure):
         ("sums", Address),
         ("scales", Address),
         ("output", Address),
+        ("sinks", Address),
+        ("gates", Address),
         ("num_heads", c_uint32),
         ("value_quads", c_uint32),
         ("output_stride", c_uint32),
+        ("has_sinks", c_uint32),
+        ("gate_stride", c_uint32),
+        ("gate_row_stride", c_uint32),
     ]
 
 
@@ -189,7 +255,10 @@ KERNELS: dict[str, type[Structure]] = {
     "quantize_f16": QuantizePush,
     "sum_norm_64": SumNormPush,
     "sum_slice": SumSlicePush,
+    "clamp_rows": ClampPush,
+    "head_sums": HeadSumsPush,
     "head_norm": HeadNormPush,
+    "rope_rows": RopeRowsPush,
     **{
         family + variant.suffix: PUSHES[family.split("_")[0]]
         for family, variants in FAMILIES.items()

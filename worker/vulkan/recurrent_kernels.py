@@ -111,22 +111,10 @@ class SquareSumsPush(Structure):
     ]
 
 
-class OutputGatePush(Structure):
-    _fields_ = [
-        ("step", Address),
-        ("gate", Address),
-        ("attended", Address),
-        ("columns", c_uint32),
-        ("gate_stride", c_uint32),
-        ("output_stride", c_uint32),
-    ]
-
-
 RECURRENT_KERNELS: dict[str, type[Structure]] = {
     "convolution": ConvolutionPush,
     "unit_norm": UnitNormPush,
     "recurrence": RecurrencePush,
     "gated_norm": GatedNormPush,
     "square_sums": SquareSumsPush,
-    "output_gate": OutputGatePush,
 }

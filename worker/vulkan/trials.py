@@ -11,9 +11,10 @@ import numpy as np
 
 from coordinator.plan import Limits
 from coordinator.weight_types import WEIGHT_TYPES
+from worker.attention_ops import Attention
 from worker.buffers import Buffer, Placement
 from worker.formats import FORMATS
-from worker.ops import Attention, MatMul, Matrix, Op
+from worker.ops import MatMul, Matrix, Op
 from worker.program import Program
 from worker.quantized import row_words
 from worker.random_weights import random_blocks

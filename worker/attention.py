@@ -1,0 +1,125 @@
+"""What the attention of a layer computes, as operations: by the features of its spec."""
+
+from __future__ import annotations
+
+from coordinator.model import AttentionSpec
+from coordinator.plan import LayerShare, padded
+from worker.attention_ops import (
+    HEAD_SUMS,
+    Alibi,
+    Attention,
+    AttentionCombine,
+    Clamp,
+    HeadNorm,
+    Heads,
+    HeadSums,
+    Rope,
+    RopeCache,
+    RowSums,
+    Turn,
+)
+from worker.builder import ProgramBuilder
+from worker.stacks import QKV, stacked_tensors
+
+
+def write_cache(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:
+    """Queries, keys and values of the normed rows; keys and values go to the layer's cache."""
+    heads = share_heads(attention, share)
+    if heads.num_heads:
+        builder.products(stacked_tensors(f"blk.{index}", QKV, builder.shards), "qkv")
+        if attention.clamp:
+            builder.add(Clamp(qkv_length(attention, share), attention.clamp))
+    turn, norm = _turn(builder, attention), attention.head_norm
+    if norm is not None:
+        if norm.after_rope and heads.num_heads and turn.dimension:
+            builder.add(Rope(heads, turn))
+            turn = Turn()
+        _normalise(builder, index, attention, share)
+    if heads.num_heads:
+        key, value = cache_names(index)
+        temperature = builder.spec.rope_length - 1 if attention.has_temperature else None
+        builder.add(RopeCache(key, value, heads, attention.value_length, turn, temperature))
+
+
+def _turn(builder: ProgramBuilder, attention: AttentionSpec) -> Turn:
+    if attention.rope is None:
+        return Turn()
+    rope = builder.spec.ropes[attention.rope]
+    return Turn(builder.spec.rope_offset(attention.rope), rope.dimension, rope.interleaved)
+
+
+def _normalise(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:
+    """Queries and keys. Where the norm is of all heads, the ranks exchange sums; also those without heads."""
+    norm, heads = attention.head_norm, share_heads(attention, share)
+    assert norm is not None, "no norm"
+    sums = None
+    if norm.span == "row":
+        group = attention.heads_per_kv_head
+        parity = builder.next_parity
+        builder.add(HeadSums(heads, share.heads.start % group != 0, parity))
+        builder.exchange_rows(HEAD_SUMS)
+        length = attention.key_length
+        sums = RowSums(parity, attention.num_heads * length, attention.num_kv_heads * length)
+    if not heads.num_heads:
+        return
+    names = [f"blk.{index}.attn_{kind}_norm.{suffix}" for suffix in ("weight", "bias") for kind in "qk"]
+    query_weight, key_weight, query_bias, key_bias = (
+        name if name in builder.shards else None for name in names
+    )
+    length = attention.key_length
+    strides = {"head": 0, "heads": padded(length), "row": length}
+    builder.add(
+        HeadNorm(
+            heads,
+            builder.spec.norm.epsilon,
+            query_weight,
+            key_weight,
+            kind=norm.kind,
+            weight_stride=strides[norm.span],
+            query_bias=query_bias,
+            key_bias=key_bias,
+            sums=sums,
+        )
+    )
+
+
+def attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:
+    """Of the queries over the layer's cache, into this rank's partial sums."""
+    output, num_heads = f"blk.{index}.attn_output", len(share.heads)
+    if num_heads:
+        window, bias = attention.window, attention.alibi_bias
+        builder.add(
+            Attention(
+                *cache_names(index),
+                num_heads=num_heads,
+                num_kv_heads=len(share.kv_heads),
+                first_head=share.heads.start % attention.heads_per_kv_head,
+                heads_per_kv_head=attention.heads_per_kv_head,
+                key_length=attention.key_length,
+                value_length=attention.value_length,
+                scale=attention.scale,
+                window=window.length if window else 0,
+                chunked=window is not None and window.chunked,
+                softcap=attention.softcap,
+                alibi=Alibi(bias, share.heads.start, attention.num_heads) if bias else None,
+            )
+        )
+        offset = builder.shards[output + ".weight"].column_offset
+        sinks = f"blk.{index}.attn_sinks.weight" if attention.sinks else None
+        builder.add(AttentionCombine(num_heads, attention.value_length, offset, sinks, attention.gated))
+    builder.partial(output, "attended")
+
+
+def cache_names(layer: int) -> tuple[str, str]:
+    """The buffers of one layer's keys and values."""
+    return f"cache.{layer}.key", f"cache.{layer}.value"
+
+
+def share_heads(attention: AttentionSpec, share: LayerShare) -> Heads:
+    """Where the heads of a rank are in a row of qkv."""
+    return Heads(len(share.heads), len(share.kv_heads), attention.key_length, attention.query_stride)
+
+
+def qkv_length(attention: AttentionSpec, share: LayerShare) -> int:
+    """Elements of a row of a layer's queries, keys and values."""
+    return share_heads(attention, share).first_value + len(share.kv_heads) * attention.value_length
