@@ -94,49 +94,51 @@ def give_out(
     if not recurrent.has_heads:
         builder.partial(f"blk.{index}.shortconv.out_proj", "gated")
         return
-    output, count = f"blk.{index}.ssm_out", len(share.recurrent)
-    gate_offset = convolved_length(recurrent, share)
-    parity = None
-    if shares_norm(recurrent, num_ranks):
-        parity = builder.next_parity
-        builder.add(
-            SquareSums(
-                num_heads=count,
-                first_head=share.recurrent.start,
-                head_length=recurrent.head_length,
-                heads_per_group=recurrent.heads_per_group,
-                num_groups=recurrent.num_groups,
-                gate_offset=gate_offset,
-                parity=parity,
-            )
-        )
-        builder.exchange_rows(SQUARE_SUMS)
-    if count:
-        vectors = _norm_vectors(recurrent, share, by_head=parity is not None)
-        stack = builder.stacks[f"blk.{index}.ssm_norm.weight"]
-        builder.add(
-            GatedNorm(
-                weight=stack.name,
-                weight_stride=stack.padded_columns if recurrent.normalises_groups else 0,
-                num_vectors=vectors[0],
-                first_vector=vectors[1],
-                length=vectors[2],
-                vectors_per_group=recurrent.heads_per_group if parity is not None else 1,
-                epsilon=builder.spec.norm.epsilon,
-                gate_first=recurrent.normalises_groups,
-                gate_offset=gate_offset,
-                output_offset=builder.shards[output + ".weight"].column_offset,
-                parity=parity,
-            )
-        )
-    builder.partial(output, "gated")
+    parity = _exchange_squares(builder, recurrent, share) if shares_norm(recurrent, num_ranks) else None
+    if len(share.recurrent):
+        builder.add(_gated_norm(builder, index, recurrent, share, parity))
+    builder.partial(f"blk.{index}.ssm_out", "gated")
 
 
-def _norm_vectors(recurrent: RecurrentSpec, share: LayerShare, by_head: bool) -> tuple[int, int, int]:
-    """How many vectors are normalised, the number of the first, and their length: heads or whole groups."""
-    if recurrent.normalises_groups and not by_head:
-        return len(share.groups), share.groups.start, recurrent.heads_per_group * recurrent.head_length
-    return len(share.recurrent), share.recurrent.start, recurrent.head_length
+def _exchange_squares(builder: ProgramBuilder, recurrent: RecurrentSpec, share: LayerShare) -> int:
+    """Of the groups that are normalised; returns the parity that they are in."""
+    parity = builder.next_parity
+    builder.add(
+        SquareSums(
+            num_heads=len(share.recurrent),
+            first_head=share.recurrent.start,
+            head_length=recurrent.head_length,
+            heads_per_group=recurrent.heads_per_group,
+            num_groups=recurrent.num_groups,
+            gate_offset=convolved_length(recurrent, share),
+            parity=parity,
+        )
+    )
+    builder.exchange_rows(SQUARE_SUMS)
+    return parity
+
+
+def _gated_norm(
+    builder: ProgramBuilder, index: int, recurrent: RecurrentSpec, share: LayerShare, parity: int | None
+) -> GatedNorm:
+    """Of heads, or of whole groups where the rank has those and the norm is theirs."""
+    of_groups = recurrent.normalises_groups
+    whole_groups = of_groups and parity is None
+    vectors = share.groups if whole_groups else share.recurrent
+    stack = builder.stacks[f"blk.{index}.ssm_norm.weight"]
+    return GatedNorm(
+        weight=stack.name,
+        weight_stride=stack.padded_columns if of_groups else 0,
+        num_vectors=len(vectors),
+        first_vector=vectors.start,
+        length=recurrent.head_length * (recurrent.heads_per_group if whole_groups else 1),
+        vectors_per_group=recurrent.heads_per_group if of_groups and not whole_groups else 1,
+        epsilon=builder.spec.norm.epsilon,
+        gate_first=of_groups,
+        gate_offset=convolved_length(recurrent, share),
+        output_offset=builder.shards[f"blk.{index}.ssm_out.weight"].column_offset,
+        parity=parity,
+    )
 
 
 def convolution_state(layer: int) -> str:
