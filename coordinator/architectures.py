@@ -8,6 +8,7 @@ from typing import Any
 
 from coordinator.attention_features import AttentionFeatures, LayerHeads, read_attentions
 from coordinator.attention_spec import QueryKeyNorm, Temperature
+from coordinator.file_blocks import count_layers, unused_of_blocks
 from coordinator.metadata import MetadataReader
 from coordinator.model import (
     BlockSpec,
@@ -18,6 +19,8 @@ from coordinator.model import (
     Norm,
     TensorInfo,
 )
+from coordinator.recurrent import RecurrentFeatures, read_recurrent
+from coordinator.recurrent_spec import RecurrentSpec
 from coordinator.rope_features import read_rope
 
 
@@ -33,6 +36,9 @@ class Architecture:
     gated: bool = True
     head_norm: bool = False  # of queries and keys by their root mean square, before they are turned
     attention: AttentionFeatures = field(default_factory=AttentionFeatures)
+    recurrent: RecurrentFeatures | None = None  # of layers that do not attend
+    feeds_forward: bool = True
+    output_norm: str = "output_norm"
     block: BlockSpec = field(default_factory=BlockSpec)
     widened_embeddings: bool = False  # times the square root of their length
     embedding_norm: str = ""
@@ -47,8 +53,15 @@ class Architecture:
 CLASSIFIER = ("cls.output.weight",)  # of a model that ranks texts
 SANDWICHED = BlockSpec(attention_post_norm="post_attention_norm", feed_forward_post_norm="post_ffw_norm")
 POST_NORMED = replace(SANDWICHED, attention_norm="", feed_forward_norm="")
+POST_ATTENTION = BlockSpec(feed_forward_norm="post_attention_norm")
 PARALLEL = BlockSpec(parallel=True, feed_forward_norm="")  # one norm for both parts
 OPTIONAL_NORM = AttentionFeatures(norm=QueryKeyNorm("layer"), norm_is_optional=True)
+QWEN35 = Architecture(
+    head_norm=True,
+    attention=AttentionFeatures(gated=True),
+    recurrent=RecurrentFeatures("delta", tiled=True),
+    block=POST_ATTENTION,
+)
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(interleaved_rope=True),
     "mistral3": Architecture(interleaved_rope=True, attention=AttentionFeatures(tempered_with_rope=True)),
@@ -86,7 +99,22 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "qwen2": Architecture(),
     "qwen3": Architecture(head_norm=True, unused_tensors=CLASSIFIER),
-    "seed_oss": Architecture(block=BlockSpec(feed_forward_norm="post_attention_norm")),
+    "qwen35": QWEN35,
+    "qwen35moe": QWEN35,
+    "qwen3next": replace(QWEN35, recurrent=RecurrentFeatures("delta")),
+    "seed_oss": Architecture(block=POST_ATTENTION),
+    "lfm2": Architecture(
+        head_norm=True,
+        attention=AttentionFeatures(full_period=0),
+        recurrent=RecurrentFeatures("convolution"),
+        output_norm="token_embd_norm",
+    ),
+    "mamba2": Architecture(
+        has_rope=False,
+        recurrent=RecurrentFeatures("scan"),
+        feeds_forward=False,
+        block=BlockSpec(feed_forward_norm=""),
+    ),
     "exaone4": Architecture(
         head_norm=True,
         block=POST_NORMED,
@@ -159,13 +187,16 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         )
     architecture, read = ARCHITECTURES[name], MetadataReader(metadata, name)
     _refuse_unknown_features(read)
-    heads = _heads(architecture, read)
+    num_layers, num_blocks = count_layers(read)
+    recurrents = read_recurrent(architecture.recurrent, read, num_blocks)[:num_layers]
+    heads = _heads(architecture, read, recurrents)
+    feed_forwards = _feed_forwards(architecture, read, num_layers, "blk.0.ffn.act.scales" in tensors)
     width = read.integer("embedding_length")
-    has_divisors = "blk.0.ffn.act.scales" in tensors
     rope = None
-    if architecture.has_rope:
+    key_length = next((layer.key_length for layer in heads if layer is not None), 0)
+    if architecture.has_rope and key_length:
         interleaved = architecture.interleaved_rope and not read.has("rope.dimension_sections")
-        rope = read_rope(read, heads[0].key_length, interleaved, tensors)
+        rope = read_rope(read, key_length, interleaved, tensors)
     features = architecture.attention
     if architecture.head_norm and features.norm is None:
         features = replace(features, norm=QueryKeyNorm())
@@ -178,49 +209,64 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         norm=Norm(architecture.norm, read.number(NORM_EPSILONS[architecture.norm])),
         ropes=attentions.ropes,
         layers=tuple(
-            LayerSpec(
-                attention, FeedForwardSpec(length, architecture.activation, architecture.gated, has_divisors)
-            )
-            for attention, length in zip(
-                attentions.layers, read.integers("feed_forward_length", len(heads)), strict=True
-            )
+            LayerSpec(*parts) for parts in zip(attentions.layers, feed_forwards, recurrents, strict=True)
         ),
         block=_block(architecture, read, tensors),
         embedding_scale=read.number(
             "embedding_scale", width**0.5 if architecture.widened_embeddings else 1.0
         ),
         embedding_norm=architecture.embedding_norm,
+        output_norm=architecture.output_norm,
         position_embeddings=_position_embeddings(architecture, tensors),
         logit_scale=_logit_scale(architecture, read),
         logit_softcap=read.number("final_logit_softcapping", architecture.logit_softcap),
         temperature=attentions.temperature,
-        unused_tensors=(*architecture.unused_tensors, *attentions.unused_tensors),
+        unused_tensors=(
+            *architecture.unused_tensors,
+            *attentions.unused_tensors,
+            *unused_of_blocks(tensors, num_layers, num_blocks),
+        ),
     )
 
 
 NORM_EPSILONS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
-MAX_LAYERS = 10_000  # a damaged file is refused before it costs memory
 
 
-def _heads(architecture: Architecture, read: MetadataReader) -> list[LayerHeads]:
-    """One a layer: its heads, and whether positions turn them."""
-    count = read.integer("block_count")
-    if not 0 < count <= MAX_LAYERS:
-        raise read.refuse("block_count", count, f"a number from 1 to {MAX_LAYERS}")
+def _feed_forwards(
+    architecture: Architecture, read: MetadataReader, num_layers: int, has_divisors: bool
+) -> list[FeedForwardSpec | None]:
+    """One a layer."""
+    if not architecture.feeds_forward:
+        return [None] * num_layers
+    return [
+        FeedForwardSpec(length, architecture.activation, architecture.gated, has_divisors)
+        for length in read.integers("feed_forward_length", num_layers)
+    ]
+
+
+def _heads(
+    architecture: Architecture, read: MetadataReader, recurrents: list[RecurrentSpec | None]
+) -> list[LayerHeads | None]:
+    """One a layer: its heads, and whether positions turn them; None for recurrent ones."""
+    count = len(recurrents)
+    if None not in recurrents:
+        return [None] * count
     heads = read.integers("attention.head_count", count)
     kv_heads = heads
     if read.has("attention.head_count_kv"):
         kv_heads = read.integers("attention.head_count_kv", count)
     width = read.integer("embedding_length")
-    head_length = width // heads[0] if heads[0] > 0 else 0
+    head_length = width // max(heads) if max(heads) > 0 else 0
     key_length = read.integer("attention.key_length", head_length)
     value_length = read.integer("attention.value_length", head_length)
     has_rope = architecture.has_rope and architecture.layers_with_rope in (None, count)
     if architecture.finetuned_means_rope:
         has_rope = read.flag("rope.scaling.finetuned", True)
     return [
-        LayerHeads(num_heads, num_kv_heads, key_length, value_length, has_rope)
-        for num_heads, num_kv_heads in zip(heads, kv_heads, strict=True)
+        None
+        if recurrent is not None
+        else LayerHeads(num_heads, num_kv_heads, key_length, value_length, has_rope)
+        for num_heads, num_kv_heads, recurrent in zip(heads, kv_heads, recurrents, strict=True)
     ]
 
 

@@ -55,7 +55,7 @@ class LayerHeads:
 class Attentions:
     """What the layers of a model have, their ropes, and tensors that they don't use."""
 
-    layers: tuple[AttentionSpec, ...]
+    layers: tuple[AttentionSpec | None, ...]
     ropes: tuple[Rope, ...]
     temperature: Temperature | None
     unused_tensors: tuple[str, ...]
@@ -64,19 +64,27 @@ class Attentions:
 def read_attentions(
     features: AttentionFeatures,
     read: MetadataReader,
-    layers: list[LayerHeads],
+    layers: list[LayerHeads | None],
     rope: Rope | None,
     tensors: Mapping[str, TensorInfo],
 ) -> Attentions:
-    """The attention of layers with these heads. Raises ModelError."""
+    """The attention of layers with these heads; None for those without any.
+
+    Raises ModelError.
+    """
     count = len(layers)
     windows = _windows(features, read, count)
     ropes = () if rope is None else _ropes(features, read, rope, any(windows))
     temperature = _temperature(features, read, rope, any(windows))
     if features.latent and rope is not None:
-        return _latent_attentions(read, layers, rope, temperature)
-    finished, unused = [], []
+        held = [layer for layer in layers if layer is not None]
+        return _latent_attentions(read, held, rope, temperature)
+    finished: list[AttentionSpec | None] = []
+    unused: list[str] = []
     for index, (layer, window) in enumerate(zip(layers, windows, strict=True)):
+        if layer is None:
+            finished.append(None)
+            continue
         key_length, value_length = layer.key_length, layer.value_length
         if window is not None:
             key_length = read.integer("attention.key_length_swa", key_length)

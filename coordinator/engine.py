@@ -14,7 +14,7 @@ from coordinator.control import WorkerChannel, WorkerError
 from coordinator.garbage import collect_if_due
 from coordinator.messages import Attached, Connect, Load, Progress, Ready, Shutdown, Step, StepDone
 from coordinator.model import ModelSpec, Origin, TensorInfo
-from coordinator.plan import Limits, RankShare, padded
+from coordinator.plan import Limits, RankShare, num_all_reduces, padded
 from coordinator.reduce_times import ReduceClock, ReduceTimes
 from coordinator.trace import Trace
 
@@ -56,6 +56,9 @@ class Engine:
         self._spent: list[dict[str, float]] = []  # of the last step, not yet in the ledger
         self._num_steps = 0  # that the ledger covers
         self._reduce_clock = ReduceClock()
+        self._num_all_reduces = {
+            with_logits: num_all_reduces(spec, len(plan), with_logits) for with_logits in (False, True)
+        }
         self.trace = Trace() if config.trace else None
 
     def load(self, on_progress: OnProgress) -> tuple[list[Attached], list[Ready]]:
@@ -116,7 +119,9 @@ class Engine:
         answers = self._channel.collect(StepDone, f"finish step {step.number}", timeout)
         if self.trace is not None:
             self.trace.add(step, begin, time.perf_counter(), answers)
-        self._reduce_clock.add(answers, self._num_all_reduces(step), self._reduce_bytes(step))
+        self._reduce_clock.add(
+            answers, self._num_all_reduces[step.logit_rows.size > 0], self._reduce_bytes(step)
+        )
         slices = []
         for share, answer in zip(self._plan, answers, strict=True):
             shape = (step.logit_rows.size, len(share.vocabulary))
@@ -137,11 +142,6 @@ class Engine:
             for kind, microseconds in spent.items():
                 totals[kind] = totals.get(kind, 0.0) + microseconds
         self._spent = []
-
-    def _num_all_reduces(self, step: Step) -> int:
-        """Two a layer; without logits a step ends in its last layer before those."""
-        num_layers = self._spec.num_layers - (step.logit_rows.size == 0)
-        return 2 * num_layers if len(self._plan) > 1 else 0
 
     def _reduce_bytes(self, step: Step) -> int:
         return step.token_ids.size * padded(self._spec.embedding_length) * 4

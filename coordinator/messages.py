@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Union
+
+import numpy as np
 
 from coordinator import wire
 from coordinator.model import ModelSpec, Origin, TensorInfo
@@ -86,6 +88,8 @@ class Step:
     table_starts: Int32s  # where the row's block table begins in tables
     tables: Int32s  # block tables of the step's sequences, one after another
     logit_rows: Int32s  # indices of the rows that get logits
+    # Where the row's sequence keeps its recurrent state; empty for a model without.
+    slots: Int32s = field(default_factory=lambda: np.zeros(0, np.int32))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from coordinator.attention_spec import Latent, QueryKeyNorm, Temperature, Window
+from coordinator.recurrent_spec import RecurrentSpec
 
 
 class ModelError(ValueError):
@@ -194,11 +195,18 @@ class LayerSpec:
 
     attention: AttentionSpec | None
     feed_forward: FeedForwardSpec | None
+    recurrent: RecurrentSpec | None = None  # in the place of attention
+
+    def __post_init__(self) -> None:
+        assert self.attention is None or self.recurrent is None, "a layer with attention and a recurrent part"
 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """How the parts of every layer are put together. Norms are named by their tensors; "" for none."""
+    """How the parts of every layer are put together. Norms are named by their tensors; "" for none.
+
+    What is said of attention holds for a recurrent part, too.
+    """
 
     attention_norm: str = "attn_norm"
     attention_post_norm: str = ""  # of what attention adds to the residual stream
@@ -235,6 +243,8 @@ class ModelSpec:
         if not self.layers:
             raise ModelError("the model has no layers")
         for attention in self.attentions:
+            if attention.gated:
+                assert attention.key_length == attention.value_length, "gates of another length"
             if attention.rope is not None:
                 assert 0 <= attention.rope < len(self.ropes), f"rope {attention.rope}"
                 _check_rope(self.ropes[attention.rope], attention)
@@ -256,6 +266,11 @@ class ModelSpec:
     def feed_forwards(self) -> tuple[FeedForwardSpec, ...]:
         """Of the layers that have it."""
         return tuple(layer.feed_forward for layer in self.layers if layer.feed_forward is not None)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether any layer keeps a state of its sequence."""
+        return any(layer.recurrent is not None for layer in self.layers)
 
     @property
     def rope_length(self) -> int:

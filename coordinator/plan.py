@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.model import AttentionSpec, LayerSpec, ModelSpec
+from coordinator.model import LayerSpec, ModelSpec
+from coordinator.recurrent_spec import RecurrentSpec
 
 MAX_RANKS = 8
 MAX_WEIGHT = 1e15  # of a rank: more than any device has bytes, and sums stay finite
@@ -51,6 +52,8 @@ class LayerShare:
     heads: Span  # query heads
     kv_heads: Span  # those that the query heads read; neighbours may hold the same one
     feed_forward: Span  # columns of gate and up, rows of down's input
+    recurrent: Span = Span(0, 0)  # heads of a recurrent part, or channels of a short convolution
+    groups: Span = Span(0, 0)  # those that these heads are of; neighbours may hold the same one
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,14 @@ class Limits:
     max_logit_rows: int = 32  # rows of one step that get logits
     kv_type: str = "f16"
     activations: str = "f32"  # what products multiply weights by
+    num_slots: int = 0  # sequences whose recurrent state has a place; 0 for a model that has none
 
     def __post_init__(self) -> None:
         for name in ("context_length", "num_blocks", "block_length", "max_rows", "max_logit_rows"):
             if not 0 < getattr(self, name) < 2**31:
                 raise PlanError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not 0 <= self.num_slots < 2**31:
+            raise PlanError(f"num_slots is {self.num_slots}; it must not be negative")
         if self.kv_type not in KV_TYPES:
             raise PlanError(f"the KV type {self.kv_type!r} is unknown; known: {', '.join(KV_TYPES)}")
         if self.activations not in ACTIVATIONS:
@@ -128,20 +134,47 @@ NOTHING = Span(0, 0)
 def _split_layer(layer: LayerSpec, weights: tuple[float, ...]) -> list[LayerShare]:
     """One share a rank."""
     attention, feed_forward = layer.attention, layer.feed_forward
-    heads = kv_heads = columns = [NOTHING] * len(weights)
+    heads = kv_heads = columns = recurrent = groups = [NOTHING] * len(weights)
     if attention is not None:
-        heads = _split_heads(attention, weights)
+        heads = _split_heads(attention.num_heads, attention.num_kv_heads, weights)
         kv_heads = [covering(span, attention.heads_per_kv_head) for span in heads]
     if feed_forward is not None:
         columns = split(feed_forward.length, weights, _column_unit(feed_forward.length, len(weights)))
-    return [LayerShare(*spans) for spans in zip(heads, kv_heads, columns, strict=True)]
+    if layer.recurrent is not None:
+        recurrent = _split_recurrent(layer.recurrent, weights)
+        groups = [groups_of(layer.recurrent, span) for span in recurrent]
+    spans = zip(heads, kv_heads, columns, recurrent, groups, strict=True)
+    return [LayerShare(*held) for held in spans]
 
 
-def _split_heads(attention: AttentionSpec, weights: Sequence[float]) -> list[Span]:
-    """By whole KV groups while there are enough of them, else by query head with KV heads replicated."""
-    if attention.num_kv_heads >= len(weights):
-        return [span.scaled(attention.heads_per_kv_head) for span in split(attention.num_kv_heads, weights)]
-    return split(attention.num_heads, weights)
+def _split_heads(num_heads: int, num_groups: int, weights: Sequence[float]) -> list[Span]:
+    """By whole groups while there are enough of them, else by head; groups are replicated then."""
+    if num_groups >= len(weights):
+        return [span.scaled(num_heads // num_groups) for span in split(num_groups, weights)]
+    return split(num_heads, weights)
+
+
+def _split_recurrent(recurrent: RecurrentSpec, weights: Sequence[float]) -> list[Span]:
+    if not recurrent.has_heads:  # channels, which are the columns of the output projection
+        return split(recurrent.num_heads, weights, _column_unit(recurrent.num_heads, len(weights)))
+    num_groups = recurrent.num_heads if recurrent.tiled else recurrent.num_groups
+    return _split_heads(recurrent.num_heads, num_groups, weights)
+
+
+def groups_of(recurrent: RecurrentSpec, heads: Span) -> Span:
+    """The groups whose queries and keys some heads need; all, where these are not neighbours."""
+    if not recurrent.has_heads or not len(heads):
+        return NOTHING
+    if not recurrent.tiled:
+        return covering(heads, recurrent.heads_per_group)
+    first, num_groups = heads.start % recurrent.num_groups, recurrent.num_groups
+    stop = first + len(heads)
+    return Span(first, stop) if stop <= num_groups else Span(0, num_groups)
+
+
+def shares_norm(recurrent: RecurrentSpec, num_ranks: int) -> bool:
+    """Whether ranks hold parts of a group that is normalised as a whole, and have to sum its squares."""
+    return recurrent.normalises_groups and recurrent.num_groups < num_ranks
 
 
 def covering(span: Span, unit: int) -> Span:
@@ -152,6 +185,26 @@ def covering(span: Span, unit: int) -> Span:
 def _column_unit(columns: int, num_ranks: int) -> int:
     """Cuts at whole quantisation blocks cost no block twice, but only where the imbalance stays under 2 %."""
     return next((unit for unit in (256, 32) if columns >= 50 * unit * num_ranks), 1)
+
+
+def num_all_reduces(spec: ModelSpec, num_ranks: int, with_logits: bool) -> int:
+    """Of a step. Without logits it ends in the last layer before those; they are always even in number."""
+    if num_ranks == 1:
+        return 0
+    count = sum(_sums_rows(layer) for layer in spec.layers)
+    for layer in spec.layers if with_logits else spec.layers[:-1]:
+        parts = (layer.attention, layer.recurrent, layer.feed_forward)
+        num_parts = sum(part is not None for part in parts)
+        is_parallel = spec.block.parallel and layer.recurrent is None
+        count += min(1, num_parts) if is_parallel else num_parts
+        count += layer.recurrent is not None and shares_norm(layer.recurrent, num_ranks)
+    return count + count % 2
+
+
+def _sums_rows(layer: LayerSpec) -> bool:
+    """Whether ranks exchange sums to normalise queries and keys by whole rows."""
+    norm = None if layer.attention is None else layer.attention.head_norm
+    return norm is not None and norm.span == "row"
 
 
 def padded(columns: int) -> int:

@@ -1,4 +1,4 @@
-"""Picks the rows of the next step and their KV blocks. Pure arithmetic: no sockets, no device.
+"""Picks the rows of the next step, their KV blocks and state slots. Pure arithmetic: no sockets, no device.
 
 Every sequence that waits for one row (decode) gets it first; what room is left goes to prefill, in order
 of arrival, in chunks. Where a step has no room for all that decode, they take turns, and the oldest prompt
@@ -27,6 +27,7 @@ class Sequence:
     all_logits: bool = False  # of every position, not only of the last one
     num_computed: int = 0  # tokens whose keys and values are in the cache
     blocks: list[int] = field(default_factory=list)
+    slot: int | None = None  # of its recurrent state, in a model that has one
     last_step: int = 0  # that computed rows of it
 
     @property
@@ -50,6 +51,7 @@ class Scheduler:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._free_blocks = list(range(limits.num_blocks))[::-1]
+        self._free_slots = list(range(limits.num_slots))[::-1]
         self._sequences: list[Sequence] = []
         self._num_steps = 0
 
@@ -61,6 +63,9 @@ class Scheduler:
         self._sequences.remove(sequence)
         self._free_blocks += sequence.blocks
         sequence.blocks = []
+        if sequence.slot is not None:
+            self._free_slots.append(sequence.slot)
+            sequence.slot = None
 
     def schedule(self) -> tuple[Step, list[Run]]:
         """The next step. Raises CapacityError where no sequence finds a block for its next row."""
@@ -103,6 +108,8 @@ class Scheduler:
         elif not logits_left:
             length = max(0, min(length, sequence.num_waiting - 1))
         start = sequence.num_computed
+        if length and not self._reserve_slot(sequence):
+            length = 0
         length = min(length, self._reserve(sequence, start + length) - start)
         stop = start + length
         first = start if sequence.all_logits else max(start, len(sequence.tokens) - 1)
@@ -114,6 +121,12 @@ class Scheduler:
             sequence.blocks.append(self._free_blocks.pop())
         return min(num_positions, len(sequence.blocks) * self._limits.block_length)
 
+    def _reserve_slot(self, sequence: Sequence) -> bool:
+        """Whether the sequence has a place for its recurrent state, or needs none."""
+        if self._limits.num_slots and sequence.slot is None and self._free_slots:
+            sequence.slot = self._free_slots.pop()
+        return not self._limits.num_slots or sequence.slot is not None
+
 
 def _step(number: int, runs: list[Run]) -> Step:
     token_ids: list[int] = []
@@ -121,6 +134,7 @@ def _step(number: int, runs: list[Run]) -> Step:
     table_starts: list[int] = []
     tables: list[int] = []
     logit_rows: list[int] = []
+    slots: list[int] = []
     for run in runs:
         first_row = len(token_ids) - run.start
         logit_rows += [first_row + position for position in run.logit_positions]
@@ -128,5 +142,6 @@ def _step(number: int, runs: list[Run]) -> Step:
         positions += range(run.start, run.start + run.length)
         table_starts += [len(tables)] * run.length
         tables += run.sequence.blocks
-    columns = (token_ids, positions, table_starts, tables, logit_rows)
+        slots += [] if run.sequence.slot is None else [run.sequence.slot] * run.length
+    columns = (token_ids, positions, table_starts, tables, logit_rows, slots)
     return Step(number, *(np.array(column, np.int32) for column in columns))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from coordinator.attention_spec import Latent
 from coordinator.model import AttentionSpec, FeedForwardSpec, ModelError, ModelSpec, TensorInfo
 from coordinator.plan import LayerShare, RankShare, Span, covering, make_plan, padded
+from coordinator.recurrent_shards import cut_recurrent
 from coordinator.weight_types import WEIGHT_TYPES
 
 
@@ -46,6 +47,8 @@ def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorI
             cutter.norm(prefix + name)
         if layer.attention is not None:
             _cut_attention(cutter, prefix, layer.attention, layer_share)
+        if layer.recurrent is not None:
+            cut_recurrent(cutter, prefix, layer.recurrent, layer_share)
         if layer.feed_forward is not None:
             _cut_feed_forward(cutter, prefix, layer.feed_forward, layer_share.feed_forward)
     cutter.norm(spec.output_norm)
@@ -171,23 +174,23 @@ class _Cutter:
     """Collects the shards of one rank; each method is one way to cut a tensor."""
 
     def __init__(self, tensors: Mapping[str, TensorInfo], rank: int, width: int) -> None:
-        self._tensors, self._rank, self.width = tensors, rank, width
+        self.tensors, self._rank, self.width = tensors, rank, width
         self._column_blocks = self._largest_blocks()
         self.shards: dict[str, Shard] = {}
 
     def _largest_blocks(self) -> dict[str, int]:
         """The largest block of each kind of tensor in any layer: all layers share one activation buffer."""
         blocks: dict[str, int] = {}
-        for name, tensor in self._tensors.items():
+        for name, tensor in self.tensors.items():
             kind = name.split(".")[2] if name.startswith("blk.") and name.count(".") >= 2 else name
             blocks[kind] = max(blocks.get(kind, 1), WEIGHT_TYPES[tensor.type].block_columns)
         return blocks
 
     def _find(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
-        if name not in self._tensors:
+        if name not in self.tensors:
             raise ModelError(f"the model has no tensor {name!r}")
-        _check_shape(self._tensors[name], shape)
-        return self._tensors[name]
+        _check_shape(self.tensors[name], shape)
+        return self.tensors[name]
 
     def _find_floats(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
         tensor = self._find(name, shape)
@@ -204,10 +207,36 @@ class _Cutter:
         """Replicated on every rank."""
         self.part_of_vector(name, Span(0, length), length, name)
 
+    def replicated(self, name: str, *shapes: tuple[int, ...]) -> None:
+        """A tensor of numbers as it is, of the first of the shapes unless it has another of them."""
+        found = self.tensors.get(name)
+        shape = found.shape if found is not None and found.shape in shapes else shapes[0]
+        tensor = self._find_floats(name, shape)
+        rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
+        self.shards[name] = Shard(name, "F32", Span(0, rows), Span(0, tensor.columns), 0)
+
+    def pieces(self, name: str, total: int, spans: list[Span], columns: int | None = None) -> None:
+        """Some ranges of a matrix's rows, one after another on the device; parts of the bias go along.
+
+        Its columns are the model's width, or, where they are given, those of a table of numbers.
+        """
+        shape: tuple[int, ...] = (total, columns or self.width)
+        known = self.tensors.get(name + ".weight")
+        if columns is not None and total == 1 and known is not None and len(known.shape) == 1:
+            shape = shape[1:]  # programs that rewrite files drop a dimension of 1
+        find = self._find if columns is None else self._find_floats
+        found, has_bias = find(name + ".weight", shape), name + ".bias" in self.tensors
+        for index, span in enumerate(spans or [Span(0, 0)]):
+            piece = f"{name}#{index}" if index else name
+            held = Span(0, found.columns)
+            self.shards[piece + ".weight"] = Shard(found.name, found.type, span, held, 0)
+            if has_bias:
+                self.part_of_vector(name + ".bias", span, total, piece + ".bias")
+
     def head_norm(self, name: str, span: str, heads: Span, count: int, length: int) -> None:
         """Of queries or keys; weights that all heads share are replicated. The bias goes along."""
         for suffix in (".weight", ".bias"):
-            if suffix == ".bias" and name + suffix not in self._tensors:
+            if suffix == ".bias" and name + suffix not in self.tensors:
                 continue
             if span == "head":
                 self.vector(name + suffix, length)
@@ -220,7 +249,7 @@ class _Cutter:
     def norm(self, name: str) -> None:
         """Of rows of the residual stream; the bias goes along."""
         self.vector(name + ".weight", self.width)
-        if name + ".bias" in self._tensors:
+        if name + ".bias" in self.tensors:
             self.vector(name + ".bias", self.width)
 
     def column_parallel(self, name: str, rows: Rows, span: Span) -> None:
@@ -228,7 +257,7 @@ class _Cutter:
         tensor = self._find(rows.tensor + ".weight", (rows.total, self.width))
         held = Span(rows.first + span.start, rows.first + span.stop)
         self.shards[name + ".weight"] = Shard(tensor.name, tensor.type, held, Span(0, self.width), 0)
-        if rows.tensor + ".bias" in self._tensors:
+        if rows.tensor + ".bias" in self.tensors:
             self.part_of_vector(rows.tensor + ".bias", held, rows.total, name + ".bias")
 
     def matrix(self, name: str, shape: tuple[int, int], rows: Span) -> None:
@@ -239,7 +268,7 @@ class _Cutter:
     def head_matrices(self, name: str, shape: tuple[int, int, int], heads: Span) -> None:
         """A matrix for each head [heads, rows, columns]; that of a lone head may be [rows, columns]."""
         count, rows, columns = shape
-        is_flat = count == 1 and len(self._tensors.get(name + ".weight", NO_TENSOR).shape) == 2
+        is_flat = count == 1 and len(self.tensors.get(name + ".weight", NO_TENSOR).shape) == 2
         tensor = self._find(name + ".weight", shape[1:] if is_flat else shape)
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, heads.scaled(rows), Span(0, columns), 0)
 
@@ -248,9 +277,9 @@ class _Cutter:
     ) -> None:
         """Matrices, each with the rank's span and its rows, that a file may hold in one tensor `fused`."""
         total = sum(rows for _, _, rows in parts)
-        whole = self._tensors.get(prefix + fused + ".weight")
+        whole = self.tensors.get(prefix + fused + ".weight")
         is_fused = whole is not None and whole.shape[0] == total
-        is_fused = is_fused and any(prefix + name + ".weight" not in self._tensors for name, _, _ in parts)
+        is_fused = is_fused and any(prefix + name + ".weight" not in self.tensors for name, _, _ in parts)
         first = 0
         for name, span, rows in parts:
             own = Rows(prefix + fused, total, first) if is_fused else Rows(prefix + name, rows)
@@ -265,5 +294,5 @@ class _Cutter:
         held = Span(touched.start, min(touched.stop, total))
         offset = columns.start - held.start if len(columns) else 0
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, self.width), held, offset)
-        if name + ".bias" in self._tensors and self._rank == 0:
+        if name + ".bias" in self.tensors and self._rank == 0:
             self.vector(name + ".bias", self.width)

@@ -13,6 +13,7 @@ from launcher.fit import RankNeeds, exceeds_allocation
 from launcher.memory_places import MemoryPlace
 
 BLOCK_LENGTH = 32  # positions: the context is a multiple of it where memory is the limit
+NUM_SLOTS = 1  # sequences with recurrent states: the KV cache has blocks for one whole context, too
 MAX_ROWS, MIN_ROWS = 256, 16  # of a step, where the user does not say
 MAX_WORK_BYTES = 64_000_000  # that a step may take beside weights and KV cache; rows are halved to get there
 
@@ -72,6 +73,7 @@ class Fitting:
             max_logit_rows=min(32, rows),
             kv_type=self._config.kv_type,
             activations=self._config.activations,
+            num_slots=NUM_SLOTS if any(needs.keeps_states for needs in self._needs) else 0,
         )
 
     def _row_counts(self) -> list[int]:

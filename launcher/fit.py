@@ -13,6 +13,7 @@ from launcher.devices import DeviceChoice
 from launcher.memory_places import MemoryPlace
 from worker.buffers import Buffer, activation_buffers, cache_buffers, weight_buffers
 from worker.stacks import stack_shards
+from worker.state_buffers import state_buffers
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,11 @@ class RankBytes:
     work: int  # what a step computes in
     partials: int  # the sums of all ranks, which is the host's memory where the device can import that
     copies: int = 0  # NumPy's, in float32
+    states: int = 0  # of recurrent layers
 
     @property
     def total(self) -> int:
-        return self.weights + self.cache + self.work + self.partials + self.copies
+        return self.weights + self.cache + self.work + self.partials + self.copies + self.states
 
 
 class RankNeeds:
@@ -49,13 +51,19 @@ class RankNeeds:
         self._largest_weights = max(buffer.nbytes for buffer in weights.values())
         self._widening = widening(self._shards) if in_numpy else 0
 
+    @property
+    def keeps_states(self) -> bool:
+        """Whether the model has recurrent layers."""
+        return self._spec.is_recurrent
+
     def bytes(self, limits: Limits) -> RankBytes:
         cache = _total(cache_buffers(self._spec, self._share, limits))
+        states = _total(state_buffers(self._spec, self._share, limits))
         copies = 0
         if self._in_numpy:
             copies = self._widening + widened_cache(self._spec, self._share, limits)
         partials = 2 * self._num_ranks * limits.max_rows * padded(self._spec.embedding_length) * 4
-        return RankBytes(self._weights, cache, self.work(limits), partials, copies)
+        return RankBytes(self._weights, cache, self.work(limits), partials, copies, states)
 
     def work(self, limits: Limits) -> int:
         """Bytes that a step computes in."""
@@ -63,8 +71,8 @@ class RankNeeds:
 
     def largest_buffer(self, limits: Limits) -> int:
         """Bytes of it: a device may refuse to allocate so much at once."""
-        cache = cache_buffers(self._spec, self._share, limits)
-        return max(self._largest_weights, *(buffer.nbytes for buffer in cache.values()))
+        kept = cache_buffers(self._spec, self._share, limits) | state_buffers(self._spec, self._share, limits)
+        return max(self._largest_weights, *(buffer.nbytes for buffer in kept.values()))
 
 
 def rank_needs(

@@ -17,6 +17,7 @@ from launcher.devices import DeviceChoice
 from launcher.fit import widening
 from launcher.model import Model
 from worker.buffers import cache_buffers, weight_buffers
+from worker.state_buffers import state_buffers
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def rooflines(
     found = []
     for share, choice, message in zip(plan, choices, ready, strict=True):
         num_bytes = _weights(model, share, choice) + _cache(model, limits, share, choice) * positions
+        num_bytes += _states(model, limits, share)
         rate = num_bytes * measurement.median
         found.append(Roofline(num_bytes, rate, message.copy_bandwidth))
     return tuple(found)
@@ -68,6 +70,12 @@ def _cache(model: Model, limits: Limits, share: RankShare, choice: DeviceChoice)
     limits = replace(limits, kv_type="f32") if choice.index is None else limits
     cells = cache_buffers(model.spec, share, replace(limits, num_blocks=1, block_length=1))
     return sum(buffer.nbytes for buffer in cells.values())
+
+
+def _states(model: Model, limits: Limits, share: RankShare) -> int:
+    """Bytes of one sequence's recurrent states, which are read and written."""
+    held = state_buffers(model.spec, share, replace(limits, num_slots=min(1, limits.num_slots)))
+    return 2 * sum(buffer.nbytes for buffer in held.values())
 
 
 def roofline_text(found: Sequence[Roofline]) -> str:

@@ -82,10 +82,12 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
         }
         print(json.dumps(found, indent=2))
         return 0
-    heads, kv_heads, columns = map(_of_layers, zip(*map(_layer_numbers, spec.layers), strict=True))
+    numbers = map(_of_layers, zip(*map(_layer_numbers, spec.layers), strict=True))
+    counts = [
+        f"{number} {title}" for number, title in zip(numbers, TITLES.values(), strict=True) if number != "0"
+    ]
     print(
-        f"{config.model.name}: {spec.architecture}, {spec.num_layers} layers, {heads} heads,"
-        f" {kv_heads} KV heads, {columns} FFN columns,"
+        f"{config.model.name}: {spec.architecture}, {spec.num_layers} layers, {', '.join(counts)},"
         f" {spec.vocabulary_size} tokens; context {limits.context_length}, KV {config.kv_type},"
         f" steps of up to {limits.max_rows} rows"
     )
@@ -96,11 +98,20 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
     return 0
 
 
-def _layer_numbers(layer: LayerSpec) -> tuple[int, int, int]:
-    """Heads, KV heads and FFN columns; 0 for what a layer has not."""
-    attention, feed_forward = layer.attention, layer.feed_forward
+TITLES = {  # of what a layer has of each kind; the heads of a short convolution are its channels
+    "heads": "heads",
+    "kv_heads": "KV heads",
+    "ffn_columns": "FFN columns",
+    "recurrent_heads": "recurrent heads",
+}
+
+
+def _layer_numbers(layer: LayerSpec) -> tuple[int, int, int, int]:
+    """By TITLES; 0 for what a layer has not."""
+    attention, feed_forward, recurrent = layer.attention, layer.feed_forward, layer.recurrent
     heads = (0, 0) if attention is None else (attention.num_heads, attention.num_kv_heads)
-    return *heads, 0 if feed_forward is None else feed_forward.length
+    columns = 0 if feed_forward is None else feed_forward.length
+    return *heads, columns, 0 if recurrent is None else recurrent.num_heads
 
 
 def _of_layers(numbers: Sequence[int]) -> str:
@@ -114,6 +125,7 @@ def _layer_spans(share: RankShare) -> dict[str, list[Span]]:
         "heads": [layer.heads for layer in share.layers],
         "kv_heads": [layer.kv_heads for layer in share.layers],
         "ffn_columns": [layer.feed_forward for layer in share.layers],
+        "recurrent_heads": [layer.recurrent for layer in share.layers],
     }
 
 
@@ -124,6 +136,7 @@ def _plan_row(share: RankShare, num_bytes: RankBytes) -> dict[str, Any]:
         "vocabulary_rows": [share.vocabulary.start, share.vocabulary.stop],
         "weight_bytes": num_bytes.weights,
         "cache_bytes": num_bytes.cache,
+        "state_bytes": num_bytes.states,
         "activation_bytes": num_bytes.work + num_bytes.partials,
         "work_bytes": num_bytes.work,
         "copy_bytes": num_bytes.copies,
@@ -132,19 +145,28 @@ def _plan_row(share: RankShare, num_bytes: RankBytes) -> dict[str, Any]:
 
 
 def _print_table(rows: Sequence[tuple[RankShare, RankBytes]]) -> None:
-    places = ("rank", "heads", "KV heads", "FFN columns", "vocabulary rows")
-    memory = {"weights": "weights", "cache": "KV cache", "work": "work", "partials": "sums"}
-    if any(num_bytes.copies for _, num_bytes in rows):
-        memory["copies"] = "float32 copies"
-    memory["total"] = "total"
+    held = [_layer_spans(share) for share, _ in rows]
+    kinds = [kind for kind in TITLES if any(len(span) for spans in held for span in spans[kind])]
+    places = ("rank", *(TITLES[kind] for kind in kinds), "vocabulary rows")
+    memory = {
+        "weights": "weights",
+        "cache": "KV cache",
+        "states": "states",
+        "work": "work",
+        "partials": "sums",
+    }
+    memory |= {"copies": "float32 copies", "total": "total"}
+    for kind in ("states", "copies"):
+        if not any(getattr(num_bytes, kind) for _, num_bytes in rows):
+            del memory[kind]
     cells = [
         (
             str(share.rank),
-            *(" or ".join(dict.fromkeys(map(str, spans))) for spans in _layer_spans(share).values()),
+            *(" or ".join(dict.fromkeys(map(str, spans[kind]))) for kind in kinds),
             str(share.vocabulary),
             *(mebibytes(getattr(num_bytes, kind)) for kind in memory),
         )
-        for share, num_bytes in rows
+        for (share, num_bytes), spans in zip(rows, held, strict=True)
     ]
     print(format_table((*places, *memory.values()), cells))
 

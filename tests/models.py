@@ -34,6 +34,7 @@ from worker.model_file import ModelFile, load_stack
 from worker.numpy_device import NumpyDevice
 from worker.program import Program
 from worker.stacks import stack_shards
+from worker.state_buffers import state_buffers
 from worker.step_writer import StepWriter, row_bucket
 from worker.transformer import build_program
 
@@ -228,6 +229,7 @@ class Rank:
             {
                 **weight_buffers(self.shards),
                 **cache_buffers(spec, share, limits),
+                **state_buffers(spec, share, limits),
                 **activation_buffers(spec, share, self.shards, limits),
             }
         )

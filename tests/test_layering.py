@@ -1,8 +1,8 @@
 """Imports run one way: the packages import each other only along the arrows of the design.
 
 launcher -> coordinator, worker
-worker   -> coordinator.messages, plan, shards, model, weight_types, kv_types and garbage, collectives,
-            shaders
+worker   -> coordinator.messages, plan, shards, model, recurrent_spec, weight_types, kv_types and garbage,
+            collectives, shaders
 coordinator, collectives, shaders -> none of the other four
 """
 
@@ -19,8 +19,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "launcher": ("coordinator", "worker"),
     "worker": (
         *("coordinator.messages", "coordinator.plan", "coordinator.shards", "coordinator.model"),
-        *("coordinator.attention_spec", "coordinator.weight_types", "coordinator.kv_types"),
-        "coordinator.garbage",
+        *("coordinator.attention_spec", "coordinator.recurrent_spec", "coordinator.weight_types"),
+        *("coordinator.kv_types", "coordinator.garbage"),
         *("collectives", "shaders"),
     ),
     "coordinator": (),

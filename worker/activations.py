@@ -10,19 +10,20 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 
-def _logistic(x: Floats) -> Floats:
-    logistic: Floats = np.reciprocal(1 + np.exp(-x))
-    return logistic
+def logistic(x: Floats) -> Floats:
+    """1 / (1 + exp(-x))"""
+    result: Floats = np.reciprocal(1 + np.exp(-x))
+    return result
 
 
 def _silu(x: Floats) -> Floats:
-    return x * _logistic(x)
+    return x * logistic(x)
 
 
 def _gelu(x: Floats) -> Floats:
     """By a hyperbolic tangent (https://arxiv.org/abs/1606.08415), written as a logistic function."""
     twice: Floats = np.float32(1.5957691216) * (x + np.float32(0.044715) * x * x * x)
-    return x * _logistic(twice)
+    return x * logistic(twice)
 
 
 def _relu(x: Floats) -> Floats:

@@ -14,6 +14,7 @@ from worker.attention import cache_names, qkv_length
 from worker.latent import QUERY_LATENT, latent_lengths
 from worker.ops import QUANTIZED
 from worker.quantized import row_words
+from worker.recurrent import convolved_length, mixed_length
 from worker.stacks import stack_shards
 from worker.step_buffer import StepLayout
 
@@ -65,6 +66,12 @@ def activation_buffers(
         for layer, held in zip(spec.layers, share.layers, strict=True)
         if layer.attention is not None
     ]
+    recurrent = [
+        (layer.recurrent, held)
+        for layer, held in zip(spec.layers, share.layers, strict=True)
+        if layer.recurrent is not None
+    ]
+    with_heads = [(layer, held) for layer, held in recurrent if layer.has_heads]
     slots = attention_slots(limits)
     # Where gates and ups are stacked, one product makes both and what comes of them.
     gates_apart = any(name.endswith((".ffn_gate.weight", ".ffn.act.scales")) for name in stack_shards(shards))
@@ -86,6 +93,12 @@ def activation_buffers(
         "attended": rows(input_length("attn_output")),
         "gate_up": rows(2 * max(len(held.feed_forward) for held in share.layers) if gates_apart else 0),
         "activated": rows(input_length("ffn_down")),
+        "mixed": rows(max((mixed_length(*part) for part in recurrent), default=0)),
+        "convolved": rows(max((convolved_length(*part) for part in with_heads), default=0)),
+        "remembered": rows(
+            max((len(held.recurrent) * layer.head_length for layer, held in with_heads), default=0)
+        ),
+        "gated": rows(max(input_length("ssm_out"), input_length("shortconv.out_proj"))),
         "final": rows(width, count=limits.max_logit_rows),
         "logits": rows(len(share.vocabulary), Placement.READBACK, limits.max_logit_rows),
     }
@@ -95,7 +108,7 @@ def activation_buffers(
             if name not in buffers or length > buffers[name].row_length:
                 buffers[name] = rows(length)
     if limits.activations != "f32":
-        inputs = ("normed", "attended", "activated", QUERY_LATENT)
+        inputs = ("normed", "attended", "activated", "gated", QUERY_LATENT)
         longest = max(buffers[name].row_length for name in inputs if name in buffers)
         buffers[QUANTIZED] = rows(
             row_words(longest, limits.activations), count=max(limits.max_rows, limits.max_logit_rows)

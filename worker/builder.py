@@ -35,7 +35,7 @@ class ProgramBuilder:
     ) -> None:
         self.spec, self.share, self.shards = spec, share, shards
         self.stacks = stack_shards(shards)
-        self._num_ranks, self._rows, self._logit_rows = num_ranks, rows, logit_rows
+        self.num_ranks, self._rows, self._logit_rows = num_ranks, rows, logit_rows
         self._activations = activations
         self._two_phase = two_phase and num_ranks > 1
         self._segments: list[Segment] = []
@@ -46,7 +46,7 @@ class ProgramBuilder:
 
     def finished(self) -> Program:
         """The program. Its exchanges are even in number, so that the arena's parities take turns."""
-        if self._num_ranks > 1 and self._num_exchanges % 2:
+        if self.num_ranks > 1 and self._num_exchanges % 2:
             self.exchange()
         self._segments.append(Segment(tuple(self._ops), None))
         return Program(self._rows, self._logit_rows, tuple(self._segments))
@@ -163,19 +163,19 @@ class ProgramBuilder:
 
     def partial(self, tensor: str, source: str, *, accumulates: bool = False) -> None:
         """A row-parallel product into this rank's slot; without columns of its own a rank adds zeros."""
-        parity, scale = self._num_exchanges % 2, self.spec.block.residual_scale
+        parity, scale = self.next_parity, self.spec.block.residual_scale
         self.matmul(tensor, source, "partials", parity=parity, scale=scale, accumulates=accumulates)
 
     def exchange(self) -> None:
         """Ends the segment with an all-reduce; its sum is pending then."""
-        parity = self._last_parity = self._num_exchanges % 2
+        parity = self._last_parity = self.next_parity
         self._num_exchanges += 1
         self._addend = "partials"
         if self._two_phase:
             self._end_segment(parity, Phase.PARTIALS)
             self.add(SumSlice(parity, self.share.rank))
             self._end_segment(parity, Phase.SLICES)
-        elif self._num_ranks > 1:
+        elif self.num_ranks > 1:
             self._end_segment(parity, Phase.ONE_SHOT)
 
     @property
@@ -187,7 +187,7 @@ class ProgramBuilder:
         """Ends the segment with an exchange of short rows, which nothing is added to; one rank needs none."""
         parity = self.next_parity
         self._num_exchanges += 1
-        if self._num_ranks > 1:
+        if self.num_ranks > 1:
             self._end_segment(parity, Phase.ONE_SHOT, row_length)
 
     def _end_segment(self, parity: int, phase: Phase, row_length: int = 0) -> None:

@@ -37,6 +37,7 @@ from worker.open_weights import open_weights
 from worker.program import Program
 from worker.segments import SegmentRunner
 from worker.stacks import stack_shards
+from worker.state_buffers import state_buffers
 from worker.step_buffer import StepLayout, StepView
 from worker.step_clock import StepClock, take_out_device
 from worker.step_writer import StepWriter, row_bucket
@@ -119,6 +120,7 @@ class Worker:
         buffers = {
             **weights,
             **cache_buffers(spec, share, limits),
+            **state_buffers(spec, share, limits),
             **activation_buffers(spec, share, self._shards, limits),
         }
         self.device.create_buffers(buffers)

@@ -17,6 +17,7 @@ from worker.numpy_attention import attention, attention_combine, rope_cache
 from worker.numpy_heads import clamp, head_norm, head_sums, rope
 from worker.numpy_latent import copy_heads, head_products
 from worker.numpy_products import matmul, widened
+from worker.numpy_recurrent import RUN_RECURRENT
 from worker.numpy_rows import activate, quantize, sum_norm, sum_slice
 from worker.numpy_state import NumpyState
 from worker.ops import (
@@ -45,6 +46,7 @@ RUN: dict[type, Callable[[Any, NumpyState], None]] = {
     HeadProducts: head_products,
     CopyHeads: copy_heads,
     Activate: activate,
+    **RUN_RECURRENT,
 }
 
 

@@ -11,6 +11,7 @@ from typing import Literal, Union
 from worker.attention_ops import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
 from worker.latent_ops import CopyHeads, HeadProducts
 from worker.matrix import Matrix
+from worker.recurrent_ops import RecurrentOp
 
 RowSet = Literal["rows", "logit_rows"]  # all rows of a step, or those that get logits
 QUANTIZED = "quantized"  # the buffer that Quantize writes, for the products that come next
@@ -165,4 +166,5 @@ Op = Union[  # noqa: UP007
     HeadProducts,
     CopyHeads,
     Activate,
+    RecurrentOp,
 ]

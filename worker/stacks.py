@@ -15,6 +15,7 @@ from worker.formats import FORMATS
 
 # Tensors of a layer that multiply the same input, in the order in which they are stacked.
 QKV, GATE_UP = ("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up")
+MIXED = ("ssm_in", "attn_qkv", "attn_gate", "ssm_ba", "ssm_alpha", "ssm_beta")  # of a recurrent layer
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,13 @@ def stacked_tensors(layer: str, group: tuple[str, ...], shards: Mapping[str, Sha
 
 
 def _stack_name(name: str, shards: Mapping[str, Shard]) -> str:
-    tensor, _, suffix = name.rpartition(".")
+    whole, _, suffix = name.rpartition(".")
+    tensor = whole.partition("#")[0]  # NAME#1 is a piece that lies behind NAME
     layer, _, kind = tensor.rpartition(".")
-    for group in (QKV, GATE_UP):
+    for group in (QKV, GATE_UP, MIXED):
         if kind in group:
             stacked = stacked_tensors(layer, group, shards)
             return next(
                 f"{found}.{suffix}" for found in stacked if kind in found[len(layer) + 1 :].split("+")
             )
-    return name
+    return f"{tensor}.{suffix}"

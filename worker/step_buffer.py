@@ -1,8 +1,10 @@
 """The integers that change every step, as one block of 32-bit words that all kernels read.
 
 Layout (words): num_rows, num_logit_rows, attention chunk length, number of chunks, the three workgroup
-counts of the indirect attention dispatch, one spare; then positions[max_rows], the start of each row's
-block table within the tables [max_rows], logit_rows[max_logit_rows], tables[num_blocks].
+counts of the indirect attention dispatch, number of runs; then positions[max_rows], the start of each row's
+block table within the tables [max_rows], logit_rows[max_logit_rows], tables[num_blocks]. For recurrent layers
+follow the runs, each the neighbouring rows of one sequence: the first row of each and behind the last one the
+number of rows [num_slots + 1], and the slot of each one's state [num_slots].
 shaders/step.slang is the other side of this layout.
 """
 
@@ -17,6 +19,8 @@ from coordinator.plan import Limits
 
 HEADER_WORDS = 8
 INDIRECT_WORD = 4  # the attention dispatch's workgroup counts start here
+
+NUM_RUNS_WORD = 7
 
 ATTENTION_VECTORS = 4  # rows times heads of one KV head that a workgroup computes: shaders/attention.slang
 LONG_HEAD, LONG_HEAD_VECTORS = 256, 2  # and of heads with more elements: shaders/attention_long.slang
@@ -63,8 +67,16 @@ class StepLayout:
         return self.logit_rows + self.limits.max_logit_rows
 
     @property
-    def num_words(self) -> int:
+    def run_starts(self) -> int:
         return self.tables + self.limits.num_blocks
+
+    @property
+    def run_slots(self) -> int:
+        return self.run_starts + self.limits.num_slots + 1
+
+    @property
+    def num_words(self) -> int:
+        return self.run_slots + self.limits.num_slots
 
 
 class StepView:
@@ -77,6 +89,8 @@ class StepView:
         self.table_starts = words[layout.table_starts :][: limits.max_rows]
         self.logit_rows = words[layout.logit_rows :][: limits.max_logit_rows]
         self.tables = words[layout.tables :][: limits.num_blocks]
+        self.run_starts = words[layout.run_starts :][: limits.num_slots + 1]
+        self.run_slots = words[layout.run_slots :][: limits.num_slots]
 
     @property
     def num_rows(self) -> int:
@@ -93,3 +107,7 @@ class StepView:
     @property
     def num_chunks(self) -> int:
         return int(self.header[3])
+
+    @property
+    def num_runs(self) -> int:
+        return int(self.header[NUM_RUNS_WORD])

@@ -13,6 +13,7 @@ from worker.rope_tables import RopeTables, temperatures
 from worker.step_buffer import (
     ATTENTION_VECTORS,
     INDIRECT_WORD,
+    NUM_RUNS_WORD,
     StepLayout,
     StepView,
     attention_groups,
@@ -63,6 +64,7 @@ class StepWriter:
         view.table_starts[:num_rows] = step.table_starts
         view.logit_rows[: step.logit_rows.size] = step.logit_rows
         view.tables[: step.tables.size] = step.tables
+        self._write_runs(step)
         embeddings = self._format.widen(self._token_rows[step.token_ids], self._spec.embedding_length)
         if self._spec.embedding_scale != 1:
             embeddings *= np.float32(self._spec.embedding_scale)
@@ -73,6 +75,13 @@ class StepWriter:
         self._ropes.write(step.positions, self._rope[:num_rows, :ropes_end])
         if self._spec.temperature is not None:
             self._rope[:num_rows, -1] = temperatures(self._spec.temperature, step.positions)
+
+    def _write_runs(self, step: Step) -> None:
+        starts = _run_starts(step.slots)
+        self._step.header[NUM_RUNS_WORD] = starts.size
+        self._step.run_starts[: starts.size] = starts
+        self._step.run_starts[starts.size] = step.slots.size
+        self._step.run_slots[: starts.size] = step.slots[starts]
 
     def _chunks(self, step: Step) -> tuple[int, int]:
         """How many chunks of how many keys attention is cut into: what the buffers hold, none too short."""
@@ -104,6 +113,24 @@ class StepWriter:
         )
         _check_range("block", step.tables, limits.num_blocks)
         _check_range("logit row", step.logit_rows, num_rows)
+        self._check_slots(step)
+
+    def _check_slots(self, step: Step) -> None:
+        """A state is read and written once a step: by neighbouring rows, at consecutive positions."""
+        num_rows = step.token_ids.size if self._limits.num_slots else 0
+        if step.slots.size != num_rows:
+            raise StepError(f"step {step.number} has {step.slots.size} state slots; {num_rows} are needed")
+        _check_range("state slot", step.slots, self._limits.num_slots)
+        starts = _run_starts(step.slots)
+        if np.unique(step.slots[starts]).size != starts.size:
+            raise StepError(f"step {step.number}: rows with the same state slot are not neighbours")
+        if num_rows and np.any(np.delete(np.diff(step.positions), starts[1:] - 1) != 1):
+            raise StepError(f"step {step.number}: the positions of a state slot's rows are not consecutive")
+
+
+def _run_starts(slots: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
+    """The first row of each sequence."""
+    return np.flatnonzero(np.diff(slots, prepend=-1)) if slots.size else np.zeros(0, np.intp)
 
 
 def _check_range(what: str, values: npt.NDArray[np.int32], stop: int) -> None:

@@ -11,6 +11,7 @@ from worker.attention import attend, write_cache
 from worker.builder import ProgramBuilder
 from worker.ops import Activate
 from worker.program import Program
+from worker.recurrent import give_out, write_state
 from worker.stacks import GATE_UP, stacked_tensors
 
 
@@ -60,10 +61,12 @@ def build_sums(
 
 def _fill_caches(builder: ProgramBuilder, index: int) -> None:
     """What of a layer later steps read."""
-    attention = builder.spec.layers[index].attention
+    attention, recurrent = builder.spec.layers[index].attention, builder.spec.layers[index].recurrent
     builder.norm(_named(index, builder.spec.block.attention_norm), "normed")
     if attention is not None:
         write_cache(builder, index, attention, builder.share.layers[index])
+    if recurrent is not None:
+        write_state(builder, index, recurrent, builder.share.layers[index])
 
 
 def _layer(builder: ProgramBuilder, index: int) -> None:
@@ -75,6 +78,11 @@ def _layer(builder: ProgramBuilder, index: int) -> None:
         attend(builder, index, layer.attention, share)
         if not parallel:
             _end_part(builder, index, block.attention_post_norm)
+    if layer.recurrent is not None:
+        builder.norm(_named(index, block.attention_norm), "normed")
+        write_state(builder, index, layer.recurrent, share)
+        give_out(builder, index, layer.recurrent, share, builder.num_ranks)
+        _end_part(builder, index, block.attention_post_norm)
     if layer.feed_forward is not None:
         if not parallel or block.feed_forward_norm:
             builder.norm(_named(index, block.feed_forward_norm), "normed")

@@ -11,14 +11,16 @@ import numpy.typing as npt
 import pytest
 
 from coordinator.generation import all_logits
-from coordinator.plan import Limits
+from coordinator.plan import Limits, make_plan, num_all_reduces
 from coordinator.scheduler import Scheduler
+from coordinator.shards import rank_shards
 from tests.conformance.conftest import Reference, error
 from tests.conftest import manifest_of
 from tests.drivers import driver_variables, find_lavapipe
-from tests.models import LocalEngine
+from tests.models import LocalEngine, open_model
 from worker.device import Device, DeviceOptions
 from worker.numpy_device import NumpyDevice
+from worker.transformer import build_program
 from worker.vulkan.device import VulkanDevice
 
 MODELS = (
@@ -28,10 +30,16 @@ MODELS = (
     "gpt2-dense", "gptneox-dense", "internlm2-dense", "baichuan-dense",
     "exaone4-dense", "seed_oss-dense", "nemotron-dense",
     "gemma2-dense", "gemma3-dense", "olmo2-dense", "cohere2-dense", "hunyuan-dense-dense",
-    "stablelm-dense", "bloom-dense", "mpt-dense",
+    "stablelm-dense", "bloom-dense", "mpt-dense", "qwen35-dense", "mamba2-dense", "lfm2-dense",
 )  # fmt: skip
 LIMITS = Limits(
-    context_length=64, num_blocks=8, block_length=8, max_rows=64, max_logit_rows=64, kv_type="f32"
+    context_length=64,
+    num_blocks=8,
+    block_length=8,
+    max_rows=64,
+    max_logit_rows=64,
+    kv_type="f32",
+    num_slots=1,
 )
 MAX_ERROR = {"f32": 1e-6, "f16": 1e-5}  # normalised mean squared, by KV type
 
@@ -109,3 +117,15 @@ def test_a_few_rows_at_a_time(
     """Token by token it is decode."""
     limits = dataclasses.replace(LIMITS, max_rows=max_rows, max_logit_rows=max_rows)
     check(name, build, reference_of, open_device, limits, num_ranks=2)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+@pytest.mark.parametrize("name", MODELS)
+def test_all_reduces_are_counted(name: str, num_ranks: int, build: Callable[[str], Path]) -> None:
+    """As the coordinator counts them for the ledger, which never sees a program."""
+    file, spec = open_model(build(name))
+    share = make_plan(spec, [1.0] * num_ranks)[0]
+    shards = rank_shards(spec, share, file.tensors)
+    for logit_rows in (0, 1):
+        program = build_program(spec, share, shards, num_ranks, 4, logit_rows)
+        assert program.num_all_reduces == num_all_reduces(spec, num_ranks, logit_rows > 0)

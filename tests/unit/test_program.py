@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.model import ModelSpec
-from coordinator.plan import ACTIVATIONS, Limits, RankShare, make_plan, padded
+from coordinator.plan import ACTIVATIONS, Limits, RankShare, make_plan, num_all_reduces, padded
 from coordinator.shards import Shard, rank_shards
 from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
 from worker.attention_ops import Attention, AttentionCombine, RopeCache
@@ -99,6 +99,7 @@ def test_two_all_reduces_a_layer(case: RankCase, logit_rows: int) -> None:
     assert (program.rows, program.logit_rows) == (16, logit_rows)
     num_layers = case.spec.num_layers if logit_rows else case.spec.num_layers - 1
     assert program.num_all_reduces == (0 if case.num_ranks == 1 else 2 * num_layers)
+    assert program.num_all_reduces == num_all_reduces(case.spec, case.num_ranks, logit_rows > 0)
     assert program.num_all_reduces % 2 == 0  # the next step's first parity is not this one's last
     assert len(program.segments) == program.num_all_reduces + 1
     assert program.segments[-1].parity is None

@@ -22,6 +22,7 @@ LIMITS_DRAWN = st.builds(
     block_length=st.sampled_from([1, 2, 3, 8]),
     max_rows=st.integers(1, 20),
     max_logit_rows=st.integers(1, 6),
+    num_slots=st.integers(0, 3),
 )
 
 
@@ -114,6 +115,9 @@ class Simulation:
         owned = Counter(block for sequence, _ in self.living for block in sequence.blocks)
         assert all(count == 1 for count in owned.values())
         assert set(owned) <= set(range(self.limits.num_blocks))
+        slots = Counter(sequence.slot for sequence, _ in self.living if sequence.slot is not None)
+        assert all(count == 1 for count in slots.values())
+        assert set(slots) <= set(range(self.limits.num_slots))
 
     def _check_step(self, step: Step, runs: list[Run]) -> None:
         assert step.number == self.num_steps
@@ -127,14 +131,17 @@ class Simulation:
                 table = step.tables[step.table_starts[row] :]
                 count = position // self.limits.block_length + 1
                 assert table[:count].tolist() == run.sequence.blocks[:count]
+                if self.limits.num_slots:
+                    assert step.slots[row] == run.sequence.slot
                 if position in run.logit_positions:
                     logit_rows.append(row)
                 row += 1
         assert row == step.token_ids.size
         assert step.logit_rows.tolist() == logit_rows
         assert step.tables.size <= self.limits.num_blocks
-        for array in (step.token_ids, step.positions, step.table_starts, step.tables, step.logit_rows):
-            assert array.dtype == np.int32
+        assert step.slots.size == (row if self.limits.num_slots else 0)
+        columns = ("token_ids", "positions", "table_starts", "tables", "logit_rows", "slots")
+        assert all(getattr(step, column).dtype == np.int32 for column in columns)
 
     def _advance(self, runs: list[Run]) -> None:
         for run in runs:
@@ -148,7 +155,7 @@ class Simulation:
                 self.living.remove((sequence, arrival))
                 self.finished.append((sequence, arrival))
                 self.scheduler.remove(sequence)
-                assert sequence.blocks == []
+                assert sequence.blocks == [] and sequence.slot is None
 
 
 @given(LIMITS_DRAWN, ARRIVALS)
@@ -221,7 +228,7 @@ def test_everything_advances_however_few_rows_a_step_has(
     limits: Limits, num_decoding: int, prompts: list[tuple[int, bool]]
 ) -> None:
     """Decoding goes on for ever: nobody waits longer than twice a round of turns for its next row."""
-    scheduler = Scheduler(dataclasses.replace(limits, num_blocks=10_000))
+    scheduler = Scheduler(dataclasses.replace(limits, num_blocks=10_000, num_slots=0))
     sequences = [Sequence([1]) for _ in range(num_decoding)]
     sequences += [Sequence([1] * length, all_logits) for length, all_logits in prompts]
     for sequence in sequences:

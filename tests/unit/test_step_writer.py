@@ -87,6 +87,8 @@ def test_parts_of_the_step_buffer_do_not_overlap() -> None:
         "table_starts": LIMITS.max_rows,
         "logit_rows": LIMITS.max_logit_rows,
         "tables": LIMITS.num_blocks,
+        "run_starts": LIMITS.num_slots + 1,
+        "run_slots": LIMITS.num_slots,
     }
     for name, size in sizes.items():
         assert getattr(view, name).size == size
@@ -190,6 +192,59 @@ def test_steps_count_up_from_one_and_a_refused_one_does_not_count(path: Path) ->
 def test_the_numbers_are_named(shared_rank: Rank, columns: dict[str, Any], sentence: str) -> None:
     with pytest.raises(StepError, match=sentence):
         shared_rank.writer.write(make_step(**columns))
+
+
+# Recurrent state.
+
+
+SLOTTED = dataclasses.replace(LIMITS, num_slots=4)
+
+
+@pytest.fixture(scope="module")
+def slotted_rank(path: Path) -> Rank:
+    return rank_of(path, SLOTTED)
+
+
+def slotted_step(slots: list[int], positions: list[int]) -> Step:
+    zeros = [0] * len(positions)
+    return make_step(
+        token_ids=zeros, positions=positions, table_starts=zeros, tables=range(16), logit_rows=[], slots=slots
+    )
+
+
+def test_runs_are_the_neighbouring_rows_of_a_slot(path: Path) -> None:
+    rank = rank_of(path, SLOTTED)
+    rank.writer.write(slotted_step([2, 2, 2, 0, 3, 3], [6, 7, 8, 63, 0, 1]))
+    view = view_of(rank)
+    assert view.num_runs == 3
+    assert view.run_starts[:4].tolist() == [0, 3, 4, 6]
+    assert view.run_slots[:3].tolist() == [2, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("slots", "positions", "sentence"),
+    [
+        ([], [0, 1], "step 1 has 0 state slots; 2 are needed"),
+        ([1], [0, 1], "step 1 has 1 state slots; 2 are needed"),
+        ([0, 4], [0, 0], "a state slot from 0 to 4; 0 to 3 are possible"),
+        ([-1, -1], [0, 1], "a state slot from -1 to -1; 0 to 3 are possible"),
+        ([1, 0, 1], [3, 0, 4], "rows with the same state slot are not neighbours"),
+        ([1, 1, 1], [3, 4, 6], "the positions of a state slot's rows are not consecutive"),
+        ([0, 1, 1], [3, 4, 4], "the positions of a state slot's rows are not consecutive"),
+    ],
+)
+def test_slots_that_would_mix_states_up_are_refused(
+    slotted_rank: Rank, slots: list[int], positions: list[int], sentence: str
+) -> None:
+    step = slotted_step(slots, positions)
+    assert_refused(slotted_rank, step)
+    with pytest.raises(StepError, match=sentence):
+        slotted_rank.writer.write(step)
+
+
+def test_a_model_without_state_takes_no_slots(shared_rank: Rank) -> None:
+    with pytest.raises(StepError, match="step 1 has 5 state slots; 0 are needed"):
+        shared_rank.writer.write(make_step(slots=[0, 0, 0, 1, 1]))
 
 
 # How attention is cut.

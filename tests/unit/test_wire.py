@@ -127,7 +127,7 @@ HELLO = {"version": 1, "rank": 2, "process_id": 3}
 HELLO_FRAME: bytes = msgpack.packb(["Hello", HELLO])
 STEP = {
     "number": 1, "token_ids": b"\0" * 4, "positions": b"\0" * 4,
-    "table_starts": b"\0" * 4, "tables": b"\0" * 4, "logit_rows": b"",
+    "table_starts": b"\0" * 4, "tables": b"\0" * 4, "logit_rows": b"", "slots": b"",
 }  # fmt: skip
 
 

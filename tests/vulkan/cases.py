@@ -21,7 +21,14 @@ from worker.matrix import Matrix
 from worker.numpy_cache import DTYPES as KV_DTYPES
 from worker.ops import Op
 from worker.program import Program, Segment
-from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups, attention_vectors
+from worker.step_buffer import (
+    INDIRECT_WORD,
+    NUM_RUNS_WORD,
+    StepLayout,
+    StepView,
+    attention_groups,
+    attention_vectors,
+)
 from worker.vulkan.staging import STAGING_BYTES
 
 Floats = npt.NDArray[np.float32]
@@ -59,6 +66,8 @@ class Case:
     positions: tuple[int, ...] = ()
     table_starts: tuple[int, ...] = ()
     tables: tuple[int, ...] = ()
+    run_starts: tuple[int, ...] = ()  # and last the number of rows
+    run_slots: tuple[int, ...] = ()
     chunk_length: int = 1
     num_chunks: int = 1
     partials: Floats = field(default_factory=lambda: np.zeros((2, 1, 4), np.float32))
@@ -102,6 +111,9 @@ class Case:
         step.table_starts[: len(self.table_starts)] = self.table_starts
         step.logit_rows[: len(self.logit_rows)] = self.logit_rows
         step.tables[: len(self.tables)] = self.tables
+        step.header[NUM_RUNS_WORD] = len(self.run_slots)
+        step.run_starts[: len(self.run_starts)] = self.run_starts
+        step.run_slots[: len(self.run_slots)] = self.run_slots
         op = self.ops[0]
         if isinstance(op, Attention):
             step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = attention_groups(

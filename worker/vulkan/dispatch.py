@@ -20,6 +20,7 @@ from worker.vulkan.dispatch_context import DispatchContext
 from worker.vulkan.dispatch_heads import clamp, head_norm, head_sums, rope
 from worker.vulkan.dispatch_latent import copy_heads, head_products
 from worker.vulkan.dispatch_products import matmul
+from worker.vulkan.dispatch_recurrent import RECURRENT_DISPATCHES
 from worker.vulkan.dispatch_rows import activate, quantize, sum_norm, sum_slice
 from worker.vulkan.places import Dispatch
 
@@ -38,6 +39,7 @@ DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
     HeadProducts: head_products,
     CopyHeads: copy_heads,
     Activate: activate,
+    **RECURRENT_DISPATCHES,
 }
 
 

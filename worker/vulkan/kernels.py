@@ -20,6 +20,7 @@ from worker.vulkan.attention_pushes import (
     RopeCachePush,
     RopeRowsPush,
 )
+from worker.vulkan.recurrent_kernels import RECURRENT_KERNELS
 from worker.vulkan.variants import FAMILIES
 
 Address = c_uint64
@@ -142,4 +143,5 @@ KERNELS: dict[str, type[Structure]] = {
     **{f"head_products_{name.lower()}": HeadProductsPush for name in FORMATS},
     "copy_heads": CopyHeadsPush,
     "activate": ActivatePush,
+    **RECURRENT_KERNELS,
 }
