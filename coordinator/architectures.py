@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from coordinator.expert_features import ExpertFeatures, feed_forward_parts
 from coordinator.metadata import MetadataReader
 from coordinator.model import (
     AttentionSpec,
@@ -33,6 +34,7 @@ class Architecture:
     gated: bool = True
     head_norm: bool = False
     block: BlockSpec = field(default_factory=BlockSpec)
+    experts: ExpertFeatures | None = None  # where it can have any
     widened_embeddings: bool = False  # times the square root of their length
     embedding_norm: str = ""
     position_embeddings: bool = False
@@ -47,8 +49,10 @@ CLASSIFIER = ("cls.output.weight",)  # of a model that ranks texts
 SANDWICHED = BlockSpec(attention_post_norm="post_attention_norm", feed_forward_post_norm="post_ffw_norm")
 POST_NORMED = replace(SANDWICHED, attention_norm="", feed_forward_norm="")
 PARALLEL = BlockSpec(parallel=True, feed_forward_norm="")  # one norm for both parts
+NORMALISED = ExpertFeatures(normalised=True)
+WITH_ROW_GATE = ExpertFeatures(row_gate="ffn_gate_inp_shexp.weight")
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture(interleaved_rope=True),
+    "llama": Architecture(interleaved_rope=True, experts=NORMALISED),
     "mistral3": Architecture(interleaved_rope=True),
     "baichuan": Architecture(interleaved_rope=True, layers_with_rope=32),
     "internlm2": Architecture(interleaved_rope=True),
@@ -84,6 +88,20 @@ ARCHITECTURES: dict[str, Architecture] = {
     "bloom": Architecture(
         has_rope=False, norm="layer", activation="gelu", gated=False, embedding_norm="token_embd_norm"
     ),
+    "qwen2moe": Architecture(experts=WITH_ROW_GATE),
+    "qwen3moe": Architecture(head_norm=True, experts=NORMALISED),
+    "granitemoe": Architecture(
+        interleaved_rope=True, finetuned_means_rope=True, divides_logits=True, experts=NORMALISED
+    ),
+    "hunyuan-moe": Architecture(head_norm=True, experts=NORMALISED),
+    "dots1": Architecture(head_norm=True, experts=ExpertFeatures()),
+    "glm4moe": Architecture(
+        head_norm=True,
+        block=BlockSpec(feed_forward_norm="post_attention_norm"),
+        experts=ExpertFeatures(gating="sigmoid"),
+    ),
+    "bailingmoe2": Architecture(head_norm=True, experts=ExpertFeatures(gating="sigmoid")),
+    "ernie4_5-moe": Architecture(interleaved_rope=True, experts=NORMALISED),
     "mpt": Architecture(has_rope=False, norm="layer", activation="gelu", gated=False),
 }
 
@@ -100,6 +118,10 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
     attentions = _attentions(architecture, read)
     width = read.integer("embedding_length")
     has_divisors = "blk.0.ffn.act.scales" in tensors
+    dense = [
+        FeedForwardSpec(length, architecture.activation, architecture.gated, has_divisors)
+        for length in read.integers("feed_forward_length", len(attentions))
+    ]
     ropes: tuple[Rope, ...] = ()
     if architecture.has_rope:
         interleaved = architecture.interleaved_rope and not read.has("rope.dimension_sections")
@@ -112,11 +134,9 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         norm=Norm(architecture.norm, read.number(NORM_EPSILONS[architecture.norm])),
         ropes=ropes,
         layers=tuple(
-            LayerSpec(
-                attention, FeedForwardSpec(length, architecture.activation, architecture.gated, has_divisors)
-            )
-            for attention, length in zip(
-                attentions, read.integers("feed_forward_length", len(attentions)), strict=True
+            LayerSpec(attention, *parts)
+            for attention, parts in zip(
+                attentions, feed_forward_parts(architecture.experts, read, dense, tensors), strict=True
             )
         ),
         block=_block(architecture, read, tensors),
@@ -197,9 +217,5 @@ def _logit_scale(architecture: Architecture, read: MetadataReader) -> float:
 
 
 def _refuse_unknown_features(read: MetadataReader) -> None:
-    if read.integer("expert_count", 0):
-        raise ModelError(
-            f"{read.integer('expert_count')} experts: mixture-of-experts models are not supported"
-        )
     if read.integer("attention.sliding_window", 0):
         raise ModelError("sliding-window attention is not supported")

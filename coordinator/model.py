@@ -157,6 +157,8 @@ class AttentionSpec:
 
 
 MAX_HEAD_LENGTH = 256  # what one workgroup of the attention kernel holds
+MAX_EXPERTS, MAX_USED_EXPERTS = 512, 64  # of a layer, and of those for a row
+GATINGS = ("softmax", "sigmoid", "softmax_chosen")  # the last: a softmax over the chosen experts alone
 ACTIVATION_FUNCTIONS = ("silu", "gelu", "relu", "relu2")  # of feed-forward layers
 
 
@@ -168,6 +170,8 @@ class FeedForwardSpec:
     activation: str = "silu"
     gated: bool = True
     has_divisors: bool = False  # activations are divided by ffn.act.scales
+    suffix: str = ""  # of its tensors' names
+    row_gate: str = ""  # the tensor that, times a row, through a logistic function, scales the row's output
 
     def __post_init__(self) -> None:
         _check_counts(self, "length")
@@ -175,11 +179,56 @@ class FeedForwardSpec:
 
 
 @dataclass(frozen=True)
+class ExpertsSpec:
+    """Feed-forward networks of which a router chooses some for every row (https://arxiv.org/abs/1701.06538).
+
+    The chosen ones' outputs are added up, each times its weight.
+    """
+
+    count: int
+    used: int  # for a row
+    length: int  # columns between an expert's up and down
+    activation: str = "silu"
+    gating: str = "softmax"  # how the router's logits become weights: one of GATINGS
+    normalised: bool = False  # whether the weights of a row are divided by their sum
+    scale: float = 1.0  # of the weights
+    num_groups: int = 1  # of neighbouring experts: a row's are from its `used_groups` best groups
+    used_groups: int = 1
+    weighs_input: bool = False  # whether the weight is of an expert's input instead of its output
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "count", "used", "length", "num_groups", "used_groups")
+        if self.count > MAX_EXPERTS or self.used > MAX_USED_EXPERTS:
+            raise ModelError(
+                f"the model uses {self.used} of {self.count} experts; at most {MAX_USED_EXPERTS} of"
+                f" {MAX_EXPERTS} are supported"
+            )
+        per_group = exact_quotient(self.count, self.num_groups, "the number of experts")
+        if self.used_groups > self.num_groups or self.used > self.used_groups * per_group:
+            raise ModelError(
+                f"a row can't go to {self.used} of {self.count} experts in {self.used_groups} of"
+                f" {self.num_groups} groups"
+            )
+        assert self.activation in ACTIVATION_FUNCTIONS, f"the activation {self.activation!r}"
+        assert self.gating in GATINGS, f"the gating {self.gating!r}"
+        _check_number("experts' scale", self.scale)
+
+
+@dataclass(frozen=True)
 class LayerSpec:
-    """What a layer adds to the residual stream, one after the other; None for what it has not."""
+    """What a layer adds to the residual stream, one after the other; None for what it has not.
+
+    A feed-forward network beside experts gets the same input, and is added to them.
+    """
 
     attention: AttentionSpec | None
     feed_forward: FeedForwardSpec | None
+    experts: ExpertsSpec | None = None
+
+    @property
+    def has_feed_forward(self) -> bool:
+        """Of either kind."""
+        return self.feed_forward is not None or self.experts is not None
 
 
 @dataclass(frozen=True)
@@ -240,6 +289,11 @@ class ModelSpec:
     def feed_forwards(self) -> tuple[FeedForwardSpec, ...]:
         """Of the layers that have it."""
         return tuple(layer.feed_forward for layer in self.layers if layer.feed_forward is not None)
+
+    @property
+    def experts(self) -> tuple[ExpertsSpec, ...]:
+        """Of the layers that have them."""
+        return tuple(layer.experts for layer in self.layers if layer.experts is not None)
 
     @property
     def rope_length(self) -> int:

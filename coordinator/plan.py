@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.model import AttentionSpec, LayerSpec, ModelSpec
+from coordinator.model import AttentionSpec, ExpertsSpec, LayerSpec, ModelSpec
 
 MAX_RANKS = 8
 MAX_WEIGHT = 1e15  # of a rank: more than any device has bytes, and sums stay finite
@@ -51,6 +51,8 @@ class LayerShare:
     heads: Span  # query heads
     kv_heads: Span  # those that the query heads read; neighbours may hold the same one
     feed_forward: Span  # columns of gate and up, rows of down's input
+    experts: Span
+    expert_columns: Span  # of each of these experts
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,13 @@ def split(total: int, weights: Sequence[float], unit: int = 1) -> list[Span]:
     return [Span(start, stop) for start, stop in itertools.pairwise(cuts)]
 
 
-def make_plan(spec: ModelSpec, weights: Sequence[float]) -> tuple[RankShare, ...]:
-    """One share per rank weight. Raises PlanError for a rank count or weights that can't be."""
+def make_plan(
+    spec: ModelSpec, weights: Sequence[float], expert_split: str = "columns"
+) -> tuple[RankShare, ...]:
+    """One share per rank weight. Raises PlanError for a rank count or weights that can't be.
+
+    expert_split: whether a rank holds its columns of all experts, or all columns of its experts.
+    """
     if not 1 <= len(weights) <= MAX_RANKS:
         raise PlanError(f"{len(weights)} ranks; from 1 to {MAX_RANKS} are possible")
     for weight in weights:
@@ -113,7 +120,10 @@ def make_plan(spec: ModelSpec, weights: Sequence[float]) -> tuple[RankShare, ...
             raise PlanError(f"a rank weight of {weight}; weights are numbers from 0 to {MAX_WEIGHT:g}")
     if not sum(weights) > 0:
         raise PlanError("all rank weights are 0; at least one must be more")
-    split_layer = functools.cache(functools.partial(_split_layer, weights=tuple(weights)))
+    assert expert_split in EXPERT_SPLITS, f"experts split by {expert_split!r}"
+    split_layer = functools.cache(
+        functools.partial(_split_layer, weights=tuple(weights), expert_split=expert_split)
+    )
     layers = [split_layer(layer) for layer in spec.layers]
     vocabulary = split(spec.vocabulary_size, weights)
     return tuple(
@@ -122,19 +132,39 @@ def make_plan(spec: ModelSpec, weights: Sequence[float]) -> tuple[RankShare, ...
     )
 
 
+EXPERT_SPLITS = ("columns", "experts")
 NOTHING = Span(0, 0)
 
 
-def _split_layer(layer: LayerSpec, weights: tuple[float, ...]) -> list[LayerShare]:
+def _split_layer(layer: LayerSpec, weights: tuple[float, ...], expert_split: str) -> list[LayerShare]:
     """One share a rank."""
     attention, feed_forward = layer.attention, layer.feed_forward
-    heads = kv_heads = columns = [NOTHING] * len(weights)
+    heads = kv_heads = columns = experts = expert_columns = [NOTHING] * len(weights)
     if attention is not None:
         heads = _split_heads(attention, weights)
         kv_heads = [covering(span, attention.heads_per_kv_head) for span in heads]
     if feed_forward is not None:
-        columns = split(feed_forward.length, weights, _column_unit(feed_forward.length, len(weights)))
-    return [LayerShare(*spans) for spans in zip(heads, kv_heads, columns, strict=True)]
+        columns = _split_columns(feed_forward.length, weights)
+    if layer.experts is not None:
+        experts, expert_columns = _split_experts(layer.experts, weights, expert_split)
+    spans = zip(heads, kv_heads, columns, experts, expert_columns, strict=True)
+    return [LayerShare(*of_rank) for of_rank in spans]
+
+
+def _split_experts(
+    experts: ExpertsSpec, weights: Sequence[float], expert_split: str
+) -> tuple[list[Span], list[Span]]:
+    """The experts of every rank, and the columns of each of these; both empty where a rank holds nothing."""
+    if expert_split == "experts":
+        held, whole = split(experts.count, weights), Span(0, experts.length)
+        return held, [whole if len(span) else NOTHING for span in held]
+    columns = _split_columns(experts.length, weights)
+    everyone = Span(0, experts.count)
+    return [everyone if len(span) else NOTHING for span in columns], columns
+
+
+def _split_columns(length: int, weights: Sequence[float]) -> list[Span]:
+    return split(length, weights, _column_unit(length, len(weights)))
 
 
 def _split_heads(attention: AttentionSpec, weights: Sequence[float]) -> list[Span]:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from coordinator.model import (
     WEIGHT_TYPES,
     AttentionSpec,
+    ExpertsSpec,
     FeedForwardSpec,
     ModelError,
     ModelSpec,
     TensorInfo,
 )
 from coordinator.plan import LayerShare, RankShare, Span, covering, make_plan, padded
+
+ONE = Span(0, 1)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,14 @@ class Shard:
     rows: Span
     columns: Span  # of the file's tensor, whole blocks
     column_offset: int
+    # Of a tensor that holds a matrix for each expert, one after another, `rows` are those of every one.
+    experts: Span = ONE
+    expert_rows: int = 0  # of one expert in the file
+
+    @property
+    def num_rows(self) -> int:
+        """Of all experts together."""
+        return len(self.experts) * len(self.rows)
 
     @property
     def padded_columns(self) -> int:
@@ -53,6 +64,8 @@ def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorI
             _cut_attention(cutter, prefix, layer.attention, layer_share)
         if layer.feed_forward is not None:
             _cut_feed_forward(cutter, prefix, layer.feed_forward, layer_share.feed_forward)
+        if layer.experts is not None:
+            _cut_experts(cutter, prefix, layer.experts, layer_share)
     cutter.norm(spec.output_norm)
     if spec.embedding_norm:
         cutter.norm(spec.embedding_norm)
@@ -90,13 +103,35 @@ def _cut_attention(cutter: _Cutter, prefix: str, attention: AttentionSpec, share
 
 
 def _cut_feed_forward(cutter: _Cutter, prefix: str, feed_forward: FeedForwardSpec, columns: Span) -> None:
-    length = feed_forward.length
+    length, suffix = feed_forward.length, feed_forward.suffix
     names = ("ffn_gate", "ffn_up") if feed_forward.gated else ("ffn_up",)
-    cutter.fused_column_parallel(prefix, tuple((name, columns, length) for name in names), "ffn_up")
+    parts = tuple((name + suffix, columns, length) for name in names)
+    cutter.fused_column_parallel(prefix, parts, "ffn_up" + suffix)
     if feed_forward.has_divisors:
         cutter.part_of_vector(prefix + "ffn.act.scales", columns, length)
-    cutter.row_parallel(prefix + "ffn_down", columns, length)
+    cutter.row_parallel(prefix + "ffn_down" + suffix, columns, length)
+    if feed_forward.row_gate:
+        cutter.row_vector(prefix + feed_forward.row_gate)
 
+
+def _cut_experts(cutter: _Cutter, prefix: str, experts: ExpertsSpec, share: LayerShare) -> None:
+    """Every rank has the whole router."""
+    cutter.column_parallel(
+        prefix + "ffn_gate_inp", Rows(prefix + "ffn_gate_inp", experts.count), Span(0, experts.count)
+    )
+    if prefix + EXPERT_BIAS in cutter.tensors:
+        cutter.vector(prefix + EXPERT_BIAS, experts.count)
+    cut = ExpertCut(experts.count, share.experts, share.expert_columns, experts.length)
+    names, fused = (prefix + "ffn_gate_exps", prefix + "ffn_up_exps"), prefix + "ffn_gate_up_exps"
+    is_fused = fused + ".weight" in cutter.tensors
+    for index, name in enumerate(names):
+        total = experts.length * (len(names) if is_fused else 1)
+        rows = Rows(fused if is_fused else name, total, index * experts.length if is_fused else 0)
+        cutter.experts_column_parallel(name, rows, cut)
+    cutter.experts_row_parallel(prefix + "ffn_down_exps", cut)
+
+
+EXPERT_BIAS = "exp_probs_b.bias"  # what is added to the routers' probabilities to choose by
 
 # Read on the host, or folded into the rope table: known, but no rank's shard.
 EMBEDDING = "token_embd.weight"
@@ -139,27 +174,37 @@ class Rows:
     first: int = 0
 
 
+@dataclass(frozen=True)
+class ExpertCut:
+    """The part of a layer's experts that a rank holds."""
+
+    count: int  # experts of the layer
+    experts: Span
+    columns: Span  # of each of these
+    length: int  # columns of an expert
+
+
 class _Cutter:
     """Collects the shards of one rank; each method is one way to cut a tensor."""
 
     def __init__(self, tensors: Mapping[str, TensorInfo], rank: int, width: int) -> None:
-        self._tensors, self._rank, self._width = tensors, rank, width
+        self.tensors, self._rank, self._width = tensors, rank, width
         self._column_blocks = self._largest_blocks()
         self.shards: dict[str, Shard] = {}
 
     def _largest_blocks(self) -> dict[str, int]:
         """The largest block of each kind of tensor in any layer: all layers share one activation buffer."""
         blocks: dict[str, int] = {}
-        for name, tensor in self._tensors.items():
+        for name, tensor in self.tensors.items():
             kind = name.split(".")[2] if name.startswith("blk.") and name.count(".") >= 2 else name
             blocks[kind] = max(blocks.get(kind, 1), WEIGHT_TYPES[tensor.type].block_columns)
         return blocks
 
     def _find(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
-        if name not in self._tensors:
+        if name not in self.tensors:
             raise ModelError(f"the model has no tensor {name!r}")
-        _check_shape(self._tensors[name], shape)
-        return self._tensors[name]
+        _check_shape(self.tensors[name], shape)
+        return self.tensors[name]
 
     def part_of_vector(self, name: str, span: Span, length: int, device_name: str | None = None) -> None:
         """A rank's part of a vector."""
@@ -175,15 +220,19 @@ class _Cutter:
     def norm(self, name: str) -> None:
         """Of rows of the residual stream; the bias goes along."""
         self.vector(name + ".weight", self._width)
-        if name + ".bias" in self._tensors:
+        if name + ".bias" in self.tensors:
             self.vector(name + ".bias", self._width)
+
+    def row_vector(self, name: str) -> None:
+        """As long as a row of the residual stream."""
+        self.vector(name, self._width)
 
     def column_parallel(self, name: str, rows: Rows, span: Span) -> None:
         """By output row, of which the rank holds `span`; the bias goes along. `name` is the device's."""
         tensor = self._find(rows.tensor + ".weight", (rows.total, self._width))
         held = Span(rows.first + span.start, rows.first + span.stop)
         self.shards[name + ".weight"] = Shard(tensor.name, tensor.type, held, Span(0, self._width), 0)
-        if rows.tensor + ".bias" in self._tensors:
+        if rows.tensor + ".bias" in self.tensors:
             self.part_of_vector(rows.tensor + ".bias", held, rows.total, name + ".bias")
 
     def fused_column_parallel(
@@ -191,22 +240,54 @@ class _Cutter:
     ) -> None:
         """Matrices, each with the rank's span and its rows, that a file may hold in one tensor `fused`."""
         total = sum(rows for _, _, rows in parts)
-        whole = self._tensors.get(prefix + fused + ".weight")
+        whole = self.tensors.get(prefix + fused + ".weight")
         is_fused = whole is not None and whole.shape[0] == total
-        is_fused = is_fused and any(prefix + name + ".weight" not in self._tensors for name, _, _ in parts)
+        is_fused = is_fused and any(prefix + name + ".weight" not in self.tensors for name, _, _ in parts)
         first = 0
         for name, span, rows in parts:
             own = Rows(prefix + fused, total, first) if is_fused else Rows(prefix + name, rows)
             self.column_parallel(prefix + name, own, span)
             first += rows
 
-    def row_parallel(self, name: str, columns: Span, total: int) -> None:
-        """By input column, rounded outwards to blocks; rank 0 adds the bias, once."""
-        tensor = self._find(name + ".weight", (self._width, total))
+    def _touched(self, name: str, columns: Span, total: int) -> tuple[Span, int]:
+        """The columns rounded outwards to blocks, and where its own begin in these."""
         block = self._column_blocks[name.split(".")[2]]
         touched = covering(columns, block).scaled(block)
         held = Span(touched.start, min(touched.stop, total))
-        offset = columns.start - held.start if len(columns) else 0
+        return held, columns.start - held.start if len(columns) else 0
+
+    def row_parallel(self, name: str, columns: Span, total: int) -> None:
+        """By input column, rounded outwards to blocks; rank 0 adds the bias, once."""
+        tensor = self._find(name + ".weight", (self._width, total))
+        held, offset = self._touched(name, columns, total)
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, self._width), held, offset)
-        if name + ".bias" in self._tensors and self._rank == 0:
+        if name + ".bias" in self.tensors and self._rank == 0:
             self.vector(name + ".bias", self._width)
+
+    def experts_column_parallel(self, name: str, rows: Rows, cut: ExpertCut) -> None:
+        """As column_parallel, of every expert. `rows` are one expert's."""
+        tensor = self._find(rows.tensor + ".weight", (cut.count, rows.total, self._width))
+        held = Span(rows.first + cut.columns.start, rows.first + cut.columns.stop)
+        self.shards[name + ".weight"] = Shard(
+            tensor.name, tensor.type, held, Span(0, self._width), 0, cut.experts, rows.total
+        )
+        self._expert_bias(rows.tensor + ".bias", held, rows.total, cut, name + ".bias")
+
+    def experts_row_parallel(self, name: str, cut: ExpertCut) -> None:
+        """As row_parallel, of every expert; the rank that has its first column adds the bias."""
+        tensor = self._find(name + ".weight", (cut.count, self._width, cut.length))
+        held, offset = self._touched(name, cut.columns, cut.length)
+        rows = Span(0, self._width)
+        self.shards[tensor.name] = Shard(
+            tensor.name, tensor.type, rows, held, offset, cut.experts, self._width
+        )
+        if cut.columns.start == 0:
+            self._expert_bias(name + ".bias", rows, self._width, cut, name + ".bias")
+
+    def _expert_bias(self, name: str, span: Span, length: int, cut: ExpertCut, device_name: str) -> None:
+        if name not in self.tensors:
+            return
+        tensor = self._find(name, (cut.count, length))
+        if tensor.type != "F32":
+            raise ModelError(f"the vectors {name!r} are of type {tensor.type}; F32 is needed")
+        self.shards[device_name] = Shard(name, "F32", Span(0, 1), span, 0, cut.experts, 1)

@@ -94,9 +94,9 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "tune":
         models = DEFAULT_MODELS if options.model is options.shape is None else (_shape_or_file(options),)
         return tune(_run_config(options, models[0]), models, options.json)
-    config = _run_config(options, options.model)
     if options.command == "plan":
-        return show_plan(config, options.json)
+        return show_plan(_run_config(options, _shape_or_file(options)), options.json)
+    config = _run_config(options, options.model)
     if options.command == "logits":
         return write_logits(config, parse_tokens(options.tokens), options.out)
     try:
@@ -120,7 +120,7 @@ def _dispatch(options: argparse.Namespace) -> int:
 
 def _shape_or_file(options: argparse.Namespace) -> Path | RandomModel:
     if (options.model is None) == (options.shape is None):
-        raise UsageError(f"{options.command} measures a model file or a --shape; give one of them")
+        raise UsageError(f"{options.command} takes a model file or a --shape; give one of them")
     if options.shape is not None:
         return RandomModel(options.shape, (options.type or "q8_0").upper())
     if options.type is not None:
@@ -162,6 +162,7 @@ def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunCo
         submit_ahead=options.submit_ahead,
         all_reduce=options.all_reduce,
         without=() if options.without is None else tuple(options.without.split(",")),
+        expert_split=options.expert_split,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coordinator.kv_types import KV_TYPES
 from coordinator.model import WEIGHT_TYPES
-from coordinator.plan import ACTIVATIONS, MAX_RANKS
+from coordinator.plan import ACTIVATIONS, EXPERT_SPLITS, MAX_RANKS
 from coordinator.shapes import SHAPES
 from worker.device import FEATURES
 
@@ -64,6 +64,7 @@ class RunConfig:
     trace: bool = False  # keep every lap of every step
     measure_copy: bool = False  # of the devices' memory
     without: tuple[str, ...] = ()  # features of the devices
+    expert_split: str = EXPERT_SPLITS[0]
 
     def __post_init__(self) -> None:
         if self.kv_type not in KV_TYPES:
@@ -74,6 +75,8 @@ class RunConfig:
             raise UsageError(f"--collective {self.collective}: known are {', '.join(COLLECTIVES)}")
         if self.all_reduce not in ALL_REDUCES:
             raise UsageError(f"--all-reduce {self.all_reduce}: known are {', '.join(ALL_REDUCES)}")
+        if self.expert_split not in EXPERT_SPLITS:
+            raise UsageError(f"--expert-split {self.expert_split}: known are {', '.join(EXPERT_SPLITS)}")
         if self.all_reduce == "two-phase" and self.collective != "shared-memory":
             raise UsageError(
                 f"--all-reduce two-phase: {self.collective} has no phases; use --collective shared-memory"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.plan import ACTIVATIONS
+from coordinator.plan import ACTIVATIONS, EXPERT_SPLITS
 from coordinator.sampler import SamplingParameters
 from coordinator.shapes import SHAPES
 from launcher.config import ALL_REDUCES, COLLECTIVES, DEFAULT_CONTEXT, EXIT_USAGE
@@ -36,7 +36,8 @@ def make_parser() -> Parser:
     devices.add_argument("--json", action="store_true", help="as JSON")
     plan = commands.add_parser("plan", help="show who would hold what, without opening a device")
     plan.add_argument("--json", action="store_true", help="as JSON")
-    _add_model(plan)
+    _add_shape(plan, "model (a file or a shape)")
+    _add_model(plan, optional=True)
     logits = commands.add_parser("logits", help="write the logits of every position to an .npz file")
     logits.add_argument(
         "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"
@@ -172,6 +173,9 @@ def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     ranks.add_argument(
         "--tensor-split", metavar="WEIGHTS", help="shares of the ranks, such as 3,1 (default: equal)"
     )
+    ranks.add_argument("--expert-split", default=EXPERT_SPLITS[0], choices=EXPERT_SPLITS,
+                       help="a rank holds its columns of all experts, or all of its experts"
+                       " (default: %(default)s)")  # fmt: skip
     ranks.add_argument("--collective", default=COLLECTIVES[0], choices=COLLECTIVES,
                        help="how ranks add up their partial sums (default: %(default)s)")  # fmt: skip
     ranks.add_argument(

@@ -85,7 +85,7 @@ def _limits(config: RunConfig, spec: ModelSpec) -> Limits:
 
 def plan_ranks(config: RunConfig, model: Model, num_ranks: int) -> tuple[RankShare, ...]:
     """Raises UsageError or PlanError for a split that can't be."""
-    return make_plan(model.spec, config.rank_weights(num_ranks))
+    return make_plan(model.spec, config.rank_weights(num_ranks), config.expert_split)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from coordinator.generation import all_logits
-from coordinator.model import LayerSpec
+from coordinator.model import LayerSpec, ModelSpec
 from coordinator.plan import RankShare, Span
 from launcher.config import RunConfig, UsageError
 from launcher.devices import count_ranks, list_devices, select_devices
@@ -69,7 +69,7 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
     heads, kv_heads, columns = map(_of_layers, zip(*map(_layer_numbers, spec.layers), strict=True))
     print(
         f"{config.model.name}: {spec.architecture}, {spec.num_layers} layers, {heads} heads,"
-        f" {kv_heads} KV heads, {columns} FFN columns,"
+        f" {kv_heads} KV heads, {columns} FFN columns,{_experts_text(spec)}"
         f" {spec.vocabulary_size} tokens; context {model.limits.context_length}, KV {config.kv_type}"
     )
     _print_table(rows)
@@ -83,9 +83,26 @@ def _layer_numbers(layer: LayerSpec) -> tuple[int, int, int]:
     return *heads, 0 if feed_forward is None else feed_forward.length
 
 
+def _experts_text(spec: ModelSpec) -> str:
+    if not spec.experts:
+        return ""
+    numbers = ([experts.used, experts.count, experts.length] for experts in spec.experts)
+    used, count, length = map(_of_layers, zip(*numbers, strict=True))
+    return f" {used} of {count} experts of {length} columns,"
+
+
 def _of_layers(numbers: Sequence[int]) -> str:
     """One number where all layers agree, else from the least to the most."""
     return str(numbers[0]) if len(set(numbers)) == 1 else f"{min(numbers)} to {max(numbers)}"
+
+
+KINDS = {
+    "heads": "heads",
+    "kv_heads": "KV heads",
+    "ffn_columns": "FFN columns",
+    "experts": "experts",
+    "expert_columns": "expert columns",
+}
 
 
 def _layer_spans(share: RankShare) -> dict[str, list[Span]]:
@@ -94,6 +111,8 @@ def _layer_spans(share: RankShare) -> dict[str, list[Span]]:
         "heads": [layer.heads for layer in share.layers],
         "kv_heads": [layer.kv_heads for layer in share.layers],
         "ffn_columns": [layer.feed_forward for layer in share.layers],
+        "experts": [layer.experts for layer in share.layers],
+        "expert_columns": [layer.expert_columns for layer in share.layers],
     }
 
 
@@ -110,11 +129,12 @@ def _plan_row(share: RankShare, num_bytes: RankBytes) -> dict[str, Any]:
 
 
 def _print_table(rows: Sequence[tuple[RankShare, RankBytes]]) -> None:
+    """Without the kinds of which no rank holds any."""
+    found = [_layer_spans(share) for share, _ in rows]
+    kinds = [kind for kind in KINDS if any(len(span) for spans in found for span in spans[kind])]
     titles = (
         "rank",
-        "heads",
-        "KV heads",
-        "FFN columns",
+        *(KINDS[kind] for kind in kinds),
         "vocabulary rows",
         "weights",
         "KV cache",
@@ -124,7 +144,7 @@ def _print_table(rows: Sequence[tuple[RankShare, RankBytes]]) -> None:
     cells = [
         (
             str(share.rank),
-            *(" or ".join(dict.fromkeys(map(str, spans))) for spans in _layer_spans(share).values()),
+            *(" or ".join(dict.fromkeys(map(str, _layer_spans(share)[kind]))) for kind in kinds),
             str(share.vocabulary),
             *map(mebibytes, (num_bytes.weights, num_bytes.cache, num_bytes.activations, num_bytes.total)),
         )

@@ -19,7 +19,8 @@ from pathlib import Path
 from shaders import spirv
 
 FOLDER = Path(__file__).resolve().parent
-ENTRY_POINT = re.compile(r'\[shader\("compute"\)\][^{]*?void\s+(\w+)\s*\(')
+# In preprocessed text, where the kernels of all formats stand that a macro makes.
+ENTRY_POINT = re.compile(r'\[ shader \( "compute" \) \][^{]*? void (\w+) \(')
 # Debian 12's validators refuse Slang's number in OpSource; the rest only makes files larger. Member names
 # stay: a test compares those of the push constants with the host's.
 DROPPED = (
@@ -49,13 +50,16 @@ def find_compiler() -> Path | None:
     return compiler if compiler.exists() else None
 
 
-def entry_points() -> dict[str, Path]:
+def entry_points(compiler: Path) -> dict[str, Path]:
     """The source of every kernel, by name."""
-    found: dict[str, Path] = {}
-    for source in sorted(FOLDER.glob("*.slang")):
-        for name in ENTRY_POINT.findall(source.read_text()):
-            assert name not in found, f"two kernels are called {name}"
-            found[name] = source
+    sources = sorted(FOLDER.glob("*.slang"))
+    with ThreadPoolExecutor() as pool:
+        texts = pool.map(lambda source: run(compiler, source, "-E"), sources)
+        found: dict[str, Path] = {}
+        for source, text in zip(sources, texts, strict=True):
+            for name in ENTRY_POINT.findall(text):
+                assert name not in found, f"two kernels are called {name}"
+                found[name] = source
     return found
 
 
@@ -64,11 +68,17 @@ def compile_entry_point(compiler: Path, source: Path, name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "kernel.spv"
         options = ("-O0", "-target", "spirv", "-stage", "compute", "-entry", name, "-o", str(output))
-        command = [str(compiler), str(source), *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode or not output.exists():
-            raise BuildError(f"{source.name}: {name} does not compile:\n{done.stdout}{done.stderr}")
+        run(compiler, source, *options)
         return stripped(output.read_bytes())
+
+
+def run(compiler: Path, source: Path, *options: str) -> str:
+    """What the compiler prints. Raises BuildError with what it complains of."""
+    command = [str(compiler), str(source), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{source.name} does not compile ({' '.join(options)}):\n{done.stderr}")
+    return done.stdout
 
 
 def stripped(module: bytes) -> bytes:
@@ -83,7 +93,7 @@ def build_all() -> dict[str, bytes]:
     if compiler is None:
         raise BuildError("no slangc here; install it with: pip install --no-deps slangtorch")
     compiler.chmod(compiler.stat().st_mode | 0o111)  # pip drops the bit on some systems
-    sources = entry_points()
+    sources = entry_points(compiler)
     with ThreadPoolExecutor() as pool:
         modules = pool.map(lambda name: compile_entry_point(compiler, sources[name], name), sources)
         return dict(zip(sources, modules, strict=True))

@@ -253,9 +253,10 @@ class LocalEngine(Engine):
         limits: Limits = LIMITS,
         open_device: Callable[[Limits], Device] = NumpyDevice,
         two_phase: bool = False,
+        expert_split: str = "columns",
     ) -> None:
         file, spec = open_model(path)
-        plan = make_plan(spec, weights)
+        plan = make_plan(spec, weights, expert_split)
         self.ranks = [Rank(file, spec, share, len(plan), limits, open_device, two_phase) for share in plan]
         arena = private_arena(len(plan), limits.max_rows * padded(spec.embedding_length) * 4)
         for rank in self.ranks:

@@ -90,6 +90,16 @@ class ProgramBuilder:
             )
         )
 
+    @property
+    def num_rows(self) -> int:
+        """That the program has at most."""
+        return self._rows
+
+    @property
+    def next_parity(self) -> int:
+        """Of the partial sums that the next all-reduce adds up."""
+        return self._num_exchanges % 2
+
     def products(self, tensors: list[str], output: str) -> None:
         """Of the normed rows, side by side in the output."""
         offset = 0
@@ -111,12 +121,13 @@ class ProgramBuilder:
         scale: float = 1.0,
         softcap: float = 0.0,
         accumulates: bool = False,
+        exact: bool = False,
     ) -> None:
-        """A product with a stack of matrices; the rest is as MatMul has it."""
+        """A product with a stack of matrices, where `exact` of float32; the rest is as MatMul has it."""
         stack = self.stacks[tensor + ".weight"]
         matrix = Matrix(stack.name, stack.type, stack.rows, stack.padded_columns)
         bias = tensor + ".bias" if tensor + ".bias" in self.stacks else None
-        activations = self._activations_for(matrix, rows)
+        activations = "f32" if exact else self._activations_for(matrix, rows)
         if activations != "f32":
             source = self._quantized(Quantize(source, matrix.columns, rows, activations))
         self.add(
@@ -158,7 +169,7 @@ class ProgramBuilder:
 
     def partial(self, tensor: str, source: str, *, accumulates: bool = False) -> None:
         """A row-parallel product into this rank's slot; without columns of its own a rank adds zeros."""
-        parity, scale = self._num_exchanges % 2, self.spec.block.residual_scale
+        parity, scale = self.next_parity, self.spec.block.residual_scale
         self.matmul(tensor, source, "partials", parity=parity, scale=scale, accumulates=accumulates)
 
     def exchange(self) -> None:

@@ -30,7 +30,7 @@ from coordinator.shards import rank_shards
 from worker.bandwidth import copy_bandwidth
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
-from worker.device import Device, DeviceOptions, TimedDevice, TunableDevice
+from worker.device import Device, DeviceError, DeviceOptions, TimedDevice, TunableDevice
 from worker.loading import load_stacks
 from worker.open_device import open_device
 from worker.open_weights import open_weights
@@ -111,6 +111,9 @@ class Worker:
         devices: of all ranks.
         """
         spec, share, limits = self._load.spec, self._load.share, self._load.limits
+        if spec.experts and len(set(devices)) > 1:
+            # They round differently, and may choose different experts for a row.
+            raise DeviceError(f"the devices of a model with experts must be alike, not {', '.join(devices)}")
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.measure_copy else 0.0
         if isinstance(self.device, TunableDevice):

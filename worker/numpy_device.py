@@ -11,7 +11,9 @@ import numpy.typing as npt
 from coordinator.plan import Limits
 from worker.buffers import Buffer
 from worker.device import FillPlaces, Place
+from worker.expert_ops import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate
 from worker.numpy_attention import attention, attention_combine, rope_cache
+from worker.numpy_experts import expert_matmul, expert_sum, expert_tiles, route, row_gate
 from worker.numpy_products import matmul, widened
 from worker.numpy_rows import activate, head_norm, quantize, sum_norm, sum_slice
 from worker.numpy_state import NumpyState
@@ -40,6 +42,11 @@ RUN: dict[type, Callable[[Any, NumpyState], None]] = {
     Attention: attention,
     AttentionCombine: attention_combine,
     Activate: activate,
+    Route: route,
+    ExpertTiles: expert_tiles,
+    ExpertMatMul: expert_matmul,
+    ExpertSum: expert_sum,
+    RowGate: row_gate,
 }
 
 
@@ -73,8 +80,10 @@ class NumpyDevice:
 
     def prepare(self, program: Program) -> None:
         for op in (op for segment in program.segments for op in segment.ops):
-            if isinstance(op, MatMul) and op.matrix.name not in self._state.matrices:
-                self._state.matrices[op.matrix.name] = widened(op.matrix, self._state)
+            if isinstance(op, MatMul | ExpertMatMul) and op.matrix.name not in self._state.matrices:
+                self._state.matrices[op.matrix.name] = widened(
+                    op.matrix, self._state, whole=isinstance(op, MatMul)
+                )
 
     def submit(self, program: Program, num_rows: int) -> None:
         assert num_rows <= program.rows, f"{num_rows} rows in a program of {program.rows}"

@@ -8,18 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Union
 
+from worker.expert_ops import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate
+from worker.matrix import Matrix as Matrix  # noqa: PLC0414 - one of the things that ops are made of
+
 RowSet = Literal["rows", "logit_rows"]  # all rows of a step, or those that get logits
 QUANTIZED = "quantized"  # the buffer that Quantize writes, for the products that come next
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A weight matrix on the device: `rows` x `columns` of a type, columns a multiple of 32."""
-
-    name: str
-    type: str
-    rows: int
-    columns: int
 
 
 @dataclass(frozen=True)
@@ -229,7 +222,7 @@ class AttentionCombine:
 
 @dataclass(frozen=True)
 class Activate:
-    """activated[row, offset + column] = activation(gate) * up, which lie columns apart in gate_up.
+    """output[row, offset + column] = activation(gate) * up, which lie columns apart in gate_up.
 
     For gates and ups that one gated product can't give, because their types differ. Where it is not gated,
     activation(up) over a divisor of its column.
@@ -240,6 +233,7 @@ class Activate:
     activation: str
     gated: bool = True
     divisors: str | None = None
+    output: str = "activated"
 
     @property
     def reads(self) -> frozenset[str]:
@@ -247,9 +241,22 @@ class Activate:
 
     @property
     def writes(self) -> frozenset[str]:
-        return frozenset(("activated",))
+        return frozenset((self.output,))
 
 
 Op = Union[  # noqa: UP007
-    SumNorm, SumSlice, Quantize, MatMul, HeadNorm, RopeCache, Attention, AttentionCombine, Activate
+    SumNorm,
+    SumSlice,
+    Quantize,
+    MatMul,
+    HeadNorm,
+    RopeCache,
+    Attention,
+    AttentionCombine,
+    Activate,
+    Route,
+    ExpertTiles,
+    ExpertMatMul,
+    ExpertSum,
+    RowGate,
 ]

@@ -40,7 +40,13 @@ def test_shapes_are_whole_models(name: str, weight_type: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "billions"),
-    [("llama-160m", 0.125), ("llama-3.2-1b", 1.24), ("llama-3.1-8b", 8.03), ("llama-3.3-70b", 70.6)],
+    [
+        ("llama-160m", 0.125),
+        ("llama-3.2-1b", 1.24),
+        ("llama-3.1-8b", 8.03),
+        ("llama-3.3-70b", 70.6),
+        ("qwen3-30b-a3b", 30.5),
+    ],
 )
 def test_shapes_have_as_many_weights_as_the_models(name: str, billions: float) -> None:
     tensors = shape_tensors(SHAPES[name], "F32")
@@ -72,17 +78,18 @@ def test_the_largest_shape_costs_no_memory() -> None:
 
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
-def test_a_written_shape_holds_the_same_weights(tmp_path: Path, weight_type: str) -> None:
-    write_gguf(RandomModel("tiny", weight_type), tmp_path / "m.gguf")
+@pytest.mark.parametrize("name", ["tiny", "tiny-moe"])
+def test_a_written_shape_holds_the_same_weights(tmp_path: Path, name: str, weight_type: str) -> None:
+    write_gguf(RandomModel(name, weight_type), tmp_path / "m.gguf")
     file = read_gguf(tmp_path / "m.gguf")
     spec = model_spec(file.metadata, file.tensors)
-    assert spec.norm.epsilon == pytest.approx(SHAPES["tiny"].spec.norm.epsilon)  # float32 in the file
-    assert dataclasses.replace(spec, norm=SHAPES["tiny"].spec.norm) == SHAPES["tiny"].spec
-    tensors = shape_tensors(SHAPES["tiny"], weight_type)
+    assert spec.norm.epsilon == pytest.approx(SHAPES[name].spec.norm.epsilon)  # float32 in the file
+    assert dataclasses.replace(spec, norm=SHAPES[name].spec.norm) == SHAPES[name].spec
+    tensors = shape_tensors(SHAPES[name], weight_type)
     made_up, read = RandomWeights(tensors.values()), ModelFile(file.path, file.header_bytes)
     assert file.tensors.keys() == tensors.keys()
-    for name, tensor in file.tensors.items():
-        np.testing.assert_array_equal(read.rows(tensor), made_up.rows(tensors[name]))
+    for tensor in file.tensors.values():
+        np.testing.assert_array_equal(read.rows(tensor), made_up.rows(tensors[tensor.name]))
 
 
 def test_a_ledgers_kinds_add_up_to_the_step() -> None:

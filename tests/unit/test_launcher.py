@@ -294,8 +294,8 @@ def handlers() -> Iterator[None]:
         (["m", "--temperature=-1"], "tplaunch: "),
         (["m", "-p", "a", "--tokens=1"], "tplaunch: -p and --tokens both give a prompt"),
         (["m", "-n", "0"], "tplaunch: -n 0: at least 1 token"),
-        (["bench"], "tplaunch: bench measures a model file or a --shape; give one of them"),
-        (["bench", "m", "--shape=tiny"], "tplaunch: bench measures a model file or a --shape"),
+        (["bench"], "tplaunch: bench takes a model file or a --shape; give one of them"),
+        (["bench", "m", "--shape=tiny"], "tplaunch: bench takes a model file or a --shape"),
         (["bench", "m", "--type=q8_0"], "tplaunch: --type goes with --shape"),
         (["bench", "m", "--write-gguf=x"], "tplaunch: --write-gguf writes a --shape"),
         (["bench", "--shape=gpt-9"], "tplaunch: --shape gpt-9: known are tiny, llama-160m, llama-3.2-1b"),
@@ -314,7 +314,7 @@ def handlers() -> Iterator[None]:
         (["tune", "--devices=cpu,cpu"], "tplaunch: --devices cpu,cpu: NumPy has nothing to choose"),
         (
             ["tune", "m", "--shape=tiny"],
-            "tplaunch: tune measures a model file or a --shape",
+            "tplaunch: tune takes a model file or a --shape",
         ),
         (["tune", "--shape=tiny", "--type=q9"], "tplaunch: --type q9: known are"),
         (["plan", "--without=x87", "m"], "tplaunch: --without x87: known are int64, "),
@@ -341,7 +341,7 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["plan"],
+        ["logits", "m"],
         ["m", "--collective=mpi"],
         ["m", "--context=x"],
         ["m", "--wrong"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from worker.expert_ops import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate
 from worker.ops import (
     Activate,
     Attention,
@@ -19,6 +20,7 @@ from worker.ops import (
 )
 from worker.vulkan.dispatch_attention import attention, attention_combine, rope_cache
 from worker.vulkan.dispatch_context import DispatchContext
+from worker.vulkan.dispatch_experts import expert_matmul, expert_sum, expert_tiles, route, row_gate
 from worker.vulkan.dispatch_products import matmul
 from worker.vulkan.dispatch_rows import activate, head_norm, quantize, sum_norm, sum_slice
 from worker.vulkan.places import Dispatch
@@ -33,6 +35,11 @@ DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
     Attention: attention,
     AttentionCombine: attention_combine,
     Activate: activate,
+    Route: route,
+    ExpertTiles: expert_tiles,
+    ExpertMatMul: expert_matmul,
+    ExpertSum: expert_sum,
+    RowGate: row_gate,
 }
 
 

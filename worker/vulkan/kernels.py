@@ -9,6 +9,7 @@ from ctypes import Structure, c_float, c_uint32, c_uint64
 
 from coordinator.kv_types import KV_TYPES
 from worker.formats import FORMATS
+from worker.vulkan.expert_kernels import EXPERT_KERNELS
 from worker.vulkan.variants import FAMILIES
 
 Address = c_uint64
@@ -198,6 +199,7 @@ KERNELS: dict[str, type[Structure]] = {
         if weight_format.fits_float16
     },
     **{f"rope_cache_{kv_type}": RopeCachePush for kv_type in KV_TYPES},
+    **EXPERT_KERNELS,
     "attention_combine": AttentionCombinePush,
     "activate": ActivatePush,
 }
