@@ -67,18 +67,15 @@ class Engine:
         attached = self._channel.collect(Attached, "open its device", self._config.timeout_seconds)
         for rank, message in enumerate(attached):
             if message.model_hash != self._origin.model_hash:
-                raise WorkerError(
-                    rank, f"rank {rank} has another file at {self._origin.path}: the hashes differ"
-                )
+                paths = ", ".join(part.path for part in self._origin.parts)
+                raise WorkerError(rank, f"rank {rank} has other files at {paths}: the hashes differ")
         endpoints, devices = zip(*((message.endpoint, message.device) for message in attached), strict=True)
         self._channel.broadcast(Connect(endpoints, devices))
         return attached, self._await_ready(on_progress)
 
     def _load_message(self, share: RankShare, token: bytes) -> Load:
         return Load(
-            model_path=self._origin.path,
-            model_hash=self._origin.model_hash,
-            header_bytes=self._origin.header_bytes,
+            origin=self._origin,
             spec=self._spec,
             tensors=self._tensors,
             share=share,

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.model import WEIGHT_TYPES, ModelError, Origin, TensorInfo, model_hash
+from coordinator.model import ModelError, TensorInfo, file_hash
+from coordinator.weight_types import WEIGHT_TYPES
 
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
@@ -45,15 +46,14 @@ class GgufFile:
     tensors: dict[str, TensorInfo]
     num_bytes: int
     header_bytes: int  # the header ends here, the tensors come after
-    model_hash: str  # of the header and the file's size: tells two models apart without reading the weights
-
-    @property
-    def origin(self) -> Origin:
-        return Origin(str(self.path.absolute()), self.model_hash, self.header_bytes)
+    file_hash: str  # of the header and the file's size: tells two files apart without reading the weights
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Reads the header of a file. Raises GgufError for what is no GGUF, truncated or inconsistent."""
+    """Reads the header of one file, which may be a part of a model (coordinator/gguf_parts.py reads all).
+
+    Raises GgufError for what is no GGUF, truncated or inconsistent.
+    """
     try:
         if not path.exists():
             raise GgufError(f"{path}: no such file")
@@ -89,13 +89,9 @@ def _read_header(path: Path, data: mmap.mmap) -> GgufFile:
         raise GgufError(f"{path} is of GGUF version {version}; supported: {', '.join(map(str, VERSIONS))}")
     num_tensors, num_keys = cursor.count(MIN_TENSOR_BYTES), cursor.count(MIN_KEY_BYTES)
     metadata = _read_metadata(cursor, num_keys)
-    if metadata.get("split.count", 1) != 1:
-        raise GgufError(
-            f"{path} is one part of a model split over {metadata['split.count']!r:.40} files; join them first"
-        )
     tensors, data_start = _read_tensors(cursor, num_tensors, _alignment(metadata))
     _check_extent(path, tensors, data_start, len(data))
-    return GgufFile(path, metadata, tensors, len(data), cursor.position, model_hash(data, cursor.position))
+    return GgufFile(path, metadata, tensors, len(data), cursor.position, file_hash(data, cursor.position))
 
 
 class _Cursor:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Union
 
 from coordinator import wire
-from coordinator.model import ModelSpec, TensorInfo
+from coordinator.model import ModelSpec, Origin, TensorInfo
 from coordinator.plan import Limits, RankShare
 from coordinator.wire import Float32s, Frame, Int32s
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,7 @@ class Hello:
 class Load:
     """Coordinator: all that a worker needs to become its rank."""
 
-    model_path: str  # empty: the weights are made up
-    model_hash: str
-    header_bytes: int
+    origin: Origin  # without files the weights are made up
     spec: ModelSpec
     tensors: tuple[TensorInfo, ...]
     share: RankShare

@@ -7,36 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
 class ModelError(ValueError):
     """The model can't be run; the message says why in one sentence."""
-
-
-@dataclass(frozen=True)
-class WeightType:
-    """How one GGML tensor type lies in a file: blocks of `block_columns` weights in `block_bytes` bytes."""
-
-    name: str
-    type_id: int
-    block_columns: int
-    block_bytes: int
-
-    def row_bytes(self, columns: int) -> int:
-        """Bytes of one row of `columns` weights; columns must fill whole blocks."""
-        return exact_quotient(columns, self.block_columns, f"columns of a {self.name} row") * self.block_bytes
-
-
-WEIGHT_TYPES: dict[str, WeightType] = {
-    weight_type.name: weight_type
-    for weight_type in (
-        WeightType("F32", 0, 1, 4),
-        WeightType("F16", 1, 1, 2),
-        WeightType("Q4_0", 2, 32, 18),
-        WeightType("Q8_0", 8, 32, 34),
-    )
-}
 
 
 def exact_quotient(total: int, part: int, what: str) -> int:
@@ -55,6 +31,7 @@ class TensorInfo:
     shape: tuple[int, ...]
     offset: int  # bytes from the start of the file
     nbytes: int
+    part: int = 0  # of the model's files, the one that holds it
 
     @property
     def columns(self) -> int:
@@ -62,19 +39,31 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
+class FilePart:
+    """One of a model's files; most models have only one."""
+
+    path: str
+    header_bytes: int  # before the tensors
+
+
+@dataclass(frozen=True)
 class Origin:
-    """Where a model's weights come from: a file, or (an empty path) each worker makes the same ones up."""
+    """Where a model's weights come from: files, or (without any) each worker makes the same ones up."""
 
-    path: str = ""
+    parts: tuple[FilePart, ...] = ()
     model_hash: str = ""
-    header_bytes: int = 0
 
 
-def model_hash(file: bytes | mmap.mmap, header_bytes: int) -> str:
-    """Identifies a model by its header and its file's size: quick, and no two models share them by chance."""
+def file_hash(file: bytes | mmap.mmap, header_bytes: int) -> str:
+    """Identifies a file by its header and size: quick, and no two models share them by chance."""
     digest = hashlib.sha256(file[:header_bytes])
     digest.update(len(file).to_bytes(8, "little"))
     return digest.hexdigest()
+
+
+def model_hash(file_hashes: Sequence[str]) -> str:
+    """Identifies a model by the hashes of its files, in their order."""
+    return hashlib.sha256(" ".join(file_hashes).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

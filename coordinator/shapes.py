@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from coordinator.architectures import ARCHITECTURES
 from coordinator.model import (
-    WEIGHT_TYPES,
     AttentionSpec,
     ExpertsSpec,
     FeedForwardSpec,
@@ -21,6 +20,7 @@ from coordinator.model import (
     TensorInfo,
 )
 from coordinator.shards import layer_norms
+from coordinator.weight_types import WEIGHT_TYPES
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coordinator.model import (
-    WEIGHT_TYPES,
     AttentionSpec,
     ExpertsSpec,
     FeedForwardSpec,
@@ -18,6 +17,7 @@ from coordinator.model import (
     TensorInfo,
 )
 from coordinator.plan import LayerShare, RankShare, Span, covering, make_plan, padded
+from coordinator.weight_types import WEIGHT_TYPES
 
 ONE = Span(0, 1)
 

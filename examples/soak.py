@@ -20,10 +20,12 @@ import psutil
 
 from coordinator.generation import Generation
 from coordinator.sampler import Sampler, SamplingParameters
+from launcher.arrange import arrange
 from launcher.cli import BAD_INPUT, FAILED_RUN
 from launcher.config import RunConfig
 from launcher.devices import select_devices
-from launcher.session import Session, open_model, start_session
+from launcher.model import open_model
+from launcher.session import Session, start_session
 
 MIB = 1 << 20
 
@@ -47,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = _config(options)
         model = open_model(config)
-        with start_session(config, model, select_devices(config.devices)) as session:
+        arrangement = arrange(config, model, select_devices(config.devices))
+        with start_session(config, model, arrangement) as session:
             complaints = _soak(session, options)
     except (*BAD_INPUT, *FAILED_RUN) as error:
         complaints = [str(error)]
@@ -128,7 +131,7 @@ def _run_round(session: Session, options: argparse.Namespace, processes: list[ps
 def _continue(session: Session, options: argparse.Namespace, number: int) -> list[int]:
     """A text behind a random prompt; both depend on nothing but the seed and the number."""
     random = np.random.Generator(np.random.PCG64((options.seed, number)))
-    context = session.model.limits.context_length
+    context = session.limits.context_length
     length = int(random.integers(1, max(2, context - options.tokens)))
     generation = Generation(
         engine=session.engine,

@@ -11,11 +11,13 @@ from pathlib import Path
 from coordinator.benchmark import Measurement, Test, measure
 from coordinator.plan import MAX_RANKS
 from coordinator.trace import Trace
+from launcher.arrange import arrange
 from launcher.bench_report import Result, print_report, ranks_text
 from launcher.config import RandomModel, RunConfig, UsageError
 from launcher.devices import DeviceChoice, select_devices
+from launcher.model import open_model
 from launcher.roofline import rooflines
-from launcher.session import Session, open_model, start_session
+from launcher.session import Session, start_session
 from launcher.trace_file import check_trace_path, write_trace
 from launcher.write_gguf import write_gguf
 
@@ -84,11 +86,11 @@ def bench(config: RunConfig, wanted: BenchConfig) -> int:
     traces: list[tuple[str, Trace]] = []
     for num_ranks in wanted.ranks or (len(chosen),):
         choices = list(itertools.islice(itertools.cycle(chosen), num_ranks))
-        with start_session(config, model, choices) as session:
+        with start_session(config, model, arrange(config, model, choices)) as session:
             results += _bench_session(session, choices, wanted)
         if session.engine.trace is not None:
             traces.append((ranks_text(num_ranks), session.engine.trace))
-    print_report(config.model.name, model, results, wanted.output, wanted.ledger)
+    print_report(config, model, results, wanted.output, wanted.ledger)
     if wanted.trace is not None:
         write_trace(wanted.trace, traces)
     return 0
@@ -107,7 +109,7 @@ def _bench_session(session: Session, choices: list[DeviceChoice], wanted: BenchC
     results = []
     for test in wanted.tests:
         measurement = _measure(session, test, wanted.repeat)
-        found = rooflines(session.model, session.plan, choices, session.ready, measurement)
+        found = rooflines(session.model, session.limits, session.plan, choices, session.ready, measurement)
         results.append(Result(len(choices), devices, measurement, found))
     return results
 

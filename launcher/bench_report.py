@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from coordinator.benchmark import Measurement
+from launcher.config import RunConfig
 from launcher.ledger_report import ledger_json, ledger_table
+from launcher.model import Model
 from launcher.roofline import Roofline, roofline_text
-from launcher.session import Model
 from launcher.table import format_table
 
 
@@ -26,14 +27,19 @@ class Result:
     rooflines: tuple[Roofline, ...]  # by rank; empty for prefill
 
 
-def print_report(name: str, model: Model, results: Sequence[Result], output: str, with_ledger: bool) -> None:
+def print_report(
+    config: RunConfig, model: Model, results: Sequence[Result], output: str, with_ledger: bool
+) -> None:
     """output: table, json or csv. The ledger is in the JSON whether it is asked for or not."""
+    name = config.model.name
     if output == "json":
         print(json.dumps({"model": name, "results": [_as_json(result, results) for result in results]}))
     elif output == "csv":
         _print_csv(results)
     else:
-        _print_table(name, model, results)
+        spec = model.spec
+        print(f"{name}: {spec.num_layers} layers, {spec.embedding_length} wide, KV {config.kv_type}")
+        _print_table(results)
         for result in results if with_ledger else ():
             where = ranks_text(result.num_ranks)
             print(f"\n{result.measurement.test.name} on {where}, mean microseconds of a step")
@@ -44,9 +50,7 @@ def ranks_text(count: int) -> str:
     return "1 rank" if count == 1 else f"{count} ranks"
 
 
-def _print_table(name: str, model: Model, results: Sequence[Result]) -> None:
-    spec = model.spec
-    print(f"{name}: {spec.num_layers} layers, {spec.embedding_length} wide, KV {model.limits.kv_type}")
+def _print_table(results: Sequence[Result]) -> None:
     for num_ranks, devices in {result.num_ranks: result.devices for result in results}.items():
         print(f"{ranks_text(num_ranks)} on {', '.join(devices)}")
     titles = ("ranks", "test", "tokens/s", "min", "max", "speed-up")

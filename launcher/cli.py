@@ -22,15 +22,17 @@ from launcher.config import (
     EXIT_USAGE,
     RandomModel,
     RunConfig,
+    RunError,
     UsageError,
     parse_counts,
-    parse_numbers,
+    parse_split,
     parse_tokens,
 )
 from launcher.generate import GenerateConfig, run
 from launcher.options import make_parser
-from launcher.session import RunError
+from launcher.overrides import parse_overrides
 from launcher.show import show_devices, show_plan, write_logits
+from launcher.sizes import parse_max_memory
 from launcher.tune import DEFAULT_MODELS, tune
 
 COMMANDS = ("run", "devices", "plan", "logits", "bench", "bench-collectives", "tune")
@@ -147,9 +149,7 @@ def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunCo
     return RunConfig(
         model=model,
         devices=options.devices,
-        tensor_split=None
-        if options.tensor_split is None
-        else parse_numbers(options.tensor_split, "--tensor-split"),
+        tensor_split=None if options.tensor_split is None else parse_split(options.tensor_split),
         context_length=options.context,
         kv_type=options.kv_type,
         activations=options.activations,
@@ -161,6 +161,8 @@ def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunCo
         staging=options.staging,
         submit_ahead=options.submit_ahead,
         all_reduce=options.all_reduce,
+        max_memory={} if options.max_memory is None else parse_max_memory(options.max_memory),
+        overrides=parse_overrides(options.override_kv),
         without=() if options.without is None else tuple(options.without.split(",")),
         expert_split=options.expert_split,
     )

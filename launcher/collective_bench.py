@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 
 from coordinator.plan import MAX_RANKS
-from launcher.config import COLLECTIVES, UsageError
+from launcher.config import COLLECTIVES, RunError, UsageError
 from launcher.devices import WORKER_COMMAND, DeviceChoice
-from launcher.session import RunError
 from launcher.supervisor import rank_cores
 from launcher.table import format_table
 

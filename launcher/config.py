@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final, Literal
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.model import WEIGHT_TYPES
+from coordinator.model import ModelError
 from coordinator.plan import ACTIVATIONS, EXPERT_SPLITS, MAX_RANKS
-from coordinator.shapes import SHAPES
+from coordinator.shapes import SHAPES, shape_tensors
+from coordinator.weight_types import WEIGHT_TYPES
 from worker.device import FEATURES
 
 
@@ -16,10 +19,15 @@ class UsageError(ValueError):
     """The command can't be carried out as given: one sentence that says what to change. Exit code 2."""
 
 
+class RunError(RuntimeError):
+    """A worker failed; the message names it. Exit code 1."""
+
+
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 COLLECTIVES = ("shared-memory", "zmq-ring")
 ALL_REDUCES = ("auto", "one-shot", "two-phase")
-DEFAULT_CONTEXT = 4096
+DEFAULT_CONTEXT = 4096  # at most, where it is this machine's memory that it takes
+AUTO: Final = "auto"
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,10 @@ class RandomModel:
         if self.weight_type not in WEIGHT_TYPES:
             known = ", ".join(name.lower() for name in WEIGHT_TYPES)
             raise UsageError(f"--type {self.weight_type.lower()}: known are {known}")
+        try:
+            shape_tensors(SHAPES[self.shape], self.weight_type)
+        except ModelError as error:
+            raise UsageError(f"--shape {self.shape} --type {self.weight_type.lower()}: {error}") from None
 
     @property
     def name(self) -> str:
@@ -47,12 +59,12 @@ class RunConfig:
 
     model: Path | RandomModel
     devices: str  # as on the command line
-    tensor_split: tuple[float, ...] | None  # one weight a rank; None for equal ones
-    context_length: int | None  # None for the model's own, up to DEFAULT_CONTEXT
+    tensor_split: tuple[float, ...] | Literal["auto"] | None  # one weight a rank; None for equal ones
+    context_length: int | None  # None for what fits
     kv_type: str
     activations: str
     collective: str
-    max_rows: int  # of one step: the length of a prefill chunk
+    max_rows: int | None  # of one step: the length of a prefill chunk; None for what fits
     timeout_seconds: float
     verbose: bool
     validate: bool
@@ -65,6 +77,8 @@ class RunConfig:
     measure_copy: bool = False  # of the devices' memory
     without: tuple[str, ...] = ()  # features of the devices
     expert_split: str = EXPERT_SPLITS[0]
+    max_memory: Mapping[int | None, int] = field(default_factory=dict)  # bytes by device; None: the CPU's
+    overrides: tuple[tuple[str, int | float | bool | str], ...] = ()  # of the file's metadata
 
     def __post_init__(self) -> None:
         if self.kv_type not in KV_TYPES:
@@ -83,25 +97,36 @@ class RunConfig:
             )
         if self.context_length is not None and self.context_length < 1:
             raise UsageError(f"--context {self.context_length}: at least 1 is needed")
-        if not 1 <= self.max_rows <= 512:
+        if self.max_rows is not None and not 1 <= self.max_rows <= 512:
             raise UsageError(f"--prefill-chunk {self.max_rows}: 1 to 512 rows are possible")
+        if self.overrides and isinstance(self.model, RandomModel):
+            raise UsageError("--override-kv goes with a model file; a --shape has no metadata")
         for feature in self.without:
             if feature not in FEATURES:
                 raise UsageError(f"--without {feature:.40}: known are {', '.join(FEATURES)}")
         if not 0 < self.timeout_seconds < 1e6:
             raise UsageError(f"--timeout {self.timeout_seconds}: a positive number of seconds is needed")
 
-    def rank_weights(self, num_ranks: int) -> tuple[float, ...]:
-        """One weight per rank."""
+    def rank_weights(self, num_ranks: int) -> tuple[float, ...] | None:
+        """One weight per rank; None where they are to be found out."""
         if not 1 <= num_ranks <= MAX_RANKS:
             raise UsageError(f"--devices {self.devices}: {num_ranks} ranks; 1 to {MAX_RANKS} are possible")
         if self.tensor_split is None:
             return (1.0,) * num_ranks
+        if self.tensor_split == AUTO:
+            return None
         if len(self.tensor_split) != num_ranks:
             raise UsageError(
                 f"--tensor-split has {len(self.tensor_split)} weights, but --devices names {num_ranks} ranks"
             )
         return self.tensor_split
+
+
+def parse_split(text: str) -> tuple[float, ...] | Literal["auto"]:
+    """The value of --tensor-split."""
+    if text == AUTO:
+        return AUTO
+    return parse_numbers(text, "--tensor-split")
 
 
 def parse_numbers(text: str, option: str) -> tuple[float, ...]:

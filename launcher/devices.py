@@ -34,6 +34,18 @@ class DeviceChoice:
     uuid: str = ""
     on_cpu: bool = True  # its work is done by this machine's cores: a CPU driver, or NumPy
     memory_bytes: int = 0  # of a device with memory of its own
+    available_bytes: int = 0  # of these, now; 0 where the driver does not say
+    max_allocation: int = 0  # bytes of one buffer; 0 where that is not known
+    integrated: bool = False  # its memory is the machine's
+
+    @property
+    def is_in_host_memory(self) -> bool:
+        return self.on_cpu or self.integrated
+
+    @property
+    def is_unknown(self) -> bool:
+        """Only planned for: no driver has told about it."""
+        return not self.on_cpu and not self.memory_bytes
 
 
 @dataclass(frozen=True)
@@ -60,10 +72,24 @@ def list_devices() -> DeviceList:
     return DeviceList(tuple(found["devices"]), found["error"])
 
 
-def count_ranks(text: str) -> int:
-    """How many ranks a --devices value names, without asking a driver where that is possible."""
+def planned_devices(text: str) -> tuple[list[DeviceChoice], str]:
+    """One choice per rank for a plan, which may be for another machine.
+
+    Devices that are not here are unknown; also returns why, or nothing.
+    """
     parts = _parts(text)
-    return len(choose_devices(text, list_devices())) if "all" in parts else len(parts)
+    try:
+        return select_devices(text), ""
+    except UsageError as error:
+        if "all" in parts:
+            raise
+        return [_planned(part) for part in parts], str(error)
+
+
+def _planned(part: str) -> DeviceChoice:
+    if part == CPU:
+        return DeviceChoice(None, CPU)
+    return DeviceChoice(int(part) if re.fullmatch("[0-9]{1,4}", part) else -1, part, on_cpu=False)
 
 
 def select_devices(text: str) -> list[DeviceChoice]:
@@ -128,4 +154,7 @@ def _choice(device: dict[str, Any]) -> DeviceChoice:
         uuid=device["uuid"],
         on_cpu=device["type"] == "cpu",
         memory_bytes=device["memory_bytes"],
+        available_bytes=device["available_bytes"],
+        max_allocation=device["max_allocation"],
+        integrated=device["type"] == "integrated",
     )

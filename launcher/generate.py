@@ -13,10 +13,12 @@ from coordinator.generation import Generation, Timings
 from coordinator.ledger import Ledger, make_ledger
 from coordinator.sampler import Sampler, SamplingParameters
 from coordinator.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from launcher.arrange import Arrangement, arrange, say_arrangement
 from launcher.config import RunConfig, UsageError
-from launcher.devices import DeviceChoice, select_devices
+from launcher.devices import select_devices
 from launcher.ledger_report import ledger_json, ledger_table
-from launcher.session import Model, Session, check_prompt, open_model, start_session
+from launcher.model import Model, check_prompt, open_model
+from launcher.session import Session, start_session
 from launcher.trace_file import check_trace_path, write_trace
 
 
@@ -50,13 +52,14 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
     )
     model = open_model(config)
     tokenizer = _tokenizer(model, generate)
-    choices = select_devices(config.devices)
+    arrangement = arrange(config, model, select_devices(config.devices))
     interactive = generate.prompt is None and generate.tokens is None and sys.stdin.isatty()
     if interactive:
-        return _prompt_loop(config, generate, model, tokenizer, choices)
+        return _prompt_loop(config, generate, model, tokenizer, arrangement)
     prompt = _prompt_tokens(generate, tokenizer)
-    check_prompt(prompt, model)
-    with start_session(config, model, choices) as session:
+    check_prompt(prompt, model, arrangement.limits)
+    say_arrangement(config, model, arrangement)
+    with start_session(config, model, arrangement) as session:
         if generate.prompt is not None and sys.stdout.isatty() and not generate.json:
             print(generate.prompt, end="")  # a person reads on from there; a script knows it
         _continue(session, prompt, generate, tokenizer)
@@ -74,14 +77,15 @@ def _prompt_loop(
     generate: GenerateConfig,
     model: Model,
     tokenizer: Tokenizer | None,
-    choices: list[DeviceChoice],
+    arrangement: Arrangement,
 ) -> int:
     """Prompts from a terminal until its end; every prompt starts afresh."""
     import readline  # noqa: F401  gives input() line editing and history
 
     if tokenizer is None:
         raise UsageError("the model file has no tokenizer; give the prompt as ids with --tokens")
-    with start_session(config, model, choices) as session:
+    say_arrangement(config, model, arrangement)
+    with start_session(config, model, arrangement) as session:
         print("Type a prompt; Ctrl-D ends.", file=sys.stderr)
         while True:
             try:
@@ -91,7 +95,7 @@ def _prompt_loop(
                 break
             try:
                 prompt = tokenizer.encode(text)
-                check_prompt(prompt, model)
+                check_prompt(prompt, model, arrangement.limits)
             except (UsageError, TokenizerError) as error:
                 print(f"tplaunch: {error}", file=sys.stderr)
                 continue
@@ -122,7 +126,7 @@ def _continue(
     session: Session, prompt: list[int], generate: GenerateConfig, tokenizer: Tokenizer | None
 ) -> None:
     """Generates from one prompt and shows it: text as it comes, or JSON at the end."""
-    context_length = session.model.limits.context_length
+    context_length = session.limits.context_length
     generation = Generation(
         engine=session.engine,
         scheduler=session.scheduler,

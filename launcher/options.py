@@ -12,6 +12,7 @@ from coordinator.plan import ACTIVATIONS, EXPERT_SPLITS
 from coordinator.sampler import SamplingParameters
 from coordinator.shapes import SHAPES
 from launcher.config import ALL_REDUCES, COLLECTIVES, DEFAULT_CONTEXT, EXIT_USAGE
+from launcher.context_fit import MAX_ROWS
 
 
 class Parser(argparse.ArgumentParser):
@@ -161,7 +162,21 @@ def _add_ledger(output: argparse._ArgumentGroup) -> None:
 
 def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     count = "?" if optional else None
-    parser.add_argument("model", type=Path, nargs=count, metavar="MODEL.gguf", help="the model file")
+    parser.add_argument(
+        "model",
+        type=Path,
+        nargs=count,
+        metavar="MODEL.gguf",
+        help="the model file, or any part of a model of several files",
+    )
+    parser.add_argument(
+        "--override-kv",
+        action="append",
+        default=[],
+        metavar="KEY=TYPE:VALUE",
+        help="change the file's metadata, such as llama.context_length=int:8192; the types are int, float,"
+        " bool and str; may stand several times",
+    )
     ranks = parser.add_argument_group("ranks")
     ranks.add_argument(
         "--devices",
@@ -171,7 +186,10 @@ def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
         " several times (0,0); all; cpu for NumPy (default: %(default)s)",
     )
     ranks.add_argument(
-        "--tensor-split", metavar="WEIGHTS", help="shares of the ranks, such as 3,1 (default: equal)"
+        "--tensor-split",
+        metavar="WEIGHTS",
+        help="shares of the ranks, such as 3,1; auto weighs them by speed, as far as memory allows"
+        " (default: equal)",
     )
     ranks.add_argument("--expert-split", default=EXPERT_SPLITS[0], choices=EXPERT_SPLITS,
                        help="a rank holds its columns of all experts, or all of its experts"
@@ -192,7 +210,13 @@ def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
         "--context",
         type=int,
         metavar="N",
-        help=f"positions to hold (default: the model's, at most {DEFAULT_CONTEXT})",
+        help=f"positions to hold (default: the model's, or as many as fit; on the CPU {DEFAULT_CONTEXT} at"
+        " most)",
+    )
+    memory.add_argument(
+        "--max-memory",
+        metavar="INDEX=SIZE,...",
+        help="what the ranks on a device may take, such as 0=8GiB,1=20GiB; cpu= for this machine's memory",
     )
     memory.add_argument(
         "--kv-type", default="f16", choices=tuple(KV_TYPES), help="of the KV cache (default: %(default)s)"
@@ -204,8 +228,12 @@ def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
         help="what weights are multiplied by: f16 (in a prefill) and q8 round, for devices with cooperative"
         " matrices and with integer dot products (default: %(default)s)",
     )
-    memory.add_argument("--prefill-chunk", type=int, default=256, metavar="ROWS",
-                        help="prompt tokens computed in one step (default: %(default)s)")  # fmt: skip
+    memory.add_argument(
+        "--prefill-chunk",
+        type=int,
+        metavar="ROWS",
+        help=f"prompt tokens computed in one step (default: {MAX_ROWS}, or so few that they take 64 MB)",
+    )
     debugging = parser.add_argument_group("debugging")
     debugging.add_argument("-v", "--verbose", action="store_true", help="show the workers' logs")
     debugging.add_argument("--validate", action="store_true", help="with the Khronos validation layer")

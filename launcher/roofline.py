@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 from coordinator.benchmark import Measurement
 from coordinator.messages import Ready
-from coordinator.plan import RankShare
+from coordinator.plan import Limits, RankShare
 from coordinator.shards import rank_shards
 from launcher.devices import DeviceChoice
-from launcher.session import Model
+from launcher.model import Model
 from worker.buffers import cache_buffers
 from worker.stacks import Stack, stack_shards
 
@@ -37,6 +37,7 @@ class Roofline:
 
 def rooflines(
     model: Model,
+    limits: Limits,
     plan: Sequence[RankShare],
     choices: Sequence[DeviceChoice],
     ready: Sequence[Ready],
@@ -49,7 +50,7 @@ def rooflines(
     positions = test.context + (test.num_tokens + 1) / 2  # on average
     found = []
     for share, choice, message in zip(plan, choices, ready, strict=True):
-        num_bytes = _weights(model, share, choice) + _cache(model, share, choice) * positions
+        num_bytes = _weights(model, share, choice) + _cache(model, limits, share, choice) * positions
         rate = num_bytes * measurement.median
         found.append(Roofline(num_bytes, rate, message.copy_bandwidth))
     return tuple(found)
@@ -78,9 +79,9 @@ def _part_read(model: Model, stack: Stack) -> float:
     return experts.used / experts.count
 
 
-def _cache(model: Model, share: RankShare, choice: DeviceChoice) -> int:
+def _cache(model: Model, limits: Limits, share: RankShare, choice: DeviceChoice) -> int:
     """Bytes of one position's keys and values; NumPy reads a copy of them in float32."""
-    limits = replace(model.limits, kv_type="f32") if choice.index is None else model.limits
+    limits = replace(limits, kv_type="f32") if choice.index is None else limits
     cells = cache_buffers(model.spec, share, replace(limits, num_blocks=1, block_length=1))
     return sum(buffer.nbytes for buffer in cells.values())
 

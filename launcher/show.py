@@ -13,10 +13,12 @@ import numpy as np
 from coordinator.generation import all_logits
 from coordinator.model import LayerSpec, ModelSpec
 from coordinator.plan import RankShare, Span
+from launcher.arrange import arrange, largest_context_text
 from launcher.config import RunConfig, UsageError
-from launcher.devices import count_ranks, list_devices, select_devices
-from launcher.fit import RankBytes, mebibytes, rank_bytes
-from launcher.session import check_prompt, open_model, plan_ranks, start_session
+from launcher.devices import list_devices, planned_devices, select_devices
+from launcher.fit import RankBytes, mebibytes
+from launcher.model import check_prompt, open_model
+from launcher.session import start_session
 from launcher.table import format_table
 from worker.measurements import cache_folder
 
@@ -38,7 +40,7 @@ def show_devices(as_json: bool) -> int:
     for device in listed.devices:
         print(f"{device['index']}  {device['name']}")
         print(f"   type        {device['type']}, driver {device['driver']}")
-        print(f"   memory      {mebibytes(device['memory_bytes'])}")
+        print(f"   memory      {_memory(device)}")
         present = [label for key, label in FEATURES.items() if device[key]]
         print(f"   features    {', '.join(present) or 'none of ' + ', '.join(FEATURES.values())}")
         print(f"   subgroups   {_subgroups(device)}")
@@ -52,27 +54,45 @@ def show_devices(as_json: bool) -> int:
     return 0
 
 
+def _memory(device: dict[str, Any]) -> str:
+    total, available = device["memory_bytes"], device["available_bytes"]
+    return mebibytes(total) + (f", of which {mebibytes(available)} are free" if available < total else "")
+
+
 def _subgroups(device: dict[str, Any]) -> str:
     smallest, largest = device["min_subgroup_size"], device["max_subgroup_size"]
     return f"of {smallest}" if smallest == largest else f"of {smallest} to {largest}"
 
 
 def show_plan(config: RunConfig, as_json: bool) -> int:
-    """`tplaunch plan`: who would hold what, from the file's metadata; no device is opened."""
+    """`tplaunch plan`: who would hold what, from the file's metadata; no device is opened, unless by auto."""
     model = open_model(config)
-    plan = plan_ranks(config, model, count_ranks(config.devices))
-    rows = [(share, rank_bytes(model.spec, model.tensors, share, model.limits, len(plan))) for share in plan]
+    choices, reason = planned_devices(config.devices)
+    arrangement = arrange(config, model, choices)
+    rows = list(zip(arrangement.plan, arrangement.bytes, strict=True))
+    spec, limits, sizes = model.spec, arrangement.limits, arrangement.sizes
     if as_json:
-        print(json.dumps({"ranks": [_plan_row(share, num_bytes) for share, num_bytes in rows]}, indent=2))
+        found = {
+            "context": limits.context_length,
+            "largest_context": sizes.largest_context,
+            "limited_by": sizes.limited_by,
+            "prefill_chunk": limits.max_rows,
+            "split": arrangement.split,
+            "ranks": [_plan_row(share, num_bytes) for share, num_bytes in rows],
+        }
+        print(json.dumps(found, indent=2))
         return 0
-    spec = model.spec
     heads, kv_heads, columns = map(_of_layers, zip(*map(_layer_numbers, spec.layers), strict=True))
     print(
         f"{config.model.name}: {spec.architecture}, {spec.num_layers} layers, {heads} heads,"
         f" {kv_heads} KV heads, {columns} FFN columns,{_experts_text(spec)}"
-        f" {spec.vocabulary_size} tokens; context {model.limits.context_length}, KV {config.kv_type}"
+        f" {spec.vocabulary_size} tokens; context {limits.context_length}, KV {config.kv_type},"
+        f" steps of up to {limits.max_rows} rows"
     )
     _print_table(rows)
+    if arrangement.split is not None:
+        print(arrangement.split)
+    print(largest_context_text(model, arrangement) or f"largest context that fits: not known: {reason}")
     return 0
 
 
@@ -123,7 +143,9 @@ def _plan_row(share: RankShare, num_bytes: RankBytes) -> dict[str, Any]:
         "vocabulary_rows": [share.vocabulary.start, share.vocabulary.stop],
         "weight_bytes": num_bytes.weights,
         "cache_bytes": num_bytes.cache,
-        "activation_bytes": num_bytes.activations,
+        "activation_bytes": num_bytes.work + num_bytes.partials,
+        "work_bytes": num_bytes.work,
+        "copy_bytes": num_bytes.copies,
         "total_bytes": num_bytes.total,
     }
 
@@ -132,25 +154,21 @@ def _print_table(rows: Sequence[tuple[RankShare, RankBytes]]) -> None:
     """Without the kinds of which no rank holds any."""
     found = [_layer_spans(share) for share, _ in rows]
     kinds = [kind for kind in KINDS if any(len(span) for spans in found for span in spans[kind])]
-    titles = (
-        "rank",
-        *(KINDS[kind] for kind in kinds),
-        "vocabulary rows",
-        "weights",
-        "KV cache",
-        "work",
-        "total",
-    )
+    places = ("rank", *(KINDS[kind] for kind in kinds), "vocabulary rows")
+    memory = {"weights": "weights", "cache": "KV cache", "work": "work", "partials": "sums"}
+    if any(num_bytes.copies for _, num_bytes in rows):
+        memory["copies"] = "float32 copies"
+    memory["total"] = "total"
     cells = [
         (
             str(share.rank),
             *(" or ".join(dict.fromkeys(map(str, _layer_spans(share)[kind]))) for kind in kinds),
             str(share.vocabulary),
-            *map(mebibytes, (num_bytes.weights, num_bytes.cache, num_bytes.activations, num_bytes.total)),
+            *(mebibytes(getattr(num_bytes, kind)) for kind in memory),
         )
         for share, num_bytes in rows
     ]
-    print(format_table(titles, cells))
+    print(format_table((*places, *memory.values()), cells))
 
 
 def write_logits(config: RunConfig, tokens: list[int], out: Path) -> int:
@@ -158,8 +176,9 @@ def write_logits(config: RunConfig, tokens: list[int], out: Path) -> int:
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}")
     model = open_model(config)
-    check_prompt(tokens, model)
-    with start_session(config, model, select_devices(config.devices)) as session:
+    arrangement = arrange(config, model, select_devices(config.devices))
+    check_prompt(tokens, model, arrangement.limits)
+    with start_session(config, model, arrangement) as session:
         logits = all_logits(session.engine, session.scheduler, tokens)
     try:
         with out.open("wb") as file:

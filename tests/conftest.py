@@ -4,6 +4,7 @@ Where a driver is missing a test skips, saying how to get it; with CI=true it fa
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +115,14 @@ def own_cache(device_cache: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(device_cache))
         yield
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """main() takes over SIGTERM; the test run gets its own handler back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

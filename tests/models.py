@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,22 +17,16 @@ from hypothesis import settings
 from collectives.arena import private_arena
 from coordinator.architectures import model_spec
 from coordinator.engine import Engine
-from coordinator.gguf_file import GgufFile, read_gguf
+from coordinator.gguf_parts import GgufModel, read_model
 from coordinator.messages import Load, Step
-from coordinator.model import (
-    WEIGHT_TYPES,
-    AttentionSpec,
-    FeedForwardSpec,
-    LayerSpec,
-    ModelSpec,
-    Norm,
-    Rope,
-    TensorInfo,
-)
+from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope, TensorInfo
 from coordinator.plan import Limits, RankShare, make_plan, padded
 from coordinator.shapes import tensor_shapes as shapes_of
 from coordinator.shards import Shard, check_tensors, rank_shards
+from coordinator.weight_types import WEIGHT_TYPES
+from launcher.config import RandomModel, RunConfig
 from launcher.write_gguf import add_metadata
+from tests.blocks import model_rows
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.device import Device
 from worker.model_file import ModelFile, load_stack
@@ -41,6 +36,7 @@ from worker.stacks import stack_shards
 from worker.step_writer import StepWriter, row_bucket
 from worker.transformer import build_program
 
+Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 FACTORS = {"factors": "rope_freqs.weight"}  # changes of a rope
@@ -91,6 +87,26 @@ def examples(count: int) -> settings:
     return settings(max_examples=count, derandomize=True)
 
 
+def config_of(model: Path | RandomModel, **changes: Any) -> RunConfig:
+    """What the command line makes of no options but these."""
+    config = RunConfig(
+        model=model,
+        devices="cpu",
+        tensor_split=None,
+        context_length=None,
+        kv_type="f16",
+        activations="f32",
+        collective="shared-memory",
+        max_rows=None,
+        timeout_seconds=60.0,
+        verbose=False,
+        validate=False,
+        staging=False,
+        submit_ahead=True,
+    )
+    return dataclasses.replace(config, **changes)
+
+
 def kind_of(tensor: str) -> str:
     """A tensor's name without its layer: attn_q.weight of any layer."""
     return tensor.split(".", 2)[2] if tensor.startswith("blk.") else tensor
@@ -119,14 +135,14 @@ def tensor_infos(
     return infos
 
 
-def stored(values: Floats, weight_type: str) -> tuple[npt.NDArray[Any], Floats]:
-    """What a file holds for these values, and the values that it then stands for."""
-    if weight_type == "F32":
-        return values, values
-    if weight_type == "F16":
-        return values.astype(np.float16), values.astype(np.float16).astype(np.float32)
-    quantized = quantize(values, gguf.GGMLQuantizationType[weight_type])
-    return quantized, dequantize(quantized, gguf.GGMLQuantizationType[weight_type])
+def stored(values: Floats, weight_type: str, random: np.random.Generator) -> tuple[Bytes, Floats]:
+    """What a file holds for these values, or others like them, and the values that it then stands for."""
+    kind = gguf.GGMLQuantizationType[weight_type]
+    try:
+        raw = quantize(values, kind).view(np.uint8)
+    except NotImplementedError:
+        raw = model_rows(weight_type, len(values), values.shape[1], random)
+    return raw, dequantize(raw, kind)
 
 
 def write_llama(
@@ -151,7 +167,7 @@ def write_llama(
         if name == "rope_freqs.weight":
             values = 1 + random.random(shape, np.float32) * 7
         weight_type = (types or {}).get(kind_of(name), "F32")
-        raw, weights[name] = stored(values, weight_type)
+        raw, weights[name] = stored(values, weight_type, random)
         writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType[weight_type])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -160,22 +176,20 @@ def write_llama(
     return weights
 
 
-def open_model(path: Path) -> tuple[GgufFile, ModelSpec]:
+def open_model(path: Path) -> tuple[GgufModel, ModelSpec]:
     """Reads a file and checks it as the launcher does."""
-    file = read_gguf(path)
+    file = read_model(path)
     spec = model_spec(file.metadata, file.tensors)
     check_tensors(spec, file.tensors)
     return file, spec
 
 
 def load_message(
-    file: GgufFile, spec: ModelSpec, share: RankShare, num_ranks: int, limits: Limits, collective: str
+    file: GgufModel, spec: ModelSpec, share: RankShare, num_ranks: int, limits: Limits, collective: str
 ) -> Load:
     """What a coordinator would send to one rank."""
     return Load(
-        model_path=str(file.path),
-        model_hash=file.model_hash,
-        header_bytes=file.header_bytes,
+        origin=file.origin,
         spec=spec,
         tensors=tuple(file.tensors.values()),
         share=share,
@@ -192,7 +206,7 @@ class Rank:
 
     def __init__(
         self,
-        file: GgufFile,
+        file: GgufModel,
         spec: ModelSpec,
         share: RankShare,
         num_ranks: int,
@@ -211,7 +225,7 @@ class Rank:
                 **activation_buffers(spec, share, self.shards, limits),
             }
         )
-        model_file = ModelFile(file.path, file.header_bytes)
+        model_file = ModelFile(file.origin.parts)
         for stack in stack_shards(self.shards).values():
             for _ in load_stack(self.device, model_file, stack, file.tensors):
                 pass

@@ -1,7 +1,8 @@
 """Imports run one way: the packages import each other only along the arrows of the design.
 
 launcher -> coordinator, worker
-worker   -> coordinator.messages, plan, shards, model, kv_types and garbage, collectives, shaders
+worker   -> coordinator.messages, plan, shards, model, weight_types, kv_types and garbage, collectives,
+            shaders
 coordinator, collectives, shaders -> none of the other four
 """
 
@@ -18,7 +19,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "launcher": ("coordinator", "worker"),
     "worker": (
         *("coordinator.messages", "coordinator.plan", "coordinator.shards", "coordinator.model"),
-        *("coordinator.kv_types", "coordinator.garbage"),
+        *("coordinator.weight_types", "coordinator.kv_types", "coordinator.garbage"),
         *("collectives", "shaders"),
     ),
     "coordinator": (),

@@ -34,6 +34,10 @@ def main() -> int:
         from worker.tuning_job import run_tuning_job
 
         return run_tuning_job(arguments.tune, _device_options(arguments))
+    if arguments.measure_speed:
+        from worker.speed import run_speed_job
+
+        return run_speed_job(arguments.measure_speed, _device_options(arguments))
     if arguments.bench_collective:
         from worker.collective_bench import bench_collective
 
@@ -97,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--without", default="", metavar="FEATURES", help="as if the device lacked them")
     parser.add_argument("--bench-collective", metavar="JOB", help=argparse.SUPPRESS)
     parser.add_argument("--tune", metavar="JOB", help=argparse.SUPPRESS)
+    parser.add_argument("--measure-speed", metavar="JOB", help=argparse.SUPPRESS)
     parser.add_argument("--timestamps", action="store_true", help="note when the device computes")
     return parser
 

@@ -1,4 +1,4 @@
-"""The mapped model file: slices of tensors as bytes, so that a rank touches only its own part."""
+"""The mapped model files: slices of tensors as bytes, so that a rank touches only its own share."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.model import WEIGHT_TYPES, TensorInfo, model_hash
+from coordinator.model import FilePart, TensorInfo, file_hash, model_hash
 from coordinator.shards import Shard
+from coordinator.weight_types import WEIGHT_TYPES
 from worker.device import Device
 from worker.formats import FORMATS
 from worker.stacks import Stack
@@ -22,17 +23,23 @@ CHUNK_BYTES = 4 << 20  # of a shard repacked at a time: bounds what loading need
 
 
 class ModelFile(WeightSource):
-    """A GGUF file, mapped. Its header was read by the coordinator; here only tensors are."""
+    """A model's GGUF files, mapped. Their headers were read by the coordinator; here only tensors are."""
 
-    def __init__(self, path: Path, header_bytes: int) -> None:
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        self.model_hash = model_hash(self._map, header_bytes)
-        self._bytes: Bytes = np.frombuffer(self._map, np.uint8)
+    def __init__(self, parts: Sequence[FilePart]) -> None:
+        maps = [mapped(Path(part.path)) for part in parts]
+        hashes = [file_hash(data, part.header_bytes) for data, part in zip(maps, parts, strict=True)]
+        self.model_hash = model_hash(hashes)
+        self._bytes: list[Bytes] = [np.frombuffer(data, np.uint8) for data in maps]
 
     def rows(self, tensor: TensorInfo) -> Bytes:
         row_bytes = WEIGHT_TYPES[tensor.type].row_bytes(tensor.columns)
-        return self._bytes[tensor.offset : tensor.offset + tensor.nbytes].reshape(-1, row_bytes)
+        data = self._bytes[tensor.part]
+        return data[tensor.offset : tensor.offset + tensor.nbytes].reshape(-1, row_bytes)
+
+
+def mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 
 
 def load_stack(
@@ -47,6 +54,8 @@ def load_stack(
     if stack.is_bias:
         parts = [np.concatenate(parts, axis=1)] if parts else []
     weight_format = FORMATS[stack.type]
+    if weight_format.codebook_bytes and stack.nbytes:
+        device.fill(stack.name, [(0, weight_format.codebook_bytes)], weight_format.write_codebook)
     offsets = weight_format.plane_offsets(stack.rows, columns)
     row_bytes = [columns // weight_format.tile_columns * nbytes for nbytes in weight_format.plane_bytes]
     step = max(1, CHUNK_BYTES // max(1, sum(row_bytes)))

@@ -8,13 +8,37 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.model import WEIGHT_TYPES, TensorInfo, WeightType
+from coordinator.model import TensorInfo
+from coordinator.weight_types import WEIGHT_TYPES, WeightType
 from worker.weight_source import WeightSource
 
 Bytes = npt.NDArray[np.uint8]
 DEVIATION = 0.02  # of the weights, around 0: activations stay small through any number of layers
-# Where the float16 scales of a block lie, and the standard deviation of random quants in units of them.
-SCALES: dict[str, tuple[tuple[int, float], ...]] = {"Q4_0": ((0, 4.6),), "Q8_0": ((0, 73.9),)}
+
+
+def _half(deviation: float) -> bytes:
+    """A float16 scale, by the standard deviation of random quants in units of it."""
+    return np.array([DEVIATION / deviation], "<f2").tobytes()
+
+
+# Where the scales of a block lie, and what they are. Minima, which are added in some types and subtracted in
+# others, take the mean away. The last ones are an E8M0 and four E4M3.
+SCALES: dict[str, tuple[tuple[int, bytes], ...]] = {
+    "Q4_0": ((0, _half(4.6)),),
+    "Q4_1": ((0, _half(4.6)), (2, _half(-0.615))),
+    "Q5_0": ((0, _half(9.23)),),
+    "Q5_1": ((0, _half(9.23)), (2, _half(-0.596))),
+    "Q8_0": ((0, _half(73.9)),),
+    "Q2_K": ((80, _half(13.9)), (82, _half(9.27))),
+    "Q3_K": ((108, _half(43.3)),),
+    "Q4_K": ((0, _half(258)), (2, _half(34.5))),
+    "Q5_K": ((0, _half(528)), (2, _half(33.9))),
+    "Q6_K": ((208, _half(1366)),),
+    "IQ4_NL": ((0, _half(67.2)),),
+    "IQ4_XS": ((0, _half(1246)),),
+    "MXFP4": ((0, bytes([120])),),
+    "NVFP4": ((0, bytes([3, 4, 4, 3])),),
+}
 MAX_START = 997  # blocks: tensors begin at different places of the noise
 
 
@@ -55,11 +79,13 @@ def _num_blocks(tensor: TensorInfo) -> int:
 def random_blocks(weight_type: WeightType, count: int) -> Bytes:
     """So many valid blocks, end to end: random quants, finite scales."""
     random = np.random.Generator(np.random.PCG64(weight_type.type_id))
-    if weight_type.name in ("F32", "F16"):
-        values = random.standard_normal(count, np.float32) * np.float32(DEVIATION)
-        return values.astype("<f4" if weight_type.name == "F32" else "<f2").view(np.uint8)
+    if weight_type.name in ("F32", "F16", "BF16"):
+        values = (random.standard_normal(count, np.float32) * np.float32(DEVIATION)).astype("<f4")
+        if weight_type.name == "F16":
+            return values.astype("<f2").view(np.uint8)
+        stored = values.view("<u2")[1::2] if weight_type.name == "BF16" else values
+        return np.ascontiguousarray(stored).view(np.uint8)
     blocks = random.integers(0, 256, (count, weight_type.block_bytes), np.uint8)
-    for offset, deviation in SCALES[weight_type.name]:
-        scale = np.array([DEVIATION / deviation], "<f2")
-        blocks[:, offset : offset + 2] = scale.view(np.uint8)
+    for offset, scale in SCALES[weight_type.name]:
+        blocks[:, offset : offset + len(scale)] = np.frombuffer(scale, np.uint8)
     return blocks.reshape(-1)

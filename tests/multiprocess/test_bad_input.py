@@ -82,13 +82,40 @@ def test_big_endian(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
     check_refusal(tplaunch, path, *GENERATE, says="big-endian")
 
 
+def write_metadata(path: Path, architecture: str, **numbers: int) -> Path:
+    """A file without tensors."""
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, number in numbers.items():
+        writer.add_uint16(key.replace("_", "."), number)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_metadata_only(tplaunch: CommandLine, tmp_path: Path) -> None:
+    """As files with a vocabulary alone are."""
+    path = write_metadata(tmp_path / "vocabulary.gguf", "llama")
+    check_refusal(
+        tplaunch, path, *GENERATE, says=f"{path} holds no tensors, only metadata: there is nothing to run"
+    )
+
+
+def test_a_part_without_the_others(tplaunch: CommandLine, tmp_path: Path) -> None:
+    path = write_metadata(tmp_path / "m-00001-of-00002.gguf", "llama", split_no=0, split_count=2)
+    check_refusal(
+        tplaunch, path, *GENERATE, says="m-00002-of-00002.gguf is missing: the model is split over 2"
+    )
+
+
 def write_gguf(path: Path, architecture: str, weight_type: gguf.GGMLQuantizationType | None = None) -> Path:
     """A file with one tensor, of float32 or of another type."""
     writer = gguf.GGUFWriter(path, architecture)
     if weight_type is None:
         writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
     else:
-        rows = gguf.quants.quantize(np.zeros((4, 256), np.float32), weight_type)
+        rows = np.zeros((4, gguf.GGML_QUANT_SIZES[weight_type][1]), np.uint8)
         writer.add_tensor("token_embd.weight", rows, raw_dtype=weight_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -105,9 +132,9 @@ def test_an_unsupported_architecture(tplaunch: CommandLine, tmp_path: Path) -> N
 
 
 def test_an_unsupported_weight_type(tplaunch: CommandLine, tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "model.gguf", "llama", gguf.GGMLQuantizationType.Q5_1)
+    path = write_gguf(tmp_path / "model.gguf", "llama", gguf.GGMLQuantizationType.Q8_K)
     check_refusal(
-        tplaunch, path, *GENERATE, says="'token_embd.weight' is of type Q5_1, which is not supported"
+        tplaunch, path, *GENERATE, says="'token_embd.weight' is of type Q8_K, which is not supported"
     )
 
 

@@ -3,35 +3,46 @@
 import dataclasses
 from pathlib import Path
 
+import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from coordinator.architectures import model_spec
 from coordinator.benchmark import Measurement, Test, measure
-from coordinator.gguf_file import read_gguf
+from coordinator.gguf_parts import read_model
 from coordinator.ledger import KINDS, make_ledger
 from coordinator.messages import Step
-from coordinator.model import WEIGHT_TYPES, Origin
+from coordinator.model import ExpertsSpec, LayerSpec, Origin
 from coordinator.plan import make_plan
 from coordinator.reduce_times import ReduceClock
 from coordinator.scheduler import Scheduler, Sequence
-from coordinator.shapes import SHAPES, shape_tensors
+from coordinator.shapes import SHAPES, Shape, shape_tensors
 from coordinator.shards import check_tensors, rank_shards
-from launcher.config import RandomModel
+from coordinator.weight_types import WEIGHT_TYPES
+from launcher.config import RandomModel, UsageError
 from launcher.ledger_report import ledger_table
 from launcher.table import format_table
 from launcher.write_gguf import write_gguf
-from tests.models import LIMITS, SPEC, LocalEngine, write_llama
+from tests.models import LIMITS, SPEC, LocalEngine, make_spec, write_llama
 from worker.formats import FORMATS
 from worker.model_file import ModelFile
 from worker.random_weights import DEVIATION, RandomWeights
+
+# Its rows are whole blocks of every type.
+SMALL = Shape(make_spec(embedding_length=256, key_length=64, value_length=64, feed_forward_length=512))
+LAYER = LayerSpec(SMALL.spec.attentions[0], None, ExpertsSpec(8, 3, 512, normalised=True))
+SMALL_EXPERTS = Shape(dataclasses.replace(SMALL.spec, layers=(LAYER, LAYER)))
 
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_are_whole_models(name: str, weight_type: str) -> None:
     shape = SHAPES[name]
+    if name.startswith("tiny") and WEIGHT_TYPES[weight_type].block_columns > 32:
+        with pytest.raises(UsageError, match=r"columns of a .* row \(\d+\) is not a multiple"):
+            RandomModel(name, weight_type)
+        return
     tensors = shape_tensors(shape, weight_type)
     check_tensors(shape.spec, tensors)
     for share in make_plan(shape.spec, [1, 2, 1]):
@@ -55,7 +66,7 @@ def test_shapes_have_as_many_weights_as_the_models(name: str, billions: float) -
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
 def test_made_up_weights_are_plausible_and_the_same_everywhere(weight_type: str) -> None:
-    tensors = shape_tensors(SHAPES["tiny"], weight_type)
+    tensors = shape_tensors(SMALL, weight_type)
     weights, again = RandomWeights(tensors.values()), RandomWeights(tensors.values())
     assert weights.model_hash == Origin().model_hash
     for tensor in tensors.values():
@@ -66,7 +77,7 @@ def test_made_up_weights_are_plausible_and_the_same_everywhere(weight_type: str)
         if len(tensor.shape) == 1:
             assert (values == 1).all()
         else:
-            assert values.std() == pytest.approx(DEVIATION, rel=0.15) and abs(values.mean()) < DEVIATION / 2
+            assert values.std() == pytest.approx(DEVIATION, rel=0.2) and abs(values.mean()) < DEVIATION / 2
             assert len(np.unique(values, axis=0)) == len(values)
 
 
@@ -78,15 +89,20 @@ def test_the_largest_shape_costs_no_memory() -> None:
 
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
-@pytest.mark.parametrize("name", ["tiny", "tiny-moe"])
-def test_a_written_shape_holds_the_same_weights(tmp_path: Path, name: str, weight_type: str) -> None:
-    write_gguf(RandomModel(name, weight_type), tmp_path / "m.gguf")
-    file = read_gguf(tmp_path / "m.gguf")
+@pytest.mark.parametrize("shape", [SMALL, SMALL_EXPERTS], ids=["dense", "experts"])
+def test_a_written_shape_holds_the_same_weights(
+    tmp_path: Path, shape: Shape, weight_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if weight_type not in {kind.name for kind in gguf.GGMLQuantizationType}:
+        pytest.skip("the gguf package is too old for it")
+    monkeypatch.setitem(SHAPES, "small", shape)
+    write_gguf(RandomModel("small", weight_type), tmp_path / "m.gguf")
+    file = read_model(tmp_path / "m.gguf")
     spec = model_spec(file.metadata, file.tensors)
-    assert spec.norm.epsilon == pytest.approx(SHAPES[name].spec.norm.epsilon)  # float32 in the file
-    assert dataclasses.replace(spec, norm=SHAPES[name].spec.norm) == SHAPES[name].spec
-    tensors = shape_tensors(SHAPES[name], weight_type)
-    made_up, read = RandomWeights(tensors.values()), ModelFile(file.path, file.header_bytes)
+    assert spec.norm.epsilon == pytest.approx(shape.spec.norm.epsilon)  # float32 in the file
+    assert dataclasses.replace(spec, norm=shape.spec.norm) == shape.spec
+    tensors = shape_tensors(shape, weight_type)
+    made_up, read = RandomWeights(tensors.values()), ModelFile(file.origin.parts)
     assert file.tensors.keys() == tensors.keys()
     for tensor in file.tensors.values():
         np.testing.assert_array_equal(read.rows(tensor), made_up.rows(tensors[tensor.name]))

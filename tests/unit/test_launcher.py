@@ -5,46 +5,42 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import collectives
 from coordinator.messages import Progress
-from coordinator.plan import Limits, PlanError, make_plan
 from coordinator.sampler import SamplingParameters
 from launcher.cli import main
 from launcher.config import (
     COLLECTIVES,
-    DEFAULT_CONTEXT,
     RunConfig,
     UsageError,
     parse_numbers,
     parse_tokens,
 )
-from launcher.devices import DeviceChoice, DeviceList, choose_devices, count_ranks, select_devices
-from launcher.fit import check_fit, mebibytes, rank_bytes
+from launcher.devices import DeviceChoice, DeviceList, choose_devices, select_devices
 from launcher.generate import GenerateConfig
 from launcher.logs import MAX_KEPT_RUNS, RunLogs
 from launcher.progress import show_progress
-from launcher.session import Model, check_prompt, open_model, plan_ranks
 from launcher.supervisor import rank_cores
-from tests.models import examples, make_spec, tensor_infos, tensor_shapes, write_llama
+from tests.models import config_of, examples, write_llama
 
 # Devices.
 
 
 def device(index: int, name: str, **changes: Any) -> dict[str, Any]:
-    plain = {"type": "discrete", "uuid": f"{index:032x}", "memory_bytes": 1 << 30, "unusable": ""}
+    plain = {
+        "type": "discrete", "uuid": f"{index:032x}", "memory_bytes": 1 << 30, "available_bytes": 1 << 29,
+        "max_allocation": 1 << 28, "unusable": "",
+    }  # fmt: skip
     return {"index": index, "name": name, **plain, **changes}
 
 
@@ -84,8 +80,8 @@ def test_devices_are_named_by_index_by_name_or_all_at_once(text: str, indices: l
 
 def test_a_choice_carries_what_the_driver_said() -> None:
     assert choose_devices("2,llvmpipe,cpu", LISTED) == [
-        DeviceChoice(2, "AMD Radeon RX 6600", f"{2:032x}", on_cpu=False, memory_bytes=1 << 30),
-        DeviceChoice(3, "llvmpipe (LLVM 15)", f"{3:032x}", on_cpu=True, memory_bytes=1 << 30),
+        DeviceChoice(2, "AMD Radeon RX 6600", f"{2:032x}", False, 1 << 30, 1 << 29, 1 << 28),
+        DeviceChoice(3, "llvmpipe (LLVM 15)", f"{3:032x}", True, 1 << 30, 1 << 29, 1 << 28),
         DeviceChoice(None, "cpu"),
     ]
 
@@ -145,9 +141,6 @@ def test_all_means_those_that_can_be_used() -> None:
 def test_no_driver_is_asked_where_none_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("launcher.devices.WORKER_COMMAND", ["/nonexistent"])
     assert select_devices("cpu, CPU") == [DeviceChoice(None, "cpu")] * 2
-    assert count_ranks("0,radeon,cpu") == 3
-    with pytest.raises(UsageError):
-        count_ranks("0,,1")
 
 
 # Cores.
@@ -184,21 +177,7 @@ def test_cores_by_example() -> None:
 
 # Options.
 
-CONFIG = RunConfig(
-    model=Path("m.gguf"),
-    devices="cpu",
-    tensor_split=None,
-    context_length=None,
-    kv_type="f16",
-    activations="f32",
-    collective="shared-memory",
-    max_rows=256,
-    timeout_seconds=60.0,
-    verbose=False,
-    validate=False,
-    staging=False,
-    submit_ahead=True,
-)
+CONFIG = config_of(Path("m.gguf"))
 
 
 def changed(**changes: Any) -> RunConfig:
@@ -274,14 +253,6 @@ def test_prompts_are_given_once() -> None:
             dataclasses.replace(GENERATE, max_tokens=count)
 
 
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """main() takes over SIGTERM; the test run gets its own handler back."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
@@ -294,12 +265,17 @@ def handlers() -> Iterator[None]:
         (["m", "--temperature=-1"], "tplaunch: "),
         (["m", "-p", "a", "--tokens=1"], "tplaunch: -p and --tokens both give a prompt"),
         (["m", "-n", "0"], "tplaunch: -n 0: at least 1 token"),
+        (["plan"], "tplaunch: plan takes a model file or a --shape; give one of them"),
         (["bench"], "tplaunch: bench takes a model file or a --shape; give one of them"),
         (["bench", "m", "--shape=tiny"], "tplaunch: bench takes a model file or a --shape"),
         (["bench", "m", "--type=q8_0"], "tplaunch: --type goes with --shape"),
         (["bench", "m", "--write-gguf=x"], "tplaunch: --write-gguf writes a --shape"),
         (["bench", "--shape=gpt-9"], "tplaunch: --shape gpt-9: known are tiny, llama-160m, llama-3.2-1b"),
-        (["bench", "--shape=tiny", "--type=q9"], "tplaunch: --type q9: known are f32, f16, q4_0, q8_0"),
+        (["bench", "--shape=tiny", "--type=q9"], "tplaunch: --type q9: known are f32, f16, q4_0, "),
+        (
+            ["bench", "--shape=tiny", "--type=q4_k"],
+            "tplaunch: --shape tiny --type q4_k: columns of a Q4_K row (64) is not a multiple of 256",
+        ),
         (["bench", "--shape=tiny", "--write-gguf=/no/x"], "tplaunch: --write-gguf /no/x: there is no folder"),
         (["bench", "--shape=tiny", "--trace=/no/x"], "tplaunch: --trace /no/x: there is no folder"),
         (["bench-collectives", "--ranks=1"], "tplaunch: --ranks 1: 2 to 8 ranks are possible"),
@@ -357,121 +333,27 @@ def test_unknown_options_end_with_code_2(arguments: list[str], capsys: pytest.Ca
 
 
 @pytest.mark.usefixtures("handlers")
+def test_a_shape_can_be_planned_for_a_device_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--shape=llama-3.3-70b", "--type=q4_0", "--devices=5", "--max-memory=5=48GiB"]
+    assert main(["plan", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "steps of up to 64 rows" in lines[0]
+    assert lines[-1].endswith(
+        "of the 131072 that the model was trained for: device 5 (5) has no room for more"
+    )
+
+
+@pytest.mark.usefixtures("handlers")
 def test_the_plan_is_shown_without_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_llama(tmp_path / "m.gguf")
     assert main(["plan", "--devices=cpu,cpu", "--tensor-split=3,1", str(tmp_path / "m.gguf")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("m.gguf: llama, 2 layers, 4 heads, 2 KV heads, 64 FFN columns, 48 tokens")
-    assert [line.split()[:5] for line in lines[2:]] == [
+    assert [line.split()[:5] for line in lines[2:4]] == [
         ["0", "0..3", "0..1", "0..47", "0..35"],
         ["1", "none", "none", "48..63", "36..47"],
     ]
-
-
-# What fits.
-
-SPEC = make_spec()
-TENSORS = tensor_infos(tensor_shapes(SPEC))
-LIMITS = Limits(context_length=64, num_blocks=2, max_rows=8, max_logit_rows=8)
-
-
-def test_a_plan_that_does_not_fit_is_refused_with_its_numbers() -> None:
-    plan = make_plan(SPEC, [1, 1])
-    needed = [rank_bytes(SPEC, TENSORS, share, LIMITS, 2).total for share in plan]
-    exact = [DeviceChoice(rank, f"gpu {rank}", on_cpu=False, memory_bytes=needed[rank]) for rank in (0, 1)]
-    check_fit(SPEC, TENSORS, plan, LIMITS, exact)
-    short = [exact[0], dataclasses.replace(exact[1], memory_bytes=needed[1] - 1)]
-    with pytest.raises(UsageError) as caught:
-        check_fit(SPEC, TENSORS, plan, LIMITS, short)
-    assert str(caught.value) == (
-        f"the plan does not fit: device 1 (gpu 1) would hold {mebibytes(needed[1])}, but has"
-        f" {mebibytes(needed[1] - 1)}; give it less with --tensor-split, name more devices,"
-        " or lower --context (now 64)"
-    )
-
-
-def test_ranks_on_one_device_are_added_up() -> None:
-    plan = make_plan(SPEC, [1, 1])
-    needed = sum(rank_bytes(SPEC, TENSORS, share, LIMITS, 2).total for share in plan)
-    twice = DeviceChoice(0, "gpu", on_cpu=False, memory_bytes=needed)
-    check_fit(SPEC, TENSORS, plan, LIMITS, [twice, twice])
-    less = dataclasses.replace(twice, memory_bytes=needed - 1)
-    with pytest.raises(UsageError, match=r"device 0 \(gpu\) would hold"):
-        check_fit(SPEC, TENSORS, plan, LIMITS, [less, less])
-
-
-def test_ranks_on_the_cpu_share_the_machines_memory() -> None:
-    plan = make_plan(SPEC, [1, 1])
-    check_fit(SPEC, TENSORS, plan, LIMITS, [DeviceChoice(None, "cpu"), ON_CPU])
-    blocks = (
-        psutil.virtual_memory().total
-        // 32
-        // SPEC.attentions[0].num_kv_heads
-        // SPEC.attentions[0].key_length
-        // 2
-    )
-    huge = dataclasses.replace(LIMITS, num_blocks=blocks)
-    with pytest.raises(UsageError, match="this machine's memory would hold"):
-        check_fit(SPEC, TENSORS, plan, huge, [DeviceChoice(None, "cpu"), ON_CPU])
-
-
-@given(st.lists(st.sampled_from([0.0, 1.0, 3.0]), min_size=1, max_size=8).filter(any))
-@examples(30)
-def test_weights_of_all_ranks_are_the_models(weights: list[float]) -> None:
-    """Nothing is counted twice but what is replicated, and nothing left out."""
-    plan = make_plan(SPEC, weights)
-    total = sum(rank_bytes(SPEC, TENSORS, share, LIMITS, len(plan)).weights for share in plan)
-    in_file = sum(info.nbytes for name, info in TENSORS.items() if name != "token_embd.weight")
-    assert total >= in_file
-    longer = dataclasses.replace(LIMITS, num_blocks=4)
-    for share in plan:
-        cache = rank_bytes(SPEC, TENSORS, share, LIMITS, len(plan)).cache
-        assert (
-            cache == len(share.layers[0].kv_heads) * 2 * 2 * 64 * 8 * 2
-        )  # layers, K and V, positions, length, bytes
-        assert rank_bytes(SPEC, TENSORS, share, longer, len(plan)).cache == 2 * cache
-
-
-# The model and the prompt.
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Model:
-    write_llama(tmp_path / "m.gguf", make_spec(context_length=100))
-    return open_model(changed(model=tmp_path / "m.gguf", context_length=33))
-
-
-def test_limits_come_from_the_options_and_the_model(model: Model) -> None:
-    assert model.limits == Limits(33, num_blocks=2, max_rows=256, max_logit_rows=32)
-    path = Path(model.origin.path)
-    of_model = open_model(changed(model=path, max_rows=7, kv_type="f32"))
-    assert of_model.limits == Limits(100, num_blocks=4, max_rows=7, max_logit_rows=7, kv_type="f32")
-    assert open_model(changed(model=path, context_length=5000)).limits.context_length == 5000
-    with pytest.raises(PlanError, match="context_length is 2147483648"):
-        open_model(changed(model=path, context_length=2**31))
-
-
-def test_the_default_context_is_bounded(tmp_path: Path) -> None:
-    write_llama(tmp_path / "m.gguf", make_spec(context_length=1_000_000))
-    assert open_model(changed(model=tmp_path / "m.gguf")).limits.context_length == DEFAULT_CONTEXT
-
-
-def test_prompts_that_cant_be_run(model: Model) -> None:
-    check_prompt([0, 47] * 16 + [1], model)
-    with pytest.raises(UsageError, match="the prompt is empty"):
-        check_prompt([], model)
-    for wrong in (-1, 48, 10**20):
-        with pytest.raises(UsageError, match=f"token id {wrong} is outside the vocabulary of 48"):
-            check_prompt([1, wrong, 99], model)
-    with pytest.raises(UsageError, match=r"34 tokens, but the context only 33; .* trained for 100\)"):
-        check_prompt([1] * 34, model)
-
-
-def test_the_plan_follows_the_options(model: Model) -> None:
-    plan = plan_ranks(changed(tensor_split=(1.0, 3.0)), model, 2)
-    assert plan == make_plan(model.spec, [1, 3])
-    with pytest.raises(PlanError, match="a rank weight of nan"):
-        plan_ranks(changed(tensor_split=(1.0, float("nan"))), model, 2)
+    assert lines[4:] == ["largest context that fits: 128, all that the model was trained for"]
 
 
 # Logs.

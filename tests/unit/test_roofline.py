@@ -9,22 +9,23 @@ from coordinator.model import Origin
 from coordinator.plan import Limits, make_plan
 from coordinator.shapes import SHAPES, shape_tensors
 from launcher.devices import DeviceChoice
+from launcher.model import Model
 from launcher.roofline import Roofline, roofline_text, rooflines
-from launcher.session import Model
 from tests.models import LIMITS
 from worker.bandwidth import copy_bandwidth
 from worker.numpy_device import NumpyDevice
 
 GPU, CPU = DeviceChoice(0, "gpu", on_cpu=False), DeviceChoice(None, "cpu")
 SHAPE = SHAPES["llama-160m"]
-MODEL = Model(Origin(), {}, shape_tensors(SHAPE, "F16"), SHAPE.spec, Limits(context_length=64, num_blocks=2))
+MODEL = Model(Origin(), {}, shape_tensors(SHAPE, "F16"), SHAPE.spec)
 READY = Ready(0, True, copy_bandwidth=1e10)
 
 
 def of_ranks(test: Test, *choices: DeviceChoice, seconds: float = 1.0) -> tuple[Roofline, ...]:
     measurement = Measurement(test, (seconds,), make_ledger([], 1, 1.0))
+    limits = Limits(context_length=64, num_blocks=2)
     plan = make_plan(SHAPE.spec, [1.0] * len(choices))
-    return rooflines(MODEL, plan, choices, [READY] * len(choices), measurement)
+    return rooflines(MODEL, limits, plan, choices, [READY] * len(choices), measurement)
 
 
 def test_a_token_reads_the_weights_once_but_for_the_embedding() -> None:

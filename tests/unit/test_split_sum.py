@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from collectives.arena import private_arena
 from coordinator.generation import all_logits, next_logits
-from coordinator.gguf_file import GgufFile, read_gguf
+from coordinator.gguf_parts import GgufModel, read_model
 from coordinator.messages import Step
-from coordinator.model import WEIGHT_TYPES
 from coordinator.plan import RankShare, Span, make_plan, padded
 from coordinator.scheduler import Scheduler, Sequence
 from coordinator.shards import Shard, rank_shards
+from coordinator.weight_types import WEIGHT_TYPES
+from tests.blocks import tame_rows, unit_columns
 from tests.models import (
     FACTORS,
     LIMITS,
@@ -40,7 +41,8 @@ from worker.program import Program, Segment
 from worker.stacks import Stack
 from worker.step_buffer import StepLayout
 
-TYPES = st.sampled_from(sorted(WEIGHT_TYPES))
+NAMES = sorted(WEIGHT_TYPES.keys() & {kind.name for kind in gguf.GGMLQuantizationType})
+TYPES = st.sampled_from(NAMES)
 
 
 class OneProduct:
@@ -48,11 +50,8 @@ class OneProduct:
 
     def __init__(self, folder: Path, name: str, rows: int, columns: int, weight_type: str, seed: int) -> None:
         self.name, self.random = name, np.random.default_rng(seed)
-        blocks = columns // WEIGHT_TYPES[weight_type].block_columns * rows
         kind = gguf.GGMLQuantizationType[weight_type]
-        values = self.random.standard_normal((rows, columns)).astype(np.float32)
-        raw = values.astype(np.float16) if weight_type == "F16" else gguf.quants.quantize(values, kind)
-        assert raw.nbytes == blocks * WEIGHT_TYPES[weight_type].block_bytes
+        raw = tame_rows(weight_type, rows, columns, self.random)
         path = folder / f"{name}.gguf"
         writer = gguf.GGUFWriter(path, "llama")
         writer.add_tensor(name, raw, raw_dtype=kind)
@@ -61,7 +60,7 @@ class OneProduct:
         writer.write_tensors_to_file()
         writer.close()
         self.weights: Floats = gguf.quants.dequantize(raw, kind)
-        self.file: GgufFile = read_gguf(path)
+        self.file: GgufModel = read_model(path)
 
     def product(self, shard: Shard, activations: Floats) -> Floats:
         """activations [rows, shard's padded columns] x the shard -> [rows, shard rows], on a device."""
@@ -72,7 +71,7 @@ class OneProduct:
         buffers["step"] = Buffer(StepLayout(LIMITS).num_words * 4)
         device.create_buffers({**buffers, self.name: Buffer(Stack(self.name, (shard,)).nbytes)})
         stack = Stack(self.name, (shard,))
-        for _ in load_stack(device, ModelFile(self.file.path, 24), stack, self.file.tensors):
+        for _ in load_stack(device, ModelFile(self.file.origin.parts), stack, self.file.tensors):
             pass
         device.attach_partials(private_arena(1, 4096), 0)
         device.view("step").view(np.uint32)[0] = num_rows
@@ -84,6 +83,12 @@ class OneProduct:
         device.submit(program, num_rows)
         device.finish(0)
         return device.view("output").view(np.float32).reshape(num_rows, matrix.rows).copy()
+
+
+def whole_blocks(weight_type: str, columns: int) -> int:
+    """At least so many that a file can hold a row of them."""
+    block = WEIGHT_TYPES[weight_type].block_columns
+    return -(-columns // block) * block
 
 
 def shards_of(plan: tuple[RankShare, ...], name: str, weight_type: str, spec: Any) -> list[Shard]:
@@ -111,8 +116,7 @@ def test_row_parallel_products_sum_to_the_whole(
     weights: list[float],
     seed: int,
 ) -> None:
-    if WEIGHT_TYPES[weight_type].block_columns > 1:
-        columns = padded(columns)
+    columns = whole_blocks(weight_type, columns)
     width, name = 4 * rows, "blk.0.ffn_down.weight"
     spec = make_spec(num_layers=1, embedding_length=width, feed_forward_length=columns)
     one = OneProduct(tmp_path_factory.mktemp("row"), name, width, columns, weight_type, seed)
@@ -145,8 +149,7 @@ def test_column_parallel_products_concatenate_to_the_whole(
     seed: int,
 ) -> None:
     width, name = 4 * columns, "blk.0.ffn_up.weight"
-    if WEIGHT_TYPES[weight_type].block_columns > 1:
-        width = padded(width)
+    width = whole_blocks(weight_type, width)
     spec = make_spec(num_layers=1, embedding_length=width, feed_forward_length=rows)
     one = OneProduct(tmp_path_factory.mktemp("column"), name, rows, width, weight_type, seed)
     activations = one.random.standard_normal((3, width)).astype(np.float32)
@@ -162,14 +165,15 @@ def test_column_parallel_products_concatenate_to_the_whole(
 
 def test_a_large_shard_is_loaded_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks must land where one would, in every plane."""
-    for weight_type in WEIGHT_TYPES:
-        one = OneProduct(tmp_path, "w", 50, 96, weight_type, 5)
-        shard = Shard("w", weight_type, Span(3, 50), Span(32, 96), 0)
-        inputs = one.random.standard_normal((2, 64)).astype(np.float32)
+    for weight_type in NAMES:
+        unit = unit_columns(weight_type)
+        one = OneProduct(tmp_path, "w", 50, 3 * unit, weight_type, 5)
+        shard = Shard("w", weight_type, Span(3, 50), Span(unit, 3 * unit), 0)
+        inputs = one.random.standard_normal((2, 2 * unit)).astype(np.float32)
         whole = one.product(shard, inputs)
         monkeypatch.setattr("worker.model_file.CHUNK_BYTES", 700)
         np.testing.assert_array_equal(one.product(shard, inputs), whole)
-        np.testing.assert_allclose(whole, inputs @ one.weights[3:50, 32:96].T, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(whole, inputs @ one.weights[3:50, unit:].T, rtol=1e-4, atol=1e-4)
         monkeypatch.undo()
 
 
@@ -239,10 +243,19 @@ def test_two_phases_give_the_same_bits(mixed: Path, weights: list[float]) -> Non
     assert logits_of(two_phase).tobytes() == logits_of(one_shot).tobytes()
 
 
-@pytest.mark.parametrize("kind", sorted(WEIGHT_TYPES))
+@pytest.mark.parametrize("kind", NAMES)
 def test_more_ranks_than_anything_in_every_type(tmp_path: Path, kind: str) -> None:
     """Ranks without heads, without columns, without vocabulary rows."""
-    spec = make_spec(num_heads=4, num_kv_heads=1, feed_forward_length=32, vocabulary_size=5)
+    width = unit_columns(kind)
+    spec = make_spec(
+        embedding_length=width,
+        num_heads=4,
+        num_kv_heads=1,
+        key_length=width // 4,
+        value_length=width // 4,
+        feed_forward_length=width,
+        vocabulary_size=5,
+    )
     types = {
         f"{name}.weight": kind
         for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "output")
@@ -251,6 +264,30 @@ def test_more_ranks_than_anything_in_every_type(tmp_path: Path, kind: str) -> No
     tokens = [1, 4, 0, 2]
     expected = logits_of(LocalEngine(tmp_path / "m.gguf"), tokens)
     assert_close(logits_of(LocalEngine(tmp_path / "m.gguf", [1] * 8), tokens), expected)
+
+
+KINDS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "output")
+
+
+@pytest.mark.parametrize("first", range(0, len(NAMES), len(KINDS)))
+def test_a_model_of_many_types_computes_the_same_on_any_number_of_ranks(tmp_path: Path, first: int) -> None:
+    """Of blocks of all sizes, which ranks cut through."""
+    names = [NAMES[(first + i) % len(NAMES)] for i in range(len(KINDS))]
+    types = {f"{kind}.weight": name for kind, name in zip(KINDS, names, strict=True)}
+    types["token_embd.weight"] = names[-1]
+    spec = make_spec(
+        embedding_length=256,
+        num_heads=4,
+        num_kv_heads=2,
+        key_length=16,
+        value_length=64,
+        feed_forward_length=512,
+    )
+    write_llama(tmp_path / "m.gguf", spec, types)
+    expected = logits_of(LocalEngine(tmp_path / "m.gguf"))
+    assert np.ptp(expected, axis=1).min() > 1
+    for weights in ([1, 1], [3, 1, 1], [1] * 5):
+        assert_close(logits_of(LocalEngine(tmp_path / "m.gguf", weights)), expected)
 
 
 @pytest.mark.parametrize("weights", [[1], [2, 1, 1]], ids=str)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from coordinator import messages
 from coordinator.kv_types import KV_TYPES
 from coordinator.messages import Hello, Load, Message, Shutdown, Step, StepDone, decode, encode
-from coordinator.model import ModelSpec
+from coordinator.model import FilePart, ModelSpec, Origin
 from coordinator.plan import Limits, Span
 from coordinator.wire import Frame, WireError
 from tests.models import LIMITS, SPEC, examples
@@ -206,7 +206,9 @@ def test_arrays_of_odd_lengths_are_refused(name: str, size: int) -> None:
 
 
 def plain_load() -> Any:
-    load = Load("m", "h", 1, SPEC, (), share_of_one(), 1, LIMITS, "shared-memory", b"t" * 16, 1.0)
+    load = Load(
+        Origin((FilePart("m", 1),), "h"), SPEC, (), share_of_one(), 1, LIMITS, "shared-memory", b"t" * 16, 1.0
+    )
     return msgpack.unpackb(encode(load)[0])
 
 

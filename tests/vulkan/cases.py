@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from coordinator.kv_types import KV_TYPES
 from coordinator.plan import Limits
+from tests.blocks import tame_rows
 from worker.buffers import Buffer, Placement
 from worker.device import Device
 from worker.formats import FORMATS
@@ -121,18 +122,18 @@ def random_floats(rng: np.random.Generator, *shape: int) -> Floats:
 
 
 def random_matrix(rng: np.random.Generator, matrix: Matrix) -> Bytes:
-    """Planes of random weights of a format; block scales are of one sign and size, to keep sums in bounds."""
-    offsets = FORMATS[matrix.type].plane_offsets(matrix.rows, matrix.columns)
-    planes = np.zeros(offsets[-1], np.uint8)
-    count = matrix.rows * matrix.columns
-    if matrix.type in ("F32", "F16"):
-        weights = random_floats(rng, count).astype(np.float32 if matrix.type == "F32" else np.float16)
-        planes[: weights.nbytes] = weights.view(np.uint8)
-        return planes
-    planes[: offsets[1]] = rng.integers(0, 256, offsets[1], np.uint8)
-    scales = rng.uniform(0.01, 0.1, count // 32).astype(np.float16)
-    planes[offsets[1] :][: scales.nbytes] = scales.view(np.uint8)
-    return planes
+    """A buffer with random weights; what lies between the planes would be NaN if it were read."""
+    weight_format = FORMATS[matrix.type]
+    offsets = weight_format.plane_offsets(matrix.rows, matrix.columns)
+    buffer = np.full(offsets[-1], 0xFF, np.uint8)
+    if not buffer.size:
+        return buffer
+    if weight_format.codebook_bytes:
+        weight_format.write_codebook([buffer[: weight_format.codebook_bytes]])
+    raw = tame_rows(matrix.type, matrix.rows, matrix.columns, rng)
+    for plane, start in zip(weight_format.repack(raw, matrix.columns), offsets, strict=False):
+        buffer[start : start + plane.size] = plane
+    return buffer
 
 
 def random_cache(rng: np.random.Generator, kv_type: str, num_cells: int, length: int) -> npt.NDArray[Any]:

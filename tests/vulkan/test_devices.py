@@ -17,7 +17,8 @@ from worker.buffers import Buffer, Placement
 from worker.device import DeviceError, DeviceOptions
 from worker.vulkan.context import Context
 from worker.vulkan.device import VulkanDevice
-from worker.vulkan.listing import list_devices
+from worker.vulkan.instance import Instance
+from worker.vulkan.listing import largest_local_heap, list_devices
 from worker.vulkan.memory import Memory, buffer_info
 from worker.vulkan.partials import ImportedPartials
 from worker.vulkan.staging import STAGING_BYTES
@@ -38,6 +39,17 @@ def test_devices_are_described(monkeypatch: pytest.MonkeyPatch, driver: str) -> 
     assert len(bytes.fromhex(device.uuid)) == 16
     assert 0 < device.min_subgroup_size <= device.subgroup_size <= device.max_subgroup_size
     assert device.max_allocation >= 1 << 30 and device.memory_bytes > 1 << 30
+    assert device.available_bytes == device.memory_bytes  # neither says what is free
+
+
+def test_a_driver_that_leaves_the_budget_at_zero_has_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    select_driver(monkeypatch, "lavapipe")
+    instance = Instance()
+    (handle,) = instance.physical_devices()
+    size, available = largest_local_heap(handle, has_budget=True)
+    assert (size, available) == largest_local_heap(handle, has_budget=False)
+    assert size == available > 1 << 30
+    instance.close()
 
 
 def test_no_driver_means_no_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,9 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
     columns = data.draw(st.integers(1, 40), "columns")
     gated, tiled = data.draw(st.booleans(), "gated"), data.draw(st.booleans(), "tiled")
     matrix_rows = held.count * columns * (2 if gated else 1)
-    matrix = Matrix("matrix", weight_type, matrix_rows, 32 * data.draw(st.integers(1, 9), "tiles"))
+    unit = FORMATS[weight_type].tile_columns
+    length = unit * data.draw(st.integers(1, 288 // unit), "tiles")
+    matrix = Matrix("matrix", weight_type, matrix_rows, length)
     by_pair, offset = data.draw(st.booleans(), "by pair"), data.draw(st.integers(0, 9), "offset")
     op = ExpertMatMul(
         matrix,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 from tests.models import LIMITS, LocalEngine, write_llama
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_steps import step
+from worker import speed
 from worker.bandwidth import copy_bandwidth
+from worker.numpy_device import NumpyDevice
+from worker.speed import measure_speed
 from worker.vulkan.device import VulkanDevice
 from worker.vulkan.timestamps import DeviceClock
 
@@ -54,3 +58,13 @@ def test_a_counter_that_wraps_around() -> None:
 def test_copies_are_timed(open_device: Opener, driver: str, staging: bool) -> None:
     device = open_device(driver, LIMITS, staging=staging)
     assert 1e6 < copy_bandwidth(device) < 1e13
+
+
+@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+def test_the_speed_of_a_device_is_that_of_its_products(open_device: Opener, driver: str) -> None:
+    """Weights per second, through the device's own kernels: it computes what NumPy does."""
+    outputs = []
+    for device in (open_device(driver, speed.LIMITS), NumpyDevice(speed.LIMITS)):
+        assert 1e5 < measure_speed(device, 1 << 18, time.perf_counter) < 1e12
+        outputs.append(device.view("output").view(np.float32).copy())
+    np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-3, atol=1e-3)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.blocks import unit_columns
 from tests.vulkan.cases import Case
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import attention_case, attention_ops
@@ -33,9 +34,11 @@ def case_of(family: str, data: st.DataObject) -> Case:
             data.draw(st.lists(st.integers(0, 200), min_size=1, max_size=max_rows), "positions")
         )
         return attention_case(op, positions, kv_type=kv_type, num_chunks=2, seed=seed)
-    matrix_rows, tiles = data.draw(st.integers(1, 70), "matrix rows"), data.draw(st.integers(1, 20), "tiles")
+    weight_type = TYPES[weights.removesuffix("_dot")]
+    unit, matrix_rows = unit_columns(weight_type), data.draw(st.integers(1, 70), "matrix rows")
+    columns = unit * data.draw(st.integers(1, max(3, 640 // unit)), "units of columns")
     rows = 1 if kind == "matvec" else data.draw(st.integers(2, 20), "rows")
-    matrix = Matrix("matrix", TYPES[weights.removesuffix("_dot")], matrix_rows, 32 * tiles)
+    matrix = Matrix("matrix", weight_type, matrix_rows, columns)
     activations = "q8" if weights.endswith("_dot") else "f32"
     bias = data.draw(st.booleans(), "bias")
     return matmul_case(matrix, rows, rows, seed, bias=bias, activations=activations)

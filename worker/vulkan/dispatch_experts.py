@@ -65,8 +65,6 @@ def expert_tiles(op: ExpertTiles, context: DispatchContext) -> Dispatch:
 
 def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
     matrix, held, rows = op.matrix, op.held, context.program.rows
-    quants = context.address(matrix.name)
-    planes = FORMATS[matrix.type].plane_offsets(matrix.rows, matrix.columns)
     flags = {
         HAS_BIAS: op.bias is not None,
         GATED: op.gated,
@@ -76,8 +74,7 @@ def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
     }
     push = ExpertsPush(
         step=context.address("step"),
-        quants=quants,
-        scales=quants + planes[1] if len(planes) > 2 else 0,
+        **FORMATS[matrix.type].addresses(context.address(matrix.name), matrix.rows, matrix.columns),
         input=context.address(op.input),
         output=context.address(op.output) + op.output_offset * FLOAT,
         bias=context.address_or_none(op.bias),
@@ -87,7 +84,6 @@ def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
         output_stride=context.stride(op.output),
         columns=op.columns,
         row_tiles=matrix.columns // COLUMN_TILE,
-        up_rows=held.count * op.columns,
         used=held.used,
         routes_stride=context.stride("routes"),
         first_expert=held.first,

@@ -17,8 +17,6 @@ MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/m
 
 def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
     matrix = op.matrix
-    quants = context.address(matrix.name)
-    planes = FORMATS[matrix.type].plane_offsets(matrix.rows, matrix.columns)
     if op.parity is None:
         output, stride = context.address(op.output), context.stride(op.output)
     else:
@@ -28,8 +26,7 @@ def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
         input_scales = context.address(op.input) + scales_word(matrix.columns, op.activations) * FLOAT
     push = MatMulPush(
         step=context.address("step"),
-        quants=quants,
-        scales=quants + planes[1] if len(planes) > 2 else 0,
+        **FORMATS[matrix.type].addresses(context.address(matrix.name), matrix.rows, matrix.columns),
         input=context.address(op.input),
         input_scales=input_scales,
         output=output + op.output_offset * FLOAT,

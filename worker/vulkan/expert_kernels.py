@@ -47,7 +47,10 @@ class ExpertsPush(Structure):
     _fields_ = [
         ("step", Address),
         ("quants", Address),
+        ("highs", Address),
         ("scales", Address),
+        ("words", Address),
+        ("codebook", Address),
         ("input", Address),
         ("output", Address),
         ("bias", Address),
@@ -57,7 +60,6 @@ class ExpertsPush(Structure):
         ("output_stride", c_uint32),
         ("columns", c_uint32),
         ("row_tiles", c_uint32),
-        ("up_rows", c_uint32),
         ("used", c_uint32),
         ("routes_stride", c_uint32),
         ("first_expert", c_uint32),

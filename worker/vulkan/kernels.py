@@ -68,7 +68,10 @@ class MatMulPush(Structure):
     _fields_ = [
         ("step", Address),
         ("quants", Address),
+        ("highs", Address),
         ("scales", Address),
+        ("words", Address),
+        ("codebook", Address),
         ("input", Address),
         ("input_scales", Address),
         ("output", Address),

@@ -10,6 +10,7 @@ from worker.vulkan.instance import Instance
 
 VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"
+BUDGET_EXTENSION = "VK_EXT_memory_budget"
 TYPES = ("other", "integrated", "discrete", "virtual", "cpu")  # as VkPhysicalDeviceType counts them
 
 
@@ -25,6 +26,7 @@ class PhysicalDevice:
     uuid: str  # stable for one device and driver
     api_version: tuple[int, int]
     memory_bytes: int  # of the largest device-local heap
+    available_bytes: int  # of that heap, for a process that begins now; all of it where the driver can't say
     max_allocation: int  # bytes
     max_workgroup_counts: tuple[int, int, int]
     subgroup_size: int
@@ -62,6 +64,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
     query = _Query(handle)
     base, core11, core12, core13 = query.base, query.core11, query.core12, query.core13
     features12, features13 = query.features12, query.features13
+    memory_bytes, available_bytes = largest_local_heap(handle, BUDGET_EXTENSION in query.extensions)
     return PhysicalDevice(
         index=index,
         name=text(base.deviceName),
@@ -70,7 +73,8 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         driver_version=base.driverVersion,
         uuid=bytes(core11.deviceUUID).hex(),
         api_version=query.api_version,
-        memory_bytes=_largest_local_heap(handle),
+        memory_bytes=memory_bytes,
+        available_bytes=available_bytes,
         max_allocation=core11.maxMemoryAllocationSize,
         max_workgroup_counts=tuple(base.limits.maxComputeWorkGroupCount),
         subgroup_size=core11.subgroupSize,
@@ -127,12 +131,20 @@ class _Query:
         return of_1_2 * (self.api_version >= VERSION_1_2) + of_1_3 * (self.api_version >= VERSION_1_3)
 
 
-def _largest_local_heap(handle: Handle) -> int:
-    memory = ffi.new("VkPhysicalDeviceMemoryProperties *")
-    lib.vkGetPhysicalDeviceMemoryProperties(handle, memory)
-    heaps = [memory.memoryHeaps[i] for i in range(memory.memoryHeapCount)]
-    local = [heap.size for heap in heaps if heap.flags & vk.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT]
-    return max(local, default=0)
+def largest_local_heap(handle: Handle, has_budget: bool) -> tuple[int, int]:
+    """Bytes of the largest heap of the device's own memory, and those that a process may expect to get."""
+    budget = struct("VkPhysicalDeviceMemoryBudgetPropertiesEXT")
+    head = struct("VkPhysicalDeviceMemoryProperties2", pNext=chained([budget] * has_budget))
+    lib.vkGetPhysicalDeviceMemoryProperties2(handle, head)
+    heaps = head.memoryProperties.memoryHeaps
+    return max(
+        (
+            (heaps[i].size, min(heaps[i].size, budget.heapBudget[i] or heaps[i].size))
+            for i in range(head.memoryProperties.memoryHeapCount)
+            if heaps[i].flags & vk.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT
+        ),
+        default=(0, 0),
+    )
 
 
 def compute_queue_family(handle: Handle) -> int | None:

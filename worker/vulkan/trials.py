@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from coordinator.model import WEIGHT_TYPES
 from coordinator.plan import Limits
+from coordinator.weight_types import WEIGHT_TYPES
 from worker.buffers import Buffer, Placement
 from worker.expert_ops import ExpertMatMul
 from worker.formats import FORMATS

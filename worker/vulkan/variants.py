@@ -39,10 +39,12 @@ MATMUL = (
 PLAIN, WIDE = Variant(""), Variant("_wide", "int64")
 ATTENTION = {"f32": (PLAIN,), "f16": (WIDE, PLAIN), "q8_0": (WIDE, PLAIN)}
 VECTOR_COUNTS = (1, 3, ATTENTION_VECTORS)  # that attention is compiled for; fewer are for a single row
+# Weight types that most models are made of: only for these there is a kernel of fewer columns.
+FREQUENT = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
 INTEGERS = [name for name, weight_format in FORMATS.items() if weight_format.has_integers]
 # Of each family in the order of preference where nothing was measured, or two are about as fast.
 FAMILIES: dict[str, tuple[Variant, ...]] = {
-    **{f"matvec_{name.lower()}": MATVEC for name in FORMATS},
+    **{f"matvec_{name.lower()}": MATVEC if name in FREQUENT else MATVEC[:2] for name in FORMATS},
     **{f"matmul_{name.lower()}": MATMUL for name in FORMATS},
     **{f"matvec_{name.lower()}_dot": MATVEC[:2] for name in INTEGERS},
     **{f"matmul_{name.lower()}_dot": MATMUL for name in INTEGERS},

@@ -1,0 +1,51 @@
+"""Has a device measured by a process of its own: a driver that crashes or hangs takes that process along."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from launcher.config import RunConfig, RunError
+from launcher.devices import WORKER_COMMAND, DeviceChoice
+from launcher.supervisor import rank_cores, thread_settings
+
+
+def run_device_job(
+    config: RunConfig, choice: DeviceChoice, option: str, job: Any, timeout_seconds: float
+) -> dict[str, Any]:
+    """What the process prints for `--option=job`. Raises RunError."""
+    if sys.stderr.isatty():
+        print(f"measuring {choice.name}", file=sys.stderr)
+    (cores,) = rank_cores([choice], sorted(os.sched_getaffinity(0)))
+    command = [
+        *WORKER_COMMAND,
+        f"--{option}={json.dumps(job)}",
+        f"--parent={os.getpid()}",
+        f"--device={'cpu' if choice.index is None else choice.index}",
+        f"--uuid={choice.uuid}",
+        f"--cores={','.join(map(str, cores))}",
+        f"--without={','.join(config.without)}",
+        *(["--validate"] if config.validate else []),
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **thread_settings(choice, len(cores))},
+            stdout=subprocess.PIPE,
+            stderr=None if config.verbose else subprocess.PIPE,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RunError(f"measuring {choice.name} was given up after {timeout_seconds:.0f} s") from None
+    if done.returncode:
+        last = ((done.stderr or "").strip().splitlines() or ["no message"])[-1]
+        raise RunError(f"measuring {choice.name} ended with code {done.returncode}: {last}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if "error" in found:
+        raise RunError(f"{choice.name} can't be measured: {found['error']}")
+    return found

@@ -1,0 +1,82 @@
+"""Where the ranks' memory lies, and how much of it there is: on each device, and in this machine.
+
+All ranks that run on the CPU share this machine's memory, whatever their driver reports of it; an integrated
+GPU takes its own from there, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from launcher.config import UsageError
+from launcher.devices import DeviceChoice
+
+HOST = "this machine's memory"
+# What is left free where the launcher itself decides how much to take. On a device for its driver, and what
+# shows the screen; in the machine's memory for other programs, and for the pages of the model's file.
+DEVICE_RESERVE, DEVICE_RESERVE_PART = 128 << 20, 0.03
+HOST_RESERVE_PART = 0.25
+
+
+@dataclass(frozen=True)
+class MemoryPlace:
+    """The memory of one device, or this machine's, with the ranks that share it."""
+
+    name: str
+    ranks: tuple[int, ...]
+    capacity: int  # bytes: more can't be
+    usable: int  # bytes that it is wise to use: free now, less a reserve
+    is_capped: bool = False  # --max-memory is the limit
+
+    def has_room(self, needed: Sequence[int], *, keep_reserve: bool = True) -> bool:
+        """needed: bytes by rank."""
+        return sum(needed[rank] for rank in self.ranks) <= (self.usable if keep_reserve else self.capacity)
+
+
+def memory_places(choices: Sequence[DeviceChoice], max_memory: Mapping[int | None, int]) -> list[MemoryPlace]:
+    """Of all ranks; devices whose memory is not known are left out.
+
+    Raises UsageError for caps of devices that no rank is on.
+    """
+    _check_caps(choices, max_memory)
+    places = []
+    for index in dict.fromkeys(choice.index for choice in choices if choice.index is not None):
+        ranks = tuple(rank for rank, choice in enumerate(choices) if choice.index == index)
+        choice = choices[ranks[0]]
+        cap, size = max_memory.get(index), choice.memory_bytes
+        if choice.on_cpu or not size:  # what such a driver reports is not what there is
+            size = cap or 0
+        if size:
+            available = min(size, choice.available_bytes or size)
+            reserve = 0 if size == cap else max(DEVICE_RESERVE, int(DEVICE_RESERVE_PART * size))
+            places.append(_place(f"device {index} ({choice.name})", ranks, size, available - reserve, cap))
+    ranks = tuple(rank for rank, choice in enumerate(choices) if choice.is_in_host_memory)
+    if ranks:
+        memory = psutil.virtual_memory()
+        usable = int(memory.available * (1 - HOST_RESERVE_PART))
+        places.append(_place(HOST, ranks, memory.total, usable, max_memory.get(None)))
+    return places
+
+
+def _place(name: str, ranks: tuple[int, ...], capacity: int, usable: int, cap: int | None) -> MemoryPlace:
+    if cap is None or cap > capacity:
+        return MemoryPlace(name, ranks, capacity, max(0, usable))
+    return MemoryPlace(name, ranks, cap, max(0, min(usable, cap)), is_capped=True)
+
+
+def _check_caps(choices: Sequence[DeviceChoice], max_memory: Mapping[int | None, int]) -> None:
+    used = sorted({choice.index for choice in choices if choice.index is not None})
+    for index in max_memory:
+        if index is None and not any(choice.is_in_host_memory for choice in choices):
+            raise UsageError(f"--max-memory cpu: no rank is in this machine's memory, only on {_named(used)}")
+        if index is not None and index not in used:
+            raise UsageError(f"--max-memory {index}: the ranks are on {_named(used)}")
+
+
+def _named(indices: Sequence[int]) -> str:
+    if not indices:
+        return "the CPU; cpu stands for it"
+    return f"device{'s' * (len(indices) > 1)} {', '.join(map(str, indices))}"

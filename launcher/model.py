@@ -1,0 +1,54 @@
+"""The model that a command is given, checked: a file or a well-known shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from coordinator.architectures import model_spec
+from coordinator.gguf_parts import read_model
+from coordinator.model import ModelError, ModelSpec, Origin, TensorInfo
+from coordinator.plan import Limits
+from coordinator.shapes import SHAPES, shape_tensors
+from coordinator.shards import check_tensors
+from launcher.config import RandomModel, RunConfig, UsageError
+from launcher.overrides import overridden
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that can be run."""
+
+    origin: Origin
+    metadata: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+    spec: ModelSpec
+
+
+def open_model(config: RunConfig) -> Model:
+    """Reads and checks the files, or looks up the shape. Raises GgufError, ModelError or UsageError."""
+    if isinstance(config.model, RandomModel):
+        shape = SHAPES[config.model.shape]
+        tensors = shape_tensors(shape, config.model.weight_type)
+        return Model(Origin(), {}, tensors, shape.spec)
+    file = read_model(config.model)
+    if not file.tensors:
+        raise ModelError(f"{config.model} holds no tensors, only metadata: there is nothing to run")
+    metadata = overridden(file.metadata, config.overrides)
+    spec = model_spec(metadata, file.tensors)
+    check_tensors(spec, file.tensors)
+    return Model(file.origin, metadata, file.tensors, spec)
+
+
+def check_prompt(tokens: list[int], model: Model, limits: Limits) -> None:
+    """Raises UsageError for a prompt that can't be run."""
+    if not tokens:
+        raise UsageError("the prompt is empty: it has no tokens")
+    wrong = next((token for token in tokens if not 0 <= token < model.spec.vocabulary_size), None)
+    if wrong is not None:
+        raise UsageError(f"token id {wrong} is outside the vocabulary of {model.spec.vocabulary_size}")
+    if len(tokens) > limits.context_length:
+        raise UsageError(
+            f"the prompt has {len(tokens)} tokens, but the context only {limits.context_length};"
+            f" shorten it, or give a larger --context (the model was trained for {model.spec.context_length})"
+        )

@@ -1,0 +1,50 @@
+"""Sizes of memory as people write them, and `--max-memory`."""
+
+from __future__ import annotations
+
+import re
+
+from launcher.config import UsageError
+
+UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)},
+    **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", 1)},
+}
+KNOWN_UNITS = {unit.upper(): factor for unit, factor in UNITS.items()}
+SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
+MAX_SIZE = 1 << 50  # bytes; no device has as many
+CPU = "cpu"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 8GiB, 20 GB or 123456789. Raises ValueError."""
+    match = SIZE.fullmatch(text.strip())
+    if match is None or match[2].upper() not in KNOWN_UNITS:
+        raise ValueError(f"{text!r:.40} is no size")
+    size = int(float(match[1]) * KNOWN_UNITS[match[2].upper()])
+    if not 0 < size <= MAX_SIZE:
+        raise ValueError(f"{text!r:.40} is out of range")
+    return size
+
+
+def parse_max_memory(text: str) -> dict[int | None, int]:
+    """Bytes by device index, as 0=8GiB,1=20GiB; the key of cpu, which is this machine's memory, is None."""
+    found: dict[int | None, int] = {}
+    for part in text.split(","):
+        name, _, size = part.partition("=")
+        name = name.strip().lower()
+        try:
+            if name != CPU and not re.fullmatch("[0-9]{1,4}", name):
+                raise ValueError(f"{name!r:.40} is no device index")
+            place = None if name == CPU else int(name)
+            if place in found:
+                raise ValueError(f"{name} stands twice")
+            found[place] = parse_size(size)
+        except ValueError as error:
+            raise UsageError(
+                f"--max-memory {text:.60}: {error}; device indices with sizes are needed,"
+                " such as 0=8GiB,1=20GiB,cpu=16GB"
+            ) from None
+    return found

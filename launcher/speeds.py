@@ -1,0 +1,36 @@
+"""How fast the devices are, to split a model by: weights per second of a matrix-vector product.
+
+Decode does little else. A copy's bandwidth would say the same of GPUs, but not of drivers for CPUs, whose
+kernels are far from reading as fast as they copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from launcher.config import RunConfig
+from launcher.device_job import run_device_job
+from launcher.devices import DeviceChoice
+
+TIMEOUT_SECONDS = 300.0
+
+
+def rank_speeds(config: RunConfig, choices: Sequence[DeviceChoice]) -> list[float]:
+    """Weights per second of each rank; devices of one name count as equally fast. Raises RunError.
+
+    Ranks on one GPU share it; on a CPU driver each rank has a core of its own.
+    """
+    speeds: dict[str, float] = {}
+    if len({choice.name for choice in choices}) == 1:
+        speeds[choices[0].name] = 1.0  # nothing to compare with
+    for choice in choices:
+        if choice.name not in speeds:
+            speeds[choice.name] = device_speed(config, choice)
+    return [speeds[choice.name] / (1 if choice.on_cpu else list(choices).count(choice)) for choice in choices]
+
+
+def device_speed(config: RunConfig, choice: DeviceChoice, anew: bool = False) -> float:
+    """Of one rank alone on it: as it was measured once, or measured now. Raises RunError."""
+    job = {"on_cpu": choice.on_cpu, "anew": anew}
+    found = run_device_job(config, choice, "measure-speed", job, TIMEOUT_SECONDS)
+    return float(found["weights_per_second"])

@@ -1,0 +1,86 @@
+"""How fast a device multiplies, measured on its way of a step and kept; and how a split asks for it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import worker.speed
+from launcher.config import RunError
+from launcher.device_job import run_device_job
+from launcher.devices import DeviceChoice
+from launcher.speeds import device_speed, rank_speeds
+from tests.models import config_of
+from worker.device import DeviceOptions
+from worker.numpy_device import NumpyDevice
+from worker.speed import LIMITS, measure_speed, run_speed_job
+
+CONFIG = config_of(Path("m.gguf"))
+NUMPY = DeviceChoice(None, "cpu")
+NUMPY_OPTIONS = DeviceOptions(index=None)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "tplaunch"
+
+
+def ticking(seconds: float) -> Callable[[], float]:
+    """A clock that shows so much more at every look."""
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += seconds
+        return now
+
+    return clock
+
+
+def test_the_products_of_a_run_are_counted() -> None:
+    device = NumpyDevice(LIMITS)
+    num_weights = 8 * 4096
+    assert measure_speed(device, num_weights, ticking(0.5)) == 4 * num_weights / 0.5
+    output = device.view("output").view("float32")
+    assert output.shape == (8,) and output.std() > 0  # it did multiply
+
+
+def test_a_speed_is_measured_once_unless_anew(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speeds = iter([3e9, 5e9])
+    monkeypatch.setattr(worker.speed, "measure_speed", lambda *_: next(speeds))
+    found = []
+    for anew in (False, False, True, False):
+        assert run_speed_job(json.dumps({"on_cpu": True, "anew": anew}), NUMPY_OPTIONS) == 0
+        found.append(json.loads(capsys.readouterr().out)["weights_per_second"])
+    assert found == [3e9, 3e9, 5e9, 5e9]
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_process_measures_numpy(cache: Path) -> None:
+    speed = device_speed(CONFIG, NUMPY)
+    assert 1e7 < speed < 1e12
+    assert device_speed(CONFIG, NUMPY) == speed  # kept
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_device_that_is_not_there_is_a_sentence(cache: Path, lavapipe_env: dict[str, str]) -> None:
+    missing = DeviceChoice(99, "missing", uuid="00")
+    with pytest.raises(RunError, match="missing can't be measured: there is no Vulkan device 99"):
+        rank_speeds(CONFIG, [NUMPY, missing])
+    assert not list(cache.glob("*missing*"))
+
+
+def test_a_process_that_takes_too_long_or_ends_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = time.monotonic()
+    with pytest.raises(RunError, match="measuring cpu was given up after 0 s"):
+        run_device_job(CONFIG, NUMPY, "measure-speed", {"on_cpu": True, "anew": True}, 0.01)
+    assert time.monotonic() - started < 30
+    with pytest.raises(RunError, match="measuring cpu ended with code 1: KeyError: 'on_cpu'"):
+        run_device_job(CONFIG, NUMPY, "measure-speed", {}, 60)

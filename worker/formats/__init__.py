@@ -1,0 +1,14 @@
+"""How each weight type lies on a device: planes of 32-bit words, repacked from GGUF's blocks.
+
+GGUF's blocks have lengths like 18, 84 or 210 bytes; planes (quants in 16-byte words, scales apart) need only
+aligned 32-bit loads, which every driver has. shaders/formats/ reads what these files write.
+"""
+
+from __future__ import annotations
+
+from worker.formats import blocks, float4, k_quants, plain
+from worker.formats.base import PLANE_ALIGNMENT, WeightFormat
+
+__all__ = ["FORMATS", "PLANE_ALIGNMENT", "WeightFormat"]
+
+FORMATS: dict[str, WeightFormat] = {**plain.FORMATS, **blocks.FORMATS, **k_quants.FORMATS, **float4.FORMATS}
