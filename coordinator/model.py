@@ -261,6 +261,13 @@ class ModelSpec:
             if attention.rope is not None:
                 assert 0 <= attention.rope < len(self.ropes), f"rope {attention.rope}"
                 _check_rope(self.ropes[attention.rope], attention)
+        for experts in self.experts:
+            if (
+                2 * experts.used > self.embedding_length
+            ):  # a row's experts and weights are shared in its place
+                raise ModelError(
+                    f"a row of {self.embedding_length} elements can't go to {experts.used} experts"
+                )
         _check_number("embedding scale", self.embedding_scale)
         _check_number("logit scale", self.logit_scale)
         assert 0 <= self.logit_softcap < 1e12, f"a softcap of {self.logit_softcap}"

@@ -10,7 +10,7 @@ from coordinator.kv_types import KV_TYPES
 from coordinator.model import ModelSpec
 from coordinator.plan import Limits, RankShare, padded
 from coordinator.shards import Shard
-from worker.expert_ops import TILE_WORDS, HeldExperts
+from worker.expert_ops import TILE_WORDS, HeldExperts, route_length
 from worker.ops import QUANTIZED
 from worker.quantized import row_words
 from worker.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
@@ -116,7 +116,7 @@ def _expert_buffers(
 
     return {
         "router": rows(count),
-        "routes": rows(-(-2 * used // 4) * 4),  # whole float4
+        "routes": rows(route_length(used)),
         "expert_tiles": Buffer(held.num_tiles(limits.max_rows) * TILE_WORDS * 4),
         "expert_activated": rows(activated_length, used),
         "expert_outputs": rows(output_length, used),

@@ -31,12 +31,14 @@ class ProgramBuilder:
         logit_rows: int,
         activations: str = "f32",
         two_phase: bool = False,
+        shares_routing: bool = False,
     ) -> None:
         self.spec, self.share, self.shards = spec, share, shards
         self.stacks = stack_shards(shards)
         self._num_ranks, self._rows, self._logit_rows = num_ranks, rows, logit_rows
         self._activations = activations
         self._two_phase = two_phase and num_ranks > 1
+        self.shares_routing = shares_routing and num_ranks > 1
         self._segments: list[Segment] = []
         self._ops: list[Op] = []
         self._residual = "embedding"  # where the residual stream is, until something is added to it
@@ -184,6 +186,12 @@ class ProgramBuilder:
         elif self._num_ranks > 1:
             self._end_segment(parity, Phase.ONE_SHOT)
 
-    def _end_segment(self, parity: int, phase: Phase) -> None:
-        self._segments.append(Segment(tuple(self._ops), parity, phase))
+    def exchange_rows(self, row_length: int) -> None:
+        """Ends the segment with an all-reduce of rows so long; nothing is pending for it."""
+        parity = self.next_parity
+        self._num_exchanges += 1
+        self._end_segment(parity, Phase.ONE_SHOT, row_length)
+
+    def _end_segment(self, parity: int, phase: Phase, row_length: int | None = None) -> None:
+        self._segments.append(Segment(tuple(self._ops), parity, phase, row_length))
         self._ops = []

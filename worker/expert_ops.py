@@ -27,12 +27,20 @@ class HeldExperts:
         return rows * self.used // TILE_PAIRS + self.count
 
 
+def route_length(used: int) -> int:
+    """Elements of a row of routes: whole float4."""
+    return -(-2 * used // 4) * 4
+
+
 @dataclass(frozen=True)
 class Route:
     """routes[row] = the row's experts, the best first, and then their weights, all as float32.
 
     By the router's logits: gating makes probabilities of these; the best are chosen by them plus the bias, in
     the best groups, and ties go to the lower number. Their probabilities are the weights.
+
+    With a parity they go to this rank's slot of the partial sums instead, for SharedRoutes; a rank that does
+    not decide leaves zeros there.
     """
 
     count: int  # experts
@@ -43,6 +51,8 @@ class Route:
     num_groups: int
     used_groups: int
     bias: str | None
+    parity: int | None = None
+    decides: bool = True
 
     @property
     def normalises(self) -> bool:
@@ -56,7 +66,22 @@ class Route:
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset(("router",))
+        return frozenset(("router",) if self.decides else ())
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return frozenset(("routes" if self.parity is None else "partials",))
+
+
+@dataclass(frozen=True)
+class SharedRoutes:
+    """routes = the sum of what all ranks' slots of a parity hold: one rank's choice, and others' zeros."""
+
+    parity: int
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset(("partials",))
 
     @property
     def writes(self) -> frozenset[str]:

@@ -6,7 +6,15 @@ from coordinator.model import ExpertsSpec
 from coordinator.plan import LayerShare
 from coordinator.shards import EXPERT_BIAS
 from worker.builder import ProgramBuilder
-from worker.expert_ops import ExpertMatMul, ExpertSum, ExpertTiles, HeldExperts, Route
+from worker.expert_ops import (
+    ExpertMatMul,
+    ExpertSum,
+    ExpertTiles,
+    HeldExperts,
+    Route,
+    SharedRoutes,
+    route_length,
+)
 from worker.matrix import Matrix
 from worker.stacks import EXPERTS_GATE_UP, stacked_tensors
 
@@ -19,12 +27,11 @@ def add_experts(
 ) -> None:
     """Of the normed rows, into this rank's partial sums, which may hold another part's already.
 
-    Every rank routes by itself: equal devices compute the same bits.
+    The rows must have been routed.
     """
     layer = f"blk.{index}"
     held = HeldExperts(experts.used, share.experts.start, len(share.experts))
     if held.count:
-        _route(builder, layer, experts)
         tiled = builder.num_rows * experts.used >= MIN_PAIRS_PER_EXPERT * experts.count
         if tiled:
             builder.add(ExpertTiles(held))
@@ -34,9 +41,14 @@ def add_experts(
     builder.add(ExpertSum(held, parity, scale, not experts.weighs_input, accumulates))
 
 
-def _route(builder: ProgramBuilder, layer: str, experts: ExpertsSpec) -> None:
-    builder.matmul(f"{layer}.ffn_gate_inp", "normed", "router", exact=True)
+def add_routing(builder: ProgramBuilder, index: int, experts: ExpertsSpec) -> None:
+    """Of the normed rows. Equal devices compute the same bits and decide by themselves; others are told."""
+    layer, shared = f"blk.{index}", builder.shares_routing
+    decides = not shared or builder.share.rank == 0
+    if decides:
+        builder.matmul(f"{layer}.ffn_gate_inp", "normed", "router", exact=True)
     bias = f"{layer}.{EXPERT_BIAS}"
+    parity = builder.next_parity if shared else None
     builder.add(
         Route(
             experts.count,
@@ -47,8 +59,13 @@ def _route(builder: ProgramBuilder, layer: str, experts: ExpertsSpec) -> None:
             experts.num_groups,
             experts.used_groups,
             bias if bias in builder.stacks else None,
+            parity,
+            decides,
         )
     )
+    if parity is not None:
+        builder.exchange_rows(route_length(experts.used))
+        builder.add(SharedRoutes(parity))
 
 
 def _gate_up(

@@ -30,7 +30,7 @@ from coordinator.shards import rank_shards
 from worker.bandwidth import copy_bandwidth
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
-from worker.device import Device, DeviceError, DeviceOptions, TimedDevice, TunableDevice
+from worker.device import Device, DeviceOptions, TimedDevice, TunableDevice
 from worker.loading import load_stacks
 from worker.open_device import open_device
 from worker.open_weights import open_weights
@@ -111,9 +111,7 @@ class Worker:
         devices: of all ranks.
         """
         spec, share, limits = self._load.spec, self._load.share, self._load.limits
-        if spec.experts and len(set(devices)) > 1:
-            # They round differently, and may choose different experts for a row.
-            raise DeviceError(f"the devices of a model with experts must be alike, not {', '.join(devices)}")
+        self._shares_routing = len(set(devices)) > 1  # unequal devices round differently
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.measure_copy else 0.0
         if isinstance(self.device, TunableDevice):
@@ -180,8 +178,7 @@ class Worker:
         self._writer.write(step)
         program = self._program(step.token_ids.size, step.logit_rows.size)
         clock.lap("host")
-        count = step.token_ids.size * padded(self._load.spec.embedding_length)
-        self._runner.run(program, step.token_ids.size, count, clock.lap)
+        self._runner.run(program, step.token_ids.size, self._row_bytes // 4, clock.lap)
         logits = self._logits[: step.logit_rows.size * len(self._load.share.vocabulary)]
         clock.lap("host")
         ledger = clock.ledger()
@@ -216,6 +213,7 @@ class Worker:
             logit_rows,
             activations=load.limits.activations,
             two_phase=two_phase,
+            shares_routing=self._shares_routing,
         )
 
     def close(self) -> None:

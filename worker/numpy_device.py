@@ -11,9 +11,9 @@ import numpy.typing as npt
 from coordinator.plan import Limits
 from worker.buffers import Buffer
 from worker.device import FillPlaces, Place
-from worker.expert_ops import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate
+from worker.expert_ops import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from worker.numpy_attention import attention, attention_combine, rope_cache
-from worker.numpy_experts import expert_matmul, expert_sum, expert_tiles, route, row_gate
+from worker.numpy_experts import expert_matmul, expert_sum, expert_tiles, route, row_gate, shared_routes
 from worker.numpy_products import matmul, widened
 from worker.numpy_rows import activate, head_norm, quantize, sum_norm, sum_slice
 from worker.numpy_state import NumpyState
@@ -43,6 +43,7 @@ RUN: dict[type, Callable[[Any, NumpyState], None]] = {
     AttentionCombine: attention_combine,
     Activate: activate,
     Route: route,
+    SharedRoutes: shared_routes,
     ExpertTiles: expert_tiles,
     ExpertMatMul: expert_matmul,
     ExpertSum: expert_sum,

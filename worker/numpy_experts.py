@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,7 @@ from worker.expert_ops import (
     HeldExperts,
     Route,
     RowGate,
+    SharedRoutes,
 )
 from worker.numpy_state import NumpyState
 
@@ -26,6 +28,13 @@ SMALLEST_SUM = np.float32(6.103515625e-5)  # that weights are divided by: float1
 
 
 def route(op: Route, state: NumpyState) -> None:
+    if op.parity is None:
+        routes = state.rows("routes")
+    else:
+        routes = _partial_routes(op.parity, state.write_slot, state)
+    if not op.decides:
+        routes[:] = 0
+        return
     logits = state.rows("router")[:, : op.count]
     probabilities = _probabilities(logits, op.gating)
     keys = logits if op.by_logits else probabilities
@@ -38,9 +47,19 @@ def route(op: Route, state: NumpyState) -> None:
     weights = np.take_along_axis(probabilities, chosen, axis=1)
     if op.normalises:
         weights = weights / np.maximum(weights.sum(axis=1, keepdims=True), SMALLEST_SUM)
-    routes = state.rows("routes")
     routes[:, : op.used] = chosen
     routes[:, op.used : 2 * op.used] = weights * np.float32(op.scale)
+
+
+def _partial_routes(parity: int, slot: int, state: NumpyState) -> Floats:
+    """A slot of the partial sums as [rows, row length of routes]."""
+    shape = state.rows("routes").shape
+    return state.partials[parity, slot, : shape[0] * shape[1]].reshape(shape)
+
+
+def shared_routes(op: SharedRoutes, state: NumpyState) -> None:
+    slots = (_partial_routes(op.parity, slot, state) for slot in range(state.partials.shape[1]))
+    state.rows("routes")[:] = functools.reduce(np.add, slots)
 
 
 def _probabilities(logits: Floats, gating: str) -> Floats:
@@ -118,13 +137,12 @@ def _activated(products: list[Floats], activation: str | None) -> Floats:
 def expert_sum(op: ExpertSum, state: NumpyState) -> None:
     used = op.held.used
     output = state.partial(op.parity, state.write_slot)
-    outputs = state.pairs("expert_outputs", used).reshape(len(output), used, -1)
-    routes = state.rows("routes")
+    outputs, routes = state.pairs("expert_outputs", used), state.rows("routes")
     total = np.zeros_like(output)
-    for choice in range(used):
+    for choice in range(used) if op.held.count else ():
         is_held = (routes[:, choice] >= op.held.first) & (routes[:, choice] < op.held.first + op.held.count)
         weight = routes[is_held, used + choice, None] if op.weighs else np.float32(1)
-        total[is_held] += weight * outputs[is_held, choice]
+        total[is_held] += weight * outputs[choice::used][is_held]
     total *= np.float32(op.scale)
     output[:] = output + total if op.accumulates else total
 

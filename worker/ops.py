@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Union
 
-from worker.expert_ops import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate
+from worker.expert_ops import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from worker.matrix import Matrix as Matrix  # noqa: PLC0414 - one of the things that ops are made of
 
 RowSet = Literal["rows", "logit_rows"]  # all rows of a step, or those that get logits
@@ -255,6 +255,7 @@ Op = Union[  # noqa: UP007
     AttentionCombine,
     Activate,
     Route,
+    SharedRoutes,
     ExpertTiles,
     ExpertMatMul,
     ExpertSum,

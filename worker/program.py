@@ -27,6 +27,11 @@ class Segment:
     ops: tuple[Op, ...]
     parity: int | None
     phase: Phase = Phase.ONE_SHOT
+    row_length: int | None = None  # elements that are added up of a row; None: a row of the residual stream
+
+    def num_elements(self, num_rows: int, hidden_length: int) -> int:
+        """That are added up, of so many rows."""
+        return num_rows * (hidden_length if self.row_length is None else self.row_length)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from coordinator.plan import LayerShare, RankShare
 from coordinator.shards import Shard
 from worker.builder import ProgramBuilder
 from worker.expert_ops import RowGate
-from worker.experts import add_experts
+from worker.experts import add_experts, add_routing
 from worker.ops import Activate, Attention, AttentionCombine, HeadNorm, RopeCache
 from worker.program import Program
 from worker.stacks import GATE_UP, QKV, SHARED_GATE_UP, stacked_tensors
@@ -25,13 +25,17 @@ def build_program(
     *,
     activations: str = "f32",
     two_phase: bool = False,
+    shares_routing: bool = False,
 ) -> Program:
     """The program of one rank. An all-reduce for each part of a layer, or one for both if they are parallel.
     One rank alone needs none and gets one segment.
 
-    two_phase: how the all-reduces are made; the same bits come out either way.
+    two_phase: how the all-reduces are made; the same bits come out either way. shares_routing: whether rank 0
+    chooses all ranks' experts, for which every layer that has some costs another, small one.
     """
-    builder = ProgramBuilder(spec, share, shards, num_ranks, rows, logit_rows, activations, two_phase)
+    builder = ProgramBuilder(
+        spec, share, shards, num_ranks, rows, logit_rows, activations, two_phase, shares_routing
+    )
     if spec.embedding_norm:
         builder.start(spec.embedding_norm)
     last = spec.num_layers - 1
@@ -79,6 +83,8 @@ def _layer(builder: ProgramBuilder, index: int) -> None:
     if layer.has_feed_forward:
         if not parallel or block.feed_forward_norm:
             builder.norm(_named(index, block.feed_forward_norm), "normed")
+        if layer.experts is not None:
+            add_routing(builder, index, layer.experts)
         if layer.feed_forward is not None:
             _feed_forward(builder, index, layer.feed_forward, share, accumulates=parallel)
         if layer.experts is not None:

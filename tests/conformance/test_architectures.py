@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from coordinator.generation import all_logits
-from coordinator.plan import Limits
+from coordinator.plan import EXPERT_SPLITS, Limits
 from coordinator.scheduler import Scheduler
 from tests.conformance.conftest import Reference, error
 from tests.conftest import manifest_of
@@ -109,3 +109,34 @@ def test_a_few_rows_at_a_time(
     """Token by token it is decode."""
     limits = dataclasses.replace(LIMITS, max_rows=max_rows, max_logit_rows=max_rows)
     check(name, build, reference_of, open_device, limits, num_ranks=2)
+
+
+@pytest.mark.parametrize("split", EXPERT_SPLITS)
+@pytest.mark.parametrize("staging", [False, True])
+@pytest.mark.parametrize("name", ["qwen2moe-moe", "bailingmoe2-moe"])
+def test_experts_on_unequal_devices(
+    name: str,
+    staging: bool,
+    split: str,
+    build: Callable[[str], Path],
+    reference_of: Callable[[str], Reference],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two ranks on lavapipe, one on NumPy, which is told where rows go."""
+    for variable, value in driver_variables(manifest_of(find_lavapipe())).items():
+        monkeypatch.setenv(variable, value)
+    opened: list[Device] = []
+
+    def open_next(limits: Limits) -> Device:
+        options = DeviceOptions(index=0, staging=staging)
+        opened.append(NumpyDevice(limits) if len(opened) == 1 else VulkanDevice(options, limits))
+        return opened[-1]
+
+    reference = reference_of(name)
+    engine = LocalEngine(
+        build(name), [1.0, 2.0, 1.0], LIMITS, open_next, expert_split=split, shares_routing=True
+    )
+    logits = all_logits(engine, Scheduler(LIMITS), reference["tokens"].tolist())
+    for device in opened:
+        device.close()
+    assert error(logits, reference) <= MAX_ERROR["f32"]

@@ -23,6 +23,7 @@ from worker.expert_ops import (
     HeldExperts,
     Route,
     RowGate,
+    SharedRoutes,
 )
 from worker.formats import FORMATS
 from worker.numpy_device import NumpyDevice
@@ -108,6 +109,31 @@ def test_what_is_not_a_number_still_goes_to_experts_that_there_are(device: Reuse
     chosen = [[0, 1, 2], [4, 0, 1], [7, 0, 1]]
     for results in (device.run(case), case.run(NumpyDevice(case.limits))):
         np.testing.assert_array_equal(results["routes"][:, :3], chosen)
+
+
+@pytest.mark.parametrize("decides", [False, True])
+def test_a_choice_for_all_ranks(device: ReusedDevice, decides: bool) -> None:
+    """It goes to the rank's own slot, packed; the others' zeros are added to it."""
+    rng, rows, used, length = np.random.default_rng(7), 5, 3, 8
+    logits = rng.permutation(4 * rows * 10).reshape(rows, -1).astype(np.float32) / 8
+    arrays: Arrays = {
+        "router": logits,
+        "hidden": np.zeros((rows, 32), np.float32),
+        "routes": np.zeros((rows, length), np.float32),
+    }
+    partials = np.zeros((2, 3, rows * 32), np.float32)
+    partials[1, 0, : rows * length] = rng.integers(0, 9, rows * length)
+    partials[1, 1] = 5  # of a step before
+    ops = (route_op(logits.shape[1], used, parity=1, decides=decides), SharedRoutes(1))
+    case = Case(limits_for(max_rows=rows), ops, arrays, rows, rows, partials=partials, write_slot=1)
+    actual, expected = device.run(case), case.run(NumpyDevice(case.limits))
+    for results in (actual, expected):
+        chosen = np.argsort(-logits, axis=1)[:, :used] if decides else 0
+        told = partials[1, 0, : rows * length].reshape(rows, length)
+        np.testing.assert_array_equal(results["routes"][:, :used], told[:, :used] + chosen)
+    np.testing.assert_allclose(
+        actual["routes"][:, : 2 * used], expected["routes"][:, : 2 * used], rtol=1e-5, atol=1e-6
+    )
 
 
 def random_routes(rng: np.random.Generator, rows: int, count: int, used: int, spread: int) -> Floats:

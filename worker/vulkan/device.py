@@ -15,7 +15,7 @@ from coordinator.plan import Limits
 from worker.buffers import Buffer
 from worker.device import DeviceError, DeviceOptions, FillPlaces, Place
 from worker.measurements import Measurements
-from worker.program import Program
+from worker.program import Program, Segment
 from worker.vulkan.bandwidth import copy_bandwidth
 from worker.vulkan.context import Context
 from worker.vulkan.dispatch_context import DispatchContext
@@ -66,7 +66,7 @@ class VulkanDevice:
         self._partials_layout = PartialsLayout(0, 0, 0, 0)
         self._prepared: dict[int, Prepared] = {}  # by the program's id: hashing a program walks all of it
         self._current: Prepared | None = None
-        self._bytes_in_use = 0  # of a slot, in this step
+        self._num_rows = 0  # of this step
 
     def _refuse(self, activations: str) -> None:
         """Raises DeviceError where the device can't multiply by such activations."""
@@ -135,7 +135,7 @@ class VulkanDevice:
     def submit(self, program: Program, num_rows: int) -> None:
         assert num_rows <= program.rows, f"{num_rows} rows in a program of {program.rows}"
         self._current = self._prepared[id(program)]
-        self._bytes_in_use = num_rows * self._memory["hidden"].row_length * 4
+        self._num_rows = num_rows
         self._timeline.submit(self._current.submission)
 
     def finish(self, segment: int) -> None:
@@ -144,7 +144,7 @@ class VulkanDevice:
         if self._staged is not None:
             ended = self._current.program.segments[segment]
             if ended.parity is not None:
-                self._staged.copy_out(ended.parity, ended.phase, self._bytes_in_use)
+                self._staged.copy_out(ended.parity, ended.phase, self._bytes_in_use(ended))
         if segment == self._current.last_segment:
             self._context.instance.check_validation()
 
@@ -153,8 +153,12 @@ class VulkanDevice:
         if self._staged is not None:
             ended = self._current.program.segments[segment - 1]
             if ended.parity is not None:
-                self._staged.copy_in(ended.parity, ended.phase, self._bytes_in_use)
+                self._staged.copy_in(ended.parity, ended.phase, self._bytes_in_use(ended))
         self._timeline.release(segment)
+
+    def _bytes_in_use(self, ended: Segment) -> int:
+        """Of a slot."""
+        return 4 * ended.num_elements(self._num_rows, self._memory["hidden"].row_length)
 
     def segment_times(self) -> npt.NDArray[np.float64] | None:
         timestamps = self._current.timestamps if self._current is not None else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from worker.expert_ops import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate
+from worker.expert_ops import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from worker.ops import (
     Activate,
     Attention,
@@ -20,7 +20,14 @@ from worker.ops import (
 )
 from worker.vulkan.dispatch_attention import attention, attention_combine, rope_cache
 from worker.vulkan.dispatch_context import DispatchContext
-from worker.vulkan.dispatch_experts import expert_matmul, expert_sum, expert_tiles, route, row_gate
+from worker.vulkan.dispatch_experts import (
+    expert_matmul,
+    expert_sum,
+    expert_tiles,
+    route,
+    row_gate,
+    shared_routes,
+)
 from worker.vulkan.dispatch_products import matmul
 from worker.vulkan.dispatch_rows import activate, head_norm, quantize, sum_norm, sum_slice
 from worker.vulkan.places import Dispatch
@@ -36,6 +43,7 @@ DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
     AttentionCombine: attention_combine,
     Activate: activate,
     Route: route,
+    SharedRoutes: shared_routes,
     ExpertTiles: expert_tiles,
     ExpertMatMul: expert_matmul,
     ExpertSum: expert_sum,

@@ -12,6 +12,7 @@ from worker.expert_ops import (
     ExpertTiles,
     Route,
     RowGate,
+    SharedRoutes,
 )
 from worker.formats import FORMATS
 from worker.vulkan.dispatch_context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
@@ -22,6 +23,7 @@ from worker.vulkan.expert_kernels import (
     RoutePush,
     RowGatePush,
 )
+from worker.vulkan.kernels import SumNormPush
 from worker.vulkan.places import Dispatch
 
 HAS_BIAS, GATED, ONTO_UP, WEIGHS, BY_PAIR = 1, 2, 4, 8, 16  # flags of shaders/experts.slang
@@ -33,8 +35,8 @@ def route(op: Route, context: DispatchContext) -> Dispatch:
         step=context.address("step"),
         logits=context.address("router"),
         bias=context.address_or_none(op.bias),
-        routes=context.address("routes"),
-        count=op.count,
+        routes=context.address("routes") if op.parity is None else context.partials.own_address(op.parity),
+        count=op.count if op.decides else 0,
         used=op.used,
         logits_stride=context.stride("router"),
         routes_stride=context.stride("routes"),
@@ -47,6 +49,21 @@ def route(op: Route, context: DispatchContext) -> Dispatch:
         scale=op.scale,
     )
     return Dispatch("route", push, (ceil(context.program.rows, context.subgroups), 1, 1))
+
+
+def shared_routes(op: SharedRoutes, context: DispatchContext) -> Dispatch:
+    """A sum as of the residual stream's partial sums, of shorter rows and without a norm."""
+    partials, quads = context.partials, context.stride("routes") * FLOAT // QUAD
+    push = SumNormPush(
+        step=context.address("step"),
+        addends=partials.parity_address(op.parity),
+        output=context.address("routes"),
+        num_addends=partials.num_partials,
+        slot_stride=partials.slot_bytes // QUAD,
+        row_stride=quads,
+        width=context.stride("routes"),
+    )
+    return Dispatch(context.sum_norm, push, (context.program.rows, 1, 1))
 
 
 def expert_tiles(op: ExpertTiles, context: DispatchContext) -> Dispatch:
