@@ -43,6 +43,7 @@ class Architecture:
     divides_logits: bool = False  # by the logit scale, which others multiply by
     logit_softcap: float = 0.0  # where the file says nothing
     unused_tensors: tuple[str, ...] = ()  # which generating text does not need
+    unused_in_layers: tuple[str, ...] = ()  # which llama.cpp reads and leaves out, too
 
 
 CLASSIFIER = ("cls.output.weight",)  # of a model that ranks texts
@@ -93,7 +94,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "granitemoe": Architecture(
         interleaved_rope=True, finetuned_means_rope=True, divides_logits=True, experts=NORMALISED
     ),
-    "hunyuan-moe": Architecture(head_norm=True, experts=NORMALISED),
+    "phimoe": Architecture(experts=NORMALISED),
     "dots1": Architecture(head_norm=True, experts=ExpertFeatures()),
     "glm4moe": Architecture(
         head_norm=True,
@@ -101,7 +102,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         experts=ExpertFeatures(gating="sigmoid"),
     ),
     "bailingmoe2": Architecture(head_norm=True, experts=ExpertFeatures(gating="sigmoid")),
-    "ernie4_5-moe": Architecture(interleaved_rope=True, experts=NORMALISED),
+    "ernie4_5-moe": Architecture(
+        interleaved_rope=True, experts=NORMALISED, unused_in_layers=("attn_output.bias",)
+    ),
     "mpt": Architecture(has_rope=False, norm="layer", activation="gelu", gated=False),
 }
 
@@ -147,7 +150,7 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         position_embeddings=_position_embeddings(architecture, tensors),
         logit_scale=_logit_scale(architecture, read),
         logit_softcap=read.number("final_logit_softcapping", architecture.logit_softcap),
-        unused_tensors=architecture.unused_tensors,
+        unused_tensors=(*architecture.unused_tensors, *_unused_in_layers(architecture, read, tensors)),
     )
 
 
@@ -157,9 +160,7 @@ MAX_LAYERS = 10_000  # a damaged file is refused before it costs memory
 
 def _attentions(architecture: Architecture, read: MetadataReader) -> list[AttentionSpec]:
     """One a layer."""
-    count = read.integer("block_count")
-    if not 0 < count <= MAX_LAYERS:
-        raise read.refuse("block_count", count, f"a number from 1 to {MAX_LAYERS}")
+    count = _num_layers(read)
     heads = read.integers("attention.head_count", count)
     kv_heads = heads
     if read.has("attention.head_count_kv"):
@@ -183,6 +184,30 @@ def _attentions(architecture: Architecture, read: MetadataReader) -> list[Attent
         )
         for num_heads, num_kv_heads in zip(heads, kv_heads, strict=True)
     ]
+
+
+def _num_layers(read: MetadataReader) -> int:
+    """Less those behind the last one that only predict further tokens."""
+    count = read.integer("block_count")
+    if not 0 < count <= MAX_LAYERS:
+        raise read.refuse("block_count", count, f"a number from 1 to {MAX_LAYERS}")
+    predictors = read.integer(PREDICTORS, 0)
+    if not 0 <= predictors < count:
+        raise read.refuse(PREDICTORS, predictors, f"a number below the {count} layers")
+    return count - predictors
+
+
+PREDICTORS = "nextn_predict_layers"
+
+
+def _unused_in_layers(
+    architecture: Architecture, read: MetadataReader, tensors: Mapping[str, TensorInfo]
+) -> list[str]:
+    """What layers have for no use, and all of the layers that only predict further tokens."""
+    count, total = _num_layers(read), read.integer("block_count")
+    behind = tuple(f"blk.{layer}." for layer in range(count, total))
+    named = {f"blk.{layer}.{name}" for layer in range(count) for name in architecture.unused_in_layers}
+    return [name for name in tensors if name in named or name.startswith(behind)]
 
 
 def _vocabulary_size(tensors: Mapping[str, TensorInfo]) -> int:

@@ -28,7 +28,7 @@ MODELS = (
     "gpt2-dense", "gptneox-dense", "internlm2-dense", "baichuan-dense",
     "exaone4-dense", "seed_oss-dense", "nemotron-dense",
     "llama-moe", "qwen2moe-moe", "qwen3moe-moe", "granitemoe-moe", "dots1-moe", "glm4moe-moe",
-    "bailingmoe2-moe",
+    "bailingmoe2-moe", "phimoe-moe", "ernie4_5-moe-moe",
 )  # fmt: skip
 LIMITS = Limits(
     context_length=64, num_blocks=8, block_length=8, max_rows=64, max_logit_rows=64, kv_type="f32"

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.architectures import model_spec
 from coordinator.generation import all_logits
+from coordinator.gguf_file import read_gguf
 from coordinator.model import ExpertsSpec, FeedForwardSpec, LayerSpec, ModelError, ModelSpec, TensorInfo
 from coordinator.plan import EXPERT_SPLITS, RankShare, Span, make_plan
 from coordinator.scheduler import Scheduler
 from coordinator.shapes import SHAPES
-from coordinator.shards import Shard, rank_shards
+from coordinator.shards import Shard, check_tensors, rank_shards
 from tests.models import (
     LIMITS,
     Floats,
@@ -221,3 +223,17 @@ def test_rows_are_grouped_where_experts_get_several() -> None:
 def test_experts_that_cant_be(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ModelError, match=sentence):
         experts_spec(**changes)
+
+
+def test_layers_that_only_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
+    """As in GLM-4.5: the last block is of no use for the next token."""
+    write_llama(tmp_path / "m.gguf", make_spec(num_layers=3))
+    file = read_gguf(tmp_path / "m.gguf")
+    metadata = {**file.metadata, "llama.nextn_predict_layers": 1}
+    spec = model_spec(metadata, file.tensors)
+    check_tensors(spec, file.tensors)
+    assert spec.num_layers == 2
+    assert {name.split(".")[1] for name in spec.unused_tensors} == {"2"}
+    for wrong in (3, -1):
+        with pytest.raises(ModelError, match=f"nextn_predict_layers is {wrong}; a number below the 3 layers"):
+            model_spec({**metadata, "llama.nextn_predict_layers": wrong}, file.tensors)
