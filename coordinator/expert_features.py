@@ -17,6 +17,7 @@ class ExpertFeatures:
     normalised: bool | None = None  # whether weights are; None: as the file says, and if it does not, no
     row_gate: str = ""  # of the shared experts: as FeedForwardSpec has it
     weighs_input: bool = False
+    activation: str = ""  # where it is not that of dense layers
 
 
 GATING_NUMBERS = {1: "softmax", 2: "sigmoid", 3: "softmax_chosen"}  # of expert_gating_func
@@ -61,7 +62,7 @@ def _expert_parts(
         count=count,
         used=read.integer("expert_used_count"),
         length=down.columns,
-        activation=dense.activation,
+        activation=features.activation or dense.activation,
         gating=_gating(features, read),
         normalised=_normalised(features, read),
         scale=read.number("expert_weights_scale", 1.0),

@@ -198,7 +198,7 @@ class ExpertsSpec:
                 f"a row can't go to {self.used} of {self.count} experts in {self.used_groups} of"
                 f" {self.num_groups} groups"
             )
-        assert self.activation in ACTIVATION_FUNCTIONS, f"the activation {self.activation!r}"
+        assert self.activation in (*ACTIVATION_FUNCTIONS, "swiglu_oai"), f"the activation {self.activation!r}"
         assert self.gating in GATINGS, f"the gating {self.gating!r}"
         _check_number("experts' scale", self.scale)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from worker.activations import ACTIVATIONS
+from worker.activations import ACTIVATIONS, GATED_ACTIVATIONS
 from worker.expert_ops import (
     TILE_PAIRS,
     TILE_WORDS,
@@ -130,6 +130,8 @@ def expert_matmul(op: ExpertMatMul, state: NumpyState) -> None:
 
 def _activated(products: list[Floats], activation: str | None) -> Floats:
     """Of gate and up, or of one product alone."""
+    if activation in GATED_ACTIVATIONS:
+        return GATED_ACTIVATIONS[activation](*products)
     gate = products[0] if activation is None else ACTIVATIONS[activation](products[0])
     return gate * products[1] if len(products) > 1 else gate
 
