@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from coordinator.experts_spec import ExpertsSpec, expert_problem
 from coordinator.metadata import MetadataReader
-from coordinator.model import ExpertsSpec, FeedForwardSpec, ModelError, TensorInfo
+from coordinator.model import FeedForwardSpec, ModelError, TensorInfo
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,27 @@ def _expert_parts(
     down, shared = (tensors.get(f"{prefix}ffn_down{suffix}.weight") for suffix in ("_exps", SHARED))
     if down is None:
         raise ModelError(f"the model has no tensor '{prefix}ffn_down_exps.weight'")
+    used, scale = read.integer("expert_used_count"), read.number("expert_weights_scale", 1.0)
+    num_groups = read.integer("expert_group_count", 1) or 1
+    used_groups = read.integer("expert_group_used_count", 1) or 1
+    problem = expert_problem(count, used, num_groups, used_groups)
+    if problem:
+        raise ModelError(problem)
+    if not scale < 1e12:
+        raise read.refuse("expert_weights_scale", scale, "a smaller number")
+    width = read.integer("embedding_length")
+    if 2 * used > width:  # ranks share a row's experts and their weights in its place
+        raise ModelError(f"a row of {width} elements can't go to {used} experts")
     experts = ExpertsSpec(
         count=count,
-        used=read.integer("expert_used_count"),
+        used=used,
         length=down.columns,
         activation=features.activation or dense.activation,
         gating=_gating(features, read),
         normalised=_normalised(features, read),
-        scale=read.number("expert_weights_scale", 1.0),
-        num_groups=read.integer("expert_group_count", 1) or 1,
-        used_groups=read.integer("expert_group_used_count", 1) or 1,
+        scale=scale,
+        num_groups=num_groups,
+        used_groups=used_groups,
         weighs_input=features.weighs_input,
     )
     if shared is None:

@@ -10,6 +10,8 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from coordinator.experts_spec import ExpertsSpec
+
 
 class ModelError(ValueError):
     """The model can't be run; the message says why in one sentence."""
@@ -146,8 +148,6 @@ class AttentionSpec:
 
 
 MAX_HEAD_LENGTH = 256  # what one workgroup of the attention kernel holds
-MAX_EXPERTS, MAX_USED_EXPERTS = 512, 64  # of a layer, and of those for a row
-GATINGS = ("softmax", "sigmoid", "softmax_chosen")  # the last: a softmax over the chosen experts alone
 ACTIVATION_FUNCTIONS = ("silu", "gelu", "relu", "relu2")  # of feed-forward layers
 
 
@@ -165,42 +165,6 @@ class FeedForwardSpec:
     def __post_init__(self) -> None:
         _check_counts(self, "length")
         assert self.activation in ACTIVATION_FUNCTIONS, f"the activation {self.activation!r}"
-
-
-@dataclass(frozen=True)
-class ExpertsSpec:
-    """Feed-forward networks of which a router chooses some for every row (https://arxiv.org/abs/1701.06538).
-
-    The chosen ones' outputs are added up, each times its weight.
-    """
-
-    count: int
-    used: int  # for a row
-    length: int  # columns between an expert's up and down
-    activation: str = "silu"
-    gating: str = "softmax"  # how the router's logits become weights: one of GATINGS
-    normalised: bool = False  # whether the weights of a row are divided by their sum
-    scale: float = 1.0  # of the weights
-    num_groups: int = 1  # of neighbouring experts: a row's are from its `used_groups` best groups
-    used_groups: int = 1
-    weighs_input: bool = False  # whether the weight is of an expert's input instead of its output
-
-    def __post_init__(self) -> None:
-        _check_counts(self, "count", "used", "length", "num_groups", "used_groups")
-        if self.count > MAX_EXPERTS or self.used > MAX_USED_EXPERTS:
-            raise ModelError(
-                f"the model uses {self.used} of {self.count} experts; at most {MAX_USED_EXPERTS} of"
-                f" {MAX_EXPERTS} are supported"
-            )
-        per_group = exact_quotient(self.count, self.num_groups, "the number of experts")
-        if self.used_groups > self.num_groups or self.used > self.used_groups * per_group:
-            raise ModelError(
-                f"a row can't go to {self.used} of {self.count} experts in {self.used_groups} of"
-                f" {self.num_groups} groups"
-            )
-        assert self.activation in (*ACTIVATION_FUNCTIONS, "swiglu_oai"), f"the activation {self.activation!r}"
-        assert self.gating in GATINGS, f"the gating {self.gating!r}"
-        _check_number("experts' scale", self.scale)
 
 
 @dataclass(frozen=True)
@@ -261,13 +225,6 @@ class ModelSpec:
             if attention.rope is not None:
                 assert 0 <= attention.rope < len(self.ropes), f"rope {attention.rope}"
                 _check_rope(self.ropes[attention.rope], attention)
-        for experts in self.experts:
-            if (
-                2 * experts.used > self.embedding_length
-            ):  # a row's experts and weights are shared in its place
-                raise ModelError(
-                    f"a row of {self.embedding_length} elements can't go to {experts.used} experts"
-                )
         _check_number("embedding scale", self.embedding_scale)
         _check_number("logit scale", self.logit_scale)
         assert 0 <= self.logit_softcap < 1e12, f"a softcap of {self.logit_softcap}"

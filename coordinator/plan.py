@@ -11,8 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from coordinator.experts_spec import ExpertsSpec
 from coordinator.kv_types import KV_TYPES
-from coordinator.model import AttentionSpec, ExpertsSpec, LayerSpec, ModelSpec
+from coordinator.model import AttentionSpec, LayerSpec, ModelSpec
 
 MAX_RANKS = 8
 MAX_WEIGHT = 1e15  # of a rank: more than any device has bytes, and sums stay finite

@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass
 
 from coordinator.architectures import ARCHITECTURES
+from coordinator.experts_spec import ExpertsSpec
 from coordinator.model import (
     AttentionSpec,
-    ExpertsSpec,
     FeedForwardSpec,
     LayerSpec,
     ModelSpec,

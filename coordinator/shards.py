@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from coordinator.experts_spec import ExpertsSpec
 from coordinator.model import (
     AttentionSpec,
-    ExpertsSpec,
     FeedForwardSpec,
     ModelError,
     ModelSpec,

@@ -19,7 +19,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "launcher": ("coordinator", "worker"),
     "worker": (
         *("coordinator.messages", "coordinator.plan", "coordinator.shards", "coordinator.model"),
-        *("coordinator.weight_types", "coordinator.kv_types", "coordinator.garbage"),
+        *("coordinator.experts_spec", "coordinator.weight_types", "coordinator.kv_types"),
+        "coordinator.garbage",
         *("collectives", "shaders"),
     ),
     "coordinator": (),

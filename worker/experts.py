@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.model import ExpertsSpec
+from coordinator.experts_spec import ExpertsSpec
 from coordinator.plan import LayerShare
 from coordinator.shards import EXPERT_BIAS
 from worker.builder import ProgramBuilder

@@ -10,10 +10,11 @@ import pytest
 
 from coordinator.architectures import model_spec
 from coordinator.benchmark import Measurement, Test, measure
+from coordinator.experts_spec import ExpertsSpec
 from coordinator.gguf_parts import read_model
 from coordinator.ledger import KINDS, make_ledger
 from coordinator.messages import Step
-from coordinator.model import ExpertsSpec, LayerSpec, Origin
+from coordinator.model import LayerSpec, Origin
 from coordinator.plan import make_plan
 from coordinator.reduce_times import ReduceClock
 from coordinator.scheduler import Scheduler, Sequence

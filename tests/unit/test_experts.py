@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.architectures import model_spec
+from coordinator.experts_spec import ExpertsSpec
 from coordinator.generation import all_logits
 from coordinator.gguf_file import read_gguf
-from coordinator.model import ExpertsSpec, FeedForwardSpec, LayerSpec, ModelError, ModelSpec, TensorInfo
+from coordinator.model import FeedForwardSpec, LayerSpec, ModelError, ModelSpec, TensorInfo
 from coordinator.plan import EXPERT_SPLITS, RankShare, Span, make_plan
 from coordinator.scheduler import Scheduler
 from coordinator.shapes import SHAPES
@@ -211,18 +212,27 @@ def test_rows_are_grouped_where_experts_get_several() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"used": 0}, "the model's used is 0"),
-        ({"used": 7}, "a row can't go to 7 of 6 experts in 1 of 1 groups"),
-        ({"num_groups": 4}, r"the number of experts \(6\) is not a multiple of 4"),
-        ({"num_groups": 3, "used_groups": 1, "used": 3}, "a row can't go to 3 of 6 experts in 1 of 3 groups"),
-        ({"count": 513}, "the model uses 2 of 513 experts; at most 64 of 512 are supported"),
-        ({"scale": float("nan")}, "the model's experts' scale is nan"),
-        ({"count": 40, "used": 20}, "a row of 32 elements can't go to 20 experts"),
+        ({"expert_used_count": 0}, "the model uses 0 of 6 experts; from 1 to 64 of up to 512 are supported"),
+        ({"expert_used_count": 7}, "a row can't go to 7 of 6 experts in 1 of 1 groups"),
+        ({"expert_used_count": None}, "metadata has no llama.expert_used_count"),
+        ({"expert_group_count": 4}, "the model uses 1 of 4 groups of 6 experts; up to 32 groups"),
+        (
+            {"expert_group_count": 3, "expert_used_count": 3},
+            "a row can't go to 3 of 6 experts in 1 of 3 groups",
+        ),
+        ({"expert_count": 513}, "the model uses 2 of 513 experts"),
+        ({"expert_count": 7}, r"'blk.0.ffn_gate_inp.weight' has the shape \[6, 32\], expected \[7, 32\]"),
+        ({"expert_count": 40, "expert_used_count": 20}, "a row of 32 elements can't go to 20 experts"),
+        ({"expert_weights_scale": float("nan")}, "expert_weights_scale is nan; a positive number"),
+        ({"expert_gating_func": 9}, "expert_gating_func is 9; one of 1, 2, 3 is needed"),
     ],
 )
-def test_experts_that_cant_be(changes: dict[str, Any], sentence: str) -> None:
+def test_experts_that_cant_be(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    write_llama(tmp_path / "m.gguf", experts_spec())
+    file = read_gguf(tmp_path / "m.gguf")
+    metadata = {**file.metadata, **{f"llama.{key}": value for key, value in changes.items()}}
     with pytest.raises(ModelError, match=sentence):
-        experts_spec(**changes)
+        check_tensors(model_spec(metadata, file.tensors), file.tensors)
 
 
 def test_layers_that_only_predict_further_tokens_are_left_out(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.model import GATINGS
+from coordinator.experts_spec import GATINGS
 from coordinator.plan import COLUMN_TILE
 from worker.activations import ACTIVATION_NUMBERS
 from worker.expert_ops import (
