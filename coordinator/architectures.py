@@ -8,6 +8,7 @@ from typing import Any
 
 from coordinator.attention_features import AttentionFeatures, LayerHeads, read_attentions
 from coordinator.attention_spec import QueryKeyNorm, Temperature
+from coordinator.expert_features import ExpertFeatures, feed_forward_parts
 from coordinator.file_blocks import count_layers, unused_of_blocks
 from coordinator.metadata import MetadataReader
 from coordinator.model import (
@@ -40,6 +41,7 @@ class Architecture:
     feeds_forward: bool = True
     output_norm: str = "output_norm"
     block: BlockSpec = field(default_factory=BlockSpec)
+    experts: ExpertFeatures | None = None  # where it can have any
     widened_embeddings: bool = False  # times the square root of their length
     embedding_norm: str = ""
     position_embeddings: bool = False
@@ -48,6 +50,7 @@ class Architecture:
     divides_logits: bool = False  # by the logit scale, which others multiply by
     logit_softcap: float = 0.0  # where the file says nothing
     unused_tensors: tuple[str, ...] = ()  # which generating text does not need
+    unused_in_layers: tuple[str, ...] = ()  # which llama.cpp reads and leaves out, too
 
 
 CLASSIFIER = ("cls.output.weight",)  # of a model that ranks texts
@@ -55,6 +58,8 @@ SANDWICHED = BlockSpec(attention_post_norm="post_attention_norm", feed_forward_p
 POST_NORMED = replace(SANDWICHED, attention_norm="", feed_forward_norm="")
 POST_ATTENTION = BlockSpec(feed_forward_norm="post_attention_norm")
 PARALLEL = BlockSpec(parallel=True, feed_forward_norm="")  # one norm for both parts
+NORMALISED = ExpertFeatures(normalised=True)
+WITH_ROW_GATE = ExpertFeatures(row_gate="ffn_gate_inp_shexp.weight")
 OPTIONAL_NORM = AttentionFeatures(norm=QueryKeyNorm("layer"), norm_is_optional=True)
 QWEN35 = Architecture(
     head_norm=True,
@@ -62,8 +67,14 @@ QWEN35 = Architecture(
     recurrent=RecurrentFeatures("delta", tiled=True),
     block=POST_ATTENTION,
 )
+QWEN35_MOE = replace(QWEN35, experts=replace(WITH_ROW_GATE, normalised=True))
+LATENT = Architecture(
+    interleaved_rope=True,
+    attention=AttentionFeatures(latent=True, tempered_with_rope=True),
+    experts=ExpertFeatures(),
+)
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture(interleaved_rope=True),
+    "llama": Architecture(interleaved_rope=True, experts=NORMALISED),
     "mistral3": Architecture(interleaved_rope=True, attention=AttentionFeatures(tempered_with_rope=True)),
     "baichuan": Architecture(
         interleaved_rope=True,
@@ -75,12 +86,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "granite": Architecture(interleaved_rope=True, finetuned_means_rope=True, divides_logits=True),
     "chatglm": Architecture(interleaved_rope=True),
     "glm4": Architecture(interleaved_rope=True, block=SANDWICHED),
-    "deepseek2": Architecture(
-        interleaved_rope=True, attention=AttentionFeatures(latent=True, tempered_with_rope=True)
-    ),
-    "mistral4": Architecture(
-        interleaved_rope=True, attention=AttentionFeatures(latent=True, tempered_with_rope=True)
-    ),
+    "deepseek2": LATENT,
+    "mistral4": LATENT,
     "llama4": Architecture(
         interleaved_rope=True,
         attention=AttentionFeatures(
@@ -92,16 +99,18 @@ ARCHITECTURES: dict[str, Architecture] = {
             norm_experts=128,
             temperature=Temperature(8192, 0.1, 1.0),
         ),
+        experts=ExpertFeatures(gating="sigmoid", normalised=False, weighs_input=True),
     ),
     "gpt-oss": Architecture(
-        block=BlockSpec(feed_forward_norm="post_attention_norm"),
+        block=POST_ATTENTION,
         attention=AttentionFeatures(full_period=2, sinks=True),
+        experts=ExpertFeatures(gating="softmax_chosen", normalised=False, activation="swiglu_oai"),
     ),
     "qwen2": Architecture(),
     "qwen3": Architecture(head_norm=True, unused_tensors=CLASSIFIER),
     "qwen35": QWEN35,
-    "qwen35moe": QWEN35,
-    "qwen3next": replace(QWEN35, recurrent=RecurrentFeatures("delta")),
+    "qwen35moe": QWEN35_MOE,
+    "qwen3next": replace(QWEN35_MOE, recurrent=RecurrentFeatures("delta")),
     "seed_oss": Architecture(block=POST_ATTENTION),
     "lfm2": Architecture(
         head_norm=True,
@@ -175,6 +184,23 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mpt": Architecture(
         has_rope=False, norm="layer", activation="gelu", gated=False, attention=OPTIONAL_NORM
     ),
+    "qwen2moe": Architecture(experts=WITH_ROW_GATE),
+    "qwen3moe": Architecture(head_norm=True, experts=NORMALISED),
+    "olmoe": Architecture(head_norm=True, experts=ExpertFeatures(normalised=False)),
+    "granitemoe": Architecture(
+        interleaved_rope=True, finetuned_means_rope=True, divides_logits=True, experts=NORMALISED
+    ),
+    "phimoe": Architecture(experts=NORMALISED),
+    "hunyuan-moe": Architecture(
+        attention=AttentionFeatures(norm=QueryKeyNorm(after_rope=True)), experts=NORMALISED
+    ),
+    "minimax-m2": Architecture(head_norm=True, experts=ExpertFeatures(gating="sigmoid", normalised=True)),
+    "dots1": Architecture(head_norm=True, experts=ExpertFeatures()),
+    "glm4moe": Architecture(head_norm=True, block=POST_ATTENTION, experts=ExpertFeatures(gating="sigmoid")),
+    "bailingmoe2": Architecture(head_norm=True, experts=ExpertFeatures(gating="sigmoid")),
+    "ernie4_5-moe": Architecture(
+        interleaved_rope=True, experts=NORMALISED, unused_in_layers=("attn_output.bias",)
+    ),
 }
 
 
@@ -186,11 +212,11 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
             f"the architecture {name!r:.60} is not supported; supported: {', '.join(sorted(ARCHITECTURES))}"
         )
     architecture, read = ARCHITECTURES[name], MetadataReader(metadata, name)
-    _refuse_unknown_features(read)
     num_layers, num_blocks = count_layers(read)
     recurrents = read_recurrent(architecture.recurrent, read, num_blocks)[:num_layers]
     heads = _heads(architecture, read, recurrents)
-    feed_forwards = _feed_forwards(architecture, read, num_layers, "blk.0.ffn.act.scales" in tensors)
+    dense = _feed_forwards(architecture, read, num_layers, "blk.0.ffn.act.scales" in tensors)
+    parts = feed_forward_parts(architecture.experts, read, dense, tensors)
     width = read.integer("embedding_length")
     rope = None
     key_length = next((layer.key_length for layer in heads if layer is not None), 0)
@@ -209,7 +235,10 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         norm=Norm(architecture.norm, read.number(NORM_EPSILONS[architecture.norm])),
         ropes=attentions.ropes,
         layers=tuple(
-            LayerSpec(*parts) for parts in zip(attentions.layers, feed_forwards, recurrents, strict=True)
+            LayerSpec(attention, feed_forward, recurrent, experts)
+            for attention, (feed_forward, experts), recurrent in zip(
+                attentions.layers, parts, recurrents, strict=True
+            )
         ),
         block=_block(architecture, read, tensors),
         embedding_scale=read.number(
@@ -224,7 +253,7 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         unused_tensors=(
             *architecture.unused_tensors,
             *attentions.unused_tensors,
-            *unused_of_blocks(tensors, num_layers, num_blocks),
+            *unused_of_blocks(tensors, num_layers, num_blocks, architecture.unused_in_layers),
         ),
     )
 
@@ -299,10 +328,3 @@ def _position_embeddings(architecture: Architecture, tensors: Mapping[str, Tenso
 def _logit_scale(architecture: Architecture, read: MetadataReader) -> float:
     scale = read.number("logit_scale", 1.0)
     return 1 / scale if architecture.divides_logits else scale
-
-
-def _refuse_unknown_features(read: MetadataReader) -> None:
-    if read.integer("expert_count", 0):
-        raise ModelError(
-            f"{read.integer('expert_count')} experts: mixture-of-experts models are not supported"
-        )

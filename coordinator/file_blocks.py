@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from coordinator.metadata import MetadataReader
 from coordinator.model import TensorInfo
@@ -21,10 +21,13 @@ def count_layers(read: MetadataReader) -> tuple[int, int]:
     return num_blocks - num_predicting, num_blocks
 
 
-def unused_of_blocks(tensors: Mapping[str, TensorInfo], num_layers: int, num_blocks: int) -> tuple[str, ...]:
-    """Those of blocks that only predict further ahead, and what a file holds in two ways."""
+def unused_of_blocks(
+    tensors: Mapping[str, TensorInfo], num_layers: int, num_blocks: int, in_layers: Sequence[str]
+) -> tuple[str, ...]:
+    """Those of blocks that only predict further ahead, of all `in_layers`, and what is there in two ways."""
     prefixes = tuple(f"blk.{index}." for index in range(num_layers, num_blocks))
     unused = [name for name in tensors if name.startswith(prefixes)]
+    unused += [f"blk.{index}.{name}" for index in range(num_layers) for name in in_layers]
     for index in range(num_layers):
         fused, parts = f"blk.{index}.ssm_in.weight", f"blk.{index}.attn_qkv.weight"
         unused += [fused] if fused in tensors and parts in tensors else []

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from coordinator.attention_spec import Latent, QueryKeyNorm, Temperature, Window
+from coordinator.experts_spec import ExpertsSpec
 from coordinator.recurrent_spec import RecurrentSpec
 
 
@@ -183,6 +184,8 @@ class FeedForwardSpec:
     activation: str = "silu"
     gated: bool = True
     has_divisors: bool = False  # activations are divided by ffn.act.scales
+    suffix: str = ""  # of its tensors' names
+    row_gate: str = ""  # the tensor that, times a row, through a logistic function, scales the row's output
 
     def __post_init__(self) -> None:
         _check_counts(self, "length")
@@ -191,14 +194,23 @@ class FeedForwardSpec:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """What a layer adds to the residual stream, one after the other; None for what it has not."""
+    """What a layer adds to the residual stream, one after the other; None for what it has not.
+
+    A feed-forward network beside experts gets the same input, and is added to them.
+    """
 
     attention: AttentionSpec | None
     feed_forward: FeedForwardSpec | None
     recurrent: RecurrentSpec | None = None  # in the place of attention
+    experts: ExpertsSpec | None = None
 
     def __post_init__(self) -> None:
         assert self.attention is None or self.recurrent is None, "a layer with attention and a recurrent part"
+
+    @property
+    def has_feed_forward(self) -> bool:
+        """Of either kind."""
+        return self.feed_forward is not None or self.experts is not None
 
 
 @dataclass(frozen=True)
@@ -271,6 +283,11 @@ class ModelSpec:
     def is_recurrent(self) -> bool:
         """Whether any layer keeps a state of its sequence."""
         return any(layer.recurrent is not None for layer in self.layers)
+
+    @property
+    def experts(self) -> tuple[ExpertsSpec, ...]:
+        """Of the layers that have them."""
+        return tuple(layer.experts for layer in self.layers if layer.experts is not None)
 
     @property
     def rope_length(self) -> int:

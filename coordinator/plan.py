@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from coordinator.experts_spec import ExpertsSpec
 from coordinator.kv_types import KV_TYPES
 from coordinator.model import LayerSpec, ModelSpec
 from coordinator.recurrent_spec import RecurrentSpec
@@ -54,6 +55,8 @@ class LayerShare:
     feed_forward: Span  # columns of gate and up, rows of down's input
     recurrent: Span = Span(0, 0)  # heads of a recurrent part, or channels of a short convolution
     groups: Span = Span(0, 0)  # those that these heads are of; neighbours may hold the same one
+    experts: Span = Span(0, 0)
+    expert_columns: Span = Span(0, 0)  # of each of these experts
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,13 @@ def split(total: int, weights: Sequence[float], unit: int = 1) -> list[Span]:
     return [Span(start, stop) for start, stop in itertools.pairwise(cuts)]
 
 
-def make_plan(spec: ModelSpec, weights: Sequence[float]) -> tuple[RankShare, ...]:
-    """One share per rank weight. Raises PlanError for a rank count or weights that can't be."""
+def make_plan(
+    spec: ModelSpec, weights: Sequence[float], expert_split: str = "columns"
+) -> tuple[RankShare, ...]:
+    """One share per rank weight. Raises PlanError for a rank count or weights that can't be.
+
+    expert_split: whether a rank holds its columns of all experts, or all columns of its experts.
+    """
     if not 1 <= len(weights) <= MAX_RANKS:
         raise PlanError(f"{len(weights)} ranks; from 1 to {MAX_RANKS} are possible")
     for weight in weights:
@@ -119,7 +127,10 @@ def make_plan(spec: ModelSpec, weights: Sequence[float]) -> tuple[RankShare, ...
             raise PlanError(f"a rank weight of {weight}; weights are numbers from 0 to {MAX_WEIGHT:g}")
     if not sum(weights) > 0:
         raise PlanError("all rank weights are 0; at least one must be more")
-    split_layer = functools.cache(functools.partial(_split_layer, weights=tuple(weights)))
+    assert expert_split in EXPERT_SPLITS, f"experts split by {expert_split!r}"
+    split_layer = functools.cache(
+        functools.partial(_split_layer, weights=tuple(weights), expert_split=expert_split)
+    )
     layers = [split_layer(layer) for layer in spec.layers]
     vocabulary = split(spec.vocabulary_size, weights)
     return tuple(
@@ -128,23 +139,43 @@ def make_plan(spec: ModelSpec, weights: Sequence[float]) -> tuple[RankShare, ...
     )
 
 
+EXPERT_SPLITS = ("columns", "experts")
 NOTHING = Span(0, 0)
 
 
-def _split_layer(layer: LayerSpec, weights: tuple[float, ...]) -> list[LayerShare]:
+def _split_layer(layer: LayerSpec, weights: tuple[float, ...], expert_split: str) -> list[LayerShare]:
     """One share a rank."""
     attention, feed_forward = layer.attention, layer.feed_forward
     heads = kv_heads = columns = recurrent = groups = [NOTHING] * len(weights)
+    experts = expert_columns = heads
     if attention is not None:
         heads = _split_heads(attention.num_heads, attention.num_kv_heads, weights)
         kv_heads = [covering(span, attention.heads_per_kv_head) for span in heads]
     if feed_forward is not None:
-        columns = split(feed_forward.length, weights, _column_unit(feed_forward.length, len(weights)))
+        columns = _split_columns(feed_forward.length, weights)
     if layer.recurrent is not None:
         recurrent = _split_recurrent(layer.recurrent, weights)
         groups = [groups_of(layer.recurrent, span) for span in recurrent]
-    spans = zip(heads, kv_heads, columns, recurrent, groups, strict=True)
+    if layer.experts is not None:
+        experts, expert_columns = _split_experts(layer.experts, weights, expert_split)
+    spans = zip(heads, kv_heads, columns, recurrent, groups, experts, expert_columns, strict=True)
     return [LayerShare(*held) for held in spans]
+
+
+def _split_experts(
+    experts: ExpertsSpec, weights: Sequence[float], expert_split: str
+) -> tuple[list[Span], list[Span]]:
+    """The experts of every rank, and the columns of each of these; both empty where a rank holds nothing."""
+    if expert_split == "experts":
+        held, whole = split(experts.count, weights), Span(0, experts.length)
+        return held, [whole if len(span) else NOTHING for span in held]
+    columns = _split_columns(experts.length, weights)
+    everyone = Span(0, experts.count)
+    return [everyone if len(span) else NOTHING for span in columns], columns
+
+
+def _split_columns(length: int, weights: Sequence[float]) -> list[Span]:
+    return split(length, weights, _column_unit(length, len(weights)))
 
 
 def _split_heads(num_heads: int, num_groups: int, weights: Sequence[float]) -> list[Span]:

@@ -5,12 +5,12 @@ Only shapes of supported architectures stand here; `tiny` is no model, but a qui
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
 from coordinator.architectures import ARCHITECTURES
 from coordinator.attention_spec import Latent, QueryKeyNorm
+from coordinator.experts_spec import ExpertsSpec
 from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope, TensorInfo
 from coordinator.shards import layer_norms
 from coordinator.weight_types import WEIGHT_TYPES
@@ -24,31 +24,36 @@ class Shape:
     tied: bool = False
 
 
-def _dense(
+def _spec(
     architecture: str,
     num_layers: int,
     width: int,
     heads: tuple[int, int],
-    ffn: int,
+    ffn: int | ExpertsSpec,
     vocabulary: int,
     *,
     rope_base: float,
     head_length: int = 0,
     epsilon: float = 1e-5,
+    context: int = 131072,
 ) -> ModelSpec:
-    """heads: query heads and KV heads, of head_length or of the width divided among them."""
+    """heads: query heads and KV heads, of head_length or of the width divided among them.
+
+    ffn: the columns of a feed-forward network, or experts.
+    """
     features = ARCHITECTURES[architecture]
     length = head_length or width // heads[0]
     norm = QueryKeyNorm() if features.head_norm else None
-    layer = LayerSpec(
-        AttentionSpec(*heads, length, length, length**-0.5, head_norm=norm),
-        FeedForwardSpec(ffn, features.activation, features.gated),
-    )
+    attention = AttentionSpec(*heads, length, length, length**-0.5, head_norm=norm)
+    if isinstance(ffn, ExpertsSpec):
+        layer = LayerSpec(attention, None, experts=ffn)
+    else:
+        layer = LayerSpec(attention, FeedForwardSpec(ffn, features.activation, features.gated))
     return ModelSpec(
         architecture=architecture,
         embedding_length=width,
         vocabulary_size=vocabulary,
-        context_length=131072,
+        context_length=context,
         norm=Norm(features.norm, epsilon),
         ropes=(Rope(length, rope_base, 1.0, features.interleaved_rope),),
         layers=(layer,) * num_layers,
@@ -56,29 +61,38 @@ def _dense(
     )
 
 
-def _qwen3(num_layers: int, width: int, heads: tuple[int, int], ffn: int, *, context: int) -> ModelSpec:
-    spec = _dense(
-        "qwen3", num_layers, width, heads, ffn, 151936, rope_base=1e6, head_length=128, epsilon=1e-6
-    )
-    return dataclasses.replace(spec, context_length=context)
+def _qwen3(
+    architecture: str, num_layers: int, width: int, heads: tuple[int, int], ffn: int | ExpertsSpec
+) -> ModelSpec:
+    return _spec(
+        architecture, num_layers, width, heads, ffn, 151936,
+        rope_base=1e6, head_length=128, epsilon=1e-6, context=40960,
+    )  # fmt: skip
 
 
 SHAPES: dict[str, Shape] = {
-    "tiny": Shape(_dense("llama", 2, 64, (4, 2), 160, 256, rope_base=1e4)),
-    "llama-160m": Shape(_dense("llama", 12, 768, (12, 4), 2048, 32000, rope_base=1e4)),
-    "llama-3.2-1b": Shape(_dense("llama", 16, 2048, (32, 8), 8192, 128256, rope_base=5e5), tied=True),
-    "llama-3.1-8b": Shape(_dense("llama", 32, 4096, (32, 8), 14336, 128256, rope_base=5e5)),
-    "llama-3.3-70b": Shape(_dense("llama", 80, 8192, (64, 8), 28672, 128256, rope_base=5e5)),
-    "qwen3-0.6b": Shape(_qwen3(28, 1024, (16, 8), 3072, context=40960), tied=True),
+    "tiny": Shape(_spec("llama", 2, 64, (4, 2), 160, 256, rope_base=1e4)),
+    "llama-160m": Shape(_spec("llama", 12, 768, (12, 4), 2048, 32000, rope_base=1e4)),
+    "llama-3.2-1b": Shape(_spec("llama", 16, 2048, (32, 8), 8192, 128256, rope_base=5e5), tied=True),
+    "llama-3.1-8b": Shape(_spec("llama", 32, 4096, (32, 8), 14336, 128256, rope_base=5e5)),
+    "llama-3.3-70b": Shape(_spec("llama", 80, 8192, (64, 8), 28672, 128256, rope_base=5e5)),
+    "qwen3-0.6b": Shape(_qwen3("qwen3", 28, 1024, (16, 8), 3072), tied=True),
+    "tiny-moe": Shape(
+        _spec("qwen3moe", 2, 64, (4, 2), ExpertsSpec(8, 2, 96, normalised=True), 256, rope_base=1e4)
+    ),
+    "qwen3-30b-a3b": Shape(_qwen3("qwen3moe", 48, 2048, (32, 4), ExpertsSpec(128, 8, 768, normalised=True))),
 }
 
 
 def shape_tensors(shape: Shape, weight_type: str) -> dict[str, TensorInfo]:
-    """The tensor table that a file of this shape would have: matrices of the type, vectors in F32."""
+    """The tensor table that a file of this shape would have: routers and vectors are in F32."""
     return {
-        name: _tensor(name, "F32" if len(size) == 1 else weight_type, size)
+        name: _tensor(name, "F32" if len(size) == 1 or ROUTER in name else weight_type, size)
         for name, size in tensor_shapes(shape.spec, tied=shape.tied).items()
     }
+
+
+ROUTER = "ffn_gate_inp"
 
 
 def tensor_shapes(spec: ModelSpec, *, tied: bool = False) -> dict[str, tuple[int, ...]]:
@@ -91,6 +105,8 @@ def tensor_shapes(spec: ModelSpec, *, tied: bool = False) -> dict[str, tuple[int
             parts |= _attention_shapes(layer.attention, width)
         if layer.feed_forward is not None:
             parts |= _feed_forward_shapes(layer.feed_forward, width)
+        if layer.experts is not None:
+            parts |= _experts_shapes(layer.experts, width)
         shapes |= {f"blk.{index}.{name}.weight": size for name, size in parts.items()}
     shapes["output_norm.weight"] = (width,)
     shapes |= {rope.factors: (rope.dimension // 2,) for rope in spec.ropes if rope.factors}
@@ -138,13 +154,26 @@ def _latent_shapes(attention: AttentionSpec, latent: Latent, width: int) -> dict
 
 
 def _feed_forward_shapes(feed_forward: FeedForwardSpec, width: int) -> dict[str, tuple[int, ...]]:
+    suffix = feed_forward.suffix
     shapes: dict[str, tuple[int, ...]] = {
-        "ffn_up": (feed_forward.length, width),
-        "ffn_down": (width, feed_forward.length),
+        f"ffn_up{suffix}": (feed_forward.length, width),
+        f"ffn_down{suffix}": (width, feed_forward.length),
     }
     if feed_forward.gated:
-        shapes["ffn_gate"] = shapes["ffn_up"]
+        shapes[f"ffn_gate{suffix}"] = shapes[f"ffn_up{suffix}"]
+    if feed_forward.row_gate:
+        shapes[feed_forward.row_gate.removesuffix(".weight")] = (width,)
     return shapes
+
+
+def _experts_shapes(experts: ExpertsSpec, width: int) -> dict[str, tuple[int, ...]]:
+    inwards, outwards = (experts.count, experts.length, width), (experts.count, width, experts.length)
+    return {
+        ROUTER: (experts.count, width),
+        "ffn_gate_exps": inwards,
+        "ffn_up_exps": inwards,
+        "ffn_down_exps": outwards,
+    }
 
 
 def _tensor(name: str, weight_type: str, shape: tuple[int, ...]) -> TensorInfo:

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coordinator.attention_spec import Latent
+from coordinator.experts_spec import ExpertsSpec
 from coordinator.model import AttentionSpec, FeedForwardSpec, ModelError, ModelSpec, TensorInfo
 from coordinator.plan import LayerShare, RankShare, Span, covering, make_plan, padded
 from coordinator.recurrent_shards import cut_recurrent
 from coordinator.weight_types import WEIGHT_TYPES
+
+ONE = Span(0, 1)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,14 @@ class Shard:
     rows: Span
     columns: Span  # of the file's tensor, whole blocks
     column_offset: int
+    # Of a tensor that holds a matrix for each expert, one after another, `rows` are those of every one.
+    experts: Span = ONE
+    expert_rows: int = 0  # of one expert in the file
+
+    @property
+    def num_rows(self) -> int:
+        """Of all experts together."""
+        return len(self.experts) * len(self.rows)
 
     @property
     def padded_columns(self) -> int:
@@ -40,7 +51,8 @@ def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorI
 
     Raises ModelError for a missing tensor and a wrong shape.
     """
-    cutter = _Cutter(tensors, share.rank, spec.embedding_length)
+    used = {name: tensor for name, tensor in tensors.items() if name not in spec.unused_tensors}
+    cutter = _Cutter(used, share.rank, spec.embedding_length)
     for index, (layer, layer_share) in enumerate(zip(spec.layers, share.layers, strict=True)):
         prefix = f"blk.{index}."
         for name in layer_norms(spec):
@@ -51,6 +63,8 @@ def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorI
             cut_recurrent(cutter, prefix, layer.recurrent, layer_share)
         if layer.feed_forward is not None:
             _cut_feed_forward(cutter, prefix, layer.feed_forward, layer_share.feed_forward)
+        if layer.experts is not None:
+            _cut_experts(cutter, prefix, layer.experts, layer_share)
     cutter.norm(spec.output_norm)
     if spec.embedding_norm:
         cutter.norm(spec.embedding_norm)
@@ -118,13 +132,35 @@ def _cut_latent_attention(
 
 
 def _cut_feed_forward(cutter: _Cutter, prefix: str, feed_forward: FeedForwardSpec, columns: Span) -> None:
-    length = feed_forward.length
+    length, suffix = feed_forward.length, feed_forward.suffix
     names = ("ffn_gate", "ffn_up") if feed_forward.gated else ("ffn_up",)
-    cutter.fused_column_parallel(prefix, tuple((name, columns, length) for name in names), "ffn_up")
+    parts = tuple((name + suffix, columns, length) for name in names)
+    cutter.fused_column_parallel(prefix, parts, "ffn_up" + suffix)
     if feed_forward.has_divisors:
         cutter.part_of_vector(prefix + "ffn.act.scales", columns, length)
-    cutter.row_parallel(prefix + "ffn_down", columns, length)
+    cutter.row_parallel(prefix + "ffn_down" + suffix, columns, length)
+    if feed_forward.row_gate:
+        cutter.row_vector(prefix + feed_forward.row_gate)
 
+
+def _cut_experts(cutter: _Cutter, prefix: str, experts: ExpertsSpec, share: LayerShare) -> None:
+    """Every rank has the whole router."""
+    cutter.column_parallel(
+        prefix + "ffn_gate_inp", Rows(prefix + "ffn_gate_inp", experts.count), Span(0, experts.count)
+    )
+    if prefix + EXPERT_BIAS in cutter.tensors:
+        cutter.vector(prefix + EXPERT_BIAS, experts.count)
+    cut = ExpertCut(experts.count, share.experts, share.expert_columns, experts.length)
+    names, fused = (prefix + "ffn_gate_exps", prefix + "ffn_up_exps"), prefix + "ffn_gate_up_exps"
+    is_fused = fused + ".weight" in cutter.tensors
+    for index, name in enumerate(names):
+        total = experts.length * (len(names) if is_fused else 1)
+        rows = Rows(fused if is_fused else name, total, index * experts.length if is_fused else 0)
+        cutter.experts_column_parallel(name, rows, cut)
+    cutter.experts_row_parallel(prefix + "ffn_down_exps", cut)
+
+
+EXPERT_BIAS = "exp_probs_b.bias"  # what is added to the routers' probabilities to choose by
 
 # Read on the host, or folded into the rope table: known, but no rank's shard.
 EMBEDDING = "token_embd.weight"
@@ -168,6 +204,16 @@ class Rows:
 
 
 NO_TENSOR = TensorInfo("", "F32", (), 0, 0)
+
+
+@dataclass(frozen=True)
+class ExpertCut:
+    """The part of a layer's experts that a rank holds."""
+
+    count: int  # experts of the layer
+    experts: Span
+    columns: Span  # of each of these
+    length: int  # columns of an expert
 
 
 class _Cutter:
@@ -252,6 +298,10 @@ class _Cutter:
         if name + ".bias" in self.tensors:
             self.vector(name + ".bias", self.width)
 
+    def row_vector(self, name: str) -> None:
+        """As long as a row of the residual stream."""
+        self.vector(name, self.width)
+
     def column_parallel(self, name: str, rows: Rows, span: Span) -> None:
         """By output row, of which the rank holds `span`; the bias goes along. `name` is the device's."""
         tensor = self._find(rows.tensor + ".weight", (rows.total, self.width))
@@ -286,13 +336,45 @@ class _Cutter:
             self.column_parallel(prefix + name, own, span)
             first += rows
 
-    def row_parallel(self, name: str, columns: Span, total: int) -> None:
-        """By input column, rounded outwards to blocks; rank 0 adds the bias, once."""
-        tensor = self._find(name + ".weight", (self.width, total))
+    def _touched(self, name: str, columns: Span, total: int) -> tuple[Span, int]:
+        """The columns rounded outwards to blocks, and where its own begin in these."""
         block = self._column_blocks[name.split(".")[2]]
         touched = covering(columns, block).scaled(block)
         held = Span(touched.start, min(touched.stop, total))
-        offset = columns.start - held.start if len(columns) else 0
+        return held, columns.start - held.start if len(columns) else 0
+
+    def row_parallel(self, name: str, columns: Span, total: int) -> None:
+        """By input column, rounded outwards to blocks; rank 0 adds the bias, once."""
+        tensor = self._find(name + ".weight", (self.width, total))
+        held, offset = self._touched(name, columns, total)
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, self.width), held, offset)
         if name + ".bias" in self.tensors and self._rank == 0:
             self.vector(name + ".bias", self.width)
+
+    def experts_column_parallel(self, name: str, rows: Rows, cut: ExpertCut) -> None:
+        """As column_parallel, of every expert. `rows` are one expert's."""
+        tensor = self._find(rows.tensor + ".weight", (cut.count, rows.total, self.width))
+        held = Span(rows.first + cut.columns.start, rows.first + cut.columns.stop)
+        self.shards[name + ".weight"] = Shard(
+            tensor.name, tensor.type, held, Span(0, self.width), 0, cut.experts, rows.total
+        )
+        self._expert_bias(rows.tensor + ".bias", held, rows.total, cut, name + ".bias")
+
+    def experts_row_parallel(self, name: str, cut: ExpertCut) -> None:
+        """As row_parallel, of every expert; the rank that has its first column adds the bias."""
+        tensor = self._find(name + ".weight", (cut.count, self.width, cut.length))
+        held, offset = self._touched(name, cut.columns, cut.length)
+        rows = Span(0, self.width)
+        self.shards[tensor.name] = Shard(
+            tensor.name, tensor.type, rows, held, offset, cut.experts, self.width
+        )
+        if cut.columns.start == 0:
+            self._expert_bias(name + ".bias", rows, self.width, cut, name + ".bias")
+
+    def _expert_bias(self, name: str, span: Span, length: int, cut: ExpertCut, device_name: str) -> None:
+        if name not in self.tensors:
+            return
+        tensor = self._find(name, (cut.count, length))
+        if tensor.type != "F32":
+            raise ModelError(f"the vectors {name!r} are of type {tensor.type}; F32 is needed")
+        self.shards[device_name] = Shard(name, "F32", Span(0, 1), span, 0, cut.experts, 1)

@@ -38,7 +38,7 @@ def arrange(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) ->
     if weights is None:
         weights, how = choose_weights(config, model, choices, places)
         split = f"shares {', '.join(f'{weight:.3g}' for weight in weights)}: {how}"
-    plan = make_plan(model.spec, weights)
+    plan = make_plan(model.spec, weights, config.expert_split)
     needs = rank_needs(model.spec, model.tensors, plan, choices)
     sizes = Fitting(config, needs, places, choices).choose_sizes(model.spec.context_length)
     check_fit(needs, sizes.limits, places, choices)

@@ -36,7 +36,7 @@ def choose_weights(
     for step in range(NUM_STEPS + 1):
         memory_part = step / NUM_STEPS
         weights = _mixed(by_speed, by_memory, memory_part)
-        plan = make_plan(model.spec, weights)
+        plan = make_plan(model.spec, weights, config.expert_split)
         needs = rank_needs(model.spec, model.tensors, plan, choices)
         if Fitting(config, needs, places, choices).limit(context) is None:
             break

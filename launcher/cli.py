@@ -164,6 +164,7 @@ def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunCo
         max_memory={} if options.max_memory is None else parse_max_memory(options.max_memory),
         overrides=parse_overrides(options.override_kv),
         without=() if options.without is None else tuple(options.without.split(",")),
+        expert_split=options.expert_split,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from coordinator.kv_types import KV_TYPES
 from coordinator.model import ModelError
-from coordinator.plan import ACTIVATIONS, MAX_RANKS
+from coordinator.plan import ACTIVATIONS, EXPERT_SPLITS, MAX_RANKS
 from coordinator.shapes import SHAPES, shape_tensors
 from coordinator.weight_types import WEIGHT_TYPES
 from worker.device import FEATURES
@@ -76,6 +76,7 @@ class RunConfig:
     trace: bool = False  # keep every lap of every step
     measure_copy: bool = False  # of the devices' memory
     without: tuple[str, ...] = ()  # features of the devices
+    expert_split: str = EXPERT_SPLITS[0]
     max_memory: Mapping[int | None, int] = field(default_factory=dict)  # bytes by device; None: the CPU's
     overrides: tuple[tuple[str, int | float | bool | str], ...] = ()  # of the file's metadata
 
@@ -88,6 +89,8 @@ class RunConfig:
             raise UsageError(f"--collective {self.collective}: known are {', '.join(COLLECTIVES)}")
         if self.all_reduce not in ALL_REDUCES:
             raise UsageError(f"--all-reduce {self.all_reduce}: known are {', '.join(ALL_REDUCES)}")
+        if self.expert_split not in EXPERT_SPLITS:
+            raise UsageError(f"--expert-split {self.expert_split}: known are {', '.join(EXPERT_SPLITS)}")
         if self.all_reduce == "two-phase" and self.collective != "shared-memory":
             raise UsageError(
                 f"--all-reduce two-phase: {self.collective} has no phases; use --collective shared-memory"

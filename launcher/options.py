@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.plan import ACTIVATIONS
+from coordinator.plan import ACTIVATIONS, EXPERT_SPLITS
 from coordinator.sampler import SamplingParameters
 from coordinator.shapes import SHAPES
 from launcher.config import ALL_REDUCES, COLLECTIVES, DEFAULT_CONTEXT, EXIT_USAGE
@@ -191,6 +191,9 @@ def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
         help="shares of the ranks, such as 3,1; auto weighs them by speed, as far as memory allows"
         " (default: equal)",
     )
+    ranks.add_argument("--expert-split", default=EXPERT_SPLITS[0], choices=EXPERT_SPLITS,
+                       help="a rank holds its columns of all experts, or all of its experts"
+                       " (default: %(default)s)")  # fmt: skip
     ranks.add_argument("--collective", default=COLLECTIVES[0], choices=COLLECTIVES,
                        help="how ranks add up their partial sums (default: %(default)s)")  # fmt: skip
     ranks.add_argument(

@@ -1,7 +1,7 @@
 """What decode must read from memory for a token, held against how fast the devices copy theirs.
 
-A rank reads all its weights and its KV cache once per token. Where a device is kept busy with that and
-nothing else, it reads nearly as fast as it copies.
+A rank reads its KV cache and all its weights once per token, of experts those that the token is routed to.
+Where a device is kept busy with that and nothing else, it reads nearly as fast as it copies.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from coordinator.messages import Ready
 from coordinator.plan import Limits, RankShare
 from coordinator.shards import rank_shards
 from launcher.devices import DeviceChoice
-from launcher.fit import widening
 from launcher.model import Model
-from worker.buffers import cache_buffers, weight_buffers
+from worker.buffers import cache_buffers
+from worker.stacks import Stack, stack_shards
 from worker.state_buffers import state_buffers
 
 
@@ -59,10 +59,26 @@ def rooflines(
 
 
 def _weights(model: Model, share: RankShare, choice: DeviceChoice) -> int:
-    """Every buffer of weights, and for NumPy the float32 copies that it computes with."""
-    shards = rank_shards(model.spec, share, model.tensors)
-    planes = sum(buffer.nbytes for buffer in weight_buffers(shards).values())
-    return planes + (widening(shards) if choice.index is None else 0)
+    """Every buffer of weights, or for NumPy the float32 copies that it computes with.
+
+    Of experts as much as a row's have on average.
+    """
+    stacks = stack_shards(rank_shards(model.spec, share, model.tensors)).values()
+    on_numpy = choice.index is None
+    return round(sum(_stack_bytes(stack, on_numpy) * _part_read(model, stack) for stack in stacks))
+
+
+def _stack_bytes(stack: Stack, on_numpy: bool) -> int:
+    return 4 * stack.rows * stack.padded_columns if on_numpy else stack.nbytes
+
+
+def _part_read(model: Model, stack: Stack) -> float:
+    """For a row."""
+    if not stack.shards[0].expert_rows:
+        return 1.0
+    experts = model.spec.layers[int(stack.name.split(".")[1])].experts
+    assert experts is not None, f"the layer of {stack.name} has no experts"
+    return experts.used / experts.count
 
 
 def _cache(model: Model, limits: Limits, share: RankShare, choice: DeviceChoice) -> int:

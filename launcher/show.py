@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from coordinator.generation import all_logits
-from coordinator.model import LayerSpec
+from coordinator.model import LayerSpec, ModelSpec
 from coordinator.plan import RankShare, Span
 from launcher.arrange import arrange, largest_context_text
 from launcher.config import RunConfig, UsageError
@@ -88,6 +88,7 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
     ]
     print(
         f"{config.model.name}: {spec.architecture}, {spec.num_layers} layers, {', '.join(counts)},"
+        f"{_experts_text(spec)}"
         f" {spec.vocabulary_size} tokens; context {limits.context_length}, KV {config.kv_type},"
         f" steps of up to {limits.max_rows} rows"
     )
@@ -114,9 +115,26 @@ def _layer_numbers(layer: LayerSpec) -> tuple[int, int, int, int]:
     return *heads, columns, 0 if recurrent is None else recurrent.num_heads
 
 
+def _experts_text(spec: ModelSpec) -> str:
+    if not spec.experts:
+        return ""
+    numbers = ([experts.used, experts.count, experts.length] for experts in spec.experts)
+    used, count, length = map(_of_layers, zip(*numbers, strict=True))
+    return f" {used} of {count} experts of {length} columns,"
+
+
 def _of_layers(numbers: Sequence[int]) -> str:
     """One number where all layers agree, else from the least to the most."""
     return str(numbers[0]) if len(set(numbers)) == 1 else f"{min(numbers)} to {max(numbers)}"
+
+
+KINDS = {
+    "heads": "heads",
+    "kv_heads": "KV heads",
+    "ffn_columns": "FFN columns",
+    "experts": "experts",
+    "expert_columns": "expert columns",
+}
 
 
 def _layer_spans(share: RankShare) -> dict[str, list[Span]]:
@@ -126,6 +144,8 @@ def _layer_spans(share: RankShare) -> dict[str, list[Span]]:
         "kv_heads": [layer.kv_heads for layer in share.layers],
         "ffn_columns": [layer.feed_forward for layer in share.layers],
         "recurrent_heads": [layer.recurrent for layer in share.layers],
+        "experts": [layer.experts for layer in share.layers],
+        "expert_columns": [layer.expert_columns for layer in share.layers],
     }
 
 

@@ -54,8 +54,17 @@ def add_metadata(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:
     writer.add_context_length(spec.context_length)
     writer.add_embedding_length(spec.embedding_length)
     writer.add_block_count(spec.num_layers)
-    attention, feed_forward, rope = spec.attentions[0], spec.feed_forwards[0], spec.ropes[0]
-    writer.add_feed_forward_length(feed_forward.length)
+    attention, rope = spec.attentions[0], spec.ropes[0]
+    if spec.experts:
+        experts = spec.experts[0]
+        writer.add_feed_forward_length(experts.length)
+        writer.add_expert_feed_forward_length(experts.length)
+        writer.add_expert_count(experts.count)
+        writer.add_expert_used_count(experts.used)
+        writer.add_expert_weights_norm(experts.normalised)
+        writer.add_expert_weights_scale(experts.scale)
+    else:
+        writer.add_feed_forward_length(spec.feed_forwards[0].length)
     writer.add_head_count(attention.num_heads)
     writer.add_head_count_kv(attention.num_kv_heads)
     writer.add_key_length(attention.key_length)

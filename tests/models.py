@@ -120,7 +120,7 @@ def tensor_shapes(spec: ModelSpec, *, biases: bool = False, tied: bool = False) 
     if biases:
         for name, shape in list(shapes.items()):
             if name.startswith("blk.") and not name.endswith("norm.weight"):
-                shapes[name.removesuffix("weight") + "bias"] = shape[:1]
+                shapes[name.removesuffix("weight") + "bias"] = shape[:-1]
     return shapes
 
 
@@ -220,8 +220,9 @@ class Rank:
         limits: Limits,
         open_device: Callable[[Limits], Device] = NumpyDevice,
         two_phase: bool = False,
+        shares_routing: bool = False,
     ) -> None:
-        self.two_phase = two_phase
+        self.two_phase, self.shares_routing = two_phase, shares_routing
         self.spec, self.share, self.num_ranks, self.limits = spec, share, num_ranks, limits
         self.shards: dict[str, Shard] = rank_shards(spec, share, file.tensors)
         self.device = open_device(limits)
@@ -254,6 +255,7 @@ class Rank:
             *buckets,
             activations=self.limits.activations,
             two_phase=self.two_phase,
+            shares_routing=self.shares_routing,
         )
         self.device.prepare(program)
         self.device.submit(program, num_rows)
@@ -275,10 +277,15 @@ class LocalEngine(Engine):
         limits: Limits = LIMITS,
         open_device: Callable[[Limits], Device] = NumpyDevice,
         two_phase: bool = False,
+        expert_split: str = "columns",
+        shares_routing: bool = False,
     ) -> None:
         file, spec = open_model(path)
-        plan = make_plan(spec, weights)
-        self.ranks = [Rank(file, spec, share, len(plan), limits, open_device, two_phase) for share in plan]
+        plan = make_plan(spec, weights, expert_split)
+        self.ranks = [
+            Rank(file, spec, share, len(plan), limits, open_device, two_phase, shares_routing)
+            for share in plan
+        ]
         arena = private_arena(len(plan), limits.max_rows * padded(spec.embedding_length) * 4)
         for rank in self.ranks:
             rank.device.attach_partials(arena, rank.share.rank)

@@ -20,7 +20,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "worker": (
         *("coordinator.messages", "coordinator.plan", "coordinator.shards", "coordinator.model"),
         *("coordinator.attention_spec", "coordinator.recurrent_spec", "coordinator.weight_types"),
-        *("coordinator.kv_types", "coordinator.garbage"),
+        *("coordinator.experts_spec", "coordinator.kv_types", "coordinator.garbage"),
         *("collectives", "shaders"),
     ),
     "coordinator": (),

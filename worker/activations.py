@@ -40,7 +40,17 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "relu": _relu,
     "relu2": _relu2,
 }
+
+
+def _swiglu_oai(gate: Floats, up: Floats) -> Floats:
+    """gpt-oss's (https://huggingface.co/openai/gpt-oss-20b), which clamps both."""
+    clamped = np.minimum(gate, np.float32(7))
+    return clamped * logistic(np.float32(1.702) * clamped) * (np.clip(up, -7, 7) + 1)
+
+
+# Of gate and up together; for experts only.
+GATED_ACTIVATIONS: dict[str, Callable[[Floats, Floats], Floats]] = {"swiglu_oai": _swiglu_oai}
 ACTIVATION_NUMBERS: dict[str | None, int] = {
     None: 0,
-    **{name: number for number, name in enumerate(ACTIVATIONS, start=1)},
+    **{name: number for number, name in enumerate((*ACTIVATIONS, *GATED_ACTIVATIONS), start=1)},
 }

@@ -11,11 +11,12 @@ from coordinator.model import ModelSpec
 from coordinator.plan import Limits, RankShare, padded
 from coordinator.shards import Shard
 from worker.attention import cache_names, qkv_length
+from worker.expert_ops import TILE_WORDS, HeldExperts, route_length
 from worker.latent import QUERY_LATENT, latent_lengths
 from worker.ops import QUANTIZED
 from worker.quantized import row_words
 from worker.recurrent import convolved_length, mixed_length
-from worker.stacks import stack_shards
+from worker.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
 from worker.step_buffer import StepLayout
 
 MAX_ATTENTION_CHUNK = (
@@ -74,7 +75,8 @@ def activation_buffers(
     with_heads = [(layer, held) for layer, held in recurrent if layer.has_heads]
     slots = attention_slots(limits)
     # Where gates and ups are stacked, one product makes both and what comes of them.
-    gates_apart = any(name.endswith((".ffn_gate.weight", ".ffn.act.scales")) for name in stack_shards(shards))
+    gates = [f".{group[0]}.weight" for group in (GATE_UP, SHARED_GATE_UP)]
+    gates_apart = any(name.endswith((*gates, ".ffn.act.scales")) for name in stack_shards(shards))
     block = spec.block
     has_post_norms = bool(block.attention_post_norm or block.feed_forward_post_norm)
     buffers = {
@@ -99,6 +101,8 @@ def activation_buffers(
             max((len(held.recurrent) * layer.head_length for layer, held in with_heads), default=0)
         ),
         "gated": rows(max(input_length("ssm_out"), input_length("shortconv.out_proj"))),
+        "activated_shexp": rows(input_length("ffn_down_shexp")),
+        **_expert_buffers(spec, share, limits, input_length("ffn_down_exps")),
         "final": rows(width, count=limits.max_logit_rows),
         "logits": rows(len(share.vocabulary), Placement.READBACK, limits.max_logit_rows),
     }
@@ -108,12 +112,34 @@ def activation_buffers(
             if name not in buffers or length > buffers[name].row_length:
                 buffers[name] = rows(length)
     if limits.activations != "f32":
-        inputs = ("normed", "attended", "activated", "gated", QUERY_LATENT)
+        inputs = ("normed", "attended", "activated", "activated_shexp", "gated", QUERY_LATENT)
         longest = max(buffers[name].row_length for name in inputs if name in buffers)
         buffers[QUANTIZED] = rows(
             row_words(longest, limits.activations), count=max(limits.max_rows, limits.max_logit_rows)
         )
     return buffers
+
+
+def _expert_buffers(
+    spec: ModelSpec, share: RankShare, limits: Limits, activated_length: int
+) -> dict[str, Buffer]:
+    """What experts work in; a pair is a row with one of its experts."""
+    if not spec.experts:
+        return {}
+    count, used = (max(getattr(experts, name) for experts in spec.experts) for name in ("count", "used"))
+    held = HeldExperts(used, 0, max(len(layer.experts) for layer in share.layers))
+    output_length = padded(spec.embedding_length) if held.count else 0
+
+    def rows(length: int, per_row: int = 1) -> Buffer:
+        return Buffer(limits.max_rows * per_row * length * 4, row_length=length)
+
+    return {
+        "router": rows(count),
+        "routes": rows(route_length(used)),
+        "expert_tiles": Buffer(held.num_tiles(limits.max_rows) * TILE_WORDS * 4),
+        "expert_activated": rows(activated_length, used),
+        "expert_outputs": rows(output_length, used),
+    }
 
 
 def cache_buffers(spec: ModelSpec, share: RankShare, limits: Limits) -> dict[str, Buffer]:

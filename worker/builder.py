@@ -32,12 +32,14 @@ class ProgramBuilder:
         logit_rows: int,
         activations: str = "f32",
         two_phase: bool = False,
+        shares_routing: bool = False,
     ) -> None:
         self.spec, self.share, self.shards = spec, share, shards
         self.stacks = stack_shards(shards)
         self.num_ranks, self._rows, self._logit_rows = num_ranks, rows, logit_rows
         self._activations = activations
         self._two_phase = two_phase and num_ranks > 1
+        self.shares_routing = shares_routing and num_ranks > 1
         self._segments: list[Segment] = []
         self._ops: list[Op] = []
         self._residual = "embedding"  # where the residual stream is, until something is added to it
@@ -91,6 +93,16 @@ class ProgramBuilder:
             )
         )
 
+    @property
+    def num_rows(self) -> int:
+        """That the program has at most."""
+        return self._rows
+
+    @property
+    def next_parity(self) -> int:
+        """Of the partial sums that the next all-reduce adds up."""
+        return self._num_exchanges % 2
+
     def products(self, tensors: list[str], output: str) -> None:
         """Of the normed rows, side by side in the output."""
         offset = 0
@@ -112,11 +124,12 @@ class ProgramBuilder:
         scale: float = 1.0,
         softcap: float = 0.0,
         accumulates: bool = False,
+        exact: bool = False,
     ) -> None:
-        """A product with a stack of matrices; the rest is as MatMul has it."""
+        """A product with a stack of matrices, where `exact` of float32; the rest is as MatMul has it."""
         matrix = self.matrix(tensor)
         bias = tensor + ".bias" if tensor + ".bias" in self.stacks else None
-        activations = self._activations_for(matrix, rows)
+        activations = "f32" if exact else self._activations_for(matrix, rows)
         if activations != "f32":
             source = self._quantized(Quantize(source, matrix.columns, rows, activations))
         self.add(
@@ -177,11 +190,6 @@ class ProgramBuilder:
             self._end_segment(parity, Phase.SLICES)
         elif self.num_ranks > 1:
             self._end_segment(parity, Phase.ONE_SHOT)
-
-    @property
-    def next_parity(self) -> int:
-        """Of what the next exchange adds up."""
-        return self._num_exchanges % 2
 
     def exchange_rows(self, row_length: int) -> None:
         """Ends the segment with an exchange of short rows, which nothing is added to; one rank needs none."""

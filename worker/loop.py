@@ -112,6 +112,7 @@ class Worker:
         devices: of all ranks.
         """
         spec, share, limits = self._load.spec, self._load.share, self._load.limits
+        self._shares_routing = len(set(devices)) > 1  # unequal devices round differently
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.measure_copy else 0.0
         if isinstance(self.device, TunableDevice):
@@ -179,8 +180,7 @@ class Worker:
         self._writer.write(step)
         program = self._program(step.token_ids.size, step.logit_rows.size)
         clock.lap("host")
-        count = step.token_ids.size * padded(self._load.spec.embedding_length)
-        self._runner.run(program, step.token_ids.size, count, clock.lap)
+        self._runner.run(program, step.token_ids.size, self._row_bytes // 4, clock.lap)
         logits = self._logits[: step.logit_rows.size * len(self._load.share.vocabulary)]
         clock.lap("host")
         ledger = clock.ledger()
@@ -215,6 +215,7 @@ class Worker:
             logit_rows,
             activations=load.limits.activations,
             two_phase=two_phase,
+            shares_routing=self._shares_routing,
         )
 
     def close(self) -> None:

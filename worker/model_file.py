@@ -50,9 +50,9 @@ def load_stack(
     The file's bytes are copied once, to where the device wants them; several stacks may be loaded at once.
     """
     columns = stack.padded_columns
-    parts = [shard_rows(weights, shard, tensors[shard.tensor]) for shard in stack.shards]
+    parts = [rows for shard in stack.shards for rows in shard_rows(weights, shard, tensors[shard.tensor])]
     if stack.is_bias:
-        parts = [np.concatenate(parts, axis=1)]
+        parts = [np.concatenate(parts, axis=1)] if parts else []
     weight_format = FORMATS[stack.type]
     if weight_format.codebook_bytes and stack.nbytes:
         device.fill(stack.name, [(0, weight_format.codebook_bytes)], weight_format.write_codebook)
@@ -60,21 +60,40 @@ def load_stack(
     row_bytes = [columns // weight_format.tile_columns * nbytes for nbytes in weight_format.plane_bytes]
     step = max(1, CHUNK_BYTES // max(1, sum(row_bytes)))
     first_row = 0
-    for rows in parts if columns else ():
-        for start in range(0, len(rows), step):
-            chunk = rows[start : start + step]
-            places = [
-                (plane_start + (first_row + start) * nbytes, len(chunk) * nbytes)
-                for plane_start, nbytes in zip(offsets, row_bytes, strict=False)
-            ]
-            repack = functools.partial(weight_format.repack_into, raw=chunk, columns=columns)
-            device.fill(stack.name, places, repack)
-            yield sum(nbytes for _, nbytes in places)
-        first_row += len(rows)
+    for chunk in _chunks(parts if columns else [], step):
+        places = [
+            (plane_start + first_row * nbytes, len(chunk) * nbytes)
+            for plane_start, nbytes in zip(offsets, row_bytes, strict=False)
+        ]
+        repack = functools.partial(weight_format.repack_into, raw=chunk, columns=columns)
+        device.fill(stack.name, places, repack)
+        yield sum(nbytes for _, nbytes in places)
+        first_row += len(chunk)
 
 
-def shard_rows(weights: WeightSource, shard: Shard, tensor: TensorInfo) -> Bytes:
-    """What a rank holds of a tensor, as the file has it [rows, row bytes]; not copied."""
+def _chunks(parts: Sequence[Bytes], step: int) -> Iterator[Bytes]:
+    """The parts' rows, at most `step` at a time. Parts far smaller are joined, which copies them."""
+    few: list[Bytes] = []
+    for rows in filter(len, parts):
+        if few and sum(map(len, few)) + len(rows) > step // 8:
+            yield _joined(few)
+            few = []
+        if len(rows) <= step // 8:
+            few.append(rows)
+        else:
+            yield from (rows[start : start + step] for start in range(0, len(rows), step))
+    if few:
+        yield _joined(few)
+
+
+def _joined(parts: Sequence[Bytes]) -> Bytes:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def shard_rows(weights: WeightSource, shard: Shard, tensor: TensorInfo) -> list[Bytes]:
+    """What a rank holds of a tensor, of every expert as the file has it [rows, row bytes]; not copied."""
     weight_type = WEIGHT_TYPES[shard.type]
     first, last = weight_type.row_bytes(shard.columns.start), weight_type.row_bytes(shard.columns.stop)
-    return weights.rows(tensor)[shard.rows.start : shard.rows.stop, first:last]
+    rows = weights.rows(tensor)
+    starts = (expert * shard.expert_rows for expert in range(shard.experts.start, shard.experts.stop))
+    return [rows[start + shard.rows.start : start + shard.rows.stop, first:last] for start in starts]

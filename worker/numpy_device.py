@@ -12,8 +12,10 @@ from coordinator.plan import Limits
 from worker.attention_ops import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
 from worker.buffers import Buffer
 from worker.device import FillPlaces, Place
+from worker.expert_ops import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from worker.latent_ops import CopyHeads, HeadProducts
 from worker.numpy_attention import attention, attention_combine, rope_cache
+from worker.numpy_experts import expert_matmul, expert_sum, expert_tiles, route, row_gate, shared_routes
 from worker.numpy_heads import clamp, head_norm, head_sums, rope
 from worker.numpy_latent import copy_heads, head_products
 from worker.numpy_products import matmul, widened
@@ -47,6 +49,12 @@ RUN: dict[type, Callable[[Any, NumpyState], None]] = {
     CopyHeads: copy_heads,
     Activate: activate,
     **RUN_RECURRENT,
+    Route: route,
+    SharedRoutes: shared_routes,
+    ExpertTiles: expert_tiles,
+    ExpertMatMul: expert_matmul,
+    ExpertSum: expert_sum,
+    RowGate: row_gate,
 }
 
 
@@ -80,8 +88,13 @@ class NumpyDevice:
 
     def prepare(self, program: Program) -> None:
         for op in (op for segment in program.segments for op in segment.ops):
-            if isinstance(op, MatMul | HeadProducts) and op.matrix.name not in self._state.matrices:
-                self._state.matrices[op.matrix.name] = widened(op.matrix, self._state)
+            if (
+                isinstance(op, MatMul | HeadProducts | ExpertMatMul)
+                and op.matrix.name not in self._state.matrices
+            ):
+                self._state.matrices[op.matrix.name] = widened(
+                    op.matrix, self._state, whole=not isinstance(op, ExpertMatMul)
+                )
 
     def submit(self, program: Program, num_rows: int) -> None:
         assert num_rows <= program.rows, f"{num_rows} rows in a program of {program.rows}"

@@ -17,8 +17,11 @@ from worker.ops import MatMul
 Floats = npt.NDArray[np.float32]
 
 
-def widened(matrix: Matrix, state: NumpyState) -> Floats:
-    """Widens a matrix once and drops its planes, so that it is held once."""
+def widened(matrix: Matrix, state: NumpyState, whole: bool = True) -> Floats:
+    """Widens a matrix once and drops its planes, so that it is held once.
+
+    whole: whether it is multiplied as a whole, or in parts of neighbouring rows.
+    """
     weight_format = FORMATS[matrix.type]
     offsets = weight_format.plane_offsets(matrix.rows, matrix.columns)
     planes = [state.bytes[matrix.name][start:stop] for start, stop in itertools.pairwise(offsets)]
@@ -26,7 +29,7 @@ def widened(matrix: Matrix, state: NumpyState) -> Floats:
     del state.bytes[matrix.name]
     # Of a tall matrix by columns: for one row OpenBLAS then adds scaled columns, which is faster than
     # products of rows.
-    return np.asfortranarray(floats) if matrix.rows >= matrix.columns else floats
+    return np.asfortranarray(floats) if whole and matrix.rows >= matrix.columns else floats
 
 
 def matmul(op: MatMul, state: NumpyState) -> None:

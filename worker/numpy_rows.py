@@ -65,7 +65,7 @@ def activate(op: Activate, state: NumpyState) -> None:
     result = activated(state.rows("gate_up")[:, :length], op.activation, op.gated)
     if op.divisors is not None:
         result = result / state.vector(op.divisors, op.columns)
-    state.rows("activated")[:, op.output_offset : op.output_offset + op.columns] = result
+    state.rows(op.output)[:, op.output_offset : op.output_offset + op.columns] = result
 
 
 def activated(product: Floats, activation: str | None, gated: bool) -> Floats:

@@ -51,6 +51,11 @@ class NumpyState:
         length, num_rows = self.buffers[buffer].row_length, self.num_rows(rows)
         return self.bytes[buffer].view(np.float32)[: num_rows * length].reshape(num_rows, length)
 
+    def pairs(self, buffer: str, used: int) -> Floats:
+        """A buffer with `used` rows for every row of the step."""
+        length, num_pairs = self.buffers[buffer].row_length, self.num_rows() * used
+        return self.bytes[buffer].view(np.float32)[: num_pairs * length].reshape(num_pairs, length)
+
     def partial(self, parity: int, slot: int) -> Floats:
         """One slot as [rows, row length of hidden]."""
         length = self.buffers["hidden"].row_length

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Union
 
 from worker.attention_ops import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
+from worker.expert_ops import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from worker.latent_ops import CopyHeads, HeadProducts
 from worker.matrix import Matrix
 from worker.recurrent_ops import RecurrentOp
@@ -130,7 +131,7 @@ class MatMul:
 
 @dataclass(frozen=True)
 class Activate:
-    """activated[row, offset + column] = activation(gate) * up, which lie columns apart in gate_up.
+    """output[row, offset + column] = activation(gate) * up, which lie columns apart in gate_up.
 
     For gates and ups that one gated product can't give, because their types differ. Where it is not gated,
     activation(up) over a divisor of its column.
@@ -141,6 +142,7 @@ class Activate:
     activation: str
     gated: bool = True
     divisors: str | None = None
+    output: str = "activated"
 
     @property
     def reads(self) -> frozenset[str]:
@@ -148,7 +150,7 @@ class Activate:
 
     @property
     def writes(self) -> frozenset[str]:
-        return frozenset(("activated",))
+        return frozenset((self.output,))
 
 
 Op = Union[  # noqa: UP007
@@ -167,4 +169,10 @@ Op = Union[  # noqa: UP007
     CopyHeads,
     Activate,
     RecurrentOp,
+    Route,
+    SharedRoutes,
+    ExpertTiles,
+    ExpertMatMul,
+    ExpertSum,
+    RowGate,
 ]

@@ -16,9 +16,8 @@ class SegmentRunner:
         self._device, self._collective = device, collective
         self._num_exchanges = 0
 
-    def run(self, program: Program, num_rows: int, count: int, lap: Callable[[str], None]) -> None:
-        """count: elements of an all-reduce, unless a segment's rows are shorter. `lap` is told what the time
-        since its last call was spent on."""
+    def run(self, program: Program, num_rows: int, row_length: int, lap: Callable[[str], None]) -> None:
+        """row_length: of the residual stream. `lap` is told what the time since its last call went to."""
         device = self._device
         device.submit(program, num_rows)
         lap("submit")
@@ -26,8 +25,8 @@ class SegmentRunner:
             device.finish(index)
             lap("wait")
             if segment.parity is not None:
-                elements = num_rows * segment.row_length or count
-                self._exchange(segment.parity, segment.phase, elements)
+                count = segment.num_elements(num_rows, row_length)
+                self._exchange(segment.parity, segment.phase, count)
                 lap("reduce")
                 device.release(index + 1)
                 lap("submit")

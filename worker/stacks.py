@@ -16,6 +16,8 @@ from worker.formats import FORMATS
 # Tensors of a layer that multiply the same input, in the order in which they are stacked.
 QKV, GATE_UP = ("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up")
 MIXED = ("ssm_in", "attn_qkv", "attn_gate", "ssm_ba", "ssm_alpha", "ssm_beta")  # of a recurrent layer
+SHARED_GATE_UP, EXPERTS_GATE_UP = ("ffn_gate_shexp", "ffn_up_shexp"), ("ffn_gate_exps", "ffn_up_exps")
+GROUPS = (QKV, GATE_UP, SHARED_GATE_UP, EXPERTS_GATE_UP, MIXED)
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,12 @@ class Stack:
 
     @property
     def rows(self) -> int:
-        return 1 if self.is_bias else sum(len(shard.rows) for shard in self.shards)
+        return 1 if self.is_bias else sum(shard.num_rows for shard in self.shards)
 
     @property
     def padded_columns(self) -> int:
         if self.is_bias:
-            return padded(sum(len(shard.columns) for shard in self.shards))
+            return padded(sum(len(shard.columns) * shard.num_rows for shard in self.shards))
         return self.shards[0].padded_columns
 
     @property
@@ -75,7 +77,7 @@ def _stack_name(name: str, shards: Mapping[str, Shard]) -> str:
     whole, _, suffix = name.rpartition(".")
     tensor = whole.partition("#")[0]  # NAME#1 is a piece that lies behind NAME
     layer, _, kind = tensor.rpartition(".")
-    for group in (QKV, GATE_UP, MIXED):
+    for group in GROUPS:
         if kind in group:
             stacked = stacked_tensors(layer, group, shards)
             return next(

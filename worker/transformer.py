@@ -9,10 +9,12 @@ from coordinator.plan import LayerShare, RankShare
 from coordinator.shards import Shard
 from worker.attention import attend, write_cache
 from worker.builder import ProgramBuilder
+from worker.expert_ops import RowGate
+from worker.experts import add_experts, add_routing
 from worker.ops import Activate
 from worker.program import Program
 from worker.recurrent import give_out, write_state
-from worker.stacks import GATE_UP, stacked_tensors
+from worker.stacks import GATE_UP, SHARED_GATE_UP, stacked_tensors
 
 
 def build_program(
@@ -25,13 +27,17 @@ def build_program(
     *,
     activations: str = "f32",
     two_phase: bool = False,
+    shares_routing: bool = False,
 ) -> Program:
     """The program of one rank. An all-reduce for each part of a layer, or one for both if they are parallel.
     One rank alone needs none and gets one segment.
 
-    two_phase: how the all-reduces are made; the same bits come out either way.
+    two_phase: how the all-reduces are made; the same bits come out either way. shares_routing: whether rank 0
+    chooses all ranks' experts, for which every layer that has some costs another, small one.
     """
-    builder = ProgramBuilder(spec, share, shards, num_ranks, rows, logit_rows, activations, two_phase)
+    builder = ProgramBuilder(
+        spec, share, shards, num_ranks, rows, logit_rows, activations, two_phase, shares_routing
+    )
     if spec.embedding_norm:
         builder.start(spec.embedding_norm)
     last = spec.num_layers - 1
@@ -71,7 +77,7 @@ def _fill_caches(builder: ProgramBuilder, index: int) -> None:
 
 def _layer(builder: ProgramBuilder, index: int) -> None:
     block, layer, share = builder.spec.block, builder.spec.layers[index], builder.share.layers[index]
-    parallel = block.parallel and layer.attention is not None and layer.feed_forward is not None
+    parallel = block.parallel and layer.attention is not None and layer.has_feed_forward
     if layer.attention is not None:
         builder.norm(_named(index, block.attention_norm), "normed")
         write_cache(builder, index, layer.attention, share)
@@ -83,10 +89,16 @@ def _layer(builder: ProgramBuilder, index: int) -> None:
         write_state(builder, index, layer.recurrent, share)
         give_out(builder, index, layer.recurrent, share, builder.num_ranks)
         _end_part(builder, index, block.attention_post_norm)
-    if layer.feed_forward is not None:
+    if layer.has_feed_forward:
         if not parallel or block.feed_forward_norm:
             builder.norm(_named(index, block.feed_forward_norm), "normed")
-        _feed_forward(builder, index, layer.feed_forward, share, accumulates=parallel)
+        if layer.experts is not None:
+            add_routing(builder, index, layer.experts)
+        if layer.feed_forward is not None:
+            _feed_forward(builder, index, layer.feed_forward, share, accumulates=parallel)
+        if layer.experts is not None:
+            accumulates = parallel or layer.feed_forward is not None
+            add_experts(builder, index, layer.experts, share, accumulates=accumulates)
         _end_part(builder, index, block.feed_forward_post_norm)
 
 
@@ -110,17 +122,19 @@ def _feed_forward(
     accumulates: bool,
 ) -> None:
     """Of the normed rows, into this rank's partial sums, which may hold the other part's already."""
-    layer, columns = f"blk.{index}", len(share.feed_forward)
-    down, activation = f"{layer}.ffn_down", feed_forward.activation
+    layer, columns, suffix = f"blk.{index}", len(share.feed_forward), feed_forward.suffix
+    down, activation, output = f"{layer}.ffn_down{suffix}", feed_forward.activation, f"activated{suffix}"
     if columns:
         offset = builder.shards[down + ".weight"].column_offset
-        stacked, gated = stacked_tensors(layer, GATE_UP, builder.shards), feed_forward.gated
+        group = SHARED_GATE_UP if suffix else GATE_UP
+        stacked, gated = stacked_tensors(layer, group, builder.shards), feed_forward.gated
         if len(stacked) == 1 and not feed_forward.has_divisors:
-            builder.matmul(
-                stacked[0], "normed", "activated", offset=offset, activation=activation, gated=gated
-            )
+            builder.matmul(stacked[0], "normed", output, offset=offset, activation=activation, gated=gated)
         else:
             builder.products(stacked, "gate_up")
             divisors = f"{layer}.ffn.act.scales" if feed_forward.has_divisors else None
-            builder.add(Activate(columns, offset, activation, gated, divisors))
-    builder.partial(down, "activated", accumulates=accumulates)
+            builder.add(Activate(columns, offset, activation, gated, divisors, output))
+        if feed_forward.row_gate:
+            gate, width = f"{layer}.{feed_forward.row_gate}", builder.spec.embedding_length
+            builder.add(RowGate(gate, width, "normed", output, offset, columns))
+    builder.partial(down, output, accumulates=accumulates)

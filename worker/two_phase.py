@@ -97,7 +97,7 @@ def _measure(runner: SegmentRunner, programs: list[Program], row_bytes: int) -> 
     for _ in range(NUM_RUNS):
         for way, program in enumerate(programs):
             started = time.perf_counter()
-            runner.run(program, program.rows, program.rows * row_bytes // 4, _unheard)
+            runner.run(program, program.rows, row_bytes // 4, _unheard)
             seconds = (time.perf_counter() - started) / program.num_all_reduces
             best[way] = min(best[way], seconds)
     return runner.slowest(best)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from coordinator.generation import all_logits
-from coordinator.plan import Limits, make_plan, num_all_reduces
+from coordinator.plan import EXPERT_SPLITS, Limits, make_plan, num_all_reduces
 from coordinator.scheduler import Scheduler
 from coordinator.shards import rank_shards
 from tests.conformance.conftest import Reference, error
@@ -24,13 +24,15 @@ from worker.transformer import build_program
 from worker.vulkan.device import VulkanDevice
 
 MODELS = (
-    "llama-dense", "qwen2-dense", "qwen3-dense", "gemma-dense", "phi2-dense",
-    "phi3-dense", "mistral3-dense", "command-r-dense", "granite-dense", "glm4-dense",
-    "chatglm-dense", "smollm3-dense", "starcoder2-dense", "falcon-dense",
-    "gpt2-dense", "gptneox-dense", "internlm2-dense", "baichuan-dense",
-    "exaone4-dense", "seed_oss-dense", "nemotron-dense",
-    "gemma2-dense", "gemma3-dense", "olmo2-dense", "cohere2-dense", "hunyuan-dense-dense",
-    "stablelm-dense", "bloom-dense", "mpt-dense", "qwen35-dense", "mamba2-dense", "lfm2-dense",
+    "llama-dense", "llama-moe", "qwen2-dense", "qwen3-dense", "qwen2moe-moe", "qwen3moe-moe",
+    "qwen3next-moe", "qwen35-dense", "qwen35moe-moe", "gemma-dense", "gemma2-dense", "gemma3-dense",
+    "phi2-dense", "phi3-dense", "phimoe-moe", "mistral3-dense", "mistral4-moe", "command-r-dense",
+    "cohere2-dense", "gpt-oss-moe", "granite-dense", "granitemoe-moe", "glm4-dense", "glm4moe-moe",
+    "chatglm-dense", "olmo2-dense", "olmoe-moe", "smollm3-dense", "starcoder2-dense", "stablelm-dense",
+    "falcon-dense", "gpt2-dense", "gptneox-dense", "bloom-dense", "mpt-dense", "deepseek2-moe",
+    "internlm2-dense", "baichuan-dense", "exaone4-dense", "ernie4_5-moe-moe", "hunyuan-moe-moe",
+    "hunyuan-dense-dense", "minimax-m2-moe", "seed_oss-dense", "nemotron-dense", "llama4-moe",
+    "bailingmoe2-moe", "dots1-moe", "lfm2-dense", "mamba2-dense",
 )  # fmt: skip
 LIMITS = Limits(
     context_length=64,
@@ -129,3 +131,34 @@ def test_all_reduces_are_counted(name: str, num_ranks: int, build: Callable[[str
     for logit_rows in (0, 1):
         program = build_program(spec, share, shards, num_ranks, 4, logit_rows)
         assert program.num_all_reduces == num_all_reduces(spec, num_ranks, logit_rows > 0)
+
+
+@pytest.mark.parametrize("split", EXPERT_SPLITS)
+@pytest.mark.parametrize("staging", [False, True])
+@pytest.mark.parametrize("name", ["qwen2moe-moe", "bailingmoe2-moe"])
+def test_experts_on_unequal_devices(
+    name: str,
+    staging: bool,
+    split: str,
+    build: Callable[[str], Path],
+    reference_of: Callable[[str], Reference],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two ranks on lavapipe, one on NumPy, which is told where rows go."""
+    for variable, value in driver_variables(manifest_of(find_lavapipe())).items():
+        monkeypatch.setenv(variable, value)
+    opened: list[Device] = []
+
+    def open_next(limits: Limits) -> Device:
+        options = DeviceOptions(index=0, staging=staging)
+        opened.append(NumpyDevice(limits) if len(opened) == 1 else VulkanDevice(options, limits))
+        return opened[-1]
+
+    reference = reference_of(name)
+    engine = LocalEngine(
+        build(name), [1.0, 2.0, 1.0], LIMITS, open_next, expert_split=split, shares_routing=True
+    )
+    logits = all_logits(engine, Scheduler(LIMITS), reference["tokens"].tolist())
+    for device in opened:
+        device.close()
+    assert error(logits, reference) <= MAX_ERROR["f32"]

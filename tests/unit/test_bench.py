@@ -11,10 +11,11 @@ import pytest
 
 from coordinator.architectures import model_spec
 from coordinator.benchmark import Measurement, Test, measure
+from coordinator.experts_spec import ExpertsSpec
 from coordinator.gguf_parts import read_model
 from coordinator.ledger import KINDS, make_ledger
 from coordinator.messages import Step
-from coordinator.model import Origin
+from coordinator.model import LayerSpec, Origin
 from coordinator.plan import make_plan
 from coordinator.reduce_times import ReduceClock
 from coordinator.scheduler import Scheduler, Sequence
@@ -32,13 +33,15 @@ from worker.random_weights import DEVIATION, RandomWeights
 
 # Its rows are whole blocks of every type.
 SMALL = Shape(make_spec(embedding_length=256, key_length=64, value_length=64, feed_forward_length=512))
+LAYER = LayerSpec(SMALL.spec.attentions[0], None, experts=ExpertsSpec(8, 3, 512, normalised=True))
+SMALL_EXPERTS = Shape(dataclasses.replace(SMALL.spec, layers=(LAYER, LAYER)))
 
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_are_whole_models(name: str, weight_type: str) -> None:
     shape = SHAPES[name]
-    if name == "tiny" and WEIGHT_TYPES[weight_type].block_columns > 32:
+    if name.startswith("tiny") and WEIGHT_TYPES[weight_type].block_columns > 32:
         with pytest.raises(UsageError, match=r"columns of a .* row \(\d+\) is not a multiple"):
             RandomModel(name, weight_type)
         return
@@ -50,7 +53,13 @@ def test_shapes_are_whole_models(name: str, weight_type: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "billions"),
-    [("llama-160m", 0.125), ("llama-3.2-1b", 1.24), ("llama-3.1-8b", 8.03), ("llama-3.3-70b", 70.6)],
+    [
+        ("llama-160m", 0.125),
+        ("llama-3.2-1b", 1.24),
+        ("llama-3.1-8b", 8.03),
+        ("llama-3.3-70b", 70.6),
+        ("qwen3-30b-a3b", 30.5),
+    ],
 )
 def test_shapes_have_as_many_weights_as_the_models(name: str, billions: float) -> None:
     tensors = shape_tensors(SHAPES[name], "F32")
@@ -82,22 +91,23 @@ def test_the_largest_shape_costs_no_memory() -> None:
 
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
+@pytest.mark.parametrize("shape", [SMALL, SMALL_EXPERTS], ids=["dense", "experts"])
 def test_a_written_shape_holds_the_same_weights(
-    tmp_path: Path, weight_type: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shape: Shape, weight_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if weight_type not in {kind.name for kind in gguf.GGMLQuantizationType}:
         pytest.skip("the gguf package is too old for it")
-    monkeypatch.setitem(SHAPES, "small", SMALL)
+    monkeypatch.setitem(SHAPES, "small", shape)
     write_gguf(RandomModel("small", weight_type), tmp_path / "m.gguf")
     file = read_model(tmp_path / "m.gguf")
     spec = model_spec(file.metadata, file.tensors)
-    assert spec.norm.epsilon == pytest.approx(SMALL.spec.norm.epsilon)  # float32 in the file
-    assert dataclasses.replace(spec, norm=SMALL.spec.norm) == SMALL.spec
-    tensors = shape_tensors(SMALL, weight_type)
+    assert spec.norm.epsilon == pytest.approx(shape.spec.norm.epsilon)  # float32 in the file
+    assert dataclasses.replace(spec, norm=shape.spec.norm) == shape.spec
+    tensors = shape_tensors(shape, weight_type)
     made_up, read = RandomWeights(tensors.values()), ModelFile(file.origin.parts)
     assert file.tensors.keys() == tensors.keys()
-    for name, tensor in file.tensors.items():
-        np.testing.assert_array_equal(read.rows(tensor), made_up.rows(tensors[name]))
+    for tensor in file.tensors.values():
+        np.testing.assert_array_equal(read.rows(tensor), made_up.rows(tensors[tensor.name]))
 
 
 def test_a_type_that_the_gguf_package_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

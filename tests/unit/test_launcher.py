@@ -317,6 +317,7 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["logits", "m"],
         ["m", "--collective=mpi"],
         ["m", "--context=x"],
         ["m", "--wrong"],

@@ -1,12 +1,14 @@
 """What decode reads per token, against the copy bandwidth."""
 
+from dataclasses import replace
+
 import pytest
 
 from coordinator.benchmark import Measurement, Test
 from coordinator.ledger import make_ledger
 from coordinator.messages import Ready
 from coordinator.model import Origin
-from coordinator.plan import Limits, make_plan
+from coordinator.plan import EXPERT_SPLITS, Limits, make_plan
 from coordinator.shapes import SHAPES, shape_tensors
 from launcher.devices import DeviceChoice
 from launcher.model import Model
@@ -62,3 +64,20 @@ def test_the_line_names_the_rank_that_reads_most() -> None:
 
 def test_a_device_in_host_memory_copies_that() -> None:
     assert 1e6 < copy_bandwidth(NumpyDevice(LIMITS)) < 1e13
+
+
+@pytest.mark.parametrize("split", EXPERT_SPLITS)
+def test_of_experts_those_that_a_token_goes_to_are_read(split: str) -> None:
+    shape = SHAPES["tiny-moe"]
+    tensors = shape_tensors(shape, "F32")
+    in_experts = sum(tensor.nbytes for name, tensor in tensors.items() if "_exps." in name)
+    measurement = Measurement(Test("decode", 1), (1.0,), make_ledger([], 1, 1.0))
+    total = {}
+    for used in (2, 8):
+        experts = replace(shape.spec.experts[0], used=used)
+        layers = tuple(replace(layer, experts=experts) for layer in shape.spec.layers)
+        model = Model(Origin(), {}, tensors, replace(shape.spec, layers=layers))
+        plan = make_plan(model.spec, [1.0, 2.0], split)  # whole tiles of columns
+        found = rooflines(model, LIMITS, plan, [GPU] * 2, [READY] * 2, measurement)
+        total[used] = sum(each.bytes_per_token for each in found)
+    assert total[8] - total[2] == pytest.approx(in_experts * 6 / 8)

@@ -24,8 +24,8 @@ class ScriptedRunner(SegmentRunner):
     def __init__(self, factors: dict[int, float]) -> None:
         self.factors, self.asked = factors, 0
 
-    def run(self, program: Program, num_rows: int, count: int, lap: object) -> None:
-        self.asked = count * 4
+    def run(self, program: Program, num_rows: int, row_length: int, lap: object) -> None:
+        self.asked = num_rows * row_length * 4
 
     def slowest(self, seconds: list[float]) -> list[float]:
         """Of what was just run; what is known is told to all as it is."""

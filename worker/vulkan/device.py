@@ -158,7 +158,7 @@ class VulkanDevice:
 
     def _bytes_in_use(self, ended: Segment) -> int:
         """Of a slot, at the end of a segment."""
-        return self._num_rows * (ended.row_length or self._memory["hidden"].row_length) * 4
+        return 4 * ended.num_elements(self._num_rows, self._memory["hidden"].row_length)
 
     def segment_times(self) -> npt.NDArray[np.float64] | None:
         timestamps = self._current.timestamps if self._current is not None else None

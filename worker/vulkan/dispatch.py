@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from worker.attention_ops import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
+from worker.expert_ops import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from worker.latent_ops import CopyHeads, HeadProducts
 from worker.ops import (
     Activate,
@@ -17,6 +18,14 @@ from worker.ops import (
 )
 from worker.vulkan.dispatch_attention import attention, attention_combine, rope_cache
 from worker.vulkan.dispatch_context import DispatchContext
+from worker.vulkan.dispatch_experts import (
+    expert_matmul,
+    expert_sum,
+    expert_tiles,
+    route,
+    row_gate,
+    shared_routes,
+)
 from worker.vulkan.dispatch_heads import clamp, head_norm, head_sums, rope
 from worker.vulkan.dispatch_latent import copy_heads, head_products
 from worker.vulkan.dispatch_products import matmul
@@ -40,6 +49,12 @@ DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
     CopyHeads: copy_heads,
     Activate: activate,
     **RECURRENT_DISPATCHES,
+    Route: route,
+    SharedRoutes: shared_routes,
+    ExpertTiles: expert_tiles,
+    ExpertMatMul: expert_matmul,
+    ExpertSum: expert_sum,
+    RowGate: row_gate,
 }
 
 

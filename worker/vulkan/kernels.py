@@ -20,6 +20,7 @@ from worker.vulkan.attention_pushes import (
     RopeCachePush,
     RopeRowsPush,
 )
+from worker.vulkan.expert_kernels import EXPERT_KERNELS
 from worker.vulkan.recurrent_kernels import RECURRENT_KERNELS
 from worker.vulkan.variants import FAMILIES
 
@@ -139,6 +140,7 @@ KERNELS: dict[str, type[Structure]] = {
         if weight_format.fits_float16
     },
     **{f"rope_cache_{kv_type}": RopeCachePush for kv_type in KV_TYPES},
+    **EXPERT_KERNELS,
     "attention_combine": AttentionCombinePush,
     **{f"head_products_{name.lower()}": HeadProductsPush for name in FORMATS},
     "copy_heads": CopyHeadsPush,

@@ -13,6 +13,7 @@ from coordinator.plan import Limits
 from coordinator.weight_types import WEIGHT_TYPES
 from worker.attention_ops import Attention
 from worker.buffers import Buffer, Placement
+from worker.expert_ops import ExpertMatMul
 from worker.formats import FORMATS
 from worker.matrix import Matrix
 from worker.ops import MatMul, Op
@@ -82,7 +83,7 @@ def trials(program: Program, kv_type: str, max_weights: int, asks: Asks) -> list
     """One for each measurement that a program's model needs. Matrices are cut to max_weights."""
     found: dict[str, Trial] = {}
     sizes: dict[str, int] = {}
-    for op in (op for segment in program.segments for op in segment.ops):
+    for op in (_product_of(op) for segment in program.segments for op in segment.ops):
         for rows in (1, MANY_ROWS):
             limits = _limits(rows, kv_type)
             for family, matrix_rows in asks(op, limits):
@@ -91,6 +92,13 @@ def trials(program: Program, kv_type: str, max_weights: int, asks: Asks) -> list
                     sizes[name] = size
                     found[name] = _trial(name, family, op, limits, max_weights)
     return list(found.values())
+
+
+def _product_of(op: Op) -> Op:
+    """Products with experts choose as others do, and are not measured themselves."""
+    if isinstance(op, ExpertMatMul):
+        return MatMul(op.matrix, None, op.input, op.output, 0, "rows")
+    return op
 
 
 def _size(op: Op) -> int:

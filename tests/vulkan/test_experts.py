@@ -1,0 +1,290 @@
+"""Kernels of experts against NumPy: routing, tiles, products with the chosen experts, their sum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.experts_spec import GATINGS
+from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, random_matrix
+from tests.vulkan.reused_device import ReusedDevice
+from worker.activations import ACTIVATIONS, GATED_ACTIVATIONS
+from worker.expert_ops import (
+    TILE_PAIRS,
+    TILE_WORDS,
+    ExpertMatMul,
+    ExpertSum,
+    ExpertTiles,
+    HeldExperts,
+    Route,
+    RowGate,
+    SharedRoutes,
+)
+from worker.formats import FORMATS
+from worker.matrix import Matrix
+from worker.numpy_device import NumpyDevice
+
+SEEDS = st.integers(0, 999)
+Arrays = dict[str, npt.NDArray[Any]]
+Floats = npt.NDArray[np.float32]
+
+
+def check(device: ReusedDevice, case: Case, tolerance: float = 1e-5) -> Arrays:
+    """Returns what the device computed."""
+    actual = device.run(case)
+    assert_close(actual, case.run(NumpyDevice(case.limits)), tolerance)
+    return actual
+
+
+def route_case(op: Route, logits: Floats, bias: Floats, num_rows: int) -> Case:
+    rows = len(logits)
+    arrays: Arrays = {
+        "router": logits,
+        "probability_bias": bias,
+        "routes": np.zeros((rows, -(-2 * op.used // 4) * 4), np.float32),
+    }
+    return Case(limits_for(max_rows=rows), (op,), arrays, num_rows, rows)
+
+
+def route_op(count: int, used: int, **changes: Any) -> Route:
+    features: dict[str, Any] = {
+        "gating": "softmax",
+        "normalised": False,
+        "scale": 1.0,
+        "num_groups": 1,
+        "used_groups": 1,
+        "bias": None,
+        **changes,
+    }
+    return Route(count, used, **features)
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_routing(device: ReusedDevice, data: st.DataObject) -> None:
+    """Logits and biases of few values: many are ties, and no other two are near to each other."""
+    num_groups = data.draw(st.sampled_from([1, 1, 2, 4]), "groups")
+    count = num_groups * data.draw(st.integers(1, 40), "experts of a group")
+    used_groups = data.draw(st.integers(1, num_groups), "groups of a row")
+    op = route_op(
+        count,
+        used=data.draw(st.integers(1, min(64, count // num_groups * used_groups)), "experts of a row"),
+        gating=data.draw(st.sampled_from(GATINGS), "gating"),
+        normalised=data.draw(st.booleans(), "normalised"),
+        scale=data.draw(st.sampled_from([1.0, 2.5]), "scale"),
+        num_groups=num_groups,
+        used_groups=used_groups,
+        bias=data.draw(st.sampled_from([None, "probability_bias"]), "bias"),
+    )
+    rng = np.random.default_rng(data.draw(SEEDS, "seed"))
+    rows = data.draw(st.integers(1, 9), "rows")
+    logits = rng.integers(-3, 4, (rows, count)).astype(np.float32)
+    bias = rng.integers(0, 3, count).astype(np.float32)
+    case = route_case(op, logits, bias, data.draw(st.integers(1, rows), "rows of the step"))
+    routes = check(device, case)["routes"][: case.num_rows, : op.used]
+    assert all(len(set(experts)) == op.used for experts in routes)
+
+
+@pytest.mark.parametrize(("count", "used"), [(512, 64), (257, 3), (1, 1)])
+def test_routing_to_many_experts(device: ReusedDevice, count: int, used: int) -> None:
+    rng = np.random.default_rng(count)
+    order = np.stack([rng.permutation(count) for _ in range(5)])
+    logits = (order * np.float32(0.0625)).astype(np.float32)
+    routes = check(device, route_case(route_op(count, used), logits, np.zeros(count, np.float32), 5))[
+        "routes"
+    ]
+    np.testing.assert_array_equal(routes[:, :used], np.argsort(-order, axis=1)[:, :used])
+
+
+def test_what_is_not_a_number_still_goes_to_experts_that_there_are(device: ReusedDevice) -> None:
+    """A damaged model must not make kernels read beyond their buffers."""
+    logits = np.full((3, 10), np.nan, np.float32)
+    logits[1, 4] = logits[2, 7] = 1
+    case = route_case(route_op(10, 3), logits, np.zeros(10, np.float32), 3)
+    chosen = [[0, 1, 2], [4, 0, 1], [7, 0, 1]]
+    for results in (device.run(case), case.run(NumpyDevice(case.limits))):
+        np.testing.assert_array_equal(results["routes"][:, :3], chosen)
+
+
+@pytest.mark.parametrize("decides", [False, True])
+def test_a_choice_for_all_ranks(device: ReusedDevice, decides: bool) -> None:
+    """It goes to the rank's own slot, packed; the others' zeros are added to it."""
+    rng, rows, used, length = np.random.default_rng(7), 5, 3, 8
+    logits = rng.permutation(4 * rows * 10).reshape(rows, -1).astype(np.float32) / 8
+    arrays: Arrays = {
+        "router": logits,
+        "hidden": np.zeros((rows, 32), np.float32),
+        "routes": np.zeros((rows, length), np.float32),
+    }
+    partials = np.zeros((2, 3, rows * 32), np.float32)
+    partials[1, 0, : rows * length] = rng.integers(0, 9, rows * length)
+    partials[1, 1] = 5  # of a step before
+    ops = (route_op(logits.shape[1], used, parity=1, decides=decides), SharedRoutes(1))
+    case = Case(limits_for(max_rows=rows), ops, arrays, rows, rows, partials=partials, write_slot=1)
+    actual, expected = device.run(case), case.run(NumpyDevice(case.limits))
+    for results in (actual, expected):
+        chosen = np.argsort(-logits, axis=1)[:, :used] if decides else 0
+        told = partials[1, 0, : rows * length].reshape(rows, length)
+        np.testing.assert_array_equal(results["routes"][:, :used], told[:, :used] + chosen)
+    np.testing.assert_allclose(
+        actual["routes"][:, : 2 * used], expected["routes"][:, : 2 * used], rtol=1e-5, atol=1e-6
+    )
+
+
+def random_routes(rng: np.random.Generator, rows: int, count: int, used: int, spread: int) -> Floats:
+    """To the first `spread` experts, but at least as many as a row needs."""
+    routes = np.zeros((rows, -(-2 * used // 4) * 4), np.float32)
+    choices = min(count, max(used, spread))
+    for row in routes:
+        row[:used] = rng.permutation(choices)[:used]
+        row[used : 2 * used] = rng.uniform(0.1, 1, used)
+    return routes
+
+
+def tiles_of(held: HeldExperts, rows: int) -> npt.NDArray[np.uint32]:
+    return np.zeros(held.num_tiles(rows) * TILE_WORDS, np.uint32)
+
+
+Routing = tuple[HeldExperts, int, int, Floats]
+
+
+@st.composite
+def routings(draw: st.DrawFn) -> Routing:
+    """What a rank holds, the rows of program and step, and where they go."""
+    count = draw(st.integers(1, 12))
+    first = draw(st.integers(0, count - 1))
+    held = HeldExperts(draw(st.integers(1, min(count, 4))), first, draw(st.integers(1, count - first)))
+    rows = draw(st.integers(1, 40))
+    spread = draw(st.sampled_from([1, 2, count]))  # all rows to one expert, or some experts without a row
+    rng = np.random.default_rng(draw(SEEDS))
+    return held, rows, draw(st.integers(1, rows)), random_routes(rng, rows, count, held.used, spread)
+
+
+@settings(max_examples=30)
+@given(routing=routings())
+def test_tiles_hold_every_pair_once(device: ReusedDevice, routing: Routing) -> None:
+    held, rows, num_rows, routes = routing
+    arrays: Arrays = {"routes": routes, "expert_tiles": tiles_of(held, rows)}
+    case = Case(limits_for(max_rows=rows), (ExpertTiles(held),), arrays, num_rows, rows)
+    experts = routes[:num_rows, : held.used].reshape(-1).astype(int) - held.first
+    expected = [pair for pair, expert in enumerate(experts) if 0 <= expert < held.count]
+    for results in (device.run(case), case.run(NumpyDevice(case.limits))):
+        tiles = results["expert_tiles"].reshape(-1, TILE_WORDS)
+        assert tiles[:, 1].max() <= TILE_PAIRS
+        pairs = [(pair, tile[0]) for tile in tiles for pair in tile[2 : 2 + tile[1]]]
+        assert sorted(pair for pair, _ in pairs) == expected
+        assert all(experts[pair] == expert for pair, expert in pairs)
+
+
+@pytest.mark.parametrize("weight_type", FORMATS)
+@settings(max_examples=12)
+@given(data=st.data())
+def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -> None:
+    held, rows, num_rows, routes = data.draw(routings(), "routing")
+    columns = data.draw(st.integers(1, 40), "columns")
+    gated, tiled = data.draw(st.booleans(), "gated"), data.draw(st.booleans(), "tiled")
+    matrix_rows = held.count * columns * (2 if gated else 1)
+    unit = FORMATS[weight_type].tile_columns
+    length = unit * data.draw(st.integers(1, 288 // unit), "tiles")
+    matrix = Matrix("matrix", weight_type, matrix_rows, length)
+    onto_up = not gated and data.draw(st.booleans(), "onto up")
+    activations = [None, *ACTIVATIONS]
+    if weight_type in ("F32", "F16") and (gated or onto_up):  # others' products are beyond where it clamps
+        activations += GATED_ACTIVATIONS
+    by_pair, offset = data.draw(st.booleans(), "by pair"), data.draw(st.integers(0, 9), "offset")
+    op = ExpertMatMul(
+        matrix,
+        data.draw(st.sampled_from([None, "bias"]), "bias"),
+        "input",
+        "output",
+        offset,
+        columns,
+        held,
+        by_pair=by_pair,
+        tiled=tiled,
+        activation=data.draw(st.sampled_from(activations), "activation"),
+        gated=gated,
+        onto_up=onto_up,
+        weighs=data.draw(st.booleans(), "weighs"),
+    )
+    rng = np.random.default_rng(data.draw(SEEDS, "seed"))
+    arrays: Arrays = {
+        "matrix": random_matrix(rng, matrix),
+        "bias": random_floats(rng, matrix_rows),
+        "input": random_floats(rng, rows * (held.used if by_pair else 1), matrix.columns + 32),
+        "output": random_floats(rng, rows * held.used, offset + columns + 3),
+        "routes": routes,
+        "expert_tiles": tiles_of(held, rows),
+    }
+    ops = (ExpertTiles(held), op) if tiled else (op,)
+    case = Case(limits_for(max_rows=rows), ops, arrays, num_rows, rows)
+    actual, expected = device.run(case), case.run(NumpyDevice(case.limits))
+    for results in (actual, expected):
+        del results["expert_tiles"]  # empty ones may hold anything
+    assert_close(actual, expected, 2e-5)
+
+
+def test_tiles_and_single_pairs_give_the_same_bits(device: ReusedDevice) -> None:
+    rng, held, rows = np.random.default_rng(5), HeldExperts(2, 0, 6), 20
+    matrix = Matrix("matrix", "Q8_0", 6 * 20, 96)
+    arrays: Arrays = {
+        "matrix": random_matrix(rng, matrix),
+        "input": random_floats(rng, rows, matrix.columns),
+        "output": np.zeros((rows * 2, 20), np.float32),
+        "routes": random_routes(rng, rows, 6, 2, 6),
+        "expert_tiles": tiles_of(held, rows),
+    }
+    outputs = []
+    for tiled in (False, True):
+        op = ExpertMatMul(matrix, None, "input", "output", 0, 20, held, tiled=tiled)
+        ops = (ExpertTiles(held), op) if tiled else (op,)
+        outputs.append(device.run(Case(limits_for(max_rows=rows), ops, arrays, rows, rows))["output"])
+    assert outputs[0].any()
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+
+
+@settings(max_examples=20)
+@given(routing=routings(), data=st.data())
+def test_sums(device: ReusedDevice, routing: Routing, data: st.DataObject) -> None:
+    held, rows, num_rows, routes = routing
+    width = 4 * data.draw(st.integers(1, 40), "quads")
+    rng = np.random.default_rng(data.draw(SEEDS, "seed"))
+    op = ExpertSum(
+        held,
+        parity=data.draw(st.integers(0, 1), "parity"),
+        scale=data.draw(st.sampled_from([1.0, 0.25]), "scale"),
+        weighs=data.draw(st.booleans(), "weighs"),
+        accumulates=data.draw(st.booleans(), "accumulates"),
+    )
+    arrays: Arrays = {
+        "hidden": random_floats(rng, rows, width),
+        "expert_outputs": random_floats(rng, rows * held.used, width),
+        "routes": routes,
+    }
+    partials = random_floats(rng, 2, 3, rows * width)
+    case = Case(limits_for(max_rows=rows), (op,), arrays, num_rows, rows, partials=partials, write_slot=1)
+    check(device, case)
+
+
+@settings(max_examples=15)
+@given(
+    quads=st.integers(1, 100),
+    columns=st.integers(1, 100),
+    offset=st.integers(0, 20),
+    rows=st.integers(1, 9),
+    seed=SEEDS,
+)
+def test_row_gates(device: ReusedDevice, quads: int, columns: int, offset: int, rows: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    arrays: Arrays = {
+        "normed": random_floats(rng, rows, 4 * quads),
+        "weight": random_floats(rng, 4 * quads),
+        "values": random_floats(rng, rows, offset + columns + 5),
+    }
+    op = RowGate("weight", 4 * quads, "normed", "values", offset, columns)
+    check(device, Case(limits_for(max_rows=rows), (op,), arrays, rows, rows), 2e-5)
