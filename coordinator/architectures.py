@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coordinator.attention_features import AttentionFeatures, read_attentions
+from coordinator.attention_features import AttentionFeatures, LayerHeads, read_attentions
 from coordinator.attention_spec import QueryKeyNorm
 from coordinator.file_blocks import count_layers, unused_of_blocks
 from coordinator.metadata import MetadataReader
 from coordinator.model import (
-    AttentionSpec,
     BlockSpec,
     FeedForwardSpec,
     LayerSpec,
@@ -76,6 +75,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "granite": Architecture(interleaved_rope=True, finetuned_means_rope=True, divides_logits=True),
     "chatglm": Architecture(interleaved_rope=True),
     "glm4": Architecture(interleaved_rope=True, block=SANDWICHED),
+    "deepseek2": Architecture(
+        interleaved_rope=True, attention=AttentionFeatures(latent=True, tempered_with_rope=True)
+    ),
+    "mistral4": Architecture(
+        interleaved_rope=True, attention=AttentionFeatures(latent=True, tempered_with_rope=True)
+    ),
     "qwen2": Architecture(),
     "qwen3": Architecture(head_norm=True, unused_tensors=CLASSIFIER),
     "qwen35": QWEN35,
@@ -225,7 +230,7 @@ def _feed_forwards(
 
 def _heads(
     architecture: Architecture, read: MetadataReader, recurrents: list[RecurrentSpec | None]
-) -> list[AttentionSpec | None]:
+) -> list[LayerHeads | None]:
     """One a layer: its heads, and whether positions turn them; None for recurrent ones."""
     count = len(recurrents)
     if None not in recurrents:
@@ -244,14 +249,7 @@ def _heads(
     return [
         None
         if recurrent is not None
-        else AttentionSpec(
-            num_heads,
-            num_kv_heads,
-            key_length,
-            value_length,
-            scale=key_length**-0.5 if key_length > 0 else 0,
-            rope=0 if has_rope else None,
-        )
+        else LayerHeads(num_heads, num_kv_heads, key_length, value_length, has_rope)
         for num_heads, num_kv_heads, recurrent in zip(heads, kv_heads, recurrents, strict=True)
     ]
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from coordinator.attention_spec import QueryKeyNorm, Temperature, Window
+from coordinator.attention_spec import Latent, QueryKeyNorm, Temperature, Window
 from coordinator.metadata import MetadataReader
-from coordinator.model import AttentionSpec, Rope, TensorInfo
+from coordinator.model import AttentionSpec, ModelError, Rope, TensorInfo
+from coordinator.rope_features import yarn_magnitude
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,18 @@ class AttentionFeatures:
     gated: bool = False
     temperature: Temperature | None = None  # of layers without rope
     tempered_with_rope: bool = False  # whether a file may have one for all layers
+    latent: bool = False  # whether all heads' keys and values come of one vector
+
+
+@dataclass(frozen=True)
+class LayerHeads:
+    """What every attention has, as a file says it: not checked yet."""
+
+    num_heads: int
+    num_kv_heads: int
+    key_length: int
+    value_length: int
+    has_rope: bool
 
 
 @dataclass(frozen=True)
@@ -51,18 +64,17 @@ class Attentions:
 def read_attentions(
     features: AttentionFeatures,
     read: MetadataReader,
-    layers: list[AttentionSpec | None],
+    layers: list[LayerHeads | None],
     rope: Rope | None,
     tensors: Mapping[str, TensorInfo],
 ) -> Attentions:
-    """Gives layers that know nothing but their heads what else they have; None are those without any.
-
-    Raises ModelError.
-    """
+    """The attention of layers with these heads; None are those without any. Raises ModelError."""
     count = len(layers)
     windows = _windows(features, read, count)
     ropes = () if rope is None else _ropes(features, read, rope, any(windows))
     temperature = _temperature(features, read, rope, any(windows))
+    if features.latent and rope is not None:
+        return _latent_attentions(read, [layer for layer in layers if layer is not None], rope, temperature)
     finished: list[AttentionSpec | None] = []
     unused: list[str] = []
     for index, (layer, window) in enumerate(zip(layers, windows, strict=True)):
@@ -73,14 +85,15 @@ def read_attentions(
         if window is not None:
             key_length = read.integer("attention.key_length_swa", key_length)
             value_length = read.integer("attention.value_length_swa", value_length)
-        turns = _turns(features, index, window, any(windows)) and layer.rope is not None
+        turns = _turns(features, index, window, any(windows)) and layer.has_rope
         norm = _norm(features, read, layer, index, turns, tensors)
         if norm is None and features.norm is not None:
             names = (f"blk.{index}.attn_{kind}_norm" for kind in ("q", "k"))
             unused += [f"{name}.{suffix}" for name in names for suffix in ("weight", "bias")]
         finished.append(
-            replace(
-                layer,
+            AttentionSpec(
+                layer.num_heads,
+                layer.num_kv_heads,
                 key_length=key_length,
                 value_length=value_length,
                 scale=_scale(features, read, layer.num_heads, key_length, count),
@@ -144,7 +157,7 @@ def _turns(features: AttentionFeatures, index: int, window: Window | None, any_w
 def _norm(
     features: AttentionFeatures,
     read: MetadataReader,
-    layer: AttentionSpec,
+    layer: LayerHeads,
     index: int,
     turns: bool,
     tensors: Mapping[str, TensorInfo],
@@ -194,3 +207,39 @@ def _temperature(
     if not 0 < length < 2**31:
         raise read.refuse("attention.temperature_length", length, "a number of positions")
     return Temperature(length, scale, 0.0)
+
+
+def _latent_attentions(
+    read: MetadataReader, layers: list[LayerHeads], rope: Rope, temperature: Temperature | None
+) -> Attentions:
+    """Of layers whose only KV head is a vector that all heads' keys and values come of."""
+    rank, query_rank = read.integer("attention.kv_lora_rank"), read.integer("attention.q_lora_rank", 0)
+    query_length = read.integer("attention.key_length_mla")
+    latent_lengths = (rank, query_length - rope.dimension, read.integer("attention.value_length_mla"))
+    if not all(0 < length < 2**31 for length in latent_lengths) or not 0 <= query_rank < 2**31:
+        raise ModelError(
+            f"a latent of {rank} elements with queries of {query_length}, of which {rope.dimension} turn, and"
+            f" values of {latent_lengths[2]} is not possible"
+        )
+    nope_length, value_length = latent_lengths[1:]
+    # Yarn makes scores sharper by a factor of its own: rope_yarn_log_mul in llama.cpp's deepseek2.cpp.
+    multiplier = read.number("rope.scaling.yarn_log_multiplier", 0.0)
+    magnitude = read.number("rope.scaling.attn_factor", 1.0)
+    stretch = 1 / rope.scale if rope.yarn is not None else 1.0
+    if not multiplier:
+        magnitude *= yarn_magnitude(stretch, 1.0)
+    sharpness = magnitude * yarn_magnitude(stretch, 10 * multiplier)
+    spec = Latent(rank, query_rank, nope_length, rope.dimension, value_length)
+    finished = tuple(
+        AttentionSpec(
+            layer.num_heads,
+            1,
+            rank + rope.dimension,
+            rank,
+            scale=sharpness**2 * query_length**-0.5,
+            has_temperature=temperature is not None,
+            latent=spec,
+        )
+        for layer in layers
+    )
+    return Attentions(finished, (replace(rope, magnitude=magnitude),), temperature, ())

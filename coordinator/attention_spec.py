@@ -49,3 +49,27 @@ class Temperature:
     def __post_init__(self) -> None:
         assert 0 < self.length < 2**31, f"a temperature's length of {self.length}"
         assert 0 < self.scale < 1e12, f"a temperature's scale of {self.scale}"
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Keys and values of all heads from one short vector, which alone is cached (https://arxiv.org/abs/2405.04434).
+
+    A head's query and key are `nope_length` elements that come of it and `rope_length` that turn, which all
+    heads' keys share. Queries are multiplied by the matrices of keys, and what was attended to by those of
+    values: so attention sees one KV head, whose key is the vector and what turns, and whose value the vector.
+    """
+
+    rank: int  # elements of the vector
+    query_rank: int  # of the one that queries come of; 0 where they come of the row
+    nope_length: int
+    rope_length: int
+    value_length: int  # of one head
+
+    def __post_init__(self) -> None:
+        assert self.query_rank >= 0 and self.rank > 0 and self.value_length > 0, f"{self}"
+
+    @property
+    def query_length(self) -> int:
+        """Of one head, before it is multiplied."""
+        return self.nope_length + self.rope_length

@@ -10,7 +10,7 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from coordinator.attention_spec import QueryKeyNorm, Temperature, Window
+from coordinator.attention_spec import Latent, QueryKeyNorm, Temperature, Window
 from coordinator.recurrent_spec import RecurrentSpec
 
 
@@ -138,6 +138,7 @@ class AttentionSpec:
     sinks: bool = False  # whether each head has a score that takes a part of the softmax and adds nothing
     gated: bool = False  # whether queries come with gates, by whose logistic function outputs are multiplied
     has_temperature: bool = False  # whether the model's grows the queries
+    latent: Latent | None = None  # what the only KV head comes of
 
     def __post_init__(self) -> None:
         _check_counts(self, "num_heads", "num_kv_heads", "key_length", "value_length")
@@ -146,11 +147,11 @@ class AttentionSpec:
         for limit in ("softcap", "alibi_bias", "clamp"):
             assert 0 <= getattr(self, limit) < 1e12, f"a {limit} of {getattr(self, limit)}"
         exact_quotient(self.num_heads, self.num_kv_heads, "the number of attention heads")
-        for name in ("key_length", "value_length"):
-            if getattr(self, name) % 4 or getattr(self, name) > MAX_HEAD_LENGTH:
+        longest = (MAX_HEAD_LENGTH,) * 2 if self.latent is None else MAX_LATENT_LENGTHS
+        for name, most in zip(("key_length", "value_length"), longest, strict=True):
+            if getattr(self, name) % 4 or getattr(self, name) > most:
                 raise ModelError(
-                    f"the model's {name} is {getattr(self, name)};"
-                    f" it must be a multiple of 4, at most {MAX_HEAD_LENGTH}"
+                    f"the model's {name} is {getattr(self, name)}; it must be a multiple of 4, at most {most}"
                 )
         _check_number("attention scale", self.scale)
 
@@ -159,12 +160,18 @@ class AttentionSpec:
         return self.num_heads // self.num_kv_heads
 
     @property
+    def attended_length(self) -> int:
+        """Elements that a head adds to what the output matrix multiplies."""
+        return self.latent.value_length if self.latent is not None else self.value_length
+
+    @property
     def query_stride(self) -> int:
         """Elements from one head's query to the next: of the query, and of its gate behind it."""
         return self.key_length * (2 if self.gated else 1)
 
 
 MAX_HEAD_LENGTH = 256  # what one workgroup of the attention kernel holds
+MAX_LATENT_LENGTHS = (576, 512)  # of key and value: what the kernel for long heads holds
 ACTIVATION_FUNCTIONS = ("silu", "gelu", "relu", "relu2")  # of feed-forward layers
 
 

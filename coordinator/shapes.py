@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from coordinator.architectures import ARCHITECTURES
-from coordinator.attention_spec import QueryKeyNorm
+from coordinator.attention_spec import Latent, QueryKeyNorm
 from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope, TensorInfo
 from coordinator.shards import layer_norms
 from coordinator.weight_types import WEIGHT_TYPES
@@ -100,6 +100,8 @@ def tensor_shapes(spec: ModelSpec, *, tied: bool = False) -> dict[str, tuple[int
 
 
 def _attention_shapes(attention: AttentionSpec, width: int) -> dict[str, tuple[int, ...]]:
+    if attention.latent is not None:
+        return _latent_shapes(attention, attention.latent, width)
     key_length, value_length = attention.key_length, attention.value_length
     shapes: dict[str, tuple[int, ...]] = {
         "attn_q": (attention.num_heads * attention.query_stride, width),
@@ -115,6 +117,24 @@ def _attention_shapes(attention: AttentionSpec, width: int) -> dict[str, tuple[i
     if attention.sinks:
         shapes["attn_sinks"] = (attention.num_heads,)
     return shapes
+
+
+def _latent_shapes(attention: AttentionSpec, latent: Latent, width: int) -> dict[str, tuple[int, ...]]:
+    count, query_length = attention.num_heads, attention.num_heads * latent.query_length
+    shapes: dict[str, tuple[int, ...]] = {
+        "attn_kv_a_mqa": (attention.key_length, width),
+        "attn_kv_a_norm": (latent.rank,),
+        "attn_k_b": (count, latent.rank, latent.nope_length),
+        "attn_v_b": (count, latent.value_length, latent.rank),
+        "attn_output": (width, count * latent.value_length),
+    }
+    if not latent.query_rank:
+        return shapes | {"attn_q": (query_length, width)}
+    return shapes | {
+        "attn_q_a": (latent.query_rank, width),
+        "attn_q_a_norm": (latent.query_rank,),
+        "attn_q_b": (query_length, latent.query_rank),
+    }
 
 
 def _feed_forward_shapes(feed_forward: FeedForwardSpec, width: int) -> dict[str, tuple[int, ...]]:

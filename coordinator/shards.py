@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from coordinator.attention_spec import Latent
 from coordinator.model import AttentionSpec, FeedForwardSpec, ModelError, ModelSpec, TensorInfo
 from coordinator.plan import LayerShare, RankShare, Span, covering, make_plan, padded
 from coordinator.recurrent_shards import cut_recurrent
@@ -72,6 +73,9 @@ def layer_norms(spec: ModelSpec) -> list[str]:
 
 
 def _cut_attention(cutter: _Cutter, prefix: str, attention: AttentionSpec, share: LayerShare) -> None:
+    if attention.latent is not None:
+        _cut_latent_attention(cutter, prefix, attention, attention.latent, share)
+        return
     key_length, value_length = attention.key_length, attention.value_length
     parts = (
         ("attn_q", share.heads.scaled(attention.query_stride), attention.num_heads * attention.query_stride),
@@ -87,6 +91,30 @@ def _cut_attention(cutter: _Cutter, prefix: str, attention: AttentionSpec, share
         cutter.part_of_vector(prefix + "attn_sinks.weight", share.heads, attention.num_heads)
     attended = share.heads.scaled(value_length)
     cutter.row_parallel(prefix + "attn_output", attended, attention.num_heads * value_length)
+
+
+def _cut_latent_attention(
+    cutter: _Cutter, prefix: str, attention: AttentionSpec, latent: Latent, share: LayerShare
+) -> None:
+    """What makes the latent is replicated where there are heads; what is of one head goes with it."""
+    heads, count = share.heads, attention.num_heads
+
+    def whole(length: int) -> Span:
+        return Span(0, length if len(heads) else 0)
+
+    query = heads.scaled(latent.query_length), count * latent.query_length
+    if latent.query_rank:
+        cutter.matrix(prefix + "attn_q_a", (latent.query_rank, cutter.width), whole(latent.query_rank))
+        cutter.vector(prefix + "attn_q_a_norm.weight", latent.query_rank)
+        cutter.matrix(prefix + "attn_q_b", (query[1], latent.query_rank), query[0])
+    else:
+        cutter.matrix(prefix + "attn_q", (query[1], cutter.width), query[0])
+    cutter.matrix(prefix + "attn_kv_a_mqa", (attention.key_length, cutter.width), whole(attention.key_length))
+    cutter.vector(prefix + "attn_kv_a_norm.weight", latent.rank)
+    cutter.head_matrices(prefix + "attn_k_b", (count, latent.rank, latent.nope_length), heads)
+    cutter.head_matrices(prefix + "attn_v_b", (count, latent.value_length, latent.rank), heads)
+    attended = heads.scaled(latent.value_length)
+    cutter.row_parallel(prefix + "attn_output", attended, count * latent.value_length)
 
 
 def _cut_feed_forward(cutter: _Cutter, prefix: str, feed_forward: FeedForwardSpec, columns: Span) -> None:
@@ -139,11 +167,14 @@ class Rows:
     first: int = 0
 
 
+NO_TENSOR = TensorInfo("", "F32", (), 0, 0)
+
+
 class _Cutter:
     """Collects the shards of one rank; each method is one way to cut a tensor."""
 
     def __init__(self, tensors: Mapping[str, TensorInfo], rank: int, width: int) -> None:
-        self.tensors, self._rank, self._width = tensors, rank, width
+        self.tensors, self._rank, self.width = tensors, rank, width
         self._column_blocks = self._largest_blocks()
         self.shards: dict[str, Shard] = {}
 
@@ -189,7 +220,7 @@ class _Cutter:
 
         Its columns are the model's width, or, where they are given, those of a table of numbers.
         """
-        shape: tuple[int, ...] = (total, columns or self._width)
+        shape: tuple[int, ...] = (total, columns or self.width)
         known = self.tensors.get(name + ".weight")
         if columns is not None and total == 1 and known is not None and len(known.shape) == 1:
             shape = shape[1:]  # programs that rewrite files drop a dimension of 1
@@ -217,17 +248,29 @@ class _Cutter:
 
     def norm(self, name: str) -> None:
         """Of rows of the residual stream; the bias goes along."""
-        self.vector(name + ".weight", self._width)
+        self.vector(name + ".weight", self.width)
         if name + ".bias" in self.tensors:
-            self.vector(name + ".bias", self._width)
+            self.vector(name + ".bias", self.width)
 
     def column_parallel(self, name: str, rows: Rows, span: Span) -> None:
         """By output row, of which the rank holds `span`; the bias goes along. `name` is the device's."""
-        tensor = self._find(rows.tensor + ".weight", (rows.total, self._width))
+        tensor = self._find(rows.tensor + ".weight", (rows.total, self.width))
         held = Span(rows.first + span.start, rows.first + span.stop)
-        self.shards[name + ".weight"] = Shard(tensor.name, tensor.type, held, Span(0, self._width), 0)
+        self.shards[name + ".weight"] = Shard(tensor.name, tensor.type, held, Span(0, self.width), 0)
         if rows.tensor + ".bias" in self.tensors:
             self.part_of_vector(rows.tensor + ".bias", held, rows.total, name + ".bias")
+
+    def matrix(self, name: str, shape: tuple[int, int], rows: Span) -> None:
+        """Some rows of a matrix of any shape."""
+        tensor = self._find(name + ".weight", shape)
+        self.shards[tensor.name] = Shard(tensor.name, tensor.type, rows, Span(0, shape[1]), 0)
+
+    def head_matrices(self, name: str, shape: tuple[int, int, int], heads: Span) -> None:
+        """A matrix for each head [heads, rows, columns]; that of a lone head may be [rows, columns]."""
+        count, rows, columns = shape
+        is_flat = count == 1 and len(self.tensors.get(name + ".weight", NO_TENSOR).shape) == 2
+        tensor = self._find(name + ".weight", shape[1:] if is_flat else shape)
+        self.shards[tensor.name] = Shard(tensor.name, tensor.type, heads.scaled(rows), Span(0, columns), 0)
 
     def fused_column_parallel(
         self, prefix: str, parts: tuple[tuple[str, Span, int], ...], fused: str
@@ -245,11 +288,11 @@ class _Cutter:
 
     def row_parallel(self, name: str, columns: Span, total: int) -> None:
         """By input column, rounded outwards to blocks; rank 0 adds the bias, once."""
-        tensor = self._find(name + ".weight", (self._width, total))
+        tensor = self._find(name + ".weight", (self.width, total))
         block = self._column_blocks[name.split(".")[2]]
         touched = covering(columns, block).scaled(block)
         held = Span(touched.start, min(touched.stop, total))
         offset = columns.start - held.start if len(columns) else 0
-        self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, self._width), held, offset)
+        self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, self.width), held, offset)
         if name + ".bias" in self.tensors and self._rank == 0:
-            self.vector(name + ".bias", self._width)
+            self.vector(name + ".bias", self.width)

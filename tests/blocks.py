@@ -42,20 +42,24 @@ def extreme_rows(weight_type: str, rows: int, columns: int, random: np.random.Ge
     return _rows(weight_type, rows, columns, random, scales)
 
 
-def tame_rows(weight_type: str, rows: int, columns: int, random: np.random.Generator) -> Bytes:
+def tame_rows(
+    weight_type: str, rows: int, columns: int, random: np.random.Generator, largest_scale: float = 0.1
+) -> Bytes:
     """Scales of one sign and size, to keep sums in bounds; weights without scales of size 1."""
+
+    def scales(count: int) -> npt.NDArray[np.float16]:
+        return random.uniform(largest_scale / 10, largest_scale, count).astype(np.float16)
+
     if weight_type in ("F32", "F16", "BF16"):
         values = random.standard_normal((rows, columns)).astype(np.float32)
         if weight_type == "F16":
             return values.astype(np.float16).view(np.uint8)
         halves = values.view(np.uint16)[:, 1::2]
         return np.ascontiguousarray(halves).view(np.uint8) if weight_type == "BF16" else values.view(np.uint8)
-    raw = _rows(
-        weight_type, rows, columns, random, lambda count: random.uniform(0.01, 0.1, count).astype(np.float16)
-    )
+    raw = _rows(weight_type, rows, columns, random, scales)
     if weight_type == "MXFP4":  # whose scales are exponents
-        scales = raw.reshape(-1, WEIGHT_TYPES["MXFP4"].block_bytes)[:, 0]
-        scales[:] = random.choice([0, 1, *range(118, 126)], len(scales))
+        exponents = raw.reshape(-1, WEIGHT_TYPES["MXFP4"].block_bytes)[:, 0]
+        exponents[:] = random.choice([0, 1, *range(118, 126)], len(exponents))
     return raw
 
 

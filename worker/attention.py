@@ -19,13 +19,16 @@ from worker.attention_ops import (
     Turn,
 )
 from worker.builder import ProgramBuilder
+from worker.latent import attended_products, latent_products
 from worker.stacks import QKV, stacked_tensors
 
 
 def write_cache(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:
     """Queries, keys and values of the normed rows; keys and values go to the layer's cache."""
     heads = share_heads(attention, share)
-    if heads.num_heads:
+    if heads.num_heads and attention.latent is not None:
+        latent_products(builder, index, attention.latent, heads)
+    elif heads.num_heads:
         builder.products(stacked_tensors(f"blk.{index}", QKV, builder.shards), "qkv")
         if attention.clamp:
             builder.add(Clamp(qkv_length(attention, share), attention.clamp))
@@ -36,16 +39,18 @@ def write_cache(builder: ProgramBuilder, index: int, attention: AttentionSpec, s
             turn = Turn()
         _normalise(builder, index, attention, share)
     if heads.num_heads:
-        key, value = cache_names(index)
+        key, value = cache_names(index, attention)
+        value_length = 0 if attention.latent is not None else attention.value_length
         temperature = builder.spec.rope_length - 1 if attention.has_temperature else None
-        builder.add(RopeCache(key, value, heads, attention.value_length, turn, temperature))
+        builder.add(RopeCache(key, value, heads, value_length, turn, temperature))
 
 
 def _turn(builder: ProgramBuilder, attention: AttentionSpec) -> Turn:
     if attention.rope is None:
         return Turn()
     rope = builder.spec.ropes[attention.rope]
-    return Turn(builder.spec.rope_offset(attention.rope), rope.dimension, rope.interleaved)
+    start = attention.latent.rank if attention.latent is not None else 0
+    return Turn(builder.spec.rope_offset(attention.rope), rope.dimension, rope.interleaved, start)
 
 
 def _normalise(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:
@@ -87,14 +92,17 @@ def attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share:
     """Of the queries over the layer's cache, into this rank's partial sums."""
     output, num_heads = f"blk.{index}.attn_output", len(share.heads)
     if num_heads:
-        window, bias = attention.window, attention.alibi_bias
+        window, bias, group = attention.window, attention.alibi_bias, attention.heads_per_kv_head
+        first_head = share.heads.start % group
+        if len(share.kv_heads) == 1:
+            group, first_head = num_heads, 0  # others of the group are none of this rank's business
         builder.add(
             Attention(
-                *cache_names(index),
+                *cache_names(index, attention),
                 num_heads=num_heads,
                 num_kv_heads=len(share.kv_heads),
-                first_head=share.heads.start % attention.heads_per_kv_head,
-                heads_per_kv_head=attention.heads_per_kv_head,
+                first_head=first_head,
+                heads_per_kv_head=group,
                 key_length=attention.key_length,
                 value_length=attention.value_length,
                 scale=attention.scale,
@@ -106,13 +114,17 @@ def attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share:
         )
         offset = builder.shards[output + ".weight"].column_offset
         sinks = f"blk.{index}.attn_sinks.weight" if attention.sinks else None
-        builder.add(AttentionCombine(num_heads, attention.value_length, offset, sinks, attention.gated))
+        if attention.latent is None:
+            builder.add(AttentionCombine(num_heads, attention.value_length, offset, sinks, attention.gated))
+        else:
+            attended_products(builder, index, attention.latent, num_heads, offset)
     builder.partial(output, "attended")
 
 
-def cache_names(layer: int) -> tuple[str, str]:
-    """The buffers of one layer's keys and values."""
-    return f"cache.{layer}.key", f"cache.{layer}.value"
+def cache_names(layer: int, attention: AttentionSpec) -> tuple[str, str]:
+    """The buffers of one layer's keys and values: the same where values are parts of keys."""
+    key = f"cache.{layer}.key"
+    return key, key if attention.latent is not None else f"cache.{layer}.value"
 
 
 def share_heads(attention: AttentionSpec, share: LayerShare) -> Heads:
@@ -122,4 +134,5 @@ def share_heads(attention: AttentionSpec, share: LayerShare) -> Heads:
 
 def qkv_length(attention: AttentionSpec, share: LayerShare) -> int:
     """Elements of a row of a layer's queries, keys and values."""
-    return share_heads(attention, share).first_value + len(share.kv_heads) * attention.value_length
+    value_length = 0 if attention.latent is not None else attention.value_length
+    return share_heads(attention, share).first_value + len(share.kv_heads) * value_length

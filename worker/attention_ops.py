@@ -76,7 +76,7 @@ class RowSums:
 
 @dataclass(frozen=True)
 class HeadNorm:
-    """Normalises query heads and key heads in qkv, in place: each by itself, or as its row's sums say.
+    """Normalises query heads and key heads in a row, in place: each by itself, or as its row's sums say.
 
     Weights are [length], the same for each head of a kind, or [heads, weight_stride], longer than they need.
     """
@@ -90,14 +90,16 @@ class HeadNorm:
     query_bias: str | None = None
     key_bias: str | None = None
     sums: RowSums | None = None
+    buffer: str = "qkv"
+    offset: int = 0  # of the first head in a row
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset(("qkv",) if self.sums is None else ("qkv", "partials"))
+        return frozenset((self.buffer,) if self.sums is None else (self.buffer, "partials"))
 
     @property
     def writes(self) -> frozenset[str]:
-        return frozenset(("qkv",))
+        return frozenset((self.buffer,))
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,11 @@ class RopeCache:
     @property
     def writes(self) -> frozenset[str]:
         return frozenset(("query", self.key_cache, self.value_cache))
+
+    @property
+    def value_in_key(self) -> bool:
+        """Whether there are no values to be written."""
+        return self.value_cache == self.key_cache
 
     @property
     def num_kv_heads(self) -> int:
@@ -203,6 +210,11 @@ class Attention:
     chunked: bool = False  # the window does not slide: a row sees the keys since the last multiple of it
     softcap: float = 0.0  # scores become cap * tanh(score / cap); 0 for none
     alibi: Alibi | None = None
+
+    @property
+    def value_in_key(self) -> bool:
+        """Whether the cache has no values: they are the first elements of keys."""
+        return self.value_cache == self.key_cache
 
     @property
     def reads(self) -> frozenset[str]:

@@ -11,6 +11,7 @@ from coordinator.model import ModelSpec
 from coordinator.plan import Limits, RankShare, padded
 from coordinator.shards import Shard
 from worker.attention import cache_names, qkv_length
+from worker.latent import QUERY_LATENT, latent_lengths
 from worker.ops import QUANTIZED
 from worker.quantized import row_words
 from worker.recurrent import convolved_length, mixed_length
@@ -101,8 +102,14 @@ def activation_buffers(
         "final": rows(width, count=limits.max_logit_rows),
         "logits": rows(len(share.vocabulary), Placement.READBACK, limits.max_logit_rows),
     }
+    for attention, held in attentions:
+        lengths = latent_lengths(attention.latent, len(held.heads)) if attention.latent else {}
+        for name, length in lengths.items():
+            if name not in buffers or length > buffers[name].row_length:
+                buffers[name] = rows(length)
     if limits.activations != "f32":
-        longest = max(buffers[name].row_length for name in ("normed", "attended", "activated", "gated"))
+        inputs = ("normed", "attended", "activated", "gated", QUERY_LATENT)
+        longest = max(buffers[name].row_length for name in inputs if name in buffers)
         buffers[QUANTIZED] = rows(
             row_words(longest, limits.activations), count=max(limits.max_rows, limits.max_logit_rows)
         )
@@ -117,9 +124,10 @@ def cache_buffers(spec: ModelSpec, share: RankShare, limits: Limits) -> dict[str
         if layer.attention is None:
             continue
         num_cells = limits.num_blocks * limits.block_length * len(held.kv_heads)
-        key, value = cache_names(index)
+        key, value = cache_names(index, layer.attention)
         buffers[key] = Buffer(kv_type.nbytes(num_cells, layer.attention.key_length))
-        buffers[value] = Buffer(kv_type.nbytes(num_cells, layer.attention.value_length))
+        if value != key:
+            buffers[value] = Buffer(kv_type.nbytes(num_cells, layer.attention.value_length))
     return buffers
 
 

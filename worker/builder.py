@@ -8,7 +8,8 @@ from coordinator.model import ModelSpec
 from coordinator.plan import RankShare
 from coordinator.shards import Shard
 from worker.formats import FORMATS
-from worker.ops import QUANTIZED, MatMul, Matrix, Op, Quantize, RowSet, SumNorm, SumSlice
+from worker.matrix import Matrix
+from worker.ops import QUANTIZED, MatMul, Op, Quantize, RowSet, SumNorm, SumSlice
 from worker.program import Phase, Program, Segment
 from worker.stacks import stack_shards
 
@@ -113,8 +114,7 @@ class ProgramBuilder:
         accumulates: bool = False,
     ) -> None:
         """A product with a stack of matrices; the rest is as MatMul has it."""
-        stack = self.stacks[tensor + ".weight"]
-        matrix = Matrix(stack.name, stack.type, stack.rows, stack.padded_columns)
+        matrix = self.matrix(tensor)
         bias = tensor + ".bias" if tensor + ".bias" in self.stacks else None
         activations = self._activations_for(matrix, rows)
         if activations != "f32":
@@ -136,6 +136,11 @@ class ProgramBuilder:
                 accumulates,
             )
         )
+
+    def matrix(self, tensor: str) -> Matrix:
+        """What a stack of matrices is on the device."""
+        stack = self.stacks[tensor + ".weight"]
+        return Matrix(stack.name, stack.type, stack.rows, stack.padded_columns)
 
     def _activations_for(self, matrix: Matrix, rows: RowSet) -> str:
         """What a product multiplies by: what was asked for, where it can and where it pays."""

@@ -100,13 +100,14 @@ def _blocks(state: NumpyState, row: int, num_positions: int) -> npt.NDArray[np.u
 
 def rope_cache(op: RopeCache, state: NumpyState) -> None:
     heads, num_rows = op.heads, state.num_rows()
-    query = turned(queries(heads, state), op.turn, state)
+    rows = state.rows("qkv")
+    query = turned(queries(heads, rows), op.turn, state)
     if op.temperature is not None:
         query *= state.rows("rope")[:, op.temperature, None, None]
     _query(heads, state)[:] = query
-    turned_key = turned(keys(heads, state), op.turn, state)
+    turned_key = turned(keys(heads, rows), op.turn, state)
     key_cache = _cache(state, op.key_cache, op, heads.key_length)
-    value = state.rows("qkv")[:, heads.first_value : heads.first_value + heads.num_kv_heads * op.value_length]
+    value = rows[:, heads.first_value : heads.first_value + heads.num_kv_heads * op.value_length]
     value = value.reshape(num_rows, heads.num_kv_heads, op.value_length)
     value_cache = _cache(state, op.value_cache, op, op.value_length) if op.value_length else None
     for row in range(num_rows):
@@ -135,13 +136,13 @@ def _slots(op: Attention | AttentionCombine, state: NumpyState) -> tuple[Floats,
 def attention(op: Attention, state: NumpyState) -> None:
     query = _query(op, state)
     keys = _cache(state, op.key_cache, op, op.key_length)
-    values = _cache(state, op.value_cache, op, op.value_length)
+    values = keys if op.value_in_key else _cache(state, op.value_cache, op, op.value_length)
     sums, scales = _slots(op, state)
     for first, stop in state.runs:
         num_keys = int(state.step.positions[first:stop].max()) + 1
         blocks = _blocks(state, first, num_keys)
         run_keys = keys.read(blocks, num_keys)  # [kv_heads, keys, key_length]
-        run_values = values.read(blocks, num_keys)
+        run_values = values.read(blocks, num_keys)[..., : op.value_length]
         for row in range(first, stop):
             num_keys = int(state.step.positions[row]) + 1
             row_keys, row_values = run_keys[:, :num_keys], run_values[:, :num_keys]

@@ -12,8 +12,10 @@ from coordinator.plan import Limits
 from worker.attention_ops import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
 from worker.buffers import Buffer
 from worker.device import FillPlaces, Place
+from worker.latent_ops import CopyHeads, HeadProducts
 from worker.numpy_attention import attention, attention_combine, rope_cache
 from worker.numpy_heads import clamp, head_norm, head_sums, rope
+from worker.numpy_latent import copy_heads, head_products
 from worker.numpy_products import matmul, widened
 from worker.numpy_recurrent import RUN_RECURRENT
 from worker.numpy_rows import activate, quantize, sum_norm, sum_slice
@@ -41,6 +43,8 @@ RUN: dict[type, Callable[[Any, NumpyState], None]] = {
     RopeCache: rope_cache,
     Attention: attention,
     AttentionCombine: attention_combine,
+    HeadProducts: head_products,
+    CopyHeads: copy_heads,
     Activate: activate,
     **RUN_RECURRENT,
 }
@@ -76,7 +80,7 @@ class NumpyDevice:
 
     def prepare(self, program: Program) -> None:
         for op in (op for segment in program.segments for op in segment.ops):
-            if isinstance(op, MatMul) and op.matrix.name not in self._state.matrices:
+            if isinstance(op, MatMul | HeadProducts) and op.matrix.name not in self._state.matrices:
                 self._state.matrices[op.matrix.name] = widened(op.matrix, self._state)
 
     def submit(self, program: Program, num_rows: int) -> None:

@@ -11,15 +11,15 @@ from worker.numpy_state import NumpyState
 Floats = npt.NDArray[np.float32]
 
 
-def queries(heads: Heads, state: NumpyState) -> Floats:
-    """[rows, heads, key_length], a view of qkv."""
-    rows = state.rows("qkv")[:, : heads.first_key]
+def queries(heads: Heads, rows: Floats) -> Floats:
+    """[rows, heads, key_length], a view."""
+    rows = rows[:, : heads.first_key]
     return rows.reshape(len(rows), heads.num_heads, heads.query_stride)[..., : heads.key_length]
 
 
-def keys(heads: Heads, state: NumpyState) -> Floats:
-    """[rows, kv_heads, key_length], a view of qkv."""
-    rows = state.rows("qkv")[:, heads.first_key : heads.first_value]
+def keys(heads: Heads, rows: Floats) -> Floats:
+    """[rows, kv_heads, key_length], a view."""
+    rows = rows[:, heads.first_key : heads.first_value]
     return rows.reshape(len(rows), heads.num_kv_heads, heads.key_length)
 
 
@@ -29,17 +29,18 @@ def clamp(op: Clamp, state: NumpyState) -> None:
 
 
 def head_sums(op: HeadSums, state: NumpyState) -> None:
-    counted = queries(op.heads, state), keys(op.heads, state)[:, int(op.skips_first_key) :]
+    rows = state.rows("qkv")
+    counted = queries(op.heads, rows), keys(op.heads, rows)[:, int(op.skips_first_key) :]
     sums = [power.sum(axis=(1, 2)) for part in counted for power in (part, np.square(part))]
     state.small_partials(op.parity, HEAD_SUMS)[state.write_slot] = np.stack(sums, axis=1)
 
 
 def head_norm(op: HeadNorm, state: NumpyState) -> None:
-    heads = op.heads
+    heads, rows = op.heads, state.rows(op.buffer)[:, op.offset :]
     sums = state.small_partials(op.sums.parity, HEAD_SUMS).sum(axis=0) if op.sums else None
     kinds = (
-        (queries(heads, state), op.query_weight, op.query_bias, op.sums and op.sums.query_length),
-        (keys(heads, state), op.key_weight, op.key_bias, op.sums and op.sums.key_length),
+        (queries(heads, rows), op.query_weight, op.query_bias, op.sums and op.sums.query_length),
+        (keys(heads, rows), op.key_weight, op.key_bias, op.sums and op.sums.key_length),
     )
     for index, (part, weight, bias, count) in enumerate(kinds):
         mean, variance = _own(op, part) if sums is None else _of_sums(op, sums[:, 2 * index :], count or 1)
@@ -71,7 +72,8 @@ def _vectors(op: HeadNorm, part: Floats, name: str, state: NumpyState) -> Floats
 
 
 def rope(op: Rope, state: NumpyState) -> None:
-    for part in (queries(op.heads, state), keys(op.heads, state)):
+    rows = state.rows("qkv")
+    for part in (queries(op.heads, rows), keys(op.heads, rows)):
         part[:] = turned(part, op.turn, state)
 
 

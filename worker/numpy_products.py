@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from worker import quantized
 from worker.formats import FORMATS
+from worker.matrix import Matrix
 from worker.numpy_rows import activated
 from worker.numpy_state import NumpyState
-from worker.ops import MatMul, Matrix
+from worker.ops import MatMul
 
 Floats = npt.NDArray[np.float32]
 

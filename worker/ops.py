@@ -9,20 +9,12 @@ from dataclasses import dataclass
 from typing import Literal, Union
 
 from worker.attention_ops import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
+from worker.latent_ops import CopyHeads, HeadProducts
+from worker.matrix import Matrix
 from worker.recurrent_ops import RecurrentOp
 
 RowSet = Literal["rows", "logit_rows"]  # all rows of a step, or those that get logits
 QUANTIZED = "quantized"  # the buffer that Quantize writes, for the products that come next
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A weight matrix on the device: `rows` x `columns` of a type, columns a multiple of 32."""
-
-    name: str
-    type: str
-    rows: int
-    columns: int
 
 
 @dataclass(frozen=True)
@@ -171,6 +163,8 @@ Op = Union[  # noqa: UP007
     RopeCache,
     Attention,
     AttentionCombine,
+    HeadProducts,
+    CopyHeads,
     Activate,
     RecurrentOp,
 ]

@@ -22,9 +22,10 @@ from shaders.load import kernels_hash
 from worker.buffers import Buffer, Placement
 from worker.device import Device, DeviceError, DeviceOptions, TunableDevice
 from worker.loading import load_stacks
+from worker.matrix import Matrix
 from worker.measurements import Measurements, cache_folder
 from worker.open_device import open_device
-from worker.ops import MatMul, Matrix
+from worker.ops import MatMul
 from worker.program import Program, Segment
 from worker.random_weights import RandomWeights
 from worker.stacks import Stack

@@ -23,15 +23,25 @@ INDIRECT_WORD = 4  # the attention dispatch's workgroup counts start here
 NUM_RUNS_WORD = 7
 
 ATTENTION_VECTORS = 4  # rows times heads of one KV head that a workgroup computes: shaders/attention.slang
+LONG_HEAD, LONG_HEAD_VECTORS = 256, 2  # and of heads with more elements: shaders/attention_long.slang
 
 Words = npt.NDArray[np.uint32]
 
 
+def attention_vectors(key_length: int, value_length: int) -> int:
+    """Vectors that a workgroup of attention has at most."""
+    return LONG_HEAD_VECTORS if max(key_length, value_length) > LONG_HEAD else ATTENTION_VECTORS
+
+
 def attention_groups(
-    num_rows: int, num_kv_heads: int, heads_per_kv_head: int, num_chunks: int
+    num_rows: int,
+    num_kv_heads: int,
+    heads_per_kv_head: int,
+    num_chunks: int,
+    vectors: int = ATTENTION_VECTORS,
 ) -> tuple[int, int, int]:
     """Workgroups of the attention dispatch."""
-    return -(-num_rows * heads_per_kv_head // ATTENTION_VECTORS), num_kv_heads, num_chunks
+    return -(-num_rows * heads_per_kv_head // vectors), num_kv_heads, num_chunks
 
 
 @dataclass(frozen=True)

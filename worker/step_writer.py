@@ -10,7 +10,15 @@ from worker.buffers import MAX_ATTENTION_CHUNK, attention_slots
 from worker.device import Device
 from worker.formats import FORMATS
 from worker.rope_tables import RopeTables, temperatures
-from worker.step_buffer import INDIRECT_WORD, NUM_RUNS_WORD, StepLayout, StepView, attention_groups
+from worker.step_buffer import (
+    ATTENTION_VECTORS,
+    INDIRECT_WORD,
+    NUM_RUNS_WORD,
+    StepLayout,
+    StepView,
+    attention_groups,
+    attention_vectors,
+)
 from worker.weight_source import WeightSource
 
 Floats = npt.NDArray[np.float32]
@@ -27,6 +35,10 @@ class StepWriter:
     def __init__(self, device: Device, weights: WeightSource, load: Load) -> None:
         self._spec, self._limits = load.spec, load.limits
         self._heads = _most_heads(load)
+        self._vectors = min(
+            (attention_vectors(layer.key_length, layer.value_length) for layer in load.spec.attentions),
+            default=ATTENTION_VECTORS,
+        )
         tensors = {tensor.name: tensor for tensor in load.tensors}
         embeddings = tensors["token_embd.weight"]
         self._token_rows, self._format = weights.rows(embeddings), FORMATS[embeddings.type]
@@ -45,7 +57,7 @@ class StepWriter:
         self._num_steps = step.number
         num_rows, num_chunks, chunk_length = step.token_ids.size, *self._chunks(step)
         view = self._step
-        groups = attention_groups(num_rows, *self._heads, num_chunks)
+        groups = attention_groups(num_rows, *self._heads, num_chunks, self._vectors)
         counts = (num_rows, step.logit_rows.size, chunk_length, num_chunks)
         view.header[: INDIRECT_WORD + 3] = (*counts, *groups)
         view.positions[:num_rows] = step.positions

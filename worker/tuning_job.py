@@ -11,7 +11,8 @@ from typing import Any
 from coordinator.plan import Limits
 from worker.attention_ops import Attention
 from worker.device import DeviceError, DeviceOptions
-from worker.ops import MatMul, Matrix
+from worker.matrix import Matrix
+from worker.ops import MatMul
 from worker.program import Program, Segment
 
 

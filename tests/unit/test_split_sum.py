@@ -34,9 +34,10 @@ from tests.models import (
     write_llama,
 )
 from worker.buffers import Buffer, Placement
+from worker.matrix import Matrix
 from worker.model_file import ModelFile, load_stack
 from worker.numpy_device import NumpyDevice
-from worker.ops import MatMul, Matrix
+from worker.ops import MatMul
 from worker.program import Program, Segment
 from worker.stacks import Stack
 from worker.step_buffer import StepLayout

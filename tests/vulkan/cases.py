@@ -17,10 +17,18 @@ from worker.attention_ops import Attention
 from worker.buffers import Buffer, Placement
 from worker.device import Device
 from worker.formats import FORMATS
+from worker.matrix import Matrix
 from worker.numpy_cache import DTYPES as KV_DTYPES
-from worker.ops import Matrix, Op
+from worker.ops import Op
 from worker.program import Program, Segment
-from worker.step_buffer import INDIRECT_WORD, NUM_RUNS_WORD, StepLayout, StepView, attention_groups
+from worker.step_buffer import (
+    INDIRECT_WORD,
+    NUM_RUNS_WORD,
+    StepLayout,
+    StepView,
+    attention_groups,
+    attention_vectors,
+)
 from worker.vulkan.staging import STAGING_BYTES
 
 Floats = npt.NDArray[np.float32]
@@ -109,7 +117,11 @@ class Case:
         op = self.ops[0]
         if isinstance(op, Attention):
             step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = attention_groups(
-                self.num_rows, op.num_kv_heads, op.heads_per_kv_head, self.num_chunks
+                self.num_rows,
+                op.num_kv_heads,
+                op.heads_per_kv_head,
+                self.num_chunks,
+                attention_vectors(op.key_length, op.value_length),
             )
 
 
@@ -127,11 +139,11 @@ def random_floats(rng: np.random.Generator, *shape: int) -> Floats:
     return rng.standard_normal(shape).astype(np.float32)
 
 
-def random_matrix(rng: np.random.Generator, matrix: Matrix) -> Bytes:
+def random_matrix(rng: np.random.Generator, matrix: Matrix, largest_scale: float = 0.1) -> Bytes:
     """A buffer with random weights; what lies between the planes would be NaN if it were read."""
     weight_format = FORMATS[matrix.type]
     buffer = np.full(weight_format.nbytes(matrix.rows, matrix.columns), 0xFF, np.uint8)
-    raw = tame_rows(matrix.type, matrix.rows, matrix.columns, rng)
+    raw = tame_rows(matrix.type, matrix.rows, matrix.columns, rng, largest_scale)
     for start, data in weight_format.whole(raw, matrix.columns) if buffer.size else ():
         buffer[start : start + data.size] = data
     return buffer

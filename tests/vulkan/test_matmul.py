@@ -16,8 +16,9 @@ from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, ra
 from tests.vulkan.reused_device import ReusedDevice
 from worker.activations import ACTIVATIONS
 from worker.formats import FORMATS
+from worker.matrix import Matrix
 from worker.numpy_device import NumpyDevice
-from worker.ops import QUANTIZED, MatMul, Matrix
+from worker.ops import QUANTIZED, MatMul
 from worker.quantized import quantize, row_words
 
 
@@ -38,12 +39,13 @@ def matmul_case(
     softcap: float = 0.0,
     accumulates: bool = False,
     activations: str = "f32",
+    largest_scale: float = 0.1,
 ) -> Case:
     """`surplus` columns stand at the end of every input and output row that are not the op's."""
     rng = np.random.default_rng(seed)
     width = -(-matrix.rows // 32) * 32
     arrays: dict[str, npt.NDArray[Any]] = {
-        "matrix": random_matrix(rng, matrix),
+        "matrix": random_matrix(rng, matrix, largest_scale),
         "bias": random_floats(rng, matrix.rows),
         "input": random_floats(rng, rows + 1, matrix.columns + 32 * surplus),
         "output": random_floats(rng, rows + 1, offset + matrix.rows + surplus),
@@ -140,6 +142,13 @@ def test_any_shape(device: ReusedDevice, weight_type: str, activations: str, dat
         **variant,
     )
     check(device, case, 2e-3 if activations == "f16" else 1e-5)  # float16 keeps 11 bits of a weight
+
+
+@pytest.mark.parametrize("weight_type", ["Q8_0", "Q5_1", "Q2_K", "Q4_K", "Q6_K", "IQ1_M"])
+def test_subnormal_scales(device: ReusedDevice, weight_type: str) -> None:
+    """Models have some: float16 knows no smaller numbers than 6e-5 with all its bits."""
+    matrix = Matrix("matrix", weight_type, 20, 512)
+    check(device, matmul_case(matrix, 1, 1, seed=5, largest_scale=5e-5))
 
 
 def test_no_columns_give_zeros(device: ReusedDevice) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from worker.attention_ops import AttentionCombine
-from worker.ops import Activate, MatMul, Matrix, Op, SumNorm
+from worker.matrix import Matrix
+from worker.ops import Activate, MatMul, Op, SumNorm
 from worker.vulkan.recorder import Hazards
 
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tests.blocks import unit_columns
 from tests.vulkan.cases import Case
 from tests.vulkan.reused_device import ReusedDevice
-from tests.vulkan.test_attention import attention_case, attention_ops
+from tests.vulkan.test_attention import attention_case, attention_op, attention_ops
 from tests.vulkan.test_matmul import matmul_case
 from worker.formats import FORMATS
-from worker.ops import Matrix
+from worker.matrix import Matrix
 from worker.step_buffer import ATTENTION_VECTORS
 from worker.vulkan.variants import FAMILIES, candidates
 
@@ -26,6 +26,9 @@ def case_of(family: str, data: st.DataObject) -> Case:
     """Any one that runs a kernel of the family."""
     kind, weights = family.split("_", 1)
     seed = data.draw(st.integers(0, 999), "seed")
+    if weights.startswith("long_"):
+        op = attention_op(num_heads=5, heads_per_kv_head=5, key_length=320, value_length=300, scale=0.1)
+        return attention_case(op, (70, 30), kv_type=weights.removeprefix("long_"), num_chunks=2, seed=seed)
     if kind == "attention":
         kv_type, vectors = weights.rsplit("_", 1)
         op = data.draw(attention_ops(GROUPS[int(vectors)]), "op")

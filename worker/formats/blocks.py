@@ -15,6 +15,8 @@ class Blocks32(BlockFormat):
     The low halves of 16 bytes of quants are the first 16 weights, the high halves the others.
     """
 
+    has_integers = True
+
     def __init__(
         self, quant_bytes: int, *, zero: int = 0, has_minimum: bool = False, has_fifth_bits: bool = False
     ) -> None:
@@ -41,21 +43,13 @@ class Blocks32(BlockFormat):
 class Q8(Blocks32):
     """Signed bytes."""
 
-    has_integers = True
-
     def _values(self, held: Mapping[str, Records]) -> Floats:
         scales = bytes_of(held["scales"]).view("<f2").astype(np.float32)
         return bytes_of(held["quants"]).view(np.int8).astype(np.float32) * scales
 
 
-class Q4(Blocks32):
-    """As its base, and the device can multiply its integers."""
-
-    has_integers = True
-
-
 FORMATS: Mapping[str, WeightFormat] = {
-    "Q4_0": Q4(16, zero=8),
+    "Q4_0": Blocks32(16, zero=8),
     "Q4_1": Blocks32(16, has_minimum=True),
     "Q5_0": Blocks32(16, zero=16, has_fifth_bits=True),
     "Q5_1": Blocks32(16, has_minimum=True, has_fifth_bits=True),

@@ -22,6 +22,7 @@ class KQuant(BlockFormat):
     """Low and high bits of quants as (bits, run): see base.fields. `zero` is the quant that means 0."""
 
     tile_columns = BLOCK
+    has_integers = True
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from worker.attention_ops import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
+from worker.latent_ops import CopyHeads, HeadProducts
 from worker.ops import (
     Activate,
     MatMul,
@@ -17,6 +18,7 @@ from worker.ops import (
 from worker.vulkan.dispatch_attention import attention, attention_combine, rope_cache
 from worker.vulkan.dispatch_context import DispatchContext
 from worker.vulkan.dispatch_heads import clamp, head_norm, head_sums, rope
+from worker.vulkan.dispatch_latent import copy_heads, head_products
 from worker.vulkan.dispatch_products import matmul
 from worker.vulkan.dispatch_recurrent import RECURRENT_DISPATCHES
 from worker.vulkan.dispatch_rows import activate, quantize, sum_norm, sum_slice
@@ -34,6 +36,8 @@ DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
     RopeCache: rope_cache,
     Attention: attention,
     AttentionCombine: attention_combine,
+    HeadProducts: head_products,
+    CopyHeads: copy_heads,
     Activate: activate,
     **RECURRENT_DISPATCHES,
 }

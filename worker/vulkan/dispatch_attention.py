@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from worker.attention_ops import Attention, AttentionCombine, RopeCache
-from worker.step_buffer import ATTENTION_VECTORS
+from worker.step_buffer import ATTENTION_VECTORS, attention_vectors
 from worker.vulkan.dispatch_context import FLOAT, GROUP_SIZE, DispatchContext, ceil
 from worker.vulkan.dispatch_heads import turn_members
 from worker.vulkan.kernels import AttentionCombinePush, AttentionPush, RopeCachePush
@@ -11,7 +11,6 @@ from worker.vulkan.places import Dispatch
 from worker.vulkan.variants import VECTOR_COUNTS
 
 NOWHERE = 0xFFFFFFFF  # in a row of the rope table
-MAX_HEAD = 256  # elements of a key or value: MAX_QUADS in shaders/attend.slang
 
 
 def rope_cache(op: RopeCache, context: DispatchContext) -> Dispatch:
@@ -40,7 +39,6 @@ def rope_cache(op: RopeCache, context: DispatchContext) -> Dispatch:
 
 
 def attention(op: Attention, context: DispatchContext) -> Dispatch:
-    assert max(op.key_length, op.value_length) <= MAX_HEAD, f"heads of {op.key_length} elements"
     alibi = op.alibi
     push = AttentionPush(
         step=context.address("step"),
@@ -55,16 +53,21 @@ def attention(op: Attention, context: DispatchContext) -> Dispatch:
         heads_per_kv_head=op.heads_per_kv_head,
         key_quads=op.key_length // 4,
         value_quads=op.value_length // 4,
-        value_stride=_padded_quads(op.value_length, context),
+        value_stride=_padded_quads(op.key_length if op.value_in_key else op.value_length, context),
         scale=op.scale,
         window=-op.window if op.chunked else op.window,
         softcap=op.softcap,
         alibi=alibi.step if alibi else 0,
         alibi_heads=alibi.first_head | alibi.whole_steps << 16 if alibi else 0,
     )
-    vectors = _vectors(context.program.rows, op.heads_per_kv_head)
-    family = f"attention_{context.limits.kv_type}_{vectors}"
+    family = f"attention_{_shape(op, context.program.rows, context.limits.kv_type)}"
     return Dispatch(family + context.selection.variant(family).suffix, push, None)
+
+
+def _shape(op: Attention, rows: int, kv_type: str) -> str:
+    if attention_vectors(op.key_length, op.value_length) < ATTENTION_VECTORS:
+        return f"long_{kv_type}"
+    return f"{kv_type}_{_vectors(rows, op.heads_per_kv_head)}"
 
 
 def attention_combine(op: AttentionCombine, context: DispatchContext) -> Dispatch:

@@ -66,12 +66,13 @@ class DispatchContext:
     def caches(self, op: RopeCache | Attention) -> dict[str, int]:
         """Where an op's keys and values lie, and their scales."""
         key, value = self.address(op.key_cache), self.address(op.value_cache)
+        value_length = op.key_length if op.value_in_key else op.value_length
         num_cells = self.limits.num_blocks * self.limits.block_length * op.num_kv_heads
         return {
             "key_cache": key,
             "key_scales": key + self.kv_type.element_plane_bytes(num_cells, op.key_length),
             "value_cache": value,
-            "value_scales": value + self.kv_type.element_plane_bytes(num_cells, op.value_length),
+            "value_scales": value + self.kv_type.element_plane_bytes(num_cells, value_length),
         }
 
 

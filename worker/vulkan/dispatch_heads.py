@@ -37,13 +37,13 @@ def head_norm(op: HeadNorm, context: DispatchContext) -> Dispatch:
     heads, sums, partials = op.heads, op.sums, context.partials
     push = HeadNormPush(
         step=context.address("step"),
-        qkv=context.address("qkv"),
+        qkv=context.address(op.buffer) + op.offset * FLOAT,
         query_weight=context.address_or_none(op.query_weight),
         key_weight=context.address_or_none(op.key_weight),
         query_bias=context.address_or_none(op.query_bias),
         key_bias=context.address_or_none(op.key_bias),
         sums=partials.parity_address(sums.parity) if sums else 0,
-        **_quads(heads, context),
+        **_quads(heads, context, op.buffer),
         weight_stride=op.weight_stride // QUAD_FLOATS,
         num_sums=partials.num_partials if sums else 0,
         sums_stride=partials.slot_bytes // QUAD,
@@ -86,12 +86,12 @@ def turn_members(turn: Turn, context: DispatchContext) -> dict[str, int]:
     }
 
 
-def _quads(heads: Heads, context: DispatchContext) -> dict[str, int]:
+def _quads(heads: Heads, context: DispatchContext, buffer: str = "qkv") -> dict[str, int]:
     """Where heads are, in float4."""
     return {
         "num_heads": heads.num_heads,
         "num_kv_heads": heads.num_kv_heads,
         "head_quads": heads.key_length // QUAD_FLOATS,
         "query_stride": heads.query_stride // QUAD_FLOATS,
-        "row_stride": context.stride("qkv") // QUAD_FLOATS,
+        "row_stride": context.stride(buffer) // QUAD_FLOATS,
     }

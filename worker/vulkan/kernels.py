@@ -233,6 +233,40 @@ class AttentionCombinePush(Structure):
     ]
 
 
+class HeadProductsPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("quants", Address),
+        ("highs", Address),
+        ("scales", Address),
+        ("words", Address),
+        ("codebook", Address),
+        ("input", Address),
+        ("output", Address),
+        ("num_heads", c_uint32),
+        ("columns", c_uint32),
+        ("tiles", c_uint32),
+        ("input_stride", c_uint32),
+        ("input_head_stride", c_uint32),
+        ("output_stride", c_uint32),
+        ("output_head_stride", c_uint32),
+    ]
+
+
+class CopyHeadsPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("input", Address),
+        ("output", Address),
+        ("num_heads", c_uint32),
+        ("length", c_uint32),
+        ("input_stride", c_uint32),
+        ("input_head_stride", c_uint32),
+        ("output_stride", c_uint32),
+        ("output_head_stride", c_uint32),
+    ]
+
+
 class ActivatePush(Structure):
     _fields_ = [
         ("step", Address),
@@ -272,6 +306,8 @@ KERNELS: dict[str, type[Structure]] = {
     },
     **{f"rope_cache_{kv_type}": RopeCachePush for kv_type in KV_TYPES},
     "attention_combine": AttentionCombinePush,
+    **{f"head_products_{name.lower()}": HeadProductsPush for name in FORMATS},
+    "copy_heads": CopyHeadsPush,
     "activate": ActivatePush,
     **RECURRENT_KERNELS,
 }

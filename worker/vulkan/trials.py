@@ -14,11 +14,12 @@ from coordinator.weight_types import WEIGHT_TYPES
 from worker.attention_ops import Attention
 from worker.buffers import Buffer, Placement
 from worker.formats import FORMATS
-from worker.ops import MatMul, Matrix, Op
+from worker.matrix import Matrix
+from worker.ops import MatMul, Op
 from worker.program import Program
 from worker.quantized import row_words
 from worker.random_weights import random_blocks
-from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups
+from worker.step_buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups, attention_vectors
 from worker.vulkan.memory import Memory
 from worker.vulkan.variants import measurement_name
 
@@ -61,7 +62,9 @@ class Trial:
         step.positions[: self.rows] = KEYS - 1
         step.tables[:] = np.arange(len(step.tables))
         if isinstance(self.op, Attention):
-            groups = attention_groups(self.rows, self.op.num_kv_heads, self.op.heads_per_kv_head, 1)
+            op = self.op
+            vectors = attention_vectors(op.key_length, op.value_length)
+            groups = attention_groups(self.rows, op.num_kv_heads, op.heads_per_kv_head, 1, vectors)
             step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = groups
 
     def take_results(self, memory: Memory) -> list[bytes]:
@@ -139,7 +142,8 @@ def _attention(op: Attention, limits: Limits) -> tuple[Attention, dict[str, Buff
         "attention_sums": Buffer(slots * op.value_length * 4, Placement.READBACK),
         "attention_scales": Buffer(slots * 2 * 4, Placement.READBACK),
     }
-    return dataclasses.replace(op, key_cache="keys", value_cache="values"), buffers
+    value_cache = "keys" if op.value_in_key else "values"
+    return dataclasses.replace(op, key_cache="keys", value_cache=value_cache), buffers
 
 
 def _write_matrix(memory: Memory, matrix: Matrix) -> None:

@@ -49,6 +49,7 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
     **{f"matvec_{name.lower()}_dot": MATVEC[:2] for name in INTEGERS},
     **{f"matmul_{name.lower()}_dot": MATMUL for name in INTEGERS},
     **{f"attention_{kv_type}_{count}": ATTENTION[kv_type] for kv_type in KV_TYPES for count in VECTOR_COUNTS},
+    **{f"attention_long_{kv_type}": ATTENTION[kv_type] for kv_type in KV_TYPES},
 }
 
 

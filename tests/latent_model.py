@@ -1,0 +1,138 @@
+"""Tiny models with latent attention, and what they compute: written from the paper, not the program."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.attention_spec import Latent
+from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
+from coordinator.shapes import tensor_shapes
+from tests.models import Floats
+
+Doubles = npt.NDArray[np.float64]
+
+
+def latent_spec(
+    num_heads: int = 3, query_rank: int = 24, rank: int = 40, nope: int = 12, rope: int = 8, value: int = 20
+) -> ModelSpec:
+    """Two layers whose lengths are all different, and none a multiple of a tile of 32."""
+    attention = AttentionSpec(
+        num_heads,
+        1,
+        rank + rope,
+        rank,
+        scale=(nope + rope) ** -0.5,
+        latent=Latent(rank, query_rank, nope, rope, value),
+    )
+    return ModelSpec(
+        architecture="deepseek2",
+        embedding_length=32,
+        vocabulary_size=48,
+        context_length=128,
+        norm=Norm("rms", 2.0**-16),
+        ropes=(Rope(rope, 10000.0, 1.0, True),),
+        layers=(LayerSpec(attention, FeedForwardSpec(64)),) * 2,
+    )
+
+
+def latent_metadata(spec: ModelSpec) -> dict[str, Any]:
+    """By key, without the architecture."""
+    attention = spec.attentions[0]
+    latent = attention.latent
+    assert latent is not None
+    ranks = {"attention.q_lora_rank": latent.query_rank} if latent.query_rank else {}
+    return {
+        "context_length": spec.context_length,
+        "embedding_length": spec.embedding_length,
+        "block_count": spec.num_layers,
+        "feed_forward_length": spec.feed_forwards[0].length,
+        "attention.head_count": attention.num_heads,
+        "attention.head_count_kv": 1,
+        "attention.key_length": attention.key_length,
+        "attention.value_length": attention.value_length,
+        "attention.kv_lora_rank": latent.rank,
+        "attention.key_length_mla": latent.query_length,
+        "attention.value_length_mla": latent.value_length,
+        "attention.layer_norm_rms_epsilon": spec.norm.epsilon,
+        "rope.dimension_count": latent.rope_length,
+        "rope.freq_base": spec.ropes[0].base,
+        **ranks,
+    }
+
+
+def write_latent(path: Path, spec: ModelSpec) -> dict[str, Floats]:
+    """Writes a random model in F32; returns its weights."""
+    random, weights = np.random.default_rng(0), {}
+    writer = gguf.GGUFWriter(path, spec.architecture)
+    for key, value in latent_metadata(spec).items():
+        add = writer.add_uint32 if isinstance(value, int) else writer.add_float32
+        add(f"{spec.architecture}.{key}", value)
+    for name, shape in tensor_shapes(spec).items():
+        values = random.standard_normal(shape).astype(np.float32) / np.float32(math.sqrt(shape[-1]))
+        values += np.float32("norm" in name)
+        weights[name] = values
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return weights
+
+
+def latent_logits(spec: ModelSpec, weights: dict[str, Floats], tokens: list[int]) -> Doubles:
+    """Of every position [tokens, vocabulary], with keys and values of each head."""
+    w = {name.removesuffix(".weight"): value.astype(np.float64) for name, value in weights.items()}
+    hidden = w["token_embd"][tokens]
+    for index in range(spec.num_layers):
+        own = f"blk.{index}."
+        layer = {name.removeprefix(own): value for name, value in w.items() if name.startswith(own)}
+        hidden = hidden + _attended(spec, layer, _normed(spec, hidden, layer["attn_norm"]))
+        normed = _normed(spec, hidden, layer["ffn_norm"])
+        gate, up = normed @ layer["ffn_gate"].T, normed @ layer["ffn_up"].T
+        hidden = hidden + (gate / (1 + np.exp(-gate)) * up) @ layer["ffn_down"].T
+    output: Doubles = _normed(spec, hidden, w["output_norm"]) @ w["output"].T
+    return output
+
+
+def _attended(spec: ModelSpec, layer: dict[str, Doubles], x: Doubles) -> Doubles:
+    attention = spec.attentions[0]
+    latent = attention.latent
+    assert latent is not None
+    if latent.query_rank:
+        queries = _normed(spec, x @ layer["attn_q_a"].T, layer["attn_q_a_norm"]) @ layer["attn_q_b"].T
+    else:
+        queries = x @ layer["attn_q"].T
+    queries = queries.reshape(len(x), attention.num_heads, latent.query_length)
+    both = x @ layer["attn_kv_a_mqa"].T
+    vector = _normed(spec, both[:, : latent.rank], layer["attn_kv_a_norm"])
+    shared_key = _turned(spec, both[:, latent.rank :])
+    heads = []
+    for head in range(attention.num_heads):
+        query, turning = np.split(queries[:, head], [latent.nope_length], axis=1)
+        key = vector @ layer["attn_k_b"][head]  # [positions, nope_length]
+        value = vector @ layer["attn_v_b"][head].T
+        scores = query @ key.T + _turned(spec, turning) @ shared_key.T
+        scores /= math.sqrt(latent.query_length)
+        scores[np.triu_indices(len(x), 1)] = -np.inf
+        weight = np.exp(scores - scores.max(axis=1, keepdims=True))
+        heads.append(weight / weight.sum(axis=1, keepdims=True) @ value)
+    return np.concatenate(heads, axis=1) @ layer["attn_output"].T
+
+
+def _turned(spec: ModelSpec, x: Doubles) -> Doubles:
+    """x [positions, length]: pairs of neighbours as complex numbers."""
+    rope = spec.ropes[0]
+    angles = np.outer(np.arange(len(x)), rope.base ** (-np.arange(0, rope.dimension, 2) / rope.dimension))
+    turned = (x[:, 0::2] + 1j * x[:, 1::2]) * np.exp(1j * angles)
+    return np.stack((turned.real, turned.imag), -1).reshape(x.shape)
+
+
+def _normed(spec: ModelSpec, x: Doubles, weight: Doubles) -> Doubles:
+    normed: Doubles = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + spec.norm.epsilon) * weight
+    return normed
