@@ -93,14 +93,15 @@ def attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share:
     output, num_heads = f"blk.{index}.attn_output", len(share.heads)
     if num_heads:
         window, bias, group = attention.window, attention.alibi_bias, attention.heads_per_kv_head
+        first_head = share.heads.start % group
         if len(share.kv_heads) == 1:
-            group = num_heads  # others of the group are none of this rank's business
+            group, first_head = num_heads, 0  # others of the group are none of this rank's business
         builder.add(
             Attention(
                 *cache_names(index, attention),
                 num_heads=num_heads,
                 num_kv_heads=len(share.kv_heads),
-                first_head=share.heads.start % attention.heads_per_kv_head if group != num_heads else 0,
+                first_head=first_head,
                 heads_per_kv_head=group,
                 key_length=attention.key_length,
                 value_length=attention.value_length,
