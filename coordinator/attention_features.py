@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from coordinator.attention_spec import Latent, QueryKeyNorm, Temperature, Window
 from coordinator.metadata import MetadataReader
-from coordinator.model import AttentionSpec, ModelError, Rope, TensorInfo
+from coordinator.model import AttentionSpec, ModelError, Rope
+from coordinator.origin import TensorInfo
 from coordinator.rope_features import yarn_magnitude
 
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from coordinator.control import WorkerChannel, WorkerError
 from coordinator.garbage import collect_if_due
 from coordinator.messages import Attached, Connect, Load, Progress, Ready, Shutdown, Step, StepDone
-from coordinator.model import ModelSpec, Origin, TensorInfo
+from coordinator.model import ModelSpec
+from coordinator.origin import Origin, TensorInfo
 from coordinator.plan import Limits, RankShare, num_all_reduces, padded
 from coordinator.reduce_times import ReduceClock, ReduceTimes
 from coordinator.trace import Trace

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from coordinator.experts_spec import ExpertsSpec, expert_problem
 from coordinator.metadata import MetadataReader
-from coordinator.model import FeedForwardSpec, ModelError, TensorInfo
+from coordinator.model import FeedForwardSpec, ModelError
+from coordinator.origin import TensorInfo
 
 
 @dataclass(frozen=True)

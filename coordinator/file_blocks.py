@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from coordinator.metadata import MetadataReader
-from coordinator.model import TensorInfo
+from coordinator.origin import TensorInfo
 
 MAX_LAYERS = 10_000  # a damaged file is refused before it costs memory
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.model import ModelError, TensorInfo, file_hash
+from coordinator.model import ModelError
+from coordinator.origin import TensorInfo, file_hash
 from coordinator.weight_types import WEIGHT_TYPES
 
 VERSIONS = (2, 3)

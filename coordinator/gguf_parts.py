@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.gguf_file import GgufError, GgufFile, read_gguf
-from coordinator.model import FilePart, Origin, TensorInfo, model_hash
+from coordinator.origin import FilePart, Origin, TensorInfo, model_hash
 
 NUMBER, COUNT, NUM_TENSORS = "split.no", "split.count", "split.tensors.count"
 OF_ONE_FILE = (NUMBER, "general.alignment")  # keys in which the parts of a model may differ

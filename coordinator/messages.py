@@ -9,7 +9,8 @@ from typing import Union
 import numpy as np
 
 from coordinator import wire
-from coordinator.model import ModelSpec, Origin, TensorInfo
+from coordinator.model import ModelSpec
+from coordinator.origin import Origin, TensorInfo
 from coordinator.plan import Limits, RankShare
 from coordinator.wire import Float32s, Frame, Int32s
 

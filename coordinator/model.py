@@ -5,9 +5,6 @@ Knows no architecture by name (coordinator/architectures.py does), no file forma
 
 from __future__ import annotations
 
-import hashlib
-import mmap
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from coordinator.attention_spec import Latent, QueryKeyNorm, Temperature, Window
@@ -24,50 +21,6 @@ def exact_quotient(total: int, part: int, what: str) -> int:
     if total % part:
         raise ModelError(f"{what} ({total}) is not a multiple of {part}")
     return total // part
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies in the model file. shape is rows first: [rows, columns] or [columns]."""
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-    offset: int  # bytes from the start of the file
-    nbytes: int
-    part: int = 0  # of the model's files, the one that holds it
-
-    @property
-    def columns(self) -> int:
-        return self.shape[-1]
-
-
-@dataclass(frozen=True)
-class FilePart:
-    """One of a model's files; most models have only one."""
-
-    path: str
-    header_bytes: int  # before the tensors
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a model's weights come from: files, or (without any) each worker makes the same ones up."""
-
-    parts: tuple[FilePart, ...] = ()
-    model_hash: str = ""
-
-
-def file_hash(file: bytes | mmap.mmap, header_bytes: int) -> str:
-    """Identifies a file by its header and size: quick, and no two models share them by chance."""
-    digest = hashlib.sha256(file[:header_bytes])
-    digest.update(len(file).to_bytes(8, "little"))
-    return digest.hexdigest()
-
-
-def model_hash(file_hashes: Sequence[str]) -> str:
-    """Identifies a model by the hashes of its files, in their order."""
-    return hashlib.sha256(" ".join(file_hashes).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

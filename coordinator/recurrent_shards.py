@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from coordinator.model import ModelError, TensorInfo
+from coordinator.model import ModelError
+from coordinator.origin import TensorInfo
 from coordinator.plan import LayerShare, Span
 from coordinator.recurrent_spec import RecurrentSpec
 

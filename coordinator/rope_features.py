@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 
 from coordinator.metadata import MetadataReader
-from coordinator.model import ModelError, Rope, TensorInfo, Yarn
+from coordinator.model import ModelError, Rope, Yarn
+from coordinator.origin import TensorInfo
 
 FACTORS = "rope_freqs.weight"  # llama 3's
 SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"  # longrope's

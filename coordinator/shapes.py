@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from coordinator.architectures import ARCHITECTURES
 from coordinator.attention_spec import Latent, QueryKeyNorm
 from coordinator.experts_spec import ExpertsSpec
-from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope, TensorInfo
-from coordinator.shards import layer_norms
+from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
+from coordinator.model_shards import layer_norms
+from coordinator.origin import TensorInfo
 from coordinator.weight_types import WEIGHT_TYPES
 
 

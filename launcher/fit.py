@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from coordinator.model import ModelSpec, TensorInfo
+from coordinator.model import ModelSpec
+from coordinator.model_shards import rank_shards
+from coordinator.origin import TensorInfo
 from coordinator.plan import Limits, RankShare, padded
-from coordinator.shards import Shard, rank_shards
+from coordinator.shards import Shard
 from launcher.config import UsageError
 from launcher.devices import DeviceChoice
 from launcher.memory_places import MemoryPlace

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.architectures import model_spec
 from coordinator.gguf_parts import read_model
-from coordinator.model import ModelError, ModelSpec, Origin, TensorInfo
+from coordinator.model import ModelError, ModelSpec
+from coordinator.model_reader import model_spec
+from coordinator.model_shards import check_tensors
+from coordinator.origin import Origin, TensorInfo
 from coordinator.plan import Limits
 from coordinator.shapes import SHAPES, shape_tensors
-from coordinator.shards import check_tensors
 from launcher.config import RandomModel, RunConfig, UsageError
 from launcher.overrides import overridden
 

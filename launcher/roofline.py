@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from coordinator.benchmark import Measurement
 from coordinator.messages import Ready
+from coordinator.model_shards import rank_shards
 from coordinator.plan import Limits, RankShare
-from coordinator.shards import rank_shards
 from launcher.devices import DeviceChoice
 from launcher.model import Model
 from worker.buffers import cache_buffers

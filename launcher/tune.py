@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from coordinator.model_shards import rank_shards
 from coordinator.plan import padded
-from coordinator.shards import rank_shards
 from launcher.arrange import arrange
 from launcher.config import RandomModel, RunConfig, UsageError
 from launcher.device_job import run_device_job

@@ -15,14 +15,16 @@ from gguf.quants import dequantize, quantize
 from hypothesis import settings
 
 from collectives.arena import private_arena
-from coordinator.architectures import model_spec
 from coordinator.engine import Engine
 from coordinator.gguf_parts import GgufModel, read_model
 from coordinator.messages import Load, Step
-from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope, TensorInfo
+from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
+from coordinator.model_reader import model_spec
+from coordinator.model_shards import check_tensors, rank_shards
+from coordinator.origin import TensorInfo
 from coordinator.plan import Limits, RankShare, make_plan, padded
 from coordinator.shapes import tensor_shapes as shapes_of
-from coordinator.shards import Shard, check_tensors, rank_shards
+from coordinator.shards import Shard
 from coordinator.weight_types import WEIGHT_TYPES
 from launcher.config import RandomModel, RunConfig
 from launcher.write_gguf import add_metadata

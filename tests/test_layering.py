@@ -18,7 +18,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 ARROWS: dict[str, tuple[str, ...]] = {
     "launcher": ("coordinator", "worker"),
     "worker": (
-        *("coordinator.messages", "coordinator.plan", "coordinator.shards", "coordinator.model"),
+        *("coordinator.messages", "coordinator.plan", "coordinator.shards", "coordinator.model_shards"),
+        *("coordinator.model", "coordinator.origin"),
         *("coordinator.attention_spec", "coordinator.recurrent_spec", "coordinator.weight_types"),
         *("coordinator.experts_spec", "coordinator.kv_types", "coordinator.garbage"),
         *("collectives", "shaders"),

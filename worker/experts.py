@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from coordinator.experts_spec import ExpertsSpec
+from coordinator.model_shards import EXPERT_BIAS
 from coordinator.plan import LayerShare
-from coordinator.shards import EXPERT_BIAS
 from worker.builder import ProgramBuilder
 from worker.expert_ops import (
     ExpertMatMul,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from coordinator.model import TensorInfo
+from coordinator.origin import TensorInfo
 from worker.device import Device
 from worker.model_file import load_stack
 from worker.stacks import Stack

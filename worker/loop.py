@@ -25,8 +25,8 @@ from coordinator.messages import (
     Step,
     StepDone,
 )
+from coordinator.model_shards import rank_shards
 from coordinator.plan import padded
-from coordinator.shards import rank_shards
 from worker.bandwidth import copy_bandwidth
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.model import FilePart, TensorInfo, file_hash, model_hash
+from coordinator.origin import FilePart, TensorInfo, file_hash, model_hash
 from coordinator.shards import Shard
 from coordinator.weight_types import WEIGHT_TYPES
 from worker.device import Device

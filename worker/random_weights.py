@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.model import TensorInfo
+from coordinator.origin import TensorInfo
 from coordinator.weight_types import WEIGHT_TYPES, WeightType
 from worker.weight_source import WeightSource
 

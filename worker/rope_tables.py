@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.attention_spec import Temperature
-from coordinator.model import ModelError, Rope, TensorInfo, Yarn
+from coordinator.model import ModelError, Rope, Yarn
+from coordinator.origin import TensorInfo
 from worker.weight_source import WeightSource
 
 Floats = npt.NDArray[np.float32]

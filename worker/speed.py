@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from coordinator.model import TensorInfo
+from coordinator.origin import TensorInfo
 from coordinator.plan import Limits, Span
 from coordinator.shards import Shard
 from coordinator.weight_types import WEIGHT_TYPES

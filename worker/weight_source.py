@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.model import TensorInfo
+from coordinator.origin import TensorInfo
 from worker.formats import FORMATS
 
 Bytes = npt.NDArray[np.uint8]

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pytest
 
 from coordinator.generation import all_logits
+from coordinator.model_shards import rank_shards
 from coordinator.plan import EXPERT_SPLITS, Limits, make_plan, num_all_reduces
 from coordinator.scheduler import Scheduler
-from coordinator.shards import rank_shards
 from tests.conformance.conftest import Reference, error
 from tests.conftest import manifest_of
 from tests.drivers import driver_variables, find_lavapipe

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from coordinator.architectures import model_spec
 from coordinator.gguf_file import read_gguf
+from coordinator.model_reader import model_spec
 from tests.command_line import CommandLine
 from tests.drivers import REPOSITORY
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from collectives import Collective
-from coordinator.architectures import model_spec
 from coordinator.attention_spec import QueryKeyNorm, Temperature, Window
-from coordinator.model import ModelError, ModelSpec, TensorInfo
+from coordinator.model import ModelError, ModelSpec
+from coordinator.model_reader import model_spec
+from coordinator.model_shards import rank_shards
+from coordinator.origin import TensorInfo
 from coordinator.plan import make_plan
-from coordinator.shards import rank_shards
 from tests.models import tensor_infos, tensor_shapes
 from worker.attention_ops import HEAD_SUMS, Attention, AttentionCombine, HeadNorm, HeadSums, Rope, RopeCache
 from worker.device import Device

@@ -9,18 +9,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from coordinator.architectures import model_spec
 from coordinator.benchmark import Measurement, Test, measure
 from coordinator.experts_spec import ExpertsSpec
 from coordinator.gguf_parts import read_model
 from coordinator.ledger import KINDS, make_ledger
 from coordinator.messages import Step
-from coordinator.model import LayerSpec, Origin
+from coordinator.model import LayerSpec
+from coordinator.model_reader import model_spec
+from coordinator.model_shards import check_tensors, rank_shards
+from coordinator.origin import Origin
 from coordinator.plan import make_plan
 from coordinator.reduce_times import ReduceClock
 from coordinator.scheduler import Scheduler, Sequence
 from coordinator.shapes import SHAPES, Shape, shape_tensors
-from coordinator.shards import check_tensors, rank_shards
 from coordinator.weight_types import WEIGHT_TYPES
 from launcher.config import RandomModel, UsageError
 from launcher.ledger_report import ledger_table

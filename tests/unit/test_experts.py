@@ -12,15 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.architectures import model_spec
 from coordinator.experts_spec import ExpertsSpec
 from coordinator.generation import all_logits
 from coordinator.gguf_file import read_gguf
-from coordinator.model import FeedForwardSpec, LayerSpec, ModelError, ModelSpec, TensorInfo
+from coordinator.model import FeedForwardSpec, LayerSpec, ModelError, ModelSpec
+from coordinator.model_reader import model_spec
+from coordinator.model_shards import check_tensors, rank_shards
+from coordinator.origin import TensorInfo
 from coordinator.plan import EXPERT_SPLITS, RankShare, Span, make_plan
 from coordinator.scheduler import Scheduler
 from coordinator.shapes import SHAPES
-from coordinator.shards import Shard, check_tensors, rank_shards
+from coordinator.shards import Shard
 from tests.models import (
     LIMITS,
     Floats,

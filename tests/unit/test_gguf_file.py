@@ -18,12 +18,12 @@ from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.architectures import model_spec
 from coordinator.gguf_file import GgufError, GgufFile, read_gguf
 from coordinator.messages import Step
 from coordinator.model import ModelError
+from coordinator.model_reader import model_spec
+from coordinator.model_shards import check_tensors
 from coordinator.plan import PlanError
-from coordinator.shards import check_tensors
 from coordinator.tokenizer import TokenizerError, load_tokenizer
 from coordinator.weight_types import WEIGHT_TYPES
 from launcher.write_gguf import add_metadata

@@ -18,9 +18,9 @@ import pytest
 import worker.model_file
 from coordinator.gguf_parts import GgufModel
 from coordinator.model import ModelSpec
+from coordinator.model_shards import rank_shards
 from coordinator.plan import RankShare, make_plan
 from coordinator.shapes import Shape, shape_tensors
-from coordinator.shards import rank_shards
 from coordinator.weight_types import WEIGHT_TYPES
 from launcher.write_gguf import add_metadata
 from tests.models import LIMITS, LocalEngine, make_spec, open_model, write_llama

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.architectures import model_spec
 from coordinator.attention_spec import Temperature
 from coordinator.generation import all_logits
 from coordinator.gguf_file import read_gguf
 from coordinator.model import ModelError
+from coordinator.model_reader import model_spec
+from coordinator.model_shards import rank_shards
 from coordinator.plan import make_plan
 from coordinator.scheduler import Scheduler
-from coordinator.shards import rank_shards
 from tests.latent_model import latent_logits, latent_spec, write_latent
 from tests.models import LIMITS, LocalEngine, open_model, tensor_infos, tensor_shapes
 from worker.buffers import cache_buffers

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from coordinator.model_shards import rank_shards
 from coordinator.plan import Limits, make_plan
 from coordinator.shapes import SHAPES, shape_tensors
-from coordinator.shards import rank_shards
 from worker.buffers import weight_buffers
 from worker.device import FillPlaces, Place
 from worker.loading import load_stacks

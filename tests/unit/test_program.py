@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.model import ModelSpec
+from coordinator.model_shards import rank_shards
 from coordinator.plan import ACTIVATIONS, Limits, RankShare, make_plan, num_all_reduces, padded
-from coordinator.shards import Shard, rank_shards
+from coordinator.shards import Shard
 from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
 from worker.attention_ops import Attention, AttentionCombine, RopeCache
 from worker.buffers import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers

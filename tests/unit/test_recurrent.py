@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from coordinator.generation import all_logits
 from coordinator.model import ModelError
+from coordinator.model_shards import rank_shards
 from coordinator.plan import Limits, PlanError, Span, make_plan, num_all_reduces
 from coordinator.recurrent_spec import RecurrentSpec
 from coordinator.scheduler import Scheduler
 from coordinator.scheduler import Sequence as Prompt
-from coordinator.shards import rank_shards
 from launcher.fit import RankNeeds
 from tests import recurrent_models
 from tests.models import LocalEngine, examples, make_spec, open_model

@@ -7,7 +7,7 @@ import pytest
 from coordinator.benchmark import Measurement, Test
 from coordinator.ledger import make_ledger
 from coordinator.messages import Ready
-from coordinator.model import Origin
+from coordinator.origin import Origin
 from coordinator.plan import EXPERT_SPLITS, Limits, make_plan
 from coordinator.shapes import SHAPES, shape_tensors
 from launcher.devices import DeviceChoice

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from coordinator.generation import all_logits
 from coordinator.model import ModelSpec
+from coordinator.model_shards import rank_shards
 from coordinator.plan import make_plan
 from coordinator.scheduler import Scheduler
-from coordinator.shards import rank_shards
 from coordinator.weight_types import WEIGHT_TYPES
 from tests.models import (
     LIMITS,

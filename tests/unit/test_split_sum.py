@@ -17,9 +17,10 @@ from collectives.arena import private_arena
 from coordinator.generation import all_logits, next_logits
 from coordinator.gguf_parts import GgufModel, read_model
 from coordinator.messages import Step
+from coordinator.model_shards import rank_shards
 from coordinator.plan import RankShare, Span, make_plan, padded
 from coordinator.scheduler import Scheduler, Sequence
-from coordinator.shards import Shard, rank_shards
+from coordinator.shards import Shard
 from coordinator.weight_types import WEIGHT_TYPES
 from tests.blocks import tame_rows, unit_columns
 from tests.models import (

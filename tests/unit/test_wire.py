@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from coordinator import messages
 from coordinator.kv_types import KV_TYPES
 from coordinator.messages import Hello, Load, Message, Shutdown, Step, StepDone, decode, encode
-from coordinator.model import FilePart, ModelSpec, Origin
+from coordinator.model import ModelSpec
+from coordinator.origin import FilePart, Origin
 from coordinator.plan import Limits, Span
 from coordinator.wire import Frame, WireError
 from tests.models import LIMITS, SPEC, examples

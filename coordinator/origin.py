@@ -1,0 +1,52 @@
+"""Where a model's weights come from: its files, by hash, and where in them each tensor lies."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies in the model file. shape is rows first: [rows, columns] or [columns]."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    offset: int  # bytes from the start of the file
+    nbytes: int
+    part: int = 0  # of the model's files, the one that holds it
+
+    @property
+    def columns(self) -> int:
+        return self.shape[-1]
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """One of a model's files; most models have only one."""
+
+    path: str
+    header_bytes: int  # before the tensors
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model's weights come from: files, or (without any) each worker makes the same ones up."""
+
+    parts: tuple[FilePart, ...] = ()
+    model_hash: str = ""
+
+
+def file_hash(file: bytes | mmap.mmap, header_bytes: int) -> str:
+    """Identifies a file by its header and size: quick, and no two models share them by chance."""
+    digest = hashlib.sha256(file[:header_bytes])
+    digest.update(len(file).to_bytes(8, "little"))
+    return digest.hexdigest()
+
+
+def model_hash(file_hashes: Sequence[str]) -> str:
+    """Identifies a model by the hashes of its files, in their order."""
+    return hashlib.sha256(" ".join(file_hashes).encode()).hexdigest()
