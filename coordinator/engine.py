@@ -15,7 +15,7 @@ from coordinator.garbage import collect_if_due
 from coordinator.messages import Attached, Connect, Load, Progress, Ready, Shutdown, Step, StepDone
 from coordinator.model import ModelSpec
 from coordinator.origin import Origin, TensorInfo
-from coordinator.plan import Limits, RankShare, num_all_reduces, padded
+from coordinator.plan import Limits, RankShare, num_all_reduces, padded, shares_routing
 from coordinator.reduce_times import ReduceClock, ReduceTimes
 from coordinator.trace import Trace
 
@@ -58,8 +58,9 @@ class Engine:
         self._num_steps = 0  # that the ledger covers
         self._reduce_clock = ReduceClock()
         self._num_all_reduces = {
-            with_logits: num_all_reduces(spec, len(plan), with_logits) for with_logits in (False, True)
-        }
+            False: 0,
+            True: 0,
+        }  # of a step, by whether it has logits
         self.trace = Trace() if config.trace else None
 
     def load(self, on_progress: OnProgress) -> tuple[list[Attached], list[Ready]]:
@@ -74,6 +75,10 @@ class Engine:
                 paths = ", ".join(part.path for part in self._origin.parts)
                 raise WorkerError(rank, f"rank {rank} has other files at {paths}: the hashes differ")
         endpoints, devices = zip(*((message.endpoint, message.device) for message in attached), strict=True)
+        shared_routing = shares_routing(devices)
+        for with_logits in self._num_all_reduces:
+            count = num_all_reduces(self._spec, len(self._plan), with_logits, shared_routing)
+            self._num_all_reduces[with_logits] = count
         self._channel.broadcast(Connect(endpoints, devices))
         return attached, self._await_ready(on_progress)
 

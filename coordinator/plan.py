@@ -218,14 +218,22 @@ def _column_unit(columns: int, num_ranks: int) -> int:
     return next((unit for unit in (256, 32) if columns >= 50 * unit * num_ranks), 1)
 
 
-def num_all_reduces(spec: ModelSpec, num_ranks: int, with_logits: bool) -> int:
+def shares_routing(devices: Sequence[str]) -> bool:
+    """Whether one rank says which experts rows go to: unequal devices round differently."""
+    return len(set(devices)) > 1
+
+
+def num_all_reduces(
+    spec: ModelSpec, num_ranks: int, with_logits: bool, with_shared_routing: bool = False
+) -> int:
     """Of a step. Without logits it ends in the last layer before those; they are always even in number."""
     if num_ranks == 1:
         return 0
     count = sum(_sums_rows(layer) for layer in spec.layers)
     for layer in spec.layers if with_logits else spec.layers[:-1]:
-        parts = (layer.attention, layer.recurrent, layer.feed_forward)
-        num_parts = sum(part is not None for part in parts)
+        mixes = layer.attention is not None or layer.recurrent is not None
+        num_parts = mixes + layer.has_feed_forward
+        count += with_shared_routing and layer.experts is not None
         is_parallel = spec.block.parallel and layer.recurrent is None
         count += min(1, num_parts) if is_parallel else num_parts
         count += layer.recurrent is not None and shares_norm(layer.recurrent, num_ranks)

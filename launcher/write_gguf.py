@@ -64,7 +64,8 @@ def add_metadata(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:
         writer.add_expert_weights_norm(experts.normalised)
         writer.add_expert_weights_scale(experts.scale)
     else:
-        writer.add_feed_forward_length(spec.feed_forwards[0].length)
+        lengths = [feed_forward.length for feed_forward in spec.feed_forwards]
+        writer.add_feed_forward_length(lengths if len(set(lengths)) > 1 else lengths[0])
     writer.add_head_count(attention.num_heads)
     writer.add_head_count_kv(attention.num_kv_heads)
     writer.add_key_length(attention.key_length)

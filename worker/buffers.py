@@ -12,6 +12,7 @@ from coordinator.plan import Limits, RankShare, padded
 from coordinator.shards import Shard
 from worker.attention import cache_names, qkv_length
 from worker.expert_ops import TILE_WORDS, HeldExperts, route_length
+from worker.feed_forward_buffers import activated_lengths
 from worker.latent import QUERY_LATENT, latent_lengths
 from worker.ops import QUANTIZED
 from worker.quantized import row_words
@@ -77,6 +78,7 @@ def activation_buffers(
     # Where gates and ups are stacked, one product makes both and what comes of them.
     gates = [f".{group[0]}.weight" for group in (GATE_UP, SHARED_GATE_UP)]
     gates_apart = any(name.endswith((*gates, ".ffn.act.scales")) for name in stack_shards(shards))
+    activated = activated_lengths(spec, shards)
     block = spec.block
     has_post_norms = bool(block.attention_post_norm or block.feed_forward_post_norm)
     buffers = {
@@ -94,14 +96,13 @@ def activation_buffers(
         "attention_scales": Buffer(slots * max((len(held.heads) for _, held in attentions), default=0) * 8),
         "attended": rows(input_length("attn_output")),
         "gate_up": rows(2 * max(len(held.feed_forward) for held in share.layers) if gates_apart else 0),
-        "activated": rows(input_length("ffn_down")),
         "mixed": rows(max((mixed_length(*part) for part in recurrent), default=0)),
         "convolved": rows(max((convolved_length(*part) for part in with_heads), default=0)),
         "remembered": rows(
             max((len(held.recurrent) * layer.head_length for layer, held in with_heads), default=0)
         ),
         "gated": rows(max(input_length("ssm_out"), input_length("shortconv.out_proj"))),
-        "activated_shexp": rows(input_length("ffn_down_shexp")),
+        **{name: rows(length) for name, length in activated.items()},
         **_expert_buffers(spec, share, limits, input_length("ffn_down_exps")),
         "final": rows(width, count=limits.max_logit_rows),
         "logits": rows(len(share.vocabulary), Placement.READBACK, limits.max_logit_rows),
@@ -112,7 +113,7 @@ def activation_buffers(
             if name not in buffers or length > buffers[name].row_length:
                 buffers[name] = rows(length)
     if limits.activations != "f32":
-        inputs = ("normed", "attended", "activated", "activated_shexp", "gated", QUERY_LATENT)
+        inputs = ("normed", "attended", *activated, "gated", QUERY_LATENT)
         longest = max(buffers[name].row_length for name in inputs if name in buffers)
         buffers[QUANTIZED] = rows(
             row_words(longest, limits.activations), count=max(limits.max_rows, limits.max_logit_rows)

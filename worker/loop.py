@@ -26,7 +26,7 @@ from coordinator.messages import (
     StepDone,
 )
 from coordinator.model_shards import rank_shards
-from coordinator.plan import padded
+from coordinator.plan import padded, shares_routing
 from worker.bandwidth import copy_bandwidth
 from worker.buffers import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
@@ -112,7 +112,7 @@ class Worker:
         devices: of all ranks.
         """
         spec, share, limits = self._load.spec, self._load.share, self._load.limits
-        self._shares_routing = len(set(devices)) > 1  # unequal devices round differently
+        self._shares_routing = shares_routing(devices)
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.measure_copy else 0.0
         if isinstance(self.device, TunableDevice):

@@ -11,6 +11,7 @@ from worker.attention import attend, write_cache
 from worker.builder import ProgramBuilder
 from worker.expert_ops import RowGate
 from worker.experts import add_experts, add_routing
+from worker.feed_forward_buffers import activated_name
 from worker.ops import Activate
 from worker.program import Program
 from worker.recurrent import give_out, write_state
@@ -123,7 +124,11 @@ def _feed_forward(
 ) -> None:
     """Of the normed rows, into this rank's partial sums, which may hold the other part's already."""
     layer, columns, suffix = f"blk.{index}", len(share.feed_forward), feed_forward.suffix
-    down, activation, output = f"{layer}.ffn_down{suffix}", feed_forward.activation, f"activated{suffix}"
+    down, activation, output = (
+        f"{layer}.ffn_down{suffix}",
+        feed_forward.activation,
+        activated_name(builder.spec, feed_forward),
+    )
     if columns:
         offset = builder.shards[down + ".weight"].column_offset
         group = SHARED_GATE_UP if suffix else GATE_UP

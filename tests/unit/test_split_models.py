@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.generation import all_logits
-from coordinator.model import ModelSpec
+from coordinator.model import FeedForwardSpec, ModelSpec
 from coordinator.model_shards import rank_shards
 from coordinator.plan import make_plan
 from coordinator.scheduler import Scheduler
@@ -120,3 +122,18 @@ def test_every_row_and_column_is_held_and_added_once(
     assert all((counts == 1).all() for counts in used.values())
     assert all((counts >= 1).all() for counts in held.values())
     assert (tokens == 1).all()
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 5])
+def test_layers_of_unequal_lengths(tmp_path: Path, num_ranks: int) -> None:
+    """A cut inside a block meets no other layer's activations: each length has a buffer of its own."""
+    layers = [
+        dataclasses.replace(make_spec().layers[0], feed_forward=FeedForwardSpec(n)) for n in (96, 64, 96)
+    ]
+    spec = dataclasses.replace(make_spec(), layers=tuple(layers))
+    types = {f"{name}.weight": "Q8_0" for name in ("ffn_gate", "ffn_up", "ffn_down")}
+    write_llama(tmp_path / "m.gguf", spec, types)
+    tokens = [1, 5, 40, 7, 3, 9]
+    whole, split = LocalEngine(tmp_path / "m.gguf"), LocalEngine(tmp_path / "m.gguf", [1.0] * num_ranks)
+    expected, found = (all_logits(engine, Scheduler(LIMITS), tokens) for engine in (whole, split))
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)
