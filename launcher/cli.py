@@ -29,13 +29,14 @@ from launcher.config import (
     parse_tokens,
 )
 from launcher.generate import GenerateConfig, run
+from launcher.models import show_models
 from launcher.options import make_parser
 from launcher.overrides import parse_overrides
 from launcher.show import show_devices, show_plan, write_logits
 from launcher.sizes import parse_max_memory
 from launcher.tune import DEFAULT_MODELS, tune
 
-COMMANDS = ("run", "devices", "plan", "logits", "bench", "bench-collectives", "tune")
+COMMANDS = ("run", "devices", "models", "plan", "logits", "bench", "bench-collectives", "tune")
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
 FAILED_RUN = (RunError, LogitsError, CapacityError)
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -87,6 +88,8 @@ def _fail(error: Exception, code: int) -> int:
 def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "devices":
         return show_devices(options.json)
+    if options.command == "models":
+        return show_models(options.json, options.markdown)
     if options.command == "bench-collectives":
         ranks, sizes = parse_counts(options.ranks, "--ranks"), parse_sizes(options.sizes)
         return bench_collectives(ranks, sizes, options.output)

@@ -1,0 +1,35 @@
+"""`tplaunch models`, and the README's table, which is made of the same."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from coordinator.architectures import ARCHITECTURES
+from coordinator.weight_types import WEIGHT_TYPES
+from launcher.cli import main
+from launcher.models import models_markdown
+from tests.drivers import REPOSITORY
+
+
+def test_the_readme_has_the_table() -> None:
+    table = models_markdown()
+    readme = (REPOSITORY / "README.md").read_text()
+    assert table in readme, "run `tplaunch models --markdown` and put it into the README"
+
+
+def test_all_that_runs_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines[: len(ARCHITECTURES)]} == set(ARCHITECTURES)
+    assert all(f"{name} (" in lines[-3] for name in WEIGHT_TYPES)
+
+
+def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["architectures"]["qwen3moe"] == ["experts", "query-key norm"]
+    assert found["architectures"]["qwen2"] == ["dense"]
+    assert found["weight_types"]["Q4_K"]["file_bits"] == 4.5
+    assert 4.5 <= found["weight_types"]["Q4_K"]["device_bits"] <= 4.5 * 1.12
