@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +90,10 @@ def check(
     found = error(logits_of(build(name), reference, open_device, limits, num_ranks), reference)
     assert found <= MAX_ERROR[limits.kv_type]
     assert found < reference["swap_nmse"] / 100, "the model hardly tells one order of tokens from another"
+
+
+def test_every_reference_model_is_tried(builder: ModuleType) -> None:
+    assert sorted(MODELS) == sorted(builder.specs())
 
 
 @pytest.mark.parametrize("kv_type", MAX_ERROR)
