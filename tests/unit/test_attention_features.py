@@ -254,7 +254,7 @@ def test_short_rows_move_few_bytes() -> None:
 
     collective = Counting()
     runner = SegmentRunner(cast(Device, Idle()), cast(Collective, collective))
-    runner.run(programs(row_normed(), 2)[0], 3, 3 * 32, lambda _: None)
+    runner.run(programs(row_normed(), 2)[0], 3, 32, lambda _: None)
     assert collective.calls == [(0, 12), (1, 96), (0, 96), (1, 12), (0, 96), (1, 96)]
 
 

@@ -195,7 +195,7 @@ def test_of_unequal_devices_the_first_one_decides() -> None:
         shared = program(spec, rank, 4, shares_routing=True)
         assert shared.num_all_reduces == 3 * 2
         lengths = [segment.row_length for segment in shared.segments[:-1]]
-        assert lengths == [None, 4, None] * 2
+        assert lengths == [0, 4, 0] * 2  # 0: a row of the residual stream
         ops = [op for segment in shared.segments for op in segment.ops]
         assert [op.decides for op in ops if isinstance(op, Route)] == [rank == 0] * 2
         routers = [op for op in ops if isinstance(op, MatMul) and "ffn_gate_inp" in op.matrix.name]
@@ -247,5 +247,5 @@ def test_layers_that_only_predict_further_tokens_are_left_out(tmp_path: Path) ->
     assert spec.num_layers == 2
     assert {name.split(".")[1] for name in spec.unused_tensors} == {"2"}
     for wrong in (3, -1):
-        with pytest.raises(ModelError, match=f"nextn_predict_layers is {wrong}; a number below the 3 layers"):
+        with pytest.raises(ModelError, match=f"nextn_predict_layers is {wrong}; a number from 0 to 2 is"):
             model_spec({**metadata, "llama.nextn_predict_layers": wrong}, file.tensors)
