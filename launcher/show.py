@@ -128,13 +128,7 @@ def _of_layers(numbers: Sequence[int]) -> str:
     return str(numbers[0]) if len(set(numbers)) == 1 else f"{min(numbers)} to {max(numbers)}"
 
 
-KINDS = {
-    "heads": "heads",
-    "kv_heads": "KV heads",
-    "ffn_columns": "FFN columns",
-    "experts": "experts",
-    "expert_columns": "expert columns",
-}
+KINDS = {**TITLES, "experts": "experts", "expert_columns": "expert columns"}  # that ranks have spans of
 
 
 def _layer_spans(share: RankShare) -> dict[str, list[Span]]:
@@ -166,8 +160,8 @@ def _plan_row(share: RankShare, num_bytes: RankBytes) -> dict[str, Any]:
 
 def _print_table(rows: Sequence[tuple[RankShare, RankBytes]]) -> None:
     held = [_layer_spans(share) for share, _ in rows]
-    kinds = [kind for kind in TITLES if any(len(span) for spans in held for span in spans[kind])]
-    places = ("rank", *(TITLES[kind] for kind in kinds), "vocabulary rows")
+    kinds = [kind for kind in KINDS if any(len(span) for spans in held for span in spans[kind])]
+    places = ("rank", *(KINDS[kind] for kind in kinds), "vocabulary rows")
     memory = {
         "weights": "weights",
         "cache": "KV cache",

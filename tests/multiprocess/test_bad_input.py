@@ -127,7 +127,7 @@ def write_gguf(path: Path, architecture: str, weight_type: gguf.GGMLQuantization
 def test_an_unsupported_architecture(tplaunch: CommandLine, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", "rwkv7")
     check_refusal(
-        tplaunch, path, *GENERATE, says="the architecture 'rwkv7' is not supported; supported: llama"
+        tplaunch, path, *GENERATE, says="the architecture 'rwkv7' is not supported; supported: baichuan, "
     )
 
 
@@ -167,7 +167,7 @@ def test_no_driver(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("devices", ["0", "cpu,0"])
 def test_a_plan_that_does_not_fit(tplaunch: CommandLine, model: Path, devices: str) -> None:
     options = (model, *GENERATE, "--context", "2000000000")
-    check_refusal(tplaunch, *options, devices=devices, says="the plan does not fit: this machine's memory")
+    check_refusal(tplaunch, *options, devices=devices, says="the plan does not fit: ")
 
 
 def test_a_prompt_longer_than_the_context(tplaunch: CommandLine, model: Path) -> None:
@@ -219,8 +219,8 @@ def test_plan_needs_no_driver(tplaunch: CommandLine, model: Path, tmp_path: Path
     table = tplaunch(*options, env=nothing, check=True).stdout
     assert "rank" in table and "MiB" in table
     ranks = json.loads(tplaunch(*options, "--json", env=nothing, check=True).stdout)["ranks"]
-    assert [rank["kv_heads"] for rank in ranks] == [[0, 3], [3, 4]]
-    assert [rank["ffn_columns"] for rank in ranks] == [[0, 129], [129, 172]]
+    assert [rank["kv_heads"][0] for rank in ranks] == [[0, 3], [3, 4]]  # of the first layer
+    assert [rank["ffn_columns"][0] for rank in ranks] == [[0, 129], [129, 172]]
     assert all(rank["total_bytes"] > rank["weight_bytes"] > 0 for rank in ranks)
 
 
