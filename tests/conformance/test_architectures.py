@@ -112,6 +112,23 @@ def test_prefill(
     check(name, build, reference_of, open_device, limits, num_ranks)
 
 
+@pytest.mark.parametrize("weights", [(3, 1), (1, 0, 2.5), (5, 1, 1, 0, 1, 2, 1, 1)])
+@pytest.mark.parametrize("name", MODELS)
+def test_uneven_shares(
+    name: str,
+    weights: tuple[float, ...],
+    build: Callable[[str], Path],
+    reference_of: Callable[[str], Reference],
+    open_device: Opener,
+) -> None:
+    """More ranks than heads, ranks without anything; experts are dealt out whole to see that, too."""
+    reference = reference_of(name)
+    for expert_split in EXPERT_SPLITS if name.endswith("-moe") else EXPERT_SPLITS[:1]:
+        engine = LocalEngine(build(name), weights, LIMITS, open_device, expert_split=expert_split)
+        logits = all_logits(engine, Scheduler(LIMITS), reference["tokens"].tolist())
+        assert error(logits, reference) <= MAX_ERROR["f32"], expert_split
+
+
 @pytest.mark.parametrize("max_rows", [1, 7])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_few_rows_at_a_time(
