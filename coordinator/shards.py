@@ -14,6 +14,7 @@ from coordinator.plan import Span, covering, padded
 from coordinator.weight_types import WEIGHT_TYPES
 
 ONE = Span(0, 1)
+FLOATS = ("F32", "F16", "BF16")  # that vectors may be of
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,11 @@ class Cutter:
         return self.tensors[name]
 
     def _find_floats(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
+        """A tensor of numbers, which a rank holds as float32."""
         tensor = self._find(name, shape)
-        if tensor.type != "F32":
-            raise ModelError(f"the vector {name!r} is of type {tensor.type}; F32 is needed")
+        if tensor.type not in FLOATS:
+            known = ", ".join(FLOATS)
+            raise ModelError(f"the vector {name!r} is of type {tensor.type}; one of {known} is needed")
         return tensor
 
     def part_of_vector(self, name: str, span: Span, length: int, device_name: str | None = None) -> None:
@@ -133,7 +136,8 @@ class Cutter:
         for index, span in enumerate(spans or [Span(0, 0)]):
             piece = f"{name}#{index}" if index else name
             held = Span(0, found.columns)
-            self.shards[piece + ".weight"] = Shard(found.name, found.type, span, held, 0)
+            kind = found.type if columns is None else "F32"
+            self.shards[piece + ".weight"] = Shard(found.name, kind, span, held, 0)
             if has_bias:
                 self.part_of_vector(name + ".bias", span, total, piece + ".bias")
 
@@ -148,7 +152,7 @@ class Cutter:
                 self.part_of_vector(name + suffix, heads.scaled(length), count * length)
             else:
                 tensor = self._find_floats(name + suffix, (count, length))
-                self.shards[name + suffix] = Shard(tensor.name, tensor.type, heads, Span(0, length), 0)
+                self.shards[name + suffix] = Shard(tensor.name, "F32", heads, Span(0, length), 0)
 
     def norm(self, name: str) -> None:
         """Of rows of the residual stream; the bias goes along."""
@@ -232,7 +236,5 @@ class Cutter:
     def _expert_bias(self, name: str, span: Span, length: int, cut: ExpertCut, device_name: str) -> None:
         if name not in self.tensors:
             return
-        tensor = self._find(name, (cut.count, length))
-        if tensor.type != "F32":
-            raise ModelError(f"the vectors {name!r} are of type {tensor.type}; F32 is needed")
+        self._find_floats(name, (cut.count, length))
         self.shards[device_name] = Shard(name, "F32", Span(0, 1), span, 0, cut.experts, 1)

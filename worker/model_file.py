@@ -91,9 +91,13 @@ def _joined(parts: Sequence[Bytes]) -> Bytes:
 
 
 def shard_rows(weights: WeightSource, shard: Shard, tensor: TensorInfo) -> list[Bytes]:
-    """What a rank holds of a tensor, of every expert as the file has it [rows, row bytes]; not copied."""
+    """What a rank holds of a tensor, of every expert as the file has it [rows, row bytes]; not copied.
+
+    Vectors of shorter floats are widened to the shard's type.
+    """
     weight_type = WEIGHT_TYPES[shard.type]
     first, last = weight_type.row_bytes(shard.columns.start), weight_type.row_bytes(shard.columns.stop)
-    rows = weights.rows(tensor)
+    is_widened = shard.type != tensor.type
+    rows = weights.floats(tensor).view(np.uint8) if is_widened else weights.rows(tensor)
     starts = (expert * shard.expert_rows for expert in range(shard.experts.start, shard.experts.stop))
     return [rows[start + shard.rows.start : start + shard.rows.stop, first:last] for start in starts]

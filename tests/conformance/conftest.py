@@ -29,14 +29,14 @@ def builder(shared_dir: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def build(builder: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Writes a model's file, once a session."""
+def build(builder: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a model's file, once a session, with matrices of float32 or float16: both hold the same."""
     folder, specs = tmp_path_factory.mktemp("models"), builder.specs()
 
-    def path_of(name: str) -> Path:
-        path: Path = folder / f"{name}.gguf"
+    def path_of(name: str, dtype: str = "F32") -> Path:
+        path: Path = folder / f"{name}-{dtype}.gguf"
         if not path.exists():
-            builder.write(specs[name], path, SEED)
+            builder.write(specs[name], path, SEED, dtype)
         return path
 
     return path_of

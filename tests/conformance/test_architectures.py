@@ -129,6 +129,19 @@ def test_uneven_shares(
         assert error(logits, reference) <= MAX_ERROR["f32"], expert_split
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_float16_files(
+    name: str,
+    build: Callable[..., Path],
+    reference_of: Callable[[str], Reference],
+    open_device: Opener,
+) -> None:
+    """Tables of vectors are float16, too."""
+    reference = reference_of(name)
+    logits = logits_of(build(name, "F16"), reference, open_device, LIMITS, num_ranks=2)
+    assert error(logits, reference) <= MAX_ERROR["f32"]
+
+
 @pytest.mark.parametrize("max_rows", [1, 7])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_few_rows_at_a_time(
