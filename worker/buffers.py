@@ -59,22 +59,6 @@ def activation_buffers(
     def rows(length: int, placement: Placement = Placement.DEVICE, count: int = limits.max_rows) -> Buffer:
         return Buffer(count * length * 4, placement, length)
 
-    def input_length(kind: str) -> int:
-        names = (f"blk.{layer}.{kind}.weight" for layer in range(spec.num_layers))
-        return max((shards[name].padded_columns for name in names if name in shards), default=0)
-
-    attentions = [
-        (layer.attention, held)
-        for layer, held in zip(spec.layers, share.layers, strict=True)
-        if layer.attention is not None
-    ]
-    recurrent = [
-        (layer.recurrent, held)
-        for layer, held in zip(spec.layers, share.layers, strict=True)
-        if layer.recurrent is not None
-    ]
-    with_heads = [(layer, held) for layer, held in recurrent if layer.has_heads]
-    slots = attention_slots(limits)
     # Where gates and ups are stacked, one product makes both and what comes of them.
     gates = [f".{group[0]}.weight" for group in (GATE_UP, SHARED_GATE_UP)]
     gates_apart = any(name.endswith((*gates, ".ffn.act.scales")) for name in stack_shards(shards))
@@ -88,30 +72,14 @@ def activation_buffers(
         "hidden": rows(width),
         "normed": rows(width),
         "block": rows(width if has_post_norms else 0),
-        "qkv": rows(max((qkv_length(attention, held) for attention, held in attentions), default=0)),
-        "query": rows(max((len(held.heads) * spec.key_length for spec, held in attentions), default=0)),
-        "attention_sums": Buffer(
-            slots * max((len(held.heads) * spec.value_length for spec, held in attentions), default=0) * 4
-        ),
-        "attention_scales": Buffer(slots * max((len(held.heads) for _, held in attentions), default=0) * 8),
-        "attended": rows(input_length("attn_output")),
+        **_attention_buffers(spec, share, shards, limits),
         "gate_up": rows(2 * max(len(held.feed_forward) for held in share.layers) if gates_apart else 0),
-        "mixed": rows(max((mixed_length(*part) for part in recurrent), default=0)),
-        "convolved": rows(max((convolved_length(*part) for part in with_heads), default=0)),
-        "remembered": rows(
-            max((len(held.recurrent) * layer.head_length for layer, held in with_heads), default=0)
-        ),
-        "gated": rows(max(input_length("ssm_out"), input_length("shortconv.out_proj"))),
         **{name: rows(length) for name, length in activated.items()},
-        **_expert_buffers(spec, share, limits, input_length("ffn_down_exps")),
+        **{name: rows(length) for name, length in _recurrent_lengths(spec, share, shards).items()},
+        **_expert_buffers(spec, share, limits, _input_length(shards, "ffn_down_exps")),
         "final": rows(width, count=limits.max_logit_rows),
         "logits": rows(len(share.vocabulary), Placement.READBACK, limits.max_logit_rows),
     }
-    for attention, held in attentions:
-        lengths = latent_lengths(attention.latent, len(held.heads)) if attention.latent else {}
-        for name, length in lengths.items():
-            if name not in buffers or length > buffers[name].row_length:
-                buffers[name] = rows(length)
     if limits.activations != "f32":
         inputs = ("normed", "attended", *activated, "gated", QUERY_LATENT)
         longest = max(buffers[name].row_length for name in inputs if name in buffers)
@@ -119,6 +87,54 @@ def activation_buffers(
             row_words(longest, limits.activations), count=max(limits.max_rows, limits.max_logit_rows)
         )
     return buffers
+
+
+def _input_length(shards: Mapping[str, Shard], kind: str) -> int:
+    """Elements of a row that the matrices of a kind multiply, in the layer that has most."""
+    found = (shard for name, shard in shards.items() if name.endswith(f".{kind}.weight"))
+    return max((shard.padded_columns for shard in found), default=0)
+
+
+def _attention_buffers(
+    spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], limits: Limits
+) -> dict[str, Buffer]:
+    attentions = [
+        (layer.attention, held)
+        for layer, held in zip(spec.layers, share.layers, strict=True)
+        if layer.attention is not None
+    ]
+    lengths = {
+        "qkv": max((qkv_length(*part) for part in attentions), default=0),
+        "query": max((len(held.heads) * one.key_length for one, held in attentions), default=0),
+        "attended": _input_length(shards, "attn_output"),
+    }
+    for one, held in attentions:
+        of_latent = latent_lengths(one.latent, len(held.heads)) if one.latent else {}
+        lengths |= {name: max(length, lengths.get(name, 0)) for name, length in of_latent.items()}
+    slots = attention_slots(limits)
+    sums_length = max((len(held.heads) * one.value_length for one, held in attentions), default=0)
+    num_heads = max((len(held.heads) for _, held in attentions), default=0)
+    return {
+        **{name: Buffer(limits.max_rows * length * 4, row_length=length) for name, length in lengths.items()},
+        "attention_sums": Buffer(slots * sums_length * 4),
+        "attention_scales": Buffer(slots * num_heads * 8),
+    }
+
+
+def _recurrent_lengths(spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard]) -> dict[str, int]:
+    """Elements of a row of what recurrent layers work in."""
+    recurrent = [
+        (layer.recurrent, held)
+        for layer, held in zip(spec.layers, share.layers, strict=True)
+        if layer.recurrent is not None
+    ]
+    with_heads = [(layer, held) for layer, held in recurrent if layer.has_heads]
+    return {
+        "mixed": max((mixed_length(*part) for part in recurrent), default=0),
+        "convolved": max((convolved_length(*part) for part in with_heads), default=0),
+        "remembered": max((len(held.recurrent) * layer.head_length for layer, held in with_heads), default=0),
+        "gated": max(_input_length(shards, kind) for kind in ("ssm_out", "shortconv.out_proj")),
+    }
 
 
 def _expert_buffers(
