@@ -57,10 +57,7 @@ class Engine:
         self._spent: list[dict[str, float]] = []  # of the last step, not yet in the ledger
         self._num_steps = 0  # that the ledger covers
         self._reduce_clock = ReduceClock()
-        self._num_all_reduces = {
-            False: 0,
-            True: 0,
-        }  # of a step, by whether it has logits
+        self._num_all_reduces: dict[bool, int] = {}  # of a step, by whether it has logits
         self.trace = Trace() if config.trace else None
 
     def load(self, on_progress: OnProgress) -> tuple[list[Attached], list[Ready]]:
@@ -75,10 +72,10 @@ class Engine:
                 paths = ", ".join(part.path for part in self._origin.parts)
                 raise WorkerError(rank, f"rank {rank} has other files at {paths}: the hashes differ")
         endpoints, devices = zip(*((message.endpoint, message.device) for message in attached), strict=True)
-        shared_routing = shares_routing(devices)
-        for with_logits in self._num_all_reduces:
-            count = num_all_reduces(self._spec, len(self._plan), with_logits, shared_routing)
-            self._num_all_reduces[with_logits] = count
+        self._num_all_reduces = {
+            with_logits: num_all_reduces(self._spec, len(self._plan), with_logits, shares_routing(devices))
+            for with_logits in (False, True)
+        }
         self._channel.broadcast(Connect(endpoints, devices))
         return attached, self._await_ready(on_progress)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import gguf
 
+from coordinator.tokenizer import TokenizerError, load_tokenizer
+
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 _PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
@@ -54,3 +56,14 @@ def add_vocabulary(writer: gguf.GGUFWriter, metadata: Mapping[str, Any]) -> None
             writer.add_uint32(key, value)
         else:
             writer.add_array(key, value)
+
+
+def expect_error_or_tokens(metadata: dict[str, Any], text: str) -> None:
+    """What metadata says of a text's tokens is bytes, or an error of one line."""
+    try:
+        tokenizer = load_tokenizer(metadata)
+        for parse_special in (False, True):
+            for token in tokenizer.encode(text, parse_special=parse_special):
+                assert isinstance(tokenizer.token_bytes(token), bytes)
+    except TokenizerError as error:
+        assert "\n" not in str(error)

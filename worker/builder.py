@@ -17,10 +17,7 @@ MIN_MATRIX_ROWS = 8  # of a program: fewer would leave cooperative matrices half
 
 
 class ProgramBuilder:
-    """The program of one rank for one bucket of rows, as it grows.
-
-    `pending` is what is still to be added to the residual stream: the ranks' partial sums, or a buffer.
-    """
+    """The program of one rank for one bucket of rows, as it grows."""
 
     def __init__(
         self,
@@ -36,7 +33,7 @@ class ProgramBuilder:
     ) -> None:
         self.spec, self.share, self.shards = spec, share, shards
         self.stacks = stack_shards(shards)
-        self.num_ranks, self._rows, self._logit_rows = num_ranks, rows, logit_rows
+        self.num_ranks, self.num_rows, self._logit_rows = num_ranks, rows, logit_rows
         self._activations = activations
         self._two_phase = two_phase and num_ranks > 1
         self.shares_routing = shares_routing and num_ranks > 1
@@ -51,7 +48,7 @@ class ProgramBuilder:
         if self.num_ranks > 1 and self._num_exchanges % 2:
             self.exchange()
         self._segments.append(Segment(tuple(self._ops), None))
-        return Program(self._rows, self._logit_rows, tuple(self._segments))
+        return Program(self.num_rows, self._logit_rows, tuple(self._segments))
 
     def add(self, op: Op) -> None:
         """Appends to the segment."""
@@ -88,15 +85,10 @@ class ProgramBuilder:
                 addend,
                 self._last_parity if is_partial else None,
                 spec.norm.kind,
-                f"{tensor}.bias" if f"{tensor}.bias" in self.stacks else None,
+                self.bias(tensor),
                 summed=self._two_phase and is_partial,
             )
         )
-
-    @property
-    def num_rows(self) -> int:
-        """That the program has at most."""
-        return self._rows
 
     @property
     def next_parity(self) -> int:
@@ -128,14 +120,13 @@ class ProgramBuilder:
     ) -> None:
         """A product with a stack of matrices, where `exact` of float32; the rest is as MatMul has it."""
         matrix = self.matrix(tensor)
-        bias = tensor + ".bias" if tensor + ".bias" in self.stacks else None
         activations = "f32" if exact else self._activations_for(matrix, rows)
         if activations != "f32":
             source = self._quantized(Quantize(source, matrix.columns, rows, activations))
         self.add(
             MatMul(
                 matrix,
-                bias,
+                self.bias(tensor),
                 source,
                 output,
                 offset,
@@ -155,10 +146,14 @@ class ProgramBuilder:
         stack = self.stacks[tensor + ".weight"]
         return Matrix(stack.name, stack.type, stack.rows, stack.padded_columns)
 
+    def bias(self, tensor: str) -> str | None:
+        """What is added behind a tensor's weights, where the model has it."""
+        return f"{tensor}.bias" if f"{tensor}.bias" in self.stacks else None
+
     def _activations_for(self, matrix: Matrix, rows: RowSet) -> str:
         """What a product multiplies by: what was asked for, where it can and where it pays."""
         weight_format = FORMATS[matrix.type]
-        num_rows = self._rows if rows == "rows" else self._logit_rows
+        num_rows = self.num_rows if rows == "rows" else self._logit_rows
         fits = {
             "f32": True,
             "q8": weight_format.has_integers,

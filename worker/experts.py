@@ -15,7 +15,6 @@ from worker.expert_ops import (
     SharedRoutes,
     route_length,
 )
-from worker.matrix import Matrix
 from worker.stacks import EXPERTS_GATE_UP, stacked_tensors
 
 # Pairs of a row and an expert that an expert must get on average before they are worth grouping.
@@ -81,11 +80,10 @@ def _gate_up(
     stacked = stacked_tensors(layer, EXPERTS_GATE_UP, builder.shards)
     for tensor in reversed(stacked):
         is_up = tensor.endswith(".ffn_up_exps")
-        matrix, bias = _weights(builder, tensor)
         builder.add(
             ExpertMatMul(
-                matrix,
-                bias,
+                builder.matrix(tensor),
+                builder.bias(tensor),
                 "normed",
                 "expert_activated",
                 offset,
@@ -101,16 +99,11 @@ def _gate_up(
 
 
 def _down(builder: ProgramBuilder, layer: str, held: HeldExperts, tiled: bool) -> None:
-    matrix, bias = _weights(builder, f"{layer}.ffn_down_exps")
+    tensor = f"{layer}.ffn_down_exps"
+    matrix, bias = builder.matrix(tensor), builder.bias(tensor)
     width = builder.spec.embedding_length
     builder.add(
         ExpertMatMul(
             matrix, bias, "expert_activated", "expert_outputs", 0, width, held, by_pair=True, tiled=tiled
         )
     )
-
-
-def _weights(builder: ProgramBuilder, tensor: str) -> tuple[Matrix, str | None]:
-    stack = builder.stacks[tensor + ".weight"]
-    bias = tensor + ".bias" if tensor + ".bias" in builder.stacks else None
-    return Matrix(stack.name, stack.type, stack.rows, stack.padded_columns), bias

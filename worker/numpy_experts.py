@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from worker.activations import ACTIVATIONS, GATED_ACTIVATIONS
+from worker.activations import ACTIVATIONS, GATED_ACTIVATIONS, logistic
 from worker.expert_ops import (
     TILE_PAIRS,
     TILE_WORDS,
@@ -65,8 +65,7 @@ def shared_routes(op: SharedRoutes, state: NumpyState) -> None:
 def _probabilities(logits: Floats, gating: str) -> Floats:
     """For a softmax of the chosen ones: before these are divided by their sum."""
     if gating == "sigmoid":
-        logistic: Floats = np.reciprocal(1 + np.exp(-logits))
-        return logistic
+        return logistic(logits)
     exponentials: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials if gating != "softmax" else exponentials / exponentials.sum(axis=1, keepdims=True)
 
@@ -151,6 +150,4 @@ def expert_sum(op: ExpertSum, state: NumpyState) -> None:
 
 def row_gate(op: RowGate, state: NumpyState) -> None:
     logits = state.rows(op.input)[:, : op.width] @ state.vector(op.weight, op.width)
-    state.rows(op.values)[:, op.offset : op.offset + op.columns] *= np.reciprocal(1 + np.exp(-logits))[
-        :, None
-    ]
+    state.rows(op.values)[:, op.offset : op.offset + op.columns] *= logistic(logits)[:, None]

@@ -27,6 +27,7 @@ from tests.vocabularies import (
     UNUSED,
     USER_DEFINED,
     byte_level_metadata,
+    expect_error_or_tokens,
     written,
 )
 
@@ -326,13 +327,3 @@ def test_damaged_entries_are_an_error_or_harmless(
         values = metadata[f"tokenizer.ggml.{key}"]
         metadata[f"tokenizer.ggml.{key}"] = [changes.get(place, value) for place, value in enumerate(values)]
     expect_error_or_tokens(metadata, text)
-
-
-def expect_error_or_tokens(metadata: dict[str, Any], text: str) -> None:
-    try:
-        tokenizer = load_tokenizer(metadata)
-        for parse_special in (False, True):
-            for token in tokenizer.encode(text, parse_special=parse_special):
-                assert isinstance(tokenizer.token_bytes(token), bytes)
-    except TokenizerError as error:
-        assert "\n" not in str(error)

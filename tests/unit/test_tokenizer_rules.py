@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
+from tests.vocabularies import expect_error_or_tokens
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 NO_SPECIAL_IDS = dict.fromkeys(["bos_token_id", "eos_token_id", "unknown_token_id"])
@@ -285,13 +286,3 @@ def test_damaged_entries_are_an_error_or_harmless(
         values = metadata[f"tokenizer.ggml.{key}"]
         metadata[f"tokenizer.ggml.{key}"] = [changes.get(place, value) for place, value in enumerate(values)]
     expect_error_or_tokens(metadata, text)
-
-
-def expect_error_or_tokens(metadata: dict[str, Any], text: str) -> None:
-    try:
-        tokenizer = load_tokenizer(metadata)
-        for parse_special in (False, True):
-            for token in tokenizer.encode(text, parse_special=parse_special):
-                assert isinstance(tokenizer.token_bytes(token), bytes)
-    except TokenizerError as error:
-        assert "\n" not in str(error)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, c_float, c_int32, c_uint32, c_uint64
+from ctypes import Structure, c_float, c_int32, c_uint32
 
-Address = c_uint64
+from worker.vulkan.push_fields import CACHES, PAGING, WEIGHTS, Address
 
 
 class ClampPush(Structure):
@@ -81,14 +81,8 @@ class RopeCachePush(Structure):
         ("rope", Address),
         ("qkv", Address),
         ("query", Address),
-        ("key_cache", Address),
-        ("key_scales", Address),
-        ("value_cache", Address),
-        ("value_scales", Address),
-        ("positions", c_uint32),
-        ("table_starts", c_uint32),
-        ("tables", c_uint32),
-        ("block_length", c_uint32),
+        *CACHES,
+        *PAGING,
         ("num_heads", c_uint32),
         ("num_kv_heads", c_uint32),
         ("key_length", c_uint32),
@@ -108,16 +102,10 @@ class AttentionPush(Structure):
     _fields_ = [
         ("step", Address),
         ("query", Address),
-        ("key_cache", Address),
-        ("key_scales", Address),
-        ("value_cache", Address),
-        ("value_scales", Address),
+        *CACHES,
         ("sums", Address),
         ("scales", Address),
-        ("positions", c_uint32),
-        ("table_starts", c_uint32),
-        ("tables", c_uint32),
-        ("block_length", c_uint32),
+        *PAGING,
         ("num_heads", c_uint32),
         ("num_kv_heads", c_uint32),
         ("first_head", c_uint32),
@@ -153,11 +141,7 @@ class AttentionCombinePush(Structure):
 class HeadProductsPush(Structure):
     _fields_ = [
         ("step", Address),
-        ("quants", Address),
-        ("highs", Address),
-        ("scales", Address),
-        ("words", Address),
-        ("codebook", Address),
+        *WEIGHTS,
         ("input", Address),
         ("output", Address),
         ("num_heads", c_uint32),

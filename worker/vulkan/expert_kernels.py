@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, c_float, c_uint32, c_uint64
+from ctypes import Structure, c_float, c_uint32
 
 from worker.expert_ops import TILE_PAIRS
 from worker.formats import FORMATS
-
-Address = c_uint64
+from worker.vulkan.push_fields import WEIGHTS, Address
 
 
 class RoutePush(Structure):
@@ -46,11 +45,7 @@ class ExpertTilesPush(Structure):
 class ExpertsPush(Structure):
     _fields_ = [
         ("step", Address),
-        ("quants", Address),
-        ("highs", Address),
-        ("scales", Address),
-        ("words", Address),
-        ("codebook", Address),
+        *WEIGHTS,
         ("input", Address),
         ("output", Address),
         ("bias", Address),

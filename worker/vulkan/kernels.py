@@ -5,7 +5,7 @@ A test compares the two, member by member.
 
 from __future__ import annotations
 
-from ctypes import Structure, c_float, c_uint32, c_uint64
+from ctypes import Structure, c_float, c_uint32
 
 from coordinator.kv_types import KV_TYPES
 from worker.formats import FORMATS
@@ -21,10 +21,10 @@ from worker.vulkan.attention_pushes import (
     RopeRowsPush,
 )
 from worker.vulkan.expert_kernels import EXPERT_KERNELS
+from worker.vulkan.push_fields import WEIGHTS, Address
 from worker.vulkan.recurrent_kernels import RECURRENT_KERNELS
 from worker.vulkan.variants import FAMILIES
 
-Address = c_uint64
 MATRIX_SIZES = (16, 8)  # of the cooperative matrices, square ones, that there are kernels for, the best first
 
 
@@ -79,11 +79,7 @@ class QuantizePush(Structure):
 class MatMulPush(Structure):
     _fields_ = [
         ("step", Address),
-        ("quants", Address),
-        ("highs", Address),
-        ("scales", Address),
-        ("words", Address),
-        ("codebook", Address),
+        *WEIGHTS,
         ("input", Address),
         ("input_scales", Address),
         ("output", Address),

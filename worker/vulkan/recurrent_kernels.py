@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, c_float, c_uint32, c_uint64
+from ctypes import Structure, c_float, c_uint32
 
-Address = c_uint64
+from worker.vulkan.push_fields import Address
 
 
 class ConvolutionPush(Structure):
