@@ -18,10 +18,10 @@ from coordinator.text.token_bytes import (
     byte_level_token_bytes,
     spaced_token_bytes,
 )
+from coordinator.text.token_type import TokenType
 from coordinator.text.vocabulary import (
     PREFIX,
     TokenizerError,
-    TokenType,
     Vocabulary,
     VocabularyDefaults,
     read_vocabulary,

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from coordinator.text.vocabulary import PREFIX, TokenType, Vocabulary
+from coordinator.text.token_type import TokenType
+from coordinator.text.vocabulary import PREFIX, Vocabulary
 
 _ASCII_SPACES = " \t\n\v\f\r"
 

@@ -16,10 +16,10 @@ from tokenizers import models
 from coordinator.text.charsmap import checked_charsmap
 from coordinator.text.sentencepiece_model import serialized_normalizer
 from coordinator.text.token_bytes import spaced_token_bytes
+from coordinator.text.token_type import TokenType
 from coordinator.text.vocabulary import (
     PREFIX,
     TokenizerError,
-    TokenType,
     Vocabulary,
     VocabularyDefaults,
     read_vocabulary,
@@ -27,7 +27,7 @@ from coordinator.text.vocabulary import (
 from coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
 
 # llama.cpp's defaults for this kind: src/llama-vocab.cpp, LLAMA_VOCAB_TYPE_UGM.
-_DEFAULTS = VocabularyDefaults(eos_token_id=1, adds_eos=True)
+_DEFAULTS = VocabularyDefaults(eos_token_id=1, unknown_token_id=2, adds_eos=True)
 
 _UNKNOWN = " "  # what no text contains once it is normalised
 
@@ -36,8 +36,7 @@ class UnigramTokenizer(VocabularyTokenizer):
     """A Tokenizer (see coordinator.tokenizer) of kind "t5".
 
     Follows llama.cpp: text is normalised by the file's table; where extra spaces go, each word begins with
-    one; a run of characters that no token covers is one unknown token. One difference: tokens marked as
-    unused never come out.
+    one; a run of characters that no token covers is one unknown token.
     """
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
@@ -83,7 +82,7 @@ def _load_normalizer(charsmap: bytes, removes_extra_spaces: bool) -> sentencepie
 def _first_of_each_text(vocabulary: Vocabulary) -> dict[str, int]:
     """Text -> id of the tokens that text can become."""
     ids: dict[str, int] = {}
-    for token in vocabulary.ids_of_type(TokenType.NORMAL):
+    for token in vocabulary.ids_of_type(TokenType.NORMAL, TokenType.UNUSED):
         text = vocabulary.decoded(token)
         if text and " " not in text:
             ids.setdefault(text, token)
