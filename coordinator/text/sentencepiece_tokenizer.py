@@ -33,7 +33,7 @@ _NEVER_MERGED = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE)
 
 
 class SentencePieceTokenizer(VocabularyTokenizer):
-    """A Tokenizer (see coordinator.tokenizer) of kind "llama".
+    """A Tokenizer (see coordinator.text.tokenizer) of kind "llama".
 
     Follows llama.cpp: each run of text between special tokens gets the space prefix; characters that no token
     covers become byte tokens. One difference: control tokens never come out of merging. Added tokens of older
