@@ -134,6 +134,7 @@ def test_spaces_as_the_metadata_have_them() -> None:
         single = load(*LETTERS, remove_extra_whitespaces=True, add_space_prefix=prefix)
         assert pieces_of(single, "  a   b ") == [" ", "a", " ", "b"]
         assert pieces_of(single, "   ") == []
+        assert pieces_of(single, " a\u2581 ") == [" ", "a", " "]  # U+2581 is no space
         assert decode(single, single.encode("a b")) == "a b"
 
 
@@ -166,6 +167,9 @@ def test_text_is_normalised_by_the_files_table(dtype: Any) -> None:
     tokenizer = load(*LETTERS, precompiled_charsmap=table)
     assert pieces_of(tokenizer, "ａⓑ\u3000c\n") == ["a", "b", " ", "c", " "]
     assert pieces_of(load(*LETTERS, precompiled_charsmap=[]), "ａ") == ["?"]
+    prefixed = load(*LETTERS, ("<x>", -9.0, USER_DEFINED), add_space_prefix=True, precompiled_charsmap=table)
+    assert pieces_of(prefixed, "\u3000") == [" "]  # no word, no prefix
+    assert pieces_of(prefixed, "ａ＜x＞") == [" ", "a", "<x>"]  # an added token, made by normalising
 
 
 TABLE = charsmap()
