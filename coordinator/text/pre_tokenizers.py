@@ -22,7 +22,7 @@ class PreTokenizer(NamedTuple):
 
 
 def _cut(*patterns: str, **flags: Any) -> PreTokenizer:
-    return PreTokenizer(patterns, **flags)
+    return PreTokenizer(tuple(map(words.without_new_characters, patterns)), **flags)
 
 
 _BY_NAMES = {
