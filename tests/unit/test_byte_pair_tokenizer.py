@@ -174,6 +174,10 @@ def test_masks_swallow_the_spaces_before_them() -> None:
     jina, plain = load((), added, pre="jina-v2-de"), load((), added)
     assert jina.encode("a \n<mask> b", parse_special=True) == [*of_bytes("a"), FIRST, *of_bytes(" b")]
     assert plain.encode("a <mask>", parse_special=True) == [*of_bytes("a "), FIRST]
+    named = byte_level_metadata((), added, pre="jina-v2-de") | {
+        "general.name": "Phi-3"
+    }  # the first name counts
+    assert load_tokenizer(named).encode("<mask> b", parse_special=True) == [FIRST, *of_bytes(" b")]
 
 
 def test_a_byte_without_a_token_is_left_out() -> None:
