@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from coordinator.text.byte_pair_tokenizer import BytePairTokenizer
+from coordinator.text.dna_tokenizer import DnaTokenizer
 from coordinator.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from coordinator.text.unigram_tokenizer import UnigramTokenizer
 from coordinator.text.vocabulary import PREFIX, TokenizerError
@@ -60,6 +61,7 @@ _KINDS: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {
     "llama": SentencePieceTokenizer,
     "gpt2": BytePairTokenizer,
     "gemma4": BytePairTokenizer,
+    "hybriddna": DnaTokenizer,
     "t5": UnigramTokenizer,
 }
 

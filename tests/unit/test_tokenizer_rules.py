@@ -216,9 +216,9 @@ def test_a_file_without_a_tokenizer_is_said_to_have_none(kind: object) -> None:
         load_tokenizer({"general.name": "x"} | ({"tokenizer.ggml.model": kind} if kind else {}))
 
 
-@pytest.mark.parametrize("kind", ["bert", "rwkv", "plamo2", "hybriddna"])
+@pytest.mark.parametrize("kind", ["bert", "rwkv", "plamo2", "whitespace"])
 def test_an_unknown_kind_is_named(kind: str) -> None:
-    supported = "'llama', 'gpt2', 'gemma4', 't5'"
+    supported = "'llama', 'gpt2', 'gemma4', 'hybriddna', 't5'"
     with pytest.raises(TokenizerError, match=f"of kind '{kind}', and only {supported} are supported; --tok"):
         load_tokenizer({"tokenizer.ggml.model": kind})
 
