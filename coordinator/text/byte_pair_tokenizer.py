@@ -61,6 +61,8 @@ class BytePairTokenizer(VocabularyTokenizer):
         self._ids = _merging_ids(vocabulary, self._kind.is_byte_level)
         pairs = _pairs(metadata, vocabulary, self._kind)
         missing = _missing(pairs, self._ids)
+        if missing and self._kind.ignores_merges:  # the library would take these for tokens that are words
+            raise TokenizerError(f"{PREFIX}merges names {missing[0]!a:.80}, which is no token")
         self._instead = [[], *map(self._fallback, missing)]
         ids = self._ids | {
             text: self.vocabulary_size + place for place, text in enumerate((_UNKNOWN, *missing))

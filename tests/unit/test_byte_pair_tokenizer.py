@@ -208,6 +208,8 @@ def test_merges_of_what_is_no_token_come_to_its_bytes() -> None:
     assert tokenizer.encode("bcd") == of_bytes("bcd")
     raw = load_tokenizer(raw_metadata(merges=["\u2581 b", "\u2581b a"], add_bos_token=False))
     assert raw.encode(" bé", add_special=False) == [*(1 + byte for byte in "\u2581b".encode()), 260]
+    with pytest.raises(TokenizerError, match="merges names 'ab', which is no token"):
+        load(pre="youtu", **keys)
 
 
 def test_kimi_k2_needs_no_merges() -> None:
