@@ -33,6 +33,10 @@ class Tokenizer(Protocol):
         """The tokens that end a generation: end of text, of turn, of message."""
 
     @property
+    def suppressed_token_ids(self) -> frozenset[int]:
+        """The tokens that must never be generated."""
+
+    @property
     def adds_bos(self) -> bool:
         """Whether encode starts with bos_token_id when add_special."""
 

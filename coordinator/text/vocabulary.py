@@ -52,6 +52,7 @@ class Vocabulary:
     eos_token_id: int | None
     unknown_token_id: int | None
     eos_token_ids: frozenset[int]  # eos, end of turn, end of message: what ends a generation
+    suppressed_token_ids: frozenset[int]  # what is never to be generated
     adds_bos: bool
     adds_eos: bool
     adds_space_prefix: bool
@@ -109,6 +110,7 @@ def read_vocabulary(metadata: Mapping[str, Any], defaults: VocabularyDefaults) -
         eos_token_id=eos,
         unknown_token_id=unknown,
         eos_token_ids=ends,
+        suppressed_token_ids=_suppressed(metadata, size),
         adds_bos=_adds(metadata, "bos", bos, defaults.adds_bos),
         adds_eos=_adds(metadata, "eos", eos, defaults.adds_eos),
         adds_space_prefix=_flag(metadata, "add_space_prefix", defaults.adds_space_prefix),
@@ -139,25 +141,33 @@ def _text_bytes(token: int, text: object) -> bytes:
         raise TokenizerError(f"token {token} of {PREFIX}tokens is not Unicode text: {text!a}") from None
 
 
-def _numbers(metadata: Mapping[str, Any], key: str, size: int, dtype_kinds: str) -> np.ndarray | None:
-    """The first values at a key, [size], of one of NumPy's dtype kinds; None where the key is absent."""
+def _numbers(metadata: Mapping[str, Any], key: str, dtype_kinds: str) -> np.ndarray | None:
+    """The array at a key, of one of NumPy's dtype kinds; None where the key is absent."""
     if metadata.get(PREFIX + key) is None:
         return None
     try:
         numbers = np.asarray(metadata[PREFIX + key])
     except (ValueError, TypeError, OverflowError):
         raise TokenizerError(f"{PREFIX}{key} is not a list of numbers") from None
-    if numbers.ndim != 1 or len(numbers) < size:
+    if numbers.ndim != 1:
         shape = " x ".join(map(str, numbers.shape)) or "no"
-        raise TokenizerError(f"{PREFIX}{key} holds {shape} values for {size} tokens")
-    if numbers.dtype.kind not in dtype_kinds:
+        raise TokenizerError(f"{PREFIX}{key} holds {shape} values, not a list of them")
+    if numbers.size and numbers.dtype.kind not in dtype_kinds:
         raise TokenizerError(f"{PREFIX}{key} holds values of type {numbers.dtype}, not the numbers it should")
-    return numbers[:size]
+    return numbers
+
+
+def _column(metadata: Mapping[str, Any], key: str, size: int, dtype_kinds: str) -> np.ndarray | None:
+    """The first values at a key, [size], one for each token; None where the key is absent."""
+    numbers = _numbers(metadata, key, dtype_kinds)
+    if numbers is not None and len(numbers) < size:
+        raise TokenizerError(f"{PREFIX}{key} holds {len(numbers)} values for {size} tokens")
+    return None if numbers is None else numbers[:size]
 
 
 def _scores(metadata: Mapping[str, Any], size: int) -> np.ndarray:
     """float32 [size]; without scores all are equal, as in llama.cpp."""
-    numbers = _numbers(metadata, "scores", size, "fiu")
+    numbers = _column(metadata, "scores", size, "fiu")
     if numbers is None:
         return np.zeros(size, np.float32)
     with np.errstate(over="ignore"):
@@ -181,7 +191,7 @@ def _types(
 
 
 def _stated_types(metadata: Mapping[str, Any], size: int) -> np.ndarray | None:
-    numbers = _numbers(metadata, "token_type", size, "iu")
+    numbers = _column(metadata, "token_type", size, "iu")
     if numbers is None:
         return None
     known = (numbers >= 0) & (numbers <= max(TokenType))
@@ -197,6 +207,11 @@ def _token_id(metadata: Mapping[str, Any], key: str, size: int, default: int | N
         if token is not None and 0 <= token < size:
             return int(token)
     return None
+
+
+def _suppressed(metadata: Mapping[str, Any], size: int) -> frozenset[int]:
+    tokens = _numbers(metadata, "suppress_tokens", "iu")
+    return frozenset() if tokens is None else frozenset(tokens[(tokens >= 0) & (tokens < size)].tolist())
 
 
 def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:

@@ -105,6 +105,13 @@ def test_special_ids_outside_the_vocabulary_count_for_nothing(token: int) -> Non
     assert (tokenizer.bos_token_id, tokenizer.eos_token_ids) == (1, frozenset({2}))
 
 
+def test_suppressed_tokens_are_those_within_the_vocabulary() -> None:
+    assert tokenizer_with().suppressed_token_ids == frozenset()
+    tokenizer = tokenizer_with(suppress_tokens=np.array([3, FIRST - 1, FIRST, -1], np.int32))
+    assert tokenizer.suppressed_token_ids == {3, FIRST - 1}
+    assert tokenizer_with(suppress_tokens=[]).suppressed_token_ids == frozenset()
+
+
 def test_scores_and_types_past_the_last_token_count_for_nothing() -> None:
     metadata = metadata_with(("ab", 0.0, NORMAL), add_space_prefix=False)
     for key in ("scores", "token_type"):
@@ -233,7 +240,7 @@ def test_an_unknown_kind_is_named(kind: str) -> None:
         ("tokens", ["a", 3], "token 1 of .*tokens is of type int"),
         ("tokens", ["\ud800"], "token 0 of .*tokens is not Unicode"),
         ("scores", [0.0], "scores holds 1 values for 259 tokens"),
-        ("scores", [[0.0]] * FIRST, "scores holds 259 x 1 values"),
+        ("scores", [[0.0]] * FIRST, "scores holds 259 x 1 values, not a list"),
         ("scores", ["x"] * FIRST, "scores holds values of type <U1"),
         ("scores", [0.0, float("nan")] + [0.0] * (FIRST - 2), "scores holds NaN for token 1"),
         ("token_type", [6] + [1] * (FIRST - 1), "token 0 is a byte token but its text is '<unk>'"),
@@ -271,7 +278,7 @@ def junk() -> st.SearchStrategy[Any]:
 KEYS = [
     *("model", "tokens", "scores", "token_type", "bos_token_id", "eos_token_id", "eot_token_id"),
     *("eom_token_id", "unknown_token_id", "add_bos_token", "add_eos_token", "add_space_prefix"),
-    *("remove_extra_whitespaces", "precompiled_charsmap"),
+    *("remove_extra_whitespaces", "precompiled_charsmap", "suppress_tokens"),
 ]
 
 
