@@ -11,7 +11,7 @@ from coordinator.architectures.shapes import SHAPES
 from coordinator.kv_types import KV_TYPES
 from coordinator.sampler import SamplingParameters
 from coordinator.split.plan import ACTIVATIONS, EXPERT_SPLITS
-from launcher.config import ALL_REDUCES, COLLECTIVES, DEFAULT_CONTEXT, EXIT_USAGE
+from launcher.config import ALL_REDUCES, COLLECTIVES, EXIT_USAGE
 from launcher.fitting.context_fit import MAX_ROWS
 
 
@@ -214,8 +214,7 @@ def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
         "--context",
         type=int,
         metavar="N",
-        help=f"positions to hold (default: the model's, or as many as fit; on the CPU {DEFAULT_CONTEXT} at"
-        " most)",
+        help="positions to hold (default: the model's, or as many as fit)",
     )
     memory.add_argument(
         "--max-memory",

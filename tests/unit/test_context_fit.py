@@ -132,11 +132,10 @@ def test_a_context_is_cut_short_of_the_reserve_but_not_refused() -> None:
 def test_a_cache_does_not_take_all_the_machines_memory() -> None:
     for choices in ([NUMPY], [DeviceChoice(0, "llvmpipe")], [NUMPY, gpu(0, 24e9)]):
         _, _, found = arranged(choices, "tiny")
-        assert found.limits.context_length == DEFAULT_CONTEXT
-        assert found.sizes.largest_context == TRAINED
+        assert found.limits.context_length == found.sizes.largest_context == TRAINED
     _, _, found = arranged([NUMPY], max_memory={None: 500 * MIB})
     assert found.limits.context_length == found.sizes.largest_context
-    assert BLOCK_LENGTH <= found.limits.context_length < DEFAULT_CONTEXT
+    assert BLOCK_LENGTH <= found.limits.context_length < TRAINED
     assert found.sizes.limited_by == HOST
 
 
@@ -213,10 +212,8 @@ def test_a_chosen_context_is_said_in_one_line(capsys: pytest.CaptureFixture[str]
     assert said(capsys, [gpu(0, 24e9)], context_length=99, verbose=True) == (
         "tplaunch: largest context that fits: 131072, all that the model was trained for\n"
     )
-    text = said(capsys, [NUMPY], shape="tiny")
-    assert text == (
-        "tplaunch: context 4096; largest context that fits: 131072, all that the model was trained for\n"
-    )
+    text = said(capsys, [NUMPY], max_memory={None: 500 * MIB})
+    assert text.startswith("tplaunch: context ") and text.endswith(f": {HOST} has no room for more\n")
 
 
 def test_the_demo_model_is_no_surprise() -> None:
