@@ -70,7 +70,7 @@ def test_a_context_is_chosen_and_said(tplaunch: CommandLine, split: Split) -> No
     assert len(said) == 1 and said[0].startswith(start)
     assert ": device 0 (" in said[0] and said[0].endswith(" has no room for more")
     result = tplaunch(*GENERATE, "--devices", "0,0", "--context", "500", *longer, check=True)
-    assert "tplaunch: context" not in result.stderr
+    assert f"tplaunch: context 500; largest context that fits: {largest} of" in result.stderr
     found = plan(
         tplaunch, "--devices", "0,cpu", "--override-kv", "llama.context_length=int:9000", split.whole
     )

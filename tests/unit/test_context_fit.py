@@ -203,21 +203,21 @@ def said(capsys: pytest.CaptureFixture[str], choices: list[DeviceChoice], **chan
     return printed.err
 
 
-def test_a_chosen_context_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, [gpu(0, 24e9)]) == ""
-    assert said(capsys, [gpu(0, 24e9)], context_length=99) == ""
+def test_the_context_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    all_of_it = "largest context that fits: 131072, all that the model was trained for\n"
+    assert said(capsys, [gpu(0, 24e9)]) == f"tplaunch: context 131072; {all_of_it}"
+    assert said(capsys, [gpu(0, 24e9)], context_length=99) == f"tplaunch: context 99; {all_of_it}"
     text = said(capsys, [gpu(0, 8e8), gpu(1, 24e9)])
     assert text.startswith("tplaunch: context ") and text.count("\n") == 1
     assert text.endswith("that the model was trained for: device 0 (gpu 0) has no room for more\n")
-    assert said(capsys, [gpu(0, 24e9)], context_length=99, verbose=True) == (
-        "tplaunch: largest context that fits: 131072, all that the model was trained for\n"
-    )
     text = said(capsys, [NUMPY], max_memory={None: 500 * MIB})
     assert text.startswith("tplaunch: context ") and text.endswith(f": {HOST} has no room for more\n")
+    text = said(capsys, [DeviceChoice(0, "0", on_cpu=False)])
+    assert text.endswith("largest context that fits: not known: a device does not say how much it holds\n")
 
 
 def test_the_demo_model_is_no_surprise() -> None:
-    """Trained for less than the default: nothing to say, whatever the device."""
+    """All that it was trained for, whatever the device."""
     path = Path(__file__).parents[2] / "examples/demo-stories.gguf"
     config = config_of(path)
     model = open_model(config)
