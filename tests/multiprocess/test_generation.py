@@ -134,7 +134,7 @@ def test_a_prompt_as_tokens(tplaunch: CommandLine, shared_dir: Path, stories: li
 def test_text_streams_from_standard_input(
     tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]]
 ) -> None:
-    """A prompt from a pipe; only the text on standard output, on standard error the context, but no progress."""
+    """A prompt from a pipe: the text on standard output, the context and no progress on standard error."""
     options = (
         "--devices",
         "0,0",
