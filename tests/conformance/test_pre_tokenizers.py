@@ -1,7 +1,7 @@
 """Every byte-level pre-tokenizer against ids that llama.cpp gave, for texts that tell them apart.
 
 pre_tokenizers.json.gz: "tokens" (beside the 256 bytes) and "merges" of a small vocabulary, trained on such
-texts with merges across the borders of words; "texts"; "ids" by tokenizer.ggml.pre, one list for each text, of
+texts with merges across the borders of words; "texts"; "ids" by tokenizer.ggml.pre, a list for each text, of
 llama.cpp at the release of llama-cpp-python 0.3.36. Some merges are left out, so that words that are tokens
 differ from merged ones.
 """
