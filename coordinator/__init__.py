@@ -1,1 +1,1 @@
-"""The coordinator: reads the model file, tokenizes, plans, schedules, samples. It never touches a device."""
+"""The coordinator: reads model files, tokenizes, plans, schedules, samples. It never touches a device."""

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from coordinator.control import WorkerChannel, WorkerError
 from coordinator.garbage import collect_if_due
+from coordinator.gguf.origin import Origin, TensorInfo
+from coordinator.measuring.reduce_times import ReduceClock, ReduceTimes
+from coordinator.measuring.trace import Trace
 from coordinator.messages import Attached, Connect, Load, Progress, Ready, Shutdown, Step, StepDone
-from coordinator.model import ModelSpec
-from coordinator.origin import Origin, TensorInfo
-from coordinator.plan import Limits, RankShare, num_all_reduces, padded, shares_routing
-from coordinator.reduce_times import ReduceClock, ReduceTimes
-from coordinator.trace import Trace
+from coordinator.spec.model import ModelSpec
+from coordinator.split.plan import Limits, RankShare, num_all_reduces, padded, shares_routing
 
 Floats = npt.NDArray[np.float32]
 # A rank that waits for another gives up first, and knows whom it waited for.

@@ -9,9 +9,9 @@ from typing import Union
 import numpy as np
 
 from coordinator import wire
-from coordinator.model import ModelSpec
-from coordinator.origin import Origin, TensorInfo
-from coordinator.plan import Limits, RankShare
+from coordinator.gguf.origin import Origin, TensorInfo
+from coordinator.spec.model import ModelSpec
+from coordinator.split.plan import Limits, RankShare
 from coordinator.wire import Float32s, Frame, Int32s
 
 PROTOCOL_VERSION = 3

@@ -20,10 +20,10 @@ import psutil
 
 from coordinator.generation import Generation
 from coordinator.sampler import Sampler, SamplingParameters
-from launcher.arrange import arrange
 from launcher.cli import BAD_INPUT, FAILED_RUN
 from launcher.config import RunConfig
 from launcher.devices import select_devices
+from launcher.fitting.arrange import arrange
 from launcher.model import open_model
 from launcher.session import Session, start_session
 

@@ -9,14 +9,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from coordinator.gguf_file import GgufError
-from coordinator.model import ModelError
-from coordinator.plan import PlanError
+from coordinator.gguf.header import GgufError
 from coordinator.sampler import LogitsError, SamplingParameters
 from coordinator.scheduler import CapacityError
-from coordinator.tokenizer import TokenizerError
-from launcher.bench import BenchConfig, bench
-from launcher.collective_bench import bench_collectives, parse_sizes
+from coordinator.spec.model import ModelError
+from coordinator.split.plan import PlanError
+from coordinator.text.tokenizer import TokenizerError
+from launcher.commands.bench import BenchConfig, bench
+from launcher.commands.collective_bench import bench_collectives, parse_sizes
+from launcher.commands.generate import GenerateConfig, run
+from launcher.commands.models import show_models
+from launcher.commands.show import show_devices, show_plan, write_logits
+from launcher.commands.tune import DEFAULT_MODELS, tune
 from launcher.config import (
     EXIT_FAILURE,
     EXIT_USAGE,
@@ -28,13 +32,9 @@ from launcher.config import (
     parse_split,
     parse_tokens,
 )
-from launcher.generate import GenerateConfig, run
-from launcher.models import show_models
 from launcher.options import make_parser
 from launcher.overrides import parse_overrides
-from launcher.show import show_devices, show_plan, write_logits
 from launcher.sizes import parse_max_memory
-from launcher.tune import DEFAULT_MODELS, tune
 
 COMMANDS = ("run", "devices", "models", "plan", "logits", "bench", "bench-collectives", "tune")
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)

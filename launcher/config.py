@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from coordinator.architectures.shapes import SHAPES, shape_tensors
+from coordinator.gguf.weight_types import WEIGHT_TYPES
 from coordinator.kv_types import KV_TYPES
-from coordinator.model import ModelError
-from coordinator.plan import ACTIVATIONS, EXPERT_SPLITS, MAX_RANKS
-from coordinator.shapes import SHAPES, shape_tensors
-from coordinator.weight_types import WEIGHT_TYPES
+from coordinator.spec.model import ModelError
+from coordinator.split.plan import ACTIVATIONS, EXPERT_SPLITS, MAX_RANKS
 from worker.device import FEATURES
 
 

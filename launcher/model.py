@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.gguf_parts import read_model
-from coordinator.model import ModelError, ModelSpec
-from coordinator.model_reader import model_spec
-from coordinator.model_shards import check_tensors
-from coordinator.origin import Origin, TensorInfo
-from coordinator.plan import Limits
-from coordinator.shapes import SHAPES, shape_tensors
+from coordinator.architectures.reader import model_spec
+from coordinator.architectures.shapes import SHAPES, shape_tensors
+from coordinator.gguf.origin import Origin, TensorInfo
+from coordinator.gguf.parts import read_model
+from coordinator.spec.model import ModelError, ModelSpec
+from coordinator.split.model_shards import check_tensors
+from coordinator.split.plan import Limits
 from launcher.config import RandomModel, RunConfig, UsageError
 from launcher.overrides import overridden
 

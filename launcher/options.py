@@ -7,12 +7,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
+from coordinator.architectures.shapes import SHAPES
 from coordinator.kv_types import KV_TYPES
-from coordinator.plan import ACTIVATIONS, EXPERT_SPLITS
 from coordinator.sampler import SamplingParameters
-from coordinator.shapes import SHAPES
+from coordinator.split.plan import ACTIVATIONS, EXPERT_SPLITS
 from launcher.config import ALL_REDUCES, COLLECTIVES, DEFAULT_CONTEXT, EXIT_USAGE
-from launcher.context_fit import MAX_ROWS
+from launcher.fitting.context_fit import MAX_ROWS
 
 
 class Parser(argparse.ArgumentParser):

@@ -13,10 +13,10 @@ from coordinator.control import WorkerChannel, WorkerError
 from coordinator.engine import Engine, EngineConfig
 from coordinator.garbage import collected_by_hand
 from coordinator.messages import Attached, Ready
-from coordinator.plan import Limits, RankShare
 from coordinator.scheduler import Scheduler
-from launcher.arrange import Arrangement
+from coordinator.split.plan import Limits, RankShare
 from launcher.config import RunConfig, RunError
+from launcher.fitting.arrange import Arrangement
 from launcher.model import Model
 from launcher.progress import show_progress
 from launcher.supervisor import Supervisor

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from coordinator.trace import Trace
+from coordinator.measuring.trace import Trace
 from launcher.config import UsageError
 
 

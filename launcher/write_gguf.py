@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coordinator.model import ModelSpec
-from coordinator.shapes import SHAPES, shape_tensors
+from coordinator.architectures.shapes import SHAPES, shape_tensors
+from coordinator.spec.model import ModelSpec
 from launcher.config import RandomModel, UsageError
-from worker.random_weights import RandomWeights
+from worker.weights.random_weights import RandomWeights
 
 if TYPE_CHECKING:
     import gguf
@@ -48,7 +48,7 @@ def write_gguf(model: RandomModel, path: Path) -> None:
 
 
 def add_metadata(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:
-    """The keys from which coordinator/architectures.py makes the spec again. All layers must be alike."""
+    """The keys from which coordinator/architectures/ makes the spec again. All layers must be alike."""
     import gguf
 
     writer.add_context_length(spec.context_length)

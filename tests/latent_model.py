@@ -10,9 +10,9 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.attention_spec import Latent
-from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
-from coordinator.shapes import tensor_shapes
+from coordinator.architectures.shapes import tensor_shapes
+from coordinator.spec.attention import Latent
+from coordinator.spec.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
 from tests.models import Floats
 
 Doubles = npt.NDArray[np.float64]

@@ -15,30 +15,30 @@ from gguf.quants import dequantize, quantize
 from hypothesis import settings
 
 from collectives.arena import private_arena
+from coordinator.architectures.reader import model_spec
+from coordinator.architectures.shapes import tensor_shapes as shapes_of
 from coordinator.engine import Engine
-from coordinator.gguf_parts import GgufModel, read_model
+from coordinator.gguf.origin import TensorInfo
+from coordinator.gguf.parts import GgufModel, read_model
+from coordinator.gguf.weight_types import WEIGHT_TYPES
 from coordinator.messages import Load, Step
-from coordinator.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
-from coordinator.model_reader import model_spec
-from coordinator.model_shards import check_tensors, rank_shards
-from coordinator.origin import TensorInfo
-from coordinator.plan import Limits, RankShare, make_plan, padded
-from coordinator.shapes import tensor_shapes as shapes_of
-from coordinator.shards import Shard
-from coordinator.weight_types import WEIGHT_TYPES
+from coordinator.spec.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
+from coordinator.split.model_shards import check_tensors, rank_shards
+from coordinator.split.plan import Limits, RankShare, make_plan, padded
+from coordinator.split.shards import Shard
 from launcher.config import RandomModel, RunConfig
 from launcher.write_gguf import add_metadata
 from tests.blocks import model_rows
 from tests.vocabularies import add_vocabulary
-from worker.buffers import activation_buffers, cache_buffers, weight_buffers
+from worker.buffers.state import state_buffers
+from worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
 from worker.device import Device
-from worker.model_file import ModelFile, load_stack
-from worker.numpy_device import NumpyDevice
-from worker.program import Program
-from worker.stacks import stack_shards
-from worker.state_buffers import state_buffers
-from worker.step_writer import StepWriter, row_bucket
-from worker.transformer import build_program
+from worker.numpy.device import NumpyDevice
+from worker.programs.program import Program
+from worker.programs.transformer import build_program
+from worker.step.writer import StepWriter, row_bucket
+from worker.weights.model_file import ModelFile, load_stack
+from worker.weights.stacks import stack_shards
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

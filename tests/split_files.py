@@ -10,7 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from coordinator.gguf_file import read_gguf
+from coordinator.gguf.header import read_gguf
 from launcher.write_gguf import add_metadata
 from tests.models import SPEC, write_llama
 

@@ -1,8 +1,8 @@
 """Imports run one way: the packages import each other only along the arrows of the design.
 
 launcher -> coordinator, worker
-worker   -> coordinator.messages, plan, shards, model, recurrent_spec, weight_types, kv_types and garbage,
-            collectives, shaders
+worker   -> coordinator.messages, kv_types and garbage, coordinator.spec, coordinator.split,
+            coordinator.gguf.origin and weight_types, collectives, shaders
 coordinator, collectives, shaders -> none of the other four
 """
 
@@ -18,10 +18,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 ARROWS: dict[str, tuple[str, ...]] = {
     "launcher": ("coordinator", "worker"),
     "worker": (
-        *("coordinator.messages", "coordinator.plan", "coordinator.shards", "coordinator.model_shards"),
-        *("coordinator.model", "coordinator.origin"),
-        *("coordinator.attention_spec", "coordinator.recurrent_spec", "coordinator.weight_types"),
-        *("coordinator.experts_spec", "coordinator.kv_types", "coordinator.garbage"),
+        *("coordinator.messages", "coordinator.kv_types", "coordinator.garbage"),
+        *(
+            "coordinator.spec",
+            "coordinator.split",
+            "coordinator.gguf.origin",
+            "coordinator.gguf.weight_types",
+        ),
         *("collectives", "shaders"),
     ),
     "coordinator": (),
@@ -89,7 +92,7 @@ def test_imports_follow_the_arrows(file: str) -> None:
         ("worker/loop.py", "def late():\n    from launcher.cli import main"),
         ("coordinator/engine.py", "import os, collectives.base"),
         ("collectives/base.py", "from worker import loop"),
-        ("shaders/load.py", "from coordinator.plan import Plan"),
+        ("shaders/load.py", "from coordinator.split.plan import Plan"),
         ("launcher/cli.py", "from collectives import loopback"),
         ("launcher/devices.py", "import vulkan"),
         ("worker/device.py", "from vulkan._vulkan import ffi"),
@@ -105,14 +108,17 @@ def test_a_violation_is_caught(file: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("worker/loop.py", "from coordinator import messages, plan"),
+        ("worker/loop.py", "from coordinator import messages, split"),
         (
             "worker/loop.py",
-            "from coordinator.plan import Plan\nfrom . import program\nimport collectives.base",
+            "from coordinator.split.plan import Plan\nfrom . import program\nimport collectives.base",
         ),
         ("worker/vulkan/api.py", "from vulkan._vulkan import ffi, lib"),
         ("launcher/cli.py", "import worker.device\nfrom coordinator import engine"),
-        ("coordinator/engine.py", "from .scheduler import Scheduler\nfrom coordinator.plan import Plan"),
+        (
+            "coordinator/engine.py",
+            "from .scheduler import Scheduler\nfrom coordinator.split import plan",
+        ),
     ],
 )
 def test_the_arrows_may_be_followed(file: str, source: str) -> None:

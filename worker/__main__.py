@@ -31,15 +31,15 @@ def main() -> int:
     if arguments.cores:
         pin([int(core) for core in arguments.cores.split(",")])
     if arguments.tune:
-        from worker.tuning_job import run_tuning_job
+        from worker.measuring.tuning_job import run_tuning_job
 
         return run_tuning_job(arguments.tune, _device_options(arguments))
     if arguments.measure_speed:
-        from worker.speed import run_speed_job
+        from worker.measuring.speed import run_speed_job
 
         return run_speed_job(arguments.measure_speed, _device_options(arguments))
     if arguments.bench_collective:
-        from worker.collective_bench import bench_collective
+        from worker.measuring.collective_bench import bench_collective
 
         return bench_collective(arguments.bench_collective)
     control = ControlSocket(arguments.connect, arguments.rank)

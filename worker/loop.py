@@ -25,25 +25,25 @@ from coordinator.messages import (
     Step,
     StepDone,
 )
-from coordinator.model_shards import rank_shards
-from coordinator.plan import padded, shares_routing
-from worker.bandwidth import copy_bandwidth
-from worker.buffers import activation_buffers, cache_buffers, weight_buffers
+from coordinator.split.model_shards import rank_shards
+from coordinator.split.plan import padded, shares_routing
+from worker.buffers.state import state_buffers
+from worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
 from worker.control import ControlSocket
 from worker.device import Device, DeviceOptions, TimedDevice, TunableDevice
-from worker.loading import load_stacks
+from worker.measuring.bandwidth import copy_bandwidth
+from worker.measuring.two_phase import NEVER, kept_measurements, measured_threshold
 from worker.open_device import open_device
-from worker.open_weights import open_weights
-from worker.program import Program
-from worker.segments import SegmentRunner
-from worker.stacks import stack_shards
-from worker.state_buffers import state_buffers
-from worker.step_buffer import StepLayout, StepView
-from worker.step_clock import StepClock, take_out_device
-from worker.step_writer import StepWriter, row_bucket
-from worker.transformer import build_program, build_sums
-from worker.two_phase import NEVER, kept_measurements, measured_threshold
-from worker.weight_source import WeightSource
+from worker.programs.program import Program
+from worker.programs.transformer import build_program, build_sums
+from worker.step.buffer import StepLayout, StepView
+from worker.step.clock import StepClock, take_out_device
+from worker.step.segments import SegmentRunner
+from worker.step.writer import StepWriter, row_bucket
+from worker.weights.loading import load_stacks
+from worker.weights.open_weights import open_weights
+from worker.weights.source import WeightSource
+from worker.weights.stacks import stack_shards
 
 M = TypeVar("M")
 log = logging.getLogger("worker")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from coordinator.plan import Limits
+from coordinator.split.plan import Limits
 from worker.device import Device, DeviceOptions
 
 
 def open_device(options: DeviceOptions, limits: Limits, timeout_seconds: float) -> Device:
     """The device, opened. Each kind is imported only when it is used: NumPy needs no Vulkan loader."""
     if options.index is None:
-        from worker.numpy_device import NumpyDevice
-        from worker.timed_numpy_device import TimedNumpyDevice
+        from worker.numpy.device import NumpyDevice
+        from worker.numpy.timed_device import TimedNumpyDevice
 
         return TimedNumpyDevice(limits) if options.timestamps else NumpyDevice(limits)
     from worker.vulkan.device import VulkanDevice

@@ -38,7 +38,7 @@ Pair = tuple[str, str]
 
 
 class BytePairTokenizer(VocabularyTokenizer):
-    """A Tokenizer (see coordinator.tokenizer) of kind "gpt2", or "gemma4", which names its own pre-tokenizer.
+    """A Tokenizer (see tokenizer.py) of kind "gpt2", or "gemma4", which names its own pre-tokenizer.
 
     Follows llama.cpp, also in leaving out bytes that have no token: Falcon has none for most ASCII control
     characters. Two differences: control tokens never come out of merging, and a file without bos_token_id or

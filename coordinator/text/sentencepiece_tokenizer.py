@@ -40,7 +40,7 @@ _PIECE_TYPES = {
 
 
 class SentencePieceTokenizer(VocabularyTokenizer):
-    """A Tokenizer (see coordinator.tokenizer) of kind "llama".
+    """A Tokenizer (see coordinator.text.tokenizer) of kind "llama".
 
     Follows llama.cpp: each run of text between special tokens gets the space prefix; characters that no token
     covers become byte tokens. Two differences: control tokens never come out of merging, so that what a user

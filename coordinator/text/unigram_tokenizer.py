@@ -33,7 +33,7 @@ _UNKNOWN = " "  # what no text contains once it is normalised
 
 
 class UnigramTokenizer(VocabularyTokenizer):
-    """A Tokenizer (see coordinator.tokenizer) of kind "t5".
+    """A Tokenizer (see coordinator.text.tokenizer) of kind "t5".
 
     Follows llama.cpp: text is normalised by the file's table; where extra spaces go, each word begins with
     one; a run of characters that no token covers is one unknown token. One difference: tokens marked as

@@ -15,7 +15,7 @@ from coordinator.text.vocabulary import TokenizerError, Vocabulary
 
 
 class VocabularyTokenizer(ABC):
-    """A Tokenizer (see coordinator.tokenizer) but for tokenize_run.
+    """A Tokenizer (see coordinator.text.tokenizer) but for tokenize_run.
 
     Follows llama.cpp: special tokens are found first, the longest first, and each run of text between them
     becomes tokens by itself. Text is used as it is, but a lone surrogate becomes U+FFFD.

@@ -12,16 +12,16 @@ import numpy.typing as npt
 import pytest
 
 from coordinator.generation import all_logits
-from coordinator.model_shards import rank_shards
-from coordinator.plan import EXPERT_SPLITS, Limits, make_plan, num_all_reduces
 from coordinator.scheduler import Scheduler
+from coordinator.split.model_shards import rank_shards
+from coordinator.split.plan import EXPERT_SPLITS, Limits, make_plan, num_all_reduces
 from tests.conformance.conftest import Reference, error
 from tests.conftest import manifest_of
 from tests.drivers import driver_variables, find_lavapipe
 from tests.models import LocalEngine, open_model
 from worker.device import Device, DeviceOptions
-from worker.numpy_device import NumpyDevice
-from worker.transformer import build_program
+from worker.numpy.device import NumpyDevice
+from worker.programs.transformer import build_program
 from worker.vulkan.device import VulkanDevice
 
 MODELS = (

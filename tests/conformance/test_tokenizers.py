@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coordinator.detokenizer import Detokenizer
-from coordinator.gguf_file import read_gguf
-from coordinator.tokenizer import Tokenizer, decode, load_tokenizer
+from coordinator.gguf.header import read_gguf
+from coordinator.text.detokenizer import Detokenizer
+from coordinator.text.tokenizer import Tokenizer, decode, load_tokenizer
 
 STORIES = "models/stories260K-f32.gguf"
 GPT_2, LLAMA_3, QWEN_2 = (f"tokenizers/ggml-vocab-{name}.gguf" for name in ("gpt-2", "llama-bpe", "qwen2"))
@@ -150,8 +150,8 @@ def test_chat_templates_of_byte_level_vocabularies(shared_dir: Path) -> None:
 def test_a_large_vocabulary_loads_in_two_seconds(shared_dir: Path) -> None:
     """151,936 tokens, from a cold start; the processor's seconds, since the machine may be busy."""
     program = (
-        "import sys, time; from pathlib import Path; from coordinator.gguf_file import read_gguf; "
-        "from coordinator.tokenizer import load_tokenizer; "
+        "import sys, time; from pathlib import Path; from coordinator.gguf.header import read_gguf; "
+        "from coordinator.text.tokenizer import load_tokenizer; "
         "load_tokenizer(read_gguf(Path(sys.argv[1])).metadata); print(time.process_time())"
     )
     command = (sys.executable, "-c", program, str(shared_dir / QWEN_2))

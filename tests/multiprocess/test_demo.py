@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from coordinator.gguf_file import read_gguf
-from coordinator.model_reader import model_spec
+from coordinator.architectures.reader import model_spec
+from coordinator.gguf.header import read_gguf
 from tests.command_line import CommandLine
 from tests.drivers import REPOSITORY
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.gguf_file import read_gguf
-from coordinator.tokenizer import decode, load_tokenizer
+from coordinator.gguf.header import read_gguf
+from coordinator.text.tokenizer import decode, load_tokenizer
 from tests.command_line import CommandLine
 from tests.models import make_spec, write_llama
 from tests.vocabularies import CONTROL, byte_level_metadata

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from collectives import Collective
-from coordinator.attention_spec import QueryKeyNorm, Temperature, Window
-from coordinator.model import ModelError, ModelSpec
-from coordinator.model_reader import model_spec
-from coordinator.model_shards import rank_shards
-from coordinator.origin import TensorInfo
-from coordinator.plan import make_plan
+from coordinator.architectures.reader import model_spec
+from coordinator.gguf.origin import TensorInfo
+from coordinator.spec.attention import QueryKeyNorm, Temperature, Window
+from coordinator.spec.model import ModelError, ModelSpec
+from coordinator.split.model_shards import rank_shards
+from coordinator.split.plan import make_plan
 from tests.models import tensor_infos, tensor_shapes
-from worker.attention_ops import HEAD_SUMS, Attention, AttentionCombine, HeadNorm, HeadSums, Rope, RopeCache
 from worker.device import Device
-from worker.program import Phase, Program
-from worker.rope_tables import temperatures
-from worker.segments import SegmentRunner
-from worker.transformer import build_program
+from worker.ops.attention import HEAD_SUMS, Attention, AttentionCombine, HeadNorm, HeadSums, Rope, RopeCache
+from worker.programs.program import Phase, Program
+from worker.programs.transformer import build_program
+from worker.step.rope_tables import temperatures
+from worker.step.segments import SegmentRunner
 
 
 def spec_of(architecture: str, layers: int, shapes: Any = None, **changes: Any) -> ModelSpec:

@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import launcher.auto_split
-import launcher.speeds
-from launcher.arrange import Arrangement, arrange
-from launcher.auto_split import ROOM
 from launcher.config import RandomModel, RunConfig, RunError, UsageError, parse_split
 from launcher.devices import DeviceChoice
+from launcher.fitting import speeds as measured
+from launcher.fitting.arrange import Arrangement, arrange
+from launcher.fitting.auto_split import ROOM
+from launcher.fitting.speeds import rank_speeds
 from launcher.model import open_model
-from launcher.speeds import rank_speeds
 from tests.models import config_of, examples
 
 SHAPE = RandomModel("llama-3.1-8b", "Q4_0")  # 4.5 GB
@@ -38,7 +37,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     def device_speed(_config: RunConfig, choice: DeviceChoice, anew: bool = False) -> float:
         return found.get(choice.name, 100.0)
 
-    monkeypatch.setattr(launcher.speeds, "device_speed", device_speed)
+    monkeypatch.setattr(measured, "device_speed", device_speed)
     return found
 
 
@@ -124,7 +123,7 @@ def test_ranks_on_a_cpu_driver_have_cores_of_their_own(speeds: dict[str, float])
 
 def test_devices_of_one_name_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is nothing to compare with, and measuring twice never gives the same."""
-    monkeypatch.setattr(launcher.speeds, "device_speed", None)
+    monkeypatch.setattr(measured, "device_speed", None)
     assert rank_speeds(AUTO, [gpu(0, 24, "same"), gpu(1, 8, "same")]) == [1, 1]
 
 
@@ -132,7 +131,7 @@ def test_without_speeds_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> float:
         raise RunError("measuring gpu 0 ended with code 139: no message")
 
-    monkeypatch.setattr(launcher.speeds, "device_speed", fail)
+    monkeypatch.setattr(measured, "device_speed", fail)
     found = arranged(gpu(0, 8), gpu(1, 24))
     assert columns(found) == pytest.approx([0.25, 0.75], abs=0.02)
     assert str(found.split).endswith(": by memory: measuring gpu 0 ended with code 139: no message")
@@ -157,7 +156,7 @@ def test_a_split_fits_whenever_shares_by_memory_do(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         by_name = {f"gpu {index}": speed for index, (_, speed) in enumerate(devices)}
-        patch.setattr(launcher.speeds, "device_speed", lambda _config, choice, *_: by_name[choice.name])
+        patch.setattr(measured, "device_speed", lambda _config, choice, *_: by_name[choice.name])
         choices = [gpu(index, gigabytes) for index, (gigabytes, _) in enumerate(devices)]
         usable = [choice.memory_bytes - max(128 << 20, 0.03 * choice.memory_bytes) for choice in choices]
         by_memory = tuple(float(f"{each / math.fsum(usable):.2g}") for each in usable)

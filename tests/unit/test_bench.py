@@ -9,28 +9,28 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from coordinator.benchmark import Measurement, Test, measure
-from coordinator.experts_spec import ExpertsSpec
-from coordinator.gguf_parts import read_model
-from coordinator.ledger import KINDS, make_ledger
+from coordinator.architectures.reader import model_spec
+from coordinator.architectures.shapes import SHAPES, Shape, shape_tensors
+from coordinator.gguf.origin import Origin
+from coordinator.gguf.parts import read_model
+from coordinator.gguf.weight_types import WEIGHT_TYPES
+from coordinator.measuring.benchmark import Measurement, Test, measure
+from coordinator.measuring.ledger import KINDS, make_ledger
+from coordinator.measuring.reduce_times import ReduceClock
 from coordinator.messages import Step
-from coordinator.model import LayerSpec
-from coordinator.model_reader import model_spec
-from coordinator.model_shards import check_tensors, rank_shards
-from coordinator.origin import Origin
-from coordinator.plan import make_plan
-from coordinator.reduce_times import ReduceClock
 from coordinator.scheduler import Scheduler, Sequence
-from coordinator.shapes import SHAPES, Shape, shape_tensors
-from coordinator.weight_types import WEIGHT_TYPES
+from coordinator.spec.experts import ExpertsSpec
+from coordinator.spec.model import LayerSpec
+from coordinator.split.model_shards import check_tensors, rank_shards
+from coordinator.split.plan import make_plan
+from launcher.commands.ledger_report import ledger_table
 from launcher.config import RandomModel, UsageError
-from launcher.ledger_report import ledger_table
 from launcher.table import format_table
 from launcher.write_gguf import write_gguf
 from tests.models import LIMITS, SPEC, LocalEngine, make_spec, write_llama
 from worker.formats import FORMATS
-from worker.model_file import ModelFile
-from worker.random_weights import DEVIATION, RandomWeights
+from worker.weights.model_file import ModelFile
+from worker.weights.random_weights import DEVIATION, RandomWeights
 
 # Its rows are whole blocks of every type.
 SMALL = Shape(make_spec(embedding_length=256, key_length=64, value_length=64, feed_forward_length=512))

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.detokenizer import Detokenizer
+from coordinator.text.detokenizer import Detokenizer
 from coordinator.text.pre_tokenizers import PRE_TOKENIZERS
-from coordinator.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
+from coordinator.text.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
 from tests.drivers import REPOSITORY
 from tests.vocabularies import (
     BYTE,
@@ -196,7 +196,7 @@ def test_a_text_beyond_what_the_library_can_cut_is_refused() -> None:
 
 
 def test_nothing_of_the_library_that_downloads_is_loaded() -> None:
-    program = "import sys, coordinator.tokenizer; print('huggingface_hub' in sys.modules)"
+    program = "import sys, coordinator.text.tokenizer; print('huggingface_hub' in sys.modules)"
     assert subprocess.check_output((sys.executable, "-c", program), text=True, cwd=REPOSITORY) == "False\n"
 
 

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.plan import Limits
-from coordinator.shapes import SHAPES
-from launcher.arrange import Arrangement, arrange, say_arrangement
+from coordinator.architectures.shapes import SHAPES
+from coordinator.split.plan import Limits
 from launcher.config import DEFAULT_CONTEXT, RandomModel, RunConfig, UsageError
-from launcher.context_fit import BLOCK_LENGTH, MAX_WORK_BYTES, MIN_ROWS
 from launcher.devices import DeviceChoice
-from launcher.fit import rank_needs
-from launcher.memory_places import HOST, memory_places
+from launcher.fitting.arrange import Arrangement, arrange, say_arrangement
+from launcher.fitting.context_fit import BLOCK_LENGTH, MAX_WORK_BYTES, MIN_ROWS
+from launcher.fitting.fit import rank_needs
+from launcher.fitting.memory_places import HOST, memory_places
 from launcher.model import Model, open_model
 from tests.models import config_of, examples
 

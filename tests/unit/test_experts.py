@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.experts_spec import ExpertsSpec
+from coordinator.architectures.reader import model_spec
+from coordinator.architectures.shapes import SHAPES
 from coordinator.generation import all_logits
-from coordinator.gguf_file import read_gguf
-from coordinator.model import FeedForwardSpec, LayerSpec, ModelError, ModelSpec
-from coordinator.model_reader import model_spec
-from coordinator.model_shards import check_tensors, rank_shards
-from coordinator.origin import TensorInfo
-from coordinator.plan import EXPERT_SPLITS, RankShare, Span, make_plan
+from coordinator.gguf.header import read_gguf
+from coordinator.gguf.origin import TensorInfo
 from coordinator.scheduler import Scheduler
-from coordinator.shapes import SHAPES
-from coordinator.shards import Shard
+from coordinator.spec.experts import ExpertsSpec
+from coordinator.spec.model import FeedForwardSpec, LayerSpec, ModelError, ModelSpec
+from coordinator.split.model_shards import check_tensors, rank_shards
+from coordinator.split.plan import EXPERT_SPLITS, RankShare, Span, make_plan
+from coordinator.split.shards import Shard
 from tests.models import (
     LIMITS,
     Floats,
@@ -35,12 +35,12 @@ from tests.models import (
     write_llama,
 )
 from tests.unit import test_reference_model as dense
-from worker.expert_ops import ExpertMatMul, ExpertTiles, Route, SharedRoutes
 from worker.formats import FORMATS
-from worker.model_file import ModelFile, shard_rows
-from worker.ops import MatMul
-from worker.program import Program
-from worker.transformer import build_program
+from worker.ops.common import MatMul
+from worker.ops.experts import ExpertMatMul, ExpertTiles, Route, SharedRoutes
+from worker.programs.program import Program
+from worker.programs.transformer import build_program
+from worker.weights.model_file import ModelFile, shard_rows
 
 WEIGHTS = st.lists(st.sampled_from([0.0, 0.3, 1.0, 2.0, 7.0]), min_size=1, max_size=8).filter(any)
 SPLITS = pytest.mark.parametrize("split", EXPERT_SPLITS)

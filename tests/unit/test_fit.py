@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.plan import Limits, PlanError, make_plan
-from launcher.arrange import arrange
+from coordinator.split.plan import Limits, PlanError, make_plan
 from launcher.config import UsageError
 from launcher.devices import DeviceChoice
-from launcher.fit import RankNeeds, check_fit, mebibytes, rank_needs
-from launcher.memory_places import memory_places
+from launcher.fitting.arrange import arrange
+from launcher.fitting.fit import RankNeeds, check_fit, mebibytes, rank_needs
+from launcher.fitting.memory_places import memory_places
 from launcher.model import Model, check_prompt, open_model
 from tests.models import config_of, examples, make_spec, tensor_infos, tensor_shapes, write_llama
 

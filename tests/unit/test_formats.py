@@ -12,8 +12,8 @@ from gguf.quants import dequantize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.plan import padded
-from coordinator.weight_types import WEIGHT_TYPES
+from coordinator.gguf.weight_types import WEIGHT_TYPES
+from coordinator.split.plan import padded
 from tests.blocks import extreme_rows, unit_columns
 from tests.models import Floats, examples
 from worker.formats import FORMATS, PLANE_ALIGNMENT

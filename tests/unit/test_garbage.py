@@ -13,9 +13,9 @@ import pytest
 from coordinator import garbage
 from coordinator.garbage import collect_if_due, collected_by_hand
 from coordinator.messages import Message, Step, StepDone, decode, encode
-from coordinator.plan import make_plan
 from coordinator.sampler import Sampler, SamplingParameters
 from coordinator.scheduler import Scheduler, Sequence
+from coordinator.split.plan import make_plan
 from tests.models import LIMITS, load_message, open_model, write_llama
 from worker.control import ControlSocket
 from worker.device import DeviceOptions

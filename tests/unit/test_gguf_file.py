@@ -18,14 +18,14 @@ from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.gguf_file import GgufError, GgufFile, read_gguf
+from coordinator.architectures.reader import model_spec
+from coordinator.gguf.header import GgufError, GgufFile, read_gguf
+from coordinator.gguf.weight_types import WEIGHT_TYPES
 from coordinator.messages import Step
-from coordinator.model import ModelError
-from coordinator.model_reader import model_spec
-from coordinator.model_shards import check_tensors
-from coordinator.plan import PlanError
-from coordinator.tokenizer import TokenizerError, load_tokenizer
-from coordinator.weight_types import WEIGHT_TYPES
+from coordinator.spec.model import ModelError
+from coordinator.split.model_shards import check_tensors
+from coordinator.split.plan import PlanError
+from coordinator.text.tokenizer import TokenizerError, load_tokenizer
 from launcher.write_gguf import add_metadata
 from tests.models import (
     FACTORS,

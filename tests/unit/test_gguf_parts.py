@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from coordinator.generation import all_logits
-from coordinator.gguf_file import GgufError, read_gguf
-from coordinator.gguf_parts import read_model
+from coordinator.gguf.header import GgufError, read_gguf
+from coordinator.gguf.parts import read_model
 from coordinator.scheduler import Scheduler
 from tests.models import LIMITS, SPEC, LocalEngine
 from tests.split_files import Split, write_part

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.tokenizer import Tokenizer, load_tokenizer
+from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from tests.vocabularies import CONTROL, FIRST, NORMAL, USER_DEFINED, byte_level_metadata
 
 

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.attention_spec import Temperature
+from coordinator.architectures.reader import model_spec
 from coordinator.generation import all_logits
-from coordinator.gguf_file import read_gguf
-from coordinator.model import ModelError
-from coordinator.model_reader import model_spec
-from coordinator.model_shards import rank_shards
-from coordinator.plan import make_plan
+from coordinator.gguf.header import read_gguf
 from coordinator.scheduler import Scheduler
+from coordinator.spec.attention import Temperature
+from coordinator.spec.model import ModelError
+from coordinator.split.model_shards import rank_shards
+from coordinator.split.plan import make_plan
 from tests.latent_model import latent_logits, latent_spec, write_latent
 from tests.models import LIMITS, LocalEngine, open_model, tensor_infos, tensor_shapes
-from worker.buffers import cache_buffers
+from worker.buffers.table import cache_buffers
 
 TOKENS = [1, 5, 47, 0, 9, 9, 23, 11, 30, 2, 17, 8, 46, 3, 3, 21, 40, 12]
 SPECS = {

@@ -19,6 +19,7 @@ import collectives
 from coordinator.messages import Progress
 from coordinator.sampler import SamplingParameters
 from launcher.cli import main
+from launcher.commands.generate import GenerateConfig
 from launcher.config import (
     COLLECTIVES,
     RunConfig,
@@ -27,7 +28,6 @@ from launcher.config import (
     parse_tokens,
 )
 from launcher.devices import DeviceChoice, DeviceList, choose_devices, select_devices
-from launcher.generate import GenerateConfig
 from launcher.logs import MAX_KEPT_RUNS, RunLogs
 from launcher.progress import show_progress
 from launcher.supervisor import rank_cores

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from coordinator.model_shards import rank_shards
-from coordinator.plan import Limits, make_plan
-from coordinator.shapes import SHAPES, shape_tensors
-from worker.buffers import weight_buffers
+from coordinator.architectures.shapes import SHAPES, shape_tensors
+from coordinator.split.model_shards import rank_shards
+from coordinator.split.plan import Limits, make_plan
+from worker.buffers.table import weight_buffers
 from worker.device import FillPlaces, Place
-from worker.loading import load_stacks
-from worker.model_file import CHUNK_BYTES, load_stack
-from worker.numpy_device import NumpyDevice
-from worker.random_weights import RandomWeights
-from worker.stacks import Stack, stack_shards
+from worker.numpy.device import NumpyDevice
+from worker.weights.loading import load_stacks
+from worker.weights.model_file import CHUNK_BYTES, load_stack
+from worker.weights.random_weights import RandomWeights
+from worker.weights.stacks import Stack, stack_shards
 
 LIMITS = Limits(64, 2)
 

@@ -16,8 +16,8 @@ from shaders.load import kernel_names, kernels_hash
 from tests.models import examples
 from worker.device import FEATURES, DeviceOptions
 from worker.formats import FORMATS
-from worker.measurements import MAX_FILE_BYTES, Measurements, cache_folder, lowest
-from worker.vulkan.kernels import KERNELS
+from worker.measuring.measurements import MAX_FILE_BYTES, Measurements, cache_folder, lowest
+from worker.vulkan.pushes.kernels import KERNELS
 from worker.vulkan.variants import FAMILIES, Selection, candidates
 
 DEVICE = {"name": "a GPU", "uuid": "00ff", "driver": "its driver 1.0"}

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launcher.commands.show import FEATURES, show_devices
 from launcher.config import UsageError
 from launcher.devices import DeviceChoice, DeviceList
-from launcher.memory_places import HOST, MemoryPlace, memory_places
-from launcher.show import FEATURES, show_devices
+from launcher.fitting.memory_places import HOST, MemoryPlace, memory_places
 from launcher.sizes import MAX_SIZE, UNITS, parse_max_memory, parse_size
 from tests.models import examples
 
@@ -132,7 +132,7 @@ def test_free_memory_is_shown_where_the_driver_tells_it(
     said |= {"memory_bytes": 8 * GIB, "min_subgroup_size": 8, "max_subgroup_size": 8}
     said |= dict.fromkeys(FEATURES, False)
     devices = tuple(said | {"available_bytes": free} for free in (8 * GIB, 7 * GIB))
-    monkeypatch.setattr("launcher.show.list_devices", lambda: DeviceList(devices, ""))
+    monkeypatch.setattr("launcher.commands.show.list_devices", lambda: DeviceList(devices, ""))
     show_devices(as_json=False)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert "memory      8,192.0 MiB" in lines

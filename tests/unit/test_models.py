@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from coordinator.architectures import ARCHITECTURES
-from coordinator.weight_types import WEIGHT_TYPES
+from coordinator.architectures.table import ARCHITECTURES
+from coordinator.gguf.weight_types import WEIGHT_TYPES
 from launcher.cli import main
-from launcher.models import models_markdown
+from launcher.commands.models import models_markdown
 from tests.drivers import REPOSITORY
 
 

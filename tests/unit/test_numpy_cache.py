@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from coordinator.kv_types import KV_TYPES
 from tests.models import LIMITS, examples
-from worker.numpy_cache import DTYPES, NumpyCache, quantized
+from worker.numpy.cache import DTYPES, NumpyCache, quantized
 
 ERROR = {"f32": 0.0, "f16": 2.0**-11, "q8_0": 0.51 / 127}  # of the largest element of a block
 

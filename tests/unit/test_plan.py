@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.model import ModelError, ModelSpec
-from coordinator.model_shards import check_tensors, rank_shards
-from coordinator.origin import TensorInfo
-from coordinator.plan import COLUMN_TILE, PlanError, Span, make_plan, split
-from coordinator.shards import Shard
-from coordinator.weight_types import WEIGHT_TYPES
+from coordinator.gguf.origin import TensorInfo
+from coordinator.gguf.weight_types import WEIGHT_TYPES
+from coordinator.spec.model import ModelError, ModelSpec
+from coordinator.split.model_shards import check_tensors, rank_shards
+from coordinator.split.plan import COLUMN_TILE, PlanError, Span, make_plan, split
+from coordinator.split.shards import Shard
 from tests.models import FACTORS, LIMITS, examples, make_spec, tensor_infos, tensor_shapes
 
 WEIGHTS = (

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.model import ModelSpec
-from coordinator.model_shards import rank_shards
-from coordinator.plan import ACTIVATIONS, Limits, RankShare, make_plan, num_all_reduces, padded
-from coordinator.shards import Shard
+from coordinator.spec.model import ModelSpec
+from coordinator.split.model_shards import rank_shards
+from coordinator.split.plan import ACTIVATIONS, Limits, RankShare, make_plan, num_all_reduces, padded
+from coordinator.split.shards import Shard
 from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
-from worker.attention_ops import Attention, AttentionCombine, RopeCache
-from worker.buffers import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers
-from worker.ops import (
+from worker.buffers.table import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers
+from worker.numpy.quantized import row_words
+from worker.ops.attention import Attention, AttentionCombine, RopeCache
+from worker.ops.common import (
     QUANTIZED,
     Activate,
     MatMul,
@@ -25,10 +26,9 @@ from worker.ops import (
     SumNorm,
     SumSlice,
 )
-from worker.program import Phase, Program
-from worker.quantized import row_words
-from worker.step_buffer import StepLayout
-from worker.transformer import build_program
+from worker.programs.program import Phase, Program
+from worker.programs.transformer import build_program
+from worker.step.buffer import StepLayout
 
 INPUTS = frozenset(("embedding", "rope", "step"))  # what the step writer fills
 WEIGHTS = st.lists(st.sampled_from([0.0, 0.2, 1.0, 3.0]), min_size=1, max_size=8).filter(any)

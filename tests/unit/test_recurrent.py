@@ -15,17 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.generation import all_logits
-from coordinator.model import ModelError
-from coordinator.model_shards import rank_shards
-from coordinator.plan import Limits, PlanError, Span, make_plan, num_all_reduces
-from coordinator.recurrent_spec import RecurrentSpec
 from coordinator.scheduler import Scheduler
 from coordinator.scheduler import Sequence as Prompt
-from launcher.fit import RankNeeds
+from coordinator.spec.model import ModelError
+from coordinator.spec.recurrent import RecurrentSpec
+from coordinator.split.model_shards import rank_shards
+from coordinator.split.plan import Limits, PlanError, Span, make_plan, num_all_reduces
+from launcher.fitting.fit import RankNeeds
 from tests import recurrent_models
 from tests.models import LocalEngine, examples, make_spec, open_model
 from tests.recurrent_models import LIMITS, RecurrentModel
-from worker.state_buffers import state_buffers
+from worker.buffers.state import state_buffers
 
 Floats = npt.NDArray[np.float32]
 MODELS: dict[str, Callable[[], RecurrentModel]] = {

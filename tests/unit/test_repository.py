@@ -27,12 +27,13 @@ def test_top_level_folders_are_those_of_the_design(folder: str) -> None:
     assert (REPOSITORY / folder).is_dir()
 
 
-def test_pyproject_lists_every_package() -> None:
-    """The packages are listed by name, so that one that is forgotten is missing from an installation."""
-    match = re.search(r"^packages = \[([^]]*)\]", PYPROJECT, re.MULTILINE)
-    assert match, "pyproject.toml lists no packages"
-    listed = set(re.findall(r'"([\w.]+)"', match[1]))
-    assert listed == {Path(source).parent.as_posix().replace("/", ".") for source in SOURCES}
+def test_an_installation_has_every_package() -> None:
+    """setuptools finds packages by these names, and in them only folders with an __init__.py."""
+    match = re.search(r"^include = \[([^]]*)\]", PYPROJECT, re.MULTILINE)
+    assert match, "pyproject.toml says nothing of packages"
+    assert set(re.findall(r'"(\w+)\*"', match[1])) == set(PACKAGES)
+    folders = {(REPOSITORY / source).parent for source in SOURCES}
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.benchmark import Measurement, Test
-from coordinator.ledger import make_ledger
+from coordinator.architectures.shapes import SHAPES, shape_tensors
+from coordinator.gguf.origin import Origin
+from coordinator.measuring.benchmark import Measurement, Test
+from coordinator.measuring.ledger import make_ledger
 from coordinator.messages import Ready
-from coordinator.origin import Origin
-from coordinator.plan import EXPERT_SPLITS, Limits, make_plan
-from coordinator.shapes import SHAPES, shape_tensors
+from coordinator.split.plan import EXPERT_SPLITS, Limits, make_plan
+from launcher.commands.roofline import Roofline, roofline_text, rooflines
 from launcher.devices import DeviceChoice
 from launcher.model import Model
-from launcher.roofline import Roofline, roofline_text, rooflines
 from tests.models import LIMITS
-from worker.bandwidth import copy_bandwidth
-from worker.numpy_device import NumpyDevice
+from worker.measuring.bandwidth import copy_bandwidth
+from worker.numpy.device import NumpyDevice
 
 GPU, CPU = DeviceChoice(0, "gpu", on_cpu=False), DeviceChoice(None, "cpu")
 SHAPE = SHAPES["llama-160m"]

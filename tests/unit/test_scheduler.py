@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.messages import Step
-from coordinator.plan import Limits
 from coordinator.scheduler import CapacityError, Run, Scheduler, Sequence
+from coordinator.split.plan import Limits
 from tests.models import LIMITS, examples
 
 LIMITS_DRAWN = st.builds(

@@ -11,8 +11,8 @@ import pytest
 from shaders import build, spirv
 from shaders.load import kernel_names, load_kernel
 from tests.drivers import IN_CI
-from worker.vulkan.kernels import KERNELS
 from worker.vulkan.pipelines import MAX_PUSH_BYTES
+from worker.vulkan.pushes.kernels import KERNELS
 
 # Vulkan 1.2 with the features that worker/vulkan/context.py enables; numbers are SPIR-V's.
 BASELINE = {

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.generation import all_logits
-from coordinator.model import FeedForwardSpec, ModelSpec
-from coordinator.model_shards import rank_shards
-from coordinator.plan import make_plan
+from coordinator.gguf.weight_types import WEIGHT_TYPES
 from coordinator.scheduler import Scheduler
-from coordinator.weight_types import WEIGHT_TYPES
+from coordinator.spec.model import FeedForwardSpec, ModelSpec
+from coordinator.split.model_shards import rank_shards
+from coordinator.split.plan import make_plan
 from tests.models import (
     LIMITS,
     LocalEngine,

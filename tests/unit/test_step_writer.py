@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.messages import Step
-from coordinator.plan import Limits, make_plan
+from coordinator.split.plan import Limits, make_plan
 from tests.models import LIMITS, Rank, examples, make_spec, open_model, write_llama
-from worker.buffers import MAX_ATTENTION_CHUNK, activation_buffers, attention_slots
-from worker.rope_tables import rope_angles
-from worker.step_buffer import HEADER_WORDS, INDIRECT_WORD, StepLayout, StepView
-from worker.step_writer import StepError, row_bucket
+from worker.buffers.table import MAX_ATTENTION_CHUNK, activation_buffers, attention_slots
+from worker.step.buffer import HEADER_WORDS, INDIRECT_WORD, StepLayout, StepView
+from worker.step.rope_tables import rope_angles
+from worker.step.writer import StepError, row_bucket
 
 SPEC = make_spec()
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
+from coordinator.text.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
 from tests.vocabularies import expect_error_or_tokens
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)

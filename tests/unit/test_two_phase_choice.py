@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from collectives import Collective
-from coordinator.plan import make_plan, padded
+from coordinator.split.plan import make_plan, padded
 from tests.models import LIMITS, Rank, make_spec, open_model, write_llama
 from tests.unit.collectives_group import connected, on_ranks
-from worker.measurements import Measurements
-from worker.program import Program, Segment
-from worker.segments import SegmentRunner
-from worker.transformer import build_sums
-from worker.two_phase import NEVER, measured_threshold, measurement_name
+from worker.measuring.measurements import Measurements
+from worker.measuring.two_phase import NEVER, measured_threshold, measurement_name
+from worker.programs.program import Program, Segment
+from worker.programs.transformer import build_sums
+from worker.step.segments import SegmentRunner
 
 
 class ScriptedRunner(SegmentRunner):

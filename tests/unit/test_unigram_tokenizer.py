@@ -11,7 +11,7 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
+from coordinator.text.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = range(1, 6)
 SPECIAL = [("<pad>", 0.0, CONTROL), ("</s>", 0.0, CONTROL), ("<unk>", 0.0, UNKNOWN)]
@@ -157,7 +157,7 @@ def test_special_and_added_tokens() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
 def test_text_is_normalised_by_the_files_table(dtype: Any) -> None:
-    table = np.frombuffer(TABLE, dtype).tolist()  # as coordinator.gguf_file has it
+    table = np.frombuffer(TABLE, dtype).tolist()  # as coordinator.gguf.header has it
     tokenizer = load(*LETTERS, precompiled_charsmap=table)
     assert pieces_of(tokenizer, "ａⓑ\u3000c\n") == ["a", "b", " ", "c", " "]
     assert pieces_of(load(*LETTERS, precompiled_charsmap=[]), "ａ") == ["?"]

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator import messages
+from coordinator.gguf.origin import FilePart, Origin
 from coordinator.kv_types import KV_TYPES
 from coordinator.messages import Hello, Load, Message, Shutdown, Step, StepDone, decode, encode
-from coordinator.model import ModelSpec
-from coordinator.origin import FilePart, Origin
-from coordinator.plan import Limits, Span
+from coordinator.spec.model import ModelSpec
+from coordinator.split.plan import Limits, Span
 from coordinator.wire import Frame, WireError
 from tests.models import LIMITS, SPEC, examples
 
@@ -214,7 +214,7 @@ def plain_load() -> Any:
 
 
 def share_of_one() -> Any:
-    from coordinator.plan import make_plan
+    from coordinator.split.plan import make_plan
 
     return make_plan(SPEC, [1])[0]
 

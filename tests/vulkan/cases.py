@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.plan import Limits
+from coordinator.split.plan import Limits
 from tests.blocks import tame_rows
-from worker.attention_ops import Attention
-from worker.buffers import Buffer, Placement
+from worker.buffers.table import Buffer, Placement
 from worker.device import Device
 from worker.formats import FORMATS
-from worker.matrix import Matrix
-from worker.numpy_cache import DTYPES as KV_DTYPES
-from worker.ops import Op
-from worker.program import Program, Segment
-from worker.step_buffer import (
+from worker.numpy.cache import DTYPES as KV_DTYPES
+from worker.ops.attention import Attention
+from worker.ops.common import Op
+from worker.ops.matrix import Matrix
+from worker.programs.program import Program, Segment
+from worker.step.buffer import (
     INDIRECT_WORD,
     NUM_RUNS_WORD,
     StepLayout,

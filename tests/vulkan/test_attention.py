@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.plan import padded
+from coordinator.split.plan import padded
 from tests.vulkan.cases import Case, assert_close, limits_for, random_cache, random_floats
 from tests.vulkan.reused_device import ReusedDevice
-from worker.attention_ops import Alibi, Attention, AttentionCombine
-from worker.buffers import MAX_ATTENTION_CHUNK
-from worker.numpy_attention import EMPTY_MAXIMUM
-from worker.numpy_device import NumpyDevice
+from worker.buffers.table import MAX_ATTENTION_CHUNK
+from worker.numpy.attention import EMPTY_MAXIMUM
+from worker.numpy.device import NumpyDevice
+from worker.ops.attention import Alibi, Attention, AttentionCombine
 
 
 def attention_case(

@@ -13,7 +13,7 @@ import worker.vulkan.api
 from shaders.load import kernel_names
 from tests.vulkan.cases import limits_for, page_aligned, write_bytes
 from tests.vulkan.conftest import Opener, select_driver
-from worker.buffers import Buffer, Placement
+from worker.buffers.table import Buffer, Placement
 from worker.device import DeviceError, DeviceOptions
 from worker.vulkan.context import Context
 from worker.vulkan.device import VulkanDevice

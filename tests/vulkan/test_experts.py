@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.experts_spec import GATINGS
+from coordinator.spec.experts import GATINGS
 from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, random_matrix
 from tests.vulkan.reused_device import ReusedDevice
-from worker.activations import ACTIVATIONS, GATED_ACTIVATIONS
-from worker.expert_ops import (
+from worker.formats import FORMATS
+from worker.numpy.activations import ACTIVATIONS, GATED_ACTIVATIONS
+from worker.numpy.device import NumpyDevice
+from worker.ops.experts import (
     TILE_PAIRS,
     TILE_WORDS,
     ExpertMatMul,
@@ -25,9 +27,7 @@ from worker.expert_ops import (
     RowGate,
     SharedRoutes,
 )
-from worker.formats import FORMATS
-from worker.matrix import Matrix
-from worker.numpy_device import NumpyDevice
+from worker.ops.matrix import Matrix
 
 SEEDS = st.integers(0, 999)
 Arrays = dict[str, npt.NDArray[Any]]

@@ -11,10 +11,10 @@ import pytest
 from tests.models import LIMITS, LocalEngine, write_llama
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_steps import step
-from worker import speed
-from worker.bandwidth import copy_bandwidth
-from worker.numpy_device import NumpyDevice
-from worker.speed import measure_speed
+from worker.measuring import speed
+from worker.measuring.bandwidth import copy_bandwidth
+from worker.measuring.speed import measure_speed
+from worker.numpy.device import NumpyDevice
 from worker.vulkan.device import VulkanDevice
 from worker.vulkan.timestamps import DeviceClock
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from worker.attention_ops import AttentionCombine
-from worker.matrix import Matrix
-from worker.ops import Activate, MatMul, Op, SumNorm
+from worker.ops.attention import AttentionCombine
+from worker.ops.common import Activate, MatMul, Op, SumNorm
+from worker.ops.matrix import Matrix
 from worker.vulkan.recorder import Hazards
 
 

@@ -13,14 +13,14 @@ from tests.vulkan.cases import limits_for
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_attention import attention_op
 from worker.device import DeviceError
-from worker.measurements import Measurements
-from worker.tuning_job import TuningJob
-from worker.vulkan import tuning
-from worker.vulkan.bench import Bench
+from worker.measuring.measurements import Measurements
+from worker.measuring.tuning_job import TuningJob
 from worker.vulkan.device import VulkanDevice
+from worker.vulkan.measuring import tuning
+from worker.vulkan.measuring.bench import Bench
+from worker.vulkan.measuring.trials import Trial
+from worker.vulkan.measuring.tuning import SUBMISSION, open_measurements
 from worker.vulkan.memory import Memory
-from worker.vulkan.trials import Trial
-from worker.vulkan.tuning import SUBMISSION, open_measurements
 from worker.vulkan.variants import candidates
 
 LIMITS = limits_for(kv_type="f16")

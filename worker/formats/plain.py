@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.plan import COLUMN_TILE
+from coordinator.split.plan import COLUMN_TILE
 from worker.formats.base import Bytes, Floats, WeightFormat, opaque
 
 

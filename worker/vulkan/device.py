@@ -11,22 +11,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.plan import Limits
-from worker.buffers import Buffer
+from coordinator.split.plan import Limits
+from worker.buffers.table import Buffer
 from worker.device import DeviceError, DeviceOptions, FillPlaces, Place
-from worker.measurements import Measurements
-from worker.program import Program, Segment
-from worker.vulkan.bandwidth import copy_bandwidth
+from worker.measuring.measurements import Measurements
+from worker.programs.program import Program, Segment
 from worker.vulkan.context import Context
-from worker.vulkan.dispatch_context import DispatchContext
+from worker.vulkan.dispatch.context import DispatchContext
+from worker.vulkan.dispatch.places import PartialsLayout, Selects
+from worker.vulkan.measuring.bandwidth import copy_bandwidth
+from worker.vulkan.measuring.tuning import START_SECONDS, Tuner, open_measurements, submits_ahead
 from worker.vulkan.memory import Memory
 from worker.vulkan.partials import ImportedPartials, StagedPartials, attach
 from worker.vulkan.pipelines import Pipelines
-from worker.vulkan.places import PartialsLayout, Selects
 from worker.vulkan.recorder import Recorder
 from worker.vulkan.timeline import Submission, Timeline
 from worker.vulkan.timestamps import Timestamps, device_clock
-from worker.vulkan.tuning import START_SECONDS, Tuner, open_measurements, submits_ahead
 from worker.vulkan.variants import Selection
 
 Bytes = npt.NDArray[np.uint8]

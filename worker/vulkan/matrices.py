@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from worker.vulkan.api import Handle, chained, check, ffi, lib, struct, vk
 from worker.vulkan.instance import Instance
-from worker.vulkan.kernels import MATRIX_SIZES
 from worker.vulkan.listing import PhysicalDevice
+from worker.vulkan.pushes.kernels import MATRIX_SIZES
 
 EXTENSION = "VK_KHR_cooperative_matrix"
 GROUP_SIZE = 64  # invocations of a workgroup of shaders/matmul_coop.slang, which must be whole subgroups

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from worker.buffers import Buffer, Placement
+from worker.buffers.table import Buffer, Placement
 from worker.device import DeviceError, FillPlaces, Place
 from worker.process import advise_huge_pages
 from worker.vulkan.api import WHOLE_SIZE, Handle, call, create, ffi, lib, struct, vk

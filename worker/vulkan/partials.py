@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from collectives.arena import rank_slice
-from worker.buffers import Placement
+from worker.buffers.table import Placement
 from worker.device import DeviceError
-from worker.program import Phase
+from worker.programs.program import Phase
 from worker.vulkan.api import Handle, check, create, ffi, lib, struct, vk
 from worker.vulkan.context import Context
 from worker.vulkan.memory import Memory, allocate_memory, bind, buffer_info, free

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from worker.ops import MatMul, Op
-from worker.program import Program, Segment
-from worker.step_buffer import INDIRECT_WORD
+from worker.ops.common import MatMul, Op
+from worker.programs.program import Program, Segment
+from worker.step.buffer import INDIRECT_WORD
 from worker.vulkan.api import Handle, call, ffi, lib, struct, vk
 from worker.vulkan.context import Context
-from worker.vulkan.dispatch import dispatch
-from worker.vulkan.dispatch_context import DispatchContext
+from worker.vulkan.dispatch.context import DispatchContext
+from worker.vulkan.dispatch.places import Dispatch
+from worker.vulkan.dispatch.table import dispatch
 from worker.vulkan.memory import Slice
 from worker.vulkan.pipelines import Pipelines
-from worker.vulkan.places import Dispatch
 from worker.vulkan.timestamps import Timestamps
 
 

@@ -1,7 +1,7 @@
 """The variants of each kernel family: what a device needs for them, and which one it runs.
 
 All variants of a family compute the same bits, so that a measurement may choose among them
-(worker/vulkan/tuning.py). What computes other bits is another family, and for the user to choose.
+(worker/vulkan/measuring/tuning.py). What computes other bits is another family, and for the user to choose.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from coordinator.kv_types import KV_TYPES
 from worker.formats import FORMATS
-from worker.measurements import Numbers, lowest
-from worker.step_buffer import ATTENTION_VECTORS
+from worker.measuring.measurements import Numbers, lowest
+from worker.step.buffer import ATTENTION_VECTORS
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,250 @@
+"""The attention of each layer: what an architecture's features and a file's metadata and tensors say of it.
+
+Which layers have windows, which rope, and what the defaults are, is as llama.cpp has it (src/models/*.cpp).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from coordinator.architectures.metadata import MetadataReader
+from coordinator.architectures.rope import yarn_magnitude
+from coordinator.gguf.origin import TensorInfo
+from coordinator.spec.attention import Latent, QueryKeyNorm, Temperature, Window
+from coordinator.spec.model import AttentionSpec, ModelError, Rope
+
+
+@dataclass(frozen=True)
+class AttentionFeatures:
+    """In what the attention of an architecture differs from others."""
+
+    full_period: int | None = None  # of so many layers the last sees all keys, the others a window; 0: all do
+    window: int = 0  # where the file says nothing; 0 for none
+    window_layers: int | None = None  # only a model of so many layers has that one
+    chunked: bool = False
+    window_rope_base: float | None = None  # of layers with windows, where the file says nothing
+    plain_window_rope: bool = False  # whether those turn unscaled
+    full_without_rope: bool = False  # whether layers that see all keys lack rope, where others have windows
+    rope_period: int = 0  # of so many layers the last has no rope
+    norm: QueryKeyNorm | None = None  # its span follows from the tensors
+    norm_is_optional: bool = False
+    norm_experts: int | None = None  # a model of so many experts has no norm
+    width_scale_layers: int | None = None  # a model of so many layers scales by its width, not its heads'
+    softcap: float | None = None  # where the file says nothing; None where it is not asked
+    alibi_bias: float = 0.0  # where the file says nothing
+    alibi_layers: int | None = None  # only a model of so many layers has that one
+    sinks: bool = False
+    gated: bool = False
+    temperature: Temperature | None = None  # of layers without rope
+    tempered_with_rope: bool = False  # whether a file may have one for all layers
+    latent: bool = False  # whether all heads' keys and values come of one vector
+
+
+@dataclass(frozen=True)
+class LayerHeads:
+    """What every attention has, as a file says it: not checked yet."""
+
+    num_heads: int
+    num_kv_heads: int
+    key_length: int
+    value_length: int
+    has_rope: bool
+
+
+@dataclass(frozen=True)
+class Attentions:
+    """What the layers of a model have, their ropes, and tensors that they don't use."""
+
+    layers: tuple[AttentionSpec | None, ...]
+    ropes: tuple[Rope, ...]
+    temperature: Temperature | None
+    unused_tensors: tuple[str, ...]
+
+
+def read_attentions(
+    features: AttentionFeatures,
+    read: MetadataReader,
+    layers: list[LayerHeads | None],
+    rope: Rope | None,
+    tensors: Mapping[str, TensorInfo],
+) -> Attentions:
+    """The attention of layers with these heads; None for those without any.
+
+    Raises ModelError.
+    """
+    count = len(layers)
+    windows = _windows(features, read, count)
+    ropes = () if rope is None else _ropes(features, read, rope, any(windows))
+    temperature = _temperature(features, read, rope, any(windows))
+    if features.latent and rope is not None:
+        held = [layer for layer in layers if layer is not None]
+        return _latent_attentions(read, held, rope, temperature)
+    finished: list[AttentionSpec | None] = []
+    unused: list[str] = []
+    for index, (layer, window) in enumerate(zip(layers, windows, strict=True)):
+        if layer is None:
+            finished.append(None)
+            continue
+        key_length, value_length = layer.key_length, layer.value_length
+        if window is not None:
+            key_length = read.integer("attention.key_length_swa", key_length)
+            value_length = read.integer("attention.value_length_swa", value_length)
+        turns = _turns(features, index, window, any(windows)) and layer.has_rope
+        norm = _norm(features, read, layer, index, turns, tensors)
+        if norm is None and features.norm is not None:
+            names = (f"blk.{index}.attn_{kind}_norm" for kind in ("q", "k"))
+            unused += [f"{name}.{suffix}" for name in names for suffix in ("weight", "bias")]
+        finished.append(
+            AttentionSpec(
+                layer.num_heads,
+                layer.num_kv_heads,
+                key_length=key_length,
+                value_length=value_length,
+                scale=_scale(features, read, layer.num_heads, key_length, count),
+                rope=(len(ropes) - 1 if window is not None else 0) if turns else None,
+                head_norm=norm,
+                window=window,
+                softcap=0.0 if features.softcap is None else _softcap(read, features.softcap),
+                alibi_bias=_alibi_bias(features, read, count),
+                clamp=read.number("attention.clamp_kqv", 0.0),
+                sinks=features.sinks,
+                gated=features.gated,
+                has_temperature=temperature is not None and (features.tempered_with_rope or not turns),
+            )
+        )
+    return Attentions(tuple(finished), ropes, temperature, tuple(unused))
+
+
+def _windows(features: AttentionFeatures, read: MetadataReader, count: int) -> list[Window | None]:
+    """One a layer; the pattern is a period, or says of each layer whether it has one."""
+    default = features.window if features.window_layers in (None, count) else 0
+    length = read.integer("attention.sliding_window", default)
+    if features.chunked and length:
+        length = read.integer("attention.chunk_size", features.window)
+    if features.full_period is None or length == 0:
+        return [None] * count
+    if not 0 < length < 2**31:
+        raise read.refuse("attention.sliding_window", length, "a number of keys")
+    window, pattern = Window(length, features.chunked), "attention.sliding_window_pattern"
+    if features.full_period and read.is_list(pattern):
+        return [window if slides else None for slides in read.flags(pattern, count)]
+    period = read.integer(pattern, features.full_period) if features.full_period else 0
+    if period < 0:
+        raise read.refuse(pattern, period, "a number of layers")
+    return [window if period == 0 or index % period < period - 1 else None for index in range(count)]
+
+
+def _ropes(
+    features: AttentionFeatures, read: MetadataReader, rope: Rope, any_windows: bool
+) -> tuple[Rope, ...]:
+    """That of layers which see all keys, and behind it, where it differs, that of layers with windows."""
+    default = features.window_rope_base or rope.base
+    windowed = replace(
+        rope,
+        base=read.number("rope.freq_base_swa", default),
+        dimension=read.integer("rope.dimension_count_swa", rope.dimension),
+    )
+    if features.plain_window_rope:
+        windowed = replace(windowed, scale=1.0, yarn=None, magnitude=1.0)
+    return (rope, windowed) if any_windows and windowed != rope else (rope,)
+
+
+def _turns(features: AttentionFeatures, index: int, window: Window | None, any_windows: bool) -> bool:
+    """Whether a layer has rope, as far as the features say."""
+    if features.full_without_rope and any_windows and window is None:
+        return False
+    # Without windows llama 4 turns in all layers.
+    period = features.rope_period if any_windows or not features.chunked else 0
+    return not period or (index + 1) % period != 0
+
+
+def _norm(
+    features: AttentionFeatures,
+    read: MetadataReader,
+    layer: LayerHeads,
+    index: int,
+    turns: bool,
+    tensors: Mapping[str, TensorInfo],
+) -> QueryKeyNorm | None:
+    """With the span that its weights' shape shows."""
+    norm = features.norm
+    if norm is None or not norm.weighted:
+        has_norm = turns and features.norm_experts != read.integer("expert_count", 0)
+        return norm if has_norm else None
+    name = f"blk.{index}.attn_q_norm.weight"
+    if name not in tensors:
+        return None if features.norm_is_optional else norm
+    shape = tensors[name].shape
+    if len(shape) == 2:
+        return replace(norm, span="heads")
+    return replace(norm, span="head" if shape == (layer.key_length,) else "row")
+
+
+def _scale(
+    features: AttentionFeatures, read: MetadataReader, num_heads: int, key_length: int, count: int
+) -> float:
+    length = key_length
+    if features.width_scale_layers == count and num_heads > 0:
+        length = read.integer("embedding_length") // num_heads
+    return read.number("attention.scale", length**-0.5 if length > 0 else None)
+
+
+def _softcap(read: MetadataReader, default: float) -> float:
+    return read.number("attn_logit_softcapping", default)
+
+
+def _alibi_bias(features: AttentionFeatures, read: MetadataReader, count: int) -> float:
+    default = features.alibi_bias if features.alibi_layers in (None, count) else 0.0
+    return read.number("attention.max_alibi_bias", default)
+
+
+def _temperature(
+    features: AttentionFeatures, read: MetadataReader, rope: Rope | None, any_windows: bool
+) -> Temperature | None:
+    if not features.tempered_with_rope:
+        return features.temperature if any_windows else None
+    scale = read.number("attention.temperature_scale", 0.0)
+    if not scale:
+        return None
+    original = rope.original_context if rope is not None else 0
+    length = read.integer("attention.temperature_length", original or read.integer("context_length"))
+    if not 0 < length < 2**31:
+        raise read.refuse("attention.temperature_length", length, "a number of positions")
+    return Temperature(length, scale, 0.0)
+
+
+def _latent_attentions(
+    read: MetadataReader, layers: list[LayerHeads], rope: Rope, temperature: Temperature | None
+) -> Attentions:
+    """Of layers whose only KV head is a vector that all heads' keys and values come of."""
+    rank, query_rank = read.integer("attention.kv_lora_rank"), read.integer("attention.q_lora_rank", 0)
+    query_length = read.integer("attention.key_length_mla")
+    latent_lengths = (rank, query_length - rope.dimension, read.integer("attention.value_length_mla"))
+    if not all(0 < length < 2**31 for length in latent_lengths) or not 0 <= query_rank < 2**31:
+        raise ModelError(
+            f"a latent of {rank} elements with queries of {query_length}, of which {rope.dimension} turn, and"
+            f" values of {latent_lengths[2]} is not possible"
+        )
+    nope_length, value_length = latent_lengths[1:]
+    # Yarn makes scores sharper by a factor of its own: rope_yarn_log_mul in llama.cpp's deepseek2.cpp.
+    multiplier = read.number("rope.scaling.yarn_log_multiplier", 0.0)
+    magnitude = read.number("rope.scaling.attn_factor", 1.0)
+    stretch = 1 / rope.scale if rope.yarn is not None else 1.0
+    if not multiplier:
+        magnitude *= yarn_magnitude(stretch, 1.0)
+    sharpness = magnitude * yarn_magnitude(stretch, 10 * multiplier)
+    spec = Latent(rank, query_rank, nope_length, rope.dimension, value_length)
+    finished = tuple(
+        AttentionSpec(
+            layer.num_heads,
+            1,
+            rank + rope.dimension,
+            rank,
+            scale=sharpness**2 * query_length**-0.5,
+            has_temperature=temperature is not None,
+            latent=spec,
+        )
+        for layer in layers
+    )
+    return Attentions(finished, (replace(rope, magnitude=magnitude),), temperature, ())

@@ -1,0 +1,34 @@
+"""Which blocks of a file are a model's layers, and which tensors of them generating text does not need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from coordinator.architectures.metadata import MetadataReader
+from coordinator.gguf.origin import TensorInfo
+
+MAX_LAYERS = 10_000  # a damaged file is refused before it costs memory
+
+
+def count_layers(read: MetadataReader) -> tuple[int, int]:
+    """How many there are, and how many with those behind them that predict tokens further ahead."""
+    num_blocks = read.integer("block_count")
+    if not 0 < num_blocks <= MAX_LAYERS:
+        raise read.refuse("block_count", num_blocks, f"a number from 1 to {MAX_LAYERS}")
+    num_predicting = read.integer("nextn_predict_layers", 0)
+    if not 0 <= num_predicting < num_blocks:
+        raise read.refuse("nextn_predict_layers", num_predicting, f"a number from 0 to {num_blocks - 1}")
+    return num_blocks - num_predicting, num_blocks
+
+
+def unused_of_blocks(
+    tensors: Mapping[str, TensorInfo], num_layers: int, num_blocks: int, in_layers: Sequence[str]
+) -> tuple[str, ...]:
+    """Those of blocks that only predict further ahead, of all `in_layers`, and what is there in two ways."""
+    prefixes = tuple(f"blk.{index}." for index in range(num_layers, num_blocks))
+    unused = [name for name in tensors if name.startswith(prefixes)]
+    unused += [f"blk.{index}.{name}" for index in range(num_layers) for name in in_layers]
+    for index in range(num_layers):
+        fused, parts = f"blk.{index}.ssm_in.weight", f"blk.{index}.attn_qkv.weight"
+        unused += [fused] if fused in tensors and parts in tensors else []
+    return tuple(unused)

@@ -1,0 +1,102 @@
+"""In what architectures with experts differ, and how a file's metadata and tensors become their specs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from coordinator.architectures.metadata import MetadataReader
+from coordinator.gguf.origin import TensorInfo
+from coordinator.spec.experts import ExpertsSpec, expert_problem
+from coordinator.spec.model import FeedForwardSpec, ModelError
+
+
+@dataclass(frozen=True)
+class ExpertFeatures:
+    """Of an architecture."""
+
+    gating: str = "softmax"  # where the file does not say
+    normalised: bool | None = None  # whether weights are; None: as the file says, and if it does not, no
+    row_gate: str = ""  # of the shared experts: as FeedForwardSpec has it
+    weighs_input: bool = False
+    activation: str = ""  # where it is not that of dense layers
+
+
+GATING_NUMBERS = {1: "softmax", 2: "sigmoid", 3: "softmax_chosen"}  # of expert_gating_func
+SHARED = "_shexp"  # ends the names of the tensors of experts that all rows go to
+
+
+Parts = tuple[FeedForwardSpec | None, ExpertsSpec | None]
+
+
+def feed_forward_parts(
+    features: ExpertFeatures | None,
+    read: MetadataReader,
+    dense: Sequence[FeedForwardSpec | None],
+    tensors: Mapping[str, TensorInfo],
+) -> list[Parts]:
+    """Of every layer what all rows go through, and its experts. dense: the former without a router."""
+    count = read.integer("expert_count", 0)
+    routed = [count > 0 and f"blk.{index}.ffn_gate_inp.weight" in tensors for index in range(len(dense))]
+    if count and not any(routed):
+        raise ModelError(f"the model has {count} experts, but no layer has a router, ffn_gate_inp.weight")
+    return [
+        (alone, None)
+        if alone is None or not is_routed
+        else _expert_parts(features, read, alone, count, f"blk.{index}.", tensors)
+        for index, (alone, is_routed) in enumerate(zip(dense, routed, strict=True))
+    ]
+
+
+def _expert_parts(
+    features: ExpertFeatures | None,
+    read: MetadataReader,
+    dense: FeedForwardSpec,
+    count: int,
+    prefix: str,
+    tensors: Mapping[str, TensorInfo],
+) -> Parts:
+    """Lengths are those of the tensors: metadata may leave them out, and tensors can't lie about theirs."""
+    if features is None:
+        raise read.refuse("expert_count", count, "0 (the architecture is supported without experts only)")
+    down, shared = (tensors.get(f"{prefix}ffn_down{suffix}.weight") for suffix in ("_exps", SHARED))
+    if down is None:
+        raise ModelError(f"the model has no tensor '{prefix}ffn_down_exps.weight'")
+    used, scale = read.integer("expert_used_count"), read.number("expert_weights_scale", 1.0)
+    num_groups = read.integer("expert_group_count", 1) or 1
+    used_groups = read.integer("expert_group_used_count", 1) or 1
+    problem = expert_problem(count, used, num_groups, used_groups)
+    if problem:
+        raise ModelError(problem)
+    if not scale < 1e12:
+        raise read.refuse("expert_weights_scale", scale, "a smaller number")
+    width = read.integer("embedding_length")
+    if 2 * used > width:  # ranks share a row's experts and their weights in its place
+        raise ModelError(f"a row of {width} elements can't go to {used} experts")
+    experts = ExpertsSpec(
+        count=count,
+        used=used,
+        length=down.columns,
+        activation=features.activation or dense.activation,
+        gating=_gating(features, read),
+        normalised=_normalised(features, read),
+        scale=scale,
+        num_groups=num_groups,
+        used_groups=used_groups,
+        weighs_input=features.weighs_input,
+    )
+    if shared is None:
+        return None, experts
+    row_gate = features.row_gate
+    return FeedForwardSpec(shared.columns, dense.activation, suffix=SHARED, row_gate=row_gate), experts
+
+
+def _gating(features: ExpertFeatures, read: MetadataReader) -> str:
+    number = read.integer("expert_gating_func", 0)
+    if number and number not in GATING_NUMBERS:
+        raise read.refuse("expert_gating_func", number, f"one of {', '.join(map(str, GATING_NUMBERS))}")
+    return GATING_NUMBERS.get(number, features.gating)
+
+
+def _normalised(features: ExpertFeatures, read: MetadataReader) -> bool:
+    return read.flag("expert_weights_norm", False) if features.normalised is None else features.normalised

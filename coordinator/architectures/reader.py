@@ -1,0 +1,145 @@
+"""How a file's metadata, and what its tensors are, become a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from coordinator.architectures.attention import LayerHeads, read_attentions
+from coordinator.architectures.blocks import count_layers, unused_of_blocks
+from coordinator.architectures.experts import feed_forward_parts
+from coordinator.architectures.metadata import MetadataReader
+from coordinator.architectures.recurrent import read_recurrent
+from coordinator.architectures.rope import read_rope
+from coordinator.architectures.table import ARCHITECTURES, Architecture
+from coordinator.gguf.origin import TensorInfo
+from coordinator.spec.attention import QueryKeyNorm
+from coordinator.spec.model import BlockSpec, FeedForwardSpec, LayerSpec, ModelError, ModelSpec, Norm
+from coordinator.spec.recurrent import RecurrentSpec
+
+
+def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> ModelSpec:
+    """The spec that a file's metadata describes. Raises ModelError where it can't be run."""
+    name = metadata.get("general.architecture")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise ModelError(
+            f"the architecture {name!r:.60} is not supported; supported: {', '.join(sorted(ARCHITECTURES))}"
+        )
+    architecture, read = ARCHITECTURES[name], MetadataReader(metadata, name)
+    num_layers, num_blocks = count_layers(read)
+    recurrents = read_recurrent(architecture.recurrent, read, num_blocks)[:num_layers]
+    heads = _heads(architecture, read, recurrents)
+    dense = _feed_forwards(architecture, read, num_layers, "blk.0.ffn.act.scales" in tensors)
+    parts = feed_forward_parts(architecture.experts, read, dense, tensors)
+    width = read.integer("embedding_length")
+    rope = None
+    key_length = next((layer.key_length for layer in heads if layer is not None), 0)
+    if architecture.has_rope and key_length:
+        interleaved = architecture.interleaved_rope and not read.has("rope.dimension_sections")
+        rope = read_rope(read, key_length, interleaved, tensors)
+    features = architecture.attention
+    if architecture.head_norm and features.norm is None:
+        features = replace(features, norm=QueryKeyNorm())
+    attentions = read_attentions(features, read, heads, rope, tensors)
+    return ModelSpec(
+        architecture=name,
+        embedding_length=width,
+        vocabulary_size=_vocabulary_size(tensors),
+        context_length=read.integer("context_length"),
+        norm=Norm(architecture.norm, read.number(NORM_EPSILONS[architecture.norm])),
+        ropes=attentions.ropes,
+        layers=tuple(
+            LayerSpec(attention, feed_forward, recurrent, experts)
+            for attention, (feed_forward, experts), recurrent in zip(
+                attentions.layers, parts, recurrents, strict=True
+            )
+        ),
+        block=_block(architecture, read, tensors),
+        embedding_scale=read.number(
+            "embedding_scale", width**0.5 if architecture.widened_embeddings else 1.0
+        ),
+        embedding_norm=architecture.embedding_norm,
+        output_norm=architecture.output_norm,
+        position_embeddings=_position_embeddings(architecture, tensors),
+        logit_scale=_logit_scale(architecture, read),
+        logit_softcap=read.number("final_logit_softcapping", architecture.logit_softcap),
+        temperature=attentions.temperature,
+        unused_tensors=(
+            *architecture.unused_tensors,
+            *attentions.unused_tensors,
+            *unused_of_blocks(tensors, num_layers, num_blocks, architecture.unused_in_layers),
+        ),
+    )
+
+
+NORM_EPSILONS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
+
+
+def _feed_forwards(
+    architecture: Architecture, read: MetadataReader, num_layers: int, has_divisors: bool
+) -> list[FeedForwardSpec | None]:
+    """One a layer."""
+    if not architecture.feeds_forward:
+        return [None] * num_layers
+    return [
+        FeedForwardSpec(length, architecture.activation, architecture.gated, has_divisors)
+        for length in read.integers("feed_forward_length", num_layers)
+    ]
+
+
+def _heads(
+    architecture: Architecture, read: MetadataReader, recurrents: list[RecurrentSpec | None]
+) -> list[LayerHeads | None]:
+    """One a layer: its heads, and whether positions turn them; None for recurrent ones."""
+    count = len(recurrents)
+    if None not in recurrents:
+        return [None] * count
+    heads = read.integers("attention.head_count", count)
+    kv_heads = heads
+    if read.has("attention.head_count_kv"):
+        kv_heads = read.integers("attention.head_count_kv", count)
+    width = read.integer("embedding_length")
+    head_length = width // max(heads) if max(heads) > 0 else 0
+    key_length = read.integer("attention.key_length", head_length)
+    value_length = read.integer("attention.value_length", head_length)
+    has_rope = architecture.has_rope and architecture.layers_with_rope in (None, count)
+    if architecture.finetuned_means_rope:
+        has_rope = read.flag("rope.scaling.finetuned", True)
+    return [
+        None
+        if recurrent is not None
+        else LayerHeads(num_heads, num_kv_heads, key_length, value_length, has_rope)
+        for num_heads, num_kv_heads, recurrent in zip(heads, kv_heads, recurrents, strict=True)
+    ]
+
+
+def _vocabulary_size(tensors: Mapping[str, TensorInfo]) -> int:
+    """The rows of the embedding: metadata may leave the size out, and the tensor can't lie about itself."""
+    if "token_embd.weight" not in tensors:
+        raise ModelError("the model has no tensor 'token_embd.weight'")
+    return tensors["token_embd.weight"].shape[0]
+
+
+def _block(architecture: Architecture, read: MetadataReader, tensors: Mapping[str, TensorInfo]) -> BlockSpec:
+    """The architecture's, changed by what this model has of it."""
+    block = replace(architecture.block, residual_scale=read.number("residual_scale", 1.0))
+    if "blk.0.attn_norm_2.weight" in tensors:  # falcon's larger ones
+        return replace(block, attention_norm="attn_norm_2", feed_forward_norm="attn_norm")
+    if read.has("use_parallel_residual"):
+        return replace(block, parallel=read.flag("use_parallel_residual"))
+    if architecture.parallel_without_norm and f"blk.0.{block.feed_forward_norm}.weight" not in tensors:
+        return replace(block, parallel=True, feed_forward_norm="")
+    return block
+
+
+def _position_embeddings(architecture: Architecture, tensors: Mapping[str, TensorInfo]) -> str:
+    """Their tensor; models without rope may have them."""
+    name = "position_embd.weight"
+    optional = not architecture.has_rope and name in tensors
+    return name if architecture.position_embeddings or optional else ""
+
+
+def _logit_scale(architecture: Architecture, read: MetadataReader) -> float:
+    scale = read.number("logit_scale", 1.0)
+    return 1 / scale if architecture.divides_logits else scale

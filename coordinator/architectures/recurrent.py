@@ -1,0 +1,82 @@
+"""Reads from a file's metadata which layers are recurrent, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coordinator.architectures.metadata import MetadataReader
+from coordinator.spec.model import exact_quotient
+from coordinator.spec.recurrent import RecurrentSpec
+
+MAX_KERNEL = 8  # what the kernels of convolutions hold
+MAX_LENGTH = 65536  # of all else that is counted here
+KEY_UNIT, MAX_KEY = 16, 256  # what the kernel of recurrences walks
+
+
+@dataclass(frozen=True)
+class RecurrentFeatures:
+    """In what the recurrent layers of an architecture differ from others'."""
+
+    kind: str
+    tiled: bool = False  # as in RecurrentSpec
+
+
+def read_recurrent(
+    features: RecurrentFeatures | None, read: MetadataReader, num_layers: int
+) -> list[RecurrentSpec | None]:
+    """One a layer; None for those that attend."""
+    if features is None:
+        return [None] * num_layers
+    if features.kind == "convolution":
+        spec = _short_convolution(read)
+        attends = [count > 0 for count in read.integers("attention.head_count_kv", num_layers)]
+    else:
+        spec = _with_heads(features, read)
+        attends = [False] * num_layers if features.kind == "scan" else _attends(read, num_layers)
+    return [None if attending else spec for attending in attends]
+
+
+def _attends(read: MetadataReader, num_layers: int) -> list[bool]:
+    """By layer, or every fourth."""
+    if read.has("attention.recurrent_layers"):
+        return [not recurrent for recurrent in read.flags("attention.recurrent_layers", num_layers)]
+    interval = read.integer("full_attention_interval", 4)
+    if interval < 1:
+        raise read.refuse("full_attention_interval", interval, "a positive number")
+    return [(layer + 1) % interval == 0 for layer in range(num_layers)]
+
+
+def _kernel(read: MetadataReader, key: str) -> int:
+    return _bounded(read, key, 2, MAX_KERNEL)
+
+
+def _bounded(read: MetadataReader, key: str, low: int, high: int) -> int:
+    value = read.integer(key)
+    if not low <= value <= high:
+        raise read.refuse(key, value, f"a number from {low} to {high}")
+    return value
+
+
+def _short_convolution(read: MetadataReader) -> RecurrentSpec:
+    channels = _bounded(read, "embedding_length", 1, MAX_LENGTH)
+    return RecurrentSpec("convolution", _kernel(read, "shortconv.l_cache"), channels)
+
+
+def _with_heads(features: RecurrentFeatures, read: MetadataReader) -> RecurrentSpec:
+    """inner_size is that of all values; state_size that of a key."""
+    num_heads = _bounded(read, "ssm.time_step_rank", 1, MAX_LENGTH)
+    num_groups = _bounded(read, "ssm.group_count", 1, MAX_LENGTH)
+    exact_quotient(num_heads, num_groups, "the number of recurrent heads")
+    inner = _bounded(read, "ssm.inner_size", 1, MAX_LENGTH)
+    key = _bounded(read, "ssm.state_size", KEY_UNIT, MAX_KEY)
+    if key % KEY_UNIT:
+        raise read.refuse("ssm.state_size", key, f"a multiple of {KEY_UNIT}")
+    return RecurrentSpec(
+        features.kind,
+        _kernel(read, "ssm.conv_kernel"),
+        num_heads,
+        num_groups,
+        head_length=exact_quotient(inner, num_heads, "the inner size of recurrent layers"),
+        state_length=key,
+        tiled=features.tiled,
+    )

@@ -1,0 +1,190 @@
+"""The architectures that are supported, each a row of features; how a file's metadata becomes a spec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from coordinator.architectures.attention import AttentionFeatures
+from coordinator.architectures.experts import ExpertFeatures
+from coordinator.architectures.recurrent import RecurrentFeatures
+from coordinator.spec.attention import QueryKeyNorm, Temperature
+from coordinator.spec.model import BlockSpec
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """In what an architecture differs from others: one row of the table below."""
+
+    interleaved_rope: bool = False
+    has_rope: bool = True
+    layers_with_rope: int | None = None  # only a model of so many layers has it
+    norm: str = "rms"
+    activation: str = "silu"
+    gated: bool = True
+    head_norm: bool = False  # of queries and keys by their root mean square, before they are turned
+    attention: AttentionFeatures = field(default_factory=AttentionFeatures)
+    recurrent: RecurrentFeatures | None = None  # of layers that do not attend
+    feeds_forward: bool = True
+    output_norm: str = "output_norm"
+    block: BlockSpec = field(default_factory=BlockSpec)
+    experts: ExpertFeatures | None = None  # where it can have any
+    widened_embeddings: bool = False  # times the square root of their length
+    embedding_norm: str = ""
+    position_embeddings: bool = False
+    finetuned_means_rope: bool = False  # rope.scaling.finetuned says whether there is any
+    parallel_without_norm: bool = False  # of the feed-forward part, which some of its models lack
+    divides_logits: bool = False  # by the logit scale, which others multiply by
+    logit_softcap: float = 0.0  # where the file says nothing
+    unused_tensors: tuple[str, ...] = ()  # which generating text does not need
+    unused_in_layers: tuple[str, ...] = ()  # which llama.cpp reads and leaves out, too
+
+
+CLASSIFIER = ("cls.output.weight",)  # of a model that ranks texts
+SANDWICHED = BlockSpec(attention_post_norm="post_attention_norm", feed_forward_post_norm="post_ffw_norm")
+POST_NORMED = replace(SANDWICHED, attention_norm="", feed_forward_norm="")
+POST_ATTENTION = BlockSpec(feed_forward_norm="post_attention_norm")
+PARALLEL = BlockSpec(parallel=True, feed_forward_norm="")  # one norm for both parts
+NORMALISED = ExpertFeatures(normalised=True)
+WITH_ROW_GATE = ExpertFeatures(row_gate="ffn_gate_inp_shexp.weight")
+OPTIONAL_NORM = AttentionFeatures(norm=QueryKeyNorm("layer"), norm_is_optional=True)
+QWEN35 = Architecture(
+    head_norm=True,
+    attention=AttentionFeatures(gated=True),
+    recurrent=RecurrentFeatures("delta", tiled=True),
+    block=POST_ATTENTION,
+)
+QWEN35_MOE = replace(QWEN35, experts=replace(WITH_ROW_GATE, normalised=True))
+LATENT = Architecture(
+    interleaved_rope=True,
+    attention=AttentionFeatures(latent=True, tempered_with_rope=True),
+    experts=ExpertFeatures(),
+)
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": Architecture(interleaved_rope=True, experts=NORMALISED),
+    "mistral3": Architecture(interleaved_rope=True, attention=AttentionFeatures(tempered_with_rope=True)),
+    "baichuan": Architecture(
+        interleaved_rope=True,
+        layers_with_rope=32,
+        attention=AttentionFeatures(alibi_bias=8.0, alibi_layers=40),
+    ),
+    "internlm2": Architecture(interleaved_rope=True),
+    "smollm3": Architecture(interleaved_rope=True, attention=AttentionFeatures(rope_period=4)),
+    "granite": Architecture(interleaved_rope=True, finetuned_means_rope=True, divides_logits=True),
+    "chatglm": Architecture(interleaved_rope=True),
+    "glm4": Architecture(interleaved_rope=True, block=SANDWICHED),
+    "deepseek2": LATENT,
+    "mistral4": LATENT,
+    "llama4": Architecture(
+        interleaved_rope=True,
+        attention=AttentionFeatures(
+            full_period=4,
+            window=8192,
+            chunked=True,
+            rope_period=4,
+            norm=QueryKeyNorm(weighted=False, after_rope=True),
+            norm_experts=128,
+            temperature=Temperature(8192, 0.1, 1.0),
+        ),
+        experts=ExpertFeatures(gating="sigmoid", normalised=False, weighs_input=True),
+    ),
+    "gpt-oss": Architecture(
+        block=POST_ATTENTION,
+        attention=AttentionFeatures(full_period=2, sinks=True),
+        experts=ExpertFeatures(gating="softmax_chosen", normalised=False, activation="swiglu_oai"),
+    ),
+    "qwen2": Architecture(),
+    "qwen3": Architecture(head_norm=True, unused_tensors=CLASSIFIER),
+    "qwen35": QWEN35,
+    "qwen35moe": QWEN35_MOE,
+    "qwen3next": replace(QWEN35_MOE, recurrent=RecurrentFeatures("delta")),
+    "seed_oss": Architecture(block=POST_ATTENTION),
+    "lfm2": Architecture(
+        head_norm=True,
+        attention=AttentionFeatures(full_period=0),
+        recurrent=RecurrentFeatures("convolution"),
+        output_norm="token_embd_norm",
+    ),
+    "mamba2": Architecture(
+        has_rope=False,
+        recurrent=RecurrentFeatures("scan"),
+        feeds_forward=False,
+        block=BlockSpec(feed_forward_norm=""),
+    ),
+    "exaone4": Architecture(
+        head_norm=True,
+        block=POST_NORMED,
+        attention=AttentionFeatures(full_period=4, window=4096, window_layers=64, full_without_rope=True),
+    ),
+    "hunyuan-dense": Architecture(attention=AttentionFeatures(norm=QueryKeyNorm(after_rope=True))),
+    "gemma": Architecture(activation="gelu", widened_embeddings=True),
+    "gemma2": Architecture(
+        activation="gelu",
+        widened_embeddings=True,
+        block=SANDWICHED,
+        logit_softcap=30.0,
+        attention=AttentionFeatures(full_period=2, window=4096, softcap=50.0, width_scale_layers=46),
+    ),
+    "gemma3": Architecture(
+        activation="gelu",
+        widened_embeddings=True,
+        block=SANDWICHED,
+        head_norm=True,
+        attention=AttentionFeatures(
+            full_period=6, window_rope_base=10000.0, plain_window_rope=True, width_scale_layers=62
+        ),
+    ),
+    "olmo2": Architecture(
+        head_norm=True,
+        block=POST_NORMED,
+        attention=AttentionFeatures(full_period=4, plain_window_rope=True),
+    ),
+    "phi2": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
+    "phi3": Architecture(),
+    "command-r": Architecture(interleaved_rope=True, norm="layer", block=PARALLEL, attention=OPTIONAL_NORM),
+    "cohere2": Architecture(
+        interleaved_rope=True,
+        norm="layer",
+        block=PARALLEL,
+        attention=AttentionFeatures(full_period=4, full_without_rope=True),
+    ),
+    "starcoder2": Architecture(norm="layer", activation="gelu", gated=False),
+    "stablelm": Architecture(norm="layer", parallel_without_norm=True, attention=OPTIONAL_NORM),
+    "nemotron": Architecture(norm="layer", activation="relu2", gated=False),
+    "falcon": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
+    "gptneox": Architecture(norm="layer", activation="gelu", gated=False),
+    "gpt2": Architecture(
+        has_rope=False,
+        norm="layer",
+        activation="gelu",
+        gated=False,
+        position_embeddings=True,
+    ),
+    "bloom": Architecture(
+        has_rope=False,
+        norm="layer",
+        activation="gelu",
+        gated=False,
+        embedding_norm="token_embd_norm",
+        attention=AttentionFeatures(alibi_bias=8.0),
+    ),
+    "mpt": Architecture(
+        has_rope=False, norm="layer", activation="gelu", gated=False, attention=OPTIONAL_NORM
+    ),
+    "qwen2moe": Architecture(experts=WITH_ROW_GATE),
+    "qwen3moe": Architecture(head_norm=True, experts=NORMALISED),
+    "olmoe": Architecture(head_norm=True, experts=ExpertFeatures(normalised=False)),
+    "granitemoe": Architecture(
+        interleaved_rope=True, finetuned_means_rope=True, divides_logits=True, experts=NORMALISED
+    ),
+    "phimoe": Architecture(experts=NORMALISED),
+    "hunyuan-moe": Architecture(
+        attention=AttentionFeatures(norm=QueryKeyNorm(after_rope=True)), experts=NORMALISED
+    ),
+    "minimax-m2": Architecture(head_norm=True, experts=ExpertFeatures(gating="sigmoid", normalised=True)),
+    "dots1": Architecture(head_norm=True, experts=ExpertFeatures()),
+    "glm4moe": Architecture(head_norm=True, block=POST_ATTENTION, experts=ExpertFeatures(gating="sigmoid")),
+    "bailingmoe2": Architecture(head_norm=True, experts=ExpertFeatures(gating="sigmoid")),
+    "ernie4_5-moe": Architecture(
+        interleaved_rope=True, experts=NORMALISED, unused_in_layers=("attn_output.bias",)
+    ),
+}

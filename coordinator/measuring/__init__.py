@@ -1,0 +1,1 @@
+"""Where the time of steps went: benchmarks, ledgers and traces of the ranks."""

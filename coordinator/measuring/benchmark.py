@@ -1,0 +1,92 @@
+"""Measures prefill and decode on a loaded engine. Knows no device, and nothing of how results are shown."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from coordinator.engine import Engine
+from coordinator.generation import next_logits
+from coordinator.measuring.ledger import Ledger, make_ledger
+from coordinator.sampler import Sampler, SamplingParameters
+from coordinator.scheduler import Scheduler, Sequence
+
+WARM_UP_TOKENS = 2  # of decode: the first step of a kind records its program
+
+
+@dataclass(frozen=True)
+class Test:
+    """`num_tokens` tokens behind a context: of a prompt at once, or one by one."""
+
+    __test__ = False  # pytest: not one of yours
+
+    kind: str  # prefill or decode
+    num_tokens: int
+    context: int = 0  # positions that are in the KV cache before
+
+    def __post_init__(self) -> None:
+        assert self.kind in ("prefill", "decode"), self.kind
+        assert self.num_tokens > 0 and self.context >= 0, (self.num_tokens, self.context)
+
+    @property
+    def name(self) -> str:
+        """As llama-bench has it: pp512 for prompt processing, tg64 for text generation."""
+        where = f"@{self.context}" if self.context else ""
+        return ("pp" if self.kind == "prefill" else "tg") + str(self.num_tokens) + where
+
+    @property
+    def num_positions(self) -> int:
+        return self.context + self.num_tokens + 1
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How fast a test was, each time that it was repeated, and where the time went."""
+
+    test: Test
+    seconds: tuple[float, ...]
+    ledger: Ledger
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Tokens per second of each repetition."""
+        return tuple(self.test.num_tokens / seconds for seconds in self.seconds)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rates)
+
+
+def measure(
+    engine: Engine, scheduler: Scheduler, vocabulary_size: int, test: Test, repeat: int
+) -> Measurement:
+    """Runs a test once to warm up and then `repeat` times."""
+    warm_up = min(test.num_tokens, WARM_UP_TOKENS) if test.kind == "decode" else test.num_tokens
+    _run_once(engine, scheduler, vocabulary_size, Test(test.kind, warm_up, test.context))
+    engine.take_ledger()
+    seconds = tuple(_run_once(engine, scheduler, vocabulary_size, test) for _ in range(repeat))
+    totals, num_steps, reduce_times = engine.take_ledger()
+    return Measurement(test, seconds, make_ledger(totals, num_steps, sum(seconds), reduce_times))
+
+
+def _run_once(engine: Engine, scheduler: Scheduler, vocabulary_size: int, test: Test) -> float:
+    """Seconds, sampling included.
+
+    The context is not computed: attention reads what the cache holds there, which takes as long as if it were
+    the keys and values of a text.
+    """
+    length = test.context + (test.num_tokens if test.kind == "prefill" else 1)
+    tokens = np.random.Generator(np.random.PCG64(0)).integers(0, vocabulary_size, length).tolist()
+    sequence = Sequence(tokens, num_computed=test.context)
+    sampler = Sampler(SamplingParameters(temperature=0))
+    scheduler.add(sequence)
+    try:
+        started = time.perf_counter()
+        for _ in range(test.num_tokens if test.kind == "decode" else 1):
+            sequence.tokens.append(sampler.sample(next_logits(engine, scheduler, sequence)))
+        return time.perf_counter() - started
+    finally:
+        scheduler.remove(sequence)

@@ -1,0 +1,75 @@
+"""What the attention of a layer may have besides heads: frozen parts of the specs of model.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which keys a row sees: the last `length`, its own among them, or those since a multiple of `length`."""
+
+    length: int
+    chunked: bool = False
+
+    def __post_init__(self) -> None:
+        assert 0 < self.length < 2**31, f"a window of {self.length} keys"
+
+
+@dataclass(frozen=True)
+class QueryKeyNorm:
+    """How queries and keys are normalised: by their root mean square (rms), or by mean and variance (layer).
+
+    The span of a norm is a head, with one weight for all (head) or one for each (heads), or all heads of a
+    row together (row).
+    """
+
+    kind: str = "rms"
+    span: str = "head"
+    weighted: bool = True
+    after_rope: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.kind in ("rms", "layer"), f"a norm of the kind {self.kind!r}"
+        assert self.span in ("head", "heads", "row"), f"a norm over {self.span!r}"
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Queries grow with the position, so that attention stays sharp in long contexts.
+
+    They are multiplied by 1 + scale * ln(1 + floor((position + offset) / length)). Llama 4 calls that
+    temperature tuning.
+    """
+
+    length: int
+    scale: float
+    offset: float
+
+    def __post_init__(self) -> None:
+        assert 0 < self.length < 2**31, f"a temperature's length of {self.length}"
+        assert 0 < self.scale < 1e12, f"a temperature's scale of {self.scale}"
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Keys and values of all heads from one short vector, which alone is cached (https://arxiv.org/abs/2405.04434).
+
+    A head's query and key are `nope_length` elements that come of it and `rope_length` that turn, which all
+    heads' keys share. Queries are multiplied by the matrices of keys, and what was attended to by those of
+    values: so attention sees one KV head, whose key is the vector and what turns, and whose value the vector.
+    """
+
+    rank: int  # elements of the vector
+    query_rank: int  # of the one that queries come of; 0 where they come of the row
+    nope_length: int
+    rope_length: int
+    value_length: int  # of one head
+
+    def __post_init__(self) -> None:
+        assert self.query_rank >= 0 and self.rank > 0 and self.value_length > 0, f"{self}"
+
+    @property
+    def query_length(self) -> int:
+        """Of one head, before it is multiplied."""
+        return self.nope_length + self.rope_length

@@ -1,0 +1,270 @@
+"""What a model is: its dimensions and features as frozen data.
+
+Knows no architecture by name (coordinator/architectures/ does), no file format, no device and no split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from coordinator.spec.attention import Latent, QueryKeyNorm, Temperature, Window
+from coordinator.spec.experts import ExpertsSpec
+from coordinator.spec.recurrent import RecurrentSpec
+
+
+class ModelError(ValueError):
+    """The model can't be run; the message says why in one sentence."""
+
+
+def exact_quotient(total: int, part: int, what: str) -> int:
+    """total / part where no remainder is allowed; `what` names the total in the error."""
+    if total % part:
+        raise ModelError(f"{what} ({total}) is not a multiple of {part}")
+    return total // part
+
+
+@dataclass(frozen=True)
+class Norm:
+    """How rows are normalised: by their root mean square (rms), or by mean and variance (layer)."""
+
+    kind: str
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        assert self.kind in ("rms", "layer"), f"a norm of the kind {self.kind!r}"
+        _check_number("norm epsilon", self.epsilon)
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """How https://arxiv.org/abs/2309.00071 scales a rope: only pairs that turn seldom in its context.
+
+    Pairs with more turns than `fast` keep their angles, those with fewer than `slow` get the scale.
+    """
+
+    fast: float
+    slow: float
+
+    def __post_init__(self) -> None:
+        _check_number("yarn's number of fast turns", self.fast)
+        _check_number("yarn's number of slow turns", self.slow)
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding (https://arxiv.org/abs/2104.09864) of a head's first `dimension` elements."""
+
+    dimension: int
+    base: float
+    scale: float  # positions are multiplied by this: linear scaling
+    interleaved: bool  # True: element 2i turns with 2i+1; False: i with i + dimension/2
+    factors: str = ""  # the tensor that frequencies are divided by, where the model has it
+    long_factors: str = ""  # another one, for contexts longer than the original
+    original_context: int = 0  # positions before the context was extended
+    yarn: Yarn | None = None
+    magnitude: float = 1.0  # of the cosines and sines
+
+    def __post_init__(self) -> None:
+        _check_number("rope magnitude", self.magnitude)
+        if self.yarn is not None or self.long_factors:
+            _check_counts(self, "original_context")
+        if not 0 < self.dimension < 2**31 or self.dimension % 2:
+            raise ModelError(f"the rope dimension is {self.dimension}; it must be a positive even number")
+        _check_number("rope base", self.base)
+        _check_number("rope scale", self.scale)
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """The attention of one layer."""
+
+    num_heads: int
+    num_kv_heads: int
+    key_length: int  # elements of one head's query or key
+    value_length: int
+    scale: float  # of scores
+    rope: int | None = 0  # which of the model's; None: positions play no part
+    head_norm: QueryKeyNorm | None = None
+    window: Window | None = None
+    softcap: float = 0.0  # scores become cap * tanh(score / cap); 0 for none
+    alibi_bias: float = 0.0  # the largest by which scores fall with distance; 0 for none
+    clamp: float = 0.0  # the largest magnitude of queries, keys and values; 0 for any
+    sinks: bool = False  # whether each head has a score that takes a part of the softmax and adds nothing
+    gated: bool = False  # whether queries come with gates, by whose logistic function outputs are multiplied
+    has_temperature: bool = False  # whether the model's grows the queries
+    latent: Latent | None = None  # what the only KV head comes of
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "num_heads", "num_kv_heads", "key_length", "value_length")
+        if self.gated:
+            assert self.key_length == self.value_length, "gates are as long as queries"
+        for limit in ("softcap", "alibi_bias", "clamp"):
+            assert 0 <= getattr(self, limit) < 1e12, f"a {limit} of {getattr(self, limit)}"
+        exact_quotient(self.num_heads, self.num_kv_heads, "the number of attention heads")
+        longest = (MAX_HEAD_LENGTH,) * 2 if self.latent is None else MAX_LATENT_LENGTHS
+        for name, most in zip(("key_length", "value_length"), longest, strict=True):
+            if getattr(self, name) % 4 or getattr(self, name) > most:
+                raise ModelError(
+                    f"the model's {name} is {getattr(self, name)}; it must be a multiple of 4, at most {most}"
+                )
+        _check_number("attention scale", self.scale)
+
+    @property
+    def heads_per_kv_head(self) -> int:
+        return self.num_heads // self.num_kv_heads
+
+    @property
+    def attended_length(self) -> int:
+        """Elements that a head adds to what the output matrix multiplies."""
+        return self.latent.value_length if self.latent is not None else self.value_length
+
+    @property
+    def query_stride(self) -> int:
+        """Elements from one head's query to the next: of the query, and of its gate behind it."""
+        return self.key_length * (2 if self.gated else 1)
+
+
+MAX_HEAD_LENGTH = 256  # what one workgroup of the attention kernel holds
+MAX_LATENT_LENGTHS = (576, 512)  # of key and value: what the kernel for long heads holds
+ACTIVATION_FUNCTIONS = ("silu", "gelu", "relu", "relu2")  # of feed-forward layers
+
+
+@dataclass(frozen=True)
+class FeedForwardSpec:
+    """The feed-forward network of one layer: down(activation(gate) * up), or down(activation(up))."""
+
+    length: int  # columns between up and down
+    activation: str = "silu"
+    gated: bool = True
+    has_divisors: bool = False  # activations are divided by ffn.act.scales
+    suffix: str = ""  # of its tensors' names
+    row_gate: str = ""  # the tensor that, times a row, through a logistic function, scales the row's output
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "length")
+        assert self.activation in ACTIVATION_FUNCTIONS, f"the activation {self.activation!r}"
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """What a layer adds to the residual stream, one after the other; None for what it has not.
+
+    A feed-forward network beside experts gets the same input, and is added to them.
+    """
+
+    attention: AttentionSpec | None
+    feed_forward: FeedForwardSpec | None
+    recurrent: RecurrentSpec | None = None  # in the place of attention
+    experts: ExpertsSpec | None = None
+
+    def __post_init__(self) -> None:
+        assert self.attention is None or self.recurrent is None, "a layer with attention and a recurrent part"
+
+    @property
+    def has_feed_forward(self) -> bool:
+        """Of either kind."""
+        return self.feed_forward is not None or self.experts is not None
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """How the parts of every layer are put together. Norms are named by their tensors; "" for none.
+
+    What is said of attention holds for a recurrent part, too.
+    """
+
+    attention_norm: str = "attn_norm"
+    attention_post_norm: str = ""  # of what attention adds to the residual stream
+    feed_forward_norm: str = "ffn_norm"
+    feed_forward_post_norm: str = ""
+    parallel: bool = False  # both parts read what came before the layer; no norm of its own: attention's
+    residual_scale: float = 1.0  # of what the parts add
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A decoder-only transformer as numbers and features. Lengths are in elements, counts in pieces."""
+
+    architecture: str
+    embedding_length: int
+    vocabulary_size: int
+    context_length: int  # positions the model was trained for
+    norm: Norm
+    ropes: tuple[Rope, ...]
+    layers: tuple[LayerSpec, ...]
+    block: BlockSpec = field(default_factory=BlockSpec)
+    embedding_scale: float = 1.0
+    embedding_norm: str = ""  # the tensor, where embeddings are normalised first
+    position_embeddings: str = ""  # the tensor that is added to the embeddings, a row a position
+    output_norm: str = "output_norm"
+    temperature: Temperature | None = None
+    logit_scale: float = 1.0
+    logit_softcap: float = 0.0  # logits become cap * tanh(logit / cap); 0 for none
+    unused_tensors: tuple[str, ...] = ()  # that a file may hold for other purposes than generating text
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "embedding_length", "vocabulary_size", "context_length")
+        exact_quotient(self.embedding_length, 4, "the model's embedding_length")
+        if not self.layers:
+            raise ModelError("the model has no layers")
+        for attention in self.attentions:
+            if attention.gated:
+                assert attention.key_length == attention.value_length, "gates of another length"
+            if attention.rope is not None:
+                assert 0 <= attention.rope < len(self.ropes), f"rope {attention.rope}"
+                _check_rope(self.ropes[attention.rope], attention)
+            assert self.temperature or not attention.has_temperature, "no temperature"
+        _check_number("embedding scale", self.embedding_scale)
+        _check_number("logit scale", self.logit_scale)
+        assert 0 <= self.logit_softcap < 1e12, f"a softcap of {self.logit_softcap}"
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def attentions(self) -> tuple[AttentionSpec, ...]:
+        """Of the layers that have it."""
+        return tuple(layer.attention for layer in self.layers if layer.attention is not None)
+
+    @property
+    def feed_forwards(self) -> tuple[FeedForwardSpec, ...]:
+        """Of the layers that have it."""
+        return tuple(layer.feed_forward for layer in self.layers if layer.feed_forward is not None)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether any layer keeps a state of its sequence."""
+        return any(layer.recurrent is not None for layer in self.layers)
+
+    @property
+    def experts(self) -> tuple[ExpertsSpec, ...]:
+        """Of the layers that have them."""
+        return tuple(layer.experts for layer in self.layers if layer.experts is not None)
+
+    @property
+    def rope_length(self) -> int:
+        """Elements of a row of all rope tables, side by side; behind them the temperature."""
+        return self.rope_offset(len(self.ropes)) + (self.temperature is not None)
+
+    def rope_offset(self, index: int) -> int:
+        """Where a rope's table begins in that row."""
+        return sum(rope.dimension for rope in self.ropes[:index])
+
+
+def _check_rope(rope: Rope, attention: AttentionSpec) -> None:
+    if rope.dimension > attention.key_length:
+        raise ModelError(
+            f"the rope dimension is {rope.dimension}, more than the {attention.key_length} elements of a key"
+        )
+
+
+def _check_counts(spec: object, *names: str) -> None:
+    for name in names:
+        if not 0 < getattr(spec, name) < 2**31:
+            raise ModelError(f"the model's {name} is {getattr(spec, name)}; it must be a positive number")
+
+
+def _check_number(name: str, value: float) -> None:
+    if not 0 < value < 1e12:  # also refuses NaN
+        raise ModelError(f"the model's {name} is {value}; it must be a positive number")

@@ -1,0 +1,251 @@
+"""Who holds what: splits heads, FFN columns and vocabulary rows over ranks of unequal weight.
+
+Pure arithmetic on counts. Knows no device, no file and no process.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coordinator.kv_types import KV_TYPES
+from coordinator.spec.experts import ExpertsSpec
+from coordinator.spec.model import LayerSpec, ModelSpec
+from coordinator.spec.recurrent import RecurrentSpec
+
+MAX_RANKS = 8
+MAX_WEIGHT = 1e15  # of a rank: more than any device has bytes, and sums stay finite
+COLUMN_TILE = 32  # kernels walk a weight row in tiles of 32 columns; shards are padded to whole tiles
+
+
+class PlanError(ValueError):
+    """The split is impossible; the message says why in one sentence."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The half-open range [start, stop)."""
+
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.start <= self.stop, f"a span from {self.start} to {self.stop}"
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __str__(self) -> str:
+        return f"{self.start}..{self.stop - 1}" if len(self) else "none"
+
+    def scaled(self, factor: int) -> Span:
+        """The same pieces, each `factor` elements long."""
+        return Span(self.start * factor, self.stop * factor)
+
+
+@dataclass(frozen=True)
+class LayerShare:
+    """What one rank holds of one layer. Spans of what the layer has not are empty."""
+
+    heads: Span  # query heads
+    kv_heads: Span  # those that the query heads read; neighbours may hold the same one
+    feed_forward: Span  # columns of gate and up, rows of down's input
+    recurrent: Span = Span(0, 0)  # heads of a recurrent part, or channels of a short convolution
+    groups: Span = Span(0, 0)  # those that these heads are of; neighbours may hold the same one
+    experts: Span = Span(0, 0)
+    expert_columns: Span = Span(0, 0)  # of each of these experts
+
+
+@dataclass(frozen=True)
+class RankShare:
+    """What one rank holds of every layer, and its slice of the output's vocabulary rows."""
+
+    rank: int
+    layers: tuple[LayerShare, ...]
+    vocabulary: Span
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The sizes that every rank allocates for."""
+
+    context_length: int  # positions of one sequence
+    num_blocks: int  # of the paged KV cache, over all sequences
+    block_length: int = 32  # positions in one block
+    max_rows: int = 256  # of one step: decode rows and prefill rows together
+    max_logit_rows: int = 32  # rows of one step that get logits
+    kv_type: str = "f16"
+    activations: str = "f32"  # what products multiply weights by
+    num_slots: int = 0  # sequences whose recurrent state has a place; 0 for a model that has none
+
+    def __post_init__(self) -> None:
+        for name in ("context_length", "num_blocks", "block_length", "max_rows", "max_logit_rows"):
+            if not 0 < getattr(self, name) < 2**31:
+                raise PlanError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not 0 <= self.num_slots < 2**31:
+            raise PlanError(f"num_slots is {self.num_slots}; it must not be negative")
+        if self.kv_type not in KV_TYPES:
+            raise PlanError(f"the KV type {self.kv_type!r} is unknown; known: {', '.join(KV_TYPES)}")
+        if self.activations not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise PlanError(f"the activations {self.activations!r} are unknown; known: {known}")
+
+
+ACTIVATIONS = ("f32", "f16", "q8")
+
+
+def split(total: int, weights: Sequence[float], unit: int = 1) -> list[Span]:
+    """Cuts `total` pieces into one span per weight, in proportion, at multiples of `unit`.
+
+    The cuts are the rounded cumulative shares, so every rank is within one unit of its exact share.
+    Spans may be empty when there are more ranks than pieces.
+    """
+    sum_of_weights = math.fsum(weights)
+    cuts = [0]
+    for rank in range(len(weights)):
+        exact = total * (math.fsum(weights[: rank + 1]) / sum_of_weights)
+        cut = math.floor(exact / unit + 0.5) * unit if exact < total else total
+        cuts.append(min(total, max(cuts[-1], cut)))
+    cuts[-1] = total
+    return [Span(start, stop) for start, stop in itertools.pairwise(cuts)]
+
+
+def make_plan(
+    spec: ModelSpec, weights: Sequence[float], expert_split: str = "columns"
+) -> tuple[RankShare, ...]:
+    """One share per rank weight. Raises PlanError for a rank count or weights that can't be.
+
+    expert_split: whether a rank holds its columns of all experts, or all columns of its experts.
+    """
+    if not 1 <= len(weights) <= MAX_RANKS:
+        raise PlanError(f"{len(weights)} ranks; from 1 to {MAX_RANKS} are possible")
+    for weight in weights:
+        if not 0 <= weight <= MAX_WEIGHT:
+            raise PlanError(f"a rank weight of {weight}; weights are numbers from 0 to {MAX_WEIGHT:g}")
+    if not sum(weights) > 0:
+        raise PlanError("all rank weights are 0; at least one must be more")
+    assert expert_split in EXPERT_SPLITS, f"experts split by {expert_split!r}"
+    split_layer = functools.cache(
+        functools.partial(_split_layer, weights=tuple(weights), expert_split=expert_split)
+    )
+    layers = [split_layer(layer) for layer in spec.layers]
+    vocabulary = split(spec.vocabulary_size, weights)
+    return tuple(
+        RankShare(rank, tuple(shares[rank] for shares in layers), vocabulary[rank])
+        for rank in range(len(weights))
+    )
+
+
+EXPERT_SPLITS = ("columns", "experts")
+NOTHING = Span(0, 0)
+
+
+def _split_layer(layer: LayerSpec, weights: tuple[float, ...], expert_split: str) -> list[LayerShare]:
+    """One share a rank."""
+    attention, feed_forward = layer.attention, layer.feed_forward
+    heads = kv_heads = columns = recurrent = groups = [NOTHING] * len(weights)
+    experts = expert_columns = heads
+    if attention is not None:
+        heads = _split_heads(attention.num_heads, attention.num_kv_heads, weights)
+        kv_heads = [covering(span, attention.heads_per_kv_head) for span in heads]
+    if feed_forward is not None:
+        columns = _split_columns(feed_forward.length, weights)
+    if layer.recurrent is not None:
+        recurrent = _split_recurrent(layer.recurrent, weights)
+        groups = [groups_of(layer.recurrent, span) for span in recurrent]
+    if layer.experts is not None:
+        experts, expert_columns = _split_experts(layer.experts, weights, expert_split)
+    spans = zip(heads, kv_heads, columns, recurrent, groups, experts, expert_columns, strict=True)
+    return [LayerShare(*held) for held in spans]
+
+
+def _split_experts(
+    experts: ExpertsSpec, weights: Sequence[float], expert_split: str
+) -> tuple[list[Span], list[Span]]:
+    """The experts of every rank, and the columns of each of these; both empty where a rank holds nothing."""
+    if expert_split == "experts":
+        held, whole = split(experts.count, weights), Span(0, experts.length)
+        return held, [whole if len(span) else NOTHING for span in held]
+    columns = _split_columns(experts.length, weights)
+    everyone = Span(0, experts.count)
+    return [everyone if len(span) else NOTHING for span in columns], columns
+
+
+def _split_columns(length: int, weights: Sequence[float]) -> list[Span]:
+    return split(length, weights, _column_unit(length, len(weights)))
+
+
+def _split_heads(num_heads: int, num_groups: int, weights: Sequence[float]) -> list[Span]:
+    """By whole groups while there are enough of them, else by head; groups are replicated then."""
+    if num_groups >= len(weights):
+        return [span.scaled(num_heads // num_groups) for span in split(num_groups, weights)]
+    return split(num_heads, weights)
+
+
+def _split_recurrent(recurrent: RecurrentSpec, weights: Sequence[float]) -> list[Span]:
+    if not recurrent.has_heads:  # channels, which are the columns of the output projection
+        return split(recurrent.num_heads, weights, _column_unit(recurrent.num_heads, len(weights)))
+    num_groups = recurrent.num_heads if recurrent.tiled else recurrent.num_groups
+    return _split_heads(recurrent.num_heads, num_groups, weights)
+
+
+def groups_of(recurrent: RecurrentSpec, heads: Span) -> Span:
+    """The groups whose queries and keys some heads need; all, where these are not neighbours."""
+    if not recurrent.has_heads or not len(heads):
+        return NOTHING
+    if not recurrent.tiled:
+        return covering(heads, recurrent.heads_per_group)
+    first, num_groups = heads.start % recurrent.num_groups, recurrent.num_groups
+    stop = first + len(heads)
+    return Span(first, stop) if stop <= num_groups else Span(0, num_groups)
+
+
+def shares_norm(recurrent: RecurrentSpec, num_ranks: int) -> bool:
+    """Whether ranks hold parts of a group that is normalised as a whole, and have to sum its squares."""
+    return recurrent.normalises_groups and recurrent.num_groups < num_ranks
+
+
+def covering(span: Span, unit: int) -> Span:
+    """The units of `unit` pieces that the span touches."""
+    return Span(span.start // unit, -(-span.stop // unit)) if len(span) else Span(0, 0)
+
+
+def _column_unit(columns: int, num_ranks: int) -> int:
+    """Cuts at whole quantisation blocks cost no block twice, but only where the imbalance stays under 2 %."""
+    return next((unit for unit in (256, 32) if columns >= 50 * unit * num_ranks), 1)
+
+
+def shares_routing(devices: Sequence[str]) -> bool:
+    """Whether one rank says which experts rows go to: unequal devices round differently."""
+    return len(set(devices)) > 1
+
+
+def num_all_reduces(
+    spec: ModelSpec, num_ranks: int, with_logits: bool, with_shared_routing: bool = False
+) -> int:
+    """Of a step. Without logits it ends in the last layer before those; they are always even in number."""
+    if num_ranks == 1:
+        return 0
+    count = sum(_sums_rows(layer) for layer in spec.layers)
+    for layer in spec.layers if with_logits else spec.layers[:-1]:
+        mixes = layer.attention is not None or layer.recurrent is not None
+        num_parts = mixes + layer.has_feed_forward
+        count += with_shared_routing and layer.experts is not None
+        is_parallel = spec.block.parallel and layer.recurrent is None
+        count += min(1, num_parts) if is_parallel else num_parts
+        count += layer.recurrent is not None and shares_norm(layer.recurrent, num_ranks)
+    return count + count % 2
+
+
+def _sums_rows(layer: LayerSpec) -> bool:
+    """Whether ranks exchange sums to normalise queries and keys by whole rows."""
+    norm = None if layer.attention is None else layer.attention.head_norm
+    return norm is not None and norm.span == "row"
+
+
+def padded(columns: int) -> int:
+    """Rounded up to whole column tiles."""
+    return -(-columns // COLUMN_TILE) * COLUMN_TILE

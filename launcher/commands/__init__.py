@@ -1,0 +1,1 @@
+"""The commands of tplaunch, and how each shows what it found."""

@@ -1,0 +1,125 @@
+"""`tplaunch bench`: how fast a model runs, by test and by number of ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.measuring.benchmark import Measurement, Test, measure
+from coordinator.measuring.trace import Trace
+from coordinator.split.plan import MAX_RANKS
+from launcher.commands.bench_report import Result, print_report, ranks_text
+from launcher.commands.roofline import rooflines
+from launcher.config import RandomModel, RunConfig, UsageError
+from launcher.devices import DeviceChoice, select_devices
+from launcher.fitting.arrange import arrange
+from launcher.model import open_model
+from launcher.session import Session, start_session
+from launcher.trace_file import check_trace_path, write_trace
+from launcher.write_gguf import write_gguf
+
+OUTPUTS = ("table", "json", "csv")
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What to measure, and how to show it."""
+
+    prefill: tuple[int, ...]  # tokens of a prompt
+    decode: tuple[int, ...]  # tokens made one by one
+    at_context: tuple[int, ...]  # positions before the tokens that are made
+    repeat: int
+    ranks: tuple[int, ...] | None  # how many, cycling through the devices; None: one per device
+    output: str
+    ledger: bool = False
+    trace: Path | None = None
+    gguf: Path | None = None  # write the shape there instead of measuring
+
+    def __post_init__(self) -> None:
+        assert self.output in OUTPUTS, self.output
+        for option, counts in (("--prefill", self.prefill), ("--decode", self.decode)):
+            _check_range(option, counts, 1)
+        _check_range("--at-context", self.at_context, 0)
+        if not self.tests:
+            raise UsageError("there is nothing to measure: give --prefill, or --decode with --at-context")
+        if self.repeat < 1:
+            raise UsageError(f"--repeat {self.repeat}: at least 1 is needed")
+        for count in self.ranks or ():
+            if not 1 <= count <= MAX_RANKS:
+                raise UsageError(f"--ranks {count}: 1 to {MAX_RANKS} ranks are possible")
+
+    @property
+    def tests(self) -> list[Test]:
+        decode = itertools.product(self.at_context, self.decode)
+        return [
+            *(Test("prefill", count) for count in self.prefill),
+            *(Test("decode", count, context) for context, count in decode),
+        ]
+
+
+def _check_range(option: str, counts: tuple[int, ...], least: int) -> None:
+    for count in counts:
+        if not least <= count < 2**24:
+            raise UsageError(f"{option} {count}: {least} to {2**24 - 1} tokens are possible")
+
+
+def bench(config: RunConfig, wanted: BenchConfig) -> int:
+    """Measures every test on every number of ranks, and prints the results at the end."""
+    if wanted.gguf is not None:
+        if not isinstance(config.model, RandomModel):
+            raise UsageError("--write-gguf writes a --shape; a model file is one already")
+        write_gguf(config.model, wanted.gguf)
+        return 0
+    check_trace_path(wanted.trace)
+    config = dataclasses.replace(
+        _with_room(config, wanted.tests),
+        timestamps=wanted.ledger or wanted.trace is not None,
+        trace=wanted.trace is not None,
+        measure_copy=True,
+    )
+    model = open_model(config)
+    chosen = select_devices(config.devices)
+    results: list[Result] = []
+    traces: list[tuple[str, Trace]] = []
+    for num_ranks in wanted.ranks or (len(chosen),):
+        choices = list(itertools.islice(itertools.cycle(chosen), num_ranks))
+        with start_session(config, model, arrange(config, model, choices)) as session:
+            results += _bench_session(session, choices, wanted)
+        if session.engine.trace is not None:
+            traces.append((ranks_text(num_ranks), session.engine.trace))
+    print_report(config, model, results, wanted.output, wanted.ledger)
+    if wanted.trace is not None:
+        write_trace(wanted.trace, traces)
+    return 0
+
+
+def _with_room(config: RunConfig, tests: list[Test]) -> RunConfig:
+    """With the context that the longest test needs. Raises UsageError where the user wants a shorter one."""
+    needed = max(test.num_positions for test in tests)
+    if config.context_length is not None and config.context_length < needed:
+        raise UsageError(f"--context {config.context_length}: the longest test needs {needed} positions")
+    return dataclasses.replace(config, context_length=config.context_length or needed)
+
+
+def _bench_session(session: Session, choices: list[DeviceChoice], wanted: BenchConfig) -> list[Result]:
+    devices = tuple(message.device for message in session.attached)
+    results = []
+    for test in wanted.tests:
+        measurement = _measure(session, test, wanted.repeat)
+        found = rooflines(session.model, session.limits, session.plan, choices, session.ready, measurement)
+        results.append(Result(len(choices), devices, measurement, found))
+    return results
+
+
+def _measure(session: Session, test: Test, repeat: int) -> Measurement:
+    if sys.stderr.isatty():
+        where = ranks_text(len(session.attached))
+        print(f"\r\x1b[Kmeasuring {test.name} on {where}", end="", file=sys.stderr, flush=True)
+    try:
+        return measure(session.engine, session.scheduler, session.model.spec.vocabulary_size, test, repeat)
+    finally:
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,112 @@
+"""Shows what was measured: a table for people, JSON and CSV for scripts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from coordinator.measuring.benchmark import Measurement
+from launcher.commands.ledger_report import ledger_json, ledger_table
+from launcher.commands.roofline import Roofline, roofline_text
+from launcher.config import RunConfig
+from launcher.model import Model
+from launcher.table import format_table
+
+
+@dataclass(frozen=True)
+class Result:
+    """A measurement, and what it was made on."""
+
+    num_ranks: int
+    devices: tuple[str, ...]  # names, by rank
+    measurement: Measurement
+    rooflines: tuple[Roofline, ...]  # by rank; empty for prefill
+
+
+def print_report(
+    config: RunConfig, model: Model, results: Sequence[Result], output: str, with_ledger: bool
+) -> None:
+    """output: table, json or csv. The ledger is in the JSON whether it is asked for or not."""
+    name = config.model.name
+    if output == "json":
+        print(json.dumps({"model": name, "results": [_as_json(result, results) for result in results]}))
+    elif output == "csv":
+        _print_csv(results)
+    else:
+        spec = model.spec
+        print(f"{name}: {spec.num_layers} layers, {spec.embedding_length} wide, KV {config.kv_type}")
+        _print_table(results)
+        for result in results if with_ledger else ():
+            where = ranks_text(result.num_ranks)
+            print(f"\n{result.measurement.test.name} on {where}, mean microseconds of a step")
+            print(ledger_table(result.measurement.ledger))
+
+
+def ranks_text(count: int) -> str:
+    return "1 rank" if count == 1 else f"{count} ranks"
+
+
+def _print_table(results: Sequence[Result]) -> None:
+    for num_ranks, devices in {result.num_ranks: result.devices for result in results}.items():
+        print(f"{ranks_text(num_ranks)} on {', '.join(devices)}")
+    titles = ("ranks", "test", "tokens/s", "min", "max", "speed-up")
+    print(format_table(titles, [_table_row(result, results) for result in results]))
+    for result in results:
+        if result.rooflines:
+            where = f"{result.measurement.test.name} on {ranks_text(result.num_ranks)}"
+            print(f"{where}: {roofline_text(result.rooflines)}")
+
+
+def _table_row(result: Result, results: Sequence[Result]) -> tuple[str, ...]:
+    measurement, speed_up = result.measurement, _speed_up(result, results)
+    rates = (measurement.median, min(measurement.rates), max(measurement.rates))
+    return (
+        str(result.num_ranks),
+        measurement.test.name,
+        *(f"{rate:.2f}" for rate in rates),
+        "-" if speed_up is None else f"{speed_up:.2f}",
+    )
+
+
+def _speed_up(result: Result, results: Sequence[Result]) -> float | None:
+    """Over one rank in the same test; None where that was not measured."""
+    test = result.measurement.test
+    alone = (other for other in results if other.num_ranks == 1 and other.measurement.test == test)
+    return next((result.measurement.median / other.measurement.median for other in alone), None)
+
+
+def _plain(result: Result, results: Sequence[Result]) -> dict[str, Any]:
+    """What JSON and CSV share."""
+    test, rates = result.measurement.test, result.measurement.rates
+    return {
+        "ranks": result.num_ranks,
+        "test": test.name,
+        "kind": test.kind,
+        "tokens": test.num_tokens,
+        "context": test.context,
+        "median_tokens_per_second": result.measurement.median,
+        "min_tokens_per_second": min(rates),
+        "max_tokens_per_second": max(rates),
+        "speed_up": _speed_up(result, results),
+    }
+
+
+def _as_json(result: Result, results: Sequence[Result]) -> dict[str, Any]:
+    return {
+        **_plain(result, results),
+        "tokens_per_second": result.measurement.rates,
+        "devices": result.devices,
+        "rooflines": [{**asdict(each), "reached": each.reached} for each in result.rooflines],
+        "ledger": ledger_json(result.measurement.ledger),
+    }
+
+
+def _print_csv(results: Sequence[Result]) -> None:
+    rows = [_plain(result, results) for result in results]
+    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)

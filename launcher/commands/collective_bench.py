@@ -1,0 +1,195 @@
+"""`tplaunch bench-collectives`: how long the ranks' all-reduces take, beside those of other libraries."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coordinator.split.plan import MAX_RANKS
+from launcher.config import COLLECTIVES, RunError, UsageError
+from launcher.devices import WORKER_COMMAND, DeviceChoice
+from launcher.supervisor import rank_cores
+from launcher.table import format_table
+
+OURS = (COLLECTIVES[0], COLLECTIVES[0] + " two-phase", *COLLECTIVES[1:])
+MIN_CALLS, MAX_CALLS = 20, 1000
+BYTES_PER_SIZE = 1 << 28  # about how much is summed of each size, within those
+UNITS = {"K": 1 << 10, "M": 1 << 20}
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One collective at one size: the slowest rank's seconds of each call."""
+
+    collective: str
+    ranks: int
+    bytes: int
+    calls: int
+    median_microseconds: float
+    p99_microseconds: float
+    gigabytes_per_second: float  # bytes of the sum by the median
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """16K,1M as bytes. Raises UsageError."""
+    sizes = []
+    for part in text.upper().split(","):
+        digits, unit = (part[:-1], UNITS[part[-1]]) if part[-1:] in UNITS else (part, 1)
+        size = int(digits) * unit if digits.isascii() and digits.isdigit() else 0
+        if not 4 <= size <= 1 << 30 or size % 4:
+            raise UsageError(f"--sizes {text:.40}: multiples of 4 up to 1024M are needed, such as 16K,1M")
+        sizes.append(size)
+    return tuple(sizes)
+
+
+def bench_collectives(ranks: tuple[int, ...], sizes: tuple[int, ...], output: str) -> int:
+    """output: table, json or csv."""
+    for count in ranks:
+        if not 2 <= count <= MAX_RANKS:
+            raise UsageError(f"--ranks {count}: 2 to {MAX_RANKS} ranks are possible")
+    libraries, missing = _libraries()
+    latencies: list[Latency] = []
+    for num_ranks in ranks:
+        for kind in OURS:
+            latencies += _measure(kind, num_ranks, sizes)
+        for kind in libraries:
+            try:
+                latencies += _measure(kind, num_ranks, sizes)
+            except RunError as error:  # another's library: what we have measured stays
+                missing.append(f"{kind} is not measured with {num_ranks} ranks: {error}")
+    _print(latencies, output)
+    for sentence in missing:
+        print(f"tplaunch: {sentence}", file=sys.stderr)
+    return 0
+
+
+def _libraries() -> tuple[list[str], list[str]]:
+    """What can be measured beside our own, and a sentence for each that can't."""
+    found, missing = [], []
+    if importlib.util.find_spec("torch"):
+        found.append("gloo")
+    else:
+        missing.append("gloo is not measured: torch is not installed")
+    if importlib.util.find_spec("mpi4py") and shutil.which("mpirun"):
+        found.append("openmpi")
+    else:
+        missing.append("OpenMPI is not measured: mpi4py or mpirun is not installed")
+    return found, missing
+
+
+def _measure(kind: str, num_ranks: int, sizes: tuple[int, ...]) -> list[Latency]:
+    num_calls = tuple(min(MAX_CALLS, max(MIN_CALLS, BYTES_PER_SIZE // size)) for size in sizes)
+    with tempfile.TemporaryDirectory(prefix="tplaunch-") as folder:
+        job = {
+            "kind": kind,
+            "num_ranks": num_ranks,
+            "sizes": sizes,
+            "num_calls": num_calls,
+            "token": secrets.token_hex(16),
+            "rendezvous": str(Path(folder) / "rendezvous"),
+        }
+        seconds = _run_mpi(job) if kind == "openmpi" else _run_ranks(job)
+    return [
+        _latency(kind, num_ranks, size, np.array([rank[i] for rank in seconds]).max(axis=0))
+        for i, size in enumerate(sizes)
+    ]
+
+
+def _latency(kind: str, num_ranks: int, size: int, seconds: Any) -> Latency:
+    median, p99 = (float(value) for value in np.percentile(seconds, (50, 99)))
+    return Latency(kind, num_ranks, size, seconds.size, median * 1e6, p99 * 1e6, size / median / 1e9)
+
+
+def _run_ranks(job: dict[str, Any]) -> Any:
+    """Every rank's seconds [ranks][sizes][calls]."""
+    choices = [DeviceChoice(None, "cpu")] * job["num_ranks"]
+    with ExitStack() as stack:
+        ranks = []
+        for rank, cores in enumerate(rank_cores(choices, sorted(os.sched_getaffinity(0)))):
+            pin = f"--cores={','.join(map(str, cores))}"
+            process = _start([*WORKER_COMMAND, pin, *_arguments({**job, "rank": rank})])
+            stack.callback(_end, process)
+            ranks.append(process)
+        endpoints = [_hear(process, job["kind"]) for process in ranks]
+        for process in ranks:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(endpoints) + "\n")
+            process.stdin.flush()
+        return [_hear(process, job["kind"]) for process in ranks]
+
+
+def _run_mpi(job: dict[str, Any]) -> Any:
+    """The same from ranks that mpirun starts."""
+    options = ["-n", str(job["num_ranks"]), "--oversubscribe", "--bind-to", "none"]
+    options += ["--allow-run-as-root"] if os.getuid() == 0 else []
+    with ExitStack() as stack:
+        process = _start(["mpirun", *options, *WORKER_COMMAND, *_arguments({**job, "rank": 0}, parent=False)])
+        stack.callback(_end, process)
+        return _hear(process, "openmpi")
+
+
+def _arguments(job: dict[str, Any], parent: bool = True) -> list[str]:
+    return [f"--bench-collective={json.dumps(job)}", f"--parent={os.getpid() if parent else 0}"]
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[str]:
+    threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **threads})
+
+
+def _hear(process: subprocess.Popen[str], kind: str) -> Any:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RunError(f"a rank of {kind} ended without a result: exit code {process.wait()}")
+    return json.loads(line)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    try:
+        process.communicate(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.communicate()
+
+
+def _print(latencies: Sequence[Latency], output: str) -> None:
+    if output == "json":
+        print(json.dumps({"results": [asdict(latency) for latency in latencies]}))
+    elif output == "csv":
+        writer = csv.DictWriter(sys.stdout, list(asdict(latencies[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(asdict, latencies))
+    else:
+        titles = ("collective", "ranks", "size", "median us", "p99 us", "GB/s")
+        print(format_table(titles, [_row(latency) for latency in latencies]))
+
+
+def _row(latency: Latency) -> tuple[str, ...]:
+    size, unit = latency.bytes, "B"
+    for name, factor in UNITS.items():
+        if latency.bytes % factor == 0:
+            size, unit = latency.bytes // factor, f"{name}iB"
+    return (
+        latency.collective,
+        str(latency.ranks),
+        f"{size} {unit}",
+        f"{latency.median_microseconds:.1f}",
+        f"{latency.p99_microseconds:.1f}",
+        f"{latency.gigabytes_per_second:.3f}",
+    )

@@ -1,0 +1,196 @@
+"""`tplaunch run`: continues prompts, as text that streams or as one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from coordinator.generation import Generation, Timings
+from coordinator.measuring.ledger import Ledger, make_ledger
+from coordinator.sampler import Sampler, SamplingParameters
+from coordinator.text.detokenizer import Detokenizer
+from coordinator.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from launcher.commands.ledger_report import ledger_json, ledger_table
+from launcher.config import RunConfig, UsageError
+from launcher.devices import select_devices
+from launcher.fitting.arrange import Arrangement, arrange, say_arrangement
+from launcher.model import Model, check_prompt, open_model
+from launcher.session import Session, start_session
+from launcher.trace_file import check_trace_path, write_trace
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """What to generate, and how to show it."""
+
+    prompt: str | None
+    tokens: list[int] | None  # a prompt as ids
+    max_tokens: int | None  # None: until the end token or the end of the context
+    ignore_eos: bool
+    sampling: SamplingParameters
+    json: bool
+    ledger: bool = False  # say where the time went
+    trace: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompt is not None and self.tokens is not None:
+            raise UsageError("-p and --tokens both give a prompt; use one of them")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UsageError(f"-n {self.max_tokens}: at least 1 token is needed")
+
+
+def run(config: RunConfig, generate: GenerateConfig) -> int:
+    """Checks everything that can be known before a worker starts, then generates."""
+    check_trace_path(generate.trace)
+    config = replace(
+        config,
+        timestamps=generate.ledger or generate.trace is not None,
+        trace=generate.trace is not None,
+    )
+    model = open_model(config)
+    tokenizer = _tokenizer(model, generate)
+    arrangement = arrange(config, model, select_devices(config.devices))
+    interactive = generate.prompt is None and generate.tokens is None and sys.stdin.isatty()
+    if interactive:
+        return _prompt_loop(config, generate, model, tokenizer, arrangement)
+    prompt = _prompt_tokens(generate, tokenizer)
+    check_prompt(prompt, model, arrangement.limits)
+    say_arrangement(config, model, arrangement)
+    with start_session(config, model, arrangement) as session:
+        if generate.prompt is not None and sys.stdout.isatty() and not generate.json:
+            print(generate.prompt, end="")  # a person reads on from there; a script knows it
+        _continue(session, prompt, generate, tokenizer)
+    _write_trace(session, generate)
+    return 0
+
+
+def _write_trace(session: Session, generate: GenerateConfig) -> None:
+    if generate.trace is not None and session.engine.trace is not None:
+        write_trace(generate.trace, [("tplaunch run", session.engine.trace)])
+
+
+def _prompt_loop(
+    config: RunConfig,
+    generate: GenerateConfig,
+    model: Model,
+    tokenizer: Tokenizer | None,
+    arrangement: Arrangement,
+) -> int:
+    """Prompts from a terminal until its end; every prompt starts afresh."""
+    import readline  # noqa: F401  gives input() line editing and history
+
+    if tokenizer is None:
+        raise UsageError("the model file has no tokenizer; give the prompt as ids with --tokens")
+    say_arrangement(config, model, arrangement)
+    with start_session(config, model, arrangement) as session:
+        print("Type a prompt; Ctrl-D ends.", file=sys.stderr)
+        while True:
+            try:
+                text = input("> ")
+            except EOFError:
+                print(file=sys.stderr)
+                break
+            try:
+                prompt = tokenizer.encode(text)
+                check_prompt(prompt, model, arrangement.limits)
+            except (UsageError, TokenizerError) as error:
+                print(f"tplaunch: {error}", file=sys.stderr)
+                continue
+            _continue(session, prompt, generate, tokenizer)
+    _write_trace(session, generate)
+    return 0
+
+
+def _tokenizer(model: Model, generate: GenerateConfig) -> Tokenizer | None:
+    """None only where the prompt is given as ids and the file's tokenizer can't be used."""
+    try:
+        return load_tokenizer(model.metadata)
+    except TokenizerError:
+        if generate.tokens is None:
+            raise
+        return None
+
+
+def _prompt_tokens(generate: GenerateConfig, tokenizer: Tokenizer | None) -> list[int]:
+    if generate.tokens is not None or tokenizer is None:
+        return generate.tokens or []
+    # `echo` ends its line, as $(...) knows too: that newline is not meant as part of the prompt.
+    text = sys.stdin.read().removesuffix("\n") if generate.prompt is None else generate.prompt
+    return tokenizer.encode(text)
+
+
+def _continue(
+    session: Session, prompt: list[int], generate: GenerateConfig, tokenizer: Tokenizer | None
+) -> None:
+    """Generates from one prompt and shows it: text as it comes, or JSON at the end."""
+    context_length = session.limits.context_length
+    generation = Generation(
+        engine=session.engine,
+        scheduler=session.scheduler,
+        prompt=prompt,
+        sampler=Sampler(generate.sampling),
+        max_tokens=generate.max_tokens or context_length,
+        context_length=context_length,
+        stop_tokens=frozenset() if generate.ignore_eos or tokenizer is None else tokenizer.eos_token_ids,
+    )
+    detokenizer = Detokenizer(tokenizer) if tokenizer else None
+    tokens: list[int] = []
+    text = ""
+    for token in generation:
+        tokens.append(token)
+        piece = detokenizer.push(token) if detokenizer else f"{token} "
+        text += piece
+        if not generate.json:
+            print(piece, end="", flush=True)
+    text += detokenizer.finish() if detokenizer else ""
+    timings = generation.timings
+    assert timings is not None
+    totals, num_steps, reduce_times = session.engine.take_ledger()
+    ledger = make_ledger(totals, num_steps, timings.prompt_seconds + timings.decode_seconds, reduce_times)
+    if generate.json:
+        print(json.dumps(_report(prompt, tokens, text if tokenizer else None, generation, ledger)))
+    else:
+        print()
+        _say_speed(timings)
+    if generate.ledger:
+        print(f"mean microseconds of a step, of {num_steps} steps", file=sys.stderr)
+        print(ledger_table(ledger), file=sys.stderr)
+
+
+def _report(
+    prompt: list[int], tokens: list[int], text: str | None, generation: Generation, ledger: Ledger
+) -> dict[str, Any]:
+    timings = generation.timings
+    assert timings is not None
+    return {
+        "prompt_tokens": prompt,
+        "tokens": tokens,
+        "text": text,
+        "finish_reason": generation.finish_reason,
+        "timings": {
+            "prompt_seconds": timings.prompt_seconds,
+            "prompt_tokens_per_second": _rate(timings.prompt_tokens, timings.prompt_seconds),
+            "decode_seconds": timings.decode_seconds,
+            "decode_tokens_per_second": _rate(timings.tokens - 1, timings.decode_seconds),
+        },
+        "ledger": ledger_json(ledger),
+    }
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    return count / seconds if count > 0 and seconds > 0 else None
+
+
+def _say_speed(timings: Timings) -> None:
+    if not sys.stderr.isatty():
+        return
+    prompt = _rate(timings.prompt_tokens, timings.prompt_seconds) or 0
+    decode = _rate(timings.tokens - 1, timings.decode_seconds) or 0
+    print(
+        f"[prompt {timings.prompt_tokens} tokens at {prompt:.1f}/s,"
+        f" {timings.tokens} tokens at {decode:.1f}/s]",
+        file=sys.stderr,
+    )

@@ -1,0 +1,202 @@
+"""The commands that show instead of generate: devices, plan, logits."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coordinator.generation import all_logits
+from coordinator.spec.model import LayerSpec, ModelSpec
+from coordinator.split.plan import RankShare, Span
+from launcher.config import RunConfig, UsageError
+from launcher.devices import list_devices, planned_devices, select_devices
+from launcher.fitting.arrange import arrange, largest_context_text
+from launcher.fitting.fit import RankBytes, mebibytes
+from launcher.model import check_prompt, open_model
+from launcher.session import start_session
+from launcher.table import format_table
+from worker.measuring.measurements import cache_folder
+
+FEATURES = {
+    "external_host_memory": "external host memory",
+    "integer_dot_product": "integer dot product",
+    "float16": "float16",
+    "cooperative_matrix": "cooperative matrix",
+}
+
+
+def show_devices(as_json: bool) -> int:
+    """`tplaunch devices`: every Vulkan device, with what matters for running a model on it."""
+    listed, cache = list_devices(), cache_folder()
+    if as_json:
+        found = {"devices": listed.devices, "error": listed.error or None, "cache": cache and str(cache)}
+        print(json.dumps(found, indent=2))
+        return 0
+    for device in listed.devices:
+        print(f"{device['index']}  {device['name']}")
+        print(f"   type        {device['type']}, driver {device['driver']}")
+        print(f"   memory      {_memory(device)}")
+        present = [label for key, label in FEATURES.items() if device[key]]
+        print(f"   features    {', '.join(present) or 'none of ' + ', '.join(FEATURES.values())}")
+        print(f"   subgroups   {_subgroups(device)}")
+        if device["unusable"]:
+            print(f"   unusable    {device['unusable']}")
+    if listed.error or not listed.devices:
+        print(f"tplaunch: no Vulkan device: {listed.error or 'no driver is installed'}", file=sys.stderr)
+    print("cpu  NumPy on the CPU, without Vulkan")
+    if cache is not None:
+        print(f"What is measured on a device is kept in {cache}; `tplaunch tune` does it anew.")
+    return 0
+
+
+def _memory(device: dict[str, Any]) -> str:
+    total, available = device["memory_bytes"], device["available_bytes"]
+    return mebibytes(total) + (f", of which {mebibytes(available)} are free" if available < total else "")
+
+
+def _subgroups(device: dict[str, Any]) -> str:
+    smallest, largest = device["min_subgroup_size"], device["max_subgroup_size"]
+    return f"of {smallest}" if smallest == largest else f"of {smallest} to {largest}"
+
+
+def show_plan(config: RunConfig, as_json: bool) -> int:
+    """`tplaunch plan`: who would hold what, from the file's metadata; no device is opened, unless by auto."""
+    model = open_model(config)
+    choices, reason = planned_devices(config.devices)
+    arrangement = arrange(config, model, choices)
+    rows = list(zip(arrangement.plan, arrangement.bytes, strict=True))
+    spec, limits, sizes = model.spec, arrangement.limits, arrangement.sizes
+    if as_json:
+        found = {
+            "context": limits.context_length,
+            "largest_context": sizes.largest_context,
+            "limited_by": sizes.limited_by,
+            "prefill_chunk": limits.max_rows,
+            "split": arrangement.split,
+            "ranks": [_plan_row(share, num_bytes) for share, num_bytes in rows],
+        }
+        print(json.dumps(found, indent=2))
+        return 0
+    numbers = map(_of_layers, zip(*map(_layer_numbers, spec.layers), strict=True))
+    counts = [
+        f"{number} {title}" for number, title in zip(numbers, TITLES.values(), strict=True) if number != "0"
+    ]
+    print(
+        f"{config.model.name}: {spec.architecture}, {spec.num_layers} layers, {', '.join(counts)},"
+        f"{_experts_text(spec)}"
+        f" {spec.vocabulary_size} tokens; context {limits.context_length}, KV {config.kv_type},"
+        f" steps of up to {limits.max_rows} rows"
+    )
+    _print_table(rows)
+    if arrangement.split is not None:
+        print(arrangement.split)
+    print(largest_context_text(model, arrangement) or f"largest context that fits: not known: {reason}")
+    return 0
+
+
+TITLES = {  # of what a layer has of each kind; the heads of a short convolution are its channels
+    "heads": "heads",
+    "kv_heads": "KV heads",
+    "ffn_columns": "FFN columns",
+    "recurrent_heads": "recurrent heads",
+}
+
+
+def _layer_numbers(layer: LayerSpec) -> tuple[int, int, int, int]:
+    """By TITLES; 0 for what a layer has not."""
+    attention, feed_forward, recurrent = layer.attention, layer.feed_forward, layer.recurrent
+    heads = (0, 0) if attention is None else (attention.num_heads, attention.num_kv_heads)
+    columns = 0 if feed_forward is None else feed_forward.length
+    return *heads, columns, 0 if recurrent is None else recurrent.num_heads
+
+
+def _experts_text(spec: ModelSpec) -> str:
+    if not spec.experts:
+        return ""
+    numbers = ([experts.used, experts.count, experts.length] for experts in spec.experts)
+    used, count, length = map(_of_layers, zip(*numbers, strict=True))
+    return f" {used} of {count} experts of {length} columns,"
+
+
+def _of_layers(numbers: Sequence[int]) -> str:
+    """One number where all layers agree, else from the least to the most."""
+    return str(numbers[0]) if len(set(numbers)) == 1 else f"{min(numbers)} to {max(numbers)}"
+
+
+KINDS = {**TITLES, "experts": "experts", "expert_columns": "expert columns"}  # that ranks have spans of
+
+
+def _layer_spans(share: RankShare) -> dict[str, list[Span]]:
+    """What a rank holds of each layer, by kind."""
+    return {
+        "heads": [layer.heads for layer in share.layers],
+        "kv_heads": [layer.kv_heads for layer in share.layers],
+        "ffn_columns": [layer.feed_forward for layer in share.layers],
+        "recurrent_heads": [layer.recurrent for layer in share.layers],
+        "experts": [layer.experts for layer in share.layers],
+        "expert_columns": [layer.expert_columns for layer in share.layers],
+    }
+
+
+def _plan_row(share: RankShare, num_bytes: RankBytes) -> dict[str, Any]:
+    return {
+        "rank": share.rank,
+        **{name: [[span.start, span.stop] for span in spans] for name, spans in _layer_spans(share).items()},
+        "vocabulary_rows": [share.vocabulary.start, share.vocabulary.stop],
+        "weight_bytes": num_bytes.weights,
+        "cache_bytes": num_bytes.cache,
+        "state_bytes": num_bytes.states,
+        "activation_bytes": num_bytes.work + num_bytes.partials,
+        "work_bytes": num_bytes.work,
+        "copy_bytes": num_bytes.copies,
+        "total_bytes": num_bytes.total,
+    }
+
+
+def _print_table(rows: Sequence[tuple[RankShare, RankBytes]]) -> None:
+    held = [_layer_spans(share) for share, _ in rows]
+    kinds = [kind for kind in KINDS if any(len(span) for spans in held for span in spans[kind])]
+    places = ("rank", *(KINDS[kind] for kind in kinds), "vocabulary rows")
+    memory = {
+        "weights": "weights",
+        "cache": "KV cache",
+        "states": "states",
+        "work": "work",
+        "partials": "sums",
+    }
+    memory |= {"copies": "float32 copies", "total": "total"}
+    for kind in ("states", "copies"):
+        if not any(getattr(num_bytes, kind) for _, num_bytes in rows):
+            del memory[kind]
+    cells = [
+        (
+            str(share.rank),
+            *(" or ".join(dict.fromkeys(map(str, spans[kind]))) for kind in kinds),
+            str(share.vocabulary),
+            *(mebibytes(getattr(num_bytes, kind)) for kind in memory),
+        )
+        for (share, num_bytes), spans in zip(rows, held, strict=True)
+    ]
+    print(format_table((*places, *memory.values()), cells))
+
+
+def write_logits(config: RunConfig, tokens: list[int], out: Path) -> int:
+    """`tplaunch logits`: float32 logits of every position: arrays "tokens" and "logits" in an .npz file."""
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}")
+    model = open_model(config)
+    arrangement = arrange(config, model, select_devices(config.devices))
+    check_prompt(tokens, model, arrangement.limits)
+    with start_session(config, model, arrangement) as session:
+        logits = all_logits(session.engine, session.scheduler, tokens)
+    try:
+        with out.open("wb") as file:
+            np.savez(file, tokens=np.array(tokens, np.int32), logits=logits)
+    except OSError as error:
+        raise UsageError(f"--out {out} can't be written: {error.strerror}") from error
+    return 0

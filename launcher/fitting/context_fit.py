@@ -1,0 +1,136 @@
+"""Chooses the sizes that the user leaves open, so that a plan fits: the context, and the rows of a step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from coordinator.split.plan import Limits
+from launcher.config import DEFAULT_CONTEXT, RunConfig
+from launcher.devices import DeviceChoice
+from launcher.fitting.fit import RankNeeds, exceeds_allocation
+from launcher.fitting.memory_places import MemoryPlace
+
+BLOCK_LENGTH = 32  # positions: the context is a multiple of it where memory is the limit
+NUM_SLOTS = 1  # sequences with recurrent states: the KV cache has blocks for one whole context, too
+MAX_ROWS, MIN_ROWS = 256, 16  # of a step, where the user does not say
+MAX_WORK_BYTES = 64_000_000  # that a step may take beside weights and KV cache; rows are halved to get there
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What was chosen, and what would be possible."""
+
+    limits: Limits
+    largest_context: int | None  # that fits, at most the trained one; None where a device is not known
+    limited_by: str | None  # the place that has no room for more
+
+
+def uses_host_memory(choices: Sequence[DeviceChoice]) -> bool:
+    return any(choice.is_in_host_memory for choice in choices)
+
+
+class Fitting:
+    """A plan's needs, held against the places where its ranks' memory lies."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        needs: Sequence[RankNeeds],
+        places: Sequence[MemoryPlace],
+        choices: Sequence[DeviceChoice],
+    ) -> None:
+        self._config, self._needs, self._places, self._choices = config, needs, places, choices
+
+    def choose_sizes(self, trained: int) -> Sizes:
+        """trained: the context that the model was trained for.
+
+        Without --context that one, where it fits, else the largest that does; but at most DEFAULT_CONTEXT
+        where a rank is in this machine's memory, of which a KV cache should not take all there is.
+        """
+        caps = self._config.max_memory
+        is_known = not any(choice.is_unknown and choice.index not in caps for choice in self._choices)
+        largest = self.largest_context(trained) or self.largest_context(trained, keep_reserve=False)
+        context = self._config.context_length
+        if context is None:
+            is_bounded = uses_host_memory(self._choices) or not is_known
+            most = min(trained, DEFAULT_CONTEXT) if is_bounded else trained
+            context = min(most, largest or BLOCK_LENGTH)
+        limits = self.limits(context)
+        if not is_known:
+            return Sizes(limits, None, None)
+        return Sizes(limits, largest, self.limit(largest + BLOCK_LENGTH) if largest < trained else None)
+
+    def limits(self, context: int, rows: int | None = None) -> Limits:
+        """With as many rows as the user wants, or else as MAX_WORK_BYTES leave room for."""
+        rows = rows or self._config.max_rows or self._rows(context)
+        return Limits(
+            context_length=context,
+            num_blocks=-(-context // BLOCK_LENGTH),
+            block_length=BLOCK_LENGTH,
+            max_rows=rows,
+            max_logit_rows=min(32, rows),
+            kv_type=self._config.kv_type,
+            activations=self._config.activations,
+            num_slots=NUM_SLOTS if any(needs.keeps_states for needs in self._needs) else 0,
+        )
+
+    def _row_counts(self) -> list[int]:
+        if self._config.max_rows is not None:
+            return [self._config.max_rows]
+        return [MAX_ROWS >> halved for halved in range((MAX_ROWS // MIN_ROWS).bit_length())]
+
+    def _rows(self, context: int) -> int:
+        counts = self._row_counts()
+        return next((rows for rows in counts if self._works(context, rows)), counts[-1])
+
+    def _works(self, context: int, rows: int) -> bool:
+        """Whether every rank's work stays small, or rows can't be fewer."""
+        limits = self.limits(context, rows)
+        small = all(rank.work(limits) <= MAX_WORK_BYTES for rank in self._needs)
+        return small or rows == self._row_counts()[-1]
+
+    def limit(self, context: int, rows: int | None = None, *, keep_reserve: bool = True) -> str | None:
+        """The place that has no room for so many positions; None where they fit."""
+        limits = self.limits(context, rows)
+        for rank, (needs, choice) in enumerate(zip(self._needs, self._choices, strict=True)):
+            if exceeds_allocation(needs, choice, limits):
+                return f"device {choice.index} ({choice.name}), for one buffer of rank {rank}"
+        needed = [rank.bytes(limits).total for rank in self._needs]
+        full = (place.name for place in self._places if not place.has_room(needed, keep_reserve=keep_reserve))
+        return next(full, None)
+
+    def largest_context(self, most: int, *, keep_reserve: bool = True) -> int:
+        """Up to `most`; 0 where not even a block of positions fits.
+
+        Fewer rows leave room for more positions: they are halved only as far as MAX_WORK_BYTES ask for,
+        because long contexts need more work, not to gain a few positions.
+        """
+        best = 0
+        for rows in self._row_counts():
+            within = _largest(most, functools.partial(self._works, rows=rows))
+            fitting = _largest(
+                within, functools.partial(self._has_room, rows=rows, keep_reserve=keep_reserve)
+            )
+            best = max(best, fitting)
+            if fitting < within or within == most:
+                break
+        return best
+
+    def _has_room(self, context: int, rows: int, keep_reserve: bool) -> bool:
+        return self.limit(context, rows, keep_reserve=keep_reserve) is None
+
+
+def _largest(most: int, is_possible: Callable[[int], bool]) -> int:
+    """The largest multiple of BLOCK_LENGTH for which it is possible, or `most` itself; 0 for none.
+
+    What is possible for some context must be so for all shorter ones.
+    """
+    if most == 0 or is_possible(most):
+        return most
+    low, high = 0, -(-most // BLOCK_LENGTH)  # in blocks: `low` is possible, `high` is not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if is_possible(middle * BLOCK_LENGTH) else (low, middle)
+    return low * BLOCK_LENGTH

@@ -1,0 +1,144 @@
+"""Bytes per rank, from the tables that the workers allocate by, held against the devices' memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from coordinator.gguf.origin import TensorInfo
+from coordinator.spec.model import ModelSpec
+from coordinator.split.model_shards import rank_shards
+from coordinator.split.plan import Limits, RankShare, padded
+from coordinator.split.shards import Shard
+from launcher.config import UsageError
+from launcher.devices import DeviceChoice
+from launcher.fitting.memory_places import MemoryPlace
+from worker.buffers.state import state_buffers
+from worker.buffers.table import Buffer, activation_buffers, cache_buffers, weight_buffers
+from worker.weights.stacks import stack_shards
+
+
+@dataclass(frozen=True)
+class RankBytes:
+    """What one rank allocates."""
+
+    weights: int
+    cache: int
+    work: int  # what a step computes in
+    partials: int  # the sums of all ranks, which is the host's memory where the device can import that
+    copies: int = 0  # NumPy's, in float32
+    states: int = 0  # of recurrent layers
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.work + self.partials + self.copies + self.states
+
+
+class RankNeeds:
+    """What a rank allocates, as a function of the limits: exactly the buffers that a worker creates."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        tensors: Mapping[str, TensorInfo],
+        share: RankShare,
+        num_ranks: int,
+        *,
+        in_numpy: bool = False,
+    ) -> None:
+        self._spec, self._share, self._num_ranks, self._in_numpy = spec, share, num_ranks, in_numpy
+        self._shards = rank_shards(spec, share, tensors)
+        weights = weight_buffers(self._shards)
+        self._weights = _total(weights)
+        self._largest_weights = max(buffer.nbytes for buffer in weights.values())
+        self._widening = widening(self._shards) if in_numpy else 0
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether the model has recurrent layers."""
+        return self._spec.is_recurrent
+
+    def bytes(self, limits: Limits) -> RankBytes:
+        cache = _total(cache_buffers(self._spec, self._share, limits))
+        states = _total(state_buffers(self._spec, self._share, limits))
+        copies = 0
+        if self._in_numpy:
+            copies = self._widening + widened_cache(self._spec, self._share, limits)
+        partials = 2 * self._num_ranks * limits.max_rows * padded(self._spec.embedding_length) * 4
+        return RankBytes(self._weights, cache, self.work(limits), partials, copies, states)
+
+    def work(self, limits: Limits) -> int:
+        """Bytes that a step computes in."""
+        return _total(activation_buffers(self._spec, self._share, self._shards, limits))
+
+    def largest_buffer(self, limits: Limits) -> int:
+        """Bytes of it: a device may refuse to allocate so much at once."""
+        kept = cache_buffers(self._spec, self._share, limits) | state_buffers(self._spec, self._share, limits)
+        return max(self._largest_weights, *(buffer.nbytes for buffer in kept.values()))
+
+
+def rank_needs(
+    spec: ModelSpec,
+    tensors: Mapping[str, TensorInfo],
+    plan: Sequence[RankShare],
+    choices: Sequence[DeviceChoice],
+) -> list[RankNeeds]:
+    """By rank."""
+    return [
+        RankNeeds(spec, tensors, share, len(plan), in_numpy=choice.index is None)
+        for share, choice in zip(plan, choices, strict=True)
+    ]
+
+
+def _total(buffers: Mapping[str, Buffer]) -> int:
+    return sum(buffer.nbytes for buffer in buffers.values())
+
+
+def exceeds_allocation(needs: RankNeeds, choice: DeviceChoice, limits: Limits) -> bool:
+    """Whether a buffer is larger than what the device allocates at once."""
+    return 0 < choice.max_allocation < needs.largest_buffer(limits)
+
+
+def check_fit(
+    needs: Sequence[RankNeeds],
+    limits: Limits,
+    places: Sequence[MemoryPlace],
+    choices: Sequence[DeviceChoice],
+) -> None:
+    """Raises UsageError naming the place, what its ranks need, and what it has."""
+    for rank, choice in zip(needs, choices, strict=True):
+        if exceeds_allocation(rank, choice, limits):
+            raise UsageError(
+                f"the plan does not fit: device {choice.index} ({choice.name}) allocates at most"
+                f" {mebibytes(choice.max_allocation)} at once, but one buffer would have"
+                f" {mebibytes(rank.largest_buffer(limits))}; name more devices, or lower --context (now"
+                f" {limits.context_length})"
+            )
+    needed = [rank.bytes(limits).total for rank in needs]
+    for place in places:
+        if not place.has_room(needed, keep_reserve=False):
+            num_bytes = sum(needed[rank] for rank in place.ranks)
+            has = "may hold {} (--max-memory)" if place.is_capped else "has {}"
+            shorter = ""
+            if limits.context_length > limits.block_length:
+                shorter = f", or lower --context (now {limits.context_length})"
+            raise UsageError(
+                f"the plan does not fit: {place.name} would hold {mebibytes(num_bytes)}, but"
+                f" {has.format(mebibytes(place.capacity))}; give it less with --tensor-split (auto finds out"
+                f" how much), name more devices{shorter}"
+            )
+
+
+def widening(shards: Mapping[str, Shard]) -> int:
+    """What NumPy needs more: it computes with float32 copies of the matrices."""
+    stacks = stack_shards(shards).values()
+    return sum(4 * stack.rows * stack.padded_columns - stack.nbytes for stack in stacks)
+
+
+def widened_cache(spec: ModelSpec, share: RankShare, limits: Limits) -> int:
+    """NumPy's copy of the KV cache in float32."""
+    return _total(cache_buffers(spec, share, replace(limits, kv_type="f32")))
+
+
+def mebibytes(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.1f} MiB"

@@ -1,0 +1,1 @@
+"""Every buffer of a rank: name, size and place."""

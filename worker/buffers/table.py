@@ -1,0 +1,179 @@
+"""Every buffer of a rank: name, size, place. Both allocation and `tplaunch plan` read this table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from coordinator.kv_types import KV_TYPES
+from coordinator.spec.model import ModelSpec
+from coordinator.split.plan import Limits, RankShare, padded
+from coordinator.split.shards import Shard
+from worker.buffers.feed_forward import activated_lengths
+from worker.numpy.quantized import row_words
+from worker.ops.common import QUANTIZED
+from worker.ops.experts import TILE_WORDS, HeldExperts, route_length
+from worker.programs.attention import cache_names, qkv_length
+from worker.programs.latent import QUERY_LATENT, latent_lengths
+from worker.programs.recurrent import convolved_length, mixed_length
+from worker.step.buffer import StepLayout
+from worker.weights.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
+
+MAX_ATTENTION_CHUNK = (
+    16384  # keys one workgroup walks: lavapipe 22.3 cuts an invocation off after 65,535 iterations
+)
+MIN_ATTENTION_CHUNKS = 256  # row-chunk pairs to spread a lone long row over
+
+
+class Placement(Enum):
+    """Who touches a buffer besides the kernels."""
+
+    WEIGHTS = "weights"  # the host writes every byte of it once; until then it holds anything
+    DEVICE = "device"  # no one
+    UPLOAD = "upload"  # the host writes it every step
+    READBACK = "readback"  # the host reads it every step
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Zero-filled unless for weights. Activations are float32 [rows, row_length]; others have length 0."""
+
+    nbytes: int
+    placement: Placement = Placement.DEVICE
+    row_length: int = 0
+
+
+def attention_slots(limits: Limits) -> int:
+    """How many (row, chunk) pairs per head the attention buffers hold."""
+    chunks = -(-limits.context_length // MAX_ATTENTION_CHUNK)
+    return max(limits.max_rows * chunks, MIN_ATTENTION_CHUNKS)
+
+
+def activation_buffers(
+    spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], limits: Limits
+) -> dict[str, Buffer]:
+    """What a step works in: as much as the layer needs that needs most."""
+    width = padded(spec.embedding_length)
+
+    def rows(length: int, placement: Placement = Placement.DEVICE, count: int = limits.max_rows) -> Buffer:
+        return Buffer(count * length * 4, placement, length)
+
+    # Where gates and ups are stacked, one product makes both and what comes of them.
+    gates = [f".{group[0]}.weight" for group in (GATE_UP, SHARED_GATE_UP)]
+    gates_apart = any(name.endswith((*gates, ".ffn.act.scales")) for name in stack_shards(shards))
+    activated = activated_lengths(spec, shards)
+    block = spec.block
+    has_post_norms = bool(block.attention_post_norm or block.feed_forward_post_norm)
+    buffers = {
+        "step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD),
+        "rope": rows(spec.rope_length, Placement.UPLOAD),
+        "embedding": rows(width, Placement.UPLOAD),
+        "hidden": rows(width),
+        "normed": rows(width),
+        "block": rows(width if has_post_norms else 0),
+        **_attention_buffers(spec, share, shards, limits),
+        "gate_up": rows(2 * max(len(held.feed_forward) for held in share.layers) if gates_apart else 0),
+        **{name: rows(length) for name, length in activated.items()},
+        **{name: rows(length) for name, length in _recurrent_lengths(spec, share, shards).items()},
+        **_expert_buffers(spec, share, limits, _input_length(shards, "ffn_down_exps")),
+        "final": rows(width, count=limits.max_logit_rows),
+        "logits": rows(len(share.vocabulary), Placement.READBACK, limits.max_logit_rows),
+    }
+    if limits.activations != "f32":
+        inputs = ("normed", "attended", *activated, "gated", QUERY_LATENT)
+        longest = max(buffers[name].row_length for name in inputs if name in buffers)
+        buffers[QUANTIZED] = rows(
+            row_words(longest, limits.activations), count=max(limits.max_rows, limits.max_logit_rows)
+        )
+    return buffers
+
+
+def _input_length(shards: Mapping[str, Shard], kind: str) -> int:
+    """Elements of a row that the matrices of a kind multiply, in the layer that has most."""
+    found = (shard for name, shard in shards.items() if name.endswith(f".{kind}.weight"))
+    return max((shard.padded_columns for shard in found), default=0)
+
+
+def _attention_buffers(
+    spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], limits: Limits
+) -> dict[str, Buffer]:
+    attentions = [
+        (layer.attention, held)
+        for layer, held in zip(spec.layers, share.layers, strict=True)
+        if layer.attention is not None
+    ]
+    lengths = {
+        "qkv": max((qkv_length(*part) for part in attentions), default=0),
+        "query": max((len(held.heads) * one.key_length for one, held in attentions), default=0),
+        "attended": _input_length(shards, "attn_output"),
+    }
+    for one, held in attentions:
+        of_latent = latent_lengths(one.latent, len(held.heads)) if one.latent else {}
+        lengths |= {name: max(length, lengths.get(name, 0)) for name, length in of_latent.items()}
+    slots = attention_slots(limits)
+    sums_length = max((len(held.heads) * one.value_length for one, held in attentions), default=0)
+    num_heads = max((len(held.heads) for _, held in attentions), default=0)
+    return {
+        **{name: Buffer(limits.max_rows * length * 4, row_length=length) for name, length in lengths.items()},
+        "attention_sums": Buffer(slots * sums_length * 4),
+        "attention_scales": Buffer(slots * num_heads * 8),
+    }
+
+
+def _recurrent_lengths(spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard]) -> dict[str, int]:
+    """Elements of a row of what recurrent layers work in."""
+    recurrent = [
+        (layer.recurrent, held)
+        for layer, held in zip(spec.layers, share.layers, strict=True)
+        if layer.recurrent is not None
+    ]
+    with_heads = [(layer, held) for layer, held in recurrent if layer.has_heads]
+    return {
+        "mixed": max((mixed_length(*part) for part in recurrent), default=0),
+        "convolved": max((convolved_length(*part) for part in with_heads), default=0),
+        "remembered": max((len(held.recurrent) * layer.head_length for layer, held in with_heads), default=0),
+        "gated": max(_input_length(shards, kind) for kind in ("ssm_out", "shortconv.out_proj")),
+    }
+
+
+def _expert_buffers(
+    spec: ModelSpec, share: RankShare, limits: Limits, activated_length: int
+) -> dict[str, Buffer]:
+    """What experts work in; a pair is a row with one of its experts."""
+    if not spec.experts:
+        return {}
+    count, used = (max(getattr(experts, name) for experts in spec.experts) for name in ("count", "used"))
+    held = HeldExperts(used, 0, max(len(layer.experts) for layer in share.layers))
+    output_length = padded(spec.embedding_length) if held.count else 0
+
+    def rows(length: int, per_row: int = 1) -> Buffer:
+        return Buffer(limits.max_rows * per_row * length * 4, row_length=length)
+
+    return {
+        "router": rows(count),
+        "routes": rows(route_length(used)),
+        "expert_tiles": Buffer(held.num_tiles(limits.max_rows) * TILE_WORDS * 4),
+        "expert_activated": rows(activated_length, used),
+        "expert_outputs": rows(output_length, used),
+    }
+
+
+def cache_buffers(spec: ModelSpec, share: RankShare, limits: Limits) -> dict[str, Buffer]:
+    """The paged KV cache: per layer the cells of keys and values, as coordinator/kv_types.py lays them."""
+    kv_type = KV_TYPES[limits.kv_type]
+    buffers = {}
+    for index, (layer, held) in enumerate(zip(spec.layers, share.layers, strict=True)):
+        if layer.attention is None:
+            continue
+        num_cells = limits.num_blocks * limits.block_length * len(held.kv_heads)
+        key, value = cache_names(index, layer.attention)
+        buffers[key] = Buffer(kv_type.nbytes(num_cells, layer.attention.key_length))
+        if value != key:
+            buffers[value] = Buffer(kv_type.nbytes(num_cells, layer.attention.value_length))
+    return buffers
+
+
+def weight_buffers(shards: Mapping[str, Shard]) -> dict[str, Buffer]:
+    """The repacked weights, in planes."""
+    return {name: Buffer(stack.nbytes, Placement.WEIGHTS) for name, stack in stack_shards(shards).items()}

@@ -1,0 +1,129 @@
+"""`python -m worker --measure-speed`: how fast one device multiplies, as the launcher's splits need to know.
+
+Goes the way of a step, through the same kernels, on a matrix that no cache holds.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from coordinator.gguf.origin import TensorInfo
+from coordinator.gguf.weight_types import WEIGHT_TYPES
+from coordinator.split.plan import Limits, Span
+from coordinator.split.shards import Shard
+from shaders.load import kernels_hash
+from worker.buffers.table import Buffer, Placement
+from worker.device import Device, DeviceError, DeviceOptions, TunableDevice
+from worker.measuring.measurements import Measurements, cache_folder
+from worker.open_device import open_device
+from worker.ops.common import MatMul
+from worker.ops.matrix import Matrix
+from worker.programs.program import Program, Segment
+from worker.step.buffer import StepLayout, StepView
+from worker.weights.loading import load_stacks
+from worker.weights.random_weights import RandomWeights
+from worker.weights.stacks import Stack
+
+TYPE, COLUMNS = "Q8_0", 4096
+NUM_WEIGHTS, NUM_WEIGHTS_ON_CPU = 1 << 27, 1 << 24  # of the matrix: more bytes than a cache has
+NUM_PRODUCTS = 4  # in one submission, so that its cost does not count
+MIN_RUNS, MIN_SECONDS = 3, 0.3  # a GPU takes some time to raise its clock
+NAME = "weights per second"
+TIMEOUT_SECONDS = 60.0
+LIMITS = Limits(context_length=1, num_blocks=1, max_rows=1, max_logit_rows=1)
+
+
+def run_speed_job(text: str, options: DeviceOptions) -> int:
+    """The process of one device. `text` is a JSON object: `on_cpu`, and whether to measure `anew`.
+
+    Prints {"weights_per_second": number}; what fails is told as {"error": sentence}.
+    """
+    job = json.loads(text)
+    # A CPU driver's core may be shared, which must not count; its work is this process's.
+    clock = time.process_time if job["on_cpu"] else time.perf_counter
+    num_weights = NUM_WEIGHTS_ON_CPU if job["on_cpu"] else NUM_WEIGHTS
+    try:
+        device = open_device(options, LIMITS, TIMEOUT_SECONDS)
+        try:
+            measure = functools.partial(measure_speed, device, num_weights, clock)
+            speed = _kept_speed(device, options, job["anew"], measure)
+        finally:
+            device.close()
+    except DeviceError as error:
+        print(json.dumps({"error": str(error)}))
+        return 0
+    print(json.dumps({"weights_per_second": speed}))
+    return 0
+
+
+def _kept_speed(device: Device, options: DeviceOptions, anew: bool, measure: Callable[[], float]) -> float:
+    """The same at every start, so that a split stays what it is."""
+    measurements = _measurements(device)
+    option = " ".join(["matrix-vector", *sorted(options.without)])
+    kept = measurements.get(NAME).get(option)
+    if kept and not anew:
+        return kept
+    measurements.put(NAME, {option: measure()})
+    measurements.save()
+    speed = measurements.get(NAME)[option]
+    assert speed is not None, "it was just measured"
+    return speed
+
+
+def _measurements(device: Device) -> Measurements:
+    """With what else was measured on the device."""
+    from worker.vulkan.device import VulkanDevice  # imported only now: NumPy needs no Vulkan loader
+    from worker.vulkan.measuring.tuning import open_measurements
+
+    if isinstance(device, VulkanDevice):
+        return open_measurements(device.info)
+    return Measurements(cache_folder(), {"name": device.name, "node": platform.node()}, kernels_hash())
+
+
+def measure_speed(device: Device, num_weights: int, clock: Callable[[], float]) -> float:
+    """Weights per second of a matrix-vector product. Raises DeviceError."""
+    rows = max(1, num_weights // COLUMNS)
+    matrix = Matrix("matrix", TYPE, rows, COLUMNS)
+    product = MatMul(matrix, None, "input", "output", 0, "rows")
+    program = Program(1, 0, (Segment((product,) * NUM_PRODUCTS, None),))
+    if isinstance(device, TunableDevice):
+        device.tune(program)
+    _load(device, matrix)
+    device.prepare(program)
+    header = StepView(device.view("step").view(np.uint32), StepLayout(LIMITS)).header
+    header[:4] = (1, 0, 1, 1)
+    best, started, num_runs = math.inf, time.perf_counter(), 0
+    while num_runs < MIN_RUNS or time.perf_counter() - started < MIN_SECONDS:
+        begin = clock()
+        device.submit(program, 1)
+        device.finish(0)
+        best = min(best, clock() - begin)
+        num_runs += 1
+    return NUM_PRODUCTS * rows * COLUMNS / best
+
+
+def _load(device: Device, matrix: Matrix) -> None:
+    """Every buffer of the program, the matrix filled with made-up weights."""
+    shape = (matrix.rows, matrix.columns)
+    nbytes = matrix.rows * WEIGHT_TYPES[matrix.type].row_bytes(matrix.columns)
+    tensors: Mapping[str, TensorInfo] = {"matrix": TensorInfo("matrix", matrix.type, shape, 0, nbytes)}
+    stack = Stack("matrix", (Shard("matrix", matrix.type, Span(0, shape[0]), Span(0, shape[1]), 0),))
+    device.create_buffers(
+        {
+            "matrix": Buffer(stack.nbytes, Placement.WEIGHTS),
+            "step": Buffer(StepLayout(LIMITS).num_words * 4, Placement.UPLOAD),
+            **{name: Buffer(COLUMNS * 4, Placement.UPLOAD, COLUMNS) for name in ("input", "hidden")},
+            "output": Buffer(matrix.rows * 4, Placement.READBACK, matrix.rows),
+        }
+    )
+    device.view("input").view(np.float32)[:] = np.linspace(-1, 1, COLUMNS, dtype=np.float32)
+    for _ in load_stacks(device, RandomWeights(tensors.values()), {"matrix": stack}, tensors):
+        pass
+    device.finish_loading()

@@ -1,0 +1,1 @@
+"""A Device in NumPy: the reference that every kernel is tested against."""

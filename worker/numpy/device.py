@@ -1,0 +1,115 @@
+"""Runs programs in NumPy: the reference that every kernel is tested against, and `--devices cpu`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.split.plan import Limits
+from worker.buffers.table import Buffer
+from worker.device import FillPlaces, Place
+from worker.numpy.attention import attention, attention_combine, rope_cache
+from worker.numpy.experts import expert_matmul, expert_sum, expert_tiles, route, row_gate, shared_routes
+from worker.numpy.heads import clamp, head_norm, head_sums, rope
+from worker.numpy.latent import copy_heads, head_products
+from worker.numpy.products import matmul, widened
+from worker.numpy.recurrent import RUN_RECURRENT
+from worker.numpy.rows import activate, quantize, sum_norm, sum_slice
+from worker.numpy.state import NumpyState
+from worker.ops.attention import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
+from worker.ops.common import (
+    Activate,
+    MatMul,
+    Quantize,
+    SumNorm,
+    SumSlice,
+)
+from worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
+from worker.ops.latent import CopyHeads, HeadProducts
+from worker.programs.program import Program
+
+Bytes = npt.NDArray[np.uint8]
+
+RUN: dict[type, Callable[[Any, NumpyState], None]] = {
+    SumNorm: sum_norm,
+    SumSlice: sum_slice,
+    Quantize: quantize,
+    MatMul: matmul,
+    Clamp: clamp,
+    HeadSums: head_sums,
+    HeadNorm: head_norm,
+    Rope: rope,
+    RopeCache: rope_cache,
+    Attention: attention,
+    AttentionCombine: attention_combine,
+    HeadProducts: head_products,
+    CopyHeads: copy_heads,
+    Activate: activate,
+    **RUN_RECURRENT,
+    Route: route,
+    SharedRoutes: shared_routes,
+    ExpertTiles: expert_tiles,
+    ExpertMatMul: expert_matmul,
+    ExpertSum: expert_sum,
+    RowGate: row_gate,
+}
+
+
+class NumpyDevice:
+    """A Device whose buffers are arrays. Weight matrices are widened to float32 when first used."""
+
+    name = "cpu (NumPy)"
+    imports_partials = True  # the arena's memory itself
+
+    def __init__(self, limits: Limits) -> None:
+        self._state = NumpyState(limits)
+        self._program: Program | None = None
+
+    def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
+        for name, buffer in buffers.items():
+            self._state.buffers[name] = buffer
+            self._state.bytes[name] = np.zeros(buffer.nbytes, np.uint8)
+
+    def fill(self, buffer: str, places: Sequence[Place], write: FillPlaces) -> None:
+        write([self._state.bytes[buffer][offset : offset + nbytes] for offset, nbytes in places])
+
+    def finish_loading(self) -> None:
+        pass
+
+    def view(self, buffer: str) -> Bytes:
+        return self._state.bytes[buffer]
+
+    def attach_partials(self, arena: Bytes, write_slot: int) -> None:
+        self._state.partials = arena.view(np.float32)  # [2, num_partials, slot elements]
+        self._state.write_slot = write_slot
+
+    def prepare(self, program: Program) -> None:
+        for op in (op for segment in program.segments for op in segment.ops):
+            if (
+                isinstance(op, MatMul | HeadProducts | ExpertMatMul)
+                and op.matrix.name not in self._state.matrices
+            ):
+                self._state.matrices[op.matrix.name] = widened(
+                    op.matrix, self._state, whole=not isinstance(op, ExpertMatMul)
+                )
+
+    def submit(self, program: Program, num_rows: int) -> None:
+        assert num_rows <= program.rows, f"{num_rows} rows in a program of {program.rows}"
+        self._state.begin_step(num_rows)
+        self._program = program
+
+    def finish(self, segment: int) -> None:
+        assert self._program is not None, "no step was submitted"
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            for op in self._program.segments[segment].ops:
+                RUN[type(op)](op, self._state)
+
+    def release(self, segment: int) -> None:
+        pass
+
+    def close(self) -> None:
+        self._state.bytes.clear()
+        self._state.matrices.clear()

@@ -1,0 +1,30 @@
+"""What NumPy does for latent attention: each head's own products, and parts of heads copied."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.numpy.state import NumpyState
+from worker.ops.latent import CopyHeads, HeadProducts, Place
+
+Floats = npt.NDArray[np.float32]
+
+
+def head_products(op: HeadProducts, state: NumpyState) -> None:
+    matrices = state.matrices[op.matrix.name].reshape(op.num_heads, op.length, -1)
+    for head in range(op.num_heads):
+        source = _part(op.input, state, head, op.matrix.columns)
+        matrix = matrices[head, :, : source.shape[1]]  # beyond the row's end weights are zero
+        _part(op.output, state, head, op.length)[:] = source @ matrix.T
+
+
+def copy_heads(op: CopyHeads, state: NumpyState) -> None:
+    for head in range(op.num_heads):
+        _part(op.output, state, head, op.length)[:] = _part(op.input, state, head, op.length)
+
+
+def _part(place: Place, state: NumpyState, head: int, length: int) -> Floats:
+    """A head's part of all rows, a view."""
+    first = place.offset + head * place.stride
+    return state.rows(place.buffer)[:, first : first + length]

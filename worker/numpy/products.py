@@ -1,0 +1,54 @@
+"""Products with weight matrices in NumPy, which holds them widened to float32."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.formats import FORMATS
+from worker.numpy import quantized
+from worker.numpy.rows import activated
+from worker.numpy.state import NumpyState
+from worker.ops.common import MatMul
+from worker.ops.matrix import Matrix
+
+Floats = npt.NDArray[np.float32]
+
+
+def widened(matrix: Matrix, state: NumpyState, whole: bool = True) -> Floats:
+    """Widens a matrix once and drops its planes, so that it is held once.
+
+    whole: whether it is multiplied as a whole, or in parts of neighbouring rows.
+    """
+    weight_format = FORMATS[matrix.type]
+    offsets = weight_format.plane_offsets(matrix.rows, matrix.columns)
+    planes = [state.bytes[matrix.name][start:stop] for start, stop in itertools.pairwise(offsets)]
+    floats = weight_format.dequantize(planes, matrix.rows, matrix.columns)
+    del state.bytes[matrix.name]
+    # Of a tall matrix by columns: for one row OpenBLAS then adds scaled columns, which is faster than
+    # products of rows.
+    return np.asfortranarray(floats) if whole and matrix.rows >= matrix.columns else floats
+
+
+def matmul(op: MatMul, state: NumpyState) -> None:
+    matrix = state.matrices[op.matrix.name]
+    rows = state.rows(op.input, op.rows)
+    if op.activations != "f32":
+        rows = quantized.dequantize(rows.view(np.uint32), op.matrix.columns, op.activations)
+    rows = rows[:, : op.matrix.columns]
+    product = rows @ matrix.T if rows.shape[0] > 1 else (matrix @ rows[0])[None]
+    if op.bias is not None:
+        product += state.vector(op.bias, op.matrix.rows)
+    if op.scale != 1:
+        product *= np.float32(op.scale)
+    product = activated(product, op.activation, op.gated)
+    if op.softcap:
+        product = np.float32(op.softcap) * np.tanh(product / np.float32(op.softcap))
+    if op.parity is not None:
+        output = state.partial(op.parity, state.write_slot)
+    else:
+        output = state.rows(op.output, op.rows)
+    output = output[:, op.output_offset : op.output_offset + op.columns]
+    output[:] = output + product if op.accumulates else product

@@ -1,0 +1,167 @@
+"""Layers with a recurrent state in NumPy: each sequence's rows one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.numpy.activations import ACTIVATIONS, logistic
+from worker.numpy.state import NumpyState
+from worker.ops.recurrent import (
+    SQUARE_SUMS,
+    Convolution,
+    GatedNorm,
+    Heads,
+    Recurrence,
+    SquareSums,
+    UnitNorm,
+)
+
+Floats = npt.NDArray[np.float32]
+silu = ACTIVATIONS["silu"]
+
+
+@dataclass(frozen=True)
+class StateRun:
+    """The rows of a step that belong to one sequence."""
+
+    rows: slice
+    slot: int
+    fresh: bool  # whether the sequence begins
+
+
+def state_runs(state: NumpyState) -> Iterator[StateRun]:
+    step = state.step
+    for run in range(step.num_runs):
+        first, stop = (int(row) for row in step.run_starts[run : run + 2])
+        yield StateRun(slice(first, stop), int(step.run_slots[run]), step.positions[first] == 0)
+
+
+def _states(state: NumpyState, buffer: str, *shape: int) -> Floats:
+    """[slots, *shape]"""
+    return state.bytes[buffer].view(np.float32).reshape(-1, *shape)
+
+
+def convolution(op: Convolution, state: NumpyState) -> None:
+    weight = state.bytes[op.weight].view(np.float32).reshape(-1, op.weight_stride)
+    weight = weight[: op.channels, : op.kernel].T  # [kernel, channels]
+    bias = np.float32(0) if op.bias is None else state.vector(op.bias, op.channels)
+    kept = _states(state, op.state, op.kernel - 1, op.channels)
+    mixed = state.rows("mixed")[:, : (3 if op.gated else 1) * op.channels]
+    parts = np.split(mixed, 3, axis=1) if op.gated else [mixed]
+    inputs = parts[0] * parts[2] if op.gated else parts[0]
+    output = state.rows(op.output)[:, op.output_offset : op.output_offset + op.channels]
+    for run in state_runs(state):
+        before = np.zeros_like(kept[run.slot]) if run.fresh else kept[run.slot]
+        window = np.concatenate((before, inputs[run.rows]))
+        kept[run.slot] = window[len(window) - op.kernel + 1 :]
+        taps = np.lib.stride_tricks.sliding_window_view(window, op.kernel, axis=0)
+        sums = np.einsum("rck,kc->rc", taps, weight)
+        output[run.rows] = parts[1][run.rows] * sums if op.gated else silu(sums + bias)
+
+
+def unit_norm(op: UnitNorm, state: NumpyState) -> None:
+    rows = state.rows("convolved")[:, : op.count * op.length]
+    vectors = rows.reshape(len(rows), op.count, op.length)
+    lengths = np.sqrt(np.einsum("rvc,rvc->rv", vectors, vectors))[..., None]
+    rows[:] = (vectors / np.maximum(lengths, np.float32(op.epsilon))).reshape(rows.shape)
+
+
+def recurrence(op: Recurrence, state: NumpyState) -> None:
+    heads, num_rows = op.heads, state.num_rows()
+    count, mixed = heads.count, state.rows("mixed")
+    query, key, value = _convolved(heads, state)
+    own = slice(heads.first, heads.first + count)
+    time_steps = mixed[:, op.time_offset : op.time_offset + count] + state.vector(op.time_bias, own.stop)[own]
+    time_steps = np.logaddexp(np.float32(0), time_steps)  # softplus
+    decay = np.exp(_scalars(state, op.factor, op)[own] * time_steps)
+    betas = logistic(mixed[:, op.time_offset + count : op.time_offset + 2 * count]) if op.delta else None
+    output = np.empty_like(value)
+    states = _states(state, op.state, count, heads.state_length, heads.head_length)
+    for run in state_runs(state):
+        held = np.zeros_like(states[run.slot]) if run.fresh else states[run.slot].copy()
+        for row in range(run.rows.start, run.rows.stop):
+            held *= decay[row, :, None, None]
+            if betas is not None:
+                addition = betas[row, :, None] * (value[row] - np.einsum("hkv,hk->hv", held, key[row]))
+            else:
+                addition = time_steps[row, :, None] * value[row]
+            held += key[row, :, :, None] * addition[:, None, :]
+            output[row] = np.einsum("hkv,hk->hv", held, query[row])
+        states[run.slot] = held
+    if op.delta:
+        output *= np.float32(heads.state_length**-0.5)
+    if op.skip is not None:
+        output += _scalars(state, op.skip, op)[own, None] * value
+    state.rows("remembered")[:, : count * heads.head_length] = output.reshape(num_rows, -1)
+
+
+def _convolved(heads: Heads, state: NumpyState) -> tuple[Floats, Floats, Floats]:
+    """Queries, keys [rows, heads, state_length] and values [rows, heads, head_length] of each head."""
+    num_rows, length = state.num_rows(), heads.num_groups * heads.state_length
+    rows = state.rows("convolved")
+    groups = np.arange(heads.first, heads.first + heads.count) // heads.divisor % heads.modulus
+    shape = (num_rows, heads.num_groups, heads.state_length)
+    query, key = (rows[:, first : first + length].reshape(shape) for first in (0, length))
+    value = rows[:, 2 * length : 2 * length + heads.count * heads.head_length]
+    own = groups - heads.first_group
+    return query[:, own], key[:, own], value.reshape(num_rows, heads.count, heads.head_length)
+
+
+def _scalars(state: NumpyState, name: str, op: Recurrence) -> Floats:
+    """One for each head of the layer."""
+    return state.bytes[name].view(np.float32)[:: op.scalar_stride]
+
+
+def square_sums(op: SquareSums, state: NumpyState) -> None:
+    squares = np.square(_gated_values(state, op.num_heads * op.head_length, op.gate_offset))
+    by_head = squares.reshape(len(squares), op.num_heads, op.head_length).sum(axis=2)
+    groups = np.arange(op.first_head, op.first_head + op.num_heads) // op.heads_per_group
+    partial = state.small_partials(op.parity, SQUARE_SUMS)[state.write_slot]
+    for group in range(op.num_groups):
+        partial[:, group] = by_head[:, groups == group].sum(axis=1)
+
+
+def _gated_values(state: NumpyState, length: int, gate_offset: int) -> Floats:
+    gate = state.rows("mixed")[:, gate_offset : gate_offset + length]
+    return state.rows("remembered")[:, :length] * silu(gate)
+
+
+def gated_norm(op: GatedNorm, state: NumpyState) -> None:
+    length = op.num_vectors * op.length
+    shape = (state.num_rows(), op.num_vectors, op.length)
+    gate = state.rows("mixed")[:, op.gate_offset : op.gate_offset + length]
+    values = state.rows("remembered")[:, :length]
+    vectors = (values * silu(gate) if op.gate_first else values).reshape(shape)
+    numbers = np.arange(op.first_vector, op.first_vector + op.num_vectors)
+    if op.parity is None:
+        squares = np.einsum("rvc,rvc->rv", vectors, vectors)
+    else:
+        sums = state.small_partials(op.parity, SQUARE_SUMS).sum(axis=0)
+        squares = sums[:, numbers // op.vectors_per_group]
+    mean_square = squares / np.float32(op.vectors_per_group * op.length)
+    normed = vectors / np.sqrt(mean_square + np.float32(op.epsilon))[..., None] * _weights(op, numbers, state)
+    result = normed.reshape(shape[0], length)
+    output = state.rows("gated")[:, op.output_offset : op.output_offset + length]
+    output[:] = result if op.gate_first else result * silu(gate)
+
+
+def _weights(op: GatedNorm, numbers: npt.NDArray[np.intp], state: NumpyState) -> Floats:
+    """[vectors, length]"""
+    starts = (numbers // op.vectors_per_group - op.first_group) * op.weight_stride
+    starts = starts + numbers % op.vectors_per_group * op.length
+    weight: Floats = state.bytes[op.weight].view(np.float32)
+    return weight.take(starts[:, None] + np.arange(op.length))
+
+
+RUN_RECURRENT: dict[type, Callable[[Any, NumpyState], None]] = {
+    Convolution: convolution,
+    UnitNorm: unit_norm,
+    Recurrence: recurrence,
+    SquareSums: square_sums,
+    GatedNorm: gated_norm,
+}

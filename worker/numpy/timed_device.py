@@ -1,0 +1,29 @@
+"""A NumpyDevice that notes when its segments ran: opened only when timestamps are asked for."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.numpy.device import NumpyDevice
+from worker.programs.program import Program
+
+
+class TimedNumpyDevice(NumpyDevice):
+    """A TimedDevice. NumPy computes while the host waits for a segment's end."""
+
+    _times: list[tuple[float, float]]
+
+    def submit(self, program: Program, num_rows: int) -> None:
+        super().submit(program, num_rows)
+        self._times = []
+
+    def finish(self, segment: int) -> None:
+        begin = time.perf_counter()
+        super().finish(segment)
+        self._times.append((begin, time.perf_counter()))
+
+    def segment_times(self) -> npt.NDArray[np.float64]:
+        return np.array(self._times)

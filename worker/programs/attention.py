@@ -1,0 +1,138 @@
+"""What the attention of a layer computes, as operations: by the features of its spec."""
+
+from __future__ import annotations
+
+from coordinator.spec.model import AttentionSpec
+from coordinator.split.plan import LayerShare, padded
+from worker.ops.attention import (
+    HEAD_SUMS,
+    Alibi,
+    Attention,
+    AttentionCombine,
+    Clamp,
+    HeadNorm,
+    Heads,
+    HeadSums,
+    Rope,
+    RopeCache,
+    RowSums,
+    Turn,
+)
+from worker.programs.builder import ProgramBuilder
+from worker.programs.latent import attended_products, latent_products
+from worker.weights.stacks import QKV, stacked_tensors
+
+
+def write_cache(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:
+    """Queries, keys and values of the normed rows; keys and values go to the layer's cache."""
+    heads = share_heads(attention, share)
+    if heads.num_heads and attention.latent is not None:
+        latent_products(builder, index, attention.latent, heads)
+    elif heads.num_heads:
+        builder.products(stacked_tensors(f"blk.{index}", QKV, builder.shards), "qkv")
+        if attention.clamp:
+            builder.add(Clamp(qkv_length(attention, share), attention.clamp))
+    turn, norm = _turn(builder, attention), attention.head_norm
+    if norm is not None:
+        if norm.after_rope and heads.num_heads and turn.dimension:
+            builder.add(Rope(heads, turn))
+            turn = Turn()
+        _normalise(builder, index, attention, share)
+    if heads.num_heads:
+        key, value = cache_names(index, attention)
+        value_length = 0 if attention.latent is not None else attention.value_length
+        temperature = builder.spec.rope_length - 1 if attention.has_temperature else None
+        builder.add(RopeCache(key, value, heads, value_length, turn, temperature))
+
+
+def _turn(builder: ProgramBuilder, attention: AttentionSpec) -> Turn:
+    if attention.rope is None:
+        return Turn()
+    rope = builder.spec.ropes[attention.rope]
+    start = attention.latent.rank if attention.latent is not None else 0
+    return Turn(builder.spec.rope_offset(attention.rope), rope.dimension, rope.interleaved, start)
+
+
+def _normalise(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:
+    """Queries and keys. Where the norm is of all heads, the ranks exchange sums; also those without heads."""
+    norm, heads = attention.head_norm, share_heads(attention, share)
+    assert norm is not None, "no norm"
+    sums = None
+    if norm.span == "row":
+        group = attention.heads_per_kv_head
+        parity = builder.next_parity
+        builder.add(HeadSums(heads, share.heads.start % group != 0, parity))
+        builder.exchange_rows(HEAD_SUMS)
+        length = attention.key_length
+        sums = RowSums(parity, attention.num_heads * length, attention.num_kv_heads * length)
+    if not heads.num_heads:
+        return
+    names = [f"blk.{index}.attn_{kind}_norm.{suffix}" for suffix in ("weight", "bias") for kind in "qk"]
+    query_weight, key_weight, query_bias, key_bias = (
+        name if name in builder.shards else None for name in names
+    )
+    length = attention.key_length
+    strides = {"head": 0, "heads": padded(length), "row": length}
+    builder.add(
+        HeadNorm(
+            heads,
+            builder.spec.norm.epsilon,
+            query_weight,
+            key_weight,
+            kind=norm.kind,
+            weight_stride=strides[norm.span],
+            query_bias=query_bias,
+            key_bias=key_bias,
+            sums=sums,
+        )
+    )
+
+
+def attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:
+    """Of the queries over the layer's cache, into this rank's partial sums."""
+    output, num_heads = f"blk.{index}.attn_output", len(share.heads)
+    if num_heads:
+        window, bias, group = attention.window, attention.alibi_bias, attention.heads_per_kv_head
+        first_head = share.heads.start % group
+        if len(share.kv_heads) == 1:
+            group, first_head = num_heads, 0  # others of the group are none of this rank's business
+        builder.add(
+            Attention(
+                *cache_names(index, attention),
+                num_heads=num_heads,
+                num_kv_heads=len(share.kv_heads),
+                first_head=first_head,
+                heads_per_kv_head=group,
+                key_length=attention.key_length,
+                value_length=attention.value_length,
+                scale=attention.scale,
+                window=window.length if window else 0,
+                chunked=window is not None and window.chunked,
+                softcap=attention.softcap,
+                alibi=Alibi(bias, share.heads.start, attention.num_heads) if bias else None,
+            )
+        )
+        offset = builder.shards[output + ".weight"].column_offset
+        sinks = f"blk.{index}.attn_sinks.weight" if attention.sinks else None
+        if attention.latent is None:
+            builder.add(AttentionCombine(num_heads, attention.value_length, offset, sinks, attention.gated))
+        else:
+            attended_products(builder, index, attention.latent, num_heads, offset)
+    builder.partial(output, "attended")
+
+
+def cache_names(layer: int, attention: AttentionSpec) -> tuple[str, str]:
+    """The buffers of one layer's keys and values: the same where values are parts of keys."""
+    key = f"cache.{layer}.key"
+    return key, key if attention.latent is not None else f"cache.{layer}.value"
+
+
+def share_heads(attention: AttentionSpec, share: LayerShare) -> Heads:
+    """Where the heads of a rank are in a row of qkv."""
+    return Heads(len(share.heads), len(share.kv_heads), attention.key_length, attention.query_stride)
+
+
+def qkv_length(attention: AttentionSpec, share: LayerShare) -> int:
+    """Elements of a row of a layer's queries, keys and values."""
+    value_length = 0 if attention.latent is not None else attention.value_length
+    return share_heads(attention, share).first_value + len(share.kv_heads) * value_length

@@ -1,0 +1,198 @@
+"""Puts the segments of a program together: sums, products and all-reduces, each where the last one ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from coordinator.spec.model import ModelSpec
+from coordinator.split.plan import RankShare
+from coordinator.split.shards import Shard
+from worker.formats import FORMATS
+from worker.ops.common import QUANTIZED, MatMul, Op, Quantize, RowSet, SumNorm, SumSlice
+from worker.ops.matrix import Matrix
+from worker.programs.program import Phase, Program, Segment
+from worker.weights.stacks import stack_shards
+
+MIN_MATRIX_ROWS = 8  # of a program: fewer would leave cooperative matrices half empty
+
+
+class ProgramBuilder:
+    """The program of one rank for one bucket of rows, as it grows."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        share: RankShare,
+        shards: Mapping[str, Shard],
+        num_ranks: int,
+        rows: int,
+        logit_rows: int,
+        activations: str = "f32",
+        two_phase: bool = False,
+        shares_routing: bool = False,
+    ) -> None:
+        self.spec, self.share, self.shards = spec, share, shards
+        self.stacks = stack_shards(shards)
+        self.num_ranks, self.num_rows, self._logit_rows = num_ranks, rows, logit_rows
+        self._activations = activations
+        self._two_phase = two_phase and num_ranks > 1
+        self.shares_routing = shares_routing and num_ranks > 1
+        self._segments: list[Segment] = []
+        self._ops: list[Op] = []
+        self._residual = "embedding"  # where the residual stream is, until something is added to it
+        self._addend: str | None = None  # what is still to be added to it: partial sums, or a buffer
+        self._num_exchanges = 0
+
+    def finished(self) -> Program:
+        """The program. Its exchanges are even in number, so that the arena's parities take turns."""
+        if self.num_ranks > 1 and self._num_exchanges % 2:
+            self.exchange()
+        self._segments.append(Segment(tuple(self._ops), None))
+        return Program(self.num_rows, self._logit_rows, tuple(self._segments))
+
+    def add(self, op: Op) -> None:
+        """Appends to the segment."""
+        self._ops.append(op)
+
+    def norm(self, tensor: str, output: str, rows: RowSet = "rows") -> None:
+        """Adds what is pending to the residual stream, and normalises it by a tensor, or not by ""."""
+        self._sum_norm(self._residual, tensor, output, rows)
+        self._residual, self._addend = "hidden", None
+
+    def start(self, tensor: str) -> None:
+        """Begins the residual stream with normalised embeddings."""
+        self._addend = self._residual
+        self._sum_norm(None, tensor, "hidden", "rows")
+        self._residual, self._addend = "hidden", None
+
+    def post_norm(self, tensor: str, output: str) -> None:
+        """Normalises what is pending by itself; the output is pending in its place."""
+        assert self._addend is not None, "nothing is pending"
+        self._sum_norm(None, tensor, output, "rows")
+        self._addend = output
+
+    def _sum_norm(self, source: str | None, tensor: str, output: str, rows: RowSet) -> None:
+        spec, addend = self.spec, self._addend
+        is_partial = addend == "partials"
+        self.add(
+            SumNorm(
+                source,
+                f"{tensor}.weight" if tensor else None,
+                spec.embedding_length,
+                spec.norm.epsilon,
+                output,
+                rows,
+                addend,
+                self._last_parity if is_partial else None,
+                spec.norm.kind,
+                self.bias(tensor),
+                summed=self._two_phase and is_partial,
+            )
+        )
+
+    @property
+    def next_parity(self) -> int:
+        """Of the partial sums that the next all-reduce adds up."""
+        return self._num_exchanges % 2
+
+    def products(self, tensors: list[str], output: str) -> None:
+        """Of the normed rows, side by side in the output."""
+        offset = 0
+        for tensor in tensors:
+            self.matmul(tensor, "normed", output, offset=offset)
+            offset += self.stacks[tensor + ".weight"].rows
+
+    def matmul(
+        self,
+        tensor: str,
+        source: str,
+        output: str,
+        rows: RowSet = "rows",
+        *,
+        offset: int = 0,
+        parity: int | None = None,
+        activation: str | None = None,
+        gated: bool = False,
+        scale: float = 1.0,
+        softcap: float = 0.0,
+        accumulates: bool = False,
+        exact: bool = False,
+    ) -> None:
+        """A product with a stack of matrices, where `exact` of float32; the rest is as MatMul has it."""
+        matrix = self.matrix(tensor)
+        activations = "f32" if exact else self._activations_for(matrix, rows)
+        if activations != "f32":
+            source = self._quantized(Quantize(source, matrix.columns, rows, activations))
+        self.add(
+            MatMul(
+                matrix,
+                self.bias(tensor),
+                source,
+                output,
+                offset,
+                rows,
+                parity,
+                activation,
+                gated,
+                activations,
+                scale,
+                softcap,
+                accumulates,
+            )
+        )
+
+    def matrix(self, tensor: str) -> Matrix:
+        """What a stack of matrices is on the device."""
+        stack = self.stacks[tensor + ".weight"]
+        return Matrix(stack.name, stack.type, stack.rows, stack.padded_columns)
+
+    def bias(self, tensor: str) -> str | None:
+        """What is added behind a tensor's weights, where the model has it."""
+        return f"{tensor}.bias" if f"{tensor}.bias" in self.stacks else None
+
+    def _activations_for(self, matrix: Matrix, rows: RowSet) -> str:
+        """What a product multiplies by: what was asked for, where it can and where it pays."""
+        weight_format = FORMATS[matrix.type]
+        num_rows = self.num_rows if rows == "rows" else self._logit_rows
+        fits = {
+            "f32": True,
+            "q8": weight_format.has_integers,
+            "f16": weight_format.fits_float16 and num_rows >= MIN_MATRIX_ROWS,
+        }
+        return self._activations if matrix.columns and fits[self._activations] else "f32"
+
+    def _quantized(self, quantize: Quantize) -> str:
+        """Quantizes a buffer, unless that was done since either of the two was written."""
+        buffers = {quantize.input, QUANTIZED}
+        last = next((op for op in reversed(self._ops) if buffers & op.writes), None)
+        if last != quantize:
+            self.add(quantize)
+        return QUANTIZED
+
+    def partial(self, tensor: str, source: str, *, accumulates: bool = False) -> None:
+        """A row-parallel product into this rank's slot; without columns of its own a rank adds zeros."""
+        parity, scale = self.next_parity, self.spec.block.residual_scale
+        self.matmul(tensor, source, "partials", parity=parity, scale=scale, accumulates=accumulates)
+
+    def exchange(self) -> None:
+        """Ends the segment with an all-reduce; its sum is pending then."""
+        parity = self._last_parity = self.next_parity
+        self._num_exchanges += 1
+        self._addend = "partials"
+        if self._two_phase:
+            self._end_segment(parity, Phase.PARTIALS)
+            self.add(SumSlice(parity, self.share.rank))
+            self._end_segment(parity, Phase.SLICES)
+        elif self.num_ranks > 1:
+            self._end_segment(parity, Phase.ONE_SHOT)
+
+    def exchange_rows(self, row_length: int) -> None:
+        """Ends the segment with an exchange of short rows, which nothing is added to; one rank needs none."""
+        parity = self.next_parity
+        self._num_exchanges += 1
+        if self.num_ranks > 1:
+            self._end_segment(parity, Phase.ONE_SHOT, row_length)
+
+    def _end_segment(self, parity: int, phase: Phase, row_length: int = 0) -> None:
+        self._segments.append(Segment(tuple(self._ops), parity, phase, row_length))
+        self._ops = []

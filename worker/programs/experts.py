@@ -1,0 +1,109 @@
+"""What a layer of experts computes, as ops: routing, the products of the chosen experts, their sum."""
+
+from __future__ import annotations
+
+from coordinator.spec.experts import ExpertsSpec
+from coordinator.split.model_shards import EXPERT_BIAS
+from coordinator.split.plan import LayerShare
+from worker.ops.experts import (
+    ExpertMatMul,
+    ExpertSum,
+    ExpertTiles,
+    HeldExperts,
+    Route,
+    SharedRoutes,
+    route_length,
+)
+from worker.programs.builder import ProgramBuilder
+from worker.weights.stacks import EXPERTS_GATE_UP, stacked_tensors
+
+# Pairs of a row and an expert that an expert must get on average before they are worth grouping.
+MIN_PAIRS_PER_EXPERT = 2
+
+
+def add_experts(
+    builder: ProgramBuilder, index: int, experts: ExpertsSpec, share: LayerShare, *, accumulates: bool
+) -> None:
+    """Of the normed rows, into this rank's partial sums, which may hold another part's already.
+
+    The rows must have been routed.
+    """
+    layer = f"blk.{index}"
+    held = HeldExperts(experts.used, share.experts.start, len(share.experts))
+    if held.count:
+        tiled = builder.num_rows * experts.used >= MIN_PAIRS_PER_EXPERT * experts.count
+        if tiled:
+            builder.add(ExpertTiles(held))
+        _gate_up(builder, layer, experts, share, held, tiled)
+        _down(builder, layer, held, tiled)
+    parity, scale = builder.next_parity, builder.spec.block.residual_scale
+    builder.add(ExpertSum(held, parity, scale, not experts.weighs_input, accumulates))
+
+
+def add_routing(builder: ProgramBuilder, index: int, experts: ExpertsSpec) -> None:
+    """Of the normed rows. Equal devices compute the same bits and decide by themselves; others are told."""
+    layer, shared = f"blk.{index}", builder.shares_routing
+    decides = not shared or builder.share.rank == 0
+    if decides:
+        builder.matmul(f"{layer}.ffn_gate_inp", "normed", "router", exact=True)
+    bias = f"{layer}.{EXPERT_BIAS}"
+    parity = builder.next_parity if shared else None
+    builder.add(
+        Route(
+            experts.count,
+            experts.used,
+            experts.gating,
+            experts.normalised,
+            experts.scale,
+            experts.num_groups,
+            experts.used_groups,
+            bias if bias in builder.stacks else None,
+            parity,
+            decides,
+        )
+    )
+    if parity is not None:
+        builder.exchange_rows(route_length(experts.used))
+        builder.add(SharedRoutes(parity))
+
+
+def _gate_up(
+    builder: ProgramBuilder,
+    layer: str,
+    experts: ExpertsSpec,
+    share: LayerShare,
+    held: HeldExperts,
+    tiled: bool,
+) -> None:
+    """activation(gate) * up of every pair; ups first where they lie apart."""
+    offset = builder.shards[f"{layer}.ffn_down_exps.weight"].column_offset
+    stacked = stacked_tensors(layer, EXPERTS_GATE_UP, builder.shards)
+    for tensor in reversed(stacked):
+        is_up = tensor.endswith(".ffn_up_exps")
+        builder.add(
+            ExpertMatMul(
+                builder.matrix(tensor),
+                builder.bias(tensor),
+                "normed",
+                "expert_activated",
+                offset,
+                len(share.expert_columns),
+                held,
+                tiled=tiled,
+                activation=None if is_up else experts.activation,
+                gated=len(stacked) == 1,
+                onto_up=len(stacked) > 1 and not is_up,
+                weighs=experts.weighs_input,
+            )
+        )
+
+
+def _down(builder: ProgramBuilder, layer: str, held: HeldExperts, tiled: bool) -> None:
+    tensor = f"{layer}.ffn_down_exps"
+    matrix, bias = builder.matrix(tensor), builder.bias(tensor)
+    width = builder.spec.embedding_length
+    builder.add(
+        ExpertMatMul(
+            matrix, bias, "expert_activated", "expert_outputs", 0, width, held, by_pair=True, tiled=tiled
+        )
+    )

@@ -1,0 +1,55 @@
+"""What latent attention computes before and behind attention itself, as operations."""
+
+from __future__ import annotations
+
+from coordinator.spec.attention import Latent
+from coordinator.split.plan import padded
+from worker.ops.attention import AttentionCombine, HeadNorm, Heads
+from worker.ops.latent import CopyHeads, HeadProducts, Place
+from worker.programs.builder import ProgramBuilder
+
+QUERY_LATENT, QUERY, ATTENDED = "latent", "latent_query", "latent_attended"  # buffers
+
+
+def latent_products(builder: ProgramBuilder, index: int, latent: Latent, heads: Heads) -> None:
+    """Of the normed rows: queries multiplied by the keys' matrices, and the key, into qkv."""
+    layer, key = f"blk.{index}", heads.first_key
+    if latent.query_rank:
+        builder.matmul(f"{layer}.attn_q_a", "normed", QUERY_LATENT)
+        builder.add(_norm(builder, f"{layer}.attn_q_a_norm", latent.query_rank, QUERY_LATENT, 0))
+        builder.matmul(f"{layer}.attn_q_b", QUERY_LATENT, QUERY)
+    else:
+        builder.matmul(f"{layer}.attn_q", "normed", QUERY)
+    builder.matmul(f"{layer}.attn_kv_a_mqa", "normed", "qkv", offset=key)
+    builder.add(_norm(builder, f"{layer}.attn_kv_a_norm", latent.rank, "qkv", key))
+    output = Place("qkv", heads.query_stride)
+    query = Place(QUERY, latent.query_length)
+    builder.add(HeadProducts(builder.matrix(f"{layer}.attn_k_b"), heads.num_heads, query, output))
+    turning = Place(QUERY, latent.query_length, latent.nope_length)
+    output = Place("qkv", heads.query_stride, latent.rank)
+    builder.add(CopyHeads(heads.num_heads, latent.rope_length, turning, output))
+
+
+def _norm(builder: ProgramBuilder, tensor: str, length: int, buffer: str, offset: int) -> HeadNorm:
+    epsilon = builder.spec.norm.epsilon
+    heads = Heads(1, 0, length, length)
+    return HeadNorm(heads, epsilon, f"{tensor}.weight", None, buffer=buffer, offset=offset)
+
+
+def attended_products(
+    builder: ProgramBuilder, index: int, latent: Latent, num_heads: int, offset: int
+) -> None:
+    """What the heads have attended to, multiplied by the values' matrices."""
+    builder.add(AttentionCombine(num_heads, latent.rank, 0, output=ATTENDED))
+    attended = Place("attended", latent.value_length, offset)
+    matrix = builder.matrix(f"blk.{index}.attn_v_b")
+    builder.add(HeadProducts(matrix, num_heads, Place(ATTENDED, latent.rank), attended))
+
+
+def latent_lengths(latent: Latent, num_heads: int) -> dict[str, int]:
+    """Elements of a row of each buffer. Kernels may read a tile too many behind the last head."""
+    return {
+        QUERY_LATENT: padded(latent.query_rank),
+        QUERY: padded(num_heads * latent.query_length) + padded(latent.nope_length),
+        ATTENDED: padded(num_heads * latent.rank) + padded(1),
+    }

@@ -1,0 +1,145 @@
+"""What a transformer computes in a step, as a program: layer by layer, by the features of its spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from coordinator.spec.model import FeedForwardSpec, ModelSpec
+from coordinator.split.plan import LayerShare, RankShare
+from coordinator.split.shards import Shard
+from worker.buffers.feed_forward import activated_name
+from worker.ops.common import Activate
+from worker.ops.experts import RowGate
+from worker.programs.attention import attend, write_cache
+from worker.programs.builder import ProgramBuilder
+from worker.programs.experts import add_experts, add_routing
+from worker.programs.program import Program
+from worker.programs.recurrent import give_out, write_state
+from worker.weights.stacks import GATE_UP, SHARED_GATE_UP, stacked_tensors
+
+
+def build_program(
+    spec: ModelSpec,
+    share: RankShare,
+    shards: Mapping[str, Shard],
+    num_ranks: int,
+    rows: int,
+    logit_rows: int,
+    *,
+    activations: str = "f32",
+    two_phase: bool = False,
+    shares_routing: bool = False,
+) -> Program:
+    """The program of one rank. An all-reduce for each part of a layer, or one for both if they are parallel.
+    One rank alone needs none and gets one segment.
+
+    two_phase: how the all-reduces are made; the same bits come out either way. shares_routing: whether rank 0
+    chooses all ranks' experts, for which every layer that has some costs another, small one.
+    """
+    builder = ProgramBuilder(
+        spec, share, shards, num_ranks, rows, logit_rows, activations, two_phase, shares_routing
+    )
+    if spec.embedding_norm:
+        builder.start(spec.embedding_norm)
+    last = spec.num_layers - 1
+    for index in range(spec.num_layers):
+        if index == last and not logit_rows:
+            _fill_caches(builder, index)  # nothing reads what would follow
+        else:
+            _layer(builder, index)
+    if logit_rows:
+        builder.norm(spec.output_norm, "final", "logit_rows")
+        if len(share.vocabulary):
+            scale, softcap = spec.logit_scale, spec.logit_softcap
+            builder.matmul("output", "final", "logits", "logit_rows", scale=scale, softcap=softcap)
+    return builder.finished()
+
+
+def build_sums(
+    spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], num_ranks: int, rows: int, two_phase: bool
+) -> Program:
+    """Nothing but two all-reduces and what adds them up: for measuring these."""
+    builder = ProgramBuilder(spec, share, shards, num_ranks, rows, 0, two_phase=two_phase)
+    for _ in range(2):
+        builder.exchange()
+        builder.norm(spec.output_norm, "normed")
+    return builder.finished()
+
+
+def _fill_caches(builder: ProgramBuilder, index: int) -> None:
+    """What of a layer later steps read."""
+    attention, recurrent = builder.spec.layers[index].attention, builder.spec.layers[index].recurrent
+    builder.norm(_named(index, builder.spec.block.attention_norm), "normed")
+    if attention is not None:
+        write_cache(builder, index, attention, builder.share.layers[index])
+    if recurrent is not None:
+        write_state(builder, index, recurrent, builder.share.layers[index])
+
+
+def _layer(builder: ProgramBuilder, index: int) -> None:
+    block, layer, share = builder.spec.block, builder.spec.layers[index], builder.share.layers[index]
+    parallel = block.parallel and layer.attention is not None and layer.has_feed_forward
+    if layer.attention is not None:
+        builder.norm(_named(index, block.attention_norm), "normed")
+        write_cache(builder, index, layer.attention, share)
+        attend(builder, index, layer.attention, share)
+        if not parallel:
+            _end_part(builder, index, block.attention_post_norm)
+    if layer.recurrent is not None:
+        builder.norm(_named(index, block.attention_norm), "normed")
+        write_state(builder, index, layer.recurrent, share)
+        give_out(builder, index, layer.recurrent, share, builder.num_ranks)
+        _end_part(builder, index, block.attention_post_norm)
+    if layer.has_feed_forward:
+        if not parallel or block.feed_forward_norm:
+            builder.norm(_named(index, block.feed_forward_norm), "normed")
+        if layer.experts is not None:
+            add_routing(builder, index, layer.experts)
+        if layer.feed_forward is not None:
+            _feed_forward(builder, index, layer.feed_forward, share, accumulates=parallel)
+        if layer.experts is not None:
+            accumulates = parallel or layer.feed_forward is not None
+            add_experts(builder, index, layer.experts, share, accumulates=accumulates)
+        _end_part(builder, index, block.feed_forward_post_norm)
+
+
+def _named(index: int, name: str) -> str:
+    """A layer's tensor; "" where the layer has none."""
+    return f"blk.{index}.{name}" if name else ""
+
+
+def _end_part(builder: ProgramBuilder, index: int, post_norm: str) -> None:
+    builder.exchange()
+    if post_norm:
+        builder.post_norm(_named(index, post_norm), "block")
+
+
+def _feed_forward(
+    builder: ProgramBuilder,
+    index: int,
+    feed_forward: FeedForwardSpec,
+    share: LayerShare,
+    *,
+    accumulates: bool,
+) -> None:
+    """Of the normed rows, into this rank's partial sums, which may hold the other part's already."""
+    layer, columns, suffix = f"blk.{index}", len(share.feed_forward), feed_forward.suffix
+    down, activation, output = (
+        f"{layer}.ffn_down{suffix}",
+        feed_forward.activation,
+        activated_name(builder.spec, feed_forward),
+    )
+    if columns:
+        offset = builder.shards[down + ".weight"].column_offset
+        group = SHARED_GATE_UP if suffix else GATE_UP
+        stacked, gated = stacked_tensors(layer, group, builder.shards), feed_forward.gated
+        if len(stacked) == 1 and not feed_forward.has_divisors:
+            builder.matmul(stacked[0], "normed", output, offset=offset, activation=activation, gated=gated)
+        else:
+            builder.products(stacked, "gate_up")
+            divisors = f"{layer}.ffn.act.scales" if feed_forward.has_divisors else None
+            builder.add(Activate(columns, offset, activation, gated, divisors, output))
+        if feed_forward.row_gate:
+            gate, width = f"{layer}.{feed_forward.row_gate}", builder.spec.embedding_length
+            builder.add(RowGate(gate, width, "normed", output, offset, columns))
+    builder.partial(down, output, accumulates=accumulates)

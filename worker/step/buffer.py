@@ -1,0 +1,113 @@
+"""The integers that change every step, as one block of 32-bit words that all kernels read.
+
+Layout (words): num_rows, num_logit_rows, attention chunk length, number of chunks, the three workgroup
+counts of the indirect attention dispatch, number of runs; then positions[max_rows], the start of each row's
+block table within the tables [max_rows], logit_rows[max_logit_rows], tables[num_blocks]. For recurrent layers
+follow the runs, each the neighbouring rows of one sequence: the first row of each and behind the last one the
+number of rows [num_slots + 1], and the slot of each one's state [num_slots].
+shaders/step.slang is the other side of this layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.split.plan import Limits
+
+HEADER_WORDS = 8
+INDIRECT_WORD = 4  # the attention dispatch's workgroup counts start here
+
+NUM_RUNS_WORD = 7
+
+ATTENTION_VECTORS = 4  # rows times heads of one KV head that a workgroup computes: shaders/attention.slang
+LONG_HEAD, LONG_HEAD_VECTORS = 256, 2  # and of heads with more elements: shaders/attention_long.slang
+
+Words = npt.NDArray[np.uint32]
+
+
+def attention_vectors(key_length: int, value_length: int) -> int:
+    """Vectors that a workgroup of attention has at most."""
+    return LONG_HEAD_VECTORS if max(key_length, value_length) > LONG_HEAD else ATTENTION_VECTORS
+
+
+def attention_groups(
+    num_rows: int,
+    num_kv_heads: int,
+    heads_per_kv_head: int,
+    num_chunks: int,
+    vectors: int = ATTENTION_VECTORS,
+) -> tuple[int, int, int]:
+    """Workgroups of the attention dispatch."""
+    return -(-num_rows * heads_per_kv_head // vectors), num_kv_heads, num_chunks
+
+
+@dataclass(frozen=True)
+class StepLayout:
+    """Where each part starts, in words."""
+
+    limits: Limits
+
+    @property
+    def positions(self) -> int:
+        return HEADER_WORDS
+
+    @property
+    def table_starts(self) -> int:
+        return self.positions + self.limits.max_rows
+
+    @property
+    def logit_rows(self) -> int:
+        return self.table_starts + self.limits.max_rows
+
+    @property
+    def tables(self) -> int:
+        return self.logit_rows + self.limits.max_logit_rows
+
+    @property
+    def run_starts(self) -> int:
+        return self.tables + self.limits.num_blocks
+
+    @property
+    def run_slots(self) -> int:
+        return self.run_starts + self.limits.num_slots + 1
+
+    @property
+    def num_words(self) -> int:
+        return self.run_slots + self.limits.num_slots
+
+
+class StepView:
+    """The parts of a step buffer, as arrays that share its memory."""
+
+    def __init__(self, words: Words, layout: StepLayout) -> None:
+        limits = layout.limits
+        self.header = words[:HEADER_WORDS]
+        self.positions = words[layout.positions :][: limits.max_rows]
+        self.table_starts = words[layout.table_starts :][: limits.max_rows]
+        self.logit_rows = words[layout.logit_rows :][: limits.max_logit_rows]
+        self.tables = words[layout.tables :][: limits.num_blocks]
+        self.run_starts = words[layout.run_starts :][: limits.num_slots + 1]
+        self.run_slots = words[layout.run_slots :][: limits.num_slots]
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.header[0])
+
+    @property
+    def num_logit_rows(self) -> int:
+        return int(self.header[1])
+
+    @property
+    def chunk_length(self) -> int:
+        return int(self.header[2])
+
+    @property
+    def num_chunks(self) -> int:
+        return int(self.header[3])
+
+    @property
+    def num_runs(self) -> int:
+        return int(self.header[NUM_RUNS_WORD])

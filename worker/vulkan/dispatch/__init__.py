@@ -1,0 +1,1 @@
+"""From an operation to a dispatch: which kernel, its push constants, how many workgroups."""

@@ -1,0 +1,105 @@
+"""Dispatches of attention: keys and values into the cache, rows over it, their chunks put together."""
+
+from __future__ import annotations
+
+from worker.ops.attention import Attention, AttentionCombine, RopeCache
+from worker.step.buffer import ATTENTION_VECTORS, attention_vectors
+from worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, DispatchContext, ceil
+from worker.vulkan.dispatch.heads import turn_members
+from worker.vulkan.dispatch.places import Dispatch
+from worker.vulkan.pushes.attention import AttentionCombinePush, AttentionPush, RopeCachePush
+from worker.vulkan.variants import VECTOR_COUNTS
+
+NOWHERE = 0xFFFFFFFF  # in a row of the rope table
+
+
+def rope_cache(op: RopeCache, context: DispatchContext) -> Dispatch:
+    heads = op.heads
+    push = RopeCachePush(
+        step=context.address("step"),
+        rope=context.address("rope"),
+        qkv=context.address("qkv"),
+        query=context.address("query"),
+        **context.caches(op),
+        **context.paging(),
+        num_heads=heads.num_heads,
+        num_kv_heads=heads.num_kv_heads,
+        key_length=heads.key_length,
+        value_length=op.value_length,
+        query_stride=heads.query_stride,
+        qkv_stride=context.stride("qkv"),
+        **turn_members(op.turn, context),
+        temperature=NOWHERE if op.temperature is None else op.temperature,
+    )
+    pairs = heads.num_heads * heads.key_length // 2
+    piece = max(2, context.kv_type.block_elements)  # of a key or a value: shaders/kv_writers.slang
+    pieces = heads.num_kv_heads * (ceil(heads.key_length, piece) + ceil(op.value_length, piece))
+    groups = (ceil(pairs + pieces, GROUP_SIZE), context.program.rows, 1)
+    return Dispatch(f"rope_cache_{context.limits.kv_type}", push, groups)
+
+
+def attention(op: Attention, context: DispatchContext) -> Dispatch:
+    alibi = op.alibi
+    push = AttentionPush(
+        step=context.address("step"),
+        query=context.address("query"),
+        **context.caches(op),
+        sums=context.address("attention_sums"),
+        scales=context.address("attention_scales"),
+        **context.paging(),
+        num_heads=op.num_heads,
+        num_kv_heads=op.num_kv_heads,
+        first_head=op.first_head,
+        heads_per_kv_head=op.heads_per_kv_head,
+        key_quads=op.key_length // 4,
+        value_quads=op.value_length // 4,
+        value_stride=_padded_quads(op.key_length if op.value_in_key else op.value_length, context),
+        scale=op.scale,
+        window=-op.window if op.chunked else op.window,
+        softcap=op.softcap,
+        alibi=alibi.step if alibi else 0,
+        alibi_heads=alibi.first_head | alibi.whole_steps << 16 if alibi else 0,
+    )
+    family = f"attention_{_shape(op, context.program.rows, context.limits.kv_type)}"
+    return Dispatch(family + context.selection.variant(family).suffix, push, None)
+
+
+def _shape(op: Attention, rows: int, kv_type: str) -> str:
+    if attention_vectors(op.key_length, op.value_length) < ATTENTION_VECTORS:
+        return f"long_{kv_type}"
+    return f"{kv_type}_{_vectors(rows, op.heads_per_kv_head)}"
+
+
+def attention_combine(op: AttentionCombine, context: DispatchContext) -> Dispatch:
+    push = AttentionCombinePush(
+        step=context.address("step"),
+        sums=context.address("attention_sums"),
+        scales=context.address("attention_scales"),
+        output=context.address(op.output) + op.output_offset * FLOAT,
+        sinks=context.address_or_none(op.sinks),
+        gates=context.address("qkv") + op.value_length * FLOAT if op.gated else 0,
+        num_heads=op.num_heads,
+        value_quads=op.value_length // 4,
+        output_stride=context.stride(op.output),
+        has_sinks=op.sinks is not None,
+        gate_stride=2 * op.value_length if op.gated else 0,
+        gate_row_stride=context.stride("qkv") if op.gated else 0,
+    )
+    columns = op.num_heads * op.value_length // 4
+    return Dispatch("attention_combine", push, (ceil(columns, GROUP_SIZE), context.program.rows, 1))
+
+
+def _padded_quads(length: int, context: DispatchContext) -> int:
+    """Of a key or a value in the cache, which fills whole blocks."""
+    block = max(4, context.kv_type.block_elements)
+    return ceil(length, block) * block // 4
+
+
+def _vectors(rows: int, heads_per_kv_head: int) -> int:
+    """How many query vectors a workgroup of attention has: for one row no more than the heads need.
+
+    Never so few that it takes more workgroups than attention_groups in worker/step/buffer.py says.
+    """
+    groups = ceil(heads_per_kv_head, ATTENTION_VECTORS)
+    needed = ceil(heads_per_kv_head, groups) if rows == 1 else ATTENTION_VECTORS
+    return next(count for count in VECTOR_COUNTS if count >= needed)

@@ -1,0 +1,81 @@
+"""What the dispatches of a program share: where buffers are, how the cache is paged, what is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from coordinator.kv_types import KV_TYPES
+from coordinator.split.plan import Limits
+from worker.ops.attention import Attention, RopeCache
+from worker.ops.common import MatMul, Quantize
+from worker.programs.program import Program
+from worker.step.buffer import StepLayout
+from worker.vulkan.dispatch.places import PartialsLayout, Place, Selects
+
+GROUP_SIZE = 64  # invocations of a workgroup
+FLOAT, QUAD = 4, 16  # bytes of float and float4
+COUNT_WORDS = {"rows": 0, "logit_rows": 1}  # where the step buffer counts these
+
+
+class DispatchContext:
+    """Of one program on one device."""
+
+    def __init__(
+        self,
+        program: Program,
+        places: Callable[[str], Place],
+        partials: PartialsLayout,
+        limits: Limits,
+        max_subgroup_size: int,
+        selection: Selects,
+        matrix_size: int,
+    ) -> None:
+        self.program, self._places, self.partials = program, places, partials
+        self.limits, self.layout, self.selection = limits, StepLayout(limits), selection
+        self.kv_type, self.matrix_size = KV_TYPES[limits.kv_type], matrix_size
+        # A device may run narrower subgroups than its widest; then groups are left over, and end at once.
+        self.subgroups = max(1, GROUP_SIZE // max_subgroup_size)
+        self.sum_norm = "sum_norm_64" if max_subgroup_size <= 8 else "sum_norm"
+
+    def address(self, name: str) -> int:
+        """Of a buffer, on the device."""
+        return self._places(name).address
+
+    def address_or_none(self, name: str | None) -> int:
+        """Of a buffer that an op may lack."""
+        return 0 if name is None else self.address(name)
+
+    def stride(self, name: str) -> int:
+        """Elements of a row of a buffer."""
+        return self._places(name).row_length
+
+    def num_rows(self, op: MatMul | Quantize) -> int:
+        """That a program has for an op."""
+        return self.program.rows if op.rows == "rows" else self.program.logit_rows
+
+    def paging(self) -> dict[str, int]:
+        """How a kernel finds a row's place in the paged cache by the step buffer."""
+        layout = self.layout
+        return {
+            "positions": layout.positions,
+            "table_starts": layout.table_starts,
+            "tables": layout.tables,
+            "block_length": self.limits.block_length,
+        }
+
+    def caches(self, op: RopeCache | Attention) -> dict[str, int]:
+        """Where an op's keys and values lie, and their scales."""
+        key, value = self.address(op.key_cache), self.address(op.value_cache)
+        value_length = op.key_length if op.value_in_key else op.value_length
+        num_cells = self.limits.num_blocks * self.limits.block_length * op.num_kv_heads
+        return {
+            "key_cache": key,
+            "key_scales": key + self.kv_type.element_plane_bytes(num_cells, op.key_length),
+            "value_cache": value,
+            "value_scales": value + self.kv_type.element_plane_bytes(num_cells, value_length),
+        }
+
+
+def ceil(count: int, size: int) -> int:
+    """Pieces of a size that hold a count."""
+    return -(-count // size)

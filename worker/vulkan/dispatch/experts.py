@@ -1,0 +1,149 @@
+"""Dispatches of experts: routing, products with the chosen ones, their sum."""
+
+from __future__ import annotations
+
+from coordinator.spec.experts import GATINGS
+from coordinator.split.plan import COLUMN_TILE
+from worker.formats import FORMATS
+from worker.numpy.activations import ACTIVATION_NUMBERS
+from worker.ops.experts import (
+    TILE_PAIRS,
+    ExpertMatMul,
+    ExpertSum,
+    ExpertTiles,
+    Route,
+    RowGate,
+    SharedRoutes,
+)
+from worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
+from worker.vulkan.dispatch.places import Dispatch
+from worker.vulkan.pushes.experts import (
+    ExpertsPush,
+    ExpertSumPush,
+    ExpertTilesPush,
+    RoutePush,
+    RowGatePush,
+)
+from worker.vulkan.pushes.kernels import SumNormPush
+
+HAS_BIAS, GATED, ONTO_UP, WEIGHS, BY_PAIR = 1, 2, 4, 8, 16  # flags of shaders/experts.slang
+TILE_COLUMNS = 8  # matrix rows that a subgroup of it multiplies by
+
+
+def route(op: Route, context: DispatchContext) -> Dispatch:
+    push = RoutePush(
+        step=context.address("step"),
+        logits=context.address("router"),
+        bias=context.address_or_none(op.bias),
+        routes=context.address("routes") if op.parity is None else context.partials.own_address(op.parity),
+        count=op.count if op.decides else 0,
+        used=op.used,
+        logits_stride=context.stride("router"),
+        routes_stride=context.stride("routes"),
+        gating=GATINGS.index(op.gating),
+        normalises=op.normalises,
+        by_logits=op.by_logits,
+        has_bias=op.bias is not None,
+        num_groups=op.num_groups,
+        used_groups=op.used_groups,
+        scale=op.scale,
+    )
+    return Dispatch("route", push, (ceil(context.program.rows, context.subgroups), 1, 1))
+
+
+def shared_routes(op: SharedRoutes, context: DispatchContext) -> Dispatch:
+    """A sum as of the residual stream's partial sums, of shorter rows and without a norm."""
+    partials, quads = context.partials, context.stride("routes") * FLOAT // QUAD
+    push = SumNormPush(
+        step=context.address("step"),
+        addends=partials.parity_address(op.parity),
+        output=context.address("routes"),
+        num_addends=partials.num_partials,
+        slot_stride=partials.slot_bytes // QUAD,
+        row_stride=quads,
+        width=context.stride("routes"),
+    )
+    return Dispatch(context.sum_norm, push, (context.program.rows, 1, 1))
+
+
+def expert_tiles(op: ExpertTiles, context: DispatchContext) -> Dispatch:
+    push = ExpertTilesPush(
+        step=context.address("step"),
+        routes=context.address("routes"),
+        tiles=context.address("expert_tiles"),
+        routes_stride=context.stride("routes"),
+        used=op.held.used,
+        first_expert=op.held.first,
+        num_experts=op.held.count,
+        num_tiles=op.held.num_tiles(context.program.rows),
+    )
+    return Dispatch("expert_tiles", push, (ceil(op.held.count, context.subgroups), 1, 1))
+
+
+def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
+    matrix, held, rows = op.matrix, op.held, context.program.rows
+    flags = {
+        HAS_BIAS: op.bias is not None,
+        GATED: op.gated,
+        ONTO_UP: op.onto_up,
+        WEIGHS: op.weighs,
+        BY_PAIR: op.by_pair,
+    }
+    push = ExpertsPush(
+        step=context.address("step"),
+        **FORMATS[matrix.type].addresses(context.address(matrix.name), matrix.rows, matrix.columns),
+        input=context.address(op.input),
+        output=context.address(op.output) + op.output_offset * FLOAT,
+        bias=context.address_or_none(op.bias),
+        tiles=context.address("expert_tiles"),
+        routes=context.address("routes"),
+        input_stride=context.stride(op.input) * FLOAT // QUAD,
+        output_stride=context.stride(op.output),
+        columns=op.columns,
+        row_tiles=matrix.columns // COLUMN_TILE,
+        used=held.used,
+        routes_stride=context.stride("routes"),
+        first_expert=held.first,
+        num_experts=held.count,
+        activation=ACTIVATION_NUMBERS[op.activation],
+        flags=sum(flag for flag, is_set in flags.items() if is_set),
+    )
+    # What loads weights fastest in products does so here.
+    weights = matrix.type.lower()
+    suffix = context.selection.variant(f"matmul_{weights}", matrix.rows).suffix
+    pairs, groups = (TILE_PAIRS, held.num_tiles(rows)) if op.tiled else (1, rows * held.used)
+    columns = context.subgroups * (TILE_COLUMNS // 2 if op.gated else TILE_COLUMNS)
+    return Dispatch(f"experts_{weights}_{pairs}{suffix}", push, (ceil(op.columns, columns), 1, groups))
+
+
+def expert_sum(op: ExpertSum, context: DispatchContext) -> Dispatch:
+    quads = context.stride("hidden") * FLOAT // QUAD
+    push = ExpertSumPush(
+        step=context.address("step"),
+        input=context.address("expert_outputs"),
+        output=context.partials.own_address(op.parity),
+        routes=context.address("routes"),
+        row_stride=quads,
+        routes_stride=context.stride("routes"),
+        used=op.held.used,
+        first_expert=op.held.first,
+        num_experts=op.held.count,
+        weighs=op.weighs,
+        accumulates=op.accumulates,
+        scale=op.scale,
+    )
+    return Dispatch("expert_sum", push, (ceil(quads, GROUP_SIZE), context.program.rows, 1))
+
+
+def row_gate(op: RowGate, context: DispatchContext) -> Dispatch:
+    push = RowGatePush(
+        step=context.address("step"),
+        input=context.address(op.input),
+        weight=context.address(op.weight),
+        values=context.address(op.values) + op.offset * FLOAT,
+        quads=op.width * FLOAT // QUAD,
+        input_stride=context.stride(op.input) * FLOAT // QUAD,
+        columns=op.columns,
+        stride=context.stride(op.values),
+    )
+    return Dispatch("row_gate", push, (context.program.rows, 1, 1))

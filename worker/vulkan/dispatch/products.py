@@ -1,0 +1,62 @@
+"""Dispatches of products: which kernel multiplies, and in how many workgroups."""
+
+from __future__ import annotations
+
+from coordinator.split.plan import COLUMN_TILE
+from worker.formats import FORMATS
+from worker.numpy.activations import ACTIVATION_NUMBERS
+from worker.numpy.quantized import scales_word
+from worker.ops.common import MatMul
+from worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, QUAD, DispatchContext, ceil
+from worker.vulkan.dispatch.places import Dispatch
+from worker.vulkan.pushes.kernels import MatMulPush
+
+COOPERATIVE_TILE = (2, 4)  # matrices down and across that a workgroup of shaders/matmul_coop.slang computes
+MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/matmul.slang counts on it
+
+
+def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
+    matrix = op.matrix
+    if op.parity is None:
+        output, stride = context.address(op.output), context.stride(op.output)
+    else:
+        output, stride = context.partials.own_address(op.parity), context.stride("hidden")
+    input_scales = 0
+    if op.activations != "f32":
+        input_scales = context.address(op.input) + scales_word(matrix.columns, op.activations) * FLOAT
+    push = MatMulPush(
+        step=context.address("step"),
+        **FORMATS[matrix.type].addresses(context.address(matrix.name), matrix.rows, matrix.columns),
+        input=context.address(op.input),
+        input_scales=input_scales,
+        output=output + op.output_offset * FLOAT,
+        bias=context.address_or_none(op.bias),
+        input_stride=context.stride(op.input) * FLOAT // QUAD,
+        output_stride=stride,
+        columns=op.columns,
+        tiles=matrix.columns // COLUMN_TILE,
+        count_word=COUNT_WORDS[op.rows],
+        has_bias=op.bias is not None,
+        activation=ACTIVATION_NUMBERS[op.activation],
+        gated=op.gated,
+        accumulates=op.accumulates,
+        scale=op.scale,
+        softcap=op.softcap,
+    )
+    num_rows = context.num_rows(op)
+    kernel, rows, columns = _product_kernel(op, context, num_rows)
+    groups = ceil(op.columns, columns // 2 if op.gated else columns)
+    grid = (min(groups, MAX_GRID), ceil(groups, MAX_GRID), ceil(num_rows, rows))
+    return Dispatch(kernel, push, grid)
+
+
+def _product_kernel(op: MatMul, context: DispatchContext, num_rows: int) -> tuple[str, int, int]:
+    """Its name, and the rows and columns that a workgroup computes."""
+    weights = op.matrix.type.lower()
+    if op.activations == "f16":
+        rows, columns = (context.matrix_size * count for count in COOPERATIVE_TILE)
+        return f"matmul_{weights}_coop{context.matrix_size}", rows, columns
+    family = f"{'matvec' if num_rows == 1 else 'matmul'}_{weights}{'_dot' * (op.activations == 'q8')}"
+    variant = context.selection.variant(family, op.matrix.rows)
+    rows, columns = variant.tile
+    return family + variant.suffix, rows, columns * context.subgroups

@@ -1,0 +1,100 @@
+"""Dispatches of what works row by row: sums with norms, quantization, activations."""
+
+from __future__ import annotations
+
+from collectives.arena import SLICE_UNIT
+from coordinator.split.plan import COLUMN_TILE
+from worker.numpy.activations import ACTIVATION_NUMBERS
+from worker.numpy.quantized import scales_word
+from worker.ops.common import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
+from worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
+from worker.vulkan.dispatch.places import Dispatch
+from worker.vulkan.pushes.kernels import ActivatePush, QuantizePush, SumNormPush, SumSlicePush
+
+SLICE_QUADS = 512  # float4 that a workgroup of shaders/sum_slice.slang adds up
+NORM_NUMBERS = {"rms": 1, "layer": 2}  # shaders/sum_norm.slang
+
+
+def sum_norm(op: SumNorm, context: DispatchContext) -> Dispatch:
+    partials = context.partials
+    only_logit_rows = op.rows == "logit_rows"
+    addends, num_addends = 0, 0
+    if op.parity is not None:
+        addends = partials.parity_address(op.parity)
+        num_addends = 1 if op.summed else partials.num_partials
+    elif op.addend is not None:
+        addends, num_addends = context.address(op.addend), 1
+    assert partials.slot_bytes % QUAD == 0, f"slots of {partials.slot_bytes} bytes"
+    push = SumNormPush(
+        step=context.address("step"),
+        source=context.address_or_none(op.source),
+        addends=addends,
+        weight=context.address_or_none(op.weight),
+        bias=context.address_or_none(op.bias),
+        hidden=context.address("hidden"),
+        output=context.address(op.output),
+        num_addends=num_addends,
+        slot_stride=partials.slot_bytes // QUAD,
+        row_stride=context.stride("hidden") * FLOAT // QUAD,
+        logit_rows=context.layout.logit_rows,
+        only_logit_rows=only_logit_rows,
+        has_source=op.source is not None,
+        has_bias=op.bias is not None,
+        stores_hidden=op.stores_hidden,
+        norm=0 if op.weight is None else NORM_NUMBERS[op.norm],
+        width=op.width,
+        inverse_width=1 / op.width,
+        epsilon=op.epsilon,
+    )
+    num_rows = context.program.logit_rows if only_logit_rows else context.program.rows
+    return Dispatch(context.sum_norm, push, (num_rows, 1, 1))
+
+
+def sum_slice(op: SumSlice, context: DispatchContext) -> Dispatch:
+    partials, row_quads = context.partials, context.stride("hidden") * FLOAT // QUAD
+    push = SumSlicePush(
+        step=context.address("step"),
+        partials=partials.parity_address(op.parity),
+        num_partials=partials.num_partials,
+        slot_stride=partials.slot_bytes // QUAD,
+        row_stride=row_quads,
+        rank=op.rank,
+    )
+    units = ceil(context.program.rows * row_quads, SLICE_UNIT * FLOAT // QUAD)
+    longest = ceil(units, partials.num_partials) * SLICE_UNIT * FLOAT // QUAD
+    return Dispatch("sum_slice", push, (ceil(longest, SLICE_QUADS), 1, 1))
+
+
+def quantize(op: Quantize, context: DispatchContext) -> Dispatch:
+    output, tiles = context.address(QUANTIZED), op.columns // COLUMN_TILE
+    push = QuantizePush(
+        step=context.address("step"),
+        input=context.address(op.input),
+        output=output,
+        scales=output + scales_word(op.columns, op.activations) * FLOAT,
+        input_stride=context.stride(op.input) * FLOAT // QUAD,
+        output_stride=context.stride(QUANTIZED) * FLOAT // QUAD,
+        tiles=tiles,
+        count_word=COUNT_WORDS[op.rows],
+    )
+    num_rows = context.num_rows(op)
+    if op.activations == "f16":
+        return Dispatch("quantize_f16", push, (num_rows, 1, 1))
+    return Dispatch("quantize_q8", push, (ceil(tiles, GROUP_SIZE), num_rows, 1))
+
+
+def activate(op: Activate, context: DispatchContext) -> Dispatch:
+    push = ActivatePush(
+        step=context.address("step"),
+        gate_up=context.address("gate_up"),
+        divisors=context.address_or_none(op.divisors),
+        output=context.address(op.output) + op.output_offset * FLOAT,
+        columns=op.columns,
+        input_stride=context.stride("gate_up"),
+        output_stride=context.stride(op.output),
+        activation=ACTIVATION_NUMBERS[op.activation],
+        gated=op.gated,
+        has_divisors=op.divisors is not None,
+    )
+    groups = (ceil(op.columns, GROUP_SIZE), context.program.rows, 1)
+    return Dispatch("activate", push, groups)

@@ -1,0 +1,1 @@
+"""Times a device's kernels, and how it copies memory."""

@@ -1,0 +1,162 @@
+"""What is run to time a kernel family: one op of a model, on buffers and made-up values of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from coordinator.gguf.weight_types import WEIGHT_TYPES
+from coordinator.split.plan import Limits
+from worker.buffers.table import Buffer, Placement
+from worker.formats import FORMATS
+from worker.numpy.quantized import row_words
+from worker.ops.attention import Attention
+from worker.ops.common import MatMul, Op
+from worker.ops.experts import ExpertMatMul
+from worker.ops.matrix import Matrix
+from worker.programs.program import Program
+from worker.step.buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups, attention_vectors
+from worker.vulkan.memory import Memory
+from worker.vulkan.variants import measurement_name
+from worker.weights.random_weights import random_blocks
+
+KEYS = 512  # that attention goes over
+MANY_ROWS = 8  # enough to fill every tile
+MAX_RANDOM_BYTE = 60  # numbers made of bytes below it are finite in every format
+
+# Families and matrix rows among whose variants an op would choose, in a program of limits.max_rows rows.
+Asks: TypeAlias = Callable[[Op, Limits], list[tuple[str, int]]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One op of `rows` rows. Its results can be read back."""
+
+    name: str  # of the measurement
+    family: str
+    op: Op
+    rows: int
+    limits: Limits
+    buffers: dict[str, Buffer]
+
+    def fill(self, memory: Memory) -> None:
+        """With the same values every time. A wrong result must show, so none is zero or one everywhere."""
+        random = np.random.Generator(np.random.PCG64(0))
+        for name, buffer in self.buffers.items():
+            if isinstance(self.op, MatMul) and name == self.op.matrix.name:
+                _write_matrix(memory, self.op.matrix)
+            elif buffer.row_length:
+                values = random.standard_normal(buffer.nbytes // 4, np.float32)
+                memory.write(name, 0, values.view(np.uint8))
+            elif name != "step":
+                memory.write(name, 0, random.integers(0, MAX_RANDOM_BYTE, buffer.nbytes, np.uint8))
+        step = memory["step"].mapped
+        assert step is not None, "the host writes the step buffer"
+        self._fill_step(StepView(step.view(np.uint32), StepLayout(self.limits)))
+
+    def _fill_step(self, step: StepView) -> None:
+        step.header[:4] = (self.rows, 0, KEYS, 1)
+        step.positions[: self.rows] = KEYS - 1
+        step.tables[:] = np.arange(len(step.tables))
+        if isinstance(self.op, Attention):
+            op = self.op
+            vectors = attention_vectors(op.key_length, op.value_length)
+            groups = attention_groups(self.rows, op.num_kv_heads, op.heads_per_kv_head, 1, vectors)
+            step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = groups
+
+    def take_results(self, memory: Memory) -> list[bytes]:
+        """What the op has written; it is not there any more for one that writes nothing."""
+        taken = []
+        for name in sorted(self.op.writes):
+            mapped = memory[name].mapped
+            assert mapped is not None, f"{name!r} can't be read back"
+            taken.append(mapped.tobytes())
+            mapped[:] = 0
+        return taken
+
+
+def trials(program: Program, kv_type: str, max_weights: int, asks: Asks) -> list[Trial]:
+    """One for each measurement that a program's model needs. Matrices are cut to max_weights."""
+    found: dict[str, Trial] = {}
+    sizes: dict[str, int] = {}
+    for op in (_product_of(op) for segment in program.segments for op in segment.ops):
+        for rows in (1, MANY_ROWS):
+            limits = _limits(rows, kv_type)
+            for family, matrix_rows in asks(op, limits):
+                name, size = measurement_name(family, matrix_rows), _size(op)
+                if size > sizes.get(name, 0):
+                    sizes[name] = size
+                    found[name] = _trial(name, family, op, limits, max_weights)
+    return list(found.values())
+
+
+def _product_of(op: Op) -> Op:
+    """Products with experts choose as others do, and are not measured themselves."""
+    if isinstance(op, ExpertMatMul):
+        return MatMul(op.matrix, None, op.input, op.output, 0, "rows")
+    return op
+
+
+def _size(op: Op) -> int:
+    """To choose among ops by: the largest matrix, any attention."""
+    return op.matrix.rows * op.matrix.columns if isinstance(op, MatMul) else 1
+
+
+def _trial(name: str, family: str, op: Op, limits: Limits, max_weights: int) -> Trial:
+    step = {"step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD)}
+    if isinstance(op, MatMul):
+        product, buffers = _product(op, limits.max_rows, max_weights)
+        return Trial(name, family, product, limits.max_rows, limits, step | buffers)
+    assert isinstance(op, Attention), f"no way to time {type(op).__name__}"
+    attention, buffers = _attention(op, limits)
+    return Trial(name, family, attention, limits.max_rows, limits, step | buffers)
+
+
+def _limits(rows: int, kv_type: str) -> Limits:
+    return Limits(
+        context_length=KEYS,
+        num_blocks=KEYS // 32,
+        block_length=32,
+        max_rows=rows,
+        max_logit_rows=1,
+        kv_type=kv_type,
+    )
+
+
+def _product(op: MatMul, rows: int, max_weights: int) -> tuple[MatMul, dict[str, Buffer]]:
+    """With a matrix of the same width, and of as many rows as there may be weights."""
+    matrix_rows = min(op.matrix.rows, max(1, max_weights // op.matrix.columns))
+    cut = dataclasses.replace(op.matrix, name="matrix", rows=matrix_rows)
+    length = cut.columns if op.activations == "f32" else row_words(cut.columns, op.activations)
+    buffers = {
+        "matrix": Buffer(FORMATS[cut.type].nbytes(cut.rows, cut.columns), Placement.WEIGHTS),
+        "input": Buffer(rows * length * 4, row_length=length),  # any bits are good for quantized ones
+        "output": Buffer(rows * cut.rows * 4, Placement.READBACK, cut.rows),
+    }
+    return MatMul(cut, None, "input", "output", 0, "rows", activations=op.activations), buffers
+
+
+def _attention(op: Attention, limits: Limits) -> tuple[Attention, dict[str, Buffer]]:
+    positions = limits.num_blocks * limits.block_length * op.num_kv_heads
+    slots, query_length = limits.max_rows * op.num_heads, op.num_heads * op.key_length
+    buffers = {
+        "query": Buffer(limits.max_rows * query_length * 4, row_length=query_length),
+        "keys": Buffer(positions * op.key_length * 4),  # room for any type
+        "values": Buffer(positions * op.value_length * 4),
+        "attention_sums": Buffer(slots * op.value_length * 4, Placement.READBACK),
+        "attention_scales": Buffer(slots * 2 * 4, Placement.READBACK),
+    }
+    value_cache = "keys" if op.value_in_key else "values"
+    return dataclasses.replace(op, key_cache="keys", value_cache=value_cache), buffers
+
+
+def _write_matrix(memory: Memory, matrix: Matrix) -> None:
+    weight_type = WEIGHT_TYPES[matrix.type]
+    row_bytes = weight_type.row_bytes(matrix.columns)
+    raw = random_blocks(weight_type, matrix.rows * row_bytes // weight_type.block_bytes)
+    for start, data in FORMATS[matrix.type].whole(raw.reshape(matrix.rows, row_bytes), matrix.columns):
+        memory.write(matrix.name, start, data)

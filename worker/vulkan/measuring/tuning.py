@@ -1,0 +1,195 @@
+"""Times what a device can do in several ways: the variants of its kernels, and how a step is submitted.
+
+Only numbers are found here: worker/measuring/measurements.py keeps them, variants.py chooses by them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+
+from coordinator.split.plan import Limits
+from shaders.load import kernels_hash
+from worker.buffers.table import Buffer, Placement
+from worker.device import DeviceError
+from worker.measuring.measurements import Measurements, Numbers, cache_folder, lowest
+from worker.ops.common import Op, SumNorm
+from worker.programs.program import Program, Segment
+from worker.step.buffer import StepLayout
+from worker.vulkan.context import Context
+from worker.vulkan.dispatch.context import DispatchContext
+from worker.vulkan.dispatch.table import dispatch
+from worker.vulkan.listing import PhysicalDevice
+from worker.vulkan.measuring.bench import NO_PARTIALS, Bench, open_bench
+from worker.vulkan.measuring.trials import Trial, trials
+from worker.vulkan.memory import Slice
+from worker.vulkan.pipelines import Pipelines
+from worker.vulkan.variants import Variant, candidates
+
+START_SECONDS = 1.5  # of a start for measurements; what is left over is measured by the next one
+MAX_WEIGHTS, MAX_WEIGHTS_ON_CPU = 1 << 24, 1 << 21  # of a matrix: enough to time a kernel by
+NUM_ROUNDS, NUM_ROUNDS_ON_CPU = 10, 3  # a GPU takes some time to raise its clock
+ROUND_SECONDS, MAX_REPEATS = 1e-3, 200  # in one submission, whose own cost then does not count
+HOPELESS = 2.0  # times the fastest one's first run: not worth another
+SUBMISSION, WAYS = "submission", ("ahead", "then_wait")
+NUM_SEGMENTS, NUM_STEPS = 8, 20
+
+log = logging.getLogger("worker")
+
+
+def open_measurements(info: PhysicalDevice) -> Measurements:
+    """What the user's cache holds about this device, driver and set of kernels."""
+    device = {
+        "name": info.name,
+        "uuid": info.uuid,
+        "driver": info.driver,
+        "driver_version": str(info.driver_version),
+    }
+    return Measurements(cache_folder(), device, kernels_hash())
+
+
+def submits_ahead(measurements: Measurements) -> bool:
+    """Whether a step's segments are better queued at once; they are where that was not measured."""
+    return lowest(measurements.get(SUBMISSION), WAYS) == WAYS[0]
+
+
+def chosen(name: str, numbers: Numbers, features: Collection[str]) -> str:
+    """The option of a measurement that a device with these features goes by."""
+    if name == SUBMISSION:
+        return lowest(numbers, WAYS)
+    return lowest(numbers, [variant.suffix for variant in candidates(name.partition(" ")[0], features)])
+
+
+class Tuner:
+    """Measures what is missing in `measurements`, or everything `anew`."""
+
+    def __init__(
+        self, context: Context, pipelines: Pipelines, measurements: Measurements, anew: bool = False
+    ) -> None:
+        self._context, self._pipelines, self._measurements = context, pipelines, measurements
+        self._anew = anew
+        # A driver for CPUs may have to share its core, which must not count; its work is this process's.
+        self._on_cpu = context.info.type == "cpu"
+        self._clock = time.process_time if self._on_cpu else time.perf_counter
+
+    def tune(self, program: Program, kv_type: str, seconds: float) -> None:
+        """All that the program and others of its model have a choice of, as far as the time goes.
+
+        What fails is done without, unless the measurement is what was asked for: then it raises DeviceError.
+        """
+        deadline = time.monotonic() + seconds
+        try:
+            if len(program.segments) > 1 and self._is_wanted(SUBMISSION, WAYS):
+                self._put(SUBMISSION, self._time_submission())
+            max_weights = MAX_WEIGHTS_ON_CPU if self._on_cpu else MAX_WEIGHTS
+            for trial in trials(program, kv_type, max_weights, self._asks):
+                self._try(trial, deadline)
+        except DeviceError as error:
+            if self._anew:
+                raise
+            log.info("the rest is not measured: %s", error)
+        self._measurements.save()
+
+    def _asks(self, op: Op, limits: Limits) -> list[tuple[str, int]]:
+        """What the dispatcher itself would ask; for which buffers makes no difference to it."""
+        info, questions = self._context.info, _Questions(self._context.info.features)
+        program, nowhere = Program(limits.max_rows, limits.max_rows, ()), Slice(0, 0)
+        sizes = info.max_subgroup_size, questions, self._context.matrix_size
+        context = DispatchContext(program, lambda name: nowhere, NO_PARTIALS, limits, *sizes)
+        dispatch(op, context)
+        return questions.asked
+
+    def _is_wanted(self, name: str, options: Sequence[str]) -> bool:
+        return self._anew or not self._measurements.get(name).keys() >= set(options)
+
+    def _put(self, name: str, numbers: Numbers) -> None:
+        shown = {option: number and round(number * 1e6, 2) for option, number in numbers.items()}
+        log.info("measured on %s, in microseconds: %s: %s", self._context.info.name, name, shown)
+        self._measurements.put(name, numbers)
+
+    def _try(self, trial: Trial, deadline: float) -> None:
+        variants = candidates(trial.family, self._context.info.features)
+        if len(variants) == 1 or not self._is_wanted(trial.name, [variant.suffix for variant in variants]):
+            return
+        with open_bench(self._context, self._pipelines, trial.buffers, trial.limits) as bench:
+            trial.fill(bench.memory)
+            numbers = self._time_variants(bench, trial, variants, deadline)
+        if numbers:
+            self._put(trial.name, numbers)
+
+    def _time_variants(
+        self, bench: Bench, trial: Trial, variants: Sequence[Variant], deadline: float
+    ) -> Numbers:
+        """Seconds of a run of each variant, None for one with other bits. Empty when it got late."""
+        numbers = self._run_once(bench, trial, variants, deadline)
+        if not numbers:
+            return {}
+        best = min(number for number in numbers.values() if number is not None)
+        repeats = max(1, min(MAX_REPEATS, int(ROUND_SECONDS / best)))
+        worthwhile = {
+            variant.suffix: bench.prepare(_repeated(trial, repeats), variant)
+            for variant in variants
+            if (numbers[variant.suffix] or math.inf) < HOPELESS * best
+        }
+        for _ in range(NUM_ROUNDS_ON_CPU if self._on_cpu else NUM_ROUNDS):
+            for suffix, submission in worthwhile.items():  # by turns: what disturbs one should disturb all
+                seconds = bench.seconds(submission, self._clock) / repeats
+                numbers[suffix] = min(numbers[suffix] or math.inf, seconds)
+        return numbers
+
+    def _run_once(self, bench: Bench, trial: Trial, variants: Sequence[Variant], deadline: float) -> Numbers:
+        """The same, of a single run each, behind the one that compiles the kernel."""
+        numbers: Numbers = {}
+        expected: list[bytes] | None = None
+        for variant in variants:
+            if time.monotonic() > deadline:
+                return {}
+            once = bench.prepare(_repeated(trial, 1), variant)
+            bench.seconds(once)
+            results = trial.take_results(bench.memory)
+            expected = expected or results
+            numbers[variant.suffix] = bench.seconds(once, self._clock) if results == expected else None
+            if results != expected:
+                kernel = trial.family + variant.suffix
+                log.warning("%s computes other bits than its like, and is not used", kernel)
+        return numbers
+
+    def _time_submission(self) -> Numbers:
+        """Seconds of a segment that does next to nothing: of its way to the device and back."""
+        op = SumNorm("hidden", "weight", 32, 1e-5, "normed", "rows")
+        segments = (Segment((op,), 0),) * (NUM_SEGMENTS - 1) + (Segment((op,), None),)
+        limits = Limits(context_length=1, num_blocks=1, max_rows=1, max_logit_rows=1)
+        buffers = {
+            "step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD),
+            **{name: Buffer(32 * 4, row_length=32) for name in ("hidden", "weight", "normed")},
+        }
+        best = dict.fromkeys(WAYS, math.inf)
+        with ExitStack() as stack:
+            steps = {}
+            for way in WAYS:
+                opened = open_bench(self._context, self._pipelines, buffers, limits, ahead=way == WAYS[0])
+                bench = stack.enter_context(opened)
+                steps[way] = bench, bench.prepare(Program(1, 0, segments))
+            for _ in range(NUM_STEPS):
+                for way, (bench, submission) in steps.items():
+                    best[way] = min(best[way], bench.seconds(submission) / NUM_SEGMENTS)
+        return dict(best)
+
+
+def _repeated(trial: Trial, repeats: int) -> Program:
+    return Program(trial.rows, 0, (Segment((trial.op,) * repeats, None),))
+
+
+class _Questions:
+    """Answers with what runs anywhere, and keeps the questions."""
+
+    def __init__(self, features: Collection[str]) -> None:
+        self._features = features
+        self.asked: list[tuple[str, int]] = []
+
+    def variant(self, family: str, matrix_rows: int = 0) -> Variant:
+        self.asked.append((family, matrix_rows))
+        return candidates(family, self._features)[0]

@@ -1,0 +1,108 @@
+"""What the kernels of experts are told, by push constants; otherwise as kernels.py."""
+
+from __future__ import annotations
+
+from ctypes import Structure, c_float, c_uint32
+
+from worker.formats import FORMATS
+from worker.ops.experts import TILE_PAIRS
+from worker.vulkan.pushes.fields import WEIGHTS, Address
+
+
+class RoutePush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("logits", Address),
+        ("bias", Address),
+        ("routes", Address),
+        ("count", c_uint32),
+        ("used", c_uint32),
+        ("logits_stride", c_uint32),
+        ("routes_stride", c_uint32),
+        ("gating", c_uint32),
+        ("normalises", c_uint32),
+        ("by_logits", c_uint32),
+        ("has_bias", c_uint32),
+        ("num_groups", c_uint32),
+        ("used_groups", c_uint32),
+        ("scale", c_float),
+    ]
+
+
+class ExpertTilesPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("routes", Address),
+        ("tiles", Address),
+        ("routes_stride", c_uint32),
+        ("used", c_uint32),
+        ("first_expert", c_uint32),
+        ("num_experts", c_uint32),
+        ("num_tiles", c_uint32),
+    ]
+
+
+class ExpertsPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        *WEIGHTS,
+        ("input", Address),
+        ("output", Address),
+        ("bias", Address),
+        ("tiles", Address),
+        ("routes", Address),
+        ("input_stride", c_uint32),
+        ("output_stride", c_uint32),
+        ("columns", c_uint32),
+        ("row_tiles", c_uint32),
+        ("used", c_uint32),
+        ("routes_stride", c_uint32),
+        ("first_expert", c_uint32),
+        ("num_experts", c_uint32),
+        ("activation", c_uint32),
+        ("flags", c_uint32),
+    ]
+
+
+class ExpertSumPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("input", Address),
+        ("output", Address),
+        ("routes", Address),
+        ("row_stride", c_uint32),
+        ("routes_stride", c_uint32),
+        ("used", c_uint32),
+        ("first_expert", c_uint32),
+        ("num_experts", c_uint32),
+        ("weighs", c_uint32),
+        ("accumulates", c_uint32),
+        ("scale", c_float),
+    ]
+
+
+class RowGatePush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("input", Address),
+        ("weight", Address),
+        ("values", Address),
+        ("quads", c_uint32),
+        ("input_stride", c_uint32),
+        ("columns", c_uint32),
+        ("stride", c_uint32),
+    ]
+
+
+EXPERT_KERNELS: dict[str, type[Structure]] = {
+    "route": RoutePush,
+    "expert_tiles": ExpertTilesPush,
+    "expert_sum": ExpertSumPush,
+    "row_gate": RowGatePush,
+    **{
+        f"experts_{name.lower()}_{pairs}{suffix}": ExpertsPush
+        for name in FORMATS
+        for pairs in (1, TILE_PAIRS)
+        for suffix in ("", "_wide")
+    },
+}

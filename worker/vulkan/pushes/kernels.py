@@ -1,0 +1,145 @@
+"""What each kernel is told, by push constants: the other side of `struct Push` in shaders/*.slang.
+
+A test compares the two, member by member.
+"""
+
+from __future__ import annotations
+
+from ctypes import Structure, c_float, c_uint32
+
+from coordinator.kv_types import KV_TYPES
+from worker.formats import FORMATS
+from worker.vulkan.pushes.attention import (
+    AttentionCombinePush,
+    AttentionPush,
+    ClampPush,
+    CopyHeadsPush,
+    HeadNormPush,
+    HeadProductsPush,
+    HeadSumsPush,
+    RopeCachePush,
+    RopeRowsPush,
+)
+from worker.vulkan.pushes.experts import EXPERT_KERNELS
+from worker.vulkan.pushes.fields import WEIGHTS, Address
+from worker.vulkan.pushes.recurrent import RECURRENT_KERNELS
+from worker.vulkan.variants import FAMILIES
+
+MATRIX_SIZES = (16, 8)  # of the cooperative matrices, square ones, that there are kernels for, the best first
+
+
+class SumNormPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("source", Address),
+        ("addends", Address),
+        ("weight", Address),
+        ("bias", Address),
+        ("hidden", Address),
+        ("output", Address),
+        ("num_addends", c_uint32),
+        ("slot_stride", c_uint32),
+        ("row_stride", c_uint32),
+        ("logit_rows", c_uint32),
+        ("only_logit_rows", c_uint32),
+        ("has_source", c_uint32),
+        ("has_bias", c_uint32),
+        ("stores_hidden", c_uint32),
+        ("norm", c_uint32),
+        ("width", c_uint32),
+        ("inverse_width", c_float),
+        ("epsilon", c_float),
+    ]
+
+
+class SumSlicePush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("partials", Address),
+        ("num_partials", c_uint32),
+        ("slot_stride", c_uint32),
+        ("row_stride", c_uint32),
+        ("rank", c_uint32),
+    ]
+
+
+class QuantizePush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("input", Address),
+        ("output", Address),
+        ("scales", Address),
+        ("input_stride", c_uint32),
+        ("output_stride", c_uint32),
+        ("tiles", c_uint32),
+        ("count_word", c_uint32),
+    ]
+
+
+class MatMulPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        *WEIGHTS,
+        ("input", Address),
+        ("input_scales", Address),
+        ("output", Address),
+        ("bias", Address),
+        ("input_stride", c_uint32),
+        ("output_stride", c_uint32),
+        ("columns", c_uint32),
+        ("tiles", c_uint32),
+        ("count_word", c_uint32),
+        ("has_bias", c_uint32),
+        ("activation", c_uint32),
+        ("gated", c_uint32),
+        ("accumulates", c_uint32),
+        ("scale", c_float),
+        ("softcap", c_float),
+    ]
+
+
+class ActivatePush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("gate_up", Address),
+        ("divisors", Address),
+        ("output", Address),
+        ("columns", c_uint32),
+        ("input_stride", c_uint32),
+        ("output_stride", c_uint32),
+        ("activation", c_uint32),
+        ("gated", c_uint32),
+        ("has_divisors", c_uint32),
+    ]
+
+
+PUSHES = {"matvec": MatMulPush, "matmul": MatMulPush, "attention": AttentionPush}
+KERNELS: dict[str, type[Structure]] = {
+    "sum_norm": SumNormPush,
+    "quantize_q8": QuantizePush,
+    "quantize_f16": QuantizePush,
+    "sum_norm_64": SumNormPush,
+    "sum_slice": SumSlicePush,
+    "clamp_rows": ClampPush,
+    "head_sums": HeadSumsPush,
+    "head_norm": HeadNormPush,
+    "rope_rows": RopeRowsPush,
+    **{
+        family + variant.suffix: PUSHES[family.split("_")[0]]
+        for family, variants in FAMILIES.items()
+        for variant in variants
+    },
+    **{
+        f"matmul_{name.lower()}_coop{size}": MatMulPush
+        for name, weight_format in FORMATS.items()
+        for size in MATRIX_SIZES
+        if weight_format.fits_float16
+    },
+    **{f"rope_cache_{kv_type}": RopeCachePush for kv_type in KV_TYPES},
+    **EXPERT_KERNELS,
+    "attention_combine": AttentionCombinePush,
+    **{f"head_products_{name.lower()}": HeadProductsPush for name in FORMATS},
+    "copy_heads": CopyHeadsPush,
+    "activate": ActivatePush,
+    **RECURRENT_KERNELS,
+}

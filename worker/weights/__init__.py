@@ -1,0 +1,1 @@
+"""A rank's weights on their way from file to device."""
