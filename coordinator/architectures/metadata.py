@@ -57,9 +57,10 @@ class MetadataReader:
         value = self._get(key, default)
         if not isinstance(value, list):
             return [convert(value)] * count
-        if len(value) != count:
+        # Blocks that only predict further ahead have theirs too; they come last.
+        if len(value) not in (count, self.integer("block_count")) or len(value) < count:
             raise self.refuse(key, f"of {len(value)} numbers", f"one for each of {count} layers")
-        return [convert(item) for item in value]
+        return [convert(item) for item in value[:count]]
 
     def number(self, key: str, default: float | None = None) -> float:
         """A positive number; a file may also write 0 where there is a default."""

@@ -246,6 +246,12 @@ def test_layers_that_only_predict_further_tokens_are_left_out(tmp_path: Path) ->
     check_tensors(spec, file.tensors)
     assert spec.num_layers == 2
     assert {name.split(".")[1] for name in spec.unused_tensors} == {"2"}
+    length = metadata["llama.feed_forward_length"]
+    of_blocks = {
+        **metadata,
+        "llama.feed_forward_length": [length, length, 8],
+    }  # the last one's is left out, too
+    assert model_spec(of_blocks, file.tensors).layers == spec.layers
     for wrong in (3, -1):
         with pytest.raises(ModelError, match=f"nextn_predict_layers is {wrong}; a number from 0 to 2 is"):
             model_spec({**metadata, "llama.nextn_predict_layers": wrong}, file.tensors)
