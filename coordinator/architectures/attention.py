@@ -29,6 +29,7 @@ class AttentionFeatures:
     rope_period: int = 0  # of so many layers the last has no rope
     norm: QueryKeyNorm | None = None  # its span follows from the tensors
     norm_is_optional: bool = False
+    norm_follows_queries: bool = False  # whether that of keys is left out where queries have none
     norm_experts: int | None = None  # a model of so many experts has no norm
     width_scale_layers: int | None = None  # a model of so many layers scales by its width, not its heads'
     softcap: float | None = None  # where the file says nothing; None where it is not asked
@@ -92,9 +93,8 @@ def read_attentions(
             value_length = read.integer("attention.value_length_swa", value_length)
         turns = _turns(features, index, window, any(windows)) and layer.has_rope
         norm = _norm(features, read, layer, index, turns, tensors)
-        if norm is None and features.norm is not None:
-            names = (f"blk.{index}.attn_{kind}_norm" for kind in ("q", "k"))
-            unused += [f"{name}.{suffix}" for name in names for suffix in ("weight", "bias")]
+        if norm is None and features.norm_follows_queries:
+            unused += [f"blk.{index}.attn_k_norm.{suffix}" for suffix in ("weight", "bias")]
         finished.append(
             AttentionSpec(
                 layer.num_heads,

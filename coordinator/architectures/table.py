@@ -16,6 +16,7 @@ class Architecture:
     """In what an architecture differs from others: one row of the table below."""
 
     interleaved_rope: bool = False
+    sections_halve_rope: bool = False  # those of pictures: a file that has some is not interleaved
     has_rope: bool = True
     layers_with_rope: int | None = None  # only a model of so many layers has it
     norm: str = "rms"
@@ -71,7 +72,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "smollm3": Architecture(interleaved_rope=True, attention=AttentionFeatures(rope_period=4)),
     "granite": Architecture(interleaved_rope=True, finetuned_means_rope=True, divides_logits=True),
     "chatglm": Architecture(interleaved_rope=True),
-    "glm4": Architecture(interleaved_rope=True, block=SANDWICHED),
+    "glm4": Architecture(interleaved_rope=True, sections_halve_rope=True, block=SANDWICHED),
     "deepseek2": LATENT,
     "mistral4": LATENT,
     "llama4": Architecture(
@@ -168,7 +169,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention=AttentionFeatures(alibi_bias=8.0),
     ),
     "mpt": Architecture(
-        has_rope=False, norm="layer", activation="gelu", gated=False, attention=OPTIONAL_NORM
+        has_rope=False,
+        norm="layer",
+        activation="gelu",
+        gated=False,
+        attention=replace(OPTIONAL_NORM, norm_follows_queries=True),
     ),
     "qwen2moe": Architecture(experts=WITH_ROW_GATE),
     "qwen3moe": Architecture(head_norm=True, experts=NORMALISED),
@@ -182,7 +187,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "minimax-m2": Architecture(head_norm=True, experts=ExpertFeatures(gating="sigmoid", normalised=True)),
     "dots1": Architecture(head_norm=True, experts=ExpertFeatures()),
-    "glm4moe": Architecture(head_norm=True, block=POST_ATTENTION, experts=ExpertFeatures(gating="sigmoid")),
+    "glm4moe": Architecture(
+        block=POST_ATTENTION,
+        attention=AttentionFeatures(norm=QueryKeyNorm(), norm_is_optional=True),  # GLM-4.5-Air has none
+        experts=ExpertFeatures(gating="sigmoid"),
+    ),
     "bailingmoe2": Architecture(head_norm=True, experts=ExpertFeatures(gating="sigmoid")),
     "ernie4_5-moe": Architecture(
         interleaved_rope=True, experts=NORMALISED, unused_in_layers=("attn_output.bias",)

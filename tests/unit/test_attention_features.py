@@ -161,6 +161,8 @@ def test_softcaps_alibi_and_clamps() -> None:
         ("mpt", (128,), QueryKeyNorm("layer", "row")),
         ("mpt", None, None),
         ("stablelm", None, None),
+        ("glm4moe", (16,), QueryKeyNorm()),
+        ("glm4moe", None, None),
         ("llama", (16,), None),
     ],
 )
