@@ -96,9 +96,38 @@ EIGHT_EXPERTS: dict[str, Shape | None] = {
     "blk.1.ffn_gate_up_exps.weight": (8, 384, 128),
     "blk.1.exp_probs_b.bias": (8,),
 }
+NO_BIASES: dict[str, Shape | None] = {f"blk.*.attn_{kind}.bias": None for kind in "qkv"}
+NO_NORMS: dict[str, Shape | None] = {f"blk.*.attn_{kind}_norm.weight": None for kind in "qk"}
+PREDICTING: dict[str, Shape | None] = {  # of a block that only predicts further ahead
+    "blk.3.nextn.eh_proj.weight": (256, 512),
+    "blk.3.nextn.enorm.weight": (256,),
+    "blk.3.nextn.hnorm.weight": (256,),
+    "blk.3.nextn.shared_head_norm.weight": (256,),
+}
+AIR: dict[str, Value | None] = {
+    "attention.head_count_kv": [4] * 4,
+    "expert_group_count": 1,
+    "expert_group_used_count": 1,
+    "expert_weights_norm": True,
+    "expert_weights_scale": 2.5,
+    "nextn_predict_layers": 1,
+    "rope.dimension_count": 16,
+    "rope.dimension_sections": None,
+}
+LOCAL: dict[str, Value | None] = {"attention.sliding_window": 20, "attention.sliding_window_pattern": None}
 VARIANTS: dict[str, Variant] = {
     "deepseek2-groups": Variant("deepseek2-moe", GROUPS, EIGHT_EXPERTS),
     "deepseek2-yarn": Variant("deepseek2-moe", {**YARN, "rope.scaling.yarn_log_multiplier": 0.0707}),
+    "gemma3-linear": Variant(
+        "gemma3-dense",
+        {**LOCAL, "rope.scaling.type": "linear", "rope.scaling.factor": 8.0, "rope.freq_base": 1e6},
+        {**NO_BIASES, "output.weight": None},
+        num_layers=7,
+    ),
+    "glm4-pictures": Variant(
+        "glm4-dense", {"rope.dimension_count": 16, "rope.dimension_sections": [2, 3, 3, 0]}, NO_BIASES
+    ),
+    "glm4moe-air": Variant("glm4moe-moe", AIR, {**NO_NORMS, **PREDICTING}, num_layers=4),
     "gpt-oss-yarn": Variant("gpt-oss-moe", {**YARN, "rope.scaling.factor": 32.0}),
     "llama-linear": Variant("llama-dense", {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}),
     "llama-longrope-long": Variant("llama-dense", LONGROPE, LONGROPE_FACTORS),
@@ -106,6 +135,12 @@ VARIANTS: dict[str, Variant] = {
         "llama-dense", {**LONGROPE, "rope.scaling.original_context_length": 256}, LONGROPE_FACTORS
     ),
     "llama-yarn": Variant("llama-dense", YARN, {"rope_freqs.weight": None}),
+    "olmo2-yarn": Variant("olmo2-dense", {**LOCAL, **YARN}, NO_BIASES, num_layers=8, num_tokens=100),
+    "phi3-partial-longrope": Variant(
+        "phi3-dense",
+        {**LONGROPE, "rope.scaling.original_context_length": 64, "rope.dimension_count": 24},
+        {**NO_BIASES, "rope_factors_long.weight": (12,), "rope_factors_short.weight": (12,)},
+    ),
     "mistral3-tempered": Variant(
         "mistral3-dense",
         {**YARN, "rope.scaling.yarn_log_multiplier": 1.0, "attention.temperature_scale": 0.1},
