@@ -39,7 +39,9 @@ class MetadataReader:
         return value
 
     def integers(self, key: str, count: int, default: int | None = None) -> list[int]:
-        """One number for each of `count` layers; a file may have one for all."""
+        """One number for each of `count` layers; a file may have one for all, or further ones for blocks
+        that are no layers.
+        """
         return self._of_layers(key, count, default, lambda value: self._integer(key, value, "an integer"))
 
     def flags(self, key: str, count: int) -> list[bool]:
@@ -57,8 +59,7 @@ class MetadataReader:
         value = self._get(key, default)
         if not isinstance(value, list):
             return [convert(value)] * count
-        # Blocks that only predict further ahead have theirs too; they come last.
-        if len(value) not in (count, self.integer("block_count")) or len(value) < count:
+        if len(value) not in (count, self.integer("block_count", count)):
             raise self.refuse(key, f"of {len(value)} numbers", f"one for each of {count} layers")
         return [convert(item) for item in value[:count]]
 
