@@ -11,10 +11,17 @@ T = TypeVar("T")
 
 
 class MetadataReader:
-    """Keys are named without the architecture that they begin with: "attention.head_count"."""
+    """Keys are named without the architecture that they begin with: "attention.head_count".
 
-    def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
-        self._metadata, self._architecture = metadata, architecture
+    Those to ignore are as if the file did not have them.
+    """
+
+    def __init__(
+        self, metadata: Mapping[str, Any], architecture: str, ignored: frozenset[str] = frozenset()
+    ) -> None:
+        skipped = {f"{architecture}.{key}" for key in ignored}
+        self._metadata = {key: value for key, value in metadata.items() if key not in skipped}
+        self._architecture = architecture
 
     def _get(self, key: str, default: Any) -> Any:
         value = self._metadata.get(f"{self._architecture}.{key}", default)

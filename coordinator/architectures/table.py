@@ -16,7 +16,6 @@ class Architecture:
     """In what an architecture differs from others: one row of the table below."""
 
     interleaved_rope: bool = False
-    sections_halve_rope: bool = False  # those of pictures: a file that has some is not interleaved
     has_rope: bool = True
     layers_with_rope: int | None = None  # only a model of so many layers has it
     norm: str = "rms"
@@ -60,9 +59,12 @@ LATENT = Architecture(
     attention=AttentionFeatures(latent=True, tempered_with_rope=True),
     experts=ExpertFeatures(),
 )
+GRANITE = Architecture(interleaved_rope=True, divides_logits=True, experts=NORMALISED)
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(interleaved_rope=True, experts=NORMALISED),
-    "mistral3": Architecture(interleaved_rope=True, attention=AttentionFeatures(tempered_with_rope=True)),
+    "mistral3": Architecture(
+        interleaved_rope=True, attention=AttentionFeatures(tempered_with_rope=True), experts=NORMALISED
+    ),
     "baichuan": Architecture(
         interleaved_rope=True,
         layers_with_rope=32,
@@ -70,10 +72,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "internlm2": Architecture(interleaved_rope=True),
     "smollm3": Architecture(interleaved_rope=True, attention=AttentionFeatures(rope_period=4)),
-    "granite": Architecture(interleaved_rope=True, finetuned_means_rope=True, divides_logits=True),
+    "granite": replace(GRANITE, finetuned_means_rope=True),
     "chatglm": Architecture(interleaved_rope=True),
-    "glm4": Architecture(interleaved_rope=True, sections_halve_rope=True, block=SANDWICHED),
-    "deepseek2": LATENT,
+    "glm4": Architecture(interleaved_rope=True, block=SANDWICHED),
+    "deepseek2": replace(LATENT, attention=replace(LATENT.attention, plain_latent_rope=True)),
     "mistral4": LATENT,
     "llama4": Architecture(
         interleaved_rope=True,
@@ -178,9 +180,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen2moe": Architecture(experts=WITH_ROW_GATE),
     "qwen3moe": Architecture(head_norm=True, experts=NORMALISED),
     "olmoe": Architecture(head_norm=True, experts=ExpertFeatures(normalised=False)),
-    "granitemoe": Architecture(
-        interleaved_rope=True, finetuned_means_rope=True, divides_logits=True, experts=NORMALISED
-    ),
+    "granitemoe": GRANITE,
     "phimoe": Architecture(experts=NORMALISED),
     "hunyuan-moe": Architecture(
         attention=AttentionFeatures(norm=QueryKeyNorm(after_rope=True)), experts=NORMALISED

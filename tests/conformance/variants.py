@@ -115,9 +115,69 @@ AIR: dict[str, Value | None] = {
     "rope.dimension_sections": None,
 }
 LOCAL: dict[str, Value | None] = {"attention.sliding_window": 20, "attention.sliding_window_pattern": None}
+MEANINGLESS: dict[str, Value | None] = {  # for most architectures
+    "attention.scale": 0.1,
+    "attention.clamp_kqv": 0.3,
+    "attention.max_alibi_bias": 8.0,
+    "attention.sliding_window": 8,
+    "embedding_scale": 3.0,
+    "residual_scale": 0.2,
+    "logit_scale": 3.0,
+    "attn_logit_softcapping": 3.0,
+    "final_logit_softcapping": 3.0,
+    "expert_weights_scale": 2.5,
+    "expert_gating_func": 2,
+    "rope.scaling.finetuned": False,
+    "rope.dimension_sections": [8, 4, 4, 0],
+    "rope.scaling.yarn_beta_fast": 4.0,
+    "rope.scaling.yarn_beta_slow": 2.0,
+    "rope.scaling.yarn_log_multiplier": 0.7,
+}
+MULTIPLIED: dict[str, Value | None] = {**YARN, "rope.scaling.yarn_log_multiplier": 0.0707}
+TEMPERED: dict[str, Value | None] = {
+    **YARN,
+    "rope.scaling.yarn_log_multiplier": 1.0,
+    "attention.temperature_scale": 0.1,
+}
+PLAIN: dict[str, Shape | None] = {"rope_freqs.weight": None}
+EXPERTS: dict[str, Shape | None] = {
+    **{
+        f"blk.*.ffn_{name}.{suffix}": None for name in ("gate", "up", "down") for suffix in ("weight", "bias")
+    },
+    "blk.*.ffn_gate_inp.weight": (4, 256),
+    "blk.*.ffn_gate_exps.weight": (4, 96, 256),
+    "blk.*.ffn_up_exps.weight": (4, 96, 256),
+    "blk.*.ffn_down_exps.weight": (4, 256, 96),
+}
+FOUR_EXPERTS: dict[str, Value | None] = {
+    "expert_count": 4,
+    "expert_used_count": 2,
+    "feed_forward_length": 96,
+}
+SCALES: dict[str, Value | None] = {
+    "attention.scale": 0.015625,
+    "embedding_scale": 12.0,
+    "residual_scale": 0.22,
+    "logit_scale": 6.0,
+}
+DIRECT_QUERIES: dict[str, Shape | None] = {  # DeepSeek-V2-Lite's
+    "blk.*.attn_q_a.weight": None,
+    "blk.*.attn_q_a_norm.weight": None,
+    "blk.*.attn_q_b.weight": None,
+    "blk.*.attn_q.weight": (192, 128),
+}
 VARIANTS: dict[str, Variant] = {
+    "deepseek2-fast-turns": Variant(
+        "deepseek2-moe", {**MULTIPLIED, "rope.scaling.yarn_beta_fast": 1.0}
+    ),  # Kimi K2
     "deepseek2-groups": Variant("deepseek2-moe", GROUPS, EIGHT_EXPERTS),
-    "deepseek2-yarn": Variant("deepseek2-moe", {**YARN, "rope.scaling.yarn_log_multiplier": 0.0707}),
+    "deepseek2-linear": Variant(
+        "deepseek2-moe",
+        {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0, "rope.scaling.yarn_log_multiplier": 0.1},
+    ),
+    "deepseek2-lite": Variant("deepseek2-moe", tensors=DIRECT_QUERIES, num_layers=26),
+    "deepseek2-yarn": Variant("deepseek2-moe", MULTIPLIED),
+    "ernie4_5-moe-keys": Variant("ernie4_5-moe-moe", {**YARN, **MEANINGLESS}),
     "gemma3-linear": Variant(
         "gemma3-dense",
         {**LOCAL, "rope.scaling.type": "linear", "rope.scaling.factor": 8.0, "rope.freq_base": 1e6},
@@ -128,22 +188,33 @@ VARIANTS: dict[str, Variant] = {
         "glm4-dense", {"rope.dimension_count": 16, "rope.dimension_sections": [2, 3, 3, 0]}, NO_BIASES
     ),
     "glm4moe-air": Variant("glm4moe-moe", AIR, {**NO_NORMS, **PREDICTING}, num_layers=4),
+    "gpt-oss-keys": Variant("gpt-oss-moe", {**YARN, **MEANINGLESS, "rope.scaling.factor": 32.0}),
     "gpt-oss-yarn": Variant("gpt-oss-moe", {**YARN, "rope.scaling.factor": 32.0}),
+    "granite-experts": Variant("granite-dense", FOUR_EXPERTS, EXPERTS),
+    "granite-scales": Variant("granite-dense", SCALES),
+    "granitemoe-scales": Variant("granitemoe-moe", {**SCALES, "rope.scaling.finetuned": False}),
+    "llama-factor-alone": Variant("llama-dense", {"rope.scaling.factor": 4.0}, PLAIN),
+    "llama-keys": Variant("llama-moe", {**YARN, **MEANINGLESS}),
     "llama-linear": Variant("llama-dense", {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}),
-    "llama-longrope-long": Variant("llama-dense", LONGROPE, LONGROPE_FACTORS),
+    "llama-linear-old": Variant("llama-dense", {"rope.scaling.type": "linear", "rope.scale_linear": 4.0}),
+    "llama-longrope-long": Variant("llama-dense", {**LONGROPE, "rope.scaling.factor": 2.0}, LONGROPE_FACTORS),
     "llama-longrope-short": Variant(
         "llama-dense", {**LONGROPE, "rope.scaling.original_context_length": 256}, LONGROPE_FACTORS
     ),
-    "llama-yarn": Variant("llama-dense", YARN, {"rope_freqs.weight": None}),
+    "llama-none": Variant("llama-dense", {"rope.scaling.type": "none", "rope.scale_linear": 4.0}),
+    "llama-yarn": Variant("llama-dense", YARN, PLAIN),
+    "llama4-keys": Variant("llama4-moe", {**YARN, **MEANINGLESS, "attention.chunk_size": 16}),
+    "mistral3-experts": Variant("mistral3-dense", FOUR_EXPERTS, EXPERTS),
+    "mistral3-keys": Variant(
+        "mistral3-dense", {**MEANINGLESS, **TEMPERED, "attention.temperature_length": 10}
+    ),
+    "mistral3-tempered": Variant("mistral3-dense", TEMPERED, num_tokens=144),
+    "mistral3-zero-multiplier": Variant("mistral3-dense", {**YARN, "rope.scaling.yarn_log_multiplier": 0.0}),
+    "mistral4-yarn": Variant("mistral4-moe", MULTIPLIED),
     "olmo2-yarn": Variant("olmo2-dense", {**LOCAL, **YARN}, NO_BIASES, num_layers=8, num_tokens=100),
     "phi3-partial-longrope": Variant(
         "phi3-dense",
         {**LONGROPE, "rope.scaling.original_context_length": 64, "rope.dimension_count": 24},
         {**NO_BIASES, "rope_factors_long.weight": (12,), "rope_factors_short.weight": (12,)},
-    ),
-    "mistral3-tempered": Variant(
-        "mistral3-dense",
-        {**YARN, "rope.scaling.yarn_log_multiplier": 1.0, "attention.temperature_scale": 0.1},
-        num_tokens=144,
     ),
 }
