@@ -9,6 +9,7 @@ from typing import Any
 from coordinator.architectures.attention import LayerHeads, read_attentions
 from coordinator.architectures.blocks import count_layers, unused_of_blocks
 from coordinator.architectures.experts import feed_forward_parts
+from coordinator.architectures.keys import ignored_keys
 from coordinator.architectures.metadata import MetadataReader
 from coordinator.architectures.recurrent import read_recurrent
 from coordinator.architectures.rope import read_rope
@@ -26,7 +27,7 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         raise ModelError(
             f"the architecture {name!r:.60} is not supported; supported: {', '.join(sorted(ARCHITECTURES))}"
         )
-    architecture, read = ARCHITECTURES[name], MetadataReader(metadata, name)
+    architecture, read = ARCHITECTURES[name], MetadataReader(metadata, name, ignored_keys(name))
     num_layers, num_blocks = count_layers(read)
     recurrents = read_recurrent(architecture.recurrent, read, num_blocks)[:num_layers]
     heads = _heads(architecture, read, recurrents)
@@ -36,8 +37,7 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
     rope = None
     key_length = next((layer.key_length for layer in heads if layer is not None), 0)
     if architecture.has_rope and key_length:
-        interleaved = architecture.interleaved_rope and not read.has("rope.dimension_sections")
-        rope = read_rope(read, key_length, interleaved, tensors)
+        rope = read_rope(read, key_length, _is_interleaved(architecture, read), tensors)
     features = architecture.attention
     if architecture.head_norm and features.norm is None:
         features = replace(features, norm=QueryKeyNorm())
@@ -112,6 +112,12 @@ def _heads(
         else LayerHeads(num_heads, num_kv_heads, key_length, value_length, has_rope)
         for num_heads, num_kv_heads, recurrent in zip(heads, kv_heads, recurrents, strict=True)
     ]
+
+
+def _is_interleaved(architecture: Architecture, read: MetadataReader) -> bool:
+    """Whether neighbouring elements turn together. Files of models that also see pictures were permuted."""
+    of_time, of_height = read.integers("rope.dimension_sections", 4, 0)[:2]
+    return architecture.interleaved_rope and not (of_time > 0 and of_height > 0)
 
 
 def _vocabulary_size(tensors: Mapping[str, TensorInfo]) -> int:

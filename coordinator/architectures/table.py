@@ -59,9 +59,12 @@ LATENT = Architecture(
     attention=AttentionFeatures(latent=True, tempered_with_rope=True),
     experts=ExpertFeatures(),
 )
+GRANITE = Architecture(interleaved_rope=True, divides_logits=True, experts=NORMALISED)
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(interleaved_rope=True, experts=NORMALISED),
-    "mistral3": Architecture(interleaved_rope=True, attention=AttentionFeatures(tempered_with_rope=True)),
+    "mistral3": Architecture(
+        interleaved_rope=True, attention=AttentionFeatures(tempered_with_rope=True), experts=NORMALISED
+    ),
     "baichuan": Architecture(
         interleaved_rope=True,
         layers_with_rope=32,
@@ -69,10 +72,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "internlm2": Architecture(interleaved_rope=True),
     "smollm3": Architecture(interleaved_rope=True, attention=AttentionFeatures(rope_period=4)),
-    "granite": Architecture(interleaved_rope=True, finetuned_means_rope=True, divides_logits=True),
+    "granite": replace(GRANITE, finetuned_means_rope=True),
     "chatglm": Architecture(interleaved_rope=True),
     "glm4": Architecture(interleaved_rope=True, block=SANDWICHED),
-    "deepseek2": LATENT,
+    "deepseek2": replace(LATENT, attention=replace(LATENT.attention, plain_latent_rope=True)),
     "mistral4": LATENT,
     "llama4": Architecture(
         interleaved_rope=True,
@@ -168,21 +171,27 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention=AttentionFeatures(alibi_bias=8.0),
     ),
     "mpt": Architecture(
-        has_rope=False, norm="layer", activation="gelu", gated=False, attention=OPTIONAL_NORM
+        has_rope=False,
+        norm="layer",
+        activation="gelu",
+        gated=False,
+        attention=replace(OPTIONAL_NORM, norm_follows_queries=True),
     ),
     "qwen2moe": Architecture(experts=WITH_ROW_GATE),
     "qwen3moe": Architecture(head_norm=True, experts=NORMALISED),
     "olmoe": Architecture(head_norm=True, experts=ExpertFeatures(normalised=False)),
-    "granitemoe": Architecture(
-        interleaved_rope=True, finetuned_means_rope=True, divides_logits=True, experts=NORMALISED
-    ),
+    "granitemoe": GRANITE,
     "phimoe": Architecture(experts=NORMALISED),
     "hunyuan-moe": Architecture(
         attention=AttentionFeatures(norm=QueryKeyNorm(after_rope=True)), experts=NORMALISED
     ),
     "minimax-m2": Architecture(head_norm=True, experts=ExpertFeatures(gating="sigmoid", normalised=True)),
     "dots1": Architecture(head_norm=True, experts=ExpertFeatures()),
-    "glm4moe": Architecture(head_norm=True, block=POST_ATTENTION, experts=ExpertFeatures(gating="sigmoid")),
+    "glm4moe": Architecture(
+        block=POST_ATTENTION,
+        attention=AttentionFeatures(norm=QueryKeyNorm(), norm_is_optional=True),  # GLM-4.5-Air has none
+        experts=ExpertFeatures(gating="sigmoid"),
+    ),
     "bailingmoe2": Architecture(head_norm=True, experts=ExpertFeatures(gating="sigmoid")),
     "ernie4_5-moe": Architecture(
         interleaved_rope=True, experts=NORMALISED, unused_in_layers=("attn_output.bias",)

@@ -161,6 +161,8 @@ def test_softcaps_alibi_and_clamps() -> None:
         ("mpt", (128,), QueryKeyNorm("layer", "row")),
         ("mpt", None, None),
         ("stablelm", None, None),
+        ("glm4moe", (16,), QueryKeyNorm()),
+        ("glm4moe", None, None),
         ("llama", (16,), None),
     ],
 )
@@ -175,7 +177,7 @@ def test_the_span_of_a_norm_follows_from_its_weights(
 def test_llama_4_sees_chunks_and_grows_the_queries_of_layers_without_rope() -> None:
     spec = spec_of("llama4", 4)
     assert spec.attentions[0].window == Window(8192, chunked=True)
-    assert spec_of("llama4", 4, **{"attention.chunk_size": 4096}).attentions[0].window == Window(4096, True)
+    assert spec_of("llama4", 4, **{"attention.chunk_size": 4096}).attentions[0].window == Window(8192, True)
     assert spec.temperature == Temperature(8192, 0.1, 1.0)
     assert [layer.has_temperature for layer in spec.attentions] == [False, False, False, True]
     assert [layer.head_norm is not None for layer in spec.attentions] == [True, True, True, False]

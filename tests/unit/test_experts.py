@@ -225,8 +225,6 @@ def test_rows_are_grouped_where_experts_get_several() -> None:
         ({"expert_count": 513}, "the model uses 2 of 513 experts"),
         ({"expert_count": 7}, r"'blk.0.ffn_gate_inp.weight' has the shape \[6, 32\], expected \[7, 32\]"),
         ({"expert_count": 40, "expert_used_count": 20}, "a row of 32 elements can't go to 20 experts"),
-        ({"expert_weights_scale": float("nan")}, "expert_weights_scale is nan; a positive number"),
-        ({"expert_gating_func": 9}, "expert_gating_func is 9; one of 1, 2, 3 is needed"),
     ],
 )
 def test_experts_that_cant_be(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
@@ -235,6 +233,24 @@ def test_experts_that_cant_be(tmp_path: Path, changes: dict[str, Any], sentence:
     metadata = {**file.metadata, **{f"llama.{key}": value for key, value in changes.items()}}
     with pytest.raises(ModelError, match=sentence):
         check_tensors(model_spec(metadata, file.tensors), file.tensors)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"expert_weights_scale": float("nan")}, "expert_weights_scale is nan; a positive number"),
+        ({"expert_gating_func": 9}, "expert_gating_func is 9; one of 1, 2, 3 is needed"),
+    ],
+)
+def test_weights_that_cant_be(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    """Refused where the architecture reads them; a llama does not."""
+    write_llama(tmp_path / "m.gguf", experts_spec())
+    file = read_gguf(tmp_path / "m.gguf")
+    metadata = {**file.metadata, **{f"llama.{key}": value for key, value in changes.items()}}
+    assert model_spec(metadata, file.tensors) == model_spec(file.metadata, file.tensors)
+    renamed = {key.replace("llama.", "dots1."): value for key, value in metadata.items()}
+    with pytest.raises(ModelError, match=sentence):
+        model_spec({**renamed, "general.architecture": "dots1"}, file.tensors)
 
 
 def test_layers_that_only_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
@@ -246,6 +262,12 @@ def test_layers_that_only_predict_further_tokens_are_left_out(tmp_path: Path) ->
     check_tensors(spec, file.tensors)
     assert spec.num_layers == 2
     assert {name.split(".")[1] for name in spec.unused_tensors} == {"2"}
+    length = metadata["llama.feed_forward_length"]
+    of_blocks = {
+        **metadata,
+        "llama.feed_forward_length": [length, length, 8],
+    }  # the last one's is left out, too
+    assert model_spec(of_blocks, file.tensors).layers == spec.layers
     for wrong in (3, -1):
         with pytest.raises(ModelError, match=f"nextn_predict_layers is {wrong}; a number from 0 to 2 is"):
             model_spec({**metadata, "llama.nextn_predict_layers": wrong}, file.tensors)
