@@ -147,6 +147,13 @@ DIRECT_QUERIES: dict[str, Shape | None] = {  # DeepSeek-V2-Lite's
     "blk.*.attn_q_b.weight": None,
     "blk.*.attn_q.weight": (192, 128),
 }
+UNDIVIDED: dict[str, Shape | None] = {
+    "blk.*.attn_k_b.weight": None,
+    "blk.*.attn_v_b.weight": None,
+    "blk.*.attn_kv_b.weight": (4 * (128 + 128), 512),
+    "blk.*.attn_q_b.weight": (4 * 192, 512),
+    "blk.*.attn_output.weight": (128, 4 * 128),
+}
 VARIANTS: dict[str, Variant] = {
     "deepseek2-fast-turns": Variant(
         "deepseek2-moe", {**MULTIPLIED, "rope.scaling.yarn_beta_fast": 1.0}
@@ -157,6 +164,19 @@ VARIANTS: dict[str, Variant] = {
         {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0, "rope.scaling.yarn_log_multiplier": 0.1},
     ),
     "deepseek2-lite": Variant("deepseek2-moe", tensors=DIRECT_QUERIES, num_layers=26),
+    "deepseek2-undivided": Variant(  # as files were before llama.cpp had the absorbed form
+        "deepseek2-moe",
+        {
+            **MULTIPLIED,
+            "attention.head_count": 4,
+            "attention.head_count_kv": 4,
+            "attention.key_length": 192,
+            "attention.value_length": 128,
+            "attention.key_length_mla": None,
+            "attention.value_length_mla": None,
+        },
+        UNDIVIDED,
+    ),
     "deepseek2-yarn": Variant("deepseek2-moe", MULTIPLIED),
     "ernie4_5-moe-keys": Variant("ernie4_5-moe-moe", {**YARN, **MEANINGLESS}),
     "gpt-oss-keys": Variant("gpt-oss-moe", {**YARN, **MEANINGLESS, "rope.scaling.factor": 32.0}),
