@@ -212,6 +212,9 @@ class Cutter:
         for name, span, rows in parts:
             own = Rows(prefix + fused, total, first) if is_fused else Rows(prefix + name, rows)
             self.column_parallel(prefix + name, own, span)
+            bias = prefix + name + ".bias"  # which may lie apart where weights don't
+            if is_fused and prefix + fused + ".bias" not in self.tensors and bias in self.tensors:
+                self.part_of_vector(bias, span, rows)
             first += rows
 
     def _touched(self, name: str, columns: Span, total: int) -> tuple[Span, int]:

@@ -193,6 +193,13 @@ VARIANTS: dict[str, Variant] = {
         "llama-dense", {**LONGROPE, "rope.scaling.original_context_length": 256}, LONGROPE_FACTORS
     ),
     "llama-none": Variant("llama-dense", {"rope.scaling.type": "none", "rope.scale_linear": 4.0}),
+    "llama-split-biases": Variant(
+        "llama-dense",
+        tensors={
+            **{f"blk.*.attn_{name}.weight": None for name in ("q", "k", "v")},
+            "blk.*.attn_qkv.weight": (512, 256),
+        },
+    ),
     "llama-yarn": Variant("llama-dense", YARN, PLAIN),
     "llama4-keys": Variant("llama4-moe", {**YARN, **MEANINGLESS, "attention.chunk_size": 16}),
     "mistral3-experts": Variant("mistral3-dense", FOUR_EXPERTS, EXPERTS),
