@@ -230,8 +230,11 @@ def _latent_attentions(
     rank = read.integer("attention.kv_lora_rank")
     # Some files name a rank that the model does not have.
     query_rank = 0 if "blk.0.attn_q.weight" in tensors else read.integer("attention.q_lora_rank", 0)
-    query_length = read.integer("attention.key_length_mla")
-    latent_lengths = (rank, query_length - rope.dimension, read.integer("attention.value_length_mla"))
+    # Files that don't part keys from values have heads of plain lengths.
+    suffix = "" if "blk.0.attn_kv_b.weight" in tensors else "_mla"
+    query_length = read.integer(f"attention.key_length{suffix}")
+    attended = read.integer(f"attention.value_length{suffix}")
+    latent_lengths = (rank, query_length - rope.dimension, attended)
     if not all(0 < length < 2**31 for length in latent_lengths) or not 0 <= query_rank < 2**31:
         raise ModelError(
             f"a latent of {rank} elements with queries of {query_length}, of which {rope.dimension} turn, and"

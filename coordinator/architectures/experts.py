@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coordinator.architectures.metadata import MetadataReader
 from coordinator.gguf.origin import TensorInfo
@@ -16,10 +16,18 @@ class ExpertFeatures:
     """Of an architecture."""
 
     gating: str = "softmax"  # where the file does not say
+    gatings: tuple[tuple[int, int, str], ...] = ()  # instead of it, by numbers of layers and of tokens
     normalised: bool | None = None  # whether weights are; None: as the file says, and if it does not, no
     row_gate: str = ""  # of the shared experts: as FeedForwardSpec has it
     weighs_input: bool = False
     activation: str = ""  # where it is not that of dense layers
+
+    def of_size(self, num_layers: int, tensors: Mapping[str, TensorInfo]) -> ExpertFeatures:
+        """With the gating of a model of this size."""
+        embedding = tensors.get("token_embd.weight")
+        size = (num_layers, embedding.shape[0] if embedding is not None else 0)
+        by_size = {(layers, vocabulary): gating for layers, vocabulary, gating in self.gatings}
+        return replace(self, gating=by_size.get(size, self.gating))
 
 
 GATING_NUMBERS = {1: "softmax", 2: "sigmoid", 3: "softmax_chosen"}  # of expert_gating_func
@@ -36,6 +44,7 @@ def feed_forward_parts(
     tensors: Mapping[str, TensorInfo],
 ) -> list[Parts]:
     """Of every layer what all rows go through, and its experts. dense: the former without a router."""
+    features = features and features.of_size(len(dense), tensors)
     count = read.integer("expert_count", 0)
     routed = [count > 0 and f"blk.{index}.ffn_gate_inp.weight" in tensors for index in range(len(dense))]
     if count and not any(routed):

@@ -54,10 +54,11 @@ QWEN35 = Architecture(
     block=POST_ATTENTION,
 )
 QWEN35_MOE = replace(QWEN35, experts=replace(WITH_ROW_GATE, normalised=True))
+GLM_FLASH = ((47, 154880, "sigmoid"), (48, 154880, "sigmoid"))  # GLM-4.7-Flash
 LATENT = Architecture(
     interleaved_rope=True,
     attention=AttentionFeatures(latent=True, tempered_with_rope=True),
-    experts=ExpertFeatures(),
+    experts=ExpertFeatures(gatings=GLM_FLASH),
 )
 GRANITE = Architecture(interleaved_rope=True, divides_logits=True, experts=NORMALISED)
 ARCHITECTURES: dict[str, Architecture] = {

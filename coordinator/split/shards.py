@@ -22,7 +22,8 @@ class Shard:
     """The part of a file's tensor that one rank holds: whole blocks around its own columns.
 
     `column_offset` is the place of the first own column in the shard; activations before it, and after
-    the last own column, are zero, so that what else the blocks hold adds nothing.
+    the last own column, are zero, so that what else the blocks hold adds nothing. A transposed
+    shard's rows are the file's columns, as float32.
     """
 
     tensor: str
@@ -30,9 +31,10 @@ class Shard:
     rows: Span
     columns: Span  # of the file's tensor, whole blocks
     column_offset: int
-    # Of a tensor that holds a matrix for each expert, one after another, `rows` are those of every one.
+    # Of a tensor that holds a matrix for each expert, or head, one after another, `rows` are those of each.
     experts: Span = ONE
     expert_rows: int = 0  # of one expert in the file
+    transposed: bool = False
 
     @property
     def num_rows(self) -> int:
@@ -184,6 +186,20 @@ class Cutter:
         tensor = self._find(name + ".weight", shape[1:] if is_flat else shape)
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, heads.scaled(rows), Span(0, columns), 0)
 
+    def keys_and_values(
+        self, name: str, key: str, value: str, shape: tuple[int, int, int], rank: int, heads: Span
+    ) -> None:
+        """As two tensors of head_matrices, from one with each head's keys and values [heads * rows, rank].
+
+        shape: heads, and rows of the keys and of the values. The keys' matrices lie the other way round.
+        """
+        count, key_rows, value_rows = shape
+        total = key_rows + value_rows
+        tensor = self._find(name + ".weight", (count * total, rank))
+        keys, values, columns = Span(0, key_rows), Span(key_rows, total), Span(0, rank)
+        self.shards[key + ".weight"] = Shard(tensor.name, "F32", columns, keys, 0, heads, total, True)
+        self.shards[value + ".weight"] = Shard(tensor.name, tensor.type, values, columns, 0, heads, total)
+
     def fused_column_parallel(
         self, prefix: str, parts: tuple[tuple[str, Span, int], ...], fused: str
     ) -> None:
@@ -196,6 +212,9 @@ class Cutter:
         for name, span, rows in parts:
             own = Rows(prefix + fused, total, first) if is_fused else Rows(prefix + name, rows)
             self.column_parallel(prefix + name, own, span)
+            bias = prefix + name + ".bias"  # which may lie apart where weights don't
+            if is_fused and prefix + fused + ".bias" not in self.tensors and bias in self.tensors:
+                self.part_of_vector(bias, span, rows)
             first += rows
 
     def _touched(self, name: str, columns: Span, total: int) -> tuple[Span, int]:

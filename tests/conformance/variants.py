@@ -166,6 +166,13 @@ DIRECT_QUERIES: dict[str, Shape | None] = {  # DeepSeek-V2-Lite's
     "blk.*.attn_q_b.weight": None,
     "blk.*.attn_q.weight": (192, 128),
 }
+UNDIVIDED: dict[str, Shape | None] = {
+    "blk.*.attn_k_b.weight": None,
+    "blk.*.attn_v_b.weight": None,
+    "blk.*.attn_kv_b.weight": (4 * (128 + 128), 512),
+    "blk.*.attn_q_b.weight": (4 * 192, 512),
+    "blk.*.attn_output.weight": (128, 4 * 128),
+}
 VARIANTS: dict[str, Variant] = {
     "deepseek2-fast-turns": Variant(
         "deepseek2-moe", {**MULTIPLIED, "rope.scaling.yarn_beta_fast": 1.0}
@@ -176,6 +183,19 @@ VARIANTS: dict[str, Variant] = {
         {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0, "rope.scaling.yarn_log_multiplier": 0.1},
     ),
     "deepseek2-lite": Variant("deepseek2-moe", tensors=DIRECT_QUERIES, num_layers=26),
+    "deepseek2-undivided": Variant(  # as files were before llama.cpp had the absorbed form
+        "deepseek2-moe",
+        {
+            **MULTIPLIED,
+            "attention.head_count": 4,
+            "attention.head_count_kv": 4,
+            "attention.key_length": 192,
+            "attention.value_length": 128,
+            "attention.key_length_mla": None,
+            "attention.value_length_mla": None,
+        },
+        UNDIVIDED,
+    ),
     "deepseek2-yarn": Variant("deepseek2-moe", MULTIPLIED),
     "ernie4_5-moe-keys": Variant("ernie4_5-moe-moe", {**YARN, **MEANINGLESS}),
     "gemma3-linear": Variant(
@@ -202,6 +222,13 @@ VARIANTS: dict[str, Variant] = {
         "llama-dense", {**LONGROPE, "rope.scaling.original_context_length": 256}, LONGROPE_FACTORS
     ),
     "llama-none": Variant("llama-dense", {"rope.scaling.type": "none", "rope.scale_linear": 4.0}),
+    "llama-split-biases": Variant(
+        "llama-dense",
+        tensors={
+            **{f"blk.*.attn_{name}.weight": None for name in ("q", "k", "v")},
+            "blk.*.attn_qkv.weight": (512, 256),
+        },
+    ),
     "llama-yarn": Variant("llama-dense", YARN, PLAIN),
     "llama4-keys": Variant("llama4-moe", {**YARN, **MEANINGLESS, "attention.chunk_size": 16}),
     "mistral3-experts": Variant("mistral3-dense", FOUR_EXPERTS, EXPERTS),

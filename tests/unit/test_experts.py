@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.architectures.experts import feed_forward_parts
+from coordinator.architectures.metadata import MetadataReader
 from coordinator.architectures.reader import model_spec
 from coordinator.architectures.shapes import SHAPES
+from coordinator.architectures.table import ARCHITECTURES
 from coordinator.generation import all_logits
 from coordinator.gguf.header import read_gguf
 from coordinator.gguf.origin import TensorInfo
@@ -251,6 +254,23 @@ def test_weights_that_cant_be(tmp_path: Path, changes: dict[str, Any], sentence:
     renamed = {key.replace("llama.", "dots1."): value for key, value in metadata.items()}
     with pytest.raises(ModelError, match=sentence):
         model_spec({**renamed, "general.architecture": "dots1"}, file.tensors)
+
+
+@pytest.mark.parametrize(
+    ("layers", "tokens", "key", "expected"),
+    [(47, 154880, {}, "sigmoid"), (47, 154881, {}, "softmax"), (46, 154880, {}, "softmax"),
+     (47, 154880, {"expert_gating_func": 1}, "softmax")],
+)  # fmt: skip
+def test_early_files_of_glm_flash_do_not_name_their_gating(
+    layers: int, tokens: int, key: dict[str, int], expected: str
+) -> None:
+    keys = {"expert_count": 4, "expert_used_count": 2, "embedding_length": 64, **key}
+    read = MetadataReader({f"deepseek2.{name}": value for name, value in keys.items()}, "deepseek2")
+    shapes = {"token_embd": (tokens, 64), "blk.0.ffn_gate_inp": (4, 64), "blk.0.ffn_down_exps": (4, 64, 32)}
+    tensors = tensor_infos({f"{name}.weight": shape for name, shape in shapes.items()})
+    features = ARCHITECTURES["deepseek2"].experts
+    parts = feed_forward_parts(features, read, [FeedForwardSpec(32)] * layers, tensors)
+    assert parts[0][1] is not None and parts[0][1].gating == expected
 
 
 def test_layers_that_only_predict_further_tokens_are_left_out(tmp_path: Path) -> None:

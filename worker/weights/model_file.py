@@ -93,11 +93,20 @@ def _joined(parts: Sequence[Bytes]) -> Bytes:
 def shard_rows(weights: WeightSource, shard: Shard, tensor: TensorInfo) -> list[Bytes]:
     """What a rank holds of a tensor, of every expert as the file has it [rows, row bytes]; not copied.
 
-    Vectors of shorter floats are widened to the shard's type.
+    Vectors of shorter floats are widened to the shard's type, and so is what is transposed.
     """
+    starts = [expert * shard.expert_rows for expert in range(shard.experts.start, shard.experts.stop)]
+    if shard.transposed:
+        return [_transposed(weights, shard, tensor, start) for start in starts]
     weight_type = WEIGHT_TYPES[shard.type]
     first, last = weight_type.row_bytes(shard.columns.start), weight_type.row_bytes(shard.columns.stop)
     is_widened = shard.type != tensor.type
     rows = weights.floats(tensor).view(np.uint8) if is_widened else weights.rows(tensor)
-    starts = (expert * shard.expert_rows for expert in range(shard.experts.start, shard.experts.stop))
     return [rows[start + shard.rows.start : start + shard.rows.stop, first:last] for start in starts]
+
+
+def _transposed(weights: WeightSource, shard: Shard, tensor: TensorInfo, start: int) -> Bytes:
+    """The part that is one expert's or head's."""
+    raw = weights.rows(tensor)[start + shard.columns.start : start + shard.columns.stop]
+    held = FORMATS[tensor.type].widen(raw, tensor.columns)[:, shard.rows.start : shard.rows.stop]
+    return np.ascontiguousarray(held.T).view(np.uint8)
