@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from coordinator.architectures.attention import LayerHeads, read_attentions
 from coordinator.architectures.blocks import count_layers, unused_of_blocks
-from coordinator.architectures.experts import feed_forward_parts
+from coordinator.architectures.experts import Parts, feed_forward_parts
 from coordinator.architectures.metadata import MetadataReader
 from coordinator.architectures.recurrent import read_recurrent
 from coordinator.architectures.rope import read_rope
@@ -30,8 +31,7 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
     num_layers, num_blocks = count_layers(read)
     recurrents = read_recurrent(architecture.recurrent, read, num_blocks)[:num_layers]
     heads = _heads(architecture, read, recurrents)
-    dense = _feed_forwards(architecture, read, num_layers, "blk.0.ffn.act.scales" in tensors)
-    parts = feed_forward_parts(architecture.experts, read, dense, tensors)
+    parts = _feed_forwards(architecture, read, num_layers, tensors)
     width = read.integer("embedding_length")
     rope = None
     key_length = next((layer.key_length for layer in heads if layer is not None), 0)
@@ -77,15 +77,18 @@ NORM_EPSILONS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.
 
 
 def _feed_forwards(
-    architecture: Architecture, read: MetadataReader, num_layers: int, has_divisors: bool
-) -> list[FeedForwardSpec | None]:
-    """One a layer."""
+    architecture: Architecture, read: MetadataReader, num_layers: int, tensors: Mapping[str, TensorInfo]
+) -> list[Parts]:
+    """Those of each layer."""
     if not architecture.feeds_forward:
-        return [None] * num_layers
-    return [
-        FeedForwardSpec(length, architecture.activation, architecture.gated, has_divisors)
-        for length in read.integers("feed_forward_length", num_layers)
-    ]
+        return [(None, None)] * num_layers
+    dense = functools.partial(
+        FeedForwardSpec,
+        activation=architecture.activation,
+        gated=architecture.gated,
+        has_divisors="blk.0.ffn.act.scales" in tensors,
+    )
+    return feed_forward_parts(architecture.experts, read, num_layers, dense, tensors)
 
 
 def _heads(

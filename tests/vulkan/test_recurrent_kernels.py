@@ -134,7 +134,7 @@ def test_unit_norm(
 
 
 def test_short_vectors_stay_short() -> None:
-    """The delta rule's norm is x / sqrt(sum(x * x) + epsilon), here of sums from far below epsilon to far above."""
+    """The delta rule's norm is x / sqrt(sum(x * x) + epsilon); here from far below epsilon to far above."""
     vectors = np.array([[3e-6, 4e-6], [3e-3, 4e-3], [0.3, 0.4], [30, 40], [0, 0]], np.float32)
     case = Runs((5,), (0,), (0,)).case(UnitNorm(1, 2, 1e-4), {"convolved": vectors})
     results = case.run(NumpyDevice(limits_for(max_rows=5, num_slots=6)))
