@@ -28,6 +28,8 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
             f"the architecture {name!r:.60} is not supported; supported: {', '.join(sorted(ARCHITECTURES))}"
         )
     architecture, read = ARCHITECTURES[name], MetadataReader(metadata, name)
+    if not read.flag("attention.causal", True):
+        raise read.refuse("attention.causal", False, "true (for generating text)")
     num_layers, num_blocks = count_layers(read)
     recurrents = read_recurrent(architecture.recurrent, read, num_blocks)[:num_layers]
     heads = _heads(architecture, read, recurrents)

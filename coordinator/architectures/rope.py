@@ -33,7 +33,7 @@ def read_rope(
         )
     return Rope(
         dimension=read.integer("rope.dimension_count", key_length),
-        base=read.number("rope.freq_base", 10000.0),
+        base=read.number("rope.freq_base", 10000.0) * _base_factor(read, key_length),
         scale=1.0 / factor,
         interleaved=interleaved,
         factors=next((name for name in (FACTORS, SHORT_FACTORS) if name in tensors), ""),
@@ -42,6 +42,12 @@ def read_rope(
         yarn=_yarn(read) if kind == "yarn" else None,
         magnitude=_magnitude(read, factor if kind == "yarn" else 1.0),
     )
+
+
+def _base_factor(read: MetadataReader, key_length: int) -> float:
+    """By which Hunyuan's alpha raises the base, so that the slowest pair turns 1 / alpha as fast."""
+    alpha = read.number("rope.scaling.alpha", 1.0)
+    return 1.0 if alpha == 1.0 else alpha ** (key_length / max(2, key_length - 2))
 
 
 def _yarn(read: MetadataReader) -> Yarn:

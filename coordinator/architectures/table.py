@@ -103,6 +103,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention=AttentionFeatures(full_period=0),
         recurrent=RecurrentFeatures("convolution"),
         output_norm="token_embd_norm",
+        unused_tensors=("dense_2.weight", "dense_2.bias"),  # behind the embeddings of texts
     ),
     "mamba2": Architecture(
         has_rope=False,

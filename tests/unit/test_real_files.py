@@ -16,9 +16,10 @@ from coordinator.gguf.header import read_gguf
 from coordinator.scheduler import Scheduler
 from coordinator.spec.model import ModelError
 from tests import recurrent_models
-from tests.models import Floats, LocalEngine, make_spec, write_llama
+from tests.models import Floats, LocalEngine, make_spec, open_model, write_llama
 from tests.recurrent_models import LIMITS, RecurrentModel
 from tests.unit.test_experts import experts_spec
+from worker.step.rope_tables import rope_angles
 
 TOKENS = list(range(13))
 
@@ -77,6 +78,41 @@ def test_a_layer_without_experts_needs_a_length(tmp_path: Path, length: int | No
 
 def renamed(model: RecurrentModel, metadata: Mapping[str, Any]) -> RecurrentModel:
     return dataclasses.replace(model, metadata={**model.metadata, **metadata})
+
+
+def test_models_that_see_later_tokens_are_refused(tmp_path: Path) -> None:
+    """As those that only embed texts; what is said of others says nothing."""
+    plain = recurrent_models.lfm2()
+    assert_same_model(tmp_path, renamed(plain, {"attention.causal": 1}), plain)
+    with pytest.raises(ModelError, match=r"lfm2.attention.causal is False; true \(for generating text\)"):
+        open_model(renamed(plain, {"attention.causal": 0}).write(tmp_path / "m.gguf"))
+
+
+def test_what_embeds_texts_is_left_out(tmp_path: Path) -> None:
+    """LFM2-ColBERT's last product."""
+    plain = recurrent_models.lfm2()
+    dense = {"dense_2.weight": np.ones((8, 32), np.float32), "dense_2.bias": np.ones(8, np.float32)}
+    assert_same_model(tmp_path, dataclasses.replace(plain, tensors={**plain.tensors, **dense}), plain)
+
+
+def test_tied_embeddings_may_have_a_bias_behind_them(tmp_path: Path) -> None:
+    """Qwen2's may."""
+    plain = recurrent_models.mamba2()
+    tensors = {**plain.tensors, "output.bias": np.linspace(-1, 1, 48, dtype=np.float32)}
+    untied = dataclasses.replace(plain, tensors={**tensors, "output.weight": tensors["token_embd.weight"]})
+    del tensors["output.weight"]
+    assert_same_model(tmp_path, dataclasses.replace(plain, tensors=tensors), untied)
+
+
+def test_alpha_raises_the_base_of_the_rope(tmp_path: Path) -> None:
+    """The slowest of 4 pairs turns 1000 times slower, the first as before (NTK-aware scaling)."""
+    write_llama(tmp_path / "m.gguf")
+    plain, changed = (
+        rope_angles(changed_spec(tmp_path / "m.gguf", **keys).ropes[0], None)
+        for keys in ({}, {"rope.scaling.alpha": 1000.0})
+    )
+    assert len(plain) == 4
+    np.testing.assert_allclose(plain / changed, 1000.0 ** (np.arange(4) / 3))
 
 
 def test_a_dense_model_may_count_one_expert(tmp_path: Path) -> None:
