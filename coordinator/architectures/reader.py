@@ -12,7 +12,7 @@ from coordinator.architectures.blocks import count_layers, unused_of_blocks
 from coordinator.architectures.experts import Parts, feed_forward_parts
 from coordinator.architectures.metadata import MetadataReader
 from coordinator.architectures.recurrent import read_recurrent
-from coordinator.architectures.rope import read_rope
+from coordinator.architectures.rope import read_rope, still_pairs
 from coordinator.architectures.table import ARCHITECTURES, Architecture
 from coordinator.gguf.origin import TensorInfo
 from coordinator.spec.attention import QueryKeyNorm
@@ -40,6 +40,8 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
     if architecture.has_rope and key_length:
         interleaved = architecture.interleaved_rope and not read.has("rope.dimension_sections")
         rope = read_rope(read, key_length, interleaved, tensors)
+        if architecture.sections_take_turns:
+            rope = replace(rope, still_pairs=still_pairs(read, rope.dimension // 2))
     features = architecture.attention
     if architecture.head_norm and features.norm is None:
         features = replace(features, norm=QueryKeyNorm())

@@ -44,6 +44,20 @@ def read_rope(
     )
 
 
+def still_pairs(read: MetadataReader, num_pairs: int) -> tuple[int, ...]:
+    """Those that turn by none of a picture's time, height and width, which take turns and end one by one.
+
+    What is left turns by a fourth position, which is 0 for every token of a text.
+    """
+    lengths = read.integers("rope.dimension_sections", 4, 0)
+    if any(length < 0 for length in lengths):
+        raise read.refuse("rope.dimension_sections", lengths, "numbers of pairs")
+    if not any(lengths):
+        return ()
+    places = ((pair, pair % sum(lengths)) for pair in range(num_pairs))
+    return tuple(pair for pair, place in places if place >= 3 * lengths[place % 3])
+
+
 def _base_factor(read: MetadataReader, key_length: int) -> float:
     """By which Hunyuan's alpha raises the base, so that the slowest pair turns 1 / alpha as fast."""
     alpha = read.number("rope.scaling.alpha", 1.0)

@@ -96,10 +96,34 @@ EIGHT_EXPERTS: dict[str, Shape | None] = {
     "blk.1.ffn_gate_up_exps.weight": (8, 384, 128),
     "blk.1.exp_probs_b.bias": (8,),
 }
+THREE_HEADS_A_GROUP: dict[str, Value | None] = {"ssm.time_step_rank": 6, "ssm.inner_size": 768}
+SIX_HEADS: dict[str, Shape | None] = {  # of the first layer, the only one with a state
+    "blk.0.ssm_conv1d.weight": (1280, 4),
+    "blk.0.ssm_a": (6,),
+    "blk.0.ssm_dt.bias": (6,),
+    "blk.0.ssm_out.weight": (256, 768),
+}
+SIX_HEADS_APART: dict[str, Shape | None] = {
+    "blk.0.attn_qkv.weight": (1280, 256),
+    "blk.0.attn_gate.weight": (768, 256),
+}
+QWEN35_ROPE: dict[str, Value | None] = {
+    "rope.dimension_count": 64,
+    "rope.dimension_sections": [11, 11, 10, 0],
+}
 VARIANTS: dict[str, Variant] = {
     "deepseek2-groups": Variant("deepseek2-moe", GROUPS, EIGHT_EXPERTS),
     "deepseek2-yarn": Variant("deepseek2-moe", {**YARN, "rope.scaling.yarn_log_multiplier": 0.0707}),
     "gpt-oss-yarn": Variant("gpt-oss-moe", {**YARN, "rope.scaling.factor": 32.0}),
+    "hunyuan-dense-alpha": Variant(
+        "hunyuan-dense-dense",
+        {
+            "rope.scaling.type": "none",
+            "rope.scaling.alpha": 1000.0,
+            "expert_count": 1,
+            "expert_used_count": 1,
+        },
+    ),
     "llama-linear": Variant("llama-dense", {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}),
     "llama-longrope-long": Variant("llama-dense", LONGROPE, LONGROPE_FACTORS),
     "llama-longrope-short": Variant(
@@ -110,5 +134,40 @@ VARIANTS: dict[str, Variant] = {
         "mistral3-dense",
         {**YARN, "rope.scaling.yarn_log_multiplier": 1.0, "attention.temperature_scale": 0.1},
         num_tokens=144,
+    ),
+    "qwen2-tied": Variant("qwen2-dense", tensors={"output.weight": None}),
+    "qwen3next-heads": Variant(
+        "qwen3next-moe",
+        THREE_HEADS_A_GROUP,
+        {**SIX_HEADS, **SIX_HEADS_APART, "blk.0.ssm_in.weight": None, "blk.0.ssm_ba.weight": (12, 256)},
+        num_tokens=144,
+    ),
+    "qwen3next-older": Variant(
+        "qwen3next-moe",
+        THREE_HEADS_A_GROUP,
+        {
+            **SIX_HEADS,
+            **dict.fromkeys(SIX_HEADS_APART),
+            "blk.0.ssm_in.weight": (2048, 256),
+            "blk.0.ssm_ba.weight": (12, 256),
+        },
+    ),
+    "qwen35-epsilon": Variant("qwen35-dense", {"attention.layer_norm_rms_epsilon": 1.0}),
+    "qwen35-heads": Variant(
+        "qwen35-dense",
+        {**THREE_HEADS_A_GROUP, **QWEN35_ROPE},
+        {
+            **SIX_HEADS,
+            **SIX_HEADS_APART,
+            "blk.0.ssm_alpha.weight": (6, 256),
+            "blk.0.ssm_beta.weight": (6, 256),
+        },
+        num_tokens=144,
+    ),
+    "qwen35-sections": Variant("qwen35-dense", {**QWEN35_ROPE, "rope.dimension_sections": [16, 0, 0, 0]}),
+    "qwen35moe-files": Variant(
+        "qwen35moe-moe",
+        {**QWEN35_ROPE, "feed_forward_length": None},
+        {"blk.*.ffn_gate_inp_shexp.weight": (1, 256)},
     ),
 }

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coordinator.architectures.metadata import MetadataReader
 from coordinator.architectures.reader import model_spec
+from coordinator.architectures.rope import still_pairs
 from coordinator.generation import all_logits
 from coordinator.gguf.header import read_gguf
 from coordinator.scheduler import Scheduler
-from coordinator.spec.model import ModelError
+from coordinator.spec.model import ModelError, Rope
 from tests import recurrent_models
 from tests.models import Floats, LocalEngine, make_spec, open_model, write_llama
 from tests.recurrent_models import LIMITS, RecurrentModel
@@ -113,6 +115,30 @@ def test_alpha_raises_the_base_of_the_rope(tmp_path: Path) -> None:
     )
     assert len(plain) == 4
     np.testing.assert_allclose(plain / changed, 1000.0 ** (np.arange(4) / 3))
+
+
+@pytest.mark.parametrize(
+    ("sections", "still"),
+    [
+        ([11, 11, 10, 0], ()),  # Qwen3.5's
+        (None, ()),
+        ([0, 0, 0, 0], ()),
+        ([32, 0, 0, 0], tuple(pair for pair in range(32) if pair % 3)),
+        ([1, 1, 1, 1], tuple(range(3, 32, 4))),
+        ([16, 16, 0, 0], tuple(range(2, 32, 3))),
+    ],
+)
+def test_pairs_of_no_section_do_not_turn(sections: list[int] | None, still: tuple[int, ...]) -> None:
+    """Time, height and width take turns, as long as they have pairs; the rest is of a fourth position, 0."""
+    keys = {} if sections is None else {"qwen35.rope.dimension_sections": sections}
+    assert still_pairs(MetadataReader(keys, "qwen35"), 32) == still
+    turned = rope_angles(Rope(64, 1e4, 1.0, False, still_pairs=still), None) > 0
+    assert np.flatnonzero(~turned).tolist() == list(still)
+
+
+def test_impossible_sections_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"dimension_sections is \[-1, 3, 3, 3\]; numbers of pairs"):
+        still_pairs(MetadataReader({"qwen35.rope.dimension_sections": [-1, 3, 3, 3]}, "qwen35"), 8)
 
 
 def test_a_dense_model_may_count_one_expert(tmp_path: Path) -> None:
