@@ -152,7 +152,17 @@ VARIANTS: dict[str, Variant] = {
             "blk.0.ssm_ba.weight": (12, 256),
         },
     ),
-    "qwen35-epsilon": Variant("qwen35-dense", {"attention.layer_norm_rms_epsilon": 1.0}),
+    "qwen35-epsilon": Variant(
+        "qwen35-dense",
+        {"attention.layer_norm_rms_epsilon": 1.0, "ssm.state_size": 16, "ssm.inner_size": 32},
+        {
+            "blk.0.attn_qkv.weight": (96, 256),
+            "blk.0.attn_gate.weight": (32, 256),
+            "blk.0.ssm_conv1d.weight": (96, 4),
+            "blk.0.ssm_norm.weight": (16,),
+            "blk.0.ssm_out.weight": (256, 32),
+        },
+    ),
     "qwen35-heads": Variant(
         "qwen35-dense",
         {**THREE_HEADS_A_GROUP, **QWEN35_ROPE},
