@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from coordinator.architectures.attention import LayerHeads, read_attentions
 from coordinator.architectures.blocks import count_layers, unused_of_blocks
-from coordinator.architectures.experts import feed_forward_parts
+from coordinator.architectures.experts import Parts, feed_forward_parts
 from coordinator.architectures.keys import ignored_keys
 from coordinator.architectures.metadata import MetadataReader
 from coordinator.architectures.recurrent import read_recurrent
-from coordinator.architectures.rope import read_rope
+from coordinator.architectures.rope import read_rope, still_pairs
 from coordinator.architectures.table import ARCHITECTURES, Architecture
 from coordinator.gguf.origin import TensorInfo
 from coordinator.spec.attention import QueryKeyNorm
@@ -28,16 +29,19 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
             f"the architecture {name!r:.60} is not supported; supported: {', '.join(sorted(ARCHITECTURES))}"
         )
     architecture, read = ARCHITECTURES[name], MetadataReader(metadata, name, ignored_keys(name))
+    if not read.flag("attention.causal", True):
+        raise read.refuse("attention.causal", False, "true (for generating text)")
     num_layers, num_blocks = count_layers(read)
     recurrents = read_recurrent(architecture.recurrent, read, num_blocks)[:num_layers]
     heads = _heads(architecture, read, recurrents)
-    dense = _feed_forwards(architecture, read, num_layers, "blk.0.ffn.act.scales" in tensors)
-    parts = feed_forward_parts(architecture.experts, read, dense, tensors)
+    parts = _feed_forwards(architecture, read, num_layers, tensors)
     width = read.integer("embedding_length")
     rope = None
     key_length = next((layer.key_length for layer in heads if layer is not None), 0)
     if architecture.has_rope and key_length:
         rope = read_rope(read, key_length, _is_interleaved(architecture, read), tensors)
+        if architecture.sections_take_turns:
+            rope = replace(rope, still_pairs=still_pairs(read, rope.dimension // 2))
     features = architecture.attention
     if architecture.head_norm and features.norm is None:
         features = replace(features, norm=QueryKeyNorm())
@@ -77,15 +81,18 @@ NORM_EPSILONS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.
 
 
 def _feed_forwards(
-    architecture: Architecture, read: MetadataReader, num_layers: int, has_divisors: bool
-) -> list[FeedForwardSpec | None]:
-    """One a layer."""
+    architecture: Architecture, read: MetadataReader, num_layers: int, tensors: Mapping[str, TensorInfo]
+) -> list[Parts]:
+    """Those of each layer."""
     if not architecture.feeds_forward:
-        return [None] * num_layers
-    return [
-        FeedForwardSpec(length, architecture.activation, architecture.gated, has_divisors)
-        for length in read.integers("feed_forward_length", num_layers)
-    ]
+        return [(None, None)] * num_layers
+    dense = functools.partial(
+        FeedForwardSpec,
+        activation=architecture.activation,
+        gated=architecture.gated,
+        has_divisors="blk.0.ffn.act.scales" in tensors,
+    )
+    return feed_forward_parts(architecture.experts, read, num_layers, dense, tensors)
 
 
 def _heads(

@@ -16,6 +16,7 @@ class Architecture:
     """In what an architecture differs from others: one row of the table below."""
 
     interleaved_rope: bool = False
+    sections_take_turns: bool = False  # those of the rope, by which pictures turn
     has_rope: bool = True
     layers_with_rope: int | None = None  # only a model of so many layers has it
     norm: str = "rms"
@@ -48,6 +49,7 @@ NORMALISED = ExpertFeatures(normalised=True)
 WITH_ROW_GATE = ExpertFeatures(row_gate="ffn_gate_inp_shexp.weight")
 OPTIONAL_NORM = AttentionFeatures(norm=QueryKeyNorm("layer"), norm_is_optional=True)
 QWEN35 = Architecture(
+    sections_take_turns=True,
     head_norm=True,
     attention=AttentionFeatures(gated=True),
     recurrent=RecurrentFeatures("delta", tiled=True),
@@ -100,13 +102,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3": Architecture(head_norm=True, unused_tensors=CLASSIFIER),
     "qwen35": QWEN35,
     "qwen35moe": QWEN35_MOE,
-    "qwen3next": replace(QWEN35_MOE, recurrent=RecurrentFeatures("delta")),
+    "qwen3next": replace(QWEN35_MOE, sections_take_turns=False, recurrent=RecurrentFeatures("delta")),
     "seed_oss": Architecture(block=POST_ATTENTION),
     "lfm2": Architecture(
         head_norm=True,
         attention=AttentionFeatures(full_period=0),
         recurrent=RecurrentFeatures("convolution"),
         output_norm="token_embd_norm",
+        unused_tensors=("dense_2.weight", "dense_2.bias"),  # behind the embeddings of texts
     ),
     "mamba2": Architecture(
         has_rope=False,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coordinator.gguf.origin import TensorInfo
+from coordinator.gguf.origin import TensorInfo, without_leading_ones
 from coordinator.gguf.weight_types import WEIGHT_TYPES
 from coordinator.spec.model import ModelError
 from coordinator.split.plan import Span, covering, padded
@@ -49,7 +49,7 @@ class Shard:
 
 def check_shape(tensor: TensorInfo, expected: tuple[int, ...]) -> None:
     """Raises ModelError for a tensor of another shape."""
-    if tensor.shape != expected:
+    if without_leading_ones(tensor.shape) != without_leading_ones(expected):
         raise ModelError(
             f"the tensor {tensor.name!r} has the shape {list(tensor.shape)}, expected {list(expected)}"
         )
@@ -62,9 +62,6 @@ class Rows:
     tensor: str  # without ".weight"
     total: int  # rows of the tensor
     first: int = 0
-
-
-NO_TENSOR = TensorInfo("", "F32", (), 0, 0)
 
 
 @dataclass(frozen=True)
@@ -130,9 +127,6 @@ class Cutter:
         Its columns are the model's width, or, where they are given, those of a table of numbers.
         """
         shape: tuple[int, ...] = (total, columns or self.width)
-        known = self.tensors.get(name + ".weight")
-        if columns is not None and total == 1 and known is not None and len(known.shape) == 1:
-            shape = shape[1:]  # programs that rewrite files drop a dimension of 1
         find = self._find if columns is None else self._find_floats
         found, has_bias = find(name + ".weight", shape), name + ".bias" in self.tensors
         for index, span in enumerate(spans or [Span(0, 0)]):
@@ -180,10 +174,9 @@ class Cutter:
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, rows, Span(0, shape[1]), 0)
 
     def head_matrices(self, name: str, shape: tuple[int, int, int], heads: Span) -> None:
-        """A matrix for each head [heads, rows, columns]; that of a lone head may be [rows, columns]."""
-        count, rows, columns = shape
-        is_flat = count == 1 and len(self.tensors.get(name + ".weight", NO_TENSOR).shape) == 2
-        tensor = self._find(name + ".weight", shape[1:] if is_flat else shape)
+        """A matrix for each head [heads, rows, columns]."""
+        _, rows, columns = shape
+        tensor = self._find(name + ".weight", shape)
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, heads.scaled(rows), Span(0, columns), 0)
 
     def keys_and_values(

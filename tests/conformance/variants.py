@@ -173,6 +173,21 @@ UNDIVIDED: dict[str, Shape | None] = {
     "blk.*.attn_q_b.weight": (4 * 192, 512),
     "blk.*.attn_output.weight": (128, 4 * 128),
 }
+THREE_HEADS_A_GROUP: dict[str, Value | None] = {"ssm.time_step_rank": 6, "ssm.inner_size": 768}
+SIX_HEADS: dict[str, Shape | None] = {  # of the first layer, the only one with a state
+    "blk.0.ssm_conv1d.weight": (1280, 4),
+    "blk.0.ssm_a": (6,),
+    "blk.0.ssm_dt.bias": (6,),
+    "blk.0.ssm_out.weight": (256, 768),
+}
+SIX_HEADS_APART: dict[str, Shape | None] = {
+    "blk.0.attn_qkv.weight": (1280, 256),
+    "blk.0.attn_gate.weight": (768, 256),
+}
+QWEN35_ROPE: dict[str, Value | None] = {
+    "rope.dimension_count": 64,
+    "rope.dimension_sections": [11, 11, 10, 0],
+}
 VARIANTS: dict[str, Variant] = {
     "deepseek2-fast-turns": Variant(
         "deepseek2-moe", {**MULTIPLIED, "rope.scaling.yarn_beta_fast": 1.0}
@@ -213,6 +228,15 @@ VARIANTS: dict[str, Variant] = {
     "granite-experts": Variant("granite-dense", FOUR_EXPERTS, EXPERTS),
     "granite-scales": Variant("granite-dense", SCALES),
     "granitemoe-scales": Variant("granitemoe-moe", {**SCALES, "rope.scaling.finetuned": False}),
+    "hunyuan-dense-alpha": Variant(
+        "hunyuan-dense-dense",
+        {
+            "rope.scaling.type": "none",
+            "rope.scaling.alpha": 1000.0,
+            "expert_count": 1,
+            "expert_used_count": 1,
+        },
+    ),
     "llama-factor-alone": Variant("llama-dense", {"rope.scaling.factor": 4.0}, PLAIN),
     "llama-keys": Variant("llama-moe", {**YARN, **MEANINGLESS}),
     "llama-linear": Variant("llama-dense", {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}),
@@ -243,5 +267,50 @@ VARIANTS: dict[str, Variant] = {
         "phi3-dense",
         {**LONGROPE, "rope.scaling.original_context_length": 64, "rope.dimension_count": 24},
         {**NO_BIASES, "rope_factors_long.weight": (12,), "rope_factors_short.weight": (12,)},
+    ),
+    "qwen2-tied": Variant("qwen2-dense", tensors={"output.weight": None}),
+    "qwen3next-heads": Variant(
+        "qwen3next-moe",
+        THREE_HEADS_A_GROUP,
+        {**SIX_HEADS, **SIX_HEADS_APART, "blk.0.ssm_in.weight": None, "blk.0.ssm_ba.weight": (12, 256)},
+        num_tokens=144,
+    ),
+    "qwen3next-older": Variant(
+        "qwen3next-moe",
+        THREE_HEADS_A_GROUP,
+        {
+            **SIX_HEADS,
+            **dict.fromkeys(SIX_HEADS_APART),
+            "blk.0.ssm_in.weight": (2048, 256),
+            "blk.0.ssm_ba.weight": (12, 256),
+        },
+    ),
+    "qwen35-epsilon": Variant(
+        "qwen35-dense",
+        {"attention.layer_norm_rms_epsilon": 1.0, "ssm.state_size": 16, "ssm.inner_size": 32},
+        {
+            "blk.0.attn_qkv.weight": (96, 256),
+            "blk.0.attn_gate.weight": (32, 256),
+            "blk.0.ssm_conv1d.weight": (96, 4),
+            "blk.0.ssm_norm.weight": (16,),
+            "blk.0.ssm_out.weight": (256, 32),
+        },
+    ),
+    "qwen35-heads": Variant(
+        "qwen35-dense",
+        {**THREE_HEADS_A_GROUP, **QWEN35_ROPE},
+        {
+            **SIX_HEADS,
+            **SIX_HEADS_APART,
+            "blk.0.ssm_alpha.weight": (6, 256),
+            "blk.0.ssm_beta.weight": (6, 256),
+        },
+        num_tokens=144,
+    ),
+    "qwen35-sections": Variant("qwen35-dense", {**QWEN35_ROPE, "rope.dimension_sections": [16, 0, 0, 0]}),
+    "qwen35moe-files": Variant(
+        "qwen35moe-moe",
+        {**QWEN35_ROPE, "feed_forward_length": None},
+        {"blk.*.ffn_gate_inp_shexp.weight": (1, 256)},
     ),
 }

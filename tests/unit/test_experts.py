@@ -269,7 +269,7 @@ def test_early_files_of_glm_flash_do_not_name_their_gating(
     shapes = {"token_embd": (tokens, 64), "blk.0.ffn_gate_inp": (4, 64), "blk.0.ffn_down_exps": (4, 64, 32)}
     tensors = tensor_infos({f"{name}.weight": shape for name, shape in shapes.items()})
     features = ARCHITECTURES["deepseek2"].experts
-    parts = feed_forward_parts(features, read, [FeedForwardSpec(32)] * layers, tensors)
+    parts = feed_forward_parts(features, read, layers, FeedForwardSpec, tensors)
     assert parts[0][1] is not None and parts[0][1].gating == expected
 
 
