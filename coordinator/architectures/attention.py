@@ -21,10 +21,11 @@ class AttentionFeatures:
 
     full_period: int | None = None  # of so many layers the last sees all keys, the others a window; 0: all do
     window: int = 0  # where the file says nothing; 0 for none
-    window_layers: int | None = None  # only a model of so many layers has that one
+    window_layers: int | None = None  # only a model of so many layers has windows
     chunked: bool = False
     window_rope_base: float | None = None  # of layers with windows, where the file says nothing
     plain_window_rope: bool = False  # whether those turn unscaled
+    one_rope: bool = False  # whether they turn as all others, whatever the file says
     full_without_rope: bool = False  # whether layers that see all keys lack rope, where others have windows
     rope_period: int = 0  # of so many layers the last has no rope
     norm: QueryKeyNorm | None = None  # its span follows from the tensors
@@ -32,10 +33,12 @@ class AttentionFeatures:
     norm_experts: int | None = None  # a model of so many experts has no norm
     width_scale_layers: int | None = None  # a model of so many layers scales by its width, not its heads'
     softcap: float | None = None  # where the file says nothing; None where it is not asked
-    alibi_bias: float = 0.0  # where the file says nothing
+    alibi_bias: float = 0.0
     alibi_layers: int | None = None  # only a model of so many layers has that one
+    limits_are_told: bool = False  # whether a file may have alibi's bias, and clamp what is attended to
     sinks: bool = False
     gated: bool = False
+    yarn_is_told: bool = False  # whether the file says how yarn scales a rope
     temperature: Temperature | None = None  # of layers without rope
     tempered_with_rope: bool = False  # whether a file may have one for all layers
     latent: bool = False  # whether all heads' keys and values come of one vector
@@ -107,7 +110,7 @@ def read_attentions(
                 window=window,
                 softcap=0.0 if features.softcap is None else _softcap(read, features.softcap),
                 alibi_bias=_alibi_bias(features, read, count),
-                clamp=read.number("attention.clamp_kqv", 0.0),
+                clamp=read.number("attention.clamp_kqv", 0.0) if features.limits_are_told else 0.0,
                 sinks=features.sinks,
                 gated=features.gated,
                 has_temperature=temperature is not None and (features.tempered_with_rope or not turns),
@@ -118,11 +121,10 @@ def read_attentions(
 
 def _windows(features: AttentionFeatures, read: MetadataReader, count: int) -> list[Window | None]:
     """One a layer; the pattern is a period, or says of each layer whether it has one."""
-    default = features.window if features.window_layers in (None, count) else 0
-    length = read.integer("attention.sliding_window", default)
+    length = read.integer("attention.sliding_window", features.window)
     if features.chunked and length:
         length = read.integer("attention.chunk_size", features.window)
-    if features.full_period is None or length == 0:
+    if features.full_period is None or features.window_layers not in (None, count) or length == 0:
         return [None] * count
     if not 0 < length < 2**31:
         raise read.refuse("attention.sliding_window", length, "a number of keys")
@@ -147,7 +149,8 @@ def _ropes(
     )
     if features.plain_window_rope:
         windowed = replace(windowed, scale=1.0, yarn=None, magnitude=1.0)
-    return (rope, windowed) if any_windows and windowed != rope else (rope,)
+    differs = any_windows and not features.one_rope and windowed != rope
+    return (rope, windowed) if differs else (rope,)
 
 
 def _turns(features: AttentionFeatures, index: int, window: Window | None, any_windows: bool) -> bool:
@@ -195,8 +198,9 @@ def _softcap(read: MetadataReader, default: float) -> float:
 
 
 def _alibi_bias(features: AttentionFeatures, read: MetadataReader, count: int) -> float:
-    default = features.alibi_bias if features.alibi_layers in (None, count) else 0.0
-    return read.number("attention.max_alibi_bias", default)
+    if features.limits_are_told:
+        return read.number("attention.max_alibi_bias", features.alibi_bias)
+    return features.alibi_bias if features.alibi_layers in (None, count) else 0.0
 
 
 def _temperature(

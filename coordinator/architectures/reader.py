@@ -30,14 +30,16 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
     num_layers, num_blocks = count_layers(read)
     recurrents = read_recurrent(architecture.recurrent, read, num_blocks)[:num_layers]
     heads = _heads(architecture, read, recurrents)
-    dense = _feed_forwards(architecture, read, num_layers, "blk.0.ffn.act.scales" in tensors)
+    dense = _feed_forwards(architecture, read, num_layers, tensors)
     parts = feed_forward_parts(architecture.experts, read, dense, tensors)
     width = read.integer("embedding_length")
     rope = None
     key_length = next((layer.key_length for layer in heads if layer is not None), 0)
     if architecture.has_rope and key_length:
         interleaved = architecture.interleaved_rope and not read.has("rope.dimension_sections")
-        rope = read_rope(read, key_length, interleaved, tensors)
+        rope = read_rope(
+            read, key_length, interleaved, tensors, yarn_is_told=architecture.attention.yarn_is_told
+        )
     features = architecture.attention
     if architecture.head_norm and features.norm is None:
         features = replace(features, norm=QueryKeyNorm())
@@ -77,14 +79,16 @@ NORM_EPSILONS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.
 
 
 def _feed_forwards(
-    architecture: Architecture, read: MetadataReader, num_layers: int, has_divisors: bool
+    architecture: Architecture, read: MetadataReader, num_layers: int, tensors: Mapping[str, TensorInfo]
 ) -> list[FeedForwardSpec | None]:
     """One a layer."""
     if not architecture.feeds_forward:
         return [None] * num_layers
     return [
-        FeedForwardSpec(length, architecture.activation, architecture.gated, has_divisors)
-        for length in read.integers("feed_forward_length", num_layers)
+        FeedForwardSpec(
+            length, architecture.activation, architecture.gated, f"blk.{index}.ffn.act.scales" in tensors
+        )
+        for index, length in enumerate(read.integers("feed_forward_length", num_layers))
     ]
 
 
@@ -126,8 +130,8 @@ def _block(architecture: Architecture, read: MetadataReader, tensors: Mapping[st
     block = replace(architecture.block, residual_scale=read.number("residual_scale", 1.0))
     if "blk.0.attn_norm_2.weight" in tensors:  # falcon's larger ones
         return replace(block, attention_norm="attn_norm_2", feed_forward_norm="attn_norm")
-    if read.has("use_parallel_residual"):
-        return replace(block, parallel=read.flag("use_parallel_residual"))
+    if architecture.parallel_is_told:
+        return replace(block, parallel=read.flag("use_parallel_residual", False))
     if architecture.parallel_without_norm and f"blk.0.{block.feed_forward_norm}.weight" not in tensors:
         return replace(block, parallel=True, feed_forward_norm="")
     return block

@@ -32,6 +32,7 @@ class Architecture:
     embedding_norm: str = ""
     position_embeddings: bool = False
     finetuned_means_rope: bool = False  # rope.scaling.finetuned says whether there is any
+    parallel_is_told: bool = False  # whether use_parallel_residual counts, which others may have, too
     parallel_without_norm: bool = False  # of the feed-forward part, which some of its models lack
     divides_logits: bool = False  # by the logit scale, which others multiply by
     logit_softcap: float = 0.0  # where the file says nothing
@@ -61,7 +62,9 @@ LATENT = Architecture(
 )
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(interleaved_rope=True, experts=NORMALISED),
-    "mistral3": Architecture(interleaved_rope=True, attention=AttentionFeatures(tempered_with_rope=True)),
+    "mistral3": Architecture(
+        interleaved_rope=True, attention=AttentionFeatures(tempered_with_rope=True, yarn_is_told=True)
+    ),
     "baichuan": Architecture(
         interleaved_rope=True,
         layers_with_rope=32,
@@ -113,7 +116,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "exaone4": Architecture(
         head_norm=True,
         block=POST_NORMED,
-        attention=AttentionFeatures(full_period=4, window=4096, window_layers=64, full_without_rope=True),
+        attention=AttentionFeatures(
+            full_period=4, window=4096, window_layers=64, one_rope=True, full_without_rope=True
+        ),
     ),
     "hunyuan-dense": Architecture(attention=AttentionFeatures(norm=QueryKeyNorm(after_rope=True))),
     "gemma": Architecture(activation="gelu", widened_embeddings=True),
@@ -151,7 +156,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "stablelm": Architecture(norm="layer", parallel_without_norm=True, attention=OPTIONAL_NORM),
     "nemotron": Architecture(norm="layer", activation="relu2", gated=False),
     "falcon": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
-    "gptneox": Architecture(norm="layer", activation="gelu", gated=False),
+    "gptneox": Architecture(norm="layer", activation="gelu", gated=False, parallel_is_told=True),
     "gpt2": Architecture(
         has_rope=False,
         norm="layer",
@@ -168,7 +173,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention=AttentionFeatures(alibi_bias=8.0),
     ),
     "mpt": Architecture(
-        has_rope=False, norm="layer", activation="gelu", gated=False, attention=OPTIONAL_NORM
+        has_rope=False,
+        norm="layer",
+        activation="gelu",
+        gated=False,
+        attention=replace(OPTIONAL_NORM, limits_are_told=True),
     ),
     "qwen2moe": Architecture(experts=WITH_ROW_GATE),
     "qwen3moe": Architecture(head_norm=True, experts=NORMALISED),

@@ -196,6 +196,9 @@ class Cutter:
         for name, span, rows in parts:
             own = Rows(prefix + fused, total, first) if is_fused else Rows(prefix + name, rows)
             self.column_parallel(prefix + name, own, span)
+            has_own_bias = is_fused and prefix + fused + ".bias" not in self.tensors
+            if has_own_bias and prefix + name + ".bias" in self.tensors:
+                self.part_of_vector(prefix + name + ".bias", span, rows)
             first += rows
 
     def _touched(self, name: str, columns: Span, total: int) -> tuple[Span, int]:

@@ -99,16 +99,34 @@ EIGHT_EXPERTS: dict[str, Shape | None] = {
 VARIANTS: dict[str, Variant] = {
     "deepseek2-groups": Variant("deepseek2-moe", GROUPS, EIGHT_EXPERTS),
     "deepseek2-yarn": Variant("deepseek2-moe", {**YARN, "rope.scaling.yarn_log_multiplier": 0.0707}),
+    "exaone4-windows": Variant(
+        "exaone4-dense",
+        {"attention.sliding_window": 16, "rope.freq_base_swa": 500.0, "feed_forward_length": [512] * 64},
+        num_layers=64,
+    ),
     "gpt-oss-yarn": Variant("gpt-oss-moe", {**YARN, "rope.scaling.factor": 32.0}),
+    "llama-factor-alone": Variant("llama-dense", {"rope.scaling.factor": 4.0}),
     "llama-linear": Variant("llama-dense", {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}),
     "llama-longrope-long": Variant("llama-dense", LONGROPE, LONGROPE_FACTORS),
     "llama-longrope-short": Variant(
         "llama-dense", {**LONGROPE, "rope.scaling.original_context_length": 256}, LONGROPE_FACTORS
     ),
     "llama-yarn": Variant("llama-dense", YARN, {"rope_freqs.weight": None}),
+    "llama-yarn-turns": Variant(
+        "llama-dense",
+        {**YARN, "rope.scaling.yarn_beta_fast": 8.0, "rope.scaling.yarn_log_multiplier": 0.5},
+    ),
     "mistral3-tempered": Variant(
         "mistral3-dense",
         {**YARN, "rope.scaling.yarn_log_multiplier": 1.0, "attention.temperature_scale": 0.1},
         num_tokens=144,
     ),
+    "qwen2-fused-qkv": Variant(
+        "qwen2-dense",
+        tensors={
+            **{f"blk.*.attn_{part}.weight": None for part in "qkv"},
+            "blk.*.attn_qkv.weight": (512, 256),
+        },
+    ),
+    "stablelm-told-parallel": Variant("stablelm-dense", {"use_parallel_residual": True}),
 }
