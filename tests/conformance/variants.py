@@ -96,6 +96,23 @@ EIGHT_EXPERTS: dict[str, Shape | None] = {
     "blk.1.ffn_gate_up_exps.weight": (8, 384, 128),
     "blk.1.exp_probs_b.bias": (8,),
 }
+DENSE_SCALES: dict[str, Shape | None] = {  # as files of NVFP4 have
+    f"blk.*.{product}.{suffix}": (1,)
+    for product in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    for suffix in ("scale", "input_scale")
+}
+EXPERT_SCALES: dict[str, Shape | None] = {
+    **{f"blk.*.{product}.scale": (1,) for product in ("attn_k", "attn_output")},
+    **{
+        f"blk.*.ffn_{product}_exps.{suffix}": (4,)
+        for product in ("gate", "up", "down")
+        for suffix in ("scale", "input_scale")
+    },
+}
+RECURRENT_SCALES: dict[str, Shape | None] = {
+    **{f"blk.0.{product}.scale": (1,) for product in ("attn_qkv", "attn_gate", "ssm_beta", "ssm_out")},
+    **{f"blk.*.ffn_{product}.scale": (1,) for product in ("gate", "down")},
+}
 VARIANTS: dict[str, Variant] = {
     "deepseek2-groups": Variant("deepseek2-moe", GROUPS, EIGHT_EXPERTS),
     "deepseek2-yarn": Variant("deepseek2-moe", {**YARN, "rope.scaling.yarn_log_multiplier": 0.0707}),
@@ -128,5 +145,8 @@ VARIANTS: dict[str, Variant] = {
             "blk.*.attn_qkv.weight": (512, 256),
         },
     ),
+    "qwen3-scales": Variant("qwen3-dense", tensors=DENSE_SCALES),
+    "qwen35-scales": Variant("qwen35-dense", tensors=RECURRENT_SCALES),
+    "qwen3moe-scales": Variant("qwen3moe-moe", tensors=EXPERT_SCALES),
     "stablelm-told-parallel": Variant("stablelm-dense", {"use_parallel_residual": True}),
 }
