@@ -145,7 +145,7 @@ def mixture(spec: ModelSpec, w: dict[str, dense.Doubles], prefix: str, row: dens
 
 
 def through(w: dict[str, dense.Doubles], name: str, expert: int, row: dense.Doubles) -> dense.Doubles:
-    output: dense.Doubles = w[name + ".weight"][expert] @ row
+    output: dense.Doubles = w[name + ".weight"][expert] @ row * w.get(name + ".scale", np.ones(99))[expert]
     return output + w[name + ".bias"][expert] if name + ".bias" in w else output
 
 
@@ -153,6 +153,8 @@ CASES: dict[str, tuple[ModelSpec, dict[str, Any]]] = {  # the spec, and options 
     "plain": (experts_spec(), {}),
     "shared": (experts_spec(shared=24), {}),
     "biases": (experts_spec(shared=24), {"biases": True}),
+    "scales": (experts_spec(shared=24), {"scales": True, "biases": True}),
+    "scales of experts apart": (experts_spec(), {"scales": True, "types": {"ffn_gate_exps.weight": "F16"}}),
     "all experts": (experts_spec(used=6), {}),
     "one expert": (experts_spec(count=1, used=1), {}),
     "apart": (experts_spec(), {"types": {"ffn_up_exps.weight": "F16"}, "biases": True}),
