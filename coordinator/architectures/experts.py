@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -41,10 +42,10 @@ def feed_forward_parts(
     features: ExpertFeatures | None,
     read: MetadataReader,
     num_layers: int,
-    dense: Callable[[int], FeedForwardSpec],
+    dense: Callable[[int, int], FeedForwardSpec],
     tensors: Mapping[str, TensorInfo],
 ) -> list[Parts]:
-    """Of every layer what all rows go through, and its experts. dense: makes the former of its length.
+    """Of every layer what all rows go through, and its experts. dense: makes the former of layer and length.
 
     Where every layer has experts the file need not say a length; one without any may still count one expert.
     """
@@ -55,9 +56,9 @@ def feed_forward_parts(
         raise ModelError(f"the model has {count} experts, but no layer has a router, ffn_gate_inp.weight")
     lengths = read.integers("feed_forward_length", num_layers, 0 if all(routed) else None)
     return [
-        _expert_parts(features, read, dense, count, f"blk.{index}.", tensors)
+        _expert_parts(features, read, functools.partial(dense, index), count, f"blk.{index}.", tensors)
         if is_routed
-        else (dense(length), None)
+        else (dense(index, length), None)
         for index, (length, is_routed) in enumerate(zip(lengths, routed, strict=True))
     ]
 

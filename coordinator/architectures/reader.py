@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -86,12 +85,11 @@ def _feed_forwards(
     """Those of each layer."""
     if not architecture.feeds_forward:
         return [(None, None)] * num_layers
-    dense = functools.partial(
-        FeedForwardSpec,
-        activation=architecture.activation,
-        gated=architecture.gated,
-        has_divisors="blk.0.ffn.act.scales" in tensors,
-    )
+
+    def dense(index: int, length: int) -> FeedForwardSpec:
+        has_divisors = f"blk.{index}.ffn.act.scales" in tensors
+        return FeedForwardSpec(length, architecture.activation, architecture.gated, has_divisors)
+
     return feed_forward_parts(architecture.experts, read, num_layers, dense, tensors)
 
 
@@ -139,8 +137,8 @@ def _block(architecture: Architecture, read: MetadataReader, tensors: Mapping[st
     block = replace(architecture.block, residual_scale=read.number("residual_scale", 1.0))
     if "blk.0.attn_norm_2.weight" in tensors:  # falcon's larger ones
         return replace(block, attention_norm="attn_norm_2", feed_forward_norm="attn_norm")
-    if read.has("use_parallel_residual"):
-        return replace(block, parallel=read.flag("use_parallel_residual"))
+    if architecture.parallel_is_told:
+        return replace(block, parallel=read.flag("use_parallel_residual", False))
     if architecture.parallel_without_norm and f"blk.0.{block.feed_forward_norm}.weight" not in tensors:
         return replace(block, parallel=True, feed_forward_norm="")
     return block

@@ -188,6 +188,23 @@ QWEN35_ROPE: dict[str, Value | None] = {
     "rope.dimension_count": 64,
     "rope.dimension_sections": [11, 11, 10, 0],
 }
+DENSE_SCALES: dict[str, Shape | None] = {  # as files of NVFP4 have
+    f"blk.*.{product}.{suffix}": (1,)
+    for product in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    for suffix in ("scale", "input_scale")
+}
+EXPERT_SCALES: dict[str, Shape | None] = {
+    **{f"blk.*.{product}.scale": (1,) for product in ("attn_k", "attn_output")},
+    **{
+        f"blk.*.ffn_{product}_exps.{suffix}": (4,)
+        for product in ("gate", "up", "down")
+        for suffix in ("scale", "input_scale")
+    },
+}
+RECURRENT_SCALES: dict[str, Shape | None] = {
+    **{f"blk.0.{product}.scale": (1,) for product in ("attn_qkv", "attn_gate", "ssm_beta", "ssm_out")},
+    **{f"blk.*.ffn_{product}.scale": (1,) for product in ("gate", "down")},
+}
 VARIANTS: dict[str, Variant] = {
     "deepseek2-fast-turns": Variant(
         "deepseek2-moe", {**MULTIPLIED, "rope.scaling.yarn_beta_fast": 1.0}
@@ -213,6 +230,11 @@ VARIANTS: dict[str, Variant] = {
     ),
     "deepseek2-yarn": Variant("deepseek2-moe", MULTIPLIED),
     "ernie4_5-moe-keys": Variant("ernie4_5-moe-moe", {**YARN, **MEANINGLESS}),
+    "exaone4-windows": Variant(
+        "exaone4-dense",
+        {"attention.sliding_window": 16, "rope.freq_base_swa": 500.0, "feed_forward_length": [512] * 64},
+        num_layers=64,
+    ),
     "gemma3-linear": Variant(
         "gemma3-dense",
         {**LOCAL, "rope.scaling.type": "linear", "rope.scaling.factor": 8.0, "rope.freq_base": 1e6},
@@ -254,6 +276,10 @@ VARIANTS: dict[str, Variant] = {
         },
     ),
     "llama-yarn": Variant("llama-dense", YARN, PLAIN),
+    "llama-yarn-turns": Variant(
+        "llama-dense",
+        {**YARN, "rope.scaling.yarn_beta_fast": 8.0, "rope.scaling.yarn_log_multiplier": 0.5},
+    ),
     "llama4-keys": Variant("llama4-moe", {**YARN, **MEANINGLESS, "attention.chunk_size": 16}),
     "mistral3-experts": Variant("mistral3-dense", FOUR_EXPERTS, EXPERTS),
     "mistral3-keys": Variant(
@@ -268,23 +294,15 @@ VARIANTS: dict[str, Variant] = {
         {**LONGROPE, "rope.scaling.original_context_length": 64, "rope.dimension_count": 24},
         {**NO_BIASES, "rope_factors_long.weight": (12,), "rope_factors_short.weight": (12,)},
     ),
-    "qwen2-tied": Variant("qwen2-dense", tensors={"output.weight": None}),
-    "qwen3next-heads": Variant(
-        "qwen3next-moe",
-        THREE_HEADS_A_GROUP,
-        {**SIX_HEADS, **SIX_HEADS_APART, "blk.0.ssm_in.weight": None, "blk.0.ssm_ba.weight": (12, 256)},
-        num_tokens=144,
-    ),
-    "qwen3next-older": Variant(
-        "qwen3next-moe",
-        THREE_HEADS_A_GROUP,
-        {
-            **SIX_HEADS,
-            **dict.fromkeys(SIX_HEADS_APART),
-            "blk.0.ssm_in.weight": (2048, 256),
-            "blk.0.ssm_ba.weight": (12, 256),
+    "qwen2-fused-qkv": Variant(
+        "qwen2-dense",
+        tensors={
+            **{f"blk.*.attn_{part}.weight": None for part in "qkv"},
+            "blk.*.attn_qkv.weight": (512, 256),
         },
     ),
+    "qwen2-tied": Variant("qwen2-dense", tensors={"output.weight": None}),
+    "qwen3-scales": Variant("qwen3-dense", tensors=DENSE_SCALES),
     "qwen35-epsilon": Variant(
         "qwen35-dense",
         {"attention.layer_norm_rms_epsilon": 1.0, "ssm.state_size": 16, "ssm.inner_size": 32},
@@ -307,10 +325,29 @@ VARIANTS: dict[str, Variant] = {
         },
         num_tokens=144,
     ),
+    "qwen35-scales": Variant("qwen35-dense", tensors=RECURRENT_SCALES),
     "qwen35-sections": Variant("qwen35-dense", {**QWEN35_ROPE, "rope.dimension_sections": [16, 0, 0, 0]}),
     "qwen35moe-files": Variant(
         "qwen35moe-moe",
         {**QWEN35_ROPE, "feed_forward_length": None},
         {"blk.*.ffn_gate_inp_shexp.weight": (1, 256)},
     ),
+    "qwen3moe-scales": Variant("qwen3moe-moe", tensors=EXPERT_SCALES),
+    "qwen3next-heads": Variant(
+        "qwen3next-moe",
+        THREE_HEADS_A_GROUP,
+        {**SIX_HEADS, **SIX_HEADS_APART, "blk.0.ssm_in.weight": None, "blk.0.ssm_ba.weight": (12, 256)},
+        num_tokens=144,
+    ),
+    "qwen3next-older": Variant(
+        "qwen3next-moe",
+        THREE_HEADS_A_GROUP,
+        {
+            **SIX_HEADS,
+            **dict.fromkeys(SIX_HEADS_APART),
+            "blk.0.ssm_in.weight": (2048, 256),
+            "blk.0.ssm_ba.weight": (12, 256),
+        },
+    ),
+    "stablelm-told-parallel": Variant("stablelm-dense", {"use_parallel_residual": True}),
 }

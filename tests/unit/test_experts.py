@@ -148,7 +148,7 @@ def mixture(spec: ModelSpec, w: dict[str, dense.Doubles], prefix: str, row: dens
 
 
 def through(w: dict[str, dense.Doubles], name: str, expert: int, row: dense.Doubles) -> dense.Doubles:
-    output: dense.Doubles = w[name + ".weight"][expert] @ row
+    output: dense.Doubles = w[name + ".weight"][expert] @ row * w.get(name + ".scale", np.ones(99))[expert]
     return output + w[name + ".bias"][expert] if name + ".bias" in w else output
 
 
@@ -156,6 +156,8 @@ CASES: dict[str, tuple[ModelSpec, dict[str, Any]]] = {  # the spec, and options 
     "plain": (experts_spec(), {}),
     "shared": (experts_spec(shared=24), {}),
     "biases": (experts_spec(shared=24), {"biases": True}),
+    "scales": (experts_spec(shared=24), {"scales": True, "biases": True}),
+    "scales of experts apart": (experts_spec(), {"scales": True, "types": {"ffn_gate_exps.weight": "F16"}}),
     "all experts": (experts_spec(used=6), {}),
     "one expert": (experts_spec(count=1, used=1), {}),
     "apart": (experts_spec(), {"types": {"ffn_up_exps.weight": "F16"}, "biases": True}),
@@ -269,7 +271,7 @@ def test_early_files_of_glm_flash_do_not_name_their_gating(
     shapes = {"token_embd": (tokens, 64), "blk.0.ffn_gate_inp": (4, 64), "blk.0.ffn_down_exps": (4, 64, 32)}
     tensors = tensor_infos({f"{name}.weight": shape for name, shape in shapes.items()})
     features = ARCHITECTURES["deepseek2"].experts
-    parts = feed_forward_parts(features, read, layers, FeedForwardSpec, tensors)
+    parts = feed_forward_parts(features, read, layers, lambda _, length: FeedForwardSpec(length), tensors)
     assert parts[0][1] is not None and parts[0][1].gating == expected
 
 
