@@ -266,7 +266,13 @@ def test_weights_that_cant_be(tmp_path: Path, changes: dict[str, Any], sentence:
 def test_early_files_of_glm_flash_do_not_name_their_gating(
     layers: int, tokens: int, key: dict[str, int], expected: str
 ) -> None:
-    keys = {"expert_count": 4, "expert_used_count": 2, "embedding_length": 64, **key}
+    keys = {
+        "expert_count": 4,
+        "expert_used_count": 2,
+        "embedding_length": 64,
+        "feed_forward_length": 32,
+        **key,
+    }
     read = MetadataReader({f"deepseek2.{name}": value for name, value in keys.items()}, "deepseek2")
     shapes = {"token_embd": (tokens, 64), "blk.0.ffn_gate_inp": (4, 64), "blk.0.ffn_down_exps": (4, 64, 32)}
     tensors = tensor_infos({f"{name}.weight": shape for name, shape in shapes.items()})
