@@ -9,11 +9,12 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
+from gguf.quants import dequantize, quantize
 
 from coordinator.architectures.shapes import tensor_shapes
 from coordinator.spec.attention import Latent
 from coordinator.spec.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
-from tests.models import Floats
+from tests.models import Floats, kind_of
 
 Doubles = npt.NDArray[np.float64]
 
@@ -66,23 +67,43 @@ def latent_metadata(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def write_latent(path: Path, spec: ModelSpec) -> dict[str, Floats]:
-    """Writes a random model in F32; returns its weights."""
+def write_latent(path: Path, spec: ModelSpec, joined: str = "") -> dict[str, Floats]:
+    """Writes a random model in F32; returns its weights. joined: the type of a tensor of keys and values."""
     random, weights = np.random.default_rng(0), {}
     writer = gguf.GGUFWriter(path, spec.architecture)
-    for key, value in latent_metadata(spec).items():
+    metadata = latent_metadata(spec)
+    if joined:
+        metadata |= {key: metadata.pop(key + "_mla") for key in JOINED_LENGTHS}
+    for key, value in metadata.items():
         add = writer.add_uint32 if isinstance(value, int) else writer.add_float32
         add(f"{spec.architecture}.{key}", value)
     for name, shape in tensor_shapes(spec).items():
         values = random.standard_normal(shape).astype(np.float32) / np.float32(math.sqrt(shape[-1]))
         values += np.float32("norm" in name)
         weights[name] = values
-        writer.add_tensor(name, values)
+        if not joined or kind_of(name) not in ("attn_k_b.weight", "attn_v_b.weight"):
+            writer.add_tensor(name, values)
+    for index in range(spec.num_layers if joined else 0):
+        _join(writer, f"blk.{index}.attn_", joined, weights)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return weights
+
+
+JOINED_LENGTHS = ("attention.key_length", "attention.value_length")
+
+
+def _join(writer: gguf.GGUFWriter, prefix: str, kind: str, weights: dict[str, Floats]) -> None:
+    """Writes each head's keys, the other way round, and values; weights become what that type holds."""
+    keys, values = (weights[f"{prefix}{name}_b.weight"] for name in "kv")
+    both = np.concatenate((keys.transpose(0, 2, 1), values), axis=1)
+    quantized = quantize(both.reshape(-1, both.shape[-1]), gguf.GGMLQuantizationType[kind])
+    writer.add_tensor(f"{prefix}kv_b.weight", quantized, raw_dtype=gguf.GGMLQuantizationType[kind])
+    held = dequantize(quantized, gguf.GGMLQuantizationType[kind]).reshape(both.shape)
+    weights[f"{prefix}k_b.weight"] = held[:, : keys.shape[2]].transpose(0, 2, 1)
+    weights[f"{prefix}v_b.weight"] = held[:, keys.shape[2] :]
 
 
 def latent_logits(spec: ModelSpec, weights: dict[str, Floats], tokens: list[int]) -> Doubles:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from coordinator.architectures.metadata import MetadataReader
-from coordinator.architectures.rope import yarn_magnitude
+from coordinator.architectures.rope import read_magnitude, sharpness
 from coordinator.gguf.origin import TensorInfo
 from coordinator.spec.attention import Latent, QueryKeyNorm, Temperature, Window
 from coordinator.spec.model import AttentionSpec, ModelError, Rope
@@ -21,14 +21,16 @@ class AttentionFeatures:
 
     full_period: int | None = None  # of so many layers the last sees all keys, the others a window; 0: all do
     window: int = 0  # where the file says nothing; 0 for none
-    window_layers: int | None = None  # only a model of so many layers has that one
+    window_layers: int | None = None  # only a model of so many layers has windows
     chunked: bool = False
     window_rope_base: float | None = None  # of layers with windows, where the file says nothing
     plain_window_rope: bool = False  # whether those turn unscaled
+    one_rope: bool = False  # whether they turn as all others, whatever the file says
     full_without_rope: bool = False  # whether layers that see all keys lack rope, where others have windows
     rope_period: int = 0  # of so many layers the last has no rope
     norm: QueryKeyNorm | None = None  # its span follows from the tensors
     norm_is_optional: bool = False
+    norm_follows_queries: bool = False  # whether that of keys is left out where queries have none
     norm_experts: int | None = None  # a model of so many experts has no norm
     width_scale_layers: int | None = None  # a model of so many layers scales by its width, not its heads'
     softcap: float | None = None  # where the file says nothing; None where it is not asked
@@ -39,6 +41,7 @@ class AttentionFeatures:
     temperature: Temperature | None = None  # of layers without rope
     tempered_with_rope: bool = False  # whether a file may have one for all layers
     latent: bool = False  # whether all heads' keys and values come of one vector
+    plain_latent_rope: bool = False  # whether those turn unscaled where a file has yarn's multiplier
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def read_attentions(
     temperature = _temperature(features, read, rope, any(windows))
     if features.latent and rope is not None:
         held = [layer for layer in layers if layer is not None]
-        return _latent_attentions(read, held, rope, temperature)
+        return _latent_attentions(features, read, held, rope, temperature, tensors)
     finished: list[AttentionSpec | None] = []
     unused: list[str] = []
     for index, (layer, window) in enumerate(zip(layers, windows, strict=True)):
@@ -92,9 +95,8 @@ def read_attentions(
             value_length = read.integer("attention.value_length_swa", value_length)
         turns = _turns(features, index, window, any(windows)) and layer.has_rope
         norm = _norm(features, read, layer, index, turns, tensors)
-        if norm is None and features.norm is not None:
-            names = (f"blk.{index}.attn_{kind}_norm" for kind in ("q", "k"))
-            unused += [f"{name}.{suffix}" for name in names for suffix in ("weight", "bias")]
+        if norm is None and features.norm_follows_queries:
+            unused += [f"blk.{index}.attn_k_norm.{suffix}" for suffix in ("weight", "bias")]
         finished.append(
             AttentionSpec(
                 layer.num_heads,
@@ -118,11 +120,10 @@ def read_attentions(
 
 def _windows(features: AttentionFeatures, read: MetadataReader, count: int) -> list[Window | None]:
     """One a layer; the pattern is a period, or says of each layer whether it has one."""
-    default = features.window if features.window_layers in (None, count) else 0
-    length = read.integer("attention.sliding_window", default)
+    length = read.integer("attention.sliding_window", features.window)
     if features.chunked and length:
-        length = read.integer("attention.chunk_size", features.window)
-    if features.full_period is None or length == 0:
+        length = features.window
+    if features.full_period is None or features.window_layers not in (None, count) or length == 0:
         return [None] * count
     if not 0 < length < 2**31:
         raise read.refuse("attention.sliding_window", length, "a number of keys")
@@ -147,7 +148,8 @@ def _ropes(
     )
     if features.plain_window_rope:
         windowed = replace(windowed, scale=1.0, yarn=None, magnitude=1.0)
-    return (rope, windowed) if any_windows and windowed != rope else (rope,)
+    differs = any_windows and not features.one_rope and windowed != rope
+    return (rope, windowed) if differs else (rope,)
 
 
 def _turns(features: AttentionFeatures, index: int, window: Window | None, any_windows: bool) -> bool:
@@ -207,20 +209,33 @@ def _temperature(
     scale = read.number("attention.temperature_scale", 0.0)
     if not scale:
         return None
-    original = rope.original_context if rope is not None else 0
-    length = read.integer("attention.temperature_length", original or read.integer("context_length"))
+    original = read.integer("rope.scaling.original_context_length", read.integer("context_length"))
+    length = read.integer("attention.temperature_length", original)
     if not 0 < length < 2**31:
         raise read.refuse("attention.temperature_length", length, "a number of positions")
     return Temperature(length, scale, 0.0)
 
 
+LATENT_UNIT = 10.0  # files of models with latent attention hold a tenth of yarn's multiplier
+
+
 def _latent_attentions(
-    read: MetadataReader, layers: list[LayerHeads], rope: Rope, temperature: Temperature | None
+    features: AttentionFeatures,
+    read: MetadataReader,
+    layers: list[LayerHeads],
+    rope: Rope,
+    temperature: Temperature | None,
+    tensors: Mapping[str, TensorInfo],
 ) -> Attentions:
     """Of layers whose only KV head is a vector that all heads' keys and values come of."""
-    rank, query_rank = read.integer("attention.kv_lora_rank"), read.integer("attention.q_lora_rank", 0)
-    query_length = read.integer("attention.key_length_mla")
-    latent_lengths = (rank, query_length - rope.dimension, read.integer("attention.value_length_mla"))
+    rank = read.integer("attention.kv_lora_rank")
+    # Some files name a rank that the model does not have.
+    query_rank = 0 if "blk.0.attn_q.weight" in tensors else read.integer("attention.q_lora_rank", 0)
+    # Files that don't part keys from values have heads of plain lengths.
+    suffix = "" if "blk.0.attn_kv_b.weight" in tensors else "_mla"
+    query_length = read.integer(f"attention.key_length{suffix}")
+    attended = read.integer(f"attention.value_length{suffix}")
+    latent_lengths = (rank, query_length - rope.dimension, attended)
     if not all(0 < length < 2**31 for length in latent_lengths) or not 0 <= query_rank < 2**31:
         raise ModelError(
             f"a latent of {rank} elements with queries of {query_length}, of which {rope.dimension} turn, and"
@@ -228,12 +243,14 @@ def _latent_attentions(
         )
     nope_length, value_length = latent_lengths[1:]
     # Yarn makes scores sharper by a factor of its own: rope_yarn_log_mul in llama.cpp's deepseek2.cpp.
-    multiplier = read.number("rope.scaling.yarn_log_multiplier", 0.0)
-    magnitude = read.number("rope.scaling.attn_factor", 1.0)
-    stretch = 1 / rope.scale if rope.yarn is not None else 1.0
-    if not multiplier:
-        magnitude *= yarn_magnitude(stretch, 1.0)
-    sharpness = magnitude * yarn_magnitude(stretch, 10 * multiplier)
+    multiplier = LATENT_UNIT * read.number("rope.scaling.yarn_log_multiplier", 0.0)
+    stretch = 1 / rope.scale
+    turns_alike = multiplier > 0 and features.plain_latent_rope
+    yarn_stretch = stretch if rope.yarn is not None and not turns_alike else 1.0
+    magnitude = read_magnitude(read, yarn_stretch, LATENT_UNIT)
+    scale = magnitude * sharpness(stretch, multiplier)
+    if rope.yarn is None:
+        scale *= sharpness(stretch, 1.0)
     spec = Latent(rank, query_rank, nope_length, rope.dimension, value_length)
     finished = tuple(
         AttentionSpec(
@@ -241,7 +258,7 @@ def _latent_attentions(
             1,
             rank + rope.dimension,
             rank,
-            scale=sharpness**2 * query_length**-0.5,
+            scale=scale**2 * query_length**-0.5,
             has_temperature=temperature is not None,
             latent=spec,
         )

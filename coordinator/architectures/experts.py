@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from coordinator.architectures.metadata import MetadataReader
 from coordinator.gguf.origin import TensorInfo
@@ -16,10 +17,18 @@ class ExpertFeatures:
     """Of an architecture."""
 
     gating: str = "softmax"  # where the file does not say
+    gatings: tuple[tuple[int, int, str], ...] = ()  # instead of it, by numbers of layers and of tokens
     normalised: bool | None = None  # whether weights are; None: as the file says, and if it does not, no
     row_gate: str = ""  # of the shared experts: as FeedForwardSpec has it
     weighs_input: bool = False
     activation: str = ""  # where it is not that of dense layers
+
+    def of_size(self, num_layers: int, tensors: Mapping[str, TensorInfo]) -> ExpertFeatures:
+        """With the gating of a model of this size."""
+        embedding = tensors.get("token_embd.weight")
+        size = (num_layers, embedding.shape[0] if embedding is not None else 0)
+        by_size = {(layers, vocabulary): gating for layers, vocabulary, gating in self.gatings}
+        return replace(self, gating=by_size.get(size, self.gating))
 
 
 GATING_NUMBERS = {1: "softmax", 2: "sigmoid", 3: "softmax_chosen"}  # of expert_gating_func
@@ -32,26 +41,32 @@ Parts = tuple[FeedForwardSpec | None, ExpertsSpec | None]
 def feed_forward_parts(
     features: ExpertFeatures | None,
     read: MetadataReader,
-    dense: Sequence[FeedForwardSpec | None],
+    num_layers: int,
+    dense: Callable[[int, int], FeedForwardSpec],
     tensors: Mapping[str, TensorInfo],
 ) -> list[Parts]:
-    """Of every layer what all rows go through, and its experts. dense: the former without a router."""
+    """Of every layer what all rows go through, and its experts. dense: makes the former of layer and length.
+
+    Where every layer has experts the file need not say a length; one without any may still count one expert.
+    """
+    features = features and features.of_size(num_layers, tensors)
     count = read.integer("expert_count", 0)
-    routed = [count > 0 and f"blk.{index}.ffn_gate_inp.weight" in tensors for index in range(len(dense))]
-    if count and not any(routed):
+    routed = [count > 0 and f"blk.{index}.ffn_gate_inp.weight" in tensors for index in range(num_layers)]
+    if count and features is not None and not any(routed):
         raise ModelError(f"the model has {count} experts, but no layer has a router, ffn_gate_inp.weight")
+    lengths = read.integers("feed_forward_length", num_layers, 0 if all(routed) else None)
     return [
-        (alone, None)
-        if alone is None or not is_routed
-        else _expert_parts(features, read, alone, count, f"blk.{index}.", tensors)
-        for index, (alone, is_routed) in enumerate(zip(dense, routed, strict=True))
+        _expert_parts(features, read, functools.partial(dense, index), count, f"blk.{index}.", tensors)
+        if is_routed
+        else (dense(index, length), None)
+        for index, (length, is_routed) in enumerate(zip(lengths, routed, strict=True))
     ]
 
 
 def _expert_parts(
     features: ExpertFeatures | None,
     read: MetadataReader,
-    dense: FeedForwardSpec,
+    dense: Callable[[int], FeedForwardSpec],
     count: int,
     prefix: str,
     tensors: Mapping[str, TensorInfo],
@@ -77,7 +92,7 @@ def _expert_parts(
         count=count,
         used=used,
         length=down.columns,
-        activation=features.activation or dense.activation,
+        activation=features.activation or dense(down.columns).activation,
         gating=_gating(features, read),
         normalised=_normalised(features, read),
         scale=scale,
@@ -87,8 +102,7 @@ def _expert_parts(
     )
     if shared is None:
         return None, experts
-    row_gate = features.row_gate
-    return FeedForwardSpec(shared.columns, dense.activation, suffix=SHARED, row_gate=row_gate), experts
+    return replace(dense(shared.columns), suffix=SHARED, row_gate=features.row_gate), experts
 
 
 def _gating(features: ExpertFeatures, read: MetadataReader) -> str:

@@ -17,31 +17,51 @@ def read_rope(
     read: MetadataReader, key_length: int, interleaved: bool, tensors: Mapping[str, TensorInfo]
 ) -> Rope:
     """The model's rope. Raises ModelError for a scaling that is not known."""
-    kind = read.text("rope.scaling.type", "none")
+    kind = read.text("rope.scaling.type", "linear")
     if kind not in ("none", "linear", "yarn", "longrope"):
         raise ModelError(
             f"rope scaling of type {kind!r} is not supported; supported: none, linear, yarn, longrope"
         )
-    factor = read.number("rope.scaling.factor", 1.0)
-    if kind in ("none", "longrope"):
-        factor = read.number("rope.scale_linear", 1.0)
+    factor = 1.0
+    if kind != "none":
+        old, new = "rope.scale_linear", "rope.scaling.factor"
+        factor = read.number(new if read.has(new) else old, 1.0)
     is_long = LONG_FACTORS in tensors
     original_context = 0
     if is_long or kind == "yarn":
-        original_context = read.integer(
-            "rope.scaling.original_context_length", read.integer("context_length")
-        )
+        told = read.integer("rope.scaling.original_context_length", 0)
+        original_context = told or read.integer("context_length")
     return Rope(
         dimension=read.integer("rope.dimension_count", key_length),
-        base=read.number("rope.freq_base", 10000.0),
+        base=read.number("rope.freq_base", 10000.0) * _base_factor(read, key_length),
         scale=1.0 / factor,
         interleaved=interleaved,
         factors=next((name for name in (FACTORS, SHORT_FACTORS) if name in tensors), ""),
         long_factors=LONG_FACTORS if is_long else "",
         original_context=original_context,
         yarn=_yarn(read) if kind == "yarn" else None,
-        magnitude=_magnitude(read, factor if kind == "yarn" else 1.0),
+        magnitude=read_magnitude(read, factor if kind == "yarn" else 1.0),
     )
+
+
+def still_pairs(read: MetadataReader, num_pairs: int) -> tuple[int, ...]:
+    """Those that turn by none of a picture's time, height and width, which take turns and end one by one.
+
+    What is left turns by a fourth position, which is 0 for every token of a text.
+    """
+    lengths = read.integers("rope.dimension_sections", 4, 0)
+    if any(length < 0 for length in lengths):
+        raise read.refuse("rope.dimension_sections", lengths, "numbers of pairs")
+    if not any(lengths):
+        return ()
+    places = ((pair, pair % sum(lengths)) for pair in range(num_pairs))
+    return tuple(pair for pair, place in places if place >= 3 * lengths[place % 3])
+
+
+def _base_factor(read: MetadataReader, key_length: int) -> float:
+    """By which Hunyuan's alpha raises the base, so that the slowest pair turns 1 / alpha as fast."""
+    alpha = read.number("rope.scaling.alpha", 1.0)
+    return 1.0 if alpha == 1.0 else alpha ** (key_length / max(2, key_length - 2))
 
 
 def _yarn(read: MetadataReader) -> Yarn:
@@ -50,14 +70,15 @@ def _yarn(read: MetadataReader) -> Yarn:
     )
 
 
-def _magnitude(read: MetadataReader, yarn_factor: float) -> float:
-    """Of cosines and sines; attention is sharper in longer contexts."""
-    magnitude = read.number("rope.scaling.attn_factor", 1.0) * yarn_magnitude(yarn_factor, 1.0)
-    if yarn_factor > 1 and read.has("rope.scaling.yarn_log_multiplier"):
-        magnitude /= yarn_magnitude(yarn_factor, read.number("rope.scaling.yarn_log_multiplier"))
+def read_magnitude(read: MetadataReader, yarn_factor: float, unit: float = 1.0) -> float:
+    """Of cosines and sines; attention is sharper in longer contexts. unit: of the file's multiplier."""
+    multiplier = unit * read.number("rope.scaling.yarn_log_multiplier", 0.0)
+    magnitude = read.number("rope.scaling.attn_factor", 1.0)
+    if yarn_factor > 1:
+        magnitude *= sharpness(yarn_factor, 1.0) / sharpness(yarn_factor, multiplier)
     return magnitude
 
 
-def yarn_magnitude(factor: float, multiplier: float) -> float:
+def sharpness(factor: float, multiplier: float) -> float:
     """By which yarn makes attention sharper where a context is stretched by a factor."""
-    return 1.0 + 0.1 * multiplier * math.log(factor) if factor > 1 else 1.0
+    return 1.0 + 0.1 * multiplier * math.log(factor)

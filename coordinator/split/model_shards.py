@@ -38,6 +38,8 @@ def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorI
     output = "output" if "output.weight" in tensors else "token_embd"
     rows = Rows(output, spec.vocabulary_size)
     cutter.column_parallel("output", rows, share.vocabulary)
+    if "output.bias" in tensors:  # tied embeddings may have one, too
+        cutter.part_of_vector("output.bias", share.vocabulary, spec.vocabulary_size)
     return cutter.shards
 
 
@@ -92,8 +94,13 @@ def _cut_latent_attention(
         cutter.matrix(prefix + "attn_q", (query[1], cutter.width), query[0])
     cutter.matrix(prefix + "attn_kv_a_mqa", (attention.key_length, cutter.width), whole(attention.key_length))
     cutter.vector(prefix + "attn_kv_a_norm.weight", latent.rank)
-    cutter.head_matrices(prefix + "attn_k_b", (count, latent.rank, latent.nope_length), heads)
-    cutter.head_matrices(prefix + "attn_v_b", (count, latent.value_length, latent.rank), heads)
+    key, value, both = (f"{prefix}attn_{kind}_b" for kind in ("k", "v", "kv"))
+    if both + ".weight" in cutter.tensors:  # files older than April 2025
+        shape = count, latent.nope_length, latent.value_length
+        cutter.keys_and_values(both, key, value, shape, latent.rank, heads)
+    else:
+        cutter.head_matrices(key, (count, latent.rank, latent.nope_length), heads)
+        cutter.head_matrices(value, (count, latent.value_length, latent.rank), heads)
     attended = heads.scaled(latent.value_length)
     cutter.row_parallel(prefix + "attn_output", attended, count * latent.value_length)
 

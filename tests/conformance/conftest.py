@@ -18,14 +18,19 @@ Floats = npt.NDArray[np.float32]
 Reference = dict[str, npt.NDArray[Any]]
 
 
-@pytest.fixture(scope="session")
-def builder(shared_dir: Path) -> ModuleType:
+def load_builder(shared_dir: Path) -> ModuleType:
     """The module that rebuilds the models' files."""
     spec = importlib.util.spec_from_file_location("conformance_models", shared_dir / "conformance/models.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def builder(shared_dir: Path) -> ModuleType:
+    """See load_builder."""
+    return load_builder(shared_dir)
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.architectures.experts import feed_forward_parts
+from coordinator.architectures.metadata import MetadataReader
 from coordinator.architectures.reader import model_spec
 from coordinator.architectures.shapes import SHAPES
+from coordinator.architectures.table import ARCHITECTURES
 from coordinator.generation import all_logits
 from coordinator.gguf.header import read_gguf
 from coordinator.gguf.origin import TensorInfo
@@ -145,7 +148,7 @@ def mixture(spec: ModelSpec, w: dict[str, dense.Doubles], prefix: str, row: dens
 
 
 def through(w: dict[str, dense.Doubles], name: str, expert: int, row: dense.Doubles) -> dense.Doubles:
-    output: dense.Doubles = w[name + ".weight"][expert] @ row
+    output: dense.Doubles = w[name + ".weight"][expert] @ row * w.get(name + ".scale", np.ones(99))[expert]
     return output + w[name + ".bias"][expert] if name + ".bias" in w else output
 
 
@@ -153,6 +156,8 @@ CASES: dict[str, tuple[ModelSpec, dict[str, Any]]] = {  # the spec, and options 
     "plain": (experts_spec(), {}),
     "shared": (experts_spec(shared=24), {}),
     "biases": (experts_spec(shared=24), {"biases": True}),
+    "scales": (experts_spec(shared=24), {"scales": True, "biases": True}),
+    "scales of experts apart": (experts_spec(), {"scales": True, "types": {"ffn_gate_exps.weight": "F16"}}),
     "all experts": (experts_spec(used=6), {}),
     "one expert": (experts_spec(count=1, used=1), {}),
     "apart": (experts_spec(), {"types": {"ffn_up_exps.weight": "F16"}, "biases": True}),
@@ -225,8 +230,6 @@ def test_rows_are_grouped_where_experts_get_several() -> None:
         ({"expert_count": 513}, "the model uses 2 of 513 experts"),
         ({"expert_count": 7}, r"'blk.0.ffn_gate_inp.weight' has the shape \[6, 32\], expected \[7, 32\]"),
         ({"expert_count": 40, "expert_used_count": 20}, "a row of 32 elements can't go to 20 experts"),
-        ({"expert_weights_scale": float("nan")}, "expert_weights_scale is nan; a positive number"),
-        ({"expert_gating_func": 9}, "expert_gating_func is 9; one of 1, 2, 3 is needed"),
     ],
 )
 def test_experts_that_cant_be(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
@@ -235,6 +238,47 @@ def test_experts_that_cant_be(tmp_path: Path, changes: dict[str, Any], sentence:
     metadata = {**file.metadata, **{f"llama.{key}": value for key, value in changes.items()}}
     with pytest.raises(ModelError, match=sentence):
         check_tensors(model_spec(metadata, file.tensors), file.tensors)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"expert_weights_scale": float("nan")}, "expert_weights_scale is nan; a positive number"),
+        ({"expert_gating_func": 9}, "expert_gating_func is 9; one of 1, 2, 3 is needed"),
+    ],
+)
+def test_weights_that_cant_be(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    """Refused where the architecture reads them; a llama does not."""
+    write_llama(tmp_path / "m.gguf", experts_spec())
+    file = read_gguf(tmp_path / "m.gguf")
+    metadata = {**file.metadata, **{f"llama.{key}": value for key, value in changes.items()}}
+    assert model_spec(metadata, file.tensors) == model_spec(file.metadata, file.tensors)
+    renamed = {key.replace("llama.", "dots1."): value for key, value in metadata.items()}
+    with pytest.raises(ModelError, match=sentence):
+        model_spec({**renamed, "general.architecture": "dots1"}, file.tensors)
+
+
+@pytest.mark.parametrize(
+    ("layers", "tokens", "key", "expected"),
+    [(47, 154880, {}, "sigmoid"), (47, 154881, {}, "softmax"), (46, 154880, {}, "softmax"),
+     (47, 154880, {"expert_gating_func": 1}, "softmax")],
+)  # fmt: skip
+def test_early_files_of_glm_flash_do_not_name_their_gating(
+    layers: int, tokens: int, key: dict[str, int], expected: str
+) -> None:
+    keys = {
+        "expert_count": 4,
+        "expert_used_count": 2,
+        "embedding_length": 64,
+        "feed_forward_length": 32,
+        **key,
+    }
+    read = MetadataReader({f"deepseek2.{name}": value for name, value in keys.items()}, "deepseek2")
+    shapes = {"token_embd": (tokens, 64), "blk.0.ffn_gate_inp": (4, 64), "blk.0.ffn_down_exps": (4, 64, 32)}
+    tensors = tensor_infos({f"{name}.weight": shape for name, shape in shapes.items()})
+    features = ARCHITECTURES["deepseek2"].experts
+    parts = feed_forward_parts(features, read, layers, lambda _, length: FeedForwardSpec(length), tensors)
+    assert parts[0][1] is not None and parts[0][1].gating == expected
 
 
 def test_layers_that_only_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
@@ -246,6 +290,12 @@ def test_layers_that_only_predict_further_tokens_are_left_out(tmp_path: Path) ->
     check_tensors(spec, file.tensors)
     assert spec.num_layers == 2
     assert {name.split(".")[1] for name in spec.unused_tensors} == {"2"}
+    length = metadata["llama.feed_forward_length"]
+    of_blocks = {
+        **metadata,
+        "llama.feed_forward_length": [length, length, 8],
+    }  # the last one's is left out, too
+    assert model_spec(of_blocks, file.tensors).layers == spec.layers
     for wrong in (3, -1):
         with pytest.raises(ModelError, match=f"nextn_predict_layers is {wrong}; a number from 0 to 2 is"):
             model_spec({**metadata, "llama.nextn_predict_layers": wrong}, file.tensors)

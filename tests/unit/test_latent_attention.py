@@ -43,6 +43,20 @@ def test_logits_are_those_of_the_dense_forward_pass(tmp_path: Path, case: str, w
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("weights", [[1], [2, 0, 1], [1, 1, 1, 1]])
+@pytest.mark.parametrize(("kind", "rank"), [("F32", 40), ("F16", 40), ("Q8_0", 64), ("Q4_0", 96)])
+def test_files_that_do_not_part_keys_from_values(
+    tmp_path: Path, kind: str, rank: int, weights: list[float]
+) -> None:
+    """As those of DeepSeek-V2-Lite that are older than the absorbed form."""
+    spec = latent_spec(rank=rank, query_rank=0)
+    expected = latent_logits(spec, write_latent(tmp_path / "model.gguf", spec, kind), TOKENS)
+    engine = LocalEngine(tmp_path / "model.gguf", weights)
+    assert engine.ranks[0].spec == spec
+    found = all_logits(engine, Scheduler(LIMITS), TOKENS)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_only_the_latent_is_cached_and_on_every_rank_that_has_heads() -> None:
     spec = latent_spec(num_heads=2)
     for share, heads in zip(make_plan(spec, [1, 1, 1]), (1, 0, 1), strict=True):

@@ -1,0 +1,28 @@
+"""Keys that llama.cpp reads for some architectures only (src/models/*.cpp); elsewhere they mean nothing."""
+
+from __future__ import annotations
+
+GRANITES = ("granite", "granitemoe")
+LATENT = ("deepseek2", "mistral4")
+CHOOSING = (*LATENT, "bailingmoe2", "dots1", "glm4moe")  # how experts are weighed
+READERS: dict[str, tuple[str, ...]] = {
+    "attention.scale": GRANITES,
+    "embedding_scale": GRANITES,
+    "residual_scale": GRANITES,
+    "logit_scale": (*GRANITES, "cohere2", "command-r"),
+    "final_logit_softcapping": ("gemma2", "gemma3"),
+    "attention.clamp_kqv": ("mpt",),
+    "attention.max_alibi_bias": ("mpt",),
+    "attention.temperature_length": LATENT,
+    "rope.dimension_sections": ("glm4", "glm4moe", "qwen35", "qwen35moe"),
+    "rope.scaling.yarn_beta_fast": ("mistral3",),
+    "rope.scaling.yarn_beta_slow": ("mistral3",),
+    "rope.scaling.yarn_log_multiplier": (*LATENT, "mistral3"),
+    "expert_gating_func": (*CHOOSING, "minimax-m2"),
+    "expert_weights_scale": CHOOSING,
+}
+
+
+def ignored_keys(architecture: str) -> frozenset[str]:
+    """Those of the table that an architecture's files may hold to no effect."""
+    return frozenset(key for key, readers in READERS.items() if architecture not in readers)
