@@ -91,6 +91,12 @@ def test_long_texts_take_no_time_to_speak_of(name: str, piece: str) -> None:
     assert time.process_time() - start < 3
 
 
+def test_the_longest_word_of_digits_is_cut() -> None:
+    """The library gives up after ten million steps back; four million characters are the most it is given."""
+    text = "1३" * 2_000_000
+    assert words(PRE_TOKENIZERS["superbpe"], text) == [text]
+
+
 @given(text=st.text("0123३१", min_size=1))
 def test_groups_of_three_are_those_of_the_plain_expression(text: str) -> None:
     plain = re.split(r"(?<=.)(?=(?:[0-9]{3})+(?![0-9]))", text)
