@@ -29,9 +29,8 @@ def read_rope(
     is_long = LONG_FACTORS in tensors
     original_context = 0
     if is_long or kind == "yarn":
-        original_context = read.integer(
-            "rope.scaling.original_context_length", read.integer("context_length")
-        )
+        told = read.integer("rope.scaling.original_context_length", 0)
+        original_context = told or read.integer("context_length")
     return Rope(
         dimension=read.integer("rope.dimension_count", key_length),
         base=read.number("rope.freq_base", 10000.0),

@@ -201,6 +201,9 @@ VARIANTS: dict[str, Variant] = {
         },
     ),
     "llama-yarn": Variant("llama-dense", YARN, PLAIN),
+    "llama-yarn-zero": Variant(  # the original context is the model's
+        "llama-dense", {**YARN, "rope.scaling.original_context_length": 0}, PLAIN
+    ),
     "llama4-keys": Variant("llama4-moe", {**YARN, **MEANINGLESS, "attention.chunk_size": 16}),
     "mistral3-experts": Variant("mistral3-dense", FOUR_EXPERTS, EXPERTS),
     "mistral3-keys": Variant(
