@@ -6,6 +6,7 @@ Pure arithmetic on one row; knows no vocabulary, sequence or device.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,8 +54,10 @@ class Sampler:
     PCG64(seed): the same seed and logits give the same tokens on every platform, but for the last bit of exp.
     """
 
-    def __init__(self, parameters: SamplingParameters) -> None:
+    def __init__(self, parameters: SamplingParameters, suppressed: Collection[int] = ()) -> None:
+        """suppressed: ids that are never picked."""
         self.parameters = parameters
+        self._suppressed = np.array(sorted(suppressed), np.int64)
         self._random = np.random.Generator(np.random.PCG64(parameters.seed))
 
     def sample(self, logits: np.ndarray) -> int:
@@ -63,6 +66,9 @@ class Sampler:
         -inf rules a token out. Raises LogitsError for NaN and +inf, which say that the model's arithmetic
         went wrong, and when every token is ruled out.
         """
+        if self._suppressed.size:
+            logits = logits.copy()
+            logits[self._suppressed[self._suppressed < logits.size]] = -np.inf
         likeliest = _checked_argmax(logits)
         if self.parameters.temperature == 0:
             return likeliest

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from coordinator.architectures.shapes import SHAPES
-from coordinator.kv_types import KV_TYPES
 from coordinator.sampler import SamplingParameters
-from coordinator.split.plan import ACTIVATIONS, EXPERT_SPLITS
-from launcher.config import ALL_REDUCES, COLLECTIVES, DEFAULT_CONTEXT, EXIT_USAGE
-from launcher.fitting.context_fit import MAX_ROWS
+from launcher.config import EXIT_USAGE
+from launcher.model_options import add_model_options
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,7 +40,7 @@ def make_parser() -> Parser:
     plan = commands.add_parser("plan", help="show who would hold what, without opening a device")
     plan.add_argument("--json", action="store_true", help="as JSON")
     _add_shape(plan, "model (a file or a shape)")
-    _add_model(plan, optional=True)
+    add_model_options(plan, optional=True)
     logits = commands.add_parser("logits", help="write the logits of every position to an .npz file")
     logits.add_argument(
         "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"
@@ -50,7 +48,7 @@ def make_parser() -> Parser:
     logits.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="file with arrays tokens and logits"
     )
-    _add_model(logits)
+    add_model_options(logits)
     bench = commands.add_parser("bench", help="measure prefill and decode")
     _add_bench(bench)
     _add_tune(
@@ -97,7 +95,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--min-p", type=float, default=defaults.min_p, metavar="P", help="0: off (default: %(default)s)"
     )
     sampling.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
-    _add_model(parser)
+    add_model_options(parser)
 
 
 def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
@@ -110,7 +108,7 @@ def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._Argumen
 def _add_tune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
     _add_shape(parser, "model (a file or a shape; without one: a small shape of every weight type)")
-    _add_model(parser, optional=True)
+    add_model_options(parser, optional=True)
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +133,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     _add_ledger(output)
     _add_forms(output)
-    _add_model(parser, optional=True)
+    add_model_options(parser, optional=True)
 
 
 def _add_bench_collectives(parser: argparse.ArgumentParser) -> None:
@@ -162,94 +160,3 @@ def _add_ledger(output: argparse._ArgumentGroup) -> None:
     output.add_argument(
         "--trace", type=Path, metavar="FILE", help="every part of every step, to open in ui.perfetto.dev"
     )
-
-
-def _add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
-    count = "?" if optional else None
-    parser.add_argument(
-        "model",
-        type=Path,
-        nargs=count,
-        metavar="MODEL.gguf",
-        help="the model file, or any part of a model of several files",
-    )
-    parser.add_argument(
-        "--override-kv",
-        action="append",
-        default=[],
-        metavar="KEY=TYPE:VALUE",
-        help="change the file's metadata, such as llama.context_length=int:8192; the types are int, float,"
-        " bool and str; may stand several times",
-    )
-    ranks = parser.add_argument_group("ranks")
-    ranks.add_argument(
-        "--devices",
-        default="all",
-        metavar="LIST",
-        help="devices as `tplaunch devices` lists them, by index or name, one rank each; one may stand"
-        " several times (0,0); all; cpu for NumPy (default: %(default)s)",
-    )
-    ranks.add_argument(
-        "--tensor-split",
-        metavar="WEIGHTS",
-        help="shares of the ranks, such as 3,1; auto weighs them by speed, as far as memory allows"
-        " (default: equal)",
-    )
-    ranks.add_argument("--expert-split", default=EXPERT_SPLITS[0], choices=EXPERT_SPLITS,
-                       help="a rank holds its columns of all experts, or all of its experts"
-                       " (default: %(default)s)")  # fmt: skip
-    ranks.add_argument("--collective", default=COLLECTIVES[0], choices=COLLECTIVES,
-                       help="how ranks add up their partial sums (default: %(default)s)")  # fmt: skip
-    ranks.add_argument(
-        "--all-reduce",
-        default="auto",
-        choices=ALL_REDUCES,
-        help="every rank adds up all, or a slice of its own in a first phase; auto measures from three ranks"
-        " on (default: %(default)s)",
-    )
-    ranks.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS",
-                       help="how long a rank may take for one step (default: %(default)s)")  # fmt: skip
-    memory = parser.add_argument_group("memory")
-    memory.add_argument(
-        "--context",
-        type=int,
-        metavar="N",
-        help=f"positions to hold (default: the model's, or as many as fit; on the CPU {DEFAULT_CONTEXT} at"
-        " most)",
-    )
-    memory.add_argument(
-        "--max-memory",
-        metavar="INDEX=SIZE,...",
-        help="what the ranks on a device may take, such as 0=8GiB,1=20GiB; cpu= for this machine's memory",
-    )
-    memory.add_argument(
-        "--kv-type", default="f16", choices=tuple(KV_TYPES), help="of the KV cache (default: %(default)s)"
-    )
-    memory.add_argument(
-        "--activations",
-        default=ACTIVATIONS[0],
-        choices=ACTIVATIONS,
-        help="what weights are multiplied by: f16 (in a prefill) and q8 round, for devices with cooperative"
-        " matrices and with integer dot products (default: %(default)s)",
-    )
-    memory.add_argument(
-        "--prefill-chunk",
-        type=int,
-        metavar="ROWS",
-        help=f"prompt tokens computed in one step (default: {MAX_ROWS}, or so few that they take 64 MB)",
-    )
-    debugging = parser.add_argument_group("debugging")
-    debugging.add_argument("-v", "--verbose", action="store_true", help="show the workers' logs")
-    debugging.add_argument("--validate", action="store_true", help="with the Khronos validation layer")
-    debugging.add_argument(
-        "--staging",
-        action="store_true",
-        help="copy partial sums even where a device could import the host's memory",
-    )
-    submit = debugging.add_mutually_exclusive_group()
-    submit.add_argument("--submit-ahead", action="store_true", default=None,
-                        help="submit a step's parts at once (default: what is faster)")  # fmt: skip
-    submit.add_argument("--submit-then-wait", dest="submit_ahead", action="store_false",
-                        help="submit each part of a step only when it may run")  # fmt: skip
-    debugging.add_argument("--without", metavar="FEATURES",
-                           help="do as if the devices lacked these features, such as int64")  # fmt: skip

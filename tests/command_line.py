@@ -168,3 +168,8 @@ def is_in_use(path: Path) -> bool:
             if any(file.readlink() == path for file in (process / "fd").iterdir()):
                 return True
     return False
+
+
+def complaints(stderr: str) -> list[str]:
+    """The lines of standard error, without the one that every run begins with: its context."""
+    return [line for line in stderr.splitlines() if not line.startswith("tplaunch: context ")]

@@ -116,12 +116,18 @@ def kind_of(tensor: str) -> str:
     return tensor.split(".", 2)[2] if tensor.startswith("blk.") else tensor
 
 
-def tensor_shapes(spec: ModelSpec, *, biases: bool = False, tied: bool = False) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a llama and its shape, rows first."""
+def tensor_shapes(
+    spec: ModelSpec, *, biases: bool = False, tied: bool = False, scales: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a llama and its shape, rows first. scales: one of each matrix, or of each expert's."""
     shapes = shapes_of(spec, tied=tied)
+    if scales:
+        for name, shape in list(shapes.items()):
+            if name.startswith("blk.") and len(shape) > 1:
+                shapes[name.removesuffix("weight") + "scale"] = shape[:-2] or (1,)
     if biases:
         for name, shape in list(shapes.items()):
-            if name.startswith("blk.") and not name.endswith("norm.weight"):
+            if name.startswith("blk.") and not name.endswith(("norm.weight", ".scale")):
                 shapes[name.removesuffix("weight") + "bias"] = shape[:-1]
     return shapes
 
@@ -156,6 +162,7 @@ def write_llama(
     *,
     biases: bool = False,
     tied: bool = False,
+    scales: bool = False,
     seed: int = 0,
     vocabulary: Mapping[str, Any] | None = None,
 ) -> dict[str, Floats]:
@@ -168,11 +175,13 @@ def write_llama(
     add_metadata(writer, spec)
     add_vocabulary(writer, vocabulary or {})
     weights = {}
-    shapes = tensor_shapes(spec, biases=biases, tied=tied)
+    shapes = tensor_shapes(spec, biases=biases, tied=tied, scales=scales)
     for name, shape in shapes.items():
         values = random.standard_normal(shape).astype(np.float32) / np.float32(math.sqrt(shape[-1]))
         if name.endswith("norm.weight"):
             values = values + np.float32(1)
+        if name.endswith(".scale"):
+            values = 0.5 + random.random(shape, np.float32)
         if name == "rope_freqs.weight":
             values = 1 + random.random(shape, np.float32) * 7
         weight_type = (types or {}).get(kind_of(name), "F32")

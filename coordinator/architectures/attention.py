@@ -21,14 +21,16 @@ class AttentionFeatures:
 
     full_period: int | None = None  # of so many layers the last sees all keys, the others a window; 0: all do
     window: int = 0  # where the file says nothing; 0 for none
-    window_layers: int | None = None  # only a model of so many layers has that one
+    window_layers: int | None = None  # only a model of so many layers has windows
     chunked: bool = False
     window_rope_base: float | None = None  # of layers with windows, where the file says nothing
     plain_window_rope: bool = False  # whether those turn unscaled
+    one_rope: bool = False  # whether they turn as all others, whatever the file says
     full_without_rope: bool = False  # whether layers that see all keys lack rope, where others have windows
     rope_period: int = 0  # of so many layers the last has no rope
     norm: QueryKeyNorm | None = None  # its span follows from the tensors
     norm_is_optional: bool = False
+    norm_follows_queries: bool = False  # whether that of keys is left out where queries have none
     norm_experts: int | None = None  # a model of so many experts has no norm
     width_scale_layers: int | None = None  # a model of so many layers scales by its width, not its heads'
     softcap: float | None = None  # where the file says nothing; None where it is not asked
@@ -93,9 +95,8 @@ def read_attentions(
             value_length = read.integer("attention.value_length_swa", value_length)
         turns = _turns(features, index, window, any(windows)) and layer.has_rope
         norm = _norm(features, read, layer, index, turns, tensors)
-        if norm is None and features.norm is not None:
-            names = (f"blk.{index}.attn_{kind}_norm" for kind in ("q", "k"))
-            unused += [f"{name}.{suffix}" for name in names for suffix in ("weight", "bias")]
+        if norm is None and features.norm_follows_queries:
+            unused += [f"blk.{index}.attn_k_norm.{suffix}" for suffix in ("weight", "bias")]
         finished.append(
             AttentionSpec(
                 layer.num_heads,
@@ -119,11 +120,10 @@ def read_attentions(
 
 def _windows(features: AttentionFeatures, read: MetadataReader, count: int) -> list[Window | None]:
     """One a layer; the pattern is a period, or says of each layer whether it has one."""
-    default = features.window if features.window_layers in (None, count) else 0
-    length = read.integer("attention.sliding_window", default)
+    length = read.integer("attention.sliding_window", features.window)
     if features.chunked and length:
         length = features.window
-    if features.full_period is None or length == 0:
+    if features.full_period is None or features.window_layers not in (None, count) or length == 0:
         return [None] * count
     if not 0 < length < 2**31:
         raise read.refuse("attention.sliding_window", length, "a number of keys")
@@ -148,7 +148,8 @@ def _ropes(
     )
     if features.plain_window_rope:
         windowed = replace(windowed, scale=1.0, yarn=None, magnitude=1.0)
-    return (rope, windowed) if any_windows and windowed != rope else (rope,)
+    differs = any_windows and not features.one_rope and windowed != rope
+    return (rope, windowed) if differs else (rope,)
 
 
 def _turns(features: AttentionFeatures, index: int, window: Window | None, any_windows: bool) -> bool:

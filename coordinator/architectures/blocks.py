@@ -24,9 +24,12 @@ def count_layers(read: MetadataReader) -> tuple[int, int]:
 def unused_of_blocks(
     tensors: Mapping[str, TensorInfo], num_layers: int, num_blocks: int, in_layers: Sequence[str]
 ) -> tuple[str, ...]:
-    """Those of blocks that only predict further ahead, of all `in_layers`, and what is there in two ways."""
+    """Those of blocks that only predict further ahead, of all `in_layers`, and what is there in two ways.
+
+    And what NVFP4 files say of activations of four bits, which are not rounded here.
+    """
     prefixes = tuple(f"blk.{index}." for index in range(num_layers, num_blocks))
-    unused = [name for name in tensors if name.startswith(prefixes)]
+    unused = [name for name in tensors if name.startswith(prefixes) or name.endswith(".input_scale")]
     unused += [f"blk.{index}.{name}" for index in range(num_layers) for name in in_layers]
     for index in range(num_layers):
         fused, parts = f"blk.{index}.ssm_in.weight", f"blk.{index}.attn_qkv.weight"

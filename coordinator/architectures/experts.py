@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from coordinator.architectures.metadata import MetadataReader
@@ -40,27 +41,32 @@ Parts = tuple[FeedForwardSpec | None, ExpertsSpec | None]
 def feed_forward_parts(
     features: ExpertFeatures | None,
     read: MetadataReader,
-    dense: Sequence[FeedForwardSpec | None],
+    num_layers: int,
+    dense: Callable[[int, int], FeedForwardSpec],
     tensors: Mapping[str, TensorInfo],
 ) -> list[Parts]:
-    """Of every layer what all rows go through, and its experts. dense: the former without a router."""
-    features = features and features.of_size(len(dense), tensors)
+    """Of every layer what all rows go through, and its experts. dense: makes the former of layer and length.
+
+    Where every layer has experts the file need not say a length; one without any may still count one expert.
+    """
+    features = features and features.of_size(num_layers, tensors)
     count = read.integer("expert_count", 0)
-    routed = [count > 0 and f"blk.{index}.ffn_gate_inp.weight" in tensors for index in range(len(dense))]
-    if count and not any(routed):
+    routed = [count > 0 and f"blk.{index}.ffn_gate_inp.weight" in tensors for index in range(num_layers)]
+    if count and features is not None and not any(routed):
         raise ModelError(f"the model has {count} experts, but no layer has a router, ffn_gate_inp.weight")
+    lengths = read.integers("feed_forward_length", num_layers, 0 if all(routed) else None)
     return [
-        (alone, None)
-        if alone is None or not is_routed
-        else _expert_parts(features, read, alone, count, f"blk.{index}.", tensors)
-        for index, (alone, is_routed) in enumerate(zip(dense, routed, strict=True))
+        _expert_parts(features, read, functools.partial(dense, index), count, f"blk.{index}.", tensors)
+        if is_routed
+        else (dense(index, length), None)
+        for index, (length, is_routed) in enumerate(zip(lengths, routed, strict=True))
     ]
 
 
 def _expert_parts(
     features: ExpertFeatures | None,
     read: MetadataReader,
-    dense: FeedForwardSpec,
+    dense: Callable[[int], FeedForwardSpec],
     count: int,
     prefix: str,
     tensors: Mapping[str, TensorInfo],
@@ -86,7 +92,7 @@ def _expert_parts(
         count=count,
         used=used,
         length=down.columns,
-        activation=features.activation or dense.activation,
+        activation=features.activation or dense(down.columns).activation,
         gating=_gating(features, read),
         normalised=_normalised(features, read),
         scale=scale,
@@ -96,8 +102,7 @@ def _expert_parts(
     )
     if shared is None:
         return None, experts
-    row_gate = features.row_gate
-    return FeedForwardSpec(shared.columns, dense.activation, suffix=SHARED, row_gate=row_gate), experts
+    return replace(dense(shared.columns), suffix=SHARED, row_gate=features.row_gate), experts
 
 
 def _gating(features: ExpertFeatures, read: MetadataReader) -> str:

@@ -46,7 +46,9 @@ class MetadataReader:
         return value
 
     def integers(self, key: str, count: int, default: int | None = None) -> list[int]:
-        """One number for each of `count` layers; a file may have one for all."""
+        """One number for each of `count` layers; a file may have one for all, or further ones for blocks
+        that are no layers.
+        """
         return self._of_layers(key, count, default, lambda value: self._integer(key, value, "an integer"))
 
     def flags(self, key: str, count: int) -> list[bool]:
@@ -64,9 +66,9 @@ class MetadataReader:
         value = self._get(key, default)
         if not isinstance(value, list):
             return [convert(value)] * count
-        if len(value) != count:
+        if len(value) not in (count, self.integer("block_count", count)):
             raise self.refuse(key, f"of {len(value)} numbers", f"one for each of {count} layers")
-        return [convert(item) for item in value]
+        return [convert(item) for item in value[:count]]
 
     def number(self, key: str, default: float | None = None) -> float:
         """A positive number; a file may also write 0 where there is a default."""

@@ -8,11 +8,11 @@ from typing import Any
 
 from coordinator.architectures.attention import LayerHeads, read_attentions
 from coordinator.architectures.blocks import count_layers, unused_of_blocks
-from coordinator.architectures.experts import feed_forward_parts
+from coordinator.architectures.experts import Parts, feed_forward_parts
 from coordinator.architectures.keys import ignored_keys
 from coordinator.architectures.metadata import MetadataReader
 from coordinator.architectures.recurrent import read_recurrent
-from coordinator.architectures.rope import read_rope
+from coordinator.architectures.rope import read_rope, still_pairs
 from coordinator.architectures.table import ARCHITECTURES, Architecture
 from coordinator.gguf.origin import TensorInfo
 from coordinator.spec.attention import QueryKeyNorm
@@ -28,17 +28,19 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
             f"the architecture {name!r:.60} is not supported; supported: {', '.join(sorted(ARCHITECTURES))}"
         )
     architecture, read = ARCHITECTURES[name], MetadataReader(metadata, name, ignored_keys(name))
+    if not read.flag("attention.causal", True):
+        raise read.refuse("attention.causal", False, "true (for generating text)")
     num_layers, num_blocks = count_layers(read)
     recurrents = read_recurrent(architecture.recurrent, read, num_blocks)[:num_layers]
     heads = _heads(architecture, read, recurrents)
-    dense = _feed_forwards(architecture, read, num_layers, "blk.0.ffn.act.scales" in tensors)
-    parts = feed_forward_parts(architecture.experts, read, dense, tensors)
+    parts = _feed_forwards(architecture, read, num_layers, tensors)
     width = read.integer("embedding_length")
     rope = None
     key_length = next((layer.key_length for layer in heads if layer is not None), 0)
     if architecture.has_rope and key_length:
-        interleaved = architecture.interleaved_rope and not read.has("rope.dimension_sections")
-        rope = read_rope(read, key_length, interleaved, tensors)
+        rope = read_rope(read, key_length, _is_interleaved(architecture, read), tensors)
+        if architecture.sections_take_turns:
+            rope = replace(rope, still_pairs=still_pairs(read, rope.dimension // 2))
     features = architecture.attention
     if architecture.head_norm and features.norm is None:
         features = replace(features, norm=QueryKeyNorm())
@@ -78,15 +80,17 @@ NORM_EPSILONS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.
 
 
 def _feed_forwards(
-    architecture: Architecture, read: MetadataReader, num_layers: int, has_divisors: bool
-) -> list[FeedForwardSpec | None]:
-    """One a layer."""
+    architecture: Architecture, read: MetadataReader, num_layers: int, tensors: Mapping[str, TensorInfo]
+) -> list[Parts]:
+    """Those of each layer."""
     if not architecture.feeds_forward:
-        return [None] * num_layers
-    return [
-        FeedForwardSpec(length, architecture.activation, architecture.gated, has_divisors)
-        for length in read.integers("feed_forward_length", num_layers)
-    ]
+        return [(None, None)] * num_layers
+
+    def dense(index: int, length: int) -> FeedForwardSpec:
+        has_divisors = f"blk.{index}.ffn.act.scales" in tensors
+        return FeedForwardSpec(length, architecture.activation, architecture.gated, has_divisors)
+
+    return feed_forward_parts(architecture.experts, read, num_layers, dense, tensors)
 
 
 def _heads(
@@ -115,6 +119,12 @@ def _heads(
     ]
 
 
+def _is_interleaved(architecture: Architecture, read: MetadataReader) -> bool:
+    """Whether neighbouring elements turn together. Files of models that also see pictures were permuted."""
+    of_time, of_height = read.integers("rope.dimension_sections", 4, 0)[:2]
+    return architecture.interleaved_rope and not (of_time > 0 and of_height > 0)
+
+
 def _vocabulary_size(tensors: Mapping[str, TensorInfo]) -> int:
     """The rows of the embedding: metadata may leave the size out, and the tensor can't lie about itself."""
     if "token_embd.weight" not in tensors:
@@ -127,8 +137,8 @@ def _block(architecture: Architecture, read: MetadataReader, tensors: Mapping[st
     block = replace(architecture.block, residual_scale=read.number("residual_scale", 1.0))
     if "blk.0.attn_norm_2.weight" in tensors:  # falcon's larger ones
         return replace(block, attention_norm="attn_norm_2", feed_forward_norm="attn_norm")
-    if read.has("use_parallel_residual"):
-        return replace(block, parallel=read.flag("use_parallel_residual"))
+    if architecture.parallel_is_told:
+        return replace(block, parallel=read.flag("use_parallel_residual", False))
     if architecture.parallel_without_norm and f"blk.0.{block.feed_forward_norm}.weight" not in tensors:
         return replace(block, parallel=True, feed_forward_norm="")
     return block

@@ -33,7 +33,7 @@ def read_rope(
         original_context = told or read.integer("context_length")
     return Rope(
         dimension=read.integer("rope.dimension_count", key_length),
-        base=read.number("rope.freq_base", 10000.0),
+        base=read.number("rope.freq_base", 10000.0) * _base_factor(read, key_length),
         scale=1.0 / factor,
         interleaved=interleaved,
         factors=next((name for name in (FACTORS, SHORT_FACTORS) if name in tensors), ""),
@@ -42,6 +42,26 @@ def read_rope(
         yarn=_yarn(read) if kind == "yarn" else None,
         magnitude=read_magnitude(read, factor if kind == "yarn" else 1.0),
     )
+
+
+def still_pairs(read: MetadataReader, num_pairs: int) -> tuple[int, ...]:
+    """Those that turn by none of a picture's time, height and width, which take turns and end one by one.
+
+    What is left turns by a fourth position, which is 0 for every token of a text.
+    """
+    lengths = read.integers("rope.dimension_sections", 4, 0)
+    if any(length < 0 for length in lengths):
+        raise read.refuse("rope.dimension_sections", lengths, "numbers of pairs")
+    if not any(lengths):
+        return ()
+    places = ((pair, pair % sum(lengths)) for pair in range(num_pairs))
+    return tuple(pair for pair, place in places if place >= 3 * lengths[place % 3])
+
+
+def _base_factor(read: MetadataReader, key_length: int) -> float:
+    """By which Hunyuan's alpha raises the base, so that the slowest pair turns 1 / alpha as fast."""
+    alpha = read.number("rope.scaling.alpha", 1.0)
+    return 1.0 if alpha == 1.0 else alpha ** (key_length / max(2, key_length - 2))
 
 
 def _yarn(read: MetadataReader) -> Yarn:

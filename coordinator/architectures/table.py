@@ -16,6 +16,7 @@ class Architecture:
     """In what an architecture differs from others: one row of the table below."""
 
     interleaved_rope: bool = False
+    sections_take_turns: bool = False  # those of the rope, by which pictures turn
     has_rope: bool = True
     layers_with_rope: int | None = None  # only a model of so many layers has it
     norm: str = "rms"
@@ -32,6 +33,7 @@ class Architecture:
     embedding_norm: str = ""
     position_embeddings: bool = False
     finetuned_means_rope: bool = False  # rope.scaling.finetuned says whether there is any
+    parallel_is_told: bool = False  # whether use_parallel_residual counts, which others may have, too
     parallel_without_norm: bool = False  # of the feed-forward part, which some of its models lack
     divides_logits: bool = False  # by the logit scale, which others multiply by
     logit_softcap: float = 0.0  # where the file says nothing
@@ -48,6 +50,7 @@ NORMALISED = ExpertFeatures(normalised=True)
 WITH_ROW_GATE = ExpertFeatures(row_gate="ffn_gate_inp_shexp.weight")
 OPTIONAL_NORM = AttentionFeatures(norm=QueryKeyNorm("layer"), norm_is_optional=True)
 QWEN35 = Architecture(
+    sections_take_turns=True,
     head_norm=True,
     attention=AttentionFeatures(gated=True),
     recurrent=RecurrentFeatures("delta", tiled=True),
@@ -100,13 +103,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3": Architecture(head_norm=True, unused_tensors=CLASSIFIER),
     "qwen35": QWEN35,
     "qwen35moe": QWEN35_MOE,
-    "qwen3next": replace(QWEN35_MOE, recurrent=RecurrentFeatures("delta")),
+    "qwen3next": replace(QWEN35_MOE, sections_take_turns=False, recurrent=RecurrentFeatures("delta")),
     "seed_oss": Architecture(block=POST_ATTENTION),
     "lfm2": Architecture(
         head_norm=True,
         attention=AttentionFeatures(full_period=0),
         recurrent=RecurrentFeatures("convolution"),
         output_norm="token_embd_norm",
+        unused_tensors=("dense_2.weight", "dense_2.bias"),  # behind the embeddings of texts
     ),
     "mamba2": Architecture(
         has_rope=False,
@@ -117,7 +121,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "exaone4": Architecture(
         head_norm=True,
         block=POST_NORMED,
-        attention=AttentionFeatures(full_period=4, window=4096, window_layers=64, full_without_rope=True),
+        attention=AttentionFeatures(
+            full_period=4, window=4096, window_layers=64, one_rope=True, full_without_rope=True
+        ),
     ),
     "hunyuan-dense": Architecture(attention=AttentionFeatures(norm=QueryKeyNorm(after_rope=True))),
     "gemma": Architecture(activation="gelu", widened_embeddings=True),
@@ -155,7 +161,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "stablelm": Architecture(norm="layer", parallel_without_norm=True, attention=OPTIONAL_NORM),
     "nemotron": Architecture(norm="layer", activation="relu2", gated=False),
     "falcon": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
-    "gptneox": Architecture(norm="layer", activation="gelu", gated=False),
+    "gptneox": Architecture(norm="layer", activation="gelu", gated=False, parallel_is_told=True),
     "gpt2": Architecture(
         has_rope=False,
         norm="layer",
@@ -172,7 +178,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention=AttentionFeatures(alibi_bias=8.0),
     ),
     "mpt": Architecture(
-        has_rope=False, norm="layer", activation="gelu", gated=False, attention=OPTIONAL_NORM
+        has_rope=False,
+        norm="layer",
+        activation="gelu",
+        gated=False,
+        attention=replace(OPTIONAL_NORM, norm_follows_queries=True),
     ),
     "qwen2moe": Architecture(experts=WITH_ROW_GATE),
     "qwen3moe": Architecture(head_norm=True, experts=NORMALISED),
@@ -184,7 +194,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "minimax-m2": Architecture(head_norm=True, experts=ExpertFeatures(gating="sigmoid", normalised=True)),
     "dots1": Architecture(head_norm=True, experts=ExpertFeatures()),
-    "glm4moe": Architecture(head_norm=True, block=POST_ATTENTION, experts=ExpertFeatures(gating="sigmoid")),
+    "glm4moe": Architecture(
+        block=POST_ATTENTION,
+        attention=AttentionFeatures(norm=QueryKeyNorm(), norm_is_optional=True),  # GLM-4.5-Air has none
+        experts=ExpertFeatures(gating="sigmoid"),
+    ),
     "bailingmoe2": Architecture(head_norm=True, experts=ExpertFeatures(gating="sigmoid")),
     "ernie4_5-moe": Architecture(
         interleaved_rope=True, experts=NORMALISED, unused_in_layers=("attn_output.bias",)

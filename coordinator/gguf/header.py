@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.gguf.origin import TensorInfo, file_hash
+from coordinator.gguf.origin import TensorInfo, file_hash, without_leading_ones
 from coordinator.gguf.weight_types import WEIGHT_TYPES
 from coordinator.spec.model import ModelError
 
@@ -181,7 +181,9 @@ def _read_tensors(cursor: _Cursor, num_tensors: int, alignment: int) -> tuple[di
         weight_type = TYPES_BY_ID[type_id]
         num_rows = int(np.prod(shape[:-1], dtype=object))
         nbytes = num_rows * weight_type.row_bytes(shape[-1])
-        tensors[name] = TensorInfo(name, weight_type.name, shape, data_start + offset, nbytes)
+        tensors[name] = TensorInfo(
+            name, weight_type.name, without_leading_ones(shape), data_start + offset, nbytes
+        )
     return tensors, data_start
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies in the model file. shape is rows first: [rows, columns] or [columns]."""
+    """Where a tensor lies in the model file. shape is rows first: [rows, columns] or [columns].
+
+    Of a file's shape, leading dimensions of 1 are left out: programs write them or drop them.
+    """
 
     name: str
     type: str
@@ -22,6 +26,11 @@ class TensorInfo:
     @property
     def columns(self) -> int:
         return self.shape[-1]
+
+
+def without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The same, but not shorter than its columns."""
+    return tuple(itertools.dropwhile(lambda length: length == 1, shape[:-1])) + shape[-1:]
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class Rope:
     original_context: int = 0  # positions before the context was extended
     yarn: Yarn | None = None
     magnitude: float = 1.0  # of the cosines and sines
+    still_pairs: tuple[int, ...] = ()  # those that do not turn
 
     def __post_init__(self) -> None:
         _check_number("rope magnitude", self.magnitude)
@@ -70,6 +71,7 @@ class Rope:
             _check_counts(self, "original_context")
         if not 0 < self.dimension < 2**31 or self.dimension % 2:
             raise ModelError(f"the rope dimension is {self.dimension}; it must be a positive even number")
+        assert all(0 <= pair < self.dimension // 2 for pair in self.still_pairs), f"{self}"
         _check_number("rope base", self.base)
         _check_number("rope scale", self.scale)
 

@@ -38,6 +38,8 @@ def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorI
     output = "output" if "output.weight" in tensors else "token_embd"
     rows = Rows(output, spec.vocabulary_size)
     cutter.column_parallel("output", rows, share.vocabulary)
+    if "output.bias" in tensors:  # tied embeddings may have one, too
+        cutter.part_of_vector("output.bias", share.vocabulary, spec.vocabulary_size)
     return cutter.shards
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coordinator.gguf.origin import TensorInfo
+from coordinator.gguf.origin import TensorInfo, without_leading_ones
 from coordinator.gguf.weight_types import WEIGHT_TYPES
 from coordinator.spec.model import ModelError
 from coordinator.split.plan import Span, covering, padded
@@ -35,6 +35,7 @@ class Shard:
     experts: Span = ONE
     expert_rows: int = 0  # of one expert in the file
     transposed: bool = False
+    repeats: int = 1  # of a vector's numbers on the device: each is of so many rows of a matrix
 
     @property
     def num_rows(self) -> int:
@@ -49,7 +50,7 @@ class Shard:
 
 def check_shape(tensor: TensorInfo, expected: tuple[int, ...]) -> None:
     """Raises ModelError for a tensor of another shape."""
-    if tensor.shape != expected:
+    if without_leading_ones(tensor.shape) != without_leading_ones(expected):
         raise ModelError(
             f"the tensor {tensor.name!r} has the shape {list(tensor.shape)}, expected {list(expected)}"
         )
@@ -62,9 +63,6 @@ class Rows:
     tensor: str  # without ".weight"
     total: int  # rows of the tensor
     first: int = 0
-
-
-NO_TENSOR = TensorInfo("", "F32", (), 0, 0)
 
 
 @dataclass(frozen=True)
@@ -130,9 +128,6 @@ class Cutter:
         Its columns are the model's width, or, where they are given, those of a table of numbers.
         """
         shape: tuple[int, ...] = (total, columns or self.width)
-        known = self.tensors.get(name + ".weight")
-        if columns is not None and total == 1 and known is not None and len(known.shape) == 1:
-            shape = shape[1:]  # programs that rewrite files drop a dimension of 1
         find = self._find if columns is None else self._find_floats
         found, has_bias = find(name + ".weight", shape), name + ".bias" in self.tensors
         for index, span in enumerate(spans or [Span(0, 0)]):
@@ -142,6 +137,7 @@ class Cutter:
             self.shards[piece + ".weight"] = Shard(found.name, kind, span, held, 0)
             if has_bias:
                 self.part_of_vector(name + ".bias", span, total, piece + ".bias")
+            self._factor(name, piece, len(span))
 
     def head_norm(self, name: str, span: str, heads: Span, count: int, length: int) -> None:
         """Of queries or keys; weights that all heads share are replicated. The bias goes along."""
@@ -173,17 +169,24 @@ class Cutter:
         self.shards[name + ".weight"] = Shard(tensor.name, tensor.type, held, Span(0, self.width), 0)
         if rows.tensor + ".bias" in self.tensors:
             self.part_of_vector(rows.tensor + ".bias", held, rows.total, name + ".bias")
+        self._factor(rows.tensor, name, len(span))
+
+    def _factor(self, tensor: str, name: str, num_rows: int) -> None:
+        """What products with a matrix are multiplied by: one number in the file, one a row on the device."""
+        if tensor + ".scale" in self.tensors:
+            self._find_floats(tensor + ".scale", (1,))
+            self.shards[name + ".scale"] = Shard(tensor + ".scale", "F32", ONE, ONE, 0, repeats=num_rows)
 
     def matrix(self, name: str, shape: tuple[int, int], rows: Span) -> None:
         """Some rows of a matrix of any shape."""
         tensor = self._find(name + ".weight", shape)
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, rows, Span(0, shape[1]), 0)
+        self._factor(name, name, len(rows))
 
     def head_matrices(self, name: str, shape: tuple[int, int, int], heads: Span) -> None:
-        """A matrix for each head [heads, rows, columns]; that of a lone head may be [rows, columns]."""
-        count, rows, columns = shape
-        is_flat = count == 1 and len(self.tensors.get(name + ".weight", NO_TENSOR).shape) == 2
-        tensor = self._find(name + ".weight", shape[1:] if is_flat else shape)
+        """A matrix for each head [heads, rows, columns]."""
+        _, rows, columns = shape
+        tensor = self._find(name + ".weight", shape)
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, heads.scaled(rows), Span(0, columns), 0)
 
     def keys_and_values(
@@ -231,6 +234,7 @@ class Cutter:
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, self.width), held, offset)
         if name + ".bias" in self.tensors and self._rank == 0:
             self.vector(name + ".bias", self.width)
+        self._factor(name, name, self.width)
 
     def experts_column_parallel(self, name: str, rows: Rows, cut: ExpertCut) -> None:
         """As column_parallel, of every expert. `rows` are one expert's."""
@@ -240,6 +244,7 @@ class Cutter:
             tensor.name, tensor.type, held, Span(0, self.width), 0, cut.experts, rows.total
         )
         self._expert_bias(rows.tensor + ".bias", held, rows.total, cut, name + ".bias")
+        self._expert_factors(rows.tensor, name, cut)
 
     def experts_row_parallel(self, name: str, cut: ExpertCut) -> None:
         """As row_parallel, of every expert; the rank that has its first column adds the bias."""
@@ -251,6 +256,12 @@ class Cutter:
         )
         if cut.columns.start == 0:
             self._expert_bias(name + ".bias", rows, self.width, cut, name + ".bias")
+        self._expert_factors(name, name, cut)
+
+    def _expert_factors(self, tensor: str, name: str, cut: ExpertCut) -> None:
+        """As _factor, one an expert."""
+        if tensor + ".scale" in self.tensors:
+            self.part_of_vector(tensor + ".scale", cut.experts, cut.count, name + ".scale")
 
     def _expert_bias(self, name: str, span: Span, length: int, cut: ExpertCut, device_name: str) -> None:
         if name not in self.tensors:

@@ -18,18 +18,22 @@ from coordinator.text.token_bytes import (
     byte_level_token_bytes,
     spaced_token_bytes,
 )
+from coordinator.text.token_type import TokenType
 from coordinator.text.vocabulary import (
     PREFIX,
     TokenizerError,
-    TokenType,
     Vocabulary,
     VocabularyDefaults,
     read_vocabulary,
 )
 from coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 # What must never come out of merging, so that what a user typed can't become a control token.
 _NEVER_MERGED = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE)
+
+_UNKNOWN = " "  # no text contains it when it merges: it stands for characters without a token
 
 # The library's regular expressions panic after ten million steps back in one match.
 _MAX_CHARACTERS = 4_000_000
@@ -55,8 +59,15 @@ class BytePairTokenizer(VocabularyTokenizer):
         as_bytes = byte_level_token_bytes if self._kind.is_byte_level else spaced_token_bytes
         super().__init__(metadata, vocabulary, as_bytes(vocabulary))
         self._ids = _merging_ids(vocabulary, self._kind.is_byte_level)
-        model = _load_model(self._ids, _pairs(metadata, vocabulary), self._kind)
-        self._library = tokenizers.Tokenizer(model)
+        pairs = _pairs(metadata, vocabulary, self._kind)
+        missing = _missing(pairs, self._ids)
+        if missing and self._kind.ignores_merges:  # the library would take these for tokens that are words
+            raise TokenizerError(f"{PREFIX}merges names {missing[0]!a:.80}, which is no token")
+        self._instead = [[], *map(self._fallback, missing)]
+        ids = self._ids | {
+            text: self.vocabulary_size + place for place, text in enumerate((_UNKNOWN, *missing))
+        }
+        self._library = tokenizers.Tokenizer(_load_model(ids, pairs, self._kind))
         self._library.pre_tokenizer = _library_pre_tokenizer(self._kind)
 
     @property
@@ -83,7 +94,18 @@ class BytePairTokenizer(VocabularyTokenizer):
                 f"{_MAX_CHARACTERS} can be made into tokens at once"
             )
         ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
-        return ids
+        if max(ids, default=0) < self.vocabulary_size:
+            return ids
+        return [token for known in ids for token in self._known(known)]
+
+    def _known(self, token: int) -> list[int]:
+        place = token - self.vocabulary_size
+        return [token] if place < 0 else self._instead[place]
+
+    def _fallback(self, text: str) -> list[int]:
+        """What llama.cpp has for a text that is no token: its bytes, those that are tokens."""
+        names = [f"<0x{byte:02X}>" for byte in text.encode()] if not self._kind.is_byte_level else list(text)
+        return [self._ids[name] for name in names if name in self._ids and name.isascii()]
 
 
 def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
@@ -112,15 +134,20 @@ def _merging_ids(vocabulary: Vocabulary, is_byte_level: bool) -> dict[str, int]:
     return ids
 
 
-def _pairs(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> list[Pair]:
+def _pairs(metadata: Mapping[str, Any], vocabulary: Vocabulary, kind: PreTokenizer) -> list[Pair]:
     """The merges, the most urgent first, without those that make a control token."""
-    merges = metadata.get(PREFIX + "merges")
+    merges = metadata.get(PREFIX + "merges", [] if kind.needs_no_merges else None)
     if not isinstance(merges, list | tuple):
         what = "missing" if merges is None else f"of type {type(merges).__name__}"
         raise TokenizerError(f"{PREFIX}merges is {what}, not a list of pairs of tokens")
     never = {vocabulary.decoded(token) for token in vocabulary.ids_of_type(*_NEVER_MERGED)}
     pairs = dict.fromkeys(_pair(number, merge) for number, merge in enumerate(merges))
-    return [pair for pair in pairs if never.isdisjoint((*pair, "".join(pair)))]
+    return [pair for pair in pairs if never.isdisjoint((*pair, "".join(pair))) and " " not in pair[1]]
+
+
+def _missing(pairs: list[Pair], ids: Mapping[str, int]) -> list[str]:
+    """The texts that merges name and no token has. The library wants ids for them, too."""
+    return list(dict.fromkeys(text for pair in pairs for text in (*pair, "".join(pair)) if text not in ids))
 
 
 def _pair(number: int, merge: object) -> Pair:
@@ -128,19 +155,19 @@ def _pair(number: int, merge: object) -> Pair:
     if not isinstance(merge, str):
         raise TokenizerError(f"merge {number} of {PREFIX}merges is of type {type(merge).__name__}")
     space = merge.find(" ", 1)
-    if space < 0:
+    if space < 0 or _SURROGATE.search(merge):
         raise TokenizerError(f"merge {number} of {PREFIX}merges is {merge!a:.80}, not two texts with a space")
     return merge[:space], merge[space + 1 :]
 
 
 def _load_model(ids: dict[str, int], pairs: list[Pair], kind: PreTokenizer) -> models.BPE:
-    for pair in pairs:
-        for text in (*pair, "".join(pair)):
-            if text not in ids:
-                raise TokenizerError(
-                    f"{PREFIX}merges joins {pair[0]!a:.40} and {pair[1]!a:.40}, but {text!a:.80} is no token"
-                )
-    return models.BPE(ids, pairs, ignore_merges=kind.ignores_merges, byte_fallback=not kind.is_byte_level)
+    return models.BPE(
+        ids,
+        pairs,
+        unk_token=_UNKNOWN,
+        ignore_merges=kind.ignores_merges,
+        byte_fallback=not kind.is_byte_level,
+    )
 
 
 def _library_pre_tokenizer(kind: PreTokenizer) -> pre_tokenizers.PreTokenizer:

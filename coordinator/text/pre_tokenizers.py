@@ -18,11 +18,12 @@ class PreTokenizer(NamedTuple):
     adds_bos: bool = False  # unless the file says otherwise
     forces_bos: bool = False  # whatever the file says
     is_byte_level: bool = True  # else tokens are UTF-8 with U+2581 for spaces, and other bytes are <0xHH>
+    needs_no_merges: bool = False  # a file without merges has none
     keeps_newlines: bool = False  # a run of newlines that is a token is that token
 
 
 def _cut(*patterns: str, **flags: Any) -> PreTokenizer:
-    return PreTokenizer(patterns, **flags)
+    return PreTokenizer(tuple(map(words.without_new_characters, patterns)), **flags)
 
 
 _BY_NAMES = {
@@ -52,7 +53,7 @@ _BY_NAMES = {
     "spark2_5": _cut(words.THREE_DIGITS, words.CJK_AND_KANA, words.SPARK, words.DIGIT),
     "afmoe": _cut(words.THREES_FROM_RIGHT, words.UNSPACED_SCRIPTS, words.DEEPSEEK_3),
     "youtu": _cut(words.YOUTU_SCRIPTS, words.YOUTU, ignores_merges=True),
-    "kimi-k2": _cut(words.KIMI_K2),
+    "kimi-k2": _cut(words.KIMI_K2, needs_no_merges=True),
     "minicpm5": _cut(words.THREE_DIGITS, words.MINICPM_5, ignores_merges=True),
     "bailingmoe bailingmoe2 llada-moe": _cut(words.BAILING),
     "exaone-moe": _cut(words.EXAONE_MOE),

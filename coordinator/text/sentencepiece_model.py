@@ -26,7 +26,6 @@ class PieceType(IntEnum):
     NORMAL = 1
     UNKNOWN = 2
     CONTROL = 3
-    UNUSED = 5
     BYTE = 6
 
 

@@ -5,7 +5,6 @@ Leaves the merging to the sentencepiece library; knows no files and no special t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,11 +12,10 @@ import sentencepiece
 
 from coordinator.text.sentencepiece_model import Piece, PieceType, serialized_model
 from coordinator.text.token_bytes import byte_fallback, spaced_token_bytes
+from coordinator.text.token_type import TokenType
 from coordinator.text.vocabulary import (
     BYTE_TOKEN,
-    PREFIX,
     TokenizerError,
-    TokenType,
     Vocabulary,
     VocabularyDefaults,
     read_vocabulary,
@@ -30,31 +28,20 @@ _DEFAULTS = VocabularyDefaults(bos_token_id=1, eos_token_id=2, adds_bos=True, ad
 _MAX_PIECE_BYTES = 7999  # sentencepiece refuses models with longer pieces
 _PLACEHOLDER = b"<unmatched "
 
-# Which tokens take part in merging, and as what.
-_PIECE_TYPES = {
-    TokenType.NORMAL: PieceType.NORMAL,
-    TokenType.USER_DEFINED: PieceType.NORMAL,  # older files write its spaces as U+2581, as merging sees them
-    TokenType.UNUSED: PieceType.UNUSED,
-    TokenType.UNDEFINED: PieceType.UNUSED,
-}
+# Which tokens never come out of merging, so that what a user typed can't become a control token.
+_NEVER_MERGED = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE)
 
 
 class SentencePieceTokenizer(VocabularyTokenizer):
     """A Tokenizer (see coordinator.text.tokenizer) of kind "llama".
 
     Follows llama.cpp: each run of text between special tokens gets the space prefix; characters that no token
-    covers become byte tokens. Two differences: control tokens never come out of merging, so that what a user
-    typed can't become one, and what merges into a token marked as unused is taken apart again.
+    covers become byte tokens. One difference: control tokens never come out of merging. Added tokens of older
+    files have U+2581 for their spaces, as merging sees them, and stand for spaces here.
     """
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         """Build from GGUF metadata; raises TokenizerError."""
-        charsmap: Any = metadata.get(PREFIX + "precompiled_charsmap")
-        if hasattr(charsmap, "__len__") and len(charsmap):
-            raise TokenizerError(
-                f"{PREFIX}precompiled_charsmap asks for text normalisation, which is not supported "
-                "with a tokenizer of kind 'llama'; give the prompt as token ids with --tokens"
-            )
         vocabulary = read_vocabulary(metadata, _DEFAULTS)
         super().__init__(metadata, vocabulary, spaced_token_bytes(vocabulary))
         self._fallback = byte_fallback(vocabulary)
@@ -62,10 +49,8 @@ class SentencePieceTokenizer(VocabularyTokenizer):
 
     def tokenize_run(self, text: str) -> Iterator[int]:
         """The tokens of a run of text."""
-        if self._vocabulary.removes_extra_spaces:
-            text = re.sub(" +", " ", text).strip(" ")
         # Every run of text starts the prompt or follows a special token, and there llama.cpp puts the prefix.
-        prefix = " " if text and self._vocabulary.adds_space_prefix else ""
+        prefix = " " if self._vocabulary.adds_space_prefix else ""
         for piece in self._processor.EncodeAsIds(prefix + text):
             yield piece if piece < self.vocabulary_size else self._byte_token(piece - self.vocabulary_size)
 
@@ -94,12 +79,11 @@ def _pieces(vocabulary: Vocabulary) -> Iterator[Piece]:
     seen: set[bytes] = set()
     columns = zip(vocabulary.texts, vocabulary.scores.tolist(), vocabulary.types.tolist())
     for token, (text, score, token_type) in enumerate(columns):
-        piece_type = _PIECE_TYPES.get(token_type, PieceType.CONTROL)
-        if piece_type == PieceType.CONTROL or text in seen or not _can_match(text):
+        if token_type in _NEVER_MERGED or text in seen or not _can_match(text):
             yield Piece(b"%s%d>" % (_PLACEHOLDER, token), 0.0, PieceType.CONTROL)
         else:
             seen.add(text)
-            yield Piece(text, score, piece_type)
+            yield Piece(text, score, PieceType.NORMAL)
     for byte in range(256):
         yield Piece(b"<0x%02X>" % byte, 0.0, PieceType.BYTE)
     yield Piece(b"%sunknown>" % _PLACEHOLDER, 0.0, PieceType.UNKNOWN)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from coordinator.text.vocabulary import PREFIX, TokenType, Vocabulary
+from coordinator.text.token_type import TokenType
+from coordinator.text.vocabulary import PREFIX, Vocabulary
 
 _ASCII_SPACES = " \t\n\v\f\r"
 
@@ -25,7 +26,7 @@ class Marker(NamedTuple):
 
 def find_markers(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> list[Marker]:
     """What is found as a whole, the longest text first."""
-    left, right = _strips_left(metadata), _strips_right(metadata)
+    left, right = _stripping(metadata)
     markers = []
     for token in vocabulary.ids_of_type(TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED):
         text = vocabulary.decoded(token)
@@ -58,20 +59,20 @@ def _cut(fragment: str | int, marker: Marker) -> list[str | int]:
     return [part for part in parts if part != ""]
 
 
-def _strips_right(metadata: Mapping[str, Any]) -> bool:
-    """Phi-3's special tokens swallow what spaces follow; as in llama.cpp, only its name tells."""
-    name = _name(metadata, "general.name")
-    return "phi-3" in name or "phi3" in name
+def _stripping(metadata: Mapping[str, Any]) -> tuple[str | None, bool]:
+    """The one token that swallows the spaces before it, and whether most swallow those that follow.
 
-
-def _strips_left(metadata: Mapping[str, Any]) -> str | None:
-    """The one token that swallows the spaces before it, by the names that llama.cpp goes by."""
+    As in llama.cpp, only names tell, the first that fits: Phi-3's tokens swallow what follows.
+    """
     pre, architecture = _name(metadata, PREFIX + "pre"), _name(metadata, "general.architecture")
     if any(kind in pre for kind in ("jina-v2-de", "jina-v2-es", "jina-v2-code")):
-        return "<mask>"
+        return "<mask>", False
     if any(kind in architecture for kind in ("nomic-bert-moe", "jina-bert-v3")):
-        return "<mask>"
-    return "[MASK]" if "modern-bert" in _name(metadata, "general.name") else None
+        return "<mask>", False
+    name = _name(metadata, "general.name")
+    if "phi-3" in name or "phi3" in name:
+        return None, True
+    return ("[MASK]" if "modern-bert" in name else None), False
 
 
 def _name(metadata: Mapping[str, Any], key: str) -> str:

@@ -5,7 +5,8 @@ Knows the two ways in which a vocabulary writes bytes as text; knows no metadata
 
 from __future__ import annotations
 
-from coordinator.text.vocabulary import TokenType, Vocabulary
+from coordinator.text.token_type import TokenType
+from coordinator.text.vocabulary import Vocabulary
 
 SPACE_SYMBOL = "\u2581"  # stands for a space in SentencePiece's vocabularies
 
@@ -22,9 +23,12 @@ _FROM_CHARACTERS = dict.fromkeys(_OTHERS, "\ufffd") | {
     ord(character): chr(byte) for byte, character in _BYTE_CHARACTERS.items()
 }
 
+# As in llama.cpp, what no text is made of stands for none.
+_WITHOUT_BYTES = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED, TokenType.UNDEFINED)
+
 
 def spaced_token_bytes(vocabulary: Vocabulary) -> list[bytes]:
-    """By id, for texts that are UTF-8 with U+2581 for spaces; b"" for control and unknown tokens."""
+    """By id, for texts that are UTF-8 with U+2581 for spaces; b"" for special and unused tokens."""
     symbol = SPACE_SYMBOL.encode()
     return _special_replaced(vocabulary, [text.replace(symbol, b" ") for text in vocabulary.texts])
 
@@ -49,7 +53,7 @@ def byte_fallback(vocabulary: Vocabulary) -> list[int | None]:
 
 
 def _special_replaced(vocabulary: Vocabulary, stands_for: list[bytes]) -> list[bytes]:
-    for token in vocabulary.ids_of_type(TokenType.CONTROL, TokenType.UNKNOWN):
+    for token in vocabulary.ids_of_type(*_WITHOUT_BYTES):
         stands_for[token] = b""
     for token in vocabulary.ids_of_type(TokenType.BYTE):
         stands_for[token] = bytes([vocabulary.byte_of(token)])

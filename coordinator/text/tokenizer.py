@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from coordinator.text.byte_pair_tokenizer import BytePairTokenizer
+from coordinator.text.dna_tokenizer import DnaTokenizer
 from coordinator.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from coordinator.text.unigram_tokenizer import UnigramTokenizer
 from coordinator.text.vocabulary import PREFIX, TokenizerError
@@ -30,6 +31,10 @@ class Tokenizer(Protocol):
     @property
     def eos_token_ids(self) -> frozenset[int]:
         """The tokens that end a generation: end of text, of turn, of message."""
+
+    @property
+    def suppressed_token_ids(self) -> frozenset[int]:
+        """The tokens that must never be generated."""
 
     @property
     def adds_bos(self) -> bool:
@@ -60,6 +65,7 @@ _KINDS: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {
     "llama": SentencePieceTokenizer,
     "gpt2": BytePairTokenizer,
     "gemma4": BytePairTokenizer,
+    "hybriddna": DnaTokenizer,
     "t5": UnigramTokenizer,
 }
 

@@ -8,35 +8,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
 from coordinator.text import known_tokens
+from coordinator.text.token_type import TokenType
 
 PREFIX = "tokenizer.ggml."
 
 BYTE_TOKEN = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 
-# Beside eos_token_id: the ends of a turn, of a message, and of what a code model fills in.
-END_KEYS = ("eot_token_id", "eom_token_id", "fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id")
-
 
 class TokenizerError(ValueError):
     """The tokenizer can't be built or used; the message says why in one sentence."""
-
-
-class TokenType(IntEnum):
-    """The values of tokenizer.ggml.token_type, as ggml-org/llama.cpp's include/llama.h numbers them."""
-
-    UNDEFINED = 0
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
 
 
 @dataclass(frozen=True)
@@ -45,6 +30,7 @@ class VocabularyDefaults:
 
     bos_token_id: int | None = None
     eos_token_id: int | None = None
+    unknown_token_id: int | None = None
     adds_bos: bool = False
     adds_eos: bool = False
     adds_space_prefix: bool = False
@@ -66,6 +52,7 @@ class Vocabulary:
     eos_token_id: int | None
     unknown_token_id: int | None
     eos_token_ids: frozenset[int]  # eos, end of turn, end of message: what ends a generation
+    suppressed_token_ids: frozenset[int]  # what is never to be generated
     adds_bos: bool
     adds_eos: bool
     adds_space_prefix: bool
@@ -106,12 +93,13 @@ def read_vocabulary(metadata: Mapping[str, Any], defaults: VocabularyDefaults) -
     size = len(texts)
     bos = _token_id(metadata, "bos_token_id", size, defaults.bos_token_id)
     eos = _token_id(metadata, "eos_token_id", size, defaults.eos_token_id)
-    unknown = _token_id(metadata, "unknown_token_id", size)
+    unknown = _token_id(metadata, "unknown_token_id", size, defaults.unknown_token_id)
     types = _types(metadata, texts, [token for token in (bos, eos) if token is not None], unknown)
     if defaults.names_bytes:
-        named = [token for token, text in enumerate(texts) if BYTE_TOKEN.fullmatch(text)]
-        types[[token for token in named if types[token] == TokenType.NORMAL]] = TokenType.BYTE
-    ends = _end_tokens(metadata, texts, types) | ({eos} if eos is not None else set())
+        bytes_named = [token for token, text in enumerate(texts) if BYTE_TOKEN.fullmatch(text)]
+        types[[token for token in bytes_named if types[token] == TokenType.NORMAL]] = TokenType.BYTE
+    named = {key: _token_id(metadata, key, size) for key in known_tokens.KEYS} | {"eos_token_id": eos}
+    ends = known_tokens.find_ends(texts, types, named)
     if unknown is None and TokenType.UNKNOWN in types:
         unknown = int(np.argmax(types == TokenType.UNKNOWN))
     return Vocabulary(
@@ -121,25 +109,13 @@ def read_vocabulary(metadata: Mapping[str, Any], defaults: VocabularyDefaults) -
         bos_token_id=bos,
         eos_token_id=eos,
         unknown_token_id=unknown,
-        eos_token_ids=frozenset(ends),
+        eos_token_ids=ends,
+        suppressed_token_ids=_suppressed(metadata, size),
         adds_bos=_adds(metadata, "bos", bos, defaults.adds_bos),
         adds_eos=_adds(metadata, "eos", eos, defaults.adds_eos),
         adds_space_prefix=_flag(metadata, "add_space_prefix", defaults.adds_space_prefix),
         removes_extra_spaces=_flag(metadata, "remove_extra_whitespaces", False),
     )
-
-
-def _end_tokens(metadata: Mapping[str, Any], texts: tuple[bytes, ...], types: np.ndarray) -> set[int]:
-    """The ids that end a generation beside eos_token_id, by key and by text; types gets control tokens."""
-    known = {token: text for token, text in enumerate(texts) if text in known_tokens.CONTROL}
-    types[list(known)] = TokenType.CONTROL
-    not_ends = known_tokens.not_ends(known.values())
-    ends = {token for token, text in known.items() if text in known_tokens.ENDS - not_ends}
-    if known_tokens.STRIKE_TAG_END in texts:
-        strike = texts.index(known_tokens.STRIKE_TAG_END)
-        ends |= {strike} if types[strike] == TokenType.CONTROL else set()
-    keyed = {_token_id(metadata, key, len(texts)) for key in END_KEYS}
-    return ends | {token for token in keyed if token is not None and known.get(token) not in not_ends}
 
 
 def _texts(metadata: Mapping[str, Any]) -> tuple[bytes, ...]:
@@ -165,27 +141,35 @@ def _text_bytes(token: int, text: object) -> bytes:
         raise TokenizerError(f"token {token} of {PREFIX}tokens is not Unicode text: {text!a}") from None
 
 
-def _numbers(metadata: Mapping[str, Any], key: str, size: int, dtype_kinds: str) -> np.ndarray | None:
-    """The array at a key, [size], of one of NumPy's dtype kinds; None where the key is absent."""
+def _numbers(metadata: Mapping[str, Any], key: str, dtype_kinds: str) -> np.ndarray | None:
+    """The array at a key, of one of NumPy's dtype kinds; None where the key is absent."""
     if metadata.get(PREFIX + key) is None:
         return None
     try:
         numbers = np.asarray(metadata[PREFIX + key])
     except (ValueError, TypeError, OverflowError):
         raise TokenizerError(f"{PREFIX}{key} is not a list of numbers") from None
-    if numbers.ndim != 1 or len(numbers) != size:
+    if numbers.ndim != 1:
         shape = " x ".join(map(str, numbers.shape)) or "no"
-        raise TokenizerError(f"{PREFIX}{key} holds {shape} values for {size} tokens")
-    if numbers.dtype.kind not in dtype_kinds:
+        raise TokenizerError(f"{PREFIX}{key} holds {shape} values, not a list of them")
+    if numbers.size and numbers.dtype.kind not in dtype_kinds:
         raise TokenizerError(f"{PREFIX}{key} holds values of type {numbers.dtype}, not the numbers it should")
     return numbers
 
 
+def _column(metadata: Mapping[str, Any], key: str, size: int, dtype_kinds: str) -> np.ndarray | None:
+    """The first values at a key, [size], one for each token; None where the key is absent."""
+    numbers = _numbers(metadata, key, dtype_kinds)
+    if numbers is not None and len(numbers) < size:
+        raise TokenizerError(f"{PREFIX}{key} holds {len(numbers)} values for {size} tokens")
+    return None if numbers is None else numbers[:size]
+
+
 def _scores(metadata: Mapping[str, Any], size: int) -> np.ndarray:
-    """float32 [size]; without scores an earlier token wins, which is how vocabularies are trained."""
-    numbers = _numbers(metadata, "scores", size, "fiu")
+    """float32 [size]; without scores all are equal, as in llama.cpp."""
+    numbers = _column(metadata, "scores", size, "fiu")
     if numbers is None:
-        return -np.arange(size, dtype=np.float32)
+        return np.zeros(size, np.float32)
     with np.errstate(over="ignore"):
         scores = numbers.astype(np.float32)
     if np.isnan(scores).any():
@@ -207,25 +191,27 @@ def _types(
 
 
 def _stated_types(metadata: Mapping[str, Any], size: int) -> np.ndarray | None:
-    numbers = _numbers(metadata, "token_type", size, "iu")
+    numbers = _column(metadata, "token_type", size, "iu")
     if numbers is None:
         return None
-    wrong = (numbers < 0) | (numbers > max(TokenType))
-    if wrong.any():
-        token = int(np.argmax(wrong))
-        raise TokenizerError(f"{PREFIX}token_type of token {token} is {numbers[token]}, not one of 0 to 6")
-    return numbers.astype(np.int64)
+    known = (numbers >= 0) & (numbers <= max(TokenType))
+    return np.where(known, numbers, TokenType.UNDEFINED).astype(np.int64)
 
 
 def _token_id(metadata: Mapping[str, Any], key: str, size: int, default: int | None = None) -> int | None:
+    """The id at a key. As in llama.cpp, one outside the vocabulary counts for nothing."""
     value = metadata.get(PREFIX + key)
-    if value is None:
-        return default if default is not None and default < size else None
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+    if value is not None and (not isinstance(value, int | np.integer) or isinstance(value, bool)):
         raise TokenizerError(f"{PREFIX}{key} is {_described(value)}, not a token id")
-    if not 0 <= value < size:
-        raise TokenizerError(f"{PREFIX}{key} is {value}, outside the vocabulary of {size} tokens")
-    return int(value)
+    for token in (value, default):
+        if token is not None and 0 <= token < size:
+            return int(token)
+    return None
+
+
+def _suppressed(metadata: Mapping[str, Any], size: int) -> frozenset[int]:
+    tokens = _numbers(metadata, "suppress_tokens", "iu")
+    return frozenset() if tokens is None else frozenset(tokens[(tokens >= 0) & (tokens < size)].tolist())
 
 
 def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:

@@ -43,6 +43,11 @@ class VocabularyTokenizer(ABC):
         return self._vocabulary.eos_token_ids
 
     @property
+    def suppressed_token_ids(self) -> frozenset[int]:
+        """The tokens that must never be generated."""
+        return self._vocabulary.suppressed_token_ids
+
+    @property
     def adds_bos(self) -> bool:
         """Whether encode starts with bos_token_id."""
         return self._vocabulary.adds_bos

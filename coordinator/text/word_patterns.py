@@ -8,6 +8,21 @@ characters, and \d and \b know ASCII only. Each pattern is matched within what e
 
 from __future__ import annotations
 
+import re
+
+# Assigned by Unicode 16, which the library knows; llama.cpp knows 15.1, where these are of no category.
+_NEW = (
+    "897 1B4E-1B4F 1B7F 1C89-1C8A 2427-2429 31E4-31E5 A7CB-A7CD A7DA-A7DC 105C0-105F3 10D40-10D8F",
+    "10EC2-10EFC 11380-113E2 116D0-116E3 11BC0-11BF9 11F5A 13460-143FA 16100-16139 16D40-16D79 18CFF",
+    "1CC00-1CEB3 1E5D0-1E5FF 1F8B2-1F8C1 1FA89 1FA8F 1FABE 1FAC6 1FADC-1FADF 1FAE9 1FBCB-1FBEF",
+)
+
+
+def without_new_characters(pattern: str) -> str:
+    """The expression with the categories of characters that llama.cpp knows."""
+    pattern = re.sub(r"\\p\{\w\}", lambda found: f"[{found[0]}&&[^{_ranges(*_NEW)}]]", pattern)
+    return re.sub(r"\\P\{\w\}", lambda found: f"[{found[0]}{_ranges(*_NEW)}]", pattern)
+
 
 def _ranges(*ranges: str) -> str:
     """The inside of a character class, of hexadecimal ranges such as "41-5A B5"."""
@@ -43,6 +58,7 @@ BAILING = _words(_CONTRACTION, _WORD, DIGIT, _LINE_SYMBOLS, breaks=r"\s*[\r\n]")
 UFAKZEKA = _words(_WORD, DIGIT, _LINE_SYMBOLS)
 JAIS_2 = _words(
     *(_CONTRACTION, _WORD, THREE_DIGITS, _LINE_SYMBOLS),
+    breaks=r"(?<![^\S\r\n])\s*[\r\n]+",  # not looked for again after each part of a run of spaces
     spaces="|".join(rf"\s{{{count}}}(?!\S)" for count in (512, 256, 128, 64, 32, 16, 8, 4, "1,2")) + r"|\s",
 )
 EXAONE_MOE = _words(
@@ -66,7 +82,9 @@ YOUTU = _words(_MARKED_WORD + _ENDING, DIGIT, _PATH_SYMBOLS)
 
 # Digits in threes counted from the right; what stands before them stays with the first group.
 THREES_FROM_RIGHT = r"\G(?:\P{N}*+(?<!\p{N})\p{N}{1,2}(?=(?:\p{N}{3})*+(?!\p{N}))|\P{N}*+\p{N}{3})"
-BEFORE_THREES = r"(?=(?:[0-9]{3})++(?![0-9]))"  # the places themselves
+# The same of ASCII digits, but what follows a group stays with it, up to the next one.
+_NO_GROUP = r"(?:[^0-9]++|(?<![0-9])[0-9]{1,2}(?=(?:[0-9]{3})*+(?![0-9])))"
+BEFORE_THREES = rf"\G(?:{_NO_GROUP}++|[0-9]{{3}}{_NO_GROUP}*+)"
 
 # A symbol takes the letters after it, as in .append and #include.
 _CODE = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+", r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+")

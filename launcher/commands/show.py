@@ -95,7 +95,7 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
     _print_table(rows)
     if arrangement.split is not None:
         print(arrangement.split)
-    print(largest_context_text(model, arrangement) or f"largest context that fits: not known: {reason}")
+    print(largest_context_text(model, arrangement, reason))
     return 0
 
 

@@ -47,21 +47,19 @@ def arrange(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) ->
 
 
 def say_arrangement(config: RunConfig, model: Model, arrangement: Arrangement) -> None:
-    """What was chosen for the user and may surprise, on standard error."""
-    context, largest = arrangement.limits.context_length, largest_context_text(model, arrangement)
-    if config.context_length is None and context < model.spec.context_length and largest is not None:
-        _say(f"context {context}; {largest}")
-    elif config.verbose and largest is not None:
-        _say(largest)
+    """What was chosen, on standard error: the context, what limits it, and with -v the shares."""
+    _say(f"context {arrangement.limits.context_length}; {largest_context_text(model, arrangement)}")
     if config.verbose and arrangement.split is not None:
         _say(arrangement.split)
 
 
-def largest_context_text(model: Model, arrangement: Arrangement) -> str | None:
-    """None where it is not known."""
+def largest_context_text(
+    model: Model, arrangement: Arrangement, unknown: str = "a device does not say how much it holds"
+) -> str:
+    """In one line. unknown: why it is, where it is not known."""
     sizes, trained = arrangement.sizes, model.spec.context_length
     if sizes.largest_context is None:
-        return None
+        return f"largest context that fits: not known: {unknown}"
     text = f"largest context that fits: {sizes.largest_context}"
     if sizes.limited_by is None:
         return f"{text}, all that the model was trained for"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coordinator.split.plan import make_plan
-from launcher.config import DEFAULT_CONTEXT, RunConfig, RunError, UsageError
+from launcher.config import RunConfig, RunError, UsageError
 from launcher.devices import DeviceChoice
-from launcher.fitting.context_fit import Fitting, uses_host_memory
+from launcher.fitting.context_fit import Fitting
 from launcher.fitting.fit import rank_needs
 from launcher.fitting.memory_places import MemoryPlace
 from launcher.fitting.speeds import rank_speeds
@@ -30,9 +30,7 @@ def choose_weights(
         by_speed = _shares(rank_speeds(config, choices))
     except RunError as error:
         return by_memory, f"by memory: {error}"
-    context = config.context_length or min(
-        model.spec.context_length, DEFAULT_CONTEXT if uses_host_memory(choices) else ROOM
-    )
+    context = config.context_length or min(model.spec.context_length, ROOM)
     for step in range(NUM_STEPS + 1):
         memory_part = step / NUM_STEPS
         weights = _mixed(by_speed, by_memory, memory_part)

@@ -27,10 +27,6 @@ class Sizes:
     limited_by: str | None  # the place that has no room for more
 
 
-def uses_host_memory(choices: Sequence[DeviceChoice]) -> bool:
-    return any(choice.is_in_host_memory for choice in choices)
-
-
 class Fitting:
     """A plan's needs, held against the places where its ranks' memory lies."""
 
@@ -47,15 +43,14 @@ class Fitting:
         """trained: the context that the model was trained for.
 
         Without --context that one, where it fits, else the largest that does; but at most DEFAULT_CONTEXT
-        where a rank is in this machine's memory, of which a KV cache should not take all there is.
+        where it is not known what a device holds.
         """
         caps = self._config.max_memory
         is_known = not any(choice.is_unknown and choice.index not in caps for choice in self._choices)
         largest = self.largest_context(trained) or self.largest_context(trained, keep_reserve=False)
         context = self._config.context_length
         if context is None:
-            is_bounded = uses_host_memory(self._choices) or not is_known
-            most = min(trained, DEFAULT_CONTEXT) if is_bounded else trained
+            most = trained if is_known else min(trained, DEFAULT_CONTEXT)
             context = min(most, largest or BLOCK_LENGTH)
         limits = self.limits(context)
         if not is_known:

@@ -96,6 +96,25 @@ EIGHT_EXPERTS: dict[str, Shape | None] = {
     "blk.1.ffn_gate_up_exps.weight": (8, 384, 128),
     "blk.1.exp_probs_b.bias": (8,),
 }
+NO_BIASES: dict[str, Shape | None] = {f"blk.*.attn_{kind}.bias": None for kind in "qkv"}
+NO_NORMS: dict[str, Shape | None] = {f"blk.*.attn_{kind}_norm.weight": None for kind in "qk"}
+PREDICTING: dict[str, Shape | None] = {  # of a block that only predicts further ahead
+    "blk.3.nextn.eh_proj.weight": (256, 512),
+    "blk.3.nextn.enorm.weight": (256,),
+    "blk.3.nextn.hnorm.weight": (256,),
+    "blk.3.nextn.shared_head_norm.weight": (256,),
+}
+AIR: dict[str, Value | None] = {
+    "attention.head_count_kv": [4] * 4,
+    "expert_group_count": 1,
+    "expert_group_used_count": 1,
+    "expert_weights_norm": True,
+    "expert_weights_scale": 2.5,
+    "nextn_predict_layers": 1,
+    "rope.dimension_count": 16,
+    "rope.dimension_sections": None,
+}
+LOCAL: dict[str, Value | None] = {"attention.sliding_window": 20, "attention.sliding_window_pattern": None}
 MEANINGLESS: dict[str, Value | None] = {  # for most architectures
     "attention.scale": 0.1,
     "attention.clamp_kqv": 0.3,
@@ -179,6 +198,38 @@ UNDIVIDED: dict[str, Shape | None] = {
     "blk.*.attn_q_b.weight": (4 * 192, 512),
     "blk.*.attn_output.weight": (128, 4 * 128),
 }
+THREE_HEADS_A_GROUP: dict[str, Value | None] = {"ssm.time_step_rank": 6, "ssm.inner_size": 768}
+SIX_HEADS: dict[str, Shape | None] = {  # of the first layer, the only one with a state
+    "blk.0.ssm_conv1d.weight": (1280, 4),
+    "blk.0.ssm_a": (6,),
+    "blk.0.ssm_dt.bias": (6,),
+    "blk.0.ssm_out.weight": (256, 768),
+}
+SIX_HEADS_APART: dict[str, Shape | None] = {
+    "blk.0.attn_qkv.weight": (1280, 256),
+    "blk.0.attn_gate.weight": (768, 256),
+}
+QWEN35_ROPE: dict[str, Value | None] = {
+    "rope.dimension_count": 64,
+    "rope.dimension_sections": [11, 11, 10, 0],
+}
+DENSE_SCALES: dict[str, Shape | None] = {  # as files of NVFP4 have
+    f"blk.*.{product}.{suffix}": (1,)
+    for product in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    for suffix in ("scale", "input_scale")
+}
+EXPERT_SCALES: dict[str, Shape | None] = {
+    **{f"blk.*.{product}.scale": (1,) for product in ("attn_k", "attn_output")},
+    **{
+        f"blk.*.ffn_{product}_exps.{suffix}": (4,)
+        for product in ("gate", "up", "down")
+        for suffix in ("scale", "input_scale")
+    },
+}
+RECURRENT_SCALES: dict[str, Shape | None] = {
+    **{f"blk.0.{product}.scale": (1,) for product in ("attn_qkv", "attn_gate", "ssm_beta", "ssm_out")},
+    **{f"blk.*.ffn_{product}.scale": (1,) for product in ("gate", "down")},
+}
 VARIANTS: dict[str, Variant] = {
     "deepseek2-fast-turns": Variant(
         "deepseek2-moe", {**MULTIPLIED, "rope.scaling.yarn_beta_fast": 1.0}
@@ -206,11 +257,35 @@ VARIANTS: dict[str, Variant] = {
     ),
     "deepseek2-yarn": Variant("deepseek2-moe", MULTIPLIED),
     "ernie4_5-moe-keys": Variant("ernie4_5-moe-moe", {**YARN, **MEANINGLESS}),
+    "exaone4-windows": Variant(
+        "exaone4-dense",
+        {"attention.sliding_window": 16, "rope.freq_base_swa": 500.0, "feed_forward_length": [512] * 64},
+        num_layers=64,
+    ),
+    "gemma3-linear": Variant(
+        "gemma3-dense",
+        {**LOCAL, "rope.scaling.type": "linear", "rope.scaling.factor": 8.0, "rope.freq_base": 1e6},
+        {**NO_BIASES, "output.weight": None},
+        num_layers=7,
+    ),
+    "glm4-pictures": Variant(
+        "glm4-dense", {"rope.dimension_count": 16, "rope.dimension_sections": [2, 3, 3, 0]}, NO_BIASES
+    ),
+    "glm4moe-air": Variant("glm4moe-moe", AIR, {**NO_NORMS, **PREDICTING}, num_layers=4),
     "gpt-oss-keys": Variant("gpt-oss-moe", {**YARN, **MEANINGLESS, "rope.scaling.factor": 32.0}),
     "gpt-oss-yarn": Variant("gpt-oss-moe", {**YARN, "rope.scaling.factor": 32.0}),
     "granite-experts": Variant("granite-dense", FOUR_EXPERTS, EXPERTS),
     "granite-scales": Variant("granite-dense", SCALES),
     "granitemoe-scales": Variant("granitemoe-moe", {**SCALES, "rope.scaling.finetuned": False}),
+    "hunyuan-dense-alpha": Variant(
+        "hunyuan-dense-dense",
+        {
+            "rope.scaling.type": "none",
+            "rope.scaling.alpha": 1000.0,
+            "expert_count": 1,
+            "expert_used_count": 1,
+        },
+    ),
     "llama-factor-alone": Variant("llama-dense", {"rope.scaling.factor": 4.0}, PLAIN),
     "llama-keys": Variant("llama-moe", {**YARN, **MEANINGLESS}),
     "llama-linear": Variant("llama-dense", {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}),
@@ -228,6 +303,10 @@ VARIANTS: dict[str, Variant] = {
         },
     ),
     "llama-yarn": Variant("llama-dense", YARN, PLAIN),
+    "llama-yarn-turns": Variant(
+        "llama-dense",
+        {**YARN, "rope.scaling.yarn_beta_fast": 8.0, "rope.scaling.yarn_log_multiplier": 0.5},
+    ),
     "llama-yarn-zero": Variant(  # the original context is the model's
         "llama-dense", {**YARN, "rope.scaling.original_context_length": 0}, PLAIN
     ),
@@ -239,4 +318,66 @@ VARIANTS: dict[str, Variant] = {
     "mistral3-tempered": Variant("mistral3-dense", TEMPERED, num_tokens=144),
     "mistral3-zero-multiplier": Variant("mistral3-dense", {**YARN, "rope.scaling.yarn_log_multiplier": 0.0}),
     "mistral4-yarn": Variant("mistral4-moe", MULTIPLIED),
+    "olmo2-yarn": Variant("olmo2-dense", {**LOCAL, **YARN}, NO_BIASES, num_layers=8, num_tokens=100),
+    "phi3-partial-longrope": Variant(
+        "phi3-dense",
+        {**LONGROPE, "rope.scaling.original_context_length": 64, "rope.dimension_count": 24},
+        {**NO_BIASES, "rope_factors_long.weight": (12,), "rope_factors_short.weight": (12,)},
+    ),
+    "qwen2-fused-qkv": Variant(
+        "qwen2-dense",
+        tensors={
+            **{f"blk.*.attn_{part}.weight": None for part in "qkv"},
+            "blk.*.attn_qkv.weight": (512, 256),
+        },
+    ),
+    "qwen2-tied": Variant("qwen2-dense", tensors={"output.weight": None}),
+    "qwen3-scales": Variant("qwen3-dense", tensors=DENSE_SCALES),
+    "qwen35-epsilon": Variant(
+        "qwen35-dense",
+        {"attention.layer_norm_rms_epsilon": 1.0, "ssm.state_size": 16, "ssm.inner_size": 32},
+        {
+            "blk.0.attn_qkv.weight": (96, 256),
+            "blk.0.attn_gate.weight": (32, 256),
+            "blk.0.ssm_conv1d.weight": (96, 4),
+            "blk.0.ssm_norm.weight": (16,),
+            "blk.0.ssm_out.weight": (256, 32),
+        },
+    ),
+    "qwen35-heads": Variant(
+        "qwen35-dense",
+        {**THREE_HEADS_A_GROUP, **QWEN35_ROPE},
+        {
+            **SIX_HEADS,
+            **SIX_HEADS_APART,
+            "blk.0.ssm_alpha.weight": (6, 256),
+            "blk.0.ssm_beta.weight": (6, 256),
+        },
+        num_tokens=144,
+    ),
+    "qwen35-scales": Variant("qwen35-dense", tensors=RECURRENT_SCALES),
+    "qwen35-sections": Variant("qwen35-dense", {**QWEN35_ROPE, "rope.dimension_sections": [16, 0, 0, 0]}),
+    "qwen35moe-files": Variant(
+        "qwen35moe-moe",
+        {**QWEN35_ROPE, "feed_forward_length": None},
+        {"blk.*.ffn_gate_inp_shexp.weight": (1, 256)},
+    ),
+    "qwen3moe-scales": Variant("qwen3moe-moe", tensors=EXPERT_SCALES),
+    "qwen3next-heads": Variant(
+        "qwen3next-moe",
+        THREE_HEADS_A_GROUP,
+        {**SIX_HEADS, **SIX_HEADS_APART, "blk.0.ssm_in.weight": None, "blk.0.ssm_ba.weight": (12, 256)},
+        num_tokens=144,
+    ),
+    "qwen3next-older": Variant(
+        "qwen3next-moe",
+        THREE_HEADS_A_GROUP,
+        {
+            **SIX_HEADS,
+            **dict.fromkeys(SIX_HEADS_APART),
+            "blk.0.ssm_in.weight": (2048, 256),
+            "blk.0.ssm_ba.weight": (12, 256),
+        },
+    ),
+    "stablelm-told-parallel": Variant("stablelm-dense", {"use_parallel_residual": True}),
 }

@@ -13,9 +13,6 @@ from tests.split_files import Split
 GENERATE = ("--tokens", "1,5,47,9", "-n", "12", "--temperature", "0", "--ignore-eos", "--json")
 
 
-SAID_CONTEXT = "tplaunch: context 4096; largest context that fits:"
-
-
 def tokens(tplaunch: CommandLine, *options: str | Path) -> list[int]:
     found: list[int] = json.loads(tplaunch(*GENERATE, *options, check=True).stdout)["tokens"]
     assert len(found) == 12
@@ -64,14 +61,20 @@ def test_shares_by_speed(tplaunch: CommandLine, split: Split) -> None:
 
 
 def test_a_context_is_chosen_and_said(tplaunch: CommandLine, split: Split) -> None:
-    longer = ("--override-kv", "llama.context_length=int:9000", split.whole)
+    longer = ("--override-kv", "llama.context_length=int:900000", "--max-memory", "0=20MiB", split.whole)
+    largest = plan(tplaunch, "--devices", "0,0", *longer)["largest_context"]
+    assert 1000 < largest < 900_000
     result = tplaunch(*GENERATE, "--devices", "0,0", *longer, check=True)
     said = [line for line in result.stderr.splitlines() if line.startswith("tplaunch: context")]
-    assert said == [f"{SAID_CONTEXT} 9000, all that the model was trained for"]
-    result = tplaunch(*GENERATE, "--devices", "0,0", "--context", "5000", *longer, check=True)
-    assert "tplaunch: context" not in result.stderr
-    found = plan(tplaunch, "--devices", "0,cpu", *longer)
-    assert (found["context"], found["largest_context"], found["limited_by"]) == (4096, 9000, None)
+    start = f"tplaunch: context {largest}; largest context that fits: {largest} of the 900000 that the model"
+    assert len(said) == 1 and said[0].startswith(start)
+    assert ": device 0 (" in said[0] and said[0].endswith(" has no room for more")
+    result = tplaunch(*GENERATE, "--devices", "0,0", "--context", "500", *longer, check=True)
+    assert f"tplaunch: context 500; largest context that fits: {largest} of" in result.stderr
+    found = plan(
+        tplaunch, "--devices", "0,cpu", "--override-kv", "llama.context_length=int:9000", split.whole
+    )
+    assert (found["context"], found["largest_context"], found["limited_by"]) == (9000, 9000, None)
     assert found["prefill_chunk"] == 256
 
 

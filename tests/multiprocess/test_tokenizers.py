@@ -16,16 +16,19 @@ PROMPT = "Häns  1234\nit's 日本 <|im_end|>"
 JOINS = [("i", "t"), (" ", "1"), ("'", "s"), ("1", "2"), ("12", "3")]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model that speaks bytes."""
+def written(path: Path, **keys: Any) -> Path:
+    """A random model that speaks bytes, with these keys of the tokenizer."""
     added = [("<|im_end|>", CONTROL), ("<s>", CONTROL)]
-    vocabulary = byte_level_metadata(JOINS, added, pre="llama-bpe")
+    vocabulary = byte_level_metadata(JOINS, added, pre="llama-bpe", **keys)
     size = len(vocabulary["tokenizer.ggml.tokens"])
     vocabulary["tokenizer.ggml.bos_token_id"] = size - 1
-    path = tmp_path_factory.mktemp("models") / "byte-level.gguf"
     write_llama(path, make_spec(vocabulary_size=size), vocabulary=vocabulary)
     return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("models") / "byte-level.gguf")
 
 
 def report_of(tplaunch: CommandLine, model: Path, *options: str) -> dict[str, Any]:
@@ -51,3 +54,10 @@ def test_text_streams(tplaunch: CommandLine, model: Path) -> None:
     report = report_of(tplaunch, model, "-p", PROMPT)
     options = ("--devices", "cpu", model, "-p", PROMPT, "-n", "24", "--temperature", "0", "--ignore-eos")
     assert tplaunch(*options, check=True).stdout.rstrip("\n") == report["text"].rstrip("\n")
+
+
+def test_suppressed_tokens_are_never_generated(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
+    tokens = report_of(tplaunch, model, "-p", PROMPT)["tokens"]
+    without = written(tmp_path / "without.gguf", suppress_tokens=sorted(set(tokens)))
+    others = report_of(tplaunch, without, "-p", PROMPT)["tokens"]
+    assert len(others) == 24 and not set(others) & set(tokens)

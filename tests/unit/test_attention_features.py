@@ -67,8 +67,7 @@ PATTERN = "attention.sliding_window_pattern"
         ("cohere2", {WINDOW: 512}, "SSSfSSSf"),
         ("olmo2", {}, "ffffffff"),
         ("olmo2", {WINDOW: 512}, "SSSfSSSf"),
-        ("exaone4", {}, "ffffffff"),
-        ("exaone4", {WINDOW: 512}, "SSSfSSSf"),
+        ("exaone4", {WINDOW: 512}, "ffffffff"),
         ("llama4", {}, "SSSfSSSf"),
         ("llama4", {WINDOW: 0}, "ffffffff"),
         ("gpt-oss", {WINDOW: 128}, "SfSfSfSf"),
@@ -82,7 +81,10 @@ def test_layers_with_windows(architecture: str, changes: dict[str, Any], expecte
 
 def test_default_windows() -> None:
     assert spec_of("gemma2", 2).attentions[0].window == Window(4096)
-    assert spec_of("exaone4", 64).attentions[0].window == Window(4096)
+    exaone4 = spec_of("exaone4", 64)
+    assert exaone4.attentions[0].window == Window(4096)
+    assert windows(exaone4) == "SSSf" * 16
+    assert [layer.rope for layer in exaone4.attentions] == [0, 0, 0, None] * 16
 
 
 @pytest.mark.parametrize(
@@ -116,8 +118,7 @@ def test_layers_with_windows_turn_by_a_rope_of_their_own() -> None:
     [
         ("smollm3", {}, [0, 0, 0, None, 0]),
         ("cohere2", {WINDOW: 512}, [0, 0, 0, None, 0]),
-        ("exaone4", {WINDOW: 512}, [0, 0, 0, None, 0]),
-        ("exaone4", {}, [0, 0, 0, 0, 0]),
+        ("exaone4", {WINDOW: 512}, [0, 0, 0, 0, 0]),
         ("llama4", {}, [0, 0, 0, None, 0]),
         ("llama4", {WINDOW: 0}, [0, 0, 0, 0, 0]),
     ],
@@ -161,6 +162,8 @@ def test_softcaps_alibi_and_clamps() -> None:
         ("mpt", (128,), QueryKeyNorm("layer", "row")),
         ("mpt", None, None),
         ("stablelm", None, None),
+        ("glm4moe", (16,), QueryKeyNorm()),
+        ("glm4moe", None, None),
         ("llama", (16,), None),
     ],
 )

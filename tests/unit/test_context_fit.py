@@ -132,11 +132,10 @@ def test_a_context_is_cut_short_of_the_reserve_but_not_refused() -> None:
 def test_a_cache_does_not_take_all_the_machines_memory() -> None:
     for choices in ([NUMPY], [DeviceChoice(0, "llvmpipe")], [NUMPY, gpu(0, 24e9)]):
         _, _, found = arranged(choices, "tiny")
-        assert found.limits.context_length == DEFAULT_CONTEXT
-        assert found.sizes.largest_context == TRAINED
+        assert found.limits.context_length == found.sizes.largest_context == TRAINED
     _, _, found = arranged([NUMPY], max_memory={None: 500 * MIB})
     assert found.limits.context_length == found.sizes.largest_context
-    assert BLOCK_LENGTH <= found.limits.context_length < DEFAULT_CONTEXT
+    assert BLOCK_LENGTH <= found.limits.context_length < TRAINED
     assert found.sizes.limited_by == HOST
 
 
@@ -204,23 +203,21 @@ def said(capsys: pytest.CaptureFixture[str], choices: list[DeviceChoice], **chan
     return printed.err
 
 
-def test_a_chosen_context_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, [gpu(0, 24e9)]) == ""
-    assert said(capsys, [gpu(0, 24e9)], context_length=99) == ""
+def test_the_context_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    all_of_it = "largest context that fits: 131072, all that the model was trained for\n"
+    assert said(capsys, [gpu(0, 24e9)]) == f"tplaunch: context 131072; {all_of_it}"
+    assert said(capsys, [gpu(0, 24e9)], context_length=99) == f"tplaunch: context 99; {all_of_it}"
     text = said(capsys, [gpu(0, 8e8), gpu(1, 24e9)])
     assert text.startswith("tplaunch: context ") and text.count("\n") == 1
     assert text.endswith("that the model was trained for: device 0 (gpu 0) has no room for more\n")
-    assert said(capsys, [gpu(0, 24e9)], context_length=99, verbose=True) == (
-        "tplaunch: largest context that fits: 131072, all that the model was trained for\n"
-    )
-    text = said(capsys, [NUMPY], shape="tiny")
-    assert text == (
-        "tplaunch: context 4096; largest context that fits: 131072, all that the model was trained for\n"
-    )
+    text = said(capsys, [NUMPY], max_memory={None: 500 * MIB})
+    assert text.startswith("tplaunch: context ") and text.endswith(f": {HOST} has no room for more\n")
+    text = said(capsys, [DeviceChoice(0, "0", on_cpu=False)])
+    assert text.endswith("largest context that fits: not known: a device does not say how much it holds\n")
 
 
 def test_the_demo_model_is_no_surprise() -> None:
-    """Trained for less than the default: nothing to say, whatever the device."""
+    """All that it was trained for, whatever the device."""
     path = Path(__file__).parents[2] / "examples/demo-stories.gguf"
     config = config_of(path)
     model = open_model(config)

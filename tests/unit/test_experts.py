@@ -148,7 +148,7 @@ def mixture(spec: ModelSpec, w: dict[str, dense.Doubles], prefix: str, row: dens
 
 
 def through(w: dict[str, dense.Doubles], name: str, expert: int, row: dense.Doubles) -> dense.Doubles:
-    output: dense.Doubles = w[name + ".weight"][expert] @ row
+    output: dense.Doubles = w[name + ".weight"][expert] @ row * w.get(name + ".scale", np.ones(99))[expert]
     return output + w[name + ".bias"][expert] if name + ".bias" in w else output
 
 
@@ -156,6 +156,8 @@ CASES: dict[str, tuple[ModelSpec, dict[str, Any]]] = {  # the spec, and options 
     "plain": (experts_spec(), {}),
     "shared": (experts_spec(shared=24), {}),
     "biases": (experts_spec(shared=24), {"biases": True}),
+    "scales": (experts_spec(shared=24), {"scales": True, "biases": True}),
+    "scales of experts apart": (experts_spec(), {"scales": True, "types": {"ffn_gate_exps.weight": "F16"}}),
     "all experts": (experts_spec(used=6), {}),
     "one expert": (experts_spec(count=1, used=1), {}),
     "apart": (experts_spec(), {"types": {"ffn_up_exps.weight": "F16"}, "biases": True}),
@@ -264,12 +266,18 @@ def test_weights_that_cant_be(tmp_path: Path, changes: dict[str, Any], sentence:
 def test_early_files_of_glm_flash_do_not_name_their_gating(
     layers: int, tokens: int, key: dict[str, int], expected: str
 ) -> None:
-    keys = {"expert_count": 4, "expert_used_count": 2, "embedding_length": 64, **key}
+    keys = {
+        "expert_count": 4,
+        "expert_used_count": 2,
+        "embedding_length": 64,
+        "feed_forward_length": 32,
+        **key,
+    }
     read = MetadataReader({f"deepseek2.{name}": value for name, value in keys.items()}, "deepseek2")
     shapes = {"token_embd": (tokens, 64), "blk.0.ffn_gate_inp": (4, 64), "blk.0.ffn_down_exps": (4, 64, 32)}
     tensors = tensor_infos({f"{name}.weight": shape for name, shape in shapes.items()})
     features = ARCHITECTURES["deepseek2"].experts
-    parts = feed_forward_parts(features, read, [FeedForwardSpec(32)] * layers, tensors)
+    parts = feed_forward_parts(features, read, layers, lambda _, length: FeedForwardSpec(length), tensors)
     assert parts[0][1] is not None and parts[0][1].gating == expected
 
 
@@ -282,6 +290,12 @@ def test_layers_that_only_predict_further_tokens_are_left_out(tmp_path: Path) ->
     check_tensors(spec, file.tensors)
     assert spec.num_layers == 2
     assert {name.split(".")[1] for name in spec.unused_tensors} == {"2"}
+    length = metadata["llama.feed_forward_length"]
+    of_blocks = {
+        **metadata,
+        "llama.feed_forward_length": [length, length, 8],
+    }  # the last one's is left out, too
+    assert model_spec(of_blocks, file.tensors).layers == spec.layers
     for wrong in (3, -1):
         with pytest.raises(ModelError, match=f"nextn_predict_layers is {wrong}; a number from 0 to 2 is"):
             model_spec({**metadata, "llama.nextn_predict_layers": wrong}, file.tensors)

@@ -44,14 +44,35 @@ def test_marks_of_what_to_fill_in_are_control_tokens_but_no_ends() -> None:
     assert tokenizer.token_bytes(FIRST) == tokenizer.token_bytes(FIRST + 1) == b""
 
 
-def test_the_strike_tag_is_an_end_only_where_the_file_says_that_it_is_a_control_token() -> None:
-    assert load("</s>", kind=CONTROL).eos_token_ids == {FIRST}
-    assert load("</s>", kind=USER_DEFINED).eos_token_ids == frozenset()
-    assert load("</s>", kind=NORMAL).token_bytes(FIRST) == b"</s>"
+def test_texts_of_fill_tokens_mean_nothing_where_a_key_names_the_token() -> None:
+    texts = ("[PAD]", "<REPO>", "<|fim_prefix|>", "<x>")
+    keys = {"fim_pad_token_id": FIRST + 3, "prefix_token_id": FIRST + 3}
+    tokenizer = load(*texts, **keys)
+    assert tokenizer.eos_token_ids == {FIRST + 1, FIRST + 3}
+    stands_for = [tokenizer.token_bytes(token) for token in range(FIRST, FIRST + 4)]
+    assert stands_for == [b"[PAD]", b"", b"<|fim_prefix|>", b"<x>"]
+
+
+@pytest.mark.parametrize("kind", [NORMAL, USER_DEFINED, CONTROL])
+@pytest.mark.parametrize("other", ["<|tool_response>", "<|plamo:eos|>"])
+def test_the_strike_tag_is_an_end_but_beside_certain_others(other: str, kind: int) -> None:
+    assert load("</s>", kind=kind).eos_token_ids == {FIRST}
+    tokenizer = load("</s>", other, kind=kind, eos_token_id=FIRST + 1)
+    assert tokenizer.eos_token_ids == {FIRST + 1}
+    assert tokenizer.token_bytes(FIRST) == b"</s>"
+
+
+@pytest.mark.parametrize("kind", [NORMAL, CONTROL])
+def test_what_parts_the_answers_of_gpt_oss_is_text(kind: int) -> None:
+    tokenizer = load("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>", kind=kind)
+    assert tokenizer.eos_token_ids == frozenset()
+    assert tokenizer.encode("a<|start|>") == [ord("a"), FIRST + 2]
+    assert tokenizer.token_bytes(FIRST + 2) == b"<|start|>"
 
 
 @pytest.mark.parametrize("others", [("<|return|>", "<|call|>"), ("<|flush|>", "<|calls|>")])
 def test_the_end_of_one_message_of_several_is_no_end_of_the_turn(others: tuple[str, str]) -> None:
     tokenizer = load("<|end|>", *others, kind=CONTROL, eot_token_id=FIRST)
     assert tokenizer.eos_token_ids == {FIRST + 1, FIRST + 2}
+    assert tokenizer.token_bytes(FIRST) == b"<|end|>"
     assert load("<|end|>", others[0], kind=CONTROL).eos_token_ids == {FIRST, FIRST + 1}

@@ -40,7 +40,7 @@ def rms_norm(spec: ModelSpec, x: Doubles, weight: Doubles) -> Doubles:
 
 
 def linear(w: dict[str, Doubles], name: str, x: Doubles) -> Doubles:
-    return x @ w[name + ".weight"].T + w.get(name + ".bias", np.zeros(1))
+    return x @ w[name + ".weight"].T * w.get(name + ".scale", np.ones(1)) + w.get(name + ".bias", np.zeros(1))
 
 
 def attention(spec: ModelSpec, w: dict[str, Doubles], prefix: str, x: Doubles) -> Doubles:
@@ -86,6 +86,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes to the sp
     "other value length": ({"value_length": 20}, {}),
     "biases": ({}, {"biases": True}),
     "tied": ({}, {"tied": True}),
+    "scales": ({}, {"scales": True}),
+    "scales and biases": ({}, {"scales": True, "biases": True, "types": {"ffn_up.weight": "F16"}}),
     "half precision": ({}, {"types": dict.fromkeys(ALL_Q8, "F16") | {"token_embd.weight": "F16"}}),
     "gates and ups apart": ({}, {"types": {"ffn_up.weight": "F16", "attn_k.weight": "F16"}, "biases": True}),
     "quantised": ({}, {"types": ALL_Q8 | {"token_embd.weight": "Q4_0", "attn_v.weight": "Q4_0"}}),
@@ -110,9 +112,15 @@ def test_logits_are_those_of_the_dense_forward_pass(tmp_path: Path, case: str) -
 def test_every_feature_changes_the_logits(tmp_path: Path) -> None:
     """The reference cases mean something: leaving a feature out of the reference is seen."""
     spec = make_spec(rope={"scale": 0.25, **FACTORS})
-    weights = write_llama(tmp_path / "model.gguf", spec, biases=True)
+    weights = write_llama(tmp_path / "model.gguf", spec, biases=True, scales=True)
     expected = reference_logits(spec, weights, TOKENS)
-    for left_out in ("rope_freqs.weight", "blk.0.attn_q.bias", "blk.1.ffn_down.bias", "output.weight"):
+    biases_and_scales = (
+        "blk.0.attn_q.bias",
+        "blk.1.ffn_down.bias",
+        "blk.0.attn_v.scale",
+        "blk.1.ffn_up.scale",
+    )
+    for left_out in ("rope_freqs.weight", "output.weight", *biases_and_scales):
         fewer = {name: value for name, value in weights.items() if name != left_out}
         assert np.abs(reference_logits(spec, fewer, TOKENS) - expected).max() > 1e-3
     assert np.abs(reference_logits(make_spec(), weights, TOKENS) - expected).max() > 1e-3

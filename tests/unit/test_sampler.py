@@ -129,10 +129,19 @@ def test_ruled_out_tokens_are_never_picked() -> None:
     assert {sampler.sample(logits) for _ in range(100)} == {7, 30}
 
 
-def test_logits_are_left_as_they_were() -> None:
+@pytest.mark.parametrize("temperature", [0.0, 100.0])
+def test_suppressed_tokens_are_never_picked(temperature: float) -> None:
+    parameters = SamplingParameters(temperature=temperature, seed=0, top_k=0, top_p=1, min_p=0)
+    sampler = Sampler(parameters, suppressed={0, 3, 4, 99})  # 99 is outside
+    picks = {sampler.sample(row(5.0, 1.0, 2.0, 9.0, 9.0)) for _ in range(100)}
+    assert picks == ({2} if temperature == 0 else {1, 2})
+
+
+@pytest.mark.parametrize("suppressed", [(), (5, 99)])
+def test_logits_are_left_as_they_were(suppressed: tuple[int, ...]) -> None:
     logits = np.arange(100, dtype=np.float32)
     logits.flags.writeable = False
-    Sampler(SamplingParameters(seed=0)).sample(logits)
+    Sampler(SamplingParameters(seed=0), suppressed).sample(logits)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

@@ -42,6 +42,7 @@ class Case:
     spec: ModelSpec
     types: dict[str, str]
     biases: bool
+    scales: bool
     tied: bool
     weights: list[float]
 
@@ -58,13 +59,13 @@ def cases(draw: st.DrawFn) -> Case:
         value_length=draw(st.sampled_from([4, 8, 16, 20, 32])),
         feed_forward_length=draw(st.integers(1, 90) | st.integers(1, 5).map(lambda blocks: 32 * blocks)),
     )
-    biases, tied = draw(st.booleans()), draw(st.booleans())
+    biases, scales, tied = draw(st.booleans()), draw(st.booleans()), draw(st.booleans())
     types = {}
     for name, shape in tensor_shapes(spec, tied=tied).items():
         if len(shape) == 2 and kind_of(name) not in types:
             fitting = [kind for kind, each in WEIGHT_TYPES.items() if not shape[1] % each.block_columns]
             types[kind_of(name)] = draw(st.sampled_from(sorted(fitting)), kind_of(name))
-    return Case(spec, types, biases, tied, draw(RANK_WEIGHTS))
+    return Case(spec, types, biases, scales, tied, draw(RANK_WEIGHTS))
 
 
 @given(cases())
@@ -73,7 +74,7 @@ def test_ranks_together_compute_what_one_alone_does(
     tmp_path_factory: pytest.TempPathFactory, case: Case
 ) -> None:
     path = tmp_path_factory.mktemp("split") / "m.gguf"
-    write_llama(path, case.spec, case.types, biases=case.biases, tied=case.tied)
+    write_llama(path, case.spec, case.types, biases=case.biases, scales=case.scales, tied=case.tied)
     expected = all_logits(LocalEngine(path), Scheduler(LIMITS), TOKENS)
     found = all_logits(LocalEngine(path, case.weights), Scheduler(LIMITS), TOKENS)
     assert np.ptp(expected, axis=1).min() > 0.1
@@ -87,7 +88,7 @@ def test_every_row_and_column_is_held_and_added_once(
 ) -> None:
     """What ranks hold twice, around a cut inside a block or of a KV head, only one of them uses."""
     path = tmp_path_factory.mktemp("split") / "m.gguf"
-    write_llama(path, case.spec, case.types, biases=case.biases, tied=case.tied)
+    write_llama(path, case.spec, case.types, biases=case.biases, scales=case.scales, tied=case.tied)
     file, spec = open_model(path)
     plan = make_plan(spec, case.weights)
     used = {"attn_output": np.zeros(spec.attentions[0].num_heads * spec.attentions[0].value_length, int)}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coordinator.text.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
 from tests.vocabularies import expect_error_or_tokens
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+UNDEFINED, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(7)
 NO_SPECIAL_IDS = dict.fromkeys(["bos_token_id", "eos_token_id", "unknown_token_id"])
 
 Entry = tuple[str | bytes, float, int]  # text, score, type
@@ -98,6 +98,27 @@ def test_special_ids_default_as_in_llama_cpp() -> None:
     assert (tiny.bos_token_id, tiny.eos_token_ids, tiny.adds_bos) == (None, frozenset(), False)
 
 
+@pytest.mark.parametrize("token", [FIRST, -1, 2**32 - 1])
+def test_special_ids_outside_the_vocabulary_count_for_nothing(token: int) -> None:
+    keys = ("bos_token_id", "eos_token_id", "eot_token_id", "unknown_token_id", "fim_pad_token_id")
+    tokenizer = tokenizer_with(**dict.fromkeys(keys, token))
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_ids) == (1, frozenset({2}))
+
+
+def test_suppressed_tokens_are_those_within_the_vocabulary() -> None:
+    assert tokenizer_with().suppressed_token_ids == frozenset()
+    tokenizer = tokenizer_with(suppress_tokens=np.array([3, FIRST - 1, FIRST, -1], np.int32))
+    assert tokenizer.suppressed_token_ids == {3, FIRST - 1}
+    assert tokenizer_with(suppress_tokens=[]).suppressed_token_ids == frozenset()
+
+
+def test_scores_and_types_past_the_last_token_count_for_nothing() -> None:
+    metadata = metadata_with(("ab", 0.0, NORMAL), add_space_prefix=False)
+    for key in ("scores", "token_type"):
+        metadata[f"tokenizer.ggml.{key}"] += [CONTROL, CONTROL]
+    assert load_tokenizer(metadata).encode("ab") == [1, FIRST]
+
+
 def test_tokens_that_end_a_turn_end_a_generation() -> None:
     entries = [("<|eot|>", 0.0, CONTROL), ("<eom>", 0.0, CONTROL), ("<|im_end|>", 0.0, NORMAL)]
     tokenizer = tokenizer_with(*entries, eot_token_id=FIRST, eom_token_id=np.uint32(FIRST + 1))
@@ -142,16 +163,19 @@ def test_decode_drops_one_leading_space_only_where_encode_adds_one() -> None:
     assert decode(tokenizer_with(), byte_tokens("é")[:1]) == "\ufffd"
 
 
-def test_unused_tokens_help_merging_but_never_come_out() -> None:
-    pieces: list[Entry] = [("ab", -1.0, UNUSED), ("abc", -2.0, NORMAL)]
+@pytest.mark.parametrize("kind", [UNUSED, UNDEFINED, 7, -1])
+def test_unused_tokens_come_out_of_merging_but_stand_for_nothing(kind: int) -> None:
+    pieces: list[Entry] = [("ab", -1.0, kind), ("abc", -2.0, NORMAL)]
     tokenizer = tokenizer_with(*pieces, add_space_prefix=False)
-    assert tokenizer.encode("ababc", add_special=False) == [*byte_tokens("ab"), FIRST + 1]
+    assert tokenizer.encode("ababc", add_special=False) == [FIRST, FIRST + 1]
+    assert tokenizer.token_bytes(FIRST) == b""
 
 
-def test_extra_spaces_go_when_the_metadata_says_so() -> None:
-    tokenizer = tokenizer_with(("\u2581", -1.0, NORMAL), remove_extra_whitespaces=True)
-    assert tokenizer.encode("  a   b ") == [1, FIRST, *byte_tokens("a"), FIRST, *byte_tokens("b")]
-    assert tokenizer.encode("   ") == [1]
+def test_text_is_taken_as_it_is_whatever_other_kinds_would_do_with_it() -> None:
+    """llama.cpp reads these keys for the kind "t5" only."""
+    keys: dict[str, Any] = {"remove_extra_whitespaces": True, "precompiled_charsmap": b"x"}
+    tokenizer = tokenizer_with(("\u2581", -1.0, NORMAL), **keys)
+    assert tokenizer.encode(" a  ") == [1, FIRST, FIRST, *byte_tokens("a"), FIRST, FIRST]
 
 
 def test_lone_surrogates_become_the_replacement_character() -> None:
@@ -159,10 +183,10 @@ def test_lone_surrogates_become_the_replacement_character() -> None:
     assert tokenizer.encode("a\udcff", add_special=False) == byte_tokens("a\ufffd")
 
 
-def test_without_scores_earlier_tokens_win_and_without_types_texts_tell_bytes() -> None:
+def test_without_scores_the_first_pair_wins_and_without_types_texts_tell_bytes() -> None:
     entries: list[Entry] = [("bc", 0.0, NORMAL), ("ab", 0.0, NORMAL)]
     tokenizer = tokenizer_with(*entries, scores=None, token_type=None, add_space_prefix=False)
-    assert tokenizer.encode("abc\n") == [1, *byte_tokens("a"), FIRST, *byte_tokens("\n")]
+    assert tokenizer.encode("abc\n") == [1, FIRST + 1, *byte_tokens("c\n")]
     assert [tokenizer.token_bytes(token) for token in (0, 1, 2, 3 + 10)] == [b"", b"", b"", b"\n"]
 
 
@@ -199,9 +223,9 @@ def test_a_file_without_a_tokenizer_is_said_to_have_none(kind: object) -> None:
         load_tokenizer({"general.name": "x"} | ({"tokenizer.ggml.model": kind} if kind else {}))
 
 
-@pytest.mark.parametrize("kind", ["bert", "rwkv", "plamo2", "hybriddna"])
+@pytest.mark.parametrize("kind", ["bert", "rwkv", "plamo2", "whitespace"])
 def test_an_unknown_kind_is_named(kind: str) -> None:
-    supported = "'llama', 'gpt2', 'gemma4', 't5'"
+    supported = "'llama', 'gpt2', 'gemma4', 'hybriddna', 't5'"
     with pytest.raises(TokenizerError, match=f"of kind '{kind}', and only {supported} are supported; --tok"):
         load_tokenizer({"tokenizer.ggml.model": kind})
 
@@ -216,19 +240,14 @@ def test_an_unknown_kind_is_named(kind: str) -> None:
         ("tokens", ["a", 3], "token 1 of .*tokens is of type int"),
         ("tokens", ["\ud800"], "token 0 of .*tokens is not Unicode"),
         ("scores", [0.0], "scores holds 1 values for 259 tokens"),
-        ("scores", [[0.0]] * FIRST, "scores holds 259 x 1 values"),
+        ("scores", [[0.0]] * FIRST, "scores holds 259 x 1 values, not a list"),
         ("scores", ["x"] * FIRST, "scores holds values of type <U1"),
         ("scores", [0.0, float("nan")] + [0.0] * (FIRST - 2), "scores holds NaN for token 1"),
-        ("token_type", [1, 7] + [1] * (FIRST - 2), "token_type of token 1 is 7"),
         ("token_type", [6] + [1] * (FIRST - 1), "token 0 is a byte token but its text is '<unk>'"),
         ("token_type", [1.0] * FIRST, "token_type holds values of type float64"),
-        ("token_type", [1] * (FIRST + 1), "token_type holds 260 values for 259 tokens"),
-        ("bos_token_id", FIRST, "bos_token_id is 259, outside the vocabulary of 259 tokens"),
-        ("eot_token_id", -1, "eot_token_id is -1, outside"),
         ("eos_token_id", "2", "eos_token_id is of type str, not a token id"),
         ("eos_token_id", True, "eos_token_id is of type bool"),
         ("add_bos_token", 1, "add_bos_token is of type int, not true or false"),
-        ("precompiled_charsmap", b"x", "precompiled_charsmap asks for text normalisation"),
     ],
 )
 def test_damage_is_named(key: str, value: object, message: str) -> None:
@@ -259,7 +278,7 @@ def junk() -> st.SearchStrategy[Any]:
 KEYS = [
     *("model", "tokens", "scores", "token_type", "bos_token_id", "eos_token_id", "eot_token_id"),
     *("eom_token_id", "unknown_token_id", "add_bos_token", "add_eos_token", "add_space_prefix"),
-    *("remove_extra_whitespaces", "precompiled_charsmap"),
+    *("remove_extra_whitespaces", "precompiled_charsmap", "suppress_tokens"),
 ]
 
 

@@ -134,24 +134,30 @@ def test_spaces_as_the_metadata_have_them() -> None:
         single = load(*LETTERS, remove_extra_whitespaces=True, add_space_prefix=prefix)
         assert pieces_of(single, "  a   b ") == [" ", "a", " ", "b"]
         assert pieces_of(single, "   ") == []
+        assert pieces_of(single, " a\u2581 ") == [" ", "a", " "]  # U+2581 is no space
         assert decode(single, single.encode("a b")) == "a b"
 
 
 def test_unknown_characters_are_one_unknown_token() -> None:
     tokenizer = load(*LETTERS)
     assert pieces_of(tokenizer, "aéèb") == ["a", "?", "b"]
-    without = load(*LETTERS, token_type=[CONTROL] * FIRST + [NORMAL] * len(LETTERS))
+    assert load(*LETTERS, token_type=None).encode("é", add_special=False) == [
+        2
+    ]  # unless a key says otherwise
+    entries = {"tokens": ["a", "b"], "scores": [-1.0, -2.0], "token_type": [NORMAL, NORMAL]}
     with pytest.raises(TokenizerError, match="no token for 'é', nor an unknown token"):
-        without.encode("aé")
+        load(**entries, eos_token_id=1).encode("aé")
 
 
 def test_special_and_added_tokens() -> None:
-    tokenizer = load(*LETTERS, ("<x>", 0.0, USER_DEFINED), ("ab", 0.0, UNUSED), ("bc", 0.0, CONTROL))
+    unused = ("cc", -9.0, UNUSED)
+    tokenizer = load(*LETTERS, ("<x>", 0.0, USER_DEFINED), unused, ("bc", 0.0, CONTROL))
     added = FIRST + len(LETTERS)
     assert tokenizer.encode("a<x>b", add_special=False) == [FIRST + 1, added, FIRST + 2]
     assert pieces_of(tokenizer, "abc") == ["a", "b", "c"]
     assert tokenizer.encode("a</s>bc", add_special=False, parse_special=True) == [FIRST + 1, 1, added + 2]
-    assert tokenizer.token_bytes(added + 1) == b"ab"
+    assert tokenizer.encode("acc", add_special=False) == [FIRST + 1, added + 1]
+    assert tokenizer.token_bytes(added + 1) == b""
     assert tokenizer.token_bytes(1) == b""
 
 
@@ -161,6 +167,9 @@ def test_text_is_normalised_by_the_files_table(dtype: Any) -> None:
     tokenizer = load(*LETTERS, precompiled_charsmap=table)
     assert pieces_of(tokenizer, "ａⓑ\u3000c\n") == ["a", "b", " ", "c", " "]
     assert pieces_of(load(*LETTERS, precompiled_charsmap=[]), "ａ") == ["?"]
+    prefixed = load(*LETTERS, ("<x>", -9.0, USER_DEFINED), add_space_prefix=True, precompiled_charsmap=table)
+    assert pieces_of(prefixed, "\u3000") == [" "]  # no word, no prefix
+    assert pieces_of(prefixed, "ａ＜x＞") == [" ", "a", "<x>"]  # an added token, made by normalising
 
 
 TABLE = charsmap()
@@ -212,7 +221,6 @@ def test_any_table_is_refused_or_can_be_followed(changes: dict[int, int], text: 
     [
         ("scores", [0.0], "scores holds 1 values for 7 tokens"),
         ("tokens", None, "tokens is missing"),
-        ("eos_token_id", 70, "eos_token_id is 70, outside"),
         ("add_eos_token", "yes", "add_eos_token is of type str"),
         ("remove_extra_whitespaces", 1, "remove_extra_whitespaces is of type int"),
     ],

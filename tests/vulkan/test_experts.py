@@ -211,11 +211,13 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
         gated=gated,
         onto_up=onto_up,
         weighs=data.draw(st.booleans(), "weighs"),
+        factors=data.draw(st.sampled_from([None, "factors"]), "factors"),
     )
     rng = np.random.default_rng(data.draw(SEEDS, "seed"))
     arrays: Arrays = {
         "matrix": random_matrix(rng, matrix),
         "bias": random_floats(rng, matrix_rows),
+        "factors": rng.uniform(0.5, 2, matrix_rows // columns).astype(np.float32),
         "input": random_floats(rng, rows * (held.used if by_pair else 1), matrix.columns + 32),
         "output": random_floats(rng, rows * held.used, offset + columns + 3),
         "routes": routes,

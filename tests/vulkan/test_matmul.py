@@ -29,6 +29,7 @@ def matmul_case(
     seed: int,
     *,
     bias: bool = False,
+    factors: bool = False,
     offset: int = 0,
     surplus: int = 0,
     parity: int | None = None,
@@ -50,6 +51,7 @@ def matmul_case(
         "input": random_floats(rng, rows + 1, matrix.columns + 32 * surplus),
         "output": random_floats(rng, rows + 1, offset + matrix.rows + surplus),
         "hidden": random_floats(rng, rows + 1, width),
+        "factors": rng.uniform(0.5, 2, matrix.rows).astype(np.float32),
     }
     if activations != "f32":
         columns = arrays["input"].shape[1]
@@ -70,6 +72,7 @@ def matmul_case(
         scale=scale,
         softcap=softcap,
         accumulates=accumulates,
+        factors="factors" if factors else None,
     )
     return Case(
         limits=limits_for(max_rows=rows, max_logit_rows=rows),
@@ -136,6 +139,7 @@ def test_any_shape(device: ReusedDevice, weight_type: str, activations: str, dat
         num_rows=data.draw(st.integers(1, rows), "rows of the step"),
         seed=data.draw(st.integers(0, 999), "seed"),
         bias=data.draw(st.booleans(), "bias"),
+        factors=data.draw(st.booleans(), "factors"),
         offset=data.draw(st.integers(0, 40), "offset"),
         surplus=data.draw(st.integers(0, 2), "surplus"),
         activations=activations,

@@ -128,9 +128,19 @@ def test_unit_norm(
 ) -> None:
     rng = np.random.default_rng(seed)
     vectors = random_floats(rng, rows + spare_rows, count * length + 7)
-    vectors[0] *= 1e-9  # shorter than epsilon
+    vectors[0] *= 1e-3  # squares add up to about epsilon
     runs = Runs((rows,), (0,), (0,), spare_rows)
     check(device, runs.case(UnitNorm(count, length, 1e-6), {"convolved": vectors}))
+
+
+def test_short_vectors_stay_short() -> None:
+    """The delta rule's norm is x / sqrt(sum(x * x) + epsilon); here from far below epsilon to far above."""
+    vectors = np.array([[3e-6, 4e-6], [3e-3, 4e-3], [0.3, 0.4], [30, 40], [0, 0]], np.float32)
+    case = Runs((5,), (0,), (0,)).case(UnitNorm(1, 2, 1e-4), {"convolved": vectors})
+    results = case.run(NumpyDevice(limits_for(max_rows=5, num_slots=6)))
+    lengths = np.array([5e-6, 5e-3, 0.5, 50, 0])
+    expected = lengths / np.sqrt(lengths**2 + 1e-4)
+    np.testing.assert_allclose(np.linalg.norm(results["convolved"], axis=1), expected, rtol=1e-5)
 
 
 def recurrence(delta: bool, heads: Heads, scalar_stride: int = 1) -> Recurrence:

@@ -39,6 +39,8 @@ def matmul(op: MatMul, state: NumpyState) -> None:
         rows = quantized.dequantize(rows.view(np.uint32), op.matrix.columns, op.activations)
     rows = rows[:, : op.matrix.columns]
     product = rows @ matrix.T if rows.shape[0] > 1 else (matrix @ rows[0])[None]
+    if op.factors is not None:
+        product *= state.vector(op.factors, op.matrix.rows)
     if op.bias is not None:
         product += state.vector(op.bias, op.matrix.rows)
     if op.scale != 1:

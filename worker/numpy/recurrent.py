@@ -67,8 +67,8 @@ def convolution(op: Convolution, state: NumpyState) -> None:
 def unit_norm(op: UnitNorm, state: NumpyState) -> None:
     rows = state.rows("convolved")[:, : op.count * op.length]
     vectors = rows.reshape(len(rows), op.count, op.length)
-    lengths = np.sqrt(np.einsum("rvc,rvc->rv", vectors, vectors))[..., None]
-    rows[:] = (vectors / np.maximum(lengths, np.float32(op.epsilon))).reshape(rows.shape)
+    squares = np.einsum("rvc,rvc->rv", vectors, vectors)[..., None]
+    rows[:] = (vectors / np.sqrt(squares + np.float32(op.epsilon))).reshape(rows.shape)
 
 
 def recurrence(op: Recurrence, state: NumpyState) -> None:

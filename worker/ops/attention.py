@@ -26,20 +26,19 @@ class Heads:
         return self.first_key + self.num_kv_heads * self.key_length
 
 
+class InPlace:
+    """Of operations that change qkv and nothing else."""
+
+    reads: frozenset[str] = frozenset(("qkv",))
+    writes: frozenset[str] = frozenset(("qkv",))
+
+
 @dataclass(frozen=True)
-class Clamp:
+class Clamp(InPlace):
     """Elements of the first columns of qkv become at most `limit`, and at least -limit."""
 
     columns: int
     limit: float
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset(("qkv",))
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return frozenset(("qkv",))
 
 
 @dataclass(frozen=True)
@@ -113,19 +112,11 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Rope:
+class Rope(InPlace):
     """Turns queries and keys in qkv, in place: for what is to be done before they are cached."""
 
     heads: Heads
     turn: Turn
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset(("qkv",))
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return frozenset(("qkv",))
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Quantize:
 
 @dataclass(frozen=True)
 class MatMul:
-    """output[row, offset : offset + matrix.rows] = (input[row] x transposed matrix + bias) * scale.
+    """output[row, offset : offset + matrix.rows] = (input[row] x transposed matrix * factors + bias) * scale.
 
     To the buffer "partials" it writes this rank's slot of the given parity. An activation is applied to
     that; a gated product has as many gates as ups, one after the other, and writes activation(gate) * up,
@@ -114,6 +114,7 @@ class MatMul:
     scale: float = 1.0
     softcap: float = 0.0  # outputs become cap * tanh(output / cap); 0 for none
     accumulates: bool = False  # onto what the output holds already
+    factors: str | None = None  # one for each of the matrix's rows
 
     @property
     def columns(self) -> int:

@@ -46,7 +46,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class UnitNorm:
-    """Brings a row's first `count` vectors of convolved to length 1; shorter ones than epsilon stay short."""
+    """Divides a row's first `count` vectors of convolved by sqrt(sum of squares + epsilon): to length 1."""
 
     count: int
     length: int

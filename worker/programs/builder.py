@@ -138,6 +138,7 @@ class ProgramBuilder:
                 scale,
                 softcap,
                 accumulates,
+                self.factors(tensor),
             )
         )
 
@@ -149,6 +150,10 @@ class ProgramBuilder:
     def bias(self, tensor: str) -> str | None:
         """What is added behind a tensor's weights, where the model has it."""
         return f"{tensor}.bias" if f"{tensor}.bias" in self.stacks else None
+
+    def factors(self, tensor: str) -> str | None:
+        """What a tensor's products are multiplied by, row by row, where the model has it."""
+        return f"{tensor}.scale" if f"{tensor}.scale" in self.stacks else None
 
     def _activations_for(self, matrix: Matrix, rows: RowSet) -> str:
         """What a product multiplies by: what was asked for, where it can and where it pays."""

@@ -94,16 +94,24 @@ def _gate_up(
                 gated=len(stacked) == 1,
                 onto_up=len(stacked) > 1 and not is_up,
                 weighs=experts.weighs_input,
+                factors=builder.factors(tensor),
             )
         )
 
 
 def _down(builder: ProgramBuilder, layer: str, held: HeldExperts, tiled: bool) -> None:
     tensor = f"{layer}.ffn_down_exps"
-    matrix, bias = builder.matrix(tensor), builder.bias(tensor)
-    width = builder.spec.embedding_length
     builder.add(
         ExpertMatMul(
-            matrix, bias, "expert_activated", "expert_outputs", 0, width, held, by_pair=True, tiled=tiled
+            builder.matrix(tensor),
+            builder.bias(tensor),
+            "expert_activated",
+            "expert_outputs",
+            0,
+            builder.spec.embedding_length,
+            held,
+            by_pair=True,
+            tiled=tiled,
+            factors=builder.factors(tensor),
         )
     )

@@ -62,6 +62,7 @@ def rope_angles(rope: Rope, factors: Floats | None) -> Doubles:
     """[dimension / 2]"""
     pairs = np.arange(0, rope.dimension, 2, dtype=np.float64) / rope.dimension
     angles: Doubles = rope.base**-pairs
+    angles[list(rope.still_pairs)] = 0
     if factors is not None:
         angles = angles / factors.astype(np.float64)
     if rope.yarn is None:

@@ -51,7 +51,7 @@ def load_stack(
     """
     columns = stack.padded_columns
     parts = [rows for shard in stack.shards for rows in shard_rows(weights, shard, tensors[shard.tensor])]
-    if stack.is_bias:
+    if stack.is_vector:
         parts = [np.concatenate(parts, axis=1)] if parts else []
     weight_format = FORMATS[stack.type]
     if weight_format.codebook_bytes and stack.nbytes:
@@ -93,7 +93,8 @@ def _joined(parts: Sequence[Bytes]) -> Bytes:
 def shard_rows(weights: WeightSource, shard: Shard, tensor: TensorInfo) -> list[Bytes]:
     """What a rank holds of a tensor, of every expert as the file has it [rows, row bytes]; not copied.
 
-    Vectors of shorter floats are widened to the shard's type, and so is what is transposed.
+    Vectors of shorter floats are widened to the shard's type, and so is what is transposed; numbers that are
+    repeated are copied.
     """
     starts = [expert * shard.expert_rows for expert in range(shard.experts.start, shard.experts.stop)]
     if shard.transposed:
@@ -102,6 +103,8 @@ def shard_rows(weights: WeightSource, shard: Shard, tensor: TensorInfo) -> list[
     first, last = weight_type.row_bytes(shard.columns.start), weight_type.row_bytes(shard.columns.stop)
     is_widened = shard.type != tensor.type
     rows = weights.floats(tensor).view(np.uint8) if is_widened else weights.rows(tensor)
+    if shard.repeats != 1:
+        return [rows[:, first:last].view(np.float32).repeat(shard.repeats, axis=1).view(np.uint8)]
     return [rows[start + shard.rows.start : start + shard.rows.stop, first:last] for start in starts]
 
 

@@ -1,6 +1,6 @@
 """Shards that lie one after another in one device buffer, so that one product multiplies by all of them.
 
-A stack's rows are its shards' rows in order; a stack of biases has their elements in order.
+A stack's rows are its shards' rows in order; a stack of biases or factors has their elements in order.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class Stack:
         return self.shards[0].type
 
     @property
-    def is_bias(self) -> bool:
-        return self.name.endswith(".bias")
+    def is_vector(self) -> bool:
+        return self.name.endswith((".bias", ".scale"))
 
     @property
     def rows(self) -> int:
-        return 1 if self.is_bias else sum(shard.num_rows for shard in self.shards)
+        return 1 if self.is_vector else sum(shard.num_rows for shard in self.shards)
 
     @property
     def padded_columns(self) -> int:
-        if self.is_bias:
-            return padded(sum(len(shard.columns) * shard.num_rows for shard in self.shards))
+        if self.is_vector:
+            return padded(sum(len(shard.columns) * shard.num_rows * shard.repeats for shard in self.shards))
         return self.shards[0].padded_columns
 
     @property
@@ -67,7 +67,8 @@ def stacked_tensors(layer: str, group: tuple[str, ...], shards: Mapping[str, Sha
 
     def layout(kind: str) -> tuple[object, ...]:
         weight = shards[f"{layer}.{kind}.weight"]
-        return weight.type, weight.columns, f"{layer}.{kind}.bias" in shards
+        has = (f"{layer}.{kind}.{vector}" in shards for vector in ("bias", "scale"))
+        return weight.type, weight.columns, *has
 
     present = [kind for kind in group if f"{layer}.{kind}.weight" in shards]
     return [f"{layer}.{'+'.join(alike)}" for _, alike in itertools.groupby(present, layout)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from coordinator.kv_types import KV_TYPES
 from coordinator.split.plan import Limits
@@ -79,3 +79,8 @@ class DispatchContext:
 def ceil(count: int, size: int) -> int:
     """Pieces of a size that hold a count."""
     return -(-count // size)
+
+
+def flags_of(which: Mapping[int, bool]) -> int:
+    """Flags that are set, as one number of push constants."""
+    return sum(flag for flag, is_set in which.items() if is_set)

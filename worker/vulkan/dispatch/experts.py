@@ -15,7 +15,7 @@ from worker.ops.experts import (
     RowGate,
     SharedRoutes,
 )
-from worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
+from worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil, flags_of
 from worker.vulkan.dispatch.places import Dispatch
 from worker.vulkan.pushes.experts import (
     ExpertsPush,
@@ -26,7 +26,9 @@ from worker.vulkan.pushes.experts import (
 )
 from worker.vulkan.pushes.kernels import SumNormPush
 
-HAS_BIAS, GATED, ONTO_UP, WEIGHS, BY_PAIR = 1, 2, 4, 8, 16  # flags of shaders/experts.slang
+# Flags of shaders/experts.slang, and how far to the left in them, and in the experts', other numbers are.
+HAS_BIAS, GATED, ONTO_UP, WEIGHS, BY_PAIR, HAS_FACTORS = 1, 2, 4, 8, 16, 32
+ACTIVATION_SHIFT, COUNT_SHIFT = 8, 16
 TILE_COLUMNS = 8  # matrix rows that a subgroup of it multiplies by
 
 
@@ -88,6 +90,7 @@ def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
         ONTO_UP: op.onto_up,
         WEIGHS: op.weighs,
         BY_PAIR: op.by_pair,
+        HAS_FACTORS: op.factors is not None,
     }
     push = ExpertsPush(
         step=context.address("step"),
@@ -95,6 +98,7 @@ def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
         input=context.address(op.input),
         output=context.address(op.output) + op.output_offset * FLOAT,
         bias=context.address_or_none(op.bias),
+        factors=context.address_or_none(op.factors),
         tiles=context.address("expert_tiles"),
         routes=context.address("routes"),
         input_stride=context.stride(op.input) * FLOAT // QUAD,
@@ -103,10 +107,8 @@ def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
         row_tiles=matrix.columns // COLUMN_TILE,
         used=held.used,
         routes_stride=context.stride("routes"),
-        first_expert=held.first,
-        num_experts=held.count,
-        activation=ACTIVATION_NUMBERS[op.activation],
-        flags=sum(flag for flag, is_set in flags.items() if is_set),
+        experts=held.first | held.count << COUNT_SHIFT,
+        flags=flags_of(flags) | ACTIVATION_NUMBERS[op.activation] << ACTIVATION_SHIFT,
     )
     # What loads weights fastest in products does so here.
     weights = matrix.type.lower()

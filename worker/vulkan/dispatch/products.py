@@ -7,10 +7,11 @@ from worker.formats import FORMATS
 from worker.numpy.activations import ACTIVATION_NUMBERS
 from worker.numpy.quantized import scales_word
 from worker.ops.common import MatMul
-from worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, QUAD, DispatchContext, ceil
+from worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, QUAD, DispatchContext, ceil, flags_of
 from worker.vulkan.dispatch.places import Dispatch
 from worker.vulkan.pushes.kernels import MatMulPush
 
+HAS_BIAS, GATED, ACCUMULATES, HAS_FACTORS = 1, 2, 4, 8  # flags of shaders/product.slang
 COOPERATIVE_TILE = (2, 4)  # matrices down and across that a workgroup of shaders/matmul_coop.slang computes
 MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/matmul.slang counts on it
 
@@ -31,15 +32,21 @@ def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
         input_scales=input_scales,
         output=output + op.output_offset * FLOAT,
         bias=context.address_or_none(op.bias),
+        factors=context.address_or_none(op.factors),
         input_stride=context.stride(op.input) * FLOAT // QUAD,
         output_stride=stride,
         columns=op.columns,
         tiles=matrix.columns // COLUMN_TILE,
         count_word=COUNT_WORDS[op.rows],
-        has_bias=op.bias is not None,
         activation=ACTIVATION_NUMBERS[op.activation],
-        gated=op.gated,
-        accumulates=op.accumulates,
+        flags=flags_of(
+            {
+                HAS_BIAS: op.bias is not None,
+                GATED: op.gated,
+                ACCUMULATES: op.accumulates,
+                HAS_FACTORS: op.factors is not None,
+            }
+        ),
         scale=op.scale,
         softcap=op.softcap,
     )

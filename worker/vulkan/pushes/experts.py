@@ -49,6 +49,7 @@ class ExpertsPush(Structure):
         ("input", Address),
         ("output", Address),
         ("bias", Address),
+        ("factors", Address),
         ("tiles", Address),
         ("routes", Address),
         ("input_stride", c_uint32),
@@ -57,9 +58,7 @@ class ExpertsPush(Structure):
         ("row_tiles", c_uint32),
         ("used", c_uint32),
         ("routes_stride", c_uint32),
-        ("first_expert", c_uint32),
-        ("num_experts", c_uint32),
-        ("activation", c_uint32),
+        ("experts", c_uint32),
         ("flags", c_uint32),
     ]
 

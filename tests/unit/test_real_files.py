@@ -1,0 +1,148 @@
+"""What real files leave out, write otherwise or hold besides: the same model comes of them, or a refusal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coordinator.architectures.metadata import MetadataReader
+from coordinator.architectures.reader import model_spec
+from coordinator.architectures.rope import still_pairs
+from coordinator.generation import all_logits
+from coordinator.gguf.header import read_gguf
+from coordinator.scheduler import Scheduler
+from coordinator.spec.model import ModelError, Rope
+from tests import recurrent_models
+from tests.models import Floats, LocalEngine, make_spec, open_model, write_llama
+from tests.recurrent_models import LIMITS, RecurrentModel
+from tests.unit.test_experts import experts_spec
+from worker.step.rope_tables import rope_angles
+
+TOKENS = list(range(13))
+
+
+def logits_of(path: Path, *weights: float) -> Floats:
+    return all_logits(LocalEngine(path, weights or (1.0,), LIMITS), Scheduler(LIMITS), TOKENS)
+
+
+def assert_same_model(tmp_path: Path, changed: RecurrentModel, plain: RecurrentModel) -> None:
+    """Bit for bit, on one rank and on three."""
+    changed_path, plain_path = changed.write(tmp_path / "changed.gguf"), plain.write(tmp_path / "plain.gguf")
+    for weights in ((1.0,), (2.0, 1.0, 1.0)):
+        np.testing.assert_array_equal(logits_of(changed_path, *weights), logits_of(plain_path, *weights))
+
+
+def reshaped(model: RecurrentModel, leading_ones: int) -> RecurrentModel:
+    """The same tensors with so many leading dimensions of 1."""
+    tensors = {
+        name: values.reshape((1,) * leading_ones + np.squeeze(values).shape)
+        for name, values in model.tensors.items()
+    }
+    return dataclasses.replace(model, tensors=tensors)
+
+
+@pytest.mark.parametrize("leading_ones", [0, 1])
+@pytest.mark.parametrize("name", ["lfm2", "mamba2", "qwen35", "qwen3next"])
+def test_leading_dimensions_of_1_say_nothing(tmp_path: Path, name: str, leading_ones: int) -> None:
+    """As converters write the gate of shared experts: [1, columns]."""
+    makers = {"lfm2": recurrent_models.lfm2, "mamba2": recurrent_models.mamba2}
+    plain = makers[name]() if name in makers else recurrent_models.delta(name)
+    assert_same_model(tmp_path, reshaped(plain, leading_ones), plain)
+
+
+def changed_spec(path: Path, **changes: Any) -> Any:
+    """Of the file with other keys; None for one that is left out."""
+    file = read_gguf(path)
+    metadata = {**file.metadata, **{f"llama.{key}": value for key, value in changes.items()}}
+    return model_spec({key: value for key, value in metadata.items() if value is not None}, file.tensors)
+
+
+@pytest.mark.parametrize("length", [None, 0])
+def test_where_all_layers_have_experts_no_other_length_is_needed(tmp_path: Path, length: int | None) -> None:
+    """Qwen3.5's mixtures say none."""
+    write_llama(tmp_path / "m.gguf", experts_spec(shared=24))
+    assert changed_spec(tmp_path / "m.gguf", feed_forward_length=length) == changed_spec(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(("length", "sentence"), [(None, "no llama.feed_forward_length"), (0, "length is 0")])
+def test_a_layer_without_experts_needs_a_length(tmp_path: Path, length: int | None, sentence: str) -> None:
+    mixture, path = experts_spec(), tmp_path / "m.gguf"
+    mixed = dataclasses.replace(mixture, layers=(mixture.layers[0], make_spec().layers[0]))
+    write_llama(path, mixed)
+    with pytest.raises(ModelError, match=sentence):
+        changed_spec(path, feed_forward_length=length)
+
+
+def renamed(model: RecurrentModel, metadata: Mapping[str, Any]) -> RecurrentModel:
+    return dataclasses.replace(model, metadata={**model.metadata, **metadata})
+
+
+def test_models_that_see_later_tokens_are_refused(tmp_path: Path) -> None:
+    """As those that only embed texts; what is said of others says nothing."""
+    plain = recurrent_models.lfm2()
+    assert_same_model(tmp_path, renamed(plain, {"attention.causal": 1}), plain)
+    with pytest.raises(ModelError, match=r"lfm2.attention.causal is False; true \(for generating text\)"):
+        open_model(renamed(plain, {"attention.causal": 0}).write(tmp_path / "m.gguf"))
+
+
+def test_what_embeds_texts_is_left_out(tmp_path: Path) -> None:
+    """LFM2-ColBERT's last product."""
+    plain = recurrent_models.lfm2()
+    dense = {"dense_2.weight": np.ones((8, 32), np.float32), "dense_2.bias": np.ones(8, np.float32)}
+    assert_same_model(tmp_path, dataclasses.replace(plain, tensors={**plain.tensors, **dense}), plain)
+
+
+def test_tied_embeddings_may_have_a_bias_behind_them(tmp_path: Path) -> None:
+    """Qwen2's may."""
+    plain = recurrent_models.mamba2()
+    tensors = {**plain.tensors, "output.bias": np.linspace(-1, 1, 48, dtype=np.float32)}
+    untied = dataclasses.replace(plain, tensors={**tensors, "output.weight": tensors["token_embd.weight"]})
+    del tensors["output.weight"]
+    assert_same_model(tmp_path, dataclasses.replace(plain, tensors=tensors), untied)
+
+
+def test_alpha_raises_the_base_of_the_rope(tmp_path: Path) -> None:
+    """The slowest of 4 pairs turns 1000 times slower, the first as before (NTK-aware scaling)."""
+    write_llama(tmp_path / "m.gguf")
+    plain, changed = (
+        rope_angles(changed_spec(tmp_path / "m.gguf", **keys).ropes[0], None)
+        for keys in ({}, {"rope.scaling.alpha": 1000.0})
+    )
+    assert len(plain) == 4
+    np.testing.assert_allclose(plain / changed, 1000.0 ** (np.arange(4) / 3))
+
+
+@pytest.mark.parametrize(
+    ("sections", "still"),
+    [
+        ([11, 11, 10, 0], ()),  # Qwen3.5's
+        (None, ()),
+        ([0, 0, 0, 0], ()),
+        ([32, 0, 0, 0], tuple(pair for pair in range(32) if pair % 3)),
+        ([1, 1, 1, 1], tuple(range(3, 32, 4))),
+        ([16, 16, 0, 0], tuple(range(2, 32, 3))),
+    ],
+)
+def test_pairs_of_no_section_do_not_turn(sections: list[int] | None, still: tuple[int, ...]) -> None:
+    """Time, height and width take turns, as long as they have pairs; the rest is of a fourth position, 0."""
+    keys = {} if sections is None else {"qwen35.rope.dimension_sections": sections}
+    assert still_pairs(MetadataReader(keys, "qwen35"), 32) == still
+    turned = rope_angles(Rope(64, 1e4, 1.0, False, still_pairs=still), None) > 0
+    assert np.flatnonzero(~turned).tolist() == list(still)
+
+
+def test_impossible_sections_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"dimension_sections is \[-1, 3, 3, 3\]; numbers of pairs"):
+        still_pairs(MetadataReader({"qwen35.rope.dimension_sections": [-1, 3, 3, 3]}, "qwen35"), 8)
+
+
+def test_a_dense_model_may_count_one_expert(tmp_path: Path) -> None:
+    """Hunyuan's do."""
+    plain = recurrent_models.lfm2()
+    counted = renamed(plain, {"expert_count": 1, "expert_used_count": 1})
+    assert_same_model(tmp_path, counted, plain)
