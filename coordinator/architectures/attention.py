@@ -25,7 +25,6 @@ class AttentionFeatures:
     chunked: bool = False
     window_rope_base: float | None = None  # of layers with windows, where the file says nothing
     plain_window_rope: bool = False  # whether those turn unscaled
-    one_rope: bool = False  # whether they turn as all others, whatever the file says
     full_without_rope: bool = False  # whether layers that see all keys lack rope, where others have windows
     rope_period: int = 0  # of so many layers the last has no rope
     norm: QueryKeyNorm | None = None  # its span follows from the tensors
@@ -148,8 +147,7 @@ def _ropes(
     )
     if features.plain_window_rope:
         windowed = replace(windowed, scale=1.0, yarn=None, magnitude=1.0)
-    differs = any_windows and not features.one_rope and windowed != rope
-    return (rope, windowed) if differs else (rope,)
+    return (rope, windowed) if any_windows and windowed != rope else (rope,)
 
 
 def _turns(features: AttentionFeatures, index: int, window: Window | None, any_windows: bool) -> bool:

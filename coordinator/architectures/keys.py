@@ -14,12 +14,14 @@ READERS: dict[str, tuple[str, ...]] = {
     "attention.clamp_kqv": ("mpt",),
     "attention.max_alibi_bias": ("mpt",),
     "attention.temperature_length": LATENT,
+    "rope.freq_base_swa": ("gemma2", "gemma3", "gpt-oss", "llama4"),
     "rope.dimension_sections": ("glm4", "glm4moe", "qwen35", "qwen35moe"),
     "rope.scaling.yarn_beta_fast": ("mistral3",),
     "rope.scaling.yarn_beta_slow": ("mistral3",),
     "rope.scaling.yarn_log_multiplier": (*LATENT, "mistral3"),
     "expert_gating_func": (*CHOOSING, "minimax-m2"),
     "expert_weights_scale": CHOOSING,
+    "use_parallel_residual": ("gptneox",),
 }
 
 

@@ -137,8 +137,8 @@ def _block(architecture: Architecture, read: MetadataReader, tensors: Mapping[st
     block = replace(architecture.block, residual_scale=read.number("residual_scale", 1.0))
     if "blk.0.attn_norm_2.weight" in tensors:  # falcon's larger ones
         return replace(block, attention_norm="attn_norm_2", feed_forward_norm="attn_norm")
-    if architecture.parallel_is_told:
-        return replace(block, parallel=read.flag("use_parallel_residual", False))
+    if read.has("use_parallel_residual"):
+        return replace(block, parallel=read.flag("use_parallel_residual"))
     if architecture.parallel_without_norm and f"blk.0.{block.feed_forward_norm}.weight" not in tensors:
         return replace(block, parallel=True, feed_forward_norm="")
     return block

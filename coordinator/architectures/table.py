@@ -33,7 +33,6 @@ class Architecture:
     embedding_norm: str = ""
     position_embeddings: bool = False
     finetuned_means_rope: bool = False  # rope.scaling.finetuned says whether there is any
-    parallel_is_told: bool = False  # whether use_parallel_residual counts, which others may have, too
     parallel_without_norm: bool = False  # of the feed-forward part, which some of its models lack
     divides_logits: bool = False  # by the logit scale, which others multiply by
     logit_softcap: float = 0.0  # where the file says nothing
@@ -121,9 +120,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "exaone4": Architecture(
         head_norm=True,
         block=POST_NORMED,
-        attention=AttentionFeatures(
-            full_period=4, window=4096, window_layers=64, one_rope=True, full_without_rope=True
-        ),
+        attention=AttentionFeatures(full_period=4, window=4096, window_layers=64, full_without_rope=True),
     ),
     "hunyuan-dense": Architecture(attention=AttentionFeatures(norm=QueryKeyNorm(after_rope=True))),
     "gemma": Architecture(activation="gelu", widened_embeddings=True),
@@ -161,7 +158,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "stablelm": Architecture(norm="layer", parallel_without_norm=True, attention=OPTIONAL_NORM),
     "nemotron": Architecture(norm="layer", activation="relu2", gated=False),
     "falcon": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
-    "gptneox": Architecture(norm="layer", activation="gelu", gated=False, parallel_is_told=True),
+    "gptneox": Architecture(norm="layer", activation="gelu", gated=False),
     "gpt2": Architecture(
         has_rope=False,
         norm="layer",

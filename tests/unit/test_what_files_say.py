@@ -72,6 +72,12 @@ def test_windows_of_exaone4_are_those_of_its_large_model() -> None:
     assert len(large.ropes) == 1, "all turn alike"
 
 
+@pytest.mark.parametrize("architecture", ["cohere2", "olmo2"])
+def test_ropes_of_windows_that_are_as_all_others(architecture: str) -> None:
+    keys = {"attention.sliding_window": 512, "rope.freq_base_swa": 500.0}
+    assert len(spec_of(architecture, 4, **keys).ropes) == 1
+
+
 @pytest.mark.parametrize("architecture", ["bloom", "llama"])
 def test_limits_that_are_not_told(architecture: str) -> None:
     keys = {"attention.max_alibi_bias": 4.0, "attention.clamp_kqv": 6.0}
