@@ -129,6 +129,7 @@ MEANINGLESS: dict[str, Value | None] = {  # for most architectures
     "expert_gating_func": 2,
     "rope.scaling.finetuned": False,
     "rope.dimension_sections": [8, 4, 4, 0],
+    "rope.scaling.alpha": 2.0,
     "rope.scaling.yarn_beta_fast": 4.0,
     "rope.scaling.yarn_beta_slow": 2.0,
     "rope.scaling.yarn_log_multiplier": 0.7,
