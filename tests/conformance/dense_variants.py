@@ -50,7 +50,12 @@ DENSE: dict[str, Variant] = {
     "ernie4_5-moe-keys": Variant("ernie4_5-moe-moe", {**YARN, **MEANINGLESS}),
     "exaone4-windows": Variant(
         "exaone4-dense",
-        {"attention.sliding_window": 16, "rope.freq_base_swa": 500.0, "feed_forward_length": [512] * 64},
+        {"attention.sliding_window": 16, "rope.freq_base_swa": 500.0, "feed_forward_length": [32] * 64},
+        {
+            "blk.*.ffn_gate.weight": (32, 256),
+            "blk.*.ffn_up.weight": (32, 256),
+            "blk.*.ffn_down.weight": (256, 32),
+        },
         num_layers=64,
     ),
     "gemma3-linear": Variant(
