@@ -11,7 +11,8 @@ import pytest
 
 from tests.conformance.conftest import error
 from tests.conformance.test_architectures import LIMITS, MAX_ERROR, Opener, logits_of, open_device
-from tests.conformance.variants import FOLDER, VARIANTS
+from tests.conformance.variant import FOLDER
+from tests.conformance.variants import VARIANTS
 
 __all__ = ["open_device"]  # a fixture
 

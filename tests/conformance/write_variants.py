@@ -14,7 +14,8 @@ import llama_cpp
 import numpy as np
 
 from tests.conformance.conftest import Floats, load_builder
-from tests.conformance.variants import FOLDER, VARIANTS, Variant
+from tests.conformance.variant import FOLDER, Variant
+from tests.conformance.variants import VARIANTS
 
 NUM_POSITIONS = 8  # the last, of which logits are kept
 FLOAT32 = 0  # ggml's number of it
