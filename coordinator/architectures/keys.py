@@ -15,6 +15,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "attention.max_alibi_bias": ("mpt",),
     "attention.temperature_length": LATENT,
     "rope.dimension_sections": ("glm4", "glm4moe", "qwen35", "qwen35moe"),
+    "rope.freq_base_swa": ("gemma2", "gemma3", "gpt-oss", "llama4"),
     "rope.scaling.yarn_beta_fast": ("mistral3",),
     "rope.scaling.yarn_beta_slow": ("mistral3",),
     "rope.scaling.yarn_log_multiplier": (*LATENT, "mistral3"),

@@ -121,9 +121,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "exaone4": Architecture(
         head_norm=True,
         block=POST_NORMED,
-        attention=AttentionFeatures(
-            full_period=4, window=4096, window_layers=64, one_rope=True, full_without_rope=True
-        ),
+        attention=AttentionFeatures(full_period=4, window=4096, window_layers=64, full_without_rope=True),
     ),
     "hunyuan-dense": Architecture(attention=AttentionFeatures(norm=QueryKeyNorm(after_rope=True))),
     "gemma": Architecture(activation="gelu", widened_embeddings=True),
@@ -146,7 +144,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmo2": Architecture(
         head_norm=True,
         block=POST_NORMED,
-        attention=AttentionFeatures(full_period=4, plain_window_rope=True),
+        attention=AttentionFeatures(full_period=4, plain_window_rope=True, plain_window_magnitude=1.0),
     ),
     "phi2": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
     "phi3": Architecture(),
