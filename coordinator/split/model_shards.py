@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from coordinator.gguf.origin import TensorInfo
-from coordinator.spec.attention import Latent
-from coordinator.spec.experts import ExpertsSpec
 from coordinator.spec.model import AttentionSpec, FeedForwardSpec, ModelError, ModelSpec
+from coordinator.split.cutter import Cutter, Rows, check_shape
+from coordinator.split.expert_shards import cut_experts
+from coordinator.split.latent_shards import cut_latent_attention
 from coordinator.split.plan import LayerShare, RankShare, Span, make_plan
 from coordinator.split.recurrent_shards import cut_recurrent
-from coordinator.split.shards import Cutter, ExpertCut, Rows, Shard, check_shape
+from coordinator.split.shards import Shard
 
 
 def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorInfo]) -> dict[str, Shard]:
@@ -31,7 +32,7 @@ def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorI
         if layer.feed_forward is not None:
             _cut_feed_forward(cutter, prefix, layer.feed_forward, layer_share.feed_forward)
         if layer.experts is not None:
-            _cut_experts(cutter, prefix, layer.experts, layer_share)
+            cut_experts(cutter, prefix, layer.experts, layer_share)
     cutter.norm(spec.output_norm)
     if spec.embedding_norm:
         cutter.norm(spec.embedding_norm)
@@ -57,7 +58,7 @@ def layer_norms(spec: ModelSpec) -> list[str]:
 
 def _cut_attention(cutter: Cutter, prefix: str, attention: AttentionSpec, share: LayerShare) -> None:
     if attention.latent is not None:
-        _cut_latent_attention(cutter, prefix, attention, attention.latent, share)
+        cut_latent_attention(cutter, prefix, attention, attention.latent, share)
         return
     key_length, value_length = attention.key_length, attention.value_length
     parts = (
@@ -76,35 +77,6 @@ def _cut_attention(cutter: Cutter, prefix: str, attention: AttentionSpec, share:
     cutter.row_parallel(prefix + "attn_output", attended, attention.num_heads * value_length)
 
 
-def _cut_latent_attention(
-    cutter: Cutter, prefix: str, attention: AttentionSpec, latent: Latent, share: LayerShare
-) -> None:
-    """What makes the latent is replicated where there are heads; what is of one head goes with it."""
-    heads, count = share.heads, attention.num_heads
-
-    def whole(length: int) -> Span:
-        return Span(0, length if len(heads) else 0)
-
-    query = heads.scaled(latent.query_length), count * latent.query_length
-    if latent.query_rank:
-        cutter.matrix(prefix + "attn_q_a", (latent.query_rank, cutter.width), whole(latent.query_rank))
-        cutter.vector(prefix + "attn_q_a_norm.weight", latent.query_rank)
-        cutter.matrix(prefix + "attn_q_b", (query[1], latent.query_rank), query[0])
-    else:
-        cutter.matrix(prefix + "attn_q", (query[1], cutter.width), query[0])
-    cutter.matrix(prefix + "attn_kv_a_mqa", (attention.key_length, cutter.width), whole(attention.key_length))
-    cutter.vector(prefix + "attn_kv_a_norm.weight", latent.rank)
-    key, value, both = (f"{prefix}attn_{kind}_b" for kind in ("k", "v", "kv"))
-    if both + ".weight" in cutter.tensors:  # files older than April 2025
-        shape = count, latent.nope_length, latent.value_length
-        cutter.keys_and_values(both, key, value, shape, latent.rank, heads)
-    else:
-        cutter.head_matrices(key, (count, latent.rank, latent.nope_length), heads)
-        cutter.head_matrices(value, (count, latent.value_length, latent.rank), heads)
-    attended = heads.scaled(latent.value_length)
-    cutter.row_parallel(prefix + "attn_output", attended, count * latent.value_length)
-
-
 def _cut_feed_forward(cutter: Cutter, prefix: str, feed_forward: FeedForwardSpec, columns: Span) -> None:
     length, suffix = feed_forward.length, feed_forward.suffix
     names = ("ffn_gate", "ffn_up") if feed_forward.gated else ("ffn_up",)
@@ -116,25 +88,6 @@ def _cut_feed_forward(cutter: Cutter, prefix: str, feed_forward: FeedForwardSpec
     if feed_forward.row_gate:
         cutter.row_vector(prefix + feed_forward.row_gate)
 
-
-def _cut_experts(cutter: Cutter, prefix: str, experts: ExpertsSpec, share: LayerShare) -> None:
-    """Every rank has the whole router."""
-    cutter.column_parallel(
-        prefix + "ffn_gate_inp", Rows(prefix + "ffn_gate_inp", experts.count), Span(0, experts.count)
-    )
-    if prefix + EXPERT_BIAS in cutter.tensors:
-        cutter.vector(prefix + EXPERT_BIAS, experts.count)
-    cut = ExpertCut(experts.count, share.experts, share.expert_columns, experts.length)
-    names, fused = (prefix + "ffn_gate_exps", prefix + "ffn_up_exps"), prefix + "ffn_gate_up_exps"
-    is_fused = fused + ".weight" in cutter.tensors
-    for index, name in enumerate(names):
-        total = experts.length * (len(names) if is_fused else 1)
-        rows = Rows(fused if is_fused else name, total, index * experts.length if is_fused else 0)
-        cutter.experts_column_parallel(name, rows, cut)
-    cutter.experts_row_parallel(prefix + "ffn_down_exps", cut)
-
-
-EXPERT_BIAS = "exp_probs_b.bias"  # what is added to the routers' probabilities to choose by
 
 # Read on the host, or folded into the rope table: known, but no rank's shard.
 EMBEDDING = "token_embd.weight"

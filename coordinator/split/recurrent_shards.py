@@ -6,27 +6,12 @@ in the file, on the device it is: queries, keys, values, gates, time steps, beta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Iterator
 
-from coordinator.gguf.origin import TensorInfo
 from coordinator.spec.model import ModelError
 from coordinator.spec.recurrent import RecurrentSpec
+from coordinator.split.cutter import Cutter
 from coordinator.split.plan import LayerShare, Span
-
-
-class Cutter(Protocol):
-    """What of shards.py is used here."""
-
-    tensors: Mapping[str, TensorInfo]
-
-    def pieces(self, name: str, total: int, spans: list[Span], columns: int | None = None) -> None: ...
-
-    def replicated(self, name: str, *shapes: tuple[int, ...]) -> None: ...
-
-    def vector(self, name: str, length: int) -> None: ...
-
-    def row_parallel(self, name: str, columns: Span, total: int) -> None: ...
 
 
 def cut_recurrent(cutter: Cutter, prefix: str, recurrent: RecurrentSpec, share: LayerShare) -> None:

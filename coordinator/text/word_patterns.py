@@ -83,8 +83,9 @@ YOUTU = _words(_MARKED_WORD + _ENDING, DIGIT, _PATH_SYMBOLS)
 # Digits in threes counted from the right; what stands before them stays with the first group.
 THREES_FROM_RIGHT = r"\G(?:\P{N}*+(?<!\p{N})\p{N}{1,2}(?=(?:\p{N}{3})*+(?!\p{N}))|\P{N}*+\p{N}{3})"
 # The same of ASCII digits, but what follows a group stays with it, up to the next one.
-_NO_GROUP = r"(?:[^0-9]++|(?<![0-9])[0-9]{1,2}(?=(?:[0-9]{3})*+(?![0-9])))"
-BEFORE_THREES = rf"\G(?:{_NO_GROUP}++|[0-9]{{3}}{_NO_GROUP}*+)"
+_BEFORE_GROUPS = r"[0-9]{1,2}(?=(?:[0-9]{3})*+(?![0-9]))"
+_NO_GROUPS = rf"(?:[^0-9]++(?:{_BEFORE_GROUPS})?)"
+BEFORE_THREES = rf"\G(?:(?<![0-9]){_BEFORE_GROUPS}{_NO_GROUPS}*+|[0-9]{{3}}{_NO_GROUPS}*+|{_NO_GROUPS}++)"
 
 # A symbol takes the letters after it, as in .append and #include.
 _CODE = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+", r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+")

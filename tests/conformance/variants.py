@@ -160,11 +160,36 @@ SCALES: dict[str, Value | None] = {
     "residual_scale": 0.22,
     "logit_scale": 6.0,
 }
-DIRECT_QUERIES: dict[str, Shape | None] = {  # DeepSeek-V2-Lite's
-    "blk.*.attn_q_a.weight": None,
-    "blk.*.attn_q_a_norm.weight": None,
-    "blk.*.attn_q_b.weight": None,
-    "blk.*.attn_q.weight": (192, 128),
+LITE: dict[
+    str, Value | None
+] = {  # DeepSeek-V2-Lite's layers, small, and a rank of queries that they don't have
+    "attention.head_count": 2,
+    "attention.kv_lora_rank": 32,
+    "attention.q_lora_rank": 24,
+    "attention.key_length": 40,
+    "attention.value_length": 32,
+    "attention.key_length_mla": 24,
+    "attention.value_length_mla": 12,
+    "rope.dimension_count": 8,
+    "feed_forward_length": 64,
+    "expert_feed_forward_length": 16,
+    "leading_dense_block_count": 26,
+}
+LITE_TENSORS: dict[str, Shape | None] = {
+    **{f"blk.*.attn_q_{name}.weight": None for name in ("a", "a_norm", "b")},
+    "blk.*.attn_q.weight": (48, 128),
+    "blk.*.attn_kv_a_mqa.weight": (40, 128),
+    "blk.*.attn_kv_a_norm.weight": (32,),
+    "blk.*.attn_k_b.weight": (2, 32, 16),
+    "blk.*.attn_v_b.weight": (2, 12, 32),
+    "blk.*.attn_output.weight": (128, 24),
+    "blk.*.ffn_gate_inp.weight": None,
+    "blk.*.exp_probs_b.bias": None,
+    **{f"blk.*.ffn_{name}.weight": None for name in ("gate_up_exps", "down_exps")},
+    **{f"blk.*.ffn_{name}_shexp.weight": None for name in ("gate", "up", "down")},
+    "blk.*.ffn_gate.weight": (64, 128),
+    "blk.*.ffn_up.weight": (64, 128),
+    "blk.*.ffn_down.weight": (128, 64),
 }
 UNDIVIDED: dict[str, Shape | None] = {
     "blk.*.attn_k_b.weight": None,
@@ -214,7 +239,9 @@ VARIANTS: dict[str, Variant] = {
         "deepseek2-moe",
         {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0, "rope.scaling.yarn_log_multiplier": 0.1},
     ),
-    "deepseek2-lite": Variant("deepseek2-moe", tensors=DIRECT_QUERIES, num_layers=26),
+    "deepseek2-lite": Variant(
+        "deepseek2-moe", {**LITE, "expert_count": None, "expert_used_count": None}, LITE_TENSORS, 26
+    ),
     "deepseek2-undivided": Variant(  # as files were before llama.cpp had the absorbed form
         "deepseek2-moe",
         {
@@ -279,6 +306,9 @@ VARIANTS: dict[str, Variant] = {
     "llama-yarn-turns": Variant(
         "llama-dense",
         {**YARN, "rope.scaling.yarn_beta_fast": 8.0, "rope.scaling.yarn_log_multiplier": 0.5},
+    ),
+    "llama-yarn-zero": Variant(  # the original context is the model's
+        "llama-dense", {**YARN, "rope.scaling.original_context_length": 0}, PLAIN
     ),
     "llama4-keys": Variant("llama4-moe", {**YARN, **MEANINGLESS, "attention.chunk_size": 16}),
     "mistral3-experts": Variant("mistral3-dense", FOUR_EXPERTS, EXPERTS),

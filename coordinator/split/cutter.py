@@ -1,0 +1,177 @@
+"""The ways to cut a tensor over ranks.
+
+Pure arithmetic on a tensor table. Knows no device and opens no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coordinator.gguf.origin import TensorInfo, without_leading_ones
+from coordinator.gguf.weight_types import WEIGHT_TYPES
+from coordinator.spec.model import ModelError
+from coordinator.split.plan import Span, covering
+from coordinator.split.shards import ONE, Shard
+
+FLOATS = ("F32", "F16", "BF16")  # that vectors may be of
+
+
+def check_shape(tensor: TensorInfo, expected: tuple[int, ...]) -> None:
+    """Raises ModelError for a tensor of another shape."""
+    if without_leading_ones(tensor.shape) != without_leading_ones(expected):
+        raise ModelError(
+            f"the tensor {tensor.name!r} has the shape {list(tensor.shape)}, expected {list(expected)}"
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where a matrix is: all rows of a tensor, or some of one that holds several matrices."""
+
+    tensor: str  # without ".weight"
+    total: int  # rows of the tensor
+    first: int = 0
+
+
+class Cutter:
+    """Collects the shards of one rank; each method is one way to cut a tensor."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo], rank: int, width: int) -> None:
+        self.tensors, self._rank, self.width = tensors, rank, width
+        self._column_blocks = self._largest_blocks()
+        self.shards: dict[str, Shard] = {}
+
+    def _largest_blocks(self) -> dict[str, int]:
+        """The largest block of each kind of tensor in any layer: all layers share one activation buffer."""
+        blocks: dict[str, int] = {}
+        for name, tensor in self.tensors.items():
+            kind = name.split(".")[2] if name.startswith("blk.") and name.count(".") >= 2 else name
+            blocks[kind] = max(blocks.get(kind, 1), WEIGHT_TYPES[tensor.type].block_columns)
+        return blocks
+
+    def find(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
+        """Raises ModelError for a missing tensor and a wrong shape."""
+        if name not in self.tensors:
+            raise ModelError(f"the model has no tensor {name!r}")
+        check_shape(self.tensors[name], shape)
+        return self.tensors[name]
+
+    def find_floats(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
+        """A tensor of numbers, which a rank holds as float32."""
+        tensor = self.find(name, shape)
+        if tensor.type not in FLOATS:
+            known = ", ".join(FLOATS)
+            raise ModelError(f"the vector {name!r} is of type {tensor.type}; one of {known} is needed")
+        return tensor
+
+    def part_of_vector(self, name: str, span: Span, length: int, device_name: str | None = None) -> None:
+        """A rank's part of a vector."""
+        self.find_floats(name, (length,))
+        self.shards[device_name or name] = Shard(name, "F32", Span(0, 1), span, 0)
+
+    def vector(self, name: str, length: int) -> None:
+        """Replicated on every rank."""
+        self.part_of_vector(name, Span(0, length), length, name)
+
+    def replicated(self, name: str, *shapes: tuple[int, ...]) -> None:
+        """A tensor of numbers as it is, of the first of the shapes unless it has another of them."""
+        found = self.tensors.get(name)
+        shape = found.shape if found is not None and found.shape in shapes else shapes[0]
+        tensor = self.find_floats(name, shape)
+        rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
+        self.shards[name] = Shard(name, "F32", Span(0, rows), Span(0, tensor.columns), 0)
+
+    def pieces(self, name: str, total: int, spans: list[Span], columns: int | None = None) -> None:
+        """Some ranges of a matrix's rows, one after another on the device; parts of the bias go along.
+
+        Its columns are the model's width, or, where they are given, those of a table of numbers.
+        """
+        shape: tuple[int, ...] = (total, columns or self.width)
+        find = self.find if columns is None else self.find_floats
+        found, has_bias = find(name + ".weight", shape), name + ".bias" in self.tensors
+        for index, span in enumerate(spans or [Span(0, 0)]):
+            piece = f"{name}#{index}" if index else name
+            held = Span(0, found.columns)
+            kind = found.type if columns is None else "F32"
+            self.shards[piece + ".weight"] = Shard(found.name, kind, span, held, 0)
+            if has_bias:
+                self.part_of_vector(name + ".bias", span, total, piece + ".bias")
+            self.factor(name, piece, len(span))
+
+    def head_norm(self, name: str, span: str, heads: Span, count: int, length: int) -> None:
+        """Of queries or keys; weights that all heads share are replicated. The bias goes along."""
+        for suffix in (".weight", ".bias"):
+            if suffix == ".bias" and name + suffix not in self.tensors:
+                continue
+            if span == "head":
+                self.vector(name + suffix, length)
+            elif span == "row":
+                self.part_of_vector(name + suffix, heads.scaled(length), count * length)
+            else:
+                tensor = self.find_floats(name + suffix, (count, length))
+                self.shards[name + suffix] = Shard(tensor.name, "F32", heads, Span(0, length), 0)
+
+    def norm(self, name: str) -> None:
+        """Of rows of the residual stream; the bias goes along."""
+        self.vector(name + ".weight", self.width)
+        if name + ".bias" in self.tensors:
+            self.vector(name + ".bias", self.width)
+
+    def row_vector(self, name: str) -> None:
+        """As long as a row of the residual stream."""
+        self.vector(name, self.width)
+
+    def column_parallel(self, name: str, rows: Rows, span: Span) -> None:
+        """By output row, of which the rank holds `span`; the bias goes along. `name` is the device's."""
+        tensor = self.find(rows.tensor + ".weight", (rows.total, self.width))
+        held = Span(rows.first + span.start, rows.first + span.stop)
+        self.shards[name + ".weight"] = Shard(tensor.name, tensor.type, held, Span(0, self.width), 0)
+        if rows.tensor + ".bias" in self.tensors:
+            self.part_of_vector(rows.tensor + ".bias", held, rows.total, name + ".bias")
+        self.factor(rows.tensor, name, len(span))
+
+    def factor(self, tensor: str, name: str, num_rows: int) -> None:
+        """What products with a matrix are multiplied by: one number in the file, one a row on the device."""
+        if tensor + ".scale" in self.tensors:
+            self.find_floats(tensor + ".scale", (1,))
+            self.shards[name + ".scale"] = Shard(tensor + ".scale", "F32", ONE, ONE, 0, repeats=num_rows)
+
+    def matrix(self, name: str, shape: tuple[int, int], rows: Span) -> None:
+        """Some rows of a matrix of any shape."""
+        tensor = self.find(name + ".weight", shape)
+        self.shards[tensor.name] = Shard(tensor.name, tensor.type, rows, Span(0, shape[1]), 0)
+        self.factor(name, name, len(rows))
+
+    def fused_column_parallel(
+        self, prefix: str, parts: tuple[tuple[str, Span, int], ...], fused: str
+    ) -> None:
+        """Matrices, each with the rank's span and its rows, that a file may hold in one tensor `fused`."""
+        total = sum(rows for _, _, rows in parts)
+        whole = self.tensors.get(prefix + fused + ".weight")
+        is_fused = whole is not None and whole.shape[0] == total
+        is_fused = is_fused and any(prefix + name + ".weight" not in self.tensors for name, _, _ in parts)
+        first = 0
+        for name, span, rows in parts:
+            own = Rows(prefix + fused, total, first) if is_fused else Rows(prefix + name, rows)
+            self.column_parallel(prefix + name, own, span)
+            bias = prefix + name + ".bias"  # which may lie apart where weights don't
+            if is_fused and prefix + fused + ".bias" not in self.tensors and bias in self.tensors:
+                self.part_of_vector(bias, span, rows)
+            first += rows
+
+    def touched(self, name: str, columns: Span, total: int) -> tuple[Span, int]:
+        """The columns rounded outwards to blocks, and where its own begin in these."""
+        block = self._column_blocks[name.split(".")[2]]
+        touched = covering(columns, block).scaled(block)
+        held = Span(touched.start, min(touched.stop, total))
+        return held, columns.start - held.start if len(columns) else 0
+
+    def row_parallel(self, name: str, columns: Span, total: int) -> None:
+        """By input column, rounded outwards to blocks; rank 0 adds the bias, once."""
+        tensor = self.find(name + ".weight", (self.width, total))
+        held, offset = self.touched(name, columns, total)
+        self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, self.width), held, offset)
+        if name + ".bias" in self.tensors and self._rank == 0:
+            self.vector(name + ".bias", self.width)
+        self.factor(name, name, self.width)
