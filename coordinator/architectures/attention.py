@@ -5,7 +5,7 @@ Which layers have windows, which rope, and what the defaults are, is as llama.cp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.architectures.metadata import MetadataReader
@@ -25,6 +25,7 @@ class AttentionFeatures:
     chunked: bool = False
     window_rope_base: float | None = None  # of layers with windows, where the file says nothing
     plain_window_rope: bool = False  # whether those turn unscaled
+    plain_window_magnitude: float | None = None  # of their cosines and sines; None: the file's
     full_without_rope: bool = False  # whether layers that see all keys lack rope, where others have windows
     rope_period: int = 0  # of so many layers the last has no rope
     norm: QueryKeyNorm | None = None  # its span follows from the tensors
@@ -77,7 +78,7 @@ def read_attentions(
     """
     count = len(layers)
     windows = _windows(features, read, count)
-    ropes = () if rope is None else _ropes(features, read, rope, any(windows))
+    ropes = () if rope is None else _ropes(features, read, rope, windows)
     temperature = _temperature(features, read, rope, any(windows))
     if features.latent and rope is not None:
         held = [layer for layer in layers if layer is not None]
@@ -136,18 +137,21 @@ def _windows(features: AttentionFeatures, read: MetadataReader, count: int) -> l
 
 
 def _ropes(
-    features: AttentionFeatures, read: MetadataReader, rope: Rope, any_windows: bool
+    features: AttentionFeatures, read: MetadataReader, rope: Rope, windows: Sequence[Window | None]
 ) -> tuple[Rope, ...]:
-    """That of layers which see all keys, and behind it, where it differs, that of layers with windows."""
+    """That of layers which see all keys, and behind it, where it differs, that of layers with windows.
+
+    As many elements turn in all layers as in the first.
+    """
+    if windows[0] is not None:
+        rope = replace(rope, dimension=read.integer("rope.dimension_count_swa", rope.dimension))
     default = features.window_rope_base or rope.base
-    windowed = replace(
-        rope,
-        base=read.number("rope.freq_base_swa", default),
-        dimension=read.integer("rope.dimension_count_swa", rope.dimension),
-    )
+    windowed = replace(rope, base=read.number("rope.freq_base_swa", default))
     if features.plain_window_rope:
-        windowed = replace(windowed, scale=1.0, yarn=None, magnitude=1.0)
-    return (rope, windowed) if any_windows and windowed != rope else (rope,)
+        magnitude = features.plain_window_magnitude or read_magnitude(read, 1.0)
+        windowed = replace(windowed, scale=1.0, yarn=None, magnitude=magnitude)
+    differs = any(windows) and windowed != rope
+    return (rope, windowed) if differs else (rope,)
 
 
 def _turns(features: AttentionFeatures, index: int, window: Window | None, any_windows: bool) -> bool:

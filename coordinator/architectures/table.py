@@ -143,7 +143,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmo2": Architecture(
         head_norm=True,
         block=POST_NORMED,
-        attention=AttentionFeatures(full_period=4, plain_window_rope=True),
+        attention=AttentionFeatures(full_period=4, plain_window_rope=True, plain_window_magnitude=1.0),
     ),
     "phi2": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
     "phi3": Architecture(),
