@@ -15,10 +15,12 @@ READERS: dict[str, tuple[str, ...]] = {
     "attention.max_alibi_bias": ("mpt",),
     "attention.temperature_length": LATENT,
     "rope.dimension_sections": ("glm4", "glm4moe", "qwen35", "qwen35moe"),
+    "rope.scaling.alpha": ("hunyuan-dense",),
     "rope.scaling.yarn_beta_fast": ("mistral3",),
     "rope.scaling.yarn_beta_slow": ("mistral3",),
     "rope.scaling.yarn_log_multiplier": (*LATENT, "mistral3"),
     "expert_gating_func": (*CHOOSING, "minimax-m2"),
+    "expert_weights_norm": CHOOSING,
     "expert_weights_scale": CHOOSING,
 }
 
