@@ -12,7 +12,7 @@ import pytest
 
 from coordinator.architectures.metadata import MetadataReader
 from coordinator.architectures.reader import model_spec
-from coordinator.architectures.rope import still_pairs
+from coordinator.architectures.rope import read_rope, still_pairs
 from coordinator.generation import all_logits
 from coordinator.gguf.header import read_gguf
 from coordinator.scheduler import Scheduler
@@ -20,6 +20,7 @@ from coordinator.spec.model import ModelError, Rope
 from tests import recurrent_models
 from tests.models import Floats, LocalEngine, make_spec, open_model, write_llama
 from tests.recurrent_models import LIMITS, RecurrentModel
+from tests.unit.test_attention_features import spec_of
 from tests.unit.test_experts import experts_spec
 from worker.step.rope_tables import rope_angles
 
@@ -90,6 +91,16 @@ def test_models_that_see_later_tokens_are_refused(tmp_path: Path) -> None:
         open_model(renamed(plain, {"attention.causal": 0}).write(tmp_path / "m.gguf"))
 
 
+def test_layers_of_lfm2_turn_alike_with_windows() -> None:
+    """A base for layers with windows is none that llama.cpp reads for it."""
+    keys: dict[str, Any] = {
+        "attention.head_count_kv": [0, 2],
+        "shortconv.l_cache": 3,
+        "attention.sliding_window": 8,
+    }
+    assert len(spec_of("lfm2", 2, **keys, **{"rope.freq_base_swa": 500.0}).ropes) == 1
+
+
 def test_what_embeds_texts_is_left_out(tmp_path: Path) -> None:
     """LFM2-ColBERT's last product."""
     plain = recurrent_models.lfm2()
@@ -106,15 +117,23 @@ def test_tied_embeddings_may_have_a_bias_behind_them(tmp_path: Path) -> None:
     assert_same_model(tmp_path, dataclasses.replace(plain, tensors=tensors), untied)
 
 
-def test_alpha_raises_the_base_of_the_rope(tmp_path: Path) -> None:
+def test_alpha_raises_the_base_of_the_rope() -> None:
     """The slowest of 4 pairs turns 1000 times slower, the first as before (NTK-aware scaling)."""
-    write_llama(tmp_path / "m.gguf")
     plain, changed = (
-        rope_angles(changed_spec(tmp_path / "m.gguf", **keys).ropes[0], None)
-        for keys in ({}, {"rope.scaling.alpha": 1000.0})
+        rope_angles(read_rope(MetadataReader(keys, "hunyuan-dense"), 8, False, {}), None)
+        for keys in ({}, {"hunyuan-dense.rope.scaling.alpha": 1000.0})
     )
-    assert len(plain) == 4
     np.testing.assert_allclose(plain / changed, 1000.0 ** (np.arange(4) / 3))
+
+
+@pytest.mark.parametrize(
+    "keys", [{"rope.scaling.alpha": 1000.0}, {"expert_weights_norm": True}, {"expert_gating_func": 2}]
+)
+def test_keys_of_other_architectures_say_nothing(keys: dict[str, Any]) -> None:
+    """llama.cpp does not read them for Qwen2's mixtures."""
+    shapes = {"blk.0.ffn_gate_inp.weight": (8, 256), "blk.0.ffn_down_exps.weight": (8, 256, 64)}
+    experts = {"expert_count": 8, "expert_used_count": 2}
+    assert spec_of("qwen2moe", 1, shapes, **experts, **keys) == spec_of("qwen2moe", 1, shapes, **experts)
 
 
 @pytest.mark.parametrize(
