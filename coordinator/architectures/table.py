@@ -106,7 +106,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "seed_oss": Architecture(block=POST_ATTENTION),
     "lfm2": Architecture(
         head_norm=True,
-        attention=AttentionFeatures(full_period=0, one_rope=True),
+        attention=AttentionFeatures(full_period=0),
         recurrent=RecurrentFeatures("convolution"),
         output_norm="token_embd_norm",
         unused_tensors=("dense_2.weight", "dense_2.bias"),  # behind the embeddings of texts
