@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from coordinator.architectures.latent import read_latent_attentions
 from coordinator.architectures.metadata import MetadataReader
-from coordinator.architectures.rope import read_magnitude, sharpness
+from coordinator.architectures.rope import read_magnitude
 from coordinator.gguf.origin import TensorInfo
-from coordinator.spec.attention import Latent, QueryKeyNorm, Temperature, Window
-from coordinator.spec.model import AttentionSpec, ModelError, Rope
+from coordinator.spec.attention import QueryKeyNorm, Temperature, Window
+from coordinator.spec.model import AttentionSpec, Rope
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,11 @@ def read_attentions(
     ropes = () if rope is None else _ropes(features, read, rope, windows)
     temperature = _temperature(features, read, rope, any(windows))
     if features.latent and rope is not None:
-        held = [layer for layer in layers if layer is not None]
-        return _latent_attentions(features, read, held, rope, temperature, tensors)
+        heads = [layer.num_heads for layer in layers if layer is not None]
+        latent, rope = read_latent_attentions(read, heads, rope, tensors, features.plain_latent_rope)
+        if temperature is not None:
+            latent = [replace(attention, has_temperature=True) for attention in latent]
+        return Attentions(tuple(latent), (rope,), temperature, ())
     finished: list[AttentionSpec | None] = []
     unused: list[str] = []
     for index, (layer, window) in enumerate(zip(layers, windows, strict=True)):
@@ -216,54 +220,3 @@ def _temperature(
     if not 0 < length < 2**31:
         raise read.refuse("attention.temperature_length", length, "a number of positions")
     return Temperature(length, scale, 0.0)
-
-
-LATENT_UNIT = 10.0  # files of models with latent attention hold a tenth of yarn's multiplier
-
-
-def _latent_attentions(
-    features: AttentionFeatures,
-    read: MetadataReader,
-    layers: list[LayerHeads],
-    rope: Rope,
-    temperature: Temperature | None,
-    tensors: Mapping[str, TensorInfo],
-) -> Attentions:
-    """Of layers whose only KV head is a vector that all heads' keys and values come of."""
-    rank = read.integer("attention.kv_lora_rank")
-    # Some files name a rank that the model does not have.
-    query_rank = 0 if "blk.0.attn_q.weight" in tensors else read.integer("attention.q_lora_rank", 0)
-    # Files that don't part keys from values have heads of plain lengths.
-    suffix = "" if "blk.0.attn_kv_b.weight" in tensors else "_mla"
-    query_length = read.integer(f"attention.key_length{suffix}")
-    attended = read.integer(f"attention.value_length{suffix}")
-    latent_lengths = (rank, query_length - rope.dimension, attended)
-    if not all(0 < length < 2**31 for length in latent_lengths) or not 0 <= query_rank < 2**31:
-        raise ModelError(
-            f"a latent of {rank} elements with queries of {query_length}, of which {rope.dimension} turn, and"
-            f" values of {latent_lengths[2]} is not possible"
-        )
-    nope_length, value_length = latent_lengths[1:]
-    # Yarn makes scores sharper by a factor of its own: rope_yarn_log_mul in llama.cpp's deepseek2.cpp.
-    multiplier = LATENT_UNIT * read.number("rope.scaling.yarn_log_multiplier", 0.0)
-    stretch = 1 / rope.scale
-    turns_alike = multiplier > 0 and features.plain_latent_rope
-    yarn_stretch = stretch if rope.yarn is not None and not turns_alike else 1.0
-    magnitude = read_magnitude(read, yarn_stretch, LATENT_UNIT)
-    scale = magnitude * sharpness(stretch, multiplier)
-    if rope.yarn is None:
-        scale *= sharpness(stretch, 1.0)
-    spec = Latent(rank, query_rank, nope_length, rope.dimension, value_length)
-    finished = tuple(
-        AttentionSpec(
-            layer.num_heads,
-            1,
-            rank + rope.dimension,
-            rank,
-            scale=scale**2 * query_length**-0.5,
-            has_temperature=temperature is not None,
-            latent=spec,
-        )
-        for layer in layers
-    )
-    return Attentions(finished, (replace(rope, magnitude=magnitude),), temperature, ())

@@ -15,7 +15,6 @@ from coordinator.architectures.recurrent import read_recurrent
 from coordinator.architectures.rope import read_rope, still_pairs
 from coordinator.architectures.table import ARCHITECTURES, Architecture
 from coordinator.gguf.origin import TensorInfo
-from coordinator.spec.attention import QueryKeyNorm
 from coordinator.spec.model import BlockSpec, FeedForwardSpec, LayerSpec, ModelError, ModelSpec, Norm
 from coordinator.spec.recurrent import RecurrentSpec
 
@@ -41,10 +40,7 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         rope = read_rope(read, key_length, _is_interleaved(architecture, read), tensors)
         if architecture.sections_take_turns:
             rope = replace(rope, still_pairs=still_pairs(read, rope.dimension // 2))
-    features = architecture.attention
-    if architecture.head_norm and features.norm is None:
-        features = replace(features, norm=QueryKeyNorm())
-    attentions = read_attentions(features, read, heads, rope, tensors)
+    attentions = read_attentions(architecture.attention, read, heads, rope, tensors)
     return ModelSpec(
         architecture=name,
         embedding_length=width,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from coordinator.architectures.table import ARCHITECTURES
 from coordinator.gguf.origin import TensorInfo
 from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.spec.attention import Latent, QueryKeyNorm
+from coordinator.spec.attention import Latent
 from coordinator.spec.experts import ExpertsSpec
 from coordinator.spec.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
 from coordinator.split.model_shards import layer_norms
@@ -44,8 +44,7 @@ def _spec(
     """
     features = ARCHITECTURES[architecture]
     length = head_length or width // heads[0]
-    norm = QueryKeyNorm() if features.head_norm else None
-    attention = AttentionSpec(*heads, length, length, length**-0.5, head_norm=norm)
+    attention = AttentionSpec(*heads, length, length, length**-0.5, head_norm=features.attention.norm)
     if isinstance(ffn, ExpertsSpec):
         layer = LayerSpec(attention, None, experts=ffn)
     else:

@@ -22,7 +22,6 @@ class Architecture:
     norm: str = "rms"
     activation: str = "silu"
     gated: bool = True
-    head_norm: bool = False  # of queries and keys by their root mean square, before they are turned
     attention: AttentionFeatures = field(default_factory=AttentionFeatures)
     recurrent: RecurrentFeatures | None = None  # of layers that do not attend
     feeds_forward: bool = True
@@ -47,11 +46,11 @@ POST_ATTENTION = BlockSpec(feed_forward_norm="post_attention_norm")
 PARALLEL = BlockSpec(parallel=True, feed_forward_norm="")  # one norm for both parts
 NORMALISED = ExpertFeatures(normalised=True)
 WITH_ROW_GATE = ExpertFeatures(row_gate="ffn_gate_inp_shexp.weight")
+NORMED = AttentionFeatures(norm=QueryKeyNorm())
 OPTIONAL_NORM = AttentionFeatures(norm=QueryKeyNorm("layer"), norm_is_optional=True)
 QWEN35 = Architecture(
     sections_take_turns=True,
-    head_norm=True,
-    attention=AttentionFeatures(gated=True),
+    attention=replace(NORMED, gated=True),
     recurrent=RecurrentFeatures("delta", tiled=True),
     block=POST_ATTENTION,
 )
@@ -99,14 +98,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         experts=ExpertFeatures(gating="softmax_chosen", normalised=False, activation="swiglu_oai"),
     ),
     "qwen2": Architecture(),
-    "qwen3": Architecture(head_norm=True, unused_tensors=CLASSIFIER),
+    "qwen3": Architecture(attention=NORMED, unused_tensors=CLASSIFIER),
     "qwen35": QWEN35,
     "qwen35moe": QWEN35_MOE,
     "qwen3next": replace(QWEN35_MOE, sections_take_turns=False, recurrent=RecurrentFeatures("delta")),
     "seed_oss": Architecture(block=POST_ATTENTION),
     "lfm2": Architecture(
-        head_norm=True,
-        attention=AttentionFeatures(full_period=0),
+        attention=replace(NORMED, full_period=0),
         recurrent=RecurrentFeatures("convolution"),
         output_norm="token_embd_norm",
         unused_tensors=("dense_2.weight", "dense_2.bias"),  # behind the embeddings of texts
@@ -118,9 +116,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         block=BlockSpec(feed_forward_norm=""),
     ),
     "exaone4": Architecture(
-        head_norm=True,
         block=POST_NORMED,
-        attention=AttentionFeatures(full_period=4, window=4096, window_layers=64, full_without_rope=True),
+        attention=replace(NORMED, full_period=4, window=4096, window_layers=64, full_without_rope=True),
     ),
     "hunyuan-dense": Architecture(attention=AttentionFeatures(norm=QueryKeyNorm(after_rope=True))),
     "gemma": Architecture(activation="gelu", widened_embeddings=True),
@@ -135,15 +132,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         activation="gelu",
         widened_embeddings=True,
         block=SANDWICHED,
-        head_norm=True,
-        attention=AttentionFeatures(
-            full_period=6, window_rope_base=10000.0, plain_window_rope=True, width_scale_layers=62
+        attention=replace(
+            NORMED, full_period=6, window_rope_base=10000.0, plain_window_rope=True, width_scale_layers=62
         ),
     ),
     "olmo2": Architecture(
-        head_norm=True,
         block=POST_NORMED,
-        attention=AttentionFeatures(full_period=4, plain_window_rope=True, plain_window_magnitude=1.0),
+        attention=replace(NORMED, full_period=4, plain_window_rope=True, plain_window_magnitude=1.0),
     ),
     "phi2": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
     "phi3": Architecture(),
@@ -182,21 +177,21 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention=replace(OPTIONAL_NORM, norm_follows_queries=True),
     ),
     "qwen2moe": Architecture(experts=WITH_ROW_GATE),
-    "qwen3moe": Architecture(head_norm=True, experts=NORMALISED),
-    "olmoe": Architecture(head_norm=True, experts=ExpertFeatures(normalised=False)),
+    "qwen3moe": Architecture(attention=NORMED, experts=NORMALISED),
+    "olmoe": Architecture(attention=NORMED, experts=ExpertFeatures(normalised=False)),
     "granitemoe": GRANITE,
     "phimoe": Architecture(experts=NORMALISED),
     "hunyuan-moe": Architecture(
         attention=AttentionFeatures(norm=QueryKeyNorm(after_rope=True)), experts=NORMALISED
     ),
-    "minimax-m2": Architecture(head_norm=True, experts=ExpertFeatures(gating="sigmoid", normalised=True)),
-    "dots1": Architecture(head_norm=True, experts=ExpertFeatures()),
+    "minimax-m2": Architecture(attention=NORMED, experts=ExpertFeatures(gating="sigmoid", normalised=True)),
+    "dots1": Architecture(attention=NORMED, experts=ExpertFeatures()),
     "glm4moe": Architecture(
         block=POST_ATTENTION,
-        attention=AttentionFeatures(norm=QueryKeyNorm(), norm_is_optional=True),  # GLM-4.5-Air has none
+        attention=replace(NORMED, norm_is_optional=True),  # GLM-4.5-Air has none
         experts=ExpertFeatures(gating="sigmoid"),
     ),
-    "bailingmoe2": Architecture(head_norm=True, experts=ExpertFeatures(gating="sigmoid")),
+    "bailingmoe2": Architecture(attention=NORMED, experts=ExpertFeatures(gating="sigmoid")),
     "ernie4_5-moe": Architecture(
         interleaved_rope=True, experts=NORMALISED, unused_in_layers=("attn_output.bias",)
     ),

@@ -51,7 +51,7 @@ def features(row: Architecture) -> list[str]:
         "sinks": attention.sinks,
         "gated attention": attention.gated,
         "softcaps": attention.softcap is not None,
-        "query-key norm": row.head_norm or attention.norm is not None,
+        "query-key norm": attention.norm is not None,
         "layer norm": row.norm == "layer",
         "post-norms": bool(block.attention_post_norm),
         "parallel block": block.parallel or row.parallel_without_norm,
