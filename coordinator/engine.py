@@ -16,8 +16,9 @@ from coordinator.gguf.origin import Origin, TensorInfo
 from coordinator.measuring.reduce_times import ReduceClock, ReduceTimes
 from coordinator.measuring.trace import Trace
 from coordinator.messages import Attached, Connect, Load, Progress, Ready, Shutdown, Step, StepDone
-from coordinator.spec.model import ModelSpec
-from coordinator.split.plan import Limits, RankShare, num_all_reduces, padded, shares_routing
+from coordinator.model.spec import ModelSpec
+from coordinator.split.limits import Limits
+from coordinator.split.plan import RankShare, num_all_reduces, padded, shares_routing
 
 Floats = npt.NDArray[np.float32]
 # A rank that waits for another gives up first, and knows whom it waited for.

@@ -10,8 +10,9 @@ import numpy as np
 
 from coordinator import wire
 from coordinator.gguf.origin import Origin, TensorInfo
-from coordinator.spec.model import ModelSpec
-from coordinator.split.plan import Limits, RankShare
+from coordinator.model.spec import ModelSpec
+from coordinator.split.limits import Limits
+from coordinator.split.plan import RankShare
 from coordinator.wire import Float32s, Frame, Int32s
 
 PROTOCOL_VERSION = 3

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from coordinator.messages import Step
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 
 
 class CapacityError(RuntimeError):

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coordinator.gguf.header import GgufError
+from coordinator.model.spec import ModelError
 from coordinator.sampler import LogitsError, SamplingParameters
 from coordinator.scheduler import CapacityError
-from coordinator.spec.model import ModelError
 from coordinator.split.plan import PlanError
 from coordinator.text.tokenizer import TokenizerError
 from launcher.commands.bench import BenchConfig, bench

@@ -10,8 +10,9 @@ from typing import Final, Literal
 from coordinator.architectures.shapes import SHAPES, shape_tensors
 from coordinator.gguf.weight_types import WEIGHT_TYPES
 from coordinator.kv_types import KV_TYPES
-from coordinator.spec.model import ModelError
-from coordinator.split.plan import ACTIVATIONS, EXPERT_SPLITS, MAX_RANKS
+from coordinator.model.spec import ModelError
+from coordinator.split.limits import ACTIVATIONS
+from coordinator.split.plan import EXPERT_SPLITS, MAX_RANKS
 from worker.device import FEATURES
 
 

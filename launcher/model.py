@@ -9,9 +9,9 @@ from coordinator.architectures.reader import model_spec
 from coordinator.architectures.shapes import SHAPES, shape_tensors
 from coordinator.gguf.origin import Origin, TensorInfo
 from coordinator.gguf.parts import read_model
-from coordinator.spec.model import ModelError, ModelSpec
+from coordinator.model.spec import ModelError, ModelSpec
+from coordinator.split.limits import Limits
 from coordinator.split.model_shards import check_tensors
-from coordinator.split.plan import Limits
 from launcher.config import RandomModel, RunConfig, UsageError
 from launcher.overrides import overridden
 

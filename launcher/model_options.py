@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.split.plan import ACTIVATIONS, EXPERT_SPLITS
+from coordinator.split.limits import ACTIVATIONS
+from coordinator.split.plan import EXPERT_SPLITS
 from launcher.config import ALL_REDUCES, COLLECTIVES
 from launcher.fitting.context_fit import MAX_ROWS
 

@@ -14,7 +14,8 @@ from coordinator.engine import Engine, EngineConfig
 from coordinator.garbage import collected_by_hand
 from coordinator.messages import Attached, Ready
 from coordinator.scheduler import Scheduler
-from coordinator.split.plan import Limits, RankShare
+from coordinator.split.limits import Limits
+from coordinator.split.plan import RankShare
 from launcher.config import RunConfig, RunError
 from launcher.fitting.arrange import Arrangement
 from launcher.model import Model

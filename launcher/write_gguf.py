@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coordinator.architectures.shapes import SHAPES, shape_tensors
-from coordinator.spec.model import ModelSpec
+from coordinator.model.spec import ModelSpec
 from launcher.config import RandomModel, UsageError
 from worker.weights.random_weights import RandomWeights
 

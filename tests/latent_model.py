@@ -12,8 +12,8 @@ import numpy.typing as npt
 from gguf.quants import dequantize, quantize
 
 from coordinator.architectures.shapes import tensor_shapes
-from coordinator.spec.attention import Latent
-from coordinator.spec.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
+from coordinator.model.attention import Latent
+from coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
 from tests.models import Floats, kind_of
 
 Doubles = npt.NDArray[np.float64]

@@ -22,9 +22,10 @@ from coordinator.gguf.origin import TensorInfo
 from coordinator.gguf.parts import GgufModel, read_model
 from coordinator.gguf.weight_types import WEIGHT_TYPES
 from coordinator.messages import Load, Step
-from coordinator.spec.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
+from coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
+from coordinator.split.limits import Limits
 from coordinator.split.model_shards import check_tensors, rank_shards
-from coordinator.split.plan import Limits, RankShare, make_plan, padded
+from coordinator.split.plan import RankShare, make_plan, padded
 from coordinator.split.shards import Shard
 from launcher.config import RandomModel, RunConfig
 from launcher.write_gguf import add_metadata

@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from tests.models import stored
 
 Floats = npt.NDArray[np.float32]

@@ -1,7 +1,7 @@
 """Imports run one way: the packages import each other only along the arrows of the design.
 
 launcher -> coordinator, worker
-worker   -> coordinator.messages, kv_types and garbage, coordinator.spec, coordinator.split,
+worker   -> coordinator.messages, kv_types and garbage, coordinator.model, coordinator.split,
             coordinator.gguf.origin and weight_types, collectives, shaders
 coordinator, collectives, shaders -> none of the other four
 """
@@ -20,7 +20,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "worker": (
         *("coordinator.messages", "coordinator.kv_types", "coordinator.garbage"),
         *(
-            "coordinator.spec",
+            "coordinator.model",
             "coordinator.split",
             "coordinator.gguf.origin",
             "coordinator.gguf.weight_types",

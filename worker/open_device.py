@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from worker.device import Device, DeviceOptions
 
 

@@ -12,8 +12,8 @@ from coordinator.architectures.latent import read_latent_attentions
 from coordinator.architectures.metadata import MetadataReader
 from coordinator.architectures.rope import read_magnitude
 from coordinator.gguf.origin import TensorInfo
-from coordinator.spec.attention import QueryKeyNorm, Temperature, Window
-from coordinator.spec.model import AttentionSpec, Rope
+from coordinator.model.attention import QueryKeyNorm, Temperature, Window
+from coordinator.model.spec import AttentionSpec, Rope
 
 
 @dataclass(frozen=True)

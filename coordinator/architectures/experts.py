@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from coordinator.architectures.metadata import MetadataReader
 from coordinator.gguf.origin import TensorInfo
-from coordinator.spec.experts import ExpertsSpec, expert_problem
-from coordinator.spec.model import FeedForwardSpec, ModelError
+from coordinator.model.experts import ExpertsSpec, expert_problem
+from coordinator.model.spec import FeedForwardSpec, ModelError
 
 
 @dataclass(frozen=True)

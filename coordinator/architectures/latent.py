@@ -8,8 +8,8 @@ from dataclasses import replace
 from coordinator.architectures.metadata import MetadataReader
 from coordinator.architectures.rope import read_magnitude, sharpness
 from coordinator.gguf.origin import TensorInfo
-from coordinator.spec.attention import Latent
-from coordinator.spec.model import AttentionSpec, ModelError, Rope
+from coordinator.model.attention import Latent
+from coordinator.model.spec import AttentionSpec, ModelError, Rope
 
 LATENT_UNIT = 10.0  # files of models with latent attention hold a tenth of yarn's multiplier
 

@@ -15,8 +15,8 @@ from coordinator.architectures.recurrent import read_recurrent
 from coordinator.architectures.rope import read_rope, still_pairs
 from coordinator.architectures.table import ARCHITECTURES, Architecture
 from coordinator.gguf.origin import TensorInfo
-from coordinator.spec.model import BlockSpec, FeedForwardSpec, LayerSpec, ModelError, ModelSpec, Norm
-from coordinator.spec.recurrent import RecurrentSpec
+from coordinator.model.recurrent import RecurrentSpec
+from coordinator.model.spec import BlockSpec, FeedForwardSpec, LayerSpec, ModelError, ModelSpec, Norm
 
 
 def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> ModelSpec:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from coordinator.architectures.metadata import MetadataReader
 from coordinator.gguf.origin import TensorInfo
-from coordinator.spec.model import ModelError, Rope, Yarn
+from coordinator.model.spec import ModelError, Rope, Yarn
 
 FACTORS = "rope_freqs.weight"  # llama 3's
 SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"  # longrope's

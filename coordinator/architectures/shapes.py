@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from coordinator.architectures.table import ARCHITECTURES
 from coordinator.gguf.origin import TensorInfo
 from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.spec.attention import Latent
-from coordinator.spec.experts import ExpertsSpec
-from coordinator.spec.model import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
+from coordinator.model.attention import Latent
+from coordinator.model.experts import ExpertsSpec
+from coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
 from coordinator.split.model_shards import layer_norms
 
 

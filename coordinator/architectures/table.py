@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from coordinator.architectures.attention import AttentionFeatures
 from coordinator.architectures.experts import ExpertFeatures
 from coordinator.architectures.recurrent import RecurrentFeatures
-from coordinator.spec.attention import QueryKeyNorm, Temperature
-from coordinator.spec.model import BlockSpec
+from coordinator.model.attention import QueryKeyNorm, Temperature
+from coordinator.model.spec import BlockSpec
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 from coordinator.gguf.origin import TensorInfo, file_hash, without_leading_ones
 from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.spec.model import ModelError
+from coordinator.model.spec import ModelError
 
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4

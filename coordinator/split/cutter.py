@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from coordinator.gguf.origin import TensorInfo, without_leading_ones
 from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.spec.model import ModelError
+from coordinator.model.spec import ModelError
 from coordinator.split.plan import Span, covering
 from coordinator.split.shards import ONE, Shard
 

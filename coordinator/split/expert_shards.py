@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coordinator.spec.experts import ExpertsSpec
+from coordinator.model.experts import ExpertsSpec
 from coordinator.split.cutter import Cutter, Rows
 from coordinator.split.plan import LayerShare, Span
 from coordinator.split.shards import Shard

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from coordinator.spec.attention import Latent
-from coordinator.spec.model import AttentionSpec
+from coordinator.model.attention import Latent
+from coordinator.model.spec import AttentionSpec
 from coordinator.split.cutter import Cutter
 from coordinator.split.plan import LayerShare, Span
 from coordinator.split.shards import Shard

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from coordinator.gguf.origin import TensorInfo
-from coordinator.spec.model import AttentionSpec, FeedForwardSpec, ModelError, ModelSpec
+from coordinator.model.spec import AttentionSpec, FeedForwardSpec, ModelError, ModelSpec
 from coordinator.split.cutter import Cutter, Rows, check_shape
 from coordinator.split.expert_shards import cut_experts
 from coordinator.split.latent_shards import cut_latent_attention

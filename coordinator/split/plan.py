@@ -11,10 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coordinator.kv_types import KV_TYPES
-from coordinator.spec.experts import ExpertsSpec
-from coordinator.spec.model import LayerSpec, ModelSpec
-from coordinator.spec.recurrent import RecurrentSpec
+from coordinator.model.experts import ExpertsSpec
+from coordinator.model.recurrent import RecurrentSpec
+from coordinator.model.spec import LayerSpec, ModelSpec
 
 MAX_RANKS = 8
 MAX_WEIGHT = 1e15  # of a rank: more than any device has bytes, and sums stay finite
@@ -66,35 +65,6 @@ class RankShare:
     rank: int
     layers: tuple[LayerShare, ...]
     vocabulary: Span
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The sizes that every rank allocates for."""
-
-    context_length: int  # positions of one sequence
-    num_blocks: int  # of the paged KV cache, over all sequences
-    block_length: int = 32  # positions in one block
-    max_rows: int = 256  # of one step: decode rows and prefill rows together
-    max_logit_rows: int = 32  # rows of one step that get logits
-    kv_type: str = "f16"
-    activations: str = "f32"  # what products multiply weights by
-    num_slots: int = 0  # sequences whose recurrent state has a place; 0 for a model that has none
-
-    def __post_init__(self) -> None:
-        for name in ("context_length", "num_blocks", "block_length", "max_rows", "max_logit_rows"):
-            if not 0 < getattr(self, name) < 2**31:
-                raise PlanError(f"{name} is {getattr(self, name)}; it must be positive")
-        if not 0 <= self.num_slots < 2**31:
-            raise PlanError(f"num_slots is {self.num_slots}; it must not be negative")
-        if self.kv_type not in KV_TYPES:
-            raise PlanError(f"the KV type {self.kv_type!r} is unknown; known: {', '.join(KV_TYPES)}")
-        if self.activations not in ACTIVATIONS:
-            known = ", ".join(ACTIVATIONS)
-            raise PlanError(f"the activations {self.activations!r} are unknown; known: {known}")
-
-
-ACTIVATIONS = ("f32", "f16", "q8")
 
 
 def split(total: int, weights: Sequence[float], unit: int = 1) -> list[Span]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from coordinator.spec.model import ModelError
-from coordinator.spec.recurrent import RecurrentSpec
+from coordinator.model.recurrent import RecurrentSpec
+from coordinator.model.spec import ModelError
 from coordinator.split.cutter import Cutter
 from coordinator.split.plan import LayerShare, Span
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 from coordinator.measuring.benchmark import Measurement
 from coordinator.messages import Ready
+from coordinator.split.limits import Limits
 from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import Limits, RankShare
+from coordinator.split.plan import RankShare
 from launcher.devices import DeviceChoice
 from launcher.model import Model
 from worker.buffers.state import state_buffers

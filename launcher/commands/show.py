@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from coordinator.generation import all_logits
-from coordinator.spec.model import LayerSpec, ModelSpec
+from coordinator.model.spec import LayerSpec, ModelSpec
 from coordinator.split.plan import RankShare, Span
 from launcher.config import RunConfig, UsageError
 from launcher.devices import list_devices, planned_devices, select_devices

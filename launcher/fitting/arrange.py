@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coordinator.split.plan import Limits, RankShare, make_plan
+from coordinator.split.limits import Limits
+from coordinator.split.plan import RankShare, make_plan
 from launcher.config import RunConfig
 from launcher.devices import DeviceChoice
 from launcher.fitting.auto_split import choose_weights

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from launcher.config import DEFAULT_CONTEXT, RunConfig
 from launcher.devices import DeviceChoice
 from launcher.fitting.fit import RankNeeds, exceeds_allocation

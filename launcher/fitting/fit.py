@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.gguf.origin import TensorInfo
-from coordinator.spec.model import ModelSpec
+from coordinator.model.spec import ModelSpec
+from coordinator.split.limits import Limits
 from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import Limits, RankShare, padded
+from coordinator.split.plan import RankShare, padded
 from coordinator.split.shards import Shard
 from launcher.config import UsageError
 from launcher.devices import DeviceChoice

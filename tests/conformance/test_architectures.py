@@ -13,8 +13,9 @@ import pytest
 
 from coordinator.generation import all_logits
 from coordinator.scheduler import Scheduler
+from coordinator.split.limits import Limits
 from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import EXPERT_SPLITS, Limits, make_plan, num_all_reduces
+from coordinator.split.plan import EXPERT_SPLITS, make_plan, num_all_reduces
 from tests.conformance.conftest import Reference, error
 from tests.conftest import manifest_of
 from tests.drivers import driver_variables, find_lavapipe

@@ -10,8 +10,8 @@ import pytest
 from collectives import Collective
 from coordinator.architectures.reader import model_spec
 from coordinator.gguf.origin import TensorInfo
-from coordinator.spec.attention import QueryKeyNorm, Temperature, Window
-from coordinator.spec.model import ModelError, ModelSpec
+from coordinator.model.attention import QueryKeyNorm, Temperature, Window
+from coordinator.model.spec import ModelError, ModelSpec
 from coordinator.split.model_shards import rank_shards
 from coordinator.split.plan import make_plan
 from tests.models import tensor_infos, tensor_shapes

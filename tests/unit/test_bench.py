@@ -18,9 +18,9 @@ from coordinator.measuring.benchmark import Measurement, Test, measure
 from coordinator.measuring.ledger import KINDS, make_ledger
 from coordinator.measuring.reduce_times import ReduceClock
 from coordinator.messages import Step
+from coordinator.model.experts import ExpertsSpec
+from coordinator.model.spec import LayerSpec
 from coordinator.scheduler import Scheduler, Sequence
-from coordinator.spec.experts import ExpertsSpec
-from coordinator.spec.model import LayerSpec
 from coordinator.split.model_shards import check_tensors, rank_shards
 from coordinator.split.plan import make_plan
 from launcher.commands.ledger_report import ledger_table

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.architectures.shapes import SHAPES
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from launcher.config import DEFAULT_CONTEXT, RandomModel, RunConfig, UsageError
 from launcher.devices import DeviceChoice
 from launcher.fitting.arrange import Arrangement, arrange, say_arrangement

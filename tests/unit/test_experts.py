@@ -20,9 +20,9 @@ from coordinator.architectures.table import ARCHITECTURES
 from coordinator.generation import all_logits
 from coordinator.gguf.header import read_gguf
 from coordinator.gguf.origin import TensorInfo
+from coordinator.model.experts import ExpertsSpec
+from coordinator.model.spec import FeedForwardSpec, LayerSpec, ModelError, ModelSpec
 from coordinator.scheduler import Scheduler
-from coordinator.spec.experts import ExpertsSpec
-from coordinator.spec.model import FeedForwardSpec, LayerSpec, ModelError, ModelSpec
 from coordinator.split.model_shards import check_tensors, rank_shards
 from coordinator.split.plan import EXPERT_SPLITS, RankShare, Span, make_plan
 from coordinator.split.shards import Shard

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.split.plan import Limits, PlanError, make_plan
+from coordinator.split.limits import Limits
+from coordinator.split.plan import PlanError, make_plan
 from launcher.config import UsageError
 from launcher.devices import DeviceChoice
 from launcher.fitting.arrange import arrange

@@ -22,7 +22,7 @@ from coordinator.architectures.reader import model_spec
 from coordinator.gguf.header import GgufError, GgufFile, read_gguf
 from coordinator.gguf.weight_types import WEIGHT_TYPES
 from coordinator.messages import Step
-from coordinator.spec.model import ModelError
+from coordinator.model.spec import ModelError
 from coordinator.split.model_shards import check_tensors
 from coordinator.split.plan import PlanError
 from coordinator.text.tokenizer import TokenizerError, load_tokenizer

@@ -19,7 +19,7 @@ import worker.weights.model_file
 from coordinator.architectures.shapes import Shape, shape_tensors
 from coordinator.gguf.parts import GgufModel
 from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.spec.model import ModelSpec
+from coordinator.model.spec import ModelSpec
 from coordinator.split.model_shards import rank_shards
 from coordinator.split.plan import RankShare, make_plan
 from launcher.write_gguf import add_metadata

@@ -13,9 +13,9 @@ import pytest
 from coordinator.architectures.reader import model_spec
 from coordinator.generation import all_logits
 from coordinator.gguf.header import read_gguf
+from coordinator.model.attention import Temperature
+from coordinator.model.spec import ModelError
 from coordinator.scheduler import Scheduler
-from coordinator.spec.attention import Temperature
-from coordinator.spec.model import ModelError
 from coordinator.split.model_shards import rank_shards
 from coordinator.split.plan import make_plan
 from tests.latent_model import latent_logits, latent_spec, write_latent

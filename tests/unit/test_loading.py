@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from coordinator.architectures.shapes import SHAPES, shape_tensors
+from coordinator.split.limits import Limits
 from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import Limits, make_plan
+from coordinator.split.plan import make_plan
 from worker.buffers.table import weight_buffers
 from worker.device import FillPlaces, Place
 from worker.numpy.device import NumpyDevice

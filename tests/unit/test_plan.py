@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from coordinator.gguf.origin import TensorInfo
 from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.spec.model import ModelError, ModelSpec
+from coordinator.model.spec import ModelError, ModelSpec
 from coordinator.split.model_shards import check_tensors, rank_shards
 from coordinator.split.plan import COLUMN_TILE, PlanError, Span, make_plan, split
 from coordinator.split.shards import Shard

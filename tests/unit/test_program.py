@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.spec.model import ModelSpec
+from coordinator.model.spec import ModelSpec
+from coordinator.split.limits import ACTIVATIONS, Limits
 from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import ACTIVATIONS, Limits, RankShare, make_plan, num_all_reduces, padded
+from coordinator.split.plan import RankShare, make_plan, num_all_reduces, padded
 from coordinator.split.shards import Shard
 from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
 from worker.buffers.table import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers

@@ -15,8 +15,8 @@ from coordinator.architectures.reader import model_spec
 from coordinator.architectures.rope import read_rope, still_pairs
 from coordinator.generation import all_logits
 from coordinator.gguf.header import read_gguf
+from coordinator.model.spec import ModelError, Rope
 from coordinator.scheduler import Scheduler
-from coordinator.spec.model import ModelError, Rope
 from tests import recurrent_models
 from tests.models import Floats, LocalEngine, make_spec, open_model, write_llama
 from tests.recurrent_models import LIMITS, RecurrentModel

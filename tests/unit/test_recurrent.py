@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.generation import all_logits
+from coordinator.model.recurrent import RecurrentSpec
+from coordinator.model.spec import ModelError
 from coordinator.scheduler import Scheduler
 from coordinator.scheduler import Sequence as Prompt
-from coordinator.spec.model import ModelError
-from coordinator.spec.recurrent import RecurrentSpec
+from coordinator.split.limits import Limits
 from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import Limits, PlanError, Span, make_plan, num_all_reduces
+from coordinator.split.plan import PlanError, Span, make_plan, num_all_reduces
 from launcher.fitting.fit import RankNeeds
 from tests import recurrent_models
 from tests.models import LocalEngine, examples, make_spec, open_model

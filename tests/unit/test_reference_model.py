@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from coordinator.generation import all_logits
+from coordinator.model.spec import ModelSpec
 from coordinator.scheduler import Scheduler
-from coordinator.spec.model import ModelSpec
 from tests.models import FACTORS, LIMITS, Floats, LocalEngine, make_spec, write_llama
 
 Doubles = npt.NDArray[np.float64]

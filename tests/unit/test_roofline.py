@@ -9,7 +9,8 @@ from coordinator.gguf.origin import Origin
 from coordinator.measuring.benchmark import Measurement, Test
 from coordinator.measuring.ledger import make_ledger
 from coordinator.messages import Ready
-from coordinator.split.plan import EXPERT_SPLITS, Limits, make_plan
+from coordinator.split.limits import Limits
+from coordinator.split.plan import EXPERT_SPLITS, make_plan
 from launcher.commands.roofline import Roofline, roofline_text, rooflines
 from launcher.devices import DeviceChoice
 from launcher.model import Model

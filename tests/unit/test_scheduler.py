@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from coordinator.messages import Step
 from coordinator.scheduler import CapacityError, Run, Scheduler, Sequence
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from tests.models import LIMITS, examples
 
 LIMITS_DRAWN = st.builds(

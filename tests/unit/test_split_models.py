@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from coordinator.generation import all_logits
 from coordinator.gguf.weight_types import WEIGHT_TYPES
+from coordinator.model.spec import FeedForwardSpec, ModelSpec
 from coordinator.scheduler import Scheduler
-from coordinator.spec.model import FeedForwardSpec, ModelSpec
 from coordinator.split.model_shards import rank_shards
 from coordinator.split.plan import make_plan
 from tests.models import (

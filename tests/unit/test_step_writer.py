@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.messages import Step
-from coordinator.split.plan import Limits, make_plan
+from coordinator.split.limits import Limits
+from coordinator.split.plan import make_plan
 from tests.models import LIMITS, Rank, examples, make_spec, open_model, write_llama
 from worker.buffers.table import MAX_ATTENTION_CHUNK, activation_buffers, attention_slots
 from worker.step.buffer import HEADER_WORDS, INDIRECT_WORD, StepLayout, StepView

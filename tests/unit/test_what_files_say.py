@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.spec.attention import Window
-from coordinator.spec.model import ModelSpec, Yarn
+from coordinator.model.attention import Window
+from coordinator.model.spec import ModelSpec, Yarn
 from coordinator.split.model_shards import check_tensors
 from tests.models import tensor_infos
 from tests.unit.test_attention_features import spec_of

@@ -18,8 +18,9 @@ from coordinator import messages
 from coordinator.gguf.origin import FilePart, Origin
 from coordinator.kv_types import KV_TYPES
 from coordinator.messages import Hello, Load, Message, Shutdown, Step, StepDone, decode, encode
-from coordinator.spec.model import ModelSpec
-from coordinator.split.plan import Limits, Span
+from coordinator.model.spec import ModelSpec
+from coordinator.split.limits import Limits
+from coordinator.split.plan import Span
 from coordinator.wire import Frame, WireError
 from tests.models import LIMITS, SPEC, examples
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from tests.blocks import tame_rows
 from worker.buffers.table import Buffer, Placement
 from worker.device import Device

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from tests.conftest import manifest_of
 from tests.drivers import driver_variables, find_lavapipe, find_swiftshader, find_validation_layer
 from tests.vulkan.reused_device import ReusedDevice

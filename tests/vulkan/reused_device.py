@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from tests.vulkan.cases import Case
 from worker.device import DeviceOptions
 from worker.vulkan.device import VulkanDevice

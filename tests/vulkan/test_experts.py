@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.spec.experts import GATINGS
+from coordinator.model.experts import GATINGS
 from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, random_matrix
 from tests.vulkan.reused_device import ReusedDevice
 from worker.formats import FORMATS

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from coordinator.generation import all_logits
+from coordinator.model.spec import ModelSpec
 from coordinator.scheduler import Scheduler
-from coordinator.spec.model import ModelSpec
 from tests.latent_model import latent_logits, latent_spec, write_latent
 from tests.models import LIMITS, LocalEngine
 from tests.vulkan.conftest import Opener

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from coordinator.messages import Step
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from tests.models import LIMITS, LocalEngine, make_spec, write_llama
 from tests.vulkan.conftest import Opener
 from worker.device import FEATURES, Device, DeviceError

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from coordinator.spec.model import ModelSpec
-from coordinator.spec.recurrent import RecurrentSpec
-from coordinator.split.plan import Limits, PlanError, RankShare
+from coordinator.model.recurrent import RecurrentSpec
+from coordinator.model.spec import ModelSpec
+from coordinator.split.limits import Limits
+from coordinator.split.plan import PlanError, RankShare
 from worker.buffers.table import Buffer
 from worker.ops.recurrent import STATE_STEP
 from worker.programs.recurrent import convolution_state, convolved_length, heads_state

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.spec.model import ModelSpec
-from coordinator.split.plan import Limits, RankShare, padded
+from coordinator.model.spec import ModelSpec
+from coordinator.split.limits import Limits
+from coordinator.split.plan import RankShare, padded
 from coordinator.split.shards import Shard
 from worker.buffers.feed_forward import activated_lengths
 from worker.numpy.quantized import row_words

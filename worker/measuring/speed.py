@@ -16,7 +16,8 @@ import numpy as np
 
 from coordinator.gguf.origin import TensorInfo
 from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.split.plan import Limits, Span
+from coordinator.split.limits import Limits
+from coordinator.split.plan import Span
 from coordinator.split.shards import Shard
 from shaders.load import kernels_hash
 from worker.buffers.table import Buffer, Placement

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from worker.device import DeviceError, DeviceOptions
 from worker.ops.attention import Attention
 from worker.ops.common import MatMul

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from worker.buffers.table import Buffer
 from worker.device import FillPlaces, Place
 from worker.numpy.attention import attention, attention_combine, rope_cache

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from worker.buffers.table import Buffer
 from worker.numpy.cache import NumpyCache
 from worker.ops.common import RowSet

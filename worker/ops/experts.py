@@ -45,7 +45,7 @@ class Route:
 
     count: int  # experts
     used: int
-    gating: str  # one of coordinator.spec.experts.GATINGS
+    gating: str  # one of coordinator.model.experts.GATINGS
     normalised: bool
     scale: float
     num_groups: int

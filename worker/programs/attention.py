@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.spec.model import AttentionSpec
+from coordinator.model.spec import AttentionSpec
 from coordinator.split.plan import LayerShare, padded
 from worker.ops.attention import (
     HEAD_SUMS,

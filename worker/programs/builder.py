@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from coordinator.spec.model import ModelSpec
+from coordinator.model.spec import ModelSpec
 from coordinator.split.plan import RankShare
 from coordinator.split.shards import Shard
 from worker.formats import FORMATS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.spec.experts import ExpertsSpec
+from coordinator.model.experts import ExpertsSpec
 from coordinator.split.expert_shards import EXPERT_BIAS
 from coordinator.split.plan import LayerShare
 from worker.ops.experts import (

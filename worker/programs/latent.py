@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.spec.attention import Latent
+from coordinator.model.attention import Latent
 from coordinator.split.plan import padded
 from worker.ops.attention import AttentionCombine, HeadNorm, Heads
 from worker.ops.latent import CopyHeads, HeadProducts, Place

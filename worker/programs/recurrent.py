@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.spec.recurrent import RecurrentSpec
+from coordinator.model.recurrent import RecurrentSpec
 from coordinator.split.plan import LayerShare, shares_norm
 from worker.ops.recurrent import (
     SQUARE_SUMS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from coordinator.spec.model import FeedForwardSpec, ModelSpec
+from coordinator.model.spec import FeedForwardSpec, ModelSpec
 from coordinator.split.plan import LayerShare, RankShare
 from coordinator.split.shards import Shard
 from worker.buffers.feed_forward import activated_name

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.gguf.origin import TensorInfo
-from coordinator.spec.attention import Temperature
-from coordinator.spec.model import ModelError, Rope, Yarn
+from coordinator.model.attention import Temperature
+from coordinator.model.spec import ModelError, Rope, Yarn
 from worker.weights.source import WeightSource
 
 Floats = npt.NDArray[np.float32]

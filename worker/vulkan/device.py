@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from worker.buffers.table import Buffer
 from worker.device import DeviceError, DeviceOptions, FillPlaces, Place
 from worker.measuring.measurements import Measurements

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from coordinator.kv_types import KV_TYPES
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from worker.ops.attention import Attention, RopeCache
 from worker.ops.common import MatMul, Quantize
 from worker.programs.program import Program

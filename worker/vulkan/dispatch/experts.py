@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.spec.experts import GATINGS
+from coordinator.model.experts import GATINGS
 from coordinator.split.plan import COLUMN_TILE
 from worker.formats import FORMATS
 from worker.numpy.activations import ACTIVATION_NUMBERS

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from worker.buffers.table import Buffer
 from worker.programs.program import Program
 from worker.vulkan.context import Context

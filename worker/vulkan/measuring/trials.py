@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from worker.buffers.table import Buffer, Placement
 from worker.formats import FORMATS
 from worker.numpy.quantized import row_words

@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 
-from coordinator.split.plan import Limits
+from coordinator.split.limits import Limits
 from shaders.load import kernels_hash
 from worker.buffers.table import Buffer, Placement
 from worker.device import DeviceError

@@ -1,4 +1,4 @@
-"""What the attention of a layer may have besides heads: frozen parts of the specs of model.py."""
+"""What the attention of a layer may have besides heads: frozen parts of the specs of spec.py."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coordinator.spec.attention import Latent, QueryKeyNorm, Temperature, Window
-from coordinator.spec.experts import ExpertsSpec
-from coordinator.spec.recurrent import RecurrentSpec
+from coordinator.model.attention import Latent, QueryKeyNorm, Temperature, Window
+from coordinator.model.experts import ExpertsSpec
+from coordinator.model.recurrent import RecurrentSpec
 
 
 class ModelError(ValueError):

@@ -1,4 +1,4 @@
-"""The experts of a layer: a frozen part of the specs of coordinator/spec/model.py."""
+"""The experts of a layer: a frozen part of the specs of spec.py."""
 
 from __future__ import annotations
 
