@@ -20,6 +20,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "rope.scaling.yarn_beta_slow": ("mistral3",),
     "rope.scaling.yarn_log_multiplier": (*LATENT, "mistral3"),
     "expert_gating_func": (*CHOOSING, "minimax-m2"),
+    "expert_weights_norm": CHOOSING,
     "expert_weights_scale": CHOOSING,
     "use_parallel_residual": ("gptneox",),
 }
