@@ -84,6 +84,13 @@ def test_limits_that_are_not_told(architecture: str) -> None:
     assert spec_of(architecture, 2, **keys) == spec_of(architecture, 2)
 
 
+@pytest.mark.parametrize(("architecture", "counts"), [("qwen2moe", False), ("dots1", True)])
+def test_norms_of_experts_weights(architecture: str, counts: bool) -> None:
+    shapes = {"blk.0.ffn_gate_inp.weight": (8, 256), "blk.0.ffn_down_exps.weight": (8, 256, 32)}
+    keys = {"expert_count": 8, "expert_used_count": 2, "expert_weights_norm": True}
+    assert spec_of(architecture, 1, shapes, **keys).experts[0].normalised == counts
+
+
 def test_arrays_that_go_on_for_blocks_that_are_no_layers() -> None:
     keys: dict[str, Any] = {
         "nextn_predict_layers": 1,
