@@ -133,7 +133,7 @@ def check_fit(
 def widening(shards: Mapping[str, Shard]) -> int:
     """What NumPy needs more: it computes with float32 copies of the matrices."""
     stacks = stack_shards(shards).values()
-    return sum(4 * stack.rows * stack.padded_columns - stack.nbytes for stack in stacks)
+    return sum(max(0, 4 * stack.rows * stack.padded_columns - stack.nbytes) for stack in stacks)
 
 
 def widened_cache(spec: ModelSpec, share: RankShare, limits: Limits) -> int:
