@@ -9,6 +9,11 @@ if ! have_vulkan_loader || ! have_vulkan_driver; then
     devices=cpu,cpu
 fi
 
-say "tplaunch --devices $devices examples/demo-stories.gguf -p 'Once upon a time' -n 400 --temperature 0"
-[ -t 1 ] || printf 'Once upon a time'  # on a terminal tplaunch repeats the prompt itself
-exec .venv/bin/tplaunch --devices "$devices" examples/demo-stories.gguf -p 'Once upon a time' -n 400 --temperature 0
+prompt='Once upon a time'
+options=(--devices "$devices" examples/demo-stories.gguf -n 400 --temperature 0)
+say "tplaunch ${options[*]} -p '$prompt'"
+run=(.venv/bin/tplaunch "${options[@]}" -p "$prompt")
+if [ -t 1 ]; then
+    exec "${run[@]}"  # repeats the prompt itself
+fi
+"${run[@]}" | sed "1s/^/$prompt/"
