@@ -71,6 +71,10 @@ class Rope:
             _check_counts(self, "original_context")
         if not 0 < self.dimension < 2**31 or self.dimension % 2:
             raise ModelError(f"the rope dimension is {self.dimension}; it must be a positive even number")
+        if self.dimension > MAX_LATENT_LENGTHS[0]:
+            raise ModelError(
+                f"the rope dimension is {self.dimension}; no key has more than {MAX_LATENT_LENGTHS[0]}"
+            )
         assert all(0 <= pair < self.dimension // 2 for pair in self.still_pairs), f"{self}"
         _check_number("rope base", self.base)
         _check_number("rope scale", self.scale)

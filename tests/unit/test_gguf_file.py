@@ -441,6 +441,7 @@ def test_other_architectures(metadata: dict[str, Any]) -> None:
         ("attention.value_length", 260, "value_length is 260; it must be a multiple of 4, at most 256"),
         ("rope.dimension_count", 3, "the rope dimension is 3; it must be a positive even number"),
         ("rope.dimension_count", 6, "the rope dimension is 6, more than the 4 elements of a key"),
+        ("rope.dimension_count", 2**30, "the rope dimension is 1073741824; no key has more than 576"),
         ("rope.freq_base", math.nan, "rope.freq_base is nan; a positive number is needed"),
         ("rope.freq_base", math.inf, "the model's rope base is inf; it must be a positive number"),
         (
