@@ -34,7 +34,7 @@ class AttentionFeatures:
     norm_follows_queries: bool = False  # whether that of keys is left out where queries have none
     norm_experts: int | None = None  # a model of so many experts has no norm
     width_scale_layers: int | None = None  # a model of so many layers scales by its width, not its heads'
-    softcap: float | None = None  # where the file says nothing; None where it is not asked
+    softcap: float = 0.0  # where the file says nothing
     alibi_bias: float = 0.0  # where the file says nothing
     alibi_layers: int | None = None  # only a model of so many layers has that one
     sinks: bool = False
@@ -111,7 +111,7 @@ def read_attentions(
                 rope=(len(ropes) - 1 if window is not None else 0) if turns else None,
                 head_norm=norm,
                 window=window,
-                softcap=0.0 if features.softcap is None else _softcap(read, features.softcap),
+                softcap=read.number("attn_logit_softcapping", features.softcap),
                 alibi_bias=_alibi_bias(features, read, count),
                 clamp=read.number("attention.clamp_kqv", 0.0),
                 sinks=features.sinks,
@@ -196,10 +196,6 @@ def _scale(
     if features.width_scale_layers == count and num_heads > 0:
         length = read.integer("embedding_length") // num_heads
     return read.number("attention.scale", length**-0.5 if length > 0 else None)
-
-
-def _softcap(read: MetadataReader, default: float) -> float:
-    return read.number("attn_logit_softcapping", default)
 
 
 def _alibi_bias(features: AttentionFeatures, read: MetadataReader, count: int) -> float:

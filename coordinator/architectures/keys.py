@@ -7,6 +7,7 @@ LATENT = ("deepseek2", "mistral4")
 CHOOSING = (*LATENT, "bailingmoe2", "dots1", "glm4moe")  # how experts are weighed
 READERS: dict[str, tuple[str, ...]] = {
     "attention.scale": GRANITES,
+    "attn_logit_softcapping": ("gemma2",),
     "embedding_scale": GRANITES,
     "residual_scale": GRANITES,
     "logit_scale": (*GRANITES, "cohere2", "command-r"),
@@ -17,6 +18,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "rope.freq_base_swa": ("gemma2", "gemma3", "gpt-oss", "llama4"),
     "rope.dimension_sections": ("glm4", "glm4moe", "qwen35", "qwen35moe"),
     "rope.scaling.alpha": ("hunyuan-dense",),
+    "rope.scaling.finetuned": ("granite",),  # whether there is any rope
     "rope.scaling.yarn_beta_fast": ("mistral3",),
     "rope.scaling.yarn_beta_slow": ("mistral3",),
     "rope.scaling.yarn_log_multiplier": (*LATENT, "mistral3"),

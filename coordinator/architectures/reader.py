@@ -12,7 +12,7 @@ from coordinator.architectures.experts import Parts, feed_forward_parts
 from coordinator.architectures.keys import ignored_keys
 from coordinator.architectures.metadata import MetadataReader
 from coordinator.architectures.recurrent import read_recurrent
-from coordinator.architectures.rope import read_rope, still_pairs
+from coordinator.architectures.rope import read_rope
 from coordinator.architectures.table import ARCHITECTURES, Architecture
 from coordinator.gguf.origin import TensorInfo
 from coordinator.model.recurrent import RecurrentSpec
@@ -37,9 +37,13 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
     rope = None
     key_length = next((layer.key_length for layer in heads if layer is not None), 0)
     if architecture.has_rope and key_length:
-        rope = read_rope(read, key_length, _is_interleaved(architecture, read), tensors)
-        if architecture.sections_take_turns:
-            rope = replace(rope, still_pairs=still_pairs(read, rope.dimension // 2))
+        rope = read_rope(
+            read,
+            key_length,
+            architecture.interleaved_rope,
+            tensors,
+            sections_take_turns=architecture.sections_take_turns,
+        )
     attentions = read_attentions(architecture.attention, read, heads, rope, tensors)
     return ModelSpec(
         architecture=name,
@@ -105,20 +109,13 @@ def _heads(
     key_length = read.integer("attention.key_length", head_length)
     value_length = read.integer("attention.value_length", head_length)
     has_rope = architecture.has_rope and architecture.layers_with_rope in (None, count)
-    if architecture.finetuned_means_rope:
-        has_rope = read.flag("rope.scaling.finetuned", True)
+    has_rope = has_rope and read.flag("rope.scaling.finetuned", True)
     return [
         None
         if recurrent is not None
         else LayerHeads(num_heads, num_kv_heads, key_length, value_length, has_rope)
         for num_heads, num_kv_heads, recurrent in zip(heads, kv_heads, recurrents, strict=True)
     ]
-
-
-def _is_interleaved(architecture: Architecture, read: MetadataReader) -> bool:
-    """Whether neighbouring elements turn together. Files of models that also see pictures were permuted."""
-    of_time, of_height = read.integers("rope.dimension_sections", 4, 0)[:2]
-    return architecture.interleaved_rope and not (of_time > 0 and of_height > 0)
 
 
 def _vocabulary_size(tensors: Mapping[str, TensorInfo]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from coordinator.architectures.metadata import MetadataReader
 from coordinator.gguf.origin import TensorInfo
@@ -14,9 +15,17 @@ SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.we
 
 
 def read_rope(
-    read: MetadataReader, key_length: int, interleaved: bool, tensors: Mapping[str, TensorInfo]
+    read: MetadataReader,
+    key_length: int,
+    interleaved: bool,
+    tensors: Mapping[str, TensorInfo],
+    *,
+    sections_take_turns: bool = False,
 ) -> Rope:
-    """The model's rope. Raises ModelError for a scaling that is not known."""
+    """The model's rope. Raises ModelError for a scaling that is not known.
+
+    interleaved, sections_take_turns: of the architecture, as coordinator/architectures/table.py has it.
+    """
     kind = read.text("rope.scaling.type", "linear")
     if kind not in ("none", "linear", "yarn", "longrope"):
         raise ModelError(
@@ -31,17 +40,25 @@ def read_rope(
     if is_long or kind == "yarn":
         told = read.integer("rope.scaling.original_context_length", 0)
         original_context = told or read.integer("context_length")
-    return Rope(
+    rope = Rope(
         dimension=read.integer("rope.dimension_count", key_length),
         base=read.number("rope.freq_base", 10000.0) * _base_factor(read, key_length),
         scale=1.0 / factor,
-        interleaved=interleaved,
+        interleaved=interleaved and not _was_permuted(read),
         factors=next((name for name in (FACTORS, SHORT_FACTORS) if name in tensors), ""),
         long_factors=LONG_FACTORS if is_long else "",
         original_context=original_context,
         yarn=_yarn(read) if kind == "yarn" else None,
         magnitude=read_magnitude(read, factor if kind == "yarn" else 1.0),
     )
+    still = still_pairs(read, rope.dimension // 2) if sections_take_turns else ()
+    return replace(rope, still_pairs=still)
+
+
+def _was_permuted(read: MetadataReader) -> bool:
+    """Whether elements that turn together lie apart, as in files of models that also see pictures."""
+    of_time, of_height = read.integers("rope.dimension_sections", 4, 0)[:2]
+    return of_time > 0 and of_height > 0
 
 
 def still_pairs(read: MetadataReader, num_pairs: int) -> tuple[int, ...]:

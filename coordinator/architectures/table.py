@@ -1,4 +1,4 @@
-"""The architectures that are supported, each a row of features; how a file's metadata becomes a spec."""
+"""The architectures that are supported, each a row of features."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ class Architecture:
     widened_embeddings: bool = False  # times the square root of their length
     embedding_norm: str = ""
     position_embeddings: bool = False
-    finetuned_means_rope: bool = False  # rope.scaling.finetuned says whether there is any
     parallel_without_norm: bool = False  # of the feed-forward part, which some of its models lack
     divides_logits: bool = False  # by the logit scale, which others multiply by
     logit_softcap: float = 0.0  # where the file says nothing
@@ -74,7 +73,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "internlm2": Architecture(interleaved_rope=True),
     "smollm3": Architecture(interleaved_rope=True, attention=AttentionFeatures(rope_period=4)),
-    "granite": replace(GRANITE, finetuned_means_rope=True),
+    "granite": GRANITE,
     "chatglm": Architecture(interleaved_rope=True),
     "glm4": Architecture(interleaved_rope=True, block=SANDWICHED),
     "deepseek2": replace(LATENT, attention=replace(LATENT.attention, plain_latent_rope=True)),

@@ -50,7 +50,7 @@ def features(row: Architecture) -> list[str]:
         "alibi": bool(attention.alibi_bias),
         "sinks": attention.sinks,
         "gated attention": attention.gated,
-        "softcaps": attention.softcap is not None,
+        "softcaps": attention.softcap > 0,
         "query-key norm": attention.norm is not None,
         "layer norm": row.norm == "layer",
         "post-norms": bool(block.attention_post_norm),
