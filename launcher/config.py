@@ -27,7 +27,6 @@ class RunError(RuntimeError):
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 COLLECTIVES = ("shared-memory", "zmq-ring")
 ALL_REDUCES = ("auto", "one-shot", "two-phase")
-DEFAULT_CONTEXT = 4096  # at most, where a device's memory is not known
 AUTO: Final = "auto"
 
 

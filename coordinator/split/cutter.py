@@ -118,10 +118,6 @@ class Cutter:
         if name + ".bias" in self.tensors:
             self.vector(name + ".bias", self.width)
 
-    def row_vector(self, name: str) -> None:
-        """As long as a row of the residual stream."""
-        self.vector(name, self.width)
-
     def column_parallel(self, name: str, rows: Rows, span: Span) -> None:
         """By output row, of which the rank holds `span`; the bias goes along. `name` is the device's."""
         tensor = self.find(rows.tensor + ".weight", (rows.total, self.width))

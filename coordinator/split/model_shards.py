@@ -86,7 +86,7 @@ def _cut_feed_forward(cutter: Cutter, prefix: str, feed_forward: FeedForwardSpec
         cutter.part_of_vector(prefix + "ffn.act.scales", columns, length)
     cutter.row_parallel(prefix + "ffn_down" + suffix, columns, length)
     if feed_forward.row_gate:
-        cutter.row_vector(prefix + feed_forward.row_gate)
+        cutter.vector(prefix + feed_forward.row_gate, cutter.width)
 
 
 # Read on the host, or folded into the rope table: known, but no rank's shard.

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from coordinator.split.limits import Limits
-from launcher.config import DEFAULT_CONTEXT, RunConfig
+from launcher.config import RunConfig
 from launcher.devices import DeviceChoice
 from launcher.fitting.fit import RankNeeds, exceeds_allocation
 from launcher.fitting.memory_places import MemoryPlace
 
 BLOCK_LENGTH = 32  # positions: the context is a multiple of it where memory is the limit
+DEFAULT_CONTEXT = 4096  # at most, where a device's memory is not known
 NUM_SLOTS = 1  # sequences with recurrent states: the KV cache has blocks for one whole context, too
 MAX_ROWS, MIN_ROWS = 256, 16  # of a step, where the user does not say
 MAX_WORK_BYTES = 64_000_000  # that a step may take beside weights and KV cache; rows are halved to get there

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from coordinator.architectures.shapes import SHAPES
 from coordinator.split.limits import Limits
-from launcher.config import DEFAULT_CONTEXT, RandomModel, RunConfig, UsageError
+from launcher.config import RandomModel, RunConfig, UsageError
 from launcher.devices import DeviceChoice
 from launcher.fitting.arrange import Arrangement, arrange, say_arrangement
-from launcher.fitting.context_fit import BLOCK_LENGTH, MAX_WORK_BYTES, MIN_ROWS
+from launcher.fitting.context_fit import BLOCK_LENGTH, DEFAULT_CONTEXT, MAX_WORK_BYTES, MIN_ROWS
 from launcher.fitting.fit import rank_needs
 from launcher.fitting.memory_places import HOST, memory_places
 from launcher.model import Model, open_model

@@ -34,15 +34,14 @@ def matmul_case(
     surplus: int = 0,
     parity: int | None = None,
     logits: bool = False,
-    gated: bool = False,
-    activation: str | None = None,
-    scale: float = 1.0,
-    softcap: float = 0.0,
-    accumulates: bool = False,
     activations: str = "f32",
     largest_scale: float = 0.1,
+    **others: Any,
 ) -> Case:
-    """`surplus` columns stand at the end of every input and output row that are not the op's."""
+    """`surplus` columns stand at the end of every input and output row that are not the op's.
+
+    others: members of the op, as they are.
+    """
     rng = np.random.default_rng(seed)
     width = -(-matrix.rows // 32) * 32
     arrays: dict[str, npt.NDArray[Any]] = {
@@ -66,13 +65,9 @@ def matmul_case(
         output_offset=offset if parity is None else 0,
         rows="logit_rows" if logits else "rows",
         parity=parity,
-        activation=activation,
-        gated=gated,
         activations=activations,
-        scale=scale,
-        softcap=softcap,
-        accumulates=accumulates,
         factors="factors" if factors else None,
+        **others,
     )
     return Case(
         limits=limits_for(max_rows=rows, max_logit_rows=rows),

@@ -108,21 +108,20 @@ def _pairs_by_expert(held: HeldExperts, state: NumpyState) -> Iterator[tuple[int
 def expert_matmul(op: ExpertMatMul, state: NumpyState) -> None:
     """Whether pairs lie in tiles makes no difference here."""
     parts = state.matrices[op.matrix.name].reshape(-1, op.held.count, op.columns, op.matrix.columns)
-    biases = None
+    factors = biases = None
+    if op.factors is not None:
+        factors = state.vector(op.factors, len(parts) * op.held.count).reshape(len(parts), op.held.count)
     if op.bias is not None:
         biases = state.vector(op.bias, op.matrix.rows).reshape(-1, op.held.count, op.columns)
-    factors = np.ones((len(parts), op.held.count), np.float32)
-    if op.factors is not None:
-        factors = state.vector(op.factors, factors.size).reshape(factors.shape)
     used = op.held.used
     inputs = state.pairs(op.input, used) if op.by_pair else state.rows(op.input)
     outputs = state.pairs(op.output, used)[:, op.output_offset : op.output_offset + op.columns]
     weights = state.rows("routes")[:, used : 2 * used].reshape(-1, 1)
     for expert, pairs in _pairs_by_expert(op.held, state):
         rows = inputs[pairs if op.by_pair else pairs // used, : op.matrix.columns]
-        products = [
-            rows @ part[expert].T * factor[expert] for part, factor in zip(parts, factors, strict=True)
-        ]
+        products = [rows @ part[expert].T for part in parts]
+        if factors is not None:
+            products = [product * factor[expert] for product, factor in zip(products, factors, strict=True)]
         if op.weighs:
             products = [product * weights[pairs] for product in products]
         if biases is not None:
