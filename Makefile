@@ -67,7 +67,7 @@ types: setup-dev ## mypy, strict
 	else echo "== mypy: not run on Python 3.10, whose NumPy has older type stubs"; fi
 
 shaders: setup-dev ## compile shaders/*.slang to shaders/spv/
-	@$(BIN)/python -m shaders.build
+	@$(BIN)/python -m tplaunch.shaders.build
 
 clean: ## remove .venv and everything made here
 	@rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

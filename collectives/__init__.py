@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from collectives.base import (
+from tplaunch.collectives.base import (
     DEFAULT_TIMEOUT_SECONDS,
     MAX_RANKS,
     TOKEN_BYTES,
@@ -11,9 +11,9 @@ from collectives.base import (
     CollectiveError,
     CollectiveTimeout,
 )
-from collectives.loopback import Loopback
-from collectives.shared_memory import SharedMemory
-from collectives.zmq_ring import ZmqRing
+from tplaunch.collectives.loopback import Loopback
+from tplaunch.collectives.shared_memory import SharedMemory
+from tplaunch.collectives.zmq_ring import ZmqRing
 
 __all__ = [
     "DEFAULT_TIMEOUT_SECONDS",

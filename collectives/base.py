@@ -11,7 +11,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from collectives.arena import round_up_to_page
+from tplaunch.collectives.arena import round_up_to_page
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
 MAX_RANKS = 32

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from collectives.base import CollectiveError
+from tplaunch.collectives.base import CollectiveError
 
 WORD_BYTES = 8
 

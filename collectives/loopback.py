@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from collectives.arena import private_arena
-from collectives.base import DEFAULT_TIMEOUT_SECONDS, Collective, aborted
+from tplaunch.collectives.arena import private_arena
+from tplaunch.collectives.base import DEFAULT_TIMEOUT_SECONDS, Collective, aborted
 
 
 class Loopback(Collective):

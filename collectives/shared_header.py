@@ -8,9 +8,9 @@ import mmap
 from collections.abc import Callable
 from typing import NamedTuple
 
-from collectives.arena import round_up_to_page
-from collectives.base import MAX_RANKS, MAX_REASON_BYTES, TOKEN_BYTES, CollectiveAborted, aborted
-from collectives.flags import WORD_BYTES, Flags, Sleeper
+from tplaunch.collectives.arena import round_up_to_page
+from tplaunch.collectives.base import MAX_RANKS, MAX_REASON_BYTES, TOKEN_BYTES, CollectiveAborted, aborted
+from tplaunch.collectives.flags import WORD_BYTES, Flags, Sleeper
 
 _LINE_BYTES = 64
 _LINE_WORDS = _LINE_BYTES // WORD_BYTES

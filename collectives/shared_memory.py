@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 from time import monotonic
 
-from collectives.arena import NUM_PARITIES, arena_view
-from collectives.base import (
+from tplaunch.collectives.arena import NUM_PARITIES, arena_view
+from tplaunch.collectives.base import (
     DEFAULT_TIMEOUT_SECONDS,
     TOKEN_BYTES,
     Collective,
@@ -18,8 +18,8 @@ from collectives.base import (
     check_token,
     encode_reason,
 )
-from collectives.flags import flags_for_this_machine
-from collectives.shared_header import HEADER_BYTES, Line, MakeFlags, SharedHeader
+from tplaunch.collectives.flags import flags_for_this_machine
+from tplaunch.collectives.shared_header import HEADER_BYTES, Line, MakeFlags, SharedHeader
 
 # Yielding answers in 1.7 us, a futex in 4.3; but who yields again and again takes turns with those that need
 # the core, the awaited rank perhaps among them. A yield that took long shows that there are such.

@@ -14,8 +14,8 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from collectives.arena import private_arena
-from collectives.base import (
+from tplaunch.collectives.arena import private_arena
+from tplaunch.collectives.base import (
     DEFAULT_TIMEOUT_SECONDS,
     Collective,
     CollectiveError,
@@ -24,7 +24,7 @@ from collectives.base import (
     check_token,
     encode_reason,
 )
-from collectives.zmq_wire import Header, Kind, Message, decode_reason, parse
+from tplaunch.collectives.zmq_wire import Header, Kind, Message, decode_reason, parse
 
 _POLL_MILLISECONDS = 20  # how often a waiting rank looks at the clock and for an abort() by another thread
 _LINGER_MILLISECONDS = 1000  # how long close() goes on sending what a peer, perhaps dead, has not taken

@@ -12,7 +12,7 @@ from enum import IntEnum
 
 import zmq
 
-from collectives.base import MAX_REASON_BYTES, CollectiveError
+from tplaunch.collectives.base import MAX_REASON_BYTES, CollectiveError
 
 PROTOCOL_VERSION = 1
 _HEADER = struct.Struct("<16sHBBIQQ")  # token, version, kind, sender, step, sequence, count

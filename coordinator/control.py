@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import zmq
 
-from coordinator.messages import PROTOCOL_VERSION, Failed, Hello, Message, decode, encode
-from coordinator.wire import Frame, WireError
+from tplaunch.coordinator.messages import PROTOCOL_VERSION, Failed, Hello, Message, decode, encode
+from tplaunch.coordinator.wire import Frame, WireError
 
 POLL_MILLISECONDS = 50  # how soon a worker's death is seen
 BLAME_SECONDS = 0.5  # for a rank that another one blames, or that has ended, to be heard

@@ -8,12 +8,12 @@ from typing import Union
 
 import numpy as np
 
-from coordinator import wire
-from coordinator.gguf.origin import Origin, TensorInfo
-from coordinator.model.spec import ModelSpec
-from coordinator.split.limits import Limits
-from coordinator.split.plan import RankShare
-from coordinator.wire import Float32s, Frame, Int32s
+from tplaunch.coordinator import wire
+from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
+from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.plan import RankShare
+from tplaunch.coordinator.wire import Float32s, Frame, Int32s
 
 PROTOCOL_VERSION = 3
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coordinator.messages import Step
-from coordinator.split.limits import Limits
+from tplaunch.coordinator.messages import Step
+from tplaunch.coordinator.split.limits import Limits
 
 
 class CapacityError(RuntimeError):

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from coordinator.generation import Generation
-from coordinator.sampler import Sampler, SamplingParameters
-from launcher.cli import BAD_INPUT, FAILED_RUN
-from launcher.config import RunConfig
-from launcher.devices import select_devices
-from launcher.fitting.arrange import arrange
-from launcher.model import open_model
-from launcher.session import Session, start_session
+from tplaunch.coordinator.generation import Generation
+from tplaunch.coordinator.sampler import Sampler, SamplingParameters
+from tplaunch.launcher.cli import BAD_INPUT, FAILED_RUN
+from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.devices import select_devices
+from tplaunch.launcher.fitting.arrange import arrange
+from tplaunch.launcher.model import open_model
+from tplaunch.launcher.session import Session, start_session
 
 MIB = 1 << 20
 

@@ -9,19 +9,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from coordinator.gguf.header import GgufError
-from coordinator.model.spec import ModelError
-from coordinator.sampler import LogitsError, SamplingParameters
-from coordinator.scheduler import CapacityError
-from coordinator.split.plan import PlanError
-from coordinator.text.tokenizer import TokenizerError
-from launcher.commands.bench import BenchConfig, bench
-from launcher.commands.collective_bench import bench_collectives, parse_sizes
-from launcher.commands.generate import GenerateConfig, run
-from launcher.commands.models import show_models
-from launcher.commands.show import show_devices, show_plan, write_logits
-from launcher.commands.tune import DEFAULT_MODELS, tune
-from launcher.config import (
+from tplaunch.coordinator.gguf.header import GgufError
+from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.sampler import LogitsError, SamplingParameters
+from tplaunch.coordinator.scheduler import CapacityError
+from tplaunch.coordinator.split.plan import PlanError
+from tplaunch.coordinator.text.tokenizer import TokenizerError
+from tplaunch.launcher.commands.bench import BenchConfig, bench
+from tplaunch.launcher.commands.collective_bench import bench_collectives, parse_sizes
+from tplaunch.launcher.commands.generate import GenerateConfig, run
+from tplaunch.launcher.commands.models import show_models
+from tplaunch.launcher.commands.show import show_devices, show_plan, write_logits
+from tplaunch.launcher.commands.tune import DEFAULT_MODELS, tune
+from tplaunch.launcher.config import (
     EXIT_FAILURE,
     EXIT_USAGE,
     RandomModel,
@@ -32,9 +32,9 @@ from launcher.config import (
     parse_split,
     parse_tokens,
 )
-from launcher.options import make_parser
-from launcher.overrides import parse_overrides
-from launcher.sizes import parse_max_memory
+from tplaunch.launcher.options import make_parser
+from tplaunch.launcher.overrides import parse_overrides
+from tplaunch.launcher.sizes import parse_max_memory
 
 COMMANDS = ("run", "devices", "models", "plan", "logits", "bench", "bench-collectives", "tune")
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)

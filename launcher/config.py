@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from coordinator.architectures.shapes import SHAPES, shape_tensors
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.kv_types import KV_TYPES
-from coordinator.model.spec import ModelError
-from coordinator.split.limits import ACTIVATIONS
-from coordinator.split.plan import EXPERT_SPLITS, MAX_RANKS
-from worker.device import FEATURES
+from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.split.limits import ACTIVATIONS
+from tplaunch.coordinator.split.plan import EXPERT_SPLITS, MAX_RANKS
+from tplaunch.worker.device import FEATURES
 
 
 class UsageError(ValueError):

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from typing import Any
 
-from launcher.config import RunConfig, RunError
-from launcher.devices import WORKER_COMMAND, DeviceChoice
-from launcher.supervisor import rank_cores, thread_settings
+from tplaunch.launcher.config import RunConfig, RunError
+from tplaunch.launcher.devices import WORKER_COMMAND, DeviceChoice
+from tplaunch.launcher.supervisor import rank_cores, thread_settings
 
 
 def run_device_job(

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import worker
-from launcher.config import UsageError
+import tplaunch
+from tplaunch.launcher.config import UsageError
 
 LIST_TIMEOUT_SECONDS = 60
-# As `python -m worker`, but sure to find the package beside this one: -m looks in the current folder first.
-PACKAGE_ROOT = str(Path(worker.__file__).resolve().parents[1])
+# As `python -m tplaunch.worker`, but sure to find the package beside this one: -m looks in the current folder
+# first.
+PACKAGE_ROOT = str(Path(tplaunch.__file__).resolve().parents[1])
 BOOTSTRAP = f"""import sys
 sys.path = [{PACKAGE_ROOT!r}, *filter(None, sys.path)]
-from worker.__main__ import main
+from tplaunch.worker.__main__ import main
 sys.exit(main())"""
 WORKER_COMMAND = [sys.executable, "-c", BOOTSTRAP]
 CPU = "cpu"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.architectures.reader import model_spec
-from coordinator.architectures.shapes import SHAPES, shape_tensors
-from coordinator.gguf.origin import Origin, TensorInfo
-from coordinator.gguf.parts import read_model
-from coordinator.model.spec import ModelError, ModelSpec
-from coordinator.split.limits import Limits
-from coordinator.split.model_shards import check_tensors
-from launcher.config import RandomModel, RunConfig, UsageError
-from launcher.overrides import overridden
+from tplaunch.coordinator.architectures.reader import model_spec
+from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
+from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
+from tplaunch.coordinator.gguf.parts import read_model
+from tplaunch.coordinator.model.spec import ModelError, ModelSpec
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.model_shards import check_tensors
+from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
+from tplaunch.launcher.overrides import overridden
 
 
 @dataclass(frozen=True)

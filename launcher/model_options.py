@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from coordinator.kv_types import KV_TYPES
-from coordinator.split.limits import ACTIVATIONS
-from coordinator.split.plan import EXPERT_SPLITS
-from launcher.config import ALL_REDUCES, COLLECTIVES
-from launcher.fitting.context_fit import MAX_ROWS
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.split.limits import ACTIVATIONS
+from tplaunch.coordinator.split.plan import EXPERT_SPLITS
+from tplaunch.launcher.config import ALL_REDUCES, COLLECTIVES
+from tplaunch.launcher.fitting.context_fit import MAX_ROWS
 
 
 def add_model_options(parser: argparse.ArgumentParser, optional: bool = False) -> None:

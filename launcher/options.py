@@ -7,10 +7,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
-from coordinator.architectures.shapes import SHAPES
-from coordinator.sampler import SamplingParameters
-from launcher.config import EXIT_USAGE
-from launcher.model_options import add_model_options
+from tplaunch.coordinator.architectures.shapes import SHAPES
+from tplaunch.coordinator.sampler import SamplingParameters
+from tplaunch.launcher.config import EXIT_USAGE
+from tplaunch.launcher.model_options import add_model_options
 
 
 class Parser(argparse.ArgumentParser):

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from coordinator.engine import OnProgress
-from coordinator.messages import Progress
+from tplaunch.coordinator.engine import OnProgress
+from tplaunch.coordinator.messages import Progress
 
 
 @contextmanager

@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordinator.control import WorkerChannel, WorkerError
-from coordinator.engine import Engine, EngineConfig
-from coordinator.garbage import collected_by_hand
-from coordinator.messages import Attached, Ready
-from coordinator.scheduler import Scheduler
-from coordinator.split.limits import Limits
-from coordinator.split.plan import RankShare
-from launcher.config import RunConfig, RunError
-from launcher.fitting.arrange import Arrangement
-from launcher.model import Model
-from launcher.progress import show_progress
-from launcher.supervisor import Supervisor
+from tplaunch.coordinator.control import WorkerChannel, WorkerError
+from tplaunch.coordinator.engine import Engine, EngineConfig
+from tplaunch.coordinator.garbage import collected_by_hand
+from tplaunch.coordinator.messages import Attached, Ready
+from tplaunch.coordinator.scheduler import Scheduler
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.plan import RankShare
+from tplaunch.launcher.config import RunConfig, RunError
+from tplaunch.launcher.fitting.arrange import Arrangement
+from tplaunch.launcher.model import Model
+from tplaunch.launcher.progress import show_progress
+from tplaunch.launcher.supervisor import Supervisor
 
 MAX_SOCKET_PATH = 100  # bytes; the kernel's limit for a Unix socket is 107
 

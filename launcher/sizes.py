@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from launcher.config import UsageError
+from tplaunch.launcher.config import UsageError
 
 UNITS = {
     "": 1,

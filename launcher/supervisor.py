@@ -11,10 +11,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from coordinator.control import WorkerError
-from launcher.config import RunConfig
-from launcher.devices import WORKER_COMMAND, DeviceChoice
-from launcher.logs import RunLogs
+from tplaunch.coordinator.control import WorkerError
+from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.devices import WORKER_COMMAND, DeviceChoice
+from tplaunch.launcher.logs import RunLogs
 
 GRACE_SECONDS = 2.0  # between asking a worker to end and killing it
 SUBMIT_OPTIONS = {None: (), True: ("--submit-ahead",), False: ("--submit-then-wait",)}

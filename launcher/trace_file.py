@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from coordinator.measuring.trace import Trace
-from launcher.config import UsageError
+from tplaunch.coordinator.measuring.trace import Trace
+from tplaunch.launcher.config import UsageError
 
 
 def check_trace_path(path: Path | None) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coordinator.architectures.shapes import SHAPES, shape_tensors
-from coordinator.model.spec import ModelSpec
-from launcher.config import RandomModel, UsageError
-from worker.weights.random_weights import RandomWeights
+from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
+from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.launcher.config import RandomModel, UsageError
+from tplaunch.worker.weights.random_weights import RandomWeights
 
 if TYPE_CHECKING:
     import gguf

@@ -1,4 +1,4 @@
-"""Compiles every entry point of shaders/*.slang to shaders/spv/NAME.spv: `python -m shaders.build [--check]`.
+"""Compiles each entry point of shaders/*.slang to shaders/spv/NAME.spv: `python -m tplaunch.shaders.build`.
 
 With --check nothing is written; the exit status says whether shaders/spv/ is what the sources give. Only
 developers need this, and with it the Slang compiler; the .spv files are committed.
@@ -16,7 +16,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from shaders import spirv
+from tplaunch.shaders import spirv
 
 FOLDER = Path(__file__).resolve().parent
 # In preprocessed text, where the kernels of all formats stand that a macro makes.
@@ -117,7 +117,7 @@ def write(built: dict[str, bytes], folder: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m shaders.build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tplaunch.shaders.build", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     check = parser.parse_args().check
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from shaders import spirv
+from tplaunch.shaders import spirv
 
 SPV_FOLDER = Path(__file__).resolve().parent / "spv"
 

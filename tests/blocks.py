@@ -9,9 +9,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.split.plan import COLUMN_TILE
-from worker.weights.random_weights import DEVIATION, random_blocks
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.split.plan import COLUMN_TILE
+from tplaunch.worker.weights.random_weights import DEVIATION, random_blocks
 
 Bytes = npt.NDArray[np.uint8]
 Scales: TypeAlias = Callable[[int], npt.NDArray[np.float16]]  # so many of them

@@ -29,7 +29,7 @@ class CommandLine:
         self,
         environment: Mapping[str, str],
         cache: Path,  # XDG_CACHE_HOME
-        program: Sequence[str] = (sys.executable, "-m", "launcher"),
+        program: Sequence[str] = (sys.executable, "-m", "tplaunch"),
     ) -> None:
         self.program = program
         # Not below pytest's tmp_path: the path of an ipc:// socket may have 107 bytes (unix(7), sun_path).

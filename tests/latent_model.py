@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from gguf.quants import dequantize, quantize
 
-from coordinator.architectures.shapes import tensor_shapes
-from coordinator.model.attention import Latent
-from coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
 from tests.models import Floats, kind_of
+from tplaunch.coordinator.architectures.shapes import tensor_shapes
+from tplaunch.coordinator.model.attention import Latent
+from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
 
 Doubles = npt.NDArray[np.float64]
 

@@ -14,32 +14,32 @@ import numpy.typing as npt
 from gguf.quants import dequantize, quantize
 from hypothesis import settings
 
-from collectives.arena import private_arena
-from coordinator.architectures.reader import model_spec
-from coordinator.architectures.shapes import tensor_shapes as shapes_of
-from coordinator.engine import Engine
-from coordinator.gguf.origin import TensorInfo
-from coordinator.gguf.parts import GgufModel, read_model
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.messages import Load, Step
-from coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
-from coordinator.split.limits import Limits
-from coordinator.split.model_shards import check_tensors, rank_shards
-from coordinator.split.plan import RankShare, make_plan, padded
-from coordinator.split.shards import Shard
-from launcher.config import RandomModel, RunConfig
-from launcher.write_gguf import add_metadata
 from tests.blocks import model_rows
 from tests.vocabularies import add_vocabulary
-from worker.buffers.state import state_buffers
-from worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
-from worker.device import Device
-from worker.numpy.device import NumpyDevice
-from worker.programs.program import Program
-from worker.programs.transformer import build_program
-from worker.step.writer import StepWriter, row_bucket
-from worker.weights.model_file import ModelFile, load_stack
-from worker.weights.stacks import stack_shards
+from tplaunch.collectives.arena import private_arena
+from tplaunch.coordinator.architectures.reader import model_spec
+from tplaunch.coordinator.architectures.shapes import tensor_shapes as shapes_of
+from tplaunch.coordinator.engine import Engine
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.gguf.parts import GgufModel, read_model
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.messages import Load, Step
+from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
+from tplaunch.coordinator.split.plan import RankShare, make_plan, padded
+from tplaunch.coordinator.split.shards import Shard
+from tplaunch.launcher.config import RandomModel, RunConfig
+from tplaunch.launcher.write_gguf import add_metadata
+from tplaunch.worker.buffers.state import state_buffers
+from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
+from tplaunch.worker.device import Device
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.programs.program import Program
+from tplaunch.worker.programs.transformer import build_program
+from tplaunch.worker.step.writer import StepWriter, row_bucket
+from tplaunch.worker.weights.model_file import ModelFile, load_stack
+from tplaunch.worker.weights.stacks import stack_shards
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -10,8 +10,8 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.split.limits import Limits
 from tests.models import stored
+from tplaunch.coordinator.split.limits import Limits
 
 Floats = npt.NDArray[np.float32]
 WIDTH, VOCABULARY, KERNEL, FFN = 32, 48, 4, 40

@@ -10,9 +10,9 @@ from typing import Any
 import gguf
 import numpy as np
 
-from coordinator.gguf.header import read_gguf
-from launcher.write_gguf import add_metadata
 from tests.models import SPEC, write_llama
+from tplaunch.coordinator.gguf.header import read_gguf
+from tplaunch.launcher.write_gguf import add_metadata
 
 TYPES = {"attn_q.weight": "Q8_0", "ffn_down.weight": "Q4_0", "token_embd.weight": "F16"}
 

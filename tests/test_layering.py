@@ -1,4 +1,4 @@
-"""Imports run one way: the packages import each other only along the arrows of the design.
+"""Imports run one way: the packages of tplaunch import each other only along the arrows of the design.
 
 launcher -> coordinator, worker
 worker   -> coordinator.messages, kv_types and garbage, coordinator.model, coordinator.split,
@@ -14,7 +14,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Which modules of other packages a package may import.
+# Which modules of other packages a package may import, all of them below tplaunch.
 ARROWS: dict[str, tuple[str, ...]] = {
     "launcher": ("coordinator", "worker"),
     "worker": (
@@ -51,7 +51,7 @@ def imported_names(node: ast.AST, file: str) -> list[str]:
     if isinstance(node, ast.ImportFrom):
         base = node.module or ""
         if node.level:
-            folder = Path(file).parts[: -node.level]
+            folder = ("tplaunch", *Path(file).parts)[: -node.level]
             base = ".".join((*folder, base)) if base else ".".join(folder)
         return [f"{base}.{alias.name}" for alias in node.names]
     return []
@@ -64,14 +64,17 @@ def is_within(name: str, modules: tuple[str, ...]) -> bool:
 def violations(source: str, file: str) -> Iterator[str]:
     """What this source, as this file of the repository, imports against the rules."""
     package = Path(file).parts[0]
-    others = tuple(other for other in ARROWS if other != package)
+    others = tuple(f"tplaunch.{other}" for other in ARROWS if other != package)
+    allowed = tuple(f"tplaunch.{module}" for module in ARROWS[package])
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr in FORBIDDEN_CALLS:
             yield f"{file}:{node.lineno} calls {node.attr}, which pickles"
         for name in imported_names(node, file):
             where = f"{file}:{node.lineno}" if isinstance(node, ast.stmt) else file
-            if is_within(name, others) and not is_within(name, ARROWS[package]):
-                yield f"{where} imports {name}, but {package} may import only {ARROWS[package] or 'itself'}"
+            if is_within(name, others) and not is_within(name, allowed):
+                yield f"{where} imports {name}, but {package} may import only {allowed or 'itself'}"
+            if is_within(name, tuple(ARROWS)):
+                yield f"{where} imports {name} by a name that is not installed: it is tplaunch.{name}"
             if is_within(name, FORBIDDEN):
                 yield f"{where} imports {name}"
             if is_within(name, ("vulkan",)) and file != VULKAN_FILE:
@@ -86,15 +89,17 @@ def test_imports_follow_the_arrows(file: str) -> None:
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("worker/loop.py", "import coordinator"),
-        ("worker/loop.py", "from coordinator import engine"),
+        ("worker/loop.py", "import tplaunch.coordinator"),
+        ("worker/loop.py", "from tplaunch.coordinator import engine"),
         ("worker/loop.py", "from ..coordinator.engine import Engine"),
-        ("worker/loop.py", "def late():\n    from launcher.cli import main"),
-        ("coordinator/engine.py", "import os, collectives.base"),
-        ("collectives/base.py", "from worker import loop"),
-        ("shaders/load.py", "from coordinator.split.plan import Plan"),
-        ("launcher/cli.py", "from collectives import loopback"),
+        ("worker/loop.py", "def late():\n    from tplaunch.launcher.cli import main"),
+        ("coordinator/engine.py", "import os, tplaunch.collectives.base"),
+        ("collectives/base.py", "from tplaunch.worker import loop"),
+        ("shaders/load.py", "from tplaunch.coordinator.split.plan import Plan"),
+        ("launcher/cli.py", "from tplaunch.collectives import loopback"),
         ("launcher/devices.py", "import vulkan"),
+        ("launcher/devices.py", "from worker.device import Device"),
+        ("worker/loop.py", "import worker.device"),
         ("worker/device.py", "from vulkan._vulkan import ffi"),
         ("coordinator/engine.py", "import pickle"),
         ("collectives/shared_memory.py", "from multiprocessing import shared_memory"),
@@ -108,16 +113,17 @@ def test_a_violation_is_caught(file: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("worker/loop.py", "from coordinator import messages, split"),
+        ("worker/loop.py", "from tplaunch.coordinator import messages, split"),
         (
             "worker/loop.py",
-            "from coordinator.split.plan import Plan\nfrom . import program\nimport collectives.base",
+            "from tplaunch.coordinator.split.plan import Plan\n"
+            "from . import program\nimport tplaunch.collectives.base",
         ),
         ("worker/vulkan/api.py", "from vulkan._vulkan import ffi, lib"),
-        ("launcher/cli.py", "import worker.device\nfrom coordinator import engine"),
+        ("launcher/cli.py", "import tplaunch.worker.device\nfrom tplaunch.coordinator import engine"),
         (
             "coordinator/engine.py",
-            "from .scheduler import Scheduler\nfrom coordinator.split import plan",
+            "from .scheduler import Scheduler\nfrom tplaunch.coordinator.split import plan",
         ),
     ],
 )

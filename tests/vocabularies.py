@@ -7,7 +7,7 @@ from typing import Any
 
 import gguf
 
-from coordinator.text.tokenizer import TokenizerError, load_tokenizer
+from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 

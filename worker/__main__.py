@@ -1,4 +1,4 @@
-"""`python -m worker`: starts one rank, or lists the machine's Vulkan devices. The launcher calls it."""
+"""`python -m tplaunch.worker`: starts one rank, or lists the Vulkan devices. The launcher calls it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import logging
 import os
 import sys
 
-from collectives import CollectiveError
-from coordinator.messages import Failed
-from worker.control import ControlSocket
-from worker.device import DeviceError, DeviceOptions
-from worker.loop import serve
-from worker.process import die_with_parent, leave_interrupts_to_launcher, pin
+from tplaunch.collectives import CollectiveError
+from tplaunch.coordinator.messages import Failed
+from tplaunch.worker.control import ControlSocket
+from tplaunch.worker.device import DeviceError, DeviceOptions
+from tplaunch.worker.loop import serve
+from tplaunch.worker.process import die_with_parent, leave_interrupts_to_launcher, pin
 
 EXPECTED_ERRORS = (CollectiveError, DeviceError, OSError, ValueError)  # their message says what to do
 log = logging.getLogger("worker")
@@ -31,15 +31,15 @@ def main() -> int:
     if arguments.cores:
         pin([int(core) for core in arguments.cores.split(",")])
     if arguments.tune:
-        from worker.measuring.tuning_job import run_tuning_job
+        from tplaunch.worker.measuring.tuning_job import run_tuning_job
 
         return run_tuning_job(arguments.tune, _device_options(arguments))
     if arguments.measure_speed:
-        from worker.measuring.speed import run_speed_job
+        from tplaunch.worker.measuring.speed import run_speed_job
 
         return run_speed_job(arguments.measure_speed, _device_options(arguments))
     if arguments.bench_collective:
-        from worker.measuring.collective_bench import bench_collective
+        from tplaunch.worker.measuring.collective_bench import bench_collective
 
         return bench_collective(arguments.bench_collective)
     control = ControlSocket(arguments.connect, arguments.rank)
@@ -75,7 +75,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tplaunch.worker", description=__doc__)
     parser.add_argument(
         "--list-devices", action="store_true", help="print the Vulkan devices as JSON and end"
     )
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list_devices() -> int:
-    from worker.vulkan.listing import list_devices
+    from tplaunch.worker.vulkan.listing import list_devices
 
     try:
         devices = list_devices()

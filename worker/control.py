@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zmq
 
-from coordinator.messages import Message, decode, encode
+from tplaunch.coordinator.messages import Message, decode, encode
 
 
 class ControlSocket:

@@ -13,8 +13,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from worker.buffers.table import Buffer
-from worker.programs.program import Program
+from tplaunch.worker.buffers.table import Buffer
+from tplaunch.worker.programs.program import Program
 
 FEATURES = ("int64", "float16", "integer_dot_product", "cooperative_matrix")  # that a device may lack
 

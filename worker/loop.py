@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from collectives import Collective, create
-from coordinator.garbage import collect_if_due, collected_by_hand
-from coordinator.messages import (
+from tplaunch.collectives import Collective, create
+from tplaunch.coordinator.garbage import collect_if_due, collected_by_hand
+from tplaunch.coordinator.messages import (
     PROTOCOL_VERSION,
     Attached,
     Connect,
@@ -25,25 +25,25 @@ from coordinator.messages import (
     Step,
     StepDone,
 )
-from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import padded, shares_routing
-from worker.buffers.state import state_buffers
-from worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
-from worker.control import ControlSocket
-from worker.device import Device, DeviceOptions, TimedDevice, TunableDevice
-from worker.measuring.bandwidth import copy_bandwidth
-from worker.measuring.two_phase import NEVER, kept_measurements, measured_threshold
-from worker.open_device import open_device
-from worker.programs.program import Program
-from worker.programs.transformer import build_program, build_sums
-from worker.step.buffer import StepLayout, StepView
-from worker.step.clock import StepClock, take_out_device
-from worker.step.segments import SegmentRunner
-from worker.step.writer import StepWriter, row_bucket
-from worker.weights.loading import load_stacks
-from worker.weights.open_weights import open_weights
-from worker.weights.source import WeightSource
-from worker.weights.stacks import stack_shards
+from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.plan import padded, shares_routing
+from tplaunch.worker.buffers.state import state_buffers
+from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
+from tplaunch.worker.control import ControlSocket
+from tplaunch.worker.device import Device, DeviceOptions, TimedDevice, TunableDevice
+from tplaunch.worker.measuring.bandwidth import copy_bandwidth
+from tplaunch.worker.measuring.two_phase import NEVER, kept_measurements, measured_threshold
+from tplaunch.worker.open_device import open_device
+from tplaunch.worker.programs.program import Program
+from tplaunch.worker.programs.transformer import build_program, build_sums
+from tplaunch.worker.step.buffer import StepLayout, StepView
+from tplaunch.worker.step.clock import StepClock, take_out_device
+from tplaunch.worker.step.segments import SegmentRunner
+from tplaunch.worker.step.writer import StepWriter, row_bucket
+from tplaunch.worker.weights.loading import load_stacks
+from tplaunch.worker.weights.open_weights import open_weights
+from tplaunch.worker.weights.source import WeightSource
+from tplaunch.worker.weights.stacks import stack_shards
 
 M = TypeVar("M")
 log = logging.getLogger("worker")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from coordinator.split.limits import Limits
-from worker.device import Device, DeviceOptions
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.device import Device, DeviceOptions
 
 
 def open_device(options: DeviceOptions, limits: Limits, timeout_seconds: float) -> Device:
     """The device, opened. Each kind is imported only when it is used: NumPy needs no Vulkan loader."""
     if options.index is None:
-        from worker.numpy.device import NumpyDevice
-        from worker.numpy.timed_device import TimedNumpyDevice
+        from tplaunch.worker.numpy.device import NumpyDevice
+        from tplaunch.worker.numpy.timed_device import TimedNumpyDevice
 
         return TimedNumpyDevice(limits) if options.timestamps else NumpyDevice(limits)
-    from worker.vulkan.device import VulkanDevice
+    from tplaunch.worker.vulkan.device import VulkanDevice
 
     return VulkanDevice(options, limits, timeout_seconds)

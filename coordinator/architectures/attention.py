@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from coordinator.architectures.latent import read_latent_attentions
-from coordinator.architectures.metadata import MetadataReader
-from coordinator.architectures.rope import read_magnitude
-from coordinator.gguf.origin import TensorInfo
-from coordinator.model.attention import QueryKeyNorm, Temperature, Window
-from coordinator.model.spec import AttentionSpec, Rope
+from tplaunch.coordinator.architectures.latent import read_latent_attentions
+from tplaunch.coordinator.architectures.metadata import MetadataReader
+from tplaunch.coordinator.architectures.rope import read_magnitude
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.model.attention import QueryKeyNorm, Temperature, Window
+from tplaunch.coordinator.model.spec import AttentionSpec, Rope
 
 
 @dataclass(frozen=True)

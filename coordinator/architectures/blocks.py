@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from coordinator.architectures.metadata import MetadataReader
-from coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.architectures.metadata import MetadataReader
+from tplaunch.coordinator.gguf.origin import TensorInfo
 
 MAX_LAYERS = 10_000  # a damaged file is refused before it costs memory
 

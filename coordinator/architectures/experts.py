@@ -6,10 +6,10 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from coordinator.architectures.metadata import MetadataReader
-from coordinator.gguf.origin import TensorInfo
-from coordinator.model.experts import ExpertsSpec, expert_problem
-from coordinator.model.spec import FeedForwardSpec, ModelError
+from tplaunch.coordinator.architectures.metadata import MetadataReader
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.model.experts import ExpertsSpec, expert_problem
+from tplaunch.coordinator.model.spec import FeedForwardSpec, ModelError
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from coordinator.architectures.metadata import MetadataReader
-from coordinator.architectures.rope import read_magnitude, sharpness
-from coordinator.gguf.origin import TensorInfo
-from coordinator.model.attention import Latent
-from coordinator.model.spec import AttentionSpec, ModelError, Rope
+from tplaunch.coordinator.architectures.metadata import MetadataReader
+from tplaunch.coordinator.architectures.rope import read_magnitude, sharpness
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.model.attention import Latent
+from tplaunch.coordinator.model.spec import AttentionSpec, ModelError, Rope
 
 LATENT_UNIT = 10.0  # files of models with latent attention hold a tenth of yarn's multiplier
 

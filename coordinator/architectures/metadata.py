@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from coordinator.model.spec import ModelError
+from tplaunch.coordinator.model.spec import ModelError
 
 T = TypeVar("T")
 

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from coordinator.architectures.attention import LayerHeads, read_attentions
-from coordinator.architectures.blocks import count_layers, unused_of_blocks
-from coordinator.architectures.experts import Parts, feed_forward_parts
-from coordinator.architectures.keys import ignored_keys
-from coordinator.architectures.metadata import MetadataReader
-from coordinator.architectures.recurrent import read_recurrent
-from coordinator.architectures.rope import read_rope
-from coordinator.architectures.table import ARCHITECTURES, Architecture
-from coordinator.gguf.origin import TensorInfo
-from coordinator.model.recurrent import RecurrentSpec
-from coordinator.model.spec import BlockSpec, FeedForwardSpec, LayerSpec, ModelError, ModelSpec, Norm
+from tplaunch.coordinator.architectures.attention import LayerHeads, read_attentions
+from tplaunch.coordinator.architectures.blocks import count_layers, unused_of_blocks
+from tplaunch.coordinator.architectures.experts import Parts, feed_forward_parts
+from tplaunch.coordinator.architectures.keys import ignored_keys
+from tplaunch.coordinator.architectures.metadata import MetadataReader
+from tplaunch.coordinator.architectures.recurrent import read_recurrent
+from tplaunch.coordinator.architectures.rope import read_rope
+from tplaunch.coordinator.architectures.table import ARCHITECTURES, Architecture
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.model.recurrent import RecurrentSpec
+from tplaunch.coordinator.model.spec import BlockSpec, FeedForwardSpec, LayerSpec, ModelError, ModelSpec, Norm
 
 
 def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> ModelSpec:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from coordinator.architectures.metadata import MetadataReader
-from coordinator.gguf.origin import TensorInfo
-from coordinator.model.spec import ModelError, Rope, Yarn
+from tplaunch.coordinator.architectures.metadata import MetadataReader
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.model.spec import ModelError, Rope, Yarn
 
 FACTORS = "rope_freqs.weight"  # llama 3's
 SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"  # longrope's

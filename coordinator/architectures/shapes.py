@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from coordinator.architectures.table import ARCHITECTURES
-from coordinator.gguf.origin import TensorInfo
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.model.attention import Latent
-from coordinator.model.experts import ExpertsSpec
-from coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
-from coordinator.split.model_shards import layer_norms
+from tplaunch.coordinator.architectures.table import ARCHITECTURES
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.model.attention import Latent
+from tplaunch.coordinator.model.experts import ExpertsSpec
+from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
+from tplaunch.coordinator.split.model_shards import layer_norms
 
 
 @dataclass(frozen=True)

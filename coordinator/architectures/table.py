@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from coordinator.architectures.attention import AttentionFeatures
-from coordinator.architectures.experts import ExpertFeatures
-from coordinator.architectures.recurrent import RecurrentFeatures
-from coordinator.model.attention import QueryKeyNorm, Temperature
-from coordinator.model.spec import BlockSpec
+from tplaunch.coordinator.architectures.attention import AttentionFeatures
+from tplaunch.coordinator.architectures.experts import ExpertFeatures
+from tplaunch.coordinator.architectures.recurrent import RecurrentFeatures
+from tplaunch.coordinator.model.attention import QueryKeyNorm, Temperature
+from tplaunch.coordinator.model.spec import BlockSpec
 
 
 @dataclass(frozen=True)

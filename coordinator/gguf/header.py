@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.gguf.origin import TensorInfo, file_hash, without_leading_ones
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.model.spec import ModelError
+from tplaunch.coordinator.gguf.origin import TensorInfo, file_hash, without_leading_ones
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.model.spec import ModelError
 
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4

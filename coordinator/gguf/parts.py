@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.gguf.header import GgufError, GgufFile, read_gguf
-from coordinator.gguf.origin import FilePart, Origin, TensorInfo, model_hash
+from tplaunch.coordinator.gguf.header import GgufError, GgufFile, read_gguf
+from tplaunch.coordinator.gguf.origin import FilePart, Origin, TensorInfo, model_hash
 
 NUMBER, COUNT, NUM_TENSORS = "split.no", "split.count", "split.tensors.count"
 OF_ONE_FILE = (NUMBER, "general.alignment")  # keys in which the parts of a model may differ

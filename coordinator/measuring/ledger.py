@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from coordinator.measuring.reduce_times import ReduceTimes
+from tplaunch.coordinator.measuring.reduce_times import ReduceTimes
 
 KINDS = ("device", "wait", "reduce", "submit", "host", "coordinator")
 

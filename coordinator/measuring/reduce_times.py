@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.messages import StepDone
+from tplaunch.coordinator.messages import StepDone
 
 
 @dataclass(frozen=True)

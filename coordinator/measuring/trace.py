@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from coordinator.messages import Lap, Step, StepDone
+from tplaunch.coordinator.messages import Lap, Step, StepDone
 
 COORDINATOR = 0  # its track; rank r has 2 r + 1 for its host and 2 r + 2 for its device
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coordinator.model.attention import Latent, QueryKeyNorm, Temperature, Window
-from coordinator.model.experts import ExpertsSpec
-from coordinator.model.recurrent import RecurrentSpec
+from tplaunch.coordinator.model.attention import Latent, QueryKeyNorm, Temperature, Window
+from tplaunch.coordinator.model.experts import ExpertsSpec
+from tplaunch.coordinator.model.recurrent import RecurrentSpec
 
 
 class ModelError(ValueError):

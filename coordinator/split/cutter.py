@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coordinator.gguf.origin import TensorInfo, without_leading_ones
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.model.spec import ModelError
-from coordinator.split.plan import Span, covering
-from coordinator.split.shards import ONE, Shard
+from tplaunch.coordinator.gguf.origin import TensorInfo, without_leading_ones
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.split.plan import Span, covering
+from tplaunch.coordinator.split.shards import ONE, Shard
 
 FLOATS = ("F32", "F16", "BF16")  # that vectors may be of
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coordinator.model.experts import ExpertsSpec
-from coordinator.split.cutter import Cutter, Rows
-from coordinator.split.plan import LayerShare, Span
-from coordinator.split.shards import Shard
+from tplaunch.coordinator.model.experts import ExpertsSpec
+from tplaunch.coordinator.split.cutter import Cutter, Rows
+from tplaunch.coordinator.split.plan import LayerShare, Span
+from tplaunch.coordinator.split.shards import Shard
 
 EXPERT_BIAS = "exp_probs_b.bias"  # what is added to the routers' probabilities to choose by
 

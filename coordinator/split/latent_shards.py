@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from coordinator.model.attention import Latent
-from coordinator.model.spec import AttentionSpec
-from coordinator.split.cutter import Cutter
-from coordinator.split.plan import LayerShare, Span
-from coordinator.split.shards import Shard
+from tplaunch.coordinator.model.attention import Latent
+from tplaunch.coordinator.model.spec import AttentionSpec
+from tplaunch.coordinator.split.cutter import Cutter
+from tplaunch.coordinator.split.plan import LayerShare, Span
+from tplaunch.coordinator.split.shards import Shard
 
 
 def cut_latent_attention(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coordinator.kv_types import KV_TYPES
-from coordinator.split.plan import PlanError
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.split.plan import PlanError
 
 ACTIVATIONS = ("f32", "f16", "q8")
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from coordinator.gguf.origin import TensorInfo
-from coordinator.model.spec import AttentionSpec, FeedForwardSpec, ModelError, ModelSpec
-from coordinator.split.cutter import Cutter, Rows, check_shape
-from coordinator.split.expert_shards import cut_experts
-from coordinator.split.latent_shards import cut_latent_attention
-from coordinator.split.plan import LayerShare, RankShare, Span, make_plan
-from coordinator.split.recurrent_shards import cut_recurrent
-from coordinator.split.shards import Shard
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, ModelError, ModelSpec
+from tplaunch.coordinator.split.cutter import Cutter, Rows, check_shape
+from tplaunch.coordinator.split.expert_shards import cut_experts
+from tplaunch.coordinator.split.latent_shards import cut_latent_attention
+from tplaunch.coordinator.split.plan import LayerShare, RankShare, Span, make_plan
+from tplaunch.coordinator.split.recurrent_shards import cut_recurrent
+from tplaunch.coordinator.split.shards import Shard
 
 
 def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorInfo]) -> dict[str, Shard]:

@@ -11,9 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coordinator.model.experts import ExpertsSpec
-from coordinator.model.recurrent import RecurrentSpec
-from coordinator.model.spec import LayerSpec, ModelSpec
+from tplaunch.coordinator.model.experts import ExpertsSpec
+from tplaunch.coordinator.model.recurrent import RecurrentSpec
+from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
 
 MAX_RANKS = 8
 MAX_WEIGHT = 1e15  # of a rank: more than any device has bytes, and sums stay finite

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from coordinator.model.recurrent import RecurrentSpec
-from coordinator.model.spec import ModelError
-from coordinator.split.cutter import Cutter
-from coordinator.split.plan import LayerShare, Span
+from tplaunch.coordinator.model.recurrent import RecurrentSpec
+from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.split.cutter import Cutter
+from tplaunch.coordinator.split.plan import LayerShare, Span
 
 
 def cut_recurrent(cutter: Cutter, prefix: str, recurrent: RecurrentSpec, share: LayerShare) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coordinator.split.plan import Span, padded
+from tplaunch.coordinator.split.plan import Span, padded
 
 ONE = Span(0, 1)
 

@@ -12,21 +12,21 @@ from typing import Any
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from coordinator.text.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
-from coordinator.text.token_bytes import (
+from tplaunch.coordinator.text.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+from tplaunch.coordinator.text.token_bytes import (
     SPACE_SYMBOL,
     byte_level_token_bytes,
     spaced_token_bytes,
 )
-from coordinator.text.token_type import TokenType
-from coordinator.text.vocabulary import (
+from tplaunch.coordinator.text.token_type import TokenType
+from tplaunch.coordinator.text.vocabulary import (
     PREFIX,
     TokenizerError,
     Vocabulary,
     VocabularyDefaults,
     read_vocabulary,
 )
-from coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
+from tplaunch.coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

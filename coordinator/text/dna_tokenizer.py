@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from coordinator.text.byte_pair_tokenizer import BytePairTokenizer
+from tplaunch.coordinator.text.byte_pair_tokenizer import BytePairTokenizer
 
 _BASES_PER_TOKEN = 6
 _BEGIN, _END, _OTHER = b"<dna>", b"</dna>", b"<oov>"  # _OTHER stands for bases that have no token

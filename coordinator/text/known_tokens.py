@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from coordinator.text.token_type import TokenType
+from tplaunch.coordinator.text.token_type import TokenType
 
 # These keys name tokens that end a generation: of the text, a turn, a message, and of what was filled in.
 _FILL_END_KEYS = ("fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from coordinator.text import word_patterns as words
+from tplaunch.coordinator.text import word_patterns as words
 
 
 class PreTokenizer(NamedTuple):

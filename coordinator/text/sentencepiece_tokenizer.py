@@ -10,17 +10,17 @@ from typing import Any
 
 import sentencepiece
 
-from coordinator.text.sentencepiece_model import Piece, PieceType, serialized_model
-from coordinator.text.token_bytes import byte_fallback, spaced_token_bytes
-from coordinator.text.token_type import TokenType
-from coordinator.text.vocabulary import (
+from tplaunch.coordinator.text.sentencepiece_model import Piece, PieceType, serialized_model
+from tplaunch.coordinator.text.token_bytes import byte_fallback, spaced_token_bytes
+from tplaunch.coordinator.text.token_type import TokenType
+from tplaunch.coordinator.text.vocabulary import (
     BYTE_TOKEN,
     TokenizerError,
     Vocabulary,
     VocabularyDefaults,
     read_vocabulary,
 )
-from coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
+from tplaunch.coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
 
 # llama.cpp's defaults for this kind: src/llama-vocab.cpp, LLAMA_VOCAB_TYPE_SPM.
 _DEFAULTS = VocabularyDefaults(bos_token_id=1, eos_token_id=2, adds_bos=True, adds_space_prefix=True)

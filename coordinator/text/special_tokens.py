@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from coordinator.text.token_type import TokenType
-from coordinator.text.vocabulary import PREFIX, Vocabulary
+from tplaunch.coordinator.text.token_type import TokenType
+from tplaunch.coordinator.text.vocabulary import PREFIX, Vocabulary
 
 _ASCII_SPACES = " \t\n\v\f\r"
 

@@ -5,8 +5,8 @@ Knows the two ways in which a vocabulary writes bytes as text; knows no metadata
 
 from __future__ import annotations
 
-from coordinator.text.token_type import TokenType
-from coordinator.text.vocabulary import Vocabulary
+from tplaunch.coordinator.text.token_type import TokenType
+from tplaunch.coordinator.text.vocabulary import Vocabulary
 
 SPACE_SYMBOL = "\u2581"  # stands for a space in SentencePiece's vocabularies
 

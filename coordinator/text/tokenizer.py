@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from coordinator.text.byte_pair_tokenizer import BytePairTokenizer
-from coordinator.text.dna_tokenizer import DnaTokenizer
-from coordinator.text.sentencepiece_tokenizer import SentencePieceTokenizer
-from coordinator.text.unigram_tokenizer import UnigramTokenizer
-from coordinator.text.vocabulary import PREFIX, TokenizerError
+from tplaunch.coordinator.text.byte_pair_tokenizer import BytePairTokenizer
+from tplaunch.coordinator.text.dna_tokenizer import DnaTokenizer
+from tplaunch.coordinator.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from tplaunch.coordinator.text.unigram_tokenizer import UnigramTokenizer
+from tplaunch.coordinator.text.vocabulary import PREFIX, TokenizerError
 
 __all__ = ["Tokenizer", "TokenizerError", "decode", "load_tokenizer"]
 

@@ -14,18 +14,18 @@ import numpy as np
 import sentencepiece
 from tokenizers import models
 
-from coordinator.text.charsmap import checked_charsmap
-from coordinator.text.sentencepiece_model import serialized_normalizer
-from coordinator.text.token_bytes import SPACE_SYMBOL, spaced_token_bytes
-from coordinator.text.token_type import TokenType
-from coordinator.text.vocabulary import (
+from tplaunch.coordinator.text.charsmap import checked_charsmap
+from tplaunch.coordinator.text.sentencepiece_model import serialized_normalizer
+from tplaunch.coordinator.text.token_bytes import SPACE_SYMBOL, spaced_token_bytes
+from tplaunch.coordinator.text.token_type import TokenType
+from tplaunch.coordinator.text.vocabulary import (
     PREFIX,
     TokenizerError,
     Vocabulary,
     VocabularyDefaults,
     read_vocabulary,
 )
-from coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
+from tplaunch.coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
 
 # llama.cpp's defaults for this kind: src/llama-vocab.cpp, LLAMA_VOCAB_TYPE_UGM.
 _DEFAULTS = VocabularyDefaults(eos_token_id=1, unknown_token_id=2, adds_eos=True)

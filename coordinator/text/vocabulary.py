@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.text import known_tokens
-from coordinator.text.token_type import TokenType
+from tplaunch.coordinator.text import known_tokens
+from tplaunch.coordinator.text.token_type import TokenType
 
 PREFIX = "tokenizer.ggml."
 

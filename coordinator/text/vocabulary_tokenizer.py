@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from coordinator.text.special_tokens import cut_at_markers, find_markers
-from coordinator.text.vocabulary import TokenizerError, Vocabulary
+from tplaunch.coordinator.text.special_tokens import cut_at_markers, find_markers
+from tplaunch.coordinator.text.vocabulary import TokenizerError, Vocabulary
 
 
 class VocabularyTokenizer(ABC):

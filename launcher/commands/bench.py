@@ -8,18 +8,18 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordinator.measuring.benchmark import Measurement, Test, measure
-from coordinator.measuring.trace import Trace
-from coordinator.split.plan import MAX_RANKS
-from launcher.commands.bench_report import Result, print_report, ranks_text
-from launcher.commands.roofline import rooflines
-from launcher.config import RandomModel, RunConfig, UsageError
-from launcher.devices import DeviceChoice, select_devices
-from launcher.fitting.arrange import arrange
-from launcher.model import open_model
-from launcher.session import Session, start_session
-from launcher.trace_file import check_trace_path, write_trace
-from launcher.write_gguf import write_gguf
+from tplaunch.coordinator.measuring.benchmark import Measurement, Test, measure
+from tplaunch.coordinator.measuring.trace import Trace
+from tplaunch.coordinator.split.plan import MAX_RANKS
+from tplaunch.launcher.commands.bench_report import Result, print_report, ranks_text
+from tplaunch.launcher.commands.roofline import rooflines
+from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
+from tplaunch.launcher.devices import DeviceChoice, select_devices
+from tplaunch.launcher.fitting.arrange import arrange
+from tplaunch.launcher.model import open_model
+from tplaunch.launcher.session import Session, start_session
+from tplaunch.launcher.trace_file import check_trace_path, write_trace
+from tplaunch.launcher.write_gguf import write_gguf
 
 OUTPUTS = ("table", "json", "csv")
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from coordinator.measuring.benchmark import Measurement
-from launcher.commands.ledger_report import ledger_json, ledger_table
-from launcher.commands.roofline import Roofline, roofline_text
-from launcher.config import RunConfig
-from launcher.model import Model
-from launcher.table import format_table
+from tplaunch.coordinator.measuring.benchmark import Measurement
+from tplaunch.launcher.commands.ledger_report import ledger_json, ledger_table
+from tplaunch.launcher.commands.roofline import Roofline, roofline_text
+from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.model import Model
+from tplaunch.launcher.table import format_table
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.split.plan import MAX_RANKS
-from launcher.config import COLLECTIVES, RunError, UsageError
-from launcher.devices import WORKER_COMMAND, DeviceChoice
-from launcher.supervisor import rank_cores
-from launcher.table import format_table
+from tplaunch.coordinator.split.plan import MAX_RANKS
+from tplaunch.launcher.config import COLLECTIVES, RunError, UsageError
+from tplaunch.launcher.devices import WORKER_COMMAND, DeviceChoice
+from tplaunch.launcher.supervisor import rank_cores
+from tplaunch.launcher.table import format_table
 
 OURS = (COLLECTIVES[0], COLLECTIVES[0] + " two-phase", *COLLECTIVES[1:])
 MIN_CALLS, MAX_CALLS = 20, 1000

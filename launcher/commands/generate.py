@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from coordinator.generation import Generation, Timings
-from coordinator.measuring.ledger import Ledger, make_ledger
-from coordinator.sampler import Sampler, SamplingParameters
-from coordinator.text.detokenizer import Detokenizer
-from coordinator.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
-from launcher.commands.ledger_report import ledger_json, ledger_table
-from launcher.config import RunConfig, UsageError
-from launcher.devices import select_devices
-from launcher.fitting.arrange import Arrangement, arrange, say_arrangement
-from launcher.model import Model, check_prompt, open_model
-from launcher.session import Session, start_session
-from launcher.trace_file import check_trace_path, write_trace
+from tplaunch.coordinator.generation import Generation, Timings
+from tplaunch.coordinator.measuring.ledger import Ledger, make_ledger
+from tplaunch.coordinator.sampler import Sampler, SamplingParameters
+from tplaunch.coordinator.text.detokenizer import Detokenizer
+from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from tplaunch.launcher.commands.ledger_report import ledger_json, ledger_table
+from tplaunch.launcher.config import RunConfig, UsageError
+from tplaunch.launcher.devices import select_devices
+from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangement
+from tplaunch.launcher.model import Model, check_prompt, open_model
+from tplaunch.launcher.session import Session, start_session
+from tplaunch.launcher.trace_file import check_trace_path, write_trace
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from coordinator.measuring.ledger import KINDS, Ledger
-from coordinator.measuring.reduce_times import ReduceTimes
-from launcher.table import format_table
+from tplaunch.coordinator.measuring.ledger import KINDS, Ledger
+from tplaunch.coordinator.measuring.reduce_times import ReduceTimes
+from tplaunch.launcher.table import format_table
 
 
 def ledger_json(ledger: Ledger) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from coordinator.architectures.table import ARCHITECTURES, Architecture
-from coordinator.gguf.weight_types import WEIGHT_TYPES, WeightType
-from coordinator.kv_types import KV_TYPES
-from worker.formats import FORMATS
+from tplaunch.coordinator.architectures.table import ARCHITECTURES, Architecture
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES, WeightType
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.worker.formats import FORMATS
 
 RECURRENT_NAMES = {"delta": "gated delta net", "scan": "Mamba-2", "convolution": "short convolutions"}
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from coordinator.measuring.benchmark import Measurement
-from coordinator.messages import Ready
-from coordinator.split.limits import Limits
-from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import RankShare
-from launcher.devices import DeviceChoice
-from launcher.model import Model
-from worker.buffers.state import state_buffers
-from worker.buffers.table import cache_buffers
-from worker.weights.stacks import Stack, stack_shards
+from tplaunch.coordinator.measuring.benchmark import Measurement
+from tplaunch.coordinator.messages import Ready
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.plan import RankShare
+from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.model import Model
+from tplaunch.worker.buffers.state import state_buffers
+from tplaunch.worker.buffers.table import cache_buffers
+from tplaunch.worker.weights.stacks import Stack, stack_shards
 
 
 @dataclass(frozen=True)

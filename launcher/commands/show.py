@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.generation import all_logits
-from coordinator.model.spec import LayerSpec, ModelSpec
-from coordinator.split.plan import RankShare, Span
-from launcher.config import RunConfig, UsageError
-from launcher.devices import list_devices, planned_devices, select_devices
-from launcher.fitting.arrange import arrange, largest_context_text
-from launcher.fitting.fit import RankBytes, mebibytes
-from launcher.model import check_prompt, open_model
-from launcher.session import start_session
-from launcher.table import format_table
-from worker.measuring.measurements import cache_folder
+from tplaunch.coordinator.generation import all_logits
+from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
+from tplaunch.coordinator.split.plan import RankShare, Span
+from tplaunch.launcher.config import RunConfig, UsageError
+from tplaunch.launcher.devices import list_devices, planned_devices, select_devices
+from tplaunch.launcher.fitting.arrange import arrange, largest_context_text
+from tplaunch.launcher.fitting.fit import RankBytes, mebibytes
+from tplaunch.launcher.model import check_prompt, open_model
+from tplaunch.launcher.session import start_session
+from tplaunch.launcher.table import format_table
+from tplaunch.worker.measuring.measurements import cache_folder
 
 FEATURES = {
     "external_host_memory": "external host memory",

@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import padded
-from launcher.config import RandomModel, RunConfig, UsageError
-from launcher.device_job import run_device_job
-from launcher.devices import DeviceChoice, select_devices
-from launcher.fitting.arrange import arrange
-from launcher.fitting.speeds import device_speed
-from launcher.model import open_model
-from launcher.session import start_session
-from launcher.table import format_table
-from worker.measuring.tuning_job import TuningJob
-from worker.measuring.two_phase import WAYS, bucket_rows, kept_measurements, measurement_name, pays
-from worker.programs.program import Program
-from worker.programs.transformer import build_program
-from worker.vulkan.variants import FREQUENT
+from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.plan import padded
+from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
+from tplaunch.launcher.device_job import run_device_job
+from tplaunch.launcher.devices import DeviceChoice, select_devices
+from tplaunch.launcher.fitting.arrange import arrange
+from tplaunch.launcher.fitting.speeds import device_speed
+from tplaunch.launcher.model import open_model
+from tplaunch.launcher.session import start_session
+from tplaunch.launcher.table import format_table
+from tplaunch.worker.measuring.tuning_job import TuningJob
+from tplaunch.worker.measuring.two_phase import WAYS, bucket_rows, kept_measurements, measurement_name, pays
+from tplaunch.worker.programs.program import Program
+from tplaunch.worker.programs.transformer import build_program
+from tplaunch.worker.vulkan.variants import FREQUENT
 
 TIMEOUT_SECONDS = 1800  # of one device: a slow driver compiles a kernel for most of a minute
 # What is measured where no model is named: a shape with small and large matrices.

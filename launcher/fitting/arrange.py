@@ -6,15 +6,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coordinator.split.limits import Limits
-from coordinator.split.plan import RankShare, make_plan
-from launcher.config import RunConfig
-from launcher.devices import DeviceChoice
-from launcher.fitting.auto_split import choose_weights
-from launcher.fitting.context_fit import Fitting, Sizes
-from launcher.fitting.fit import RankBytes, check_fit, rank_needs
-from launcher.fitting.memory_places import memory_places
-from launcher.model import Model
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.plan import RankShare, make_plan
+from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.fitting.auto_split import choose_weights
+from tplaunch.launcher.fitting.context_fit import Fitting, Sizes
+from tplaunch.launcher.fitting.fit import RankBytes, check_fit, rank_needs
+from tplaunch.launcher.fitting.memory_places import memory_places
+from tplaunch.launcher.model import Model
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coordinator.split.plan import make_plan
-from launcher.config import RunConfig, RunError, UsageError
-from launcher.devices import DeviceChoice
-from launcher.fitting.context_fit import Fitting
-from launcher.fitting.fit import rank_needs
-from launcher.fitting.memory_places import MemoryPlace
-from launcher.fitting.speeds import rank_speeds
-from launcher.model import Model
+from tplaunch.coordinator.split.plan import make_plan
+from tplaunch.launcher.config import RunConfig, RunError, UsageError
+from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.fitting.context_fit import Fitting
+from tplaunch.launcher.fitting.fit import rank_needs
+from tplaunch.launcher.fitting.memory_places import MemoryPlace
+from tplaunch.launcher.fitting.speeds import rank_speeds
+from tplaunch.launcher.model import Model
 
 NUM_STEPS = 16  # from shares by speed to shares by memory
 ROOM = 16384  # positions that a split must leave room for, where the user does not name a context

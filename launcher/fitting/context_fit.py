@@ -6,11 +6,11 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from coordinator.split.limits import Limits
-from launcher.config import RunConfig
-from launcher.devices import DeviceChoice
-from launcher.fitting.fit import RankNeeds, exceeds_allocation
-from launcher.fitting.memory_places import MemoryPlace
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.fitting.fit import RankNeeds, exceeds_allocation
+from tplaunch.launcher.fitting.memory_places import MemoryPlace
 
 BLOCK_LENGTH = 32  # positions: the context is a multiple of it where memory is the limit
 DEFAULT_CONTEXT = 4096  # at most, where a device's memory is not known

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from coordinator.gguf.origin import TensorInfo
-from coordinator.model.spec import ModelSpec
-from coordinator.split.limits import Limits
-from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import RankShare, padded
-from coordinator.split.shards import Shard
-from launcher.config import UsageError
-from launcher.devices import DeviceChoice
-from launcher.fitting.memory_places import MemoryPlace
-from worker.buffers.state import state_buffers
-from worker.buffers.table import Buffer, activation_buffers, cache_buffers, weight_buffers
-from worker.weights.stacks import stack_shards
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.plan import RankShare, padded
+from tplaunch.coordinator.split.shards import Shard
+from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.fitting.memory_places import MemoryPlace
+from tplaunch.worker.buffers.state import state_buffers
+from tplaunch.worker.buffers.table import Buffer, activation_buffers, cache_buffers, weight_buffers
+from tplaunch.worker.weights.stacks import stack_shards
 
 
 @dataclass(frozen=True)

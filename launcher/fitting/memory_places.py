@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from launcher.config import UsageError
-from launcher.devices import DeviceChoice
+from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.devices import DeviceChoice
 
 HOST = "this machine's memory"
 # What is left free where the launcher itself decides how much to take. On a device for its driver, and what

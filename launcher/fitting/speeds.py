@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from launcher.config import RunConfig
-from launcher.device_job import run_device_job
-from launcher.devices import DeviceChoice
+from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.device_job import run_device_job
+from tplaunch.launcher.devices import DeviceChoice
 
 TIMEOUT_SECONDS = 300.0
 

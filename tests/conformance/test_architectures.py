@@ -11,19 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from coordinator.generation import all_logits
-from coordinator.scheduler import Scheduler
-from coordinator.split.limits import Limits
-from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import EXPERT_SPLITS, make_plan, num_all_reduces
 from tests.conformance.conftest import Reference, error
 from tests.conftest import manifest_of
 from tests.drivers import driver_variables, find_lavapipe
 from tests.models import LocalEngine, open_model
-from worker.device import Device, DeviceOptions
-from worker.numpy.device import NumpyDevice
-from worker.programs.transformer import build_program
-from worker.vulkan.device import VulkanDevice
+from tplaunch.coordinator.generation import all_logits
+from tplaunch.coordinator.scheduler import Scheduler
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.plan import EXPERT_SPLITS, make_plan, num_all_reduces
+from tplaunch.worker.device import Device, DeviceOptions
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.programs.transformer import build_program
+from tplaunch.worker.vulkan.device import VulkanDevice
 
 MODELS = (
     "llama-dense", "llama-moe", "qwen2-dense", "qwen3-dense", "qwen2moe-moe", "qwen3moe-moe",

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from coordinator.text.pre_tokenizers import PRE_TOKENIZERS
-from coordinator.text.tokenizer import decode, load_tokenizer
 from tests.vocabularies import CHARACTERS, byte_level_metadata
+from tplaunch.coordinator.text.pre_tokenizers import PRE_TOKENIZERS
+from tplaunch.coordinator.text.tokenizer import decode, load_tokenizer
 
 STORED: dict[str, Any] = json.loads(
     gzip.decompress(Path(__file__).with_name("pre_tokenizers.json.gz").read_bytes())

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coordinator.gguf.header import read_gguf
-from coordinator.text.detokenizer import Detokenizer
-from coordinator.text.tokenizer import Tokenizer, decode, load_tokenizer
+from tplaunch.coordinator.gguf.header import read_gguf
+from tplaunch.coordinator.text.detokenizer import Detokenizer
+from tplaunch.coordinator.text.tokenizer import Tokenizer, decode, load_tokenizer
 
 STORIES = "models/stories260K-f32.gguf"
 GPT_2, LLAMA_3, QWEN_2 = (f"tokenizers/ggml-vocab-{name}.gguf" for name in ("gpt-2", "llama-bpe", "qwen2"))

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-import collectives
 from tests.unit.collectives_group import open_things
+from tplaunch import collectives
 
 
 def say(value: Any) -> None:

@@ -3,8 +3,8 @@
 import importlib.util
 import json
 
-import collectives
 from tests.command_line import CommandLine
+from tplaunch import collectives
 
 
 def test_every_collective_at_every_size(tplaunch: CommandLine) -> None:

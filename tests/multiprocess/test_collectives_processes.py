@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import collectives
+from tplaunch import collectives
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 kinds = pytest.mark.parametrize("kind", list(collectives.KINDS))

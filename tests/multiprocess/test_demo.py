@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from coordinator.architectures.reader import model_spec
-from coordinator.gguf.header import read_gguf
 from tests.command_line import CommandLine
 from tests.drivers import REPOSITORY
+from tplaunch.coordinator.architectures.reader import model_spec
+from tplaunch.coordinator.gguf.header import read_gguf
 
 MODEL = REPOSITORY / "examples/demo-stories.gguf"
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from coordinator.gguf.header import read_gguf
-from coordinator.text.tokenizer import decode, load_tokenizer
 from tests.command_line import CommandLine
 from tests.models import make_spec, write_llama
 from tests.vocabularies import CONTROL, byte_level_metadata
+from tplaunch.coordinator.gguf.header import read_gguf
+from tplaunch.coordinator.text.tokenizer import decode, load_tokenizer
 
 PROMPT = "Häns  1234\nit's 日本 <|im_end|>"
 JOINS = [("i", "t"), (" ", "1"), ("'", "s"), ("1", "2"), ("12", "3")]

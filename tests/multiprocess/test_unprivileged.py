@@ -55,7 +55,7 @@ def nobody() -> Iterator[CommandLine]:
         **driver_variables(manifest_of(find_lavapipe())),
     }
     command_line = CommandLine(
-        environment, Path("/nonexistent"), [*prefix, python_for_anyone(prefix), "-m", "launcher"]
+        environment, Path("/nonexistent"), [*prefix, python_for_anyone(prefix), "-m", "tplaunch"]
     )
     for path in (command_line.folder, *command_line.folder.iterdir()):
         os.chown(path, NOBODY, NOBODY)

@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import collectives
-from collectives import Collective, CollectiveError
+from tplaunch import collectives
+from tplaunch.collectives import Collective, CollectiveError
 
 
 def on_ranks(ranks: Sequence[Collective], function: Callable[[Collective], Any]) -> list[Any]:

@@ -7,20 +7,28 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from collectives import Collective
-from coordinator.architectures.reader import model_spec
-from coordinator.gguf.origin import TensorInfo
-from coordinator.model.attention import QueryKeyNorm, Temperature, Window
-from coordinator.model.spec import ModelError, ModelSpec
-from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import make_plan
 from tests.models import tensor_infos, tensor_shapes
-from worker.device import Device
-from worker.ops.attention import HEAD_SUMS, Attention, AttentionCombine, HeadNorm, HeadSums, Rope, RopeCache
-from worker.programs.program import Phase, Program
-from worker.programs.transformer import build_program
-from worker.step.rope_tables import temperatures
-from worker.step.segments import SegmentRunner
+from tplaunch.collectives import Collective
+from tplaunch.coordinator.architectures.reader import model_spec
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.model.attention import QueryKeyNorm, Temperature, Window
+from tplaunch.coordinator.model.spec import ModelError, ModelSpec
+from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.plan import make_plan
+from tplaunch.worker.device import Device
+from tplaunch.worker.ops.attention import (
+    HEAD_SUMS,
+    Attention,
+    AttentionCombine,
+    HeadNorm,
+    HeadSums,
+    Rope,
+    RopeCache,
+)
+from tplaunch.worker.programs.program import Phase, Program
+from tplaunch.worker.programs.transformer import build_program
+from tplaunch.worker.step.rope_tables import temperatures
+from tplaunch.worker.step.segments import SegmentRunner
 
 
 def spec_of(architecture: str, layers: int, shapes: Any = None, **changes: Any) -> ModelSpec:

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.config import RandomModel, RunConfig, RunError, UsageError, parse_split
-from launcher.devices import DeviceChoice
-from launcher.fitting import speeds as measured
-from launcher.fitting.arrange import Arrangement, arrange
-from launcher.fitting.auto_split import ROOM
-from launcher.fitting.speeds import rank_speeds
-from launcher.model import open_model
 from tests.models import config_of, examples
+from tplaunch.launcher.config import RandomModel, RunConfig, RunError, UsageError, parse_split
+from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.fitting import speeds as measured
+from tplaunch.launcher.fitting.arrange import Arrangement, arrange
+from tplaunch.launcher.fitting.auto_split import ROOM
+from tplaunch.launcher.fitting.speeds import rank_speeds
+from tplaunch.launcher.model import open_model
 
 SHAPE = RandomModel("llama-3.1-8b", "Q4_0")  # 4.5 GB
 AUTO = config_of(SHAPE, tensor_split="auto")

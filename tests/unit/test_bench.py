@@ -9,28 +9,28 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from coordinator.architectures.reader import model_spec
-from coordinator.architectures.shapes import SHAPES, Shape, shape_tensors
-from coordinator.gguf.origin import Origin
-from coordinator.gguf.parts import read_model
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.measuring.benchmark import Measurement, Test, measure
-from coordinator.measuring.ledger import KINDS, make_ledger
-from coordinator.measuring.reduce_times import ReduceClock
-from coordinator.messages import Step
-from coordinator.model.experts import ExpertsSpec
-from coordinator.model.spec import LayerSpec
-from coordinator.scheduler import Scheduler, Sequence
-from coordinator.split.model_shards import check_tensors, rank_shards
-from coordinator.split.plan import make_plan
-from launcher.commands.ledger_report import ledger_table
-from launcher.config import RandomModel, UsageError
-from launcher.table import format_table
-from launcher.write_gguf import write_gguf
 from tests.models import LIMITS, SPEC, LocalEngine, make_spec, write_llama
-from worker.formats import FORMATS
-from worker.weights.model_file import ModelFile
-from worker.weights.random_weights import DEVIATION, RandomWeights
+from tplaunch.coordinator.architectures.reader import model_spec
+from tplaunch.coordinator.architectures.shapes import SHAPES, Shape, shape_tensors
+from tplaunch.coordinator.gguf.origin import Origin
+from tplaunch.coordinator.gguf.parts import read_model
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.measuring.benchmark import Measurement, Test, measure
+from tplaunch.coordinator.measuring.ledger import KINDS, make_ledger
+from tplaunch.coordinator.measuring.reduce_times import ReduceClock
+from tplaunch.coordinator.messages import Step
+from tplaunch.coordinator.model.experts import ExpertsSpec
+from tplaunch.coordinator.model.spec import LayerSpec
+from tplaunch.coordinator.scheduler import Scheduler, Sequence
+from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
+from tplaunch.coordinator.split.plan import make_plan
+from tplaunch.launcher.commands.ledger_report import ledger_table
+from tplaunch.launcher.config import RandomModel, UsageError
+from tplaunch.launcher.table import format_table
+from tplaunch.launcher.write_gguf import write_gguf
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.weights.model_file import ModelFile
+from tplaunch.worker.weights.random_weights import DEVIATION, RandomWeights
 
 # Its rows are whole blocks of every type.
 SMALL = Shape(make_spec(embedding_length=256, key_length=64, value_length=64, feed_forward_length=512))

@@ -13,9 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.text.detokenizer import Detokenizer
-from coordinator.text.pre_tokenizers import PRE_TOKENIZERS
-from coordinator.text.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
 from tests.drivers import REPOSITORY
 from tests.vocabularies import (
     BYTE,
@@ -30,6 +27,9 @@ from tests.vocabularies import (
     expect_error_or_tokens,
     written,
 )
+from tplaunch.coordinator.text.detokenizer import Detokenizer
+from tplaunch.coordinator.text.pre_tokenizers import PRE_TOKENIZERS
+from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 KINDS = {kind: name for name, kind in PRE_TOKENIZERS.items()}  # one name each

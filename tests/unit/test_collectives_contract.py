@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import collectives
-from collectives import Collective, CollectiveAborted, CollectiveError, CollectiveTimeout
 from tests.unit.collectives_group import connected, on_ranks, open_things, unconnected
+from tplaunch import collectives
+from tplaunch.collectives import Collective, CollectiveAborted, CollectiveError, CollectiveTimeout
 
 kinds = pytest.mark.parametrize("kind", list(collectives.KINDS))
 

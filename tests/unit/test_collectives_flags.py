@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from collectives import Collective, CollectiveError, SharedMemory
-from collectives.flags import Flags, LibatomicFlags, PlainFlags, Sleeper
 from tests.unit.collectives_group import connected, on_ranks
+from tplaunch.collectives import Collective, CollectiveError, SharedMemory
+from tplaunch.collectives.flags import Flags, LibatomicFlags, PlainFlags, Sleeper
 
 NUM_WORDS = 16
 

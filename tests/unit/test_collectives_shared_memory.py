@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from collectives import Collective, CollectiveError, SharedMemory
 from tests.unit.collectives_group import connected, on_ranks, unconnected
+from tplaunch.collectives import Collective, CollectiveError, SharedMemory
 
 TOKEN = bytes(range(16))
 
@@ -89,7 +89,7 @@ def test_a_waiting_rank_gives_up_its_core_soon_where_others_need_it(
     with connected("shared-memory", 3) as ranks:
         first = ranks[0]
         assert isinstance(first, SharedMemory) and first._header is not None
-        monkeypatch.setattr("collectives.shared_memory.monotonic", lambda: now)
+        monkeypatch.setattr("tplaunch.collectives.shared_memory.monotonic", lambda: now)
         monkeypatch.setattr("os.sched_yield", give_way)
         slept_on: list[int] = []
         monkeypatch.setattr(first, "_sleep", lambda header, peer, *rest: slept_on.append(peer.rank))

@@ -12,9 +12,9 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collectives import Collective, CollectiveError, ZmqRing
-from collectives.zmq_wire import HEADER_BYTES, PROTOCOL_VERSION, Header, Kind, parse
 from tests.unit.collectives_group import connected, on_ranks
+from tplaunch.collectives import Collective, CollectiveError, ZmqRing
+from tplaunch.collectives.zmq_wire import HEADER_BYTES, PROTOCOL_VERSION, Header, Kind, parse
 
 TOKEN = bytes(range(16))
 

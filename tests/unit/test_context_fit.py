@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.architectures.shapes import SHAPES
-from coordinator.split.limits import Limits
-from launcher.config import RandomModel, RunConfig, UsageError
-from launcher.devices import DeviceChoice
-from launcher.fitting.arrange import Arrangement, arrange, say_arrangement
-from launcher.fitting.context_fit import BLOCK_LENGTH, DEFAULT_CONTEXT, MAX_WORK_BYTES, MIN_ROWS
-from launcher.fitting.fit import rank_needs
-from launcher.fitting.memory_places import HOST, memory_places
-from launcher.model import Model, open_model
 from tests.models import config_of, examples
+from tplaunch.coordinator.architectures.shapes import SHAPES
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
+from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangement
+from tplaunch.launcher.fitting.context_fit import BLOCK_LENGTH, DEFAULT_CONTEXT, MAX_WORK_BYTES, MIN_ROWS
+from tplaunch.launcher.fitting.fit import rank_needs
+from tplaunch.launcher.fitting.memory_places import HOST, memory_places
+from tplaunch.launcher.model import Model, open_model
 
 MIB = 1 << 20
 TRAINED = 131072  # of every shape

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.text.detokenizer import Detokenizer
+from tplaunch.coordinator.text.detokenizer import Detokenizer
 
 
 class Pieces:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.text.tokenizer import Tokenizer, decode, load_tokenizer
 from tests.vocabularies import CONTROL, FIRST, NORMAL, byte_level_metadata
+from tplaunch.coordinator.text.tokenizer import Tokenizer, decode, load_tokenizer
 
 SPECIAL = [("<dna>", NORMAL), ("</dna>", NORMAL), ("<oov>", NORMAL)]
 KMERS = [(kmer + "\ue000", NORMAL) for kmer in ("ACGTAC", "GGGAAA", "AAAAAA")]

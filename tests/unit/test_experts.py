@@ -12,20 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.architectures.experts import feed_forward_parts
-from coordinator.architectures.metadata import MetadataReader
-from coordinator.architectures.reader import model_spec
-from coordinator.architectures.shapes import SHAPES
-from coordinator.architectures.table import ARCHITECTURES
-from coordinator.generation import all_logits
-from coordinator.gguf.header import read_gguf
-from coordinator.gguf.origin import TensorInfo
-from coordinator.model.experts import ExpertsSpec
-from coordinator.model.spec import FeedForwardSpec, LayerSpec, ModelError, ModelSpec
-from coordinator.scheduler import Scheduler
-from coordinator.split.model_shards import check_tensors, rank_shards
-from coordinator.split.plan import EXPERT_SPLITS, RankShare, Span, make_plan
-from coordinator.split.shards import Shard
 from tests.models import (
     LIMITS,
     Floats,
@@ -38,12 +24,26 @@ from tests.models import (
     write_llama,
 )
 from tests.unit import test_reference_model as dense
-from worker.formats import FORMATS
-from worker.ops.common import MatMul
-from worker.ops.experts import ExpertMatMul, ExpertTiles, Route, SharedRoutes
-from worker.programs.program import Program
-from worker.programs.transformer import build_program
-from worker.weights.model_file import ModelFile, shard_rows
+from tplaunch.coordinator.architectures.experts import feed_forward_parts
+from tplaunch.coordinator.architectures.metadata import MetadataReader
+from tplaunch.coordinator.architectures.reader import model_spec
+from tplaunch.coordinator.architectures.shapes import SHAPES
+from tplaunch.coordinator.architectures.table import ARCHITECTURES
+from tplaunch.coordinator.generation import all_logits
+from tplaunch.coordinator.gguf.header import read_gguf
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.model.experts import ExpertsSpec
+from tplaunch.coordinator.model.spec import FeedForwardSpec, LayerSpec, ModelError, ModelSpec
+from tplaunch.coordinator.scheduler import Scheduler
+from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
+from tplaunch.coordinator.split.plan import EXPERT_SPLITS, RankShare, Span, make_plan
+from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.ops.experts import ExpertMatMul, ExpertTiles, Route, SharedRoutes
+from tplaunch.worker.programs.program import Program
+from tplaunch.worker.programs.transformer import build_program
+from tplaunch.worker.weights.model_file import ModelFile, shard_rows
 
 WEIGHTS = st.lists(st.sampled_from([0.0, 0.3, 1.0, 2.0, 7.0]), min_size=1, max_size=8).filter(any)
 SPLITS = pytest.mark.parametrize("split", EXPERT_SPLITS)

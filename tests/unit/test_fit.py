@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.split.limits import Limits
-from coordinator.split.plan import PlanError, make_plan
-from launcher.config import UsageError
-from launcher.devices import DeviceChoice
-from launcher.fitting.arrange import arrange
-from launcher.fitting.fit import RankNeeds, check_fit, mebibytes, rank_needs
-from launcher.fitting.memory_places import memory_places
-from launcher.model import Model, check_prompt, open_model
 from tests.models import config_of, examples, make_spec, tensor_infos, tensor_shapes, write_llama
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.plan import PlanError, make_plan
+from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.fitting.arrange import arrange
+from tplaunch.launcher.fitting.fit import RankNeeds, check_fit, mebibytes, rank_needs
+from tplaunch.launcher.fitting.memory_places import memory_places
+from tplaunch.launcher.model import Model, check_prompt, open_model
 
 ON_CPU = DeviceChoice(1, "llvmpipe", on_cpu=True)
 NUMPY = DeviceChoice(None, "cpu")

@@ -12,11 +12,11 @@ from gguf.quants import dequantize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.split.plan import padded
 from tests.blocks import extreme_rows, unit_columns
 from tests.models import Floats, examples
-from worker.formats import FORMATS, PLANE_ALIGNMENT
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.split.plan import padded
+from tplaunch.worker.formats import FORMATS, PLANE_ALIGNMENT
 
 Bytes = npt.NDArray[np.uint8]
 KNOWN = {kind.name for kind in gguf.GGMLQuantizationType}  # an older package has not all of them

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import garbage
-from coordinator.garbage import collect_if_due, collected_by_hand
-from coordinator.messages import Message, Step, StepDone, decode, encode
-from coordinator.sampler import Sampler, SamplingParameters
-from coordinator.scheduler import Scheduler, Sequence
-from coordinator.split.plan import make_plan
 from tests.models import LIMITS, load_message, open_model, write_llama
-from worker.control import ControlSocket
-from worker.device import DeviceOptions
-from worker.loop import Worker
+from tplaunch.coordinator import garbage
+from tplaunch.coordinator.garbage import collect_if_due, collected_by_hand
+from tplaunch.coordinator.messages import Message, Step, StepDone, decode, encode
+from tplaunch.coordinator.sampler import Sampler, SamplingParameters
+from tplaunch.coordinator.scheduler import Scheduler, Sequence
+from tplaunch.coordinator.split.plan import make_plan
+from tplaunch.worker.control import ControlSocket
+from tplaunch.worker.device import DeviceOptions
+from tplaunch.worker.loop import Worker
 
 
 class Deaf(ControlSocket):

@@ -18,15 +18,6 @@ from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.architectures.reader import model_spec
-from coordinator.gguf.header import GgufError, GgufFile, read_gguf
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.messages import Step
-from coordinator.model.spec import ModelError
-from coordinator.split.model_shards import check_tensors
-from coordinator.split.plan import PlanError
-from coordinator.text.tokenizer import TokenizerError, load_tokenizer
-from launcher.write_gguf import add_metadata
 from tests.models import (
     FACTORS,
     LocalEngine,
@@ -36,6 +27,15 @@ from tests.models import (
     tensor_shapes,
     write_llama,
 )
+from tplaunch.coordinator.architectures.reader import model_spec
+from tplaunch.coordinator.gguf.header import GgufError, GgufFile, read_gguf
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.messages import Step
+from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.split.model_shards import check_tensors
+from tplaunch.coordinator.split.plan import PlanError
+from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer
+from tplaunch.launcher.write_gguf import add_metadata
 
 EXPECTED_ERRORS = (GgufError, ModelError, TokenizerError, PlanError)
 SMALL = make_spec(num_layers=1, embedding_length=8, num_heads=2, num_kv_heads=1, key_length=4, value_length=4,

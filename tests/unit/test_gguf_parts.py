@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.generation import all_logits
-from coordinator.gguf.header import GgufError, read_gguf
-from coordinator.gguf.parts import read_model
-from coordinator.scheduler import Scheduler
 from tests.models import LIMITS, SPEC, LocalEngine
 from tests.split_files import Split, write_part
+from tplaunch.coordinator.generation import all_logits
+from tplaunch.coordinator.gguf.header import GgufError, read_gguf
+from tplaunch.coordinator.gguf.parts import read_model
+from tplaunch.coordinator.scheduler import Scheduler
 
 TOKENS = [1, 5, 47, 0, 9, 9, 23]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from tests.vocabularies import CONTROL, FIRST, NORMAL, USER_DEFINED, byte_level_metadata
+from tplaunch.coordinator.text.tokenizer import Tokenizer, load_tokenizer
 
 
 def load(*texts: str, kind: int = NORMAL, **keys: Any) -> Tokenizer:

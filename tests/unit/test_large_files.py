@@ -15,20 +15,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import worker.weights.model_file
-from coordinator.architectures.shapes import Shape, shape_tensors
-from coordinator.gguf.parts import GgufModel
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.model.spec import ModelSpec
-from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import RankShare, make_plan
-from launcher.write_gguf import add_metadata
+import tplaunch.worker.weights.model_file
 from tests.models import LIMITS, LocalEngine, make_spec, open_model, write_llama
-from worker.buffers.table import weight_buffers
-from worker.numpy.device import NumpyDevice
-from worker.weights.loading import load_stacks
-from worker.weights.model_file import ModelFile
-from worker.weights.stacks import stack_shards
+from tplaunch.coordinator.architectures.shapes import Shape, shape_tensors
+from tplaunch.coordinator.gguf.parts import GgufModel
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.plan import RankShare, make_plan
+from tplaunch.launcher.write_gguf import add_metadata
+from tplaunch.worker.buffers.table import weight_buffers
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.weights.loading import load_stacks
+from tplaunch.worker.weights.model_file import ModelFile
+from tplaunch.worker.weights.stacks import stack_shards
 
 SPEC = make_spec(embedding_length=4096, num_heads=32, num_kv_heads=8, key_length=128, value_length=128,
                  feed_forward_length=2**21, vocabulary_size=32000, rope={"dimension": 128})  # fmt: skip
@@ -114,14 +114,14 @@ def own_pages(file: GgufModel, share: RankShare, num_pages: int) -> npt.NDArray[
 
 def test_a_rank_reads_its_share_and_nothing_else(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the page: where the kernel is told not to read ahead of what is asked for."""
-    maps = worker.weights.model_file.mapped
+    maps = tplaunch.worker.weights.model_file.mapped
 
     def mapped(path: Path) -> mmap.mmap:
         data = maps(path)
         data.madvise(mmap.MADV_RANDOM)
         return data
 
-    monkeypatch.setattr("worker.weights.model_file.mapped", mapped)
+    monkeypatch.setattr("tplaunch.worker.weights.model_file.mapped", mapped)
     file, spec = open_model(large)
     share = make_plan(spec, [1, 1, 1, 8e-4, 1, 1, 1, 1])[3]
     assert (

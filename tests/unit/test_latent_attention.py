@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.architectures.reader import model_spec
-from coordinator.generation import all_logits
-from coordinator.gguf.header import read_gguf
-from coordinator.model.attention import Temperature
-from coordinator.model.spec import ModelError
-from coordinator.scheduler import Scheduler
-from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import make_plan
 from tests.latent_model import latent_logits, latent_spec, write_latent
 from tests.models import LIMITS, LocalEngine, open_model, tensor_infos, tensor_shapes
-from worker.buffers.table import cache_buffers
+from tplaunch.coordinator.architectures.reader import model_spec
+from tplaunch.coordinator.generation import all_logits
+from tplaunch.coordinator.gguf.header import read_gguf
+from tplaunch.coordinator.model.attention import Temperature
+from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.scheduler import Scheduler
+from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.plan import make_plan
+from tplaunch.worker.buffers.table import cache_buffers
 
 TOKENS = [1, 5, 47, 0, 9, 9, 23, 11, 30, 2, 17, 8, 46, 3, 3, 21, 40, 12]
 SPECS = {

@@ -15,23 +15,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import collectives
-from coordinator.messages import Progress
-from coordinator.sampler import SamplingParameters
-from launcher.cli import main
-from launcher.commands.generate import GenerateConfig
-from launcher.config import (
+from tests.models import config_of, examples, write_llama
+from tplaunch import collectives
+from tplaunch.coordinator.messages import Progress
+from tplaunch.coordinator.sampler import SamplingParameters
+from tplaunch.launcher.cli import main
+from tplaunch.launcher.commands.generate import GenerateConfig
+from tplaunch.launcher.config import (
     COLLECTIVES,
     RunConfig,
     UsageError,
     parse_numbers,
     parse_tokens,
 )
-from launcher.devices import DeviceChoice, DeviceList, choose_devices, select_devices
-from launcher.logs import MAX_KEPT_RUNS, RunLogs
-from launcher.progress import show_progress
-from launcher.supervisor import rank_cores
-from tests.models import config_of, examples, write_llama
+from tplaunch.launcher.devices import DeviceChoice, DeviceList, choose_devices, select_devices
+from tplaunch.launcher.logs import MAX_KEPT_RUNS, RunLogs
+from tplaunch.launcher.progress import show_progress
+from tplaunch.launcher.supervisor import rank_cores
 
 # Devices.
 
@@ -139,7 +139,7 @@ def test_all_means_those_that_can_be_used() -> None:
 
 
 def test_no_driver_is_asked_where_none_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launcher.devices.WORKER_COMMAND", ["/nonexistent"])
+    monkeypatch.setattr("tplaunch.launcher.devices.WORKER_COMMAND", ["/nonexistent"])
     assert select_devices("cpu, CPU") == [DeviceChoice(None, "cpu")] * 2
 
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shaders.load import kernel_names, kernels_hash
 from tests.models import examples
-from worker.device import FEATURES, DeviceOptions
-from worker.formats import FORMATS
-from worker.measuring.measurements import MAX_FILE_BYTES, Measurements, cache_folder, lowest
-from worker.vulkan.pushes.kernels import KERNELS
-from worker.vulkan.variants import FAMILIES, Selection, candidates
+from tplaunch.shaders.load import kernel_names, kernels_hash
+from tplaunch.worker.device import FEATURES, DeviceOptions
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.measuring.measurements import MAX_FILE_BYTES, Measurements, cache_folder, lowest
+from tplaunch.worker.vulkan.pushes.kernels import KERNELS
+from tplaunch.worker.vulkan.variants import FAMILIES, Selection, candidates
 
 DEVICE = {"name": "a GPU", "uuid": "00ff", "driver": "its driver 1.0"}
 NUMBERS = {"_wide": 1.5e-4, "": 2e-4, "_new": None}

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.commands.show import FEATURES, show_devices
-from launcher.config import UsageError
-from launcher.devices import DeviceChoice, DeviceList
-from launcher.fitting.memory_places import HOST, MemoryPlace, memory_places
-from launcher.sizes import MAX_SIZE, UNITS, parse_max_memory, parse_size
 from tests.models import examples
+from tplaunch.launcher.commands.show import FEATURES, show_devices
+from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.devices import DeviceChoice, DeviceList
+from tplaunch.launcher.fitting.memory_places import HOST, MemoryPlace, memory_places
+from tplaunch.launcher.sizes import MAX_SIZE, UNITS, parse_max_memory, parse_size
 
 GIB = 1 << 30
 SMALL = DeviceChoice(0, "small", on_cpu=False, memory_bytes=8 * GIB, available_bytes=7 * GIB)
@@ -132,7 +132,7 @@ def test_free_memory_is_shown_where_the_driver_tells_it(
     said |= {"memory_bytes": 8 * GIB, "min_subgroup_size": 8, "max_subgroup_size": 8}
     said |= dict.fromkeys(FEATURES, False)
     devices = tuple(said | {"available_bytes": free} for free in (8 * GIB, 7 * GIB))
-    monkeypatch.setattr("launcher.commands.show.list_devices", lambda: DeviceList(devices, ""))
+    monkeypatch.setattr("tplaunch.launcher.commands.show.list_devices", lambda: DeviceList(devices, ""))
     show_devices(as_json=False)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert "memory      8,192.0 MiB" in lines

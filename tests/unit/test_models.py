@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from coordinator.architectures.table import ARCHITECTURES
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from launcher.cli import main
-from launcher.commands.models import models_markdown
 from tests.drivers import REPOSITORY
+from tplaunch.coordinator.architectures.table import ARCHITECTURES
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.launcher.cli import main
+from tplaunch.launcher.commands.models import models_markdown
 
 
 def test_the_readme_has_the_table() -> None:

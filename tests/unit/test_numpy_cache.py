@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.kv_types import KV_TYPES
 from tests.models import LIMITS, examples
-from worker.numpy.cache import DTYPES, NumpyCache, quantized
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.worker.numpy.cache import DTYPES, NumpyCache, quantized
 
 ERROR = {"f32": 0.0, "f16": 2.0**-11, "q8_0": 0.51 / 127}  # of the largest element of a block
 

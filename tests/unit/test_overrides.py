@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli import main
-from launcher.config import UsageError
-from launcher.overrides import Value, overridden, parse_overrides
 from tests.models import write_llama
+from tplaunch.launcher.cli import main
+from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.overrides import Value, overridden, parse_overrides
 
 
 @pytest.mark.parametrize(

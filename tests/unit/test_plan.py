@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.gguf.origin import TensorInfo
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.model.spec import ModelError, ModelSpec
-from coordinator.split.model_shards import check_tensors, rank_shards
-from coordinator.split.plan import COLUMN_TILE, PlanError, Span, make_plan, split
-from coordinator.split.shards import Shard
 from tests.models import FACTORS, LIMITS, examples, make_spec, tensor_infos, tensor_shapes
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.model.spec import ModelError, ModelSpec
+from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
+from tplaunch.coordinator.split.plan import COLUMN_TILE, PlanError, Span, make_plan, split
+from tplaunch.coordinator.split.shards import Shard
 
 WEIGHTS = (
     st.lists(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
-from coordinator.text.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+from tplaunch.coordinator.text.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 
 KINDS = {kind: name for name, kind in PRE_TOKENIZERS.items()}  # one name each
 

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.model.spec import ModelSpec
-from coordinator.split.limits import ACTIVATIONS, Limits
-from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import RankShare, make_plan, num_all_reduces, padded
-from coordinator.split.shards import Shard
 from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
-from worker.buffers.table import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers
-from worker.numpy.quantized import row_words
-from worker.ops.attention import Attention, AttentionCombine, RopeCache
-from worker.ops.common import (
+from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.coordinator.split.limits import ACTIVATIONS, Limits
+from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.plan import RankShare, make_plan, num_all_reduces, padded
+from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.buffers.table import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers
+from tplaunch.worker.numpy.quantized import row_words
+from tplaunch.worker.ops.attention import Attention, AttentionCombine, RopeCache
+from tplaunch.worker.ops.common import (
     QUANTIZED,
     Activate,
     MatMul,
@@ -27,9 +27,9 @@ from worker.ops.common import (
     SumNorm,
     SumSlice,
 )
-from worker.programs.program import Phase, Program
-from worker.programs.transformer import build_program
-from worker.step.buffer import StepLayout
+from tplaunch.worker.programs.program import Phase, Program
+from tplaunch.worker.programs.transformer import build_program
+from tplaunch.worker.step.buffer import StepLayout
 
 INPUTS = frozenset(("embedding", "rope", "step"))  # what the step writer fills
 WEIGHTS = st.lists(st.sampled_from([0.0, 0.2, 1.0, 3.0]), min_size=1, max_size=8).filter(any)

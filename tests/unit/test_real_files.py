@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.architectures.metadata import MetadataReader
-from coordinator.architectures.reader import model_spec
-from coordinator.architectures.rope import read_rope, still_pairs
-from coordinator.generation import all_logits
-from coordinator.gguf.header import read_gguf
-from coordinator.model.spec import ModelError, Rope
-from coordinator.scheduler import Scheduler
 from tests import recurrent_models
 from tests.models import Floats, LocalEngine, make_spec, open_model, write_llama
 from tests.recurrent_models import LIMITS, RecurrentModel
 from tests.unit.test_attention_features import spec_of
 from tests.unit.test_experts import experts_spec
-from worker.step.rope_tables import rope_angles
+from tplaunch.coordinator.architectures.metadata import MetadataReader
+from tplaunch.coordinator.architectures.reader import model_spec
+from tplaunch.coordinator.architectures.rope import read_rope, still_pairs
+from tplaunch.coordinator.generation import all_logits
+from tplaunch.coordinator.gguf.header import read_gguf
+from tplaunch.coordinator.model.spec import ModelError, Rope
+from tplaunch.coordinator.scheduler import Scheduler
+from tplaunch.worker.step.rope_tables import rope_angles
 
 TOKENS = list(range(13))
 

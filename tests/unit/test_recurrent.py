@@ -14,19 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.generation import all_logits
-from coordinator.model.recurrent import RecurrentSpec
-from coordinator.model.spec import ModelError
-from coordinator.scheduler import Scheduler
-from coordinator.scheduler import Sequence as Prompt
-from coordinator.split.limits import Limits
-from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import PlanError, Span, make_plan, num_all_reduces
-from launcher.fitting.fit import RankNeeds
 from tests import recurrent_models
 from tests.models import LocalEngine, examples, make_spec, open_model
 from tests.recurrent_models import LIMITS, RecurrentModel
-from worker.buffers.state import state_buffers
+from tplaunch.coordinator.generation import all_logits
+from tplaunch.coordinator.model.recurrent import RecurrentSpec
+from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.scheduler import Scheduler
+from tplaunch.coordinator.scheduler import Sequence as Prompt
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.plan import PlanError, Span, make_plan, num_all_reduces
+from tplaunch.launcher.fitting.fit import RankNeeds
+from tplaunch.worker.buffers.state import state_buffers
 
 Floats = npt.NDArray[np.float32]
 MODELS: dict[str, Callable[[], RecurrentModel]] = {

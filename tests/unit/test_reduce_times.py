@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coordinator.measuring.ledger import make_ledger
-from coordinator.measuring.reduce_times import ReduceClock, ReduceTimes, held_up
-from coordinator.messages import Lap, StepDone
-from launcher.commands.ledger_report import ledger_json, ledger_table
+from tplaunch.coordinator.measuring.ledger import make_ledger
+from tplaunch.coordinator.measuring.reduce_times import ReduceClock, ReduceTimes, held_up
+from tplaunch.coordinator.messages import Lap, StepDone
+from tplaunch.launcher.commands.ledger_report import ledger_json, ledger_table
 
 
 def answer(*spans: tuple[float, float]) -> StepDone:

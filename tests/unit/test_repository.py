@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import tplaunch
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("launcher", "worker", "coordinator", "collectives", "shaders")
 MAX_LINES = 300
@@ -28,10 +30,14 @@ def test_top_level_folders_are_those_of_the_design(folder: str) -> None:
 
 
 def test_an_installation_has_every_package() -> None:
-    """setuptools finds packages by these names, and in them only folders with an __init__.py."""
+    """Only tplaunch is installed; its links lead to the five folders, each of whose folders is a package."""
     match = re.search(r"^include = \[([^]]*)\]", PYPROJECT, re.MULTILINE)
-    assert match, "pyproject.toml says nothing of packages"
-    assert set(re.findall(r'"(\w+)\*"', match[1])) == set(PACKAGES)
+    assert match and match[1] == '"tplaunch*"'
+    links = {path.name: path for path in (REPOSITORY / "tplaunch").iterdir() if path.is_symlink()}
+    assert {str(link.readlink()) for link in links.values() if link.is_dir()} == {
+        f"../{package}" for package in PACKAGES
+    }
+    assert all(link.exists() for link in links.values())
     folders = {(REPOSITORY / source).parent for source in SOURCES}
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
 
@@ -48,7 +54,5 @@ def test_changelog_has_a_place_for_the_next_change() -> None:
 
 def test_version_is_the_latest_of_the_changelog() -> None:
     """Until the first release the changelog has nothing but its Unreleased section."""
-    match = re.search(r'^version = "([^"]+)"', PYPROJECT, re.MULTILINE)
-    assert match, "pyproject.toml has no version"
     released = re.findall(r"^## \[(\d[^]]*)\]", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert released[:1] in ([], [match[1]])
+    assert released[:1] in ([], [tplaunch.__version__])

@@ -4,19 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.architectures.shapes import SHAPES, shape_tensors
-from coordinator.gguf.origin import Origin
-from coordinator.measuring.benchmark import Measurement, Test
-from coordinator.measuring.ledger import make_ledger
-from coordinator.messages import Ready
-from coordinator.split.limits import Limits
-from coordinator.split.plan import EXPERT_SPLITS, make_plan
-from launcher.commands.roofline import Roofline, roofline_text, rooflines
-from launcher.devices import DeviceChoice
-from launcher.model import Model
 from tests.models import LIMITS
-from worker.measuring.bandwidth import copy_bandwidth
-from worker.numpy.device import NumpyDevice
+from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
+from tplaunch.coordinator.gguf.origin import Origin
+from tplaunch.coordinator.measuring.benchmark import Measurement, Test
+from tplaunch.coordinator.measuring.ledger import make_ledger
+from tplaunch.coordinator.messages import Ready
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.plan import EXPERT_SPLITS, make_plan
+from tplaunch.launcher.commands.roofline import Roofline, roofline_text, rooflines
+from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.model import Model
+from tplaunch.worker.measuring.bandwidth import copy_bandwidth
+from tplaunch.worker.numpy.device import NumpyDevice
 
 GPU, CPU = DeviceChoice(0, "gpu", on_cpu=False), DeviceChoice(None, "cpu")
 SHAPE = SHAPES["llama-160m"]

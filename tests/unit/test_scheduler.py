@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.messages import Step
-from coordinator.scheduler import CapacityError, Run, Scheduler, Sequence
-from coordinator.split.limits import Limits
 from tests.models import LIMITS, examples
+from tplaunch.coordinator.messages import Step
+from tplaunch.coordinator.scheduler import CapacityError, Run, Scheduler, Sequence
+from tplaunch.coordinator.split.limits import Limits
 
 LIMITS_DRAWN = st.builds(
     Limits,

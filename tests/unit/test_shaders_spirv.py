@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from shaders import build, spirv
-from shaders.load import kernel_names, load_kernel
 from tests.drivers import IN_CI
-from worker.vulkan.pipelines import MAX_PUSH_BYTES
-from worker.vulkan.pushes.kernels import KERNELS
+from tplaunch.shaders import build, spirv
+from tplaunch.shaders.load import kernel_names, load_kernel
+from tplaunch.worker.vulkan.pipelines import MAX_PUSH_BYTES
+from tplaunch.worker.vulkan.pushes.kernels import KERNELS
 
 # Vulkan 1.2 with the features that worker/vulkan/context.py enables; numbers are SPIR-V's.
 BASELINE = {
@@ -121,7 +121,7 @@ def push_constants(module: bytes) -> Iterator[tuple[str, int]]:
 
 
 def test_a_file_that_is_no_kernel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shaders.load.SPV_FOLDER", tmp_path)
+    monkeypatch.setattr("tplaunch.shaders.load.SPV_FOLDER", tmp_path)
     (tmp_path / "broken.spv").write_bytes(b"not SPIR-V, but long enough")
     with pytest.raises(ValueError, match="does not begin with SPIR-V's magic number"):
         load_kernel("broken")

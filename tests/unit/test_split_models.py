@@ -11,12 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.generation import all_logits
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.model.spec import FeedForwardSpec, ModelSpec
-from coordinator.scheduler import Scheduler
-from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import make_plan
 from tests.models import (
     LIMITS,
     LocalEngine,
@@ -27,6 +21,12 @@ from tests.models import (
     tensor_shapes,
     write_llama,
 )
+from tplaunch.coordinator.generation import all_logits
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.model.spec import FeedForwardSpec, ModelSpec
+from tplaunch.coordinator.scheduler import Scheduler
+from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.plan import make_plan
 
 TOKENS = [1, 5, 47, 0, 9, 9, 23]
 # Equal, uneven, and none at all: for a rank with weight 0 the others do everything.

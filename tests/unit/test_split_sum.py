@@ -13,15 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collectives.arena import private_arena
-from coordinator.generation import all_logits, next_logits
-from coordinator.gguf.parts import GgufModel, read_model
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.messages import Step
-from coordinator.scheduler import Scheduler, Sequence
-from coordinator.split.model_shards import rank_shards
-from coordinator.split.plan import RankShare, Span, make_plan, padded
-from coordinator.split.shards import Shard
 from tests.blocks import tame_rows, unit_columns
 from tests.models import (
     FACTORS,
@@ -34,14 +25,23 @@ from tests.models import (
     tensor_shapes,
     write_llama,
 )
-from worker.buffers.table import Buffer, Placement
-from worker.numpy.device import NumpyDevice
-from worker.ops.common import MatMul
-from worker.ops.matrix import Matrix
-from worker.programs.program import Program, Segment
-from worker.step.buffer import StepLayout
-from worker.weights.model_file import ModelFile, load_stack
-from worker.weights.stacks import Stack
+from tplaunch.collectives.arena import private_arena
+from tplaunch.coordinator.generation import all_logits, next_logits
+from tplaunch.coordinator.gguf.parts import GgufModel, read_model
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.messages import Step
+from tplaunch.coordinator.scheduler import Scheduler, Sequence
+from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.plan import RankShare, Span, make_plan, padded
+from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.buffers.table import Buffer, Placement
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.step.buffer import StepLayout
+from tplaunch.worker.weights.model_file import ModelFile, load_stack
+from tplaunch.worker.weights.stacks import Stack
 
 NAMES = sorted(WEIGHT_TYPES.keys() & {kind.name for kind in gguf.GGMLQuantizationType})
 TYPES = st.sampled_from(NAMES)
@@ -173,7 +173,7 @@ def test_a_large_shard_is_loaded_in_chunks(tmp_path: Path, monkeypatch: pytest.M
         shard = Shard("w", weight_type, Span(3, 50), Span(unit, 3 * unit), 0)
         inputs = one.random.standard_normal((2, 2 * unit)).astype(np.float32)
         whole = one.product(shard, inputs)
-        monkeypatch.setattr("worker.weights.model_file.CHUNK_BYTES", 700)
+        monkeypatch.setattr("tplaunch.worker.weights.model_file.CHUNK_BYTES", 700)
         np.testing.assert_array_equal(one.product(shard, inputs), whole)
         np.testing.assert_allclose(whole, inputs @ one.weights[3:50, unit:].T, rtol=1e-4, atol=1e-4)
         monkeypatch.undo()
@@ -347,7 +347,7 @@ def test_attention_in_chunks_computes_the_same(
     mixed: Path, expected_mixed: Floats, monkeypatch: pytest.MonkeyPatch, weights: list[float], min_chunk: int
 ) -> None:
     """Short chunks, as long contexts have; early rows have no keys in most of them, only what lay there."""
-    monkeypatch.setattr("worker.step.writer.MIN_CHUNK", min_chunk)
+    monkeypatch.setattr("tplaunch.worker.step.writer.MIN_CHUNK", min_chunk)
     engine = LocalEngine(mixed, weights)
     for rank in engine.ranks:
         rank.device.view("attention_sums").view(np.float32)[:] = np.nan

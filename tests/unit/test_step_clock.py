@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.measuring.trace import Trace
-from coordinator.messages import Lap, Step, StepDone
 from tests.models import examples
-from worker.step.clock import HOST_KINDS, StepClock, aligned, overlaps, take_out_device
+from tplaunch.coordinator.measuring.trace import Trace
+from tplaunch.coordinator.messages import Lap, Step, StepDone
+from tplaunch.worker.step.clock import HOST_KINDS, StepClock, aligned, overlaps, take_out_device
 
 NO_INTS = np.zeros(0, np.int32)
 

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.messages import Step
-from coordinator.split.limits import Limits
-from coordinator.split.plan import make_plan
 from tests.models import LIMITS, Rank, examples, make_spec, open_model, write_llama
-from worker.buffers.table import MAX_ATTENTION_CHUNK, activation_buffers, attention_slots
-from worker.step.buffer import HEADER_WORDS, INDIRECT_WORD, StepLayout, StepView
-from worker.step.rope_tables import rope_angles
-from worker.step.writer import StepError, row_bucket
+from tplaunch.coordinator.messages import Step
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.plan import make_plan
+from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK, activation_buffers, attention_slots
+from tplaunch.worker.step.buffer import HEADER_WORDS, INDIRECT_WORD, StepLayout, StepView
+from tplaunch.worker.step.rope_tables import rope_angles
+from tplaunch.worker.step.writer import StepError, row_bucket
 
 SPEC = make_spec()
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.text.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
 from tests.vocabularies import expect_error_or_tokens
+from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
 
 UNDEFINED, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(7)
 NO_SPECIAL_IDS = dict.fromkeys(["bos_token_id", "eos_token_id", "unknown_token_id"])

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collectives import Collective, CollectiveError, CollectiveTimeout
-from collectives.arena import SLICE_UNIT, rank_slice
 from tests.models import examples
 from tests.unit.collectives_group import connected, on_ranks
+from tplaunch.collectives import Collective, CollectiveError, CollectiveTimeout
+from tplaunch.collectives.arena import SLICE_UNIT, rank_slice
 
 Floats = np.typing.NDArray[np.float32]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collectives import Collective
-from coordinator.split.plan import make_plan, padded
 from tests.models import LIMITS, Rank, make_spec, open_model, write_llama
 from tests.unit.collectives_group import connected, on_ranks
-from worker.measuring.measurements import Measurements
-from worker.measuring.two_phase import NEVER, measured_threshold, measurement_name
-from worker.programs.program import Program, Segment
-from worker.programs.transformer import build_sums
-from worker.step.segments import SegmentRunner
+from tplaunch.collectives import Collective
+from tplaunch.coordinator.split.plan import make_plan, padded
+from tplaunch.worker.measuring.measurements import Measurements
+from tplaunch.worker.measuring.two_phase import NEVER, measured_threshold, measurement_name
+from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.programs.transformer import build_sums
+from tplaunch.worker.step.segments import SegmentRunner
 
 
 class ScriptedRunner(SegmentRunner):

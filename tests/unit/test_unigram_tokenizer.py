@@ -11,7 +11,7 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.text.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
+from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError, decode, load_tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = range(1, 6)
 SPECIAL = [("<pad>", 0.0, CONTROL), ("</s>", 0.0, CONTROL), ("<unk>", 0.0, UNKNOWN)]

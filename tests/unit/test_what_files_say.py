@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from coordinator.model.attention import Window
-from coordinator.model.spec import ModelSpec, Yarn
-from coordinator.split.model_shards import check_tensors
 from tests.models import tensor_infos
 from tests.unit.test_attention_features import spec_of
+from tplaunch.coordinator.model.attention import Window
+from tplaunch.coordinator.model.spec import ModelSpec, Yarn
+from tplaunch.coordinator.split.model_shards import check_tensors
 
 TYPE, FACTOR, OLD_FACTOR = "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear"
 ORIGINAL = "rope.scaling.original_context_length"

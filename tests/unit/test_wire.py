@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator import messages
-from coordinator.gguf.origin import FilePart, Origin
-from coordinator.kv_types import KV_TYPES
-from coordinator.messages import Hello, Load, Message, Shutdown, Step, StepDone, decode, encode
-from coordinator.model.spec import ModelSpec
-from coordinator.split.limits import Limits
-from coordinator.split.plan import Span
-from coordinator.wire import Frame, WireError
 from tests.models import LIMITS, SPEC, examples
+from tplaunch.coordinator import messages
+from tplaunch.coordinator.gguf.origin import FilePart, Origin
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.messages import Hello, Load, Message, Shutdown, Step, StepDone, decode, encode
+from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.plan import Span
+from tplaunch.coordinator.wire import Frame, WireError
 
 KINDS: tuple[type, ...] = get_args(Message)
 INT32S = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=9).map(lambda items: np.array(items, np.int32))
@@ -215,7 +215,7 @@ def plain_load() -> Any:
 
 
 def share_of_one() -> Any:
-    from coordinator.split.plan import make_plan
+    from tplaunch.coordinator.split.plan import make_plan
 
     return make_plan(SPEC, [1])[0]
 

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.kv_types import KV_TYPES
-from coordinator.split.limits import Limits
 from tests.blocks import tame_rows
-from worker.buffers.table import Buffer, Placement
-from worker.device import Device
-from worker.formats import FORMATS
-from worker.numpy.cache import DTYPES as KV_DTYPES
-from worker.ops.attention import Attention
-from worker.ops.common import Op
-from worker.ops.matrix import Matrix
-from worker.programs.program import Program, Segment
-from worker.step.buffer import (
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.table import Buffer, Placement
+from tplaunch.worker.device import Device
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.numpy.cache import DTYPES as KV_DTYPES
+from tplaunch.worker.ops.attention import Attention
+from tplaunch.worker.ops.common import Op
+from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.step.buffer import (
     INDIRECT_WORD,
     NUM_RUNS_WORD,
     StepLayout,
@@ -29,7 +29,7 @@ from worker.step.buffer import (
     attention_groups,
     attention_vectors,
 )
-from worker.vulkan.staging import STAGING_BYTES
+from tplaunch.worker.vulkan.staging import STAGING_BYTES
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from coordinator.split.limits import Limits
 from tests.conftest import manifest_of
 from tests.drivers import driver_variables, find_lavapipe, find_swiftshader, find_validation_layer
 from tests.vulkan.reused_device import ReusedDevice
-from worker.device import FEATURES, DeviceOptions
-from worker.vulkan.device import VulkanDevice
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.device import FEATURES, DeviceOptions
+from tplaunch.worker.vulkan.device import VulkanDevice
 
 FINDERS = {"lavapipe": find_lavapipe, "swiftshader": find_swiftshader}
 # Devices for cases: the driver, and the features to do without, so that the plain kernels run here too. Those

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy.typing as npt
 
-from coordinator.split.limits import Limits
 from tests.vulkan.cases import Case
-from worker.device import DeviceOptions
-from worker.vulkan.device import VulkanDevice
-from worker.vulkan.memory import Memory
-from worker.vulkan.variants import Always, Selection, Variant
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.device import DeviceOptions
+from tplaunch.worker.vulkan.device import VulkanDevice
+from tplaunch.worker.vulkan.memory import Memory
+from tplaunch.worker.vulkan.variants import Always, Selection, Variant
 
 
 class ReusedDevice(VulkanDevice):

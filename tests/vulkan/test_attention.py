@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.kv_types import KV_TYPES
-from coordinator.split.plan import padded
 from tests.vulkan.cases import Case, assert_close, limits_for, random_cache, random_floats
 from tests.vulkan.reused_device import ReusedDevice
-from worker.buffers.table import MAX_ATTENTION_CHUNK
-from worker.numpy.attention import EMPTY_MAXIMUM
-from worker.numpy.device import NumpyDevice
-from worker.ops.attention import Alibi, Attention, AttentionCombine
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.split.plan import padded
+from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK
+from tplaunch.worker.numpy.attention import EMPTY_MAXIMUM
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.ops.attention import Alibi, Attention, AttentionCombine
 
 
 def attention_case(

@@ -9,19 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import worker.vulkan.api
-from shaders.load import kernel_names
+import tplaunch.worker.vulkan.api
 from tests.vulkan.cases import limits_for, page_aligned, write_bytes
 from tests.vulkan.conftest import Opener, select_driver
-from worker.buffers.table import Buffer, Placement
-from worker.device import DeviceError, DeviceOptions
-from worker.vulkan.context import Context
-from worker.vulkan.device import VulkanDevice
-from worker.vulkan.instance import Instance
-from worker.vulkan.listing import largest_local_heap, list_devices
-from worker.vulkan.memory import Memory, buffer_info
-from worker.vulkan.partials import ImportedPartials
-from worker.vulkan.staging import STAGING_BYTES
+from tplaunch.shaders.load import kernel_names
+from tplaunch.worker.buffers.table import Buffer, Placement
+from tplaunch.worker.device import DeviceError, DeviceOptions
+from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.device import VulkanDevice
+from tplaunch.worker.vulkan.instance import Instance
+from tplaunch.worker.vulkan.listing import largest_local_heap, list_devices
+from tplaunch.worker.vulkan.memory import Memory, buffer_info
+from tplaunch.worker.vulkan.partials import ImportedPartials
+from tplaunch.worker.vulkan.staging import STAGING_BYTES
 
 DRIVERS = ["lavapipe", "swiftshader"]
 LIMITS = limits_for()
@@ -60,7 +60,7 @@ def test_no_driver_means_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_loader_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker.vulkan.api, "_load_error", "Cannot find Vulkan SDK version")
+    monkeypatch.setattr(tplaunch.worker.vulkan.api, "_load_error", "Cannot find Vulkan SDK version")
     with pytest.raises(DeviceError, match="install the package libvulkan1"):
         list_devices()
 
@@ -85,9 +85,11 @@ def test_a_device_can_be_opened_as_if_it_lacked_features(monkeypatch: pytest.Mon
 def test_validation_errors_end_the_device(open_device: Opener) -> None:
     """A buffer of no bytes is what the layer is made to object to; lavapipe would not."""
     device = open_device("lavapipe", LIMITS, validate=True)
-    call, context = worker.vulkan.api.create, device._context
+    call, context = tplaunch.worker.vulkan.api.create, device._context
     buffer = call("vkCreateBuffer", "VkBuffer", context.device, buffer_info(0))
-    worker.vulkan.api.lib.vkDestroyBuffer(context.device, buffer, worker.vulkan.api.ffi.NULL)
+    tplaunch.worker.vulkan.api.lib.vkDestroyBuffer(
+        context.device, buffer, tplaunch.worker.vulkan.api.ffi.NULL
+    )
     with pytest.raises(DeviceError, match=r"1 validation errors.*VkBufferCreateInfo-size"):
         device.close()
 
@@ -154,7 +156,7 @@ def contents(device: VulkanDevice, name: str, nbytes: int) -> np.typing.NDArray[
     source, target = device._memory[name], device._memory["read"]
     assert source.block is not None and target.block is not None and target.mapped is not None
     blocks = (source.block.buffer, target.block.buffer)
-    api = worker.vulkan.api
+    api = tplaunch.worker.vulkan.api
     region = api.struct("VkBufferCopy", srcOffset=source.offset, dstOffset=target.offset, size=nbytes)
     device._context.run_once(lambda commands: api.lib.vkCmdCopyBuffer(commands, *blocks, 1, region))
     copied = target.mapped.copy()
@@ -191,7 +193,7 @@ def test_a_full_device_names_the_numbers(open_device: Opener, monkeypatch: pytes
     def refuse(*arguments: object) -> None:
         raise DeviceError("vkAllocateMemory failed with VK_ERROR_OUT_OF_DEVICE_MEMORY")
 
-    monkeypatch.setattr("worker.vulkan.memory.allocate_memory", refuse)
+    monkeypatch.setattr("tplaunch.worker.vulkan.memory.allocate_memory", refuse)
     with pytest.raises(
         DeviceError, match=r"no room for 8192 more bytes beside the 4096 bytes.*OUT_OF_DEVICE"
     ):
@@ -216,7 +218,7 @@ def test_an_arena_that_can_not_be_imported_is_copied(
     def refuse(*arguments: object) -> None:
         raise DeviceError("refused")
 
-    monkeypatch.setattr("worker.vulkan.partials.import_host_memory", refuse)
+    monkeypatch.setattr("tplaunch.worker.vulkan.partials.import_host_memory", refuse)
     device = open_device("lavapipe", LIMITS)
     device.attach_partials(page_aligned((2, 1, 4096)), 0)
     assert not device.imports_partials

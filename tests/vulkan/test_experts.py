@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.model.experts import GATINGS
 from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, random_matrix
 from tests.vulkan.reused_device import ReusedDevice
-from worker.formats import FORMATS
-from worker.numpy.activations import ACTIVATIONS, GATED_ACTIVATIONS
-from worker.numpy.device import NumpyDevice
-from worker.ops.experts import (
+from tplaunch.coordinator.model.experts import GATINGS
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.numpy.activations import ACTIVATIONS, GATED_ACTIVATIONS
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.ops.experts import (
     TILE_PAIRS,
     TILE_WORDS,
     ExpertMatMul,
@@ -27,7 +27,7 @@ from worker.ops.experts import (
     RowGate,
     SharedRoutes,
 )
-from worker.ops.matrix import Matrix
+from tplaunch.worker.ops.matrix import Matrix
 
 SEEDS = st.integers(0, 999)
 Arrays = dict[str, npt.NDArray[Any]]

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.kv_types import KV_TYPES
 from tests.vulkan.cases import Case, assert_close, limits_for, random_cache, random_floats
 from tests.vulkan.reused_device import ReusedDevice
-from worker.numpy.device import NumpyDevice
-from worker.ops.attention import Clamp, HeadNorm, Heads, HeadSums, Rope, RopeCache, RowSums, Turn
-from worker.ops.common import Op
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.ops.attention import Clamp, HeadNorm, Heads, HeadSums, Rope, RopeCache, RowSums, Turn
+from tplaunch.worker.ops.common import Op
 
 SEEDS = st.integers(0, 999)
 Floats = np.typing.NDArray[np.float32]

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.kv_types import KV_TYPES
-from coordinator.split.plan import padded
 from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, random_matrix
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import attention_case, attention_op
-from worker.buffers.table import MAX_ATTENTION_CHUNK
-from worker.formats import FORMATS
-from worker.numpy.device import NumpyDevice
-from worker.ops.latent import CopyHeads, HeadProducts, Place
-from worker.ops.matrix import Matrix
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.split.plan import padded
+from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.ops.latent import CopyHeads, HeadProducts, Place
+from tplaunch.worker.ops.matrix import Matrix
 
 SEEDS = st.integers(0, 999)
 

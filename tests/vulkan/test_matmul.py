@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from tests.blocks import unit_columns
 from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, random_matrix
 from tests.vulkan.reused_device import ReusedDevice
-from worker.formats import FORMATS
-from worker.numpy.activations import ACTIVATIONS
-from worker.numpy.device import NumpyDevice
-from worker.numpy.quantized import quantize, row_words
-from worker.ops.common import QUANTIZED, MatMul
-from worker.ops.matrix import Matrix
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.numpy.activations import ACTIVATIONS
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.numpy.quantized import quantize, row_words
+from tplaunch.worker.ops.common import QUANTIZED, MatMul
+from tplaunch.worker.ops.matrix import Matrix
 
 
 def matmul_case(

@@ -11,12 +11,12 @@ import pytest
 from tests.models import LIMITS, LocalEngine, write_llama
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_steps import step
-from worker.measuring import speed
-from worker.measuring.bandwidth import copy_bandwidth
-from worker.measuring.speed import measure_speed
-from worker.numpy.device import NumpyDevice
-from worker.vulkan.device import VulkanDevice
-from worker.vulkan.timestamps import DeviceClock
+from tplaunch.worker.measuring import speed
+from tplaunch.worker.measuring.bandwidth import copy_bandwidth
+from tplaunch.worker.measuring.speed import measure_speed
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.vulkan.device import VulkanDevice
+from tplaunch.worker.vulkan.timestamps import DeviceClock
 
 
 @pytest.mark.parametrize("submit_ahead", [True, False])

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tests.vulkan.cases import Case, limits_for, random_floats
 from tests.vulkan.reused_device import ReusedDevice
-from worker.numpy.device import NumpyDevice
-from worker.numpy.quantized import Floats, dequantize, quantize, row_words
-from worker.ops.common import QUANTIZED, Quantize
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.numpy.quantized import Floats, dequantize, quantize, row_words
+from tplaunch.worker.ops.common import QUANTIZED, Quantize
 
 
 def quantize_case(op: Quantize, surplus: int, rows: int, num_rows: int, magnitude: float, seed: int) -> Case:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from worker.ops.attention import AttentionCombine
-from worker.ops.common import Activate, MatMul, Op, SumNorm
-from worker.ops.matrix import Matrix
-from worker.vulkan.recorder import Hazards
+from tplaunch.worker.ops.attention import AttentionCombine
+from tplaunch.worker.ops.common import Activate, MatMul, Op, SumNorm
+from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.vulkan.recorder import Hazards
 
 
 def matmul(source: str, output: str, offset: int = 0, rows: int = 1) -> MatMul:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from tests.vulkan.cases import Case, assert_close, limits_for, random_floats
 from tests.vulkan.reused_device import ReusedDevice
-from worker.numpy.device import NumpyDevice
-from worker.ops.common import Op
-from worker.ops.recurrent import Convolution, GatedNorm, Heads, Recurrence, SquareSums, UnitNorm
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.ops.common import Op
+from tplaunch.worker.ops.recurrent import Convolution, GatedNorm, Heads, Recurrence, SquareSums, UnitNorm
 
 SEEDS = st.integers(0, 999)
 NUM_SLOTS = 6

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.split.plan import padded
 from tests.vulkan.cases import Case, assert_close, limits_for, random_floats
 from tests.vulkan.reused_device import ReusedDevice
-from worker.numpy.activations import ACTIVATIONS
-from worker.numpy.device import NumpyDevice
-from worker.ops.common import Activate, SumNorm, SumSlice
+from tplaunch.coordinator.split.plan import padded
+from tplaunch.worker.numpy.activations import ACTIVATIONS
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.ops.common import Activate, SumNorm, SumSlice
 
 SEEDS = st.integers(0, 999)
 Floats = np.typing.NDArray[np.float32]

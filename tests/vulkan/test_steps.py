@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from coordinator.messages import Step
-from coordinator.split.limits import Limits
 from tests.models import LIMITS, LocalEngine, make_spec, write_llama
 from tests.vulkan.conftest import Opener
-from worker.device import FEATURES, Device, DeviceError
-from worker.vulkan.device import VulkanDevice
-from worker.vulkan.listing import PhysicalDevice, describe
+from tplaunch.coordinator.messages import Step
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.device import FEATURES, Device, DeviceError
+from tplaunch.worker.vulkan.device import VulkanDevice
+from tplaunch.worker.vulkan.listing import PhysicalDevice, describe
 
 Floats = npt.NDArray[np.float32]
 
@@ -151,7 +151,7 @@ def test_a_device_that_lacks_what_activations_need_says_so(
         described = describe(index, handle)
         return dataclasses.replace(described, integer_dot_product=False, cooperative_matrix=False)
 
-    monkeypatch.setattr("worker.vulkan.context.describe", without)
+    monkeypatch.setattr("tplaunch.worker.vulkan.context.describe", without)
     with pytest.raises(DeviceError, match=rf"llvmpipe.* has no {missing}; use --activations f32"):
         open_device("lavapipe", dataclasses.replace(LIMITS, activations=activations))
 

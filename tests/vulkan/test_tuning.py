@@ -12,16 +12,16 @@ import pytest
 from tests.vulkan.cases import limits_for
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_attention import attention_op
-from worker.device import DeviceError
-from worker.measuring.measurements import Measurements
-from worker.measuring.tuning_job import TuningJob
-from worker.vulkan.device import VulkanDevice
-from worker.vulkan.measuring import tuning
-from worker.vulkan.measuring.bench import Bench
-from worker.vulkan.measuring.trials import Trial
-from worker.vulkan.measuring.tuning import SUBMISSION, open_measurements
-from worker.vulkan.memory import Memory
-from worker.vulkan.variants import candidates
+from tplaunch.worker.device import DeviceError
+from tplaunch.worker.measuring.measurements import Measurements
+from tplaunch.worker.measuring.tuning_job import TuningJob
+from tplaunch.worker.vulkan.device import VulkanDevice
+from tplaunch.worker.vulkan.measuring import tuning
+from tplaunch.worker.vulkan.measuring.bench import Bench
+from tplaunch.worker.vulkan.measuring.trials import Trial
+from tplaunch.worker.vulkan.measuring.tuning import SUBMISSION, open_measurements
+from tplaunch.worker.vulkan.memory import Memory
+from tplaunch.worker.vulkan.variants import candidates
 
 LIMITS = limits_for(kv_type="f16")
 PROGRAM = TuningJob(
@@ -87,7 +87,7 @@ def test_matrices_are_measured_with_their_codebooks(
 def test_one_variant_is_no_choice(open_device: Opener, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     device = open_device("lavapipe", LIMITS)
     only = {family: candidates(family, ())[:1] for family in ("matvec_q8_0", "matmul_q8_0")}
-    monkeypatch.setattr("worker.vulkan.variants.FAMILIES", only)
+    monkeypatch.setattr("tplaunch.worker.vulkan.variants.FAMILIES", only)
     forbid_measuring(monkeypatch)
     device.tune(
         dataclasses.replace(TuningJob("f16", "f32", (("Q8_0", 96, 64, "f32"),), ()).program(), segments=())
@@ -120,7 +120,7 @@ def test_a_device_without_room_measures_nothing(open_device: Opener, monkeypatch
         raise DeviceError("vkAllocateMemory failed with VK_ERROR_OUT_OF_DEVICE_MEMORY")
 
     device = open_device("lavapipe", LIMITS)
-    monkeypatch.setattr("worker.vulkan.memory.allocate_memory", refuse)
+    monkeypatch.setattr("tplaunch.worker.vulkan.memory.allocate_memory", refuse)
     assert not device.tune(PROGRAM).new
     with pytest.raises(DeviceError, match="no room for"):
         device.tune(PROGRAM, anew=True)

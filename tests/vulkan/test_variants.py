@@ -11,10 +11,10 @@ from tests.vulkan.cases import Case
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import attention_case, attention_op, attention_ops
 from tests.vulkan.test_matmul import matmul_case
-from worker.formats import FORMATS
-from worker.ops.matrix import Matrix
-from worker.step.buffer import ATTENTION_VECTORS
-from worker.vulkan.variants import FAMILIES, candidates
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.step.buffer import ATTENTION_VECTORS
+from tplaunch.worker.vulkan.variants import FAMILIES, candidates
 
 TYPES = {name.lower(): name for name in FORMATS}
 

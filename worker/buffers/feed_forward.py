@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from coordinator.model.spec import FeedForwardSpec, ModelSpec
-from coordinator.split.shards import Shard
+from tplaunch.coordinator.model.spec import FeedForwardSpec, ModelSpec
+from tplaunch.coordinator.split.shards import Shard
 
 
 def activated_name(spec: ModelSpec, feed_forward: FeedForwardSpec) -> str:

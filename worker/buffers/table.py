@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from coordinator.kv_types import KV_TYPES
-from coordinator.model.spec import ModelSpec
-from coordinator.split.limits import Limits
-from coordinator.split.plan import RankShare, padded
-from coordinator.split.shards import Shard
-from worker.buffers.feed_forward import activated_lengths
-from worker.numpy.quantized import row_words
-from worker.ops.common import QUANTIZED
-from worker.ops.experts import TILE_WORDS, HeldExperts, route_length
-from worker.programs.attention import cache_names, qkv_length
-from worker.programs.latent import QUERY_LATENT, latent_lengths
-from worker.programs.recurrent import convolved_length, mixed_length
-from worker.step.buffer import StepLayout
-from worker.weights.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.plan import RankShare, padded
+from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.buffers.feed_forward import activated_lengths
+from tplaunch.worker.numpy.quantized import row_words
+from tplaunch.worker.ops.common import QUANTIZED
+from tplaunch.worker.ops.experts import TILE_WORDS, HeldExperts, route_length
+from tplaunch.worker.programs.attention import cache_names, qkv_length
+from tplaunch.worker.programs.latent import QUERY_LATENT, latent_lengths
+from tplaunch.worker.programs.recurrent import convolved_length, mixed_length
+from tplaunch.worker.step.buffer import StepLayout
+from tplaunch.worker.weights.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
 
 MAX_ATTENTION_CHUNK = (
     16384  # keys one workgroup walks: lavapipe 22.3 cuts an invocation off after 65,535 iterations

@@ -6,8 +6,8 @@ aligned 32-bit loads, which every driver has. shaders/formats/ reads what these 
 
 from __future__ import annotations
 
-from worker.formats import blocks, float4, i_quants, k_quants, plain, ternary
-from worker.formats.base import PLANE_ALIGNMENT, WeightFormat
+from tplaunch.worker.formats import blocks, float4, i_quants, k_quants, plain, ternary
+from tplaunch.worker.formats.base import PLANE_ALIGNMENT, WeightFormat
 
 __all__ = ["FORMATS", "PLANE_ALIGNMENT", "WeightFormat"]
 

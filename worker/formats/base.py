@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.split.plan import COLUMN_TILE, padded
+from tplaunch.coordinator.split.plan import COLUMN_TILE, padded
 
 PLANE_ALIGNMENT = 256  # bytes; suits every device's minimum storage buffer alignment
 

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from worker.formats.base import BlockFormat, Bytes, Floats, Records, WeightFormat, bytes_of, fields, opaque
+from tplaunch.worker.formats.base import (
+    BlockFormat,
+    Bytes,
+    Floats,
+    Records,
+    WeightFormat,
+    bytes_of,
+    fields,
+    opaque,
+)
 
 
 class Blocks32(BlockFormat):

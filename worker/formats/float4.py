@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from worker.formats.base import BlockFormat, Floats, Records, WeightFormat, bytes_of, fields, opaque
+from tplaunch.worker.formats.base import BlockFormat, Floats, Records, WeightFormat, bytes_of, fields, opaque
 
 NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the floats: scales are halved

@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from worker.formats.base import BlockFormat, Bytes, Floats, Records, WeightFormat, bytes_of, fields, opaque
+from tplaunch.worker.formats.base import (
+    BlockFormat,
+    Bytes,
+    Floats,
+    Records,
+    WeightFormat,
+    bytes_of,
+    fields,
+    opaque,
+)
 
 BLOCK = 256
 # Seven signs are stored: the number of negative weights among eight is even.

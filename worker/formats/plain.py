@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.split.plan import COLUMN_TILE
-from worker.formats.base import Bytes, Floats, WeightFormat, opaque
+from tplaunch.coordinator.split.plan import COLUMN_TILE
+from tplaunch.worker.formats.base import Bytes, Floats, WeightFormat, opaque
 
 
 class Plain(WeightFormat):

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from worker.formats.base import BlockFormat, Bytes, Floats, Records, WeightFormat, bytes_of, fields, opaque
+from tplaunch.worker.formats.base import (
+    BlockFormat,
+    Bytes,
+    Floats,
+    Records,
+    WeightFormat,
+    bytes_of,
+    fields,
+    opaque,
+)
 
 BLOCK = 256
 POWERS = np.array([[1], [3], [9], [27], [81]], np.uint8)

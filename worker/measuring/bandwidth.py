@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from worker.device import Device
+from tplaunch.worker.device import Device
 
 NUM_BYTES = 64 << 20
 NUM_TRIALS = 3

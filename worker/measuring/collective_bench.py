@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-import collectives
-from collectives.arena import rank_slice
+from tplaunch import collectives
+from tplaunch.collectives.arena import rank_slice
 
 Floats = npt.NDArray[np.float32]
 WARM_UP_CALLS = 5

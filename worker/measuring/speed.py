@@ -1,4 +1,4 @@
-"""`python -m worker --measure-speed`: how fast one device multiplies, as the launcher's splits need to know.
+"""`python -m tplaunch.worker --measure-speed`: how fast one device multiplies, as a split needs to know.
 
 Goes the way of a step, through the same kernels, on a matrix that no cache holds.
 """
@@ -14,23 +14,23 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from coordinator.gguf.origin import TensorInfo
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.split.limits import Limits
-from coordinator.split.plan import Span
-from coordinator.split.shards import Shard
-from shaders.load import kernels_hash
-from worker.buffers.table import Buffer, Placement
-from worker.device import Device, DeviceError, DeviceOptions, TunableDevice
-from worker.measuring.measurements import Measurements, cache_folder
-from worker.open_device import open_device
-from worker.ops.common import MatMul
-from worker.ops.matrix import Matrix
-from worker.programs.program import Program, Segment
-from worker.step.buffer import StepLayout, StepView
-from worker.weights.loading import load_stacks
-from worker.weights.random_weights import RandomWeights
-from worker.weights.stacks import Stack
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.plan import Span
+from tplaunch.coordinator.split.shards import Shard
+from tplaunch.shaders.load import kernels_hash
+from tplaunch.worker.buffers.table import Buffer, Placement
+from tplaunch.worker.device import Device, DeviceError, DeviceOptions, TunableDevice
+from tplaunch.worker.measuring.measurements import Measurements, cache_folder
+from tplaunch.worker.open_device import open_device
+from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.step.buffer import StepLayout, StepView
+from tplaunch.worker.weights.loading import load_stacks
+from tplaunch.worker.weights.random_weights import RandomWeights
+from tplaunch.worker.weights.stacks import Stack
 
 TYPE, COLUMNS = "Q8_0", 4096
 NUM_WEIGHTS, NUM_WEIGHTS_ON_CPU = 1 << 27, 1 << 24  # of the matrix: more bytes than a cache has
@@ -80,8 +80,8 @@ def _kept_speed(device: Device, options: DeviceOptions, anew: bool, measure: Cal
 
 def _measurements(device: Device) -> Measurements:
     """With what else was measured on the device."""
-    from worker.vulkan.device import VulkanDevice  # imported only now: NumPy needs no Vulkan loader
-    from worker.vulkan.measuring.tuning import open_measurements
+    from tplaunch.worker.vulkan.device import VulkanDevice  # imported only now: NumPy needs no Vulkan loader
+    from tplaunch.worker.vulkan.measuring.tuning import open_measurements
 
     if isinstance(device, VulkanDevice):
         return open_measurements(device.info)

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.split.limits import Limits
-from worker.device import DeviceError, DeviceOptions
-from worker.ops.attention import Attention
-from worker.ops.common import MatMul
-from worker.ops.matrix import Matrix
-from worker.programs.program import Program, Segment
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.device import DeviceError, DeviceOptions
+from tplaunch.worker.ops.attention import Attention
+from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.programs.program import Program, Segment
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class TuningJob:
 
 def run_tuning_job(text: str, options: DeviceOptions) -> int:
     """The process of one device. `text` is its TuningJob; what fails is told as {"error": sentence}."""
-    from worker.vulkan.device import VulkanDevice
-    from worker.vulkan.measuring.tuning import chosen
+    from tplaunch.worker.vulkan.device import VulkanDevice
+    from tplaunch.worker.vulkan.measuring.tuning import chosen
 
     fields = json.loads(text)
     matrices = tuple(map(tuple, fields["matrices"]))

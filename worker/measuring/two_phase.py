@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from shaders.load import kernels_hash
-from worker.measuring.measurements import Measurements, Numbers, cache_folder
-from worker.programs.program import Program
-from worker.step.segments import SegmentRunner
+from tplaunch.shaders.load import kernels_hash
+from tplaunch.worker.measuring.measurements import Measurements, Numbers, cache_folder
+from tplaunch.worker.programs.program import Program
+from tplaunch.worker.step.segments import SegmentRunner
 
 NEVER = math.inf
 WAYS = ("one-shot", "two-phase")

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from worker.numpy.cache import NumpyCache
-from worker.numpy.heads import keys, queries, turned
-from worker.numpy.state import NumpyState
-from worker.ops.attention import Attention, AttentionCombine, Heads, RopeCache
+from tplaunch.worker.numpy.cache import NumpyCache
+from tplaunch.worker.numpy.heads import keys, queries, turned
+from tplaunch.worker.numpy.state import NumpyState
+from tplaunch.worker.ops.attention import Attention, AttentionCombine, Heads, RopeCache
 
 Floats = npt.NDArray[np.float32]
 EMPTY_MAXIMUM = np.float32(-3e38)  # of a chunk without keys: finite, so that differences of two are

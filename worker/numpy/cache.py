@@ -7,8 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.kv_types import KV_TYPES
-from coordinator.split.limits import Limits
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.split.limits import Limits
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

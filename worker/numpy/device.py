@@ -8,28 +8,43 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.split.limits import Limits
-from worker.buffers.table import Buffer
-from worker.device import FillPlaces, Place
-from worker.numpy.attention import attention, attention_combine, rope_cache
-from worker.numpy.experts import expert_matmul, expert_sum, expert_tiles, route, row_gate, shared_routes
-from worker.numpy.heads import clamp, head_norm, head_sums, rope
-from worker.numpy.latent import copy_heads, head_products
-from worker.numpy.products import matmul, widened
-from worker.numpy.recurrent import RUN_RECURRENT
-from worker.numpy.rows import activate, quantize, sum_norm, sum_slice
-from worker.numpy.state import NumpyState
-from worker.ops.attention import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
-from worker.ops.common import (
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.table import Buffer
+from tplaunch.worker.device import FillPlaces, Place
+from tplaunch.worker.numpy.attention import attention, attention_combine, rope_cache
+from tplaunch.worker.numpy.experts import (
+    expert_matmul,
+    expert_sum,
+    expert_tiles,
+    route,
+    row_gate,
+    shared_routes,
+)
+from tplaunch.worker.numpy.heads import clamp, head_norm, head_sums, rope
+from tplaunch.worker.numpy.latent import copy_heads, head_products
+from tplaunch.worker.numpy.products import matmul, widened
+from tplaunch.worker.numpy.recurrent import RUN_RECURRENT
+from tplaunch.worker.numpy.rows import activate, quantize, sum_norm, sum_slice
+from tplaunch.worker.numpy.state import NumpyState
+from tplaunch.worker.ops.attention import (
+    Attention,
+    AttentionCombine,
+    Clamp,
+    HeadNorm,
+    HeadSums,
+    Rope,
+    RopeCache,
+)
+from tplaunch.worker.ops.common import (
     Activate,
     MatMul,
     Quantize,
     SumNorm,
     SumSlice,
 )
-from worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
-from worker.ops.latent import CopyHeads, HeadProducts
-from worker.programs.program import Program
+from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
+from tplaunch.worker.ops.latent import CopyHeads, HeadProducts
+from tplaunch.worker.programs.program import Program
 
 Bytes = npt.NDArray[np.uint8]
 

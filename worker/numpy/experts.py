@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from worker.numpy.activations import ACTIVATIONS, GATED_ACTIVATIONS, logistic
-from worker.numpy.state import NumpyState
-from worker.ops.experts import (
+from tplaunch.worker.numpy.activations import ACTIVATIONS, GATED_ACTIVATIONS, logistic
+from tplaunch.worker.numpy.state import NumpyState
+from tplaunch.worker.ops.experts import (
     TILE_PAIRS,
     TILE_WORDS,
     ExpertMatMul,

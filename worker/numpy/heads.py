@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from worker.numpy.state import NumpyState
-from worker.ops.attention import HEAD_SUMS, Clamp, HeadNorm, Heads, HeadSums, Rope, Turn
+from tplaunch.worker.numpy.state import NumpyState
+from tplaunch.worker.ops.attention import HEAD_SUMS, Clamp, HeadNorm, Heads, HeadSums, Rope, Turn
 
 Floats = npt.NDArray[np.float32]
 

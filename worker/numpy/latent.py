@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from worker.numpy.state import NumpyState
-from worker.ops.latent import CopyHeads, HeadProducts, Place
+from tplaunch.worker.numpy.state import NumpyState
+from tplaunch.worker.ops.latent import CopyHeads, HeadProducts, Place
 
 Floats = npt.NDArray[np.float32]
 

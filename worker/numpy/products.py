@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
-from worker.formats import FORMATS
-from worker.numpy import quantized
-from worker.numpy.rows import activated
-from worker.numpy.state import NumpyState
-from worker.ops.common import MatMul
-from worker.ops.matrix import Matrix
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.numpy import quantized
+from tplaunch.worker.numpy.rows import activated
+from tplaunch.worker.numpy.state import NumpyState
+from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.ops.matrix import Matrix
 
 Floats = npt.NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.split.plan import COLUMN_TILE
+from tplaunch.coordinator.split.plan import COLUMN_TILE
 
 WORDS_ALIGNMENT = 4  # kernels load rows by 16 bytes
 SMALLEST = np.float32(1e-30)  # q8: what is less counts as zero, for its inverse would be infinite

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from worker.numpy.activations import ACTIVATIONS, logistic
-from worker.numpy.state import NumpyState
-from worker.ops.recurrent import (
+from tplaunch.worker.numpy.activations import ACTIVATIONS, logistic
+from tplaunch.worker.numpy.state import NumpyState
+from tplaunch.worker.ops.recurrent import (
     SQUARE_SUMS,
     Convolution,
     GatedNorm,

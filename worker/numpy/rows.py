@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from collectives.arena import rank_slice
-from worker.numpy import quantized
-from worker.numpy.activations import ACTIVATIONS
-from worker.numpy.state import NumpyState
-from worker.ops.common import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
+from tplaunch.collectives.arena import rank_slice
+from tplaunch.worker.numpy import quantized
+from tplaunch.worker.numpy.activations import ACTIVATIONS
+from tplaunch.worker.numpy.state import NumpyState
+from tplaunch.worker.ops.common import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
 
 Floats = npt.NDArray[np.float32]
 

@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.split.limits import Limits
-from worker.buffers.table import Buffer
-from worker.numpy.cache import NumpyCache
-from worker.ops.common import RowSet
-from worker.step.buffer import StepLayout, StepView
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.table import Buffer
+from tplaunch.worker.numpy.cache import NumpyCache
+from tplaunch.worker.ops.common import RowSet
+from tplaunch.worker.step.buffer import StepLayout, StepView
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from worker.numpy.device import NumpyDevice
-from worker.programs.program import Program
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.programs.program import Program
 
 
 class TimedNumpyDevice(NumpyDevice):

@@ -8,11 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Union
 
-from worker.ops.attention import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
-from worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
-from worker.ops.latent import CopyHeads, HeadProducts
-from worker.ops.matrix import Matrix
-from worker.ops.recurrent import RecurrentOp
+from tplaunch.worker.ops.attention import (
+    Attention,
+    AttentionCombine,
+    Clamp,
+    HeadNorm,
+    HeadSums,
+    Rope,
+    RopeCache,
+)
+from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
+from tplaunch.worker.ops.latent import CopyHeads, HeadProducts
+from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.ops.recurrent import RecurrentOp
 
 RowSet = Literal["rows", "logit_rows"]  # all rows of a step, or those that get logits
 QUANTIZED = "quantized"  # the buffer that Quantize writes, for the products that come next

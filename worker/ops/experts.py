@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from worker.ops.matrix import Matrix
+from tplaunch.worker.ops.matrix import Matrix
 
 # Pairs that are multiplied at once, and the words that name them: shaders/routes.slang.
 TILE_PAIRS, TILE_WORDS = 4, 8

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from worker.ops.matrix import Matrix
+from tplaunch.worker.ops.matrix import Matrix
 
 
 @dataclass(frozen=True)

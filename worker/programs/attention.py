@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from coordinator.model.spec import AttentionSpec
-from coordinator.split.plan import LayerShare, padded
-from worker.ops.attention import (
+from tplaunch.coordinator.model.spec import AttentionSpec
+from tplaunch.coordinator.split.plan import LayerShare, padded
+from tplaunch.worker.ops.attention import (
     HEAD_SUMS,
     Alibi,
     Attention,
@@ -18,9 +18,9 @@ from worker.ops.attention import (
     RowSums,
     Turn,
 )
-from worker.programs.builder import ProgramBuilder
-from worker.programs.latent import attended_products, latent_products
-from worker.weights.stacks import QKV, stacked_tensors
+from tplaunch.worker.programs.builder import ProgramBuilder
+from tplaunch.worker.programs.latent import attended_products, latent_products
+from tplaunch.worker.weights.stacks import QKV, stacked_tensors
 
 
 def write_cache(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:

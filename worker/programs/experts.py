@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from coordinator.model.experts import ExpertsSpec
-from coordinator.split.expert_shards import EXPERT_BIAS
-from coordinator.split.plan import LayerShare
-from worker.ops.experts import (
+from tplaunch.coordinator.model.experts import ExpertsSpec
+from tplaunch.coordinator.split.expert_shards import EXPERT_BIAS
+from tplaunch.coordinator.split.plan import LayerShare
+from tplaunch.worker.ops.experts import (
     ExpertMatMul,
     ExpertSum,
     ExpertTiles,
@@ -14,8 +14,8 @@ from worker.ops.experts import (
     SharedRoutes,
     route_length,
 )
-from worker.programs.builder import ProgramBuilder
-from worker.weights.stacks import EXPERTS_GATE_UP, stacked_tensors
+from tplaunch.worker.programs.builder import ProgramBuilder
+from tplaunch.worker.weights.stacks import EXPERTS_GATE_UP, stacked_tensors
 
 # Pairs of a row and an expert that an expert must get on average before they are worth grouping.
 MIN_PAIRS_PER_EXPERT = 2

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from coordinator.model.attention import Latent
-from coordinator.split.plan import padded
-from worker.ops.attention import AttentionCombine, HeadNorm, Heads
-from worker.ops.latent import CopyHeads, HeadProducts, Place
-from worker.programs.builder import ProgramBuilder
+from tplaunch.coordinator.model.attention import Latent
+from tplaunch.coordinator.split.plan import padded
+from tplaunch.worker.ops.attention import AttentionCombine, HeadNorm, Heads
+from tplaunch.worker.ops.latent import CopyHeads, HeadProducts, Place
+from tplaunch.worker.programs.builder import ProgramBuilder
 
 QUERY_LATENT, QUERY, ATTENDED = "latent", "latent_query", "latent_attended"  # buffers
 

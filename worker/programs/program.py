@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from worker.ops.common import Op
+from tplaunch.worker.ops.common import Op
 
 
 class Phase(Enum):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from coordinator.model.recurrent import RecurrentSpec
-from coordinator.split.plan import LayerShare, shares_norm
-from worker.ops.recurrent import (
+from tplaunch.coordinator.model.recurrent import RecurrentSpec
+from tplaunch.coordinator.split.plan import LayerShare, shares_norm
+from tplaunch.worker.ops.recurrent import (
     SQUARE_SUMS,
     Convolution,
     GatedNorm,
@@ -13,8 +13,8 @@ from worker.ops.recurrent import (
     SquareSums,
     UnitNorm,
 )
-from worker.programs.builder import ProgramBuilder
-from worker.weights.stacks import MIXED, stacked_tensors
+from tplaunch.worker.programs.builder import ProgramBuilder
+from tplaunch.worker.weights.stacks import MIXED, stacked_tensors
 
 
 def write_state(builder: ProgramBuilder, index: int, recurrent: RecurrentSpec, share: LayerShare) -> None:

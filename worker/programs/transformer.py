@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from coordinator.model.spec import FeedForwardSpec, ModelSpec
-from coordinator.split.plan import LayerShare, RankShare
-from coordinator.split.shards import Shard
-from worker.buffers.feed_forward import activated_name
-from worker.ops.common import Activate
-from worker.ops.experts import RowGate
-from worker.programs.attention import attend, write_cache
-from worker.programs.builder import ProgramBuilder
-from worker.programs.experts import add_experts, add_routing
-from worker.programs.program import Program
-from worker.programs.recurrent import give_out, write_state
-from worker.weights.stacks import GATE_UP, SHARED_GATE_UP, stacked_tensors
+from tplaunch.coordinator.model.spec import FeedForwardSpec, ModelSpec
+from tplaunch.coordinator.split.plan import LayerShare, RankShare
+from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.buffers.feed_forward import activated_name
+from tplaunch.worker.ops.common import Activate
+from tplaunch.worker.ops.experts import RowGate
+from tplaunch.worker.programs.attention import attend, write_cache
+from tplaunch.worker.programs.builder import ProgramBuilder
+from tplaunch.worker.programs.experts import add_experts, add_routing
+from tplaunch.worker.programs.program import Program
+from tplaunch.worker.programs.recurrent import give_out, write_state
+from tplaunch.worker.weights.stacks import GATE_UP, SHARED_GATE_UP, stacked_tensors
 
 
 def build_program(

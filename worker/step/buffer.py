@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.split.limits import Limits
+from tplaunch.coordinator.split.limits import Limits
 
 HEADER_WORDS = 8
 INDIRECT_WORD = 4  # the attention dispatch's workgroup counts start here

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.messages import Lap
+from tplaunch.coordinator.messages import Lap
 
 Times = npt.NDArray[np.float64]
 HOST_KINDS = ("host", "submit", "wait", "reduce")

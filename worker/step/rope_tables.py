@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.gguf.origin import TensorInfo
-from coordinator.model.attention import Temperature
-from coordinator.model.spec import ModelError, Rope, Yarn
-from worker.weights.source import WeightSource
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.model.attention import Temperature
+from tplaunch.coordinator.model.spec import ModelError, Rope, Yarn
+from tplaunch.worker.weights.source import WeightSource
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

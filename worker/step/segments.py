@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from collectives import Collective
-from worker.device import Device
-from worker.programs.program import Phase, Program
+from tplaunch.collectives import Collective
+from tplaunch.worker.device import Device
+from tplaunch.worker.programs.program import Phase, Program
 
 
 class SegmentRunner:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.messages import Load, Step
-from worker.buffers.table import MAX_ATTENTION_CHUNK, attention_slots
-from worker.device import Device
-from worker.formats import FORMATS
-from worker.step.buffer import (
+from tplaunch.coordinator.messages import Load, Step
+from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK, attention_slots
+from tplaunch.worker.device import Device
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.step.buffer import (
     ATTENTION_VECTORS,
     INDIRECT_WORD,
     NUM_RUNS_WORD,
@@ -18,8 +18,8 @@ from worker.step.buffer import (
     attention_groups,
     attention_vectors,
 )
-from worker.step.rope_tables import RopeTables, temperatures
-from worker.weights.source import WeightSource
+from tplaunch.worker.step.rope_tables import RopeTables, temperatures
+from tplaunch.worker.weights.source import WeightSource
 
 Floats = npt.NDArray[np.float32]
 MIN_CHUNK = 256  # keys: shorter ones are not worth a workgroup

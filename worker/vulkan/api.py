@@ -11,7 +11,7 @@ import re
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from worker.device import DeviceError
+from tplaunch.worker.device import DeviceError
 
 Handle: TypeAlias = Any  # a Vulkan object, a struct or a function of the foreign interface
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from worker.device import DeviceError
-from worker.vulkan import matrices
-from worker.vulkan.api import Handle, array, call, chained, create, ffi, lib, strings, struct, vk
-from worker.vulkan.instance import Instance
-from worker.vulkan.listing import IMPORT_EXTENSION, compute_queue_family, describe
+from tplaunch.worker.device import DeviceError
+from tplaunch.worker.vulkan import matrices
+from tplaunch.worker.vulkan.api import Handle, array, call, chained, create, ffi, lib, strings, struct, vk
+from tplaunch.worker.vulkan.instance import Instance
+from tplaunch.worker.vulkan.listing import IMPORT_EXTENSION, compute_queue_family, describe
 
 SETUP_TIMEOUT_NANOSECONDS = 60 * 10**9  # of copies while loading
 

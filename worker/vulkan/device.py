@@ -11,23 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.split.limits import Limits
-from worker.buffers.table import Buffer
-from worker.device import DeviceError, DeviceOptions, FillPlaces, Place
-from worker.measuring.measurements import Measurements
-from worker.programs.program import Program, Segment
-from worker.vulkan.context import Context
-from worker.vulkan.dispatch.context import DispatchContext
-from worker.vulkan.dispatch.places import PartialsLayout, Selects
-from worker.vulkan.measuring.bandwidth import copy_bandwidth
-from worker.vulkan.measuring.tuning import START_SECONDS, Tuner, open_measurements, submits_ahead
-from worker.vulkan.memory import Memory
-from worker.vulkan.partials import ImportedPartials, StagedPartials, attach
-from worker.vulkan.pipelines import Pipelines
-from worker.vulkan.recorder import Recorder
-from worker.vulkan.timeline import Submission, Timeline
-from worker.vulkan.timestamps import Timestamps, device_clock
-from worker.vulkan.variants import Selection
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.table import Buffer
+from tplaunch.worker.device import DeviceError, DeviceOptions, FillPlaces, Place
+from tplaunch.worker.measuring.measurements import Measurements
+from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.dispatch.context import DispatchContext
+from tplaunch.worker.vulkan.dispatch.places import PartialsLayout, Selects
+from tplaunch.worker.vulkan.measuring.bandwidth import copy_bandwidth
+from tplaunch.worker.vulkan.measuring.tuning import START_SECONDS, Tuner, open_measurements, submits_ahead
+from tplaunch.worker.vulkan.memory import Memory
+from tplaunch.worker.vulkan.partials import ImportedPartials, StagedPartials, attach
+from tplaunch.worker.vulkan.pipelines import Pipelines
+from tplaunch.worker.vulkan.recorder import Recorder
+from tplaunch.worker.vulkan.timeline import Submission, Timeline
+from tplaunch.worker.vulkan.timestamps import Timestamps, device_clock
+from tplaunch.worker.vulkan.variants import Selection
 
 Bytes = npt.NDArray[np.uint8]
 

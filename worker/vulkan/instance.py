@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from worker.device import DeviceError
-from worker.vulkan.api import (
+from tplaunch.worker.device import DeviceError
+from tplaunch.worker.vulkan.api import (
     API_VERSION,
     Handle,
     call,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from worker.device import FEATURES
-from worker.vulkan.api import Handle, chained, enumerate_all, ffi, lib, struct, text, vk
-from worker.vulkan.instance import Instance
+from tplaunch.worker.device import FEATURES
+from tplaunch.worker.vulkan.api import Handle, chained, enumerate_all, ffi, lib, struct, text, vk
+from tplaunch.worker.vulkan.instance import Instance
 
 VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from worker.vulkan.api import Handle, chained, check, ffi, lib, struct, vk
-from worker.vulkan.instance import Instance
-from worker.vulkan.listing import PhysicalDevice
-from worker.vulkan.pushes.kernels import MATRIX_SIZES
+from tplaunch.worker.vulkan.api import Handle, chained, check, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.instance import Instance
+from tplaunch.worker.vulkan.listing import PhysicalDevice
+from tplaunch.worker.vulkan.pushes.kernels import MATRIX_SIZES
 
 EXTENSION = "VK_KHR_cooperative_matrix"
 GROUP_SIZE = 64  # invocations of a workgroup of shaders/matmul_coop.slang, which must be whole subgroups

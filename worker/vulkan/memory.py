@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from worker.buffers.table import Buffer, Placement
-from worker.device import DeviceError, FillPlaces, Place
-from worker.process import advise_huge_pages
-from worker.vulkan.api import WHOLE_SIZE, Handle, call, create, ffi, lib, struct, vk
-from worker.vulkan.context import Context
-from worker.vulkan.staging import STAGING_BYTES, Block, Staging
+from tplaunch.worker.buffers.table import Buffer, Placement
+from tplaunch.worker.device import DeviceError, FillPlaces, Place
+from tplaunch.worker.process import advise_huge_pages
+from tplaunch.worker.vulkan.api import WHOLE_SIZE, Handle, call, create, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.staging import STAGING_BYTES, Block, Staging
 
 ALIGNMENT = 256  # bytes; suits every device
 MAX_BLOCK = 1 << 30  # bytes: a driver finds room for several blocks sooner than for a huge one

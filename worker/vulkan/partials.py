@@ -10,14 +10,14 @@ import logging
 import numpy as np
 import numpy.typing as npt
 
-from collectives.arena import rank_slice
-from worker.buffers.table import Placement
-from worker.device import DeviceError
-from worker.programs.program import Phase
-from worker.vulkan.api import Handle, check, create, ffi, lib, struct, vk
-from worker.vulkan.context import Context
-from worker.vulkan.memory import Memory, allocate_memory, bind, buffer_info, free
-from worker.vulkan.staging import Block
+from tplaunch.collectives.arena import rank_slice
+from tplaunch.worker.buffers.table import Placement
+from tplaunch.worker.device import DeviceError
+from tplaunch.worker.programs.program import Phase
+from tplaunch.worker.vulkan.api import Handle, check, create, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.memory import Memory, allocate_memory, bind, buffer_info, free
+from tplaunch.worker.vulkan.staging import Block
 
 PROBE = 0x7A3C51E9  # what the device writes to see whether an import is the host's memory indeed
 

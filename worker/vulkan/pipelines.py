@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shaders.load import load_kernel
-from worker.vulkan.api import Handle, array, call, create, ffi, lib, struct, vk
-from worker.vulkan.context import Context
+from tplaunch.shaders.load import load_kernel
+from tplaunch.worker.vulkan.api import Handle, array, call, create, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.context import Context
 
 MAX_PUSH_BYTES = 128  # of push constants, what every device has
 

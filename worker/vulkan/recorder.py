@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from worker.ops.common import MatMul, Op
-from worker.programs.program import Program, Segment
-from worker.step.buffer import INDIRECT_WORD
-from worker.vulkan.api import Handle, call, ffi, lib, struct, vk
-from worker.vulkan.context import Context
-from worker.vulkan.dispatch.context import DispatchContext
-from worker.vulkan.dispatch.places import Dispatch
-from worker.vulkan.dispatch.table import dispatch
-from worker.vulkan.memory import Slice
-from worker.vulkan.pipelines import Pipelines
-from worker.vulkan.timestamps import Timestamps
+from tplaunch.worker.ops.common import MatMul, Op
+from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.step.buffer import INDIRECT_WORD
+from tplaunch.worker.vulkan.api import Handle, call, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.dispatch.context import DispatchContext
+from tplaunch.worker.vulkan.dispatch.places import Dispatch
+from tplaunch.worker.vulkan.dispatch.table import dispatch
+from tplaunch.worker.vulkan.memory import Slice
+from tplaunch.worker.vulkan.pipelines import Pipelines
+from tplaunch.worker.vulkan.timestamps import Timestamps
 
 
 class Hazards:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from worker.device import FillPlaces, Place
-from worker.vulkan.api import Handle, ffi, lib
-from worker.vulkan.context import Context
+from tplaunch.worker.device import FillPlaces, Place
+from tplaunch.worker.vulkan.api import Handle, ffi, lib
+from tplaunch.worker.vulkan.context import Context
 
 STAGING_BYTES = 8 << 20  # of one thread
 

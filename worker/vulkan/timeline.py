@@ -10,9 +10,9 @@ import logging
 
 import numpy as np
 
-from worker.device import DeviceError
-from worker.vulkan.api import Handle, array, check, create, ffi, lib, result_name, struct, vk
-from worker.vulkan.context import Context
+from tplaunch.worker.device import DeviceError
+from tplaunch.worker.vulkan.api import Handle, array, check, create, ffi, lib, result_name, struct, vk
+from tplaunch.worker.vulkan.context import Context
 
 DRAIN_NANOSECONDS = 10 * 10**9
 SUCCESS: int = vk.VK_SUCCESS

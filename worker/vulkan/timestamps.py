@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from worker.vulkan.api import Handle, call, create, ffi, lib, struct, vk
-from worker.vulkan.context import Context
-from worker.vulkan.listing import compute_queue_family
+from tplaunch.worker.vulkan.api import Handle, call, create, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.listing import compute_queue_family
 
 BYTES = 8  # of one timestamp
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from coordinator.kv_types import KV_TYPES
-from worker.formats import FORMATS
-from worker.measuring.measurements import Numbers, lowest
-from worker.step.buffer import ATTENTION_VECTORS
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.measuring.measurements import Numbers, lowest
+from tplaunch.worker.step.buffer import ATTENTION_VECTORS
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from coordinator.gguf.origin import TensorInfo
-from worker.device import Device
-from worker.weights.model_file import load_stack
-from worker.weights.source import WeightSource
-from worker.weights.stacks import Stack
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.worker.device import Device
+from tplaunch.worker.weights.model_file import load_stack
+from tplaunch.worker.weights.source import WeightSource
+from tplaunch.worker.weights.stacks import Stack
 
 MAX_THREADS = 4  # more don't copy faster, and each may need staging memory
 

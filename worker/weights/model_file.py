@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.gguf.origin import FilePart, TensorInfo, file_hash, model_hash
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.split.shards import Shard
-from worker.device import Device
-from worker.formats import FORMATS
-from worker.weights.source import WeightSource
-from worker.weights.stacks import Stack
+from tplaunch.coordinator.gguf.origin import FilePart, TensorInfo, file_hash, model_hash
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.device import Device
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.weights.source import WeightSource
+from tplaunch.worker.weights.stacks import Stack
 
 Bytes = npt.NDArray[np.uint8]
 CHUNK_BYTES = 4 << 20  # of a shard repacked at a time: bounds what loading needs beyond it

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from coordinator.messages import Load
-from worker.weights.model_file import ModelFile
-from worker.weights.random_weights import RandomWeights
-from worker.weights.source import WeightSource
+from tplaunch.coordinator.messages import Load
+from tplaunch.worker.weights.model_file import ModelFile
+from tplaunch.worker.weights.random_weights import RandomWeights
+from tplaunch.worker.weights.source import WeightSource
 
 
 def open_weights(load: Load) -> WeightSource:

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.gguf.origin import TensorInfo
-from coordinator.gguf.weight_types import WEIGHT_TYPES, WeightType
-from worker.weights.source import WeightSource
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES, WeightType
+from tplaunch.worker.weights.source import WeightSource
 
 Bytes = npt.NDArray[np.uint8]
 DEVIATION = 0.02  # of the weights, around 0: activations stay small through any number of layers

@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.gguf.origin import TensorInfo
-from worker.formats import FORMATS
+from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.worker.formats import FORMATS
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

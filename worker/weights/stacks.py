@@ -9,9 +9,9 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coordinator.split.plan import padded
-from coordinator.split.shards import Shard
-from worker.formats import FORMATS
+from tplaunch.coordinator.split.plan import padded
+from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.formats import FORMATS
 
 # Tensors of a layer that multiply the same input, in the order in which they are stacked.
 QKV, GATE_UP = ("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from worker.ops.attention import Attention, AttentionCombine, RopeCache
-from worker.step.buffer import ATTENTION_VECTORS, attention_vectors
-from worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, DispatchContext, ceil
-from worker.vulkan.dispatch.heads import turn_members
-from worker.vulkan.dispatch.places import Dispatch
-from worker.vulkan.pushes.attention import AttentionCombinePush, AttentionPush, RopeCachePush
-from worker.vulkan.variants import VECTOR_COUNTS
+from tplaunch.worker.ops.attention import Attention, AttentionCombine, RopeCache
+from tplaunch.worker.step.buffer import ATTENTION_VECTORS, attention_vectors
+from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, DispatchContext, ceil
+from tplaunch.worker.vulkan.dispatch.heads import turn_members
+from tplaunch.worker.vulkan.dispatch.places import Dispatch
+from tplaunch.worker.vulkan.pushes.attention import AttentionCombinePush, AttentionPush, RopeCachePush
+from tplaunch.worker.vulkan.variants import VECTOR_COUNTS
 
 NOWHERE = 0xFFFFFFFF  # in a row of the rope table
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from coordinator.kv_types import KV_TYPES
-from coordinator.split.limits import Limits
-from worker.ops.attention import Attention, RopeCache
-from worker.ops.common import MatMul, Quantize
-from worker.programs.program import Program
-from worker.step.buffer import StepLayout
-from worker.vulkan.dispatch.places import PartialsLayout, Place, Selects
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.ops.attention import Attention, RopeCache
+from tplaunch.worker.ops.common import MatMul, Quantize
+from tplaunch.worker.programs.program import Program
+from tplaunch.worker.step.buffer import StepLayout
+from tplaunch.worker.vulkan.dispatch.places import PartialsLayout, Place, Selects
 
 GROUP_SIZE = 64  # invocations of a workgroup
 FLOAT, QUAD = 4, 16  # bytes of float and float4

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from coordinator.model.experts import GATINGS
-from coordinator.split.plan import COLUMN_TILE
-from worker.formats import FORMATS
-from worker.numpy.activations import ACTIVATION_NUMBERS
-from worker.ops.experts import (
+from tplaunch.coordinator.model.experts import GATINGS
+from tplaunch.coordinator.split.plan import COLUMN_TILE
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.numpy.activations import ACTIVATION_NUMBERS
+from tplaunch.worker.ops.experts import (
     TILE_PAIRS,
     ExpertMatMul,
     ExpertSum,
@@ -15,16 +15,16 @@ from worker.ops.experts import (
     RowGate,
     SharedRoutes,
 )
-from worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil, flags_of
-from worker.vulkan.dispatch.places import Dispatch
-from worker.vulkan.pushes.experts import (
+from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil, flags_of
+from tplaunch.worker.vulkan.dispatch.places import Dispatch
+from tplaunch.worker.vulkan.pushes.experts import (
     ExpertsPush,
     ExpertSumPush,
     ExpertTilesPush,
     RoutePush,
     RowGatePush,
 )
-from worker.vulkan.pushes.kernels import SumNormPush
+from tplaunch.worker.vulkan.pushes.kernels import SumNormPush
 
 # Flags of shaders/experts.slang, and how far to the left in them, and in the experts', other numbers are.
 HAS_BIAS, GATED, ONTO_UP, WEIGHS, BY_PAIR, HAS_FACTORS = 1, 2, 4, 8, 16, 32

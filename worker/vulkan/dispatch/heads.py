@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from worker.ops.attention import Clamp, HeadNorm, Heads, HeadSums, Rope, Turn
-from worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
-from worker.vulkan.dispatch.places import Dispatch
-from worker.vulkan.pushes.attention import ClampPush, HeadNormPush, HeadSumsPush, RopeRowsPush
+from tplaunch.worker.ops.attention import Clamp, HeadNorm, Heads, HeadSums, Rope, Turn
+from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
+from tplaunch.worker.vulkan.dispatch.places import Dispatch
+from tplaunch.worker.vulkan.pushes.attention import ClampPush, HeadNormPush, HeadSumsPush, RopeRowsPush
 
 QUAD_FLOATS = QUAD // FLOAT
 

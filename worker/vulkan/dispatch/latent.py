@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from coordinator.split.plan import COLUMN_TILE
-from worker.formats import FORMATS
-from worker.ops.latent import CopyHeads, HeadProducts, Place
-from worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
-from worker.vulkan.dispatch.places import Dispatch
-from worker.vulkan.pushes.attention import CopyHeadsPush, HeadProductsPush
+from tplaunch.coordinator.split.plan import COLUMN_TILE
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.ops.latent import CopyHeads, HeadProducts, Place
+from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
+from tplaunch.worker.vulkan.dispatch.places import Dispatch
+from tplaunch.worker.vulkan.pushes.attention import CopyHeadsPush, HeadProductsPush
 
 ROWS, COLUMNS = 4, 4  # that a subgroup of shaders/head_products.slang computes
 QUAD_FLOATS = QUAD // FLOAT

@@ -6,7 +6,7 @@ from ctypes import Structure
 from dataclasses import dataclass
 from typing import Protocol
 
-from worker.vulkan.variants import Variant
+from tplaunch.worker.vulkan.variants import Variant
 
 Groups = tuple[int, int, int]
 

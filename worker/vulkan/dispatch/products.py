@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from coordinator.split.plan import COLUMN_TILE
-from worker.formats import FORMATS
-from worker.numpy.activations import ACTIVATION_NUMBERS
-from worker.numpy.quantized import scales_word
-from worker.ops.common import MatMul
-from worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, QUAD, DispatchContext, ceil, flags_of
-from worker.vulkan.dispatch.places import Dispatch
-from worker.vulkan.pushes.kernels import MatMulPush
+from tplaunch.coordinator.split.plan import COLUMN_TILE
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.numpy.activations import ACTIVATION_NUMBERS
+from tplaunch.worker.numpy.quantized import scales_word
+from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, QUAD, DispatchContext, ceil, flags_of
+from tplaunch.worker.vulkan.dispatch.places import Dispatch
+from tplaunch.worker.vulkan.pushes.kernels import MatMulPush
 
 HAS_BIAS, GATED, ACCUMULATES, HAS_FACTORS = 1, 2, 4, 8  # flags of shaders/product.slang
 COOPERATIVE_TILE = (2, 4)  # matrices down and across that a workgroup of shaders/matmul_coop.slang computes

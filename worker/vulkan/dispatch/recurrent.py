@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from worker.ops.recurrent import (
+from tplaunch.worker.ops.recurrent import (
     MAX_KERNEL,
     SQUARE_SUMS,
     STATE_STEP,
@@ -15,9 +15,9 @@ from worker.ops.recurrent import (
     SquareSums,
     UnitNorm,
 )
-from worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, DispatchContext, ceil
-from worker.vulkan.dispatch.places import Dispatch
-from worker.vulkan.pushes.recurrent import (
+from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, DispatchContext, ceil
+from tplaunch.worker.vulkan.dispatch.places import Dispatch
+from tplaunch.worker.vulkan.pushes.recurrent import (
     ConvolutionPush,
     GatedNormPush,
     RecurrencePush,

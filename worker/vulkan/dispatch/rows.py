@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collectives.arena import SLICE_UNIT
-from coordinator.split.plan import COLUMN_TILE
-from worker.numpy.activations import ACTIVATION_NUMBERS
-from worker.numpy.quantized import scales_word
-from worker.ops.common import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
-from worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
-from worker.vulkan.dispatch.places import Dispatch
-from worker.vulkan.pushes.kernels import ActivatePush, QuantizePush, SumNormPush, SumSlicePush
+from tplaunch.collectives.arena import SLICE_UNIT
+from tplaunch.coordinator.split.plan import COLUMN_TILE
+from tplaunch.worker.numpy.activations import ACTIVATION_NUMBERS
+from tplaunch.worker.numpy.quantized import scales_word
+from tplaunch.worker.ops.common import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
+from tplaunch.worker.vulkan.dispatch.context import (
+    COUNT_WORDS,
+    FLOAT,
+    GROUP_SIZE,
+    QUAD,
+    DispatchContext,
+    ceil,
+)
+from tplaunch.worker.vulkan.dispatch.places import Dispatch
+from tplaunch.worker.vulkan.pushes.kernels import ActivatePush, QuantizePush, SumNormPush, SumSlicePush
 
 SLICE_QUADS = 512  # float4 that a workgroup of shaders/sum_slice.slang adds up
 NORM_NUMBERS = {"rms": 1, "layer": 2}  # shaders/sum_norm.slang

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from worker.ops.attention import Attention, AttentionCombine, Clamp, HeadNorm, HeadSums, Rope, RopeCache
-from worker.ops.common import (
+from tplaunch.worker.ops.attention import (
+    Attention,
+    AttentionCombine,
+    Clamp,
+    HeadNorm,
+    HeadSums,
+    Rope,
+    RopeCache,
+)
+from tplaunch.worker.ops.common import (
     Activate,
     MatMul,
     Op,
@@ -14,11 +22,11 @@ from worker.ops.common import (
     SumNorm,
     SumSlice,
 )
-from worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
-from worker.ops.latent import CopyHeads, HeadProducts
-from worker.vulkan.dispatch.attention import attention, attention_combine, rope_cache
-from worker.vulkan.dispatch.context import DispatchContext
-from worker.vulkan.dispatch.experts import (
+from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
+from tplaunch.worker.ops.latent import CopyHeads, HeadProducts
+from tplaunch.worker.vulkan.dispatch.attention import attention, attention_combine, rope_cache
+from tplaunch.worker.vulkan.dispatch.context import DispatchContext
+from tplaunch.worker.vulkan.dispatch.experts import (
     expert_matmul,
     expert_sum,
     expert_tiles,
@@ -26,12 +34,12 @@ from worker.vulkan.dispatch.experts import (
     row_gate,
     shared_routes,
 )
-from worker.vulkan.dispatch.heads import clamp, head_norm, head_sums, rope
-from worker.vulkan.dispatch.latent import copy_heads, head_products
-from worker.vulkan.dispatch.places import Dispatch
-from worker.vulkan.dispatch.products import matmul
-from worker.vulkan.dispatch.recurrent import RECURRENT_DISPATCHES
-from worker.vulkan.dispatch.rows import activate, quantize, sum_norm, sum_slice
+from tplaunch.worker.vulkan.dispatch.heads import clamp, head_norm, head_sums, rope
+from tplaunch.worker.vulkan.dispatch.latent import copy_heads, head_products
+from tplaunch.worker.vulkan.dispatch.places import Dispatch
+from tplaunch.worker.vulkan.dispatch.products import matmul
+from tplaunch.worker.vulkan.dispatch.recurrent import RECURRENT_DISPATCHES
+from tplaunch.worker.vulkan.dispatch.rows import activate, quantize, sum_norm, sum_slice
 
 DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
     SumNorm: sum_norm,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from worker.buffers.table import Buffer
-from worker.device import DeviceError
-from worker.vulkan.api import Handle, ffi, lib, struct, vk
-from worker.vulkan.context import Context
-from worker.vulkan.memory import Memory
+from tplaunch.worker.buffers.table import Buffer
+from tplaunch.worker.device import DeviceError
+from tplaunch.worker.vulkan.api import Handle, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.memory import Memory
 
 NUM_COPIES = 4  # in one submission, so that its cost does not count
 NUM_TRIALS = 3

@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from coordinator.split.limits import Limits
-from worker.buffers.table import Buffer
-from worker.programs.program import Program
-from worker.vulkan.context import Context
-from worker.vulkan.dispatch.context import DispatchContext
-from worker.vulkan.dispatch.places import PartialsLayout
-from worker.vulkan.memory import Memory
-from worker.vulkan.pipelines import Pipelines
-from worker.vulkan.recorder import Recorder
-from worker.vulkan.timeline import Submission, Timeline
-from worker.vulkan.variants import Always, Variant
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.table import Buffer
+from tplaunch.worker.programs.program import Program
+from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.dispatch.context import DispatchContext
+from tplaunch.worker.vulkan.dispatch.places import PartialsLayout
+from tplaunch.worker.vulkan.memory import Memory
+from tplaunch.worker.vulkan.pipelines import Pipelines
+from tplaunch.worker.vulkan.recorder import Recorder
+from tplaunch.worker.vulkan.timeline import Submission, Timeline
+from tplaunch.worker.vulkan.variants import Always, Variant
 
 TIMEOUT_SECONDS = 60.0  # of one run: a driver may take most of that to compile a kernel
 NO_PARTIALS = PartialsLayout(0, 0, 0, 0)

@@ -9,20 +9,26 @@ from typing import TypeAlias
 
 import numpy as np
 
-from coordinator.gguf.weight_types import WEIGHT_TYPES
-from coordinator.split.limits import Limits
-from worker.buffers.table import Buffer, Placement
-from worker.formats import FORMATS
-from worker.numpy.quantized import row_words
-from worker.ops.attention import Attention
-from worker.ops.common import MatMul, Op
-from worker.ops.experts import ExpertMatMul
-from worker.ops.matrix import Matrix
-from worker.programs.program import Program
-from worker.step.buffer import INDIRECT_WORD, StepLayout, StepView, attention_groups, attention_vectors
-from worker.vulkan.memory import Memory
-from worker.vulkan.variants import measurement_name
-from worker.weights.random_weights import random_blocks
+from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.table import Buffer, Placement
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.numpy.quantized import row_words
+from tplaunch.worker.ops.attention import Attention
+from tplaunch.worker.ops.common import MatMul, Op
+from tplaunch.worker.ops.experts import ExpertMatMul
+from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.programs.program import Program
+from tplaunch.worker.step.buffer import (
+    INDIRECT_WORD,
+    StepLayout,
+    StepView,
+    attention_groups,
+    attention_vectors,
+)
+from tplaunch.worker.vulkan.memory import Memory
+from tplaunch.worker.vulkan.variants import measurement_name
+from tplaunch.worker.weights.random_weights import random_blocks
 
 KEYS = 512  # that attention goes over
 MANY_ROWS = 8  # enough to fill every tile

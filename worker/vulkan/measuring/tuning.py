@@ -11,23 +11,23 @@ import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 
-from coordinator.split.limits import Limits
-from shaders.load import kernels_hash
-from worker.buffers.table import Buffer, Placement
-from worker.device import DeviceError
-from worker.measuring.measurements import Measurements, Numbers, cache_folder, lowest
-from worker.ops.common import Op, SumNorm
-from worker.programs.program import Program, Segment
-from worker.step.buffer import StepLayout
-from worker.vulkan.context import Context
-from worker.vulkan.dispatch.context import DispatchContext
-from worker.vulkan.dispatch.table import dispatch
-from worker.vulkan.listing import PhysicalDevice
-from worker.vulkan.measuring.bench import NO_PARTIALS, Bench, open_bench
-from worker.vulkan.measuring.trials import Trial, trials
-from worker.vulkan.memory import Slice
-from worker.vulkan.pipelines import Pipelines
-from worker.vulkan.variants import Variant, candidates
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.shaders.load import kernels_hash
+from tplaunch.worker.buffers.table import Buffer, Placement
+from tplaunch.worker.device import DeviceError
+from tplaunch.worker.measuring.measurements import Measurements, Numbers, cache_folder, lowest
+from tplaunch.worker.ops.common import Op, SumNorm
+from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.step.buffer import StepLayout
+from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.dispatch.context import DispatchContext
+from tplaunch.worker.vulkan.dispatch.table import dispatch
+from tplaunch.worker.vulkan.listing import PhysicalDevice
+from tplaunch.worker.vulkan.measuring.bench import NO_PARTIALS, Bench, open_bench
+from tplaunch.worker.vulkan.measuring.trials import Trial, trials
+from tplaunch.worker.vulkan.memory import Slice
+from tplaunch.worker.vulkan.pipelines import Pipelines
+from tplaunch.worker.vulkan.variants import Variant, candidates
 
 START_SECONDS = 1.5  # of a start for measurements; what is left over is measured by the next one
 MAX_WEIGHTS, MAX_WEIGHTS_ON_CPU = 1 << 24, 1 << 21  # of a matrix: enough to time a kernel by

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ctypes import Structure, c_float, c_uint32
 
-from worker.formats import FORMATS
-from worker.ops.experts import TILE_PAIRS
-from worker.vulkan.pushes.fields import WEIGHTS, Address
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.ops.experts import TILE_PAIRS
+from tplaunch.worker.vulkan.pushes.fields import WEIGHTS, Address
 
 
 class RoutePush(Structure):

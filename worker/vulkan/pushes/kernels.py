@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from ctypes import Structure, c_float, c_uint32
 
-from coordinator.kv_types import KV_TYPES
-from worker.formats import FORMATS
-from worker.vulkan.pushes.attention import (
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.vulkan.pushes.attention import (
     AttentionCombinePush,
     AttentionPush,
     ClampPush,
@@ -20,10 +20,10 @@ from worker.vulkan.pushes.attention import (
     RopeCachePush,
     RopeRowsPush,
 )
-from worker.vulkan.pushes.experts import EXPERT_KERNELS
-from worker.vulkan.pushes.fields import WEIGHTS, Address
-from worker.vulkan.pushes.recurrent import RECURRENT_KERNELS
-from worker.vulkan.variants import FAMILIES
+from tplaunch.worker.vulkan.pushes.experts import EXPERT_KERNELS
+from tplaunch.worker.vulkan.pushes.fields import WEIGHTS, Address
+from tplaunch.worker.vulkan.pushes.recurrent import RECURRENT_KERNELS
+from tplaunch.worker.vulkan.variants import FAMILIES
 
 MATRIX_SIZES = (16, 8)  # of the cooperative matrices, square ones, that there are kernels for, the best first
 
