@@ -1,7 +1,8 @@
 # Everything a developer or CI calls. The shell that is longer than a line lives in .ci/.
 
 PYTHON ?= python3
-export PYTHON
+PACKAGES ?= newest
+export PYTHON PACKAGES
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
@@ -61,10 +62,8 @@ format: setup-dev ## let ruff rewrite the code
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-# NumPy's last release for Python 3.10 has other type stubs than its later ones: no code can please both.
 types: setup-dev ## mypy, strict
-	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then $(BIN)/mypy; \
-	else echo "== mypy: not run on Python 3.10, whose NumPy has older type stubs"; fi
+	@$(BIN)/mypy
 
 shaders: setup-dev ## compile shaders/*.slang to shaders/spv/
 	@$(BIN)/python -m tplaunch.shaders.build

@@ -49,7 +49,7 @@ class Message:
 def parse(frames: Sequence[zmq.Frame], token: bytes, num_ranks: int) -> Message | None:
     """None for what is not this run's: anyone can connect to a socket. Raises CollectiveError where
     a rank of this run speaks another version."""
-    if not 1 <= len(frames) <= 2 or len(frames[0]) != HEADER_BYTES:
+    if not 1 <= len(frames) <= 2 or len(frames[0].buffer) != HEADER_BYTES:
         return None
     sent_token, version, kind, sender, step, sequence, count = _HEADER.unpack(frames[0].bytes)
     if not hmac.compare_digest(sent_token, token) or sender >= num_ranks:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 GROUP_SIZE = 64  # logits
 LOWEST = float(np.finfo(np.float32).min)  # below it is only -inf
@@ -60,7 +62,7 @@ class Sampler:
         self._suppressed = np.array(sorted(suppressed), np.int64)
         self._random = np.random.Generator(np.random.PCG64(parameters.seed))
 
-    def sample(self, logits: np.ndarray) -> int:
+    def sample(self, logits: npt.NDArray[Any]) -> int:
         """The next token, from logits [vocabulary] float32.
 
         -inf rules a token out. Raises LogitsError for NaN and +inf, which say that the model's arithmetic
@@ -82,7 +84,7 @@ class Sampler:
         return int(tokens[place])
 
 
-def _checked_argmax(logits: np.ndarray) -> int:
+def _checked_argmax(logits: npt.NDArray[Any]) -> int:
     """The first of the highest logits; one look at each logit tells whether all are usable."""
     if logits.ndim != 1 or not logits.size:
         raise LogitsError(f"logits must be one row of the vocabulary, not of shape {logits.shape}")
@@ -96,7 +98,7 @@ def _checked_argmax(logits: np.ndarray) -> int:
     raise LogitsError(f"{count} of {logits.size} logits are {name}: the model's arithmetic went wrong")
 
 
-def _likeliest(logits: np.ndarray, top_k: int) -> np.ndarray:
+def _likeliest(logits: npt.NDArray[Any], top_k: int) -> npt.NDArray[Any]:
     """The ids of the top_k highest logits (0: of all), highest first, of equals the lowest id first.
 
     What is ruled out is left out. Only what reaches the k-th highest logit is sorted; argpartition alone
@@ -107,14 +109,15 @@ def _likeliest(logits: np.ndarray, top_k: int) -> np.ndarray:
         candidates = np.flatnonzero(logits >= _lower_bound(logits, top_k))
         candidates = candidates[logits[candidates] >= _kth_highest(logits[candidates], top_k)]
     order = np.argsort(-logits[candidates], kind="stable")
-    return candidates[order[: top_k or None]]
+    likeliest: npt.NDArray[np.intp] = candidates[order[: top_k or None]]
+    return likeliest
 
 
-def _kth_highest(values: np.ndarray, k: int) -> float:
+def _kth_highest(values: npt.NDArray[Any], k: int) -> float:
     return float(np.partition(values, -k)[-k])
 
 
-def _lower_bound(logits: np.ndarray, k: int) -> float:
+def _lower_bound(logits: npt.NDArray[Any], k: int) -> float:
     """At least k logits reach it, and few more; to find it is much less work than to partition all.
 
     The k-th highest of the groups' maxima is reached in k groups, and so by k logits.
@@ -126,7 +129,7 @@ def _lower_bound(logits: np.ndarray, k: int) -> float:
     return max(_kth_highest(maxima, k), LOWEST)
 
 
-def _top_p(logits: np.ndarray, top_p: float) -> np.ndarray:
+def _top_p(logits: npt.NDArray[Any], top_p: float) -> npt.NDArray[Any]:
     """The shortest start of the descending logits whose probabilities sum to top_p, at least one."""
     if top_p >= 1:
         return logits
@@ -134,7 +137,7 @@ def _top_p(logits: np.ndarray, top_p: float) -> np.ndarray:
     return logits[: 1 + int(np.searchsorted(cumulative, top_p * cumulative[-1], side="left"))]
 
 
-def _min_p(logits: np.ndarray, min_p: float) -> np.ndarray:
+def _min_p(logits: npt.NDArray[Any], min_p: float) -> npt.NDArray[Any]:
     """Those of the descending logits whose probability is at least min_p times the first's."""
     if min_p <= 0:
         return logits
@@ -142,10 +145,10 @@ def _min_p(logits: np.ndarray, min_p: float) -> np.ndarray:
     return logits[:num_kept]
 
 
-def _weights(logits: np.ndarray, temperature: float) -> np.ndarray:
+def _weights(logits: npt.NDArray[Any], temperature: float) -> npt.NDArray[Any]:
     """Probabilities up to a common factor, of descending logits; the first is 1."""
     with np.errstate(over="ignore"):  # towards -inf, at tiny temperatures
-        weights: np.ndarray = np.exp((logits - logits[0]) / temperature)
+        weights: npt.NDArray[Any] = np.exp((logits - logits[0]) / temperature)
     return weights
 
 

@@ -143,7 +143,8 @@ def _attended(spec: ModelSpec, layer: dict[str, Doubles], x: Doubles) -> Doubles
         scores[np.triu_indices(len(x), 1)] = -np.inf
         weight = np.exp(scores - scores.max(axis=1, keepdims=True))
         heads.append(weight / weight.sum(axis=1, keepdims=True) @ value)
-    return np.concatenate(heads, axis=1) @ layer["attn_output"].T
+    attended: Doubles = np.concatenate(heads, axis=1) @ layer["attn_output"].T
+    return attended
 
 
 def _turned(spec: ModelSpec, x: Doubles) -> Doubles:
@@ -151,7 +152,8 @@ def _turned(spec: ModelSpec, x: Doubles) -> Doubles:
     rope = spec.ropes[0]
     angles = np.outer(np.arange(len(x)), rope.base ** (-np.arange(0, rope.dimension, 2) / rope.dimension))
     turned = (x[:, 0::2] + 1j * x[:, 1::2]) * np.exp(1j * angles)
-    return np.stack((turned.real, turned.imag), -1).reshape(x.shape)
+    pairs: Doubles = np.stack((turned.real, turned.imag), -1).reshape(x.shape)
+    return pairs
 
 
 def _normed(spec: ModelSpec, x: Doubles, weight: Doubles) -> Doubles:

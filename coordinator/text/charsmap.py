@@ -55,7 +55,8 @@ def _is_text(replacements: bytes, places: npt.NDArray[np.int64]) -> bool:
 
 
 def _distance(units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return (units >> 10) << np.where(units & _IS_FAR, 8, 0)
+    distance: npt.NDArray[np.int64] = (units >> 10) << np.where(units & _IS_FAR, 8, 0)
+    return distance
 
 
 def _bytes(value: object) -> bytes:

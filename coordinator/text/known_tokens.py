@@ -7,8 +7,9 @@ ggml-org/llama.cpp (src/llama-vocab.cpp, special_eog_ids); knows no metadata.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 
 from tplaunch.coordinator.text.token_type import TokenType
 
@@ -60,7 +61,9 @@ _OTHER_ENDS = _texts("<|tool_response> <|plamo:eos|>")
 _KNOWN = _ENDS.union(_SHOWN, *_FILLS.values())
 
 
-def find_ends(texts: Sequence[bytes], types: np.ndarray, named: Mapping[str, int | None]) -> frozenset[int]:
+def find_ends(
+    texts: Sequence[bytes], types: npt.NDArray[Any], named: Mapping[str, int | None]
+) -> frozenset[int]:
     """The ids that end a generation; types, int64 [size], gets what the known tokens really are.
 
     named: the ids that the file gives for KEYS.

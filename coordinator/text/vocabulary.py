@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tplaunch.coordinator.text import known_tokens
 from tplaunch.coordinator.text.token_type import TokenType
@@ -46,8 +47,8 @@ class Vocabulary:
     """
 
     texts: tuple[bytes, ...]
-    scores: np.ndarray
-    types: np.ndarray
+    scores: npt.NDArray[Any]
+    types: npt.NDArray[Any]
     bos_token_id: int | None
     eos_token_id: int | None
     unknown_token_id: int | None
@@ -141,7 +142,7 @@ def _text_bytes(token: int, text: object) -> bytes:
         raise TokenizerError(f"token {token} of {PREFIX}tokens is not Unicode text: {text!a}") from None
 
 
-def _numbers(metadata: Mapping[str, Any], key: str, dtype_kinds: str) -> np.ndarray | None:
+def _numbers(metadata: Mapping[str, Any], key: str, dtype_kinds: str) -> npt.NDArray[Any] | None:
     """The array at a key, of one of NumPy's dtype kinds; None where the key is absent."""
     if metadata.get(PREFIX + key) is None:
         return None
@@ -157,7 +158,7 @@ def _numbers(metadata: Mapping[str, Any], key: str, dtype_kinds: str) -> np.ndar
     return numbers
 
 
-def _column(metadata: Mapping[str, Any], key: str, size: int, dtype_kinds: str) -> np.ndarray | None:
+def _column(metadata: Mapping[str, Any], key: str, size: int, dtype_kinds: str) -> npt.NDArray[Any] | None:
     """The first values at a key, [size], one for each token; None where the key is absent."""
     numbers = _numbers(metadata, key, dtype_kinds)
     if numbers is not None and len(numbers) < size:
@@ -165,7 +166,7 @@ def _column(metadata: Mapping[str, Any], key: str, size: int, dtype_kinds: str) 
     return None if numbers is None else numbers[:size]
 
 
-def _scores(metadata: Mapping[str, Any], size: int) -> np.ndarray:
+def _scores(metadata: Mapping[str, Any], size: int) -> npt.NDArray[Any]:
     """float32 [size]; without scores all are equal, as in llama.cpp."""
     numbers = _column(metadata, "scores", size, "fiu")
     if numbers is None:
@@ -179,7 +180,7 @@ def _scores(metadata: Mapping[str, Any], size: int) -> np.ndarray:
 
 def _types(
     metadata: Mapping[str, Any], texts: tuple[bytes, ...], control: list[int], unknown: int | None
-) -> np.ndarray:
+) -> npt.NDArray[Any]:
     """int64 [size]; where the file states none, control tokens are known by their ids."""
     types = _stated_types(metadata, len(texts))
     if types is None:
@@ -190,7 +191,7 @@ def _types(
     return types
 
 
-def _stated_types(metadata: Mapping[str, Any], size: int) -> np.ndarray | None:
+def _stated_types(metadata: Mapping[str, Any], size: int) -> npt.NDArray[Any] | None:
     numbers = _column(metadata, "token_type", size, "iu")
     if numbers is None:
         return None

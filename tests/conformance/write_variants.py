@@ -12,6 +12,7 @@ from pathlib import Path
 
 import llama_cpp
 import numpy as np
+import numpy.typing as npt
 
 from tests.conformance.conftest import Floats, load_builder
 from tests.conformance.variant import FOLDER, Variant
@@ -40,7 +41,7 @@ def reference_logits(path: Path, tokens: list[int], context: int) -> Floats:
     assert llama_cpp.llama_decode(running, batch) == 0
     size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
     rows = [llama_cpp.llama_get_logits_ith(running, index) for index in range(len(tokens))]
-    logits = np.stack(
+    logits: npt.NDArray[np.float32] = np.stack(
         [np.ctypeslib.as_array(ctypes.cast(row, ctypes.POINTER(ctypes.c_float)), (size,)) for row in rows]
     )
     llama_cpp.llama_batch_free(batch)

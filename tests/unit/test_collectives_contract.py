@@ -4,8 +4,10 @@ import mmap
 import secrets
 import threading
 import time
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,12 +19,12 @@ from tplaunch.collectives import Collective, CollectiveAborted, CollectiveError,
 kinds = pytest.mark.parametrize("kind", list(collectives.KINDS))
 
 
-def reduce_once(rank: Collective, sequence: int, summand: np.ndarray) -> np.ndarray:
+def reduce_once(rank: Collective, sequence: int, summand: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The sum over all ranks' summands, as a device would form it; float32 [count]."""
     parity, count = sequence % 2, len(summand)
     rank.partials(parity)[rank.write_slot, :count] = summand
     rank.all_reduce(sequence, parity, count)
-    total: np.ndarray = rank.partials(parity)[:, :count].sum(axis=0)
+    total: npt.NDArray[Any] = rank.partials(parity)[:, :count].sum(axis=0)
     return total
 
 

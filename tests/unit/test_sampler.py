@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,7 +54,7 @@ def test_the_likeliest_of_many_are_those_of_a_sort(
     assert _likeliest(logits, top_k).tolist() == expected
 
 
-def row(*logits: float) -> np.ndarray:
+def row(*logits: float) -> npt.NDArray[Any]:
     return np.array(logits, np.float32)
 
 
@@ -156,7 +157,7 @@ def test_logits_are_left_as_they_were(suppressed: tuple[int, ...]) -> None:
         (np.zeros((1, 4), np.float32), r"not of shape \(1, 4\)"),
     ],
 )
-def test_broken_logits_are_named(logits: np.ndarray, message: str, temperature: float) -> None:
+def test_broken_logits_are_named(logits: npt.NDArray[Any], message: str, temperature: float) -> None:
     with pytest.raises(ValueError, match=message):
         Sampler(SamplingParameters(temperature)).sample(logits)
 

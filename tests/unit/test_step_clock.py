@@ -45,7 +45,7 @@ def test_the_device_goes_before_what_the_host_did_meanwhile() -> None:
     laps, ledger = laps_of(
         [("host", 0.002), ("submit", 0.004), ("wait", 0.006), ("reduce", 0.003), ("wait", 0.002)]
     )
-    times = np.array([[7.004, 7.011], [7.0155, 7.0165]]) - 3  # by a clock of its own
+    times = np.array([[7.004, 7.011], [7.0155, 7.0165]]) - 3.0  # by a clock of its own
     device = take_out_device(ledger, laps, times)
     assert ledger["device"] == pytest.approx(8000)
     assert ledger["submit"] == pytest.approx(2500)

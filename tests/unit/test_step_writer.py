@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,20 +98,20 @@ def test_parts_of_the_step_buffer_do_not_overlap() -> None:
     assert words.tolist() == [1] * words.size
 
 
-Mutation = Callable[[np.ndarray, int], np.ndarray]  # of one column, and where
+Mutation = Callable[[npt.NDArray[Any], int], npt.NDArray[Any]]  # of one column, and where
 
 
-def replaced(column: np.ndarray, index: int, value: int) -> np.ndarray:
+def replaced(column: npt.NDArray[Any], index: int, value: int) -> npt.NDArray[Any]:
     changed = column.copy()
     changed[index % column.size] = value
     return changed
 
 
-def shortened(column: np.ndarray, index: int) -> np.ndarray:
+def shortened(column: npt.NDArray[Any], index: int) -> npt.NDArray[Any]:
     return column[: index % column.size]
 
 
-def lengthened(column: np.ndarray, index: int) -> np.ndarray:
+def lengthened(column: npt.NDArray[Any], index: int) -> npt.NDArray[Any]:
     return np.append(column, np.full(1 + index % 40, column[0]))
 
 

@@ -62,7 +62,7 @@ class WeightFormat(ABC):
     def repack(self, raw: Bytes, columns: int) -> list[Bytes]:
         """GGUF rows [rows, row bytes] -> one flat array of bytes per plane, rows filled up to `columns`."""
         num_tiles = len(raw) * columns // self.tile_columns
-        planes = [np.empty(num_tiles * nbytes, np.uint8) for nbytes in self.plane_bytes]
+        planes: list[Bytes] = [np.empty(num_tiles * nbytes, np.uint8) for nbytes in self.plane_bytes]
         self.repack_into(planes, raw, columns)
         return planes
 
@@ -113,7 +113,7 @@ class BlockFormat(WeightFormat):
 
     def dequantize(self, planes: list[Bytes], rows: int, columns: int) -> Floats:
         count = rows * columns // self.tile_columns
-        held = {
+        held: dict[str, Records] = {
             name: plane[: count * dtype.itemsize].view(dtype)
             for plane, (name, dtype) in zip(planes, self.planes.items(), strict=True)
         }

@@ -45,7 +45,7 @@ class Blocks32(BlockFormat):
         """[blocks, 32]"""
         integers = fields(bytes_of(held["quants"]), bits=4, run=16)
         if "words" in held:
-            integers |= fields(bytes_of(held["words"]), bits=1, run=1) << 4
+            integers = integers | fields(bytes_of(held["words"]), bits=1, run=1) << np.uint8(4)
         return integers
 
 

@@ -73,7 +73,8 @@ def _float16(held: Records) -> Floats:
 
 
 def _in_units(held: Records) -> Floats:
-    return held["d"][:, None] * held["small"].view(np.int8).astype(np.float32)
+    units = held["d"].astype(np.float32, copy=False)
+    return units[:, None] * held["small"].view(np.int8).astype(np.float32)
 
 
 FORMATS: Mapping[str, WeightFormat] = {

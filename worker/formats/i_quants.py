@@ -168,7 +168,8 @@ class IQ1S(IQ1):
         pairs = np.ascontiguousarray(rest[:, 32:]).view("<u2")  # [blocks, 8]
         upper = pairs[..., None] >> np.arange(0, 12, 3, dtype=np.uint16) & 7
         places = rest[:, :32] | upper.reshape(len(rest), 32) << 8
-        scales = held["words"]["d"][:, None] * (2 * (pairs >> 12 & 7) + 1).astype(np.float32)
+        units = held["words"]["d"].astype(np.float32, copy=False)
+        scales = units[:, None] * (2 * (pairs >> 12 & 7) + 1).astype(np.float32)
         return self._scaled(scales, places, pairs >> 15)
 
 

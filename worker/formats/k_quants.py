@@ -50,7 +50,7 @@ class KQuant(BlockFormat):
     def _values(self, held: Mapping[str, Records]) -> Floats:
         integers = fields(bytes_of(held["quants"]), *self._low)
         if self._high:
-            integers |= fields(bytes_of(held["highs"]), *self._high) << self._low[0]
+            integers = integers | fields(bytes_of(held["highs"]), *self._high) << np.uint8(self._low[0])
         scales, minima = self._scales(held["scales"])
         count, groups = scales.shape
         quants = (integers.astype(np.float32) - self._zero).reshape(count, groups, BLOCK // groups)
@@ -91,7 +91,8 @@ class Signed(KQuant):
     """Q6_K: a signed scale for 16 weights."""
 
     def _scales(self, held: Records) -> tuple[Floats, Floats | None]:
-        return held["d"][:, None] * bytes_of(held["small"]).view(np.int8).astype(np.float32), None
+        units = held["d"].astype(np.float32, copy=False)
+        return units[:, None] * bytes_of(held["small"]).view(np.int8).astype(np.float32), None
 
 
 class Q3K(Signed):

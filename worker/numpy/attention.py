@@ -76,7 +76,7 @@ def combined(sums: Floats, scales: Floats, sinks: Floats | None = None) -> Float
     maximum = scales[..., 0].max(axis=2, keepdims=True)
     if sinks is not None:
         maximum = np.maximum(maximum, sinks[:, None])
-    weight = np.exp(scales[..., 0] - maximum)
+    weight: Floats = np.exp(scales[..., 0] - maximum)
     total = (weight * scales[..., 1]).sum(axis=2)
     if sinks is not None:
         total += np.exp(sinks - maximum[..., 0])

@@ -40,13 +40,14 @@ def route(op: Route, state: NumpyState) -> None:
     keys = logits if op.by_logits else probabilities
     if op.bias is not None:
         keys = keys + state.vector(op.bias, op.count)
-    keys = np.where(np.isnan(keys), -np.inf, keys)
+    keys = np.where(np.isnan(keys), np.float32(-np.inf), keys)
     if op.num_groups > 1:
         keys = _in_best_groups(keys, op.num_groups, op.used_groups)
     chosen = _best(keys, op.used)
-    weights = np.take_along_axis(probabilities, chosen, axis=1)
+    weights: Floats = np.take_along_axis(probabilities, chosen, axis=1)
     if op.normalises:
-        weights = weights / np.maximum(weights.sum(axis=1, keepdims=True), SMALLEST_SUM)
+        sums: Floats = np.maximum(weights.sum(axis=1, keepdims=True), SMALLEST_SUM)
+        weights = weights / sums
     routes[:, : op.used] = chosen
     routes[:, op.used : 2 * op.used] = weights * np.float32(op.scale)
 

@@ -52,8 +52,9 @@ def head_norm(op: HeadNorm, state: NumpyState) -> None:
 
 def _own(op: HeadNorm, part: Floats) -> tuple[Floats, Floats]:
     """What is subtracted from each head, and the mean square of what is left."""
-    mean = part.mean(axis=2, keepdims=True) * np.float32(op.kind == "layer")
-    return mean, np.square(part - mean).mean(axis=2, keepdims=True)
+    mean: Floats = part.mean(axis=2, keepdims=True) * np.float32(op.kind == "layer")
+    square: Floats = np.square(part - mean)
+    return mean, square.mean(axis=2, keepdims=True)
 
 
 def _of_sums(op: HeadNorm, sums: Floats, count: int) -> tuple[Floats, Floats]:

@@ -47,8 +47,8 @@ def _states(state: NumpyState, buffer: str, *shape: int) -> Floats:
 
 
 def convolution(op: Convolution, state: NumpyState) -> None:
-    weight = state.bytes[op.weight].view(np.float32).reshape(-1, op.weight_stride)
-    weight = weight[: op.channels, : op.kernel].T  # [kernel, channels]
+    rows = state.bytes[op.weight].view(np.float32).reshape(-1, op.weight_stride)
+    weight = rows[: op.channels, : op.kernel].T  # [kernel, channels]
     bias = np.float32(0) if op.bias is None else state.vector(op.bias, op.channels)
     kept = _states(state, op.state, op.kernel - 1, op.channels)
     mixed = state.rows("mixed")[:, : (3 if op.gated else 1) * op.channels]

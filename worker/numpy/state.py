@@ -66,8 +66,8 @@ class NumpyState:
         """All slots of an exchange of short rows [slots, rows, length]."""
         num_rows = self.num_rows()
         own = self.partials[parity, :, : num_rows * length]
-        view = own.view()
-        view.shape = (len(own), num_rows, length)  # never a copy: it is written to
+        view = own.reshape(len(own), num_rows, length)
+        assert np.may_share_memory(view, own), "parting the last axis copies nothing; the view is written to"
         return view
 
 

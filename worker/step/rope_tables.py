@@ -81,8 +81,8 @@ def _kept(rope: Rope, yarn: Yarn) -> Doubles:
 
     first = max(0.0, math.floor(pair_that_turns(yarn.fast)))
     last = min(rope.dimension - 1.0, math.ceil(pair_that_turns(yarn.slow)))
-    pairs = np.arange(rope.dimension // 2, dtype=np.float64)
-    ramp: Doubles = 1 - np.clip((pairs - first) / max(0.001, last - first), 0, 1)
+    pairs = np.arange(rope.dimension // 2).astype(np.float64)
+    ramp: Doubles = 1.0 - np.clip((pairs - first) / max(0.001, last - first), 0, 1)
     return ramp
 
 
