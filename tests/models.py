@@ -60,6 +60,13 @@ DIMENSIONS: dict[str, Any] = {
     "rope": {"dimension": 8, "base": 10000.0, "scale": 1.0, "interleaved": True},
 }
 
+# The weight types that the installed gguf package can write.
+WRITABLE_TYPES = {
+    name: weight_type
+    for name, weight_type in WEIGHT_TYPES.items()
+    if name in gguf.GGMLQuantizationType.__members__
+}
+
 
 def make_spec(**changes: Any) -> ModelSpec:
     """A llama whose layers are alike: DIMENSIONS, changed; `rope` may be a mapping of changes to its own."""

@@ -148,8 +148,8 @@ def test_chat_templates_of_byte_level_vocabularies(shared_dir: Path) -> None:
 def test_a_large_vocabulary_loads_in_two_seconds(shared_dir: Path) -> None:
     """151,936 tokens, from a cold start; the processor's seconds, since the machine may be busy."""
     program = (
-        "import sys, time; from pathlib import Path; from coordinator.gguf.header import read_gguf; "
-        "from coordinator.text.tokenizer import load_tokenizer; "
+        "import sys, time; from pathlib import Path; from tplaunch.coordinator.gguf.header import read_gguf; "
+        "from tplaunch.coordinator.text.tokenizer import load_tokenizer; "
         "load_tokenizer(read_gguf(Path(sys.argv[1])).metadata); print(time.process_time())"
     )
     command = (sys.executable, "-c", program, str(shared_dir / QWEN_2))

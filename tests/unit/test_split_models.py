@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.models import (
     LIMITS,
+    WRITABLE_TYPES,
     LocalEngine,
     examples,
     kind_of,
@@ -22,7 +23,6 @@ from tests.models import (
     write_llama,
 )
 from tplaunch.coordinator.generation import all_logits
-from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.model.spec import FeedForwardSpec, ModelSpec
 from tplaunch.coordinator.scheduler import Scheduler
 from tplaunch.coordinator.split.model_shards import rank_shards
@@ -63,7 +63,7 @@ def cases(draw: st.DrawFn) -> Case:
     types = {}
     for name, shape in tensor_shapes(spec, tied=tied).items():
         if len(shape) == 2 and kind_of(name) not in types:
-            fitting = [kind for kind, each in WEIGHT_TYPES.items() if not shape[1] % each.block_columns]
+            fitting = [kind for kind, each in WRITABLE_TYPES.items() if not shape[1] % each.block_columns]
             types[kind_of(name)] = draw(st.sampled_from(sorted(fitting)), kind_of(name))
     return Case(spec, types, biases, scales, tied, draw(RANK_WEIGHTS))
 
