@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import zmq
 
 from tplaunch.coordinator.messages import Message, decode, encode
@@ -11,6 +13,8 @@ class ControlSocket:
     """Messages to and from the coordinator, as one rank."""
 
     def __init__(self, endpoint: str, rank: int) -> None:
+        """endpoint: ipc:// and a path in the run's private folder."""
+        self.folder = Path(endpoint.removeprefix("ipc://")).parent
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, f"rank-{rank}".encode())

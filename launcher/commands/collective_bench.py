@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,7 +99,7 @@ def _measure(kind: str, num_ranks: int, sizes: tuple[int, ...]) -> list[Latency]
             "sizes": sizes,
             "num_calls": num_calls,
             "token": secrets.token_hex(16),
-            "rendezvous": str(Path(folder) / "rendezvous"),
+            "folder": folder,
         }
         seconds = _run_mpi(job) if kind == "openmpi" else _run_ranks(job)
     return [

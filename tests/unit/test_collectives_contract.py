@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.collectives_group import connected, on_ranks, open_things, unconnected
+from tests.unit.collectives_group import KINDS, OVER_TCP, connected, on_ranks, open_things, unconnected
 from tplaunch import collectives
 from tplaunch.collectives import Collective, CollectiveAborted, CollectiveError, CollectiveTimeout
 
-kinds = pytest.mark.parametrize("kind", list(collectives.KINDS))
+kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def reduce_once(rank: Collective, sequence: int, summand: np.ndarray) -> np.ndarray:
@@ -233,7 +233,7 @@ def test_wrong_arguments_are_refused(kind: str, wrong: dict[str, object], messag
         "token": secrets.token_bytes(16),
     }
     with pytest.raises(ValueError, match=message):
-        collectives.create(kind, **{**right, **wrong})  # type: ignore[arg-type]
+        collectives.create(kind.removesuffix(OVER_TCP), **{**right, **wrong})  # type: ignore[arg-type]
 
 
 def test_an_unknown_kind_is_refused() -> None:
