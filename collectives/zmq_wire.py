@@ -7,6 +7,7 @@ little-endian. No message tells who may send it: that is settled before one is r
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from tplaunch.collectives.base import MAX_REASON_BYTES, CollectiveError
 
@@ -16,7 +17,6 @@ _HEADER = struct.Struct("<4sHHHxxIIQQ")  # magic, version, kind, sender, step, p
 HEADER_BYTES = _HEADER.size
 PIECE_ELEMENTS = 1 << 14  # float32: what a peer can make this rank hold at once stays small
 MAX_MESSAGE_BYTES = HEADER_BYTES + PIECE_ELEMENTS * 4
-NO_BYTES = memoryview(b"")
 
 
 class Kind(IntEnum):
@@ -24,6 +24,9 @@ class Kind(IntEnum):
     CHUNK = 1  # part of a sum; a wire type other than float32 would be a kind of its own
     WAITING = 2  # the sender has come to this sequence, and has been waiting for some time
     ABORT = 3  # the sender aborted
+
+
+_KINDS = {int(kind): kind for kind in Kind}
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,7 @@ class Header:
         return b"".join((_HEADER.pack(_MAGIC, PROTOCOL_VERSION, *fields), payload))
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     header: Header
     payload: memoryview  # of bytes
 
@@ -57,9 +59,10 @@ def parse(frame: memoryview, num_ranks: int) -> Message | None:
     if version != PROTOCOL_VERSION:
         message = f"rank {sender} speaks version {version} of the ring's protocol, not {PROTOCOL_VERSION}"
         raise CollectiveError(f"{message}: install the same release on every host", sender)
-    if kind not in set(Kind):
+    known = _KINDS.get(kind)
+    if known is None:
         return None
-    return Message(Header(Kind(kind), sender, sequence, step, piece, count), frame[HEADER_BYTES:])
+    return Message(Header(known, sender, sequence, step, piece, count), frame[HEADER_BYTES:])
 
 
 def decode_reason(payload: memoryview) -> str:
