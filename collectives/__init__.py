@@ -5,7 +5,6 @@ from pathlib import Path
 
 from tplaunch.collectives.base import (
     DEFAULT_TIMEOUT_SECONDS,
-    MAX_RANKS,
     TOKEN_BYTES,
     Collective,
     CollectiveAborted,
@@ -19,7 +18,6 @@ from tplaunch.collectives.zmq_ring import ZmqRing
 __all__ = [
     "DEFAULT_TIMEOUT_SECONDS",
     "KINDS",
-    "MAX_RANKS",
     "TOKEN_BYTES",
     "Collective",
     "CollectiveAborted",

@@ -13,7 +13,7 @@ from tplaunch.coordinator import wire
 from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.coordinator.split.plan import RankShare
+from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare
 from tplaunch.coordinator.wire import Float32s, Frame, Int32s
 
 PROTOCOL_VERSION = 3
@@ -52,6 +52,12 @@ class Load:
     measure_anew: bool = False  # what was measured before does not count
     trace: bool = False  # every StepDone tells the laps of the host, too
     measure_copy: bool = False  # Ready tells the copy bandwidth
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share.rank < self.num_ranks <= MAX_RANKS:
+            raise ValueError(
+                f"rank {self.share.rank} of {self.num_ranks}, where 1 to {MAX_RANKS} are possible"
+            )
 
 
 @dataclass(frozen=True)
