@@ -1,10 +1,10 @@
 """All-reduce among ranks: the summands of every rank's arena are made complete. Knows nothing of devices."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from tplaunch.collectives.base import (
     DEFAULT_TIMEOUT_SECONDS,
-    MAX_RANKS,
     TOKEN_BYTES,
     Collective,
     CollectiveAborted,
@@ -18,7 +18,6 @@ from tplaunch.collectives.zmq_ring import ZmqRing
 __all__ = [
     "DEFAULT_TIMEOUT_SECONDS",
     "KINDS",
-    "MAX_RANKS",
     "TOKEN_BYTES",
     "Collective",
     "CollectiveAborted",
@@ -41,16 +40,23 @@ def create(
     slot_bytes: int,
     token: bytes,
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    folder: Path | None = None,
 ) -> Collective:
     """One rank's end of a collective of one of KINDS; a single rank always gets Loopback.
 
     slot_bytes: the largest all-reduce; the arena rounds it up to whole pages.
     token: TOKEN_BYTES random bytes, the same on all ranks of this run and unknown to others.
+    folder: the run's private one, for the sockets of ranks of one host; without it a ring goes over TCP.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown collective {kind!r}: choose one of {', '.join(KINDS)}")
     if num_ranks == 1 and rank == 0:
         return Loopback(slot_bytes=slot_bytes, timeout_seconds=timeout_seconds)
     return KINDS[kind](
-        rank=rank, num_ranks=num_ranks, slot_bytes=slot_bytes, token=token, timeout_seconds=timeout_seconds
+        rank=rank,
+        num_ranks=num_ranks,
+        slot_bytes=slot_bytes,
+        token=token,
+        timeout_seconds=timeout_seconds,
+        **({"folder": folder} if kind == "zmq-ring" else {}),
     )

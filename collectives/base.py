@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from tplaunch.collectives.arena import round_up_to_page
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
-MAX_RANKS = 32
 MAX_REASON_BYTES = 200
 TOKEN_BYTES = 16
 NOT_REDUCED = -1  # in place of a count: there is nothing to gather
@@ -55,8 +54,8 @@ class Collective(ABC):
     def __init__(
         self, *, rank: int, num_ranks: int, slot_bytes: int, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     ) -> None:
-        if not 1 <= num_ranks <= MAX_RANKS:
-            raise ValueError(f"a collective has 1 to {MAX_RANKS} ranks, not {num_ranks}")
+        if num_ranks < 1:
+            raise ValueError(f"a collective has at least one rank, not {num_ranks}")
         if not 0 <= rank < num_ranks:
             raise ValueError(f"rank {rank} is not one of {num_ranks} ranks, which count from 0")
         if slot_bytes < 1:

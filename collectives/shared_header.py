@@ -9,16 +9,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tplaunch.collectives.arena import round_up_to_page
-from tplaunch.collectives.base import MAX_RANKS, MAX_REASON_BYTES, TOKEN_BYTES, CollectiveAborted, aborted
+from tplaunch.collectives.base import MAX_REASON_BYTES, TOKEN_BYTES, CollectiveAborted, aborted
 from tplaunch.collectives.flags import WORD_BYTES, Flags, Sleeper
 
 _LINE_BYTES = 64
 _LINE_WORDS = _LINE_BYTES // WORD_BYTES
 _ABORTED_WORD = TOKEN_BYTES // WORD_BYTES  # rank + 1 of a rank that aborted; 0 while none has
-_REASONS_START = _LINE_BYTES * (1 + MAX_RANKS)
 _REASON_STRIDE = 1 + MAX_REASON_BYTES  # one byte of length, then the text
-HEADER_BYTES = round_up_to_page(_REASONS_START + _REASON_STRIDE * MAX_RANKS)
-_NUM_WORDS = HEADER_BYTES // WORD_BYTES
 
 MakeFlags = Callable[[mmap.mmap, int], Flags]
 
@@ -32,6 +29,11 @@ class Line(NamedTuple):
     sleeps_on: int  # rank + 1 of the peer this one sleeps on; 0 while awake
 
 
+def header_bytes(num_ranks: int) -> int:
+    """Whole pages."""
+    return round_up_to_page(_LINE_BYTES + (_LINE_BYTES + _REASON_STRIDE) * num_ranks)
+
+
 def _line(rank: int) -> Line:
     first = (1 + rank) * _LINE_WORDS
     return Line(rank, first, (first + 1, first + 2), first + 3)
@@ -39,10 +41,11 @@ def _line(rank: int) -> Line:
 
 class SharedHeader:
     def __init__(self, memory: mmap.mmap, rank: int, num_ranks: int, make_flags: MakeFlags) -> None:
-        flags = make_flags(memory, _NUM_WORDS)
+        num_words = header_bytes(num_ranks) // WORD_BYTES
+        flags = make_flags(memory, num_words)
         self.load, self.store, self._fence = flags.load, flags.store, flags.fence
         self._memory = memory
-        self._sleeper = Sleeper(memory, _NUM_WORDS)
+        self._sleeper = Sleeper(memory, num_words)
         self._own = _line(rank)
         self._lines = [_line(any_rank) for any_rank in range(num_ranks)]
         self.peers = [line for line in self._lines if line.rank != rank]
@@ -75,7 +78,7 @@ class SharedHeader:
     def abort(self, reason: bytes) -> None:
         """Where two ranks abort at once either mark may stay, and each has its whole reason behind it."""
         rank = self._own.rank
-        start = _REASONS_START + rank * _REASON_STRIDE
+        start = self._reason_start(rank)
         self._memory[start : start + 1 + len(reason)] = bytes([len(reason)]) + reason
         if self.load(_ABORTED_WORD) == 0:
             self.store(_ABORTED_WORD, rank + 1)
@@ -87,7 +90,10 @@ class SharedHeader:
         if mark:
             raise self._aborted(mark - 1)
 
+    def _reason_start(self, rank: int) -> int:
+        return _LINE_BYTES * (1 + len(self._lines)) + rank * _REASON_STRIDE
+
     def _aborted(self, rank: int) -> CollectiveAborted:
-        start = _REASONS_START + rank * _REASON_STRIDE
+        start = self._reason_start(rank)
         reason = self._memory[start + 1 : start + 1 + self._memory[start]]
         return aborted(rank, reason.decode(errors="replace"))

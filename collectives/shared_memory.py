@@ -19,7 +19,7 @@ from tplaunch.collectives.base import (
     encode_reason,
 )
 from tplaunch.collectives.flags import flags_for_this_machine
-from tplaunch.collectives.shared_header import HEADER_BYTES, Line, MakeFlags, SharedHeader
+from tplaunch.collectives.shared_header import Line, MakeFlags, SharedHeader, header_bytes
 
 # Yielding answers in 1.7 us, a futex in 4.3; but who yields again and again takes turns with those that need
 # the core, the awaited rank perhaps among them. A yield that took long shows that there are such.
@@ -66,7 +66,8 @@ class SharedMemory(Collective):
         self.endpoint = ""
         self._token = check_token(token)
         self._make_flags = make_flags
-        self._num_bytes = HEADER_BYTES + NUM_PARITIES * num_ranks * self.slot_bytes
+        self._header_bytes = header_bytes(num_ranks)
+        self._num_bytes = self._header_bytes + NUM_PARITIES * num_ranks * self.slot_bytes
         self._header: SharedHeader | None = None
         self._descriptor = -1
         if rank == 0:
@@ -86,7 +87,7 @@ class SharedMemory(Collective):
     def _map(self, descriptor: int) -> None:
         memory = mmap.mmap(descriptor, self._num_bytes)
         self._header = SharedHeader(memory, self.rank, self.num_ranks, self._make_flags)
-        self._arena = arena_view(memory, HEADER_BYTES, self.num_partials, self.slot_bytes)
+        self._arena = arena_view(memory, self._header_bytes, self.num_partials, self.slot_bytes)
 
     def connect(self, endpoints: Sequence[str]) -> None:
         self._check_endpoints(endpoints)

@@ -1,22 +1,22 @@
-"""What the ranks of a ring say to each other: one fixed header, then at most one payload.
+"""What the ranks of a ring say to each other: one frame each, a fixed header and then at most one piece.
 
-The payload is float32 numbers in a CHUNK, UTF-8 text in an ABORT, and absent otherwise. Everything
-is little-endian. The token tells the run's own messages from a stranger's; it is no encryption.
+A piece is float32 numbers in a CHUNK, UTF-8 text in an ABORT, and absent otherwise. Everything is
+little-endian. No message tells who may send it: that is settled before one is read (zmq_doors.py).
 """
 
-import hmac
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-
-import zmq
+from typing import NamedTuple
 
 from tplaunch.collectives.base import MAX_REASON_BYTES, CollectiveError
 
-PROTOCOL_VERSION = 1
-_HEADER = struct.Struct("<16sHBBIQQ")  # token, version, kind, sender, step, sequence, count
+PROTOCOL_VERSION = 2
+_MAGIC = b"ring"
+_HEADER = struct.Struct("<4sHHHxxIIQQ")  # magic, version, kind, sender, step, piece, sequence, count
 HEADER_BYTES = _HEADER.size
+PIECE_ELEMENTS = 1 << 14  # float32: what a peer can make this rank hold at once stays small
+MAX_MESSAGE_BYTES = HEADER_BYTES + PIECE_ELEMENTS * 4
 
 
 class Kind(IntEnum):
@@ -26,41 +26,43 @@ class Kind(IntEnum):
     ABORT = 3  # the sender aborted
 
 
+_KINDS = {int(kind): kind for kind in Kind}
+
+
 @dataclass(frozen=True)
 class Header:
     kind: Kind
     sender: int
     sequence: int = 0
     step: int = 0  # of the 2 * (num_ranks - 1) steps of one all-reduce
+    piece: int = 0  # of the chunk of this step
     count: int = 0  # elements in the whole all-reduce, not in this chunk
 
-    def pack(self, token: bytes) -> bytes:
-        return _HEADER.pack(
-            token, PROTOCOL_VERSION, self.kind, self.sender, self.step, self.sequence, self.count
-        )
+    def message(self, payload: bytes | memoryview = b"") -> bytes:
+        """The frame to send. The payload is copied."""
+        fields = self.kind, self.sender, self.step, self.piece, self.sequence, self.count
+        return b"".join((_HEADER.pack(_MAGIC, PROTOCOL_VERSION, *fields), payload))
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     header: Header
     payload: memoryview  # of bytes
 
 
-def parse(frames: Sequence[zmq.Frame], token: bytes, num_ranks: int) -> Message | None:
-    """None for what is not this run's: anyone can connect to a socket. Raises CollectiveError where
-    a rank of this run speaks another version."""
-    if not 1 <= len(frames) <= 2 or len(frames[0].buffer) != HEADER_BYTES:
+def parse(frame: memoryview, num_ranks: int) -> Message | None:
+    """None for what is no message. Raises CollectiveError where a rank speaks another version."""
+    if not HEADER_BYTES <= frame.nbytes <= MAX_MESSAGE_BYTES:
         return None
-    sent_token, version, kind, sender, step, sequence, count = _HEADER.unpack(frames[0].bytes)
-    if not hmac.compare_digest(sent_token, token) or sender >= num_ranks:
+    magic, version, kind, sender, step, piece, sequence, count = _HEADER.unpack_from(frame)
+    if magic != _MAGIC or sender >= num_ranks:
         return None
     if version != PROTOCOL_VERSION:
         message = f"rank {sender} speaks version {version} of the ring's protocol, not {PROTOCOL_VERSION}"
         raise CollectiveError(f"{message}: install the same release on every host", sender)
-    if kind not in set(Kind):
+    known = _KINDS.get(kind)
+    if known is None:
         return None
-    payload = frames[1].buffer if len(frames) == 2 else memoryview(b"")
-    return Message(Header(Kind(kind), sender, sequence, step, count), payload)
+    return Message(Header(known, sender, sequence, step, piece, count), frame[HEADER_BYTES:])
 
 
 def decode_reason(payload: memoryview) -> str:

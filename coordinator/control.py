@@ -8,7 +8,17 @@ from typing import TypeVar
 
 import zmq
 
-from tplaunch.coordinator.messages import PROTOCOL_VERSION, Failed, Hello, Message, decode, encode
+from tplaunch.coordinator.messages import (
+    MAX_FRAME_BYTES,
+    PROTOCOL_VERSION,
+    Failed,
+    Hello,
+    Message,
+    decode,
+    encode,
+    identity,
+    receive_frames,
+)
 from tplaunch.coordinator.wire import Frame, WireError
 
 POLL_MILLISECONDS = 50  # how soon a worker's death is seen
@@ -22,11 +32,6 @@ class WorkerError(RuntimeError):
     def __init__(self, rank: int, message: str) -> None:
         super().__init__(message)
         self.rank = rank
-
-
-def identity(rank: int) -> bytes:
-    """The ZeroMQ routing id of a rank."""
-    return f"rank-{rank}".encode()
 
 
 class WorkerChannel:
@@ -46,6 +51,7 @@ class WorkerChannel:
         self._socket.setsockopt(zmq.LINGER, 500)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.RCVTIMEO, POLL_MILLISECONDS)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         self._socket.bind(endpoint)
 
     def broadcast(self, message: Message) -> None:
@@ -78,7 +84,7 @@ class WorkerChannel:
     def _next(self, deadline: float) -> tuple[int, Message] | None:
         while time.monotonic() < deadline:
             try:
-                name, *frames = self._socket.recv_multipart(copy=False)
+                name, *frames = receive_frames(self._socket, num_names=1)
             except zmq.Again:
                 self._look_after_workers()
                 continue

@@ -7,15 +7,23 @@ from dataclasses import dataclass, field
 from typing import Union
 
 import numpy as np
+import zmq
 
 from tplaunch.coordinator import wire
 from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.coordinator.split.plan import RankShare
+from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare
 from tplaunch.coordinator.wire import Float32s, Frame, Int32s
 
 PROTOCOL_VERSION = 3
+MAX_FRAMES = 2  # of a message: its fields, and one large array
+MAX_FRAME_BYTES = 1 << 28  # logits of 32 rows and two million tokens; a connection that brings more is cut
+
+
+def identity(rank: int) -> bytes:
+    """The ZeroMQ routing id of a rank."""
+    return f"rank-{rank}".encode()
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,12 @@ class Load:
     measure_anew: bool = False  # what was measured before does not count
     trace: bool = False  # every StepDone tells the laps of the host, too
     measure_copy: bool = False  # Ready tells the copy bandwidth
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share.rank < self.num_ranks <= MAX_RANKS:
+            raise ValueError(
+                f"rank {self.share.rank} of {self.num_ranks}, where 1 to {MAX_RANKS} are possible"
+            )
 
 
 @dataclass(frozen=True)
@@ -146,3 +160,17 @@ def decode(frames: Sequence[Frame]) -> Message:
     """Large arrays share the frames' memory. Raises wire.WireError for what is no message."""
     message: Message = wire.unpack(frames, _KNOWN)
     return message
+
+
+def receive_frames(socket: zmq.Socket[bytes], num_names: int = 0) -> list[zmq.Frame]:
+    """The frames of the next message, behind as many with names as the socket puts before it.
+
+    Of too many frames one too many is returned, which decode() refuses, and the rest is dropped. Raises
+    zmq.Again as the socket's options say.
+    """
+    frames = [frame := socket.recv(copy=False)]
+    while frame.more:
+        frame = socket.recv(copy=False)
+        if len(frames) <= num_names + MAX_FRAMES:
+            frames.append(frame)
+    return frames

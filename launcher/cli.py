@@ -16,7 +16,7 @@ from tplaunch.coordinator.scheduler import CapacityError
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
 from tplaunch.launcher.commands.bench import BenchConfig, bench
-from tplaunch.launcher.commands.collective_bench import bench_collectives, parse_sizes
+from tplaunch.launcher.commands.collective_bench import bench_collectives
 from tplaunch.launcher.commands.generate import GenerateConfig, run
 from tplaunch.launcher.commands.models import show_models
 from tplaunch.launcher.commands.show import show_devices, show_plan, write_logits
@@ -34,7 +34,7 @@ from tplaunch.launcher.config import (
 )
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.overrides import parse_overrides
-from tplaunch.launcher.sizes import parse_max_memory
+from tplaunch.launcher.sizes import parse_max_memory, parse_message_sizes
 
 COMMANDS = ("run", "devices", "models", "plan", "logits", "bench", "bench-collectives", "tune")
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
@@ -91,7 +91,7 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "models":
         return show_models(options.json, options.markdown)
     if options.command == "bench-collectives":
-        ranks, sizes = parse_counts(options.ranks, "--ranks"), parse_sizes(options.sizes)
+        ranks, sizes = parse_counts(options.ranks, "--ranks"), parse_message_sizes(options.sizes)
         return bench_collectives(ranks, sizes, options.output)
     if options.command == "bench":
         config = _run_config(options, _shape_or_file(options))

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import zmq
 
-from tplaunch.coordinator.messages import Message, decode, encode
+from tplaunch.coordinator.messages import (
+    MAX_FRAME_BYTES,
+    Message,
+    decode,
+    encode,
+    identity,
+    receive_frames,
+)
 
 
 class ControlSocket:
     """Messages to and from the coordinator, as one rank."""
 
     def __init__(self, endpoint: str, rank: int) -> None:
+        """endpoint: ipc:// and a path in the run's private folder."""
+        self.folder = Path(endpoint.removeprefix("ipc://")).parent
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.IDENTITY, f"rank-{rank}".encode())
+        self._socket.setsockopt(zmq.IDENTITY, identity(rank))
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         self._socket.setsockopt(
             zmq.LINGER, 1000
         )  # a last Failed still gets out, an absent launcher blocks no one
@@ -25,7 +37,7 @@ class ControlSocket:
 
     def receive(self) -> Message:
         """Waits as long as it takes: the kernel ends this process when the launcher's ends."""
-        return decode(self._socket.recv_multipart())
+        return decode([frame.buffer for frame in receive_frames(self._socket)])
 
     def close(self) -> None:
         self._socket.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -57,7 +58,7 @@ def serve(control: ControlSocket, rank: int, process_id: int, options: DeviceOpt
     """Runs a rank until it is told to shut down. What goes wrong is raised."""
     control.send(Hello(PROTOCOL_VERSION, rank, process_id))
     load = _expect(control.receive(), Load)
-    worker = Worker(load, options)
+    worker = Worker(load, options, control.folder)
     try:
         control.send(Attached(worker.weights.model_hash, worker.device.name, worker.collective.endpoint))
         peers = _expect(control.receive(), Connect)
@@ -85,7 +86,8 @@ def _expect(message: Message, kind: type[M]) -> M:
 class Worker:
     """A rank's device, its shard, and its place among the ranks."""
 
-    def __init__(self, load: Load, options: DeviceOptions) -> None:
+    def __init__(self, load: Load, options: DeviceOptions, folder: Path) -> None:
+        """folder: the run's private one."""
         self._load = load
         self._tensors = {tensor.name: tensor for tensor in load.tensors}
         self._shards = rank_shards(load.spec, load.share, self._tensors)
@@ -101,6 +103,7 @@ class Worker:
             slot_bytes=load.limits.max_rows * self._row_bytes,
             timeout_seconds=load.timeout_seconds,
             token=load.token,
+            folder=folder,
         )
         log.info("rank %d of %d on %s", load.share.rank, load.num_ranks, self.device.name)
         self._runner = SegmentRunner(self.device, self.collective)

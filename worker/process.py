@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +30,17 @@ def leave_interrupts_to_launcher() -> None:
 
 
 def pin(cores: list[int]) -> None:
-    """Keeps all threads of this process, also those of the driver, on the given cores."""
-    os.sched_setaffinity(0, cores)
+    """Keeps all threads of this process on the given cores: those to come, and those that there are.
+
+    A library such as NumPy's BLAS starts its threads when it is imported, and sched_setaffinity(2) moves one
+    thread only; a thread that is started meanwhile inherits the cores of the one that starts it.
+    """
+    pinned: set[int] = set()
+    while new := {int(task.name) for task in Path("/proc/self/task").iterdir()} - pinned:
+        for task in new:
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(task, cores)
+        pinned |= new
 
 
 def advise_huge_pages(memory: npt.NDArray[np.uint8]) -> None:

@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,13 @@ import numpy as np
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.config import COLLECTIVES, RunError, UsageError
 from tplaunch.launcher.devices import WORKER_COMMAND, DeviceChoice
+from tplaunch.launcher.sizes import UNITS
 from tplaunch.launcher.supervisor import rank_cores
 from tplaunch.launcher.table import format_table
 
 OURS = (COLLECTIVES[0], COLLECTIVES[0] + " two-phase", *COLLECTIVES[1:])
 MIN_CALLS, MAX_CALLS = 20, 1000
 BYTES_PER_SIZE = 1 << 28  # about how much is summed of each size, within those
-UNITS = {"K": 1 << 10, "M": 1 << 20}
 
 
 @dataclass(frozen=True)
@@ -42,18 +41,6 @@ class Latency:
     median_microseconds: float
     p99_microseconds: float
     gigabytes_per_second: float  # bytes of the sum by the median
-
-
-def parse_sizes(text: str) -> tuple[int, ...]:
-    """16K,1M as bytes. Raises UsageError."""
-    sizes = []
-    for part in text.upper().split(","):
-        digits, unit = (part[:-1], UNITS[part[-1]]) if part[-1:] in UNITS else (part, 1)
-        size = int(digits) * unit if digits.isascii() and digits.isdigit() else 0
-        if not 4 <= size <= 1 << 30 or size % 4:
-            raise UsageError(f"--sizes {text:.40}: multiples of 4 up to 1024M are needed, such as 16K,1M")
-        sizes.append(size)
-    return tuple(sizes)
 
 
 def bench_collectives(ranks: tuple[int, ...], sizes: tuple[int, ...], output: str) -> int:
@@ -100,7 +87,7 @@ def _measure(kind: str, num_ranks: int, sizes: tuple[int, ...]) -> list[Latency]
             "sizes": sizes,
             "num_calls": num_calls,
             "token": secrets.token_hex(16),
-            "rendezvous": str(Path(folder) / "rendezvous"),
+            "folder": folder,
         }
         seconds = _run_mpi(job) if kind == "openmpi" else _run_ranks(job)
     return [
@@ -182,9 +169,9 @@ def _print(latencies: Sequence[Latency], output: str) -> None:
 
 def _row(latency: Latency) -> tuple[str, ...]:
     size, unit = latency.bytes, "B"
-    for name, factor in UNITS.items():
-        if latency.bytes % factor == 0:
-            size, unit = latency.bytes // factor, f"{name}iB"
+    for name in ("KiB", "MiB"):
+        if latency.bytes % UNITS[name] == 0:
+            size, unit = latency.bytes // UNITS[name], name
     return (
         latency.collective,
         str(latency.ranks),

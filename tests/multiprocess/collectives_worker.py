@@ -6,6 +6,7 @@ and then makes one more call, in which a peer may be missing; closes, and report
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def checked_all_reduce(rank: collectives.Collective, sequence: int) -> None:
     np.testing.assert_array_equal(values[:, :count].sum(axis=0), expected)
 
 
-def main(kind: str, rank: int, num_ranks: int, timeout_seconds: float, num_calls: int) -> None:
+def main(kind: str, rank: int, num_ranks: int, timeout_seconds: float, num_calls: int, folder: str) -> None:
     before = open_things()
     collective = collectives.create(
         kind,
@@ -37,6 +38,7 @@ def main(kind: str, rank: int, num_ranks: int, timeout_seconds: float, num_calls
         slot_bytes=20_000,
         token=b"a token of a run",
         timeout_seconds=timeout_seconds,
+        folder=Path(folder) if folder else None,
     )
     say(collective.endpoint)
     collective.connect(json.loads(sys.stdin.readline()))
@@ -54,4 +56,4 @@ def main(kind: str, rank: int, num_ranks: int, timeout_seconds: float, num_calls
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]), sys.argv[6])

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tplaunch import collectives
+from tests.unit.collectives_group import KINDS, OVER_TCP
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-kinds = pytest.mark.parametrize("kind", list(collectives.KINDS))
+kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 class Rank:
@@ -40,8 +41,11 @@ class Rank:
 @contextmanager
 def running(kind: str, num_ranks: int, timeout_seconds: float, num_calls: int) -> Iterator[list[Rank]]:
     """The ranks as processes, each of which has made `num_calls` all-reduces."""
-    with ExitStack() as stack:
-        ranks = [Rank(kind, number, num_ranks, timeout_seconds, num_calls) for number in range(num_ranks)]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        name, place = kind.removesuffix(OVER_TCP), "" if kind.endswith(OVER_TCP) else folder
+        ranks = [
+            Rank(name, number, num_ranks, timeout_seconds, num_calls, place) for number in range(num_ranks)
+        ]
         for rank in ranks:
             stack.callback(rank.finish)
         endpoints = [rank.hear() for rank in ranks]
@@ -69,7 +73,9 @@ def test_many_all_reduces_between_processes(kind: str, num_ranks: int) -> None:
         check_nothing_left(ranks)
 
 
-@pytest.mark.parametrize(("kind", "killed"), [("shared-memory", 0), ("zmq-ring", 2)])
+@pytest.mark.parametrize(
+    ("kind", "killed"), [("shared-memory", 0), ("zmq-ring", 2), ("zmq-ring over TCP", 2)]
+)
 def test_a_killed_process_is_named_by_all_others(kind: str, killed: int) -> None:
     with running(kind, 4, timeout_seconds=2, num_calls=10) as ranks:
         ranks[killed].process.kill()

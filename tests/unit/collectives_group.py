@@ -2,6 +2,7 @@
 
 import gc
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,9 @@ from typing import Any
 
 from tplaunch import collectives
 from tplaunch.collectives import Collective, CollectiveError
+
+OVER_TCP = " over TCP"
+KINDS = (*collectives.KINDS, "zmq-ring" + OVER_TCP)
 
 
 def on_ranks(ranks: Sequence[Collective], function: Callable[[Collective], Any]) -> list[Any]:
@@ -39,14 +43,18 @@ def unconnected(
     slot_bytes: int = 20000,
     timeout_seconds: float = 30.0,
 ) -> Iterator[list[Collective]]:
-    """kind: one of collectives.KINDS, or what to call with a rank's arguments."""
+    """kind: one of KINDS, or what to call with a rank's arguments."""
     token = secrets.token_bytes(collectives.TOKEN_BYTES)
-    with ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         ranks: list[Collective] = []
         for rank in range(num_ranks):
             common = {"num_ranks": num_ranks, "slot_bytes": slot_bytes, "timeout_seconds": timeout_seconds}
             arguments: dict[str, Any] = {"rank": rank, "token": token, **common}
-            made = collectives.create(kind, **arguments) if isinstance(kind, str) else kind(**arguments)
+            if isinstance(kind, str):
+                place = None if kind.endswith(OVER_TCP) else Path(folder)
+                made = collectives.create(kind.removesuffix(OVER_TCP), folder=place, **arguments)
+            else:
+                made = kind(**arguments)
             stack.callback(made.close)
             ranks.append(made)
         yield ranks

@@ -1,58 +1,29 @@
-"""What only the ring has: strangers at its socket, and a wire format."""
+"""What only the ring has: pieces of a chunk, a wire format, a clock of its own."""
 
-import socket
 import struct
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 
 import numpy as np
 import pytest
-import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.collectives_group import connected, on_ranks
-from tplaunch.collectives import Collective, CollectiveError, ZmqRing
-from tplaunch.collectives.zmq_wire import HEADER_BYTES, PROTOCOL_VERSION, Header, Kind, parse
+from tplaunch.collectives import Collective, CollectiveError, CollectiveTimeout, ZmqRing
+from tplaunch.collectives.zmq_wire import (
+    HEADER_BYTES,
+    MAX_MESSAGE_BYTES,
+    PIECE_ELEMENTS,
+    PROTOCOL_VERSION,
+    Header,
+    Kind,
+    parse,
+)
 
 TOKEN = bytes(range(16))
-
-
-def frames(*parts: bytes) -> list[zmq.Frame]:
-    return [zmq.Frame(part) for part in parts]
-
-
-def knock(endpoint: str, messages: Sequence[Sequence[bytes]]) -> None:
-    """Send the messages from a stranger's socket; returns once they are on their way."""
-    with zmq.Context() as context, context.socket(zmq.PUSH) as stranger:
-        stranger.connect(endpoint)
-        for message in messages:
-            stranger.send_multipart(list(message))
-
-
-def test_strangers_do_not_disturb() -> None:
-    foreign = [
-        [b""],
-        [b"hello"],
-        [bytes(HEADER_BYTES)],
-        [Header(Kind.ABORT, 1).pack(b"x" * 16), b"a stranger's reason"],
-        [Header(Kind.CHUNK, 1, 1, 0, 9).pack(bytes(16)), bytes(36)],
-        [b"a", b"b", b"c", b"d"],
-    ]
-    with connected("zmq-ring", 2) as ranks:
-        target = ranks[0]
-        assert isinstance(target, ZmqRing)
-        host, port = target.endpoint.removeprefix("tcp://").split(":")
-        with socket.create_connection((host, int(port))) as raw:
-            raw.sendall(b"GET / HTTP/1.1\r\n\r\n" * 100)
-        knock(target.endpoint, [*foreign, [bytes(target.slot_bytes + 1)]])
-        for sequence in count(1):
-            on_ranks(ranks, partial(fill_and_reduce, sequence=sequence))
-            assert (target.partials(sequence % 2)[0, :9] == 3).all()
-            if target.num_foreign_messages == len(foreign):
-                break
-            assert sequence < 10_000
 
 
 def fill_and_reduce(rank: Collective, sequence: int) -> None:
@@ -60,49 +31,59 @@ def fill_and_reduce(rank: Collective, sequence: int) -> None:
     rank.all_reduce(sequence, sequence % 2, 9)
 
 
-@given(st.lists(st.binary(max_size=HEADER_BYTES + 2), max_size=3))
-def test_garbage_is_not_a_message(parts: list[bytes]) -> None:
-    assert parse(frames(*parts), TOKEN, 4) is None
+@given(st.binary(max_size=HEADER_BYTES - 1))
+def test_garbage_is_not_a_message(frame: bytes) -> None:
+    assert parse(memoryview(frame), 4) is None
 
 
 def test_a_header_survives_the_wire() -> None:
-    header = Header(Kind.CHUNK, sender=3, sequence=2**40, step=5, count=2**33)
-    message = parse(frames(header.pack(TOKEN), b"payload"), TOKEN, 4)
+    header = Header(Kind.CHUNK, sender=3, sequence=2**40, step=5, piece=7, count=2**33)
+    message = parse(memoryview(header.message(b"payload")), 4)
     assert message is not None
     assert message.header == header
     assert bytes(message.payload) == b"payload"
 
 
-def test_a_sender_or_kind_that_cannot_be_is_dropped() -> None:
-    assert parse(frames(Header(Kind.HELLO, sender=4).pack(TOKEN)), TOKEN, 4) is None
-    unknown_kind = bytearray(Header(Kind.HELLO, sender=1).pack(TOKEN))
-    unknown_kind[18] = 250
-    assert parse(frames(bytes(unknown_kind)), TOKEN, 4) is None
+def test_what_cannot_be_is_dropped() -> None:
+    assert parse(memoryview(Header(Kind.HELLO, sender=4).message()), 4) is None
+    unknown_kind = bytearray(Header(Kind.HELLO, sender=1).message())
+    struct.pack_into("<H", unknown_kind, 6, 250)
+    assert parse(memoryview(unknown_kind), 4) is None
+    unmarked = bytearray(Header(Kind.HELLO, sender=1).message())
+    unmarked[0] ^= 1
+    assert parse(memoryview(unmarked), 4) is None
+    too_long = Header(Kind.CHUNK, sender=1).message(bytes(MAX_MESSAGE_BYTES - HEADER_BYTES + 1))
+    assert parse(memoryview(too_long), 4) is None
 
 
 def test_another_version_is_an_error_that_names_both() -> None:
-    other = bytearray(Header(Kind.HELLO, sender=1).pack(TOKEN))
-    struct.pack_into("<H", other, 16, PROTOCOL_VERSION + 1)
+    other = bytearray(Header(Kind.HELLO, sender=1).message())
+    struct.pack_into("<H", other, 4, PROTOCOL_VERSION + 1)
     with pytest.raises(CollectiveError, match=f"rank 1 speaks version {PROTOCOL_VERSION + 1}") as caught:
-        parse(frames(bytes(other)), TOKEN, 4)
+        parse(memoryview(other), 4)
     assert caught.value.rank == 1
 
 
-def test_a_chunk_that_is_not_due_is_an_error_on_all_ranks() -> None:
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [
+        (Header(Kind.CHUNK, 1, sequence=7), "rank 1 sent piece 0 of step 0 of all-reduce 7 to rank 2"),
+        (Header(Kind.CHUNK, 1, sequence=1, count=9), "rank 1 sent piece 0 .* with 3 bytes, not 12"),
+    ],
+)
+def test_a_chunk_that_is_not_due_is_an_error_on_all_ranks(wrong: Header, fault: str) -> None:
     with connected("zmq-ring", 3) as ranks:
-        first = ranks[0]
-        assert isinstance(first, ZmqRing)
-        knock(first.endpoint, [[Header(Kind.CHUNK, 2, sequence=7).pack(first._token), b""]])
-        with pytest.raises(CollectiveError, match="rank 2 sent step 0 of all-reduce 7 to rank 0"):
-            for sequence in count(1):
-                errors = on_ranks(ranks, partial(fill_and_reduce, sequence=sequence))
-                if any(errors):
-                    assert all("rank 2 sent step 0 of all-reduce 7" in str(error) for error in errors)
-                    raise errors[0]
+        neighbour = ranks[1]
+        assert isinstance(neighbour, ZmqRing)
+        neighbour._outboxes[2].send(wrong.message(b"abc"))
+        errors = on_ranks(ranks, partial(fill_and_reduce, sequence=1))
+        for error in errors:
+            with pytest.raises(CollectiveError, match=fault):
+                raise error
 
 
-def test_large_chunks_are_sent_from_the_arena() -> None:
-    num_values = 300_000
+def test_large_chunks_come_in_pieces_and_their_memory_is_free_at_once() -> None:
+    num_values = 3 * (2 * PIECE_ELEMENTS + 77)
     with connected("zmq-ring", 3, slot_bytes=4 * num_values) as ranks:
 
         def run(rank: Collective) -> bool:
@@ -116,6 +97,35 @@ def test_large_chunks_are_sent_from_the_arena() -> None:
             return right
 
         assert on_ranks(ranks, run) == [True] * 3
+
+
+def ticking(seconds: float) -> Callable[[], float]:
+    """A clock that is `seconds` further each time it is looked at."""
+    ticks = count()
+    return lambda: next(ticks) * seconds
+
+
+def test_a_rank_waits_by_the_clock_that_it_is_given() -> None:
+    ring = ZmqRing(rank=0, num_ranks=2, slot_bytes=1, token=TOKEN, timeout_seconds=3600, clock=ticking(1801))
+    with pytest.raises(CollectiveTimeout, match=r"rank 0 waited 3600 s in connect\(\) for rank 1"):
+        ring.connect([ring.endpoint, ring.endpoint])
+    ring.close()
+
+
+def test_what_has_come_is_heard_before_a_rank_gives_up() -> None:
+    """Its clock says that an hour goes by at every look, as if it had been stopped in between."""
+    arguments = {"num_ranks": 2, "slot_bytes": 1, "token": TOKEN, "timeout_seconds": 60.0}
+    make = partial(ZmqRing, **arguments)  # type: ignore[arg-type]
+    hasty, other = make(rank=0, clock=ticking(3600)), make(rank=1)
+    endpoints = [hasty.endpoint, other.endpoint]
+    connecting = threading.Thread(target=other.connect, args=[endpoints])
+    connecting.start()
+    assert hasty._inbox.poll(30_000)  # the other's greeting is here
+    hasty.connect(endpoints)
+    connecting.join(30)
+    assert not connecting.is_alive()
+    hasty.close()
+    other.close()
 
 
 def test_a_host_that_is_not_here_is_refused() -> None:

@@ -38,7 +38,7 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
     write_llama(tmp_path / "model.gguf")
     file, spec = open_model(tmp_path / "model.gguf")
     load = load_message(file, spec, make_plan(spec, [1.0])[0], 1, LIMITS, "shared-memory")
-    loaded = Worker(load, DeviceOptions(index=None))
+    loaded = Worker(load, DeviceOptions(index=None), tmp_path)
     loaded.collective.connect([loaded.collective.endpoint])
     loaded.load_weights(Deaf(), ["cpu"])
     loaded.prepare()

@@ -14,7 +14,7 @@ from tplaunch.launcher.commands.show import FEATURES, show_devices
 from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.devices import DeviceChoice, DeviceList
 from tplaunch.launcher.fitting.memory_places import HOST, MemoryPlace, memory_places
-from tplaunch.launcher.sizes import MAX_SIZE, UNITS, parse_max_memory, parse_size
+from tplaunch.launcher.sizes import MAX_SIZE, UNITS, parse_max_memory, parse_message_sizes, parse_size
 
 GIB = 1 << 30
 SMALL = DeviceChoice(0, "small", on_cpu=False, memory_bytes=8 * GIB, available_bytes=7 * GIB)
@@ -57,6 +57,16 @@ def test_what_is_no_size(text: str) -> None:
 def test_every_unit(count: int, unit: str) -> None:
     wanted = count * UNITS[unit]
     assert wanted > MAX_SIZE or parse_size(f"{count}{unit.lower()}") == wanted
+
+
+def test_sizes_of_messages_may_have_short_units() -> None:
+    assert parse_message_sizes("4,16k, 1.5M,64KiB") == (4, 1 << 14, 3 << 19, 1 << 16)
+
+
+@pytest.mark.parametrize("text", ["", "0", "2", "6", "16G", "1025M", "K", "16K,", "-4", "4K4"])
+def test_other_sizes_of_messages_are_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError, match="multiples of 4 up to 1024M are needed, such as 16K,1M"):
+        parse_message_sizes(text)
 
 
 def test_caps_by_device() -> None:

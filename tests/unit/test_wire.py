@@ -21,7 +21,7 @@ from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.messages import Hello, Load, Message, Shutdown, Step, StepDone, decode, encode
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.coordinator.split.plan import Span
+from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare, Span
 from tplaunch.coordinator.wire import Frame, WireError
 
 KINDS: tuple[type, ...] = get_args(Message)
@@ -67,7 +67,12 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
 
 def instances_of(kind: type) -> st.SearchStrategy[Any]:
     hints = typing.get_type_hints(kind, include_extras=True)
-    return st.builds(kind, **{name: values_of(hint) for name, hint in hints.items()})
+    fields = {name: values_of(hint) for name, hint in hints.items()}
+    if kind is Load:
+        fields["num_ranks"] = st.just(MAX_RANKS)
+    elif kind is RankShare:
+        fields["rank"] = st.integers(0, MAX_RANKS - 1)
+    return st.builds(kind, **fields)
 
 
 def assert_same(found: Any, sent: Any) -> None:
@@ -229,6 +234,9 @@ def share_of_one() -> Any:
         (("spec", "ropes", 0, "interleaved"), 1, "1 is no bool"),
         (("spec", "norm", "epsilon"), math.nan, "norm epsilon"),
         (("share", "layers", 0, "heads", "stop"), -1, "a span from 0 to -1"),
+        (("num_ranks",), MAX_RANKS + 1, "rank 0 of 9, where 1 to 8 are possible"),
+        (("num_ranks",), 0, "rank 0 of 0"),
+        (("share", "rank"), -1, "rank -1 of 1"),
         (("limits", "max_rows"), 0, "max_rows is 0"),
         (("limits", "kv_type"), "q4", "KV type 'q4'"),
         (("limits", "activations"), "q4", "activations 'q4'"),

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +35,7 @@ class Job:
     sizes: tuple[int, ...]  # bytes
     num_calls: tuple[int, ...]  # of each size
     token: str  # hex
-    rendezvous: str  # a file that does not exist yet, where the library needs one
+    folder: str  # a private one, for sockets and what else the ranks meet by
     timeout_seconds: float = 60.0
 
 
@@ -64,6 +65,7 @@ class Ours:
             slot_bytes=max(job.sizes),
             token=bytes.fromhex(job.token),
             timeout_seconds=job.timeout_seconds,
+            folder=Path(job.folder),
         )
         self.endpoint = self._collective.endpoint
         self._sequence, self._parity = 0, 0
@@ -125,7 +127,7 @@ class Gloo:
         self._torch: Any = torch
         torch.distributed.init_process_group(
             "gloo",
-            init_method=f"file://{self._job.rendezvous}",
+            init_method=f"file://{self._job.folder}/rendezvous",
             rank=self._job.rank,
             world_size=self._job.num_ranks,
         )

@@ -11,66 +11,20 @@ import numpy.typing as npt
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.device import FillPlaces, Place
-from tplaunch.worker.numpy.attention import attention, attention_combine, rope_cache
-from tplaunch.worker.numpy.experts import (
-    expert_matmul,
-    expert_sum,
-    expert_tiles,
-    route,
-    row_gate,
-    shared_routes,
-)
-from tplaunch.worker.numpy.heads import clamp, head_norm, head_sums, rope
-from tplaunch.worker.numpy.latent import copy_heads, head_products
-from tplaunch.worker.numpy.products import matmul, widened
-from tplaunch.worker.numpy.recurrent import RUN_RECURRENT
-from tplaunch.worker.numpy.rows import activate, quantize, sum_norm, sum_slice
+from tplaunch.worker.numpy import attention, experts, heads, latent, products, recurrent, rows
+from tplaunch.worker.numpy.products import widened
 from tplaunch.worker.numpy.state import NumpyState
-from tplaunch.worker.ops.attention import (
-    Attention,
-    AttentionCombine,
-    Clamp,
-    HeadNorm,
-    HeadSums,
-    Rope,
-    RopeCache,
-)
-from tplaunch.worker.ops.common import (
-    Activate,
-    MatMul,
-    Quantize,
-    SumNorm,
-    SumSlice,
-)
-from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
-from tplaunch.worker.ops.latent import CopyHeads, HeadProducts
+from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.ops.experts import ExpertMatMul
+from tplaunch.worker.ops.handlers import by_op
+from tplaunch.worker.ops.latent import HeadProducts
 from tplaunch.worker.programs.program import Program
 
 Bytes = npt.NDArray[np.uint8]
 
-RUN: dict[type, Callable[[Any, NumpyState], None]] = {
-    SumNorm: sum_norm,
-    SumSlice: sum_slice,
-    Quantize: quantize,
-    MatMul: matmul,
-    Clamp: clamp,
-    HeadSums: head_sums,
-    HeadNorm: head_norm,
-    Rope: rope,
-    RopeCache: rope_cache,
-    Attention: attention,
-    AttentionCombine: attention_combine,
-    HeadProducts: head_products,
-    CopyHeads: copy_heads,
-    Activate: activate,
-    **RUN_RECURRENT,
-    Route: route,
-    SharedRoutes: shared_routes,
-    ExpertTiles: expert_tiles,
-    ExpertMatMul: expert_matmul,
-    ExpertSum: expert_sum,
-    RowGate: row_gate,
-}
+RUN: dict[type, Callable[[Any, NumpyState], None]] = by_op(
+    NumpyState, attention, experts, heads, latent, products, recurrent, rows
+)
 
 
 class NumpyDevice:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -156,12 +155,3 @@ def _weights(op: GatedNorm, numbers: npt.NDArray[np.intp], state: NumpyState) ->
     starts = starts + numbers % op.vectors_per_group * op.length
     weight: Floats = state.bytes[op.weight].view(np.float32)
     return weight.take(starts[:, None] + np.arange(op.length))
-
-
-RUN_RECURRENT: dict[type, Callable[[Any, NumpyState], None]] = {
-    Convolution: convolution,
-    UnitNorm: unit_norm,
-    Recurrence: recurrence,
-    SquareSums: square_sums,
-    GatedNorm: gated_norm,
-}

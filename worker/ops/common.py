@@ -1,6 +1,6 @@
 """The operations that programs are made of, each as frozen data with the buffers that it reads and writes.
 
-What each computes is defined by worker/numpy/, whose device.py lists who runs it; shaders/ holds the kernels.
+What each computes is defined by worker/numpy/; handlers.py finds who runs it. shaders/ holds the kernels.
 """
 
 from __future__ import annotations

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from tplaunch.worker.ops.recurrent import (
     MAX_KERNEL,
     SQUARE_SUMS,
@@ -153,12 +150,3 @@ def gated_norm(op: GatedNorm, context: DispatchContext) -> Dispatch:
         epsilon=op.epsilon,
     )
     return Dispatch("gated_norm", push, (ceil(op.num_vectors, context.subgroups), context.program.rows, 1))
-
-
-RECURRENT_DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = {
-    Convolution: convolution,
-    UnitNorm: unit_norm,
-    Recurrence: recurrence,
-    SquareSums: square_sums,
-    GatedNorm: gated_norm,
-}

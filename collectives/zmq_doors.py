@@ -1,0 +1,128 @@
+"""Who may speak to a rank of a ring: where its socket listens, and what keeps everyone else out.
+
+On one host the sockets lie in the run's private folder, which no other user can enter. Over TCP both ends
+prove with CURVE that they know the run's token before either sends or takes in a message, and the token
+itself is never sent. Until then a peer can only make ZeroMQ hold one frame of a handshake.
+"""
+
+import hashlib
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import zmq
+from zmq.utils import z85
+
+from tplaunch.collectives.base import CollectiveError
+from tplaunch.collectives.zmq_wire import MAX_MESSAGE_BYTES
+
+Socket: TypeAlias = "zmq.Socket[bytes]"
+
+CURVE_BYTES = 64  # more than CURVE adds to a message
+HANDSHAKE_MILLISECONDS = 10_000  # a peer that has not proved itself by then is cut off, and may try again
+
+
+class Door(Protocol):
+    """One rank's way to its peers."""
+
+    def listen(self, inbox: Socket) -> str:
+        """Opens the socket to the peers and returns the endpoint to tell them. Raises zmq.ZMQError."""
+
+    def dial(self, outbox: Socket, peer: int, endpoint: str) -> None:
+        """Connects the socket to where a peer listens. Raises zmq.ZMQError."""
+
+    def close(self) -> None:
+        """Lets go of everything, once no socket is left. Idempotent."""
+
+
+class FolderDoor:
+    """Unix sockets in a folder that only this user can enter.
+
+    They are named by way of a descriptor: a path beyond it may be longer than a socket's name can be, and
+    need not be text.
+    """
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        """Raises CollectiveError for a folder that is not there, or that others can enter."""
+        self._rank = rank
+        try:
+            self._descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._unusable(folder, error.strerror or "") from error
+        found = os.fstat(self._descriptor)
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            self.close()
+            raise self._unusable(folder, "other users can enter it, so its mode must be 0700")
+
+    def _unusable(self, folder: Path, fault: str) -> CollectiveError:
+        return CollectiveError(f"rank {self._rank} cannot listen in {str(folder)!r}: {fault}", self._rank)
+
+    def listen(self, inbox: Socket) -> str:
+        name = socket_name(self._rank)
+        inbox.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        inbox.bind(f"ipc://{self._path(name)}")
+        Path(self._path(name)).chmod(0o600)  # whatever the umask is
+        return name
+
+    def dial(self, outbox: Socket, peer: int, endpoint: str) -> None:
+        if endpoint != socket_name(peer):  # it would be a path elsewhere
+            raise zmq.ZMQError(zmq.EINVAL)
+        outbox.connect(f"ipc://{self._path(endpoint)}")
+
+    def _path(self, name: str) -> str:
+        return f"/proc/self/fd/{self._descriptor}/{name}"
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            with suppress(OSError):  # it is not there yet, or the launcher has removed the whole folder
+                Path(self._path(socket_name(self._rank))).unlink()
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class TcpDoor:
+    """TCP with CURVE, by keys that follow from the run's token and the rank.
+
+    Whoever does not know the token knows no rank's public key either. Without it nobody can open a
+    handshake with that rank; and without the secret one nobody can pass for it where it was before.
+    """
+
+    def __init__(self, host: str, rank: int, token: bytes) -> None:
+        """Raises CollectiveError where ZeroMQ was built without CURVE."""
+        if not zmq.has("curve"):
+            message = (
+                f"rank {rank} cannot use TCP: this ZeroMQ was built without CURVE; install pyzmq's wheel"
+            )
+            raise CollectiveError(message, rank)
+        self._host, self._rank, self._token = host, rank, token
+
+    def listen(self, inbox: Socket) -> str:
+        inbox.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES + CURVE_BYTES)
+        inbox.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS)
+        inbox.setsockopt(zmq.CURVE_SERVER, 1)
+        inbox.setsockopt(zmq.CURVE_SECRETKEY, secret_key(self._token, self._rank))
+        inbox.bind(f"tcp://{self._host}:*")
+        return inbox.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def dial(self, outbox: Socket, peer: int, endpoint: str) -> None:
+        own = secret_key(self._token, self._rank)
+        outbox.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS)
+        outbox.setsockopt(zmq.CURVE_SECRETKEY, own)
+        outbox.setsockopt(zmq.CURVE_PUBLICKEY, zmq.curve_public(own))
+        outbox.setsockopt(zmq.CURVE_SERVERKEY, zmq.curve_public(secret_key(self._token, peer)))
+        outbox.connect(endpoint)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+def socket_name(rank: int) -> str:
+    return f"ring-{rank}"
+
+
+def secret_key(token: bytes, rank: int) -> bytes:
+    """A rank's CURVE key, in Z85."""
+    digest = hashlib.blake2b(rank.to_bytes(8, "little"), key=token, digest_size=32, person=b"tplaunch-ring")
+    return bytes(z85.encode(digest.digest()))

@@ -1,0 +1,33 @@
+"""What binds a worker to its machine."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PINS_LATE = """
+import os, threading
+import numpy as np
+from tplaunch.worker.process import pin
+
+np.ones((300, 300), np.float32) @ np.ones((300, 300), np.float32)  # a BLAS with threads has them now
+done = threading.Event()
+waiting = [threading.Thread(target=done.wait) for _ in range(3)]
+for thread in waiting:
+    thread.start()
+core = min(os.sched_getaffinity(0))
+pin([core])
+later = threading.Thread(target=done.wait)
+later.start()
+cores = [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
+done.set()
+assert len(cores) >= 5, cores
+assert cores == [{core}] * len(cores), cores
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is only one core to be on")
+def test_threads_that_exist_are_pinned_too() -> None:
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", PINS_LATE], env=environment, check=True)
