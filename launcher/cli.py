@@ -32,11 +32,12 @@ from tplaunch.launcher.config import (
     parse_split,
     parse_tokens,
 )
+from tplaunch.launcher.lines import say
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.overrides import parse_overrides
 from tplaunch.launcher.sizes import parse_max_memory, parse_message_sizes
+from tplaunch.launcher.words import parse_words
 
-COMMANDS = ("run", "devices", "models", "plan", "logits", "bench", "bench-collectives", "tune")
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
 FAILED_RUN = (RunError, LogitsError, CapacityError)
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -53,13 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # text that the terminal can't show is no reason to end
             stream.reconfigure(errors="replace")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] not in (*COMMANDS, "-h", "--help", "--version"):
-        words.insert(0, "run")  # `tplaunch --devices 0,1 model.gguf` needs no command
     if not words:
         make_parser().print_help(sys.stderr)
         return EXIT_USAGE
     try:
-        return _dispatch(make_parser().parse_args(words))
+        return _dispatch(parse_words(words))
     except BAD_INPUT as error:
         return _fail(error, EXIT_USAGE)
     except FAILED_RUN as error:
@@ -81,7 +80,7 @@ def _terminate(_number: int, _frame: object) -> None:
 
 
 def _fail(error: Exception, code: int) -> int:
-    print(f"tplaunch: {error}", file=sys.stderr)
+    say(str(error))
     return code
 
 
@@ -101,6 +100,8 @@ def _dispatch(options: argparse.Namespace) -> int:
         return tune(_run_config(options, models[0]), models, options.json)
     if options.command == "plan":
         return show_plan(_run_config(options, _shape_or_file(options)), options.json)
+    if options.model is None:
+        raise UsageError(f"{options.command} takes a model file; give its path, or --demo for a small model")
     config = _run_config(options, options.model)
     if options.command == "logits":
         return write_logits(config, parse_tokens(options.tokens), options.out)

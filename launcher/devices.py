@@ -4,15 +4,21 @@ crashes or hangs while it starts takes that process along, not the launcher."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tplaunch
+from tplaunch.launcher.cards import closed_nodes, pci_cards, without_device
 from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.device_choice import left_out, preferred
+from tplaunch.launcher.driver_packages import DRIVER_VARIABLES, os_release, what_to_install
+from tplaunch.launcher.lines import say
 
 LIST_TIMEOUT_SECONDS = 60
 # As `python -m tplaunch.worker`, but sure to find the package beside this one: -m looks in the current folder
@@ -24,6 +30,8 @@ from tplaunch.worker.__main__ import main
 sys.exit(main())"""
 WORKER_COMMAND = [sys.executable, "-c", BOOTSTRAP]
 CPU = "cpu"
+# What of a device --activations asks for, by the names of worker.vulkan.listing.PhysicalDevice.
+ACTIVATION_NEEDS = {"f16": "matrix_size", "q8": "integer_dot_product"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class DeviceChoice:
     available_bytes: int = 0  # of these, now; 0 where the driver does not say
     max_allocation: int = 0  # bytes of one buffer; 0 where that is not known
     integrated: bool = False  # its memory is the machine's
+    lacks: frozenset[str] = frozenset()  # of the activations, those that it can't multiply by
 
     @property
     def is_in_host_memory(self) -> bool:
@@ -55,22 +64,48 @@ class DeviceList:
 
     devices: tuple[dict[str, Any], ...]  # worker.vulkan.listing.PhysicalDevice as plain data
     error: str
+    closed: tuple[str, ...] = ()  # a sentence for each card that can't be opened
+    missing: str = ""  # what the cards that no driver lists would need
+
+    @property
+    def reason(self) -> str:
+        """Says why there is no device, and what to do about it."""
+        why = [self.error] if self.error or self.closed else ["no Vulkan driver found a device"]
+        return "; ".join(filter(None, (*why, *self.closed, self.missing)))
 
 
 def list_devices() -> DeviceList:
-    """Asks the Vulkan loader, in a child process."""
+    """Asks the Vulkan loader, in a child process, and looks for what it does not tell."""
+    found = _ask_drivers()
+    devices, error, missing = tuple(found["devices"]), found["error"], found.get("missing", "")
+    if any(map(os.environ.get, DRIVER_VARIABLES)):  # the user keeps to these drivers, whatever there is
+        return DeviceList(devices, error, (), "" if devices else what_to_install(os_release(), (), missing))
+    nodes = closed_nodes()
+    shut = without_device([node.pci_address for node in nodes], devices)
+    closed = tuple(node.sentence for node in nodes if node.pci_address in shut)
+    cards = {card.pci_address: card.vendor_id for card in pci_cards()}
+    vendors = {cards[address] for address in without_device(list(cards), devices) if address not in shut}
+    is_needed = vendors or missing or not (devices or closed)
+    return DeviceList(
+        devices, error, closed, what_to_install(os_release(), vendors, missing) if is_needed else ""
+    )
+
+
+def _ask_drivers() -> dict[str, Any]:
+    """The devices; what went wrong; which part of Vulkan is not installed: loader, driver or neither."""
     try:
         result = subprocess.run(
             [*WORKER_COMMAND, "--list-devices"],
             capture_output=True, text=True, timeout=LIST_TIMEOUT_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return DeviceList((), f"the Vulkan drivers did not answer within {LIST_TIMEOUT_SECONDS} s")
+        return {"devices": [], "error": f"the Vulkan drivers did not answer within {LIST_TIMEOUT_SECONDS} s"}
     if result.returncode:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        return DeviceList((), f"listing the Vulkan devices ended with code {result.returncode}: {last}")
-    found = json.loads(result.stdout.splitlines()[-1])
-    return DeviceList(tuple(found["devices"]), found["error"])
+        error = f"listing the Vulkan devices ended with code {result.returncode}: {last}"
+        return {"devices": [], "error": error}
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return found
 
 
 def planned_devices(text: str) -> tuple[list[DeviceChoice], str]:
@@ -94,11 +129,31 @@ def _planned(part: str) -> DeviceChoice:
 
 
 def select_devices(text: str) -> list[DeviceChoice]:
-    """One choice per rank for a --devices value. Asks the drivers only where a Vulkan device is named."""
+    """One choice per rank for a --devices value. Asks the drivers only where a Vulkan device is named.
+
+    Says on standard error what a person would not expect of the choice.
+    """
     parts = _parts(text)
     if all(part == CPU for part in parts):
         return [DeviceChoice(None, CPU)] * len(parts)
-    return choose_devices(text, list_devices())
+    listed = list_devices()
+    choices = choose_devices(text, listed)
+    for remark in remarks(parts, listed, choices):
+        say(remark)
+    return choices
+
+
+def remarks(parts: Sequence[str], listed: DeviceList, choices: Sequence[DeviceChoice]) -> list[str]:
+    """Sentences about cards that do not take part though the user may think that they do."""
+    wants_all, on_cpu = "all" in parts, all(choice.on_cpu for choice in choices)
+    if not wants_all and not any(choice.on_cpu and choice.index is not None for choice in choices):
+        return []
+    if wants_all and on_cpu and all(choice.index is None for choice in choices):
+        if not listed.devices:
+            return [f"there is no Vulkan device ({listed.reason})"]
+        return ["none of the Vulkan devices can be used; `tplaunch devices` says why", *listed.closed]
+    without_driver = [f"a card takes no part: {listed.missing}"] if on_cpu and listed.missing else []
+    return [*listed.closed, *without_driver]
 
 
 def choose_devices(text: str, listed: DeviceList) -> list[DeviceChoice]:
@@ -107,20 +162,23 @@ def choose_devices(text: str, listed: DeviceList) -> list[DeviceChoice]:
     for part in _parts(text):
         if part == CPU:
             chosen.append(DeviceChoice(None, CPU))
-        elif not listed.devices:
-            reason = listed.error or "no Vulkan driver is installed"
-            raise UsageError(
-                f"--devices {text}: there is no Vulkan device ({reason}); --devices cpu runs without one"
-            )
         elif part == "all":
-            chosen += [_choice(device) for device in listed.devices if not device["unusable"]]
+            chosen += _all(listed)
+        elif not listed.devices:
+            raise UsageError(
+                f"--devices {text}: there is no Vulkan device ({listed.reason});"
+                " --devices cpu runs without one"
+            )
         else:
             chosen.append(_choice(_find(part, listed)))
-    if not chosen:
-        raise UsageError(
-            f"--devices {text}: none of the Vulkan devices can be used; `tplaunch devices` says why"
-        )
     return chosen
+
+
+def _all(listed: DeviceList) -> list[DeviceChoice]:
+    """All cards; the CPU by a driver where there is no card, and by NumPy where there is no driver either."""
+    reasons = left_out(listed.devices)
+    taken = [_choice(device) for device in listed.devices if not reasons[device["index"]]]
+    return taken or [DeviceChoice(None, CPU)]
 
 
 def _parts(text: str) -> list[str]:
@@ -137,9 +195,12 @@ def _find(part: str, listed: DeviceList) -> dict[str, Any]:
     if re.fullmatch("-?[0-9]+", part):
         matches = [device for device in listed.devices if str(device["index"]) == part]
     else:
-        matches = [device for device in listed.devices if part.lower() in device["name"].lower()]
+        named = [device for device in listed.devices if part.lower() in device["name"].lower()]
+        matches = [device for device in named if preferred(device, named) is device]
     if not matches:
-        raise UsageError(f"there is no Vulkan device {part!r}; there are: {names}")
+        raise UsageError(
+            "; ".join((f"there is no Vulkan device {part!r}; there are: {names}", *listed.closed))
+        )
     if len(matches) > 1:
         indices = ", ".join(str(device["index"]) for device in matches)
         raise UsageError(f"{part!r} fits the devices {indices}; name one by its index")
@@ -158,4 +219,5 @@ def _choice(device: dict[str, Any]) -> DeviceChoice:
         available_bytes=device["available_bytes"],
         max_allocation=device["max_allocation"],
         integrated=device["type"] == "integrated",
+        lacks=frozenset(kind for kind, feature in ACTIVATION_NEEDS.items() if not device[feature]),
     )

@@ -13,6 +13,7 @@ from tplaunch.coordinator.model.spec import ModelError, ModelSpec
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors
 from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
+from tplaunch.launcher.model_path import check_path
 from tplaunch.launcher.overrides import overridden
 
 
@@ -32,6 +33,7 @@ def open_model(config: RunConfig) -> Model:
         shape = SHAPES[config.model.shape]
         tensors = shape_tensors(shape, config.model.weight_type)
         return Model(Origin(), {}, tensors, shape.spec)
+    check_path(config.model)
     file = read_model(config.model)
     if not file.tensors:
         raise ModelError(f"{config.model} holds no tensors, only metadata: there is nothing to run")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.limits import ACTIVATIONS
@@ -12,16 +11,16 @@ from tplaunch.launcher.config import ALL_REDUCES, COLLECTIVES
 from tplaunch.launcher.fitting.context_fit import MAX_ROWS
 
 
-def add_model_options(parser: argparse.ArgumentParser, optional: bool = False) -> None:
-    """The model, and on what it runs. optional: whether a command may do without one."""
-    count = "?" if optional else None
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The model, and on what it runs. launcher/words.py tells whether one is given."""
     parser.add_argument(
         "model",
-        type=Path,
-        nargs=count,
+        nargs="?",
         metavar="MODEL.gguf",
         help="the model file, or any part of a model of several files",
     )
+    parser.add_argument("-m", "--model", dest="model_file", metavar="FILE", help="the same, as an option")
+    parser.add_argument("--demo", action="store_true", help="the small model that comes with tplaunch")
     parser.add_argument(
         "--override-kv",
         action="append",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
@@ -10,14 +11,28 @@ from typing import NoReturn
 from tplaunch.coordinator.architectures.shapes import SHAPES
 from tplaunch.coordinator.sampler import SamplingParameters
 from tplaunch.launcher.config import EXIT_USAGE
+from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
 
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, like every other error, instead of printing the usage before it."""
 
+    commands: Mapping[str, Parser]  # of the parser of all commands: each one's own
+
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"tplaunch: {message}; see {self.prog} --help\n")
+        say(f"{message}; see {self.prog} --help")
+        self.exit(EXIT_USAGE)
+
+    @property
+    def known_options(self) -> Mapping[str, argparse.Action]:
+        """The options by the ways to write them."""
+        return self._option_string_actions
+
+    def takes_value(self, word: str) -> bool:
+        """Whether this is an option that the next word belongs to."""
+        action = self.known_options.get(word)
+        return action is not None and action.nargs is None
 
 
 def make_parser() -> Parser:
@@ -26,7 +41,8 @@ def make_parser() -> Parser:
         prog="tplaunch",
         description="Tensor-parallel inference of GGUF models on Vulkan devices, one process per device.",
         epilog="Without a command, tplaunch runs the model:"
-        " tplaunch --devices 0,1 model.gguf -p 'Once upon a time'. Each command has its own --help.",
+        " tplaunch --devices 0,1 model.gguf 'Once upon a time'. Each command has its own --help: `tplaunch"
+        " run --help` lists the options of running a model. `tplaunch --demo` runs a model that comes along.",
     )
     parser.add_argument("--version", action="version", version=f"tplaunch {metadata.version('tplaunch')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -40,7 +56,7 @@ def make_parser() -> Parser:
     plan = commands.add_parser("plan", help="show who would hold what, without opening a device")
     plan.add_argument("--json", action="store_true", help="as JSON")
     _add_shape(plan, "model (a file or a shape)")
-    add_model_options(plan, optional=True)
+    add_model_options(plan)
     logits = commands.add_parser("logits", help="write the logits of every position to an .npz file")
     logits.add_argument(
         "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"
@@ -63,6 +79,7 @@ def make_parser() -> Parser:
     _add_bench_collectives(
         commands.add_parser("bench-collectives", help="measure the ranks' all-reduces; needs no device")
     )
+    parser.commands = commands.choices
     return parser
 
 
@@ -96,6 +113,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     sampling.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
     add_model_options(parser)
+    parser.add_argument("text", nargs="?", metavar="PROMPT", help="the text to continue, as -p gives it")
 
 
 def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
@@ -108,7 +126,7 @@ def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._Argumen
 def _add_tune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
     _add_shape(parser, "model (a file or a shape; without one: a small shape of every weight type)")
-    add_model_options(parser, optional=True)
+    add_model_options(parser)
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +151,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     _add_ledger(output)
     _add_forms(output)
-    add_model_options(parser, optional=True)
+    add_model_options(parser)
 
 
 def _add_bench_collectives(parser: argparse.ArgumentParser) -> None:

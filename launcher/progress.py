@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tplaunch.coordinator.engine import OnProgress
@@ -11,8 +11,11 @@ from tplaunch.coordinator.messages import Progress
 
 
 @contextmanager
-def show_progress(num_ranks: int) -> Iterator[OnProgress]:
-    """Yields what to call with every report. The bars go away when all ranks are loaded."""
+def show_progress(totals: Sequence[int]) -> Iterator[OnProgress]:
+    """Yields what to call with every report. The bars go away when all ranks are loaded.
+
+    totals: the bytes of weights that each rank loads.
+    """
     if not sys.stderr.isatty():
         yield lambda rank, progress: None
         return
@@ -26,14 +29,14 @@ def show_progress(num_ranks: int) -> Iterator[OnProgress]:
         bars.TransferSpeedColumn(),
     )
     display = bars.Progress(*columns, console=Console(stderr=True), transient=True)
-    tasks = [display.add_task(f"loading rank {rank}", total=None) for rank in range(num_ranks)]
+    tasks = [display.add_task(f"loading rank {rank}", total=total) for rank, total in enumerate(totals)]
     done: set[int] = set()
 
     def report(rank: int, progress: Progress) -> None:
         display.update(tasks[rank], completed=progress.done, total=progress.total)
         if progress.done == progress.total:
             done.add(rank)
-        if len(done) == num_ranks:
+        if len(done) == len(totals):
             display.stop()
 
     display.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig, RunError
 from tplaunch.launcher.fitting.arrange import Arrangement
+from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.progress import show_progress
 from tplaunch.launcher.supervisor import Supervisor
@@ -42,8 +42,9 @@ class Session:
 def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> Iterator[Session]:
     """Starts the workers and loads the model. At the end no process, socket or shared memory is left."""
     choices, plan, limits = arrangement.choices, arrangement.plan, arrangement.limits
+    totals = [rank.weights for rank in arrangement.bytes]
     if any(choice.index is None for choice in choices):
-        print("tplaunch: running on the CPU with NumPy, without a Vulkan device", file=sys.stderr)
+        say("running on the CPU with NumPy, without a Vulkan device")
     with tempfile.TemporaryDirectory(prefix="tplaunch-", dir=_socket_root()) as directory:  # mode 0700
         endpoint = f"ipc://{directory}/control"
         supervisor = Supervisor(config, choices, endpoint)
@@ -59,7 +60,7 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
         )
         engine = Engine(channel, model.origin, model.tensors.values(), model.spec, plan, engine_config)
         try:
-            with supervisor, show_progress(len(choices)) as on_progress:
+            with supervisor, show_progress(totals) as on_progress:
                 attached, ready = engine.load(on_progress)
                 with collected_by_hand():
                     yield Session(engine, Scheduler(limits), model, plan, limits, attached, ready)

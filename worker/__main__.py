@@ -12,7 +12,7 @@ import sys
 from tplaunch.collectives import CollectiveError
 from tplaunch.coordinator.messages import Failed
 from tplaunch.worker.control import ControlSocket
-from tplaunch.worker.device import DeviceError, DeviceOptions
+from tplaunch.worker.device import DeviceError, DeviceOptions, NotInstalledError
 from tplaunch.worker.loop import serve
 from tplaunch.worker.process import die_with_parent, leave_interrupts_to_launcher, pin
 
@@ -112,7 +112,8 @@ def _list_devices() -> int:
     try:
         devices = list_devices()
     except DeviceError as error:
-        print(json.dumps({"error": str(error), "devices": []}))
+        missing = error.part if isinstance(error, NotInstalledError) else ""
+        print(json.dumps({"error": str(error), "devices": [], "missing": missing}))
         return 0
     described = [
         {**dataclasses.asdict(device), "external_host_memory": device.host_memory_import}

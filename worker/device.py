@@ -23,6 +23,14 @@ class DeviceError(RuntimeError):
     """The device failed or can't do what is asked; one sentence with the call and the result."""
 
 
+class NotInstalledError(DeviceError):
+    """A part of Vulkan is not installed. `part` is loader or driver."""
+
+    def __init__(self, part: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.part = part
+
+
 @dataclass(frozen=True)
 class DeviceOptions:
     """Which device a worker opens, and how; the launcher gives it on the worker's command line."""

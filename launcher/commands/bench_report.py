@@ -13,6 +13,7 @@ from tplaunch.coordinator.measuring.benchmark import Measurement
 from tplaunch.launcher.commands.ledger_report import ledger_json, ledger_table
 from tplaunch.launcher.commands.roofline import Roofline, roofline_text
 from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.lines import wrapped
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.table import format_table
 
@@ -38,7 +39,7 @@ def print_report(
         _print_csv(results)
     else:
         spec = model.spec
-        print(f"{name}: {spec.num_layers} layers, {spec.embedding_length} wide, KV {config.kv_type}")
+        print(wrapped(f"{name}: {spec.num_layers} layers, {spec.embedding_length} wide, KV {config.kv_type}"))
         _print_table(results)
         for result in results if with_ledger else ():
             where = ranks_text(result.num_ranks)
@@ -52,13 +53,13 @@ def ranks_text(count: int) -> str:
 
 def _print_table(results: Sequence[Result]) -> None:
     for num_ranks, devices in {result.num_ranks: result.devices for result in results}.items():
-        print(f"{ranks_text(num_ranks)} on {', '.join(devices)}")
+        print(wrapped(f"{ranks_text(num_ranks)} on {', '.join(devices)}"))
     titles = ("ranks", "test", "tokens/s", "min", "max", "speed-up")
     print(format_table(titles, [_table_row(result, results) for result in results]))
     for result in results:
         if result.rooflines:
             where = f"{result.measurement.test.name} on {ranks_text(result.num_ranks)}"
-            print(f"{where}: {roofline_text(result.rooflines)}")
+            print(wrapped(f"{where}: {roofline_text(result.rooflines)}"))
 
 
 def _table_row(result: Result, results: Sequence[Result]) -> tuple[str, ...]:

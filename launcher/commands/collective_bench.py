@@ -21,6 +21,7 @@ import numpy as np
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.config import COLLECTIVES, RunError, UsageError
 from tplaunch.launcher.devices import WORKER_COMMAND, DeviceChoice
+from tplaunch.launcher.lines import say
 from tplaunch.launcher.sizes import UNITS
 from tplaunch.launcher.supervisor import rank_cores
 from tplaunch.launcher.table import format_table
@@ -60,7 +61,7 @@ def bench_collectives(ranks: tuple[int, ...], sizes: tuple[int, ...], output: st
                 missing.append(f"{kind} is not measured with {num_ranks} ranks: {error}")
     _print(latencies, output)
     for sentence in missing:
-        print(f"tplaunch: {sentence}", file=sys.stderr)
+        say(sentence)
     return 0
 
 

@@ -17,6 +17,7 @@ from tplaunch.launcher.commands.ledger_report import ledger_json, ledger_table
 from tplaunch.launcher.config import RunConfig, UsageError
 from tplaunch.launcher.devices import select_devices
 from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangement
+from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model, check_prompt, open_model
 from tplaunch.launcher.session import Session, start_session
 from tplaunch.launcher.trace_file import check_trace_path, write_trace
@@ -97,7 +98,7 @@ def _prompt_loop(
                 prompt = tokenizer.encode(text)
                 check_prompt(prompt, model, arrangement.limits)
             except (UsageError, TokenizerError) as error:
-                print(f"tplaunch: {error}", file=sys.stderr)
+                say(str(error))
                 continue
             _continue(session, prompt, generate, tokenizer)
     _write_trace(session, generate)

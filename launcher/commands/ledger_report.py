@@ -7,6 +7,7 @@ from typing import Any
 
 from tplaunch.coordinator.measuring.ledger import KINDS, Ledger
 from tplaunch.coordinator.measuring.reduce_times import ReduceTimes
+from tplaunch.launcher.lines import wrapped
 from tplaunch.launcher.table import format_table
 
 
@@ -26,13 +27,13 @@ def ledger_table(ledger: Ledger) -> str:
         for rank, kinds in enumerate(ledger.ranks)
     ]
     notes = [
-        f"\nrank {rank}: its device has no timestamps; what it computed is in the other kinds"
+        f"rank {rank}: its device has no timestamps; what it computed is in the other kinds"
         for rank, kinds in enumerate(ledger.ranks)
         if "device" not in kinds
     ]
     if ledger.reduce_times is not None:
-        notes.append("\n" + _reduce_times(ledger.reduce_times))
-    return format_table(("rank", *KINDS, "step"), rows) + "".join(notes)
+        notes.append(_reduce_times(ledger.reduce_times))
+    return "\n".join((format_table(("rank", *KINDS, "step"), rows), *map(wrapped, notes)))
 
 
 def _reduce_times(times: ReduceTimes) -> str:

@@ -7,9 +7,11 @@ import json
 from tplaunch.coordinator.architectures.table import ARCHITECTURES, Architecture
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES, WeightType
 from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.launcher.lines import wrapped
 from tplaunch.worker.formats import FORMATS
 
 RECURRENT_NAMES = {"delta": "gated delta net", "scan": "Mamba-2", "convolution": "short convolutions"}
+UNBROKEN = "\xa0"  # a space at which no line ends
 
 
 def show_models(as_json: bool, as_markdown: bool) -> int:
@@ -29,9 +31,10 @@ def show_models(as_json: bool, as_markdown: bool) -> int:
     else:
         width = max(map(len, ARCHITECTURES))
         for name, row in sorted(ARCHITECTURES.items()):
-            print(f"{name.ljust(width)}  {', '.join(features(row))}")
+            print(wrapped(f"{name.ljust(width)}  {', '.join(features(row))}", " " * (width + 2)))
         print("\nweight types, with bits of a weight in the file and on a device:")
-        print(", ".join(map(_type_text, WEIGHT_TYPES.values())))
+        types = [_type_text(kind).replace(" ", UNBROKEN) for kind in WEIGHT_TYPES.values()]
+        print(wrapped(", ".join(types)).replace(UNBROKEN, " "))
         print(f"\nKV types: {', '.join(KV_TYPES)}")
     return 0
 

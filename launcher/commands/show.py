@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from tplaunch.coordinator.generation import all_logits
 from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
 from tplaunch.coordinator.split.plan import RankShare, Span
 from tplaunch.launcher.config import RunConfig, UsageError
+from tplaunch.launcher.device_choice import left_out
 from tplaunch.launcher.devices import list_devices, planned_devices, select_devices
 from tplaunch.launcher.fitting.arrange import arrange, largest_context_text
 from tplaunch.launcher.fitting.fit import RankBytes, mebibytes
+from tplaunch.launcher.lines import say, wrapped
 from tplaunch.launcher.model import check_prompt, open_model
 from tplaunch.launcher.session import start_session
 from tplaunch.launcher.table import format_table
@@ -33,25 +34,43 @@ FEATURES = {
 def show_devices(as_json: bool) -> int:
     """`tplaunch devices`: every Vulkan device, with what matters for running a model on it."""
     listed, cache = list_devices(), cache_folder()
+    reasons = left_out(listed.devices)
     if as_json:
-        found = {"devices": listed.devices, "error": listed.error or None, "cache": cache and str(cache)}
-        print(json.dumps(found, indent=2))
+        devices = [
+            {**device, "in_all": not reasons[device["index"]], "left_out": reasons[device["index"]] or None}
+            for device in listed.devices
+        ]
+        found = {"devices": devices, "error": listed.error or None, "cache": cache and str(cache)}
+        print(json.dumps({**found, "closed": listed.closed}, indent=2))
         return 0
     for device in listed.devices:
-        print(f"{device['index']}  {device['name']}")
-        print(f"   type        {device['type']}, driver {device['driver']}")
-        print(f"   memory      {_memory(device)}")
-        present = [label for key, label in FEATURES.items() if device[key]]
-        print(f"   features    {', '.join(present) or 'none of ' + ', '.join(FEATURES.values())}")
-        print(f"   subgroups   {_subgroups(device)}")
-        if device["unusable"]:
-            print(f"   unusable    {device['unusable']}")
-    if listed.error or not listed.devices:
-        print(f"tplaunch: no Vulkan device: {listed.error or 'no driver is installed'}", file=sys.stderr)
+        _print_device(device, reasons[device["index"]])
     print("cpu  NumPy on the CPU, without Vulkan")
+    taken = [str(index) for index, reason in reasons.items() if not reason] or ["cpu"]
+    print(wrapped(f"`--devices all`, which is what runs without --devices, takes {', '.join(taken)}."))
     if cache is not None:
-        print(f"What is measured on a device is kept in {cache}; `tplaunch tune` does it anew.")
+        print(wrapped(f"What is measured on a device is kept in {cache}; `tplaunch tune` does it anew."))
+    if not listed.devices:
+        say(f"no Vulkan device: {listed.reason}")
+    elif listed.closed or listed.missing:
+        say("; ".join(filter(None, (*listed.closed, listed.missing))))
     return 0
+
+
+def _print_device(device: dict[str, Any], left_out: str) -> None:
+    present = [label for key, label in FEATURES.items() if device[key]]
+    print(wrapped(f"{device['index']}  {device['name']}", "   "))
+    rows = {
+        "type": f"{device['type']}, driver {device['driver']}",
+        "memory": _memory(device),
+        "features": ", ".join(present) or "none of " + ", ".join(FEATURES.values()),
+        "subgroups": _subgroups(device),
+        "unusable": device["unusable"],
+        "all": left_out and not device["unusable"] and f"leaves it out: {left_out}",
+    }
+    for title, text in rows.items():
+        if text:
+            print(wrapped(f"   {title:<11} {text}", " " * 15))
 
 
 def _memory(device: dict[str, Any]) -> str:
@@ -86,16 +105,17 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
     counts = [
         f"{number} {title}" for number, title in zip(numbers, TITLES.values(), strict=True) if number != "0"
     ]
-    print(
+    model_text = (
         f"{config.model.name}: {spec.architecture}, {spec.num_layers} layers, {', '.join(counts)},"
         f"{_experts_text(spec)}"
         f" {spec.vocabulary_size} tokens; context {limits.context_length}, KV {config.kv_type},"
         f" steps of up to {limits.max_rows} rows"
     )
+    print(wrapped(model_text))
     _print_table(rows)
     if arrangement.split is not None:
-        print(arrangement.split)
-    print(largest_context_text(model, arrangement, reason))
+        print(wrapped(arrangement.split))
+    print(wrapped(largest_context_text(model, arrangement, reason)))
     return 0
 
 

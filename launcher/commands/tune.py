@@ -15,9 +15,9 @@ from tplaunch.launcher.device_job import run_device_job
 from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.fitting.arrange import arrange
 from tplaunch.launcher.fitting.speeds import device_speed
+from tplaunch.launcher.lines import wrapped
 from tplaunch.launcher.model import open_model
 from tplaunch.launcher.session import start_session
-from tplaunch.launcher.table import format_table
 from tplaunch.worker.measuring.tuning_job import TuningJob
 from tplaunch.worker.measuring.two_phase import WAYS, bucket_rows, kept_measurements, measurement_name, pays
 from tplaunch.worker.programs.program import Program
@@ -101,7 +101,7 @@ def _measure(config: RunConfig, choice: DeviceChoice, job: TuningJob) -> dict[st
 
 
 def _print(found: dict[str, Any]) -> None:
-    print(f"{found['index']}  {found['device']}, driver {found['driver']}")
+    print(wrapped(f"{found['index']}  {found['device']}, driver {found['driver']}", "   "))
     _print_measurements(found)
     print(f"{found['weights_per_second'] / 1e9:.3g} G weights/s, by which --tensor-split auto goes")
 
@@ -110,9 +110,9 @@ def _print_measurements(found: dict[str, Any]) -> None:
     rows = [
         (row["name"], _shown(row["chosen"]), _microseconds(row["seconds"])) for row in found["measurements"]
     ]
-    if rows:
-        print(format_table(("", "chosen", "microseconds"), rows))
-    print(f"kept in {found['file']}" if found["file"] else "not kept: -v says why")
+    for name, chosen, microseconds in rows:
+        print(wrapped(f"{name}: chosen {chosen}, in microseconds: {microseconds}", "    "))
+    print(wrapped(f"kept in {found['file']}" if found["file"] else "not kept: -v says why"))
 
 
 def _microseconds(seconds: dict[str, float | None]) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare, make_plan
-from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.config import RunConfig, UsageError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.auto_split import choose_weights
 from tplaunch.launcher.fitting.context_fit import Fitting, Sizes
 from tplaunch.launcher.fitting.fit import RankBytes, check_fit, rank_needs
 from tplaunch.launcher.fitting.memory_places import memory_places
+from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
+
+# What a device multiplies such activations by, and as worker.device.FEATURES names it for --without.
+MISSING = {"f16": "cooperative matrices of 16 x 16 or 8 x 8 float16", "q8": "integer dot product"}
+ACTIVATION_FEATURES = {"f16": "cooperative_matrix", "q8": "integer_dot_product"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Arrangement:
 
 
 def arrange(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) -> Arrangement:
-    """Raises UsageError or PlanError for a split that can't be, and for one that does not fit."""
+    """Raises UsageError or PlanError for what can't be run on these devices, or does not fit them."""
+    check_activations(config, choices)
     places = memory_places(choices, config.max_memory)
     weights, split = config.rank_weights(len(choices)), None
     if weights is None:
@@ -47,11 +52,29 @@ def arrange(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) ->
     return Arrangement(tuple(choices), plan, sizes, found, split)
 
 
+def check_activations(config: RunConfig, choices: Sequence[DeviceChoice]) -> None:
+    """Raises UsageError for a device that can't multiply by the activations that the user wants."""
+    feature = ACTIVATION_FEATURES.get(config.activations)
+    for choice in choices:
+        is_vulkan = choice.index is not None
+        if config.activations in choice.lacks or (feature in config.without and is_vulkan):
+            raise UsageError(
+                f"--activations {config.activations}: device {choice.index} ({choice.name}) has no"
+                f" {MISSING[config.activations]}; use --activations f32"
+            )
+
+
 def say_arrangement(config: RunConfig, model: Model, arrangement: Arrangement) -> None:
-    """What was chosen, on standard error: the context, what limits it, and with -v the shares."""
-    _say(f"context {arrangement.limits.context_length}; {largest_context_text(model, arrangement)}")
+    """Says on standard error where the context is not the model's own, and why; with -v always.
+
+    With -v also the shares.
+    """
+    context, trained = arrangement.limits.context_length, model.spec.context_length
+    if config.verbose or context != trained:
+        found = largest_context_text(model, arrangement)
+        say(f"context {context}{': ' if context > trained else '; '}{found}")
     if config.verbose and arrangement.split is not None:
-        _say(arrangement.split)
+        say(arrangement.split)
 
 
 def largest_context_text(
@@ -59,13 +82,11 @@ def largest_context_text(
 ) -> str:
     """In one line. unknown: why it is, where it is not known."""
     sizes, trained = arrangement.sizes, model.spec.context_length
+    if arrangement.limits.context_length > trained:
+        return f"the model was trained for {trained} positions, and may write nonsense beyond them"
     if sizes.largest_context is None:
         return f"largest context that fits: not known: {unknown}"
     text = f"largest context that fits: {sizes.largest_context}"
     if sizes.limited_by is None:
         return f"{text}, all that the model was trained for"
     return f"{text} of the {trained} that the model was trained for: {sizes.limited_by} has no room for more"
-
-
-def _say(text: str) -> None:
-    print(f"tplaunch: {text}", file=sys.stderr)

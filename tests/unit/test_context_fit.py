@@ -203,9 +203,13 @@ def said(capsys: pytest.CaptureFixture[str], choices: list[DeviceChoice], **chan
     return printed.err
 
 
-def test_the_context_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_context_is_said_in_one_line_where_it_is_not_the_models(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     all_of_it = "largest context that fits: 131072, all that the model was trained for\n"
-    assert said(capsys, [gpu(0, 24e9)]) == f"tplaunch: context 131072; {all_of_it}"
+    assert said(capsys, [gpu(0, 24e9)]) == ""
+    assert said(capsys, [gpu(0, 24e9)], context_length=131072) == ""
+    assert said(capsys, [gpu(0, 24e9)], verbose=True) == f"tplaunch: context 131072; {all_of_it}"
     assert said(capsys, [gpu(0, 24e9)], context_length=99) == f"tplaunch: context 99; {all_of_it}"
     text = said(capsys, [gpu(0, 8e8), gpu(1, 24e9)])
     assert text.startswith("tplaunch: context ") and text.count("\n") == 1
@@ -214,6 +218,39 @@ def test_the_context_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> 
     assert text.startswith("tplaunch: context ") and text.endswith(f": {HOST} has no room for more\n")
     text = said(capsys, [DeviceChoice(0, "0", on_cpu=False)])
     assert text.endswith("largest context that fits: not known: a device does not say how much it holds\n")
+
+
+def test_a_context_beyond_the_trained_one_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """It fits, so what is said is not that a smaller one does."""
+    said_of_it = said(capsys, [gpu(0, 80e9)], context_length=200_000)
+    assert said_of_it == (
+        "tplaunch: context 200000: the model was trained for 131072 positions,"
+        " and may write nonsense beyond them\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("activations", "changes", "sentence"),
+    [
+        ("f16", {"lacks": frozenset({"f16"})}, "gpu 0.* has no cooperative matrices of 16 x 16 or 8 x 8"),
+        ("q8", {"lacks": frozenset({"f16", "q8"})}, "gpu 0.* has no integer dot product; use --activations"),
+    ],
+)
+def test_activations_that_a_device_lacks_are_refused(
+    activations: str, changes: dict[str, Any], sentence: str
+) -> None:
+    lacking = dataclasses.replace(gpu(0, 24e9), **changes)
+    assert arranged([lacking, NUMPY])
+    assert arranged([gpu(0, 24e9), NUMPY], activations=activations)
+    with pytest.raises(UsageError, match=sentence):
+        arranged([gpu(1, 24e9), lacking], activations=activations)
+
+
+def test_activations_that_devices_are_to_do_without_are_refused() -> None:
+    lacking: dict[str, Any] = {"activations": "q8", "without": ("integer_dot_product",)}
+    assert arranged([NUMPY], **lacking)
+    with pytest.raises(UsageError, match="has no integer dot product"):
+        arranged([gpu(0, 24e9)], **lacking)
 
 
 def test_the_demo_model_is_no_surprise() -> None:

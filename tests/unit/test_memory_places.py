@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import examples
+from tests.unit.listed_devices import device
 from tplaunch.launcher.commands.show import FEATURES, show_devices
 from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.devices import DeviceChoice, DeviceList
@@ -138,9 +139,8 @@ def test_devices_that_are_not_here_have_what_the_user_says() -> None:
 def test_free_memory_is_shown_where_the_driver_tells_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said: dict[str, Any] = {"index": 0, "name": "", "type": "", "driver": "", "unusable": ""}
-    said |= {"memory_bytes": 8 * GIB, "min_subgroup_size": 8, "max_subgroup_size": 8}
-    said |= dict.fromkeys(FEATURES, False)
+    said: dict[str, Any] = dict.fromkeys(FEATURES, False) | device(0, "card", memory_bytes=8 * GIB)
+    said |= {"driver": "", "min_subgroup_size": 8, "max_subgroup_size": 8}
     devices = tuple(said | {"available_bytes": free} for free in (8 * GIB, 7 * GIB))
     monkeypatch.setattr("tplaunch.launcher.commands.show.list_devices", lambda: DeviceList(devices, ""))
     show_devices(as_json=False)

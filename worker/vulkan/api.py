@@ -11,7 +11,7 @@ import re
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from tplaunch.worker.device import DeviceError
+from tplaunch.worker.device import DeviceError, NotInstalledError
 
 Handle: TypeAlias = Any  # a Vulkan object, a struct or a function of the foreign interface
 
@@ -32,11 +32,12 @@ WHOLE_SIZE = 2**64 - 1
 
 
 def require_loader() -> None:
-    """Raises DeviceError where the system has no Vulkan loader."""
+    """Raises NotInstalledError where the system has no Vulkan loader."""
     if _load_error:
-        raise DeviceError(
+        raise NotInstalledError(
+            "loader",
             "the Vulkan loader is not installed; install the package libvulkan1 (Debian, Ubuntu), "
-            f"vulkan-loader (Fedora) or vulkan-icd-loader (Arch): {_load_error}"
+            f"vulkan-loader (Fedora) or vulkan-icd-loader (Arch): {_load_error}",
         )
 
 

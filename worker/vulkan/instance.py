@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from tplaunch.worker.device import DeviceError
+from tplaunch.worker.device import DeviceError, NotInstalledError
 from tplaunch.worker.vulkan.api import (
     API_VERSION,
     Handle,
-    call,
+    check,
     enumerate_all,
     ffi,
     lib,
     require_loader,
+    result_name,
     strings,
     struct,
     text,
@@ -45,7 +46,13 @@ class Instance:
             ppEnabledExtensionNames=strings(extensions),
         )
         instance = ffi.new("VkInstance *")
-        call("vkCreateInstance", info, ffi.NULL, instance)
+        status = lib.vkCreateInstance(info, ffi.NULL, instance)
+        if status == vk.VK_ERROR_INCOMPATIBLE_DRIVER:  # what the loader says where it finds none
+            raise NotInstalledError(
+                "driver",
+                f"no Vulkan driver is installed: vkCreateInstance failed with {result_name(status)}",
+            )
+        check(status, "vkCreateInstance")
         self.handle = instance[0]
         self._messenger = self._create_messenger() if validate else None
 

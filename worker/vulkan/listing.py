@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tplaunch.worker.device import FEATURES
 from tplaunch.worker.vulkan.api import Handle, chained, enumerate_all, ffi, lib, struct, text, vk
 from tplaunch.worker.vulkan.instance import Instance
+from tplaunch.worker.vulkan.matrices import matrix_size
 
 VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"
 BUDGET_EXTENSION = "VK_EXT_memory_budget"
+PCI_EXTENSION = "VK_EXT_pci_bus_info"
 TYPES = ("other", "integrated", "discrete", "virtual", "cpu")  # as VkPhysicalDeviceType counts them
 
 
@@ -23,7 +25,11 @@ class PhysicalDevice:
     type: str  # one of TYPES
     driver: str  # name and version, as the driver words them
     driver_version: int  # as its maker counts
+    driver_id: int  # VkDriverId, by which drivers of one card are told apart; 0 before Vulkan 1.2
     uuid: str  # stable for one device and driver
+    vendor_id: int
+    device_id: int
+    pci_address: str  # as Linux writes it, 0000:01:00.0; empty where the driver does not say
     api_version: tuple[int, int]
     memory_bytes: int  # of the largest device-local heap
     available_bytes: int  # of that heap, for a process that begins now; all of it where the driver can't say
@@ -38,6 +44,7 @@ class PhysicalDevice:
     float16: bool
     cooperative_matrix: bool
     unusable: str | None  # why the kernels can't run on it
+    matrix_size: int = 0  # of the cooperative matrices that kernels here multiply; 0 for none, or not asked
 
     @property
     def features(self) -> frozenset[str]:
@@ -54,7 +61,11 @@ def list_devices() -> list[PhysicalDevice]:
     """Every Vulkan device of this machine. Raises DeviceError without a loader."""
     instance = Instance()
     try:
-        return [describe(index, handle) for index, handle in enumerate(instance.physical_devices())]
+        devices = []
+        for index, handle in enumerate(instance.physical_devices()):
+            device = describe(index, handle)
+            devices.append(replace(device, matrix_size=matrix_size(instance, handle, device)))
+        return devices
     finally:
         instance.close()
 
@@ -71,7 +82,11 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         type=TYPES[base.deviceType],
         driver=f"{text(core12.driverName)} {text(core12.driverInfo)}".strip(),
         driver_version=base.driverVersion,
+        driver_id=int(core12.driverID),
         uuid=bytes(core11.deviceUUID).hex(),
+        vendor_id=base.vendorID,
+        device_id=base.deviceID,
+        pci_address=query.pci_address,
         api_version=query.api_version,
         memory_bytes=memory_bytes,
         available_bytes=available_bytes,
@@ -113,9 +128,12 @@ class _Query:
         imports = struct("VkPhysicalDeviceExternalMemoryHostPropertiesEXT")
         chain = self._known([self.core11, self.core12], [self.core13])
         chain += [imports] if IMPORT_EXTENSION in self.extensions else []
+        place = struct("VkPhysicalDevicePCIBusInfoPropertiesEXT")
+        chain += [place] if PCI_EXTENSION in self.extensions else []
         head = struct("VkPhysicalDeviceProperties2", pNext=chained(chain))
         lib.vkGetPhysicalDeviceProperties2(self.handle, head)
         self.import_alignment = int(imports.minImportedHostPointerAlignment)
+        self.pci_address = _pci_address(place)
 
     def _query_features(self) -> None:
         self.features12 = struct("VkPhysicalDeviceVulkan12Features")
@@ -129,6 +147,12 @@ class _Query:
     def _known(self, of_1_2: list[Handle], of_1_3: list[Handle]) -> list[Handle]:
         """The structs that this device's version defines."""
         return of_1_2 * (self.api_version >= VERSION_1_2) + of_1_3 * (self.api_version >= VERSION_1_3)
+
+
+def _pci_address(place: Handle) -> str:
+    """Empty for 0000:00:00.0, which no card has: it stands for a driver that does not know."""
+    numbers = (place.pciDomain, place.pciBus, place.pciDevice, place.pciFunction)
+    return "{:04x}:{:02x}:{:02x}.{:x}".format(*numbers) if any(numbers) else ""
 
 
 def largest_local_heap(handle: Handle, has_budget: bool) -> tuple[int, int]:

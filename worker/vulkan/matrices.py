@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from tplaunch.worker.vulkan.api import Handle, chained, check, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.instance import Instance
-from tplaunch.worker.vulkan.listing import PhysicalDevice
 from tplaunch.worker.vulkan.pushes.kernels import MATRIX_SIZES
 
 EXTENSION = "VK_KHR_cooperative_matrix"
@@ -13,7 +14,17 @@ GROUP_SIZE = 64  # invocations of a workgroup of shaders/matmul_coop.slang, whic
 FEATURES = ("shaderFloat16", "vulkanMemoryModel", "vulkanMemoryModelDeviceScope")
 
 
-def matrix_size(instance: Instance, physical: Handle, info: PhysicalDevice) -> int:
+class Described(Protocol):
+    """What this file needs to know of worker.vulkan.listing.PhysicalDevice, which asks it."""
+
+    @property
+    def cooperative_matrix(self) -> bool: ...
+
+    @property
+    def max_subgroup_size(self) -> int: ...
+
+
+def matrix_size(instance: Instance, physical: Handle, info: Described) -> int:
     """The best of MATRIX_SIZES that the device has; 0 where none can be used."""
     if not info.cooperative_matrix or GROUP_SIZE % info.max_subgroup_size or not _has_features(physical):
         return 0

@@ -1,0 +1,35 @@
+"""Lines for people: sentences broken between words where a terminal ends, and remarks on standard error."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+
+MIN_WIDTH = 40  # columns: in fewer, a table's first column leaves no room for the others
+
+
+def line_width() -> int:
+    """Columns of the terminal, or of COLUMNS; 80 where neither is there."""
+    return max(MIN_WIDTH, shutil.get_terminal_size().columns)
+
+
+def wrapped(text: str, indent: str = "", width: int | None = None) -> str:
+    """The text in lines of at most `width` columns, line_width() by default; longer words stay whole.
+
+    indent: of every line but the first.
+    """
+    lines = textwrap.wrap(
+        text,
+        line_width() if width is None else width,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines)
+
+
+def say(text: str) -> None:
+    """Prints a remark on standard error: wrapped on a terminal, in one line where a program reads it."""
+    text = f"tplaunch: {text}"
+    print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr)

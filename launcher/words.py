@@ -1,0 +1,190 @@
+"""From the words of the command line to options: what people write, and what they may have meant.
+
+Knows no file and no device; launcher/model_path.py has what may be wrong with a model's name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tplaunch
+from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.options import Parser, make_parser
+
+DEMO_MODEL = Path(tplaunch.__file__).parent / "demo-stories.gguf"
+DEMO_PROMPT = "Once upon a time"
+# What people call a command elsewhere, and how to say it here.
+OTHER_COMMANDS = {
+    "list": ("devices", "models"),
+    "ls": ("devices", "models"),
+    "gpus": ("devices",),
+    "info": ("devices",),
+    "architectures": ("models",),
+    "types": ("models",),
+    "generate": ("run",),
+    "chat": ("run",),
+    "benchmark": ("bench",),
+    "split": ("plan",),
+    "help": ("--help",),
+    "version": ("--version",),
+    "demo": ("--demo",),
+}
+# Options of llama.cpp, and what to write instead.
+_LAYERS = "all layers are on the devices that --devices names"
+_CORES = "the ranks share the cores by themselves"
+_DOWNLOAD = "tplaunch downloads nothing; give a file"
+_ALWAYS = "there is no switch for it"
+OTHER_OPTIONS = {
+    **dict.fromkeys(("-c", "--ctx-size"), "write --context"),
+    **dict.fromkeys(("-ngl", "--gpu-layers", "--n-gpu-layers"), _LAYERS),
+    **dict.fromkeys(("-t", "-tb", "--threads", "--threads-batch"), _CORES),
+    **dict.fromkeys(("-dev", "-mg", "--main-gpu"), "write --devices"),
+    **dict.fromkeys(("-ts",), "write --tensor-split"),
+    **dict.fromkeys(("-sm", "--split-mode"), "every layer is split over all ranks; see --tensor-split"),
+    **dict.fromkeys(("-b", "-ub", "--batch-size", "--ubatch-size"), "write --prefill-chunk"),
+    **dict.fromkeys(("-ctk", "-ctv", "--cache-type-k", "--cache-type-v"), "write --kv-type"),
+    **dict.fromkeys(("--n-predict", "--predict"), "write -n"),
+    **dict.fromkeys(("-s",), "write --seed"),
+    **dict.fromkeys(("-f", "--file"), "write < and the file's name: a prompt is read from standard input"),
+    **dict.fromkeys(("-i", "-cnv", "--interactive", "--conversation"), "without -p there is a prompt loop"),
+    **dict.fromkeys(("-no-cnv", "--no-conversation"), "with -p there is no prompt loop"),
+    **dict.fromkeys(("-hf", "-hfr", "--hf-repo", "-mu", "--model-url", "--hf-file"), _DOWNLOAD),
+    **dict.fromkeys(("-fa", "--flash-attn", "--mmap", "--no-mmap", "--mlock", "-e", "--escape"), _ALWAYS),
+}
+
+
+def parse_words(words: Sequence[str]) -> argparse.Namespace:
+    """The options of one command. Raises UsageError, or exits as argparse does.
+
+    Of a command that takes a model, `model` is its path or None, and of `run` `prompt` the prompt or None.
+    """
+    parser = make_parser()
+    first = words[0]
+    if first in parser.commands:
+        words = words[1:]
+    elif first in ("-h", "--help", "--version"):
+        return parser.parse_args(words)
+    else:
+        if not any(word.partition("=")[0] in ("-m", "--model", "--demo") for word in words):
+            _check_command(first, parser.commands)
+        first = "run"  # `tplaunch --devices 0,1 model.gguf` needs no command
+    command = parser.commands[first]
+    options, others = parser.parse_known_args([first, *_joined(words, command)])
+    unknown = next((word for word in others if word.startswith("-") and word not in ("-", "--")), None)
+    if unknown is not None:
+        _refuse(unknown, command, parser.commands)
+    others = [word for word in others if word != "--"]
+    if "model" in options:
+        others = _take_model(options, others)
+    if others:
+        command.error(f"unrecognized arguments: {others[0]}")
+    return options
+
+
+def _check_command(word: str, commands: Mapping[str, Parser]) -> None:
+    """Raises UsageError for what is no file and nearly a command."""
+    if word.startswith("-") or "/" in word or word.endswith(".gguf") or Path(word).exists():
+        return
+    known = {**{command: (command,) for command in commands}, **OTHER_COMMANDS}
+    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.7)
+    if near:
+        meant = " or ".join(f"`tplaunch {command}`" for command in known[near[0]])
+        raise UsageError(f"there is no file {word!r}, and no command of that name; did you mean {meant}?")
+
+
+def _joined(words: Sequence[str], command: Parser) -> list[str]:
+    """The same words, with an option and its value in one where the value begins with a dash.
+
+    argparse takes such a value for an option. Raises UsageError for another program's options.
+    """
+    known = command.known_options
+    found: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return [*found, word, *rest]
+        _check_option(word, command)
+        if not command.takes_value(word) or not rest:
+            found.append(word)
+            continue
+        value = rest.pop(0)
+        if value.partition("=")[0] in known:
+            raise UsageError(
+                f"{word} needs a value, but the option {value} follows it; for a value that begins with a"
+                f" dash, write {word}={value}; see {command.prog} --help"
+            )
+        found += [f"{known[word].option_strings[-1]}={value}"] if value.startswith("-") else [word, value]
+    return found
+
+
+def _check_option(word: str, command: Parser) -> None:
+    """Raises UsageError for an option of llama.cpp's, and for `-hello`, which argparse takes for -h."""
+    name = word.partition("=")[0]
+    if name in command.known_options or not word.startswith("-"):
+        return
+    if name in OTHER_OPTIONS:
+        raise UsageError(f"unrecognized arguments: {name}: {OTHER_OPTIONS[name]}; see {command.prog} --help")
+    if word[1:2] == "-" or command.takes_value(word[:2]) or word[:2] not in command.known_options:
+        return
+    if not all(f"-{letter}" in command.known_options for letter in word[1:]):
+        command.error(
+            f"unrecognized arguments: {word}; for a prompt that begins with a dash, write -p={word}"
+        )
+
+
+def _refuse(word: str, command: Parser, commands: Mapping[str, Parser]) -> None:
+    """Exits with a sentence that names the option that may be meant."""
+    name = word.partition("=")[0]
+    long = {option.lstrip("-"): option for option in command.known_options if option.startswith("--")}
+    near = difflib.get_close_matches(name.lstrip("-"), long, n=1)
+    others = [each for each, parser in commands.items() if name in parser.known_options]
+    hint = ""
+    if others:
+        hint = f"; it is an option of {', '.join(others)}"
+    elif near:
+        hint = f"; did you mean {long[near[0]]}?"
+    command.error(f"unrecognized arguments: {name}{hint}")
+
+
+def _take_model(options: argparse.Namespace, others: Sequence[str]) -> list[str]:
+    """Sorts the words that are no options: the model, unless -m or --demo gives it, then run's prompt.
+
+    Returns what is left over.
+    """
+    words = [word for word in (options.model, getattr(options, "text", None)) if word is not None]
+    words += others
+    given = [Path(options.model_file)] if options.model_file is not None else []
+    given += [DEMO_MODEL] if options.demo else []
+    if len(given) > 1 or (given and words and options.command != "run"):
+        raise UsageError("the model is given twice: by its name, by -m and by --demo; use one of them")
+    if not given and words:
+        given.append(Path(words.pop(0)))
+    options.model = given[0] if given else None
+    if options.command == "run":
+        _take_prompt(options, words)
+        return []
+    return words
+
+
+def _take_prompt(options: argparse.Namespace, words: Sequence[str]) -> None:
+    second_file = next((word for word in words if word.endswith(".gguf") and Path(word).is_file()), None)
+    if second_file is not None:
+        raise UsageError(
+            f"{second_file} would be a second model: one runs at a time, and one of several files is given"
+            " by any of them"
+        )
+    if len(words) > 1:
+        raise UsageError(
+            f"the prompt is {words[0]!r:.60}, and {words[1]!r:.60} follows it; put a prompt of several"
+            " words in quotes"
+        )
+    if words and options.prompt is not None:
+        raise UsageError(f"{words[0]!r:.60} and -p both give a prompt; use one of them")
+    if words:
+        options.prompt = words[0]
+    if options.demo and options.prompt is None and options.tokens is None:
+        options.prompt = DEMO_PROMPT
