@@ -86,9 +86,18 @@ def _fetched_from_backports(name: str, manifest_name: str) -> Driver:
 
 
 def find_validation_layer() -> Driver:
-    """The Khronos validation layer: a layer, not a driver, but found and missed in the same way."""
-    manifest = next(vulkan_files("explicit_layer.d/VkLayer_khronos_validation.json"), None)
+    """The Khronos validation layer: a layer, not a driver, but found and missed in the same way.
+
+    The one that `.ci/fetch-swiftshader.sh` fetches is the newest.
+    """
+    name = "VkLayer_khronos_validation.json"
+    fetched = REPOSITORY / ".cache/validation" / name
+    manifest = fetched if fetched.exists() else next(vulkan_files(f"explicit_layer.d/{name}"), None)
     return Driver("the Khronos validation layer", manifest, "install vulkan-validationlayers", IN_CI)
+
+
+# The drivers that tests with a device run on, each by its name.
+FINDERS = {"lavapipe": find_lavapipe, "swiftshader": find_swiftshader, "mesa": find_mesa}
 
 
 def driver_variables(*manifests: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from tplaunch.worker.vulkan.instance import Instance
 VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"
 BUDGET_EXTENSION = "VK_EXT_memory_budget"
+DEVICE_ADDRESS_USAGE = 0x20000  # VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT; the package lacks core's name
 TYPES = ("other", "integrated", "discrete", "virtual", "cpu")  # as VkPhysicalDeviceType counts them
 
 
@@ -46,7 +47,7 @@ class PhysicalDevice:
 
     @property
     def host_memory_import(self) -> bool:
-        """Whether the driver knows the extension; whether an import works only trying shows."""
+        """Whether the driver says that it imports; whether what is written arrives only trying shows."""
         return self.import_alignment > 0
 
 
@@ -115,7 +116,8 @@ class _Query:
         chain += [imports] if IMPORT_EXTENSION in self.extensions else []
         head = struct("VkPhysicalDeviceProperties2", pNext=chained(chain))
         lib.vkGetPhysicalDeviceProperties2(self.handle, head)
-        self.import_alignment = int(imports.minImportedHostPointerAlignment)
+        says_so = IMPORT_EXTENSION in self.extensions and imports_host_memory(self.handle)
+        self.import_alignment = int(imports.minImportedHostPointerAlignment) if says_so else 0
 
     def _query_features(self) -> None:
         self.features12 = struct("VkPhysicalDeviceVulkan12Features")
@@ -129,6 +131,33 @@ class _Query:
     def _known(self, of_1_2: list[Handle], of_1_3: list[Handle]) -> list[Handle]:
         """The structs that this device's version defines."""
         return of_1_2 * (self.api_version >= VERSION_1_2) + of_1_3 * (self.api_version >= VERSION_1_3)
+
+
+def buffer_usage() -> int:
+    """The flags of every buffer: for all that kernels, copies and indirect dispatches do with one."""
+    return int(
+        vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT
+        | vk.VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT
+        | vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT
+        | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT
+        | DEVICE_ADDRESS_USAGE
+    )
+
+
+def imports_host_memory(handle: Handle) -> bool:
+    """Whether the driver says that a buffer may lie in the host's memory, as one of several in an allocation.
+
+    Only for devices with IMPORT_EXTENSION: SwiftShader has that and yet says no.
+    """
+    kind = vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT
+    info = struct("VkPhysicalDeviceExternalBufferInfo", usage=buffer_usage(), handleType=kind)
+    answer = struct("VkExternalBufferProperties")
+    lib.vkGetPhysicalDeviceExternalBufferProperties(handle, info, answer)
+    properties = answer.externalMemoryProperties
+    importable = vk.VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT
+    dedicated = vk.VK_EXTERNAL_MEMORY_FEATURE_DEDICATED_ONLY_BIT
+    can_import = properties.externalMemoryFeatures & (importable | dedicated) == importable
+    return can_import and bool(properties.compatibleHandleTypes & kind)
 
 
 def largest_local_heap(handle: Handle, has_budget: bool) -> tuple[int, int]:
