@@ -18,6 +18,7 @@ setup: .venv/.installed ## what a user needs: a Vulkan driver and tplaunch in .v
 
 setup-dev: .venv/.installed-dev ## what a developer needs: the same, the test drivers and the tools
 	@bash .ci/fetch-swiftshader.sh
+	@bash .ci/fetch-mesa.sh
 
 # Looked at every time, but (behind the |) no reason to install again.
 system-demo system-test: system-%:

@@ -14,6 +14,12 @@ distribution() {
     (. /etc/os-release 2>/dev/null && printf '%s' "${ID:-unknown}") || printf 'unknown'
 }
 
+# The number of the Debian release; 99 for testing and unstable, which have none.
+debian_release() {
+    # shellcheck source=/dev/null
+    (. /etc/os-release 2>/dev/null && printf '%s' "${VERSION_ID:-99}") || printf '99'
+}
+
 # Is this a Python that tplaunch runs on?
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
 

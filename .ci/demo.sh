@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The demo: two ranks tell a story. Both on the first Vulkan device, or without one on the CPU.
+# The demo: two ranks tell a story. Both on the first Vulkan device, or without one on the CPU. A story that does
+# not end well is an error.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
@@ -12,8 +13,4 @@ fi
 prompt='Once upon a time'
 options=(--devices "$devices" examples/demo-stories.gguf -n 400 --temperature 0)
 say "tplaunch ${options[*]} -p '$prompt'"
-run=(.venv/bin/tplaunch "${options[@]}" -p "$prompt")
-if [ -t 1 ]; then
-    exec "${run[@]}"  # repeats the prompt itself
-fi
-"${run[@]}" | sed "1s/^/$prompt/"
+exec .venv/bin/python -m examples.story "$prompt" .venv/bin/tplaunch "${options[@]}" -p "$prompt"

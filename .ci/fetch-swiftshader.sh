@@ -2,13 +2,16 @@
 # Fetches SwiftShader, Google's Vulkan driver for CPUs, into .cache/swiftshader/ for the tests: a second
 # "vendor" beside Mesa's lavapipe, with other subgroup sizes, limits and features. Debian ships it in
 # chromium-common; nothing is installed, and no root is needed. Where it cannot be had, the tests that
-# need it skip; with CI=true on Debian that is a failure.
+# need it skip; with CI=true on Debian that is a failure. The same package holds a Khronos validation layer
+# that is years newer than the system's: it goes to .cache/validation/.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 folder=.cache/swiftshader
 manifest=vk_swiftshader_icd.json
-[ ! -e "$folder/$manifest" ] || exit 0
+layer_folder=.cache/validation
+layer_manifest=VkLayer_khronos_validation.json
+{ [ ! -e "$folder/$manifest" ] || [ ! -e "$layer_folder/$layer_manifest" ]; } || exit 0
 
 give_up() {
     if in_ci && [ "$(distribution)" = debian ]; then
@@ -41,7 +44,24 @@ download || { may_install && quiet_apt update >/dev/null 2>&1 && download; } \
 dpkg -x "$scratch"/chromium-common_*.deb "$scratch/chromium"
 library=$(find "$scratch/chromium" -name libvk_swiftshader.so -print -quit)
 [ -n "$library" ] || give_up "this version of chromium-common does not hold it"
-mkdir -p "$folder"
+mkdir -p "$folder" "$layer_folder"
 cp "$library" "$folder/"
-# The manifest names the library relative to itself. It comes last, because it is what says that all is there.
+# Manifests name the library relative to themselves. They come last, because they are what says that all is there.
 cp "$(dirname "$library")/$manifest" "$folder/"
+
+layer=$(dirname "$library")/libVkLayer_khronos_validation.so
+[ -e "$layer" ] || { say "This chromium-common holds no validation layer: the tests take the system's"; exit 0; }
+cp "$layer" "$layer_folder/"
+cat >"$layer_folder/$layer_manifest" <<'END'
+{
+    "file_format_version": "1.2.0",
+    "layer": {
+        "name": "VK_LAYER_KHRONOS_validation",
+        "type": "GLOBAL",
+        "library_path": "./libVkLayer_khronos_validation.so",
+        "api_version": "1.4.0",
+        "implementation_version": "1",
+        "description": "Khronos Validation Layer"
+    }
+}
+END

@@ -38,6 +38,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure() -> None:
+    """Vulkan loaders in this process and its children find the newest validation layer, and no other."""
+    layer = find_validation_layer().manifest
+    if layer is not None:
+        os.environ["VK_LAYER_PATH"] = str(layer.parent)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks each test by the folder it is in; what lies in tests/ itself is a unit test."""
     for item in items:
@@ -67,31 +74,9 @@ def lavapipe_env() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def swiftshader_env() -> dict[str, str]:
-    """An environment for subprocesses in which SwiftShader is the only Vulkan driver."""
-    return environment_with(find_swiftshader())
-
-
-@pytest.fixture(scope="session")
 def both_drivers_env() -> dict[str, str]:
     """An environment for subprocesses that has lavapipe and SwiftShader: two vendors on one machine."""
     return environment_with(find_lavapipe(), find_swiftshader())
-
-
-@pytest.fixture(scope="session")
-def validation_env(lavapipe_env: dict[str, str]) -> dict[str, str]:
-    """`lavapipe_env` with the Khronos validation layer switched on; it reports on stdout."""
-    manifest_of(find_validation_layer())
-    return {**lavapipe_env, "VK_INSTANCE_LAYERS": "VK_LAYER_KHRONOS_validation"}
-
-
-@pytest.fixture(params=["lavapipe", "swiftshader"])
-def vulkan_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs the test once a driver, in this process: instances made in the test see that driver only."""
-    driver = {"lavapipe": find_lavapipe, "swiftshader": find_swiftshader}[request.param]()
-    for name, value in driver_variables(manifest_of(driver)).items():
-        monkeypatch.setenv(name, value)
-    return driver.name
 
 
 @pytest.fixture(scope="session")

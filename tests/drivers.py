@@ -25,10 +25,20 @@ class Driver:
 
 def distribution() -> str:
     """Which Linux distribution this is (`debian`, `ubuntu`, ...), or an empty string."""
+    return os_release().get("ID", "")
+
+
+def os_release() -> dict[str, str]:
+    """What os-release says of this system; nothing where there is no such file."""
     try:
-        return platform.freedesktop_os_release().get("ID", "")
+        return platform.freedesktop_os_release()
     except OSError:
-        return ""
+        return {}
+
+
+def is_new_debian() -> bool:
+    """Whether this is Debian 13 or later, with Mesa 25.0 or later. Testing and unstable have no number."""
+    return distribution() == "debian" and float(os_release().get("VERSION_ID", "inf")) >= 13
 
 
 def vulkan_files(pattern: str) -> Iterator[Path]:
@@ -52,10 +62,42 @@ def find_swiftshader() -> Driver:
     return Driver("swiftshader", manifest if manifest.exists() else None, how_to_get, required)
 
 
+def find_mesa() -> Driver:
+    """Lavapipe as people have it today, which `.ci/fetch-mesa.sh` fetches where the system's is of 2022."""
+    if is_new_debian():
+        reason = "the system's own lavapipe is as new, so the tests on that one are these"
+        return Driver("mesa", None, reason, required=False)
+    return _fetched_from_backports("mesa", "lvp_icd.json")
+
+
+def find_radv() -> Driver:
+    """Mesa's driver for AMD's cards, which compiles without one where RADV_FORCE_FAMILY names a family."""
+    if not is_new_debian():
+        return _fetched_from_backports("radv", "radeon_icd.json")
+    manifest = next(vulkan_files("icd.d/radeon_icd*.json"), None)
+    return Driver("radv", manifest, "install Mesa's Vulkan drivers (mesa-vulkan-drivers)", IN_CI)
+
+
+def _fetched_from_backports(name: str, manifest_name: str) -> Driver:
+    manifest = REPOSITORY / ".cache/mesa" / manifest_name
+    required = IN_CI and distribution() == "debian"
+    how_to_get = "run .ci/fetch-mesa.sh (Debian 12 only: it takes Mesa 25.0 from that release's backports)"
+    return Driver(name, manifest if manifest.exists() else None, how_to_get, required)
+
+
 def find_validation_layer() -> Driver:
-    """The Khronos validation layer: a layer, not a driver, but found and missed in the same way."""
-    manifest = next(vulkan_files("explicit_layer.d/VkLayer_khronos_validation.json"), None)
+    """The Khronos validation layer: a layer, not a driver, but found and missed in the same way.
+
+    The one that `.ci/fetch-swiftshader.sh` fetches is the newest.
+    """
+    name = "VkLayer_khronos_validation.json"
+    fetched = REPOSITORY / ".cache/validation" / name
+    manifest = fetched if fetched.exists() else next(vulkan_files(f"explicit_layer.d/{name}"), None)
     return Driver("the Khronos validation layer", manifest, "install vulkan-validationlayers", IN_CI)
+
+
+# The drivers that tests with a device run on, each by its name.
+FINDERS = {"lavapipe": find_lavapipe, "swiftshader": find_swiftshader, "mesa": find_mesa}
 
 
 def driver_variables(*manifests: Path) -> dict[str, str]:

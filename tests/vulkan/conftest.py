@@ -1,4 +1,4 @@
-"""Vulkan devices for the tests: lavapipe's and SwiftShader's only ones."""
+"""Vulkan devices for the tests: the only one of each driver."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import Any
 import pytest
 
 from tests.conftest import manifest_of
-from tests.drivers import driver_variables, find_lavapipe, find_swiftshader, find_validation_layer
+from tests.drivers import FINDERS, driver_variables, find_validation_layer
 from tests.vulkan.reused_device import ReusedDevice
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.device import FEATURES, DeviceOptions
 from tplaunch.worker.vulkan.device import VulkanDevice
 
-FINDERS = {"lavapipe": find_lavapipe, "swiftshader": find_swiftshader}
-# Devices for cases: the driver, and the features to do without, so that the plain kernels run here too. Those
-# for quantized activations have nothing to fall back on without integer dot products.
+# Devices for cases: the driver, and the features to do without, so that the plain kernels run on lavapipes
+# too, as on SwiftShader. Those for quantized activations need integer dot products.
 DEVICES = {
     "lavapipe": ("lavapipe", frozenset[str]()),
     "lavapipe-plain": ("lavapipe", frozenset(FEATURES) - {"integer_dot_product"}),
     "swiftshader": ("swiftshader", frozenset[str]()),
+    "mesa": ("mesa", frozenset[str]()),
+    "mesa-plain": ("mesa", frozenset(FEATURES) - {"integer_dot_product"}),
 }
 
 

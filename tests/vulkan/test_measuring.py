@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.drivers import FINDERS
 from tests.models import LIMITS, LocalEngine, write_llama
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_steps import step
@@ -20,7 +21,7 @@ from tplaunch.worker.vulkan.timestamps import DeviceClock
 
 
 @pytest.mark.parametrize("submit_ahead", [True, False])
-@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+@pytest.mark.parametrize("driver", FINDERS)
 def test_every_segment_is_timed(open_device: Opener, tmp_path: Path, driver: str, submit_ahead: bool) -> None:
     write_llama(tmp_path / "m.gguf")
     engine = LocalEngine(
@@ -54,13 +55,13 @@ def test_a_counter_that_wraps_around() -> None:
 
 
 @pytest.mark.parametrize("staging", [False, True])
-@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+@pytest.mark.parametrize("driver", FINDERS)
 def test_copies_are_timed(open_device: Opener, driver: str, staging: bool) -> None:
     device = open_device(driver, LIMITS, staging=staging)
     assert 1e6 < copy_bandwidth(device) < 1e13
 
 
-@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+@pytest.mark.parametrize("driver", FINDERS)
 def test_the_speed_of_a_device_is_that_of_its_products(open_device: Opener, driver: str) -> None:
     """Weights per second, through the device's own kernels: it computes what NumPy does."""
     outputs = []

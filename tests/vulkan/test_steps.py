@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.drivers import FINDERS
 from tests.models import LIMITS, LocalEngine, make_spec, write_llama
 from tests.vulkan.conftest import Opener
 from tplaunch.coordinator.messages import Step
@@ -111,7 +112,9 @@ def on(open_device: Opener, driver: str, **options: Any) -> Callable[[Limits], D
     [
         (["lavapipe"], [1]),
         (["swiftshader"], [1]),
+        (["mesa"], [1]),
         (["lavapipe", "swiftshader"], [1, 1]),
+        (["mesa", "lavapipe", "swiftshader"], [1, 1, 2]),
         (["swiftshader", "lavapipe", "lavapipe"], [3, 1, 2]),
         (["lavapipe"] * 8, [1, 1, 0, 5, 1, 1, 1, 1]),  # more ranks than heads, and one that holds nothing
     ],
@@ -123,7 +126,7 @@ def test_logits_are_numpys(
     assert_alike(run(engine), run(LocalEngine(model, weights)))
 
 
-@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+@pytest.mark.parametrize("driver", FINDERS)
 @pytest.mark.parametrize(("activations", "tolerance"), [("q8", 0.05), ("f16", 0.01)])
 def test_rounded_activations_are_numpys(
     open_device: Opener, model: Path, driver: str, activations: str, tolerance: float
@@ -156,7 +159,7 @@ def test_a_device_that_lacks_what_activations_need_says_so(
         open_device("lavapipe", dataclasses.replace(LIMITS, activations=activations))
 
 
-@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+@pytest.mark.parametrize("driver", FINDERS)
 def test_ways_to_submit_and_to_share_give_the_same_bytes(
     open_device: Opener, plain_model: Path, driver: str
 ) -> None:
@@ -166,13 +169,14 @@ def test_ways_to_submit_and_to_share_give_the_same_bytes(
         {"submit_ahead": False},
         {"staging": True, "submit_ahead": False},
     ]
-    if driver == "lavapipe":  # the other has nothing to do without
+    if driver != "swiftshader":  # which has nothing to do without
         ways += [{"without": frozenset(FEATURES)}]
     results = []
     for way in ways:
         engine = engine_on(plain_model, [on(open_device, driver, **way)] * 2)
         results.append(run(engine))
-        assert [rank.device.imports_partials for rank in engine.ranks] == ["staging" not in way] * 2
+        imports = "staging" not in way and driver != "swiftshader"
+        assert [rank.device.imports_partials for rank in engine.ranks] == [imports] * 2
     for other in results[1:]:
         for mine, first in zip(other, results[0], strict=True):
             assert np.array_equal(mine, first)
@@ -222,7 +226,7 @@ def test_a_segment_that_is_not_released_times_out(open_device: Opener, plain_mod
         device.finish(1)
 
 
-@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+@pytest.mark.parametrize("driver", FINDERS)
 @pytest.mark.parametrize("staging", [False, True])
 def test_the_validation_layer_has_no_objection(
     open_device: Opener, plain_model: Path, driver: str, staging: bool
@@ -233,7 +237,7 @@ def test_the_validation_layer_has_no_objection(
         device.close()  # raises if anything was objected to, leaks among that
 
 
-@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+@pytest.mark.parametrize("driver", FINDERS)
 def test_equal_devices_agree_bit_for_bit(open_device: Opener, plain_model: Path, driver: str) -> None:
     """Every rank adds the partial sums in rank order, so what all of them hold must not drift apart."""
     engine = engine_on(plain_model, [on(open_device, driver)] * 3, [1, 1, 2])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.drivers import FINDERS
 from tests.vulkan.cases import limits_for
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_attention import attention_op
@@ -47,7 +48,7 @@ def forbid_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bench, "seconds", measure)
 
 
-@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+@pytest.mark.parametrize("driver", FINDERS)
 def test_what_has_several_variants_is_measured_once(
     open_device: Opener, driver: str, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:

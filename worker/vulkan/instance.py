@@ -94,7 +94,7 @@ class Instance:
         return messenger[0]
 
     def _on_message(self, severity: int, kinds: int, data: Any, user: Any) -> int:
-        message = text(data.pMessage)
+        message = " ".join(text(data.pMessage).split())  # newer layers write several lines
         self.validation_errors.append(message)
         logger.error("Vulkan validation: %s", message)
         return 0

@@ -13,6 +13,7 @@ VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"
 BUDGET_EXTENSION = "VK_EXT_memory_budget"
 PCI_EXTENSION = "VK_EXT_pci_bus_info"
+DEVICE_ADDRESS_USAGE = 0x20000  # VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT; the package lacks core's name
 TYPES = ("other", "integrated", "discrete", "virtual", "cpu")  # as VkPhysicalDeviceType counts them
 
 
@@ -53,7 +54,7 @@ class PhysicalDevice:
 
     @property
     def host_memory_import(self) -> bool:
-        """Whether the driver knows the extension; whether an import works only trying shows."""
+        """Whether the driver says that it imports; whether what is written arrives only trying shows."""
         return self.import_alignment > 0
 
 
@@ -134,6 +135,8 @@ class _Query:
         lib.vkGetPhysicalDeviceProperties2(self.handle, head)
         self.import_alignment = int(imports.minImportedHostPointerAlignment)
         self.pci_address = _pci_address(place)
+        says_so = IMPORT_EXTENSION in self.extensions and imports_host_memory(self.handle)
+        self.import_alignment = int(imports.minImportedHostPointerAlignment) if says_so else 0
 
     def _query_features(self) -> None:
         self.features12 = struct("VkPhysicalDeviceVulkan12Features")
@@ -153,6 +156,33 @@ def _pci_address(place: Handle) -> str:
     """Empty for 0000:00:00.0, which no card has: it stands for a driver that does not know."""
     numbers = (place.pciDomain, place.pciBus, place.pciDevice, place.pciFunction)
     return "{:04x}:{:02x}:{:02x}.{:x}".format(*numbers) if any(numbers) else ""
+
+
+def buffer_usage() -> int:
+    """The flags of every buffer: for all that kernels, copies and indirect dispatches do with one."""
+    return int(
+        vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT
+        | vk.VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT
+        | vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT
+        | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT
+        | DEVICE_ADDRESS_USAGE
+    )
+
+
+def imports_host_memory(handle: Handle) -> bool:
+    """Whether the driver says that a buffer may lie in the host's memory, as one of several in an allocation.
+
+    Only for devices with IMPORT_EXTENSION: SwiftShader has that and yet says no.
+    """
+    kind = vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT
+    info = struct("VkPhysicalDeviceExternalBufferInfo", usage=buffer_usage(), handleType=kind)
+    answer = struct("VkExternalBufferProperties")
+    lib.vkGetPhysicalDeviceExternalBufferProperties(handle, info, answer)
+    properties = answer.externalMemoryProperties
+    importable = vk.VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT
+    dedicated = vk.VK_EXTERNAL_MEMORY_FEATURE_DEDICATED_ONLY_BIT
+    can_import = properties.externalMemoryFeatures & (importable | dedicated) == importable
+    return can_import and bool(properties.compatibleHandleTypes & kind)
 
 
 def largest_local_heap(handle: Handle, has_budget: bool) -> tuple[int, int]:

@@ -18,11 +18,11 @@ from tplaunch.worker.device import DeviceError, FillPlaces, Place
 from tplaunch.worker.process import advise_huge_pages
 from tplaunch.worker.vulkan.api import WHOLE_SIZE, Handle, call, create, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.listing import buffer_usage
 from tplaunch.worker.vulkan.staging import STAGING_BYTES, Block, Staging
 
 ALIGNMENT = 256  # bytes; suits every device
 MAX_BLOCK = 1 << 30  # bytes: a driver finds room for several blocks sooner than for a huge one
-DEVICE_ADDRESS_USAGE = 0x20000  # VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT; the package lacks core's name
 DEVICE_ADDRESS_ALLOCATION = 0x2  # VK_MEMORY_ALLOCATE_DEVICE_ADDRESS_BIT
 
 Bytes = npt.NDArray[np.uint8]
@@ -198,15 +198,7 @@ def aligned(nbytes: int) -> int:
 
 
 def buffer_info(nbytes: int, extension: Handle = None) -> Handle:
-    """For all that kernels, copies and indirect dispatches do with a buffer."""
-    usage = (
-        vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT
-        | vk.VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT
-        | vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT
-        | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT
-        | DEVICE_ADDRESS_USAGE
-    )
-    return struct("VkBufferCreateInfo", pNext=extension or ffi.NULL, size=nbytes, usage=usage)
+    return struct("VkBufferCreateInfo", pNext=extension or ffi.NULL, size=nbytes, usage=buffer_usage())
 
 
 def allocate_memory(context: Context, nbytes: int, type_index: int, extension: Handle = None) -> Handle:

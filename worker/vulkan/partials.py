@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 def attach(
     context: Context, memory: Memory, arena: Bytes, write_slot: int, staging: bool
 ) -> ImportedPartials | StagedPartials:
-    """Imports the arena where that works, which only trying shows, and else keeps a copy."""
+    """Imports the arena where the driver says it does and trying shows it, and else keeps a copy."""
     if not staging:
         try:
             return ImportedPartials(context, arena, write_slot)
