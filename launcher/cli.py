@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -32,9 +32,11 @@ from tplaunch.launcher.config import (
     parse_split,
     parse_tokens,
 )
+from tplaunch.launcher.faults import fault_sentence
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.overrides import parse_overrides
 from tplaunch.launcher.sizes import parse_max_memory
+from tplaunch.launcher.streams import prepare_streams
 
 COMMANDS = ("run", "devices", "models", "plan", "logits", "bench", "bench-collectives", "tune")
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
@@ -48,10 +50,9 @@ class Terminated(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code: 0, 1 for a failed run, 2 for bad input, 128 + signal."""
+    prepare_streams()
+    os.umask(os.umask(0) & ~0o700)  # with one that takes the owner's permissions no folder could be entered
     signal.signal(signal.SIGTERM, _terminate)
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):  # text that the terminal can't show is no reason to end
-            stream.reconfigure(errors="replace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] not in (*COMMANDS, "-h", "--help", "--version"):
         words.insert(0, "run")  # `tplaunch --devices 0,1 model.gguf` needs no command
@@ -59,13 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_parser().print_help(sys.stderr)
         return EXIT_USAGE
     try:
-        return _dispatch(make_parser().parse_args(words))
+        code = _parse_and_run(words)
+        sys.stdout.flush()  # that it can't be written must be found here, not at the process's end
+        return code
     except BAD_INPUT as error:
         return _fail(error, EXIT_USAGE)
     except FAILED_RUN as error:
         return _fail(error, EXIT_FAILURE)
     except BrokenPipeError:  # the reader of our output has gone
-        sys.stderr.close()
         return EXIT_FAILURE
     except KeyboardInterrupt:
         if sys.stdout.isatty():
@@ -73,6 +75,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except Terminated:
         return EXIT_TERMINATED
+    except Exception as error:
+        sentence = fault_sentence(error)
+        if sentence is None:
+            raise
+        return _fail(sentence, EXIT_FAILURE)
+
+
+def _parse_and_run(words: list[str]) -> int:
+    try:
+        options = make_parser().parse_args(words)
+    except SystemExit as end:  # after --help and --version, too
+        sys.stdout.flush()
+        raise end from None
+    return _dispatch(options)
 
 
 def _terminate(_number: int, _frame: object) -> None:
@@ -80,7 +96,7 @@ def _terminate(_number: int, _frame: object) -> None:
     raise Terminated
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: Exception | str, code: int) -> int:
     print(f"tplaunch: {error}", file=sys.stderr)
     return code
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from tplaunch.coordinator.control import WorkerChannel, WorkerError
 from tplaunch.coordinator.engine import Engine, EngineConfig
@@ -17,12 +15,12 @@ from tplaunch.coordinator.scheduler import Scheduler
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig, RunError
+from tplaunch.launcher.faults import check_descriptors
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.progress import show_progress
+from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.supervisor import Supervisor
-
-MAX_SOCKET_PATH = 100  # bytes; the kernel's limit for a Unix socket is 107
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,9 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
     choices, plan, limits = arrangement.choices, arrangement.plan, arrangement.limits
     if any(choice.index is None for choice in choices):
         print("tplaunch: running on the CPU with NumPy, without a Vulkan device", file=sys.stderr)
-    with tempfile.TemporaryDirectory(prefix="tplaunch-", dir=_socket_root()) as directory:  # mode 0700
-        endpoint = f"ipc://{directory}/control"
+    check_descriptors(len(choices))
+    with socket_folder() as folder:
+        endpoint = f"ipc://{folder}/control"
         supervisor = Supervisor(config, choices, endpoint)
         channel = WorkerChannel(endpoint, len(choices), supervisor.watch)
         engine_config = EngineConfig(
@@ -68,9 +67,3 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
             raise RunError(f"{error}; its log: {supervisor.log_path(error.rank)}") from error
         finally:
             channel.close()
-
-
-def _socket_root() -> str | None:
-    """None for the usual temporary directory, /tmp where its path is too long for a socket's name."""
-    longest = Path(tempfile.gettempdir()) / "tplaunch-12345678" / "control"
-    return "/tmp" if len(str(longest).encode()) > MAX_SOCKET_PATH else None

@@ -19,6 +19,7 @@ from tplaunch.launcher.devices import select_devices
 from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangement
 from tplaunch.launcher.model import Model, check_prompt, open_model
 from tplaunch.launcher.session import Session, start_session
+from tplaunch.launcher.streams import read_standard_input
 from tplaunch.launcher.trace_file import check_trace_path, write_trace
 
 
@@ -118,7 +119,7 @@ def _prompt_tokens(generate: GenerateConfig, tokenizer: Tokenizer | None) -> lis
     if generate.tokens is not None or tokenizer is None:
         return generate.tokens or []
     # `echo` ends its line, as $(...) knows too: that newline is not meant as part of the prompt.
-    text = sys.stdin.read().removesuffix("\n") if generate.prompt is None else generate.prompt
+    text = read_standard_input().removesuffix("\n") if generate.prompt is None else generate.prompt
     return tokenizer.encode(text)
 
 
