@@ -9,9 +9,10 @@ import sys
 from typing import Any
 
 from tplaunch.launcher.config import RunConfig, RunError
-from tplaunch.launcher.devices import WORKER_COMMAND, DeviceChoice
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.machine import num_threads
 from tplaunch.launcher.supervisor import rank_cores, thread_settings
+from tplaunch.launcher.worker_command import WORKER_COMMAND
 
 
 def run_device_job(

@@ -4,25 +4,16 @@ crashes or hangs while it starts takes that process along, not the launcher."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import tplaunch
 from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.worker_command import WORKER_COMMAND
 
 LIST_TIMEOUT_SECONDS = 60
-# As `python -m tplaunch.worker`, but sure to find the package beside this one: -m looks in the current folder
-# first.
-PACKAGE_ROOT = str(Path(tplaunch.__file__).resolve().parents[1])
-BOOTSTRAP = f"""import sys
-sys.path = [{PACKAGE_ROOT!r}, *filter(None, sys.path)]
-from tplaunch.worker.__main__ import main
-sys.exit(main())"""
-WORKER_COMMAND = [sys.executable, "-c", BOOTSTRAP]
 CPU = "cpu"
 
 
@@ -61,8 +52,9 @@ def list_devices() -> DeviceList:
     """Asks the Vulkan loader, in a child process."""
     try:
         result = subprocess.run(
-            [*WORKER_COMMAND, "--list-devices"],
-            capture_output=True, text=True, timeout=LIST_TIMEOUT_SECONDS, check=False,
+            [*WORKER_COMMAND, "--list-devices", f"--parent={os.getpid()}"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=LIST_TIMEOUT_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return DeviceList((), f"the Vulkan drivers did not answer within {LIST_TIMEOUT_SECONDS} s")

@@ -11,6 +11,7 @@ from tplaunch.coordinator.control import WorkerChannel, WorkerError
 from tplaunch.coordinator.engine import Engine, EngineConfig
 from tplaunch.coordinator.garbage import collected_by_hand
 from tplaunch.coordinator.messages import Attached, Ready
+from tplaunch.coordinator.sampler import LogitsError
 from tplaunch.coordinator.scheduler import Scheduler
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
@@ -63,7 +64,20 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
                 with collected_by_hand():
                     yield Session(engine, Scheduler(limits), model, plan, limits, attached, ready)
                 engine.shut_down()
+            _warn(model.overwriting())
         except WorkerError as error:
-            raise RunError(f"{error}; its log: {supervisor.log_path(error.rank)}") from error
+            change = _because(model.change())
+            raise RunError(f"{error}{change}; its log: {supervisor.log_path(error.rank)}") from error
+        except LogitsError as error:
+            raise RunError(f"{error}{_because(model.change())}") from error
         finally:
             channel.close()
+
+
+def _because(change: str | None) -> str:
+    return "" if change is None else f": {change}; run it again when the file is whole"
+
+
+def _warn(change: str | None) -> None:
+    if change is not None:
+        print(f"tplaunch: {change}: what was computed with it may be wrong", file=sys.stderr)

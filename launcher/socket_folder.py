@@ -30,8 +30,9 @@ def socket_folder() -> Iterator[Path]:
 def _make() -> Path:
     refusals = []
     for parent in temporary_parents():
-        if len(os.fsencode(parent / LONGEST_NAME)) > MAX_SOCKET_PATH:
-            refusals.append(f"the path of {parent} is too long for a socket")
+        fault = _path_fault(parent)
+        if fault is not None:
+            refusals.append(f"{parent}: {fault}")
             continue
         folder = None
         try:
@@ -46,6 +47,16 @@ def _make() -> Path:
         f"there is no folder for the sockets of a run ({'; '.join(refusals)});"
         " set TMPDIR to a folder that can be written"
     )
+
+
+def _path_fault(parent: Path) -> str | None:
+    if len(os.fsencode(parent / LONGEST_NAME)) > MAX_SOCKET_PATH:
+        return "its path is too long for a socket"
+    try:
+        str(parent).encode()
+    except UnicodeEncodeError:
+        return "its path is no UTF-8, and ZeroMQ takes no other"
+    return None
 
 
 def _check_sockets(folder: Path) -> None:

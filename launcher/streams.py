@@ -6,6 +6,7 @@ opened would get the number of a stream that is closed, and what is printed woul
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import select
@@ -31,7 +32,8 @@ def prepare_streams() -> None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8", "replace")
     elif isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # what can't be decoded is no reason to end
-    sys.stdout = _checked(sys.stdout, 1, "standard output", "replace")
+    codecs.register_error("shown", _shown)
+    sys.stdout = _checked(sys.stdout, 1, "standard output", "shown")
     sys.stderr = _checked(sys.stderr, 2, None, "backslashreplace")
 
 
@@ -60,6 +62,15 @@ def _read_all(descriptor: int) -> bytes:
             break
         content += piece
     return bytes(content)
+
+
+def _shown(error: UnicodeError) -> tuple[str, int]:
+    """In place of what an encoding can't say: `?`, or \\xe9 for such a byte of a name that is no UTF-8."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    escaped = [f"\\x{ord(char) - 0xDC00:02x}" if 0xDC80 <= ord(char) < 0xDD00 else "?" for char in text]
+    return "".join(escaped), error.end
 
 
 def _fill(descriptor: int) -> None:

@@ -13,9 +13,10 @@ from types import TracebackType
 
 from tplaunch.coordinator.control import WorkerError
 from tplaunch.launcher.config import RunConfig
-from tplaunch.launcher.devices import WORKER_COMMAND, DeviceChoice
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.logs import RunLogs
 from tplaunch.launcher.machine import num_threads
+from tplaunch.launcher.worker_command import WORKER_COMMAND
 
 GRACE_SECONDS = 2.0  # between asking a worker to end and killing it
 SUBMIT_OPTIONS = {None: (), True: ("--submit-ahead",), False: ("--submit-then-wait",)}

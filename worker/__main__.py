@@ -23,6 +23,8 @@ log = logging.getLogger("worker")
 def main() -> int:
     arguments = _parser().parse_args()
     if arguments.list_devices:
+        if arguments.parent:
+            die_with_parent(arguments.parent)
         return _list_devices()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     leave_interrupts_to_launcher()

@@ -19,10 +19,11 @@ import numpy as np
 
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.config import COLLECTIVES, RunError, UsageError
-from tplaunch.launcher.devices import WORKER_COMMAND, DeviceChoice
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.supervisor import rank_cores
 from tplaunch.launcher.table import format_table
+from tplaunch.launcher.worker_command import WORKER_COMMAND
 
 OURS = (COLLECTIVES[0], COLLECTIVES[0] + " two-phase", *COLLECTIVES[1:])
 MIN_CALLS, MAX_CALLS = 20, 1000

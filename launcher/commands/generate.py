@@ -54,7 +54,10 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
     model = open_model(config)
     tokenizer = _tokenizer(model, generate)
     arrangement = arrange(config, model, select_devices(config.devices))
-    interactive = generate.prompt is None and generate.tokens is None and sys.stdin.isatty()
+    has_prompt = generate.prompt is not None or generate.tokens is not None
+    if not has_prompt and model.is_standard_input:
+        raise UsageError("standard input is the model file; give the prompt with -p")
+    interactive = not has_prompt and sys.stdin.isatty()
     if interactive:
         return _prompt_loop(config, generate, model, tokenizer, arrangement)
     prompt = _prompt_tokens(generate, tokenizer)
