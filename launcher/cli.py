@@ -32,11 +32,11 @@ from tplaunch.launcher.config import (
     parse_split,
     parse_tokens,
 )
-from tplaunch.launcher.faults import fault_sentence
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.overrides import parse_overrides
 from tplaunch.launcher.sizes import parse_max_memory
 from tplaunch.launcher.streams import prepare_streams
+from tplaunch.worker.faults import fault_sentence
 
 COMMANDS = ("run", "devices", "models", "plan", "logits", "bench", "bench-collectives", "tune")
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)

@@ -16,7 +16,7 @@ from tplaunch.coordinator.scheduler import Scheduler
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig, RunError
-from tplaunch.launcher.faults import check_descriptors
+from tplaunch.launcher.descriptors import check_descriptors
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.progress import show_progress

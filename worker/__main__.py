@@ -13,10 +13,11 @@ from tplaunch.collectives import CollectiveError
 from tplaunch.coordinator.messages import Failed
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceError, DeviceOptions
+from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.loop import serve
 from tplaunch.worker.process import die_with_parent, leave_interrupts_to_launcher, pin
 
-EXPECTED_ERRORS = (CollectiveError, DeviceError, OSError, ValueError)  # their message says what to do
+EXPECTED_ERRORS = (CollectiveError, DeviceError, ValueError)  # their message says what to do
 log = logging.getLogger("worker")
 
 
@@ -71,8 +72,9 @@ def _device_options(arguments: argparse.Namespace) -> DeviceOptions:
 def _sentence(error: Exception) -> str:
     if isinstance(error, EXPECTED_ERRORS):
         return str(error)
-    if isinstance(error, MemoryError):
-        return f"out of memory: {error}"
+    sentence = fault_sentence(error)
+    if sentence is not None:
+        return sentence
     return f"internal error, {type(error).__name__}: {error}"
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from tplaunch.launcher.config import RunError
-from tplaunch.launcher.faults import check_descriptors, fault_sentence
+from tplaunch.launcher.descriptors import check_descriptors
 from tplaunch.launcher.logs import MAX_KEPT_RUNS, RunLogs
 from tplaunch.launcher.socket_folder import MAX_SOCKET_PATH, socket_folder
+from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.folders import make_private, private_temporary, user_folder
 from tplaunch.worker.measuring.measurements import Measurements, cache_folder
 
@@ -210,7 +211,7 @@ def test_too_few_descriptors_are_noticed_before_anything_is_started() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))\n"
-        "from tplaunch.launcher.faults import check_descriptors\ncheck_descriptors(2)"
+        "from tplaunch.launcher.descriptors import check_descriptors\ncheck_descriptors(2)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "2 ranks need 22 more open files, but only" in done.stderr and "`ulimit -n`" in done.stderr
@@ -228,6 +229,11 @@ def test_too_few_descriptors_are_noticed_before_anything_is_started() -> None:
         (MemoryError(), r"out of memory; close other"),
         (RuntimeError("can't start new thread"), r"no thread can be started; `ulimit -u`"),
         (io.UnsupportedOperation("not readable"), r"not readable$"),
+        (ImportError("x\n\nerror was: a.so: failed to map segment"), r"a library can't be loaded: .*; close"),
+        (
+            ImportError("a.so: cannot open shared object file: Error 24"),
+            r"a library can't be loaded: .*ulimit -n",
+        ),
     ],
 )
 def test_faults_of_the_machine_are_sentences(error: Exception, sentence: str) -> None:
@@ -240,6 +246,7 @@ def test_faults_of_the_program_are_not(tmp_path: Path) -> None:
     import zmq
 
     assert fault_sentence(RuntimeError("another")) is None and fault_sentence(AssertionError("x")) is None
+    assert fault_sentence(ImportError("No module named 'x'")) is None
     assert (
         fault_sentence(zmq.ZMQError(24))
         == "Too many open files; `ulimit -n` raises how many a process may have"
