@@ -21,6 +21,8 @@ Float32s = Annotated[npt.NDArray[np.float32], np.float32]  # one-dimensional; a 
 
 Frame: TypeAlias = bytes | memoryview
 Decoder = Callable[[Any, Iterator[Frame]], Any]  # a plain value, the frames that no array has taken yet
+# A file's name is bytes, of which those that are no UTF-8 are surrogates in a text.
+UNICODE_ERRORS = "surrogatepass"
 BUFFER_BYTES = 16384  # that packing starts with: msgpack's own choice is mapped anew for every message
 
 
@@ -42,7 +44,10 @@ def pack(name: str, message: Any) -> list[Frame]:
         arrays.append(np.ascontiguousarray(value).data)
         return None
 
-    packed: bytes = msgpack.packb([name, plain(message)], default=plain, buf_size=BUFFER_BYTES)
+    content = [name, plain(message)]
+    packed: bytes = msgpack.packb(
+        content, default=plain, buf_size=BUFFER_BYTES, unicode_errors=UNICODE_ERRORS
+    )
     return [packed, *arrays]
 
 
@@ -54,7 +59,7 @@ def unpack(frames: Sequence[Frame], known: dict[str, type]) -> Any:
     if not frames:
         raise WireError("no frames")
     try:
-        content = msgpack.unpackb(frames[0], strict_map_key=True)
+        content = msgpack.unpackb(frames[0], strict_map_key=True, unicode_errors=UNICODE_ERRORS)
     except (ValueError, msgpack.UnpackException) as error:
         raise WireError(f"no msgpack: {error}") from error
     if not isinstance(content, list) or len(content) != 2 or not isinstance(content[0], str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -36,7 +36,9 @@ from tplaunch.launcher.lines import say
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.overrides import parse_overrides
 from tplaunch.launcher.sizes import parse_max_memory, parse_message_sizes
+from tplaunch.launcher.streams import prepare_streams
 from tplaunch.launcher.words import parse_words
+from tplaunch.worker.faults import fault_sentence
 
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
 FAILED_RUN = (RunError, LogitsError, CapacityError)
@@ -49,22 +51,22 @@ class Terminated(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code: 0, 1 for a failed run, 2 for bad input, 128 + signal."""
+    prepare_streams()
+    os.umask(os.umask(0) & ~0o700)  # with one that takes the owner's permissions no folder could be entered
     signal.signal(signal.SIGTERM, _terminate)
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):  # text that the terminal can't show is no reason to end
-            stream.reconfigure(errors="replace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words:
         make_parser().print_help(sys.stderr)
         return EXIT_USAGE
     try:
-        return _dispatch(parse_words(words))
+        code = _parse_and_run(words)
+        sys.stdout.flush()  # that it can't be written must be found here, not at the process's end
+        return code
     except BAD_INPUT as error:
         return _fail(error, EXIT_USAGE)
     except FAILED_RUN as error:
         return _fail(error, EXIT_FAILURE)
     except BrokenPipeError:  # the reader of our output has gone
-        sys.stderr.close()
         return EXIT_FAILURE
     except KeyboardInterrupt:
         if sys.stdout.isatty():
@@ -72,6 +74,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except Terminated:
         return EXIT_TERMINATED
+    except Exception as error:
+        sentence = fault_sentence(error)
+        if sentence is None:
+            raise
+        return _fail(sentence, EXIT_FAILURE)
+
+
+def _parse_and_run(words: list[str]) -> int:
+    try:
+        options = parse_words(words)
+    except SystemExit as end:  # after --help and --version, too
+        sys.stdout.flush()
+        raise end from None
+    return _dispatch(options)
 
 
 def _terminate(_number: int, _frame: object) -> None:
@@ -79,7 +95,7 @@ def _terminate(_number: int, _frame: object) -> None:
     raise Terminated
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: Exception | str, code: int) -> int:
     say(str(error))
     return code
 

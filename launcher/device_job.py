@@ -9,8 +9,10 @@ import sys
 from typing import Any
 
 from tplaunch.launcher.config import RunConfig, RunError
-from tplaunch.launcher.devices import WORKER_COMMAND, DeviceChoice
+from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.machine import num_threads
 from tplaunch.launcher.supervisor import rank_cores, thread_settings
+from tplaunch.launcher.worker_command import WORKER_COMMAND
 
 
 def run_device_job(
@@ -33,7 +35,7 @@ def run_device_job(
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, **thread_settings(choice, len(cores))},
+            env={**os.environ, **thread_settings(choice, num_threads(len(cores), 1))},
             stdout=subprocess.PIPE,
             stderr=None if config.verbose else subprocess.PIPE,
             text=True,

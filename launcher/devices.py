@@ -7,28 +7,18 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import tplaunch
 from tplaunch.launcher.cards import closed_nodes, pci_cards, without_device
 from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.device_choice import left_out, preferred
 from tplaunch.launcher.driver_packages import DRIVER_VARIABLES, os_release, what_to_install
 from tplaunch.launcher.lines import say
+from tplaunch.launcher.worker_command import WORKER_COMMAND
 
 LIST_TIMEOUT_SECONDS = 60
-# As `python -m tplaunch.worker`, but sure to find the package beside this one: -m looks in the current folder
-# first.
-PACKAGE_ROOT = str(Path(tplaunch.__file__).resolve().parents[1])
-BOOTSTRAP = f"""import sys
-sys.path = [{PACKAGE_ROOT!r}, *filter(None, sys.path)]
-from tplaunch.worker.__main__ import main
-sys.exit(main())"""
-WORKER_COMMAND = [sys.executable, "-c", BOOTSTRAP]
 CPU = "cpu"
 # What of a device --activations asks for, by the names of worker.vulkan.listing.PhysicalDevice.
 ACTIVATION_NEEDS = {"f16": "matrix_size", "q8": "integer_dot_product"}
@@ -95,8 +85,9 @@ def _ask_drivers() -> dict[str, Any]:
     """The devices; what went wrong; which part of Vulkan is not installed: loader, driver or neither."""
     try:
         result = subprocess.run(
-            [*WORKER_COMMAND, "--list-devices"],
-            capture_output=True, text=True, timeout=LIST_TIMEOUT_SECONDS, check=False,
+            [*WORKER_COMMAND, "--list-devices", f"--parent={os.getpid()}"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=LIST_TIMEOUT_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"devices": [], "error": f"the Vulkan drivers did not answer within {LIST_TIMEOUT_SECONDS} s"}

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 import psutil
 
+from tplaunch.worker.folders import is_own_folder, make_private, private_temporary, user_folder
+
 MAX_KEPT_RUNS = 20
+TEMPORARY_PREFIX = "tplaunch-logs-"  # of folders that are not in one of ours
+RUN_NAME = re.compile(rf"({TEMPORARY_PREFIX})?(?P<time>\d{{8}}-\d{{6}})-(?P<pid>\d{{1,10}})(-\w+)?", re.ASCII)
 
 
 class RunLogs:
@@ -32,6 +37,7 @@ class RunLogs:
     def output(self, rank: int) -> IO[bytes] | int:
         """What a worker's standard output and error are to be."""
         file = self.path(rank).open("wb", buffering=0)
+        os.fchmod(file.fileno(), 0o600)  # whatever the umask is
         self._files.append(file)
         return subprocess.PIPE if self._verbose else file
 
@@ -48,34 +54,46 @@ class RunLogs:
         for thread in self._threads:
             thread.join(timeout=2)
         for file in self._files:
-            file.close()
+            with suppress(OSError):  # some file systems say only here that they are full
+                file.close()
         if not keep:
             shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _copy(rank: int, source: IO[bytes], file: IO[bytes]) -> None:
+    """Also where the file can't take more: a worker whose output no one reads would stand still."""
     with source:
         for line in source:
-            file.write(line)
+            with suppress(OSError):
+                file.write(line)
             sys.stderr.write(f"[rank {rank}] {line.decode(errors='replace')}")
 
 
 def _make_directory() -> Path:
-    """Under the user's state directory; where that can't be written, under the temporary one."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()) / "tplaunch"
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    """Under the user's state directory; where that can't be written, under the temporary one.
+
+    Its name has the time and the process, and more, since a benchmark makes several runs in a second.
+    """
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-"
+    parent = user_folder("XDG_STATE_HOME", ".local/state")
     try:
-        directory = state / name
-        directory.mkdir(mode=0o700, parents=True)
-        _prune(state)
-    except (OSError, RuntimeError, ValueError):  # no home, or folders in it that are not ours
-        directory = Path(tempfile.mkdtemp(prefix="tplaunch-logs-"))
+        if parent is None:
+            raise FileNotFoundError("there is no home folder")
+        make_private(parent / "tplaunch")
+        directory = private_temporary(name, parent / "tplaunch")
+    except OSError:  # no home, one that can't be written, or something else of that name in it
+        directory = private_temporary(TEMPORARY_PREFIX + name)
+    _prune(directory.parent)
     return directory
 
 
-def _prune(state: Path) -> None:
-    """Keeps the logs of the last failed runs. A folder's name starts with the time and ends with the pid."""
-    runs = sorted(path for path in state.iterdir() if path.is_dir())
-    for path in runs[:-MAX_KEPT_RUNS]:
-        if not psutil.pid_exists(int(path.name.rpartition("-")[2])):
-            shutil.rmtree(path, ignore_errors=True)
+def _prune(parent: Path) -> None:
+    """Keeps the logs of the last failed runs, and whatever is not named like a run's folder."""
+    with suppress(OSError):  # logs that stay are no reason to end
+        named = [(path, match) for path in parent.iterdir() if (match := RUN_NAME.fullmatch(path.name))]
+        runs = sorted(
+            (match["time"], path, int(match["pid"])) for path, match in named if is_own_folder(path)
+        )
+        for _, path, pid in runs[:-MAX_KEPT_RUNS]:
+            if not psutil.pid_exists(pid):
+                shutil.rmtree(path, ignore_errors=True)

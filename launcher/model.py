@@ -9,6 +9,7 @@ from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
 from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
 from tplaunch.coordinator.gguf.parts import read_model
+from tplaunch.coordinator.gguf.paths import Stamp
 from tplaunch.coordinator.model.spec import ModelError, ModelSpec
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors
@@ -25,6 +26,20 @@ class Model:
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
     spec: ModelSpec
+    stamps: tuple[Stamp, ...] = ()  # of its files
+
+    @property
+    def is_standard_input(self) -> bool:
+        """Whether one of its files is what standard input reads."""
+        return any(stamp.is_descriptor(0) for stamp in self.stamps)
+
+    def change(self) -> str | None:
+        """What happened to its files since they were opened, as a sentence; None for nothing."""
+        return next(filter(None, (stamp.change() for stamp in self.stamps)), None)
+
+    def overwriting(self) -> str | None:
+        """The same for what changes the weights that are in use."""
+        return next(filter(None, (stamp.overwriting() for stamp in self.stamps)), None)
 
 
 def open_model(config: RunConfig) -> Model:
@@ -40,7 +55,7 @@ def open_model(config: RunConfig) -> Model:
     metadata = overridden(file.metadata, config.overrides)
     spec = model_spec(metadata, file.tensors)
     check_tensors(spec, file.tensors)
-    return Model(file.origin, metadata, file.tensors, spec)
+    return Model(file.origin, metadata, file.tensors, spec, file.stamps)
 
 
 def check_prompt(tokens: list[int], model: Model, limits: Limits) -> None:

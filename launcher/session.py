@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from tplaunch.coordinator.control import WorkerChannel, WorkerError
 from tplaunch.coordinator.engine import Engine, EngineConfig
 from tplaunch.coordinator.garbage import collected_by_hand
 from tplaunch.coordinator.messages import Attached, Ready
+from tplaunch.coordinator.sampler import LogitsError
 from tplaunch.coordinator.scheduler import Scheduler
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig, RunError
+from tplaunch.launcher.descriptors import check_descriptors
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.progress import show_progress
+from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.supervisor import Supervisor
-
-MAX_SOCKET_PATH = 100  # bytes; the kernel's limit for a Unix socket is 107
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,9 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
     totals = [rank.weights for rank in arrangement.bytes]
     if any(choice.index is None for choice in choices):
         say("running on the CPU with NumPy, without a Vulkan device")
-    with tempfile.TemporaryDirectory(prefix="tplaunch-", dir=_socket_root()) as directory:  # mode 0700
-        endpoint = f"ipc://{directory}/control"
+    check_descriptors(len(choices))
+    with socket_folder() as folder:
+        endpoint = f"ipc://{folder}/control"
         supervisor = Supervisor(config, choices, endpoint)
         channel = WorkerChannel(endpoint, len(choices), supervisor.watch)
         engine_config = EngineConfig(
@@ -65,13 +65,20 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
                 with collected_by_hand():
                     yield Session(engine, Scheduler(limits), model, plan, limits, attached, ready)
                 engine.shut_down()
+            _warn(model.overwriting())
         except WorkerError as error:
-            raise RunError(f"{error}; its log: {supervisor.log_path(error.rank)}") from error
+            change = _because(model.change())
+            raise RunError(f"{error}{change}; its log: {supervisor.log_path(error.rank)}") from error
+        except LogitsError as error:
+            raise RunError(f"{error}{_because(model.change())}") from error
         finally:
             channel.close()
 
 
-def _socket_root() -> str | None:
-    """None for the usual temporary directory, /tmp where its path is too long for a socket's name."""
-    longest = Path(tempfile.gettempdir()) / "tplaunch-12345678" / "control"
-    return "/tmp" if len(str(longest).encode()) > MAX_SOCKET_PATH else None
+def _because(change: str | None) -> str:
+    return "" if change is None else f": {change}; run it again when the file is whole"
+
+
+def _warn(change: str | None) -> None:
+    if change is not None:
+        say(f"{change}: what was computed with it may be wrong")

@@ -13,8 +13,10 @@ from types import TracebackType
 
 from tplaunch.coordinator.control import WorkerError
 from tplaunch.launcher.config import RunConfig
-from tplaunch.launcher.devices import WORKER_COMMAND, DeviceChoice
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.logs import RunLogs
+from tplaunch.launcher.machine import num_threads
+from tplaunch.launcher.worker_command import WORKER_COMMAND
 
 GRACE_SECONDS = 2.0  # between asking a worker to end and killing it
 SUBMIT_OPTIONS = {None: (), True: ("--submit-ahead",), False: ("--submit-then-wait",)}
@@ -74,7 +76,7 @@ class Supervisor:
         ]
         process = subprocess.Popen(
             command,
-            env={**os.environ, **thread_settings(choice, len(cores))},
+            env={**os.environ, **thread_settings(choice, num_threads(len(cores), len(self._choices)))},
             stdin=subprocess.DEVNULL,
             stdout=self._logs.output(rank),
             stderr=subprocess.STDOUT,
@@ -123,10 +125,10 @@ def rank_cores(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[li
     return [share[:1] if choice.on_cpu else share for choice, share in zip(choices, shares, strict=True)]
 
 
-def thread_settings(choice: DeviceChoice, num_cores: int) -> dict[str, str]:
-    """Thread pools of drivers and libraries no larger than the rank's cores: they would only take turns."""
-    threads = str(num_cores)
-    settings = {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+def thread_settings(choice: DeviceChoice, threads: int) -> dict[str, str]:
+    """Thread pools of drivers and libraries no larger than what can run at once: they would take turns."""
+    count = str(threads)
+    settings = {"OPENBLAS_NUM_THREADS": count, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
     if choice.on_cpu:
         settings["LP_NUM_THREADS"] = "0"
     return settings

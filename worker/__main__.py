@@ -13,16 +13,19 @@ from tplaunch.collectives import CollectiveError
 from tplaunch.coordinator.messages import Failed
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceError, DeviceOptions, NotInstalledError
+from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.loop import serve
 from tplaunch.worker.process import die_with_parent, leave_interrupts_to_launcher, pin
 
-EXPECTED_ERRORS = (CollectiveError, DeviceError, OSError, ValueError)  # their message says what to do
+EXPECTED_ERRORS = (CollectiveError, DeviceError, ValueError)  # their message says what to do
 log = logging.getLogger("worker")
 
 
 def main() -> int:
     arguments = _parser().parse_args()
     if arguments.list_devices:
+        if arguments.parent:
+            die_with_parent(arguments.parent)
         return _list_devices()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     leave_interrupts_to_launcher()
@@ -69,8 +72,9 @@ def _device_options(arguments: argparse.Namespace) -> DeviceOptions:
 def _sentence(error: Exception) -> str:
     if isinstance(error, EXPECTED_ERRORS):
         return str(error)
-    if isinstance(error, MemoryError):
-        return f"out of memory: {error}"
+    sentence = fault_sentence(error)
+    if sentence is not None:
+        return sentence
     return f"internal error, {type(error).__name__}: {error}"
 
 

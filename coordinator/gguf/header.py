@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tplaunch.coordinator.gguf.origin import TensorInfo, file_hash, without_leading_ones
+from tplaunch.coordinator.gguf.paths import path_fault
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.model.spec import ModelError
 
@@ -56,10 +57,9 @@ def read_gguf(path: Path) -> GgufFile:
     Raises GgufError for what is no GGUF, truncated or inconsistent.
     """
     try:
-        if not path.exists():
-            raise GgufError(f"{path}: no such file")
-        if not path.is_file():
-            raise GgufError(f"{path} is not a file")
+        fault = path_fault(path)
+        if fault is not None:
+            raise GgufError(fault)
         with path.open("rb") as file:
             num_bytes = os.fstat(file.fileno()).st_size
             if num_bytes < 24:

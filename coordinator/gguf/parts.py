@@ -8,6 +8,7 @@ metadata; the others have these keys, and may repeat keys of the first.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 from tplaunch.coordinator.gguf.header import GgufError, GgufFile, read_gguf
 from tplaunch.coordinator.gguf.origin import FilePart, Origin, TensorInfo, model_hash
+from tplaunch.coordinator.gguf.paths import Stamp, lasting_path, path_fault
 
 NUMBER, COUNT, NUM_TENSORS = "split.no", "split.count", "split.tensors.count"
 OF_ONE_FILE = (NUMBER, "general.alignment")  # keys in which the parts of a model may differ
@@ -29,6 +31,7 @@ class GgufModel:
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
     origin: Origin
+    stamps: tuple[Stamp, ...]  # of the files, for whether they change
 
 
 def read_model(path: Path) -> GgufModel:
@@ -36,12 +39,25 @@ def read_model(path: Path) -> GgufModel:
 
     Raises GgufError for what can't be read, and where parts are missing or don't belong together.
     """
-    file = read_gguf(path)
+    file, stamp = _read(path)
     if _number(file, COUNT, 1) <= 1:  # 0 in a file that was joined again
-        return _joined([file])
-    files = [file if part == path else read_gguf(part) for part in _part_paths(file)]
+        return _joined([file], [stamp])
+    found = [(file, stamp) if part == path else _read(part) for part in _part_paths(file)]
+    files = [file for file, _ in found]
     _check_parts(files)
-    return _joined(files)
+    return _joined(files, [stamp for _, stamp in found])
+
+
+def _read(path: Path) -> tuple[GgufFile, Stamp]:
+    """A file's header, and the file as it was before it was read."""
+    fault = path_fault(path)
+    if fault is not None:
+        raise GgufError(fault)
+    try:
+        stamp = Stamp.of(lasting_path(path))
+    except OSError as error:
+        raise GgufError(f"{path} can't be read: {error.strerror}") from error
+    return read_gguf(path), stamp
 
 
 def _part_paths(file: GgufFile) -> list[Path]:
@@ -54,7 +70,7 @@ def _part_paths(file: GgufFile) -> list[Path]:
             f" end in {_ending(_number(file, NUMBER) + 1, count)}, and so should those of the others"
         )
     paths = [file.path.with_name(match["prefix"] + _ending(part + 1, count)) for part in range(count)]
-    missing = next((path for path in paths if not path.exists()), None)
+    missing = next((path for path in paths if not os.path.lexists(path)), None)
     if missing is not None:
         raise GgufError(f"{missing} is missing: the model is split over {count} files, and all are needed")
     return paths
@@ -94,7 +110,7 @@ def _check_parts(files: Sequence[GgufFile]) -> None:
         )
 
 
-def _joined(files: Sequence[GgufFile]) -> GgufModel:
+def _joined(files: Sequence[GgufFile], stamps: Sequence[Stamp]) -> GgufModel:
     tensors: dict[str, TensorInfo] = {}
     for part, file in enumerate(files):
         for name, tensor in file.tensors.items():
@@ -102,6 +118,6 @@ def _joined(files: Sequence[GgufFile]) -> GgufModel:
                 other = files[tensors[name].part]
                 raise GgufError(f"the tensor {name!r} stands in {other.path} and in {file.path}")
             tensors[name] = dataclasses.replace(tensor, part=part)
-    parts = tuple(FilePart(str(file.path.absolute()), file.header_bytes) for file in files)
+    parts = tuple(FilePart(stamp.path, file.header_bytes) for file, stamp in zip(files, stamps, strict=True))
     origin = Origin(parts, model_hash([file.file_hash for file in files]))
-    return GgufModel(files[0].metadata, tensors, origin)
+    return GgufModel(files[0].metadata, tensors, origin, tuple(stamps))

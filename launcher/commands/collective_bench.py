@@ -10,7 +10,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -20,11 +19,13 @@ import numpy as np
 
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.config import COLLECTIVES, RunError, UsageError
-from tplaunch.launcher.devices import WORKER_COMMAND, DeviceChoice
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.sizes import UNITS
+from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.supervisor import rank_cores
 from tplaunch.launcher.table import format_table
+from tplaunch.launcher.worker_command import WORKER_COMMAND
 
 OURS = (COLLECTIVES[0], COLLECTIVES[0] + " two-phase", *COLLECTIVES[1:])
 MIN_CALLS, MAX_CALLS = 20, 1000
@@ -81,14 +82,14 @@ def _libraries() -> tuple[list[str], list[str]]:
 
 def _measure(kind: str, num_ranks: int, sizes: tuple[int, ...]) -> list[Latency]:
     num_calls = tuple(min(MAX_CALLS, max(MIN_CALLS, BYTES_PER_SIZE // size)) for size in sizes)
-    with tempfile.TemporaryDirectory(prefix="tplaunch-") as folder:
+    with socket_folder() as folder:
         job = {
             "kind": kind,
             "num_ranks": num_ranks,
             "sizes": sizes,
             "num_calls": num_calls,
             "token": secrets.token_hex(16),
-            "folder": folder,
+            "folder": str(folder),
         }
         seconds = _run_mpi(job) if kind == "openmpi" else _run_ranks(job)
     return [

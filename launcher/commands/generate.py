@@ -20,6 +20,7 @@ from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangem
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model, check_prompt, open_model
 from tplaunch.launcher.session import Session, start_session
+from tplaunch.launcher.streams import read_standard_input
 from tplaunch.launcher.trace_file import check_trace_path, write_trace
 
 
@@ -54,7 +55,10 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
     model = open_model(config)
     tokenizer = _tokenizer(model, generate)
     arrangement = arrange(config, model, select_devices(config.devices))
-    interactive = generate.prompt is None and generate.tokens is None and sys.stdin.isatty()
+    has_prompt = generate.prompt is not None or generate.tokens is not None
+    if not has_prompt and model.is_standard_input:
+        raise UsageError("standard input is the model file; give the prompt with -p")
+    interactive = not has_prompt and sys.stdin.isatty()
     if interactive:
         return _prompt_loop(config, generate, model, tokenizer, arrangement)
     prompt = _prompt_tokens(generate, tokenizer)
@@ -119,7 +123,7 @@ def _prompt_tokens(generate: GenerateConfig, tokenizer: Tokenizer | None) -> lis
     if generate.tokens is not None or tokenizer is None:
         return generate.tokens or []
     # `echo` ends its line, as $(...) knows too: that newline is not meant as part of the prompt.
-    text = sys.stdin.read().removesuffix("\n") if generate.prompt is None else generate.prompt
+    text = read_standard_input().removesuffix("\n") if generate.prompt is None else generate.prompt
     return tokenizer.encode(text)
 
 

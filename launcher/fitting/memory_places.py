@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import psutil
-
 from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.machine import host_memory
 
 HOST = "this machine's memory"
 # What is left free where the launcher itself decides how much to take. On a device for its driver, and what
@@ -55,9 +54,10 @@ def memory_places(choices: Sequence[DeviceChoice], max_memory: Mapping[int | Non
             places.append(_place(f"device {index} ({choice.name})", ranks, size, available - reserve, cap))
     ranks = tuple(rank for rank, choice in enumerate(choices) if choice.is_in_host_memory)
     if ranks:
-        memory = psutil.virtual_memory()
+        memory = host_memory(len(ranks))
         usable = int(memory.available * (1 - HOST_RESERVE_PART))
-        places.append(_place(HOST, ranks, memory.total, usable, max_memory.get(None)))
+        name = memory.limited_by or HOST
+        places.append(_place(name, ranks, memory.total, usable, max_memory.get(None)))
     return places
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +51,15 @@ def test_memory_that_is_not_this_runs_is_refused(
     assert first._header is not None
     first._header.check_aborted()
     second.close()
+
+
+def test_the_memory_keeps_its_size(first: SharedMemory) -> None:
+    """Who shortens it would have every rank killed that touches what is gone."""
+    size = Path(first.endpoint).stat().st_size
+    for changed in (0, size - 4096, size + 4096):
+        with pytest.raises(PermissionError):
+            os.truncate(first.endpoint, changed)
+    assert Path(first.endpoint).stat().st_size == size
 
 
 def test_a_path_that_is_not_there_is_refused() -> None:

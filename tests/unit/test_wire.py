@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import types
 import typing
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -18,7 +19,17 @@ from tests.models import LIMITS, SPEC, examples
 from tplaunch.coordinator import messages
 from tplaunch.coordinator.gguf.origin import FilePart, Origin
 from tplaunch.coordinator.kv_types import KV_TYPES
-from tplaunch.coordinator.messages import Hello, Load, Message, Shutdown, Step, StepDone, decode, encode
+from tplaunch.coordinator.messages import (
+    Failed,
+    Hello,
+    Load,
+    Message,
+    Shutdown,
+    Step,
+    StepDone,
+    decode,
+    encode,
+)
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare, Span
@@ -210,6 +221,17 @@ def test_what_is_no_message_is_refused(frames: list[Frame], sentence: str) -> No
 def test_arrays_of_odd_lengths_are_refused(name: str, size: int) -> None:
     with pytest.raises(WireError, match="Step: "):
         decode(message_of("Step", {**STEP, name: b"\0" * size}))
+
+
+@pytest.mark.parametrize("name", [b"/caf\xe9.gguf", "/caf\u00e9.gguf".encode(), b"\xff\xfe", b"\xed\xa0\x80"])
+def test_names_of_files_are_bytes(name: bytes) -> None:
+    origin = Origin((FilePart(os.fsdecode(name), 1),), "h")
+    load = Load(origin, SPEC, (), share_of_one(), 1, LIMITS, "shared-memory", b"t" * 16, 1.0)
+    received = decode(encode(load))
+    assert isinstance(received, Load)
+    assert os.fsencode(received.origin.parts[0].path) == name
+    failed = Failed(f"can't read {os.fsdecode(name)}", None)
+    assert decode(encode(failed)) == failed
 
 
 def plain_load() -> Any:

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from tplaunch.worker.folders import make_private, open_regular, user_folder
+
 Numbers: TypeAlias = dict[str, float | None]  # None: this option must not be chosen
 FORMAT = 1
 MAX_FILE_BYTES = 1 << 20
@@ -27,13 +29,8 @@ log = logging.getLogger("worker")
 
 def cache_folder() -> Path | None:
     """$XDG_CACHE_HOME/tplaunch or ~/.cache/tplaunch; None for a user without a home."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not root.is_absolute():  # the specification wants such a value ignored
-        try:
-            root = Path.home() / ".cache"
-        except RuntimeError:
-            return None
-    return root / "tplaunch"
+    root = user_folder("XDG_CACHE_HOME", ".cache")
+    return None if root is None else root / "tplaunch"
 
 
 def lowest(numbers: Mapping[str, float | None], order: Sequence[str]) -> str:
@@ -85,7 +82,7 @@ class Measurements:
             return
         content = {**self._head, "measurements": {**self._read(), **self.new}}
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self.path.parent)
             _replace(self.path, json.dumps(content, indent=1).encode())
             self.is_kept = True
         except OSError as error:
@@ -96,7 +93,7 @@ class Measurements:
         if self.path is None:
             return {}
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 text = file.read(MAX_FILE_BYTES + 1)
         except FileNotFoundError:
             return {}
@@ -140,6 +137,7 @@ def _replace(path: Path, content: bytes) -> None:
     handle, name = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, 0o600)  # whatever the umask is
             file.write(content)
         Path(name).replace(path)
     except BaseException:

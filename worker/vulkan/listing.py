@@ -133,7 +133,6 @@ class _Query:
         chain += [place] if PCI_EXTENSION in self.extensions else []
         head = struct("VkPhysicalDeviceProperties2", pNext=chained(chain))
         lib.vkGetPhysicalDeviceProperties2(self.handle, head)
-        self.import_alignment = int(imports.minImportedHostPointerAlignment)
         self.pci_address = _pci_address(place)
         says_so = IMPORT_EXTENSION in self.extensions and imports_host_memory(self.handle)
         self.import_alignment = int(imports.minImportedHostPointerAlignment) if says_so else 0

@@ -14,6 +14,7 @@ from tplaunch.coordinator.gguf.origin import FilePart, TensorInfo, file_hash, mo
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.device import Device
+from tplaunch.worker.folders import open_regular
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.weights.source import WeightSource
 from tplaunch.worker.weights.stacks import Stack
@@ -38,7 +39,7 @@ class ModelFile(WeightSource):
 
 
 def mapped(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 
 

@@ -1,0 +1,67 @@
+"""A private folder for a run's sockets, where the file system has such and the path is short enough."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tplaunch.launcher.config import RunError
+from tplaunch.worker.folders import private_temporary, temporary_parents
+
+PREFIX = "tplaunch-"
+MAX_SOCKET_PATH = 100  # bytes; the kernel's limit for a Unix socket is 107
+LONGEST_NAME = f"{PREFIX}12345678/control"
+
+
+@contextmanager
+def socket_folder() -> Iterator[Path]:
+    """Gone at the end, with what is in it. Raises RunError where there is no place for it."""
+    folder = _make()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make() -> Path:
+    refusals = []
+    for parent in temporary_parents():
+        fault = _path_fault(parent)
+        if fault is not None:
+            refusals.append(f"{parent}: {fault}")
+            continue
+        folder = None
+        try:
+            folder = private_temporary(PREFIX, parent)
+            _check_sockets(folder)
+            return folder
+        except OSError as error:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            refusals.append(f"{parent}: {error.strerror}")
+    raise RunError(
+        f"there is no folder for the sockets of a run ({'; '.join(refusals)});"
+        " set TMPDIR to a folder that can be written"
+    )
+
+
+def _path_fault(parent: Path) -> str | None:
+    if len(os.fsencode(parent / LONGEST_NAME)) > MAX_SOCKET_PATH:
+        return "its path is too long for a socket"
+    try:
+        str(parent).encode()
+    except UnicodeEncodeError:
+        return "its path is no UTF-8, and ZeroMQ takes no other"
+    return None
+
+
+def _check_sockets(folder: Path) -> None:
+    """Raises OSError where the file system has no sockets, as some that are shared with another system."""
+    path = folder / "probe"
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.bind(os.fsencode(path))
+    path.unlink()
