@@ -11,6 +11,9 @@ from tplaunch.coordinator.model.attention import Latent, QueryKeyNorm, Temperatu
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
 
+MAX_COUNT = 2**31 - 1  # of anything that is counted: kernels count in 32 bits, signed
+MAX_NUMBER = 1e12  # no factor or limit of a model reaches it, so that products stay finite in float32
+
 
 class ModelError(ValueError):
     """The model can't be run; the message says why in one sentence."""
@@ -76,7 +79,10 @@ class Rope:
                 f"the rope dimension is {self.dimension}; no key has more than {MAX_LATENT_LENGTHS[0]}"
             )
         assert all(0 <= pair < self.dimension // 2 for pair in self.still_pairs), f"{self}"
-        _check_number("rope base", self.base)
+        if not 1 < self.base < MAX_NUMBER:  # also refuses NaN
+            raise ModelError(
+                f"the model's rope base is {self.base}; a number between 1 and {MAX_NUMBER:g} is needed"
+            )
         _check_number("rope scale", self.scale)
 
 
@@ -102,10 +108,13 @@ class AttentionSpec:
 
     def __post_init__(self) -> None:
         _check_counts(self, "num_heads", "num_kv_heads", "key_length", "value_length")
-        if self.gated:
-            assert self.key_length == self.value_length, "gates are as long as queries"
+        if self.gated and self.key_length != self.value_length:
+            raise ModelError(
+                f"queries with gates have {self.key_length} elements, but values {self.value_length};"
+                " gates are as long as both"
+            )
         for limit in ("softcap", "alibi_bias", "clamp"):
-            assert 0 <= getattr(self, limit) < 1e12, f"a {limit} of {getattr(self, limit)}"
+            assert 0 <= getattr(self, limit) < MAX_NUMBER, f"a {limit} of {getattr(self, limit)}"
         exact_quotient(self.num_heads, self.num_kv_heads, "the number of attention heads")
         longest = (MAX_HEAD_LENGTH,) * 2 if self.latent is None else MAX_LATENT_LENGTHS
         for name, most in zip(("key_length", "value_length"), longest, strict=True):
@@ -118,11 +127,6 @@ class AttentionSpec:
     @property
     def heads_per_kv_head(self) -> int:
         return self.num_heads // self.num_kv_heads
-
-    @property
-    def attended_length(self) -> int:
-        """Elements that a head adds to what the output matrix multiplies."""
-        return self.latent.value_length if self.latent is not None else self.value_length
 
     @property
     def query_stride(self) -> int:
@@ -214,15 +218,14 @@ class ModelSpec:
         if not self.layers:
             raise ModelError("the model has no layers")
         for attention in self.attentions:
-            if attention.gated:
-                assert attention.key_length == attention.value_length, "gates of another length"
             if attention.rope is not None:
                 assert 0 <= attention.rope < len(self.ropes), f"rope {attention.rope}"
                 _check_rope(self.ropes[attention.rope], attention)
             assert self.temperature or not attention.has_temperature, "no temperature"
         _check_number("embedding scale", self.embedding_scale)
         _check_number("logit scale", self.logit_scale)
-        assert 0 <= self.logit_softcap < 1e12, f"a softcap of {self.logit_softcap}"
+        _check_number("residual scale", self.block.residual_scale)
+        assert 0 <= self.logit_softcap < MAX_NUMBER, f"a softcap of {self.logit_softcap}"
 
     @property
     def num_layers(self) -> int:
@@ -267,10 +270,12 @@ def _check_rope(rope: Rope, attention: AttentionSpec) -> None:
 
 def _check_counts(spec: object, *names: str) -> None:
     for name in names:
-        if not 0 < getattr(spec, name) < 2**31:
-            raise ModelError(f"the model's {name} is {getattr(spec, name)}; it must be a positive number")
+        if not 0 < getattr(spec, name) <= MAX_COUNT:
+            raise ModelError(
+                f"the model's {name} is {getattr(spec, name)}; it must be a number from 1 to {MAX_COUNT}"
+            )
 
 
 def _check_number(name: str, value: float) -> None:
-    if not 0 < value < 1e12:  # also refuses NaN
-        raise ModelError(f"the model's {name} is {value}; it must be a positive number")
+    if not 0 < value < MAX_NUMBER:  # also refuses NaN
+        raise ModelError(f"the model's {name} is {value}; it must be positive and below {MAX_NUMBER:g}")
