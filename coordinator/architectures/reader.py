@@ -121,7 +121,7 @@ def _heads(
 
 def _head_counts(read: MetadataReader, key: str, recurrents: list[RecurrentSpec | None]) -> list[int]:
     """One a layer, which only recurrent ones may lack."""
-    counts = read.integers(key, len(recurrents))
+    counts = read.integers(key, len(recurrents), low=0 if any(recurrents) else 1)
     for count, recurrent in zip(counts, recurrents, strict=True):
         if not count and recurrent is None:
             raise read.refuse(key, count, "a positive number (of every layer that attends)")

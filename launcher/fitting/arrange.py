@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare, make_plan
-from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.config import RunConfig, UsageError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.auto_split import choose_weights
 from tplaunch.launcher.fitting.context_fit import Fitting, Sizes
@@ -34,6 +34,7 @@ class Arrangement:
 
 def arrange(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) -> Arrangement:
     """Raises UsageError or PlanError for a split that can't be, and for one that does not fit."""
+    _check_positions(config, model)
     places = memory_places(choices, config.max_memory)
     weights, split = config.rank_weights(len(choices)), None
     if weights is None:
@@ -45,6 +46,16 @@ def arrange(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) ->
     check_fit(needs, sizes.limits, places, choices)
     found = tuple(rank.bytes(sizes.limits) for rank in needs)
     return Arrangement(tuple(choices), plan, sizes, found, split)
+
+
+def _check_positions(config: RunConfig, model: Model) -> None:
+    """Positions that were learned are rows of a table, which has no more; others are computed."""
+    learned, context = model.spec.context_length, config.context_length or 0
+    if model.spec.position_embeddings and context > learned:
+        raise UsageError(
+            f"a context of {context} is not possible: the model has learned {learned} positions, and has no"
+            f" others; give --context {learned} or less"
+        )
 
 
 def say_arrangement(config: RunConfig, model: Model, arrangement: Arrangement) -> None:
@@ -59,6 +70,8 @@ def largest_context_text(
 ) -> str:
     """In one line. unknown: why it is, where it is not known."""
     sizes, trained = arrangement.sizes, model.spec.context_length
+    if sizes.limits.context_length > trained:
+        return f"the model was trained for only {trained}: what it writes beyond may be poor"
     if sizes.largest_context is None:
         return f"largest context that fits: not known: {unknown}"
     text = f"largest context that fits: {sizes.largest_context}"
