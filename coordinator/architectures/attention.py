@@ -29,7 +29,7 @@ class AttentionFeatures:
     plain_window_magnitude: float | None = None  # of their cosines and sines; None: the file's
     full_without_rope: bool = False  # whether layers that see all keys lack rope, where others have windows
     rope_period: int = 0  # of so many layers the last has no rope
-    norm: QueryKeyNorm | None = None  # its span follows from the tensors
+    norm: QueryKeyNorm | None = None
     norm_is_optional: bool = False
     norm_follows_queries: bool = False  # whether that of keys is left out where queries have none
     norm_experts: int | None = None  # a model of so many experts has no norm
@@ -98,7 +98,7 @@ def read_attentions(
             key_length = read.integer("attention.key_length_swa", key_length, low=1)
             value_length = read.integer("attention.value_length_swa", value_length, low=1)
         turns = _turns(features, index, window, any(windows)) and layer.has_rope
-        norm = _norm(features, read, layer, index, turns, tensors)
+        norm = _norm(features, read, index, turns, tensors)
         if norm is None and features.norm_follows_queries:
             unused += [f"blk.{index}.attn_k_norm.{suffix}" for suffix in ("weight", "bias")]
         finished.append(
@@ -166,23 +166,16 @@ def _turns(features: AttentionFeatures, index: int, window: Window | None, any_w
 def _norm(
     features: AttentionFeatures,
     read: MetadataReader,
-    layer: LayerHeads,
     index: int,
     turns: bool,
     tensors: Mapping[str, TensorInfo],
 ) -> QueryKeyNorm | None:
-    """With the span that its weights' shape shows."""
     norm = features.norm
     if norm is None or not norm.weighted:
         has_norm = turns and features.norm_experts != read.integer("expert_count", 0)
         return norm if has_norm else None
-    name = f"blk.{index}.attn_q_norm.weight"
-    if name not in tensors:
-        return None if features.norm_is_optional else norm
-    shape = tensors[name].shape
-    if len(shape) == 2:
-        return replace(norm, span="heads")
-    return replace(norm, span="head" if shape == (layer.key_length,) else "row")
+    is_missing = features.norm_is_optional and f"blk.{index}.attn_q_norm.weight" not in tensors
+    return None if is_missing else norm
 
 
 def _scale(

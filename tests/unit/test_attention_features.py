@@ -175,7 +175,7 @@ def test_softcaps_alibi_and_clamps() -> None:
         ("llama", (16,), None),
     ],
 )
-def test_the_span_of_a_norm_follows_from_its_weights(
+def test_norms_of_queries_and_keys_have_their_architectures_span(
     architecture: str, shape: tuple[int, ...] | None, expected: QueryKeyNorm | None
 ) -> None:
     shapes = {f"blk.{index}.attn_q_norm.weight": shape for index in (0, 1) if shape is not None}

@@ -117,6 +117,22 @@ def test_layouts_of_the_same_model_give_the_same(tmp_path: Path, weights: tuple[
         assert_same(logits_of(model.write(tmp_path / f"{name}.gguf"), weights), expected)
 
 
+@pytest.mark.parametrize("weights", [(1,), (1, 1, 1)])
+@pytest.mark.parametrize("rows", [("ssm_a",), ("ssm_d",), ("ssm_a", "ssm_d")])
+def test_a_number_a_head_is_a_column_or_a_row(
+    tmp_path: Path, rows: tuple[str, ...], weights: tuple[float, ...]
+) -> None:
+    """In mamba2's files both are columns."""
+    plain = recurrent_models.mamba2()
+    assert plain.tensors["blk.0.ssm_a"].shape == plain.tensors["blk.0.ssm_d"].shape == (6, 1)
+    tensors = {
+        name: values.reshape(-1) if name.endswith(rows) else values for name, values in plain.tensors.items()
+    }
+    changed = dataclasses.replace(plain, tensors=tensors)
+    expected = logits_of(plain.write(tmp_path / "plain.gguf"))
+    assert_same(logits_of(changed.write(tmp_path / "changed.gguf"), weights), expected)
+
+
 def test_blocks_that_predict_further_ahead_are_left_out(tmp_path: Path) -> None:
     plain = recurrent_models.delta("qwen35")
     extra = {
