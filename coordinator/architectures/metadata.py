@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from tplaunch.coordinator.model.spec import MAX_COUNT, MAX_NUMBER, ModelError
 
 T = TypeVar("T")
+LONG_LIST = 16  # items that are not shown
 MIN_NUMBER = 1 / MAX_NUMBER  # so that what a file divides by is in range, too
 
 
@@ -36,6 +37,8 @@ class MetadataReader:
 
     def refuse(self, key: str, value: Any, wanted: str) -> ModelError:
         """The error for a value that can't be."""
+        if isinstance(value, list) and len(value) > LONG_LIST:
+            value = f"a list of {len(value)} items"
         return ModelError(f"the model's {self._architecture}.{key} is {value!r:.60}; {wanted} is needed")
 
     def integer(self, key: str, default: int | None = None, low: int = 0, high: int = MAX_COUNT) -> int:

@@ -7,6 +7,7 @@ so the header is read here, and the package is used to write files.
 
 from __future__ import annotations
 
+import itertools
 import math
 import mmap
 import os
@@ -231,7 +232,11 @@ def _check_extent(path: Path, tensors: dict[str, TensorInfo], data_start: int, n
     held = [tensor for tensor in tensors.values() if tensor.nbytes]  # an empty one may lie anywhere
     if not held:  # a vocabulary by itself; the model's spec asks for the weights
         return
-    last = max(held, key=lambda tensor: tensor.offset + tensor.nbytes)
+    held.sort(key=lambda tensor: tensor.offset)
+    for first, second in itertools.pairwise(held):
+        if first.offset + first.nbytes > second.offset:
+            raise GgufError(f"{path} is damaged: the tensors {first.name!r} and {second.name!r} overlap")
+    last = held[-1]
     if last.offset + last.nbytes > num_bytes:
         raise GgufError(
             f"{path} is truncated: the tensor {last.name!r} ends at byte {last.offset + last.nbytes},"

@@ -19,6 +19,7 @@ from tplaunch.coordinator.gguf.origin import FilePart, Origin, TensorInfo, model
 
 NUMBER, COUNT, NUM_TENSORS = "split.no", "split.count", "split.tensors.count"
 OF_ONE_FILE = (NUMBER, "general.alignment")  # keys in which the parts of a model may differ
+MAX_PARTS = 999  # each is kept open
 PART_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
@@ -47,6 +48,8 @@ def read_model(path: Path) -> GgufModel:
 def _part_paths(file: GgufFile) -> list[Path]:
     """All parts in their order, by the name of this one."""
     count = _number(file, COUNT)
+    if count > MAX_PARTS:
+        raise GgufError(f"{file.path} is one of {count} parts of a model; at most {MAX_PARTS} are read")
     match = PART_NAME.fullmatch(file.path.name)
     if match is None or int(match["count"]) != count:
         raise GgufError(
@@ -83,7 +86,7 @@ def _check_parts(files: Sequence[GgufFile]) -> None:
         for key in sorted(file.metadata.keys() & first.metadata.keys() - {*OF_ONE_FILE}):
             if file.metadata[key] != first.metadata[key]:
                 raise GgufError(
-                    f"{file.path} is a part of another model than {first.path.name}: {key} is"
+                    f"{file.path} is a part of another model than {first.path.name}: {key:.80} is"
                     f" {file.metadata[key]!r:.40}, not {first.metadata[key]!r:.40}"
                 )
     num_tensors, expected = sum(len(file.tensors) for file in files), _number(first, NUM_TENSORS)

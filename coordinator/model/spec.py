@@ -5,6 +5,7 @@ Knows no architecture by name (coordinator/architectures/ does), no file format,
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 from tplaunch.coordinator.model.attention import Latent, QueryKeyNorm, Temperature, Window
@@ -240,6 +241,14 @@ class ModelSpec:
     def feed_forwards(self) -> tuple[FeedForwardSpec, ...]:
         """Of the layers that have it."""
         return tuple(layer.feed_forward for layer in self.layers if layer.feed_forward is not None)
+
+    @functools.cached_property
+    def feed_forward_lengths(self) -> dict[str, set[int]]:
+        """The lengths that feed-forward networks have, by the suffix of their tensors."""
+        lengths: dict[str, set[int]] = {}
+        for feed_forward in self.feed_forwards:
+            lengths.setdefault(feed_forward.suffix, set()).add(feed_forward.length)
+        return lengths
 
     @property
     def is_recurrent(self) -> bool:
