@@ -7,12 +7,14 @@ from typing import Any
 
 from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
+from tplaunch.coordinator.gguf.kinds import no_model
 from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
 from tplaunch.coordinator.gguf.parts import read_model
 from tplaunch.coordinator.gguf.paths import Stamp
 from tplaunch.coordinator.model.spec import ModelError, ModelSpec
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors
+from tplaunch.coordinator.text.vocabulary import PREFIX
 from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
 from tplaunch.launcher.model_path import check_path
 from tplaunch.launcher.overrides import overridden
@@ -41,6 +43,17 @@ class Model:
         """The same for what changes the weights that are in use."""
         return next(filter(None, (stamp.overwriting() for stamp in self.stamps)), None)
 
+    @property
+    def num_texts(self) -> int:
+        """Tokens of the file's tokenizer; 0 where it has none."""
+        texts = self.metadata.get(PREFIX + "tokens")
+        return len(texts) if isinstance(texts, list) else 0
+
+    @property
+    def padding(self) -> range:
+        """The ids that have a row in the embeddings but no text, and must never be generated."""
+        return range(self.num_texts or self.spec.vocabulary_size, self.spec.vocabulary_size)
+
 
 def open_model(config: RunConfig) -> Model:
     """Reads and checks the files, or looks up the shape. Raises GgufError, ModelError or UsageError."""
@@ -50,12 +63,19 @@ def open_model(config: RunConfig) -> Model:
         return Model(Origin(), {}, tensors, shape.spec)
     check_path(config.model)
     file = read_model(config.model)
-    if not file.tensors:
-        raise ModelError(f"{config.model} holds no tensors, only metadata: there is nothing to run")
     metadata = overridden(file.metadata, config.overrides)
+    reason = no_model(metadata, file.tensors)
+    if reason:
+        raise ModelError(f"{config.model} {reason}")
     spec = model_spec(metadata, file.tensors)
     check_tensors(spec, file.tensors)
-    return Model(file.origin, metadata, file.tensors, spec, file.stamps)
+    model = Model(file.origin, metadata, file.tensors, spec, file.stamps)
+    if model.num_texts > spec.vocabulary_size:
+        raise ModelError(
+            f"the tokenizer has {model.num_texts} tokens, but the model's embeddings only"
+            f" {spec.vocabulary_size} rows: they are not of one model"
+        )
+    return model
 
 
 def check_prompt(tokens: list[int], model: Model, limits: Limits) -> None:

@@ -29,7 +29,7 @@ class AttentionFeatures:
     plain_window_magnitude: float | None = None  # of their cosines and sines; None: the file's
     full_without_rope: bool = False  # whether layers that see all keys lack rope, where others have windows
     rope_period: int = 0  # of so many layers the last has no rope
-    norm: QueryKeyNorm | None = None  # its span follows from the tensors
+    norm: QueryKeyNorm | None = None
     norm_is_optional: bool = False
     norm_follows_queries: bool = False  # whether that of keys is left out where queries have none
     norm_experts: int | None = None  # a model of so many experts has no norm
@@ -95,10 +95,10 @@ def read_attentions(
             continue
         key_length, value_length = layer.key_length, layer.value_length
         if window is not None:
-            key_length = read.integer("attention.key_length_swa", key_length)
-            value_length = read.integer("attention.value_length_swa", value_length)
+            key_length = read.integer("attention.key_length_swa", key_length, low=1)
+            value_length = read.integer("attention.value_length_swa", value_length, low=1)
         turns = _turns(features, index, window, any(windows)) and layer.has_rope
-        norm = _norm(features, read, layer, index, turns, tensors)
+        norm = _norm(features, read, index, turns, tensors)
         if norm is None and features.norm_follows_queries:
             unused += [f"blk.{index}.attn_k_norm.{suffix}" for suffix in ("weight", "bias")]
         finished.append(
@@ -129,14 +129,10 @@ def _windows(features: AttentionFeatures, read: MetadataReader, count: int) -> l
         length = features.window
     if features.full_period is None or features.window_layers not in (None, count) or length == 0:
         return [None] * count
-    if not 0 < length < 2**31:
-        raise read.refuse("attention.sliding_window", length, "a number of keys")
     window, pattern = Window(length, features.chunked), "attention.sliding_window_pattern"
     if features.full_period and read.is_list(pattern):
         return [window if slides else None for slides in read.flags(pattern, count)]
     period = read.integer(pattern, features.full_period) if features.full_period else 0
-    if period < 0:
-        raise read.refuse(pattern, period, "a number of layers")
     return [window if period == 0 or index % period < period - 1 else None for index in range(count)]
 
 
@@ -148,9 +144,9 @@ def _ropes(
     As many elements turn in all layers as in the first.
     """
     if windows[0] is not None:
-        rope = replace(rope, dimension=read.integer("rope.dimension_count_swa", rope.dimension))
+        rope = replace(rope, dimension=read.integer("rope.dimension_count_swa", rope.dimension, low=1))
     default = features.window_rope_base or rope.base
-    windowed = replace(rope, base=read.number("rope.freq_base_swa", default))
+    windowed = replace(rope, base=read.number("rope.freq_base_swa", default, low=1))
     if features.plain_window_rope:
         magnitude = features.plain_window_magnitude or read_magnitude(read, 1.0)
         windowed = replace(windowed, scale=1.0, yarn=None, magnitude=magnitude)
@@ -170,32 +166,25 @@ def _turns(features: AttentionFeatures, index: int, window: Window | None, any_w
 def _norm(
     features: AttentionFeatures,
     read: MetadataReader,
-    layer: LayerHeads,
     index: int,
     turns: bool,
     tensors: Mapping[str, TensorInfo],
 ) -> QueryKeyNorm | None:
-    """With the span that its weights' shape shows."""
     norm = features.norm
     if norm is None or not norm.weighted:
         has_norm = turns and features.norm_experts != read.integer("expert_count", 0)
         return norm if has_norm else None
-    name = f"blk.{index}.attn_q_norm.weight"
-    if name not in tensors:
-        return None if features.norm_is_optional else norm
-    shape = tensors[name].shape
-    if len(shape) == 2:
-        return replace(norm, span="heads")
-    return replace(norm, span="head" if shape == (layer.key_length,) else "row")
+    is_missing = features.norm_is_optional and f"blk.{index}.attn_q_norm.weight" not in tensors
+    return None if is_missing else norm
 
 
 def _scale(
     features: AttentionFeatures, read: MetadataReader, num_heads: int, key_length: int, count: int
 ) -> float:
     length = key_length
-    if features.width_scale_layers == count and num_heads > 0:
-        length = read.integer("embedding_length") // num_heads
-    return read.number("attention.scale", length**-0.5 if length > 0 else None)
+    if features.width_scale_layers == count:
+        length = max(1, read.integer("embedding_length") // num_heads)
+    return read.number("attention.scale", length**-0.5)
 
 
 def _alibi_bias(features: AttentionFeatures, read: MetadataReader, count: int) -> float:
@@ -211,8 +200,7 @@ def _temperature(
     scale = read.number("attention.temperature_scale", 0.0)
     if not scale:
         return None
-    original = read.integer("rope.scaling.original_context_length", read.integer("context_length"))
-    length = read.integer("attention.temperature_length", original)
-    if not 0 < length < 2**31:
-        raise read.refuse("attention.temperature_length", length, "a number of positions")
+    original = read.integer("rope.scaling.original_context_length", 0)
+    original = original or read.integer("context_length", low=1)
+    length = read.integer("attention.temperature_length", original, low=1)
     return Temperature(length, scale, 0.0)

@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from tplaunch.coordinator.architectures.metadata import MetadataReader
 from tplaunch.coordinator.gguf.origin import TensorInfo
 
-MAX_LAYERS = 10_000  # a damaged file is refused before it costs memory
+MAX_LAYERS = 2048  # a damaged file is refused before it costs time and memory
 
 
 def count_layers(read: MetadataReader) -> tuple[int, int]:
     """How many there are, and how many with those behind them that predict tokens further ahead."""
-    num_blocks = read.integer("block_count")
-    if not 0 < num_blocks <= MAX_LAYERS:
-        raise read.refuse("block_count", num_blocks, f"a number from 1 to {MAX_LAYERS}")
-    num_predicting = read.integer("nextn_predict_layers", 0)
-    if not 0 <= num_predicting < num_blocks:
-        raise read.refuse("nextn_predict_layers", num_predicting, f"a number from 0 to {num_blocks - 1}")
-    return num_blocks - num_predicting, num_blocks
+    num_blocks = read.integer("block_count", low=1, high=MAX_LAYERS)
+    return num_blocks - read.integer("nextn_predict_layers", 0, high=num_blocks - 1), num_blocks
+
+
+def _prefix(name: str) -> str:
+    """The block of a tensor: "blk.1." of "blk.1.attn_q.weight"."""
+    return name[: name.find(".", len("blk.")) + 1]
 
 
 def unused_of_blocks(
@@ -28,8 +28,8 @@ def unused_of_blocks(
 
     And what NVFP4 files say of activations of four bits, which are not rounded here.
     """
-    prefixes = tuple(f"blk.{index}." for index in range(num_layers, num_blocks))
-    unused = [name for name in tensors if name.startswith(prefixes) or name.endswith(".input_scale")]
+    predicting = {f"blk.{index}." for index in range(num_layers, num_blocks)}
+    unused = [name for name in tensors if name.endswith(".input_scale") or _prefix(name) in predicting]
     unused += [f"blk.{index}.{name}" for index in range(num_layers) for name in in_layers]
     for index in range(num_layers):
         fused, parts = f"blk.{index}.ssm_in.weight", f"blk.{index}.attn_qkv.weight"

@@ -58,9 +58,15 @@ def feed_forward_parts(
     return [
         _expert_parts(features, read, functools.partial(dense, index), count, f"blk.{index}.", tensors)
         if is_routed
-        else (dense(index, length), None)
+        else (dense(index, _positive(read, "feed_forward_length", length)), None)
         for index, (length, is_routed) in enumerate(zip(lengths, routed, strict=True))
     ]
+
+
+def _positive(read: MetadataReader, key: str, count: int) -> int:
+    if not count:
+        raise read.refuse(key, count, "a positive number (of every layer without experts)")
+    return count
 
 
 def _expert_parts(
@@ -77,14 +83,14 @@ def _expert_parts(
     down, shared = (tensors.get(f"{prefix}ffn_down{suffix}.weight") for suffix in ("_exps", SHARED))
     if down is None:
         raise ModelError(f"the model has no tensor '{prefix}ffn_down_exps.weight'")
+    if not down.columns:
+        raise ModelError(f"the tensor {down.name!r} is empty, of the shape {list(down.shape)}")
     used, scale = read.integer("expert_used_count"), read.number("expert_weights_scale", 1.0)
     num_groups = read.integer("expert_group_count", 1) or 1
     used_groups = read.integer("expert_group_used_count", 1) or 1
     problem = expert_problem(count, used, num_groups, used_groups)
     if problem:
         raise ModelError(problem)
-    if not scale < 1e12:
-        raise read.refuse("expert_weights_scale", scale, "a smaller number")
     width = read.integer("embedding_length")
     if 2 * used > width:  # ranks share a row's experts and their weights in its place
         raise ModelError(f"a row of {width} elements can't go to {used} experts")

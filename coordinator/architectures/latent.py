@@ -33,7 +33,7 @@ def read_latent_attentions(
     query_length = read.integer(f"attention.key_length{suffix}")
     attended = read.integer(f"attention.value_length{suffix}")
     latent_lengths = (rank, query_length - rope.dimension, attended)
-    if not all(0 < length < 2**31 for length in latent_lengths) or not 0 <= query_rank < 2**31:
+    if not all(length > 0 for length in latent_lengths):
         raise ModelError(
             f"a latent of {rank} elements with queries of {query_length}, of which {rope.dimension} turn, and"
             f" values of {latent_lengths[2]} is not possible"

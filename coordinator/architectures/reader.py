@@ -33,7 +33,7 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
     recurrents = read_recurrent(architecture.recurrent, read, num_blocks)[:num_layers]
     heads = _heads(architecture, read, recurrents)
     parts = _feed_forwards(architecture, read, num_layers, tensors)
-    width = read.integer("embedding_length")
+    width = read.integer("embedding_length", low=1)
     rope = None
     key_length = next((layer.key_length for layer in heads if layer is not None), 0)
     if architecture.has_rope and key_length:
@@ -49,8 +49,8 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         architecture=name,
         embedding_length=width,
         vocabulary_size=_vocabulary_size(tensors),
-        context_length=read.integer("context_length"),
-        norm=Norm(architecture.norm, read.number(NORM_EPSILONS[architecture.norm])),
+        context_length=read.integer("context_length", low=1),
+        norm=Norm(architecture.norm, read.number(NORM_EPSILONS[architecture.norm], low=1e-37, high=1.0)),
         ropes=attentions.ropes,
         layers=tuple(
             LayerSpec(attention, feed_forward, recurrent, experts)
@@ -100,14 +100,15 @@ def _heads(
     count = len(recurrents)
     if None not in recurrents:
         return [None] * count
-    heads = read.integers("attention.head_count", count)
-    kv_heads = heads
+    heads = kv_heads = _head_counts(read, "attention.head_count", recurrents)
     if read.has("attention.head_count_kv"):
-        kv_heads = read.integers("attention.head_count_kv", count)
-    width = read.integer("embedding_length")
-    head_length = width // max(heads) if max(heads) > 0 else 0
-    key_length = read.integer("attention.key_length", head_length)
-    value_length = read.integer("attention.value_length", head_length)
+        kv_heads = _head_counts(read, "attention.head_count_kv", recurrents)
+    width = read.integer("embedding_length", low=1)
+    head_length = width // max(heads)
+    key_length = read.integer("attention.key_length", head_length, low=1)
+    value_length = read.integer("attention.value_length", head_length, low=1)
+    if not key_length or not value_length:
+        raise ModelError(f"the model has {max(heads)} heads in rows of {width} elements: they have no length")
     has_rope = architecture.has_rope and architecture.layers_with_rope in (None, count)
     has_rope = has_rope and read.flag("rope.scaling.finetuned", True)
     return [
@@ -116,6 +117,15 @@ def _heads(
         else LayerHeads(num_heads, num_kv_heads, key_length, value_length, has_rope)
         for num_heads, num_kv_heads, recurrent in zip(heads, kv_heads, recurrents, strict=True)
     ]
+
+
+def _head_counts(read: MetadataReader, key: str, recurrents: list[RecurrentSpec | None]) -> list[int]:
+    """One a layer, which only recurrent ones may lack."""
+    counts = read.integers(key, len(recurrents), low=0 if any(recurrents) else 1)
+    for count, recurrent in zip(counts, recurrents, strict=True):
+        if not count and recurrent is None:
+            raise read.refuse(key, count, "a positive number (of every layer that attends)")
+    return counts
 
 
 def _vocabulary_size(tensors: Mapping[str, TensorInfo]) -> int:

@@ -40,35 +40,26 @@ def _attends(read: MetadataReader, num_layers: int) -> list[bool]:
     """By layer, or every fourth."""
     if read.has("attention.recurrent_layers"):
         return [not recurrent for recurrent in read.flags("attention.recurrent_layers", num_layers)]
-    interval = read.integer("full_attention_interval", 4)
-    if interval < 1:
-        raise read.refuse("full_attention_interval", interval, "a positive number")
+    interval = read.integer("full_attention_interval", 4, low=1)
     return [(layer + 1) % interval == 0 for layer in range(num_layers)]
 
 
 def _kernel(read: MetadataReader, key: str) -> int:
-    return _bounded(read, key, 2, MAX_KERNEL)
-
-
-def _bounded(read: MetadataReader, key: str, low: int, high: int) -> int:
-    value = read.integer(key)
-    if not low <= value <= high:
-        raise read.refuse(key, value, f"a number from {low} to {high}")
-    return value
+    return read.integer(key, low=2, high=MAX_KERNEL)
 
 
 def _short_convolution(read: MetadataReader) -> RecurrentSpec:
-    channels = _bounded(read, "embedding_length", 1, MAX_LENGTH)
+    channels = read.integer("embedding_length", low=1, high=MAX_LENGTH)
     return RecurrentSpec("convolution", _kernel(read, "shortconv.l_cache"), channels)
 
 
 def _with_heads(features: RecurrentFeatures, read: MetadataReader) -> RecurrentSpec:
     """inner_size is that of all values; state_size that of a key."""
-    num_heads = _bounded(read, "ssm.time_step_rank", 1, MAX_LENGTH)
-    num_groups = _bounded(read, "ssm.group_count", 1, MAX_LENGTH)
+    num_heads = read.integer("ssm.time_step_rank", low=1, high=MAX_LENGTH)
+    num_groups = read.integer("ssm.group_count", low=1, high=MAX_LENGTH)
     exact_quotient(num_heads, num_groups, "the number of recurrent heads")
-    inner = _bounded(read, "ssm.inner_size", 1, MAX_LENGTH)
-    key = _bounded(read, "ssm.state_size", KEY_UNIT, MAX_KEY)
+    inner = read.integer("ssm.inner_size", low=1, high=MAX_LENGTH)
+    key = read.integer("ssm.state_size", low=KEY_UNIT, high=MAX_KEY)
     if key % KEY_UNIT:
         raise read.refuse("ssm.state_size", key, f"a multiple of {KEY_UNIT}")
     return RecurrentSpec(

@@ -29,7 +29,7 @@ def read_rope(
     kind = read.text("rope.scaling.type", "linear")
     if kind not in ("none", "linear", "yarn", "longrope"):
         raise ModelError(
-            f"rope scaling of type {kind!r} is not supported; supported: none, linear, yarn, longrope"
+            f"rope scaling of type {kind!r:.60} is not supported; supported: none, linear, yarn, longrope"
         )
     factor = 1.0
     if kind != "none":
@@ -42,7 +42,7 @@ def read_rope(
         original_context = told or read.integer("context_length")
     rope = Rope(
         dimension=read.integer("rope.dimension_count", key_length),
-        base=read.number("rope.freq_base", 10000.0) * _base_factor(read, key_length),
+        base=read.number("rope.freq_base", 10000.0, low=1) * _base_factor(read, key_length),
         scale=1.0 / factor,
         interleaved=interleaved and not _was_permuted(read),
         factors=next((name for name in (FACTORS, SHORT_FACTORS) if name in tensors), ""),
@@ -57,7 +57,7 @@ def read_rope(
 
 def _was_permuted(read: MetadataReader) -> bool:
     """Whether elements that turn together lie apart, as in files of models that also see pictures."""
-    of_time, of_height = read.integers("rope.dimension_sections", 4, 0)[:2]
+    of_time, of_height, *_ = read.exactly("rope.dimension_sections", 4)
     return of_time > 0 and of_height > 0
 
 
@@ -66,9 +66,7 @@ def still_pairs(read: MetadataReader, num_pairs: int) -> tuple[int, ...]:
 
     What is left turns by a fourth position, which is 0 for every token of a text.
     """
-    lengths = read.integers("rope.dimension_sections", 4, 0)
-    if any(length < 0 for length in lengths):
-        raise read.refuse("rope.dimension_sections", lengths, "numbers of pairs")
+    lengths = read.exactly("rope.dimension_sections", 4)
     if not any(lengths):
         return ()
     places = ((pair, pair % sum(lengths)) for pair in range(num_pairs))

@@ -46,7 +46,8 @@ PARALLEL = BlockSpec(parallel=True, feed_forward_norm="")  # one norm for both p
 NORMALISED = ExpertFeatures(normalised=True)
 WITH_ROW_GATE = ExpertFeatures(row_gate="ffn_gate_inp_shexp.weight")
 NORMED = AttentionFeatures(norm=QueryKeyNorm())
-OPTIONAL_NORM = AttentionFeatures(norm=QueryKeyNorm("layer"), norm_is_optional=True)
+ROW_NORMED = AttentionFeatures(norm=QueryKeyNorm(span="row"))
+OPTIONAL_NORM = AttentionFeatures(norm=QueryKeyNorm("layer", "heads"), norm_is_optional=True)
 QWEN35 = Architecture(
     sections_take_turns=True,
     attention=replace(NORMED, gated=True),
@@ -137,7 +138,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "olmo2": Architecture(
         block=POST_NORMED,
-        attention=replace(NORMED, full_period=4, plain_window_rope=True, plain_window_magnitude=1.0),
+        attention=replace(ROW_NORMED, full_period=4, plain_window_rope=True, plain_window_magnitude=1.0),
     ),
     "phi2": Architecture(norm="layer", activation="gelu", gated=False, block=PARALLEL),
     "phi3": Architecture(),
@@ -173,17 +174,21 @@ ARCHITECTURES: dict[str, Architecture] = {
         norm="layer",
         activation="gelu",
         gated=False,
-        attention=replace(OPTIONAL_NORM, norm_follows_queries=True),
+        attention=AttentionFeatures(
+            norm=QueryKeyNorm("layer", "row"), norm_is_optional=True, norm_follows_queries=True
+        ),
     ),
     "qwen2moe": Architecture(experts=WITH_ROW_GATE),
     "qwen3moe": Architecture(attention=NORMED, experts=NORMALISED),
-    "olmoe": Architecture(attention=NORMED, experts=ExpertFeatures(normalised=False)),
+    "olmoe": Architecture(attention=ROW_NORMED, experts=ExpertFeatures(normalised=False)),
     "granitemoe": GRANITE,
     "phimoe": Architecture(experts=NORMALISED),
     "hunyuan-moe": Architecture(
         attention=AttentionFeatures(norm=QueryKeyNorm(after_rope=True)), experts=NORMALISED
     ),
-    "minimax-m2": Architecture(attention=NORMED, experts=ExpertFeatures(gating="sigmoid", normalised=True)),
+    "minimax-m2": Architecture(
+        attention=ROW_NORMED, experts=ExpertFeatures(gating="sigmoid", normalised=True)
+    ),
     "dots1": Architecture(attention=NORMED, experts=ExpertFeatures()),
     "glm4moe": Architecture(
         block=POST_ATTENTION,

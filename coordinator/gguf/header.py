@@ -7,6 +7,8 @@ so the header is read here, and the package is used to write files.
 
 from __future__ import annotations
 
+import itertools
+import math
 import mmap
 import os
 import struct
@@ -24,7 +26,11 @@ from tplaunch.coordinator.model.spec import ModelError
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 MAX_TENSOR_NAME_BYTES = 64  # says the format
-MIN_KEY_BYTES, MIN_TENSOR_BYTES = 8 + 4 + 1, 8 + 4 + 8 + 4 + 8
+MIN_KEY_BYTES, MIN_TENSOR_BYTES = 8 + 4 + 1, 8 + 4 + 4 + 8
+# What no model comes near, so that a header can't ask for more memory than a machine has.
+MAX_KEYS, MAX_TENSORS = 1 << 16, 200_000
+MAX_HEADER_BYTES = 1 << 27
+MAX_ITEMS = 1 << 23  # of all lists together: a token, its score, its type and a merge are one each
 
 STRING, ARRAY = 8, 9
 SCALARS = {
@@ -68,7 +74,7 @@ def read_gguf(path: Path) -> GgufFile:
                 return _read_header(path, data)
     except OSError as error:
         raise GgufError(f"{path} can't be read: {error.strerror}") from error
-    except (struct.error, UnicodeDecodeError, _Cut) as error:
+    except (struct.error, _Cut) as error:
         raise GgufError(f"{path} is damaged or truncated: {error}") from error
     except ModelError as error:
         raise GgufError(f"{path}: {error}") from error
@@ -89,6 +95,9 @@ def _read_header(path: Path, data: mmap.mmap) -> GgufFile:
             raise GgufError(f"{path} is a big-endian GGUF file; only little-endian ones are supported")
         raise GgufError(f"{path} is of GGUF version {version}; supported: {', '.join(map(str, VERSIONS))}")
     num_tensors, num_keys = cursor.count(MIN_TENSOR_BYTES), cursor.count(MIN_KEY_BYTES)
+    for count, most, what in ((num_tensors, MAX_TENSORS, "tensors"), (num_keys, MAX_KEYS, "keys")):
+        if count > most:
+            raise GgufError(f"{path} has {count} {what}; at most {most} are read")
     metadata = _read_metadata(cursor, num_keys)
     tensors, data_start = _read_tensors(cursor, num_tensors, _alignment(metadata))
     _check_extent(path, tensors, data_start, len(data))
@@ -100,12 +109,17 @@ class _Cursor:
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data, self.position = data, 0
+        self._num_items = 0  # of lists, so far
 
     def take(self, num_bytes: int, what: str) -> bytes:
         if num_bytes > len(self._data) - self.position:
             raise _Cut(
                 f"{what} of {num_bytes} bytes at byte {self.position},"
                 f" but the file has {len(self._data)} bytes"
+            )
+        if self.position + num_bytes > MAX_HEADER_BYTES:
+            raise ModelError(
+                f"its header has more than {MAX_HEADER_BYTES >> 20} MiB, and so much is not read"
             )
         start, self.position = self.position, self.position + num_bytes
         return self._data[start : self.position]
@@ -120,23 +134,27 @@ class _Cursor:
             raise _Cut(f"a count of {value} at byte {self.position - 8} is more than the file can hold")
         return value
 
-    def string(self, errors: str = "strict") -> str:
-        return self.take(self.count(1), "a text").decode("utf-8", errors)
+    def string(self) -> str:
+        return self.take(self.count(1), "a text").decode("utf-8", "surrogateescape")
 
     def value(self, kind: int) -> Any:
         if kind == STRING:
-            return self.string("surrogateescape")
+            return self.string()
         if kind == ARRAY:
             return self._array()
         return self._scalars(kind, 1)[0]
 
     def _array(self) -> list[Any]:
         kind = self.unpack("<I")
-        if kind == STRING:
-            return [self.string("surrogateescape") for _ in range(self.count(8))]
         if kind == ARRAY:
             raise _Cut(f"an array of arrays at byte {self.position}")
-        return self._scalars(kind, self.count(1))
+        count = self.count(8 if kind == STRING else 1)
+        self._num_items += count
+        if self._num_items > MAX_ITEMS:
+            raise ModelError(
+                f"its metadata has lists of {self._num_items} items; at most {MAX_ITEMS} are read"
+            )
+        return [self.string() for _ in range(count)] if kind == STRING else self._scalars(kind, count)
 
     def _scalars(self, kind: int, count: int) -> list[Any]:
         if kind not in SCALAR_DTYPES:
@@ -179,8 +197,7 @@ def _read_tensors(cursor: _Cursor, num_tensors: int, alignment: int) -> tuple[di
                 f" supported: {', '.join(sorted(WEIGHT_TYPES))}"
             )
         weight_type = TYPES_BY_ID[type_id]
-        num_rows = int(np.prod(shape[:-1], dtype=object))
-        nbytes = num_rows * weight_type.row_bytes(shape[-1])
+        nbytes = math.prod(shape[:-1]) * weight_type.row_bytes(shape[-1])
         tensors[name] = TensorInfo(
             name, weight_type.name, without_leading_ones(shape), data_start + offset, nbytes
         )
@@ -197,22 +214,29 @@ def _type_name(type_id: int) -> str:
 
 
 def _read_tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
+    """A scalar is a vector of one number; a tensor of which a dimension is 0 is empty."""
     name = cursor.string()
-    if len(name.encode()) > MAX_TENSOR_NAME_BYTES:
-        raise _Cut(f"a tensor's name of {len(name.encode())} bytes, {name!r:.80}")
+    num_bytes = len(name.encode("utf-8", "surrogateescape"))
+    if num_bytes > MAX_TENSOR_NAME_BYTES:
+        raise _Cut(f"a tensor's name of {num_bytes} bytes, {name!r:.80}")
+    if not name.isprintable() or not name:
+        raise ModelError(f"a tensor is called {name!r}: a name is printable text in UTF-8")
     num_dimensions = cursor.unpack("<I")
-    if not 1 <= num_dimensions <= MAX_DIMENSIONS:
+    if num_dimensions > MAX_DIMENSIONS:
         raise _Cut(f"the tensor {name!r} has {num_dimensions} dimensions")
-    shape = tuple(int(cursor.unpack("<Q")) for _ in range(num_dimensions))[::-1]
-    if not all(shape):
-        raise _Cut(f"the tensor {name!r} has the shape {list(shape)}")
+    shape = tuple(int(cursor.unpack("<Q")) for _ in range(num_dimensions))[::-1] or (1,)
     return name, shape, cursor.unpack("<I"), cursor.unpack("<Q")
 
 
 def _check_extent(path: Path, tensors: dict[str, TensorInfo], data_start: int, num_bytes: int) -> None:
-    if not tensors:  # a vocabulary by itself; the model's spec asks for the weights
+    held = [tensor for tensor in tensors.values() if tensor.nbytes]  # an empty one may lie anywhere
+    if not held:  # a vocabulary by itself; the model's spec asks for the weights
         return
-    last = max(tensors.values(), key=lambda tensor: tensor.offset + tensor.nbytes)
+    held.sort(key=lambda tensor: tensor.offset)
+    for first, second in itertools.pairwise(held):
+        if first.offset + first.nbytes > second.offset:
+            raise GgufError(f"{path} is damaged: the tensors {first.name!r} and {second.name!r} overlap")
+    last = held[-1]
     if last.offset + last.nbytes > num_bytes:
         raise GgufError(
             f"{path} is truncated: the tensor {last.name!r} ends at byte {last.offset + last.nbytes},"

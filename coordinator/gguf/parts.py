@@ -21,6 +21,7 @@ from tplaunch.coordinator.gguf.paths import Stamp, lasting_path, path_fault
 
 NUMBER, COUNT, NUM_TENSORS = "split.no", "split.count", "split.tensors.count"
 OF_ONE_FILE = (NUMBER, "general.alignment")  # keys in which the parts of a model may differ
+MAX_PARTS = 999  # each is kept open
 PART_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
@@ -63,6 +64,8 @@ def _read(path: Path) -> tuple[GgufFile, Stamp]:
 def _part_paths(file: GgufFile) -> list[Path]:
     """All parts in their order, by the name of this one."""
     count = _number(file, COUNT)
+    if count > MAX_PARTS:
+        raise GgufError(f"{file.path} is one of {count} parts of a model; at most {MAX_PARTS} are read")
     match = PART_NAME.fullmatch(file.path.name)
     if match is None or int(match["count"]) != count:
         raise GgufError(
@@ -99,7 +102,7 @@ def _check_parts(files: Sequence[GgufFile]) -> None:
         for key in sorted(file.metadata.keys() & first.metadata.keys() - {*OF_ONE_FILE}):
             if file.metadata[key] != first.metadata[key]:
                 raise GgufError(
-                    f"{file.path} is a part of another model than {first.path.name}: {key} is"
+                    f"{file.path} is a part of another model than {first.path.name}: {key:.80} is"
                     f" {file.metadata[key]!r:.40}, not {first.metadata[key]!r:.40}"
                 )
     num_tensors, expected = sum(len(file.tensors) for file in files), _number(first, NUM_TENSORS)

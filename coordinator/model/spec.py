@@ -5,11 +5,15 @@ Knows no architecture by name (coordinator/architectures/ does), no file format,
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 from tplaunch.coordinator.model.attention import Latent, QueryKeyNorm, Temperature, Window
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
+
+MAX_COUNT = 2**31 - 1  # of anything that is counted: kernels count in 32 bits, signed
+MAX_NUMBER = 1e12  # no factor or limit of a model reaches it, so that products stay finite in float32
 
 
 class ModelError(ValueError):
@@ -76,7 +80,10 @@ class Rope:
                 f"the rope dimension is {self.dimension}; no key has more than {MAX_LATENT_LENGTHS[0]}"
             )
         assert all(0 <= pair < self.dimension // 2 for pair in self.still_pairs), f"{self}"
-        _check_number("rope base", self.base)
+        if not 1 < self.base < MAX_NUMBER:  # also refuses NaN
+            raise ModelError(
+                f"the model's rope base is {self.base}; a number between 1 and {MAX_NUMBER:g} is needed"
+            )
         _check_number("rope scale", self.scale)
 
 
@@ -102,10 +109,13 @@ class AttentionSpec:
 
     def __post_init__(self) -> None:
         _check_counts(self, "num_heads", "num_kv_heads", "key_length", "value_length")
-        if self.gated:
-            assert self.key_length == self.value_length, "gates are as long as queries"
+        if self.gated and self.key_length != self.value_length:
+            raise ModelError(
+                f"queries with gates have {self.key_length} elements, but values {self.value_length};"
+                " gates are as long as both"
+            )
         for limit in ("softcap", "alibi_bias", "clamp"):
-            assert 0 <= getattr(self, limit) < 1e12, f"a {limit} of {getattr(self, limit)}"
+            assert 0 <= getattr(self, limit) < MAX_NUMBER, f"a {limit} of {getattr(self, limit)}"
         exact_quotient(self.num_heads, self.num_kv_heads, "the number of attention heads")
         longest = (MAX_HEAD_LENGTH,) * 2 if self.latent is None else MAX_LATENT_LENGTHS
         for name, most in zip(("key_length", "value_length"), longest, strict=True):
@@ -118,11 +128,6 @@ class AttentionSpec:
     @property
     def heads_per_kv_head(self) -> int:
         return self.num_heads // self.num_kv_heads
-
-    @property
-    def attended_length(self) -> int:
-        """Elements that a head adds to what the output matrix multiplies."""
-        return self.latent.value_length if self.latent is not None else self.value_length
 
     @property
     def query_stride(self) -> int:
@@ -214,15 +219,14 @@ class ModelSpec:
         if not self.layers:
             raise ModelError("the model has no layers")
         for attention in self.attentions:
-            if attention.gated:
-                assert attention.key_length == attention.value_length, "gates of another length"
             if attention.rope is not None:
                 assert 0 <= attention.rope < len(self.ropes), f"rope {attention.rope}"
                 _check_rope(self.ropes[attention.rope], attention)
             assert self.temperature or not attention.has_temperature, "no temperature"
         _check_number("embedding scale", self.embedding_scale)
         _check_number("logit scale", self.logit_scale)
-        assert 0 <= self.logit_softcap < 1e12, f"a softcap of {self.logit_softcap}"
+        _check_number("residual scale", self.block.residual_scale)
+        assert 0 <= self.logit_softcap < MAX_NUMBER, f"a softcap of {self.logit_softcap}"
 
     @property
     def num_layers(self) -> int:
@@ -237,6 +241,14 @@ class ModelSpec:
     def feed_forwards(self) -> tuple[FeedForwardSpec, ...]:
         """Of the layers that have it."""
         return tuple(layer.feed_forward for layer in self.layers if layer.feed_forward is not None)
+
+    @functools.cached_property
+    def feed_forward_lengths(self) -> dict[str, set[int]]:
+        """The lengths that feed-forward networks have, by the suffix of their tensors."""
+        lengths: dict[str, set[int]] = {}
+        for feed_forward in self.feed_forwards:
+            lengths.setdefault(feed_forward.suffix, set()).add(feed_forward.length)
+        return lengths
 
     @property
     def is_recurrent(self) -> bool:
@@ -267,10 +279,12 @@ def _check_rope(rope: Rope, attention: AttentionSpec) -> None:
 
 def _check_counts(spec: object, *names: str) -> None:
     for name in names:
-        if not 0 < getattr(spec, name) < 2**31:
-            raise ModelError(f"the model's {name} is {getattr(spec, name)}; it must be a positive number")
+        if not 0 < getattr(spec, name) <= MAX_COUNT:
+            raise ModelError(
+                f"the model's {name} is {getattr(spec, name)}; it must be a number from 1 to {MAX_COUNT}"
+            )
 
 
 def _check_number(name: str, value: float) -> None:
-    if not 0 < value < 1e12:  # also refuses NaN
-        raise ModelError(f"the model's {name} is {value}; it must be a positive number")
+    if not 0 < value < MAX_NUMBER:  # also refuses NaN
+        raise ModelError(f"the model's {name} is {value}; it must be positive and below {MAX_NUMBER:g}")

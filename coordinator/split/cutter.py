@@ -74,13 +74,12 @@ class Cutter:
         """Replicated on every rank."""
         self.part_of_vector(name, Span(0, length), length, name)
 
-    def replicated(self, name: str, *shapes: tuple[int, ...]) -> None:
-        """A tensor of numbers as it is, of the first of the shapes unless it has another of them."""
+    def scalars(self, name: str, count: int) -> None:
+        """A number for each of `count` heads, on every rank: a row or a column in files, and a row here."""
         found = self.tensors.get(name)
-        shape = found.shape if found is not None and found.shape in shapes else shapes[0]
-        tensor = self.find_floats(name, shape)
-        rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
-        self.shards[name] = Shard(name, "F32", Span(0, rows), Span(0, tensor.columns), 0)
+        is_column = found is not None and found.shape == (count, 1)
+        self.find_floats(name, (count, 1) if is_column else (count,))
+        self.shards[name] = Shard(name, "F32", Span(0, 1), Span(0, count), 0, is_column=is_column)
 
     def pieces(self, name: str, total: int, spans: list[Span], columns: int | None = None) -> None:
         """Some ranges of a matrix's rows, one after another on the device; parts of the bias go along.

@@ -19,7 +19,8 @@ def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorI
 
     Raises ModelError for a missing tensor and a wrong shape.
     """
-    used = {name: tensor for name, tensor in tensors.items() if name not in spec.unused_tensors}
+    unused = set(spec.unused_tensors)
+    used = {name: tensor for name, tensor in tensors.items() if name not in unused}
     cutter = Cutter(used, share.rank, spec.embedding_length)
     for index, (layer, layer_share) in enumerate(zip(spec.layers, share.layers, strict=True)):
         prefix = f"blk.{index}."

@@ -27,6 +27,7 @@ class Shard:
     experts: Span = ONE
     expert_rows: int = 0  # of one expert in the file
     transposed: bool = False
+    is_column: bool = False  # a vector that the file has as a column of one-element rows
     repeats: int = 1  # of a vector's numbers on the device: each is of so many rows of a matrix
 
     @property

@@ -83,8 +83,8 @@ def load_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
         raise TokenizerError("the model file holds no tokenizer; give the prompt as token ids with --tokens")
     if kind not in _KINDS:
         raise TokenizerError(
-            f"the model file's tokenizer is of kind {kind!r}, and only {', '.join(map(repr, _KINDS))} are "
-            "supported; --tokens takes the prompt as token ids with any tokenizer"
+            f"the model file's tokenizer is of kind {kind!r:.40}, and only {', '.join(map(repr, _KINDS))} "
+            "are supported; --tokens takes the prompt as token ids with any tokenizer"
         )
     return _KINDS[kind](metadata)
 

@@ -31,6 +31,7 @@ from tplaunch.coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
 _DEFAULTS = VocabularyDefaults(eos_token_id=1, unknown_token_id=2, adds_eos=True)
 
 _UNKNOWN = " "  # what no text contains once it is normalised
+MAX_CUT_BYTES, MAX_CUT_TOTAL = 512, 1 << 22  # of one text, which are looked for at every place, and of all
 _CUT = (TokenType.NORMAL, TokenType.UNUSED, TokenType.USER_DEFINED)  # the tokens that text is cut into
 
 
@@ -90,8 +91,13 @@ def _first_of_each_text(vocabulary: Vocabulary) -> dict[str, int]:
     ids: dict[str, int] = {}
     for token in vocabulary.ids_of_type(*_CUT):
         text = vocabulary.decoded(token)
-        if text and " " not in text:
+        if text and " " not in text and len(vocabulary.texts[token]) <= MAX_CUT_BYTES:
             ids.setdefault(text, token)
+    total = sum(len(vocabulary.texts[token]) for token in ids.values())
+    if total > MAX_CUT_TOTAL:  # the library takes 340 bytes of memory for each
+        raise TokenizerError(
+            f"the tokens' texts have {total} bytes in all; at most {MAX_CUT_TOTAL} are possible"
+        )
     return ids
 
 

@@ -21,6 +21,9 @@ PREFIX = "tokenizer.ggml."
 BYTE_TOKEN = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 
 
+MAX_TEXT_BYTES = 1 << 16  # of one token: no vocabulary comes near
+
+
 class TokenizerError(ValueError):
     """The tokenizer can't be built or used; the message says why in one sentence."""
 
@@ -81,7 +84,7 @@ class Vocabulary:
         match = BYTE_TOKEN.fullmatch(self.texts[token])
         if match is None:
             text = self.texts[token].decode(errors="replace")
-            raise TokenizerError(f"token {token} is a byte token but its text is {text!r}, not <0xHH>")
+            raise TokenizerError(f"token {token} is a byte token but its text is {text!r:.40}, not <0xHH>")
         return int(match[1], 16)
 
 
@@ -127,7 +130,13 @@ def _texts(metadata: Mapping[str, Any]) -> tuple[bytes, ...]:
         raise TokenizerError(f"{PREFIX}tokens is {_described(tokens)}, not a list of strings")
     if not tokens:
         raise TokenizerError(f"{PREFIX}tokens is empty")
-    return tuple(_text_bytes(token, text) for token, text in enumerate(tokens))
+    texts = tuple(_text_bytes(token, text) for token, text in enumerate(tokens))
+    for token, text in enumerate(texts):
+        if len(text) > MAX_TEXT_BYTES:
+            raise TokenizerError(
+                f"token {token} of {PREFIX}tokens has {len(text)} bytes, more than {MAX_TEXT_BYTES}"
+            )
+    return texts
 
 
 def _text_bytes(token: int, text: object) -> bytes:
@@ -139,23 +148,35 @@ def _text_bytes(token: int, text: object) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise TokenizerError(f"token {token} of {PREFIX}tokens is not Unicode text: {text!a}") from None
+        raise TokenizerError(f"token {token} of {PREFIX}tokens is not Unicode text: {text!a:.80}") from None
 
 
 def _numbers(metadata: Mapping[str, Any], key: str, dtype_kinds: str) -> npt.NDArray[Any] | None:
     """The array at a key, of one of NumPy's dtype kinds; None where the key is absent."""
-    if metadata.get(PREFIX + key) is None:
+    value = metadata.get(PREFIX + key)
+    if value is None:
         return None
-    try:
-        numbers = np.asarray(metadata[PREFIX + key])
-    except (ValueError, TypeError, OverflowError):
-        raise TokenizerError(f"{PREFIX}{key} is not a list of numbers") from None
-    if numbers.ndim != 1:
-        shape = " x ".join(map(str, numbers.shape)) or "no"
-        raise TokenizerError(f"{PREFIX}{key} holds {shape} values, not a list of them")
+    numbers = as_numbers(value)
+    if numbers is None:
+        raise TokenizerError(f"{PREFIX}{key} is not a list of numbers")
     if numbers.size and numbers.dtype.kind not in dtype_kinds:
         raise TokenizerError(f"{PREFIX}{key} holds values of type {numbers.dtype}, not the numbers it should")
     return numbers
+
+
+def as_numbers(value: object) -> npt.NDArray[Any] | None:
+    """A list of numbers as an array [size]; None for what is none.
+
+    Types are looked at first: of texts NumPy would make an array of as many times the longest of them.
+    """
+    if not isinstance(value, np.ndarray):
+        if not isinstance(value, list | tuple) or not set(map(type, value)) <= {int, float, bool}:
+            return None
+        try:
+            value = np.array(value)
+        except OverflowError:
+            return None
+    return value if value.ndim == 1 and value.dtype.kind in "biuf" else None
 
 
 def _column(metadata: Mapping[str, Any], key: str, size: int, dtype_kinds: str) -> npt.NDArray[Any] | None:

@@ -136,7 +136,10 @@ def _continue(
         engine=session.engine,
         scheduler=session.scheduler,
         prompt=prompt,
-        sampler=Sampler(generate.sampling, tokenizer.suppressed_token_ids if tokenizer else ()),
+        sampler=Sampler(
+            generate.sampling,
+            {*session.model.padding, *(tokenizer.suppressed_token_ids if tokenizer else ())},
+        ),
         max_tokens=generate.max_tokens or context_length,
         context_length=context_length,
         stop_tokens=frozenset() if generate.ignore_eos or tokenizer is None else tokenizer.eos_token_ids,

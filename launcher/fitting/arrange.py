@@ -39,6 +39,7 @@ class Arrangement:
 def arrange(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) -> Arrangement:
     """Raises UsageError or PlanError for what can't be run on these devices, or does not fit them."""
     check_activations(config, choices)
+    _check_positions(config, model)
     places = memory_places(choices, config.max_memory)
     weights, split = config.rank_weights(len(choices)), None
     if weights is None:
@@ -64,6 +65,16 @@ def check_activations(config: RunConfig, choices: Sequence[DeviceChoice]) -> Non
             )
 
 
+def _check_positions(config: RunConfig, model: Model) -> None:
+    """Positions that were learned are rows of a table, which has no more; others are computed."""
+    learned, context = model.spec.context_length, config.context_length or 0
+    if model.spec.position_embeddings and context > learned:
+        raise UsageError(
+            f"a context of {context} is not possible: the model has learned {learned} positions, and has no"
+            f" others; give --context {learned} or less"
+        )
+
+
 def say_arrangement(config: RunConfig, model: Model, arrangement: Arrangement) -> None:
     """Says on standard error where the context is not the model's own, and why; with -v always.
 
@@ -82,8 +93,8 @@ def largest_context_text(
 ) -> str:
     """In one line. unknown: why it is, where it is not known."""
     sizes, trained = arrangement.sizes, model.spec.context_length
-    if arrangement.limits.context_length > trained:
-        return f"the model was trained for {trained} positions, and may write nonsense beyond them"
+    if sizes.limits.context_length > trained:
+        return f"the model was trained for only {trained}: what it writes beyond may be poor"
     if sizes.largest_context is None:
         return f"largest context that fits: not known: {unknown}"
     text = f"largest context that fits: {sizes.largest_context}"

@@ -98,9 +98,9 @@ def test_default_windows() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({WINDOW: -1}, "sliding_window is -1; a number of keys is needed"),
+        ({WINDOW: -1}, "sliding_window is -1; a number from 0 to"),
         ({WINDOW: 512, PATTERN: [1, 0]}, "pattern is 'of 2 numbers'; one for each of 8 layers is needed"),
-        ({WINDOW: 512, PATTERN: -2}, "pattern is -2; a number of layers is needed"),
+        ({WINDOW: 512, PATTERN: -2}, "pattern is -2; a number from 0 to"),
     ],
 )
 def test_impossible_windows_are_refused(changes: dict[str, Any], sentence: str) -> None:
@@ -175,7 +175,7 @@ def test_softcaps_alibi_and_clamps() -> None:
         ("llama", (16,), None),
     ],
 )
-def test_the_span_of_a_norm_follows_from_its_weights(
+def test_norms_of_queries_and_keys_have_their_architectures_span(
     architecture: str, shape: tuple[int, ...] | None, expected: QueryKeyNorm | None
 ) -> None:
     shapes = {f"blk.{index}.attn_q_norm.weight": shape for index in (0, 1) if shape is not None}

@@ -117,6 +117,22 @@ def test_layouts_of_the_same_model_give_the_same(tmp_path: Path, weights: tuple[
         assert_same(logits_of(model.write(tmp_path / f"{name}.gguf"), weights), expected)
 
 
+@pytest.mark.parametrize("weights", [(1,), (1, 1, 1)])
+@pytest.mark.parametrize("rows", [("ssm_a",), ("ssm_d",), ("ssm_a", "ssm_d")])
+def test_a_number_a_head_is_a_column_or_a_row(
+    tmp_path: Path, rows: tuple[str, ...], weights: tuple[float, ...]
+) -> None:
+    """In mamba2's files both are columns."""
+    plain = recurrent_models.mamba2()
+    assert plain.tensors["blk.0.ssm_a"].shape == plain.tensors["blk.0.ssm_d"].shape == (6, 1)
+    tensors = {
+        name: values.reshape(-1) if name.endswith(rows) else values for name, values in plain.tensors.items()
+    }
+    changed = dataclasses.replace(plain, tensors=tensors)
+    expected = logits_of(plain.write(tmp_path / "plain.gguf"))
+    assert_same(logits_of(changed.write(tmp_path / "changed.gguf"), weights), expected)
+
+
 def test_blocks_that_predict_further_ahead_are_left_out(tmp_path: Path) -> None:
     plain = recurrent_models.delta("qwen35")
     extra = {
@@ -215,7 +231,7 @@ def test_states_take_memory_by_slot_and_head(tmp_path: Path) -> None:
         ("mamba2", {"ssm.inner_size": 95}, r"the inner size of recurrent layers \(95\) is not a multiple"),
         ("mamba2", {"ssm.state_size": 20}, "ssm.state_size is 20; a multiple of 16 is needed"),
         ("mamba2", {"ssm.time_step_rank": 0}, "ssm.time_step_rank is 0; a number from 1 to 65536"),
-        ("qwen35", {"full_attention_interval": 0}, "full_attention_interval is 0; a positive number"),
+        ("qwen35", {"full_attention_interval": 0}, "full_attention_interval is 0; a number from 1 to"),
         (
             "qwen35",
             {"attention.recurrent_layers": [1, 0]},

@@ -228,3 +228,43 @@ def test_any_table_is_refused_or_can_be_followed(changes: dict[int, int], text: 
 def test_damage_is_named(key: str, value: object, message: str) -> None:
     with pytest.raises(TokenizerError, match=message):
         load_tokenizer(metadata_with(*LETTERS) | {f"tokenizer.ggml.{key}": value})
+
+
+def table_of(units: dict[int, int], replacements: bytes) -> list[int]:
+    """A table whose trie has these units; the others lead nowhere."""
+    trie = np.full(256, 1 << 31, np.uint32)  # values, which no byte matches
+    for place, unit in units.items():
+        trie[place] = unit
+    return list((1024).to_bytes(4, "little") + trie.tobytes() + replacements)
+
+
+A, HAS_LEAF = ord("a"), 1 << 8
+ROOT = 128 << 10  # its children begin at 128
+A_BECOMES = {0: ROOT, 128 ^ A: (64 << 10) | HAS_LEAF | A, (128 ^ A) ^ 64: 1 << 31}
+
+
+def test_replacements_are_short() -> None:
+    """One letter that becomes a megabyte would make a prompt of any length a thousand times as long."""
+    assert pieces_of(load(*LETTERS, precompiled_charsmap=table_of(A_BECOMES, b"bc\0")), "a") == ["b", "c"]
+    for length in (129, 10**6):
+        with pytest.raises(TokenizerError, match=f"turns a character into {length} bytes; at most 128 are"):
+            load(*LETTERS, precompiled_charsmap=table_of(A_BECOMES, b"b" * length + b"\0"))
+
+
+def test_a_trie_that_leads_back_into_itself_is_refused() -> None:
+    """Every place of a text would be walked from to the text's end."""
+    node = 128 ^ A
+    units = {**A_BECOMES, node: ((node ^ 128) << 10) | A}  # its own child, by the same letter
+    with pytest.raises(TokenizerError, match="its trie has keys of more than 64 bytes"):
+        load(*LETTERS, precompiled_charsmap=table_of(units, b"b\0"))
+    with pytest.raises(TokenizerError, match="has 5000000 bytes; at most 4194304 are possible"):
+        load(*LETTERS, precompiled_charsmap=[0] * 5_000_000)
+
+
+def test_texts_that_would_take_much_memory_are_left_out_or_refused() -> None:
+    long = load(*LETTERS, ("a" * 513, -1.0, NORMAL), ("b" * 512, -1.0, NORMAL))
+    assert pieces_of(long, "a" * 513) == ["a"] * 513
+    assert pieces_of(long, "b" * 512) == ["b" * 512]
+    texts = [(f"{number:0500}", -1.0, NORMAL) for number in range(8400)]
+    with pytest.raises(TokenizerError, match=r"the tokens' texts have \d+ bytes in all; at most 4194304"):
+        load(*LETTERS, *texts)

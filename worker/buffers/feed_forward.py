@@ -11,8 +11,9 @@ from tplaunch.coordinator.split.shards import Shard
 def activated_name(spec: ModelSpec, feed_forward: FeedForwardSpec) -> str:
     """One for each length: around a rank's own columns must be zeros, where other lengths have theirs."""
     name = f"activated{feed_forward.suffix}"
-    lengths = {other.length for other in spec.feed_forwards if other.suffix == feed_forward.suffix}
-    return name if len(lengths) == 1 else f"{name}.{feed_forward.length}"
+    return (
+        name if len(spec.feed_forward_lengths[feed_forward.suffix]) == 1 else f"{name}.{feed_forward.length}"
+    )
 
 
 def activated_lengths(spec: ModelSpec, shards: Mapping[str, Shard]) -> dict[str, int]:

@@ -38,13 +38,12 @@ def write_state(builder: ProgramBuilder, index: int, recurrent: RecurrentSpec, s
     delta = recurrent.kind == "delta"
     if delta:
         builder.add(UnitNorm(2 * heads.num_groups, heads.state_length, builder.spec.norm.epsilon))
-    factors = builder.stacks[f"{layer}.ssm_a"]
     builder.add(
         Recurrence(
             delta=delta,
             heads=heads,
-            factor=factors.name,
-            scalar_stride=factors.padded_columns if factors.rows > 1 else 1,
+            factor=f"{layer}.ssm_a",
+            scalar_stride=1,
             time_bias=f"{layer}.ssm_dt.bias",
             skip=None if delta else f"{layer}.ssm_d",
             state=heads_state(index),

@@ -104,6 +104,7 @@ def shard_rows(weights: WeightSource, shard: Shard, tensor: TensorInfo) -> list[
     first, last = weight_type.row_bytes(shard.columns.start), weight_type.row_bytes(shard.columns.stop)
     is_widened = shard.type != tensor.type
     rows = weights.floats(tensor).view(np.uint8) if is_widened else weights.rows(tensor)
+    rows = rows.reshape(1, -1) if shard.is_column else rows
     if shard.repeats != 1:
         return [rows[:, first:last].view(np.float32).repeat(shard.repeats, axis=1).view(np.uint8)]
     return [rows[start + shard.rows.start : start + shard.rows.stop, first:last] for start in starts]
