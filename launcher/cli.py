@@ -159,6 +159,7 @@ def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunCo
         collective=options.collective,
         max_rows=options.prefill_chunk,
         timeout_seconds=options.timeout,
+        load_timeout_seconds=options.load_timeout,
         verbose=options.verbose,
         validate=options.validate,
         staging=options.staging,

@@ -47,11 +47,12 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
     with tempfile.TemporaryDirectory(prefix="tplaunch-", dir=_socket_root()) as directory:  # mode 0700
         endpoint = f"ipc://{directory}/control"
         supervisor = Supervisor(config, choices, endpoint)
-        channel = WorkerChannel(endpoint, len(choices), supervisor.watch)
+        channel = WorkerChannel(endpoint, len(choices), supervisor)
         engine_config = EngineConfig(
             config.collective,
             limits,
             config.timeout_seconds,
+            config.load_timeout_seconds,
             all_reduce=config.all_reduce,
             measure_anew=config.measure_anew,
             trace=config.trace,

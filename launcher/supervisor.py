@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -26,6 +27,7 @@ class Supervisor:
     def __init__(self, config: RunConfig, choices: Sequence[DeviceChoice], endpoint: str) -> None:
         self._config, self._choices, self._endpoint = config, choices, endpoint
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._descriptors: list[int] = []
 
     def __enter__(self) -> Supervisor:
         self._logs = RunLogs(self._config.verbose)
@@ -53,7 +55,12 @@ class Supervisor:
         for rank, process in enumerate(self._processes):
             code = process.poll()
             if code is not None and rank not in excused:
-                raise WorkerError(rank, f"rank {rank} ({self._choices[rank].name}) ended: {_reason(code)}")
+                name = self._choices[rank].name
+                raise WorkerError(rank, f"rank {rank} ({name}) ended: {end_reason(code)}")
+
+    def descriptors(self) -> Sequence[int]:
+        """A pidfd of each worker (pidfd_open(2)); none where the kernel has none, or forbids them."""
+        return self._descriptors
 
     def _start(self, rank: int) -> None:
         choice = self._choices[rank]
@@ -80,9 +87,13 @@ class Supervisor:
             stderr=subprocess.STDOUT,
         )
         self._processes.append(process)
+        with contextlib.suppress(OSError):
+            self._descriptors.append(os.pidfd_open(process.pid))
         self._logs.follow(rank, process)
 
     def _stop(self, grace_seconds: float) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
         deadline = time.monotonic() + grace_seconds
         for process in self._processes:
             _wait(process, deadline)
@@ -103,7 +114,8 @@ def _wait(process: subprocess.Popen[bytes], deadline: float) -> bool:
     return True
 
 
-def _reason(code: int) -> str:
+def end_reason(code: int) -> str:
+    """In words, from the return code of a process."""
     if code >= 0:
         return f"exit code {code}"
     return f"killed by {signal.Signals(-code).name}"
