@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -34,21 +36,16 @@ from tplaunch.launcher.config import (
 )
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.overrides import parse_overrides
+from tplaunch.launcher.signals import Signalled
 from tplaunch.launcher.sizes import parse_max_memory
 
 COMMANDS = ("run", "devices", "models", "plan", "logits", "bench", "bench-collectives", "tune")
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
 FAILED_RUN = (RunError, LogitsError, CapacityError)
-EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
-
-
-class Terminated(BaseException):
-    """SIGTERM came: end as after Ctrl-C, with everything cleaned up."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script. Returns the exit code: 0, 1 for a failed run, 2 for bad input, 128 + signal."""
-    signal.signal(signal.SIGTERM, _terminate)
+    """Returns the exit code: 0, 1 for a failed run, 2 for bad input, 128 + number after a signal."""
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):  # text that the terminal can't show is no reason to end
             stream.reconfigure(errors="replace")
@@ -59,25 +56,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_parser().print_help(sys.stderr)
         return EXIT_USAGE
     try:
-        return _dispatch(make_parser().parse_args(words))
+        return _run(words)
     except BAD_INPUT as error:
         return _fail(error, EXIT_USAGE)
     except FAILED_RUN as error:
         return _fail(error, EXIT_FAILURE)
-    except BrokenPipeError:  # the reader of our output has gone
-        sys.stderr.close()
-        return EXIT_FAILURE
-    except KeyboardInterrupt:
-        if sys.stdout.isatty():
-            print()  # the shell's prompt comes on a line of its own
-        return EXIT_INTERRUPTED
-    except Terminated:
-        return EXIT_TERMINATED
+    except BrokenPipeError as error:
+        if not _reader_has_gone():
+            return _fail(error, EXIT_FAILURE)
+        _drop_output()
+        return 0  # it has read all that it wanted
+    except Signalled as signalled:
+        _drop_output()
+        if signalled.number == signal.SIGINT and sys.stderr.isatty():
+            print(file=sys.stderr)  # the shell's prompt comes on a line of its own
+        return signalled.exit_code
 
 
-def _terminate(_number: int, _frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the clean-up short
-    raise Terminated
+def _run(words: Sequence[str]) -> int:
+    try:
+        code = _dispatch(make_parser().parse_args(words))
+    except SystemExit:  # of the parser, after --help
+        print(end="", flush=True)
+        raise
+    print(end="", flush=True)  # here, where it is known what an error means
+    return code
+
+
+def _reader_has_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads; other pipes may break, too."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+
+
+def _drop_output() -> None:
+    """What is still in sys.stdout must not keep Python from ending: it may be a pipe that nobody reads."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
 
 
 def _fail(error: Exception, code: int) -> int:
@@ -170,7 +187,3 @@ def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunCo
         without=() if options.without is None else tuple(options.without.split(",")),
         expert_split=options.expert_split,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from tplaunch.launcher.config import RunConfig, RunError
-from tplaunch.launcher.devices import WORKER_COMMAND, DeviceChoice
+from tplaunch.launcher.devices import DeviceChoice, run_job
 from tplaunch.launcher.supervisor import rank_cores, thread_settings
 
 
@@ -20,10 +20,8 @@ def run_device_job(
     if sys.stderr.isatty():
         print(f"measuring {choice.name}", file=sys.stderr)
     (cores,) = rank_cores([choice], sorted(os.sched_getaffinity(0)))
-    command = [
-        *WORKER_COMMAND,
+    arguments = [
         f"--{option}={json.dumps(job)}",
-        f"--parent={os.getpid()}",
         f"--device={'cpu' if choice.index is None else choice.index}",
         f"--uuid={choice.uuid}",
         f"--cores={','.join(map(str, cores))}",
@@ -31,15 +29,8 @@ def run_device_job(
         *(["--validate"] if config.validate else []),
     ]
     try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, **thread_settings(choice, len(cores))},
-            stdout=subprocess.PIPE,
-            stderr=None if config.verbose else subprocess.PIPE,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
-        )
+        env = {**os.environ, **thread_settings(choice, len(cores))}
+        done = run_job(arguments, timeout_seconds, env, show_errors=config.verbose)
     except subprocess.TimeoutExpired:
         raise RunError(f"measuring {choice.name} was given up after {timeout_seconds:.0f} s") from None
     if done.returncode:

@@ -4,21 +4,27 @@ crashes or hangs while it starts takes that process along, not the launcher."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tplaunch
 from tplaunch.launcher.config import UsageError
+from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 
 LIST_TIMEOUT_SECONDS = 60
 # As `python -m tplaunch.worker`, but sure to find the package beside this one: -m looks in the current folder
 # first.
 PACKAGE_ROOT = str(Path(tplaunch.__file__).resolve().parents[1])
-BOOTSTRAP = f"""import sys
+# Ctrl-C, Ctrl-\ and a closed terminal reach the whole foreground group; the launcher is the one to act.
+BOOTSTRAP = f"""import signal, sys
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
 sys.path = [{PACKAGE_ROOT!r}, *filter(None, sys.path)]
 from tplaunch.worker.__main__ import main
 sys.exit(main())"""
@@ -60,10 +66,7 @@ class DeviceList:
 def list_devices() -> DeviceList:
     """Asks the Vulkan loader, in a child process."""
     try:
-        result = subprocess.run(
-            [*WORKER_COMMAND, "--list-devices"],
-            capture_output=True, text=True, timeout=LIST_TIMEOUT_SECONDS, check=False,
-        )  # fmt: skip
+        result = run_job(["--list-devices"], LIST_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         return DeviceList((), f"the Vulkan drivers did not answer within {LIST_TIMEOUT_SECONDS} s")
     if result.returncode:
@@ -71,6 +74,30 @@ def list_devices() -> DeviceList:
         return DeviceList((), f"listing the Vulkan devices ended with code {result.returncode}: {last}")
     found = json.loads(result.stdout.splitlines()[-1])
     return DeviceList(tuple(found["devices"]), found["error"])
+
+
+def run_job(
+    arguments: Sequence[str],
+    timeout_seconds: float,  # of the time in which this process runs
+    env: Mapping[str, str] | None = None,
+    show_errors: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """A worker's process with one job to do, run to its end. Raises TimeoutExpired, once it is killed."""
+    errors = None if show_errors else subprocess.PIPE
+    command = [*WORKER_COMMAND, f"--parent={os.getpid()}", *arguments]
+    clock = RunningClock()
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+        try:
+            while True:
+                try:
+                    output = process.communicate(timeout=LOOK_SECONDS)
+                    return subprocess.CompletedProcess(command, process.returncode, *output)
+                except subprocess.TimeoutExpired:
+                    if clock() > timeout_seconds:
+                        raise
+        except BaseException:
+            process.kill()
+            raise
 
 
 def planned_devices(text: str) -> tuple[list[DeviceChoice], str]:

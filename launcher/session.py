@@ -20,6 +20,7 @@ from tplaunch.launcher.config import RunConfig, RunError
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.progress import show_progress
+from tplaunch.launcher.signals import held
 from tplaunch.launcher.supervisor import Supervisor
 
 MAX_SOCKET_PATH = 100  # bytes; the kernel's limit for a Unix socket is 107
@@ -44,7 +45,7 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
     choices, plan, limits = arrangement.choices, arrangement.plan, arrangement.limits
     if any(choice.index is None for choice in choices):
         print("tplaunch: running on the CPU with NumPy, without a Vulkan device", file=sys.stderr)
-    with tempfile.TemporaryDirectory(prefix="tplaunch-", dir=_socket_root()) as directory:  # mode 0700
+    with _private_folder() as directory:
         endpoint = f"ipc://{directory}/control"
         supervisor = Supervisor(config, choices, endpoint)
         channel = WorkerChannel(endpoint, len(choices), supervisor)
@@ -69,6 +70,18 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
             raise RunError(f"{error}; its log: {supervisor.log_path(error.rank)}") from error
         finally:
             channel.close()
+
+
+@contextmanager
+def _private_folder() -> Iterator[str]:
+    """Of mode 0700. A signal does not come between it and its end."""
+    with held():
+        folder = tempfile.TemporaryDirectory(prefix="tplaunch-", dir=_socket_root())
+    try:
+        yield folder.name
+    finally:
+        with held():
+            folder.cleanup()
 
 
 def _socket_root() -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import signal
@@ -16,6 +15,8 @@ from tplaunch.coordinator.control import WorkerError
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import WORKER_COMMAND, DeviceChoice
 from tplaunch.launcher.logs import RunLogs
+from tplaunch.launcher.signals import held
+from tplaunch.worker.process import pidfd
 
 GRACE_SECONDS = 2.0  # between asking a worker to end and killing it
 SUBMIT_OPTIONS = {None: (), True: ("--submit-ahead",), False: ("--submit-then-wait",)}
@@ -30,13 +31,14 @@ class Supervisor:
         self._descriptors: list[int] = []
 
     def __enter__(self) -> Supervisor:
-        self._logs = RunLogs(self._config.verbose)
+        with held():
+            self._logs = RunLogs(self._config.verbose)
         try:
             for rank in range(len(self._choices)):
-                self._start(rank)
+                with held():
+                    self._start(rank)
         except BaseException:
-            self._stop(GRACE_SECONDS)
-            self._logs.close(keep=False)
+            self._end(GRACE_SECONDS, keep_logs=False)
             raise
         return self
 
@@ -44,8 +46,12 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # After an orderly shutdown the workers are about to end by themselves; after an error they are not.
-        self._stop(GRACE_SECONDS if kind is None else 0.0)
-        self._logs.close(keep=isinstance(error, WorkerError))
+        self._end(GRACE_SECONDS if kind is None else 0.0, keep_logs=isinstance(error, WorkerError))
+
+    def _end(self, grace_seconds: float, keep_logs: bool) -> None:
+        with held():
+            self._stop(grace_seconds)
+            self._logs.close(keep=keep_logs)
 
     def log_path(self, rank: int) -> Path:
         return self._logs.path(rank)
@@ -59,7 +65,7 @@ class Supervisor:
                 raise WorkerError(rank, f"rank {rank} ({name}) ended: {end_reason(code)}")
 
     def descriptors(self) -> Sequence[int]:
-        """A pidfd of each worker (pidfd_open(2)); none where the kernel has none, or forbids them."""
+        """A pidfd of each worker, where these are to be had."""
         return self._descriptors
 
     def _start(self, rank: int) -> None:
@@ -87,8 +93,8 @@ class Supervisor:
             stderr=subprocess.STDOUT,
         )
         self._processes.append(process)
-        with contextlib.suppress(OSError):
-            self._descriptors.append(os.pidfd_open(process.pid))
+        descriptor = pidfd(process.pid)
+        self._descriptors += () if descriptor is None else (descriptor,)
         self._logs.follow(rank, process)
 
     def _stop(self, grace_seconds: float) -> None:
