@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tplaunch.coordinator.control import WorkerChannel, WorkerError
@@ -37,6 +38,7 @@ class Session:
     limits: Limits
     attached: list[Attached]
     ready: list[Ready]
+    watch: Callable[[], None]  # raises WorkerError where a rank has ended
 
 
 @contextmanager
@@ -64,7 +66,8 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
             with supervisor, show_progress(len(choices)) as on_progress:
                 attached, ready = engine.load(on_progress)
                 with collected_by_hand():
-                    yield Session(engine, Scheduler(limits), model, plan, limits, attached, ready)
+                    watch = partial(supervisor.watch, ())
+                    yield Session(engine, Scheduler(limits), model, plan, limits, attached, ready, watch)
                 engine.shut_down()
         except WorkerError as error:
             raise RunError(f"{error}; its log: {supervisor.log_path(error.rank)}") from error
