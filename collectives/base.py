@@ -5,13 +5,14 @@ summands complete. Nothing here knows of devices, of processes, or of how endpoi
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tplaunch.collectives.arena import round_up_to_page
+from tplaunch.running_clock import RunningClock
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
 MAX_REASON_BYTES = 200
@@ -66,6 +67,10 @@ class Collective(ABC):
         self.num_ranks = num_ranks
         self.slot_bytes = round_up_to_page(slot_bytes)
         self.timeout_seconds = timeout_seconds
+        # Of deadlines: ranks that were stopped together were not late.
+        self._clock: Callable[[], float] = RunningClock()
+            RunningClock()
+        )  # of deadlines: ranks that were stopped together were not late
         self._max_count = self.slot_bytes // 4
         self._arena: NDArray[np.uint8] | None = None
         self._connected = False

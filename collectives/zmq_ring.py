@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic
 
 import numpy as np
 import zmq
@@ -42,7 +41,7 @@ _MAX_ANNOUNCE_SECONDS = 1.0  # after this a waiting rank tells the others that i
 
 
 class _Patience:
-    """The clock of one all-reduce, or of connect() as sequence 0."""
+    """The deadlines of one all-reduce, or of connect() as sequence 0."""
 
     def __init__(self, sequence: int, timeout_seconds: float, now: float) -> None:
         self.sequence = sequence
@@ -67,19 +66,19 @@ class ZmqRing(Collective):
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         folder: Path | None = None,
         host: str = "127.0.0.1",
-        clock: Callable[[], float] = monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """folder: the run's private one (mode 0700), for ranks of one host; None for TCP.
 
         host: the address to listen on over TCP, which must also be one that the peers can reach.
-        clock: seconds, by which this rank loses its patience.
+        clock: seconds, by which this rank loses its patience; by default those in which this process runs.
         """
         super().__init__(
             rank=rank, num_ranks=num_ranks, slot_bytes=slot_bytes, timeout_seconds=timeout_seconds
         )
         check_token(token)
         self.num_foreign_messages = 0  # that were none of the ring's, and were dropped
-        self._clock = clock
+        self._clock = self._clock if clock is None else clock
         self._left, self._right = (rank - 1) % num_ranks, (rank + 1) % num_ranks
         self._heard = {peer: -1 for peer in range(num_ranks) if peer != rank}  # each peer's latest sequence
         self._chunks: deque[Message] = deque()

@@ -162,13 +162,13 @@ def decode(frames: Sequence[Frame]) -> Message:
     return message
 
 
-def receive_frames(socket: zmq.Socket[bytes], num_names: int = 0) -> list[zmq.Frame]:
+def receive_frames(socket: zmq.Socket[bytes], num_names: int = 0, flags: int = 0) -> list[zmq.Frame]:
     """The frames of the next message, behind as many with names as the socket puts before it.
 
     Of too many frames one too many is returned, which decode() refuses, and the rest is dropped. Raises
-    zmq.Again as the socket's options say.
+    zmq.Again as the socket's options and `flags` (zmq.NOBLOCK) say.
     """
-    frames = [frame := socket.recv(copy=False)]
+    frames = [frame := socket.recv(flags, copy=False)]
     while frame.more:
         frame = socket.recv(copy=False)
         if len(frames) <= num_names + MAX_FRAMES:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from tplaunch.launcher.device_choice import left_out, preferred
 from tplaunch.launcher.driver_packages import DRIVER_VARIABLES, os_release, what_to_install
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.worker_command import WORKER_COMMAND
+from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 
 LIST_TIMEOUT_SECONDS = 60
 CPU = "cpu"
@@ -84,11 +85,7 @@ def list_devices() -> DeviceList:
 def _ask_drivers() -> dict[str, Any]:
     """The devices; what went wrong; which part of Vulkan is not installed: loader, driver or neither."""
     try:
-        result = subprocess.run(
-            [*WORKER_COMMAND, "--list-devices", f"--parent={os.getpid()}"],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=LIST_TIMEOUT_SECONDS, check=False,
-        )  # fmt: skip
+        result = run_job(["--list-devices"], LIST_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         return {"devices": [], "error": f"the Vulkan drivers did not answer within {LIST_TIMEOUT_SECONDS} s"}
     if result.returncode:
@@ -97,6 +94,38 @@ def _ask_drivers() -> dict[str, Any]:
         return {"devices": [], "error": error}
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return found
+
+
+def run_job(
+    arguments: Sequence[str],
+    timeout_seconds: float,  # of the time in which this process runs
+    env: Mapping[str, str] | None = None,
+    show_errors: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """A worker's process with one job to do, run to its end. Raises TimeoutExpired, once it is killed."""
+    errors = None if show_errors else subprocess.PIPE
+    command = [*WORKER_COMMAND, f"--parent={os.getpid()}", *arguments]
+    clock = RunningClock()
+    with subprocess.Popen(
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        errors="replace",
+    ) as process:
+        try:
+            while True:
+                try:
+                    output = process.communicate(timeout=LOOK_SECONDS)
+                    return subprocess.CompletedProcess(command, process.returncode, *output)
+                except subprocess.TimeoutExpired:
+                    if clock() > timeout_seconds:
+                        raise
+        except BaseException:
+            process.kill()
+            raise
 
 
 def planned_devices(text: str) -> tuple[list[DeviceChoice], str]:

@@ -36,7 +36,7 @@ class ControlSocket:
         self._socket.send_multipart(encode(message))
 
     def receive(self) -> Message:
-        """Waits as long as it takes: the kernel ends this process when the launcher's ends."""
+        """Waits as long as it takes: this process ends when the launcher's does."""
         return decode([frame.buffer for frame in receive_frames(self._socket)])
 
     def close(self) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,19 @@ from tplaunch.worker.control import ControlSocket
 SECONDS = 30.0
 
 
+class Nobody:
+    """Watches no processes."""
+
+    def watch(self, excused: Collection[int]) -> None:
+        pass
+
+    def descriptors(self) -> Iterable[int]:
+        return ()
+
+
 @pytest.fixture
 def channel(tmp_path: Path) -> Iterator[WorkerChannel]:
-    opened = WorkerChannel(f"ipc://{tmp_path}/control", 2, lambda excused: None)
+    opened = WorkerChannel(f"ipc://{tmp_path}/control", 2, Nobody())
     yield opened
     opened.close()
 
@@ -47,7 +56,7 @@ def peer(channel: WorkerChannel, tmp_path: Path) -> Iterator[zmq.Socket[bytes]]:
 
 
 def hear(channel: WorkerChannel) -> tuple[int, Message] | None:
-    return channel.receive(time.monotonic() + SECONDS)
+    return channel.receive(channel.clock() + SECONDS)
 
 
 def test_both_sides_mean_the_same_rank(channel: WorkerChannel, tmp_path: Path) -> None:
