@@ -69,8 +69,6 @@ class Collective(ABC):
         self.timeout_seconds = timeout_seconds
         # Of deadlines: ranks that were stopped together were not late.
         self._clock: Callable[[], float] = RunningClock()
-            RunningClock()
-        )  # of deadlines: ranks that were stopped together were not late
         self._max_count = self.slot_bytes // 4
         self._arena: NDArray[np.uint8] | None = None
         self._connected = False
