@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tplaunch.collectives.arena import round_up_to_page
+from tplaunch.running_clock import RunningClock
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
 MAX_RANKS = 32
@@ -67,6 +68,7 @@ class Collective(ABC):
         self.num_ranks = num_ranks
         self.slot_bytes = round_up_to_page(slot_bytes)
         self.timeout_seconds = timeout_seconds
+        self._clock = RunningClock()  # of deadlines: ranks that were stopped together were not late
         self._max_count = self.slot_bytes // 4
         self._arena: NDArray[np.uint8] | None = None
         self._connected = False

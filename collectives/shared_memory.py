@@ -151,14 +151,16 @@ class SharedMemory(Collective):
     def _await_peers(self, sequence: int) -> None:
         """Wait until every peer has arrived at exchange `sequence`, or at connect() where it is 0."""
         header = self._header_or_error()
-        start, load = monotonic(), header.load
-        may_spin = True
+        load = header.load
+        end: float | None = None  # by a clock that is looked at by those only who have to wait for long
         for peer in header.peers:
             if load(peer.arrived) > sequence:
                 continue
-            if not may_spin or not self._spin(header, peer, sequence):
-                may_spin = False  # whoever is awaited next has had the time already
-                self._sleep(header, peer, sequence, start + self.timeout_seconds)
+            if end is None:
+                if self._spin(header, peer, sequence):
+                    continue
+                end = self._clock() + self.timeout_seconds  # who is awaited next has had time to spin already
+            self._sleep(header, peer, sequence, end)
 
     def _spin(self, header: SharedHeader, peer: Line, sequence: int) -> bool:
         """Whether the peer came while this rank had nothing else to do and no one else needed the core."""
@@ -175,13 +177,15 @@ class SharedMemory(Collective):
         return False
 
     def _sleep(self, header: SharedHeader, peer: Line, sequence: int, end: float) -> None:
+        late = False
         while header.load(peer.arrived) <= sequence:
             header.check_aborted()
-            seconds_left = end - monotonic()
-            if seconds_left <= 0:
+            if late:  # and the flag has been looked at since
                 missing = [other.rank for other in header.peers if header.load(other.arrived) <= sequence]
                 raise self._timeout(sequence, missing or [peer.rank])
-            header.sleep_on(peer, sequence + 1, min(seconds_left, _SLEEP_SECONDS))
+            seconds_left = end - self._clock()
+            late = seconds_left <= 0
+            header.sleep_on(peer, sequence + 1, max(0.0, min(seconds_left, _SLEEP_SECONDS)))
 
     def _header_or_error(self) -> SharedHeader:
         if self._header is None:

@@ -8,7 +8,6 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from time import monotonic
 
 import numpy as np
 import zmq
@@ -25,6 +24,7 @@ from tplaunch.collectives.base import (
     encode_reason,
 )
 from tplaunch.collectives.zmq_wire import Header, Kind, Message, decode_reason, parse
+from tplaunch.running_clock import RunningClock
 
 _POLL_MILLISECONDS = 20  # how often a waiting rank looks at the clock and for an abort() by another thread
 _LINGER_MILLISECONDS = 1000  # how long close() goes on sending what a peer, perhaps dead, has not taken
@@ -32,10 +32,10 @@ _MAX_ANNOUNCE_SECONDS = 1.0  # after this a waiting rank tells the others that i
 
 
 class _Patience:
-    """The clock of one all-reduce, or of connect() as sequence 0."""
+    """The deadlines of one all-reduce, or of connect() as sequence 0."""
 
-    def __init__(self, sequence: int, timeout_seconds: float) -> None:
-        now = monotonic()
+    def __init__(self, sequence: int, timeout_seconds: float, clock: RunningClock) -> None:
+        now = clock()
         self.sequence = sequence
         self.end = now + timeout_seconds
         self.announce = now + min(_MAX_ANNOUNCE_SECONDS, timeout_seconds / 2)
@@ -92,7 +92,7 @@ class ZmqRing(Collective):
             for peer in self._heard:
                 self._outboxes[peer] = self._push(peer, endpoints[peer])
             self._broadcast(Header(Kind.HELLO, self.rank))
-            patience = _Patience(0, self.timeout_seconds)
+            patience = _Patience(0, self.timeout_seconds, self._clock)
             self._receive_until(lambda: min(self._heard.values(), default=0) >= 0, patience)
         self._connected = True
 
@@ -112,7 +112,7 @@ class ZmqRing(Collective):
         size = self.num_ranks
         values = self.partials(parity)[0, :count]
         chunks = [values[count * i // size : count * (i + 1) // size] for i in range(size)]
-        patience = _Patience(sequence, self.timeout_seconds)
+        patience = _Patience(sequence, self.timeout_seconds, self._clock)
         with self._lock:
             for step in range(2 * (size - 1)):
                 header = Header(Kind.CHUNK, self.rank, sequence, step, count)
@@ -153,12 +153,14 @@ class ZmqRing(Collective):
         return np.frombuffer(message.payload, np.float32)
 
     def _receive_until(self, done: Callable[[], bool], patience: _Patience) -> None:
+        late = False
         while not done():
             if self._failure is not None:  # abort() by another thread
                 self._refuse()
-            now = monotonic()
-            if now >= patience.end:
+            if late:  # and the inbox has been looked at since
                 raise self._late(patience.sequence)
+            now = self._clock()
+            late = now >= patience.end
             if now >= patience.announce:
                 self._broadcast(Header(Kind.WAITING, self.rank, patience.sequence))
                 patience.announce = math.inf

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection
-from typing import TypeVar
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol, TypeVar
 
 import zmq
 
 from tplaunch.coordinator.messages import PROTOCOL_VERSION, Failed, Hello, Message, decode, encode
 from tplaunch.coordinator.wire import Frame, WireError
+from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 
-POLL_MILLISECONDS = 50  # how soon a worker's death is seen
 BLAME_SECONDS = 0.5  # for a rank that another one blames, or that has ended, to be heard
 M = TypeVar("M")
 
@@ -24,6 +24,16 @@ class WorkerError(RuntimeError):
         self.rank = rank
 
 
+class Watcher(Protocol):
+    """Knows the workers' processes."""
+
+    def watch(self, excused: Collection[int]) -> None:
+        """Raises WorkerError where a process has ended, except for the excused ranks."""
+
+    def descriptors(self) -> Iterable[int]:
+        """One for each process, readable once it has ended; none where the kernel offers none."""
+
+
 def identity(rank: int) -> bytes:
     """The ZeroMQ routing id of a rank."""
     return f"rank-{rank}".encode()
@@ -32,20 +42,26 @@ def identity(rank: int) -> bytes:
 class WorkerChannel:
     """Messages to and from the workers of one run.
 
-    `watch` is called at least every 50 ms while waiting; it raises where a worker's process has ended,
-    except for the ranks it is given: those that have said themselves that they failed.
+    While it waits it also waits for the workers' processes to end. A rank that ended without having said
+    why has BLAME_SECONDS in which its last words may still come; messages of the others don't hold that up.
+
+    Deadlines are times of `clock`, in which only time counts that this process has run.
     """
 
-    def __init__(self, endpoint: str, num_ranks: int, watch: Callable[[Collection[int]], None]) -> None:
+    def __init__(self, endpoint: str, num_ranks: int, watcher: Watcher) -> None:
         self.num_ranks = num_ranks
-        self._watch = watch
+        self.clock = RunningClock()
+        self._watcher = watcher
         self._failures: dict[int, Failed] = {}
+        self._ended: WorkerError | None = None  # a worker's process has, and has not said why
+        self._ended_until = 0.0  # how long its words are waited for
+        self._next_look = -math.inf  # at the processes
+        self._poller: zmq.Poller | None = None
         self._ranks = {identity(rank): rank for rank in range(num_ranks)}
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 500)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.setsockopt(zmq.RCVTIMEO, POLL_MILLISECONDS)
         self._socket.bind(endpoint)
 
     def broadcast(self, message: Message) -> None:
@@ -60,28 +76,39 @@ class WorkerChannel:
         try:
             self._socket.send_multipart((name, *frames))
         except zmq.ZMQError as error:
-            self._watch(self._failures)
-            raise WorkerError(rank, f"rank {rank} can't be reached: {error}") from error
+            deadline = self.clock() + BLAME_SECONDS
+            while self.receive(deadline) is not None:
+                pass  # its last words are waited for, and come as an error
+            raise self._ended or WorkerError(rank, f"rank {rank} can't be reached: {error}") from error
 
     def receive(self, deadline: float) -> tuple[int, Message] | None:
-        """The next message and its rank; None when time.monotonic() passes the deadline.
+        """The next message and its rank; None when `clock` passes the deadline.
 
-        Raises WorkerError when a worker says that it failed. Strangers are not heard.
+        Raises WorkerError when a worker says that it failed, or has ended. Strangers are not heard.
         """
-        while (received := self._next(deadline)) is not None:
-            rank, message = received
-            if isinstance(message, Failed):
-                raise self._root_cause(rank, message)
-            return rank, message
-        return None
+        received = self._next(deadline)
+        if received is not None and isinstance(received[1], Failed):
+            raise self._root_cause(received[0], received[1])
+        return received
 
     def _next(self, deadline: float) -> tuple[int, Message] | None:
-        while time.monotonic() < deadline:
+        while True:
+            now = self.clock()
+            if now >= self._next_look:
+                self._look_after_workers(now)
+            if (received := self._take()) is not None:
+                return received
+            if now >= deadline:  # and the socket has been looked at since
+                return None
+            self._wait(min(LOOK_SECONDS, deadline - now))
+
+    def _take(self) -> tuple[int, Message] | None:
+        """A message that has come, if one has."""
+        while True:
             try:
-                name, *frames = self._socket.recv_multipart(copy=False)
+                name, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
-                self._look_after_workers()
-                continue
+                return None
             rank = self._ranks.get(name.bytes)
             if rank is None or not frames:
                 continue
@@ -89,32 +116,58 @@ class WorkerChannel:
                 return rank, decode([frame.buffer for frame in frames])
             except WireError as error:
                 raise WorkerError(rank, f"rank {rank} sent {error}") from error
-        return None
 
-    def _look_after_workers(self) -> None:
-        try:
-            self._watch(self._failures)
-        except WorkerError:
-            if not self._socket.poll(int(BLAME_SECONDS * 1000)):  # its last words may still be on their way
-                raise
+    def _wait(self, seconds: float) -> None:
+        """Until there is a message, or a process has ended."""
+        if self._poller is None:
+            self._poller = zmq.Poller()
+            self._poller.register(self._socket, zmq.POLLIN)
+            for descriptor in self._watcher.descriptors():
+                self._poller.register(descriptor, zmq.POLLIN)
+        for ready, _ in self._poller.poll(max(1, int(seconds * 1000))):
+            if ready is not self._socket:
+                self._next_look = -math.inf
+                self._poller.unregister(ready)  # it would stay readable for ever
+
+    def _look_after_workers(self, now: float) -> None:
+        self._next_look = now + LOOK_SECONDS
+        if self._ended is None:
+            try:
+                self._watcher.watch(self._failures)
+            except WorkerError as error:
+                self._ended, self._ended_until = error, now + BLAME_SECONDS
+        elif now >= self._ended_until and self._ended.rank not in self._failures:
+            raise self._ended
 
     def _root_cause(self, rank: int, failed: Failed) -> WorkerError:
-        """Follows the blame: a rank that was told to give up is often heard before the one that told it."""
-        failures = self._failures
+        """Follows the blame: a rank that was told to give up is often heard before the one that told it.
+
+        Blame may go round in a circle: ranks that can't reach each other each name another one.
+        """
+        failures, chain = self._failures, [rank]
         failures[rank] = failed
-        deadline = time.monotonic() + BLAME_SECONDS
-        while (culprit := failures[rank].culprit) is not None and culprit != rank:
+        deadline = self.clock() + BLAME_SECONDS
+        while (culprit := failures[chain[-1]].culprit) is not None and culprit not in chain:
+            if culprit not in self._ranks.values():
+                break
             while culprit not in failures and (received := self._next(deadline)) is not None:
                 if isinstance(received[1], Failed):
                     failures[received[0]] = received[1]
             if culprit not in failures:
-                return WorkerError(culprit, f"rank {rank} failed: {failures[rank].error}")
-            rank = culprit
-        return WorkerError(rank, f"rank {rank} failed: {failures[rank].error}")
+                if self._ended is not None and self._ended.rank == culprit:
+                    return self._ended
+                return WorkerError(culprit, _sentence(chain[-1], failures))
+            chain.append(culprit)
+        if culprit not in chain[:-1]:
+            return WorkerError(chain[-1], _sentence(chain[-1], failures))
+        *others, last = circle = sorted(chain[chain.index(culprit) :])
+        names = f"{', '.join(map(str, others))} and {last}"
+        sentence = f"ranks {names} blame each other: {_sentence(circle[0], failures)}"
+        return WorkerError(circle[0], sentence)
 
     def collect(self, kind: type[M], what: str, timeout_seconds: float) -> list[M]:
         """One message of a kind from every rank, in rank order."""
-        deadline = time.monotonic() + timeout_seconds
+        deadline = self.clock() + timeout_seconds
         found: dict[int, M] = {}
         while len(found) < self.num_ranks:
             received = self.receive(deadline)
@@ -140,3 +193,7 @@ class WorkerChannel:
     def close(self) -> None:
         self._socket.close()
         self._context.term()
+
+
+def _sentence(rank: int, failures: Mapping[int, Failed]) -> str:
+    return f"rank {rank} failed: {failures[rank].error}"

@@ -33,9 +33,9 @@ class EngineConfig:
     collective: str
     limits: Limits
     timeout_seconds: float  # of one step, and of every wait inside it
+    load_timeout_seconds: float  # of a rank, without progress of its own
     all_reduce: str = "auto"
     measure_anew: bool = False  # what all_reduce does by measurement
-    load_timeout_seconds: float = 3600.0  # without any progress
     trace: bool = False  # keep every lap of every step
     measure_copy: bool = False  # have every rank tell its device's copy bandwidth
 
@@ -98,17 +98,25 @@ class Engine:
         )
 
     def _await_ready(self, on_progress: OnProgress) -> list[Ready]:
+        """A rank has load_timeout_seconds from each sign of its own to the next."""
+        clock, timeout = self._channel.clock, self._config.load_timeout_seconds
+        ends = dict.fromkeys(range(len(self._plan)), clock() + timeout)
         ready: dict[int, Ready] = {}
-        while len(ready) < len(self._plan):
-            received = self._channel.receive(time.monotonic() + self._config.load_timeout_seconds)
+        while ends:
+            last = min(ends, key=ends.__getitem__)
+            received = self._channel.receive(ends[last])
             if received is None:
-                missing = min(set(range(len(self._plan))) - set(ready))
-                raise WorkerError(missing, f"rank {missing} stopped loading")
+                raise WorkerError(
+                    last,
+                    f"rank {last} got no further in loading for {timeout:g} s; --load-timeout allows more",
+                )
             rank, message = received
             if isinstance(message, Progress):
                 on_progress(rank, message)
-            elif isinstance(message, Ready):
+                ends[rank] = clock() + timeout
+            elif isinstance(message, Ready) and rank in ends:
                 ready[rank] = message
+                del ends[rank]
             else:
                 raise WorkerError(rank, f"rank {rank} sent {type(message).__name__} while loading")
         return [ready[rank] for rank in range(len(self._plan))]

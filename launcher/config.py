@@ -28,6 +28,7 @@ EXIT_FAILURE, EXIT_USAGE = 1, 2
 COLLECTIVES = ("shared-memory", "zmq-ring")
 ALL_REDUCES = ("auto", "one-shot", "two-phase")
 AUTO: Final = "auto"
+DEFAULT_LOAD_TIMEOUT_SECONDS = 600.0  # a slow driver compiles a kernel for most of a minute
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class RunConfig:
     measure_copy: bool = False  # of the devices' memory
     without: tuple[str, ...] = ()  # features of the devices
     expert_split: str = EXPERT_SPLITS[0]
+    load_timeout_seconds: float = DEFAULT_LOAD_TIMEOUT_SECONDS
     max_memory: Mapping[int | None, int] = field(default_factory=dict)  # bytes by device; None: the CPU's
     overrides: tuple[tuple[str, int | float | bool | str], ...] = ()  # of the file's metadata
 
@@ -104,8 +106,10 @@ class RunConfig:
         for feature in self.without:
             if feature not in FEATURES:
                 raise UsageError(f"--without {feature:.40}: known are {', '.join(FEATURES)}")
-        if not 0 < self.timeout_seconds < 1e6:
-            raise UsageError(f"--timeout {self.timeout_seconds}: a positive number of seconds is needed")
+        timeouts = {"--timeout": self.timeout_seconds, "--load-timeout": self.load_timeout_seconds}
+        for option, seconds in timeouts.items():
+            if not 0 < seconds < 1e6:
+                raise UsageError(f"{option} {seconds}: a positive number of seconds is needed")
 
     def rank_weights(self, num_ranks: int) -> tuple[float, ...] | None:
         """One weight per rank; None where they are to be found out."""

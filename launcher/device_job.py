@@ -9,10 +9,9 @@ import sys
 from typing import Any
 
 from tplaunch.launcher.config import RunConfig, RunError
-from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.devices import DeviceChoice, run_job
 from tplaunch.launcher.machine import num_threads
 from tplaunch.launcher.supervisor import rank_cores, thread_settings
-from tplaunch.launcher.worker_command import WORKER_COMMAND
 
 
 def run_device_job(
@@ -22,10 +21,8 @@ def run_device_job(
     if sys.stderr.isatty():
         print(f"measuring {choice.name}", file=sys.stderr)
     (cores,) = rank_cores([choice], sorted(os.sched_getaffinity(0)))
-    command = [
-        *WORKER_COMMAND,
+    arguments = [
         f"--{option}={json.dumps(job)}",
-        f"--parent={os.getpid()}",
         f"--device={'cpu' if choice.index is None else choice.index}",
         f"--uuid={choice.uuid}",
         f"--cores={','.join(map(str, cores))}",
@@ -33,15 +30,8 @@ def run_device_job(
         *(["--validate"] if config.validate else []),
     ]
     try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, **thread_settings(choice, num_threads(len(cores), 1))},
-            stdout=subprocess.PIPE,
-            stderr=None if config.verbose else subprocess.PIPE,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
-        )
+        env = {**os.environ, **thread_settings(choice, num_threads(len(cores), 1))}
+        done = run_job(arguments, timeout_seconds, env, show_errors=config.verbose)
     except subprocess.TimeoutExpired:
         raise RunError(f"measuring {choice.name} was given up after {timeout_seconds:.0f} s") from None
     if done.returncode:

@@ -7,11 +7,13 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.worker_command import WORKER_COMMAND
+from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 
 LIST_TIMEOUT_SECONDS = 60
 CPU = "cpu"
@@ -51,11 +53,7 @@ class DeviceList:
 def list_devices() -> DeviceList:
     """Asks the Vulkan loader, in a child process."""
     try:
-        result = subprocess.run(
-            [*WORKER_COMMAND, "--list-devices", f"--parent={os.getpid()}"],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=LIST_TIMEOUT_SECONDS, check=False,
-        )  # fmt: skip
+        result = run_job(["--list-devices"], LIST_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         return DeviceList((), f"the Vulkan drivers did not answer within {LIST_TIMEOUT_SECONDS} s")
     if result.returncode:
@@ -63,6 +61,38 @@ def list_devices() -> DeviceList:
         return DeviceList((), f"listing the Vulkan devices ended with code {result.returncode}: {last}")
     found = json.loads(result.stdout.splitlines()[-1])
     return DeviceList(tuple(found["devices"]), found["error"])
+
+
+def run_job(
+    arguments: Sequence[str],
+    timeout_seconds: float,  # of the time in which this process runs
+    env: Mapping[str, str] | None = None,
+    show_errors: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """A worker's process with one job to do, run to its end. Raises TimeoutExpired, once it is killed."""
+    errors = None if show_errors else subprocess.PIPE
+    command = [*WORKER_COMMAND, f"--parent={os.getpid()}", *arguments]
+    clock = RunningClock()
+    with subprocess.Popen(
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        errors="replace",  # a driver may print anything
+    ) as process:
+        try:
+            while True:
+                try:
+                    output = process.communicate(timeout=LOOK_SECONDS)
+                    return subprocess.CompletedProcess(command, process.returncode, *output)
+                except subprocess.TimeoutExpired:
+                    if clock() > timeout_seconds:
+                        raise
+        except BaseException:
+            process.kill()
+            raise
 
 
 def planned_devices(text: str) -> tuple[list[DeviceChoice], str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.limits import ACTIVATIONS
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS
-from tplaunch.launcher.config import ALL_REDUCES, COLLECTIVES
+from tplaunch.launcher.config import ALL_REDUCES, COLLECTIVES, DEFAULT_LOAD_TIMEOUT_SECONDS
 from tplaunch.launcher.fitting.context_fit import MAX_ROWS
 
 
@@ -63,6 +63,8 @@ def _add_ranks(ranks: argparse._ArgumentGroup) -> None:
     )
     ranks.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS",
                        help="how long a rank may take for one step (default: %(default)s)")  # fmt: skip
+    ranks.add_argument("--load-timeout", type=float, default=DEFAULT_LOAD_TIMEOUT_SECONDS, metavar="SECONDS",
+                       help="how long a rank may load without progress (default: %(default)s)")  # fmt: skip
 
 
 def _add_memory(memory: argparse._ArgumentGroup) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from tplaunch.coordinator.control import WorkerChannel, WorkerError
 from tplaunch.coordinator.engine import Engine, EngineConfig
@@ -35,6 +36,7 @@ class Session:
     limits: Limits
     attached: list[Attached]
     ready: list[Ready]
+    watch: Callable[[], None]  # raises WorkerError where a rank has ended
 
 
 @contextmanager
@@ -47,11 +49,12 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
     with socket_folder() as folder:
         endpoint = f"ipc://{folder}/control"
         supervisor = Supervisor(config, choices, endpoint)
-        channel = WorkerChannel(endpoint, len(choices), supervisor.watch)
+        channel = WorkerChannel(endpoint, len(choices), supervisor)
         engine_config = EngineConfig(
             config.collective,
             limits,
             config.timeout_seconds,
+            config.load_timeout_seconds,
             all_reduce=config.all_reduce,
             measure_anew=config.measure_anew,
             trace=config.trace,
@@ -62,7 +65,8 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
             with supervisor, show_progress(len(choices)) as on_progress:
                 attached, ready = engine.load(on_progress)
                 with collected_by_hand():
-                    yield Session(engine, Scheduler(limits), model, plan, limits, attached, ready)
+                    watch = partial(supervisor.watch, ())
+                    yield Session(engine, Scheduler(limits), model, plan, limits, attached, ready, watch)
                 engine.shut_down()
             _warn(model.overwriting())
         except WorkerError as error:

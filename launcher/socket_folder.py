@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tplaunch.launcher.config import RunError
+from tplaunch.launcher.signals import held
 from tplaunch.worker.folders import private_temporary, temporary_parents
 
 PREFIX = "tplaunch-"
@@ -19,12 +20,14 @@ LONGEST_NAME = f"{PREFIX}12345678/control"
 
 @contextmanager
 def socket_folder() -> Iterator[Path]:
-    """Gone at the end, with what is in it. Raises RunError where there is no place for it."""
-    folder = _make()
+    """Gone at the end, with what is in it; no signal comes in between. Raises RunError without a place."""
+    with held():
+        folder = _make()
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with held():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make() -> Path:

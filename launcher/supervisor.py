@@ -16,7 +16,9 @@ from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.logs import RunLogs
 from tplaunch.launcher.machine import num_threads
+from tplaunch.launcher.signals import held
 from tplaunch.launcher.worker_command import WORKER_COMMAND
+from tplaunch.worker.process import pidfd
 
 GRACE_SECONDS = 2.0  # between asking a worker to end and killing it
 SUBMIT_OPTIONS = {None: (), True: ("--submit-ahead",), False: ("--submit-then-wait",)}
@@ -28,15 +30,17 @@ class Supervisor:
     def __init__(self, config: RunConfig, choices: Sequence[DeviceChoice], endpoint: str) -> None:
         self._config, self._choices, self._endpoint = config, choices, endpoint
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._descriptors: list[int] = []
 
     def __enter__(self) -> Supervisor:
-        self._logs = RunLogs(self._config.verbose)
+        with held():
+            self._logs = RunLogs(self._config.verbose)
         try:
             for rank in range(len(self._choices)):
-                self._start(rank)
+                with held():
+                    self._start(rank)
         except BaseException:
-            self._stop(GRACE_SECONDS)
-            self._logs.close(keep=False)
+            self._end(GRACE_SECONDS, keep_logs=False)
             raise
         return self
 
@@ -44,8 +48,12 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # After an orderly shutdown the workers are about to end by themselves; after an error they are not.
-        self._stop(GRACE_SECONDS if kind is None else 0.0)
-        self._logs.close(keep=isinstance(error, WorkerError))
+        self._end(GRACE_SECONDS if kind is None else 0.0, keep_logs=isinstance(error, WorkerError))
+
+    def _end(self, grace_seconds: float, keep_logs: bool) -> None:
+        with held():
+            self._stop(grace_seconds)
+            self._logs.close(keep=keep_logs)
 
     def log_path(self, rank: int) -> Path:
         return self._logs.path(rank)
@@ -55,7 +63,12 @@ class Supervisor:
         for rank, process in enumerate(self._processes):
             code = process.poll()
             if code is not None and rank not in excused:
-                raise WorkerError(rank, f"rank {rank} ({self._choices[rank].name}) ended: {_reason(code)}")
+                name = self._choices[rank].name
+                raise WorkerError(rank, f"rank {rank} ({name}) ended: {end_reason(code)}")
+
+    def descriptors(self) -> Sequence[int]:
+        """A pidfd of each worker, where these are to be had."""
+        return self._descriptors
 
     def _start(self, rank: int) -> None:
         choice = self._choices[rank]
@@ -82,9 +95,13 @@ class Supervisor:
             stderr=subprocess.STDOUT,
         )
         self._processes.append(process)
+        descriptor = pidfd(process.pid)
+        self._descriptors += () if descriptor is None else (descriptor,)
         self._logs.follow(rank, process)
 
     def _stop(self, grace_seconds: float) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
         deadline = time.monotonic() + grace_seconds
         for process in self._processes:
             _wait(process, deadline)
@@ -105,7 +122,8 @@ def _wait(process: subprocess.Popen[bytes], deadline: float) -> bool:
     return True
 
 
-def _reason(code: int) -> str:
+def end_reason(code: int) -> str:
+    """In words, from the return code of a process."""
     if code >= 0:
         return f"exit code {code}"
     return f"killed by {signal.Signals(-code).name}"

@@ -10,7 +10,10 @@ import tplaunch
 # As `python -m tplaunch.worker`, but sure to find the package of this process: -m looks in the current folder
 # first, and PYTHONPATH comes before where it is installed. Nothing is put before Python's own modules.
 PACKAGE = Path(tplaunch.__file__).resolve().parent
-BOOTSTRAP = f"""import importlib.util, sys
+# Ctrl-C, Ctrl-\ and a closed terminal reach the whole foreground group; the launcher is the one to act.
+BOOTSTRAP = f"""import importlib.util, signal, sys
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
 sys.path = [*filter(None, sys.path)]
 spec = importlib.util.spec_from_file_location("tplaunch", {str(PACKAGE / "__init__.py")!a},
     submodule_search_locations=[{str(PACKAGE)!a}])

@@ -4,6 +4,8 @@ launcher -> coordinator, worker
 worker   -> coordinator.messages, kv_types and garbage, coordinator.model, coordinator.split,
             coordinator.gguf.origin and weight_types, collectives, shaders
 coordinator, collectives, shaders -> none of the other four
+
+All may use tplaunch.running_clock, which imports nothing of tplaunch.
 """
 
 import ast
@@ -79,6 +81,12 @@ def violations(source: str, file: str) -> Iterator[str]:
                 yield f"{where} imports {name}"
             if is_within(name, ("vulkan",)) and file != VULKAN_FILE:
                 yield f"{where} imports {name}; only {VULKAN_FILE} may"
+
+
+def test_the_clock_of_all_imports_nothing_of_them() -> None:
+    tree = ast.parse((REPOSITORY / "tplaunch/running_clock.py").read_text())
+    names = [name for node in ast.walk(tree) for name in imported_names(node, "")]
+    assert names and not [name for name in names if is_within(name, ("tplaunch", *ARROWS))]
 
 
 @pytest.mark.parametrize("file", SOURCES)

@@ -2,6 +2,6 @@
 
 import sys
 
-from tplaunch.launcher.cli import main
+from tplaunch.launcher.entry import main
 
 sys.exit(main())

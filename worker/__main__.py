@@ -15,7 +15,7 @@ from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceError, DeviceOptions
 from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.loop import serve
-from tplaunch.worker.process import die_with_parent, leave_interrupts_to_launcher, pin
+from tplaunch.worker.process import end_with_parent, pin
 
 EXPECTED_ERRORS = (CollectiveError, DeviceError, ValueError)  # their message says what to do
 log = logging.getLogger("worker")
@@ -23,14 +23,11 @@ log = logging.getLogger("worker")
 
 def main() -> int:
     arguments = _parser().parse_args()
+    if arguments.parent:
+        end_with_parent(arguments.parent)
     if arguments.list_devices:
-        if arguments.parent:
-            die_with_parent(arguments.parent)
         return _list_devices()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
-    leave_interrupts_to_launcher()
-    if arguments.parent:
-        die_with_parent(arguments.parent)
     if arguments.cores:
         pin([int(core) for core in arguments.cores.split(",")])
     if arguments.tune:

@@ -24,7 +24,7 @@ class ControlSocket:
         self._socket.send_multipart(encode(message))
 
     def receive(self) -> Message:
-        """Waits as long as it takes: the kernel ends this process when the launcher's ends."""
+        """Waits as long as it takes: this process ends when the launcher's does."""
         return decode(self._socket.recv_multipart())
 
     def close(self) -> None:

@@ -5,26 +5,46 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import signal
+import select
+import threading
+import time
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-PR_SET_PDEATHSIG = 1
+POLL_SECONDS = 0.2  # where the kernel has no pidfds
 
 
-def die_with_parent(parent: int) -> None:
-    """Has the kernel end this process when its parent ends (prctl(2)); at once if that has happened."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:
+def end_with_parent(parent: int) -> None:
+    """Ends this process when its parent ends, whatever it is doing then; at once if that has happened.
+
+    A thread waits for that. The kernel's own death signal (prctl(2)) would not do: it comes when the thread
+    ends that started this process.
+    """
+    descriptor = pidfd(parent)
+    if os.getppid() != parent:  # else the descriptor is the parent's, and not of one with the same number
         os._exit(1)
+    threading.Thread(target=_await_end, args=(parent, descriptor), daemon=True).start()
 
 
-def leave_interrupts_to_launcher() -> None:
-    """Ctrl-C reaches the whole foreground group; the launcher is the one to act on it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def pidfd(process_id: int) -> int | None:
+    """A descriptor that is readable once the process has ended; None where that is not to be had.
+
+    That is with kernels before 5.3, in some sandboxes, and with a Python that was built on an old system.
+    """
+    try:
+        return os.pidfd_open(process_id)
+    except (OSError, AttributeError):
+        return None
+
+
+def _await_end(parent: int, descriptor: int | None) -> NoReturn:
+    if descriptor is not None:
+        select.select([descriptor], (), ())
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)
 
 
 def pin(cores: list[int]) -> None:

@@ -7,12 +7,14 @@ import importlib.util
 import json
 import os
 import secrets
+import selectors
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,14 @@ from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.config import COLLECTIVES, RunError, UsageError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.socket_folder import socket_folder
-from tplaunch.launcher.supervisor import rank_cores
+from tplaunch.launcher.supervisor import end_reason, rank_cores
 from tplaunch.launcher.table import format_table
 from tplaunch.launcher.worker_command import WORKER_COMMAND
 
 OURS = (COLLECTIVES[0], COLLECTIVES[0] + " two-phase", *COLLECTIVES[1:])
 MIN_CALLS, MAX_CALLS = 20, 1000
 BYTES_PER_SIZE = 1 << 28  # about how much is summed of each size, within those
+GRACE_SECONDS = 5.0  # for a rank to end by itself
 UNITS = {"K": 1 << 10, "M": 1 << 20}
 
 
@@ -122,14 +125,17 @@ def _run_ranks(job: dict[str, Any]) -> Any:
         for rank, cores in enumerate(rank_cores(choices, sorted(os.sched_getaffinity(0)))):
             pin = f"--cores={','.join(map(str, cores))}"
             process = _start([*WORKER_COMMAND, pin, *_arguments({**job, "rank": rank})])
-            stack.callback(_end, process)
+            stack.push(partial(_end, process))
             ranks.append(process)
-        endpoints = [_hear(process, job["kind"]) for process in ranks]
+        endpoints = json.dumps(_hear(ranks, job["kind"]))
         for process in ranks:
             assert process.stdin is not None
-            process.stdin.write(json.dumps(endpoints) + "\n")
-            process.stdin.flush()
-        return [_hear(process, job["kind"]) for process in ranks]
+            with suppress(
+                BrokenPipeError
+            ):  # a rank that has ended: it is named when its answer does not come
+                process.stdin.write(endpoints + "\n")
+                process.stdin.flush()
+        return _hear(ranks, job["kind"])
 
 
 def _run_mpi(job: dict[str, Any]) -> Any:
@@ -138,8 +144,8 @@ def _run_mpi(job: dict[str, Any]) -> Any:
     options += ["--allow-run-as-root"] if os.getuid() == 0 else []
     with ExitStack() as stack:
         process = _start(["mpirun", *options, *WORKER_COMMAND, *_arguments({**job, "rank": 0}, parent=False)])
-        stack.callback(_end, process)
-        return _hear(process, "openmpi")
+        stack.push(partial(_end, process))
+        return _hear([process], "openmpi")[0]
 
 
 def _arguments(job: dict[str, Any], parent: bool = True) -> list[str]:
@@ -152,19 +158,33 @@ def _start(command: Sequence[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **threads})
 
 
-def _hear(process: subprocess.Popen[str], kind: str) -> Any:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise RunError(f"a rank of {kind} ended without a result: exit code {process.wait()}")
-    return json.loads(line)
+def _hear(ranks: Sequence[subprocess.Popen[str]], kind: str) -> list[Any]:
+    """A line of each. Raises RunError for the first that ends without one, while others may wait for it."""
+    heard: dict[int, Any] = {}
+    with selectors.DefaultSelector() as selector:
+        for rank, process in enumerate(ranks):
+            assert process.stdout is not None
+            selector.register(process.stdout, selectors.EVENT_READ, rank)
+        while len(heard) < len(ranks):
+            for key, _ in selector.select():
+                process = ranks[key.data]
+                assert process.stdout is not None
+                line = process.stdout.readline()
+                if not line.endswith("\n"):
+                    reason = end_reason(process.wait())
+                    raise RunError(f"rank {key.data} of {kind} ended without a result: {reason}")
+                heard[key.data] = json.loads(line)
+                selector.unregister(process.stdout)
+    return [heard[rank] for rank in range(len(ranks))]
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    try:
-        process.communicate(timeout=5)
-    except subprocess.TimeoutExpired:
+def _end(process: subprocess.Popen[str], *error: object) -> None:
+    if error != (None, None, None):  # it would go on waiting for one that has failed
         process.terminate()
+    try:
+        process.communicate(timeout=GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
         process.communicate()
 
 

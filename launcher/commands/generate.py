@@ -18,6 +18,7 @@ from tplaunch.launcher.config import RunConfig, UsageError
 from tplaunch.launcher.devices import select_devices
 from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangement
 from tplaunch.launcher.model import Model, check_prompt, open_model
+from tplaunch.launcher.prompt import read_line
 from tplaunch.launcher.session import Session, start_session
 from tplaunch.launcher.streams import read_standard_input
 from tplaunch.launcher.trace_file import check_trace_path, write_trace
@@ -84,8 +85,6 @@ def _prompt_loop(
     arrangement: Arrangement,
 ) -> int:
     """Prompts from a terminal until its end; every prompt starts afresh."""
-    import readline  # noqa: F401  gives input() line editing and history
-
     if tokenizer is None:
         raise UsageError("the model file has no tokenizer; give the prompt as ids with --tokens")
     say_arrangement(config, model, arrangement)
@@ -93,7 +92,7 @@ def _prompt_loop(
         print("Type a prompt; Ctrl-D ends.", file=sys.stderr)
         while True:
             try:
-                text = input("> ")
+                text = read_line(session.watch)
             except EOFError:
                 print(file=sys.stderr)
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ from tests.models import LIMITS, LocalEngine, make_spec, write_llama
 from tests.vulkan.conftest import Opener
 from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.running_clock import MOST_SECONDS, RunningClock
 from tplaunch.worker.device import FEATURES, Device, DeviceError
+from tplaunch.worker.vulkan import timeline
 from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.listing import PhysicalDevice, describe
 
@@ -220,6 +223,19 @@ def test_a_segment_that_is_not_released_times_out(open_device: Opener, plain_mod
     device = started(open_device, plain_model, timeout_seconds=0.1)
     with pytest.raises(DeviceError, match=r"segment 1 of the step has not ended after 0\.1 s"):
         device.finish(1)
+
+
+def test_a_stop_takes_no_time_from_a_segment(
+    open_device: Opener, plain_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock jumps by hours; the segment may begin after that only, and later than its time was."""
+    jumps = iter([0.0, 5000.0])
+    monkeypatch.setattr(timeline, "RunningClock", lambda: RunningClock(lambda: next(jumps, 5000.0)))
+    device = started(open_device, plain_model, timeout_seconds=2 * MOST_SECONDS)
+    release = threading.Timer(4 * MOST_SECONDS, device.release, [1])
+    release.start()
+    device.finish(1)
+    release.join()
 
 
 @pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])

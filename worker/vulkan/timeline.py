@@ -10,11 +10,13 @@ import logging
 
 import numpy as np
 
+from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 from tplaunch.worker.device import DeviceError
 from tplaunch.worker.vulkan.api import Handle, array, check, create, ffi, lib, result_name, struct, vk
 from tplaunch.worker.vulkan.context import Context
 
-DRAIN_NANOSECONDS = 10 * 10**9
+DRAIN_SECONDS = 10.0
+LOOK_NANOSECONDS = int(LOOK_SECONDS * 1e9)
 SUCCESS: int = vk.VK_SUCCESS
 
 logger = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ class Timeline:
     def __init__(self, context: Context, submit_ahead: bool, timeout_seconds: float) -> None:
         self._device, self._queue = context.device, context.queue
         self._submit_ahead = submit_ahead
-        self._timeout_nanoseconds = int(timeout_seconds * 1e9)
+        self._timeout_seconds = timeout_seconds
         self._ended, self._allowed = self._create_semaphore(), self._create_semaphore()
         self._base = 0  # segments of all steps before this one
         self._submitted = 0  # segments that the queue has got
@@ -121,19 +123,26 @@ class Timeline:
 
     def wait(self, segment: int) -> None:
         """Raises DeviceError when the segment does not end in time, or the device is lost."""
-        status = self._wait_for(self._base + segment + 1, self._timeout_nanoseconds)
+        status = self._wait_for(self._base + segment + 1, self._timeout_seconds)
         if status != SUCCESS:
             self._refuse_wait(segment, status)
 
     def _refuse_wait(self, segment: int, status: int) -> None:
         if status == vk.VK_TIMEOUT:
-            seconds = self._timeout_nanoseconds / 1e9
+            seconds = self._timeout_seconds
             raise DeviceError(f"segment {segment} of the step has not ended after {seconds:g} s")
         check(status, f"vkWaitSemaphores for segment {segment}")
 
-    def _wait_for(self, value: int, nanoseconds: int) -> int:
+    def _wait_for(self, value: int, seconds: float) -> int:
         self._wait_value[0] = value
+        nanoseconds = min(LOOK_NANOSECONDS, int(seconds * 1e9))
         status: int = self._wait(self._device, self._wait_info, nanoseconds)
+        if (
+            status == vk.VK_TIMEOUT
+        ):  # the driver's clock goes on while this process is stopped, its threads don't
+            clock = RunningClock()
+            while status == vk.VK_TIMEOUT and clock() < seconds:
+                status = self._wait(self._device, self._wait_info, LOOK_NANOSECONDS)
         return status
 
     def drain(self) -> bool:
@@ -146,7 +155,7 @@ class Timeline:
             self._signal_info.value = self._submitted
             status = lib.vkSignalSemaphore(self._device, self._signal_info)
         if status == vk.VK_SUCCESS:
-            status = self._wait_for(self._submitted, DRAIN_NANOSECONDS)
+            status = self._wait_for(self._submitted, DRAIN_SECONDS)
         if status != vk.VK_SUCCESS:
             logger.warning("emptying the device's queue gave %s", result_name(status))
         return bool(status != vk.VK_TIMEOUT)

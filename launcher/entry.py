@@ -1,0 +1,34 @@
+"""The console script: minds signals and streams before all else is imported, which takes half a second."""
+
+import os
+import sys
+
+from tplaunch.launcher import signals
+from tplaunch.launcher.streams import prepare_streams
+from tplaunch.worker.faults import fault_sentence
+
+
+def main() -> int:
+    """Returns the exit code: 0, 1 for a failed run, 2 for bad input, 128 + number after a signal."""
+    signals.exit_at_once()
+    prepare_streams()
+    os.umask(os.umask(0) & ~0o700)  # with one that takes the owner's permissions no folder could be entered
+    try:
+        from tplaunch.launcher import cli
+    except Exception as error:  # where the libraries have no memory or no descriptors
+        sentence = fault_sentence(error)
+        if sentence is None:
+            raise
+        print(f"tplaunch: {sentence}", file=sys.stderr)
+        return 1
+    signals.raise_once()
+    try:
+        return cli.main()
+    except signals.Signalled as signalled:  # between the lines of cli.main
+        return signalled.exit_code
+    finally:
+        signals.ignore()  # what is left is Python's own end
+
+
+if __name__ == "__main__":
+    sys.exit(main())

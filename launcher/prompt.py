@@ -1,0 +1,78 @@
+"""Reads the lines that a person types at a terminal, and meanwhile waits for child processes, too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+PROMPT = "> "
+
+
+class _ChildEnded(Exception):
+    """While a line is awaited."""
+
+
+def read_line(watch: Callable[[], None]) -> str:
+    """A line without its end. Raises EOFError, and what `watch` raises once a child process has ended.
+
+    The prompt goes to the terminal: never to a file that takes the answers.
+    """
+    with _children_watched() as wait_for:
+        while True:
+            watch()
+            try:
+                return wait_for(_ask)
+            except _ChildEnded:
+                print(file=sys.stderr)  # what is said next begins a line of its own
+
+
+def _ask() -> str:
+    if sys.stdout.isatty():
+        import readline  # noqa: F401  gives input() line editing and history
+
+        return input(PROMPT)
+    print(PROMPT, end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.removesuffix("\n")
+
+
+@contextmanager
+def _children_watched() -> Iterator[Callable[[Callable[[], str]], str]]:
+    """Yields a call that is given up by _ChildEnded when a child has ended since the last one, or does."""
+    has_ended = is_waiting = False
+
+    def note(_number: int, _frame: object) -> None:
+        nonlocal has_ended, is_waiting
+        if _a_child_has_ended():
+            has_ended, was_waiting, is_waiting = True, is_waiting, False
+            if was_waiting:
+                raise _ChildEnded
+
+    def wait_for(call: Callable[[], str]) -> str:
+        nonlocal has_ended, is_waiting
+        try:
+            is_waiting = True  # from here on `note` raises; what it noted before is looked at now
+            if has_ended:
+                raise _ChildEnded
+            return call()
+        finally:
+            is_waiting = has_ended = False
+
+    before = signal.signal(signal.SIGCHLD, note)
+    try:
+        yield wait_for
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _a_child_has_ended() -> bool:
+    """And was not only stopped, or continued, which is told by the same signal."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True

@@ -1,0 +1,102 @@
+"""Signals that end a process end a run in order: as an exception, once, and with the exit code 128 + number.
+
+Ignored ones stay ignored: nohup(1) and shells ignore some for what they start in the background. Nothing
+heavy is imported here, as this comes before all that is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# Those that can't be caught, that don't end a process, and that tell of a fault in the code that is running:
+# a handler would return to it.
+NOT_HANDLED = {
+    *(signal.SIGKILL, signal.SIGSTOP),
+    *(signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH),
+    *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
+    *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL),
+}
+RETRY_SECONDS = 0.02
+
+
+class Signalled(BaseException):
+    """A signal came: end, with everything cleaned up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.number
+
+
+class _State:
+    """Of this process, as its signals are."""
+
+    first: int | None = None  # the signal that ends the run; others change nothing
+    num_holds = 0
+    handled: tuple[int, ...] = ()
+
+
+def exit_at_once() -> None:
+    """While there is nothing to clean up."""
+    _State.handled = tuple(number for number in signal.valid_signals() - NOT_HANDLED if _ends(number))
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:  # the kernel would hide how workers ended
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _handle(lambda number, _: os._exit(128 + number))
+
+
+def _ends(number: int) -> bool:
+    return signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+def raise_once() -> None:
+    """From now on the first signal raises Signalled; those after it change nothing."""
+    sys.unraisablehook = _raise_again
+    _handle(_raise)
+
+
+def ignore() -> None:
+    """At the very end."""
+    _handle(signal.SIG_IGN)
+
+
+def _handle(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    for number in _State.handled:
+        signal.signal(number, handler)
+
+
+def _raise(number: int, _frame: FrameType | None) -> None:
+    if _State.first is None:
+        _State.first = number
+        if not _State.num_holds:
+            raise Signalled(number)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """What is done here is done whole; a signal that comes meanwhile raises Signalled behind it."""
+    before = _State.first
+    _State.num_holds += 1
+    try:
+        yield
+    finally:
+        _State.num_holds -= 1
+        if _State.first is not None and before is None and not _State.num_holds:
+            raise Signalled(_State.first)
+
+
+def _raise_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Python lets no exception out of some places, such as __del__: the signal is raised anew elsewhere."""
+    if not isinstance(unraisable.exc_value, Signalled):
+        sys.__unraisablehook__(unraisable)
+        return
+    _State.first = None
+    threading.Timer(RETRY_SECONDS, os.kill, (os.getpid(), unraisable.exc_value.number)).start()

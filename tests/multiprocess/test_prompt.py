@@ -1,0 +1,155 @@
+"""The prompt loop at a terminal, which the test holds the other end of."""
+
+import contextlib
+import os
+import pty
+import select
+import signal
+import subprocess
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.command_line import CommandLine
+from tests.multiprocess.test_failures import worker_processes
+
+OPTIONS = ("--devices", "cpu,cpu", "-n", "8", "--temperature", "0")
+
+
+class Terminal:
+    """A run at a terminal of its own; its standard output may be a file instead."""
+
+    def __init__(self, tplaunch: CommandLine, model: Path, *options: str, output: Path | None = None) -> None:
+        self.screen = ""
+        self._end, other = pty.openpty()
+        with contextlib.ExitStack() as stack:
+            stdout = other if output is None else stack.enter_context(output.open("wb"))
+            self.process = subprocess.Popen(
+                [*tplaunch.program, *OPTIONS, *options, str(model)],
+                env={**tplaunch.environment, "TERM": "dumb"},
+                stdin=other,
+                stdout=stdout,
+                stderr=other,
+                start_new_session=True,
+                text=True,
+            )
+        os.close(other)
+
+    def type(self, text: str) -> None:
+        os.write(self._end, text.encode())
+
+    def read_until(self, text: str, count: int = 1) -> None:
+        """Reads the screen until the text stands there so often."""
+        while self.screen.count(text) < count:
+            assert select.select([self._end], (), (), 60)[0], self.screen
+            try:
+                self.screen += os.read(self._end, 4096).decode(errors="replace").replace("\r\n", "\n")
+            except OSError as error:  # EIO: nobody is there any more
+                raise AssertionError(self.screen) from error
+
+    def read_to_end(self) -> None:
+        with contextlib.suppress(AssertionError):
+            self.read_until("\0")
+        self.process.wait(30)
+
+    def lines_are_edited(self) -> bool:
+        """Whether somebody reads keys one by one, as readline does."""
+        return not termios.tcgetattr(self._end)[3] & termios.ICANON
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(30)
+        os.close(self._end)
+
+
+@pytest.fixture
+def terminals() -> Iterator[list[Terminal]]:
+    started: list[Terminal] = []
+    yield started
+    for terminal in started:
+        terminal.close()
+
+
+@pytest.fixture
+def model(shared_dir: Path) -> Path:
+    return shared_dir / "models/stories260K-f32.gguf"
+
+
+@pytest.mark.parametrize("typed", ["", "Once upon"])
+@pytest.mark.parametrize("to_file", [False, True])
+def test_a_rank_that_dies_at_an_idle_prompt(
+    tplaunch: CommandLine,
+    model: Path,
+    terminals: list[Terminal],
+    tmp_path: Path,
+    typed: str,
+    to_file: bool,
+) -> None:
+    terminal = Terminal(tplaunch, model, output=tmp_path / "out" if to_file else None)
+    terminals.append(terminal)
+    terminal.read_until("> ")
+    terminal.type(typed)
+    terminal.read_until(typed)
+    worker = worker_processes(terminal.process)[1]
+    os.kill(worker.pid, signal.SIGKILL)
+    terminal.read_to_end()
+    tplaunch.printed += terminal.screen
+    assert terminal.process.returncode == 1
+    last = terminal.screen.splitlines()[-1]
+    assert last.startswith("tplaunch: rank 1 (cpu) ended: killed by SIGKILL; its log: ")
+    assert not terminal.lines_are_edited()  # the terminal is as it was before
+
+
+def test_answers_go_to_a_file_and_prompts_to_the_terminal(
+    tplaunch: CommandLine, model: Path, terminals: list[Terminal], tmp_path: Path
+) -> None:
+    answers = tmp_path / "answers.txt"
+    terminal = Terminal(tplaunch, model, output=answers)
+    terminals.append(terminal)
+    for count, text in enumerate(("Once", "Lily"), 1):
+        terminal.read_until("> ", count)
+        terminal.type(text + "\n")
+    terminal.read_until("> ", 3)
+    terminal.type("\x04")
+    terminal.read_to_end()
+    assert terminal.process.returncode == 0
+    expected = [tplaunch(*OPTIONS, model, "-p", text, check=True).stdout for text in ("Once", "Lily")]
+    assert answers.read_text() == "".join(expected)
+
+
+def test_lines_can_be_edited_and_a_stop_loses_nothing(
+    tplaunch: CommandLine, model: Path, terminals: list[Terminal]
+) -> None:
+    terminal = Terminal(tplaunch, model)
+    terminals.append(terminal)
+    terminal.read_until("> ")
+    terminal.type("Oncex")
+    terminal.read_until("Oncex")
+    assert terminal.lines_are_edited()
+    for worker in worker_processes(terminal.process).values():
+        worker.suspend()
+        while worker.status() != psutil.STATUS_STOPPED:
+            os.sched_yield()
+        worker.resume()
+    terminal.type("\x7f\n")
+    terminal.read_until("> ", 2)
+    answer = terminal.screen.rpartition("> ")[0]
+    expected = tplaunch(*OPTIONS, model, "-p", "Once", check=True).stdout
+    assert expected.strip() in answer
+    terminal.type("\x04")
+    terminal.read_to_end()
+    assert terminal.process.returncode == 0
+
+
+def test_ctrl_c_at_the_prompt(tplaunch: CommandLine, model: Path, terminals: list[Terminal]) -> None:
+    terminal = Terminal(tplaunch, model)
+    terminals.append(terminal)
+    terminal.read_until("> ")
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    terminal.read_to_end()
+    assert terminal.process.returncode == 130
+    assert "Traceback" not in terminal.screen

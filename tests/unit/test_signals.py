@@ -1,0 +1,82 @@
+"""The order in which signals end a process, each in a process of its own."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+PREFACE = """
+import os, signal, sys, time
+from tplaunch.launcher import signals
+from tplaunch.launcher.signals import held
+signals.exit_at_once()
+signals.raise_once()
+def send(number):
+    os.kill(os.getpid(), number)
+"""
+END = """
+except signals.Signalled as signalled:
+    print("ends with", signalled.exit_code)
+"""
+
+
+def run(script: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "printed"),
+    [
+        ("send(1)", "ends with 129\n"),
+        ("with held(): send(15); print('whole')", "whole\nends with 143\n"),
+        ("with held():\n with held(): send(1); send(2)\n print('whole')", "whole\nends with 129\n"),
+        ("try: send(2)\nfinally:\n with held(): send(15); print('once')", "once\nends with 130\n"),
+        ("with held(): print('none')", "none\n"),
+    ],
+)
+def test_the_first_signal_counts_and_the_clean_up_is_whole(body: str, printed: str) -> None:
+    assert run(f"{PREFACE}try:\n{textwrap.indent(body, ' ')}{END}") == (0, printed, "")
+
+
+def test_a_signal_is_not_lost_where_python_ignores_exceptions() -> None:
+    body = """
+class Ends:
+    def __del__(self):
+        send(signal.SIGTERM)
+        for _ in range(1000):
+            pass
+try:
+    Ends()
+    while True:
+        time.sleep(0.01)
+"""
+    assert run(f"{PREFACE}{body}{END.lstrip()}") == (0, "ends with 143\n", "")
+
+
+def test_before_anything_is_there_a_signal_ends_the_process_at_once() -> None:
+    script = (
+        "import os\nfrom tplaunch.launcher import signals\nsignals.exit_at_once()\nos.kill(os.getpid(), 2)"
+    )
+    assert run(script + "\nfor _ in range(1000):\n    pass\nprint('too late')") == (130, "", "")
+
+
+def test_how_workers_ended_is_seen_where_their_signal_was_ignored() -> None:
+    script = """
+import signal, subprocess
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+from tplaunch.launcher import signals
+signals.exit_at_once()
+print(subprocess.run(["sh", "-c", "exit 7"]).returncode)
+"""
+    assert run(script) == (0, "7\n", "")
+
+
+def test_nothing_heavy_is_imported_before_signals_are_minded() -> None:
+    script = "import sys; before = set(sys.modules); import tplaunch.launcher.entry"
+    script += "; print(*set(sys.modules) - before)"
+    imported = set(run(script)[1].split())
+    assert imported and not {"numpy", "zmq", "argparse", "subprocess"} & imported
