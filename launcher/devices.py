@@ -113,7 +113,7 @@ def run_job(
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
-        errors="replace",
+        errors="replace",  # a driver may print anything
     ) as process:
         try:
             while True:

@@ -1,10 +1,11 @@
-"""The console script: minds signals before anything else is imported, which takes half a second."""
+"""The console script: minds signals and streams before all else is imported, which takes half a second."""
 
 import os
 import sys
 
 from tplaunch.launcher import signals
 from tplaunch.launcher.streams import prepare_streams
+from tplaunch.worker.faults import fault_sentence
 
 
 def main() -> int:
@@ -12,8 +13,14 @@ def main() -> int:
     signals.exit_at_once()
     prepare_streams()
     os.umask(os.umask(0) & ~0o700)  # with one that takes the owner's permissions no folder could be entered
-    from tplaunch.launcher import cli
-
+    try:
+        from tplaunch.launcher import cli
+    except Exception as error:  # where the libraries have no memory or no descriptors
+        sentence = fault_sentence(error)
+        if sentence is None:
+            raise
+        print(f"tplaunch: {sentence}", file=sys.stderr)
+        return 1
     signals.raise_once()
     try:
         return cli.main()
