@@ -4,17 +4,15 @@ crashes or hangs while it starts takes that process along, not the launcher."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tplaunch.launcher.cards import closed_nodes, pci_cards, without_device
 from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.device_choice import left_out, preferred
-from tplaunch.launcher.driver_packages import DRIVER_VARIABLES, os_release, what_to_install
+from tplaunch.launcher.driver_packages import unlisted_cards
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.worker_command import WORKER_COMMAND
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock
@@ -68,18 +66,9 @@ class DeviceList:
 def list_devices() -> DeviceList:
     """Asks the Vulkan loader, in a child process, and looks for what it does not tell."""
     found = _ask_drivers()
-    devices, error, missing = tuple(found["devices"]), found["error"], found.get("missing", "")
-    if any(map(os.environ.get, DRIVER_VARIABLES)):  # the user keeps to these drivers, whatever there is
-        return DeviceList(devices, error, (), "" if devices else what_to_install(os_release(), (), missing))
-    nodes = closed_nodes()
-    shut = without_device([node.pci_address for node in nodes], devices)
-    closed = tuple(node.sentence for node in nodes if node.pci_address in shut)
-    cards = {card.pci_address: card.vendor_id for card in pci_cards()}
-    vendors = {cards[address] for address in without_device(list(cards), devices) if address not in shut}
-    is_needed = vendors or missing or not (devices or closed)
-    return DeviceList(
-        devices, error, closed, what_to_install(os_release(), vendors, missing) if is_needed else ""
-    )
+    devices: tuple[dict[str, Any], ...] = tuple(found["devices"])
+    closed, needed = unlisted_cards(devices, found.get("missing", ""))
+    return DeviceList(devices, found["error"], closed, needed)
 
 
 def _ask_drivers() -> dict[str, Any]:

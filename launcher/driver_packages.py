@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from tplaunch.launcher.cards import AMD, INTEL, NVIDIA
+from tplaunch.launcher.cards import AMD, INTEL, NVIDIA, closed_nodes, pci_cards, without_device
 
 DRIVER_VARIABLES = ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")  # that tell the loader of no driver but theirs
 
@@ -34,6 +35,22 @@ FAMILIES = {  # by ID or ID_LIKE of os-release
     "suse": Packages("zypper install", "libvulkan1", SUSE, "the package nvidia-driver-G06-kmp-meta"),
 }
 GENERIC = "install the Vulkan loader and your card's Vulkan driver (Mesa's, for AMD and Intel)"
+
+
+def unlisted_cards(devices: Sequence[dict[str, Any]], missing: str) -> tuple[tuple[str, ...], str]:
+    """A sentence for each card that can't be opened, and what the others that no driver lists would need.
+
+    devices: as the drivers list them. missing: as what_to_install takes it.
+    """
+    if any(map(os.environ.get, DRIVER_VARIABLES)):  # the user keeps to these drivers, whatever there is
+        return (), "" if devices else what_to_install(os_release(), (), missing)
+    nodes = closed_nodes()
+    shut = without_device([node.pci_address for node in nodes], devices)
+    closed = tuple(node.sentence for node in nodes if node.pci_address in shut)
+    cards = {card.pci_address: card.vendor_id for card in pci_cards()}
+    vendors = {cards[address] for address in without_device(list(cards), devices) if address not in shut}
+    is_needed = vendors or missing or not (devices or closed)
+    return closed, what_to_install(os_release(), vendors, missing) if is_needed else ""
 
 
 def os_release() -> Mapping[str, str]:

@@ -30,6 +30,11 @@ def wrapped(text: str, indent: str = "", width: int | None = None) -> str:
 
 
 def say(text: str) -> None:
-    """Prints a remark on standard error: wrapped on a terminal, in one line where a program reads it."""
+    """Prints a remark on standard error: wrapped on a terminal, in one line where a program reads it.
+
+    Nothing where there is no standard error: print would then use standard output.
+    """
+    if sys.stderr is None:
+        return
     text = f"tplaunch: {text}"
     print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr)

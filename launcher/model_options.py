@@ -40,7 +40,7 @@ def _add_ranks(ranks: argparse._ArgumentGroup) -> None:
         default="all",
         metavar="LIST",
         help="devices as `tplaunch devices` lists them, by index or name, one rank each; one may stand"
-        " several times (0,0); all; cpu for NumPy (default: %(default)s)",
+        " several times (0,0); all, for each card once; cpu for NumPy (default: %(default)s)",
     )
     ranks.add_argument(
         "--tensor-split",

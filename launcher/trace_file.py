@@ -8,12 +8,13 @@ from pathlib import Path
 
 from tplaunch.coordinator.measuring.trace import Trace
 from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.output_path import check_output_path
 
 
 def check_trace_path(path: Path | None) -> None:
     """Before anything is measured. Raises UsageError."""
-    if path is not None and not path.parent.is_dir():
-        raise UsageError(f"--trace {path}: there is no folder {path.parent}")
+    if path is not None:
+        check_output_path("--trace", path)
 
 
 def write_trace(path: Path, runs: Sequence[tuple[str, Trace]]) -> None:

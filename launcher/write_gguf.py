@@ -10,6 +10,7 @@ import numpy as np
 from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.launcher.config import RandomModel, UsageError
+from tplaunch.launcher.output_path import check_output_path
 from tplaunch.worker.weights.random_weights import RandomWeights
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ def write_gguf(model: RandomModel, path: Path) -> None:
     """Tensor by tensor. The file has no tokenizer: prompts are given as ids. Raises UsageError."""
     import gguf  # takes long to import
 
-    if not path.parent.is_dir():
-        raise UsageError(f"--write-gguf {path}: there is no folder {path.parent}")
+    check_output_path("--write-gguf", path)
     if model.weight_type not in gguf.GGMLQuantizationType.__members__:
         raise UsageError(f"--type {model.weight_type.lower()}: the gguf package is too old to write it")
     tensors = shape_tensors(SHAPES[model.shape], model.weight_type)

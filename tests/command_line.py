@@ -171,5 +171,5 @@ def is_in_use(path: Path) -> bool:
 
 
 def complaints(stderr: str) -> list[str]:
-    """The lines of standard error, without the one that every run begins with: its context."""
+    """The lines of standard error, without the one about a context that is not the model's own."""
     return [line for line in stderr.splitlines() if not line.startswith("tplaunch: context ")]

@@ -19,6 +19,7 @@ from tplaunch.launcher.fitting.arrange import arrange, largest_context_text
 from tplaunch.launcher.fitting.fit import RankBytes, mebibytes
 from tplaunch.launcher.lines import say, wrapped
 from tplaunch.launcher.model import check_prompt, open_model
+from tplaunch.launcher.output_path import check_output_path
 from tplaunch.launcher.session import start_session
 from tplaunch.launcher.table import format_table
 from tplaunch.worker.measuring.measurements import cache_folder
@@ -207,8 +208,7 @@ def _print_table(rows: Sequence[tuple[RankShare, RankBytes]]) -> None:
 
 def write_logits(config: RunConfig, tokens: list[int], out: Path) -> int:
     """`tplaunch logits`: float32 logits of every position: arrays "tokens" and "logits" in an .npz file."""
-    if not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no folder {out.parent}")
+    check_output_path("--out", out)
     model = open_model(config)
     arrangement = arrange(config, model, select_devices(config.devices))
     check_prompt(tokens, model, arrangement.limits)

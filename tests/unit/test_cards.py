@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.listed_devices import GEFORCE, INTEGRATED, LAVAPIPE, RADEON
-from tplaunch.launcher import devices
+from tplaunch.launcher import devices, driver_packages
 from tplaunch.launcher.cards import (
     AMD,
     INTEL,
@@ -129,9 +129,9 @@ def test_listing_names_the_node_and_not_a_driver_for_its_card(
     monkeypatch.delenv("VK_DRIVER_FILES", raising=False)
     monkeypatch.delenv("VK_ICD_FILENAMES", raising=False)
     monkeypatch.setattr(devices, "_ask_drivers", lambda: {"devices": [LAVAPIPE], "error": ""})
-    monkeypatch.setattr(devices, "closed_nodes", lambda: closed(machine, errno.EACCES))
-    monkeypatch.setattr(devices, "pci_cards", lambda: pci_cards(machine / "sys"))
-    monkeypatch.setattr(devices, "os_release", lambda: {"ID": "debian"})
+    monkeypatch.setattr(driver_packages, "closed_nodes", lambda: closed(machine, errno.EACCES))
+    monkeypatch.setattr(driver_packages, "pci_cards", lambda: pci_cards(machine / "sys"))
+    monkeypatch.setattr(driver_packages, "os_release", lambda: {"ID": "debian"})
     found = list_devices()
     assert "renderD128" in found.closed[0]
     assert found.missing == "an NVIDIA card needs NVIDIA's driver: the package nvidia-driver, in non-free"

@@ -263,6 +263,13 @@ def test_prompts_are_given_once() -> None:
         ),
         (["bench", "--shape=tiny", "--write-gguf=/no/x"], "tplaunch: --write-gguf /no/x: there is no folder"),
         (["bench", "--shape=tiny", "--trace=/no/x"], "tplaunch: --trace /no/x: there is no folder"),
+        (["bench", "--shape=tiny", "--trace=/tmp"], "tplaunch: --trace /tmp: that is a folder; name a file"),
+        (["bench", "--shape=tiny", "--write-gguf=/tmp"], "tplaunch: --write-gguf /tmp: that is a folder"),
+        (["logits", "--tokens=1", "--out=/tmp", "m"], "tplaunch: --out /tmp: that is a folder; name a file"),
+        (
+            ["logits", "--tokens=1", "--out=x"],
+            "tplaunch: logits takes a model file; give its path, or --demo",
+        ),
         (["bench-collectives", "--ranks=1"], "tplaunch: --ranks 1: 2 to 8 ranks are possible"),
         (["bench-collectives", "--sizes=2"], "tplaunch: --sizes 2: multiples of 4 up to 1024M"),
         (["bench-collectives", "--sizes=16G"], "tplaunch: --sizes 16G: multiples of 4"),
@@ -452,8 +459,10 @@ def test_progress_shows_a_bar_for_every_rank_on_a_terminal(monkeypatch: pytest.M
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     with show_progress((10, 10)) as report:
+        assert terminal.getvalue().count("0/10") == 2
         report(0, Progress(5, 10))
         report(1, Progress(10, 10))
         report(0, Progress(10, 10))
     assert "loading rank 0" in terminal.getvalue()
+    assert "/?" not in terminal.getvalue()  # the total is known before the first report
     assert "loading rank 1" in terminal.getvalue()

@@ -1,0 +1,18 @@
+"""Files that a command will write, looked at before it takes the time to find out what to write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tplaunch.launcher.config import UsageError
+
+
+def check_output_path(option: str, path: Path) -> None:
+    """Raises UsageError where a file can't be written there, as far as that can be told without writing."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise UsageError(f"{option} {path}: that is a folder; name a file in it")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{option} {path}: you may not write there")
