@@ -23,7 +23,10 @@ class PhysicalDevice:
     type: str  # one of TYPES
     driver: str  # name and version, as the driver words them
     driver_version: int  # as its maker counts
+    driver_id: int  # VkDriverId, by which drivers of one card are told apart; 0 before Vulkan 1.2
     uuid: str  # stable for one device and driver
+    vendor_id: int
+    device_id: int
     api_version: tuple[int, int]
     memory_bytes: int  # of the largest device-local heap
     available_bytes: int  # of that heap, for a process that begins now; all of it where the driver can't say
@@ -43,6 +46,12 @@ class PhysicalDevice:
     def features(self) -> frozenset[str]:
         """Those of FEATURES that it has."""
         return frozenset(name for name in FEATURES if getattr(self, name))
+
+    @property
+    def kind(self) -> str:
+        """The same for devices that are made alike and have the same driver: they compute the same bits."""
+        hardware = f"{self.vendor_id:04x}:{self.device_id:04x}"
+        return f"{self.name}, {hardware}, {self.driver} ({self.driver_id}, {self.driver_version})"
 
     @property
     def host_memory_import(self) -> bool:
@@ -71,7 +80,10 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         type=TYPES[base.deviceType],
         driver=f"{text(core12.driverName)} {text(core12.driverInfo)}".strip(),
         driver_version=base.driverVersion,
+        driver_id=int(core12.driverID),
         uuid=bytes(core11.deviceUUID).hex(),
+        vendor_id=base.vendorID,
+        device_id=base.deviceID,
         api_version=query.api_version,
         memory_bytes=memory_bytes,
         available_bytes=available_bytes,
