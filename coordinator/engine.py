@@ -72,12 +72,12 @@ class Engine:
             if message.model_hash != self._origin.model_hash:
                 paths = ", ".join(part.path for part in self._origin.parts)
                 raise WorkerError(rank, f"rank {rank} has other files at {paths}: the hashes differ")
-        endpoints, devices = zip(*((message.endpoint, message.device) for message in attached), strict=True)
+        endpoints, kinds = zip(*((message.endpoint, message.kind) for message in attached), strict=True)
         self._num_all_reduces = {
-            with_logits: num_all_reduces(self._spec, len(self._plan), with_logits, shares_routing(devices))
+            with_logits: num_all_reduces(self._spec, len(self._plan), with_logits, shares_routing(kinds))
             for with_logits in (False, True)
         }
-        self._channel.broadcast(Connect(endpoints, devices))
+        self._channel.broadcast(Connect(endpoints, kinds))
         return attached, self._await_ready(on_progress)
 
     def _load_message(self, share: RankShare, token: bytes) -> Load:

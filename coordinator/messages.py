@@ -16,7 +16,7 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare
 from tplaunch.coordinator.wire import Float32s, Frame, Int32s
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAX_FRAMES = 2  # of a message: its fields, and one large array
 MAX_FRAME_BYTES = 1 << 28  # logits of 32 rows and two million tokens; a connection that brings more is cut
 
@@ -65,16 +65,17 @@ class Attached:
     """Worker: the device is open, the file is the right one, and this is where peers find my collective."""
 
     model_hash: str
-    device: str
+    device: str  # its name
+    kind: str  # of the device; those of one kind compute the same bits
     endpoint: str
 
 
 @dataclass(frozen=True)
 class Connect:
-    """Coordinator: the endpoints and devices of all ranks, in rank order."""
+    """Coordinator: the endpoints of all ranks and the kinds of their devices, in rank order."""
 
     endpoints: tuple[str, ...]
-    devices: tuple[str, ...]
+    kinds: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ crashes or hangs while it starts takes that process along, not the launcher."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ class DeviceChoice:
     max_allocation: int = 0  # bytes of one buffer; 0 where that is not known
     integrated: bool = False  # its memory is the machine's
     lacks: frozenset[str] = frozenset()  # of the activations, those that it can't multiply by
+    kind: str = ""  # with its driver: devices of one kind are equal
 
     @property
     def is_in_host_memory(self) -> bool:
@@ -229,4 +231,5 @@ def _choice(device: dict[str, Any]) -> DeviceChoice:
         max_allocation=device["max_allocation"],
         integrated=device["type"] == "integrated",
         lacks=frozenset(kind for kind, feature in ACTIVATION_NEEDS.items() if not device[feature]),
+        kind=device["kind"],
     )

@@ -117,7 +117,11 @@ def _list_devices() -> int:
         print(json.dumps({"error": str(error), "devices": [], "missing": missing}))
         return 0
     described = [
-        {**dataclasses.asdict(device), "external_host_memory": device.host_memory_import}
+        {
+            **dataclasses.asdict(device),
+            "external_host_memory": device.host_memory_import,
+            "kind": device.kind,
+        }
         for device in devices
     ]
     print(json.dumps({"error": "", "devices": described}))

@@ -60,6 +60,7 @@ class Device(Protocol):
     """
 
     name: str
+    kind: str  # with what it is made of and its driver: devices of one kind compute the same bits
     imports_partials: bool  # False: partial sums are copied around each all-reduce
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:

@@ -60,10 +60,13 @@ def serve(control: ControlSocket, rank: int, process_id: int, options: DeviceOpt
     load = _expect(control.receive(), Load)
     worker = Worker(load, options, control.folder)
     try:
-        control.send(Attached(worker.weights.model_hash, worker.device.name, worker.collective.endpoint))
+        device = worker.device
+        control.send(
+            Attached(worker.weights.model_hash, device.name, device.kind, worker.collective.endpoint)
+        )
         peers = _expect(control.receive(), Connect)
         worker.collective.connect(peers.endpoints)
-        worker.load_weights(control, peers.devices)
+        worker.load_weights(control, peers.kinds)
         worker.prepare()
         control.send(Ready(worker.device_bytes, worker.device.imports_partials, worker.copy_bandwidth))
         with collected_by_hand():
@@ -109,13 +112,13 @@ class Worker:
         self._runner = SegmentRunner(self.device, self.collective)
         self._programs: dict[tuple[int, int], Program] = {}
 
-    def load_weights(self, control: ControlSocket, devices: Sequence[str]) -> None:
+    def load_weights(self, control: ControlSocket, kinds: Sequence[str]) -> None:
         """Allocates every buffer and fills the weights, telling the coordinator how far it is.
 
-        devices: of all ranks.
+        kinds: of all ranks' devices.
         """
         spec, share, limits = self._load.spec, self._load.share, self._load.limits
-        self._shares_routing = shares_routing(devices)
+        self._shares_routing = shares_routing(kinds)
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.measure_copy else 0.0
         if isinstance(self.device, TunableDevice):
@@ -129,7 +132,7 @@ class Worker:
         }
         self.device.create_buffers(buffers)
         self.device.attach_partials(self.collective.arena, self.collective.write_slot)
-        self._two_phase_bytes = self._threshold(devices)  # before ranks take their time to load
+        self._two_phase_bytes = self._threshold(kinds)  # before ranks take their time to load
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
@@ -142,7 +145,7 @@ class Worker:
         control.send(Progress(total, total))
         log.info("%d bytes of weights loaded in %.2f s", total, time.monotonic() - started)
 
-    def _threshold(self, devices: Sequence[str]) -> float:
+    def _threshold(self, kinds: Sequence[str]) -> float:
         """From how many bytes on an all-reduce has two phases; the same on all ranks."""
         load = self._load
         if load.all_reduce == "two-phase":
@@ -156,7 +159,7 @@ class Worker:
             return program
 
         header = StepView(self.device.view("step").view(np.uint32), StepLayout(load.limits)).header
-        kept = kept_measurements(devices, load.measure_anew) if load.share.rank == 0 else None
+        kept = kept_measurements(kinds, load.measure_anew) if load.share.rank == 0 else None
         threshold = measured_threshold(
             self._runner, build, load.limits.max_rows, self._row_bytes, header, kept
         )

@@ -188,9 +188,9 @@ def _column_unit(columns: int, num_ranks: int) -> int:
     return next((unit for unit in (256, 32) if columns >= 50 * unit * num_ranks), 1)
 
 
-def shares_routing(devices: Sequence[str]) -> bool:
-    """Whether one rank says which experts rows go to: unequal devices round differently."""
-    return len(set(devices)) > 1
+def shares_routing(kinds: Sequence[str]) -> bool:
+    """Whether one rank says which experts rows go to: devices of unequal kinds round differently."""
+    return len(set(kinds)) > 1
 
 
 def num_all_reduces(

@@ -68,7 +68,8 @@ def _measure_ranks(
     arrangement = arrange(config, opened, choices)
     with start_session(config, opened, arrangement) as session:
         devices = [message.device for message in session.attached]
-    kept, row_bytes = kept_measurements(devices), padded(opened.spec.embedding_length) * 4
+        kinds = [message.kind for message in session.attached]
+    kept, row_bytes = kept_measurements(kinds), padded(opened.spec.embedding_length) * 4
     measurements = []
     for rows in bucket_rows(arrangement.limits.max_rows):
         name = measurement_name(rows * row_bytes)

@@ -16,17 +16,21 @@ TIMEOUT_SECONDS = 300.0
 
 
 def rank_speeds(config: RunConfig, choices: Sequence[DeviceChoice]) -> list[float]:
-    """Weights per second of each rank; devices of one name count as equally fast. Raises RunError.
+    """Weights per second of each rank; devices of one name and kind count as equally fast. Raises RunError.
 
     Ranks on one GPU share it; on a CPU driver each rank has a core of its own.
     """
-    speeds: dict[str, float] = {}
-    if len({choice.name for choice in choices}) == 1:
-        speeds[choices[0].name] = 1.0  # nothing to compare with
-    for choice in choices:
-        if choice.name not in speeds:
-            speeds[choice.name] = device_speed(config, choice)
-    return [speeds[choice.name] / (1 if choice.on_cpu else list(choices).count(choice)) for choice in choices]
+    equal = [(choice.name, choice.kind) for choice in choices]
+    speeds: dict[tuple[str, str], float] = {}
+    if len(set(equal)) == 1:
+        speeds[equal[0]] = 1.0  # nothing to compare with
+    for choice, key in zip(choices, equal, strict=True):
+        if key not in speeds:
+            speeds[key] = device_speed(config, choice)
+    return [
+        speeds[key] / (1 if choice.on_cpu else list(choices).count(choice))
+        for choice, key in zip(choices, equal, strict=True)
+    ]
 
 
 def device_speed(config: RunConfig, choice: DeviceChoice, anew: bool = False) -> float:

@@ -85,7 +85,7 @@ def _measurements(device: Device) -> Measurements:
 
     if isinstance(device, VulkanDevice):
         return open_measurements(device.info)
-    return Measurements(cache_folder(), {"name": device.name, "node": platform.node()}, kernels_hash())
+    return Measurements(cache_folder(), {"kind": device.kind, "node": platform.node()}, kernels_hash())
 
 
 def measure_speed(device: Device, num_weights: int, clock: Callable[[], float]) -> float:

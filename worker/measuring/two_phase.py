@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -28,9 +29,13 @@ BuildSums = Callable[[int, bool], Program]  # rows, two_phase -> a prepared prog
 log = logging.getLogger("worker")
 
 
-def kept_measurements(devices: Sequence[str], anew: bool = False) -> Measurements:
-    """What the user's cache holds about ranks on these devices together, in rank order; `anew`: forgotten."""
-    measurements = Measurements(cache_folder(), {"ranks": "; ".join(devices)}, kernels_hash())
+def kept_measurements(kinds: Sequence[str], anew: bool = False) -> Measurements:
+    """What the user's cache holds about ranks on devices of these kinds together, in rank order.
+
+    anew: as if it held nothing.
+    """
+    device = {"ranks": "; ".join(kinds), "node": platform.node()}
+    measurements = Measurements(cache_folder(), device, kernels_hash())
     if anew:
         measurements.forget()
     return measurements

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ class NumpyDevice:
     """A Device whose buffers are arrays. Weight matrices are widened to float32 when first used."""
 
     name = "cpu (NumPy)"
+    kind = f"{name} {np.__version__}, {platform.machine()}"
     imports_partials = True  # the arena's memory itself
 
     def __init__(self, limits: Limits) -> None:

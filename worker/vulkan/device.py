@@ -52,7 +52,7 @@ class VulkanDevice:
         self._closed = False
         self._context = Context(options.index, options.uuid, options.validate, options.without)
         self.info = self._context.info
-        self.name = self.info.name
+        self.name, self.kind = self.info.name, self.info.kind
         self._refuse(limits.activations)
         self._memory = Memory(self._context, unmapped=options.staging)
         self._pipelines = Pipelines(self._context)

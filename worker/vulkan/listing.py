@@ -53,6 +53,12 @@ class PhysicalDevice:
         return frozenset(name for name in FEATURES if getattr(self, name))
 
     @property
+    def kind(self) -> str:
+        """The same for devices that are made alike and have the same driver: they compute the same bits."""
+        hardware = f"{self.vendor_id:04x}:{self.device_id:04x}"
+        return f"{self.name}, {hardware}, {self.driver} ({self.driver_id}, {self.driver_version})"
+
+    @property
     def host_memory_import(self) -> bool:
         """Whether the driver says that it imports; whether what is written arrives only trying shows."""
         return self.import_alignment > 0

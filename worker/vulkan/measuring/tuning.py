@@ -47,6 +47,7 @@ def open_measurements(info: PhysicalDevice) -> Measurements:
         "uuid": info.uuid,
         "driver": info.driver,
         "driver_version": str(info.driver_version),
+        "kind": info.kind,
     }
     return Measurements(cache_folder(), device, kernels_hash())
 
