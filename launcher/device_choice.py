@@ -33,6 +33,7 @@ DRIVERS = (
     10,  # SwiftShader
 )
 LAYERED = (22, 23, 14)  # Venus, Dozen, MoltenVK
+TOO_MANY = f"a run has at most {MAX_RANKS} ranks"
 
 
 def left_out(devices: Sequence[Listed]) -> dict[int, str]:
@@ -49,7 +50,7 @@ def left_out(devices: Sequence[Listed]) -> dict[int, str]:
         elif better is not device:
             reason = f"device {better['index']} is the same hardware by a preferred driver"
         elif num_taken == MAX_RANKS:
-            reason = f"there are at most {MAX_RANKS} ranks"
+            reason = TOO_MANY
         else:
             reason, num_taken = "", num_taken + 1
         reasons[device["index"]] = reason

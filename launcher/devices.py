@@ -14,7 +14,7 @@ from typing import Any
 
 import tplaunch
 from tplaunch.launcher.config import UsageError
-from tplaunch.launcher.device_choice import left_out, preferred
+from tplaunch.launcher.device_choice import TOO_MANY, left_out, preferred
 from tplaunch.launcher.driver_packages import unlisted_cards
 from tplaunch.launcher.lines import say
 
@@ -141,8 +141,12 @@ def remarks(parts: Sequence[str], listed: DeviceList, choices: Sequence[DeviceCh
         if not listed.devices:
             return [f"there is no Vulkan device ({listed.reason})"]
         return ["none of the Vulkan devices can be used; `tplaunch devices` says why", *listed.closed]
+    spare = [str(index) for index, reason in left_out(listed.devices).items() if reason == TOO_MANY]
+    too_many = (
+        [f"no part is taken by the devices {', '.join(spare)}: {TOO_MANY}"] if wants_all and spare else []
+    )
     without_driver = [f"a card takes no part: {listed.missing}"] if on_cpu and listed.missing else []
-    return [*listed.closed, *without_driver]
+    return [*listed.closed, *without_driver, *too_many]
 
 
 def choose_devices(text: str, listed: DeviceList) -> list[DeviceChoice]:
