@@ -81,7 +81,7 @@ def list_devices() -> DeviceList:
 
 
 def _ask_drivers() -> dict[str, Any]:
-    """The devices; what went wrong; which part of Vulkan is not installed: loader, driver or neither."""
+    """Returns the devices, what went wrong, and what part of Vulkan is not installed: loader or driver."""
     try:
         result = subprocess.run(
             [*WORKER_COMMAND, "--list-devices"],
@@ -133,7 +133,7 @@ def select_devices(text: str) -> list[DeviceChoice]:
 
 
 def remarks(parts: Sequence[str], listed: DeviceList, choices: Sequence[DeviceChoice]) -> list[str]:
-    """Sentences about cards that do not take part though the user may think that they do."""
+    """Returns sentences about cards that take no part though the user may think that they do."""
     wants_all, on_cpu = "all" in parts, all(choice.on_cpu for choice in choices)
     if not wants_all and not any(choice.on_cpu and choice.index is not None for choice in choices):
         return []
@@ -168,7 +168,7 @@ def choose_devices(text: str, listed: DeviceList) -> list[DeviceChoice]:
 
 
 def _all(listed: DeviceList) -> list[DeviceChoice]:
-    """All cards; the CPU by a driver where there is no card, and by NumPy where there is no driver either."""
+    """Takes all cards; without a card the CPU by a driver, and without a driver by NumPy."""
     reasons = left_out(listed.devices)
     taken = [_choice(device) for device in listed.devices if not reasons[device["index"]]]
     return taken or [DeviceChoice(None, CPU)]
