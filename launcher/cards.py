@@ -1,4 +1,4 @@
-"""The cards that the kernel knows, beside what the Vulkan drivers list: why one of them may be missing there.
+"""Finds the cards that the kernel knows and the Vulkan drivers may not list, and says why they do not.
 
 Reads /sys and opens render nodes, which is what a driver does first. Mesa passes over a node that it may not
 open without a word, and then only its driver for CPUs is left.
@@ -38,7 +38,7 @@ class ClosedNode:
 
 
 def pci_cards(root: Path = Path("/sys")) -> tuple[Card, ...]:
-    """The GPUs of the vendors above, whether a driver knows them or not."""
+    """Returns the GPUs of the vendors above, whether a driver knows them or not."""
     cards = []
     for folder in sorted((root / "bus/pci/devices").glob("*")):
         try:
@@ -55,7 +55,7 @@ def closed_nodes(
     root: Path = Path("/sys"),
     open_node: Callable[[Path, int], int] = os.open,
 ) -> tuple[ClosedNode, ...]:
-    """The render nodes that can't be opened to read and write."""
+    """Returns the render nodes that can't be opened to read and write."""
     closed = []
     for path in sorted(devices.glob("renderD*")):
         try:
@@ -95,7 +95,7 @@ def _sentence(path: Path, error: OSError) -> str:
 
 
 def _user() -> str:
-    """The name of the user, or nothing for one without a name."""
+    """Returns the name of the user, or nothing for one without a name."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -103,9 +103,9 @@ def _user() -> str:
 
 
 def without_device(addresses: Sequence[str], devices: Sequence[dict[str, Any]]) -> list[str]:
-    """Those of the cards' PCI addresses that no listed device has.
+    """Returns the cards' PCI addresses that no listed device has.
 
-    None, where a listed GPU has no address: it may be any of them.
+    It returns none where a listed GPU has no address: it may be any of them.
     """
     found = {device["pci_address"] for device in devices if device["type"] != "cpu"}
     return [] if "" in found else [address for address in addresses if address not in found]

@@ -1,4 +1,4 @@
-"""Which of the listed devices `--devices all` takes, from what the drivers said of them. It asks no driver.
+"""Chooses the devices that `--devices all` takes, from what the drivers said of them. It asks no driver.
 
 All cards take part, and nothing beside them that would only slow them down: a rank waits for the slowest.
 """
@@ -33,10 +33,11 @@ DRIVERS = (
     10,  # SwiftShader
 )
 LAYERED = (22, 23, 14)  # Venus, Dozen, MoltenVK
+TOO_MANY = f"a run has at most {MAX_RANKS} ranks"
 
 
 def left_out(devices: Sequence[Listed]) -> dict[int, str]:
-    """By the index of each device: why `all` leaves it out, or an empty string for one that it takes."""
+    """Says by each device's index why `all` leaves it out; an empty string is for one that it takes."""
     usable = [device for device in devices if not device["unusable"]]
     reasons = {device["index"]: "it can't be used" for device in devices}
     best = {kind: [device for device in usable if device["type"] == kind] for kind in KINDS}
@@ -49,7 +50,7 @@ def left_out(devices: Sequence[Listed]) -> dict[int, str]:
         elif better is not device:
             reason = f"device {better['index']} is the same hardware by a preferred driver"
         elif num_taken == MAX_RANKS:
-            reason = f"there are at most {MAX_RANKS} ranks"
+            reason = TOO_MANY
         else:
             reason, num_taken = "", num_taken + 1
         reasons[device["index"]] = reason
@@ -57,12 +58,12 @@ def left_out(devices: Sequence[Listed]) -> dict[int, str]:
 
 
 def preferred(device: Listed, devices: Sequence[Listed]) -> Listed:
-    """The entry by which the hardware of this one is best used: itself where it is listed once."""
+    """Returns the entry by which the hardware of this one is best used: itself where it is listed once."""
     return min((other for other in devices if is_same_hardware(device, other)), key=_rank_of_driver)
 
 
 def is_same_hardware(one: Listed, other: Listed) -> bool:
-    """Whether two entries are one card, or one machine's processor, by two drivers or by one found twice.
+    """Tells whether two entries are one card, or one machine's processor, by two drivers or one found twice.
 
     Two cards of one model must stay two, also where a driver gives both of them the same UUID, as some did.
     """
@@ -80,7 +81,7 @@ def is_same_hardware(one: Listed, other: Listed) -> bool:
 
 
 def _rank_of_driver(device: Listed) -> tuple[int, int, int]:
-    """The smallest is the best: by driver, then the newest of that driver, then the first."""
+    """Orders entries, the best first: by driver, then the newest of that driver, then the first."""
     driver = device["driver_id"]
     if driver in LAYERED:
         place = len(DRIVERS) + 1 + LAYERED.index(driver)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tplaunch.launcher.config import UsageError
-from tplaunch.launcher.device_choice import left_out, preferred
+from tplaunch.launcher.device_choice import TOO_MANY, left_out, preferred
 from tplaunch.launcher.driver_packages import unlisted_cards
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.worker_command import WORKER_COMMAND
@@ -74,7 +74,7 @@ def list_devices() -> DeviceList:
 
 
 def _ask_drivers() -> dict[str, Any]:
-    """The devices; what went wrong; which part of Vulkan is not installed: loader, driver or neither."""
+    """Returns the devices, what went wrong, and what part of Vulkan is not installed: loader or driver."""
     try:
         result = run_job(["--list-devices"], LIST_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
@@ -155,7 +155,7 @@ def select_devices(text: str) -> list[DeviceChoice]:
 
 
 def remarks(parts: Sequence[str], listed: DeviceList, choices: Sequence[DeviceChoice]) -> list[str]:
-    """Sentences about cards that do not take part though the user may think that they do."""
+    """Returns sentences about cards that take no part though the user may think that they do."""
     wants_all, on_cpu = "all" in parts, all(choice.on_cpu for choice in choices)
     if not wants_all and not any(choice.on_cpu and choice.index is not None for choice in choices):
         return []
@@ -163,8 +163,12 @@ def remarks(parts: Sequence[str], listed: DeviceList, choices: Sequence[DeviceCh
         if not listed.devices:
             return [f"there is no Vulkan device ({listed.reason})"]
         return ["none of the Vulkan devices can be used; `tplaunch devices` says why", *listed.closed]
+    spare = [str(index) for index, reason in left_out(listed.devices).items() if reason == TOO_MANY]
+    too_many = (
+        [f"no part is taken by the devices {', '.join(spare)}: {TOO_MANY}"] if wants_all and spare else []
+    )
     without_driver = [f"a card takes no part: {listed.missing}"] if on_cpu and listed.missing else []
-    return [*listed.closed, *without_driver]
+    return [*listed.closed, *without_driver, *too_many]
 
 
 def choose_devices(text: str, listed: DeviceList) -> list[DeviceChoice]:
@@ -186,7 +190,7 @@ def choose_devices(text: str, listed: DeviceList) -> list[DeviceChoice]:
 
 
 def _all(listed: DeviceList) -> list[DeviceChoice]:
-    """All cards; the CPU by a driver where there is no card, and by NumPy where there is no driver either."""
+    """Takes all cards; without a card the CPU by a driver, and without a driver by NumPy."""
     reasons = left_out(listed.devices)
     taken = [_choice(device) for device in listed.devices if not reasons[device["index"]]]
     return taken or [DeviceChoice(None, CPU)]

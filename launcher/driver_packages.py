@@ -1,4 +1,4 @@
-"""What to install where a Vulkan loader or driver is missing, in the words of this machine's distribution."""
+"""Says what to install where a Vulkan loader or driver is missing, by the names of this distribution."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GENERIC = "install the Vulkan loader and your card's Vulkan driver (Mesa's, for 
 
 
 def unlisted_cards(devices: Sequence[dict[str, Any]], missing: str) -> tuple[tuple[str, ...], str]:
-    """A sentence for each card that can't be opened, and what the others that no driver lists would need.
+    """Returns a sentence for each card that can't be opened, and what other unlisted ones would need.
 
     devices: as the drivers list them. missing: as what_to_install takes it.
     """
@@ -54,7 +54,7 @@ def unlisted_cards(devices: Sequence[dict[str, Any]], missing: str) -> tuple[tup
 
 
 def os_release() -> Mapping[str, str]:
-    """What /etc/os-release says; nothing where it is not there."""
+    """Returns what /etc/os-release says; nothing where it is not there."""
     try:
         return platform.freedesktop_os_release()
     except OSError:
@@ -62,7 +62,10 @@ def os_release() -> Mapping[str, str]:
 
 
 def what_to_install(release: Mapping[str, str], vendors: Collection[int], missing: str) -> str:
-    """One clause. vendors: of the machine's cards. missing: loader, driver, or nothing if both are there."""
+    """Says so in one clause.
+
+    vendors: of the machine's cards. missing: loader, driver, or nothing where both are there.
+    """
     variable = next((name for name in DRIVER_VARIABLES if os.environ.get(name)), None)
     if missing != "loader" and variable is not None:
         return f"{variable} is set, to {os.environ[variable]:.80}, and no other driver is looked for"
@@ -84,6 +87,6 @@ def what_to_install(release: Mapping[str, str], vendors: Collection[int], missin
 
 
 def _family(release: Mapping[str, str]) -> Packages | None:
-    """By the distribution itself before what it is like."""
+    """Goes by the distribution itself before what it is like."""
     names = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
     return next((FAMILIES[name] for name in names if name in FAMILIES), None)

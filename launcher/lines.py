@@ -10,12 +10,14 @@ MIN_WIDTH = 40  # columns: in fewer, a table's first column leaves no room for t
 
 
 def line_width() -> int:
-    """Columns of the terminal, or of COLUMNS; 80 where neither is there."""
+    """Returns the terminal's columns, or those of COLUMNS; 80 where neither is there."""
     return max(MIN_WIDTH, shutil.get_terminal_size().columns)
 
 
 def wrapped(text: str, indent: str = "", width: int | None = None) -> str:
-    """The text in lines of at most `width` columns, line_width() by default; longer words stay whole.
+    """Breaks the text into lines of at most `width` columns, line_width() by default.
+
+    Longer words stay whole.
 
     indent: of every line but the first.
     """

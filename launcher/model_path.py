@@ -1,4 +1,4 @@
-"""What may be meant by a model's name that is no file: a folder, a command, what a repository is called."""
+"""Says what may be meant by a model's name that is no file: a folder, a command, a repository."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _missing(path: Path) -> str:
 
 
 def _near(path: Path) -> Path | None:
-    """A model file beside it with nearly the same name, or with the same one and an ending."""
+    """Finds a model file beside it with nearly the same name, or with the same one and an ending."""
     try:
         names = [each.name for each in path.parent.iterdir() if each.suffix.lower() == ".gguf"]
     except OSError:

@@ -26,11 +26,11 @@ class Parser(argparse.ArgumentParser):
 
     @property
     def known_options(self) -> Mapping[str, argparse.Action]:
-        """The options by the ways to write them."""
+        """Gives the options by the ways to write them."""
         return self._option_string_actions
 
     def takes_value(self, word: str) -> bool:
-        """Whether this is an option that the next word belongs to."""
+        """Tells whether this is an option to which the next word belongs."""
         action = self.known_options.get(word)
         return action is not None and action.nargs is None
 

@@ -57,7 +57,7 @@ OTHER_OPTIONS = {
 
 
 def parse_words(words: Sequence[str]) -> argparse.Namespace:
-    """The options of one command. Raises UsageError, or exits as argparse does.
+    """Returns the options of one command. Raises UsageError, or exits as argparse does.
 
     Of a command that takes a model, `model` is its path or None, and of `run` `prompt` the prompt or None.
     """

@@ -48,3 +48,12 @@ def test_without_any_driver_it_runs_and_says_so(tplaunch: CommandLine, tmp_path:
     assert "there is no Vulkan device (no Vulkan driver is installed: " in result.stderr
     assert f"VK_DRIVER_FILES is set, to {nothing}"[:60] in result.stderr
     assert "running on the CPU with NumPy" in result.stderr
+
+
+def test_two_drivers_of_one_processor_are_one_device(
+    tplaunch: CommandLine, both_drivers_env: dict[str, str]
+) -> None:
+    variables = {name: both_drivers_env[name] for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")}
+    devices = json.loads(tplaunch("devices", "--json", env=variables, check=True).stdout)["devices"]
+    assert ["llvmpipe" in each["name"] for each in devices if each["in_all"]] == [True]
+    assert len(devices) == 2

@@ -158,6 +158,13 @@ def test_a_card_without_a_driver_is_said_where_the_cpu_works_instead() -> None:
     assert "none of the Vulkan devices can be used; `tplaunch devices` says why" in sentence
 
 
+def test_cards_beyond_the_ranks_are_said() -> None:
+    cards = numbered(*(device(index, f"card {index}") for index in range(10)))
+    (sentence,) = said("all", DeviceList(cards, ""))
+    assert sentence == "no part is taken by the devices 8, 9: a run has at most 8 ranks"
+    assert said("9,8", DeviceList(cards, "")) == []
+
+
 def test_a_choice_knows_the_activations_that_a_device_lacks() -> None:
     (choice,) = choose_devices("0", DeviceList(numbered(GEFORCE | {"matrix_size": 0}), ""))
     assert choice.lacks == {"f16"}

@@ -67,6 +67,14 @@ def test_remarks_are_broken_on_a_terminal_only(
     assert " ".join(lines).split() == ["tplaunch:", *["word"] * 30]
 
 
+def test_remarks_are_dropped_where_nobody_can_read_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    say("anything")
+    assert capsys.readouterr().out == ""
+
+
 # What the commands print.
 
 COMMANDS = tuple(make_parser().commands)
