@@ -12,8 +12,8 @@ def main() -> int:
     from tplaunch.launcher.standard_error import forgive_standard_error
 
     forgive_standard_error()
-    signals.raise_once()
     try:
+        signals.raise_once()
         return cli.main()
     except signals.Signalled as signalled:  # between the lines of cli.main
         return signalled.exit_code

@@ -19,9 +19,9 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig, RunError
 from tplaunch.launcher.fitting.arrange import Arrangement
+from tplaunch.launcher.folders import private_folder
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.progress import show_progress
-from tplaunch.launcher.signals import held
 from tplaunch.launcher.supervisor import Supervisor
 
 MAX_SOCKET_PATH = 100  # bytes; the kernel's limit for a Unix socket is 107
@@ -47,7 +47,7 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
     choices, plan, limits = arrangement.choices, arrangement.plan, arrangement.limits
     if any(choice.index is None for choice in choices):
         print("tplaunch: running on the CPU with NumPy, without a Vulkan device", file=sys.stderr)
-    with _private_folder() as directory:
+    with private_folder(_socket_root()) as directory:
         endpoint = f"ipc://{directory}/control"
         supervisor = Supervisor(config, choices, endpoint)
         channel = WorkerChannel(endpoint, len(choices), supervisor)
@@ -73,18 +73,6 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
             raise RunError(f"{error}; its log: {supervisor.log_path(error.rank)}") from error
         finally:
             channel.close()
-
-
-@contextmanager
-def _private_folder() -> Iterator[str]:
-    """Of mode 0700. A signal does not come between it and its end."""
-    with held():
-        folder = tempfile.TemporaryDirectory(prefix="tplaunch-", dir=_socket_root())
-    try:
-        yield folder.name
-    finally:
-        with held():
-            folder.cleanup()
 
 
 def _socket_root() -> str | None:
