@@ -21,8 +21,8 @@ def main() -> int:
             raise
         print(f"tplaunch: {sentence}", file=sys.stderr)
         return 1
-    signals.raise_once()
     try:
+        signals.raise_once()
         return cli.main()
     except signals.Signalled as signalled:  # between the lines of cli.main
         return signalled.exit_code

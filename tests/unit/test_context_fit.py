@@ -224,8 +224,7 @@ def test_a_context_beyond_the_trained_one_is_called_so(capsys: pytest.CaptureFix
     """It fits, so what is said is not that a smaller one does."""
     said_of_it = said(capsys, [gpu(0, 80e9)], context_length=200_000)
     assert said_of_it == (
-        "tplaunch: context 200000: the model was trained for 131072 positions,"
-        " and may write nonsense beyond them\n"
+        "tplaunch: context 200000: the model was trained for only 131072: what it writes beyond may be poor\n"
     )
 
 
