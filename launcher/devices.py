@@ -38,6 +38,7 @@ class DeviceChoice:
     available_bytes: int = 0  # of these, now; 0 where the driver does not say
     max_allocation: int = 0  # bytes of one buffer; 0 where that is not known
     integrated: bool = False  # its memory is the machine's
+    imports_memory: bool = False  # its driver imports the host's memory, as it says
     kind: str = ""  # with its driver: devices of one kind are equal
 
     @property
@@ -159,5 +160,6 @@ def _choice(device: dict[str, Any]) -> DeviceChoice:
         available_bytes=device["available_bytes"],
         max_allocation=device["max_allocation"],
         integrated=device["type"] == "integrated",
+        imports_memory=device["external_host_memory"],
         kind=device["kind"],
     )

@@ -40,6 +40,7 @@ def device(index: int, name: str, **changes: Any) -> dict[str, Any]:
     plain = {
         "type": "discrete", "uuid": f"{index:032x}", "memory_bytes": 1 << 30, "available_bytes": 1 << 29,
         "max_allocation": 1 << 28, "unusable": "", "kind": f"{name}, its driver 1.0",
+        "external_host_memory": index % 2 == 1,
     }  # fmt: skip
     return {"index": index, "name": name, **plain, **changes}
 
@@ -84,7 +85,7 @@ def test_a_choice_carries_what_the_driver_said() -> None:
     sizes = (1 << 30, 1 << 29, 1 << 28)
     assert choose_devices("2,llvmpipe,cpu", LISTED) == [
         DeviceChoice(2, radeon, f"{2:032x}", False, *sizes, kind=kinds[radeon]),
-        DeviceChoice(3, llvmpipe, f"{3:032x}", True, *sizes, kind=kinds[llvmpipe]),
+        DeviceChoice(3, llvmpipe, f"{3:032x}", True, *sizes, imports_memory=True, kind=kinds[llvmpipe]),
         DeviceChoice(None, "cpu"),
     ]
 
