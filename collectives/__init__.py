@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from tplaunch.collectives.arena import NUM_PARITIES, round_up_to_page
 from tplaunch.collectives.base import (
     DEFAULT_TIMEOUT_SECONDS,
     TOKEN_BYTES,
@@ -26,10 +27,23 @@ __all__ = [
     "Loopback",
     "SharedMemory",
     "ZmqRing",
+    "arena_bytes",
     "create",
+    "shares_arena",
 ]
 
 KINDS: dict[str, Callable[..., Collective]] = {"shared-memory": SharedMemory, "zmq-ring": ZmqRing}
+
+
+def shares_arena(kind: str) -> bool:
+    """Whether all ranks have one arena, which rank 0 makes."""
+    return KINDS[kind] is SharedMemory
+
+
+def arena_bytes(kind: str, num_ranks: int, slot_bytes: int) -> int:
+    """The size of an arena of one of KINDS, for all-reduces of up to slot_bytes."""
+    num_partials = num_ranks if shares_arena(kind) else 1
+    return NUM_PARITIES * num_partials * round_up_to_page(slot_bytes)
 
 
 def create(

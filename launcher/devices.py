@@ -37,6 +37,7 @@ class DeviceChoice:
     max_allocation: int = 0  # bytes of one buffer; 0 where that is not known
     integrated: bool = False  # its memory is the machine's
     lacks: frozenset[str] = frozenset()  # of the activations, those that it can't multiply by
+    imports_memory: bool = False  # its driver imports the host's memory, as it says
     kind: str = ""  # with its driver: devices of one kind are equal
 
     @property
@@ -235,5 +236,6 @@ def _choice(device: dict[str, Any]) -> DeviceChoice:
         max_allocation=device["max_allocation"],
         integrated=device["type"] == "integrated",
         lacks=frozenset(kind for kind, feature in ACTIVATION_NEEDS.items() if not device[feature]),
+        imports_memory=device["external_host_memory"],
         kind=device["kind"],
     )

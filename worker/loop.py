@@ -29,6 +29,7 @@ from tplaunch.coordinator.messages import (
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import padded, shares_routing
 from tplaunch.worker.buffers.state import state_buffers
+from tplaunch.worker.buffers.sums import slot_bytes
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import Device, DeviceOptions, TimedDevice, TunableDevice
@@ -103,7 +104,7 @@ class Worker:
             load.collective,
             rank=load.share.rank,
             num_ranks=load.num_ranks,
-            slot_bytes=load.limits.max_rows * self._row_bytes,
+            slot_bytes=slot_bytes(load.spec, load.limits),
             timeout_seconds=load.timeout_seconds,
             token=load.token,
             folder=folder,

@@ -15,6 +15,7 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
+TASKS = Path("/proc/self/task")
 POLL_SECONDS = 0.2  # where the kernel has no pidfds
 
 
@@ -55,8 +56,11 @@ def pin(cores: list[int]) -> None:
     A library such as NumPy's BLAS starts its threads when it is imported, and sched_setaffinity(2) moves one
     thread only; a thread that is started meanwhile inherits the cores of the one that starts it.
     """
+    if not TASKS.is_dir():  # no /proc, as in some sandboxes: those to come follow the one that starts them
+        os.sched_setaffinity(0, cores)
+        return
     pinned: set[int] = set()
-    while new := {int(task.name) for task in Path("/proc/self/task").iterdir()} - pinned:
+    while new := {int(task.name) for task in TASKS.iterdir()} - pinned:
         for task in new:
             with contextlib.suppress(ProcessLookupError):  # it has ended
                 os.sched_setaffinity(task, cores)

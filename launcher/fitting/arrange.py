@@ -46,7 +46,9 @@ def arrange(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) ->
         weights, how = choose_weights(config, model, choices, places)
         split = f"shares {', '.join(f'{weight:.3g}' for weight in weights)}: {how}"
     plan = make_plan(model.spec, weights, config.expert_split)
-    needs = rank_needs(model.spec, model.tensors, plan, choices)
+    needs = rank_needs(
+        model.spec, model.tensors, plan, choices, collective=config.collective, staging=config.staging
+    )
     sizes = Fitting(config, needs, places, choices).choose_sizes(model.spec.context_length)
     check_fit(needs, sizes.limits, places, choices)
     found = tuple(rank.bytes(sizes.limits) for rank in needs)

@@ -35,7 +35,9 @@ def choose_weights(
         memory_part = step / NUM_STEPS
         weights = _mixed(by_speed, by_memory, memory_part)
         plan = make_plan(model.spec, weights, config.expert_split)
-        needs = rank_needs(model.spec, model.tensors, plan, choices)
+        needs = rank_needs(
+            model.spec, model.tensors, plan, choices, collective=config.collective, staging=config.staging
+        )
         if Fitting(config, needs, places, choices).limit(context) is None:
             break
     return weights, _described(memory_part)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.fitting.fit import RankNeeds, exceeds_allocation
+from tplaunch.launcher.fitting.fit import RankNeeds, bytes_in, exceeds_allocation
 from tplaunch.launcher.fitting.memory_places import MemoryPlace
 
 BLOCK_LENGTH = 32  # positions: the context is a multiple of it where memory is the limit
@@ -93,9 +93,11 @@ class Fitting:
         for rank, (needs, choice) in enumerate(zip(self._needs, self._choices, strict=True)):
             if exceeds_allocation(needs, choice, limits):
                 return f"device {choice.index} ({choice.name}), for one buffer of rank {rank}"
-        needed = [rank.bytes(limits).total for rank in self._needs]
-        full = (place.name for place in self._places if not place.has_room(needed, keep_reserve=keep_reserve))
-        return next(full, None)
+        found = [rank.bytes(limits) for rank in self._needs]
+        for place in self._places:
+            if not place.has_room(bytes_in(place, found), keep_reserve=keep_reserve):
+                return place.name
+        return None
 
     def largest_context(self, most: int, *, keep_reserve: bool = True) -> int:
         """Up to `most`; 0 where not even a block of positions fits.

@@ -9,12 +9,13 @@ from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
-from tplaunch.coordinator.split.plan import RankShare, padded
+from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.split.shards import Shard
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.config import COLLECTIVES, UsageError
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.fitting.memory_places import MemoryPlace
+from tplaunch.launcher.fitting.memory_places import HOST, MemoryPlace
 from tplaunch.worker.buffers.state import state_buffers
+from tplaunch.worker.buffers.sums import sums_bytes
 from tplaunch.worker.buffers.table import Buffer, activation_buffers, cache_buffers, weight_buffers
 from tplaunch.worker.weights.stacks import stack_shards
 
@@ -26,13 +27,18 @@ class RankBytes:
     weights: int
     cache: int
     work: int  # what a step computes in
-    partials: int  # the sums of all ranks, which is the host's memory where the device can import that
+    partials: int  # sums of all ranks, in this machine's memory: the arena once, and copies of devices
     copies: int = 0  # NumPy's, in float32
     states: int = 0  # of recurrent layers
 
     @property
     def total(self) -> int:
-        return self.weights + self.cache + self.work + self.partials + self.copies + self.states
+        return self.own + self.partials
+
+    @property
+    def own(self) -> int:
+        """Bytes in the memory of the rank's device."""
+        return self.weights + self.cache + self.work + self.copies + self.states
 
 
 class RankNeeds:
@@ -46,7 +52,11 @@ class RankNeeds:
         num_ranks: int,
         *,
         in_numpy: bool = False,
+        collective: str = COLLECTIVES[0],
+        copies_sums: bool = False,
     ) -> None:
+        """copies_sums: whether its device keeps a copy of all partial sums."""
+        self._collective, self._copies_sums = collective, copies_sums
         self._spec, self._share, self._num_ranks, self._in_numpy = spec, share, num_ranks, in_numpy
         self._shards = rank_shards(spec, share, tensors)
         weights = weight_buffers(self._shards)
@@ -65,7 +75,9 @@ class RankNeeds:
         copies = 0
         if self._in_numpy:
             copies = self._widening + widened_cache(self._spec, self._share, limits)
-        partials = 2 * self._num_ranks * limits.max_rows * padded(self._spec.embedding_length) * 4
+        partials = sums_bytes(
+            self._spec, limits, self._collective, self._share.rank, self._num_ranks, self._copies_sums
+        )
         return RankBytes(self._weights, cache, self.work(limits), partials, copies, states)
 
     def work(self, limits: Limits) -> int:
@@ -83,12 +95,29 @@ def rank_needs(
     tensors: Mapping[str, TensorInfo],
     plan: Sequence[RankShare],
     choices: Sequence[DeviceChoice],
+    *,
+    collective: str = COLLECTIVES[0],
+    staging: bool = False,
 ) -> list[RankNeeds]:
-    """By rank."""
+    """By rank. staging: devices copy partial sums whether or not they can import them."""
     return [
-        RankNeeds(spec, tensors, share, len(plan), in_numpy=choice.index is None)
+        RankNeeds(
+            spec,
+            tensors,
+            share,
+            len(plan),
+            in_numpy=choice.index is None,
+            collective=collective,
+            copies_sums=choice.index is not None and (staging or not choice.imports_memory),
+        )
         for share, choice in zip(plan, choices, strict=True)
     ]
+
+
+def bytes_in(place: MemoryPlace, found: Sequence[RankBytes]) -> int:
+    """Bytes that all ranks together take there; found: by rank. The host has the partial sums of all."""
+    sums = sum(rank.partials for rank in found) if place.name == HOST else 0
+    return sums + sum(found[rank].own for rank in place.ranks)
 
 
 def _total(buffers: Mapping[str, Buffer]) -> int:
@@ -115,10 +144,10 @@ def check_fit(
                 f" {mebibytes(rank.largest_buffer(limits))}; name more devices, or lower --context (now"
                 f" {limits.context_length})"
             )
-    needed = [rank.bytes(limits).total for rank in needs]
+    found = [rank.bytes(limits) for rank in needs]
     for place in places:
-        if not place.has_room(needed, keep_reserve=False):
-            num_bytes = sum(needed[rank] for rank in place.ranks)
+        num_bytes = bytes_in(place, found)
+        if not place.has_room(num_bytes, keep_reserve=False):
             has = "may hold {} (--max-memory)" if place.is_capped else "has {}"
             shorter = ""
             if limits.context_length > limits.block_length:

@@ -30,9 +30,8 @@ class MemoryPlace:
     usable: int  # bytes that it is wise to use: free now, less a reserve
     is_capped: bool = False  # --max-memory is the limit
 
-    def has_room(self, needed: Sequence[int], *, keep_reserve: bool = True) -> bool:
-        """needed: bytes by rank."""
-        return sum(needed[rank] for rank in self.ranks) <= (self.usable if keep_reserve else self.capacity)
+    def has_room(self, num_bytes: int, *, keep_reserve: bool = True) -> bool:
+        return num_bytes <= (self.usable if keep_reserve else self.capacity)
 
 
 def memory_places(choices: Sequence[DeviceChoice], max_memory: Mapping[int | None, int]) -> list[MemoryPlace]:

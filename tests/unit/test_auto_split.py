@@ -104,7 +104,7 @@ def test_where_nothing_leaves_room_memory_decides() -> None:
 def test_caps_count_as_the_devices_memory() -> None:
     found = arranged(gpu(0, 24), gpu(1, 24), max_memory={0: int(2.5e9)})
     assert columns(found)[0] < 0.45
-    assert found.bytes[0].total <= 2.5e9
+    assert found.bytes[0].own <= 2.5e9
 
 
 def test_ranks_on_one_gpu_share_its_speed_and_memory(speeds: dict[str, float]) -> None:

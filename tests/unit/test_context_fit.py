@@ -18,7 +18,7 @@ from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangement
 from tplaunch.launcher.fitting.context_fit import BLOCK_LENGTH, DEFAULT_CONTEXT, MAX_WORK_BYTES, MIN_ROWS
-from tplaunch.launcher.fitting.fit import rank_needs
+from tplaunch.launcher.fitting.fit import bytes_in, rank_needs
 from tplaunch.launcher.fitting.memory_places import HOST, memory_places
 from tplaunch.launcher.model import Model, open_model
 
@@ -43,8 +43,8 @@ def has_room(choices: Sequence[DeviceChoice], shape: str, limits: Limits) -> boo
     """Whether every place has room, worked out from the whole plan again."""
     config, model, found = arranged([gpu(0, 1 << 50)] * len(choices), shape)
     needs = rank_needs(model.spec, model.tensors, found.plan, choices)
-    needed = [rank.bytes(limits).total for rank in needs]
-    return all(place.has_room(needed) for place in memory_places(choices, config.max_memory))
+    needed = [rank.bytes(limits) for rank in needs]
+    return all(place.has_room(bytes_in(place, needed)) for place in memory_places(choices, config.max_memory))
 
 
 @given(
@@ -122,7 +122,7 @@ def test_a_users_context_is_taken_as_it_is() -> None:
 
 def test_a_context_is_cut_short_of_the_reserve_but_not_refused() -> None:
     """A device that has room only if nothing is left in reserve is used all the same."""
-    exact = arranged([gpu(0, 1 << 50)], context_length=64)[2].bytes[0].total
+    exact = arranged([gpu(0, 1 << 50)], context_length=64)[2].bytes[0].own
     _, _, found = arranged([gpu(0, exact)])
     assert found.limits.context_length == 64
     with pytest.raises(UsageError, match=r"give it less with --tensor-split .*, name more devices$"):

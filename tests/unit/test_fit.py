@@ -12,14 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import config_of, examples, make_spec, tensor_infos, tensor_shapes, write_llama
+from tests.unit.collectives_group import connected
+from tplaunch.collectives import KINDS, Collective, arena_bytes, shares_arena
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import PlanError, make_plan
 from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.arrange import arrange
-from tplaunch.launcher.fitting.fit import RankNeeds, check_fit, mebibytes, rank_needs
+from tplaunch.launcher.fitting.fit import RankNeeds, bytes_in, check_fit, mebibytes, rank_needs
 from tplaunch.launcher.fitting.memory_places import memory_places
 from tplaunch.launcher.model import Model, check_prompt, open_model
+from tplaunch.worker.buffers.sums import slot_bytes
 
 ON_CPU = DeviceChoice(1, "llvmpipe", on_cpu=True)
 NUMPY = DeviceChoice(None, "cpu")
@@ -36,7 +39,7 @@ def check(choices: list[DeviceChoice], limits: Limits = LIMITS, **max_memory: in
 
 def total(share_of: int = 2, rank: int = 0) -> int:
     share = make_plan(SPEC, [1] * share_of)[rank]
-    return RankNeeds(SPEC, TENSORS, share, share_of).bytes(LIMITS).total
+    return RankNeeds(SPEC, TENSORS, share, share_of).bytes(LIMITS).own
 
 
 def gpu(index: int, memory_bytes: int, **changes: Any) -> DeviceChoice:
@@ -102,6 +105,59 @@ def test_ranks_on_the_cpu_share_the_machines_memory() -> None:
     integrated = gpu(1, 1 << 50, integrated=True)
     with pytest.raises(UsageError, match="this machine's memory would hold"):
         check([NUMPY, integrated], huge)
+
+
+ARENA = 2 * 4096  # bytes for each rank's partial sums: two parities of a page, of which LIMITS need a part
+
+
+def sums(choices: list[DeviceChoice], **options: Any) -> list[int]:
+    needs = rank_needs(SPEC, TENSORS, make_plan(SPEC, [1] * len(choices)), choices, **options)
+    return [rank.bytes(LIMITS).partials for rank in needs]
+
+
+def test_partial_sums_are_counted_as_they_are_allocated() -> None:
+    importing = gpu(0, 1 << 40, imports_memory=True)
+    copying = gpu(1, 1 << 40)
+    assert sums([NUMPY] * 3) == [3 * ARENA, 0, 0]  # one arena for all
+    assert sums([importing] * 3) == [3 * ARENA, 0, 0]
+    assert sums([importing, copying, copying]) == [3 * ARENA] * 3  # and their copies
+    assert sums([importing] * 3, staging=True) == [6 * ARENA, 3 * ARENA, 3 * ARENA]
+    assert sums([NUMPY] * 3, staging=True) == [3 * ARENA, 0, 0]
+    assert sums([importing, copying, NUMPY], collective="zmq-ring") == [ARENA, 2 * ARENA, ARENA]
+    assert sums([copying]) == [2 * ARENA] and sums([NUMPY], collective="zmq-ring") == [ARENA]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_an_arena_is_as_large_as_is_counted(kind: str, num_ranks: int) -> None:
+    needed = slot_bytes(SPEC, LIMITS)
+    with connected(kind, num_ranks, slot_bytes=needed) as ranks:
+        for rank in ranks:
+            assert rank.arena.nbytes == arena_bytes(kind, num_ranks, needed)
+        starts = {rank.partials(0).sum() for rank in fill(ranks)}
+        assert (len(starts) == 1) == (shares_arena(kind) or num_ranks == 1)
+
+
+def fill(ranks: list[Collective]) -> list[Collective]:
+    """Each with numbers of its own, where they do not share an arena."""
+    for rank in ranks:
+        rank.partials(0)[:] = rank.rank
+    return ranks
+
+
+def test_partial_sums_take_of_the_hosts_memory_alone() -> None:
+    cards = [gpu(rank, total(2, rank)) for rank in (0, 1)]
+    check(cards)  # which have no byte to spare
+    mixed = [gpu(0, 1 << 40), NUMPY]
+    plan = make_plan(SPEC, [1, 1])
+    found = [rank.bytes(LIMITS) for rank in rank_needs(SPEC, TENSORS, plan, mixed)]
+    assert [rank.partials for rank in found] == [4 * ARENA, 0]
+    card, host = memory_places(mixed, {})
+    assert bytes_in(card, found) == found[0].own
+    assert bytes_in(host, found) == found[1].own + 4 * ARENA
+    check(mixed, cpu=bytes_in(host, found))
+    with pytest.raises(UsageError, match="this machine's memory would hold"):
+        check(mixed, cpu=bytes_in(host, found) - 1)
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 3.0]), min_size=1, max_size=8).filter(any))

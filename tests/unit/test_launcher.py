@@ -77,7 +77,7 @@ def test_a_choice_carries_what_the_driver_said() -> None:
     sizes = (1 << 30, 1 << 29, 1 << 28)
     assert choose_devices("2,llvmpipe,cpu", LISTED) == [
         DeviceChoice(2, radeon, f"{3:032x}", False, *sizes, kind=kinds[radeon]),
-        DeviceChoice(3, llvmpipe, f"{4:032x}", True, *sizes, kind=kinds[llvmpipe]),
+        DeviceChoice(3, llvmpipe, f"{4:032x}", True, *sizes, imports_memory=True, kind=kinds[llvmpipe]),
         DeviceChoice(None, "cpu"),
     ]
 

@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tplaunch.worker import process
 
 PINS_LATE = """
 import os, threading
@@ -31,3 +34,13 @@ assert cores == [{core}] * len(cores), cores
 def test_threads_that_exist_are_pinned_too() -> None:
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
     subprocess.run([sys.executable, "-c", PINS_LATE], env=environment, check=True)
+
+
+def test_without_proc_the_calling_thread_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "TASKS", tmp_path / "task")
+    before = os.sched_getaffinity(0)
+    try:
+        process.pin([min(before)])
+        assert os.sched_getaffinity(0) == {min(before)}
+    finally:
+        os.sched_setaffinity(0, before)

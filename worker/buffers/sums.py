@@ -1,0 +1,25 @@
+"""What partial sums take of the host's memory: the collective's arena, and a device's copy of it."""
+
+from __future__ import annotations
+
+from tplaunch.collectives import arena_bytes, shares_arena
+from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.plan import padded
+
+
+def slot_bytes(spec: ModelSpec, limits: Limits) -> int:
+    """Bytes of the largest all-reduce."""
+    return limits.max_rows * padded(spec.embedding_length) * 4
+
+
+def sums_bytes(
+    spec: ModelSpec, limits: Limits, collective: str, rank: int, num_ranks: int, copied: bool
+) -> int:
+    """Bytes that one rank allocates: the arena, where it is its own or it makes it for all, and its copy.
+
+    copied: whether its device can't import the arena, and keeps a copy in memory that the host can map.
+    """
+    arena = arena_bytes(collective, num_ranks, slot_bytes(spec, limits))
+    makes_arena = rank == 0 or not shares_arena(collective)
+    return arena * (makes_arena + copied)
