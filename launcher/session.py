@@ -17,8 +17,8 @@ from tplaunch.coordinator.scheduler import Scheduler
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig, RunError
-from tplaunch.launcher.descriptors import check_descriptors
 from tplaunch.launcher.fitting.arrange import Arrangement
+from tplaunch.launcher.headroom import check_headroom
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.progress import show_progress
 from tplaunch.launcher.socket_folder import socket_folder
@@ -45,7 +45,7 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
     choices, plan, limits = arrangement.choices, arrangement.plan, arrangement.limits
     if any(choice.index is None for choice in choices):
         print("tplaunch: running on the CPU with NumPy, without a Vulkan device", file=sys.stderr)
-    check_descriptors(len(choices))
+    check_headroom(len(choices))
     with socket_folder() as folder:
         endpoint = f"ipc://{folder}/control"
         supervisor = Supervisor(config, choices, endpoint)
