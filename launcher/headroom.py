@@ -26,7 +26,7 @@ def check_headroom(num_ranks: int) -> None:
 
 
 def check_descriptors(num_ranks: int) -> None:
-    """Raises the limit of open files as far as a run needs it and may. Raises RunError where it is too low."""
+    """Raises the limit of open files as far as a run needs it. Raises RunError where it stays too low."""
     needed = BASE_DESCRIPTORS + RANK_DESCRIPTORS * num_ranks
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = USUAL_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, USUAL_DESCRIPTORS)
