@@ -11,15 +11,16 @@ from tplaunch.worker.faults import fault_sentence
 def main() -> int:
     """Returns the exit code: 0, 1 for a failed run, 2 for bad input, 128 + number after a signal."""
     signals.exit_at_once()
-    prepare_streams()
     os.umask(os.umask(0) & ~0o700)  # with one that takes the owner's permissions no folder could be entered
     try:
+        prepare_streams()
         from tplaunch.launcher import cli
-    except Exception as error:  # where the libraries have no memory or no descriptors
+    except Exception as error:  # where there is no memory or no descriptor for the libraries
         sentence = fault_sentence(error)
         if sentence is None:
             raise
-        print(f"tplaunch: {sentence}", file=sys.stderr)
+        if sys.stderr is not None:  # else print would take standard output
+            print(f"tplaunch: {sentence}", file=sys.stderr)
         return 1
     try:
         signals.raise_once()

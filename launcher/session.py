@@ -16,8 +16,8 @@ from tplaunch.coordinator.scheduler import Scheduler
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig, RunError
-from tplaunch.launcher.descriptors import check_descriptors
 from tplaunch.launcher.fitting.arrange import Arrangement
+from tplaunch.launcher.headroom import check_headroom
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.progress import show_progress
@@ -46,7 +46,7 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
     totals = [rank.weights for rank in arrangement.bytes]
     if any(choice.index is None for choice in choices):
         say("running on the CPU with NumPy, without a Vulkan device")
-    check_descriptors(len(choices))
+    check_headroom(len(choices))
     with socket_folder() as folder:
         endpoint = f"ipc://{folder}/control"
         supervisor = Supervisor(config, choices, endpoint)

@@ -77,11 +77,18 @@ def _fill(descriptor: int) -> None:
     try:
         os.fstat(descriptor)
     except OSError:
-        opened = os.open(os.devnull, os.O_RDWR)
+        opened = _open_nothing()
         if opened != descriptor:
             os.dup2(opened, descriptor)
             os.close(opened)
         os.set_inheritable(descriptor, True)  # as a stream's is
+
+
+def _open_nothing() -> int:
+    try:
+        return os.open(os.devnull, os.O_RDWR)
+    except FileNotFoundError:  # a container without /dev
+        return os.memfd_create("nothing")
 
 
 def _checked(stream: Any, descriptor: int, name: str | None, errors: str) -> Any:

@@ -11,13 +11,14 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tplaunch.launcher.config import RunError
-from tplaunch.launcher.descriptors import check_descriptors
+from tplaunch.launcher.headroom import check_descriptors, check_threads
 from tplaunch.launcher.logs import MAX_KEPT_RUNS, RunLogs
 from tplaunch.launcher.socket_folder import MAX_SOCKET_PATH, socket_folder
 from tplaunch.worker.faults import fault_sentence
@@ -211,10 +212,28 @@ def test_too_few_descriptors_are_noticed_before_anything_is_started() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))\n"
-        "from tplaunch.launcher.descriptors import check_descriptors\ncheck_descriptors(2)"
+        "from tplaunch.launcher.headroom import check_descriptors\ncheck_descriptors(2)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "2 ranks need 22 more open files, but only" in done.stderr and "`ulimit -n`" in done.stderr
+
+
+def test_too_few_threads_are_noticed_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threading.active_count()
+    check_threads()
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def start_two(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_two)
+    with pytest.raises(RunError, match="no thread can be started; `ulimit -u`"):
+        check_threads()
+    assert len(started) == 2 and threading.active_count() == before
 
 
 @pytest.mark.parametrize(
