@@ -15,7 +15,7 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.wire import Float32s, Frame, Int32s
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,6 @@ class Hello:
 
     version: int
     rank: int
-    process_id: int
 
 
 @dataclass(frozen=True)
