@@ -32,7 +32,6 @@ class Hello:
 
     version: int
     rank: int
-    process_id: int
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def main() -> int:
         return bench_collective(arguments.bench_collective)
     control = ControlSocket(arguments.connect, arguments.rank)
     try:
-        serve(control, arguments.rank, os.getpid(), _device_options(arguments))
+        serve(control, arguments.rank, _device_options(arguments))
     except Exception as error:
         log.exception("rank %d failed", arguments.rank)
         control.send(Failed(_sentence(error), getattr(error, "rank", None)))

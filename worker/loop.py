@@ -55,9 +55,9 @@ class ProtocolError(RuntimeError):
     """The coordinator sent something out of turn."""
 
 
-def serve(control: ControlSocket, rank: int, process_id: int, options: DeviceOptions) -> None:
+def serve(control: ControlSocket, rank: int, options: DeviceOptions) -> None:
     """Runs a rank until it is told to shut down. What goes wrong is raised."""
-    control.send(Hello(PROTOCOL_VERSION, rank, process_id))
+    control.send(Hello(PROTOCOL_VERSION, rank))
     load = _expect(control.receive(), Load)
     worker = Worker(load, options, control.folder)
     try:

@@ -9,7 +9,7 @@ from tplaunch.coordinator.architectures.metadata import MetadataReader
 from tplaunch.coordinator.architectures.rope import read_magnitude, sharpness
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.attention import Latent
-from tplaunch.coordinator.model.spec import AttentionSpec, ModelError, Rope
+from tplaunch.coordinator.model.spec import AttentionSpec, ModelError, Rope, exact_quotient
 
 LATENT_UNIT = 10.0  # files of models with latent attention hold a tenth of yarn's multiplier
 
@@ -39,6 +39,7 @@ def read_latent_attentions(
             f" values of {latent_lengths[2]} is not possible"
         )
     nope_length, value_length = latent_lengths[1:]
+    exact_quotient(query_length, 4, f"the model's attention.key_length{suffix}")  # kernels read it in fours
     # Yarn makes scores sharper by a factor of its own: rope_yarn_log_mul in llama.cpp's deepseek2.cpp.
     multiplier = LATENT_UNIT * read.number("rope.scaling.yarn_log_multiplier", 0.0)
     stretch = 1 / rope.scale

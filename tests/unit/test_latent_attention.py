@@ -107,6 +107,11 @@ def test_temperature(tmp_path: Path) -> None:
     ("key", "value", "sentence"),
     [
         ("attention.key_length_mla", 8, "with queries of 8, of which 8 turn"),
+        (
+            "attention.key_length_mla",
+            22,
+            r"the model's attention.key_length_mla \(22\) is not a multiple of 4",
+        ),
         ("attention.kv_lora_rank", 516, "value_length is 516; it must be a multiple of 4, at most 512"),
         ("attention.kv_lora_rank", 0, "a latent of 0 elements"),
         ("attention.value_length_mla", None, "no deepseek2.attention.value_length_mla"),
