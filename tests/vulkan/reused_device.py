@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from tests.vulkan.cases import Case
@@ -12,6 +13,8 @@ from tplaunch.worker.device import DeviceOptions
 from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.memory import Memory
 from tplaunch.worker.vulkan.variants import Always, Selection, Variant
+
+Bytes = npt.NDArray[np.uint8]
 
 
 class ReusedDevice(VulkanDevice):
@@ -34,11 +37,22 @@ class ReusedDevice(VulkanDevice):
         finally:
             self._forget()
 
+    def attach_partials(self, arena: Bytes, write_slot: int) -> None:
+        """A case begins with partial sums, and wants all of them back, also where the device has a copy."""
+        super().attach_partials(arena, write_slot)
+        if self._staged is not None:
+            self._staged._copy[:] = arena
+
+    def finish(self, segment: int) -> None:
+        super().finish(segment)
+        if self._staged is not None:
+            self._staged._arena[:] = self._staged._copy
+
     def _forget(self) -> None:
         if self._partials is not None:
             self._partials.close()
         self._memory.close()
         self._memory = Memory(self._context, unmapped=self._staging)
-        self._partials = None
+        self._partials = self._staged = None
         self._prepared.clear()
         self._current = None
