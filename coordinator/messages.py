@@ -15,7 +15,7 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.wire import Float32s, Frame, Int32s
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class Ready:
     device_bytes: int
     imports_partials: bool
     copy_bandwidth: float = 0.0  # bytes read and written per second; 0 where it was not measured
+    notes: tuple[str, ...] = ()  # what the user should know of the device, a sentence each
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,11 @@ LOWEST = float(np.finfo(np.float32).min)  # below it is only -inf
 
 
 class LogitsError(ValueError):
-    """Logits that no token can be picked from."""
+    """Logits that no token can be picked from. `tokens`: those whose logits are no numbers."""
+
+    def __init__(self, message: str, tokens: Collection[int] = ()) -> None:
+        super().__init__(message)
+        self.tokens = tokens
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,11 @@ def _checked_argmax(logits: np.ndarray) -> int:
         return likeliest
     if peak == -np.inf:
         raise LogitsError(f"all {logits.size} logits are -inf, which leaves no token to pick")
-    name, count = ("NaN", np.isnan(logits).sum()) if np.isnan(peak) else ("+inf", np.isposinf(logits).sum())
-    raise LogitsError(f"{count} of {logits.size} logits are {name}: the model's arithmetic went wrong")
+    name, wrong = ("NaN", np.isnan(logits)) if np.isnan(peak) else ("+inf", np.isposinf(logits))
+    tokens = np.flatnonzero(wrong).tolist()
+    raise LogitsError(
+        f"{len(tokens)} of {logits.size} logits are {name}: the model's arithmetic went wrong", tokens
+    )
 
 
 def _likeliest(logits: np.ndarray, top_k: int) -> np.ndarray:

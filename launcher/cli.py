@@ -16,6 +16,7 @@ from tplaunch.coordinator.scheduler import CapacityError
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
 from tplaunch.launcher.commands.bench import BenchConfig, bench
+from tplaunch.launcher.commands.check import CheckConfig, check
 from tplaunch.launcher.commands.collective_bench import bench_collectives, parse_sizes
 from tplaunch.launcher.commands.generate import GenerateConfig, run
 from tplaunch.launcher.commands.models import show_models
@@ -36,7 +37,7 @@ from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.overrides import parse_overrides
 from tplaunch.launcher.sizes import parse_max_memory
 
-COMMANDS = ("run", "devices", "models", "plan", "logits", "bench", "bench-collectives", "tune")
+COMMANDS = ("run", "devices", "models", "plan", "logits", "bench", "bench-collectives", "tune", "check")
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
 FAILED_RUN = (RunError, LogitsError, CapacityError)
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -88,6 +89,9 @@ def _fail(error: Exception, code: int) -> int:
 def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "devices":
         return show_devices(options.json)
+    if options.command == "check":
+        without = () if options.without is None else tuple(options.without.split(","))
+        return check(CheckConfig(options.devices, options.json, options.verbose, options.validate, without))
     if options.command == "models":
         return show_models(options.json, options.markdown)
     if options.command == "bench-collectives":

@@ -38,6 +38,7 @@ class DeviceChoice:
     available_bytes: int = 0  # of these, now; 0 where the driver does not say
     max_allocation: int = 0  # bytes of one buffer; 0 where that is not known
     integrated: bool = False  # its memory is the machine's
+    driver: str = ""  # name and version, as it words them
 
     @property
     def is_in_host_memory(self) -> bool:
@@ -158,4 +159,5 @@ def _choice(device: dict[str, Any]) -> DeviceChoice:
         available_bytes=device["available_bytes"],
         max_allocation=device["max_allocation"],
         integrated=device["type"] == "integrated",
+        driver=device["driver"],
     )

@@ -13,9 +13,11 @@ from tplaunch.coordinator.control import WorkerChannel, WorkerError
 from tplaunch.coordinator.engine import Engine, EngineConfig
 from tplaunch.coordinator.garbage import collected_by_hand
 from tplaunch.coordinator.messages import Attached, Ready
+from tplaunch.coordinator.sampler import LogitsError
 from tplaunch.coordinator.scheduler import Scheduler
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
+from tplaunch.launcher.blame import crashed_kernel, suspects
 from tplaunch.launcher.config import RunConfig, RunError
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.model import Model
@@ -61,11 +63,18 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
         try:
             with supervisor, show_progress(len(choices)) as on_progress:
                 attached, ready = engine.load(on_progress)
+                for note in dict.fromkeys(note for message in ready for note in message.notes):
+                    print(f"tplaunch: {note}", file=sys.stderr)
                 with collected_by_hand():
                     yield Session(engine, Scheduler(limits), model, plan, limits, attached, ready)
                 engine.shut_down()
         except WorkerError as error:
-            raise RunError(f"{error}; its log: {supervisor.log_path(error.rank)}") from error
+            log = supervisor.log_path(error.rank)
+            raise RunError(f"{error}{crashed_kernel(log)}; its log: {log}") from error
+        except LogitsError as error:
+            if not error.tokens:
+                raise
+            raise LogitsError(f"{error} {suspects(error.tokens, plan, choices)}", error.tokens) from error
         finally:
             channel.close()
 

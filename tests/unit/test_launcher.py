@@ -39,7 +39,7 @@ from tplaunch.launcher.supervisor import rank_cores
 def device(index: int, name: str, **changes: Any) -> dict[str, Any]:
     plain = {
         "type": "discrete", "uuid": f"{index:032x}", "memory_bytes": 1 << 30, "available_bytes": 1 << 29,
-        "max_allocation": 1 << 28, "unusable": "",
+        "max_allocation": 1 << 28, "unusable": "", "driver": "a driver 1.0",
     }  # fmt: skip
     return {"index": index, "name": name, **plain, **changes}
 
@@ -79,9 +79,15 @@ def test_devices_are_named_by_index_by_name_or_all_at_once(text: str, indices: l
 
 
 def test_a_choice_carries_what_the_driver_said() -> None:
+    said: dict[str, Any] = {
+        "memory_bytes": 1 << 30,
+        "available_bytes": 1 << 29,
+        "max_allocation": 1 << 28,
+        "driver": "a driver 1.0",
+    }
     assert choose_devices("2,llvmpipe,cpu", LISTED) == [
-        DeviceChoice(2, "AMD Radeon RX 6600", f"{2:032x}", False, 1 << 30, 1 << 29, 1 << 28),
-        DeviceChoice(3, "llvmpipe (LLVM 15)", f"{3:032x}", True, 1 << 30, 1 << 29, 1 << 28),
+        DeviceChoice(2, "AMD Radeon RX 6600", f"{2:032x}", False, **said),
+        DeviceChoice(3, "llvmpipe (LLVM 15)", f"{3:032x}", True, **said),
         DeviceChoice(None, "cpu"),
     ]
 
