@@ -92,6 +92,7 @@ class Ready:
     device_bytes: int
     imports_partials: bool
     copy_bandwidth: float = 0.0  # bytes read and written per second; 0 where it was not measured
+    notes: tuple[str, ...] = ()  # what the user should know of the device, a sentence each
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,11 @@ LOWEST = float(np.finfo(np.float32).min)  # below it is only -inf
 
 
 class LogitsError(ValueError):
-    """Logits that no token can be picked from."""
+    """Logits that no token can be picked from. `tokens`: those whose logits are no numbers."""
+
+    def __init__(self, message: str, tokens: Collection[int] = ()) -> None:
+        super().__init__(message)
+        self.tokens = tokens
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,11 @@ def _checked_argmax(logits: npt.NDArray[Any]) -> int:
         return likeliest
     if peak == -np.inf:
         raise LogitsError(f"all {logits.size} logits are -inf, which leaves no token to pick")
-    name, count = ("NaN", np.isnan(logits).sum()) if np.isnan(peak) else ("+inf", np.isposinf(logits).sum())
-    raise LogitsError(f"{count} of {logits.size} logits are {name}: the model's arithmetic went wrong")
+    name, wrong = ("NaN", np.isnan(logits)) if np.isnan(peak) else ("+inf", np.isposinf(logits))
+    tokens = np.flatnonzero(wrong).tolist()
+    raise LogitsError(
+        f"{len(tokens)} of {logits.size} logits are {name}: the model's arithmetic went wrong", tokens
+    )
 
 
 def _likeliest(logits: npt.NDArray[Any], top_k: int) -> npt.NDArray[Any]:

@@ -17,6 +17,7 @@ from tplaunch.coordinator.scheduler import CapacityError
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
 from tplaunch.launcher.commands.bench import BenchConfig, bench
+from tplaunch.launcher.commands.check import CheckConfig, check
 from tplaunch.launcher.commands.collective_bench import bench_collectives
 from tplaunch.launcher.commands.generate import GenerateConfig, run
 from tplaunch.launcher.commands.models import show_models
@@ -106,6 +107,9 @@ def _fail(error: Exception | str, code: int) -> int:
 def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "devices":
         return show_devices(options.json)
+    if options.command == "check":
+        without = () if options.without is None else tuple(options.without.split(","))
+        return check(CheckConfig(options.devices, options.json, options.verbose, options.validate, without))
     if options.command == "models":
         return show_models(options.json, options.markdown)
     if options.command == "bench-collectives":

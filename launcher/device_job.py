@@ -6,32 +6,38 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from tplaunch.launcher.config import RunConfig, RunError
+from tplaunch.launcher.config import RunError
 from tplaunch.launcher.devices import DeviceChoice, run_job
 from tplaunch.launcher.machine import num_threads
 from tplaunch.launcher.supervisor import rank_cores, thread_settings
+from tplaunch.launcher.worker_command import job_words
+
+
+class JobConfig(Protocol):
+    """How a job's process opens its device, and whether its log is shown."""
+
+    @property
+    def verbose(self) -> bool: ...
+
+    @property
+    def validate(self) -> bool: ...
+
+    @property
+    def without(self) -> Sequence[str]: ...
 
 
 def run_device_job(
-    config: RunConfig, choice: DeviceChoice, option: str, job: Any, timeout_seconds: float
+    config: JobConfig, choice: DeviceChoice, option: str, job: Any, timeout_seconds: float
 ) -> dict[str, Any]:
     """What the process prints for `--option=job`. Raises RunError."""
     if sys.stderr.isatty():
         print(f"measuring {choice.name}", file=sys.stderr)
-    (cores,) = rank_cores([choice], sorted(os.sched_getaffinity(0)))
-    arguments = [
-        f"--{option}={json.dumps(job)}",
-        f"--device={'cpu' if choice.index is None else choice.index}",
-        f"--uuid={choice.uuid}",
-        f"--cores={','.join(map(str, cores))}",
-        f"--without={','.join(config.without)}",
-        *(["--validate"] if config.validate else []),
-    ]
+    command, environment = job_command(config, choice, option, job)
     try:
-        env = {**os.environ, **thread_settings(choice, num_threads(len(cores), 1))}
-        done = run_job(arguments, timeout_seconds, env, show_errors=config.verbose)
+        done = run_job(command, timeout_seconds, environment, show_errors=config.verbose)
     except subprocess.TimeoutExpired:
         raise RunError(f"measuring {choice.name} was given up after {timeout_seconds:.0f} s") from None
     if done.returncode:
@@ -41,3 +47,20 @@ def run_device_job(
     if "error" in found:
         raise RunError(f"{choice.name} can't be measured: {found['error']}")
     return found
+
+
+def job_command(
+    config: JobConfig, choice: DeviceChoice, option: str, job: Any
+) -> tuple[list[str], dict[str, str]]:
+    """The command of a process with one device to itself, and its environment."""
+    (cores,) = rank_cores([choice], sorted(os.sched_getaffinity(0)))
+    command = [
+        *job_words(),
+        f"--{option}={json.dumps(job)}",
+        f"--device={'cpu' if choice.index is None else choice.index}",
+        f"--uuid={choice.uuid}",
+        f"--cores={','.join(map(str, cores))}",
+        f"--without={','.join(config.without)}",
+        *(["--validate"] if config.validate else []),
+    ]
+    return command, {**os.environ, **thread_settings(choice, num_threads(len(cores), 1))}

@@ -4,7 +4,6 @@ crashes or hangs while it starts takes that process along, not the launcher."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.device_choice import TOO_MANY, left_out, preferred
 from tplaunch.launcher.driver_packages import unlisted_cards
 from tplaunch.launcher.lines import say
-from tplaunch.launcher.worker_command import WORKER_COMMAND
+from tplaunch.launcher.worker_command import job_words
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 
 LIST_TIMEOUT_SECONDS = 60
@@ -39,6 +38,7 @@ class DeviceChoice:
     lacks: frozenset[str] = frozenset()  # of the activations, those that it can't multiply by
     imports_memory: bool = False  # its driver imports the host's memory, as it says
     kind: str = ""  # with its driver: devices of one kind are equal
+    driver: str = ""  # name and version, as it words them
 
     @property
     def is_in_host_memory(self) -> bool:
@@ -77,7 +77,7 @@ def list_devices() -> DeviceList:
 def _ask_drivers() -> dict[str, Any]:
     """Returns the devices, what went wrong, and what part of Vulkan is not installed: loader or driver."""
     try:
-        result = run_job(["--list-devices"], LIST_TIMEOUT_SECONDS)
+        result = run_job([*job_words(), "--list-devices"], LIST_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         return {"devices": [], "error": f"the Vulkan drivers did not answer within {LIST_TIMEOUT_SECONDS} s"}
     if result.returncode:
@@ -89,14 +89,13 @@ def _ask_drivers() -> dict[str, Any]:
 
 
 def run_job(
-    arguments: Sequence[str],
+    command: Sequence[str],
     timeout_seconds: float,  # of the time in which this process runs
     env: Mapping[str, str] | None = None,
     show_errors: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """A worker's process with one job to do, run to its end. Raises TimeoutExpired, once it is killed."""
     errors = None if show_errors else subprocess.PIPE
-    command = [*WORKER_COMMAND, f"--parent={os.getpid()}", *arguments]
     clock = RunningClock()
     with subprocess.Popen(
         command,
@@ -238,4 +237,5 @@ def _choice(device: dict[str, Any]) -> DeviceChoice:
         lacks=frozenset(kind for kind, feature in ACTIVATION_NEEDS.items() if not device[feature]),
         imports_memory=device["external_host_memory"],
         kind=device["kind"],
+        driver=device["driver"],
     )

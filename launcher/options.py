@@ -76,6 +76,15 @@ def make_parser() -> Parser:
             " so by itself for what was not measured before; this does it anew, as after a change of clocks.",
         )
     )
+    _add_check(
+        commands.add_parser(
+            "check",
+            help="run every kernel on each device against NumPy",
+            description="Runs every kernel that there is, with every type of weights and of the KV cache, on"
+            " each device against NumPy, and shows which are right; without a model. A run does so by itself"
+            " for the kernels that it needs, at a device's first start with a driver.",
+        )
+    )
     _add_bench_collectives(
         commands.add_parser("bench-collectives", help="measure the ranks' all-reduces; needs no device")
     )
@@ -127,6 +136,15 @@ def _add_tune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
     _add_shape(parser, "model (a file or a shape; without one: a small shape of every weight type)")
     add_model_options(parser)
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    devices = "as `tplaunch devices` lists them, by index or name (default: %(default)s)"
+    parser.add_argument("--devices", default="all", metavar="LIST", help=devices)
+    parser.add_argument("--json", action="store_true", help="as JSON, with every kernel")
+    parser.add_argument("-v", "--verbose", action="store_true", help="a line for every kernel, and the log")
+    parser.add_argument("--validate", action="store_true", help="with the Khronos validation layer")
+    parser.add_argument("--without", metavar="FEATURES", help="as if the devices lacked them, such as int64")
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:

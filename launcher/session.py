@@ -15,6 +15,7 @@ from tplaunch.coordinator.sampler import LogitsError
 from tplaunch.coordinator.scheduler import Scheduler
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
+from tplaunch.launcher.blame import crashed_kernel, suspects
 from tplaunch.launcher.config import RunConfig, RunError
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.headroom import check_headroom
@@ -65,6 +66,8 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
         try:
             with supervisor, show_progress(totals) as on_progress:
                 attached, ready = engine.load(on_progress)
+                for note in dict.fromkeys(note for message in ready for note in message.notes):
+                    say(note)
                 with collected_by_hand():
                     watch = partial(supervisor.watch, ())
                     yield Session(engine, Scheduler(limits), model, plan, limits, attached, ready, watch)
@@ -72,9 +75,11 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
             _warn(model.overwriting())
         except WorkerError as error:
             change = _because(model.change())
-            raise RunError(f"{error}{change}; its log: {supervisor.log_path(error.rank)}") from error
+            log = supervisor.log_path(error.rank)
+            raise RunError(f"{error}{crashed_kernel(log)}{change}; its log: {log}") from error
         except LogitsError as error:
-            raise RunError(f"{error}{_because(model.change())}") from error
+            change, which = _because(model.change()), suspects(error.tokens, plan, choices)
+            raise RunError(f"{error} {which}{change}" if error.tokens else f"{error}{change}") from error
         finally:
             channel.close()
 

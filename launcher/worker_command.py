@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -36,3 +37,8 @@ def _options() -> list[str]:
 
 
 WORKER_COMMAND = [sys.executable, *_options(), "-c", BOOTSTRAP]
+
+
+def job_words() -> list[str]:
+    """The words before a job's own: of a worker's process that ends with this one."""
+    return [*WORKER_COMMAND, f"--parent={os.getpid()}"]

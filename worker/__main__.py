@@ -34,6 +34,10 @@ def main() -> int:
         from tplaunch.worker.measuring.tuning_job import run_tuning_job
 
         return run_tuning_job(arguments.tune, _device_options(arguments))
+    if arguments.check:
+        from tplaunch.worker.checking.job import run_check_job
+
+        return run_check_job(arguments.check, _device_options(arguments))
     if arguments.measure_speed:
         from tplaunch.worker.measuring.speed import run_speed_job
 
@@ -102,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--without", default="", metavar="FEATURES", help="as if the device lacked them")
     parser.add_argument("--bench-collective", metavar="JOB", help=argparse.SUPPRESS)
     parser.add_argument("--tune", metavar="JOB", help=argparse.SUPPRESS)
+    parser.add_argument("--check", metavar="JOB", help=argparse.SUPPRESS)
     parser.add_argument("--measure-speed", metavar="JOB", help=argparse.SUPPRESS)
     parser.add_argument("--timestamps", action="store_true", help="note when the device computes")
     return parser

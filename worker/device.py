@@ -18,6 +18,14 @@ from tplaunch.worker.programs.program import Program
 
 FEATURES = ("int64", "float16", "integer_dot_product", "cooperative_matrix")  # that a device may lack
 
+# What a worker's log says last where a driver crashed in a kernel; the kernel's name follows.
+CHECKING = "checking the kernel"
+# What to do about a kernel that is wrong, or that a driver does not survive.
+CHECK_HELP = (
+    "`--devices cpu` works without it; please report it to tplaunch's developers with the output of"
+    " `tplaunch check --json`"
+)
+
 
 class DeviceError(RuntimeError):
     """The device failed or can't do what is asked; one sentence with the call and the result."""
@@ -109,6 +117,18 @@ class TimedDevice(Protocol):
         """Begin and end of each segment of the last step [segments, 2], in seconds of its own clock.
 
         None where it was opened without timestamps, or has none.
+        """
+
+
+@runtime_checkable
+class SelfCheckingDevice(Protocol):
+    """A device whose kernels a driver may compile wrong."""
+
+    def prove(self, programs: Sequence[Program]) -> Sequence[str]:
+        """Runs each kernel of these programs against NumPy; once, before it is tuned or buffers are created.
+
+        From then on only right ones are used. Returns a sentence for each that is not; raises DeviceError
+        where none is right.
         """
 
 

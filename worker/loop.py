@@ -32,7 +32,7 @@ from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.sums import slot_bytes
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
 from tplaunch.worker.control import ControlSocket
-from tplaunch.worker.device import Device, DeviceOptions, TimedDevice, TunableDevice
+from tplaunch.worker.device import Device, DeviceOptions, SelfCheckingDevice, TimedDevice, TunableDevice
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.measuring.two_phase import NEVER, kept_measurements, measured_threshold
 from tplaunch.worker.open_device import open_device
@@ -69,7 +69,14 @@ def serve(control: ControlSocket, rank: int, options: DeviceOptions) -> None:
         worker.collective.connect(peers.endpoints)
         worker.load_weights(control, peers.kinds)
         worker.prepare()
-        control.send(Ready(worker.device_bytes, worker.device.imports_partials, worker.copy_bandwidth))
+        control.send(
+            Ready(
+                worker.device_bytes,
+                worker.device.imports_partials,
+                worker.copy_bandwidth,
+                tuple(worker.notes),
+            )
+        )
         with collected_by_hand():
             while not isinstance(message := control.receive(), Shutdown):
                 control.send(worker.run(_expect(message, Step)))
@@ -122,6 +129,7 @@ class Worker:
         self._shares_routing = shares_routing(kinds)
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.measure_copy else 0.0
+        self.notes = self._prove()
         if isinstance(self.device, TunableDevice):
             self.device.tune(self._build(1, 1))
         weights = weight_buffers(self._shards)
@@ -145,6 +153,19 @@ class Worker:
         self.device.finish_loading()
         control.send(Progress(total, total))
         log.info("%d bytes of weights loaded in %.2f s", total, time.monotonic() - started)
+
+    def _prove(self) -> Sequence[str]:
+        """Has the device check every kernel that steps of any size will run; what the user should know."""
+        if not isinstance(self.device, SelfCheckingDevice):
+            return ()
+        limits = self._load.limits
+        buckets = {1, min(2, limits.max_rows), limits.max_rows}  # between them nothing else begins
+        return self.device.prove(
+            [
+                self._build(rows, min(rows, limits.max_logit_rows), two_phase=rows == limits.max_rows)
+                for rows in sorted(buckets)
+            ]
+        )
 
     def _threshold(self, kinds: Sequence[str]) -> float:
         """From how many bytes on an all-reduce has two phases; the same on all ranks."""

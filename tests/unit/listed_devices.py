@@ -10,7 +10,7 @@ def device(index: int, name: str, **changes: Any) -> dict[str, Any]:
         "vendor_id": 0x1002, "device_id": 0x73FF, "pci_address": f"0000:{index + 1:02x}:00.0",
         "memory_bytes": 1 << 30, "available_bytes": 1 << 29, "max_allocation": 1 << 28, "unusable": "",
         "matrix_size": 16, "integer_dot_product": True, "kind": f"{name}, its driver 1.0",
-        "external_host_memory": index % 2 == 1,
+        "driver": "its driver 1.0", "external_host_memory": index % 2 == 1,
     }  # fmt: skip
     return {"index": index, "name": name, **plain, **changes}
 

@@ -73,11 +73,14 @@ def test_devices_are_named_by_index_by_name_or_all_at_once(text: str, indices: l
 
 def test_a_choice_carries_what_the_driver_said() -> None:
     radeon, llvmpipe = "AMD Radeon RX 6600", "llvmpipe (LLVM 15)"
-    kinds = {name: f"{name}, its driver 1.0" for name in (radeon, llvmpipe)}
+    driver = "its driver 1.0"
+    kinds = {name: f"{name}, {driver}" for name in (radeon, llvmpipe)}
     sizes = (1 << 30, 1 << 29, 1 << 28)
     assert choose_devices("2,llvmpipe,cpu", LISTED) == [
-        DeviceChoice(2, radeon, f"{3:032x}", False, *sizes, kind=kinds[radeon]),
-        DeviceChoice(3, llvmpipe, f"{4:032x}", True, *sizes, imports_memory=True, kind=kinds[llvmpipe]),
+        DeviceChoice(2, radeon, f"{3:032x}", False, *sizes, kind=kinds[radeon], driver=driver),
+        DeviceChoice(
+            3, llvmpipe, f"{4:032x}", True, *sizes, imports_memory=True, kind=kinds[llvmpipe], driver=driver
+        ),
         DeviceChoice(None, "cpu"),
     ]
 

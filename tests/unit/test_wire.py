@@ -174,7 +174,9 @@ def test_the_plain_messages_are_accepted() -> None:
         (message_of("Connect", {"endpoints": "abc", "devices": []}), "'abc' is no list"),
         (message_of("Connect", {"endpoints": [1], "devices": []}), "1 is no str"),
         (
-            message_of("Ready", {"device_bytes": 1, "imports_partials": 1, "copy_bandwidth": 0.0}),
+            message_of(
+                "Ready", {"device_bytes": 1, "imports_partials": 1, "copy_bandwidth": 0.0, "notes": []}
+            ),
             "1 is no bool",
         ),
         (message_of("Failed", {"error": "", "culprit": False}), "False is no int"),

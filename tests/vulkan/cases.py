@@ -1,128 +1,36 @@
-"""One program with its buffers' contents, run on any device: what the kernel tests compare devices with."""
+"""What the kernel tests compare devices with: cases of worker/checking/case.py, with weights of any scale."""
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tests.blocks import tame_rows
-from tplaunch.coordinator.kv_types import KV_TYPES
-from tplaunch.coordinator.split.limits import Limits
-from tplaunch.worker.buffers.table import Buffer, Placement
-from tplaunch.worker.device import Device
-from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.numpy.cache import DTYPES as KV_DTYPES
-from tplaunch.worker.ops.attention import Attention
-from tplaunch.worker.ops.common import Op
-from tplaunch.worker.ops.matrix import Matrix
-from tplaunch.worker.programs.program import Program, Segment
-from tplaunch.worker.step.buffer import (
-    INDIRECT_WORD,
-    NUM_RUNS_WORD,
-    StepLayout,
-    StepView,
-    attention_groups,
-    attention_vectors,
+from tplaunch.worker.checking.case import (
+    Bytes,
+    Case,
+    filled_matrix,
+    limits_for,
+    page_aligned,
+    random_cache,
+    random_floats,
+    write_bytes,
 )
-from tplaunch.worker.vulkan.staging import STAGING_BYTES
+from tplaunch.worker.ops.matrix import Matrix
 
-Floats = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
-
-
-def page_aligned(shape: tuple[int, ...]) -> Bytes:
-    """Zeroed bytes in pages of their own, as shared memory is."""
-    nbytes = int(np.prod(shape))
-    return np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)[:nbytes].reshape(shape)
-
-
-def write_bytes(device: Device, buffer: str, offset: int, data: Bytes) -> None:
-    """Fills a buffer from an array, as much at once as a device takes."""
-    for start in range(0, data.size, STAGING_BYTES):
-        part = data[start : start + STAGING_BYTES]
-
-        def copy(places: list[Bytes], part: Bytes = part) -> None:
-            places[0][:] = part
-
-        device.fill(buffer, [(offset + start, part.size)], copy)
-
-
-@dataclass
-class Case:
-    """Ops to run as one segment, on buffers that hold these arrays at first."""
-
-    limits: Limits
-    ops: tuple[Op, ...]
-    arrays: dict[str, npt.NDArray[Any]]
-    num_rows: int = 1
-    rows: int = 1  # of the program: its bucket
-    logit_rows: tuple[int, ...] = ()
-    max_logit_rows: int = 0
-    positions: tuple[int, ...] = ()
-    table_starts: tuple[int, ...] = ()
-    tables: tuple[int, ...] = ()
-    run_starts: tuple[int, ...] = ()  # and last the number of rows
-    run_slots: tuple[int, ...] = ()
-    chunk_length: int = 1
-    num_chunks: int = 1
-    partials: Floats = field(default_factory=lambda: np.zeros((2, 1, 4), np.float32))
-    write_slot: int = 0
-
-    def run(self, device: Device) -> dict[str, npt.NDArray[Any]]:
-        """Every buffer's contents afterwards, of the dtypes and shapes they had; "partials" is among them."""
-        device.create_buffers(self._buffers())
-        for name, array in self.arrays.items():
-            write_bytes(device, name, 0, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-        self._fill_step(StepView(device.view("step").view(np.uint32), StepLayout(self.limits)))
-        arena = page_aligned((*self.partials.shape[:2], self.partials.shape[2] * 4))
-        arena.view(np.float32)[:] = self.partials
-        device.attach_partials(arena, self.write_slot)
-        program = Program(self.rows, self.max_logit_rows, (Segment(self.ops, None),))
-        device.prepare(program)
-        device.submit(program, self.num_rows)
-        device.finish(0)
-        results = {
-            name: device.view(name)[: array.nbytes].view(array.dtype).reshape(array.shape).copy()
-            for name, array in self.arrays.items()
-            if not name.endswith("matrix")
-        }
-        return {**results, "partials": arena.view(np.float32).copy()}
-
-    def _buffers(self) -> dict[str, Buffer]:
-        """All that are no matrices can be read back."""
-        buffers = {
-            "step": Buffer(StepLayout(self.limits).num_words * 4, Placement.UPLOAD),
-            "hidden": Buffer(0),
-        }
-        for name, array in self.arrays.items():
-            placement = Placement.DEVICE if name.endswith("matrix") else Placement.READBACK
-            row_length = array.shape[1] if array.ndim == 2 else 0
-            buffers[name] = Buffer(array.nbytes, placement, row_length)
-        return buffers
-
-    def _fill_step(self, step: StepView) -> None:
-        step.header[:4] = (self.num_rows, len(self.logit_rows), self.chunk_length, self.num_chunks)
-        step.positions[: len(self.positions)] = self.positions
-        step.table_starts[: len(self.table_starts)] = self.table_starts
-        step.logit_rows[: len(self.logit_rows)] = self.logit_rows
-        step.tables[: len(self.tables)] = self.tables
-        step.header[NUM_RUNS_WORD] = len(self.run_slots)
-        step.run_starts[: len(self.run_starts)] = self.run_starts
-        step.run_slots[: len(self.run_slots)] = self.run_slots
-        op = self.ops[0]
-        if isinstance(op, Attention):
-            step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = attention_groups(
-                self.num_rows,
-                op.num_kv_heads,
-                op.heads_per_kv_head,
-                self.num_chunks,
-                attention_vectors(op.key_length, op.value_length),
-            )
+__all__ = [
+    "Case",
+    "assert_close",
+    "limits_for",
+    "page_aligned",
+    "random_cache",
+    "random_floats",
+    "random_matrix",
+    "write_bytes",
+]
 
 
 def assert_close(
@@ -135,33 +43,6 @@ def assert_close(
         np.testing.assert_allclose(actual[name], values, rtol=tolerance, atol=tolerance * scale, err_msg=name)
 
 
-def random_floats(rng: np.random.Generator, *shape: int) -> Floats:
-    return rng.standard_normal(shape).astype(np.float32)
-
-
 def random_matrix(rng: np.random.Generator, matrix: Matrix, largest_scale: float = 0.1) -> Bytes:
-    """A buffer with random weights; what lies between the planes would be NaN if it were read."""
-    weight_format = FORMATS[matrix.type]
-    buffer = np.full(weight_format.nbytes(matrix.rows, matrix.columns), 0xFF, np.uint8)
-    raw = tame_rows(matrix.type, matrix.rows, matrix.columns, rng, largest_scale)
-    for start, data in weight_format.whole(raw, matrix.columns) if buffer.size else ():
-        buffer[start : start + data.size] = data
-    return buffer
-
-
-def random_cache(rng: np.random.Generator, kv_type: str, num_cells: int, length: int) -> npt.NDArray[Any]:
-    """Random cells as coordinator/kv_types.py lays them, of one scale's size."""
-    sizes = KV_TYPES[kv_type]
-    count = sizes.element_plane_bytes(num_cells, length) // sizes.element_bytes
-    if not sizes.scale_bytes:
-        return random_floats(rng, count).astype(KV_DTYPES[kv_type])
-    quants = rng.integers(-127, 128, count, np.int8).reshape(num_cells, -1)
-    quants[:, length:] = 0
-    scales = rng.uniform(0.001, 0.02, num_cells * sizes.num_blocks(length)).astype(np.float32)
-    return np.concatenate((quants.reshape(-1).view(np.uint8), scales.view(np.uint8)))
-
-
-def limits_for(**changes: Any) -> Limits:
-    """Small ones."""
-    small = Limits(context_length=64, num_blocks=1, block_length=32, max_rows=1, max_logit_rows=1)
-    return replace(small, **changes)
+    """A buffer with random weights."""
+    return filled_matrix(matrix, tame_rows(matrix.type, matrix.rows, matrix.columns, rng, largest_scale))

@@ -6,14 +6,15 @@ takes. What follows from the numbers is decided by who reads them: options come 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -63,6 +64,21 @@ class Measurements:
     def forget(self) -> None:
         """Nothing counts as measured; what is not measured again stays in the file."""
         self._found = {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """While this process finds out what others want to know, too; it reads first what they have found.
+
+        Where the folder can't be written nobody waits, and each finds out for itself.
+        """
+        with ExitStack() as stack:
+            if self.path is not None:
+                with suppress(OSError):
+                    self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    file = stack.enter_context(self.path.with_suffix(".lock").open("wb"))
+                    fcntl.flock(file, fcntl.LOCK_EX)  # the kernel unlocks it when the file is closed
+                    self._found = self._read()
+            yield
 
     def put(self, name: str, numbers: Numbers) -> None:
         """In place of what was measured of these options before; `save` keeps it."""

@@ -21,7 +21,7 @@ from tplaunch.coordinator.split.plan import Span
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.shaders.load import kernels_hash
 from tplaunch.worker.buffers.table import Buffer, Placement
-from tplaunch.worker.device import Device, DeviceError, DeviceOptions, TunableDevice
+from tplaunch.worker.device import Device, DeviceError, DeviceOptions, SelfCheckingDevice, TunableDevice
 from tplaunch.worker.measuring.measurements import Measurements, cache_folder
 from tplaunch.worker.open_device import open_device
 from tplaunch.worker.ops.common import MatMul
@@ -94,6 +94,8 @@ def measure_speed(device: Device, num_weights: int, clock: Callable[[], float]) 
     matrix = Matrix("matrix", TYPE, rows, COLUMNS)
     product = MatMul(matrix, None, "input", "output", 0, "rows")
     program = Program(1, 0, (Segment((product,) * NUM_PRODUCTS, None),))
+    if isinstance(device, SelfCheckingDevice):
+        device.prove([program])
     if isinstance(device, TunableDevice):
         device.tune(program)
     _load(device, matrix)

@@ -61,6 +61,7 @@ def run_tuning_job(text: str, options: DeviceOptions) -> int:
         limits = Limits(context_length=1, num_blocks=1, kv_type=job.kv_type, activations=job.activations)
         device = VulkanDevice(options, limits)
         try:
+            device.prove([job.program()], seconds=float("inf"))
             measurements = device.tune(job.program(), seconds=float("inf"), anew=True)
         finally:
             device.close()

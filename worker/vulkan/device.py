@@ -13,9 +13,13 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.table import Buffer
+from tplaunch.worker.checking.table import small_ops
 from tplaunch.worker.device import DeviceError, DeviceOptions, FillPlaces, Place
 from tplaunch.worker.measuring.measurements import Measurements
 from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.vulkan.checking.checker import Checker
+from tplaunch.worker.vulkan.checking.prover import START_SECONDS as PROOF_SECONDS
+from tplaunch.worker.vulkan.checking.prover import Prover
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.places import PartialsLayout, Selects
@@ -27,7 +31,7 @@ from tplaunch.worker.vulkan.pipelines import Pipelines
 from tplaunch.worker.vulkan.recorder import Recorder
 from tplaunch.worker.vulkan.timeline import Submission, Timeline
 from tplaunch.worker.vulkan.timestamps import Timestamps, device_clock
-from tplaunch.worker.vulkan.variants import Selection
+from tplaunch.worker.vulkan.variants import Right, Selection
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -56,6 +60,7 @@ class VulkanDevice:
         self._refuse(limits.activations)
         self._memory = Memory(self._context, unmapped=options.staging)
         self._pipelines = Pipelines(self._context)
+        self._right: Right = {}
         self._selection: Selects = Selection(self.info.features)
         self._timeline = Timeline(self._context, options.submit_ahead is not False, timeout_seconds)
         self._clock = device_clock(self._context)
@@ -101,12 +106,26 @@ class VulkanDevice:
         _, num_partials, slot_bytes = arena.shape
         self._partials_layout = PartialsLayout(self._partials.address, num_partials, slot_bytes, write_slot)
 
+    def checker(self) -> Checker:
+        """Checks kernels one by one, with this device's compiled ones."""
+        return Checker(self._context, self._pipelines)
+
+    def prove(self, programs: Sequence[Program], seconds: float = PROOF_SECONDS) -> list[str]:
+        """Spends at most about so long on what was not checked before, beyond a right variant of each."""
+        assert not self._prepared, "a prepared program has chosen already"
+        prover = Prover(self.checker(), open_measurements(self.info))
+        proof = prover.prove(small_ops(programs, self._limits.kv_type), seconds)
+        self._right = proof.right
+        self._selection = Selection(self.info.features, right=self._right)
+        return proof.notes
+
     def tune(self, program: Program, seconds: float = START_SECONDS, anew: bool = False) -> Measurements:
         """Spends at most about so long on what was not measured before, or `anew` on everything."""
         assert not self._prepared, "a prepared program has chosen already"
         measurements = open_measurements(self.info)
-        Tuner(self._context, self._pipelines, measurements, anew).tune(program, self._limits.kv_type, seconds)
-        self._selection = Selection(self.info.features, measurements.get)
+        tuner = Tuner(self._context, self._pipelines, measurements, self._right, anew)
+        tuner.tune(program, self._limits.kv_type, seconds)
+        self._selection = Selection(self.info.features, measurements.get, self._right)
         if self._submit_ahead is None and not submits_ahead(measurements):
             self._timeline.close()
             self._timeline = Timeline(self._context, False, self._timeout_seconds)

@@ -6,8 +6,9 @@ All variants of a family compute the same bits, so that a measurement may choose
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.worker.formats import FORMATS
@@ -74,15 +75,30 @@ def candidates(family: str, features: Collection[str]) -> tuple[Variant, ...]:
     )
 
 
+Right: TypeAlias = Mapping[str, Collection[str]]  # families that were checked -> the variants found right
+
+
+def usable(family: str, features: Collection[str], right: Right) -> tuple[Variant, ...]:
+    """The candidates that were found right; of a family that was not checked, all."""
+    found = candidates(family, features)
+    return tuple(variant for variant in found if variant.suffix in right.get(family, (variant.suffix,)))
+
+
 class Selection:
     """Which variants a device runs: of each family the fastest by what was measured."""
 
-    def __init__(self, features: Collection[str], measured: Callable[[str], Numbers] | None = None) -> None:
+    def __init__(
+        self,
+        features: Collection[str],
+        measured: Callable[[str], Numbers] | None = None,
+        right: Right | None = None,
+    ) -> None:
         self._features, self._measured = features, measured or (lambda name: {})
+        self._right = right or {}
 
     def variant(self, family: str, matrix_rows: int = 0) -> Variant:
         """Of a family for a matrix; without a measurement of all that run here, the preferred one."""
-        variants = {variant.suffix: variant for variant in candidates(family, self._features)}
+        variants = {variant.suffix: variant for variant in usable(family, self._features, self._right)}
         numbers = self._measured(measurement_name(family, matrix_rows))
         return variants[lowest(numbers, list(variants))]
 

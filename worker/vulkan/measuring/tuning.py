@@ -20,14 +20,12 @@ from tplaunch.worker.ops.common import Op, SumNorm
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.step.buffer import StepLayout
 from tplaunch.worker.vulkan.context import Context
-from tplaunch.worker.vulkan.dispatch.context import DispatchContext
-from tplaunch.worker.vulkan.dispatch.table import dispatch
+from tplaunch.worker.vulkan.dispatch.questions import ask
 from tplaunch.worker.vulkan.listing import PhysicalDevice
-from tplaunch.worker.vulkan.measuring.bench import NO_PARTIALS, Bench, open_bench
+from tplaunch.worker.vulkan.measuring.bench import Bench, open_bench
 from tplaunch.worker.vulkan.measuring.trials import Trial, trials
-from tplaunch.worker.vulkan.memory import Slice
 from tplaunch.worker.vulkan.pipelines import Pipelines
-from tplaunch.worker.vulkan.variants import Variant, candidates
+from tplaunch.worker.vulkan.variants import Right, Variant, candidates, usable
 
 START_SECONDS = 1.5  # of a start for measurements; what is left over is measured by the next one
 MAX_WEIGHTS, MAX_WEIGHTS_ON_CPU = 1 << 24, 1 << 21  # of a matrix: enough to time a kernel by
@@ -65,13 +63,18 @@ def chosen(name: str, numbers: Numbers, features: Collection[str]) -> str:
 
 
 class Tuner:
-    """Measures what is missing in `measurements`, or everything `anew`."""
+    """Measures what is missing in `measurements`, or everything `anew`; of variants those that are right."""
 
     def __init__(
-        self, context: Context, pipelines: Pipelines, measurements: Measurements, anew: bool = False
+        self,
+        context: Context,
+        pipelines: Pipelines,
+        measurements: Measurements,
+        right: Right,
+        anew: bool = False,
     ) -> None:
         self._context, self._pipelines, self._measurements = context, pipelines, measurements
-        self._anew = anew
+        self._right, self._anew = right, anew
         # A driver for CPUs may have to share its core, which must not count; its work is this process's.
         self._on_cpu = context.info.type == "cpu"
         self._clock = time.process_time if self._on_cpu else time.perf_counter
@@ -95,13 +98,10 @@ class Tuner:
         self._measurements.save()
 
     def _asks(self, op: Op, limits: Limits) -> list[tuple[str, int]]:
-        """What the dispatcher itself would ask; for which buffers makes no difference to it."""
-        info, questions = self._context.info, _Questions(self._context.info.features)
-        program, nowhere = Program(limits.max_rows, limits.max_rows, ()), Slice(0, 0)
-        sizes = info.max_subgroup_size, questions, self._context.matrix_size
-        context = DispatchContext(program, lambda name: nowhere, NO_PARTIALS, limits, *sizes)
-        dispatch(op, context)
-        return questions.asked
+        """What the dispatcher itself would ask."""
+        info = self._context.info
+        asked = ask(op, limits, info.features, info.max_subgroup_size, self._context.matrix_size)
+        return [] if asked.family is None else [(asked.family, asked.matrix_rows)]
 
     def _is_wanted(self, name: str, options: Sequence[str]) -> bool:
         return self._anew or not self._measurements.get(name).keys() >= set(options)
@@ -112,7 +112,7 @@ class Tuner:
         self._measurements.put(name, numbers)
 
     def _try(self, trial: Trial, deadline: float) -> None:
-        variants = candidates(trial.family, self._context.info.features)
+        variants = usable(trial.family, self._context.info.features, self._right)
         if len(variants) == 1 or not self._is_wanted(trial.name, [variant.suffix for variant in variants]):
             return
         with open_bench(self._context, self._pipelines, trial.buffers, trial.limits) as bench:
@@ -182,15 +182,3 @@ class Tuner:
 
 def _repeated(trial: Trial, repeats: int) -> Program:
     return Program(trial.rows, 0, (Segment((trial.op,) * repeats, None),))
-
-
-class _Questions:
-    """Answers with what runs anywhere, and keeps the questions."""
-
-    def __init__(self, features: Collection[str]) -> None:
-        self._features = features
-        self.asked: list[tuple[str, int]] = []
-
-    def variant(self, family: str, matrix_rows: int = 0) -> Variant:
-        self.asked.append((family, matrix_rows))
-        return candidates(family, self._features)[0]

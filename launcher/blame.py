@@ -1,0 +1,43 @@
+"""What a failed run tells of its devices: in which kernel a driver crashed, which ranks made no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from tplaunch.coordinator.split.plan import RankShare
+from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.worker.device import CHECK_HELP, CHECKING
+
+TAIL_BYTES = 1 << 14  # of a log: what a worker says last
+
+
+def crashed_kernel(log: Path) -> str:
+    """Where a worker that is gone had begun to check a kernel: that, to end a sentence; else nothing."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    last = next((line for line in reversed(lines) if " worker " in line), "")
+    _, found, kernel = last.partition(f" worker {CHECKING} ")
+    return f" while it was {CHECKING} {kernel}; {CHECK_HELP}" if found else ""
+
+
+def suspects(tokens: Collection[int], plan: Sequence[RankShare], choices: Sequence[DeviceChoice]) -> str:
+    """The ranks whose slices of the vocabulary hold these tokens, their devices, and how to check these."""
+    ranks = [
+        share.rank
+        for share in plan
+        if any(share.vocabulary.start <= token < share.vocabulary.stop for token in tokens)
+    ]
+    devices = dict.fromkeys(choices[rank] for rank in ranks)
+    which = "every rank" if len(ranks) == len(plan) > 1 else f"rank {', '.join(map(str, ranks))}"
+    where = "; ".join(f"{one.name}, driver {one.driver}" if one.driver else one.name for one in devices)
+    indices = ",".join(str(choice.index) for choice in devices if choice.index is not None)
+    advice = (
+        f"; `tplaunch check --devices {indices}` tells whether it computes what it should" if indices else ""
+    )
+    return f"on {which} ({where}){advice}"

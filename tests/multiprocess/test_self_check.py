@@ -1,0 +1,179 @@
+"""What runs and `tplaunch check` say of kernels that compute wrong numbers, or that end the driver."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from tests.command_line import CommandLine, complaints
+from tests.models import write_llama
+from tests.wrong_kernels import package_with, wrong_kernel
+
+RUN = ("--tokens", "1,2,3", "-n", "3", "--temperature", "0", "--json")
+FIRST, OTHERS = (
+    "matvec_f32_wide",
+    ("matvec_f32", "matvec_f32_1x2"),
+)  # a family's variants in order of preference
+# Appended to modules of a copy of the package. The driver "crashes" when it is to compile a kernel.
+CRASH = """
+import os, signal
+_load = load_kernel
+def load_kernel(name):
+    if name == {kernel!r}:
+        os.kill(os.getpid(), signal.{signal})
+    return _load(name)
+"""
+FEW = """
+_every_op = every_op
+def every_op(*arguments):
+    def is_chosen(one):
+        kind, type_ = type(one.op).__name__, getattr(getattr(one.op, "matrix", None), "type", "F32")
+        return kind in ("SumNorm", "UnitNorm") or (kind == "MatMul" and type_ == "F32" and one.num_rows == 1)
+    return [one for one in _every_op(*arguments) if is_chosen(one)]
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.gguf"
+    write_llama(path)
+    return path
+
+
+@pytest.fixture
+def with_kernels(tplaunch: CommandLine, tmp_path: Path) -> Any:
+    """Makes the command line that of a package with other kernels, and with an empty cache."""
+
+    def change(kernels: dict[str, bytes], **appended: str) -> CommandLine:
+        folder = tmp_path / "package"
+        tplaunch.program = (sys.executable, "-c", package_with(folder, kernels))
+        for module, text in appended.items():
+            with (folder / "tplaunch" / module.replace(".", "/")).with_suffix(".py").open("a") as file:
+                file.write(text)
+        shaders = tplaunch.environment["XDG_CACHE_HOME"]
+        tplaunch.environment |= {
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            "MESA_SHADER_CACHE_DIR": shaders,
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        return tplaunch
+
+    return change
+
+
+def lines_about(kernel: str, stderr: str) -> list[str]:
+    return [line for line in complaints(stderr) if kernel in line]
+
+
+def test_a_run_does_without_a_wrong_variant_and_says_so_once(
+    tplaunch: CommandLine, with_kernels: Any, model: Path
+) -> None:
+    expected = json.loads(tplaunch("--devices", "0,0", *RUN, model, check=True).stdout)["tokens"]
+    changed = with_kernels({FIRST: wrong_kernel(FIRST)})
+    for _ in range(2):  # the second one knows it from the cache
+        done = changed("--devices", "0,0", *RUN, model, check=True)
+        assert json.loads(done.stdout)["tokens"] == expected
+        (line,) = complaints(done.stderr)
+        assert f"the kernel {FIRST} on llvmpipe" in line and "(driver llvmpipe Mesa " in line
+        assert "is not used; matvec_f32 is right" in line
+
+
+def test_a_run_without_a_right_kernel_ends(with_kernels: Any, model: Path) -> None:
+    changed = with_kernels({name: wrong_kernel(name) for name in (FIRST, *OTHERS)})
+    done = changed("--devices", "0,0", *RUN, model)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = complaints(done.stderr)
+    for words in (
+        FIRST,
+        "on llvmpipe",
+        "(driver ",
+        "wrong numbers",
+        "--devices cpu",
+        "check --json",
+        "its log: ",
+    ):
+        assert words in line
+    assert changed("--devices", "cpu", *RUN, model).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGILL"])
+def test_a_driver_that_crashes_in_a_check_names_the_kernel(with_kernels: Any, model: Path, name: str) -> None:
+    crash = CRASH.format(kernel=FIRST, signal=name)
+    done = with_kernels({}, **{"worker.vulkan.pipelines": crash})("--devices", "0", *RUN, model)
+    assert done.returncode == 1
+    (line,) = complaints(done.stderr)
+    assert f"killed by {name} while it was checking the kernel {FIRST} on llvmpipe" in line
+    assert "--devices cpu" in line and "its log: " in line
+
+
+def test_checking_reports_wrong_and_deadly_kernels_and_goes_on(with_kernels: Any) -> None:
+    changed = with_kernels(
+        {"matvec_f32": wrong_kernel("matvec_f32")},
+        **{
+            "worker.checking.job": FEW,
+            "worker.vulkan.pipelines": CRASH.format(kernel="matvec_f32_1x2", signal="SIGSEGV"),
+        },
+    )
+    done = changed("check", "--devices", "0,0", "--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    (device,) = found["devices"]
+    assert (found["right"], device["right"], device["error"]) == (False, False, "")
+    assert device["device"].startswith("llvmpipe") and "Mesa" in device["driver"]
+    kernels = {kernel["kernel"]: kernel for kernel in device["kernels"]}
+    assert {name for name, kernel in kernels.items() if not kernel["right"]} == {
+        "matvec_f32",
+        "matvec_f32_1x2",
+    }
+    wrong, deadly = kernels["matvec_f32"], kernels["matvec_f32_1x2"]
+    assert wrong["error"] > 100 * wrong["bound"] and len(wrong["wrong"]) == wrong["checks"] > 1
+    assert "MatMul(" in wrong["wrong"][0]["op"]
+    assert all("SIGSEGV" in one["problem"] for one in deadly["wrong"])
+    assert deadly["family"] == "matvec_f32" and deadly["variant"] == "_1x2"
+    assert kernels["unit_norm"]["error"] <= kernels["unit_norm"]["bound"]
+
+    done = changed("check", "--devices", "0")
+    assert done.returncode == 1
+    assert "matvec_f32_1x2 fails: its process was killed by SIGSEGV" in done.stdout
+    assert "matvec_f32 is wrong in " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert len(lines_about("unit_norm", done.stdout)) == 1
+
+
+def test_a_device_that_is_right(with_kernels: Any) -> None:
+    done = with_kernels({}, **{"worker.checking.job": FEW})("check", "-v", check=True)
+    assert "matvec_f32" in done.stdout and "kernels are right" in done.stdout
+    assert "checking the kernel matvec_f32_wide" in done.stderr
+
+
+def test_only_vulkan_devices_are_checked(tplaunch: CommandLine) -> None:
+    done = tplaunch("check", "--devices", "cpu")
+    assert done.returncode == 2 and "name a Vulkan device" in done.stderr
+    assert tplaunch("check", "--without", "wings").returncode == 2
+
+
+def spoil_output(path: Path, first: int, stop: int) -> None:
+    """Makes some rows of the output matrix NaN."""
+    tensor = next(one for one in gguf.GGUFReader(path, "r+").tensors if one.name == "output.weight")
+    tensor.data[first:stop] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [((30, 48), "on rank 1 (llvmpipe"), ((0, 48), "on every rank (llvmpipe"), ((0, 3), "on rank 0 (")],
+)
+def test_logits_that_are_no_numbers_name_the_device(
+    tplaunch: CommandLine, model: Path, rows: tuple[int, int], words: str
+) -> None:
+    spoil_output(model, *rows)
+    done = tplaunch("--devices", "0,0", *RUN, model)
+    assert done.returncode == 1
+    (line,) = complaints(done.stderr)
+    assert f"{rows[1] - rows[0]} of 48 logits are NaN" in line and words in line
+    assert "driver llvmpipe Mesa" in line and "`tplaunch check --devices 0`" in line

@@ -1,0 +1,259 @@
+"""A device that proves itself: wrong kernels are found, and what was found is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vulkan.cases import limits_for
+from tests.vulkan.conftest import Opener
+from tests.vulkan.reused_device import ReusedDevice
+from tests.vulkan.test_attention import attention_op
+from tests.wrong_kernels import wrong_kernel
+from tplaunch.shaders.load import kernel_names, load_kernel
+from tplaunch.worker.checking.everything import every_op
+from tplaunch.worker.checking.table import SmallOp
+from tplaunch.worker.device import FEATURES, DeviceError
+from tplaunch.worker.measuring.tuning_job import TuningJob
+from tplaunch.worker.ops.common import Op
+from tplaunch.worker.vulkan import pipelines
+from tplaunch.worker.vulkan.checking import case_device
+from tplaunch.worker.vulkan.checking.checker import Checker
+from tplaunch.worker.vulkan.device import VulkanDevice
+from tplaunch.worker.vulkan.dispatch.questions import ask
+from tplaunch.worker.vulkan.measuring import tuning
+from tplaunch.worker.vulkan.variants import candidates
+
+LIMITS = limits_for(kv_type="f16")
+JOB = TuningJob("f16", "f32", (("Q8_0", 96, 64, "f32"),), (dataclasses.asdict(attention_op()),))
+PROGRAMS = [JOB.program()]
+MATVEC = "matvec_q8_0"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty at first."""
+    monkeypatch.setattr(tuning, "cache_folder", lambda: tmp_path / "tplaunch")
+    return tmp_path / "tplaunch"
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Kernels that were checked, one for each check."""
+    found: list[str] = []
+    error = Checker.error
+
+    def noted(checker: Checker, op: SmallOp, variant: Any, kernel: str) -> float:
+        found.append(kernel)
+        return error(checker, op, variant, kernel)
+
+    monkeypatch.setattr(Checker, "error", noted)
+    return found
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """From now on these kernels are compiled wrong."""
+    monkeypatch.setattr(
+        pipelines, "load_kernel", lambda name: wrong_kernel(name) if name in names else load_kernel(name)
+    )
+
+
+def one_of_each(device: VulkanDevice) -> dict[tuple[type, int], SmallOp]:
+    """An op of each type, and of each number of rows that has kernels of its own."""
+    found: dict[tuple[type, int], SmallOp] = {}
+    for op in every_op(device.info.features, False):
+        found.setdefault((type(op.op), op.num_rows), op)
+    return found
+
+
+def test_kernels_are_right(device: ReusedDevice) -> None:
+    """Every kind of op; test_check.py, the command's, runs everything there is on one driver."""
+    checker = device.checker()
+    for op in one_of_each(device).values():
+        asked = checker.ask(op)
+        for variant in checker.variants(asked):
+            kernel = asked.kernel_of(variant)
+            assert checker.error(op, variant, kernel) <= checker.bound(op) / 3, (kernel, op.op)
+    checker.close()
+
+
+def test_every_kernel_is_checked() -> None:
+    found = set()
+    for max_subgroup_size, matrix_size in ((8, 16), (32, 8)):
+        for op in every_op(FEATURES, has_matrices=True):
+            asked = ask(op.op, op.limits, FEATURES, max_subgroup_size, matrix_size)
+            found.add(asked.kernel)
+            if asked.family is not None:
+                found |= {asked.kernel_of(variant) for variant in candidates(asked.family, FEATURES)}
+    assert found == set(kernel_names())
+
+
+# Kernels without additions, and one in which two changed signs cancel each other.
+NO_ADDITIONS = {
+    "attention_combine",
+    "expert_tiles",
+    "copy_heads",
+    "clamp_rows",
+    "route",
+    "quantize_q8",
+    "quantize_f16",
+}
+
+
+def test_every_wrong_kernel_is_found(open_device: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that add."""
+    device = open_device("lavapipe", LIMITS)
+    monkeypatch.setattr(
+        pipelines,
+        "load_kernel",
+        lambda name: load_kernel(name) if name in NO_ADDITIONS else wrong_kernel(name),
+    )
+    checker, found = device.checker(), set()
+    for op in one_of_each(device).values():
+        asked = checker.ask(op)
+        if asked.kernel in NO_ADDITIONS:
+            continue
+        variant = checker.variants(asked)[0]
+        assert checker.error(op, variant, asked.kernel) > 10 * checker.bound(op), (asked.kernel, op.op)
+        found.add(asked.kernel)
+    assert len(found) > 15
+    checker.close()
+
+
+@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
+def test_a_wrong_variant_is_not_used(
+    open_device: Opener, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = open_device(driver, LIMITS)
+    first, *others = candidates(MATVEC, device.info.features)
+    spoil(monkeypatch, MATVEC + first.suffix)
+    (note,) = device.prove(PROGRAMS, seconds=600)
+    assert note == (
+        f"the kernel {MATVEC}{first.suffix} on {device.name} (driver {device.info.driver}) computes wrong"
+        f" numbers and is not used; {MATVEC}{others[0].suffix} is right"
+    )
+    assert device._selection.variant(MATVEC, 96) is others[0]
+    measured = device.tune(PROGRAMS[0], seconds=60).get(f"{MATVEC} small")
+    assert first.suffix not in measured
+    assert device._selection.variant(MATVEC, 96) in others
+    assert device._selection.variant(MATVEC, 1 << 20) is others[0]  # nothing was measured of that size
+
+
+def test_what_was_measured_before_does_not_choose_a_wrong_variant(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = open_device("lavapipe", LIMITS)
+    first, *others = candidates(MATVEC, device.info.features)
+    measurements = tuning.open_measurements(device.info)
+    measurements.put(f"{MATVEC} small", {one.suffix: 1.0 + (one is not first) for one in (first, *others)})
+    measurements.save()
+    spoil(monkeypatch, MATVEC + first.suffix)
+    device.prove(PROGRAMS, seconds=600)
+    device.tune(PROGRAMS[0])
+    assert device._selection.variant(MATVEC, 96) in others
+
+
+def test_where_no_variant_is_right_a_sentence_says_so(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch, runs: list[str]
+) -> None:
+    device = open_device("lavapipe", LIMITS)
+    kernels = [MATVEC + variant.suffix for variant in candidates(MATVEC, device.info.features)]
+    spoil(monkeypatch, *kernels)
+    with pytest.raises(DeviceError) as caught:
+        device.prove(PROGRAMS)
+    told = str(caught.value)
+    assert f"the kernel {kernels[0]} on {device.name} (driver {device.info.driver})" in told
+    assert all(name in told for name in (*kernels, "--devices cpu", "report it", "tplaunch check --json"))
+    assert runs == kernels  # no more than it takes
+    with pytest.raises(DeviceError, match="computes wrong numbers"):
+        open_device("lavapipe", LIMITS).prove(PROGRAMS)
+    assert runs == kernels  # and once
+
+
+def test_a_kernel_without_variants_can_not_be_replaced(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = open_device("lavapipe", LIMITS)
+    (op,) = [op.op for key, op in one_of_each(device).items() if key[0].__name__ == "UnitNorm"]
+    spoil(monkeypatch, "unit_norm")
+    with pytest.raises(DeviceError, match=r"the kernel unit_norm on .* computes wrong numbers"):
+        device.prove([program_of(op)])
+
+
+def program_of(op: Op) -> Any:
+    (segment, _) = PROGRAMS[0].segments
+    return dataclasses.replace(PROGRAMS[0], segments=(dataclasses.replace(segment, ops=(op,)),))
+
+
+def test_what_was_found_is_kept_for_the_driver_and_the_kernels(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch, runs: list[str]
+) -> None:
+    def prove(**changes: Any) -> list[str]:
+        runs.clear()
+        device = open_device("lavapipe", LIMITS)
+        device.info = dataclasses.replace(device.info, **changes)
+        device.prove(PROGRAMS, seconds=600)
+        return list(runs)
+
+    first = prove()
+    assert MATVEC in first and any(name.startswith("attention_f16") for name in first)
+    assert prove() == []
+    assert prove(driver_version=77) == prove(driver="another") == prove(uuid="00") == first
+    monkeypatch.setattr(tuning, "kernels_hash", lambda: "other kernels")
+    assert prove() == first
+
+
+def test_a_start_looks_for_one_right_variant_and_leaves_others_to_the_next(
+    open_device: Opener, runs: list[str]
+) -> None:
+    device = open_device("lavapipe", LIMITS)
+    first, *others = candidates(MATVEC, device.info.features)
+    device.prove(PROGRAMS, seconds=0)
+    assert MATVEC + first.suffix in runs and not {MATVEC + one.suffix for one in others} & set(runs)
+    device.tune(PROGRAMS[0])
+    assert device._selection.variant(MATVEC, 96) is first  # what was not checked is not used
+    runs.clear()
+    open_device("lavapipe", LIMITS).prove(PROGRAMS, seconds=600)
+    assert {MATVEC + one.suffix for one in others} <= set(runs) and MATVEC + first.suffix not in runs
+
+
+def test_a_kernel_that_is_not_compiled_is_not_used(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = open_device("lavapipe", LIMITS)
+    first, second, *_ = candidates(MATVEC, device.info.features)
+    compile_kernel = pipelines.Pipelines.__getitem__
+
+    def refuse(compiled: pipelines.Pipelines, name: str) -> Any:
+        if name == MATVEC + first.suffix:
+            raise DeviceError("vkCreateComputePipelines failed with VK_ERROR_UNKNOWN")
+        return compile_kernel(compiled, name)
+
+    monkeypatch.setattr(pipelines.Pipelines, "__getitem__", refuse)
+    (note,) = device.prove(PROGRAMS)
+    assert f"{MATVEC}{second.suffix} is right" in note
+    assert "VK_ERROR_UNKNOWN" in caplog.text
+
+
+def test_a_device_that_fails_in_a_check_names_the_kernel(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*arguments: object) -> None:
+        raise DeviceError("vkWaitSemaphores failed with VK_ERROR_DEVICE_LOST")
+
+    monkeypatch.setattr(case_device.CaseDevice, "finish", lose)
+    with pytest.raises(DeviceError, match=f"the kernel {MATVEC}_wide on .* fails: vkWait.*DEVICE_LOST"):
+        open_device("lavapipe", LIMITS).prove(PROGRAMS)
+
+
+def test_the_log_says_which_kernel_is_checked(open_device: Opener, caplog: pytest.LogCaptureFixture) -> None:
+    """Should the driver crash, this is what is left."""
+    caplog.set_level(logging.INFO)
+    device = open_device("lavapipe", LIMITS)
+    device.prove(PROGRAMS)
+    assert f"checking the kernel {MATVEC}_wide on {device.name}" in caplog.text
+    assert caplog.messages[-1].endswith("are right")

@@ -1,0 +1,39 @@
+"""Kernels that compute wrong numbers, as a driver that makes a mistake would: additions are subtractions."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.drivers import REPOSITORY
+from tplaunch.shaders.load import load_kernel
+from tplaunch.shaders.spirv import HEADER_WORDS, Instruction, assembled, instructions
+
+FADD, FSUB = 129, 131  # OpFAdd and OpFSub, which have the same operands
+
+
+def wrong_kernel(name: str) -> bytes:
+    """The kernel's module, but wrong. It reads and writes what the right one does."""
+    module = load_kernel(name)
+    changed = [
+        Instruction(FSUB if one.opcode == FADD else one.opcode, one.operands) for one in instructions(module)
+    ]
+    wrong = assembled(module, changed)
+    assert wrong != module and len(wrong) == len(module) > HEADER_WORDS * 4, name
+    return wrong
+
+
+def package_with(folder: Path, kernels: dict[str, bytes]) -> str:
+    """A copy of the package with these modules instead; what `python -c` starts it by."""
+    copy = folder / "tplaunch"
+    if not copy.exists():
+        shutil.copytree(
+            REPOSITORY / "tplaunch", copy, ignore=shutil.ignore_patterns("__pycache__", "*.slang")
+        )
+    for name, module in kernels.items():
+        (copy / f"shaders/spv/{name}.spv").write_bytes(module)
+    return (
+        f"import sys; sys.path.insert(0, {str(folder)!r}); import tplaunch; "
+        f"assert tplaunch.__file__.startswith({str(folder)!r}); "
+        "from tplaunch.launcher.cli import main; sys.exit(main())"
+    )

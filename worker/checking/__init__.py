@@ -1,0 +1,1 @@
+"""A device proves itself: its kernels on made-up values, against NumPy, which defines what each computes."""

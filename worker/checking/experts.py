@@ -1,0 +1,181 @@
+"""Checks of experts: routing, tiles, products with the chosen ones, their sum."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from tplaunch.coordinator.split.plan import padded
+from tplaunch.worker.checking.case import Arrays, Case, Floats, limits_for, random_floats
+from tplaunch.worker.checking.check import Check
+from tplaunch.worker.checking.products import random_matrix
+from tplaunch.worker.checking.rows import COLUMNS, NUM_ROWS, NUM_SLOTS, OFFSET, OWN_SLOT, ROWS, WIDTH
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.ops.experts import (
+    TILE_WORDS,
+    ExpertMatMul,
+    ExpertSum,
+    ExpertTiles,
+    HeldExperts,
+    Route,
+    RowGate,
+    SharedRoutes,
+    route_length,
+)
+from tplaunch.worker.ops.matrix import Matrix
+
+MAX_USED, MAX_FIRST, MAX_COUNT = 4, 2, 5  # of what a rank holds
+EXPERT_COLUMNS, MATRIX_COLUMNS = 70, 3 * 256
+SPREAD = 6  # from the largest of a row's logits to the smallest
+
+
+def small(held: HeldExperts) -> HeldExperts:
+    """Few experts, where a rank may lack the first ones and the last one."""
+    return HeldExperts(min(held.used, MAX_USED), min(held.first, MAX_FIRST), min(held.count, MAX_COUNT))
+
+
+def random_routes(rng: np.random.Generator, held: HeldExperts) -> Floats:
+    """Every row's experts and their weights."""
+    routes = np.zeros((ROWS, route_length(held.used)), np.float32)
+    for row in routes:
+        row[: held.used] = rng.permutation(max(held.used, held.first + held.count + 1))[: held.used]
+        row[held.used : 2 * held.used] = rng.uniform(0.1, 1, held.used)
+    return routes
+
+
+def route(op: Route) -> Route:
+    """The same op: it is small."""
+    return replace(op, bias=op.bias and "bias", parity=None if op.parity is None else 1)
+
+
+def check_route(op: Route) -> Check:
+    """No two logits of a row are near to each other, nor become so by the bias."""
+    rng = np.random.default_rng(12)
+    order = np.stack([rng.permutation(op.count) for _ in range(ROWS)])
+    length = route_length(op.used)
+    arrays: Arrays = {
+        "router": ((order / op.count - 0.5) * SPREAD).astype(np.float32),
+        "bias": rng.integers(0, 3, op.count).astype(np.float32),
+        "routes": np.zeros((ROWS, length), np.float32),
+    }
+    partials = np.ones((2, NUM_SLOTS, ROWS * length), np.float32)
+    case = Case(
+        limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS, partials=partials, write_slot=OWN_SLOT
+    )
+
+    def read(results: Arrays) -> Arrays:
+        """Experts and weights apart, whose sizes differ; what fills rows up is anything."""
+        found = results["routes"] if op.parity is None else results["partials"][1, OWN_SLOT].reshape(ROWS, -1)
+        return {"experts": found[:NUM_ROWS, : op.used], "weights": found[:NUM_ROWS, op.used : 2 * op.used]}
+
+    return Check(op, case, read=read)
+
+
+def shared_routes(op: SharedRoutes) -> SharedRoutes:
+    """The same op, small."""
+    return SharedRoutes(1)
+
+
+def check_shared_routes(op: SharedRoutes) -> Check:
+    rng = np.random.default_rng(13)
+    arrays: Arrays = {"routes": np.zeros((ROWS, 8), np.float32), "hidden": np.zeros((ROWS, 32), np.float32)}
+    partials = random_floats(rng, 2, NUM_SLOTS, ROWS * 32)
+    return Check(op, Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS, partials=partials))
+
+
+def expert_tiles(op: ExpertTiles) -> ExpertTiles:
+    """The same op, small."""
+    return ExpertTiles(small(op.held))
+
+
+def check_expert_tiles(op: ExpertTiles) -> Check:
+    rng = np.random.default_rng(14)
+    tiles = np.zeros(op.held.num_tiles(ROWS) * TILE_WORDS, np.uint32)
+    arrays: Arrays = {"routes": random_routes(rng, op.held), "expert_tiles": tiles}
+
+    def read(results: Arrays) -> Arrays:
+        """Of every tile the expert, the number of pairs, and these; what lies behind them is anything."""
+        found = results["expert_tiles"].reshape(-1, TILE_WORDS).astype(np.int64)
+        counts = np.minimum(found[:, 1:2], TILE_WORDS)
+        held = np.where(np.arange(TILE_WORDS - 2) < counts, found[:, 2:], -1)
+        return {"expert_tiles": np.hstack((np.where(counts, found[:, :2], 0), held))}
+
+    return Check(op, Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS), read=read)
+
+
+def expert_matmul(op: ExpertMatMul) -> ExpertMatMul:
+    """The same op, small."""
+    held = small(op.held)
+    rows = held.count * EXPERT_COLUMNS * (2 if op.gated else 1)
+    return replace(
+        op,
+        matrix=Matrix("matrix", op.matrix.type, rows, MATRIX_COLUMNS),
+        bias=op.bias and "bias",
+        factors=op.factors and "factors",
+        input="input",
+        output="output",
+        output_offset=OFFSET,
+        columns=EXPERT_COLUMNS,
+        held=held,
+    )
+
+
+def check_expert_matmul(op: ExpertMatMul) -> Check:
+    rng = np.random.default_rng(15)
+    held, used = op.held, op.held.used
+    routes = random_routes(rng, held)
+    arrays: Arrays = {
+        "matrix": random_matrix(op.matrix),
+        "bias": random_floats(rng, op.matrix.rows),
+        "factors": rng.uniform(0.5, 2, 2 * held.count).astype(np.float32),
+        "input": random_floats(rng, ROWS * (used if op.by_pair else 1), MATRIX_COLUMNS),
+        "output": random_floats(rng, ROWS * used, padded(OFFSET + EXPERT_COLUMNS)),
+        "routes": routes,
+        "expert_tiles": _tiles(held, routes),
+    }
+    return Check(op, Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS))
+
+
+def _tiles(held: HeldExperts, routes: Floats) -> np.ndarray:
+    """What ExpertTiles would have left there."""
+    tiles = np.zeros(held.num_tiles(ROWS) * TILE_WORDS, np.uint32)
+    arrays: Arrays = {"routes": routes, "expert_tiles": tiles}
+    case = Case(limits_for(max_rows=ROWS), (ExpertTiles(held),), arrays, NUM_ROWS, ROWS)
+    return case.run(NumpyDevice(case.limits))["expert_tiles"]
+
+
+def expert_sum(op: ExpertSum) -> ExpertSum:
+    """The same op, small."""
+    return replace(op, held=small(op.held), parity=1)
+
+
+def check_expert_sum(op: ExpertSum) -> Check:
+    rng = np.random.default_rng(16)
+    width = padded(COLUMNS)
+    arrays: Arrays = {
+        "hidden": np.zeros((ROWS, width), np.float32),
+        "expert_outputs": random_floats(rng, ROWS * op.held.used, width),
+        "routes": random_routes(rng, op.held),
+    }
+    partials = random_floats(rng, 2, NUM_SLOTS, ROWS * width)
+    case = Case(
+        limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS, partials=partials, write_slot=OWN_SLOT
+    )
+    return Check(op, case)
+
+
+def row_gate(op: RowGate) -> RowGate:
+    """The same op, small."""
+    return RowGate("weight", WIDTH, "input", "values", OFFSET, COLUMNS)
+
+
+def check_row_gate(op: RowGate) -> Check:
+    rng = np.random.default_rng(17)
+    arrays: Arrays = {
+        "weight": random_floats(rng, padded(WIDTH)) / np.float32(30),
+        "input": random_floats(rng, ROWS, padded(WIDTH)),
+        "values": random_floats(rng, ROWS, padded(OFFSET + COLUMNS)),
+    }
+    arrays["weight"][WIDTH:] = 0
+    return Check(op, Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS))

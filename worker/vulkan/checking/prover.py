@@ -1,0 +1,151 @@
+"""Finds out at a device's start which variants of its kernels are right, by running each against NumPy.
+
+What was found is kept with the measurements of the device, driver and kernels, for all later starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tplaunch.worker.checking.table import SmallOp
+from tplaunch.worker.device import CHECK_HELP, DeviceError
+from tplaunch.worker.measuring.measurements import Measurements
+from tplaunch.worker.vulkan.checking.checker import Checker
+from tplaunch.worker.vulkan.dispatch.questions import Asked
+from tplaunch.worker.vulkan.variants import Variant
+
+START_SECONDS = 1.0  # of a start for variants beyond a right one; what is left over is for the next start
+
+log = logging.getLogger("worker")
+
+
+@dataclass
+class Proof:
+    """Which variants of each family are right, and what the user should know of others."""
+
+    right: dict[str, list[str]] = field(default_factory=dict)  # families -> suffixes
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Group:
+    """What is right or wrong together: a kernel without a choice, or all that choose from a family."""
+
+    name: str
+    is_family: bool
+    variants: tuple[Variant, ...]
+    ops: list[tuple[SmallOp, Asked]] = field(default_factory=list)
+
+
+class Prover:
+    """Proves the kernels of one device, with a checker for it."""
+
+    def __init__(self, checker: Checker, measurements: Measurements) -> None:
+        self._checker, self._measurements = checker, measurements
+
+    def prove(self, ops: Iterable[SmallOp], seconds: float = START_SECONDS) -> Proof:
+        """Looks for a right variant of every kernel, however long it takes, and for `seconds` for others.
+
+        A variant that was not checked does not count as right. Raises DeviceError where none is.
+        """
+        proof, groups = Proof(), self._grouped(ops)
+        try:
+            if all(self._is_known(group, variant) for group in groups for variant in group.variants):
+                self._look_for_all(groups, proof, seconds)
+            else:
+                had_found = self._has_found(groups)
+                with self._measurements.locked():  # ranks on one device go by the same outcome
+                    is_told = not had_found and self._has_found(groups)
+                    self._look_for_all(groups, proof, 0.0 if is_told else seconds)
+        finally:
+            self._measurements.save()
+            self._checker.close()
+        log.info("%d kinds of kernels are right", len(groups))
+        return proof
+
+    def _look_for_all(self, groups: list[Group], proof: Proof, seconds: float) -> None:
+        for group in groups:
+            self._find_one(group, proof)
+        deadline = time.monotonic() + seconds
+        for group in groups:
+            self._find_others(group, proof, deadline)
+        self._measurements.save()  # before the next rank looks
+
+    def _grouped(self, ops: Iterable[SmallOp]) -> list[Group]:
+        groups: dict[str, Group] = {}
+        for op in ops:
+            asked = self._checker.ask(op)
+            name = asked.family or asked.kernel
+            if name not in groups:
+                groups[name] = Group(name, asked.family is not None, self._checker.variants(asked))
+            groups[name].ops.append((op, asked))
+        return list(groups.values())
+
+    def _find_one(self, group: Group, proof: Proof) -> None:
+        """The first right variant, in the order of preference."""
+        wrong: list[str] = []
+        for variant in group.variants:
+            kernel = self._wrong_kernel(group, variant)
+            if kernel is None:
+                proof.notes += [self._not_used(one, group, variant) for one in wrong]
+                if group.is_family:
+                    proof.right[group.name] = [variant.suffix]
+                return
+            wrong.append(kernel)
+        others = f", and so does {', '.join(wrong[1:])}" if len(wrong) > 1 else ""
+        raise DeviceError(f"{self._checker.blame(wrong[0])} computes wrong numbers{others}; {CHECK_HELP}")
+
+    def _find_others(self, group: Group, proof: Proof, deadline: float) -> None:
+        """What else is right, as far as the time goes. What comes before the first right one is known."""
+        if not group.is_family:
+            return
+        right = proof.right[group.name]
+        first = next(variant for variant in group.variants if variant.suffix == right[0])
+        for variant in group.variants[group.variants.index(first) + 1 :]:
+            if not self._is_known(group, variant) and time.monotonic() > deadline:
+                log.info("%s%s is left to the next start to check", group.name, variant.suffix)
+                continue
+            kernel = self._wrong_kernel(group, variant)
+            if kernel is None:
+                right.append(variant.suffix)
+            else:
+                proof.notes.append(self._not_used(kernel, group, first))
+
+    def _not_used(self, kernel: str, group: Group, instead: Variant) -> str:
+        other = f"{group.name}{instead.suffix}"
+        return f"{self._checker.blame(kernel)} computes wrong numbers and is not used; {other} is right"
+
+    def _wrong_kernel(self, group: Group, variant: Variant) -> str | None:
+        """The first of a variant's kernels that is wrong; None where all are right."""
+        for op, asked in group.ops:
+            kernel = asked.kernel_of(variant)
+            if self._outcome(group, op, variant, kernel) is None:
+                return kernel
+        return None
+
+    def _outcome(self, group: Group, op: SmallOp, variant: Variant, kernel: str) -> float | None:
+        """The kernel's error, None for a wrong one; as was found before or is found now."""
+        kept = self._measurements.get(_name(group, op))
+        if variant.suffix in kept:
+            return kept[variant.suffix]
+        error = self._checker.error(op, variant, kernel)
+        found = error if error <= self._checker.bound(op) else None
+        if found is None:
+            log.warning("%s is wrong: an error of %.3g in %s", kernel, error, op.op)
+        self._measurements.put(_name(group, op), {variant.suffix: found})
+        return found
+
+    def _has_found(self, groups: list[Group]) -> bool:
+        """Whether something is known of each."""
+        return all(any(self._is_known(group, variant) for variant in group.variants) for group in groups)
+
+    def _is_known(self, group: Group, variant: Variant) -> bool:
+        return all(variant.suffix in self._measurements.get(_name(group, op)) for op, _ in group.ops)
+
+
+def _name(group: Group, op: SmallOp) -> str:
+    """Under which the errors of variants are kept."""
+    return f"check {group.name} {op.digest}"
