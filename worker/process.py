@@ -7,6 +7,7 @@ import ctypes
 import mmap
 import os
 import select
+import signal
 import threading
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 TASKS = Path("/proc/self/task")
+PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.2  # where the kernel has no pidfds
 
 
@@ -23,8 +25,9 @@ def end_with_parent(parent: int) -> None:
     """Ends this process when its parent ends, whatever it is doing then; at once if that has happened.
 
     A thread waits for that. The kernel's own death signal (prctl(2)) would not do: it comes when the thread
-    ends that started this process.
+    ends that started this process. It only wakes this process, which may have been stopped.
     """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)
     descriptor = pidfd(parent)
     if os.getppid() != parent:  # else the descriptor is the parent's, and not of one with the same number
         os._exit(1)

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.command_line import CommandLine, complaints
@@ -82,3 +83,18 @@ def test_workers_that_are_stopped_alone_do_not_answer(tplaunch: CommandLine, mod
     assert process.returncode == 1
     assert "tplaunch: rank 0 did not finish step" in complaints(stderr)[-1]
     assert "; its log: " in complaints(stderr)[-1]
+
+
+def test_stopped_workers_end_with_a_killed_launcher(tplaunch: CommandLine, model: Path) -> None:
+    process = tplaunch.start("--devices", "cpu,cpu", model, *ENDLESS)
+    await_text(process)
+    workers = list(worker_processes(process).values())
+    for worker in workers:
+        worker.suspend()
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
+    for path in sorted(tplaunch.folder.glob("tmp/tplaunch-*/control")):
+        path.unlink()  # no one was left to remove the socket file
+        path.parent.rmdir()

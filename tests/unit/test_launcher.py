@@ -190,6 +190,7 @@ def changed(**changes: Any) -> RunConfig:
         ({"timeout_seconds": 0.0}, "--timeout 0.0: a positive number of seconds is needed"),
         ({"timeout_seconds": float("nan")}, "--timeout nan"),
         ({"timeout_seconds": float("inf")}, "--timeout inf"),
+        ({"load_timeout_seconds": -1.0}, "--load-timeout -1.0: a positive number of seconds is needed"),
     ],
 )
 def test_options_out_of_range(changes: dict[str, Any], sentence: str) -> None:
