@@ -11,7 +11,7 @@ from typing import Any
 from tplaunch.launcher.config import RunConfig, RunError
 from tplaunch.launcher.devices import DeviceChoice, run_job
 from tplaunch.launcher.machine import num_threads
-from tplaunch.launcher.supervisor import rank_cores, thread_settings
+from tplaunch.launcher.supervisor import driver_settings, rank_cores
 
 
 def run_device_job(
@@ -30,7 +30,7 @@ def run_device_job(
         *(["--validate"] if config.validate else []),
     ]
     try:
-        env = {**os.environ, **thread_settings(choice, num_threads(len(cores), 1))}
+        env = {**os.environ, **driver_settings(choice, num_threads(len(cores), 1))}
         done = run_job(arguments, timeout_seconds, env, show_errors=config.verbose)
     except subprocess.TimeoutExpired:
         raise RunError(f"measuring {choice.name} was given up after {timeout_seconds:.0f} s") from None
