@@ -96,11 +96,11 @@ class WorkerChannel:
             now = self.clock()
             if now >= self._next_look:
                 self._look_after_workers(now)
+            self._wait(min(LOOK_SECONDS, max(0.0, deadline - now)))
             if (received := self._take()) is not None:
                 return received
             if now >= deadline:  # and the socket has been looked at since
                 return None
-            self._wait(min(LOOK_SECONDS, deadline - now))
 
     def _take(self) -> tuple[int, Message] | None:
         """A message that has come, if one has."""
@@ -124,7 +124,7 @@ class WorkerChannel:
             self._poller.register(self._socket, zmq.POLLIN)
             for descriptor in self._watcher.descriptors():
                 self._poller.register(descriptor, zmq.POLLIN)
-        for ready, _ in self._poller.poll(max(1, int(seconds * 1000))):
+        for ready, _ in self._poller.poll(math.ceil(seconds * 1000)):
             if ready is not self._socket:
                 self._next_look = -math.inf
                 self._poller.unregister(ready)  # it would stay readable for ever

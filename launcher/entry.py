@@ -22,8 +22,8 @@ def main() -> int:
         if sys.stderr is not None:  # else print would take standard output
             print(f"tplaunch: {sentence}", file=sys.stderr)
         return 1
-    signals.raise_once()
     try:
+        signals.raise_once()
         return cli.main()
     except signals.Signalled as signalled:  # between the lines of cli.main
         return signalled.exit_code

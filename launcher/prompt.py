@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PROMPT = "> "
+REPEAT_SECONDS = (0.02, 0.2)
 
 
 class _ChildEnded(Exception):
@@ -20,7 +23,7 @@ def read_line(watch: Callable[[], None]) -> str:
 
     The prompt goes to the terminal: never to a file that takes the answers.
     """
-    with _children_watched() as wait_for:
+    with _signals_repeated(), _children_watched() as wait_for:
         while True:
             watch()
             try:
@@ -35,7 +38,10 @@ def _ask() -> str:
 
         return input(PROMPT)
     print(PROMPT, end="", file=sys.stderr, flush=True)
-    line = sys.stdin.readline()
+    try:
+        line = sys.stdin.readline()
+    except OSError:  # the terminal has gone
+        line = ""
     if not line:
         raise EOFError
     return line.removesuffix("\n")
@@ -68,6 +74,35 @@ def _children_watched() -> Iterator[Callable[[Callable[[], str]], str]]:
         yield wait_for
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+@contextmanager
+def _signals_repeated() -> Iterator[None]:
+    """Has each signal followed by one that does nothing but interrupt the main thread's wait.
+
+    A wait for keys ends with a signal that comes while it lasts. One that came just before it began would
+    stay unseen until the next key, as Python looks at signals between its own instructions only.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    main_thread = threading.get_ident()
+
+    def repeat() -> None:
+        with os.fdopen(reader, "rb", buffering=0) as numbers:
+            while number := numbers.read(1):
+                for seconds in REPEAT_SECONDS if number[0] != signal.SIGURG else ():
+                    time.sleep(seconds)
+                    signal.pthread_kill(main_thread, signal.SIGURG)
+
+    handler = signal.signal(signal.SIGURG, lambda number, frame: None)
+    descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=repeat, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(descriptor)
+        os.close(writer)  # the thread ends
+        signal.signal(signal.SIGURG, handler)
 
 
 def _a_child_has_ended() -> bool:

@@ -22,6 +22,7 @@ import numpy as np
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.config import COLLECTIVES, RunError, UsageError
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.signals import held
 from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.supervisor import end_reason, rank_cores
 from tplaunch.launcher.table import format_table
@@ -124,8 +125,9 @@ def _run_ranks(job: dict[str, Any]) -> Any:
         ranks = []
         for rank, cores in enumerate(rank_cores(choices, sorted(os.sched_getaffinity(0)))):
             pin = f"--cores={','.join(map(str, cores))}"
-            process = _start([*WORKER_COMMAND, pin, *_arguments({**job, "rank": rank})])
-            stack.push(partial(_end, process))
+            with held():
+                process = _start([*WORKER_COMMAND, pin, *_arguments({**job, "rank": rank})])
+                stack.push(partial(_end, process))
             ranks.append(process)
         endpoints = json.dumps(_hear(ranks, job["kind"]))
         for process in ranks:
@@ -143,8 +145,10 @@ def _run_mpi(job: dict[str, Any]) -> Any:
     options = ["-n", str(job["num_ranks"]), "--oversubscribe", "--bind-to", "none"]
     options += ["--allow-run-as-root"] if os.getuid() == 0 else []
     with ExitStack() as stack:
-        process = _start(["mpirun", *options, *WORKER_COMMAND, *_arguments({**job, "rank": 0}, parent=False)])
-        stack.push(partial(_end, process))
+        arguments = _arguments({**job, "rank": 0}, parent=False)
+        with held():
+            process = _start(["mpirun", *options, *WORKER_COMMAND, *arguments])
+            stack.push(partial(_end, process))
         return _hear([process], "openmpi")[0]
 
 

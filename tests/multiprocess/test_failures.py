@@ -62,7 +62,7 @@ def test_a_killed_worker(
 @pytest.mark.parametrize("collective", ["shared-memory", "zmq-ring"])
 def test_a_rank_that_hangs(tplaunch: CommandLine, model: Path, collective: str) -> None:
     """The others give up after the timeout, and blame the one that hangs."""
-    options = ("--devices", "cpu,cpu,cpu", "--collective", collective, "--timeout", "2")
+    options = ("--devices", "cpu,cpu,cpu", "--collective", collective, "--timeout", "5")
     process = tplaunch.start(*options, model, *ENDLESS)
     await_text(process)
     worker_processes(process)[1].suspend()

@@ -28,12 +28,11 @@ class Terminal:
         with contextlib.ExitStack() as stack:
             stdout = other if output is None else stack.enter_context(output.open("wb"))
             self.process = subprocess.Popen(
-                [*tplaunch.program, *OPTIONS, *options, str(model)],
+                ["setsid", "--ctty", *tplaunch.program, *OPTIONS, *options, str(model)],
                 env={**tplaunch.environment, "TERM": "dumb"},
                 stdin=other,
                 stdout=stdout,
                 stderr=other,
-                start_new_session=True,
                 text=True,
             )
         os.close(other)
@@ -59,11 +58,17 @@ class Terminal:
         """Whether somebody reads keys one by one, as readline does."""
         return not termios.tcgetattr(self._end)[3] & termios.ICANON
 
+    def hang_up(self) -> None:
+        """As a window that is closed: the kernel sends SIGHUP to those who run in it."""
+        os.close(self._end)
+        self._end = -1
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
             self.process.wait(30)
-        os.close(self._end)
+        if self._end >= 0:
+            os.close(self._end)
 
 
 @pytest.fixture
@@ -153,3 +158,15 @@ def test_ctrl_c_at_the_prompt(tplaunch: CommandLine, model: Path, terminals: lis
     terminal.read_to_end()
     assert terminal.process.returncode == 130
     assert "Traceback" not in terminal.screen
+
+
+@pytest.mark.parametrize("options", [(), ("-p", "Once", "--ignore-eos", "--context", "100000")])
+def test_a_terminal_that_is_closed(
+    tplaunch: CommandLine, model: Path, terminals: list[Terminal], options: tuple[str, ...]
+) -> None:
+    terminal = Terminal(tplaunch, model, *options, "-n", "100000")
+    terminals.append(terminal)
+    terminal.read_until("Once" if options else "> ")
+    terminal.hang_up()
+    assert terminal.process.wait(30) == 129
+    assert list((tplaunch.folder / "state").glob("tplaunch/*")) == []
