@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from tplaunch.launcher.config import RunError
 from tplaunch.launcher.devices import DeviceChoice, run_job
 from tplaunch.launcher.machine import num_threads
-from tplaunch.launcher.supervisor import rank_cores, thread_settings
+from tplaunch.launcher.supervisor import driver_settings, rank_cores
 from tplaunch.launcher.worker_command import job_words
 
 
@@ -63,4 +63,4 @@ def job_command(
         f"--without={','.join(config.without)}",
         *(["--validate"] if config.validate else []),
     ]
-    return command, {**os.environ, **thread_settings(choice, num_threads(len(cores), 1))}
+    return command, {**os.environ, **driver_settings(choice, num_threads(len(cores), 1))}

@@ -4,15 +4,17 @@ import os
 import sys
 
 from tplaunch.launcher import signals
-from tplaunch.launcher.streams import prepare_streams
-from tplaunch.worker.faults import fault_sentence
 
 
 def main() -> int:
     """Returns the exit code: 0, 1 for a failed run, 2 for bad input, 128 + number after a signal."""
     signals.exit_at_once()
     os.umask(os.umask(0) & ~0o700)  # with one that takes the owner's permissions no folder could be entered
+    from tplaunch.worker.faults import fault_sentence
+
     try:
+        from tplaunch.launcher.streams import prepare_streams
+
         prepare_streams()
         from tplaunch.launcher import cli
     except Exception as error:  # where there is no memory or no descriptor for the libraries

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from tplaunch.worker.folders import user_folder
+
 ROOT = Path("/")
 MAX_DEPTH = 64  # of groups in groups
 UNLIMITED = 1 << 60  # version 1 says so with a number that is near 2**63
@@ -66,6 +68,20 @@ def num_threads(num_cores: int, num_ranks: int, root: Path = ROOT) -> int:
     quotas = [group.cpus for group in _groups(root) if group.cpus is not None]
     share = min(quotas, default=float(num_cores * num_ranks)) / num_ranks
     return max(1, min(num_cores, int(share)))
+
+
+def free_cache_bytes() -> int | None:
+    """Of the disk that drivers keep their caches on, for this user; None where that is not known."""
+    folder = user_folder("XDG_CACHE_HOME", ".cache")
+    while folder is not None:
+        try:
+            found = os.statvfs(folder)
+            return found.f_bavail * found.f_frsize
+        except FileNotFoundError:
+            folder = folder.parent if folder != folder.parent else None
+        except OSError:
+            break
+    return None
 
 
 def _machine_memory() -> HostMemory:

@@ -20,14 +20,16 @@ LONGEST_NAME = f"{PREFIX}12345678/control"
 
 @contextmanager
 def socket_folder() -> Iterator[Path]:
-    """Gone at the end, with what is in it, whatever signal comes. Raises RunError where there is no place."""
-    with held():
-        folder = _make()
+    """Gone at the end, with what is in it; no signal comes in between. Raises RunError without a place."""
+    folder = None
     try:
+        with held():
+            folder = _make()
         yield folder
     finally:
-        with held():
-            shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            with held():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make() -> Path:

@@ -15,12 +15,13 @@ from tplaunch.coordinator.control import WorkerError
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.logs import RunLogs
-from tplaunch.launcher.machine import num_threads
+from tplaunch.launcher.machine import free_cache_bytes, num_threads
 from tplaunch.launcher.signals import held
 from tplaunch.launcher.worker_command import WORKER_COMMAND
 from tplaunch.worker.process import pidfd
 
 GRACE_SECONDS = 2.0  # between asking a worker to end and killing it
+MIN_CACHE_BYTES = 64 << 20  # free, for a driver to keep its kernels there
 SUBMIT_OPTIONS = {None: (), True: ("--submit-ahead",), False: ("--submit-then-wait",)}
 
 
@@ -89,7 +90,7 @@ class Supervisor:
         ]
         process = subprocess.Popen(
             command,
-            env={**os.environ, **thread_settings(choice, num_threads(len(cores), len(self._choices)))},
+            env={**os.environ, **driver_settings(choice, num_threads(len(cores), len(self._choices)))},
             stdin=subprocess.DEVNULL,
             stdout=self._logs.output(rank),
             stderr=subprocess.STDOUT,
@@ -126,7 +127,8 @@ def end_reason(code: int) -> str:
     """In words, from the return code of a process."""
     if code >= 0:
         return f"exit code {code}"
-    return f"killed by {signal.Signals(-code).name}"
+    hint = " (a file that is in use became shorter, or a disk is full)" if -code == signal.SIGBUS else ""
+    return f"killed by {signal.Signals(-code).name}{hint}"
 
 
 def rank_cores(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[list[int]]:
@@ -143,10 +145,17 @@ def rank_cores(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[li
     return [share[:1] if choice.on_cpu else share for choice, share in zip(choices, shares, strict=True)]
 
 
-def thread_settings(choice: DeviceChoice, threads: int) -> dict[str, str]:
-    """Thread pools of drivers and libraries no larger than what can run at once: they would take turns."""
+def driver_settings(choice: DeviceChoice, threads: int) -> dict[str, str]:
+    """Environment variables for drivers and libraries.
+
+    Their thread pools are no larger than what can run at once: they would take turns. Their caches of kernels
+    are left out where the disk is full: Mesa maps the index of its cache, and writing there is SIGBUS then.
+    """
     count = str(threads)
     settings = {"OPENBLAS_NUM_THREADS": count, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
     if choice.on_cpu:
         settings["LP_NUM_THREADS"] = "0"
+    free = free_cache_bytes()
+    if free is not None and free < MIN_CACHE_BYTES:
+        settings |= {"MESA_SHADER_CACHE_DISABLE": "true", "__GL_SHADER_DISK_CACHE": "0"}
     return settings

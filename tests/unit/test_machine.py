@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from tests.models import examples
 from tplaunch.launcher import machine
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.memory_places import HOST, memory_places
-from tplaunch.launcher.machine import HostMemory, host_memory, num_threads
+from tplaunch.launcher.machine import HostMemory, free_cache_bytes, host_memory, num_threads
+from tplaunch.launcher.supervisor import MIN_CACHE_BYTES, driver_settings
 
 GIB = 1 << 30
 TOTAL, AVAILABLE = 64 * GIB, 48 * GIB
@@ -163,6 +165,20 @@ def test_without_proc_the_c_library_knows(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(psutil, "virtual_memory", no_proc)
     found = host_memory(1, tmp_path)
     assert 0.9 * total < found.total < 1.1 * total and 0 < found.available <= found.total
+
+
+def test_drivers_keep_no_kernels_on_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not" / "there" / "yet"))
+    free = free_cache_bytes()
+    assert free is not None and abs(free - shutil.disk_usage(tmp_path).free) < GIB
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "x"))
+    assert free_cache_bytes() is None
+    choice = DeviceChoice(0, "llvmpipe")
+    for free, disabled in ((None, None), (1 << 40, None), (MIN_CACHE_BYTES - 1, "true"), (0, "true")):
+        monkeypatch.setattr("tplaunch.launcher.supervisor.free_cache_bytes", lambda free=free: free)
+        assert driver_settings(choice, 2).get("MESA_SHADER_CACHE_DISABLE") == disabled
+        assert driver_settings(choice, 2)["OMP_NUM_THREADS"] == "2"
 
 
 def test_ranks_in_a_container_share_what_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
