@@ -50,7 +50,7 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         embedding_length=width,
         vocabulary_size=_vocabulary_size(tensors),
         context_length=read.integer("context_length", low=1),
-        norm=Norm(architecture.norm, read.number(NORM_EPSILONS[architecture.norm], low=1e-37, high=1.0)),
+        norm=Norm(architecture.norm, read.number(NORM_EPSILONS[architecture.norm], low=1e-37)),
         ropes=attentions.ropes,
         layers=tuple(
             LayerSpec(attention, feed_forward, recurrent, experts)

@@ -30,7 +30,7 @@ MIN_KEY_BYTES, MIN_TENSOR_BYTES = 8 + 4 + 1, 8 + 4 + 4 + 8
 # What no model comes near, so that a header can't ask for more memory than a machine has.
 MAX_KEYS, MAX_TENSORS = 1 << 16, 200_000
 MAX_HEADER_BYTES = 1 << 27
-MAX_ITEMS = 1 << 23  # of all lists together: a token, its score, its type and a merge are one each
+MAX_ITEMS = 1 << 22  # of all lists together: a token, its score, its type and a merge are one each
 
 STRING, ARRAY = 8, 9
 SCALARS = {

@@ -43,11 +43,11 @@ def array(key: bytes, kind: int, count: int) -> bytes:
 HEADERS = {
     "tensors": (counts(10**6, 0), "has 1000000 tensors; at most 200000 are read"),
     "keys": (counts(0, 10**6), "has 1000000 keys; at most 65536 are read"),
-    "list": (counts(0, 1) + array(b"a", U8, 2**24), "lists of 16777216 items; at most 8388608 are read"),
-    "texts": (counts(0, 1) + array(b"a", STRING, 2**24), "lists of 16777216 items; at most 8388608"),
+    "list": (counts(0, 1) + array(b"a", U8, 2**24), "lists of 16777216 items; at most 4194304 are read"),
+    "texts": (counts(0, 1) + array(b"a", STRING, 2**24), "lists of 16777216 items; at most 4194304"),
     "lists": (
-        counts(0, 2) + array(b"a", U8, 4 * MIB) + b"\0" * 4 * MIB + array(b"b", STRING, 5 * MIB),
-        "lists of 9437184 items; at most",
+        counts(0, 2) + array(b"a", U8, 2 * MIB) + b"\0" * 2 * MIB + array(b"b", STRING, 3 * MIB),
+        "lists of 5242880 items; at most",
     ),
     "key": (counts(0, 1) + struct.pack("<Q", 130 * MIB), "its header has more than 128 MiB, and so much is"),
     "text": (
