@@ -97,7 +97,7 @@ class Tuner:
         """What the dispatcher itself would ask; for which buffers makes no difference to it."""
         info, questions = self._context.info, _Questions(self._context.info.features)
         program, nowhere = Program(limits.max_rows, limits.max_rows, ()), Slice(0, 0)
-        sizes = info.max_subgroup_size, questions, self._context.matrix_size
+        sizes = info.max_subgroup_size, info.max_invocations, questions, self._context.matrix_size
         context = DispatchContext(program, lambda name: nowhere, NO_PARTIALS, limits, *sizes)
         dispatch(op, context)
         return questions.asked
