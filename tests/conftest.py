@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from tests.command_line import CommandLine
 from tests.drivers import (
+    FINDERS,
     IN_CI,
     REPOSITORY,
     Driver,
@@ -77,6 +78,12 @@ def lavapipe_env() -> dict[str, str]:
 def both_drivers_env() -> dict[str, str]:
     """An environment for subprocesses that has lavapipe and SwiftShader: two vendors on one machine."""
     return environment_with(find_lavapipe(), find_swiftshader())
+
+
+@pytest.fixture(scope="session")
+def all_drivers_env() -> dict[str, str]:
+    """An environment for subprocesses that has every driver: lavapipe of two ages, and SwiftShader."""
+    return environment_with(*(find() for find in FINDERS.values()))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conformance.conftest import Reference, error
 from tests.conftest import manifest_of
-from tests.drivers import driver_variables, find_lavapipe
+from tests.drivers import FINDERS, driver_variables, find_lavapipe
 from tests.models import LocalEngine, open_model
 from tplaunch.coordinator.generation import all_logits
 from tplaunch.coordinator.scheduler import Scheduler
@@ -36,6 +36,10 @@ MODELS = (
     "hunyuan-dense-dense", "minimax-m2-moe", "seed_oss-dense", "nemotron-dense", "llama4-moe",
     "bailingmoe2-moe", "dots1-moe", "lfm2-dense", "mamba2-dense",
 )  # fmt: skip
+SAMPLE = (  # of every kind of layer one
+    "llama-moe", "qwen3next-moe", "gemma2-dense", "gpt-oss-moe", "bloom-dense", "deepseek2-moe", "llama4-moe",
+    "mamba2-dense", "lfm2-dense",
+)  # fmt: skip
 LIMITS = Limits(
     context_length=64,
     num_blocks=8,
@@ -53,21 +57,21 @@ Opener = Callable[[Limits], Device]
 
 @pytest.fixture(params=["lavapipe", "cpu"])
 def open_device(request: pytest.FixtureRequest) -> Iterator[Opener]:
-    """Opens devices of a kind, and closes them after the test."""
+    """Opens NumPy's device or a driver's, and closes them after the test."""
     if request.param == "cpu":
         yield NumpyDevice
         return
     opened: list[Device] = []
     validate = request.config.getoption("--validate")
 
-    def open_lavapipe(limits: Limits) -> Device:
+    def open_vulkan(limits: Limits) -> Device:
         opened.append(VulkanDevice(DeviceOptions(index=0, validate=validate), limits))
         return opened[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in driver_variables(manifest_of(find_lavapipe())).items():
+        for name, value in driver_variables(manifest_of(FINDERS[request.param]())).items():
             patch.setenv(name, value)
-        yield open_lavapipe
+        yield open_vulkan
     for device in opened:
         device.close()
 
@@ -97,8 +101,9 @@ def test_every_reference_model_is_tried(builder: ModuleType) -> None:
     assert sorted(MODELS) == sorted(builder.specs())
 
 
-@pytest.mark.parametrize("kv_type", MAX_ERROR)
-@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("num_ranks", "kv_type"), [(1, "f32"), (2, "f32"), (3, "f32"), (4, "f32"), (2, "f16")]
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_prefill(
     name: str,
@@ -154,6 +159,22 @@ def test_a_few_rows_at_a_time(
 ) -> None:
     """Token by token it is decode."""
     limits = dataclasses.replace(LIMITS, max_rows=max_rows, max_logit_rows=max_rows)
+    check(name, build, reference_of, open_device, limits, num_ranks=2)
+
+
+@pytest.mark.parametrize(
+    ("open_device", "name"),
+    [*(("mesa", name) for name in MODELS), *(("swiftshader", name) for name in SAMPLE)],
+    indirect=["open_device"],
+)
+def test_other_drivers(
+    name: str,
+    build: Callable[[str], Path],
+    reference_of: Callable[[str], Reference],
+    open_device: Opener,
+) -> None:
+    """By nines and a last row alone, which is decode. Of SwiftShader a sample: it takes long to compile."""
+    limits = dataclasses.replace(LIMITS, max_rows=9, max_logit_rows=9, kv_type="f16")
     check(name, build, reference_of, open_device, limits, num_ranks=2)
 
 

@@ -13,7 +13,11 @@ from tests.conformance.conftest import Reference, error
 
 MODEL = "llama-dense"
 MAX_ERROR = {"f32": 1e-8, "f16": 1e-5, "q8_0": 3e-4}  # normalised mean squared, by KV type
-DEVICES = [",".join([device] * num_ranks) for device in ("0", "cpu") for num_ranks in (1, 2, 3, 4, 5)]
+RUNS = [
+    *((",".join([device] * num_ranks), "f32") for device in ("0", "cpu") for num_ranks in (1, 2, 3, 4, 5)),
+    *((devices, "f16") for devices in ("0,0,0", "cpu")),
+    *((devices, "q8_0") for devices in ("0", "0,0,0,0,0", "cpu,cpu")),
+]
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,8 +42,7 @@ def run(tplaunch: CommandLine, model: Path, tokens: npt.NDArray[Any], out: Path,
     return logits
 
 
-@pytest.mark.parametrize("kv_type", MAX_ERROR)
-@pytest.mark.parametrize("devices", DEVICES)
+@pytest.mark.parametrize(("devices", "kv_type"), RUNS)
 def test_logits(
     tplaunch: CommandLine,
     model: Path,

@@ -9,8 +9,15 @@ from typing import Any
 import pytest
 
 from tests.command_line import CommandLine
+from tests.conftest import environment_with
+from tests.drivers import FINDERS
 
-SPLITS = ["0", "0,0", "0,0,0", "0,0,0,0"]
+# Every split with two stories of the five, which other tests have all.
+SPLITS = [
+    (devices, story)
+    for first, devices in enumerate(["0", "0,0", "0,0,0", "0,0,0,0", "cpu", "cpu,cpu,cpu"])
+    for story in (first % 5, (first + 2) % 5)
+]
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +46,15 @@ def check(report: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("story", range(5))
-@pytest.mark.parametrize("devices", [*SPLITS, "cpu", "cpu,cpu,cpu"])
+@pytest.mark.parametrize("driver", FINDERS)
+def test_every_driver(
+    tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]], driver: str, story: int
+) -> None:
+    model, env = shared_dir / "models/stories260K-f32.gguf", environment_with(FINDERS[driver]())
+    check(generate(tplaunch, model, stories[story], "--devices", "0,0", env=env), stories[story])
+
+
+@pytest.mark.parametrize(("devices", "story"), SPLITS)
 def test_every_split(
     tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]], devices: str, story: int
 ) -> None:
@@ -47,8 +62,9 @@ def test_every_split(
     check(generate(tplaunch, model, stories[story], "--devices", devices), stories[story])
 
 
-@pytest.mark.parametrize("story", range(5))
-@pytest.mark.parametrize("devices", ["0,0", "0,0,0", "0,0,0,0"])
+@pytest.mark.parametrize(
+    ("devices", "story"), [("0,0", 0), ("0,0", 1), ("0,0,0", 2), ("0,0,0", 3), ("0,0,0,0", 4)]
+)
 def test_the_ring(
     tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]], devices: str, story: int
 ) -> None:
@@ -85,8 +101,9 @@ def test_other_ways(
     check(generate(tplaunch, model, stories[1], *options), stories[1])
 
 
-@pytest.mark.parametrize("story", range(5))
-@pytest.mark.parametrize("devices", ["0,1", "1,0,1"])
+@pytest.mark.parametrize(
+    ("devices", "story"), [("0,1", 0), ("0,1", 1), ("0,1", 2), ("1,0,1", 3), ("1,0,1", 4)]
+)
 def test_two_vendors(
     tplaunch: CommandLine,
     shared_dir: Path,
@@ -97,6 +114,20 @@ def test_two_vendors(
 ) -> None:
     model = shared_dir / "models/stories260K-f32.gguf"
     report = generate(tplaunch, model, stories[story], "--devices", devices, env=both_drivers_env)
+    check(report, stories[story])
+
+
+@pytest.mark.parametrize(("devices", "story"), [("0,1,2", 0), ("2,0,1,0", 1)])
+def test_all_drivers_together(
+    tplaunch: CommandLine,
+    shared_dir: Path,
+    stories: list[dict[str, Any]],
+    all_drivers_env: dict[str, str],
+    devices: str,
+    story: int,
+) -> None:
+    model = shared_dir / "models/stories260K-f32.gguf"
+    report = generate(tplaunch, model, stories[story], "--devices", devices, env=all_drivers_env)
     check(report, stories[story])
 
 

@@ -45,6 +45,7 @@ CARD = PhysicalDevice(
     subgroup_size=32,
     min_subgroup_size=32,
     max_subgroup_size=64,
+    max_invocations=1024,
     import_alignment=4096,
     integer_dot_product=True,
     int64=True,

@@ -15,6 +15,11 @@ from tplaunch.coordinator.split.plan import padded
 from tplaunch.worker.numpy.activations import ACTIVATIONS
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.common import Activate, SumNorm, SumSlice
+from tplaunch.worker.programs.program import Program
+from tplaunch.worker.vulkan.dispatch.context import DispatchContext
+from tplaunch.worker.vulkan.measuring.bench import NO_PARTIALS
+from tplaunch.worker.vulkan.memory import Slice
+from tplaunch.worker.vulkan.variants import Selection
 
 SEEDS = st.integers(0, 999)
 Floats = np.typing.NDArray[np.float32]
@@ -76,6 +81,24 @@ def test_sum_norm(
     seed: int,
 ) -> None:
     case = sum_norm_case(width, rows + spare_rows, rows, num_partials, parity, in_place, seed)
+    check(device, case)
+
+
+@pytest.mark.parametrize(
+    ("max_invocations", "kernel"), [(128, "sum_norm_64"), (255, "sum_norm_64"), (256, "sum_norm")]
+)
+def test_sum_norm_on_devices_with_larger_and_smaller_workgroups(
+    device: ReusedDevice, monkeypatch: pytest.MonkeyPatch, max_invocations: int, kernel: str
+) -> None:
+    """Drivers for CPUs have narrow subgroups, with which no device runs the larger kernel."""
+    info = dataclasses.replace(device.info, max_subgroup_size=16, max_invocations=max_invocations)
+    monkeypatch.setattr(device, "info", info)
+    case = sum_norm_case(1500, 3, 3, num_partials=2, parity=0, in_place=True, seed=0)
+    program, nowhere, sizes = Program(3, 0, ()), Slice(0, 0), (info.max_subgroup_size, max_invocations)
+    context = DispatchContext(
+        program, lambda name: nowhere, NO_PARTIALS, case.limits, *sizes, Selection(()), 0
+    )
+    assert context.sum_norm == kernel
     check(device, case)
 
 

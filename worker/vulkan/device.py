@@ -141,6 +141,7 @@ class VulkanDevice:
             self._partials_layout,
             self._limits,
             info.max_subgroup_size,
+            info.max_invocations,
             self._selection,
             self._context.matrix_size,
         )

@@ -36,6 +36,7 @@ class PhysicalDevice:
     available_bytes: int  # of that heap, for a process that begins now; all of it where the driver can't say
     max_allocation: int  # bytes
     max_workgroup_counts: tuple[int, int, int]
+    max_invocations: int  # of a workgroup, along one dimension
     subgroup_size: int
     min_subgroup_size: int
     max_subgroup_size: int
@@ -99,6 +100,9 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         available_bytes=available_bytes,
         max_allocation=core11.maxMemoryAllocationSize,
         max_workgroup_counts=tuple(base.limits.maxComputeWorkGroupCount),
+        max_invocations=min(
+            base.limits.maxComputeWorkGroupInvocations, base.limits.maxComputeWorkGroupSize[0]
+        ),
         subgroup_size=core11.subgroupSize,
         min_subgroup_size=core13.minSubgroupSize or core11.subgroupSize,
         max_subgroup_size=core13.maxSubgroupSize or core11.subgroupSize,

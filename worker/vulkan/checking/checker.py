@@ -48,7 +48,8 @@ class Checker:
     def ask(self, op: SmallOp) -> Asked:
         """Which kernel runs an op here."""
         info = self._context.info
-        return ask(op.op, op.limits, info.features, info.max_subgroup_size, self._context.matrix_size)
+        sizes = info.max_subgroup_size, info.max_invocations, self._context.matrix_size
+        return ask(op.op, op.limits, info.features, *sizes)
 
     def variants(self, asked: Asked) -> tuple[Variant, ...]:
         """Those among which the device may choose."""

@@ -13,6 +13,9 @@ from tplaunch.worker.step.buffer import StepLayout
 from tplaunch.worker.vulkan.dispatch.places import PartialsLayout, Place, Selects
 
 GROUP_SIZE = 64  # invocations of a workgroup
+# Kernels with more invocations than the 128 that Vulkan promises; a device may have fewer than they need.
+LARGE_KERNELS = {"sum_norm": 256}
+FEW_LANES = 8  # of a subgroup, as many of which as a large kernel has take long to add up
 FLOAT, QUAD = 4, 16  # bytes of float and float4
 COUNT_WORDS = {"rows": 0, "logit_rows": 1}  # where the step buffer counts these
 
@@ -27,6 +30,7 @@ class DispatchContext:
         partials: PartialsLayout,
         limits: Limits,
         max_subgroup_size: int,
+        max_invocations: int,
         selection: Selects,
         matrix_size: int,
     ) -> None:
@@ -35,7 +39,8 @@ class DispatchContext:
         self.kv_type, self.matrix_size = KV_TYPES[limits.kv_type], matrix_size
         # A device may run narrower subgroups than its widest; then groups are left over, and end at once.
         self.subgroups = max(1, GROUP_SIZE // max_subgroup_size)
-        self.sum_norm = "sum_norm_64" if max_subgroup_size <= 8 else "sum_norm"
+        is_small = max_subgroup_size <= FEW_LANES or max_invocations < LARGE_KERNELS["sum_norm"]
+        self.sum_norm = "sum_norm_64" if is_small else "sum_norm"
 
     def address(self, name: str) -> int:
         """Of a buffer, on the device."""

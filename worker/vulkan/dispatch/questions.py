@@ -31,15 +31,23 @@ class Asked:
         return self.kernel.removesuffix(self.suffix) + variant.suffix
 
 
-def ask(op: Op, limits: Limits, features: Collection[str], max_subgroup_size: int, matrix_size: int) -> Asked:
+def ask(
+    op: Op,
+    limits: Limits,
+    features: Collection[str],
+    max_subgroup_size: int,
+    max_invocations: int,
+    matrix_size: int,
+) -> Asked:
     """What the dispatcher says of an op in a program of limits.max_rows rows.
 
     For which buffers makes no difference to it.
     """
     questions = _Questions(features)
     program = Program(limits.max_rows, limits.max_rows, ())
+    sizes = max_subgroup_size, max_invocations
     context = DispatchContext(
-        program, lambda name: NOWHERE, SOME_PARTIALS, limits, max_subgroup_size, questions, matrix_size
+        program, lambda name: NOWHERE, SOME_PARTIALS, limits, *sizes, questions, matrix_size
     )
     kernel = dispatch(op, context).kernel
     if questions.family is None:

@@ -100,7 +100,8 @@ class Tuner:
     def _asks(self, op: Op, limits: Limits) -> list[tuple[str, int]]:
         """What the dispatcher itself would ask."""
         info = self._context.info
-        asked = ask(op, limits, info.features, info.max_subgroup_size, self._context.matrix_size)
+        sizes = info.max_subgroup_size, info.max_invocations, self._context.matrix_size
+        asked = ask(op, limits, info.features, *sizes)
         return [] if asked.family is None else [(asked.family, asked.matrix_rows)]
 
     def _is_wanted(self, name: str, options: Sequence[str]) -> bool:

@@ -1,0 +1,27 @@
+"""What a kernel asks of every device that runs it: how large a workgroup is, and what that shares."""
+
+from __future__ import annotations
+
+from math import prod
+
+from tplaunch.shaders import spirv
+from tplaunch.shaders.analysis.trees import Types
+
+LOCAL_SIZE_MODE, WORKGROUP_CLASS = 17, 4
+
+
+def num_invocations(module: bytes) -> int:
+    """How many invocations a workgroup of the kernel has."""
+    modes = (op for op in spirv.instructions(module) if op.opcode == spirv.OP_EXECUTION_MODE)
+    return next(prod(op.operands[2:5]) for op in modes if op.operands[1] == LOCAL_SIZE_MODE)
+
+
+def workgroup_bytes(module: bytes) -> int:
+    """How much memory a workgroup of the kernel shares, at most."""
+    instructions = list(spirv.instructions(module))
+    types = Types(instructions)
+    return sum(
+        types.nbytes(types.pointee(op.operands[0]))
+        for op in instructions
+        if op.opcode == spirv.OP_VARIABLE and op.operands[2] == WORKGROUP_CLASS
+    )
