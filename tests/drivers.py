@@ -52,6 +52,19 @@ def find_swiftshader() -> Driver:
     return Driver("swiftshader", manifest if manifest.exists() else None, how_to_get, required)
 
 
+def find_radv() -> Driver:
+    """Mesa's driver for AMD cards, which compiles for cards that are not here; Debian 12's own is too old."""
+    manifest: Path | None = REPOSITORY / ".cache/mesa/radeon_icd.json"
+    if manifest is not None and not manifest.exists():
+        is_new = distribution() == "debian" and not Path("/etc/debian_version").read_text("utf8").startswith(
+            "12"
+        )
+        manifest = next(vulkan_files("icd.d/radeon_icd*.json"), None) if is_new else None
+    required = IN_CI and distribution() == "debian"
+    how_to_get = "run .ci/fetch-mesa.sh (Debian 12), or install mesa-vulkan-drivers (Debian 13)"
+    return Driver("RADV", manifest, how_to_get, required)
+
+
 def find_validation_layer() -> Driver:
     """The Khronos validation layer: a layer, not a driver, but found and missed in the same way."""
     manifest = next(vulkan_files("explicit_layer.d/VkLayer_khronos_validation.json"), None)
