@@ -13,6 +13,8 @@ from tests.models import write_llama
 
 RUN = ("--devices", "0,0", "--tokens", "1,2,3", "-n", "3", "--temperature", "0", "--json", "-v")
 
+MAX_STARTS = 6  # until everything is measured
+
 
 @pytest.fixture
 def cache(tmp_path: Path, device_cache: Path) -> dict[str, str]:
@@ -65,8 +67,12 @@ def test_the_first_start_measures_and_the_next_one_need_not(
 ) -> None:
     first, log = tokens(tplaunch, model, cache)
     assert "measured on" in log and len(cache_files(cache)) == 1
-    again, log = tokens(tplaunch, model, cache)
-    assert "measured on" not in log and again == first
+    for _ in range(MAX_STARTS):  # a start does without what it has no time to check and to measure
+        again, log = tokens(tplaunch, model, cache)
+        assert again == first
+        if "measured on" not in log:
+            break
+    assert "measured on" not in log
     (path,) = cache_files(cache)
     path.write_text("{")
     assert tokens(tplaunch, model, cache)[0] == first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -189,3 +190,38 @@ def test_the_first_variant_runs_where_not_all_were_measured() -> None:
 def test_features_to_do_without_are_known() -> None:
     with pytest.raises(AssertionError, match="no features of a device: x87"):
         DeviceOptions(index=0, without=frozenset({"int64", "x87"}))
+
+
+def test_one_process_at_a_time_finds_out_and_the_next_one_reads(tmp_path: Path) -> None:
+    """The other has opened the file before there was anything in it."""
+    one, other = opened(tmp_path), opened(tmp_path)
+    with one.locked():
+        lock = one.path and one.path.with_suffix(".lock").open("wb")
+        assert lock
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        one.put("matvec", NUMBERS)
+        one.save()
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock.close()
+    with other.locked():
+        assert other.get("matvec") == NUMBERS
+
+
+@pytest.mark.parametrize("place", [None, Path("/dev/null/there is no folder")])
+def test_without_a_folder_no_one_waits(place: Path | None) -> None:
+    measurements = Measurements(place, {"name": "a"}, "kernels")
+    with measurements.locked():
+        measurements.put("matvec", NUMBERS)
+    assert measurements.get("matvec") == NUMBERS
+
+
+def test_what_was_not_found_right_is_never_chosen() -> None:
+    features = frozenset(FEATURES)
+    first, second, *_ = candidates("matvec_q8_0", features)
+    for numbers in ({}, {first.suffix: 1.0, second.suffix: 2.0}, {first.suffix: 1.0, second.suffix: None}):
+        measured: dict[str, float | None] = dict(numbers)
+        right = {"matvec_q8_0": [second.suffix]}
+        selection = Selection(features, lambda name, found=measured: found, right)  # type: ignore[misc]
+        assert selection.variant("matvec_q8_0", 96) is second
+        assert selection.variant("matvec_q4_0", 96).suffix == first.suffix  # which was not checked

@@ -111,7 +111,7 @@ class VulkanDevice:
         return Checker(self._context, self._pipelines)
 
     def prove(self, programs: Sequence[Program], seconds: float = PROOF_SECONDS) -> list[str]:
-        """Spends at most about so long on what was not checked before, beyond a right variant of each."""
+        """Leaves what is not known yet after so long to the next start, but for a right variant of each."""
         assert not self._prepared, "a prepared program has chosen already"
         prover = Prover(self.checker(), open_measurements(self.info))
         proof = prover.prove(small_ops(programs, self._limits.kv_type), seconds)

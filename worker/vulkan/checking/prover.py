@@ -17,7 +17,7 @@ from tplaunch.worker.vulkan.checking.checker import Checker
 from tplaunch.worker.vulkan.dispatch.questions import Asked
 from tplaunch.worker.vulkan.variants import Variant
 
-START_SECONDS = 1.0  # of a start for variants beyond a right one; what is left over is for the next start
+START_SECONDS = 1.5  # of a start, after which variants beyond a right one are left to the next start
 
 log = logging.getLogger("worker")
 
@@ -47,7 +47,7 @@ class Prover:
         self._checker, self._measurements = checker, measurements
 
     def prove(self, ops: Iterable[SmallOp], seconds: float = START_SECONDS) -> Proof:
-        """Looks for a right variant of every kernel, however long it takes, and for `seconds` for others.
+        """Looks for a right variant of every kernel, and for others where that took less than `seconds`.
 
         A variant that was not checked does not count as right. Raises DeviceError where none is.
         """
@@ -67,9 +67,9 @@ class Prover:
         return proof
 
     def _look_for_all(self, groups: list[Group], proof: Proof, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         for group in groups:
             self._find_one(group, proof)
-        deadline = time.monotonic() + seconds
         for group in groups:
             self._find_others(group, proof, deadline)
         self._measurements.save()  # before the next rank looks
