@@ -15,7 +15,7 @@ from tplaunch.worker.vulkan.api import Handle, array, check, create, ffi, lib, r
 from tplaunch.worker.vulkan.context import Context
 
 DRAIN_NANOSECONDS = 10 * 10**9
-SUCCESS: int = vk.VK_SUCCESS
+SUCCESS = 0  # VK_SUCCESS, also where there is no loader
 
 logger = logging.getLogger(__name__)
 
