@@ -2,6 +2,9 @@
 
 import contextlib
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -9,6 +12,18 @@ import pytest
 
 from tests.command_line import CommandLine
 from tests.multiprocess.test_failures import ENDLESS, await_text, worker_processes
+from tests.multiprocess.test_unprivileged import become_nobody, python_for_anyone
+from tplaunch.collectives import ZmqRing
+from tplaunch.coordinator.control import WorkerChannel
+
+CONNECTS = """
+import socket, sys
+for path in sys.argv[1:]:
+    try:
+        socket.socket(socket.AF_UNIX).connect(path)
+    except PermissionError:
+        print("refused")
+"""
 
 
 @pytest.mark.parametrize("collective", ["shared-memory", "zmq-ring"])
@@ -28,6 +43,20 @@ def test_a_run_listens_in_its_private_folder_alone(
     process.terminate()
     process.communicate(timeout=20)
     assert not folder.exists()
+
+
+def test_another_user_can_not_connect() -> None:
+    prefix = become_nobody()
+    command = [*prefix, python_for_anyone(prefix), "-c", CONNECTS]
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # whose parent anyone may enter
+        ring = ZmqRing(rank=0, num_ranks=2, slot_bytes=1, token=bytes(16), folder=Path(folder))
+        channel = WorkerChannel(f"ipc://{folder}/control", 2, lambda excused: None)
+        paths = [f"{folder}/control", f"{folder}/ring-0"]
+        result = subprocess.run([*command, *paths], capture_output=True, text=True, check=True)
+        assert result.stdout.split() == ["refused"] * 2
+        subprocess.run([sys.executable, "-c", CONNECTS, *paths], check=True)  # this one can
+        ring.close()
+        channel.close()
 
 
 def unix_sockets() -> list[Path]:

@@ -17,7 +17,7 @@ from tplaunch.worker.vulkan.context import Context
 
 DRAIN_SECONDS = 10.0
 LOOK_NANOSECONDS = int(LOOK_SECONDS * 1e9)
-SUCCESS: int = vk.VK_SUCCESS
+SUCCESS = 0  # VK_SUCCESS, also where there is no loader
 
 logger = logging.getLogger(__name__)
 
