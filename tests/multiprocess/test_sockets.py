@@ -13,6 +13,7 @@ import pytest
 from tests.command_line import CommandLine
 from tests.multiprocess.test_failures import ENDLESS, await_text, worker_processes
 from tests.multiprocess.test_unprivileged import become_nobody, python_for_anyone
+from tests.no_processes import NoProcesses
 from tplaunch.collectives import ZmqRing
 from tplaunch.coordinator.control import WorkerChannel
 
@@ -50,7 +51,7 @@ def test_another_user_can_not_connect() -> None:
     command = [*prefix, python_for_anyone(prefix), "-c", CONNECTS]
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # whose parent anyone may enter
         ring = ZmqRing(rank=0, num_ranks=2, slot_bytes=1, token=bytes(16), folder=Path(folder))
-        channel = WorkerChannel(f"ipc://{folder}/control", 2, lambda excused: None)
+        channel = WorkerChannel(f"ipc://{folder}/control", 2, NoProcesses())
         paths = [f"{folder}/control", f"{folder}/ring-0"]
         result = subprocess.run([*command, *paths], capture_output=True, text=True, check=True)
         assert result.stdout.split() == ["refused"] * 2

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
 
+from tests.no_processes import NoProcesses
 from tplaunch.coordinator.control import WorkerChannel, WorkerError
 from tplaunch.coordinator.messages import (
     MAX_FRAME_BYTES,
@@ -28,19 +29,9 @@ from tplaunch.worker.control import ControlSocket
 SECONDS = 30.0
 
 
-class Nobody:
-    """Watches no processes."""
-
-    def watch(self, excused: Collection[int]) -> None:
-        pass
-
-    def descriptors(self) -> Iterable[int]:
-        return ()
-
-
 @pytest.fixture
 def channel(tmp_path: Path) -> Iterator[WorkerChannel]:
-    opened = WorkerChannel(f"ipc://{tmp_path}/control", 2, Nobody())
+    opened = WorkerChannel(f"ipc://{tmp_path}/control", 2, NoProcesses())
     yield opened
     opened.close()
 
