@@ -13,19 +13,14 @@ from tplaunch.running_clock import MOST_SECONDS, RunningClock
 STAND_IN = [sys.executable, "-c", "import sys; exec(sys.argv[-1])"]
 
 
-@pytest.fixture(autouse=True)
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "WORKER_COMMAND", STAND_IN)
-
-
 def test_a_job_runs_to_its_end() -> None:
-    done = devices.run_job(["print(7); print('no', file=sys.stderr); sys.exit(3)"], 60)
+    done = devices.run_job([*STAND_IN, "print(7); print('no', file=sys.stderr); sys.exit(3)"], 60)
     assert (done.stdout, done.stderr, done.returncode) == ("7\n", "no\n", 3)
 
 
 def test_a_job_that_hangs_is_ended() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
-        devices.run_job(["import signal; signal.pause()"], 0.3)
+        devices.run_job([*STAND_IN, "import signal; signal.pause()"], 0.3)
     assert psutil.Process().children() == []
 
 
@@ -33,7 +28,9 @@ def test_a_stop_takes_no_time_from_a_job(monkeypatch: pytest.MonkeyPatch) -> Non
     """The clock jumps by hours while the job runs, which ends later than its time was."""
     jumps = iter([0.0, 5000.0])
     monkeypatch.setattr(devices, "RunningClock", lambda: RunningClock(lambda: next(jumps, 5000.0)))
-    done = devices.run_job(["import select; select.select([], [], [], 1); print(7)"], 2 * MOST_SECONDS)
+    done = devices.run_job(
+        [*STAND_IN, "import select; select.select([], [], [], 1); print(7)"], 2 * MOST_SECONDS
+    )
     assert done.stdout == "7\n"
 
 

@@ -130,7 +130,7 @@ def test_without_a_device_the_reason_is_given() -> None:
 
 
 def test_no_driver_is_asked_where_none_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tplaunch.launcher.devices.WORKER_COMMAND", ["/nonexistent"])
+    monkeypatch.setattr("tplaunch.launcher.devices.job_words", lambda: ["/nonexistent"])
     assert select_devices("cpu, CPU") == [DeviceChoice(None, "cpu")] * 2
 
 

@@ -79,7 +79,7 @@ def plan_of(capsys: pytest.CaptureFixture[str], path: Path, *overrides: str) -> 
     options = [word for text in overrides for word in ("--override-kv", text)]
     code = main(["plan", "--devices=cpu", str(path), *options])
     printed = capsys.readouterr()
-    return code, printed.out + printed.err
+    return code, " ".join((printed.out + printed.err).split())  # in one line
 
 
 @pytest.mark.usefixtures("handlers")

@@ -170,9 +170,12 @@ def test_the_plain_messages_are_accepted() -> None:
         (message_of("Hello", {**HELLO, "rank": 1.0}), "Hello: 1.0 is no int"),
         (message_of("Hello", {**HELLO, "rank": "1"}), "Hello: '1' is no int"),
         (message_of("Hello", {**HELLO, "rank": None}), "Hello: None is no int"),
-        (message_of("Attached", {"model_hash": b"", "device": "", "endpoint": ""}), "b'' is no str"),
-        (message_of("Connect", {"endpoints": "abc", "devices": []}), "'abc' is no list"),
-        (message_of("Connect", {"endpoints": [1], "devices": []}), "1 is no str"),
+        (
+            message_of("Attached", {"model_hash": b"", "device": "", "kind": "", "endpoint": ""}),
+            "b'' is no str",
+        ),
+        (message_of("Connect", {"endpoints": "abc", "kinds": []}), "'abc' is no list"),
+        (message_of("Connect", {"endpoints": [1], "kinds": []}), "1 is no str"),
         (
             message_of(
                 "Ready", {"device_bytes": 1, "imports_partials": 1, "copy_bandwidth": 0.0, "notes": []}

@@ -209,4 +209,4 @@ def test_every_command_with_a_model_takes_it_in_each_way() -> None:
     for name, command in make_parser().commands.items():
         options: argparse.Namespace = command.parse_known_args(["x", "--out=x", "--tokens=1"])[0]
         assert ("model" in options) == ("--demo" in command.known_options) == ("-m" in command.known_options)
-        assert ("model" in options) == (name not in ("devices", "models", "bench-collectives"))
+        assert ("model" in options) == (name not in ("devices", "models", "bench-collectives", "check"))
