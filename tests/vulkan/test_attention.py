@@ -94,6 +94,10 @@ def check(device: ReusedDevice, case: Case, tolerance: float = 2e-5) -> None:
     assert_close({"attended": results["attended"]}, {"attended": expected["attended"]}, tolerance)
 
 
+# Also such that subgroups have unlike numbers of tiles, and whole workgroups several.
+POSITIONS = st.integers(0, 200) | st.integers(240, 700)
+
+
 @st.composite
 def attention_ops(draw: st.DrawFn, groups: st.SearchStrategy[int] = st.integers(1, 4)) -> Attention:  # noqa: B008
     """A rank's heads: any run of query heads, which may begin and end within a group."""
@@ -130,7 +134,7 @@ def alibis(num_heads: int) -> st.SearchStrategy[Alibi]:
 @settings(max_examples=25)
 @given(
     op=attention_ops(),
-    positions=st.lists(st.integers(0, 200), min_size=1, max_size=5).map(tuple),
+    positions=st.lists(POSITIONS, min_size=1, max_size=5).map(tuple),
     num_chunks=st.integers(1, 9),
     block_length=st.sampled_from([1, 5, 16, 32]),
     spare_rows=st.integers(0, 2),
@@ -165,6 +169,28 @@ def test_any_shape(
         seed=seed,
     )
     check(device, case)
+
+
+@pytest.mark.parametrize("num_chunks", [1, 2])
+@pytest.mark.parametrize("length", [64, 128, 256])
+def test_positions_beyond_256(device: ReusedDevice, length: int, num_chunks: int) -> None:
+    """There some subgroups have more tiles than others; Mesa 25 let those wait for each other's barriers.
+
+    A row's result is the same, bit by bit, whatever rows are computed beside it.
+    """
+    op = attention_op(num_heads=4, heads_per_kv_head=4, key_length=length, value_length=length, scale=0.06)
+    case = attention_case(op, (*range(250, 262), 499), num_chunks=num_chunks, kv_type="f16")
+    case.table_starts = (case.table_starts[-1],) * 13
+    check(device, case)
+    together = device.run(case)["attended"]
+    for row in (0, 7, 12):
+        alone = dataclasses.replace(
+            case,
+            num_rows=1,
+            positions=case.positions[row : row + 1],
+            arrays=case.arrays | {"query": np.roll(case.arrays["query"], -row, axis=0)},
+        )
+        assert np.array_equal(device.run(alone)["attended"][0], together[row])
 
 
 def test_rows_of_one_sequence_see_no_later_key(device: ReusedDevice) -> None:

@@ -151,16 +151,17 @@ def test_rope_in_place(
 @given(data=st.data(), seed=SEEDS)
 def test_rope_cache(device: ReusedDevice, kv_type: str, data: st.DataObject, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    key_length, value_length = (4 * data.draw(st.integers(1, 20)) for _ in range(2))
+    key_length, value_length = (4 * data.draw(st.integers(1, 64)) for _ in range(2))
     rope_dimension = 2 * data.draw(st.integers(0, key_length // 2))
     rope_offset, surplus = 2 * data.draw(st.integers(0, 3)), data.draw(st.integers(0, 5))
-    num_heads, num_kv_heads, block_length = (data.draw(st.integers(1, 5)) for _ in range(3))
+    num_heads, num_kv_heads = (data.draw(st.integers(1, 5)) for _ in range(2))
+    block_length = data.draw(st.integers(1, 5) | st.just(100))
     gap = data.draw(st.sampled_from([0, 0, 4, key_length]))  # behind each query
     num_rows, spare_rows = data.draw(st.integers(1, 9)), data.draw(st.integers(0, 2))
     rows, blocks_per_row = num_rows + spare_rows, 3
     tables = rng.permutation(num_rows * blocks_per_row)
     limits = limits_for(
-        num_blocks=tables.size, block_length=block_length, max_rows=rows, kv_type=kv_type, context_length=64
+        num_blocks=tables.size, block_length=block_length, max_rows=rows, kv_type=kv_type, context_length=300
     )
     heads = Heads(num_heads, num_kv_heads, key_length, key_length + gap)
     start = data.draw(st.integers(0, key_length - rope_dimension))

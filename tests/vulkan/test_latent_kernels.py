@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, random_matrix
 from tests.vulkan.reused_device import ReusedDevice
-from tests.vulkan.test_attention import attention_case, attention_op
+from tests.vulkan.test_attention import POSITIONS, attention_case, attention_op
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK
@@ -36,7 +36,7 @@ def check_attended(device: ReusedDevice, case: Case) -> None:
     num_heads=st.integers(1, 9),
     key_quads=st.integers(65, 144),
     value_quads=st.integers(1, 128),
-    positions=st.lists(st.integers(0, 150), min_size=1, max_size=4).map(tuple),
+    positions=st.lists(POSITIONS, min_size=1, max_size=4).map(tuple),
     num_chunks=st.integers(1, 4),
     window=st.sampled_from([0, 40]),
     seed=SEEDS,

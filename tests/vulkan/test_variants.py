@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.blocks import unit_columns
 from tests.vulkan.cases import Case
 from tests.vulkan.reused_device import ReusedDevice
-from tests.vulkan.test_attention import attention_case, attention_op, attention_ops
+from tests.vulkan.test_attention import POSITIONS, attention_case, attention_op, attention_ops
 from tests.vulkan.test_matmul import matmul_case
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.matrix import Matrix
@@ -33,9 +33,7 @@ def case_of(family: str, data: st.DataObject) -> Case:
         kv_type, vectors = weights.rsplit("_", 1)
         op = data.draw(attention_ops(GROUPS[int(vectors)]), "op")
         max_rows = 3 if int(vectors) == ATTENTION_VECTORS else 1
-        positions = tuple(
-            data.draw(st.lists(st.integers(0, 200), min_size=1, max_size=max_rows), "positions")
-        )
+        positions = tuple(data.draw(st.lists(POSITIONS, min_size=1, max_size=max_rows), "positions"))
         return attention_case(op, positions, kv_type=kv_type, num_chunks=2, seed=seed)
     weight_type = TYPES[weights.removesuffix("_dot")]
     unit, matrix_rows = unit_columns(weight_type), data.draw(st.integers(1, 70), "matrix rows")
