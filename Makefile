@@ -5,7 +5,8 @@ PACKAGES ?= newest
 export PYTHON PACKAGES
 
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest
+# A process a core shares the tests, file by file.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev system-demo system-test demo test test-all test-unit \

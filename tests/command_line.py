@@ -105,7 +105,9 @@ class CommandLine:
                 if not self._is_named_log(path):
                     found.append(f"file {path}")
         new_segments = set(shared_memory_segments()) - self._shared_memory_before
-        found += [f"shared memory {path}" for path in sorted(new_segments) if not is_in_use(path)]
+        # A program that runs beside this one may have ended by now, and taken its segments along.
+        unused = [path for path in sorted(new_segments) if not is_in_use(path) and path.exists()]
+        found += [f"shared memory {path}" for path in unused]
         return found
 
     def close(self) -> None:

@@ -40,7 +40,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Vulkan loaders in this process and its children find the newest validation layer, and no other."""
+    """Vulkan loaders in this process and its children find the newest validation layer, and no other.
+
+    Of several processes that share the tests (pytest-xdist) each has its own share of the cores: a run gives
+    its ranks on CPU drivers the first cores, which would be the same ones for all.
+    """
+    number = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if number:
+        cores, count = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        os.sched_setaffinity(0, cores[int(number) :: count] or cores)
     layer = find_validation_layer().manifest
     if layer is not None:
         os.environ["VK_LAYER_PATH"] = str(layer.parent)

@@ -2,29 +2,29 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+import tests.command_line
 from tests.command_line import CommandLine
 
 SLEEPER = "import subprocess as s; p = s.Popen(['sleep', '60'], stdout=s.DEVNULL, stderr=s.DEVNULL{})"
-SEGMENT = Path(f"/dev/shm/tpl-test-{os.getpid()}")
 LOG = "import os; p = os.environ['TMPDIR'] + '/rank.log'; open(p, 'w').close()"
+
+
+@pytest.fixture(autouse=True)
+def segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In the place of /dev/shm, where tests that run beside these look for what they leave behind."""
+    monkeypatch.setattr(tests.command_line, "SHARED_MEMORY", tmp_path)
+    return tmp_path / "segment"
 
 
 @pytest.fixture
 def python(tmp_path: Path) -> CommandLine:
     """Runs Python instead of tplaunch; the test closes it."""
-    return CommandLine(os.environ, tmp_path, program=(sys.executable, "-c"))
-
-
-@pytest.fixture(autouse=True)
-def no_segment() -> Iterator[None]:
-    yield
-    SEGMENT.unlink(missing_ok=True)
+    return CommandLine(os.environ, tmp_path / "cache", program=(sys.executable, "-c"))
 
 
 def test_a_clean_run(python: CommandLine) -> None:
@@ -63,11 +63,11 @@ def test_what_was_started_is_ended(python: CommandLine) -> None:
         (SLEEPER.format(", env={}"), "process .*sleep 60"),
         (LOG, r"file .*rank\.log"),
         ("import tempfile; tempfile.mkdtemp()", "file .*tmp/"),
-        (f"open('{SEGMENT}', 'w').close()", f"shared memory {SEGMENT}"),
+        ("open('SEGMENT', 'w').close()", "shared memory .*/segment"),
     ],
 )
-def test_leftovers_are_found(python: CommandLine, program: str, leftover: str) -> None:
-    python(program, check=True)
+def test_leftovers_are_found(python: CommandLine, segment: Path, program: str, leftover: str) -> None:
+    python(program.replace("SEGMENT", str(segment)), check=True)
     with pytest.raises(AssertionError, match=leftover):
         python.close()
     assert not [process for process in psutil.Process().children() if process.name() == "sleep"]
@@ -78,6 +78,6 @@ def test_a_log_that_the_run_names_may_stay(python: CommandLine) -> None:
     python.close()
 
 
-def test_shared_memory_in_use_by_another_program_is_not_ours(python: CommandLine) -> None:
-    with SEGMENT.open("w"):
+def test_shared_memory_in_use_by_another_program_is_not_ours(python: CommandLine, segment: Path) -> None:
+    with segment.open("w"):
         python.close()
