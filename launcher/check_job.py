@@ -6,15 +6,15 @@ import dataclasses
 import json
 import os
 import select
-import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from tplaunch.launcher.device_job import JobConfig, job_command
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.endings import ending
+from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 
 SILENT_SECONDS = 180.0  # of one check: a slow driver compiles a kernel for most of a minute
 MAX_FAILURES = 20  # of one device, after which there is nothing more to learn
@@ -68,6 +68,8 @@ def check_device(
             for line in _lines(config, choice, len(report.outcomes)):
                 begun = _heard(report, begun, line)
                 on_progress(report)
+            if begun is not None or not report.count:
+                raise ProcessEnded("its process ended as if all were well")  # a driver may do that
         except ProcessEnded as end:
             if begun is None:
                 report.error = f"{choice.name} can't be checked: {end}"
@@ -120,10 +122,13 @@ def _lines(config: JobConfig, choice: DeviceChoice, start: int) -> Iterator[dict
 
 def _read(pipe: IO[bytes]) -> Iterator[bytes]:
     """Whole lines, as they come."""
-    rest = b""
+    rest, clock = b"", RunningClock()
+    deadline = clock() + SILENT_SECONDS
     while True:
-        if not select.select([pipe], [], [], SILENT_SECONDS)[0]:
-            raise ProcessEnded(f"no answer within {SILENT_SECONDS:.0f} s")
+        while not select.select([pipe], [], [], LOOK_SECONDS)[0]:
+            if clock() > deadline:
+                raise ProcessEnded(f"no answer within {SILENT_SECONDS:.0f} s")
+        deadline = clock() + SILENT_SECONDS
         data = os.read(pipe.fileno(), 1 << 16)
         if not data:
             return
@@ -132,10 +137,5 @@ def _read(pipe: IO[bytes]) -> Iterator[bytes]:
 
 
 def _reason(code: int, log: IO[bytes]) -> str:
-    if code < 0:
-        return f"its process was killed by {signal.Signals(-code).name}"
     log.seek(0)
-    last = (log.read().decode(sys.getfilesystemencoding(), "replace").strip().splitlines() or ["no message"])[
-        -1
-    ]
-    return f"its process ended with code {code}: {last}"
+    return f"its process {ending(code, log.read().decode(errors='replace'))}"

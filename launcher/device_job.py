@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from tplaunch.launcher.config import RunError
 from tplaunch.launcher.devices import DeviceChoice, run_job
+from tplaunch.launcher.endings import ending
 from tplaunch.launcher.machine import num_threads
 from tplaunch.launcher.supervisor import driver_settings, rank_cores
 from tplaunch.launcher.worker_command import job_words
@@ -40,9 +41,8 @@ def run_device_job(
         done = run_job(command, timeout_seconds, environment, show_errors=config.verbose)
     except subprocess.TimeoutExpired:
         raise RunError(f"measuring {choice.name} was given up after {timeout_seconds:.0f} s") from None
-    if done.returncode:
-        last = ((done.stderr or "").strip().splitlines() or ["no message"])[-1]
-        raise RunError(f"measuring {choice.name} ended with code {done.returncode}: {last}")
+    if done.returncode or not done.stdout:  # a driver may end its process as if all were well
+        raise RunError(f"measuring {choice.name} {ending(done.returncode, done.stderr or '')}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if "error" in found:
         raise RunError(f"{choice.name} can't be measured: {found['error']}")

@@ -13,6 +13,7 @@ from typing import Any
 from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.device_choice import TOO_MANY, left_out, preferred
 from tplaunch.launcher.driver_packages import unlisted_cards
+from tplaunch.launcher.endings import ending
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.worker_command import job_words
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock
@@ -80,9 +81,8 @@ def _ask_drivers() -> dict[str, Any]:
         result = run_job([*job_words(), "--list-devices"], LIST_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         return {"devices": [], "error": f"the Vulkan drivers did not answer within {LIST_TIMEOUT_SECONDS} s"}
-    if result.returncode:
-        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        error = f"listing the Vulkan devices ended with code {result.returncode}: {last}"
+    if result.returncode or not result.stdout:  # a driver may end its process as if all were well
+        error = f"listing the Vulkan devices {ending(result.returncode, result.stderr)}"
         return {"devices": [], "error": error}
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return found

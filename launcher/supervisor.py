@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Collection, Sequence
@@ -14,6 +13,7 @@ from types import TracebackType
 from tplaunch.coordinator.control import WorkerError
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.endings import end_reason
 from tplaunch.launcher.logs import RunLogs
 from tplaunch.launcher.machine import free_cache_bytes, num_threads
 from tplaunch.launcher.signals import held
@@ -121,14 +121,6 @@ def _wait(process: subprocess.Popen[bytes], deadline: float) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
-
-
-def end_reason(code: int) -> str:
-    """In words, from the return code of a process."""
-    if code >= 0:
-        return f"exit code {code}"
-    hint = " (a file that is in use became shorter, or a disk is full)" if -code == signal.SIGBUS else ""
-    return f"killed by {signal.Signals(-code).name}{hint}"
 
 
 def rank_cores(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[list[int]]:

@@ -15,7 +15,7 @@ from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceError, DeviceOptions, NotInstalledError
 from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.loop import serve
-from tplaunch.worker.process import end_with_parent, pin
+from tplaunch.worker.process import end_with_parent, keep_standard_output, pin
 
 EXPECTED_ERRORS = (CollectiveError, DeviceError, ValueError)  # their message says what to do
 log = logging.getLogger("worker")
@@ -25,6 +25,8 @@ def main() -> int:
     arguments = _parser().parse_args()
     if arguments.parent:
         end_with_parent(arguments.parent)
+    if not arguments.connect:
+        keep_standard_output()  # a job's answer
     if arguments.list_devices:
         return _list_devices()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)

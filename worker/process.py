@@ -8,6 +8,7 @@ import mmap
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -68,6 +69,17 @@ def pin(cores: list[int]) -> None:
             with contextlib.suppress(ProcessLookupError):  # it has ended
                 os.sched_setaffinity(task, cores)
         pinned |= new
+
+
+def keep_standard_output() -> None:
+    """Leaves standard output to what Python prints: the launcher reads answers from it, line by line.
+
+    What a driver or a library writes there goes to standard error.
+    """
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = open(own, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def advise_huge_pages(memory: npt.NDArray[np.uint8]) -> None:

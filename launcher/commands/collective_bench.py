@@ -22,11 +22,12 @@ import numpy as np
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.config import COLLECTIVES, RunError, UsageError
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.endings import end_reason
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.signals import held
 from tplaunch.launcher.sizes import UNITS
 from tplaunch.launcher.socket_folder import socket_folder
-from tplaunch.launcher.supervisor import end_reason, rank_cores
+from tplaunch.launcher.supervisor import rank_cores
 from tplaunch.launcher.table import format_table
 from tplaunch.launcher.worker_command import WORKER_COMMAND
 
