@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import mmap
 import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -70,8 +69,7 @@ def read_gguf(path: Path) -> GgufFile:
             num_bytes = os.fstat(file.fileno()).st_size
             if num_bytes < 24:
                 raise GgufError(f"{path} is not a GGUF file: it has {num_bytes} bytes")
-            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-                return _read_header(path, data)
+            return _read_header(path, file, num_bytes)
     except OSError as error:
         raise GgufError(f"{path} can't be read: {error.strerror}") from error
     except (struct.error, _Cut) as error:
@@ -84,11 +82,11 @@ class _Cut(Exception):
     """The file ends before what its header promises."""
 
 
-def _read_header(path: Path, data: mmap.mmap) -> GgufFile:
-    cursor = _Cursor(data)
-    if data[:4] != b"GGUF":
-        raise GgufError(f"{path} is not a GGUF file: it starts with {bytes(data[:4])!r}")
-    cursor.position = 4
+def _read_header(path: Path, file: BinaryIO, num_bytes: int) -> GgufFile:
+    cursor = _Cursor(file, num_bytes)
+    magic = cursor.take(4, "a beginning")
+    if magic != b"GGUF":
+        raise GgufError(f"{path} is not a GGUF file: it starts with {magic!r}")
     version = cursor.unpack("<I")
     if version not in VERSIONS:
         if int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS:
@@ -100,29 +98,39 @@ def _read_header(path: Path, data: mmap.mmap) -> GgufFile:
             raise GgufError(f"{path} has {count} {what}; at most {most} are read")
     metadata = _read_metadata(cursor, num_keys)
     tensors, data_start = _read_tensors(cursor, num_tensors, _alignment(metadata))
-    _check_extent(path, tensors, data_start, len(data))
-    return GgufFile(path, metadata, tensors, len(data), cursor.position, file_hash(data, cursor.position))
+    _check_extent(path, tensors, data_start, num_bytes)
+    file.seek(0)
+    header = _Cursor(file, num_bytes).take(cursor.position, "a header")
+    return GgufFile(path, metadata, tensors, num_bytes, len(header), file_hash(header, num_bytes))
 
 
 class _Cursor:
-    """A position in the file; reads past the end raise _Cut."""
+    """A position in the file; reads past the end raise _Cut.
 
-    def __init__(self, data: mmap.mmap) -> None:
-        self._data, self.position = data, 0
+    The file is read, not mapped: touching a map where the file has become shorter ends the process.
+    """
+
+    def __init__(self, file: BinaryIO, num_bytes: int) -> None:
+        self._file, self._num_bytes, self.position = file, num_bytes, 0
         self._num_items = 0  # of lists, so far
 
     def take(self, num_bytes: int, what: str) -> bytes:
-        if num_bytes > len(self._data) - self.position:
+        if num_bytes > self._num_bytes - self.position:
             raise _Cut(
                 f"{what} of {num_bytes} bytes at byte {self.position},"
-                f" but the file has {len(self._data)} bytes"
+                f" but the file has {self._num_bytes} bytes"
             )
         if self.position + num_bytes > MAX_HEADER_BYTES:
             raise ModelError(
                 f"its header has more than {MAX_HEADER_BYTES >> 20} MiB, and so much is not read"
             )
-        start, self.position = self.position, self.position + num_bytes
-        return self._data[start : self.position]
+        data = self._file.read(num_bytes)
+        if len(data) < num_bytes:
+            raise _Cut(
+                f"it had {self._num_bytes} bytes when it was opened, and has become shorter while it was read"
+            )
+        self.position += num_bytes
+        return data
 
     def unpack(self, layout: str) -> Any:
         return struct.unpack(layout, self.take(struct.calcsize(layout), "a number"))[0]
@@ -130,7 +138,7 @@ class _Cursor:
     def count(self, min_bytes: int) -> int:
         """A number of things that take at least `min_bytes` each, so that a wild count is refused at once."""
         value = int(self.unpack("<Q"))
-        if value * min_bytes > len(self._data) - self.position:
+        if value * min_bytes > self._num_bytes - self.position:
             raise _Cut(f"a count of {value} at byte {self.position - 8} is more than the file can hold")
         return value
 

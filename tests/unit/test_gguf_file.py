@@ -28,6 +28,7 @@ from tests.models import (
     write_llama,
 )
 from tplaunch.coordinator.architectures.reader import model_spec
+from tplaunch.coordinator.gguf import header as gguf_header
 from tplaunch.coordinator.gguf.header import GgufError, GgufFile, read_gguf
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.messages import Step
@@ -176,6 +177,26 @@ def test_scalars_and_empty_tensors_are_read(scratch: Path) -> None:
 def test_invalid_utf8_survives_as_surrogates(scratch: Path) -> None:
     data = header([(b"a\xe9", STRING, text(b"\xff\xfe")), (b"b", ARRAY, array(STRING, [text(b"x\xc3")]))])
     assert read_bytes(scratch, data).metadata == {"a\udce9": "\udcff\udcfe", "b": ["x\udcc3"]}
+
+
+@pytest.mark.parametrize("moment", ["_read_metadata", "_read_tensors", "_check_extent"])
+def test_a_file_that_becomes_shorter_while_it_is_read(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """An error, not the end of the process by SIGBUS, as with a map of the file."""
+    goes_on = getattr(gguf_header, moment)
+
+    def cut(*arguments: Any) -> Any:
+        os.truncate(scratch, 24)
+        return goes_on(*arguments)
+
+    monkeypatch.setattr(gguf_header, moment, cut)
+    names = [text(b"x" * 1000)] * 100  # more than is read ahead
+    data = header([(b"a", ARRAY, array(STRING, names)), (b"b", ARRAY, array(STRING, names))])
+    with pytest.raises(
+        GgufError, match=f"it had {len(data)} bytes when it was opened, and has become shorter"
+    ):
+        read_bytes(scratch, data)
 
 
 def test_the_hash_tells_headers_and_sizes_apart(scratch: Path, small: bytes) -> None:

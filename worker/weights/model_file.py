@@ -28,7 +28,9 @@ class ModelFile(WeightSource):
 
     def __init__(self, parts: Sequence[FilePart]) -> None:
         maps = [mapped(Path(part.path)) for part in parts]
-        hashes = [file_hash(data, part.header_bytes) for data, part in zip(maps, parts, strict=True)]
+        hashes = [
+            file_hash(data[: part.header_bytes], len(data)) for data, part in zip(maps, parts, strict=True)
+        ]
         self.model_hash = model_hash(hashes)
         self._bytes: list[Bytes] = [np.frombuffer(data, np.uint8) for data in maps]
 
