@@ -20,6 +20,7 @@ from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 
 LIST_TIMEOUT_SECONDS = 60
 CPU = "cpu"
+BROKEN_DRIVER = "VK_DRIVER_FILES, set to the JSON files of those that work, leaves out a driver that does not"
 # What of a device --activations asks for, by the names of worker.vulkan.listing.PhysicalDevice.
 ACTIVATION_NEEDS = {"f16": "matrix_size", "q8": "integer_dot_product"}
 
@@ -71,6 +72,8 @@ def list_devices() -> DeviceList:
     """Asks the Vulkan loader, in a child process, and looks for what it does not tell."""
     found = _ask_drivers()
     devices: tuple[dict[str, Any], ...] = tuple(found["devices"])
+    if found.get("has_failed"):  # there are drivers, so that no other need be installed
+        return DeviceList((), f"{found['error']}; {BROKEN_DRIVER}")
     closed, needed = unlisted_cards(devices, found.get("missing", ""))
     return DeviceList(devices, found["error"], closed, needed)
 
@@ -80,12 +83,15 @@ def _ask_drivers() -> dict[str, Any]:
     try:
         result = run_job([*job_words(), "--list-devices"], LIST_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
-        return {"devices": [], "error": f"the Vulkan drivers did not answer within {LIST_TIMEOUT_SECONDS} s"}
+        return _failed(f"the Vulkan drivers did not answer within {LIST_TIMEOUT_SECONDS} s")
     if result.returncode or not result.stdout:  # a driver may end its process as if all were well
-        error = f"listing the Vulkan devices {ending(result.returncode, result.stderr)}"
-        return {"devices": [], "error": error}
+        return _failed(f"listing the Vulkan devices {ending(result.returncode, result.stderr)}")
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return found
+
+
+def _failed(error: str) -> dict[str, Any]:
+    return {"devices": [], "error": error, "has_failed": True}
 
 
 def run_job(
