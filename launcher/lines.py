@@ -31,6 +31,16 @@ def wrapped(text: str, indent: str = "", width: int | None = None) -> str:
     return "\n".join(lines)
 
 
+def shown(text: str) -> str:
+    """Escapes the control characters of a text that has names in it: they would break or move the line.
+
+    What stands for bytes that are no UTF-8 stays: the streams know how to write it.
+    """
+    return "".join(
+        char if char.isprintable() or "\ud800" <= char <= "\udfff" else repr(char)[1:-1] for char in text
+    )
+
+
 def say(text: str) -> None:
     """Prints a remark on standard error: wrapped on a terminal, in one line where a program reads it.
 
@@ -38,5 +48,5 @@ def say(text: str) -> None:
     """
     if sys.stderr is None:
         return
-    text = f"tplaunch: {text}"
+    text = f"tplaunch: {shown(text)}"
     print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from tplaunch.coordinator.gguf.paths import path_fault
 from tplaunch.launcher.config import UsageError
 
 LATER_PART = re.compile(
@@ -21,11 +22,15 @@ MAX_NAMES = 5
 
 
 def check_path(path: Path) -> None:
-    """Raises UsageError for a folder, and for a path at which there is nothing."""
-    if path.is_dir():
+    """Raises UsageError for a folder, and for a path at which there is nothing or that can't be looked at."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        raise UsageError(_missing(path)) from None
+    except (OSError, ValueError):  # a name that is too long, a folder that may not be entered
+        raise UsageError(path_fault(path)) from None
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises some errors
         raise UsageError(f"{path} is not a file but a folder{_contents(path)}")
-    if not os.path.lexists(path):
-        raise UsageError(_missing(path))
 
 
 def _contents(folder: Path) -> str:

@@ -10,6 +10,13 @@ from tplaunch.launcher.config import UsageError
 
 def check_output_path(option: str, path: Path) -> None:
     """Raises UsageError where a file can't be written there, as far as that can be told without writing."""
+    try:
+        _check(option, path)
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise UsageError(f"{option} {path} can't be written: {error.strerror}") from error
+
+
+def _check(option: str, path: Path) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"{option} {path}: there is no folder {path.parent}")
     if path.is_dir():

@@ -159,6 +159,8 @@ def _take_model(options: argparse.Namespace, others: Sequence[str]) -> list[str]
     words += others
     given = [Path(options.model_file)] if options.model_file is not None else []
     given += [DEMO_MODEL] if options.demo else []
+    if options.model_file == "" or "" in words[: not given]:
+        raise UsageError("the model's path is empty: perhaps a variable of the shell that is not set")
     if len(given) > 1 or (given and words and options.command != "run"):
         raise UsageError("the model is given twice: by its name, by -m and by --demo; use one of them")
     if not given and words:

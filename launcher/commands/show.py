@@ -17,7 +17,7 @@ from tplaunch.launcher.device_choice import left_out
 from tplaunch.launcher.devices import list_devices, planned_devices, select_devices
 from tplaunch.launcher.fitting.arrange import arrange, largest_context_text
 from tplaunch.launcher.fitting.fit import RankBytes, mebibytes
-from tplaunch.launcher.lines import say, wrapped
+from tplaunch.launcher.lines import say, shown, wrapped
 from tplaunch.launcher.model import check_prompt, open_model
 from tplaunch.launcher.output_path import check_output_path
 from tplaunch.launcher.session import start_session
@@ -107,7 +107,7 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
         f"{number} {title}" for number, title in zip(numbers, TITLES.values(), strict=True) if number != "0"
     ]
     model_text = (
-        f"{config.model.name}: {spec.architecture}, {spec.num_layers} layers, {', '.join(counts)},"
+        f"{shown(config.model.name)}: {spec.architecture}, {spec.num_layers} layers, {', '.join(counts)},"
         f"{_experts_text(spec)}"
         f" {spec.vocabulary_size} tokens; context {limits.context_length}, KV {config.kv_type},"
         f" steps of up to {limits.max_rows} rows"

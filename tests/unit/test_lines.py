@@ -14,7 +14,7 @@ from tests.unit.listed_devices import GEFORCE, LAVAPIPE, NVK, numbered
 from tplaunch.launcher.cli import main
 from tplaunch.launcher.commands.show import FEATURES
 from tplaunch.launcher.devices import DeviceList
-from tplaunch.launcher.lines import line_width, say, wrapped
+from tplaunch.launcher.lines import line_width, say, shown, wrapped
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.table import format_table
 
@@ -128,3 +128,11 @@ def test_devices_keep_to_the_terminal(
     found = json.loads("\n".join(printed(capsys, "devices", "--json")))["devices"]
     assert [each["in_all"] for each in found] == [True, False, False]
     assert found[0]["left_out"] is None and found[1]["left_out"].startswith("device 0 is the same")
+
+
+def test_names_move_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    say("a\nb\x1b[31m\u202ec.gguf: no such file, \u00e9 \U0001f98a")
+    assert (
+        capsys.readouterr().err == "tplaunch: a\\nb\\x1b[31m\\u202ec.gguf: no such file, \u00e9 \U0001f98a\n"
+    )
+    assert shown("caf\udce9") == "caf\udce9"  # which the streams write as the byte that it stands for

@@ -10,6 +10,7 @@ import pytest
 from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.model_path import check_path
 from tplaunch.launcher.options import make_parser
+from tplaunch.launcher.output_path import check_output_path
 from tplaunch.launcher.words import DEMO_MODEL, DEMO_PROMPT, OTHER_COMMANDS, OTHER_OPTIONS, parse_words
 
 
@@ -203,6 +204,21 @@ def test_a_name_without_a_file(
     (tmp_path / "stories.gguf").touch()
     assert sentence in why(Path(name))
     check_path(Path("stories.gguf"))
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    """Is bad input, as other wrong names are, to read and to write."""
+    name = Path("x" * 300)
+    assert why(name) == f"{name} can't be read: File name too long"
+    for path in (name, name / "out.npz"):
+        with pytest.raises(UsageError, match=r"--out x+(/out.npz)? can't be written: File name too long"):
+            check_output_path("--out", path)
+
+
+@pytest.mark.parametrize("words", [["", "-p", "Once"], ["-m", ""], ["plan", ""], ["--devices", "0", ""]])
+def test_an_empty_name_is_a_variable_that_is_not_set(words: list[str]) -> None:
+    with pytest.raises(UsageError, match="the model's path is empty: perhaps a variable"):
+        parse_words(words)
 
 
 def test_every_command_with_a_model_takes_it_in_each_way() -> None:
