@@ -18,6 +18,7 @@ import psutil
 from tplaunch.worker.folders import is_own_folder, make_private, private_temporary, user_folder
 
 MAX_KEPT_RUNS = 20
+MAX_PID = 2**31 - 1  # beyond, no process is asked for
 TEMPORARY_PREFIX = "tplaunch-logs-"  # of folders that are not in one of ours
 RUN_NAME = re.compile(rf"({TEMPORARY_PREFIX})?(?P<time>\d{{8}}-\d{{6}})-(?P<pid>\d{{1,10}})(-\w+)?", re.ASCII)
 
@@ -95,5 +96,5 @@ def _prune(parent: Path) -> None:
             (match["time"], path, int(match["pid"])) for path, match in named if is_own_folder(path)
         )
         for _, path, pid in runs[:-MAX_KEPT_RUNS]:
-            if not psutil.pid_exists(pid):
+            if pid > MAX_PID or not psutil.pid_exists(pid):
                 shutil.rmtree(path, ignore_errors=True)

@@ -142,6 +142,15 @@ def test_foreign_names_stay_and_change_nothing(
     assert len(names) == MAX_KEPT_RUNS - 1 + 2
 
 
+def test_a_log_with_a_number_that_no_process_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever made it, it is pruned like the others."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    for i in range(MAX_KEPT_RUNS + 2):
+        (tmp_path / f"tplaunch/20200101-0000{i:02}-9999999999-foreign").mkdir(parents=True)
+    RunLogs(verbose=False).close(keep=False)
+    assert len(list((tmp_path / "tplaunch").iterdir())) == MAX_KEPT_RUNS - 1
+
+
 def test_logs_in_the_temporary_folder_are_pruned_too(
     tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

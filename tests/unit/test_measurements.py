@@ -17,6 +17,7 @@ from tests.models import examples
 from tplaunch.shaders.load import kernel_names, kernels_hash
 from tplaunch.worker.device import FEATURES, DeviceOptions
 from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.measuring import measurements as measurements_module
 from tplaunch.worker.measuring.measurements import MAX_FILE_BYTES, Measurements, cache_folder, lowest
 from tplaunch.worker.vulkan.pushes.kernels import KERNELS
 from tplaunch.worker.vulkan.variants import FAMILIES, Selection, candidates
@@ -206,6 +207,25 @@ def test_one_process_at_a_time_finds_out_and_the_next_one_reads(tmp_path: Path) 
     lock.close()
     with other.locked():
         assert other.get("matvec") == NUMBERS
+
+
+def test_one_that_was_stopped_while_it_finds_out_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measurements_module, "MAX_WAIT_SECONDS", 0.2)
+    one, other = opened(tmp_path), opened(tmp_path)
+    with one.locked(), other.locked():
+        other.put("matvec", NUMBERS)
+        other.save()
+    assert opened(tmp_path).get("matvec") == NUMBERS
+
+
+def test_a_pipe_in_place_of_the_lock_is_not_waited_for(tmp_path: Path) -> None:
+    measurements = opened(tmp_path)
+    assert measurements.path
+    os.mkfifo(measurements.path.with_suffix(".lock"))
+    with measurements.locked():
+        measurements.put("matvec", NUMBERS)
 
 
 @pytest.mark.parametrize("place", [None, Path("/dev/null/there is no folder")])

@@ -13,16 +13,19 @@ import logging
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 from tplaunch.worker.folders import make_private, open_regular, user_folder
 
 Numbers: TypeAlias = dict[str, float | None]  # None: this option must not be chosen
 FORMAT = 1
 MAX_FILE_BYTES = 1 << 20
+MAX_WAIT_SECONDS = 60.0  # for another process: a slow driver compiles a kernel for most of that
 TIE = 1.03  # measuring again may turn a smaller difference around
 
 log = logging.getLogger("worker")
@@ -69,14 +72,14 @@ class Measurements:
     def locked(self) -> Iterator[None]:
         """While this process finds out what others want to know, too; it reads first what they have found.
 
-        Where the folder can't be written nobody waits, and each finds out for itself.
+        Where the folder can't be written nobody waits, and each finds out for itself; so it is where another
+        one takes longer than MAX_WAIT_SECONDS: a run may have been stopped while it finds out.
         """
         with ExitStack() as stack:
             if self.path is not None:
                 with suppress(OSError):
-                    self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    file = stack.enter_context(self.path.with_suffix(".lock").open("wb"))
-                    fcntl.flock(file, fcntl.LOCK_EX)  # the kernel unlocks it when the file is closed
+                    make_private(self.path.parent)
+                    _lock(stack, self.path.with_suffix(".lock"))
                     self._found = self._read()
             yield
 
@@ -146,6 +149,24 @@ def _is_number(value: Any) -> bool:
         return True
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and 0 <= value < 1e300 and math.isfinite(value)
+
+
+def _lock(stack: ExitStack, path: Path) -> None:
+    """Holds the lock until the stack ends, or gives it up with a remark. Raises OSError.
+
+    Nothing that may lie at the path is waited for, such as a pipe.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    stack.callback(os.close, descriptor)  # by which the kernel unlocks it
+    clock = RunningClock()
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if clock() > MAX_WAIT_SECONDS:
+            log.info("%s is held by another process for %.0f s, going on", path, MAX_WAIT_SECONDS)
+            return
+        time.sleep(LOOK_SECONDS)
 
 
 def _replace(path: Path, content: bytes) -> None:
