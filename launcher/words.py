@@ -32,7 +32,7 @@ OTHER_COMMANDS = {
     "version": ("--version",),
     "demo": ("--demo",),
 }
-# Options of llama.cpp, and what to write instead.
+# Options of llama.cpp and others, and what to write instead.
 _LAYERS = "all layers are on the devices that --devices names"
 _CORES = "the ranks share the cores by themselves"
 _DOWNLOAD = "tplaunch downloads nothing; give a file"
@@ -52,6 +52,7 @@ OTHER_OPTIONS = {
     **dict.fromkeys(("-i", "-cnv", "--interactive", "--conversation"), "without -p there is a prompt loop"),
     **dict.fromkeys(("-no-cnv", "--no-conversation"), "with -p there is no prompt loop"),
     **dict.fromkeys(("-hf", "-hfr", "--hf-repo", "-mu", "--model-url", "--hf-file"), _DOWNLOAD),
+    "-V": "`tplaunch --version` tells the version",
     **dict.fromkeys(("-fa", "--flash-attn", "--mmap", "--no-mmap", "--mlock", "-e", "--escape"), _ALWAYS),
 }
 
