@@ -18,6 +18,8 @@ from tplaunch.coordinator.text.vocabulary import PREFIX
 from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
 from tplaunch.launcher.model_path import check_path
 from tplaunch.launcher.overrides import overridden
+from tplaunch.worker.step.rope_tables import check_factors
+from tplaunch.worker.weights.model_file import ModelFile
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def open_model(config: RunConfig) -> Model:
         raise ModelError(f"{config.model} {reason}")
     spec = model_spec(metadata, file.tensors)
     check_tensors(spec, file.tensors)
+    if any(rope.factors or rope.long_factors for rope in spec.ropes):
+        check_factors(spec.ropes, ModelFile(file.origin.parts), file.tensors)
     model = Model(file.origin, metadata, file.tensors, spec, file.stamps)
     if model.num_texts > spec.vocabulary_size:
         raise ModelError(
