@@ -46,6 +46,11 @@ class Model:
         return next(filter(None, (stamp.overwriting() for stamp in self.stamps)), None)
 
     @property
+    def num_learned(self) -> int | None:
+        """Positions that it has learned, as rows of a table; None where any position is computed."""
+        return self.spec.context_length if self.spec.position_embeddings else None
+
+    @property
     def num_texts(self) -> int:
         """Tokens of the file's tokenizer; 0 where it has none."""
         texts = self.metadata.get(PREFIX + "tokens")
@@ -89,6 +94,11 @@ def check_prompt(tokens: list[int], model: Model, limits: Limits) -> None:
     wrong = next((token for token in tokens if not 0 <= token < model.spec.vocabulary_size), None)
     if wrong is not None:
         raise UsageError(f"token id {wrong} is outside the vocabulary of {model.spec.vocabulary_size}")
+    if model.num_learned is not None and len(tokens) > model.num_learned:
+        raise UsageError(
+            f"the prompt has {len(tokens)} tokens, but the model has learned {model.num_learned} positions,"
+            " and has no others; shorten it"
+        )
     if len(tokens) > limits.context_length:
         raise UsageError(
             f"the prompt has {len(tokens)} tokens, but the context only {limits.context_length};"
