@@ -18,6 +18,8 @@ from tplaunch.coordinator.text.vocabulary import PREFIX
 from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
 from tplaunch.launcher.model_path import check_path
 from tplaunch.launcher.overrides import overridden
+from tplaunch.worker.step.rope_tables import check_factors
+from tplaunch.worker.weights.model_file import ModelFile
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Model:
     def overwriting(self) -> str | None:
         """The same for what changes the weights that are in use."""
         return next(filter(None, (stamp.overwriting() for stamp in self.stamps)), None)
+
+    @property
+    def num_learned(self) -> int | None:
+        """Positions that it has learned, as rows of a table; None where any position is computed."""
+        return self.spec.context_length if self.spec.position_embeddings else None
 
     @property
     def num_texts(self) -> int:
@@ -69,6 +76,8 @@ def open_model(config: RunConfig) -> Model:
         raise ModelError(f"{config.model} {reason}")
     spec = model_spec(metadata, file.tensors)
     check_tensors(spec, file.tensors)
+    if any(rope.factors or rope.long_factors for rope in spec.ropes):
+        check_factors(spec.ropes, ModelFile(file.origin.parts), file.tensors)
     model = Model(file.origin, metadata, file.tensors, spec, file.stamps)
     if model.num_texts > spec.vocabulary_size:
         raise ModelError(
@@ -85,6 +94,11 @@ def check_prompt(tokens: list[int], model: Model, limits: Limits) -> None:
     wrong = next((token for token in tokens if not 0 <= token < model.spec.vocabulary_size), None)
     if wrong is not None:
         raise UsageError(f"token id {wrong} is outside the vocabulary of {model.spec.vocabulary_size}")
+    if model.num_learned is not None and len(tokens) > model.num_learned:
+        raise UsageError(
+            f"the prompt has {len(tokens)} tokens, but the model has learned {model.num_learned} positions,"
+            " and has no others; shorten it"
+        )
     if len(tokens) > limits.context_length:
         raise UsageError(
             f"the prompt has {len(tokens)} tokens, but the context only {limits.context_length};"

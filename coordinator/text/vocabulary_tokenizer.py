@@ -10,7 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tplaunch.coordinator.text.special_tokens import cut_at_markers, find_markers
+from tplaunch.coordinator.text.markers import MarkerCutter
+from tplaunch.coordinator.text.special_tokens import find_markers
 from tplaunch.coordinator.text.vocabulary import TokenizerError, Vocabulary
 
 
@@ -25,7 +26,9 @@ class VocabularyTokenizer(ABC):
         """token_bytes: what each token stands for, by id. Raises TokenizerError."""
         self._vocabulary = vocabulary
         self._bytes = token_bytes
-        self._markers = find_markers(vocabulary, metadata)
+        markers = find_markers(vocabulary, metadata)
+        self._every_marker = MarkerCutter(markers)
+        self._plain_markers = MarkerCutter([marker for marker in markers if not marker.is_special])
 
     @property
     def vocabulary_size(self) -> int:
@@ -70,7 +73,7 @@ class VocabularyTokenizer(ABC):
             assert self._vocabulary.bos_token_id is not None
             tokens.append(self._vocabulary.bos_token_id)
         text = re.sub("[\ud800-\udfff]", "\ufffd", text)
-        for fragment in cut_at_markers(text, self._markers, parse_special):
+        for fragment in (self._every_marker if parse_special else self._plain_markers).cut(text):
             if isinstance(fragment, int):
                 tokens.append(fragment)
             else:

@@ -16,7 +16,7 @@ from tplaunch.launcher.commands.roofline import rooflines
 from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
 from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.fitting.arrange import arrange
-from tplaunch.launcher.model import open_model
+from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.session import Session, start_session
 from tplaunch.launcher.trace_file import check_trace_path, write_trace
 from tplaunch.launcher.write_gguf import write_gguf
@@ -81,6 +81,7 @@ def bench(config: RunConfig, wanted: BenchConfig) -> int:
         measure_copy=True,
     )
     model = open_model(config)
+    _check_positions(model, wanted.tests)
     chosen = select_devices(config.devices)
     results: list[Result] = []
     traces: list[tuple[str, Trace]] = []
@@ -98,10 +99,24 @@ def bench(config: RunConfig, wanted: BenchConfig) -> int:
 
 def _with_room(config: RunConfig, tests: list[Test]) -> RunConfig:
     """With the context that the longest test needs. Raises UsageError where the user wants a shorter one."""
-    needed = max(test.num_positions for test in tests)
+    needed = _longest(tests)
     if config.context_length is not None and config.context_length < needed:
         raise UsageError(f"--context {config.context_length}: the longest test needs {needed} positions")
     return dataclasses.replace(config, context_length=config.context_length or needed)
+
+
+def _longest(tests: list[Test]) -> int:
+    return max(test.num_positions for test in tests)
+
+
+def _check_positions(model: Model, tests: list[Test]) -> None:
+    """Raises UsageError for tests that need more positions than a model has learned."""
+    needed, learned = _longest(tests), model.num_learned
+    if learned is not None and needed > learned:
+        raise UsageError(
+            f"the longest test needs {needed} positions, but the model has learned {learned}, and has no"
+            " others; give fewer with --prefill, --decode and --at-context"
+        )
 
 
 def _bench_session(session: Session, choices: list[DeviceChoice], wanted: BenchConfig) -> list[Result]:

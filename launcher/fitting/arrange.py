@@ -69,8 +69,8 @@ def check_activations(config: RunConfig, choices: Sequence[DeviceChoice]) -> Non
 
 def _check_positions(config: RunConfig, model: Model) -> None:
     """Positions that were learned are rows of a table, which has no more; others are computed."""
-    learned, context = model.spec.context_length, config.context_length or 0
-    if model.spec.position_embeddings and context > learned:
+    learned, context = model.num_learned, config.context_length or 0
+    if learned is not None and context > learned:
         raise UsageError(
             f"a context of {context} is not possible: the model has learned {learned} positions, and has no"
             f" others; give --context {learned} or less"

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from tests.models import (
     FACTORS,
     LocalEngine,
+    config_of,
     examples,
     make_spec,
     tensor_infos,
@@ -36,6 +37,7 @@ from tplaunch.coordinator.model.spec import ModelError
 from tplaunch.coordinator.split.model_shards import check_tensors
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer
+from tplaunch.launcher.model import open_model
 from tplaunch.launcher.write_gguf import add_metadata
 
 EXPECTED_ERRORS = (GgufError, ModelError, TokenizerError, PlanError)
@@ -541,5 +543,6 @@ def test_rope_factors_must_be_positive(tmp_path: Path, factor: float) -> None:
         "<f", factor
     )
     path.write_bytes(data)
-    with pytest.raises(ModelError, match=r"rope_freqs\.weight holds .*; positive numbers are needed"):
-        LocalEngine(path)
+    for uses in (LocalEngine, lambda path: open_model(config_of(path))):
+        with pytest.raises(ModelError, match=r"rope_freqs\.weight holds .*; positive numbers are needed"):
+            uses(path)

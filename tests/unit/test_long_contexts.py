@@ -40,3 +40,12 @@ def test_positions_that_were_learned_have_an_end(
     assert code == 2
     assert f"a context of {rows + 1} is not possible: the model has learned {rows} positions" in text
     assert plan_of(capsys, path, rows)[0] == 0
+    tokens = ",".join(["1"] * (rows + 1))
+    assert main(["run", "--devices=cpu", str(path), f"--tokens={tokens}"]) == 2
+    text = capsys.readouterr().err
+    assert f"has {rows + 1} tokens, but the model has learned {rows} positions" in text
+    assert "--context" not in text, "which can't be larger"
+    assert main(["bench", "--devices=cpu", str(path), "--prefill=none", "--decode=4"]) == 2
+    text = capsys.readouterr().err
+    assert f"the longest test needs 2053 positions, but the model has learned {rows}" in text
+    assert "--context " not in text

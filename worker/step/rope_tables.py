@@ -48,6 +48,12 @@ def factors_name(rope: Rope, context_length: int) -> str:
     return rope.long_factors if is_long else rope.factors
 
 
+def check_factors(ropes: Sequence[Rope], weights: WeightSource, tensors: Mapping[str, TensorInfo]) -> None:
+    """Raises ModelError for factors that no frequency can be divided by, whatever the context."""
+    for name in sorted({name for rope in ropes for name in (rope.factors, rope.long_factors) if name}):
+        _read_factors(weights, tensors[name])
+
+
 def _read_factors(weights: WeightSource, tensor: TensorInfo) -> Floats:
     """[dimension / 2]"""
     factors: Floats = weights.floats(tensor)[0]
