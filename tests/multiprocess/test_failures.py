@@ -118,11 +118,19 @@ def test_a_worker_that_is_killed_while_loading(tplaunch: CommandLine, model: Pat
     assert "rank 1 " in stderr and "its log: " in stderr
 
 
-def test_a_worker_that_fails_while_loading(tplaunch: CommandLine, model: Path) -> None:
+# Python runs it at its start. The launcher, which would plan by the limit, is left without one.
+LIMIT_WORKERS = """
+import resource, sys
+if any(word.startswith("--rank=") for word in sys.orig_argv):
+    resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+"""
+
+
+def test_a_worker_that_fails_while_loading(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
     """Address space enough to start, but not for the cache of a large context."""
-    tplaunch.program = ["prlimit", f"--as={3 << 30}", *tplaunch.program]
+    (tmp_path / "sitecustomize.py").write_text(LIMIT_WORKERS)
     options = ("--devices", "cpu,cpu", model, "-p", "Once", "-n", "3", "--context", "10000000")
-    result = tplaunch(*options)
+    result = tplaunch(*options, env={"PYTHONPATH": str(tmp_path)})
     assert result.returncode == 1
     assert "out of memory" in result.stderr and "its log: " in result.stderr
     assert "Traceback" not in result.stderr

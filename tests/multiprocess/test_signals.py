@@ -61,7 +61,7 @@ def test_more_signals_change_nothing(
     check_end(tplaunch, process, 130)
 
 
-@pytest.mark.parametrize("module", ["tplaunch.launcher.signals", "numpy", "tplaunch.launcher.options"])
+@pytest.mark.parametrize("module", ["tplaunch.worker", "numpy", "tplaunch.launcher.options"])
 def test_ctrl_c_while_python_imports(tplaunch: CommandLine, model: Path, module: str) -> None:
     """-X importtime tells which module has just been imported."""
     tplaunch.program = [sys.executable, "-X", "importtime", "-m", "tplaunch"]
