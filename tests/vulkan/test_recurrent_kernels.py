@@ -143,10 +143,10 @@ def test_short_vectors_stay_short() -> None:
     np.testing.assert_allclose(np.linalg.norm(results["convolved"], axis=1), expected, rtol=1e-5)
 
 
-def recurrence(delta: bool, heads: Heads, scalar_stride: int = 1) -> Recurrence:
+def recurrence(delta: bool, heads: Heads) -> Recurrence:
     time_offset = 2 * heads.num_groups * heads.state_length
     skip = None if delta else "skip"
-    return Recurrence(delta, heads, "factor", scalar_stride, "time_bias", skip, "state", time_offset)
+    return Recurrence(delta, heads, "factor", "time_bias", skip, "state", time_offset)
 
 
 def recurrence_arrays(rng: np.random.Generator, op: Recurrence, rows: int) -> Arrays:
@@ -159,9 +159,9 @@ def recurrence_arrays(rng: np.random.Generator, op: Recurrence, rows: int) -> Ar
     return {
         "mixed": 3 * random_floats(rng, rows, op.time_offset + 2 * heads.count + 1),
         "convolved": np.concatenate((keys.reshape(rows, -1), values), axis=1),
-        "factor": -rng.uniform(0.01, 1, (num_heads, op.scalar_stride)).astype(np.float32),
+        "factor": -rng.uniform(0.01, 1, num_heads).astype(np.float32),
         "time_bias": random_floats(rng, num_heads),
-        "skip": random_floats(rng, num_heads, op.scalar_stride),
+        "skip": random_floats(rng, num_heads),
         "state": random_floats(rng, NUM_SLOTS, heads.count, heads.state_length, heads.head_length),
         "remembered": random_floats(rng, rows, heads.count * heads.head_length + 2),
     }
@@ -181,11 +181,9 @@ def some_heads(draw: st.DrawFn) -> Heads:
 
 
 @settings(max_examples=30)
-@given(runs=some_runs(), heads=some_heads(), delta=st.booleans(), stride=st.sampled_from([1, 32]), seed=SEEDS)
-def test_recurrence(
-    device: ReusedDevice, runs: Runs, heads: Heads, delta: bool, stride: int, seed: int
-) -> None:
-    op = recurrence(delta, heads, stride)
+@given(runs=some_runs(), heads=some_heads(), delta=st.booleans(), seed=SEEDS)
+def test_recurrence(device: ReusedDevice, runs: Runs, heads: Heads, delta: bool, seed: int) -> None:
+    op = recurrence(delta, heads)
     check(device, runs.case(op, recurrence_arrays(np.random.default_rng(seed), op, runs.rows)))
 
 

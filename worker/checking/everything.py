@@ -178,7 +178,7 @@ def _recurrent() -> Iterator[Op]:
     yield UnitNorm(1, 128, 1e-6)
     for delta, (divisor, modulus) in product((False, True), ((1, 2), (2, 2))):
         heads = StateHeads(4, 1, divisor, modulus, 2, 0, 128, 128)
-        yield Recurrence(delta, heads, "factor", 1, "time_bias", None if delta else "skip", "state", 0)
+        yield Recurrence(delta, heads, "factor", "time_bias", None if delta else "skip", "state", 0)
     yield SquareSums(5, 1, 64, 2, 3, 0, 1)
     for stride, gate_first in product((0, 128), (False, True)):
         yield GatedNorm("weight", stride, 5, 1, 128, 1, 1e-5, gate_first, 0, 0)

@@ -119,9 +119,9 @@ def check_recurrence(op: Recurrence) -> Check:
         {
             "mixed": random_floats(rng, ROWS, op.time_offset + 2 * heads.count + 1),
             "convolved": np.concatenate((keys.reshape(ROWS, -1), values), axis=1),
-            "factor": -rng.uniform(0.01, 1, (num_heads, op.scalar_stride)).astype(np.float32),
+            "factor": -rng.uniform(0.01, 1, num_heads).astype(np.float32),
             "time_bias": random_floats(rng, num_heads),
-            "skip": random_floats(rng, num_heads, op.scalar_stride),
+            "skip": random_floats(rng, num_heads),
             "state": random_floats(rng, NUM_STATES, heads.count, heads.state_length, heads.head_length),
             "remembered": random_floats(rng, ROWS, heads.count * heads.head_length + 2),
         },

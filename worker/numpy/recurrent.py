@@ -77,7 +77,7 @@ def recurrence(op: Recurrence, state: NumpyState) -> None:
     own = slice(heads.first, heads.first + count)
     time_steps = mixed[:, op.time_offset : op.time_offset + count] + state.vector(op.time_bias, own.stop)[own]
     time_steps = np.logaddexp(np.float32(0), time_steps)  # softplus
-    decay = np.exp(_scalars(state, op.factor, op)[own] * time_steps)
+    decay = np.exp(_scalars(state, op.factor)[own] * time_steps)
     betas = logistic(mixed[:, op.time_offset + count : op.time_offset + 2 * count]) if op.delta else None
     output = np.empty_like(value)
     states = _states(state, op.state, count, heads.state_length, heads.head_length)
@@ -95,7 +95,7 @@ def recurrence(op: Recurrence, state: NumpyState) -> None:
     if op.delta:
         output *= np.float32(heads.state_length**-0.5)
     if op.skip is not None:
-        output += _scalars(state, op.skip, op)[own, None] * value
+        output += _scalars(state, op.skip)[own, None] * value
     state.rows("remembered")[:, : count * heads.head_length] = output.reshape(num_rows, -1)
 
 
@@ -111,9 +111,9 @@ def _convolved(heads: Heads, state: NumpyState) -> tuple[Floats, Floats, Floats]
     return query[:, own], key[:, own], value.reshape(num_rows, heads.count, heads.head_length)
 
 
-def _scalars(state: NumpyState, name: str, op: Recurrence) -> Floats:
+def _scalars(state: NumpyState, name: str) -> Floats:
     """One for each head of the layer."""
-    return state.bytes[name].view(np.float32)[:: op.scalar_stride]
+    return state.bytes[name].view(np.float32)
 
 
 def square_sums(op: SquareSums, state: NumpyState) -> None:

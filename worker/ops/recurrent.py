@@ -92,7 +92,6 @@ class Recurrence:
     delta: bool
     heads: Heads
     factor: str  # of all heads of the layer, as is skip
-    scalar_stride: int  # from one head's factor, or skip, to the next
     time_bias: str  # of all heads of the layer
     skip: str | None
     state: str

@@ -43,7 +43,6 @@ def write_state(builder: ProgramBuilder, index: int, recurrent: RecurrentSpec, s
             delta=delta,
             heads=heads,
             factor=f"{layer}.ssm_a",
-            scalar_stride=1,
             time_bias=f"{layer}.ssm_dt.bias",
             skip=None if delta else f"{layer}.ssm_d",
             state=heads_state(index),

@@ -74,13 +74,13 @@ def unit_norm(op: UnitNorm, context: DispatchContext) -> Dispatch:
 def recurrence(op: Recurrence, context: DispatchContext) -> Dispatch:
     heads = op.heads
     assert heads.state_length % STATE_STEP == 0, f"keys of {heads.state_length} elements"
-    first = heads.first * op.scalar_stride * FLOAT
+    first = heads.first * FLOAT
     push = RecurrencePush(
         step=context.address("step"),
         convolved=context.address("convolved"),
         times=context.address("mixed") + op.time_offset * FLOAT,
         factors=context.address(op.factor) + first,
-        time_bias=context.address(op.time_bias) + heads.first * FLOAT,
+        time_bias=context.address(op.time_bias) + first,
         skips=0 if op.skip is None else context.address(op.skip) + first,
         state=context.address(op.state),
         output=context.address("remembered"),
@@ -96,7 +96,6 @@ def recurrence(op: Recurrence, context: DispatchContext) -> Dispatch:
         input_stride=context.stride("convolved"),
         times_stride=context.stride("mixed"),
         output_stride=context.stride("remembered"),
-        scalar_stride=op.scalar_stride,
         delta=op.delta,
     )
     groups = (ceil(heads.head_length, GROUP_SIZE), heads.count, _max_runs(context))

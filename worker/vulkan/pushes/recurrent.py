@@ -63,7 +63,6 @@ class RecurrencePush(Structure):
         ("input_stride", c_uint32),
         ("times_stride", c_uint32),
         ("output_stride", c_uint32),
-        ("scalar_stride", c_uint32),
         ("delta", c_uint32),
     ]
 
