@@ -42,9 +42,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     """Vulkan loaders in this process and its children find the newest validation layer, and no other.
 
+    Children have Ctrl-C as a terminal gives it, also where a shell started this process in the background.
+
     Of several processes that share the tests (pytest-xdist) each has its own share of the cores: a run gives
     its ranks on CPU drivers the first cores, which would be the same ones for all.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     number = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
     if number:
         cores, count = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])

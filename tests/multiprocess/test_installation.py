@@ -34,7 +34,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build("build_sdist", sources, folder)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as sdist:
         unpacked = folder / sdist.getnames()[0].partition("/")[0]
-        sdist.extractall(folder)  # made a moment ago
+        sdist.extractall(folder, filter="data")
     build("build_wheel", unpacked, folder)
     return folder
 

@@ -87,7 +87,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
     return PhysicalDevice(
         index=index,
         name=text(base.deviceName),
-        type=TYPES[base.deviceType],
+        type=TYPES[base.deviceType] if base.deviceType < len(TYPES) else TYPES[0],
         driver=f"{text(core12.driverName)} {text(core12.driverInfo)}".strip(),
         driver_version=base.driverVersion,
         driver_id=int(core12.driverID),
