@@ -42,11 +42,19 @@ def python_for_anyone(prefix: list[str]) -> str:
     pytest.skip(f"no {version} that another user may run")
 
 
+def check_readable(prefix: list[str], *paths: Path) -> None:
+    """Skips where another user may not read these, as below root's home."""
+    for path in paths:
+        if subprocess.run([*prefix, "test", "-r", path], check=False).returncode != 0:
+            pytest.skip(f"another user may not read {path}")
+
+
 @pytest.fixture
-def nobody() -> Iterator[CommandLine]:
+def nobody(shared_dir: Path) -> Iterator[CommandLine]:
     """The command line as that user."""
     prefix = become_nobody()
     packages = sysconfig.get_path("purelib")
+    check_readable(prefix, REPOSITORY / "tplaunch", Path(packages), shared_dir / "models")
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": "/nonexistent",
