@@ -8,6 +8,7 @@ itself is never sent. Until then a peer can only make ZeroMQ hold one frame of a
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -125,4 +126,5 @@ def socket_name(rank: int) -> str:
 def secret_key(token: bytes, rank: int) -> bytes:
     """A rank's CURVE key, in Z85."""
     digest = hashlib.blake2b(rank.to_bytes(8, "little"), key=token, digest_size=32, person=b"tplaunch-ring")
-    return bytes(z85.encode(digest.digest()))
+    encode: Callable[[bytes], bytes] = z85.encode
+    return encode(digest.digest())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.worker.checking.case import Arrays, Case, Floats, limits_for, random_floats
@@ -137,7 +138,7 @@ def check_expert_matmul(op: ExpertMatMul) -> Check:
     return Check(op, Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS))
 
 
-def _tiles(held: HeldExperts, routes: Floats) -> np.ndarray:
+def _tiles(held: HeldExperts, routes: Floats) -> npt.NDArray[np.uint32]:
     """What ExpertTiles would have left there."""
     tiles = np.zeros(held.num_tiles(ROWS) * TILE_WORDS, np.uint32)
     arrays: Arrays = {"routes": routes, "expert_tiles": tiles}

@@ -175,5 +175,5 @@ def check_gated_norm(op: GatedNorm) -> Check:
         "weight": random_floats(rng, (op.num_vectors + 1) * op.length),
         "gated": random_floats(rng, ROWS, SURPLUS + length),
     }
-    sums = np.abs(random_floats(rng, 2, NUM_SLOTS, ROWS * SQUARE_SUMS)) + 9
+    sums: Floats = np.abs(random_floats(rng, 2, NUM_SLOTS, ROWS * SQUARE_SUMS)) + np.float32(9)
     return _check(op, arrays, sums)
