@@ -6,12 +6,13 @@ import shutil
 import sys
 import textwrap
 
+USUAL_WIDTH = 80  # Python 3.10 says 0 of a terminal that does not know its size
 MIN_WIDTH = 40  # columns: in fewer, a table's first column leaves no room for the others
 
 
 def line_width() -> int:
     """Returns the terminal's columns, or those of COLUMNS; 80 where neither is there."""
-    return max(MIN_WIDTH, shutil.get_terminal_size().columns)
+    return max(MIN_WIDTH, shutil.get_terminal_size().columns or USUAL_WIDTH)
 
 
 def wrapped(text: str, indent: str = "", width: int | None = None) -> str:
