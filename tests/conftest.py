@@ -122,14 +122,6 @@ def own_cache(device_cache: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def handlers() -> Iterator[None]:
-    """main() takes over SIGTERM; the test run gets its own handler back."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture
 def tplaunch(device_cache: Path, request: pytest.FixtureRequest) -> Iterator[CommandLine]:
     """Runs the command line; see CommandLine. Lavapipe is its only driver unless `env` names another.
 

@@ -245,7 +245,6 @@ def test_prompts_are_given_once() -> None:
             dataclasses.replace(GENERATE, max_tokens=count)
 
 
-@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -306,13 +305,11 @@ def test_wrong_options_end_with_one_line_and_code_2(
     assert printed.err.count("\n") == 1
 
 
-@pytest.mark.usefixtures("handlers")
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "usage: tplaunch" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -331,7 +328,6 @@ def test_unknown_options_end_with_code_2(arguments: list[str], capsys: pytest.Ca
     assert printed.startswith("tplaunch: ") and printed.endswith("--help\n") and printed.count("\n") == 1
 
 
-@pytest.mark.usefixtures("handlers")
 def test_a_shape_can_be_planned_for_a_device_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--shape=llama-3.3-70b", "--type=q4_0", "--devices=5", "--max-memory=5=48GiB"]
     assert main(["plan", *options]) == 0
@@ -342,7 +338,6 @@ def test_a_shape_can_be_planned_for_a_device_that_is_not_here(capsys: pytest.Cap
     )
 
 
-@pytest.mark.usefixtures("handlers")
 def test_the_plan_is_shown_without_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_llama(tmp_path / "m.gguf")
     assert main(["plan", "--devices=cpu,cpu", "--tensor-split=3,1", str(tmp_path / "m.gguf")]) == 0

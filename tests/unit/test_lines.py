@@ -87,7 +87,6 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize(
     "words",
     [
@@ -109,7 +108,6 @@ def test_commands_keep_to_the_terminal(
     assert printed(capsys, *words) == lines
 
 
-@pytest.mark.usefixtures("handlers")
 def test_devices_keep_to_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,8 +10,6 @@ from tests.conformance.conftest import SEED, load_builder
 from tests.models import SPEC, write_llama
 from tplaunch.launcher.cli import main
 
-pytestmark = pytest.mark.usefixtures("handlers")
-
 
 def plan_of(capsys: pytest.CaptureFixture[str], path: Path, context: int) -> tuple[int, str]:
     code = main(["plan", "--devices=cpu", str(path), f"--context={context}"])

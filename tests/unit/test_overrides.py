@@ -83,7 +83,6 @@ def plan_of(capsys: pytest.CaptureFixture[str], path: Path, *overrides: str) -> 
     return code, printed.out + printed.err
 
 
-@pytest.mark.usefixtures("handlers")
 def test_the_spec_is_read_from_what_was_overridden(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,7 +98,6 @@ def test_the_spec_is_read_from_what_was_overridden(
     assert code == 2 and text.count("\n") == 1
 
 
-@pytest.mark.usefixtures("handlers")
 def test_a_shape_has_no_metadata(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--shape=tiny", "--devices=cpu", "--override-kv=a=int:3"]) == 2
     assert "--override-kv goes with a model file" in capsys.readouterr().err
