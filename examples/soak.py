@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from tplaunch.coordinator.generation import Generation
-from tplaunch.coordinator.sampler import Sampler, SamplingParameters
+from tplaunch.coordinator.serving.generation import Generation
+from tplaunch.coordinator.serving.sampler import Sampler, SamplingParameters
 from tplaunch.launcher.cli import BAD_INPUT, FAILED_RUN
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import select_devices

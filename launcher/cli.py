@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.model.spec import ModelError
-from tplaunch.coordinator.sampler import LogitsError, SamplingParameters
-from tplaunch.coordinator.scheduler import CapacityError
+from tplaunch.coordinator.serving.sampler import LogitsError, SamplingParameters
+from tplaunch.coordinator.serving.scheduler import CapacityError
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
 from tplaunch.launcher.commands.bench import BenchConfig, bench

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tplaunch.coordinator.architectures.shapes import SHAPES
-from tplaunch.coordinator.sampler import SamplingParameters
+from tplaunch.coordinator.serving.sampler import SamplingParameters
 from tplaunch.launcher.config import EXIT_USAGE
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options

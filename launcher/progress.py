@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tplaunch.coordinator.engine import OnProgress
 from tplaunch.coordinator.messages import Progress
+from tplaunch.coordinator.serving.engine import OnProgress
 
 
 @contextmanager

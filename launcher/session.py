@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from tplaunch.coordinator.control import WorkerChannel, WorkerError
-from tplaunch.coordinator.engine import Engine, EngineConfig
 from tplaunch.coordinator.garbage import collected_by_hand
 from tplaunch.coordinator.messages import Attached, Ready
-from tplaunch.coordinator.sampler import LogitsError
-from tplaunch.coordinator.scheduler import Scheduler
+from tplaunch.coordinator.serving.control import WorkerChannel, WorkerError
+from tplaunch.coordinator.serving.engine import Engine, EngineConfig
+from tplaunch.coordinator.serving.sampler import LogitsError
+from tplaunch.coordinator.serving.scheduler import Scheduler
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.blame import crashed_kernel, suspects

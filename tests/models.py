@@ -19,12 +19,12 @@ from tests.vocabularies import add_vocabulary
 from tplaunch.collectives.arena import private_arena
 from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.architectures.shapes import tensor_shapes as shapes_of
-from tplaunch.coordinator.engine import Engine
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.gguf.parts import GgufModel, read_model
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.messages import Load, Step
 from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
+from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import RankShare, make_plan, padded

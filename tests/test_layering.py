@@ -98,10 +98,10 @@ def test_imports_follow_the_arrows(file: str) -> None:
     ("file", "source"),
     [
         ("worker/loop.py", "import tplaunch.coordinator"),
-        ("worker/loop.py", "from tplaunch.coordinator import engine"),
-        ("worker/loop.py", "from ..coordinator.engine import Engine"),
+        ("worker/loop.py", "from tplaunch.coordinator.serving import engine"),
+        ("worker/loop.py", "from ..coordinator.serving.engine import Engine"),
         ("worker/loop.py", "def late():\n    from tplaunch.launcher.cli import main"),
-        ("coordinator/engine.py", "import os, tplaunch.collectives.base"),
+        ("coordinator/serving/engine.py", "import os, tplaunch.collectives.base"),
         ("collectives/base.py", "from tplaunch.worker import loop"),
         ("shaders/load.py", "from tplaunch.coordinator.split.plan import Plan"),
         ("launcher/cli.py", "from tplaunch.collectives import loopback"),
@@ -109,9 +109,9 @@ def test_imports_follow_the_arrows(file: str) -> None:
         ("launcher/devices.py", "from worker.device import Device"),
         ("worker/loop.py", "import worker.device"),
         ("worker/device.py", "from vulkan._vulkan import ffi"),
-        ("coordinator/engine.py", "import pickle"),
+        ("coordinator/serving/engine.py", "import pickle"),
         ("collectives/shared_memory.py", "from multiprocessing import shared_memory"),
-        ("coordinator/engine.py", "socket.send_pyobj(1)"),
+        ("coordinator/serving/engine.py", "socket.send_pyobj(1)"),
     ],
 )
 def test_a_violation_is_caught(file: str, source: str) -> None:
@@ -128,9 +128,9 @@ def test_a_violation_is_caught(file: str, source: str) -> None:
             "from . import program\nimport tplaunch.collectives.base",
         ),
         ("worker/vulkan/api.py", "from vulkan._vulkan import ffi, lib"),
-        ("launcher/cli.py", "import tplaunch.worker.device\nfrom tplaunch.coordinator import engine"),
+        ("launcher/cli.py", "import tplaunch.worker.device\nfrom tplaunch.coordinator.serving import engine"),
         (
-            "coordinator/engine.py",
+            "coordinator/serving/engine.py",
             "from .scheduler import Scheduler\nfrom tplaunch.coordinator.split import plan",
         ),
     ],

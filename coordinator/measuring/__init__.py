@@ -1,1 +1,1 @@
-"""Where the time of steps went: benchmarks, ledgers and traces of the ranks."""
+"""Where the time of steps went: ledgers, all-reduces and traces of the ranks."""

@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tplaunch.coordinator.measuring.benchmark import Measurement, Test, measure
 from tplaunch.coordinator.measuring.trace import Trace
+from tplaunch.coordinator.serving.benchmark import Measurement, Test, measure
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.commands.bench_report import Result, print_report, ranks_text
 from tplaunch.launcher.commands.roofline import rooflines

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tplaunch.coordinator.measuring.benchmark import Measurement
+from tplaunch.coordinator.serving.benchmark import Measurement
 from tplaunch.launcher.commands.ledger_report import ledger_json, ledger_table
 from tplaunch.launcher.commands.roofline import Roofline, roofline_text
 from tplaunch.launcher.config import RunConfig

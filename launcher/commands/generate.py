@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tplaunch.coordinator.generation import Generation, Timings
 from tplaunch.coordinator.measuring.ledger import Ledger, make_ledger
-from tplaunch.coordinator.sampler import Sampler, SamplingParameters
+from tplaunch.coordinator.serving.generation import Generation, Timings
+from tplaunch.coordinator.serving.sampler import Sampler, SamplingParameters
 from tplaunch.coordinator.text.detokenizer import Detokenizer
 from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from tplaunch.launcher.commands.ledger_report import ledger_json, ledger_table

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tplaunch.coordinator.measuring.benchmark import Measurement
 from tplaunch.coordinator.messages import Ready
+from tplaunch.coordinator.serving.benchmark import Measurement
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tplaunch.coordinator.generation import all_logits
 from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
+from tplaunch.coordinator.serving.generation import all_logits
 from tplaunch.coordinator.split.plan import RankShare, Span
 from tplaunch.launcher.config import RunConfig, UsageError
 from tplaunch.launcher.device_choice import left_out

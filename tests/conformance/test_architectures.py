@@ -15,8 +15,8 @@ from tests.conformance.conftest import Reference, error
 from tests.conftest import manifest_of
 from tests.drivers import FINDERS, driver_variables, find_lavapipe
 from tests.models import LocalEngine, open_model
-from tplaunch.coordinator.generation import all_logits
-from tplaunch.coordinator.scheduler import Scheduler
+from tplaunch.coordinator.serving.generation import all_logits
+from tplaunch.coordinator.serving.scheduler import Scheduler
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, make_plan, num_all_reduces

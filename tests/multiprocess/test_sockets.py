@@ -15,7 +15,7 @@ from tests.multiprocess.test_failures import ENDLESS, await_text, worker_process
 from tests.multiprocess.test_unprivileged import become_nobody, python_for_anyone
 from tests.no_processes import NoProcesses
 from tplaunch.collectives import ZmqRing
-from tplaunch.coordinator.control import WorkerChannel
+from tplaunch.coordinator.serving.control import WorkerChannel
 
 CONNECTS = """
 import socket, sys

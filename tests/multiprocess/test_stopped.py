@@ -11,7 +11,7 @@ import pytest
 
 from tests.command_line import CommandLine, complaints
 from tests.multiprocess.test_failures import ENDLESS, await_text, wait_for, worker_processes
-from tplaunch.coordinator.engine import MARGIN_SECONDS
+from tplaunch.coordinator.serving.engine import MARGIN_SECONDS
 
 TIMEOUT = ("--timeout", "4")
 LONGER_SECONDS = 4 + MARGIN_SECONDS + 1  # than any deadline of such a run

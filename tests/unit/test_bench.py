@@ -15,13 +15,13 @@ from tplaunch.coordinator.architectures.shapes import SHAPES, Shape, shape_tenso
 from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.gguf.parts import read_model
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
-from tplaunch.coordinator.measuring.benchmark import Measurement, Test, measure
 from tplaunch.coordinator.measuring.ledger import KINDS, make_ledger
 from tplaunch.coordinator.measuring.reduce_times import ReduceClock
 from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.spec import LayerSpec
-from tplaunch.coordinator.scheduler import Scheduler, Sequence
+from tplaunch.coordinator.serving.benchmark import Measurement, Test, measure
+from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.launcher.commands.ledger_report import ledger_table

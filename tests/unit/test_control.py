@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tplaunch.coordinator.control import BLAME_SECONDS, WorkerChannel, WorkerError
 from tplaunch.coordinator.messages import Failed, Progress
+from tplaunch.coordinator.serving.control import BLAME_SECONDS, WorkerChannel, WorkerError
 from tplaunch.running_clock import MOST_SECONDS, RunningClock
 from tplaunch.worker.control import ControlSocket
 

@@ -12,7 +12,6 @@ import pytest
 import zmq
 
 from tests.no_processes import NoProcesses
-from tplaunch.coordinator.control import WorkerChannel, WorkerError
 from tplaunch.coordinator.messages import (
     MAX_FRAME_BYTES,
     MAX_FRAMES,
@@ -23,6 +22,7 @@ from tplaunch.coordinator.messages import (
     encode,
     identity,
 )
+from tplaunch.coordinator.serving.control import WorkerChannel, WorkerError
 from tplaunch.coordinator.wire import Float32s, WireError
 from tplaunch.worker.control import ControlSocket
 

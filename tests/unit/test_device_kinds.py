@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from tests.models import LIMITS, SPEC, config_of
-from tplaunch.coordinator.control import WorkerChannel
-from tplaunch.coordinator.engine import Engine, EngineConfig
 from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.messages import Attached, Connect, Message, Ready
+from tplaunch.coordinator.serving.control import WorkerChannel
+from tplaunch.coordinator.serving.engine import Engine, EngineConfig
 from tplaunch.coordinator.split.plan import make_plan, shares_routing
 from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.devices import DeviceChoice

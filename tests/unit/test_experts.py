@@ -29,12 +29,12 @@ from tplaunch.coordinator.architectures.metadata import MetadataReader
 from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.architectures.shapes import SHAPES
 from tplaunch.coordinator.architectures.table import ARCHITECTURES
-from tplaunch.coordinator.generation import all_logits
 from tplaunch.coordinator.gguf.header import read_gguf
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.spec import FeedForwardSpec, LayerSpec, ModelError, ModelSpec
-from tplaunch.coordinator.scheduler import Scheduler
+from tplaunch.coordinator.serving.generation import all_logits
+from tplaunch.coordinator.serving.scheduler import Scheduler
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, RankShare, Span, make_plan
 from tplaunch.coordinator.split.shards import Shard

@@ -14,8 +14,8 @@ from tests.models import LIMITS, load_message, open_model, write_llama
 from tplaunch.coordinator import garbage
 from tplaunch.coordinator.garbage import collect_if_due, collected_by_hand
 from tplaunch.coordinator.messages import Message, Step, StepDone, decode, encode
-from tplaunch.coordinator.sampler import Sampler, SamplingParameters
-from tplaunch.coordinator.scheduler import Scheduler, Sequence
+from tplaunch.coordinator.serving.sampler import Sampler, SamplingParameters
+from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceOptions

@@ -11,10 +11,10 @@ import pytest
 
 from tests.models import LIMITS, SPEC, LocalEngine
 from tests.split_files import Split, write_part
-from tplaunch.coordinator.generation import all_logits
 from tplaunch.coordinator.gguf.header import GgufError, read_gguf
 from tplaunch.coordinator.gguf.parts import read_model
-from tplaunch.coordinator.scheduler import Scheduler
+from tplaunch.coordinator.serving.generation import all_logits
+from tplaunch.coordinator.serving.scheduler import Scheduler
 
 TOKENS = [1, 5, 47, 0, 9, 9, 23]
 

@@ -13,11 +13,11 @@ import pytest
 from tests.latent_model import latent_logits, latent_spec, write_latent
 from tests.models import LIMITS, LocalEngine, open_model, tensor_infos, tensor_shapes
 from tplaunch.coordinator.architectures.reader import model_spec
-from tplaunch.coordinator.generation import all_logits
 from tplaunch.coordinator.gguf.header import read_gguf
 from tplaunch.coordinator.model.attention import Temperature
 from tplaunch.coordinator.model.spec import ModelError
-from tplaunch.coordinator.scheduler import Scheduler
+from tplaunch.coordinator.serving.generation import all_logits
+from tplaunch.coordinator.serving.scheduler import Scheduler
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.worker.buffers.table import cache_buffers

@@ -19,7 +19,7 @@ from tests.models import config_of, examples, write_llama
 from tests.unit.listed_devices import device
 from tplaunch import collectives
 from tplaunch.coordinator.messages import Progress
-from tplaunch.coordinator.sampler import SamplingParameters
+from tplaunch.coordinator.serving.sampler import SamplingParameters
 from tplaunch.launcher.cli import main
 from tplaunch.launcher.commands.generate import GenerateConfig
 from tplaunch.launcher.config import (

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from tests import recurrent_models
 from tests.models import LocalEngine, examples, make_spec, open_model
 from tests.recurrent_models import LIMITS, RecurrentModel
-from tplaunch.coordinator.generation import all_logits
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
 from tplaunch.coordinator.model.spec import ModelError
-from tplaunch.coordinator.scheduler import Scheduler
-from tplaunch.coordinator.scheduler import Sequence as Prompt
+from tplaunch.coordinator.serving.generation import all_logits
+from tplaunch.coordinator.serving.scheduler import Scheduler
+from tplaunch.coordinator.serving.scheduler import Sequence as Prompt
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import PlanError, Span, make_plan, num_all_reduces

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pytest
 
 from tests.models import FACTORS, LIMITS, Floats, LocalEngine, make_spec, write_llama
-from tplaunch.coordinator.generation import all_logits
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.coordinator.scheduler import Scheduler
+from tplaunch.coordinator.serving.generation import all_logits
+from tplaunch.coordinator.serving.scheduler import Scheduler
 
 Doubles = npt.NDArray[np.float64]
 TOKENS = [1, 5, 47, 0, 9, 9, 23, 11, 30, 2, 17, 8, 46, 3, 3, 21, 40, 12]

@@ -7,9 +7,9 @@ import pytest
 from tests.models import LIMITS
 from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
 from tplaunch.coordinator.gguf.origin import Origin
-from tplaunch.coordinator.measuring.benchmark import Measurement, Test
 from tplaunch.coordinator.measuring.ledger import make_ledger
 from tplaunch.coordinator.messages import Ready
+from tplaunch.coordinator.serving.benchmark import Measurement, Test
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, make_plan
 from tplaunch.launcher.commands.roofline import Roofline, roofline_text, rooflines

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tplaunch.coordinator.sampler import Sampler, SamplingParameters, _likeliest
+from tplaunch.coordinator.serving.sampler import Sampler, SamplingParameters, _likeliest
 
 EVERYTHING: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}  # all filters off
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.models import LIMITS, examples
 from tplaunch.coordinator.messages import Step
-from tplaunch.coordinator.scheduler import CapacityError, Run, Scheduler, Sequence
+from tplaunch.coordinator.serving.scheduler import CapacityError, Run, Scheduler, Sequence
 from tplaunch.coordinator.split.limits import Limits
 
 LIMITS_DRAWN = st.builds(

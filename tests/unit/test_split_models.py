@@ -22,9 +22,9 @@ from tests.models import (
     tensor_shapes,
     write_llama,
 )
-from tplaunch.coordinator.generation import all_logits
 from tplaunch.coordinator.model.spec import FeedForwardSpec, ModelSpec
-from tplaunch.coordinator.scheduler import Scheduler
+from tplaunch.coordinator.serving.generation import all_logits
+from tplaunch.coordinator.serving.scheduler import Scheduler
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import make_plan
 

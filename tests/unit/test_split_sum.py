@@ -27,11 +27,11 @@ from tests.models import (
     write_llama,
 )
 from tplaunch.collectives.arena import private_arena
-from tplaunch.coordinator.generation import all_logits, next_logits
 from tplaunch.coordinator.gguf.parts import GgufModel, read_model
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.messages import Step
-from tplaunch.coordinator.scheduler import Scheduler, Sequence
+from tplaunch.coordinator.serving.generation import all_logits, next_logits
+from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare, Span, make_plan, padded
 from tplaunch.coordinator.split.shards import Shard

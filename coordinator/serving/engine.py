@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.coordinator.control import WorkerChannel, WorkerError
 from tplaunch.coordinator.garbage import collect_if_due
 from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
 from tplaunch.coordinator.measuring.reduce_times import ReduceClock, ReduceTimes
 from tplaunch.coordinator.measuring.trace import Trace
 from tplaunch.coordinator.messages import Attached, Connect, Load, Progress, Ready, Shutdown, Step, StepDone
 from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.coordinator.serving.control import WorkerChannel, WorkerError
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare, num_all_reduces, padded, shares_routing
 

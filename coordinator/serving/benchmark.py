@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tplaunch.coordinator.engine import Engine
-from tplaunch.coordinator.generation import next_logits
 from tplaunch.coordinator.measuring.ledger import Ledger, make_ledger
-from tplaunch.coordinator.sampler import Sampler, SamplingParameters
-from tplaunch.coordinator.scheduler import Scheduler, Sequence
+from tplaunch.coordinator.serving.engine import Engine
+from tplaunch.coordinator.serving.generation import next_logits
+from tplaunch.coordinator.serving.sampler import Sampler, SamplingParameters
+from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
 
 WARM_UP_TOKENS = 2  # of decode: the first step of a kind records its program
 

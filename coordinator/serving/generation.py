@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.coordinator.engine import Engine
-from tplaunch.coordinator.sampler import Sampler
-from tplaunch.coordinator.scheduler import Run, Scheduler, Sequence
+from tplaunch.coordinator.serving.engine import Engine
+from tplaunch.coordinator.serving.sampler import Sampler
+from tplaunch.coordinator.serving.scheduler import Run, Scheduler, Sequence
 
 Floats = npt.NDArray[np.float32]
 
