@@ -1,4 +1,4 @@
-"""Attention in NumPy: keys and values into the cache, rows over their sequences' keys, a chunk at a time."""
+"""Attention in NumPy: keys and values into the cache, rows over their sequences' keys, over all at once."""
 
 from __future__ import annotations
 
@@ -13,20 +13,13 @@ from tplaunch.worker.numpy.state import NumpyState
 from tplaunch.worker.ops.attention import Attention, AttentionCombine, Heads, RopeCache
 
 Floats = npt.NDArray[np.float32]
-EMPTY_MAXIMUM = np.float32(-3e38)  # of a chunk without keys: finite, so that differences of two are
+Integers = npt.NDArray[np.int64]
+EMPTY_MAXIMUM = np.float32(-3e38)  # of a part without keys: finite, so that differences of two are
 
 
-def attend(
-    op: Attention,
-    query: Floats,
-    keys: Floats,
-    values: Floats,
-    chunk_length: int,
-    sums: Floats,
-    scales: Floats,
-) -> None:
-    """query [heads, key_length], keys and values [kv_heads, keys, length] -> sums [heads, chunks, length]
-    and scales [heads, chunks, 2], the softmax's maximum and sum. The last key is the row's own.
+def attend(op: Attention, query: Floats, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """query [heads, key_length], keys and values [kv_heads, keys, length] -> sums [heads, length] and scales
+    [heads, 2], the softmax's maximum and sum. The last key is the row's own.
 
     Heads that other ranks hold fill up the groups of a KV head, so that all groups are computed at once.
     """
@@ -46,17 +39,11 @@ def attend(
         slopes[own] = op.alibi.slopes(op.num_heads)
         distances = np.arange(first - num_keys + 1, 1, dtype=np.float32)
         scores += slopes.reshape(op.num_kv_heads, -1, 1) * distances
-    for chunk in range(sums.shape[1]):
-        start, stop = (max(first, edge * chunk_length) for edge in (chunk, chunk + 1))
-        chunk_scores = scores[..., start - first : stop - first]
-        if not chunk_scores.shape[2]:
-            scales[:, chunk] = (EMPTY_MAXIMUM, 0)
-            continue
-        maximum = chunk_scores.max(axis=2, keepdims=True)
-        weight = np.exp(chunk_scores - maximum)
-        sums[:, chunk] = (weight @ values[:, start:stop]).reshape(len(groups), -1)[own]
-        scales[:, chunk, 0] = maximum.reshape(-1)[own]
-        scales[:, chunk, 1] = weight.sum(axis=2).reshape(-1)[own]
+    maximum = scores.max(axis=2, keepdims=True)
+    weight = np.exp(scores - maximum)
+    sums = (weight @ values[:, first:]).reshape(len(groups), -1)[own]
+    scales = np.concatenate((maximum, weight.sum(axis=2, keepdims=True)), axis=2)
+    return sums, scales.reshape(len(groups), 2)[own]
 
 
 def first_visible(op: Attention, position: int) -> int:
@@ -66,24 +53,32 @@ def first_visible(op: Attention, position: int) -> int:
     return position - position % op.window if op.chunked else max(0, position + 1 - op.window)
 
 
-def combined(sums: Floats, scales: Floats, sinks: Floats | None = None) -> Floats:
-    """sums [rows, heads, chunks, length] and their scales [rows, heads, chunks, 2] -> all rows. Sinks [heads]
-    take a part of the softmax."""
-    attended: Floats
-    if sums.shape[2] == 1 and sinks is None:
-        attended = sums[:, :, 0] / scales[:, :, 0, 1:]
-        return attended
-    maximum = scales[..., 0].max(axis=2, keepdims=True)
+def combined(sums: Floats, scales: Floats, starts: Integers, sinks: Floats | None = None) -> Floats:
+    """sums [slots, heads, length] and scales [slots, heads, 2] of rows whose slots start there -> all rows
+    [rows, heads, length]. Sinks [heads] take a part of the softmax."""
+    held = scales[..., 1].any(axis=1)  # a part without keys left no sums: what lies there is an older step's
+    filled = np.flatnonzero(held)
+    rows = np.searchsorted(starts, filled, side="right") - 1
+    total = np.zeros((starts.size, *sums.shape[1:]), np.float32)
+    maximum = np.full(total.shape[:2], EMPTY_MAXIMUM)
+    weight = np.zeros_like(maximum)
+    while filled.size:  # the first part that is left of each row
+        own, first = np.unique(rows, return_index=True)
+        slots = filled[first]
+        part = scales[slots]
+        both = np.maximum(maximum[own], part[..., 0])
+        kept, added = np.exp(maximum[own] - both), np.exp(part[..., 0] - both)
+        total[own] = total[own] * kept[..., None] + sums[slots] * added[..., None]
+        weight[own] = weight[own] * kept + part[..., 1] * added
+        maximum[own] = both
+        filled, rows = np.delete(filled, first), np.delete(rows, first)
     if sinks is not None:
-        maximum = np.maximum(maximum, sinks[:, None])
-    weight: Floats = np.exp(scales[..., 0] - maximum)
-    total = (weight * scales[..., 1]).sum(axis=2)
-    if sinks is not None:
-        total += np.exp(sinks - maximum[..., 0])
-    # A chunk without keys left no sums: what lies there is an older step's.
-    kept = np.where(scales[..., 1:] > 0, sums, np.float32(0))
-    attended = (weight[..., None] * kept).sum(axis=2) / total[..., None]
-    return attended
+        both = np.maximum(maximum, sinks)
+        kept = np.exp(maximum - both)
+        total *= kept[..., None]
+        weight = weight * kept + np.exp(sinks - both)
+    total /= weight[..., None]
+    return total
 
 
 def _cache(state: NumpyState, name: str, op: RopeCache | Attention, length: int) -> NumpyCache:
@@ -125,34 +120,37 @@ def _query(op: Heads | Attention, state: NumpyState) -> Floats:
 
 
 def _slots(op: Attention | AttentionCombine, state: NumpyState) -> tuple[Floats, Floats]:
-    """Sums [rows, heads, chunks, value_length] and their (maximum, sum of weights)."""
-    shape = (state.num_rows(), op.num_heads, state.step.num_chunks)
-    count = math.prod(shape)
+    """Sums [slots, heads, value_length] and their (maximum, sum of weights), in all slots of the step."""
+    last = state.num_rows() - 1
+    num_slots = int(state.step.slot_starts[last] + state.step.positions[last] // state.step.part_length) + 1
+    count = num_slots * op.num_heads
     sums = state.bytes["attention_sums"].view(np.float32)[: count * op.value_length]
     scales = state.bytes["attention_scales"].view(np.float32)[: count * 2]
-    return sums.reshape(*shape, op.value_length), scales.reshape(*shape, 2)
+    return sums.reshape(num_slots, op.num_heads, op.value_length), scales.reshape(num_slots, op.num_heads, 2)
 
 
 def attention(op: Attention, state: NumpyState) -> None:
+    """Takes all keys of a row as one part, which goes to its first slot."""
     query = _query(op, state)
     keys = _cache(state, op.key_cache, op, op.key_length)
     values = keys if op.value_in_key else _cache(state, op.value_cache, op, op.value_length)
     sums, scales = _slots(op, state)
+    scales[:] = (EMPTY_MAXIMUM, 0)
     for first, stop in state.runs:
         num_keys = int(state.step.positions[first:stop].max()) + 1
         blocks = _blocks(state, first, num_keys)
         run_keys = keys.read(blocks, num_keys)  # [kv_heads, keys, key_length]
         run_values = values.read(blocks, num_keys)[..., : op.value_length]
         for row in range(first, stop):
-            num_keys = int(state.step.positions[row]) + 1
+            num_keys, slot = int(state.step.positions[row]) + 1, state.step.slot_starts[row]
             row_keys, row_values = run_keys[:, :num_keys], run_values[:, :num_keys]
-            length = state.step.chunk_length
-            attend(op, query[row], row_keys, row_values, length, sums[row], scales[row])
+            sums[slot], scales[slot] = attend(op, query[row], row_keys, row_values)
 
 
 def attention_combine(op: AttentionCombine, state: NumpyState) -> None:
     sinks = None if op.sinks is None else state.vector(op.sinks, op.num_heads)
-    attended = combined(*_slots(op, state), sinks)
+    starts = state.step.slot_starts[: state.num_rows()].astype(np.int64)
+    attended = combined(*_slots(op, state), starts, sinks)
     if op.gated:
         heads = state.rows("qkv")[:, : 2 * op.num_heads * op.value_length].reshape(*attended.shape[:2], 2, -1)
         attended = attended / (1 + np.exp(-heads[:, :, 1]))

@@ -6,23 +6,20 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.coordinator.messages import Load, Step
+from tplaunch.worker.buffers.cuts import attention_slots, fitting_parts
 from tplaunch.worker.buffers.step import (
     ATTENTION_VECTORS,
-    INDIRECT_WORD,
-    NUM_RUNS_WORD,
     StepLayout,
     StepView,
     attention_groups,
     attention_vectors,
 )
-from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK, attention_slots
 from tplaunch.worker.device import Device
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.step.rope_tables import RopeTables, temperatures
 from tplaunch.worker.weights.source import WeightSource
 
 Floats = npt.NDArray[np.float32]
-MIN_CHUNK = 256  # keys: shorter ones are not worth a workgroup
 
 
 class StepError(ValueError):
@@ -55,16 +52,18 @@ class StepWriter:
         """Raises StepError for a step that does not fit, before anything is written."""
         self._check(step)
         self._num_steps = step.number
-        num_rows, num_chunks, chunk_length = step.token_ids.size, *self._chunks(step)
-        view = self._step
-        groups = attention_groups(num_rows, *self._heads, num_chunks, self._vectors)
-        counts = (num_rows, step.logit_rows.size, chunk_length, num_chunks)
-        view.header[: INDIRECT_WORD + 3] = (*counts, *groups)
+        num_rows, starts, view = step.token_ids.size, _run_starts(step.slots), self._step
+        parts = fitting_parts(step.positions, attention_slots(self._limits))
+        groups = attention_groups(num_rows, *self._heads, parts.most, self._vectors)
+        view.header[:] = (num_rows, step.logit_rows.size, parts.length, starts.size, *groups)
+        view.slot_starts[:num_rows] = parts.starts
         view.positions[:num_rows] = step.positions
         view.table_starts[:num_rows] = step.table_starts
         view.logit_rows[: step.logit_rows.size] = step.logit_rows
         view.tables[: step.tables.size] = step.tables
-        self._write_runs(step)
+        view.run_starts[: starts.size] = starts
+        view.run_starts[starts.size] = step.slots.size
+        view.run_slots[: starts.size] = step.slots[starts]
         embeddings = self._format.widen(self._token_rows[step.token_ids], self._spec.embedding_length)
         if self._spec.embedding_scale != 1:
             embeddings *= np.float32(self._spec.embedding_scale)
@@ -75,22 +74,6 @@ class StepWriter:
         self._ropes.write(step.positions, self._rope[:num_rows, :ropes_end])
         if self._spec.temperature is not None:
             self._rope[:num_rows, -1] = temperatures(self._spec.temperature, step.positions)
-
-    def _write_runs(self, step: Step) -> None:
-        starts = _run_starts(step.slots)
-        self._step.header[NUM_RUNS_WORD] = starts.size
-        self._step.run_starts[: starts.size] = starts
-        self._step.run_starts[starts.size] = step.slots.size
-        self._step.run_slots[: starts.size] = step.slots[starts]
-
-    def _chunks(self, step: Step) -> tuple[int, int]:
-        """How many chunks of how many keys attention is cut into: what the buffers hold, none too short."""
-        num_keys = int(step.positions.max()) + 1
-        max_chunks = attention_slots(self._limits) // step.token_ids.size
-        num_chunks = max(1, min(max_chunks, num_keys // MIN_CHUNK))
-        chunk_length = -(-num_keys // num_chunks)
-        assert chunk_length <= MAX_ATTENTION_CHUNK, f"{num_keys} keys in {num_chunks} chunks"
-        return num_chunks, chunk_length
 
     def _check(self, step: Step) -> None:
         limits, num_rows = self._limits, step.token_ids.size
