@@ -56,22 +56,12 @@ def first_visible(op: Attention, position: int) -> int:
 def combined(sums: Floats, scales: Floats, starts: Integers, sinks: Floats | None = None) -> Floats:
     """sums [slots, heads, length] and scales [slots, heads, 2] of rows whose slots start there -> all rows
     [rows, heads, length]. Sinks [heads] take a part of the softmax."""
-    held = scales[..., 1].any(axis=1)  # a part without keys left no sums: what lies there is an older step's
-    filled = np.flatnonzero(held)
-    rows = np.searchsorted(starts, filled, side="right") - 1
-    total = np.zeros((starts.size, *sums.shape[1:]), np.float32)
-    maximum = np.full(total.shape[:2], EMPTY_MAXIMUM)
-    weight = np.zeros_like(maximum)
-    while filled.size:  # the first part that is left of each row
-        own, first = np.unique(rows, return_index=True)
-        slots = filled[first]
-        part = scales[slots]
-        both = np.maximum(maximum[own], part[..., 0])
-        kept, added = np.exp(maximum[own] - both), np.exp(part[..., 0] - both)
-        total[own] = total[own] * kept[..., None] + sums[slots] * added[..., None]
-        weight[own] = weight[own] * kept + part[..., 1] * added
-        maximum[own] = both
-        filled, rows = np.delete(filled, first), np.delete(rows, first)
+    # A part without keys left no sums: what lies there is an older step's. Every row has a part with keys.
+    filled = np.flatnonzero(scales[:, 0, 1])
+    if filled.size == starts.size:
+        total, maximum, weight = sums[filled], scales[filled, :, 0], scales[filled, :, 1]
+    else:
+        total, maximum, weight = _folded(sums, scales, filled, starts)
     if sinks is not None:
         both = np.maximum(maximum, sinks)
         kept = np.exp(maximum - both)
@@ -79,6 +69,25 @@ def combined(sums: Floats, scales: Floats, starts: Integers, sinks: Floats | Non
         weight = weight * kept + np.exp(sinks - both)
     total /= weight[..., None]
     return total
+
+
+def _folded(
+    sums: Floats, scales: Floats, filled: Integers, starts: Integers
+) -> tuple[Floats, Floats, Floats]:
+    """The parts in these slots of all rows, from left to right: sums, maxima and sums of weights."""
+    rows = np.searchsorted(starts, filled, side="right") - 1
+    total = np.zeros((starts.size, *sums.shape[1:]), np.float32)
+    maximum, weight = np.full(total.shape[:2], EMPTY_MAXIMUM), np.zeros(total.shape[:2], np.float32)
+    while filled.size:  # the first part that is left of each row
+        own, first = np.unique(rows, return_index=True)
+        slots = filled[first]
+        both = np.maximum(maximum[own], scales[slots, :, 0])
+        kept, added = np.exp(maximum[own] - both), np.exp(scales[slots, :, 0] - both)
+        total[own] = total[own] * kept[..., None] + sums[slots] * added[..., None]
+        weight[own] = weight[own] * kept + scales[slots, :, 1] * added
+        maximum[own] = both
+        filled, rows = np.delete(filled, first), np.delete(rows, first)
+    return total, maximum, weight
 
 
 def _cache(state: NumpyState, name: str, op: RopeCache | Attention, length: int) -> NumpyCache:

@@ -63,9 +63,7 @@ class NumpyDevice:
                 isinstance(op, MatMul | HeadProducts | ExpertMatMul)
                 and op.matrix.name not in self._state.matrices
             ):
-                self._state.matrices[op.matrix.name] = widened(
-                    op.matrix, self._state, whole=not isinstance(op, ExpertMatMul)
-                )
+                self._state.matrices[op.matrix.name] = widened(op.matrix, self._state)
 
     def submit(self, program: Program, num_rows: int) -> None:
         assert num_rows <= program.rows, f"{num_rows} rows in a program of {program.rows}"
