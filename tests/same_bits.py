@@ -1,18 +1,89 @@
-"""Sequences computed side by side in any steps, for tests that nothing but a sequence itself decides its bits."""
+"""Sequences computed side by side in any steps, to test that nothing else decides a sequence's bits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
+from hypothesis import strategies as st
 
-from tests.models import LocalEngine
+from tests import recurrent_models
+from tests.latent_model import latent_spec, write_latent
+from tests.models import LocalEngine, make_spec, write_llama
 from tplaunch.coordinator.messages import Step
+from tplaunch.coordinator.model.experts import ExpertsSpec
+from tplaunch.coordinator.model.spec import FeedForwardSpec, LayerSpec
 from tplaunch.coordinator.split.limits import Limits
 
 Floats = npt.NDArray[np.float32]
+
+VOCABULARY = 48
+# Steps of one sequence alone, which reaches into a third cut of its keys.
+LIMITS = Limits(
+    context_length=576, num_blocks=48, block_length=16, max_rows=576, max_logit_rows=576, kv_type="f16"
+)
+
+
+def write_dense(path: Path) -> None:
+    """Of several weight types, whose rows end within a tile; three heads of a KV head."""
+    spec = make_spec(
+        embedding_length=96,
+        num_heads=6,
+        key_length=16,
+        value_length=12,
+        feed_forward_length=160,
+        rope={"dimension": 12},
+    )
+    types = {"attn_q": "Q8_0", "ffn_gate": "Q4_0", "ffn_down": "Q8_0", "attn_k": "F16"}
+    write_llama(path, spec, {f"{name}.weight": kind for name, kind in types.items()}, biases=True)
+
+
+def write_experts(path: Path) -> None:
+    """Two of six for each row, and one for all."""
+    spec = make_spec()
+    experts = ExpertsSpec(count=6, used=2, length=40, normalised=True)
+    layer = LayerSpec(spec.attentions[0], FeedForwardSpec(24, suffix="_shexp"), experts=experts)
+    write_llama(path, dataclasses.replace(spec, layers=(layer,) * 2))
+
+
+def write_latents(path: Path) -> None:
+    """As long as the kernels of long heads are for."""
+    write_latent(path, latent_spec(rank=260))
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "dense": write_dense,
+    "experts": write_experts,
+    "latent": write_latents,
+    "convolutions": lambda path: recurrent_models.lfm2().write(path),
+    "mamba2": lambda path: recurrent_models.mamba2().write(path),
+    "delta": lambda path: recurrent_models.delta("qwen35").write(path),
+}
+RECURRENT = {"convolutions", "mamba2", "delta"}
+RANKS = pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 1.0]], ids=["1", "3"])
+KINDS = pytest.mark.parametrize("kind", WRITERS)
+LENGTHS = st.tuples(st.integers(520, 560), st.integers(1, 70), st.integers(1, 6)).flatmap(st.permutations)
+
+
+def limits_of(kind: str) -> Limits:
+    """Those of a kind of model."""
+    return dataclasses.replace(LIMITS, num_slots=4 if kind in RECURRENT else 0)
+
+
+def assert_same_bits(bench: Bench, lengths: Sequence[int], seed: int) -> None:
+    """Sequences of such lengths have the same logits side by side as alone in one chunk."""
+    random = np.random.default_rng(seed)
+    sequences = [random.integers(0, VOCABULARY, length).tolist() for length in lengths]
+    alone = [bench.alone(tokens, random) for tokens in sequences]
+    for expected, found in zip(alone, bench.together(sequences, random), strict=True):
+        assert np.isfinite(expected).all() and expected.any()
+        unlike = np.flatnonzero((expected.view(np.uint32) != found.view(np.uint32)).any(axis=1))
+        assert not unlike.size, f"other bits at {unlike.size} of {len(expected)} positions, from {unlike[0]}"
 
 
 @dataclass
@@ -28,45 +99,44 @@ class Placed:
 class Bench:
     """An engine that computes sequences, each put anywhere in the cache, and knows their logits."""
 
-    def __init__(self, engine: LocalEngine, limits: Limits, random: np.random.Generator) -> None:
-        self._engine, self._limits, self._random = engine, limits, random
+    def __init__(self, engine: LocalEngine, limits: Limits) -> None:
+        self._engine, self._limits = engine, limits
         self._number = 0
 
-    def alone(self, tokens: list[int]) -> Floats:
+    def alone(self, tokens: list[int], random: np.random.Generator) -> Floats:
         """Computes a sequence in one step, and has logits of every row."""
-        placed = self._placed([tokens])
+        placed = self._placed([tokens], random)
         return self._run([(placed[0], len(tokens))])[0]
 
-    def together(self, sequences: Sequence[list[int]]) -> list[Floats]:
+    def together(self, sequences: Sequence[list[int]], random: np.random.Generator) -> list[Floats]:
         """Computes all of them in steps of any rows of any of them."""
-        placed = self._placed(sequences)
+        placed = self._placed(sequences, random)
         logits: list[list[Floats]] = [[] for _ in placed]
         while left := [index for index, one in enumerate(placed) if one.done < len(one.tokens)]:
-            chosen = [index for index in self._random.permutation(left) if self._random.random() < 0.7]
-            counts = list(self._counts([placed[index] for index in chosen]))
+            chosen = [index for index in random.permutation(left) if random.random() < 0.7]
+            counts = list(self._counts([placed[index] for index in chosen], random))
             rows = [(placed[index], count) for index, count in zip(chosen, counts, strict=True) if count]
+            two_phase = bool(random.integers(2))  # which large steps have, and small ones not
             for rank in self._engine.ranks:
-                rank.two_phase = bool(self._random.integers(2)) if rank is self._engine.ranks[0] else rank.two_phase
-            for rank in self._engine.ranks[1:]:
-                rank.two_phase = self._engine.ranks[0].two_phase
+                rank.two_phase = two_phase
             found = iter(self._run(rows) if rows else ())
             for index, count in zip(chosen, counts, strict=True):
                 if count:
                     logits[index].append(next(found))
         return [np.concatenate(parts) for parts in logits]
 
-    def _counts(self, chosen: list[Placed]) -> Iterator[int]:
+    def _counts(self, chosen: list[Placed], random: np.random.Generator) -> Iterator[int]:
         """As many rows of each as fit the step: often one, as in decode."""
         room = self._limits.max_rows
         for one in chosen:
-            wanted = 1 if self._random.random() < 0.4 else int(self._random.integers(1, 40))
+            wanted = 1 if random.random() < 0.4 else int(random.integers(1, 40))
             count = min(wanted, room, len(one.tokens) - one.done)
             room -= count
             yield count
 
-    def _placed(self, sequences: Sequence[list[int]]) -> list[Placed]:
-        blocks = self._random.permutation(self._limits.num_blocks).tolist()
-        slots = self._random.permutation(max(self._limits.num_slots, len(sequences))).tolist()
+    def _placed(self, sequences: Sequence[list[int]], random: np.random.Generator) -> list[Placed]:
+        blocks = random.permutation(self._limits.num_blocks).tolist()
+        slots = random.permutation(max(self._limits.num_slots, len(sequences))).tolist()
         length = self._limits.block_length
         return [
             Placed(tokens, [blocks.pop() for _ in range(-(-len(tokens) // length))], slots.pop())
@@ -80,7 +150,7 @@ class Bench:
         spans = [range(one.done, one.done + count) for one, count in rows]
         repeats = [count for _, count in rows]
         num_rows = sum(repeats)
-        columns = (
+        columns: tuple[npt.ArrayLike, ...] = (
             [one.tokens[position] for (one, _), span in zip(rows, spans, strict=True) for position in span],
             [position for span in spans for position in span],
             np.repeat(starts[:-1], repeats),

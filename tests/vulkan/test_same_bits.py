@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.blocks import unit_columns
+from tests.models import LocalEngine
+from tests.same_bits import KINDS, WRITERS, Bench, limits_of
+from tests.same_bits import assert_same_bits as assert_same_logits
 from tests.vulkan.cases import Case, limits_for, random_cache, random_floats
+from tests.vulkan.conftest import Opener
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import alibis, attention_op
+from tests.vulkan.test_matmul import matmul_case
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.worker.buffers.cuts import CHUNK, CUT
+from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.attention import Attention, AttentionCombine
+from tplaunch.worker.ops.common import QUANTIZED
+from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.vulkan.variants import FREQUENT
 
 BLOCK_LENGTH = 32
 Row = tuple[int, int]  # its sequence and its position
@@ -147,3 +160,38 @@ def test_latent_attention(device: ReusedDevice, part_length: int) -> None:
     )
     rows = [(0, 255), (0, 256), (0, 700), (1, 3), (1, 4)]
     assert_same_bits(device, op, rows, "f16", part_length)
+
+
+@pytest.mark.parametrize("activations", ["f32", "q8"])
+@pytest.mark.parametrize("weight_type", FREQUENT)
+def test_products(device: ReusedDevice, weight_type: str, activations: str) -> None:
+    """One row has kernels of its own."""
+    if activations == "q8" and not FORMATS[weight_type].has_integers:
+        return
+    columns = unit_columns(weight_type) * max(2, 320 // unit_columns(weight_type))
+    case = matmul_case(Matrix("matrix", weight_type, 19, columns), 7, 7, 0, activations=activations)
+    together = device.run(case)["output"]
+    for row in (0, 4, 6):
+        rolled = {
+            name: np.roll(case.arrays[name], -row, axis=0)
+            for name in ("input", QUANTIZED)
+            if name in case.arrays
+        }
+        alone = dataclasses.replace(case, arrays=case.arrays | rolled, num_rows=1, rows=1)
+        assert np.array_equal(device.run(alone)["output"][0, :19], together[row, :19])
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("driver", "num_ranks"), [("lavapipe", 1), ("lavapipe", 3), ("mesa", 1), ("mesa", 3), ("swiftshader", 1)]
+)
+def test_logits(open_device: Opener, tmp_path: Path, driver: str, num_ranks: int, kind: str) -> None:
+    """Of whole models; SwiftShader takes its time to compile on each rank."""
+    WRITERS[kind](tmp_path / "model.gguf")
+    limits = limits_of(kind)
+    engine = LocalEngine(
+        tmp_path / "model.gguf", [1.0] * num_ranks, limits, lambda limits: open_device(driver, limits)
+    )
+    bench = Bench(engine, limits)
+    for seed, lengths in enumerate([(530, 40, 3), (2, 561)]):
+        assert_same_logits(bench, lengths, seed)
