@@ -95,18 +95,29 @@ class Ready:
     notes: tuple[str, ...] = ()  # what the user should know of the device, a sentence each
 
 
+def _no_numbers() -> Int32s:
+    return np.zeros(0, np.int32)
+
+
 @dataclass(frozen=True)
 class Step:
-    """Coordinator: compute these rows. Arrays are int32, one entry a row unless said otherwise."""
+    """Coordinator: compute these rows. All arrays are int32.
+
+    A seat is a row of the block tables that the ranks keep from step to step: of every sequence, and for
+    layers with windows a second one. A table's entries are blocks of the KV cache, by position.
+    """
 
     number: int  # counts up from 1; a worker refuses a gap
-    token_ids: Int32s
-    positions: Int32s
-    table_starts: Int32s  # where the row's block table begins in tables
-    tables: Int32s  # block tables of the step's sequences, one after another
-    logit_rows: Int32s  # indices of the rows that get logits
-    # Where the row's sequence keeps its recurrent state; empty for a model without.
-    slots: Int32s = field(default_factory=lambda: np.zeros(0, np.int32))
+    token_ids: Int32s  # [rows]
+    # Of each run of neighbouring rows of one sequence [runs, 5]: its seat, the position of its first row, its
+    # rows, the slot whose recurrent state it reads, and the one that it writes. -1 for a state of zeros, and
+    # where a model has no states.
+    runs: Int32s
+    logit_rows: Int32s  # indices of the rows that get logits, ascending
+    tables: Int32s = field(default_factory=_no_numbers)  # [changes, 3]: seat, index in its table, block
+    window_tables: Int32s = field(default_factory=_no_numbers)  # the same of layers with windows
+    copies: Int32s = field(default_factory=_no_numbers)  # [copies, 2]: blocks, from and to, before all rows
+    window_copies: Int32s = field(default_factory=_no_numbers)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tplaunch.coordinator.measuring.trace import Trace
 from tplaunch.coordinator.messages import Attached, Connect, Load, Progress, Ready, Shutdown, Step, StepDone
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
+from tplaunch.coordinator.serving.sampling.evidence import RowEvidence, Wants, evidence_of
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare, num_all_reduces, padded, shares_routing
 
@@ -40,6 +41,22 @@ class EngineConfig:
     measure_copy: bool = False  # have every rank tell its device's copy bandwidth
 
 
+class StepResult:
+    """The rows with logits of a step."""
+
+    def __init__(self, logits: Floats, wants: Sequence[Wants]) -> None:
+        self._logits, self._wants = logits, wants
+
+    def evidence(self, row: int) -> RowEvidence:
+        return evidence_of(self._logits[row], self._wants[row])
+
+    def row(self, row: int) -> Floats:
+        return self._logits[row]
+
+    def fetch(self, rows: Sequence[int]) -> None:
+        """Has the ranks send these rows whole."""
+
+
 class Engine:
     """Runs a model on workers that have dialled in. One step at a time."""
 
@@ -57,6 +74,7 @@ class Engine:
         self.ledger: list[dict[str, float]] = [{} for _ in plan]  # microseconds by kind
         self._spent: list[dict[str, float]] = []  # of the last step, not yet in the ledger
         self._num_steps = 0  # that the ledger covers
+        self._last_step = 0
         self._reduce_clock = ReduceClock()
         self._num_all_reduces: dict[bool, int] = {}  # of a step, by whether it has logits
         self.trace = Trace() if config.trace else None
@@ -121,10 +139,24 @@ class Engine:
                 raise WorkerError(rank, f"rank {rank} sent {type(message).__name__} while loading")
         return [ready[rank] for rank in range(len(self._plan))]
 
-    def run(self, step: Step) -> Floats:
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    @property
+    def limits(self) -> Limits:
+        return self._config.limits
+
+    @property
+    def next_step(self) -> int:
+        """The number that the next step must have."""
+        return self._last_step + 1
+
+    def run(self, step: Step, wants: Sequence[Wants]) -> StepResult:
         """Runs a step; returns logits [logit rows, vocabulary], not to be written to."""
         begin = time.perf_counter()
         self._channel.broadcast(step)
+        self._last_step = step.number
         self._add_up()  # while the devices compute
         collect_if_due()
         timeout = self._config.timeout_seconds + MARGIN_SECONDS
@@ -146,7 +178,7 @@ class Engine:
             slices.append(answer.logits.reshape(shape))
         self._num_steps += 1
         self._spent = [answer.ledger for answer in answers]
-        return np.concatenate(slices, axis=1) if len(slices) > 1 else slices[0]
+        return StepResult(np.concatenate(slices, axis=1) if len(slices) > 1 else slices[0], wants)
 
     def _add_up(self) -> None:
         """Takes the last step into the ledger."""

@@ -21,7 +21,9 @@ class Limits:
     max_logit_rows: int = 32  # rows of one step that get logits
     kv_type: str = "f16"
     activations: str = "f32"  # what products multiply weights by
-    num_slots: int = 0  # sequences whose recurrent state has a place; 0 for a model that has none
+    num_slots: int = 0  # places of a sequence's recurrent state; 0 for a model that has none
+    max_sequences: int = 1  # that are computed at once: the rows of the block tables
+    num_window_blocks: int = 0  # of the cache of layers with windows; 0 where there are none
 
     def __post_init__(self) -> None:
         for name in ("context_length", "num_blocks", "block_length", "max_rows", "max_logit_rows"):

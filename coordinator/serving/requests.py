@@ -1,0 +1,205 @@
+"""The main loop of everything that generates: requests come in, steps run, and events go out.
+
+    schedule -> run on all ranks -> sample every row that has logits -> events
+
+Requests share steps. Each has its own parameters, random numbers and errors, and the bits of its logits do
+not depend on the others. Whoever owns a Requests makes all its calls from one thread at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from collections.abc import Sequence as SequenceOf
+
+import numpy as np
+
+from tplaunch.coordinator.serving.engine import Engine, StepResult
+from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
+from tplaunch.coordinator.serving.picking import pick_all
+from tplaunch.coordinator.serving.request import Event, Floats, Request, RequestError
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.sampling.picked import Picked
+from tplaunch.coordinator.serving.sampling.pool import LogitsError
+from tplaunch.coordinator.serving.sampling.sampler import TokenMask
+from tplaunch.coordinator.serving.scheduler import Scheduler, make_step
+from tplaunch.coordinator.serving.sequence import Run, Sequence
+from tplaunch.coordinator.serving.stream import Stream
+from tplaunch.coordinator.text.tokenizer import Tokenizer
+
+
+class Requests:
+    """All requests of an engine, from `add` to their last event."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer | None = None,
+        suppressed: Collection[int] = (),
+    ) -> None:
+        """tokenizer: without one there are tokens and no text. suppressed: tokens that are never picked."""
+        self._engine, self._limits, self._tokenizer = engine, engine.limits, tokenizer
+        self._suppressed = frozenset(suppressed)
+        self._memory = KVMemory(engine.limits, LayerKinds.of(engine.spec))
+        self._scheduler = Scheduler(engine.limits, self._memory)
+        self._streams: dict[Sequence, Stream] = {}
+        self._requests: dict[str, Request] = {}
+        self._num_requests = 0
+
+    def __len__(self) -> int:
+        """The number of requests that have not ended."""
+        return len(self._requests)
+
+    def add(
+        self,
+        prompt: SequenceOf[int],
+        params: SamplingParams,
+        *,
+        id: str | None = None,
+        mask: TokenMask | None = None,
+        only_logits: bool = False,
+        assumed: int = 0,
+        shares: bool = True,
+    ) -> Request:
+        """Takes a prompt of token ids; the following steps bring its events. Raises RequestError.
+
+        only_logits: keep the logits of all positions, and generate nothing. shares: take from the prefix
+        cache and leave something there. assumed: take so many positions for computed, whatever the cache
+        holds there, to measure what comes behind them; it can't share.
+        """
+        self._num_requests += 1
+        name = id or f"request-{self._num_requests}"
+        request = Request(name, self._num_requests, tuple(prompt), params, mask, only_logits)
+        self._check(request)
+        stream = self._stream(request, 0, assumed=assumed, shares=shares)
+        self._requests[request.id] = request
+        self._start(stream)
+        return request
+
+    def cancel(self, id: str) -> None:
+        """Ends a request at once and gives back all that it holds; one that has ended is left alone."""
+        for stream in [stream for stream in self._streams.values() if stream.request.id == id]:
+            self._end(stream, "cancelled")
+
+    def step(self) -> list[Event]:
+        """Runs one step of all that wait for one, and returns what it has brought; [] where nothing waits."""
+        if not self._streams:
+            return []
+        begin = time.perf_counter()
+        runs = self._scheduler.schedule()
+        step = make_step(self._engine.next_step, runs, self._memory)
+        streams = [self._streams[run.sequence] for run in runs]
+        wants = [want for stream, run in zip(streams, runs, strict=True) for want in stream.wants(run)]
+        result = self._engine.run(step, wants)
+        self._scheduler.finish(runs)
+        is_decoding = {stream.request: bool(stream.output.token_ids) for stream in streams}
+        events = self._take(runs, streams, result)
+        seconds = time.perf_counter() - begin
+        for request, decodes in is_decoding.items():
+            request.times.add(seconds, is_decoding=decodes)
+        return events
+
+    def _take(self, runs: SequenceOf[Run], streams: SequenceOf[Stream], result: StepResult) -> list[Event]:
+        """Hands each text its rows with logits, and lets those go on whose last token was computed."""
+        events: list[Event] = []
+        going_on: list[tuple[Stream, int]] = []  # and the row of the last token
+        row = 0
+        for run, stream in zip(runs, streams, strict=True):
+            stream.take_rows(run, result, row)
+            row += run.num_logits
+            if run.sequence.num_waiting:
+                continue
+            if stream.request.only_logits:
+                events.append(self._end(stream, "length"))
+            else:
+                going_on += ((one, row - 1) for one in self._forked(stream))
+        for (stream, _), picked in zip(going_on, pick_all(going_on, result), strict=True):
+            if isinstance(picked, Picked):
+                events.append(self._go_on(stream, picked))
+            else:
+                events += self._fail(stream.request, picked)
+        return events
+
+    def _forked(self, stream: Stream) -> Iterator[Stream]:
+        """The text, and where it has computed the prompt of several, the others that go on from there."""
+        yield stream
+        for index in range(1, stream.request.params.n) if stream.is_first else ():
+            other = self._stream(stream.request, index)
+            if self._memory.fork(stream.sequence, other.sequence):
+                self._start(other, is_running=True)
+                yield other
+            else:
+                self._start(other)  # it finds in the cache what is still there of the prompt
+
+    def _go_on(self, stream: Stream, picked: Picked) -> Event:
+        """Appends a token to a text, which may end by it."""
+        token, text = stream.append(picked, self._limits.context_length)
+        if stream.is_finished:
+            self._release(stream)
+        return Event(stream.request, stream.output.index, token, text, stream.output.finish_reason)
+
+    def _end(self, stream: Stream, reason: str, *, forget: bool = False) -> Event:
+        """Ends a text before its time. forget: nothing that it computed may be found by others."""
+        text = stream.finish(reason)
+        self._release(stream, forget=forget)
+        return Event(stream.request, stream.output.index, None, text, reason)
+
+    def _fail(self, request: Request, error: LogitsError) -> list[Event]:
+        """Ends a request whose logits are no numbers, and all of its texts."""
+        request.error = request.error or error
+        streams = [stream for stream in self._streams.values() if stream.request is request]
+        return [self._end(stream, "error", forget=True) for stream in streams]
+
+    def _stream(self, request: Request, index: int, *, assumed: int = 0, shares: bool = True) -> Stream:
+        return Stream(
+            request,
+            index,
+            self._engine.spec.vocabulary_size,
+            self._tokenizer,
+            self._suppressed,
+            assumed=assumed,
+            shares=shares,
+        )
+
+    def _start(self, stream: Stream, *, is_running: bool = False) -> None:
+        stream.sequence.arrival = stream.request.number, stream.output.index
+        self._streams[stream.sequence] = stream
+        if is_running:
+            self._scheduler.add_running(stream.sequence)
+        else:
+            self._scheduler.add(stream.sequence)
+
+    def _release(self, stream: Stream, *, forget: bool = False) -> None:
+        """Gives back what a text holds; the request has ended with the last of them."""
+        del self._streams[stream.sequence]
+        self._scheduler.remove(stream.sequence, forget=forget)
+        request = stream.request
+        if request.is_finished:
+            request.times.finished = time.perf_counter()
+            del self._requests[request.id]
+
+    def _check(self, request: Request) -> None:
+        """Raises RequestError for a request that can't be computed."""
+        prompt, size, length = request.prompt, self._engine.spec.vocabulary_size, self._limits.context_length
+        if request.id in self._requests:
+            raise RequestError(f"a request {request.id!r} is running; another one needs another id")
+        if not prompt:
+            raise RequestError("the prompt is empty: there is nothing to continue")
+        room = length if request.only_logits else length - 1
+        if len(prompt) > room:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens, and the context of {length} has room for {room};"
+                " shorten it, or give more context with --context"
+            )
+        if not 0 <= min(prompt) <= max(prompt) < size:
+            wrong = next(token for token in prompt if not 0 <= token < size)
+            raise RequestError(f"the prompt has the token {wrong}; this model has 0 to {size - 1}")
+
+
+def all_logits(engine: Engine, tokens: SequenceOf[int]) -> Floats:
+    """The logits behind each token of a text [tokens, vocabulary]."""
+    requests = Requests(engine)
+    request = requests.add(tokens, SamplingParams(temperature=0), only_logits=True)
+    while len(requests):
+        requests.step()
+    return np.concatenate(request.logits)
