@@ -33,7 +33,8 @@ class FakeChannel(Channel):
     """Answers every message at once; `seconds` is what that took, as the time of a step's devices.
 
     Ranks in `silent` don't answer: who waits for them passes the deadline without waiting. A rank in
-    `failing` answers its next message with that sentence.
+    `failing` answers its next message with that sentence. Of the logit rows of a step those in `spoil_rows`
+    become NaN.
     """
 
     def __init__(self, num_ranks: int) -> None:
@@ -42,6 +43,8 @@ class FakeChannel(Channel):
         self.seconds = 0.0
         self.silent: set[int] = set()
         self.failing: dict[int, str] = {}
+        self.spoil_rows: set[int] = set()
+        self.num_rows = 0  # that were computed
         self.model: FakeModel | None = None
         self.is_shut_down = self.is_closed = False
         self._passed = 0.0  # of time that nobody waited for
@@ -98,5 +101,7 @@ class FakeChannel(Channel):
         assert self.model is not None, "a step before the model was loaded"
         if rank == 0:
             self._logits = self.model.run(step)
+            self._logits[list(self.spoil_rows)] = np.nan
+            self.num_rows += step.token_ids.size
         span = self._loads[rank].share.vocabulary
         return StepDone(step.number, self._logits[:, span.start : span.stop].ravel(), {"wait": 1.0})

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.serving.block_tables import BlockTables
-from tplaunch.coordinator.serving.kv_blocks import ChainedKeys
+from tplaunch.coordinator.serving.kv_blocks import ChainedKeys, Pool
 from tplaunch.coordinator.serving.sequence import Held, Run, Sequence
 from tplaunch.coordinator.serving.states import States
 from tplaunch.coordinator.split.limits import Limits
@@ -61,6 +61,12 @@ class KVMemory:
         self._free_seats = list(range(limits.max_sequences))[::-1]
 
     @property
+    def pools(self) -> list[Pool]:
+        """The pools of blocks, and of slots where the model has states."""
+        pools = [table.pool for table in self._tables]
+        return pools if self._states is None else [*pools, self._states.pool]
+
+    @property
     def num_free_seats(self) -> int:
         return len(self._free_seats)
 
@@ -71,7 +77,7 @@ class KVMemory:
         """
         if not self._free_seats:
             return False
-        found, num_blocks, branch = self._match(sequence)
+        found, num_blocks = self._match(sequence)
         wanted = min(len(sequence.tokens) + 1, self._limits.context_length)
         for table, blocks in zip(self._tables, found, strict=True):
             if not table.has_room(wanted, num_blocks, self._limits.max_rows, blocks, num_running):
@@ -85,25 +91,20 @@ class KVMemory:
         sequence.num_computed = sequence.assumed or num_blocks * self._limits.block_length
         sequence.num_cached = num_blocks * self._limits.block_length
         if self._states is not None:
-            self._states.plan_snapshots(sequence, branch * self._limits.block_length)
+            self._states.plan_snapshots(sequence)
         return True
 
-    def _match(self, sequence: Sequence) -> tuple[list[SequenceOf[int | None]], int, int]:
-        """What is cached: blocks in each table, how many of them a sequence can begin with, and the most
-        that it could if there were a snapshot of the state there."""
+    def _match(self, sequence: Sequence) -> tuple[list[SequenceOf[int | None]], int]:
+        """The cached blocks of its text in each table, and how many of them a sequence can begin with."""
         most = (len(sequence.tokens) - 1) // self._limits.block_length if sequence.reads_cache else 0
         self._keys.extend(sequence.keys, sequence.tokens, most)
         found: list[SequenceOf[int | None]] = [table.found(sequence.keys[:most]) for table in self._tables]
-        branch = 0
         for num_blocks in range(most, 0, -1):
-            if not all(
+            if all(
                 table.can_begin(blocks, num_blocks) for table, blocks in zip(self._tables, found, strict=True)
-            ):
-                continue
-            branch = branch or num_blocks
-            if self._states is None or self._states.pool.find(sequence.keys[num_blocks - 1]) is not None:
-                return found, num_blocks, branch
-        return found, 0, branch if self._tables else 0
+            ) and (self._states is None or self._states.has(sequence.keys[num_blocks - 1])):
+                return found, num_blocks
+        return found, 0
 
     def reserve(self, sequence: Sequence, num_positions: int) -> int:
         """Gives the sequence blocks for its next rows; returns up to which position it can be computed."""
@@ -139,7 +140,7 @@ class KVMemory:
         for table in self._tables:
             table.publish(sequence, first, stop)
         if self._states is not None:
-            self._states.computed(sequence)
+            self._states.computed(sequence, first, stop)
 
     def take_changes(self) -> tuple[list[int], list[int], list[int], list[int]]:
         """Changes of both block tables, and copies of blocks of both kinds, since the last call."""

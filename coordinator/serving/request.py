@@ -44,6 +44,11 @@ class Times:
     first_token: float | None = None  # when it came
     finished: float | None = None  # when the last text ended
 
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens of the prompt that were computed."""
+        return self.prompt_tokens - self.cached_tokens
+
     def add(self, seconds: float, *, is_decoding: bool) -> None:
         """Counts a step that computed something of the request."""
         if is_decoding:

@@ -40,8 +40,8 @@ class Requests:
         """tokenizer: without one there are tokens and no text. suppressed: tokens that are never picked."""
         self._engine, self._limits, self._tokenizer = engine, engine.limits, tokenizer
         self._suppressed = frozenset(suppressed)
-        self._memory = KVMemory(engine.limits, LayerKinds.of(engine.spec))
-        self._scheduler = Scheduler(engine.limits, self._memory)
+        self.memory = KVMemory(engine.limits, LayerKinds.of(engine.spec))
+        self._scheduler = Scheduler(engine.limits, self.memory)
         self._streams: dict[Sequence, Stream] = {}
         self._requests: dict[str, Request] = {}
         self._num_requests = 0
@@ -49,6 +49,11 @@ class Requests:
     def __len__(self) -> int:
         """The number of requests that have not ended."""
         return len(self._requests)
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often a request had to give its blocks back."""
+        return self._scheduler.num_preemptions
 
     def add(
         self,
@@ -78,8 +83,9 @@ class Requests:
 
     def cancel(self, id: str) -> None:
         """Ends a request at once and gives back all that it holds; one that has ended is left alone."""
-        for stream in [stream for stream in self._streams.values() if stream.request.id == id]:
-            self._end(stream, "cancelled")
+        request = self._requests.get(id)
+        if request is not None:
+            self._end_all(request, "cancelled")
 
     def step(self) -> list[Event]:
         """Runs one step of all that wait for one, and returns what it has brought; [] where nothing waits."""
@@ -87,12 +93,12 @@ class Requests:
             return []
         begin = time.perf_counter()
         runs = self._scheduler.schedule()
-        step = make_step(self._engine.next_step, runs, self._memory)
+        step = make_step(self._engine.next_step, runs, self.memory)
         streams = [self._streams[run.sequence] for run in runs]
         wants = [want for stream, run in zip(streams, runs, strict=True) for want in stream.wants(run)]
         result = self._engine.run(step, wants)
         self._scheduler.finish(runs)
-        is_decoding = {stream.request: bool(stream.output.token_ids) for stream in streams}
+        is_decoding = {stream.request: not stream.is_first for stream in streams}
         events = self._take(runs, streams, result)
         seconds = time.perf_counter() - begin
         for request, decodes in is_decoding.items():
@@ -123,9 +129,12 @@ class Requests:
     def _forked(self, stream: Stream) -> Iterator[Stream]:
         """The text, and where it has computed the prompt of several, the others that go on from there."""
         yield stream
-        for index in range(1, stream.request.params.n) if stream.is_first else ():
+        if not stream.is_first:
+            return
+        stream.request.times.cached_tokens = stream.sequence.num_cached
+        for index in range(1, stream.request.params.n):
             other = self._stream(stream.request, index)
-            if self._memory.fork(stream.sequence, other.sequence):
+            if self.memory.fork(stream.sequence, other.sequence):
                 self._start(other, is_running=True)
                 yield other
             else:
@@ -147,8 +156,15 @@ class Requests:
     def _fail(self, request: Request, error: LogitsError) -> list[Event]:
         """Ends a request whose logits are no numbers, and all of its texts."""
         request.error = request.error or error
+        return self._end_all(request, "error", forget=True)
+
+    def _end_all(self, request: Request, reason: str, *, forget: bool = False) -> list[Event]:
         streams = [stream for stream in self._streams.values() if stream.request is request]
-        return [self._end(stream, "error", forget=True) for stream in streams]
+        begun = {stream.output.index for stream in streams}
+        for output in request.outputs:
+            if output.index not in begun:
+                output.finish_reason = output.finish_reason or reason
+        return [self._end(stream, reason, forget=forget) for stream in streams]
 
     def _stream(self, request: Request, index: int, *, assumed: int = 0, shares: bool = True) -> Stream:
         return Stream(

@@ -6,10 +6,14 @@ is a slot that was published and is from then on only read, and nothing is ever 
 
 from __future__ import annotations
 
+import itertools
+from collections import OrderedDict
+
 from tplaunch.coordinator.serving.kv_blocks import Pool
 from tplaunch.coordinator.serving.sequence import Sequence
 
 STRIDE = 256  # positions between the snapshots of a long prompt
+MAX_SEEN = 1 << 16  # blocks of earlier texts whose keys are remembered
 
 
 class States:
@@ -19,13 +23,16 @@ class States:
         self.pool = Pool(num_slots)
         self._takes_snapshots = num_slots > max_sequences
         self._block_length = block_length
+        self._seen: OrderedDict[bytes, None] = OrderedDict()  # keys of blocks, the latest last
         self._let_go: list[int] = []  # slots that the step reads, to be released after it
         self._moving: set[Sequence] = set()  # those whose next row needs another slot
 
-    def plan_snapshots(self, sequence: Sequence, branch: int) -> None:
-        """Chooses where the sequence's state is kept; branch: where it parts from a text that is cached."""
+    def plan_snapshots(self, sequence: Sequence) -> None:
+        """Chooses where the sequence's state is kept: also where it parts from an earlier text."""
         if not self._takes_snapshots:
             return
+        seen = sum(1 for _ in itertools.takewhile(self._seen.__contains__, sequence.keys))
+        branch = seen * self._block_length
         last = (len(sequence.tokens) - 1) // self._block_length * self._block_length
         stride = -(-STRIDE // self._block_length) * self._block_length
         points = {last, branch, *range(stride, last, stride)}
@@ -51,10 +58,16 @@ class States:
         self._moving.discard(sequence)
         return -1 if read is None else read, write
 
-    def computed(self, sequence: Sequence) -> None:
-        """Keeps the state that the sequence has come to, where it is worth it and there is room."""
+    def computed(self, sequence: Sequence, first: int, stop: int) -> None:
+        """Keeps the state that the sequence has come to, where it is worth it and there is room.
+
+        It has computed the blocks first .. stop - 1 of its text.
+        """
+        if not self._takes_snapshots:
+            return
+        self._note(sequence.keys[first:stop])
         position = sequence.num_computed
-        if not self._takes_snapshots or position % self._block_length or sequence.slot is None:
+        if position % self._block_length or sequence.slot is None:
             return
         is_decoding = position >= sequence.num_prompt
         if not is_decoding and position not in sequence.snapshot_at:
@@ -67,6 +80,13 @@ class States:
         self.pool.publish(sequence.slot, sequence.keys[position // self._block_length - 1])
         self._moving.add(sequence)
 
+    def _note(self, keys: list[bytes]) -> None:
+        for key in keys:
+            self._seen[key] = None
+            self._seen.move_to_end(key)
+        while len(self._seen) > MAX_SEEN:
+            self._seen.popitem(last=False)
+
     def _forget(self, key: bytes | None) -> None:
         place = None if key is None else self.pool.find(key)
         if place is not None:
@@ -77,6 +97,10 @@ class States:
         for slot in self._let_go:
             self.pool.release(slot)
         self._let_go.clear()
+
+    def has(self, key: bytes) -> bool:
+        """Tells whether there is a snapshot behind the block with this key."""
+        return self.pool.find(key) is not None
 
     def adopt(self, sequence: Sequence, key: bytes) -> None:
         """Begins with the snapshot of this key, which is there."""

@@ -26,7 +26,7 @@ class Limits:
     num_window_blocks: int = 0  # of the cache of layers with windows; 0 where there are none
 
     def __post_init__(self) -> None:
-        for name in ("context_length", "num_blocks", "block_length", "max_rows", "max_logit_rows"):
+        for name in ("context_length", "block_length", "max_rows", "max_logit_rows", "max_sequences"):
             if not 0 < getattr(self, name) < 2**31:
                 raise PlanError(f"{name} is {getattr(self, name)}; it must be positive")
         if not 0 <= self.num_slots < 2**31:

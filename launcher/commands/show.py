@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
-from tplaunch.coordinator.serving.generation import all_logits
+from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.split.plan import RankShare, Span
 from tplaunch.launcher.config import RunConfig, UsageError
 from tplaunch.launcher.device_choice import left_out
@@ -213,7 +213,7 @@ def write_logits(config: RunConfig, tokens: list[int], out: Path) -> int:
     arrangement = arrange(config, model, select_devices(config.devices))
     check_prompt(tokens, model, arrangement.limits)
     with start_session(config, model, arrangement) as session:
-        logits = all_logits(session.engine, session.scheduler, tokens)
+        logits = all_logits(session.engine, tokens)
     try:
         with out.open("wb") as file:
             np.savez(file, tokens=np.array(tokens, np.int32), logits=logits)
