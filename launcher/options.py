@@ -176,6 +176,8 @@ def _add_bench_collectives(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", default="2,4", metavar="LIST", help="how many (default: %(default)s)")
     parser.add_argument("--sizes", default="16K,64K,1M,16M", metavar="LIST",
                         help="bytes of float32 to sum (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS",
+                        help="how long a rank may take for one sum (default: %(default)s)")  # fmt: skip
     _add_forms(parser.add_argument_group("output"))
 
 
