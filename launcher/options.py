@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tplaunch.coordinator.architectures.shapes import SHAPES
 from tplaunch.coordinator.serving.sampler import SamplingParameters
 from tplaunch.launcher.config import EXIT_USAGE
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,6 +27,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         say(f"{message}; see {self.prog} --help")
         self.exit(EXIT_USAGE)
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        """Prints the help; argparse's own drops what can't be written, and then ends with 0."""
+        (sys.stderr if file is None else file).write(message)
 
     @property
     def known_options(self) -> Mapping[str, argparse.Action]:

@@ -60,12 +60,40 @@ def test_streams(
 
 
 @pytest.mark.parametrize(
-    "command", [["devices"], ["models", "--json"], ["plan", "--devices", "cpu", "--shape", "tiny"]]
+    "command",
+    [
+        ["devices"],
+        ["models", "--json"],
+        ["plan", "--devices", "cpu", "--shape", "tiny"],
+        ["--help"],
+        ["run", "--help"],
+        ["--version"],
+    ],
 )
 def test_a_full_disk_is_a_sentence_in_every_command(tplaunch: CommandLine, command: list[str]) -> None:
     result = shell(tplaunch, "> /dev/full", *command)
     assert result.returncode == 1
     assert result.stderr.endswith("tplaunch: standard output can't be written: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["logits", "--devices", "cpu", "--tokens", "1,2"], "--out"),
+        (["run", *SHORT, "--json"], "--trace"),
+        (["bench", "--devices", "cpu", "--prefill", "2", "--decode", "1", "--repeat", "1"], "--trace"),
+        (["bench", "--shape", "tiny", "--type", "f32"], "--write-gguf"),
+    ],
+)
+def test_a_full_disk_under_a_file_fails_the_run(
+    tplaunch: CommandLine, model: Path, command: list[str], option: str
+) -> None:
+    models = [] if "--shape" in command else [model]
+    result = tplaunch(*command, *models, option, "/dev/full")
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if "NumPy" not in line]
+    reason = "No space left on device; free some space, or name another folder"
+    assert line == f"tplaunch: {option} /dev/full can't be written: {reason}"
 
 
 def test_a_closed_stdin_without_a_prompt(tplaunch: CommandLine, model: Path) -> None:
