@@ -96,6 +96,21 @@ def test_a_full_disk_under_a_file_fails_the_run(
     assert line == f"tplaunch: {option} /dev/full can't be written: {reason}"
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [([], 1, "use --collective zmq-ring; its log: "), (["--collective", "zmq-ring"], 0, "")],
+)
+def test_without_proc(tplaunch: CommandLine, model: Path, options: list[str], code: int, said: str) -> None:
+    """As in some sandboxes: shared memory is found there, the ring's sockets have a path."""
+    hide = ["unshare", "-rm", "bash", "-c", 'mount -t tmpfs none /proc && exec "$0" "$@"']
+    if shutil.which("unshare") is None or subprocess.run([*hide, "true"], check=False).returncode:
+        pytest.skip("/proc can't be hidden here")
+    tplaunch.program = [*hide, *tplaunch.program]
+    result = tplaunch("--devices", "cpu,cpu", *SHORT[2:], *options, model)
+    assert (result.returncode, result.stdout) == (code, "" if code else TEXT), result.stderr
+    assert said in result.stderr
+
+
 def test_a_closed_stdin_without_a_prompt(tplaunch: CommandLine, model: Path) -> None:
     result = shell(tplaunch, "<&-", "--devices", "cpu", "-n", "2", model)
     assert result.returncode == 0 and result.stdout, result.stderr
