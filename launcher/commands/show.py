@@ -91,6 +91,9 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
     arrangement = arrange(config, model, choices)
     rows = list(zip(arrangement.plan, arrangement.bytes, strict=True))
     spec, limits, sizes = model.spec, arrangement.limits, arrangement.sizes
+    fault = model.tokenizer_fault()
+    if fault is not None:
+        say(f"`tplaunch run` will take no text: {fault}")
     if as_json:
         found = {
             "context": limits.context_length,
@@ -98,6 +101,7 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
             "limited_by": sizes.limited_by,
             "prefill_chunk": limits.max_rows,
             "split": arrangement.split,
+            "tokenizer_error": fault,
             "ranks": [_plan_row(share, num_bytes) for share, num_bytes in rows],
         }
         print(json.dumps(found, indent=2))
