@@ -12,8 +12,7 @@ from pathlib import Path
 
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.model.spec import ModelError
-from tplaunch.coordinator.serving.sampler import LogitsError, SamplingParameters
-from tplaunch.coordinator.serving.scheduler import CapacityError
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
 from tplaunch.launcher.commands.bench import BenchConfig, bench
@@ -43,7 +42,7 @@ from tplaunch.launcher.words import parse_words
 from tplaunch.worker.faults import fault_sentence
 
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
-FAILED_RUN = (RunError, LogitsError, CapacityError)
+FAILED_RUN = (RunError, LogitsError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,16 +128,20 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "logits":
         return write_logits(config, parse_tokens(options.tokens), options.out)
     try:
-        sampling = SamplingParameters(
-            options.temperature, options.top_k, options.top_p, options.min_p, options.seed
+        sampling = SamplingParams(
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            seed=options.seed,
+            max_tokens=options.max_tokens,
+            ignore_eos=options.ignore_eos,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
     generate = GenerateConfig(
         prompt=options.prompt,
         tokens=None if options.tokens is None else parse_tokens(options.tokens),
-        max_tokens=options.max_tokens,
-        ignore_eos=options.ignore_eos,
         sampling=sampling,
         json=options.json,
         ledger=options.ledger,

@@ -71,6 +71,7 @@ class Driver:
 
     def cancel(self, requests: Sequence[Request]) -> None:
         """Ends requests at once; their sinks hear nothing more. Those that have ended are left alone."""
+
         def cancel(session: Session) -> None:
             for request in requests:
                 self._sinks.pop(request, None)

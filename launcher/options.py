@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tplaunch.coordinator.architectures.shapes import SHAPES
-from tplaunch.coordinator.serving.sampler import SamplingParameters
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.launcher.config import EXIT_USAGE
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
@@ -116,7 +116,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     _add_ledger(output)
     sampling = parser.add_argument_group("sampling")
-    defaults = SamplingParameters()
+    defaults = SamplingParams()
     sampling.add_argument("--temperature", type=float, default=defaults.temperature, metavar="T",
                           help="0 takes the likeliest token (default: %(default)s)")  # fmt: skip
     sampling.add_argument(

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tplaunch.coordinator.serving.sampler import SamplingParameters
 
 from tests.models import config_of, examples, write_llama
 from tests.unit.listed_devices import device
 from tplaunch import collectives
 from tplaunch.coordinator.messages import Progress
-from tplaunch.coordinator.serving.sampler import SamplingParameters
 from tplaunch.launcher.cli import main
 from tplaunch.launcher.commands.generate import GenerateConfig
 from tplaunch.launcher.config import (
