@@ -115,7 +115,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         return show_models(options.json, options.markdown)
     if options.command == "bench-collectives":
         ranks, sizes = parse_counts(options.ranks, "--ranks"), parse_message_sizes(options.sizes)
-        return bench_collectives(ranks, sizes, options.output)
+        return bench_collectives(ranks, sizes, options.timeout, options.output)
     if options.command == "bench":
         config = _run_config(options, _shape_or_file(options))
         return bench(config, _bench_config(options))

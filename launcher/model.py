@@ -14,6 +14,7 @@ from tplaunch.coordinator.gguf.paths import Stamp
 from tplaunch.coordinator.model.spec import ModelError, ModelSpec
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors
+from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer
 from tplaunch.coordinator.text.vocabulary import PREFIX
 from tplaunch.launcher.config import HubModel, RandomModel, RunConfig, UsageError
 from tplaunch.launcher.hub import fetch
@@ -56,6 +57,15 @@ class Model:
         """Tokens of the file's tokenizer; 0 where it has none."""
         texts = self.metadata.get(PREFIX + "tokens")
         return len(texts) if isinstance(texts, list) else 0
+
+    def tokenizer_fault(self) -> str | None:
+        """Why the file's tokenizer can't be used, as a sentence; None where it can, and for a shape."""
+        try:
+            if self.metadata:
+                load_tokenizer(self.metadata)
+        except TokenizerError as error:
+            return str(error)
+        return None
 
     @property
     def padding(self) -> range:
