@@ -45,8 +45,8 @@ def children() -> list[psutil.Process]:
         ("{% for i in range(99999) %}{{ 'x' * 100 }}{% endfor %}", LENGTH),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError"),
         ("{% block b %}{{ self.b() }}{% endblock %}", "RecursionError"),
-        (GROWING % ("[]", "[n.x]") + "{{ n.x|tojson }}", "RecursionError"),
-        ("{{ " + "(" * 100_000 + ")" * 100_000 + " }}", "RecursionError|ended with code"),
+        (GROWING % ("[]", "[n.x]") + "{{ n.x|tojson }}", f"{TIME}|RecursionError"),
+        ("{{ " + "(" * 100_000 + ")" * 100_000 + " }}", f"{TIME}|RecursionError|ended with code"),
         ("{{ raise_exception('x' * 10**7) }}", "refuses this conversation: x{300}$"),
         ("{{ ''.__class__.__mro__ }}", "SecurityError"),
         ("{{ cycler.__init__.__globals__ }}", "SecurityError"),
@@ -55,6 +55,7 @@ def children() -> list[psutil.Process]:
         ("{{ messages.append(1) }}", "SecurityError"),
         ("{{ strftime_now.__self__.x }}", "SecurityError"),
     ],
+    ids=lambda text: text[:40],
 )
 def test_harm_ends_with_a_sentence(source: str, error: str) -> None:
     template = ChatTemplate(source, limits=SHORT)
