@@ -18,7 +18,7 @@ from tplaunch.launcher.fitting.speeds import device_speed
 from tplaunch.launcher.lines import wrapped
 from tplaunch.launcher.model import open_model
 from tplaunch.launcher.session import start_session
-from tplaunch.worker.measuring.tuning_job import TuningJob
+from tplaunch.worker.jobs.tuning import TuningJob
 from tplaunch.worker.measuring.two_phase import WAYS, bucket_rows, kept_measurements, measurement_name, pays
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
