@@ -19,7 +19,8 @@ import numpy as np
 import psutil
 
 from tplaunch.coordinator.serving.generation import Generation
-from tplaunch.coordinator.serving.sampler import Sampler, SamplingParameters
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.launcher.cli import BAD_INPUT, FAILED_RUN
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import select_devices
@@ -137,7 +138,7 @@ def _continue(session: Session, options: argparse.Namespace, number: int) -> lis
         engine=session.engine,
         scheduler=session.scheduler,
         prompt=random.integers(0, session.model.spec.vocabulary_size, length).tolist(),
-        sampler=Sampler(SamplingParameters(seed=options.seed + number)),
+        sampler=Sampler(SamplingParams(seed=options.seed + number), session.model.spec.vocabulary_size),
         max_tokens=options.tokens,
         context_length=context,
         stop_tokens=frozenset(),

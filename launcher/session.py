@@ -12,7 +12,7 @@ from tplaunch.coordinator.messages import Attached, Ready
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.control import WorkerChannel
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
-from tplaunch.coordinator.serving.sampler import LogitsError
+from tplaunch.coordinator.serving.sampling.pool import LogitsError
 from tplaunch.coordinator.serving.scheduler import Scheduler
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare

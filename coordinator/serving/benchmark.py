@@ -11,7 +11,8 @@ import numpy as np
 from tplaunch.coordinator.measuring.ledger import Ledger, make_ledger
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.generation import next_logits
-from tplaunch.coordinator.serving.sampler import Sampler, SamplingParameters
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
 
 WARM_UP_TOKENS = 2  # of decode: the first step of a kind records its program
@@ -81,12 +82,13 @@ def _run_once(engine: Engine, scheduler: Scheduler, vocabulary_size: int, test: 
     length = test.context + (test.num_tokens if test.kind == "prefill" else 1)
     tokens = np.random.Generator(np.random.PCG64(0)).integers(0, vocabulary_size, length).tolist()
     sequence = Sequence(tokens, num_computed=test.context)
-    sampler = Sampler(SamplingParameters(temperature=0))
+    sampler = Sampler(SamplingParams(temperature=0), vocabulary_size)
     scheduler.add(sequence)
     try:
         started = time.perf_counter()
         for _ in range(test.num_tokens if test.kind == "decode" else 1):
-            sequence.tokens.append(sampler.sample(next_logits(engine, scheduler, sequence)))
+            logits = next_logits(engine, scheduler, sequence)
+            sequence.tokens.append(sampler.pick_row(logits, len(sequence.tokens), []).token)
         return time.perf_counter() - started
     finally:
         scheduler.remove(sequence)

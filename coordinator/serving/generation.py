@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.coordinator.serving.engine import Engine
-from tplaunch.coordinator.serving.sampler import Sampler
+from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.serving.scheduler import Run, Scheduler, Sequence
 
 Floats = npt.NDArray[np.float32]
@@ -48,7 +48,9 @@ class Generation:
         num_made = 0
         try:
             while not self.finish_reason:
-                token = self.sampler.sample(next_logits(self.engine, self.scheduler, sequence))
+                logits = next_logits(self.engine, self.scheduler, sequence)
+                generated = sequence.tokens[len(self.prompt) :]
+                token = self.sampler.pick_row(logits, len(sequence.tokens), generated).token
                 if not num_made:
                     first = time.perf_counter()
                 if token in self.stop_tokens:
@@ -74,7 +76,7 @@ def next_logits(engine: Engine, scheduler: Scheduler, sequence: Sequence) -> Flo
     """Steps until the sequence's last token is computed; its logits [vocabulary]."""
     while True:
         step, runs = scheduler.schedule()
-        logits = engine.run(step)
+        logits = engine.logits(step)
         scheduler.finish(runs)
         if not sequence.num_waiting:
             last: Floats = logits[_logit_row(runs, sequence)]
@@ -98,7 +100,7 @@ def all_logits(engine: Engine, scheduler: Scheduler, tokens: list[int]) -> Float
     parts = []
     while sequence.num_waiting:
         step, runs = scheduler.schedule()
-        logits = engine.run(step)
+        logits = engine.logits(step)
         scheduler.finish(runs)
         parts.append(logits)
     scheduler.remove(sequence)

@@ -10,8 +10,10 @@ from typing import Any
 
 from tplaunch.coordinator.measuring.ledger import Ledger, make_ledger
 from tplaunch.coordinator.serving.generation import Generation, Timings
-from tplaunch.coordinator.serving.sampler import Sampler, SamplingParameters
-from tplaunch.coordinator.text.detokenizer import Detokenizer
+from tplaunch.coordinator.serving.sampling.changes import check_token_ids
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.sampling.sampler import Sampler
+from tplaunch.coordinator.serving.sampling.stops import TextStream
 from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from tplaunch.launcher.commands.ledger_report import ledger_json, ledger_table
 from tplaunch.launcher.config import RunConfig, UsageError
@@ -33,7 +35,7 @@ class GenerateConfig:
     tokens: list[int] | None  # a prompt as ids
     max_tokens: int | None  # None: until the end token or the end of the context
     ignore_eos: bool
-    sampling: SamplingParameters
+    sampling: SamplingParams
     json: bool
     ledger: bool = False  # say where the time went
     trace: Path | None = None
@@ -55,6 +57,10 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
     )
     model = open_model(config)
     tokenizer = _tokenizer(model, generate)
+    try:
+        check_token_ids(generate.sampling, model.spec.vocabulary_size)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     arrangement = arrange(config, model, select_devices(config.devices))
     has_prompt = generate.prompt is not None or generate.tokens is not None
     if not has_prompt and model.is_standard_input:
@@ -137,22 +143,31 @@ def _continue(
         prompt=prompt,
         sampler=Sampler(
             generate.sampling,
-            {*session.model.padding, *(tokenizer.suppressed_token_ids if tokenizer else ())},
+            session.model.spec.vocabulary_size,
+            prompt_ids=prompt,
+            suppressed={*session.model.padding, *(tokenizer.suppressed_token_ids if tokenizer else ())},
+            end_ids=tokenizer.eos_token_ids if tokenizer else (),
+            token_bytes=tokenizer.token_bytes if tokenizer else None,
         ),
         max_tokens=generate.max_tokens or context_length,
         context_length=context_length,
         stop_tokens=frozenset() if generate.ignore_eos or tokenizer is None else tokenizer.eos_token_ids,
     )
-    detokenizer = Detokenizer(tokenizer) if tokenizer else None
+    stream = TextStream(tokenizer, generate.sampling) if tokenizer else None
     tokens: list[int] = []
     text = ""
     for token in generation:
         tokens.append(token)
-        piece = detokenizer.push(token) if detokenizer else f"{token} "
+        piece = stream.push(token) if stream else f"{token} "
         text += piece
         if not generate.json:
             print(piece, end="", flush=True)
-    text += detokenizer.finish() if detokenizer else ""
+        if stream and stream.stopped_at is not None:
+            generation.finish_reason = "stop"
+    tail = stream.finish() if stream else ""
+    text += tail
+    if not generate.json:
+        print(tail, end="")
     timings = generation.timings
     assert timings is not None
     totals, num_steps, reduce_times = session.engine.take_ledger()

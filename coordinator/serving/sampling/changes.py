@@ -38,7 +38,7 @@ class Changes:
         mask: TokenMask | None,
     ) -> None:
         """Raises ValueError for token ids in the parameters that the vocabulary does not hold."""
-        _check_ids(params, vocabulary_size)
+        check_token_ids(params, vocabulary_size)
         self._min_tokens, self._mask = params.min_tokens, mask
         self._vocabulary_size = vocabulary_size
         banned = frozenset(suppressed).union(params.bad_token_ids)
@@ -101,7 +101,8 @@ class Changes:
         return self._early if len(generated) < self._min_tokens else self._late
 
 
-def _check_ids(params: SamplingParams, vocabulary_size: int) -> None:
+def check_token_ids(params: SamplingParams, vocabulary_size: int) -> None:
+    """Raises ValueError where the parameters name tokens that the vocabulary does not hold."""
     for name in ("allowed_token_ids", "bad_token_ids", "stop_token_ids", "logit_bias"):
         highest = max(getattr(params, name) or (), default=0)
         if highest >= vocabulary_size:
