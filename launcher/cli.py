@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.model.spec import ModelError
-from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.sampling.pool import LogitsError
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
 from tplaunch.launcher.commands.bench import BenchConfig, bench
@@ -37,6 +37,7 @@ from tplaunch.launcher.config import (
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.overrides import parse_overrides
+from tplaunch.launcher.sampling_options import sampling_params
 from tplaunch.launcher.signals import Signalled
 from tplaunch.launcher.sizes import parse_max_memory, parse_message_sizes
 from tplaunch.launcher.words import parse_words
@@ -128,22 +129,10 @@ def _dispatch(options: argparse.Namespace) -> int:
     config = _run_config(options, options.model)
     if options.command == "logits":
         return write_logits(config, parse_tokens(options.tokens), options.out)
-    try:
-        sampling = SamplingParams(
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            min_p=options.min_p,
-            seed=options.seed,
-            max_tokens=options.max_tokens,
-            ignore_eos=options.ignore_eos,
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     generate = GenerateConfig(
         prompt=options.prompt,
         tokens=None if options.tokens is None else parse_tokens(options.tokens),
-        sampling=sampling,
+        sampling=sampling_params(options),
         json=options.json,
         ledger=options.ledger,
         trace=options.trace,

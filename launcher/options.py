@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tplaunch.coordinator.architectures.shapes import SHAPES
-from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.launcher.config import EXIT_USAGE
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
+from tplaunch.launcher.sampling_options import add_sampling_options
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -115,20 +115,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="one JSON object: tokens, text, finish reason, timings"
     )
     _add_ledger(output)
-    sampling = parser.add_argument_group("sampling")
-    defaults = SamplingParams()
-    sampling.add_argument("--temperature", type=float, default=defaults.temperature, metavar="T",
-                          help="0 takes the likeliest token (default: %(default)s)")  # fmt: skip
-    sampling.add_argument(
-        "--top-k", type=int, default=defaults.top_k, metavar="K", help="0: off (default: %(default)s)"
-    )
-    sampling.add_argument(
-        "--top-p", type=float, default=defaults.top_p, metavar="P", help="1: off (default: %(default)s)"
-    )
-    sampling.add_argument(
-        "--min-p", type=float, default=defaults.min_p, metavar="P", help="0: off (default: %(default)s)"
-    )
-    sampling.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
+    add_sampling_options(parser)
     add_model_options(parser)
     parser.add_argument("text", nargs="?", metavar="PROMPT", help="the text to continue, as -p gives it")
 

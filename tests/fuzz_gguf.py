@@ -132,7 +132,7 @@ def try_file(path: Path) -> str:
             )
             step = Step(1, *(np.array(column, np.int32) for column in columns))
             with np.errstate(all="ignore"):
-                LocalEngine(path, [1.0, 1.0], LIMITS).run(step)
+                LocalEngine(path, [1.0, 1.0], LIMITS).logits(step)
             stage = "run"
     except SENTENCES as error:
         _check_sentence(error)

@@ -25,12 +25,14 @@ from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.messages import Load, Step
 from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
 from tplaunch.coordinator.serving.engine import Engine
+from tplaunch.coordinator.serving.sampling.results import StepResult, check_answer, merge
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import RankShare, make_plan, padded
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.write_gguf import add_metadata
+from tplaunch.coordinator import candidates
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
@@ -309,7 +311,7 @@ class LocalEngine(Engine):
         for rank in self.ranks:
             rank.device.attach_partials(arena, rank.share.rank)
 
-    def run(self, step: Step) -> Floats:
+    def run(self, step: Step) -> StepResult:
         programs = [rank.submit(step) for rank in self.ranks]
         num_segments = len(programs[0].segments)
         assert all(len(program.segments) == num_segments for program in programs)
@@ -318,4 +320,16 @@ class LocalEngine(Engine):
                 rank.device.finish(segment)
             for rank in self.ranks if segment + 1 < num_segments else ():
                 rank.device.release(segment + 1)
-        return np.concatenate([rank.logits(step) for rank in self.ranks], axis=1)
+        self.last_logits = [rank.logits(step) for rank in self.ranks]
+        slices = [rank.share.vocabulary for rank in self.ranks]
+        answers = [
+            candidates.answer(step.wanted, logits, vocabulary)
+            for logits, vocabulary in zip(self.last_logits, slices, strict=True)
+        ]
+        wholes = [candidates.whole_rows(step.wanted.whole_rows, logits) for logits in self.last_logits]
+        for answer, whole, vocabulary in zip(answers, wholes, slices, strict=True):
+            check_answer(step.wanted, answer, whole, vocabulary)
+        return merge(step.wanted, step.logit_rows.size, answers, wholes, slices)
+
+    def fetch(self, rows: Sequence[int]) -> Floats:
+        return np.concatenate([logits[list(rows)] for logits in self.last_logits], axis=1)

@@ -16,18 +16,21 @@ from tplaunch.coordinator.messages import (
     PROTOCOL_VERSION,
     Attached,
     Connect,
+    FetchRows,
     Hello,
     Lap,
     Load,
     Message,
     Progress,
     Ready,
+    Rows,
     Shutdown,
     Step,
     StepDone,
 )
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import padded, shares_routing
+from tplaunch.coordinator import candidates
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.step import StepLayout, StepView
@@ -79,7 +82,7 @@ def serve(control: ControlSocket, rank: int, options: DeviceOptions) -> None:
         )
         with collected_by_hand():
             while not isinstance(message := control.receive(), Shutdown):
-                control.send(worker.run(_expect(message, Step)))
+                control.send(worker.answer(message))
                 collect_if_due()  # while the coordinator samples
     except BaseException as error:
         worker.collective.abort(str(error))
@@ -193,27 +196,45 @@ class Worker:
         """Everything that the first step would otherwise wait for."""
         self._writer = StepWriter(self.device, self.weights, self._load)
         self._logits = self.device.view("logits").view(np.float32)
+        self._last = (0, np.zeros((0, 0), np.float32))  # the last step's number and logits
         self._program(1, 1)
         way = (
             "written straight to host memory" if self.device.imports_partials else "copied by way of the host"
         )
         log.info("ready: %d bytes on the device, partial sums %s", self.device_bytes, way)
 
+    def answer(self, message: Message) -> StepDone | Rows:
+        """Runs a step, or sends more of the last one's logits."""
+        return self._fetch(message) if isinstance(message, FetchRows) else self.run(_expect(message, Step))
+
     def run(self, step: Step) -> StepDone:
         """One step: write, submit, and at every segment's end an all-reduce.
 
-        The logits are the device's own memory: the next step overwrites them.
+        Whole rows of logits are the device's own memory: the next step overwrites them.
         """
         clock = StepClock()
         self._writer.write(step)
         program = self._program(step.token_ids.size, step.logit_rows.size)
         clock.lap("host")
         self._runner.run(program, step.token_ids.size, self._row_bytes // 4, clock.lap)
-        logits = self._logits[: step.logit_rows.size * len(self._load.share.vocabulary)]
+        vocabulary = self._load.share.vocabulary
+        shape = (step.logit_rows.size, len(vocabulary))
+        logits = self._logits[: shape[0] * shape[1]].reshape(shape)
+        self._last = (step.number, logits)
+        answer = candidates.answer(step.wanted, logits, vocabulary)
+        whole = candidates.whole_rows(step.wanted.whole_rows, logits)
         clock.lap("host")
         ledger = clock.ledger()
         laps = self._laps(clock, ledger) if self._timed is not None else []
-        return StepDone(step.number, logits, ledger, tuple(laps))
+        return StepDone(step.number, whole, ledger, tuple(laps), answer)
+
+    def _fetch(self, message: FetchRows) -> Rows:
+        """The rows of the last step's logits, which no step has overwritten yet."""
+        number, logits = self._last
+        if message.number != number:
+            raise ProtocolError(f"rows of step {message.number} are asked for behind step {number}")
+        candidates.check_rows("a fetched row", message.rows, len(logits))
+        return Rows(number, candidates.whole_rows(message.rows, logits))
 
     def _laps(self, clock: StepClock, ledger: dict[str, float]) -> list[Lap]:
         """Of the device, where it noted any, and for a trace of the host; the ledger learns of the device."""

@@ -8,22 +8,25 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tplaunch.coordinator.candidates import answer, whole_rows
 from tplaunch.coordinator.messages import (
     PROTOCOL_VERSION,
     Attached,
     Connect,
     Failed,
+    FetchRows,
     Hello,
     Load,
     Message,
     Progress,
     Ready,
+    Rows,
     Shutdown,
     Step,
     StepDone,
 )
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
-from tplaunch.coordinator.serving.fake_model import FakeModel
+from tplaunch.coordinator.serving.fake_model import FakeModel, Floats
 from tplaunch.coordinator.serving.kv_memory import LayerKinds
 
 Answer = Callable[[int, Message], "Message | None"]
@@ -94,6 +97,9 @@ class FakeChannel(Channel):
         if isinstance(message, Shutdown):
             self.is_shut_down = True
             return []
+        logits = self._slice(rank)
+        if isinstance(message, FetchRows):
+            return [Rows(message.number, whole_rows(message.rows, logits))]
         assert isinstance(message, Step), f"{type(message).__name__} is no message to a rank"
         return [self._run(rank, message)]
 
@@ -103,5 +109,10 @@ class FakeChannel(Channel):
             self._logits = self.model.run(step)
             self._logits[list(self.spoil_rows)] = np.nan
             self.num_rows += step.token_ids.size
+        logits, wanted = self._slice(rank), step.wanted
+        told = answer(wanted, logits, self._loads[rank].share.vocabulary)
+        return StepDone(step.number, whole_rows(wanted.whole_rows, logits), {"wait": 1.0}, answer=told)
+
+    def _slice(self, rank: int) -> Floats:
         span = self._loads[rank].share.vocabulary
-        return StepDone(step.number, self._logits[:, span.start : span.stop].ravel(), {"wait": 1.0})
+        return self._logits[:, span.start : span.stop]

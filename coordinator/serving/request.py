@@ -69,7 +69,7 @@ class Request:
     only_logits: bool = False  # those of the prompt are kept, and nothing is generated
     outputs: list[Output] = field(default_factory=list)
     prompt_logprobs: list[Picked | None] = field(default_factory=list)  # of each token; the first has none
-    logits: list[Floats] = field(default_factory=list)  # [positions, vocabulary] in pieces
+    logits: list[Floats] = field(default_factory=list)  # [vocabulary] of each position
     error: ValueError | None = None  # where a finish reason is error
 
     def __post_init__(self) -> None:

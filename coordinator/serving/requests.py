@@ -14,13 +14,14 @@ from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
-from tplaunch.coordinator.serving.engine import Engine, StepResult
+from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
 from tplaunch.coordinator.serving.picking import pick_all
 from tplaunch.coordinator.serving.request import Event, Floats, Request, RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.picked import Picked
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
+from tplaunch.coordinator.serving.sampling.results import StepResult, gather
 from tplaunch.coordinator.serving.sampling.sampler import TokenMask
 from tplaunch.coordinator.serving.scheduler import Scheduler, make_step
 from tplaunch.coordinator.serving.sequence import Run, Sequence
@@ -93,10 +94,9 @@ class Requests:
             return []
         begin = time.perf_counter()
         runs = self._scheduler.schedule()
-        step = make_step(self._engine.next_step, runs, self.memory)
         streams = [self._streams[run.sequence] for run in runs]
         wants = [want for stream, run in zip(streams, runs, strict=True) for want in stream.wants(run)]
-        result = self._engine.run(step, wants)
+        result = self._engine.run(make_step(self._engine.next_number, runs, self.memory, gather(wants)))
         self._scheduler.finish(runs)
         is_decoding = {stream.request: not stream.is_first for stream in streams}
         events = self._take(runs, streams, result)
@@ -119,7 +119,7 @@ class Requests:
                 events.append(self._end(stream, "length"))
             else:
                 going_on += ((one, row - 1) for one in self._forked(stream))
-        for (stream, _), picked in zip(going_on, pick_all(going_on, result), strict=True):
+        for (stream, _), picked in zip(going_on, pick_all(going_on, result, self._engine.fetch), strict=True):
             if isinstance(picked, Picked):
                 events.append(self._go_on(stream, picked))
             else:
@@ -218,4 +218,4 @@ def all_logits(engine: Engine, tokens: SequenceOf[int]) -> Floats:
     request = requests.add(tokens, SamplingParams(temperature=0), only_logits=True)
     while len(requests):
         requests.step()
-    return np.concatenate(request.logits)
+    return np.stack(request.logits)

@@ -14,7 +14,7 @@ from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
-from tplaunch.coordinator.messages import Step
+from tplaunch.coordinator.messages import Step, Wanted
 from tplaunch.coordinator.serving.kv_memory import KVMemory
 from tplaunch.coordinator.serving.sequence import Run, Sequence
 from tplaunch.coordinator.split.limits import Limits
@@ -128,7 +128,7 @@ def _arrival(sequence: Sequence) -> tuple[int, int]:
     return sequence.arrival
 
 
-def make_step(number: int, runs: SequenceOf[Run], memory: KVMemory) -> Step:
+def make_step(number: int, runs: SequenceOf[Run], memory: KVMemory, wanted: Wanted) -> Step:
     """The message that has the ranks compute these runs, with the changes of the memory since the last."""
     token_ids: list[int] = []
     columns: list[int] = []
@@ -138,7 +138,8 @@ def make_step(number: int, runs: SequenceOf[Run], memory: KVMemory) -> Step:
         token_ids += sequence.tokens[run.start : run.start + run.length]
         logit_rows += range(len(token_ids) - run.num_logits, len(token_ids))
         columns += (sequence.seat or 0, run.start, run.length, run.read_slot, run.write_slot)
-    return Step(number, *map(_int32s, (token_ids, columns, logit_rows, *memory.take_changes())))
+    arrays = map(_int32s, (token_ids, columns, logit_rows, *memory.take_changes()))
+    return Step(number, *arrays, wanted=wanted)
 
 
 def _int32s(numbers: list[int]) -> np.ndarray:

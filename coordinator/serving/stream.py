@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-import numpy as np
-
-from tplaunch.coordinator.serving.engine import StepResult
 from tplaunch.coordinator.serving.request import Request, RequestError
 from tplaunch.coordinator.serving.sampling.evidence import Wants
 from tplaunch.coordinator.serving.sampling.picked import Picked, describe, prompt_wants
+from tplaunch.coordinator.serving.sampling.results import StepResult
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
+from tplaunch.coordinator.serving.sampling.stops import TextStream
 from tplaunch.coordinator.serving.sequence import Run, Sequence
-from tplaunch.coordinator.text.detokenizer import Detokenizer
 from tplaunch.coordinator.text.tokenizer import Tokenizer
 
 WHOLE_ROW = Wants(whole_row=True)
@@ -57,7 +55,7 @@ class Stream:
             )
         except ValueError as error:
             raise RequestError(str(error)) from None
-        self._detokenizer = Detokenizer(tokenizer) if tokenizer is not None and params.detokenize else None
+        self._text = TextStream(tokenizer, params) if tokenizer is not None and params.detokenize else None
 
     @property
     def is_first(self) -> bool:
@@ -89,7 +87,7 @@ class Stream:
         if not request.reads_all_logits:
             return
         if request.only_logits:
-            request.logits.append(np.stack([result.row(one) for one in range(row, row + run.num_logits)]))
+            request.logits += (result.whole(one).copy() for one in range(row, row + run.num_logits))
             return
         for index, position in enumerate(self._positions(run)):
             if position + 1 < len(request.prompt):
@@ -113,9 +111,12 @@ class Stream:
         output.token_ids.append(token)
         if picked.logprob is not None:
             output.logprobs.append(picked)
-        piece = self._detokenizer.push(token) if self._detokenizer else ""
+        piece = self._text.push(token) if self._text else ""
         output.text += piece
-        if len(output.token_ids) == self.request.params.max_tokens:
+        if self._text and self._text.stopped_at is not None:
+            output.stop_reason = self._text.stopped_at
+            piece += self.finish("stop")
+        elif len(output.token_ids) == self.request.params.max_tokens:
             piece += self.finish("length")
         elif len(self.sequence.tokens) >= context_length:
             piece += self.finish("context")
@@ -124,6 +125,6 @@ class Stream:
     def finish(self, reason: str) -> str:
         """Ends the text; returns what was held back of it."""
         self.output.finish_reason = reason
-        rest = self._detokenizer.finish() if self._detokenizer else ""
+        rest = self._text.finish() if self._text else ""
         self.output.text += rest
         return rest

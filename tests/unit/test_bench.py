@@ -6,7 +6,6 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from tests.models import LIMITS, SPEC, LocalEngine, make_spec, write_llama
@@ -21,6 +20,7 @@ from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.spec import LayerSpec
 from tplaunch.coordinator.serving.benchmark import Measurement, Test, measure
+from tplaunch.coordinator.serving.sampling.results import StepResult
 from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import make_plan
@@ -147,7 +147,7 @@ class RecordingEngine(LocalEngine):
         self._reduce_clock = ReduceClock()
         self.positions: list[list[int]] = []
 
-    def run(self, step: Step) -> npt.NDArray[np.float32]:
+    def run(self, step: Step) -> StepResult:
         self._num_steps += 1
         self.positions.append(step.positions.tolist())
         return super().run(step)

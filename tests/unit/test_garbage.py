@@ -6,17 +6,20 @@ import gc
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.models import LIMITS, load_message, open_model, write_llama
+from tests.models import LIMITS, SPEC, load_message, open_model, write_llama
 from tplaunch.coordinator import garbage
 from tplaunch.coordinator.garbage import collect_if_due, collected_by_hand
 from tplaunch.coordinator.messages import Message, Step, StepDone, decode, encode
-from tplaunch.coordinator.serving.sampler import Sampler, SamplingParameters
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.sampling.results import gather, merge
+from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
-from tplaunch.coordinator.split.plan import make_plan
+from tplaunch.coordinator.split.plan import Span, make_plan
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceOptions
 from tplaunch.worker.loop import Worker
@@ -62,19 +65,22 @@ def counted_collections() -> Iterator[list[str]]:
 
 def generate(worker: Worker, scheduler: Scheduler, num_sequences: int) -> None:
     """What both sides do in a step, wire included; every sequence fills the context."""
-    sampler = Sampler(SamplingParameters(seed=1))
+    sampler = Sampler(SamplingParams(seed=1), SPEC.vocabulary_size)
     for _ in range(num_sequences):
         sequence = Sequence([1])
         scheduler.add(sequence)
         while len(sequence.tokens) < LIMITS.context_length:
             step, runs = scheduler.schedule()
+            step = replace(step, wanted=gather([sampler.wants([])]))
             received = decode(encode(step))
             assert isinstance(received, Step)
             done = decode(encode(worker.run(received)))
             collect_if_due()
             assert isinstance(done, StepDone)
             scheduler.finish(runs)
-            sequence.tokens.append(sampler.sample(done.logits))
+            result = merge(step.wanted, 1, [done.answer], [done.logits], [Span(0, SPEC.vocabulary_size)])
+            picked = sampler.pick(result.evidence(0), len(sequence.tokens), sequence.tokens)
+            sequence.tokens.append(picked.token)
         scheduler.remove(sequence)
 
 

@@ -531,7 +531,7 @@ def test_random_weights_load_and_run(tmp_path: Path, kind: str, weights: list[fl
     path.write_bytes(data)
     columns = ([1, 2, 3], [0, 1, 2], [0, 0, 0], [0], [2])
     step = Step(1, *(np.array(column, np.int32) for column in columns))
-    assert LocalEngine(path, weights).run(step).shape == (1, 48)
+    assert LocalEngine(path, weights).logits(step).shape == (1, 48)
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, math.nan, math.inf])

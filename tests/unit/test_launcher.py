@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tplaunch.coordinator.serving.sampler import SamplingParameters
 
 from tests.models import config_of, examples, write_llama
 from tests.unit.listed_devices import device
 from tplaunch import collectives
 from tplaunch.coordinator.messages import Progress
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.launcher.cli import main
 from tplaunch.launcher.commands.generate import GenerateConfig
 from tplaunch.launcher.config import (
@@ -235,7 +235,7 @@ def test_the_collectives_that_the_launcher_offers_are_those_there_are() -> None:
     assert set(COLLECTIVES) == set(collectives.KINDS)
 
 
-GENERATE = GenerateConfig(None, None, None, ignore_eos=False, sampling=SamplingParameters(), json=False)
+GENERATE = GenerateConfig(None, None, sampling=SamplingParams(), json=False)
 
 
 def test_prompts_are_given_once() -> None:

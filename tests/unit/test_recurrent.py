@@ -79,7 +79,7 @@ def last_logits(engine: LocalEngine, scheduler: Scheduler, prompts: list[Prompt]
     found: dict[int, Floats] = {}
     while len(found) < len(prompts):
         step, runs = scheduler.schedule()
-        logits = engine.run(step)
+        logits = engine.logits(step)
         scheduler.finish(runs)
         row = 0
         for run in runs:
@@ -192,7 +192,7 @@ def test_all_reduces_are_counted(path: Path, num_ranks: int, with_logits: bool) 
     step, runs = scheduler.schedule()
     if with_logits:
         scheduler.finish(runs)
-        engine.run(step)
+        engine.logits(step)
         step, _ = scheduler.schedule()
     program = engine.ranks[0].submit(step)
     assert bool(program.logit_rows) == with_logits

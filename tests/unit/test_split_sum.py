@@ -341,7 +341,7 @@ def test_sequences_side_by_side_in_shuffled_blocks(mixed: Path, weights: list[fl
                 )
             ),
         )
-        logits = engine.run(step)
+        logits = engine.logits(step)
         for row, (index, position) in zip(logits, rows, strict=True):
             assert_close(row, alone[index][position])
             done[index] += 1
@@ -367,5 +367,5 @@ def test_logit_rows_may_come_in_any_order(mixed: Path, expected_mixed: Floats) -
     wanted = [5, 0, 7, 5]
     columns = (tokens, range(8), [0] * 8, [3, 1], wanted)
     step = Step(1, *(np.array(column, np.int32) for column in columns))
-    logits = LocalEngine(mixed, [1, 1]).run(step)
+    logits = LocalEngine(mixed, [1, 1]).logits(step)
     assert_close(logits, expected_mixed[wanted])

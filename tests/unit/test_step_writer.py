@@ -48,8 +48,8 @@ def make_step(number: int = 1, **columns: Any) -> Step:
         "tables": [9, 31, 2, 0, *range(3, 9), *range(10, 19)],
         "logit_rows": [2, 4],
     }
-    arrays = {name: np.array([*value], np.int32) for name, value in {**plain, **columns}.items()}
-    return Step(number, **arrays)
+    columns = {name: np.array([*value], np.int32) for name, value in {**plain, **columns}.items()}
+    return Step(number, **columns)
 
 
 def view_of(rank: Rank) -> StepView:

@@ -82,7 +82,7 @@ STEPS = (
 
 
 def run(engine: LocalEngine) -> list[Floats]:
-    return [engine.run(one_step).copy() for one_step in STEPS]
+    return [engine.logits(one_step).copy() for one_step in STEPS]
 
 
 def engine_on(
@@ -258,7 +258,7 @@ def test_equal_devices_agree_bit_for_bit(open_device: Opener, plain_model: Path,
     """Every rank adds the partial sums in rank order, so what all of them hold must not drift apart."""
     engine = engine_on(plain_model, [on(open_device, driver)] * 3, [1, 1, 2])
     for one_step in STEPS:
-        engine.run(one_step)
+        engine.logits(one_step)
         held = [rank.device.view("final").tobytes() for rank in engine.ranks]
         assert held[0] == held[1] == held[2]
         assert any(held[0])

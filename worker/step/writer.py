@@ -16,6 +16,7 @@ from tplaunch.worker.buffers.step import (
     attention_vectors,
 )
 from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK, attention_slots
+from tplaunch.coordinator.candidates import check_wanted
 from tplaunch.worker.device import Device
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.step.rope_tables import RopeTables, temperatures
@@ -114,6 +115,10 @@ class StepWriter:
         _check_range("block", step.tables, limits.num_blocks)
         _check_range("logit row", step.logit_rows, num_rows)
         self._check_slots(step)
+        try:
+            check_wanted(step.wanted, step.logit_rows.size, self._spec.vocabulary_size)
+        except ValueError as error:
+            raise StepError(f"step {step.number}: {error}") from error
 
     def _check_slots(self, step: Step) -> None:
         """A state is read and written once a step: by neighbouring rows, at consecutive positions."""
