@@ -33,7 +33,7 @@ Answer = Callable[[int, Message], "Message | None"]
 
 
 class FakeChannel(Channel):
-    """Answers every message at once; `seconds` is what that took, as the time of a step's devices.
+    """Answers every message at once; `seconds` is the computing time that this took, which is none of the driver's.
 
     Ranks in `silent` don't answer: who waits for them passes the deadline without waiting. A rank in
     `failing` answers its next message with that sentence. Of the logit rows of a step those in `spoil_rows`
@@ -66,12 +66,12 @@ class FakeChannel(Channel):
 
     def send(self, rank: int, message: Message) -> None:
         assert not self.is_closed, "a message on a closed channel"
-        begin = time.perf_counter()
+        begin = time.thread_time()
         if rank in self.failing:
             self._received.append((rank, Failed(self.failing.pop(rank), None)))
         elif rank not in self.silent:
             self._received += ((rank, answer) for answer in self._answers(rank, message))
-        self.seconds += time.perf_counter() - begin
+        self.seconds += time.thread_time() - begin
 
     def receive(self, deadline: float) -> tuple[int, Message] | None:
         if not self._received:
