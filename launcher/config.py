@@ -62,10 +62,23 @@ def check_timeouts(seconds: Mapping[str, float]) -> None:
 
 
 @dataclass(frozen=True)
+class HubModel:
+    """A model in a repository of Hugging Face, in place of a path: by quant, by file, or as it comes."""
+
+    repository: str  # org/name
+    quant: str | None = None
+    file: str | None = None  # with its folders in the repository
+
+    @property
+    def name(self) -> str:
+        return self.repository + (f":{self.quant}" if self.quant else "")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A model on a set of devices."""
 
-    model: Path | RandomModel
+    model: Path | RandomModel | HubModel
     devices: str  # as on the command line
     tensor_split: tuple[float, ...] | Literal["auto"] | None  # one weight a rank; None for equal ones
     context_length: int | None  # None for what fits

@@ -16,7 +16,8 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors
 from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer
 from tplaunch.coordinator.text.vocabulary import PREFIX
-from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
+from tplaunch.launcher.config import HubModel, RandomModel, RunConfig, UsageError
+from tplaunch.launcher.hub import fetch
 from tplaunch.launcher.model_path import check_path
 from tplaunch.launcher.overrides import overridden
 from tplaunch.worker.step.rope_tables import check_factors
@@ -73,17 +74,21 @@ class Model:
 
 
 def open_model(config: RunConfig) -> Model:
-    """Reads and checks the files, or looks up the shape. Raises GgufError, ModelError or UsageError."""
+    """Reads and checks the files, or looks up the shape.
+
+    A model of a repository is downloaded first. Raises GgufError, ModelError, UsageError or RunError.
+    """
     if isinstance(config.model, RandomModel):
         shape = SHAPES[config.model.shape]
         tensors = shape_tensors(shape, config.model.weight_type)
         return Model(Origin(), {}, tensors, shape.spec)
-    check_path(config.model)
-    file = read_model(config.model)
+    path = fetch(config.model) if isinstance(config.model, HubModel) else config.model
+    check_path(path)
+    file = read_model(path)
     metadata = overridden(file.metadata, config.overrides)
     reason = no_model(metadata, file.tensors)
     if reason:
-        raise ModelError(f"{config.model} {reason}")
+        raise ModelError(f"{path} {reason}")
     spec = model_spec(metadata, file.tensors)
     check_tensors(spec, file.tensors)
     if any(rope.factors or rope.long_factors for rope in spec.ropes):

@@ -31,6 +31,7 @@ from tplaunch.coordinator.split.plan import RankShare, make_plan, padded
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.write_gguf import add_metadata
+from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
 from tplaunch.worker.device import Device
@@ -39,7 +40,6 @@ from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.step.writer import StepWriter, row_bucket
 from tplaunch.worker.weights.model_file import ModelFile, load_stack
-from tplaunch.worker.weights.stacks import stack_shards
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -6,6 +6,9 @@ worker   -> coordinator.messages, kv_types and garbage, coordinator.model, coord
 coordinator, collectives, shaders -> none of the other four
 
 All may use tplaunch.running_clock, which imports nothing of tplaunch.
+
+Inside worker and coordinator the folders and modules stand on floors: imports go down, never up, and
+never to a neighbour on the same floor.
 """
 
 import ast
@@ -32,6 +35,43 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "coordinator": (),
     "collectives": (),
     "shaders": (),
+}
+# From the ground up; a folder or a module of its own belongs to exactly one floor.
+FLOORS: dict[str, tuple[str, ...]] = {
+    "coordinator": (
+        "garbage kv_types model wire",
+        "gguf",
+        "split text",
+        "architectures messages",
+        "measuring",
+        "serving",
+    ),
+    "worker": (
+        "control faults folders formats process",
+        "ops",
+        "buffers",
+        "programs",
+        "device",
+        "weights",
+        "step",
+        "measuring numpy",
+        "checking",
+        "vulkan.api vulkan.variants",
+        "vulkan.pushes",
+        "vulkan.instance",
+        "vulkan.matrices",
+        "vulkan.listing",
+        "vulkan.context",
+        "vulkan.pipelines vulkan.staging vulkan.timeline vulkan.timestamps",
+        "vulkan.memory",
+        "vulkan.dispatch vulkan.partials",
+        "vulkan.recorder",
+        "vulkan.checking vulkan.measuring",
+        "vulkan.device",
+        "open_device",
+        "jobs loop",
+        "__main__",
+    ),
 }
 # Pickle never crosses a socket, and what could carry it is not imported at all. multiprocessing pickles
 # too, and its shared memory raises BufferError at exit when a pointer to it was handed to a driver.
@@ -63,6 +103,32 @@ def is_within(name: str, modules: tuple[str, ...]) -> bool:
     return any(name == module or name.startswith(module + ".") for module in modules)
 
 
+def floor(name: str, package: str) -> tuple[int, str] | None:
+    """The floor, counted from the ground, and the part of the package in which a module stands."""
+    inside = name.removeprefix(f"tplaunch.{package}.")
+    for number, parts in enumerate(FLOORS[package]):
+        for part in parts.split():
+            if is_within(inside, (part,)):
+                return number, part
+    return None
+
+
+def climbs(source: str, file: str) -> Iterator[str]:
+    """What this source, as this file of the repository, imports that does not stand below it."""
+    package = Path(file).parts[0]
+    here = floor(".".join(("tplaunch", *Path(file).with_suffix("").parts)), package)
+    if here is None:
+        yield f"{file} stands on no floor"
+        return
+    for node in ast.walk(ast.parse(source)):
+        for name in imported_names(node, file):
+            if not is_within(name, (f"tplaunch.{package}",)):
+                continue
+            there = floor(name, package)
+            if there is not None and there[1] != here[1] and there[0] >= here[0]:
+                yield f"{file} of {here[1]} imports {name}, which does not stand below it"
+
+
 def violations(source: str, file: str) -> Iterator[str]:
     """What this source, as this file of the repository, imports against the rules."""
     package = Path(file).parts[0]
@@ -92,6 +158,30 @@ def test_the_clock_of_all_imports_nothing_of_them() -> None:
 @pytest.mark.parametrize("file", SOURCES)
 def test_imports_follow_the_arrows(file: str) -> None:
     assert list(violations((REPOSITORY / file).read_text(), file)) == []
+
+
+@pytest.mark.parametrize(
+    "file",
+    [file for file in SOURCES if file.partition("/")[0] in FLOORS and not file.endswith("__init__.py")],
+)
+def test_imports_go_down(file: str) -> None:
+    assert list(climbs((REPOSITORY / file).read_text(), file)) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("coordinator/messages.py", "from tplaunch.coordinator.serving.engine import Engine"),
+        ("coordinator/split/plan.py", "from tplaunch.coordinator.text import tokenizer"),
+        ("worker/ops/common.py", "from tplaunch.worker.numpy.rows import matmul"),
+        ("worker/buffers/table.py", "from ..programs.program import Program"),
+        ("worker/vulkan/memory.py", "from tplaunch.worker.vulkan.device import VulkanDevice"),
+        ("worker/vulkan/dispatch/rows.py", "from tplaunch.worker.vulkan import recorder"),
+        ("worker/attic/junk.py", "import os"),
+    ],
+)
+def test_a_climb_is_caught(file: str, source: str) -> None:
+    assert list(climbs(source, file))
 
 
 @pytest.mark.parametrize(

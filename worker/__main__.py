@@ -33,19 +33,19 @@ def main() -> int:
     if arguments.cores:
         pin([int(core) for core in arguments.cores.split(",")])
     if arguments.tune:
-        from tplaunch.worker.measuring.tuning_job import run_tuning_job
+        from tplaunch.worker.jobs.tuning import run_tuning_job
 
         return run_tuning_job(arguments.tune, _device_options(arguments))
     if arguments.check:
-        from tplaunch.worker.checking.job import run_check_job
+        from tplaunch.worker.jobs.check import run_check_job
 
         return run_check_job(arguments.check, _device_options(arguments))
     if arguments.measure_speed:
-        from tplaunch.worker.measuring.speed import run_speed_job
+        from tplaunch.worker.jobs.speed import run_speed_job
 
         return run_speed_job(arguments.measure_speed, _device_options(arguments))
     if arguments.bench_collective:
-        from tplaunch.worker.measuring.collective_bench import bench_collective
+        from tplaunch.worker.jobs.collective_bench import bench_collective
 
         return bench_collective(arguments.bench_collective)
     control = ControlSocket(arguments.connect, arguments.rank)

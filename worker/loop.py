@@ -28,7 +28,9 @@ from tplaunch.coordinator.messages import (
 )
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import padded, shares_routing
+from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
+from tplaunch.worker.buffers.step import StepLayout, StepView
 from tplaunch.worker.buffers.sums import slot_bytes
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
 from tplaunch.worker.control import ControlSocket
@@ -38,14 +40,12 @@ from tplaunch.worker.measuring.two_phase import NEVER, kept_measurements, measur
 from tplaunch.worker.open_device import open_device
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program, build_sums
-from tplaunch.worker.step.buffer import StepLayout, StepView
 from tplaunch.worker.step.clock import StepClock, take_out_device
 from tplaunch.worker.step.segments import SegmentRunner
 from tplaunch.worker.step.writer import StepWriter, row_bucket
 from tplaunch.worker.weights.loading import load_stacks
 from tplaunch.worker.weights.open_weights import open_weights
 from tplaunch.worker.weights.source import WeightSource
-from tplaunch.worker.weights.stacks import stack_shards
 
 M = TypeVar("M")
 log = logging.getLogger("worker")

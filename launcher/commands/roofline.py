@@ -16,9 +16,9 @@ from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.model import Model
+from tplaunch.worker.buffers.stacks import Stack, stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.table import cache_buffers
-from tplaunch.worker.weights.stacks import Stack, stack_shards
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from tplaunch.coordinator.split.shards import Shard
 from tplaunch.launcher.config import COLLECTIVES, UsageError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.memory_places import HOST, MemoryPlace
+from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.sums import sums_bytes
 from tplaunch.worker.buffers.table import Buffer, activation_buffers, cache_buffers, weight_buffers
-from tplaunch.worker.weights.stacks import stack_shards
 
 
 @dataclass(frozen=True)

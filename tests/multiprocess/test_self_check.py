@@ -116,7 +116,7 @@ def test_checking_reports_wrong_and_deadly_kernels_and_goes_on(with_kernels: Any
     changed = with_kernels(
         {"matvec_f32": wrong_kernel("matvec_f32")},
         **{
-            "worker.checking.job": FEW,
+            "worker.jobs.check": FEW,
             "worker.vulkan.pipelines": CRASH.format(kernel="matvec_f32_1x2", signal="SIGSEGV"),
         },
     )
@@ -147,7 +147,7 @@ def test_checking_reports_wrong_and_deadly_kernels_and_goes_on(with_kernels: Any
 
 
 def test_a_device_that_is_right(with_kernels: Any) -> None:
-    done = with_kernels({}, **{"worker.checking.job": FEW})("check", "-v", check=True)
+    done = with_kernels({}, **{"worker.jobs.check": FEW})("check", "-v", check=True)
     assert "matvec_f32" in done.stdout and "kernels are right" in done.stdout
     assert "checking the kernel matvec_f32_wide" in done.stderr
 

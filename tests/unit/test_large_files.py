@@ -24,11 +24,11 @@ from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare, make_plan
 from tplaunch.launcher.write_gguf import add_metadata
+from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.table import weight_buffers
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.weights.loading import load_stacks
 from tplaunch.worker.weights.model_file import ModelFile
-from tplaunch.worker.weights.stacks import stack_shards
 
 SPEC = make_spec(embedding_length=4096, num_heads=32, num_kv_heads=8, key_length=128, value_length=128,
                  feed_forward_length=2**21, vocabulary_size=32000, rope={"dimension": 128})  # fmt: skip

@@ -12,13 +12,13 @@ from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import make_plan
+from tplaunch.worker.buffers.stacks import Stack, stack_shards
 from tplaunch.worker.buffers.table import weight_buffers
 from tplaunch.worker.device import FillPlaces, Place
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.weights.loading import load_stacks
 from tplaunch.worker.weights.model_file import CHUNK_BYTES, load_stack
 from tplaunch.worker.weights.random_weights import RandomWeights
-from tplaunch.worker.weights.stacks import Stack, stack_shards
 
 LIMITS = Limits(64, 2)
 

@@ -15,8 +15,8 @@ from tplaunch.coordinator.split.limits import ACTIVATIONS, Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare, make_plan, num_all_reduces, padded
 from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.buffers.table import Buffer, Placement, activation_buffers, cache_buffers, weight_buffers
-from tplaunch.worker.numpy.quantized import row_words
 from tplaunch.worker.ops.attention import Attention, AttentionCombine, RopeCache
 from tplaunch.worker.ops.common import (
     QUANTIZED,
@@ -27,9 +27,9 @@ from tplaunch.worker.ops.common import (
     SumNorm,
     SumSlice,
 )
+from tplaunch.worker.ops.quantized import row_words
 from tplaunch.worker.programs.program import Phase, Program
 from tplaunch.worker.programs.transformer import build_program
-from tplaunch.worker.step.buffer import StepLayout
 
 INPUTS = frozenset(("embedding", "rope", "step"))  # what the step writer fills
 WEIGHTS = st.lists(st.sampled_from([0.0, 0.2, 1.0, 3.0]), min_size=1, max_size=8).filter(any)

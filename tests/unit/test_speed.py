@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-import tplaunch.worker.measuring.speed
+import tplaunch.worker.jobs.speed
 from tests.models import config_of
 from tplaunch.launcher.config import RunError
 from tplaunch.launcher.device_job import run_device_job
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.speeds import device_speed, rank_speeds
 from tplaunch.worker.device import DeviceOptions
-from tplaunch.worker.measuring.speed import LIMITS, measure_speed, run_speed_job
+from tplaunch.worker.jobs.speed import LIMITS, measure_speed, run_speed_job
 from tplaunch.worker.numpy.device import NumpyDevice
 
 CONFIG = config_of(Path("m.gguf"))
@@ -54,7 +54,7 @@ def test_a_speed_is_measured_once_unless_anew(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     speeds = iter([3e9, 5e9])
-    monkeypatch.setattr(tplaunch.worker.measuring.speed, "measure_speed", lambda *_: next(speeds))
+    monkeypatch.setattr(tplaunch.worker.jobs.speed, "measure_speed", lambda *_: next(speeds))
     found = []
     for anew in (False, False, True, False):
         assert run_speed_job(json.dumps({"on_cpu": True, "anew": anew}), NUMPY_OPTIONS) == 0

@@ -35,14 +35,14 @@ from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare, Span, make_plan, padded
 from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.buffers.stacks import Stack
+from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.programs.program import Program, Segment
-from tplaunch.worker.step.buffer import StepLayout
 from tplaunch.worker.weights.model_file import ModelFile, load_stack
-from tplaunch.worker.weights.stacks import Stack
 
 NAMES = sorted(WRITABLE_TYPES)
 TYPES = st.sampled_from(NAMES)

@@ -19,8 +19,8 @@ from tests.models import LIMITS, Rank, examples, make_spec, open_model, write_ll
 from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import make_plan
+from tplaunch.worker.buffers.step import HEADER_WORDS, INDIRECT_WORD, StepLayout, StepView
 from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK, activation_buffers, attention_slots
-from tplaunch.worker.step.buffer import HEADER_WORDS, INDIRECT_WORD, StepLayout, StepView
 from tplaunch.worker.step.rope_tables import rope_angles
 from tplaunch.worker.step.writer import StepError, row_bucket
 

@@ -18,7 +18,7 @@ from tplaunch.shaders.load import kernel_names, load_kernel
 from tplaunch.worker.checking.everything import every_op
 from tplaunch.worker.checking.table import SmallOp
 from tplaunch.worker.device import FEATURES, DeviceError
-from tplaunch.worker.measuring.tuning_job import TuningJob
+from tplaunch.worker.jobs.tuning import TuningJob
 from tplaunch.worker.ops.common import Op
 from tplaunch.worker.vulkan import pipelines
 from tplaunch.worker.vulkan.checking import case_device

@@ -18,8 +18,8 @@ from tests.vulkan.reused_device import ReusedDevice
 from tplaunch.coordinator.model.experts import GATINGS
 from tplaunch.worker.checking.case import filled_matrix
 from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.numpy.activations import ACTIVATIONS, GATED_ACTIVATIONS
 from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.ops.activation_functions import ACTIVATIONS, GATED_ACTIVATIONS
 from tplaunch.worker.ops.experts import (
     TILE_PAIRS,
     TILE_WORDS,

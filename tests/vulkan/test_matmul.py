@@ -15,11 +15,11 @@ from tests.blocks import unit_columns
 from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, random_matrix
 from tests.vulkan.reused_device import ReusedDevice
 from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.numpy.activations import ACTIVATIONS
 from tplaunch.worker.numpy.device import NumpyDevice
-from tplaunch.worker.numpy.quantized import quantize, row_words
+from tplaunch.worker.ops.activation_functions import ACTIVATIONS
 from tplaunch.worker.ops.common import QUANTIZED, MatMul
 from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.ops.quantized import quantize, row_words
 
 
 def matmul_case(

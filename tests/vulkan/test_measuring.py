@@ -12,9 +12,9 @@ from tests.drivers import FINDERS
 from tests.models import LIMITS, LocalEngine, write_llama
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_steps import step
-from tplaunch.worker.measuring import speed
+from tplaunch.worker.jobs import speed
+from tplaunch.worker.jobs.speed import measure_speed
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
-from tplaunch.worker.measuring.speed import measure_speed
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.timestamps import DeviceClock

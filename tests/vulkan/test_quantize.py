@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests.vulkan.cases import Case, limits_for, random_floats
 from tests.vulkan.reused_device import ReusedDevice
 from tplaunch.worker.numpy.device import NumpyDevice
-from tplaunch.worker.numpy.quantized import Floats, dequantize, quantize, row_words
 from tplaunch.worker.ops.common import QUANTIZED, Quantize
+from tplaunch.worker.ops.quantized import Floats, dequantize, quantize, row_words
 
 
 def quantize_case(op: Quantize, surplus: int, rows: int, num_rows: int, magnitude: float, seed: int) -> Case:

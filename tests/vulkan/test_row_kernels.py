@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.vulkan.cases import Case, assert_close, limits_for, random_floats
 from tests.vulkan.reused_device import ReusedDevice
 from tplaunch.coordinator.split.plan import padded
-from tplaunch.worker.numpy.activations import ACTIVATIONS
 from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.ops.activation_functions import ACTIVATIONS
 from tplaunch.worker.ops.common import Activate, SumNorm, SumSlice
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext

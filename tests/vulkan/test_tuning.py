@@ -14,8 +14,8 @@ from tests.vulkan.cases import limits_for
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_attention import attention_op
 from tplaunch.worker.device import DeviceError
+from tplaunch.worker.jobs.tuning import TuningJob
 from tplaunch.worker.measuring.measurements import Measurements
-from tplaunch.worker.measuring.tuning_job import TuningJob
 from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.measuring import tuning
 from tplaunch.worker.vulkan.measuring.bench import Bench

@@ -11,9 +11,9 @@ from tests.vulkan.cases import Case
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import POSITIONS, attention_case, attention_op, attention_ops
 from tests.vulkan.test_matmul import matmul_case
+from tplaunch.worker.buffers.step import ATTENTION_VECTORS
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.matrix import Matrix
-from tplaunch.worker.step.buffer import ATTENTION_VECTORS
 from tplaunch.worker.vulkan.variants import FAMILIES, candidates
 
 TYPES = {name.lower(): name for name in FORMATS}

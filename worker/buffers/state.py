@@ -6,9 +6,9 @@ from tplaunch.coordinator.model.recurrent import RecurrentSpec
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import PlanError, RankShare
+from tplaunch.worker.buffers.recurrent import convolution_state, convolved_length, heads_state
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.ops.recurrent import STATE_STEP
-from tplaunch.worker.programs.recurrent import convolution_state, convolved_length, heads_state
 
 MAX_ITERATIONS = 65_000  # of one invocation: lavapipe 22.3 cuts it off after 65,535
 

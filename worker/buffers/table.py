@@ -11,15 +11,14 @@ from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare, padded
 from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.buffers.attention import QUERY_LATENT, cache_names, latent_lengths, qkv_length
 from tplaunch.worker.buffers.feed_forward import activated_lengths
-from tplaunch.worker.numpy.quantized import row_words
+from tplaunch.worker.buffers.recurrent import convolved_length, mixed_length
+from tplaunch.worker.buffers.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
+from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.ops.common import QUANTIZED
 from tplaunch.worker.ops.experts import TILE_WORDS, HeldExperts, route_length
-from tplaunch.worker.programs.attention import cache_names, qkv_length
-from tplaunch.worker.programs.latent import QUERY_LATENT, latent_lengths
-from tplaunch.worker.programs.recurrent import convolved_length, mixed_length
-from tplaunch.worker.step.buffer import StepLayout
-from tplaunch.worker.weights.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
+from tplaunch.worker.ops.quantized import row_words
 
 MAX_ATTENTION_CHUNK = (
     16384  # keys one workgroup walks: lavapipe 22.3 cuts an invocation off after 65,535 iterations

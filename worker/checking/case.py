@@ -14,6 +14,14 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.step import (
+    INDIRECT_WORD,
+    NUM_RUNS_WORD,
+    StepLayout,
+    StepView,
+    attention_groups,
+    attention_vectors,
+)
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.device import Device
 from tplaunch.worker.formats import FORMATS
@@ -22,14 +30,6 @@ from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import Op
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.programs.program import Program, Segment
-from tplaunch.worker.step.buffer import (
-    INDIRECT_WORD,
-    NUM_RUNS_WORD,
-    StepLayout,
-    StepView,
-    attention_groups,
-    attention_vectors,
-)
 
 PART_BYTES = 8 << 20  # that are written to a device at once: it may have to copy them on
 

@@ -9,7 +9,7 @@ from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.model.experts import GATINGS
 from tplaunch.worker.checking.table import ROWS, SmallOp, small_op
 from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.numpy.activations import ACTIVATIONS, GATED_ACTIVATIONS
+from tplaunch.worker.ops.activation_functions import ACTIVATIONS, GATED_ACTIVATIONS
 from tplaunch.worker.ops.attention import (
     Alibi,
     Attention,

@@ -12,10 +12,10 @@ from tplaunch.worker.checking.case import Arrays, Bytes, Case, filled_matrix, li
 from tplaunch.worker.checking.check import BOUND, FLOAT16_BOUND, Check
 from tplaunch.worker.checking.rows import NUM_ROWS, NUM_SLOTS, OFFSET, OWN_SLOT, ROWS
 from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.numpy.quantized import quantize, row_words
 from tplaunch.worker.ops.common import QUANTIZED, MatMul
 from tplaunch.worker.ops.latent import HeadProducts, Place
 from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.ops.quantized import quantize, row_words
 from tplaunch.worker.weights.random_weights import random_blocks
 
 # More rows than a workgroup multiplies on any device, and more columns than a subgroup of 64 reads at once.

@@ -9,8 +9,8 @@ import numpy as np
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.worker.checking.case import Arrays, Case, Floats, limits_for, random_floats
 from tplaunch.worker.checking.check import FLOAT16_BOUND, INT8_BOUND, Check
-from tplaunch.worker.numpy.quantized import dequantize, row_words
 from tplaunch.worker.ops.common import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
+from tplaunch.worker.ops.quantized import dequantize, row_words
 
 ROWS, NUM_ROWS = 8, 5  # of the program, and of the step
 LOGIT_ROWS = (3, 0, 4)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.worker.numpy.activations import ACTIVATIONS, GATED_ACTIVATIONS, logistic
 from tplaunch.worker.numpy.state import NumpyState
+from tplaunch.worker.ops.activation_functions import ACTIVATIONS, GATED_ACTIVATIONS, logistic
 from tplaunch.worker.ops.experts import (
     TILE_PAIRS,
     TILE_WORDS,

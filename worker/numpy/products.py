@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.numpy import quantized
 from tplaunch.worker.numpy.rows import activated
 from tplaunch.worker.numpy.state import NumpyState
+from tplaunch.worker.ops import quantized
 from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.ops.matrix import Matrix
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.worker.numpy.activations import ACTIVATIONS, logistic
 from tplaunch.worker.numpy.state import NumpyState
+from tplaunch.worker.ops.activation_functions import ACTIVATIONS, logistic
 from tplaunch.worker.ops.recurrent import (
     SQUARE_SUMS,
     Convolution,

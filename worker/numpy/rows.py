@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.collectives.arena import rank_slice
-from tplaunch.worker.numpy import quantized
-from tplaunch.worker.numpy.activations import ACTIVATIONS
 from tplaunch.worker.numpy.state import NumpyState
+from tplaunch.worker.ops import quantized
+from tplaunch.worker.ops.activation_functions import ACTIVATIONS
 from tplaunch.worker.ops.common import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
 
 Floats = npt.NDArray[np.float32]

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.step import StepLayout, StepView
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.numpy.cache import NumpyCache
 from tplaunch.worker.ops.common import RowSet
-from tplaunch.worker.step.buffer import StepLayout, StepView
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

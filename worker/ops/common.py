@@ -84,7 +84,7 @@ class SumSlice:
 
 @dataclass(frozen=True)
 class Quantize:
-    """quantized[row] = the first columns of input[row], as worker/numpy/quantized.py describes."""
+    """quantized[row] = the first columns of input[row], as worker/ops/quantized.py describes."""
 
     input: str
     columns: int  # a multiple of 32
@@ -116,7 +116,7 @@ class MatMul:
     output_offset: int
     rows: RowSet
     parity: int | None = None
-    activation: str | None = None  # one of worker/numpy/activations.py
+    activation: str | None = None  # one of worker/ops/activation_functions.py
     gated: bool = False
     activations: str = "f32"
     scale: float = 1.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tplaunch.coordinator.model.spec import AttentionSpec
 from tplaunch.coordinator.split.plan import LayerShare, padded
+from tplaunch.worker.buffers.attention import cache_names, qkv_length, share_heads
+from tplaunch.worker.buffers.stacks import QKV, stacked_tensors
 from tplaunch.worker.ops.attention import (
     HEAD_SUMS,
     Alibi,
@@ -11,7 +13,6 @@ from tplaunch.worker.ops.attention import (
     AttentionCombine,
     Clamp,
     HeadNorm,
-    Heads,
     HeadSums,
     Rope,
     RopeCache,
@@ -20,7 +21,6 @@ from tplaunch.worker.ops.attention import (
 )
 from tplaunch.worker.programs.builder import ProgramBuilder
 from tplaunch.worker.programs.latent import attended_products, latent_products
-from tplaunch.worker.weights.stacks import QKV, stacked_tensors
 
 
 def write_cache(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:
@@ -119,20 +119,3 @@ def attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share:
         else:
             attended_products(builder, index, attention.latent, num_heads, offset)
     builder.partial(output, "attended")
-
-
-def cache_names(layer: int, attention: AttentionSpec) -> tuple[str, str]:
-    """The buffers of one layer's keys and values: the same where values are parts of keys."""
-    key = f"cache.{layer}.key"
-    return key, key if attention.latent is not None else f"cache.{layer}.value"
-
-
-def share_heads(attention: AttentionSpec, share: LayerShare) -> Heads:
-    """Where the heads of a rank are in a row of qkv."""
-    return Heads(len(share.heads), len(share.kv_heads), attention.key_length, attention.query_stride)
-
-
-def qkv_length(attention: AttentionSpec, share: LayerShare) -> int:
-    """Elements of a row of a layer's queries, keys and values."""
-    value_length = 0 if attention.latent is not None else attention.value_length
-    return share_heads(attention, share).first_value + len(share.kv_heads) * value_length

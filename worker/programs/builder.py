@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.common import QUANTIZED, MatMul, Op, Quantize, RowSet, SumNorm, SumSlice
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.programs.program import Phase, Program, Segment
-from tplaunch.worker.weights.stacks import stack_shards
 
 MIN_MATRIX_ROWS = 8  # of a program: fewer would leave cooperative matrices half empty
 

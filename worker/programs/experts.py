@@ -5,6 +5,7 @@ from __future__ import annotations
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.split.expert_shards import EXPERT_BIAS
 from tplaunch.coordinator.split.plan import LayerShare
+from tplaunch.worker.buffers.stacks import EXPERTS_GATE_UP, stacked_tensors
 from tplaunch.worker.ops.experts import (
     ExpertMatMul,
     ExpertSum,
@@ -15,7 +16,6 @@ from tplaunch.worker.ops.experts import (
     route_length,
 )
 from tplaunch.worker.programs.builder import ProgramBuilder
-from tplaunch.worker.weights.stacks import EXPERTS_GATE_UP, stacked_tensors
 
 # Pairs of a row and an expert that an expert must get on average before they are worth grouping.
 MIN_PAIRS_PER_EXPERT = 2

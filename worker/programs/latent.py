@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from tplaunch.coordinator.model.attention import Latent
-from tplaunch.coordinator.split.plan import padded
+from tplaunch.worker.buffers.attention import ATTENDED, QUERY, QUERY_LATENT
 from tplaunch.worker.ops.attention import AttentionCombine, HeadNorm, Heads
 from tplaunch.worker.ops.latent import CopyHeads, HeadProducts, Place
 from tplaunch.worker.programs.builder import ProgramBuilder
-
-QUERY_LATENT, QUERY, ATTENDED = "latent", "latent_query", "latent_attended"  # buffers
 
 
 def latent_products(builder: ProgramBuilder, index: int, latent: Latent, heads: Heads) -> None:
@@ -44,12 +42,3 @@ def attended_products(
     attended = Place("attended", latent.value_length, offset)
     matrix = builder.matrix(f"blk.{index}.attn_v_b")
     builder.add(HeadProducts(matrix, num_heads, Place(ATTENDED, latent.rank), attended))
-
-
-def latent_lengths(latent: Latent, num_heads: int) -> dict[str, int]:
-    """Elements of a row of each buffer. Kernels may read a tile too many behind the last head."""
-    return {
-        QUERY_LATENT: padded(latent.query_rank),
-        QUERY: padded(num_heads * latent.query_length) + padded(latent.nope_length),
-        ATTENDED: padded(num_heads * latent.rank) + padded(1),
-    }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
 from tplaunch.coordinator.split.plan import LayerShare, shares_norm
+from tplaunch.worker.buffers.recurrent import convolution_state, convolved_length, heads_state
+from tplaunch.worker.buffers.stacks import MIXED, stacked_tensors
 from tplaunch.worker.ops.recurrent import (
     SQUARE_SUMS,
     Convolution,
@@ -14,7 +16,6 @@ from tplaunch.worker.ops.recurrent import (
     UnitNorm,
 )
 from tplaunch.worker.programs.builder import ProgramBuilder
-from tplaunch.worker.weights.stacks import MIXED, stacked_tensors
 
 
 def write_state(builder: ProgramBuilder, index: int, recurrent: RecurrentSpec, share: LayerShare) -> None:
@@ -137,28 +138,3 @@ def _gated_norm(
         output_offset=builder.shards[f"blk.{index}.ssm_out.weight"].column_offset,
         parity=parity,
     )
-
-
-def convolution_state(layer: int) -> str:
-    """The buffer of the last inputs of a layer's convolution."""
-    return f"state.{layer}.convolution"
-
-
-def heads_state(layer: int) -> str:
-    """The buffer of the states of a layer's heads."""
-    return f"state.{layer}.heads"
-
-
-def convolved_length(recurrent: RecurrentSpec, share: LayerShare) -> int:
-    """Channels of a rank's convolution."""
-    keys = 2 * len(share.groups) * recurrent.state_length
-    return keys + len(share.recurrent) * recurrent.head_length
-
-
-def mixed_length(recurrent: RecurrentSpec, share: LayerShare) -> int:
-    """Elements of a row of what a rank's input projection gives."""
-    held = len(share.recurrent)
-    if not recurrent.has_heads:
-        return 3 * held
-    num_scalars = 2 if recurrent.kind == "delta" else 1
-    return convolved_length(recurrent, share) + held * (recurrent.head_length + num_scalars)

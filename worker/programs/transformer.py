@@ -8,6 +8,7 @@ from tplaunch.coordinator.model.spec import FeedForwardSpec, ModelSpec
 from tplaunch.coordinator.split.plan import LayerShare, RankShare
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.buffers.feed_forward import activated_name
+from tplaunch.worker.buffers.stacks import GATE_UP, SHARED_GATE_UP, stacked_tensors
 from tplaunch.worker.ops.common import Activate
 from tplaunch.worker.ops.experts import RowGate
 from tplaunch.worker.programs.attention import attend, write_cache
@@ -15,7 +16,6 @@ from tplaunch.worker.programs.builder import ProgramBuilder
 from tplaunch.worker.programs.experts import add_experts, add_routing
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.recurrent import give_out, write_state
-from tplaunch.worker.weights.stacks import GATE_UP, SHARED_GATE_UP, stacked_tensors
 
 
 def build_program(

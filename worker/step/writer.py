@@ -6,10 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.coordinator.messages import Load, Step
-from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK, attention_slots
-from tplaunch.worker.device import Device
-from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.step.buffer import (
+from tplaunch.worker.buffers.step import (
     ATTENTION_VECTORS,
     INDIRECT_WORD,
     NUM_RUNS_WORD,
@@ -18,6 +15,9 @@ from tplaunch.worker.step.buffer import (
     attention_groups,
     attention_vectors,
 )
+from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK, attention_slots
+from tplaunch.worker.device import Device
+from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.step.rope_tables import RopeTables, temperatures
 from tplaunch.worker.weights.source import WeightSource
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from tplaunch.worker.buffers.step import INDIRECT_WORD
 from tplaunch.worker.ops.common import MatMul, Op
 from tplaunch.worker.programs.program import Program, Segment
-from tplaunch.worker.step.buffer import INDIRECT_WORD
 from tplaunch.worker.vulkan.api import Handle, call, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext

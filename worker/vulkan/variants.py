@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.worker.buffers.step import ATTENTION_VECTORS
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring.measurements import Numbers, lowest
-from tplaunch.worker.step.buffer import ATTENTION_VECTORS
 
 
 @dataclass(frozen=True)

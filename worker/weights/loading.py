@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.worker.buffers.stacks import Stack
 from tplaunch.worker.device import Device
 from tplaunch.worker.weights.model_file import load_stack
 from tplaunch.worker.weights.source import WeightSource
-from tplaunch.worker.weights.stacks import Stack
 
 MAX_THREADS = 4  # more don't copy faster, and each may need staging memory
 

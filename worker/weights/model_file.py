@@ -13,11 +13,11 @@ import numpy.typing as npt
 from tplaunch.coordinator.gguf.origin import FilePart, TensorInfo, file_hash, model_hash
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.buffers.stacks import Stack
 from tplaunch.worker.device import Device
 from tplaunch.worker.folders import open_regular
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.weights.source import WeightSource
-from tplaunch.worker.weights.stacks import Stack
 
 Bytes = npt.NDArray[np.uint8]
 CHUNK_BYTES = 4 << 20  # of a shard repacked at a time: bounds what loading needs beyond it

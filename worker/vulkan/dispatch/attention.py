@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tplaunch.worker.buffers.step import ATTENTION_VECTORS, attention_vectors
 from tplaunch.worker.ops.attention import Attention, AttentionCombine, RopeCache
-from tplaunch.worker.step.buffer import ATTENTION_VECTORS, attention_vectors
 from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, DispatchContext, ceil
 from tplaunch.worker.vulkan.dispatch.heads import turn_members
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
@@ -98,7 +98,7 @@ def _padded_quads(length: int, context: DispatchContext) -> int:
 def _vectors(rows: int, heads_per_kv_head: int) -> int:
     """How many query vectors a workgroup of attention has: for one row no more than the heads need.
 
-    Never so few that it takes more workgroups than attention_groups in worker/step/buffer.py says.
+    Never so few that it takes more workgroups than attention_groups in worker/buffers/step.py says.
     """
     groups = ceil(heads_per_kv_head, ATTENTION_VECTORS)
     needed = ceil(heads_per_kv_head, groups) if rows == 1 else ATTENTION_VECTORS

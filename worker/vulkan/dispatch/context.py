@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.ops.attention import Attention, RopeCache
 from tplaunch.worker.ops.common import MatMul, Quantize
 from tplaunch.worker.programs.program import Program
-from tplaunch.worker.step.buffer import StepLayout
 from tplaunch.worker.vulkan.dispatch.places import PartialsLayout, Place, Selects
 
 GROUP_SIZE = 64  # invocations of a workgroup

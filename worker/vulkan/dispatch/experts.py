@@ -5,7 +5,7 @@ from __future__ import annotations
 from tplaunch.coordinator.model.experts import GATINGS
 from tplaunch.coordinator.split.plan import COLUMN_TILE
 from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.numpy.activations import ACTIVATION_NUMBERS
+from tplaunch.worker.ops.activation_functions import ACTIVATION_NUMBERS
 from tplaunch.worker.ops.experts import (
     TILE_PAIRS,
     ExpertMatMul,

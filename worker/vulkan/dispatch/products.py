@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tplaunch.coordinator.split.plan import COLUMN_TILE
 from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.numpy.activations import ACTIVATION_NUMBERS
-from tplaunch.worker.numpy.quantized import scales_word
+from tplaunch.worker.ops.activation_functions import ACTIVATION_NUMBERS
 from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.ops.quantized import scales_word
 from tplaunch.worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, QUAD, DispatchContext, ceil, flags_of
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
 from tplaunch.worker.vulkan.pushes.kernels import MatMulPush

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tplaunch.collectives.arena import SLICE_UNIT
 from tplaunch.coordinator.split.plan import COLUMN_TILE
-from tplaunch.worker.numpy.activations import ACTIVATION_NUMBERS
-from tplaunch.worker.numpy.quantized import scales_word
+from tplaunch.worker.ops.activation_functions import ACTIVATION_NUMBERS
 from tplaunch.worker.ops.common import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
+from tplaunch.worker.ops.quantized import scales_word
 from tplaunch.worker.vulkan.dispatch.context import (
     COUNT_WORDS,
     FLOAT,

@@ -11,21 +11,21 @@ import numpy as np
 
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.worker.buffers.table import Buffer, Placement
-from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.numpy.quantized import row_words
-from tplaunch.worker.ops.attention import Attention
-from tplaunch.worker.ops.common import MatMul, Op
-from tplaunch.worker.ops.experts import ExpertMatMul
-from tplaunch.worker.ops.matrix import Matrix
-from tplaunch.worker.programs.program import Program
-from tplaunch.worker.step.buffer import (
+from tplaunch.worker.buffers.step import (
     INDIRECT_WORD,
     StepLayout,
     StepView,
     attention_groups,
     attention_vectors,
 )
+from tplaunch.worker.buffers.table import Buffer, Placement
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.ops.attention import Attention
+from tplaunch.worker.ops.common import MatMul, Op
+from tplaunch.worker.ops.experts import ExpertMatMul
+from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.ops.quantized import row_words
+from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.memory import Memory
 from tplaunch.worker.vulkan.variants import measurement_name
 from tplaunch.worker.weights.random_weights import random_blocks

@@ -13,12 +13,12 @@ from contextlib import ExitStack
 
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.shaders.load import kernels_hash
+from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.device import DeviceError
 from tplaunch.worker.measuring.measurements import Measurements, Numbers, cache_folder, lowest
 from tplaunch.worker.ops.common import Op, SumNorm
 from tplaunch.worker.programs.program import Program, Segment
-from tplaunch.worker.step.buffer import StepLayout
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.questions import ask
 from tplaunch.worker.vulkan.listing import PhysicalDevice

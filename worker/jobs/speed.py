@@ -20,6 +20,8 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import Span
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.shaders.load import kernels_hash
+from tplaunch.worker.buffers.stacks import Stack
+from tplaunch.worker.buffers.step import StepLayout, StepView
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.device import Device, DeviceError, DeviceOptions, SelfCheckingDevice, TunableDevice
 from tplaunch.worker.measuring.measurements import Measurements, cache_folder
@@ -27,10 +29,8 @@ from tplaunch.worker.open_device import open_device
 from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.programs.program import Program, Segment
-from tplaunch.worker.step.buffer import StepLayout, StepView
 from tplaunch.worker.weights.loading import load_stacks
 from tplaunch.worker.weights.random_weights import RandomWeights
-from tplaunch.worker.weights.stacks import Stack
 
 TYPE, COLUMNS = "Q8_0", 4096
 NUM_WEIGHTS, NUM_WEIGHTS_ON_CPU = 1 << 27, 1 << 24  # of the matrix: more bytes than a cache has
