@@ -70,7 +70,16 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
                     say(note)
                 with collected_by_hand():
                     watch = partial(supervisor.watch, ())
-                    yield Session(engine, Scheduler(limits), model, plan, limits, attached, ready, watch)
+                    yield Session(
+                        engine,
+                        Scheduler(limits, model.spec.longest_window),
+                        model,
+                        plan,
+                        limits,
+                        attached,
+                        ready,
+                        watch,
+                    )
                 engine.shut_down()
             _warn(model.overwriting())
         except WorkerError as error:

@@ -38,6 +38,7 @@ from tplaunch.worker.device import Device
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
+from tplaunch.worker.step.copies import BlockCopier
 from tplaunch.worker.step.writer import StepWriter, row_bucket
 from tplaunch.worker.weights.model_file import ModelFile, load_stack
 
@@ -90,7 +91,14 @@ def make_spec(**changes: Any) -> ModelSpec:
 
 SPEC = make_spec()
 LIMITS = Limits(
-    context_length=64, num_blocks=32, block_length=4, max_rows=16, max_logit_rows=16, kv_type="f32"
+    context_length=64,
+    num_blocks=32,
+    block_length=4,
+    max_rows=16,
+    max_logit_rows=16,
+    kv_type="f32",
+    max_sequences=8,
+    num_window_blocks=32,
 )
 
 
@@ -259,9 +267,11 @@ class Rank:
                 pass
         load = load_message(file, spec, share, num_ranks, limits, "loopback")
         self.writer = StepWriter(self.device, model_file, load)
+        self.copier = BlockCopier(self.device, load)
 
     def submit(self, step: Step) -> Program:
         self.writer.write(step)
+        self.copier.copy(step)
         num_rows, num_logits = step.token_ids.size, step.logit_rows.size
         buckets = (
             row_bucket(num_rows, self.limits.max_rows), row_bucket(num_logits, self.limits.max_logit_rows)

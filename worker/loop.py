@@ -41,6 +41,7 @@ from tplaunch.worker.open_device import open_device
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program, build_sums
 from tplaunch.worker.step.clock import StepClock, take_out_device
+from tplaunch.worker.step.copies import BlockCopier
 from tplaunch.worker.step.segments import SegmentRunner
 from tplaunch.worker.step.writer import StepWriter, row_bucket
 from tplaunch.worker.weights.loading import load_stacks
@@ -192,6 +193,7 @@ class Worker:
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""
         self._writer = StepWriter(self.device, self.weights, self._load)
+        self._copier = BlockCopier(self.device, self._load)
         self._logits = self.device.view("logits").view(np.float32)
         self._program(1, 1)
         way = (
@@ -200,12 +202,13 @@ class Worker:
         log.info("ready: %d bytes on the device, partial sums %s", self.device_bytes, way)
 
     def run(self, step: Step) -> StepDone:
-        """One step: write, submit, and at every segment's end an all-reduce.
+        """One step: write, copy blocks, submit, and at every segment's end an all-reduce.
 
         The logits are the device's own memory: the next step overwrites them.
         """
         clock = StepClock()
         self._writer.write(step)
+        self._copier.copy(step)
         program = self._program(step.token_ids.size, step.logit_rows.size)
         clock.lap("host")
         self._runner.run(program, step.token_ids.size, self._row_bytes // 4, clock.lap)

@@ -1,4 +1,4 @@
-"""Picks the rows of the next step, their KV blocks and state slots. Pure arithmetic: no sockets, no device.
+"""Picks the rows of the next step, their seats, KV blocks and state slots. Pure arithmetic: no device.
 
 Every sequence that waits for one row (decode) gets it first; what room is left goes to prefill, in order
 of arrival, in chunks. Where a step has no room for all that decode, they take turns, and the oldest prompt
@@ -26,7 +26,9 @@ class Sequence:
     tokens: list[int]
     all_logits: bool = False  # of every position, not only of the last one
     num_computed: int = 0  # tokens whose keys and values are in the cache
+    seat: int | None = None  # of its block tables
     blocks: list[int] = field(default_factory=list)
+    window_blocks: dict[int, int] = field(default_factory=dict)  # by place in the table
     slot: int | None = None  # of its recurrent state, in a model that has one
     last_step: int = 0  # that computed rows of it
 
@@ -48,9 +50,14 @@ class Run:
 class Scheduler:
     """Owns the KV blocks and the sequences; `schedule` makes a step, `finish` takes note of its result."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, window: int = 0) -> None:
+        """window: keys that a row of layers with a window sees at most; 0 to keep all of them."""
+        self._limits, self._window = limits, window
+        self._free_seats = list(range(limits.max_sequences))[::-1]
         self._free_blocks = list(range(limits.num_blocks))[::-1]
+        self._free_window_blocks = list(range(limits.num_window_blocks))[::-1]
+        self._tables: list[int] = []  # changes that no step has told yet
+        self._window_tables: list[int] = []
         self._free_slots = list(range(limits.num_slots))[::-1]
         self._sequences: list[Sequence] = []
         self._num_steps = 0
@@ -62,7 +69,11 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         self._sequences.remove(sequence)
         self._free_blocks += sequence.blocks
-        sequence.blocks = []
+        self._free_window_blocks += sequence.window_blocks.values()
+        sequence.blocks, sequence.window_blocks = [], {}
+        if sequence.seat is not None:
+            self._free_seats.append(sequence.seat)
+            sequence.seat = None
         if sequence.slot is not None:
             self._free_slots.append(sequence.slot)
             sequence.slot = None
@@ -85,7 +96,9 @@ class Scheduler:
         self._num_steps += 1
         for run in runs:
             run.sequence.last_step = self._num_steps
-        return _step(self._num_steps, runs), runs
+        step = _step(self._num_steps, runs, self._tables, self._window_tables)
+        self._tables, self._window_tables = [], []
+        return step, runs
 
     def _by_turn(self) -> list[Sequence]:
         """All sequences, those first whose turn it is."""
@@ -108,18 +121,49 @@ class Scheduler:
         elif not logits_left:
             length = max(0, min(length, sequence.num_waiting - 1))
         start = sequence.num_computed
-        if length and not self._reserve_slot(sequence):
+        if length and not (self._reserve_seat(sequence) and self._reserve_slot(sequence)):
             length = 0
-        length = min(length, self._reserve(sequence, start + length) - start)
-        stop = start + length
+        stop = self._reserve_window(sequence, start, self._reserve(sequence, start, start + length))
+        length = stop - start
         first = start if sequence.all_logits else max(start, len(sequence.tokens) - 1)
         return Run(sequence, start, length, range(min(first, stop), stop))
 
-    def _reserve(self, sequence: Sequence, num_positions: int) -> int:
-        """Gives the sequence blocks for its positions; returns for how many it has."""
-        while len(sequence.blocks) * self._limits.block_length < num_positions and self._free_blocks:
-            sequence.blocks.append(self._free_blocks.pop())
-        return min(num_positions, len(sequence.blocks) * self._limits.block_length)
+    def _reserve(self, sequence: Sequence, start: int, stop: int) -> int:
+        """Gives the sequence blocks for its positions up to `stop`; returns up to where it has some."""
+        if start == stop or not self._limits.num_blocks:
+            return stop
+        while len(sequence.blocks) * self._limits.block_length < stop and self._free_blocks:
+            block = self._free_blocks.pop()
+            self._tables += (self._seat(sequence), len(sequence.blocks), block)
+            sequence.blocks.append(block)
+        return max(start, min(stop, len(sequence.blocks) * self._limits.block_length))
+
+    def _reserve_window(self, sequence: Sequence, start: int, stop: int) -> int:
+        """The same in layers with a window: what lies before that of row `start` is given back first."""
+        if start == stop or not self._limits.num_window_blocks:
+            return stop
+        length, held = self._limits.block_length, sequence.window_blocks
+        first = max(0, start + 1 - self._window) // length if self._window else 0
+        for place in [place for place in held if place < first]:
+            self._free_window_blocks.append(held.pop(place))
+        for place in range(first, -(-stop // length)):
+            if place not in held:
+                if not self._free_window_blocks:
+                    return max(start, place * length)
+                held[place] = self._free_window_blocks.pop()
+                self._window_tables += (self._seat(sequence), place, held[place])
+        return stop
+
+    def _reserve_seat(self, sequence: Sequence) -> bool:
+        """Whether the sequence has a seat."""
+        if sequence.seat is None and self._free_seats:
+            sequence.seat = self._free_seats.pop()
+        return sequence.seat is not None
+
+    @staticmethod
+    def _seat(sequence: Sequence) -> int:
+        assert sequence.seat is not None, "a sequence without a seat has no block table"
+        return sequence.seat
 
     def _reserve_slot(self, sequence: Sequence) -> bool:
         """Whether the sequence has a place for its recurrent state, or needs none."""
@@ -128,20 +172,16 @@ class Scheduler:
         return not self._limits.num_slots or sequence.slot is not None
 
 
-def _step(number: int, runs: list[Run]) -> Step:
+def _step(number: int, runs: list[Run], tables: list[int], window_tables: list[int]) -> Step:
     token_ids: list[int] = []
-    positions: list[int] = []
-    table_starts: list[int] = []
-    tables: list[int] = []
+    columns: list[int] = []  # of runs
     logit_rows: list[int] = []
-    slots: list[int] = []
     for run in runs:
-        first_row = len(token_ids) - run.start
+        sequence, first_row = run.sequence, len(token_ids) - run.start
         logit_rows += [first_row + position for position in run.logit_positions]
-        token_ids += run.sequence.tokens[run.start : run.start + run.length]
-        positions += range(run.start, run.start + run.length)
-        table_starts += [len(tables)] * run.length
-        tables += run.sequence.blocks
-        slots += [] if run.sequence.slot is None else [run.sequence.slot] * run.length
-    columns = (token_ids, positions, table_starts, tables, logit_rows, slots)
-    return Step(number, *(np.array(column, np.int32) for column in columns))
+        token_ids += sequence.tokens[run.start : run.start + run.length]
+        slot = -1 if sequence.slot is None else sequence.slot
+        assert sequence.seat is not None, "a run has a seat"
+        columns += (sequence.seat, run.start, run.length, slot if run.start else -1, slot)
+    arrays = (token_ids, columns, logit_rows, tables, window_tables)
+    return Step(number, *(np.array(array, np.int32) for array in arrays))

@@ -48,6 +48,7 @@ LIMITS = Limits(
     max_logit_rows=64,
     kv_type="f32",
     num_slots=1,
+    num_window_blocks=8,
 )
 MAX_ERROR = {"f32": 1e-6, "f16": 1e-5}  # normalised mean squared, by KV type
 
