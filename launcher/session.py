@@ -9,7 +9,8 @@ from functools import partial
 
 from tplaunch.coordinator.garbage import collected_by_hand
 from tplaunch.coordinator.messages import Attached, Ready
-from tplaunch.coordinator.serving.control import WorkerChannel, WorkerError
+from tplaunch.coordinator.serving.channel import WorkerError
+from tplaunch.coordinator.serving.control import WorkerChannel
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
 from tplaunch.coordinator.serving.sampler import LogitsError
 from tplaunch.coordinator.serving.scheduler import Scheduler

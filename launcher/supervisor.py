@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tplaunch.coordinator.serving.control import WorkerError
+from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.endings import end_reason

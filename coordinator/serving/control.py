@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import zmq
 
 from tplaunch.coordinator.messages import (
     MAX_FRAME_BYTES,
-    PROTOCOL_VERSION,
     Failed,
-    Hello,
     Message,
     decode,
     encode,
     identity,
     receive_frames,
 )
+from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.wire import Frame, WireError
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 
 BLAME_SECONDS = 0.5  # for a rank that another one blames, or that has ended, to be heard
-M = TypeVar("M")
-
-
-class WorkerError(RuntimeError):
-    """A rank failed, or did not answer in time. `rank` is the one to blame."""
-
-    def __init__(self, rank: int, message: str) -> None:
-        super().__init__(message)
-        self.rank = rank
 
 
 class Watcher(Protocol):
@@ -44,7 +34,7 @@ class Watcher(Protocol):
         """One for each process, readable once it has ended; none where the kernel offers none."""
 
 
-class WorkerChannel:
+class WorkerChannel(Channel):
     """Messages to and from the workers of one run.
 
     While it waits it also waits for the workers' processes to end. A rank that ended without having said
@@ -170,31 +160,6 @@ class WorkerChannel:
         names = f"{', '.join(map(str, others))} and {last}"
         sentence = f"ranks {names} blame each other: {_sentence(circle[0], failures)}"
         return WorkerError(circle[0], sentence)
-
-    def collect(self, kind: type[M], what: str, timeout_seconds: float) -> list[M]:
-        """One message of a kind from every rank, in rank order."""
-        deadline = self.clock() + timeout_seconds
-        found: dict[int, M] = {}
-        while len(found) < self.num_ranks:
-            received = self.receive(deadline)
-            if received is None:
-                missing = min(set(range(self.num_ranks)) - set(found))
-                raise WorkerError(missing, f"rank {missing} did not {what} within {timeout_seconds:.0f} s")
-            rank, message = received
-            if not isinstance(message, kind) or rank in found:
-                raise WorkerError(rank, f"rank {rank} sent {type(message).__name__} where it should {what}")
-            found[rank] = message
-        return [found[rank] for rank in range(self.num_ranks)]
-
-    def greet(self, timeout_seconds: float) -> None:
-        """Waits for every rank's Hello and checks it."""
-        for rank, hello in enumerate(self.collect(Hello, "start", timeout_seconds)):
-            if hello.version != PROTOCOL_VERSION or hello.rank != rank:
-                raise WorkerError(
-                    rank,
-                    f"rank {rank} says it is rank {hello.rank} with protocol {hello.version};"
-                    f" expected rank {rank} with protocol {PROTOCOL_VERSION}",
-                )
 
     def close(self) -> None:
         self._socket.close()

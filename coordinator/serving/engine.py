@@ -16,7 +16,7 @@ from tplaunch.coordinator.measuring.reduce_times import ReduceClock, ReduceTimes
 from tplaunch.coordinator.measuring.trace import Trace
 from tplaunch.coordinator.messages import Attached, Connect, Load, Progress, Ready, Shutdown, Step, StepDone
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.coordinator.serving.control import WorkerChannel, WorkerError
+from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare, num_all_reduces, padded, shares_routing
 
@@ -45,7 +45,7 @@ class Engine:
 
     def __init__(
         self,
-        channel: WorkerChannel,
+        channel: Channel,
         origin: Origin,
         tensors: Iterable[TensorInfo],
         spec: ModelSpec,

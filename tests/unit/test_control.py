@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tplaunch.coordinator.messages import Failed, Progress
-from tplaunch.coordinator.serving.control import BLAME_SECONDS, WorkerChannel, WorkerError
+from tplaunch.coordinator.serving.channel import WorkerError
+from tplaunch.coordinator.serving.control import BLAME_SECONDS, WorkerChannel
 from tplaunch.running_clock import MOST_SECONDS, RunningClock
 from tplaunch.worker.control import ControlSocket
 

@@ -22,7 +22,8 @@ from tplaunch.coordinator.messages import (
     encode,
     identity,
 )
-from tplaunch.coordinator.serving.control import WorkerChannel, WorkerError
+from tplaunch.coordinator.serving.channel import WorkerError
+from tplaunch.coordinator.serving.control import WorkerChannel
 from tplaunch.coordinator.wire import Float32s, WireError
 from tplaunch.worker.control import ControlSocket
 
