@@ -72,6 +72,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "vulkan.memory",
         "vulkan.dispatch vulkan.partials",
         "vulkan.recorder",
+        "vulkan.copying",
         "vulkan.checking vulkan.measuring",
         "vulkan.device",
         "open_device",

@@ -56,7 +56,9 @@ class States:
             self._let_go.append(read)
         sequence.slot = write
         self._moving.discard(sequence)
-        return -1 if read is None else read, write
+        if read is None:  # positions that are assumed to be computed have left any state
+            return (write if sequence.assumed else -1), write
+        return read, write
 
     def computed(self, sequence: Sequence, first: int, stop: int) -> None:
         """Keeps the state that the sequence has come to, where it is worth it and there is room.

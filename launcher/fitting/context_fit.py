@@ -70,6 +70,7 @@ class Fitting:
             kv_type=self._config.kv_type,
             activations=self._config.activations,
             num_slots=NUM_SLOTS if any(needs.keeps_states for needs in self._needs) else 0,
+            num_window_blocks=-(-context // BLOCK_LENGTH) if self._needs[0].longest_window else 0,
         )
 
     def _row_counts(self) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.models import LIMITS, SPEC, LocalEngine, make_spec, write_llama
+from tests.steps import positions_of
 from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.architectures.shapes import SHAPES, Shape, shape_tensors
 from tplaunch.coordinator.gguf.origin import Origin
@@ -149,7 +150,7 @@ class RecordingEngine(LocalEngine):
 
     def run(self, step: Step) -> StepResult:
         self._num_steps += 1
-        self.positions.append(step.positions.tolist())
+        self.positions.append(positions_of(step))
         return super().run(step)
 
 

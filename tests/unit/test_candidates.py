@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import LIMITS, SPEC, LocalEngine, examples, load_message, open_model, write_llama
+from tplaunch.coordinator import candidates
 from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.likeliest import likeliest, log_sum
 from tplaunch.coordinator.messages import (
@@ -38,7 +39,6 @@ from tplaunch.coordinator.serving.sampling.results import StepResult, check_answ
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
 from tplaunch.coordinator.split.plan import Span, make_plan
-from tplaunch.coordinator import candidates
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceOptions
 from tplaunch.worker.loop import ProtocolError, Worker

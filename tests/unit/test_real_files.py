@@ -20,7 +20,7 @@ from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.architectures.rope import read_rope, still_pairs
 from tplaunch.coordinator.gguf.header import read_gguf
 from tplaunch.coordinator.model.spec import ModelError, Rope
-from tplaunch.coordinator.serving.generation import all_logits
+from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.serving.scheduler import Scheduler
 from tplaunch.worker.step.rope_tables import rope_angles
 

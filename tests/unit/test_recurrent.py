@@ -19,7 +19,7 @@ from tests.models import LocalEngine, examples, make_spec, open_model
 from tests.recurrent_models import LIMITS, RecurrentModel
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
 from tplaunch.coordinator.model.spec import ModelError
-from tplaunch.coordinator.serving.generation import all_logits
+from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.serving.scheduler import Scheduler
 from tplaunch.coordinator.serving.scheduler import Sequence as Prompt
 from tplaunch.coordinator.split.limits import Limits
@@ -45,7 +45,7 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def logits_of(path: Path, weights: Sequence[float] = (1,), limits: Limits = LIMITS, **options: Any) -> Floats:
     engine = LocalEngine(path, weights, limits, **options)
-    return all_logits(engine, Scheduler(limits), TOKENS)
+    return all_logits(engine, TOKENS)
 
 
 def assert_same(logits: Floats, expected: Floats) -> None:
@@ -100,7 +100,7 @@ def test_sequences_side_by_side_do_not_disturb_each_other(path: Path) -> None:
         scheduler.add(prompt)
     for prompt, logits in zip(prompts, last_logits(engine, scheduler, prompts), strict=True):
         alone = LocalEngine(path, (1,), LIMITS)
-        expected = all_logits(alone, Scheduler(LIMITS), prompt.tokens)[-1]
+        expected = all_logits(alone, prompt.tokens)[-1]
         assert_same(logits, expected)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import LIMITS, examples
+from tests.steps import positions_of
 from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.serving.scheduler import CapacityError, Run, Scheduler, Sequence
 from tplaunch.coordinator.split.limits import Limits
@@ -23,7 +24,12 @@ LIMITS_DRAWN = st.builds(
     max_rows=st.integers(1, 20),
     max_logit_rows=st.integers(1, 6),
     num_slots=st.integers(0, 3),
+    max_sequences=st.integers(1, 6),
+    num_window_blocks=st.integers(25, 40) | st.just(0),
 )
+
+
+WINDOW = 5
 
 
 @dataclasses.dataclass
@@ -53,7 +59,9 @@ class Simulation:
     """Drives a scheduler as an engine would, and looks at every step it makes."""
 
     def __init__(self, limits: Limits, arrivals: list[Arrival]) -> None:
-        self.limits, self.scheduler = limits, Scheduler(limits)
+        self.limits, self.scheduler = limits, Scheduler(limits, WINDOW)
+        self.tables: dict[tuple[int, int], int] = {}  # as the workers keep them
+        self.window_tables: dict[tuple[int, int], int] = {}
         self.pending = sorted(arrivals, key=lambda arrival: arrival.step)
         self.living: list[tuple[Sequence, Arrival]] = []
         self.logits: dict[int, list[int]] = {}  # id of a sequence: positions that got logits
@@ -112,36 +120,45 @@ class Simulation:
             last = len(run.sequence.tokens) - 1
             wanted = positions if run.sequence.all_logits else [p for p in positions if p == last]
             assert list(run.logit_positions) == list(wanted)
-        owned = Counter(block for sequence, _ in self.living for block in sequence.blocks)
-        assert all(count == 1 for count in owned.values())
-        assert set(owned) <= set(range(self.limits.num_blocks))
+        blocks = Counter(block for sequence, _ in self.living for block in sequence.blocks)
+        window_blocks = Counter(
+            block for sequence, _ in self.living for block in sequence.window_blocks.values()
+        )
+        seats = Counter(sequence.seat for sequence, _ in self.living if sequence.seat is not None)
+        for owned, count in (
+            (blocks, self.limits.num_blocks),
+            (window_blocks, self.limits.num_window_blocks),
+            (seats, self.limits.max_sequences),
+        ):
+            assert all(owners == 1 for owners in owned.values())
+            assert set(owned) <= set(range(count))
         slots = Counter(sequence.slot for sequence, _ in self.living if sequence.slot is not None)
         assert all(count == 1 for count in slots.values())
         assert set(slots) <= set(range(self.limits.num_slots))
 
     def _check_step(self, step: Step, runs: list[Run]) -> None:
         assert step.number == self.num_steps
-        assert step.token_ids.size == step.positions.size == step.table_starts.size
+        length = self.limits.block_length
+        for tables, changes in ((self.tables, step.tables), (self.window_tables, step.window_tables)):
+            tables |= {(seat, place): block for seat, place, block in changes.reshape(-1, 3).tolist()}
         row = 0
         logit_rows = []
-        for run in runs:
-            for position in range(run.start, run.start + run.length):
-                assert step.token_ids[row] == run.sequence.tokens[position]
-                assert step.positions[row] == position
-                table = step.tables[step.table_starts[row] :]
-                count = position // self.limits.block_length + 1
-                assert table[:count].tolist() == run.sequence.blocks[:count]
-                if self.limits.num_slots:
-                    assert step.slots[row] == run.sequence.slot
-                if position in run.logit_positions:
-                    logit_rows.append(row)
-                row += 1
+        for run, columns in zip(runs, step.runs.reshape(-1, 5).tolist(), strict=True):
+            sequence, stop = run.sequence, run.start + run.length
+            slot = sequence.slot if self.limits.num_slots else -1
+            assert columns == [sequence.seat, run.start, run.length, slot if run.start else -1, slot]
+            assert step.token_ids[row : row + run.length].tolist() == sequence.tokens[run.start : stop]
+            for place in range((stop - 1) // length + 1):
+                assert self.tables[columns[0], place] == sequence.blocks[place]
+            if self.limits.num_window_blocks:
+                for place in range(max(0, run.start + 1 - WINDOW) // length, (stop - 1) // length + 1):
+                    assert self.window_tables[columns[0], place] == sequence.window_blocks[place]
+            logit_rows += [row + position - run.start for position in run.logit_positions]
+            row += run.length
         assert row == step.token_ids.size
         assert step.logit_rows.tolist() == logit_rows
-        assert step.tables.size <= self.limits.num_blocks
-        assert step.slots.size == (row if self.limits.num_slots else 0)
-        columns = ("token_ids", "positions", "table_starts", "tables", "logit_rows", "slots")
-        assert all(getattr(step, column).dtype == np.int32 for column in columns)
+        fields = ("token_ids", "runs", "tables", "window_tables", "logit_rows", "copies", "window_copies")
+        assert all(getattr(step, field).dtype == np.int32 for field in fields)
 
     def _advance(self, runs: list[Run]) -> None:
         for run in runs:
@@ -155,7 +172,8 @@ class Simulation:
                 self.living.remove((sequence, arrival))
                 self.finished.append((sequence, arrival))
                 self.scheduler.remove(sequence)
-                assert sequence.blocks == [] and sequence.slot is None
+                assert not sequence.blocks and not sequence.window_blocks
+                assert sequence.slot is None and sequence.seat is None
 
 
 @given(LIMITS_DRAWN, ARRIVALS)
@@ -186,7 +204,7 @@ def test_sequences_that_wait_for_nothing_are_left_alone(
     limits: Limits, prompts: list[tuple[int, bool]]
 ) -> None:
     """Some have been computed to their end and their next token is not there yet, while others go on."""
-    limits = dataclasses.replace(limits, num_blocks=100)
+    limits = dataclasses.replace(limits, num_blocks=100, max_sequences=6, num_window_blocks=0)
     scheduler = Scheduler(limits)
     sequences = [Sequence([1] * length) for length, _ in prompts]
     for sequence in sequences:
@@ -214,7 +232,7 @@ def test_decode_goes_first_and_prefill_fills_the_step() -> None:
     scheduler.add(decoding)
     step, _ = scheduler.schedule()
     assert step.token_ids.tolist() == [7, 0, 1, 2, 3, 4, 5, 6]
-    assert step.positions.tolist() == [0, 0, 1, 2, 3, 4, 5, 6]
+    assert positions_of(step) == [0, 0, 1, 2, 3, 4, 5, 6]
     assert step.logit_rows.tolist() == [0]
 
 
@@ -228,7 +246,9 @@ def test_everything_advances_however_few_rows_a_step_has(
     limits: Limits, num_decoding: int, prompts: list[tuple[int, bool]]
 ) -> None:
     """Decoding goes on for ever: nobody waits longer than twice a round of turns for its next row."""
-    scheduler = Scheduler(dataclasses.replace(limits, num_blocks=10_000, num_slots=0))
+    scheduler = Scheduler(
+        dataclasses.replace(limits, num_blocks=10_000, num_slots=0, max_sequences=30, num_window_blocks=0)
+    )
     sequences = [Sequence([1]) for _ in range(num_decoding)]
     sequences += [Sequence([1] * length, all_logits) for length, all_logits in prompts]
     for sequence in sequences:
