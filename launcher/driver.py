@@ -6,6 +6,7 @@ has brought. While nothing is to be computed it waits, and looks after the ranks
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -67,7 +68,7 @@ class Driver:
 
         What is wrong with one of them is told to its own sink.
         """
-        self._put(lambda session: [self._start(session, one) for one in submissions])
+        self._put(lambda session: self._start_all(session, submissions))
 
     def cancel(self, requests: Sequence[Request]) -> None:
         """Ends requests at once; their sinks hear nothing more. Those that have ended are left alone."""
@@ -77,10 +78,8 @@ class Driver:
                 self._sinks.pop(request, None)
                 session.requests.cancel(request.id)
 
-        try:
+        with contextlib.suppress(ClosedError):  # they have ended with all the others
             self._put(cancel)
-        except ClosedError:
-            pass  # they have ended with all the others
 
     def close(self) -> None:
         """Ends what is computed, gives back devices and processes, and waits for it. Idempotent."""
@@ -90,7 +89,7 @@ class Driver:
             self._commands.put(None)
         self._thread.join()
 
-    def _put(self, command: Callable[[Session], object]) -> None:
+    def _put(self, command: Callable[[Session], None]) -> None:
         with self._lock:
             if self._ended is not None:
                 raise ClosedError(str(self._ended)) from self._ended
@@ -136,6 +135,10 @@ class Driver:
             if command is None:
                 return False
             command(session)
+
+    def _start_all(self, session: Session, submissions: Sequence[Submission]) -> None:
+        for submission in submissions:
+            self._start(session, submission)
 
     def _start(self, session: Session, submission: Submission) -> None:
         try:

@@ -45,7 +45,8 @@ def step_of(
         "window_tables": changes_of(window_tables) if isinstance(window_tables, Mapping) else window_tables,
         **arrays,
     }
-    return Step(number, **{name: np.array([*column], np.int32) for name, column in columns.items()})
+    fields: dict[str, Any] = {name: np.array([*column], np.int32) for name, column in columns.items()}
+    return Step(number, **fields)
 
 
 def changes_of(tables: Tables) -> list[int]:

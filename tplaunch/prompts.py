@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from tplaunch.coordinator.text.tokenizer import Tokenizer
 
 # A text, token ids, or {"prompt": text} or {"prompt_token_ids": ids}.
-Prompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
+Prompt: TypeAlias = str | Sequence[int] | Mapping[str, Any]
 
 
 class PromptError(ValueError):
@@ -19,7 +19,7 @@ def prompts_of(given: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """A list of prompts, from one or several."""
     if isinstance(given, str | Mapping):
         return [given]
-    listed = list(given)
+    listed: list[Any] = list(given)
     if listed and all(_is_token(one) for one in listed):
         return [listed]
     return listed

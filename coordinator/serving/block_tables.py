@@ -28,11 +28,20 @@ class BlockTables:
         return max(0, position - self._window + 1) // self._block_length
 
     def num_needed(self, num_positions: int, num_rows: int, begin: int = 0) -> int:
-        """Blocks that a sequence holds at most if it begins behind `begin` blocks, with steps of `num_rows`."""
+        """Blocks at most of a sequence that begins behind `begin` blocks and takes `num_rows` a step."""
         num_wanted = -(-num_positions // self._block_length) - self.first_seen(begin * self._block_length)
         if self._window:
-            num_wanted = min(num_wanted, -(-(self._window + num_rows) // self._block_length) + 1)
+            # As many neighbouring positions, wherever in a block they begin.
+            num_wanted = min(num_wanted, -(-(self._window + num_rows - 2) // self._block_length) + 1)
         return num_wanted
+
+    def num_missing(self, sequence: Sequence, num_positions: int, num_rows: int) -> int:
+        """Blocks that a running sequence is still to take to get so far, at least one: it will grow."""
+        held = sequence.held[self._kind]
+        missing = -(-num_positions // self._block_length) - held.stop
+        if self._window:
+            missing = min(missing, self.num_needed(num_positions, num_rows) - len(held.blocks))
+        return max(1, missing)
 
     def has_room(
         self, num_positions: int, begin: int, num_rows: int, found: SequenceOf[int | None], spare: int
@@ -44,6 +53,8 @@ class BlockTables:
         """
         first = self.first_seen(begin * self._block_length)
         num_wanted = self.num_needed(num_positions, num_rows, begin)
+        if not spare:  # it is alone, and takes fewer rows where that is all that the pool has room for
+            num_wanted = min(num_wanted, self.pool.size)
         shared = [block for block in found[first:begin] if block is not None]
         num_kept = sum(not self.pool.num_holders(block) for block in shared)
         return self.pool.num_available - num_kept >= num_wanted - len(shared) + spare

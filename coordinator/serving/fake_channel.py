@@ -33,7 +33,7 @@ Answer = Callable[[int, Message], "Message | None"]
 
 
 class FakeChannel(Channel):
-    """Answers every message at once; `seconds` is the computing time that this took, which is none of the driver's.
+    """Answers every message at once; `seconds` is what that took of computing time.
 
     Ranks in `silent` don't answer: who waits for them passes the deadline without waiting. A rank in
     `failing` answers its next message with that sentence. Of the logit rows of a step those in `spoil_rows`

@@ -51,7 +51,7 @@ class KVMemory:
             tables.append(self.windowed)
         self._tables: SequenceOf[BlockTables] = tables
         for table in tables:
-            needed = table.num_needed(limits.context_length, limits.max_rows)
+            needed = table.num_needed(limits.context_length, num_rows=1)
             if table.pool.size < needed:
                 raise PlanError(f"a KV cache of {table.pool.size} blocks, where one sequence needs {needed}")
         self._states = None
@@ -70,17 +70,18 @@ class KVMemory:
     def num_free_seats(self) -> int:
         return len(self._free_seats)
 
-    def admit(self, sequence: Sequence, num_running: int) -> bool:
-        """Gives the sequence a seat and what is cached of its text, if the rest is likely to find room.
+    def admit(self, sequence: Sequence, running: SequenceOf[Sequence]) -> bool:
+        """Gives the sequence a seat and what is cached of its text, if the rest finds room beside the running.
 
-        num_running: sequences that hold a seat, each of which will soon want a block more.
+        running: all that hold a seat. What they are still to take of their texts is left for them.
         """
         if not self._free_seats:
             return False
         found, num_blocks = self._match(sequence)
-        wanted = min(len(sequence.tokens) + 1, self._limits.context_length)
+        rows = self._limits.max_rows
         for table, blocks in zip(self._tables, found, strict=True):
-            if not table.has_room(wanted, num_blocks, self._limits.max_rows, blocks, num_running):
+            spare = sum(table.num_missing(one, self._num_wanted(one), rows) for one in running)
+            if not table.has_room(self._num_wanted(sequence), num_blocks, rows, blocks, spare):
                 return False
         sequence.seat = self._free_seats.pop()
         sequence.held = tuple(Held() for _ in self._tables)
@@ -93,6 +94,10 @@ class KVMemory:
         if self._states is not None:
             self._states.plan_snapshots(sequence)
         return True
+
+    def _num_wanted(self, sequence: Sequence) -> int:
+        """Positions of a sequence with its next token."""
+        return min(len(sequence.tokens) + 1, self._limits.context_length)
 
     def _match(self, sequence: Sequence) -> tuple[list[SequenceOf[int | None]], int]:
         """The cached blocks of its text in each table, and how many of them a sequence can begin with."""

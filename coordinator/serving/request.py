@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.coordinator.serving.sampling.changes import TokenMask
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.picked import Picked
-from tplaunch.coordinator.serving.sampling.sampler import TokenMask
 
 Floats = npt.NDArray[np.float32]
 

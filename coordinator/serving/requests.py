@@ -18,11 +18,11 @@ from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
 from tplaunch.coordinator.serving.picking import pick_all
 from tplaunch.coordinator.serving.request import Event, Floats, Request, RequestError
+from tplaunch.coordinator.serving.sampling.changes import TokenMask
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.picked import Picked
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
 from tplaunch.coordinator.serving.sampling.results import StepResult, gather
-from tplaunch.coordinator.serving.sampling.sampler import TokenMask
 from tplaunch.coordinator.serving.scheduler import Scheduler, make_step
 from tplaunch.coordinator.serving.sequence import Run, Sequence
 from tplaunch.coordinator.serving.stream import Stream

@@ -74,7 +74,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Lets those that wait run, in order of arrival, until one finds no room."""
-        while self._waiting and self._memory.admit(self._waiting[0], len(self._running)):
+        while self._waiting and self._memory.admit(self._waiting[0], self._running):
             self.add_running(self._waiting.pop(0))
 
     def _by_turn(self) -> list[Sequence]:
@@ -103,7 +103,7 @@ class Scheduler:
         return Run(sequence, start, stop - start, num_logits, *slots)
 
     def _reserve(self, sequence: Sequence, num_positions: int) -> int:
-        """Up to which position the sequence has blocks, which newer sequences give where there are no others."""
+        """Up to which position the sequence has blocks, if need be those of newer sequences."""
         while (stop := self._memory.reserve(sequence, num_positions)) == sequence.num_computed:
             newest = next(
                 (other for other in reversed(self._running) if self._can_yield(other, sequence)), None

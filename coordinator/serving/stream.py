@@ -87,7 +87,8 @@ class Stream:
         if not request.reads_all_logits:
             return
         if request.only_logits:
-            request.logits += (result.whole(one).copy() for one in range(row, row + run.num_logits))
+            rows = map(result.whole, range(row, row + run.num_logits))
+            request.logits += (one.copy() for one in rows if one is not None)
             return
         for index, position in enumerate(self._positions(run)):
             if position + 1 < len(request.prompt):

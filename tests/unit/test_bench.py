@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
-from tests.models import LIMITS, SPEC, LocalEngine, make_spec, write_llama
+from tests.models import LIMITS, LocalEngine, make_spec, write_llama
 from tests.steps import positions_of
 from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.architectures.shapes import SHAPES, Shape, shape_tensors
@@ -16,13 +16,13 @@ from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.gguf.parts import read_model
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.measuring.ledger import KINDS, make_ledger
-from tplaunch.coordinator.measuring.reduce_times import ReduceClock
 from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.spec import LayerSpec
 from tplaunch.coordinator.serving.benchmark import Measurement, Test, measure
+from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.results import StepResult
-from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
+from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.launcher.commands.ledger_report import ledger_table
@@ -141,15 +141,11 @@ def test_tests_are_named_as_llama_bench_does() -> None:
 class RecordingEngine(LocalEngine):
     """Keeps the positions of every step."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.ledger, self._spent, self._num_steps = [{}], [], 0
-        self._plan = make_plan(SPEC, [1.0])
-        self._reduce_clock = ReduceClock()
+    def __init__(self, path: Path, limits: Limits = LIMITS) -> None:
+        super().__init__(path, limits=limits)
         self.positions: list[list[int]] = []
 
     def run(self, step: Step) -> StepResult:
-        self._num_steps += 1
         self.positions.append(positions_of(step))
         return super().run(step)
 
@@ -157,18 +153,26 @@ class RecordingEngine(LocalEngine):
 def test_what_a_measurement_runs(tmp_path: Path) -> None:
     """One run that does not count, then the others; decode begins behind a context that is not computed."""
     write_llama(tmp_path / "m.gguf")
-    engine, scheduler = RecordingEngine(tmp_path / "m.gguf"), Scheduler(LIMITS)
-    decode = measure(engine, scheduler, SPEC.vocabulary_size, Test("decode", 3, context=20), repeat=2)
+    engine = RecordingEngine(tmp_path / "m.gguf")
+    requests = Requests(engine)
+    decode = measure(engine, requests, Test("decode", 3, context=20), repeat=2)
     assert engine.positions == [[20], [21], *([[20], [21], [22]] * 2)]
     assert decode.ledger.num_steps == 6 and len(decode.seconds) == 2
     engine.positions.clear()
-    prefill = measure(engine, scheduler, SPEC.vocabulary_size, Test("prefill", 20), repeat=2)
+    prefill = measure(engine, requests, Test("prefill", 20), repeat=2)
     assert engine.positions == [list(range(16)), list(range(16, 20))] * 3
     assert prefill.ledger.num_steps == 4
     assert prefill.ledger.step == pytest.approx(sum(prefill.seconds) * 1e6 / 4)
-    whole = Sequence([0] * LIMITS.num_blocks * LIMITS.block_length)  # every block is free again
-    scheduler.add(whole)
-    scheduler.schedule()
+    assert all(pool.num_available == pool.size for pool in requests.memory.pools)
+
+
+def test_texts_are_measured_together(tmp_path: Path) -> None:
+    write_llama(tmp_path / "m.gguf")
+    engine = RecordingEngine(tmp_path / "m.gguf", dataclasses.replace(LIMITS, max_sequences=3))
+    together = measure(engine, Requests(engine), Test("decode", 2, context=8, batch=3), repeat=1)
+    assert engine.positions == [[8] * 3, [9] * 3] * 2
+    assert together.test.name == "tg2x3@8"
+    assert together.rates == tuple(6 / seconds for seconds in together.seconds)
 
 
 def test_rates_are_tokens_per_second() -> None:

@@ -95,10 +95,10 @@ def test_two_sequences_part_by_a_copy_of_a_block(
         if not shared:
             tables = table | {1: [9, 11]}
             engine.run(step_of(1, [Rows(tokens), Rows(tokens, seat=1)], [], tables, tables))
-            return engine.run(step_of(2, [Rows([5], 6), Rows([9, 9], 6, seat=1)], [0, 1, 2]))
+            return engine.logits(step_of(2, [Rows([5], 6), Rows([9, 9], 6, seat=1)], [0, 1, 2]))
         engine.run(step_of(1, [Rows(tokens)], [], table, table))
         changes = [1, 0, 7, 1, 1, 30]
-        return engine.run(
+        return engine.logits(
             step_of(
                 2, [Rows([5], 6), Rows([9, 9], 6, seat=1)], [0, 1, 2], changes, changes,
                 copies=[3, 30], window_copies=[3, 30],
@@ -123,12 +123,12 @@ def test_sequences_fork_from_a_state_that_stays(
     alone = LocalEngine(path, weights, limits)
     alone.run(step_of(1, begun, [], {seat: [2 * seat, 2 * seat + 1] for seat in range(3)}))
     rows = [Rows([seat + 1, 7], 5, seat, seat, seat) for seat in range(3)]
-    expected = alone.run(step_of(2, rows, range(6)))
+    expected = alone.logits(step_of(2, rows, range(6)))
 
     engine.run(step_of(1, [Rows(tokens[:5], write_slot=0)], [], tables))
     copies = [1, 2, 1, 3]  # the fifth token's keys; the first block is shared
     forks = [Rows([seat + 1, 7], 5, seat, 0, seat) for seat in (1, 2)]
-    found = engine.run(step_of(2, forks, range(4), copies=copies))
+    found = engine.logits(step_of(2, forks, range(4), copies=copies))
     assert_close(found, expected[2:])
-    last = engine.run(step_of(3, [Rows([1, 7], 5, 0, 0, 0)], range(2)))
+    last = engine.logits(step_of(3, [Rows([1, 7], 5, 0, 0, 0)], range(2)))
     assert_close(last, expected[:2])

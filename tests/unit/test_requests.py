@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ KINDS = {
 
 def limits_for(kinds: LayerKinds, **changes: int) -> Limits:
     """Room for three sequences of 64 positions, in blocks of 4."""
-    numbers = {
+    numbers: dict[str, Any] = {
         "context_length": 64,
         "num_blocks": 48 if kinds.sees_all else 0,
         "block_length": 4,

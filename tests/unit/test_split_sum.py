@@ -29,8 +29,8 @@ from tests.steps import Rows, step_of
 from tplaunch.collectives.arena import private_arena
 from tplaunch.coordinator.gguf.parts import GgufModel, read_model
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
-from tplaunch.coordinator.serving.requests import all_logits, next_logits
-from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
+from tplaunch.coordinator.serving.requests import Requests, all_logits
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare, Span, make_plan, padded
 from tplaunch.coordinator.split.shards import Shard
@@ -303,10 +303,12 @@ def test_prefill_in_chunks_computes_the_same(
     mixed: Path, expected_mixed: Floats, max_rows: int, weights: list[float]
 ) -> None:
     limits = dataclasses.replace(LIMITS, max_rows=max_rows, max_logit_rows=min(max_rows, 2))
-    engine, scheduler = LocalEngine(mixed, weights, limits), Scheduler(limits)
-    sequence = Sequence(list(TOKENS))  # only the last row gets logits: most steps end early
-    scheduler.add(sequence)
-    assert_close(next_logits(engine, scheduler, sequence), expected_mixed[-1])
+    # Only the last row gets logits: most steps end early.
+    requests = Requests(LocalEngine(mixed, weights, limits))
+    request = requests.add(TOKENS, SamplingParams(temperature=0, max_tokens=1))
+    while not request.is_finished:
+        requests.step()
+    assert request.outputs[0].token_ids == [int(expected_mixed[-1].argmax())]
     assert_close(all_logits(LocalEngine(mixed, weights, limits), TOKENS), expected_mixed)
 
 
