@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Sequence
 from typing import Protocol
@@ -51,6 +52,7 @@ class Changes:
             self._allowed[list(params.allowed_token_ids)] = True
         self.repetition = Repetition(params, prompt_ids) if "penalties" in stages else None
         self.dry = Dry(params, prompt_ids, token_bytes) if "dry" in stages else None
+        self.ban_table = _ban_table(banned, vocabulary_size) if self.only_bans and banned else None
 
     def are_fixed(self, num_generated: int) -> bool:
         """Whether they stay the same from so many generated tokens on."""
@@ -107,6 +109,14 @@ def check_token_ids(params: SamplingParams, vocabulary_size: int) -> None:
         highest = max(getattr(params, name) or (), default=0)
         if highest >= vocabulary_size:
             raise ValueError(f"{name} must be tokens from 0 to {vocabulary_size - 1}, not {highest}")
+
+
+@functools.lru_cache(maxsize=8)
+def _ban_table(banned: frozenset[int], vocabulary_size: int) -> Bools:
+    """Which tokens of the vocabulary are banned, as a table."""
+    table = np.zeros(vocabulary_size, np.bool_)
+    table[[token for token in banned if token < vocabulary_size]] = True
+    return table
 
 
 def _additions(banned: Collection[int], params: SamplingParams, vocabulary_size: int) -> tuple[Ids, Logits]:

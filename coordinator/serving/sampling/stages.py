@@ -10,9 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tplaunch.coordinator.serving.sampling.pool import SUM_ERROR, Logits, NeedsRow, Pool, weights
-
-ROUNDING = 1e-9  # of the sums of a whole vocabulary in float64, as a share
+from tplaunch.coordinator.serving.sampling.pool import ROUNDING, Logits, NeedsRow, Pool, weights
 
 
 def keep_top_k(pool: Pool, top_k: int) -> Pool:
@@ -115,7 +113,7 @@ def _place(pool: Pool, cumulative: Logits, share: float, side: str) -> int:
     """
     beyond, error = pool.tail(float(pool.logits[0]))
     total = float(cumulative[-1]) + beyond
-    slack = error + (ROUNDING + SUM_ERROR) * total
+    slack = error + ROUNDING * total
     count = np.count_nonzero
     low, high = (
         int(count(cumulative < target) if side == "left" else count(cumulative <= target))
