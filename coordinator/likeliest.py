@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
 
 GROUP_SIZE = 64  # logits
-# How far log_sum may be off, as a share. Each exp is off by 2.5 ulp at most, and its argument by half an ulp of
+# How far log_sum may be off, as a share. Each exp is off by 2.5 ulp at most, its argument by half an ulp of
 # up to 12, the logarithm of a vocabulary's size (what is further off weighs little). NumPy adds up float32 in
 # blocks of 128, 8 sums each, and the blocks pairwise: 16 + 7 more roundings of half an ulp.
 SUM_ERROR = 3e-6
