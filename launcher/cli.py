@@ -26,6 +26,7 @@ from tplaunch.launcher.commands.tune import DEFAULT_MODELS, tune
 from tplaunch.launcher.config import (
     EXIT_FAILURE,
     EXIT_USAGE,
+    HubModel,
     RandomModel,
     RunConfig,
     RunError,
@@ -115,7 +116,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         return show_models(options.json, options.markdown)
     if options.command == "bench-collectives":
         ranks, sizes = parse_counts(options.ranks, "--ranks"), parse_message_sizes(options.sizes)
-        return bench_collectives(ranks, sizes, options.output)
+        return bench_collectives(ranks, sizes, options.timeout, options.output)
     if options.command == "bench":
         config = _run_config(options, _shape_or_file(options))
         return bench(config, _bench_config(options))
@@ -142,14 +143,14 @@ def _dispatch(options: argparse.Namespace) -> int:
     return run(config, generate)
 
 
-def _shape_or_file(options: argparse.Namespace) -> Path | RandomModel:
+def _shape_or_file(options: argparse.Namespace) -> Path | HubModel | RandomModel:
     if (options.model is None) == (options.shape is None):
         raise UsageError(f"{options.command} takes a model file or a --shape; give one of them")
     if options.shape is not None:
         return RandomModel(options.shape, (options.type or "q8_0").upper())
     if options.type is not None:
         raise UsageError("--type goes with --shape; a model file has its own types")
-    model: Path = options.model
+    model: Path | HubModel = options.model
     return model
 
 
@@ -167,7 +168,7 @@ def _bench_config(options: argparse.Namespace) -> BenchConfig:
     )
 
 
-def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunConfig:
+def _run_config(options: argparse.Namespace, model: Path | HubModel | RandomModel) -> RunConfig:
     return RunConfig(
         model=model,
         devices=options.devices,

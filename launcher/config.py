@@ -54,11 +54,31 @@ class RandomModel:
         return f"{self.shape} {self.weight_type} with made-up weights"
 
 
+def check_timeouts(seconds: Mapping[str, float]) -> None:
+    """Checks the seconds by option. Raises UsageError."""
+    for option, value in seconds.items():
+        if not 0 < value < 1e6:
+            raise UsageError(f"{option} {value}: a positive number of seconds is needed")
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model in a repository of Hugging Face, in place of a path: by quant, by file, or as it comes."""
+
+    repository: str  # org/name
+    quant: str | None = None
+    file: str | None = None  # with its folders in the repository
+
+    @property
+    def name(self) -> str:
+        return self.repository + (f":{self.quant}" if self.quant else "")
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """A model on a set of devices."""
 
-    model: Path | RandomModel
+    model: Path | RandomModel | HubModel
     devices: str  # as on the command line
     tensor_split: tuple[float, ...] | Literal["auto"] | None  # one weight a rank; None for equal ones
     context_length: int | None  # None for what fits
@@ -106,10 +126,7 @@ class RunConfig:
         for feature in self.without:
             if feature not in FEATURES:
                 raise UsageError(f"--without {feature:.40}: known are {', '.join(FEATURES)}")
-        timeouts = {"--timeout": self.timeout_seconds, "--load-timeout": self.load_timeout_seconds}
-        for option, seconds in timeouts.items():
-            if not 0 < seconds < 1e6:
-                raise UsageError(f"{option} {seconds}: a positive number of seconds is needed")
+        check_timeouts({"--timeout": self.timeout_seconds, "--load-timeout": self.load_timeout_seconds})
 
     def rank_weights(self, num_ranks: int) -> tuple[float, ...] | None:
         """One weight per rank; None where they are to be found out."""

@@ -20,6 +20,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="the model file, or any part of a model of several files",
     )
     parser.add_argument("-m", "--model", dest="model_file", metavar="FILE", help="the same, as an option")
+    parser.add_argument(
+        "-hf",
+        "-hfr",
+        "--hf-repo",
+        metavar="ORG/NAME[:QUANT]",
+        help="a model in a repository of Hugging Face, downloaded once and kept where other tools keep theirs"
+        " (default: Q4_K_M, else the first file); HF_TOKEN, HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT count",
+    )
+    parser.add_argument("-hff", "--hf-file", metavar="FILE", help="which file of that repository")
     parser.add_argument("--demo", action="store_true", help="the small model that comes with tplaunch")
     parser.add_argument(
         "--override-kv",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tplaunch.coordinator.architectures.shapes import SHAPES
 from tplaunch.launcher.config import EXIT_USAGE
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
 from tplaunch.launcher.sampling_options import add_sampling_options
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,6 +27,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         say(f"{message}; see {self.prog} --help")
         self.exit(EXIT_USAGE)
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        """Prints the help; argparse's own drops what can't be written, and then ends with 0."""
+        (sys.stderr if file is None else file).write(message)
 
     @property
     def known_options(self) -> Mapping[str, argparse.Action]:
@@ -163,6 +171,8 @@ def _add_bench_collectives(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", default="2,4", metavar="LIST", help="how many (default: %(default)s)")
     parser.add_argument("--sizes", default="16K,64K,1M,16M", metavar="LIST",
                         help="bytes of float32 to sum (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS",
+                        help="how long a rank may take for one sum (default: %(default)s)")  # fmt: skip
     _add_forms(parser.add_argument_group("output"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import os
 import subprocess
 import sys
@@ -349,6 +350,24 @@ def test_the_plan_is_shown_without_a_device(tmp_path: Path, capsys: pytest.Captu
     ]
     assert [line.split()[0] for line in lines[2:8]] == ["rank", "0", "1"] * 2
     assert lines[8:] == ["largest context that fits: 128, all that the model was trained for"]
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "said"),
+    [
+        ({}, "the model file holds no tokenizer; give the prompt as token ids with --tokens"),
+        ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a", ""] * 24,
+          "tokenizer.ggml.scores": [0.0] * 7}, "tokenizer.ggml.scores holds 7 values for 48 tokens"),
+    ],
+)  # fmt: skip
+def test_a_plan_says_that_a_run_will_take_no_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], vocabulary: dict[str, Any], said: str
+) -> None:
+    write_llama(tmp_path / "m.gguf", vocabulary=vocabulary)
+    assert main(["plan", "--devices=cpu", "--json", str(tmp_path / "m.gguf")]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == f"tplaunch: `tplaunch run` will take no text: {said}\n"
+    assert json.loads(printed.out)["tokenizer_error"] == said
 
 
 # Logs.
