@@ -88,9 +88,7 @@ class Changes:
                 raised.append(changed[-1])
         if self.dry is not None:
             changed.append(self.dry.ids(generated))
-        if len(changed) == 1:
-            return changed[0], raised[0]
-        return np.unique(np.concatenate(changed)), np.unique(np.concatenate(raised))
+        return _united(changed), _united(raised)
 
     def apply(self, pool: Pool, allowed: Bools | None, generated: Sequence[int]) -> Pool:
         """The pool with bans and biases, of the allowed tokens, before any stage."""
@@ -101,6 +99,15 @@ class Changes:
 
     def _additions(self, generated: Sequence[int]) -> tuple[Ids, Logits]:
         return self._early if len(generated) < self._min_tokens else self._late
+
+
+def _united(parts: list[Ids]) -> Ids:
+    """All ids of parts that each ascend, ascending."""
+    parts = [part for part in parts if part.size]
+    if len(parts) > 1:
+        united: Ids = np.unique(np.concatenate(parts))
+        return united
+    return parts[0] if parts else np.zeros(0, np.int64)
 
 
 def check_token_ids(params: SamplingParams, vocabulary_size: int) -> None:

@@ -49,9 +49,10 @@ class RowEvidence:
         ids, logits = self.ids.astype(np.int64), self.logits.astype(np.float64)
         if self.complete:
             return Pool(ids, logits)
-        beyond = ~np.isin(self.asked_ids, self.ids)
-        beyond_ids = self.asked_ids[beyond].astype(np.int64)
-        beyond_logits = self.asked_logits[beyond].astype(np.float64)
+        beyond_ids, beyond_logits = self.asked_ids.astype(np.int64), self.asked_logits.astype(np.float64)
+        if beyond_ids.size:
+            beyond = ~np.isin(beyond_ids, ids)
+            beyond_ids, beyond_logits = beyond_ids[beyond], beyond_logits[beyond]
         reference = float(logits[0]) if logits.size else 0.0
         weight, error = None, 0.0
         if math.isfinite(self.log_sum) and logits.size:

@@ -124,12 +124,15 @@ class Pool:
         else:
             border, last = self.logits[-1], self.ids[-1]  # unknown tokens come behind them
             sure = (whole.logits > border) | ((whole.logits == border) & (whole.ids <= last))
-        return replace(
-            self,
-            ids=whole.ids[sure],
-            logits=whole.logits[sure],
-            beyond_ids=whole.ids[~sure],
-            beyond_logits=whole.logits[~sure],
+        return Pool(
+            whole.ids[sure],
+            whole.logits[sure],
+            False,
+            whole.ids[~sure],
+            whole.logits[~sure],
+            self.reference,
+            self.weight,
+            self.weight_error,
         )
 
 

@@ -6,8 +6,6 @@ part that is known, or raises NeedsRow. llama.cpp's semantics are those of src/l
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from tplaunch.coordinator.serving.sampling.pool import ROUNDING, Logits, NeedsRow, Pool, weights
@@ -91,7 +89,7 @@ def scale(pool: Pool, temperature: float) -> Pool:
     num_possible = int(np.count_nonzero(scaled > -np.inf))
     if num_possible < scaled.size:
         return Pool(pool.ids[:num_possible], scaled[:num_possible])
-    return replace(pool, logits=scaled, beyond_logits=beyond, weight=None)
+    return Pool(pool.ids, scaled, pool.complete, pool.beyond_ids, beyond, pool.reference)
 
 
 def draw(pool: Pool, number: float) -> int:
