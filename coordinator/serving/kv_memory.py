@@ -71,7 +71,7 @@ class KVMemory:
         return len(self._free_seats)
 
     def admit(self, sequence: Sequence, running: SequenceOf[Sequence]) -> bool:
-        """Gives the sequence a seat and what is cached of its text, if the rest finds room beside the running.
+        """Gives the sequence a seat and what is cached of its text, if the rest finds room beside others.
 
         running: all that hold a seat. What they are still to take of their texts is left for them.
         """

@@ -16,8 +16,8 @@ import numpy as np
 
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
-from tplaunch.coordinator.serving.picking import pick_all
 from tplaunch.coordinator.serving.request import Event, Floats, Request, RequestError
+from tplaunch.coordinator.serving.sampling.batch import Pick, pick_all
 from tplaunch.coordinator.serving.sampling.changes import TokenMask
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.picked import Picked
@@ -108,7 +108,8 @@ class Requests:
     def _take(self, runs: SequenceOf[Run], streams: SequenceOf[Stream], result: StepResult) -> list[Event]:
         """Hands each text its rows with logits, and lets those go on whose last token was computed."""
         events: list[Event] = []
-        going_on: list[tuple[Stream, int]] = []  # and the row of the last token
+        going_on: list[Stream] = []
+        picks: list[Pick] = []
         row = 0
         for run, stream in zip(runs, streams, strict=True):
             stream.take_rows(run, result, row)
@@ -118,8 +119,10 @@ class Requests:
             if stream.request.only_logits:
                 events.append(self._end(stream, "length"))
             else:
-                going_on += ((one, row - 1) for one in self._forked(stream))
-        for (stream, _), picked in zip(going_on, pick_all(going_on, result, self._engine.fetch), strict=True):
+                for one in self._forked(stream):
+                    going_on.append(one)
+                    picks.append(one.pick(row - 1))
+        for stream, picked in zip(going_on, pick_all(picks, result, self._engine.fetch), strict=True):
             if isinstance(picked, Picked):
                 events.append(self._go_on(stream, picked))
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from tplaunch.coordinator.serving.request import Request, RequestError
+from tplaunch.coordinator.serving.sampling.batch import Pick
 from tplaunch.coordinator.serving.sampling.evidence import Wants
 from tplaunch.coordinator.serving.sampling.picked import Picked, describe, prompt_wants
 from tplaunch.coordinator.serving.sampling.results import StepResult
@@ -66,9 +67,9 @@ class Stream:
     def is_finished(self) -> bool:
         return self.output.finish_reason is not None
 
-    @property
-    def next_position(self) -> int:
-        return len(self.sequence.tokens)
+    def pick(self, row: int) -> Pick:
+        """How the next token is picked, from this row of the step's logits."""
+        return Pick(self.sampler, row, len(self.sequence.tokens), self.output.token_ids)
 
     def wants(self, run: Run) -> Iterator[Wants]:
         """What is wanted of each of a run's rows with logits."""

@@ -152,6 +152,6 @@ def test_where_candidates_can_not_decide_the_row_is_asked_for(stage: Callable[[P
 def test_a_draw_beyond_the_candidates_or_at_a_border_asks_for_the_row() -> None:
     pool = incomplete([0.0, 0.0, 0.0, 0.0], 2, weight=2.0)  # a quarter each
     assert [stages.draw(pool, number) for number in (0.0, 0.2499, 0.2501, 0.4999)] == [0, 0, 1, 1]
-    for number in (0.25, 0.25 + 1e-7, 0.5, 0.75):
+    for number in (0.25, 0.25 + 1e-10, 0.5, 0.75):
         with pytest.raises(NeedsRow):
             stages.draw(pool, number)

@@ -139,7 +139,7 @@ def test_nobody_overtakes_the_one_who_waits_for_room() -> None:
     assert [one.is_running for one in (first, second, third)] == [True, False, False]
     scheduler.remove(first)
     scheduler.schedule()
-    assert [second.is_running, third.is_running] == [True, False]
+    assert [second.is_running, third.is_running] == [True, True]
 
 
 def test_a_cache_too_small_for_one_sequence_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Sequence
 from typing import Protocol
@@ -51,6 +52,7 @@ class Changes:
             self._allowed[list(params.allowed_token_ids)] = True
         self.repetition = Repetition(params, prompt_ids) if "penalties" in stages else None
         self.dry = Dry(params, prompt_ids, token_bytes) if "dry" in stages else None
+        self.ban_table = _ban_table(banned, vocabulary_size) if self.only_bans and banned else None
 
     def are_fixed(self, num_generated: int) -> bool:
         """Whether they stay the same from so many generated tokens on."""
@@ -86,9 +88,7 @@ class Changes:
                 raised.append(changed[-1])
         if self.dry is not None:
             changed.append(self.dry.ids(generated))
-        if len(changed) == 1:
-            return changed[0], raised[0]
-        return np.unique(np.concatenate(changed)), np.unique(np.concatenate(raised))
+        return _united(changed), _united(raised)
 
     def apply(self, pool: Pool, allowed: Bools | None, generated: Sequence[int]) -> Pool:
         """The pool with bans and biases, of the allowed tokens, before any stage."""
@@ -101,12 +101,29 @@ class Changes:
         return self._early if len(generated) < self._min_tokens else self._late
 
 
+def _united(parts: list[Ids]) -> Ids:
+    """All ids of parts that each ascend, ascending."""
+    parts = [part for part in parts if part.size]
+    if len(parts) > 1:
+        united: Ids = np.unique(np.concatenate(parts))
+        return united
+    return parts[0] if parts else np.zeros(0, np.int64)
+
+
 def check_token_ids(params: SamplingParams, vocabulary_size: int) -> None:
     """Raises ValueError where the parameters name tokens that the vocabulary does not hold."""
     for name in ("allowed_token_ids", "bad_token_ids", "stop_token_ids", "logit_bias"):
         highest = max(getattr(params, name) or (), default=0)
         if highest >= vocabulary_size:
             raise ValueError(f"{name} must be tokens from 0 to {vocabulary_size - 1}, not {highest}")
+
+
+@functools.lru_cache(maxsize=8)
+def _ban_table(banned: frozenset[int], vocabulary_size: int) -> Bools:
+    """Which tokens of the vocabulary are banned, as a table."""
+    table = np.zeros(vocabulary_size, np.bool_)
+    table[[token for token in banned if token < vocabulary_size]] = True
+    return table
 
 
 def _additions(banned: Collection[int], params: SamplingParams, vocabulary_size: int) -> tuple[Ids, Logits]:

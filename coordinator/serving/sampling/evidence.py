@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.coordinator.likeliest import likeliest, log_sum
-from tplaunch.coordinator.serving.sampling.pool import SUM_ERROR, Ids, Pool, sorted_pool
+from tplaunch.coordinator.likeliest import SUM_ERROR, exact_log_sum, likeliest
+from tplaunch.coordinator.serving.sampling.pool import ROUNDING, Ids, Pool, sorted_pool
 
 Floats = npt.NDArray[np.float32]
 Int32Array = npt.NDArray[np.int32]
@@ -40,6 +40,7 @@ class RowEvidence:
     complete: bool  # all other logits are -inf
     sound: bool = True
     log_sum: float = math.nan
+    sum_error: float = SUM_ERROR  # of log_sum, at most
     asked_ids: Int32Array = field(default_factory=lambda: NO_TOKENS)
     asked_logits: Floats = field(default_factory=lambda: NO_LOGITS)
 
@@ -48,15 +49,16 @@ class RowEvidence:
         ids, logits = self.ids.astype(np.int64), self.logits.astype(np.float64)
         if self.complete:
             return Pool(ids, logits)
-        beyond = ~np.isin(self.asked_ids, self.ids)
-        beyond_ids = self.asked_ids[beyond].astype(np.int64)
-        beyond_logits = self.asked_logits[beyond].astype(np.float64)
+        beyond_ids, beyond_logits = self.asked_ids.astype(np.int64), self.asked_logits.astype(np.float64)
+        if beyond_ids.size:
+            beyond = ~np.isin(beyond_ids, ids)
+            beyond_ids, beyond_logits = beyond_ids[beyond], beyond_logits[beyond]
         reference = float(logits[0]) if logits.size else 0.0
         weight, error = None, 0.0
         if math.isfinite(self.log_sum) and logits.size:
             total = math.exp(self.log_sum - reference)
             known = np.exp(logits - reference).sum() + np.exp(beyond_logits - reference).sum()
-            weight, error = max(0.0, total - float(known)), SUM_ERROR * total
+            weight, error = max(0.0, total - float(known)), self.sum_error * total
         return Pool(ids, logits, False, beyond_ids, beyond_logits, reference, weight, error)
 
     def asked_pool(self) -> Pool:
@@ -73,7 +75,7 @@ class RowEvidence:
 
 
 def evidence_of(row: Floats, wants: Wants) -> RowEvidence:
-    """The evidence that a whole row gives, as ranks would answer."""
+    """The evidence that a whole row gives; its sum is more exact than the ranks'."""
     ids = likeliest(row, wants.num_candidates)
     logits = row[ids]
     asked: Ids = wants.ids.astype(np.int64)
@@ -82,7 +84,8 @@ def evidence_of(row: Floats, wants: Wants) -> RowEvidence:
         logits=logits,
         complete=ids.size < wants.num_candidates or ids.size == row.size,
         sound=bool(np.isfinite(logits).all()),
-        log_sum=log_sum(row) if wants.log_sum else math.nan,
+        log_sum=exact_log_sum(row) if wants.log_sum else math.nan,
+        sum_error=ROUNDING,
         asked_ids=wants.ids,
         asked_logits=row[asked],
     )

@@ -34,18 +34,17 @@ class Repetition:
         # Of all tokens so far, where repeat_last_n has no end.
         self._all: Counter[int] = Counter(prompt_ids if self._last_n < 0 else ())
         self._num_counted = 0
+        self._found: tuple[int, Ids, Logits] | None = None  # for so many generated tokens
         self.raises = self._factor < 1 or self._presence < 0 or self._frequency < 0
 
     def ids(self, generated: Sequence[int]) -> Ids:
         """The tokens that are penalised, ascending."""
-        return np.array(sorted(self._counts(generated)), np.int64)
+        return self._penalties(generated)[0]
 
     def apply(self, pool: Pool, generated: Sequence[int]) -> Pool:
-        counts = self._counts(generated)
-        if not counts:
+        ids, lowered = self._penalties(generated)
+        if not ids.size:
             return pool
-        ids = np.array(sorted(counts), np.int64)
-        lowered = np.array([counts[token] for token in ids.tolist()]) * self._frequency + self._presence
 
         def change(places: Places, logits: Logits) -> Logits:
             repeated: Logits = np.where(logits <= 0, logits * self._factor, logits / self._factor)
@@ -53,6 +52,19 @@ class Repetition:
             return repeated
 
         return pool.changed(ids, change, np.full(ids.size, self.raises))
+
+    def _penalties(self, generated: Sequence[int]) -> tuple[Ids, Logits]:
+        """The tokens that are penalised, ascending, and what is taken from the logit of each."""
+        if self._found is None or self._found[0] != len(generated):
+            counts = self._counts(generated)
+            ids = sorted(counts)
+            lowered = np.array([counts[token] for token in ids], np.float64)
+            self._found = (
+                len(generated),
+                np.array(ids, np.int64),
+                lowered * self._frequency + self._presence,
+            )
+        return self._found[1:]
 
     def _counts(self, generated: Sequence[int]) -> Counter[int]:
         if self._last_n >= 0:

@@ -6,8 +6,10 @@ bit, whether it is picked from candidates or from the row.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +38,7 @@ from tplaunch.coordinator.serving.sampling.picked import Picked, describe, descr
 from tplaunch.coordinator.serving.sampling.pool import LogitsError, NeedsRow, Pool, sorted_pool
 from tplaunch.coordinator.serving.sampling.random_numbers import RandomNumbers
 
+MANY_CANDIDATES = 8192  # quicker to find than all are to sort
 PLAIN_STAGES = ("top_k", "top_p", "min_p", "temperature")
 LEAST_PLAIN_TEMPERATURE = 1e-200  # below it float64 may overflow
 
@@ -73,6 +76,17 @@ class Sampler:
         self._fixed: Wants | None = None  # what is wanted where that never changes
         self.min_p_logit = math.log(params.min_p) if params.min_p > 0 else -math.inf
         self.is_plain = self._is_plain()
+        # Of a plain one: how many tokens stay, top-p, log(min-p) and the temperature, each as it counts.
+        self.plain = (
+            (1.0, 1.0, -math.inf, 1.0)
+            if params.is_greedy
+            else (
+                float(params.top_k),
+                params.top_p if "top_p" in self._stages else 1.0,
+                self.min_p_logit if "min_p" in self._stages else -math.inf,
+                params.temperature if "temperature" in self._stages else 1.0,
+            )
+        )
 
     def _is_plain(self) -> bool:
         """Whether banned tokens, top-k, top-p, min-p and the temperature, in this order, are all that counts.
@@ -91,9 +105,12 @@ class Sampler:
         )
 
     @property
-    def banned(self) -> npt.NDArray[np.int64]:
-        """The tokens that are never picked, ascending."""
-        return self._changes.banned(())
+    def ban_table(self) -> Bools | None:
+        """Of a plain one: which tokens of the vocabulary are never picked; None where there are none.
+
+        Samplers with the same ones share a table.
+        """
+        return self._changes.ban_table
 
     def number(self, position: int) -> float:
         """The random number that picks the token at a position."""
@@ -150,18 +167,26 @@ class Sampler:
         """
         if row.shape != (self.vocabulary_size,):
             raise LogitsError(f"logits must be one row of the vocabulary, not of shape {row.shape}")
-        wants = self.wants(generated)
-        try:
-            token = self._pick_of_some(evidence_of(row, wants), position, generated)
-        except NeedsRow:
-            token = self._pick_of_all(row, position, generated)
-            if not (wants.whole_row or self._demand.num_candidates):
-                self._guess, self._fixed = min(2 * self._guess, MAX_CANDIDATES), None
+        token = self._pick_of_row(row, position, generated)
         if self.params.logprobs is None:
             return Picked(token)
         total = log_sum(row) if total is None or math.isnan(total) else total
         likeliest = evidence_of(row, Wants(max(1, self.params.logprobs)))
         return described(token, float(row[token]), total, likeliest, self.params.logprobs)
+
+    def _pick_of_row(self, row: Floats, position: int, generated: Sequence[int]) -> int:
+        """Sorts no more of the row than is needed."""
+        wants = self.wants(generated)
+        try:
+            return self._pick_of_some(evidence_of(row, wants), position, generated)
+        except NeedsRow:
+            if not (wants.whole_row or self._demand.num_candidates):
+                self._guess, self._fixed = min(2 * self._guess, MAX_CANDIDATES), None
+        if not self._demand.whole_row:
+            with contextlib.suppress(NeedsRow):
+                many = replace(wants, num_candidates=min(MANY_CANDIDATES, row.size))
+                return self._pick_of_some(evidence_of(row, many), position, generated)
+        return self._pick_of_all(row, position, generated)
 
     def _pick_of_some(self, evidence: RowEvidence, position: int, generated: Sequence[int]) -> int:
         allowed = self._changes.allowed(generated)

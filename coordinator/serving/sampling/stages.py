@@ -6,13 +6,9 @@ part that is known, or raises NeedsRow. llama.cpp's semantics are those of src/l
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
-from tplaunch.coordinator.serving.sampling.pool import SUM_ERROR, Logits, NeedsRow, Pool, weights
-
-ROUNDING = 1e-9  # of the sums of a whole vocabulary in float64, as a share
+from tplaunch.coordinator.serving.sampling.pool import ROUNDING, Logits, NeedsRow, Pool, weights
 
 
 def keep_top_k(pool: Pool, top_k: int) -> Pool:
@@ -93,7 +89,7 @@ def scale(pool: Pool, temperature: float) -> Pool:
     num_possible = int(np.count_nonzero(scaled > -np.inf))
     if num_possible < scaled.size:
         return Pool(pool.ids[:num_possible], scaled[:num_possible])
-    return replace(pool, logits=scaled, beyond_logits=beyond, weight=None)
+    return Pool(pool.ids, scaled, pool.complete, pool.beyond_ids, beyond, pool.reference)
 
 
 def draw(pool: Pool, number: float) -> int:
@@ -115,7 +111,7 @@ def _place(pool: Pool, cumulative: Logits, share: float, side: str) -> int:
     """
     beyond, error = pool.tail(float(pool.logits[0]))
     total = float(cumulative[-1]) + beyond
-    slack = error + (ROUNDING + SUM_ERROR) * total
+    slack = error + ROUNDING * total
     count = np.count_nonzero
     low, high = (
         int(count(cumulative < target) if side == "left" else count(cumulative <= target))
