@@ -281,6 +281,8 @@ def test_what_fails_on_the_way(hub: SmallHub, fetch: Fetcher, tmp_path: Path) ->
     )
     hub.status = 500
     assert f"RunError: {hub.url} answers with an error (500) for org/m" in fetch.error()
+    hub.status = 200
+    assert f"RunError: {hub.url} answers unlike Hugging Face; look at HF_ENDPOINT" in fetch.error()
     hub.status = 401
     assert "UsageError: " in fetch.error()
 
