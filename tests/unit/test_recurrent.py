@@ -18,8 +18,8 @@ from tests import recurrent_models
 from tests.models import LocalEngine, examples, make_spec, open_model
 from tests.recurrent_models import LIMITS, RecurrentModel
 from tests.steps import Rows, step_of
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
-from tplaunch.coordinator.model.spec import ModelError
 from tplaunch.coordinator.serving.requests import Requests, all_logits
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.split.limits import Limits
