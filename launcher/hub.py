@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +33,10 @@ class Listing:
     sizes: Mapping[str, int | None]  # bytes by name, where the hub tells them
 
 
-def fetch(model: HubModel) -> Path:
+def fetch(model: HubModel, before_download: Callable[[], None] = lambda: None) -> Path:
     """The path of the model's file; of the first one, with all others beside it, where there are several.
 
+    before_download: called where something is to come; what it raises keeps that from coming.
     Where the hub doesn't answer, a model in the cache is taken as it is. Raises UsageError for what the hub
     does not have or does not give, RunError where it can't be reached or the cache can't be written.
     """
@@ -51,6 +52,7 @@ def fetch(model: HubModel) -> Path:
         present = _cached_files(cache, model.repository, listing.commit)
         if all(name in present for name in names):
             return present[names[0]]
+        before_download()
         try:
             return _download(model, {name: listing.sizes[name] for name in names}, cache)
         except Exception as error:

@@ -301,5 +301,14 @@ def test_the_command_line_runs_what_it_fetched(hub: SmallHub, fetch: Fetcher, tm
     done = fetch.plan("org/m")
     assert done.returncode == 0 and done.stderr.startswith(f"tplaunch: downloading {NAME} of org/m")
     assert json.loads(done.stdout)["ranks"]
+    command = [sys.executable, "-m", "tplaunch", "-hf", "org/m", "x", "--devices", "cpu,cpu"]
+    command += ["--tensor-split", "1,2,3"]
+    (fetch.cache / "models--org--m/snapshots" / COMMIT / NAME).unlink()
+    hub.repositories["org/m"] = {NAME: CONTENT}
+    hub.requests.clear()
+    done = subprocess.run(
+        command, env=fetch.environment, cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "--tensor-split has 3 weights" in done.stderr and hub.contents == []
     done = fetch.plan("org/absent")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
