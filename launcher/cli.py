@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tplaunch.coordinator.gguf.header import GgufError
-from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.serving.sampler import LogitsError, SamplingParameters
 from tplaunch.coordinator.serving.scheduler import CapacityError
 from tplaunch.coordinator.split.plan import PlanError
