@@ -99,7 +99,7 @@ def test_a_file_is_downloaded_once(hub: SmallHub, fetch: Fetcher) -> None:
     path = fetch()
     assert path == fetch.cache / "models--org--m" / "snapshots" / COMMIT / NAME
     assert path.read_bytes() == CONTENT
-    assert fetch.remarks == f"tplaunch: downloading {NAME} of org/m, 0.00 GB\n"
+    assert fetch.remarks == f"tplaunch: downloading {NAME} of org/m, 1.3 MB\n"
     assert len(hub.contents) == 1
     assert fetch() == path and fetch.remarks == "" and len(hub.contents) == 1
     assert fetch({"quant": "q8_0"}).read_bytes() == CONTENT[:1000]
@@ -287,6 +287,7 @@ def test_what_fails_on_the_way(hub: SmallHub, fetch: Fetcher, tmp_path: Path) ->
     assert "RunError: the model can't be brought into the cache" in fetch.error(
         HF_HOME=str(tmp_path / "file/x")
     )
+    assert "no home folder for the cache ~nobody-here/x/hub" in fetch.error(HF_HOME="~nobody-here/x")
     hub.status = 500
     assert f"RunError: {hub.url} answers with an error (500) for org/m" in fetch.error()
     hub.status = 200
