@@ -86,7 +86,7 @@ def _subgroups(device: dict[str, Any]) -> str:
 
 def show_plan(config: RunConfig, as_json: bool) -> int:
     """`tplaunch plan`: who would hold what, from the file's metadata; no device is opened, unless by auto."""
-    model = open_model(config)
+    model = open_model(config, needs_devices=False)
     choices, reason = planned_devices(config.devices)
     arrangement = arrange(config, model, choices)
     rows = list(zip(arrangement.plan, arrangement.bytes, strict=True))
