@@ -10,7 +10,7 @@ import numpy as np
 
 from tplaunch.coordinator.measuring.ledger import Ledger, make_ledger
 from tplaunch.coordinator.serving.engine import Engine
-from tplaunch.coordinator.serving.generation import next_logits
+from tplaunch.coordinator.serving.generation import next_token
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
@@ -87,8 +87,7 @@ def _run_once(engine: Engine, scheduler: Scheduler, vocabulary_size: int, test: 
     try:
         started = time.perf_counter()
         for _ in range(test.num_tokens if test.kind == "decode" else 1):
-            logits = next_logits(engine, scheduler, sequence)
-            sequence.tokens.append(sampler.pick_row(logits, len(sequence.tokens), []).token)
+            sequence.tokens.append(next_token(engine, scheduler, sequence, sampler, []))
         return time.perf_counter() - started
     finally:
         scheduler.remove(sequence)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from tplaunch.coordinator.serving.engine import Engine
+from tplaunch.coordinator.serving.sampling.batch import Pick, pick_all
+from tplaunch.coordinator.serving.sampling.evidence import Wants
+from tplaunch.coordinator.serving.sampling.pool import LogitsError
+from tplaunch.coordinator.serving.sampling.results import gather
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.serving.scheduler import Run, Scheduler, Sequence
 
@@ -48,9 +52,8 @@ class Generation:
         num_made = 0
         try:
             while not self.finish_reason:
-                logits = next_logits(self.engine, self.scheduler, sequence)
                 generated = sequence.tokens[len(self.prompt) :]
-                token = self.sampler.pick_row(logits, len(sequence.tokens), generated).token
+                token = next_token(self.engine, self.scheduler, sequence, self.sampler, generated)
                 if not num_made:
                     first = time.perf_counter()
                 if token in self.stop_tokens:
@@ -72,25 +75,34 @@ class Generation:
             self.finish_reason = "context"
 
 
-def next_logits(engine: Engine, scheduler: Scheduler, sequence: Sequence) -> Floats:
-    """Steps until the sequence's last token is computed; its logits [vocabulary]."""
+def next_token(
+    engine: Engine, scheduler: Scheduler, sequence: Sequence, sampler: Sampler, generated: list[int]
+) -> int:
+    """Steps until the sequence's last token is computed, and picks the next one."""
     while True:
         step, runs = scheduler.schedule()
-        logits = engine.logits(step)
+        row = _logit_row(runs, sequence)
+        wants = [Wants()] * step.logit_rows.size
+        if row is not None:
+            wants[row] = sampler.wants(generated)
+        result = engine.run(replace(step, wanted=gather(wants)))
         scheduler.finish(runs)
-        if not sequence.num_waiting:
-            last: Floats = logits[_logit_row(runs, sequence)]
-            return last
+        if row is not None:
+            pick = Pick(sampler, row, len(sequence.tokens), generated)
+            (picked,) = pick_all([pick], result, engine.fetch)
+            if isinstance(picked, LogitsError):
+                raise picked
+            return picked.token
 
 
-def _logit_row(runs: list[Run], sequence: Sequence) -> int:
-    """Index of the sequence's last logits among those of the step."""
+def _logit_row(runs: list[Run], sequence: Sequence) -> int | None:
+    """Index of the sequence's last logits among those of the step, where it has any."""
     row = 0
     for run in runs:
         row += len(run.logit_positions)
         if run.sequence is sequence:
-            break
-    return row - 1
+            return row - 1 if run.logit_positions else None
+    return None
 
 
 def all_logits(engine: Engine, scheduler: Scheduler, tokens: list[int]) -> Floats:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +38,7 @@ def fed(pieces: list[str], stops: list[str], include: bool) -> tuple[list[str], 
 
 def cut(text: str, ends: list[int]) -> list[str]:
     places = [0, *sorted(end % (len(text) + 1) for end in ends), len(text)]
-    return [text[start:end] for start, end in zip(places[:-1], places[1:], strict=True)]
+    return [text[start:end] for start, end in pairwise(places)]
 
 
 TEXTS = st.text(st.sampled_from("ab\n"), max_size=14)
