@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_HEAD_LENGTH = 256  # what one workgroup of the attention kernel holds
+MAX_LATENT_LENGTHS = (576, 512)  # of key and value: what the kernel for long heads holds
+
 
 @dataclass(frozen=True)
 class Window:
