@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.coordinator.serving.sampling.demand import SPARE_CANDIDATES, SPARE_FOR_BANS
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.penalties import Dry, Repetition, TokenBytes
 from tplaunch.coordinator.serving.sampling.pool import Ids, Logits, Pool
@@ -77,6 +78,16 @@ class Changes:
         ids, values = self._additions(generated)
         banned: Ids = ids[values == -math.inf]
         return banned
+
+    def num_spare(self, generated: Sequence[int]) -> int:
+        """How many candidates to ask for beyond those that the stages need: changes may push so many back."""
+        if self._mask is not None or self._allowed is not None:
+            return SPARE_CANDIDATES
+        spare = min(SPARE_FOR_BANS, self._additions(generated)[0].size)
+        for penalties in (self.repetition, self.dry):
+            if penalties is not None:
+                spare += min(SPARE_CANDIDATES, penalties.ids(generated).size)
+        return spare
 
     def ids(self, generated: Sequence[int]) -> tuple[Ids, Ids]:
         """The tokens whose logits change, and those whose may become higher; ascending."""

@@ -21,7 +21,6 @@ from tplaunch.coordinator.serving.sampling.demand import (
     FIRST_GUESS,
     MAX_ASKED,
     MAX_CANDIDATES,
-    SPARE_CANDIDATES,
     active_stages,
     demand,
 )
@@ -101,7 +100,6 @@ class Sampler:
                 self.params.is_greedy
                 or ("top_k" in order and self.params.temperature >= LEAST_PLAIN_TEMPERATURE)
             )
-            and self.params.logprobs is None
         )
 
     @property
@@ -139,8 +137,8 @@ class Sampler:
             or (need.log_sum and allowed is not None)
         ):
             return Wants(self._at_most(max(1, num_top)), has_logprobs, NO_TOKENS, whole_row=True)
-        spare = SPARE_CANDIDATES if allowed is not None else min(SPARE_CANDIDATES, changed.size)
-        count = self._at_most(max((need.num_candidates or self._guess) + spare, num_top))
+        count = (need.num_candidates or self._guess) + self._changes.num_spare(generated)
+        count = self._at_most(max(count, num_top))
         return Wants(count, need.log_sum or has_logprobs, asked.astype(np.int32))
 
     def _at_most(self, count: int) -> int:
