@@ -24,6 +24,8 @@ class SmallHub:
         self.private: set[str] = set()
         self.sizes: dict[str, int] = {}  # what it says of a file, in place of its size
         self.breaks_after: list[int] = []  # bytes of the next responses with content
+        self.pauses_after: int | None = None  # bytes of the next response with content
+        self.is_paused, self.goes_on = threading.Event(), threading.Event()
         self.knows_ranges = True
         self.status: int | None = None  # of every answer
         self.commit = COMMIT
@@ -118,7 +120,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(206 if start else 200, headers)
         if not with_content:
             return
-        if self.hub.breaks_after:
+        if self.hub.pauses_after is not None:
+            pause, self.hub.pauses_after = self.hub.pauses_after, None
+            self.wfile.write(content[start : start + pause])
+            self.hub.is_paused.set()
+            self.hub.goes_on.wait()
+            self.close_connection = True
+        elif self.hub.breaks_after:
             self.wfile.write(content[start : start + self.hub.breaks_after.pop(0)])
             self.close_connection = True
         else:
@@ -144,5 +152,6 @@ def serve_hub() -> Iterator[SmallHub]:
         try:
             yield hub
         finally:
+            hub.goes_on.set()
             server.shutdown()
             thread.join()

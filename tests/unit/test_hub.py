@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,6 +133,28 @@ def test_another_process_goes_on_where_one_ended(hub: SmallHub, fetch: Fetcher) 
     assert fetch().read_bytes() == CONTENT
     (content,) = hub.contents
     assert 0 < int(content.partition("bytes=")[2].rstrip("-")) <= 700_000
+
+
+def test_an_interrupted_download_is_not_lost(hub: SmallHub, fetch: Fetcher) -> None:
+    hub.pauses_after = 600_000
+    with subprocess.Popen(
+        [sys.executable, "-m", "tplaunch", "plan", "--devices", "cpu", "-hf", "org/m"],
+        env=fetch.environment,
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert hub.is_paused.wait(60)
+        blobs = fetch.cache / "models--org--m" / "blobs"
+        while not blobs.is_dir() or sum(path.stat().st_size for path in blobs.iterdir()) == 0:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130 and b"Traceback" not in errors
+    hub.requests.clear()
+    assert fetch().read_bytes() == CONTENT
+    (content,) = hub.contents
+    assert 0 < int(content.partition("bytes=")[2].rstrip("-")) <= 600_000
 
 
 def test_a_server_without_ranges_sends_all_again(hub: SmallHub, fetch: Fetcher) -> None:
