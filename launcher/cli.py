@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tplaunch.coordinator.gguf.header import GgufError
-from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.serving.sampler import LogitsError, SamplingParameters
 from tplaunch.coordinator.serving.scheduler import CapacityError
 from tplaunch.coordinator.split.plan import PlanError
@@ -38,11 +38,13 @@ from tplaunch.launcher.config import (
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.overrides import parse_overrides
+from tplaunch.launcher.prompt_text import read_prompt_file
 from tplaunch.launcher.signals import Signalled
 from tplaunch.launcher.sizes import parse_max_memory, parse_message_sizes, parse_state_cache
 from tplaunch.launcher.words import parse_words
 from tplaunch.worker.faults import fault_sentence
 
+STANDARD_INPUT = "-"  # in place of a prompt or of its file
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
 FAILED_RUN = (RunError, LogitsError, CapacityError)
 
@@ -136,7 +138,9 @@ def _dispatch(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     generate = GenerateConfig(
-        prompt=options.prompt,
+        prompt=_prompt(options),
+        from_standard_input=STANDARD_INPUT in (options.prompt, str(options.file)),
+        parse_special=options.parse_special,
         tokens=None if options.tokens is None else parse_tokens(options.tokens),
         max_tokens=options.max_tokens,
         ignore_eos=options.ignore_eos,
@@ -146,6 +150,14 @@ def _dispatch(options: argparse.Namespace) -> int:
         trace=options.trace,
     )
     return run(config, generate)
+
+
+def _prompt(options: argparse.Namespace) -> str | None:
+    """The prompt that is given; None where there is none, or standard input has it."""
+    if options.file is not None and str(options.file) != STANDARD_INPUT:
+        return read_prompt_file(options.file)
+    prompt: str | None = options.prompt
+    return None if prompt == STANDARD_INPUT else prompt
 
 
 def _shape_or_file(options: argparse.Namespace) -> Path | HubModel | RandomModel:

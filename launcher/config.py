@@ -10,7 +10,7 @@ from typing import Final, Literal
 from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.kv_types import KV_TYPES
-from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.split.limits import ACTIVATIONS
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, MAX_RANKS
 from tplaunch.worker.device import FEATURES

@@ -6,7 +6,7 @@ HF_ENDPOINT, HF_HUB_OFFLINE). huggingface_hub is imported where it is needed: it
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tplaunch.launcher.config import HubModel, RunError, UsageError
 from tplaunch.launcher.hub_download import bring_file, repository_folder
-from tplaunch.launcher.hub_errors import told
+from tplaunch.launcher.hub_errors import told, unlike_the_hub
 from tplaunch.launcher.hub_files import choose_files
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.progress import show_download
@@ -60,18 +60,25 @@ def fetch(model: HubModel) -> Path:
 def _list_files(model: HubModel) -> Listing:
     from huggingface_hub import HfApi
 
-    about = HfApi().model_info(model.repository, files_metadata=True, timeout=LISTING_SECONDS)
-    return Listing(about.sha, {file.rfilename: file.size for file in about.siblings or ()})
+    try:
+        about = HfApi().model_info(model.repository, files_metadata=True, timeout=LISTING_SECONDS)
+        sizes = {str(file.rfilename): file.size for file in about.siblings or ()}
+    except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:  # a page for people, perhaps
+        raise unlike_the_hub() from error
+    known = {name: size if isinstance(size, int) and size > 0 else None for name, size in sizes.items()}
+    return Listing(about.sha, known)
 
 
 def _fetch_from_cache(model: HubModel, cache: Path, reason: Exception) -> Path:
     """The model as an earlier run left it. Raises the reason why it is not asked for, where there is none."""
+    from huggingface_hub import constants
+
     present = _cached_files(cache, model.repository)
     try:
         names = choose_files(list(present), model)
     except UsageError:
         raise reason from None
-    if not os.environ.get("HF_HUB_OFFLINE"):
+    if not constants.HF_HUB_OFFLINE:
         say(f"{reason}; {names[0]} is taken as it is in the cache")
     return present[names[0]]
 

@@ -21,6 +21,13 @@ def told(error: Exception, model: HubModel, cache: Path) -> Exception:
     return _of_the_hub(error, model, cache) or _of_the_way(error, cache) or error
 
 
+def unlike_the_hub() -> RunError:
+    """Returns the error for an answer that makes no sense."""
+    from huggingface_hub import constants
+
+    return RunError(f"{constants.ENDPOINT} answers unlike Hugging Face; look at HF_ENDPOINT and at proxies")
+
+
 def _of_the_hub(error: Exception, model: HubModel, cache: Path) -> Exception | None:
     """For what the hub answered."""
     from huggingface_hub import constants, errors, get_token
@@ -62,9 +69,7 @@ def _of_the_way(error: Exception, cache: Path) -> Exception | None:
         text = " ".join(str(cause).split()) or type(cause).__name__
         return RunError(f"{constants.ENDPOINT} can't be reached: {text}")
     if isinstance(cause, errors.FileMetadataError):
-        return RunError(
-            f"{constants.ENDPOINT} answers unlike Hugging Face; look at HF_ENDPOINT and at proxies"
-        )
+        return unlike_the_hub()
     if isinstance(cause, OSError) and cause.errno is not None:
         hint = "free some space, or set HF_HOME to another folder; what came is kept"
         if cause.errno not in NO_SPACE:

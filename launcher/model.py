@@ -11,7 +11,8 @@ from tplaunch.coordinator.gguf.kinds import no_model
 from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
 from tplaunch.coordinator.gguf.parts import read_model
 from tplaunch.coordinator.gguf.paths import Stamp
-from tplaunch.coordinator.model.spec import ModelError, ModelSpec
+from tplaunch.coordinator.model.checks import ModelError
+from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors
 from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer

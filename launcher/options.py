@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tplaunch.coordinator.architectures.shapes import SHAPES
 from tplaunch.coordinator.serving.sampler import SamplingParameters
+from tplaunch.launcher.completion import SHELLS, PrintCompletion
 from tplaunch.launcher.config import EXIT_USAGE
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
@@ -53,6 +54,9 @@ def make_parser() -> Parser:
         " run --help` lists the options of running a model. `tplaunch --demo` runs a model that comes along.",
     )
     parser.add_argument("--version", action="version", version=f"tplaunch {metadata.version('tplaunch')}")
+    parser.add_argument(
+        "--print-completion", action=PrintCompletion, choices=SHELLS, help="print a shell's completion script"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_run(commands.add_parser("run", help="continue a prompt (the default)"))
     devices = commands.add_parser("devices", help="list the Vulkan devices")
@@ -104,8 +108,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     prompt = parser.add_argument_group(
         "prompt (without one: a prompt loop on a terminal, else standard input)"
     )
-    prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the text to continue")
+    prompt.add_argument(
+        "-p", "--prompt", metavar="TEXT", help="the text to continue; - for that of standard input"
+    )
+    prompt.add_argument("-f", "--file", type=Path, metavar="FILE", help="a file with the text to continue")
     prompt.add_argument("--tokens", metavar="IDS", help="the prompt as token ids, such as 1,403,407")
+    prompt.add_argument(
+        "--parse-special",
+        action="store_true",
+        help="make tokens of words such as <|im_end|> that a prompt holds (default: they stay text)",
+    )
     output = parser.add_argument_group("output")
     output.add_argument(
         "-n", "--max-tokens", type=int, metavar="N", help="tokens at most (default: the context)"

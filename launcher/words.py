@@ -49,7 +49,6 @@ OTHER_OPTIONS = {
     **dict.fromkeys(("-ctk", "-ctv", "--cache-type-k", "--cache-type-v"), "write --kv-type"),
     **dict.fromkeys(("--n-predict", "--predict"), "write -n"),
     **dict.fromkeys(("-s",), "write --seed"),
-    **dict.fromkeys(("-f", "--file"), "write < and the file's name: a prompt is read from standard input"),
     **dict.fromkeys(("-i", "-cnv", "--interactive", "--conversation"), "without -p there is a prompt loop"),
     **dict.fromkeys(("-no-cnv", "--no-conversation"), "with -p there is no prompt loop"),
     **dict.fromkeys(("-mu", "--model-url"), "write -hf and a repository, or download the file"),
@@ -70,7 +69,7 @@ def parse_words(words: Sequence[str]) -> argparse.Namespace:
     first = words[0]
     if first in parser.commands:
         words = words[1:]
-    elif first in ("-h", "--help", "--version"):
+    elif first.partition("=")[0] in ("-h", "--help", "--version", "--print-completion"):
         return parser.parse_args(words)
     else:
         if not any(word.partition("=")[0] in _MODEL for word in words):
@@ -196,5 +195,7 @@ def _take_prompt(options: argparse.Namespace, words: Sequence[str]) -> None:
         raise UsageError(f"{words[0]!r:.60} and -p both give a prompt; use one of them")
     if words:
         options.prompt = words[0]
-    if options.demo and options.prompt is None and options.tokens is None:
+    if options.file is not None and (options.prompt is not None or options.tokens is not None):
+        raise UsageError(f"-f {options.file} and -p or --tokens both give a prompt; use one of them")
+    if options.demo and options.prompt is options.tokens is options.file is None:
         options.prompt = DEMO_PROMPT

@@ -29,7 +29,7 @@ from tests.vocabularies import byte_level_metadata
 from tplaunch.coordinator.architectures.keys import READERS
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.gguf.parts import read_model
-from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer

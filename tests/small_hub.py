@@ -30,6 +30,7 @@ class SmallHub:
         self.status: int | None = None  # of every answer
         self.commit = COMMIT
         self.requests: list[str] = []  # method, path and range
+        self.tokens_elsewhere: list[str] = []  # that went to the host of the contents
         self.url = ""
 
     @property
@@ -64,6 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         if words[:2] == ["api", "models"]:
             return self._send_listing("/".join(words[2:4]))
         if words[0] == "cdn":
+            self.hub.tokens_elsewhere += self.headers.get_all("Authorization", [])
             return self._send_content(words[1], with_content)
         return self._send_file("/".join(words[:2]), "/".join(words[4:]))
 

@@ -18,7 +18,8 @@ from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.model.attention import Latent
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
-from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
+from tplaunch.coordinator.model.rope import Rope
+from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm
 from tplaunch.coordinator.split.model_shards import layer_norms
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+MAX_HEAD_LENGTH = 256  # what one workgroup of the attention kernel holds
+MAX_LATENT_LENGTHS = (576, 512)  # of key and value: what the kernel for long heads holds
+
 
 @dataclass(frozen=True)
 class Window:

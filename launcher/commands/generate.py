@@ -20,6 +20,7 @@ from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangem
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model, check_prompt, open_model
 from tplaunch.launcher.prompt import read_line
+from tplaunch.launcher.prompt_text import encode_prompt
 from tplaunch.launcher.session import Session, start_session
 from tplaunch.launcher.streams import read_standard_input
 from tplaunch.launcher.trace_file import check_trace_path, write_trace
@@ -37,9 +38,11 @@ class GenerateConfig:
     json: bool
     ledger: bool = False  # say where the time went
     trace: Path | None = None
+    from_standard_input: bool = False  # also where that is a terminal
+    parse_special: bool = False  # texts of control tokens in a prompt become these
 
     def __post_init__(self) -> None:
-        if self.prompt is not None and self.tokens is not None:
+        if self.tokens is not None and (self.prompt is not None or self.from_standard_input):
             raise UsageError("-p and --tokens both give a prompt; use one of them")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UsageError(f"-n {self.max_tokens}: at least 1 token is needed")
@@ -59,7 +62,7 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
     has_prompt = generate.prompt is not None or generate.tokens is not None
     if not has_prompt and model.is_standard_input:
         raise UsageError("standard input is the model file; give the prompt with -p")
-    interactive = not has_prompt and sys.stdin.isatty()
+    interactive = not has_prompt and not generate.from_standard_input and sys.stdin.isatty()
     if interactive:
         return _prompt_loop(config, generate, model, tokenizer, arrangement)
     prompt = _prompt_tokens(generate, tokenizer)
@@ -98,7 +101,7 @@ def _prompt_loop(
                 print(file=sys.stderr)
                 break
             try:
-                prompt = tokenizer.encode(text)
+                prompt = encode_prompt(tokenizer, text, generate.parse_special)
                 check_prompt(prompt, model, arrangement.limits)
             except (UsageError, TokenizerError) as error:
                 say(str(error))
@@ -123,7 +126,7 @@ def _prompt_tokens(generate: GenerateConfig, tokenizer: Tokenizer | None) -> lis
         return generate.tokens or []
     # `echo` ends its line, as $(...) knows too: that newline is not meant as part of the prompt.
     text = read_standard_input().removesuffix("\n") if generate.prompt is None else generate.prompt
-    return tokenizer.encode(text)
+    return encode_prompt(tokenizer, text, generate.parse_special)
 
 
 def _continue(

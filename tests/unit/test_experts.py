@@ -31,8 +31,9 @@ from tplaunch.coordinator.architectures.shapes import SHAPES
 from tplaunch.coordinator.architectures.table import ARCHITECTURES
 from tplaunch.coordinator.gguf.header import read_gguf
 from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.model.experts import ExpertsSpec
-from tplaunch.coordinator.model.spec import FeedForwardSpec, LayerSpec, ModelError, ModelSpec
+from tplaunch.coordinator.model.spec import FeedForwardSpec, LayerSpec, ModelSpec
 from tplaunch.coordinator.serving.generation import all_logits
 from tplaunch.coordinator.serving.scheduler import Scheduler
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards

@@ -33,7 +33,7 @@ from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.gguf import header as gguf_header
 from tplaunch.coordinator.gguf.header import GgufError, GgufFile, read_gguf
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
-from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.split.model_shards import check_tensors
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer

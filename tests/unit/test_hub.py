@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,12 @@ def test_an_interrupted_download_is_not_lost(hub: SmallHub, fetch: Fetcher) -> N
     assert 0 < int(content.partition("bytes=")[2].rstrip("-")) <= 600_000
 
 
+def test_two_at_once_download_once(hub: SmallHub, fetch: Fetcher) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: fetch.run({}).stdout.strip(), range(2)))
+    assert paths == [str(fetch())] * 2 and len(hub.contents) == 1
+
+
 def test_a_server_without_ranges_sends_all_again(hub: SmallHub, fetch: Fetcher) -> None:
     hub.knows_ranges, hub.breaks_after = False, [300_000]
     assert fetch().read_bytes() == CONTENT
@@ -249,6 +256,7 @@ def test_a_token_opens_what_is_gated_or_private(hub: SmallHub, fetch: Fetcher) -
     hub.repositories["org/p"] = hub.repositories["org/m"]
     assert f"{hub.url} has no repository org/p; set HF_TOKEN" in fetch.error({"repository": "org/p"})
     assert fetch({"repository": "org/p"}, HF_TOKEN=TOKEN).read_bytes() == CONTENT
+    assert hub.tokens_elsewhere == []
 
 
 @pytest.mark.parametrize(
@@ -281,6 +289,8 @@ def test_what_fails_on_the_way(hub: SmallHub, fetch: Fetcher, tmp_path: Path) ->
     )
     hub.status = 500
     assert f"RunError: {hub.url} answers with an error (500) for org/m" in fetch.error()
+    hub.status = 200
+    assert f"RunError: {hub.url} answers unlike Hugging Face; look at HF_ENDPOINT" in fetch.error()
     hub.status = 401
     assert "UsageError: " in fetch.error()
 

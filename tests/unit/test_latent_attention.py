@@ -15,7 +15,7 @@ from tests.models import LIMITS, LocalEngine, open_model, tensor_infos, tensor_s
 from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.gguf.header import read_gguf
 from tplaunch.coordinator.model.attention import Temperature
-from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.serving.generation import all_logits
 from tplaunch.coordinator.serving.scheduler import Scheduler
 from tplaunch.coordinator.split.model_shards import rank_shards

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.models import FACTORS, LIMITS, examples, make_spec, tensor_infos, tensor_shapes
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
-from tplaunch.coordinator.model.spec import ModelError, ModelSpec
+from tplaunch.coordinator.model.checks import ModelError
+from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import COLUMN_TILE, PlanError, Span, make_plan, split
 from tplaunch.coordinator.split.shards import Shard

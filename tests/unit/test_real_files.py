@@ -19,7 +19,8 @@ from tplaunch.coordinator.architectures.metadata import MetadataReader
 from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.architectures.rope import read_rope, still_pairs
 from tplaunch.coordinator.gguf.header import read_gguf
-from tplaunch.coordinator.model.spec import ModelError, Rope
+from tplaunch.coordinator.model.checks import ModelError
+from tplaunch.coordinator.model.rope import Rope
 from tplaunch.coordinator.serving.generation import all_logits
 from tplaunch.coordinator.serving.scheduler import Scheduler
 from tplaunch.worker.step.rope_tables import rope_angles

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests import recurrent_models
 from tests.models import LocalEngine, examples, make_spec, open_model
 from tests.recurrent_models import LIMITS, RecurrentModel
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
-from tplaunch.coordinator.model.spec import ModelError
 from tplaunch.coordinator.serving.generation import all_logits
 from tplaunch.coordinator.serving.scheduler import Scheduler
 from tplaunch.coordinator.serving.scheduler import Sequence as Prompt

@@ -72,6 +72,7 @@ def test_the_demo_model_comes_along() -> None:
     assert run_of("--demo", "There was") == (str(DEMO_MODEL), "There was")
     assert run_of("--demo", "-n", "5", "-p", "There was") == (str(DEMO_MODEL), "There was")
     assert run_of("--demo", "--tokens=5") == (str(DEMO_MODEL), None)
+    assert run_of("--demo", "-f", "prompt.txt") == (str(DEMO_MODEL), None)
     for command in ("plan", "bench", "tune"):
         assert parse_words([command, "--demo"]).model == DEMO_MODEL
     assert parse_words(["plan", "-m", "m.gguf"]).model == Path("m.gguf")
@@ -128,6 +129,9 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["m", "Once", "upon"], "the prompt is 'Once', and 'upon' follows it; put a prompt of several words"),
         (["m", "Once", "-p", "upon"], "'Once' and -p both give a prompt"),
         (["-m", "m", "Once", "upon"], "put a prompt of several words in quotes"),
+        (["m", "-f", "p.txt", "-p", "x"], "-f p.txt and -p or --tokens both give a prompt"),
+        (["m", "-f", "p.txt", "Once"], "-f p.txt and -p or --tokens both give a prompt"),
+        (["--print-completion", "csh"], "argument --print-completion: invalid choice: 'csh'"),
         (["-m", "m", "--demo"], "the model is given twice"),
         (["plan", "m", "-m", "m"], "the model is given twice"),
         (["plan", "m", "n"], "unrecognized arguments: n; see tplaunch plan --help"),

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tplaunch.worker.numpy.activations import ACTIVATIONS, GATED_ACTIVATIONS
 
+from tplaunch.worker.ops.activation_functions import ACTIVATIONS, GATED_ACTIVATIONS
 from tplaunch.worker.ops.experts import ExpertMatMul
 
 UNIT = 2.0**-24  # the largest relative error of a float32

@@ -69,6 +69,8 @@ class RendererProcess:
             self._end()
 
     def _exchange(self, line: bytes) -> dict[str, Any]:
+        if self._process is not None and self._process.poll() is not None:  # where memory ran out, perhaps
+            self._end()
         try:
             if self._process is None:
                 self._process = self._start()
