@@ -17,6 +17,7 @@ from tplaunch.running_clock import RunningClock
 DEFAULT_TIMEOUT_SECONDS = 60.0
 MAX_REASON_BYTES = 200
 TOKEN_BYTES = 16
+INSTEAD = "use --collective zmq-ring"  # what to do without shared memory
 NOT_REDUCED = -1  # in place of a count: there is nothing to gather
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tplaunch.collectives.base import CollectiveError
+from tplaunch.collectives.base import INSTEAD, CollectiveError
 
 WORD_BYTES = 8
 
@@ -85,7 +85,7 @@ def _libatomic() -> ctypes.PyDLL:
     except OSError as error:
         raise CollectiveError(
             f"shared memory on {platform.machine()} needs libatomic.so.1: install the package libatomic1"
-            " (Debian, Ubuntu) or libatomic (Fedora), or choose another collective"
+            f" (Debian, Ubuntu) or libatomic (Fedora), or {INSTEAD}"
         ) from error
 
 

@@ -4,6 +4,7 @@ The memory is an anonymous memfd: it never has a name, so nothing is left behind
 """
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -13,6 +14,7 @@ from time import monotonic
 from tplaunch.collectives.arena import NUM_PARITIES, arena_view
 from tplaunch.collectives.base import (
     DEFAULT_TIMEOUT_SECONDS,
+    INSTEAD,
     TOKEN_BYTES,
     Collective,
     CollectiveError,
@@ -78,7 +80,13 @@ class SharedMemory(Collective):
             self._create()
 
     def _create(self) -> None:
-        self._descriptor = os.memfd_create("tplaunch-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            self._descriptor = os.memfd_create("tplaunch-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EPERM):
+                raise
+            reason = f"rank 0 can make no shared memory here ({error.strerror})"
+            raise CollectiveError(f"{reason}; {INSTEAD}", 0) from error
         try:
             os.ftruncate(self._descriptor, self._num_bytes)
             with contextlib.suppress(OSError):  # emulated kernels may have no seals
@@ -120,7 +128,7 @@ class SharedMemory(Collective):
 
     def _unusable(self, path: str, fault: str) -> CollectiveError:
         message = f"rank {self.rank} cannot use rank 0's shared memory at {path!r}: {fault}"
-        return CollectiveError(f"{message}; between hosts, containers or users choose another collective", 0)
+        return CollectiveError(f"{message}; where ranks don't see each other in /proc, {INSTEAD}", 0)
 
     def _exchange(self, sequence: int, parity: int, count: int) -> None:
         self._meet(sequence, 2 * count)

@@ -42,12 +42,12 @@ class FolderDoor:
     """Unix sockets in a folder that only this user can enter.
 
     They are named by way of a descriptor: a path beyond it may be longer than a socket's name can be, and
-    need not be text.
+    need not be text. Without /proc their own path has to do.
     """
 
     def __init__(self, folder: Path, rank: int) -> None:
         """Raises CollectiveError for a folder that is not there, or that others can enter."""
-        self._rank = rank
+        self._folder, self._rank = folder, rank
         try:
             self._descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -73,7 +73,8 @@ class FolderDoor:
         outbox.connect(f"ipc://{self._path(endpoint)}")
 
     def _path(self, name: str) -> str:
-        return f"/proc/self/fd/{self._descriptor}/{name}"
+        folder = Path(f"/proc/self/fd/{self._descriptor}")
+        return str((folder if folder.is_dir() else self._folder) / name)
 
     def close(self) -> None:
         if self._descriptor >= 0:

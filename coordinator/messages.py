@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Union
+from typing import Union, get_args
 
 import numpy as np
 import zmq
@@ -14,10 +14,10 @@ from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare
-from tplaunch.coordinator.wire import Float32s, Frame, Int32s
+from tplaunch.coordinator.wire import Float32s, Float64s, Frame, Int32s
 
-PROTOCOL_VERSION = 4
-MAX_FRAMES = 2  # of a message: its fields, and one large array
+PROTOCOL_VERSION = 5
+MAX_FRAMES = 4  # of a message: its fields, and the large arrays of a StepDone
 MAX_FRAME_BYTES = 1 << 28  # logits of 32 rows and two million tokens; a connection that brings more is cut
 
 
@@ -95,18 +95,60 @@ class Ready:
     notes: tuple[str, ...] = ()  # what the user should know of the device, a sentence each
 
 
+def _no_integers() -> Int32s:
+    return np.zeros(0, np.int32)
+
+
+def _no_floats() -> Float32s:
+    return np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Coordinator: what the ranks shall tell of a step's logit rows, which are counted from 0. All int32."""
+
+    # Of each logit row, so many of the likeliest tokens; empty where none are wanted of any.
+    num_candidates: Int32s = field(default_factory=_no_integers)
+    sum_rows: Int32s = field(default_factory=_no_integers)  # ascending: their log-sum-exp
+    asked_rows: Int32s = field(default_factory=_no_integers)  # ascending: a token's logit in each, asked_ids
+    asked_ids: Int32s = field(default_factory=_no_integers)
+    whole_rows: Int32s = field(default_factory=_no_integers)  # ascending: all their logits
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Worker: what is wanted of my slice of the vocabulary, in the order in which it is wanted."""
+
+    counts: Int32s = field(default_factory=_no_integers)  # candidates of each logit row; fewer are not -inf
+    ids: Int32s = field(default_factory=_no_integers)  # candidates of all rows, the likeliest of a row first
+    logits: Float32s = field(default_factory=_no_floats)  # theirs
+    log_sums: Float64s = field(default_factory=lambda: np.zeros(0, np.float64))
+    asked: Float32s = field(default_factory=_no_floats)  # logits of the asked tokens that are mine
+
+
 @dataclass(frozen=True)
 class Step:
-    """Coordinator: compute these rows. Arrays are int32, one entry a row unless said otherwise."""
+    """Coordinator: compute these rows. Arrays are int32.
+
+    A sequence has a seat: a row of the block tables that workers keep, of which only changes travel. A seat's
+    entries are what they were last set to; those that no row of the step reads may be stale. The state of a
+    recurrent model is read from one slot and written to another, or to the same; what is read and not written
+    stays as it is. In a model without such layers slots are -1.
+    """
 
     number: int  # counts up from 1; a worker refuses a gap
-    token_ids: Int32s
-    positions: Int32s
-    table_starts: Int32s  # where the row's block table begins in tables
-    tables: Int32s  # block tables of the step's sequences, one after another
+    token_ids: Int32s  # [rows]
+    # [runs * 5], a run being neighbouring rows of one sequence: its seat, the position of its first row, the
+    # number of rows, the state slot that is read (-1 at position 0: the state is zeros), and the one written.
+    runs: Int32s
     logit_rows: Int32s  # indices of the rows that get logits
-    # Where the row's sequence keeps its recurrent state; empty for a model without.
-    slots: Int32s = field(default_factory=lambda: np.zeros(0, np.int32))
+    # These four are done before the rows. Changes of the block tables are [changes * 3]: seat, place in its
+    # table, block. Copies of whole blocks, in all layers of a pool, are [copies * 2]: source, destination.
+    tables: Int32s = field(default_factory=_no_integers)
+    window_tables: Int32s = field(default_factory=_no_integers)  # of layers with a window
+    copies: Int32s = field(default_factory=_no_integers)
+    window_copies: Int32s = field(default_factory=_no_integers)
+    wanted: Wanted = field(default_factory=Wanted, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -120,14 +162,31 @@ class Lap:
 
 @dataclass(frozen=True)
 class StepDone:
-    """Worker: this rank's slice of the logits, [logit rows, vocabulary slice], and where the time went."""
+    """Worker: what was wanted of the logits, and where the time went."""
 
     number: int
-    logits: Float32s
+    logits: Float32s  # of the whole rows [whole rows, vocabulary slice]
     ledger: dict[str, float]  # microseconds by kind
     laps: tuple[
         Lap, ...
     ] = ()  # for a trace: those of the host; where the device has timestamps: its segments
+    answer: Answer = field(default_factory=Answer)
+
+
+@dataclass(frozen=True)
+class FetchRows:
+    """Coordinator: send these logit rows of the last step whole, before the next one begins."""
+
+    number: int  # of that step
+    rows: Int32s
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Worker: my slice of the rows that were fetched, [rows, vocabulary slice]."""
+
+    number: int
+    logits: Float32s
 
 
 @dataclass(frozen=True)
@@ -144,12 +203,9 @@ class Shutdown:
 
 
 Message = Union[  # noqa: UP007
-    Hello, Load, Attached, Connect, Progress, Ready, Step, StepDone, Failed, Shutdown
+    Hello, Load, Attached, Connect, Progress, Ready, Step, StepDone, FetchRows, Rows, Failed, Shutdown
 ]
-_KNOWN: dict[str, type] = {
-    message.__name__: message
-    for message in (Hello, Load, Attached, Connect, Progress, Ready, Step, StepDone, Failed, Shutdown)
-}
+_KNOWN: dict[str, type] = {message.__name__: message for message in get_args(Message)}
 
 
 def encode(message: Message) -> list[Frame]:

@@ -1,7 +1,8 @@
 """Dataclasses to msgpack and back. What comes in is checked, field by field, against the annotations.
 
-A message is a list of frames: first msgpack of its name and fields, then one for each large array, which
-is neither copied into the first nor out of it. Annotations are looked at once per type, not per message.
+A message is a list of frames: first msgpack of its name and fields, then one for each large array of
+float32, which is neither copied into the first nor out of it. Annotations are looked at once per type, not
+per message.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 Int32s = Annotated[npt.NDArray[np.int32], np.int32]  # one-dimensional; bytes within the first frame
-Float32s = Annotated[npt.NDArray[np.float32], np.float32]  # one-dimensional; a frame of their own
+Float64s = Annotated[npt.NDArray[np.float64], np.float64]  # the same
+Float32s = Annotated[npt.NDArray[np.float32], np.float32]  # one-dimensional; many are a frame of their own
 
 Frame: TypeAlias = bytes | memoryview
 Decoder = Callable[[Any, Iterator[Frame]], Any]  # a plain value, the frames that no array has taken yet
 # A file's name is bytes, of which those that are no UTF-8 are surrogates in a text.
 UNICODE_ERRORS = "surrogatepass"
+INLINE_BYTES = 4096  # of Float32s within the first frame: more are not copied
 BUFFER_BYTES = 16384  # that packing starts with: msgpack's own choice is mapped anew for every message
 
 
@@ -39,7 +42,7 @@ def pack(name: str, message: Any) -> list[Frame]:
             return {field: getattr(value, field) for field in _fields(type(value))}
         if not isinstance(value, np.ndarray):
             raise TypeError(f"{type(value).__name__} can't be sent")
-        if value.dtype != np.float32:
+        if value.dtype != np.float32 or value.nbytes <= INLINE_BYTES:
             return value.tobytes()
         arrays.append(np.ascontiguousarray(value).data)
         return None
@@ -83,7 +86,7 @@ def _decoder(hint: Any) -> Decoder:
     """What turns a plain value into what the annotation says, or raises WireError."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _attached_array if arguments[1] is np.float32 else functools.partial(_array, arguments[1])
+        return _floats if arguments[1] is np.float32 else functools.partial(_array, arguments[1])
     if origin in (Union, types.UnionType):
         (kind,) = (argument for argument in arguments if argument is not type(None))
         return functools.partial(_optional, _decoder(kind))
@@ -112,8 +115,9 @@ def _array(dtype: type[np.generic], value: Any, _arrays: Iterator[Frame]) -> npt
     return np.frombuffer(value, dtype)
 
 
-def _attached_array(value: Any, arrays: Iterator[Frame]) -> npt.NDArray[np.float32]:
-    _expect(value, type(None))
+def _floats(value: Any, arrays: Iterator[Frame]) -> npt.NDArray[np.float32]:
+    if value is not None:
+        return _array(np.float32, value, arrays)
     frame = next(arrays, None)
     if frame is None:
         raise WireError("the frame of an array is missing")

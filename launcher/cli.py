@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tplaunch.coordinator.gguf.header import GgufError
-from tplaunch.coordinator.model.spec import ModelError
-from tplaunch.coordinator.serving.sampler import LogitsError, SamplingParameters
-from tplaunch.coordinator.serving.scheduler import CapacityError
+from tplaunch.coordinator.model.checks import ModelError
+from tplaunch.coordinator.serving.sampling.pool import LogitsError
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
 from tplaunch.launcher.commands.bench import BenchConfig, bench
@@ -26,6 +25,7 @@ from tplaunch.launcher.commands.tune import DEFAULT_MODELS, tune
 from tplaunch.launcher.config import (
     EXIT_FAILURE,
     EXIT_USAGE,
+    HubModel,
     RandomModel,
     RunConfig,
     RunError,
@@ -37,13 +37,16 @@ from tplaunch.launcher.config import (
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.overrides import parse_overrides
+from tplaunch.launcher.prompt_text import read_prompt_file
+from tplaunch.launcher.sampling_options import sampling_params
 from tplaunch.launcher.signals import Signalled
-from tplaunch.launcher.sizes import parse_max_memory, parse_message_sizes
+from tplaunch.launcher.sizes import parse_max_memory, parse_message_sizes, parse_state_cache
 from tplaunch.launcher.words import parse_words
 from tplaunch.worker.faults import fault_sentence
 
+STANDARD_INPUT = "-"  # in place of a prompt or of its file
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
-FAILED_RUN = (RunError, LogitsError, CapacityError)
+FAILED_RUN = (RunError, LogitsError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,7 +117,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         return show_models(options.json, options.markdown)
     if options.command == "bench-collectives":
         ranks, sizes = parse_counts(options.ranks, "--ranks"), parse_message_sizes(options.sizes)
-        return bench_collectives(ranks, sizes, options.output)
+        return bench_collectives(ranks, sizes, options.timeout, options.output)
     if options.command == "bench":
         config = _run_config(options, _shape_or_file(options))
         return bench(config, _bench_config(options))
@@ -128,18 +131,12 @@ def _dispatch(options: argparse.Namespace) -> int:
     config = _run_config(options, options.model)
     if options.command == "logits":
         return write_logits(config, parse_tokens(options.tokens), options.out)
-    try:
-        sampling = SamplingParameters(
-            options.temperature, options.top_k, options.top_p, options.min_p, options.seed
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     generate = GenerateConfig(
-        prompt=options.prompt,
+        prompt=_prompt(options),
+        from_standard_input=STANDARD_INPUT in (options.prompt, str(options.file)),
+        parse_special=options.parse_special,
         tokens=None if options.tokens is None else parse_tokens(options.tokens),
-        max_tokens=options.max_tokens,
-        ignore_eos=options.ignore_eos,
-        sampling=sampling,
+        sampling=sampling_params(options),
         json=options.json,
         ledger=options.ledger,
         trace=options.trace,
@@ -147,14 +144,22 @@ def _dispatch(options: argparse.Namespace) -> int:
     return run(config, generate)
 
 
-def _shape_or_file(options: argparse.Namespace) -> Path | RandomModel:
+def _prompt(options: argparse.Namespace) -> str | None:
+    """The prompt that is given; None where there is none, or standard input has it."""
+    if options.file is not None and str(options.file) != STANDARD_INPUT:
+        return read_prompt_file(options.file)
+    prompt: str | None = options.prompt
+    return None if prompt == STANDARD_INPUT else prompt
+
+
+def _shape_or_file(options: argparse.Namespace) -> Path | HubModel | RandomModel:
     if (options.model is None) == (options.shape is None):
         raise UsageError(f"{options.command} takes a model file or a --shape; give one of them")
     if options.shape is not None:
         return RandomModel(options.shape, (options.type or "q8_0").upper())
     if options.type is not None:
         raise UsageError("--type goes with --shape; a model file has its own types")
-    model: Path = options.model
+    model: Path | HubModel = options.model
     return model
 
 
@@ -163,6 +168,7 @@ def _bench_config(options: argparse.Namespace) -> BenchConfig:
         prefill=parse_counts(options.prefill, "--prefill"),
         decode=parse_counts(options.decode, "--decode"),
         at_context=parse_counts(options.at_context, "--at-context"),
+        batch=parse_counts(options.batch, "--batch"),
         repeat=options.repeat,
         ranks=None if options.ranks is None else parse_counts(options.ranks, "--ranks"),
         output=options.output,
@@ -172,7 +178,7 @@ def _bench_config(options: argparse.Namespace) -> BenchConfig:
     )
 
 
-def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunConfig:
+def _run_config(options: argparse.Namespace, model: Path | HubModel | RandomModel) -> RunConfig:
     return RunConfig(
         model=model,
         devices=options.devices,
@@ -189,6 +195,8 @@ def _run_config(options: argparse.Namespace, model: Path | RandomModel) -> RunCo
         staging=options.staging,
         submit_ahead=options.submit_ahead,
         all_reduce=options.all_reduce,
+        parallel=options.parallel,
+        state_cache_bytes=parse_state_cache(options.state_cache),
         max_memory={} if options.max_memory is None else parse_max_memory(options.max_memory),
         overrides=parse_overrides(options.override_kv),
         without=() if options.without is None else tuple(options.without.split(",")),

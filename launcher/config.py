@@ -10,7 +10,7 @@ from typing import Final, Literal
 from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.kv_types import KV_TYPES
-from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.split.limits import ACTIVATIONS
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, MAX_RANKS
 from tplaunch.worker.device import FEATURES
@@ -28,6 +28,8 @@ EXIT_FAILURE, EXIT_USAGE = 1, 2
 COLLECTIVES = ("shared-memory", "zmq-ring")
 ALL_REDUCES = ("auto", "one-shot", "two-phase")
 AUTO: Final = "auto"
+DEFAULT_STATE_CACHE_BYTES = 1 << 30
+MAX_PARALLEL = 1024  # sequences: their block tables are looked at in every step
 DEFAULT_LOAD_TIMEOUT_SECONDS = 600.0  # a slow driver compiles a kernel for most of a minute
 
 
@@ -54,11 +56,31 @@ class RandomModel:
         return f"{self.shape} {self.weight_type} with made-up weights"
 
 
+def check_timeouts(seconds: Mapping[str, float]) -> None:
+    """Checks the seconds by option. Raises UsageError."""
+    for option, value in seconds.items():
+        if not 0 < value < 1e6:
+            raise UsageError(f"{option} {value}: a positive number of seconds is needed")
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model in a repository of Hugging Face, in place of a path: by quant, by file, or as it comes."""
+
+    repository: str  # org/name
+    quant: str | None = None
+    file: str | None = None  # with its folders in the repository
+
+    @property
+    def name(self) -> str:
+        return self.repository + (f":{self.quant}" if self.quant else "")
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """A model on a set of devices."""
 
-    model: Path | RandomModel
+    model: Path | RandomModel | HubModel
     devices: str  # as on the command line
     tensor_split: tuple[float, ...] | Literal["auto"] | None  # one weight a rank; None for equal ones
     context_length: int | None  # None for what fits
@@ -80,6 +102,8 @@ class RunConfig:
     expert_split: str = EXPERT_SPLITS[0]
     load_timeout_seconds: float = DEFAULT_LOAD_TIMEOUT_SECONDS
     max_memory: Mapping[int | None, int] = field(default_factory=dict)  # bytes by device; None: the CPU's
+    parallel: int = 1  # sequences at once
+    state_cache_bytes: int = DEFAULT_STATE_CACHE_BYTES  # for snapshots of recurrent states, over all ranks
     overrides: tuple[tuple[str, int | float | bool | str], ...] = ()  # of the file's metadata
 
     def __post_init__(self) -> None:
@@ -99,6 +123,8 @@ class RunConfig:
             )
         if self.context_length is not None and self.context_length < 1:
             raise UsageError(f"--context {self.context_length}: at least 1 is needed")
+        if not 1 <= self.parallel <= MAX_PARALLEL:
+            raise UsageError(f"--parallel {self.parallel}: 1 to {MAX_PARALLEL} sequences are possible")
         if self.max_rows is not None and not 1 <= self.max_rows <= 512:
             raise UsageError(f"--prefill-chunk {self.max_rows}: 1 to 512 rows are possible")
         if self.overrides and isinstance(self.model, RandomModel):
@@ -106,10 +132,7 @@ class RunConfig:
         for feature in self.without:
             if feature not in FEATURES:
                 raise UsageError(f"--without {feature:.40}: known are {', '.join(FEATURES)}")
-        timeouts = {"--timeout": self.timeout_seconds, "--load-timeout": self.load_timeout_seconds}
-        for option, seconds in timeouts.items():
-            if not 0 < seconds < 1e6:
-                raise UsageError(f"{option} {seconds}: a positive number of seconds is needed")
+        check_timeouts({"--timeout": self.timeout_seconds, "--load-timeout": self.load_timeout_seconds})
 
     def rank_weights(self, num_ranks: int) -> tuple[float, ...] | None:
         """One weight per rank; None where they are to be found out."""

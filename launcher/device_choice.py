@@ -5,6 +5,7 @@ All cards take part, and nothing beside them that would only slow them down: a r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ DRIVERS = (
     10,  # SwiftShader
 )
 LAYERED = (22, 23, 14)  # Venus, Dozen, MoltenVK
+VERSION = re.compile(r"[0-9]+(\.[0-9]+)+")  # the first in a driver's name and version
+VERSION_NUMBERS = 3
 TOO_MANY = f"a run has at most {MAX_RANKS} ranks"
 
 
@@ -80,11 +83,18 @@ def is_same_hardware(one: Listed, other: Listed) -> bool:
     return same_uuid and not same_driver
 
 
-def _rank_of_driver(device: Listed) -> tuple[int, int, int]:
+def _rank_of_driver(device: Listed) -> tuple[int, int, tuple[int, ...], int]:
     """Orders entries, the best first: by driver, then the newest of that driver, then the first."""
     driver = device["driver_id"]
     if driver in LAYERED:
         place = len(DRIVERS) + 1 + LAYERED.index(driver)
     else:
         place = DRIVERS.index(driver) if driver in DRIVERS else len(DRIVERS)
-    return place, -device["driver_version"], device["index"]
+    return place, -device["driver_version"], _newest_first(device["driver"]), device["index"]
+
+
+def _newest_first(driver: str) -> tuple[int, ...]:
+    """Orders a driver's versions by its words: every lavapipe counts itself as 1, and says Mesa 25.0."""
+    found = VERSION.search(driver)
+    numbers = [-int(number) for number in found[0].split(".")] if found else []
+    return tuple((numbers + [0] * VERSION_NUMBERS)[:VERSION_NUMBERS])

@@ -11,11 +11,15 @@ from tplaunch.coordinator.gguf.kinds import no_model
 from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
 from tplaunch.coordinator.gguf.parts import read_model
 from tplaunch.coordinator.gguf.paths import Stamp
-from tplaunch.coordinator.model.spec import ModelError, ModelSpec
+from tplaunch.coordinator.model.checks import ModelError
+from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors
+from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer
 from tplaunch.coordinator.text.vocabulary import PREFIX
-from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
+from tplaunch.launcher.config import HubModel, RandomModel, RunConfig, UsageError
+from tplaunch.launcher.devices import check_devices
+from tplaunch.launcher.hub import fetch
 from tplaunch.launcher.model_path import check_path
 from tplaunch.launcher.overrides import overridden
 from tplaunch.worker.step.rope_tables import check_factors
@@ -56,24 +60,40 @@ class Model:
         texts = self.metadata.get(PREFIX + "tokens")
         return len(texts) if isinstance(texts, list) else 0
 
+    def tokenizer_fault(self) -> str | None:
+        """Why the file's tokenizer can't be used, as a sentence; None where it can, and for a shape."""
+        try:
+            if self.metadata:
+                load_tokenizer(self.metadata)
+        except TokenizerError as error:
+            return str(error)
+        return None
+
     @property
     def padding(self) -> range:
         """The ids that have a row in the embeddings but no text, and must never be generated."""
         return range(self.num_texts or self.spec.vocabulary_size, self.spec.vocabulary_size)
 
 
-def open_model(config: RunConfig) -> Model:
-    """Reads and checks the files, or looks up the shape. Raises GgufError, ModelError or UsageError."""
+def open_model(config: RunConfig, needs_devices: bool = True) -> Model:
+    """Reads and checks the files, or looks up the shape.
+
+    A model of a repository is downloaded first, but not for devices that are not here. Raises GgufError,
+    ModelError, UsageError or RunError.
+    """
     if isinstance(config.model, RandomModel):
         shape = SHAPES[config.model.shape]
         tensors = shape_tensors(shape, config.model.weight_type)
         return Model(Origin(), {}, tensors, shape.spec)
-    check_path(config.model)
-    file = read_model(config.model)
+    path = config.model
+    if isinstance(path, HubModel):
+        path = fetch(path, lambda: _check_ranks(config) if needs_devices else None)
+    check_path(path)
+    file = read_model(path)
     metadata = overridden(file.metadata, config.overrides)
     reason = no_model(metadata, file.tensors)
     if reason:
-        raise ModelError(f"{config.model} {reason}")
+        raise ModelError(f"{path} {reason}")
     spec = model_spec(metadata, file.tensors)
     check_tensors(spec, file.tensors)
     if any(rope.factors or rope.long_factors for rope in spec.ropes):
@@ -85,6 +105,11 @@ def open_model(config: RunConfig) -> Model:
             f" {spec.vocabulary_size} rows: they are not of one model"
         )
     return model
+
+
+def _check_ranks(config: RunConfig) -> None:
+    """Raises UsageError for devices or shares that can't be: better before gigabytes come than after."""
+    config.rank_weights(check_devices(config.devices))
 
 
 def check_prompt(tokens: list[int], model: Model, limits: Limits) -> None:

@@ -20,6 +20,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="the model file, or any part of a model of several files",
     )
     parser.add_argument("-m", "--model", dest="model_file", metavar="FILE", help="the same, as an option")
+    parser.add_argument(
+        "-hf",
+        "-hfr",
+        "--hf-repo",
+        metavar="ORG/NAME[:QUANT]",
+        help="a model in a repository of Hugging Face, downloaded once and kept where other tools keep theirs"
+        " (default: Q4_K_M, else the first file); HF_TOKEN, HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT count",
+    )
+    parser.add_argument("-hff", "--hf-file", metavar="FILE", help="which file of that repository")
     parser.add_argument("--demo", action="store_true", help="the small model that comes with tplaunch")
     parser.add_argument(
         "--override-kv",
@@ -72,6 +81,22 @@ def _add_memory(memory: argparse._ArgumentGroup) -> None:
         type=int,
         metavar="N",
         help="positions to hold (default: the model's, or as many as fit)",
+    )
+    memory.add_argument(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="sequences at once: the KV cache has room for one whole context, and up to 1,024 positions more"
+        " for each other one (default: %(default)s)",
+    )
+    memory.add_argument(
+        "--state-cache",
+        default="1GiB",
+        metavar="SIZE",
+        help="what all devices together keep of earlier states of recurrent layers, so that a prompt that"
+        " begins as an earlier one goes on from there; as much as fits beside the context, but two"
+        " snapshots at least unless it is 0 (default: %(default)s)",
     )
     memory.add_argument(
         "--max-memory",

@@ -17,7 +17,8 @@ LATER_PART = re.compile(
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")  # of Hugging Face, with llama.cpp's :Q4_K_M
 TAGGED = re.compile(r"[\w.-]+:[\w.-]+")  # Ollama's names
 URL = re.compile(r"\w+:/|(?:www\.)?(?:hf\.co|huggingface\.co)/")
-DOWNLOADS_NOTHING = "tplaunch downloads nothing"
+# Path makes one slash of two.
+HUB_PATH = re.compile(r"(?:https?:/+)?(?:www\.)?(?:hf\.co|huggingface\.co)/(?P<repository>[\w.-]+/[\w.-]+)")
 MAX_NAMES = 5
 
 
@@ -54,7 +55,9 @@ def _listed(names: Sequence[str]) -> str:
 def _missing(path: Path) -> str:
     text = str(path)
     if URL.match(text):
-        return f"{text} is an address, and {DOWNLOADS_NOTHING}; download the file, and give its path"
+        on_hub = HUB_PATH.match(text)
+        hint = f"write -hf {on_hub['repository']}" if on_hub else "download the file, and give its path"
+        return f"{text} is an address, not a file; {hint}"
     at_home = path.expanduser() if text.startswith("~/") else path
     if at_home.is_file():
         return f"{text}: no such file; did you mean {at_home}? (the shell leaves this ~ as it is)"
@@ -62,13 +65,9 @@ def _missing(path: Path) -> str:
     if near:
         return f"{text}: no such file; did you mean {near}?"
     if REPOSITORY.fullmatch(text) and path.suffix != ".gguf" and not path.parent.is_dir():
-        repository = text.partition(":")[0]
-        return (
-            f"{text}: no such file; if it is a repository of Hugging Face, {DOWNLOADS_NOTHING}: download one"
-            f" of its .gguf files (`hf download {repository} FILE.gguf --local-dir .`), and give its path"
-        )
+        return f"{text}: no such file; if it is a repository of Hugging Face, write -hf {text}"
     if TAGGED.fullmatch(text):
-        return f"{text}: no such file, and {DOWNLOADS_NOTHING}; give the path of a .gguf file"
+        return f"{text}: no such file; write -hf org/name:QUANT for a model of Hugging Face"
     if "/" not in text and not path.suffix:
         return f"{text}: no such file, and no command; a command comes first, see tplaunch --help"
     return f"{text}: no such file"

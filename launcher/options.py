@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tplaunch.coordinator.architectures.shapes import SHAPES
-from tplaunch.coordinator.serving.sampler import SamplingParameters
+from tplaunch.launcher.completion import SHELLS, PrintCompletion
 from tplaunch.launcher.config import EXIT_USAGE
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
+from tplaunch.launcher.sampling_options import add_sampling_options
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,6 +28,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         say(f"{message}; see {self.prog} --help")
         self.exit(EXIT_USAGE)
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        """Prints the help; argparse's own drops what can't be written, and then ends with 0."""
+        (sys.stderr if file is None else file).write(message)
 
     @property
     def known_options(self) -> Mapping[str, argparse.Action]:
@@ -45,6 +54,9 @@ def make_parser() -> Parser:
         " run --help` lists the options of running a model. `tplaunch --demo` runs a model that comes along.",
     )
     parser.add_argument("--version", action="version", version=f"tplaunch {metadata.version('tplaunch')}")
+    parser.add_argument(
+        "--print-completion", action=PrintCompletion, choices=SHELLS, help="print a shell's completion script"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_run(commands.add_parser("run", help="continue a prompt (the default)"))
     devices = commands.add_parser("devices", help="list the Vulkan devices")
@@ -96,8 +108,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     prompt = parser.add_argument_group(
         "prompt (without one: a prompt loop on a terminal, else standard input)"
     )
-    prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the text to continue")
+    prompt.add_argument(
+        "-p", "--prompt", metavar="TEXT", help="the text to continue; - for that of standard input"
+    )
+    prompt.add_argument("-f", "--file", type=Path, metavar="FILE", help="a file with the text to continue")
     prompt.add_argument("--tokens", metavar="IDS", help="the prompt as token ids, such as 1,403,407")
+    prompt.add_argument(
+        "--parse-special",
+        action="store_true",
+        help="make tokens of words such as <|im_end|> that a prompt holds (default: they stay text)",
+    )
     output = parser.add_argument_group("output")
     output.add_argument(
         "-n", "--max-tokens", type=int, metavar="N", help="tokens at most (default: the context)"
@@ -107,20 +127,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="one JSON object: tokens, text, finish reason, timings"
     )
     _add_ledger(output)
-    sampling = parser.add_argument_group("sampling")
-    defaults = SamplingParameters()
-    sampling.add_argument("--temperature", type=float, default=defaults.temperature, metavar="T",
-                          help="0 takes the likeliest token (default: %(default)s)")  # fmt: skip
-    sampling.add_argument(
-        "--top-k", type=int, default=defaults.top_k, metavar="K", help="0: off (default: %(default)s)"
-    )
-    sampling.add_argument(
-        "--top-p", type=float, default=defaults.top_p, metavar="P", help="1: off (default: %(default)s)"
-    )
-    sampling.add_argument(
-        "--min-p", type=float, default=defaults.min_p, metavar="P", help="0: off (default: %(default)s)"
-    )
-    sampling.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
+    add_sampling_options(parser)
     add_model_options(parser)
     parser.add_argument("text", nargs="?", metavar="PROMPT", help="the text to continue, as -p gives it")
 
@@ -159,6 +166,8 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
                        help="so many tokens one by one (default: %(default)s)")  # fmt: skip
     tests.add_argument("--at-context", default="0,2048", metavar="LIST",
                        help="positions before those tokens (default: %(default)s)")  # fmt: skip
+    tests.add_argument("--batch", default="1", metavar="LIST",
+                       help="so many texts together when tokens are made (default: %(default)s)")  # fmt: skip
     tests.add_argument("--repeat", type=int, default=5, metavar="N",
                        help="times, behind one that does not count (default: %(default)s)")  # fmt: skip
     tests.add_argument(
@@ -176,6 +185,8 @@ def _add_bench_collectives(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", default="2,4", metavar="LIST", help="how many (default: %(default)s)")
     parser.add_argument("--sizes", default="16K,64K,1M,16M", metavar="LIST",
                         help="bytes of float32 to sum (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS",
+                        help="how long a rank may take for one sum (default: %(default)s)")  # fmt: skip
     _add_forms(parser.add_argument_group("output"))
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.config import RunError, UsageError
+from tplaunch.worker.faults import HINTS
 
 
 def check_output_path(option: str, path: Path) -> None:
@@ -14,6 +17,16 @@ def check_output_path(option: str, path: Path) -> None:
         _check(option, path)
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise UsageError(f"{option} {path} can't be written: {error.strerror}") from error
+
+
+@contextmanager
+def writing(option: str, path: Path) -> Iterator[None]:
+    """Makes what goes wrong while a checked path is written a failure of the run: a RunError."""
+    try:
+        yield
+    except OSError as error:
+        hint = f"; {HINTS[error.errno]}" if error.errno in HINTS else ""
+        raise RunError(f"{option} {path} can't be written: {error.strerror or error}{hint}") from error
 
 
 def _check(option: str, path: Path) -> None:

@@ -1,9 +1,9 @@
-"""How far loading is: a bar per rank on a terminal, nothing when standard error goes elsewhere."""
+"""How far loading and downloading are: bars on a terminal, nothing when standard error goes elsewhere."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tplaunch.coordinator.messages import Progress
@@ -44,3 +44,27 @@ def show_progress(totals: Sequence[int]) -> Iterator[OnProgress]:
         yield report
     finally:
         display.stop()
+
+
+@contextmanager
+def show_download(num_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Yields what to call with the bytes that came, or with fewer than none where some were of no use.
+
+    num_bytes: of all files; 0 where nobody knows.
+    """
+    if not sys.stderr.isatty():
+        yield lambda some: None
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(bar_width=24),  # with the others within 80 columns
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(compact=True),
+    )
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        task = display.add_task("downloading", total=num_bytes or None)
+        yield lambda some: display.advance(task, some)

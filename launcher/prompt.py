@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from tplaunch.launcher.signals import raise_anew
+
 PROMPT = "> "
 REPEAT_SECONDS = (0.02, 0.2)
 
@@ -36,7 +38,7 @@ def _ask() -> str:
     if sys.stdout.isatty():
         import readline  # noqa: F401  gives input() line editing and history
 
-        return input(PROMPT)
+        return _edited_line()
     print(PROMPT, end="", file=sys.stderr, flush=True)
     try:
         line = sys.stdin.readline()
@@ -45,6 +47,24 @@ def _ask() -> str:
     if not line:
         raise EOFError
     return line.removesuffix("\n")
+
+
+def _edited_line() -> str:
+    """input(), which may lose what a signal's handler has raised.
+
+    Once it has that exception it looks for signals again. The handler of another one then runs while the
+    exception is under way: what comes out is either one's, a SystemError, or a KeyboardInterrupt.
+    """
+    try:
+        return input(PROMPT)
+    except (_ChildEnded, KeyboardInterrupt):
+        raise_anew()
+        raise _ChildEnded from None
+    except SystemError as error:
+        raise_anew()
+        if isinstance(error.__cause__, _ChildEnded):
+            raise error.__cause__ from None
+        raise
 
 
 @contextmanager

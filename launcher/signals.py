@@ -63,6 +63,12 @@ def raise_once() -> None:
     _handle(_raise)
 
 
+def raise_anew() -> None:
+    """Raises Signalled where a signal has come: Python may have lost the exception meanwhile."""
+    if _State.first is not None:
+        raise Signalled(_State.first)
+
+
 def ignore() -> None:
     """At the very end."""
     _handle(signal.SIG_IGN)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tplaunch.coordinator.measuring.trace import Trace
-from tplaunch.launcher.config import UsageError
-from tplaunch.launcher.output_path import check_output_path
+from tplaunch.launcher.output_path import check_output_path, writing
 
 
 def check_trace_path(path: Path | None) -> None:
@@ -18,9 +17,7 @@ def check_trace_path(path: Path | None) -> None:
 
 
 def write_trace(path: Path, runs: Sequence[tuple[str, Trace]]) -> None:
-    """runs: a name and the trace of each, shown as processes. Raises UsageError."""
+    """runs: a name and the trace of each, shown as processes. Raises RunError."""
     events = [event for i, (name, trace) in enumerate(runs) for event in trace.events(i + 1, name)]
-    try:
+    with writing("--trace", path):
         path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
-    except OSError as error:
-        raise UsageError(f"--trace {path} can't be written: {error.strerror}") from error

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tplaunch
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.config import HubModel, UsageError
+from tplaunch.launcher.hub_files import parse_hub_model
 from tplaunch.launcher.options import Parser, make_parser
 
 DEMO_MODEL = Path(tplaunch.__file__).parent / "demo-stories.gguf"
@@ -35,7 +36,7 @@ OTHER_COMMANDS = {
 # Options of llama.cpp and others, and what to write instead.
 _LAYERS = "all layers are on the devices that --devices names"
 _CORES = "the ranks share the cores by themselves"
-_DOWNLOAD = "tplaunch downloads nothing; give a file"
+_MODEL = ("-m", "--model", "--demo", "-hf", "-hfr", "--hf-repo")  # options that give the model
 _ALWAYS = "there is no switch for it"
 OTHER_OPTIONS = {
     **dict.fromkeys(("-c", "--ctx-size"), "write --context"),
@@ -48,10 +49,11 @@ OTHER_OPTIONS = {
     **dict.fromkeys(("-ctk", "-ctv", "--cache-type-k", "--cache-type-v"), "write --kv-type"),
     **dict.fromkeys(("--n-predict", "--predict"), "write -n"),
     **dict.fromkeys(("-s",), "write --seed"),
-    **dict.fromkeys(("-f", "--file"), "write < and the file's name: a prompt is read from standard input"),
     **dict.fromkeys(("-i", "-cnv", "--interactive", "--conversation"), "without -p there is a prompt loop"),
     **dict.fromkeys(("-no-cnv", "--no-conversation"), "with -p there is no prompt loop"),
-    **dict.fromkeys(("-hf", "-hfr", "--hf-repo", "-mu", "--model-url", "--hf-file"), _DOWNLOAD),
+    **dict.fromkeys(("-mu", "--model-url"), "write -hf and a repository, or download the file"),
+    **dict.fromkeys(("-hft", "--hf-token"), "set HF_TOKEN: others can read the command line"),
+    **dict.fromkeys(("--offline",), "set HF_HUB_OFFLINE=1"),
     "-V": "`tplaunch --version` tells the version",
     **dict.fromkeys(("-fa", "--flash-attn", "--mmap", "--no-mmap", "--mlock", "-e", "--escape"), _ALWAYS),
 }
@@ -60,16 +62,17 @@ OTHER_OPTIONS = {
 def parse_words(words: Sequence[str]) -> argparse.Namespace:
     """Returns the options of one command. Raises UsageError, or exits as argparse does.
 
-    Of a command that takes a model, `model` is its path or None, and of `run` `prompt` the prompt or None.
+    Of a command that takes a model, `model` is its path, a HubModel or None, and of `run` `prompt` the prompt
+    or None.
     """
     parser = make_parser()
     first = words[0]
     if first in parser.commands:
         words = words[1:]
-    elif first in ("-h", "--help", "--version"):
+    elif first.partition("=")[0] in ("-h", "--help", "--version", "--print-completion"):
         return parser.parse_args(words)
     else:
-        if not any(word.partition("=")[0] in ("-m", "--model", "--demo") for word in words):
+        if not any(word.partition("=")[0] in _MODEL for word in words):
             _check_command(first, parser.commands)
         first = "run"  # `tplaunch --devices 0,1 model.gguf` needs no command
     command = parser.commands[first]
@@ -158,12 +161,15 @@ def _take_model(options: argparse.Namespace, others: Sequence[str]) -> list[str]
     """
     words = [word for word in (options.model, getattr(options, "text", None)) if word is not None]
     words += others
-    given = [Path(options.model_file)] if options.model_file is not None else []
+    given: list[Path | HubModel] = [Path(options.model_file)] if options.model_file is not None else []
     given += [DEMO_MODEL] if options.demo else []
+    given += [parse_hub_model(options.hf_repo, options.hf_file)] if options.hf_repo is not None else []
+    if options.hf_file is not None and options.hf_repo is None:
+        raise UsageError(f"-hff {options.hf_file:.120} names a file, but no -hf its repository")
     if options.model_file == "" or "" in words[: not given]:
         raise UsageError("the model's path is empty: perhaps a variable of the shell that is not set")
     if len(given) > 1 or (given and words and options.command != "run"):
-        raise UsageError("the model is given twice: by its name, by -m and by --demo; use one of them")
+        raise UsageError("the model is given twice: by its name, by -m, by -hf or by --demo; use one of them")
     if not given and words:
         given.append(Path(words.pop(0)))
     options.model = given[0] if given else None
@@ -189,5 +195,7 @@ def _take_prompt(options: argparse.Namespace, words: Sequence[str]) -> None:
         raise UsageError(f"{words[0]!r:.60} and -p both give a prompt; use one of them")
     if words:
         options.prompt = words[0]
-    if options.demo and options.prompt is None and options.tokens is None:
+    if options.file is not None and (options.prompt is not None or options.tokens is not None):
+        raise UsageError(f"-f {options.file} and -p or --tokens both give a prompt; use one of them")
+    if options.demo and options.prompt is options.tokens is options.file is None:
         options.prompt = DEMO_PROMPT

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.launcher.config import RandomModel, UsageError
-from tplaunch.launcher.output_path import check_output_path
+from tplaunch.launcher.output_path import check_output_path, writing
 from tplaunch.worker.weights.random_weights import RandomWeights
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def write_gguf(model: RandomModel, path: Path) -> None:
-    """Tensor by tensor. The file has no tokenizer: prompts are given as ids. Raises UsageError."""
+    """Tensor by tensor. The file has no tokenizer: prompts are given as ids. Raises UsageError, RunError."""
     import gguf  # takes long to import
 
     check_output_path("--write-gguf", path)
@@ -26,9 +27,12 @@ def write_gguf(model: RandomModel, path: Path) -> None:
         raise UsageError(f"--type {model.weight_type.lower()}: the gguf package is too old to write it")
     tensors = shape_tensors(SHAPES[model.shape], model.weight_type)
     weights = RandomWeights(tensors.values())
-    try:
+    with writing("--write-gguf", path):
         writer = gguf.GGUFWriter(path, SHAPES[model.shape].spec.architecture)
-        add_metadata(writer, SHAPES[model.shape].spec)
+        if SHAPES[model.shape].metadata:
+            add_described(writer, SHAPES[model.shape].metadata)
+        else:
+            add_metadata(writer, SHAPES[model.shape].spec)
         writer.add_name(model.name)
         writer.add_tokenizer_model("no_vocab")  # llama.cpp then asks the metadata for the vocabulary's size
         writer.add_vocab_size(SHAPES[model.shape].spec.vocabulary_size)
@@ -43,8 +47,15 @@ def write_gguf(model: RandomModel, path: Path) -> None:
         for tensor in tensors.values():
             writer.write_tensor_data(np.ascontiguousarray(weights.rows(tensor)))
         writer.close()
-    except OSError as error:
-        raise UsageError(f"--write-gguf {path} can't be written: {error.strerror}") from error
+
+
+def add_described(writer: gguf.GGUFWriter, metadata: Mapping[str, Any]) -> None:
+    """Numbers by their keys; the architecture's name is the writer's."""
+    for key, value in metadata.items():
+        if isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
 
 
 def add_metadata(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:

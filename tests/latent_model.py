@@ -14,7 +14,8 @@ from gguf.quants import dequantize, quantize
 from tests.models import Floats, kind_of
 from tplaunch.coordinator.architectures.shapes import tensor_shapes
 from tplaunch.coordinator.model.attention import Latent
-from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, Rope
+from tplaunch.coordinator.model.rope import Rope
+from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm
 
 Doubles = npt.NDArray[np.float64]
 

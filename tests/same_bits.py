@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests import recurrent_models
 from tests.latent_model import latent_spec, write_latent
 from tests.models import LocalEngine, make_spec, write_llama
-from tplaunch.coordinator.messages import Step
+from tests.steps import Rows, step_of
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.spec import FeedForwardSpec, LayerSpec
 from tplaunch.coordinator.split.limits import Limits
@@ -25,7 +25,13 @@ Floats = npt.NDArray[np.float32]
 VOCABULARY = 48
 # Steps of one sequence alone, which reaches into a third cut of its keys.
 LIMITS = Limits(
-    context_length=576, num_blocks=48, block_length=16, max_rows=576, max_logit_rows=576, kv_type="f16"
+    context_length=576,
+    num_blocks=48,
+    block_length=16,
+    max_rows=576,
+    max_logit_rows=576,
+    max_sequences=3,
+    num_window_blocks=48,
 )
 
 
@@ -91,7 +97,9 @@ class Placed:
     """A sequence with its blocks, its state's slot and how far it is computed."""
 
     tokens: list[int]
+    seat: int
     blocks: list[int]
+    window_blocks: list[int]
     slot: int
     done: int = 0
 
@@ -135,31 +143,38 @@ class Bench:
             yield count
 
     def _placed(self, sequences: Sequence[list[int]], random: np.random.Generator) -> list[Placed]:
-        blocks = random.permutation(self._limits.num_blocks).tolist()
+        """Blocks and slots in any order, and another one for layers with windows."""
+        pools = [random.permutation(self._limits.num_blocks).tolist() for _ in range(2)]
         slots = random.permutation(max(self._limits.num_slots, len(sequences))).tolist()
-        length = self._limits.block_length
-        return [
-            Placed(tokens, [blocks.pop() for _ in range(-(-len(tokens) // length))], slots.pop())
-            for tokens in sequences
-        ]
+        placed = []
+        for seat, tokens in enumerate(sequences):
+            count = -(-len(tokens) // self._limits.block_length)
+            blocks, window_blocks = ([pool.pop() for _ in range(count)] for pool in pools)
+            slot = slots.pop() if self._limits.num_slots else -1
+            placed.append(Placed(tokens, seat, blocks, window_blocks, slot))
+        return placed
 
     def _run(self, rows: list[tuple[Placed, int]]) -> list[Floats]:
         """One step with so many rows of each; all have logits."""
         self._number += 1
-        starts = np.cumsum([0, *(len(one.blocks) for one, _ in rows)])
-        spans = [range(one.done, one.done + count) for one, count in rows]
         repeats = [count for _, count in rows]
-        num_rows = sum(repeats)
-        columns: tuple[npt.ArrayLike, ...] = (
-            [one.tokens[position] for (one, _), span in zip(rows, spans, strict=True) for position in span],
-            [position for span in spans for position in span],
-            np.repeat(starts[:-1], repeats),
-            [block for one, _ in rows for block in one.blocks],
-            range(num_rows),
-            np.repeat([one.slot for one, _ in rows], repeats) if self._limits.num_slots else [],
+        step = step_of(
+            self._number,
+            [
+                Rows(
+                    one.tokens[one.done : one.done + count],
+                    one.done,
+                    one.seat,
+                    one.slot if one.done else -1,
+                    one.slot,
+                )
+                for one, count in rows
+            ],
+            range(sum(repeats)),
+            {one.seat: one.blocks for one, _ in rows},
+            {one.seat: one.window_blocks for one, _ in rows},
         )
-        step = Step(self._number, *(np.array(column, np.int32) for column in columns))
-        logits = self._engine.run(step)
+        logits = self._engine.logits(step)
         for one, count in rows:
             one.done += count
         return np.split(logits, np.cumsum(repeats)[:-1])

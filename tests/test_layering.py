@@ -1,7 +1,7 @@
 """Imports run one way: the packages of tplaunch import each other only along the arrows of the design.
 
 launcher -> coordinator, worker
-worker   -> coordinator.messages, kv_types and garbage, coordinator.model, coordinator.split,
+worker   -> coordinator.messages, kv_types, garbage and likeliest, coordinator.model, coordinator.split,
             coordinator.gguf.origin and weight_types, collectives, shaders
 coordinator, collectives, shaders -> none of the other four
 
@@ -23,7 +23,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 ARROWS: dict[str, tuple[str, ...]] = {
     "launcher": ("coordinator", "worker"),
     "worker": (
-        *("coordinator.messages", "coordinator.kv_types", "coordinator.garbage"),
+        *(
+            "coordinator.candidates",
+            "coordinator.messages",
+            "coordinator.kv_types",
+            "coordinator.garbage",
+            "coordinator.likeliest",
+        ),
         *(
             "coordinator.model",
             "coordinator.split",
@@ -39,15 +45,15 @@ ARROWS: dict[str, tuple[str, ...]] = {
 # From the ground up; a folder or a module of its own belongs to exactly one floor.
 FLOORS: dict[str, tuple[str, ...]] = {
     "coordinator": (
-        "garbage kv_types model wire",
+        "garbage kv_types likeliest model wire",
         "gguf",
         "split text",
         "architectures messages",
-        "measuring",
+        "candidates measuring",
         "serving",
     ),
     "worker": (
-        "control faults folders formats process",
+        "candidates control faults folders formats process",
         "ops",
         "buffers",
         "programs",
@@ -66,6 +72,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "vulkan.memory",
         "vulkan.dispatch vulkan.partials",
         "vulkan.recorder",
+        "vulkan.copying",
         "vulkan.checking vulkan.measuring",
         "vulkan.device",
         "open_device",

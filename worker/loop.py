@@ -11,17 +11,20 @@ from typing import TypeVar
 import numpy as np
 
 from tplaunch.collectives import Collective, create
+from tplaunch.coordinator import candidates
 from tplaunch.coordinator.garbage import collect_if_due, collected_by_hand
 from tplaunch.coordinator.messages import (
     PROTOCOL_VERSION,
     Attached,
     Connect,
+    FetchRows,
     Hello,
     Lap,
     Load,
     Message,
     Progress,
     Ready,
+    Rows,
     Shutdown,
     Step,
     StepDone,
@@ -41,6 +44,7 @@ from tplaunch.worker.open_device import open_device
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program, build_sums
 from tplaunch.worker.step.clock import StepClock, take_out_device
+from tplaunch.worker.step.copies import BlockCopier
 from tplaunch.worker.step.segments import SegmentRunner
 from tplaunch.worker.step.writer import StepWriter, row_bucket
 from tplaunch.worker.weights.loading import load_stacks
@@ -79,7 +83,7 @@ def serve(control: ControlSocket, rank: int, options: DeviceOptions) -> None:
         )
         with collected_by_hand():
             while not isinstance(message := control.receive(), Shutdown):
-                control.send(worker.run(_expect(message, Step)))
+                control.send(worker.answer(message))
                 collect_if_due()  # while the coordinator samples
     except BaseException as error:
         worker.collective.abort(str(error))
@@ -192,28 +196,48 @@ class Worker:
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""
         self._writer = StepWriter(self.device, self.weights, self._load)
+        self._copier = BlockCopier(self.device, self._load)
         self._logits = self.device.view("logits").view(np.float32)
+        self._last = (0, np.zeros((0, 0), np.float32))  # the last step's number and logits
         self._program(1, 1)
         way = (
             "written straight to host memory" if self.device.imports_partials else "copied by way of the host"
         )
         log.info("ready: %d bytes on the device, partial sums %s", self.device_bytes, way)
 
-    def run(self, step: Step) -> StepDone:
-        """One step: write, submit, and at every segment's end an all-reduce.
+    def answer(self, message: Message) -> StepDone | Rows:
+        """Runs a step, or sends more of the last one's logits."""
+        return self._fetch(message) if isinstance(message, FetchRows) else self.run(_expect(message, Step))
 
-        The logits are the device's own memory: the next step overwrites them.
+    def run(self, step: Step) -> StepDone:
+        """One step: write, copy blocks, submit, and at every segment's end an all-reduce.
+
+        Whole rows of logits are the device's own memory: the next step overwrites them.
         """
         clock = StepClock()
         self._writer.write(step)
+        self._copier.copy(step)
         program = self._program(step.token_ids.size, step.logit_rows.size)
         clock.lap("host")
         self._runner.run(program, step.token_ids.size, self._row_bytes // 4, clock.lap)
-        logits = self._logits[: step.logit_rows.size * len(self._load.share.vocabulary)]
+        vocabulary = self._load.share.vocabulary
+        shape = (step.logit_rows.size, len(vocabulary))
+        logits = self._logits[: shape[0] * shape[1]].reshape(shape)
+        self._last = (step.number, logits)
+        answer = candidates.answer(step.wanted, logits, vocabulary)
+        whole = candidates.whole_rows(step.wanted.whole_rows, logits)
         clock.lap("host")
         ledger = clock.ledger()
         laps = self._laps(clock, ledger) if self._timed is not None else []
-        return StepDone(step.number, logits, ledger, tuple(laps))
+        return StepDone(step.number, whole, ledger, tuple(laps), answer)
+
+    def _fetch(self, message: FetchRows) -> Rows:
+        """The rows of the last step's logits, which no step has overwritten yet."""
+        number, logits = self._last
+        if message.number != number:
+            raise ProtocolError(f"rows of step {message.number} are asked for behind step {number}")
+        candidates.check_rows("a fetched row", message.rows, len(logits))
+        return Rows(number, candidates.whole_rows(message.rows, logits))
 
     def _laps(self, clock: StepClock, ledger: dict[str, float]) -> list[Lap]:
         """Of the device, where it noted any, and for a trace of the host; the ledger learns of the device."""

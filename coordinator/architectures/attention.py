@@ -13,7 +13,8 @@ from tplaunch.coordinator.architectures.metadata import MetadataReader
 from tplaunch.coordinator.architectures.rope import read_magnitude
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.attention import QueryKeyNorm, Temperature, Window
-from tplaunch.coordinator.model.spec import AttentionSpec, Rope
+from tplaunch.coordinator.model.rope import Rope
+from tplaunch.coordinator.model.spec import AttentionSpec
 
 
 @dataclass(frozen=True)

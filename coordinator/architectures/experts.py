@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from tplaunch.coordinator.architectures.metadata import MetadataReader
 from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.model.experts import ExpertsSpec, expert_problem
-from tplaunch.coordinator.model.spec import FeedForwardSpec, ModelError
+from tplaunch.coordinator.model.spec import FeedForwardSpec
 
 
 @dataclass(frozen=True)

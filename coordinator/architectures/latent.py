@@ -9,7 +9,9 @@ from tplaunch.coordinator.architectures.metadata import MetadataReader
 from tplaunch.coordinator.architectures.rope import read_magnitude, sharpness
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.attention import Latent
-from tplaunch.coordinator.model.spec import AttentionSpec, ModelError, Rope, exact_quotient
+from tplaunch.coordinator.model.checks import ModelError, exact_quotient
+from tplaunch.coordinator.model.rope import Rope
+from tplaunch.coordinator.model.spec import AttentionSpec
 
 LATENT_UNIT = 10.0  # files of models with latent attention hold a tenth of yarn's multiplier
 

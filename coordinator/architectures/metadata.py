@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from tplaunch.coordinator.model.spec import MAX_COUNT, MAX_NUMBER, ModelError
+from tplaunch.coordinator.model.checks import MAX_COUNT, MAX_NUMBER, ModelError
 
 T = TypeVar("T")
 LONG_LIST = 16  # items that are not shown

@@ -15,8 +15,9 @@ from tplaunch.coordinator.architectures.recurrent import read_recurrent
 from tplaunch.coordinator.architectures.rope import read_rope
 from tplaunch.coordinator.architectures.table import ARCHITECTURES, Architecture
 from tplaunch.coordinator.gguf.origin import TensorInfo
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
-from tplaunch.coordinator.model.spec import BlockSpec, FeedForwardSpec, LayerSpec, ModelError, ModelSpec, Norm
+from tplaunch.coordinator.model.spec import BlockSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm
 
 
 def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> ModelSpec:

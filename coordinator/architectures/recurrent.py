@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tplaunch.coordinator.architectures.metadata import MetadataReader
+from tplaunch.coordinator.model.checks import exact_quotient
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
-from tplaunch.coordinator.model.spec import exact_quotient
 
 MAX_KERNEL = 8  # what the kernels of convolutions hold
 MAX_LENGTH = 65536  # of all else that is counted here

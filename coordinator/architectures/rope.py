@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from tplaunch.coordinator.architectures.metadata import MetadataReader
 from tplaunch.coordinator.gguf.origin import TensorInfo
-from tplaunch.coordinator.model.spec import ModelError, Rope, Yarn
+from tplaunch.coordinator.model.checks import ModelError
+from tplaunch.coordinator.model.rope import Rope, Yarn
 
 FACTORS = "rope_freqs.weight"  # llama 3's
 SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"  # longrope's

@@ -20,7 +20,7 @@ import numpy as np
 from tplaunch.coordinator.gguf.origin import TensorInfo, file_hash, without_leading_ones
 from tplaunch.coordinator.gguf.paths import path_fault
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
-from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.model.checks import ModelError
 
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tplaunch.coordinator.model.spec import exact_quotient
+from tplaunch.coordinator.model.checks import exact_quotient
 
 
 @dataclass(frozen=True)

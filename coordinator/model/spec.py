@@ -8,23 +8,24 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
-from tplaunch.coordinator.model.attention import Latent, QueryKeyNorm, Temperature, Window
+from tplaunch.coordinator.model.attention import (
+    MAX_HEAD_LENGTH,
+    MAX_LATENT_LENGTHS,
+    Latent,
+    QueryKeyNorm,
+    Temperature,
+    Window,
+)
+from tplaunch.coordinator.model.checks import (
+    MAX_NUMBER,
+    ModelError,
+    check_counts,
+    check_number,
+    exact_quotient,
+)
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
-
-MAX_COUNT = 2**31 - 1  # of anything that is counted: kernels count in 32 bits, signed
-MAX_NUMBER = 1e12  # no factor or limit of a model reaches it, so that products stay finite in float32
-
-
-class ModelError(ValueError):
-    """The model can't be run; the message says why in one sentence."""
-
-
-def exact_quotient(total: int, part: int, what: str) -> int:
-    """total / part where no remainder is allowed; `what` names the total in the error."""
-    if total % part:
-        raise ModelError(f"{what} ({total}) is not a multiple of {part}")
-    return total // part
+from tplaunch.coordinator.model.rope import Rope
 
 
 @dataclass(frozen=True)
@@ -36,55 +37,7 @@ class Norm:
 
     def __post_init__(self) -> None:
         assert self.kind in ("rms", "layer"), f"a norm of the kind {self.kind!r}"
-        _check_number("norm epsilon", self.epsilon)
-
-
-@dataclass(frozen=True)
-class Yarn:
-    """How https://arxiv.org/abs/2309.00071 scales a rope: only pairs that turn seldom in its context.
-
-    Pairs with more turns than `fast` keep their angles, those with fewer than `slow` get the scale.
-    """
-
-    fast: float
-    slow: float
-
-    def __post_init__(self) -> None:
-        _check_number("yarn's number of fast turns", self.fast)
-        _check_number("yarn's number of slow turns", self.slow)
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary position embedding (https://arxiv.org/abs/2104.09864) of a head's first `dimension` elements."""
-
-    dimension: int
-    base: float
-    scale: float  # positions are multiplied by this: linear scaling
-    interleaved: bool  # True: element 2i turns with 2i+1; False: i with i + dimension/2
-    factors: str = ""  # the tensor that frequencies are divided by, where the model has it
-    long_factors: str = ""  # another one, for contexts longer than the original
-    original_context: int = 0  # positions before the context was extended
-    yarn: Yarn | None = None
-    magnitude: float = 1.0  # of the cosines and sines
-    still_pairs: tuple[int, ...] = ()  # those that do not turn
-
-    def __post_init__(self) -> None:
-        _check_number("rope magnitude", self.magnitude)
-        if self.yarn is not None or self.long_factors:
-            _check_counts(self, "original_context")
-        if not 0 < self.dimension < 2**31 or self.dimension % 2:
-            raise ModelError(f"the rope dimension is {self.dimension}; it must be a positive even number")
-        if self.dimension > MAX_LATENT_LENGTHS[0]:
-            raise ModelError(
-                f"the rope dimension is {self.dimension}; no key has more than {MAX_LATENT_LENGTHS[0]}"
-            )
-        assert all(0 <= pair < self.dimension // 2 for pair in self.still_pairs), f"{self}"
-        if not 1 < self.base < MAX_NUMBER:  # also refuses NaN
-            raise ModelError(
-                f"the model's rope base is {self.base}; a number between 1 and {MAX_NUMBER:g} is needed"
-            )
-        _check_number("rope scale", self.scale)
+        check_number("norm epsilon", self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -108,7 +61,7 @@ class AttentionSpec:
     latent: Latent | None = None  # what the only KV head comes of
 
     def __post_init__(self) -> None:
-        _check_counts(self, "num_heads", "num_kv_heads", "key_length", "value_length")
+        check_counts(self, "num_heads", "num_kv_heads", "key_length", "value_length")
         if self.gated and self.key_length != self.value_length:
             raise ModelError(
                 f"queries with gates have {self.key_length} elements, but values {self.value_length};"
@@ -123,7 +76,7 @@ class AttentionSpec:
                 raise ModelError(
                     f"the model's {name} is {getattr(self, name)}; it must be a multiple of 4, at most {most}"
                 )
-        _check_number("attention scale", self.scale)
+        check_number("attention scale", self.scale)
 
     @property
     def heads_per_kv_head(self) -> int:
@@ -135,8 +88,6 @@ class AttentionSpec:
         return self.key_length * (2 if self.gated else 1)
 
 
-MAX_HEAD_LENGTH = 256  # what one workgroup of the attention kernel holds
-MAX_LATENT_LENGTHS = (576, 512)  # of key and value: what the kernel for long heads holds
 ACTIVATION_FUNCTIONS = ("silu", "gelu", "relu", "relu2")  # of feed-forward layers
 
 
@@ -152,7 +103,7 @@ class FeedForwardSpec:
     row_gate: str = ""  # the tensor that, times a row, through a logistic function, scales the row's output
 
     def __post_init__(self) -> None:
-        _check_counts(self, "length")
+        check_counts(self, "length")
         assert self.activation in ACTIVATION_FUNCTIONS, f"the activation {self.activation!r}"
 
 
@@ -214,7 +165,7 @@ class ModelSpec:
     unused_tensors: tuple[str, ...] = ()  # that a file may hold for other purposes than generating text
 
     def __post_init__(self) -> None:
-        _check_counts(self, "embedding_length", "vocabulary_size", "context_length")
+        check_counts(self, "embedding_length", "vocabulary_size", "context_length")
         exact_quotient(self.embedding_length, 4, "the model's embedding_length")
         if not self.layers:
             raise ModelError("the model has no layers")
@@ -223,9 +174,9 @@ class ModelSpec:
                 assert 0 <= attention.rope < len(self.ropes), f"rope {attention.rope}"
                 _check_rope(self.ropes[attention.rope], attention)
             assert self.temperature or not attention.has_temperature, "no temperature"
-        _check_number("embedding scale", self.embedding_scale)
-        _check_number("logit scale", self.logit_scale)
-        _check_number("residual scale", self.block.residual_scale)
+        check_number("embedding scale", self.embedding_scale)
+        check_number("logit scale", self.logit_scale)
+        check_number("residual scale", self.block.residual_scale)
         assert 0 <= self.logit_softcap < MAX_NUMBER, f"a softcap of {self.logit_softcap}"
 
     @property
@@ -236,6 +187,11 @@ class ModelSpec:
     def attentions(self) -> tuple[AttentionSpec, ...]:
         """Of the layers that have it."""
         return tuple(layer.attention for layer in self.layers if layer.attention is not None)
+
+    @property
+    def longest_window(self) -> int:
+        """Keys that a row sees at most in layers with a window; 0 where none has."""
+        return max((layer.window.length for layer in self.attentions if layer.window), default=0)
 
     @property
     def feed_forwards(self) -> tuple[FeedForwardSpec, ...]:
@@ -275,16 +231,3 @@ def _check_rope(rope: Rope, attention: AttentionSpec) -> None:
         raise ModelError(
             f"the rope dimension is {rope.dimension}, more than the {attention.key_length} elements of a key"
         )
-
-
-def _check_counts(spec: object, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(spec, name) <= MAX_COUNT:
-            raise ModelError(
-                f"the model's {name} is {getattr(spec, name)}; it must be a number from 1 to {MAX_COUNT}"
-            )
-
-
-def _check_number(name: str, value: float) -> None:
-    if not 0 < value < MAX_NUMBER:  # also refuses NaN
-        raise ModelError(f"the model's {name} is {value}; it must be positive and below {MAX_NUMBER:g}")

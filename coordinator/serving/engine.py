@@ -14,9 +14,27 @@ from tplaunch.coordinator.garbage import collect_if_due
 from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
 from tplaunch.coordinator.measuring.reduce_times import ReduceClock, ReduceTimes
 from tplaunch.coordinator.measuring.trace import Trace
-from tplaunch.coordinator.messages import Attached, Connect, Load, Progress, Ready, Shutdown, Step, StepDone
+from tplaunch.coordinator.messages import (
+    Attached,
+    Connect,
+    FetchRows,
+    Load,
+    Progress,
+    Ready,
+    Rows,
+    Shutdown,
+    Step,
+    StepDone,
+)
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
+from tplaunch.coordinator.serving.sampling.results import (
+    AnswerError,
+    StepResult,
+    check_answer,
+    joined_rows,
+    merge,
+)
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare, num_all_reduces, padded, shares_routing
 
@@ -57,6 +75,7 @@ class Engine:
         self.ledger: list[dict[str, float]] = [{} for _ in plan]  # microseconds by kind
         self._spent: list[dict[str, float]] = []  # of the last step, not yet in the ledger
         self._num_steps = 0  # that the ledger covers
+        self._last_number = 0  # of the last step
         self._reduce_clock = ReduceClock()
         self._num_all_reduces: dict[bool, int] = {}  # of a step, by whether it has logits
         self.trace = Trace() if config.trace else None
@@ -121,32 +140,76 @@ class Engine:
                 raise WorkerError(rank, f"rank {rank} sent {type(message).__name__} while loading")
         return [ready[rank] for rank in range(len(self._plan))]
 
-    def run(self, step: Step) -> Floats:
-        """Runs a step; returns logits [logit rows, vocabulary], not to be written to."""
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    @property
+    def limits(self) -> Limits:
+        return self._config.limits
+
+    @property
+    def next_number(self) -> int:
+        """The number that the next step must have."""
+        return self._last_number + 1
+
+    def run(self, step: Step) -> StepResult:
+        """Runs a step; returns what step.wanted asks of its logits."""
         begin = time.perf_counter()
+        self._last_number = step.number
         self._channel.broadcast(step)
         self._add_up()  # while the devices compute
         collect_if_due()
-        timeout = self._config.timeout_seconds + MARGIN_SECONDS
-        answers = self._channel.collect(StepDone, f"finish step {step.number}", timeout)
+        answers = self._channel.collect(StepDone, f"finish step {step.number}", self._timeout)
         if self.trace is not None:
             self.trace.add(step, begin, time.perf_counter(), answers)
         self._reduce_clock.add(
             answers, self._num_all_reduces[step.logit_rows.size > 0], self._reduce_bytes(step)
         )
-        slices = []
+        for share, done in zip(self._plan, answers, strict=True):
+            self._check_number(share.rank, done.number, step.number)
+            try:
+                check_answer(step.wanted, done.answer, done.logits, share.vocabulary)
+            except AnswerError as error:
+                raise WorkerError(
+                    share.rank, f"rank {share.rank} answered step {step.number} with {error}"
+                ) from error
+        self._num_steps += 1
+        self._spent = [done.ledger for done in answers]
+        return merge(
+            step.wanted,
+            step.logit_rows.size,
+            [done.answer for done in answers],
+            [done.logits for done in answers],
+            [share.vocabulary for share in self._plan],
+        )
+
+    def fetch(self, rows: Sequence[int]) -> Floats:
+        """Whole logit rows of the last step [rows, vocabulary], before the next one; rows: ascending."""
+        fetched = FetchRows(self._last_number, np.array(rows, np.int32))
+        self._channel.broadcast(fetched)
+        parts = []
+        answers = self._channel.collect(Rows, f"send rows of step {fetched.number}", self._timeout)
         for share, answer in zip(self._plan, answers, strict=True):
-            shape = (step.logit_rows.size, len(share.vocabulary))
-            if answer.number != step.number or answer.logits.size != shape[0] * shape[1]:
+            self._check_number(share.rank, answer.number, fetched.number)
+            shape = (fetched.rows.size, len(share.vocabulary))
+            if answer.logits.size != shape[0] * shape[1]:
                 raise WorkerError(
                     share.rank,
-                    f"rank {share.rank} answered step {answer.number} with {answer.logits.size} logits;"
-                    f" expected step {step.number} with {shape[0]} x {shape[1]}",
+                    f"rank {share.rank} sent {answer.logits.size} logits of step {fetched.number};"
+                    f" expected {shape[0]} x {shape[1]}",
                 )
-            slices.append(answer.logits.reshape(shape))
-        self._num_steps += 1
-        self._spent = [answer.ledger for answer in answers]
-        return np.concatenate(slices, axis=1) if len(slices) > 1 else slices[0]
+            parts.append(answer.logits.reshape(shape))
+        return joined_rows(parts)
+
+    @property
+    def _timeout(self) -> float:
+        return self._config.timeout_seconds + MARGIN_SECONDS
+
+    @staticmethod
+    def _check_number(rank: int, found: int, expected: int) -> None:
+        if found != expected:
+            raise WorkerError(rank, f"rank {rank} answered step {found}; expected step {expected}")
 
     def _add_up(self) -> None:
         """Takes the last step into the ledger."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tplaunch.coordinator.gguf.origin import TensorInfo, without_leading_ones
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
-from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.split.plan import Span, covering
 from tplaunch.coordinator.split.shards import ONE, Shard
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tplaunch.coordinator.gguf.origin import TensorInfo
-from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, ModelError, ModelSpec
+from tplaunch.coordinator.model.checks import ModelError
+from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, ModelSpec
 from tplaunch.coordinator.split.cutter import Cutter, Rows, check_shape
 from tplaunch.coordinator.split.expert_shards import cut_experts
 from tplaunch.coordinator.split.latent_shards import cut_latent_attention

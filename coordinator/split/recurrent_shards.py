@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
-from tplaunch.coordinator.model.spec import ModelError
 from tplaunch.coordinator.split.cutter import Cutter
 from tplaunch.coordinator.split.plan import LayerShare, Span
 

@@ -19,13 +19,8 @@ from tplaunch.coordinator.text.token_bytes import (
     spaced_token_bytes,
 )
 from tplaunch.coordinator.text.token_type import TokenType
-from tplaunch.coordinator.text.vocabulary import (
-    PREFIX,
-    TokenizerError,
-    Vocabulary,
-    VocabularyDefaults,
-    read_vocabulary,
-)
+from tplaunch.coordinator.text.vocabulary import PREFIX, TokenizerError, Vocabulary, VocabularyDefaults
+from tplaunch.coordinator.text.vocabulary_reader import read_vocabulary
 from tplaunch.coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.coordinator.text.vocabulary import PREFIX, TokenizerError, as_numbers
+from tplaunch.coordinator.text.vocabulary import PREFIX, TokenizerError
+from tplaunch.coordinator.text.vocabulary_reader import as_numbers
 
 _IS_VALUE, _HAS_LEAF, _IS_FAR = 1 << 31, 1 << 8, 1 << 9
 _KEY = f"{PREFIX}precompiled_charsmap"

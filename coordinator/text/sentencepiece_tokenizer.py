@@ -13,13 +13,8 @@ import sentencepiece
 from tplaunch.coordinator.text.sentencepiece_model import Piece, PieceType, serialized_model
 from tplaunch.coordinator.text.token_bytes import byte_fallback, spaced_token_bytes
 from tplaunch.coordinator.text.token_type import TokenType
-from tplaunch.coordinator.text.vocabulary import (
-    BYTE_TOKEN,
-    TokenizerError,
-    Vocabulary,
-    VocabularyDefaults,
-    read_vocabulary,
-)
+from tplaunch.coordinator.text.vocabulary import BYTE_TOKEN, TokenizerError, Vocabulary, VocabularyDefaults
+from tplaunch.coordinator.text.vocabulary_reader import read_vocabulary
 from tplaunch.coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
 
 # llama.cpp's defaults for this kind: src/llama-vocab.cpp, LLAMA_VOCAB_TYPE_SPM.

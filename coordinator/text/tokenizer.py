@@ -29,6 +29,10 @@ class Tokenizer(Protocol):
         """The token that starts a text, where there is one."""
 
     @property
+    def eos_token_id(self) -> int | None:
+        """The token that ends a text, where there is one: the one that templates and encode write."""
+
+    @property
     def eos_token_ids(self) -> frozenset[int]:
         """The tokens that end a generation: end of text, of turn, of message."""
 
@@ -55,6 +59,12 @@ class Tokenizer(Protocol):
 
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 that a token stands for, perhaps part of a character; b"" for control tokens.
+
+        Raises TokenizerError for an id outside the vocabulary.
+        """
+
+    def token_text(self, token: int) -> str:
+        """The text by which a vocabulary names a token, also one that stands for no text, such as <|user|>.
 
         Raises TokenizerError for an id outside the vocabulary.
         """

@@ -18,13 +18,8 @@ from tplaunch.coordinator.text.charsmap import checked_charsmap
 from tplaunch.coordinator.text.sentencepiece_model import serialized_normalizer
 from tplaunch.coordinator.text.token_bytes import SPACE_SYMBOL, spaced_token_bytes
 from tplaunch.coordinator.text.token_type import TokenType
-from tplaunch.coordinator.text.vocabulary import (
-    PREFIX,
-    TokenizerError,
-    Vocabulary,
-    VocabularyDefaults,
-    read_vocabulary,
-)
+from tplaunch.coordinator.text.vocabulary import PREFIX, TokenizerError, Vocabulary, VocabularyDefaults
+from tplaunch.coordinator.text.vocabulary_reader import read_vocabulary
 from tplaunch.coordinator.text.vocabulary_tokenizer import VocabularyTokenizer
 
 # llama.cpp's defaults for this kind: src/llama-vocab.cpp, LLAMA_VOCAB_TYPE_UGM.

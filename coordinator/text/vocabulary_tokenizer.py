@@ -41,6 +41,11 @@ class VocabularyTokenizer(ABC):
         return self._vocabulary.bos_token_id
 
     @property
+    def eos_token_id(self) -> int | None:
+        """The token that ends a text, where there is one."""
+        return self._vocabulary.eos_token_id
+
+    @property
     def eos_token_ids(self) -> frozenset[int]:
         """The tokens that end a generation."""
         return self._vocabulary.eos_token_ids
@@ -62,9 +67,17 @@ class VocabularyTokenizer(ABC):
 
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 (perhaps part of a character) that a token stands for, b"" for a control token."""
+        self._check(token)
+        return self._bytes[token]
+
+    def token_text(self, token: int) -> str:
+        """The text by which the vocabulary names a token; bytes of it that are not UTF-8 become U+FFFD."""
+        self._check(token)
+        return self._vocabulary.texts[token].decode("utf-8", "replace")
+
+    def _check(self, token: int) -> None:
         if not 0 <= token < len(self._bytes):
             raise TokenizerError(f"token {token} is outside the vocabulary of {len(self._bytes)} tokens")
-        return self._bytes[token]
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """The tokens of a text; see the Tokenizer protocol."""

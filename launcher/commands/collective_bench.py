@@ -7,24 +7,19 @@ import importlib.util
 import json
 import os
 import secrets
-import selectors
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tplaunch.coordinator.split.plan import MAX_RANKS
-from tplaunch.launcher.config import COLLECTIVES, RunError, UsageError
+from tplaunch.launcher.bench_ranks import BenchRanks
+from tplaunch.launcher.config import COLLECTIVES, RunError, UsageError, check_timeouts
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.endings import end_reason
 from tplaunch.launcher.lines import say
-from tplaunch.launcher.signals import held
 from tplaunch.launcher.sizes import UNITS
 from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.supervisor import rank_cores
@@ -34,7 +29,6 @@ from tplaunch.launcher.worker_command import WORKER_COMMAND
 OURS = (COLLECTIVES[0], COLLECTIVES[0] + " two-phase", *COLLECTIVES[1:])
 MIN_CALLS, MAX_CALLS = 20, 1000
 BYTES_PER_SIZE = 1 << 28  # about how much is summed of each size, within those
-GRACE_SECONDS = 5.0  # for a rank to end by itself
 
 
 @dataclass(frozen=True)
@@ -50,8 +44,11 @@ class Latency:
     gigabytes_per_second: float  # bytes of the sum by the median
 
 
-def bench_collectives(ranks: tuple[int, ...], sizes: tuple[int, ...], output: str) -> int:
+def bench_collectives(
+    ranks: tuple[int, ...], sizes: tuple[int, ...], timeout_seconds: float, output: str
+) -> int:
     """output: table, json or csv."""
+    check_timeouts({"--timeout": timeout_seconds})
     for count in ranks:
         if not 2 <= count <= MAX_RANKS:
             raise UsageError(f"--ranks {count}: 2 to {MAX_RANKS} ranks are possible")
@@ -59,10 +56,10 @@ def bench_collectives(ranks: tuple[int, ...], sizes: tuple[int, ...], output: st
     latencies: list[Latency] = []
     for num_ranks in ranks:
         for kind in OURS:
-            latencies += _measure(kind, num_ranks, sizes)
+            latencies += _measure(kind, num_ranks, sizes, timeout_seconds)
         for kind in libraries:
             try:
-                latencies += _measure(kind, num_ranks, sizes)
+                latencies += _measure(kind, num_ranks, sizes, timeout_seconds)
             except RunError as error:  # another's library: what we have measured stays
                 missing.append(f"{kind} is not measured with {num_ranks} ranks: {error}")
     _print(latencies, output)
@@ -85,7 +82,7 @@ def _libraries() -> tuple[list[str], list[str]]:
     return found, missing
 
 
-def _measure(kind: str, num_ranks: int, sizes: tuple[int, ...]) -> list[Latency]:
+def _measure(kind: str, num_ranks: int, sizes: tuple[int, ...], timeout_seconds: float) -> list[Latency]:
     num_calls = tuple(min(MAX_CALLS, max(MIN_CALLS, BYTES_PER_SIZE // size)) for size in sizes)
     with socket_folder() as folder:
         job = {
@@ -95,6 +92,7 @@ def _measure(kind: str, num_ranks: int, sizes: tuple[int, ...]) -> list[Latency]
             "num_calls": num_calls,
             "token": secrets.token_hex(16),
             "folder": str(folder),
+            "timeout_seconds": timeout_seconds,
         }
         seconds = _run_mpi(job) if kind == "openmpi" else _run_ranks(job)
     return [
@@ -111,73 +109,25 @@ def _latency(kind: str, num_ranks: int, size: int, seconds: Any) -> Latency:
 def _run_ranks(job: dict[str, Any]) -> Any:
     """Every rank's seconds [ranks][sizes][calls]."""
     choices = [DeviceChoice(None, "cpu")] * job["num_ranks"]
-    with ExitStack() as stack:
-        ranks = []
+    with BenchRanks(job["kind"], job["timeout_seconds"]) as ranks:
         for rank, cores in enumerate(rank_cores(choices, sorted(os.sched_getaffinity(0)))):
             pin = f"--cores={','.join(map(str, cores))}"
-            with held():
-                process = _start([*WORKER_COMMAND, pin, *_arguments({**job, "rank": rank})])
-                stack.push(partial(_end, process))
-            ranks.append(process)
-        endpoints = json.dumps(_hear(ranks, job["kind"]))
-        for process in ranks:
-            assert process.stdin is not None
-            with suppress(BrokenPipeError):  # of a rank that has ended: it is named when no answer comes
-                process.stdin.write(endpoints + "\n")
-                process.stdin.flush()
-        return _hear(ranks, job["kind"])
+            ranks.start([*WORKER_COMMAND, pin, *_arguments({**job, "rank": rank})])
+        ranks.tell(ranks.hear())  # their endpoints
+        return ranks.hear()
 
 
 def _run_mpi(job: dict[str, Any]) -> Any:
     """The same from ranks that mpirun starts."""
     options = ["-n", str(job["num_ranks"]), "--oversubscribe", "--bind-to", "none"]
     options += ["--allow-run-as-root"] if os.getuid() == 0 else []
-    with ExitStack() as stack:
-        arguments = _arguments({**job, "rank": 0}, parent=False)
-        with held():
-            process = _start(["mpirun", *options, *WORKER_COMMAND, *arguments])
-            stack.push(partial(_end, process))
-        return _hear([process], "openmpi")[0]
+    with BenchRanks(job["kind"], job["timeout_seconds"]) as ranks:
+        ranks.start(["mpirun", *options, *WORKER_COMMAND, *_arguments({**job, "rank": 0}, parent=False)])
+        return ranks.hear()[0]
 
 
 def _arguments(job: dict[str, Any], parent: bool = True) -> list[str]:
     return [f"--bench-collective={json.dumps(job)}", f"--parent={os.getpid() if parent else 0}"]
-
-
-def _start(command: Sequence[str]) -> subprocess.Popen[str]:
-    threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **threads})
-
-
-def _hear(ranks: Sequence[subprocess.Popen[str]], kind: str) -> list[Any]:
-    """A line of each. Raises RunError for the first that ends without one, while others may wait for it."""
-    heard: dict[int, Any] = {}
-    with selectors.DefaultSelector() as selector:
-        for rank, process in enumerate(ranks):
-            assert process.stdout is not None
-            selector.register(process.stdout, selectors.EVENT_READ, rank)
-        while len(heard) < len(ranks):
-            for key, _ in selector.select():
-                process = ranks[key.data]
-                assert process.stdout is not None
-                line = process.stdout.readline()
-                if not line.endswith("\n"):
-                    reason = end_reason(process.wait())
-                    raise RunError(f"rank {key.data} of {kind} ended without a result: {reason}")
-                heard[key.data] = json.loads(line)
-                selector.unregister(process.stdout)
-    return [heard[rank] for rank in range(len(ranks))]
-
-
-def _end(process: subprocess.Popen[str], *error: object) -> None:
-    if error != (None, None, None):  # it would go on waiting for one that has failed
-        process.terminate()
-    try:
-        process.communicate(timeout=GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
 
 
 def _print(latencies: Sequence[Latency], output: str) -> None:

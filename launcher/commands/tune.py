@@ -10,7 +10,7 @@ from typing import Any
 
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import padded
-from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
+from tplaunch.launcher.config import HubModel, RandomModel, RunConfig, UsageError
 from tplaunch.launcher.device_job import run_device_job
 from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.fitting.arrange import arrange
@@ -29,7 +29,7 @@ TIMEOUT_SECONDS = 1800  # of one device: a slow driver compiles a kernel for mos
 DEFAULT_MODELS = tuple(RandomModel("llama-160m", name) for name in FREQUENT)
 
 
-def tune(config: RunConfig, models: Sequence[Path | RandomModel], as_json: bool) -> int:
+def tune(config: RunConfig, models: Sequence[Path | HubModel | RandomModel], as_json: bool) -> int:
     """Measures what these models may choose, on each of the devices that they would run on, one by one.
 
     Then, of more than two ranks together, how they add up best.
@@ -60,7 +60,7 @@ def tune(config: RunConfig, models: Sequence[Path | RandomModel], as_json: bool)
 
 
 def _measure_ranks(
-    config: RunConfig, model: Path | RandomModel, choices: list[DeviceChoice]
+    config: RunConfig, model: Path | HubModel | RandomModel, choices: list[DeviceChoice]
 ) -> dict[str, Any]:
     """Starts the ranks as a run does: they measure before they load."""
     config = dataclasses.replace(config, model=model, all_reduce="auto", measure_anew=True)

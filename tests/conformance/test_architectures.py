@@ -16,8 +16,7 @@ from tests.conftest import manifest_of
 from tests.drivers import FINDERS, driver_variables, find_lavapipe
 from tests.models import LocalEngine, open_model
 from tests.same_bits import Bench, assert_same_bits
-from tplaunch.coordinator.serving.generation import all_logits
-from tplaunch.coordinator.serving.scheduler import Scheduler
+from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, make_plan, num_all_reduces
@@ -49,6 +48,7 @@ LIMITS = Limits(
     max_logit_rows=64,
     kv_type="f32",
     num_slots=1,
+    num_window_blocks=8,
 )
 MAX_ERROR = {"f32": 1e-6, "f16": 1e-5}  # normalised mean squared, by KV type
 
@@ -81,7 +81,7 @@ def logits_of(
     path: Path, reference: Reference, open_device: Opener, limits: Limits, num_ranks: int
 ) -> Floats:
     engine = LocalEngine(path, [1.0] * num_ranks, limits, open_device)
-    return all_logits(engine, Scheduler(limits), reference["tokens"].tolist())
+    return all_logits(engine, reference["tokens"].tolist())
 
 
 def check(
@@ -132,7 +132,7 @@ def test_uneven_shares(
     reference = reference_of(name)
     for expert_split in EXPERT_SPLITS if name.endswith("-moe") else EXPERT_SPLITS[:1]:
         engine = LocalEngine(build(name), weights, LIMITS, open_device, expert_split=expert_split)
-        logits = all_logits(engine, Scheduler(LIMITS), reference["tokens"].tolist())
+        logits = all_logits(engine, reference["tokens"].tolist())
         assert error(logits, reference) <= MAX_ERROR["f32"], expert_split
 
 
@@ -188,7 +188,14 @@ def test_the_same_bits_in_any_company(name: str, build: Callable[[str], Path], o
     """Three sequences side by side, in steps of any rows, against each alone in one step."""
     path = build(name)
     is_recurrent = any(layer.recurrent is not None for layer in open_model(path)[1].layers)
-    limits = dataclasses.replace(LIMITS, num_blocks=24, num_slots=3 if is_recurrent else 0, kv_type="f16")
+    limits = dataclasses.replace(
+        LIMITS,
+        num_blocks=24,
+        num_window_blocks=24,
+        max_sequences=3,
+        num_slots=3 if is_recurrent else 0,
+        kv_type="f16",
+    )
     for expert_split in EXPERT_SPLITS if name.endswith("-moe") else EXPERT_SPLITS[:1]:
         engine = LocalEngine(path, (1, 2, 1), limits, open_device, expert_split=expert_split)
         assert_same_bits(Bench(engine, limits), (61, 37, 5), seed=0)
@@ -231,7 +238,7 @@ def test_experts_on_unequal_devices(
     engine = LocalEngine(
         build(name), [1.0, 2.0, 1.0], LIMITS, open_next, expert_split=split, shares_routing=True
     )
-    logits = all_logits(engine, Scheduler(LIMITS), reference["tokens"].tolist())
+    logits = all_logits(engine, reference["tokens"].tolist())
     for device in opened:
         device.close()
     assert error(logits, reference) <= MAX_ERROR["f32"]

@@ -22,7 +22,7 @@ from tests.models import kind_of, open_model
 from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.gguf.origin import TensorInfo, without_leading_ones
 from tplaunch.coordinator.gguf.parts import GgufModel
-from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.split.model_shards import check_tensors
 from tplaunch.worker.numpy.device import NumpyDevice
 

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import re
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -11,6 +13,8 @@ import pytest
 
 from tests.command_line import CommandLine
 from tests.multiprocess.test_failures import ENDLESS, await_text, wait_for
+from tplaunch.launcher.bench_ranks import GRACE_SECONDS, BenchRanks
+from tplaunch.launcher.config import RunError
 
 
 @pytest.fixture
@@ -77,3 +81,41 @@ def bench_ranks(tplaunch: CommandLine) -> dict[int, int]:
                 if word.startswith("--bench-collective="):
                     found[json.loads(word.partition("=")[2])["rank"]] = process.pid
     return found
+
+
+def test_a_rank_of_a_bench_that_is_stopped_ends_it(tplaunch: CommandLine) -> None:
+    """Whether it is still starting or sums already: another rank misses it, or the launcher does."""
+    rank = 1
+    process = tplaunch.start("bench-collectives", "--ranks", "3", "--sizes", "16M", "--timeout", "1")
+    wait_for(lambda: len(bench_ranks(tplaunch)) == 3)
+    os.kill(bench_ranks(tplaunch)[rank], signal.SIGSTOP)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (line,) = [line for line in stderr.splitlines() if line.startswith("tplaunch: ")]
+    assert re.search(
+        rf"waited 1 s in .* for ranks? .*{rank}|^tplaunch: rank {rank} .* said nothing for 6 s", line
+    )
+
+
+def test_a_bench_waits_for_no_rank_that_is_stopped_while_it_answers() -> None:
+    """Half a line is no answer, and a pipe that stays open is no sign of life."""
+    expected = pytest.raises(RunError, match=r"rank 0 of shared-memory said nothing for 0.5 s")
+    with expected, BenchRanks("shared-memory", 0.5 - GRACE_SECONDS) as ranks:
+        ranks.start([sys.executable, "-c", "import os; os.write(1, b'[1'); os.kill(os.getpid(), 19)"])
+        ranks.start([sys.executable, "-c", "print(1, flush=True); input()"])
+        ranks.hear()
+
+
+def test_a_bench_says_what_a_rank_says_of_another() -> None:
+    expected = pytest.raises(RunError, match=r"^rank 0 of zmq-ring failed: rank 0 waited 1 s for rank 1$")
+    with expected, BenchRanks("zmq-ring", 60) as ranks:
+        code = """print('null\\n{"error": "rank 0 waited 1 s for rank 1"}')"""
+        ranks.start([sys.executable, "-c", code])
+        ranks.hear()
+
+
+def test_the_timeout_of_a_bench_is_checked(tplaunch: CommandLine) -> None:
+    result = tplaunch("bench-collectives", "--timeout", "0")
+    assert (result.returncode, result.stderr) == (
+        2, "tplaunch: --timeout 0.0: a positive number of seconds is needed\n"
+    )  # fmt: skip

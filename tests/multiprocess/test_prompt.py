@@ -160,6 +160,45 @@ def test_ctrl_c_at_the_prompt(tplaunch: CommandLine, model: Path, terminals: lis
     assert "Traceback" not in terminal.screen
 
 
+@pytest.fixture
+def stopped(tplaunch: CommandLine, model: Path, terminals: list[Terminal]) -> tuple[Terminal, psutil.Process]:
+    """A launcher at its prompt that will get all signals at the same time, once it goes on.
+
+    Python then runs one's handler while it takes another one's exception out of input().
+    """
+    terminal = Terminal(tplaunch, model)
+    terminals.append(terminal)
+    terminal.read_until("> ")
+    launcher = psutil.Process(terminal.process.pid)
+    launcher.suspend()
+    while launcher.status() != psutil.STATUS_STOPPED:
+        os.sched_yield()
+    return terminal, launcher
+
+
+@pytest.mark.parametrize("other", [signal.SIGURG, signal.SIGCHLD])
+def test_ctrl_c_at_the_same_time_as_another_signal(
+    stopped: tuple[Terminal, psutil.Process], other: signal.Signals
+) -> None:
+    terminal, launcher = stopped
+    for number in (signal.SIGINT, other, signal.SIGCONT):
+        launcher.send_signal(number)
+    terminal.read_to_end()
+    assert (terminal.process.returncode, "Traceback" in terminal.screen) == (130, False), terminal.screen
+
+
+def test_a_rank_that_dies_at_the_same_time_as_another_signal_comes(
+    tplaunch: CommandLine, stopped: tuple[Terminal, psutil.Process]
+) -> None:
+    terminal, launcher = stopped
+    worker_processes(terminal.process)[1].kill()
+    for number in (signal.SIGURG, signal.SIGCONT):
+        launcher.send_signal(number)
+    terminal.read_to_end()
+    tplaunch.printed += terminal.screen
+    assert (terminal.process.returncode, "Traceback" in terminal.screen) == (1, False), terminal.screen
+
+
 @pytest.mark.parametrize("options", [(), ("-p", "Once", "--ignore-eos", "--context", "100000")])
 def test_a_terminal_that_is_closed(
     tplaunch: CommandLine, model: Path, terminals: list[Terminal], options: tuple[str, ...]

@@ -60,12 +60,55 @@ def test_streams(
 
 
 @pytest.mark.parametrize(
-    "command", [["devices"], ["models", "--json"], ["plan", "--devices", "cpu", "--shape", "tiny"]]
+    "command",
+    [
+        ["devices"],
+        ["models", "--json"],
+        ["plan", "--devices", "cpu", "--shape", "tiny"],
+        ["--help"],
+        ["run", "--help"],
+        ["--version"],
+    ],
 )
 def test_a_full_disk_is_a_sentence_in_every_command(tplaunch: CommandLine, command: list[str]) -> None:
     result = shell(tplaunch, "> /dev/full", *command)
     assert result.returncode == 1
     assert result.stderr.endswith("tplaunch: standard output can't be written: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["logits", "--devices", "cpu", "--tokens", "1,2"], "--out"),
+        (["run", *SHORT, "--json"], "--trace"),
+        (["bench", "--devices", "cpu", "--prefill", "2", "--decode", "1", "--repeat", "1"], "--trace"),
+        (["bench", "--shape", "tiny", "--type", "f32"], "--write-gguf"),
+    ],
+)
+def test_a_full_disk_under_a_file_fails_the_run(
+    tplaunch: CommandLine, model: Path, command: list[str], option: str
+) -> None:
+    models = [] if "--shape" in command else [model]
+    result = tplaunch(*command, *models, option, "/dev/full")
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if "NumPy" not in line]
+    reason = "No space left on device; free some space, or name another folder"
+    assert line == f"tplaunch: {option} /dev/full can't be written: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [([], 1, "use --collective zmq-ring; its log: "), (["--collective", "zmq-ring"], 0, "")],
+)
+def test_without_proc(tplaunch: CommandLine, model: Path, options: list[str], code: int, said: str) -> None:
+    """As in some sandboxes: shared memory is found there, the ring's sockets have a path."""
+    hide = ["unshare", "-rm", "bash", "-c", 'mount -t tmpfs none /proc && exec "$0" "$@"']
+    if shutil.which("unshare") is None or subprocess.run([*hide, "true"], check=False).returncode:
+        pytest.skip("/proc can't be hidden here")
+    tplaunch.program = [*hide, *tplaunch.program]
+    result = tplaunch("--devices", "cpu,cpu", *SHORT[2:], *options, model)
+    assert (result.returncode, result.stdout) == (code, "" if code else TEXT), result.stderr
+    assert said in result.stderr
 
 
 def test_a_closed_stdin_without_a_prompt(tplaunch: CommandLine, model: Path) -> None:

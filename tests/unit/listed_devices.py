@@ -21,8 +21,9 @@ def numbered(*devices: dict[str, Any]) -> tuple[dict[str, Any], ...]:
 
 
 CPU = {"type": "cpu", "pci_address": "", "device_id": 0}
-LAVAPIPE = device(0, "llvmpipe", **CPU, driver_id=13, vendor_id=0x10005, uuid="6d" * 16)
-NEWER_LAVAPIPE = {**LAVAPIPE, "driver_version": 2, "uuid": "7d" * 16}
+OLD_MESA, NEW_MESA = "llvmpipe Mesa 9.3.6 (LLVM 15.0.6)", "llvmpipe Mesa 25.0.7-2~bpo12+1 (LLVM 15.0.6)"
+LAVAPIPE = device(0, "llvmpipe", **CPU, driver_id=13, vendor_id=0x10005, uuid="6d" * 16, driver=OLD_MESA)
+NEWER_LAVAPIPE = {**LAVAPIPE, "driver": NEW_MESA, "uuid": "7d" * 16}  # its driver_version is 1, too
 SWIFTSHADER = device(0, "SwiftShader", **CPU, driver_id=10, vendor_id=0x1AE0, uuid="53" * 16)
 INTEGRATED = device(
     0, "Intel Iris Xe", type="integrated", driver_id=6, vendor_id=0x8086, pci_address="0000:00:02.0"

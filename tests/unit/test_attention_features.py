@@ -12,7 +12,8 @@ from tplaunch.collectives import Collective
 from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.attention import QueryKeyNorm, Temperature, Window
-from tplaunch.coordinator.model.spec import ModelError, ModelSpec
+from tplaunch.coordinator.model.checks import ModelError
+from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.worker.device import Device

@@ -224,8 +224,10 @@ def test_a_text_beyond_what_the_library_can_cut_is_refused() -> None:
 
 
 def test_nothing_of_the_library_that_downloads_is_loaded() -> None:
-    program = "import sys, coordinator.text.tokenizer; print('huggingface_hub' in sys.modules)"
-    assert subprocess.check_output((sys.executable, "-c", program), text=True, cwd=REPOSITORY) == "False\n"
+    program = (
+        "import sys, tplaunch.launcher.cli; print({'huggingface_hub', 'jinja2', 'rich'} & {*sys.modules})"
+    )
+    assert subprocess.check_output((sys.executable, "-c", program), text=True, cwd=REPOSITORY) == "set()\n"
 
 
 def test_the_first_of_duplicate_tokens_and_of_duplicate_merges_counts() -> None:

@@ -1,5 +1,6 @@
 """What only shared memory has: one arena for all, a path between the ranks, sleeping on a flag."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,8 +65,22 @@ def test_the_memory_keeps_its_size(first: SharedMemory) -> None:
 
 def test_a_path_that_is_not_there_is_refused() -> None:
     second = SharedMemory(rank=1, num_ranks=2, slot_bytes=4096, token=TOKEN)
-    with pytest.raises(CollectiveError, match="No such file or directory; between hosts"):
+    said = r"No such file or directory; where ranks .* /proc, use --collective zmq-ring$"
+    with pytest.raises(CollectiveError, match=said):
         second.connect([f"/proc/{os.getpid()}/fd/99999", ""])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+def test_a_sandbox_without_shared_memory_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(name: str, flags: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    said = rf"rank 0 can make no shared memory here \({os.strerror(number)}\); use --collective zmq-ring$"
+    with pytest.raises(CollectiveError, match=said):
+        SharedMemory(rank=0, num_ranks=2, slot_bytes=4096, token=TOKEN)
 
 
 def test_a_rank_that_sleeps_is_woken() -> None:

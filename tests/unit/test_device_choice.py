@@ -49,6 +49,8 @@ def all_of(*devices: Listed) -> list[int | None]:
         ([SWIFTSHADER, LAVAPIPE], [1]),
         ([SWIFTSHADER], [0]),
         ([LAVAPIPE, NEWER_LAVAPIPE], [1]),
+        ([NEWER_LAVAPIPE, LAVAPIPE | {"driver": "llvmpipe"}], [0]),
+        ([NEWER_LAVAPIPE, LAVAPIPE | {"driver": "llvmpipe Mesa 25.1"}], [1]),
         ([NEWER_LAVAPIPE, LAVAPIPE], [0]),
         ([LAVAPIPE, LAVAPIPE], [0]),
         # A card by two drivers.

@@ -16,7 +16,8 @@ from tests.models import tensor_infos
 from tplaunch.coordinator.architectures.metadata import MetadataReader
 from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.gguf.origin import TensorInfo, without_leading_ones
-from tplaunch.coordinator.model.spec import ModelError, ModelSpec
+from tplaunch.coordinator.model.checks import ModelError
+from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.model_shards import check_tensors
 from tplaunch.worker.step.rope_tables import rope_angles
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from tests.models import config_of, examples, write_llama
 from tests.unit.listed_devices import device
 from tplaunch import collectives
 from tplaunch.coordinator.messages import Progress
-from tplaunch.coordinator.serving.sampler import SamplingParameters
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.launcher.cli import main
 from tplaunch.launcher.commands.generate import GenerateConfig
 from tplaunch.launcher.config import (
@@ -234,15 +235,15 @@ def test_the_collectives_that_the_launcher_offers_are_those_there_are() -> None:
     assert set(COLLECTIVES) == set(collectives.KINDS)
 
 
-GENERATE = GenerateConfig(None, None, None, ignore_eos=False, sampling=SamplingParameters(), json=False)
+GENERATE = GenerateConfig(None, None, sampling=SamplingParams(), json=False)
 
 
-def test_prompts_are_given_once() -> None:
+def test_prompts_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="-p and --tokens both give a prompt; use one of them"):
         dataclasses.replace(GENERATE, prompt="", tokens=[])
     for count in (0, -3):
-        with pytest.raises(UsageError, match=f"-n {count}: at least 1 token is needed"):
-            dataclasses.replace(GENERATE, max_tokens=count)
+        assert main(["run", "model.gguf", "-p", "", "-n", str(count)]) == 2
+        assert f"-n {count}: at least 1 token is needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -349,6 +350,24 @@ def test_the_plan_is_shown_without_a_device(tmp_path: Path, capsys: pytest.Captu
     ]
     assert [line.split()[0] for line in lines[2:8]] == ["rank", "0", "1"] * 2
     assert lines[8:] == ["largest context that fits: 128, all that the model was trained for"]
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "said"),
+    [
+        ({}, "the model file holds no tokenizer; give the prompt as token ids with --tokens"),
+        ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a", ""] * 24,
+          "tokenizer.ggml.scores": [0.0] * 7}, "tokenizer.ggml.scores holds 7 values for 48 tokens"),
+    ],
+)  # fmt: skip
+def test_a_plan_says_that_a_run_will_take_no_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], vocabulary: dict[str, Any], said: str
+) -> None:
+    write_llama(tmp_path / "m.gguf", vocabulary=vocabulary)
+    assert main(["plan", "--devices=cpu", "--json", str(tmp_path / "m.gguf")]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == f"tplaunch: `tplaunch run` will take no text: {said}\n"
+    assert json.loads(printed.out)["tokenizer_error"] == said
 
 
 # Logs.

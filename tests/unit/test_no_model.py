@@ -10,7 +10,7 @@ import pytest
 
 from tests.models import config_of, make_spec, write_llama
 from tests.vocabularies import byte_level_metadata
-from tplaunch.coordinator.model.spec import ModelError
+from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.launcher.model import open_model
 
 FILES = {

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.models import FACTORS, LIMITS, examples, make_spec, tensor_infos, tensor_shapes
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
-from tplaunch.coordinator.model.spec import ModelError, ModelSpec
+from tplaunch.coordinator.model.checks import ModelError
+from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import COLUMN_TILE, PlanError, Span, make_plan, split
 from tplaunch.coordinator.split.shards import Shard
@@ -224,7 +225,7 @@ def test_tiny_weights_count_like_others() -> None:
 
 
 def test_limits_are_positive_and_the_kv_type_is_known() -> None:
-    for name in ("context_length", "num_blocks", "block_length", "max_rows", "max_logit_rows"):
+    for name in ("context_length", "block_length", "max_rows", "max_logit_rows", "max_sequences"):
         for value in (0, -1, 2**31):
             wrong: dict[str, Any] = {name: value}
             with pytest.raises(PlanError, match=f"{name} is {value}; it must be positive"):

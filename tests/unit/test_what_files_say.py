@@ -9,7 +9,8 @@ import pytest
 from tests.models import tensor_infos
 from tests.unit.test_attention_features import spec_of
 from tplaunch.coordinator.model.attention import Window
-from tplaunch.coordinator.model.spec import ModelSpec, Yarn
+from tplaunch.coordinator.model.rope import Yarn
+from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.model_shards import check_tensors
 
 TYPE, FACTOR, OLD_FACTOR = "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear"

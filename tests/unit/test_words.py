@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.config import HubModel, UsageError
 from tplaunch.launcher.model_path import check_path
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.output_path import check_output_path
@@ -72,6 +72,7 @@ def test_the_demo_model_comes_along() -> None:
     assert run_of("--demo", "There was") == (str(DEMO_MODEL), "There was")
     assert run_of("--demo", "-n", "5", "-p", "There was") == (str(DEMO_MODEL), "There was")
     assert run_of("--demo", "--tokens=5") == (str(DEMO_MODEL), None)
+    assert run_of("--demo", "-f", "prompt.txt") == (str(DEMO_MODEL), None)
     for command in ("plan", "bench", "tune"):
         assert parse_words([command, "--demo"]).model == DEMO_MODEL
     assert parse_words(["plan", "-m", "m.gguf"]).model == Path("m.gguf")
@@ -108,7 +109,11 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["help"], "did you mean `tplaunch --help`?"),
         (["m", "--contxt", "5"], "--contxt; did you mean --context?; see tplaunch run --help"),
         (["m", "-devices", "0"], "-devices; did you mean --devices?; see tplaunch run --help"),
-        (["m", "--repeat=5"], "--repeat; it is an option of bench; see tplaunch run --help"),
+        (["m", "--decode=5"], "--decode; it is an option of bench; see tplaunch run --help"),
+        (
+            ["m", "--repeat=5"],
+            "--repeat=5 could match --repeat-penalty, --repeat-last-n; see tplaunch run --help",
+        ),
         (["bench", "m", "--temperature", "0"], "--temperature; it is an option of run; see tplaunch bench"),
         (["m", "--wrong"], "unrecognized arguments: --wrong; see tplaunch run --help"),
         (["m", "-hello"], "-hello; for a prompt that begins with a dash, write -p=-hello"),
@@ -116,12 +121,21 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["m", "--ctx-size=256"], "--ctx-size: write --context"),
         (["m", "-ngl", "99"], "-ngl: all layers are on the devices"),
         (["bench", "m", "-t", "4"], "-t: the ranks share the cores by themselves; see tplaunch bench --help"),
-        (["-hf", "org/model"], "-hf: tplaunch downloads nothing"),
+        (["-mu", "https://x"], "-mu: write -hf and a repository"),
+        (["m", "-hft", "x"], "-hft: set HF_TOKEN"),
+        (["plan", "m", "-hf", "org/m"], "the model is given twice"),
+        (["-hf", "org/m", "--demo"], "the model is given twice"),
+        (["-hf", "org/m:Q8_0", "-hff", "m.gguf"], "names a quant, and -hff m.gguf a file"),
+        (["-hff", "m.gguf"], "-hff m.gguf names a file, but no -hf its repository"),
+        (["-hf", "llama"], "-hf llama: a repository of Hugging Face is written org/name"),
         (["m", "-p", "-n", "5"], "-p needs a value, but the option -n follows it; for a value that begins"),
         (["m", "-p"], "argument -p/--prompt: expected one argument; see tplaunch run --help"),
         (["m", "Once", "upon"], "the prompt is 'Once', and 'upon' follows it; put a prompt of several words"),
         (["m", "Once", "-p", "upon"], "'Once' and -p both give a prompt"),
         (["-m", "m", "Once", "upon"], "put a prompt of several words in quotes"),
+        (["m", "-f", "p.txt", "-p", "x"], "-f p.txt and -p or --tokens both give a prompt"),
+        (["m", "-f", "p.txt", "Once"], "-f p.txt and -p or --tokens both give a prompt"),
+        (["--print-completion", "csh"], "argument --print-completion: invalid choice: 'csh'"),
         (["-m", "m", "--demo"], "the model is given twice"),
         (["plan", "m", "-m", "m"], "the model is given twice"),
         (["plan", "m", "n"], "unrecognized arguments: n; see tplaunch plan --help"),
@@ -130,6 +144,23 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 )
 def test_near_misses(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert sentence in refusal(words, capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "model"),
+    [
+        (["-hf", "org/m"], HubModel("org/m")),
+        (["run", "-hfr", "org/m-GGUF:q8_0", "Once"], HubModel("org/m-GGUF", "q8_0")),
+        (["--hf-repo=org/m", "--hf-file", "a/m.gguf"], HubModel("org/m", file="a/m.gguf")),
+        (["-hf", "https://huggingface.co/org/m.v1/"], HubModel("org/m.v1")),
+        (["bench", "-hf", "hf.co/org/m:Q4_0"], HubModel("org/m", "Q4_0")),
+        (["-n", "5", "-hf", "org/m", "Once"], HubModel("org/m")),
+    ],
+)
+def test_a_model_in_a_repository(words: list[str], model: HubModel) -> None:
+    options = parse_words(words)
+    assert options.model == model
+    assert getattr(options, "prompt", None) == ("Once" if "Once" in words else None)
 
 
 def test_a_file_may_be_called_like_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,11 +219,12 @@ def test_a_folder_says_what_is_in_it(tmp_path: Path) -> None:
         ("lst", "lst: no such file, and no command; a command comes first, see tplaunch --help"),
         ("stories", "stories: no such file; did you mean stories.gguf?"),
         ("storys.gguf", "storys.gguf: no such file; did you mean stories.gguf?"),
-        ("org/Model-7B-GGUF", "(`hf download org/Model-7B-GGUF FILE.gguf --local-dir .`), and give its path"),
-        ("org/Model-7B-GGUF:Q4_K_M", "`hf download org/Model-7B-GGUF FILE.gguf"),
-        ("https://huggingface.co/org/m/resolve/main/m.gguf", "is an address, and tplaunch downloads nothing"),
-        ("hf.co/org/model", "is an address"),
-        ("llama3:8b", "llama3:8b: no such file, and tplaunch downloads nothing"),
+        ("org/Model-7B-GGUF", "if it is a repository of Hugging Face, write -hf org/Model-7B-GGUF"),
+        ("org/Model-7B-GGUF:Q4_K_M", "write -hf org/Model-7B-GGUF:Q4_K_M"),
+        ("https://huggingface.co/org/m/resolve/main/m.gguf", "is an address, not a file; write -hf org/m"),
+        ("hf.co/org/model", "is an address, not a file; write -hf org/model"),
+        ("https://example.org/m.gguf", "is an address, not a file; download the file, and give its path"),
+        ("llama3:8b", "llama3:8b: no such file; write -hf org/name:QUANT"),
         ("~/stories.gguf", "did you mean"),
     ],
 )

@@ -40,7 +40,7 @@ def needs(name: str) -> set[str]:
 
 
 def main() -> None:
-    listing.BUDGET_EXTENSION = ""  # RADV without a card crashes when it is asked how much memory is free
+    listing.PCI_EXTENSION = listing.BUDGET_EXTENSION = ""  # it passes for a card that is there
     context = Context(0)
     assert not context.info.unusable, context.info.unusable
     print(context.info.name)

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from tests.vulkan.cases import Case
-from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.device import DeviceOptions
-from tplaunch.worker.vulkan.device import VulkanDevice
-from tplaunch.worker.vulkan.memory import Memory
+from tplaunch.worker.vulkan.checking.case_device import CaseDevice
+from tplaunch.worker.vulkan.checking.checker import Checker
+from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.pipelines import Pipelines
+from tplaunch.worker.vulkan.timeline import Timeline
 from tplaunch.worker.vulkan.variants import Always, Selection, Variant
 
-Bytes = npt.NDArray[np.uint8]
+TIMEOUT_SECONDS = 60
 
 
-class ReusedDevice(VulkanDevice):
+class ReusedDevice:
     """Runs a case as a device opened for it would."""
 
     def __init__(self, options: DeviceOptions) -> None:
-        super().__init__(options, Limits(context_length=1, num_blocks=1))
+        assert options.index is not None, "a Vulkan device has an index"
+        self._context = Context(options.index, options.uuid, options.validate, options.without)
+        self._pipelines = Pipelines(self._context)
+        self._timeline = Timeline(self._context, True, TIMEOUT_SECONDS)
+        self.info = self._context.info
 
     @property
     def matrix_size(self) -> int:
@@ -30,29 +35,23 @@ class ReusedDevice(VulkanDevice):
 
     def run(self, case: Case, variant: Variant | None = None) -> dict[str, npt.NDArray[Any]]:
         """`variant`: of the case's only kernel that has any."""
-        self._limits = case.limits
-        self._selection = Always(variant) if variant else Selection(self.info.features)
+        selection = Always(variant) if variant else Selection(self.info.features)
+        device = CaseDevice(self._context, self._pipelines, self._timeline, case.limits, selection)
         try:
-            return case.run(self)
+            results = case.run(device)
         finally:
-            self._forget()
+            device.close()
+        self._context.instance.check_validation()
+        return results
 
-    def attach_partials(self, arena: Bytes, write_slot: int) -> None:
-        """A case begins with partial sums, and wants all of them back, also where the device has a copy."""
-        super().attach_partials(arena, write_slot)
-        if self._staged is not None:
-            self._staged._copy[:] = arena
+    def checker(self) -> Checker:
+        """Checks kernels one by one, with this device's compiled ones."""
+        return Checker(self._context, self._pipelines)
 
-    def finish(self, segment: int) -> None:
-        super().finish(segment)
-        if self._staged is not None:
-            self._staged._arena[:] = self._staged._copy
-
-    def _forget(self) -> None:
-        if self._partials is not None:
-            self._partials.close()
-        self._memory.close()
-        self._memory = Memory(self._context, unmapped=self._staging)
-        self._partials = self._staged = None
-        self._prepared.clear()
-        self._current = None
+    def close(self) -> None:
+        """Leaves everything alone that is still in use."""
+        if self._timeline.drain():
+            self._timeline.close()
+            self._pipelines.close()
+            self._context.close()
+            self._context.instance.check_validation()

@@ -62,7 +62,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     )
 
 
-def one_of_each(device: VulkanDevice) -> dict[tuple[type, int], SmallOp]:
+def one_of_each(device: VulkanDevice | ReusedDevice) -> dict[tuple[type, int], SmallOp]:
     """An op of each type, and of each number of rows that has kernels of its own."""
     found: dict[tuple[type, int], SmallOp] = {}
     for op in every_op(device.info.features, False):

@@ -119,7 +119,7 @@ KINDS = [
 @given(data=st.data())
 def test_any_shape(device: ReusedDevice, weight_type: str, activations: str, data: st.DataObject) -> None:
     if activations == "f16" and not device.matrix_size:
-        pytest.skip(f"{device.name} has no cooperative matrices")
+        pytest.skip(f"{device.info.name} has no cooperative matrices")
     variant = data.draw(st.sampled_from(VARIANTS), "variant")
     matrix = Matrix(
         "matrix",

@@ -31,7 +31,7 @@ def test_every_segment_is_timed(open_device: Opener, tmp_path: Path, driver: str
         lambda limits: open_device(driver, limits, timestamps=True, submit_ahead=submit_ahead),
     )
     for number in (1, 2, 3):
-        engine.run(step(number, [number - 1], [0]))
+        engine.logits(step(number, [number - 1], [0]))
         for rank in engine.ranks:
             assert isinstance(rank.device, VulkanDevice)
             times = rank.device.segment_times()
@@ -43,7 +43,7 @@ def test_every_segment_is_timed(open_device: Opener, tmp_path: Path, driver: str
 def test_a_device_opened_without_them_has_none(open_device: Opener, tmp_path: Path) -> None:
     write_llama(tmp_path / "m.gguf")
     engine = LocalEngine(tmp_path / "m.gguf", open_device=lambda limits: open_device("lavapipe", limits))
-    engine.run(step(1, [0], [0]))
+    engine.logits(step(1, [0], [0]))
     (device,) = (rank.device for rank in engine.ranks)
     assert isinstance(device, VulkanDevice) and device.segment_times() is None
 

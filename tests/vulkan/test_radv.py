@@ -6,6 +6,7 @@ says how many registers that needs (RADV_DEBUG=shaderstats).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -49,3 +50,14 @@ def test_every_kernel_compiles_and_spills_nothing(family: str) -> None:
     assert [name for name, found in statistics.items() if len(found) < 3] == [], "no statistics of these"
     spilled = {name: found for name, found in statistics.items() if any(int(count) for _, count in found)}
     assert spilled == {}
+
+
+def test_a_card_that_is_not_there_is_listed_and_not_used() -> None:
+    """RADV crashes where it is asked how much memory such a card has left."""
+    forced = {"RADV_FORCE_FAMILY": "gfx1201", **driver_variables(manifest_of(find_radv()))}
+    command = [sys.executable, "-m", "tplaunch", "devices", "--json"]
+    env = {**os.environ, **forced}
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=True)
+    (device,) = json.loads(done.stdout)["devices"]
+    assert "RADV GFX1201" in device["name"] and not device["in_all"]
+    assert device["unusable"].endswith("(RADV_FORCE_FAMILY)")

@@ -39,7 +39,7 @@ class Sequences:
     def __init__(self, op: Attention, lengths: list[int], kv_type: str, sinks: bool, seed: int) -> None:
         rng = np.random.default_rng(seed)
         counts = [-(-length // BLOCK_LENGTH) for length in lengths]
-        self._op, self._sinks = op, sinks
+        self._op, self._sinks, self._longest = op, sinks, max(lengths)
         self._starts = np.concatenate(([0], np.cumsum(counts))).tolist()
         self._num_blocks = self._starts[-1]
         self._tables = tuple(rng.permutation(self._num_blocks).tolist())
@@ -60,8 +60,10 @@ class Sequences:
         slots = sum(position // part_length + 1 for position in positions)
         case = Case(
             limits_for(
-                context_length=max(positions) + 1,
+                context_length=self._longest,
                 num_blocks=self._num_blocks,
+                num_window_blocks=self._num_blocks,
+                max_sequences=len(self._starts),
                 block_length=BLOCK_LENGTH,
                 max_rows=num_rows,
                 kv_type=self._kv_type,
@@ -79,6 +81,7 @@ class Sequences:
             positions=positions,
             table_starts=tuple(self._starts[sequence] for sequence, _ in rows),
             tables=self._tables,
+            window_tables=self._tables,
             part_length=part_length,
         )
         results: npt.NDArray[np.float32] = device.run(case)["attended"]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tplaunch.coordinator.split.limits import Limits
 
 CUT = 256  # keys: fewer are not worth a workgroup, and the tiles of 32 lanes have as many
-CHUNK = 8192  # keys one workgroup walks: lavapipe 22.3 cuts an invocation off after 65,535 iterations
+CHUNK = 16384  # keys one workgroup walks: lavapipe 22.3 cuts an invocation off after 65,535 iterations
 
 
 def attention_slots(limits: Limits) -> int:

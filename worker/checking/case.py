@@ -17,6 +17,7 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.cuts import CUT, parts_of
 from tplaunch.worker.buffers.step import (
     INDIRECT_WORD,
+    NO_SLOT,
     StepLayout,
     StepView,
     attention_groups,
@@ -69,8 +70,10 @@ class Case:
     positions: tuple[int, ...] = ()
     table_starts: tuple[int, ...] = ()
     tables: tuple[int, ...] = ()
+    window_tables: tuple[int, ...] = ()
     run_starts: tuple[int, ...] = ()  # and last the number of rows
-    run_slots: tuple[int, ...] = ()
+    read_slots: tuple[int | None, ...] = ()  # None: the state begins as zeros
+    write_slots: tuple[int, ...] = ()
     part_length: int = CUT
     partials: Floats = field(default_factory=lambda: np.zeros((2, 1, 4), np.float32))
     write_slot: int = 0
@@ -109,14 +112,17 @@ class Case:
 
     def _fill_step(self, step: StepView) -> None:
         parts = parts_of(np.array(self.positions, np.int64)[: self.num_rows], self.part_length)
-        step.header[:4] = (self.num_rows, len(self.logit_rows), parts.length, len(self.run_slots))
+        step.header[:4] = (self.num_rows, len(self.logit_rows), parts.length, len(self.write_slots))
         step.slot_starts[: parts.starts.size] = parts.starts
         step.positions[: len(self.positions)] = self.positions
         step.table_starts[: len(self.table_starts)] = self.table_starts
         step.logit_rows[: len(self.logit_rows)] = self.logit_rows
         step.tables[: len(self.tables)] = self.tables
+        step.window_tables[: len(self.window_tables)] = self.window_tables
+        num_runs = len(self.write_slots)
         step.run_starts[: len(self.run_starts)] = self.run_starts
-        step.run_slots[: len(self.run_slots)] = self.run_slots
+        step.read_slots[:num_runs] = [NO_SLOT if slot is None else slot for slot in self.read_slots]
+        step.write_slots[:num_runs] = self.write_slots
         op = self.ops[0]
         if isinstance(op, Attention):
             step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = attention_groups(

@@ -1,5 +1,6 @@
 """Times a collective as one of its ranks, for `tplaunch bench-collectives`, which talks JSON lines with it:
-out comes this rank's endpoint, in go those of all ranks, out come the seconds of every call.
+out comes this rank's endpoint, in go those of all ranks, out come the seconds of every call. Meanwhile a null
+now and then says that it goes on; what went wrong comes as {"error": ...}.
 
 One call is what happens between two segments of a step: this rank's values go in, the sum of all comes out.
 """
@@ -22,6 +23,7 @@ from tplaunch.collectives.arena import rank_slice
 
 Floats = npt.NDArray[np.float32]
 WARM_UP_CALLS = 5
+SIGN_SECONDS = 1.0  # between two signs of life
 TWO_PHASE = " two-phase"
 
 
@@ -36,13 +38,14 @@ class Job:
     num_calls: tuple[int, ...]  # of each size
     token: str  # hex
     folder: str  # a private one, for sockets and what else the ranks meet by
-    timeout_seconds: float = 60.0
+    timeout_seconds: float  # for one call
 
 
 class Summing(Protocol):
     """An all-reduce of any kind."""
 
     endpoint: str
+    speaks: bool  # whether its standard output is its own
 
     def connect(self, endpoints: Sequence[str]) -> None:
         """Reaches all ranks."""
@@ -56,6 +59,8 @@ class Summing(Protocol):
 
 class Ours:
     """One of collectives.KINDS, with the addition that a kernel would do."""
+
+    speaks = True
 
     def __init__(self, job: Job) -> None:
         self._collective = collectives.create(
@@ -116,7 +121,7 @@ def _add_up(partials: Floats, total: Floats) -> None:
 class Gloo:
     """PyTorch's collective for CPUs."""
 
-    endpoint = ""
+    endpoint, speaks = "", True
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -150,6 +155,7 @@ class OpenMpi:
 
         self.communicator: Any = MPI.COMM_WORLD
         assert self.communicator.size == job.num_ranks, f"{self.communicator.size} MPI ranks"
+        self.speaks: bool = self.communicator.rank == 0
 
     def connect(self, endpoints: Sequence[str]) -> None:
         self.communicator.Barrier()
@@ -172,9 +178,13 @@ def bench_collective(text: str) -> int:
             _say(gathered)
         return 0
     ours = OursInTwoPhases if job.kind.endswith(TWO_PHASE) else Ours
-    summing: Summing = Gloo(job) if job.kind == "gloo" else ours(job)
-    _say(summing.endpoint)
-    _say(_measure(summing, json.loads(sys.stdin.readline()), job))
+    try:
+        summing: Summing = Gloo(job) if job.kind == "gloo" else ours(job)
+        _say(summing.endpoint)
+        _say(_measure(summing, json.loads(sys.stdin.readline()), job))
+    except collectives.CollectiveError as error:
+        _say({"error": str(error)})
+        return 1
     return 0
 
 
@@ -193,11 +203,16 @@ def _measure(summing: Summing, endpoints: Sequence[str], job: Job) -> list[list[
 
 def _time(summing: Summing, size: int, num_calls: int, job: Job) -> list[float]:
     values, total = np.ones(size // 4, np.float32), np.zeros(size // 4, np.float32)
-    seconds = []
+    seconds: list[float] = []
+    said = time.perf_counter()
     for _ in range(WARM_UP_CALLS + num_calls):
         started = time.perf_counter()
         summing.all_reduce(values, total)
-        seconds.append(time.perf_counter() - started)
+        ended = time.perf_counter()
+        seconds.append(ended - started)
+        if ended - said > SIGN_SECONDS and summing.speaks:
+            _say(None)
+            said = ended
     if not (total == job.num_ranks).all():
         raise collectives.CollectiveError(f"{job.kind} gave {total.min()} to {total.max()} as a sum of ones")
     return seconds[WARM_UP_CALLS:]

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.attention import Temperature
-from tplaunch.coordinator.model.spec import ModelError, Rope, Yarn
+from tplaunch.coordinator.model.checks import ModelError
+from tplaunch.coordinator.model.rope import Rope, Yarn
 from tplaunch.worker.weights.source import WeightSource
 
 Floats = npt.NDArray[np.float32]

@@ -83,7 +83,8 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
     query = _Query(handle)
     base, core11, core12, core13 = query.base, query.core11, query.core12, query.core13
     features12, features13 = query.features12, query.features13
-    memory_bytes, available_bytes = largest_local_heap(handle, BUDGET_EXTENSION in query.extensions)
+    has_budget = BUDGET_EXTENSION in query.extensions and not query.is_made_up
+    memory_bytes, available_bytes = largest_local_heap(handle, has_budget)
     return PhysicalDevice(
         index=index,
         name=text(base.deviceName),
@@ -131,6 +132,15 @@ class _Query:
         self.api_version = (version >> 22 & 0x7F, version >> 12 & 0x3FF)
         self._query_properties()
         self._query_features()
+
+    @property
+    def is_made_up(self) -> bool:
+        """Whether RADV only pretends that there is a card: it knows the address of each that there is.
+
+        It does so where RADV_FORCE_FAMILY is set, and crashes when it is asked how much memory is free.
+        """
+        is_radv = int(self.core12.driverID) == vk.VK_DRIVER_ID_MESA_RADV
+        return is_radv and PCI_EXTENSION in self.extensions and not self.pci_address
 
     def _query_properties(self) -> None:
         self.core11 = struct("VkPhysicalDeviceVulkan11Properties")
@@ -221,6 +231,8 @@ def compute_queue_family(handle: Handle) -> int | None:
 
 
 def _unusable(query: _Query) -> str | None:
+    if query.is_made_up:
+        return "its driver makes it up, to compile for a card that is not there (RADV_FORCE_FAMILY)"
     if query.api_version < VERSION_1_2:
         return "Vulkan {}.{} where 1.2 is needed".format(*query.api_version)
     operations = vk.VK_SUBGROUP_FEATURE_BASIC_BIT | vk.VK_SUBGROUP_FEATURE_ARITHMETIC_BIT

@@ -1,0 +1,56 @@
+"""How positions turn queries and keys: a frozen part of the specs of spec.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tplaunch.coordinator.model.attention import MAX_LATENT_LENGTHS
+from tplaunch.coordinator.model.checks import MAX_NUMBER, ModelError, check_counts, check_number
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """How https://arxiv.org/abs/2309.00071 scales a rope: only pairs that turn seldom in its context.
+
+    Pairs with more turns than `fast` keep their angles, those with fewer than `slow` get the scale.
+    """
+
+    fast: float
+    slow: float
+
+    def __post_init__(self) -> None:
+        check_number("yarn's number of fast turns", self.fast)
+        check_number("yarn's number of slow turns", self.slow)
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding (https://arxiv.org/abs/2104.09864) of a head's first `dimension` elements."""
+
+    dimension: int
+    base: float
+    scale: float  # positions are multiplied by this: linear scaling
+    interleaved: bool  # True: element 2i turns with 2i+1; False: i with i + dimension/2
+    factors: str = ""  # the tensor that frequencies are divided by, where the model has it
+    long_factors: str = ""  # another one, for contexts longer than the original
+    original_context: int = 0  # positions before the context was extended
+    yarn: Yarn | None = None
+    magnitude: float = 1.0  # of the cosines and sines
+    still_pairs: tuple[int, ...] = ()  # those that do not turn
+
+    def __post_init__(self) -> None:
+        check_number("rope magnitude", self.magnitude)
+        if self.yarn is not None or self.long_factors:
+            check_counts(self, "original_context")
+        if not 0 < self.dimension < 2**31 or self.dimension % 2:
+            raise ModelError(f"the rope dimension is {self.dimension}; it must be a positive even number")
+        if self.dimension > MAX_LATENT_LENGTHS[0]:
+            raise ModelError(
+                f"the rope dimension is {self.dimension}; no key has more than {MAX_LATENT_LENGTHS[0]}"
+            )
+        assert all(0 <= pair < self.dimension // 2 for pair in self.still_pairs), f"{self}"
+        if not 1 < self.base < MAX_NUMBER:  # also refuses NaN
+            raise ModelError(
+                f"the model's rope base is {self.base}; a number between 1 and {MAX_NUMBER:g} is needed"
+            )
+        check_number("rope scale", self.scale)

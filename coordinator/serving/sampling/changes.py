@@ -1,0 +1,144 @@
+"""What changes the logits of one sequence: banned, biased and allowed tokens, the penalties, DRY."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tplaunch.coordinator.serving.sampling.demand import SPARE_CANDIDATES, SPARE_FOR_BANS
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.sampling.penalties import Dry, Repetition, TokenBytes
+from tplaunch.coordinator.serving.sampling.pool import Ids, Logits, Pool
+
+Bools = npt.NDArray[np.bool_]
+
+
+class TokenMask(Protocol):
+    """Rules out tokens by what was generated, as a grammar does."""
+
+    def allowed(self, generated: Sequence[int]) -> Bools:
+        """Which tokens of the vocabulary may come next, an entry each."""
+
+
+class Changes:
+    """What changes a sequence's logits, by what was generated."""
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        vocabulary_size: int,
+        stages: Collection[str],
+        prompt_ids: Sequence[int],
+        suppressed: Collection[int],
+        end_ids: Collection[int],
+        token_bytes: TokenBytes | None,
+        mask: TokenMask | None,
+    ) -> None:
+        """Raises ValueError for token ids in the parameters that the vocabulary does not hold."""
+        check_token_ids(params, vocabulary_size)
+        self._min_tokens, self._mask = params.min_tokens, mask
+        self._vocabulary_size = vocabulary_size
+        banned = frozenset(suppressed).union(params.bad_token_ids)
+        # What is added to logits: before min_tokens, and from then on.
+        self._early = _additions(banned.union(end_ids), params, vocabulary_size)
+        self._late = _additions(banned, params, vocabulary_size)
+        self._allowed = None
+        if params.allowed_token_ids is not None:
+            self._allowed = np.zeros(vocabulary_size, np.bool_)
+            self._allowed[list(params.allowed_token_ids)] = True
+        self.repetition = Repetition(params, prompt_ids) if "penalties" in stages else None
+        self.dry = Dry(params, prompt_ids, token_bytes) if "dry" in stages else None
+        self.ban_table = _ban_table(banned, vocabulary_size) if self.only_bans and banned else None
+
+    def are_fixed(self, num_generated: int) -> bool:
+        """Whether they stay the same from so many generated tokens on."""
+        varying = (self._mask, self.repetition, self.dry)
+        return num_generated >= self._min_tokens and all(one is None for one in varying)
+
+    @property
+    def only_bans(self) -> bool:
+        """Whether they only ban tokens, the same ones at any time."""
+        return self.are_fixed(0) and self._allowed is None and bool((self._late[1] == -math.inf).all())
+
+    def allowed(self, generated: Sequence[int]) -> Bools | None:
+        """Which tokens are allowed, None for all."""
+        if self._mask is None:
+            return self._allowed
+        allowed = self._mask.allowed(generated)
+        assert allowed.shape == (self._vocabulary_size,), allowed.shape
+        return allowed if self._allowed is None else allowed & self._allowed
+
+    def banned(self, generated: Sequence[int]) -> Ids:
+        """The tokens that are never picked, ascending."""
+        ids, values = self._additions(generated)
+        banned: Ids = ids[values == -math.inf]
+        return banned
+
+    def num_spare(self, generated: Sequence[int]) -> int:
+        """How many candidates to ask for beyond those that the stages need: changes may push so many back."""
+        if self._mask is not None or self._allowed is not None:
+            return SPARE_CANDIDATES
+        spare = min(SPARE_FOR_BANS, self._additions(generated)[0].size)
+        for penalties in (self.repetition, self.dry):
+            if penalties is not None:
+                spare += min(SPARE_CANDIDATES, penalties.ids(generated).size)
+        return spare
+
+    def ids(self, generated: Sequence[int]) -> tuple[Ids, Ids]:
+        """The tokens whose logits change, and those whose may become higher; ascending."""
+        added, values = self._additions(generated)
+        changed, raised = [added], [added[values > 0]]
+        if self.repetition is not None:
+            changed.append(self.repetition.ids(generated))
+            if self.repetition.raises:
+                raised.append(changed[-1])
+        if self.dry is not None:
+            changed.append(self.dry.ids(generated))
+        return _united(changed), _united(raised)
+
+    def apply(self, pool: Pool, allowed: Bools | None, generated: Sequence[int]) -> Pool:
+        """The pool with bans and biases, of the allowed tokens, before any stage."""
+        ids, values = self._additions(generated)
+        if ids.size:
+            pool = pool.changed(ids, lambda places, logits: logits + values[places], values > 0)
+        return pool if allowed is None else pool.kept(allowed)
+
+    def _additions(self, generated: Sequence[int]) -> tuple[Ids, Logits]:
+        return self._early if len(generated) < self._min_tokens else self._late
+
+
+def _united(parts: list[Ids]) -> Ids:
+    """All ids of parts that each ascend, ascending."""
+    parts = [part for part in parts if part.size]
+    if len(parts) > 1:
+        united: Ids = np.unique(np.concatenate(parts))
+        return united
+    return parts[0] if parts else np.zeros(0, np.int64)
+
+
+def check_token_ids(params: SamplingParams, vocabulary_size: int) -> None:
+    """Raises ValueError where the parameters name tokens that the vocabulary does not hold."""
+    for name in ("allowed_token_ids", "bad_token_ids", "stop_token_ids", "logit_bias"):
+        highest = max(getattr(params, name) or (), default=0)
+        if highest >= vocabulary_size:
+            raise ValueError(f"{name} must be tokens from 0 to {vocabulary_size - 1}, not {highest}")
+
+
+@functools.lru_cache(maxsize=8)
+def _ban_table(banned: frozenset[int], vocabulary_size: int) -> Bools:
+    """Which tokens of the vocabulary are banned, as a table."""
+    table = np.zeros(vocabulary_size, np.bool_)
+    table[[token for token in banned if token < vocabulary_size]] = True
+    return table
+
+
+def _additions(banned: Collection[int], params: SamplingParams, vocabulary_size: int) -> tuple[Ids, Logits]:
+    """The tokens whose logits change before any stage, ascending, and what is added to each."""
+    values = {**(params.logit_bias or {}), **dict.fromkeys(banned, -math.inf)}
+    ids = sorted(token for token in values if token < vocabulary_size)
+    return np.array(ids, np.int64), np.array([values[token] for token in ids], np.float64)
