@@ -43,6 +43,7 @@ class Changes:
         check_token_ids(params, vocabulary_size)
         self._min_tokens, self._mask = params.min_tokens, mask
         self._vocabulary_size = vocabulary_size
+        self._masked: tuple[int, Bools] | None = None  # what is allowed behind so many generated tokens
         banned = frozenset(suppressed).union(params.bad_token_ids)
         # What is added to logits: before min_tokens, and from then on.
         self._early = _additions(banned.union(end_ids), params, vocabulary_size)
@@ -69,9 +70,12 @@ class Changes:
         """Which tokens are allowed, None for all."""
         if self._mask is None:
             return self._allowed
-        allowed = self._mask.allowed(generated)
-        assert allowed.shape == (self._vocabulary_size,), allowed.shape
-        return allowed if self._allowed is None else allowed & self._allowed
+        if self._masked is None or self._masked[0] != len(generated):
+            allowed = self._mask.allowed(generated)
+            assert allowed.shape == (self._vocabulary_size,), allowed.shape
+            both = allowed if self._allowed is None else allowed & self._allowed
+            self._masked = (len(generated), both)
+        return self._masked[1]
 
     def banned(self, generated: Sequence[int]) -> Ids:
         """The tokens that are never picked, ascending."""
