@@ -70,7 +70,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_params(options: argparse.Namespace) -> SamplingParams:
-    """What the options ask for; how many tokens at most is not theirs. Raises UsageError."""
+    """Returns what the options ask for; how many tokens at most is not theirs. Raises UsageError."""
     breakers = options.dry_sequence_breakers
     if breakers is None:
         breakers = SamplingParams().dry_sequence_breakers

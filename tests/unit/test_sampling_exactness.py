@@ -1,4 +1,4 @@
-"""What is picked from candidates is what the whole row gives; what the whole row gives is the definition."""
+"""Candidates give the token that the whole row gives, and the whole row the one of the definitions."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_more_candidates_are_asked_for_where_some_were_too_few() -> None:
 
 
 def reference_logits(row: Floats, params: SamplingParams, text: list[int], chance: float) -> dict[int, float]:
-    """What is left of the row's tokens behind all stages, and their logits."""
+    """Returns what is left of the row's tokens behind all stages, and their logits."""
     logits = {token: float(logit) for token, logit in enumerate(row) if logit > -math.inf}
     for token, bias in (params.logit_bias or {}).items():
         if token in logits:

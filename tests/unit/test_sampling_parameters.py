@@ -1,4 +1,4 @@
-"""What SamplingParams takes, in which forms, and how it refuses the rest."""
+"""SamplingParams: what it takes, in which forms, and how it refuses the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request may ask of its tokens. Knows no vocabulary: that ids exist is checked where one is known."""
+"""A request's wishes for its tokens. Knows no vocabulary: that ids exist is checked where one is known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DRY_BREAKERS = ("\n", ":", '"', "*")
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are picked and where the text ends.
+    """Parameters that say how tokens are picked and where the text ends.
 
     Names and meanings are vLLM's where it has them, else llama.cpp's; the defaults of sampling are
     llama.cpp's. The logits are first changed: those of bad_token_ids, and of all tokens but the allowed
@@ -116,7 +116,7 @@ class SamplingParams:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the likeliest token is always picked."""
+        """True where the likeliest token is always picked."""
         return self.temperature == 0
 
 

@@ -82,7 +82,7 @@ class Sampler:
         self._fixed: Wants | None = None  # what is wanted where that never changes
         self.min_p_logit = math.log(params.min_p) if params.min_p > 0 else -math.inf
         self.is_plain = self._is_plain()
-        # Of a plain one: how many tokens stay, top-p, log(min-p) and the temperature, each as it counts.
+        # A plain sampler keeps so many tokens, top-p, log(min-p), and the temperature, each as it counts.
         self.plain = (
             (1.0, 1.0, -math.inf, 1.0)
             if params.is_greedy
@@ -95,7 +95,7 @@ class Sampler:
         )
 
     def _is_plain(self) -> bool:
-        """Whether banned tokens, top-k, top-p, min-p and the temperature, in this order, are all that counts.
+        """True where banned tokens, top-k, top-p, min-p and the temperature, in this order, are all that counts.
 
         Many such rows are picked at once (batch.py).
         """
@@ -111,7 +111,7 @@ class Sampler:
 
     @property
     def ban_table(self) -> Bools | None:
-        """Of a plain one: which tokens of the vocabulary are never picked; None where there are none.
+        """A plain sampler's table of the vocabulary, true for tokens that it never picks; None for none.
 
         Samplers with the same ones share a table.
         """
@@ -122,7 +122,7 @@ class Sampler:
         return self._numbers.at(position)
 
     def wants(self, generated: Sequence[int]) -> Wants:
-        """What the ranks shall tell of the logits behind these tokens."""
+        """Returns what the ranks shall tell of the logits behind these tokens."""
         if self._fixed is not None and len(generated) >= self.params.min_tokens:
             return self._fixed
         wants = self._wants(generated)
