@@ -1,4 +1,4 @@
-"""A sequence asks for a part of a step's logits, Wants, and is given what is known of its row, RowEvidence."""
+"""A sequence asks for a part of a step's logits, Wants, and is given what its row is known by, RowEvidence."""
 
 from __future__ import annotations
 

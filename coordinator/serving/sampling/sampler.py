@@ -95,7 +95,7 @@ class Sampler:
         )
 
     def _is_plain(self) -> bool:
-        """True where banned tokens, top-k, top-p, min-p and the temperature, in this order, are all that counts.
+        """True where nothing but bans, top-k, top-p, min-p and the temperature, in this order, counts.
 
         Many such rows are picked at once (batch.py).
         """
