@@ -128,16 +128,26 @@ class Answer:
 
 @dataclass(frozen=True)
 class Step:
-    """Coordinator: compute these rows. Arrays are int32, one entry a row unless said otherwise."""
+    """Coordinator: compute these rows. Arrays are int32.
+
+    A sequence has a seat: a row of the block tables that workers keep, of which only changes travel. A seat's
+    entries are what they were last set to; those that no row of the step reads may be stale. The state of a
+    recurrent model is read from one slot and written to another, or to the same; what is read and not written
+    stays as it is. In a model without such layers slots are -1.
+    """
 
     number: int  # counts up from 1; a worker refuses a gap
-    token_ids: Int32s
-    positions: Int32s
-    table_starts: Int32s  # where the row's block table begins in tables
-    tables: Int32s  # block tables of the step's sequences, one after another
+    token_ids: Int32s  # [rows]
+    # [runs * 5], a run being neighbouring rows of one sequence: its seat, the position of its first row, the
+    # number of rows, the state slot that is read (-1 at position 0: the state is zeros), and the one written.
+    runs: Int32s
     logit_rows: Int32s  # indices of the rows that get logits
-    # Where the row's sequence keeps its recurrent state; empty for a model without.
-    slots: Int32s = field(default_factory=_no_integers)
+    # These four are done before the rows. Changes of the block tables are [changes * 3]: seat, place in its
+    # table, block. Copies of whole blocks, in all layers of a pool, are [copies * 2]: source, destination.
+    tables: Int32s = field(default_factory=_no_integers)
+    window_tables: Int32s = field(default_factory=_no_integers)  # of layers with a window
+    copies: Int32s = field(default_factory=_no_integers)
+    window_copies: Int32s = field(default_factory=_no_integers)
     wanted: Wanted = field(default_factory=Wanted, kw_only=True)
 
 

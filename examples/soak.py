@@ -18,9 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from tplaunch.coordinator.serving.generation import Generation
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.launcher.cli import BAD_INPUT, FAILED_RUN
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import select_devices
@@ -134,16 +132,12 @@ def _continue(session: Session, options: argparse.Namespace, number: int) -> lis
     random = np.random.Generator(np.random.PCG64((options.seed, number)))
     context = session.limits.context_length
     length = int(random.integers(1, max(2, context - options.tokens)))
-    generation = Generation(
-        engine=session.engine,
-        scheduler=session.scheduler,
-        prompt=random.integers(0, session.model.spec.vocabulary_size, length).tolist(),
-        sampler=Sampler(SamplingParams(seed=options.seed + number), session.model.spec.vocabulary_size),
-        max_tokens=options.tokens,
-        context_length=context,
-        stop_tokens=frozenset(),
-    )
-    return list(generation)
+    prompt = random.integers(0, session.model.spec.vocabulary_size, length).tolist()
+    params = SamplingParams(seed=options.seed + number, max_tokens=options.tokens, ignore_eos=True)
+    request = session.requests.add(prompt, params)
+    while not request.is_finished:
+        session.requests.step()
+    return request.outputs[0].token_ids
 
 
 def _difference(expected: list[list[int]], found: list[list[int]]) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
-from tplaunch.coordinator.serving.scheduler import CapacityError
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
 from tplaunch.launcher.commands.bench import BenchConfig, bench
@@ -41,13 +40,13 @@ from tplaunch.launcher.overrides import parse_overrides
 from tplaunch.launcher.prompt_text import read_prompt_file
 from tplaunch.launcher.sampling_options import sampling_params
 from tplaunch.launcher.signals import Signalled
-from tplaunch.launcher.sizes import parse_max_memory, parse_message_sizes
+from tplaunch.launcher.sizes import parse_max_memory, parse_message_sizes, parse_state_cache
 from tplaunch.launcher.words import parse_words
 from tplaunch.worker.faults import fault_sentence
 
 STANDARD_INPUT = "-"  # in place of a prompt or of its file
 BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
-FAILED_RUN = (RunError, LogitsError, CapacityError)
+FAILED_RUN = (RunError, LogitsError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,8 +136,6 @@ def _dispatch(options: argparse.Namespace) -> int:
         from_standard_input=STANDARD_INPUT in (options.prompt, str(options.file)),
         parse_special=options.parse_special,
         tokens=None if options.tokens is None else parse_tokens(options.tokens),
-        max_tokens=options.max_tokens,
-        ignore_eos=options.ignore_eos,
         sampling=sampling_params(options),
         json=options.json,
         ledger=options.ledger,
@@ -197,6 +194,8 @@ def _run_config(options: argparse.Namespace, model: Path | HubModel | RandomMode
         staging=options.staging,
         submit_ahead=options.submit_ahead,
         all_reduce=options.all_reduce,
+        parallel=options.parallel,
+        state_cache_bytes=parse_state_cache(options.state_cache),
         max_memory={} if options.max_memory is None else parse_max_memory(options.max_memory),
         overrides=parse_overrides(options.override_kv),
         without=() if options.without is None else tuple(options.without.split(",")),

@@ -70,7 +70,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_params(options: argparse.Namespace) -> SamplingParams:
-    """Returns what the options ask for; how many tokens at most is not theirs. Raises UsageError."""
+    """Returns what the options of a run ask for. Raises UsageError."""
     breakers = options.dry_sequence_breakers
     if breakers is None:
         breakers = SamplingParams().dry_sequence_breakers
@@ -83,7 +83,7 @@ def sampling_params(options: argparse.Namespace) -> SamplingParams:
             stop=options.stop,
             samplers=options.samplers,
             ignore_eos=options.ignore_eos,
-            max_tokens=None,
+            max_tokens=options.max_tokens,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -12,10 +12,11 @@ from tplaunch.coordinator.messages import Attached, Ready
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.control import WorkerChannel
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
+from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
-from tplaunch.coordinator.serving.scheduler import Scheduler
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
+from tplaunch.coordinator.text.tokenizer import Tokenizer
 from tplaunch.launcher.blame import crashed_kernel, suspects
 from tplaunch.launcher.config import RunConfig, RunError
 from tplaunch.launcher.fitting.arrange import Arrangement
@@ -32,7 +33,8 @@ class Session:
     """What a command works with."""
 
     engine: Engine
-    scheduler: Scheduler
+    requests: Requests
+    has_text: bool  # tokens are shown as text
     model: Model
     plan: tuple[RankShare, ...]
     limits: Limits
@@ -42,8 +44,13 @@ class Session:
 
 
 @contextmanager
-def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> Iterator[Session]:
-    """Starts the workers and loads the model. At the end no process, socket or shared memory is left."""
+def start_session(
+    config: RunConfig, model: Model, arrangement: Arrangement, tokenizer: Tokenizer | None = None
+) -> Iterator[Session]:
+    """Starts the workers and loads the model. At the end no process, socket or shared memory is left.
+
+    tokenizer: without one there are tokens and no text.
+    """
     choices, plan, limits = arrangement.choices, arrangement.plan, arrangement.limits
     totals = [rank.weights for rank in arrangement.bytes]
     if any(choice.index is None for choice in choices):
@@ -71,7 +78,10 @@ def start_session(config: RunConfig, model: Model, arrangement: Arrangement) -> 
                     say(note)
                 with collected_by_hand():
                     watch = partial(supervisor.watch, ())
-                    yield Session(engine, Scheduler(limits), model, plan, limits, attached, ready, watch)
+                    suppressed = {*model.padding, *(tokenizer.suppressed_token_ids if tokenizer else ())}
+                    requests = Requests(engine, tokenizer, suppressed)
+                    has_text = tokenizer is not None
+                    yield Session(engine, requests, has_text, model, plan, limits, attached, ready, watch)
                 engine.shut_down()
             _warn(model.overwriting())
         except WorkerError as error:

@@ -23,12 +23,12 @@ from tests.conformance.conftest import load_builder
 from tests.drivers import REPOSITORY
 from tests.models import LocalEngine, config_of, make_spec, tensor_shapes
 from tests.mutated_files import Document, Tensor, keys_of, mutated
+from tests.steps import Rows, step_of
 from tests.unit import test_tokenizer_rules, test_unigram_tokenizer
 from tests.vocabularies import byte_level_metadata
 from tplaunch.coordinator.architectures.keys import READERS
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.gguf.parts import read_model
-from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import PlanError
@@ -44,8 +44,9 @@ MAX_MEMORY = 3 << 30  # of a process that has tried some files
 BATCH = 40  # files that one process tries
 TEXT = "Once upon a time\n\n<|im_end|> <s>\u00e4\u2581\U0001f600 <dna>ACGT</dna> 12345" + 40 * "a"
 LIMITS = Limits(
-    context_length=16, num_blocks=4, block_length=4, max_rows=4, max_logit_rows=4, kv_type="f32", num_slots=1
-)
+    context_length=16, num_blocks=4, block_length=4, max_rows=4, max_logit_rows=4, kv_type="f32", num_slots=1,
+    num_window_blocks=4,
+)  # fmt: skip
 MAX_RUN_BYTES = 64 << 20  # of models that are run, too
 
 
@@ -122,15 +123,8 @@ def try_file(path: Path) -> str:
         arrangement = arrange(config_of(path), model, planned_devices("cpu,cpu")[0])
         stage = "planned"
         if sum(rank.weights + rank.copies for rank in arrangement.bytes) < MAX_RUN_BYTES:
-            columns = (
-                [0, 1, 0],
-                [0, 1, 2],
-                [0, 0, 0],
-                [0],
-                [2],
-                [0, 0, 0],
-            )
-            step = Step(1, *(np.array(column, np.int32) for column in columns))
+            tables = {0: [0]}
+            step = step_of(1, [Rows([0, 1, 0], write_slot=0)], [2], tables, tables)
             with np.errstate(all="ignore"):
                 LocalEngine(path, [1.0, 1.0], LIMITS).logits(step)
             stage = "run"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,23 +19,36 @@ from hypothesis import settings
 from tests.blocks import model_rows
 from tests.vocabularies import add_vocabulary
 from tplaunch.collectives.arena import private_arena
+from tplaunch.coordinator import candidates
 from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.architectures.shapes import tensor_shapes as shapes_of
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.gguf.parts import GgufModel, read_model
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
-from tplaunch.coordinator.messages import Load, Step
+from tplaunch.coordinator.messages import (
+    PROTOCOL_VERSION,
+    Attached,
+    Connect,
+    FetchRows,
+    Hello,
+    Load,
+    Message,
+    Ready,
+    Rows,
+    Step,
+    StepDone,
+)
 from tplaunch.coordinator.model.rope import Rope
 from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm
-from tplaunch.coordinator.serving.engine import Engine
-from tplaunch.coordinator.serving.sampling.results import StepResult, check_answer, merge
+from tplaunch.coordinator.serving.channel import Channel
+from tplaunch.coordinator.serving.engine import Engine, EngineConfig
+from tplaunch.coordinator.serving.sampling.results import every_row
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import RankShare, make_plan, padded
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.write_gguf import add_metadata
-from tplaunch.worker import candidates
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
@@ -41,6 +56,7 @@ from tplaunch.worker.device import Device
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
+from tplaunch.worker.step.copies import BlockCopier
 from tplaunch.worker.step.writer import StepWriter, row_bucket
 from tplaunch.worker.weights.model_file import ModelFile, load_stack
 
@@ -93,7 +109,14 @@ def make_spec(**changes: Any) -> ModelSpec:
 
 SPEC = make_spec()
 LIMITS = Limits(
-    context_length=64, num_blocks=32, block_length=4, max_rows=16, max_logit_rows=16, kv_type="f32"
+    context_length=64,
+    num_blocks=32,
+    block_length=4,
+    max_rows=16,
+    max_logit_rows=16,
+    kv_type="f32",
+    max_sequences=8,
+    num_window_blocks=32,
 )
 
 
@@ -262,9 +285,11 @@ class Rank:
                 pass
         load = load_message(file, spec, share, num_ranks, limits, "loopback")
         self.writer = StepWriter(self.device, model_file, load)
+        self.copier = BlockCopier(self.device, load)
 
     def submit(self, step: Step) -> Program:
         self.writer.write(step)
+        self.copier.copy(step)
         num_rows, num_logits = step.token_ids.size, step.logit_rows.size
         buckets = (
             row_bucket(num_rows, self.limits.max_rows), row_bucket(num_logits, self.limits.max_logit_rows)
@@ -289,8 +314,63 @@ class Rank:
         return self.device.view("logits").view(np.float32)[: shape[0] * shape[1]].reshape(shape).copy()
 
 
+class LocalChannel(Channel):
+    """A channel whose ranks are devices of this process, which run each step in lock-step over one arena."""
+
+    def __init__(self, ranks: Sequence[Rank], model_hash: str) -> None:
+        self.num_ranks, self.clock = len(ranks), time.monotonic
+        self._ranks, self._model_hash = ranks, model_hash
+        self._logits: list[Floats] = []
+        self._received = deque[tuple[int, Message]](
+            (rank, Hello(PROTOCOL_VERSION, rank)) for rank in range(len(ranks))
+        )
+        arena = private_arena(
+            len(ranks), ranks[0].limits.max_rows * padded(ranks[0].spec.embedding_length) * 4
+        )
+        for rank in ranks:
+            rank.device.attach_partials(arena, rank.share.rank)
+
+    def send(self, rank: int, message: Message) -> None:
+        assert isinstance(message, Load), f"{type(message).__name__} is for all ranks"
+        self._received.append((rank, Attached(self._model_hash, "device", "device", "")))
+
+    def broadcast(self, message: Message) -> None:
+        if isinstance(message, Step):
+            self._run(message)
+        for rank in range(self.num_ranks):
+            self._received.append((rank, self._answer(rank, message)))
+
+    def receive(self, deadline: float) -> tuple[int, Message] | None:
+        return self._received.popleft()
+
+    def close(self) -> None:
+        pass
+
+    def _run(self, step: Step) -> None:
+        programs = [rank.submit(step) for rank in self._ranks]
+        num_segments = len(programs[0].segments)
+        assert all(len(program.segments) == num_segments for program in programs)
+        for segment in range(num_segments):
+            for rank in self._ranks:
+                rank.device.finish(segment)
+            for rank in self._ranks if segment + 1 < num_segments else ():
+                rank.device.release(segment + 1)
+        self._logits = [rank.logits(step) for rank in self._ranks]
+
+    def _answer(self, rank: int, message: Message) -> Message:
+        if isinstance(message, Connect):
+            return Ready(device_bytes=1, imports_partials=True)
+        logits = self._logits[rank]
+        if isinstance(message, FetchRows):
+            return Rows(message.number, candidates.whole_rows(message.rows, logits))
+        assert isinstance(message, Step)
+        told = candidates.answer(message.wanted, logits, self._ranks[rank].share.vocabulary)
+        whole = candidates.whole_rows(message.wanted.whole_rows, logits)
+        return StepDone(message.number, whole, {}, answer=told)
+
+
 class LocalEngine(Engine):
-    """An Engine whose workers are devices of this process, in lock-step over one arena."""
+    """An engine on a LocalChannel, loaded."""
 
     def __init__(
         self,
@@ -308,29 +388,11 @@ class LocalEngine(Engine):
             Rank(file, spec, share, len(plan), limits, open_device, two_phase, shares_routing)
             for share in plan
         ]
-        arena = private_arena(len(plan), limits.max_rows * padded(spec.embedding_length) * 4)
-        for rank in self.ranks:
-            rank.device.attach_partials(arena, rank.share.rank)
+        channel = LocalChannel(self.ranks, file.origin.model_hash)
+        config = EngineConfig("loopback", limits, 60.0, 60.0)
+        super().__init__(channel, file.origin, file.tensors.values(), spec, plan, config)
+        self.load(lambda rank, progress: None)
 
-    def run(self, step: Step) -> StepResult:
-        programs = [rank.submit(step) for rank in self.ranks]
-        num_segments = len(programs[0].segments)
-        assert all(len(program.segments) == num_segments for program in programs)
-        for segment in range(num_segments):
-            for rank in self.ranks:
-                rank.device.finish(segment)
-            for rank in self.ranks if segment + 1 < num_segments else ():
-                rank.device.release(segment + 1)
-        self.last_logits = [rank.logits(step) for rank in self.ranks]
-        slices = [rank.share.vocabulary for rank in self.ranks]
-        answers = [
-            candidates.answer(step.wanted, logits, vocabulary)
-            for logits, vocabulary in zip(self.last_logits, slices, strict=True)
-        ]
-        wholes = [candidates.whole_rows(step.wanted.whole_rows, logits) for logits in self.last_logits]
-        for answer, whole, vocabulary in zip(answers, wholes, slices, strict=True):
-            check_answer(step.wanted, answer, whole, vocabulary)
-        return merge(step.wanted, step.logit_rows.size, answers, wholes, slices)
-
-    def fetch(self, rows: Sequence[int]) -> Floats:
-        return np.concatenate([logits[list(rows)] for logits in self.last_logits], axis=1)
+    def logits(self, step: Step) -> Floats:
+        """Runs a step; returns all its logits [logit rows, vocabulary]."""
+        return self.run(dataclasses.replace(step, wanted=every_row(step.logit_rows.size))).rows

@@ -19,7 +19,7 @@ GROUPS, HEADS, HEAD_LENGTH, KEY = 2, 6, 16, 16  # three heads a group; a head is
 KEYS, INNER = GROUPS * KEY, HEADS * HEAD_LENGTH
 LIMITS = Limits(
     context_length=64, num_blocks=48, block_length=4, max_rows=16, max_logit_rows=16, kv_type="f32",
-    num_slots=3,
+    num_slots=3, max_sequences=3,
 )  # fmt: skip
 
 

@@ -23,7 +23,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 ARROWS: dict[str, tuple[str, ...]] = {
     "launcher": ("coordinator", "worker"),
     "worker": (
-        *("coordinator.messages", "coordinator.kv_types", "coordinator.garbage", "coordinator.likeliest"),
+        *(
+            "coordinator.candidates",
+            "coordinator.messages",
+            "coordinator.kv_types",
+            "coordinator.garbage",
+            "coordinator.likeliest",
+        ),
         *(
             "coordinator.model",
             "coordinator.split",
@@ -43,7 +49,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "gguf",
         "split text",
         "architectures messages",
-        "measuring",
+        "candidates measuring",
         "serving",
     ),
     "worker": (
@@ -66,6 +72,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "vulkan.memory",
         "vulkan.dispatch vulkan.partials",
         "vulkan.recorder",
+        "vulkan.copying",
         "vulkan.checking vulkan.measuring",
         "vulkan.device",
         "open_device",

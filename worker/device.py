@@ -57,6 +57,7 @@ class DeviceOptions:
 
 
 Place = tuple[int, int]  # offset and length in bytes
+Copy = tuple[str, int, int, int]  # a buffer, the offsets of the source and of the destination, and bytes
 FillPlaces = Callable[[list[npt.NDArray[np.uint8]]], None]  # gets the memory of each place
 
 
@@ -95,6 +96,12 @@ class Device(Protocol):
 
     def prepare(self, program: Program) -> None:
         """Compiles or records what the program needs, so that submit is quick. Idempotent."""
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """Copies bytes inside buffers, before the next submit; between steps only.
+
+        No bytes are copied to twice, and none both to and from.
+        """
 
     def submit(self, program: Program, num_rows: int) -> None:
         """Starts a prepared program for the rows in the step buffer; its first segment begins at once."""

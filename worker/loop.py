@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from tplaunch.collectives import Collective, create
+from tplaunch.coordinator import candidates
 from tplaunch.coordinator.garbage import collect_if_due, collected_by_hand
 from tplaunch.coordinator.messages import (
     PROTOCOL_VERSION,
@@ -30,7 +31,6 @@ from tplaunch.coordinator.messages import (
 )
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import padded, shares_routing
-from tplaunch.worker import candidates
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.step import StepLayout, StepView
@@ -44,6 +44,7 @@ from tplaunch.worker.open_device import open_device
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program, build_sums
 from tplaunch.worker.step.clock import StepClock, take_out_device
+from tplaunch.worker.step.copies import BlockCopier
 from tplaunch.worker.step.segments import SegmentRunner
 from tplaunch.worker.step.writer import StepWriter, row_bucket
 from tplaunch.worker.weights.loading import load_stacks
@@ -195,6 +196,7 @@ class Worker:
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""
         self._writer = StepWriter(self.device, self.weights, self._load)
+        self._copier = BlockCopier(self.device, self._load)
         self._logits = self.device.view("logits").view(np.float32)
         self._last = (0, np.zeros((0, 0), np.float32))  # the last step's number and logits
         self._program(1, 1)
@@ -208,12 +210,13 @@ class Worker:
         return self._fetch(message) if isinstance(message, FetchRows) else self.run(_expect(message, Step))
 
     def run(self, step: Step) -> StepDone:
-        """One step: write, submit, and at every segment's end an all-reduce.
+        """One step: write, copy blocks, submit, and at every segment's end an all-reduce.
 
         Whole rows of logits are the device's own memory: the next step overwrites them.
         """
         clock = StepClock()
         self._writer.write(step)
+        self._copier.copy(step)
         program = self._program(step.token_ids.size, step.logit_rows.size)
         clock.lap("host")
         self._runner.run(program, step.token_ids.size, self._row_bytes // 4, clock.lap)

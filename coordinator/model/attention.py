@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 MAX_HEAD_LENGTH = 256  # what one workgroup of the attention kernel holds
 MAX_LATENT_LENGTHS = (576, 512)  # of key and value: what the kernel for long heads holds
 
@@ -17,6 +20,12 @@ class Window:
 
     def __post_init__(self) -> None:
         assert 0 < self.length < 2**31, f"a window of {self.length} keys"
+
+    def first_visible(self, positions: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Returns the position of the first key that the row at each position sees."""
+        if self.chunked:
+            return positions - positions % self.length
+        return np.maximum(0, positions + 1 - self.length)
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,11 @@ class ModelSpec:
         return tuple(layer.attention for layer in self.layers if layer.attention is not None)
 
     @property
+    def longest_window(self) -> int:
+        """Keys that a row sees at most in layers with a window; 0 where none has."""
+        return max((layer.window.length for layer in self.attentions if layer.window), default=0)
+
+    @property
     def feed_forwards(self) -> tuple[FeedForwardSpec, ...]:
         """Of the layers that have it."""
         return tuple(layer.feed_forward for layer in self.layers if layer.feed_forward is not None)

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tplaunch.coordinator.measuring.ledger import Ledger, make_ledger
 from tplaunch.coordinator.serving.engine import Engine
-from tplaunch.coordinator.serving.generation import next_token
+from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.coordinator.serving.sampling.sampler import Sampler
-from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
 
 WARM_UP_TOKENS = 2  # of decode: the first step of a kind records its program
 
 
 @dataclass(frozen=True)
 class Test:
-    """`num_tokens` tokens behind a context: of a prompt at once, or one by one."""
+    """`num_tokens` tokens behind a context: of a prompt at once, or one by one; in `batch` texts together."""
 
     __test__ = False  # pytest: not one of yours
 
     kind: str  # prefill or decode
     num_tokens: int
     context: int = 0  # positions that are in the KV cache before
+    batch: int = 1
 
     def __post_init__(self) -> None:
         assert self.kind in ("prefill", "decode"), self.kind
@@ -36,7 +35,8 @@ class Test:
     def name(self) -> str:
         """As llama-bench has it: pp512 for prompt processing, tg64 for text generation."""
         where = f"@{self.context}" if self.context else ""
-        return ("pp" if self.kind == "prefill" else "tg") + str(self.num_tokens) + where
+        together = f"x{self.batch}" if self.batch > 1 else ""
+        return ("pp" if self.kind == "prefill" else "tg") + str(self.num_tokens) + together + where
 
     @property
     def num_positions(self) -> int:
@@ -54,40 +54,37 @@ class Measurement:
     @property
     def rates(self) -> tuple[float, ...]:
         """Tokens per second of each repetition."""
-        return tuple(self.test.num_tokens / seconds for seconds in self.seconds)
+        return tuple(self.test.batch * self.test.num_tokens / seconds for seconds in self.seconds)
 
     @property
     def median(self) -> float:
         return statistics.median(self.rates)
 
 
-def measure(
-    engine: Engine, scheduler: Scheduler, vocabulary_size: int, test: Test, repeat: int
-) -> Measurement:
+def measure(engine: Engine, requests: Requests, test: Test, repeat: int) -> Measurement:
     """Runs a test once to warm up and then `repeat` times."""
     warm_up = min(test.num_tokens, WARM_UP_TOKENS) if test.kind == "decode" else test.num_tokens
-    _run_once(engine, scheduler, vocabulary_size, Test(test.kind, warm_up, test.context))
+    _run_once(engine, requests, replace(test, num_tokens=warm_up))
     engine.take_ledger()
-    seconds = tuple(_run_once(engine, scheduler, vocabulary_size, test) for _ in range(repeat))
+    seconds = tuple(_run_once(engine, requests, test) for _ in range(repeat))
     totals, num_steps, reduce_times = engine.take_ledger()
     return Measurement(test, seconds, make_ledger(totals, num_steps, sum(seconds), reduce_times))
 
 
-def _run_once(engine: Engine, scheduler: Scheduler, vocabulary_size: int, test: Test) -> float:
+def _run_once(engine: Engine, requests: Requests, test: Test) -> float:
     """Seconds, sampling included.
 
     The context is not computed: attention reads what the cache holds there, which takes as long as if it were
-    the keys and values of a text.
+    the keys and values of a text. Nothing comes from the prefix cache.
     """
     length = test.context + (test.num_tokens if test.kind == "prefill" else 1)
-    tokens = np.random.Generator(np.random.PCG64(0)).integers(0, vocabulary_size, length).tolist()
-    sequence = Sequence(tokens, num_computed=test.context)
-    sampler = Sampler(SamplingParams(temperature=0), vocabulary_size)
-    scheduler.add(sequence)
-    try:
-        started = time.perf_counter()
-        for _ in range(test.num_tokens if test.kind == "decode" else 1):
-            sequence.tokens.append(next_token(engine, scheduler, sequence, sampler, []))
-        return time.perf_counter() - started
-    finally:
-        scheduler.remove(sequence)
+    random = np.random.Generator(np.random.PCG64(0))
+    num_tokens = test.num_tokens if test.kind == "decode" else 1
+    params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
+    for _ in range(test.batch):
+        tokens = random.integers(0, engine.spec.vocabulary_size, length).tolist()
+        requests.add(tokens, params, assumed=test.context, shares=False)
+    started = time.perf_counter()
+    while len(requests):
+        requests.step()
+    return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""What the driving side asks of the connection to the ranks; control.py has the real one, fake_channel.py a fake."""
+"""The connection to the ranks, as the driving side sees it; control.py has the real one."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,6 @@ from tplaunch.coordinator.serving.sampling.results import (
     AnswerError,
     StepResult,
     check_answer,
-    every_row,
     joined_rows,
     merge,
 )
@@ -141,9 +140,23 @@ class Engine:
                 raise WorkerError(rank, f"rank {rank} sent {type(message).__name__} while loading")
         return [ready[rank] for rank in range(len(self._plan))]
 
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    @property
+    def limits(self) -> Limits:
+        return self._config.limits
+
+    @property
+    def next_number(self) -> int:
+        """The number that the next step must have."""
+        return self._last_number + 1
+
     def run(self, step: Step) -> StepResult:
         """Runs a step; returns what step.wanted asks of its logits."""
         begin = time.perf_counter()
+        self._last_number = step.number
         self._channel.broadcast(step)
         self._add_up()  # while the devices compute
         collect_if_due()
@@ -162,7 +175,6 @@ class Engine:
                     share.rank, f"rank {share.rank} answered step {step.number} with {error}"
                 ) from error
         self._num_steps += 1
-        self._last_number = step.number
         self._spent = [done.ledger for done in answers]
         return merge(
             step.wanted,
@@ -171,10 +183,6 @@ class Engine:
             [done.logits for done in answers],
             [share.vocabulary for share in self._plan],
         )
-
-    def logits(self, step: Step) -> Floats:
-        """Runs a step; returns all its logits [logit rows, vocabulary], not to be written to."""
-        return self.run(replace(step, wanted=every_row(step.logit_rows.size))).rows
 
     def fetch(self, rows: Sequence[int]) -> Floats:
         """Whole logit rows of the last step [rows, vocabulary], before the next one; rows: ascending."""

@@ -1,147 +1,146 @@
-"""Picks the rows of the next step, their KV blocks and state slots. Pure arithmetic: no sockets, no device.
+"""Picks the rows of the next step. Pure arithmetic: no sockets, no device.
 
-Every sequence that waits for one row (decode) gets it first; what room is left goes to prefill, in order
-of arrival, in chunks. Where a step has no room for all that decode, they take turns, and the oldest prompt
-comes first once it has waited for a whole round of theirs: everything advances.
+Sequences come to run in the order of their arrival, as far as there are seats and room. Every one that waits
+for one row (decode) gets it first; what rows are left go to prefill, in order of arrival, in chunks. Where a
+step has no room for all that decode, they take turns, and the oldest prompt comes first once it has waited
+for a whole round of theirs: everything advances. Where blocks run out, the newest sequence gives its blocks
+back and waits again, before all that came after it; it is computed again later, and gives the same tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import bisect
+from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
-from tplaunch.coordinator.messages import Step
+from tplaunch.coordinator.messages import Step, Wanted
+from tplaunch.coordinator.serving.kv_memory import KVMemory
+from tplaunch.coordinator.serving.sequence import Run, Sequence
 from tplaunch.coordinator.split.limits import Limits
 
 
-class CapacityError(RuntimeError):
-    """No sequence can go on: the KV cache is full."""
+class Scheduler:
+    """Holds the sequences; `schedule` picks the runs of a step, `finish` takes note of its result."""
 
+    def __init__(self, limits: Limits, memory: KVMemory) -> None:
+        self._limits, self._memory = limits, memory
+        self._waiting: list[Sequence] = []  # by arrival
+        self._running: list[Sequence] = []  # by arrival
+        self._num_steps = 0
+        self.num_preemptions = 0
 
-@dataclass(eq=False)
-class Sequence:
-    """One prompt and what was made of it."""
-
-    tokens: list[int]
-    all_logits: bool = False  # of every position, not only of the last one
-    num_computed: int = 0  # tokens whose keys and values are in the cache
-    blocks: list[int] = field(default_factory=list)
-    slot: int | None = None  # of its recurrent state, in a model that has one
-    last_step: int = 0  # that computed rows of it
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._running)
 
     @property
     def num_waiting(self) -> int:
-        return len(self.tokens) - self.num_computed
-
-
-@dataclass(frozen=True)
-class Run:
-    """Consecutive rows of one sequence within a step."""
-
-    sequence: Sequence
-    start: int  # position of the first row
-    length: int
-    logit_positions: range  # those of its positions that get logits
-
-
-class Scheduler:
-    """Owns the KV blocks and the sequences; `schedule` makes a step, `finish` takes note of its result."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._free_blocks = list(range(limits.num_blocks))[::-1]
-        self._free_slots = list(range(limits.num_slots))[::-1]
-        self._sequences: list[Sequence] = []
-        self._num_steps = 0
+        return len(self._waiting)
 
     def add(self, sequence: Sequence) -> None:
+        bisect.insort(self._waiting, sequence, key=_arrival)
+
+    def add_running(self, sequence: Sequence) -> None:
+        """Adds one that has its seat already: a fork of another."""
         sequence.last_step = self._num_steps
-        self._sequences.append(sequence)
+        bisect.insort(self._running, sequence, key=_arrival)
 
-    def remove(self, sequence: Sequence) -> None:
-        self._sequences.remove(sequence)
-        self._free_blocks += sequence.blocks
-        sequence.blocks = []
-        if sequence.slot is not None:
-            self._free_slots.append(sequence.slot)
-            sequence.slot = None
+    def remove(self, sequence: Sequence, *, forget: bool = False) -> None:
+        """Ends a sequence at once. forget: nothing that it computed may be found again."""
+        (self._running if sequence.is_running else self._waiting).remove(sequence)
+        self._memory.release(sequence, forget=forget)
 
-    def schedule(self) -> tuple[Step, list[Run]]:
-        """The next step. Raises CapacityError where no sequence finds a block for its next row."""
+    def schedule(self) -> list[Run]:
+        """The runs of the next step, at least one where there is any sequence."""
+        self._admit()
+        self._num_steps += 1
         runs: list[Run] = []
         rows_left, logits_left = self._limits.max_rows, self._limits.max_logit_rows
         for sequence in self._by_turn():
-            run = self._run(sequence, rows_left, logits_left)
-            if run.length:
+            if not rows_left:
+                break
+            run = self._run(sequence, rows_left, logits_left) if sequence.is_running else None
+            if run is not None:
                 runs.append(run)
                 rows_left -= run.length
-                logits_left -= len(run.logit_positions)
-        if not runs:
-            raise CapacityError(
-                f"the KV cache of {self._limits.num_blocks} blocks"
-                f" of {self._limits.block_length} positions is full"
-            )
-        self._num_steps += 1
-        for run in runs:
-            run.sequence.last_step = self._num_steps
-        return _step(self._num_steps, runs), runs
+                logits_left -= run.num_logits
+                sequence.last_step = self._num_steps
+        assert runs or not self._running, "no sequence can go on"
+        return runs
+
+    def finish(self, runs: SequenceOf[Run]) -> None:
+        """The step was computed: its keys, values and states are there."""
+        self._memory.computed(runs)
+
+    def _admit(self) -> None:
+        """Lets those that wait run, in order of arrival, until one finds no room."""
+        while self._waiting and self._memory.admit(self._waiting[0], self._running):
+            self.add_running(self._waiting.pop(0))
 
     def _by_turn(self) -> list[Sequence]:
-        """All sequences, those first whose turn it is."""
-        decode = [sequence for sequence in self._sequences if sequence.num_waiting <= 1]
-        prefill = [sequence for sequence in self._sequences if sequence.num_waiting > 1]
+        """All that run, those first whose turn it is."""
+        decode = [sequence for sequence in self._running if sequence.num_waiting <= 1]
+        prefill = [sequence for sequence in self._running if sequence.num_waiting > 1]
         decode.sort(key=lambda sequence: sequence.last_step)
-        overdue = prefill and self._num_steps - prefill[0].last_step > len(decode)
+        overdue = prefill and self._num_steps - 1 - prefill[0].last_step > len(decode)
         return prefill[:1] + decode + prefill[1:] if overdue else decode + prefill
 
-    def finish(self, runs: list[Run]) -> None:
-        """The step was computed: its keys and values are in the cache."""
-        for run in runs:
-            run.sequence.num_computed += run.length
-
-    def _run(self, sequence: Sequence, rows_left: int, logits_left: int) -> Run:
-        """As many rows of the sequence as find room, logits and blocks."""
-        length = min(sequence.num_waiting, rows_left)
+    def _run(self, sequence: Sequence, rows_left: int, logits_left: int) -> Run | None:
+        """As many rows of the sequence as find room, logits and blocks; None for none."""
+        start = sequence.num_computed
+        length = min(len(sequence.tokens) - start, rows_left)
         if sequence.all_logits:
             length = min(length, logits_left)
         elif not logits_left:
-            length = max(0, min(length, sequence.num_waiting - 1))
-        start = sequence.num_computed
-        if length and not self._reserve_slot(sequence):
-            length = 0
-        length = min(length, self._reserve(sequence, start + length) - start)
-        stop = start + length
-        first = start if sequence.all_logits else max(start, len(sequence.tokens) - 1)
-        return Run(sequence, start, length, range(min(first, stop), stop))
+            length = min(length, len(sequence.tokens) - start - 1)
+        if length <= 0:
+            return None
+        stop = self._reserve(sequence, start + length)
+        slots = self._memory.slots(sequence) if stop > start else None
+        if slots is None:
+            return None
+        num_logits = stop - start if sequence.all_logits else int(stop == len(sequence.tokens))
+        return Run(sequence, start, stop - start, num_logits, *slots)
 
     def _reserve(self, sequence: Sequence, num_positions: int) -> int:
-        """Gives the sequence blocks for its positions; returns for how many it has."""
-        while len(sequence.blocks) * self._limits.block_length < num_positions and self._free_blocks:
-            sequence.blocks.append(self._free_blocks.pop())
-        return min(num_positions, len(sequence.blocks) * self._limits.block_length)
+        """Up to which position the sequence has blocks, if need be those of newer sequences."""
+        while (stop := self._memory.reserve(sequence, num_positions)) == sequence.num_computed:
+            newest = next(
+                (other for other in reversed(self._running) if self._can_yield(other, sequence)), None
+            )
+            if newest is None:
+                break
+            self._preempt(newest)
+        return stop
 
-    def _reserve_slot(self, sequence: Sequence) -> bool:
-        """Whether the sequence has a place for its recurrent state, or needs none."""
-        if self._limits.num_slots and sequence.slot is None and self._free_slots:
-            sequence.slot = self._free_slots.pop()
-        return not self._limits.num_slots or sequence.slot is not None
+    def _can_yield(self, other: Sequence, sequence: Sequence) -> bool:
+        """Tells whether the other came later, and has no rows in this step yet."""
+        return other.arrival > sequence.arrival and other.last_step < self._num_steps
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._memory.release(sequence)
+        self.add(sequence)
+        self.num_preemptions += 1
 
 
-def _step(number: int, runs: list[Run]) -> Step:
+def _arrival(sequence: Sequence) -> tuple[int, int]:
+    return sequence.arrival
+
+
+def make_step(number: int, runs: SequenceOf[Run], memory: KVMemory, wanted: Wanted) -> Step:
+    """The message that has the ranks compute these runs, with the changes of the memory since the last."""
     token_ids: list[int] = []
-    positions: list[int] = []
-    table_starts: list[int] = []
-    tables: list[int] = []
+    columns: list[int] = []
     logit_rows: list[int] = []
-    slots: list[int] = []
     for run in runs:
-        first_row = len(token_ids) - run.start
-        logit_rows += [first_row + position for position in run.logit_positions]
-        token_ids += run.sequence.tokens[run.start : run.start + run.length]
-        positions += range(run.start, run.start + run.length)
-        table_starts += [len(tables)] * run.length
-        tables += run.sequence.blocks
-        slots += [] if run.sequence.slot is None else [run.sequence.slot] * run.length
-    columns = (token_ids, positions, table_starts, tables, logit_rows, slots)
-    return Step(number, *(np.array(column, np.int32) for column in columns))
+        sequence = run.sequence
+        token_ids += sequence.tokens[run.start : run.start + run.length]
+        logit_rows += range(len(token_ids) - run.num_logits, len(token_ids))
+        columns += (sequence.seat or 0, run.start, run.length, run.read_slot, run.write_slot)
+    arrays = map(_int32s, (token_ids, columns, logit_rows, *memory.take_changes()))
+    return Step(number, *arrays, wanted=wanted)
+
+
+def _int32s(numbers: list[int]) -> np.ndarray:
+    return np.array(numbers, np.int32)

@@ -134,7 +134,7 @@ def _measure(session: Session, test: Test, repeat: int) -> Measurement:
         where = ranks_text(len(session.attached))
         print(f"\r\x1b[Kmeasuring {test.name} on {where}", end="", file=sys.stderr, flush=True)
     try:
-        return measure(session.engine, session.scheduler, session.model.spec.vocabulary_size, test, repeat)
+        return measure(session.engine, session.requests, test, repeat)
     finally:
         if sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tplaunch.coordinator.measuring.ledger import Ledger, make_ledger
-from tplaunch.coordinator.serving.generation import Generation, Timings
-from tplaunch.coordinator.serving.sampling.changes import check_token_ids
+from tplaunch.coordinator.serving.request import Request, Times
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.coordinator.serving.sampling.sampler import Sampler
-from tplaunch.coordinator.serving.sampling.stops import TextStream
 from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from tplaunch.launcher.commands.ledger_report import ledger_json, ledger_table
 from tplaunch.launcher.config import RunConfig, UsageError
@@ -34,8 +31,6 @@ class GenerateConfig:
 
     prompt: str | None
     tokens: list[int] | None  # a prompt as ids
-    max_tokens: int | None  # None: until the end token or the end of the context
-    ignore_eos: bool
     sampling: SamplingParams
     json: bool
     ledger: bool = False  # say where the time went
@@ -46,8 +41,6 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         if self.tokens is not None and (self.prompt is not None or self.from_standard_input):
             raise UsageError("-p and --tokens both give a prompt; use one of them")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise UsageError(f"-n {self.max_tokens}: at least 1 token is needed")
 
 
 def run(config: RunConfig, generate: GenerateConfig) -> int:
@@ -60,10 +53,6 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
     )
     model = open_model(config)
     tokenizer = _tokenizer(model, generate)
-    try:
-        check_token_ids(generate.sampling, model.spec.vocabulary_size)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     arrangement = arrange(config, model, select_devices(config.devices))
     has_prompt = generate.prompt is not None or generate.tokens is not None
     if not has_prompt and model.is_standard_input:
@@ -74,10 +63,10 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
     prompt = _prompt_tokens(generate, tokenizer)
     check_prompt(prompt, model, arrangement.limits)
     say_arrangement(config, model, arrangement)
-    with start_session(config, model, arrangement) as session:
+    with start_session(config, model, arrangement, tokenizer) as session:
         if generate.prompt is not None and sys.stdout.isatty() and not generate.json:
             print(generate.prompt, end="")  # a person reads on from there; a script knows it
-        _continue(session, prompt, generate, tokenizer)
+        _continue(session, prompt, generate)
     _write_trace(session, generate)
     return 0
 
@@ -98,7 +87,7 @@ def _prompt_loop(
     if tokenizer is None:
         raise UsageError("the model file has no tokenizer; give the prompt as ids with --tokens")
     say_arrangement(config, model, arrangement)
-    with start_session(config, model, arrangement) as session:
+    with start_session(config, model, arrangement, tokenizer) as session:
         print("Type a prompt; Ctrl-D ends.", file=sys.stderr)
         while True:
             try:
@@ -112,7 +101,7 @@ def _prompt_loop(
             except (UsageError, TokenizerError) as error:
                 say(str(error))
                 continue
-            _continue(session, prompt, generate, tokenizer)
+            _continue(session, prompt, generate)
     _write_trace(session, generate)
     return 0
 
@@ -135,71 +124,43 @@ def _prompt_tokens(generate: GenerateConfig, tokenizer: Tokenizer | None) -> lis
     return encode_prompt(tokenizer, text, generate.parse_special)
 
 
-def _continue(
-    session: Session, prompt: list[int], generate: GenerateConfig, tokenizer: Tokenizer | None
-) -> None:
+def _continue(session: Session, prompt: list[int], generate: GenerateConfig) -> None:
     """Generates from one prompt and shows it: text as it comes, or JSON at the end."""
-    context_length = session.limits.context_length
-    generation = Generation(
-        engine=session.engine,
-        scheduler=session.scheduler,
-        prompt=prompt,
-        sampler=Sampler(
-            generate.sampling,
-            session.model.spec.vocabulary_size,
-            prompt_ids=prompt,
-            suppressed={*session.model.padding, *(tokenizer.suppressed_token_ids if tokenizer else ())},
-            end_ids=tokenizer.eos_token_ids if tokenizer else (),
-            token_bytes=tokenizer.token_bytes if tokenizer else None,
-        ),
-        max_tokens=generate.max_tokens or context_length,
-        context_length=context_length,
-        stop_tokens=frozenset() if generate.ignore_eos or tokenizer is None else tokenizer.eos_token_ids,
-    )
-    stream = TextStream(tokenizer, generate.sampling) if tokenizer else None
-    tokens: list[int] = []
-    text = ""
-    for token in generation:
-        tokens.append(token)
-        piece = stream.push(token) if stream else f"{token} "
-        text += piece
-        if not generate.json:
-            print(piece, end="", flush=True)
-        if stream and stream.stopped_at is not None:
-            generation.finish_reason = "stop"
-    tail = stream.finish() if stream else ""
-    text += tail
-    if not generate.json:
-        print(tail, end="")
-    timings = generation.timings
-    assert timings is not None
+    request = session.requests.add(prompt, generate.sampling)
+    while not request.is_finished:
+        for event in session.requests.step():
+            if not generate.json:
+                ids = "" if event.token is None or session.has_text else f"{event.token} "
+                print(event.text + ids, end="", flush=True)
+    if request.error is not None:
+        raise request.error
+    times = request.times
     totals, num_steps, reduce_times = session.engine.take_ledger()
-    ledger = make_ledger(totals, num_steps, timings.prompt_seconds + timings.decode_seconds, reduce_times)
+    ledger = make_ledger(totals, num_steps, times.prompt_seconds + times.decode_seconds, reduce_times)
+    output = request.outputs[0]
     if generate.json:
-        print(json.dumps(_report(prompt, tokens, text if tokenizer else None, generation, ledger)))
+        print(json.dumps(_report(request, output.text if session.has_text else None, ledger)))
     else:
         print()
-        _say_speed(timings)
+        _say_speed(times, len(output.token_ids))
     if generate.ledger:
         print(f"mean microseconds of a step, of {num_steps} steps", file=sys.stderr)
         print(ledger_table(ledger), file=sys.stderr)
 
 
-def _report(
-    prompt: list[int], tokens: list[int], text: str | None, generation: Generation, ledger: Ledger
-) -> dict[str, Any]:
-    timings = generation.timings
-    assert timings is not None
+def _report(request: Request, text: str | None, ledger: Ledger) -> dict[str, Any]:
+    times, output = request.times, request.outputs[0]
     return {
-        "prompt_tokens": prompt,
-        "tokens": tokens,
+        "prompt_tokens": list(request.prompt),
+        "cached_tokens": times.cached_tokens,
+        "tokens": output.token_ids,
         "text": text,
-        "finish_reason": generation.finish_reason,
+        "finish_reason": output.finish_reason,
         "timings": {
-            "prompt_seconds": timings.prompt_seconds,
-            "prompt_tokens_per_second": _rate(timings.prompt_tokens, timings.prompt_seconds),
-            "decode_seconds": timings.decode_seconds,
-            "decode_tokens_per_second": _rate(timings.tokens - 1, timings.decode_seconds),
+            "prompt_seconds": times.prompt_seconds,
+            "prompt_tokens_per_second": _rate(times.computed_tokens, times.prompt_seconds),
+            "decode_seconds": times.decode_seconds,
+            "decode_tokens_per_second": _rate(len(output.token_ids) - 1, times.decode_seconds),
         },
         "ledger": ledger_json(ledger),
     }
@@ -209,13 +170,14 @@ def _rate(count: int, seconds: float) -> float | None:
     return count / seconds if count > 0 and seconds > 0 else None
 
 
-def _say_speed(timings: Timings) -> None:
+def _say_speed(times: Times, num_tokens: int) -> None:
     if not sys.stderr.isatty():
         return
-    prompt = _rate(timings.prompt_tokens, timings.prompt_seconds) or 0
-    decode = _rate(timings.tokens - 1, timings.decode_seconds) or 0
+    prompt = _rate(times.computed_tokens, times.prompt_seconds) or 0
+    decode = _rate(num_tokens - 1, times.decode_seconds) or 0
+    cached = f", {times.cached_tokens} of them cached" if times.cached_tokens else ""
     print(
-        f"[prompt {timings.prompt_tokens} tokens at {prompt:.1f}/s,"
-        f" {timings.tokens} tokens at {decode:.1f}/s]",
+        f"[prompt {times.prompt_tokens} tokens{cached} at {prompt:.1f}/s,"
+        f" {num_tokens} tokens at {decode:.1f}/s]",
         file=sys.stderr,
     )

@@ -85,7 +85,9 @@ def _part_read(model: Model, stack: Stack) -> float:
 def _cache(model: Model, limits: Limits, share: RankShare, choice: DeviceChoice) -> int:
     """Bytes of one position's keys and values; NumPy reads a copy of them in float32."""
     limits = replace(limits, kv_type="f32") if choice.index is None else limits
-    cells = cache_buffers(model.spec, share, replace(limits, num_blocks=1, block_length=1))
+    cells = cache_buffers(
+        model.spec, share, replace(limits, num_blocks=1, num_window_blocks=1, block_length=1)
+    )
     return sum(buffer.nbytes for buffer in cells.values())
 
 

@@ -69,6 +69,16 @@ class RankNeeds:
         """Whether the model has recurrent layers."""
         return self._spec.is_recurrent
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether any layer with attention has no window."""
+        return any(attention.window is None for attention in self._spec.attentions)
+
+    @property
+    def longest_window(self) -> int:
+        """Keys that a row sees at most in layers with a window; 0 where none has."""
+        return self._spec.longest_window
+
     def bytes(self, limits: Limits) -> RankBytes:
         cache = _total(cache_buffers(self._spec, self._share, limits))
         states = _total(state_buffers(self._spec, self._share, limits))

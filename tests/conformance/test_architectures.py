@@ -15,8 +15,7 @@ from tests.conformance.conftest import Reference, error
 from tests.conftest import manifest_of
 from tests.drivers import FINDERS, driver_variables, find_lavapipe
 from tests.models import LocalEngine, open_model
-from tplaunch.coordinator.serving.generation import all_logits
-from tplaunch.coordinator.serving.scheduler import Scheduler
+from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, make_plan, num_all_reduces
@@ -48,6 +47,7 @@ LIMITS = Limits(
     max_logit_rows=64,
     kv_type="f32",
     num_slots=1,
+    num_window_blocks=8,
 )
 MAX_ERROR = {"f32": 1e-6, "f16": 1e-5}  # normalised mean squared, by KV type
 
@@ -80,7 +80,7 @@ def logits_of(
     path: Path, reference: Reference, open_device: Opener, limits: Limits, num_ranks: int
 ) -> Floats:
     engine = LocalEngine(path, [1.0] * num_ranks, limits, open_device)
-    return all_logits(engine, Scheduler(limits), reference["tokens"].tolist())
+    return all_logits(engine, reference["tokens"].tolist())
 
 
 def check(
@@ -131,7 +131,7 @@ def test_uneven_shares(
     reference = reference_of(name)
     for expert_split in EXPERT_SPLITS if name.endswith("-moe") else EXPERT_SPLITS[:1]:
         engine = LocalEngine(build(name), weights, LIMITS, open_device, expert_split=expert_split)
-        logits = all_logits(engine, Scheduler(LIMITS), reference["tokens"].tolist())
+        logits = all_logits(engine, reference["tokens"].tolist())
         assert error(logits, reference) <= MAX_ERROR["f32"], expert_split
 
 
@@ -215,7 +215,7 @@ def test_experts_on_unequal_devices(
     engine = LocalEngine(
         build(name), [1.0, 2.0, 1.0], LIMITS, open_next, expert_split=split, shares_routing=True
     )
-    logits = all_logits(engine, Scheduler(LIMITS), reference["tokens"].tolist())
+    logits = all_logits(engine, reference["tokens"].tolist())
     for device in opened:
         device.close()
     assert error(logits, reference) <= MAX_ERROR["f32"]

@@ -34,6 +34,7 @@ def test_variant(name: str, num_ranks: int, builder: ModuleType, open_device: Op
         LIMITS,
         context_length=variant.context,
         num_blocks=-(-variant.context // LIMITS.block_length),
+        num_window_blocks=-(-variant.context // LIMITS.block_length),
         max_rows=variant.num_tokens,
         max_logit_rows=variant.num_tokens,
     )

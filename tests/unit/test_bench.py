@@ -8,20 +8,22 @@ import gguf
 import numpy as np
 import pytest
 
-from tests.models import LIMITS, SPEC, LocalEngine, make_spec, write_llama
+from tests.models import LIMITS, LocalEngine, make_spec, write_llama
+from tests.steps import positions_of
+from tplaunch.coordinator.architectures.described_shapes import GEMMA_3_270M, QWEN_3_5_800M
 from tplaunch.coordinator.architectures.reader import model_spec
-from tplaunch.coordinator.architectures.shapes import SHAPES, Shape, shape_tensors
+from tplaunch.coordinator.architectures.shapes import SHAPES, Shape, described, shape_tensors
 from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.gguf.parts import read_model
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.measuring.ledger import KINDS, make_ledger
-from tplaunch.coordinator.measuring.reduce_times import ReduceClock
 from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.spec import LayerSpec
 from tplaunch.coordinator.serving.benchmark import Measurement, Test, measure
+from tplaunch.coordinator.serving.requests import Requests, all_logits
 from tplaunch.coordinator.serving.sampling.results import StepResult
-from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
+from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.launcher.commands.ledger_report import ledger_table
@@ -36,13 +38,17 @@ from tplaunch.worker.weights.random_weights import DEVIATION, RandomWeights
 SMALL = Shape(make_spec(embedding_length=256, key_length=64, value_length=64, feed_forward_length=512))
 LAYER = LayerSpec(SMALL.spec.attentions[0], None, experts=ExpertsSpec(8, 3, 512, normalised=True))
 SMALL_EXPERTS = Shape(dataclasses.replace(SMALL.spec, layers=(LAYER, LAYER)))
+SIZES = {"block_count": 6, "embedding_length": 256, "feed_forward_length": 512}
+SMALL_WINDOWS = described("gemma3", 300, {**GEMMA_3_270M, **SIZES})
+SMALL_STATES = described("qwen35", 300, {**QWEN_3_5_800M, **SIZES})
 
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_are_whole_models(name: str, weight_type: str) -> None:
     shape = SHAPES[name]
-    if name.startswith("tiny") and WEIGHT_TYPES[weight_type].block_columns > 32:
+    columns = WEIGHT_TYPES[weight_type].block_columns
+    if shape.spec.embedding_length % columns or (name.startswith("tiny") and columns > 32):
         with pytest.raises(UsageError, match=r"columns of a .* row \(\d+\) is not a multiple"):
             RandomModel(name, weight_type)
         return
@@ -60,6 +66,8 @@ def test_shapes_are_whole_models(name: str, weight_type: str) -> None:
         ("llama-3.1-8b", 8.03),
         ("llama-3.3-70b", 70.6),
         ("qwen3-30b-a3b", 30.5),
+        ("gemma-3-270m", 0.268),
+        ("qwen3.5-0.8b", 0.752),
     ],
 )
 def test_shapes_have_as_many_weights_as_the_models(name: str, billions: float) -> None:
@@ -84,6 +92,20 @@ def test_made_up_weights_are_plausible_and_the_same_everywhere(weight_type: str)
             assert len(np.unique(values, axis=0)) == len(values)
 
 
+@pytest.mark.parametrize("shape", [SMALL_WINDOWS, SMALL_STATES], ids=["windows", "states"])
+def test_made_up_weights_keep_a_model_within_bounds(
+    tmp_path: Path, shape: Shape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States must decay: they would grow with every row else."""
+    monkeypatch.setitem(SHAPES, "small", shape)
+    write_gguf(RandomModel("small", "Q8_0"), tmp_path / "m.gguf")
+    limits = dataclasses.replace(LIMITS, num_slots=1)
+    engine = LocalEngine(tmp_path / "m.gguf", limits=limits)
+    logits = all_logits(engine, [1 + index % 7 for index in range(60)])
+    assert np.isfinite(logits).all()
+    assert np.abs(logits[30:]).max() < 4 * np.abs(logits[:30]).max()
+
+
 def test_the_largest_shape_costs_no_memory() -> None:
     tensors = shape_tensors(SHAPES["llama-3.3-70b"], "Q4_0")
     weights = RandomWeights(tensors.values())
@@ -92,7 +114,11 @@ def test_the_largest_shape_costs_no_memory() -> None:
 
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
-@pytest.mark.parametrize("shape", [SMALL, SMALL_EXPERTS], ids=["dense", "experts"])
+@pytest.mark.parametrize(
+    "shape",
+    [SMALL, SMALL_EXPERTS, SMALL_WINDOWS, SMALL_STATES],
+    ids=["dense", "experts", "windows", "states"],
+)
 def test_a_written_shape_holds_the_same_weights(
     tmp_path: Path, shape: Shape, weight_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,34 +166,38 @@ def test_tests_are_named_as_llama_bench_does() -> None:
 class RecordingEngine(LocalEngine):
     """Keeps the positions of every step."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.ledger, self._spent, self._num_steps = [{}], [], 0
-        self._plan = make_plan(SPEC, [1.0])
-        self._reduce_clock = ReduceClock()
+    def __init__(self, path: Path, limits: Limits = LIMITS) -> None:
+        super().__init__(path, limits=limits)
         self.positions: list[list[int]] = []
 
     def run(self, step: Step) -> StepResult:
-        self._num_steps += 1
-        self.positions.append(step.positions.tolist())
+        self.positions.append(positions_of(step))
         return super().run(step)
 
 
 def test_what_a_measurement_runs(tmp_path: Path) -> None:
     """One run that does not count, then the others; decode begins behind a context that is not computed."""
     write_llama(tmp_path / "m.gguf")
-    engine, scheduler = RecordingEngine(tmp_path / "m.gguf"), Scheduler(LIMITS)
-    decode = measure(engine, scheduler, SPEC.vocabulary_size, Test("decode", 3, context=20), repeat=2)
+    engine = RecordingEngine(tmp_path / "m.gguf")
+    requests = Requests(engine)
+    decode = measure(engine, requests, Test("decode", 3, context=20), repeat=2)
     assert engine.positions == [[20], [21], *([[20], [21], [22]] * 2)]
     assert decode.ledger.num_steps == 6 and len(decode.seconds) == 2
     engine.positions.clear()
-    prefill = measure(engine, scheduler, SPEC.vocabulary_size, Test("prefill", 20), repeat=2)
+    prefill = measure(engine, requests, Test("prefill", 20), repeat=2)
     assert engine.positions == [list(range(16)), list(range(16, 20))] * 3
     assert prefill.ledger.num_steps == 4
     assert prefill.ledger.step == pytest.approx(sum(prefill.seconds) * 1e6 / 4)
-    whole = Sequence([0] * LIMITS.num_blocks * LIMITS.block_length)  # every block is free again
-    scheduler.add(whole)
-    scheduler.schedule()
+    assert all(pool.num_available == pool.size for pool in requests.memory.pools)
+
+
+def test_texts_are_measured_together(tmp_path: Path) -> None:
+    write_llama(tmp_path / "m.gguf")
+    engine = RecordingEngine(tmp_path / "m.gguf", dataclasses.replace(LIMITS, max_sequences=3))
+    together = measure(engine, Requests(engine), Test("decode", 2, context=8, batch=3), repeat=1)
+    assert engine.positions == [[8] * 3, [9] * 3] * 2
+    assert together.test.name == "tg2x3@8"
+    assert together.rates == tuple(6 / seconds for seconds in together.seconds)
 
 
 def test_rates_are_tokens_per_second() -> None:

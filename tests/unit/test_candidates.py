@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import steps
 from tests.models import LIMITS, SPEC, LocalEngine, examples, load_message, open_model, write_llama
+from tplaunch.coordinator import candidates
 from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.likeliest import SUM_ERROR, exact_log_sum, likeliest, log_sum
 from tplaunch.coordinator.messages import (
@@ -31,17 +33,17 @@ from tplaunch.coordinator.messages import (
 )
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
+from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.evidence import Wants, evidence_of
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.sampling.pool import NeedsRow
 from tplaunch.coordinator.serving.sampling.results import StepResult, check_answer, gather, merge
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
-from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
 from tplaunch.coordinator.split.plan import Span, make_plan
-from tplaunch.worker import candidates
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceOptions
 from tplaunch.worker.loop import ProtocolError, Worker
-from tplaunch.worker.step.writer import StepError
+from tplaunch.worker.step.checks import StepError
 
 Floats = npt.NDArray[np.float32]
 NOTHING = np.zeros(0, np.int32)
@@ -259,9 +261,7 @@ def engine_on(channel: Channel) -> Engine:
 
 
 def step_of(num_rows: int) -> Step:
-    zeros = np.zeros(num_rows, np.int32)
-    rows = np.arange(num_rows, dtype=np.int32)
-    return Step(1, zeros, rows, zeros, ints(0), rows)
+    return steps.step_of(1, [steps.Rows([0] * num_rows)], range(num_rows), {0: [0]})
 
 
 def test_the_engine_joins_fetched_rows_and_checks_them() -> None:
@@ -323,28 +323,26 @@ def test_a_worker_sends_more_of_its_last_step(worker: Worker) -> None:
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 2.0), (3.0, 1.0, 2.0)])
 def test_tokens_are_the_same_of_candidates_and_of_whole_rows(
-    tmp_path: Path, weights: tuple[float, ...]
+    tmp_path: Path, weights: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model of an odd vocabulary; sampled by every stage that candidates are enough for."""
     write_llama(tmp_path / "m.gguf")
     params = SamplingParams(
-        top_k=7, top_p=0.9, repetition_penalty=1.2, logit_bias={5: 1.0, 6: -1.0}, seed=4, max_tokens=None
+        top_k=7, top_p=0.9, repetition_penalty=1.2, logit_bias={5: 1.0, 6: -1.0}, seed=4, max_tokens=27
     )
     texts = []
     for of_candidates in (True, False):
-        engine, scheduler = LocalEngine(tmp_path / "m.gguf", weights), Scheduler(LIMITS)
-        sequence = Sequence([1, 2, 3])
-        sampler = Sampler(params, SPEC.vocabulary_size, prompt_ids=[1, 2, 3])
-        scheduler.add(sequence)
-        while len(sequence.tokens) < 30:
-            step, runs = scheduler.schedule()
-            generated = sequence.tokens[3:]
-            if of_candidates:
-                result = engine.run(replace(step, wanted=gather([sampler.wants(generated)])))
-                picked = sampler.pick(result.evidence(0), len(sequence.tokens), generated)
-            else:
-                picked = sampler.pick_row(engine.logits(step)[0], len(sequence.tokens), generated)
-            scheduler.finish(runs)
-            sequence.tokens.append(picked.token)
-        texts.append(sequence.tokens)
-    assert texts[0] == texts[1]
+        engine = LocalEngine(tmp_path / "m.gguf", weights)
+        requests = Requests(engine)
+        if not of_candidates:
+            monkeypatch.setattr(Sampler, "wants", lambda *_: Wants(whole_row=True))
+            monkeypatch.setattr(Sampler, "pick", _needs_row)
+        request = requests.add([1, 2, 3], params)
+        while len(requests):
+            requests.step()
+        texts.append(request.outputs[0].token_ids)
+    assert texts[0] == texts[1] and len(texts[0]) == 27
+
+
+def _needs_row(*_: object) -> None:
+    raise NeedsRow

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import (
-    LIMITS,
     Floats,
     LocalEngine,
     examples,
@@ -34,8 +33,7 @@ from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.spec import FeedForwardSpec, LayerSpec, ModelSpec
-from tplaunch.coordinator.serving.generation import all_logits
-from tplaunch.coordinator.serving.scheduler import Scheduler
+from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, RankShare, Span, make_plan
 from tplaunch.coordinator.split.shards import Shard
@@ -180,7 +178,7 @@ def test_ranks_compute_what_the_papers_say(tmp_path: Path, case: str, split: str
         for shares_routing in (False, True):
             options = {"expert_split": split, "shares_routing": shares_routing}
             engine = LocalEngine(tmp_path / "m.gguf", ranks, **options)
-            found = all_logits(engine, Scheduler(LIMITS), dense.TOKENS)
+            found = all_logits(engine, dense.TOKENS)
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
 
 

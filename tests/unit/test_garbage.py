@@ -6,19 +6,21 @@ import gc
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tests.models import LIMITS, SPEC, load_message, open_model, write_llama
 from tplaunch.coordinator import garbage
 from tplaunch.coordinator.garbage import collect_if_due, collected_by_hand
-from tplaunch.coordinator.messages import Message, Step, StepDone, decode, encode
+from tplaunch.coordinator.messages import FetchRows, Message, Rows, Step, StepDone, decode, encode
+from tplaunch.coordinator.serving.engine import Engine
+from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.coordinator.serving.sampling.results import gather, merge
-from tplaunch.coordinator.serving.sampling.sampler import Sampler
-from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
+from tplaunch.coordinator.serving.sampling.results import StepResult, merge
 from tplaunch.coordinator.split.plan import Span, make_plan
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceOptions
@@ -63,32 +65,44 @@ def counted_collections() -> Iterator[list[str]]:
         gc.callbacks.remove(note)
 
 
-def generate(worker: Worker, scheduler: Scheduler, num_sequences: int) -> None:
-    """What both sides do in a step, wire included; every sequence fills the context."""
-    sampler = Sampler(SamplingParams(seed=1), SPEC.vocabulary_size)
-    for _ in range(num_sequences):
-        sequence = Sequence([1])
-        scheduler.add(sequence)
-        while len(sequence.tokens) < LIMITS.context_length:
-            step, runs = scheduler.schedule()
-            step = replace(step, wanted=gather([sampler.wants([])]))
-            received = decode(encode(step))
-            assert isinstance(received, Step)
-            done = decode(encode(worker.run(received)))
-            collect_if_due()
-            assert isinstance(done, StepDone)
-            scheduler.finish(runs)
-            result = merge(step.wanted, 1, [done.answer], [done.logits], [Span(0, SPEC.vocabulary_size)])
-            picked = sampler.pick(result.evidence(0), len(sequence.tokens), sequence.tokens)
-            sequence.tokens.append(picked.token)
-        scheduler.remove(sequence)
+class WireEngine:
+    """The part of an engine that a driver asks for, with one worker in this process, wire included."""
+
+    spec, limits, next_number = SPEC, LIMITS, 1
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def run(self, step: Step) -> StepResult:
+        received = decode(encode(step))
+        assert isinstance(received, Step)
+        done = decode(encode(self._worker.run(received)))
+        collect_if_due()
+        assert isinstance(done, StepDone)
+        self.next_number += 1
+        self._last = step
+        return merge(step.wanted, 1, [done.answer], [done.logits], [Span(0, SPEC.vocabulary_size)])
+
+    def fetch(self, rows: list[int]) -> npt.NDArray[np.float32]:
+        found = self._worker.answer(FetchRows(self._last.number, np.array(rows, np.int32)))
+        assert isinstance(found, Rows)
+        return found.logits.reshape(len(rows), -1)
+
+
+def generate(requests: Requests, num_sequences: int) -> None:
+    """What both sides do in a step; every sequence fills the context."""
+    for number in range(num_sequences):
+        request = requests.add([1 + number % 40], SamplingParams(seed=1, max_tokens=None))
+        while not request.is_finished:
+            requests.step()
+        assert request.outputs[0].finish_reason == "context"
 
 
 def test_steps_leave_nothing_to_collect(worker: Worker) -> None:
-    scheduler = Scheduler(LIMITS)
-    generate(worker, scheduler, 1)
+    requests = Requests(cast(Engine, WireEngine(worker)))
+    generate(requests, 1)
     with collected_by_hand(), counted_collections() as phases:
-        generate(worker, scheduler, 50)
+        generate(requests, 50)
         left = gc.get_count()[0]
         assert not phases  # thousands of steps do not make one collection due
         assert gc.collect() == 0
@@ -96,13 +110,13 @@ def test_steps_leave_nothing_to_collect(worker: Worker) -> None:
 
 
 def test_steps_leave_no_memory_behind(worker: Worker) -> None:
-    scheduler = Scheduler(LIMITS)
+    requests = Requests(cast(Engine, WireEngine(worker)))
     with collected_by_hand():
         tracemalloc.start()
         try:
-            generate(worker, scheduler, 5)
+            generate(requests, 5)
             before, _ = tracemalloc.get_traced_memory()
-            generate(worker, scheduler, 30)
+            generate(requests, 30)
             after, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

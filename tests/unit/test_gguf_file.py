@@ -28,11 +28,11 @@ from tests.models import (
     tensor_shapes,
     write_llama,
 )
+from tests.steps import Rows, step_of
 from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.gguf import header as gguf_header
 from tplaunch.coordinator.gguf.header import GgufError, GgufFile, read_gguf
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
-from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.split.model_shards import check_tensors
 from tplaunch.coordinator.split.plan import PlanError
@@ -529,8 +529,7 @@ def test_random_weights_load_and_run(tmp_path: Path, kind: str, weights: list[fl
     for info in file.tensors.values():
         data[info.offset : info.offset + info.nbytes] = random.bytes(info.nbytes)
     path.write_bytes(data)
-    columns = ([1, 2, 3], [0, 1, 2], [0, 0, 0], [0], [2])
-    step = Step(1, *(np.array(column, np.int32) for column in columns))
+    step = step_of(1, [Rows([1, 2, 3])], [2], {0: [0]})
     assert LocalEngine(path, weights).logits(step).shape == (1, 48)
 
 

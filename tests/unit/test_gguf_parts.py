@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models import LIMITS, SPEC, LocalEngine
+from tests.models import SPEC, LocalEngine
 from tests.split_files import Split, write_part
 from tplaunch.coordinator.gguf.header import GgufError, read_gguf
 from tplaunch.coordinator.gguf.parts import read_model
-from tplaunch.coordinator.serving.generation import all_logits
-from tplaunch.coordinator.serving.scheduler import Scheduler
+from tplaunch.coordinator.serving.requests import all_logits
 
 TOKENS = [1, 5, 47, 0, 9, 9, 23]
 
@@ -26,9 +25,9 @@ def test_parts_compute_what_the_whole_does(
 ) -> None:
     """Also where the first part holds no tensor, and whichever part is named."""
     split = Split(tmp_path, count, first)
-    expected = all_logits(LocalEngine(split.whole, weights), Scheduler(LIMITS), TOKENS)
+    expected = all_logits(LocalEngine(split.whole, weights), TOKENS)
     for number in (0, count - 1):
-        found = all_logits(LocalEngine(split.path(number), weights), Scheduler(LIMITS), TOKENS)
+        found = all_logits(LocalEngine(split.path(number), weights), TOKENS)
         np.testing.assert_array_equal(found, expected)
 
 

@@ -16,8 +16,7 @@ from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.gguf.header import read_gguf
 from tplaunch.coordinator.model.attention import Temperature
 from tplaunch.coordinator.model.checks import ModelError
-from tplaunch.coordinator.serving.generation import all_logits
-from tplaunch.coordinator.serving.scheduler import Scheduler
+from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.worker.buffers.table import cache_buffers
@@ -39,7 +38,7 @@ def test_logits_are_those_of_the_dense_forward_pass(tmp_path: Path, case: str, w
     expected = latent_logits(spec, write_latent(tmp_path / "model.gguf", spec), TOKENS)
     engine = LocalEngine(tmp_path / "model.gguf", weights)
     assert engine.ranks[0].spec == spec
-    found = all_logits(engine, Scheduler(LIMITS), TOKENS)
+    found = all_logits(engine, TOKENS)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -53,7 +52,7 @@ def test_files_that_do_not_part_keys_from_values(
     expected = latent_logits(spec, write_latent(tmp_path / "model.gguf", spec, kind), TOKENS)
     engine = LocalEngine(tmp_path / "model.gguf", weights)
     assert engine.ranks[0].spec == spec
-    found = all_logits(engine, Scheduler(LIMITS), TOKENS)
+    found = all_logits(engine, TOKENS)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 

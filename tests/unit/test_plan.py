@@ -225,7 +225,7 @@ def test_tiny_weights_count_like_others() -> None:
 
 
 def test_limits_are_positive_and_the_kv_type_is_known() -> None:
-    for name in ("context_length", "num_blocks", "block_length", "max_rows", "max_logit_rows"):
+    for name in ("context_length", "block_length", "max_rows", "max_logit_rows", "max_sequences"):
         for value in (0, -1, 2**31):
             wrong: dict[str, Any] = {name: value}
             with pytest.raises(PlanError, match=f"{name} is {value}; it must be positive"):

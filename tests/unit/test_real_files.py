@@ -21,15 +21,14 @@ from tplaunch.coordinator.architectures.rope import read_rope, still_pairs
 from tplaunch.coordinator.gguf.header import read_gguf
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.model.rope import Rope
-from tplaunch.coordinator.serving.generation import all_logits
-from tplaunch.coordinator.serving.scheduler import Scheduler
+from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.worker.step.rope_tables import rope_angles
 
 TOKENS = list(range(13))
 
 
 def logits_of(path: Path, *weights: float) -> Floats:
-    return all_logits(LocalEngine(path, weights or (1.0,), LIMITS), Scheduler(LIMITS), TOKENS)
+    return all_logits(LocalEngine(path, weights or (1.0,), LIMITS), TOKENS)
 
 
 def assert_same_model(tmp_path: Path, changed: RecurrentModel, plain: RecurrentModel) -> None:

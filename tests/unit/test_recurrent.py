@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from tests import recurrent_models
 from tests.models import LocalEngine, examples, make_spec, open_model
 from tests.recurrent_models import LIMITS, RecurrentModel
+from tests.steps import Rows, step_of
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
-from tplaunch.coordinator.serving.generation import all_logits
-from tplaunch.coordinator.serving.scheduler import Scheduler
-from tplaunch.coordinator.serving.scheduler import Sequence as Prompt
+from tplaunch.coordinator.serving.requests import Requests, all_logits
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import PlanError, Span, make_plan, num_all_reduces
@@ -45,7 +45,7 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def logits_of(path: Path, weights: Sequence[float] = (1,), limits: Limits = LIMITS, **options: Any) -> Floats:
     engine = LocalEngine(path, weights, limits, **options)
-    return all_logits(engine, Scheduler(limits), TOKENS)
+    return all_logits(engine, TOKENS)
 
 
 def assert_same(logits: Floats, expected: Floats) -> None:
@@ -74,34 +74,22 @@ def test_chunks_give_the_same(path: Path, max_rows: int) -> None:
     assert_same(logits_of(path, (1, 1), limits), logits_of(path, (1,), whole))
 
 
-def last_logits(engine: LocalEngine, scheduler: Scheduler, prompts: list[Prompt]) -> list[Floats]:
-    """Of each prompt's last token, after whatever steps it takes."""
-    found: dict[int, Floats] = {}
-    while len(found) < len(prompts):
-        step, runs = scheduler.schedule()
-        logits = engine.logits(step)
-        scheduler.finish(runs)
-        row = 0
-        for run in runs:
-            if run.logit_positions:
-                found[id(run.sequence)] = logits[row]
-                scheduler.remove(run.sequence)
-            row += len(run.logit_positions)
-    return [found[id(prompt)] for prompt in prompts]
-
-
 def test_sequences_side_by_side_do_not_disturb_each_other(path: Path) -> None:
     """More of them than slots, of all lengths: slots are used again, and most steps have no logits."""
     limits = dataclasses.replace(LIMITS, max_rows=5, max_logit_rows=5)
-    engine, scheduler = LocalEngine(path, (1, 2), limits), Scheduler(limits)
+    requests = Requests(LocalEngine(path, (1, 2), limits))
     lengths = [9, 1, 14, 3, 20, 2, 6]
-    prompts = [Prompt([(7 * i + start) % 48 for i in range(length)]) for start, length in enumerate(lengths)]
-    for prompt in prompts:
-        scheduler.add(prompt)
-    for prompt, logits in zip(prompts, last_logits(engine, scheduler, prompts), strict=True):
-        alone = LocalEngine(path, (1,), LIMITS)
-        expected = all_logits(alone, Scheduler(LIMITS), prompt.tokens)[-1]
-        assert_same(logits, expected)
+    prompts = [[(7 * i + start) % 48 for i in range(length)] for start, length in enumerate(lengths)]
+    params = SamplingParams(temperature=0, max_tokens=1, logprobs=5)
+    made = [requests.add(prompt, params) for prompt in prompts]
+    while len(requests):
+        requests.step()
+    for request, prompt in zip(made, prompts, strict=True):
+        row = all_logits(LocalEngine(path, (1,), LIMITS), prompt)[-1].astype(np.float64)
+        expected = row - np.log(np.exp(row).sum())
+        (picked,) = request.outputs[0].logprobs
+        for token, logprob in picked.top:
+            assert logprob == pytest.approx(expected[token], abs=1e-4)
 
 
 @pytest.mark.parametrize("weights", [(1,), (1, 1, 1), (1,) * 7])
@@ -187,13 +175,8 @@ def _with_layer(recurrent: RecurrentSpec) -> Any:
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 8])
 def test_all_reduces_are_counted(path: Path, num_ranks: int, with_logits: bool) -> None:
     engine = LocalEngine(path, [1] * num_ranks, LIMITS)
-    scheduler = Scheduler(LIMITS)
-    scheduler.add(Prompt(TOKENS))
-    step, runs = scheduler.schedule()
-    if with_logits:
-        scheduler.finish(runs)
-        engine.logits(step)
-        step, _ = scheduler.schedule()
+    tables = {0: range(-(-len(TOKENS) // LIMITS.block_length))}
+    step = step_of(1, [Rows(TOKENS[:8], write_slot=0)], [7] if with_logits else [], tables)
     program = engine.ranks[0].submit(step)
     assert bool(program.logit_rows) == with_logits
     assert program.num_all_reduces == num_all_reduces(engine.ranks[0].spec, num_ranks, with_logits)

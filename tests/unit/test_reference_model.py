@@ -11,8 +11,7 @@ import pytest
 
 from tests.models import FACTORS, LIMITS, Floats, LocalEngine, make_spec, write_llama
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.coordinator.serving.generation import all_logits
-from tplaunch.coordinator.serving.scheduler import Scheduler
+from tplaunch.coordinator.serving.requests import all_logits
 
 Doubles = npt.NDArray[np.float64]
 TOKENS = [1, 5, 47, 0, 9, 9, 23, 11, 30, 2, 17, 8, 46, 3, 3, 21, 40, 12]
@@ -105,7 +104,7 @@ def test_logits_are_those_of_the_dense_forward_pass(tmp_path: Path, case: str) -
     assert engine.ranks[0].spec.ropes[0].scale == spec.ropes[0].scale
     expected = reference_logits(spec, weights, TOKENS)
     assert np.ptp(expected, axis=1).min() > 0.5
-    found = all_logits(engine, Scheduler(LIMITS), TOKENS)
+    found = all_logits(engine, TOKENS)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -131,6 +130,6 @@ def test_half_precision_cache_is_close(tmp_path: Path) -> None:
 
     weights = write_llama(tmp_path / "model.gguf", make_spec(), biases=True)
     limits = dataclasses.replace(LIMITS, kv_type="f16")
-    found = all_logits(LocalEngine(tmp_path / "model.gguf", [1, 1], limits), Scheduler(limits), TOKENS)
+    found = all_logits(LocalEngine(tmp_path / "model.gguf", [1, 1], limits), TOKENS)
     error = np.abs(found - reference_logits(make_spec(), weights, TOKENS)).max()
     assert 1e-6 < error < 0.02

@@ -1,242 +1,123 @@
-"""Scheduling under random arrivals: nothing is computed twice or never, and no limit is broken."""
+"""The scheduler: who gets rows of a step, in which order, within which limits."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import LIMITS, examples
-from tplaunch.coordinator.messages import Step
-from tplaunch.coordinator.serving.scheduler import CapacityError, Run, Scheduler, Sequence
+from tplaunch.coordinator.messages import Step, Wanted
+from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
+from tplaunch.coordinator.serving.scheduler import Scheduler, make_step
+from tplaunch.coordinator.serving.sequence import Run, Sequence
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.plan import PlanError
 
-LIMITS_DRAWN = st.builds(
-    Limits,
-    context_length=st.just(1000),
-    num_blocks=st.integers(1, 30),
-    block_length=st.sampled_from([1, 2, 3, 8]),
-    max_rows=st.integers(1, 20),
-    max_logit_rows=st.integers(1, 6),
-    num_slots=st.integers(0, 3),
-)
+pytestmark = pytest.mark.unit
 
 
-@dataclasses.dataclass
-class Arrival:
-    """A prompt, when it comes, and how many tokens are then made of it."""
-
-    step: int
-    prompt: list[int]
-    num_decoded: int
-    all_logits: bool
+def scheduler_of(limits: Limits, kinds: LayerKinds | None = None) -> tuple[Scheduler, KVMemory]:
+    memory = KVMemory(limits, kinds or LayerKinds())
+    return Scheduler(limits, memory), memory
 
 
-ARRIVALS = st.lists(
-    st.builds(
-        Arrival,
-        st.integers(0, 12),
-        st.lists(st.integers(0, 999), min_size=1, max_size=40),
-        st.integers(0, 6),
-        st.booleans(),
-    ),
-    min_size=1,
-    max_size=6,
-)
-
-
-class Simulation:
-    """Drives a scheduler as an engine would, and looks at every step it makes."""
-
-    def __init__(self, limits: Limits, arrivals: list[Arrival]) -> None:
-        self.limits, self.scheduler = limits, Scheduler(limits)
-        self.pending = sorted(arrivals, key=lambda arrival: arrival.step)
-        self.living: list[tuple[Sequence, Arrival]] = []
-        self.logits: dict[int, list[int]] = {}  # id of a sequence: positions that got logits
-        self.finished: list[tuple[Sequence, Arrival]] = []
-        self.num_steps = 0
-
-    def run(self) -> None:
-        while self.pending or self.living:
-            self._admit()
-            if not self.living:
-                self.pending[0].step = 0
-                continue
-            waiting = {id(sequence): sequence.num_waiting for sequence, _ in self.living}
-            try:
-                step, runs = self.scheduler.schedule()
-            except CapacityError:
-                self._check_stuck()
-                sequence, _ = self.living.pop()  # gives up on the one that came last
-                self.scheduler.remove(sequence)
-                continue
-            self.num_steps += 1
-            self._check_runs(runs, waiting)
-            self._check_step(step, runs)
-            self.scheduler.finish(runs)
-            self._advance(runs)
-
-    def _admit(self) -> None:
-        while self.pending and self.pending[0].step <= self.num_steps:
-            arrival = self.pending.pop(0)
-            sequence = Sequence(list(arrival.prompt), arrival.all_logits)
-            self.living.append((sequence, arrival))
-            self.logits[id(sequence)] = []
-            self.scheduler.add(sequence)
-
-    def _check_stuck(self) -> None:
-        """No sequence has a place for its next row, and no block is free."""
-        block_length = self.limits.block_length
-        assert sum(len(sequence.blocks) for sequence, _ in self.living) == self.limits.num_blocks
-        for sequence, _ in self.living:
-            assert sequence.num_computed == len(sequence.blocks) * block_length
-
-    def _check_runs(self, runs: list[Run], waiting: dict[int, int]) -> None:
-        assert runs
-        assert len({id(run.sequence) for run in runs}) == len(runs)
-        is_prefill = [waiting[id(run.sequence)] > 1 for run in runs]
-        assert is_prefill[1:] == sorted(is_prefill[1:])  # the first may be a prompt that waited for long
-        assert 1 <= sum(run.length for run in runs) <= self.limits.max_rows
-        assert sum(len(run.logit_positions) for run in runs) <= self.limits.max_logit_rows
-        for run in runs:
-            assert run.length >= 1
-            assert run.start == run.sequence.num_computed  # each token once, in order
-            assert run.start + run.length <= len(run.sequence.tokens)
-            stop = run.start + run.length
-            assert len(run.sequence.blocks) == -(-stop // self.limits.block_length)  # none before its time
-            positions = range(run.start, run.start + run.length)
-            last = len(run.sequence.tokens) - 1
-            wanted = positions if run.sequence.all_logits else [p for p in positions if p == last]
-            assert list(run.logit_positions) == list(wanted)
-        owned = Counter(block for sequence, _ in self.living for block in sequence.blocks)
-        assert all(count == 1 for count in owned.values())
-        assert set(owned) <= set(range(self.limits.num_blocks))
-        slots = Counter(sequence.slot for sequence, _ in self.living if sequence.slot is not None)
-        assert all(count == 1 for count in slots.values())
-        assert set(slots) <= set(range(self.limits.num_slots))
-
-    def _check_step(self, step: Step, runs: list[Run]) -> None:
-        assert step.number == self.num_steps
-        assert step.token_ids.size == step.positions.size == step.table_starts.size
-        row = 0
-        logit_rows = []
-        for run in runs:
-            for position in range(run.start, run.start + run.length):
-                assert step.token_ids[row] == run.sequence.tokens[position]
-                assert step.positions[row] == position
-                table = step.tables[step.table_starts[row] :]
-                count = position // self.limits.block_length + 1
-                assert table[:count].tolist() == run.sequence.blocks[:count]
-                if self.limits.num_slots:
-                    assert step.slots[row] == run.sequence.slot
-                if position in run.logit_positions:
-                    logit_rows.append(row)
-                row += 1
-        assert row == step.token_ids.size
-        assert step.logit_rows.tolist() == logit_rows
-        assert step.tables.size <= self.limits.num_blocks
-        assert step.slots.size == (row if self.limits.num_slots else 0)
-        columns = ("token_ids", "positions", "table_starts", "tables", "logit_rows", "slots")
-        assert all(getattr(step, column).dtype == np.int32 for column in columns)
-
-    def _advance(self, runs: list[Run]) -> None:
-        for run in runs:
-            self.logits[id(run.sequence)] += run.logit_positions
-        for sequence, arrival in list(self.living):
-            if sequence.num_waiting:
-                continue
-            if len(sequence.tokens) < len(arrival.prompt) + arrival.num_decoded:
-                sequence.tokens.append(len(sequence.tokens))
-            else:
-                self.living.remove((sequence, arrival))
-                self.finished.append((sequence, arrival))
-                self.scheduler.remove(sequence)
-                assert sequence.blocks == [] and sequence.slot is None
-
-
-@given(LIMITS_DRAWN, ARRIVALS)
-@examples(300)
-def test_every_token_is_computed_once_within_the_limits(limits: Limits, arrivals: list[Arrival]) -> None:
-    simulation = Simulation(limits, arrivals)
-    simulation.run()
-    room = limits.num_blocks * limits.block_length
-    needed = sum(len(arrival.prompt) + arrival.num_decoded for arrival in arrivals) + len(arrivals) * (
-        limits.block_length - 1
-    )
-    if needed <= room:
-        assert len(simulation.finished) == len(arrivals)
-    for sequence, arrival in simulation.finished:
-        assert sequence.num_computed == len(sequence.tokens) == len(arrival.prompt) + arrival.num_decoded
-        first = 0 if arrival.all_logits else len(arrival.prompt) - 1
-        assert simulation.logits[id(sequence)] == list(range(first, len(sequence.tokens)))
-    everything = Sequence([0] * room)
-    simulation.scheduler.add(everything)  # all blocks came back
-    while everything.num_waiting:
-        simulation.scheduler.finish(simulation.scheduler.schedule()[1])
-    assert sorted(everything.blocks) == list(range(limits.num_blocks))
-
-
-@given(LIMITS_DRAWN, st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=2, max_size=6))
-@examples(100)
-def test_sequences_that_wait_for_nothing_are_left_alone(
-    limits: Limits, prompts: list[tuple[int, bool]]
-) -> None:
-    """Some have been computed to their end and their next token is not there yet, while others go on."""
-    limits = dataclasses.replace(limits, num_blocks=100)
-    scheduler = Scheduler(limits)
-    sequences = [Sequence([1] * length) for length, _ in prompts]
-    for sequence in sequences:
+def add(scheduler: Scheduler, *prompts: list[int], all_logits: bool = False) -> list[Sequence]:
+    """One after another."""
+    made = [
+        Sequence(list(tokens), (len(scheduler) + number, 0), all_logits=all_logits, reads_cache=False)
+        for number, tokens in enumerate(prompts)
+    ]
+    for sequence in made:
         scheduler.add(sequence)
-    for _ in range(30):
-        try:
-            _, runs = scheduler.schedule()
-        except CapacityError:  # all wait for nothing
-            break
-        assert all(run.length > 0 for run in runs)
-        scheduler.finish(runs)
-        for sequence, (_, fed) in zip(sequences, prompts, strict=True):
-            if fed and not sequence.num_waiting:
-                sequence.tokens.append(3)
-    for sequence, (length, fed) in zip(sequences, prompts, strict=True):
-        assert sequence.num_computed <= len(sequence.tokens)
-        assert fed or len(sequence.tokens) == length
+    return made
+
+
+def step_of(runs: list[Run], memory: KVMemory) -> Step:
+    return make_step(1, runs, memory, Wanted())
 
 
 def test_decode_goes_first_and_prefill_fills_the_step() -> None:
-    limits = dataclasses.replace(LIMITS, max_rows=8)
-    scheduler = Scheduler(limits)
-    prompt, decoding = Sequence(list(range(20))), Sequence([7])
-    scheduler.add(prompt)
-    scheduler.add(decoding)
-    step, _ = scheduler.schedule()
+    scheduler, memory = scheduler_of(dataclasses.replace(LIMITS, max_rows=8, max_sequences=2))
+    add(scheduler, list(range(20)), [7])
+    step = step_of(scheduler.schedule(), memory)
     assert step.token_ids.tolist() == [7, 0, 1, 2, 3, 4, 5, 6]
-    assert step.positions.tolist() == [0, 0, 1, 2, 3, 4, 5, 6]
+    assert [run[1:3] for run in step.runs.reshape(-1, 5).tolist()] == [[0, 1], [0, 7]]
     assert step.logit_rows.tolist() == [0]
 
 
+def test_a_step_brings_what_changed_and_no_more() -> None:
+    scheduler, memory = scheduler_of(LIMITS)
+    (sequence,) = add(scheduler, list(range(9)))
+    sizes = []
+    for _ in range(6):
+        runs = scheduler.schedule()
+        step = step_of(runs, memory)
+        sizes.append((step.token_ids.size, step.runs.size, step.tables.size // 3))
+        scheduler.finish(runs)
+        sequence.tokens.append(1)
+    assert sizes == [(9, 5, 3), (1, 5, 0), (1, 5, 0), (1, 5, 0), (1, 5, 1), (1, 5, 0)]
+
+
 @given(
-    limits=LIMITS_DRAWN,
+    max_rows=st.integers(1, 9),
+    max_logit_rows=st.integers(1, 9),
+    prompts=st.lists(st.tuples(st.integers(1, 40), st.booleans()), min_size=1, max_size=8),
+)
+@examples(150)
+def test_rows_stay_within_the_limits_and_come_once(
+    max_rows: int, max_logit_rows: int, prompts: list[tuple[int, bool]]
+) -> None:
+    limits = dataclasses.replace(
+        LIMITS, max_rows=max_rows, max_logit_rows=max_logit_rows, max_sequences=4, num_blocks=40
+    )
+    scheduler, _ = scheduler_of(limits)
+    sequences = [
+        Sequence([1] * length, (number, 0), all_logits=all_logits, reads_cache=False)
+        for number, (length, all_logits) in enumerate(prompts)
+    ]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    left = set(map(id, sequences))
+    while left:
+        runs = scheduler.schedule()
+        assert 0 < sum(run.length for run in runs) <= max_rows
+        assert sum(run.num_logits for run in runs) <= max_logit_rows
+        for run in runs:
+            is_last = run.start + run.length == len(run.sequence.tokens)
+            assert run.start == run.sequence.num_computed
+            assert run.num_logits == (run.length if run.sequence.all_logits else int(is_last))
+        scheduler.finish(runs)
+        for run in runs:
+            if not run.sequence.num_waiting:
+                scheduler.remove(run.sequence)
+                left.remove(id(run.sequence))
+    assert not len(scheduler)
+
+
+@given(
+    max_rows=st.integers(1, 9),
     num_decoding=st.integers(1, 20),
     prompts=st.lists(st.tuples(st.integers(2, 60), st.booleans()), max_size=2),
 )
-@examples(200)
+@examples(150)
 def test_everything_advances_however_few_rows_a_step_has(
-    limits: Limits, num_decoding: int, prompts: list[tuple[int, bool]]
+    max_rows: int, num_decoding: int, prompts: list[tuple[int, bool]]
 ) -> None:
     """Decoding goes on for ever: nobody waits longer than twice a round of turns for its next row."""
-    scheduler = Scheduler(dataclasses.replace(limits, num_blocks=10_000, num_slots=0))
-    sequences = [Sequence([1]) for _ in range(num_decoding)]
-    sequences += [Sequence([1] * length, all_logits) for length, all_logits in prompts]
-    for sequence in sequences:
-        scheduler.add(sequence)
+    limits = dataclasses.replace(
+        LIMITS, max_rows=max_rows, num_blocks=10_000, max_sequences=30, context_length=2000
+    )
+    scheduler, _ = scheduler_of(limits)
+    sequences = add(scheduler, *([1] for _ in range(num_decoding)))
+    for length, all_logits in prompts:
+        sequences += add(scheduler, [1] * length, all_logits=all_logits)
     last_seen = dict.fromkeys(map(id, sequences), 0)
     round_length = len(sequences) + 1
     for number in range(1, 8 * round_length):
-        _, runs = scheduler.schedule()
+        runs = scheduler.schedule()
         scheduler.finish(runs)
         for run in runs:
             last_seen[id(run.sequence)] = number
@@ -250,17 +131,18 @@ def test_everything_advances_however_few_rows_a_step_has(
                 last_seen[id(sequence)] = number  # its turn is after the prompts before it
 
 
-def test_a_full_cache_is_an_error_that_names_its_size() -> None:
-    limits = dataclasses.replace(LIMITS, num_blocks=2, block_length=4)
-    scheduler = Scheduler(limits)
-    sequence = Sequence(list(range(9)))
-    scheduler.add(sequence)
-    _, runs = scheduler.schedule()
-    assert runs[0].length == 8
-    assert list(runs[0].logit_positions) == []
-    scheduler.finish(runs)
-    with pytest.raises(CapacityError, match="the KV cache of 2 blocks of 4 positions is full"):
-        scheduler.schedule()
-    scheduler.remove(sequence)
-    scheduler.add(Sequence([1]))
-    assert scheduler.schedule()[0].number == 2
+def test_nobody_overtakes_the_one_who_waits_for_room() -> None:
+    """The second needs more blocks than are free; the third would find room, and waits behind it."""
+    scheduler, _ = scheduler_of(dataclasses.replace(LIMITS, num_blocks=16, max_sequences=3))
+    first, second, third = add(scheduler, [1] * 20, [1] * 50, [1])
+    scheduler.finish(scheduler.schedule())
+    assert [one.is_running for one in (first, second, third)] == [True, False, False]
+    scheduler.remove(first)
+    scheduler.schedule()
+    assert [second.is_running, third.is_running] == [True, True]
+
+
+def test_a_cache_too_small_for_one_sequence_is_refused() -> None:
+    limits = dataclasses.replace(LIMITS, num_blocks=15)
+    with pytest.raises(PlanError, match="a KV cache of 15 blocks, where one sequence needs 16"):
+        KVMemory(limits, LayerKinds())

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import (
-    LIMITS,
     WRITABLE_TYPES,
     LocalEngine,
     examples,
@@ -23,8 +22,7 @@ from tests.models import (
     write_llama,
 )
 from tplaunch.coordinator.model.spec import FeedForwardSpec, ModelSpec
-from tplaunch.coordinator.serving.generation import all_logits
-from tplaunch.coordinator.serving.scheduler import Scheduler
+from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import make_plan
 
@@ -75,8 +73,8 @@ def test_ranks_together_compute_what_one_alone_does(
 ) -> None:
     path = tmp_path_factory.mktemp("split") / "m.gguf"
     write_llama(path, case.spec, case.types, biases=case.biases, scales=case.scales, tied=case.tied)
-    expected = all_logits(LocalEngine(path), Scheduler(LIMITS), TOKENS)
-    found = all_logits(LocalEngine(path, case.weights), Scheduler(LIMITS), TOKENS)
+    expected = all_logits(LocalEngine(path), TOKENS)
+    found = all_logits(LocalEngine(path, case.weights), TOKENS)
     assert np.ptp(expected, axis=1).min() > 0.1
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=5e-5)
 
@@ -136,5 +134,5 @@ def test_layers_of_unequal_lengths(tmp_path: Path, num_ranks: int) -> None:
     write_llama(tmp_path / "m.gguf", spec, types)
     tokens = [1, 5, 40, 7, 3, 9]
     whole, split = LocalEngine(tmp_path / "m.gguf"), LocalEngine(tmp_path / "m.gguf", [1.0] * num_ranks)
-    expected, found = (all_logits(engine, Scheduler(LIMITS), tokens) for engine in (whole, split))
+    expected, found = (all_logits(engine, tokens) for engine in (whole, split))
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,12 @@ from tests.models import (
     tensor_shapes,
     write_llama,
 )
+from tests.steps import Rows, step_of
 from tplaunch.collectives.arena import private_arena
 from tplaunch.coordinator.gguf.parts import GgufModel, read_model
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
-from tplaunch.coordinator.messages import Step
-from tplaunch.coordinator.serving.generation import all_logits
-from tplaunch.coordinator.serving.scheduler import Scheduler, Sequence
+from tplaunch.coordinator.serving.requests import Requests, all_logits
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare, Span, make_plan, padded
 from tplaunch.coordinator.split.shards import Shard
@@ -213,7 +212,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logits_of(engine: LocalEngine, tokens: list[int] = TOKENS) -> Floats:
-    return all_logits(engine, Scheduler(LIMITS), tokens)
+    return all_logits(engine, tokens)
 
 
 def assert_close(found: Floats, expected: Floats) -> None:
@@ -304,15 +303,13 @@ def test_prefill_in_chunks_computes_the_same(
     mixed: Path, expected_mixed: Floats, max_rows: int, weights: list[float]
 ) -> None:
     limits = dataclasses.replace(LIMITS, max_rows=max_rows, max_logit_rows=min(max_rows, 2))
-    engine, scheduler = LocalEngine(mixed, weights, limits), Scheduler(limits)
-    sequence = Sequence(list(TOKENS))  # only the last row gets logits: most steps end early
-    scheduler.add(sequence)
-    while sequence.num_waiting:
-        step, runs = scheduler.schedule()
-        logits = engine.logits(step)
-        scheduler.finish(runs)
-    assert_close(logits[-1], expected_mixed[-1])
-    assert_close(all_logits(LocalEngine(mixed, weights, limits), Scheduler(limits), TOKENS), expected_mixed)
+    # Only the last row gets logits: most steps end early.
+    requests = Requests(LocalEngine(mixed, weights, limits))
+    request = requests.add(TOKENS, SamplingParams(temperature=0, max_tokens=1))
+    while not request.is_finished:
+        requests.step()
+    assert request.outputs[0].token_ids == [int(expected_mixed[-1].argmax())]
+    assert_close(all_logits(LocalEngine(mixed, weights, limits), TOKENS), expected_mixed)
 
 
 @pytest.mark.parametrize("weights", [[1], [1, 2]], ids=str)
@@ -323,7 +320,6 @@ def test_sequences_side_by_side_in_shuffled_blocks(mixed: Path, weights: list[fl
     engine = LocalEngine(mixed, weights)
     blocks = np.random.default_rng(3).permutation(LIMITS.num_blocks).tolist()
     tables = [[blocks.pop() for _ in range(-(-len(prompt) // LIMITS.block_length))] for prompt in prompts]
-    starts = np.cumsum([0, *(len(table) for table in tables)]).tolist()
     done, number = [0, 0, 0], 0
     while any(count < len(prompt) for count, prompt in zip(done, prompts, strict=True)):
         number += 1
@@ -332,20 +328,13 @@ def test_sequences_side_by_side_in_shuffled_blocks(mixed: Path, weights: list[fl
             for index in (2, 1, 0)
             for position in range(done[index], min(done[index] + 3 + index, len(prompts[index])))
         ]
-        step = Step(
-            number,
-            *(
-                np.array([*column], np.int32)
-                for column in (
-                    [prompts[index][position] for index, position in rows],
-                    [position for _, position in rows],
-                    [starts[index] for index, _ in rows],
-                    itertools.chain(*tables),
-                    range(len(rows)),
-                )
-            ),
-        )
-        logits = engine.logits(step)
+        runs = [
+            Rows(prompts[index][done[index] : done[index] + 3 + index], done[index], seat=2 * index)
+            for index in (2, 1, 0)
+            if done[index] < len(prompts[index])
+        ]
+        told = {2 * index: table for index, table in enumerate(tables)} if number == 1 else ()
+        logits = engine.logits(step_of(number, runs, range(len(rows)), told))
         for row, (index, position) in zip(logits, rows, strict=True):
             assert_close(row, alone[index][position])
             done[index] += 1
@@ -369,7 +358,6 @@ def test_attention_in_chunks_computes_the_same(
 def test_logit_rows_may_come_in_any_order(mixed: Path, expected_mixed: Floats) -> None:
     tokens = TOKENS[:8]
     wanted = [5, 0, 7, 5]
-    columns = (tokens, range(8), [0] * 8, [3, 1], wanted)
-    step = Step(1, *(np.array(column, np.int32) for column in columns))
+    step = step_of(1, [Rows(tokens)], wanted, {0: [3, 1]})
     logits = LocalEngine(mixed, [1, 1]).logits(step)
     assert_close(logits, expected_mixed[wanted])

@@ -81,7 +81,7 @@ def test_overlaps() -> None:
 
 def test_a_trace_is_in_the_trace_event_format() -> None:
     trace = Trace()
-    step = Step(7, np.zeros(3, np.int32), NO_INTS, NO_INTS, NO_INTS, NO_INTS)
+    step = Step(7, np.zeros(3, np.int32), NO_INTS, NO_INTS)
     laps = (Lap("host", 1.25, 1.5), Lap("device", 1.3, 1.4))
     trace.add(step, 1.0, 2.0, [StepDone(7, np.zeros(0, np.float32), {}, laps)] * 2)
     events = list(trace.events(5, "a run"))

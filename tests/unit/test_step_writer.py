@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import LIMITS, Rank, examples, make_spec, open_model, write_llama
+from tests.steps import Rows, step_of
 from tplaunch.coordinator.messages import Step
+from tplaunch.coordinator.model.attention import Window
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import make_plan
-from tplaunch.worker.buffers.step import HEADER_WORDS, INDIRECT_WORD, StepLayout, StepView
+from tplaunch.worker.buffers.step import HEADER_WORDS, INDIRECT_WORD, NO_SLOT, StepLayout, StepView
 from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK, activation_buffers, attention_slots
+from tplaunch.worker.step.checks import StepError
 from tplaunch.worker.step.rope_tables import rope_angles
-from tplaunch.worker.step.writer import StepError, row_bucket
+from tplaunch.worker.step.writer import row_bucket
 
 SPEC = make_spec()
 
@@ -39,17 +42,13 @@ def rank_of(path: Path, limits: Limits = LIMITS) -> Rank:
     return Rank(file, spec, make_plan(spec, [1])[0], 1, limits)
 
 
+TABLES = {1: [9, 31, 2], 4: [0, *range(3, 9), *range(10, 19)]}  # blocks by seat
+
+
 def make_step(number: int = 1, **columns: Any) -> Step:
-    """A step of three rows of one sequence and two of another, changed."""
-    plain: dict[str, Any] = {
-        "token_ids": [5, 6, 7, 8, 47],
-        "positions": [6, 7, 8, 0, 63],
-        "table_starts": [0, 0, 0, 3, 3],
-        "tables": [9, 31, 2, 0, *range(3, 9), *range(10, 19)],
-        "logit_rows": [2, 4],
-    }
-    columns = {name: np.array([*value], np.int32) for name, value in {**plain, **columns}.items()}
-    return Step(number, **columns)
+    """A step of three rows of one sequence, one of another and one more of that, far on; changed."""
+    rows = [Rows([5, 6, 7], 6, seat=1), Rows([8], 0, seat=4), Rows([47], 63, seat=4)]
+    return step_of(number, rows, **{"logit_rows": [2, 4], "tables": TABLES, **columns})
 
 
 def view_of(rank: Rank) -> StepView:
@@ -69,9 +68,12 @@ def test_a_step_arrives_in_the_buffers(path: Path) -> None:
     assert view.num_chunks * view.chunk_length >= 64
     indirect = view.header[INDIRECT_WORD : INDIRECT_WORD + 3].tolist()
     assert indirect == [3, SPEC.attentions[0].num_kv_heads, view.num_chunks]  # 5 rows x 2 heads, 4 at once
-    assert view.positions[:5].tolist() == step.positions.tolist()
-    assert view.table_starts[:5].tolist() == step.table_starts.tolist()
-    assert view.tables[: step.tables.size].tolist() == step.tables.tolist()
+    assert view.positions[:5].tolist() == [6, 7, 8, 0, 63]
+    assert view.table_starts[:5].tolist() == [16, 16, 16, 64, 64]
+    tables = view.tables.reshape(LIMITS.max_sequences, 16)
+    for seat, blocks in TABLES.items():
+        assert tables[seat, : len(blocks)].tolist() == blocks
+    assert not tables[[0, 2, 3, 5, 6, 7]].any() and not view.window_tables.any()
     assert view.logit_rows[:2].tolist() == [2, 4]
     file, _ = open_model(path)
     info = file.tensors["token_embd.weight"]
@@ -81,16 +83,19 @@ def test_a_step_arrives_in_the_buffers(path: Path) -> None:
 
 
 def test_parts_of_the_step_buffer_do_not_overlap() -> None:
-    words = np.zeros(StepLayout(LIMITS).num_words, np.uint32)
-    view = StepView(words, StepLayout(LIMITS))
+    limits = dataclasses.replace(LIMITS, num_slots=3)
+    words = np.zeros(StepLayout(limits).num_words, np.uint32)
+    view = StepView(words, StepLayout(limits))
     sizes = {
         "header": HEADER_WORDS,
         "positions": LIMITS.max_rows,
         "table_starts": LIMITS.max_rows,
         "logit_rows": LIMITS.max_logit_rows,
-        "tables": LIMITS.num_blocks,
-        "run_starts": LIMITS.num_slots + 1,
-        "run_slots": LIMITS.num_slots,
+        "tables": LIMITS.max_sequences * 16,
+        "window_tables": LIMITS.max_sequences * 16,
+        "run_starts": limits.num_slots + 1,
+        "read_slots": limits.num_slots,
+        "write_slots": limits.num_slots,
     }
     for name, size in sizes.items():
         assert getattr(view, name).size == size
@@ -98,7 +103,13 @@ def test_parts_of_the_step_buffer_do_not_overlap() -> None:
     assert words.tolist() == [1] * words.size
 
 
-Mutation = Callable[[npt.NDArray[Any], int], npt.NDArray[Any]]  # of one column, and where
+@pytest.mark.parametrize("name", ["num_blocks", "num_window_blocks"])
+def test_a_pool_without_blocks_has_no_tables(name: str) -> None:
+    none: dict[str, Any] = {name: 0}
+    limits = dataclasses.replace(LIMITS, max_sequences=3, **none)
+    layout = StepLayout(limits)
+    view = StepView(np.zeros(layout.num_words, np.uint32), layout)
+    assert sorted((view.tables.size, view.window_tables.size)) == [0, 3 * 16]
 
 
 def replaced(column: npt.NDArray[Any], index: int, value: int) -> npt.NDArray[Any]:
@@ -107,23 +118,18 @@ def replaced(column: npt.NDArray[Any], index: int, value: int) -> npt.NDArray[An
     return changed
 
 
-def shortened(column: npt.NDArray[Any], index: int) -> npt.NDArray[Any]:
-    return column[: index % column.size]
-
-
-def lengthened(column: npt.NDArray[Any], index: int) -> npt.NDArray[Any]:
-    return np.append(column, np.full(1 + index % 40, column[0]))
-
-
-COLUMNS = ("token_ids", "positions", "table_starts", "tables", "logit_rows")
-STOPS = {  # the first value that is wrong
-    "token_ids": SPEC.vocabulary_size,
-    "positions": LIMITS.context_length,
-    "table_starts": 19,
-    "tables": LIMITS.num_blocks,
-    "logit_rows": 5,
+# The columns of each field, and the first value that is wrong in each.
+STOPS: dict[str, tuple[int, ...]] = {
+    "token_ids": (SPEC.vocabulary_size,),
+    "runs": (LIMITS.max_sequences, LIMITS.context_length, 2, 0, 0),
+    "tables": (LIMITS.max_sequences, 16, LIMITS.num_blocks),
+    "window_tables": (LIMITS.max_sequences, 16, LIMITS.num_window_blocks),
+    "logit_rows": (5,),
+    "copies": (LIMITS.num_blocks,) * 2,
+    "window_copies": (LIMITS.num_window_blocks,) * 2,
 }
-WILD = st.sampled_from([-1, -(2**31), 2**31 - 1, 2**30, 65536])
+WIDE: dict[str, Any] = {"window_tables": {0: [3, 4]}, "copies": [1, 2], "window_copies": [30, 31, 4, 0]}
+WILD = st.sampled_from([-2, -(2**31), 2**31 - 1, 2**30, 65536])
 
 
 @pytest.fixture(scope="module")
@@ -139,28 +145,64 @@ def assert_refused(rank: Rank, step: Step) -> None:
     assert snapshot(rank) == before
 
 
-@given(st.sampled_from(COLUMNS), st.integers(0, 100), WILD | st.just(None))
-@examples(200)
+@given(st.sampled_from(sorted(STOPS)), st.integers(0, 1000), WILD | st.just(None))
+@examples(300)
 def test_values_out_of_range_are_refused(shared_rank: Rank, name: str, index: int, value: int | None) -> None:
-    wrong = STOPS[name] if value is None else value
-    changes: dict[str, Any] = {name: replaced(getattr(make_step(), name), index, wrong)}
-    assert_refused(shared_rank, make_step(**changes))
+    good = getattr(make_step(**WIDE), name)
+    index %= good.size
+    wrong = STOPS[name][index % len(STOPS[name])] if value is None else value
+    assert_refused(shared_rank, make_step(**WIDE | {name: replaced(good, index, wrong)}))
 
 
-@given(st.sampled_from(("token_ids", "positions", "table_starts")), st.integers(0, 100), st.booleans())
+@given(st.sampled_from(["runs", "tables", "window_tables", "copies", "window_copies"]), st.integers(1, 100))
 @examples(60)
-def test_columns_of_unequal_lengths_are_refused(
-    shared_rank: Rank, name: str, index: int, shorter: bool
-) -> None:
-    change: Mutation = shortened if shorter else lengthened
-    changes: dict[str, Any] = {name: change(getattr(make_step(), name), index)}
-    assert_refused(shared_rank, make_step(**changes))
+def test_columns_that_end_too_soon_are_refused(shared_rank: Rank, name: str, length: int) -> None:
+    good = getattr(make_step(**WIDE), name)
+    if length % len(STOPS[name]) or name == "runs":
+        assert_refused(shared_rank, make_step(**WIDE | {name: good[: length % good.size]}))
 
 
-@given(st.integers(0, 18))
-@examples(19)
-def test_tables_that_end_too_soon_are_refused(shared_rank: Rank, length: int) -> None:
-    assert_refused(shared_rank, make_step(tables=make_step().tables[:length]))
+@given(st.sampled_from([(0, 1), (1, 2), (4, 0), (4, 15)]))
+@examples(4)
+def test_keys_in_a_block_that_was_never_set_are_refused(shared_rank: Rank, place: tuple[int, int]) -> None:
+    """Every position up to a row's own has a key; where a seat's table says a block later is soon enough."""
+    changes = make_step().tables.reshape(-1, 3)
+    left = changes[(changes[:, :2] != place).any(axis=1)]
+    if place == (0, 1):  # of a seat that no row has
+        assert left.size == changes.size
+    else:
+        with pytest.raises(StepError, match=f"seat {place[0]} has no block at place {place[1]}"):
+            shared_rank.writer.write(make_step(tables=left.reshape(-1)))
+
+
+def test_tables_stay_from_step_to_step(path: Path) -> None:
+    rank = rank_of(path)
+    rank.writer.write(make_step())
+    rank.writer.write(step_of(2, [Rows([1, 2], 9, seat=1)]))
+    rank.writer.write(step_of(3, [Rows([1], 11, seat=1), Rows([1], 5, seat=4)], tables={1: [9, 7]}))
+    assert_refused(rank, step_of(4, [Rows([1], 12, seat=1)]))
+    rank.writer.write(step_of(4, [Rows([1], 12, seat=1)], tables=[1, 3, 30, 1, 3, 20]))
+    tables = view_of(rank).tables.reshape(LIMITS.max_sequences, 16)
+    assert tables[1, :4].tolist() == [9, 7, 2, 20]  # the later of two changes counts
+    assert tables[4].tolist() == TABLES[4]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_only_blocks_of_the_window_need_be_set(tmp_path: Path, chunked: bool) -> None:
+    write_llama(tmp_path / "model.gguf", SPEC)
+    file, spec = open_model(tmp_path / "model.gguf")
+    attention = dataclasses.replace(SPEC.attentions[0], window=Window(10, chunked))
+    layer = dataclasses.replace(spec.layers[0], attention=attention)
+    spec = dataclasses.replace(spec, layers=(layer,) * spec.num_layers)
+    limits = dataclasses.replace(LIMITS, num_blocks=0, num_window_blocks=5)
+    rank = Rank(file, spec, make_plan(spec, [1])[0], 1, limits)
+    first = (20 if chunked else 16) // 4  # of rows 25 to 27
+    changes = [number for place in range(first, 7) for number in (2, place, place - 4)]
+    assert_refused(rank, step_of(1, [Rows([1, 2, 3], 25, seat=2)], window_tables=changes[3:]))
+    rank.writer.write(step_of(1, [Rows([1, 2, 3], 25, seat=2)], window_tables=changes))
+    assert_refused(rank, step_of(2, [Rows([1], 28, seat=2)]))
+    assert_refused(rank, step_of(2, [Rows([1], 28, seat=2)], tables=[2, 7, 0]))  # it has no such layer
+    rank.writer.write(step_of(2, [Rows([1], 28, seat=2)], window_tables=[2, 7, 0]))
 
 
 @pytest.mark.parametrize("number", [-1, 0, 2, 100])
@@ -172,7 +214,7 @@ def test_steps_count_up_from_one_and_a_refused_one_does_not_count(path: Path) ->
     rank = rank_of(path)
     rank.writer.write(make_step(1))
     assert_refused(rank, make_step(1))
-    assert_refused(rank, make_step(2, positions=[0, 1, 2, 3, 64]))
+    assert_refused(rank, step_of(2, [Rows([0], 64, seat=4)]))
     assert_refused(rank, make_step(3))
     rank.writer.write(make_step(2))
 
@@ -180,14 +222,19 @@ def test_steps_count_up_from_one_and_a_refused_one_does_not_count(path: Path) ->
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ({name: [] for name in COLUMNS}, "step 1 has 0 rows and 0 logit rows; 1 to 16 and at most 16"),
-        (dict.fromkeys(("token_ids", "positions", "table_starts"), [0] * 17), "step 1 has 17 rows"),
+        ({"token_ids": [], "logit_rows": []}, "step 1 has 0 rows and 0 logit rows; 1 to 16 and at most 16"),
+        ({"token_ids": [0] * 17}, "step 1 has 17 rows"),
         ({"logit_rows": [0] * 17}, "step 1 has 5 rows and 17 logit rows"),
-        ({"tables": [0] * 33}, "step 1 has block tables of 33 entries"),
-        ({"positions": [0, 1]}, "step 1: 5 tokens, 2 positions"),
+        ({"token_ids": [0] * 4, "logit_rows": []}, "step 1 has 4 tokens, but runs of 5 rows"),
+        ({"runs": [1, 6, 0, -1, -1]}, "a number of rows in a run from 0 to 0; 1 to 16 are possible"),
+        ({"runs": [1, 6, 5, -1]}, "4 integers of runs; 5 belong together"),
+        ({"runs": [8, 6, 5, -1, -1]}, "a seat from 8 to 8; 0 to 7 are possible"),
+        ({"runs": [4, 60, 5, -1, -1]}, "a last position from 64 to 64; 0 to 63 are possible"),
         ({"token_ids": [0, 48, 1, 2, 3]}, "a token id from 0 to 48; 0 to 47 are possible"),
-        ({"positions": [0, 1, 2, 3, 64]}, "a position from 0 to 64; 0 to 63 are possible"),
-        ({"tables": [*make_step().tables[:-1], 32]}, "a block from 0 to 32; 0 to 31 are possible"),
+        ({"tables": [0, 16, 0]}, "a place in a block table from 16 to 16; 0 to 15 are possible"),
+        ({"tables": [7, 0, 32]}, "a block from 32 to 32; 0 to 31 are possible"),
+        ({"copies": [1, 2, 3, 2]}, "a block is copied to twice, or copied to and from"),
+        ({"window_copies": [1, 2, 2, 3]}, "a block is copied to twice, or copied to and from"),
         ({"logit_rows": [-1]}, "a logit row from -1 to -1; 0 to 4 are possible"),
     ],
 )
@@ -207,46 +254,53 @@ def slotted_rank(path: Path) -> Rank:
     return rank_of(path, SLOTTED)
 
 
-def slotted_step(slots: list[int], positions: list[int]) -> Step:
-    zeros = [0] * len(positions)
-    return make_step(
-        token_ids=zeros, positions=positions, table_starts=zeros, tables=range(16), logit_rows=[], slots=slots
-    )
+def slotted_step(*runs: tuple[int, int, int, int]) -> Step:
+    """runs: position, number of rows, slot that is read, and slot that is written."""
+    rows = [Rows([0] * length, start, 4, read, write) for start, length, read, write in runs]
+    return step_of(1, rows, tables={4: range(16)})
 
 
-def test_runs_are_the_neighbouring_rows_of_a_slot(path: Path) -> None:
+def test_runs_have_states(path: Path) -> None:
     rank = rank_of(path, SLOTTED)
-    rank.writer.write(slotted_step([2, 2, 2, 0, 3, 3], [6, 7, 8, 63, 0, 1]))
+    rank.writer.write(slotted_step((6, 3, 2, 2), (63, 1, 1, 0), (0, 2, -1, 3)))
     view = view_of(rank)
     assert view.num_runs == 3
     assert view.run_starts[:4].tolist() == [0, 3, 4, 6]
-    assert view.run_slots[:3].tolist() == [2, 0, 3]
+    assert view.read_slots[:3].tolist() == [2, 1, NO_SLOT]
+    assert view.write_slots[:3].tolist() == [2, 0, 3]
 
 
 @pytest.mark.parametrize(
-    ("slots", "positions", "sentence"),
+    ("runs", "sentence"),
     [
-        ([], [0, 1], "step 1 has 0 state slots; 2 are needed"),
-        ([1], [0, 1], "step 1 has 1 state slots; 2 are needed"),
-        ([0, 4], [0, 0], "a state slot from 0 to 4; 0 to 3 are possible"),
-        ([-1, -1], [0, 1], "a state slot from -1 to -1; 0 to 3 are possible"),
-        ([1, 0, 1], [3, 0, 4], "rows with the same state slot are not neighbours"),
-        ([1, 1, 1], [3, 4, 6], "the positions of a state slot's rows are not consecutive"),
-        ([0, 1, 1], [3, 4, 4], "the positions of a state slot's rows are not consecutive"),
+        ([(0, 1, -1, 4)], "a state slot written from 4 to 4; 0 to 3 are possible"),
+        ([(0, 1, -1, -1)], "a state slot written from -1 to -1; 0 to 3 are possible"),
+        ([(1, 1, 4, 0)], "a state slot read from 4 to 4; -1 to 3 are possible"),
+        ([(1, 1, -2, 0)], "a state slot read from -2 to -2; -1 to 3 are possible"),
+        ([(3, 1, 1, 1), (0, 1, -1, 0), (4, 1, 1, 1)], "two runs write the same state slot"),
+        ([(3, 1, 1, 1), (3, 1, 1, 2)], "a run reads a state slot that another one writes"),
+        ([(3, 1, -1, 0)], "a state begins elsewhere than at position 0, or does not begin there"),
+        ([(0, 1, 0, 0)], "a state begins elsewhere than at position 0, or does not begin there"),
     ],
 )
 def test_slots_that_would_mix_states_up_are_refused(
-    slotted_rank: Rank, slots: list[int], positions: list[int], sentence: str
+    slotted_rank: Rank, runs: list[tuple[int, int, int, int]], sentence: str
 ) -> None:
-    step = slotted_step(slots, positions)
-    assert_refused(slotted_rank, step)
+    assert_refused(slotted_rank, slotted_step(*runs))
     with pytest.raises(StepError, match=sentence):
-        slotted_rank.writer.write(step)
+        slotted_rank.writer.write(slotted_step(*runs))
 
 
-def test_a_model_without_state_takes_no_slots(shared_rank: Rank) -> None:
-    with pytest.raises(StepError, match="step 1 has 5 state slots; 0 are needed"):
-        shared_rank.writer.write(make_step(slots=[0, 0, 0, 1, 1]))
+def test_several_runs_may_read_a_state_that_stays(path: Path) -> None:
+    rank = rank_of(path, SLOTTED)
+    rank.writer.write(slotted_step((6, 3, 2, 0), (6, 3, 2, 1), (0, 1, -1, 3)))
+    assert view_of(rank).read_slots[:3].tolist() == [2, 2, NO_SLOT]
+
+
+@pytest.mark.parametrize(("read", "write"), [(0, -1), (-1, 0)])
+def test_a_model_without_state_takes_no_slots(shared_rank: Rank, read: int, write: int) -> None:
+    with pytest.raises(StepError, match=r"a state slot (read|written) from 0 to 0; -1 to -1 are possible"):
+        shared_rank.writer.write(slotted_step((1, 1, read, write)))
 
 
 # How attention is cut.
@@ -271,17 +325,8 @@ def test_chunks_cover_all_keys_and_fit_their_buffers(
     limits = rank.limits
     num_rows = data.draw(st.integers(1, limits.max_rows) | st.just(limits.max_rows))
     last = data.draw(st.integers(0, limits.context_length - 1) | st.just(limits.context_length - 1))
-    zeros = [0] * num_rows
-    rank.writer.write(
-        make_step(
-            next(numbers),
-            token_ids=zeros,
-            positions=[*zeros[1:], last],
-            table_starts=zeros,
-            tables=[0],
-            logit_rows=[],
-        )
-    )
+    rows = [*[Rows([0])] * (num_rows - 1), Rows([0], last)]
+    rank.writer.write(step_of(next(numbers), rows, tables={0: [0]}))
     view = view_of(rank)
     assert 1 <= view.chunk_length <= MAX_ATTENTION_CHUNK
     assert view.chunk_length * view.num_chunks > last
@@ -307,10 +352,12 @@ def test_the_rope_table_is_exact_far_out(tmp_path: Path, scale: float) -> None:
     path = tmp_path / "model.gguf"
     spec = make_spec(rope={"scale": scale, "base": 500000.0, "dimension": 8})
     write_llama(path, spec)
-    limits = dataclasses.replace(LIMITS, context_length=131072, num_blocks=1, block_length=131072)
+    limits = dataclasses.replace(
+        LIMITS, context_length=131072, num_blocks=1, num_window_blocks=0, block_length=131072
+    )
     rank = rank_of(path, limits)
     positions = [100_000, 131_071, 1, 0, 99_999]
-    rank.writer.write(make_step(positions=positions, table_starts=[0] * 5, tables=[0]))
+    rank.writer.write(step_of(1, [Rows([0], position) for position in positions], tables={0: [0]}))
     table = rank.device.view("rope").view(np.float32).reshape(limits.max_rows, 8)
     for row, position in enumerate(positions):
         for pair in range(4):

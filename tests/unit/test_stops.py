@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import itertools
 
 import pytest
 from hypothesis import given
@@ -38,7 +38,7 @@ def fed(pieces: list[str], stops: list[str], include: bool) -> tuple[list[str], 
 
 def cut(text: str, ends: list[int]) -> list[str]:
     places = [0, *sorted(end % (len(text) + 1) for end in ends), len(text)]
-    return [text[start:end] for start, end in pairwise(places)]
+    return [text[start:end] for start, end in itertools.pairwise(places)]
 
 
 TEXTS = st.text(st.sampled_from("ab\n"), max_size=14)

@@ -153,9 +153,8 @@ def message_of(name: str, fields: Any, *arrays: bytes) -> list[Frame]:
 HELLO = {"version": 1, "rank": 2}
 HELLO_FRAME: bytes = msgpack.packb(["Hello", HELLO])
 STEP = {
-    "number": 1, "token_ids": b"\0" * 4, "positions": b"\0" * 4,
-    "table_starts": b"\0" * 4, "tables": b"\0" * 4, "logit_rows": b"", "slots": b"",
-    "wanted": WANTED,
+    "number": 1, "token_ids": b"\0" * 4, "runs": b"\0" * 20, "logit_rows": b"",
+    "tables": b"\0" * 12, "window_tables": b"", "copies": b"", "window_copies": b"", "wanted": WANTED,
 }  # fmt: skip
 
 

@@ -53,10 +53,13 @@ def attention_case(
         "sinks": 2 * random_floats(rng, op.num_heads),
         "qkv": 9 * random_floats(rng, rows, 2 * op.num_heads * op.value_length + 3),
     }
+    tables = tuple(rng.permutation(int(starts[-1])))
     return Case(
         limits_for(
             context_length=longest,
+            max_sequences=num_rows,
             num_blocks=int(starts[-1]),
+            num_window_blocks=int(starts[-1]),
             block_length=block_length,
             max_rows=rows,
             kv_type=kv_type,
@@ -67,7 +70,8 @@ def attention_case(
         rows,
         positions=positions,
         table_starts=tuple(starts[:-1]),
-        tables=tuple(rng.permutation(int(starts[-1]))),
+        tables=tables[::-1] if op.windowed else tables,
+        window_tables=tables if op.windowed else tables[::-1],
         chunk_length=-(-longest // num_chunks),
         num_chunks=num_chunks,
     )
@@ -218,6 +222,29 @@ def test_keys_outside_the_window_are_not_read(device: ReusedDevice) -> None:
     for name in ("keys", "values"):
         case.arrays[name].reshape(-1, 32)[: 500 - 40] = np.nan
     assert np.array_equal(device.run(case)["attended"], expected)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("on_numpy", [False, True])
+def test_blocks_before_all_windows_are_not_read(device: ReusedDevice, chunked: bool, on_numpy: bool) -> None:
+    """Rows 61 to 79 of one sequence: before position 42, or 60, their table names another's blocks."""
+    op = attention_op(num_heads=2, heads_per_kv_head=2, key_length=32, value_length=32, window=20)
+    op = dataclasses.replace(op, chunked=chunked)
+    case = attention_case(op, tuple(range(61, 80)), num_chunks=2, block_length=2)
+    case.table_starts = (0,) * 19
+
+    def attended() -> npt.NDArray[Any]:
+        found = case.run(NumpyDevice(case.limits)) if on_numpy else device.run(case)
+        return found["attended"]
+
+    expected = attended()
+    first_block = (60 if chunked else 42) // 2
+    table = list(case.window_tables)
+    case.window_tables = (*[table[50]] * first_block, *table[first_block:])  # of a row that is none here
+    for name in ("keys", "values"):
+        case.arrays[name].reshape(-1, 2 * 32)[table[50]] = np.nan
+    assert np.isfinite(expected).all()
+    assert np.array_equal(attended(), expected)
 
 
 def test_alibi_matches_its_definition() -> None:

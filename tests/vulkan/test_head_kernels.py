@@ -161,7 +161,13 @@ def test_rope_cache(device: ReusedDevice, kv_type: str, data: st.DataObject, see
     rows, blocks_per_row = num_rows + spare_rows, 3
     tables = rng.permutation(num_rows * blocks_per_row)
     limits = limits_for(
-        num_blocks=tables.size, block_length=block_length, max_rows=rows, kv_type=kv_type, context_length=300
+        num_blocks=tables.size,
+        num_window_blocks=tables.size,
+        block_length=block_length,
+        max_sequences=num_rows,
+        max_rows=rows,
+        kv_type=kv_type,
+        context_length=blocks_per_row * block_length,
     )
     heads = Heads(num_heads, num_kv_heads, key_length, key_length + gap)
     start = data.draw(st.integers(0, key_length - rope_dimension))
@@ -176,7 +182,8 @@ def test_rope_cache(device: ReusedDevice, kv_type: str, data: st.DataObject, see
         "values": random_cache(rng, kv_type, cells, value_length),
     }
     temperature = data.draw(st.none() | st.just(rope_offset + rope_dimension))
-    op = RopeCache("keys", "values", heads, value_length, turn, temperature)
+    windowed = data.draw(st.booleans())
+    op = RopeCache("keys", "values", heads, value_length, turn, temperature, windowed)
     case = Case(
         limits,
         (op,),
@@ -185,7 +192,8 @@ def test_rope_cache(device: ReusedDevice, kv_type: str, data: st.DataObject, see
         rows,
         positions=tuple(rng.integers(0, blocks_per_row * block_length, num_rows)),
         table_starts=tuple(range(0, tables.size, blocks_per_row)),
-        tables=tuple(tables),
+        tables=tuple(tables[::-1] if windowed else tables),
+        window_tables=tuple(tables if windowed else tables[::-1]),
     )
     results, expected = device.run(case), case.run(NumpyDevice(limits))
     # NumPy and the device may round a turned key to neighbours of each other: float16 ones, or quants.

@@ -12,8 +12,7 @@ from tests.latent_model import latent_logits, latent_spec, write_latent
 from tests.models import LIMITS, LocalEngine
 from tests.vulkan.conftest import Opener
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.coordinator.serving.generation import all_logits
-from tplaunch.coordinator.serving.scheduler import Scheduler
+from tplaunch.coordinator.serving.requests import all_logits
 
 TOKENS = [1, 5, 47, 0, 9, 9, 23, 11, 30, 2, 17, 8, 46, 3, 3, 21, 40, 12]
 
@@ -33,5 +32,5 @@ def test_logits_are_those_of_the_dense_forward_pass(
     engine = LocalEngine(
         tmp_path / "model.gguf", [1] * num_ranks, limits, lambda limits: open_device("lavapipe", limits)
     )
-    found = all_logits(engine, Scheduler(limits), TOKENS)
+    found = all_logits(engine, TOKENS)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-5)

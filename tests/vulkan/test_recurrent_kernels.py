@@ -25,11 +25,11 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """Rows of some sequences: how many of each, where it begins, its slot; and rows to spare."""
+    """Rows of some sequences: how many of each, the slots of its state; and rows to spare."""
 
     lengths: tuple[int, ...]
-    starts: tuple[int, ...]
-    slots: tuple[int, ...]
+    read_slots: tuple[int | None, ...]
+    write_slots: tuple[int, ...]
     spare_rows: int = 0
 
     @property
@@ -41,20 +41,15 @@ class Runs:
         return self.num_rows + self.spare_rows
 
     def case(self, op: Op, arrays: Arrays, **changes: Any) -> Case:
-        positions = [
-            start + row
-            for start, length in zip(self.starts, self.lengths, strict=True)
-            for row in range(length)
-        ]
         return Case(
             limits_for(max_rows=self.rows, num_slots=NUM_SLOTS),
             (op,),
             arrays,
             self.num_rows,
             self.rows,
-            positions=tuple(positions),
             run_starts=tuple(np.cumsum([0, *self.lengths])),
-            run_slots=self.slots,
+            read_slots=self.read_slots,
+            write_slots=self.write_slots,
             **changes,
         )
 
@@ -62,9 +57,11 @@ class Runs:
 @st.composite
 def some_runs(draw: st.DrawFn) -> Runs:
     lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=NUM_SLOTS))
-    starts = [draw(st.sampled_from([0, 0, 1, 17])) for _ in lengths]
-    slots = draw(st.permutations(range(NUM_SLOTS)))[: len(lengths)]
-    return Runs(tuple(lengths), tuple(starts), tuple(slots), draw(st.integers(0, 3)))
+    slots = draw(st.permutations(range(NUM_SLOTS)))
+    written, others = slots[: len(lengths)], slots[len(lengths) :]
+    # A state that begins, that goes on in place, or that one or several runs take over from elsewhere.
+    read = [draw(st.sampled_from([None, slot, *others])) for slot in written]
+    return Runs(tuple(lengths), tuple(read), tuple(written), draw(st.integers(0, 3)))
 
 
 def check(device: ReusedDevice, case: Case, tolerance: float = 2e-5) -> None:
@@ -106,7 +103,9 @@ def test_the_convolution_is_the_one_that_numpy_knows(device: ReusedDevice) -> No
     """Against np.convolve: the twin is right, too."""
     op = convolution(True, 5, 4)
     arrays = convolution_arrays(np.random.default_rng(0), op, 12)
-    results = Runs((12,), (0,), (3,)).case(op, arrays).run(NumpyDevice(limits_for(max_rows=12, num_slots=6)))
+    results = (
+        Runs((12,), (None,), (3,)).case(op, arrays).run(NumpyDevice(limits_for(max_rows=12, num_slots=6)))
+    )
     before, behind, values = np.split(arrays["mixed"][:, :15], 3, axis=1)
     for channel in range(5):
         inputs = (before * values)[:, channel]
@@ -129,14 +128,14 @@ def test_unit_norm(
     rng = np.random.default_rng(seed)
     vectors = random_floats(rng, rows + spare_rows, count * length + 7)
     vectors[0] *= 1e-3  # squares add up to about epsilon
-    runs = Runs((rows,), (0,), (0,), spare_rows)
+    runs = Runs((rows,), (None,), (0,), spare_rows)
     check(device, runs.case(UnitNorm(count, length, 1e-6), {"convolved": vectors}))
 
 
 def test_short_vectors_stay_short() -> None:
     """The delta rule's norm is x / sqrt(sum(x * x) + epsilon); here from far below epsilon to far above."""
     vectors = np.array([[3e-6, 4e-6], [3e-3, 4e-3], [0.3, 0.4], [30, 40], [0, 0]], np.float32)
-    case = Runs((5,), (0,), (0,)).case(UnitNorm(1, 2, 1e-4), {"convolved": vectors})
+    case = Runs((5,), (None,), (0,)).case(UnitNorm(1, 2, 1e-4), {"convolved": vectors})
     results = case.run(NumpyDevice(limits_for(max_rows=5, num_slots=6)))
     lengths = np.array([5e-6, 5e-3, 0.5, 50, 0])
     expected = lengths / np.sqrt(lengths**2 + 1e-4)
@@ -190,7 +189,7 @@ def test_recurrence(device: ReusedDevice, runs: Runs, heads: Heads, delta: bool,
 def test_as_many_rows_as_a_step_may_have(device: ReusedDevice) -> None:
     """With the longest keys: an invocation that ran too many iterations would be cut off."""
     op = recurrence(True, Heads(1, 0, 1, 1, 1, 0, 1, 256))
-    runs = Runs((512,), (0,), (1,))
+    runs = Runs((512,), (None,), (1,))
     check(device, runs.case(op, recurrence_arrays(np.random.default_rng(0), op, 512)), tolerance=1e-4)
 
 
@@ -199,14 +198,16 @@ def carried(
 ) -> Arrays:
     """Runs a sequence chunk by chunk: per_row names what has a row of its own for each position."""
     outputs: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in per_row}
-    state, start = arrays["state"], 0
+    state, start, read = arrays["state"], 0, None
     for length in chunks:
         part = {name: arrays[name][start : start + length] for name in per_row}
-        results = run(Runs((length,), (start,), (2,)).case(op, {**arrays, **part, "state": state}))
-        state, start = results["state"], start + length
+        written = 2 + start % 3  # now the slot that is read, now another
+        runs = Runs((length,), (read,), (written,))
+        results = run(runs.case(op, {**arrays, **part, "state": state}))
+        state, start, read = results["state"], start + length, written
         for name in per_row:
             outputs[name].append(results[name])
-    return {"state": state, **{name: np.concatenate(parts) for name, parts in outputs.items()}}
+    return {"state": state[read], **{name: np.concatenate(parts) for name, parts in outputs.items()}}
 
 
 OPS: dict[str, tuple[Op, Callable[..., Arrays], tuple[str, ...]]] = {
@@ -266,7 +267,7 @@ def test_gated_norm(
         "weight": random_floats(rng, count, length + 3),
         "gated": random_floats(rng, rows + spare_rows, count * length + 2),
     }
-    check(device, Runs((rows,), (0,), (0,), spare_rows).case(op, arrays))
+    check(device, Runs((rows,), (None,), (0,), spare_rows).case(op, arrays))
 
 
 @settings(max_examples=15)
@@ -283,7 +284,7 @@ def test_ranks_that_share_groups_normalise_as_one(
 ) -> None:
     """Two ranks, one of which may hold no head: sums of squares, and then the norm, as by one rank."""
     rng, rows, num_heads = np.random.default_rng(seed), 3, per_group * num_groups
-    runs, cut = Runs((rows,), (0,), (0,), 1), min(cut, num_heads)
+    runs, cut = Runs((rows,), (None,), (0,), 1), min(cut, num_heads)
     whole = {
         name: random_floats(rng, rows + 1, num_heads * length) for name in ("remembered", "mixed", "gated")
     }

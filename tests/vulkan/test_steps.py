@@ -15,6 +15,7 @@ import pytest
 
 from tests.drivers import FINDERS
 from tests.models import LIMITS, LocalEngine, make_spec, write_llama
+from tests.steps import Rows, step_of
 from tests.vulkan.conftest import Opener
 from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.split.limits import Limits
@@ -60,16 +61,9 @@ def plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def step(number: int, positions: Sequence[int], logit_rows: Sequence[int]) -> Step:
     """Rows of one sequence, whose blocks are the first ones, backwards."""
-    rows = len(positions)
-    tables = np.arange(LIMITS.num_blocks - 1, -1, -1)
-    arrays = (
-        (np.arange(rows) * 7 + number) % SPEC.vocabulary_size,
-        positions,
-        [0] * rows,
-        tables,
-        logit_rows,
-    )
-    return Step(number, *(np.array(array, np.int32) for array in arrays))
+    tokens = ((np.arange(len(positions)) * 7 + number) % SPEC.vocabulary_size).tolist()
+    tables = {0: range(LIMITS.num_blocks - 1, LIMITS.num_blocks // 2 - 1, -1)}
+    return step_of(number, [Rows(tokens, positions[0])], logit_rows, tables)
 
 
 STEPS = (
@@ -262,3 +256,21 @@ def test_equal_devices_agree_bit_for_bit(open_device: Opener, plain_model: Path,
         held = [rank.device.view("final").tobytes() for rank in engine.ranks]
         assert held[0] == held[1] == held[2]
         assert any(held[0])
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+@pytest.mark.parametrize(("driver", "staging"), [("lavapipe", False), ("lavapipe", True), ("mesa", False)])
+def test_a_copied_block_is_a_block_of_its_own(
+    open_device: Opener, model: Path, driver: str, staging: bool, kv_type: str
+) -> None:
+    """Of two sequences that share their first block, the second one's last keys are a copy."""
+    limits = dataclasses.replace(LIMITS, kv_type=kv_type)
+    begun = step_of(1, [Rows([1, 2, 3, 4, 5, 6])], [5], {0: [7, 3]})
+    rows = [Rows([5], 6), Rows([9, 9], 6, seat=1)]
+    parted = step_of(2, rows, range(3), [1, 0, 7, 1, 1, 30], copies=[3, 30])
+    copying = engine_on(model, [on(open_device, driver, staging=staging)] * 2, limits=limits)
+    whole = engine_on(model, [on(open_device, driver, staging=staging)] * 2, limits=limits)
+    copying.run(begun)
+    tokens = [1, 2, 3, 4, 5, 6]
+    whole.run(step_of(1, [Rows(tokens), Rows(tokens, seat=1)], [5], {0: [7, 3], 1: [8, 9]}))
+    assert np.array_equal(copying.logits(parted), whole.logits(step_of(2, rows, range(3))))

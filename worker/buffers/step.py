@@ -2,9 +2,12 @@
 
 Layout (words): num_rows, num_logit_rows, attention chunk length, number of chunks, the three workgroup
 counts of the indirect attention dispatch, number of runs; then positions[max_rows], the start of each row's
-block table within the tables [max_rows], logit_rows[max_logit_rows], tables[num_blocks]. For recurrent layers
-follow the runs, each the neighbouring rows of one sequence: the first row of each and behind the last one the
-number of rows [num_slots + 1], and the slot of each one's state [num_slots].
+block table within either pool's tables [max_rows], logit_rows[max_logit_rows]. For recurrent layers follow
+the runs, each the neighbouring rows of one sequence: the first row of each and behind the last one the number
+of rows [num_slots + 1], the slot that each one's state is read from [num_slots], NO_SLOT for none, and the
+one it is written to [num_slots]. Last come the block tables of all seats, which stay from step to step: those
+of layers without a window and those of layers with one, [max_sequences, blocks_per_seat] each where its pool
+has blocks.
 shaders/step.slang is the other side of this layout.
 """
 
@@ -21,6 +24,7 @@ HEADER_WORDS = 8
 INDIRECT_WORD = 4  # the attention dispatch's workgroup counts start here
 
 NUM_RUNS_WORD = 7
+NO_SLOT = 0xFFFFFFFF  # a state that begins as zeros
 
 ATTENTION_VECTORS = 4  # rows times heads of one KV head that a workgroup computes: shaders/attention.slang
 LONG_HEAD, LONG_HEAD_VECTORS = 256, 2  # and of heads with more elements: shaders/attention_long.slang
@@ -63,20 +67,32 @@ class StepLayout:
         return self.table_starts + self.limits.max_rows
 
     @property
-    def tables(self) -> int:
+    def run_starts(self) -> int:
         return self.logit_rows + self.limits.max_logit_rows
 
     @property
-    def run_starts(self) -> int:
-        return self.tables + self.limits.num_blocks
-
-    @property
-    def run_slots(self) -> int:
+    def read_slots(self) -> int:
         return self.run_starts + self.limits.num_slots + 1
 
     @property
+    def write_slots(self) -> int:
+        return self.read_slots + self.limits.num_slots
+
+    @property
+    def tables(self) -> int:
+        return self.write_slots + self.limits.num_slots
+
+    @property
+    def window_tables(self) -> int:
+        return self.tables + self.table_words(windowed=False)
+
+    @property
     def num_words(self) -> int:
-        return self.run_slots + self.limits.num_slots
+        return self.window_tables + self.table_words(windowed=True)
+
+    def table_words(self, windowed: bool) -> int:
+        """Entries of all seats' block tables of a pool."""
+        return self.limits.max_sequences * self.limits.blocks_per_seat if self.limits.pool(windowed) else 0
 
 
 class StepView:
@@ -88,9 +104,11 @@ class StepView:
         self.positions = words[layout.positions :][: limits.max_rows]
         self.table_starts = words[layout.table_starts :][: limits.max_rows]
         self.logit_rows = words[layout.logit_rows :][: limits.max_logit_rows]
-        self.tables = words[layout.tables :][: limits.num_blocks]
         self.run_starts = words[layout.run_starts :][: limits.num_slots + 1]
-        self.run_slots = words[layout.run_slots :][: limits.num_slots]
+        self.read_slots = words[layout.read_slots :][: limits.num_slots]
+        self.write_slots = words[layout.write_slots :][: limits.num_slots]
+        self.tables = words[layout.tables :][: layout.table_words(windowed=False)]
+        self.window_tables = words[layout.window_tables :][: layout.table_words(windowed=True)]
 
     @property
     def num_rows(self) -> int:

@@ -9,7 +9,7 @@ from enum import Enum
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.coordinator.split.plan import RankShare, padded
+from tplaunch.coordinator.split.plan import PlanError, RankShare, padded
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.buffers.attention import QUERY_LATENT, cache_names, latent_lengths, qkv_length
 from tplaunch.worker.buffers.feed_forward import activated_lengths
@@ -160,13 +160,20 @@ def _expert_buffers(
 
 
 def cache_buffers(spec: ModelSpec, share: RankShare, limits: Limits) -> dict[str, Buffer]:
-    """The paged KV cache: per layer the cells of keys and values, as coordinator/kv_types.py lays them."""
+    """The paged KV cache: per layer the cells of keys and values, as coordinator/kv_types.py lays them.
+
+    Raises PlanError where a layer's pool has no blocks.
+    """
     kv_type = KV_TYPES[limits.kv_type]
     buffers = {}
     for index, (layer, held) in enumerate(zip(spec.layers, share.layers, strict=True)):
         if layer.attention is None:
             continue
-        num_cells = limits.num_blocks * limits.block_length * len(held.kv_heads)
+        windowed = layer.attention.window is not None
+        if not limits.pool(windowed):
+            name = "num_window_blocks" if windowed else "num_blocks"
+            raise PlanError(f"layer {index} keeps keys and values, but {name} is 0")
+        num_cells = limits.pool(windowed) * limits.block_length * len(held.kv_heads)
         key, value = cache_names(index, layer.attention)
         buffers[key] = Buffer(kv_type.nbytes(num_cells, layer.attention.key_length))
         if value != key:

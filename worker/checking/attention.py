@@ -57,9 +57,12 @@ def check_attention(op: Attention, kv_type: str, rows: int) -> Check:
         "attention_sums": np.full(slots * op.value_length, np.nan, np.float32),
         "attention_scales": np.full(slots * 2, 1e9, np.float32),
     }
+    tables = tuple(rng.permutation(num_blocks))
     limits = limits_for(
         context_length=NUM_KEYS,
+        max_sequences=len(blocks),
         num_blocks=num_blocks,
+        num_window_blocks=num_blocks,
         block_length=BLOCK_LENGTH,
         max_rows=rows,
         kv_type=kv_type,
@@ -72,7 +75,8 @@ def check_attention(op: Attention, kv_type: str, rows: int) -> Check:
         rows,
         positions=positions,
         table_starts=(*[0] * num_long, *[blocks[0]] * (num_rows - num_long)),
-        tables=tuple(rng.permutation(num_blocks)),
+        tables=tables[::-1] if op.windowed else tables,
+        window_tables=tables if op.windowed else tables[::-1],
         chunk_length=-(-NUM_KEYS // NUM_CHUNKS),
         num_chunks=NUM_CHUNKS,
     )

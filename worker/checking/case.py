@@ -16,6 +16,7 @@ from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.step import (
     INDIRECT_WORD,
+    NO_SLOT,
     NUM_RUNS_WORD,
     StepLayout,
     StepView,
@@ -69,8 +70,10 @@ class Case:
     positions: tuple[int, ...] = ()
     table_starts: tuple[int, ...] = ()
     tables: tuple[int, ...] = ()
+    window_tables: tuple[int, ...] = ()
     run_starts: tuple[int, ...] = ()  # and last the number of rows
-    run_slots: tuple[int, ...] = ()
+    read_slots: tuple[int | None, ...] = ()  # None: the state begins as zeros
+    write_slots: tuple[int, ...] = ()
     chunk_length: int = 1
     num_chunks: int = 1
     partials: Floats = field(default_factory=lambda: np.zeros((2, 1, 4), np.float32))
@@ -114,9 +117,12 @@ class Case:
         step.table_starts[: len(self.table_starts)] = self.table_starts
         step.logit_rows[: len(self.logit_rows)] = self.logit_rows
         step.tables[: len(self.tables)] = self.tables
-        step.header[NUM_RUNS_WORD] = len(self.run_slots)
+        step.window_tables[: len(self.window_tables)] = self.window_tables
+        num_runs = len(self.write_slots)
+        step.header[NUM_RUNS_WORD] = num_runs
         step.run_starts[: len(self.run_starts)] = self.run_starts
-        step.run_slots[: len(self.run_slots)] = self.run_slots
+        step.read_slots[:num_runs] = [NO_SLOT if slot is None else slot for slot in self.read_slots]
+        step.write_slots[:num_runs] = self.write_slots
         op = self.ops[0]
         if isinstance(op, Attention):
             step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = attention_groups(

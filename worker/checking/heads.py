@@ -112,7 +112,13 @@ def check_rope_cache(op: RopeCache, kv_type: str) -> Check:
     heads, turned = op.heads, TURN_OFFSET + op.turn.dimension
     tables = rng.permutation(NUM_ROWS * BLOCKS_OF_ROW)
     limits = limits_for(
-        num_blocks=tables.size, block_length=BLOCK_LENGTH, max_rows=ROWS, kv_type=kv_type, context_length=64
+        num_blocks=tables.size,
+        num_window_blocks=tables.size,
+        block_length=BLOCK_LENGTH,
+        max_sequences=NUM_ROWS,
+        max_rows=ROWS,
+        kv_type=kv_type,
+        context_length=BLOCKS_OF_ROW * BLOCK_LENGTH,
     )
     cells = tables.size * heads.num_kv_heads * BLOCK_LENGTH
     angles = rng.uniform(-10, 10, (ROWS, turned // 2 + 1))
@@ -132,7 +138,8 @@ def check_rope_cache(op: RopeCache, kv_type: str) -> Check:
         ROWS,
         positions=tuple(rng.integers(0, BLOCKS_OF_ROW * BLOCK_LENGTH, NUM_ROWS)),
         table_starts=tuple(range(0, tables.size, BLOCKS_OF_ROW)),
-        tables=tuple(tables),
+        tables=tuple(tables[::-1] if op.windowed else tables),
+        window_tables=tuple(tables if op.windowed else tables[::-1]),
     )
 
     def read(results: Arrays) -> Arrays:

@@ -1,7 +1,8 @@
-"""Checks of layers with a recurrent state: two sequences, one that begins and one that goes on."""
+"""Checks of layers with a recurrent state: they begin, go on in place, or leave the state they read."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -20,23 +21,23 @@ from tplaunch.worker.ops.recurrent import (
     UnitNorm,
 )
 
-LENGTHS, STARTS, SLOTS = (9, 3), (0, 17), (2, 0)  # rows of each sequence, where it begins, its state's slot
+LENGTHS = (7, 3, 2)  # rows of each sequence
+READ_SLOTS, WRITE_SLOTS = (None, 0, 3), (2, 0, 1)
 NUM_ROWS, ROWS, NUM_STATES = sum(LENGTHS), 16, 4
 CHANNELS, NUM_VECTORS, NUM_HEADS = 150, 5, 4
 GATE_OFFSET, SURPLUS = 4, 3
 
 
 def _check(op: Op, arrays: Arrays, partials: Floats | None = None) -> Check:
-    positions = [start + row for start, length in zip(STARTS, LENGTHS, strict=True) for row in range(length)]
     case = Case(
         limits_for(max_rows=ROWS, num_slots=NUM_STATES),
         (op,),
         arrays,
         NUM_ROWS,
         ROWS,
-        positions=tuple(positions),
-        run_starts=(0, LENGTHS[0], NUM_ROWS),
-        run_slots=SLOTS,
+        run_starts=(0, *itertools.accumulate(LENGTHS)),
+        read_slots=READ_SLOTS,
+        write_slots=WRITE_SLOTS,
         write_slot=OWN_SLOT,
         partials=np.zeros((2, NUM_SLOTS, 4), np.float32) if partials is None else partials,
     )

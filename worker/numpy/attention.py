@@ -24,9 +24,11 @@ def attend(
     chunk_length: int,
     sums: Floats,
     scales: Floats,
+    start_key: int = 0,
 ) -> None:
     """query [heads, key_length], keys and values [kv_heads, keys, length] -> sums [heads, chunks, length]
-    and scales [heads, chunks, 2], the softmax's maximum and sum. The last key is the row's own.
+    and scales [heads, chunks, 2], the softmax's maximum and sum. The last key is the row's own, and the
+    first one is at position `start_key`.
 
     Heads that other ranks hold fill up the groups of a KV head, so that all groups are computed at once.
     """
@@ -35,10 +37,10 @@ def attend(
     groups[own] = query
     groups *= np.float32(op.scale)
     queries = groups.reshape(op.num_kv_heads, op.heads_per_kv_head, -1).swapaxes(1, 2).copy()
-    num_keys = keys.shape[1]
+    num_keys = start_key + keys.shape[1]
     first = first_visible(op, num_keys - 1)
     # BLAS is five times slower the other way round.
-    scores = (keys[:, first:] @ queries).swapaxes(1, 2).copy()
+    scores = (keys[:, first - start_key :] @ queries).swapaxes(1, 2).copy()
     if op.softcap:
         scores = np.float32(op.softcap) * np.tanh(scores / np.float32(op.softcap))
     if op.alibi is not None:
@@ -54,7 +56,9 @@ def attend(
             continue
         maximum = chunk_scores.max(axis=2, keepdims=True)
         weight = np.exp(chunk_scores - maximum)
-        sums[:, chunk] = (weight @ values[:, start:stop]).reshape(len(groups), -1)[own]
+        sums[:, chunk] = (weight @ values[:, start - start_key : stop - start_key]).reshape(len(groups), -1)[
+            own
+        ]
         scales[:, chunk, 0] = maximum.reshape(-1)[own]
         scales[:, chunk, 1] = weight.sum(axis=2).reshape(-1)[own]
 
@@ -89,13 +93,15 @@ def combined(sums: Floats, scales: Floats, sinks: Floats | None = None) -> Float
 def _cache(state: NumpyState, name: str, op: RopeCache | Attention, length: int) -> NumpyCache:
     """One layer's keys or values."""
     if name not in state.caches:
-        state.caches[name] = NumpyCache(state.bytes[name], state.limits, op.num_kv_heads, length)
+        data = state.bytes[name]
+        state.caches[name] = NumpyCache(data, state.limits, op.num_kv_heads, length, op.windowed)
     return state.caches[name]
 
 
-def _blocks(state: NumpyState, row: int, num_positions: int) -> npt.NDArray[np.uint32]:
-    start = int(state.step.table_starts[row])
-    return state.step.tables[start : start - (-num_positions // state.limits.block_length)]
+def _table(state: NumpyState, op: RopeCache | Attention, row: int) -> npt.NDArray[np.uint32]:
+    """The block table of a row's sequence, and what lies behind it."""
+    tables = state.step.window_tables if op.windowed else state.step.tables
+    return tables[int(state.step.table_starts[row]) :]
 
 
 def rope_cache(op: RopeCache, state: NumpyState) -> None:
@@ -112,7 +118,8 @@ def rope_cache(op: RopeCache, state: NumpyState) -> None:
     value_cache = _cache(state, op.value_cache, op, op.value_length) if op.value_length else None
     for row in range(num_rows):
         position = int(state.step.positions[row])
-        block, place = _blocks(state, row, position + 1)[-1], position % state.limits.block_length
+        index, place = divmod(position, state.limits.block_length)
+        block = int(_table(state, op, row)[index])
         key_cache.write(block, place, turned_key[row])
         if value_cache is not None:
             value_cache.write(block, place, value[row])
@@ -138,16 +145,20 @@ def attention(op: Attention, state: NumpyState) -> None:
     keys = _cache(state, op.key_cache, op, op.key_length)
     values = keys if op.value_in_key else _cache(state, op.value_cache, op, op.value_length)
     sums, scales = _slots(op, state)
+    length, block_length = state.step.chunk_length, state.limits.block_length
     for first, stop in state.runs:
-        num_keys = int(state.step.positions[first:stop].max()) + 1
-        blocks = _blocks(state, first, num_keys)
-        run_keys = keys.read(blocks, num_keys)  # [kv_heads, keys, key_length]
-        run_values = values.read(blocks, num_keys)[..., : op.value_length]
+        positions = state.step.positions[first:stop]
+        num_keys = int(positions.max()) + 1
+        # What lies before the windows of all rows may be other sequences'.
+        first_block = first_visible(op, int(positions.min())) // block_length
+        start_key = first_block * block_length
+        blocks = _table(state, op, first)[first_block : -(-num_keys // block_length)]
+        run_keys = keys.read(blocks, num_keys - start_key)  # [kv_heads, keys, key_length]
+        run_values = values.read(blocks, num_keys - start_key)[..., : op.value_length]
         for row in range(first, stop):
-            num_keys = int(state.step.positions[row]) + 1
-            row_keys, row_values = run_keys[:, :num_keys], run_values[:, :num_keys]
-            length = state.step.chunk_length
-            attend(op, query[row], row_keys, row_values, length, sums[row], scales[row])
+            count = int(state.step.positions[row]) + 1 - start_key
+            row_keys, row_values = run_keys[:, :count], run_values[:, :count]
+            attend(op, query[row], row_keys, row_values, length, sums[row], scales[row], start_key)
 
 
 def attention_combine(op: AttentionCombine, state: NumpyState) -> None:

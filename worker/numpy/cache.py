@@ -37,9 +37,11 @@ class NumpyCache:
     again at every step.
     """
 
-    def __init__(self, data: Bytes, limits: Limits, num_kv_heads: int, length: int) -> None:
+    def __init__(
+        self, data: Bytes, limits: Limits, num_kv_heads: int, length: int, windowed: bool = False
+    ) -> None:
         self._type, self._length = KV_TYPES[limits.kv_type], length
-        cells = (limits.num_blocks, num_kv_heads, limits.block_length)
+        cells = (limits.pool(windowed), num_kv_heads, limits.block_length)
         size = self._type.element_plane_bytes(math.prod(cells), length)
         elements = data[:size].view(DTYPES[limits.kv_type])
         self._elements = elements.reshape(*cells, -1)  # [num_blocks, kv_heads, block_length, whole blocks]
@@ -55,6 +57,13 @@ class NumpyCache:
         else:
             self._elements[cell], self._scales[cell] = quantized(values, self._type.block_elements)
         self._widened[:, block, place] = self._read_back(cell)
+
+    def widen_at(self, offset: int) -> None:
+        """Reads the block whose elements begin at this offset in bytes anew; none begins where scales lie."""
+        elements = self._elements[0].nbytes
+        if offset < self._elements.nbytes:
+            block = (offset // elements, slice(None), slice(None))
+            self._widened[:, block[0]] = self._read_back(block)
 
     def _read_back(self, cells: tuple[int | slice, ...]) -> Floats:
         """What these cells stand for [..., length]."""

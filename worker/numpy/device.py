@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.table import Buffer
-from tplaunch.worker.device import FillPlaces, Place
+from tplaunch.worker.device import Copy, FillPlaces, Place
 from tplaunch.worker.numpy import attention, experts, heads, latent, products, recurrent, rows
 from tplaunch.worker.numpy.products import widened
 from tplaunch.worker.numpy.state import NumpyState
@@ -66,6 +66,14 @@ class NumpyDevice:
                 self._state.matrices[op.matrix.name] = widened(
                     op.matrix, self._state, whole=not isinstance(op, ExpertMatMul)
                 )
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        for buffer, source, destination, nbytes in copies:
+            held = self._state.bytes[buffer]
+            held[destination : destination + nbytes] = held[source : source + nbytes]
+        for buffer, _, destination, _ in copies:  # when all planes of a block have been copied
+            if buffer in self._state.caches:
+                self._state.caches[buffer].widen_at(destination)
 
     def submit(self, program: Program, num_rows: int) -> None:
         assert num_rows <= program.rows, f"{num_rows} rows in a program of {program.rows}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.worker.buffers.step import NO_SLOT
 from tplaunch.worker.numpy.state import NumpyState
 from tplaunch.worker.ops.activation_functions import ACTIVATIONS, logistic
 from tplaunch.worker.ops.recurrent import (
@@ -29,20 +30,26 @@ class StateRun:
     """The rows of a step that belong to one sequence."""
 
     rows: slice
-    slot: int
-    fresh: bool  # whether the sequence begins
+    read_slot: int | None  # of the state before it; None where the sequence begins
+    write_slot: int
 
 
 def state_runs(state: NumpyState) -> Iterator[StateRun]:
     step = state.step
     for run in range(step.num_runs):
         first, stop = (int(row) for row in step.run_starts[run : run + 2])
-        yield StateRun(slice(first, stop), int(step.run_slots[run]), step.positions[first] == 0)
+        slot = int(step.read_slots[run])
+        yield StateRun(slice(first, stop), None if slot == NO_SLOT else slot, int(step.write_slots[run]))
 
 
 def _states(state: NumpyState, buffer: str, *shape: int) -> Floats:
     """[slots, *shape]"""
     return state.bytes[buffer].view(np.float32).reshape(-1, *shape)
+
+
+def _state_before(states: Floats, run: StateRun) -> Floats:
+    """A copy of the state that a run begins with; states are [slots, ...]."""
+    return np.zeros_like(states[run.write_slot]) if run.read_slot is None else states[run.read_slot].copy()
 
 
 def convolution(op: Convolution, state: NumpyState) -> None:
@@ -55,9 +62,8 @@ def convolution(op: Convolution, state: NumpyState) -> None:
     inputs = parts[0] * parts[2] if op.gated else parts[0]
     output = state.rows(op.output)[:, op.output_offset : op.output_offset + op.channels]
     for run in state_runs(state):
-        before = np.zeros_like(kept[run.slot]) if run.fresh else kept[run.slot]
-        window = np.concatenate((before, inputs[run.rows]))
-        kept[run.slot] = window[len(window) - op.kernel + 1 :]
+        window = np.concatenate((_state_before(kept, run), inputs[run.rows]))
+        kept[run.write_slot] = window[len(window) - op.kernel + 1 :]
         taps = np.lib.stride_tricks.sliding_window_view(window, op.kernel, axis=0)
         sums = np.einsum("rck,kc->rc", taps, weight)
         output[run.rows] = parts[1][run.rows] * sums if op.gated else silu(sums + bias)
@@ -82,7 +88,7 @@ def recurrence(op: Recurrence, state: NumpyState) -> None:
     output = np.empty_like(value)
     states = _states(state, op.state, count, heads.state_length, heads.head_length)
     for run in state_runs(state):
-        held = np.zeros_like(states[run.slot]) if run.fresh else states[run.slot].copy()
+        held = _state_before(states, run)
         for row in range(run.rows.start, run.rows.stop):
             held *= decay[row, :, None, None]
             if betas is not None:
@@ -91,7 +97,7 @@ def recurrence(op: Recurrence, state: NumpyState) -> None:
                 addition = time_steps[row, :, None] * value[row]
             held += key[row, :, :, None] * addition[:, None, :]
             output[row] = np.einsum("hkv,hk->hv", held, query[row])
-        states[run.slot] = held
+        states[run.write_slot] = held
     if op.delta:
         output *= np.float32(heads.state_length**-0.5)
     if op.skip is not None:

@@ -129,6 +129,7 @@ class RopeCache:
     value_length: int  # 0 where values are parts of keys
     turn: Turn
     temperature: int | None = None  # where in a row of the rope table is what queries are multiplied by
+    windowed: bool = False  # whether the cache is of the pool of layers with a window
 
     @property
     def reads(self) -> frozenset[str]:
@@ -206,6 +207,11 @@ class Attention:
     def value_in_key(self) -> bool:
         """Whether the cache has no values: they are the first elements of keys."""
         return self.value_cache == self.key_cache
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the cache is of the pool of layers with a window."""
+        return self.window > 0
 
     @property
     def reads(self) -> frozenset[str]:

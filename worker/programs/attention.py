@@ -42,7 +42,8 @@ def write_cache(builder: ProgramBuilder, index: int, attention: AttentionSpec, s
         key, value = cache_names(index, attention)
         value_length = 0 if attention.latent is not None else attention.value_length
         temperature = builder.spec.rope_length - 1 if attention.has_temperature else None
-        builder.add(RopeCache(key, value, heads, value_length, turn, temperature))
+        windowed = attention.window is not None
+        builder.add(RopeCache(key, value, heads, value_length, turn, temperature, windowed))
 
 
 def _turn(builder: ProgramBuilder, attention: AttentionSpec) -> Turn:

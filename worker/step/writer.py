@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.coordinator.candidates import check_wanted
 from tplaunch.coordinator.messages import Load, Step
 from tplaunch.worker.buffers.step import (
     ATTENTION_VECTORS,
@@ -16,18 +17,16 @@ from tplaunch.worker.buffers.step import (
     attention_vectors,
 )
 from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK, attention_slots
-from tplaunch.worker.candidates import check_wanted
 from tplaunch.worker.device import Device
 from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.step.checks import Ints, StepError, check_copies, check_range, columns_of
 from tplaunch.worker.step.rope_tables import RopeTables, temperatures
+from tplaunch.worker.step.runs import RunReader, Runs
+from tplaunch.worker.step.tables import BlockTables
 from tplaunch.worker.weights.source import WeightSource
 
 Floats = npt.NDArray[np.float32]
 MIN_CHUNK = 256  # keys: shorter ones are not worth a workgroup
-
-
-class StepError(ValueError):
-    """A step that this rank can't run; the message names the numbers."""
 
 
 class StepWriter:
@@ -48,52 +47,62 @@ class StepWriter:
         if load.spec.position_embeddings:
             self._position_embeddings = weights.floats(tensors[load.spec.position_embeddings])
         self._step = StepView(device.view("step").view(np.uint32), StepLayout(load.limits))
+        self._tables = BlockTables(self._step.tables, load.limits, load.limits.num_blocks)
+        self._window_tables = BlockTables(
+            self._step.window_tables, load.limits, load.limits.num_window_blocks
+        )
+        self._runs = RunReader(load.limits)
+        windows = {attention.window for attention in load.spec.attentions}
+        self._has_full_layers = None in windows
+        self._windows = [window for window in windows if window is not None]
         self._rope = device.view("rope").view(np.float32).reshape(load.limits.max_rows, -1)
         self._embedding = device.view("embedding").view(np.float32).reshape(load.limits.max_rows, -1)
         self._num_steps = 0
 
     def write(self, step: Step) -> None:
         """Raises StepError for a step that does not fit, before anything is written."""
-        self._check(step)
+        runs = self._check(step)
         self._num_steps = step.number
-        num_rows, num_chunks, chunk_length = step.token_ids.size, *self._chunks(step)
+        num_rows, num_chunks, chunk_length = step.token_ids.size, *self._chunks(runs)
         view = self._step
         groups = attention_groups(num_rows, *self._heads, num_chunks, self._vectors)
         counts = (num_rows, step.logit_rows.size, chunk_length, num_chunks)
         view.header[: INDIRECT_WORD + 3] = (*counts, *groups)
-        view.positions[:num_rows] = step.positions
-        view.table_starts[:num_rows] = step.table_starts
+        view.positions[:num_rows] = runs.positions
+        view.table_starts[:num_rows] = (runs.seats * self._limits.blocks_per_seat).repeat(runs.lengths)
         view.logit_rows[: step.logit_rows.size] = step.logit_rows
-        view.tables[: step.tables.size] = step.tables
-        self._write_runs(step)
+        self._tables.write(step.tables.reshape(-1, 3))
+        self._window_tables.write(step.window_tables.reshape(-1, 3))
+        if self._limits.num_slots:
+            self._write_states(runs)
         embeddings = self._format.widen(self._token_rows[step.token_ids], self._spec.embedding_length)
         if self._spec.embedding_scale != 1:
             embeddings *= np.float32(self._spec.embedding_scale)
         if self._position_embeddings is not None:
-            embeddings += self._position_embeddings[step.positions]
+            embeddings += self._position_embeddings[runs.positions]
         self._embedding[:num_rows, : self._spec.embedding_length] = embeddings
         ropes_end = self._rope.shape[1] - (self._spec.temperature is not None)
-        self._ropes.write(step.positions, self._rope[:num_rows, :ropes_end])
+        self._ropes.write(runs.positions, self._rope[:num_rows, :ropes_end])
         if self._spec.temperature is not None:
-            self._rope[:num_rows, -1] = temperatures(self._spec.temperature, step.positions)
+            self._rope[:num_rows, -1] = temperatures(self._spec.temperature, runs.positions)
 
-    def _write_runs(self, step: Step) -> None:
-        starts = _run_starts(step.slots)
-        self._step.header[NUM_RUNS_WORD] = starts.size
-        self._step.run_starts[: starts.size] = starts
-        self._step.run_starts[starts.size] = step.slots.size
-        self._step.run_slots[: starts.size] = step.slots[starts]
+    def _write_states(self, runs: Runs) -> None:
+        view, num_runs = self._step, runs.seats.size
+        view.header[NUM_RUNS_WORD] = num_runs
+        view.run_starts[: num_runs + 1] = runs.first_rows
+        view.read_slots[:num_runs] = runs.read_slots.view(np.uint32)  # -1 is NO_SLOT
+        view.write_slots[:num_runs] = runs.write_slots
 
-    def _chunks(self, step: Step) -> tuple[int, int]:
+    def _chunks(self, runs: Runs) -> tuple[int, int]:
         """How many chunks of how many keys attention is cut into: what the buffers hold, none too short."""
-        num_keys = int(step.positions.max()) + 1
-        max_chunks = attention_slots(self._limits) // step.token_ids.size
+        num_keys = int(runs.stop_positions.max())
+        max_chunks = attention_slots(self._limits) // runs.positions.size
         num_chunks = max(1, min(max_chunks, num_keys // MIN_CHUNK))
         chunk_length = -(-num_keys // num_chunks)
         assert chunk_length <= MAX_ATTENTION_CHUNK, f"{num_keys} keys in {num_chunks} chunks"
         return num_chunks, chunk_length
 
-    def _check(self, step: Step) -> None:
+    def _check(self, step: Step) -> Runs:
         limits, num_rows = self._limits, step.token_ids.size
         if step.number != self._num_steps + 1:
             raise StepError(f"step {step.number} came after step {self._num_steps}")
@@ -102,45 +111,37 @@ class StepWriter:
                 f"step {step.number} has {num_rows} rows and {step.logit_rows.size} logit rows;"
                 f" 1 to {limits.max_rows} and at most {limits.max_logit_rows} are possible"
             )
-        if not num_rows == step.positions.size == step.table_starts.size:
-            raise StepError(f"step {step.number}: {num_rows} tokens, {step.positions.size} positions")
-        if step.tables.size > limits.num_blocks:
-            raise StepError(f"step {step.number} has block tables of {step.tables.size} entries")
-        _check_range("token id", step.token_ids, self._spec.vocabulary_size)
-        _check_range("position", step.positions, limits.context_length)
-        _check_range("table start", step.table_starts, step.tables.size)
-        _check_range(
-            "last block", step.table_starts + step.positions // limits.block_length, step.tables.size
-        )
-        _check_range("block", step.tables, limits.num_blocks)
-        _check_range("logit row", step.logit_rows, num_rows)
-        self._check_slots(step)
+        check_range("token id", step.token_ids, self._spec.vocabulary_size)
+        check_range("logit row", step.logit_rows, num_rows)
         try:
             check_wanted(step.wanted, step.logit_rows.size, self._spec.vocabulary_size)
         except ValueError as error:
             raise StepError(f"step {step.number}: {error}") from error
+        runs = self._runs.read(step)
+        changes = columns_of("block tables", step.tables, 3)
+        window_changes = columns_of("window block tables", step.window_tables, 3)
+        self._tables.check(changes)
+        self._window_tables.check(window_changes)
+        if step.copies.size or step.window_copies.size:
+            check_copies(step.copies, limits.num_blocks)
+            check_copies(step.window_copies, limits.num_window_blocks)
+        self._check_reads(runs, changes, window_changes)
+        return runs
 
-    def _check_slots(self, step: Step) -> None:
-        """A state is read and written once a step: by neighbouring rows, at consecutive positions."""
-        num_rows = step.token_ids.size if self._limits.num_slots else 0
-        if step.slots.size != num_rows:
-            raise StepError(f"step {step.number} has {step.slots.size} state slots; {num_rows} are needed")
-        _check_range("state slot", step.slots, self._limits.num_slots)
-        starts = _run_starts(step.slots)
-        if np.unique(step.slots[starts]).size != starts.size:
-            raise StepError(f"step {step.number}: rows with the same state slot are not neighbours")
-        if num_rows and np.any(np.delete(np.diff(step.positions), starts[1:] - 1) != 1):
-            raise StepError(f"step {step.number}: the positions of a state slot's rows are not consecutive")
-
-
-def _run_starts(slots: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
-    """The first row of each sequence."""
-    return np.flatnonzero(np.diff(slots, prepend=-1)) if slots.size else np.zeros(0, np.intp)
-
-
-def _check_range(what: str, values: npt.NDArray[np.int32], stop: int) -> None:
-    if values.size and values.view(np.uint32).max() >= stop:  # negative ones become large
-        raise StepError(f"a {what} from {values.min()} to {values.max()}; 0 to {stop - 1} are possible")
+    def _check_reads(self, runs: Runs, changes: Ints, window_changes: Ints) -> None:
+        """Every block with a key that a row sees has been set, by this step or an earlier one."""
+        length = self._limits.block_length
+        stop = (runs.stop_positions - 1) // length + 1
+        reads = []
+        if self._has_full_layers:
+            reads.append((self._tables, changes, np.zeros_like(stop)))
+        if self._windows:
+            first_keys = [window.first_visible(runs.first_positions) for window in self._windows]
+            reads.append((self._window_tables, window_changes, np.minimum.reduce(first_keys) // length))
+        new = [tables.check_reads(made, runs.seats, first, stop) for tables, made, first in reads]
+        for (tables, _, first), is_new in zip(reads, new, strict=True):
+            if is_new:
+                tables.note_reads(runs.seats, first, stop)
 
 
 def _most_heads(load: Load) -> tuple[int, int]:

@@ -14,13 +14,14 @@ import numpy.typing as npt
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.checking.table import small_ops
-from tplaunch.worker.device import DeviceError, DeviceOptions, FillPlaces, Place
+from tplaunch.worker.device import Copy, DeviceError, DeviceOptions, FillPlaces, Place
 from tplaunch.worker.measuring.measurements import Measurements
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.vulkan.checking.checker import Checker
 from tplaunch.worker.vulkan.checking.prover import START_SECONDS as PROOF_SECONDS
 from tplaunch.worker.vulkan.checking.prover import Prover
 from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.copying import copy_inside
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.places import PartialsLayout, Selects
 from tplaunch.worker.vulkan.measuring.bandwidth import copy_bandwidth
@@ -151,6 +152,9 @@ class VulkanDevice:
             timestamps = Timestamps(self._context, self._clock, len(program.segments))
         submission = self._timeline.submission(recorder.record(program, context, timestamps))
         self._prepared[id(program)] = Prepared(program, submission, len(program.segments) - 1, timestamps)
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        copy_inside(self._context, self._memory, copies)
 
     def submit(self, program: Program, num_rows: int) -> None:
         assert num_rows <= program.rows, f"{num_rows} rows in a program of {program.rows}"

@@ -63,11 +63,11 @@ class Recorder:
         compute = vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
         host = vk.VK_PIPELINE_STAGE_HOST_BIT
         started = compute | vk.VK_PIPELINE_STAGE_DRAW_INDIRECT_BIT
-        from_host = _barrier(vk.VK_ACCESS_HOST_WRITE_BIT | writes, both | indirect)
+        from_host = memory_barrier(vk.VK_ACCESS_HOST_WRITE_BIT | writes, both | indirect)
         # (stages before, stages after, what is made visible)
         self._at_begin = (host | compute, started, from_host)
-        self._between = (compute, compute, _barrier(writes, both))
-        self._at_end = (compute, host, _barrier(writes, vk.VK_ACCESS_HOST_READ_BIT))
+        self._between = (compute, compute, memory_barrier(writes, both))
+        self._at_end = (compute, host, memory_barrier(writes, vk.VK_ACCESS_HOST_READ_BIT))
 
     def record(
         self, program: Program, context: DispatchContext, timestamps: Timestamps | None = None
@@ -86,12 +86,12 @@ class Recorder:
 
     def _record_segment(self, commands: Handle, segment: Segment, context: DispatchContext) -> None:
         hazards = Hazards()
-        _put_barrier(commands, *self._at_begin)
+        put_barrier(commands, *self._at_begin)
         for op in segment.ops:
             if hazards.need_barrier(op):
-                _put_barrier(commands, *self._between)
+                put_barrier(commands, *self._between)
             self._put_dispatch(commands, dispatch(op, context))
-        _put_barrier(commands, *self._at_end)
+        put_barrier(commands, *self._at_end)
 
     def _put_dispatch(self, commands: Handle, dispatch: Dispatch) -> None:
         compute, push = vk.VK_PIPELINE_BIND_POINT_COMPUTE, bytes(dispatch.push)
@@ -104,9 +104,9 @@ class Recorder:
             lib.vkCmdDispatch(commands, *dispatch.groups)
 
 
-def _barrier(source: int, destination: int) -> Handle:
+def memory_barrier(source: int, destination: int) -> Handle:
     return struct("VkMemoryBarrier", srcAccessMask=source, dstAccessMask=destination)
 
 
-def _put_barrier(commands: Handle, before: int, after: int, barrier: Handle) -> None:
+def put_barrier(commands: Handle, before: int, after: int, barrier: Handle) -> None:
     lib.vkCmdPipelineBarrier(commands, before, after, 0, 1, barrier, 0, ffi.NULL, 0, ffi.NULL)

@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.table import Buffer, Placement
-from tplaunch.worker.device import DeviceError, FillPlaces, Place
+from tplaunch.worker.device import Copy, DeviceError, FillPlaces, Place
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.copying import copy_inside
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.places import PartialsLayout, Selects
 from tplaunch.worker.vulkan.memory import Memory
@@ -81,6 +82,9 @@ class CaseDevice:
             self._submission = self._timeline.submission(recorder.record(program, context))
         except DeviceError as error:
             raise KernelRefused(str(error)) from error
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        copy_inside(self._context, self._memory, copies)
 
     def submit(self, program: Program, num_rows: int) -> None:
         assert self._submission is not None, "no program was prepared"

@@ -58,13 +58,13 @@ class DispatchContext:
         """That a program has for an op."""
         return self.program.rows if op.rows == "rows" else self.program.logit_rows
 
-    def paging(self) -> dict[str, int]:
+    def paging(self, op: RopeCache | Attention) -> dict[str, int]:
         """How a kernel finds a row's place in the paged cache by the step buffer."""
         layout = self.layout
         return {
             "positions": layout.positions,
             "table_starts": layout.table_starts,
-            "tables": layout.tables,
+            "tables": layout.window_tables if op.windowed else layout.tables,
             "block_length": self.limits.block_length,
         }
 
@@ -72,7 +72,7 @@ class DispatchContext:
         """Where an op's keys and values lie, and their scales."""
         key, value = self.address(op.key_cache), self.address(op.value_cache)
         value_length = op.key_length if op.value_in_key else op.value_length
-        num_cells = self.limits.num_blocks * self.limits.block_length * op.num_kv_heads
+        num_cells = self.limits.pool(op.windowed) * self.limits.block_length * op.num_kv_heads
         return {
             "key_cache": key,
             "key_scales": key + self.kv_type.element_plane_bytes(num_cells, op.key_length),

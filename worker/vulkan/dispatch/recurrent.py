@@ -27,14 +27,14 @@ def _runs(context: DispatchContext) -> dict[str, int]:
     """How a kernel finds the rows of a sequence, and its state."""
     layout = context.layout
     return {
-        "positions": layout.positions,
         "run_starts": layout.run_starts,
-        "run_slots": layout.run_slots,
+        "read_slots": layout.read_slots,
+        "write_slots": layout.write_slots,
     }
 
 
 def _max_runs(context: DispatchContext) -> int:
-    """A sequence has one row at least, and a slot of its own."""
+    """A run has one row at least, and a slot of its own to write."""
     return min(context.program.rows, context.limits.num_slots)
 
 

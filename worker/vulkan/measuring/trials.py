@@ -67,7 +67,8 @@ class Trial:
     def _fill_step(self, step: StepView) -> None:
         step.header[:4] = (self.rows, 0, KEYS, 1)
         step.positions[: self.rows] = KEYS - 1
-        step.tables[:] = np.arange(len(step.tables))
+        for tables in (step.tables, step.window_tables):
+            tables[:] = np.arange(len(tables))
         if isinstance(self.op, Attention):
             op = self.op
             vectors = attention_vectors(op.key_length, op.value_length)
@@ -126,6 +127,7 @@ def _limits(rows: int, kv_type: str) -> Limits:
     return Limits(
         context_length=KEYS,
         num_blocks=KEYS // 32,
+        num_window_blocks=KEYS // 32,
         block_length=32,
         max_rows=rows,
         max_logit_rows=1,

@@ -1,0 +1,118 @@
+"""A channel whose ranks are a FakeModel in this process, for tests of the engine and of what drives it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from tplaunch.coordinator.candidates import answer, whole_rows
+from tplaunch.coordinator.messages import (
+    PROTOCOL_VERSION,
+    Attached,
+    Connect,
+    Failed,
+    FetchRows,
+    Hello,
+    Load,
+    Message,
+    Progress,
+    Ready,
+    Rows,
+    Shutdown,
+    Step,
+    StepDone,
+)
+from tplaunch.coordinator.serving.channel import Channel, WorkerError
+from tplaunch.coordinator.serving.fake_model import FakeModel, Floats
+from tplaunch.coordinator.serving.kv_memory import LayerKinds
+
+Answer = Callable[[int, Message], "Message | None"]
+
+
+class FakeChannel(Channel):
+    """Answers every message at once; `seconds` is what that took of computing time.
+
+    Ranks in `silent` don't answer: who waits for them passes the deadline without waiting. A rank in
+    `failing` answers its next message with that sentence. Of the logit rows of a step those in `spoil_rows`
+    become NaN.
+    """
+
+    def __init__(self, num_ranks: int) -> None:
+        self.num_ranks = num_ranks
+        self.clock = self._now
+        self.seconds = 0.0
+        self.silent: set[int] = set()
+        self.failing: dict[int, str] = {}
+        self.spoil_rows: set[int] = set()
+        self.num_rows = 0  # that were computed
+        self.model: FakeModel | None = None
+        self.is_shut_down = self.is_closed = False
+        self._passed = 0.0  # of time that nobody waited for
+        self._loads: dict[int, Load] = {}
+        self._received: deque[tuple[int, Message]] = deque(
+            (rank, Hello(PROTOCOL_VERSION, rank)) for rank in range(num_ranks)
+        )
+        self._logits = np.zeros((0, 0), np.float32)
+
+    def _now(self) -> float:
+        return time.monotonic() + self._passed
+
+    def broadcast(self, message: Message) -> None:
+        for rank in range(self.num_ranks):
+            self.send(rank, message)
+
+    def send(self, rank: int, message: Message) -> None:
+        assert not self.is_closed, "a message on a closed channel"
+        begin = time.thread_time()
+        if rank in self.failing:
+            self._received.append((rank, Failed(self.failing.pop(rank), None)))
+        elif rank not in self.silent:
+            self._received += ((rank, answer) for answer in self._answers(rank, message))
+        self.seconds += time.thread_time() - begin
+
+    def receive(self, deadline: float) -> tuple[int, Message] | None:
+        if not self._received:
+            self._passed += max(0.0, deadline - self._now())
+            return None
+        rank, message = self._received.popleft()
+        if isinstance(message, Failed):
+            raise WorkerError(rank, f"rank {rank} failed: {message.error}")
+        return rank, message
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def _answers(self, rank: int, message: Message) -> list[Message]:
+        if isinstance(message, Load):
+            self._loads[rank] = message
+            if rank == 0:
+                kinds = LayerKinds.of(message.spec)
+                self.model = FakeModel(message.limits, kinds, message.spec.vocabulary_size)
+            return [Attached(message.origin.model_hash, f"fake device {rank}", "fake", f"fake:{rank}")]
+        if isinstance(message, Connect):
+            return [Progress(1, 1), Ready(device_bytes=1, imports_partials=True)]
+        if isinstance(message, Shutdown):
+            self.is_shut_down = True
+            return []
+        logits = self._slice(rank)
+        if isinstance(message, FetchRows):
+            return [Rows(message.number, whole_rows(message.rows, logits))]
+        assert isinstance(message, Step), f"{type(message).__name__} is no message to a rank"
+        return [self._run(rank, message)]
+
+    def _run(self, rank: int, step: Step) -> StepDone:
+        assert self.model is not None, "a step before the model was loaded"
+        if rank == 0:
+            self._logits = self.model.run(step)
+            self._logits[list(self.spoil_rows)] = np.nan
+            self.num_rows += step.token_ids.size
+        logits, wanted = self._slice(rank), step.wanted
+        told = answer(wanted, logits, self._loads[rank].share.vocabulary)
+        return StepDone(step.number, whole_rows(wanted.whole_rows, logits), {"wait": 1.0}, answer=told)
+
+    def _slice(self, rank: int) -> Floats:
+        span = self._loads[rank].share.vocabulary
+        return self._logits[:, span.start : span.stop]

@@ -1,0 +1,100 @@
+"""What was asked for and what has come of it: a request, its texts, and the events that a step brings."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tplaunch.coordinator.serving.sampling.changes import TokenMask
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.sampling.picked import Picked
+
+Floats = npt.NDArray[np.float32]
+
+
+class RequestError(ValueError):
+    """A request that can't be computed as it is; the sentence says why. No other request suffers from it."""
+
+
+@dataclass(eq=False)
+class Output:
+    """One text of a request, as far as it has come."""
+
+    index: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    logprobs: list[Picked] = field(default_factory=list)  # where they were asked for
+    # stop, length (max_tokens), context (its end), cancelled or error
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None  # the token or the text that ended it
+
+
+@dataclass
+class Times:
+    """Seconds and counts of one request. Only steps count: a reader who keeps it waiting does not."""
+
+    prompt_tokens: int
+    arrived: float  # as time.perf_counter has it
+    cached_tokens: int = 0  # of the prompt, that were not computed
+    prompt_seconds: float = 0.0  # of the steps up to the first token of the first text
+    decode_seconds: float = 0.0  # of those after it
+    first_token: float | None = None  # when it came
+    finished: float | None = None  # when the last text ended
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens of the prompt that were computed."""
+        return self.prompt_tokens - self.cached_tokens
+
+    def add(self, seconds: float, *, is_decoding: bool) -> None:
+        """Counts a step that computed something of the request."""
+        if is_decoding:
+            self.decode_seconds += seconds
+        else:
+            self.prompt_seconds += seconds
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt, what to make of it, and what was made."""
+
+    id: str
+    number: int  # counts requests: a lower one came first
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    mask: TokenMask | None = None
+    only_logits: bool = False  # those of the prompt are kept, and nothing is generated
+    outputs: list[Output] = field(default_factory=list)
+    prompt_logprobs: list[Picked | None] = field(default_factory=list)  # of each token; the first has none
+    logits: list[Floats] = field(default_factory=list)  # [vocabulary] of each position
+    error: ValueError | None = None  # where a finish reason is error
+
+    def __post_init__(self) -> None:
+        self.outputs = [Output(index) for index in range(self.params.n)]
+        self.times = Times(len(self.prompt), time.perf_counter())
+        if self.params.prompt_logprobs is not None:
+            self.prompt_logprobs.append(None)
+
+    @property
+    def reads_all_logits(self) -> bool:
+        """Tells whether every position of the prompt needs logits, so that none may come from the cache."""
+        return self.only_logits or self.params.prompt_logprobs is not None
+
+    @property
+    def is_finished(self) -> bool:
+        """Tells whether all of its texts have ended."""
+        return all(output.finish_reason is not None for output in self.outputs)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a step has brought for one text of a request."""
+
+    request: Request
+    index: int  # of the text
+    token: int | None  # None where the text ended without another
+    text: str  # that may be shown now
+    finish_reason: str | None = None

@@ -1,0 +1,224 @@
+"""The main loop of everything that generates: requests come in, steps run, and events go out.
+
+    schedule -> run on all ranks -> sample every row that has logits -> events
+
+Requests share steps. Each has its own parameters, random numbers and errors, and the bits of its logits do
+not depend on the others. Whoever owns a Requests makes all its calls from one thread at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from collections.abc import Sequence as SequenceOf
+
+import numpy as np
+
+from tplaunch.coordinator.serving.engine import Engine
+from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
+from tplaunch.coordinator.serving.request import Event, Floats, Request, RequestError
+from tplaunch.coordinator.serving.sampling.batch import Pick, pick_all
+from tplaunch.coordinator.serving.sampling.changes import TokenMask
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.sampling.picked import Picked
+from tplaunch.coordinator.serving.sampling.pool import LogitsError
+from tplaunch.coordinator.serving.sampling.results import StepResult, gather
+from tplaunch.coordinator.serving.scheduler import Scheduler, make_step
+from tplaunch.coordinator.serving.sequence import Run, Sequence
+from tplaunch.coordinator.serving.stream import Stream
+from tplaunch.coordinator.text.tokenizer import Tokenizer
+
+
+class Requests:
+    """All requests of an engine, from `add` to their last event."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer | None = None,
+        suppressed: Collection[int] = (),
+    ) -> None:
+        """tokenizer: without one there are tokens and no text. suppressed: tokens that are never picked."""
+        self._engine, self._limits, self._tokenizer = engine, engine.limits, tokenizer
+        self._suppressed = frozenset(suppressed)
+        self.memory = KVMemory(engine.limits, LayerKinds.of(engine.spec))
+        self._scheduler = Scheduler(engine.limits, self.memory)
+        self._streams: dict[Sequence, Stream] = {}
+        self._requests: dict[str, Request] = {}
+        self._num_requests = 0
+
+    def __len__(self) -> int:
+        """The number of requests that have not ended."""
+        return len(self._requests)
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often a request had to give its blocks back."""
+        return self._scheduler.num_preemptions
+
+    def add(
+        self,
+        prompt: SequenceOf[int],
+        params: SamplingParams,
+        *,
+        id: str | None = None,
+        mask: TokenMask | None = None,
+        only_logits: bool = False,
+        assumed: int = 0,
+        shares: bool = True,
+    ) -> Request:
+        """Takes a prompt of token ids; the following steps bring its events. Raises RequestError.
+
+        only_logits: keep the logits of all positions, and generate nothing. shares: take from the prefix
+        cache and leave something there. assumed: take so many positions for computed, whatever the cache
+        holds there, to measure what comes behind them; it can't share.
+        """
+        self._num_requests += 1
+        name = id or f"request-{self._num_requests}"
+        request = Request(name, self._num_requests, tuple(prompt), params, mask, only_logits)
+        self._check(request)
+        stream = self._stream(request, 0, assumed=assumed, shares=shares)
+        self._requests[request.id] = request
+        self._start(stream)
+        return request
+
+    def cancel(self, id: str) -> None:
+        """Ends a request at once and gives back all that it holds; one that has ended is left alone."""
+        request = self._requests.get(id)
+        if request is not None:
+            self._end_all(request, "cancelled")
+
+    def step(self) -> list[Event]:
+        """Runs one step of all that wait for one, and returns what it has brought; [] where nothing waits."""
+        if not self._streams:
+            return []
+        begin = time.perf_counter()
+        runs = self._scheduler.schedule()
+        streams = [self._streams[run.sequence] for run in runs]
+        wants = [want for stream, run in zip(streams, runs, strict=True) for want in stream.wants(run)]
+        result = self._engine.run(make_step(self._engine.next_number, runs, self.memory, gather(wants)))
+        self._scheduler.finish(runs)
+        is_decoding = {stream.request: not stream.is_first for stream in streams}
+        events = self._take(runs, streams, result)
+        seconds = time.perf_counter() - begin
+        for request, decodes in is_decoding.items():
+            request.times.add(seconds, is_decoding=decodes)
+        return events
+
+    def _take(self, runs: SequenceOf[Run], streams: SequenceOf[Stream], result: StepResult) -> list[Event]:
+        """Hands each text its rows with logits, and lets those go on whose last token was computed."""
+        events: list[Event] = []
+        going_on: list[Stream] = []
+        picks: list[Pick] = []
+        row = 0
+        for run, stream in zip(runs, streams, strict=True):
+            stream.take_rows(run, result, row)
+            row += run.num_logits
+            if run.sequence.num_waiting:
+                continue
+            if stream.request.only_logits:
+                events.append(self._end(stream, "length"))
+            else:
+                for one in self._forked(stream):
+                    going_on.append(one)
+                    picks.append(one.pick(row - 1))
+        for stream, picked in zip(going_on, pick_all(picks, result, self._engine.fetch), strict=True):
+            if isinstance(picked, Picked):
+                events.append(self._go_on(stream, picked))
+            else:
+                events += self._fail(stream.request, picked)
+        return events
+
+    def _forked(self, stream: Stream) -> Iterator[Stream]:
+        """The text, and where it has computed the prompt of several, the others that go on from there."""
+        yield stream
+        if not stream.is_first:
+            return
+        stream.request.times.cached_tokens = stream.sequence.num_cached
+        for index in range(1, stream.request.params.n):
+            other = self._stream(stream.request, index)
+            if self.memory.fork(stream.sequence, other.sequence):
+                self._start(other, is_running=True)
+                yield other
+            else:
+                self._start(other)  # it finds in the cache what is still there of the prompt
+
+    def _go_on(self, stream: Stream, picked: Picked) -> Event:
+        """Appends a token to a text, which may end by it."""
+        token, text = stream.append(picked, self._limits.context_length)
+        if stream.is_finished:
+            self._release(stream)
+        return Event(stream.request, stream.output.index, token, text, stream.output.finish_reason)
+
+    def _end(self, stream: Stream, reason: str, *, forget: bool = False) -> Event:
+        """Ends a text before its time. forget: nothing that it computed may be found by others."""
+        text = stream.finish(reason)
+        self._release(stream, forget=forget)
+        return Event(stream.request, stream.output.index, None, text, reason)
+
+    def _fail(self, request: Request, error: LogitsError) -> list[Event]:
+        """Ends a request whose logits are no numbers, and all of its texts."""
+        request.error = request.error or error
+        return self._end_all(request, "error", forget=True)
+
+    def _end_all(self, request: Request, reason: str, *, forget: bool = False) -> list[Event]:
+        streams = [stream for stream in self._streams.values() if stream.request is request]
+        begun = {stream.output.index for stream in streams}
+        for output in request.outputs:
+            if output.index not in begun:
+                output.finish_reason = output.finish_reason or reason
+        return [self._end(stream, reason, forget=forget) for stream in streams]
+
+    def _stream(self, request: Request, index: int, *, assumed: int = 0, shares: bool = True) -> Stream:
+        return Stream(
+            request,
+            index,
+            self._engine.spec.vocabulary_size,
+            self._tokenizer,
+            self._suppressed,
+            assumed=assumed,
+            shares=shares,
+        )
+
+    def _start(self, stream: Stream, *, is_running: bool = False) -> None:
+        stream.sequence.arrival = stream.request.number, stream.output.index
+        self._streams[stream.sequence] = stream
+        if is_running:
+            self._scheduler.add_running(stream.sequence)
+        else:
+            self._scheduler.add(stream.sequence)
+
+    def _release(self, stream: Stream, *, forget: bool = False) -> None:
+        """Gives back what a text holds; the request has ended with the last of them."""
+        del self._streams[stream.sequence]
+        self._scheduler.remove(stream.sequence, forget=forget)
+        request = stream.request
+        if request.is_finished:
+            request.times.finished = time.perf_counter()
+            del self._requests[request.id]
+
+    def _check(self, request: Request) -> None:
+        """Raises RequestError for a request that can't be computed."""
+        prompt, size, length = request.prompt, self._engine.spec.vocabulary_size, self._limits.context_length
+        if request.id in self._requests:
+            raise RequestError(f"a request {request.id!r} is running; another one needs another id")
+        if not prompt:
+            raise RequestError("the prompt is empty: there is nothing to continue")
+        room = length if request.only_logits else length - 1
+        if len(prompt) > room:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens, and the context of {length} has room for {room};"
+                " shorten it, or give more context with --context"
+            )
+        if not 0 <= min(prompt) <= max(prompt) < size:
+            wrong = next(token for token in prompt if not 0 <= token < size)
+            raise RequestError(f"the prompt has the token {wrong}; this model has 0 to {size - 1}")
+
+
+def all_logits(engine: Engine, tokens: SequenceOf[int]) -> Floats:
+    """The logits behind each token of a text [tokens, vocabulary]."""
+    requests = Requests(engine)
+    request = requests.add(tokens, SamplingParams(temperature=0), only_logits=True)
+    while len(requests):
+        requests.step()
+    return np.stack(request.logits)

@@ -1,0 +1,132 @@
+"""One text in the making: the sequence that is computed, and what picks, counts and shows its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from tplaunch.coordinator.serving.request import Request, RequestError
+from tplaunch.coordinator.serving.sampling.batch import Pick
+from tplaunch.coordinator.serving.sampling.evidence import Wants
+from tplaunch.coordinator.serving.sampling.picked import Picked, describe, prompt_wants
+from tplaunch.coordinator.serving.sampling.results import StepResult
+from tplaunch.coordinator.serving.sampling.sampler import Sampler
+from tplaunch.coordinator.serving.sampling.stops import TextStream
+from tplaunch.coordinator.serving.sequence import Run, Sequence
+from tplaunch.coordinator.text.tokenizer import Tokenizer
+
+WHOLE_ROW = Wants(whole_row=True)
+
+
+class Stream:
+    """A text of a request."""
+
+    def __init__(
+        self,
+        request: Request,
+        index: int,
+        vocabulary_size: int,
+        tokenizer: Tokenizer | None,
+        suppressed: Collection[int],
+        *,
+        assumed: int = 0,
+        shares: bool = True,
+    ) -> None:
+        """Raises RequestError where the request asks for tokens that the vocabulary does not hold."""
+        params = request.params
+        self.request, self.output = request, request.outputs[index]
+        self.sequence = Sequence(
+            list(request.prompt),
+            all_logits=request.reads_all_logits,
+            reads_cache=shares and not request.reads_all_logits,
+            writes_cache=shares,
+            assumed=assumed,
+        )
+        own = () if tokenizer is None or params.ignore_eos else tokenizer.eos_token_ids
+        self._ends = frozenset({*own, *(params.stop_token_ids or ())})
+        try:
+            self.sampler = Sampler(
+                params,
+                vocabulary_size,
+                prompt_ids=request.prompt,
+                suppressed=suppressed,
+                end_ids=self._ends,
+                token_bytes=None if tokenizer is None else tokenizer.token_bytes,
+                mask=request.mask,
+                index=index,
+            )
+        except ValueError as error:
+            raise RequestError(str(error)) from None
+        self._text = TextStream(tokenizer, params) if tokenizer is not None and params.detokenize else None
+
+    @property
+    def is_first(self) -> bool:
+        """Tells whether this is the first text of its request, and has no tokens yet."""
+        return not self.output.index and not self.output.token_ids
+
+    @property
+    def is_finished(self) -> bool:
+        return self.output.finish_reason is not None
+
+    def pick(self, row: int) -> Pick:
+        """How the next token is picked, from this row of the step's logits."""
+        return Pick(self.sampler, row, len(self.sequence.tokens), self.output.token_ids)
+
+    def wants(self, run: Run) -> Iterator[Wants]:
+        """What is wanted of each of a run's rows with logits."""
+        for position in self._positions(run):
+            if self.request.only_logits:
+                yield WHOLE_ROW
+            elif position + 1 == len(self.sequence.tokens):
+                yield self.sampler.wants(self.output.token_ids)
+            else:
+                num_top = self.request.params.prompt_logprobs
+                yield prompt_wants(self.sequence.tokens[position + 1], num_top or 0)
+
+    def take_rows(self, run: Run, result: StepResult, row: int) -> None:
+        """Keeps what is asked for of the prompt's own logits; `row` is the run's first in the result."""
+        request = self.request
+        if not request.reads_all_logits:
+            return
+        if request.only_logits:
+            rows = map(result.whole, range(row, row + run.num_logits))
+            request.logits += (one.copy() for one in rows if one is not None)
+            return
+        for index, position in enumerate(self._positions(run)):
+            if position + 1 < len(request.prompt):
+                token, num_top = request.prompt[position + 1], request.params.prompt_logprobs or 0
+                request.prompt_logprobs.append(describe(result.evidence(row + index), token, num_top))
+
+    def _positions(self, run: Run) -> range:
+        stop = run.start + run.length
+        return range(stop - run.num_logits, stop)
+
+    def append(self, picked: Picked, context_length: int) -> tuple[int | None, str]:
+        """Takes a picked token; returns it, if it is part of the text, and what may be shown now.
+
+        It may end the text.
+        """
+        token, output = picked.token, self.output
+        if token in self._ends:
+            output.stop_reason = token
+            return None, self.finish("stop")
+        self.sequence.tokens.append(token)
+        output.token_ids.append(token)
+        if picked.logprob is not None:
+            output.logprobs.append(picked)
+        piece = self._text.push(token) if self._text else ""
+        output.text += piece
+        if self._text and self._text.stopped_at is not None:
+            output.stop_reason = self._text.stopped_at
+            piece += self.finish("stop")
+        elif len(output.token_ids) == self.request.params.max_tokens:
+            piece += self.finish("length")
+        elif len(self.sequence.tokens) >= context_length:
+            piece += self.finish("context")
+        return token, piece
+
+    def finish(self, reason: str) -> str:
+        """Ends the text; returns what was held back of it."""
+        self.output.finish_reason = reason
+        rest = self._text.finish() if self._text else ""
+        self.output.text += rest
+        return rest

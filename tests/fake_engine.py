@@ -1,0 +1,57 @@
+"""An engine on a fake channel, and specs of models that keep what a test wants of their sequences."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from tests.models import make_spec
+from tplaunch.coordinator.gguf.origin import Origin
+from tplaunch.coordinator.model.attention import Window
+from tplaunch.coordinator.model.recurrent import RecurrentSpec
+from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
+from tplaunch.coordinator.serving.engine import Engine, EngineConfig
+from tplaunch.coordinator.serving.fake_channel import FakeChannel
+from tplaunch.coordinator.serving.fake_model import logits
+from tplaunch.coordinator.serving.kv_memory import LayerKinds
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.plan import make_plan
+
+VOCABULARY_SIZE = 64
+
+
+def spec_of(kinds: LayerKinds, vocabulary_size: int = VOCABULARY_SIZE) -> ModelSpec:
+    """A model whose layers keep just that."""
+    spec = make_spec(vocabulary_size=vocabulary_size, num_layers=1)
+    (layer,) = spec.layers
+    assert layer.attention is not None
+    layers: list[LayerSpec] = [layer] if kinds.sees_all else []
+    if kinds.window:
+        windowed = dataclasses.replace(layer.attention, window=Window(kinds.window))
+        layers.append(dataclasses.replace(layer, attention=windowed))
+    if kinds.has_states:
+        recurrent = RecurrentSpec("convolution", kernel=3, num_heads=32)
+        layers.append(dataclasses.replace(layer, attention=None, recurrent=recurrent))
+    return dataclasses.replace(spec, layers=tuple(layers))
+
+
+def fake_engine(
+    limits: Limits, kinds: LayerKinds, num_ranks: int = 1, vocabulary_size: int = VOCABULARY_SIZE
+) -> tuple[Engine, FakeChannel]:
+    """An engine that is loaded."""
+    spec = spec_of(kinds, vocabulary_size)
+    channel = FakeChannel(num_ranks)
+    config = EngineConfig("shared-memory", limits, timeout_seconds=5, load_timeout_seconds=5)
+    engine = Engine(channel, Origin((), "fake"), (), spec, make_plan(spec, [1.0] * num_ranks), config)
+    engine.load(lambda rank, progress: None)
+    return engine, channel
+
+
+def greedy(
+    prompt: Sequence[int], kinds: LayerKinds, count: int, vocabulary_size: int = VOCABULARY_SIZE
+) -> list[int]:
+    """The likeliest tokens behind a prompt, without any memory."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(logits(tokens, kinds, vocabulary_size)[-1].argmax()))
+    return tokens[len(prompt) :]

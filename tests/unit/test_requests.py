@@ -1,0 +1,362 @@
+"""The driver on a fake channel, whose logits show every mistake in what sequences keep."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fake_engine import VOCABULARY_SIZE, fake_engine, greedy
+from tests.models import examples
+from tplaunch.coordinator.serving.channel import WorkerError
+from tplaunch.coordinator.serving.fake_model import logits
+from tplaunch.coordinator.serving.kv_memory import LayerKinds
+from tplaunch.coordinator.serving.request import Request, RequestError
+from tplaunch.coordinator.serving.requests import Requests, all_logits
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.split.limits import Limits
+
+pytestmark = pytest.mark.unit
+
+GREEDY = SamplingParams(temperature=0, max_tokens=8)
+KINDS = {
+    "all positions": LayerKinds(),
+    "a window": LayerKinds(sees_all=False, window=9),
+    "both": LayerKinds(window=9),
+    "states": LayerKinds(sees_all=False, has_states=True),
+    "all positions and states": LayerKinds(has_states=True),
+    "everything": LayerKinds(window=9, has_states=True),
+}
+
+
+def limits_for(kinds: LayerKinds, **changes: int) -> Limits:
+    """Room for three sequences of 64 positions, in blocks of 4."""
+    numbers: dict[str, Any] = {
+        "context_length": 64,
+        "num_blocks": 48 if kinds.sees_all else 0,
+        "block_length": 4,
+        "max_rows": 16,
+        "max_logit_rows": 8,
+        "max_sequences": 4,
+        "num_window_blocks": 40 if kinds.window else 0,
+        "num_slots": 16 if kinds.has_states else 0,
+    }
+    return Limits(**{**numbers, **changes})
+
+
+def run(requests: Requests) -> int:
+    """Until nothing waits; the number of steps."""
+    count = 0
+    while len(requests):
+        requests.step()
+        count += 1
+        assert count < 5000, "requests that never end"
+    return count
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    return random.Random(seed).choices(range(VOCABULARY_SIZE), k=count)
+
+
+def text_of(request: Request) -> list[int]:
+    assert request.error is None
+    return request.outputs[0].token_ids
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request of a drawn run."""
+
+    step: int
+    num_shared: int  # tokens that all prompts begin with
+    num_own: int
+    num_tokens: int
+    num_texts: int
+    cancelled_after: int | None  # steps
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> tuple[LayerKinds, Limits, list[Arrival]]:
+    window = draw(st.integers(2, 40))
+    kinds = draw(st.sampled_from([LayerKinds(), LayerKinds(window=window), LayerKinds(False, window),
+                                  LayerKinds(has_states=True), LayerKinds(False, 0, True),
+                                  LayerKinds(window=window, has_states=True)]))  # fmt: skip
+    length, rows = draw(st.sampled_from([4, 8])), draw(st.sampled_from([1, 3, 16, 64]))
+    seats = draw(st.integers(1, 5))
+    table, in_window = 64 // length, -(-(kinds.window + rows) // length) + 1
+    limits = limits_for(
+        kinds,
+        block_length=length,
+        max_rows=rows,
+        max_logit_rows=draw(st.integers(1, rows)),
+        max_sequences=seats,
+        num_blocks=table + draw(st.sampled_from([0, 2, 20])) if kinds.sees_all else 0,
+        num_window_blocks=min(table, in_window) + draw(st.integers(0, 12)) if kinds.window else 0,
+        num_slots=seats + draw(st.sampled_from([0, 1, 3, 8])) if kinds.has_states else 0,
+    )
+    arrival = st.builds(
+        Arrival,
+        step=st.integers(0, 40),
+        num_shared=st.integers(0, 40),
+        num_own=st.integers(1, 12),
+        num_tokens=st.integers(1, 10),
+        num_texts=st.sampled_from([1, 1, 3]),
+        cancelled_after=st.sampled_from([None, None, None, 0, 3, 11]),
+    )
+    return kinds, limits, draw(st.lists(arrival, min_size=1, max_size=12))
+
+
+@examples(150)
+@given(runs(), st.integers(1, 3))
+def test_every_text_is_what_it_would_be_alone(
+    drawn: tuple[LayerKinds, Limits, list[Arrival]], num_ranks: int
+) -> None:
+    """Whatever arrives when, shares a beginning, is cancelled, or must give its blocks back meanwhile."""
+    kinds, limits, arrivals = drawn
+    engine, _ = fake_engine(limits, kinds, num_ranks)
+    requests = Requests(engine)
+    shared, started = tokens(40), []
+    waiting = sorted(enumerate(arrivals), key=lambda pair: pair[1].step)
+    step = 0
+    while waiting or len(requests):
+        while waiting and waiting[0][1].step <= step:
+            seed, arrival = waiting.pop(0)
+            prompt = shared[: arrival.num_shared] + tokens(arrival.num_own, seed + 1)
+            params = SamplingParams(temperature=0, max_tokens=arrival.num_tokens, n=arrival.num_texts)
+            started.append((requests.add(prompt, params), arrival, step))
+        requests.step()
+        step += 1
+        for request, arrival, since in started:
+            if arrival.cancelled_after is not None and step - since > arrival.cancelled_after:
+                requests.cancel(request.id)
+        assert step < 5000, "requests that never end"
+    for request, arrival, _ in started:
+        expected = greedy(request.prompt, kinds, arrival.num_tokens)
+        for output in request.outputs:
+            if output.finish_reason == "cancelled":
+                assert output.token_ids == expected[: len(output.token_ids)]
+            else:
+                assert (output.finish_reason, output.token_ids) == ("length", expected)
+    memory = requests.memory
+    assert memory.num_free_seats == limits.max_sequences
+    assert all(pool.num_available == pool.size for pool in memory.pools)
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+def test_two_requests_that_share_steps_get_their_own_text(kinds: LayerKinds) -> None:
+    """One may start while the other is half done: nobody goes on from another's logits."""
+    requests = Requests(fake_engine(limits_for(kinds), kinds, 2)[0])
+    first = requests.add(tokens(7, 1), GREEDY)
+    for _ in range(3):
+        requests.step()
+    second = requests.add(tokens(30, 2), GREEDY)
+    run(requests)
+    assert text_of(first) == greedy(first.prompt, kinds, 8)
+    assert text_of(second) == greedy(second.prompt, kinds, 8)
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+def test_a_repeated_prompt_is_hardly_computed_again(kinds: LayerKinds) -> None:
+    requests = Requests(fake_engine(limits_for(kinds), kinds)[0])
+    first = requests.add(tokens(40), GREEDY)
+    run(requests)
+    second = requests.add(tokens(40), GREEDY)
+    run(requests)
+    assert text_of(second) == text_of(first) == greedy(first.prompt, kinds, 8)
+    assert (first.times.cached_tokens, second.times.cached_tokens) == (
+        0,
+        36,
+    )  # all whole blocks before the last
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+def test_the_second_turn_of_a_chat_computes_what_is_new(kinds: LayerKinds) -> None:
+    requests = Requests(fake_engine(limits_for(kinds), kinds)[0])
+    first = requests.add(tokens(21), SamplingParams(temperature=0, max_tokens=10))
+    run(requests)
+    turn = [*first.prompt, *text_of(first), *tokens(6, 3)]
+    second = requests.add(turn, GREEDY)
+    run(requests)
+    assert text_of(second) == greedy(turn, kinds, 8)
+    assert second.times.cached_tokens >= 28  # 31 tokens, of which the last is not computed before it is read
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+def test_prompts_that_part_in_the_middle_share_their_beginning(kinds: LayerKinds) -> None:
+    """A state is kept where texts part once that is known: from the third on."""
+    requests = Requests(fake_engine(limits_for(kinds), kinds)[0])
+    cached = []
+    for seed in range(3):
+        request = requests.add([*tokens(24), *tokens(9, seed + 1)], GREEDY)
+        run(requests)
+        assert text_of(request) == greedy(request.prompt, kinds, 8)
+        cached.append(request.times.cached_tokens)
+    assert cached[0] == 0 and cached[2] == 24
+    assert cached[1] == (0 if kinds.has_states else 24)
+
+
+def test_the_newest_gives_its_blocks_back_and_comes_again() -> None:
+    kinds = LayerKinds()
+    requests = Requests(fake_engine(limits_for(kinds, num_blocks=16), kinds)[0])
+    made = [requests.add(tokens(12, seed), SamplingParams(temperature=0, max_tokens=40)) for seed in range(3)]
+    run(requests)
+    assert requests.num_preemptions > 0
+    ends = [request.times.finished for request in made]
+    assert ends == sorted(ends, key=lambda end: end or 0.0)
+    for request in made:
+        assert text_of(request) == greedy(request.prompt, kinds, 40)
+
+
+def test_texts_of_one_prompt_differ_and_compute_it_once() -> None:
+    kinds = LayerKinds(window=9, has_states=True)
+    engine, channel = fake_engine(limits_for(kinds), kinds)
+    requests = Requests(engine)
+    request = requests.add(tokens(22), SamplingParams(temperature=2, top_k=0, top_p=1, min_p=0, n=4, seed=7))
+    run(requests)
+    texts = [tuple(output.token_ids) for output in request.outputs]
+    assert len(set(texts)) == 4
+    assert channel.num_rows == 22 + sum(len(text) - 1 for text in texts)
+    for number in range(4):
+        alone = Requests(fake_engine(limits_for(kinds, max_sequences=1), kinds)[0])
+        again = alone.add(tokens(22), SamplingParams(temperature=2, top_k=0, top_p=1, min_p=0, n=4, seed=7))
+        run(alone)
+        assert tuple(again.outputs[number].token_ids) == texts[number]
+
+
+def test_a_seed_gives_the_same_text_in_any_company() -> None:
+    kinds, params = LayerKinds(), SamplingParams(seed=3, max_tokens=20)
+    alone = Requests(fake_engine(limits_for(kinds), kinds)[0])
+    expected = alone.add(tokens(10), params)
+    run(alone)
+    crowded = Requests(fake_engine(limits_for(kinds, num_blocks=16), kinds, 3)[0])
+    for seed in range(1, 4):
+        crowded.add(tokens(20, seed), SamplingParams(max_tokens=30, seed=seed))
+    found = crowded.add(tokens(10), params)
+    run(crowded)
+    assert text_of(found) == text_of(expected)
+
+
+def test_a_request_without_numbers_fails_alone_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = LayerKinds()
+    engine, channel = fake_engine(limits_for(kinds), kinds)
+    requests = Requests(engine)
+    bad, good = requests.add(tokens(9, 1), GREEDY), requests.add(tokens(9, 2), GREEDY)
+    channel.spoil_rows.add(0)
+    events = requests.step()
+    channel.spoil_rows.clear()
+    run(requests)
+    assert bad.outputs[0].finish_reason == "error" and "NaN" in str(bad.error)
+    assert [event.finish_reason for event in events if event.request is bad] == ["error"]
+    assert text_of(good) == greedy(good.prompt, kinds, 8)
+    again = requests.add(tokens(9, 1), GREEDY)
+    run(requests)
+    assert again.times.cached_tokens == 0 and text_of(again) == greedy(again.prompt, kinds, 8)
+
+
+def test_cancelling_frees_at_once() -> None:
+    kinds = LayerKinds()
+    requests = Requests(fake_engine(limits_for(kinds, max_sequences=1), kinds)[0])
+    running, waiting = requests.add(tokens(9, 1), GREEDY), requests.add(tokens(9, 2), GREEDY)
+    requests.step()
+    requests.cancel(running.id)
+    requests.cancel(running.id)
+    requests.cancel("nobody")
+    assert requests.memory.num_free_seats == 1
+    run(requests)
+    assert running.outputs[0].finish_reason == "cancelled"
+    assert text_of(waiting) == greedy(waiting.prompt, kinds, 8)
+
+
+def test_requests_are_told_apart_by_id() -> None:
+    requests = Requests(fake_engine(limits_for(LayerKinds()), LayerKinds())[0])
+    assert requests.add([1], GREEDY, id="mine").id == "mine"
+    assert requests.add([1], GREEDY).id != requests.add([1], GREEDY).id
+    with pytest.raises(RequestError, match="'mine' is running"):
+        requests.add([1], GREEDY, id="mine")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "sentence"),
+    [
+        ([], GREEDY, "the prompt is empty"),
+        ([1] * 64, GREEDY, "has 64 tokens, and the context of 64 has room for 63"),
+        ([1, 64], GREEDY, "the token 64; this model has 0 to 63"),
+        ([1, -1], GREEDY, "the token -1"),
+        ([1], SamplingParams(bad_token_ids=[64]), "bad_token_ids"),
+    ],
+)
+def test_a_bad_request_is_refused_before_it_costs_anything(
+    prompt: list[int], params: SamplingParams, sentence: str
+) -> None:
+    requests = Requests(fake_engine(limits_for(LayerKinds()), LayerKinds())[0])
+    with pytest.raises(RequestError, match=sentence):
+        requests.add(prompt, params)
+    assert not len(requests) and requests.step() == []
+
+
+def test_a_text_ends_with_the_context() -> None:
+    requests = Requests(fake_engine(limits_for(LayerKinds()), LayerKinds())[0])
+    request = requests.add(tokens(60), SamplingParams(temperature=0, max_tokens=None))
+    run(requests)
+    assert (len(text_of(request)), request.outputs[0].finish_reason) == (4, "context")
+
+
+def test_logits_of_a_whole_text() -> None:
+    for kinds in KINDS.values():
+        engine, _ = fake_engine(limits_for(kinds), kinds, 3)
+        for _ in range(2):  # the second time, nothing may come from the cache
+            found = all_logits(engine, tokens(50))
+            np.testing.assert_array_equal(found, logits(tokens(50), kinds, VOCABULARY_SIZE))
+
+
+def test_log_probabilities_of_the_prompt_don_t_come_from_the_cache() -> None:
+    kinds = LayerKinds()
+    requests = Requests(fake_engine(limits_for(kinds), kinds, 2)[0])
+    requests.add(tokens(30), GREEDY)
+    run(requests)
+    request = requests.add(
+        tokens(30), SamplingParams(temperature=0, max_tokens=2, prompt_logprobs=3, logprobs=0)
+    )
+    run(requests)
+    rows = logits(tokens(30), kinds, VOCABULARY_SIZE).astype(np.float64)
+    expected = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    assert request.prompt_logprobs[0] is None and len(request.prompt_logprobs) == 30
+    for position, found in enumerate(request.prompt_logprobs[1:]):
+        assert found is not None and found.token == tokens(30)[position + 1]
+        assert found.logprob == pytest.approx(expected[position, found.token], abs=1e-4)
+        assert len(found.top) == 3
+    assert len(request.outputs[0].logprobs) == 2
+
+
+def test_a_rank_that_fails_ends_the_step_with_its_name() -> None:
+    engine, channel = fake_engine(limits_for(LayerKinds()), LayerKinds(), 3)
+    requests = Requests(engine)
+    requests.add(tokens(5), GREEDY)
+    channel.failing[1] = "the device is lost"
+    with pytest.raises(WorkerError, match="rank 1 failed: the device is lost"):
+        requests.step()
+
+
+def test_a_silent_rank_is_named_after_the_timeout() -> None:
+    engine, channel = fake_engine(limits_for(LayerKinds()), LayerKinds(), 3)
+    requests = Requests(engine)
+    requests.add(tokens(5), GREEDY)
+    channel.silent.add(2)
+    with pytest.raises(WorkerError, match="rank 2 did not finish step 1"):
+        requests.step()
+
+
+def test_a_slow_reader_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = Requests(fake_engine(limits_for(LayerKinds()), LayerKinds())[0])
+    request = requests.add(tokens(5), GREEDY)
+    now = [0.0]
+    monkeypatch.setattr("tplaunch.coordinator.serving.requests.time.perf_counter", lambda: now[0])
+    while len(requests):
+        requests.step()
+        now[0] += 1000
+    assert request.times.prompt_seconds == request.times.decode_seconds == 0
