@@ -1,4 +1,4 @@
-"""A sequence asks for part of a step's logits (Wants) and is given the known part of its row (RowEvidence)."""
+"""A sequence asks for part of a step's logits, Wants, and is given what is known of its row, RowEvidence."""
 
 from __future__ import annotations
 
