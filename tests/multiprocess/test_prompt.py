@@ -150,14 +150,46 @@ def test_lines_can_be_edited_and_a_stop_loses_nothing(
     assert terminal.process.returncode == 0
 
 
-def test_ctrl_c_at_the_prompt(tplaunch: CommandLine, model: Path, terminals: list[Terminal]) -> None:
+def test_ctrl_c_at_the_prompt_drops_the_line_and_twice_ends(
+    tplaunch: CommandLine, model: Path, terminals: list[Terminal]
+) -> None:
     terminal = Terminal(tplaunch, model)
     terminals.append(terminal)
-    terminal.read_until("> ")
+    for count in (1, 3):  # a line in between begins anew
+        terminal.read_until("> ", count)
+        terminal.type("Once upon")
+        terminal.read_until("Once upon", (count + 1) // 2)
+        os.killpg(terminal.process.pid, signal.SIGINT)
+        terminal.read_until("> ", count + 1)
+        terminal.type("Lily\n")
+    terminal.read_until("> ", 5)
+    expected = tplaunch(*OPTIONS, model, "-p", "Lily", check=True).stdout
+    assert terminal.screen.count(expected.strip()) == 2
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    terminal.read_until("> ", 6)
     os.killpg(terminal.process.pid, signal.SIGINT)
     terminal.read_to_end()
     assert terminal.process.returncode == 130
     assert "Traceback" not in terminal.screen
+
+
+def test_ctrl_c_stops_a_text_and_keeps_the_model(
+    tplaunch: CommandLine, model: Path, terminals: list[Terminal]
+) -> None:
+    terminal = Terminal(tplaunch, model, "-n", "100000", "--ignore-eos", "--context", "100000")
+    terminals.append(terminal)
+    terminal.read_until("> ")
+    workers = worker_processes(terminal.process)
+    for count, text in enumerate(("Once", "Lily"), 1):
+        terminal.type(text + "\n")
+        terminal.read_until("the", 5 * count)  # words of the text
+        os.killpg(terminal.process.pid, signal.SIGINT)
+        terminal.read_until("stopped after", count)
+        terminal.read_until("> ", 1 + count)
+    assert workers == worker_processes(terminal.process)
+    terminal.type("\x04")
+    terminal.read_to_end()
+    assert terminal.process.returncode == 0
 
 
 @pytest.fixture
@@ -183,6 +215,8 @@ def test_ctrl_c_at_the_same_time_as_another_signal(
     terminal, launcher = stopped
     for number in (signal.SIGINT, other, signal.SIGCONT):
         launcher.send_signal(number)
+    terminal.read_until("> ", 2)
+    launcher.send_signal(signal.SIGINT)
     terminal.read_to_end()
     assert (terminal.process.returncode, "Traceback" in terminal.screen) == (130, False), terminal.screen
 
