@@ -107,7 +107,7 @@ def make_parser() -> Parser:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     prompt = parser.add_argument_group(
-        "prompt (without one: a chat or a prompt loop on a terminal, else standard input)"
+        "prompt (without one: a chat or prompt loop on a terminal, else standard input)"
     )
     prompt.add_argument(
         "-p", "--prompt", metavar="TEXT", help="a message, or the text to continue; - for standard input"
