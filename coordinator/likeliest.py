@@ -36,14 +36,15 @@ def likeliest(logits: Floats, count: int) -> Indices:
     peak = float(groups.max())
     if not math.isfinite(peak):
         wrong: Indices = np.flatnonzero(np.isnan(logits) | np.isposinf(logits))
-        return wrong[:count]
+        wrong = wrong[:count]
+        return wrong
     found = _at_least(logits, groups, count)
     reached = logits[found]
     if found.size > 2 * count:  # many equal ones; else the sort below is as quick
         keep = reached >= _kth_highest(reached, count)
         found, reached = found[keep], reached[keep]
-    order = np.lexsort((found, -reached))
-    return found[order[:count]]
+    best: Indices = found[np.lexsort((found, -reached))[:count]]
+    return best
 
 
 def log_sum(logits: Floats) -> float:
@@ -65,7 +66,8 @@ def _log_sum(logits: Floats, dtype: type[np.floating[Any]]) -> float:
         return -math.inf if peak == -math.inf else math.nan
     total = 0.0
     for start in range(0, logits.size, PIECE_SIZE):
-        weights = logits[start : start + PIECE_SIZE] - dtype(peak)
+        weights = logits[start : start + PIECE_SIZE].astype(dtype)  # NumPy 1 would subtract in float32
+        weights -= peak
         np.exp(weights, out=weights)
         total += float(weights.sum())
     return peak + math.log(total)

@@ -41,7 +41,7 @@ from tplaunch.launcher.overrides import parse_overrides
 from tplaunch.launcher.prompt_text import read_prompt_file
 from tplaunch.launcher.sampling_options import sampling_params
 from tplaunch.launcher.signals import Signalled
-from tplaunch.launcher.sizes import parse_max_memory, parse_message_sizes
+from tplaunch.launcher.sizes import parse_max_memory, parse_message_sizes, parse_state_cache
 from tplaunch.launcher.words import parse_words
 from tplaunch.worker.faults import fault_sentence
 
@@ -173,6 +173,7 @@ def _bench_config(options: argparse.Namespace) -> BenchConfig:
         prefill=parse_counts(options.prefill, "--prefill"),
         decode=parse_counts(options.decode, "--decode"),
         at_context=parse_counts(options.at_context, "--at-context"),
+        batch=parse_counts(options.batch, "--batch"),
         repeat=options.repeat,
         ranks=None if options.ranks is None else parse_counts(options.ranks, "--ranks"),
         output=options.output,
@@ -199,6 +200,8 @@ def _run_config(options: argparse.Namespace, model: Path | HubModel | RandomMode
         staging=options.staging,
         submit_ahead=options.submit_ahead,
         all_reduce=options.all_reduce,
+        parallel=options.parallel,
+        state_cache_bytes=parse_state_cache(options.state_cache),
         max_memory={} if options.max_memory is None else parse_max_memory(options.max_memory),
         overrides=parse_overrides(options.override_kv),
         without=() if options.without is None else tuple(options.without.split(",")),

@@ -28,6 +28,8 @@ EXIT_FAILURE, EXIT_USAGE = 1, 2
 COLLECTIVES = ("shared-memory", "zmq-ring")
 ALL_REDUCES = ("auto", "one-shot", "two-phase")
 AUTO: Final = "auto"
+DEFAULT_STATE_CACHE_BYTES = 1 << 30
+MAX_PARALLEL = 1024  # sequences: their block tables are looked at in every step
 DEFAULT_LOAD_TIMEOUT_SECONDS = 600.0  # a slow driver compiles a kernel for most of a minute
 
 
@@ -100,6 +102,8 @@ class RunConfig:
     expert_split: str = EXPERT_SPLITS[0]
     load_timeout_seconds: float = DEFAULT_LOAD_TIMEOUT_SECONDS
     max_memory: Mapping[int | None, int] = field(default_factory=dict)  # bytes by device; None: the CPU's
+    parallel: int = 1  # sequences at once
+    state_cache_bytes: int = DEFAULT_STATE_CACHE_BYTES  # for snapshots of recurrent states, over all ranks
     overrides: tuple[tuple[str, int | float | bool | str], ...] = ()  # of the file's metadata
 
     def __post_init__(self) -> None:
@@ -119,6 +123,8 @@ class RunConfig:
             )
         if self.context_length is not None and self.context_length < 1:
             raise UsageError(f"--context {self.context_length}: at least 1 is needed")
+        if not 1 <= self.parallel <= MAX_PARALLEL:
+            raise UsageError(f"--parallel {self.parallel}: 1 to {MAX_PARALLEL} sequences are possible")
         if self.max_rows is not None and not 1 <= self.max_rows <= 512:
             raise UsageError(f"--prefill-chunk {self.max_rows}: 1 to 512 rows are possible")
         if self.overrides and isinstance(self.model, RandomModel):

@@ -150,14 +150,25 @@ def select_devices(text: str) -> list[DeviceChoice]:
 
     Says on standard error what a person would not expect of the choice.
     """
+    choices, listed = _select(text)
+    if listed is not None:
+        for remark in remarks(_parts(text), listed, choices):
+            say(remark)
+    return choices
+
+
+def check_devices(text: str) -> int:
+    """How many ranks a --devices value gives, without a remark. Raises UsageError as select_devices does."""
+    return len(_select(text)[0])
+
+
+def _select(text: str) -> tuple[list[DeviceChoice], DeviceList | None]:
+    """The choices, and the list that they are of, where one was needed."""
     parts = _parts(text)
     if all(part == CPU for part in parts):
-        return [DeviceChoice(None, CPU)] * len(parts)
+        return [DeviceChoice(None, CPU)] * len(parts), None
     listed = list_devices()
-    choices = choose_devices(text, listed)
-    for remark in remarks(parts, listed, choices):
-        say(remark)
-    return choices
+    return choose_devices(text, listed), listed
 
 
 def remarks(parts: Sequence[str], listed: DeviceList, choices: Sequence[DeviceChoice]) -> list[str]:

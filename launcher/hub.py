@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from tplaunch.launcher.lines import say
 from tplaunch.launcher.progress import show_download
 
 LISTING_SECONDS = 20.0  # for the answer of what is in a repository
-GIGABYTE = 1000**3
+MEGABYTE, GIGABYTE = 1000**2, 1000**3
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,10 @@ class Listing:
     sizes: Mapping[str, int | None]  # bytes by name, where the hub tells them
 
 
-def fetch(model: HubModel) -> Path:
+def fetch(model: HubModel, before_download: Callable[[], None] = lambda: None) -> Path:
     """The path of the model's file; of the first one, with all others beside it, where there are several.
 
+    before_download: called where something is to come; what it raises keeps that from coming.
     Where the hub doesn't answer, a model in the cache is taken as it is. Raises UsageError for what the hub
     does not have or does not give, RunError where it can't be reached or the cache can't be written.
     """
@@ -43,6 +44,8 @@ def fetch(model: HubModel) -> Path:
         from huggingface_hub import constants
 
         cache = Path(constants.HF_HUB_CACHE)
+        if cache.parts[:1] and cache.parts[0].startswith("~"):  # else a folder of that name would be made
+            raise UsageError(f"there is no home folder for the cache {cache}; set HF_HOME to a folder")
         try:
             listing = _list_files(model)
         except Exception as error:
@@ -51,6 +54,7 @@ def fetch(model: HubModel) -> Path:
         present = _cached_files(cache, model.repository, listing.commit)
         if all(name in present for name in names):
             return present[names[0]]
+        before_download()
         try:
             return _download(model, {name: listing.sizes[name] for name in names}, cache)
         except Exception as error:
@@ -99,7 +103,7 @@ def _download(model: HubModel, sizes: Mapping[str, int | None], cache: Path) -> 
     num_bytes = sum(size or 0 for size in sizes.values())
     _check_space(cache, model, sizes)
     what = next(iter(sizes)) if len(sizes) == 1 else f"{len(sizes)} files"
-    say(f"downloading {what} of {model.repository}, {num_bytes / GIGABYTE:.2f} GB")
+    say(f"downloading {what} of {model.repository}, {_amount(num_bytes)}")
     with show_download(num_bytes) as on_bytes:
         paths = [bring_file(model.repository, name, cache, on_bytes) for name in sizes]
     if len({path.parent for path in paths}) > 1:
@@ -118,9 +122,15 @@ def _check_space(cache: Path, model: HubModel, sizes: Mapping[str, int | None]) 
     free = shutil.disk_usage(place).free
     if missing > free:
         raise RunError(
-            f"{model.name} needs {missing / GIGABYTE:.1f} GB more in {cache},"
-            f" where {free / GIGABYTE:.1f} GB are free; free some space, or set HF_HOME to another folder"
+            f"{model.name} needs {_amount(missing)} more in {cache},"
+            f" where {_amount(free)} are free; free some space, or set HF_HOME to another folder"
         )
+
+
+def _amount(num_bytes: int) -> str:
+    if num_bytes < GIGABYTE:
+        return f"{num_bytes / MEGABYTE:.1f} MB"
+    return f"{num_bytes / GIGABYTE:.1f} GB"
 
 
 @contextmanager

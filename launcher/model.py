@@ -18,6 +18,7 @@ from tplaunch.coordinator.split.model_shards import check_tensors
 from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer
 from tplaunch.coordinator.text.vocabulary import PREFIX
 from tplaunch.launcher.config import HubModel, RandomModel, RunConfig, UsageError
+from tplaunch.launcher.devices import check_devices
 from tplaunch.launcher.hub import fetch
 from tplaunch.launcher.model_path import check_path
 from tplaunch.launcher.overrides import overridden
@@ -74,16 +75,19 @@ class Model:
         return range(self.num_texts or self.spec.vocabulary_size, self.spec.vocabulary_size)
 
 
-def open_model(config: RunConfig) -> Model:
+def open_model(config: RunConfig, needs_devices: bool = True) -> Model:
     """Reads and checks the files, or looks up the shape.
 
-    A model of a repository is downloaded first. Raises GgufError, ModelError, UsageError or RunError.
+    A model of a repository is downloaded first, but not for devices that are not here. Raises GgufError,
+    ModelError, UsageError or RunError.
     """
     if isinstance(config.model, RandomModel):
         shape = SHAPES[config.model.shape]
         tensors = shape_tensors(shape, config.model.weight_type)
         return Model(Origin(), {}, tensors, shape.spec)
-    path = fetch(config.model) if isinstance(config.model, HubModel) else config.model
+    path = config.model
+    if isinstance(path, HubModel):
+        path = fetch(path, lambda: _check_ranks(config) if needs_devices else None)
     check_path(path)
     file = read_model(path)
     metadata = overridden(file.metadata, config.overrides)
@@ -101,6 +105,11 @@ def open_model(config: RunConfig) -> Model:
             f" {spec.vocabulary_size} rows: they are not of one model"
         )
     return model
+
+
+def _check_ranks(config: RunConfig) -> None:
+    """Raises UsageError for devices or shares that can't be: better before gigabytes come than after."""
+    config.rank_weights(check_devices(config.devices))
 
 
 def check_prompt(tokens: list[int], model: Model, limits: Limits) -> None:

@@ -83,6 +83,22 @@ def _add_memory(memory: argparse._ArgumentGroup) -> None:
         help="positions to hold (default: the model's, or as many as fit)",
     )
     memory.add_argument(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="sequences at once: the KV cache has room for one whole context, and up to 1,024 positions more"
+        " for each other one (default: %(default)s)",
+    )
+    memory.add_argument(
+        "--state-cache",
+        default="1GiB",
+        metavar="SIZE",
+        help="what all devices together keep of earlier states of recurrent layers, so that a prompt that"
+        " begins as an earlier one goes on from there; as much as fits beside the context, but two"
+        " snapshots at least unless it is 0 (default: %(default)s)",
+    )
+    memory.add_argument(
         "--max-memory",
         metavar="INDEX=SIZE,...",
         help="what the ranks on a device may take, such as 0=8GiB,1=20GiB; cpu= for this machine's memory",

@@ -62,3 +62,11 @@ def parse_max_memory(text: str) -> dict[int | None, int]:
                 " such as 0=8GiB,1=20GiB,cpu=16GB"
             ) from None
     return found
+
+
+def parse_state_cache(text: str) -> int:
+    """Bytes of --state-cache, 0 for none. Raises UsageError."""
+    try:
+        return 0 if text.strip() == "0" else parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"--state-cache: {error}; a size such as 1GiB is needed, or 0") from None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +29,10 @@ def write_gguf(model: RandomModel, path: Path) -> None:
     weights = RandomWeights(tensors.values())
     with writing("--write-gguf", path):
         writer = gguf.GGUFWriter(path, SHAPES[model.shape].spec.architecture)
-        add_metadata(writer, SHAPES[model.shape].spec)
+        if SHAPES[model.shape].metadata:
+            add_described(writer, SHAPES[model.shape].metadata)
+        else:
+            add_metadata(writer, SHAPES[model.shape].spec)
         writer.add_name(model.name)
         writer.add_tokenizer_model("no_vocab")  # llama.cpp then asks the metadata for the vocabulary's size
         writer.add_vocab_size(SHAPES[model.shape].spec.vocabulary_size)
@@ -43,6 +47,15 @@ def write_gguf(model: RandomModel, path: Path) -> None:
         for tensor in tensors.values():
             writer.write_tensor_data(np.ascontiguousarray(weights.rows(tensor)))
         writer.close()
+
+
+def add_described(writer: gguf.GGUFWriter, metadata: Mapping[str, Any]) -> None:
+    """Numbers by their keys; the architecture's name is the writer's."""
+    for key, value in metadata.items():
+        if isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
 
 
 def add_metadata(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:

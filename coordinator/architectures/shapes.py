@@ -6,13 +6,18 @@ Only shapes of supported architectures stand here; `tiny` is no model, but a qui
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from tplaunch.coordinator.architectures.described_shapes import GEMMA_3_270M, QWEN_3_5_800M
+from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.architectures.table import ARCHITECTURES
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.model.attention import Latent
 from tplaunch.coordinator.model.experts import ExpertsSpec
+from tplaunch.coordinator.model.recurrent import RecurrentSpec
 from tplaunch.coordinator.model.rope import Rope
 from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm
 from tplaunch.coordinator.split.model_shards import layer_norms
@@ -24,6 +29,7 @@ class Shape:
 
     spec: ModelSpec
     tied: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # of which the spec was made, if it was
 
 
 def _spec(
@@ -71,6 +77,13 @@ def _qwen3(
     )  # fmt: skip
 
 
+def described(architecture: str, vocabulary: int, keys: Mapping[str, Any]) -> Shape:
+    """A model whose layers are not alike, by the metadata of its file. Its embedding is its output matrix."""
+    metadata = {"general.architecture": architecture, **{f"{architecture}.{k}": v for k, v in keys.items()}}
+    embedding = TensorInfo("token_embd.weight", "F32", (vocabulary, keys["embedding_length"]), 0, 0)
+    return Shape(model_spec(metadata, {embedding.name: embedding}), tied=True, metadata=metadata)
+
+
 SHAPES: dict[str, Shape] = {
     "tiny": Shape(_spec("llama", 2, 64, (4, 2), 160, 256, rope_base=1e4)),
     "llama-160m": Shape(_spec("llama", 12, 768, (12, 4), 2048, 32000, rope_base=1e4)),
@@ -81,6 +94,8 @@ SHAPES: dict[str, Shape] = {
     "tiny-moe": Shape(
         _spec("qwen3moe", 2, 64, (4, 2), ExpertsSpec(8, 2, 96, normalised=True), 256, rope_base=1e4)
     ),
+    "gemma-3-270m": described("gemma3", 262144, GEMMA_3_270M),
+    "qwen3.5-0.8b": described("qwen35", 248320, QWEN_3_5_800M),
     "qwen3-30b-a3b": Shape(_qwen3("qwen3moe", 48, 2048, (32, 4), ExpertsSpec(128, 8, 768, normalised=True))),
 }
 
@@ -88,12 +103,15 @@ SHAPES: dict[str, Shape] = {
 def shape_tensors(shape: Shape, weight_type: str) -> dict[str, TensorInfo]:
     """The tensor table that a file of this shape would have: routers and vectors are in F32."""
     return {
-        name: _tensor(name, "F32" if len(size) == 1 or ROUTER in name else weight_type, size)
+        name: _tensor(
+            name, "F32" if len(size) == 1 or any(kind in name for kind in FLOATS) else weight_type, size
+        )
         for name, size in tensor_shapes(shape.spec, tied=shape.tied).items()
     }
 
 
-ROUTER = "ffn_gate_inp"
+ROUTER, CONVOLUTION = "ffn_gate_inp", "ssm_conv1d"
+FLOATS = (ROUTER, CONVOLUTION)  # matrices that files have in F32
 
 
 def tensor_shapes(spec: ModelSpec, *, tied: bool = False) -> dict[str, tuple[int, ...]]:
@@ -109,6 +127,9 @@ def tensor_shapes(spec: ModelSpec, *, tied: bool = False) -> dict[str, tuple[int
         if layer.experts is not None:
             parts |= _experts_shapes(layer.experts, width)
         shapes |= {f"blk.{index}.{name}.weight": size for name, size in parts.items()}
+        if layer.recurrent is not None:
+            recurrent = _delta_shapes(layer.recurrent, width)
+            shapes |= {f"blk.{index}.{name}": size for name, size in recurrent.items()}
     shapes["output_norm.weight"] = (width,)
     shapes |= {rope.factors: (rope.dimension // 2,) for rope in spec.ropes if rope.factors}
     if not tied:
@@ -151,6 +172,24 @@ def _latent_shapes(attention: AttentionSpec, latent: Latent, width: int) -> dict
         "attn_q_a": (latent.query_rank, width),
         "attn_q_a_norm": (latent.query_rank,),
         "attn_q_b": (query_length, latent.query_rank),
+    }
+
+
+def _delta_shapes(recurrent: RecurrentSpec, width: int) -> dict[str, tuple[int, ...]]:
+    """By the tensors' whole names."""
+    assert recurrent.kind == "delta", f"no shapes of a {recurrent.kind}"
+    inner, heads = recurrent.inner_length, recurrent.num_heads
+    channels = 2 * recurrent.num_groups * recurrent.state_length + inner
+    return {
+        "attn_qkv.weight": (channels, width),
+        "attn_gate.weight": (inner, width),
+        "ssm_alpha.weight": (heads, width),
+        "ssm_beta.weight": (heads, width),
+        f"{CONVOLUTION}.weight": (channels, recurrent.kernel),
+        "ssm_a": (heads,),
+        "ssm_dt.bias": (heads,),
+        "ssm_norm.weight": (recurrent.head_length,),
+        "ssm_out.weight": (width, inner),
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
 from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.split.plan import RankShare, Span
+from tplaunch.launcher.commands.kv_text import kept_numbers, kept_text
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.device_choice import left_out
 from tplaunch.launcher.devices import list_devices, planned_devices, select_devices
@@ -86,7 +87,7 @@ def _subgroups(device: dict[str, Any]) -> str:
 
 def show_plan(config: RunConfig, as_json: bool) -> int:
     """`tplaunch plan`: who would hold what, from the file's metadata; no device is opened, unless by auto."""
-    model = open_model(config)
+    model = open_model(config, needs_devices=False)
     choices, reason = planned_devices(config.devices)
     arrangement = arrange(config, model, choices)
     rows = list(zip(arrangement.plan, arrangement.bytes, strict=True))
@@ -100,6 +101,7 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
             "largest_context": sizes.largest_context,
             "limited_by": sizes.limited_by,
             "prefill_chunk": limits.max_rows,
+            **kept_numbers(spec, arrangement),
             "split": arrangement.split,
             "tokenizer_error": fault,
             "ranks": [_plan_row(share, num_bytes) for share, num_bytes in rows],
@@ -118,6 +120,8 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
     )
     print(wrapped(model_text))
     _print_table(rows)
+    for sentence in kept_text(spec, arrangement):
+        print(wrapped(sentence))
     if arrangement.split is not None:
         print(wrapped(arrangement.split))
     print(wrapped(largest_context_text(model, arrangement, reason)))

@@ -1,4 +1,4 @@
-"""Chooses the sizes that the user leaves open, so that a plan fits: the context, and the rows of a step."""
+"""Chooses the sizes that the user leaves open, so that a plan fits: context, rows, blocks and snapshots."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.fit import RankNeeds, bytes_in, exceeds_allocation
+from tplaunch.launcher.fitting.kv_sizes import (
+    BLOCK_LENGTH,
+    MIN_SNAPSHOTS,
+    blocks_for,
+    full_blocks,
+    most_snapshots,
+    window_blocks,
+)
 from tplaunch.launcher.fitting.memory_places import MemoryPlace
 
-BLOCK_LENGTH = 32  # positions: the context is a multiple of it where memory is the limit
 DEFAULT_CONTEXT = 4096  # at most, where a device's memory is not known
-NUM_SLOTS = 1  # sequences with recurrent states: the KV cache has blocks for one whole context, too
+MIN_LOGIT_ROWS, MAX_LOGIT_ROWS = 32, 128  # of a step: one for each sequence
 MAX_ROWS, MIN_ROWS = 256, 16  # of a step, where the user does not say
 MAX_WORK_BYTES = 64_000_000  # that a step may take beside weights and KV cache; rows are halved to get there
 
@@ -39,38 +46,71 @@ class Fitting:
         choices: Sequence[DeviceChoice],
     ) -> None:
         self._config, self._needs, self._places, self._choices = config, needs, places, choices
+        self._keeps_states = any(rank.keeps_states for rank in needs)
+        self._fewest_snapshots = MIN_SNAPSHOTS if self._keeps_states and config.state_cache_bytes else 0
 
     def choose_sizes(self, trained: int) -> Sizes:
         """trained: the context that the model was trained for.
 
         Without --context that one, where it fits, else the largest that does; but at most DEFAULT_CONTEXT
-        where it is not known what a device holds.
+        where it is not known what a device holds. Further sequences and snapshots get what is left.
         """
         caps = self._config.max_memory
         is_known = not any(choice.is_unknown and choice.index not in caps for choice in self._choices)
+        if self.limit(self._config.context_length or BLOCK_LENGTH, keep_reserve=False) is not None:
+            self._fewest_snapshots = 0
         largest = self.largest_context(trained) or self.largest_context(trained, keep_reserve=False)
         context = self._config.context_length
         if context is None:
             most = trained if is_known else min(trained, DEFAULT_CONTEXT)
             context = min(most, largest or BLOCK_LENGTH)
-        limits = self.limits(context)
+        limits = self._widened(context, is_known)
         if not is_known:
             return Sizes(limits, None, None)
         return Sizes(limits, largest, self.limit(largest + BLOCK_LENGTH) if largest < trained else None)
 
-    def limits(self, context: int, rows: int | None = None) -> Limits:
-        """With as many rows as the user wants, or else as MAX_WORK_BYTES leave room for."""
+    def _widened(self, context: int, is_known: bool) -> Limits:
+        """With blocks for further sequences, and then with snapshots, as far as they are wanted and fit."""
+        rows = self._config.max_rows or self._rows(context)
+
+        def limits(further: int, snapshots: int) -> Limits:
+            return self.limits(context, rows, further, snapshots)
+
+        fewest = self._fewest_snapshots
+        further = most_that(self._config.parallel - 1, lambda count: self._fits(limits(count, fewest)))
+        if not (fewest and is_known):
+            return limits(further, fewest)
+        least = limits(further, fewest)
+        state_bytes = sum(rank.bytes(least).states for rank in self._needs) // least.num_slots
+        wanted = self._config.state_cache_bytes // max(1, state_bytes)
+        wanted = min(wanted, most_snapshots(context, further, self._config.parallel))
+        return limits(
+            further, max(fewest, most_that(wanted, lambda count: self._fits(limits(further, count))))
+        )
+
+    def limits(
+        self, context: int, rows: int | None = None, further: int = 0, snapshots: int | None = None
+    ) -> Limits:
+        """With as many rows as the user wants, or else as MAX_WORK_BYTES leave room for.
+
+        further: sequences that have blocks of their own, besides one whole context. snapshots: of recurrent
+        states, as few as possible where nothing is said.
+        """
         rows = rows or self._config.max_rows or self._rows(context)
+        parallel, needs = self._config.parallel, self._needs[0]
+        snapshots = self._fewest_snapshots if snapshots is None else snapshots
+        window = needs.longest_window
         return Limits(
             context_length=context,
-            num_blocks=-(-context // BLOCK_LENGTH),
+            num_blocks=full_blocks(context, further) if needs.sees_all else 0,
             block_length=BLOCK_LENGTH,
             max_rows=rows,
-            max_logit_rows=min(32, rows),
+            max_logit_rows=min(rows, max(MIN_LOGIT_ROWS, min(parallel, MAX_LOGIT_ROWS))),
             kv_type=self._config.kv_type,
             activations=self._config.activations,
-            num_slots=NUM_SLOTS if any(needs.keeps_states for needs in self._needs) else 0,
-            num_window_blocks=-(-context // BLOCK_LENGTH) if self._needs[0].longest_window else 0,
+            num_slots=parallel + snapshots if self._keeps_states else 0,
+            max_sequences=parallel,
+            num_window_blocks=window_blocks(window, context, further, rows) if window else 0,
         )
 
     def _row_counts(self) -> list[int]:
@@ -90,7 +130,12 @@ class Fitting:
 
     def limit(self, context: int, rows: int | None = None, *, keep_reserve: bool = True) -> str | None:
         """The place that has no room for so many positions; None where they fit."""
-        limits = self.limits(context, rows)
+        return self._limit_of(self.limits(context, rows), keep_reserve=keep_reserve)
+
+    def _fits(self, limits: Limits) -> bool:
+        return self._limit_of(limits) is None
+
+    def _limit_of(self, limits: Limits, *, keep_reserve: bool = True) -> str | None:
         for rank, (needs, choice) in enumerate(zip(self._needs, self._choices, strict=True)):
             if exceeds_allocation(needs, choice, limits):
                 return f"device {choice.index} ({choice.name}), for one buffer of rank {rank}"
@@ -128,8 +173,16 @@ def _largest(most: int, is_possible: Callable[[int], bool]) -> int:
     """
     if most == 0 or is_possible(most):
         return most
-    low, high = 0, -(-most // BLOCK_LENGTH)  # in blocks: `low` is possible, `high` is not
+    blocks = blocks_for(most) - 1
+    return BLOCK_LENGTH * most_that(blocks, lambda count: is_possible(count * BLOCK_LENGTH))
+
+
+def most_that(most: int, is_possible: Callable[[int], bool]) -> int:
+    """The largest count up to `most` for which it is possible; 0 where it is for none."""
+    if most <= 0 or is_possible(most):
+        return max(0, most)
+    low, high = 0, most  # `high` is not possible
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if is_possible(middle * BLOCK_LENGTH) else (low, middle)
-    return low * BLOCK_LENGTH
+        low, high = (middle, high) if is_possible(middle) else (low, middle)
+    return low

@@ -70,6 +70,11 @@ class RankNeeds:
         return self._spec.is_recurrent
 
     @property
+    def sees_all(self) -> bool:
+        """Whether any layer with attention has no window."""
+        return any(attention.window is None for attention in self._spec.attentions)
+
+    @property
     def longest_window(self) -> int:
         """Keys that a row sees at most in layers with a window; 0 where none has."""
         return self._spec.longest_window

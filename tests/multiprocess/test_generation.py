@@ -219,6 +219,18 @@ def test_the_same_seed_gives_the_same_text(tplaunch: CommandLine, shared_dir: Pa
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_a_stop_text_ends_the_text_and_is_not_shown(tplaunch: CommandLine, shared_dir: Path) -> None:
+    model = shared_dir / "models/stories260K-f32.gguf"
+    options = ("--devices", "cpu", model, "-p", "Once", "-n", "40", "--temperature", "0")
+    whole = tplaunch(*options, check=True).stdout.removesuffix("\n")
+    middle = len(whole) // 2
+    stop = whole[middle : middle + 7]  # several tokens, which need not begin or end there
+    shown = whole[: whole.index(stop)]
+    assert tplaunch(*options, "--stop", stop, check=True).stdout == shown + "\n"
+    report = json.loads(tplaunch(*options, "--stop", stop, "--json", check=True).stdout)
+    assert (report["text"], report["finish_reason"]) == (shown, "stop")
+
+
 def test_the_end_of_the_context_ends_the_text(tplaunch: CommandLine, shared_dir: Path) -> None:
     options = ("--devices", "0,0", shared_dir / "models/stories260K-f32.gguf", "-p", "Once upon a time")
     result = tplaunch(*options, "--context", "40", "--temperature", "0", "--ignore-eos", "--json", check=True)

@@ -10,8 +10,9 @@ import pytest
 
 from tests.models import LIMITS, LocalEngine, make_spec, write_llama
 from tests.steps import positions_of
+from tplaunch.coordinator.architectures.described_shapes import GEMMA_3_270M, QWEN_3_5_800M
 from tplaunch.coordinator.architectures.reader import model_spec
-from tplaunch.coordinator.architectures.shapes import SHAPES, Shape, shape_tensors
+from tplaunch.coordinator.architectures.shapes import SHAPES, Shape, described, shape_tensors
 from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.gguf.parts import read_model
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
@@ -20,7 +21,7 @@ from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.spec import LayerSpec
 from tplaunch.coordinator.serving.benchmark import Measurement, Test, measure
-from tplaunch.coordinator.serving.requests import Requests
+from tplaunch.coordinator.serving.requests import Requests, all_logits
 from tplaunch.coordinator.serving.sampling.results import StepResult
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
@@ -37,13 +38,17 @@ from tplaunch.worker.weights.random_weights import DEVIATION, RandomWeights
 SMALL = Shape(make_spec(embedding_length=256, key_length=64, value_length=64, feed_forward_length=512))
 LAYER = LayerSpec(SMALL.spec.attentions[0], None, experts=ExpertsSpec(8, 3, 512, normalised=True))
 SMALL_EXPERTS = Shape(dataclasses.replace(SMALL.spec, layers=(LAYER, LAYER)))
+SIZES = {"block_count": 6, "embedding_length": 256, "feed_forward_length": 512}
+SMALL_WINDOWS = described("gemma3", 300, {**GEMMA_3_270M, **SIZES})
+SMALL_STATES = described("qwen35", 300, {**QWEN_3_5_800M, **SIZES})
 
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_are_whole_models(name: str, weight_type: str) -> None:
     shape = SHAPES[name]
-    if name.startswith("tiny") and WEIGHT_TYPES[weight_type].block_columns > 32:
+    columns = WEIGHT_TYPES[weight_type].block_columns
+    if shape.spec.embedding_length % columns or (name.startswith("tiny") and columns > 32):
         with pytest.raises(UsageError, match=r"columns of a .* row \(\d+\) is not a multiple"):
             RandomModel(name, weight_type)
         return
@@ -61,6 +66,8 @@ def test_shapes_are_whole_models(name: str, weight_type: str) -> None:
         ("llama-3.1-8b", 8.03),
         ("llama-3.3-70b", 70.6),
         ("qwen3-30b-a3b", 30.5),
+        ("gemma-3-270m", 0.268),
+        ("qwen3.5-0.8b", 0.752),
     ],
 )
 def test_shapes_have_as_many_weights_as_the_models(name: str, billions: float) -> None:
@@ -85,6 +92,20 @@ def test_made_up_weights_are_plausible_and_the_same_everywhere(weight_type: str)
             assert len(np.unique(values, axis=0)) == len(values)
 
 
+@pytest.mark.parametrize("shape", [SMALL_WINDOWS, SMALL_STATES], ids=["windows", "states"])
+def test_made_up_weights_keep_a_model_within_bounds(
+    tmp_path: Path, shape: Shape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States must decay: they would grow with every row else."""
+    monkeypatch.setitem(SHAPES, "small", shape)
+    write_gguf(RandomModel("small", "Q8_0"), tmp_path / "m.gguf")
+    limits = dataclasses.replace(LIMITS, num_slots=1)
+    engine = LocalEngine(tmp_path / "m.gguf", limits=limits)
+    logits = all_logits(engine, [1 + index % 7 for index in range(60)])
+    assert np.isfinite(logits).all()
+    assert np.abs(logits[30:]).max() < 4 * np.abs(logits[:30]).max()
+
+
 def test_the_largest_shape_costs_no_memory() -> None:
     tensors = shape_tensors(SHAPES["llama-3.3-70b"], "Q4_0")
     weights = RandomWeights(tensors.values())
@@ -93,7 +114,11 @@ def test_the_largest_shape_costs_no_memory() -> None:
 
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
-@pytest.mark.parametrize("shape", [SMALL, SMALL_EXPERTS], ids=["dense", "experts"])
+@pytest.mark.parametrize(
+    "shape",
+    [SMALL, SMALL_EXPERTS, SMALL_WINDOWS, SMALL_STATES],
+    ids=["dense", "experts", "windows", "states"],
+)
 def test_a_written_shape_holds_the_same_weights(
     tmp_path: Path, shape: Shape, weight_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,8 +17,9 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangement
-from tplaunch.launcher.fitting.context_fit import BLOCK_LENGTH, DEFAULT_CONTEXT, MAX_WORK_BYTES, MIN_ROWS
+from tplaunch.launcher.fitting.context_fit import DEFAULT_CONTEXT, MAX_WORK_BYTES, MIN_ROWS
 from tplaunch.launcher.fitting.fit import bytes_in, rank_needs
+from tplaunch.launcher.fitting.kv_sizes import BLOCK_LENGTH
 from tplaunch.launcher.fitting.memory_places import HOST, memory_places
 from tplaunch.launcher.model import Model, open_model
 

@@ -99,7 +99,7 @@ def test_a_file_is_downloaded_once(hub: SmallHub, fetch: Fetcher) -> None:
     path = fetch()
     assert path == fetch.cache / "models--org--m" / "snapshots" / COMMIT / NAME
     assert path.read_bytes() == CONTENT
-    assert fetch.remarks == f"tplaunch: downloading {NAME} of org/m, 0.00 GB\n"
+    assert fetch.remarks == f"tplaunch: downloading {NAME} of org/m, 1.3 MB\n"
     assert len(hub.contents) == 1
     assert fetch() == path and fetch.remarks == "" and len(hub.contents) == 1
     assert fetch({"quant": "q8_0"}).read_bytes() == CONTENT[:1000]
@@ -287,6 +287,7 @@ def test_what_fails_on_the_way(hub: SmallHub, fetch: Fetcher, tmp_path: Path) ->
     assert "RunError: the model can't be brought into the cache" in fetch.error(
         HF_HOME=str(tmp_path / "file/x")
     )
+    assert "no home folder for the cache ~nobody-here/x/hub" in fetch.error(HF_HOME="~nobody-here/x")
     hub.status = 500
     assert f"RunError: {hub.url} answers with an error (500) for org/m" in fetch.error()
     hub.status = 200
@@ -301,5 +302,14 @@ def test_the_command_line_runs_what_it_fetched(hub: SmallHub, fetch: Fetcher, tm
     done = fetch.plan("org/m")
     assert done.returncode == 0 and done.stderr.startswith(f"tplaunch: downloading {NAME} of org/m")
     assert json.loads(done.stdout)["ranks"]
+    command = [sys.executable, "-m", "tplaunch", "-hf", "org/m", "x", "--devices", "cpu,cpu"]
+    command += ["--tensor-split", "1,2,3"]
+    (fetch.cache / "models--org--m/snapshots" / COMMIT / NAME).unlink()
+    hub.repositories["org/m"] = {NAME: CONTENT}
+    hub.requests.clear()
+    done = subprocess.run(
+        command, env=fetch.environment, cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "--tensor-split has 3 weights" in done.stderr and hub.contents == []
     done = fetch.plan("org/absent")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""

@@ -132,3 +132,11 @@ def test_sequences_fork_from_a_state_that_stays(
     assert_close(found, expected[2:])
     last = engine.logits(step_of(3, [Rows([1, 7], 5, 0, 0, 0)], range(2)))
     assert_close(last, expected[:2])
+
+
+def test_a_model_without_attention_has_no_blocks(tmp_path: Path) -> None:
+    path, limits = recurrent_models.mamba2().write(tmp_path / "model.gguf"), recurrent_models.LIMITS
+    none = dataclasses.replace(limits, num_blocks=0)
+    engines = [LocalEngine(path, limits=which) for which in (limits, none)]
+    with_blocks, without = (all_logits(engine, TOKENS) for engine in engines)
+    np.testing.assert_array_equal(with_blocks, without)

@@ -79,11 +79,13 @@ def test_many_at_once_are_the_same_as_one_by_one(
         fetched.extend(rows)
         return logits[list(rows)]
 
-    found = [
-        picked.token if isinstance(picked, Picked) else str(picked)
-        for picked in pick_all(picks, result, fetch)
-    ]
-    assert found == one_by_one(picks, logits)
+    found = pick_all(picks, result, fetch)
+    tokens = [picked.token if isinstance(picked, Picked) else str(picked) for picked in found]
+    assert tokens == one_by_one(picks, logits)
+    for pick, picked in zip(picks, found, strict=True):
+        if isinstance(picked, Picked) and pick.sampler.params.logprobs is not None:
+            total, row = float(result.log_sums[pick.row]), logits[pick.row]
+            assert picked == pick.sampler.pick_row(row, pick.position, pick.generated, total)
 
 
 @pytest.mark.parametrize("num_rows", [4, 7, 64])

@@ -15,6 +15,7 @@ from tplaunch.coordinator.serving.sampling import stages
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.penalties import Dry, Repetition
 from tplaunch.coordinator.serving.sampling.pool import NeedsRow, Pool, sorted_pool
+from tplaunch.coordinator.text.vocabulary import TokenizerError
 
 LOGITS = st.lists(st.integers(-40, 40).map(lambda n: n / 7), min_size=1, max_size=40)
 SHARES = [0.0, 0.137, 0.5003, 0.9501]  # not on a border, where rounding decides
@@ -106,6 +107,15 @@ def test_dry_is_that_of_its_definition(
         found = dry.apply(pool_of(logits), generated[:length])
         expected = reference.dry(dict(enumerate(logits)), params, prompt + generated[:length], PIECES)
         assert_same(found, expected)
+
+
+def test_dry_looks_at_tokens_that_have_no_text() -> None:
+    def token_bytes(token: int) -> bytes:
+        raise TokenizerError(f"token {token} is outside the vocabulary")
+
+    params = SamplingParams(dry_multiplier=1.0)
+    found = Dry(params, [7, 8, 0, 7, 8], token_bytes).apply(pool_of([1.0, 0.5]), [])
+    assert found.ids.tolist() == [1, 0] and found.logits.tolist() == [0.5, 0.0]
 
 
 def test_dry_stops_growing_before_it_overflows() -> None:

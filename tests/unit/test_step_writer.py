@@ -226,7 +226,7 @@ def test_steps_count_up_from_one_and_a_refused_one_does_not_count(path: Path) ->
         ({"token_ids": [0] * 17}, "step 1 has 17 rows"),
         ({"logit_rows": [0] * 17}, "step 1 has 5 rows and 17 logit rows"),
         ({"token_ids": [0] * 4, "logit_rows": []}, "step 1 has 4 tokens, but runs of 5 rows"),
-        ({"runs": [1, 6, 0, -1, -1]}, "a number of rows in a run from 0 to 0; 1 to 5 are possible"),
+        ({"runs": [1, 6, 0, -1, -1]}, "a number of rows in a run from 0 to 0; 1 to 16 are possible"),
         ({"runs": [1, 6, 5, -1]}, "4 integers of runs; 5 belong together"),
         ({"runs": [8, 6, 5, -1, -1]}, "a seat from 8 to 8; 0 to 7 are possible"),
         ({"runs": [4, 60, 5, -1, -1]}, "a last position from 64 to 64; 0 to 63 are possible"),

@@ -109,7 +109,11 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["help"], "did you mean `tplaunch --help`?"),
         (["m", "--contxt", "5"], "--contxt; did you mean --context?; see tplaunch run --help"),
         (["m", "-devices", "0"], "-devices; did you mean --devices?; see tplaunch run --help"),
-        (["m", "--repeat=5"], "--repeat; it is an option of bench; see tplaunch run --help"),
+        (["m", "--decode=5"], "--decode; it is an option of bench; see tplaunch run --help"),
+        (
+            ["m", "--repeat=5"],
+            "--repeat=5 could match --repeat-penalty, --repeat-last-n; see tplaunch run --help",
+        ),
         (["bench", "m", "--temperature", "0"], "--temperature; it is an option of run; see tplaunch bench"),
         (["m", "--wrong"], "unrecognized arguments: --wrong; see tplaunch run --help"),
         (["m", "-hello"], "-hello; for a prompt that begins with a dash, write -p=-hello"),

@@ -30,32 +30,41 @@ class Runs:
         return stops
 
 
-def checked_runs(step: Step, limits: Limits) -> Runs:
-    """Raises StepError for runs that are not the step's rows, or have no seat, no position or no state."""
-    columns = columns_of("runs", step.runs, 5).T
-    seats, first_positions, lengths, reads, writes = columns
-    num_rows = step.token_ids.size
-    check_range("number of rows in a run", lengths, num_rows + 1, first=1)
-    if lengths.sum(dtype=np.int64) != num_rows:
-        raise StepError(f"step {step.number} has {num_rows} tokens, but runs of {lengths.sum()} rows")
-    check_range("seat", seats, limits.max_sequences)
-    check_range("position", first_positions, limits.context_length)
-    check_range("last position", first_positions + (lengths - 1), limits.context_length)  # may wrap
-    _check_slots(step.number, first_positions, reads, writes, limits.num_slots)
-    first_rows = np.zeros(lengths.size + 1, np.int32)
-    np.cumsum(lengths, out=first_rows[1:])
-    positions = np.arange(num_rows, dtype=np.int32) + np.repeat(first_positions - first_rows[:-1], lengths)
-    return Runs(seats, first_positions, lengths, reads, writes, first_rows, positions)
+COLUMNS = ("seat", "position", "number of rows in a run", "state slot read", "state slot written")
+
+
+class RunReader:
+    """Reads the runs of one step after another, for one set of limits."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        slots = limits.num_slots
+        self._first = np.array([0, 0, 1, -1, 0 if slots else -1], np.int32)
+        self._stop = [limits.max_sequences, limits.context_length, limits.max_rows + 1, slots, slots]
+        self._spans = (np.array(self._stop, np.int64) - self._first).astype(np.uint32)
+
+    def read(self, step: Step) -> Runs:
+        """Raises StepError for runs that are not the rows of the step, or have no seat, position or state."""
+        columns = columns_of("runs", step.runs, len(COLUMNS))
+        if ((columns - self._first).view(np.uint32) >= self._spans).any():  # negative ones become large
+            for name, values, stop, first in zip(COLUMNS, columns.T, self._stop, self._first, strict=True):
+                check_range(name, values, stop, int(first))
+        seats, first_positions, lengths, reads, writes = columns.T
+        num_rows = step.token_ids.size
+        first_rows = np.zeros(lengths.size + 1, np.int32)
+        lengths.cumsum(out=first_rows[1:])
+        if lengths.size > num_rows or first_rows[-1] != num_rows:
+            raise StepError(f"step {step.number} has {num_rows} tokens, but runs of {lengths.sum()} rows")
+        positions = np.arange(num_rows, dtype=np.int32)
+        positions += (first_positions - first_rows[:-1]).repeat(lengths)
+        check_range("last position", positions[first_rows[1:] - 1], self._limits.context_length)
+        if self._limits.num_slots:
+            _check_slots(step.number, first_positions, reads, writes, self._limits.num_slots)
+        return Runs(seats, first_positions, lengths, reads, writes, first_rows, positions)
 
 
 def _check_slots(number: int, first_positions: Ints, reads: Ints, writes: Ints, num_slots: int) -> None:
     """Each state is written by one run, and what others read in the same step is written by none."""
-    if not num_slots:
-        check_range("state slot read", reads, 0, first=-1)
-        check_range("state slot written", writes, 0, first=-1)
-        return
-    check_range("state slot read", reads, num_slots, first=-1)
-    check_range("state slot written", writes, num_slots)
     if np.any((reads < 0) != (first_positions == 0)):
         raise StepError(
             f"step {number}: a state begins elsewhere than at position 0, or does not begin there"

@@ -21,7 +21,7 @@ from tplaunch.worker.device import Device
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.step.checks import Ints, StepError, check_copies, check_range, columns_of
 from tplaunch.worker.step.rope_tables import RopeTables, temperatures
-from tplaunch.worker.step.runs import Runs, checked_runs
+from tplaunch.worker.step.runs import RunReader, Runs
 from tplaunch.worker.step.tables import BlockTables
 from tplaunch.worker.weights.source import WeightSource
 
@@ -51,6 +51,7 @@ class StepWriter:
         self._window_tables = BlockTables(
             self._step.window_tables, load.limits, load.limits.num_window_blocks
         )
+        self._runs = RunReader(load.limits)
         windows = {attention.window for attention in load.spec.attentions}
         self._has_full_layers = None in windows
         self._windows = [window for window in windows if window is not None]
@@ -68,7 +69,7 @@ class StepWriter:
         counts = (num_rows, step.logit_rows.size, chunk_length, num_chunks)
         view.header[: INDIRECT_WORD + 3] = (*counts, *groups)
         view.positions[:num_rows] = runs.positions
-        view.table_starts[:num_rows] = np.repeat(runs.seats * self._limits.blocks_per_seat, runs.lengths)
+        view.table_starts[:num_rows] = (runs.seats * self._limits.blocks_per_seat).repeat(runs.lengths)
         view.logit_rows[: step.logit_rows.size] = step.logit_rows
         self._tables.write(step.tables.reshape(-1, 3))
         self._window_tables.write(step.window_tables.reshape(-1, 3))
@@ -116,7 +117,7 @@ class StepWriter:
             check_wanted(step.wanted, step.logit_rows.size, self._spec.vocabulary_size)
         except ValueError as error:
             raise StepError(f"step {step.number}: {error}") from error
-        runs = checked_runs(step, limits)
+        runs = self._runs.read(step)
         changes = columns_of("block tables", step.tables, 3)
         window_changes = columns_of("window block tables", step.window_tables, 3)
         self._tables.check(changes)
@@ -137,10 +138,10 @@ class StepWriter:
         if self._windows:
             first_keys = [window.first_visible(runs.first_positions) for window in self._windows]
             reads.append((self._window_tables, window_changes, np.minimum.reduce(first_keys) // length))
-        for tables, made, first in reads:
-            tables.check_reads(made, runs.seats, first, stop)
-        for tables, _, first in reads:
-            tables.note_reads(runs.seats, first, stop)
+        new = [tables.check_reads(made, runs.seats, first, stop) for tables, made, first in reads]
+        for (tables, _, first), is_new in zip(reads, new, strict=True):
+            if is_new:
+                tables.note_reads(runs.seats, first, stop)
 
 
 def _most_heads(load: Load) -> tuple[int, int]:

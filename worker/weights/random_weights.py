@@ -47,6 +47,7 @@ SCALES: dict[str, tuple[tuple[int, bytes], ...]] = {
     "MXFP4": ((0, bytes([120])),),
     "NVFP4": ((0, bytes([3, 4, 4, 3])),),
 }
+DECAY = ".ssm_a"
 MAX_START = 997  # blocks: tensors begin at different places of the noise
 
 
@@ -54,7 +55,7 @@ class RandomWeights(WeightSource):
     """One stretch of random blocks per weight type; a tensor's rows are overlapping windows of it.
 
     Row i begins at block i, so a tensor of gigabytes takes as many bytes as one of its columns has blocks.
-    Vectors, which are norms, are all ones.
+    Vectors, which are norms, are all ones; but what makes recurrent states decay is minus one.
     """
 
     model_hash = ""
@@ -68,7 +69,8 @@ class RandomWeights(WeightSource):
     def rows(self, tensor: TensorInfo) -> Bytes:
         if len(tensor.shape) == 1:
             assert tensor.type == "F32", f"a vector of type {tensor.type}"
-            return np.ones((1, tensor.columns), np.float32).view(np.uint8)
+            value = -1 if tensor.name.endswith(DECAY) else 1
+            return np.full((1, tensor.columns), value, np.float32).view(np.uint8)
         weight_type = WEIGHT_TYPES[tensor.type]
         row_bytes = weight_type.row_bytes(tensor.columns)
         start = zlib.crc32(tensor.name.encode()) % MAX_START * weight_type.block_bytes

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.coordinator.serving.sampling.evidence import Floats
-from tplaunch.coordinator.serving.sampling.picked import Picked
+from tplaunch.coordinator.serving.sampling.picked import Picked, describe
 from tplaunch.coordinator.serving.sampling.pool import LogitsError, NeedsRow
 from tplaunch.coordinator.serving.sampling.results import StepResult
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
@@ -42,7 +42,7 @@ def pick_all(picks: Sequence[Pick], result: StepResult, fetch: FetchWhole) -> li
     plain = [number for number, pick in enumerate(picks) if pick.sampler.is_plain]
     if len(plain) >= LEAST_AT_ONCE:
         for number, token in zip(plain, pick_plain([picks[number] for number in plain], result)):
-            found[number] = None if token < 0 else Picked(token)
+            found[number] = None if token < 0 else _picked(picks[number], token, result)
     for number, pick in enumerate(picks):
         if found[number] is None:
             found[number] = _pick(pick, result)
@@ -86,13 +86,18 @@ def pick_plain(picks: Sequence[Pick], result: StepResult) -> list[int]:
 def _have_banned(
     picks: Sequence[Pick], ids: npt.NDArray[np.int32], are_there: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
-    """Which rows have a token among their candidates that their sampler never picks."""
+    """Returns which rows have a token among their candidates that their sampler never picks."""
     found = np.zeros(len(picks), np.bool_)
     tables = {id(table): table for pick in picks if (table := pick.sampler.ban_table) is not None}
     for key, table in tables.items():
         mine = np.array([id(pick.sampler.ban_table) == key for pick in picks])
         found |= mine & (table[ids] & are_there).any(axis=1)
     return found
+
+
+def _picked(pick: Pick, token: int, result: StepResult) -> Picked:
+    num_top = pick.sampler.params.logprobs
+    return Picked(token) if num_top is None else describe(result.evidence(pick.row), token, num_top)
 
 
 def _pick(pick: Pick, result: StepResult) -> Picked | LogitsError | None:

@@ -1,4 +1,4 @@
-"""How much of a row a request needs, from its parameters alone: what its first cut leaves tells."""
+"""The part of a row that a request needs follows from its parameters: the first stage that cuts decides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 FIRST_GUESS = 64  # candidates, where no top-k says how many are enough
 MAX_CANDIDATES = 1024  # of a row: where more are needed the whole row is asked for
 MAX_ASKED = 1024  # tokens of a row whose logits are asked for
-SPARE_CANDIDATES = 64  # at most, for those that changes push back; where more are, the row is fetched
+# Candidates to spare, at most; where more are pushed back than these the row is fetched.
+SPARE_FOR_BANS = 8  # for banned and biased tokens: most of them, such as padding, are unlikely anyway
+SPARE_CANDIDATES = 64  # for tokens of the text, which are likely, and for masks
 
 
 @dataclass(frozen=True)

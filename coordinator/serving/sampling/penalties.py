@@ -13,6 +13,7 @@ import numpy as np
 
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.pool import Ids, Logits, Places, Pool
+from tplaunch.coordinator.text.vocabulary import TokenizerError
 
 TokenBytes = Callable[[int], bytes]
 MAX_LOG = 88.7228391  # log of the largest float32, where llama.cpp ends DRY's growth
@@ -31,7 +32,7 @@ class Repetition:
         self._presence, self._frequency = params.presence_penalty, params.frequency_penalty
         self._last_n = params.repeat_last_n
         self._prompt = prompt_ids
-        # Of all tokens so far, where repeat_last_n has no end.
+        # Counts of all tokens so far, where repeat_last_n has no end.
         self._all: Counter[int] = Counter(prompt_ids if self._last_n < 0 else ())
         self._num_counted = 0
         self._found: tuple[int, Ids, Logits] | None = None  # for so many generated tokens
@@ -147,7 +148,7 @@ class Dry:
         if self._token_bytes is not None:
             for place in range(self._num_looked, num_prompt + len(generated)):
                 token = self._prompt[place] if place < num_prompt else generated[place - num_prompt]
-                if self._ends_breaker(self._token_bytes(token)):
+                if self._ends_breaker(self._piece(token)):
                     self._last_break = place + 1
         self._num_looked = num_prompt + len(generated)
         return self._last_break
@@ -159,10 +160,17 @@ class Dry:
         return any(text.find(breaker, max(0, before - len(breaker) + 1)) >= 0 for breaker in self._breakers)
 
     def _breaks(self, token: int) -> bool:
-        if self._token_bytes is None:
-            return False
-        piece = self._token_bytes(token)
+        piece = self._piece(token)
         return any(breaker in piece for breaker in self._breakers)
+
+    def _piece(self, token: int) -> bytes:
+        """The token's text; nothing for a token without, as padding of the vocabulary is."""
+        if self._token_bytes is None:
+            return b""
+        try:
+            return self._token_bytes(token)
+        except TokenizerError:
+            return b""
 
 
 def last_tokens(prompt: Sequence[int], generated: Sequence[int], count: int) -> list[int]:
