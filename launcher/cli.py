@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.model.checks import ModelError
+from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
@@ -46,7 +47,7 @@ from tplaunch.launcher.words import parse_words
 from tplaunch.worker.faults import fault_sentence
 
 STANDARD_INPUT = "-"  # in place of a prompt or of its file
-BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
+BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, RequestError, TokenizerError)
 FAILED_RUN = (RunError, LogitsError)
 
 
