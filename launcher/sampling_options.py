@@ -31,6 +31,13 @@ _NUMBERS: tuple[tuple[str, str | None, str, type, str, str], ...] = (
     ("--min-tokens", None, "min_tokens", int, "N", "no end before so many"),
 )  # fmt: skip
 
+# A field by what its options are called, with underscores.
+FIELDS_BY_OPTION = {
+    name.lstrip("-").replace("-", "_"): field
+    for option, alias, field, *_ in _NUMBERS
+    for name in (option, alias or option)
+}
+
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group, defaults = parser.add_argument_group("sampling"), SamplingParams()

@@ -37,6 +37,7 @@ OTHER_COMMANDS = {
 _LAYERS = "all layers are on the devices that --devices names"
 _CORES = "the ranks share the cores by themselves"
 _MODEL = ("-m", "--model", "--demo", "-hf", "-hfr", "--hf-repo")  # options that give the model
+_CHAT = "a model with a chat template talks by itself where no -p is given"
 _ALWAYS = "there is no switch for it"
 OTHER_OPTIONS = {
     **dict.fromkeys(("-c", "--ctx-size"), "write --context"),
@@ -49,8 +50,13 @@ OTHER_OPTIONS = {
     **dict.fromkeys(("-ctk", "-ctv", "--cache-type-k", "--cache-type-v"), "write --kv-type"),
     **dict.fromkeys(("--n-predict", "--predict"), "write -n"),
     **dict.fromkeys(("-s",), "write --seed"),
-    **dict.fromkeys(("-i", "-cnv", "--interactive", "--conversation"), "without -p there is a prompt loop"),
-    **dict.fromkeys(("-no-cnv", "--no-conversation"), "with -p there is no prompt loop"),
+    **dict.fromkeys(("-i", "-cnv", "--interactive", "--conversation"), _CHAT),
+    **dict.fromkeys(("-no-cnv", "--no-conversation"), "write --no-chat"),
+    **dict.fromkeys(("-st", "--single-turn"), "-p gets one answer"),
+    **dict.fromkeys(("-sysf", "--system-prompt-file"), 'write -sys "$(cat FILE)"'),
+    **dict.fromkeys(("--chat-template-file",), "write --chat-template"),
+    **dict.fromkeys(("--jinja",), "chat templates are always rendered so"),
+    **dict.fromkeys(("--context-shift",), "write --drop-oldest"),
     **dict.fromkeys(("-mu", "--model-url"), "write -hf and a repository, or download the file"),
     **dict.fromkeys(("-hft", "--hf-token"), "set HF_TOKEN: others can read the command line"),
     **dict.fromkeys(("--offline",), "set HF_HUB_OFFLINE=1"),

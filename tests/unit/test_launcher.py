@@ -22,7 +22,6 @@ from tplaunch import collectives
 from tplaunch.coordinator.messages import Progress
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.launcher.cli import main
-from tplaunch.launcher.commands.generate import GenerateConfig
 from tplaunch.launcher.config import (
     COLLECTIVES,
     RunConfig,
@@ -31,6 +30,7 @@ from tplaunch.launcher.config import (
     parse_tokens,
 )
 from tplaunch.launcher.devices import DeviceChoice, DeviceList, choose_devices, select_devices
+from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.logs import MAX_KEPT_RUNS, RunLogs
 from tplaunch.launcher.progress import show_progress
 from tplaunch.launcher.supervisor import rank_cores
