@@ -166,6 +166,7 @@ def _bench_config(options: argparse.Namespace) -> BenchConfig:
         prefill=parse_counts(options.prefill, "--prefill"),
         decode=parse_counts(options.decode, "--decode"),
         at_context=parse_counts(options.at_context, "--at-context"),
+        batch=parse_counts(options.batch, "--batch"),
         repeat=options.repeat,
         ranks=None if options.ranks is None else parse_counts(options.ranks, "--ranks"),
         output=options.output,

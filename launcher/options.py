@@ -166,6 +166,8 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
                        help="so many tokens one by one (default: %(default)s)")  # fmt: skip
     tests.add_argument("--at-context", default="0,2048", metavar="LIST",
                        help="positions before those tokens (default: %(default)s)")  # fmt: skip
+    tests.add_argument("--batch", default="1", metavar="LIST",
+                       help="so many texts together when tokens are made (default: %(default)s)")  # fmt: skip
     tests.add_argument("--repeat", type=int, default=5, metavar="N",
                        help="times, behind one that does not count (default: %(default)s)")  # fmt: skip
     tests.add_argument(

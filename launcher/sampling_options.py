@@ -71,6 +71,8 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 def sampling_params(options: argparse.Namespace) -> SamplingParams:
     """What the options of a run ask for. Raises UsageError."""
+    if options.max_tokens is not None and options.max_tokens < 1:
+        raise UsageError(f"-n {options.max_tokens}: at least 1 token is needed")
     breakers = options.dry_sequence_breakers
     if breakers is None:
         breakers = SamplingParams().dry_sequence_breakers

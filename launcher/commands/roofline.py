@@ -1,6 +1,7 @@
 """What decode must read from memory for a token, held against how fast the devices copy theirs.
 
-A rank reads its KV cache and all its weights once per token, of experts those that the token is routed to.
+A rank reads its KV cache once per token, and all its weights once for the texts that are made together, of
+experts those that a token is routed to.
 Where a device is kept busy with that and nothing else, it reads nearly as fast as it copies.
 """
 
@@ -52,8 +53,8 @@ def rooflines(
     positions = test.context + (test.num_tokens + 1) / 2  # on average
     found = []
     for share, choice, message in zip(plan, choices, ready, strict=True):
-        num_bytes = _weights(model, share, choice) + _cache(model, limits, share, choice) * positions
-        num_bytes += _states(model, limits, share)
+        num_bytes = _weights(model, share, choice) / test.batch
+        num_bytes += _cache(model, limits, share, choice) * positions + _states(model, limits, share)
         rate = num_bytes * measurement.median
         found.append(Roofline(num_bytes, rate, message.copy_bandwidth))
     return tuple(found)
