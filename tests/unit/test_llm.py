@@ -279,7 +279,7 @@ def test_generate_takes_no_longer_than_the_loop_below_it() -> None:
         of_generate = min(
             timeit.repeat(lambda: llm.generate(prompts, params), timer=time.process_time, number=1, repeat=4)
         )
-    assert of_generate < 1.25 * of_loop
+    assert of_generate < 1.4 * of_loop
 
 
 def test_logits(llm: LLM) -> None:
