@@ -70,7 +70,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_params(options: argparse.Namespace) -> SamplingParams:
-    """What the options of a run ask for. Raises UsageError."""
+    """Returns what the options of a run ask for. Raises UsageError."""
     if options.max_tokens is not None and options.max_tokens < 1:
         raise UsageError(f"-n {options.max_tokens}: at least 1 token is needed")
     breakers = options.dry_sequence_breakers
