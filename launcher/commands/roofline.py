@@ -54,7 +54,7 @@ def rooflines(
     found = []
     for share, choice, message in zip(plan, choices, ready, strict=True):
         num_bytes = _weights(model, share, choice) / test.batch
-        num_bytes += _cache(model, limits, share, choice) * positions + _states(model, limits, share)
+        num_bytes += _cache(model, limits, share, choice, positions) + _states(model, limits, share)
         rate = num_bytes * measurement.median
         found.append(Roofline(num_bytes, rate, message.copy_bandwidth))
     return tuple(found)
@@ -83,13 +83,20 @@ def _part_read(model: Model, stack: Stack) -> float:
     return experts.used / experts.count
 
 
-def _cache(model: Model, limits: Limits, share: RankShare, choice: DeviceChoice) -> int:
-    """Bytes of one position's keys and values; NumPy reads a copy of them in float32."""
+def _cache(
+    model: Model, limits: Limits, share: RankShare, choice: DeviceChoice, num_positions: float
+) -> float:
+    """Bytes of keys and values that a row at this position sees; NumPy reads a copy of them in float32."""
     limits = replace(limits, kv_type="f32") if choice.index is None else limits
     cells = cache_buffers(
         model.spec, share, replace(limits, num_blocks=1, num_window_blocks=1, block_length=1)
     )
-    return sum(buffer.nbytes for buffer in cells.values())
+    windows = [layer.attention and layer.attention.window for layer in model.spec.layers]
+    total = 0.0
+    for name, buffer in cells.items():  # cache.INDEX.key
+        window = windows[int(name.split(".")[1])]
+        total += buffer.nbytes * (min(num_positions, window.length) if window else num_positions)
+    return total
 
 
 def _states(model: Model, limits: Limits, share: RankShare) -> int:
