@@ -60,5 +60,6 @@ def make_chat(template: ChatTemplate, context: int = 1024, block_length: int = 4
         [],
         [],
         lambda: None,
+        str,
     )
     return Chat(Answers(session, generate), Conversation(template, tokenizer, generate.system), generate)
