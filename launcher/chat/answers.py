@@ -55,20 +55,28 @@ class Answers:
         screen = None if generate.json else Screen()
         if screen is not None:
             screen.echo(echo)
-        while not request.is_finished:
-            if stop is not None and stop.is_wanted:
-                self._cancel(request, screen)
-                break
-            for event in session.requests.step():
-                if screen is not None:
-                    ids = "" if event.token is None or session.has_text else f"{event.token} "
-                    screen.show(event.text + ids)
+        try:
+            self._run(request, screen, stop)
+        except Exception:
+            if screen is not None:
+                screen.break_off()
+            raise
         if request.error is not None:
             raise request.error
         if screen is not None:
             screen.end()
         self._report(request)
         return request
+
+    def _run(self, request: Request, screen: Screen | None, stop: Stop | None) -> None:
+        while not request.is_finished:
+            if stop is not None and stop.is_wanted:
+                self._cancel(request, screen)
+                return
+            for event in self._session.requests.step():
+                if screen is not None:
+                    ids = "" if event.token is None or self._session.has_text else f"{event.token} "
+                    screen.show(event.text + ids)
 
     def _cancel(self, request: Request, screen: Screen | None) -> None:
         num_shown = len(request.outputs[0].text)

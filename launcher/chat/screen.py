@@ -29,6 +29,11 @@ class Screen:
             sys.stdout.flush()
             print(self._wrapper.push(text), end="", file=sys.stderr, flush=True)
 
+    def break_off(self) -> None:
+        """Has what is said next begin a line of its own, on a terminal."""
+        if self._wrapper is not None:
+            self.end()
+
     def end(self) -> None:
         print("" if self._wrapper is None else self._wrapper.finish(), flush=True)
 
