@@ -138,6 +138,20 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_model(
     assert "Traceback" not in terminal.screen
 
 
+def test_ctrl_c_ends_a_run_of_one_message(
+    tplaunch: CommandLine, model: Path, terminals: list[Terminal]
+) -> None:
+    options = ("-p", "Hi", "--ignore-eos", "-n", "100000", "--context", "100000")
+    terminal = Terminal(tplaunch, model, *options)
+    terminals.append(terminal)
+    terminal.read_until("NumPy")
+    workers = worker_processes(terminal.process)
+    terminal.type("\x03")
+    terminal.read_to_end()
+    assert terminal.process.returncode == 130 and "Traceback" not in terminal.screen
+    assert not any(worker.is_running() for worker in workers.values())
+
+
 def test_a_rank_that_dies_during_an_answer(
     tplaunch: CommandLine, model: Path, terminals: list[Terminal]
 ) -> None:
