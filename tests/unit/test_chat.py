@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.chatting import END, START, TEMPLATE, make_chat, make_tokenizer
+from tplaunch.coordinator.serving.kv_memory import LayerKinds
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.text.chat.template import ChatTemplate, ChatTemplateError
 from tplaunch.coordinator.text.detokenizer import Detokenizer
@@ -84,8 +85,13 @@ def test_what_is_typed_becomes_no_control_token(template: ChatTemplate) -> None:
     assert conversation.prompt("So?").count(START) == 4
 
 
-def test_a_second_turn_computes_only_what_is_new(template: ChatTemplate) -> None:
-    chat = make_chat(template)
+@pytest.mark.parametrize(
+    "kinds",
+    [LayerKinds(), LayerKinds(window=9), LayerKinds(has_states=True)],
+    ids=["all", "window", "states"],
+)
+def test_a_second_turn_computes_only_what_is_new(template: ChatTemplate, kinds: LayerKinds) -> None:
+    chat = make_chat(template, kinds=kinds)
     chat.answer("Tell me of a fox that was in a wood")
     first = chat.last
     chat.answer("And?")
