@@ -1,14 +1,27 @@
-"""The options that say which model runs on what: the same for every command that loads one."""
+"""The options that say which model runs on what: the same for every command that loads one, and the API."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.limits import ACTIVATIONS
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS
-from tplaunch.launcher.config import ALL_REDUCES, COLLECTIVES, DEFAULT_LOAD_TIMEOUT_SECONDS
+from tplaunch.launcher.config import (
+    ALL_REDUCES,
+    COLLECTIVES,
+    DEFAULT_LOAD_TIMEOUT_SECONDS,
+    HubModel,
+    RandomModel,
+    RunConfig,
+    parse_split,
+)
 from tplaunch.launcher.fitting.context_fit import MAX_ROWS
+from tplaunch.launcher.overrides import parse_overrides
+from tplaunch.launcher.sizes import parse_max_memory, parse_state_cache
+
+API_PARALLEL = 64  # of a program that gives many prompts at once
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +101,7 @@ def _add_memory(memory: argparse._ArgumentGroup) -> None:
         default=1,
         metavar="N",
         help="sequences at once: the KV cache has room for one whole context, and up to 1,024 positions more"
-        " for each other one (default: %(default)s)",
+        f" for each other one (default: %(default)s, and {API_PARALLEL} of the Python API)",
     )
     memory.add_argument(
         "--state-cache",
@@ -136,3 +149,30 @@ def _add_debugging(debugging: argparse._ArgumentGroup) -> None:
                         help="submit each part of a step only when it may run")  # fmt: skip
     debugging.add_argument("--without", metavar="FEATURES",
                            help="do as if the devices lacked these features, such as int64")  # fmt: skip
+
+
+def run_config(options: argparse.Namespace, model: Path | HubModel | RandomModel) -> RunConfig:
+    """Returns the options as checked data. Raises UsageError."""
+    return RunConfig(
+        model=model,
+        devices=options.devices,
+        tensor_split=None if options.tensor_split is None else parse_split(options.tensor_split),
+        context_length=options.context,
+        kv_type=options.kv_type,
+        activations=options.activations,
+        collective=options.collective,
+        max_rows=options.prefill_chunk,
+        timeout_seconds=options.timeout,
+        load_timeout_seconds=options.load_timeout,
+        verbose=options.verbose,
+        validate=options.validate,
+        staging=options.staging,
+        submit_ahead=options.submit_ahead,
+        all_reduce=options.all_reduce,
+        parallel=options.parallel,
+        state_cache_bytes=parse_state_cache(options.state_cache),
+        max_memory={} if options.max_memory is None else parse_max_memory(options.max_memory),
+        overrides=parse_overrides(options.override_kv),
+        without=() if options.without is None else tuple(options.without.split(",")),
+        expert_split=options.expert_split,
+    )

@@ -117,7 +117,13 @@ def interrupts(take: Callable[[], bool]) -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """What is done here is done whole; a signal that comes meanwhile raises Signalled behind it."""
+    """What is done here is done whole; a signal that comes meanwhile raises Signalled behind it.
+
+    Python runs handlers in the main thread alone: no other one is interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = _State.first
     _State.num_holds += 1
     try:

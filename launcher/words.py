@@ -167,11 +167,7 @@ def _take_model(options: argparse.Namespace, others: Sequence[str]) -> list[str]
     """
     words = [word for word in (options.model, getattr(options, "text", None)) if word is not None]
     words += others
-    given: list[Path | HubModel] = [Path(options.model_file)] if options.model_file is not None else []
-    given += [DEMO_MODEL] if options.demo else []
-    given += [parse_hub_model(options.hf_repo, options.hf_file)] if options.hf_repo is not None else []
-    if options.hf_file is not None and options.hf_repo is None:
-        raise UsageError(f"-hff {options.hf_file:.120} names a file, but no -hf its repository")
+    given = models_by_option(options)
     if options.model_file == "" or "" in words[: not given]:
         raise UsageError("the model's path is empty: perhaps a variable of the shell that is not set")
     if len(given) > 1 or (given and words and options.command != "run"):
@@ -183,6 +179,16 @@ def _take_model(options: argparse.Namespace, others: Sequence[str]) -> list[str]
         _take_prompt(options, words)
         return []
     return words
+
+
+def models_by_option(options: argparse.Namespace) -> list[Path | HubModel]:
+    """Returns the models that -m, --demo and -hf name. Raises UsageError."""
+    given: list[Path | HubModel] = [Path(options.model_file)] if options.model_file is not None else []
+    given += [DEMO_MODEL] if options.demo else []
+    given += [parse_hub_model(options.hf_repo, options.hf_file)] if options.hf_repo is not None else []
+    if options.hf_file is not None and options.hf_repo is None:
+        raise UsageError(f"-hff {options.hf_file:.120} names a file, but no -hf its repository")
+    return given
 
 
 def _take_prompt(options: argparse.Namespace, words: Sequence[str]) -> None:

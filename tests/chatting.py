@@ -65,5 +65,6 @@ def make_chat(
         [],
         [],
         lambda: None,
+        str,
     )
     return Chat(Answers(session, generate), Conversation(template, tokenizer, generate.system), generate)
