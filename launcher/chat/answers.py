@@ -112,7 +112,7 @@ def why_it_ended(request: Request, context_length: int) -> str:
     if output.finish_reason == "context":
         return (
             f"cut after {tokens}: the context of {context_length} is full; give more with --context, or"
-            " shorten what the model has to read"
+            " shorten the text (/clear begins a chat anew)"
         )
     if output.finish_reason == "cancelled":
         return f"stopped after {tokens}"
