@@ -152,6 +152,24 @@ def test_ctrl_c_ends_a_run_of_one_message(
     assert not any(worker.is_running() for worker in workers.values())
 
 
+def test_a_third_ctrl_c_does_not_wait_for_a_step_that_hangs(
+    tplaunch: CommandLine, model: Path, terminals: list[Terminal]
+) -> None:
+    terminal = Terminal(tplaunch, model, "--ignore-eos", "-n", "100000", "--context", "100000")
+    terminals.append(terminal)
+    terminal.read_until("> ")
+    worker = worker_processes(terminal.process)[1]
+    terminal.type("Hi\n")
+    terminal.read_until("> Hi\n")
+    while not terminal.screen.partition("> Hi\n")[2]:
+        terminal.read_more()
+    worker.suspend()
+    while terminal.process.poll() is None:
+        os.killpg(terminal.process.pid, signal.SIGINT)
+        terminal.read_if_any()
+    assert terminal.process.returncode == 130 and "Traceback" not in terminal.screen
+
+
 def test_a_rank_that_dies_during_an_answer(
     tplaunch: CommandLine, model: Path, terminals: list[Terminal]
 ) -> None:
