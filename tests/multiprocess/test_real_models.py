@@ -1,4 +1,4 @@
-"""Real models answer as they did when they agreed with llama.cpp token for token, and find their beginnings."""
+"""Real models answer as they did when they agreed with llama.cpp token for token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def test_smollm2_answers_and_goes_on(python: CommandLine, devices: str) -> None:
         with LLM({str(real_model(SMOLLM2))!r}, devices={devices!r}, context=256) as llm:
             (first,) = llm.chat(talk, GREEDY, use_tqdm=False)
             answer = first.outputs[0]
-            talk += [{{"role": "assistant", "content": answer.text}}, {{"role": "user", "content": "And of Italy?"}}]
+            talk += [{{"role": "assistant", "content": answer.text}}]
+            talk += [{{"role": "user", "content": "And of Italy?"}}]
             (second,) = llm.chat(talk, GREEDY, use_tqdm=False)
             print(json.dumps([answer.text, list(answer.token_ids), answer.finish_reason]))
             print(json.dumps([second.outputs[0].text, len(first.prompt_token_ids), second.num_cached_tokens]))
