@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.model.checks import ModelError
+from tplaunch.coordinator.options import OptionError, RankOptions
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
@@ -27,25 +28,24 @@ from tplaunch.launcher.config import (
     EXIT_USAGE,
     HubModel,
     RandomModel,
-    RunConfig,
     RunError,
     UsageError,
     parse_counts,
-    parse_split,
     parse_tokens,
 )
+from tplaunch.launcher.declared import declared_values
 from tplaunch.launcher.lines import say
+from tplaunch.launcher.model_options import run_config
 from tplaunch.launcher.options import make_parser
-from tplaunch.launcher.overrides import parse_overrides
 from tplaunch.launcher.prompt_text import read_prompt_file
 from tplaunch.launcher.sampling_options import sampling_params
 from tplaunch.launcher.signals import Signalled
-from tplaunch.launcher.sizes import parse_max_memory, parse_message_sizes, parse_state_cache
+from tplaunch.launcher.sizes import parse_message_sizes
 from tplaunch.launcher.words import parse_words
 from tplaunch.worker.faults import fault_sentence
 
 STANDARD_INPUT = "-"  # in place of a prompt or of its file
-BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, TokenizerError)
+BAD_INPUT = (UsageError, OptionError, GgufError, ModelError, PlanError, TokenizerError)
 FAILED_RUN = (RunError, LogitsError)
 
 
@@ -111,24 +111,24 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "devices":
         return show_devices(options.json)
     if options.command == "check":
-        without = () if options.without is None else tuple(options.without.split(","))
-        return check(CheckConfig(options.devices, options.json, options.verbose, options.validate, without))
+        rank_options = RankOptions(**declared_values(RankOptions, options))
+        return check(CheckConfig(options.devices, options.json, options.verbose, rank_options))
     if options.command == "models":
         return show_models(options.json, options.markdown)
     if options.command == "bench-collectives":
         ranks, sizes = parse_counts(options.ranks, "--ranks"), parse_message_sizes(options.sizes)
         return bench_collectives(ranks, sizes, options.timeout, options.output)
     if options.command == "bench":
-        config = _run_config(options, _shape_or_file(options))
+        config = run_config(options, _shape_or_file(options))
         return bench(config, _bench_config(options))
     if options.command == "tune":
         models = DEFAULT_MODELS if options.model is options.shape is None else (_shape_or_file(options),)
-        return tune(_run_config(options, models[0]), models, options.json)
+        return tune(run_config(options, models[0]), models, options.json)
     if options.command == "plan":
-        return show_plan(_run_config(options, _shape_or_file(options)), options.json)
+        return show_plan(run_config(options, _shape_or_file(options)), options.json)
     if options.model is None:
         raise UsageError(f"{options.command} takes a model file; give its path, or --demo for a small model")
-    config = _run_config(options, options.model)
+    config = run_config(options, options.model)
     if options.command == "logits":
         return write_logits(config, parse_tokens(options.tokens), options.out)
     generate = GenerateConfig(
@@ -174,30 +174,4 @@ def _bench_config(options: argparse.Namespace) -> BenchConfig:
         ledger=options.ledger,
         trace=options.trace,
         gguf=options.write_gguf,
-    )
-
-
-def _run_config(options: argparse.Namespace, model: Path | HubModel | RandomModel) -> RunConfig:
-    return RunConfig(
-        model=model,
-        devices=options.devices,
-        tensor_split=None if options.tensor_split is None else parse_split(options.tensor_split),
-        context_length=options.context,
-        kv_type=options.kv_type,
-        activations=options.activations,
-        collective=options.collective,
-        max_rows=options.prefill_chunk,
-        timeout_seconds=options.timeout,
-        load_timeout_seconds=options.load_timeout,
-        verbose=options.verbose,
-        validate=options.validate,
-        staging=options.staging,
-        submit_ahead=options.submit_ahead,
-        all_reduce=options.all_reduce,
-        parallel=options.parallel,
-        state_cache_bytes=parse_state_cache(options.state_cache),
-        max_memory={} if options.max_memory is None else parse_max_memory(options.max_memory),
-        overrides=parse_overrides(options.override_kv),
-        without=() if options.without is None else tuple(options.without.split(",")),
-        expert_split=options.expert_split,
     )

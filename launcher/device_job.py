@@ -6,9 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from typing import Any, Protocol
 
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.launcher.config import RunError
 from tplaunch.launcher.devices import DeviceChoice, run_job
 from tplaunch.launcher.endings import ending
@@ -24,10 +24,7 @@ class JobConfig(Protocol):
     def verbose(self) -> bool: ...
 
     @property
-    def validate(self) -> bool: ...
-
-    @property
-    def without(self) -> Sequence[str]: ...
+    def rank_options(self) -> RankOptions: ...
 
 
 def run_device_job(
@@ -60,7 +57,7 @@ def job_command(
         f"--device={'cpu' if choice.index is None else choice.index}",
         f"--uuid={choice.uuid}",
         f"--cores={','.join(map(str, cores))}",
-        f"--without={','.join(config.without)}",
-        *(["--validate"] if config.validate else []),
+        f"--without={','.join(config.rank_options.without)}",
+        *(["--validate"] if config.rank_options.validate else []),
     ]
     return command, {**os.environ, **driver_settings(choice, num_threads(len(cores), 1))}

@@ -1,8 +1,8 @@
 """Imports run one way: the packages of tplaunch import each other only along the arrows of the design.
 
 launcher -> coordinator, worker
-worker   -> coordinator.messages, kv_types, garbage and likeliest, coordinator.model, coordinator.split,
-            coordinator.gguf.origin and weight_types, collectives, shaders
+worker   -> coordinator.messages, options, kv_types, garbage and likeliest, coordinator.model,
+            coordinator.split, coordinator.gguf.origin and weight_types, collectives, shaders
 coordinator, collectives, shaders -> none of the other four
 
 All may use tplaunch.running_clock, which imports nothing of tplaunch.
@@ -26,6 +26,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *(
             "coordinator.candidates",
             "coordinator.messages",
+            "coordinator.options",
             "coordinator.kv_types",
             "coordinator.garbage",
             "coordinator.likeliest",
@@ -45,7 +46,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
 # From the ground up; a folder or a module of its own belongs to exactly one floor.
 FLOORS: dict[str, tuple[str, ...]] = {
     "coordinator": (
-        "garbage kv_types likeliest model wire",
+        "garbage kv_types likeliest model options wire",
         "gguf",
         "split text",
         "architectures messages",

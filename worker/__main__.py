@@ -11,8 +11,9 @@ import sys
 
 from tplaunch.collectives import CollectiveError
 from tplaunch.coordinator.messages import Failed
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.worker.control import ControlSocket
-from tplaunch.worker.device import DeviceError, DeviceOptions, NotInstalledError
+from tplaunch.worker.device import DeviceError, DeviceId, NotInstalledError
 from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.loop import serve
 from tplaunch.worker.process import end_with_parent, keep_standard_output, pin
@@ -35,22 +36,22 @@ def main() -> int:
     if arguments.tune:
         from tplaunch.worker.jobs.tuning import run_tuning_job
 
-        return run_tuning_job(arguments.tune, _device_options(arguments))
+        return run_tuning_job(arguments.tune, _device_id(arguments), _options(arguments))
     if arguments.check:
         from tplaunch.worker.jobs.check import run_check_job
 
-        return run_check_job(arguments.check, _device_options(arguments))
+        return run_check_job(arguments.check, _device_id(arguments), _options(arguments))
     if arguments.measure_speed:
         from tplaunch.worker.jobs.speed import run_speed_job
 
-        return run_speed_job(arguments.measure_speed, _device_options(arguments))
+        return run_speed_job(arguments.measure_speed, _device_id(arguments), _options(arguments))
     if arguments.bench_collective:
         from tplaunch.worker.jobs.collective_bench import bench_collective
 
         return bench_collective(arguments.bench_collective)
     control = ControlSocket(arguments.connect, arguments.rank)
     try:
-        serve(control, arguments.rank, _device_options(arguments))
+        serve(control, arguments.rank, _device_id(arguments))
     except Exception as error:
         log.exception("rank %d failed", arguments.rank)
         control.send(Failed(_sentence(error), getattr(error, "rank", None)))
@@ -60,16 +61,13 @@ def main() -> int:
     return 0
 
 
-def _device_options(arguments: argparse.Namespace) -> DeviceOptions:
-    return DeviceOptions(
-        index=None if arguments.device == "cpu" else int(arguments.device),
-        uuid=arguments.uuid,
-        validate=arguments.validate,
-        staging=arguments.staging,
-        submit_ahead=arguments.submit_ahead,
-        timestamps=arguments.timestamps,
-        without=frozenset(filter(None, arguments.without.split(","))),
-    )
+def _device_id(arguments: argparse.Namespace) -> DeviceId:
+    return DeviceId(None if arguments.device == "cpu" else int(arguments.device), arguments.uuid)
+
+
+def _options(arguments: argparse.Namespace) -> RankOptions:
+    without = tuple(filter(None, arguments.without.split(",")))
+    return RankOptions(validate=arguments.validate, without=without)
 
 
 def _sentence(error: Exception) -> str:
@@ -95,22 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--cores", default="", help="CPU cores to run on, as 0,1,2")
     parser.add_argument("--validate", action="store_true", help="with the Khronos validation layer")
-    parser.add_argument(
-        "--staging", action="store_true", help="copy partial sums instead of importing host memory"
-    )
-    submit = parser.add_mutually_exclusive_group()
-    submit.add_argument(
-        "--submit-ahead", action="store_true", default=None, help="submit all segments at once"
-    )
-    submit.add_argument(
-        "--submit-then-wait", dest="submit_ahead", action="store_false", help="submit each when it may run"
-    )
     parser.add_argument("--without", default="", metavar="FEATURES", help="as if the device lacked them")
     parser.add_argument("--bench-collective", metavar="JOB", help=argparse.SUPPRESS)
     parser.add_argument("--tune", metavar="JOB", help=argparse.SUPPRESS)
     parser.add_argument("--check", metavar="JOB", help=argparse.SUPPRESS)
     parser.add_argument("--measure-speed", metavar="JOB", help=argparse.SUPPRESS)
-    parser.add_argument("--timestamps", action="store_true", help="note when the device computes")
     return parser
 
 

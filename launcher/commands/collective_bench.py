@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from tplaunch.coordinator.options import COLLECTIVES, check_seconds
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.bench_ranks import BenchRanks
-from tplaunch.launcher.config import COLLECTIVES, RunError, UsageError, check_timeouts
+from tplaunch.launcher.config import RunError, UsageError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.sizes import UNITS
@@ -48,7 +49,7 @@ def bench_collectives(
     ranks: tuple[int, ...], sizes: tuple[int, ...], timeout_seconds: float, output: str
 ) -> int:
     """output: table, json or csv."""
-    check_timeouts({"--timeout": timeout_seconds})
+    check_seconds("--timeout", timeout_seconds)
     for count in ranks:
         if not 2 <= count <= MAX_RANKS:
             raise UsageError(f"--ranks {count}: 2 to {MAX_RANKS} ranks are possible")

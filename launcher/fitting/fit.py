@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.coordinator.options import COLLECTIVES
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.split.shards import Shard
-from tplaunch.launcher.config import COLLECTIVES, UsageError
+from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.memory_places import HOST, MemoryPlace
 from tplaunch.worker.buffers.stacks import stack_shards

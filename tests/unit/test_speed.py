@@ -11,17 +11,18 @@ import pytest
 
 import tplaunch.worker.jobs.speed
 from tests.models import config_of
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.launcher.config import RunError
 from tplaunch.launcher.device_job import run_device_job
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.speeds import device_speed, rank_speeds
-from tplaunch.worker.device import DeviceOptions
+from tplaunch.worker.device import DeviceId
 from tplaunch.worker.jobs.speed import LIMITS, measure_speed, run_speed_job
 from tplaunch.worker.numpy.device import NumpyDevice
 
 CONFIG = config_of(Path("m.gguf"))
 NUMPY = DeviceChoice(None, "cpu")
-NUMPY_OPTIONS = DeviceOptions(index=None)
+NUMPY_ID = DeviceId(index=None)
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_speed_is_measured_once_unless_anew(
     monkeypatch.setattr(tplaunch.worker.jobs.speed, "measure_speed", lambda *_: next(speeds))
     found = []
     for anew in (False, False, True, False):
-        assert run_speed_job(json.dumps({"on_cpu": True, "anew": anew}), NUMPY_OPTIONS) == 0
+        assert run_speed_job(json.dumps({"on_cpu": True, "anew": anew}), NUMPY_ID, RankOptions()) == 0
         found.append(json.loads(capsys.readouterr().out)["weights_per_second"])
     assert found == [3e9, 3e9, 5e9, 5e9]
     assert len(list(cache.iterdir())) == 1

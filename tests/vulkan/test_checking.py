@@ -14,10 +14,11 @@ from tests.vulkan.conftest import Opener
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import attention_op
 from tests.wrong_kernels import wrong_kernel
+from tplaunch.coordinator.options import FEATURES
 from tplaunch.shaders.load import kernel_names, load_kernel
 from tplaunch.worker.checking.everything import every_op
 from tplaunch.worker.checking.table import SmallOp
-from tplaunch.worker.device import FEATURES, DeviceError
+from tplaunch.worker.device import DeviceError
 from tplaunch.worker.jobs.tuning import TuningJob
 from tplaunch.worker.ops.common import Op
 from tplaunch.worker.vulkan import pipelines

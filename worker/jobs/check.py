@@ -10,10 +10,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.checking.everything import every_op
 from tplaunch.worker.checking.table import SmallOp
-from tplaunch.worker.device import DeviceError, DeviceOptions
+from tplaunch.worker.device import DeviceError, DeviceId
 
 if TYPE_CHECKING:  # NumPy ranks need no Vulkan loader
     from tplaunch.worker.vulkan.checking.checker import Checker
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # NumPy ranks need no Vulkan loader
 LIMITS = Limits(context_length=1, num_blocks=1)
 
 
-def run_check_job(text: str, options: DeviceOptions) -> int:
+def run_check_job(text: str, device_id: DeviceId, options: RankOptions) -> int:
     """The process of one device. `text` is a JSON object: the number of the check to `start` with.
 
     Prints the device, its driver and the `count` of checks; then of each that it `begin`s, and what it runs;
@@ -32,7 +33,7 @@ def run_check_job(text: str, options: DeviceOptions) -> int:
     from tplaunch.worker.vulkan.device import VulkanDevice
 
     try:
-        device = VulkanDevice(options, LIMITS)
+        device = VulkanDevice(device_id, options, LIMITS)
         try:
             checker = device.checker()
             ops = every_op(device.info.features, checker.has_matrices)

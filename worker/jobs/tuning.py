@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.worker.device import DeviceError, DeviceOptions
+from tplaunch.worker.device import DeviceError, DeviceId
 from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.ops.matrix import Matrix
@@ -49,7 +50,7 @@ class TuningJob:
         return Program(1, 1, (Segment((*products, *attentions), 0), Segment((), None)))
 
 
-def run_tuning_job(text: str, options: DeviceOptions) -> int:
+def run_tuning_job(text: str, device_id: DeviceId, options: RankOptions) -> int:
     """The process of one device. `text` is its TuningJob; what fails is told as {"error": sentence}."""
     from tplaunch.worker.vulkan.device import VulkanDevice
     from tplaunch.worker.vulkan.measuring.tuning import chosen
@@ -59,7 +60,7 @@ def run_tuning_job(text: str, options: DeviceOptions) -> int:
     job = TuningJob(fields["kv_type"], fields["activations"], matrices, tuple(fields["attentions"]))
     try:
         limits = Limits(context_length=1, num_blocks=1, kv_type=job.kv_type, activations=job.activations)
-        device = VulkanDevice(options, limits)
+        device = VulkanDevice(device_id, options, limits)
         try:
             device.prove([job.program()], seconds=float("inf"))
             measurements = device.tune(job.program(), seconds=float("inf"), anew=True)
