@@ -1,4 +1,4 @@
-"""What a rank tells of its slice of the logits: the likeliest tokens, sums, single logits, whole rows.
+"""A rank tells this of its slice of the logits: the likeliest tokens, sums, single logits, whole rows.
 
 Pure arithmetic on the rows [logit rows, vocabulary slice]; knows no device.
 """

@@ -30,7 +30,7 @@ PROMPT = list(range(100, 200))
 
 
 def microseconds(action: Callable[[], object], seconds: float = 0.3) -> float:
-    """Of one call: the median of many."""
+    """Measures a call: the median of many."""
     action()
     times: list[float] = []
     begin = time.perf_counter()

@@ -13,13 +13,14 @@ from pathlib import Path
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.options import OptionError, RankOptions
+from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
 from tplaunch.launcher.commands.bench import BenchConfig, bench
 from tplaunch.launcher.commands.check import CheckConfig, check
 from tplaunch.launcher.commands.collective_bench import bench_collectives
-from tplaunch.launcher.commands.generate import GenerateConfig, run
+from tplaunch.launcher.commands.generate import run
 from tplaunch.launcher.commands.models import show_models
 from tplaunch.launcher.commands.show import show_devices, show_plan, write_logits
 from tplaunch.launcher.commands.tune import DEFAULT_MODELS, tune
@@ -34,6 +35,7 @@ from tplaunch.launcher.config import (
     parse_tokens,
 )
 from tplaunch.launcher.declared import declared_values
+from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import run_config
 from tplaunch.launcher.options import make_parser
@@ -45,7 +47,7 @@ from tplaunch.launcher.words import parse_words
 from tplaunch.worker.faults import fault_sentence
 
 STANDARD_INPUT = "-"  # in place of a prompt or of its file
-BAD_INPUT = (UsageError, OptionError, GgufError, ModelError, PlanError, TokenizerError)
+BAD_INPUT = (UsageError, OptionError, GgufError, ModelError, PlanError, RequestError, TokenizerError)
 FAILED_RUN = (RunError, LogitsError)
 
 
@@ -140,6 +142,10 @@ def _dispatch(options: argparse.Namespace) -> int:
         json=options.json,
         ledger=options.ledger,
         trace=options.trace,
+        chats=options.chat,
+        system=options.system_prompt,
+        chat_template=options.chat_template,
+        drops_oldest=options.drop_oldest,
     )
     return run(config, generate)
 
@@ -168,6 +174,7 @@ def _bench_config(options: argparse.Namespace) -> BenchConfig:
         prefill=parse_counts(options.prefill, "--prefill"),
         decode=parse_counts(options.decode, "--decode"),
         at_context=parse_counts(options.at_context, "--at-context"),
+        batch=parse_counts(options.batch, "--batch"),
         repeat=options.repeat,
         ranks=None if options.ranks is None else parse_counts(options.ranks, "--ranks"),
         output=options.output,

@@ -19,11 +19,12 @@ from tplaunch.launcher.overrides import Value, parse_overrides
 from tplaunch.launcher.sizes import parse_max_memory, parse_state_cache
 
 __all__ = [  # what others import from here, of this file and of errors.py
-    "AUTO", "EXIT_FAILURE", "EXIT_USAGE", "MODEL_GROUP", "HubModel", "RandomModel", "RunConfig", "RunError",
-    "UsageError", "parse_counts", "parse_numbers", "parse_split", "parse_tokens",
+    "API_PARALLEL", "AUTO", "EXIT_FAILURE", "EXIT_USAGE", "MODEL_GROUP", "HubModel", "RandomModel",
+    "RunConfig", "RunError", "UsageError", "parse_counts", "parse_numbers", "parse_split", "parse_tokens",
 ]  # fmt: skip
 AUTO: Final = "auto"
 MODEL_GROUP = "model"  # of options that stand in no group of their own in the help
+API_PARALLEL = 64  # of a Python program, which may give many prompts at once
 MAX_PARALLEL = 1024  # sequences: their block tables are looked at in every step
 
 
@@ -131,7 +132,7 @@ class RunConfig(RankOptions):
         number=int,
         metavar="N",
         help="sequences at once: the KV cache has room for one whole context, and up to 1,024 positions more"
-        " for each other one (default: %(default)s)",
+        f" for each other one (default: %(default)s, and {API_PARALLEL} of the Python API)",
     )
     state_cache_bytes: int = option(
         "--state-cache",

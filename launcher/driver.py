@@ -6,11 +6,13 @@ has brought. While nothing is to be computed it waits, and looks after the ranks
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,114 +20,155 @@ from tplaunch.coordinator.serving.request import Event, Request, RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.text.tokenizer import Tokenizer
 from tplaunch.launcher.config import RunConfig, RunError
-from tplaunch.launcher.devices import select_devices
-from tplaunch.launcher.fitting.arrange import arrange, say_arrangement
+from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.session import Session, start_session
+from tplaunch.worker.faults import fault_sentence
 
 IDLE_SECONDS = 0.5  # between two looks at the ranks while nothing is to be computed
 
-# Is called in the driver's thread with every event of a request, or with what ended it from outside.
-Sink: TypeAlias = Callable[["Event | Exception"], None]
-
 
 class ClosedError(RuntimeError):
-    """The model was given back, or its run has failed; nothing more can be computed."""
+    """The model was closed, or its run has failed before; nothing more can be computed with it."""
 
 
-@dataclass(frozen=True)
-class Submission:
+class Listener(abc.ABC):
+    """Hears what becomes of jobs. It is called in the driver's thread, and must return at once."""
+
+    @abc.abstractmethod
+    def take(self, events: Sequence[tuple[Job, Event]]) -> None:
+        """Takes all that one step has brought for jobs of this listener."""
+
+    @abc.abstractmethod
+    def fail(self, job: Job, error: Exception) -> None:
+        """Takes the reason why nothing more comes of a job: RequestError, RunError or ClosedError."""
+
+
+@dataclass(eq=False)
+class Job:
     """A prompt of token ids, what to make of it, and who hears of it."""
 
     prompt: Sequence[int]
     params: SamplingParams
-    sink: Sink
-    only_logits: bool = False
-    on_start: Callable[[Request], None] = lambda request: None  # called in the driver's thread
+    listener: Listener
+    id: str | None = None  # of the request; None for one that is made up
+    only_logits: bool = False  # those of the prompt are kept, and nothing is generated
+    request: Request | None = None  # is set before the first event
+
+
+@dataclass(frozen=True)
+class _Submit:
+    jobs: Sequence[Job]
+    together: bool
+
+
+@dataclass(frozen=True)
+class _Cancel:
+    jobs: Sequence[Job]
+
+
+# Starts a session; what it is given raises an exception once the session shall end, whatever it waits for.
+OpenSession: TypeAlias = Callable[[Callable[[], None]], AbstractContextManager[Session]]
 
 
 class Driver:
-    """Loads a model in a new thread and computes requests there until `close`."""
+    """Opens a session in a new thread and computes jobs there until `close`. Any thread may call it."""
 
-    def __init__(self, config: RunConfig, model: Model, tokenizer: Tokenizer | None) -> None:
-        """Returns once the model is loaded. Raises what loading raises."""
-        self._config, self._model, self._tokenizer = config, model, tokenizer
-        self._commands: queue.SimpleQueue[Callable[[Session], None] | None] = queue.SimpleQueue()
-        self._sinks: dict[Request, Sink] = {}
-        self._lock = threading.Lock()  # of _ended and what is put into _commands
+    def __init__(self, open_session: OpenSession) -> None:
+        """Returns once the session is open. Raises what opening it raises."""
+        self._open_session = open_session
+        self._commands: queue.SimpleQueue[_Submit | _Cancel | None] = queue.SimpleQueue()
+        self._jobs: dict[Request, Job] = {}  # that have begun and have not ended
+        # For _ended. The collector may find a model that nobody has any more, and close it, at any line.
+        self._lock = threading.RLock()
         self._ended: Exception | None = None
-        loaded: Future[Session] = Future()
-        self._thread = threading.Thread(target=self._run, args=(loaded,), name="tplaunch driver", daemon=True)
+        opened: Future[Session] = Future()
+        self._thread = threading.Thread(target=self._run, args=(opened,), name="tplaunch driver", daemon=True)
         self._thread.start()
         try:
-            self.session = loaded.result()
+            self.session = opened.result()
         except BaseException:  # also Ctrl-C while it loads
             self.close()
             raise
 
-    def submit(self, submissions: Sequence[Submission]) -> None:
-        """Has requests computed, the first before the others. Raises ClosedError.
+    def submit(self, jobs: Sequence[Job], *, together: bool = False) -> None:
+        """Has jobs computed, the first before the others. Raises ClosedError.
 
-        What is wrong with one of them is told to its own sink.
+        A job that can't be computed fails with a RequestError; where they are submitted together, nothing is
+        computed then, and no other one hears of it.
         """
-        self._put(lambda session: self._start_all(session, submissions))
+        self._put(_Submit(jobs, together))
 
-    def cancel(self, requests: Sequence[Request]) -> None:
-        """Ends requests at once; their sinks hear nothing more. Those that have ended are left alone."""
-
-        def cancel(session: Session) -> None:
-            for request in requests:
-                self._sinks.pop(request, None)
-                session.requests.cancel(request.id)
-
-        with contextlib.suppress(ClosedError):  # they have ended with all the others
-            self._put(cancel)
+    def cancel(self, jobs: Iterable[Job]) -> None:
+        """Ends jobs after the step that runs; nothing more is heard of them. Those that have ended stay."""
+        with contextlib.suppress(ClosedError):  # they have ended with all others
+            self._put(_Cancel(tuple(jobs)))
 
     def close(self) -> None:
-        """Ends what is computed, gives back devices and processes, and waits for it. Idempotent."""
-        with self._lock:
-            if self._ended is None:
-                self._ended = ClosedError("this LLM is closed; make a new one to go on")
-            self._commands.put(None)
-        self._thread.join()
+        """Ends what is computed, gives back devices and processes, and waits for that.
 
-    def _put(self, command: Callable[[Session], None]) -> None:
+        All jobs fail with a ClosedError. Closing again does nothing.
+        """
+        with self._lock:
+            self._ended = self._ended or ClosedError("the model was closed; load it again to go on")
+        self._commands.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _put(self, command: _Submit | _Cancel) -> None:
         with self._lock:
             if self._ended is not None:
                 raise ClosedError(str(self._ended)) from self._ended
+            if not self._thread.is_alive():  # a fork has no threads of the process that it comes from
+                raise ClosedError("the model belongs to another process; load it in this one")
             self._commands.put(command)
 
     # From here on in the driver's thread.
 
-    def _run(self, loaded: Future[Session]) -> None:
+    def _check_open(self) -> None:
+        if isinstance(self._ended, ClosedError):
+            raise self._ended
+
+    def _run(self, opened: Future[Session]) -> None:
+        error: BaseException = ClosedError("the model was closed while this was computed")
         try:
-            arrangement = arrange(self._config, self._model, select_devices(self._config.devices))
-            say_arrangement(self._config, self._model, arrangement)
-            with start_session(self._config, self._model, arrangement, self._tokenizer) as session:
-                loaded.set_result(session)
+            with self._open_session(self._check_open) as session:
+                opened.set_result(session)
                 self._serve(session)
-        except Exception as error:
-            if loaded.done():
-                self._fail(error)
-            else:
-                loaded.set_exception(error)
-        else:
-            self._fail(ClosedError("the LLM was closed while this was computed"))
+        except ClosedError:
+            pass
+        except BaseException as raised:
+            error = raised
+        if not opened.done():
+            opened.set_exception(error)
+        self._fail_all(error)
 
     def _serve(self, session: Session) -> None:
-        while self._take_commands(session):
-            for event in session.requests.step():
-                sink = self._sinks.get(event.request)
-                if sink is not None:
-                    sink(event)
-                if event.request.is_finished:
-                    self._sinks.pop(event.request, None)
+        while self._do_commands(session):
+            self._step(session)
 
-    def _take_commands(self, session: Session) -> bool:
-        """Does all that was asked for; waits for something where nothing is to be computed. False to end."""
-        while True:
+    def _step(self, session: Session) -> None:
+        events = session.requests.step()
+        by_listener: dict[Listener, list[tuple[Job, Event]]] = {}
+        for event in events:
+            job = self._jobs[event.request]
+            by_listener.setdefault(job.listener, []).append((job, event))
+        for event in events:
+            if event.finish_reason is not None and event.request.is_finished:
+                self._jobs.pop(event.request, None)
+        for listener, brought in by_listener.items():
             try:
-                is_idle = not len(session.requests)
+                listener.take(brought)
+            except Exception as error:  # it has gone, as an event loop that was closed
+                self._cancel(session, [job for job, _ in brought])
+                for job in {job for job, _ in brought}:
+                    _fail(job, error)
+
+    def _do_commands(self, session: Session) -> bool:
+        """Does all that was asked for; waits for something while nothing is to be computed. False to end."""
+        while True:
+            is_idle = not len(session.requests)
+            try:
                 command = self._commands.get(block=is_idle, timeout=IDLE_SECONDS if is_idle else None)
             except queue.Empty:
                 if not is_idle:
@@ -134,28 +177,76 @@ class Driver:
                 continue
             if command is None:
                 return False
-            command(session)
+            if isinstance(command, _Submit):
+                self._start(session, command)
+            else:
+                self._cancel(session, command.jobs)
+            del command  # it would hold its jobs, and what came of them, until the next one comes
 
-    def _start_all(self, session: Session, submissions: Sequence[Submission]) -> None:
-        for submission in submissions:
-            self._start(session, submission)
+    def _start(self, session: Session, command: _Submit) -> None:
+        for index, job in enumerate(command.jobs):
+            try:
+                job.request = session.requests.add(
+                    job.prompt, job.params, id=job.id, only_logits=job.only_logits
+                )
+            except RequestError as error:
+                if command.together:
+                    self._cancel(session, command.jobs[:index])
+                _fail(job, error)
+                if command.together:
+                    return
+            else:
+                self._jobs[job.request] = job
 
-    def _start(self, session: Session, submission: Submission) -> None:
-        try:
-            request = session.requests.add(
-                submission.prompt, submission.params, only_logits=submission.only_logits
-            )
-        except RequestError as error:
-            submission.sink(error)
-            return
-        self._sinks[request] = submission.sink
-        submission.on_start(request)
+    def _cancel(self, session: Session, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if job.request is not None and self._jobs.pop(job.request, None) is not None:
+                session.requests.cancel(job.request.id)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail_all(self, error: BaseException) -> None:
         """Tells all who wait, and all who will come."""
         with self._lock:
-            if not isinstance(self._ended, ClosedError):
-                self._ended = error
-        for sink in self._sinks.values():
-            sink(error if isinstance(error, RunError) else ClosedError(str(error)))
-        self._sinks.clear()
+            if self._ended is None:
+                self._ended = ClosedError(f"the model can't go on, load it again: {error}")
+        waiting: list[Job] = []
+        while not self._commands.empty():  # and no other thread puts jobs there any more
+            command = self._commands.get()
+            waiting += command.jobs if isinstance(command, _Submit) else ()
+        for job in (*self._jobs.values(), *waiting):
+            _fail(job, _told(error))
+        self._jobs.clear()
+
+
+def _fail(job: Job, error: Exception) -> None:
+    with contextlib.suppress(Exception):  # of a listener that has gone
+        job.listener.fail(job, error)
+
+
+def _told(error: BaseException) -> Exception:
+    """An exception for one of those who wait: each raises its own, with a traceback of its own."""
+    if isinstance(error, ClosedError):
+        return ClosedError(str(error))
+    told = RunError(str(error) if isinstance(error, RunError) else fault_sentence(error) or repr(error))
+    told.__cause__ = error
+    return told
+
+
+def start_driver(
+    config: RunConfig,
+    model: Model,
+    arrangement: Arrangement,
+    tokenizer: Tokenizer | None,
+    *,
+    owns_process: bool = False,
+) -> Driver:
+    """Loads a model. Raises RunError where that fails.
+
+    owns_process: Python's garbage collector may be kept out of steps, as no other program needs it.
+    """
+
+    def open_session(check: Callable[[], None]) -> AbstractContextManager[Session]:
+        return start_session(
+            config, model, arrangement, tokenizer, check_open=check, owns_process=owns_process
+        )
+
+    return Driver(open_session)

@@ -112,8 +112,8 @@ def _check_ranks(config: RunConfig) -> None:
     config.rank_weights(check_devices(config.devices))
 
 
-def check_prompt(tokens: list[int], model: Model, limits: Limits) -> None:
-    """Raises UsageError for a prompt that can't be run."""
+def check_prompt(tokens: list[int], model: Model, limits: Limits, *, continues: bool = True) -> None:
+    """Raises UsageError for a prompt that can't be run. continues: there must be room for one more token."""
     if not tokens:
         raise UsageError("the prompt is empty: it has no tokens")
     wrong = next((token for token in tokens if not 0 <= token < model.spec.vocabulary_size), None)
@@ -127,5 +127,10 @@ def check_prompt(tokens: list[int], model: Model, limits: Limits) -> None:
     if len(tokens) > limits.context_length:
         raise UsageError(
             f"the prompt has {len(tokens)} tokens, but the context only {limits.context_length};"
+            f" shorten it, or give a larger --context (the model was trained for {model.spec.context_length})"
+        )
+    if continues and len(tokens) == limits.context_length:
+        raise UsageError(
+            f"the prompt has {len(tokens)} tokens, as many as the context: there is no room for an answer;"
             f" shorten it, or give a larger --context (the model was trained for {model.spec.context_length})"
         )

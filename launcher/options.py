@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tplaunch.coordinator.architectures.shapes import SHAPES
 from tplaunch.coordinator.options import RankOptions
+from tplaunch.launcher.chat_options import add_chat_options
 from tplaunch.launcher.completion import SHELLS, PrintCompletion
 from tplaunch.launcher.config import EXIT_USAGE
 from tplaunch.launcher.declared import add_declared
@@ -60,7 +61,7 @@ def make_parser() -> Parser:
         "--print-completion", action=PrintCompletion, choices=SHELLS, help="print a shell's completion script"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    _add_run(commands.add_parser("run", help="continue a prompt (the default)"))
+    _add_run(commands.add_parser("run", help="chat, answer, or continue a text (the default)"))
     devices = commands.add_parser("devices", help="list the Vulkan devices")
     devices.add_argument("--json", action="store_true", help="as JSON")
     models = commands.add_parser("models", help="list the architectures and weight types that run")
@@ -108,18 +109,20 @@ def make_parser() -> Parser:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     prompt = parser.add_argument_group(
-        "prompt (without one: a prompt loop on a terminal, else standard input)"
+        "prompt (without one: a chat or prompt loop on a terminal, else standard input)"
     )
     prompt.add_argument(
-        "-p", "--prompt", metavar="TEXT", help="the text to continue; - for that of standard input"
+        "-p", "--prompt", metavar="TEXT", help="a message, or the text to continue; - for standard input"
     )
-    prompt.add_argument("-f", "--file", type=Path, metavar="FILE", help="a file with the text to continue")
+    prompt.add_argument("-f", "--file", type=Path, metavar="FILE", help="the same, from a file")
     prompt.add_argument("--tokens", metavar="IDS", help="the prompt as token ids, such as 1,403,407")
     prompt.add_argument(
         "--parse-special",
         action="store_true",
-        help="make tokens of words such as <|im_end|> that a prompt holds (default: they stay text)",
+        help="make tokens of words such as <|im_end|> that a text to continue holds (default: they stay"
+        " text); no chat template is put around it then",
     )
+    add_chat_options(parser.add_argument_group("chat (where the model has a chat template)"))
     output = parser.add_argument_group("output")
     output.add_argument(
         "-n", "--max-tokens", type=int, metavar="N", help="tokens at most (default: the context)"
@@ -131,7 +134,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_ledger(output)
     add_sampling_options(parser)
     add_model_options(parser)
-    parser.add_argument("text", nargs="?", metavar="PROMPT", help="the text to continue, as -p gives it")
+    parser.add_argument("text", nargs="?", metavar="PROMPT", help="the same as -p PROMPT")
 
 
 def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
@@ -167,6 +170,8 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
                        help="so many tokens one by one (default: %(default)s)")  # fmt: skip
     tests.add_argument("--at-context", default="0,2048", metavar="LIST",
                        help="positions before those tokens (default: %(default)s)")  # fmt: skip
+    tests.add_argument("--batch", default="1", metavar="LIST",
+                       help="so many texts together when tokens are made (default: %(default)s)")  # fmt: skip
     tests.add_argument("--repeat", type=int, default=5, metavar="N",
                        help="times, behind one that does not count (default: %(default)s)")  # fmt: skip
     tests.add_argument(

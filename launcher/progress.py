@@ -10,13 +10,18 @@ from tplaunch.coordinator.messages import Progress
 from tplaunch.coordinator.serving.engine import OnProgress
 
 
+def is_shown() -> bool:
+    """Tells whether standard error is a terminal; there may be none at all."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 @contextmanager
 def show_progress(totals: Sequence[int]) -> Iterator[OnProgress]:
     """Yields what to call with every report. The bars go away when all ranks are loaded.
 
     totals: the bytes of weights that each rank loads.
     """
-    if not sys.stderr.isatty():
+    if not is_shown():
         yield lambda rank, progress: None
         return
     from rich import progress as bars  # takes long to import, and is for terminals only
@@ -52,7 +57,7 @@ def show_download(num_bytes: int) -> Iterator[Callable[[int], None]]:
 
     num_bytes: of all files; 0 where nobody knows.
     """
-    if not sys.stderr.isatty():
+    if not is_shown():
         yield lambda some: None
         return
     from rich import progress as bars

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -10,36 +11,43 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tplaunch.launcher.signals import raise_anew
+from tplaunch.launcher.signals import interrupts, raise_anew
 
 PROMPT = "> "
 REPEAT_SECONDS = (0.02, 0.2)
 
 
-class _ChildEnded(Exception):
-    """While a line is awaited."""
+class Interrupted(Exception):
+    """Ctrl-C was pressed while a line was typed; the line is gone."""
 
 
-def read_line(watch: Callable[[], None]) -> str:
-    """A line without its end. Raises EOFError, and what `watch` raises once a child process has ended.
+class _GivenUp(Exception):
+    """A line is not awaited any more: a child has ended, or Ctrl-C was pressed."""
+
+
+def read_line(watch: Callable[[], None], prompt: str = PROMPT) -> str:
+    """A line without its end. Raises EOFError, Interrupted, and what `watch` raises once a child has ended.
 
     The prompt goes to the terminal: never to a file that takes the answers.
     """
-    with _signals_repeated(), _children_watched() as wait_for:
+    waiting = _Waiting()
+    with _signals_repeated(), waiting.children_watched(), interrupts(waiting.interrupt):
         while True:
             watch()
             try:
-                return wait_for(_ask)
-            except _ChildEnded:
+                return waiting.wait_for(lambda: _ask(prompt))
+            except _GivenUp:
                 print(file=sys.stderr)  # what is said next begins a line of its own
+                if waiting.is_interrupted:
+                    raise Interrupted from None
 
 
-def _ask() -> str:
+def _ask(prompt: str) -> str:
     if sys.stdout.isatty():
-        import readline  # noqa: F401  gives input() line editing and history
-
-        return _edited_line()
-    print(PROMPT, end="", file=sys.stderr, flush=True)
+        with contextlib.suppress(ImportError):  # some builds of Python have none
+            import readline  # noqa: F401  gives input() line editing and history
+        return _edited_line(prompt)
+    print(prompt, end="", file=sys.stderr, flush=True)
     try:
         line = sys.stdin.readline()
     except OSError:  # the terminal has gone
@@ -49,51 +57,64 @@ def _ask() -> str:
     return line.removesuffix("\n")
 
 
-def _edited_line() -> str:
+def _edited_line(prompt: str) -> str:
     """input(), which may lose what a signal's handler has raised.
 
     Once it has that exception it looks for signals again. The handler of another one then runs while the
     exception is under way: what comes out is either one's, a SystemError, or a KeyboardInterrupt.
     """
     try:
-        return input(PROMPT)
-    except (_ChildEnded, KeyboardInterrupt):
+        return input(prompt)
+    except (_GivenUp, KeyboardInterrupt):
         raise_anew()
-        raise _ChildEnded from None
+        raise _GivenUp from None
     except SystemError as error:
         raise_anew()
-        if isinstance(error.__cause__, _ChildEnded):
+        if isinstance(error.__cause__, _GivenUp):
             raise error.__cause__ from None
         raise
 
 
-@contextmanager
-def _children_watched() -> Iterator[Callable[[Callable[[], str]], str]]:
-    """Yields a call that is given up by _ChildEnded when a child has ended since the last one, or does."""
-    has_ended = is_waiting = False
+class _Waiting:
+    """What signals do while a line is awaited: their handlers raise, and what came before that is kept."""
 
-    def note(_number: int, _frame: object) -> None:
-        nonlocal has_ended, is_waiting
-        if _a_child_has_ended():
-            has_ended, was_waiting, is_waiting = True, is_waiting, False
-            if was_waiting:
-                raise _ChildEnded
+    def __init__(self) -> None:
+        self._is_waiting = self._has_ended = False
+        self.is_interrupted = False
 
-    def wait_for(call: Callable[[], str]) -> str:
-        nonlocal has_ended, is_waiting
+    def wait_for(self, call: Callable[[], str]) -> str:
+        """Calls; raises _GivenUp when a child has ended since the last call, or does, and after Ctrl-C."""
         try:
-            is_waiting = True  # from here on `note` raises; what it noted before is looked at now
-            if has_ended:
-                raise _ChildEnded
+            self._is_waiting = True  # from here on handlers raise; what they noted before is looked at now
+            if self._has_ended or self.is_interrupted:
+                raise _GivenUp
             return call()
         finally:
-            is_waiting = has_ended = False
+            self._is_waiting = self._has_ended = False
 
-    before = signal.signal(signal.SIGCHLD, note)
-    try:
-        yield wait_for
-    finally:
-        signal.signal(signal.SIGCHLD, before)
+    def interrupt(self) -> bool:
+        """Ctrl-C is taken."""
+        self.is_interrupted = True
+        self._give_up()
+        return True
+
+    @contextmanager
+    def children_watched(self) -> Iterator[None]:
+        before = signal.signal(signal.SIGCHLD, self._note_child)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGCHLD, before)
+
+    def _note_child(self, _number: int, _frame: object) -> None:
+        if _a_child_has_ended():
+            self._has_ended = True
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if self._is_waiting:
+            self._is_waiting = False
+            raise _GivenUp
 
 
 @contextmanager

@@ -33,16 +33,25 @@ def read_prompt_file(path: Path) -> str:
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, parse_special: bool) -> list[int]:
-    """The token ids of a prompt. Raises TokenizerError.
+    """The token ids of a text to continue. Raises TokenizerError.
 
     parse_special: the texts of control tokens, such as <|im_end|>, become these; else they stay text, and a
     remark says so.
     """
-    tokens = tokenizer.encode(text, parse_special=parse_special)
-    if not parse_special and len(text) <= MAX_CHECKED:
-        parsed = tokenizer.encode(text, parse_special=True)
-        special = next((token for token in parsed if token not in tokens), None)
-        if special is not None and len(parsed) < len(tokens):
-            name = tokenizer.token_text(special)
-            say(f"{name:.80} stays text in the prompt; --parse-special makes tokens of such words")
-    return tokens
+    if not parse_special:
+        say_what_stays_text(tokenizer, text)
+    return tokenizer.encode(text, parse_special=parse_special)
+
+
+def say_what_stays_text(tokenizer: Tokenizer, text: str) -> None:
+    """Says of a control token's text in a prompt that it will not be that token. Raises TokenizerError."""
+    if len(text) > MAX_CHECKED:
+        return
+    tokens, parsed = tokenizer.encode(text), tokenizer.encode(text, parse_special=True)
+    special = next((token for token in parsed if token not in tokens), None)
+    if special is not None and len(parsed) < len(tokens):
+        name = tokenizer.token_text(special)
+        say(
+            f"{name:.80} stays text in the prompt; --parse-special makes tokens of such words, and puts no"
+            " chat template around them"
+        )

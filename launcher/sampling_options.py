@@ -31,6 +31,13 @@ _NUMBERS: tuple[tuple[str, str | None, str, type, str, str], ...] = (
     ("--min-tokens", None, "min_tokens", int, "N", "no end before so many"),
 )  # fmt: skip
 
+# A field by what its options are called, with underscores.
+FIELDS_BY_OPTION = {
+    name.lstrip("-").replace("-", "_"): field
+    for option, alias, field, *_ in _NUMBERS
+    for name in (option, alias or option)
+}
+
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group, defaults = parser.add_argument_group("sampling"), SamplingParams()
@@ -70,7 +77,9 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_params(options: argparse.Namespace) -> SamplingParams:
-    """What the options of a run ask for. Raises UsageError."""
+    """Returns what the options of a run ask for. Raises UsageError."""
+    if options.max_tokens is not None and options.max_tokens < 1:
+        raise UsageError(f"-n {options.max_tokens}: at least 1 token is needed")
     breakers = options.dry_sequence_breakers
     if breakers is None:
         breakers = SamplingParams().dry_sequence_breakers

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,7 @@ from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.text.tokenizer import Tokenizer
 from tplaunch.launcher.blame import crashed_kernel, suspects
 from tplaunch.launcher.config import RunConfig, RunError
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.headroom import check_headroom
 from tplaunch.launcher.lines import say
@@ -41,15 +42,28 @@ class Session:
     attached: list[Attached]
     ready: list[Ready]
     watch: Callable[[], None]  # raises WorkerError where a rank has ended
+    explain: Callable[[Exception], str]  # an error of one request as a sentence, with what is known of it
+
+
+def _stays_open() -> None:
+    """The session ends with the block that it is opened for, and not before."""
 
 
 @contextmanager
 def start_session(
-    config: RunConfig, model: Model, arrangement: Arrangement, tokenizer: Tokenizer | None = None
+    config: RunConfig,
+    model: Model,
+    arrangement: Arrangement,
+    tokenizer: Tokenizer | None = None,
+    *,
+    owns_process: bool = True,
+    check_open: Callable[[], None] = _stays_open,
 ) -> Iterator[Session]:
     """Starts the workers and loads the model. At the end no process, socket or shared memory is left.
 
-    tokenizer: without one there are tokens and no text.
+    tokenizer: without one there are tokens and no text. owns_process: Python's garbage collector may be kept
+    out of steps, as no other program needs it. check_open: is called often, also while something is waited
+    for; what it raises ends the session.
     """
     choices, plan, limits = arrangement.choices, arrangement.plan, arrangement.limits
     totals = [rank.weights for rank in arrangement.bytes]
@@ -58,7 +72,7 @@ def start_session(
     check_headroom(len(choices))
     with socket_folder() as folder:
         endpoint = f"ipc://{folder}/control"
-        supervisor = Supervisor(config, choices, endpoint)
+        supervisor = Supervisor(config, choices, endpoint, check_open)
         channel = WorkerChannel(endpoint, len(choices), supervisor)
         engine_config = EngineConfig(config.rank_options, limits, config.load_timeout_seconds)
         engine = Engine(channel, model.origin, model.tensors.values(), model.spec, plan, engine_config)
@@ -67,12 +81,15 @@ def start_session(
                 attached, ready = engine.load(on_progress)
                 for note in dict.fromkeys(note for message in ready for note in message.notes):
                     say(note)
-                with collected_by_hand():
+                with collected_by_hand() if owns_process else nullcontext():
                     watch = partial(supervisor.watch, ())
                     suppressed = {*model.padding, *(tokenizer.suppressed_token_ids if tokenizer else ())}
                     requests = Requests(engine, tokenizer, suppressed)
                     has_text = tokenizer is not None
-                    yield Session(engine, requests, has_text, model, plan, limits, attached, ready, watch)
+                    explain = partial(_explained, model, plan, choices)
+                    yield Session(
+                        engine, requests, has_text, model, plan, limits, attached, ready, watch, explain
+                    )
                 engine.shut_down()
             _warn(model.overwriting())
         except WorkerError as error:
@@ -80,10 +97,18 @@ def start_session(
             log = supervisor.log_path(error.rank)
             raise RunError(f"{error}{crashed_kernel(log)}{change}; its log: {log}") from error
         except LogitsError as error:
-            change, which = _because(model.change()), suspects(error.tokens, plan, choices)
-            raise RunError(f"{error} {which}{change}" if error.tokens else f"{error}{change}") from error
+            raise RunError(_explained(model, plan, choices, error)) from error
         finally:
             channel.close()
+
+
+def _explained(
+    model: Model, plan: Sequence[RankShare], choices: Sequence[DeviceChoice], error: Exception
+) -> str:
+    which = ""
+    if isinstance(error, LogitsError) and error.tokens:
+        which = f" {suspects(error.tokens, plan, choices)}"
+    return f"{error}{which}{_because(model.change())}"
 
 
 def _because(change: str | None) -> str:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 # Those that can't be caught, that don't end a process, and that tell of a fault in the code that is running:
 # a handler would return to it.
@@ -69,6 +70,12 @@ def raise_anew() -> None:
         raise Signalled(_State.first)
 
 
+def end_by(number: int) -> NoReturn:
+    """Ends the run as this signal does."""
+    _State.first = number
+    raise Signalled(number)
+
+
 def ignore() -> None:
     """At the very end."""
     _handle(signal.SIG_IGN)
@@ -87,8 +94,36 @@ def _raise(number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
+def interrupts(take: Callable[[], bool]) -> Iterator[None]:
+    """Has Ctrl-C call `take`, between any two instructions; where that gives False the run ends as always.
+
+    An ignored signal stays ignored.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before in (signal.SIG_IGN, None):
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if not take() and callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def held() -> Iterator[None]:
-    """What is done here is done whole; a signal that comes meanwhile raises Signalled behind it."""
+    """What is done here is done whole; a signal that comes meanwhile raises Signalled behind it.
+
+    Python runs handlers in the main thread alone: no other one is interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = _State.first
     _State.num_holds += 1
     try:

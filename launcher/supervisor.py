@@ -6,7 +6,7 @@ import itertools
 import os
 import subprocess
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -27,8 +27,16 @@ MIN_CACHE_BYTES = 64 << 20  # free, for a driver to keep its kernels there
 class Supervisor:
     """The worker processes of one run. Use it as a context: they are gone when it ends."""
 
-    def __init__(self, config: RunConfig, choices: Sequence[DeviceChoice], endpoint: str) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        choices: Sequence[DeviceChoice],
+        endpoint: str,
+        check_open: Callable[[], None],
+    ) -> None:
+        """check_open: is called whenever the processes are looked at, and may raise what ends the run."""
         self._config, self._choices, self._endpoint = config, choices, endpoint
+        self._check_open = check_open
         self._processes: list[subprocess.Popen[bytes]] = []
         self._descriptors: list[int] = []
 
@@ -60,6 +68,7 @@ class Supervisor:
 
     def watch(self, excused: Collection[int]) -> None:
         """Raises WorkerError if a worker has ended, other than the excused ranks."""
+        self._check_open()
         for rank, process in enumerate(self._processes):
             code = process.poll()
             if code is not None and rank not in excused:

@@ -37,6 +37,7 @@ OTHER_COMMANDS = {
 _LAYERS = "all layers are on the devices that --devices names"
 _CORES = "the ranks share the cores by themselves"
 _MODEL = ("-m", "--model", "--demo", "-hf", "-hfr", "--hf-repo")  # options that give the model
+_CHAT = "a model with a chat template talks by itself where no -p is given"
 _ALWAYS = "there is no switch for it"
 OTHER_OPTIONS = {
     **dict.fromkeys(("-c", "--ctx-size"), "write --context"),
@@ -49,8 +50,13 @@ OTHER_OPTIONS = {
     **dict.fromkeys(("-ctk", "-ctv", "--cache-type-k", "--cache-type-v"), "write --kv-type"),
     **dict.fromkeys(("--n-predict", "--predict"), "write -n"),
     **dict.fromkeys(("-s",), "write --seed"),
-    **dict.fromkeys(("-i", "-cnv", "--interactive", "--conversation"), "without -p there is a prompt loop"),
-    **dict.fromkeys(("-no-cnv", "--no-conversation"), "with -p there is no prompt loop"),
+    **dict.fromkeys(("-i", "-cnv", "--interactive", "--conversation"), _CHAT),
+    **dict.fromkeys(("-no-cnv", "--no-conversation"), "write --no-chat"),
+    **dict.fromkeys(("-st", "--single-turn"), "-p gets one answer"),
+    **dict.fromkeys(("-sysf", "--system-prompt-file"), 'write -sys "$(cat FILE)"'),
+    **dict.fromkeys(("--chat-template-file",), "write --chat-template"),
+    **dict.fromkeys(("--jinja",), "chat templates are always rendered so"),
+    **dict.fromkeys(("--context-shift",), "write --drop-oldest"),
     **dict.fromkeys(("-mu", "--model-url"), "write -hf and a repository, or download the file"),
     **dict.fromkeys(("-hft", "--hf-token"), "set HF_TOKEN: others can read the command line"),
     **dict.fromkeys(("--offline",), "set HF_HUB_OFFLINE=1"),
@@ -161,11 +167,7 @@ def _take_model(options: argparse.Namespace, others: Sequence[str]) -> list[str]
     """
     words = [word for word in (options.model, getattr(options, "text", None)) if word is not None]
     words += others
-    given: list[Path | HubModel] = [Path(options.model_file)] if options.model_file is not None else []
-    given += [DEMO_MODEL] if options.demo else []
-    given += [parse_hub_model(options.hf_repo, options.hf_file)] if options.hf_repo is not None else []
-    if options.hf_file is not None and options.hf_repo is None:
-        raise UsageError(f"-hff {options.hf_file:.120} names a file, but no -hf its repository")
+    given = models_by_option(options)
     if options.model_file == "" or "" in words[: not given]:
         raise UsageError("the model's path is empty: perhaps a variable of the shell that is not set")
     if len(given) > 1 or (given and words and options.command != "run"):
@@ -177,6 +179,16 @@ def _take_model(options: argparse.Namespace, others: Sequence[str]) -> list[str]
         _take_prompt(options, words)
         return []
     return words
+
+
+def models_by_option(options: argparse.Namespace) -> list[Path | HubModel]:
+    """Returns the models that -m, --demo and -hf name. Raises UsageError."""
+    given: list[Path | HubModel] = [Path(options.model_file)] if options.model_file is not None else []
+    given += [DEMO_MODEL] if options.demo else []
+    given += [parse_hub_model(options.hf_repo, options.hf_file)] if options.hf_repo is not None else []
+    if options.hf_file is not None and options.hf_repo is None:
+        raise UsageError(f"-hff {options.hf_file:.120} names a file, but no -hf its repository")
+    return given
 
 
 def _take_prompt(options: argparse.Namespace, words: Sequence[str]) -> None:

@@ -6,7 +6,9 @@ worker   -> coordinator.messages, framing, wire, options, kv_types, garbage and 
             collectives, shaders
 coordinator, collectives, shaders -> none of the other four
 
-All may use tplaunch.running_clock, which imports nothing of tplaunch.
+All may use tplaunch.running_clock, which imports nothing of tplaunch, and tplaunch.__version__. The other
+modules of tplaunch itself are the Python API, which imports launcher and coordinator, and which none of the
+five packages imports.
 
 Inside worker and coordinator the folders and modules stand on floors: imports go down, never up, and
 never to a neighbour on the same floor.
@@ -88,8 +90,14 @@ FLOORS: dict[str, tuple[str, ...]] = {
 # too, and its shared memory raises BufferError at exit when a pointer to it was handed to a driver.
 FORBIDDEN = ("pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "multiprocessing")
 FORBIDDEN_CALLS = ("send_pyobj", "recv_pyobj")  # pyzmq's pickling methods
+# Beside the packages in tplaunch/: what all may import of it; the other names there are the Python API's.
+COMMON = ("running_clock", "__version__", "__file__", *ARROWS)
+API_ARROWS = ("launcher", "coordinator")
 VULKAN_FILE = "worker/vulkan/api.py"
 
+API = sorted(
+    f"tplaunch/{path.name}" for path in (REPOSITORY / "tplaunch").glob("*.py") if path.stem != "running_clock"
+)
 SOURCES = sorted(
     path.relative_to(REPOSITORY).as_posix()
     for package in ARROWS
@@ -152,6 +160,8 @@ def violations(source: str, file: str) -> Iterator[str]:
             where = f"{file}:{node.lineno}" if isinstance(node, ast.stmt) else file
             if is_within(name, others) and not is_within(name, allowed):
                 yield f"{where} imports {name}, but {package} may import only {allowed or 'itself'}"
+            if is_within(name, ("tplaunch",)) and name.split(".")[1:2] and name.split(".")[1] not in COMMON:
+                yield f"{where} imports {name}, which is the Python API, and stands above {package}"
             if is_within(name, tuple(ARROWS)):
                 yield f"{where} imports {name} by a name that is not installed: it is tplaunch.{name}"
             if is_within(name, FORBIDDEN):
@@ -164,6 +174,14 @@ def test_the_clock_of_all_imports_nothing_of_them() -> None:
     tree = ast.parse((REPOSITORY / "tplaunch/running_clock.py").read_text())
     names = [name for node in ast.walk(tree) for name in imported_names(node, "")]
     assert names and not [name for name in names if is_within(name, ("tplaunch", *ARROWS))]
+
+
+@pytest.mark.parametrize("file", API)
+def test_the_api_stands_on_launcher_and_coordinator(file: str) -> None:
+    tree = ast.parse((REPOSITORY / file).read_text())
+    names = [name for node in ast.walk(tree) for name in imported_names(node, file)]
+    below = tuple(f"tplaunch.{package}" for package in ARROWS if package not in API_ARROWS)
+    assert [name for name in names if is_within(name, (*below, *FORBIDDEN, "vulkan"))] == []
 
 
 @pytest.mark.parametrize("file", SOURCES)
@@ -207,6 +225,9 @@ def test_a_climb_is_caught(file: str, source: str) -> None:
         ("shaders/load.py", "from tplaunch.coordinator.split.plan import Plan"),
         ("launcher/cli.py", "from tplaunch.collectives import loopback"),
         ("launcher/devices.py", "import vulkan"),
+        ("launcher/devices.py", "from tplaunch import LLM"),
+        ("launcher/cli.py", "from tplaunch.llm import LLM"),
+        ("coordinator/serving/engine.py", "import tplaunch.outputs"),
         ("launcher/devices.py", "from worker.device import Device"),
         ("worker/loop.py", "import worker.device"),
         ("worker/device.py", "from vulkan._vulkan import ffi"),
@@ -229,6 +250,7 @@ def test_a_violation_is_caught(file: str, source: str) -> None:
             "from . import program\nimport tplaunch.collectives.base",
         ),
         ("worker/vulkan/api.py", "from vulkan._vulkan import ffi, lib"),
+        ("launcher/options.py", "import tplaunch\nfrom tplaunch import __version__, running_clock"),
         ("launcher/cli.py", "import tplaunch.worker.device\nfrom tplaunch.coordinator.serving import engine"),
         (
             "coordinator/serving/engine.py",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tplaunch.coordinator.serving.request import Output, Request
@@ -28,13 +28,14 @@ class CompletionOutput:
 
     index: int
     text: str
-    token_ids: tuple[int, ...]
+    token_ids: list[int]
     cumulative_logprob: float | None  # the sum of the tokens' own, where log probabilities were asked for
-    logprobs: tuple[Mapping[int, Logprob], ...] | None  # by token id, for each token
+    logprobs: list[dict[int, Logprob]] | None  # by token id, for each token
     finish_reason: str | None  # stop, length, abort or error; None while more is to come
     stop_reason: int | str | None = None  # the stop token or the stop text that ended it
 
     def finished(self) -> bool:
+        """Tells whether nothing more comes."""
         return self.finish_reason is not None
 
 
@@ -44,9 +45,9 @@ class RequestOutput:
 
     request_id: str
     prompt: str | None  # None where it was given as token ids
-    prompt_token_ids: tuple[int, ...]
-    prompt_logprobs: tuple[Mapping[int, Logprob] | None, ...] | None
-    outputs: tuple[CompletionOutput, ...]
+    prompt_token_ids: list[int]
+    prompt_logprobs: list[dict[int, Logprob] | None] | None  # for each token; the first has none
+    outputs: list[CompletionOutput]
     finished: bool
     num_cached_tokens: int  # of the prompt, that were not computed again
 
@@ -56,21 +57,34 @@ class Score:
     """How likely a text is behind another one."""
 
     logprob: float  # the sum over its tokens
-    token_logprobs: tuple[float, ...]
     is_greedy: bool  # each token was the likeliest
+    token_ids: list[int]
+    token_logprobs: list[float]
 
 
-def request_output(request: Request, prompt: str | None, tokenizer: Tokenizer | None) -> RequestOutput:
-    """What has come of a request so far."""
+class GenerationError(RuntimeError):
+    """A request failed while it was computed. `outputs` has what came of it and of those beside it."""
+
+    def __init__(self, message: str, outputs: Sequence[RequestOutput] = ()) -> None:
+        super().__init__(message)
+        self.outputs = list(outputs)
+
+
+def request_output(
+    request: Request, heard: Sequence[Output], prompt: str | None, tokenizer: Tokenizer | None
+) -> RequestOutput:
+    """Makes the output of a request. heard: its texts, as far as who asks has heard of them."""
     params = request.params
-    has_prompt = params.prompt_logprobs is not None and len(request.prompt_logprobs) == len(request.prompt)
+    prompt_logprobs = None
+    if params.prompt_logprobs is not None:
+        prompt_logprobs = [_logprobs(one, tokenizer) for one in request.prompt_logprobs]
     return RequestOutput(
         request.id,
         prompt,
-        request.prompt,
-        tuple(_logprobs(one, tokenizer) for one in request.prompt_logprobs) if has_prompt else None,
-        tuple(_completion(one, params.logprobs is not None, tokenizer) for one in request.outputs),
-        request.is_finished,
+        list(request.prompt),
+        prompt_logprobs,
+        [_completion(one, params.logprobs is not None, tokenizer) for one in heard],
+        all(one.finish_reason is not None for one in heard),
         request.times.cached_tokens,
     )
 
@@ -80,15 +94,15 @@ def _completion(output: Output, has_logprobs: bool, tokenizer: Tokenizer | None)
     return CompletionOutput(
         output.index,
         output.text,
-        tuple(output.token_ids),
+        list(output.token_ids),
         sum(one.logprob or 0.0 for one in output.logprobs) if has_logprobs else None,
-        tuple(_logprobs(one, tokenizer) or {} for one in output.logprobs) if has_logprobs else None,
+        [_logprobs(one, tokenizer) or {} for one in output.logprobs] if has_logprobs else None,
         None if reason is None else REASONS.get(reason, reason),
         output.stop_reason,
     )
 
 
-def _logprobs(picked: Picked | None, tokenizer: Tokenizer | None) -> Mapping[int, Logprob] | None:
+def _logprobs(picked: Picked | None, tokenizer: Tokenizer | None) -> dict[int, Logprob] | None:
     if picked is None or picked.logprob is None:
         return None
     found = {
@@ -101,4 +115,6 @@ def _logprobs(picked: Picked | None, tokenizer: Tokenizer | None) -> Mapping[int
 
 
 def _text(token: int, tokenizer: Tokenizer | None) -> str | None:
-    return None if tokenizer is None else tokenizer.token_bytes(token).decode("utf-8", "replace")
+    if tokenizer is None or token >= tokenizer.vocabulary_size:  # a row of the embeddings without a text
+        return None
+    return tokenizer.token_bytes(token).decode("utf-8", "replace")

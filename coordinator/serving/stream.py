@@ -83,16 +83,19 @@ class Stream:
                 yield prompt_wants(self.sequence.tokens[position + 1], num_top or 0)
 
     def take_rows(self, run: Run, result: StepResult, row: int) -> None:
-        """Keeps what is asked for of the prompt's own logits; `row` is the run's first in the result."""
+        """Keeps what is asked for of the prompt's own logits; `row` is the run's first in the result.
+
+        A prompt may be computed again, for another text or after a preemption: each position counts once.
+        """
         request = self.request
         if not request.reads_all_logits:
             return
-        if request.only_logits:
-            rows = map(result.whole, range(row, row + run.num_logits))
-            request.logits += (one.copy() for one in rows if one is not None)
-            return
         for index, position in enumerate(self._positions(run)):
-            if position + 1 < len(request.prompt):
+            if request.only_logits and position == len(request.logits):
+                whole = result.whole(row + index)
+                assert whole is not None, "a row of logits that was asked for"
+                request.logits.append(whole.copy())
+            elif position + 1 == len(request.prompt_logprobs) < len(request.prompt):
                 token, num_top = request.prompt[position + 1], request.params.prompt_logprobs or 0
                 request.prompt_logprobs.append(describe(result.evidence(row + index), token, num_top))
 

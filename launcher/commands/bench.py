@@ -13,7 +13,7 @@ from tplaunch.coordinator.serving.benchmark import Measurement, Test, measure
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.commands.bench_report import Result, print_report, ranks_text
 from tplaunch.launcher.commands.roofline import rooflines
-from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
+from tplaunch.launcher.config import MAX_PARALLEL, RandomModel, RunConfig, UsageError
 from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.fitting.arrange import arrange
 from tplaunch.launcher.model import Model, open_model
@@ -31,6 +31,7 @@ class BenchConfig:
     prefill: tuple[int, ...]  # tokens of a prompt
     decode: tuple[int, ...]  # tokens made one by one
     at_context: tuple[int, ...]  # positions before the tokens that are made
+    batch: tuple[int, ...]  # texts whose tokens are made together
     repeat: int
     ranks: tuple[int, ...] | None  # how many, cycling through the devices; None: one per device
     output: str
@@ -43,6 +44,9 @@ class BenchConfig:
         for option, counts in (("--prefill", self.prefill), ("--decode", self.decode)):
             _check_range(option, counts, 1)
         _check_range("--at-context", self.at_context, 0)
+        for count in self.batch:
+            if not 1 <= count <= MAX_PARALLEL:
+                raise UsageError(f"--batch {count}: 1 to {MAX_PARALLEL} texts are possible")
         if not self.tests:
             raise UsageError("there is nothing to measure: give --prefill, or --decode with --at-context")
         if self.repeat < 1:
@@ -53,10 +57,10 @@ class BenchConfig:
 
     @property
     def tests(self) -> list[Test]:
-        decode = itertools.product(self.at_context, self.decode)
+        decode = itertools.product(self.at_context, self.batch, self.decode)
         return [
             *(Test("prefill", count) for count in self.prefill),
-            *(Test("decode", count, context) for context, count in decode),
+            *(Test("decode", count, context, batch) for context, batch, count in decode),
         ]
 
 
@@ -88,6 +92,7 @@ def bench(config: RunConfig, wanted: BenchConfig) -> int:
     for num_ranks in wanted.ranks or (len(chosen),):
         choices = list(itertools.islice(itertools.cycle(chosen), num_ranks))
         with start_session(config, model, arrange(config, model, choices)) as session:
+            _check_cache(session, wanted.tests)
             results += _bench_session(session, choices, wanted)
         if session.engine.trace is not None:
             traces.append((ranks_text(num_ranks), session.engine.trace))
@@ -102,7 +107,23 @@ def _with_room(config: RunConfig, tests: list[Test]) -> RunConfig:
     needed = _longest(tests)
     if config.context_length is not None and config.context_length < needed:
         raise UsageError(f"--context {config.context_length}: the longest test needs {needed} positions")
-    return dataclasses.replace(config, context_length=config.context_length or needed)
+    return dataclasses.replace(
+        config,
+        context_length=config.context_length or needed,
+        parallel=max(config.parallel, *(test.batch for test in tests)),
+    )
+
+
+def _check_cache(session: Session, tests: list[Test]) -> None:
+    """Raises UsageError where the texts of a test don't fit the KV cache together: they would take turns."""
+    limits = session.limits
+    for test in tests:
+        blocks = test.batch * -(-test.num_positions // limits.block_length)
+        if test.batch > limits.max_sequences or 0 < limits.num_blocks < blocks:
+            raise UsageError(
+                f"{test.name}: {test.batch} texts of {test.num_positions} positions need {blocks} blocks of"
+                f" the KV cache, which has {limits.num_blocks}; give a larger --context, or a smaller --batch"
+            )
 
 
 def _longest(tests: list[Test]) -> int:

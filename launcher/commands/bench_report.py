@@ -89,6 +89,7 @@ def _plain(result: Result, results: Sequence[Result]) -> dict[str, Any]:
         "kind": test.kind,
         "tokens": test.num_tokens,
         "context": test.context,
+        "batch": test.batch,
         "median_tokens_per_second": result.measurement.median,
         "min_tokens_per_second": min(rates),
         "max_tokens_per_second": max(rates),

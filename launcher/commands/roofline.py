@@ -1,6 +1,7 @@
 """What decode must read from memory for a token, held against how fast the devices copy theirs.
 
-A rank reads its KV cache and all its weights once per token, of experts those that the token is routed to.
+A rank reads its KV cache once per token, and all its weights once for the texts that are made together, of
+experts those that a token is routed to.
 Where a device is kept busy with that and nothing else, it reads nearly as fast as it copies.
 """
 
@@ -52,8 +53,8 @@ def rooflines(
     positions = test.context + (test.num_tokens + 1) / 2  # on average
     found = []
     for share, choice, message in zip(plan, choices, ready, strict=True):
-        num_bytes = _weights(model, share, choice) + _cache(model, limits, share, choice) * positions
-        num_bytes += _states(model, limits, share)
+        num_bytes = _weights(model, share, choice) / test.batch
+        num_bytes += _cache(model, limits, share, choice, positions) + _states(model, limits, share)
         rate = num_bytes * measurement.median
         found.append(Roofline(num_bytes, rate, message.copy_bandwidth))
     return tuple(found)
@@ -82,13 +83,20 @@ def _part_read(model: Model, stack: Stack) -> float:
     return experts.used / experts.count
 
 
-def _cache(model: Model, limits: Limits, share: RankShare, choice: DeviceChoice) -> int:
-    """Bytes of one position's keys and values; NumPy reads a copy of them in float32."""
+def _cache(
+    model: Model, limits: Limits, share: RankShare, choice: DeviceChoice, num_positions: float
+) -> float:
+    """Bytes of keys and values that a row at this position sees; NumPy reads a copy of them in float32."""
     limits = replace(limits, kv_type="f32") if choice.index is None else limits
     cells = cache_buffers(
         model.spec, share, replace(limits, num_blocks=1, num_window_blocks=1, block_length=1)
     )
-    return sum(buffer.nbytes for buffer in cells.values())
+    windows = [layer.attention and layer.attention.window for layer in model.spec.layers]
+    total = 0.0
+    for name, buffer in cells.items():  # cache.INDEX.key
+        window = windows[int(name.split(".")[1])]
+        total += buffer.nbytes * (min(num_positions, window.length) if window else num_positions)
+    return total
 
 
 def _states(model: Model, limits: Limits, share: RankShare) -> int:

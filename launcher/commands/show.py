@@ -219,7 +219,7 @@ def write_logits(config: RunConfig, tokens: list[int], out: Path) -> int:
     check_output_path("--out", out)
     model = open_model(config)
     arrangement = arrange(config, model, select_devices(config.devices))
-    check_prompt(tokens, model, arrangement.limits)
+    check_prompt(tokens, model, arrangement.limits, continues=False)
     with start_session(config, model, arrangement) as session:
         logits = all_logits(session.engine, tokens)
     with writing("--out", out), out.open("wb") as file:

@@ -15,6 +15,7 @@ from tests.conformance.conftest import Reference, error
 from tests.conftest import manifest_of
 from tests.drivers import FINDERS, driver_variables, find_lavapipe
 from tests.models import LocalEngine, open_model
+from tests.same_bits import Bench, assert_same_bits
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.split.limits import Limits
@@ -177,6 +178,28 @@ def test_other_drivers(
     """By nines and a last row alone, which is decode. Of SwiftShader a sample: it takes long to compile."""
     limits = dataclasses.replace(LIMITS, max_rows=9, max_logit_rows=9, kv_type="f16")
     check(name, build, reference_of, open_device, limits, num_ranks=2)
+
+
+@pytest.mark.parametrize(
+    ("open_device", "name"),
+    [*(("cpu", name) for name in MODELS), *(("lavapipe", name) for name in SAMPLE)],
+    indirect=["open_device"],
+)
+def test_the_same_bits_in_any_company(name: str, build: Callable[[str], Path], open_device: Opener) -> None:
+    """Three sequences side by side, in steps of any rows, against each alone in one step."""
+    path = build(name)
+    is_recurrent = any(layer.recurrent is not None for layer in open_model(path)[1].layers)
+    limits = dataclasses.replace(
+        LIMITS,
+        num_blocks=24,
+        num_window_blocks=24,
+        max_sequences=3,
+        num_slots=3 if is_recurrent else 0,
+        kv_type="f16",
+    )
+    for expert_split in EXPERT_SPLITS if name.endswith("-moe") else EXPERT_SPLITS[:1]:
+        engine = LocalEngine(path, (1, 2, 1), limits, open_device, expert_split=expert_split)
+        assert_same_bits(Bench(engine, limits), (61, 37, 5), seed=0)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 3])

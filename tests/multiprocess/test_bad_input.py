@@ -175,6 +175,7 @@ def test_a_prompt_longer_than_the_context(tplaunch: CommandLine, model: Path) ->
     check_refusal(
         tplaunch, model, "--tokens", tokens, "--context", "16", says="17 tokens, but the context only 16"
     )
+    check_refusal(tplaunch, model, "--tokens", tokens, "--context", "17", says="no room for an answer")
 
 
 @pytest.mark.parametrize(
@@ -201,6 +202,12 @@ def test_a_prompt_longer_than_the_context(tplaunch: CommandLine, model: Path) ->
 )
 def test_options(tplaunch: CommandLine, model: Path, options: tuple[str, ...], says: str) -> None:
     check_refusal(tplaunch, model, *options, says=says)
+
+
+def test_tokens_that_the_model_does_not_have(tplaunch: CommandLine, model: Path) -> None:
+    result = tplaunch("--devices", "cpu", model, *GENERATE, "--logit-bias", "512+1")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert result.stderr.endswith("tplaunch: logit_bias must be tokens from 0 to 511, not 512\n")
 
 
 def test_logits_to_nowhere(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:

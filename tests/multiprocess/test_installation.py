@@ -55,7 +55,12 @@ def test_the_wheel_installs_one_name(built: Path) -> None:
         "tplaunch",
         f"tplaunch-{tplaunch.__version__}.dist-info",
     }
-    assert {"tplaunch/py.typed", "tplaunch/demo-stories.gguf", "tplaunch/__main__.py"} <= names
+    assert {
+        "tplaunch/py.typed",
+        "tplaunch/demo-stories.gguf",
+        "tplaunch/__main__.py",
+        "tplaunch/llm.py",
+    } <= names
     sources = {
         f"tplaunch/{path.relative_to(REPOSITORY).as_posix()}"
         for package in PACKAGES

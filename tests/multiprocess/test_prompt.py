@@ -1,12 +1,7 @@
 """The prompt loop at a terminal, which the test holds the other end of."""
 
-import contextlib
 import os
-import pty
-import select
 import signal
-import subprocess
-import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,60 +10,7 @@ import pytest
 
 from tests.command_line import CommandLine
 from tests.multiprocess.test_failures import worker_processes
-
-OPTIONS = ("--devices", "cpu,cpu", "-n", "8", "--temperature", "0")
-
-
-class Terminal:
-    """A run at a terminal of its own; its standard output may be a file instead."""
-
-    def __init__(self, tplaunch: CommandLine, model: Path, *options: str, output: Path | None = None) -> None:
-        self.screen = ""
-        self._end, other = pty.openpty()
-        with contextlib.ExitStack() as stack:
-            stdout = other if output is None else stack.enter_context(output.open("wb"))
-            self.process = subprocess.Popen(
-                ["setsid", "--ctty", *tplaunch.program, *OPTIONS, *options, str(model)],
-                env={**tplaunch.environment, "TERM": "dumb"},
-                stdin=other,
-                stdout=stdout,
-                stderr=other,
-                text=True,
-            )
-        os.close(other)
-
-    def type(self, text: str) -> None:
-        os.write(self._end, text.encode())
-
-    def read_until(self, text: str, count: int = 1) -> None:
-        """Reads the screen until the text stands there so often."""
-        while self.screen.count(text) < count:
-            assert select.select([self._end], (), (), 60)[0], self.screen
-            try:
-                self.screen += os.read(self._end, 4096).decode(errors="replace").replace("\r\n", "\n")
-            except OSError as error:  # EIO: nobody is there any more
-                raise AssertionError(self.screen) from error
-
-    def read_to_end(self) -> None:
-        with contextlib.suppress(AssertionError):
-            self.read_until("\0")
-        self.process.wait(30)
-
-    def lines_are_edited(self) -> bool:
-        """Whether somebody reads keys one by one, as readline does."""
-        return not termios.tcgetattr(self._end)[3] & termios.ICANON
-
-    def hang_up(self) -> None:
-        """As a window that is closed: the kernel sends SIGHUP to those who run in it."""
-        os.close(self._end)
-        self._end = -1
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(30)
-        if self._end >= 0:
-            os.close(self._end)
+from tests.terminal import OPTIONS, Terminal
 
 
 @pytest.fixture
@@ -150,14 +92,46 @@ def test_lines_can_be_edited_and_a_stop_loses_nothing(
     assert terminal.process.returncode == 0
 
 
-def test_ctrl_c_at_the_prompt(tplaunch: CommandLine, model: Path, terminals: list[Terminal]) -> None:
+def test_ctrl_c_at_the_prompt_drops_the_line_and_twice_ends(
+    tplaunch: CommandLine, model: Path, terminals: list[Terminal]
+) -> None:
     terminal = Terminal(tplaunch, model)
     terminals.append(terminal)
-    terminal.read_until("> ")
+    for count in (1, 3):  # a line in between begins anew
+        terminal.read_until("> ", count)
+        terminal.type("Once upon")
+        terminal.read_until("Once upon", (count + 1) // 2)
+        os.killpg(terminal.process.pid, signal.SIGINT)
+        terminal.read_until("> ", count + 1)
+        terminal.type("Lily\n")
+    terminal.read_until("> ", 5)
+    expected = tplaunch(*OPTIONS, model, "-p", "Lily", check=True).stdout
+    assert terminal.screen.count(expected.strip()) == 2
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    terminal.read_until("> ", 6)
     os.killpg(terminal.process.pid, signal.SIGINT)
     terminal.read_to_end()
     assert terminal.process.returncode == 130
     assert "Traceback" not in terminal.screen
+
+
+def test_ctrl_c_stops_a_text_and_keeps_the_model(
+    tplaunch: CommandLine, model: Path, terminals: list[Terminal]
+) -> None:
+    terminal = Terminal(tplaunch, model, "-n", "100000", "--ignore-eos", "--context", "100000")
+    terminals.append(terminal)
+    terminal.read_until("> ")
+    workers = worker_processes(terminal.process)
+    for count, text in enumerate(("Once", "Lily"), 1):
+        terminal.type(text + "\n")
+        terminal.read_until("the", 5 * count)  # words of the text
+        os.killpg(terminal.process.pid, signal.SIGINT)
+        terminal.read_until("stopped after", count)
+        terminal.read_until("> ", 1 + count)
+    assert workers == worker_processes(terminal.process)
+    terminal.type("\x04")
+    terminal.read_to_end()
+    assert terminal.process.returncode == 0
 
 
 @pytest.fixture
@@ -183,6 +157,8 @@ def test_ctrl_c_at_the_same_time_as_another_signal(
     terminal, launcher = stopped
     for number in (signal.SIGINT, other, signal.SIGCONT):
         launcher.send_signal(number)
+    terminal.read_until("> ", 2)
+    launcher.send_signal(signal.SIGINT)
     terminal.read_to_end()
     assert (terminal.process.returncode, "Traceback" in terminal.screen) == (130, False), terminal.screen
 

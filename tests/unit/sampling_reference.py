@@ -118,12 +118,12 @@ def dry(logits: Logits, params: SamplingParams, text: list[int], pieces: Mapping
 
 
 def _before(text: list[int], token: int) -> list[int]:
-    """How many tokens come before each time that the token does."""
+    """Counts the tokens before each time that the token does."""
     return [place for place, found in enumerate(text) if found == token]
 
 
 def _repeated(text: list[int], end: int, params: SamplingParams, pieces: Mapping[int, bytes]) -> int:
-    """How many tokens before `end` are the text's last ones, none of them the end of a breaker."""
+    """Counts the tokens before `end` that are the text's last ones, none of them the end of a breaker."""
     length = 0
     while length < end and text[end - 1 - length] == text[len(text) - 1 - length]:
         place = len(text) - 1 - length

@@ -89,7 +89,7 @@ def test_logits_that_are_no_numbers_come_first() -> None:
 
 
 def answered(wanted: Wanted, logits: Floats, slices: list[Span]) -> StepResult:
-    """What ranks with these slices answer, by way of the wire."""
+    """Puts together what ranks with these slices answer by way of the wire."""
     answers, wholes = [], []
     for span in slices:
         mine = np.ascontiguousarray(logits[:, span.start : span.stop])

@@ -23,7 +23,6 @@ from tplaunch.coordinator.messages import Progress
 from tplaunch.coordinator.options import COLLECTIVES
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.launcher.cli import main
-from tplaunch.launcher.commands.generate import GenerateConfig
 from tplaunch.launcher.config import (
     RunConfig,
     UsageError,
@@ -31,6 +30,7 @@ from tplaunch.launcher.config import (
     parse_tokens,
 )
 from tplaunch.launcher.devices import DeviceChoice, DeviceList, choose_devices, select_devices
+from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.logs import MAX_KEPT_RUNS, RunLogs
 from tplaunch.launcher.progress import show_progress
 from tplaunch.launcher.supervisor import rank_cores
@@ -243,7 +243,7 @@ def test_prompts_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
         dataclasses.replace(GENERATE, prompt="", tokens=[])
     for count in (0, -3):
         assert main(["run", "model.gguf", "-p", "", "-n", str(count)]) == 2
-        assert f"max_tokens must be at least 1, not {count}" in capsys.readouterr().err
+        assert f"-n {count}: at least 1 token is needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_prompts_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
         (["logits", "--tokens=a", "--out=x.npz", "m"], "tplaunch: --tokens a: token ids separated by"),
         (["m", "--temperature=-1"], "tplaunch: "),
         (["m", "-p", "a", "--tokens=1"], "tplaunch: -p and --tokens both give a prompt"),
-        (["m", "-n", "0"], "tplaunch: max_tokens must be"),
+        (["m", "-n", "0"], "tplaunch: -n 0: at least 1 token"),
         (["plan"], "tplaunch: plan takes a model file or a --shape; give one of them"),
         (["bench"], "tplaunch: bench takes a model file or a --shape; give one of them"),
         (["bench", "m", "--shape=tiny"], "tplaunch: bench takes a model file or a --shape"),

@@ -16,7 +16,7 @@ SOURCES = sorted(
     path.relative_to(REPOSITORY).as_posix()
     for package in PACKAGES
     for path in (REPOSITORY / package).rglob("*.py")
-)
+) + sorted(f"tplaunch/{path.name}" for path in (REPOSITORY / "tplaunch").glob("*.py"))
 
 
 @pytest.mark.parametrize("command", ["make demo", "make test"])

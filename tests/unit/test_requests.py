@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -360,3 +360,28 @@ def test_a_slow_reader_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         requests.step()
         now[0] += 1000
     assert request.times.prompt_seconds == request.times.decode_seconds == 0
+
+
+def test_prompt_logprobs_come_once_where_a_prompt_is_computed_again() -> None:
+    """For another text that finds no seat, and after a preemption."""
+    kinds = LayerKinds()
+    params = SamplingParams(temperature=0, max_tokens=40, prompt_logprobs=1)
+    requests = Requests(fake_engine(limits_for(kinds, max_sequences=1), kinds)[0])
+    request = requests.add(tokens(9), replace(params, n=2))
+    run(requests)
+    assert len(request.prompt_logprobs) == 9
+    requests = Requests(fake_engine(limits_for(kinds, num_blocks=17), kinds)[0])
+    several = [requests.add(tokens(9, seed), params) for seed in range(3)]
+    run(requests)
+    assert requests.num_preemptions
+    assert [len(one.prompt_logprobs) for one in several] == [9, 9, 9]
+
+
+def test_logits_come_once_after_a_preemption() -> None:
+    kinds = LayerKinds()
+    requests = Requests(fake_engine(limits_for(kinds, num_blocks=17, max_rows=4), kinds)[0])
+    first = requests.add(tokens(9), SamplingParams(temperature=0, max_tokens=50))
+    second = requests.add(tokens(60, 1), SamplingParams(temperature=0), only_logits=True)
+    run(requests)
+    assert first.error is None and len(second.logits) == 60
+    assert np.array_equal(np.stack(second.logits), logits(tokens(60, 1), kinds, VOCABULARY_SIZE))

@@ -45,6 +45,18 @@ def test_a_context_adds_its_keys_and_values() -> None:
     assert long.bytes_per_token - short.bytes_per_token == 1000 * per_position
 
 
+def test_layers_with_a_window_read_no_more_than_that() -> None:
+    gemma = SHAPES["gemma-3-270m"]
+    model = Model(Origin(), {}, shape_tensors(gemma, "F16"), gemma.spec)
+    plan, limits = make_plan(gemma.spec, [1.0]), Limits(context_length=64, num_blocks=2, num_window_blocks=2)
+    found: list[Roofline] = []
+    for context in (1000, 2000):
+        measurement = Measurement(Test("decode", 10, context), (1.0,), make_ledger([], 1, 1.0))
+        found += rooflines(model, limits, plan, [GPU], [READY], measurement)
+    per_position = 2 * 256 * 2  # key and value, float16
+    assert found[1].bytes_per_token - found[0].bytes_per_token == 1000 * 3 * per_position
+
+
 def test_ranks_share_the_reading_and_numpy_reads_float32() -> None:
     (alone,), shared = of_ranks(Test("decode", 10), GPU), of_ranks(Test("decode", 10), GPU, GPU)
     assert sum(each.bytes_per_token for each in shared) == pytest.approx(alone.bytes_per_token, rel=0.01)

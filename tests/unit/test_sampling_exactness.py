@@ -1,9 +1,10 @@
-"""What is picked from candidates is what the whole row gives; what the whole row gives is the definition."""
+"""Candidates give the token that the whole row gives, and the whole row the one of the definitions."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -167,7 +168,7 @@ def test_more_candidates_are_asked_for_where_some_were_too_few() -> None:
 
 
 def reference_logits(row: Floats, params: SamplingParams, text: list[int], chance: float) -> dict[int, float]:
-    """What is left of the row's tokens behind all stages, and their logits."""
+    """Returns what is left of the row's tokens behind all stages, and their logits."""
     logits = {token: float(logit) for token, logit in enumerate(row) if logit > -math.inf}
     for token, bias in (params.logit_bias or {}).items():
         if token in logits:
@@ -299,6 +300,29 @@ def test_end_tokens_come_only_behind_min_tokens() -> None:
     row = np.array([0.0, 5.0], np.float32)
     sampler = Sampler(SamplingParams(temperature=0, min_tokens=2), 2, end_ids=[1])
     assert [sampler.pick_row(row, length, [0] * length).token for length in range(4)] == [0, 0, 1, 1]
+
+
+def test_a_mask_is_asked_once_for_a_token() -> None:
+    class NotTwice:
+        """Allows every token but the last one; counts how often it is asked."""
+
+        num_asked = 0
+
+        def allowed(self, generated: Sequence[int]) -> npt.NDArray[np.bool_]:
+            self.num_asked += 1
+            allowed = np.ones(3000, np.bool_)
+            allowed[list(generated[-1:])] = False
+            return allowed
+
+    mask, row = NotTwice(), row_of(3000, 3.0, 0, 0.0, 5)
+    sampler = Sampler(SamplingParams(temperature=0), row.size, mask=mask)
+    generated: list[int] = []
+    for _ in range(4):
+        wants = sampler.wants(generated)
+        assert not wants.whole_row and wants.num_candidates < 100
+        generated.append(sampler.pick(evidence_of(row, wants), len(generated), generated).token)
+    first, second = np.argsort(-row, kind="stable")[:2].tolist()
+    assert generated == [first, second, first, second] and mask.num_asked == 4
 
 
 def test_log_probabilities_are_the_model_s_own() -> None:

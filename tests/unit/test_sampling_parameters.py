@@ -1,4 +1,4 @@
-"""What SamplingParams takes, in which forms, and how it refuses the rest."""
+"""SamplingParams: what it takes, in which forms, and how it refuses the rest."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from tplaunch.coordinator.serving.sampling.parameters import STAGES, SamplingPar
         ("logit_bias", {3: -math.inf}, {3: -math.inf}),
         ("max_tokens", None, None),
         ("logprobs", 0, 0),
+        ("seed", -1, None),
         ("samplers", "top_k;temp;typ_p", ("top_k", "temperature", "typical_p")),
         ("samplers", "", ()),
         ("samplers", ["min_p"], ("min_p",)),
@@ -64,7 +65,7 @@ def test_the_defaults_of_sampling_are_llama_cpp_s() -> None:
         ("repetition_penalty", 0, "repetition_penalty must be between 1e-06 and 1e.06, not 0"),
         ("repeat_last_n", -2, "repeat_last_n must be at least -1, not -2"),
         ("presence_penalty", math.inf, "presence_penalty must be between .* not inf"),
-        ("seed", -1, "seed must be between 0 and .*, not -1"),
+        ("seed", -2, "seed must be between -1 and .*, not -2"),
         ("seed", 0.5, "seed must be a whole number, not 0.5"),
         ("max_tokens", 0, "max_tokens must be at least 1, not 0"),
         ("min_tokens", 17, "min_tokens must be at most max_tokens, which is 16, not 17"),

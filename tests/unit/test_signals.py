@@ -36,6 +36,16 @@ def run(script: str) -> tuple[int, str, str]:
         ("with held():\n with held(): send(1); send(2)\n print('whole')", "whole\nends with 129\n"),
         ("try: send(2)\nfinally:\n with held(): send(15); print('once')", "once\nends with 130\n"),
         ("with held(): print('none')", "none\n"),
+        (
+            "import threading\n"
+            "begun, over = threading.Event(), threading.Event()\n"
+            "def hold():\n with held(): begun.set(); over.wait()\n"
+            "thread = threading.Thread(target=hold)\n"
+            "thread.start(); begun.wait()\n"
+            "try: send(15); print('this thread is not held')\n"
+            "finally: over.set(); thread.join()",
+            "ends with 143\n",
+        ),
     ],
 )
 def test_the_first_signal_counts_and_the_clean_up_is_whole(body: str, printed: str) -> None:

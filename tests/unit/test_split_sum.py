@@ -340,19 +340,19 @@ def test_sequences_side_by_side_in_shuffled_blocks(mixed: Path, weights: list[fl
             done[index] += 1
 
 
-@pytest.mark.parametrize("min_chunk", [1, 3, 8])
+@pytest.mark.parametrize("cut", [1, 3, 8])
 @pytest.mark.parametrize("weights", [[1], [1, 2]], ids=str)
-def test_attention_in_chunks_computes_the_same(
-    mixed: Path, expected_mixed: Floats, monkeypatch: pytest.MonkeyPatch, weights: list[float], min_chunk: int
+def test_attention_in_cuts_computes_the_same(
+    mixed: Path, expected_mixed: Floats, monkeypatch: pytest.MonkeyPatch, weights: list[float], cut: int
 ) -> None:
-    """Short chunks, as long contexts have; early rows have no keys in most of them, only what lay there."""
-    monkeypatch.setattr("tplaunch.worker.step.writer.MIN_CHUNK", min_chunk)
+    """Short cuts, so that rows have many slots; what lay there before must not show."""
+    monkeypatch.setattr("tplaunch.worker.buffers.cuts.CUT", cut)
     engine = LocalEngine(mixed, weights)
     for rank in engine.ranks:
         rank.device.view("attention_sums").view(np.float32)[:] = np.nan
     assert_close(logits_of(engine), expected_mixed)
     header = engine.ranks[0].device.view("step").view(np.uint32)
-    assert header[3] > 1  # several chunks
+    assert header[2] == cut
 
 
 def test_logit_rows_may_come_in_any_order(mixed: Path, expected_mixed: Floats) -> None:

@@ -21,8 +21,9 @@ from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.model.attention import Window
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import make_plan
+from tplaunch.worker.buffers.cuts import CHUNK, CUT, attention_slots
 from tplaunch.worker.buffers.step import HEADER_WORDS, INDIRECT_WORD, NO_SLOT, StepLayout, StepView
-from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK, activation_buffers, attention_slots
+from tplaunch.worker.buffers.table import activation_buffers
 from tplaunch.worker.step.checks import StepError
 from tplaunch.worker.step.rope_tables import rope_angles
 from tplaunch.worker.step.writer import row_bucket
@@ -65,9 +66,9 @@ def test_a_step_arrives_in_the_buffers(path: Path) -> None:
     rank.writer.write(step)
     view = view_of(rank)
     assert (view.num_rows, view.num_logit_rows) == (5, 2)
-    assert view.num_chunks * view.chunk_length >= 64
+    assert view.part_length == CUT and view.slot_starts[:5].tolist() == [0, 1, 2, 3, 4]
     indirect = view.header[INDIRECT_WORD : INDIRECT_WORD + 3].tolist()
-    assert indirect == [3, SPEC.attentions[0].num_kv_heads, view.num_chunks]  # 5 rows x 2 heads, 4 at once
+    assert indirect == [3, SPEC.attentions[0].num_kv_heads, 1]  # 5 rows x 2 heads, 4 at once
     assert view.positions[:5].tolist() == [6, 7, 8, 0, 63]
     assert view.table_starts[:5].tolist() == [16, 16, 16, 64, 64]
     tables = view.tables.reshape(LIMITS.max_sequences, 16)
@@ -88,6 +89,7 @@ def test_parts_of_the_step_buffer_do_not_overlap() -> None:
     view = StepView(words, StepLayout(limits))
     sizes = {
         "header": HEADER_WORDS,
+        "slot_starts": LIMITS.max_rows,
         "positions": LIMITS.max_rows,
         "table_starts": LIMITS.max_rows,
         "logit_rows": LIMITS.max_logit_rows,
@@ -318,7 +320,7 @@ def long_ranks(path: Path) -> dict[tuple[int, int], tuple[Rank, Iterator[int]]]:
 
 @given(st.data())
 @examples(150)
-def test_chunks_cover_all_keys_and_fit_their_buffers(
+def test_parts_cover_all_keys_and_fit_their_buffers(
     long_ranks: dict[tuple[int, int], tuple[Rank, Iterator[int]]], data: st.DataObject
 ) -> None:
     rank, numbers = long_ranks[data.draw(st.sampled_from(sorted(long_ranks)))]
@@ -328,20 +330,19 @@ def test_chunks_cover_all_keys_and_fit_their_buffers(
     rows = [*[Rows([0])] * (num_rows - 1), Rows([0], last)]
     rank.writer.write(step_of(next(numbers), rows, tables={0: [0]}))
     view = view_of(rank)
-    assert 1 <= view.chunk_length <= MAX_ATTENTION_CHUNK
-    assert view.chunk_length * view.num_chunks > last
-    assert num_rows * view.num_chunks <= attention_slots(limits)
-    heads = SPEC.attentions[0].num_heads
+    positions = np.array([*[0] * (num_rows - 1), last])
+    counts = positions // view.part_length + 1
+    assert view.part_length in (CUT, CHUNK)
+    assert view.slot_starts[:num_rows].tolist() == [0, *np.cumsum(counts)[:-1].tolist()]
+    assert view.header[INDIRECT_WORD + 2] == counts.max()  # a workgroup for each part of the longest row
+    num_slots, heads = int(counts.sum()), SPEC.attentions[0].num_heads
+    assert num_slots <= attention_slots(limits)
     buffers = activation_buffers(rank.spec, rank.share, rank.shards, limits)
-    assert (
-        num_rows * view.num_chunks * heads * SPEC.attentions[0].value_length * 4
-        <= buffers["attention_sums"].nbytes
-    )
-    assert num_rows * view.num_chunks * heads * 2 * 4 <= buffers["attention_scales"].nbytes
-    if last >= 512:
-        assert view.chunk_length >= 256  # none so short that it is not worth a workgroup
-        if num_rows == 1:
-            assert view.num_chunks > 1  # a lone row is spread
+    value_length = SPEC.attentions[0].value_length
+    assert num_slots * heads * value_length * 4 <= buffers["attention_sums"].nbytes
+    assert num_slots * heads * 2 * 4 <= buffers["attention_scales"].nbytes
+    if num_rows == 1:
+        assert view.part_length == CUT  # a lone row is spread
 
 
 # The rope table.

@@ -21,7 +21,7 @@ class Bytes:
 
 
 def by_definition(text: str, stops: list[str], include: bool) -> tuple[str, str | None]:
-    """What is shown of a text, and at which stop text it ends: character by character."""
+    """Returns what is shown of a text, and at which stop text it ends: character by character."""
     for end in range(1, len(text) + 1):
         ended = [stop for stop in stops if text[:end].endswith(stop)]
         if ended:

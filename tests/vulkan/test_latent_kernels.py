@@ -16,7 +16,7 @@ from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import POSITIONS, attention_case, attention_op
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.plan import padded
-from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK
+from tplaunch.worker.buffers.cuts import CHUNK, CUT
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.latent import CopyHeads, HeadProducts, Place
@@ -37,7 +37,7 @@ def check_attended(device: ReusedDevice, case: Case) -> None:
     key_quads=st.integers(65, 144),
     value_quads=st.integers(1, 128),
     positions=st.lists(POSITIONS, min_size=1, max_size=4).map(tuple),
-    num_chunks=st.integers(1, 4),
+    part_length=st.sampled_from([CUT, CHUNK]),
     window=st.sampled_from([0, 40]),
     seed=SEEDS,
 )
@@ -48,7 +48,7 @@ def test_long_heads_whose_values_are_parts_of_keys(
     key_quads: int,
     value_quads: int,
     positions: tuple[int, ...],
-    num_chunks: int,
+    part_length: int,
     window: int,
     seed: int,
 ) -> None:
@@ -61,7 +61,7 @@ def test_long_heads_whose_values_are_parts_of_keys(
         value_cache="keys",
         window=window,
     )
-    check_attended(device, attention_case(op, positions, num_chunks=num_chunks, kv_type=kv_type, seed=seed))
+    check_attended(device, attention_case(op, positions, part_length=part_length, kv_type=kv_type, seed=seed))
 
 
 @pytest.mark.parametrize("value_length", [512, 4])
@@ -70,7 +70,7 @@ def test_long_heads_in_long_contexts(device: ReusedDevice, value_length: int) ->
         num_heads=2, heads_per_kv_head=2, key_length=576, value_length=value_length, value_cache="keys"
     )
     op = dataclasses.replace(op, scale=0.05)
-    check_attended(device, attention_case(op, (MAX_ATTENTION_CHUNK - 1,), kv_type="f16"))
+    check_attended(device, attention_case(op, (CHUNK - 1,), part_length=CHUNK, kv_type="f16"))
 
 
 @pytest.mark.parametrize("weight_type", FORMATS)

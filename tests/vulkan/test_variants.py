@@ -28,13 +28,13 @@ def case_of(family: str, data: st.DataObject) -> Case:
     seed = data.draw(st.integers(0, 999), "seed")
     if weights.startswith("long_"):
         op = attention_op(num_heads=5, heads_per_kv_head=5, key_length=320, value_length=300, scale=0.1)
-        return attention_case(op, (70, 30), kv_type=weights.removeprefix("long_"), num_chunks=2, seed=seed)
+        return attention_case(op, (70, 30), kv_type=weights.removeprefix("long_"), seed=seed)
     if kind == "attention":
         kv_type, vectors = weights.rsplit("_", 1)
         op = data.draw(attention_ops(GROUPS[int(vectors)]), "op")
         max_rows = 3 if int(vectors) == ATTENTION_VECTORS else 1
         positions = tuple(data.draw(st.lists(POSITIONS, min_size=1, max_size=max_rows), "positions"))
-        return attention_case(op, positions, kv_type=kv_type, num_chunks=2, seed=seed)
+        return attention_case(op, positions, kv_type=kv_type, seed=seed)
     weight_type = TYPES[weights.removesuffix("_dot")]
     unit, matrix_rows = unit_columns(weight_type), data.draw(st.integers(1, 70), "matrix rows")
     columns = unit * data.draw(st.integers(1, max(3, 640 // unit)), "units of columns")

@@ -1,13 +1,13 @@
 """The integers that change every step, as one block of 32-bit words that all kernels read.
 
-Layout (words): num_rows, num_logit_rows, attention chunk length, number of chunks, the three workgroup
-counts of the indirect attention dispatch, number of runs; then positions[max_rows], the start of each row's
-block table within either pool's tables [max_rows], logit_rows[max_logit_rows]. For recurrent layers follow
-the runs, each the neighbouring rows of one sequence: the first row of each and behind the last one the number
-of rows [num_slots + 1], the slot that each one's state is read from [num_slots], NO_SLOT for none, and the
-one it is written to [num_slots]. Last come the block tables of all seats, which stay from step to step: those
-of layers without a window and those of layers with one, [max_sequences, blocks_per_seat] each where its pool
-has blocks.
+Layout (words): num_rows, num_logit_rows, keys of a part of attention, number of runs, the three workgroup
+counts of the indirect attention dispatch; then the slot of each row's first part (worker/buffers/cuts.py)
+[max_rows], positions[max_rows], the start of each row's block table within either pool's tables [max_rows],
+logit_rows[max_logit_rows]. For recurrent layers follow the runs, each the neighbouring rows of one sequence:
+the first row of each and behind the last one the number of rows [num_slots + 1], the slot that each one's
+state is read from [num_slots], NO_SLOT for none, and the one it is written to [num_slots]. Last come the
+block tables of all seats, which stay from step to step: those of layers without a window and those with
+one, [max_sequences, blocks_per_seat] each where its pool has blocks.
 shaders/step.slang is the other side of this layout.
 """
 
@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.split.limits import Limits
 
-HEADER_WORDS = 8
+HEADER_WORDS = 7
+PART_LENGTH_WORD, NUM_RUNS_WORD = 2, 3
 INDIRECT_WORD = 4  # the attention dispatch's workgroup counts start here
 
-NUM_RUNS_WORD = 7
 NO_SLOT = 0xFFFFFFFF  # a state that begins as zeros
 
 ATTENTION_VECTORS = 4  # rows times heads of one KV head that a workgroup computes: shaders/attention.slang
@@ -41,11 +41,11 @@ def attention_groups(
     num_rows: int,
     num_kv_heads: int,
     heads_per_kv_head: int,
-    num_chunks: int,
+    num_parts: int,
     vectors: int = ATTENTION_VECTORS,
 ) -> tuple[int, int, int]:
     """Workgroups of the attention dispatch."""
-    return -(-num_rows * heads_per_kv_head // vectors), num_kv_heads, num_chunks
+    return -(-num_rows * heads_per_kv_head // vectors), num_kv_heads, num_parts
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,12 @@ class StepLayout:
     limits: Limits
 
     @property
-    def positions(self) -> int:
+    def slot_starts(self) -> int:
         return HEADER_WORDS
+
+    @property
+    def positions(self) -> int:
+        return self.slot_starts + self.limits.max_rows
 
     @property
     def table_starts(self) -> int:
@@ -101,6 +105,7 @@ class StepView:
     def __init__(self, words: Words, layout: StepLayout) -> None:
         limits = layout.limits
         self.header = words[:HEADER_WORDS]
+        self.slot_starts = words[layout.slot_starts :][: limits.max_rows]
         self.positions = words[layout.positions :][: limits.max_rows]
         self.table_starts = words[layout.table_starts :][: limits.max_rows]
         self.logit_rows = words[layout.logit_rows :][: limits.max_logit_rows]
@@ -119,12 +124,8 @@ class StepView:
         return int(self.header[1])
 
     @property
-    def chunk_length(self) -> int:
-        return int(self.header[2])
-
-    @property
-    def num_chunks(self) -> int:
-        return int(self.header[3])
+    def part_length(self) -> int:
+        return int(self.header[PART_LENGTH_WORD])
 
     @property
     def num_runs(self) -> int:

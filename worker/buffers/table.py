@@ -12,6 +12,7 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import PlanError, RankShare, padded
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.buffers.attention import QUERY_LATENT, cache_names, latent_lengths, qkv_length
+from tplaunch.worker.buffers.cuts import attention_slots
 from tplaunch.worker.buffers.feed_forward import activated_lengths
 from tplaunch.worker.buffers.recurrent import convolved_length, mixed_length
 from tplaunch.worker.buffers.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
@@ -19,11 +20,6 @@ from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.ops.common import QUANTIZED
 from tplaunch.worker.ops.experts import TILE_WORDS, HeldExperts, route_length
 from tplaunch.worker.ops.quantized import row_words
-
-MAX_ATTENTION_CHUNK = (
-    16384  # keys one workgroup walks: lavapipe 22.3 cuts an invocation off after 65,535 iterations
-)
-MIN_ATTENTION_CHUNKS = 256  # row-chunk pairs to spread a lone long row over
 
 
 class Placement(Enum):
@@ -42,12 +38,6 @@ class Buffer:
     nbytes: int
     placement: Placement = Placement.DEVICE
     row_length: int = 0
-
-
-def attention_slots(limits: Limits) -> int:
-    """How many (row, chunk) pairs per head the attention buffers hold."""
-    chunks = -(-limits.context_length // MAX_ATTENTION_CHUNK)
-    return max(limits.max_rows * chunks, MIN_ATTENTION_CHUNKS)
 
 
 def activation_buffers(

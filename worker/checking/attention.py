@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from tplaunch.coordinator.split.plan import padded
+from tplaunch.worker.buffers.cuts import CUT, parts_of
 from tplaunch.worker.checking.case import Arrays, Case, limits_for, random_cache, random_floats
 from tplaunch.worker.checking.check import Check
 from tplaunch.worker.checking.heads import MAX_HEADS
@@ -16,9 +17,9 @@ from tplaunch.worker.numpy.attention import EMPTY_MAXIMUM, combined
 from tplaunch.worker.ops.attention import Attention, AttentionCombine
 
 NUM_KEYS, OTHER_KEYS = 650, 70  # of the sequence with most rows, and of another one
-NUM_CHUNKS = 2  # each of more than 256 keys
 MAX_GROUP, MAX_WINDOW = 8, 300  # heads of a KV head, and keys that a row sees
 BLOCK_LENGTH = 32
+PART_LENGTH = 2 * CUT  # so that a workgroup folds, and another one has keys, too
 
 
 def attention(op: Attention) -> Attention:
@@ -49,13 +50,14 @@ def check_attention(op: Attention, kv_type: str, rows: int) -> Check:
     num_blocks = sum(blocks)
     cells = num_blocks * op.num_kv_heads * BLOCK_LENGTH
     lengths = {"keys": op.key_length} | ({} if op.value_in_key else {"values": op.value_length})
-    slots = rows * op.num_heads * NUM_CHUNKS
+    parts = parts_of(np.array(positions), PART_LENGTH)
+    num_slots = rows * parts.most
     arrays: Arrays = {
         "query": 2 * random_floats(rng, rows, op.num_heads * op.key_length),
         **{name: random_cache(rng, kv_type, cells, length) for name, length in lengths.items()},
-        # What an older step left: no chunk may pick it up.
-        "attention_sums": np.full(slots * op.value_length, np.nan, np.float32),
-        "attention_scales": np.full(slots * 2, 1e9, np.float32),
+        # What an older step left: no part may pick it up.
+        "attention_sums": np.full((num_slots, op.num_heads * op.value_length), np.nan, np.float32),
+        "attention_scales": np.full((num_slots, op.num_heads * 2), 1e9, np.float32),
     }
     tables = tuple(rng.permutation(num_blocks))
     limits = limits_for(
@@ -77,16 +79,15 @@ def check_attention(op: Attention, kv_type: str, rows: int) -> Check:
         table_starts=(*[0] * num_long, *[blocks[0]] * (num_rows - num_long)),
         tables=tables[::-1] if op.windowed else tables,
         window_tables=tables if op.windowed else tables[::-1],
-        chunk_length=-(-NUM_KEYS // NUM_CHUNKS),
-        num_chunks=NUM_CHUNKS,
+        part_length=PART_LENGTH,
     )
 
     def read(results: Arrays) -> Arrays:
-        """Chunks put together: what each of them left may differ by a factor."""
-        shape, count = (num_rows, op.num_heads, NUM_CHUNKS), num_rows * op.num_heads * NUM_CHUNKS
-        sums = results["attention_sums"][: count * op.value_length].reshape(*shape, op.value_length)
-        scales = results["attention_scales"][: count * 2].reshape(*shape, 2)
-        return {"attended": combined(sums, scales)}
+        """Parts put together: what each of them left may differ by a factor."""
+        used = int(parts.starts[-1]) + (positions[-1] // PART_LENGTH + 1)
+        sums = results["attention_sums"][:used].reshape(used, op.num_heads, op.value_length)
+        scales = results["attention_scales"][:used].reshape(used, op.num_heads, 2)
+        return {"attended": combined(sums, scales, parts.starts)}
 
     return Check(op, case, read=read)
 
@@ -103,19 +104,21 @@ def attention_combine(op: AttentionCombine) -> AttentionCombine:
 
 
 def check_attention_combine(op: AttentionCombine) -> Check:
-    """With chunks that have no keys: what lies there is an older step's."""
+    """Rows of several parts, some of them without keys: what lies there is an older step's."""
     rng = np.random.default_rng(11)
-    num_chunks = NUM_CHUNKS + 1
-    sums = random_floats(rng, ROWS, op.num_heads, num_chunks, op.value_length)
-    scales = np.stack((random_floats(rng, *sums.shape[:3]), rng.uniform(1, 9, sums.shape[:3])), axis=3)
-    sums[::2, :, -1] = np.nan
-    scales[::2, :, -1] = np.array((EMPTY_MAXIMUM, 0))
+    positions = tuple(range(0, ROWS * CUT, CUT))
+    num_slots = sum(range(ROWS + 1))
+    sums = random_floats(rng, num_slots, op.num_heads, op.value_length)
+    scales = np.stack((random_floats(rng, *sums.shape[:2]), rng.uniform(1, 9, sums.shape[:2])), axis=2)
+    empty = slice(2, None, 3)  # the last one of the second row, the middle one of the third
+    sums[empty] = np.nan
+    scales[empty] = np.array((EMPTY_MAXIMUM, 0))
     arrays: Arrays = {
-        "attention_sums": sums.reshape(-1),
-        "attention_scales": scales.astype(np.float32).reshape(-1),
+        "attention_sums": sums.reshape(num_slots, -1),
+        "attention_scales": scales.astype(np.float32).reshape(num_slots, -1),
         "attended": random_floats(rng, ROWS, padded(OFFSET + op.num_heads * op.value_length)),
         "sinks": random_floats(rng, op.num_heads),
         "qkv": 2 * random_floats(rng, ROWS, 2 * op.num_heads * op.value_length + 3),
     }
-    case = Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS, num_chunks=num_chunks)
+    case = Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS, positions=positions)
     return Check(op, case)

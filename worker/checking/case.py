@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.cuts import CUT, parts_of
 from tplaunch.worker.buffers.step import (
     INDIRECT_WORD,
     NO_SLOT,
-    NUM_RUNS_WORD,
     StepLayout,
     StepView,
     attention_groups,
@@ -74,8 +74,7 @@ class Case:
     run_starts: tuple[int, ...] = ()  # and last the number of rows
     read_slots: tuple[int | None, ...] = ()  # None: the state begins as zeros
     write_slots: tuple[int, ...] = ()
-    chunk_length: int = 1
-    num_chunks: int = 1
+    part_length: int = CUT
     partials: Floats = field(default_factory=lambda: np.zeros((2, 1, 4), np.float32))
     write_slot: int = 0
 
@@ -112,14 +111,15 @@ class Case:
         return buffers
 
     def _fill_step(self, step: StepView) -> None:
-        step.header[:4] = (self.num_rows, len(self.logit_rows), self.chunk_length, self.num_chunks)
+        parts = parts_of(np.array(self.positions, np.int64)[: self.num_rows], self.part_length)
+        step.header[:4] = (self.num_rows, len(self.logit_rows), parts.length, len(self.write_slots))
+        step.slot_starts[: parts.starts.size] = parts.starts
         step.positions[: len(self.positions)] = self.positions
         step.table_starts[: len(self.table_starts)] = self.table_starts
         step.logit_rows[: len(self.logit_rows)] = self.logit_rows
         step.tables[: len(self.tables)] = self.tables
         step.window_tables[: len(self.window_tables)] = self.window_tables
         num_runs = len(self.write_slots)
-        step.header[NUM_RUNS_WORD] = num_runs
         step.run_starts[: len(self.run_starts)] = self.run_starts
         step.read_slots[:num_runs] = [NO_SLOT if slot is None else slot for slot in self.read_slots]
         step.write_slots[:num_runs] = self.write_slots
@@ -129,7 +129,7 @@ class Case:
                 self.num_rows,
                 op.num_kv_heads,
                 op.heads_per_kv_head,
-                self.num_chunks,
+                parts.most,
                 attention_vectors(op.key_length, op.value_length),
             )
 

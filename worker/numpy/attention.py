@@ -1,4 +1,4 @@
-"""Attention in NumPy: keys and values into the cache, rows over their sequences' keys, a chunk at a time."""
+"""Attention in NumPy: keys and values into the cache, rows over their sequences' keys, over all at once."""
 
 from __future__ import annotations
 
@@ -13,22 +13,16 @@ from tplaunch.worker.numpy.state import NumpyState
 from tplaunch.worker.ops.attention import Attention, AttentionCombine, Heads, RopeCache
 
 Floats = npt.NDArray[np.float32]
-EMPTY_MAXIMUM = np.float32(-3e38)  # of a chunk without keys: finite, so that differences of two are
+Integers = npt.NDArray[np.int64]
+EMPTY_MAXIMUM = np.float32(-3e38)  # of a part without keys: finite, so that differences of two are
 
 
 def attend(
-    op: Attention,
-    query: Floats,
-    keys: Floats,
-    values: Floats,
-    chunk_length: int,
-    sums: Floats,
-    scales: Floats,
-    start_key: int = 0,
-) -> None:
-    """query [heads, key_length], keys and values [kv_heads, keys, length] -> sums [heads, chunks, length]
-    and scales [heads, chunks, 2], the softmax's maximum and sum. The last key is the row's own, and the
-    first one is at position `start_key`.
+    op: Attention, query: Floats, keys: Floats, values: Floats, start_key: int = 0
+) -> tuple[Floats, Floats]:
+    """query [heads, key_length], keys and values [kv_heads, keys, length] -> sums [heads, length] and scales
+    [heads, 2], the softmax's maximum and sum. The last key is the row's own, and the first one is at position
+    `start_key`.
 
     Heads that other ranks hold fill up the groups of a KV head, so that all groups are computed at once.
     """
@@ -48,19 +42,11 @@ def attend(
         slopes[own] = op.alibi.slopes(op.num_heads)
         distances = np.arange(first - num_keys + 1, 1, dtype=np.float32)
         scores += slopes.reshape(op.num_kv_heads, -1, 1) * distances
-    for chunk in range(sums.shape[1]):
-        start, stop = (max(first, edge * chunk_length) for edge in (chunk, chunk + 1))
-        chunk_scores = scores[..., start - first : stop - first]
-        if not chunk_scores.shape[2]:
-            scales[:, chunk] = (EMPTY_MAXIMUM, 0)
-            continue
-        maximum = chunk_scores.max(axis=2, keepdims=True)
-        weight = np.exp(chunk_scores - maximum)
-        sums[:, chunk] = (weight @ values[:, start - start_key : stop - start_key]).reshape(len(groups), -1)[
-            own
-        ]
-        scales[:, chunk, 0] = maximum.reshape(-1)[own]
-        scales[:, chunk, 1] = weight.sum(axis=2).reshape(-1)[own]
+    maximum = scores.max(axis=2, keepdims=True)
+    weight = np.exp(scores - maximum)
+    sums = (weight @ values[:, first - start_key :]).reshape(len(groups), -1)[own]
+    scales = np.concatenate((maximum, weight.sum(axis=2, keepdims=True)), axis=2)
+    return sums, scales.reshape(len(groups), 2)[own]
 
 
 def first_visible(op: Attention, position: int) -> int:
@@ -70,24 +56,41 @@ def first_visible(op: Attention, position: int) -> int:
     return position - position % op.window if op.chunked else max(0, position + 1 - op.window)
 
 
-def combined(sums: Floats, scales: Floats, sinks: Floats | None = None) -> Floats:
-    """sums [rows, heads, chunks, length] and their scales [rows, heads, chunks, 2] -> all rows. Sinks [heads]
-    take a part of the softmax."""
-    attended: Floats
-    if sums.shape[2] == 1 and sinks is None:
-        attended = sums[:, :, 0] / scales[:, :, 0, 1:]
-        return attended
-    maximum = scales[..., 0].max(axis=2, keepdims=True)
+def combined(sums: Floats, scales: Floats, starts: Integers, sinks: Floats | None = None) -> Floats:
+    """sums [slots, heads, length] and scales [slots, heads, 2] of rows whose slots start there -> all rows
+    [rows, heads, length]. Sinks [heads] take a part of the softmax."""
+    # A part without keys left no sums: what lies there is an older step's. Every row has a part with keys.
+    filled = np.flatnonzero(scales[:, 0, 1])
+    if filled.size == starts.size:
+        total, maximum, weight = sums[filled], scales[filled, :, 0], scales[filled, :, 1]
+    else:
+        total, maximum, weight = _folded(sums, scales, filled, starts)
     if sinks is not None:
-        maximum = np.maximum(maximum, sinks[:, None])
-    weight: Floats = np.exp(scales[..., 0] - maximum)
-    total = (weight * scales[..., 1]).sum(axis=2)
-    if sinks is not None:
-        total += np.exp(sinks - maximum[..., 0])
-    # A chunk without keys left no sums: what lies there is an older step's.
-    kept = np.where(scales[..., 1:] > 0, sums, np.float32(0))
-    attended = (weight[..., None] * kept).sum(axis=2) / total[..., None]
-    return attended
+        both = np.maximum(maximum, sinks)
+        kept = np.exp(maximum - both)
+        total *= kept[..., None]
+        weight = weight * kept + np.exp(sinks - both)
+    total /= weight[..., None]
+    return total
+
+
+def _folded(
+    sums: Floats, scales: Floats, filled: Integers, starts: Integers
+) -> tuple[Floats, Floats, Floats]:
+    """The parts in these slots of all rows, from left to right: sums, maxima and sums of weights."""
+    rows = np.searchsorted(starts, filled, side="right") - 1
+    total = np.zeros((starts.size, *sums.shape[1:]), np.float32)
+    maximum, weight = np.full(total.shape[:2], EMPTY_MAXIMUM), np.zeros(total.shape[:2], np.float32)
+    while filled.size:  # the first part that is left of each row
+        own, first = np.unique(rows, return_index=True)
+        slots = filled[first]
+        both = np.maximum(maximum[own], scales[slots, :, 0])
+        kept, added = np.exp(maximum[own] - both), np.exp(scales[slots, :, 0] - both)
+        total[own] = total[own] * kept[..., None] + sums[slots] * added[..., None]
+        weight[own] = weight[own] * kept + scales[slots, :, 1] * added
+        maximum[own] = both
+        filled, rows = np.delete(filled, first), np.delete(rows, first)
+    return total, maximum, weight
 
 
 def _cache(state: NumpyState, name: str, op: RopeCache | Attention, length: int) -> NumpyCache:
@@ -132,20 +135,23 @@ def _query(op: Heads | Attention, state: NumpyState) -> Floats:
 
 
 def _slots(op: Attention | AttentionCombine, state: NumpyState) -> tuple[Floats, Floats]:
-    """Sums [rows, heads, chunks, value_length] and their (maximum, sum of weights)."""
-    shape = (state.num_rows(), op.num_heads, state.step.num_chunks)
-    count = math.prod(shape)
+    """Sums [slots, heads, value_length] and their (maximum, sum of weights), in all slots of the step."""
+    last = state.num_rows() - 1
+    num_slots = int(state.step.slot_starts[last] + state.step.positions[last] // state.step.part_length) + 1
+    count = num_slots * op.num_heads
     sums = state.bytes["attention_sums"].view(np.float32)[: count * op.value_length]
     scales = state.bytes["attention_scales"].view(np.float32)[: count * 2]
-    return sums.reshape(*shape, op.value_length), scales.reshape(*shape, 2)
+    return sums.reshape(num_slots, op.num_heads, op.value_length), scales.reshape(num_slots, op.num_heads, 2)
 
 
 def attention(op: Attention, state: NumpyState) -> None:
+    """Takes all keys of a row as one part, which goes to its first slot."""
     query = _query(op, state)
     keys = _cache(state, op.key_cache, op, op.key_length)
     values = keys if op.value_in_key else _cache(state, op.value_cache, op, op.value_length)
     sums, scales = _slots(op, state)
-    length, block_length = state.step.chunk_length, state.limits.block_length
+    scales[:] = (EMPTY_MAXIMUM, 0)
+    block_length = state.limits.block_length
     for first, stop in state.runs:
         positions = state.step.positions[first:stop]
         num_keys = int(positions.max()) + 1
@@ -156,14 +162,15 @@ def attention(op: Attention, state: NumpyState) -> None:
         run_keys = keys.read(blocks, num_keys - start_key)  # [kv_heads, keys, key_length]
         run_values = values.read(blocks, num_keys - start_key)[..., : op.value_length]
         for row in range(first, stop):
-            count = int(state.step.positions[row]) + 1 - start_key
+            count, slot = int(state.step.positions[row]) + 1 - start_key, state.step.slot_starts[row]
             row_keys, row_values = run_keys[:, :count], run_values[:, :count]
-            attend(op, query[row], row_keys, row_values, length, sums[row], scales[row], start_key)
+            sums[slot], scales[slot] = attend(op, query[row], row_keys, row_values, start_key)
 
 
 def attention_combine(op: AttentionCombine, state: NumpyState) -> None:
     sinks = None if op.sinks is None else state.vector(op.sinks, op.num_heads)
-    attended = combined(*_slots(op, state), sinks)
+    starts = state.step.slot_starts[: state.num_rows()].astype(np.int64)
+    attended = combined(*_slots(op, state), starts, sinks)
     if op.gated:
         heads = state.rows("qkv")[:, : 2 * op.num_heads * op.value_length].reshape(*attended.shape[:2], 2, -1)
         attended = attended / (1 + np.exp(-heads[:, :, 1]))

@@ -63,9 +63,7 @@ class NumpyDevice:
                 isinstance(op, MatMul | HeadProducts | ExpertMatMul)
                 and op.matrix.name not in self._state.matrices
             ):
-                self._state.matrices[op.matrix.name] = widened(
-                    op.matrix, self._state, whole=not isinstance(op, ExpertMatMul)
-                )
+                self._state.matrices[op.matrix.name] = widened(op.matrix, self._state)
 
     def copy(self, copies: Sequence[Copy]) -> None:
         for buffer, source, destination, nbytes in copies:

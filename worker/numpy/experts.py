@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.worker.numpy.by_row import by_row
 from tplaunch.worker.numpy.state import NumpyState
 from tplaunch.worker.ops.activation_functions import ACTIVATIONS, GATED_ACTIVATIONS, logistic
 from tplaunch.worker.ops.experts import (
@@ -120,7 +121,7 @@ def expert_matmul(op: ExpertMatMul, state: NumpyState) -> None:
     weights = state.rows("routes")[:, used : 2 * used].reshape(-1, 1)
     for expert, pairs in _pairs_by_expert(op.held, state):
         rows = inputs[pairs if op.by_pair else pairs // used, : op.matrix.columns]
-        products = [rows @ part[expert].T for part in parts]
+        products = [by_row(rows, part[expert]) for part in parts]
         if factors is not None:
             products = [product * factor[expert] for product, factor in zip(products, factors, strict=True)]
         if op.weighs:
@@ -154,5 +155,5 @@ def expert_sum(op: ExpertSum, state: NumpyState) -> None:
 
 
 def row_gate(op: RowGate, state: NumpyState) -> None:
-    logits = state.rows(op.input)[:, : op.width] @ state.vector(op.weight, op.width)
-    state.rows(op.values)[:, op.offset : op.offset + op.columns] *= logistic(logits)[:, None]
+    logits = by_row(state.rows(op.input)[:, : op.width], state.vector(op.weight, op.width)[None])
+    state.rows(op.values)[:, op.offset : op.offset + op.columns] *= logistic(logits)

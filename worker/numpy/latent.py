@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.worker.numpy.by_row import by_row
 from tplaunch.worker.numpy.state import NumpyState
 from tplaunch.worker.ops.latent import CopyHeads, HeadProducts, Place
 
@@ -16,7 +17,7 @@ def head_products(op: HeadProducts, state: NumpyState) -> None:
     for head in range(op.num_heads):
         source = _part(op.input, state, head, op.matrix.columns)
         matrix = matrices[head, :, : source.shape[1]]  # beyond the row's end weights are zero
-        _part(op.output, state, head, op.length)[:] = source @ matrix.T
+        _part(op.output, state, head, op.length)[:] = by_row(source, matrix)
 
 
 def copy_heads(op: CopyHeads, state: NumpyState) -> None:

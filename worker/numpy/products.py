@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.numpy.by_row import by_row
 from tplaunch.worker.numpy.rows import activated
 from tplaunch.worker.numpy.state import NumpyState
 from tplaunch.worker.ops import quantized
@@ -17,19 +18,14 @@ from tplaunch.worker.ops.matrix import Matrix
 Floats = npt.NDArray[np.float32]
 
 
-def widened(matrix: Matrix, state: NumpyState, whole: bool = True) -> Floats:
-    """Widens a matrix once and drops its planes, so that it is held once.
-
-    whole: whether it is multiplied as a whole, or in parts of neighbouring rows.
-    """
+def widened(matrix: Matrix, state: NumpyState) -> Floats:
+    """Widens a matrix once and drops its planes, so that it is held once."""
     weight_format = FORMATS[matrix.type]
     offsets = weight_format.plane_offsets(matrix.rows, matrix.columns)
     planes = [state.bytes[matrix.name][start:stop] for start, stop in itertools.pairwise(offsets)]
     floats = weight_format.dequantize(planes, matrix.rows, matrix.columns)
     del state.bytes[matrix.name]
-    # Of a tall matrix by columns: for one row OpenBLAS then adds scaled columns, which is faster than
-    # products of rows.
-    return np.asfortranarray(floats) if whole and matrix.rows >= matrix.columns else floats
+    return np.ascontiguousarray(floats)
 
 
 def matmul(op: MatMul, state: NumpyState) -> None:
@@ -37,8 +33,7 @@ def matmul(op: MatMul, state: NumpyState) -> None:
     rows = state.rows(op.input, op.rows)
     if op.activations != "f32":
         rows = quantized.dequantize(rows.view(np.uint32), op.matrix.columns, op.activations)
-    rows = rows[:, : op.matrix.columns]
-    product = rows @ matrix.T if rows.shape[0] > 1 else (matrix @ rows[0])[None]
+    product = by_row(rows[:, : op.matrix.columns], matrix)
     if op.factors is not None:
         product *= state.vector(op.factors, op.matrix.rows)
     if op.bias is not None:

@@ -64,8 +64,9 @@ def convolution(op: Convolution, state: NumpyState) -> None:
     for run in state_runs(state):
         window = np.concatenate((_state_before(kept, run), inputs[run.rows]))
         kept[run.write_slot] = window[len(window) - op.kernel + 1 :]
-        taps = np.lib.stride_tricks.sliding_window_view(window, op.kernel, axis=0)
-        sums = np.einsum("rck,kc->rc", taps, weight)
+        sums = window[: len(window) - op.kernel + 1] * weight[0]
+        for tap in range(1, op.kernel):  # one after another, however many rows there are
+            sums += window[tap : tap + len(sums)] * weight[tap]
         output[run.rows] = parts[1][run.rows] * sums if op.gated else silu(sums + bias)
 
 
@@ -114,7 +115,9 @@ def _convolved(heads: Heads, state: NumpyState) -> tuple[Floats, Floats, Floats]
     query, key = (rows[:, first : first + length].reshape(shape) for first in (0, length))
     value = rows[:, 2 * length : 2 * length + heads.count * heads.head_length]
     own = groups - heads.first_group
-    return query[:, own], key[:, own], value.reshape(num_rows, heads.count, heads.head_length)
+    value = value.reshape(num_rows, heads.count, heads.head_length)
+    # Of one layout however many rows there are, for sums go by that.
+    return query.take(own, axis=1), key.take(own, axis=1), value
 
 
 def _scalars(state: NumpyState, name: str) -> Floats:

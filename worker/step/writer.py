@@ -7,16 +7,14 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.candidates import check_wanted
 from tplaunch.coordinator.messages import Load, Step
+from tplaunch.worker.buffers.cuts import attention_slots, fitting_parts
 from tplaunch.worker.buffers.step import (
     ATTENTION_VECTORS,
-    INDIRECT_WORD,
-    NUM_RUNS_WORD,
     StepLayout,
     StepView,
     attention_groups,
     attention_vectors,
 )
-from tplaunch.worker.buffers.table import MAX_ATTENTION_CHUNK, attention_slots
 from tplaunch.worker.device import Device
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.step.checks import Ints, StepError, check_copies, check_range, columns_of
@@ -26,7 +24,6 @@ from tplaunch.worker.step.tables import BlockTables
 from tplaunch.worker.weights.source import WeightSource
 
 Floats = npt.NDArray[np.float32]
-MIN_CHUNK = 256  # keys: shorter ones are not worth a workgroup
 
 
 class StepWriter:
@@ -63,17 +60,18 @@ class StepWriter:
         """Raises StepError for a step that does not fit, before anything is written."""
         runs = self._check(step)
         self._num_steps = step.number
-        num_rows, num_chunks, chunk_length = step.token_ids.size, *self._chunks(runs)
-        view = self._step
-        groups = attention_groups(num_rows, *self._heads, num_chunks, self._vectors)
-        counts = (num_rows, step.logit_rows.size, chunk_length, num_chunks)
-        view.header[: INDIRECT_WORD + 3] = (*counts, *groups)
+        num_rows, view = step.token_ids.size, self._step
+        parts = fitting_parts(runs.positions, attention_slots(self._limits))
+        groups = attention_groups(num_rows, *self._heads, parts.most, self._vectors)
+        num_states = runs.seats.size if self._limits.num_slots else 0
+        view.header[:] = (num_rows, step.logit_rows.size, parts.length, num_states, *groups)
+        view.slot_starts[:num_rows] = parts.starts
         view.positions[:num_rows] = runs.positions
         view.table_starts[:num_rows] = (runs.seats * self._limits.blocks_per_seat).repeat(runs.lengths)
         view.logit_rows[: step.logit_rows.size] = step.logit_rows
         self._tables.write(step.tables.reshape(-1, 3))
         self._window_tables.write(step.window_tables.reshape(-1, 3))
-        if self._limits.num_slots:
+        if num_states:
             self._write_states(runs)
         embeddings = self._format.widen(self._token_rows[step.token_ids], self._spec.embedding_length)
         if self._spec.embedding_scale != 1:
@@ -88,19 +86,9 @@ class StepWriter:
 
     def _write_states(self, runs: Runs) -> None:
         view, num_runs = self._step, runs.seats.size
-        view.header[NUM_RUNS_WORD] = num_runs
         view.run_starts[: num_runs + 1] = runs.first_rows
         view.read_slots[:num_runs] = runs.read_slots.view(np.uint32)  # -1 is NO_SLOT
         view.write_slots[:num_runs] = runs.write_slots
-
-    def _chunks(self, runs: Runs) -> tuple[int, int]:
-        """How many chunks of how many keys attention is cut into: what the buffers hold, none too short."""
-        num_keys = int(runs.stop_positions.max())
-        max_chunks = attention_slots(self._limits) // runs.positions.size
-        num_chunks = max(1, min(max_chunks, num_keys // MIN_CHUNK))
-        chunk_length = -(-num_keys // num_chunks)
-        assert chunk_length <= MAX_ATTENTION_CHUNK, f"{num_keys} keys in {num_chunks} chunks"
-        return num_chunks, chunk_length
 
     def _check(self, step: Step) -> Runs:
         limits, num_rows = self._limits, step.token_ids.size

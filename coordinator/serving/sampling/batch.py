@@ -86,7 +86,7 @@ def pick_plain(picks: Sequence[Pick], result: StepResult) -> list[int]:
 def _have_banned(
     picks: Sequence[Pick], ids: npt.NDArray[np.int32], are_there: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
-    """Which rows have a token among their candidates that their sampler never picks."""
+    """Returns which rows have a token among their candidates that their sampler never picks."""
     found = np.zeros(len(picks), np.bool_)
     tables = {id(table): table for pick in picks if (table := pick.sampler.ban_table) is not None}
     for key, table in tables.items():

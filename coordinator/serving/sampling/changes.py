@@ -1,4 +1,4 @@
-"""What changes the logits of one sequence: banned, biased and allowed tokens, the penalties, DRY."""
+"""The changes to the logits of one sequence: banned, biased and allowed tokens, the penalties, DRY."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class TokenMask(Protocol):
     """Rules out tokens by what was generated, as a grammar does."""
 
     def allowed(self, generated: Sequence[int]) -> Bools:
-        """Which tokens of the vocabulary may come next, an entry each."""
+        """Returns which tokens of the vocabulary may come next, an entry each."""
 
 
 class Changes:
-    """What changes a sequence's logits, by what was generated."""
+    """The changes to a sequence's logits, which follow from its parameters and from what was generated."""
 
     def __init__(
         self,
@@ -43,8 +43,9 @@ class Changes:
         check_token_ids(params, vocabulary_size)
         self._min_tokens, self._mask = params.min_tokens, mask
         self._vocabulary_size = vocabulary_size
+        self._masked: tuple[int, Bools] | None = None  # what is allowed behind so many generated tokens
         banned = frozenset(suppressed).union(params.bad_token_ids)
-        # What is added to logits: before min_tokens, and from then on.
+        # Additions to logits: before min_tokens, and from then on.
         self._early = _additions(banned.union(end_ids), params, vocabulary_size)
         self._late = _additions(banned, params, vocabulary_size)
         self._allowed = None
@@ -56,22 +57,25 @@ class Changes:
         self.ban_table = _ban_table(banned, vocabulary_size) if self.only_bans and banned else None
 
     def are_fixed(self, num_generated: int) -> bool:
-        """Whether they stay the same from so many generated tokens on."""
+        """Tells whether they stay the same from so many generated tokens on."""
         varying = (self._mask, self.repetition, self.dry)
         return num_generated >= self._min_tokens and all(one is None for one in varying)
 
     @property
     def only_bans(self) -> bool:
-        """Whether they only ban tokens, the same ones at any time."""
+        """True where they only ban tokens, the same ones at any time."""
         return self.are_fixed(0) and self._allowed is None and bool((self._late[1] == -math.inf).all())
 
     def allowed(self, generated: Sequence[int]) -> Bools | None:
-        """Which tokens are allowed, None for all."""
+        """Returns which tokens are allowed, None for all."""
         if self._mask is None:
             return self._allowed
-        allowed = self._mask.allowed(generated)
-        assert allowed.shape == (self._vocabulary_size,), allowed.shape
-        return allowed if self._allowed is None else allowed & self._allowed
+        if self._masked is None or self._masked[0] != len(generated):
+            allowed = self._mask.allowed(generated)
+            assert allowed.shape == (self._vocabulary_size,), allowed.shape
+            both = allowed if self._allowed is None else allowed & self._allowed
+            self._masked = (len(generated), both)
+        return self._masked[1]
 
     def banned(self, generated: Sequence[int]) -> Ids:
         """The tokens that are never picked, ascending."""
@@ -80,7 +84,7 @@ class Changes:
         return banned
 
     def num_spare(self, generated: Sequence[int]) -> int:
-        """How many candidates to ask for beyond those that the stages need: changes may push so many back."""
+        """Counts the candidates to ask for beyond what the stages need, as changes may push some back."""
         if self._mask is not None or self._allowed is not None:
             return SPARE_CANDIDATES
         spare = min(SPARE_FOR_BANS, self._additions(generated)[0].size)
@@ -131,7 +135,7 @@ def check_token_ids(params: SamplingParams, vocabulary_size: int) -> None:
 
 @functools.lru_cache(maxsize=8)
 def _ban_table(banned: frozenset[int], vocabulary_size: int) -> Bools:
-    """Which tokens of the vocabulary are banned, as a table."""
+    """Returns a table of the vocabulary that is true for banned tokens."""
     table = np.zeros(vocabulary_size, np.bool_)
     table[[token for token in banned if token < vocabulary_size]] = True
     return table

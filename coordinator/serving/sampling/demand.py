@@ -1,4 +1,4 @@
-"""How much of a row a request needs, from its parameters alone: what its first cut leaves tells."""
+"""The part of a row that a request needs follows from its parameters: the first stage that cuts decides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sequence asks of a step's logits, and what is known of one row of them."""
+"""A sequence asks for part of a step's logits, Wants, and is given what is known of its row, RowEvidence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_LOGITS: Floats = np.zeros(0, np.float32)
 
 @dataclass(frozen=True)
 class Wants:
-    """What the ranks shall tell of a row. whole_row: all its logits, beside what else is asked for."""
+    """The ranks shall tell this of a row. whole_row: all its logits, beside what else is asked for."""
 
     num_candidates: int = 0  # so many of the likeliest tokens
     log_sum: bool = False  # the logarithm of the sum of all exp(logit)
@@ -30,7 +30,7 @@ class Wants:
 
 @dataclass(frozen=True)
 class RowEvidence:
-    """What is known of a row: its likeliest tokens in order, and more where it was asked for.
+    """The known part of a row: its likeliest tokens in order, and more where it was asked for.
 
     sound: no candidate's logit is NaN or +inf; where one is, the candidates are not to be used.
     """

@@ -1,4 +1,4 @@
-"""What a request may ask of its tokens. Knows no vocabulary: that ids exist is checked where one is known."""
+"""A request's wishes for its tokens. Knows no vocabulary: that ids exist is checked where one is known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DRY_BREAKERS = ("\n", ":", '"', "*")
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are picked and where the text ends.
+    """Parameters that say how tokens are picked and where the text ends.
 
     Names and meanings are vLLM's where it has them, else llama.cpp's; the defaults of sampling are
     llama.cpp's. The logits are first changed: those of bad_token_ids, and of all tokens but the allowed
@@ -56,7 +56,7 @@ class SamplingParams:
     stop_token_ids: Sequence[int] | None = None  # tokens that end the text, beside the model's own
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False  # go on past the model's end tokens
-    seed: int | None = None  # without one every request differs
+    seed: int | None = None  # without one, or with -1, every request differs
     logprobs: int | None = None  # beside each token's log probability those of so many likeliest tokens
     prompt_logprobs: int | None = None  # the same for the prompt's tokens
     detokenize: bool = True
@@ -74,7 +74,8 @@ class SamplingParams:
         for name in ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens"):
             values.flag(name, getattr(self, name))
         if self.seed is not None:
-            self._set("seed", values.integer("seed", self.seed, 0, 2**128 - 1))
+            seed = values.integer("seed", self.seed, -1, 2**128 - 1)
+            self._set("seed", None if seed == -1 else seed)
         self._set("top_k", max(0, self.top_k))
         self._set("bad_token_ids", values.token_ids("bad_token_ids", self.bad_token_ids))
         self._set("stop_token_ids", values.token_ids("stop_token_ids", self.stop_token_ids))
@@ -116,7 +117,7 @@ class SamplingParams:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the likeliest token is always picked."""
+        """True where the likeliest token is always picked."""
         return self.temperature == 0
 
 

@@ -32,7 +32,7 @@ class Repetition:
         self._presence, self._frequency = params.presence_penalty, params.frequency_penalty
         self._last_n = params.repeat_last_n
         self._prompt = prompt_ids
-        # Of all tokens so far, where repeat_last_n has no end.
+        # Counts of all tokens so far, where repeat_last_n has no end.
         self._all: Counter[int] = Counter(prompt_ids if self._last_n < 0 else ())
         self._num_counted = 0
         self._found: tuple[int, Ids, Logits] | None = None  # for so many generated tokens

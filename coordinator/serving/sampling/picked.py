@@ -24,7 +24,7 @@ class Picked:
 
 
 def prompt_wants(token: int, num_top: int) -> Wants:
-    """What a row of the prompt shall tell where log probabilities of its next token are asked for."""
+    """Returns what a row of the prompt shall tell where log probabilities of its next token are asked for."""
     return Wants(max(1, num_top), True, np.array([token], np.int32))
 
 

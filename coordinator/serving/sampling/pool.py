@@ -6,6 +6,7 @@ What a stage does to an incomplete pool is what it would do to the whole one, or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
@@ -134,6 +135,25 @@ class Pool:
             self.weight,
             self.weight_error,
         )
+
+
+def check_logits(logits: Logits) -> None:
+    """Raises LogitsError where a row's logits are no numbers, or leave no token."""
+    peak = float(logits.max(initial=-np.inf))  # NaN if there is any
+    if math.isfinite(peak):
+        return
+    if peak == -math.inf:
+        raise all_ruled_out(logits.size)
+    name, wrong = ("NaN", np.isnan(logits)) if math.isnan(peak) else ("+inf", np.isposinf(logits))
+    tokens = np.flatnonzero(wrong).tolist()
+    raise LogitsError(
+        f"{len(tokens)} of {logits.size} logits are {name}: the model's arithmetic went wrong", tokens
+    )
+
+
+def all_ruled_out(vocabulary_size: int) -> LogitsError:
+    """The error of a row of which no logit is above -inf."""
+    return LogitsError(f"all {vocabulary_size} logits are -inf, which leaves no token to pick")
 
 
 def sorted_pool(ids: Ids, logits: Logits) -> Pool:

@@ -1,4 +1,4 @@
-"""What a step's ranks told of its logits, put together: pure arithmetic, no sockets."""
+"""Puts together what a step's ranks told of its logits: pure arithmetic, no sockets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AnswerError(ValueError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What is known of each logit row of a step.
+    """The known part of each logit row of a step.
 
     A row's candidates are the likeliest tokens of the whole vocabulary in order, of equals the lowest id
     first: what is not among them has a logit of at most the last one's.
@@ -39,7 +39,7 @@ class StepResult:
     _places: dict[int, int] = field(default_factory=dict)  # of a logit row among the whole ones
 
     def evidence(self, row: int) -> RowEvidence:
-        """What is known of one row, as its sampler asked for it."""
+        """Returns what is known of one row, as its sampler asked for it."""
         count = self.counts[row]
         start, stop = np.searchsorted(self.wanted.asked_rows, (row, row + 1))
         return RowEvidence(
@@ -61,7 +61,7 @@ class StepResult:
 
 
 def gather(wants: Sequence[Wants]) -> Wanted:
-    """What the samplers of a step's logit rows want, in the rows' order, as one message."""
+    """Makes one message of what the samplers of a step's logit rows want, in the rows' order."""
     asked = [(row, want.ids) for row, want in enumerate(wants) if want.ids.size]
     return Wanted(
         num_candidates=_ints([want.num_candidates for want in wants]),

@@ -34,7 +34,14 @@ from tplaunch.coordinator.serving.sampling.evidence import (
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.penalties import TokenBytes
 from tplaunch.coordinator.serving.sampling.picked import Picked, describe, described
-from tplaunch.coordinator.serving.sampling.pool import LogitsError, NeedsRow, Pool, sorted_pool
+from tplaunch.coordinator.serving.sampling.pool import (
+    LogitsError,
+    NeedsRow,
+    Pool,
+    all_ruled_out,
+    check_logits,
+    sorted_pool,
+)
 from tplaunch.coordinator.serving.sampling.random_numbers import RandomNumbers
 
 MANY_CANDIDATES = 8192  # quicker to find than all are to sort
@@ -75,7 +82,7 @@ class Sampler:
         self._fixed: Wants | None = None  # what is wanted where that never changes
         self.min_p_logit = math.log(params.min_p) if params.min_p > 0 else -math.inf
         self.is_plain = self._is_plain()
-        # Of a plain one: how many tokens stay, top-p, log(min-p) and the temperature, each as it counts.
+        # A plain sampler keeps so many tokens, top-p, log(min-p), and the temperature, each as it counts.
         self.plain = (
             (1.0, 1.0, -math.inf, 1.0)
             if params.is_greedy
@@ -88,7 +95,7 @@ class Sampler:
         )
 
     def _is_plain(self) -> bool:
-        """Whether banned tokens, top-k, top-p, min-p and the temperature, in this order, are all that counts.
+        """True where nothing but bans, top-k, top-p, min-p and the temperature, in this order, counts.
 
         Many such rows are picked at once (batch.py).
         """
@@ -104,7 +111,7 @@ class Sampler:
 
     @property
     def ban_table(self) -> Bools | None:
-        """Of a plain one: which tokens of the vocabulary are never picked; None where there are none.
+        """A plain sampler's table of the vocabulary, true for tokens that it never picks; None for none.
 
         Samplers with the same ones share a table.
         """
@@ -115,7 +122,7 @@ class Sampler:
         return self._numbers.at(position)
 
     def wants(self, generated: Sequence[int]) -> Wants:
-        """What the ranks shall tell of the logits behind these tokens."""
+        """Returns what the ranks shall tell of the logits behind these tokens."""
         if self._fixed is not None and len(generated) >= self.params.min_tokens:
             return self._fixed
         wants = self._wants(generated)
@@ -192,7 +199,7 @@ class Sampler:
         if not evidence.sound or (few is None and self._demand.whole_row):
             raise NeedsRow
         if evidence.complete and not evidence.ids.size:
-            raise _all_ruled_out(self.vocabulary_size)
+            raise all_ruled_out(self.vocabulary_size)
         pool = evidence.pool() if few is None else evidence.asked_pool()
         return self._pick(pool, allowed, position, generated)
 
@@ -233,24 +240,6 @@ class Sampler:
             return stages.leave_out_top_choices(pool, params.xtc_threshold) if strikes else pool
         assert stage == "temperature", stage
         return stages.scale(pool, params.temperature)
-
-
-def check_logits(logits: npt.NDArray[np.float64]) -> None:
-    """Raises LogitsError where a row's logits are no numbers, or leave no token."""
-    peak = float(logits.max(initial=-np.inf))  # NaN if there is any
-    if math.isfinite(peak):
-        return
-    if peak == -math.inf:
-        raise _all_ruled_out(logits.size)
-    name, wrong = ("NaN", np.isnan(logits)) if math.isnan(peak) else ("+inf", np.isposinf(logits))
-    tokens = np.flatnonzero(wrong).tolist()
-    raise LogitsError(
-        f"{len(tokens)} of {logits.size} logits are {name}: the model's arithmetic went wrong", tokens
-    )
-
-
-def _all_ruled_out(vocabulary_size: int) -> LogitsError:
-    return LogitsError(f"all {vocabulary_size} logits are -inf, which leaves no token to pick")
 
 
 def _check_any(pool: Pool) -> None:

@@ -22,7 +22,7 @@ class StopMatcher:
         self.stopped_at: str | None = None  # the stop text that came
 
     def push(self, piece: str) -> str:
-        """What may be shown now. Nothing is once the text has ended."""
+        """Returns what may be shown now. Nothing is once the text has ended."""
         if self.stopped_at is not None:
             return ""
         text = self._held + piece
@@ -37,7 +37,7 @@ class StopMatcher:
         return text[:shown]
 
     def finish(self) -> str:
-        """What was held back, where the text ends for another reason."""
+        """Returns what was held back, where the text ends for another reason."""
         held, self._held = self._held, ""
         return held
 
@@ -56,7 +56,7 @@ class TextStream:
         return self._matcher.stopped_at
 
     def push(self, token: int) -> str:
-        """What may be shown now: no part of a character or of a stop text.
+        """Returns what may be shown now: no part of a character or of a stop text.
 
         Raises TokenizerError for an id outside the vocabulary.
         """
@@ -67,13 +67,13 @@ class TextStream:
         return self._matcher.push(piece)
 
     def finish(self) -> str:
-        """What is left at the end: held back text, and U+FFFD for a character that never became whole."""
+        """Returns what is left at the end: held back text, U+FFFD for a character that never became whole."""
         tail = self._detokenizer.finish()
         return self._matcher.push(tail) + self._matcher.finish()
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of the text may begin the stop text."""
+    """Counts the characters at the end of the text that may begin the stop text."""
     for length in range(min(len(stop) - 1, len(text)), 0, -1):
         if text.endswith(stop[:length]):
             return length

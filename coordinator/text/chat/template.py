@@ -16,6 +16,7 @@ from tplaunch.coordinator.text.chat.conversation import (
     cut_at_open_end,
     with_open_end,
 )
+from tplaunch.coordinator.text.chat.guard import encode_guarded
 from tplaunch.coordinator.text.chat.process import ChatTemplateError, RendererProcess, RenderLimits
 from tplaunch.coordinator.text.tokenizer import Tokenizer
 
@@ -144,10 +145,11 @@ def load_chat_template(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> Cha
 def encode_chat(tokenizer: Tokenizer, rendered: str) -> list[int]:
     """The token ids of what a template wrote.
 
-    Texts of control tokens become these tokens, wherever they stand. The begin token comes first where the
-    vocabulary asks for it, once: many templates write it themselves. Raises TokenizerError.
+    Texts of control tokens become these tokens, wherever they stand, but for those that guarded() has marked
+    in a message. The begin token comes first where the vocabulary asks for it, once: many templates write it
+    themselves. Raises TokenizerError.
     """
-    tokens = tokenizer.encode(rendered, add_special=False, parse_special=True)
+    tokens = encode_guarded(tokenizer, rendered)
     bos = tokenizer.bos_token_id
     if tokenizer.adds_bos and bos is not None and tokens[:1] != [bos]:
         return [bos, *tokens]

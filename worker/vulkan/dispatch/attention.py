@@ -1,4 +1,4 @@
-"""Dispatches of attention: keys and values into the cache, rows over it, their chunks put together."""
+"""Dispatches of attention: keys and values into the cache, rows over it, their parts put together."""
 
 from __future__ import annotations
 
@@ -78,6 +78,7 @@ def attention_combine(op: AttentionCombine, context: DispatchContext) -> Dispatc
         output=context.address(op.output) + op.output_offset * FLOAT,
         sinks=context.address_or_none(op.sinks),
         gates=context.address("qkv") + op.value_length * FLOAT if op.gated else 0,
+        positions=context.layout.positions,
         num_heads=op.num_heads,
         value_quads=op.value_length // 4,
         output_stride=context.stride(op.output),

@@ -11,6 +11,7 @@ import numpy as np
 
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.cuts import CHUNK
 from tplaunch.worker.buffers.step import (
     INDIRECT_WORD,
     StepLayout,
@@ -65,8 +66,9 @@ class Trial:
         self._fill_step(StepView(step.view(np.uint32), StepLayout(self.limits)))
 
     def _fill_step(self, step: StepView) -> None:
-        step.header[:4] = (self.rows, 0, KEYS, 1)
+        step.header[:4] = (self.rows, 0, CHUNK, 0)  # a workgroup walks all keys
         step.positions[: self.rows] = KEYS - 1
+        step.slot_starts[: self.rows] = np.arange(self.rows)
         for tables in (step.tables, step.window_tables):
             tables[:] = np.arange(len(tables))
         if isinstance(self.op, Attention):

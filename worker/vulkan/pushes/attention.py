@@ -129,6 +129,7 @@ class AttentionCombinePush(Structure):
         ("output", Address),
         ("sinks", Address),
         ("gates", Address),
+        ("positions", c_uint32),
         ("num_heads", c_uint32),
         ("value_quads", c_uint32),
         ("output_stride", c_uint32),

@@ -1,0 +1,1 @@
+"""Talking with a model at a terminal: what is typed, what the conversation holds, and how answers show."""

@@ -1,0 +1,75 @@
+"""A session whose ranks are a FakeModel, with the demo model's tokenizer, and the Python API on it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tplaunch
+from tests.fake_engine import fake_engine
+from tplaunch.coordinator.serving.channel import WorkerError
+from tplaunch.coordinator.serving.fake_channel import FakeChannel
+from tplaunch.coordinator.serving.kv_memory import LayerKinds
+from tplaunch.coordinator.serving.requests import Requests
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.plan import make_plan
+from tplaunch.coordinator.text.tokenizer import load_tokenizer
+from tplaunch.launcher.config import RunError
+from tplaunch.launcher.driver import Driver, OpenSession
+from tplaunch.launcher.keywords import config_of
+from tplaunch.launcher.model import Model, open_model
+from tplaunch.launcher.session import Session
+from tplaunch.opening import Opened
+
+DEMO = Path(tplaunch.__file__).parent / "demo-stories.gguf"
+LIMITS = Limits(
+    context_length=64, num_blocks=128, block_length=4, max_rows=64, max_logit_rows=16, max_sequences=8
+)
+
+
+@functools.cache
+def demo_model() -> Model:
+    return open_model(config_of(DEMO, {}))
+
+
+class FakeRun:
+    """A run that was not started yet. `channel` is its channel, once it has a session."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.limits = limits
+        self.channel: FakeChannel | None = None
+        self.session: Session | None = None
+        self.on_look: Callable[[], None] = lambda: None  # called when the driver looks after the ranks
+        self.has_ended = False
+
+    @property
+    def open(self) -> OpenSession:
+        return self._open
+
+    @contextmanager
+    def _open(self, check_open: Callable[[], None]) -> Iterator[Session]:
+        model = demo_model()
+        size = model.spec.vocabulary_size
+        engine, self.channel = fake_engine(self.limits, LayerKinds(), 2, size)
+        requests = Requests(engine, load_tokenizer(model.metadata))
+
+        def watch() -> None:
+            check_open()
+            self.on_look()
+
+        plan = make_plan(engine.spec, [1.0, 1.0])
+        self.session = Session(engine, requests, True, model, plan, self.limits, [], [], watch, str)
+        try:
+            yield self.session
+        except WorkerError as error:
+            raise RunError(f"{error}; its log: nowhere") from error
+        finally:
+            self.has_ended = True
+
+
+def fake_opened(run: FakeRun, metadata: dict[str, Any] | None = None, seed: int | None = None) -> Opened:
+    """What LLM and AsyncLLM are made of. metadata: in place of the demo model's."""
+    return Opened(Driver(run.open), demo_model().metadata if metadata is None else metadata, seed)

@@ -1,0 +1,216 @@
+"""The driver on a fake session: what is submitted, cancelled and closed by other threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+
+import pytest
+
+from tests.fake_session import FakeRun
+from tplaunch.coordinator.serving.channel import WorkerError
+from tplaunch.coordinator.serving.request import Event, RequestError
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.launcher.config import RunError
+from tplaunch.launcher.driver import IDLE_SECONDS, ClosedError, Driver, Job, Listener
+from tplaunch.launcher.session import Session
+
+pytestmark = pytest.mark.unit
+
+SHORT = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+LONG = SamplingParams(temperature=0, max_tokens=50, ignore_eos=True)
+SECONDS = 30  # for what takes milliseconds
+
+
+class Heard(Listener):
+    """Keeps all that it hears. With `holds` set the driver waits in `take` until `goes_on` is."""
+
+    def __init__(self) -> None:
+        self.steps: list[Sequence[tuple[Job, Event]]] = []
+        self.failures: list[tuple[Job, Exception]] = []
+        self.holds = False
+        self.is_held, self.goes_on, self.is_over = (threading.Event() for _ in range(3))
+
+    def take(self, events: Sequence[tuple[Job, Event]]) -> None:
+        self.steps.append(events)
+        if self.holds:
+            self.is_held.set()
+            assert self.goes_on.wait(SECONDS)
+        if all(event.request.is_finished for _, event in events):
+            self.is_over.set()
+
+    def fail(self, job: Job, error: Exception) -> None:
+        self.failures.append((job, error))
+        self.is_over.set()
+
+    def wait(self) -> None:
+        assert self.is_over.wait(SECONDS)
+
+
+@pytest.fixture
+def run() -> FakeRun:
+    return FakeRun()
+
+
+@pytest.fixture
+def driver(run: FakeRun) -> Iterator[Driver]:
+    made = Driver(run.open)
+    yield made
+    made.close()
+    assert run.has_ended
+
+
+def job(listener: Listener, *tokens: int, params: SamplingParams = SHORT, id: str | None = None) -> Job:
+    return Job(tokens or (1, 2, 3), params, listener, id)
+
+
+def finish(driver: Driver) -> None:
+    """Has something computed after all that was asked for before."""
+    last = Heard()
+    driver.submit([job(last, 7)])
+    last.wait()
+    assert not last.failures
+
+
+def num_open(run: FakeRun) -> int:
+    assert run.session is not None
+    return len(run.session.requests)
+
+
+def num_rows(run: FakeRun) -> int:
+    assert run.channel is not None
+    return run.channel.num_rows
+
+
+def test_a_step_is_told_at_once(driver: Driver) -> None:
+    heard = Heard()
+    jobs = [job(heard, 1, 2), job(heard, 3, 4)]
+    driver.submit(jobs)
+    heard.wait()
+    assert [[one for one, _ in events] for events in heard.steps] == [jobs] * 4
+    assert all(one.request is not None and len(one.request.outputs[0].token_ids) == 4 for one in jobs)
+
+
+def test_texts_that_end_in_one_step_are_all_told(driver: Driver) -> None:
+    heard = Heard()
+    driver.submit([job(heard, params=SamplingParams(n=3, max_tokens=2, ignore_eos=True))])
+    heard.wait()
+    assert [event.index for _, event in heard.steps[-1]] == [0, 1, 2]
+
+
+def test_one_that_cannot_be_computed_fails_alone(driver: Driver) -> None:
+    heard, other = Heard(), Heard()
+    bad = job(heard, 99_999)
+    driver.submit([bad, job(other)])
+    heard.wait()
+    other.wait()
+    assert heard.failures[0][0] is bad and isinstance(heard.failures[0][1], RequestError)
+    assert not other.failures
+
+
+def test_together_means_all_or_none(driver: Driver, run: FakeRun) -> None:
+    heard = Heard()
+    driver.submit([job(heard), job(heard, 99_999), job(heard)], together=True)
+    heard.wait()
+    assert len(heard.failures) == 1 and not heard.steps
+    assert not num_open(run) and not num_rows(run)
+
+
+def test_cancelling_is_silent_and_at_once(driver: Driver, run: FakeRun) -> None:
+    heard = Heard()
+    heard.holds = True
+    running, waiting = job(heard, params=LONG), job(heard, params=LONG)
+    driver.submit([running])
+    assert heard.is_held.wait(SECONDS)
+    driver.submit([waiting])
+    driver.cancel([running, waiting])
+    heard.goes_on.set()
+    finish(driver)
+    assert len(heard.steps) == 1 and not heard.failures and not num_open(run)
+    driver.cancel([running])  # again, which changes nothing
+
+
+def test_a_failed_rank_reaches_all_and_the_next(run: FakeRun) -> None:
+    driver = Driver(run.open)
+    assert run.channel is not None
+    heard, other = Heard(), Heard()
+    heard.holds = True
+    driver.submit([job(heard, params=LONG)])
+    assert heard.is_held.wait(SECONDS)
+    run.channel.failing[1] = "out of memory"
+    driver.submit([job(other), job(other)])  # not begun when it fails, perhaps
+    heard.goes_on.set()
+    heard.wait()
+    driver.close()
+    sentence = "rank 1 failed: out of memory; its log: nowhere"
+    errors = [error for _, error in heard.failures + other.failures]
+    assert [str(error) for error in errors] == [sentence] * 3 and {type(error) for error in errors} == {
+        RunError
+    }
+    assert len(set(map(id, errors))) == 3
+    with pytest.raises(ClosedError, match=f"load it again: {sentence}"):
+        driver.submit([job(heard)])
+    driver.cancel([job(heard)])
+
+
+def test_a_rank_that_ends_while_nothing_is_computed(run: FakeRun) -> None:
+    driver, looked = Driver(run.open), threading.Event()
+
+    def end() -> None:
+        looked.set()
+        raise WorkerError(0, "rank 0 ended")
+
+    run.on_look = end
+    assert looked.wait(SECONDS + IDLE_SECONDS)
+    driver._thread.join(SECONDS)
+    with pytest.raises(ClosedError, match="rank 0 ended"):
+        driver.submit([job(Heard())])
+    driver.close()
+
+
+def test_closing_tells_those_who_wait(run: FakeRun) -> None:
+    driver, heard = Driver(run.open), Heard()
+    heard.holds = True
+    driver.submit([job(heard, params=LONG)])
+    assert heard.is_held.wait(SECONDS)
+    closers = [threading.Thread(target=driver.close) for _ in range(2)]
+    for thread in closers:
+        thread.start()
+    heard.goes_on.set()
+    for thread in closers:
+        thread.join(SECONDS)
+    assert run.has_ended and isinstance(heard.failures[0][1], ClosedError)
+    with pytest.raises(ClosedError, match="the model was closed"):
+        driver.submit([job(heard)])
+    driver.close()
+
+
+def test_a_listener_that_fails_ends_its_own_jobs_only(driver: Driver, run: FakeRun) -> None:
+    class Gone(Heard):
+        def take(self, events: Sequence[tuple[Job, Event]]) -> None:
+            raise RuntimeError("the event loop is closed")
+
+    gone, heard = Gone(), Heard()
+    driver.submit([job(gone, params=LONG), job(heard)])
+    heard.wait()
+    gone.wait()
+    finish(driver)
+    assert not num_open(run) and len(heard.steps) == 4
+
+
+def test_what_opening_raises_is_raised_here() -> None:
+    def fail(check_open: Callable[[], None]) -> AbstractContextManager[Session]:
+        raise RunError("rank 0 did not start")
+
+    with pytest.raises(RunError, match="rank 0 did not start"):
+        Driver(fail)
+
+
+def test_the_thread_that_opened_may_end(run: FakeRun) -> None:
+    made: list[Driver] = []
+    thread = threading.Thread(target=lambda: made.append(Driver(run.open)))
+    thread.start()
+    thread.join(SECONDS)
+    finish(made[0])
+    made[0].close()

@@ -1,0 +1,52 @@
+"""How attention cuts a sequence's keys: at fixed positions, whatever else is in the step.
+
+A cut's keys are summed up from zero, the cuts of a chunk are folded from left to right, and so are the
+chunks; shaders/softmax.slang has the arithmetic. Who computes them changes nothing: a workgroup for each cut,
+whose sums attention_combine folds, or one for a chunk that folds its cuts itself. A step takes the first way
+where the buffers hold its cuts, since a lone row else has few workgroups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tplaunch.coordinator.split.limits import Limits
+
+CUT = 256  # keys: fewer are not worth a workgroup, and the tiles of 32 lanes have as many
+CHUNK = 16384  # keys one workgroup walks: lavapipe 22.3 cuts an invocation off after 65,535 iterations
+
+
+def attention_slots(limits: Limits) -> int:
+    """Returns how many parts of rows the attention buffers hold, of every head.
+
+    They hold every chunk of as many rows as a step has, and every cut of all sequences that the cache holds,
+    where one row of each decodes.
+    """
+    chunks = -(-limits.context_length // CHUNK)
+    cuts = limits.num_blocks * limits.block_length // CUT + limits.max_rows
+    return max(limits.max_rows * chunks, cuts)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How the keys of a step's rows are shared out to workgroups."""
+
+    length: int  # keys of a part: CUT or CHUNK
+    starts: npt.NDArray[np.int64]  # the slot of each row's first part; those of the others follow
+    most: int  # parts of one row
+
+
+def parts_of(positions: npt.NDArray[np.integer], length: int) -> Parts:
+    """Shares out the keys up to these positions in parts of one length."""
+    counts = positions.astype(np.int64) // length + 1
+    stops = np.cumsum(counts)
+    return Parts(length, stops - counts, int(counts.max(initial=1)))
+
+
+def fitting_parts(positions: npt.NDArray[np.integer], slots: int) -> Parts:
+    """Shares out the keys up to these positions as finely as so many slots allow."""
+    num_cuts = int((positions // CUT).sum()) + positions.size
+    return parts_of(positions, CUT if num_cuts <= slots else CHUNK)
