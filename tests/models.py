@@ -38,7 +38,7 @@ from tplaunch.coordinator.messages import (
     Step,
     StepDone,
 )
-from tplaunch.coordinator.model.rope import Rope
+from tplaunch.coordinator.model.rope import RopeSpec
 from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.channel import Channel
@@ -64,7 +64,7 @@ from tplaunch.worker.weights.model_file import ModelFile, load_stack
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-FACTORS = {"factors": "rope_freqs.weight"}  # changes of a rope
+FACTORS = {"frequency_factors": "rope_freqs.weight"}  # changes of a rope
 DIMENSIONS: dict[str, Any] = {
     "architecture": "llama",
     "num_layers": 2,
@@ -103,7 +103,7 @@ def make_spec(**changes: Any) -> ModelSpec:
         vocabulary_size=numbers["vocabulary_size"],
         context_length=numbers["context_length"],
         norm=Norm("rms", numbers["norm_epsilon"]),
-        ropes=(Rope(**rope),),
+        ropes=(RopeSpec(**rope),),
         layers=(layer,) * numbers["num_layers"],
     )
 

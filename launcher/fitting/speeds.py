@@ -35,6 +35,6 @@ def rank_speeds(config: RunConfig, choices: Sequence[DeviceChoice]) -> list[floa
 
 
 def device_speed(config: RunConfig, choice: DeviceChoice, anew: bool = False) -> float:
-    """Of one rank alone on it: as it was measured once, or measured now. Raises RunError."""
+    """Returns the speed of one rank alone on it, as measured before or now. Raises RunError."""
     job = SpeedJob(choice.on_cpu, anew, config.rank_options)
     return run_device_job(config, choice, job, Speed, TIMEOUT_SECONDS).weights_per_second
