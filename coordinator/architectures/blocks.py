@@ -24,9 +24,9 @@ def _prefix(name: str) -> str:
 def unused_of_blocks(
     tensors: Mapping[str, TensorInfo], num_layers: int, num_blocks: int, in_layers: Sequence[str]
 ) -> tuple[str, ...]:
-    """Those of blocks that only predict further ahead, of all `in_layers`, and what is there in two ways.
+    """Returns the tensors that no layer reads: of multi-token prediction, of all `in_layers`, and duplicates.
 
-    And what NVFP4 files say of activations of four bits, which are not rounded here.
+    The scales by which NVFP4 files round activations to four bits are among them: they are not rounded here.
     """
     predicting = {f"blk.{index}." for index in range(num_layers, num_blocks)}
     unused = [name for name in tensors if name.endswith(".input_scale") or _prefix(name) in predicting]

@@ -83,7 +83,7 @@ NORM_EPSILONS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.
 def _feed_forwards(
     architecture: Architecture, read: MetadataReader, num_layers: int, tensors: Mapping[str, TensorInfo]
 ) -> list[Parts]:
-    """Those of each layer."""
+    """Returns the feed-forward network and the experts of each layer."""
     if not architecture.feeds_forward:
         return [(None, None)] * num_layers
 
@@ -97,7 +97,7 @@ def _feed_forwards(
 def _heads(
     architecture: Architecture, read: MetadataReader, recurrents: list[RecurrentSpec | None]
 ) -> list[LayerHeads | None]:
-    """One a layer: its heads, and whether positions turn them; None for recurrent ones."""
+    """One a layer: its heads, and whether positions rotate them; None for recurrent ones."""
     count = len(recurrents)
     if None not in recurrents:
         return [None] * count

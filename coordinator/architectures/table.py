@@ -16,7 +16,7 @@ class Architecture:
     """In what an architecture differs from others: one row of the table below."""
 
     interleaved_rope: bool = False
-    sections_take_turns: bool = False  # those of the rope, by which pictures turn
+    sections_take_turns: bool = False  # the rope's sections, by which pictures rotate
     has_rope: bool = True
     layers_with_rope: int | None = None  # only a model of so many layers has it
     norm: str = "rms"

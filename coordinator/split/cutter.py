@@ -96,10 +96,10 @@ class Cutter:
             self.shards[piece + ".weight"] = Shard(found.name, kind, span, held, 0)
             if has_bias:
                 self.part_of_vector(name + ".bias", span, total, piece + ".bias")
-            self.factor(name, piece, len(span))
+            self.product_scale(name, piece, len(span))
 
     def head_norm(self, name: str, span: str, heads: Span, count: int, length: int) -> None:
-        """Of queries or keys; weights that all heads share are replicated. The bias goes along."""
+        """Cuts the norm of queries or keys by heads, or replicates it where heads share it; with its bias."""
         for suffix in (".weight", ".bias"):
             if suffix == ".bias" and name + suffix not in self.tensors:
                 continue
@@ -112,31 +112,31 @@ class Cutter:
                 self.shards[name + suffix] = Shard(tensor.name, "F32", heads, Span(0, length), 0)
 
     def norm(self, name: str) -> None:
-        """Of rows of the residual stream; the bias goes along."""
+        """Replicates the norm of the residual stream, with its bias."""
         self.vector(name + ".weight", self.width)
         if name + ".bias" in self.tensors:
             self.vector(name + ".bias", self.width)
 
     def column_parallel(self, name: str, rows: Rows, span: Span) -> None:
-        """By output row, of which the rank holds `span`; the bias goes along. `name` is the device's."""
+        """Cuts a matrix by output rows, with its bias: the rank holds `span`. `name` is the device's."""
         tensor = self.find(rows.tensor + ".weight", (rows.total, self.width))
         held = Span(rows.first + span.start, rows.first + span.stop)
         self.shards[name + ".weight"] = Shard(tensor.name, tensor.type, held, Span(0, self.width), 0)
         if rows.tensor + ".bias" in self.tensors:
             self.part_of_vector(rows.tensor + ".bias", held, rows.total, name + ".bias")
-        self.factor(rows.tensor, name, len(span))
+        self.product_scale(rows.tensor, name, len(span))
 
-    def factor(self, tensor: str, name: str, num_rows: int) -> None:
-        """What products with a matrix are multiplied by: one number in the file, one a row on the device."""
+    def product_scale(self, tensor: str, name: str, num_rows: int) -> None:
+        """Adds the scale of a matrix's products: one number in the file, one for each row on the device."""
         if tensor + ".scale" in self.tensors:
             self.find_floats(tensor + ".scale", (1,))
             self.shards[name + ".scale"] = Shard(tensor + ".scale", "F32", ONE, ONE, 0, repeats=num_rows)
 
     def matrix(self, name: str, shape: tuple[int, int], rows: Span) -> None:
-        """Some rows of a matrix of any shape."""
+        """Takes some rows of a matrix of any shape."""
         tensor = self.find(name + ".weight", shape)
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, rows, Span(0, shape[1]), 0)
-        self.factor(name, name, len(rows))
+        self.product_scale(name, name, len(rows))
 
     def fused_column_parallel(
         self, prefix: str, parts: tuple[tuple[str, Span, int], ...], fused: str
@@ -156,17 +156,17 @@ class Cutter:
             first += rows
 
     def touched(self, name: str, columns: Span, total: int) -> tuple[Span, int]:
-        """The columns rounded outwards to blocks, and where its own begin in these."""
+        """Returns the columns rounded outwards to blocks, and where the rank's own begin in these."""
         block = self._column_blocks[name.split(".")[2]]
         touched = covering(columns, block).scaled(block)
         held = Span(touched.start, min(touched.stop, total))
         return held, columns.start - held.start if len(columns) else 0
 
     def row_parallel(self, name: str, columns: Span, total: int) -> None:
-        """By input column, rounded outwards to blocks; rank 0 adds the bias, once."""
+        """Cuts a matrix by input columns, rounded outwards to blocks; rank 0 alone adds the bias."""
         tensor = self.find(name + ".weight", (self.width, total))
         held, offset = self.touched(name, columns, total)
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, self.width), held, offset)
         if name + ".bias" in self.tensors and self._rank == 0:
             self.vector(name + ".bias", self.width)
-        self.factor(name, name, self.width)
+        self.product_scale(name, name, self.width)

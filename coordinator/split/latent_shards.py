@@ -12,7 +12,7 @@ from tplaunch.coordinator.split.shards import Shard
 def cut_latent_attention(
     cutter: Cutter, prefix: str, attention: AttentionSpec, latent: Latent, share: LayerShare
 ) -> None:
-    """What makes the latent is replicated where there are heads; what is of one head goes with it."""
+    """Replicates what makes the latent on ranks with heads, and cuts what belongs to a head."""
     heads, count = share.heads, attention.num_heads
 
     def whole(length: int) -> Span:

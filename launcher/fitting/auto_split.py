@@ -71,5 +71,5 @@ def _memory_weights(
 
 
 def _shares(values: Sequence[float]) -> tuple[float, ...]:
-    """Of one, in two digits: what measuring again would change is in the others."""
+    """Returns shares of one, in two digits: the others are what measuring again would change."""
     return tuple(float(f"{value / sum(values):.2g}") for value in values)
