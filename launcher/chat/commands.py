@@ -54,7 +54,7 @@ class Commands:
             with_rest[name](rest)
         elif name not in alone:
             near = difflib.get_close_matches(name, [*with_rest, *alone, *_OTHER_NAMES], n=1)
-            hint = f"did you mean {near[0]}?" if near else "/help lists those there are"
+            hint = f"did you mean {near[0]}?" if near else "/help lists those there are."
             say(f"there is no command {name:.40}; {hint} A message begins with a blank before its slash.")
         elif rest:
             say(f"{name} takes nothing behind it, and {rest!r:.40} follows")

@@ -63,5 +63,5 @@ def _value(text: str) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets in thousands of brackets
         return text

@@ -48,6 +48,7 @@ def test_commands(template: ChatTemplate, tmp_path: Path, capsys: pytest.Capture
         commands.run(line)
         return " ".join(capsys.readouterr().err.split())
 
+    assert "no command /xyz; /help lists those there are. A message" in said("/xyz")
     assert "Nothing has been answered" in said("/stats")
     assert "no message to answer again" in said("/retry") and "nothing to take back" in said("/undo")
     assert said("/system") == "There is no system prompt."
@@ -114,6 +115,8 @@ def test_set(template: ChatTemplate, capsys: pytest.CaptureFixture[str]) -> None
     before = chat.params
     assert "temperature must be finite and at least 0, not -1" in said("temperature -1")
     assert "temperature must be a number, not 'warm'" in said("temperature warm")
+    assert "stop must be texts" not in said("stop " + "[" * 20000) and chat.params.stops == ("[" * 20000,)
+    chat.params = before
     assert "did you mean temperature?" in said("temprature 1")
     assert "there is no field 'prompt_logprobs'" in said("prompt_logprobs 3")
     assert "seed is 1267650600228229401496703205377; /set seed VALUE" in said("seed")

@@ -49,7 +49,8 @@ def test_the_defaults_of_sampling_are_llama_cpp_s() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("n", 0, "n must be at least 1, not 0"),
+        ("n", 0, "n must be between 1 and 1024, not 0"),
+        ("n", 10**9, "n must be between 1 and 1024, not 1000000000"),
         ("temperature", -0.1, "temperature must be finite and at least 0, not -0.1"),
         ("temperature", math.nan, "temperature must be finite and at least 0, not nan"),
         ("temperature", math.inf, "temperature must be finite and at least 0, not inf"),

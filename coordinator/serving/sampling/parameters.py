@@ -29,7 +29,7 @@ class SamplingParams:
     Raises ValueError, one sentence that names the field, for a value that is not possible.
     """
 
-    n: int = 1  # texts for one prompt
+    n: int = 1  # texts for one prompt, at most 1024
     temperature: float = 0.8
     top_k: int = 40  # keep so many of the likeliest tokens; 0 or -1: off
     top_p: float = 0.95  # keep the likeliest tokens that together reach this probability; 1: off
@@ -136,8 +136,9 @@ _REALS = {
     "presence_penalty": (-_FINITE, _FINITE),
     "frequency_penalty": (-_FINITE, _FINITE),
 }
+_MOST_TEXTS = 1024  # of a prompt: each keeps a sampler, which may have tables of the vocabulary
 _INTEGERS = {
-    "n": (1, values.MAX_INTEGER),
+    "n": (1, _MOST_TEXTS),
     "top_k": (-1, values.MAX_INTEGER),
     "dry_allowed_length": (1, values.MAX_INTEGER),
     "dry_penalty_last_n": (-1, values.MAX_INTEGER),
