@@ -198,6 +198,8 @@ class RunConfig(RankOptions):
             raise UsageError(str(error)) from None
         if self.context_length is not None and self.context_length < 1:
             raise UsageError(f"--context {self.context_length}: at least 1 is needed")
+        if self.context_length is not None and self.context_length >= 2**31:
+            raise UsageError(f"--context {self.context_length}: at most {2**31 - 1} positions are possible")
         if not 1 <= self.parallel <= MAX_PARALLEL:
             raise UsageError(f"--parallel {self.parallel}: 1 to {MAX_PARALLEL} sequences are possible")
         if self.max_rows is not None and not 1 <= self.max_rows <= 512:

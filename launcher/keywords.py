@@ -6,6 +6,7 @@ A keyword becomes the word that the command line would have, and the same parser
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import numbers
 import os
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.launcher.config import API_PARALLEL, HubModel, RunConfig, UsageError
 from tplaunch.launcher.model_options import add_model_options, run_config
 from tplaunch.launcher.options import Parser
@@ -51,6 +53,10 @@ HINTS = {
     "trust_remote_code": "no code of a model is ever run",
     "enforce_eager": "there is nothing to turn off",
     "enable_prefix_caching": "beginnings that prompts share are always computed once",
+    **dict.fromkeys(
+        {field.name for field in dataclasses.fields(SamplingParams)} - {"seed"},
+        "it is a field of SamplingParams, for each request",
+    ),
     "repo_id": 'hf="org/name:Q4_K_M" names a repository of Hugging Face',
 }
 

@@ -16,6 +16,7 @@ from tplaunch.launcher.commands.roofline import rooflines
 from tplaunch.launcher.config import MAX_PARALLEL, RandomModel, RunConfig, UsageError
 from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.fitting.arrange import arrange
+from tplaunch.launcher.fitting.kv_sizes import BLOCK_LENGTH, blocks_for, full_blocks
 from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.session import Session, start_session
 from tplaunch.launcher.trace_file import check_trace_path, write_trace
@@ -83,7 +84,7 @@ def bench(config: RunConfig, wanted: BenchConfig) -> int:
         return 0
     check_trace_path(wanted.trace)
     config = dataclasses.replace(
-        _with_room(config, wanted.tests),
+        with_room(config, wanted.tests),
         timestamps=wanted.ledger or wanted.trace is not None,
         trace=wanted.trace is not None,
         measure_copy=True,
@@ -106,16 +107,26 @@ def bench(config: RunConfig, wanted: BenchConfig) -> int:
     return 0
 
 
-def _with_room(config: RunConfig, tests: list[Test]) -> RunConfig:
-    """With the context that the longest test needs. Raises UsageError where the user wants a shorter one."""
+def with_room(config: RunConfig, tests: list[Test]) -> RunConfig:
+    """With the context that the longest test needs, and what texts that are measured together need beyond it.
+
+    Raises UsageError where the user wants a shorter one.
+    """
     needed = _longest(tests)
     if config.context_length is not None and config.context_length < needed:
         raise UsageError(f"--context {config.context_length}: the longest test needs {needed} positions")
     return dataclasses.replace(
         config,
-        context_length=config.context_length or needed,
+        context_length=config.context_length or max(needed, *map(_context_for, tests)),
         parallel=max(config.parallel, *(test.batch for test in tests)),
     )
+
+
+def _context_for(test: Test) -> int:
+    """Returns a context with whose blocks all texts of a test have room for all of their positions."""
+    context = test.num_positions
+    missing = test.batch * blocks_for(context) - full_blocks(context, test.batch - 1)
+    return context + missing * BLOCK_LENGTH
 
 
 def _check_cache(session: Session, tests: list[Test]) -> None:

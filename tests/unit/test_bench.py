@@ -26,8 +26,10 @@ from tplaunch.coordinator.serving.sampling.results import StepResult
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import make_plan
+from tplaunch.launcher.commands.bench import with_room
 from tplaunch.launcher.commands.ledger_report import ledger_table
-from tplaunch.launcher.config import RandomModel, UsageError
+from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
+from tplaunch.launcher.fitting.kv_sizes import blocks_for, full_blocks
 from tplaunch.launcher.table import format_table
 from tplaunch.launcher.write_gguf import write_gguf
 from tplaunch.worker.formats import FORMATS
@@ -161,6 +163,19 @@ def test_tests_are_named_as_llama_bench_does() -> None:
     assert [Test("prefill", 512).name, Test("decode", 64).name, Test("decode", 64, 2048).name] == [
         "pp512", "tg64", "tg64@2048",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("parallel", [1, 8])
+def test_texts_that_are_measured_together_have_room(parallel: int) -> None:
+    """Beyond the blocks that sequences have in other commands, of 1024 positions each."""
+    config = RunConfig(model=Path("model.gguf"), devices="cpu", parallel=parallel)
+    tests = [Test("prefill", 512), Test("decode", 64, 0, 3), Test("decode", 64, 2048, 3)]
+    roomy = with_room(config, tests)
+    assert roomy.parallel == max(3, parallel) and roomy.context_length is not None
+    assert full_blocks(roomy.context_length, 3 - 1) == 3 * blocks_for(tests[2].num_positions)
+    assert with_room(config, tests[:2]).context_length == tests[0].num_positions
+    alone = Test("decode", 64, 2048)
+    assert with_room(config, [alone]).context_length == alone.num_positions
 
 
 class RecordingEngine(LocalEngine):

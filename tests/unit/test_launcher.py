@@ -186,6 +186,7 @@ def changed(**changes: Any) -> RunConfig:
         ({"all_reduce": "two-phase", "collective": "zmq-ring"}, "zmq-ring has no phases; use --collective"),
         ({"context_length": 0}, "--context 0: at least 1 is needed"),
         ({"context_length": -5}, "--context -5: at least 1"),
+        ({"context_length": 2**31}, "--context 2147483648: at most 2147483647 positions"),
         ({"max_rows": 0}, "--prefill-chunk 0: 1 to 512 rows are possible"),
         ({"max_rows": 513}, "--prefill-chunk 513: 1 to 512 rows"),
         ({"timeout_seconds": 0.0}, "--timeout 0.0: a positive number of seconds is needed"),
