@@ -105,12 +105,10 @@ def _completion(output: Output, has_logprobs: bool, tokenizer: Tokenizer | None)
 def _logprobs(picked: Picked | None, tokenizer: Tokenizer | None) -> dict[int, Logprob] | None:
     if picked is None or picked.logprob is None:
         return None
-    found = {
-        token: Logprob(logprob, rank, _text(token, tokenizer))
-        for rank, (token, logprob) in enumerate(picked.top, 1)
-    }
-    if picked.token not in found:
-        found[picked.token] = Logprob(picked.logprob, None, _text(picked.token, tokenizer))
+    # The token itself comes first, as in vLLM: programs take the first one.
+    found = {picked.token: Logprob(picked.logprob, None, _text(picked.token, tokenizer))}
+    for rank, (token, logprob) in enumerate(picked.top, 1):
+        found[token] = Logprob(logprob, rank, _text(token, tokenizer))
     return found
 
 

@@ -121,6 +121,19 @@ def test_log_probabilities(llm: LLM) -> None:
         assert all(isinstance(one.decoded_token, str) for one in chosen)
 
 
+def test_a_token_stands_before_likelier_ones(llm: LLM) -> None:
+    """As vLLM has it, where programs take the first."""
+    params = SamplingParams(max_tokens=2, logprobs=3, prompt_logprobs=3, allowed_token_ids=[9], ignore_eos=True)
+    (output,) = llm.generate([[5, 6, 7]], params)
+    assert output.prompt_logprobs is not None and output.outputs[0].logprobs is not None
+    found = [*output.prompt_logprobs[1:], *output.outputs[0].logprobs]
+    assert [next(iter(one or ())) for one in found] == [6, 7, 9, 9]
+    for one in found:
+        assert one is not None
+        others = list(one.values())[len(one) - 3 :]
+        assert len(one) == 3 or [other.rank for other in others] == [1, 2, 3]
+
+
 def test_parameters_for_each_prompt(llm: LLM) -> None:
     params = [SamplingParams(temperature=0, max_tokens=count, ignore_eos=True) for count in (2, 4)]
     outputs = llm.generate([[5], [5]], params)
