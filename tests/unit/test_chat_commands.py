@@ -48,6 +48,7 @@ def test_commands(template: ChatTemplate, tmp_path: Path, capsys: pytest.Capture
         commands.run(line)
         return " ".join(capsys.readouterr().err.split())
 
+    assert said("/").startswith("/clear forget the conversation")
     assert "no command /xyz; /help lists those there are. A message" in said("/xyz")
     assert "Nothing has been answered" in said("/stats")
     assert "no message to answer again" in said("/retry") and "nothing to take back" in said("/undo")
