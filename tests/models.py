@@ -369,6 +369,8 @@ class LocalEngine(Engine):
         shares_routing: bool = False,
     ) -> None:
         file, spec = open_model(path)
+        if not spec.is_recurrent:  # as the launcher does
+            limits = dataclasses.replace(limits, num_slots=0)
         plan = make_plan(spec, weights, expert_split)
         self.ranks = [
             Rank(file, spec, share, len(plan), limits, open_device, two_phase, shares_routing)
