@@ -172,6 +172,7 @@ def _shape_or_file(options: argparse.Namespace) -> Path | HubModel | RandomModel
 def _bench_config(options: argparse.Namespace) -> BenchConfig:
     return BenchConfig(
         prefill=parse_counts(options.prefill, "--prefill"),
+        cached=parse_counts(options.cached, "--cached"),
         decode=parse_counts(options.decode, "--decode"),
         at_context=parse_counts(options.at_context, "--at-context"),
         batch=parse_counts(options.batch, "--batch"),

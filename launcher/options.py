@@ -166,6 +166,8 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     tests = parser.add_argument_group("tests (lists of numbers; none for an empty one)")
     tests.add_argument("--prefill", default="128,512", metavar="LIST",
                        help="prompts of so many tokens (default: %(default)s)")  # fmt: skip
+    tests.add_argument("--cached", default="none", metavar="LIST",
+                       help="prompts of so many tokens that came before (default: %(default)s)")  # fmt: skip
     tests.add_argument("--decode", default="64", metavar="LIST",
                        help="so many tokens one by one (default: %(default)s)")  # fmt: skip
     tests.add_argument("--at-context", default="0,2048", metavar="LIST",
