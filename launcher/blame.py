@@ -1,4 +1,4 @@
-"""What a failed run tells of its devices: in which kernel a driver crashed, which ranks made no numbers."""
+"""Finds the device to blame for a failed run: where a driver crashed, or which ranks made no numbers."""
 
 from __future__ import annotations
 

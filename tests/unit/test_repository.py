@@ -1,5 +1,6 @@
 """What the repository promises about itself."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -10,6 +11,17 @@ import tplaunch
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("launcher", "worker", "coordinator", "collectives", "shaders")
 MAX_LINES = 300
+PLAIN_ENGLISH = (  # the folders whose docstrings have been gone through
+    *(
+        "coordinator/split",
+        "coordinator/architectures",
+        "coordinator/model",
+        "coordinator/gguf",
+        "coordinator",
+    ),
+    *("collectives", "launcher/fitting", "worker/jobs"),
+)
+NO_SUBJECT = tuple(f"{word} " for word in ("Of", "Those", "What", "Whether"))
 
 PYPROJECT = (REPOSITORY / "pyproject.toml").read_text()
 SOURCES = sorted(
@@ -46,6 +58,18 @@ def test_an_installation_has_every_package() -> None:
 def test_files_are_short(source: str) -> None:
     num_lines = len((REPOSITORY / source).read_text().splitlines())
     assert num_lines <= MAX_LINES, f"{num_lines} lines: does it hold two ideas?"
+
+
+@pytest.mark.parametrize("folder", PLAIN_ENGLISH)
+def test_docstrings_have_a_subject(folder: str) -> None:
+    begun = [
+        f"{path.name}: {text.splitlines()[0]}"
+        for path in sorted((REPOSITORY / folder).glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and (text := ast.get_docstring(node) or "").startswith(NO_SUBJECT)
+    ]
+    assert begun == []
 
 
 def test_changelog_has_a_place_for_the_next_change() -> None:
