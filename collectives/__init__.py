@@ -36,7 +36,7 @@ KINDS: dict[str, Callable[..., Collective]] = {"shared-memory": SharedMemory, "z
 
 
 def shares_arena(kind: str) -> bool:
-    """Whether all ranks have one arena, which rank 0 makes."""
+    """Returns true if all ranks have one arena, which rank 0 makes."""
     return KINDS[kind] is SharedMemory
 
 

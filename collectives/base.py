@@ -1,4 +1,4 @@
-"""What every collective promises: the contract, its errors, and the checks that need no peer.
+"""Defines the contract of every collective, its errors, and the checks that need no peer.
 
 A device writes its partial sums straight into the collective's arena; the collective only makes the
 summands complete. Nothing here knows of devices, of processes, or of how endpoints are exchanged.

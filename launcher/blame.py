@@ -1,4 +1,4 @@
-"""What a failed run tells of its devices: in which kernel a driver crashed, which ranks made no numbers."""
+"""Tells what devices did in a failed run: in which kernel a driver crashed, which ranks made no numbers."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class DeviceChoice:
 
 @dataclass(frozen=True)
 class DeviceList:
-    """What the drivers report; `error` says why there is nothing."""
+    """The devices that the drivers report; `error` says why there are none."""
 
     devices: tuple[dict[str, Any], ...]  # worker.vulkan.listing.PhysicalDevice as plain data
     error: str

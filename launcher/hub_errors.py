@@ -1,4 +1,4 @@
-"""What may go wrong between here and Hugging Face, as sentences that say what to do."""
+"""Turns errors between this machine and Hugging Face into sentences that say what to do."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def _has_quant(name: str, quant: str) -> bool:
 
 
 def _quants(names: Sequence[str]) -> list[str]:
-    """What can be asked for; whole names where they tell no quant."""
+    """Returns the quants that can be asked for; whole names where they tell no quant."""
     found = [match[-1] if (match := _QUANT.findall(name.removesuffix(".gguf"))) else name for name in names]
     return list(dict.fromkeys(found))
 

@@ -36,7 +36,7 @@ class RunLogs:
         return self._directory / f"rank-{rank}.log"
 
     def output(self, rank: int) -> IO[bytes] | int:
-        """What a worker's standard output and error are to be."""
+        """Returns the file or pipe that takes a worker's standard output and error."""
         file = self.path(rank).open("wb", buffering=0)
         os.fchmod(file.fileno(), 0o600)  # whatever the umask is
         self._files.append(file)

@@ -1,4 +1,4 @@
-"""What this process may take of its machine: memory and CPU time, as far as a container or a limit leaves it.
+"""Reads how much memory and CPU time this process may take, as far as a container or a limit leaves it.
 
 The files are those of https://docs.kernel.org/admin-guide/cgroup-v2.html, and of version 1, which older
 systems and those with both still have. A group's limits hold for all groups below it: every level is asked.
@@ -46,7 +46,7 @@ class Group:
 
 
 def host_memory(num_ranks: int, root: Path = ROOT) -> HostMemory:
-    """What the ranks in this machine's memory may use, all together."""
+    """Returns the memory of this machine that all ranks together may use."""
     memory = _machine_memory()
     for group in _groups(root):
         if group.max_bytes is not None and group.max_bytes < memory.total:
@@ -71,7 +71,7 @@ def num_threads(num_cores: int, num_ranks: int, root: Path = ROOT) -> int:
 
 
 def free_cache_bytes() -> int | None:
-    """Of the disk that drivers keep their caches on, for this user; None where that is not known."""
+    """Returns the free bytes of the disk with the drivers' caches, for this user; None where not known."""
     folder = user_folder("XDG_CACHE_HOME", ".cache")
     while folder is not None:
         try:

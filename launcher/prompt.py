@@ -76,7 +76,7 @@ def _edited_line(prompt: str) -> str:
 
 
 class _Waiting:
-    """What signals do while a line is awaited: their handlers raise, and what came before that is kept."""
+    """Lets signals interrupt the wait for a line: their handlers raise, and text typed before is kept."""
 
     def __init__(self) -> None:
         self._is_waiting = self._has_ended = False

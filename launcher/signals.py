@@ -39,7 +39,7 @@ class Signalled(BaseException):
 
 
 class _State:
-    """Of this process, as its signals are."""
+    """The state of this process's signals."""
 
     first: int | None = None  # the signal that ends the run; others change nothing
     num_holds = 0
@@ -117,7 +117,7 @@ def interrupts(take: Callable[[], bool]) -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """What is done here is done whole; a signal that comes meanwhile raises Signalled behind it.
+    """Holds signals back until the body is done; one that comes meanwhile raises Signalled behind it.
 
     Python runs handlers in the main thread alone: no other one is interrupted.
     """

@@ -108,7 +108,7 @@ def _join(writer: gguf.GGUFWriter, prefix: str, kind: str, weights: dict[str, Fl
 
 
 def latent_logits(spec: ModelSpec, weights: dict[str, Floats], tokens: list[int]) -> Doubles:
-    """Of every position [tokens, vocabulary], with keys and values of each head."""
+    """Returns the logits of every position [tokens, vocabulary], with keys and values of each head."""
     w = {name.removesuffix(".weight"): value.astype(np.float64) for name, value in weights.items()}
     hidden = w["token_embd"][tokens]
     for index in range(spec.num_layers):

@@ -68,7 +68,7 @@ class _Maker:
         self.tensors[name + ".weight"] = 1 + self.values(*shape)
 
     def scalars(self, layer: str, *shape: int) -> None:
-        """Of the heads: what makes their states decay."""
+        """Adds the numbers that make the states of heads decay."""
         self.tensors[f"{layer}.ssm_a"] = -np.abs(self.values(*shape)) - np.float32(0.05)
         self.tensors[f"{layer}.ssm_dt.bias"] = self.values(HEADS)
 

@@ -1,4 +1,4 @@
-"""What the Python API gives back, in the shapes that vLLM's has."""
+"""The results of the Python API, in the shapes of vLLM's."""
 
 from __future__ import annotations
 

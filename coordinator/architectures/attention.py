@@ -48,7 +48,7 @@ class AttentionFeatures:
 
 @dataclass(frozen=True)
 class LayerHeads:
-    """What every attention has, as a file says it: not checked yet."""
+    """The heads that every attention has, as a file gives them: not checked yet."""
 
     num_heads: int
     num_kv_heads: int
@@ -59,7 +59,7 @@ class LayerHeads:
 
 @dataclass(frozen=True)
 class Attentions:
-    """What the layers of a model have, their ropes, and tensors that they don't use."""
+    """The attention of each layer of a model, the ropes, and the tensors that no attention uses."""
 
     layers: tuple[AttentionSpec | None, ...]
     ropes: tuple[Rope, ...]
@@ -156,7 +156,7 @@ def _ropes(
 
 
 def _turns(features: AttentionFeatures, index: int, window: Window | None, any_windows: bool) -> bool:
-    """Whether a layer has rope, as far as the features say."""
+    """Returns true if the layer has rope, as far as the features say."""
     if features.full_without_rope and any_windows and window is None:
         return False
     # Without windows llama 4 turns in all layers.

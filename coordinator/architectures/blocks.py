@@ -24,9 +24,10 @@ def _prefix(name: str) -> str:
 def unused_of_blocks(
     tensors: Mapping[str, TensorInfo], num_layers: int, num_blocks: int, in_layers: Sequence[str]
 ) -> tuple[str, ...]:
-    """Those of blocks that only predict further ahead, of all `in_layers`, and what is there in two ways.
-
-    And what NVFP4 files say of activations of four bits, which are not rounded here.
+    """Lists the tensors of a file that its layers do not use.
+    // These are the tensors `in_layers` of each layer, all tensors of multi-token-prediction blocks, fused
+    matrices that are also there in parts, and the input scales of NVFP4 files, by which activations would
+    be rounded to four bits, which is not done here.
     """
     predicting = {f"blk.{index}." for index in range(num_layers, num_blocks)}
     unused = [name for name in tensors if name.endswith(".input_scale") or _prefix(name) in predicting]

@@ -15,7 +15,7 @@ from tplaunch.coordinator.model.spec import FeedForwardSpec
 
 @dataclass(frozen=True)
 class ExpertFeatures:
-    """Of an architecture."""
+    """The features of an architecture's experts."""
 
     gating: str = "softmax"  # where the file does not say
     gatings: tuple[tuple[int, int, str], ...] = ()  # instead of it, by numbers of layers and of tokens
@@ -46,7 +46,8 @@ def feed_forward_parts(
     dense: Callable[[int, int], FeedForwardSpec],
     tensors: Mapping[str, TensorInfo],
 ) -> list[Parts]:
-    """Of every layer what all rows go through, and its experts. dense: makes the former of layer and length.
+    """Reads for every layer its dense feed-forward network, and its experts.
+    // dense: makes the dense network from a layer's index and a length.
 
     Where every layer has experts the file need not say a length; one without any may still count one expert.
     """

@@ -23,9 +23,8 @@ def read_latent_attentions(
     tensors: Mapping[str, TensorInfo],
     is_plain: bool,
 ) -> tuple[list[AttentionSpec], Rope]:
-    """Those of layers with so many heads, and how they turn.
-
-    is_plain: whether they turn unscaled where the file has yarn's multiplier. Raises ModelError.
+    """Reads the latent attention of each layer, with `heads` heads, and the rope of their rotated parts.
+    // is_plain: the rope stays unscaled where the file has yarn's multiplier. Raises ModelError.
     """
     rank = read.integer("attention.kv_lora_rank")
     # Some files name a rank that the model does not have.

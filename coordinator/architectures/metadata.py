@@ -124,11 +124,11 @@ class MetadataReader:
         return value
 
     def is_list(self, key: str) -> bool:
-        """Whether the file has a list there."""
+        """Returns true if the file has a list for the key."""
         return isinstance(self._metadata.get(f"{self._architecture}.{key}"), list)
 
     def has(self, key: str) -> bool:
-        """Whether the file says anything of it."""
+        """Returns true if the file has any value for the key."""
         return f"{self._architecture}.{key}" in self._metadata
 
 

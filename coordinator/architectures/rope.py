@@ -57,15 +57,15 @@ def read_rope(
 
 
 def _was_permuted(read: MetadataReader) -> bool:
-    """Whether elements that turn together lie apart, as in files of models that also see pictures."""
+    """Returns true if elements that rotate together lie apart, as in files of models that see pictures."""
     of_time, of_height, *_ = read.exactly("rope.dimension_sections", 4)
     return of_time > 0 and of_height > 0
 
 
 def still_pairs(read: MetadataReader, num_pairs: int) -> tuple[int, ...]:
-    """Those that turn by none of a picture's time, height and width, which take turns and end one by one.
-
-    What is left turns by a fourth position, which is 0 for every token of a text.
+    """Returns the pairs that none of a picture's time, height and width rotate.
+    // These three take pairs alternately, and end one by one. The other pairs rotate by a fourth position,
+    which is 0 for every token of a text.
     """
     lengths = read.exactly("rope.dimension_sections", 4)
     if not any(lengths):
@@ -87,7 +87,9 @@ def _yarn(read: MetadataReader) -> Yarn:
 
 
 def read_magnitude(read: MetadataReader, yarn_factor: float, unit: float = 1.0) -> float:
-    """Of cosines and sines; attention is sharper in longer contexts. unit: of the file's multiplier."""
+    """Reads the magnitude of cosines and sines; attention is sharper in longer contexts.
+    // unit: the unit of the file's multiplier.
+    """
     multiplier = unit * read.number("rope.scaling.yarn_log_multiplier", 0.0)
     magnitude = read.number("rope.scaling.attn_factor", 1.0)
     if yarn_factor > 1:

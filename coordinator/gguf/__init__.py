@@ -1,1 +1,1 @@
-"""What a GGUF file holds and where: metadata, tensors, their types, and the parts of a split model."""
+"""Reads GGUF files: metadata, tensors, their types, and the parts of a split model."""

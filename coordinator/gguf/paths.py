@@ -77,12 +77,12 @@ class Stamp:
         return Stamp(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
     def is_descriptor(self, descriptor: int) -> bool:
-        """Whether this process has it open there."""
+        """Returns true if this process has the file open at the descriptor."""
         found = os.fstat(descriptor)
         return (found.st_dev, found.st_ino) == (self.device, self.inode)
 
     def change(self) -> str | None:
-        """What has happened to it since, as a sentence; None for nothing."""
+        """Returns a sentence on what has happened to the file since; None for no change."""
         try:
             now = Stamp.of(self.path)
         except FileNotFoundError:

@@ -14,10 +14,9 @@ from tplaunch.coordinator.messages import StepDone
 
 @dataclass(frozen=True)
 class ReduceTimes:
-    """Of some steps' all-reduces: the time in which no device computed for want of a word from the others.
-
-    It begins when the last rank's device has ended what it does before, and ends when the last one begins
-    what comes after. In two phases that happens twice; the devices' work in between is not counted.
+    """The times of some steps' all-reduces: the time in which no device computed for want of the others.
+    // The time begins when the last rank's device has ended its work before the all-reduce, and ends when the
+    last one begins its work after it. In two phases that happens twice; work in between is not counted.
     """
 
     num_ranks: int

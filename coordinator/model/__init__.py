@@ -1,1 +1,1 @@
-"""What a model is, as frozen data: dimensions and features of its layers, with no architecture's name."""
+"""Describes a model as frozen data: dimensions and features of its layers, with no architecture's name."""

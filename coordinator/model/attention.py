@@ -1,4 +1,4 @@
-"""What the attention of a layer may have besides heads: frozen parts of the specs of spec.py."""
+"""Features that the attention of a layer may have besides heads: frozen parts of the specs of spec.py."""
 
 from __future__ import annotations
 
@@ -83,5 +83,5 @@ class Latent:
 
     @property
     def query_length(self) -> int:
-        """Of one head, before it is multiplied."""
+        """The length of one head's query, before the keys' matrix multiplies it."""
         return self.nope_length + self.rope_length

@@ -1,4 +1,4 @@
-"""What no number of a model may be, and the error that says so: checks of the specs beside this file."""
+"""Refuses numbers that no model may have, in one sentence: checks of the specs beside this file."""
 
 from __future__ import annotations
 

@@ -49,5 +49,5 @@ class RecurrentSpec:
 
     @property
     def normalises_groups(self) -> bool:
-        """Whether what goes out is normalised by groups of heads, and not head by head."""
+        """Tells if the output is normalised by groups of heads, and not head by head."""
         return self.kind == "scan"

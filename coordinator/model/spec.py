@@ -1,4 +1,4 @@
-"""What a model is: its dimensions and features as frozen data.
+"""Describes a model: its dimensions and features as frozen data.
 
 Knows no architecture by name (coordinator/architectures/ does), no file format, no device and no split.
 """
@@ -109,7 +109,7 @@ class FeedForwardSpec:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """What a layer adds to the residual stream, one after the other; None for what it has not.
+    """The parts of a layer that add to the residual stream, one after the other; None for a missing part.
 
     A feed-forward network beside experts gets the same input, and is added to them.
     """
@@ -124,7 +124,7 @@ class LayerSpec:
 
     @property
     def has_feed_forward(self) -> bool:
-        """Of either kind."""
+        """Tells if the layer has a feed-forward network, a dense one or experts."""
         return self.feed_forward is not None or self.experts is not None
 
 
@@ -185,7 +185,7 @@ class ModelSpec:
 
     @property
     def attentions(self) -> tuple[AttentionSpec, ...]:
-        """Of the layers that have it."""
+        """The attention of each layer that has it."""
         return tuple(layer.attention for layer in self.layers if layer.attention is not None)
 
     @property
@@ -195,7 +195,7 @@ class ModelSpec:
 
     @property
     def feed_forwards(self) -> tuple[FeedForwardSpec, ...]:
-        """Of the layers that have it."""
+        """The dense feed-forward network of each layer that has it."""
         return tuple(layer.feed_forward for layer in self.layers if layer.feed_forward is not None)
 
     @functools.cached_property
@@ -208,12 +208,12 @@ class ModelSpec:
 
     @property
     def is_recurrent(self) -> bool:
-        """Whether any layer keeps a state of its sequence."""
+        """Tells if any layer keeps a state of its sequence."""
         return any(layer.recurrent is not None for layer in self.layers)
 
     @property
     def experts(self) -> tuple[ExpertsSpec, ...]:
-        """Of the layers that have them."""
+        """The experts of each layer that has them."""
         return tuple(layer.experts for layer in self.layers if layer.experts is not None)
 
     @property

@@ -1,4 +1,4 @@
-"""What sequences keep on the devices: keys and values in blocks, recurrent states in slots, a seat each.
+"""Memory of sequences on the devices: keys and values in blocks, recurrent states in slots, a seat each.
 
 A sequence that begins like an earlier one begins with what that one computed, as long as it is still there:
 blocks of all positions before, or of the window before, and a snapshot of the state. Only whole blocks are
@@ -22,7 +22,7 @@ from tplaunch.coordinator.split.plan import PlanError
 
 @dataclass(frozen=True)
 class LayerKinds:
-    """What a model's layers keep of a sequence."""
+    """The kinds of memory that a model's layers keep of a sequence."""
 
     sees_all: bool = True  # some attend to all positions
     window: int = 0  # positions that the others see at most; 0 where there are none

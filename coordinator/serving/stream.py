@@ -72,7 +72,7 @@ class Stream:
         return Pick(self.sampler, row, len(self.sequence.tokens), self.output.token_ids)
 
     def wants(self, run: Run) -> Iterator[Wants]:
-        """What is wanted of each of a run's rows with logits."""
+        """Yields the wish for each row with logits of a run."""
         for position in self._positions(run):
             if self.request.only_logits:
                 yield WHOLE_ROW

@@ -99,7 +99,7 @@ class Cutter:
             self.factor(name, piece, len(span))
 
     def head_norm(self, name: str, span: str, heads: Span, count: int, length: int) -> None:
-        """Of queries or keys; weights that all heads share are replicated. The bias goes along."""
+        """Cuts a norm of queries or keys, and its bias; weights that all heads share are replicated."""
         for suffix in (".weight", ".bias"):
             if suffix == ".bias" and name + suffix not in self.tensors:
                 continue
@@ -112,7 +112,7 @@ class Cutter:
                 self.shards[name + suffix] = Shard(tensor.name, "F32", heads, Span(0, length), 0)
 
     def norm(self, name: str) -> None:
-        """Of rows of the residual stream; the bias goes along."""
+        """Cuts a norm of rows of the residual stream, and its bias."""
         self.vector(name + ".weight", self.width)
         if name + ".bias" in self.tensors:
             self.vector(name + ".bias", self.width)
@@ -127,7 +127,7 @@ class Cutter:
         self.factor(rows.tensor, name, len(span))
 
     def factor(self, tensor: str, name: str, num_rows: int) -> None:
-        """What products with a matrix are multiplied by: one number in the file, one a row on the device."""
+        """Cuts the scale of a matrix's products: one number in the file, one for each row on the device."""
         if tensor + ".scale" in self.tensors:
             self.find_floats(tensor + ".scale", (1,))
             self.shards[name + ".scale"] = Shard(tensor + ".scale", "F32", ONE, ONE, 0, repeats=num_rows)

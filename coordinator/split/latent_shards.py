@@ -12,7 +12,7 @@ from tplaunch.coordinator.split.shards import Shard
 def cut_latent_attention(
     cutter: Cutter, prefix: str, attention: AttentionSpec, latent: Latent, share: LayerShare
 ) -> None:
-    """What makes the latent is replicated where there are heads; what is of one head goes with it."""
+    """Replicates the matrices that make the latent, on ranks with heads, and cuts the others by head."""
     heads, count = share.heads, attention.num_heads
 
     def whole(length: int) -> Span:

@@ -47,7 +47,7 @@ class Span:
 
 @dataclass(frozen=True)
 class LayerShare:
-    """What one rank holds of one layer. Spans of what the layer has not are empty."""
+    """The part of one layer that one rank holds. Spans of parts that the layer lacks are empty."""
 
     heads: Span  # query heads
     kv_heads: Span  # those that the query heads read; neighbours may hold the same one
@@ -60,7 +60,7 @@ class LayerShare:
 
 @dataclass(frozen=True)
 class RankShare:
-    """What one rank holds of every layer, and its slice of the output's vocabulary rows."""
+    """The part of every layer that one rank holds, and its slice of the output's vocabulary rows."""
 
     rank: int
     layers: tuple[LayerShare, ...]
@@ -174,7 +174,7 @@ def groups_of(recurrent: RecurrentSpec, heads: Span) -> Span:
 
 
 def shares_norm(recurrent: RecurrentSpec, num_ranks: int) -> bool:
-    """Whether ranks hold parts of a group that is normalised as a whole, and have to sum its squares."""
+    """Returns true if ranks hold parts of a group that is normalised as a whole: they sum its squares."""
     return recurrent.normalises_groups and recurrent.num_groups < num_ranks
 
 
@@ -189,14 +189,16 @@ def _column_unit(columns: int, num_ranks: int) -> int:
 
 
 def shares_routing(kinds: Sequence[str]) -> bool:
-    """Whether one rank says which experts rows go to: devices of unequal kinds round differently."""
+    """Returns true if one rank picks the experts for all: devices of unequal kinds round differently."""
     return len(set(kinds)) > 1
 
 
 def num_all_reduces(
     spec: ModelSpec, num_ranks: int, with_logits: bool, with_shared_routing: bool = False
 ) -> int:
-    """Of a step. Without logits it ends in the last layer before those; they are always even in number."""
+    """Counts the all-reduces of a step; the number is always even.
+    // Without logits the step ends in the last layer, before the sums that only logits need.
+    """
     if num_ranks == 1:
         return 0
     count = sum(_sums_rows(layer) for layer in spec.layers)
@@ -211,7 +213,7 @@ def num_all_reduces(
 
 
 def _sums_rows(layer: LayerSpec) -> bool:
-    """Whether ranks exchange sums to normalise queries and keys by whole rows."""
+    """Returns true if ranks exchange sums to normalise queries and keys by whole rows."""
     norm = None if layer.attention is None else layer.attention.head_norm
     return norm is not None and norm.span == "row"
 

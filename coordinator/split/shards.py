@@ -32,7 +32,7 @@ class Shard:
 
     @property
     def num_rows(self) -> int:
-        """Of all experts together."""
+        """The number of rows of all experts together."""
         return len(self.experts) * len(self.rows)
 
     @property

@@ -1,4 +1,4 @@
-"""What tokens stand for, as bytes, and which tokens stand for the bytes that nothing else covers.
+"""Maps tokens to the bytes they stand for, and finds the tokens for bytes that nothing else covers.
 
 Knows the two ways in which a vocabulary writes bytes as text; knows no metadata and no merging.
 """

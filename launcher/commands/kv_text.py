@@ -1,4 +1,4 @@
-"""What a plan keeps of sequences, in words and numbers: positions of the KV cache, and recurrent states."""
+"""Describes the memory that a plan keeps for sequences: positions of the KV cache, and recurrent states."""
 
 from __future__ import annotations
 

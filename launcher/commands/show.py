@@ -161,7 +161,7 @@ KINDS = {**TITLES, "experts": "experts", "expert_columns": "expert columns"}  # 
 
 
 def _layer_spans(share: RankShare) -> dict[str, list[Span]]:
-    """What a rank holds of each layer, by kind."""
+    """Returns the spans that a rank holds of each layer, by kind."""
     return {
         "heads": [layer.heads for layer in share.layers],
         "kv_heads": [layer.kv_heads for layer in share.layers],

@@ -22,7 +22,7 @@ from tplaunch.worker.buffers.table import Buffer, activation_buffers, cache_buff
 
 @dataclass(frozen=True)
 class RankBytes:
-    """What one rank allocates."""
+    """The bytes that one rank allocates, by purpose."""
 
     weights: int
     cache: int
@@ -42,7 +42,7 @@ class RankBytes:
 
 
 class RankNeeds:
-    """What a rank allocates, as a function of the limits: exactly the buffers that a worker creates."""
+    """The bytes a rank allocates, as a function of the limits: exactly the buffers that a worker creates."""
 
     def __init__(
         self,
@@ -66,12 +66,12 @@ class RankNeeds:
 
     @property
     def keeps_states(self) -> bool:
-        """Whether the model has recurrent layers."""
+        """Tells if the model has recurrent layers."""
         return self._spec.is_recurrent
 
     @property
     def sees_all(self) -> bool:
-        """Whether any layer with attention has no window."""
+        """Tells if any layer with attention has no window."""
         return any(attention.window is None for attention in self._spec.attentions)
 
     @property
@@ -135,7 +135,7 @@ def _total(buffers: Mapping[str, Buffer]) -> int:
 
 
 def exceeds_allocation(needs: RankNeeds, choice: DeviceChoice, limits: Limits) -> bool:
-    """Whether a buffer is larger than what the device allocates at once."""
+    """Returns true if a buffer is larger than any that the device allocates at once."""
     return 0 < choice.max_allocation < needs.largest_buffer(limits)
 
 
@@ -170,7 +170,7 @@ def check_fit(
 
 
 def widening(shards: Mapping[str, Shard]) -> int:
-    """What NumPy needs more: it computes with float32 copies of the matrices."""
+    """Returns the additional bytes that NumPy needs: it computes with float32 copies of the matrices."""
     stacks = stack_shards(shards).values()
     return sum(max(0, 4 * stack.rows * stack.padded_columns - stack.nbytes) for stack in stacks)
 

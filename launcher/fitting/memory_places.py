@@ -35,7 +35,7 @@ class MemoryPlace:
 
 
 def memory_places(choices: Sequence[DeviceChoice], max_memory: Mapping[int | None, int]) -> list[MemoryPlace]:
-    """Of all ranks; devices whose memory is not known are left out.
+    """Returns the memory places of all ranks; devices whose memory is not known are left out.
 
     Raises UsageError for caps of devices that no rank is on.
     """

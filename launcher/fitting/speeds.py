@@ -34,7 +34,9 @@ def rank_speeds(config: RunConfig, choices: Sequence[DeviceChoice]) -> list[floa
 
 
 def device_speed(config: RunConfig, choice: DeviceChoice, anew: bool = False) -> float:
-    """Of one rank alone on it: as it was measured once, or measured now. Raises RunError."""
+    """Returns the speed of a device with one rank alone on it: as measured before, or measured now.
+    // Raises RunError.
+    """
     job = {"on_cpu": choice.on_cpu, "anew": anew}
     found = run_device_job(config, choice, "measure-speed", job, TIMEOUT_SECONDS)
     return float(found["weights_per_second"])

@@ -1,4 +1,4 @@
-"""What a kernel asks of every device that runs it: how large a workgroup is, and what that shares."""
+"""Reads the demands of a kernel on every device: the size of a workgroup and of its shared memory."""
 
 from __future__ import annotations
 

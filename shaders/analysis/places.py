@@ -1,4 +1,4 @@
-"""What pointers to variables point to in a kernel, and which stores a load may see.
+"""Finds the variables that pointers of a kernel point to, and which stores a load may see.
 
 The compiler uses a variable for one thing after another: of its stores only those count after which a path
 leads to the load without another store.

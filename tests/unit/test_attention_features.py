@@ -33,7 +33,7 @@ from tplaunch.worker.step.segments import SegmentRunner
 
 
 def spec_of(architecture: str, layers: int, shapes: Any = None, **changes: Any) -> ModelSpec:
-    """Of a model of eight heads of 16 elements, with these keys; shapes: of tensors that it has."""
+    """Returns the spec of a model of eight heads of 16 elements, with these keys; shapes: of its tensors."""
     keys: dict[str, Any] = {
         "block_count": layers,
         "context_length": 131072,
@@ -56,7 +56,7 @@ def spec_of(architecture: str, layers: int, shapes: Any = None, **changes: Any) 
 
 
 def windows(spec: ModelSpec) -> str:
-    """Of each layer whether it slides."""
+    """Returns a letter for each layer: S for one with a window, f for one that sees all."""
     return "".join("S" if layer.window is not None else "f" for layer in spec.attentions)
 
 
@@ -250,7 +250,7 @@ def test_replicated_keys_are_counted_once() -> None:
 
 
 def test_short_rows_move_few_bytes() -> None:
-    """What the collective is asked to add up, with three rows of a residual stream of 32."""
+    """The collective adds up only the bytes of three rows of a residual stream of 32."""
 
     class Counting:
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What real files leave out, write otherwise or hold besides: the same model comes of them, or a refusal."""
+"""Real files leave keys out, write them otherwise or add some: the model stays the same, or is refused."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_leading_dimensions_of_1_say_nothing(tmp_path: Path, name: str, leading_
 
 
 def changed_spec(path: Path, **changes: Any) -> Any:
-    """Of the file with other keys; None for one that is left out."""
+    """Reads the spec of the file with other keys; None leaves a key out."""
     file = read_gguf(path)
     metadata = {**file.metadata, **{f"llama.{key}": value for key, value in changes.items()}}
     return model_spec({key: value for key, value in metadata.items() if value is not None}, file.tensors)

@@ -1,4 +1,4 @@
-"""What all-reduces cost beyond the devices' own work, from the devices' laps."""
+"""Tests the costs of all-reduces beyond the devices' own work, from the devices' laps."""
 
 from __future__ import annotations
 

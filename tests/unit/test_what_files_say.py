@@ -114,7 +114,7 @@ def test_divisors_are_those_of_each_layer() -> None:
 
 @pytest.mark.parametrize("biases", [("attn_qkv",), ("attn_q", "attn_k", "attn_v"), ()])
 def test_fused_matrices_with_biases_of_their_own(biases: tuple[str, ...]) -> None:
-    """Of the whole, or of its parts."""
+    """The fused matrix has biases of the whole, or of its parts."""
     rows = {"attn_qkv": 192, "attn_q": 128, "attn_k": 32, "attn_v": 32}
     shapes: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (48, 256),

@@ -159,7 +159,7 @@ Routing = tuple[HeldExperts, int, int, Floats]
 
 @st.composite
 def routings(draw: st.DrawFn) -> Routing:
-    """What a rank holds, the rows of program and step, and where they go."""
+    """Draws the experts that a rank holds, the rows of program and step, and the rows' routes."""
     count = draw(st.integers(1, 12))
     first = draw(st.integers(0, count - 1))
     held = HeldExperts(draw(st.integers(1, min(count, 4))), first, draw(st.integers(1, count - first)))

@@ -97,7 +97,7 @@ def check(device: ReusedDevice, case: Case, tolerance: float = 1e-5) -> None:
 
 
 def columns(weight_type: str, data: st.DataObject) -> int:
-    """Of a matrix: whole blocks."""
+    """Draws a matrix's number of columns: whole blocks."""
     unit = unit_columns(weight_type)
     return unit * data.draw(st.integers(0, max(3, 640 // unit)), "units of columns")
 

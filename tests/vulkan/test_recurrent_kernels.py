@@ -168,7 +168,7 @@ def recurrence_arrays(rng: np.random.Generator, op: Recurrence, rows: int) -> Ar
 
 @st.composite
 def some_heads(draw: st.DrawFn) -> Heads:
-    """Of a layer whose heads share groups as neighbours, or in turns; a rank may hold a part of a group."""
+    """Draws heads that share groups as neighbours, or alternately; a rank may hold a part of a group."""
     per_group, num_groups = draw(st.integers(1, 3)), draw(st.integers(1, 4))
     first = draw(st.integers(0, per_group * num_groups - 1))
     count = draw(st.integers(1, per_group * num_groups - first))

@@ -60,7 +60,7 @@ def stack_shards(shards: Mapping[str, Shard]) -> dict[str, Stack]:
 
 
 def stacked_tensors(layer: str, group: tuple[str, ...], shards: Mapping[str, Shard]) -> list[str]:
-    """What a group's matrices in one layer became: neighbours of one layout lie in one stack.
+    """Returns the stacks of a group's matrices in one layer: neighbours of one layout share a stack.
 
     The names are those of tensors, without ".weight": "blk.0.attn_q+attn_k", "blk.0.attn_v".
     """

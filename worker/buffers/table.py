@@ -43,7 +43,7 @@ class Buffer:
 def activation_buffers(
     spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], limits: Limits
 ) -> dict[str, Buffer]:
-    """What a step works in: as much as the layer needs that needs most."""
+    """Returns the buffers that a step works in: each as large as the layer that needs most."""
     width = padded(spec.embedding_length)
 
     def rows(length: int, placement: Placement = Placement.DEVICE, count: int = limits.max_rows) -> Buffer:
@@ -130,7 +130,7 @@ def _recurrent_lengths(spec: ModelSpec, share: RankShare, shards: Mapping[str, S
 def _expert_buffers(
     spec: ModelSpec, share: RankShare, limits: Limits, activated_length: int
 ) -> dict[str, Buffer]:
-    """What experts work in; a pair is a row with one of its experts."""
+    """Returns the buffers that experts work in; a pair is a row with one of its experts."""
     if not spec.experts:
         return {}
     count, used = (max(getattr(experts, name) for experts in spec.experts) for name in ("count", "used"))

@@ -94,13 +94,13 @@ def _heads() -> Iterator[Op]:
 
 
 def _turns(heads: Heads) -> Iterator[Turn]:
-    """Of whole heads, and of parts of them."""
+    """Yields rotations of whole heads, and of parts of them."""
     yield Turn(0, heads.key_length)
     yield Turn(0, heads.key_length // 2, interleaved=True, start=heads.key_length // 4)
 
 
 def _cached() -> Iterator[tuple[Op, str]]:
-    """What there are kernels for with every type of the KV cache."""
+    """Yields the ops that have kernels for every type of the KV cache, with each type."""
     for kv_type in KV_TYPES:
         for heads in HEADS:
             for turn in _turns(heads):

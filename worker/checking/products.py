@@ -47,7 +47,7 @@ def matmul(op: MatMul) -> MatMul:
 
 
 def check_matmul(op: MatMul, rows: int) -> Check:
-    """Of one row, for which there are kernels of their own, or of several."""
+    """Checks a product of one row, for which there are kernels of their own, or of several."""
     rng = np.random.default_rng(5)
     num_rows, width = min(rows, NUM_ROWS), padded(MATRIX_ROWS)
     arrays: Arrays = {

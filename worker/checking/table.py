@@ -106,7 +106,7 @@ class SmallOp:
 
     @property
     def limits(self) -> Limits:
-        """What the dispatcher has to know to choose its kernel."""
+        """The limits by which the dispatcher chooses its kernel."""
         return limits_for(max_rows=self.num_rows, max_logit_rows=self.num_rows, kv_type=self.kv_type)
 
     def check(self) -> Check:

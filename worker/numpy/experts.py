@@ -1,4 +1,4 @@
-"""What NumPy does for experts: routing, products expert by expert, sums."""
+"""Computes experts with NumPy: routing, products expert by expert, sums."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _probabilities(logits: Floats, gating: str) -> Floats:
 
 
 def _best(keys: Floats, count: int) -> Integers:
-    """Of every row the indices of the largest, in order."""
+    """Returns the indices of the `count` largest keys of every row, the largest first."""
     return np.argsort(-keys, axis=1, kind="stable")[:, :count]
 
 
@@ -108,7 +108,7 @@ def _pairs_by_expert(held: HeldExperts, state: NumpyState) -> Iterator[tuple[int
 
 
 def expert_matmul(op: ExpertMatMul, state: NumpyState) -> None:
-    """Whether pairs lie in tiles makes no difference here."""
+    """Multiplies each pair's row by its expert's matrix. Tiles of pairs make no difference here."""
     parts = state.matrices[op.matrix.name].reshape(-1, op.held.count, op.columns, op.matrix.columns)
     factors = biases = None
     if op.factors is not None:
@@ -134,7 +134,7 @@ def expert_matmul(op: ExpertMatMul, state: NumpyState) -> None:
 
 
 def _activated(products: list[Floats], activation: str | None) -> Floats:
-    """Of gate and up, or of one product alone."""
+    """Returns the activated product of gate and up, or of one product alone."""
     if activation in GATED_ACTIVATIONS:
         return GATED_ACTIVATIONS[activation](*products)
     gate = products[0] if activation is None else ACTIVATIONS[activation](products[0])

@@ -1,4 +1,4 @@
-"""What NumPy does to queries and keys before they are cached: clamped, normalised, turned."""
+"""Prepares queries and keys with NumPy before they are cached: clamped, normalised, rotated."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def head_norm(op: HeadNorm, state: NumpyState) -> None:
 
 
 def _own(op: HeadNorm, part: Floats) -> tuple[Floats, Floats]:
-    """What is subtracted from each head, and the mean square of what is left."""
+    """Returns the mean to subtract from each head, and the mean square of the remainder."""
     mean: Floats = part.mean(axis=2, keepdims=True) * np.float32(op.kind == "layer")
     square: Floats = np.square(part - mean)
     return mean, square.mean(axis=2, keepdims=True)

@@ -1,4 +1,4 @@
-"""What NumPy does for latent attention: each head's own products, and parts of heads copied."""
+"""Computes latent attention with NumPy: each head's own products, and parts of heads copied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What NumPy does row by row: sums with norms, quantization, activations."""
+"""Computes with NumPy row by row: sums with norms, quantization, activation functions."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def activate(op: Activate, state: NumpyState) -> None:
 
 
 def activated(product: Floats, activation: str | None, gated: bool) -> Floats:
-    """Of a gated product [rows, gates and as many ups], activation(gate) * up."""
+    """Returns activation(gate) * up of a gated product [rows, gates and as many ups]."""
     gate, up = np.split(product, 2, axis=1) if gated else (product, None)
     if activation is not None:
         gate = ACTIVATIONS[activation](gate)

@@ -27,7 +27,7 @@ class Heads:
 
 
 class InPlace:
-    """Of operations that change qkv and nothing else."""
+    """The buffers of operations that change qkv and nothing else."""
 
     reads: frozenset[str] = frozenset(("qkv",))
     writes: frozenset[str] = frozenset(("qkv",))
@@ -66,7 +66,7 @@ HEAD_SUMS = 4  # that a row has
 
 @dataclass(frozen=True)
 class RowSums:
-    """What HeadSums have left, of all ranks, of rows of so many elements."""
+    """The all-reduced sums of HeadSums, for rows of `query_length` and `key_length` elements."""
 
     parity: int
     query_length: int
@@ -141,7 +141,7 @@ class RopeCache:
 
     @property
     def value_in_key(self) -> bool:
-        """Whether there are no values to be written."""
+        """Tells if there are no values to be written."""
         return self.value_cache == self.key_cache
 
     @property
@@ -168,11 +168,11 @@ class Alibi:
 
     @property
     def step(self) -> float:
-        """Of the slopes' logarithms to the base 2, from head to head."""
+        """The difference of the slopes' logarithms to the base 2, from head to head."""
         return self.max_bias / self.whole_steps
 
     def slopes(self, num_heads: int) -> list[float]:
-        """Of this rank's heads."""
+        """Returns the slopes of this rank's heads."""
         heads = range(self.first_head, self.first_head + num_heads)
         return [
             2 ** (-self.step * (head + 1 if head < self.whole_steps else head - self.whole_steps + 0.5))
@@ -205,12 +205,12 @@ class Attention:
 
     @property
     def value_in_key(self) -> bool:
-        """Whether the cache has no values: they are the first elements of keys."""
+        """Tells if the cache has no values: they are the first elements of keys."""
         return self.value_cache == self.key_cache
 
     @property
     def windowed(self) -> bool:
-        """Whether the cache is of the pool of layers with a window."""
+        """Tells if the cache is in the pool of layers with a window."""
         return self.window > 0
 
     @property

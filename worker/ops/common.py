@@ -53,7 +53,7 @@ class SumNorm:
 
     @property
     def stores_hidden(self) -> bool:
-        """Whether hidden is written; a sum of hidden alone is in its place already."""
+        """Tells if hidden is written; a sum of hidden alone is in its place already."""
         return (
             self.rows == "rows" and self.source is not None and (self.source, self.addend) != ("hidden", None)
         )
@@ -126,7 +126,7 @@ class MatMul:
 
     @property
     def columns(self) -> int:
-        """Of the output."""
+        """The number of columns of the output."""
         return self.matrix.rows // 2 if self.gated else self.matrix.rows
 
     @property

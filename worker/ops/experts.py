@@ -56,12 +56,12 @@ class Route:
 
     @property
     def normalises(self) -> bool:
-        """Whether a row's weights are divided by their sum."""
+        """Tells if a row's weights are divided by their sum."""
         return self.normalised or self.gating == "softmax_chosen"
 
     @property
     def by_logits(self) -> bool:
-        """Whether logits choose: in the order of probabilities, without the ties that rounding makes."""
+        """Tells if logits choose: in the order of probabilities, without the ties that rounding makes."""
         return self.gating == "softmax_chosen" or (self.bias is None and self.num_groups == 1)
 
     @property

@@ -1,4 +1,4 @@
-"""What the attention of a layer computes, as operations: by the features of its spec."""
+"""The operations that compute the attention of a layer, by the features of its spec."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _normalise(builder: ProgramBuilder, index: int, attention: AttentionSpec, sh
 
 
 def attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:
-    """Of the queries over the layer's cache, into this rank's partial sums."""
+    """Attends with the queries over the layer's cache, into this rank's partial sums."""
     output, num_heads = f"blk.{index}.attn_output", len(share.heads)
     if num_heads:
         window, bias, group = attention.window, attention.alibi_bias, attention.heads_per_kv_head

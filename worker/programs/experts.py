@@ -1,4 +1,4 @@
-"""What a layer of experts computes, as ops: routing, the products of the chosen experts, their sum."""
+"""The operations of a layer of experts: routing, the products of the chosen experts, their sum."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIN_PAIRS_PER_EXPERT = 2
 def add_experts(
     builder: ProgramBuilder, index: int, experts: ExpertsSpec, share: LayerShare, *, accumulates: bool
 ) -> None:
-    """Of the normed rows, into this rank's partial sums, which may hold another part's already.
+    """Adds the experts' outputs to this rank's partial sums, which may hold another part's already.
 
     The rows must have been routed.
     """
@@ -41,7 +41,9 @@ def add_experts(
 
 
 def add_routing(builder: ProgramBuilder, index: int, experts: ExpertsSpec) -> None:
-    """Of the normed rows. Equal devices compute the same bits and decide by themselves; others are told."""
+    """Routes the normed rows.
+    // Equal devices compute the same bits and decide by themselves; others are told by rank 0.
+    """
     layer, shared = f"blk.{index}", builder.shares_routing
     decides = not shared or builder.share.rank == 0
     if decides:

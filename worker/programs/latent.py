@@ -1,4 +1,4 @@
-"""What latent attention computes before and behind attention itself, as operations."""
+"""The operations of latent attention before and behind attention itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tplaunch.worker.programs.builder import ProgramBuilder
 
 
 def latent_products(builder: ProgramBuilder, index: int, latent: Latent, heads: Heads) -> None:
-    """Of the normed rows: queries multiplied by the keys' matrices, and the key, into qkv."""
+    """Multiplies the normed rows into qkv: queries multiplied by the keys' matrices, and the key."""
     layer, key = f"blk.{index}", heads.first_key
     if latent.query_rank:
         builder.matmul(f"{layer}.attn_q_a", "normed", QUERY_LATENT)
@@ -37,7 +37,7 @@ def _norm(builder: ProgramBuilder, tensor: str, length: int, buffer: str, offset
 def attended_products(
     builder: ProgramBuilder, index: int, latent: Latent, num_heads: int, offset: int
 ) -> None:
-    """What the heads have attended to, multiplied by the values' matrices."""
+    """Multiplies the heads' attention outputs by the values' matrices."""
     builder.add(AttentionCombine(num_heads, latent.rank, 0, output=ATTENDED))
     attended = Place("attended", latent.value_length, offset)
     matrix = builder.matrix(f"blk.{index}.attn_v_b")

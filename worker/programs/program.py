@@ -13,7 +13,7 @@ from tplaunch.worker.ops.common import Op
 
 
 class Phase(Enum):
-    """What the host makes ready behind a segment. In two phases a rank adds up a slice only."""
+    """The task of the host behind a segment. In two phases a rank adds up a slice only."""
 
     ONE_SHOT = "one-shot"  # all partials, for every rank to add up
     PARTIALS = "partials"  # this rank's slice of all partials

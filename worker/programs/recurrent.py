@@ -1,4 +1,4 @@
-"""What the recurrent part of a layer computes in a step, as ops."""
+"""The operations of the recurrent part of a layer in a step."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _heads(recurrent: RecurrentSpec, share: LayerShare) -> Heads:
 def give_out(
     builder: ProgramBuilder, index: int, recurrent: RecurrentSpec, share: LayerShare, num_ranks: int
 ) -> None:
-    """What write_state left, normalised and gated, into this rank's partial sums."""
+    """Normalises, gates and projects the outputs of write_state into this rank's partial sums."""
     if not recurrent.has_heads:
         builder.partial(f"blk.{index}.shortconv.out_proj", "gated")
         return
@@ -100,7 +100,7 @@ def give_out(
 
 
 def _exchange_squares(builder: ProgramBuilder, recurrent: RecurrentSpec, share: LayerShare) -> int:
-    """Of the groups that are normalised; returns the parity that they are in."""
+    """Exchanges the square sums of the groups that are normalised; returns their parity."""
     parity = builder.next_parity
     builder.add(
         SquareSums(
@@ -120,7 +120,7 @@ def _exchange_squares(builder: ProgramBuilder, recurrent: RecurrentSpec, share: 
 def _gated_norm(
     builder: ProgramBuilder, index: int, recurrent: RecurrentSpec, share: LayerShare, parity: int | None
 ) -> GatedNorm:
-    """Of heads, or of whole groups where the rank has those and the norm is theirs."""
+    """Returns the norm of heads, or of whole groups where the rank has these and the norm is theirs."""
     of_groups = recurrent.normalises_groups
     whole_groups = of_groups and parity is None
     vectors = share.groups if whole_groups else share.recurrent

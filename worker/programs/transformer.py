@@ -1,4 +1,4 @@
-"""What a transformer computes in a step, as a program: layer by layer, by the features of its spec."""
+"""The program of a transformer's step: layer by layer, by the features of its spec."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def build_sums(
 
 
 def _fill_caches(builder: ProgramBuilder, index: int) -> None:
-    """What of a layer later steps read."""
+    """Writes the parts of a layer that later steps read."""
     attention, recurrent = builder.spec.layers[index].attention, builder.spec.layers[index].recurrent
     builder.norm(_named(index, builder.spec.block.attention_norm), "normed")
     if attention is not None:
@@ -122,7 +122,7 @@ def _feed_forward(
     *,
     accumulates: bool,
 ) -> None:
-    """Of the normed rows, into this rank's partial sums, which may hold the other part's already."""
+    """Feeds the normed rows forward into the partial sums, which may hold the other part's already."""
     layer, columns, suffix = f"blk.{index}", len(share.feed_forward), feed_forward.suffix
     down, activation, output = (
         f"{layer}.ffn_down{suffix}",

@@ -19,7 +19,7 @@ Doubles = npt.NDArray[np.float64]
 
 
 class RopeTables:
-    """Of all ropes of a model, side by side: cosines and sines by turns."""
+    """The tables of all ropes of a model, side by side: cosines and sines alternately."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ def _kept(rope: Rope, yarn: Yarn) -> Doubles:
 
 
 def temperatures(temperature: Temperature, positions: npt.NDArray[np.int32]) -> Doubles:
-    """What the queries at these positions are multiplied by."""
+    """Returns the factors of the queries at these positions."""
     periods = np.floor((positions + np.float64(temperature.offset)) / temperature.length)
     factors: Doubles = 1 + temperature.scale * np.log1p(periods)
     return factors

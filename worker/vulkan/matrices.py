@@ -15,7 +15,7 @@ FEATURES = ("shaderFloat16", "vulkanMemoryModel", "vulkanMemoryModelDeviceScope"
 
 
 class Described(Protocol):
-    """What this file needs to know of worker.vulkan.listing.PhysicalDevice, which asks it."""
+    """The facts that this file needs of worker.vulkan.listing.PhysicalDevice, which asks it."""
 
     @property
     def cooperative_matrix(self) -> bool: ...

@@ -42,7 +42,7 @@ class Checker:
 
     @property
     def has_matrices(self) -> bool:
-        """Whether the device multiplies cooperative matrices."""
+        """Tells if the device multiplies cooperative matrices."""
         return self._context.matrix_size > 0
 
     def ask(self, op: SmallOp) -> Asked:
@@ -52,7 +52,7 @@ class Checker:
         return ask(op.op, op.limits, info.features, *sizes)
 
     def variants(self, asked: Asked) -> tuple[Variant, ...]:
-        """Those among which the device may choose."""
+        """Returns the variants among which the device may choose."""
         if asked.family is None:
             return NO_CHOICE
         return candidates(asked.family, self._context.info.features)
@@ -95,7 +95,7 @@ class Checker:
         return self._last[1]
 
     def close(self) -> None:
-        """What was not ended by then is left alone."""
+        """Closes the timeline; one whose work has not ended by then is left alone."""
         if self._timeline is not None and self._timeline.drain():
             self._timeline.close()
         self._timeline = None

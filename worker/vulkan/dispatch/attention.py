@@ -91,7 +91,7 @@ def attention_combine(op: AttentionCombine, context: DispatchContext) -> Dispatc
 
 
 def _padded_quads(length: int, context: DispatchContext) -> int:
-    """Of a key or a value in the cache, which fills whole blocks."""
+    """Returns the quads of a key or a value in the cache, which fills whole blocks."""
     block = max(4, context.kv_type.block_elements)
     return ceil(length, block) * block // 4
 

@@ -1,4 +1,4 @@
-"""What the dispatches of a program share: where buffers are, how the cache is paged, what is chosen."""
+"""The facts that the dispatches of a program share: addresses, the cache's pages, chosen variants."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COUNT_WORDS = {"rows": 0, "logit_rows": 1}  # where the step buffer counts these
 
 
 class DispatchContext:
-    """Of one program on one device."""
+    """The context of the dispatches of one program on one device."""
 
     def __init__(
         self,
@@ -43,11 +43,11 @@ class DispatchContext:
         self.sum_norm = "sum_norm_64" if is_small else "sum_norm"
 
     def address(self, name: str) -> int:
-        """Of a buffer, on the device."""
+        """Returns the address of a buffer on the device."""
         return self._places(name).address
 
     def address_or_none(self, name: str | None) -> int:
-        """Of a buffer that an op may lack."""
+        """Returns the address of a buffer that an op may lack, or 0."""
         return 0 if name is None else self.address(name)
 
     def stride(self, name: str) -> int:

@@ -76,7 +76,7 @@ def rope(op: Rope, context: DispatchContext) -> Dispatch:
 
 
 def turn_members(turn: Turn, context: DispatchContext) -> dict[str, int]:
-    """What a kernel is told of how heads turn."""
+    """Returns the push constants that describe how heads rotate."""
     return {
         "rope_stride": context.stride("rope"),
         "rope_offset": turn.offset,

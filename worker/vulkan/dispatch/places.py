@@ -1,4 +1,4 @@
-"""What the dispatcher asks of others, and what it answers with."""
+"""The questions that the dispatcher asks of others, and the dispatch that it answers with."""
 
 from __future__ import annotations
 

@@ -17,5 +17,5 @@ DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = by_op(
 
 
 def dispatch(op: Op, context: DispatchContext) -> Dispatch:
-    """What runs an op."""
+    """Returns the dispatch that runs an op."""
     return DISPATCHES[type(op)](op, context)

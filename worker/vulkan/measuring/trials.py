@@ -1,4 +1,4 @@
-"""What is run to time a kernel family: one op of a model, on buffers and made-up values of its own."""
+"""Trials that time a kernel family: one op of a model, on buffers and made-up values of its own."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Trial:
             step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = groups
 
     def take_results(self, memory: Memory) -> list[bytes]:
-        """What the op has written; it is not there any more for one that writes nothing."""
+        """Returns the bytes that the op has written, and clears them: a run that writes nothing shows."""
         taken = []
         for name in sorted(self.op.writes):
             mapped = memory[name].mapped

@@ -1,1 +1,1 @@
-"""What each kernel is told, by push constants: the other side of the structs in shaders/*.slang."""
+"""The push constants of each kernel: the other side of the structs in shaders/*.slang."""

@@ -1,4 +1,4 @@
-"""What the kernels of attention are told, by push constants; kernels.py names the kernels."""
+"""The push constants of the kernels of attention; kernels.py names the kernels."""
 
 from __future__ import annotations
 

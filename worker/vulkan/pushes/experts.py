@@ -1,4 +1,4 @@
-"""What the kernels of experts are told, by push constants; otherwise as kernels.py."""
+"""The push constants of the kernels of experts; otherwise as kernels.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each kernel is told, by push constants: the other side of `struct Push` in shaders/*.slang.
+"""The push constants of each kernel: the other side of `struct Push` in shaders/*.slang.
 
 A test compares the two, member by member.
 """

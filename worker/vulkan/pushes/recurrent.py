@@ -1,4 +1,4 @@
-"""What the kernels of layers with a recurrent state are told, by push constants; as in kernels.py."""
+"""The push constants of the kernels of layers with a recurrent state; as in kernels.py."""
 
 from __future__ import annotations
 
