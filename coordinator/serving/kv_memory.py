@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.serving.block_tables import BlockTables
 from tplaunch.coordinator.serving.kv_blocks import ChainedKeys, Pool
-from tplaunch.coordinator.serving.sequence import Held, Run, Sequence
+from tplaunch.coordinator.serving.sequence import Held, ScheduledRows, Sequence
 from tplaunch.coordinator.serving.states import States
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import PlanError
@@ -124,7 +124,7 @@ class KVMemory:
         """The state slots that the next rows read and write, -1 without; None where none is free now."""
         return (-1, -1) if self._states is None else self._states.slots(sequence)
 
-    def computed(self, runs: SequenceOf[Run]) -> None:
+    def computed(self, runs: SequenceOf[ScheduledRows]) -> None:
         """Takes note of a step: what is complete can be found, and what no row will see is let go."""
         length = self._limits.block_length
         for run in runs:
