@@ -1,4 +1,4 @@
-"""All-reduce among ranks: the summands of every rank's arena are made complete. Knows nothing of devices."""
+"""All-reduce among ranks: every rank's arena gets the sums of all ranks. Knows nothing of devices."""
 
 from collections.abc import Callable
 from pathlib import Path

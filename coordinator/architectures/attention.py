@@ -26,7 +26,7 @@ class AttentionFeatures:
     window_layers: int | None = None  # only a model of so many layers has windows
     chunked: bool = False
     window_rope_base: float | None = None  # of layers with windows, where the file says nothing
-    plain_window_rope: bool = False  # whether those turn unscaled
+    plain_window_rope: bool = False  # whether those rotate unscaled
     plain_window_magnitude: float | None = None  # of their cosines and sines; None: the file's
     full_without_rope: bool = False  # whether layers that see all keys lack rope, where others have windows
     rope_period: int = 0  # of so many layers the last has no rope
@@ -43,7 +43,7 @@ class AttentionFeatures:
     temperature: Temperature | None = None  # of layers without rope
     tempered_with_rope: bool = False  # whether a file may have one for all layers
     latent: bool = False  # whether all heads' keys and values come of one vector
-    plain_latent_rope: bool = False  # whether those turn unscaled where a file has yarn's multiplier
+    plain_latent_rope: bool = False  # whether those rotate unscaled where a file has yarn's multiplier
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def read_attentions(
         if window is not None:
             key_length = read.integer("attention.key_length_swa", key_length, low=1)
             value_length = read.integer("attention.value_length_swa", value_length, low=1)
-        turns = _turns(features, index, window, any(windows)) and layer.has_rope
-        norm = _norm(features, read, index, turns, tensors)
+        rotates = _rotates(features, index, window, any(windows)) and layer.has_rope
+        norm = _norm(features, read, index, rotates, tensors)
         if norm is None and features.norm_follows_queries:
             unused += [f"blk.{index}.attn_k_norm.{suffix}" for suffix in ("weight", "bias")]
         finished.append(
@@ -109,7 +109,7 @@ def read_attentions(
                 key_length=key_length,
                 value_length=value_length,
                 scale=_scale(features, read, layer.num_heads, key_length, count),
-                rope=(len(ropes) - 1 if window is not None else 0) if turns else None,
+                rope=(len(ropes) - 1 if window is not None else 0) if rotates else None,
                 head_norm=norm,
                 window=window,
                 softcap=read.number("attn_logit_softcapping", features.softcap),
@@ -117,7 +117,7 @@ def read_attentions(
                 clamp=read.number("attention.clamp_kqv", 0.0),
                 sinks=features.sinks,
                 gated=features.gated,
-                has_temperature=temperature is not None and (features.tempered_with_rope or not turns),
+                has_temperature=temperature is not None and (features.tempered_with_rope or not rotates),
             )
         )
     return Attentions(tuple(finished), ropes, temperature, tuple(unused))
@@ -142,7 +142,7 @@ def _ropes(
 ) -> tuple[Rope, ...]:
     """That of layers which see all keys, and behind it, where it differs, that of layers with windows.
 
-    As many elements turn in all layers as in the first.
+    As many elements rotate in all layers as in the first.
     """
     if windows[0] is not None:
         rope = replace(rope, dimension=read.integer("rope.dimension_count_swa", rope.dimension, low=1))
@@ -155,11 +155,11 @@ def _ropes(
     return (rope, windowed) if differs else (rope,)
 
 
-def _turns(features: AttentionFeatures, index: int, window: Window | None, any_windows: bool) -> bool:
+def _rotates(features: AttentionFeatures, index: int, window: Window | None, any_windows: bool) -> bool:
     """Returns true if the layer has rope, as far as the features say."""
     if features.full_without_rope and any_windows and window is None:
         return False
-    # Without windows llama 4 turns in all layers.
+    # Without windows llama 4 rotates in all layers.
     period = features.rope_period if any_windows or not features.chunked else 0
     return not period or (index + 1) % period != 0
 
@@ -168,12 +168,12 @@ def _norm(
     features: AttentionFeatures,
     read: MetadataReader,
     index: int,
-    turns: bool,
+    rotates: bool,
     tensors: Mapping[str, TensorInfo],
 ) -> QueryKeyNorm | None:
     norm = features.norm
     if norm is None or not norm.weighted:
-        has_norm = turns and features.norm_experts != read.integer("expert_count", 0)
+        has_norm = rotates and features.norm_experts != read.integer("expert_count", 0)
         return norm if has_norm else None
     is_missing = features.norm_is_optional and f"blk.{index}.attn_q_norm.weight" not in tensors
     return None if is_missing else norm

@@ -36,16 +36,16 @@ def read_latent_attentions(
     latent_lengths = (rank, query_length - rope.dimension, attended)
     if not all(length > 0 for length in latent_lengths):
         raise ModelError(
-            f"a latent of {rank} elements with queries of {query_length}, of which {rope.dimension} turn, and"
-            f" values of {latent_lengths[2]} is not possible"
+            f"a latent of {rank} elements with queries of {query_length}, of which {rope.dimension} rotate,"
+            f" and values of {latent_lengths[2]} is not possible"
         )
     nope_length, value_length = latent_lengths[1:]
     exact_quotient(query_length, 4, f"the model's attention.key_length{suffix}")  # kernels read it in fours
     # Yarn makes scores sharper by a factor of its own: rope_yarn_log_mul in llama.cpp's deepseek2.cpp.
     multiplier = LATENT_UNIT * read.number("rope.scaling.yarn_log_multiplier", 0.0)
     stretch = 1 / rope.scale
-    turns_alike = multiplier > 0 and is_plain
-    yarn_stretch = stretch if rope.yarn is not None and not turns_alike else 1.0
+    rotates_alike = multiplier > 0 and is_plain
+    yarn_stretch = stretch if rope.yarn is not None and not rotates_alike else 1.0
     magnitude = read_magnitude(read, yarn_stretch, LATENT_UNIT)
     scale = magnitude * sharpness(stretch, multiplier)
     if rope.yarn is None:

@@ -43,7 +43,7 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
             key_length,
             architecture.interleaved_rope,
             tensors,
-            sections_take_turns=architecture.sections_take_turns,
+            sections_alternate=architecture.sections_alternate,
         )
     attentions = read_attentions(architecture.attention, read, heads, rope, tensors)
     return ModelSpec(
@@ -97,7 +97,7 @@ def _feed_forwards(
 def _heads(
     architecture: Architecture, read: MetadataReader, recurrents: list[RecurrentSpec | None]
 ) -> list[LayerHeads | None]:
-    """One a layer: its heads, and whether positions turn them; None for recurrent ones."""
+    """One a layer: its heads, and whether positions rotate them; None for recurrent ones."""
     count = len(recurrents)
     if None not in recurrents:
         return [None] * count

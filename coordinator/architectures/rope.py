@@ -1,4 +1,4 @@
-"""How positions turn queries and keys: what metadata says of ropes, and of stretching them."""
+"""How positions rotate queries and keys: what metadata says of ropes, and of stretching them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def read_rope(
     interleaved: bool,
     tensors: Mapping[str, TensorInfo],
     *,
-    sections_take_turns: bool = False,
+    sections_alternate: bool = False,
 ) -> Rope:
     """The model's rope. Raises ModelError for a scaling that is not known.
 
-    interleaved, sections_take_turns: of the architecture, as coordinator/architectures/table.py has it.
+    interleaved, sections_alternate: of the architecture, as coordinator/architectures/table.py has it.
     """
     kind = read.text("rope.scaling.type", "linear")
     if kind not in ("none", "linear", "yarn", "longrope"):
@@ -52,7 +52,7 @@ def read_rope(
         yarn=_yarn(read) if kind == "yarn" else None,
         magnitude=read_magnitude(read, factor if kind == "yarn" else 1.0),
     )
-    still = still_pairs(read, rope.dimension // 2) if sections_take_turns else ()
+    still = still_pairs(read, rope.dimension // 2) if sections_alternate else ()
     return replace(rope, still_pairs=still)
 
 
@@ -75,7 +75,7 @@ def still_pairs(read: MetadataReader, num_pairs: int) -> tuple[int, ...]:
 
 
 def _base_factor(read: MetadataReader, key_length: int) -> float:
-    """By which Hunyuan's alpha raises the base, so that the slowest pair turns 1 / alpha as fast."""
+    """By which Hunyuan's alpha raises the base, so that the slowest pair rotates 1 / alpha as fast."""
     alpha = read.number("rope.scaling.alpha", 1.0)
     return 1.0 if alpha == 1.0 else alpha ** (key_length / max(2, key_length - 2))
 

@@ -16,7 +16,7 @@ class Architecture:
     """In what an architecture differs from others: one row of the table below."""
 
     interleaved_rope: bool = False
-    sections_take_turns: bool = False  # those of the rope, by which pictures turn
+    sections_alternate: bool = False  # those of the rope, by which pictures rotate
     has_rope: bool = True
     layers_with_rope: int | None = None  # only a model of so many layers has it
     norm: str = "rms"
@@ -49,7 +49,7 @@ NORMED = AttentionFeatures(norm=QueryKeyNorm())
 ROW_NORMED = AttentionFeatures(norm=QueryKeyNorm(span="row"))
 OPTIONAL_NORM = AttentionFeatures(norm=QueryKeyNorm("layer", "heads"), norm_is_optional=True)
 QWEN35 = Architecture(
-    sections_take_turns=True,
+    sections_alternate=True,
     attention=replace(NORMED, gated=True),
     recurrent=RecurrentFeatures("delta", tiled=True),
     block=POST_ATTENTION,
@@ -101,7 +101,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3": Architecture(attention=NORMED, unused_tensors=CLASSIFIER),
     "qwen35": QWEN35,
     "qwen35moe": QWEN35_MOE,
-    "qwen3next": replace(QWEN35_MOE, sections_take_turns=False, recurrent=RecurrentFeatures("delta")),
+    "qwen3next": replace(QWEN35_MOE, sections_alternate=False, recurrent=RecurrentFeatures("delta")),
     "seed_oss": Architecture(block=POST_ATTENTION),
     "lfm2": Architecture(
         attention=replace(NORMED, full_period=0),

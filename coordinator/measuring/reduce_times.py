@@ -38,7 +38,7 @@ class ReduceClock:
         """Nothing is taken from a step of which a device did not tell its times."""
         spans = [_device_spans(answer) for answer in answers]
         if num_all_reduces and all(len(span) > num_all_reduces for span in spans):
-            self._seconds += held_up(np.array(spans)).reshape(num_all_reduces, -1).sum(axis=1).tolist()
+            self._seconds += reduce_seconds(np.array(spans)).reshape(num_all_reduces, -1).sum(axis=1).tolist()
             self._bytes.append(num_bytes)
             self._num_ranks = len(answers)
 
@@ -52,7 +52,7 @@ class ReduceClock:
         return ReduceTimes(self._num_ranks, len(seconds), median, min(sizes), max(sizes))
 
 
-def held_up(spans: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def reduce_seconds(spans: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """spans: begin and end of each segment [ranks, segments, 2] -> seconds behind each but the last."""
     begins, ends = spans[:, :, 0].max(axis=0), spans[:, :, 1].max(axis=0)
     gaps: npt.NDArray[np.float64] = begins[1:] - ends[:-1]

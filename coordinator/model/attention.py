@@ -67,9 +67,9 @@ class Temperature:
 class Latent:
     """Keys and values of all heads from one short vector, which alone is cached (https://arxiv.org/abs/2405.04434).
 
-    A head's query and key are `nope_length` elements that come of it and `rope_length` that turn, which all
-    heads' keys share. Queries are multiplied by the matrices of keys, and what was attended to by those of
-    values: so attention sees one KV head, whose key is the vector and what turns, and whose value the vector.
+    A head's query and key are `nope_length` elements made from the vector and `rope_length` that rotate and
+    that all heads' keys share. Queries are multiplied by the matrices of keys, and attention outputs by those
+    of values: attention sees one KV head. Its key is the vector and the rotated part, its value the vector.
     """
 
     rank: int  # elements of the vector

@@ -1,4 +1,4 @@
-"""How positions turn queries and keys: a frozen part of the specs of spec.py."""
+"""How positions rotate queries and keys: a frozen part of the specs of spec.py."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from tplaunch.coordinator.model.checks import MAX_NUMBER, ModelError, check_coun
 
 @dataclass(frozen=True)
 class Yarn:
-    """How https://arxiv.org/abs/2309.00071 scales a rope: only pairs that turn seldom in its context.
+    """How https://arxiv.org/abs/2309.00071 scales a rope: only pairs that rotate seldom in its context.
 
-    Pairs with more turns than `fast` keep their angles, those with fewer than `slow` get the scale.
+    Pairs with more rotations than `fast` keep their angles, those with fewer than `slow` get the scale.
     """
 
     fast: float
     slow: float
 
     def __post_init__(self) -> None:
-        check_number("yarn's number of fast turns", self.fast)
-        check_number("yarn's number of slow turns", self.slow)
+        check_number("yarn's number of fast rotations", self.fast)
+        check_number("yarn's number of slow rotations", self.slow)
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Rope:
     dimension: int
     base: float
     scale: float  # positions are multiplied by this: linear scaling
-    interleaved: bool  # True: element 2i turns with 2i+1; False: i with i + dimension/2
+    interleaved: bool  # True: element 2i rotates with 2i+1; False: i with i + dimension/2
     factors: str = ""  # the tensor that frequencies are divided by, where the model has it
     long_factors: str = ""  # another one, for contexts longer than the original
     original_context: int = 0  # positions before the context was extended
     yarn: Yarn | None = None
     magnitude: float = 1.0  # of the cosines and sines
-    still_pairs: tuple[int, ...] = ()  # those that do not turn
+    still_pairs: tuple[int, ...] = ()  # those that do not rotate
 
     def __post_init__(self) -> None:
         check_number("rope magnitude", self.magnitude)

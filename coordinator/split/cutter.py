@@ -96,7 +96,7 @@ class Cutter:
             self.shards[piece + ".weight"] = Shard(found.name, kind, span, held, 0)
             if has_bias:
                 self.part_of_vector(name + ".bias", span, total, piece + ".bias")
-            self.factor(name, piece, len(span))
+            self.product_scale(name, piece, len(span))
 
     def head_norm(self, name: str, span: str, heads: Span, count: int, length: int) -> None:
         """Cuts a norm of queries or keys, and its bias; weights that all heads share are replicated."""
@@ -124,9 +124,9 @@ class Cutter:
         self.shards[name + ".weight"] = Shard(tensor.name, tensor.type, held, Span(0, self.width), 0)
         if rows.tensor + ".bias" in self.tensors:
             self.part_of_vector(rows.tensor + ".bias", held, rows.total, name + ".bias")
-        self.factor(rows.tensor, name, len(span))
+        self.product_scale(rows.tensor, name, len(span))
 
-    def factor(self, tensor: str, name: str, num_rows: int) -> None:
+    def product_scale(self, tensor: str, name: str, num_rows: int) -> None:
         """Cuts the scale of a matrix's products: one number in the file, one for each row on the device."""
         if tensor + ".scale" in self.tensors:
             self.find_floats(tensor + ".scale", (1,))
@@ -136,7 +136,7 @@ class Cutter:
         """Some rows of a matrix of any shape."""
         tensor = self.find(name + ".weight", shape)
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, rows, Span(0, shape[1]), 0)
-        self.factor(name, name, len(rows))
+        self.product_scale(name, name, len(rows))
 
     def fused_column_parallel(
         self, prefix: str, parts: tuple[tuple[str, Span, int], ...], fused: str
@@ -169,4 +169,4 @@ class Cutter:
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, self.width), held, offset)
         if name + ".bias" in self.tensors and self._rank == 0:
             self.vector(name + ".bias", self.width)
-        self.factor(name, name, self.width)
+        self.product_scale(name, name, self.width)

@@ -64,7 +64,7 @@ def _row_parallel(cutter: Cutter, name: str, cut: ExpertCut) -> None:
 
 
 def _factors(cutter: Cutter, tensor: str, name: str, cut: ExpertCut) -> None:
-    """As Cutter.factor, one an expert."""
+    """Cuts the scales of products as Cutter.product_scale does, one for each expert."""
     if tensor + ".scale" in cutter.tensors:
         cutter.part_of_vector(tensor + ".scale", cut.experts, cut.count, name + ".scale")
 

@@ -98,8 +98,8 @@ def test_layouts_of_the_same_model_give_the_same(tmp_path: Path, weights: tuple[
     expected = logits_of(plain.write(tmp_path / "plain.gguf"))
     layouts = {
         "turns": recurrent_models.in_turns(plain),
-        "betas": recurrent_models.group_by_group(plain, also_mixed=False),
-        "older": recurrent_models.group_by_group(plain, also_mixed=True),
+        "betas": recurrent_models.group_by_group(plain, also_convolved=False),
+        "older": recurrent_models.group_by_group(plain, also_convolved=True),
     }
     for name, model in layouts.items():
         assert_same(logits_of(model.write(tmp_path / f"{name}.gguf"), weights), expected)
