@@ -65,7 +65,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "measuring numpy",
         "checking",
         "vulkan.api vulkan.variants",
-        "vulkan.pushes",
+        "vulkan.push_constants",
         "vulkan.instance",
         "vulkan.matrices",
         "vulkan.listing",

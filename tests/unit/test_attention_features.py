@@ -23,8 +23,8 @@ from tplaunch.worker.ops.attention import (
     AttentionCombine,
     HeadNorm,
     HeadSums,
-    Rope,
     RopeCache,
+    Rotate,
 )
 from tplaunch.worker.programs.program import Phase, Program
 from tplaunch.worker.programs.transformer import build_program
@@ -285,10 +285,10 @@ def test_sinks_go_with_their_heads() -> None:
 def test_norms_behind_the_rope_turn_in_place_first() -> None:
     spec = spec_of("hunyuan-dense", 1, {"blk.0.attn_q_norm.weight": (16,)})
     ops = [op for segment in programs(spec, 1)[0].segments for op in segment.ops]
-    order = [op for op in ops if isinstance(op, Rope | HeadNorm | RopeCache)]
-    assert [type(op) for op in order] == [Rope, HeadNorm, RopeCache]
+    order = [op for op in ops if isinstance(op, Rotate | HeadNorm | RopeCache)]
+    assert [type(op) for op in order] == [Rotate, HeadNorm, RopeCache]
     cache = order[2]
-    assert isinstance(cache, RopeCache) and cache.turn.dimension == 0
+    assert isinstance(cache, RopeCache) and cache.rotation.dimension == 0
 
 
 def test_a_rank_of_one_kv_head_looks_at_its_own_heads_only() -> None:

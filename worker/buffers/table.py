@@ -14,7 +14,7 @@ from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.buffers.attention import QUERY_LATENT, cache_names, latent_lengths, qkv_length
 from tplaunch.worker.buffers.cuts import attention_slots
 from tplaunch.worker.buffers.feed_forward import activated_lengths
-from tplaunch.worker.buffers.recurrent import convolved_length, mixed_length
+from tplaunch.worker.buffers.recurrent import convolved_length, projected_length
 from tplaunch.worker.buffers.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
 from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.ops.common import QUANTIZED
@@ -120,9 +120,11 @@ def _recurrent_lengths(spec: ModelSpec, share: RankShare, shards: Mapping[str, S
     ]
     with_heads = [(layer, held) for layer, held in recurrent if layer.has_heads]
     return {
-        "mixed": max((mixed_length(*part) for part in recurrent), default=0),
+        "projected": max((projected_length(*part) for part in recurrent), default=0),
         "convolved": max((convolved_length(*part) for part in with_heads), default=0),
-        "remembered": max((len(held.recurrent) * layer.head_length for layer, held in with_heads), default=0),
+        "recurrence_output": max(
+            (len(held.recurrent) * layer.head_length for layer, held in with_heads), default=0
+        ),
         "gated": max(_input_length(shards, kind) for kind in ("ssm_out", "shortconv.out_proj")),
     }
 

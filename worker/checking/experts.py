@@ -113,7 +113,7 @@ def expert_matmul(op: ExpertMatMul) -> ExpertMatMul:
         op,
         matrix=Matrix("matrix", op.matrix.type, rows, MATRIX_COLUMNS),
         bias=op.bias and "bias",
-        factors=op.factors and "factors",
+        product_scales=op.product_scales and "product_scales",
         input="input",
         output="output",
         output_offset=OFFSET,
@@ -129,7 +129,7 @@ def check_expert_matmul(op: ExpertMatMul) -> Check:
     arrays: Arrays = {
         "matrix": random_matrix(op.matrix),
         "bias": random_floats(rng, op.matrix.rows),
-        "factors": rng.uniform(0.5, 2, 2 * held.count).astype(np.float32),
+        "product_scales": rng.uniform(0.5, 2, 2 * held.count).astype(np.float32),
         "input": random_floats(rng, ROWS * (used if op.by_pair else 1), MATRIX_COLUMNS),
         "output": random_floats(rng, ROWS * used, padded(OFFSET + EXPERT_COLUMNS)),
         "routes": routes,

@@ -18,8 +18,8 @@ from tplaunch.worker.ops.attention import (
     Clamp,
     HeadNorm,
     HeadSums,
-    Rope,
     RopeCache,
+    Rotate,
 )
 from tplaunch.worker.ops.common import Activate, MatMul, Op, Quantize, SumNorm, SumSlice
 from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
@@ -39,7 +39,7 @@ SMALL: dict[type, Callable[[Any], Any]] = {
     Clamp: heads.clamp,
     HeadSums: heads.head_sums,
     HeadNorm: heads.head_norm,
-    Rope: heads.rope,
+    Rotate: heads.rotate,
     RopeCache: heads.rope_cache,
     Attention: attention.attention,
     AttentionCombine: attention.attention_combine,
@@ -69,7 +69,7 @@ CHECKS: dict[type, Callable[[Any, str, int], Check]] = {
             SumNorm: rows.check_sum_norm,
             SumSlice: rows.check_sum_slice,
             Quantize: rows.check_quantize,
-            **dict.fromkeys((Clamp, HeadSums, HeadNorm, Rope), heads.check_in_place),
+            **dict.fromkeys((Clamp, HeadSums, HeadNorm, Rotate), heads.check_in_place),
             AttentionCombine: attention.check_attention_combine,
             HeadProducts: products.check_head_products,
             CopyHeads: heads.check_copy_heads,
@@ -140,7 +140,7 @@ def _computes_nothing(op: Op) -> bool:
     """A rank may hold nothing of a tensor: its program then has ops without heads or experts."""
     if isinstance(op, Attention | AttentionCombine | HeadProducts | CopyHeads):
         return op.num_heads == 0
-    if isinstance(op, HeadSums | HeadNorm | Rope | RopeCache):
+    if isinstance(op, HeadSums | HeadNorm | Rotate | RopeCache):
         return op.heads.num_heads == 0
     if isinstance(op, ExpertMatMul | ExpertSum | ExpertTiles):
         return op.held.count == 0

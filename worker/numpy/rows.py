@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tplaunch.collectives.arena import rank_slice
 from tplaunch.worker.numpy.state import NumpyState
 from tplaunch.worker.ops import quantized
-from tplaunch.worker.ops.activation_functions import ACTIVATIONS
+from tplaunch.worker.ops.activation_functions import ACTIVATION_FUNCTIONS
 from tplaunch.worker.ops.common import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
 
 Floats = npt.NDArray[np.float32]
@@ -72,7 +72,7 @@ def activated(product: Floats, activation: str | None, gated: bool) -> Floats:
     """Returns activation(gate) * up of a gated product [rows, gates and as many ups]."""
     gate, up = np.split(product, 2, axis=1) if gated else (product, None)
     if activation is not None:
-        gate = ACTIVATIONS[activation](gate)
+        gate = ACTIVATION_FUNCTIONS[activation](gate)
     return gate if up is None else gate * up
 
 

@@ -34,7 +34,7 @@ def _relu2(x: Floats) -> Floats:
     return np.square(_relu(x))
 
 
-ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
     "silu": _silu,
     "gelu": _gelu,
     "relu": _relu,
@@ -49,8 +49,11 @@ def _swiglu_oai(gate: Floats, up: Floats) -> Floats:
 
 
 # Of gate and up together; for experts only.
-GATED_ACTIVATIONS: dict[str, Callable[[Floats, Floats], Floats]] = {"swiglu_oai": _swiglu_oai}
+GATED_ACTIVATION_FUNCTIONS: dict[str, Callable[[Floats, Floats], Floats]] = {"swiglu_oai": _swiglu_oai}
 ACTIVATION_NUMBERS: dict[str | None, int] = {
     None: 0,
-    **{name: number for number, name in enumerate((*ACTIVATIONS, *GATED_ACTIVATIONS), start=1)},
+    **{
+        name: number
+        for number, name in enumerate((*ACTIVATION_FUNCTIONS, *GATED_ACTIVATION_FUNCTIONS), start=1)
+    },
 }

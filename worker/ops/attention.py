@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Heads:
+class AttentionHeads:
     """A row of qkv: all query heads and what lies between them, all key heads, then all value heads."""
 
     num_heads: int
@@ -48,7 +48,7 @@ class HeadSums:
     For a norm over all heads of all ranks. A first key head that the rank before has too is counted there.
     """
 
-    heads: Heads
+    heads: AttentionHeads
     skips_first_key: bool
     parity: int
 
@@ -80,7 +80,7 @@ class HeadNorm:
     Weights are [length], the same for each head of a kind, or [heads, weight_stride], longer than they need.
     """
 
-    heads: Heads
+    heads: AttentionHeads
     epsilon: float
     query_weight: str | None  # None for no weights
     key_weight: str | None
@@ -102,33 +102,33 @@ class HeadNorm:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Which elements of a head turn, and where their cosines and sines are in a row of the rope table."""
+class Rotation:
+    """The elements of a head that rotate, and where a row of the rope table has their cosines and sines."""
 
     offset: int = 0  # in the table
-    dimension: int = 0  # elements that turn; 0 for none
+    dimension: int = 0  # elements that rotate; 0 for none
     interleaved: bool = False
-    start: int = 0  # the first of a head that turns
+    start: int = 0  # the first element of a head that rotates
 
 
 @dataclass(frozen=True)
-class Rope(InPlace):
-    """Turns queries and keys in qkv, in place: for what is to be done before they are cached."""
+class Rotate(InPlace):
+    """Rotates queries and keys in qkv, in place, where a norm comes between that and the cache."""
 
-    heads: Heads
-    turn: Turn
+    heads: AttentionHeads
+    rotation: Rotation
 
 
 @dataclass(frozen=True)
 class RopeCache:
-    """Turns queries and keys by the step's rope table; writes keys, and values, to the layer's cache."""
+    """Rotates queries and keys by the step's rope table; writes keys, and values, to the layer's cache."""
 
     key_cache: str
     value_cache: str
-    heads: Heads
+    heads: AttentionHeads
     value_length: int  # 0 where values are parts of keys
-    turn: Turn
-    temperature: int | None = None  # where in a row of the rope table is what queries are multiplied by
+    rotation: Rotation
+    temperature: int | None = None  # where in a row of the rope table is the factor of queries
     windowed: bool = False  # whether the cache is of the pool of layers with a window
 
     @property

@@ -131,7 +131,7 @@ class ExpertMatMul:
     gated: bool = False
     onto_up: bool = False
     weighs: bool = False  # whether products are times the pair's weight
-    factors: str | None = None  # of the products of each expert, and behind them of its ups where it is gated
+    product_scales: str | None = None  # one for each expert; where gated, behind them one for each's ups
 
     @property
     def reads(self) -> frozenset[str]:

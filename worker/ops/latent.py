@@ -11,7 +11,7 @@ from tplaunch.worker.ops.matrix import Matrix
 
 
 @dataclass(frozen=True)
-class Place:
+class HeadParts:
     """Where the parts of the heads are in a row of a buffer: the first one, and how far they are apart."""
 
     buffer: str
@@ -28,8 +28,8 @@ class HeadProducts:
 
     matrix: Matrix
     num_heads: int
-    input: Place
-    output: Place
+    input: HeadParts
+    output: HeadParts
 
     @property
     def length(self) -> int:
@@ -51,8 +51,8 @@ class CopyHeads:
 
     num_heads: int
     length: int
-    input: Place
-    output: Place
+    input: HeadParts
+    output: HeadParts
 
     @property
     def reads(self) -> frozenset[str]:

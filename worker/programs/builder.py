@@ -138,7 +138,7 @@ class ProgramBuilder:
                 scale,
                 softcap,
                 accumulates,
-                self.factors(tensor),
+                self.product_scales(tensor),
             )
         )
 
@@ -151,7 +151,7 @@ class ProgramBuilder:
         """Returns the name of a tensor's bias, where the model has it."""
         return f"{tensor}.bias" if f"{tensor}.bias" in self.stacks else None
 
-    def factors(self, tensor: str) -> str | None:
+    def product_scales(self, tensor: str) -> str | None:
         """Returns the name of the scales of a tensor's product rows, where the model has them."""
         return f"{tensor}.scale" if f"{tensor}.scale" in self.stacks else None
 

@@ -96,7 +96,7 @@ def _gate_up(
                 gated=len(stacked) == 1,
                 onto_up=len(stacked) > 1 and not is_up,
                 weighs=experts.weighs_input,
-                factors=builder.factors(tensor),
+                product_scales=builder.product_scales(tensor),
             )
         )
 
@@ -114,6 +114,6 @@ def _down(builder: ProgramBuilder, layer: str, held: HeldExperts, tiled: bool) -
             held,
             by_pair=True,
             tiled=tiled,
-            factors=builder.factors(tensor),
+            product_scales=builder.product_scales(tensor),
         )
     )

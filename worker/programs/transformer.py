@@ -15,7 +15,7 @@ from tplaunch.worker.programs.attention import attend, write_cache
 from tplaunch.worker.programs.builder import ProgramBuilder
 from tplaunch.worker.programs.experts import add_experts, add_routing
 from tplaunch.worker.programs.program import Program
-from tplaunch.worker.programs.recurrent import give_out, write_state
+from tplaunch.worker.programs.recurrent import project_output, write_state
 
 
 def build_program(
@@ -88,7 +88,7 @@ def _layer(builder: ProgramBuilder, index: int) -> None:
     if layer.recurrent is not None:
         builder.norm(_named(index, block.attention_norm), "normed")
         write_state(builder, index, layer.recurrent, share)
-        give_out(builder, index, layer.recurrent, share, builder.num_ranks)
+        project_output(builder, index, layer.recurrent, share, builder.num_ranks)
         _end_part(builder, index, block.attention_post_norm)
     if layer.has_feed_forward:
         if not parallel or block.feed_forward_norm:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from tplaunch.worker.vulkan.api import Handle, chained, check, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.instance import Instance
-from tplaunch.worker.vulkan.pushes.kernels import MATRIX_SIZES
+from tplaunch.worker.vulkan.push_constants.kernels import MATRIX_SIZES
 
 EXTENSION = "VK_KHR_cooperative_matrix"
 GROUP_SIZE = 64  # invocations of a workgroup of shaders/matmul_coop.slang, which must be whole subgroups

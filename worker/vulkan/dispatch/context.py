@@ -10,7 +10,7 @@ from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.ops.attention import Attention, RopeCache
 from tplaunch.worker.ops.common import MatMul, Quantize
 from tplaunch.worker.programs.program import Program
-from tplaunch.worker.vulkan.dispatch.places import PartialsLayout, Place, Selects
+from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout, Selects
 
 GROUP_SIZE = 64  # invocations of a workgroup
 # Kernels with more invocations than the 128 that Vulkan promises; a device may have fewer than they need.
@@ -26,7 +26,7 @@ class DispatchContext:
     def __init__(
         self,
         program: Program,
-        places: Callable[[str], Place],
+        places: Callable[[str], BufferPlace],
         partials: PartialsLayout,
         limits: Limits,
         max_subgroup_size: int,

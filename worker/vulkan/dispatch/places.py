@@ -20,7 +20,7 @@ class Dispatch:
     groups: Groups | None
 
 
-class Place(Protocol):
+class BufferPlace(Protocol):
     """A buffer's device address, and its row length in float32 elements."""
 
     @property

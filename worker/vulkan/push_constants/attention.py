@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ctypes import Structure, c_float, c_int32, c_uint32
 
-from tplaunch.worker.vulkan.pushes.fields import CACHES, PAGING, WEIGHTS, Address
+from tplaunch.worker.vulkan.push_constants.fields import CACHES, PAGING, WEIGHTS, Address
 
 
 class ClampPush(Structure):

@@ -6,7 +6,7 @@ from ctypes import Structure, c_float, c_uint32
 
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.experts import TILE_PAIRS
-from tplaunch.worker.vulkan.pushes.fields import WEIGHTS, Address
+from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address
 
 
 class RoutePush(Structure):

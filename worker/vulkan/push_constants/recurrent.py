@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ctypes import Structure, c_float, c_uint32
 
-from tplaunch.worker.vulkan.pushes.fields import Address
+from tplaunch.worker.vulkan.push_constants.fields import Address
 
 
 class ConvolutionPush(Structure):
