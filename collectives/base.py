@@ -215,7 +215,7 @@ def aborted(rank: int, reason: str) -> CollectiveAborted:
 
 
 def encode_reason(reason: str) -> bytes:
-    """At most MAX_REASON_BYTES of UTF-8, cut between characters."""
+    """Encodes a reason as at most MAX_REASON_BYTES of UTF-8, cut between characters."""
     return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()
 
 

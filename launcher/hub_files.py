@@ -1,4 +1,4 @@
-"""Which of a repository's files are the model that is asked for: names alone, no network.
+"""Chooses the files of a repository that are the wanted model: by names alone, without network.
 
 The rules are llama.cpp's: without a quant Q4_K_M, else the first; all parts of a split model.
 """

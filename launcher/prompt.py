@@ -147,7 +147,7 @@ def _signals_repeated() -> Iterator[None]:
 
 
 def _a_child_has_ended() -> bool:
-    """And was not only stopped, or continued, which is told by the same signal."""
+    """Returns true if a child has ended, and was not only stopped or continued, which has the same signal."""
     try:
         return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:

@@ -59,7 +59,7 @@ def _ends(number: int) -> bool:
 
 
 def raise_once() -> None:
-    """From now on the first signal raises Signalled; those after it change nothing."""
+    """Makes the first signal from now on raise Signalled; those after it change nothing."""
     sys.unraisablehook = _raise_again
     _handle(_raise)
 
@@ -77,7 +77,7 @@ def end_by(number: int) -> NoReturn:
 
 
 def ignore() -> None:
-    """At the very end."""
+    """Ignores all signals, at the very end."""
     _handle(signal.SIG_IGN)
 
 

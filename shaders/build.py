@@ -82,7 +82,7 @@ def run(compiler: Path, source: Path, *options: str) -> str:
 
 
 def stripped(module: bytes) -> bytes:
-    """Without debug instructions."""
+    """Returns the module without debug instructions."""
     kept = [item for item in spirv.instructions(module) if item.opcode not in DROPPED]
     return spirv.assembled(module, kept)
 

@@ -54,7 +54,7 @@ class RequestOutput:
 
 @dataclass(frozen=True)
 class Score:
-    """How likely a text is behind another one."""
+    """The likelihood of a text behind another one."""
 
     logprob: float  # the sum over its tokens
     is_greedy: bool  # each token was the likeliest

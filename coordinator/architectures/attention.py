@@ -19,7 +19,7 @@ from tplaunch.coordinator.model.spec import AttentionSpec
 
 @dataclass(frozen=True)
 class AttentionFeatures:
-    """In what the attention of an architecture differs from others."""
+    """The features in which the attention of architectures differs."""
 
     full_period: int | None = None  # of so many layers the last sees all keys, the others a window; 0: all do
     window: int = 0  # where the file says nothing; 0 for none
@@ -140,9 +140,8 @@ def _windows(features: AttentionFeatures, read: MetadataReader, count: int) -> l
 def _ropes(
     features: AttentionFeatures, read: MetadataReader, rope: Rope, windows: Sequence[Window | None]
 ) -> tuple[Rope, ...]:
-    """That of layers which see all keys, and behind it, where it differs, that of layers with windows.
-
-    As many elements rotate in all layers as in the first.
+    """Returns the rope of layers that see all keys, and behind it, if it differs, that of the others.
+    // As many elements rotate in all layers as in the first.
     """
     if windows[0] is not None:
         rope = replace(rope, dimension=read.integer("rope.dimension_count_swa", rope.dimension, low=1))

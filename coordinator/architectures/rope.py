@@ -1,4 +1,4 @@
-"""How positions rotate queries and keys: what metadata says of ropes, and of stretching them."""
+"""Reads from metadata how positions rotate queries and keys, and how ropes are stretched."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def still_pairs(read: MetadataReader, num_pairs: int) -> tuple[int, ...]:
 
 
 def _base_factor(read: MetadataReader, key_length: int) -> float:
-    """By which Hunyuan's alpha raises the base, so that the slowest pair rotates 1 / alpha as fast."""
+    """Returns what Hunyuan's alpha multiplies the base by: the slowest pair rotates 1 / alpha as fast."""
     alpha = read.number("rope.scaling.alpha", 1.0)
     return 1.0 if alpha == 1.0 else alpha ** (key_length / max(2, key_length - 2))
 
@@ -98,5 +98,5 @@ def read_magnitude(read: MetadataReader, yarn_factor: float, unit: float = 1.0) 
 
 
 def sharpness(factor: float, multiplier: float) -> float:
-    """By which yarn makes attention sharper where a context is stretched by a factor."""
+    """Returns the factor by which yarn makes attention sharper where a context is stretched by `factor`."""
     return 1.0 + 0.1 * multiplier * math.log(factor)

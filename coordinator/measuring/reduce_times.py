@@ -1,4 +1,4 @@
-"""How long all-reduces held the devices up, from when each rank's device began and ended its segments."""
+"""Finds the time in which all-reduces held devices up, from the times of each rank's segments."""
 
 from __future__ import annotations
 

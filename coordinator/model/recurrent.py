@@ -35,7 +35,7 @@ class RecurrentSpec:
 
     @property
     def has_heads(self) -> bool:
-        """With a state of their own, besides the convolution's."""
+        """Tells if heads have a state of their own, besides the convolution's."""
         return self.kind != "convolution"
 
     @property

@@ -1,4 +1,4 @@
-"""How positions rotate queries and keys: a frozen part of the specs of spec.py."""
+"""Describes how positions rotate queries and keys: a frozen part of the specs of spec.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tplaunch.coordinator.model.checks import MAX_NUMBER, ModelError, check_coun
 
 @dataclass(frozen=True)
 class Yarn:
-    """How https://arxiv.org/abs/2309.00071 scales a rope: only pairs that rotate seldom in its context.
+    """The scaling of a rope by https://arxiv.org/abs/2309.00071: only pairs that rotate seldom are scaled.
 
     Pairs with more rotations than `fast` keep their angles, those with fewer than `slow` get the scale.
     """

@@ -33,7 +33,7 @@ class Test:
 
     @property
     def name(self) -> str:
-        """As llama-bench has it: pp512 for prompt processing, tg64 for text generation."""
+        """The test's name as llama-bench has it: pp512 for prompt processing, tg64 for text generation."""
         where = f"@{self.context}" if self.context else ""
         together = f"x{self.batch}" if self.batch > 1 else ""
         return ("pp" if self.kind == "prefill" else "tg") + str(self.num_tokens) + together + where
@@ -45,7 +45,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Measurement:
-    """How fast a test was, each time that it was repeated, and where the time went."""
+    """The seconds of each repetition of a test, and the ledger of its time."""
 
     test: Test
     seconds: tuple[float, ...]

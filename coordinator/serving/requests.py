@@ -53,7 +53,7 @@ class Requests:
 
     @property
     def num_preemptions(self) -> int:
-        """How often a request had to give its blocks back."""
+        """The number of times that a request had to give its blocks back."""
         return self._scheduler.num_preemptions
 
     def add(

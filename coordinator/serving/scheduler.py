@@ -86,7 +86,7 @@ class Scheduler:
         return prefill[:1] + decode + prefill[1:] if overdue else decode + prefill
 
     def _run(self, sequence: Sequence, rows_left: int, logits_left: int) -> ScheduledRows | None:
-        """As many rows of the sequence as find room, logits and blocks; None for none."""
+        """Schedules as many rows of the sequence as find room, logits and blocks; None for none."""
         start = sequence.num_computed
         length = min(len(sequence.tokens) - start, rows_left)
         if sequence.all_logits:

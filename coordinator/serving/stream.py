@@ -68,7 +68,7 @@ class Stream:
         return self.output.finish_reason is not None
 
     def pick(self, row: int) -> Pick:
-        """How the next token is picked, from this row of the step's logits."""
+        """Returns the pick of the next token from this row of the step's logits."""
         return Pick(self.sampler, row, len(self.sequence.tokens), self.output.token_ids)
 
     def wants(self, run: ScheduledRows) -> Iterator[Wants]:

@@ -27,7 +27,7 @@ def check_shape(tensor: TensorInfo, expected: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True)
 class Rows:
-    """Where a matrix is: all rows of a tensor, or some of one that holds several matrices."""
+    """The place of a matrix: all rows of a tensor, or some of one that holds several matrices."""
 
     tensor: str  # without ".weight"
     total: int  # rows of the tensor
@@ -118,7 +118,7 @@ class Cutter:
             self.vector(name + ".bias", self.width)
 
     def column_parallel(self, name: str, rows: Rows, span: Span) -> None:
-        """By output row, of which the rank holds `span`; the bias goes along. `name` is the device's."""
+        """Cuts a matrix and its bias by output rows; the rank holds `span`. `name` is the device's."""
         tensor = self.find(rows.tensor + ".weight", (rows.total, self.width))
         held = Span(rows.first + span.start, rows.first + span.stop)
         self.shards[name + ".weight"] = Shard(tensor.name, tensor.type, held, Span(0, self.width), 0)
@@ -163,7 +163,7 @@ class Cutter:
         return held, columns.start - held.start if len(columns) else 0
 
     def row_parallel(self, name: str, columns: Span, total: int) -> None:
-        """By input column, rounded outwards to blocks; rank 0 adds the bias, once."""
+        """Cuts a matrix by input columns, rounded outwards to blocks; rank 0 adds the bias, once."""
         tensor = self.find(name + ".weight", (self.width, total))
         held, offset = self.touched(name, columns, total)
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, self.width), held, offset)

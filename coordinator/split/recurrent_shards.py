@@ -1,4 +1,4 @@
-"""Which part of a recurrent layer's tensors a rank loads.
+"""Cuts a recurrent layer's tensors for a rank.
 
 A tensor may hold several matrices, one after the other, of which a rank has rows of each. Whatever the order
 in the file, on the device it is: queries, keys, values, gates, time steps, betas.

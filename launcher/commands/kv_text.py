@@ -13,7 +13,7 @@ from tplaunch.worker.buffers.table import cache_buffers
 
 
 def kept_numbers(spec: ModelSpec, arrangement: Arrangement) -> dict[str, Any]:
-    """For JSON. Positions are of all sequences together; bytes of all ranks."""
+    """Returns the numbers for JSON: positions of all sequences together, bytes of all ranks."""
     limits = arrangement.limits
     cache_bytes = sum(rank.cache for rank in arrangement.bytes)
     return {

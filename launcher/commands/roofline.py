@@ -46,7 +46,7 @@ def rooflines(
     ready: Sequence[Ready],
     measurement: Measurement,
 ) -> tuple[Roofline, ...]:
-    """By rank; empty for prefill, which computes more than it reads."""
+    """Returns the roofline of each rank; none for prefill, which computes more than it reads."""
     test = measurement.test
     if test.kind == "prefill":
         return ()
@@ -75,7 +75,7 @@ def _stack_bytes(stack: Stack, on_numpy: bool) -> int:
 
 
 def _part_read(model: Model, stack: Stack) -> float:
-    """For a row."""
+    """Returns the part of a stack that is read for a row."""
     if "_exps." not in stack.name:
         return 1.0
     experts = model.spec.layers[int(stack.name.split(".")[1])].experts

@@ -137,7 +137,7 @@ TITLES = {  # of what a layer has of each kind; the heads of a short convolution
 
 
 def _layer_numbers(layer: LayerSpec) -> tuple[int, int, int, int]:
-    """By TITLES; 0 for what a layer has not."""
+    """Returns the numbers of a layer in the order of TITLES; 0 for a part that it lacks."""
     attention, feed_forward, recurrent = layer.attention, layer.feed_forward, layer.recurrent
     heads = (0, 0) if attention is None else (attention.num_heads, attention.num_kv_heads)
     columns = 0 if feed_forward is None else feed_forward.length

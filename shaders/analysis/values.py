@@ -1,4 +1,4 @@
-"""How far each value of a kernel is the same: in the whole workgroup, in each subgroup, or nowhere.
+"""Finds how far each value of a kernel is the same: in the workgroup, in each subgroup, or nowhere.
 
 Knows single instructions. In which order they are looked at, and what the flow is like around them, is for
 uniformity.py to say.
@@ -85,7 +85,7 @@ class Values:
                 self._classes[name], self._variables[name] = storage, tree
 
     def level(self, name: int) -> int:
-        """How far a value is the same."""
+        """Returns how far a value is the same."""
         return flat(self._values.get(name, UNIFORM)) & LEVEL_BITS
 
     def take(self, site: Site, node: Node, op: Instruction, flow: int) -> None:
@@ -114,7 +114,7 @@ class Values:
             self._values[name], self.changed = value, True
 
     def _choice(self, pointee: Pointee) -> int:
-        """How far it is the same which member of a variable is meant."""
+        """Returns how far the choice of a variable's member is the same."""
         found = UNIFORM
         for index in pointee.indices:
             found |= self.level(index)

@@ -17,7 +17,7 @@ def cache_names(layer: int, attention: AttentionSpec) -> tuple[str, str]:
 
 
 def share_heads(attention: AttentionSpec, share: LayerShare) -> AttentionHeads:
-    """Where the heads of a rank are in a row of qkv."""
+    """Returns the layout of a rank's heads in a row of qkv."""
     return AttentionHeads(len(share.heads), len(share.kv_heads), attention.key_length, attention.query_stride)
 
 

@@ -47,7 +47,7 @@ class Stack:
 
     @property
     def nbytes(self) -> int:
-        """On the device."""
+        """The bytes of the stack on the device."""
         return FORMATS[self.type].nbytes(self.rows, self.padded_columns)
 
 

@@ -23,7 +23,7 @@ from tplaunch.worker.ops.quantized import row_words
 
 
 class Placement(Enum):
-    """Who touches a buffer besides the kernels."""
+    """The side that touches a buffer besides the kernels."""
 
     WEIGHTS = "weights"  # the host writes every byte of it once; until then it holds anything
     DEVICE = "device"  # no one

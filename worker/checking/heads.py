@@ -76,7 +76,7 @@ def rotate(op: Rotate) -> Rotate:
 
 
 def check_in_place(op: Clamp | HeadSums | HeadNorm | Rotate) -> Check:
-    """Behind the keys lie values, which no op here touches."""
+    """Checks an op that changes qkv in place. Behind the keys lie values, which no op here touches."""
     rng = np.random.default_rng(7)
     heads = AttentionHeads(3, 2, 64, 64) if isinstance(op, Clamp) else op.heads
     weights = max(heads.num_heads, heads.num_kv_heads) * max(

@@ -1,4 +1,4 @@
-"""From the ops of programs to checks of them: each op made small, and each small one checked once."""
+"""Makes checks of the ops of programs: each op is made small, and each small one checked once."""
 
 from __future__ import annotations
 

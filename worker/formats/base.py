@@ -77,7 +77,7 @@ class WeightFormat(ABC):
 
     @abstractmethod
     def repack_into(self, planes: list[Bytes], raw: Bytes, columns: int) -> None:
-        """As repack, into memory that is there."""
+        """Does as repack, into memory that is there."""
 
     @abstractmethod
     def dequantize(self, planes: list[Bytes], rows: int, columns: int) -> Floats:

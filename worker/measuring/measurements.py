@@ -84,7 +84,7 @@ class Measurements:
             yield
 
     def put(self, name: str, numbers: Numbers) -> None:
-        """In place of what was measured of these options before; `save` keeps it."""
+        """Replaces earlier measurements of these options; `save` keeps the new ones."""
         rounded = {option: number and float(f"{number:.4g}") for option, number in numbers.items()}
         self.new[name] = {**self.get(name), **rounded}
 

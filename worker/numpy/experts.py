@@ -69,7 +69,7 @@ def shared_routes(op: SharedRoutes, state: NumpyState) -> None:
 
 
 def _probabilities(logits: Floats, gating: str) -> Floats:
-    """For a softmax of the chosen ones: before these are divided by their sum."""
+    """Returns the experts' gates; for a softmax of the chosen ones they are not yet divided by a sum."""
     if gating == "sigmoid":
         return logistic(logits)
     exponentials: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -84,5 +84,5 @@ def _scaled(rows: Floats, epsilon: float) -> Floats:
 
 
 def _added_up(partials: Sequence[Floats] | Floats) -> Floats:
-    """From left to right."""
+    """Adds up partial sums from left to right."""
     return functools.reduce(np.add, partials)

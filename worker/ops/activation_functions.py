@@ -21,7 +21,7 @@ def _silu(x: Floats) -> Floats:
 
 
 def _gelu(x: Floats) -> Floats:
-    """By a hyperbolic tangent (https://arxiv.org/abs/1606.08415), written as a logistic function."""
+    """Computes gelu by a hyperbolic tangent (https://arxiv.org/abs/1606.08415) as a logistic function."""
     twice: Floats = np.float32(1.5957691216) * (x + np.float32(0.044715) * x * x * x)
     return x * logistic(twice)
 

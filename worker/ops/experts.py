@@ -16,14 +16,14 @@ TILE_PAIRS, TILE_WORDS = 4, 8
 
 @dataclass(frozen=True)
 class HeldExperts:
-    """How many experts a row has, and which of them this rank holds."""
+    """The experts of a row by number, and those of all that this rank holds."""
 
     used: int
     first: int
     count: int
 
     def num_tiles(self, rows: int) -> int:
-        """That can hold any routing of so many rows."""
+        """Returns the number of tiles that can hold any routing of `rows` rows."""
         return rows * self.used // TILE_PAIRS + self.count
 
 

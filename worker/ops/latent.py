@@ -12,7 +12,7 @@ from tplaunch.worker.ops.matrix import Matrix
 
 @dataclass(frozen=True)
 class HeadParts:
-    """Where the parts of the heads are in a row of a buffer: the first one, and how far they are apart."""
+    """The place of the heads' parts in a row of a buffer: the offset of the first, and their distance."""
 
     buffer: str
     stride: int

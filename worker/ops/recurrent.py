@@ -63,7 +63,7 @@ class UnitNorm:
 
 @dataclass(frozen=True)
 class RecurrentHeads:
-    """Which heads of a layer a rank computes, and where their groups' queries and keys are.
+    """The heads of a layer that a rank computes, and the place of their groups' queries and keys.
 
     Head i of the layer is of the group i // divisor % modulus.
     """

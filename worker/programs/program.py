@@ -30,7 +30,7 @@ class Segment:
     row_length: int = 0  # float32 of a row of what is exchanged; 0 for those of the residual stream
 
     def num_elements(self, num_rows: int, hidden_length: int) -> int:
-        """That are added up, of so many rows."""
+        """Returns the number of elements that are added up, for `num_rows` rows."""
         return num_rows * (self.row_length or hidden_length)
 
 

@@ -79,7 +79,7 @@ def rope_angles(rope: Rope, factors: Floats | None) -> Doubles:
 
 
 def _kept(rope: Rope, yarn: Yarn) -> Doubles:
-    """How much of its angle each pair keeps, from 0 to 1 (https://arxiv.org/abs/2309.00071)."""
+    """Returns the part of its angle that each pair keeps, 0 to 1 (https://arxiv.org/abs/2309.00071)."""
 
     def pair_that_rotates(times: float) -> float:
         """The pair that rotates so often in the original context."""

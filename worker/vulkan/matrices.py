@@ -1,4 +1,4 @@
-"""Which cooperative matrices a device multiplies: float16 by float16 into float32, by a subgroup."""
+"""Finds the cooperative matrices that a device multiplies: float16 by float16 into float32."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tplaunch.worker.vulkan.timestamps import Timestamps
 
 
 class Hazards:
-    """Which buffers were read and written since the last barrier."""
+    """The buffers that were read and written since the last barrier."""
 
     def __init__(self) -> None:
         self._read: set[str] = set()

@@ -85,7 +85,7 @@ def usable(family: str, features: Collection[str], right: Right) -> tuple[Varian
 
 
 class Selection:
-    """Which variants a device runs: of each family the fastest by what was measured."""
+    """Selects the variants that a device runs: of each family the fastest that was measured."""
 
     def __init__(
         self,

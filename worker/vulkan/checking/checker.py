@@ -46,7 +46,7 @@ class Checker:
         return self._context.matrix_size > 0
 
     def ask(self, op: SmallOp) -> Asked:
-        """Which kernel runs an op here."""
+        """Asks for the kernel that runs an op here."""
         info = self._context.info
         sizes = info.max_subgroup_size, info.max_invocations, self._context.matrix_size
         return ask(op.op, op.limits, info.features, *sizes)
@@ -58,7 +58,7 @@ class Checker:
         return candidates(asked.family, self._context.info.features)
 
     def error(self, op: SmallOp, variant: Variant, kernel: str) -> float:
-        """How far the op's kernel is from NumPy; infinity where the driver refuses it. Raises DeviceError."""
+        """Measures an op's error against NumPy; infinity where the driver refuses it. Raises DeviceError."""
         expected = self._expected(op)
         if kernel != self._kernel:
             self._kernel = kernel

@@ -24,7 +24,7 @@ log = logging.getLogger("worker")
 
 @dataclass
 class Proof:
-    """Which variants of each family are right, and what the user should know of others."""
+    """The variants of each family that are right, and remarks for the user on the others."""
 
     right: dict[str, list[str]] = field(default_factory=dict)  # families -> suffixes
     notes: list[str] = field(default_factory=list)

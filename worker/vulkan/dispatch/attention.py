@@ -97,7 +97,7 @@ def _padded_quads(length: int, context: DispatchContext) -> int:
 
 
 def _vectors(rows: int, heads_per_kv_head: int) -> int:
-    """How many query vectors a workgroup of attention has: for one row no more than the heads need.
+    """Returns the query vectors of a workgroup of attention: for one row no more than the heads need.
 
     Never so few that it takes more workgroups than attention_groups in worker/buffers/step.py says.
     """

@@ -55,11 +55,11 @@ class DispatchContext:
         return self._places(name).row_length
 
     def num_rows(self, op: MatMul | Quantize) -> int:
-        """That a program has for an op."""
+        """Returns the number of rows that a program has for an op."""
         return self.program.rows if op.rows == "rows" else self.program.logit_rows
 
     def paging(self, op: RopeCache | Attention) -> dict[str, int]:
-        """How a kernel finds a row's place in the paged cache by the step buffer."""
+        """Returns the constants by which a kernel finds a row's place in the paged cache."""
         layout = self.layout
         return {
             "positions": layout.positions,
@@ -69,7 +69,7 @@ class DispatchContext:
         }
 
     def caches(self, op: RopeCache | Attention) -> dict[str, int]:
-        """Where an op's keys and values lie, and their scales."""
+        """Returns the addresses of an op's keys and values, and of their scales."""
         key, value = self.address(op.key_cache), self.address(op.value_cache)
         value_length = op.key_length if op.value_in_key else op.value_length
         num_cells = self.limits.pool(op.windowed) * self.limits.block_length * op.num_kv_heads

@@ -92,7 +92,7 @@ def rotation_members(rotation: Rotation, context: DispatchContext) -> dict[str, 
 
 
 def _quads(heads: AttentionHeads, context: DispatchContext, buffer: str = "qkv") -> dict[str, int]:
-    """Where heads are, in float4."""
+    """Returns the layout of heads, in float4."""
     return {
         "num_heads": heads.num_heads,
         "num_kv_heads": heads.num_kv_heads,

@@ -38,7 +38,7 @@ class Selects(Protocol):
 
 @dataclass(frozen=True)
 class PartialsLayout:
-    """Where the arena [2, num_partials, slot bytes] lies for the device."""
+    """The place of the arena [2, num_partials, slot bytes] in the device's memory."""
 
     address: int
     num_partials: int

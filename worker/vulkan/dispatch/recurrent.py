@@ -24,7 +24,7 @@ from tplaunch.worker.vulkan.push_constants.recurrent import (
 
 
 def _runs(context: DispatchContext) -> dict[str, int]:
-    """How a kernel finds the rows of a sequence, and its state."""
+    """Returns the constants by which a kernel finds the rows of a sequence, and its state."""
     layout = context.layout
     return {
         "run_starts": layout.run_starts,
