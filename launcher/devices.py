@@ -1,5 +1,6 @@
 """Finds the devices there are, and selects those that the user means.
-// Listing happens in a process of its own: a driver that crashes or hangs while it starts takes that process
+
+Listing happens in a process of its own: a driver that crashes or hangs while it starts takes that process
 along, not the launcher.
 """
 

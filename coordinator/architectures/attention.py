@@ -141,7 +141,8 @@ def _ropes(
     features: AttentionFeatures, read: MetadataReader, rope: Rope, windows: Sequence[Window | None]
 ) -> tuple[Rope, ...]:
     """Returns the rope of layers that see all keys, and behind it, if it differs, that of the others.
-    // As many elements rotate in all layers as in the first.
+
+    As many elements rotate in all layers as in the first.
     """
     if windows[0] is not None:
         rope = replace(rope, dimension=read.integer("rope.dimension_count_swa", rope.dimension, low=1))

@@ -25,7 +25,8 @@ def unused_of_blocks(
     tensors: Mapping[str, TensorInfo], num_layers: int, num_blocks: int, in_layers: Sequence[str]
 ) -> tuple[str, ...]:
     """Lists the tensors of a file that its layers do not use.
-    // These are the tensors `in_layers` of each layer, all tensors of multi-token-prediction blocks, fused
+
+    These are the tensors `in_layers` of each layer, all tensors of multi-token-prediction blocks, fused
     matrices that are also there in parts, and the input scales of NVFP4 files, by which activations would
     be rounded to four bits, which is not done here.
     """

@@ -47,7 +47,8 @@ def feed_forward_parts(
     tensors: Mapping[str, TensorInfo],
 ) -> list[Parts]:
     """Reads for every layer its dense feed-forward network, and its experts.
-    // dense: makes the dense network from a layer's index and a length.
+
+    dense: makes the dense network from a layer's index and a length.
 
     Where every layer has experts the file need not say a length; one without any may still count one expert.
     """

@@ -24,7 +24,8 @@ def read_latent_attentions(
     is_plain: bool,
 ) -> tuple[list[AttentionSpec], Rope]:
     """Reads the latent attention of each layer, with `heads` heads, and the rope of their rotated parts.
-    // is_plain: the rope stays unscaled where the file has yarn's multiplier. Raises ModelError.
+
+    is_plain: the rope stays unscaled where the file has yarn's multiplier. Raises ModelError.
     """
     rank = read.integer("attention.kv_lora_rank")
     # Some files name a rank that the model does not have.

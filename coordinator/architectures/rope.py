@@ -64,7 +64,8 @@ def _was_permuted(read: MetadataReader) -> bool:
 
 def still_pairs(read: MetadataReader, num_pairs: int) -> tuple[int, ...]:
     """Returns the pairs that none of a picture's time, height and width rotate.
-    // These three take pairs alternately, and end one by one. The other pairs rotate by a fourth position,
+
+    These three take pairs alternately, and end one by one. The other pairs rotate by a fourth position,
     which is 0 for every token of a text.
     """
     lengths = read.exactly("rope.dimension_sections", 4)
@@ -88,7 +89,8 @@ def _yarn(read: MetadataReader) -> Yarn:
 
 def read_magnitude(read: MetadataReader, yarn_factor: float, unit: float = 1.0) -> float:
     """Reads the magnitude of cosines and sines; attention is sharper in longer contexts.
-    // unit: the unit of the file's multiplier.
+
+    unit: the unit of the file's multiplier.
     """
     multiplier = unit * read.number("rope.scaling.yarn_log_multiplier", 0.0)
     magnitude = read.number("rope.scaling.attn_factor", 1.0)

@@ -15,7 +15,8 @@ from tplaunch.coordinator.messages import StepDone
 @dataclass(frozen=True)
 class ReduceTimes:
     """The times of some steps' all-reduces: the time in which no device computed for want of the others.
-    // The time begins when the last rank's device has ended its work before the all-reduce, and ends when the
+
+    The time begins when the last rank's device has ended its work before the all-reduce, and ends when the
     last one begins its work after it. In two phases that happens twice; work in between is not counted.
     """
 

@@ -197,7 +197,8 @@ def num_all_reduces(
     spec: ModelSpec, num_ranks: int, with_logits: bool, with_shared_routing: bool = False
 ) -> int:
     """Counts the all-reduces of a step; the number is always even.
-    // Without logits the step ends in the last layer, before the sums that only logits need.
+
+    Without logits the step ends in the last layer, before the sums that only logits need.
     """
     if num_ranks == 1:
         return 0

@@ -72,6 +72,7 @@ def _memory_weights(
 
 def _shares(values: Sequence[float]) -> tuple[float, ...]:
     """Scales values to a sum of one and keeps two digits:
-    // Further digits would change with every measurement.
+
+    Further digits would change with every measurement.
     """
     return tuple(float(f"{value / sum(values):.2g}") for value in values)

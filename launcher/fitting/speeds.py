@@ -35,7 +35,8 @@ def rank_speeds(config: RunConfig, choices: Sequence[DeviceChoice]) -> list[floa
 
 def device_speed(config: RunConfig, choice: DeviceChoice, anew: bool = False) -> float:
     """Returns the speed of a device with one rank alone on it: as measured before, or measured now.
-    // Raises RunError.
+
+    Raises RunError.
     """
     job = {"on_cpu": choice.on_cpu, "anew": anew}
     found = run_device_job(config, choice, "measure-speed", job, TIMEOUT_SECONDS)

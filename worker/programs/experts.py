@@ -42,7 +42,8 @@ def add_experts(
 
 def add_routing(builder: ProgramBuilder, index: int, experts: ExpertsSpec) -> None:
     """Routes the normed rows.
-    // Equal devices compute the same bits and decide by themselves; others are told by rank 0.
+
+    Equal devices compute the same bits and decide by themselves; others are told by rank 0.
     """
     layer, shared = f"blk.{index}", builder.shares_routing
     decides = not shared or builder.share.rank == 0

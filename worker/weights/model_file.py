@@ -95,7 +95,8 @@ def _joined(parts: Sequence[Bytes]) -> Bytes:
 
 def shard_rows(weights: WeightSource, shard: Shard, tensor: TensorInfo) -> list[Bytes]:
     """Returns a rank's rows of a tensor, one array per expert as the file has it [rows, row bytes].
-    // Rows are not copied, except those that are widened to the shard's type, transposed or repeated.
+
+    Rows are not copied, except those that are widened to the shard's type, transposed or repeated.
     """
     starts = [expert * shard.expert_rows for expert in range(shard.experts.start, shard.experts.stop)]
     if shard.transposed:

@@ -100,7 +100,8 @@ class Prover:
 
     def _find_others(self, group: Group, proof: Proof, deadline: float) -> None:
         """Finds the other variants that are right, as far as the time goes.
-        // The variants before the first right one are known.
+
+        The variants before the first right one are known.
         """
         if not group.is_family:
             return

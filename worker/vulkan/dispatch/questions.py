@@ -40,7 +40,8 @@ def ask(
     matrix_size: int,
 ) -> Asked:
     """Asks the dispatcher for an op's kernel in a program of limits.max_rows rows.
-    // The op's buffers make no difference to it.
+
+    The op's buffers make no difference to it.
 
     For which buffers makes no difference to it.
     """

@@ -52,7 +52,8 @@ class Trial:
 
     def fill(self, memory: Memory) -> None:
         """Fills the buffers with the same values every time.
-        // A wrong result must show, so none is zero or one everywhere.
+
+        A wrong result must show, so none is zero or one everywhere.
         """
         random = np.random.Generator(np.random.PCG64(0))
         for name, buffer in self.buffers.items():
