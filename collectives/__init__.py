@@ -1,4 +1,4 @@
-"""All-reduce among ranks: every rank's arena gets the sums of all ranks. Knows nothing of devices."""
+"""All-reduce among ranks: the sums of every rank's arena become those of all. Knows nothing of devices."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +36,7 @@ KINDS: dict[str, Callable[..., Collective]] = {"shared-memory": SharedMemory, "z
 
 
 def shares_arena(kind: str) -> bool:
-    """Returns true if all ranks have one arena, which rank 0 makes."""
+    """Tells whether all ranks have one arena, which rank 0 makes."""
     return KINDS[kind] is SharedMemory
 
 

@@ -1,4 +1,4 @@
-"""Defines the contract of every collective, its errors, and the checks that need no peer.
+"""The promises of every collective: the contract, its errors, and the checks that need no peer.
 
 A device writes its partial sums straight into the collective's arena; the collective only all-reduces
 them. Nothing here knows of devices, of processes, or of how endpoints are exchanged.
@@ -68,7 +68,7 @@ class Collective(ABC):
         self.num_ranks = num_ranks
         self.slot_bytes = round_up_to_page(slot_bytes)
         self.timeout_seconds = timeout_seconds
-        # Of deadlines: ranks that were stopped together were not late.
+        # This is the clock of deadlines: ranks that were stopped together were not late.
         self._clock: Callable[[], float] = RunningClock()
         self._max_count = self.slot_bytes // 4
         self._arena: NDArray[np.uint8] | None = None

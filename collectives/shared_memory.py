@@ -172,7 +172,7 @@ class SharedMemory(Collective):
             self._sleep(header, peer, sequence, end)
 
     def _spin(self, header: SharedHeader, peer: Line, sequence: int) -> bool:
-        """Returns true if the peer came while this rank was idle and no one else needed the core."""
+        """Tells whether the peer came while this rank had nothing to do and nobody else needed the core."""
         load, word = header.load, peer.arrived
         now = monotonic()
         end = now + _SPIN_SECONDS

@@ -1,4 +1,4 @@
-"""Defines the messages between the ranks of a ring: a fixed header and at most one piece in one frame.
+"""The messages between the ranks of a ring: one frame each, a fixed header and then at most one piece.
 
 A piece is float32 numbers in a CHUNK, UTF-8 text in an ABORT, and absent otherwise. Everything is
 little-endian. No message tells who may send it: that is settled before one is read (zmq_doors.py).

@@ -12,11 +12,12 @@ import zmq
 from tplaunch.coordinator import wire
 from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
 from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare
 from tplaunch.coordinator.wire import Float32s, Float64s, Frame, Int32s
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 MAX_FRAMES = 4  # of a message: its fields, and the large arrays of a StepDone
 MAX_FRAME_BYTES = 1 << 28  # logits of 32 rows and two million tokens; a connection that brings more is cut
 
@@ -44,13 +45,8 @@ class Load:
     share: RankShare
     num_ranks: int
     limits: Limits
-    collective: str
+    options: RankOptions
     token: bytes  # of this run: collectives drop what does not carry it
-    timeout_seconds: float
-    all_reduce: str = "auto"  # or one-shot, or two-phase
-    measure_anew: bool = False  # what was measured before does not count
-    trace: bool = False  # every StepDone tells the laps of the host, too
-    measure_copy: bool = False  # Ready tells the copy bandwidth
 
     def __post_init__(self) -> None:
         if not 0 <= self.share.rank < self.num_ranks <= MAX_RANKS:

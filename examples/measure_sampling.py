@@ -12,12 +12,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from tplaunch.coordinator import candidates
 from tplaunch.coordinator.serving.sampling.batch import Pick, pick_all
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.results import gather, merge
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.split.plan import Span
-from tplaunch.worker import candidates
 
 WAYS = {
     "greedy": SamplingParams(temperature=0, seed=1),

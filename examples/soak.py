@@ -86,16 +86,9 @@ def _config(options: argparse.Namespace) -> RunConfig:
     return RunConfig(
         model=options.model,
         devices=options.devices,
-        tensor_split=None,
         context_length=options.context,
-        kv_type="f16",
-        activations="f32",
         collective=options.collective,
         max_rows=64,
-        timeout_seconds=60.0,
-        verbose=False,
-        validate=False,
-        staging=False,
         submit_ahead=True,
     )
 

@@ -1,8 +1,7 @@
-"""The processes of `tplaunch bench-collectives`: started, heard line by line, ended, each within a limit."""
+"""The processes of `tplaunch bench-collectives`: started, heard, and ended, each within a limit."""
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
@@ -11,19 +10,23 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+from tplaunch.coordinator.framing import MessageReader, framed
+from tplaunch.coordinator.wire import WireError
 from tplaunch.launcher.config import RunError
 from tplaunch.launcher.endings import end_reason
 from tplaunch.launcher.signals import held
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock
+from tplaunch.worker.jobs.messages import COLLECTIVE_ANSWERS, Failed, StillThere
 
 GRACE_SECONDS = 5.0  # for ranks to end by themselves, and to say themselves whom they miss
 READ_BYTES = 1 << 16
+M = TypeVar("M")
 
 
 class BenchRanks:
-    """Processes that each write lines of JSON. Use it as a context: they are gone when it ends.
+    """Processes that each answer with messages. Use it as a context: they are gone when it ends.
 
     A rank may be silent for `timeout_seconds`, within which each of its calls ends, and for some grace.
     """
@@ -31,7 +34,7 @@ class BenchRanks:
     def __init__(self, kind: str, timeout_seconds: float) -> None:
         self._kind, self._silence_seconds = kind, timeout_seconds + GRACE_SECONDS
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._unread: list[bytes] = []  # by rank: the beginning of a line
+        self._readers: list[MessageReader] = []  # by rank
 
     def start(self, command: Sequence[str]) -> None:
         """Starts the next rank, or what starts them all."""
@@ -41,23 +44,22 @@ class BenchRanks:
             self._processes.append(
                 subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, env=environment)
             )
-            self._unread.append(b"")
+            self._readers.append(MessageReader(COLLECTIVE_ANSWERS))
 
-    def tell(self, value: Any) -> None:
-        """Sends every rank a line, which its pipe has room for."""
-        line = json.dumps(value).encode() + b"\n"
+    def tell(self, message: Any) -> None:
+        """Sends every rank a message, which its pipe has room for."""
         for process in self._processes:
             assert process.stdin is not None
             with suppress(BrokenPipeError):  # of a rank that has ended: it is named when no answer comes
-                process.stdin.write(line)
+                process.stdin.write(framed(message))
 
-    def hear(self) -> list[Any]:
-        """The next line of each rank, in rank order; lines without a value only say that it goes on.
+    def hear(self, kind: type[M]) -> list[M]:
+        """Returns the next message of each rank, in rank order; by StillThere they only say that they go on.
 
         Raises RunError for the first that fails, ends or is silent for too long: others may wait for it.
         """
         clock = RunningClock()
-        heard: dict[int, Any] = {}
+        heard: dict[int, M] = {}
         with selectors.DefaultSelector() as selector:
             for rank, process in enumerate(self._processes):
                 assert process.stdout is not None
@@ -68,15 +70,14 @@ class BenchRanks:
                 now = clock()
                 for key, _ in events:
                     last[key.data] = now
-                    values = [value for value in self._read(key.data) if value is not None]
-                    if values:
-                        heard[key.data] = values[0]
+                    for message in self._read(key.data, kind):
+                        heard[key.data] = message
                         selector.unregister(key.fileobj)
                 self._refuse_silent([rank for rank in last if rank not in heard], last, now)
         return [heard[rank] for rank in range(len(self._processes))]
 
-    def _read(self, rank: int) -> list[Any]:
-        """The values of the lines that have come. A rank that was stopped may have left half a line."""
+    def _read(self, rank: int, kind: type[M]) -> list[M]:
+        """The messages that have come. A rank that was stopped may have left half of one."""
         process = self._processes[rank]
         assert process.stdout is not None
         data = os.read(process.stdout.fileno(), READ_BYTES)
@@ -85,12 +86,20 @@ class BenchRanks:
                 process.wait(GRACE_SECONDS)
             how = "closed its output" if process.returncode is None else end_reason(process.returncode)
             raise RunError(f"rank {rank} of {self._kind} ended without a result: {how}")
-        *lines, self._unread[rank] = (self._unread[rank] + data).split(b"\n")
-        values = [json.loads(line) for line in lines]
-        for value in values:
-            if isinstance(value, dict):
-                raise RunError(f"rank {rank} of {self._kind} failed: {value['error']}")
-        return values
+        try:
+            messages = list(self._readers[rank].feed(data))
+        except WireError as error:
+            raise RunError(f"rank {rank} of {self._kind} gave no answer that can be read: {error}") from error
+        answers = [message for message in messages if not isinstance(message, StillThere)]
+        for message in answers:
+            if isinstance(message, Failed):
+                raise RunError(f"rank {rank} of {self._kind} failed: {message.error}")
+        if len(answers) > 1 or not all(isinstance(message, kind) for message in answers):
+            names = " and ".join(type(message).__name__ for message in answers)
+            raise RunError(
+                f"rank {rank} of {self._kind} sent {names}, where one {kind.__name__} was expected"
+            )
+        return answers
 
     def _refuse_silent(self, awaited: Sequence[int], last: dict[int, float], now: float) -> None:
         silent = [str(rank) for rank in awaited if now - last[rank] > self._silence_seconds]

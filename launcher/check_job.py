@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import select
 import subprocess
@@ -11,10 +10,20 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from tplaunch.launcher.device_job import JobConfig, job_command
+from tplaunch.coordinator.framing import MessageReader
+from tplaunch.coordinator.wire import WireError
+from tplaunch.launcher.device_job import JobConfig, job_command, job_file
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.endings import ending
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock
+from tplaunch.worker.jobs.messages import (
+    CHECK_ANSWERS,
+    CheckBegun,
+    CheckFailed,
+    CheckJob,
+    CheckList,
+    Failed,
+)
 
 SILENT_SECONDS = 180.0  # of one check: a slow driver compiles a kernel for most of a minute
 MAX_FAILURES = 20  # of one device, after which there is nothing more to learn
@@ -65,10 +74,10 @@ def check_device(
     for _ in range(MAX_FAILURES):
         begun = None
         try:
-            for line in _lines(config, choice, len(report.outcomes)):
-                begun = _heard(report, begun, line)
+            for message in _messages(config, choice, len(report.outcomes)):
+                begun = _heard(report, begun, message)
                 on_progress(report)
-            if begun is not None or not report.count:
+            if begun is not None or not (report.count or report.error):
                 raise ProcessEnded("its process ended as if all were well")  # a driver may do that
         except ProcessEnded as end:
             if begun is None:
@@ -81,48 +90,54 @@ def check_device(
     return report
 
 
-def _heard(report: DeviceReport, begun: Outcome | None, line: dict[str, Any]) -> Outcome | None:
-    """Takes a line of a device's process into the report; returns the check that it is at."""
-    if "begin" in line:
-        return Outcome(line["family"], line["variant"], line["begin"], line["op"])
-    if "count" in line:
-        report.device, report.driver, report.count = line["device"], line["driver"], line["count"]
+def _heard(report: DeviceReport, begun: Outcome | None, message: Any) -> Outcome | None:
+    """Takes a message of a device's process into the report; returns the check that it is at."""
+    if isinstance(message, Failed):
+        report.error = message.error
+    elif isinstance(message, CheckList):
+        report.device, report.driver, report.count = message.device, message.driver, message.count
+    elif isinstance(message, CheckBegun):
+        return Outcome(message.family, message.variant, message.kernel, message.op)
     elif begun is None:
-        report.error = str(line["error"])
-    elif "problem" in line:
-        report.outcomes.append(dataclasses.replace(begun, problem=str(line["problem"])))
+        raise ProcessEnded(f"its process sent {type(message).__name__} before CheckBegun")
+    elif isinstance(message, CheckFailed):
+        report.outcomes.append(dataclasses.replace(begun, problem=message.problem))
     else:
-        report.outcomes.append(dataclasses.replace(begun, error=line["error"], bound=line["bound"]))
+        report.outcomes.append(dataclasses.replace(begun, error=message.error, bound=message.bound))
     return None
 
 
-def _lines(config: JobConfig, choice: DeviceChoice, start: int) -> Iterator[dict[str, Any]]:
+def _messages(config: JobConfig, choice: DeviceChoice, start: int) -> Iterator[Any]:
     """What a process says that begins with a check. Raises ProcessEnded where it does not end well."""
-    command, environment = job_command(config, choice, "check", {"start": start})
-    with tempfile.TemporaryFile() as log:
+    command, environment = job_command(choice)
+    with tempfile.TemporaryFile() as log, job_file(CheckJob(start, config.rank_options)) as job:
         process = subprocess.Popen(
             command,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=job,
             stdout=subprocess.PIPE,
             stderr=None if config.verbose else log,
         )
         assert process.stdout is not None
+        reader = MessageReader(CHECK_ANSWERS)
         try:
-            for line in _read(process.stdout):
-                yield json.loads(line)
+            for data in _read(process.stdout):
+                yield from reader.feed(data)
             code = process.wait()
+            if code:  # it may have left half a message
+                raise ProcessEnded(_reason(code, log))
+            reader.close()
+        except WireError as error:
+            raise ProcessEnded(f"its process gave no answer that can be read: {error}") from error
         finally:
             process.kill()
             process.wait()
             process.stdout.close()
-        if code:
-            raise ProcessEnded(_reason(code, log))
 
 
 def _read(pipe: IO[bytes]) -> Iterator[bytes]:
-    """Whole lines, as they come."""
-    rest, clock = b"", RunningClock()
+    """Bytes, as they come. Raises ProcessEnded where there are none for too long."""
+    clock = RunningClock()
     deadline = clock() + SILENT_SECONDS
     while True:
         while not select.select([pipe], [], [], LOOK_SECONDS)[0]:
@@ -132,8 +147,7 @@ def _read(pipe: IO[bytes]) -> Iterator[bytes]:
         data = os.read(pipe.fileno(), 1 << 16)
         if not data:
             return
-        *lines, rest = (rest + data).split(b"\n")
-        yield from lines
+        yield data
 
 
 def _reason(code: int, log: IO[bytes]) -> str:

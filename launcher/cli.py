@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.model.checks import ModelError
+from tplaunch.coordinator.options import OptionError, RankOptions
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
 from tplaunch.coordinator.split.plan import PlanError
@@ -33,6 +34,7 @@ from tplaunch.launcher.config import (
     parse_counts,
     parse_tokens,
 )
+from tplaunch.launcher.declared import declared_values
 from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import run_config
@@ -45,7 +47,7 @@ from tplaunch.launcher.words import parse_words
 from tplaunch.worker.faults import fault_sentence
 
 STANDARD_INPUT = "-"  # in place of a prompt or of its file
-BAD_INPUT = (UsageError, GgufError, ModelError, PlanError, RequestError, TokenizerError)
+BAD_INPUT = (UsageError, OptionError, GgufError, ModelError, PlanError, RequestError, TokenizerError)
 FAILED_RUN = (RunError, LogitsError)
 
 
@@ -111,8 +113,8 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "devices":
         return show_devices(options.json)
     if options.command == "check":
-        without = () if options.without is None else tuple(options.without.split(","))
-        return check(CheckConfig(options.devices, options.json, options.verbose, options.validate, without))
+        rank_options = RankOptions(**declared_values(RankOptions, options))
+        return check(CheckConfig(options.devices, options.json, options.verbose, rank_options))
     if options.command == "models":
         return show_models(options.json, options.markdown)
     if options.command == "bench-collectives":
@@ -170,6 +172,7 @@ def _shape_or_file(options: argparse.Namespace) -> Path | HubModel | RandomModel
 def _bench_config(options: argparse.Namespace) -> BenchConfig:
     return BenchConfig(
         prefill=parse_counts(options.prefill, "--prefill"),
+        cached=parse_counts(options.cached, "--cached"),
         decode=parse_counts(options.decode, "--decode"),
         at_context=parse_counts(options.at_context, "--at-context"),
         batch=parse_counts(options.batch, "--batch"),

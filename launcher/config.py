@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final, Literal
 
@@ -11,26 +11,21 @@ from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.model.checks import ModelError
-from tplaunch.coordinator.split.limits import ACTIVATIONS
+from tplaunch.coordinator.options import OptionError, RankOptions, check_choices, check_seconds, option
+from tplaunch.coordinator.split.limits import ACTIVATIONS, Limits
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, MAX_RANKS
-from tplaunch.worker.device import FEATURES
+from tplaunch.launcher.errors import EXIT_FAILURE, EXIT_USAGE, RunError, UsageError
+from tplaunch.launcher.overrides import Value, parse_overrides
+from tplaunch.launcher.sizes import parse_max_memory, parse_state_cache
 
-
-class UsageError(ValueError):
-    """The command can't be carried out as given: one sentence that says what to change. Exit code 2."""
-
-
-class RunError(RuntimeError):
-    """A worker failed; the message names it. Exit code 1."""
-
-
-EXIT_FAILURE, EXIT_USAGE = 1, 2
-COLLECTIVES = ("shared-memory", "zmq-ring")
-ALL_REDUCES = ("auto", "one-shot", "two-phase")
+__all__ = [  # what others import from here, of this file and of errors.py
+    "API_PARALLEL", "AUTO", "EXIT_FAILURE", "EXIT_USAGE", "MODEL_GROUP", "HubModel", "RandomModel",
+    "RunConfig", "RunError", "UsageError", "parse_counts", "parse_numbers", "parse_split", "parse_tokens",
+]  # fmt: skip
 AUTO: Final = "auto"
-DEFAULT_STATE_CACHE_BYTES = 1 << 30
+MODEL_GROUP = "model"  # of options that stand in no group of their own in the help
+API_PARALLEL = 64  # of a Python program, which may give many prompts at once
 MAX_PARALLEL = 1024  # sequences: their block tables are looked at in every step
-DEFAULT_LOAD_TIMEOUT_SECONDS = 600.0  # a slow driver compiles a kernel for most of a minute
 
 
 @dataclass(frozen=True)
@@ -56,13 +51,6 @@ class RandomModel:
         return f"{self.shape} {self.weight_type} with made-up weights"
 
 
-def check_timeouts(seconds: Mapping[str, float]) -> None:
-    """Checks the seconds by option. Raises UsageError."""
-    for option, value in seconds.items():
-        if not 0 < value < 1e6:
-            raise UsageError(f"{option} {value}: a positive number of seconds is needed")
-
-
 @dataclass(frozen=True)
 class HubModel:
     """A model in a repository of Hugging Face, in place of a path: by quant, by file, or as it comes."""
@@ -74,79 +62,6 @@ class HubModel:
     @property
     def name(self) -> str:
         return self.repository + (f":{self.quant}" if self.quant else "")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """A model on a set of devices."""
-
-    model: Path | RandomModel | HubModel
-    devices: str  # as on the command line
-    tensor_split: tuple[float, ...] | Literal["auto"] | None  # one weight a rank; None for equal ones
-    context_length: int | None  # None for what fits
-    kv_type: str
-    activations: str
-    collective: str
-    max_rows: int | None  # of one step: the length of a prefill chunk; None for what fits
-    timeout_seconds: float
-    verbose: bool
-    validate: bool
-    staging: bool
-    submit_ahead: bool | None  # None for what a device does faster
-    all_reduce: str = "auto"
-    measure_anew: bool = False  # how all-reduces are made best
-    timestamps: bool = False  # of the devices, for a ledger or a trace
-    trace: bool = False  # keep every lap of every step
-    measure_copy: bool = False  # of the devices' memory
-    without: tuple[str, ...] = ()  # features of the devices
-    expert_split: str = EXPERT_SPLITS[0]
-    load_timeout_seconds: float = DEFAULT_LOAD_TIMEOUT_SECONDS
-    max_memory: Mapping[int | None, int] = field(default_factory=dict)  # bytes by device; None: the CPU's
-    parallel: int = 1  # sequences at once
-    state_cache_bytes: int = DEFAULT_STATE_CACHE_BYTES  # for snapshots of recurrent states, over all ranks
-    overrides: tuple[tuple[str, int | float | bool | str], ...] = ()  # of the file's metadata
-
-    def __post_init__(self) -> None:
-        if self.kv_type not in KV_TYPES:
-            raise UsageError(f"--kv-type {self.kv_type}: known are {', '.join(KV_TYPES)}")
-        if self.activations not in ACTIVATIONS:
-            raise UsageError(f"--activations {self.activations}: known are {', '.join(ACTIVATIONS)}")
-        if self.collective not in COLLECTIVES:
-            raise UsageError(f"--collective {self.collective}: known are {', '.join(COLLECTIVES)}")
-        if self.all_reduce not in ALL_REDUCES:
-            raise UsageError(f"--all-reduce {self.all_reduce}: known are {', '.join(ALL_REDUCES)}")
-        if self.expert_split not in EXPERT_SPLITS:
-            raise UsageError(f"--expert-split {self.expert_split}: known are {', '.join(EXPERT_SPLITS)}")
-        if self.all_reduce == "two-phase" and self.collective != "shared-memory":
-            raise UsageError(
-                f"--all-reduce two-phase: {self.collective} has no phases; use --collective shared-memory"
-            )
-        if self.context_length is not None and self.context_length < 1:
-            raise UsageError(f"--context {self.context_length}: at least 1 is needed")
-        if not 1 <= self.parallel <= MAX_PARALLEL:
-            raise UsageError(f"--parallel {self.parallel}: 1 to {MAX_PARALLEL} sequences are possible")
-        if self.max_rows is not None and not 1 <= self.max_rows <= 512:
-            raise UsageError(f"--prefill-chunk {self.max_rows}: 1 to 512 rows are possible")
-        if self.overrides and isinstance(self.model, RandomModel):
-            raise UsageError("--override-kv goes with a model file; a --shape has no metadata")
-        for feature in self.without:
-            if feature not in FEATURES:
-                raise UsageError(f"--without {feature:.40}: known are {', '.join(FEATURES)}")
-        check_timeouts({"--timeout": self.timeout_seconds, "--load-timeout": self.load_timeout_seconds})
-
-    def rank_weights(self, num_ranks: int) -> tuple[float, ...] | None:
-        """One weight per rank; None where they are to be found out."""
-        if not 1 <= num_ranks <= MAX_RANKS:
-            raise UsageError(f"--devices {self.devices}: {num_ranks} ranks; 1 to {MAX_RANKS} are possible")
-        if self.tensor_split is None:
-            return (1.0,) * num_ranks
-        if self.tensor_split == AUTO:
-            return None
-        if len(self.tensor_split) != num_ranks:
-            raise UsageError(
-                f"--tensor-split has {len(self.tensor_split)} weights, but --devices names {num_ranks} ranks"
-            )
-        return self.tensor_split
 
 
 def parse_split(text: str) -> tuple[float, ...] | Literal["auto"]:
@@ -162,6 +77,152 @@ def parse_numbers(text: str, option: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"{option} {text}: numbers separated by commas are needed, such as 3,1") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(RankOptions):
+    """A model on a set of devices. Its own options stay in the launcher; the ranks get those it inherits."""
+
+    model: Path | RandomModel | HubModel
+    devices: str = option(
+        "--devices",
+        default="all",
+        group="ranks",
+        metavar="LIST",
+        help="devices as `tplaunch devices` lists them, by index or name, one rank each; one may stand"
+        " several times (0,0); all, for each card once; cpu for NumPy (default: %(default)s)",
+    )
+    # One weight a rank; None for equal ones.
+    tensor_split: tuple[float, ...] | Literal["auto"] | None = option(
+        "--tensor-split",
+        default=None,
+        group="ranks",
+        metavar="WEIGHTS",
+        read=parse_split,
+        help="shares of the ranks, such as 3,1; auto weighs them by speed, as far as memory allows"
+        " (default: equal)",
+    )
+    expert_split: str = option(
+        "--expert-split",
+        default=EXPERT_SPLITS[0],
+        group="ranks",
+        choices=EXPERT_SPLITS,
+        help="a rank holds its columns of all experts, or all of its experts (default: %(default)s)",
+    )
+    load_timeout_seconds: float = option(  # a slow driver compiles a kernel for most of a minute
+        "--load-timeout",
+        default=600.0,
+        group="ranks",
+        number=float,
+        metavar="SECONDS",
+        help="how long a rank may load without progress (default: %(default)s)",
+    )
+    context_length: int | None = option(  # None for what fits
+        "--context",
+        default=None,
+        group="memory",
+        number=int,
+        metavar="N",
+        help="positions to hold (default: the model's, or as many as fit)",
+    )
+    parallel: int = option(
+        "--parallel",
+        default=1,
+        group="memory",
+        number=int,
+        metavar="N",
+        help="sequences at once: the KV cache has room for one whole context, and up to 1,024 positions more"
+        f" for each other one (default: %(default)s, and {API_PARALLEL} of the Python API)",
+    )
+    state_cache_bytes: int = option(
+        "--state-cache",
+        default=1 << 30,
+        default_text="1GiB",
+        group="memory",
+        metavar="SIZE",
+        read=parse_state_cache,
+        help="what all devices together keep of earlier states of recurrent layers, so that a prompt that"
+        " begins as an earlier one goes on from there; as much as fits beside the context, but two"
+        " snapshots at least unless it is 0 (default: %(default)s)",
+    )
+    max_memory: Mapping[int | None, int] = option(  # bytes by device; None: the CPU's
+        "--max-memory",
+        default={},
+        group="memory",
+        metavar="INDEX=SIZE,...",
+        read=parse_max_memory,
+        help="what the ranks on a device may take, such as 0=8GiB,1=20GiB; cpu= for this machine's memory",
+    )
+    kv_type: str = option(
+        "--kv-type",
+        default="f16",
+        group="memory",
+        choices=tuple(KV_TYPES),
+        help="of the KV cache (default: %(default)s)",
+    )
+    activations: str = option(
+        "--activations",
+        default=ACTIVATIONS[0],
+        group="memory",
+        choices=ACTIVATIONS,
+        help="what weights are multiplied by: f16 (in a prefill) and q8 round, for devices with cooperative"
+        " matrices and with integer dot products (default: %(default)s)",
+    )
+    max_rows: int | None = option(  # None for what fits
+        "--prefill-chunk",
+        default=None,
+        group="memory",
+        number=int,
+        metavar="ROWS",
+        help=f"prompt tokens computed in one step (default: {Limits.max_rows}, or so few that they take"
+        " 64 MB)",
+    )
+    overrides: tuple[tuple[str, Value], ...] = option(
+        "--override-kv",
+        default=(),
+        group=MODEL_GROUP,
+        metavar="KEY=TYPE:VALUE",
+        read=parse_overrides,
+        is_repeated=True,
+        help="change the file's metadata, such as llama.context_length=int:8192; the types are int, float,"
+        " bool and str; may stand several times",
+    )
+    verbose: bool = option("-v --verbose", default=False, group="debugging", help="show the workers' logs")
+
+    def __post_init__(self) -> None:
+        try:
+            super().__post_init__()
+            check_choices(self)
+            check_seconds("--load-timeout", self.load_timeout_seconds)
+        except OptionError as error:
+            raise UsageError(str(error)) from None
+        if self.context_length is not None and self.context_length < 1:
+            raise UsageError(f"--context {self.context_length}: at least 1 is needed")
+        if not 1 <= self.parallel <= MAX_PARALLEL:
+            raise UsageError(f"--parallel {self.parallel}: 1 to {MAX_PARALLEL} sequences are possible")
+        if self.max_rows is not None and not 1 <= self.max_rows <= 512:
+            raise UsageError(f"--prefill-chunk {self.max_rows}: 1 to 512 rows are possible")
+        if self.overrides and isinstance(self.model, RandomModel):
+            raise UsageError("--override-kv goes with a model file; a --shape has no metadata")
+
+    @property
+    def rank_options(self) -> RankOptions:
+        """The options that travel to the ranks."""
+        return RankOptions(**{field.name: getattr(self, field.name) for field in fields(RankOptions)})
+
+    def rank_weights(self, num_ranks: int) -> tuple[float, ...] | None:
+        """One weight per rank; None where they are to be found out."""
+        if not 1 <= num_ranks <= MAX_RANKS:
+            raise UsageError(f"--devices {self.devices}: {num_ranks} ranks; 1 to {MAX_RANKS} are possible")
+        if self.tensor_split is None:
+            return (1.0,) * num_ranks
+        if self.tensor_split == AUTO:
+            return None
+        if len(self.tensor_split) != num_ranks:
+            raise UsageError(
+                f"--tensor-split has {len(self.tensor_split)} weights, but --devices names {num_ranks} ranks"
+            )
+        return self.tensor_split
 
 
 def parse_tokens(text: str) -> list[int]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any, Protocol
+import tempfile
+from typing import IO, Any, Protocol, TypeVar
 
+from tplaunch.coordinator.framing import MessageReader, framed
+from tplaunch.coordinator.options import RankOptions
+from tplaunch.coordinator.wire import WireError
 from tplaunch.launcher.config import RunError
 from tplaunch.launcher.devices import DeviceChoice, run_job
 from tplaunch.launcher.endings import ending
 from tplaunch.launcher.machine import num_threads
 from tplaunch.launcher.supervisor import driver_settings, rank_cores
 from tplaunch.launcher.worker_command import job_words
+from tplaunch.worker.jobs.messages import Failed
+
+A = TypeVar("A")
 
 
 class JobConfig(Protocol):
@@ -24,43 +29,53 @@ class JobConfig(Protocol):
     def verbose(self) -> bool: ...
 
     @property
-    def validate(self) -> bool: ...
-
-    @property
-    def without(self) -> Sequence[str]: ...
+    def rank_options(self) -> RankOptions: ...
 
 
 def run_device_job(
-    config: JobConfig, choice: DeviceChoice, option: str, job: Any, timeout_seconds: float
-) -> dict[str, Any]:
-    """What the process prints for `--option=job`. Raises RunError."""
+    config: JobConfig, choice: DeviceChoice, job: Any, answer: type[A], timeout_seconds: float
+) -> A:
+    """Returns what a process answers to one of worker.jobs.messages.JOBS. Raises RunError."""
     if sys.stderr.isatty():
         print(f"measuring {choice.name}", file=sys.stderr)
-    command, environment = job_command(config, choice, option, job)
+    command, environment = job_command(choice)
     try:
-        done = run_job(command, timeout_seconds, environment, show_errors=config.verbose)
+        with job_file(job) as file:
+            done = run_job(command, timeout_seconds, environment, show_errors=config.verbose, job=file)
     except subprocess.TimeoutExpired:
         raise RunError(f"measuring {choice.name} was given up after {timeout_seconds:.0f} s") from None
     if done.returncode or not done.stdout:  # a driver may end its process as if all were well
-        raise RunError(f"measuring {choice.name} {ending(done.returncode, done.stderr or '')}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if "error" in found:
-        raise RunError(f"{choice.name} can't be measured: {found['error']}")
-    return found
+        errors = (done.stderr or b"").decode(errors="replace")
+        raise RunError(f"measuring {choice.name} {ending(done.returncode, errors)}")
+    try:
+        reader = MessageReader((answer, Failed))
+        answers = list(reader.feed(done.stdout))
+        reader.close()
+    except WireError as error:
+        raise RunError(f"measuring {choice.name} gave no answer that can be read: {error}") from error
+    if len(answers) != 1:
+        raise RunError(f"measuring {choice.name} gave {len(answers)} answers, where one was expected")
+    if isinstance(answers[0], Failed):
+        raise RunError(f"{choice.name} can't be measured: {answers[0].error}")
+    assert isinstance(answers[0], answer)
+    return answers[0]
 
 
-def job_command(
-    config: JobConfig, choice: DeviceChoice, option: str, job: Any
-) -> tuple[list[str], dict[str, str]]:
-    """The command of a process with one device to itself, and its environment."""
+def job_file(job: Any) -> IO[bytes]:
+    """Returns a file with the job's message, to be a process's standard input: writing to it never waits."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.write(framed(job))
+    file.seek(0)
+    return file
+
+
+def job_command(choice: DeviceChoice) -> tuple[list[str], dict[str, str]]:
+    """Returns the command of a process with one device to itself, and its environment."""
     (cores,) = rank_cores([choice], sorted(os.sched_getaffinity(0)))
     command = [
         *job_words(),
-        f"--{option}={json.dumps(job)}",
         f"--device={'cpu' if choice.index is None else choice.index}",
         f"--uuid={choice.uuid}",
         f"--cores={','.join(map(str, cores))}",
-        f"--without={','.join(config.without)}",
-        *(["--validate"] if config.validate else []),
     ]
     return command, {**os.environ, **driver_settings(choice, num_threads(len(cores), 1))}

@@ -11,7 +11,7 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.device_choice import TOO_MANY, left_out, preferred
@@ -88,7 +88,8 @@ def _ask_drivers() -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return _failed(f"the Vulkan drivers did not answer within {LIST_TIMEOUT_SECONDS} s")
     if result.returncode or not result.stdout:  # a driver may end its process as if all were well
-        return _failed(f"listing the Vulkan devices {ending(result.returncode, result.stderr)}")
+        errors = result.stderr.decode(errors="replace")
+        return _failed(f"listing the Vulkan devices {ending(result.returncode, errors)}")
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return found
 
@@ -102,18 +103,20 @@ def run_job(
     timeout_seconds: float,  # of the time in which this process runs
     env: Mapping[str, str] | None = None,
     show_errors: bool = False,
-) -> subprocess.CompletedProcess[str]:
-    """A worker's process with one job to do, run to its end. Raises TimeoutExpired, once it is killed."""
+    job: IO[bytes] | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Runs a worker's process to its end, with a file as its standard input.
+
+    Raises TimeoutExpired, once it is killed.
+    """
     errors = None if show_errors else subprocess.PIPE
     clock = RunningClock()
     with subprocess.Popen(
         command,
         env=env,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if job is None else job,
         stdout=subprocess.PIPE,
         stderr=errors,
-        text=True,
-        errors="replace",  # a driver may print anything
     ) as process:
         try:
             while True:

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tplaunch.launcher.config import HubModel, RunConfig, UsageError
-from tplaunch.launcher.model_options import API_PARALLEL, add_model_options, run_config
+from tplaunch.launcher.config import API_PARALLEL, HubModel, RunConfig, UsageError
+from tplaunch.launcher.model_options import add_model_options, run_config
 from tplaunch.launcher.options import Parser
 from tplaunch.launcher.words import models_by_option
 

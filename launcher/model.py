@@ -96,7 +96,7 @@ def open_model(config: RunConfig, needs_devices: bool = True) -> Model:
         raise ModelError(f"{path} {reason}")
     spec = model_spec(metadata, file.tensors)
     check_tensors(spec, file.tensors)
-    if any(rope.factors or rope.long_factors for rope in spec.ropes):
+    if any(rope.frequency_factors or rope.long_frequency_factors for rope in spec.ropes):
         check_factors(spec.ropes, ModelFile(file.origin.parts), file.tensors)
     model = Model(file.origin, metadata, file.tensors, spec, file.stamps)
     if model.num_texts > spec.vocabulary_size:

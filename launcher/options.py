@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tplaunch.coordinator.architectures.shapes import SHAPES
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.launcher.chat_options import add_chat_options
 from tplaunch.launcher.completion import SHELLS, PrintCompletion
 from tplaunch.launcher.config import EXIT_USAGE
+from tplaunch.launcher.declared import add_declared
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
 from tplaunch.launcher.sampling_options import add_sampling_options
@@ -153,8 +155,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", default="all", metavar="LIST", help=devices)
     parser.add_argument("--json", action="store_true", help="as JSON, with every kernel")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line for every kernel, and the log")
-    parser.add_argument("--validate", action="store_true", help="with the Khronos validation layer")
-    parser.add_argument("--without", metavar="FEATURES", help="as if the devices lacked them, such as int64")
+    add_declared(parser, RankOptions, ("validate", "without"))
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
@@ -165,6 +166,8 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     tests = parser.add_argument_group("tests (lists of numbers; none for an empty one)")
     tests.add_argument("--prefill", default="128,512", metavar="LIST",
                        help="prompts of so many tokens (default: %(default)s)")  # fmt: skip
+    tests.add_argument("--cached", default="none", metavar="LIST",
+                       help="prompts of so many tokens that came before (default: %(default)s)")  # fmt: skip
     tests.add_argument("--decode", default="64", metavar="LIST",
                        help="so many tokens one by one (default: %(default)s)")  # fmt: skip
     tests.add_argument("--at-context", default="0,2048", metavar="LIST",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.errors import UsageError
 
 Value: TypeAlias = int | float | bool | str
 EXAMPLE = "llama.context_length=int:8192 or tokenizer.ggml.add_bos_token=bool:false"

@@ -74,16 +74,7 @@ def start_session(
         endpoint = f"ipc://{folder}/control"
         supervisor = Supervisor(config, choices, endpoint, check_open)
         channel = WorkerChannel(endpoint, len(choices), supervisor)
-        engine_config = EngineConfig(
-            config.collective,
-            limits,
-            config.timeout_seconds,
-            config.load_timeout_seconds,
-            all_reduce=config.all_reduce,
-            measure_anew=config.measure_anew,
-            trace=config.trace,
-            measure_copy=config.measure_copy,
-        )
+        engine_config = EngineConfig(config.rank_options, limits, config.load_timeout_seconds)
         engine = Engine(channel, model.origin, model.tensors.values(), model.spec, plan, engine_config)
         try:
             with supervisor, show_progress(totals) as on_progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.errors import UsageError
 
 UNITS = {
     "": 1,

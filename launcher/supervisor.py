@@ -22,7 +22,6 @@ from tplaunch.worker.process import pidfd
 
 GRACE_SECONDS = 2.0  # between asking a worker to end and killing it
 MIN_CACHE_BYTES = 64 << 20  # free, for a driver to keep its kernels there
-SUBMIT_OPTIONS = {None: (), True: ("--submit-ahead",), False: ("--submit-then-wait",)}
 
 
 class Supervisor:
@@ -91,11 +90,6 @@ class Supervisor:
             f"--device={'cpu' if choice.index is None else choice.index}",
             f"--uuid={choice.uuid}",
             f"--cores={','.join(map(str, cores))}",
-            *(["--validate"] if self._config.validate else []),
-            *(["--staging"] if self._config.staging else []),
-            *SUBMIT_OPTIONS[self._config.submit_ahead],
-            f"--without={','.join(self._config.without)}",
-            *(["--timestamps"] if self._config.timestamps else []),
         ]
         process = subprocess.Popen(
             command,

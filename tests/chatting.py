@@ -33,21 +33,26 @@ def make_tokenizer() -> Tokenizer:
     return load_tokenizer(VOCABULARY)
 
 
-def make_chat(template: ChatTemplate, context: int = 1024, block_length: int = 4, **changes: Any) -> Chat:
-    """A chat with a model that writes nonsense, but always the same.
+def make_chat(
+    template: ChatTemplate, context: int = 1024, kinds: LayerKinds | None = None, **changes: Any
+) -> Chat:
+    """A chat with a model that writes nonsense, but always the same; blocks have 4 positions.
 
     changes: of the GenerateConfig; `sampling` are the changes of its parameters.
     """
+    kinds = kinds or LayerKinds()
     sampling = {"temperature": 0, "max_tokens": 8, "ignore_eos": True, **changes.pop("sampling", {})}
     limits = Limits(
         context_length=context,
-        num_blocks=2 * context // block_length,
-        block_length=block_length,
+        num_blocks=context // 2 if kinds.sees_all else 0,
+        block_length=4,
+        num_window_blocks=context // 2 if kinds.window else 0,
+        num_slots=16 if kinds.has_states else 0,
         max_rows=64,
         max_logit_rows=8,
         max_sequences=2,
     )
-    engine, _ = fake_engine(limits, LayerKinds(), vocabulary_size=SIZE)
+    engine, _ = fake_engine(limits, kinds, vocabulary_size=SIZE)
     tokenizer = make_tokenizer()
     generate = GenerateConfig(None, None, SamplingParams(**sampling), json=False, **changes)
     unused: Any = None

@@ -10,6 +10,7 @@ from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.model.attention import Window
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
 from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
 from tplaunch.coordinator.serving.fake_channel import FakeChannel
 from tplaunch.coordinator.serving.fake_model import logits
@@ -41,7 +42,7 @@ def fake_engine(
     """An engine that is loaded."""
     spec = spec_of(kinds, vocabulary_size)
     channel = FakeChannel(num_ranks)
-    config = EngineConfig("shared-memory", limits, timeout_seconds=5, load_timeout_seconds=5)
+    config = EngineConfig(RankOptions(timeout_seconds=5.0), limits, load_timeout_seconds=5.0)
     engine = Engine(channel, Origin((), "fake"), (), spec, make_plan(spec, [1.0] * num_ranks), config)
     engine.load(lambda rank, progress: None)
     return engine, channel

@@ -14,7 +14,7 @@ from gguf.quants import dequantize, quantize
 from tests.models import Floats, kind_of
 from tplaunch.coordinator.architectures.shapes import tensor_shapes
 from tplaunch.coordinator.model.attention import Latent
-from tplaunch.coordinator.model.rope import Rope
+from tplaunch.coordinator.model.rope import RopeSpec
 from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm
 
 Doubles = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ def latent_spec(
         vocabulary_size=48,
         context_length=128,
         norm=Norm("rms", 2.0**-16),
-        ropes=(Rope(rope, 10000.0, 1.0, True),),
+        ropes=(RopeSpec(rope, 10000.0, 1.0, True),),
         layers=(LayerSpec(attention, FeedForwardSpec(64)),) * 2,
     )
 

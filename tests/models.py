@@ -38,8 +38,9 @@ from tplaunch.coordinator.messages import (
     Step,
     StepDone,
 )
-from tplaunch.coordinator.model.rope import Rope
+from tplaunch.coordinator.model.rope import RopeSpec
 from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.channel import Channel
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
 from tplaunch.coordinator.serving.sampling.results import every_row
@@ -63,7 +64,7 @@ from tplaunch.worker.weights.model_file import ModelFile, load_stack
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-FACTORS = {"factors": "rope_freqs.weight"}  # changes of a rope
+FACTORS = {"frequency_factors": "rope_freqs.weight"}  # changes of a rope
 DIMENSIONS: dict[str, Any] = {
     "architecture": "llama",
     "num_layers": 2,
@@ -102,7 +103,7 @@ def make_spec(**changes: Any) -> ModelSpec:
         vocabulary_size=numbers["vocabulary_size"],
         context_length=numbers["context_length"],
         norm=Norm("rms", numbers["norm_epsilon"]),
-        ropes=(Rope(**rope),),
+        ropes=(RopeSpec(**rope),),
         layers=(layer,) * numbers["num_layers"],
     )
 
@@ -126,22 +127,8 @@ def examples(count: int) -> settings:
 
 
 def config_of(model: Path | RandomModel, **changes: Any) -> RunConfig:
-    """Returns the command line's configuration when no options but these are given."""
-    config = RunConfig(
-        model=model,
-        devices="cpu",
-        tensor_split=None,
-        context_length=None,
-        kv_type="f16",
-        activations="f32",
-        collective="shared-memory",
-        max_rows=None,
-        timeout_seconds=60.0,
-        verbose=False,
-        validate=False,
-        staging=False,
-        submit_ahead=True,
-    )
+    """What the command line makes of no options but these."""
+    config = RunConfig(model=model, devices="cpu", submit_ahead=True)
     return dataclasses.replace(config, **changes)
 
 
@@ -247,9 +234,8 @@ def load_message(
         share=share,
         num_ranks=num_ranks,
         limits=limits,
-        collective=collective,
+        options=RankOptions(timeout_seconds=5.0),
         token=b"t" * 16,
-        timeout_seconds=5.0,
     )
 
 
@@ -389,7 +375,7 @@ class LocalEngine(Engine):
             for share in plan
         ]
         channel = LocalChannel(self.ranks, file.origin.model_hash)
-        config = EngineConfig("loopback", limits, 60.0, 60.0)
+        config = EngineConfig(RankOptions(), limits, 60.0)
         super().__init__(channel, file.origin, file.tensors.values(), spec, plan, config)
         self.load(lambda rank, progress: None)
 

@@ -58,6 +58,11 @@ class Terminal:
         except OSError as error:  # EIO: nobody is there any more
             raise AssertionError(self.screen) from error
 
+    def read_if_any(self) -> None:
+        if select.select([self._end], (), (), 0)[0]:
+            with contextlib.suppress(AssertionError):
+                self.read_more()
+
     def read_to_end(self) -> None:
         with contextlib.suppress(AssertionError):
             self.read_until("\0")

@@ -1,8 +1,9 @@
 """Imports run one way: the packages of tplaunch import each other only along the arrows of the design.
 
 launcher -> coordinator, worker
-worker   -> coordinator.messages, kv_types, garbage and likeliest, coordinator.model, coordinator.split,
-            coordinator.gguf.origin and weight_types, collectives, shaders
+worker   -> coordinator.messages, framing, wire, options, kv_types, garbage and likeliest,
+            coordinator.model, coordinator.split, coordinator.gguf.origin and weight_types,
+            collectives, shaders
 coordinator, collectives, shaders -> none of the other four
 
 All may use tplaunch.running_clock, which imports nothing of tplaunch, and tplaunch.__version__. The other
@@ -27,7 +28,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "worker": (
         *(
             "coordinator.candidates",
+            "coordinator.framing",
+            "coordinator.wire",
             "coordinator.messages",
+            "coordinator.options",
             "coordinator.kv_types",
             "coordinator.garbage",
             "coordinator.likeliest",
@@ -47,8 +51,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
 # From the ground up; a folder or a module of its own belongs to exactly one floor.
 FLOORS: dict[str, tuple[str, ...]] = {
     "coordinator": (
-        "garbage kv_types likeliest model wire",
-        "gguf",
+        "garbage kv_types likeliest model options wire",
+        "framing gguf",
         "split text",
         "architectures messages",
         "candidates measuring",

@@ -1,4 +1,4 @@
-"""`python -m tplaunch.worker`: starts one rank, or lists the Vulkan devices. The launcher calls it."""
+"""`python -m tplaunch.worker`: runs one rank, does one job, or lists the devices. The launcher calls it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import json
 import logging
 import os
 import sys
+from typing import Any, BinaryIO
 
 from tplaunch.collectives import CollectiveError
 from tplaunch.coordinator.messages import Failed
+from tplaunch.coordinator.wire import WireError
 from tplaunch.worker.control import ControlSocket
-from tplaunch.worker.device import DeviceError, DeviceOptions, NotInstalledError
+from tplaunch.worker.device import DeviceError, DeviceId, NotInstalledError
 from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.loop import serve
 from tplaunch.worker.process import end_with_parent, keep_standard_output, pin
@@ -25,32 +27,18 @@ def main() -> int:
     arguments = _parser().parse_args()
     if arguments.parent:
         end_with_parent(arguments.parent)
-    if not arguments.connect:
-        keep_standard_output()  # a job's answer
     if arguments.list_devices:
-        return _list_devices()
+        with keep_standard_output() as answers:
+            answers.write(json.dumps(_listed_devices()).encode())
+        return 0
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     if arguments.cores:
         pin([int(core) for core in arguments.cores.split(",")])
-    if arguments.tune:
-        from tplaunch.worker.jobs.tuning import run_tuning_job
-
-        return run_tuning_job(arguments.tune, _device_options(arguments))
-    if arguments.check:
-        from tplaunch.worker.jobs.check import run_check_job
-
-        return run_check_job(arguments.check, _device_options(arguments))
-    if arguments.measure_speed:
-        from tplaunch.worker.jobs.speed import run_speed_job
-
-        return run_speed_job(arguments.measure_speed, _device_options(arguments))
-    if arguments.bench_collective:
-        from tplaunch.worker.jobs.collective_bench import bench_collective
-
-        return bench_collective(arguments.bench_collective)
+    if not arguments.connect:
+        return _run_job(arguments, keep_standard_output())
     control = ControlSocket(arguments.connect, arguments.rank)
     try:
-        serve(control, arguments.rank, _device_options(arguments))
+        serve(control, arguments.rank, _device_id(arguments))
     except Exception as error:
         log.exception("rank %d failed", arguments.rank)
         control.send(Failed(_sentence(error), getattr(error, "rank", None)))
@@ -60,16 +48,22 @@ def main() -> int:
     return 0
 
 
-def _device_options(arguments: argparse.Namespace) -> DeviceOptions:
-    return DeviceOptions(
-        index=None if arguments.device == "cpu" else int(arguments.device),
-        uuid=arguments.uuid,
-        validate=arguments.validate,
-        staging=arguments.staging,
-        submit_ahead=arguments.submit_ahead,
-        timestamps=arguments.timestamps,
-        without=frozenset(filter(None, arguments.without.split(","))),
-    )
+def _device_id(arguments: argparse.Namespace) -> DeviceId:
+    return DeviceId(None if arguments.device == "cpu" else int(arguments.device), arguments.uuid)
+
+
+def _run_job(arguments: argparse.Namespace, answers: BinaryIO) -> int:
+    from tplaunch.worker.jobs.messages import JOBS, Meeting
+    from tplaunch.worker.jobs.pipe import JobPipe
+    from tplaunch.worker.jobs.run import run_job
+
+    source = 0 if arguments.job is None else os.open(arguments.job, os.O_RDONLY)
+    try:
+        pipe = JobPipe(source, answers, (*JOBS, Meeting))
+        return run_job(pipe, _device_id(arguments), arguments.rank)
+    except WireError as error:
+        print(f"the job can't be read: {error}", file=sys.stderr)
+        return 1
 
 
 def _sentence(error: Exception) -> str:
@@ -94,35 +88,22 @@ def _parser() -> argparse.ArgumentParser:
         "--uuid", default="", help="the device's UUID; another device at the index is refused"
     )
     parser.add_argument("--cores", default="", help="CPU cores to run on, as 0,1,2")
-    parser.add_argument("--validate", action="store_true", help="with the Khronos validation layer")
     parser.add_argument(
-        "--staging", action="store_true", help="copy partial sums instead of importing host memory"
+        "--job",
+        metavar="FILE",
+        help="the file that holds the job to do, where --connect is not given (default: standard input)",
     )
-    submit = parser.add_mutually_exclusive_group()
-    submit.add_argument(
-        "--submit-ahead", action="store_true", default=None, help="submit all segments at once"
-    )
-    submit.add_argument(
-        "--submit-then-wait", dest="submit_ahead", action="store_false", help="submit each when it may run"
-    )
-    parser.add_argument("--without", default="", metavar="FEATURES", help="as if the device lacked them")
-    parser.add_argument("--bench-collective", metavar="JOB", help=argparse.SUPPRESS)
-    parser.add_argument("--tune", metavar="JOB", help=argparse.SUPPRESS)
-    parser.add_argument("--check", metavar="JOB", help=argparse.SUPPRESS)
-    parser.add_argument("--measure-speed", metavar="JOB", help=argparse.SUPPRESS)
-    parser.add_argument("--timestamps", action="store_true", help="note when the device computes")
     return parser
 
 
-def _list_devices() -> int:
+def _listed_devices() -> dict[str, Any]:
     from tplaunch.worker.vulkan.listing import list_devices
 
     try:
         devices = list_devices()
     except DeviceError as error:
         missing = error.part if isinstance(error, NotInstalledError) else ""
-        print(json.dumps({"error": str(error), "devices": [], "missing": missing}))
-        return 0
+        return {"error": str(error), "devices": [], "missing": missing}
     described = [
         {
             **dataclasses.asdict(device),
@@ -131,8 +112,7 @@ def _list_devices() -> int:
         }
         for device in devices
     ]
-    print(json.dumps({"error": "", "devices": described}))
-    return 0
+    return {"error": "", "devices": described}
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ import numpy.typing as npt
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.programs.program import Program
 
-FEATURES = ("int64", "float16", "integer_dot_product", "cooperative_matrix")  # that a device may lack
-
 # What a worker's log says last where a driver crashed in a kernel; the kernel's name follows.
 CHECKING = "checking the kernel"
 # What to do about a kernel that is wrong, or that a driver does not survive.
@@ -40,20 +38,11 @@ class NotInstalledError(DeviceError):
 
 
 @dataclass(frozen=True)
-class DeviceOptions:
-    """Which device a worker opens, and how; the launcher gives it on the worker's command line."""
+class DeviceId:
+    """Which device a worker opens; the launcher gives it on the worker's command line."""
 
     index: int | None  # the device's place in the loader's list; None for NumPy on the CPU
     uuid: str = ""  # hex; another device at this index is refused
-    validate: bool = False  # with the Khronos validation layer
-    staging: bool = False  # copy partial sums even where the device could import the host's memory
-    submit_ahead: bool | None = None  # queue a step's segments at once; None for what is faster
-    timestamps: bool = False  # note when each segment runs
-    without: frozenset[str] = frozenset()  # features to do without, as on a device that lacks them
-
-    def __post_init__(self) -> None:
-        unknown = self.without.difference(FEATURES)
-        assert not unknown, f"no features of a device: {', '.join(unknown)}"
 
 
 Place = tuple[int, int]  # offset and length in bytes

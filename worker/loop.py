@@ -37,7 +37,7 @@ from tplaunch.worker.buffers.step import StepLayout, StepView
 from tplaunch.worker.buffers.sums import slot_bytes
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
 from tplaunch.worker.control import ControlSocket
-from tplaunch.worker.device import Device, DeviceOptions, SelfCheckingDevice, TimedDevice, TunableDevice
+from tplaunch.worker.device import Device, DeviceId, SelfCheckingDevice, TimedDevice, TunableDevice
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.measuring.two_phase import NEVER, kept_measurements, measured_threshold
 from tplaunch.worker.open_device import open_device
@@ -59,11 +59,11 @@ class ProtocolError(RuntimeError):
     """The coordinator sent something out of turn."""
 
 
-def serve(control: ControlSocket, rank: int, options: DeviceOptions) -> None:
+def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
     """Runs a rank until it is told to shut down. What goes wrong is raised."""
     control.send(Hello(PROTOCOL_VERSION, rank))
     load = _expect(control.receive(), Load)
-    worker = Worker(load, options, control.folder)
+    worker = Worker(load, device_id, control.folder)
     try:
         device = worker.device
         control.send(
@@ -101,22 +101,22 @@ def _expect(message: Message, kind: type[M]) -> M:
 class Worker:
     """A rank's device, its shard, and its place among the ranks."""
 
-    def __init__(self, load: Load, options: DeviceOptions, folder: Path) -> None:
+    def __init__(self, load: Load, device_id: DeviceId, folder: Path) -> None:
         """folder: the run's private one."""
         self._load = load
         self._tensors = {tensor.name: tensor for tensor in load.tensors}
         self._shards = rank_shards(load.spec, load.share, self._tensors)
         self.weights: WeightSource = open_weights(load)
-        self.device: Device = open_device(options, load.limits, load.timeout_seconds)
+        self.device: Device = open_device(device_id, load.options, load.limits)
         timed = self.device if isinstance(self.device, TimedDevice) else None
-        self._timed = timed if options.timestamps else None
+        self._timed = timed if load.options.timestamps else None
         self._row_bytes = padded(load.spec.embedding_length) * 4
         self.collective: Collective = create(
-            load.collective,
+            load.options.collective,
             rank=load.share.rank,
             num_ranks=load.num_ranks,
             slot_bytes=slot_bytes(load.spec, load.limits),
-            timeout_seconds=load.timeout_seconds,
+            timeout_seconds=load.options.timeout_seconds,
             token=load.token,
             folder=folder,
         )
@@ -132,7 +132,7 @@ class Worker:
         spec, share, limits = self._load.spec, self._load.share, self._load.limits
         self._shares_routing = shares_routing(kinds)
         # These two need memory for a moment, of which there is more now than later.
-        self.copy_bandwidth = copy_bandwidth(self.device) if self._load.measure_copy else 0.0
+        self.copy_bandwidth = copy_bandwidth(self.device) if self._load.options.measure_copy else 0.0
         self.notes = self._prove()
         if isinstance(self.device, TunableDevice):
             self.device.tune(self._build(1, 1))
@@ -174,9 +174,9 @@ class Worker:
     def _threshold(self, kinds: Sequence[str]) -> float:
         """From how many bytes on an all-reduce has two phases; the same on all ranks."""
         load = self._load
-        if load.all_reduce == "two-phase":
+        if load.options.all_reduce == "two-phase":
             return 0
-        if load.all_reduce == "one-shot" or load.num_ranks <= 2 or not self.collective.has_two_phases:
+        if load.options.all_reduce == "one-shot" or load.num_ranks <= 2 or not self.collective.has_two_phases:
             return NEVER
 
         def build(rows: int, two_phase: bool) -> Program:
@@ -185,7 +185,7 @@ class Worker:
             return program
 
         header = StepView(self.device.view("step").view(np.uint32), StepLayout(load.limits)).header
-        kept = kept_measurements(kinds, load.measure_anew) if load.share.rank == 0 else None
+        kept = kept_measurements(kinds, load.options.measure_anew) if load.share.rank == 0 else None
         threshold = measured_threshold(
             self._runner, build, load.limits.max_rows, self._row_bytes, header, kept
         )
@@ -244,7 +244,7 @@ class Worker:
         times = self._timed.segment_times() if self._timed is not None else None
         host = clock.laps()
         device = [] if times is None else take_out_device(ledger, host, times)
-        return [*host, *device] if self._load.trace else device
+        return [*host, *device] if self._load.options.trace else device
 
     def _program(self, num_rows: int, num_logit_rows: int) -> Program:
         """The program of the rows' bucket, built and prepared when it is first wanted."""

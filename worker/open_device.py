@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.worker.device import Device, DeviceOptions
+from tplaunch.worker.device import Device, DeviceId
 
 
-def open_device(options: DeviceOptions, limits: Limits, timeout_seconds: float) -> Device:
+def open_device(device: DeviceId, options: RankOptions, limits: Limits) -> Device:
     """The device, opened. Each kind is imported only when it is used: NumPy needs no Vulkan loader."""
-    if options.index is None:
+    if device.index is None:
         from tplaunch.worker.numpy.device import NumpyDevice
         from tplaunch.worker.numpy.timed_device import TimedNumpyDevice
 
         return TimedNumpyDevice(limits) if options.timestamps else NumpyDevice(limits)
     from tplaunch.worker.vulkan.device import VulkanDevice
 
-    return VulkanDevice(options, limits, timeout_seconds)
+    return VulkanDevice(device, options, limits)

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -71,15 +71,15 @@ def pin(cores: list[int]) -> None:
         pinned |= new
 
 
-def keep_standard_output() -> None:
-    """Leaves standard output to what Python prints: the launcher reads answers from it, line by line.
+def keep_standard_output() -> BinaryIO:
+    """Returns standard output as a file that answers alone are written to.
 
-    What a driver or a library writes there goes to standard error.
+    From then on goes to standard error what Python, a driver or a library writes to standard output.
     """
     sys.stdout.flush()
     own = os.dup(1)
     os.dup2(2, 1)
-    sys.stdout = open(own, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    return open(own, "wb", closefd=False)
 
 
 def advise_huge_pages(memory: npt.NDArray[np.uint8]) -> None:

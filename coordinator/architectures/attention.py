@@ -13,7 +13,7 @@ from tplaunch.coordinator.architectures.metadata import MetadataReader
 from tplaunch.coordinator.architectures.rope import read_magnitude
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.attention import QueryKeyNorm, Temperature, Window
-from tplaunch.coordinator.model.rope import Rope
+from tplaunch.coordinator.model.rope import RopeSpec
 from tplaunch.coordinator.model.spec import AttentionSpec
 
 
@@ -26,7 +26,7 @@ class AttentionFeatures:
     window_layers: int | None = None  # only a model of so many layers has windows
     chunked: bool = False
     window_rope_base: float | None = None  # of layers with windows, where the file says nothing
-    plain_window_rope: bool = False  # whether those rotate unscaled
+    plain_window_rope: bool = False  # whether layers with windows rotate unscaled
     plain_window_magnitude: float | None = None  # of their cosines and sines; None: the file's
     full_without_rope: bool = False  # whether layers that see all keys lack rope, where others have windows
     rope_period: int = 0  # of so many layers the last has no rope
@@ -43,12 +43,12 @@ class AttentionFeatures:
     temperature: Temperature | None = None  # of layers without rope
     tempered_with_rope: bool = False  # whether a file may have one for all layers
     latent: bool = False  # whether all heads' keys and values come of one vector
-    plain_latent_rope: bool = False  # whether those rotate unscaled where a file has yarn's multiplier
+    plain_latent_rope: bool = False  # whether keys are rotated unscaled where a file has yarn's multiplier
 
 
 @dataclass(frozen=True)
 class LayerHeads:
-    """The heads that every attention has, as a file gives them: not checked yet."""
+    """The numbers that every attention has, as a file says them: not checked yet."""
 
     num_heads: int
     num_kv_heads: int
@@ -59,10 +59,10 @@ class LayerHeads:
 
 @dataclass(frozen=True)
 class Attentions:
-    """The attention of each layer of a model, the ropes, and the tensors that no attention uses."""
+    """The attention of a model's layers, its ropes, and tensors that they don't use."""
 
     layers: tuple[AttentionSpec | None, ...]
-    ropes: tuple[Rope, ...]
+    ropes: tuple[RopeSpec, ...]
     temperature: Temperature | None
     unused_tensors: tuple[str, ...]
 
@@ -71,7 +71,7 @@ def read_attentions(
     features: AttentionFeatures,
     read: MetadataReader,
     layers: list[LayerHeads | None],
-    rope: Rope | None,
+    rope: RopeSpec | None,
     tensors: Mapping[str, TensorInfo],
 ) -> Attentions:
     """The attention of layers with these heads; None for those without any.
@@ -138,11 +138,11 @@ def _windows(features: AttentionFeatures, read: MetadataReader, count: int) -> l
 
 
 def _ropes(
-    features: AttentionFeatures, read: MetadataReader, rope: Rope, windows: Sequence[Window | None]
-) -> tuple[Rope, ...]:
-    """Returns the rope of layers that see all keys, and behind it, if it differs, that of the others.
+    features: AttentionFeatures, read: MetadataReader, rope: RopeSpec, windows: Sequence[Window | None]
+) -> tuple[RopeSpec, ...]:
+    """Returns the rope of layers that see all keys and, where it differs, then that of layers with windows.
 
-    As many elements rotate in all layers as in the first.
+    As many elements are rotated in all layers as in the first.
     """
     if windows[0] is not None:
         rope = replace(rope, dimension=read.integer("rope.dimension_count_swa", rope.dimension, low=1))
@@ -156,7 +156,7 @@ def _ropes(
 
 
 def _rotates(features: AttentionFeatures, index: int, window: Window | None, any_windows: bool) -> bool:
-    """Returns true if the layer has rope, as far as the features say."""
+    """Tells whether a layer has rope, as far as the features say."""
     if features.full_without_rope and any_windows and window is None:
         return False
     # Without windows llama 4 rotates in all layers.
@@ -194,7 +194,7 @@ def _alibi_bias(features: AttentionFeatures, read: MetadataReader, count: int) -
 
 
 def _temperature(
-    features: AttentionFeatures, read: MetadataReader, rope: Rope | None, any_windows: bool
+    features: AttentionFeatures, read: MetadataReader, rope: RopeSpec | None, any_windows: bool
 ) -> Temperature | None:
     if not features.tempered_with_rope:
         return features.temperature if any_windows else None

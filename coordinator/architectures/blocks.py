@@ -24,11 +24,9 @@ def _prefix(name: str) -> str:
 def unused_of_blocks(
     tensors: Mapping[str, TensorInfo], num_layers: int, num_blocks: int, in_layers: Sequence[str]
 ) -> tuple[str, ...]:
-    """Lists the tensors of a file that its layers do not use.
+    """Returns the tensors that no layer reads: of multi-token prediction, of all `in_layers`, and duplicates.
 
-    These are the tensors `in_layers` of each layer, all tensors of multi-token-prediction blocks, fused
-    matrices that are also there in parts, and the input scales of NVFP4 files, by which activations would
-    be rounded to four bits, which is not done here.
+    The scales by which NVFP4 files round activations to four bits are among them: they are not rounded here.
     """
     predicting = {f"blk.{index}." for index in range(num_layers, num_blocks)}
     unused = [name for name in tensors if name.endswith(".input_scale") or _prefix(name) in predicting]

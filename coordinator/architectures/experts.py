@@ -15,7 +15,7 @@ from tplaunch.coordinator.model.spec import FeedForwardSpec
 
 @dataclass(frozen=True)
 class ExpertFeatures:
-    """The features of an architecture's experts."""
+    """The features of the experts of an architecture."""
 
     gating: str = "softmax"  # where the file does not say
     gatings: tuple[tuple[int, int, str], ...] = ()  # instead of it, by numbers of layers and of tokens
@@ -46,9 +46,9 @@ def feed_forward_parts(
     dense: Callable[[int, int], FeedForwardSpec],
     tensors: Mapping[str, TensorInfo],
 ) -> list[Parts]:
-    """Reads for every layer its dense feed-forward network, and its experts.
+    """Returns for every layer the network that all rows go through, and its experts.
 
-    dense: makes the dense network from a layer's index and a length.
+    dense: makes the network from the layer's number and a length.
 
     Where every layer has experts the file need not say a length; one without any may still count one expert.
     """

@@ -30,5 +30,5 @@ READERS: dict[str, tuple[str, ...]] = {
 
 
 def ignored_keys(architecture: str) -> frozenset[str]:
-    """Returns the keys of the table that an architecture's files may hold without effect."""
+    """Returns the keys of the table that an architecture's files may hold to no effect."""
     return frozenset(key for key, readers in READERS.items() if architecture not in readers)

@@ -10,7 +10,7 @@ from tplaunch.coordinator.architectures.rope import read_magnitude, sharpness
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.attention import Latent
 from tplaunch.coordinator.model.checks import ModelError, exact_quotient
-from tplaunch.coordinator.model.rope import Rope
+from tplaunch.coordinator.model.rope import RopeSpec
 from tplaunch.coordinator.model.spec import AttentionSpec
 
 LATENT_UNIT = 10.0  # files of models with latent attention hold a tenth of yarn's multiplier
@@ -19,13 +19,13 @@ LATENT_UNIT = 10.0  # files of models with latent attention hold a tenth of yarn
 def read_latent_attentions(
     read: MetadataReader,
     heads: Sequence[int],
-    rope: Rope,
+    rope: RopeSpec,
     tensors: Mapping[str, TensorInfo],
     is_plain: bool,
-) -> tuple[list[AttentionSpec], Rope]:
-    """Reads the latent attention of each layer, with `heads` heads, and the rope of their rotated parts.
+) -> tuple[list[AttentionSpec], RopeSpec]:
+    """Returns the attention of layers with so many heads, and how they rotate.
 
-    is_plain: the rope stays unscaled where the file has yarn's multiplier. Raises ModelError.
+    is_plain: whether they rotate unscaled where the file has yarn's multiplier. Raises ModelError.
     """
     rank = read.integer("attention.kv_lora_rank")
     # Some files name a rank that the model does not have.
@@ -37,8 +37,8 @@ def read_latent_attentions(
     latent_lengths = (rank, query_length - rope.dimension, attended)
     if not all(length > 0 for length in latent_lengths):
         raise ModelError(
-            f"a latent of {rank} elements with queries of {query_length}, of which {rope.dimension} rotate,"
-            f" and values of {latent_lengths[2]} is not possible"
+            f"a latent of {rank} elements with queries of {query_length}, of which {rope.dimension} are"
+            f" rotated, and values of {latent_lengths[2]} is not possible"
         )
     nope_length, value_length = latent_lengths[1:]
     exact_quotient(query_length, 4, f"the model's attention.key_length{suffix}")  # kernels read it in fours

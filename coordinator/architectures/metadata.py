@@ -124,11 +124,11 @@ class MetadataReader:
         return value
 
     def is_list(self, key: str) -> bool:
-        """Returns true if the file has a list for the key."""
+        """Tells whether the file has a list there."""
         return isinstance(self._metadata.get(f"{self._architecture}.{key}"), list)
 
     def has(self, key: str) -> bool:
-        """Returns true if the file has any value for the key."""
+        """Tells whether the file says anything of it."""
         return f"{self._architecture}.{key}" in self._metadata
 
 

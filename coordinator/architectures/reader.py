@@ -83,7 +83,7 @@ NORM_EPSILONS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.
 def _feed_forwards(
     architecture: Architecture, read: MetadataReader, num_layers: int, tensors: Mapping[str, TensorInfo]
 ) -> list[Parts]:
-    """Reads the feed-forward network and the experts of each layer."""
+    """Returns the feed-forward network and the experts of each layer."""
     if not architecture.feeds_forward:
         return [(None, None)] * num_layers
 

@@ -1,4 +1,4 @@
-"""Reads from metadata how positions rotate queries and keys, and how ropes are stretched."""
+"""Reads how positions rotate queries and keys: what metadata says of ropes, and of stretching them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from tplaunch.coordinator.architectures.metadata import MetadataReader
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.checks import ModelError
-from tplaunch.coordinator.model.rope import Rope, Yarn
+from tplaunch.coordinator.model.rope import RopeSpec, Yarn
 
 FACTORS = "rope_freqs.weight"  # llama 3's
 SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"  # longrope's
@@ -21,8 +21,8 @@ def read_rope(
     interleaved: bool,
     tensors: Mapping[str, TensorInfo],
     *,
-    sections_alternate: bool = False,
-) -> Rope:
+    sections_take_turns: bool = False,
+) -> RopeSpec:
     """The model's rope. Raises ModelError for a scaling that is not known.
 
     interleaved, sections_alternate: of the architecture, as coordinator/architectures/table.py has it.
@@ -41,13 +41,13 @@ def read_rope(
     if is_long or kind == "yarn":
         told = read.integer("rope.scaling.original_context_length", 0)
         original_context = told or read.integer("context_length")
-    rope = Rope(
+    rope = RopeSpec(
         dimension=read.integer("rope.dimension_count", key_length),
         base=read.number("rope.freq_base", 10000.0, low=1) * _base_factor(read, key_length),
         scale=1.0 / factor,
         interleaved=interleaved and not _was_permuted(read),
-        factors=next((name for name in (FACTORS, SHORT_FACTORS) if name in tensors), ""),
-        long_factors=LONG_FACTORS if is_long else "",
+        frequency_factors=next((name for name in (FACTORS, SHORT_FACTORS) if name in tensors), ""),
+        long_frequency_factors=LONG_FACTORS if is_long else "",
         original_context=original_context,
         yarn=_yarn(read) if kind == "yarn" else None,
         magnitude=read_magnitude(read, factor if kind == "yarn" else 1.0),
@@ -57,16 +57,16 @@ def read_rope(
 
 
 def _was_permuted(read: MetadataReader) -> bool:
-    """Returns true if elements that rotate together lie apart, as in files of models that see pictures."""
+    """Tells whether elements that rotate together lie apart, as in files of models that also see pictures."""
     of_time, of_height, *_ = read.exactly("rope.dimension_sections", 4)
     return of_time > 0 and of_height > 0
 
 
 def still_pairs(read: MetadataReader, num_pairs: int) -> tuple[int, ...]:
-    """Returns the pairs that none of a picture's time, height and width rotate.
+    """Returns the pairs that rotate by none of a picture's time, height and width.
 
-    These three take pairs alternately, and end one by one. The other pairs rotate by a fourth position,
-    which is 0 for every token of a text.
+    Those three take turns and end one by one. The pairs behind them rotate by a fourth position, which is 0
+    for every token of a text.
     """
     lengths = read.exactly("rope.dimension_sections", 4)
     if not any(lengths):
@@ -76,7 +76,7 @@ def still_pairs(read: MetadataReader, num_pairs: int) -> tuple[int, ...]:
 
 
 def _base_factor(read: MetadataReader, key_length: int) -> float:
-    """Returns what Hunyuan's alpha multiplies the base by: the slowest pair rotates 1 / alpha as fast."""
+    """Returns how Hunyuan's alpha raises the base, so that the slowest pair rotates 1 / alpha as fast."""
     alpha = read.number("rope.scaling.alpha", 1.0)
     return 1.0 if alpha == 1.0 else alpha ** (key_length / max(2, key_length - 2))
 
@@ -88,9 +88,9 @@ def _yarn(read: MetadataReader) -> Yarn:
 
 
 def read_magnitude(read: MetadataReader, yarn_factor: float, unit: float = 1.0) -> float:
-    """Reads the magnitude of cosines and sines; attention is sharper in longer contexts.
+    """Returns the magnitude of cosines and sines: attention is sharper in longer contexts.
 
-    unit: the unit of the file's multiplier.
+    unit: of the file's multiplier.
     """
     multiplier = unit * read.number("rope.scaling.yarn_log_multiplier", 0.0)
     magnitude = read.number("rope.scaling.attn_factor", 1.0)
@@ -100,5 +100,5 @@ def read_magnitude(read: MetadataReader, yarn_factor: float, unit: float = 1.0) 
 
 
 def sharpness(factor: float, multiplier: float) -> float:
-    """Returns the factor by which yarn makes attention sharper where a context is stretched by `factor`."""
+    """Returns the number by which yarn sharpens attention in a context that is stretched by a factor."""
     return 1.0 + 0.1 * multiplier * math.log(factor)

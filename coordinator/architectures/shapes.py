@@ -18,7 +18,7 @@ from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.model.attention import Latent
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
-from tplaunch.coordinator.model.rope import Rope
+from tplaunch.coordinator.model.rope import RopeSpec
 from tplaunch.coordinator.model.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm
 from tplaunch.coordinator.split.model_shards import layer_norms
 
@@ -62,7 +62,7 @@ def _spec(
         vocabulary_size=vocabulary,
         context_length=context,
         norm=Norm(features.norm, epsilon),
-        ropes=(Rope(length, rope_base, 1.0, features.interleaved_rope),),
+        ropes=(RopeSpec(length, rope_base, 1.0, features.interleaved_rope),),
         layers=(layer,) * num_layers,
         block=features.block,
     )
@@ -131,7 +131,9 @@ def tensor_shapes(spec: ModelSpec, *, tied: bool = False) -> dict[str, tuple[int
             recurrent = _delta_shapes(layer.recurrent, width)
             shapes |= {f"blk.{index}.{name}": size for name, size in recurrent.items()}
     shapes["output_norm.weight"] = (width,)
-    shapes |= {rope.factors: (rope.dimension // 2,) for rope in spec.ropes if rope.factors}
+    shapes |= {
+        rope.frequency_factors: (rope.dimension // 2,) for rope in spec.ropes if rope.frequency_factors
+    }
     if not tied:
         shapes["output.weight"] = (spec.vocabulary_size, width)
     return shapes

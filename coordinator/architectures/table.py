@@ -16,7 +16,7 @@ class Architecture:
     """The features in which an architecture differs from others: one row of the table below."""
 
     interleaved_rope: bool = False
-    sections_alternate: bool = False  # those of the rope, by which pictures rotate
+    sections_take_turns: bool = False  # the rope's sections, by which pictures rotate
     has_rope: bool = True
     layers_with_rope: int | None = None  # only a model of so many layers has it
     norm: str = "rms"

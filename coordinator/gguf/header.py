@@ -26,7 +26,7 @@ VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 MAX_TENSOR_NAME_BYTES = 64  # says the format
 MIN_KEY_BYTES, MIN_TENSOR_BYTES = 8 + 4 + 1, 8 + 4 + 4 + 8
-# What no model comes near, so that a header can't ask for more memory than a machine has.
+# No model comes near these, so that a header can't ask for more memory than a machine has.
 MAX_KEYS, MAX_TENSORS = 1 << 16, 200_000
 MAX_HEADER_BYTES = 1 << 27
 MAX_ITEMS = 1 << 22  # of all lists together: a token, its score, its type and a merge are one each

@@ -53,7 +53,7 @@ def lasting_path(path: Path) -> str:
     for _ in range(MAX_LINKS):
         folder = os.path.realpath(os.path.dirname(name) or ".")  # noqa: PTH120
         name = os.path.join(folder, os.path.basename(name))  # noqa: PTH118, PTH119
-        # What looks like a link there, /proc/123/fd/7, is the open file itself, which may have no other name.
+        # A link there, such as /proc/123/fd/7, is the open file itself, which may have no other name.
         if folder.startswith("/proc/") or not os.path.islink(name):  # noqa: PTH114
             break
         name = os.path.join(folder, os.readlink(name))  # noqa: PTH118, PTH115
@@ -77,12 +77,12 @@ class Stamp:
         return Stamp(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
     def is_descriptor(self, descriptor: int) -> bool:
-        """Returns true if this process has the file open at the descriptor."""
+        """Tells whether this process has the file open there."""
         found = os.fstat(descriptor)
         return (found.st_dev, found.st_ino) == (self.device, self.inode)
 
     def change(self) -> str | None:
-        """Returns a sentence on what has happened to the file since; None for no change."""
+        """Returns what has happened to the file since, as a sentence; None for nothing."""
         try:
             now = Stamp.of(self.path)
         except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""Describes a model as frozen data: dimensions and features of its layers, with no architecture's name."""
+"""Models as frozen data: dimensions and features of its layers, with no architecture's name."""

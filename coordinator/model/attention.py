@@ -1,4 +1,4 @@
-"""Features that the attention of a layer may have besides heads: frozen parts of the specs of spec.py."""
+"""The features of a layer's attention besides its heads: frozen parts of the specs of spec.py."""
 
 from __future__ import annotations
 
@@ -67,9 +67,10 @@ class Temperature:
 class Latent:
     """Keys and values of all heads from one short vector, which alone is cached (https://arxiv.org/abs/2405.04434).
 
-    A head's query and key are `nope_length` elements made from the vector and `rope_length` that rotate and
-    that all heads' keys share. Queries are multiplied by the matrices of keys, and attention outputs by those
-    of values: attention sees one KV head. Its key is the vector and the rotated part, its value the vector.
+    A head's query and key are `nope_length` elements that come of it and `rope_length` rotated ones, which
+    the keys of all heads share. Queries are multiplied by the matrices of keys, and the attended vector by
+    those of values: so attention sees one KV head, whose key is the vector and the rotated elements, and
+    whose value is the vector.
     """
 
     rank: int  # elements of the vector
@@ -83,5 +84,5 @@ class Latent:
 
     @property
     def query_length(self) -> int:
-        """The length of one head's query, before the keys' matrix multiplies it."""
+        """Elements of one head's query, before it is multiplied."""
         return self.nope_length + self.rope_length

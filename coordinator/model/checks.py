@@ -1,9 +1,9 @@
-"""Refuses numbers that no model may have, in one sentence: checks of the specs beside this file."""
+"""The limits of a model's numbers, and the error that says so: checks of the specs beside this file."""
 
 from __future__ import annotations
 
 MAX_COUNT = 2**31 - 1  # of anything that is counted: kernels count in 32 bits, signed
-MAX_NUMBER = 1e12  # no factor or limit of a model reaches it, so that products stay finite in float32
+MAX_NUMBER = 1e12  # no number that a model multiplies by reaches it, so that products stay finite in float32
 
 
 class ModelError(ValueError):

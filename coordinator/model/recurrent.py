@@ -35,7 +35,7 @@ class RecurrentSpec:
 
     @property
     def has_heads(self) -> bool:
-        """Tells if heads have a state of their own, besides the convolution's."""
+        """Tells whether heads have a state of their own, besides the convolution's."""
         return self.kind != "convolution"
 
     @property
@@ -49,5 +49,5 @@ class RecurrentSpec:
 
     @property
     def normalises_groups(self) -> bool:
-        """Tells if the output is normalised by groups of heads, and not head by head."""
+        """Tells whether the output is normalised by groups of heads, and not head by head."""
         return self.kind == "scan"

@@ -1,4 +1,4 @@
-"""Describes how positions rotate queries and keys: a frozen part of the specs of spec.py."""
+"""The rotation of queries and keys by their positions: a frozen part of the specs of spec.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tplaunch.coordinator.model.checks import MAX_NUMBER, ModelError, check_coun
 
 @dataclass(frozen=True)
 class Yarn:
-    """The scaling of a rope by https://arxiv.org/abs/2309.00071: only pairs that rotate seldom are scaled.
+    """The scaling of a rope by https://arxiv.org/abs/2309.00071: only of pairs that rotate seldom.
 
     Pairs with more rotations than `fast` keep their angles, those with fewer than `slow` get the scale.
     """
@@ -24,23 +24,23 @@ class Yarn:
 
 
 @dataclass(frozen=True)
-class Rope:
+class RopeSpec:
     """Rotary position embedding (https://arxiv.org/abs/2104.09864) of a head's first `dimension` elements."""
 
     dimension: int
     base: float
     scale: float  # positions are multiplied by this: linear scaling
     interleaved: bool  # True: element 2i rotates with 2i+1; False: i with i + dimension/2
-    factors: str = ""  # the tensor that frequencies are divided by, where the model has it
-    long_factors: str = ""  # another one, for contexts longer than the original
+    frequency_factors: str = ""  # the tensor that frequencies are divided by, where the model has it
+    long_frequency_factors: str = ""  # another one, for contexts longer than the original
     original_context: int = 0  # positions before the context was extended
     yarn: Yarn | None = None
     magnitude: float = 1.0  # of the cosines and sines
-    still_pairs: tuple[int, ...] = ()  # those that do not rotate
+    still_pairs: tuple[int, ...] = ()  # pairs that do not rotate
 
     def __post_init__(self) -> None:
         check_number("rope magnitude", self.magnitude)
-        if self.yarn is not None or self.long_factors:
+        if self.yarn is not None or self.long_frequency_factors:
             check_counts(self, "original_context")
         if not 0 < self.dimension < 2**31 or self.dimension % 2:
             raise ModelError(f"the rope dimension is {self.dimension}; it must be a positive even number")

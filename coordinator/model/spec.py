@@ -1,4 +1,4 @@
-"""Describes a model: its dimensions and features as frozen data.
+"""A model's dimensions and features as frozen data.
 
 Knows no architecture by name (coordinator/architectures/ does), no file format, no device and no split.
 """
@@ -25,7 +25,7 @@ from tplaunch.coordinator.model.checks import (
 )
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
-from tplaunch.coordinator.model.rope import Rope
+from tplaunch.coordinator.model.rope import RopeSpec
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class FeedForwardSpec:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """The parts of a layer that add to the residual stream, one after the other; None for a missing part.
+    """The parts that a layer adds to the residual stream, one after the other; None for one that it has not.
 
     A feed-forward network beside experts gets the same input, and is added to them.
     """
@@ -124,7 +124,7 @@ class LayerSpec:
 
     @property
     def has_feed_forward(self) -> bool:
-        """Tells if the layer has a feed-forward network, a dense one or experts."""
+        """Tells whether the layer has a feed-forward network or experts."""
         return self.feed_forward is not None or self.experts is not None
 
 
@@ -152,7 +152,7 @@ class ModelSpec:
     vocabulary_size: int
     context_length: int  # positions the model was trained for
     norm: Norm
-    ropes: tuple[Rope, ...]
+    ropes: tuple[RopeSpec, ...]
     layers: tuple[LayerSpec, ...]
     block: BlockSpec = field(default_factory=BlockSpec)
     embedding_scale: float = 1.0
@@ -195,7 +195,7 @@ class ModelSpec:
 
     @property
     def feed_forwards(self) -> tuple[FeedForwardSpec, ...]:
-        """The dense feed-forward network of each layer that has it."""
+        """The feed-forward network of each layer that has one."""
         return tuple(layer.feed_forward for layer in self.layers if layer.feed_forward is not None)
 
     @functools.cached_property
@@ -208,7 +208,7 @@ class ModelSpec:
 
     @property
     def is_recurrent(self) -> bool:
-        """Tells if any layer keeps a state of its sequence."""
+        """Tells whether any layer keeps a state of its sequence."""
         return any(layer.recurrent is not None for layer in self.layers)
 
     @property
@@ -226,7 +226,7 @@ class ModelSpec:
         return sum(rope.dimension for rope in self.ropes[:index])
 
 
-def _check_rope(rope: Rope, attention: AttentionSpec) -> None:
+def _check_rope(rope: RopeSpec, attention: AttentionSpec) -> None:
     if rope.dimension > attention.key_length:
         raise ModelError(
             f"the rope dimension is {rope.dimension}, more than the {attention.key_length} elements of a key"

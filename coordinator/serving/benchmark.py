@@ -13,30 +13,34 @@ from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 
+NAMES = {"prefill": "pp", "cached": "cp", "decode": "tg"}
 WARM_UP_TOKENS = 2  # of decode: the first step of a kind records its program
 
 
 @dataclass(frozen=True)
 class Test:
-    """`num_tokens` tokens behind a context: of a prompt at once, or one by one; in `batch` texts together."""
+    """`num_tokens` tokens behind a context: of a prompt at once, or one by one; in `batch` texts together.
+
+    cached: a prompt that came before, so that most of it is found in the prefix cache.
+    """
 
     __test__ = False  # pytest: not one of yours
 
-    kind: str  # prefill or decode
+    kind: str  # prefill, cached or decode
     num_tokens: int
     context: int = 0  # positions that are in the KV cache before
     batch: int = 1
 
     def __post_init__(self) -> None:
-        assert self.kind in ("prefill", "decode"), self.kind
+        assert self.kind in NAMES, self.kind
         assert self.num_tokens > 0 and self.context >= 0, (self.num_tokens, self.context)
 
     @property
     def name(self) -> str:
-        """The test's name as llama-bench has it: pp512 for prompt processing, tg64 for text generation."""
+        """As llama-bench has it: pp512 for prompt processing, tg64 for text generation; cp512 for cached."""
         where = f"@{self.context}" if self.context else ""
         together = f"x{self.batch}" if self.batch > 1 else ""
-        return ("pp" if self.kind == "prefill" else "tg") + str(self.num_tokens) + together + where
+        return NAMES[self.kind] + str(self.num_tokens) + together + where
 
     @property
     def num_positions(self) -> int:
@@ -75,15 +79,15 @@ def _run_once(engine: Engine, requests: Requests, test: Test) -> float:
     """Seconds, sampling included.
 
     The context is not computed: attention reads what the cache holds there, which takes as long as if it were
-    the keys and values of a text. Nothing comes from the prefix cache.
+    the keys and values of a text. Nothing comes from the prefix cache, unless that is what is measured.
     """
-    length = test.context + (test.num_tokens if test.kind == "prefill" else 1)
+    length = test.context + (1 if test.kind == "decode" else test.num_tokens)
     random = np.random.Generator(np.random.PCG64(0))
     num_tokens = test.num_tokens if test.kind == "decode" else 1
     params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
     for _ in range(test.batch):
         tokens = random.integers(0, engine.spec.vocabulary_size, length).tolist()
-        requests.add(tokens, params, assumed=test.context, shares=False)
+        requests.add(tokens, params, assumed=test.context, shares=test.kind == "cached")
     started = time.perf_counter()
     while len(requests):
         requests.step()

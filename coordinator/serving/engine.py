@@ -27,6 +27,7 @@ from tplaunch.coordinator.messages import (
     StepDone,
 )
 from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.serving.sampling.results import (
     AnswerError,
@@ -48,14 +49,9 @@ OnProgress = Callable[[int, Progress], None]  # rank, how far it is
 class EngineConfig:
     """How the ranks work together."""
 
-    collective: str
+    options: RankOptions
     limits: Limits
-    timeout_seconds: float  # of one step, and of every wait inside it
     load_timeout_seconds: float  # of a rank, without progress of its own
-    all_reduce: str = "auto"
-    measure_anew: bool = False  # what all_reduce does by measurement
-    trace: bool = False  # keep every lap of every step
-    measure_copy: bool = False  # have every rank tell its device's copy bandwidth
 
 
 class Engine:
@@ -78,15 +74,15 @@ class Engine:
         self._last_number = 0  # of the last step
         self._reduce_clock = ReduceClock()
         self._num_all_reduces: dict[bool, int] = {}  # of a step, by whether it has logits
-        self.trace = Trace() if config.trace else None
+        self.trace = Trace() if config.options.trace else None
 
     def load(self, on_progress: OnProgress) -> tuple[list[Attached], list[Ready]]:
         """Brings every worker from its Hello to Ready."""
-        self._channel.greet(self._config.timeout_seconds)
+        self._channel.greet(self._config.options.timeout_seconds)
         token = secrets.token_bytes(16)
         for share in self._plan:
             self._channel.send(share.rank, self._load_message(share, token))
-        attached = self._channel.collect(Attached, "open its device", self._config.timeout_seconds)
+        attached = self._channel.collect(Attached, "open its device", self._config.options.timeout_seconds)
         for rank, message in enumerate(attached):
             if message.model_hash != self._origin.model_hash:
                 paths = ", ".join(part.path for part in self._origin.parts)
@@ -107,13 +103,8 @@ class Engine:
             share=share,
             num_ranks=len(self._plan),
             limits=self._config.limits,
-            collective=self._config.collective,
+            options=self._config.options,
             token=token,
-            timeout_seconds=self._config.timeout_seconds,
-            all_reduce=self._config.all_reduce,
-            measure_anew=self._config.measure_anew,
-            trace=self._config.trace,
-            measure_copy=self._config.measure_copy,
         )
 
     def _await_ready(self, on_progress: OnProgress) -> list[Ready]:
@@ -204,7 +195,7 @@ class Engine:
 
     @property
     def _timeout(self) -> float:
-        return self._config.timeout_seconds + MARGIN_SECONDS
+        return self._config.options.timeout_seconds + MARGIN_SECONDS
 
     @staticmethod
     def _check_number(rank: int, found: int, expected: int) -> None:

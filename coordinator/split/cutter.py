@@ -99,7 +99,7 @@ class Cutter:
             self.product_scale(name, piece, len(span))
 
     def head_norm(self, name: str, span: str, heads: Span, count: int, length: int) -> None:
-        """Cuts a norm of queries or keys, and its bias; weights that all heads share are replicated."""
+        """Cuts the norm of queries or keys by heads, or replicates it where heads share it; with its bias."""
         for suffix in (".weight", ".bias"):
             if suffix == ".bias" and name + suffix not in self.tensors:
                 continue
@@ -112,13 +112,13 @@ class Cutter:
                 self.shards[name + suffix] = Shard(tensor.name, "F32", heads, Span(0, length), 0)
 
     def norm(self, name: str) -> None:
-        """Cuts a norm of rows of the residual stream, and its bias."""
+        """Replicates the norm of the residual stream, with its bias."""
         self.vector(name + ".weight", self.width)
         if name + ".bias" in self.tensors:
             self.vector(name + ".bias", self.width)
 
     def column_parallel(self, name: str, rows: Rows, span: Span) -> None:
-        """Cuts a matrix and its bias by output rows; the rank holds `span`. `name` is the device's."""
+        """Cuts a matrix by output rows, with its bias: the rank holds `span`. `name` is the device's."""
         tensor = self.find(rows.tensor + ".weight", (rows.total, self.width))
         held = Span(rows.first + span.start, rows.first + span.stop)
         self.shards[name + ".weight"] = Shard(tensor.name, tensor.type, held, Span(0, self.width), 0)
@@ -127,13 +127,13 @@ class Cutter:
         self.product_scale(rows.tensor, name, len(span))
 
     def product_scale(self, tensor: str, name: str, num_rows: int) -> None:
-        """Cuts the scale of a matrix's products: one number in the file, one for each row on the device."""
+        """Adds the scale of a matrix's products: one number in the file, one for each row on the device."""
         if tensor + ".scale" in self.tensors:
             self.find_floats(tensor + ".scale", (1,))
             self.shards[name + ".scale"] = Shard(tensor + ".scale", "F32", ONE, ONE, 0, repeats=num_rows)
 
     def matrix(self, name: str, shape: tuple[int, int], rows: Span) -> None:
-        """Some rows of a matrix of any shape."""
+        """Takes some rows of a matrix of any shape."""
         tensor = self.find(name + ".weight", shape)
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, rows, Span(0, shape[1]), 0)
         self.product_scale(name, name, len(rows))
@@ -156,14 +156,14 @@ class Cutter:
             first += rows
 
     def touched(self, name: str, columns: Span, total: int) -> tuple[Span, int]:
-        """The columns rounded outwards to blocks, and where its own begin in these."""
+        """Returns the columns rounded outwards to blocks, and where the rank's own begin in these."""
         block = self._column_blocks[name.split(".")[2]]
         touched = covering(columns, block).scaled(block)
         held = Span(touched.start, min(touched.stop, total))
         return held, columns.start - held.start if len(columns) else 0
 
     def row_parallel(self, name: str, columns: Span, total: int) -> None:
-        """Cuts a matrix by input columns, rounded outwards to blocks; rank 0 adds the bias, once."""
+        """Cuts a matrix by input columns, rounded outwards to blocks; rank 0 alone adds the bias."""
         tensor = self.find(name + ".weight", (self.width, total))
         held, offset = self.touched(name, columns, total)
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, self.width), held, offset)

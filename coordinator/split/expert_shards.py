@@ -47,7 +47,7 @@ def _column_parallel(cutter: Cutter, name: str, rows: Rows, cut: ExpertCut) -> N
         tensor.name, tensor.type, held, Span(0, cutter.width), 0, cut.experts, rows.total
     )
     _bias(cutter, rows.tensor + ".bias", held, rows.total, cut, name + ".bias")
-    _factors(cutter, rows.tensor, name, cut)
+    _product_scales(cutter, rows.tensor, name, cut)
 
 
 def _row_parallel(cutter: Cutter, name: str, cut: ExpertCut) -> None:
@@ -60,11 +60,11 @@ def _row_parallel(cutter: Cutter, name: str, cut: ExpertCut) -> None:
     )
     if cut.columns.start == 0:
         _bias(cutter, name + ".bias", rows, cutter.width, cut, name + ".bias")
-    _factors(cutter, name, name, cut)
+    _product_scales(cutter, name, name, cut)
 
 
-def _factors(cutter: Cutter, tensor: str, name: str, cut: ExpertCut) -> None:
-    """Cuts the scales of products as Cutter.product_scale does, one for each expert."""
+def _product_scales(cutter: Cutter, tensor: str, name: str, cut: ExpertCut) -> None:
+    """Adds the scales of the products, as Cutter.product_scale does: one number for each expert."""
     if tensor + ".scale" in cutter.tensors:
         cutter.part_of_vector(tensor + ".scale", cut.experts, cut.count, name + ".scale")
 

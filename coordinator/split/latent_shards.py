@@ -12,7 +12,7 @@ from tplaunch.coordinator.split.shards import Shard
 def cut_latent_attention(
     cutter: Cutter, prefix: str, attention: AttentionSpec, latent: Latent, share: LayerShare
 ) -> None:
-    """Replicates the matrices that make the latent, on ranks with heads, and cuts the others by head."""
+    """Replicates what makes the latent on ranks with heads, and cuts what belongs to a head."""
     heads, count = share.heads, attention.num_heads
 
     def whole(length: int) -> Span:

@@ -100,7 +100,7 @@ def check_tensors(spec: ModelSpec, tensors: Mapping[str, TensorInfo]) -> None:
     everything = make_plan(spec, [1.0])[0]
     on_host: dict[str, tuple[int, ...]] = {EMBEDDING: (spec.vocabulary_size, spec.embedding_length)}
     for rope in spec.ropes:
-        names = (rope.factors, rope.long_factors)
+        names = (rope.frequency_factors, rope.long_frequency_factors)
         on_host |= {name: (rope.dimension // 2,) for name in names if name}
     if spec.position_embeddings:
         on_host[spec.position_embeddings] = (spec.context_length, spec.embedding_length)

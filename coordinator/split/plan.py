@@ -47,7 +47,7 @@ class Span:
 
 @dataclass(frozen=True)
 class LayerShare:
-    """The part of one layer that one rank holds. Spans of parts that the layer lacks are empty."""
+    """The part of one layer that one rank holds. Spans are empty for parts that the layer has not."""
 
     heads: Span  # query heads
     kv_heads: Span  # those that the query heads read; neighbours may hold the same one
@@ -60,7 +60,7 @@ class LayerShare:
 
 @dataclass(frozen=True)
 class RankShare:
-    """The part of every layer that one rank holds, and its slice of the output's vocabulary rows."""
+    """One rank's part of every layer, and its slice of the output's vocabulary rows."""
 
     rank: int
     layers: tuple[LayerShare, ...]
@@ -174,12 +174,12 @@ def groups_of(recurrent: RecurrentSpec, heads: Span) -> Span:
 
 
 def shares_norm(recurrent: RecurrentSpec, num_ranks: int) -> bool:
-    """Returns true if ranks hold parts of a group that is normalised as a whole: they sum its squares."""
+    """Tells whether ranks hold parts of a group that is normalised as a whole, and sum its squares."""
     return recurrent.normalises_groups and recurrent.num_groups < num_ranks
 
 
 def covering(span: Span, unit: int) -> Span:
-    """The units of `unit` pieces that the span touches."""
+    """Returns the units of `unit` pieces that the span touches."""
     return Span(span.start // unit, -(-span.stop // unit)) if len(span) else Span(0, 0)
 
 
@@ -189,17 +189,14 @@ def _column_unit(columns: int, num_ranks: int) -> int:
 
 
 def shares_routing(kinds: Sequence[str]) -> bool:
-    """Returns true if one rank picks the experts for all: devices of unequal kinds round differently."""
+    """Tells whether one rank says which experts rows go to: devices of unequal kinds round differently."""
     return len(set(kinds)) > 1
 
 
 def num_all_reduces(
     spec: ModelSpec, num_ranks: int, with_logits: bool, with_shared_routing: bool = False
 ) -> int:
-    """Counts the all-reduces of a step; the number is always even.
-
-    Without logits the step ends in the last layer, before the sums that only logits need.
-    """
+    """Counts a step's all-reduces, an even number. Without logits it ends in the last layer before those."""
     if num_ranks == 1:
         return 0
     count = sum(_sums_rows(layer) for layer in spec.layers)
@@ -214,11 +211,11 @@ def num_all_reduces(
 
 
 def _sums_rows(layer: LayerSpec) -> bool:
-    """Returns true if ranks exchange sums to normalise queries and keys by whole rows."""
+    """Tells whether ranks exchange sums to normalise queries and keys by whole rows."""
     norm = None if layer.attention is None else layer.attention.head_norm
     return norm is not None and norm.span == "row"
 
 
 def padded(columns: int) -> int:
-    """Rounded up to whole column tiles."""
+    """Returns so many columns rounded up to whole tiles."""
     return -(-columns // COLUMN_TILE) * COLUMN_TILE

@@ -70,7 +70,7 @@ def _interleaved(recurrent: RecurrentSpec, share: LayerShare, total: int) -> Ite
 
 
 def _times_and_betas(recurrent: RecurrentSpec, share: LayerShare) -> Iterator[Span]:
-    """Yields row spans of ssm_ba, which has for each group the betas of its heads, then their time steps."""
+    """Yields the rows of ssm_ba, which has group by group the betas of its heads, then their time steps."""
     per_group = recurrent.heads_per_group
     for part in (1, 0):
         for group, heads in _heads_by_group(recurrent, share):

@@ -23,7 +23,7 @@ class Shard:
     rows: Span
     columns: Span  # of the file's tensor, whole blocks
     column_offset: int
-    # Of a tensor that holds a matrix for each expert, or head, one after another, `rows` are those of each.
+    # Where a tensor holds a matrix for each expert, or head, one after another, `rows` are those of each.
     experts: Span = ONE
     expert_rows: int = 0  # of one expert in the file
     transposed: bool = False
@@ -32,7 +32,7 @@ class Shard:
 
     @property
     def num_rows(self) -> int:
-        """The number of rows of all experts together."""
+        """Rows of all experts together."""
         return len(self.experts) * len(self.rows)
 
     @property

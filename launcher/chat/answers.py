@@ -55,20 +55,28 @@ class Answers:
         screen = None if generate.json else Screen()
         if screen is not None:
             screen.echo(echo)
-        while not request.is_finished:
-            if stop is not None and stop.is_wanted:
-                self._cancel(request, screen)
-                break
-            for event in session.requests.step():
-                if screen is not None:
-                    ids = "" if event.token is None or session.has_text else f"{event.token} "
-                    screen.show(event.text + ids)
+        try:
+            self._run(request, screen, stop)
+        except Exception:
+            if screen is not None:
+                screen.break_off()
+            raise
         if request.error is not None:
             raise request.error
         if screen is not None:
             screen.end()
         self._report(request)
         return request
+
+    def _run(self, request: Request, screen: Screen | None, stop: Stop | None) -> None:
+        while not request.is_finished:
+            if stop is not None and stop.is_wanted:
+                self._cancel(request, screen)
+                return
+            for event in self._session.requests.step():
+                if screen is not None:
+                    ids = "" if event.token is None or self._session.has_text else f"{event.token} "
+                    screen.show(event.text + ids)
 
     def _cancel(self, request: Request, screen: Screen | None) -> None:
         num_shown = len(request.outputs[0].text)
@@ -104,7 +112,7 @@ def why_it_ended(request: Request, context_length: int) -> str:
     if output.finish_reason == "context":
         return (
             f"cut after {tokens}: the context of {context_length} is full; give more with --context, or"
-            " shorten what the model has to read"
+            " shorten the text (/clear begins a chat anew)"
         )
     if output.finish_reason == "cancelled":
         return f"stopped after {tokens}"

@@ -27,7 +27,12 @@ class Screen:
         """Shows on standard error what the text that comes continues; on a terminal only."""
         if self._wrapper is not None and sys.stderr.isatty():
             sys.stdout.flush()
-            print(self._wrapper.push(text), end="", file=sys.stderr, flush=True)
+            print(self._wrapper.push(text) + self._wrapper.finish(), end="", file=sys.stderr, flush=True)
+
+    def break_off(self) -> None:
+        """Has what is said next begin a line of its own, on a terminal."""
+        if self._wrapper is not None:
+            self.end()
 
     def end(self) -> None:
         print("" if self._wrapper is None else self._wrapper.finish(), flush=True)

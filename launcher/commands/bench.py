@@ -29,6 +29,7 @@ class BenchConfig:
     """What to measure, and how to show it."""
 
     prefill: tuple[int, ...]  # tokens of a prompt
+    cached: tuple[int, ...]  # tokens of a prompt that came before
     decode: tuple[int, ...]  # tokens made one by one
     at_context: tuple[int, ...]  # positions before the tokens that are made
     batch: tuple[int, ...]  # texts whose tokens are made together
@@ -41,7 +42,9 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         assert self.output in OUTPUTS, self.output
-        for option, counts in (("--prefill", self.prefill), ("--decode", self.decode)):
+        for option, counts in (
+            ("--prefill", self.prefill), ("--cached", self.cached), ("--decode", self.decode)
+        ):  # fmt: skip
             _check_range(option, counts, 1)
         _check_range("--at-context", self.at_context, 0)
         for count in self.batch:
@@ -60,6 +63,7 @@ class BenchConfig:
         decode = itertools.product(self.at_context, self.batch, self.decode)
         return [
             *(Test("prefill", count) for count in self.prefill),
+            *(Test("cached", count) for count in self.cached),
             *(Test("decode", count, context, batch) for context, batch, count in decode),
         ]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.launcher.check_job import DeviceReport, Outcome, check_device
 from tplaunch.launcher.config import EXIT_FAILURE, UsageError
 from tplaunch.launcher.devices import select_devices
 from tplaunch.launcher.table import format_table
-from tplaunch.worker.device import FEATURES
 
 COLUMNS = 80  # of a terminal
 TYPES = sorted({name.lower() for name in (*WEIGHT_TYPES, *KV_TYPES)}, key=len, reverse=True)
@@ -28,13 +28,7 @@ class CheckConfig:
     devices: str
     json: bool = False
     verbose: bool = False  # a line for every kernel, and the log
-    validate: bool = False
-    without: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for feature in self.without:
-            if feature not in FEATURES:
-                raise UsageError(f"--without {feature:.40}: known are {', '.join(FEATURES)}")
+    rank_options: RankOptions = dataclasses.field(default_factory=RankOptions)
 
 
 def check(config: CheckConfig) -> int:

@@ -11,23 +11,28 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from tplaunch.coordinator.framing import framed
+from tplaunch.coordinator.options import COLLECTIVES, check_seconds
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.bench_ranks import BenchRanks
-from tplaunch.launcher.config import COLLECTIVES, RunError, UsageError, check_timeouts
+from tplaunch.launcher.config import RunError, UsageError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.sizes import UNITS
 from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.supervisor import rank_cores
 from tplaunch.launcher.table import format_table
-from tplaunch.launcher.worker_command import WORKER_COMMAND
+from tplaunch.launcher.worker_command import WORKER_COMMAND, job_words
+from tplaunch.worker.jobs.messages import CollectiveJob, Meeting, Timings
 
 OURS = (COLLECTIVES[0], COLLECTIVES[0] + " two-phase", *COLLECTIVES[1:])
 MIN_CALLS, MAX_CALLS = 20, 1000
+Seconds: TypeAlias = tuple[tuple[tuple[float, ...], ...], ...]  # [ranks][sizes][calls]
 BYTES_PER_SIZE = 1 << 28  # about how much is summed of each size, within those
 
 
@@ -48,7 +53,7 @@ def bench_collectives(
     ranks: tuple[int, ...], sizes: tuple[int, ...], timeout_seconds: float, output: str
 ) -> int:
     """output: table, json or csv."""
-    check_timeouts({"--timeout": timeout_seconds})
+    check_seconds("--timeout", timeout_seconds)
     for count in ranks:
         if not 2 <= count <= MAX_RANKS:
             raise UsageError(f"--ranks {count}: 2 to {MAX_RANKS} ranks are possible")
@@ -85,15 +90,9 @@ def _libraries() -> tuple[list[str], list[str]]:
 def _measure(kind: str, num_ranks: int, sizes: tuple[int, ...], timeout_seconds: float) -> list[Latency]:
     num_calls = tuple(min(MAX_CALLS, max(MIN_CALLS, BYTES_PER_SIZE // size)) for size in sizes)
     with socket_folder() as folder:
-        job = {
-            "kind": kind,
-            "num_ranks": num_ranks,
-            "sizes": sizes,
-            "num_calls": num_calls,
-            "token": secrets.token_hex(16),
-            "folder": str(folder),
-            "timeout_seconds": timeout_seconds,
-        }
+        job = CollectiveJob(
+            kind, num_ranks, sizes, num_calls, secrets.token_bytes(16), str(folder), timeout_seconds
+        )
         seconds = _run_mpi(job) if kind == "openmpi" else _run_ranks(job)
     return [
         _latency(kind, num_ranks, size, np.array([rank[i] for rank in seconds]).max(axis=0))
@@ -106,28 +105,28 @@ def _latency(kind: str, num_ranks: int, size: int, seconds: Any) -> Latency:
     return Latency(kind, num_ranks, size, seconds.size, median * 1e6, p99 * 1e6, size / median / 1e9)
 
 
-def _run_ranks(job: dict[str, Any]) -> Any:
-    """Every rank's seconds [ranks][sizes][calls]."""
-    choices = [DeviceChoice(None, "cpu")] * job["num_ranks"]
-    with BenchRanks(job["kind"], job["timeout_seconds"]) as ranks:
+def _run_ranks(job: CollectiveJob) -> Seconds:
+    """Every rank's seconds."""
+    choices = [DeviceChoice(None, "cpu")] * job.num_ranks
+    with BenchRanks(job.kind, job.timeout_seconds) as ranks:
         for rank, cores in enumerate(rank_cores(choices, sorted(os.sched_getaffinity(0)))):
             pin = f"--cores={','.join(map(str, cores))}"
-            ranks.start([*WORKER_COMMAND, pin, *_arguments({**job, "rank": rank})])
-        ranks.tell(ranks.hear())  # their endpoints
-        return ranks.hear()
+            ranks.start([*job_words(), pin, f"--rank={rank}"])
+        ranks.tell(job)
+        met = ranks.hear(Meeting)
+        ranks.tell(Meeting(tuple(endpoint for meeting in met for endpoint in meeting.endpoints)))
+        return tuple(seconds for timings in ranks.hear(Timings) for seconds in timings.seconds)
 
 
-def _run_mpi(job: dict[str, Any]) -> Any:
-    """The same from ranks that mpirun starts."""
-    options = ["-n", str(job["num_ranks"]), "--oversubscribe", "--bind-to", "none"]
+def _run_mpi(job: CollectiveJob) -> Seconds:
+    """The same from ranks that mpirun starts, which read their job from a file: it has one standard input."""
+    options = ["-n", str(job.num_ranks), "--oversubscribe", "--bind-to", "none"]
     options += ["--allow-run-as-root"] if os.getuid() == 0 else []
-    with BenchRanks(job["kind"], job["timeout_seconds"]) as ranks:
-        ranks.start(["mpirun", *options, *WORKER_COMMAND, *_arguments({**job, "rank": 0}, parent=False)])
-        return ranks.hear()[0]
-
-
-def _arguments(job: dict[str, Any], parent: bool = True) -> list[str]:
-    return [f"--bench-collective={json.dumps(job)}", f"--parent={os.getpid() if parent else 0}"]
+    path = Path(job.folder) / "job"
+    path.write_bytes(framed(job))
+    with BenchRanks(job.kind, job.timeout_seconds) as ranks:
+        ranks.start(["mpirun", *options, *WORKER_COMMAND, "--parent=0", f"--job={path}"])
+        return ranks.hear(Timings)[0].seconds
 
 
 def _print(latencies: Sequence[Latency], output: str) -> None:

@@ -112,6 +112,8 @@ def _prompt_tokens(
     given = generate.prompt
     text = read_standard_input().removesuffix("\n") if given is None else given
     if conversation is not None:
+        if not text.strip():
+            raise UsageError("the message is empty: there is nothing to answer")
         say_what_stays_text(tokenizer, text)
         return first_prompt(conversation, text), ""
     return encode_prompt(tokenizer, text, generate.parse_special), given or ""

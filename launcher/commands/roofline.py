@@ -48,7 +48,7 @@ def rooflines(
 ) -> tuple[Roofline, ...]:
     """Returns the roofline of each rank; none for prefill, which computes more than it reads."""
     test = measurement.test
-    if test.kind == "prefill":
+    if test.kind != "decode":
         return ()
     positions = test.context + (test.num_tokens + 1) / 2  # on average
     found = []

@@ -18,7 +18,7 @@ from tplaunch.launcher.fitting.speeds import device_speed
 from tplaunch.launcher.lines import wrapped
 from tplaunch.launcher.model import open_model
 from tplaunch.launcher.session import start_session
-from tplaunch.worker.jobs.tuning import TuningJob
+from tplaunch.worker.jobs.messages import Tuning, TuningJob
 from tplaunch.worker.measuring.two_phase import WAYS, bucket_rows, kept_measurements, measurement_name, pays
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
@@ -45,7 +45,7 @@ def tune(config: RunConfig, models: Sequence[Path | HubModel | RandomModel], as_
     results = []
     for choice, held in ranks.items():
         of_ranks = (of_model[rank] for of_model in programs for rank in held)
-        job = TuningJob.of(of_ranks, config.kv_type, config.activations)
+        job = TuningJob.of(of_ranks, config.kv_type, config.activations, config.rank_options)
         results.append(_measure(config, choice, job))
         if not as_json:
             _print(results[-1])
@@ -96,9 +96,9 @@ def _programs(config: RunConfig, choices: list[DeviceChoice]) -> list[Program]:
 
 def _measure(config: RunConfig, choice: DeviceChoice, job: TuningJob) -> dict[str, Any]:
     """What the device's own process says, and how fast it is. Raises RunError."""
-    found = run_device_job(config, choice, "tune", dataclasses.asdict(job), TIMEOUT_SECONDS)
+    found = run_device_job(config, choice, job, Tuning, TIMEOUT_SECONDS)
     speed = device_speed(config, choice, anew=True)
-    return {"index": choice.index, **found, "weights_per_second": speed}
+    return {"index": choice.index, **dataclasses.asdict(found), "weights_per_second": speed}
 
 
 def _print(found: dict[str, Any]) -> None:

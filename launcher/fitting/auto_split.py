@@ -71,8 +71,5 @@ def _memory_weights(
 
 
 def _shares(values: Sequence[float]) -> tuple[float, ...]:
-    """Scales values to a sum of one and keeps two digits:
-
-    Further digits would change with every measurement.
-    """
+    """Returns shares of one, in two digits: the others are what measuring again would change."""
     return tuple(float(f"{value / sum(values):.2g}") for value in values)

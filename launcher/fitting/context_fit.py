@@ -28,7 +28,7 @@ MAX_WORK_BYTES = 64_000_000  # that a step may take beside weights and KV cache;
 
 @dataclass(frozen=True)
 class Sizes:
-    """The chosen limits, and the largest context that would be possible."""
+    """The sizes that were chosen, and the context that would be possible."""
 
     limits: Limits
     largest_context: int | None  # that fits, at most the trained one; None where a device is not known
@@ -123,7 +123,7 @@ class Fitting:
         return next((rows for rows in counts if self._works(context, rows)), counts[-1])
 
     def _works(self, context: int, rows: int) -> bool:
-        """Returns true if every rank's work buffers stay small, or if the rows can't be fewer."""
+        """Tells whether every rank's work stays small, or rows can't be fewer."""
         limits = self.limits(context, rows)
         small = all(rank.work(limits) <= MAX_WORK_BYTES for rank in self._needs)
         return small or rows == self._row_counts()[-1]

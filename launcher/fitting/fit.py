@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.coordinator.options import COLLECTIVES
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.split.shards import Shard
-from tplaunch.launcher.config import COLLECTIVES, UsageError
+from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.memory_places import HOST, MemoryPlace
 from tplaunch.worker.buffers.stacks import stack_shards
@@ -22,7 +23,7 @@ from tplaunch.worker.buffers.table import Buffer, activation_buffers, cache_buff
 
 @dataclass(frozen=True)
 class RankBytes:
-    """The bytes that one rank allocates, by purpose."""
+    """The bytes that one rank allocates."""
 
     weights: int
     cache: int
@@ -42,7 +43,7 @@ class RankBytes:
 
 
 class RankNeeds:
-    """The bytes a rank allocates, as a function of the limits: exactly the buffers that a worker creates."""
+    """A rank's bytes as a function of the limits: exactly the buffers that a worker creates."""
 
     def __init__(
         self,
@@ -66,12 +67,12 @@ class RankNeeds:
 
     @property
     def keeps_states(self) -> bool:
-        """Tells if the model has recurrent layers."""
+        """Tells whether the model has recurrent layers."""
         return self._spec.is_recurrent
 
     @property
     def sees_all(self) -> bool:
-        """Tells if any layer with attention has no window."""
+        """Tells whether any layer with attention has no window."""
         return any(attention.window is None for attention in self._spec.attentions)
 
     @property
@@ -135,7 +136,7 @@ def _total(buffers: Mapping[str, Buffer]) -> int:
 
 
 def exceeds_allocation(needs: RankNeeds, choice: DeviceChoice, limits: Limits) -> bool:
-    """Returns true if a buffer is larger than any that the device allocates at once."""
+    """Tells whether a buffer is larger than what the device allocates at once."""
     return 0 < choice.max_allocation < needs.largest_buffer(limits)
 
 
@@ -170,7 +171,7 @@ def check_fit(
 
 
 def widening(shards: Mapping[str, Shard]) -> int:
-    """Returns the additional bytes that NumPy needs: it computes with float32 copies of the matrices."""
+    """Returns the bytes that NumPy needs more: it computes with float32 copies of the matrices."""
     stacks = stack_shards(shards).values()
     return sum(max(0, 4 * stack.rows * stack.padded_columns - stack.nbytes) for stack in stacks)
 

@@ -14,8 +14,8 @@ from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.machine import host_memory
 
 HOST = "this machine's memory"
-# What is left free where the launcher itself decides how much to take. On a device for its driver, and what
-# shows the screen; in the machine's memory for other programs, and for the pages of the model's file.
+# These bytes are left free where the launcher itself decides how much to take: on a device for its driver and
+# for the screen; in the machine's memory for other programs, and for the pages of the model's file.
 DEVICE_RESERVE, DEVICE_RESERVE_PART = 128 << 20, 0.03
 HOST_RESERVE_PART = 0.25
 
@@ -35,7 +35,7 @@ class MemoryPlace:
 
 
 def memory_places(choices: Sequence[DeviceChoice], max_memory: Mapping[int | None, int]) -> list[MemoryPlace]:
-    """Returns the memory places of all ranks; devices whose memory is not known are left out.
+    """Returns the places of all ranks; devices whose memory is not known are left out.
 
     Raises UsageError for caps of devices that no rank is on.
     """

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.device_job import run_device_job
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.worker.jobs.messages import Speed, SpeedJob
 
 TIMEOUT_SECONDS = 300.0
 
@@ -34,10 +35,6 @@ def rank_speeds(config: RunConfig, choices: Sequence[DeviceChoice]) -> list[floa
 
 
 def device_speed(config: RunConfig, choice: DeviceChoice, anew: bool = False) -> float:
-    """Returns the speed of a device with one rank alone on it: as measured before, or measured now.
-
-    Raises RunError.
-    """
-    job = {"on_cpu": choice.on_cpu, "anew": anew}
-    found = run_device_job(config, choice, "measure-speed", job, TIMEOUT_SECONDS)
-    return float(found["weights_per_second"])
+    """Returns the speed of one rank alone on it, as measured before or now. Raises RunError."""
+    job = SpeedJob(choice.on_cpu, anew, config.rank_options)
+    return run_device_job(config, choice, job, Speed, TIMEOUT_SECONDS).weights_per_second

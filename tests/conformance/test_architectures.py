@@ -16,11 +16,12 @@ from tests.conftest import manifest_of
 from tests.drivers import FINDERS, driver_variables, find_lavapipe
 from tests.models import LocalEngine, open_model
 from tests.same_bits import Bench, assert_same_bits
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, make_plan, num_all_reduces
-from tplaunch.worker.device import Device, DeviceOptions
+from tplaunch.worker.device import Device, DeviceId
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.vulkan.device import VulkanDevice
@@ -66,7 +67,7 @@ def open_device(request: pytest.FixtureRequest) -> Iterator[Opener]:
     validate = request.config.getoption("--validate")
 
     def open_vulkan(limits: Limits) -> Device:
-        opened.append(VulkanDevice(DeviceOptions(index=0, validate=validate), limits))
+        opened.append(VulkanDevice(DeviceId(0), RankOptions(validate=validate), limits))
         return opened[-1]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -230,8 +231,8 @@ def test_experts_on_unequal_devices(
     opened: list[Device] = []
 
     def open_next(limits: Limits) -> Device:
-        options = DeviceOptions(index=0, staging=staging)
-        opened.append(NumpyDevice(limits) if len(opened) == 1 else VulkanDevice(options, limits))
+        options = RankOptions(staging=staging)
+        opened.append(NumpyDevice(limits) if len(opened) == 1 else VulkanDevice(DeviceId(0), options, limits))
         return opened[-1]
 
     reference = reference_of(name)

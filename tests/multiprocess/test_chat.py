@@ -72,10 +72,12 @@ def test_what_a_template_can_not_do_is_bad_input(tplaunch: CommandLine, model: P
         (("--chat-template", tmp_path / "no"), "No such file or directory"),
         (("--chat-template", model), "it is no text in UTF-8"),
         (("-sys", "x", "--no-chat"), "--system-prompt is for a chat, and --no-chat continues a text"),
+        (("-p", " "), "the message is empty"),
         (("-sys", "x", "--demo"), "no chat template that could hold a system prompt"),
     ):
         given = () if "--demo" in words else (model,)
-        result = tplaunch(*WORDS, *given, "-p", "Hi", *words)
+        message = () if "-p" in words else ("-p", "Hi")
+        result = tplaunch(*WORDS, *given, *message, *words)
         assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
         assert sentence in result.stderr
 
@@ -136,7 +138,39 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_model(
     assert "Traceback" not in terminal.screen
 
 
-def test_a_rank_that_dies_during_an_answer_and_ctrl_c(
+def test_ctrl_c_ends_a_run_of_one_message(
+    tplaunch: CommandLine, model: Path, terminals: list[Terminal]
+) -> None:
+    options = ("-p", "Hi", "--ignore-eos", "-n", "100000", "--context", "100000")
+    terminal = Terminal(tplaunch, model, *options)
+    terminals.append(terminal)
+    terminal.read_until("NumPy")
+    workers = worker_processes(terminal.process)
+    terminal.type("\x03")
+    terminal.read_to_end()
+    assert terminal.process.returncode == 130 and "Traceback" not in terminal.screen
+    assert not any(worker.is_running() for worker in workers.values())
+
+
+def test_a_third_ctrl_c_does_not_wait_for_a_step_that_hangs(
+    tplaunch: CommandLine, model: Path, terminals: list[Terminal]
+) -> None:
+    terminal = Terminal(tplaunch, model, "--ignore-eos", "-n", "100000", "--context", "100000")
+    terminals.append(terminal)
+    terminal.read_until("> ")
+    worker = worker_processes(terminal.process)[1]
+    terminal.type("Hi\n")
+    terminal.read_until("> Hi\n")
+    while not terminal.screen.partition("> Hi\n")[2]:
+        terminal.read_more()
+    worker.suspend()
+    while terminal.process.poll() is None:
+        os.killpg(terminal.process.pid, signal.SIGINT)
+        terminal.read_if_any()
+    assert terminal.process.returncode == 130 and "Traceback" not in terminal.screen
+
+
+def test_a_rank_that_dies_during_an_answer(
     tplaunch: CommandLine, model: Path, terminals: list[Terminal]
 ) -> None:
     terminal = Terminal(tplaunch, model, "--ignore-eos", "-n", "100000", "--context", "100000")
@@ -144,11 +178,13 @@ def test_a_rank_that_dies_during_an_answer_and_ctrl_c(
     terminal.read_until("> ")
     terminal.type("Hi\n")
     terminal.read_until("> Hi\n")
+    while not terminal.screen.partition("> Hi\n")[2]:
+        terminal.read_more()
     os.kill(worker_processes(terminal.process)[1].pid, signal.SIGKILL)
     terminal.read_to_end()
     tplaunch.printed += terminal.screen
     assert terminal.process.returncode == 1
-    assert "tplaunch: rank 1 (cpu) ended" in " ".join(terminal.screen.split())
+    assert "\ntplaunch: rank 1 (cpu) ended" in terminal.screen  # on a line of its own
 
 
 def test_text_wraps_at_words_on_a_terminal_only(

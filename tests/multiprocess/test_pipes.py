@@ -1,7 +1,6 @@
 """Readers that go: of the text, which ends the run; of standard error, which changes nothing; and ranks."""
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -13,8 +12,12 @@ import pytest
 
 from tests.command_line import CommandLine
 from tests.multiprocess.test_failures import ENDLESS, await_text, wait_for
+from tplaunch.coordinator.framing import framed
 from tplaunch.launcher.bench_ranks import GRACE_SECONDS, BenchRanks
 from tplaunch.launcher.config import RunError
+from tplaunch.worker.jobs.messages import Failed, Meeting, StillThere, Timings
+
+MEETING = Meeting(("here",))
 
 
 @pytest.fixture
@@ -78,8 +81,8 @@ def bench_ranks(tplaunch: CommandLine) -> dict[int, int]:
     for process in tplaunch.living_processes():
         with contextlib.suppress(psutil.Error):
             for word in process.cmdline():
-                if word.startswith("--bench-collective="):
-                    found[json.loads(word.partition("=")[2])["rank"]] = process.pid
+                if word.startswith("--rank="):
+                    found[int(word.partition("=")[2])] = process.pid
     return found
 
 
@@ -101,17 +104,32 @@ def test_a_bench_waits_for_no_rank_that_is_stopped_while_it_answers() -> None:
     """Half a line is no answer, and a pipe that stays open is no sign of life."""
     expected = pytest.raises(RunError, match=r"rank 0 of shared-memory said nothing for 0.5 s")
     with expected, BenchRanks("shared-memory", 0.5 - GRACE_SECONDS) as ranks:
-        ranks.start([sys.executable, "-c", "import os; os.write(1, b'[1'); os.kill(os.getpid(), 19)"])
-        ranks.start([sys.executable, "-c", "print(1, flush=True); input()"])
-        ranks.hear()
+        half, whole = framed(MEETING)[:9], framed(MEETING)
+        ranks.start([sys.executable, "-c", f"import os; os.write(1, {half!r}); os.kill(os.getpid(), 19)"])
+        ranks.start([sys.executable, "-c", f"import os; os.write(1, {whole!r}); input()"])
+        ranks.hear(Meeting)
 
 
 def test_a_bench_says_what_a_rank_says_of_another() -> None:
     expected = pytest.raises(RunError, match=r"^rank 0 of zmq-ring failed: rank 0 waited 1 s for rank 1$")
     with expected, BenchRanks("zmq-ring", 60) as ranks:
-        code = """print('null\\n{"error": "rank 0 waited 1 s for rank 1"}')"""
-        ranks.start([sys.executable, "-c", code])
-        ranks.hear()
+        said = framed(StillThere()) + framed(Failed("rank 0 waited 1 s for rank 1"))
+        ranks.start([sys.executable, "-c", f"import os; os.write(1, {said!r})"])
+        ranks.hear(Meeting)
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        (b"Hello", "gave no answer that can be read: no message begins with b'Hello'"),
+        (framed(Timings(())), "sent Timings, where one Meeting was expected"),
+        (framed(MEETING) * 2, "sent Meeting and Meeting, where one Meeting was expected"),
+    ],
+)
+def test_a_bench_says_what_is_no_answer(said: bytes, sentence: str) -> None:
+    with pytest.raises(RunError, match=sentence), BenchRanks("zmq-ring", 60) as ranks:
+        ranks.start([sys.executable, "-c", f"import os; os.write(1, {said!r})"])
+        ranks.hear(Meeting)
 
 
 def test_the_timeout_of_a_bench_is_checked(tplaunch: CommandLine) -> None:

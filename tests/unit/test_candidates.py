@@ -31,6 +31,7 @@ from tplaunch.coordinator.messages import (
     decode,
     encode,
 )
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
 from tplaunch.coordinator.serving.requests import Requests
@@ -41,7 +42,7 @@ from tplaunch.coordinator.serving.sampling.results import StepResult, check_answ
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.split.plan import Span, make_plan
 from tplaunch.worker.control import ControlSocket
-from tplaunch.worker.device import DeviceOptions
+from tplaunch.worker.device import DeviceId
 from tplaunch.worker.loop import ProtocolError, Worker
 from tplaunch.worker.step.checks import StepError
 
@@ -254,7 +255,7 @@ class Answering(Channel):
 
 
 def engine_on(channel: Channel) -> Engine:
-    plan, config = make_plan(SPEC, [20.0, 28.0]), EngineConfig("shared-memory", LIMITS, 1.0, 1.0)
+    plan, config = make_plan(SPEC, [20.0, 28.0]), EngineConfig(RankOptions(timeout_seconds=1.0), LIMITS, 1.0)
     engine = Engine(channel, Origin((), ""), [], SPEC, plan, config)
     engine._num_all_reduces = {True: 0, False: 0}
     return engine
@@ -297,7 +298,7 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
     write_llama(tmp_path / "model.gguf")
     file, spec = open_model(tmp_path / "model.gguf")
     load = load_message(file, spec, make_plan(spec, [1.0])[0], 1, LIMITS, "shared-memory")
-    loaded = Worker(load, DeviceOptions(index=None), tmp_path)
+    loaded = Worker(load, DeviceId(index=None), tmp_path)
     loaded.collective.connect([loaded.collective.endpoint])
     loaded.load_weights(Deaf(), ["cpu"])
     loaded.prepare()

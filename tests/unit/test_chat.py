@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.chatting import END, START, TEMPLATE, make_chat, make_tokenizer
-from tplaunch.coordinator.serving.request import RequestError
+from tplaunch.coordinator.serving.kv_memory import LayerKinds
 from tplaunch.coordinator.text.chat.template import ChatTemplate, ChatTemplateError
 from tplaunch.coordinator.text.detokenizer import Detokenizer
-from tplaunch.launcher.chat.chat import Chat, ChatError
-from tplaunch.launcher.chat.commands import HELP, Commands
+from tplaunch.launcher.chat.answers import why_it_ended
+from tplaunch.launcher.chat.chat import ChatError
 from tplaunch.launcher.chat.conversation import Conversation, Turn
 
 pytestmark = pytest.mark.unit
@@ -29,10 +28,6 @@ def template() -> Iterator[ChatTemplate]:
 
 def bytes_of(text: str) -> list[int]:
     return make_tokenizer().encode(text)
-
-
-def answers_of(chat: Chat) -> list[str]:
-    return [turn.answer for turn in chat.conversation.turns]
 
 
 def test_a_conversation_is_what_the_template_says(template: ChatTemplate) -> None:
@@ -84,8 +79,13 @@ def test_what_is_typed_becomes_no_control_token(template: ChatTemplate) -> None:
     assert conversation.prompt("So?").count(START) == 4
 
 
-def test_a_second_turn_computes_only_what_is_new(template: ChatTemplate) -> None:
-    chat = make_chat(template)
+@pytest.mark.parametrize(
+    "kinds",
+    [LayerKinds(), LayerKinds(window=9), LayerKinds(has_states=True)],
+    ids=["all", "window", "states"],
+)
+def test_a_second_turn_computes_only_what_is_new(template: ChatTemplate, kinds: LayerKinds) -> None:
+    chat = make_chat(template, kinds=kinds)
     chat.answer("Tell me of a fox that was in a wood")
     first = chat.last
     chat.answer("And?")
@@ -156,98 +156,26 @@ def test_the_oldest_turns_go_where_the_person_says_so(
     assert chat.conversation.turns[-1].message == "four"  # nothing goes for what can't fit
 
 
-def test_what_fails_leaves_the_conversation_as_it_was(template: ChatTemplate) -> None:
-    chat = make_chat(template)
-    chat.answer("Hi")
-    commands = Commands(chat)
-    commands.run("/set stop_token_ids [999]")
-    commands.run("/set bad_token_ids [999]")
-    with pytest.raises(RequestError):
-        commands.run("/retry")
-    assert [turn.message for turn in chat.conversation.turns] == ["Hi"]
-
-
-def test_commands(template: ChatTemplate, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    chat = make_chat(template)
-    commands = Commands(chat)
-
-    def said(line: str) -> str:
-        capsys.readouterr()
-        commands.run(line)
-        return " ".join(capsys.readouterr().err.split())
-
-    assert "Nothing has been answered" in said("/stats")
-    assert "no message to answer again" in said("/retry") and "nothing to take back" in said("/undo")
-    assert said("/system") == "There is no system prompt."
-    assert said("/system Be brief.") == "The system prompt is: Be brief."
-    chat.answer("one")
-    chat.answer("two")
-    (first, second) = answers_of(chat)
-    assert "temperature 0 gives the same tokens" in said("/retry") and answers_of(chat) == [first, second]
-    stats = said("/stats")
-    assert "all 3 answers: 24 tokens" in stats and "of 1024 tokens" in stats and "of them cached" in stats
-    path = tmp_path / "chat.json"
-    assert said(f"/save {path}").replace(" ", "").endswith(f"5messagesarein{path}.")
-    assert json.loads(path.read_text()) == [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "one"},
-        {"role": "assistant", "content": first},
-        {"role": "user", "content": "two"},
-        {"role": "assistant", "content": second},
-    ]
-    assert said("/undo") == "Taken back: two" and answers_of(chat) == [first]
-    said(f"/save {path}")
-    assert len(json.loads(path.read_text())) == 3  # its own file is written anew
-    other = tmp_path / "other.json"
-    other.write_text("mine")
-    assert "is there already" in said(f"/save {other}") and other.read_text() == "mine"
-    assert "can't be written: No such file" in said(f"/save {tmp_path}/no/x")
-    assert "needs the name of a file" in said("/save")
-    assert said("/clear") == "The conversation begins anew." and not chat.conversation.turns
-    assert chat.conversation.system == "Be brief."
-    assert said('/system ""') == "There is no system prompt."
-    assert "did you mean /retry?" in said("/retri") and "/help lists" in said("/xyzzy")
-    assert "takes nothing behind it" in said("/clear now")
-    for name in HELP:
-        assert name.split()[0] in said("/help")
-    said("/quit")
-    assert commands.has_ended
-
-
-def test_set(template: ChatTemplate, capsys: pytest.CaptureFixture[str]) -> None:
-    chat = make_chat(template)
-    commands = Commands(chat)
-
-    def said(words: str) -> str:
-        capsys.readouterr()
-        commands.run(f"/set {words}")
-        return " ".join(capsys.readouterr().err.split())
-
-    for words, field, value in (
-        ("temperature 0.3", "temperature", 0.3),
-        ("temp=0.5", "temperature", 0.5),
-        ("--top-k 5", "top_k", 5),
-        ("repeat_penalty 1.1", "repetition_penalty", 1.1),
-        ("n 7", "max_tokens", 7),
-        ("max_tokens none", "max_tokens", None),
-        ("seed 1267650600228229401496703205377", "seed", 2**100 + 1),
-        ("stop THE END", "stop", ("THE END",)),
-        ('stop ["a", "b"]', "stop", ("a", "b")),
-        ("samplers top_k;temperature", "samplers", ("top_k", "temperature")),
-        ('logit_bias {"5": -Infinity}', "logit_bias", {5: float("-inf")}),
-        ("ignore_eos true", "ignore_eos", True),
-    ):
-        assert said(words).startswith(field), words
-        assert getattr(chat.params, field) == value
-    before = chat.params
-    assert "temperature must be finite and at least 0, not -1" in said("temperature -1")
-    assert "temperature must be a number, not 'warm'" in said("temperature warm")
-    assert "did you mean temperature?" in said("temprature 1")
-    assert "there is no field 'prompt_logprobs'" in said("prompt_logprobs 3")
-    assert "seed is 1267650600228229401496703205377; /set seed VALUE" in said("seed")
-    assert chat.params == before
-    listed = said("")
-    assert "temperature 0.5" in listed and "top_k 5" in listed and "seed 12676506" in listed
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stop_token_ids": [77], "allowed_token_ids": [77]}, "the answer is empty: the model ended it"),
+        ({"allowed_token_ids": [START], "max_tokens": 3}, "cut after 3 tokens: -n, or /set max_tokens"),
+        ({"max_tokens": 1}, "cut after 1 token: -n"),
+        ({"max_tokens": None}, "cut after 98 tokens: the context of 128 is full; give more with --context"),
+        ({"allowed_token_ids": [32], "stop": "  ", "include_stop_str_in_output": True},
+         "the answer has no text: the model wrote 2 tokens, none of which shows"),
+        ({"stop_token_ids": [77], "logit_bias": {77: 9}, "min_tokens": 1}, ""),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_empty_or_cut_is_explained(
+    template: ChatTemplate, changes: dict[str, Any], said: str
+) -> None:
+    chat = make_chat(template, context=128, sampling=changes)
+    chat.answer("A question?")
+    assert chat.last is not None
+    found = why_it_ended(chat.last, chat.context_length)
+    assert found.startswith(said) and bool(found) == bool(said), found
 
 
 def test_a_template_that_refuses_keeps_the_turns() -> None:

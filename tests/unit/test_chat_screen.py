@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import random
+import sys
 import textwrap
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tplaunch.launcher.chat.screen import Wrapper, text_width, visible
+from tplaunch.launcher.chat.screen import Screen, Wrapper, text_width, visible
 from tplaunch.launcher.chat.typed import Typed, read_typed
 
 pytestmark = pytest.mark.unit
@@ -57,6 +59,44 @@ def test_the_width_is_asked_for_as_it_changes() -> None:
 def test_control_characters_are_signs() -> None:
     assert visible("\x1b[2J\x07a\r\n\tb\x7f\x9b") == "\u241b[2J\u2407a\n\tb\u2421\ufffd"
     assert shown("\x1b]0;title\x07", 40) == "\u241b]0;title\u2407"
+
+
+class Stream(io.StringIO):
+    """A stream that may be a terminal's, of 20 columns."""
+
+    def __init__(self, is_terminal: bool) -> None:
+        super().__init__()
+        self._is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self._is_terminal
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_the_text_that_is_continued_is_no_part_of_standard_output(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, err = Stream(True), Stream(is_terminal)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr("tplaunch.launcher.chat.screen.terminal_columns", lambda: 20)
+    screen = Screen()
+    screen.echo("Once upon a time")
+    screen.show(" there was")
+    screen.end()
+    assert out.getvalue() == ("\nthere was\n" if is_terminal else " there was\n")
+    assert err.getvalue() == ("Once upon a time" if is_terminal else "")
+
+
+def test_text_that_is_piped_is_exactly_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Stream(False)
+    monkeypatch.setattr(sys, "stdout", out)
+    screen = Screen()
+    screen.echo("Once")
+    for piece in ("a" * 50, " \x1b[1m", " \r\n b", ""):
+        screen.show(piece)
+    screen.end()
+    assert out.getvalue() == "a" * 50 + " \x1b[1m \r\n b\n"
 
 
 words = st.text("ab\u6c34`~- \n\t", max_size=60)

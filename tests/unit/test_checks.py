@@ -9,12 +9,12 @@ import typing
 import numpy as np
 import pytest
 
+from tplaunch.coordinator.options import FEATURES
 from tplaunch.worker.buffers.cuts import CUT
 from tplaunch.worker.checking.case import Case
 from tplaunch.worker.checking.check import relative_error
 from tplaunch.worker.checking.everything import every_op
 from tplaunch.worker.checking.table import CHECKS, ROWS, SMALL, SmallOp, small_op
-from tplaunch.worker.device import FEATURES
 from tplaunch.worker.numpy.device import RUN, NumpyDevice
 from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import MatMul, Op

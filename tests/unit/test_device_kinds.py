@@ -14,6 +14,7 @@ import pytest
 from tests.models import LIMITS, SPEC, config_of
 from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.messages import Attached, Connect, Message, Ready
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.control import WorkerChannel
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
 from tplaunch.coordinator.split.plan import make_plan, shares_routing
@@ -136,7 +137,7 @@ class Told:
 
 def test_ranks_learn_the_kinds_of_their_peers_devices() -> None:
     channel, plan = Told(), make_plan(SPEC, [1.0, 1.0])
-    config = EngineConfig("shared-memory", LIMITS, 1.0, 1.0)
+    config = EngineConfig(RankOptions(timeout_seconds=1.0), LIMITS, 1.0)
     engine = Engine(cast(WorkerChannel, channel), Origin((), ""), [], SPEC, plan, config)
     engine.load(lambda rank, progress: None)
     assert channel.sent[-1] == Connect(("", ""), ("A card, driver A", "A card, driver B"))

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from tplaunch.coordinator.framing import framed
 from tplaunch.launcher import check_job, devices
 from tplaunch.launcher.check_job import DeviceReport, check_device
 from tplaunch.launcher.commands.check import CheckConfig
@@ -17,12 +19,14 @@ from tplaunch.launcher.device_job import run_device_job
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.endings import end_reason, ending
 from tplaunch.running_clock import RunningClock
+from tplaunch.worker.jobs.messages import CheckBegun, CheckEnded, CheckList, Failed, Speed, SpeedJob
 
 GPU = DeviceChoice(0, "gpu 0", on_cpu=False)
 CONFIG = CheckConfig("0")
-COUNT = """{"count": 2, "device": "gpu 0", "driver": "1.0"}"""
-BEGIN = """{"begin": "k", "family": "f", "variant": "", "op": "o"}"""
-RIGHT = """{"end": "k", "error": 0.0, "bound": 1.0}"""
+COUNT = CheckList("gpu 0", "1.0", 2)
+BEGIN = CheckBegun("k", "f", "", "o")
+RIGHT = CheckEnded(0.0, 1.0)
+JOB = SpeedJob(on_cpu=False, anew=True)
 CRASH = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
 
 
@@ -52,11 +56,16 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def run(program: str) -> None:
         command = [sys.executable, "-c", program]
-        monkeypatch.setattr("tplaunch.launcher.check_job.job_command", lambda *_: (command, {}))
-        monkeypatch.setattr("tplaunch.launcher.device_job.job_command", lambda *_: (command, {}))
+        monkeypatch.setattr("tplaunch.launcher.check_job.job_command", lambda choice: (command, {}))
+        monkeypatch.setattr("tplaunch.launcher.device_job.job_command", lambda choice: (command, {}))
         monkeypatch.setattr(devices, "job_words", lambda: command)
 
     return run
+
+
+def saying(*messages: Any, then: bytes = b"") -> str:
+    """A program that answers with these messages, and these bytes behind them."""
+    return f"import os; os.write(1, {b''.join(map(framed, messages)) + then!r})"
 
 
 def checked() -> DeviceReport:
@@ -68,17 +77,17 @@ def test_a_driver_that_ends_the_process_as_if_all_were_well_is_not_right(job: Ca
     report = checked()
     assert not report.is_right and "ended as if all were well" in report.error
     with pytest.raises(RunError, match="measuring gpu 0 ended with code 0: no message"):
-        run_device_job(CONFIG, GPU, "tune", {}, 60)
+        run_device_job(CONFIG, GPU, JOB, Speed, 60)
     assert devices.list_devices().reason.startswith(
         "listing the Vulkan devices ended with code 0: no message; VK_DRIVER_FILES"
     )
 
 
 def test_so_is_the_kernel_in_which_it_does_so(job: Callable[[str], None]) -> None:
-    job(f"print('''{COUNT}\n{BEGIN}''')")
+    job(saying(COUNT, BEGIN))
     report = checked()
     assert [outcome.problem for outcome in report.outcomes] == ["its process ended as if all were well"] * 2
-    job(f"print('''{COUNT}\n{BEGIN}\n{RIGHT}\n{BEGIN}\n{RIGHT}''')")
+    job(saying(COUNT, BEGIN, RIGHT, BEGIN, RIGHT))
     assert checked().is_right
 
 
@@ -86,7 +95,7 @@ def test_a_driver_that_crashes_is_told_by_its_signal(job: Callable[[str], None])
     job(CRASH)
     assert checked().error == "gpu 0 can't be checked: its process was killed by SIGSEGV"
     with pytest.raises(RunError, match="measuring gpu 0 was killed by SIGSEGV"):
-        run_device_job(CONFIG, GPU, "tune", {}, 60)
+        run_device_job(CONFIG, GPU, JOB, Speed, 60)
     reason = devices.list_devices().reason
     assert reason.startswith("listing the Vulkan devices was killed by SIGSEGV; VK_DRIVER_FILES")
     assert "install" not in reason  # a driver that crashes is there
@@ -98,8 +107,8 @@ def test_a_stop_takes_no_time_from_a_check(
     """The clock jumps by hours while the process says nothing."""
     hours = iter(range(0, 10**9, 5000))
     monkeypatch.setattr(check_job, "RunningClock", lambda: RunningClock(lambda: next(hours)))
-    answers = "\n".join((COUNT, BEGIN, RIGHT, BEGIN, RIGHT))
-    job(f"import select; select.select([], [], [], 0.5); print('''{answers}''')")
+    answers = saying(COUNT, BEGIN, RIGHT, BEGIN, RIGHT)
+    job(f"import select; select.select([], [], [], 0.5); {answers}")
     assert checked().is_right
 
 
@@ -109,17 +118,60 @@ def test_a_check_that_hangs_is_given_up(job: Callable[[str], None], monkeypatch:
     assert checked().error == "gpu 0 can't be checked: no answer within 0 s"
 
 
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [
+        ("print('a remark')", "no answer that can be read: no message begins with b'a remark"),
+        (saying(BEGIN), "no answer that can be read: a message of the unknown type 'CheckBegun'"),
+        (saying(Speed(1.0), then=b"\xf7tp"), "ends inside a message, 3 bytes after its beginning"),
+        (saying(Speed(1.0), Speed(2.0)), "measuring gpu 0 gave 2 answers, where one was expected"),
+        (saying(Failed("it is hot")), "gpu 0 can't be measured: it is hot"),
+    ],
+)
+def test_what_is_no_answer_to_a_job(job: Callable[[str], None], program: str, sentence: str) -> None:
+    job(program)
+    with pytest.raises(RunError, match=sentence):
+        run_device_job(CONFIG, GPU, JOB, Speed, 60)
+
+
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [
+        (
+            "print('a remark')",
+            "no answer that can be read: no message begins with b'a remark",
+        ),
+        (
+            saying(COUNT, then=b"\xf7tp"),
+            "no answer that can be read: it ends inside a message",
+        ),
+        (saying(COUNT, RIGHT), "its process sent CheckEnded before CheckBegun"),
+        (saying(COUNT, then=b"\xf7tp") + "; " + CRASH, "its process was killed by SIGSEGV"),
+        (saying(Failed("there is no device")), "there is no device"),
+    ],
+)
+def test_what_is_no_answer_to_a_check(job: Callable[[str], None], program: str, sentence: str) -> None:
+    job(program)
+    assert sentence in checked().error
+
+
+def test_an_answer_that_breaks_off_blames_the_kernel(job: Callable[[str], None]) -> None:
+    job(saying(COUNT, BEGIN, then=b"\xf7tp1"))
+    assert all("it ends inside a message" in outcome.problem for outcome in checked().outcomes)
+
+
 def test_what_a_driver_writes_to_standard_output_is_no_answer() -> None:
     program = """
 import os
 from tplaunch.worker.process import keep_standard_output
 os.write(1, b"before ")
-keep_standard_output()
+answers = keep_standard_output()
 os.write(1, b"a driver's remark")
-print("{}")
-os.write(1, b" and another")
+answers.write(b"{}\\n")
+answers.flush()
+print(" and Python's")
 """
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-c", program], capture_output=True, check=True, text=True
     )
-    assert (done.stdout, done.stderr) == ("before {}\n", "a driver's remark and another")
+    assert (done.stdout, done.stderr) == ("before {}\n", "a driver's remark and Python's\n")

@@ -23,7 +23,7 @@ from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.results import StepResult, merge
 from tplaunch.coordinator.split.plan import Span, make_plan
 from tplaunch.worker.control import ControlSocket
-from tplaunch.worker.device import DeviceOptions
+from tplaunch.worker.device import DeviceId
 from tplaunch.worker.loop import Worker
 
 
@@ -43,7 +43,7 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
     write_llama(tmp_path / "model.gguf")
     file, spec = open_model(tmp_path / "model.gguf")
     load = load_message(file, spec, make_plan(spec, [1.0])[0], 1, LIMITS, "shared-memory")
-    loaded = Worker(load, DeviceOptions(index=None), tmp_path)
+    loaded = Worker(load, DeviceId(index=None), tmp_path)
     loaded.collective.connect([loaded.collective.endpoint])
     loaded.load_weights(Deaf(), ["cpu"])
     loaded.prepare()

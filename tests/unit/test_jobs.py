@@ -15,7 +15,7 @@ STAND_IN = [sys.executable, "-c", "import sys; exec(sys.argv[-1])"]
 
 def test_a_job_runs_to_its_end() -> None:
     done = devices.run_job([*STAND_IN, "print(7); print('no', file=sys.stderr); sys.exit(3)"], 60)
-    assert (done.stdout, done.stderr, done.returncode) == ("7\n", "no\n", 3)
+    assert (done.stdout, done.stderr, done.returncode) == (b"7\n", b"no\n", 3)
 
 
 def test_a_job_that_hangs_is_ended() -> None:
@@ -31,7 +31,7 @@ def test_a_stop_takes_no_time_from_a_job(monkeypatch: pytest.MonkeyPatch) -> Non
     done = devices.run_job(
         [*STAND_IN, "import select; select.select([], [], [], 1); print(7)"], 2 * MOST_SECONDS
     )
-    assert done.stdout == "7\n"
+    assert done.stdout == b"7\n"
 
 
 CHILD = """

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tplaunch.launcher.config import HubModel, RunConfig, UsageError
+from tplaunch.launcher.config import API_PARALLEL, HubModel, RunConfig, UsageError
 from tplaunch.launcher.keywords import config_of, in_keywords
-from tplaunch.launcher.model_options import API_PARALLEL, run_config
+from tplaunch.launcher.model_options import run_config
 from tplaunch.launcher.words import DEMO_MODEL, parse_words
 
 pytestmark = pytest.mark.unit

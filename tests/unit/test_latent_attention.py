@@ -105,7 +105,7 @@ def test_temperature(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("attention.key_length_mla", 8, "with queries of 8, of which 8 rotate"),
+        ("attention.key_length_mla", 8, "with queries of 8, of which 8 are rotated"),
         (
             "attention.key_length_mla",
             22,

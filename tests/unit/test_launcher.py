@@ -20,10 +20,10 @@ from tests.models import config_of, examples, write_llama
 from tests.unit.listed_devices import device
 from tplaunch import collectives
 from tplaunch.coordinator.messages import Progress
+from tplaunch.coordinator.options import COLLECTIVES
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.launcher.cli import main
 from tplaunch.launcher.config import (
-    COLLECTIVES,
     RunConfig,
     UsageError,
     parse_numbers,

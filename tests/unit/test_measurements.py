@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import examples
+from tplaunch.coordinator.options import FEATURES, OptionError, RankOptions
 from tplaunch.shaders.load import kernel_names, kernels_hash
-from tplaunch.worker.device import FEATURES, DeviceOptions
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring import measurements as measurements_module
 from tplaunch.worker.measuring.measurements import MAX_FILE_BYTES, Measurements, cache_folder, lowest
@@ -189,8 +189,8 @@ def test_the_first_variant_runs_where_not_all_were_measured() -> None:
 
 
 def test_features_to_do_without_are_known() -> None:
-    with pytest.raises(AssertionError, match="no features of a device: x87"):
-        DeviceOptions(index=0, without=frozenset({"int64", "x87"}))
+    with pytest.raises(OptionError, match="--without x87: known are int64, float16, "):
+        RankOptions(without=("int64", "x87"))
 
 
 def test_one_process_at_a_time_finds_out_and_the_next_one_reads(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.architectures.rope import read_rope, still_pairs
 from tplaunch.coordinator.gguf.header import read_gguf
 from tplaunch.coordinator.model.checks import ModelError
-from tplaunch.coordinator.model.rope import Rope
+from tplaunch.coordinator.model.rope import RopeSpec
 from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.worker.step.rope_tables import rope_angles
 
@@ -151,8 +151,8 @@ def test_pairs_of_no_section_do_not_rotate(sections: list[int] | None, still: tu
     """Time, height and width take turns, as long as they have pairs; the rest is of a fourth position, 0."""
     keys = {} if sections is None else {"qwen35.rope.dimension_sections": sections}
     assert still_pairs(MetadataReader(keys, "qwen35"), 32) == still
-    rotated = rope_angles(Rope(64, 1e4, 1.0, False, still_pairs=still), None) > 0
-    assert np.flatnonzero(~rotated).tolist() == list(still)
+    turned = rope_angles(RopeSpec(64, 1e4, 1.0, False, still_pairs=still), None) > 0
+    assert np.flatnonzero(~turned).tolist() == list(still)
 
 
 def test_impossible_sections_are_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +14,15 @@ from tplaunch.launcher.config import RunError
 from tplaunch.launcher.device_job import run_device_job
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.speeds import device_speed, rank_speeds
-from tplaunch.worker.device import DeviceOptions
-from tplaunch.worker.jobs.speed import LIMITS, measure_speed, run_speed_job
+from tplaunch.worker.device import DeviceId
+from tplaunch.worker.jobs.messages import Speed, SpeedJob
+from tplaunch.worker.jobs.speed import LIMITS, measure_speed
+from tplaunch.worker.jobs.speed import device_speed as run_speed_job
 from tplaunch.worker.numpy.device import NumpyDevice
 
 CONFIG = config_of(Path("m.gguf"))
 NUMPY = DeviceChoice(None, "cpu")
-NUMPY_OPTIONS = DeviceOptions(index=None)
+NUMPY_ID = DeviceId(index=None)
 
 
 @pytest.fixture
@@ -50,15 +51,12 @@ def test_the_products_of_a_run_are_counted() -> None:
     assert output.shape == (8,) and output.std() > 0  # it did multiply
 
 
-def test_a_speed_is_measured_once_unless_anew(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_speed_is_measured_once_unless_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = iter([3e9, 5e9])
     monkeypatch.setattr(tplaunch.worker.jobs.speed, "measure_speed", lambda *_: next(speeds))
     found = []
     for anew in (False, False, True, False):
-        assert run_speed_job(json.dumps({"on_cpu": True, "anew": anew}), NUMPY_OPTIONS) == 0
-        found.append(json.loads(capsys.readouterr().out)["weights_per_second"])
+        found.append(run_speed_job(SpeedJob(True, anew), NUMPY_ID).weights_per_second)
     assert found == [3e9, 3e9, 5e9, 5e9]
     assert len(list(cache.iterdir())) == 1
 
@@ -81,7 +79,8 @@ def test_a_device_that_is_not_there_is_a_sentence(cache: Path) -> None:
 def test_a_process_that_takes_too_long_or_ends_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     started = time.monotonic()
     with pytest.raises(RunError, match="measuring cpu was given up after 0 s"):
-        run_device_job(CONFIG, NUMPY, "measure-speed", {"on_cpu": True, "anew": True}, 0.01)
+        run_device_job(CONFIG, NUMPY, SpeedJob(True, True), Speed, 0.01)
     assert time.monotonic() - started < 30
-    with pytest.raises(RunError, match="measuring cpu ended with code 1: KeyError: 'on_cpu'"):
-        run_device_job(CONFIG, NUMPY, "measure-speed", {}, 60)
+    sentence = "measuring cpu ended with code 1: the job can't be read: a message of the unknown type 'Speed'"
+    with pytest.raises(RunError, match=sentence):
+        run_device_job(CONFIG, NUMPY, Speed(1.0), Speed, 60)

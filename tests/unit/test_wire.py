@@ -31,6 +31,7 @@ from tplaunch.coordinator.messages import (
     encode,
 )
 from tplaunch.coordinator.model.spec import ModelSpec
+from tplaunch.coordinator.options import ALL_REDUCES, FEATURES, RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare, Span
 from tplaunch.coordinator.wire import Frame, WireError
@@ -88,6 +89,13 @@ def instances_of(kind: type) -> st.SearchStrategy[Any]:
     fields = {name: values_of(hint) for name, hint in hints.items()}
     if kind is Load:
         fields["num_ranks"] = st.just(MAX_RANKS)
+    elif kind is RankOptions:
+        fields |= {
+            "collective": st.just("shared-memory"),
+            "all_reduce": st.sampled_from(ALL_REDUCES),
+            "timeout_seconds": st.floats(1e-3, 1e5),
+            "without": st.lists(st.sampled_from(FEATURES)).map(tuple),
+        }
     elif kind is RankShare:
         fields["rank"] = st.integers(0, MAX_RANKS - 1)
     return st.builds(kind, **fields)
@@ -242,7 +250,7 @@ def test_arrays_of_odd_lengths_are_refused(name: str, size: int) -> None:
 @pytest.mark.parametrize("name", [b"/caf\xe9.gguf", "/caf\u00e9.gguf".encode(), b"\xff\xfe", b"\xed\xa0\x80"])
 def test_names_of_files_are_bytes(name: bytes) -> None:
     origin = Origin((FilePart(os.fsdecode(name), 1),), "h")
-    load = Load(origin, SPEC, (), share_of_one(), 1, LIMITS, "shared-memory", b"t" * 16, 1.0)
+    load = Load(origin, SPEC, (), share_of_one(), 1, LIMITS, RankOptions(), b"t" * 16)
     received = decode(encode(load))
     assert isinstance(received, Load)
     assert os.fsencode(received.origin.parts[0].path) == name
@@ -252,7 +260,7 @@ def test_names_of_files_are_bytes(name: bytes) -> None:
 
 def plain_load() -> Any:
     load = Load(
-        Origin((FilePart("m", 1),), "h"), SPEC, (), share_of_one(), 1, LIMITS, "shared-memory", b"t" * 16, 1.0
+        Origin((FilePart("m", 1),), "h"), SPEC, (), share_of_one(), 1, LIMITS, RankOptions(), b"t" * 16
     )
     return msgpack.unpackb(encode(load)[0])
 

@@ -10,8 +10,9 @@ import pytest
 from tests.conftest import manifest_of
 from tests.drivers import FINDERS, driver_variables, find_validation_layer
 from tests.vulkan.reused_device import ReusedDevice
+from tplaunch.coordinator.options import FEATURES, RankOptions
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.worker.device import FEATURES, DeviceOptions
+from tplaunch.worker.device import DeviceId
 from tplaunch.worker.vulkan.device import VulkanDevice
 
 # Devices for cases: the driver, and the features to do without, so that the plain kernels run on lavapipes
@@ -38,7 +39,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[ReusedDevice]:
     validate = request.config.getoption("--validate")
     with pytest.MonkeyPatch.context() as patch:
         select_driver(patch, driver)
-        opened = ReusedDevice(DeviceOptions(index=0, validate=validate, without=without))
+        opened = ReusedDevice(RankOptions(validate=validate, without=tuple(sorted(without))))
     yield opened
     opened.close()
 
@@ -57,7 +58,7 @@ class Opener:
         if options.get("validate"):
             manifest_of(find_validation_layer())
         options.setdefault("validate", self._validate)
-        device = VulkanDevice(DeviceOptions(index=0, **options), limits, timeout_seconds)
+        device = VulkanDevice(DeviceId(0), RankOptions(timeout_seconds=timeout_seconds, **options), limits)
         self.opened.append(device)
         return device
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from tests.vulkan.cases import Case
-from tplaunch.worker.device import DeviceOptions
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.worker.vulkan.checking.case_device import CaseDevice
 from tplaunch.worker.vulkan.checking.checker import Checker
 from tplaunch.worker.vulkan.context import Context
@@ -21,9 +21,8 @@ TIMEOUT_SECONDS = 60
 class ReusedDevice:
     """Runs a case as a device opened for it would."""
 
-    def __init__(self, options: DeviceOptions) -> None:
-        assert options.index is not None, "a Vulkan device has an index"
-        self._context = Context(options.index, options.uuid, options.validate, options.without)
+    def __init__(self, options: RankOptions) -> None:
+        self._context = Context(0, "", options.validate, frozenset(options.without))
         self._pipelines = Pipelines(self._context)
         self._timeline = Timeline(self._context, True, TIMEOUT_SECONDS)
         self.info = self._context.info

@@ -14,11 +14,12 @@ from tests.vulkan.conftest import Opener
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import attention_op
 from tests.wrong_kernels import wrong_kernel
+from tplaunch.coordinator.options import FEATURES
 from tplaunch.shaders.load import kernel_names, load_kernel
 from tplaunch.worker.checking.everything import every_op
 from tplaunch.worker.checking.table import SmallOp
-from tplaunch.worker.device import FEATURES, DeviceError
-from tplaunch.worker.jobs.tuning import TuningJob
+from tplaunch.worker.device import DeviceError
+from tplaunch.worker.jobs.messages import Product, TuningJob
 from tplaunch.worker.ops.common import Op
 from tplaunch.worker.vulkan import pipelines
 from tplaunch.worker.vulkan.checking import case_device
@@ -29,7 +30,7 @@ from tplaunch.worker.vulkan.measuring import tuning
 from tplaunch.worker.vulkan.variants import candidates
 
 LIMITS = limits_for(kv_type="f16")
-JOB = TuningJob("f16", "f32", (("Q8_0", 96, 64, "f32"),), (dataclasses.asdict(attention_op()),))
+JOB = TuningJob("f16", "f32", (Product("Q8_0", 96, 64, "f32"),), (attention_op(),))
 PROGRAMS = [JOB.program()]
 MATVEC = "matvec_q8_0"
 

@@ -13,9 +13,10 @@ import tplaunch.worker.vulkan.api
 from tests.drivers import FINDERS
 from tests.vulkan.cases import limits_for, page_aligned, write_bytes
 from tests.vulkan.conftest import Opener, select_driver
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.shaders.load import kernel_names
 from tplaunch.worker.buffers.table import Buffer, Placement
-from tplaunch.worker.device import DeviceError, DeviceOptions
+from tplaunch.worker.device import DeviceError, DeviceId
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.instance import Instance
@@ -239,4 +240,4 @@ def test_an_arena_larger_than_an_import_is_refused(open_device: Opener) -> None:
 
 def test_options_name_a_device() -> None:
     with pytest.raises(AssertionError, match="a Vulkan device has an index"):
-        VulkanDevice(DeviceOptions(index=None), LIMITS)
+        VulkanDevice(DeviceId(None), RankOptions(), LIMITS)

@@ -14,7 +14,7 @@ from tests.vulkan.cases import limits_for
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_attention import attention_op
 from tplaunch.worker.device import DeviceError
-from tplaunch.worker.jobs.tuning import TuningJob
+from tplaunch.worker.jobs.messages import Product, TuningJob
 from tplaunch.worker.measuring.measurements import Measurements
 from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.measuring import tuning
@@ -28,8 +28,8 @@ LIMITS = limits_for(kv_type="f16")
 PROGRAM = TuningJob(
     "f16",
     "f32",
-    (("Q8_0", 96, 64, "f32"), ("F32", 40, 32, "f32"), ("Q8_0", 2000, 32, "f32")),
-    (dataclasses.asdict(attention_op(key_length=16, value_length=8)),),
+    (Product("Q8_0", 96, 64, "f32"), Product("F32", 40, 32, "f32"), Product("Q8_0", 2000, 32, "f32")),
+    (attention_op(key_length=16, value_length=8),),
 ).program()
 NAMES = ["matvec_q8_0 small", "matvec_q8_0 medium", "matvec_f32 small", "matmul_q8_0", "matmul_f32"]
 
@@ -79,7 +79,7 @@ def test_matrices_are_measured_with_their_codebooks(
         return results[-1]
 
     monkeypatch.setattr(Trial, "take_results", record)
-    program = TuningJob("f16", "f32", (("IQ2_XS", 40, 256, "f32"),), ()).program()
+    program = TuningJob("f16", "f32", (Product("IQ2_XS", 40, 256, "f32"),), ()).program()
     open_device("lavapipe", LIMITS).tune(program, seconds=60)
     assert len(results) == 4  # two variants for one row, two for several
     assert all(np.frombuffer(output, np.float32).all() for (output,) in results)
@@ -91,7 +91,9 @@ def test_one_variant_is_no_choice(open_device: Opener, monkeypatch: pytest.Monke
     monkeypatch.setattr("tplaunch.worker.vulkan.variants.FAMILIES", only)
     forbid_measuring(monkeypatch)
     device.tune(
-        dataclasses.replace(TuningJob("f16", "f32", (("Q8_0", 96, 64, "f32"),), ()).program(), segments=())
+        dataclasses.replace(
+            TuningJob("f16", "f32", (Product("Q8_0", 96, 64, "f32"),), ()).program(), segments=()
+        )
     )
     assert not cache.exists()
 
@@ -107,7 +109,7 @@ def test_a_variant_with_other_bits_is_not_used(
     answers = iter([[b"right"]] + [[b"wrong"]] * 99)
     monkeypatch.setattr(Trial, "take_results", lambda trial, memory: next(answers))
     device = open_device("lavapipe", LIMITS)
-    program = TuningJob("f16", "f32", (("Q8_0", 96, 64, "f32"),), ()).program()
+    program = TuningJob("f16", "f32", (Product("Q8_0", 96, 64, "f32"),), ()).program()
     numbers = device.tune(program, seconds=60).get("matvec_q8_0 small")
     first, *others = candidates("matvec_q8_0", device.info.features)
     assert numbers[first.suffix] is not None

@@ -1,17 +1,12 @@
-"""Times a collective as one of its ranks, for `tplaunch bench-collectives`, which talks JSON lines with it:
-out comes this rank's endpoint, in go those of all ranks, out come the seconds of every call. Meanwhile a null
-now and then says that it goes on; what went wrong comes as {"error": ...}.
+"""Times a collective as one of its ranks, for `tplaunch bench-collectives`.
 
 One call is what happens between two segments of a step: this rank's values go in, the sum of all comes out.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,25 +15,13 @@ import numpy.typing as npt
 
 from tplaunch import collectives
 from tplaunch.collectives.arena import rank_slice
+from tplaunch.worker.jobs.messages import CollectiveJob, Failed, Meeting, StillThere, Timings
+from tplaunch.worker.jobs.pipe import JobPipe
 
 Floats = npt.NDArray[np.float32]
 WARM_UP_CALLS = 5
 SIGN_SECONDS = 1.0  # between two signs of life
 TWO_PHASE = " two-phase"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one rank measures; on the command line as JSON."""
-
-    kind: str  # of collectives.KINDS, with TWO_PHASE behind it or not, or the name of a library
-    rank: int
-    num_ranks: int
-    sizes: tuple[int, ...]  # bytes
-    num_calls: tuple[int, ...]  # of each size
-    token: str  # hex
-    folder: str  # a private one, for sockets and what else the ranks meet by
-    timeout_seconds: float  # for one call
 
 
 class Summing(Protocol):
@@ -62,13 +45,13 @@ class Ours:
 
     speaks = True
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: CollectiveJob, rank: int) -> None:
         self._collective = collectives.create(
             job.kind.removesuffix(TWO_PHASE),
-            rank=job.rank,
+            rank=rank,
             num_ranks=job.num_ranks,
             slot_bytes=max(job.sizes),
-            token=bytes.fromhex(job.token),
+            token=job.token,
             timeout_seconds=job.timeout_seconds,
             folder=Path(job.folder),
         )
@@ -123,8 +106,8 @@ class Gloo:
 
     endpoint, speaks = "", True
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: CollectiveJob, rank: int) -> None:
+        self._job, self._rank = job, rank
 
     def connect(self, endpoints: Sequence[str]) -> None:
         import torch.distributed
@@ -133,7 +116,7 @@ class Gloo:
         torch.distributed.init_process_group(
             "gloo",
             init_method=f"file://{self._job.folder}/rendezvous",
-            rank=self._job.rank,
+            rank=self._rank,
             world_size=self._job.num_ranks,
         )
 
@@ -150,7 +133,7 @@ class OpenMpi:
 
     endpoint = ""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: CollectiveJob) -> None:
         from mpi4py import MPI
 
         self.communicator: Any = MPI.COMM_WORLD
@@ -167,41 +150,48 @@ class OpenMpi:
         self.communicator.Barrier()
 
 
-def bench_collective(text: str) -> int:
-    """The process of one rank. `text` is its Job."""
-    fields = json.loads(text)
-    job = Job(**{**fields, "sizes": tuple(fields["sizes"]), "num_calls": tuple(fields["num_calls"])})
+def bench_collective(job: CollectiveJob, rank: int, pipe: JobPipe) -> int:
+    """Runs one rank of the job; returns the exit code. Raises wire.WireError."""
     if job.kind == "openmpi":
-        mpi = OpenMpi(job)
-        gathered = mpi.communicator.gather(_measure(mpi, [], job))
-        if gathered is not None:  # on MPI's rank 0, which tells for all
-            _say(gathered)
-        return 0
+        return _bench_mpi(job, pipe)
     ours = OursInTwoPhases if job.kind.endswith(TWO_PHASE) else Ours
     try:
-        summing: Summing = Gloo(job) if job.kind == "gloo" else ours(job)
-        _say(summing.endpoint)
-        _say(_measure(summing, json.loads(sys.stdin.readline()), job))
+        summing: Summing = Gloo(job, rank) if job.kind == "gloo" else ours(job, rank)
+        pipe.send(Meeting((summing.endpoint,)))
+        seconds = _measure(summing, pipe.expect(Meeting).endpoints, job, pipe)
+        pipe.send(Timings((tuple(map(tuple, seconds)),)))
     except collectives.CollectiveError as error:
-        _say({"error": str(error)})
+        pipe.send(Failed(str(error)))
         return 1
     return 0
 
 
-def _say(value: Any) -> None:
-    print(json.dumps(value), flush=True)
+def _bench_mpi(job: CollectiveJob, pipe: JobPipe) -> int:
+    """Runs a rank that mpirun has started; rank 0 tells the seconds of all."""
+    mpi = OpenMpi(job)
+    seconds = np.concatenate([np.array(each) for each in _measure(mpi, (), job, pipe)])
+    gathered = np.zeros((job.num_ranks, seconds.size)) if mpi.speaks else None
+    mpi.communicator.Gather(seconds, gathered)
+    if gathered is not None:
+        cuts = np.cumsum(job.num_calls)[:-1]
+        pipe.send(
+            Timings(tuple(tuple(tuple(each.tolist()) for each in np.split(rank, cuts)) for rank in gathered))
+        )
+    return 0
 
 
-def _measure(summing: Summing, endpoints: Sequence[str], job: Job) -> list[list[float]]:
-    """Seconds of every call, by size."""
+def _measure(
+    summing: Summing, endpoints: Sequence[str], job: CollectiveJob, pipe: JobPipe
+) -> list[list[float]]:
+    """Returns the seconds of every call, by size."""
     summing.connect(endpoints)
     try:
-        return [_time(summing, *each, job) for each in zip(job.sizes, job.num_calls, strict=True)]
+        return [_time(summing, *each, job, pipe) for each in zip(job.sizes, job.num_calls, strict=True)]
     finally:
         summing.close()
 
 
-def _time(summing: Summing, size: int, num_calls: int, job: Job) -> list[float]:
+def _time(summing: Summing, size: int, num_calls: int, job: CollectiveJob, pipe: JobPipe) -> list[float]:
     values, total = np.ones(size // 4, np.float32), np.zeros(size // 4, np.float32)
     seconds: list[float] = []
     said = time.perf_counter()
@@ -211,7 +201,7 @@ def _time(summing: Summing, size: int, num_calls: int, job: Job) -> list[float]:
         ended = time.perf_counter()
         seconds.append(ended - started)
         if ended - said > SIGN_SECONDS and summing.speaks:
-            _say(None)
+            pipe.send(StillThere())
             said = ended
     if not (total == job.num_ranks).all():
         raise collectives.CollectiveError(f"{job.kind} gave {total.min()} to {total.max()} as a sum of ones")

@@ -1,4 +1,4 @@
-"""`python -m tplaunch.worker --measure-speed`: how fast one device multiplies, as a split needs to know.
+"""Measures how fast one device multiplies, as a split needs to know.
 
 Goes the way of a step, through the same kernels, on a matrix that no cache holds.
 """
@@ -6,7 +6,6 @@ Goes the way of a step, through the same kernels, on a matrix that no cache hold
 from __future__ import annotations
 
 import functools
-import json
 import math
 import platform
 import time
@@ -16,6 +15,7 @@ import numpy as np
 
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import Span
 from tplaunch.coordinator.split.shards import Shard
@@ -23,7 +23,8 @@ from tplaunch.shaders.load import kernels_hash
 from tplaunch.worker.buffers.stacks import Stack
 from tplaunch.worker.buffers.step import StepLayout, StepView
 from tplaunch.worker.buffers.table import Buffer, Placement
-from tplaunch.worker.device import Device, DeviceError, DeviceOptions, SelfCheckingDevice, TunableDevice
+from tplaunch.worker.device import Device, DeviceId, SelfCheckingDevice, TunableDevice
+from tplaunch.worker.jobs.messages import Speed, SpeedJob
 from tplaunch.worker.measuring.measurements import Measurements, cache_folder
 from tplaunch.worker.open_device import open_device
 from tplaunch.worker.ops.common import MatMul
@@ -37,34 +38,23 @@ NUM_WEIGHTS, NUM_WEIGHTS_ON_CPU = 1 << 27, 1 << 24  # of the matrix: more bytes 
 NUM_PRODUCTS = 4  # in one submission, so that its cost does not count
 MIN_RUNS, MIN_SECONDS = 3, 0.3  # a GPU takes some time to raise its clock
 NAME = "weights per second"
-TIMEOUT_SECONDS = 60.0
 LIMITS = Limits(context_length=1, num_blocks=1, max_rows=1, max_logit_rows=1)
 
 
-def run_speed_job(text: str, options: DeviceOptions) -> int:
-    """The process of one device. `text` is a JSON object: `on_cpu`, and whether to measure `anew`.
-
-    Prints {"weights_per_second": number}; what fails is told as {"error": sentence}.
-    """
-    job = json.loads(text)
+def device_speed(job: SpeedJob, device_id: DeviceId) -> Speed:
+    """Opens the device and measures it, or finds what was measured before. Raises DeviceError."""
     # A CPU driver's core may be shared, which must not count; its work is this process's.
-    clock = time.process_time if job["on_cpu"] else time.perf_counter
-    num_weights = NUM_WEIGHTS_ON_CPU if job["on_cpu"] else NUM_WEIGHTS
+    clock = time.process_time if job.on_cpu else time.perf_counter
+    num_weights = NUM_WEIGHTS_ON_CPU if job.on_cpu else NUM_WEIGHTS
+    device = open_device(device_id, job.options, LIMITS)
     try:
-        device = open_device(options, LIMITS, TIMEOUT_SECONDS)
-        try:
-            measure = functools.partial(measure_speed, device, num_weights, clock)
-            speed = _kept_speed(device, options, job["anew"], measure)
-        finally:
-            device.close()
-    except DeviceError as error:
-        print(json.dumps({"error": str(error)}))
-        return 0
-    print(json.dumps({"weights_per_second": speed}))
-    return 0
+        measure = functools.partial(measure_speed, device, num_weights, clock)
+        return Speed(_kept_speed(device, job.options, job.anew, measure))
+    finally:
+        device.close()
 
 
-def _kept_speed(device: Device, options: DeviceOptions, anew: bool, measure: Callable[[], float]) -> float:
+def _kept_speed(device: Device, options: RankOptions, anew: bool, measure: Callable[[], float]) -> float:
     """The same at every start, so that a split stays what it is."""
     measurements = _measurements(device)
     option = " ".join(["matrix-vector", *sorted(options.without)])

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.attention import Temperature
 from tplaunch.coordinator.model.checks import ModelError
-from tplaunch.coordinator.model.rope import Rope, Yarn
+from tplaunch.coordinator.model.rope import RopeSpec, Yarn
 from tplaunch.worker.weights.source import WeightSource
 
 Floats = npt.NDArray[np.float32]
@@ -23,7 +23,7 @@ class RopeTables:
 
     def __init__(
         self,
-        ropes: Sequence[Rope],
+        ropes: Sequence[RopeSpec],
         context_length: int,
         weights: WeightSource,
         tensors: Mapping[str, TensorInfo],
@@ -43,15 +43,19 @@ class RopeTables:
         np.multiply(np.sin(angles), self._magnitudes, out=rows[:, 1::2], casting="same_kind")
 
 
-def factors_name(rope: Rope, context_length: int) -> str:
+def factors_name(rope: RopeSpec, context_length: int) -> str:
     """The tensor that frequencies are divided by; "" for none."""
-    is_long = rope.long_factors and context_length > rope.original_context
-    return rope.long_factors if is_long else rope.factors
+    is_long = rope.long_frequency_factors and context_length > rope.original_context
+    return rope.long_frequency_factors if is_long else rope.frequency_factors
 
 
-def check_factors(ropes: Sequence[Rope], weights: WeightSource, tensors: Mapping[str, TensorInfo]) -> None:
+def check_factors(
+    ropes: Sequence[RopeSpec], weights: WeightSource, tensors: Mapping[str, TensorInfo]
+) -> None:
     """Raises ModelError for factors that no frequency can be divided by, whatever the context."""
-    for name in sorted({name for rope in ropes for name in (rope.factors, rope.long_factors) if name}):
+    for name in sorted(
+        {name for rope in ropes for name in (rope.frequency_factors, rope.long_frequency_factors) if name}
+    ):
         _read_factors(weights, tensors[name])
 
 
@@ -65,7 +69,7 @@ def _read_factors(weights: WeightSource, tensor: TensorInfo) -> Floats:
     return factors
 
 
-def rope_angles(rope: Rope, factors: Floats | None) -> Doubles:
+def rope_angles(rope: RopeSpec, factors: Floats | None) -> Doubles:
     """[dimension / 2]"""
     pairs = np.arange(0, rope.dimension, 2, dtype=np.float64) / rope.dimension
     angles: Doubles = rope.base**-pairs
@@ -78,8 +82,8 @@ def rope_angles(rope: Rope, factors: Floats | None) -> Doubles:
     return angles * (kept + rope.scale * (1 - kept))
 
 
-def _kept(rope: Rope, yarn: Yarn) -> Doubles:
-    """Returns the part of its angle that each pair keeps, 0 to 1 (https://arxiv.org/abs/2309.00071)."""
+def _kept(rope: RopeSpec, yarn: Yarn) -> Doubles:
+    """How much of its angle each pair keeps, from 0 to 1 (https://arxiv.org/abs/2309.00071)."""
 
     def pair_that_rotates(times: float) -> float:
         """The pair that rotates so often in the original context."""
@@ -94,7 +98,7 @@ def _kept(rope: Rope, yarn: Yarn) -> Doubles:
 
 
 def temperatures(temperature: Temperature, positions: npt.NDArray[np.int32]) -> Doubles:
-    """Returns the factors of the queries at these positions."""
+    """Returns the numbers that the queries at these positions are multiplied by."""
     periods = np.floor((positions + np.float64(temperature.offset)) / temperature.length)
-    factors: Doubles = 1 + temperature.scale * np.log1p(periods)
-    return factors
+    multipliers: Doubles = 1 + temperature.scale * np.log1p(periods)
+    return multipliers

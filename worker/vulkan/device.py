@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.checking.table import small_ops
-from tplaunch.worker.device import Copy, DeviceError, DeviceOptions, FillPlaces, Place
+from tplaunch.worker.device import Copy, DeviceError, DeviceId, FillPlaces, Place
 from tplaunch.worker.measuring.measurements import Measurements
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.vulkan.checking.checker import Checker
@@ -50,12 +51,12 @@ class Prepared:
 class VulkanDevice:
     """A Device. With options.staging nothing of it counts as visible to the host that need not be."""
 
-    def __init__(self, options: DeviceOptions, limits: Limits, timeout_seconds: float = 60) -> None:
-        assert options.index is not None, "a Vulkan device has an index"
+    def __init__(self, device: DeviceId, options: RankOptions, limits: Limits) -> None:
+        assert device.index is not None, "a Vulkan device has an index"
         self._limits, self._staging, self._submit_ahead = limits, options.staging, options.submit_ahead
-        self._timeout_seconds = timeout_seconds
+        self._timeout_seconds = options.timeout_seconds
         self._closed = False
-        self._context = Context(options.index, options.uuid, options.validate, options.without)
+        self._context = Context(device.index, device.uuid, options.validate, frozenset(options.without))
         self.info = self._context.info
         self.name, self.kind = self.info.name, self.info.kind
         self._refuse(limits.activations)
@@ -63,7 +64,7 @@ class VulkanDevice:
         self._pipelines = Pipelines(self._context)
         self._right: Right = {}
         self._selection: Selects = Selection(self.info.features)
-        self._timeline = Timeline(self._context, options.submit_ahead is not False, timeout_seconds)
+        self._timeline = Timeline(self._context, options.submit_ahead is not False, self._timeout_seconds)
         self._clock = device_clock(self._context)
         self._has_timestamps = options.timestamps and self._clock.valid_bits > 0
         self._partials: ImportedPartials | StagedPartials | None = None

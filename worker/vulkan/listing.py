@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tplaunch.worker.device import FEATURES
+from tplaunch.coordinator.options import FEATURES
 from tplaunch.worker.vulkan.api import Handle, chained, enumerate_all, ffi, lib, struct, text, vk
 from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.matrices import matrix_size

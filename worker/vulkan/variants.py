@@ -21,7 +21,7 @@ class Variant:
     """One of a family's kernels. It is called like the family, with the suffix."""
 
     suffix: str
-    needs: str | None = None  # one of worker.device.FEATURES
+    needs: str | None = None  # one of coordinator.options.FEATURES
     # Rows and columns that a subgroup computes at once: multiply<...> in shaders/matmul.slang. More of them
     # read activations and weights less often, fewer give a large GPU more workgroups. Of a gated product
     # half the columns are the ups of the others, so there are two at least.

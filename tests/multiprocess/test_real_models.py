@@ -1,0 +1,64 @@
+"""Real models answer as they did when they agreed with llama.cpp token for token."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.command_line import CommandLine
+from tests.multiprocess.test_api import python, run_program
+from tests.real_models import GEMMA_3, SMOLLM2, real_model
+
+__all__ = ["python"]  # a fixture
+
+CAPITAL = [504, 3575, 282, 4649, 314, 7042, 30]
+CONTINUED = [506, 5279, 529, 506, 2891, 529, 7001, 236761, 1030, 563, 506, 7488]
+
+
+@pytest.mark.parametrize("devices", ["cpu", "0,0"])
+def test_smollm2_answers_and_goes_on(python: CommandLine, devices: str) -> None:
+    """Two ranks of lavapipe give the tokens of NumPy; the second turn computes what is new."""
+    lines = run_program(python, f"""
+        import json
+        talk = [{{"role": "user", "content": "What is the capital of France? Answer with one word."}}]
+        with LLM({str(real_model(SMOLLM2))!r}, devices={devices!r}, context=256) as llm:
+            (first,) = llm.chat(talk, GREEDY, use_tqdm=False)
+            answer = first.outputs[0]
+            talk += [{{"role": "assistant", "content": answer.text}}]
+            talk += [{{"role": "user", "content": "And of Italy?"}}]
+            (second,) = llm.chat(talk, GREEDY, use_tqdm=False)
+            print(json.dumps([answer.text, list(answer.token_ids), answer.finish_reason]))
+            print(json.dumps([second.outputs[0].text, len(first.prompt_token_ids), second.num_cached_tokens]))
+    """, timeout=280)  # fmt: skip
+    assert json.loads(lines[0]) == ["The capital of France is Paris.", CAPITAL, "stop"]
+    text, num_first, num_cached = json.loads(lines[1])
+    assert "Rome" in text
+    assert num_cached >= num_first // 32 * 32 > 0
+
+
+@pytest.mark.parametrize("devices", ["cpu", "0"])
+def test_gemma_3_continues(python: CommandLine, devices: str) -> None:
+    (line,) = run_program(python, f"""
+        import json
+        with LLM({str(real_model(GEMMA_3))!r}, devices={devices!r}, context=64) as llm:
+            (output,) = llm.generate("The capital of France is", GREEDY, use_tqdm=False)
+            print(json.dumps(list(output.outputs[0].token_ids)))
+    """, timeout=280)  # fmt: skip
+    assert json.loads(line) == CONTINUED
+
+
+def test_gemma_3_finds_a_prompt_longer_than_its_windows(python: CommandLine) -> None:
+    """Its windows show 512 positions; blocks before them are given back, and the end is still found."""
+    lines = run_program(python, f"""
+        import json
+        prompt = "The quick brown fox jumps over the lazy dog, and the dog sleeps on. " * 45 + "Then the fox"
+        with LLM({str(real_model(GEMMA_3))!r}, devices="cpu", context=1024) as llm:
+            for _ in range(2):
+                (output,) = llm.generate(prompt, GREEDY, use_tqdm=False)
+                numbers = [len(output.prompt_token_ids), output.num_cached_tokens]
+                print(json.dumps([output.outputs[0].text, *numbers]))
+    """, timeout=280)  # fmt: skip
+    (first, length, none), (second, _, cached) = map(json.loads, lines)
+    assert first == second and length > 700
+    assert (none, cached) == (0, (length - 1) // 32 * 32)
