@@ -127,7 +127,7 @@ def examples(count: int) -> settings:
 
 
 def config_of(model: Path | RandomModel, **changes: Any) -> RunConfig:
-    """What the command line makes of no options but these."""
+    """Returns the command line's configuration when no options but these are given."""
     config = RunConfig(model=model, devices="cpu", submit_ahead=True)
     return dataclasses.replace(config, **changes)
 

@@ -43,7 +43,7 @@ def model_spec(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
             key_length,
             architecture.interleaved_rope,
             tensors,
-            sections_alternate=architecture.sections_alternate,
+            sections_take_turns=architecture.sections_take_turns,
         )
     attentions = read_attentions(architecture.attention, read, heads, rope, tensors)
     return ModelSpec(

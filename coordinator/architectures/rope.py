@@ -25,7 +25,7 @@ def read_rope(
 ) -> RopeSpec:
     """The model's rope. Raises ModelError for a scaling that is not known.
 
-    interleaved, sections_alternate: of the architecture, as coordinator/architectures/table.py has it.
+    interleaved, sections_take_turns: of the architecture, as coordinator/architectures/table.py has it.
     """
     kind = read.text("rope.scaling.type", "linear")
     if kind not in ("none", "linear", "yarn", "longrope"):
@@ -52,7 +52,7 @@ def read_rope(
         yarn=_yarn(read) if kind == "yarn" else None,
         magnitude=read_magnitude(read, factor if kind == "yarn" else 1.0),
     )
-    still = still_pairs(read, rope.dimension // 2) if sections_alternate else ()
+    still = still_pairs(read, rope.dimension // 2) if sections_take_turns else ()
     return replace(rope, still_pairs=still)
 
 

@@ -49,7 +49,7 @@ NORMED = AttentionFeatures(norm=QueryKeyNorm())
 ROW_NORMED = AttentionFeatures(norm=QueryKeyNorm(span="row"))
 OPTIONAL_NORM = AttentionFeatures(norm=QueryKeyNorm("layer", "heads"), norm_is_optional=True)
 QWEN35 = Architecture(
-    sections_alternate=True,
+    sections_take_turns=True,
     attention=replace(NORMED, gated=True),
     recurrent=RecurrentFeatures("delta", tiled=True),
     block=POST_ATTENTION,
@@ -101,7 +101,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3": Architecture(attention=NORMED, unused_tensors=CLASSIFIER),
     "qwen35": QWEN35,
     "qwen35moe": QWEN35_MOE,
-    "qwen3next": replace(QWEN35_MOE, sections_alternate=False, recurrent=RecurrentFeatures("delta")),
+    "qwen3next": replace(QWEN35_MOE, sections_take_turns=False, recurrent=RecurrentFeatures("delta")),
     "seed_oss": Architecture(block=POST_ATTENTION),
     "lfm2": Architecture(
         attention=replace(NORMED, full_period=0),

@@ -20,13 +20,11 @@ UNMENDED = (
     "launcher/commands/collective_bench.py",
     "launcher/commands/tune.py",
     "launcher/config.py",
-    "launcher/device_job.py",
     "launcher/options.py",
     "launcher/session.py",
     "worker/device.py",
     "worker/jobs/__init__.py",
     "worker/jobs/collective_bench.py",
-    "worker/jobs/tuning.py",
     "worker/loop.py",
 )
 
