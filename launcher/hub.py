@@ -135,7 +135,7 @@ def _amount(num_bytes: int) -> str:
 
 @contextmanager
 def _quiet_library() -> Iterator[None]:
-    """What the library would log and warn of is said here, as a sentence, or tried again."""
+    """Silences the library: its messages are said here as sentences, or the download is tried again."""
     from huggingface_hub.utils import logging
 
     before = logging.get_verbosity()

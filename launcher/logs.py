@@ -43,7 +43,7 @@ class RunLogs:
         return subprocess.PIPE if self._verbose else file
 
     def follow(self, rank: int, process: subprocess.Popen[bytes]) -> None:
-        """With -v: copies what the worker writes, line by line, with its rank in front."""
+        """Copies with -v the lines that the worker writes, with its rank in front."""
         if process.stdout is None:
             return
         thread = threading.Thread(target=_copy, args=(rank, process.stdout, self._files[rank]), daemon=True)
@@ -62,7 +62,7 @@ class RunLogs:
 
 
 def _copy(rank: int, source: IO[bytes], file: IO[bytes]) -> None:
-    """Also where the file can't take more: a worker whose output no one reads would stand still."""
+    """Reads on where the file can't take more: a worker whose output no one reads would stand still."""
     with source:
         for line in source:
             with suppress(OSError):

@@ -64,7 +64,7 @@ def host_memory(num_ranks: int, root: Path = ROOT) -> HostMemory:
 
 
 def num_threads(num_cores: int, num_ranks: int, root: Path = ROOT) -> int:
-    """How many threads of a rank can run at once on its cores, with its part of the CPU time there is."""
+    """Counts the threads of a rank that can run at once on its cores, with its part of the CPU time."""
     quotas = [group.cpus for group in _groups(root) if group.cpus is not None]
     share = min(quotas, default=float(num_cores * num_ranks)) / num_ranks
     return max(1, min(num_cores, int(share)))
@@ -186,7 +186,7 @@ def _statistics(folder: Path, prefix: str) -> int:
 
 
 def _number(text: str) -> int | None:
-    """None for "max", -1, and whatever is no number."""
+    """Returns a limit's number; None for "max", -1, and a text that is no number."""
     text = text.strip()
     if not re.fullmatch("[0-9]{1,20}", text) or int(text) >= UNLIMITED:
         return None

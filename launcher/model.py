@@ -38,11 +38,11 @@ class Model:
 
     @property
     def is_standard_input(self) -> bool:
-        """Whether one of its files is what standard input reads."""
+        """Returns true if standard input reads one of the model's files."""
         return any(stamp.is_descriptor(0) for stamp in self.stamps)
 
     def change(self) -> str | None:
-        """What happened to its files since they were opened, as a sentence; None for nothing."""
+        """Returns a sentence on the first change of its files since they were opened; None for no change."""
         return next(filter(None, (stamp.change() for stamp in self.stamps)), None)
 
     def overwriting(self) -> str | None:

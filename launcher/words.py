@@ -1,4 +1,4 @@
-"""From the words of the command line to options: what people write, and what they may have meant.
+"""Turns the words of a command line into options: those that people write, and those they may have meant.
 
 Knows no file and no device; launcher/model_path.py has what may be wrong with a model's name.
 """

@@ -1,4 +1,4 @@
-"""What ranks need, held against what there is; and the limits that a command works within."""
+"""Compares the needs of ranks with the memory there is, and tests the limits a command works within."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Fetcher:
         )
 
     def plan(self, repository: str) -> subprocess.CompletedProcess[str]:
-        """What `tplaunch plan` has to say of it."""
+        """Runs `tplaunch plan` on the repository."""
         words = ["plan", "--devices", "cpu", "--json", "-hf", repository]
         return subprocess.run(
             [sys.executable, "-m", "tplaunch", *words],

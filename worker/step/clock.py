@@ -1,4 +1,4 @@
-"""Where a rank's step goes: laps of its host and, where timestamps are asked for, of its device.
+"""Times a rank's step: laps of its host and, where timestamps are asked for, of its device.
 
 coordinator/measuring/ledger.py says what the kinds mean.
 """
@@ -72,7 +72,7 @@ def aligned(times: Times, seen: Times) -> Times:
 
 
 def overlaps(laps: Times, spans: Times) -> Times:
-    """How much of each lap [laps, 2] the spans [spans, 2] cover; the spans don't overlap each other."""
+    """Returns the time of each lap [laps, 2] that the spans [spans, 2] cover; spans don't overlap."""
     begin = np.maximum(laps[:, None, 0], spans[None, :, 0])
     end = np.minimum(laps[:, None, 1], spans[None, :, 1])
     covered: Times = np.maximum(end - begin, 0).sum(axis=1)
