@@ -240,7 +240,7 @@ class Worker:
         return Rows(number, candidates.whole_rows(message.rows, logits))
 
     def _laps(self, clock: StepClock, ledger: dict[str, float]) -> list[Lap]:
-        """Returns the device's laps, where it noted any, and for a trace the host's; the ledger learns of them."""
+        """Returns the device's laps, where it noted any, and for a trace the host's; adds to the ledger."""
         times = self._timed.segment_times() if self._timed is not None else None
         host = clock.laps()
         device = [] if times is None else take_out_device(ledger, host, times)
