@@ -19,7 +19,7 @@ from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer
 from tplaunch.coordinator.text.vocabulary import PREFIX
 from tplaunch.launcher.config import HubModel, RandomModel, RunConfig, UsageError
 from tplaunch.launcher.devices import check_devices
-from tplaunch.launcher.hub import fetch
+from tplaunch.launcher.hub.fetch import fetch
 from tplaunch.launcher.model_path import check_path
 from tplaunch.launcher.overrides import overridden
 from tplaunch.worker.step.rope_tables import check_factors

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tplaunch
 from tplaunch.launcher.config import HubModel, UsageError
-from tplaunch.launcher.hub_files import parse_hub_model
+from tplaunch.launcher.hub.files import parse_hub_model
 from tplaunch.launcher.options import Parser, make_parser
 
 DEMO_MODEL = Path(tplaunch.__file__).parent / "demo-stories.gguf"

@@ -25,7 +25,7 @@ from tests.split_files import Split
 FETCH = """
 import json, resource, sys
 from tplaunch.launcher.config import HubModel, RunError, UsageError
-from tplaunch.launcher.hub import fetch
+from tplaunch.launcher.hub.fetch import fetch
 assert "huggingface_hub" not in sys.modules
 words = json.loads(sys.argv[1])
 if "max_file" in words:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tplaunch.launcher.config import HubModel, RunError, UsageError
-from tplaunch.launcher.hub_download import bring_file, repository_folder
-from tplaunch.launcher.hub_errors import told, unlike_the_hub
-from tplaunch.launcher.hub_files import choose_files
+from tplaunch.launcher.hub.download import bring_file, repository_folder
+from tplaunch.launcher.hub.errors import told, unlike_the_hub
+from tplaunch.launcher.hub.files import choose_files
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.progress import show_download
 

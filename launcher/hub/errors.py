@@ -6,7 +6,7 @@ import errno
 from pathlib import Path
 
 from tplaunch.launcher.config import HubModel, RunError, UsageError
-from tplaunch.launcher.hub_download import BrokenConnectionError, is_of_http_client
+from tplaunch.launcher.hub.download import BrokenConnectionError, is_of_http_client
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
