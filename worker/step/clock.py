@@ -45,7 +45,7 @@ class StepClock:
         return [Lap(kind, begin, end) for begin, (kind, end) in zip(begins, self._ends, strict=False)]
 
 
-def take_out_device(ledger: dict[str, float], laps: Sequence[Lap], times: Times) -> list[Lap]:
+def account_for_device(ledger: dict[str, float], laps: Sequence[Lap], times: Times) -> list[Lap]:
     """The device's laps, from when each segment ran [segments, 2] in seconds of the device's clock.
 
     What the device computed is taken out of what the host did meanwhile: the ledger's kinds change.
