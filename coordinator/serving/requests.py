@@ -114,9 +114,12 @@ class Requests:
         picks: list[Pick] = []
         row = 0
         for run, stream in zip(runs, streams, strict=True):
-            stream.take_rows(run, result, row)
-            row += run.num_logits
-            if run.sequence.num_waiting:
+            first, row = row, row + run.num_logits
+            try:
+                stream.take_rows(run, result, first)
+            except LogitsError as error:
+                events += self._fail(stream.request, error)
+            if stream.is_finished or run.sequence.num_waiting:
                 continue
             if stream.request.only_logits:
                 events.append(self._end(stream, "length"))
@@ -125,6 +128,8 @@ class Requests:
                     going_on.append(one)
                     picks.append(one.pick(row - 1))
         for stream, picked in zip(going_on, pick_all(picks, result, self._engine.fetch), strict=True):
+            if stream.is_finished:  # with another text of its request, whose logits are no numbers
+                continue
             if isinstance(picked, Picked):
                 events.append(self._go_on(stream, picked))
             else:

@@ -8,6 +8,7 @@ from tplaunch.coordinator.serving.request import Request, RequestError
 from tplaunch.coordinator.serving.sampling.batch import Pick
 from tplaunch.coordinator.serving.sampling.evidence import Wants
 from tplaunch.coordinator.serving.sampling.picked import Picked, describe, prompt_wants
+from tplaunch.coordinator.serving.sampling.pool import LogitsError, NeedsRow
 from tplaunch.coordinator.serving.sampling.results import StepResult
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.serving.sampling.stops import TextStream
@@ -80,12 +81,15 @@ class Stream:
                 yield self.sampler.wants(self.output.token_ids)
             else:
                 num_top = self.request.params.prompt_logprobs
-                yield prompt_wants(self.sequence.tokens[position + 1], num_top or 0)
+                yield prompt_wants(
+                    self.sequence.tokens[position + 1], num_top or 0, self.sampler.vocabulary_size
+                )
 
     def take_rows(self, run: ScheduledRows, result: StepResult, row: int) -> None:
         """Keeps what is asked for of the prompt's own logits; `row` is the run's first in the result.
 
         A prompt may be computed again, for another text or after a preemption: each position counts once.
+        Raises LogitsError where logits are no numbers.
         """
         request = self.request
         if not request.reads_all_logits:
@@ -97,7 +101,14 @@ class Stream:
                 request.logits.append(whole.copy())
             elif position + 1 == len(request.prompt_logprobs) < len(request.prompt):
                 token, num_top = request.prompt[position + 1], request.params.prompt_logprobs or 0
-                request.prompt_logprobs.append(describe(result.evidence(row + index), token, num_top))
+                try:
+                    picked = describe(result.evidence(row + index), token, num_top)
+                except NeedsRow:  # a prompt's rows tell all but where they are no numbers
+                    raise LogitsError(
+                        f"the logits behind token {position + 1} of the prompt are NaN or infinite:"
+                        " the model's arithmetic went wrong"
+                    ) from None
+                request.prompt_logprobs.append(picked)
 
     def _positions(self, run: ScheduledRows) -> range:
         stop = run.start + run.length

@@ -258,6 +258,38 @@ def test_a_request_without_numbers_fails_alone_and_leaves_nothing(monkeypatch: p
     assert again.times.cached_tokens == 0 and text_of(again) == greedy(again.prompt, kinds, 8)
 
 
+@pytest.mark.parametrize("row", [0, 1])
+def test_a_text_without_numbers_ends_the_others_of_its_prompt(row: int) -> None:
+    engine, channel = fake_engine(limits_for(LayerKinds()), LayerKinds())
+    requests = Requests(engine)
+    bad = requests.add(tokens(9, 1), SamplingParams(n=2, max_tokens=8, seed=1))
+    good = requests.add(tokens(9, 2), GREEDY)
+    while not good.outputs[0].token_ids:
+        requests.step()
+    channel.spoil_rows.add(row)
+    events = requests.step()
+    channel.spoil_rows.clear()
+    reasons = [event.finish_reason for event in events if event.request is bad]
+    assert reasons == [*[None] * row, "error", "error"]
+    assert [output.finish_reason for output in bad.outputs] == ["error", "error"]
+    run(requests)
+    assert text_of(good) == greedy(good.prompt, LayerKinds(), 8)
+
+
+def test_a_prompt_whose_logits_are_no_numbers_fails_alone() -> None:
+    """Its own log probabilities are asked for, of a row in the middle."""
+    engine, channel = fake_engine(limits_for(LayerKinds(), max_logit_rows=16), LayerKinds())
+    requests = Requests(engine)
+    params = SamplingParams(temperature=0, max_tokens=8, prompt_logprobs=1)
+    bad, good = requests.add(tokens(9, 1), params), requests.add(tokens(5, 2), params)
+    channel.spoil_rows.add(3)
+    requests.step()
+    channel.spoil_rows.clear()
+    run(requests)
+    assert bad.outputs[0].finish_reason == "error" and "NaN" in str(bad.error)
+    assert good.outputs[0].token_ids == greedy(good.prompt, LayerKinds(), 8)
+
+
 def test_cancelling_frees_at_once() -> None:
     kinds = LayerKinds()
     requests = Requests(fake_engine(limits_for(kinds, max_sequences=1), kinds)[0])
@@ -360,6 +392,27 @@ def test_a_slow_reader_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         requests.step()
         now[0] += 1000
     assert request.times.prompt_seconds == request.times.decode_seconds == 0
+
+
+@pytest.mark.parametrize("count", [1025, 2000, 2005, 2**31 - 1])
+def test_as_many_log_probabilities_come_as_are_asked_for(count: int) -> None:
+    """More than the ranks give candidates of a row, and more than the vocabulary has."""
+    engine, _ = fake_engine(limits_for(LayerKinds()), LayerKinds(), vocabulary_size=2000)
+    requests = Requests(engine)
+    kinds: tuple[dict[str, Any], ...] = (
+        {"prompt_logprobs": count},
+        {"logprobs": count},
+        {"logprobs": count, "temperature": 0},
+        {"logprobs": count, "xtc_probability": 0.5},
+        {"logprobs": count, "allowed_token_ids": [5, 6]},
+    )
+    asked = [requests.add(tokens(9), SamplingParams(**{"max_tokens": 2, **kind})) for kind in kinds]
+    run(requests)
+    for request in asked:
+        assert request.error is None
+        for found in [*request.prompt_logprobs[1:], *request.outputs[0].logprobs]:
+            assert found is None or len(found.top) == min(count, 2000)
+    assert len(asked[0].prompt_logprobs) == 9 and all(len(one.outputs[0].logprobs) == 2 for one in asked[1:])
 
 
 def test_prompt_logprobs_come_once_where_a_prompt_is_computed_again() -> None:

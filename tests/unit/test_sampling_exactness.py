@@ -340,7 +340,7 @@ def test_log_probabilities_are_the_model_s_own() -> None:
     assert found.token != likeliest[0] and found.logprob == pytest.approx(expected[found.token], abs=1e-6)
     assert [token for token, _ in found.top] == likeliest.tolist()
     assert [value for _, value in found.top] == pytest.approx(expected[likeliest].tolist(), abs=1e-6)
-    prompt = describe(evidence_of(row, prompt_wants(9, 2)), 9, 2)
+    prompt = describe(evidence_of(row, prompt_wants(9, 2, row.size)), 9, 2)
     assert prompt.logprob == pytest.approx(expected[9], abs=1e-6) and len(prompt.top) == 2
 
 

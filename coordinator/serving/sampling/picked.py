@@ -23,9 +23,9 @@ class Picked:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def prompt_wants(token: int, num_top: int) -> Wants:
+def prompt_wants(token: int, num_top: int, vocabulary_size: int) -> Wants:
     """Returns what a row of the prompt shall tell where log probabilities of its next token are asked for."""
-    return Wants(max(1, num_top), True, np.array([token], np.int32))
+    return Wants(min(max(1, num_top), vocabulary_size), True, np.array([token], np.int32))
 
 
 def describe(evidence: RowEvidence, token: int, num_top: int) -> Picked:
@@ -35,6 +35,8 @@ def describe(evidence: RowEvidence, token: int, num_top: int) -> Picked:
     """
     logit = evidence.logit(token)
     if logit is None or not evidence.sound or math.isnan(evidence.log_sum):
+        raise NeedsRow
+    if num_top > evidence.ids.size and not evidence.complete:
         raise NeedsRow
     return described(token, logit, evidence.log_sum, evidence, num_top)
 

@@ -103,6 +103,7 @@ class Sampler:
         return (
             self._changes.only_bans
             and self._stages == order
+            and (self.params.logprobs or 0) <= MAX_CANDIDATES
             and (
                 self.params.is_greedy
                 or ("top_k" in order and self.params.temperature >= LEAST_PLAIN_TEMPERATURE)
