@@ -1,7 +1,7 @@
 """The promises of every collective: the contract, its errors, and the checks that need no peer.
 
-A device writes its partial sums straight into the collective's arena; the collective only makes the
-summands complete. Nothing here knows of devices, of processes, or of how endpoints are exchanged.
+A device writes its partial sums straight into the collective's arena; the collective only all-reduces
+them. Nothing here knows of devices, of processes, or of how endpoints are exchanged.
 """
 
 from abc import ABC, abstractmethod
@@ -99,7 +99,7 @@ class Collective(ABC):
         """Reach all ranks; endpoints in rank order. Raises CollectiveTimeout naming those missing."""
 
     def all_reduce(self, sequence: int, parity: int, count: int) -> None:
-        """Complete the summands: after it, the sum over arena[parity, p, :count float32] for p in
+        """All-reduces the summands: after it, the sum over arena[parity, p, :count float32] for p in
         range(num_partials) is the sum over all ranks.
 
         sequence: 1 for the first, then the last one + 1, all_gather() counted too.
@@ -215,7 +215,7 @@ def aborted(rank: int, reason: str) -> CollectiveAborted:
 
 
 def encode_reason(reason: str) -> bytes:
-    """At most MAX_REASON_BYTES of UTF-8, cut between characters."""
+    """Encodes a reason as at most MAX_REASON_BYTES of UTF-8, cut between characters."""
     return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()
 
 

@@ -76,7 +76,7 @@ class SharedHeader:
         self.store(self._own.sleeps_on, 0)
 
     def abort(self, reason: bytes) -> None:
-        """Where two ranks abort at once either mark may stay, and each has its whole reason behind it."""
+        """Marks the abort. Of two ranks' marks either may stay, and has its whole reason behind it."""
         rank = self._own.rank
         start = self._reason_start(rank)
         self._memory[start : start + 1 + len(reason)] = bytes([len(reason)]) + reason

@@ -1,4 +1,4 @@
-"""Who may speak to a rank of a ring: where its socket listens, and what keeps everyone else out.
+"""Lets only the right peers speak to a rank of a ring: by the place of its socket, and by CURVE.
 
 On one host the sockets lie in the run's private folder, which no other user can enter. Over TCP both ends
 prove with CURVE that they know the run's token before either sends or takes in a message, and the token

@@ -213,7 +213,7 @@ class ZmqRing(Collective):
         return self._timeout(sequence, [self._left], ", which came but then fell silent")
 
     def _tell(self, error: CollectiveError) -> CollectiveError:
-        """Only a neighbour sees such an error; the others must not wait for this rank until they time out."""
+        """Tells the others of an error that only a neighbour sees: else they wait until they time out."""
         self._broadcast(Header(Kind.ABORT, self.rank), encode_reason(str(error)))
         return error
 

@@ -50,7 +50,7 @@ class Message(NamedTuple):
 
 
 def parse(frame: memoryview, num_ranks: int) -> Message | None:
-    """None for what is no message. Raises CollectiveError where a rank speaks another version."""
+    """Parses a frame; None for no message. Raises CollectiveError where a rank speaks another version."""
     if not HEADER_BYTES <= frame.nbytes <= MAX_MESSAGE_BYTES:
         return None
     magic, version, kind, sender, step, piece, sequence, count = _HEADER.unpack_from(frame)

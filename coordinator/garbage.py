@@ -14,7 +14,7 @@ MAX_UNCOLLECTED = 10_000  # containers made and not freed since the last collect
 
 @contextmanager
 def collected_by_hand() -> Iterator[None]:
-    """From here on only `collect_if_due` collects, and it does not walk what exists already."""
+    """Lets only `collect_if_due` collect in its body, without a walk through what exists already."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.freeze()
@@ -28,6 +28,6 @@ def collected_by_hand() -> Iterator[None]:
 
 
 def collect_if_due() -> None:
-    """To be called where time is free: while others compute."""
+    """Collects if many objects wait. It is called where time is free: while others compute."""
     if gc.get_count()[0] > MAX_UNCOLLECTED:
         gc.collect()

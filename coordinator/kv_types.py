@@ -1,4 +1,4 @@
-"""What the KV cache may hold, and how it lies: the one description that kernels, NumPy and `plan` follow.
+"""The types of the KV cache, and how each lies in memory: as kernels, NumPy and `plan` follow it.
 
 A cache is of keys or of values of one layer. Its cells are [num_blocks, kv_heads, block_length], one head of
 one position each. A float type lays the cells' elements one after another. A quantised one cuts each cell
@@ -22,7 +22,7 @@ class KvType:
     scale_bytes: int = 0  # of a block
 
     def num_blocks(self, length: int) -> int:
-        """Of a cell with a head of `length` elements."""
+        """Returns the blocks of a cell with a head of `length` elements."""
         return -(-length // self.block_elements)
 
     def element_plane_bytes(self, num_cells: int, length: int) -> int:

@@ -30,7 +30,7 @@ BUFFER_BYTES = 16384  # that packing starts with: msgpack's own choice is mapped
 
 
 class WireError(ValueError):
-    """What came in is no message; the sentence says why."""
+    """Bytes that came in are no message; the sentence says why."""
 
 
 def pack(name: str, message: Any) -> list[Frame]:
@@ -83,7 +83,7 @@ def _fields(message_type: type) -> tuple[str, ...]:
 
 @functools.cache
 def _decoder(hint: Any) -> Decoder:
-    """What turns a plain value into what the annotation says, or raises WireError."""
+    """Returns the function that makes of a plain value what the annotation says, or raises WireError."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _floats if arguments[1] is np.float32 else functools.partial(_array, arguments[1])

@@ -31,7 +31,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Round:
-    """What a round gave: tokens of every text, and the resident bytes of this process and of each rank."""
+    """The result of a round: tokens of every text, and resident bytes of this process and of each rank."""
 
     tokens: list[list[int]]
     seconds: float

@@ -57,7 +57,7 @@ def tell(beginning: str, command: Sequence[str]) -> tuple[str, int]:
 
 
 def fault_of(story: str) -> str | None:
-    """What is wrong with a story, as a clause; None where it ends well."""
+    """Returns the fault of a story, as a clause; None where it ends well."""
     words = story.split()
     if "\ufffd" in story:
         return "it holds bytes that are no text"

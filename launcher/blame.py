@@ -1,4 +1,4 @@
-"""What a failed run tells of its devices: in which kernel a driver crashed, which ranks made no numbers."""
+"""Finds the device to blame for a failed run: where a driver crashed, or which ranks made no numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TAIL_BYTES = 1 << 14  # of a log: what a worker says last
 
 
 def crashed_kernel(log: Path) -> str:
-    """Where a worker that is gone had begun to check a kernel: that, to end a sentence; else nothing."""
+    """Says for a worker that is gone which kernel it had begun to check, to end a sentence; else nothing."""
     try:
         with log.open("rb") as file:
             file.seek(0, 2)

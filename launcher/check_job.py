@@ -31,7 +31,7 @@ MAX_FAILURES = 20  # of one device, after which there is nothing more to learn
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of one check of a kernel."""
+    """The result of one check of a kernel."""
 
     family: str
     variant: str
@@ -108,7 +108,7 @@ def _heard(report: DeviceReport, begun: Outcome | None, message: Any) -> Outcome
 
 
 def _messages(config: JobConfig, choice: DeviceChoice, start: int) -> Iterator[Any]:
-    """What a process says that begins with a check. Raises ProcessEnded where it does not end well."""
+    """Yields the answers of a process, from a check on. Raises ProcessEnded where it does not end well."""
     command, environment = job_command(choice)
     with tempfile.TemporaryFile() as log, job_file(CheckJob(start, config.rank_options)) as job:
         process = subprocess.Popen(
@@ -136,7 +136,7 @@ def _messages(config: JobConfig, choice: DeviceChoice, start: int) -> Iterator[A
 
 
 def _read(pipe: IO[bytes]) -> Iterator[bytes]:
-    """Bytes, as they come. Raises ProcessEnded where there are none for too long."""
+    """Yields bytes as they come. Raises ProcessEnded where there are none for too long."""
     clock = RunningClock()
     deadline = clock() + SILENT_SECONDS
     while True:

@@ -91,14 +91,14 @@ def _run(words: list[str]) -> int:
 
 
 def _reader_has_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads; other pipes may break, too."""
+    """Tells whether standard output is a pipe that nobody reads; other pipes may break, too."""
     poll = select.poll()
     poll.register(1, 0)
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def _drop_output() -> None:
-    """What is still in sys.stdout must not keep Python from ending: it may be a pipe that nobody reads."""
+    """Drops the text that is still in sys.stdout: a pipe that nobody reads would keep Python from ending."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)

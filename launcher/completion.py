@@ -1,4 +1,4 @@
-"""What a shell completes: commands, options and their values, as a script that needs no tplaunch to run.
+"""Writes the script by which a shell completes commands, options and values, without starting tplaunch.
 
 Leaves the script to shtab; argcomplete would start this program at every press of the key, for half a second.
 """

@@ -1,4 +1,4 @@
-"""What the user asked for, as frozen data. Validated where it is made; passed in everywhere else."""
+"""The wishes of the user as frozen data. Validated where it is made; passed in everywhere else."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""Which devices there are, and which the user means. Listing happens in a process of its own: a driver that
-crashes or hangs while it starts takes that process along, not the launcher."""
+"""Finds the devices there are, and selects those that the user means.
+
+Listing happens in a process of its own: a driver that crashes or hangs while it starts takes that process
+along, not the launcher.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +51,13 @@ class DeviceChoice:
 
     @property
     def is_unknown(self) -> bool:
-        """Only planned for: no driver has told about it."""
+        """Tells if the device is only planned for: no driver has told about it."""
         return not self.on_cpu and not self.memory_bytes
 
 
 @dataclass(frozen=True)
 class DeviceList:
-    """What the drivers report; `error` says why there is nothing."""
+    """The devices that drivers report; `error` says why there are none."""
 
     devices: tuple[dict[str, Any], ...]  # worker.vulkan.listing.PhysicalDevice as plain data
     error: str
@@ -161,7 +164,7 @@ def select_devices(text: str) -> list[DeviceChoice]:
 
 
 def check_devices(text: str) -> int:
-    """How many ranks a --devices value gives, without a remark. Raises UsageError as select_devices does."""
+    """Counts the ranks that a --devices value gives, silently. Raises UsageError as select_devices does."""
     return len(_select(text)[0])
 
 

@@ -1,4 +1,4 @@
-"""How a process ended, in words for people."""
+"""Says in words for people how a process ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `tplaunch run` is to generate, and how that is shown."""
+"""The settings of `tplaunch run`: the text to generate, and how it is shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tplaunch.launcher.config import UsageError
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """What to generate, and how to show it."""
+    """The text to generate, and how it is shown."""
 
     prompt: str | None
     tokens: list[int] | None  # a prompt as ids

@@ -138,7 +138,7 @@ def _hint(name: str, known: list[str]) -> str:
 
 
 def _texts(name: str, value: Any, is_list: bool) -> list[str]:
-    """What stands behind the option, as often as it stands there."""
+    """Returns the texts that stand behind the option, one for each time it is given."""
     if not is_list:
         return [_text(name, value)]
     if isinstance(value, Mapping):

@@ -36,14 +36,14 @@ class RunLogs:
         return self._directory / f"rank-{rank}.log"
 
     def output(self, rank: int) -> IO[bytes] | int:
-        """What a worker's standard output and error are to be."""
+        """Returns the file, or subprocess.PIPE, for a worker's standard output and error."""
         file = self.path(rank).open("wb", buffering=0)
         os.fchmod(file.fileno(), 0o600)  # whatever the umask is
         self._files.append(file)
         return subprocess.PIPE if self._verbose else file
 
     def follow(self, rank: int, process: subprocess.Popen[bytes]) -> None:
-        """With -v: copies what the worker writes, line by line, with its rank in front."""
+        """Copies with -v the lines that the worker writes, with its rank in front."""
         if process.stdout is None:
             return
         thread = threading.Thread(target=_copy, args=(rank, process.stdout, self._files[rank]), daemon=True)
@@ -62,7 +62,7 @@ class RunLogs:
 
 
 def _copy(rank: int, source: IO[bytes], file: IO[bytes]) -> None:
-    """Also where the file can't take more: a worker whose output no one reads would stand still."""
+    """Reads on where the file can't take more: a worker whose output no one reads would stand still."""
     with source:
         for line in source:
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What this process may take of its machine: memory and CPU time, as far as a container or a limit leaves it.
+"""The memory and CPU time that this process may take, as far as a container or a limit leaves them.
 
 The files are those of https://docs.kernel.org/admin-guide/cgroup-v2.html, and of version 1, which older
 systems and those with both still have. A group's limits hold for all groups below it: every level is asked.
@@ -46,7 +46,7 @@ class Group:
 
 
 def host_memory(num_ranks: int, root: Path = ROOT) -> HostMemory:
-    """What the ranks in this machine's memory may use, all together."""
+    """Returns the memory of this machine that its ranks may use, all together."""
     memory = _machine_memory()
     for group in _groups(root):
         if group.max_bytes is not None and group.max_bytes < memory.total:
@@ -64,14 +64,14 @@ def host_memory(num_ranks: int, root: Path = ROOT) -> HostMemory:
 
 
 def num_threads(num_cores: int, num_ranks: int, root: Path = ROOT) -> int:
-    """How many threads of a rank can run at once on its cores, with its part of the CPU time there is."""
+    """Counts the threads of a rank that can run at once on its cores, with its part of the CPU time."""
     quotas = [group.cpus for group in _groups(root) if group.cpus is not None]
     share = min(quotas, default=float(num_cores * num_ranks)) / num_ranks
     return max(1, min(num_cores, int(share)))
 
 
 def free_cache_bytes() -> int | None:
-    """Of the disk that drivers keep their caches on, for this user; None where that is not known."""
+    """Returns the free bytes of the disk that drivers keep caches on, for this user; None where not known."""
     folder = user_folder("XDG_CACHE_HOME", ".cache")
     while folder is not None:
         try:
@@ -186,7 +186,7 @@ def _statistics(folder: Path, prefix: str) -> int:
 
 
 def _number(text: str) -> int | None:
-    """None for "max", -1, and whatever is no number."""
+    """Returns a limit's number; None for "max", -1, and a text that is no number."""
     text = text.strip()
     if not re.fullmatch("[0-9]{1,20}", text) or int(text) >= UNLIMITED:
         return None

@@ -19,7 +19,7 @@ from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer
 from tplaunch.coordinator.text.vocabulary import PREFIX
 from tplaunch.launcher.config import HubModel, RandomModel, RunConfig, UsageError
 from tplaunch.launcher.devices import check_devices
-from tplaunch.launcher.hub import fetch
+from tplaunch.launcher.hub.fetch import fetch
 from tplaunch.launcher.model_path import check_path
 from tplaunch.launcher.overrides import overridden
 from tplaunch.worker.step.rope_tables import check_factors
@@ -38,11 +38,11 @@ class Model:
 
     @property
     def is_standard_input(self) -> bool:
-        """Whether one of its files is what standard input reads."""
+        """Returns true if standard input reads one of the model's files."""
         return any(stamp.is_descriptor(0) for stamp in self.stamps)
 
     def change(self) -> str | None:
-        """What happened to its files since they were opened, as a sentence; None for nothing."""
+        """Returns a sentence on the first change of its files since they were opened; None for no change."""
         return next(filter(None, (stamp.change() for stamp in self.stamps)), None)
 
     def overwriting(self) -> str | None:

@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser() -> Parser:
-    """Of all commands."""
+    """Returns the parser of all commands."""
     parser = Parser(
         prog="tplaunch",
         description="Tensor-parallel inference of GGUF models on Vulkan devices, one process per device.",

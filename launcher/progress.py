@@ -1,4 +1,4 @@
-"""How far loading and downloading are: bars on a terminal, nothing when standard error goes elsewhere."""
+"""Shows the progress of loads and downloads: bars on a terminal, nothing when errors go elsewhere."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def _edited_line(prompt: str) -> str:
 
 
 class _Waiting:
-    """What signals do while a line is awaited: their handlers raise, and what came before that is kept."""
+    """Lets signals interrupt the wait for a line: their handlers raise, and text typed before is kept."""
 
     def __init__(self) -> None:
         self._is_waiting = self._has_ended = False
@@ -147,7 +147,7 @@ def _signals_repeated() -> Iterator[None]:
 
 
 def _a_child_has_ended() -> bool:
-    """And was not only stopped, or continued, which is told by the same signal."""
+    """Returns true if a child has ended, and was not only stopped or continued, which has the same signal."""
     try:
         return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:

@@ -31,7 +31,7 @@ from tplaunch.launcher.supervisor import Supervisor
 
 @dataclass(frozen=True)
 class Session:
-    """What a command works with."""
+    """A loaded model, as a command works with it."""
 
     engine: Engine
     requests: Requests

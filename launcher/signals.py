@@ -39,7 +39,7 @@ class Signalled(BaseException):
 
 
 class _State:
-    """Of this process, as its signals are."""
+    """The state of this process's signals."""
 
     first: int | None = None  # the signal that ends the run; others change nothing
     num_holds = 0
@@ -59,7 +59,7 @@ def _ends(number: int) -> bool:
 
 
 def raise_once() -> None:
-    """From now on the first signal raises Signalled; those after it change nothing."""
+    """Makes the first signal from now on raise Signalled; those after it change nothing."""
     sys.unraisablehook = _raise_again
     _handle(_raise)
 
@@ -77,7 +77,7 @@ def end_by(number: int) -> NoReturn:
 
 
 def ignore() -> None:
-    """At the very end."""
+    """Ignores all signals, at the very end."""
     _handle(signal.SIG_IGN)
 
 
@@ -117,7 +117,7 @@ def interrupts(take: Callable[[], bool]) -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """What is done here is done whole; a signal that comes meanwhile raises Signalled behind it.
+    """Holds signals back until the body is done; one that comes meanwhile raises Signalled behind it.
 
     Python runs handlers in the main thread alone: no other one is interrupted.
     """

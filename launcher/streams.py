@@ -65,7 +65,7 @@ def _read_all(descriptor: int) -> bytes:
 
 
 def _shown(error: UnicodeError) -> tuple[str, int]:
-    """In place of what an encoding can't say: `?`, or \\xe9 for such a byte of a name that is no UTF-8."""
+    """Replaces what an encoding can't say: `?`, or \\xe9 for such a byte of a name that is no UTF-8."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]

@@ -1,4 +1,4 @@
-"""From the words of the command line to options: what people write, and what they may have meant.
+"""Turns the words of a command line into options: those that people write, and those they may have meant.
 
 Knows no file and no device; launcher/model_path.py has what may be wrong with a model's name.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tplaunch
 from tplaunch.launcher.config import HubModel, UsageError
-from tplaunch.launcher.hub_files import parse_hub_model
+from tplaunch.launcher.hub.files import parse_hub_model
 from tplaunch.launcher.options import Parser, make_parser
 
 DEMO_MODEL = Path(tplaunch.__file__).parent / "demo-stories.gguf"

@@ -1,4 +1,4 @@
-"""How a worker is started: by this Python, with this package, and with no other that has its name."""
+"""Starts workers by this Python, with this package, and with no other that has its name."""
 
 from __future__ import annotations
 

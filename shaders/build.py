@@ -73,7 +73,7 @@ def compile_entry_point(compiler: Path, source: Path, name: str) -> bytes:
 
 
 def run(compiler: Path, source: Path, *options: str) -> str:
-    """What the compiler prints. Raises BuildError with what it complains of."""
+    """Runs the compiler and returns its output. Raises BuildError with its complaints."""
     command = [str(compiler), str(source), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -82,7 +82,7 @@ def run(compiler: Path, source: Path, *options: str) -> str:
 
 
 def stripped(module: bytes) -> bytes:
-    """Without debug instructions."""
+    """Returns the module without debug instructions."""
     kept = [item for item in spirv.instructions(module) if item.opcode not in DROPPED]
     return spirv.assembled(module, kept)
 

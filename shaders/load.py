@@ -29,7 +29,7 @@ def load_kernel(name: str) -> bytes:
 
 
 def kernels_hash() -> str:
-    """Of all kernels together: another one is another set of kernels."""
+    """Hashes all kernels together: another hash means another set of kernels."""
     digest = hashlib.sha256()
     for name in kernel_names():
         digest.update(name.encode() + b"\0" + hashlib.sha256(load_kernel(name)).digest())

@@ -40,7 +40,7 @@ class Instruction:
 
     @property
     def words(self) -> list[int]:
-        """As it stands in a module."""
+        """The words of the instruction as they stand in a module."""
         return [(len(self.operands) + 1) << 16 | self.opcode, *self.operands]
 
     def text(self, start: int) -> str:

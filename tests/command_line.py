@@ -96,7 +96,7 @@ class CommandLine:
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def leftovers(self) -> list[str]:
-        """What the runs left behind, a line each."""
+        """Lists the things that the runs left behind, a line each."""
         _, alive = psutil.wait_procs(self.living_processes(), timeout=2)
         found = [f"process {process.pid}: {command_of(process)}" for process in alive]
         kill(alive)

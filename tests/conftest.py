@@ -1,4 +1,4 @@
-"""What the tests share: a marker per folder, Vulkan drivers, and a way to run the command line.
+"""Shared parts of the tests: a marker per folder, Vulkan drivers, and a way to run the command line.
 
 Where a driver is missing a test skips, saying how to get it; with CI=true it fails.
 """
@@ -115,7 +115,7 @@ def device_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(device_cache: Path) -> Iterator[None]:
-    """What is measured in this process does not come from the user's cache, nor goes there."""
+    """Keeps measurements of this process apart from the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(device_cache))
         yield

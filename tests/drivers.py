@@ -29,7 +29,7 @@ def distribution() -> str:
 
 
 def os_release() -> dict[str, str]:
-    """What os-release says of this system; nothing where there is no such file."""
+    """Reads os-release; returns nothing where there is no such file."""
     try:
         return platform.freedesktop_os_release()
     except OSError:
@@ -37,7 +37,7 @@ def os_release() -> dict[str, str]:
 
 
 def is_new_debian() -> bool:
-    """Whether this is Debian 13 or later, with Mesa 25.0 or later. Testing and unstable have no number."""
+    """Returns true on Debian 13 or later, with Mesa 25.0 or later. Testing and unstable have no number."""
     return distribution() == "debian" and float(os_release().get("VERSION_ID", "inf")) >= 13
 
 
@@ -101,7 +101,7 @@ FINDERS = {"lavapipe": find_lavapipe, "swiftshader": find_swiftshader, "mesa": f
 
 
 def driver_variables(*manifests: Path) -> dict[str, str]:
-    """What makes the Vulkan loader see these drivers and no other. It does not keep their order."""
+    """Returns the variables by which the Vulkan loader sees only these drivers, in any order."""
     paths = os.pathsep.join(map(str, manifests))
     # VK_ICD_FILENAMES is the older name; loaders before 1.3.207 know only that one.
     return {"VK_DRIVER_FILES": paths, "VK_ICD_FILENAMES": paths}

@@ -71,5 +71,5 @@ class FakeRun:
 
 
 def fake_opened(run: FakeRun, metadata: dict[str, Any] | None = None, seed: int | None = None) -> Opened:
-    """What LLM and AsyncLLM are made of. metadata: in place of the demo model's."""
+    """Returns the parts of an LLM or AsyncLLM. metadata: in place of the demo model's."""
     return Opened(Driver(run.open), demo_model().metadata if metadata is None else metadata, seed)

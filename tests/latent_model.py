@@ -108,7 +108,7 @@ def _join(writer: gguf.GGUFWriter, prefix: str, kind: str, weights: dict[str, Fl
 
 
 def latent_logits(spec: ModelSpec, weights: dict[str, Floats], tokens: list[int]) -> Doubles:
-    """Of every position [tokens, vocabulary], with keys and values of each head."""
+    """Returns the logits of every position [tokens, vocabulary], with keys and values of each head."""
     w = {name.removesuffix(".weight"): value.astype(np.float64) for name, value in weights.items()}
     hidden = w["token_embd"][tokens]
     for index in range(spec.num_layers):
@@ -133,13 +133,13 @@ def _attended(spec: ModelSpec, layer: dict[str, Doubles], x: Doubles) -> Doubles
     queries = queries.reshape(len(x), attention.num_heads, latent.query_length)
     both = x @ layer["attn_kv_a_mqa"].T
     vector = _normed(spec, both[:, : latent.rank], layer["attn_kv_a_norm"])
-    shared_key = _turned(spec, both[:, latent.rank :])
+    shared_key = _rotated(spec, both[:, latent.rank :])
     heads = []
     for head in range(attention.num_heads):
-        query, turning = np.split(queries[:, head], [latent.nope_length], axis=1)
+        query, rotating = np.split(queries[:, head], [latent.nope_length], axis=1)
         key = vector @ layer["attn_k_b"][head]  # [positions, nope_length]
         value = vector @ layer["attn_v_b"][head].T
-        scores = query @ key.T + _turned(spec, turning) @ shared_key.T
+        scores = query @ key.T + _rotated(spec, rotating) @ shared_key.T
         scores /= math.sqrt(latent.query_length)
         scores[np.triu_indices(len(x), 1)] = -np.inf
         weight = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -148,12 +148,12 @@ def _attended(spec: ModelSpec, layer: dict[str, Doubles], x: Doubles) -> Doubles
     return attended
 
 
-def _turned(spec: ModelSpec, x: Doubles) -> Doubles:
+def _rotated(spec: ModelSpec, x: Doubles) -> Doubles:
     """x [positions, length]: pairs of neighbours as complex numbers."""
     rope = spec.ropes[0]
     angles = np.outer(np.arange(len(x)), rope.base ** (-np.arange(0, rope.dimension, 2) / rope.dimension))
-    turned = (x[:, 0::2] + 1j * x[:, 1::2]) * np.exp(1j * angles)
-    pairs: Doubles = np.stack((turned.real, turned.imag), -1).reshape(x.shape)
+    rotated = (x[:, 0::2] + 1j * x[:, 1::2]) * np.exp(1j * angles)
+    pairs: Doubles = np.stack((rotated.real, rotated.imag), -1).reshape(x.shape)
     return pairs
 
 

@@ -127,7 +127,7 @@ def examples(count: int) -> settings:
 
 
 def config_of(model: Path | RandomModel, **changes: Any) -> RunConfig:
-    """What the command line makes of no options but these."""
+    """Returns the command line's configuration when no options but these are given."""
     config = RunConfig(model=model, devices="cpu", submit_ahead=True)
     return dataclasses.replace(config, **changes)
 
@@ -167,7 +167,7 @@ def tensor_infos(
 
 
 def stored(values: Floats, weight_type: str, random: np.random.Generator) -> tuple[Bytes, Floats]:
-    """What a file holds for these values, or others like them, and the values that it then stands for."""
+    """Returns a file's bytes for these values, or for others like them, and the values they stand for."""
     kind = gguf.GGMLQuantizationType[weight_type]
     try:
         raw = quantize(values, kind).view(np.uint8)
@@ -226,7 +226,7 @@ def open_model(path: Path) -> tuple[GgufModel, ModelSpec]:
 def load_message(
     file: GgufModel, spec: ModelSpec, share: RankShare, num_ranks: int, limits: Limits, collective: str
 ) -> Load:
-    """What a coordinator would send to one rank."""
+    """Returns the message that a coordinator would send to one rank."""
     return Load(
         origin=file.origin,
         spec=spec,
@@ -369,6 +369,8 @@ class LocalEngine(Engine):
         shares_routing: bool = False,
     ) -> None:
         file, spec = open_model(path)
+        if not spec.is_recurrent:  # as the launcher does
+            limits = dataclasses.replace(limits, num_slots=0)
         plan = make_plan(spec, weights, expert_split)
         self.ranks = [
             Rank(file, spec, share, len(plan), limits, open_device, two_phase, shares_routing)

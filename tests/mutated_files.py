@@ -18,7 +18,7 @@ MAX_DATA = 1 << 30  # bytes behind a header, which are sparse
 
 @dataclass(frozen=True)
 class Value:
-    """Of a key: its type, the type of an array's items, and a value or a list."""
+    """The value of a key: its type, the type of an array's items, and a value or a list."""
 
     kind: int
     content: Any
@@ -97,7 +97,7 @@ class Document:
 
 
 def value_of(content: Any) -> Value:
-    """Of the type that files mostly have."""
+    """Returns a value of the type that files mostly have."""
     if isinstance(content, list):
         return Value(ARRAY, content, value_of(content[0]).kind if content else 4)
     if isinstance(content, bool):

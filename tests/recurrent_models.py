@@ -68,7 +68,7 @@ class _Maker:
         self.tensors[name + ".weight"] = 1 + self.values(*shape)
 
     def scalars(self, layer: str, *shape: int) -> None:
-        """Of the heads: what makes their states decay."""
+        """Adds the numbers that make the states of heads decay."""
         self.tensors[f"{layer}.ssm_a"] = -np.abs(self.values(*shape)) - np.float32(0.05)
         self.tensors[f"{layer}.ssm_dt.bias"] = self.values(HEADS)
 
@@ -175,10 +175,10 @@ def in_turns(model: RecurrentModel) -> RecurrentModel:
     per_group = HEADS // GROUPS
     order = np.arange(HEADS).reshape(GROUPS, per_group).T.reshape(-1)
     values = (order[:, None] * HEAD_LENGTH + np.arange(HEAD_LENGTH)).reshape(-1)
-    mixed = np.concatenate((np.arange(2 * KEYS), 2 * KEYS + values))
+    convolved = np.concatenate((np.arange(2 * KEYS), 2 * KEYS + values))
     orders = {
-        "attn_qkv.weight": mixed,
-        "ssm_conv1d.weight": mixed,
+        "attn_qkv.weight": convolved,
+        "ssm_conv1d.weight": convolved,
         "attn_gate.weight": values,
         **dict.fromkeys(("ssm_alpha.weight", "ssm_beta.weight", "ssm_a", "ssm_dt.bias"), order),
     }
@@ -192,7 +192,7 @@ def in_turns(model: RecurrentModel) -> RecurrentModel:
     return RecurrentModel("qwen35", model.metadata, tensors)
 
 
-def group_by_group(model: RecurrentModel, *, also_mixed: bool) -> RecurrentModel:
+def group_by_group(model: RecurrentModel, *, also_convolved: bool) -> RecurrentModel:
     """Qwen3-Next's tensors as its files have them: betas and time steps, and in older ones all else."""
     tensors = dict(model.tensors)
     for layer in ("blk.0", "blk.1"):
@@ -201,7 +201,7 @@ def group_by_group(model: RecurrentModel, *, also_mixed: bool) -> RecurrentModel
             for name in ("ssm_alpha", "ssm_beta")
         )
         tensors[f"{layer}.ssm_ba.weight"] = np.concatenate((beta, alpha), axis=1).reshape(-1, WIDTH)
-        if not also_mixed:
+        if not also_convolved:
             continue
         query, key, value = np.split(tensors.pop(f"{layer}.attn_qkv.weight"), [KEYS, 2 * KEYS])
         gate = tensors.pop(f"{layer}.attn_gate.weight")

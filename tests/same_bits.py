@@ -36,7 +36,7 @@ LIMITS = Limits(
 
 
 def write_dense(path: Path) -> None:
-    """Of several weight types, whose rows end within a tile; three heads of a KV head."""
+    """Writes a model of several weight types, whose rows end within a tile; three heads share a KV head."""
     spec = make_spec(
         embedding_length=96,
         num_heads=6,
@@ -77,7 +77,7 @@ LENGTHS = st.tuples(st.integers(520, 560), st.integers(1, 70), st.integers(1, 6)
 
 
 def limits_of(kind: str) -> Limits:
-    """Those of a kind of model."""
+    """Returns the limits for a kind of model."""
     return dataclasses.replace(LIMITS, num_slots=4 if kind in RECURRENT else 0)
 
 

@@ -16,7 +16,7 @@ TOKEN = "hf_small"
 
 
 class SmallHub:
-    """What the server has and does; tests change it between requests."""
+    """The state of the server; tests change it between requests."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
@@ -39,7 +39,7 @@ class SmallHub:
         return [request for request in self.requests if request.startswith("GET /cdn/")]
 
     def environment(self, cache: Any) -> dict[str, str]:
-        """What makes huggingface_hub talk to this one, with a cache of its own and without a token."""
+        """Returns the variables of huggingface_hub: this server, a cache of its own and no token."""
         return {"HF_ENDPOINT": self.url, "HF_HOME": str(cache), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"}
 
 

@@ -69,7 +69,7 @@ class Terminal:
         self.process.wait(30)
 
     def lines_are_edited(self) -> bool:
-        """Whether somebody reads keys one by one, as readline does."""
+        """Returns true if somebody reads keys one by one, as readline does."""
         return not termios.tcgetattr(self._end)[3] & termios.ICANON
 
     def hang_up(self) -> None:

@@ -69,7 +69,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "measuring numpy",
         "checking",
         "vulkan.api vulkan.variants",
-        "vulkan.pushes",
+        "vulkan.push_constants",
         "vulkan.instance",
         "vulkan.matrices",
         "vulkan.listing",
@@ -133,7 +133,7 @@ def floor(name: str, package: str) -> tuple[int, str] | None:
 
 
 def climbs(source: str, file: str) -> Iterator[str]:
-    """What this source, as this file of the repository, imports that does not stand below it."""
+    """Yields a sentence for each import of this file's source that does not stand below the file."""
     package = Path(file).parts[0]
     here = floor(".".join(("tplaunch", *Path(file).with_suffix("").parts)), package)
     if here is None:
@@ -149,7 +149,7 @@ def climbs(source: str, file: str) -> Iterator[str]:
 
 
 def violations(source: str, file: str) -> Iterator[str]:
-    """What this source, as this file of the repository, imports against the rules."""
+    """Yields a sentence for each import of this file's source that is against the rules."""
     package = Path(file).parts[0]
     others = tuple(f"tplaunch.{other}" for other in ARROWS if other != package)
     allowed = tuple(f"tplaunch.{module}" for module in ARROWS[package])

@@ -59,7 +59,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, metadata: Mapping[str, Any]) -> None
 
 
 def expect_error_or_tokens(metadata: dict[str, Any], text: str) -> None:
-    """What metadata says of a text's tokens is bytes, or an error of one line."""
+    """Checks that a text's tokens stand for bytes, or that the metadata is refused in one line."""
     try:
         tokenizer = load_tokenizer(metadata)
         for parse_special in (False, True):

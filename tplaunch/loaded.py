@@ -1,4 +1,4 @@
-"""What LLM and AsyncLLM have in common: how they are made and closed, and their tokenizer."""
+"""The parts that LLM and AsyncLLM share: how they are made and closed, and their tokenizer."""
 
 from __future__ import annotations
 

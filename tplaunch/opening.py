@@ -1,4 +1,4 @@
-"""From the arguments of the Python API to a model that is loaded, and from what a program says to tokens."""
+"""Opens a model by the arguments of the Python API, and turns a program's prompts into tokens."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RECURRENT_PARALLEL = 8  # where nothing is said: each text keeps a state of mega
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How a conversation becomes a text; the names are vLLM's."""
+    """The options by which a conversation becomes a text; the names are vLLM's."""
 
     add_generation_prompt: bool = True
     continue_final_message: bool = False

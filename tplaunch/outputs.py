@@ -1,4 +1,4 @@
-"""What the Python API gives back, in the shapes that vLLM's has."""
+"""The results of the Python API, in the shapes of vLLM's."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RequestOutput:
 
 @dataclass(frozen=True)
 class Score:
-    """How likely a text is behind another one."""
+    """The likelihood of a text behind another one."""
 
     logprob: float  # the sum over its tokens
     is_greedy: bool  # each token was the likeliest

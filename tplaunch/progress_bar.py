@@ -1,4 +1,4 @@
-"""How far a list of prompts is: a bar on a terminal or in a notebook, nothing where errors go elsewhere."""
+"""Shows the progress of a list of prompts: a bar on a terminal or in a notebook, else nothing."""
 
 from __future__ import annotations
 

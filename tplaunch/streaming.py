@@ -1,4 +1,4 @@
-"""From the driver's thread to event loops: what a step has brought crosses at once, not event by event."""
+"""Carries events from the driver's thread to event loops: all events of a step cross at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a device can do: hold named buffers and run programs over them, a segment at a time.
+"""The interface of a device: it holds named buffers and runs programs over them, a segment at a time.
 
 VulkanDevice records a program into command buffers; NumpyDevice runs the same ops in NumPy. The worker's
 loop knows only this interface.

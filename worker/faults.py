@@ -23,7 +23,7 @@ NO_DESCRIPTOR = re.compile(r"Error 24|Too many open files")
 
 
 def fault_sentence(error: BaseException) -> str | None:
-    """What happened and what helps; None for what is no fault of the machine, but of the program."""
+    """Describes a fault of the machine, and says what helps; None for a fault of the program."""
     if isinstance(error, MemoryError):
         return f"out of memory{f': {error}' if str(error) else ''}; {HINTS[errno.ENOMEM]}"
     if isinstance(error, RuntimeError) and str(error) == NO_THREAD:

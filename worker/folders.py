@@ -87,7 +87,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def is_own_folder(path: Path) -> bool:
-    """Whether it is a folder, not a link to one, of this user."""
+    """Returns true for a folder of this user that is not a link."""
     try:
         found = path.lstat()
     except OSError:

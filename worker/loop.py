@@ -43,7 +43,7 @@ from tplaunch.worker.measuring.two_phase import NEVER, kept_measurements, measur
 from tplaunch.worker.open_device import open_device
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program, build_sums
-from tplaunch.worker.step.clock import StepClock, take_out_device
+from tplaunch.worker.step.clock import StepClock, account_for_device
 from tplaunch.worker.step.copies import BlockCopier
 from tplaunch.worker.step.segments import SegmentRunner
 from tplaunch.worker.step.writer import StepWriter, row_bucket
@@ -240,10 +240,10 @@ class Worker:
         return Rows(number, candidates.whole_rows(message.rows, logits))
 
     def _laps(self, clock: StepClock, ledger: dict[str, float]) -> list[Lap]:
-        """Of the device, where it noted any, and for a trace of the host; the ledger learns of the device."""
+        """Returns the device's laps, where it noted any, and for a trace the host's; adds to the ledger."""
         times = self._timed.segment_times() if self._timed is not None else None
         host = clock.laps()
-        device = [] if times is None else take_out_device(ledger, host, times)
+        device = [] if times is None else account_for_device(ledger, host, times)
         return [*host, *device] if self._load.options.trace else device
 
     def _program(self, num_rows: int, num_logit_rows: int) -> Program:

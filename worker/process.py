@@ -1,4 +1,4 @@
-"""What binds a worker to its machine: its parent, its cores, its pages. Linux only."""
+"""Binds a worker to its machine: its parent, its cores, its pages. Linux only."""
 
 from __future__ import annotations
 

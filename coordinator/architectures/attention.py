@@ -19,7 +19,7 @@ from tplaunch.coordinator.model.spec import AttentionSpec
 
 @dataclass(frozen=True)
 class AttentionFeatures:
-    """In what the attention of an architecture differs from others."""
+    """The features in which the attention of architectures differs."""
 
     full_period: int | None = None  # of so many layers the last sees all keys, the others a window; 0: all do
     window: int = 0  # where the file says nothing; 0 for none

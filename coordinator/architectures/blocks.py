@@ -1,4 +1,4 @@
-"""Which blocks of a file are a model's layers, and which tensors of them generating text does not need."""
+"""Tells a file's layers from its multi-token-prediction blocks, and finds tensors that layers don't use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_LAYERS = 2048  # a damaged file is refused before it costs time and memory
 
 
 def count_layers(read: MetadataReader) -> tuple[int, int]:
-    """How many there are, and how many with those behind them that predict tokens further ahead."""
+    """Counts the layers, and the layers with the multi-token-prediction blocks behind them."""
     num_blocks = read.integer("block_count", low=1, high=MAX_LAYERS)
     return num_blocks - read.integer("nextn_predict_layers", 0, high=num_blocks - 1), num_blocks
 

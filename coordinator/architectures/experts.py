@@ -1,4 +1,4 @@
-"""In what architectures with experts differ, and how a file's metadata and tensors become their specs."""
+"""The features in which experts of architectures differ, and their specs from metadata and tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ExpertFeatures:
     activation: str = ""  # where it is not that of dense layers
 
     def of_size(self, num_layers: int, tensors: Mapping[str, TensorInfo]) -> ExpertFeatures:
-        """With the gating of a model of this size."""
+        """Returns the features with the gating of a model of this size."""
         embedding = tensors.get("token_embd.weight")
         size = (num_layers, embedding.shape[0] if embedding is not None else 0)
         by_size = {(layers, vocabulary): gating for layers, vocabulary, gating in self.gatings}

@@ -45,8 +45,8 @@ def read_latent_attentions(
     # Yarn makes scores sharper by a factor of its own: rope_yarn_log_mul in llama.cpp's deepseek2.cpp.
     multiplier = LATENT_UNIT * read.number("rope.scaling.yarn_log_multiplier", 0.0)
     stretch = 1 / rope.scale
-    turns_alike = multiplier > 0 and is_plain
-    yarn_stretch = stretch if rope.yarn is not None and not turns_alike else 1.0
+    rotates_alike = multiplier > 0 and is_plain
+    yarn_stretch = stretch if rope.yarn is not None and not rotates_alike else 1.0
     magnitude = read_magnitude(read, yarn_stretch, LATENT_UNIT)
     scale = magnitude * sharpness(stretch, multiplier)
     if rope.yarn is None:

@@ -1,4 +1,4 @@
-"""How a file's metadata, and what its tensors are, become a spec."""
+"""Makes a spec from a file's metadata, and from the names and shapes of its tensors."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ KEY_UNIT, MAX_KEY = 16, 256  # what the kernel of recurrences walks
 
 @dataclass(frozen=True)
 class RecurrentFeatures:
-    """In what the recurrent layers of an architecture differ from others'."""
+    """The features in which the recurrent layers of architectures differ."""
 
     kind: str
     tiled: bool = False  # as in RecurrentSpec
@@ -37,7 +37,7 @@ def read_recurrent(
 
 
 def _attends(read: MetadataReader, num_layers: int) -> list[bool]:
-    """By layer, or every fourth."""
+    """Returns for each layer if it attends: as the file says, or every fourth."""
     if read.has("attention.recurrent_layers"):
         return [not recurrent for recurrent in read.flags("attention.recurrent_layers", num_layers)]
     interval = read.integer("full_attention_interval", 4, low=1)

@@ -178,7 +178,7 @@ def _latent_shapes(attention: AttentionSpec, latent: Latent, width: int) -> dict
 
 
 def _delta_shapes(recurrent: RecurrentSpec, width: int) -> dict[str, tuple[int, ...]]:
-    """By the tensors' whole names."""
+    """Returns the shapes by the tensors' whole names."""
     assert recurrent.kind == "delta", f"no shapes of a {recurrent.kind}"
     inner, heads = recurrent.inner_length, recurrent.num_heads
     channels = 2 * recurrent.num_groups * recurrent.state_length + inner

@@ -13,7 +13,7 @@ from tplaunch.coordinator.model.spec import BlockSpec
 
 @dataclass(frozen=True)
 class Architecture:
-    """In what an architecture differs from others: one row of the table below."""
+    """The features in which an architecture differs from others: one row of the table below."""
 
     interleaved_rope: bool = False
     sections_take_turns: bool = False  # the rope's sections, by which pictures rotate

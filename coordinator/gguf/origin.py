@@ -1,4 +1,4 @@
-"""Where a model's weights come from: its files, by hash, and where in them each tensor lies."""
+"""Names the origin of a model's weights: its files, by hash, and the place of each tensor in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies in the model file. shape is rows first: [rows, columns] or [columns].
+    """The place of a tensor in the model file. shape is rows first: [rows, columns] or [columns].
 
     Of a file's shape, leading dimensions of 1 are left out: programs write them or drop them.
     """
@@ -42,7 +42,7 @@ class FilePart:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model's weights come from: files, or (without any) each worker makes the same ones up."""
+    """The origin of a model's weights: files, or (without any) the numbers that each worker makes up."""
 
     parts: tuple[FilePart, ...] = ()
     model_hash: str = ""

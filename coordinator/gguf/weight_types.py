@@ -12,7 +12,7 @@ from tplaunch.coordinator.model.checks import exact_quotient
 
 @dataclass(frozen=True)
 class WeightType:
-    """How one GGML tensor type lies in a file: blocks of `block_columns` weights in `block_bytes` bytes."""
+    """The layout of a GGML tensor type in a file: `block_columns` weights in a block of `block_bytes`."""
 
     name: str
     type_id: int

@@ -1,1 +1,1 @@
-"""Where the time of steps went: ledgers, all-reduces and traces of the ranks."""
+"""Accounts for the time of steps: ledgers, all-reduces and traces of the ranks."""

@@ -1,4 +1,4 @@
-"""Where the time of steps went: microseconds by rank and kind, such that a rank's kinds add up to the step.
+"""Accounts for the time of steps: microseconds by rank and kind; a rank's kinds add up to the step.
 
 Each instant of a step belongs to exactly one kind on each rank. `device` goes before the others: what the
 host does while its device computes costs nothing, so the others are what it did while the device did not.
@@ -38,7 +38,7 @@ def make_ledger(
     seconds: float,
     reduce_times: ReduceTimes | None = None,
 ) -> Ledger:
-    """From the ranks' sums over `num_steps` steps, which took `seconds` in all.
+    """Makes a ledger from the ranks' sums over `num_steps` steps, which took `seconds` in all.
 
     What a rank does not account for is the coordinator's.
     """

@@ -1,4 +1,4 @@
-"""How long all-reduces held the devices up, from when each rank's device began and ended its segments."""
+"""Finds the time in which all-reduces held devices up, from the times of each rank's segments."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tplaunch.coordinator.messages import StepDone
 
 @dataclass(frozen=True)
 class ReduceTimes:
-    """Of some steps' all-reduces: the time in which no device computed for want of a word from the others.
+    """The times of some steps' all-reduces: the time in which no device computed for want of the others.
 
-    It begins when the last rank's device has ended what it does before, and ends when the last one begins
-    what comes after. In two phases that happens twice; the devices' work in between is not counted.
+    The time begins when the last rank's device has ended its work before the all-reduce, and ends when the
+    last one begins its work after it. In two phases that happens twice; work in between is not counted.
     """
 
     num_ranks: int
@@ -39,7 +39,7 @@ class ReduceClock:
         """Nothing is taken from a step of which a device did not tell its times."""
         spans = [_device_spans(answer) for answer in answers]
         if num_all_reduces and all(len(span) > num_all_reduces for span in spans):
-            self._seconds += held_up(np.array(spans)).reshape(num_all_reduces, -1).sum(axis=1).tolist()
+            self._seconds += reduce_seconds(np.array(spans)).reshape(num_all_reduces, -1).sum(axis=1).tolist()
             self._bytes.append(num_bytes)
             self._num_ranks = len(answers)
 
@@ -53,7 +53,7 @@ class ReduceClock:
         return ReduceTimes(self._num_ranks, len(seconds), median, min(sizes), max(sizes))
 
 
-def held_up(spans: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def reduce_seconds(spans: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """spans: begin and end of each segment [ranks, segments, 2] -> seconds behind each but the last."""
     begins, ends = spans[:, :, 0].max(axis=0), spans[:, :, 1].max(axis=0)
     gaps: npt.NDArray[np.float64] = begins[1:] - ends[:-1]

@@ -30,7 +30,7 @@ class Trace:
                 self._laps.append((2 * rank + 1 + (lap.kind == "device"), step.number, lap))
 
     def events(self, process: int, name: str) -> Iterator[dict[str, Any]]:
-        """What Perfetto shows as one process with a track for each rank. Times are microseconds."""
+        """Yields Perfetto's events of one process with tracks for each rank. Times are microseconds."""
         yield _metadata("process_name", process, COORDINATOR, name)
         yield _metadata("thread_name", process, COORDINATOR, "coordinator")
         for rank in range(self.num_ranks):

@@ -13,7 +13,7 @@ MAX_LATENT_LENGTHS = (576, 512)  # of key and value: what the kernel for long he
 
 @dataclass(frozen=True)
 class Window:
-    """Which keys a row sees: the last `length`, its own among them, or those since a multiple of `length`."""
+    """The keys that a row sees: the last `length` with its own, or those since a multiple of `length`."""
 
     length: int
     chunked: bool = False
@@ -30,7 +30,7 @@ class Window:
 
 @dataclass(frozen=True)
 class QueryKeyNorm:
-    """How queries and keys are normalised: by their root mean square (rms), or by mean and variance (layer).
+    """The norm of queries and keys: by their root mean square (rms), or by mean and variance (layer).
 
     The span of a norm is a head, with one weight for all (head) or one for each (heads), or all heads of a
     row together (row).

@@ -19,8 +19,8 @@ class Yarn:
     slow: float
 
     def __post_init__(self) -> None:
-        check_number("yarn's number of fast turns", self.fast)
-        check_number("yarn's number of slow turns", self.slow)
+        check_number("yarn's number of fast rotations", self.fast)
+        check_number("yarn's number of slow rotations", self.slow)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from tplaunch.coordinator.model.rope import RopeSpec
 
 @dataclass(frozen=True)
 class Norm:
-    """How rows are normalised: by their root mean square (rms), or by mean and variance (layer)."""
+    """The norm of rows: by their root mean square (rms), or by mean and variance (layer)."""
 
     kind: str
     epsilon: float
@@ -130,7 +130,7 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """How the parts of every layer are put together. Norms are named by their tensors; "" for none.
+    """The order of the parts of every layer. Norms are named by their tensors; "" for none.
 
     What is said of attention holds for a recurrent part, too.
     """
@@ -222,7 +222,7 @@ class ModelSpec:
         return self.rope_offset(len(self.ropes)) + (self.temperature is not None)
 
     def rope_offset(self, index: int) -> int:
-        """Where a rope's table begins in that row."""
+        """Returns the column at which a rope's table begins in a row of all tables."""
         return sum(rope.dimension for rope in self.ropes[:index])
 
 

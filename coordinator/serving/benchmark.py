@@ -49,7 +49,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Measurement:
-    """How fast a test was, each time that it was repeated, and where the time went."""
+    """The seconds of each repetition of a test, and the ledger of its time."""
 
     test: Test
     seconds: tuple[float, ...]

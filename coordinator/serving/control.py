@@ -114,7 +114,7 @@ class WorkerChannel(Channel):
                 raise WorkerError(rank, f"rank {rank} sent {error}") from error
 
     def _wait(self, seconds: float) -> None:
-        """Until there is a message, or a process has ended."""
+        """Waits until there is a message, or a process has ended."""
         if self._poller is None:
             self._poller = zmq.Poller()
             self._poller.register(self._socket, zmq.POLLIN)

@@ -27,7 +27,7 @@ def _mix(words: Words) -> Words:
 
 
 def _token_words(tokens: npt.NDArray[np.int32], start: int) -> Words:
-    """What each token adds to a text, by its position."""
+    """Returns the word that each token adds to a text, by its position."""
     positions = np.arange(start, start + tokens.size, dtype=np.uint64)
     return _mix(tokens.astype(np.uint64) * np.uint64(ODD) + positions + np.uint64(1))
 
@@ -55,7 +55,7 @@ def logits(tokens: list[int], kinds: LayerKinds, vocabulary_size: int) -> Floats
 
 
 class FakeModel:
-    """What all ranks together keep and compute."""
+    """The memory and the arithmetic of all ranks together."""
 
     def __init__(self, limits: Limits, kinds: LayerKinds, vocabulary_size: int) -> None:
         self._kinds, self._vocabulary_size = kinds, vocabulary_size
@@ -108,7 +108,7 @@ class FakeModel:
                 cells[blocks, positions % self._length] = texts
 
     def _word(self, seat: int, position: int, text: int) -> int:
-        """What the logits of a row follow from: all that its layers see."""
+        """Returns the word from which a row's logits follow: everything that its layers see."""
         total = self._sum(0, seat, 0, position + 1) if self._kinds.sees_all else 0
         if self._kinds.window:
             total += 3 * self._sum(1, seat, max(0, position + 1 - self._kinds.window), position + 1)

@@ -1,4 +1,4 @@
-"""What sequences keep on the devices: keys and values in blocks, recurrent states in slots, a seat each.
+"""Memory of sequences on the devices: keys and values in blocks, recurrent states in slots, a seat each.
 
 A sequence that begins like an earlier one begins with what that one computed, as long as it is still there:
 blocks of all positions before, or of the window before, and a snapshot of the state. Only whole blocks are
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.serving.block_tables import BlockTables
 from tplaunch.coordinator.serving.kv_blocks import ChainedKeys, Pool
-from tplaunch.coordinator.serving.sequence import Held, Run, Sequence
+from tplaunch.coordinator.serving.sequence import Held, ScheduledRows, Sequence
 from tplaunch.coordinator.serving.states import States
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import PlanError
@@ -22,7 +22,7 @@ from tplaunch.coordinator.split.plan import PlanError
 
 @dataclass(frozen=True)
 class LayerKinds:
-    """What a model's layers keep of a sequence."""
+    """The kinds of memory that a model's layers keep of a sequence."""
 
     sees_all: bool = True  # some attend to all positions
     window: int = 0  # positions that the others see at most; 0 where there are none
@@ -124,7 +124,7 @@ class KVMemory:
         """The state slots that the next rows read and write, -1 without; None where none is free now."""
         return (-1, -1) if self._states is None else self._states.slots(sequence)
 
-    def computed(self, runs: SequenceOf[Run]) -> None:
+    def computed(self, runs: SequenceOf[ScheduledRows]) -> None:
         """Takes note of a step: what is complete can be found, and what no row will see is let go."""
         length = self._limits.block_length
         for run in runs:

@@ -1,4 +1,4 @@
-"""What was asked for and what has come of it: a request, its texts, and the events that a step brings."""
+"""A request with its texts as far as they have come, and the events that a step brings."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Event:
-    """What a step has brought for one text of a request."""
+    """The news of one step for one text of a request."""
 
     request: Request
     index: int  # of the text

@@ -24,7 +24,7 @@ from tplaunch.coordinator.serving.sampling.picked import Picked
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
 from tplaunch.coordinator.serving.sampling.results import StepResult, gather
 from tplaunch.coordinator.serving.scheduler import Scheduler, make_step
-from tplaunch.coordinator.serving.sequence import Run, Sequence
+from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
 from tplaunch.coordinator.serving.stream import Stream
 from tplaunch.coordinator.text.tokenizer import Tokenizer
 
@@ -53,7 +53,7 @@ class Requests:
 
     @property
     def num_preemptions(self) -> int:
-        """How often a request had to give its blocks back."""
+        """The number of times that a request had to give its blocks back."""
         return self._scheduler.num_preemptions
 
     def add(
@@ -105,7 +105,9 @@ class Requests:
             request.times.add(seconds, is_decoding=decodes)
         return events
 
-    def _take(self, runs: SequenceOf[Run], streams: SequenceOf[Stream], result: StepResult) -> list[Event]:
+    def _take(
+        self, runs: SequenceOf[ScheduledRows], streams: SequenceOf[Stream], result: StepResult
+    ) -> list[Event]:
         """Hands each text its rows with logits, and lets those go on whose last token was computed."""
         events: list[Event] = []
         going_on: list[Stream] = []

@@ -16,7 +16,7 @@ import numpy as np
 
 from tplaunch.coordinator.messages import Step, Wanted
 from tplaunch.coordinator.serving.kv_memory import KVMemory
-from tplaunch.coordinator.serving.sequence import Run, Sequence
+from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
 from tplaunch.coordinator.split.limits import Limits
 
 
@@ -50,11 +50,11 @@ class Scheduler:
         (self._running if sequence.is_running else self._waiting).remove(sequence)
         self._memory.release(sequence, forget=forget)
 
-    def schedule(self) -> list[Run]:
+    def schedule(self) -> list[ScheduledRows]:
         """The runs of the next step, at least one where there is any sequence."""
         self._admit()
         self._num_steps += 1
-        runs: list[Run] = []
+        runs: list[ScheduledRows] = []
         rows_left, logits_left = self._limits.max_rows, self._limits.max_logit_rows
         for sequence in self._by_turn():
             if not rows_left:
@@ -68,7 +68,7 @@ class Scheduler:
         assert runs or not self._running, "no sequence can go on"
         return runs
 
-    def finish(self, runs: SequenceOf[Run]) -> None:
+    def finish(self, runs: SequenceOf[ScheduledRows]) -> None:
         """The step was computed: its keys, values and states are there."""
         self._memory.computed(runs)
 
@@ -85,8 +85,8 @@ class Scheduler:
         overdue = prefill and self._num_steps - 1 - prefill[0].last_step > len(decode)
         return prefill[:1] + decode + prefill[1:] if overdue else decode + prefill
 
-    def _run(self, sequence: Sequence, rows_left: int, logits_left: int) -> Run | None:
-        """As many rows of the sequence as find room, logits and blocks; None for none."""
+    def _run(self, sequence: Sequence, rows_left: int, logits_left: int) -> ScheduledRows | None:
+        """Schedules as many rows of the sequence as find room, logits and blocks; None for none."""
         start = sequence.num_computed
         length = min(len(sequence.tokens) - start, rows_left)
         if sequence.all_logits:
@@ -100,7 +100,7 @@ class Scheduler:
         if slots is None:
             return None
         num_logits = stop - start if sequence.all_logits else int(stop == len(sequence.tokens))
-        return Run(sequence, start, stop - start, num_logits, *slots)
+        return ScheduledRows(sequence, start, stop - start, num_logits, *slots)
 
     def _reserve(self, sequence: Sequence, num_positions: int) -> int:
         """Up to which position the sequence has blocks, if need be those of newer sequences."""
@@ -128,7 +128,7 @@ def _arrival(sequence: Sequence) -> tuple[int, int]:
     return sequence.arrival
 
 
-def make_step(number: int, runs: SequenceOf[Run], memory: KVMemory, wanted: Wanted) -> Step:
+def make_step(number: int, runs: SequenceOf[ScheduledRows], memory: KVMemory, wanted: Wanted) -> Step:
     """The message that has the ranks compute these runs, with the changes of the memory since the last."""
     token_ids: list[int] = []
     columns: list[int] = []

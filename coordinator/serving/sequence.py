@@ -59,7 +59,7 @@ class Sequence:
 
 
 @dataclass(frozen=True)
-class Run:
+class ScheduledRows:
     """Consecutive rows of one sequence within a step."""
 
     sequence: Sequence

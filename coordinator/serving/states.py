@@ -39,7 +39,7 @@ class States:
         sequence.snapshot_at = frozenset(point for point in points if point > sequence.num_computed)
 
     def cut(self, sequence: Sequence, start: int, stop: int) -> int:
-        """Where a run of rows must end, at the latest: where the state between its rows is to be kept."""
+        """Returns where rows must end, at the latest: where the state between them is to be kept."""
         if not self._takes_snapshots or not sequence.snapshot_at:
             return stop
         return min((point for point in sequence.snapshot_at if start < point < stop), default=stop)

@@ -12,7 +12,7 @@ from tplaunch.coordinator.serving.sampling.pool import LogitsError, NeedsRow
 from tplaunch.coordinator.serving.sampling.results import StepResult
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.serving.sampling.stops import TextStream
-from tplaunch.coordinator.serving.sequence import Run, Sequence
+from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
 from tplaunch.coordinator.text.tokenizer import Tokenizer
 
 WHOLE_ROW = Wants(whole_row=True)
@@ -69,11 +69,11 @@ class Stream:
         return self.output.finish_reason is not None
 
     def pick(self, row: int) -> Pick:
-        """How the next token is picked, from this row of the step's logits."""
+        """Returns the pick of the next token from this row of the step's logits."""
         return Pick(self.sampler, row, len(self.sequence.tokens), self.output.token_ids)
 
-    def wants(self, run: Run) -> Iterator[Wants]:
-        """What is wanted of each of a run's rows with logits."""
+    def wants(self, run: ScheduledRows) -> Iterator[Wants]:
+        """Yields the wish for each row with logits of a run."""
         for position in self._positions(run):
             if self.request.only_logits:
                 yield WHOLE_ROW
@@ -85,7 +85,7 @@ class Stream:
                     self.sequence.tokens[position + 1], num_top or 0, self.sampler.vocabulary_size
                 )
 
-    def take_rows(self, run: Run, result: StepResult, row: int) -> None:
+    def take_rows(self, run: ScheduledRows, result: StepResult, row: int) -> None:
         """Keeps what is asked for of the prompt's own logits; `row` is the run's first in the result.
 
         A prompt may be computed again, for another text or after a preemption: each position counts once.
@@ -110,7 +110,7 @@ class Stream:
                     ) from None
                 request.prompt_logprobs.append(picked)
 
-    def _positions(self, run: Run) -> range:
+    def _positions(self, run: ScheduledRows) -> range:
         stop = run.start + run.length
         return range(stop - run.num_logits, stop)
 

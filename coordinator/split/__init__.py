@@ -1,1 +1,1 @@
-"""Who holds what: heads, columns and rows given to ranks, and the parts of tensors that follow from it."""
+"""Splits a model over ranks: heads, columns and rows, and the parts of tensors that follow from them."""

@@ -27,7 +27,7 @@ def check_shape(tensor: TensorInfo, expected: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True)
 class Rows:
-    """Where a matrix is: all rows of a tensor, or some of one that holds several matrices."""
+    """The place of a matrix: all rows of a tensor, or some of one that holds several matrices."""
 
     tensor: str  # without ".weight"
     total: int  # rows of the tensor

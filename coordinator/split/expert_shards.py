@@ -1,4 +1,4 @@
-"""Which part of the tensors of experts a rank loads: of each its columns, or some experts whole."""
+"""Cuts the tensors of experts for a rank: some columns of each expert, or some experts whole."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def cut_experts(cutter: Cutter, prefix: str, experts: ExpertsSpec, share: LayerS
 
 
 def _column_parallel(cutter: Cutter, name: str, rows: Rows, cut: ExpertCut) -> None:
-    """As Cutter.column_parallel, of every expert. `rows` are one expert's."""
+    """Cuts every expert as Cutter.column_parallel does. `rows` are one expert's."""
     tensor = cutter.find(rows.tensor + ".weight", (cut.count, rows.total, cutter.width))
     held = Span(rows.first + cut.columns.start, rows.first + cut.columns.stop)
     cutter.shards[name + ".weight"] = Shard(
@@ -51,7 +51,7 @@ def _column_parallel(cutter: Cutter, name: str, rows: Rows, cut: ExpertCut) -> N
 
 
 def _row_parallel(cutter: Cutter, name: str, cut: ExpertCut) -> None:
-    """As Cutter.row_parallel, of every expert; the rank that has its first column adds the bias."""
+    """Cuts every expert as Cutter.row_parallel does; the rank that has its first column adds the bias."""
     tensor = cutter.find(name + ".weight", (cut.count, cutter.width, cut.length))
     held, offset = cutter.touched(name, cut.columns, cut.length)
     rows = Span(0, cutter.width)

@@ -1,4 +1,4 @@
-"""Which part of the tensors of latent attention a rank loads."""
+"""Cuts the tensors of latent attention for a rank."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _head_matrices(cutter: Cutter, name: str, shape: tuple[int, int, int], heads
 def _keys_and_values(
     cutter: Cutter, name: str, key: str, value: str, shape: tuple[int, int, int], rank: int, heads: Span
 ) -> None:
-    """As two tensors of _head_matrices, from one with each head's keys and values [heads * rows, rank].
+    """Cuts a tensor with each head's keys and values [heads * rows, rank] into two, as _head_matrices does.
 
     shape: heads, and rows of the keys and of the values. The keys' matrices lie the other way round.
     """

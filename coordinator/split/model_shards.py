@@ -1,4 +1,4 @@
-"""Which part of each tensor a rank loads, by what a model's features and the plan say."""
+"""Cuts every tensor for a rank, by a model's features and the plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who holds what: splits heads, FFN columns and vocabulary rows over ranks of unequal weight.
+"""Plans a split: heads, FFN columns and vocabulary rows over ranks of unequal weight.
 
 Pure arithmetic on counts. Knows no device, no file and no process.
 """
@@ -149,7 +149,7 @@ def _split_columns(length: int, weights: Sequence[float]) -> list[Span]:
 
 
 def _split_heads(num_heads: int, num_groups: int, weights: Sequence[float]) -> list[Span]:
-    """By whole groups while there are enough of them, else by head; groups are replicated then."""
+    """Splits by whole groups while there are enough of them, else by head; groups are replicated then."""
     if num_groups >= len(weights):
         return [span.scaled(num_heads // num_groups) for span in split(num_groups, weights)]
     return split(num_heads, weights)

@@ -1,4 +1,4 @@
-"""Which part of a recurrent layer's tensors a rank loads.
+"""Cuts a recurrent layer's tensors for a rank.
 
 A tensor may hold several matrices, one after the other, of which a rank has rows of each. Whatever the order
 in the file, on the device it is: queries, keys, values, gates, time steps, betas.
@@ -32,20 +32,20 @@ def _cut_delta(cutter: Cutter, prefix: str, recurrent: RecurrentSpec, share: Lay
     heads, keys = recurrent.num_heads, recurrent.num_groups * recurrent.state_length
     held = share.groups.scaled(recurrent.state_length)
     values = share.recurrent.scaled(recurrent.head_length)
-    mixed = [held, shifted(held, keys), shifted(values, 2 * keys)]
-    num_mixed = 2 * keys + recurrent.inner_length
+    convolved = [held, shifted(held, keys), shifted(values, 2 * keys)]
+    num_convolved = 2 * keys + recurrent.inner_length
     if prefix + "ssm_in.weight" in cutter.tensors and prefix + "attn_qkv.weight" not in cutter.tensors:
-        spans = _interleaved(recurrent, share, num_mixed + recurrent.inner_length)
-        cutter.pieces(prefix + "ssm_in", num_mixed + recurrent.inner_length, list(spans))
+        spans = _interleaved(recurrent, share, num_convolved + recurrent.inner_length)
+        cutter.pieces(prefix + "ssm_in", num_convolved + recurrent.inner_length, list(spans))
     else:
-        cutter.pieces(prefix + "attn_qkv", num_mixed, mixed)
+        cutter.pieces(prefix + "attn_qkv", num_convolved, convolved)
         cutter.pieces(prefix + "attn_gate", recurrent.inner_length, [values])
     if prefix + "ssm_ba.weight" in cutter.tensors:
         cutter.pieces(prefix + "ssm_ba", 2 * heads, list(_times_and_betas(recurrent, share)))
     else:
         cutter.pieces(prefix + "ssm_alpha", heads, [share.recurrent])
         cutter.pieces(prefix + "ssm_beta", heads, [share.recurrent])
-    cutter.pieces(prefix + "ssm_conv1d", num_mixed, mixed, recurrent.kernel)
+    cutter.pieces(prefix + "ssm_conv1d", num_convolved, convolved, recurrent.kernel)
     cutter.scalars(prefix + "ssm_a", heads)
     cutter.vector(prefix + "ssm_dt.bias", heads)
     cutter.vector(prefix + "ssm_norm.weight", recurrent.head_length)
@@ -80,9 +80,7 @@ def _times_and_betas(recurrent: RecurrentSpec, share: LayerShare) -> Iterator[Sp
 def _heads_by_group(recurrent: RecurrentSpec, share: LayerShare) -> Iterator[tuple[int, Span]]:
     """The rank's heads of each group it holds, counted from the group's first."""
     if recurrent.tiled:
-        raise ModelError(
-            "a recurrent layer whose heads take turns can't have tensors that lie group by group"
-        )
+        raise ModelError("a recurrent layer whose heads alternate can't have tensors that lie group by group")
     per_group = recurrent.heads_per_group
     for group in range(share.groups.start, share.groups.stop):
         first = group * per_group
@@ -96,10 +94,14 @@ def _cut_scan(cutter: Cutter, prefix: str, recurrent: RecurrentSpec, share: Laye
     keys = recurrent.num_groups * recurrent.state_length
     held = share.groups.scaled(recurrent.state_length)
     values = share.recurrent.scaled(recurrent.head_length)
-    mixed = [shifted(held, inner + keys), shifted(held, inner), values]  # of the convolution's channels
-    rows = [*(shifted(span, inner) for span in mixed), values, shifted(share.recurrent, 2 * inner + 2 * keys)]
+    convolved = [shifted(held, inner + keys), shifted(held, inner), values]  # of the convolution's channels
+    rows = [
+        *(shifted(span, inner) for span in convolved),
+        values,
+        shifted(share.recurrent, 2 * inner + 2 * keys),
+    ]
     cutter.pieces(prefix + "ssm_in", 2 * inner + 2 * keys + heads, rows)
-    cutter.pieces(prefix + "ssm_conv1d", inner + 2 * keys, mixed, recurrent.kernel)
+    cutter.pieces(prefix + "ssm_conv1d", inner + 2 * keys, convolved, recurrent.kernel)
     cutter.scalars(prefix + "ssm_a", heads)
     cutter.scalars(prefix + "ssm_d", heads)
     cutter.vector(prefix + "ssm_dt.bias", heads)

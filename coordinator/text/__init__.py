@@ -1,1 +1,1 @@
-"""How text becomes tokens, by kind of vocabulary. What others use of it is coordinator.text.tokenizer."""
+"""Turns text into tokens, by kind of vocabulary. Others use coordinator.text.tokenizer."""

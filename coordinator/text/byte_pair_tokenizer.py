@@ -98,7 +98,7 @@ class BytePairTokenizer(VocabularyTokenizer):
         return [token] if place < 0 else self._instead[place]
 
     def _fallback(self, text: str) -> list[int]:
-        """What llama.cpp has for a text that is no token: its bytes, those that are tokens."""
+        """Returns llama.cpp's ids for a text that is no token: its bytes, as far as they are tokens."""
         names = [f"<0x{byte:02X}>" for byte in text.encode()] if not self._kind.is_byte_level else list(text)
         return [self._ids[name] for name in names if name in self._ids and name.isascii()]
 

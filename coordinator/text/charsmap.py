@@ -59,7 +59,7 @@ def checked_charsmap(value: object) -> bytes:
 
 
 def _is_text(replacements: bytes, places: npt.NDArray[np.int64]) -> bool:
-    """Whether all replacements are UTF-8, and none begins within a character."""
+    """Returns true if all replacements are UTF-8, and none begins within a character."""
     first_bytes = np.frombuffer(replacements, np.uint8)[places]
     try:
         replacements.decode()
@@ -71,7 +71,7 @@ def _is_text(replacements: bytes, places: npt.NDArray[np.int64]) -> bool:
 def _ends(
     units: npt.NDArray[np.int64], nodes: npt.NDArray[np.int64], children: npt.NDArray[np.int64]
 ) -> bool:
-    """Whether no key is too long. A trie that leads back into itself has some of any length.
+    """Returns true if no key is too long. A trie that leads back into itself has keys of any length.
 
     nodes: the units that are none of a replacement; children: where those of each begin.
     """

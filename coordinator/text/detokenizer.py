@@ -35,5 +35,5 @@ class Detokenizer:
         return self._decoder.decode(self._tokenizer.token_bytes(token))
 
     def finish(self) -> str:
-        """What is left: "", or U+FFFD for a character that never became whole. A new text may follow."""
+        """Returns the rest: "", or U+FFFD for a character that never became whole. A new text may follow."""
         return self._decoder.decode(b"", final=True)

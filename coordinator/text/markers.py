@@ -73,7 +73,7 @@ class MarkerCutter:
         return self._texts[place] if place >= 0 else ""
 
     def _place_all(self, waiting: list[tuple[int, int, str]], order: int, state: bytearray) -> Iterator[int]:
-        """Where a marker is, from left to right; where it does not fit a shorter one may."""
+        """Yields the places of a marker from left to right; where it does not fit a shorter one may."""
         while waiting and waiting[0][0] == order:
             _, start, marker = heapq.heappop(waiting)
             end = start + len(marker)
@@ -109,7 +109,7 @@ def _is_free_space(text: str, state: bytearray, place: int) -> bool:
 
 
 def _prefixes(texts: Sequence[str]) -> list[int]:
-    """For each of sorted texts the place of the longest other one that it begins with; -1 for none."""
+    """Returns for each of sorted texts the index of the longest other that it begins with; -1 for none."""
     shorter: list[int] = []
     open_ones: list[int] = []
     for place, text in enumerate(texts):

@@ -11,7 +11,7 @@ from tplaunch.coordinator.text import word_patterns as words
 
 
 class PreTokenizer(NamedTuple):
-    """How one kind cuts text: each pattern cuts what the patterns before it left, at both ends of a match."""
+    """Cuts text: each pattern cuts the texts that the patterns before it left, at both ends of a match."""
 
     patterns: tuple[str, ...]
     ignores_merges: bool = False  # a word that is a token is that token, whatever the merges say

@@ -85,7 +85,7 @@ def _pieces(vocabulary: Vocabulary) -> Iterator[Piece]:
 
 
 def _can_match(text: bytes) -> bool:
-    """Whether the library takes a text, and text could contain it."""
+    """Returns true if the library takes a text, and a text to encode could contain it."""
     if not text or b"\0" in text or len(text) > _MAX_PIECE_BYTES:
         return False
     if text.startswith(_PLACEHOLDER) or BYTE_TOKEN.fullmatch(text):

@@ -14,7 +14,7 @@ from tplaunch.coordinator.text.vocabulary import PREFIX, Vocabulary
 
 
 def find_markers(vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> list[Marker]:
-    """What is found as a whole, by id."""
+    """Returns the markers that are found as a whole, in the order of ids."""
     left, right = _stripping(metadata)
     markers = []
     for token in vocabulary.ids_of_type(TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED):

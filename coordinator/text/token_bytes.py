@@ -1,4 +1,4 @@
-"""What tokens stand for, as bytes, and which tokens stand for the bytes that nothing else covers.
+"""Maps tokens to the bytes they stand for, and finds the tokens for bytes that nothing else covers.
 
 Knows the two ways in which a vocabulary writes bytes as text; knows no metadata and no merging.
 """
@@ -28,13 +28,13 @@ _WITHOUT_BYTES = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED, TokenT
 
 
 def spaced_token_bytes(vocabulary: Vocabulary) -> list[bytes]:
-    """By id, for texts that are UTF-8 with U+2581 for spaces; b"" for special and unused tokens."""
+    """Returns bytes by id, for UTF-8 texts with U+2581 for spaces; b"" for special and unused tokens."""
     symbol = SPACE_SYMBOL.encode()
     return _special_replaced(vocabulary, [text.replace(symbol, b" ") for text in vocabulary.texts])
 
 
 def byte_level_token_bytes(vocabulary: Vocabulary) -> list[bytes]:
-    """By id, for texts of _BYTE_CHARACTERS; added tokens, and texts of other characters, are themselves."""
+    """Returns bytes by id, for texts of _BYTE_CHARACTERS; added tokens and other texts are themselves."""
     stands_for = [_characters_to_bytes(text) for text in vocabulary.texts]
     for token in vocabulary.ids_of_type(TokenType.USER_DEFINED):
         stands_for[token] = vocabulary.texts[token]
@@ -42,7 +42,7 @@ def byte_level_token_bytes(vocabulary: Vocabulary) -> list[bytes]:
 
 
 def byte_fallback(vocabulary: Vocabulary) -> list[int | None]:
-    """For each of the 256 bytes its token: a byte token, a token of one character, or the unknown token."""
+    """Returns a token for each of the 256 bytes: a byte token, one of one character, or the unknown token."""
     fallback = [vocabulary.unknown_token_id] * 256
     for token in reversed(vocabulary.ids_of_type(TokenType.NORMAL)):
         if len(vocabulary.texts[token]) == 1:

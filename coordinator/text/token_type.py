@@ -1,4 +1,4 @@
-"""What types of token there are; knows nothing else."""
+"""Names the types of token; knows nothing else."""
 
 from __future__ import annotations
 

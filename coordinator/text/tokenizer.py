@@ -42,11 +42,11 @@ class Tokenizer(Protocol):
 
     @property
     def adds_bos(self) -> bool:
-        """Whether encode starts with bos_token_id when add_special."""
+        """Tells if encode starts with bos_token_id when add_special."""
 
     @property
     def adds_space_prefix(self) -> bool:
-        """Whether encode puts a space before the text, which decode takes away."""
+        """Tells if encode puts a space before the text, which decode takes away."""
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """The token ids of a text.

@@ -48,7 +48,7 @@ class UnigramTokenizer(VocabularyTokenizer):
 
     @property
     def adds_space_prefix(self) -> bool:
-        """Whether encode puts a space before the text."""
+        """Tells if encode puts a space before the text."""
         return self._vocabulary.adds_space_prefix or self._vocabulary.removes_extra_spaces
 
     def tokenize_run(self, text: str) -> Iterator[int]:

@@ -25,7 +25,7 @@ class TokenizerError(ValueError):
 
 @dataclass(frozen=True)
 class VocabularyDefaults:
-    """What a kind of tokenizer assumes where the metadata is silent."""
+    """The facts that a kind of tokenizer assumes where the metadata is silent."""
 
     bos_token_id: int | None = None
     eos_token_id: int | None = None

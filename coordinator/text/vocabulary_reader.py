@@ -182,7 +182,7 @@ def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
 
 
 def _adds(metadata: Mapping[str, Any], name: str, token: int | None, default: bool) -> bool:
-    """Whether prompts get the token; asking for one that the file doesn't name is an error."""
+    """Returns true if prompts get the token; asking for one that the file doesn't name is an error."""
     adds = _flag(metadata, f"add_{name}_token", default and token is not None)
     if adds and token is None:
         raise TokenizerError(f"{PREFIX}add_{name}_token is true but there is no {PREFIX}{name}_token_id")

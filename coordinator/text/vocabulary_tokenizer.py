@@ -1,4 +1,4 @@
-"""What all kinds of tokenizer have in common: special tokens, begin and end, bytes, the vocabulary's facts.
+"""The parts that all kinds of tokenizer share: special tokens, begin and end, bytes, the vocabulary's facts.
 
 How a run of text between special tokens becomes tokens is each kind's own business.
 """
@@ -57,12 +57,12 @@ class VocabularyTokenizer(ABC):
 
     @property
     def adds_bos(self) -> bool:
-        """Whether encode starts with bos_token_id."""
+        """Tells if encode starts with bos_token_id."""
         return self._vocabulary.adds_bos
 
     @property
     def adds_space_prefix(self) -> bool:
-        """Whether encode puts a space before the text."""
+        """Tells if encode puts a space before the text."""
         return self._vocabulary.adds_space_prefix
 
     def token_bytes(self, token: int) -> bytes:

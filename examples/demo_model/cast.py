@@ -56,7 +56,7 @@ class Character:
 
 @dataclass(frozen=True)
 class Casting:
-    """Where characters come from: the word lists, and whether all names and species are equally likely.
+    """The word lists that characters come from, and the choice of equal or unequal chances of names.
 
     If not, the first of a list are common and the last are rare, as in life. A model learns to repeat a
     few common names first, and from that any name (https://arxiv.org/abs/2205.05055).

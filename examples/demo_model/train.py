@@ -43,7 +43,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What all stages share."""
+    """The settings that all stages of training share."""
 
     tokens_per_batch: int = 3072
     weight_decay: float = 0.02

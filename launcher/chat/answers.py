@@ -124,7 +124,7 @@ def why_it_ended(request: Request, context_length: int) -> str:
 
 
 def speed(times: Times, num_tokens: int) -> str:
-    """How fast prompt and answer were, for people."""
+    """Says for people how fast prompt and answer were."""
     prompt = _rate(times.computed_tokens, times.prompt_seconds) or 0
     decode = _rate(num_tokens - 1, times.decode_seconds) or 0
     cached = f", {times.cached_tokens} of them cached" if times.cached_tokens else ""
@@ -135,7 +135,7 @@ def speed(times: Times, num_tokens: int) -> str:
 
 
 def say_speed(request: Request) -> None:
-    """On a terminal only."""
+    """Prints the speed, on a terminal only."""
     if sys.stderr.isatty():
         print(speed(request.times, len(request.outputs[0].token_ids)), file=sys.stderr)
 

@@ -18,7 +18,7 @@ class ChatError(ValueError):
 
 @dataclass
 class Totals:
-    """What a chat has cost."""
+    """The cost of a whole chat so far, in tokens and seconds."""
 
     num_answers: int = 0
     num_tokens: int = 0  # of the answers

@@ -1,4 +1,4 @@
-"""What a person at a terminal types, and what becomes of it: a chat, or texts that are continued."""
+"""Answers the lines that a person types at a terminal, in a chat, or as texts that are continued."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def continue_texts(session: Session, generate: GenerateConfig, tokenizer: Tokeni
 
 
 def _each(read: Callable[[], T]) -> Iterator[T]:
-    """What is typed, until Ctrl-D. Ctrl-C drops what was begun; twice in a row it ends the run."""
+    """Yields each line typed, until Ctrl-D. Ctrl-C drops a line begun; twice in a row it ends the run."""
     was_interrupted = False
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Whether a model talks: its chat template, or one that is given, and a conversation that begins by it."""
+"""Opens a conversation by a model's chat template, or by a given one, and finds out if the model has one."""
 
 from __future__ import annotations
 

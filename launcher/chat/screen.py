@@ -62,11 +62,11 @@ class Wrapper:
         self._begins_line = True  # no word of the line has been shown yet
 
     def push(self, text: str) -> str:
-        """What may be shown now."""
+        """Takes a piece of the text and returns the characters that may be shown now."""
         return "".join(self._take(piece) for piece in _PIECES.findall(visible(text)))
 
     def finish(self) -> str:
-        """What was held back; the text has ended."""
+        """Returns the characters that were held back; the text has ended."""
         return self._end_word() + self._take_blanks()
 
     def _take(self, piece: str) -> str:

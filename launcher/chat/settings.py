@@ -58,7 +58,7 @@ def _field(name: str) -> str:
 
 
 def _value(text: str) -> Any:
-    """What JSON calls such a text; others are texts."""
+    """Returns the JSON value that a text denotes; a text that is not JSON stays a text."""
     if text.lower() in _NONE:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a person types for one message: a line, or several."""
+"""Reads one message as a person types it: a line, or several."""
 
 from __future__ import annotations
 

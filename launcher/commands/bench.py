@@ -27,7 +27,7 @@ OUTPUTS = ("table", "json", "csv")
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What to measure, and how to show it."""
+    """The tests to measure, and the form in which to show them."""
 
     prefill: tuple[int, ...]  # tokens of a prompt
     cached: tuple[int, ...]  # tokens of a prompt that came before

@@ -81,7 +81,7 @@ def _speed_up(result: Result, results: Sequence[Result]) -> float | None:
 
 
 def _plain(result: Result, results: Sequence[Result]) -> dict[str, Any]:
-    """What JSON and CSV share."""
+    """Returns the fields that JSON and CSV share."""
     test, rates = result.measurement.test, result.measurement.rates
     return {
         "ranks": result.num_ranks,

@@ -117,7 +117,7 @@ def _numbers(outcomes: Sequence[Outcome]) -> tuple[str, str, str, str]:
 
 
 def _blamed(outcomes: Sequence[Outcome]) -> str:
-    """Of a wrong kernel: what it does."""
+    """Says of a wrong kernel what it does."""
     worst = _worst(outcomes)
     if worst.problem:
         return f"{worst.kernel} fails: {worst.problem}"

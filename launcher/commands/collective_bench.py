@@ -74,7 +74,7 @@ def bench_collectives(
 
 
 def _libraries() -> tuple[list[str], list[str]]:
-    """What can be measured beside our own, and a sentence for each that can't."""
+    """Returns the collectives to measure beside our own, and a sentence for each that can't be."""
     found, missing = [], []
     if importlib.util.find_spec("torch"):
         found.append("gloo")

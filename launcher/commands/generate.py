@@ -93,7 +93,7 @@ def _write_trace(session: Session, generate: GenerateConfig) -> None:
 
 
 def _tokenizer(model: Model, generate: GenerateConfig) -> Tokenizer | None:
-    """None only where the prompt is given as ids and the file's tokenizer can't be used."""
+    """Loads the tokenizer; None where the prompt is given as ids and the file's tokenizer can't be used."""
     try:
         return load_tokenizer(model.metadata)
     except TokenizerError:

@@ -1,4 +1,4 @@
-"""What a plan keeps of sequences, in words and numbers: positions of the KV cache, and recurrent states."""
+"""Describes the memory that a plan keeps for sequences: positions of the KV cache, and recurrent states."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tplaunch.worker.buffers.table import cache_buffers
 
 
 def kept_numbers(spec: ModelSpec, arrangement: Arrangement) -> dict[str, Any]:
-    """For JSON. Positions are of all sequences together; bytes of all ranks."""
+    """Returns the numbers for JSON: positions of all sequences together, bytes of all ranks."""
     limits = arrangement.limits
     cache_bytes = sum(rank.cache for rank in arrangement.bytes)
     return {

@@ -40,7 +40,7 @@ def show_models(as_json: bool, as_markdown: bool) -> int:
 
 
 def features(row: Architecture) -> list[str]:
-    """What an architecture has that a Llama has not, in the field's terms; that of a Llama is "dense"."""
+    """Lists an architecture's features that Llama lacks, in the field's terms; Llama's is "dense"."""
     attention, block = row.attention, row.block
     found = {
         "experts": row.experts is not None,

@@ -1,4 +1,4 @@
-"""What decode must read from memory for a token, held against how fast the devices copy theirs.
+"""Compares the bytes that decode must read for a token with the speed at which devices copy memory.
 
 A rank reads its KV cache once per token, and all its weights once for the texts that are made together, of
 experts those that a token is routed to.
@@ -46,7 +46,7 @@ def rooflines(
     ready: Sequence[Ready],
     measurement: Measurement,
 ) -> tuple[Roofline, ...]:
-    """By rank; empty for prefill, which computes more than it reads."""
+    """Returns the roofline of each rank; none for prefill, which computes more than it reads."""
     test = measurement.test
     if test.kind != "decode":
         return ()
@@ -75,7 +75,7 @@ def _stack_bytes(stack: Stack, on_numpy: bool) -> int:
 
 
 def _part_read(model: Model, stack: Stack) -> float:
-    """For a row."""
+    """Returns the part of a stack that is read for a row."""
     if "_exps." not in stack.name:
         return 1.0
     experts = model.spec.layers[int(stack.name.split(".")[1])].experts
@@ -106,7 +106,7 @@ def _states(model: Model, limits: Limits, share: RankShare) -> int:
 
 
 def roofline_text(found: Sequence[Roofline]) -> str:
-    """Of the rank that reads most."""
+    """Describes the roofline of the rank that reads most."""
     most = max(found, key=lambda roofline: roofline.bytes_per_token)
     read = f"{most.bytes_per_token / 1e6:,.1f} MB of weights and KV per token and rank"
     text = f"{read}, {_giga(most.bytes_per_second)} GB/s"

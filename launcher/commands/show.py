@@ -137,7 +137,7 @@ TITLES = {  # of what a layer has of each kind; the heads of a short convolution
 
 
 def _layer_numbers(layer: LayerSpec) -> tuple[int, int, int, int]:
-    """By TITLES; 0 for what a layer has not."""
+    """Returns the numbers of a layer in the order of TITLES; 0 for a part that it lacks."""
     attention, feed_forward, recurrent = layer.attention, layer.feed_forward, layer.recurrent
     heads = (0, 0) if attention is None else (attention.num_heads, attention.num_kv_heads)
     columns = 0 if feed_forward is None else feed_forward.length
@@ -161,7 +161,7 @@ KINDS = {**TITLES, "experts": "experts", "expert_columns": "expert columns"}  # 
 
 
 def _layer_spans(share: RankShare) -> dict[str, list[Span]]:
-    """What a rank holds of each layer, by kind."""
+    """Returns the spans that a rank holds of each layer, by kind."""
     return {
         "heads": [layer.heads for layer in share.layers],
         "kv_heads": [layer.kv_heads for layer in share.layers],

@@ -95,7 +95,7 @@ def _programs(config: RunConfig, choices: list[DeviceChoice]) -> list[Program]:
 
 
 def _measure(config: RunConfig, choice: DeviceChoice, job: TuningJob) -> dict[str, Any]:
-    """What the device's own process says, and how fast it is. Raises RunError."""
+    """Returns what the device's own process says, and how fast it is. Raises RunError."""
     found = run_device_job(config, choice, job, Tuning, TIMEOUT_SECONDS)
     speed = device_speed(config, choice, anew=True)
     return {"index": choice.index, **dataclasses.asdict(found), "weights_per_second": speed}

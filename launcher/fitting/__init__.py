@@ -1,1 +1,1 @@
-"""How a model comes to fit its devices: shares, contexts, bytes held against memory."""
+"""Fits a model to its devices: shares, contexts, bytes held against memory."""

@@ -93,7 +93,7 @@ def say_arrangement(config: RunConfig, model: Model, arrangement: Arrangement) -
 def largest_context_text(
     model: Model, arrangement: Arrangement, unknown: str = "a device does not say how much it holds"
 ) -> str:
-    """In one line. unknown: why it is, where it is not known."""
+    """Says in one line which context fits. unknown: the reason, where it is not known."""
     sizes, trained = arrangement.sizes, model.spec.context_length
     if sizes.limits.context_length > trained:
         return f"the model was trained for only {trained}: what it writes beyond may be poor"

@@ -33,7 +33,7 @@ def choose_weights(
     context = config.context_length or min(model.spec.context_length, ROOM)
     for step in range(NUM_STEPS + 1):
         memory_part = step / NUM_STEPS
-        weights = _mixed(by_speed, by_memory, memory_part)
+        weights = _blended(by_speed, by_memory, memory_part)
         plan = make_plan(model.spec, weights, config.expert_split)
         needs = rank_needs(
             model.spec, model.tensors, plan, choices, collective=config.collective, staging=config.staging
@@ -49,7 +49,7 @@ def _described(memory_part: float) -> str:
     return f"{1 - memory_part:.0%} by speed, the rest by memory"
 
 
-def _mixed(by_speed: Sequence[float], by_memory: Sequence[float], memory_part: float) -> tuple[float, ...]:
+def _blended(by_speed: Sequence[float], by_memory: Sequence[float], memory_part: float) -> tuple[float, ...]:
     pairs = zip(by_speed, by_memory, strict=True)
     return tuple(speed * (1 - memory_part) + memory * memory_part for speed, memory in pairs)
 

@@ -70,7 +70,7 @@ class Fitting:
         return Sizes(limits, largest, self.limit(largest + BLOCK_LENGTH) if largest < trained else None)
 
     def _widened(self, context: int, is_known: bool) -> Limits:
-        """With blocks for further sequences, and then with snapshots, as far as they are wanted and fit."""
+        """Adds blocks for further sequences, and then snapshots, as far as they are wanted and fit."""
         rows = self._config.max_rows or self._rows(context)
 
         def limits(further: int, snapshots: int) -> Limits:
@@ -91,7 +91,7 @@ class Fitting:
     def limits(
         self, context: int, rows: int | None = None, further: int = 0, snapshots: int | None = None
     ) -> Limits:
-        """With as many rows as the user wants, or else as MAX_WORK_BYTES leave room for.
+        """Returns limits with as many rows as the user wants, or else as MAX_WORK_BYTES leave room for.
 
         further: sequences that have blocks of their own, besides one whole context. snapshots: of recurrent
         states, as few as possible where nothing is said.

@@ -110,7 +110,7 @@ def rank_needs(
     collective: str = COLLECTIVES[0],
     staging: bool = False,
 ) -> list[RankNeeds]:
-    """By rank. staging: devices copy partial sums whether or not they can import them."""
+    """Returns the needs of each rank. staging: devices copy partial sums even if they can import them."""
     return [
         RankNeeds(
             spec,

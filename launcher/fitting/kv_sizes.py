@@ -1,4 +1,4 @@
-"""How many blocks and state slots some sequences take. Whether they fit is for context_fit.py to find out."""
+"""Counts the blocks and state slots of some sequences. context_fit.py finds out if they fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the ranks' memory lies, and how much of it there is: on each device, and in this machine.
+"""Finds the memory that ranks lie in, and its size: of each device, and of this machine.
 
 All ranks that run on the CPU share this machine's memory, whatever their driver reports of it; an integrated
 GPU takes its own from there, too.

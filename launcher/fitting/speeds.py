@@ -1,4 +1,4 @@
-"""How fast the devices are, to split a model by: weights per second of a matrix-vector product.
+"""Speeds of devices, to split a model by: weights per second of a matrix-vector product.
 
 Decode does little else. A copy's bandwidth would say the same of GPUs, but not of drivers for CPUs, whose
 kernels are far from reading as fast as they copy.

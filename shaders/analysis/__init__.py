@@ -1,1 +1,1 @@
-"""What can be told of a compiled kernel without running it. Only tests need this."""
+"""Analyses compiled kernels without running them. Only tests need this."""

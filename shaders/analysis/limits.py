@@ -1,4 +1,4 @@
-"""What a kernel asks of every device that runs it: how large a workgroup is, and what that shares."""
+"""Reads the demands of a kernel on every device: the size of a workgroup and of its shared memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ LOCAL_SIZE_MODE, WORKGROUP_CLASS = 17, 4
 
 
 def num_invocations(module: bytes) -> int:
-    """How many invocations a workgroup of the kernel has."""
+    """Counts the invocations of a workgroup of the kernel."""
     modes = (op for op in spirv.instructions(module) if op.opcode == spirv.OP_EXECUTION_MODE)
     return next(prod(op.operands[2:5]) for op in modes if op.operands[1] == LOCAL_SIZE_MODE)
 
 
 def workgroup_bytes(module: bytes) -> int:
-    """How much memory a workgroup of the kernel shares, at most."""
+    """Returns the bytes of memory that a workgroup of the kernel shares, at most."""
     instructions = list(spirv.instructions(module))
     types = Types(instructions)
     return sum(

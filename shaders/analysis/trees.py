@@ -1,4 +1,4 @@
-"""What is known of a value: a number where all of it is alike, or a tuple of what is known of each member.
+"""Facts about a value: a number where all of it is alike, or a tuple of the facts about each member.
 
 The numbers are sets of bits, which "or" joins: the lowest two are a level of values.py, each of the
 others is a root, a pointer among the push constants that the value was computed from.
@@ -34,11 +34,11 @@ class Types:
         return self._by_id[pointer].operands[2]
 
     def is_pointer(self, identifier: int) -> bool:
-        """Whether a type is that of pointers."""
+        """Returns true if a type is that of pointers."""
         return self._by_id[identifier].opcode == spirv.OP_TYPE_POINTER
 
     def has_members(self, identifier: int) -> bool:
-        """Whether members of a type are told apart: those of vectors are not."""
+        """Returns true if members of a type are told apart: members of vectors are not."""
         return self._by_id[identifier].opcode in (spirv.OP_TYPE_STRUCT, spirv.OP_TYPE_ARRAY)
 
     def tree(self, identifier: int, has_roots: bool = False) -> Tree:
@@ -81,7 +81,7 @@ def flat(tree: Tree) -> int:
 
 
 def joined(one: Tree, other: Tree) -> Tree:
-    """What is known of a value that may be the one or the other."""
+    """Joins the facts about a value that may be the one or the other."""
     if isinstance(one, int) and isinstance(other, int):
         return one | other
     if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
@@ -94,7 +94,7 @@ def joined(one: Tree, other: Tree) -> Tree:
 
 
 def at_path(tree: Tree, path: Sequence[int | None]) -> Tree:
-    """What is known of a member; None stands for any member."""
+    """Returns the facts about a member; None in the path stands for any member."""
     for index in path:
         if isinstance(tree, int):
             return tree

@@ -125,8 +125,8 @@ class _Kernel:
             for node, op in self._until_barrier(*start):
                 if op.opcode in LOADS or op.opcode in STORES:
                     pointer = node.name(op.operands[2 if op.opcode in LOADS else 0])
-                    if pointer in self._values.places:
-                        variable = self._values.places[pointer].variable
+                    if pointer in self._values.pointees:
+                        variable = self._values.pointees[pointer].variable
                         (read if op.opcode in LOADS else written).add(variable)
             racing |= read & written
         return racing

@@ -1,4 +1,4 @@
-"""How far each value of a kernel is the same: in the whole workgroup, in each subgroup, or nowhere.
+"""Finds how far each value of a kernel is the same: in the workgroup, in each subgroup, or nowhere.
 
 Knows single instructions. In which order they are looked at, and what the flow is like around them, is for
 uniformity.py to say.
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from tplaunch.shaders import spirv
 from tplaunch.shaders.analysis.flow import WITHOUT_RESULT, Graph, Node
-from tplaunch.shaders.analysis.places import Place, Site, find_places, find_stores
+from tplaunch.shaders.analysis.pointers import Pointee, Site, find_pointees, find_stores
 from tplaunch.shaders.analysis.trees import (
     LEVEL_BITS,
     UNKNOWN_ROOT,
@@ -55,7 +55,7 @@ class Values:
     def __init__(self, graph: Graph, order: Sequence[int]) -> None:
         self._types = Types(graph.declarations)
         self.constants: Mapping[int, int] = self._types.constants
-        self.places = find_places(graph, self._types)
+        self.pointees = find_pointees(graph, self._types)
         self.racing = set[int]()  # the workgroup's variables that may differ from reader to reader
         self.changed = False
         self._values: dict[int, Tree] = {}
@@ -65,7 +65,7 @@ class Values:
         self._written_roots = 0
         self._declare_all(graph)
         functions = {name for name, storage in self._classes.items() if storage == FUNCTION_CLASS}
-        self._reaching = find_stores(graph.nodes, order, self.places, functions)
+        self._reaching = find_stores(graph.nodes, order, self.pointees, functions)
 
     def _declare_all(self, graph: Graph) -> None:
         builtins = {
@@ -85,7 +85,7 @@ class Values:
                 self._classes[name], self._variables[name] = storage, tree
 
     def level(self, name: int) -> int:
-        """How far a value is the same."""
+        """Returns how far a value is the same."""
         return flat(self._values.get(name, UNIFORM)) & LEVEL_BITS
 
     def take(self, site: Site, node: Node, op: Instruction, flow: int) -> None:
@@ -98,12 +98,12 @@ class Values:
             self._set(node.result_of_call, joined(self._value(node, op.operands[0]), flow))
         elif op.opcode not in WITHOUT_RESULT and op.opcode != spirv.OP_FUNCTION_CALL:
             name = node.name(op.operands[1])
-            if name not in self.places:
+            if name not in self.pointees:
                 self._set(name, self._result(site, node, op))
 
     def _value(self, node: Node, identifier: int) -> Tree:
         name = node.name(identifier)
-        if name in self.places:
+        if name in self.pointees:
             raise UnknownInstruction("a pointer to a variable is used as a value")
         return self._values.get(name, UNIFORM)
 
@@ -113,41 +113,41 @@ class Values:
         if value != known:
             self._values[name], self.changed = value, True
 
-    def _choice(self, place: Place) -> int:
-        """How far it is the same which member of a variable is meant."""
+    def _choice(self, pointee: Pointee) -> int:
+        """Returns how far the choice of a variable's member is the same."""
         found = UNIFORM
-        for index in place.indices:
+        for index in pointee.indices:
             found |= self.level(index)
         return found
 
     def _store(self, site: Site, pointer: int, value: Tree, flow: int) -> None:
-        place = self.places.get(pointer)
-        if place is None:
+        pointee = self.pointees.get(pointer)
+        if pointee is None:
             roots = flat(self._values.get(pointer, UNIFORM)) & ~LEVEL_BITS or UNKNOWN_ROOT
             self.changed = self.changed or self._written_roots | roots != self._written_roots
             self._written_roots |= roots
-        elif self._classes[place.variable] in (FUNCTION_CLASS, PRIVATE_CLASS):
-            value = joined(value, flow | self._choice(place))
-            known = self._variables[place.variable], self._stored.get(site)
-            self._variables[place.variable] = with_path(known[0], place.path, value)
+        elif self._classes[pointee.variable] in (FUNCTION_CLASS, PRIVATE_CLASS):
+            value = joined(value, flow | self._choice(pointee))
+            known = self._variables[pointee.variable], self._stored.get(site)
+            self._variables[pointee.variable] = with_path(known[0], pointee.path, value)
             self._stored[site] = value
-            self.changed = self.changed or (self._variables[place.variable], value) != known
-        elif self._classes[place.variable] != WORKGROUP_CLASS:
-            raise UnknownInstruction(f"a store to storage class {self._classes[place.variable]}")
+            self.changed = self.changed or (self._variables[pointee.variable], value) != known
+        elif self._classes[pointee.variable] != WORKGROUP_CLASS:
+            raise UnknownInstruction(f"a store to storage class {self._classes[pointee.variable]}")
 
     def _loaded(self, site: Site, pointer: int, result_type: int) -> Tree:
-        place = self.places.get(pointer)
-        if place is None:
+        pointee = self.pointees.get(pointer)
+        if pointee is None:
             level = self._loaded_from_memory(flat(self._values.get(pointer, UNIFORM)))
             return level | UNKNOWN_ROOT if self._types.is_pointer(result_type) else level
-        if self._classes[place.variable] == WORKGROUP_CLASS:
-            return VARYING if place.variable in self.racing else self._choice(place)
+        if self._classes[pointee.variable] == WORKGROUP_CLASS:
+            return VARYING if pointee.variable in self.racing else self._choice(pointee)
         if site in self._reaching:
             found = self._types.tree(result_type)
             for store in self._reaching[site]:
                 found = joined(found, self._stored.get(store, UNIFORM))
             return found
-        return joined(at_path(self._variables[place.variable], place.path), self._choice(place))
+        return joined(at_path(self._variables[pointee.variable], pointee.path), self._choice(pointee))
 
     def _loaded_from_memory(self, address: int) -> int:
         """The level of what lies at an address; what the kernel writes may change between two readers."""

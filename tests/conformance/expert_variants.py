@@ -19,7 +19,7 @@ EIGHT_EXPERTS: Tensors = {
     "blk.1.exp_probs_b.bias": (8,),
 }
 NO_NORMS: Tensors = {f"blk.*.attn_{kind}_norm.weight": None for kind in "qk"}
-PREDICTING: Tensors = {  # of a block that only predicts further ahead
+PREDICTING: Tensors = {  # of a multi-token-prediction block
     "blk.3.nextn.eh_proj.weight": (256, 512),
     "blk.3.nextn.enorm.weight": (256,),
     "blk.3.nextn.hnorm.weight": (256,),

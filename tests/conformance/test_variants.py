@@ -1,4 +1,4 @@
-"""What real files have and the reference models lack, against logits that write_variants.py has written."""
+"""Tests features of real files that the reference models lack, against logits of write_variants.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What real files have and the reference models lack: other keys, further tensors, more layers."""
+"""Variants with features of real files that the reference models lack: keys, tensors, more layers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Variant:
     context: int = 256  # of llama.cpp a multiple of 256
 
     def spec(self, specs: Mapping[str, Any]) -> dict[str, Any]:
-        """What the builder of reference models writes; specs: those of the unchanged models."""
+        """Returns the spec for the builder of reference models; specs: those of the unchanged models."""
         spec: dict[str, Any] = copy.deepcopy(specs[self.model])
         arch, keys = spec["arch"], {key: value for key, *value in spec["kv"]}
         shapes = dict(spec["tensors"])

@@ -1,4 +1,4 @@
-"""What a newcomer tries first works as written, on a terminal of 80 columns."""
+"""A newcomer's first commands work as written, on a terminal of 80 columns."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is installed: one name, from a wheel or an sdist, with all that a run needs."""
+"""An installation has one name, comes from a wheel or an sdist, and has all that a run needs."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def bench_ranks(tplaunch: CommandLine) -> dict[int, int]:
 
 
 def test_a_rank_of_a_bench_that_is_stopped_ends_it(tplaunch: CommandLine) -> None:
-    """Whether it is still starting or sums already: another rank misses it, or the launcher does."""
+    """The rank may still be starting or sum already: another rank misses it, or the launcher does."""
     rank = 1
     process = tplaunch.start("bench-collectives", "--ranks", "3", "--sizes", "16M", "--timeout", "1")
     wait_for(lambda: len(bench_ranks(tplaunch)) == 3)

@@ -1,4 +1,4 @@
-"""What runs and `tplaunch check` say of kernels that compute wrong numbers, or that end the driver."""
+"""Runs and `tplaunch check` tell of kernels that compute wrong numbers, or that end the driver."""
 
 from __future__ import annotations
 

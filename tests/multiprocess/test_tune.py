@@ -34,7 +34,7 @@ def cache_files(cache: dict[str, str]) -> list[Path]:
 
 
 def tokens(tplaunch: CommandLine, model: Path, cache: dict[str, str], *options: str) -> tuple[Any, str]:
-    """What a run says, and what its workers log."""
+    """Returns the tokens of a run, and the log of its workers."""
     done = tplaunch(*RUN, *options, model, env=cache, check=True)
     return json.loads(done.stdout)["tokens"], done.stderr
 

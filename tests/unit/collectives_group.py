@@ -17,7 +17,7 @@ KINDS = (*collectives.KINDS, "zmq-ring" + OVER_TCP)
 
 
 def on_ranks(ranks: Sequence[Collective], function: Callable[[Collective], Any]) -> list[Any]:
-    """What the function returns, or the CollectiveError that it raises, on each of the ranks at once."""
+    """Calls the function on all ranks at once; returns its results, or the CollectiveErrors it raises."""
 
     def call(rank: Collective) -> Any:
         try:

@@ -23,8 +23,8 @@ from tplaunch.worker.ops.attention import (
     AttentionCombine,
     HeadNorm,
     HeadSums,
-    Rope,
     RopeCache,
+    Rotate,
 )
 from tplaunch.worker.programs.program import Phase, Program
 from tplaunch.worker.programs.transformer import build_program
@@ -33,7 +33,7 @@ from tplaunch.worker.step.segments import SegmentRunner
 
 
 def spec_of(architecture: str, layers: int, shapes: Any = None, **changes: Any) -> ModelSpec:
-    """Of a model of eight heads of 16 elements, with these keys; shapes: of tensors that it has."""
+    """Returns the spec of a model of eight heads of 16 elements, with these keys; shapes: of its tensors."""
     keys: dict[str, Any] = {
         "block_count": layers,
         "context_length": 131072,
@@ -56,7 +56,7 @@ def spec_of(architecture: str, layers: int, shapes: Any = None, **changes: Any) 
 
 
 def windows(spec: ModelSpec) -> str:
-    """Of each layer whether it slides."""
+    """Returns a letter for each layer: S for one with a window, f for one that sees all."""
     return "".join("S" if layer.window is not None else "f" for layer in spec.attentions)
 
 
@@ -250,7 +250,7 @@ def test_replicated_keys_are_counted_once() -> None:
 
 
 def test_short_rows_move_few_bytes() -> None:
-    """What the collective is asked to add up, with three rows of a residual stream of 32."""
+    """The collective adds up only the bytes of three rows of a residual stream of 32."""
 
     class Counting:
         def __init__(self) -> None:
@@ -285,10 +285,10 @@ def test_sinks_go_with_their_heads() -> None:
 def test_norms_behind_the_rope_turn_in_place_first() -> None:
     spec = spec_of("hunyuan-dense", 1, {"blk.0.attn_q_norm.weight": (16,)})
     ops = [op for segment in programs(spec, 1)[0].segments for op in segment.ops]
-    order = [op for op in ops if isinstance(op, Rope | HeadNorm | RopeCache)]
-    assert [type(op) for op in order] == [Rope, HeadNorm, RopeCache]
+    order = [op for op in ops if isinstance(op, Rotate | HeadNorm | RopeCache)]
+    assert [type(op) for op in order] == [Rotate, HeadNorm, RopeCache]
     cache = order[2]
-    assert isinstance(cache, RopeCache) and cache.turn.dimension == 0
+    assert isinstance(cache, RopeCache) and cache.rotation.dimension == 0
 
 
 def test_a_rank_of_one_kv_head_looks_at_its_own_heads_only() -> None:

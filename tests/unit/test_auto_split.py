@@ -31,7 +31,7 @@ def gpu(index: int, gigabytes: float, name: str | None = None, **changes: Any) -
 
 @pytest.fixture(autouse=True)
 def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """What the devices are said to do, by name; 100 for others."""
+    """Sets the speeds of devices, by name; 100 for others."""
     found: dict[str, float] = {}
 
     def device_speed(_config: RunConfig, choice: DeviceChoice, anew: bool = False) -> float:

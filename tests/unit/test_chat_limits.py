@@ -1,4 +1,4 @@
-"""What templates that are made to do harm come to: a sentence, within a bounded time, and no process left."""
+"""Templates that are made to do harm end in a sentence, within a bounded time, and leave no process."""
 
 from __future__ import annotations
 

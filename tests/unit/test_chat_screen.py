@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 
 def shown(text: str, columns: int = 20, pieces: int = 3) -> str:
-    """What a terminal gets of a text that comes in pieces of so many characters."""
+    """Returns the text that a terminal gets when it comes in pieces of so many characters."""
     wrapper = Wrapper(lambda: columns)
     cut = [text[start : start + pieces] for start in range(0, len(text), pieces)]
     return "".join(map(wrapper.push, cut)) + wrapper.finish()

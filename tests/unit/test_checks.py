@@ -57,7 +57,7 @@ def test_numpy_agrees_with_itself(op: SmallOp) -> None:
     "op", one_of_each(), ids=lambda op: f"{type(op.op).__name__}-{op.kv_type}-{op.num_rows}"
 )
 def test_doing_nothing_is_wrong(op: SmallOp) -> None:
-    """What a kernel is to write must differ from what lies there already."""
+    """The results that a kernel is to write differ from the numbers that lie there already."""
     check = op.check()
 
     class Idle(NumpyDevice):

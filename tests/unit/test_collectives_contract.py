@@ -1,4 +1,4 @@
-"""What every kind of collective promises."""
+"""Tests the contract that every kind of collective keeps."""
 
 import mmap
 import secrets

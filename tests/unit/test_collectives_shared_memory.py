@@ -1,4 +1,4 @@
-"""What only shared memory has: one arena for all, a path between the ranks, sleeping on a flag."""
+"""Tests features of shared memory alone: one arena for all, a path between the ranks, sleep on a flag."""
 
 import errno
 import os

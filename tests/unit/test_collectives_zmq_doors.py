@@ -152,7 +152,7 @@ def test_who_does_not_know_the_token_is_not_let_in(set_up: Callable[["zmq.Socket
 
 
 def taken_over(listener: socket.socket, own_greeting: bytes, then: bytes) -> bytes:
-    """What a peer tells the one who listens in another's place, until it hangs up."""
+    """Returns the bytes that a peer tells the one who listens in another's place, until it hangs up."""
     listener.settimeout(30)
     connection, _ = listener.accept()
     with connection:

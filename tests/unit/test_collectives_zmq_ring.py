@@ -1,4 +1,4 @@
-"""What only the ring has: pieces of a chunk, a wire format, a clock of its own."""
+"""Tests features of the ring alone: pieces of a chunk, a wire format, a clock of its own."""
 
 import struct
 import threading

@@ -41,7 +41,7 @@ def arranged(
 
 
 def has_room(choices: Sequence[DeviceChoice], shape: str, limits: Limits) -> bool:
-    """Whether every place has room, worked out from the whole plan again."""
+    """Returns true if every place has room, worked out from the whole plan again."""
     config, model, found = arranged([gpu(0, 1 << 50)] * len(choices), shape)
     needs = rank_needs(model.spec, model.tensors, found.plan, choices)
     needed = [rank.bytes(limits) for rank in needs]

@@ -1,4 +1,4 @@
-"""What a rank or the coordinator may send each other: frames of a limited size, and few of them."""
+"""A rank and the coordinator send each other few frames, of a limited size."""
 
 from __future__ import annotations
 

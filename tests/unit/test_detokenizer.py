@@ -21,7 +21,7 @@ class Pieces:
 
 
 def pushed(*pieces: bytes) -> list[str]:
-    """What each push gives, and finish at the end."""
+    """Returns the texts of each push, and of finish at the end."""
     detokenizer = Detokenizer(Pieces(*pieces))
     return [*map(detokenizer.push, range(len(pieces))), detokenizer.finish()]
 

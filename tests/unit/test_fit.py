@@ -1,4 +1,4 @@
-"""What ranks need, held against what there is; and the limits that a command works within."""
+"""Compares the needs of ranks with the memory there is, and tests the limits a command works within."""
 
 from __future__ import annotations
 
@@ -212,7 +212,10 @@ def test_limits_come_from_the_options_and_the_model(model: Model) -> None:
 
 def test_prompts_that_cant_be_run(model: Model) -> None:
     limits = limits_of(model, context_length=33)
-    check_prompt([0, 47] * 16 + [1], model, limits)
+    check_prompt([0, 47] * 16, model, limits)
+    check_prompt([0, 47] * 16 + [1], model, limits, continues=False)
+    with pytest.raises(UsageError, match="33 tokens, as many as the context: there is no room for an answer"):
+        check_prompt([0, 47] * 16 + [1], model, limits)
     with pytest.raises(UsageError, match="the prompt is empty"):
         check_prompt([], model, limits)
     for wrong in (-1, 48, 10**20):

@@ -90,7 +90,7 @@ class WireEngine:
 
 
 def generate(requests: Requests, num_sequences: int) -> None:
-    """What both sides do in a step; every sequence fills the context."""
+    """Runs the steps of both sides; every sequence fills the context."""
     for number in range(num_sequences):
         request = requests.add([1 + number % 40], SamplingParams(seed=1, max_tokens=None))
         while not request.is_finished:

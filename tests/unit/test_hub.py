@@ -25,7 +25,7 @@ from tests.split_files import Split
 FETCH = """
 import json, resource, sys
 from tplaunch.launcher.config import HubModel, RunError, UsageError
-from tplaunch.launcher.hub import fetch
+from tplaunch.launcher.hub.fetch import fetch
 assert "huggingface_hub" not in sys.modules
 words = json.loads(sys.argv[1])
 if "max_file" in words:
@@ -66,7 +66,7 @@ class Fetcher:
         )
 
     def plan(self, repository: str) -> subprocess.CompletedProcess[str]:
-        """What `tplaunch plan` has to say of it."""
+        """Runs `tplaunch plan` on the repository."""
         words = ["plan", "--devices", "cpu", "--json", "-hf", repository]
         return subprocess.run(
             [sys.executable, "-m", "tplaunch", *words],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tplaunch.launcher.config import HubModel, UsageError
-from tplaunch.launcher.hub_files import choose_files, parse_hub_model
+from tplaunch.launcher.hub.files import choose_files, parse_hub_model
 
 FILES = [
     "README.md",

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 
 def config_of_words(*words: str) -> RunConfig:
-    """What the command line makes of them, with the API's own default."""
+    """Returns the command line's configuration for the words, with the API's own default."""
     options = parse_words(["run", f"--parallel={API_PARALLEL}", *words])
     return run_config(options, options.model)
 

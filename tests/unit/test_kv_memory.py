@@ -1,4 +1,4 @@
-"""What is kept of sequences: blocks behind a window are given back, states fork, blocks are copied."""
+"""Tests the memory of sequences: blocks behind a window are given back, states fork, blocks are copied."""
 
 from __future__ import annotations
 

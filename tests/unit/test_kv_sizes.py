@@ -1,4 +1,4 @@
-"""What is kept of sequences, as far as it fits: blocks for windows and several sequences, snapshots."""
+"""Tests the sizes of sequences' memory: blocks for windows and several sequences, snapshots."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def limits_of(shape: str, **changes: Any) -> Limits:
 
 
 def planned(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[dict[str, Any], str]:
-    """What `tplaunch plan` finds, as JSON and as text."""
+    """Returns the plan of `tplaunch plan`, as JSON and as text."""
     words = ["plan", "--devices=cpu", *options]
     assert main([*words, "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""What the launcher decides before a worker starts: options, devices, cores, what fits, where logs go."""
+"""Tests the launcher's decisions before a worker starts: options, devices, cores, memory, logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file may ask for: headers of any size that they claim cost little time and memory."""
+"""Headers that claim any size cost little time and memory."""
 
 from __future__ import annotations
 

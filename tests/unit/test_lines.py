@@ -1,4 +1,4 @@
-"""What people read stays within the terminal."""
+"""Texts that people read stay within the terminal."""
 
 from __future__ import annotations
 

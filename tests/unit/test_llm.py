@@ -62,7 +62,7 @@ def num_rows(run: FakeRun) -> int:
 
 
 def greedy(llm: LLM, tokens: list[int], count: int = 5) -> list[int]:
-    """What the fake model says behind these tokens."""
+    """Returns the tokens that the fake model puts behind these."""
     found = list(tokens)
     for _ in range(count):
         found.append(int(logits(found, LayerKinds(), demo_model().spec.vocabulary_size)[-1].argmax()))

@@ -1,4 +1,4 @@
-"""What containers and limits leave of a machine, read from sample trees of /proc and /sys."""
+"""Tests the limits of containers on a machine, read from sample trees of /proc and /sys."""
 
 from __future__ import annotations
 

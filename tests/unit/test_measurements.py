@@ -19,7 +19,7 @@ from tplaunch.shaders.load import kernel_names, kernels_hash
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring import measurements as measurements_module
 from tplaunch.worker.measuring.measurements import MAX_FILE_BYTES, Measurements, cache_folder, lowest
-from tplaunch.worker.vulkan.pushes.kernels import KERNELS
+from tplaunch.worker.vulkan.push_constants.kernels import KERNELS
 from tplaunch.worker.vulkan.variants import FAMILIES, Selection, candidates
 
 DEVICE = {"name": "a GPU", "uuid": "00ff", "driver": "its driver 1.0"}

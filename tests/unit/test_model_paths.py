@@ -35,7 +35,7 @@ def whole(tmp_path: Path) -> Path:
 
 
 def hash_elsewhere(part: FilePart) -> str:
-    """What another process finds by the part's path."""
+    """Returns the hash that another process finds by the part's path."""
     command = [sys.executable, "-c", OPEN, part.path, str(part.header_bytes)]
     return (
         subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True)

@@ -1,4 +1,4 @@
-"""What binds a worker to its machine."""
+"""A worker is bound to its machine."""
 
 import os
 import subprocess

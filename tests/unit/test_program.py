@@ -234,7 +234,7 @@ def test_every_buffer_exists_and_is_wide_enough(case: RankCase, rows: int) -> No
             positions = limits.num_blocks * limits.block_length * op.num_kv_heads * 4
             assert buffers[op.key_cache].nbytes == positions * op.key_length
             assert buffers[op.value_cache].nbytes == positions * op.value_length
-            assert buffers["rope"].row_length >= op.turn.dimension
+            assert buffers["rope"].row_length >= op.rotation.dimension
 
 
 @given(rank_cases())

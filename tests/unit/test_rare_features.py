@@ -1,4 +1,4 @@
-"""What few files of an architecture have: sections and factors of ropes, norms of keys alone."""
+"""Tests features of few files: sections and factors of ropes, norms of keys alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What real files leave out, write otherwise or hold besides: the same model comes of them, or a refusal."""
+"""Real files leave keys out, write them otherwise or add some: the model stays the same, or is refused."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_leading_dimensions_of_1_say_nothing(tmp_path: Path, name: str, leading_
 
 
 def changed_spec(path: Path, **changes: Any) -> Any:
-    """Of the file with other keys; None for one that is left out."""
+    """Reads the spec of the file with other keys; None leaves a key out."""
     file = read_gguf(path)
     metadata = {**file.metadata, **{f"llama.{key}": value for key, value in changes.items()}}
     return model_spec({key: value for key, value in metadata.items() if value is not None}, file.tensors)
@@ -118,7 +118,7 @@ def test_tied_embeddings_may_have_a_bias_behind_them(tmp_path: Path) -> None:
 
 
 def test_alpha_raises_the_base_of_the_rope() -> None:
-    """The slowest of 4 pairs turns 1000 times slower, the first as before (NTK-aware scaling)."""
+    """The slowest of 4 pairs rotates 1000 times slower, the first as before (NTK-aware scaling)."""
     plain, changed = (
         rope_angles(read_rope(MetadataReader(keys, "hunyuan-dense"), 8, False, {}), None)
         for keys in ({}, {"hunyuan-dense.rope.scaling.alpha": 1000.0})
@@ -147,7 +147,7 @@ def test_keys_of_other_architectures_say_nothing(keys: dict[str, Any]) -> None:
         ([16, 16, 0, 0], tuple(range(2, 32, 3))),
     ],
 )
-def test_pairs_of_no_section_do_not_turn(sections: list[int] | None, still: tuple[int, ...]) -> None:
+def test_pairs_of_no_section_do_not_rotate(sections: list[int] | None, still: tuple[int, ...]) -> None:
     """Time, height and width take turns, as long as they have pairs; the rest is of a fourth position, 0."""
     keys = {} if sections is None else {"qwen35.rope.dimension_sections": sections}
     assert still_pairs(MetadataReader(keys, "qwen35"), 32) == still

@@ -61,7 +61,7 @@ def test_every_split_gives_the_same(path: Path, weights: tuple[float, ...], two_
 
 @pytest.mark.parametrize("name", ["lfm2", "mamba2", "qwen35"])
 def test_splits_inside_blocks_give_the_same(name: str, tmp_path: Path) -> None:
-    """Of the output projection, whose columns are cut anywhere."""
+    """The columns of the output projection are cut anywhere."""
     kinds = ("shortconv.out_proj", "shortconv.in_proj", "ssm_out", "ssm_in", "attn_qkv", "attn_gate")
     file = MODELS[name]().write(tmp_path / "model.gguf", {f"{kind}.weight": "Q8_0" for kind in kinds})
     assert_same(logits_of(file, (1, 2, 2)), logits_of(file))
@@ -98,8 +98,8 @@ def test_layouts_of_the_same_model_give_the_same(tmp_path: Path, weights: tuple[
     expected = logits_of(plain.write(tmp_path / "plain.gguf"))
     layouts = {
         "turns": recurrent_models.in_turns(plain),
-        "betas": recurrent_models.group_by_group(plain, also_mixed=False),
-        "older": recurrent_models.group_by_group(plain, also_mixed=True),
+        "betas": recurrent_models.group_by_group(plain, also_convolved=False),
+        "older": recurrent_models.group_by_group(plain, also_convolved=True),
     }
     for name, model in layouts.items():
         assert_same(logits_of(model.write(tmp_path / f"{name}.gguf"), weights), expected)

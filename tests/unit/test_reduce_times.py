@@ -1,4 +1,4 @@
-"""What all-reduces cost beyond the devices' own work, from the devices' laps."""
+"""Tests the costs of all-reduces beyond the devices' own work, from the devices' laps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tplaunch.coordinator.measuring.ledger import make_ledger
-from tplaunch.coordinator.measuring.reduce_times import ReduceClock, ReduceTimes, held_up
+from tplaunch.coordinator.measuring.reduce_times import ReduceClock, ReduceTimes, reduce_seconds
 from tplaunch.coordinator.messages import Lap, StepDone
 from tplaunch.launcher.commands.ledger_report import ledger_json, ledger_table
 
@@ -21,7 +21,7 @@ FAST, SLOW = answer((1, 2), (3.5, 4), (6, 7)), answer((1, 3), (3.25, 5), (5.5, 9
 
 def test_the_last_to_end_and_the_last_to_begin_count() -> None:
     spans = np.array([[(lap.begin, lap.end) for lap in each.laps[1:]] for each in (FAST, SLOW)])
-    np.testing.assert_allclose(held_up(spans), [0.5, 1.0])
+    np.testing.assert_allclose(reduce_seconds(spans), [0.5, 1.0])
 
 
 def test_the_two_phases_of_an_all_reduce_are_one() -> None:

@@ -59,15 +59,15 @@ def attention(spec: ModelSpec, w: dict[str, Doubles], prefix: str, x: Doubles) -
 
 
 def rotated(spec: ModelSpec, w: dict[str, Doubles], x: Doubles) -> Doubles:
-    """x [positions, heads, length]: pairs of neighbours as complex numbers, turned (arXiv 2104.09864)."""
+    """x [positions, heads, length]: pairs of neighbours as complex numbers, rotated (arXiv 2104.09864)."""
     rope = spec.ropes[0]
     frequencies = rope.base ** (-2 * np.arange(rope.dimension // 2) / rope.dimension)
     frequencies /= w.get("rope_freqs.weight", np.ones(1))
     angles = np.outer(np.arange(len(x)) * rope.scale, frequencies)[:, None, :]
     pairs = x[..., : rope.dimension].reshape(*x.shape[:2], -1, 2)
-    turned = (pairs[..., 0] + 1j * pairs[..., 1]) * np.exp(1j * angles)
+    rotated = (pairs[..., 0] + 1j * pairs[..., 1]) * np.exp(1j * angles)
     result = x.copy()
-    result[..., : rope.dimension] = np.stack((turned.real, turned.imag), -1).reshape(*x.shape[:2], -1)
+    result[..., : rope.dimension] = np.stack((rotated.real, rotated.imag), -1).reshape(*x.shape[:2], -1)
     return result
 
 

@@ -1,5 +1,6 @@
-"""What the repository promises about itself."""
+"""Tests the repository's promises about itself."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import tplaunch
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("launcher", "worker", "coordinator", "collectives", "shaders")
 MAX_LINES = 300
-
+NO_SENTENCE = ("Of", "Those", "What", "Whether")  # a docstring that begins so has no subject or no verb
 PYPROJECT = (REPOSITORY / "pyproject.toml").read_text()
 SOURCES = sorted(
     path.relative_to(REPOSITORY).as_posix()
@@ -46,6 +47,24 @@ def test_an_installation_has_every_package() -> None:
 def test_files_are_short(source: str) -> None:
     num_lines = len((REPOSITORY / source).read_text().splitlines())
     assert num_lines <= MAX_LINES, f"{num_lines} lines: does it hold two ideas?"
+
+
+def fragments(file: str) -> list[str]:
+    """The docstrings of a file that begin without a subject or a verb, a line each."""
+    found = []
+    for node in ast.walk(ast.parse((REPOSITORY / file).read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            words = (ast.get_docstring(node) or "").split()
+            if words and words[0].rstrip(",.:;") in NO_SENTENCE:
+                found.append(f"{file}:{node.body[0].lineno} {' '.join(words[:8])}")
+    return found
+
+
+def test_docstrings_are_sentences() -> None:
+    folders = (*PACKAGES, "tests", "examples")
+    paths = [path for folder in folders for path in (REPOSITORY / folder).rglob("*.py")]
+    files = {path.relative_to(REPOSITORY).as_posix() for path in paths} | set(SOURCES)
+    assert [line for file in sorted(files) for line in fragments(file)] == []
 
 
 def test_changelog_has_a_place_for_the_next_change() -> None:

@@ -1,4 +1,4 @@
-"""What decode reads per token, against the copy bandwidth."""
+"""Compares the bytes that decode reads per token with the copy bandwidth."""
 
 from dataclasses import replace
 

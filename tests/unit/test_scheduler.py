@@ -12,7 +12,7 @@ from tests.models import LIMITS, examples
 from tplaunch.coordinator.messages import Step, Wanted
 from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
 from tplaunch.coordinator.serving.scheduler import Scheduler, make_step
-from tplaunch.coordinator.serving.sequence import Run, Sequence
+from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import PlanError
 
@@ -35,7 +35,7 @@ def add(scheduler: Scheduler, *prompts: list[int], all_logits: bool = False) -> 
     return made
 
 
-def step_of(runs: list[Run], memory: KVMemory) -> Step:
+def step_of(runs: list[ScheduledRows], memory: KVMemory) -> Step:
     return make_step(1, runs, memory, Wanted())
 
 

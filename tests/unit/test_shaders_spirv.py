@@ -12,7 +12,7 @@ from tests.drivers import IN_CI
 from tplaunch.shaders import build, spirv
 from tplaunch.shaders.load import kernel_names, load_kernel
 from tplaunch.worker.vulkan.pipelines import MAX_PUSH_BYTES
-from tplaunch.worker.vulkan.pushes.kernels import KERNELS
+from tplaunch.worker.vulkan.push_constants.kernels import KERNELS
 
 # Vulkan 1.2 with the features that worker/vulkan/context.py enables; numbers are SPIR-V's.
 BASELINE = {

@@ -84,7 +84,7 @@ def test_ranks_together_compute_what_one_alone_does(
 def test_every_row_and_column_is_held_and_added_once(
     tmp_path_factory: pytest.TempPathFactory, case: Case
 ) -> None:
-    """What ranks hold twice, around a cut inside a block or of a KV head, only one of them uses."""
+    """Several ranks may hold a row, around a cut inside a block or of a KV head, but only one uses it."""
     path = tmp_path_factory.mktemp("split") / "m.gguf"
     write_llama(path, case.spec, case.types, biases=case.biases, scales=case.scales, tied=case.tied)
     file, spec = open_model(path)

@@ -278,7 +278,7 @@ KINDS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn
 
 @pytest.mark.parametrize("first", range(0, len(NAMES), len(KINDS)))
 def test_a_model_of_many_types_computes_the_same_on_any_number_of_ranks(tmp_path: Path, first: int) -> None:
-    """Of blocks of all sizes, which ranks cut through."""
+    """The model has blocks of all sizes, which ranks cut through."""
     names = [NAMES[(first + i) % len(NAMES)] for i in range(len(KINDS))]
     types = {f"{kind}.weight": name for kind, name in zip(KINDS, names, strict=True)}
     types["token_embd.weight"] = names[-1]

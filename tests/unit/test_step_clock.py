@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.models import examples
 from tplaunch.coordinator.measuring.trace import Trace
 from tplaunch.coordinator.messages import Lap, Step, StepDone
-from tplaunch.worker.step.clock import HOST_KINDS, StepClock, aligned, overlaps, take_out_device
+from tplaunch.worker.step.clock import HOST_KINDS, StepClock, account_for_device, aligned, overlaps
 
 NO_INTS = np.zeros(0, np.int32)
 
@@ -46,7 +46,7 @@ def test_the_device_goes_before_what_the_host_did_meanwhile() -> None:
         [("host", 0.002), ("submit", 0.004), ("wait", 0.006), ("reduce", 0.003), ("wait", 0.002)]
     )
     times = np.array([[7.004, 7.011], [7.0155, 7.0165]]) - 3.0  # by a clock of its own
-    device = take_out_device(ledger, laps, times)
+    device = account_for_device(ledger, laps, times)
     assert ledger["device"] == pytest.approx(8000)
     assert ledger["submit"] == pytest.approx(2500)
     assert sum(ledger.values()) == pytest.approx(17000)
@@ -63,7 +63,7 @@ def test_kinds_add_up_whatever_the_device_says(lengths: list[float], cuts: list[
     laps, ledger = laps_of(list(zip(kinds, lengths, strict=True)))
     num_waits = kinds.count("wait")
     points = np.cumsum(np.resize(cuts, 2 * num_waits)).reshape(num_waits, 2)
-    take_out_device(ledger, laps, points)
+    account_for_device(ledger, laps, points)
     assert sum(ledger.values()) == pytest.approx(sum(lengths) * 1e6, abs=1)
     assert min(ledger.values()) >= -1
 

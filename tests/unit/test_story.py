@@ -1,4 +1,4 @@
-"""What the demo says of its own story."""
+"""The demo judges its own story."""
 
 import sys
 from pathlib import Path

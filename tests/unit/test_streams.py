@@ -31,7 +31,7 @@ def python(
 
 @pytest.mark.parametrize("redirections", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_like_dev_null(tmp_path: Path, redirections: str) -> None:
-    """What is opened later never gets a stream's number, here or in a child process."""
+    """Files opened later never get a stream's number, here or in a child process."""
     found = tmp_path / "found"
     code = (
         f"file = open({str(found)!r}, 'w')\nassert file.fileno() > 2\n"

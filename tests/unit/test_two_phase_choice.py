@@ -28,7 +28,7 @@ class ScriptedRunner(SegmentRunner):
         self.asked = num_rows * row_length * 4
 
     def slowest(self, seconds: list[float]) -> list[float]:
-        """Of what was just run; what is known is told to all as it is."""
+        """Returns the times of the last runs; known times are told to all as they are."""
         asked, self.asked = self.asked, 0
         return [1.0, self.factors[asked]] if asked else seconds
 

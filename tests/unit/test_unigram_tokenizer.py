@@ -33,7 +33,7 @@ def load(*entries: Entry, **keys: Any) -> Tokenizer:
 
 
 def pieces_of(tokenizer: Tokenizer, text: str) -> list[str]:
-    """What the tokens stand for, but for the end token; "?" for the unknown one."""
+    """Returns the texts of the tokens, without the end token; "?" for the unknown one."""
     tokens = tokenizer.encode(text, add_special=False)
     return [tokenizer.token_bytes(token).decode() if token != 2 else "?" for token in tokens]
 

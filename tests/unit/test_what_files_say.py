@@ -15,7 +15,7 @@ from tplaunch.coordinator.split.model_shards import check_tensors
 
 TYPE, FACTOR, OLD_FACTOR = "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear"
 ORIGINAL = "rope.scaling.original_context_length"
-TURNS = {"rope.scaling.yarn_beta_fast": 8.0, "rope.scaling.yarn_beta_slow": 2.0}
+ROTATIONS = {"rope.scaling.yarn_beta_fast": 8.0, "rope.scaling.yarn_beta_slow": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_no_original_context_is_that_of_the_model() -> None:
 
 
 def test_only_some_architectures_are_told_how_yarn_scales() -> None:
-    yarn = {TYPE: "yarn", FACTOR: 4.0, **TURNS}
+    yarn = {TYPE: "yarn", FACTOR: 4.0, **ROTATIONS}
     multiplier = {"rope.scaling.yarn_log_multiplier": 0.5}
     assert spec_of("llama", 2, **yarn).ropes[0].yarn == Yarn(32.0, 1.0)
     assert spec_of("mistral3", 2, **yarn).ropes[0].yarn == Yarn(8.0, 2.0)
@@ -70,7 +70,7 @@ def test_windows_of_exaone4_are_those_of_its_large_model() -> None:
     assert {attention.window for attention in spec_of("exaone4", 30, **keys).attentions} == {None}
     large = spec_of("exaone4", 64, **keys)
     assert large.attentions[0].window == Window(512)
-    assert len(large.ropes) == 1, "all turn alike"
+    assert len(large.ropes) == 1, "all rotate alike"
 
 
 @pytest.mark.parametrize("architecture", ["cohere2", "olmo2"])
@@ -114,7 +114,7 @@ def test_divisors_are_those_of_each_layer() -> None:
 
 @pytest.mark.parametrize("biases", [("attn_qkv",), ("attn_q", "attn_k", "attn_v"), ()])
 def test_fused_matrices_with_biases_of_their_own(biases: tuple[str, ...]) -> None:
-    """Of the whole, or of its parts."""
+    """The fused matrix has biases of the whole, or of its parts."""
     rows = {"attn_qkv": 192, "attn_q": 128, "attn_k": 32, "attn_v": 32}
     shapes: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (48, 256),

@@ -1,4 +1,4 @@
-"""What people write on the command line: the model in three ways, prompts, near misses, others' options."""
+"""Words of the command line: the model in three ways, prompts, near misses, others' options."""
 
 from __future__ import annotations
 

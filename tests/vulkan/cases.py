@@ -1,4 +1,4 @@
-"""What the kernel tests compare devices with: cases of worker/checking/case.py, with weights of any scale."""
+"""Cases by which the kernel tests compare devices: of worker/checking/, with weights of any scale."""
 
 from __future__ import annotations
 

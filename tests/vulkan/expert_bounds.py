@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.worker.ops.activation_functions import ACTIVATIONS, GATED_ACTIVATIONS
+from tplaunch.worker.ops.activation_functions import ACTIVATION_FUNCTIONS, GATED_ACTIVATION_FUNCTIONS
 from tplaunch.worker.ops.experts import ExpertMatMul
 
 UNIT = 2.0**-24  # the largest relative error of a float32
@@ -65,7 +65,7 @@ def _product(
     weight: float,
 ) -> tuple[Doubles, Doubles]:
     """One expert's products with a row, and how far they may be apart."""
-    scale = weight * (float(arrays["factors"][index]) if op.factors is not None else 1.0)
+    scale = weight * (float(arrays["product_scales"][index]) if op.product_scales is not None else 1.0)
     sizes = np.abs(matrix) @ np.abs(inputs)
     of_sum = DEVIATIONS * np.sqrt(2 * inputs.size) * sizes  # of the difference of two such sums
     of_weights = 2 * WEIGHT_ROUNDINGS * np.abs(matrix).max() * np.abs(inputs).sum() / np.sqrt(inputs.size)
@@ -88,8 +88,8 @@ def _after_activation(activation: str | None, found: list[tuple[Doubles, Doubles
 
 
 def _activated(values: list[Doubles], activation: str | None) -> Doubles:
-    gated: dict[str, Callable[..., Any]] = dict(GATED_ACTIVATIONS)
-    alone: dict[str, Callable[..., Any]] = dict(ACTIVATIONS)
+    gated: dict[str, Callable[..., Any]] = dict(GATED_ACTIVATION_FUNCTIONS)
+    alone: dict[str, Callable[..., Any]] = dict(ACTIVATION_FUNCTIONS)
     with np.errstate(over="ignore"):
         if activation in gated:
             result: Doubles = gated[activation](*values)

@@ -29,7 +29,7 @@ class ReusedDevice:
 
     @property
     def matrix_size(self) -> int:
-        """Of the cooperative matrices that it multiplies; 0 without any."""
+        """The size of the cooperative matrices that the device multiplies; 0 without any."""
         return self._context.matrix_size
 
     def run(self, case: Case, variant: Variant | None = None) -> dict[str, npt.NDArray[Any]]:

@@ -106,7 +106,7 @@ NO_ADDITIONS = {
 
 
 def test_every_wrong_kernel_is_found(open_device: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that add."""
+    """Each kernel that adds is replaced by one that adds wrongly."""
     device = open_device("lavapipe", LIMITS)
     monkeypatch.setattr(
         pipelines,

@@ -19,7 +19,7 @@ from tplaunch.coordinator.model.experts import GATINGS
 from tplaunch.worker.checking.case import filled_matrix
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.numpy.device import NumpyDevice
-from tplaunch.worker.ops.activation_functions import ACTIVATIONS, GATED_ACTIVATIONS
+from tplaunch.worker.ops.activation_functions import ACTIVATION_FUNCTIONS, GATED_ACTIVATION_FUNCTIONS
 from tplaunch.worker.ops.experts import (
     TILE_PAIRS,
     TILE_WORDS,
@@ -159,7 +159,7 @@ Routing = tuple[HeldExperts, int, int, Floats]
 
 @st.composite
 def routings(draw: st.DrawFn) -> Routing:
-    """What a rank holds, the rows of program and step, and where they go."""
+    """Draws the experts that a rank holds, the rows of program and step, and the rows' routes."""
     count = draw(st.integers(1, 12))
     first = draw(st.integers(0, count - 1))
     held = HeldExperts(draw(st.integers(1, min(count, 4))), first, draw(st.integers(1, count - first)))
@@ -197,9 +197,9 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
     length = unit * data.draw(st.integers(1, 288 // unit), "tiles")
     matrix = Matrix("matrix", weight_type, matrix_rows, length)
     onto_up = not gated and data.draw(st.booleans(), "onto up")
-    activations = [None, *ACTIVATIONS]
+    activations = [None, *ACTIVATION_FUNCTIONS]
     if weight_type in ("F32", "F16") and (gated or onto_up):  # others' products are beyond where it clamps
-        activations += GATED_ACTIVATIONS
+        activations += GATED_ACTIVATION_FUNCTIONS
     by_pair, offset = data.draw(st.booleans(), "by pair"), data.draw(st.integers(0, 9), "offset")
     op = ExpertMatMul(
         matrix,
@@ -215,7 +215,7 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
         gated=gated,
         onto_up=onto_up,
         weighs=data.draw(st.booleans(), "weighs"),
-        factors=data.draw(st.sampled_from([None, "factors"]), "factors"),
+        product_scales=data.draw(st.sampled_from([None, "product_scales"]), "product_scales"),
     )
     rng = np.random.default_rng(data.draw(SEEDS, "seed"))
     packed = tame_rows(weight_type, matrix_rows, length, rng, 0.1)
@@ -223,7 +223,7 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
     arrays: Arrays = {
         "matrix": filled_matrix(matrix, packed),
         "bias": random_floats(rng, matrix_rows),
-        "factors": rng.uniform(0.5, 2, matrix_rows // columns).astype(np.float32),
+        "product_scales": rng.uniform(0.5, 2, matrix_rows // columns).astype(np.float32),
         "input": random_floats(rng, rows * (held.used if by_pair else 1), matrix.columns + 32),
         "output": random_floats(rng, rows * held.used, offset + columns + 3),
         "routes": routes,

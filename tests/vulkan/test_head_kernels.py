@@ -11,13 +11,22 @@ from tests.vulkan.cases import Case, assert_close, limits_for, random_cache, ran
 from tests.vulkan.reused_device import ReusedDevice
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.worker.numpy.device import NumpyDevice
-from tplaunch.worker.ops.attention import Clamp, HeadNorm, Heads, HeadSums, Rope, RopeCache, RowSums, Turn
+from tplaunch.worker.ops.attention import (
+    AttentionHeads,
+    Clamp,
+    HeadNorm,
+    HeadSums,
+    RopeCache,
+    Rotate,
+    Rotation,
+    RowSums,
+)
 from tplaunch.worker.ops.common import Op
 
 SEEDS = st.integers(0, 999)
 Floats = np.typing.NDArray[np.float32]
 HEADS = st.builds(
-    lambda num_heads, num_kv_heads, quads, gap: Heads(
+    lambda num_heads, num_kv_heads, quads, gap: AttentionHeads(
         num_heads, num_kv_heads, 4 * quads, 4 * quads + min(gap, 4 * quads)
     ),
     st.integers(1, 9),
@@ -28,7 +37,13 @@ HEADS = st.builds(
 
 
 def qkv_case(
-    op: Op, heads: Heads, num_rows: int, spare_rows: int, seed: int, num_slots: int = 1, slot: int = 0
+    op: Op,
+    heads: AttentionHeads,
+    num_rows: int,
+    spare_rows: int,
+    seed: int,
+    num_slots: int = 1,
+    slot: int = 0,
 ) -> Case:
     """Behind the keys lie values, which no op here touches."""
     rng = np.random.default_rng(seed)
@@ -56,7 +71,7 @@ def check(device: ReusedDevice, case: Case) -> None:
     heads=HEADS, columns=st.integers(1, 64), rows=st.integers(1, 7), spare_rows=st.integers(0, 2), seed=SEEDS
 )
 def test_clamp(
-    device: ReusedDevice, heads: Heads, columns: int, rows: int, spare_rows: int, seed: int
+    device: ReusedDevice, heads: AttentionHeads, columns: int, rows: int, spare_rows: int, seed: int
 ) -> None:
     op = Clamp(min(4 * columns, heads.first_value), 0.75)
     check(device, qkv_case(op, heads, rows, spare_rows, seed))
@@ -76,7 +91,7 @@ def test_clamp(
 )
 def test_head_norm(
     device: ReusedDevice,
-    heads: Heads,
+    heads: AttentionHeads,
     kind: str,
     has_weight: bool,
     has_bias: bool,
@@ -116,7 +131,7 @@ def test_head_norm(
 )
 def test_head_sums(
     device: ReusedDevice,
-    heads: Heads,
+    heads: AttentionHeads,
     skips: bool,
     num_slots: int,
     parity: int,
@@ -129,7 +144,7 @@ def test_head_sums(
 
 
 def test_no_heads_leave_sums_of_zero(device: ReusedDevice) -> None:
-    heads = Heads(0, 0, 32, 32)
+    heads = AttentionHeads(0, 0, 32, 32)
     case = qkv_case(HeadSums(heads, False, 0), heads, 3, 0, 0)
     assert not device.run(case)["partials"][0].any()
     check(device, case)
@@ -138,12 +153,12 @@ def test_no_heads_leave_sums_of_zero(device: ReusedDevice) -> None:
 @settings(max_examples=15)
 @given(data=st.data(), heads=HEADS, rows=st.integers(1, 7), spare_rows=st.integers(0, 2), seed=SEEDS)
 def test_rope_in_place(
-    device: ReusedDevice, data: st.DataObject, heads: Heads, rows: int, spare_rows: int, seed: int
+    device: ReusedDevice, data: st.DataObject, heads: AttentionHeads, rows: int, spare_rows: int, seed: int
 ) -> None:
     dimension = 2 * data.draw(st.integers(1, heads.key_length // 2))
     start, offset = data.draw(st.integers(0, heads.key_length - dimension)), data.draw(st.integers(0, 9))
-    turn = Turn(2 * offset, dimension, data.draw(st.booleans()), start)
-    check(device, qkv_case(Rope(heads, turn), heads, rows, spare_rows, seed))
+    rotation = Rotation(2 * offset, dimension, data.draw(st.booleans()), start)
+    check(device, qkv_case(Rotate(heads, rotation), heads, rows, spare_rows, seed))
 
 
 @pytest.mark.parametrize("kv_type", KV_TYPES)
@@ -169,9 +184,9 @@ def test_rope_cache(device: ReusedDevice, kv_type: str, data: st.DataObject, see
         kv_type=kv_type,
         context_length=blocks_per_row * block_length,
     )
-    heads = Heads(num_heads, num_kv_heads, key_length, key_length + gap)
+    heads = AttentionHeads(num_heads, num_kv_heads, key_length, key_length + gap)
     start = data.draw(st.integers(0, key_length - rope_dimension))
-    turn = Turn(rope_offset, rope_dimension, data.draw(st.booleans()), start)
+    rotation = Rotation(rope_offset, rope_dimension, data.draw(st.booleans()), start)
     cells = tables.size * num_kv_heads * block_length
     angles = rng.uniform(-10, 10, (rows, (rope_offset + rope_dimension) // 2 + 1))
     arrays = {
@@ -183,7 +198,7 @@ def test_rope_cache(device: ReusedDevice, kv_type: str, data: st.DataObject, see
     }
     temperature = data.draw(st.none() | st.just(rope_offset + rope_dimension))
     windowed = data.draw(st.booleans())
-    op = RopeCache("keys", "values", heads, value_length, turn, temperature, windowed)
+    op = RopeCache("keys", "values", heads, value_length, rotation, temperature, windowed)
     case = Case(
         limits,
         (op,),
@@ -196,7 +211,7 @@ def test_rope_cache(device: ReusedDevice, kv_type: str, data: st.DataObject, see
         window_tables=tuple(tables if windowed else tables[::-1]),
     )
     results, expected = device.run(case), case.run(NumpyDevice(limits))
-    # NumPy and the device may round a turned key to neighbours of each other: float16 ones, or quants.
+    # NumPy and the device may round a rotated key to neighbours of each other: float16 ones, or quants.
     for name, length in (("keys", key_length), ("values", value_length)) if kv_type == "q8_0" else ():
         start = KV_TYPES[kv_type].element_plane_bytes(cells, length)
         quants, scales = split_planes(results.pop(name), start)

@@ -19,7 +19,7 @@ from tplaunch.coordinator.split.plan import padded
 from tplaunch.worker.buffers.cuts import CHUNK, CUT
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.numpy.device import NumpyDevice
-from tplaunch.worker.ops.latent import CopyHeads, HeadProducts, Place
+from tplaunch.worker.ops.latent import CopyHeads, HeadParts, HeadProducts
 from tplaunch.worker.ops.matrix import Matrix
 
 SEEDS = st.integers(0, 999)
@@ -98,8 +98,8 @@ def test_head_products(
     seed: int,
 ) -> None:
     rng, columns = np.random.default_rng(seed), tiles * FORMATS[weight_type].tile_columns
-    source = Place("input", columns + 4 * gaps[0], 4)
-    target = Place("output", length + gaps[1], offset)
+    source = HeadParts("input", columns + 4 * gaps[0], 4)
+    target = HeadParts("output", length + gaps[1], offset)
     capacity = rows + spare_rows
     matrix = Matrix("matrix", weight_type, num_heads * length, columns)
     arrays: dict[str, npt.NDArray[Any]] = {
@@ -134,7 +134,7 @@ def test_copy_heads(
 ) -> None:
     rng, capacity = np.random.default_rng(seed), rows + spare_rows
     places = [
-        Place(name, length + gap, offset)
+        HeadParts(name, length + gap, offset)
         for name, gap, offset in zip(("input", "output"), gaps, offsets, strict=True)
     ]
     arrays = {

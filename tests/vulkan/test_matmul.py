@@ -16,7 +16,7 @@ from tests.vulkan.cases import Case, assert_close, limits_for, random_floats, ra
 from tests.vulkan.reused_device import ReusedDevice
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.numpy.device import NumpyDevice
-from tplaunch.worker.ops.activation_functions import ACTIVATIONS
+from tplaunch.worker.ops.activation_functions import ACTIVATION_FUNCTIONS
 from tplaunch.worker.ops.common import QUANTIZED, MatMul
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.ops.quantized import quantize, row_words
@@ -29,7 +29,7 @@ def matmul_case(
     seed: int,
     *,
     bias: bool = False,
-    factors: bool = False,
+    product_scales: bool = False,
     offset: int = 0,
     surplus: int = 0,
     parity: int | None = None,
@@ -50,7 +50,7 @@ def matmul_case(
         "input": random_floats(rng, rows + 1, matrix.columns + 32 * surplus),
         "output": random_floats(rng, rows + 1, offset + matrix.rows + surplus),
         "hidden": random_floats(rng, rows + 1, width),
-        "factors": rng.uniform(0.5, 2, matrix.rows).astype(np.float32),
+        "product_scales": rng.uniform(0.5, 2, matrix.rows).astype(np.float32),
     }
     if activations != "f32":
         columns = arrays["input"].shape[1]
@@ -66,7 +66,7 @@ def matmul_case(
         rows="logit_rows" if logits else "rows",
         parity=parity,
         activations=activations,
-        factors="factors" if factors else None,
+        product_scales="product_scales" if product_scales else None,
         **others,
     )
     return Case(
@@ -87,8 +87,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"parity": 0, "scale": 0.25},
     {"parity": 1, "accumulates": True},
     {"logits": True, "scale": 0.01, "softcap": 40.0},
-    *({"gated": True, "activation": name} for name in ACTIVATIONS),
-    *({"activation": name} for name in ACTIVATIONS),
+    *({"gated": True, "activation": name} for name in ACTIVATION_FUNCTIONS),
+    *({"activation": name} for name in ACTIVATION_FUNCTIONS),
 ]
 
 
@@ -97,7 +97,7 @@ def check(device: ReusedDevice, case: Case, tolerance: float = 1e-5) -> None:
 
 
 def columns(weight_type: str, data: st.DataObject) -> int:
-    """Of a matrix: whole blocks."""
+    """Draws a matrix's number of columns: whole blocks."""
     unit = unit_columns(weight_type)
     return unit * data.draw(st.integers(0, max(3, 640 // unit)), "units of columns")
 
@@ -134,7 +134,7 @@ def test_any_shape(device: ReusedDevice, weight_type: str, activations: str, dat
         num_rows=data.draw(st.integers(1, rows), "rows of the step"),
         seed=data.draw(st.integers(0, 999), "seed"),
         bias=data.draw(st.booleans(), "bias"),
-        factors=data.draw(st.booleans(), "factors"),
+        product_scales=data.draw(st.booleans(), "product_scales"),
         offset=data.draw(st.integers(0, 40), "offset"),
         surplus=data.draw(st.integers(0, 2), "surplus"),
         activations=activations,

@@ -16,7 +16,14 @@ from tests.vulkan.cases import Case, assert_close, limits_for, random_floats
 from tests.vulkan.reused_device import ReusedDevice
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.common import Op
-from tplaunch.worker.ops.recurrent import Convolution, GatedNorm, Heads, Recurrence, SquareSums, UnitNorm
+from tplaunch.worker.ops.recurrent import (
+    Convolution,
+    GatedNorm,
+    Recurrence,
+    RecurrentHeads,
+    SquareSums,
+    UnitNorm,
+)
 
 SEEDS = st.integers(0, 999)
 NUM_SLOTS = 6
@@ -75,7 +82,7 @@ def convolution(gated: bool, channels: int, kernel: int, has_bias: bool = False)
 
 def convolution_arrays(rng: np.random.Generator, op: Convolution, rows: int) -> Arrays:
     return {
-        "mixed": random_floats(rng, rows, 3 * op.channels + 2),
+        "projected": random_floats(rng, rows, 3 * op.channels + 2),
         "weight": random_floats(rng, op.channels, op.weight_stride),
         "bias": random_floats(rng, op.channels),
         "state": random_floats(rng, NUM_SLOTS, op.kernel - 1, op.channels),
@@ -106,7 +113,7 @@ def test_the_convolution_is_the_one_that_numpy_knows(device: ReusedDevice) -> No
     results = (
         Runs((12,), (None,), (3,)).case(op, arrays).run(NumpyDevice(limits_for(max_rows=12, num_slots=6)))
     )
-    before, behind, values = np.split(arrays["mixed"][:, :15], 3, axis=1)
+    before, behind, values = np.split(arrays["projected"][:, :15], 3, axis=1)
     for channel in range(5):
         inputs = (before * values)[:, channel]
         taps = arrays["weight"][channel, :4]
@@ -142,7 +149,7 @@ def test_short_vectors_stay_short() -> None:
     np.testing.assert_allclose(np.linalg.norm(results["convolved"], axis=1), expected, rtol=1e-5)
 
 
-def recurrence(delta: bool, heads: Heads) -> Recurrence:
+def recurrence(delta: bool, heads: RecurrentHeads) -> Recurrence:
     time_offset = 2 * heads.num_groups * heads.state_length
     skip = None if delta else "skip"
     return Recurrence(delta, heads, "factor", "time_bias", skip, "state", time_offset)
@@ -156,19 +163,19 @@ def recurrence_arrays(rng: np.random.Generator, op: Recurrence, rows: int) -> Ar
     values = random_floats(rng, rows, heads.count * heads.head_length + 3)
     num_heads = heads.first + heads.count
     return {
-        "mixed": 3 * random_floats(rng, rows, op.time_offset + 2 * heads.count + 1),
+        "projected": 3 * random_floats(rng, rows, op.time_offset + 2 * heads.count + 1),
         "convolved": np.concatenate((keys.reshape(rows, -1), values), axis=1),
         "factor": -rng.uniform(0.01, 1, num_heads).astype(np.float32),
         "time_bias": random_floats(rng, num_heads),
         "skip": random_floats(rng, num_heads),
         "state": random_floats(rng, NUM_SLOTS, heads.count, heads.state_length, heads.head_length),
-        "remembered": random_floats(rng, rows, heads.count * heads.head_length + 2),
+        "recurrence_output": random_floats(rng, rows, heads.count * heads.head_length + 2),
     }
 
 
 @st.composite
-def some_heads(draw: st.DrawFn) -> Heads:
-    """Of a layer whose heads share groups as neighbours, or in turns; a rank may hold a part of a group."""
+def some_heads(draw: st.DrawFn) -> RecurrentHeads:
+    """Draws heads that share groups as neighbours, or alternately; a rank may hold a part of a group."""
     per_group, num_groups = draw(st.integers(1, 3)), draw(st.integers(1, 4))
     first = draw(st.integers(0, per_group * num_groups - 1))
     count = draw(st.integers(1, per_group * num_groups - first))
@@ -176,19 +183,21 @@ def some_heads(draw: st.DrawFn) -> Heads:
     divisor = 1 if tiled else per_group
     groups = [head // divisor % num_groups for head in range(first, first + count)]
     lengths = draw(st.sampled_from([1, 3, 16, 64, 70])), draw(st.sampled_from([16, 32, 128]))
-    return Heads(count, first, divisor, num_groups, max(groups) - min(groups) + 1, min(groups), *lengths)
+    return RecurrentHeads(
+        count, first, divisor, num_groups, max(groups) - min(groups) + 1, min(groups), *lengths
+    )
 
 
 @settings(max_examples=30)
 @given(runs=some_runs(), heads=some_heads(), delta=st.booleans(), seed=SEEDS)
-def test_recurrence(device: ReusedDevice, runs: Runs, heads: Heads, delta: bool, seed: int) -> None:
+def test_recurrence(device: ReusedDevice, runs: Runs, heads: RecurrentHeads, delta: bool, seed: int) -> None:
     op = recurrence(delta, heads)
     check(device, runs.case(op, recurrence_arrays(np.random.default_rng(seed), op, runs.rows)))
 
 
 def test_as_many_rows_as_a_step_may_have(device: ReusedDevice) -> None:
     """With the longest keys: an invocation that ran too many iterations would be cut off."""
-    op = recurrence(True, Heads(1, 0, 1, 1, 1, 0, 1, 256))
+    op = recurrence(True, RecurrentHeads(1, 0, 1, 1, 1, 0, 1, 256))
     runs = Runs((512,), (None,), (1,))
     check(device, runs.case(op, recurrence_arrays(np.random.default_rng(0), op, 512)), tolerance=1e-4)
 
@@ -211,17 +220,17 @@ def carried(
 
 
 OPS: dict[str, tuple[Op, Callable[..., Arrays], tuple[str, ...]]] = {
-    "convolution": (convolution(False, 70, 4, True), convolution_arrays, ("mixed", "gated")),
-    "short convolution": (convolution(True, 70, 3), convolution_arrays, ("mixed", "gated")),
+    "convolution": (convolution(False, 70, 4, True), convolution_arrays, ("projected", "gated")),
+    "short convolution": (convolution(True, 70, 3), convolution_arrays, ("projected", "gated")),
     "delta": (
-        recurrence(True, Heads(4, 0, 2, 2, 2, 0, 20, 32)),
+        recurrence(True, RecurrentHeads(4, 0, 2, 2, 2, 0, 20, 32)),
         recurrence_arrays,
-        ("mixed", "convolved", "remembered"),
+        ("projected", "convolved", "recurrence_output"),
     ),
     "scan": (
-        recurrence(False, Heads(4, 0, 2, 2, 2, 0, 20, 32)),
+        recurrence(False, RecurrentHeads(4, 0, 2, 2, 2, 0, 20, 32)),
         recurrence_arrays,
-        ("mixed", "convolved", "remembered"),
+        ("projected", "convolved", "recurrence_output"),
     ),
 }
 
@@ -262,8 +271,8 @@ def test_gated_norm(
         output_offset=1,
     )
     arrays = {
-        "remembered": random_floats(rng, rows + spare_rows, count * length),
-        "mixed": 4 * random_floats(rng, rows + spare_rows, count * length + 6),
+        "recurrence_output": random_floats(rng, rows + spare_rows, count * length),
+        "projected": 4 * random_floats(rng, rows + spare_rows, count * length + 6),
         "weight": random_floats(rng, count, length + 3),
         "gated": random_floats(rng, rows + spare_rows, count * length + 2),
     }
@@ -286,7 +295,8 @@ def test_ranks_that_share_groups_normalise_as_one(
     rng, rows, num_heads = np.random.default_rng(seed), 3, per_group * num_groups
     runs, cut = Runs((rows,), (None,), (0,), 1), min(cut, num_heads)
     whole = {
-        name: random_floats(rng, rows + 1, num_heads * length) for name in ("remembered", "mixed", "gated")
+        name: random_floats(rng, rows + 1, num_heads * length)
+        for name in ("recurrence_output", "projected", "gated")
     }
     weight = random_floats(rng, num_groups, per_group * length)
     alone = GatedNorm("weight", per_group * length, num_groups, 0, per_group * length, 1, 1e-5, True, 0, 0)

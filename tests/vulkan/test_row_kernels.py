@@ -13,7 +13,7 @@ from tests.vulkan.cases import Case, assert_close, limits_for, random_floats
 from tests.vulkan.reused_device import ReusedDevice
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.worker.numpy.device import NumpyDevice
-from tplaunch.worker.ops.activation_functions import ACTIVATIONS
+from tplaunch.worker.ops.activation_functions import ACTIVATION_FUNCTIONS
 from tplaunch.worker.ops.common import Activate, SumNorm, SumSlice
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
@@ -199,7 +199,7 @@ def test_sum_norm_of_logit_rows(device: ReusedDevice, rows: int, data: st.DataOb
     seed=SEEDS,
 )
 @pytest.mark.parametrize("gated", [True, False])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", ACTIVATION_FUNCTIONS)
 def test_activate(
     device: ReusedDevice,
     activation: str,

@@ -189,7 +189,7 @@ def test_products(device: ReusedDevice, weight_type: str, activations: str) -> N
     ("driver", "num_ranks"), [("lavapipe", 1), ("lavapipe", 3), ("mesa", 1), ("mesa", 3), ("swiftshader", 1)]
 )
 def test_logits(open_device: Opener, tmp_path: Path, driver: str, num_ranks: int, kind: str) -> None:
-    """Of whole models; SwiftShader takes its time to compile on each rank."""
+    """Whole models give the same logits; SwiftShader takes its time to compile on each rank."""
     WRITERS[kind](tmp_path / "model.gguf")
     limits = limits_of(kind)
     engine = LocalEngine(

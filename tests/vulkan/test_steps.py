@@ -54,7 +54,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of one weight type: SwiftShader takes its time to compile each."""
+    """Writes a model of one weight type: SwiftShader takes its time to compile each type."""
     path = tmp_path_factory.mktemp("plain_model") / "model.gguf"
     write_llama(path, SPEC)
     return path
@@ -264,7 +264,7 @@ def test_equal_devices_agree_bit_for_bit(open_device: Opener, plain_model: Path,
 def test_a_copied_block_is_a_block_of_its_own(
     open_device: Opener, model: Path, driver: str, staging: bool, kv_type: str
 ) -> None:
-    """Of two sequences that share their first block, the second one's last keys are a copy."""
+    """Two sequences share their first block, and the second one's last keys are a copy."""
     limits = dataclasses.replace(LIMITS, kv_type=kv_type)
     begun = step_of(1, [Rows([1, 2, 3, 4, 5, 6])], [5], {0: [7, 3]})
     rows = [Rows([5], 6), Rows([9, 9], 6, seat=1)]

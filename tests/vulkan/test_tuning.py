@@ -1,4 +1,4 @@
-"""What is measured at a device's first start, and what later starts make of it."""
+"""Measurements are taken at a device's first start, and used at later starts."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tplaunch.coordinator.model.attention import Latent
 from tplaunch.coordinator.model.spec import AttentionSpec
 from tplaunch.coordinator.split.plan import LayerShare, padded
-from tplaunch.worker.ops.attention import Heads
+from tplaunch.worker.ops.attention import AttentionHeads
 
 QUERY_LATENT, QUERY, ATTENDED = "latent", "latent_query", "latent_attended"  # buffers
 
@@ -16,9 +16,9 @@ def cache_names(layer: int, attention: AttentionSpec) -> tuple[str, str]:
     return key, key if attention.latent is not None else f"cache.{layer}.value"
 
 
-def share_heads(attention: AttentionSpec, share: LayerShare) -> Heads:
-    """Where the heads of a rank are in a row of qkv."""
-    return Heads(len(share.heads), len(share.kv_heads), attention.key_length, attention.query_stride)
+def share_heads(attention: AttentionSpec, share: LayerShare) -> AttentionHeads:
+    """Returns the layout of a rank's heads in a row of qkv."""
+    return AttentionHeads(len(share.heads), len(share.kv_heads), attention.key_length, attention.query_stride)
 
 
 def qkv_length(attention: AttentionSpec, share: LayerShare) -> int:

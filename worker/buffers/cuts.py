@@ -1,4 +1,4 @@
-"""How attention cuts a sequence's keys: at fixed positions, whatever else is in the step.
+"""Cuts a sequence's keys for attention: at fixed positions, whatever else is in the step.
 
 A cut's keys are summed up from zero, the cuts of a chunk are folded from left to right, and so are the
 chunks; shaders/softmax.slang has the arithmetic. Who computes them changes nothing: a workgroup for each cut,
@@ -32,7 +32,7 @@ def attention_slots(limits: Limits) -> int:
 
 @dataclass(frozen=True)
 class Parts:
-    """How the keys of a step's rows are shared out to workgroups."""
+    """The parts in which the keys of a step's rows are given to workgroups."""
 
     length: int  # keys of a part: CUT or CHUNK
     starts: npt.NDArray[np.int64]  # the slot of each row's first part; those of the others follow

@@ -22,7 +22,7 @@ def convolved_length(recurrent: RecurrentSpec, share: LayerShare) -> int:
     return keys + len(share.recurrent) * recurrent.head_length
 
 
-def mixed_length(recurrent: RecurrentSpec, share: LayerShare) -> int:
+def projected_length(recurrent: RecurrentSpec, share: LayerShare) -> int:
     """Elements of a row of what a rank's input projection gives."""
     held = len(share.recurrent)
     if not recurrent.has_heads:

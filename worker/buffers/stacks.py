@@ -1,6 +1,6 @@
 """Shards that lie one after another in one device buffer, so that one product multiplies by all of them.
 
-A stack's rows are its shards' rows in order; a stack of biases or factors has their elements in order.
+A stack's rows are its shards' rows in order; a stack of biases or scales has their elements in order.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from tplaunch.worker.formats import FORMATS
 
 # Tensors of a layer that multiply the same input, in the order in which they are stacked.
 QKV, GATE_UP = ("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up")
-MIXED = ("ssm_in", "attn_qkv", "attn_gate", "ssm_ba", "ssm_alpha", "ssm_beta")  # of a recurrent layer
+RECURRENT_INPUTS = ("ssm_in", "attn_qkv", "attn_gate", "ssm_ba", "ssm_alpha", "ssm_beta")
 SHARED_GATE_UP, EXPERTS_GATE_UP = ("ffn_gate_shexp", "ffn_up_shexp"), ("ffn_gate_exps", "ffn_up_exps")
-GROUPS = (QKV, GATE_UP, SHARED_GATE_UP, EXPERTS_GATE_UP, MIXED)
+GROUPS = (QKV, GATE_UP, SHARED_GATE_UP, EXPERTS_GATE_UP, RECURRENT_INPUTS)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Stack:
 
     @property
     def nbytes(self) -> int:
-        """On the device."""
+        """The bytes of the stack on the device."""
         return FORMATS[self.type].nbytes(self.rows, self.padded_columns)
 
 
@@ -60,7 +60,7 @@ def stack_shards(shards: Mapping[str, Shard]) -> dict[str, Stack]:
 
 
 def stacked_tensors(layer: str, group: tuple[str, ...], shards: Mapping[str, Shard]) -> list[str]:
-    """What a group's matrices in one layer became: neighbours of one layout lie in one stack.
+    """Returns the stacks of a group's matrices in one layer: neighbours of one layout share a stack.
 
     The names are those of tensors, without ".weight": "blk.0.attn_q+attn_k", "blk.0.attn_v".
     """

@@ -50,7 +50,7 @@ def attention_groups(
 
 @dataclass(frozen=True)
 class StepLayout:
-    """Where each part starts, in words."""
+    """The word at which each part of the step buffer starts."""
 
     limits: Limits
 

@@ -1,4 +1,4 @@
-"""What partial sums take of the host's memory: the collective's arena, and a device's copy of it."""
+"""The memory of the host that partial sums take: the collective's arena, and a device's copy of it."""
 
 from __future__ import annotations
 

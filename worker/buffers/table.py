@@ -14,7 +14,7 @@ from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.buffers.attention import QUERY_LATENT, cache_names, latent_lengths, qkv_length
 from tplaunch.worker.buffers.cuts import attention_slots
 from tplaunch.worker.buffers.feed_forward import activated_lengths
-from tplaunch.worker.buffers.recurrent import convolved_length, mixed_length
+from tplaunch.worker.buffers.recurrent import convolved_length, projected_length
 from tplaunch.worker.buffers.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
 from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.ops.common import QUANTIZED
@@ -23,7 +23,7 @@ from tplaunch.worker.ops.quantized import row_words
 
 
 class Placement(Enum):
-    """Who touches a buffer besides the kernels."""
+    """The side that touches a buffer besides the kernels."""
 
     WEIGHTS = "weights"  # the host writes every byte of it once; until then it holds anything
     DEVICE = "device"  # no one
@@ -43,7 +43,7 @@ class Buffer:
 def activation_buffers(
     spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], limits: Limits
 ) -> dict[str, Buffer]:
-    """What a step works in: as much as the layer needs that needs most."""
+    """Returns the buffers that a step works in: each as large as the layer that needs most."""
     width = padded(spec.embedding_length)
 
     def rows(length: int, placement: Placement = Placement.DEVICE, count: int = limits.max_rows) -> Buffer:
@@ -120,9 +120,11 @@ def _recurrent_lengths(spec: ModelSpec, share: RankShare, shards: Mapping[str, S
     ]
     with_heads = [(layer, held) for layer, held in recurrent if layer.has_heads]
     return {
-        "mixed": max((mixed_length(*part) for part in recurrent), default=0),
+        "projected": max((projected_length(*part) for part in recurrent), default=0),
         "convolved": max((convolved_length(*part) for part in with_heads), default=0),
-        "remembered": max((len(held.recurrent) * layer.head_length for layer, held in with_heads), default=0),
+        "recurrence_output": max(
+            (len(held.recurrent) * layer.head_length for layer, held in with_heads), default=0
+        ),
         "gated": max(_input_length(shards, kind) for kind in ("ssm_out", "shortconv.out_proj")),
     }
 
@@ -130,7 +132,7 @@ def _recurrent_lengths(spec: ModelSpec, share: RankShare, shards: Mapping[str, S
 def _expert_buffers(
     spec: ModelSpec, share: RankShare, limits: Limits, activated_length: int
 ) -> dict[str, Buffer]:
-    """What experts work in; a pair is a row with one of its experts."""
+    """Returns the buffers that experts work in; a pair is a row with one of its experts."""
     if not spec.experts:
         return {}
     count, used = (max(getattr(experts, name) for experts in spec.experts) for name in ("count", "used"))

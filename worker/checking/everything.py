@@ -9,19 +9,19 @@ from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.model.experts import GATINGS
 from tplaunch.worker.checking.table import ROWS, SmallOp, small_op
 from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.ops.activation_functions import ACTIVATIONS, GATED_ACTIVATIONS
+from tplaunch.worker.ops.activation_functions import ACTIVATION_FUNCTIONS, GATED_ACTIVATION_FUNCTIONS
 from tplaunch.worker.ops.attention import (
     Alibi,
     Attention,
     AttentionCombine,
+    AttentionHeads,
     Clamp,
     HeadNorm,
-    Heads,
     HeadSums,
-    Rope,
     RopeCache,
+    Rotate,
+    Rotation,
     RowSums,
-    Turn,
 )
 from tplaunch.worker.ops.common import Activate, MatMul, Op, Quantize, SumNorm, SumSlice
 from tplaunch.worker.ops.experts import (
@@ -33,17 +33,23 @@ from tplaunch.worker.ops.experts import (
     RowGate,
     SharedRoutes,
 )
-from tplaunch.worker.ops.latent import CopyHeads, HeadProducts, Place
+from tplaunch.worker.ops.latent import CopyHeads, HeadParts, HeadProducts
 from tplaunch.worker.ops.matrix import Matrix
-from tplaunch.worker.ops.recurrent import Convolution, GatedNorm, Recurrence, SquareSums, UnitNorm
-from tplaunch.worker.ops.recurrent import Heads as StateHeads
+from tplaunch.worker.ops.recurrent import (
+    Convolution,
+    GatedNorm,
+    Recurrence,
+    RecurrentHeads,
+    SquareSums,
+    UnitNorm,
+)
 
 HEAD_LENGTHS = ((64, 64), (128, 128), (256, 256), (80, 96), (192, 128))  # of keys and of values
 LONG_HEAD = (576, 512)  # whose values are the first elements of keys
 GROUPS = (1, 3, 4, 7)  # heads of a KV head
 HELD = HeldExperts(used=3, first=1, count=5)
-HEADS = (Heads(5, 2, 64, 64), Heads(4, 1, 128, 256), Heads(3, 2, 80, 80))
-PLACE = Place("input", 1)  # the checks have places of their own
+HEADS = (AttentionHeads(5, 2, 64, 64), AttentionHeads(4, 1, 128, 256), AttentionHeads(3, 2, 80, 80))
+HEAD_PARTS = HeadParts("input", 1)  # the checks have places of their own
 
 
 def every_op(features: Collection[str], has_matrices: bool) -> list[SmallOp]:
@@ -74,38 +80,38 @@ def _rows() -> Iterator[Op]:
     yield SumNorm("hidden", "weight", 1, 1e-5, "output", "rows", "partials", 1, summed=True)
     yield SumSlice(1, 0)
     yield from (Quantize("input", 32, "rows", activations) for activations in ("q8", "f16"))
-    for activation in ACTIVATIONS:
+    for activation in ACTIVATION_FUNCTIONS:
         yield Activate(1, 0, activation)
         yield Activate(1, 0, activation, False, "divisors")
 
 
 def _heads() -> Iterator[Op]:
     yield Clamp(4, 0.75)
-    yield CopyHeads(1, 1, PLACE, PLACE)
+    yield CopyHeads(1, 1, HEAD_PARTS, HEAD_PARTS)
     for heads in HEADS:
         yield HeadSums(heads, True, 1)
         for kind, stride in product(("rms", "layer"), (0, heads.key_length)):
             bias = "bias" if kind == "layer" else None
             yield HeadNorm(heads, 1e-6, "weight", "weight", kind, stride, bias, bias)
         yield HeadNorm(heads, 1e-6, None, None, sums=RowSums(1, 1, 1))
-        yield from (Rope(heads, turn) for turn in _turns(heads))
+        yield from (Rotate(heads, rotation) for rotation in _rotations(heads))
     for value_length, (sinks, gated) in product((64, 256), ((None, False), ("sinks", False), (None, True))):
         yield AttentionCombine(5, value_length, 0, sinks, gated)
 
 
-def _turns(heads: Heads) -> Iterator[Turn]:
-    """Of whole heads, and of parts of them."""
-    yield Turn(0, heads.key_length)
-    yield Turn(0, heads.key_length // 2, interleaved=True, start=heads.key_length // 4)
+def _rotations(heads: AttentionHeads) -> Iterator[Rotation]:
+    """Yields rotations of whole heads, and of parts of them."""
+    yield Rotation(0, heads.key_length)
+    yield Rotation(0, heads.key_length // 2, interleaved=True, start=heads.key_length // 4)
 
 
 def _cached() -> Iterator[tuple[Op, str]]:
-    """What there are kernels for with every type of the KV cache."""
+    """Yields the ops that have kernels for every type of the KV cache, with each type."""
     for kv_type in KV_TYPES:
         for heads in HEADS:
-            for turn in _turns(heads):
-                yield RopeCache("keys", "values", heads, heads.key_length, turn, 0), kv_type
-            yield RopeCache("keys", "keys", heads, 0, Turn()), kv_type
+            for rotation in _rotations(heads):
+                yield RopeCache("keys", "values", heads, heads.key_length, rotation, 0), kv_type
+            yield RopeCache("keys", "keys", heads, 0, Rotation()), kv_type
         for (key_length, value_length), group in product(HEAD_LENGTHS, GROUPS):
             yield Attention("keys", "values", 9, 9, 0, group, key_length, value_length, 1), kv_type
         for special in (
@@ -127,7 +133,7 @@ def _products() -> Iterator[tuple[Op, str]]:
         for activations in (kind for kind, is_possible in kinds.items() if is_possible):
             for op in _products_with(Matrix("matrix", name, 1, 32), activations):
                 yield op, activations
-        yield HeadProducts(Matrix("matrix", name, 1, 32), 1, PLACE, PLACE), "f32"
+        yield HeadProducts(Matrix("matrix", name, 1, 32), 1, HEAD_PARTS, HEAD_PARTS), "f32"
         for tiled in (False, True):
             for op in _expert_products(Matrix("matrix", name, 1, 32), tiled):
                 yield op, "f32"
@@ -142,7 +148,7 @@ def _products_with(matrix: Matrix, activations: str) -> Iterator[Op]:
     yield matmul()
     yield matmul("partials", parity=1, scale=0.25, accumulates=True)
     yield matmul(bias="bias", activation="gelu")
-    yield matmul(activation="silu", gated=True, factors="factors")
+    yield matmul(activation="silu", gated=True, product_scales="product_scales")
     yield matmul(rows="logit_rows", scale=0.5, softcap=30.0)
 
 
@@ -151,7 +157,17 @@ def _expert_products(matrix: Matrix, tiled: bool) -> Iterator[Op]:
         matrix, None, "input", "output", 0, 1, HELD, tiled=tiled, activation="silu", gated=True
     )
     yield ExpertMatMul(
-        matrix, "bias", "input", "output", 0, 1, HELD, True, tiled, weighs=True, factors="factors"
+        matrix,
+        "bias",
+        "input",
+        "output",
+        0,
+        1,
+        HELD,
+        True,
+        tiled,
+        weighs=True,
+        product_scales="product_scales",
     )
 
 
@@ -163,7 +179,7 @@ def _experts() -> Iterator[Op]:
     yield ExpertTiles(HELD)
     yield from (ExpertSum(HELD, 1, 0.5, weighs=on, accumulates=on) for on in (False, True))
     yield RowGate("weight", 1, "input", "values", 0, 1)
-    for activation in (*ACTIVATIONS, *GATED_ACTIVATIONS):
+    for activation in (*ACTIVATION_FUNCTIONS, *GATED_ACTIVATION_FUNCTIONS):
         matrix = Matrix("matrix", "F32", 1, 32)
         yield ExpertMatMul(
             matrix, "bias", "input", "output", 0, 1, HELD, tiled=True, activation=activation, gated=True
@@ -177,8 +193,8 @@ def _recurrent() -> Iterator[Op]:
         yield Convolution("weight", 32, None, "state", "output", 0, 1, kernel, gated=True)
     yield UnitNorm(1, 128, 1e-6)
     for delta, (divisor, modulus) in product((False, True), ((1, 2), (2, 2))):
-        heads = StateHeads(4, 1, divisor, modulus, 2, 0, 128, 128)
-        yield Recurrence(delta, heads, "factor", "time_bias", None if delta else "skip", "state", 0)
+        heads = RecurrentHeads(4, 1, divisor, modulus, 2, 0, 128, 128)
+        yield Recurrence(delta, heads, "decay_rate", "time_bias", None if delta else "skip", "state", 0)
     yield SquareSums(5, 1, 64, 2, 3, 0, 1)
     for stride, gate_first in product((0, 128), (False, True)):
         yield GatedNorm("weight", stride, 5, 1, 128, 1, 1e-5, gate_first, 0, 0)

@@ -96,7 +96,7 @@ def check_expert_tiles(op: ExpertTiles) -> Check:
     arrays: Arrays = {"routes": random_routes(rng, op.held), "expert_tiles": tiles}
 
     def read(results: Arrays) -> Arrays:
-        """Of every tile the expert, the number of pairs, and these; what lies behind them is anything."""
+        """Returns each tile's expert, number of pairs and pairs; words behind the pairs may be anything."""
         found = results["expert_tiles"].reshape(-1, TILE_WORDS).astype(np.int64)
         counts = np.minimum(found[:, 1:2], TILE_WORDS)
         held = np.where(np.arange(TILE_WORDS - 2) < counts, found[:, 2:], -1)
@@ -113,7 +113,7 @@ def expert_matmul(op: ExpertMatMul) -> ExpertMatMul:
         op,
         matrix=Matrix("matrix", op.matrix.type, rows, MATRIX_COLUMNS),
         bias=op.bias and "bias",
-        factors=op.factors and "factors",
+        product_scales=op.product_scales and "product_scales",
         input="input",
         output="output",
         output_offset=OFFSET,
@@ -129,7 +129,7 @@ def check_expert_matmul(op: ExpertMatMul) -> Check:
     arrays: Arrays = {
         "matrix": random_matrix(op.matrix),
         "bias": random_floats(rng, op.matrix.rows),
-        "factors": rng.uniform(0.5, 2, 2 * held.count).astype(np.float32),
+        "product_scales": rng.uniform(0.5, 2, 2 * held.count).astype(np.float32),
         "input": random_floats(rng, ROWS * (used if op.by_pair else 1), MATRIX_COLUMNS),
         "output": random_floats(rng, ROWS * used, padded(OFFSET + EXPERT_COLUMNS)),
         "routes": routes,
@@ -139,7 +139,7 @@ def check_expert_matmul(op: ExpertMatMul) -> Check:
 
 
 def _tiles(held: HeldExperts, routes: Floats) -> npt.NDArray[np.uint32]:
-    """What ExpertTiles would have left there."""
+    """Returns the tiles that ExpertTiles makes of the routes."""
     tiles = np.zeros(held.num_tiles(ROWS) * TILE_WORDS, np.uint32)
     arrays: Arrays = {"routes": routes, "expert_tiles": tiles}
     case = Case(limits_for(max_rows=ROWS), (ExpertTiles(held),), arrays, NUM_ROWS, ROWS)

@@ -1,4 +1,4 @@
-"""Checks of what is done to queries and keys up to the cache: clamped, normalised, turned, copied, stored."""
+"""Checks of the ops on queries and keys up to the cache: clamped, normalised, rotated, copied, stored."""
 
 from __future__ import annotations
 
@@ -10,18 +10,27 @@ from tplaunch.worker.checking.case import Arrays, Case, limits_for, random_cache
 from tplaunch.worker.checking.check import BOUND, FLOAT16_BOUND, INT8_BOUND, Check
 from tplaunch.worker.checking.rows import NUM_ROWS, NUM_SLOTS, OFFSET, OWN_SLOT, ROWS
 from tplaunch.worker.numpy.cache import NumpyCache
-from tplaunch.worker.ops.attention import Clamp, HeadNorm, Heads, HeadSums, Rope, RopeCache, RowSums, Turn
+from tplaunch.worker.ops.attention import (
+    AttentionHeads,
+    Clamp,
+    HeadNorm,
+    HeadSums,
+    RopeCache,
+    Rotate,
+    Rotation,
+    RowSums,
+)
 from tplaunch.worker.ops.common import Op
-from tplaunch.worker.ops.latent import CopyHeads, Place
+from tplaunch.worker.ops.latent import CopyHeads, HeadParts
 
 MAX_HEADS, MAX_KV_HEADS = 5, 2
-TURN_OFFSET = 4  # in the rope table
+ROTATION_OFFSET = 4  # in the rope table
 BLOCK_LENGTH, BLOCKS_OF_ROW = 16, 3
 CACHE_BOUNDS = {"f32": BOUND, "f16": FLOAT16_BOUND, "q8_0": INT8_BOUND}
 NUM_ADDED, SQUARES = (100, 60), 200  # elements under the norm of all heads, and about their sum of squares
 
 
-def small(heads: Heads) -> Heads:
+def small(heads: AttentionHeads) -> AttentionHeads:
     """Few heads, as long as the model's."""
     return replace(
         heads,
@@ -30,9 +39,9 @@ def small(heads: Heads) -> Heads:
     )
 
 
-def small_turn(turn: Turn) -> Turn:
-    """As much of a head turns as in the model."""
-    return replace(turn, offset=TURN_OFFSET)
+def small_rotation(rotation: Rotation) -> Rotation:
+    """Returns a rotation of as much of a head as in the model."""
+    return replace(rotation, offset=ROTATION_OFFSET)
 
 
 def clamp(op: Clamp) -> Clamp:
@@ -61,22 +70,22 @@ def head_norm(op: HeadNorm) -> HeadNorm:
     )
 
 
-def rope(op: Rope) -> Rope:
+def rotate(op: Rotate) -> Rotate:
     """The same op, small."""
-    return Rope(small(op.heads), small_turn(op.turn))
+    return Rotate(small(op.heads), small_rotation(op.rotation))
 
 
-def check_in_place(op: Clamp | HeadSums | HeadNorm | Rope) -> Check:
-    """Behind the keys lie values, which no op here touches."""
+def check_in_place(op: Clamp | HeadSums | HeadNorm | Rotate) -> Check:
+    """Checks an op that changes qkv in place. Behind the keys lie values, which no op here touches."""
     rng = np.random.default_rng(7)
-    heads = Heads(3, 2, 64, 64) if isinstance(op, Clamp) else op.heads
+    heads = AttentionHeads(3, 2, 64, 64) if isinstance(op, Clamp) else op.heads
     weights = max(heads.num_heads, heads.num_kv_heads) * max(
         heads.key_length, op.weight_stride if isinstance(op, HeadNorm) else 0
     )
-    turned = op.turn.dimension if isinstance(op, Rope) else 0
+    rotated = op.rotation.dimension if isinstance(op, Rotate) else 0
     arrays: Arrays = {
         "qkv": 1 + random_floats(rng, ROWS, heads.first_value + 8),
-        "rope": random_floats(rng, ROWS, TURN_OFFSET + turned),
+        "rope": random_floats(rng, ROWS, ROTATION_OFFSET + rotated),
         **{name: random_floats(rng, weights) for name in _named_by(op)},
     }
     partials = random_floats(rng, 2, NUM_SLOTS, 4 * ROWS)
@@ -95,21 +104,21 @@ def _named_by(op: Op) -> list[str]:
 
 def rope_cache(op: RopeCache) -> RopeCache:
     """The same op, small."""
-    heads, turn = small(op.heads), small_turn(op.turn)
+    heads, rotation = small(op.heads), small_rotation(op.rotation)
     return replace(
         op,
         key_cache="keys",
         value_cache="keys" if op.value_in_key else "values",
         heads=heads,
-        turn=turn,
-        temperature=None if op.temperature is None else TURN_OFFSET + turn.dimension,
+        rotation=rotation,
+        temperature=None if op.temperature is None else ROTATION_OFFSET + rotation.dimension,
     )
 
 
 def check_rope_cache(op: RopeCache, kv_type: str) -> Check:
     """Rows of several sequences, whose blocks lie in any order, into a cache that holds something already."""
     rng = np.random.default_rng(8)
-    heads, turned = op.heads, TURN_OFFSET + op.turn.dimension
+    heads, rotated = op.heads, ROTATION_OFFSET + op.rotation.dimension
     tables = rng.permutation(NUM_ROWS * BLOCKS_OF_ROW)
     limits = limits_for(
         num_blocks=tables.size,
@@ -121,7 +130,7 @@ def check_rope_cache(op: RopeCache, kv_type: str) -> Check:
         context_length=BLOCKS_OF_ROW * BLOCK_LENGTH,
     )
     cells = tables.size * heads.num_kv_heads * BLOCK_LENGTH
-    angles = rng.uniform(-10, 10, (ROWS, turned // 2 + 1))
+    angles = rng.uniform(-10, 10, (ROWS, rotated // 2 + 1))
     qkv_length = heads.first_value + heads.num_kv_heads * op.value_length + OFFSET
     lengths = {"keys": heads.key_length} | ({} if op.value_in_key else {"values": op.value_length})
     arrays: Arrays = {
@@ -158,7 +167,7 @@ def check_rope_cache(op: RopeCache, kv_type: str) -> Check:
 
 def copy_heads(op: CopyHeads) -> CopyHeads:
     """The same op, small."""
-    return CopyHeads(MAX_HEADS, 70, Place("input", 78, 4), Place("output", 73, OFFSET))
+    return CopyHeads(MAX_HEADS, 70, HeadParts("input", 78, 4), HeadParts("output", 73, OFFSET))
 
 
 def check_copy_heads(op: CopyHeads) -> Check:

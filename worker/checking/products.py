@@ -13,7 +13,7 @@ from tplaunch.worker.checking.check import BOUND, FLOAT16_BOUND, Check
 from tplaunch.worker.checking.rows import NUM_ROWS, NUM_SLOTS, OFFSET, OWN_SLOT, ROWS
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.common import QUANTIZED, MatMul
-from tplaunch.worker.ops.latent import HeadProducts, Place
+from tplaunch.worker.ops.latent import HeadParts, HeadProducts
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.ops.quantized import quantize, row_words
 from tplaunch.worker.weights.random_weights import random_blocks
@@ -38,7 +38,7 @@ def matmul(op: MatMul) -> MatMul:
         op,
         matrix=Matrix("matrix", op.matrix.type, MATRIX_ROWS, MATRIX_COLUMNS),
         bias=op.bias and "bias",
-        factors=op.factors and "factors",
+        product_scales=op.product_scales and "product_scales",
         input="input" if op.activations == "f32" else QUANTIZED,
         output="partials" if is_partial else "output",
         output_offset=0 if is_partial else OFFSET,
@@ -47,13 +47,13 @@ def matmul(op: MatMul) -> MatMul:
 
 
 def check_matmul(op: MatMul, rows: int) -> Check:
-    """Of one row, for which there are kernels of their own, or of several."""
+    """Checks a product of one row, for which there are kernels of their own, or of several."""
     rng = np.random.default_rng(5)
     num_rows, width = min(rows, NUM_ROWS), padded(MATRIX_ROWS)
     arrays: Arrays = {
         "matrix": random_matrix(op.matrix),
         "bias": random_floats(rng, MATRIX_ROWS),
-        "factors": rng.uniform(0.5, 2, MATRIX_ROWS).astype(np.float32),
+        "product_scales": rng.uniform(0.5, 2, MATRIX_ROWS).astype(np.float32),
         "input": random_floats(rng, rows, MATRIX_COLUMNS),
         "output": random_floats(rng, rows, OFFSET + MATRIX_ROWS),
         "hidden": random_floats(rng, rows, width),
@@ -81,7 +81,7 @@ def head_products(op: HeadProducts) -> HeadProducts:
     """The same op, small."""
     columns = 3 * FORMATS[op.matrix.type].tile_columns
     matrix = Matrix("matrix", op.matrix.type, NUM_HEADS * HEAD_ROWS, columns)
-    source, target = Place("input", columns + 8, 4), Place("output", HEAD_ROWS + 5, OFFSET)
+    source, target = HeadParts("input", columns + 8, 4), HeadParts("output", HEAD_ROWS + 5, OFFSET)
     return HeadProducts(matrix, NUM_HEADS, source, target)
 
 

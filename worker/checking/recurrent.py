@@ -15,8 +15,8 @@ from tplaunch.worker.ops.recurrent import (
     SQUARE_SUMS,
     Convolution,
     GatedNorm,
-    Heads,
     Recurrence,
+    RecurrentHeads,
     SquareSums,
     UnitNorm,
 )
@@ -62,7 +62,7 @@ def check_convolution(op: Convolution) -> Check:
     return _check(
         op,
         {
-            "mixed": random_floats(rng, ROWS, 3 * CHANNELS + 2),
+            "projected": random_floats(rng, ROWS, 3 * CHANNELS + 2),
             "weight": random_floats(rng, CHANNELS, op.weight_stride),
             "bias": random_floats(rng, CHANNELS),
             "state": random_floats(rng, NUM_STATES, op.kernel - 1, CHANNELS),
@@ -87,7 +87,7 @@ def recurrence(op: Recurrence) -> Recurrence:
     first, count = min(heads.first, NUM_HEADS), min(heads.count, NUM_HEADS)
     groups = [head // heads.divisor % heads.modulus for head in range(first, first + count)]
     num_groups = max(groups) - min(groups) + 1
-    held = Heads(
+    held = RecurrentHeads(
         count,
         first,
         heads.divisor,
@@ -100,7 +100,7 @@ def recurrence(op: Recurrence) -> Recurrence:
     return replace(
         op,
         heads=held,
-        factor="factor",
+        decay_rate="decay_rate",
         time_bias="time_bias",
         skip=op.skip and "skip",
         state="state",
@@ -118,13 +118,13 @@ def check_recurrence(op: Recurrence) -> Check:
     return _check(
         op,
         {
-            "mixed": random_floats(rng, ROWS, op.time_offset + 2 * heads.count + 1),
+            "projected": random_floats(rng, ROWS, op.time_offset + 2 * heads.count + 1),
             "convolved": np.concatenate((keys.reshape(ROWS, -1), values), axis=1),
-            "factor": -rng.uniform(0.01, 1, num_heads).astype(np.float32),
+            "decay_rate": -rng.uniform(0.01, 1, num_heads).astype(np.float32),
             "time_bias": random_floats(rng, num_heads),
             "skip": random_floats(rng, num_heads),
             "state": random_floats(rng, NUM_STATES, heads.count, heads.state_length, heads.head_length),
-            "remembered": random_floats(rng, ROWS, heads.count * heads.head_length + 2),
+            "recurrence_output": random_floats(rng, ROWS, heads.count * heads.head_length + 2),
         },
     )
 
@@ -145,8 +145,8 @@ def square_sums(op: SquareSums) -> SquareSums:
 def check_square_sums(op: SquareSums) -> Check:
     rng, length = np.random.default_rng(21), op.num_heads * op.head_length
     arrays: Arrays = {
-        "remembered": random_floats(rng, ROWS, length),
-        "mixed": random_floats(rng, ROWS, GATE_OFFSET + length),
+        "recurrence_output": random_floats(rng, ROWS, length),
+        "projected": random_floats(rng, ROWS, GATE_OFFSET + length),
     }
     return _check(op, arrays, random_floats(rng, 2, NUM_SLOTS, ROWS * SQUARE_SUMS))
 
@@ -171,8 +171,8 @@ def gated_norm(op: GatedNorm) -> GatedNorm:
 def check_gated_norm(op: GatedNorm) -> Check:
     rng, length = np.random.default_rng(22), op.num_vectors * op.length
     arrays: Arrays = {
-        "remembered": random_floats(rng, ROWS, length),
-        "mixed": 2 * random_floats(rng, ROWS, GATE_OFFSET + length),
+        "recurrence_output": random_floats(rng, ROWS, length),
+        "projected": 2 * random_floats(rng, ROWS, GATE_OFFSET + length),
         "weight": random_floats(rng, (op.num_vectors + 1) * op.length),
         "gated": random_floats(rng, ROWS, SURPLUS + length),
     }

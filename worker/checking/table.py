@@ -1,4 +1,4 @@
-"""From the ops of programs to checks of them: each op made small, and each small one checked once."""
+"""Makes checks of the ops of programs: each op is made small, and each small one checked once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tplaunch.worker.ops.attention import (
     Clamp,
     HeadNorm,
     HeadSums,
-    Rope,
     RopeCache,
+    Rotate,
 )
 from tplaunch.worker.ops.common import Activate, MatMul, Op, Quantize, SumNorm, SumSlice
 from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
@@ -39,7 +39,7 @@ SMALL: dict[type, Callable[[Any], Any]] = {
     Clamp: heads.clamp,
     HeadSums: heads.head_sums,
     HeadNorm: heads.head_norm,
-    Rope: heads.rope,
+    Rotate: heads.rotate,
     RopeCache: heads.rope_cache,
     Attention: attention.attention,
     AttentionCombine: attention.attention_combine,
@@ -69,7 +69,7 @@ CHECKS: dict[type, Callable[[Any, str, int], Check]] = {
             SumNorm: rows.check_sum_norm,
             SumSlice: rows.check_sum_slice,
             Quantize: rows.check_quantize,
-            **dict.fromkeys((Clamp, HeadSums, HeadNorm, Rope), heads.check_in_place),
+            **dict.fromkeys((Clamp, HeadSums, HeadNorm, Rotate), heads.check_in_place),
             AttentionCombine: attention.check_attention_combine,
             HeadProducts: products.check_head_products,
             CopyHeads: heads.check_copy_heads,
@@ -106,7 +106,7 @@ class SmallOp:
 
     @property
     def limits(self) -> Limits:
-        """What the dispatcher has to know to choose its kernel."""
+        """The limits by which the dispatcher chooses its kernel."""
         return limits_for(max_rows=self.num_rows, max_logit_rows=self.num_rows, kv_type=self.kv_type)
 
     def check(self) -> Check:
@@ -140,7 +140,7 @@ def _computes_nothing(op: Op) -> bool:
     """A rank may hold nothing of a tensor: its program then has ops without heads or experts."""
     if isinstance(op, Attention | AttentionCombine | HeadProducts | CopyHeads):
         return op.num_heads == 0
-    if isinstance(op, HeadSums | HeadNorm | Rope | RopeCache):
+    if isinstance(op, HeadSums | HeadNorm | Rotate | RopeCache):
         return op.heads.num_heads == 0
     if isinstance(op, ExpertMatMul | ExpertSum | ExpertTiles):
         return op.held.count == 0

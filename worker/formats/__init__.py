@@ -1,4 +1,4 @@
-"""How each weight type lies on a device: planes of 32-bit words, repacked from GGUF's blocks.
+"""Lays each weight type out on a device: planes of 32-bit words, repacked from GGUF's blocks.
 
 GGUF's blocks have lengths like 18, 84 or 210 bytes; planes (quants in 16-byte words, scales apart) need only
 aligned 32-bit loads, which every driver has. shaders/formats/ reads what these files write.

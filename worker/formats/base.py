@@ -1,4 +1,4 @@
-"""What all weight formats share: where their planes lie, and how blocks of a file become planes."""
+"""The parts that all weight formats share: places of planes, and how blocks of a file become planes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class WeightFormat(ABC):
 
     @functools.cached_property
     def plane_bytes(self) -> tuple[int, ...]:
-        """Of each plane, per `tile_columns` weights."""
+        """The bytes of each plane, per `tile_columns` weights."""
         return tuple(dtype.itemsize for dtype in self.planes.values())
 
     def plane_offsets(self, rows: int, columns: int) -> list[int]:
@@ -46,7 +46,7 @@ class WeightFormat(ABC):
         return offsets
 
     def addresses(self, start: int, rows: int, columns: int) -> dict[str, int]:
-        """Of each part of a matrix that the format has, by its name in the kernels' push constants."""
+        """Returns the address of each part of a matrix, by its name in the kernels' push constants."""
         offsets = self.plane_offsets(rows, columns)
         addresses = {name: start + offset for name, offset in zip(self.planes, offsets, strict=False)}
         return {**addresses, "codebook": start} if self.codebook_bytes else addresses
@@ -77,7 +77,7 @@ class WeightFormat(ABC):
 
     @abstractmethod
     def repack_into(self, planes: list[Bytes], raw: Bytes, columns: int) -> None:
-        """As repack, into memory that is there."""
+        """Does as repack, into memory that is there."""
 
     @abstractmethod
     def dequantize(self, planes: list[Bytes], rows: int, columns: int) -> Floats:
@@ -122,7 +122,7 @@ class BlockFormat(WeightFormat):
 
     @abstractmethod
     def _values(self, held: Mapping[str, Records]) -> Floats:
-        """What the planes hold for each block -> its weights, float32 [blocks, any shape]."""
+        """Returns the weights that the planes hold, float32 [blocks, any shape]."""
 
 
 def opaque(nbytes: int) -> np.dtype[np.void]:

@@ -19,7 +19,7 @@ HALF_E8M0 = np.ldexp(1.0, np.arange(256) - 128).astype(np.float32)
 
 
 def _half_e4m3() -> Floats:
-    """Of every byte, whose sign counts for nothing; one of the two NaN is read as 0, as ggml does."""
+    """Returns half the value of every byte as E4M3, without its sign; one NaN is read as 0, as in ggml."""
     codes = np.arange(256)
     exponents, mantissas = codes >> 3 & 15, codes & 7
     normal = np.ldexp(1 + mantissas / 8, exponents - 8)

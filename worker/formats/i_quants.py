@@ -82,7 +82,7 @@ def _quarters(d: Floats, small: npt.NDArray[np.generic], unit: float) -> Floats:
 
 
 class IQ2XXS(IQuant):
-    """Of 32 weights two words: four places of a byte; four times seven signs and a scale."""
+    """Two words hold 32 weights: four places of a byte; four times seven signs and a scale."""
 
     def _parts(self, d: Floats, rest: Bytes) -> tuple[Floats, Integers, Bytes]:
         words = rest.view("<u4").reshape(len(rest), 8, 2)
@@ -91,7 +91,7 @@ class IQ2XXS(IQuant):
 
 
 class IQ2XS(IQuant):
-    """Of 8 weights a place and seven signs in 16 bits, of 16 a scale of four."""
+    """Each 8 weights have a place and seven signs in 16 bits, and each 16 weights a scale of four bits."""
 
     def _parts(self, d: Floats, rest: Bytes) -> tuple[Floats, Integers, Bytes]:
         pairs = np.ascontiguousarray(rest[:, :64]).view("<u2")

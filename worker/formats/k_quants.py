@@ -59,7 +59,7 @@ class KQuant(BlockFormat):
 
     @abstractmethod
     def _scales(self, held: Records) -> tuple[Floats, Floats | None]:
-        """What quants are multiplied by, and what is subtracted then, [blocks, groups of weights]."""
+        """Returns the factors of the quants, and what is then subtracted, [blocks, groups of weights]."""
 
 
 class WithMinima(KQuant):

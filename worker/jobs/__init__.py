@@ -1,1 +1,1 @@
-"""What a process of one device, or of one rank of a collective, measures or checks for the launcher."""
+"""Jobs of processes that measure or check one device, or one rank of a collective, for the launcher."""

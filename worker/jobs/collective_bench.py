@@ -66,7 +66,7 @@ class Ours:
         _add_up(self._exchange(values), total)
 
     def _exchange(self, values: Floats) -> Floats:
-        """What every rank has written [num_partials, count]."""
+        """Returns the numbers that every rank has written [num_partials, count]."""
         self._sequence += 1
         self._parity ^= 1
         partials = self._partials[self._parity][:, : values.size]

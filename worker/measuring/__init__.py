@@ -1,1 +1,1 @@
-"""What a worker measures instead of generating: speeds, collectives, and what follows from them."""
+"""Measurements that a worker makes instead of generating: speeds, collectives, and choices by them."""

@@ -1,4 +1,4 @@
-"""How fast a rank's device copies memory, whatever device it is."""
+"""Measures how fast a rank's device copies memory, whatever device it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured on one device and driver, kept in a file of the user's cache folder.
+"""Keeps measurements of one device and driver in a file of the user's cache folder.
 
 A measurement has a name and gives every option a number, such as the seconds that each variant of a kernel
 takes. What follows from the numbers is decided by who reads them: options come and go with the code.
@@ -50,7 +50,7 @@ def lowest(numbers: Mapping[str, float | None], order: Sequence[str]) -> str:
 
 
 class Measurements:
-    """Those of one device. `kernels` is a hash of all kernels: other ones are measured again."""
+    """The measurements of one device. `kernels` hashes all kernels: other kernels are measured again."""
 
     def __init__(self, folder: Path | None, device: Mapping[str, str], kernels: str) -> None:
         self._head = {"format": FORMAT, "device": dict(device), "kernels": kernels}
@@ -84,7 +84,7 @@ class Measurements:
             yield
 
     def put(self, name: str, numbers: Numbers) -> None:
-        """In place of what was measured of these options before; `save` keeps it."""
+        """Replaces earlier measurements of these options; `save` keeps the new ones."""
         rounded = {option: number and float(f"{number:.4g}") for option, number in numbers.items()}
         self.new[name] = {**self.get(name), **rounded}
 
@@ -108,7 +108,7 @@ class Measurements:
             log.info("what was measured is not kept: %s: %s", self.path, error.strerror)
 
     def _read(self) -> dict[str, Numbers]:
-        """What the file holds for these kernels; nothing for a file that is missing, old or damaged."""
+        """Reads the file's numbers for these kernels; none from a file that is missing, old or damaged."""
         if self.path is None:
             return {}
         try:

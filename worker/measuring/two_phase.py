@@ -30,7 +30,7 @@ log = logging.getLogger("worker")
 
 
 def kept_measurements(kinds: Sequence[str], anew: bool = False) -> Measurements:
-    """What the user's cache holds about ranks on devices of these kinds together, in rank order.
+    """Opens the user's measurements of ranks on devices of these kinds together, in rank order.
 
     anew: as if it held nothing.
     """
@@ -47,7 +47,7 @@ def measurement_name(num_bytes: int) -> str:
 
 
 def pays(one_shot: float, two_phase: float) -> bool:
-    """Whether two phases are worth it, by the seconds of both."""
+    """Returns true if two phases are worth it, by the seconds of both ways."""
     return two_phase <= ADVANTAGE * one_shot
 
 
@@ -91,7 +91,7 @@ def measured_threshold(
 
 
 def _known(runner: SegmentRunner, numbers: Numbers) -> list[float] | None:
-    """What one rank has kept, told to all."""
+    """Returns the kept seconds of each way, known to one rank and told to all; None where any is missing."""
     seconds = runner.slowest([numbers.get(way) or 0.0 for way in WAYS])
     return seconds if min(seconds) > 0 else None
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.worker.numpy.cache import NumpyCache
-from tplaunch.worker.numpy.heads import keys, queries, turned
+from tplaunch.worker.numpy.heads import keys, queries, rotated
 from tplaunch.worker.numpy.state import NumpyState
-from tplaunch.worker.ops.attention import Attention, AttentionCombine, Heads, RopeCache
+from tplaunch.worker.ops.attention import Attention, AttentionCombine, AttentionHeads, RopeCache
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -110,11 +110,11 @@ def _table(state: NumpyState, op: RopeCache | Attention, row: int) -> npt.NDArra
 def rope_cache(op: RopeCache, state: NumpyState) -> None:
     heads, num_rows = op.heads, state.num_rows()
     rows = state.rows("qkv")
-    query = turned(queries(heads, rows), op.turn, state)
+    query = rotated(queries(heads, rows), op.rotation, state)
     if op.temperature is not None:
         query *= state.rows("rope")[:, op.temperature, None, None]
     _query(heads, state)[:] = query
-    turned_key = turned(keys(heads, rows), op.turn, state)
+    rotated_key = rotated(keys(heads, rows), op.rotation, state)
     key_cache = _cache(state, op.key_cache, op, heads.key_length)
     value = rows[:, heads.first_value : heads.first_value + heads.num_kv_heads * op.value_length]
     value = value.reshape(num_rows, heads.num_kv_heads, op.value_length)
@@ -123,12 +123,12 @@ def rope_cache(op: RopeCache, state: NumpyState) -> None:
         position = int(state.step.positions[row])
         index, place = divmod(position, state.limits.block_length)
         block = int(_table(state, op, row)[index])
-        key_cache.write(block, place, turned_key[row])
+        key_cache.write(block, place, rotated_key[row])
         if value_cache is not None:
             value_cache.write(block, place, value[row])
 
 
-def _query(op: Heads | Attention, state: NumpyState) -> Floats:
+def _query(op: AttentionHeads | Attention, state: NumpyState) -> Floats:
     """[rows, heads, key_length]; rows lie end to end whatever another layer's have of elements."""
     shape = (state.num_rows(), op.num_heads, op.key_length)
     return state.bytes["query"].view(np.float32)[: math.prod(shape)].reshape(shape)

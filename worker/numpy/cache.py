@@ -66,7 +66,7 @@ class NumpyCache:
             self._widened[:, block[0]] = self._read_back(block)
 
     def _read_back(self, cells: tuple[int | slice, ...]) -> Floats:
-        """What these cells stand for [..., length]."""
+        """Returns the values of these cells [..., length]."""
         elements = self._elements[cells].astype(np.float32)
         if self._scales is None:
             return elements

@@ -1,4 +1,4 @@
-"""What NumPy does for experts: routing, products expert by expert, sums."""
+"""Computes experts with NumPy: routing, products expert by expert, sums."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import numpy.typing as npt
 
 from tplaunch.worker.numpy.by_row import by_row
 from tplaunch.worker.numpy.state import NumpyState
-from tplaunch.worker.ops.activation_functions import ACTIVATIONS, GATED_ACTIVATIONS, logistic
+from tplaunch.worker.ops.activation_functions import (
+    ACTIVATION_FUNCTIONS,
+    GATED_ACTIVATION_FUNCTIONS,
+    logistic,
+)
 from tplaunch.worker.ops.experts import (
     TILE_PAIRS,
     TILE_WORDS,
@@ -65,7 +69,7 @@ def shared_routes(op: SharedRoutes, state: NumpyState) -> None:
 
 
 def _probabilities(logits: Floats, gating: str) -> Floats:
-    """For a softmax of the chosen ones: before these are divided by their sum."""
+    """Returns the experts' gates; for a softmax of the chosen ones they are not yet divided by a sum."""
     if gating == "sigmoid":
         return logistic(logits)
     exponentials: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -73,7 +77,7 @@ def _probabilities(logits: Floats, gating: str) -> Floats:
 
 
 def _best(keys: Floats, count: int) -> Integers:
-    """Of every row the indices of the largest, in order."""
+    """Returns the indices of the `count` largest keys of every row, the largest first."""
     return np.argsort(-keys, axis=1, kind="stable")[:, :count]
 
 
@@ -108,11 +112,13 @@ def _pairs_by_expert(held: HeldExperts, state: NumpyState) -> Iterator[tuple[int
 
 
 def expert_matmul(op: ExpertMatMul, state: NumpyState) -> None:
-    """Whether pairs lie in tiles makes no difference here."""
+    """Multiplies each pair's row by its expert's matrix. Tiles of pairs make no difference here."""
     parts = state.matrices[op.matrix.name].reshape(-1, op.held.count, op.columns, op.matrix.columns)
-    factors = biases = None
-    if op.factors is not None:
-        factors = state.vector(op.factors, len(parts) * op.held.count).reshape(len(parts), op.held.count)
+    scales = biases = None
+    if op.product_scales is not None:
+        scales = state.vector(op.product_scales, len(parts) * op.held.count).reshape(
+            len(parts), op.held.count
+        )
     if op.bias is not None:
         biases = state.vector(op.bias, op.matrix.rows).reshape(-1, op.held.count, op.columns)
     used = op.held.used
@@ -122,8 +128,8 @@ def expert_matmul(op: ExpertMatMul, state: NumpyState) -> None:
     for expert, pairs in _pairs_by_expert(op.held, state):
         rows = inputs[pairs if op.by_pair else pairs // used, : op.matrix.columns]
         products = [by_row(rows, part[expert]) for part in parts]
-        if factors is not None:
-            products = [product * factor[expert] for product, factor in zip(products, factors, strict=True)]
+        if scales is not None:
+            products = [product * scale[expert] for product, scale in zip(products, scales, strict=True)]
         if op.weighs:
             products = [product * weights[pairs] for product in products]
         if biases is not None:
@@ -134,10 +140,10 @@ def expert_matmul(op: ExpertMatMul, state: NumpyState) -> None:
 
 
 def _activated(products: list[Floats], activation: str | None) -> Floats:
-    """Of gate and up, or of one product alone."""
-    if activation in GATED_ACTIVATIONS:
-        return GATED_ACTIVATIONS[activation](*products)
-    gate = products[0] if activation is None else ACTIVATIONS[activation](products[0])
+    """Returns the activated product of gate and up, or of one product alone."""
+    if activation in GATED_ACTIVATION_FUNCTIONS:
+        return GATED_ACTIVATION_FUNCTIONS[activation](*products)
+    gate = products[0] if activation is None else ACTIVATION_FUNCTIONS[activation](products[0])
     return gate * products[1] if len(products) > 1 else gate
 
 

@@ -1,4 +1,4 @@
-"""What NumPy does to queries and keys before they are cached: clamped, normalised, turned."""
+"""Prepares queries and keys with NumPy before they are cached: clamped, normalised, rotated."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.worker.numpy.state import NumpyState
-from tplaunch.worker.ops.attention import HEAD_SUMS, Clamp, HeadNorm, Heads, HeadSums, Rope, Turn
+from tplaunch.worker.ops.attention import (
+    HEAD_SUMS,
+    AttentionHeads,
+    Clamp,
+    HeadNorm,
+    HeadSums,
+    Rotate,
+    Rotation,
+)
 
 Floats = npt.NDArray[np.float32]
 
 
-def queries(heads: Heads, rows: Floats) -> Floats:
+def queries(heads: AttentionHeads, rows: Floats) -> Floats:
     """[rows, heads, key_length], a view."""
     rows = rows[:, : heads.first_key]
     return rows.reshape(len(rows), heads.num_heads, heads.query_stride)[..., : heads.key_length]
 
 
-def keys(heads: Heads, rows: Floats) -> Floats:
+def keys(heads: AttentionHeads, rows: Floats) -> Floats:
     """[rows, kv_heads, key_length], a view."""
     rows = rows[:, heads.first_key : heads.first_value]
     return rows.reshape(len(rows), heads.num_kv_heads, heads.key_length)
@@ -51,7 +59,7 @@ def head_norm(op: HeadNorm, state: NumpyState) -> None:
 
 
 def _own(op: HeadNorm, part: Floats) -> tuple[Floats, Floats]:
-    """What is subtracted from each head, and the mean square of what is left."""
+    """Returns the mean to subtract from each head, and the mean square of the remainder."""
     mean: Floats = part.mean(axis=2, keepdims=True) * np.float32(op.kind == "layer")
     square: Floats = np.square(part - mean)
     return mean, square.mean(axis=2, keepdims=True)
@@ -72,20 +80,20 @@ def _vectors(op: HeadNorm, part: Floats, name: str, state: NumpyState) -> Floats
     return state.vector(name, num_heads * op.weight_stride).reshape(num_heads, -1)[:, :length]
 
 
-def rope(op: Rope, state: NumpyState) -> None:
+def rotate(op: Rotate, state: NumpyState) -> None:
     rows = state.rows("qkv")
     for part in (queries(op.heads, rows), keys(op.heads, rows)):
-        part[:] = turned(part, op.turn, state)
+        part[:] = rotated(part, op.rotation, state)
 
 
-def turned(heads: Floats, turn: Turn, state: NumpyState) -> Floats:
-    """heads [rows, heads, length]; the rope table holds cosine and sine by turns."""
-    table = state.rows("rope")[:, None, turn.offset : turn.offset + turn.dimension]
+def rotated(heads: Floats, rotation: Rotation, state: NumpyState) -> Floats:
+    """heads [rows, heads, length]; the rope table holds cosines and sines alternately."""
+    table = state.rows("rope")[:, None, rotation.offset : rotation.offset + rotation.dimension]
     cosine, sine = table[..., 0::2], table[..., 1::2]
-    start, stop = turn.start, turn.start + turn.dimension
-    half = start + turn.dimension // 2
-    first = slice(start, stop, 2) if turn.interleaved else slice(start, half)
-    second = slice(start + 1, stop, 2) if turn.interleaved else slice(half, stop)
+    start, stop = rotation.start, rotation.start + rotation.dimension
+    half = start + rotation.dimension // 2
+    first = slice(start, stop, 2) if rotation.interleaved else slice(start, half)
+    second = slice(start + 1, stop, 2) if rotation.interleaved else slice(half, stop)
     result = heads.copy()
     result[..., first] = heads[..., first] * cosine - heads[..., second] * sine
     result[..., second] = heads[..., first] * sine + heads[..., second] * cosine

@@ -1,4 +1,4 @@
-"""What NumPy does for latent attention: each head's own products, and parts of heads copied."""
+"""Computes latent attention with NumPy: each head's own products, and parts of heads copied."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from tplaunch.worker.numpy.by_row import by_row
 from tplaunch.worker.numpy.state import NumpyState
-from tplaunch.worker.ops.latent import CopyHeads, HeadProducts, Place
+from tplaunch.worker.ops.latent import CopyHeads, HeadParts, HeadProducts
 
 Floats = npt.NDArray[np.float32]
 
@@ -25,7 +25,7 @@ def copy_heads(op: CopyHeads, state: NumpyState) -> None:
         _part(op.output, state, head, op.length)[:] = _part(op.input, state, head, op.length)
 
 
-def _part(place: Place, state: NumpyState, head: int, length: int) -> Floats:
+def _part(place: HeadParts, state: NumpyState, head: int, length: int) -> Floats:
     """A head's part of all rows, a view."""
     first = place.offset + head * place.stride
     return state.rows(place.buffer)[:, first : first + length]

@@ -34,8 +34,8 @@ def matmul(op: MatMul, state: NumpyState) -> None:
     if op.activations != "f32":
         rows = quantized.dequantize(rows.view(np.uint32), op.matrix.columns, op.activations)
     product = by_row(rows[:, : op.matrix.columns], matrix)
-    if op.factors is not None:
-        product *= state.vector(op.factors, op.matrix.rows)
+    if op.product_scales is not None:
+        product *= state.vector(op.product_scales, op.matrix.rows)
     if op.bias is not None:
         product += state.vector(op.bias, op.matrix.rows)
     if op.scale != 1:

@@ -10,19 +10,19 @@ import numpy.typing as npt
 
 from tplaunch.worker.buffers.step import NO_SLOT
 from tplaunch.worker.numpy.state import NumpyState
-from tplaunch.worker.ops.activation_functions import ACTIVATIONS, logistic
+from tplaunch.worker.ops.activation_functions import ACTIVATION_FUNCTIONS, logistic
 from tplaunch.worker.ops.recurrent import (
     SQUARE_SUMS,
     Convolution,
     GatedNorm,
-    Heads,
     Recurrence,
+    RecurrentHeads,
     SquareSums,
     UnitNorm,
 )
 
 Floats = npt.NDArray[np.float32]
-silu = ACTIVATIONS["silu"]
+silu = ACTIVATION_FUNCTIONS["silu"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def convolution(op: Convolution, state: NumpyState) -> None:
     weight = rows[: op.channels, : op.kernel].T  # [kernel, channels]
     bias = np.float32(0) if op.bias is None else state.vector(op.bias, op.channels)
     kept = _states(state, op.state, op.kernel - 1, op.channels)
-    mixed = state.rows("mixed")[:, : (3 if op.gated else 1) * op.channels]
-    parts = np.split(mixed, 3, axis=1) if op.gated else [mixed]
+    projected = state.rows("projected")[:, : (3 if op.gated else 1) * op.channels]
+    parts = np.split(projected, 3, axis=1) if op.gated else [projected]
     inputs = parts[0] * parts[2] if op.gated else parts[0]
     output = state.rows(op.output)[:, op.output_offset : op.output_offset + op.channels]
     for run in state_runs(state):
@@ -79,13 +79,15 @@ def unit_norm(op: UnitNorm, state: NumpyState) -> None:
 
 def recurrence(op: Recurrence, state: NumpyState) -> None:
     heads, num_rows = op.heads, state.num_rows()
-    count, mixed = heads.count, state.rows("mixed")
+    count, projected = heads.count, state.rows("projected")
     query, key, value = _convolved(heads, state)
     own = slice(heads.first, heads.first + count)
-    time_steps = mixed[:, op.time_offset : op.time_offset + count] + state.vector(op.time_bias, own.stop)[own]
+    time_steps = (
+        projected[:, op.time_offset : op.time_offset + count] + state.vector(op.time_bias, own.stop)[own]
+    )
     time_steps = np.logaddexp(np.float32(0), time_steps)  # softplus
-    decay = np.exp(_scalars(state, op.factor)[own] * time_steps)
-    betas = logistic(mixed[:, op.time_offset + count : op.time_offset + 2 * count]) if op.delta else None
+    decay = np.exp(_scalars(state, op.decay_rate)[own] * time_steps)
+    betas = logistic(projected[:, op.time_offset + count : op.time_offset + 2 * count]) if op.delta else None
     output = np.empty_like(value)
     states = _states(state, op.state, count, heads.state_length, heads.head_length)
     for run in state_runs(state):
@@ -103,10 +105,10 @@ def recurrence(op: Recurrence, state: NumpyState) -> None:
         output *= np.float32(heads.state_length**-0.5)
     if op.skip is not None:
         output += _scalars(state, op.skip)[own, None] * value
-    state.rows("remembered")[:, : count * heads.head_length] = output.reshape(num_rows, -1)
+    state.rows("recurrence_output")[:, : count * heads.head_length] = output.reshape(num_rows, -1)
 
 
-def _convolved(heads: Heads, state: NumpyState) -> tuple[Floats, Floats, Floats]:
+def _convolved(heads: RecurrentHeads, state: NumpyState) -> tuple[Floats, Floats, Floats]:
     """Queries, keys [rows, heads, state_length] and values [rows, heads, head_length] of each head."""
     num_rows, length = state.num_rows(), heads.num_groups * heads.state_length
     rows = state.rows("convolved")
@@ -135,15 +137,15 @@ def square_sums(op: SquareSums, state: NumpyState) -> None:
 
 
 def _gated_values(state: NumpyState, length: int, gate_offset: int) -> Floats:
-    gate = state.rows("mixed")[:, gate_offset : gate_offset + length]
-    return state.rows("remembered")[:, :length] * silu(gate)
+    gate = state.rows("projected")[:, gate_offset : gate_offset + length]
+    return state.rows("recurrence_output")[:, :length] * silu(gate)
 
 
 def gated_norm(op: GatedNorm, state: NumpyState) -> None:
     length = op.num_vectors * op.length
     shape = (state.num_rows(), op.num_vectors, op.length)
-    gate = state.rows("mixed")[:, op.gate_offset : op.gate_offset + length]
-    values = state.rows("remembered")[:, :length]
+    gate = state.rows("projected")[:, op.gate_offset : op.gate_offset + length]
+    values = state.rows("recurrence_output")[:, :length]
     vectors = (values * silu(gate) if op.gate_first else values).reshape(shape)
     numbers = np.arange(op.first_vector, op.first_vector + op.num_vectors)
     if op.parity is None:

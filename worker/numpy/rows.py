@@ -1,4 +1,4 @@
-"""What NumPy does row by row: sums with norms, quantization, activations."""
+"""Computes with NumPy row by row: sums with norms, quantization, activation functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tplaunch.collectives.arena import rank_slice
 from tplaunch.worker.numpy.state import NumpyState
 from tplaunch.worker.ops import quantized
-from tplaunch.worker.ops.activation_functions import ACTIVATIONS
+from tplaunch.worker.ops.activation_functions import ACTIVATION_FUNCTIONS
 from tplaunch.worker.ops.common import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
 
 Floats = npt.NDArray[np.float32]
@@ -69,10 +69,10 @@ def activate(op: Activate, state: NumpyState) -> None:
 
 
 def activated(product: Floats, activation: str | None, gated: bool) -> Floats:
-    """Of a gated product [rows, gates and as many ups], activation(gate) * up."""
+    """Returns activation(gate) * up of a gated product [rows, gates and as many ups]."""
     gate, up = np.split(product, 2, axis=1) if gated else (product, None)
     if activation is not None:
-        gate = ACTIVATIONS[activation](gate)
+        gate = ACTIVATION_FUNCTIONS[activation](gate)
     return gate if up is None else gate * up
 
 
@@ -84,5 +84,5 @@ def _scaled(rows: Floats, epsilon: float) -> Floats:
 
 
 def _added_up(partials: Sequence[Floats] | Floats) -> Floats:
-    """From left to right."""
+    """Adds up partial sums from left to right."""
     return functools.reduce(np.add, partials)

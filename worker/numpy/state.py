@@ -1,4 +1,4 @@
-"""What a NumPy device holds: its buffers as arrays, and the step that runs on them."""
+"""The state of a NumPy device: its buffers as arrays, and the step that runs on them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class NumpyState:
         return self.bytes[name].view(np.float32)[:length]
 
     def num_rows(self, rows: RowSet = "rows") -> int:
-        """Of the step."""
+        """Returns the number of rows in the step, or of its rows with logits."""
         return self.step.num_rows if rows == "rows" else self.step.num_logit_rows
 
     def rows(self, buffer: str, rows: RowSet = "rows") -> Floats:

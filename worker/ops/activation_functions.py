@@ -21,7 +21,7 @@ def _silu(x: Floats) -> Floats:
 
 
 def _gelu(x: Floats) -> Floats:
-    """By a hyperbolic tangent (https://arxiv.org/abs/1606.08415), written as a logistic function."""
+    """Computes gelu by a hyperbolic tangent (https://arxiv.org/abs/1606.08415) as a logistic function."""
     twice: Floats = np.float32(1.5957691216) * (x + np.float32(0.044715) * x * x * x)
     return x * logistic(twice)
 
@@ -34,7 +34,7 @@ def _relu2(x: Floats) -> Floats:
     return np.square(_relu(x))
 
 
-ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
     "silu": _silu,
     "gelu": _gelu,
     "relu": _relu,
@@ -49,8 +49,11 @@ def _swiglu_oai(gate: Floats, up: Floats) -> Floats:
 
 
 # Of gate and up together; for experts only.
-GATED_ACTIVATIONS: dict[str, Callable[[Floats, Floats], Floats]] = {"swiglu_oai": _swiglu_oai}
+GATED_ACTIVATION_FUNCTIONS: dict[str, Callable[[Floats, Floats], Floats]] = {"swiglu_oai": _swiglu_oai}
 ACTIVATION_NUMBERS: dict[str | None, int] = {
     None: 0,
-    **{name: number for number, name in enumerate((*ACTIVATIONS, *GATED_ACTIVATIONS), start=1)},
+    **{
+        name: number
+        for number, name in enumerate((*ACTIVATION_FUNCTIONS, *GATED_ACTIVATION_FUNCTIONS), start=1)
+    },
 }

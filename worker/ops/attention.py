@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Heads:
+class AttentionHeads:
     """A row of qkv: all query heads and what lies between them, all key heads, then all value heads."""
 
     num_heads: int
@@ -27,7 +27,7 @@ class Heads:
 
 
 class InPlace:
-    """Of operations that change qkv and nothing else."""
+    """The buffers of operations that change qkv and nothing else."""
 
     reads: frozenset[str] = frozenset(("qkv",))
     writes: frozenset[str] = frozenset(("qkv",))
@@ -48,7 +48,7 @@ class HeadSums:
     For a norm over all heads of all ranks. A first key head that the rank before has too is counted there.
     """
 
-    heads: Heads
+    heads: AttentionHeads
     skips_first_key: bool
     parity: int
 
@@ -66,7 +66,7 @@ HEAD_SUMS = 4  # that a row has
 
 @dataclass(frozen=True)
 class RowSums:
-    """What HeadSums have left, of all ranks, of rows of so many elements."""
+    """The all-reduced sums of HeadSums, for rows of `query_length` and `key_length` elements."""
 
     parity: int
     query_length: int
@@ -80,7 +80,7 @@ class HeadNorm:
     Weights are [length], the same for each head of a kind, or [heads, weight_stride], longer than they need.
     """
 
-    heads: Heads
+    heads: AttentionHeads
     epsilon: float
     query_weight: str | None  # None for no weights
     key_weight: str | None
@@ -102,33 +102,33 @@ class HeadNorm:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Which elements of a head turn, and where their cosines and sines are in a row of the rope table."""
+class Rotation:
+    """The elements of a head that rotate, and where a row of the rope table has their cosines and sines."""
 
     offset: int = 0  # in the table
-    dimension: int = 0  # elements that turn; 0 for none
+    dimension: int = 0  # elements that rotate; 0 for none
     interleaved: bool = False
-    start: int = 0  # the first of a head that turns
+    start: int = 0  # the first element of a head that rotates
 
 
 @dataclass(frozen=True)
-class Rope(InPlace):
-    """Turns queries and keys in qkv, in place: for what is to be done before they are cached."""
+class Rotate(InPlace):
+    """Rotates queries and keys in qkv, in place, where a norm comes between that and the cache."""
 
-    heads: Heads
-    turn: Turn
+    heads: AttentionHeads
+    rotation: Rotation
 
 
 @dataclass(frozen=True)
 class RopeCache:
-    """Turns queries and keys by the step's rope table; writes keys, and values, to the layer's cache."""
+    """Rotates queries and keys by the step's rope table; writes keys, and values, to the layer's cache."""
 
     key_cache: str
     value_cache: str
-    heads: Heads
+    heads: AttentionHeads
     value_length: int  # 0 where values are parts of keys
-    turn: Turn
-    temperature: int | None = None  # where in a row of the rope table is what queries are multiplied by
+    rotation: Rotation
+    temperature: int | None = None  # where in a row of the rope table is the factor of queries
     windowed: bool = False  # whether the cache is of the pool of layers with a window
 
     @property
@@ -141,7 +141,7 @@ class RopeCache:
 
     @property
     def value_in_key(self) -> bool:
-        """Whether there are no values to be written."""
+        """Tells if there are no values to be written."""
         return self.value_cache == self.key_cache
 
     @property
@@ -168,11 +168,11 @@ class Alibi:
 
     @property
     def step(self) -> float:
-        """Of the slopes' logarithms to the base 2, from head to head."""
+        """The difference of the slopes' logarithms to the base 2, from head to head."""
         return self.max_bias / self.whole_steps
 
     def slopes(self, num_heads: int) -> list[float]:
-        """Of this rank's heads."""
+        """Returns the slopes of this rank's heads."""
         heads = range(self.first_head, self.first_head + num_heads)
         return [
             2 ** (-self.step * (head + 1 if head < self.whole_steps else head - self.whole_steps + 0.5))
@@ -205,12 +205,12 @@ class Attention:
 
     @property
     def value_in_key(self) -> bool:
-        """Whether the cache has no values: they are the first elements of keys."""
+        """Tells if the cache has no values: they are the first elements of keys."""
         return self.value_cache == self.key_cache
 
     @property
     def windowed(self) -> bool:
-        """Whether the cache is of the pool of layers with a window."""
+        """Tells if the cache is in the pool of layers with a window."""
         return self.window > 0
 
     @property

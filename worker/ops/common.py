@@ -14,8 +14,8 @@ from tplaunch.worker.ops.attention import (
     Clamp,
     HeadNorm,
     HeadSums,
-    Rope,
     RopeCache,
+    Rotate,
 )
 from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from tplaunch.worker.ops.latent import CopyHeads, HeadProducts
@@ -53,7 +53,7 @@ class SumNorm:
 
     @property
     def stores_hidden(self) -> bool:
-        """Whether hidden is written; a sum of hidden alone is in its place already."""
+        """Tells if hidden is written; a sum of hidden alone is in its place already."""
         return (
             self.rows == "rows" and self.source is not None and (self.source, self.addend) != ("hidden", None)
         )
@@ -102,7 +102,7 @@ class Quantize:
 
 @dataclass(frozen=True)
 class MatMul:
-    """output[row, offset : offset + matrix.rows] = (input[row] x transposed matrix * factors + bias) * scale.
+    """output[row, offset : offset + matrix.rows] = (input[row] x matrix^T * product_scales + bias) * scale.
 
     To the buffer "partials" it writes this rank's slot of the given parity. An activation is applied to
     that; a gated product has as many gates as ups, one after the other, and writes activation(gate) * up,
@@ -122,11 +122,11 @@ class MatMul:
     scale: float = 1.0
     softcap: float = 0.0  # outputs become cap * tanh(output / cap); 0 for none
     accumulates: bool = False  # onto what the output holds already
-    factors: str | None = None  # one for each of the matrix's rows
+    product_scales: str | None = None  # one for each of the matrix's rows
 
     @property
     def columns(self) -> int:
-        """Of the output."""
+        """The number of columns of the output."""
         return self.matrix.rows // 2 if self.gated else self.matrix.rows
 
     @property
@@ -170,7 +170,7 @@ Op = Union[  # noqa: UP007
     Clamp,
     HeadSums,
     HeadNorm,
-    Rope,
+    Rotate,
     RopeCache,
     Attention,
     AttentionCombine,

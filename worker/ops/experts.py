@@ -16,14 +16,14 @@ TILE_PAIRS, TILE_WORDS = 4, 8
 
 @dataclass(frozen=True)
 class HeldExperts:
-    """How many experts a row has, and which of them this rank holds."""
+    """The experts of a row by number, and those of all that this rank holds."""
 
     used: int
     first: int
     count: int
 
     def num_tiles(self, rows: int) -> int:
-        """That can hold any routing of so many rows."""
+        """Returns the number of tiles that can hold any routing of `rows` rows."""
         return rows * self.used // TILE_PAIRS + self.count
 
 
@@ -56,12 +56,12 @@ class Route:
 
     @property
     def normalises(self) -> bool:
-        """Whether a row's weights are divided by their sum."""
+        """Tells if a row's weights are divided by their sum."""
         return self.normalised or self.gating == "softmax_chosen"
 
     @property
     def by_logits(self) -> bool:
-        """Whether logits choose: in the order of probabilities, without the ties that rounding makes."""
+        """Tells if logits choose: in the order of probabilities, without the ties that rounding makes."""
         return self.gating == "softmax_chosen" or (self.bias is None and self.num_groups == 1)
 
     @property
@@ -131,7 +131,7 @@ class ExpertMatMul:
     gated: bool = False
     onto_up: bool = False
     weighs: bool = False  # whether products are times the pair's weight
-    factors: str | None = None  # of the products of each expert, and behind them of its ups where it is gated
+    product_scales: str | None = None  # one for each expert; where gated, behind them one for each's ups
 
     @property
     def reads(self) -> frozenset[str]:

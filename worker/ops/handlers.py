@@ -1,4 +1,4 @@
-"""Who runs which op: found in the modules of a device, so that the ops are listed once, in common.py."""
+"""Finds the functions that run ops in the modules of a device: the ops are listed once, in common.py."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from tplaunch.worker.ops.matrix import Matrix
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the parts of the heads are in a row of a buffer: the first one, and how far they are apart."""
+class HeadParts:
+    """The place of the heads' parts in a row of a buffer: the offset of the first, and their distance."""
 
     buffer: str
     stride: int
@@ -28,8 +28,8 @@ class HeadProducts:
 
     matrix: Matrix
     num_heads: int
-    input: Place
-    output: Place
+    input: HeadParts
+    output: HeadParts
 
     @property
     def length(self) -> int:
@@ -51,8 +51,8 @@ class CopyHeads:
 
     num_heads: int
     length: int
-    input: Place
-    output: Place
+    input: HeadParts
+    output: HeadParts
 
     @property
     def reads(self) -> frozenset[str]:

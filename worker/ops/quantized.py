@@ -21,7 +21,7 @@ Words = npt.NDArray[np.uint32]
 
 
 def scales_word(columns: int, activations: str) -> int:
-    """Where a row's scales start."""
+    """Returns the word at which a row's scales start."""
     return columns // {"q8": 4, "f16": 2}[activations]
 
 

@@ -1,7 +1,7 @@
 """The operations of layers with a recurrent state. worker/numpy/recurrent.py defines what each computes.
 
-A row of the buffer "mixed" is what a layer's input projection gives: queries and keys of all groups, values
-of all heads, their gates, a time step per head, and for the delta rule a beta per head; for a short
+A row of the buffer "projected" is the output of a layer's input projection: queries and keys of all groups,
+values of all heads, their gates, a time step per head, and for the delta rule a beta per head; for a short
 convolution the gate before it, the gate behind it, and the values. A state begins as zeros for a row at
 position 0.
 """
@@ -20,9 +20,9 @@ STATE_STEP = 16  # a key's elements come in multiples of it: shaders/recurrence.
 class Convolution:
     """A causal convolution of each channel over the rows of its sequence, with the rows before the step.
 
-    output = silu(convolution of mixed's first channels + bias). Gated: output = behind * convolution of
-    before * values, these three side by side in mixed. The state [slots, kernel - 1, channels] keeps the last
-    inputs.
+    output = silu(convolution of projected's first channels + bias). Gated: output = behind * convolution of
+    before * values, these three side by side in projected. The state [slots, kernel - 1, channels] keeps the
+    last inputs.
     """
 
     weight: str  # [channels, kernel], oldest first
@@ -37,7 +37,7 @@ class Convolution:
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset(("mixed", self.state))
+        return frozenset(("projected", self.state))
 
     @property
     def writes(self) -> frozenset[str]:
@@ -62,8 +62,8 @@ class UnitNorm:
 
 
 @dataclass(frozen=True)
-class Heads:
-    """Which heads of a layer a rank computes, and where their groups' queries and keys are.
+class RecurrentHeads:
+    """The heads of a layer that a rank computes, and the place of their groups' queries and keys.
 
     Head i of the layer is of the group i // divisor % modulus.
     """
@@ -80,37 +80,37 @@ class Heads:
 
 @dataclass(frozen=True)
 class Recurrence:
-    """Each head's state over the rows of its sequence, and what its queries find in it, into remembered.
+    """Updates each head's state by the rows of its sequence, and writes recurrence_output by its queries.
 
     With queries, keys and values in convolved, per head and row: dt = softplus(time step + bias),
-    decay = exp(factor * dt), state = decay * state + key x addition, output = query of the state. For the
+    decay = exp(decay_rate * dt), state = decay * state + key x addition, output = query of the state. For the
     delta rule the addition is sigmoid(beta) * (value - key of decay * state), and queries are scaled by
     state_length ** -0.5; otherwise it is dt * value, and skip * value is added to the output. The state is
     [slots, heads, state_length, head_length].
     """
 
     delta: bool
-    heads: Heads
-    factor: str  # of all heads of the layer, as is skip
+    heads: RecurrentHeads
+    decay_rate: str  # of all heads of the layer, as is skip; negative
     time_bias: str  # of all heads of the layer
     skip: str | None
     state: str
-    time_offset: int  # where time steps begin in mixed; betas follow
+    time_offset: int  # where time steps begin in projected; betas follow
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset(("mixed", "convolved", self.state))
+        return frozenset(("projected", "convolved", self.state))
 
     @property
     def writes(self) -> frozenset[str]:
-        return frozenset(("remembered", self.state))
+        return frozenset(("recurrence_output", self.state))
 
 
 @dataclass(frozen=True)
 class SquareSums:
-    """partials[row, group] = the sum of squares of remembered * silu(gate), over a rank's heads of the group.
+    """partials[row, group] = the sum of squares of recurrence_output * silu(gate), of a rank's heads in it.
 
-    For groups that several ranks share: the sums of all ranks are what GatedNorm divides by.
+    This is for groups that several ranks share: GatedNorm divides by the all-reduced sums.
     """
 
     num_heads: int
@@ -118,12 +118,12 @@ class SquareSums:
     head_length: int
     heads_per_group: int
     num_groups: int  # of the layer
-    gate_offset: int  # in mixed
+    gate_offset: int  # in projected
     parity: int
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset(("remembered", "mixed"))
+        return frozenset(("recurrence_output", "projected"))
 
     @property
     def writes(self) -> frozenset[str]:
@@ -132,7 +132,9 @@ class SquareSums:
 
 @dataclass(frozen=True)
 class GatedNorm:
-    """Normalises remembered by root mean square, vector by vector, times weight and silu(gate), into gated.
+    """Normalises recurrence_output by root mean square, times weight and silu(gate), into gated.
+
+    Each vector is normalised by itself.
 
     gate_first: the gate is applied before the norm and counts in it. With a parity, the squares were summed
     by SquareSums, and vectors are parts of groups; otherwise each vector is a group.
@@ -146,7 +148,7 @@ class GatedNorm:
     vectors_per_group: int
     epsilon: float
     gate_first: bool
-    gate_offset: int  # in mixed
+    gate_offset: int  # in projected
     output_offset: int
     parity: int | None = None
 
@@ -157,7 +159,7 @@ class GatedNorm:
 
     @property
     def reads(self) -> frozenset[str]:
-        names = ("remembered", "mixed")
+        names = ("recurrence_output", "projected")
         return frozenset(names if self.parity is None else (*names, "partials"))
 
     @property

@@ -1,1 +1,1 @@
-"""What a step computes: a model's layers as segments of operations, cut at the all-reduces."""
+"""The programs of a step: a model's layers as segments of operations, cut at the all-reduces."""

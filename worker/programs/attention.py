@@ -1,4 +1,4 @@
-"""What the attention of a layer computes, as operations: by the features of its spec."""
+"""The operations that compute the attention of a layer, by the features of its spec."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tplaunch.worker.ops.attention import (
     Clamp,
     HeadNorm,
     HeadSums,
-    Rope,
     RopeCache,
+    Rotate,
+    Rotation,
     RowSums,
-    Turn,
 )
 from tplaunch.worker.programs.builder import ProgramBuilder
 from tplaunch.worker.programs.latent import attended_products, latent_products
@@ -32,26 +32,26 @@ def write_cache(builder: ProgramBuilder, index: int, attention: AttentionSpec, s
         builder.products(stacked_tensors(f"blk.{index}", QKV, builder.shards), "qkv")
         if attention.clamp:
             builder.add(Clamp(qkv_length(attention, share), attention.clamp))
-    turn, norm = _turn(builder, attention), attention.head_norm
+    rotation, norm = _rotation(builder, attention), attention.head_norm
     if norm is not None:
-        if norm.after_rope and heads.num_heads and turn.dimension:
-            builder.add(Rope(heads, turn))
-            turn = Turn()
+        if norm.after_rope and heads.num_heads and rotation.dimension:
+            builder.add(Rotate(heads, rotation))
+            rotation = Rotation()
         _normalise(builder, index, attention, share)
     if heads.num_heads:
         key, value = cache_names(index, attention)
         value_length = 0 if attention.latent is not None else attention.value_length
         temperature = builder.spec.rope_length - 1 if attention.has_temperature else None
         windowed = attention.window is not None
-        builder.add(RopeCache(key, value, heads, value_length, turn, temperature, windowed))
+        builder.add(RopeCache(key, value, heads, value_length, rotation, temperature, windowed))
 
 
-def _turn(builder: ProgramBuilder, attention: AttentionSpec) -> Turn:
+def _rotation(builder: ProgramBuilder, attention: AttentionSpec) -> Rotation:
     if attention.rope is None:
-        return Turn()
+        return Rotation()
     rope = builder.spec.ropes[attention.rope]
     start = attention.latent.rank if attention.latent is not None else 0
-    return Turn(builder.spec.rope_offset(attention.rope), rope.dimension, rope.interleaved, start)
+    return Rotation(builder.spec.rope_offset(attention.rope), rope.dimension, rope.interleaved, start)
 
 
 def _normalise(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:
@@ -90,7 +90,7 @@ def _normalise(builder: ProgramBuilder, index: int, attention: AttentionSpec, sh
 
 
 def attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share: LayerShare) -> None:
-    """Of the queries over the layer's cache, into this rank's partial sums."""
+    """Attends with the queries over the layer's cache, into this rank's partial sums."""
     output, num_heads = f"blk.{index}.attn_output", len(share.heads)
     if num_heads:
         window, bias, group = attention.window, attention.alibi_bias, attention.heads_per_kv_head

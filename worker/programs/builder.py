@@ -92,11 +92,11 @@ class ProgramBuilder:
 
     @property
     def next_parity(self) -> int:
-        """Of the partial sums that the next all-reduce adds up."""
+        """The parity of the partial sums that the next all-reduce adds up."""
         return self._num_exchanges % 2
 
     def products(self, tensors: list[str], output: str) -> None:
-        """Of the normed rows, side by side in the output."""
+        """Multiplies the normed rows by each tensor, side by side in the output."""
         offset = 0
         for tensor in tensors:
             self.matmul(tensor, "normed", output, offset=offset)
@@ -138,25 +138,25 @@ class ProgramBuilder:
                 scale,
                 softcap,
                 accumulates,
-                self.factors(tensor),
+                self.product_scales(tensor),
             )
         )
 
     def matrix(self, tensor: str) -> Matrix:
-        """What a stack of matrices is on the device."""
+        """Describes a stack of matrices as it is on the device."""
         stack = self.stacks[tensor + ".weight"]
         return Matrix(stack.name, stack.type, stack.rows, stack.padded_columns)
 
     def bias(self, tensor: str) -> str | None:
-        """What is added behind a tensor's weights, where the model has it."""
+        """Returns the name of a tensor's bias, where the model has it."""
         return f"{tensor}.bias" if f"{tensor}.bias" in self.stacks else None
 
-    def factors(self, tensor: str) -> str | None:
-        """What a tensor's products are multiplied by, row by row, where the model has it."""
+    def product_scales(self, tensor: str) -> str | None:
+        """Returns the name of the scales of a tensor's product rows, where the model has them."""
         return f"{tensor}.scale" if f"{tensor}.scale" in self.stacks else None
 
     def _activations_for(self, matrix: Matrix, rows: RowSet) -> str:
-        """What a product multiplies by: what was asked for, where it can and where it pays."""
+        """Returns the precision of a product's input: the wanted one, where it can be used and pays."""
         weight_format = FORMATS[matrix.type]
         num_rows = self.num_rows if rows == "rows" else self._logit_rows
         fits = {

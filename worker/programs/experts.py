@@ -1,4 +1,4 @@
-"""What a layer of experts computes, as ops: routing, the products of the chosen experts, their sum."""
+"""The operations of a layer of experts: routing, the products of the chosen experts, their sum."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIN_PAIRS_PER_EXPERT = 2
 def add_experts(
     builder: ProgramBuilder, index: int, experts: ExpertsSpec, share: LayerShare, *, accumulates: bool
 ) -> None:
-    """Of the normed rows, into this rank's partial sums, which may hold another part's already.
+    """Adds the experts' outputs to this rank's partial sums, which may hold another part's already.
 
     The rows must have been routed.
     """
@@ -41,7 +41,10 @@ def add_experts(
 
 
 def add_routing(builder: ProgramBuilder, index: int, experts: ExpertsSpec) -> None:
-    """Of the normed rows. Equal devices compute the same bits and decide by themselves; others are told."""
+    """Routes the normed rows.
+
+    Equal devices compute the same bits and decide by themselves; others are told by rank 0.
+    """
     layer, shared = f"blk.{index}", builder.shares_routing
     decides = not shared or builder.share.rank == 0
     if decides:
@@ -94,7 +97,7 @@ def _gate_up(
                 gated=len(stacked) == 1,
                 onto_up=len(stacked) > 1 and not is_up,
                 weighs=experts.weighs_input,
-                factors=builder.factors(tensor),
+                product_scales=builder.product_scales(tensor),
             )
         )
 
@@ -112,6 +115,6 @@ def _down(builder: ProgramBuilder, layer: str, held: HeldExperts, tiled: bool) -
             held,
             by_pair=True,
             tiled=tiled,
-            factors=builder.factors(tensor),
+            product_scales=builder.product_scales(tensor),
         )
     )

@@ -1,16 +1,16 @@
-"""What latent attention computes before and behind attention itself, as operations."""
+"""The operations of latent attention before and behind attention itself."""
 
 from __future__ import annotations
 
 from tplaunch.coordinator.model.attention import Latent
 from tplaunch.worker.buffers.attention import ATTENDED, QUERY, QUERY_LATENT
-from tplaunch.worker.ops.attention import AttentionCombine, HeadNorm, Heads
-from tplaunch.worker.ops.latent import CopyHeads, HeadProducts, Place
+from tplaunch.worker.ops.attention import AttentionCombine, AttentionHeads, HeadNorm
+from tplaunch.worker.ops.latent import CopyHeads, HeadParts, HeadProducts
 from tplaunch.worker.programs.builder import ProgramBuilder
 
 
-def latent_products(builder: ProgramBuilder, index: int, latent: Latent, heads: Heads) -> None:
-    """Of the normed rows: queries multiplied by the keys' matrices, and the key, into qkv."""
+def latent_products(builder: ProgramBuilder, index: int, latent: Latent, heads: AttentionHeads) -> None:
+    """Multiplies the normed rows into qkv: queries multiplied by the keys' matrices, and the key."""
     layer, key = f"blk.{index}", heads.first_key
     if latent.query_rank:
         builder.matmul(f"{layer}.attn_q_a", "normed", QUERY_LATENT)
@@ -20,25 +20,25 @@ def latent_products(builder: ProgramBuilder, index: int, latent: Latent, heads: 
         builder.matmul(f"{layer}.attn_q", "normed", QUERY)
     builder.matmul(f"{layer}.attn_kv_a_mqa", "normed", "qkv", offset=key)
     builder.add(_norm(builder, f"{layer}.attn_kv_a_norm", latent.rank, "qkv", key))
-    output = Place("qkv", heads.query_stride)
-    query = Place(QUERY, latent.query_length)
+    output = HeadParts("qkv", heads.query_stride)
+    query = HeadParts(QUERY, latent.query_length)
     builder.add(HeadProducts(builder.matrix(f"{layer}.attn_k_b"), heads.num_heads, query, output))
-    turning = Place(QUERY, latent.query_length, latent.nope_length)
-    output = Place("qkv", heads.query_stride, latent.rank)
-    builder.add(CopyHeads(heads.num_heads, latent.rope_length, turning, output))
+    rotated = HeadParts(QUERY, latent.query_length, latent.nope_length)
+    output = HeadParts("qkv", heads.query_stride, latent.rank)
+    builder.add(CopyHeads(heads.num_heads, latent.rope_length, rotated, output))
 
 
 def _norm(builder: ProgramBuilder, tensor: str, length: int, buffer: str, offset: int) -> HeadNorm:
     epsilon = builder.spec.norm.epsilon
-    heads = Heads(1, 0, length, length)
+    heads = AttentionHeads(1, 0, length, length)
     return HeadNorm(heads, epsilon, f"{tensor}.weight", None, buffer=buffer, offset=offset)
 
 
 def attended_products(
     builder: ProgramBuilder, index: int, latent: Latent, num_heads: int, offset: int
 ) -> None:
-    """What the heads have attended to, multiplied by the values' matrices."""
+    """Multiplies the heads' attention outputs by the values' matrices."""
     builder.add(AttentionCombine(num_heads, latent.rank, 0, output=ATTENDED))
-    attended = Place("attended", latent.value_length, offset)
+    attended = HeadParts("attended", latent.value_length, offset)
     matrix = builder.matrix(f"blk.{index}.attn_v_b")
-    builder.add(HeadProducts(matrix, num_heads, Place(ATTENDED, latent.rank), attended))
+    builder.add(HeadProducts(matrix, num_heads, HeadParts(ATTENDED, latent.rank), attended))

@@ -13,7 +13,7 @@ from tplaunch.worker.ops.common import Op
 
 
 class Phase(Enum):
-    """What the host makes ready behind a segment. In two phases a rank adds up a slice only."""
+    """The task of the host behind a segment. In two phases a rank adds up a slice only."""
 
     ONE_SHOT = "one-shot"  # all partials, for every rank to add up
     PARTIALS = "partials"  # this rank's slice of all partials
@@ -30,7 +30,7 @@ class Segment:
     row_length: int = 0  # float32 of a row of what is exchanged; 0 for those of the residual stream
 
     def num_elements(self, num_rows: int, hidden_length: int) -> int:
-        """That are added up, of so many rows."""
+        """Returns the number of elements that are added up, for `num_rows` rows."""
         return num_rows * (self.row_length or hidden_length)
 
 

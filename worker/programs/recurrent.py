@@ -1,17 +1,17 @@
-"""What the recurrent part of a layer computes in a step, as ops."""
+"""The operations of the recurrent part of a layer in a step."""
 
 from __future__ import annotations
 
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
 from tplaunch.coordinator.split.plan import LayerShare, shares_norm
 from tplaunch.worker.buffers.recurrent import convolution_state, convolved_length, heads_state
-from tplaunch.worker.buffers.stacks import MIXED, stacked_tensors
+from tplaunch.worker.buffers.stacks import RECURRENT_INPUTS, stacked_tensors
 from tplaunch.worker.ops.recurrent import (
     SQUARE_SUMS,
     Convolution,
     GatedNorm,
-    Heads,
     Recurrence,
+    RecurrentHeads,
     SquareSums,
     UnitNorm,
 )
@@ -26,7 +26,7 @@ def write_state(builder: ProgramBuilder, index: int, recurrent: RecurrentSpec, s
         _convolve_shortly(builder, index, recurrent, share)
         return
     layer, heads = f"blk.{index}", _heads(recurrent, share)
-    builder.products(stacked_tensors(layer, MIXED, builder.shards), "mixed")
+    builder.products(stacked_tensors(layer, RECURRENT_INPUTS, builder.shards), "projected")
     tensor, channels = f"{layer}.ssm_conv1d", convolved_length(recurrent, share)
     stack = builder.stacks[tensor + ".weight"]
     bias = tensor + ".bias" if tensor + ".bias" in builder.stacks else None
@@ -43,7 +43,7 @@ def write_state(builder: ProgramBuilder, index: int, recurrent: RecurrentSpec, s
         Recurrence(
             delta=delta,
             heads=heads,
-            factor=f"{layer}.ssm_a",
+            decay_rate=f"{layer}.ssm_a",
             time_bias=f"{layer}.ssm_dt.bias",
             skip=None if delta else f"{layer}.ssm_d",
             state=heads_state(index),
@@ -56,7 +56,7 @@ def _convolve_shortly(
     builder: ProgramBuilder, index: int, recurrent: RecurrentSpec, share: LayerShare
 ) -> None:
     layer = f"blk.{index}.shortconv"
-    builder.matmul(f"{layer}.in_proj", "normed", "mixed")
+    builder.matmul(f"{layer}.in_proj", "normed", "projected")
     stack = builder.stacks[f"{layer}.conv.weight"]
     builder.add(
         Convolution(
@@ -73,8 +73,8 @@ def _convolve_shortly(
     )
 
 
-def _heads(recurrent: RecurrentSpec, share: LayerShare) -> Heads:
-    return Heads(
+def _heads(recurrent: RecurrentSpec, share: LayerShare) -> RecurrentHeads:
+    return RecurrentHeads(
         count=len(share.recurrent),
         first=share.recurrent.start,
         divisor=1 if recurrent.tiled else recurrent.heads_per_group,
@@ -86,10 +86,10 @@ def _heads(recurrent: RecurrentSpec, share: LayerShare) -> Heads:
     )
 
 
-def give_out(
+def project_output(
     builder: ProgramBuilder, index: int, recurrent: RecurrentSpec, share: LayerShare, num_ranks: int
 ) -> None:
-    """What write_state left, normalised and gated, into this rank's partial sums."""
+    """Normalises, gates and projects the outputs of write_state into this rank's partial sums."""
     if not recurrent.has_heads:
         builder.partial(f"blk.{index}.shortconv.out_proj", "gated")
         return
@@ -100,7 +100,7 @@ def give_out(
 
 
 def _exchange_squares(builder: ProgramBuilder, recurrent: RecurrentSpec, share: LayerShare) -> int:
-    """Of the groups that are normalised; returns the parity that they are in."""
+    """Exchanges the square sums of the groups that are normalised; returns their parity."""
     parity = builder.next_parity
     builder.add(
         SquareSums(
@@ -120,7 +120,7 @@ def _exchange_squares(builder: ProgramBuilder, recurrent: RecurrentSpec, share: 
 def _gated_norm(
     builder: ProgramBuilder, index: int, recurrent: RecurrentSpec, share: LayerShare, parity: int | None
 ) -> GatedNorm:
-    """Of heads, or of whole groups where the rank has those and the norm is theirs."""
+    """Returns the norm of heads, or of whole groups where the rank has these and the norm is theirs."""
     of_groups = recurrent.normalises_groups
     whole_groups = of_groups and parity is None
     vectors = share.groups if whole_groups else share.recurrent

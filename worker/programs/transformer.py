@@ -1,4 +1,4 @@
-"""What a transformer computes in a step, as a program: layer by layer, by the features of its spec."""
+"""The program of a transformer's step: layer by layer, by the features of its spec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tplaunch.worker.programs.attention import attend, write_cache
 from tplaunch.worker.programs.builder import ProgramBuilder
 from tplaunch.worker.programs.experts import add_experts, add_routing
 from tplaunch.worker.programs.program import Program
-from tplaunch.worker.programs.recurrent import give_out, write_state
+from tplaunch.worker.programs.recurrent import project_output, write_state
 
 
 def build_program(
@@ -67,7 +67,7 @@ def build_sums(
 
 
 def _fill_caches(builder: ProgramBuilder, index: int) -> None:
-    """What of a layer later steps read."""
+    """Writes the parts of a layer that later steps read."""
     attention, recurrent = builder.spec.layers[index].attention, builder.spec.layers[index].recurrent
     builder.norm(_named(index, builder.spec.block.attention_norm), "normed")
     if attention is not None:
@@ -88,7 +88,7 @@ def _layer(builder: ProgramBuilder, index: int) -> None:
     if layer.recurrent is not None:
         builder.norm(_named(index, block.attention_norm), "normed")
         write_state(builder, index, layer.recurrent, share)
-        give_out(builder, index, layer.recurrent, share, builder.num_ranks)
+        project_output(builder, index, layer.recurrent, share, builder.num_ranks)
         _end_part(builder, index, block.attention_post_norm)
     if layer.has_feed_forward:
         if not parallel or block.feed_forward_norm:
@@ -122,7 +122,7 @@ def _feed_forward(
     *,
     accumulates: bool,
 ) -> None:
-    """Of the normed rows, into this rank's partial sums, which may hold the other part's already."""
+    """Feeds the normed rows forward into the partial sums, which may hold the other part's already."""
     layer, columns, suffix = f"blk.{index}", len(share.feed_forward), feed_forward.suffix
     down, activation, output = (
         f"{layer}.ffn_down{suffix}",

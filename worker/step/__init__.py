@@ -1,1 +1,1 @@
-"""What changes with every step: its numbers, its segments in lock-step, and where its time goes."""
+"""The parts that change with every step: its numbers, its segments in lock-step, where its time goes."""

@@ -1,4 +1,4 @@
-"""Where a rank's step goes: laps of its host and, where timestamps are asked for, of its device.
+"""Times a rank's step: laps of its host and, where timestamps are asked for, of its device.
 
 coordinator/measuring/ledger.py says what the kinds mean.
 """
@@ -45,7 +45,7 @@ class StepClock:
         return [Lap(kind, begin, end) for begin, (kind, end) in zip(begins, self._ends, strict=False)]
 
 
-def take_out_device(ledger: dict[str, float], laps: Sequence[Lap], times: Times) -> list[Lap]:
+def account_for_device(ledger: dict[str, float], laps: Sequence[Lap], times: Times) -> list[Lap]:
     """The device's laps, from when each segment ran [segments, 2] in seconds of the device's clock.
 
     What the device computed is taken out of what the host did meanwhile: the ledger's kinds change.
@@ -72,7 +72,7 @@ def aligned(times: Times, seen: Times) -> Times:
 
 
 def overlaps(laps: Times, spans: Times) -> Times:
-    """How much of each lap [laps, 2] the spans [spans, 2] cover; the spans don't overlap each other."""
+    """Returns the time of each lap [laps, 2] that the spans [spans, 2] cover; spans don't overlap."""
     begin = np.maximum(laps[:, None, 0], spans[None, :, 0])
     end = np.minimum(laps[:, None, 1], spans[None, :, 1])
     covered: Times = np.maximum(end - begin, 0).sum(axis=1)

@@ -42,7 +42,7 @@ class BlockCopier:
 
 
 def _planes(load: Load, windowed: bool) -> Iterator[Plane]:
-    """Those of all caches of a pool that have any bytes on this rank."""
+    """Yields the planes of all caches of a pool that have any bytes on this rank."""
     limits, kv_type = load.limits, KV_TYPES[load.limits.kv_type]
     for index, (layer, held) in enumerate(zip(load.spec.layers, load.share.layers, strict=True)):
         attention = layer.attention

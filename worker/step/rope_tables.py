@@ -1,4 +1,4 @@
-"""The cosines and sines by which the pairs of a head's elements turn at each position."""
+"""The cosines and sines by which the pairs of a head's elements rotate at each position."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Doubles = npt.NDArray[np.float64]
 
 
 class RopeTables:
-    """Of all ropes of a model, side by side: cosines and sines by turns."""
+    """The tables of all ropes of a model, side by side: cosines and sines alternately."""
 
     def __init__(
         self,
@@ -85,13 +85,13 @@ def rope_angles(rope: RopeSpec, factors: Floats | None) -> Doubles:
 def _kept(rope: RopeSpec, yarn: Yarn) -> Doubles:
     """How much of its angle each pair keeps, from 0 to 1 (https://arxiv.org/abs/2309.00071)."""
 
-    def pair_that_turns(times: float) -> float:
-        """The pair that turns so often in the original context."""
-        turns = rope.original_context / (times * 2 * math.pi)
-        return rope.dimension * math.log(turns) / (2 * math.log(rope.base))
+    def pair_that_rotates(times: float) -> float:
+        """The pair that rotates so often in the original context."""
+        per_radian = rope.original_context / (times * 2 * math.pi)
+        return rope.dimension * math.log(per_radian) / (2 * math.log(rope.base))
 
-    first = max(0.0, math.floor(pair_that_turns(yarn.fast)))
-    last = min(rope.dimension - 1.0, math.ceil(pair_that_turns(yarn.slow)))
+    first = max(0.0, math.floor(pair_that_rotates(yarn.fast)))
+    last = min(rope.dimension - 1.0, math.ceil(pair_that_rotates(yarn.slow)))
     pairs = np.arange(rope.dimension // 2).astype(np.float64)
     ramp: Doubles = 1.0 - np.clip((pairs - first) / max(0.001, last - first), 0, 1)
     return ramp

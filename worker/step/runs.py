@@ -25,7 +25,7 @@ class Runs:
 
     @property
     def stop_positions(self) -> Ints:
-        """Behind the last row of each run."""
+        """The position behind the last row of each run."""
         stops: Ints = self.first_positions + self.lengths
         return stops
 

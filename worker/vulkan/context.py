@@ -89,7 +89,7 @@ class Context:
         )
 
     def _newer_features(self) -> list[Handle]:
-        """What only some devices have, for quicker products."""
+        """Returns the features that only some devices have, for quicker products."""
         features = []
         if self.info.integer_dot_product:
             features.append(struct("VkPhysicalDeviceVulkan13Features", shaderIntegerDotProduct=1))

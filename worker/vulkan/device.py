@@ -182,7 +182,7 @@ class VulkanDevice:
         self._timeline.release(segment)
 
     def _bytes_in_use(self, ended: Segment) -> int:
-        """Of a slot, at the end of a segment."""
+        """Returns the bytes used of a slot of partial sums, at the end of a segment."""
         return 4 * ended.num_elements(self._num_rows, self._memory["hidden"].row_length)
 
     def segment_times(self) -> npt.NDArray[np.float64] | None:

@@ -57,7 +57,7 @@ class Instance:
         self._messenger = self._create_messenger() if validate else None
 
     def physical_devices(self) -> list[Handle]:
-        """In the loader's order, which numbers them."""
+        """Lists the devices in the loader's order, which numbers them."""
         return enumerate_all("vkEnumeratePhysicalDevices", "VkPhysicalDevice", self.handle)
 
     def check_validation(self) -> None:

@@ -1,4 +1,4 @@
-"""What each Vulkan device is and can do, as plain data, and why one can't run the kernels."""
+"""Describes each Vulkan device and its abilities as plain data, and why one can't run the kernels."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PhysicalDevice:
 
     @property
     def features(self) -> frozenset[str]:
-        """Those of FEATURES that it has."""
+        """The members of FEATURES that the device has."""
         return frozenset(name for name in FEATURES if getattr(self, name))
 
     @property
@@ -61,7 +61,7 @@ class PhysicalDevice:
 
     @property
     def host_memory_import(self) -> bool:
-        """Whether the driver says that it imports; whether what is written arrives only trying shows."""
+        """Tells if the driver says that it imports; only trying shows if what is written arrives."""
         return self.import_alignment > 0
 
 
@@ -135,7 +135,7 @@ class _Query:
 
     @property
     def is_made_up(self) -> bool:
-        """Whether RADV only pretends that there is a card: it knows the address of each that there is.
+        """Tells if RADV only pretends that there is a card: it knows the address of every real one.
 
         It does so where RADV_FORCE_FAMILY is set, and crashes when it is asked how much memory is free.
         """
@@ -189,7 +189,7 @@ def buffer_usage() -> int:
 
 
 def imports_host_memory(handle: Handle) -> bool:
-    """Whether the driver says that a buffer may lie in the host's memory, as one of several in an allocation.
+    """Returns true if the driver says that a buffer in an allocation may lie in the host's memory.
 
     Only for devices with IMPORT_EXTENSION: SwiftShader has that and yet says no.
     """

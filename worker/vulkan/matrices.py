@@ -1,4 +1,4 @@
-"""Which cooperative matrices a device multiplies: float16 by float16 into float32, by a subgroup."""
+"""Finds the cooperative matrices that a device multiplies: float16 by float16 into float32."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 from tplaunch.worker.vulkan.api import Handle, chained, check, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.instance import Instance
-from tplaunch.worker.vulkan.pushes.kernels import MATRIX_SIZES
+from tplaunch.worker.vulkan.push_constants.kernels import MATRIX_SIZES
 
 EXTENSION = "VK_KHR_cooperative_matrix"
 GROUP_SIZE = 64  # invocations of a workgroup of shaders/matmul_coop.slang, which must be whole subgroups
@@ -15,7 +15,7 @@ FEATURES = ("shaderFloat16", "vulkanMemoryModel", "vulkanMemoryModelDeviceScope"
 
 
 class Described(Protocol):
-    """What this file needs to know of worker.vulkan.listing.PhysicalDevice, which asks it."""
+    """The facts that this file needs of worker.vulkan.listing.PhysicalDevice, which asks it."""
 
     @property
     def cooperative_matrix(self) -> bool: ...

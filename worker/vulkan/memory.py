@@ -175,7 +175,7 @@ class Memory:
         )
 
     def free_staging(self) -> None:
-        """When loading is over: no step needs it."""
+        """Frees the staging memory when loading is over: no step needs it."""
         for block in self._staging.give_back():
             self._blocks.remove(block)
             free(self._context, block)

@@ -102,7 +102,7 @@ class StagedPartials:
         self._copy[parity, slots, span] = self._arena[parity, slots, span]
 
     def _own_slice(self, nbytes: int) -> slice:
-        """Where there are phases, every rank has a slot."""
+        """Returns the own rank's bytes of a slot; where there are phases, every rank has a slot."""
         elements = rank_slice(self._write_slot, self._arena.shape[1], nbytes // 4)
         return slice(elements.start * 4, elements.stop * 4)
 

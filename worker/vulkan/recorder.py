@@ -18,14 +18,14 @@ from tplaunch.worker.vulkan.timestamps import Timestamps
 
 
 class Hazards:
-    """Which buffers were read and written since the last barrier."""
+    """The buffers that were read and written since the last barrier."""
 
     def __init__(self) -> None:
         self._read: set[str] = set()
         self._written: dict[str, list[range]] = {}  # the columns, by buffer
 
     def need_barrier(self, op: Op) -> bool:
-        """Whether op reads or overwrites what was written, or overwrites what was read; counts op in."""
+        """Returns true if op touches written data or overwrites data that was read; counts op in."""
         columns = _written_columns(op)
         overwrites = any(
             _overlap(columns, other) for name in op.writes for other in self._written.get(name, ())

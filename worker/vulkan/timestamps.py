@@ -1,4 +1,4 @@
-"""When each segment of a program began and ended, by the device's own clock. Recorded only when asked for."""
+"""Times each segment of a program by the device's own clock, only when asked to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BYTES = 8  # of one timestamp
 
 @dataclass(frozen=True)
 class DeviceClock:
-    """How a queue's timestamps count: in ticks that wrap around after `valid_bits`, 0 where it has none."""
+    """The clock of a queue: ticks that wrap around after `valid_bits`, 0 where it has none."""
 
     valid_bits: int
     seconds_per_tick: float
@@ -30,7 +30,7 @@ class DeviceClock:
 
 
 def device_clock(context: Context) -> DeviceClock:
-    """That of the queue that the programs run on."""
+    """Returns the clock of the queue that the programs run on."""
     family = compute_queue_family(context.physical)
     assert family is not None, "the device was opened without a queue"
     count = ffi.new("uint32_t *")
@@ -62,7 +62,7 @@ class Timestamps:
         self._put(commands, 2 * segment + 1)
 
     def _put(self, commands: Handle, query: int) -> None:
-        """At the shaders' stage: after the host's release of the segment, and after all shaders before."""
+        """Writes a timestamp behind the segment's release and behind all shaders before, at their stage."""
         lib.vkCmdWriteTimestamp(commands, vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, self._pool, query)
 
     def read(self) -> npt.NDArray[np.float64]:

@@ -59,7 +59,7 @@ SIZES = {"small": 1024, "medium": 4096}
 
 
 def size_of(matrix_rows: int) -> str:
-    """Of a matrix, as far as the choice of a kernel goes."""
+    """Returns the size class of a matrix, by which a kernel is chosen."""
     return next((size for size, limit in SIZES.items() if matrix_rows <= limit), "large")
 
 
@@ -85,7 +85,7 @@ def usable(family: str, features: Collection[str], right: Right) -> tuple[Varian
 
 
 class Selection:
-    """Which variants a device runs: of each family the fastest by what was measured."""
+    """Selects the variants that a device runs: of each family the fastest that was measured."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Selection:
         self._right = right or {}
 
     def variant(self, family: str, matrix_rows: int = 0) -> Variant:
-        """Of a family for a matrix; without a measurement of all that run here, the preferred one."""
+        """Returns a family's variant for a matrix: the preferred one, unless all variants were measured."""
         variants = {variant.suffix: variant for variant in usable(family, self._features, self._right)}
         numbers = self._measured(measurement_name(family, matrix_rows))
         return variants[lowest(numbers, list(variants))]

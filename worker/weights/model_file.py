@@ -94,10 +94,9 @@ def _joined(parts: Sequence[Bytes]) -> Bytes:
 
 
 def shard_rows(weights: WeightSource, shard: Shard, tensor: TensorInfo) -> list[Bytes]:
-    """What a rank holds of a tensor, of every expert as the file has it [rows, row bytes]; not copied.
+    """Returns a rank's rows of a tensor, one array per expert as the file has it [rows, row bytes].
 
-    Vectors of shorter floats are widened to the shard's type, and so is what is transposed; numbers that are
-    repeated are copied.
+    Rows are not copied, except those that are widened to the shard's type, transposed or repeated.
     """
     starts = [expert * shard.expert_rows for expert in range(shard.experts.start, shard.experts.stop)]
     if shard.transposed:

@@ -80,7 +80,7 @@ class RandomWeights(WeightSource):
 
 
 def _num_blocks(tensor: TensorInfo) -> int:
-    """From the first block of the first row to the last one of the last row."""
+    """Counts the blocks from the first of the first row to the last of the last row."""
     weight_type = WEIGHT_TYPES[tensor.type]
     row_bytes = weight_type.row_bytes(tensor.columns)
     return tensor.nbytes // row_bytes + row_bytes // weight_type.block_bytes

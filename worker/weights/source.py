@@ -1,4 +1,4 @@
-"""Where weights come from, as the rest of a worker sees it: tensors as the bytes that a GGUF file has."""
+"""The source of weights, as the rest of a worker sees it: tensors as the bytes of a GGUF file."""
 
 from __future__ import annotations
 

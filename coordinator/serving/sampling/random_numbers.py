@@ -18,7 +18,7 @@ class RandomNumbers:
     """
 
     def __init__(self, seed: int | None, index: int = 0, purpose: int = 0) -> None:
-        """Without a seed the numbers differ every time."""
+        """Seeds the numbers; without a seed they differ every time."""
         entropy = secrets.randbits(128) if seed is None else seed
         sequence = np.random.SeedSequence(entropy, spawn_key=(index, purpose))
         self._key = sequence.generate_state(2, np.uint64)

@@ -105,7 +105,7 @@ def draw(pool: Pool, number: float) -> int:
 
 
 def _place(pool: Pool, cumulative: Logits, share: float, side: str) -> int:
-    """Where `share` of the whole weight lies among the known weights; their number where it is beyond.
+    """Returns where `share` of all weight lies among the known weights; their number where it is beyond.
 
     Raises NeedsRow where it may lie on either side of a border.
     """

@@ -1,1 +1,1 @@
-"""How a conversation becomes the text that a model was trained on: by its own template."""
+"""Turns a conversation into the text that a model was trained on, by the model's own template."""

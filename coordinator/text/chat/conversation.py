@@ -1,4 +1,4 @@
-"""What a conversation must look like before a template sees it, and how its last message is left open."""
+"""Checks a conversation before a template sees it, and says how its last message is left open."""
 
 from __future__ import annotations
 

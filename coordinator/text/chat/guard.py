@@ -37,7 +37,7 @@ def begins_with_control(tokenizer: Tokenizer, rendered: str) -> bool:
 
 
 def _control_texts(tokenizer: Tokenizer, text: str) -> list[str]:
-    """Of the control tokens in a text; longer ones first, as one may be part of another."""
+    """Returns the texts of control tokens in a text; longer ones first, as one may be part of another."""
     names = {
         tokenizer.token_text(token)
         for token in encode_guarded(tokenizer, text)

@@ -26,7 +26,7 @@ class ChatTemplateError(ValueError):
 
 @dataclass(frozen=True)
 class RenderLimits:
-    """What rendering one conversation may cost."""
+    """The limits on rendering one conversation."""
 
     max_seconds: float = 10.0  # of computing time: a pause of the machine does not count
     max_bytes: int = 1 << 30  # of the process's memory

@@ -139,7 +139,7 @@ def _line_of(traceback: TracebackType | None) -> int | None:
 
 
 def _limit(max_bytes: int) -> None:
-    """From here on no more memory than this, and SIGPROF ends the process for certain."""
+    """Allows no more memory than this from here on, and lets SIGPROF end the process for certain."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

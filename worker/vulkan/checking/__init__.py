@@ -1,1 +1,1 @@
-"""Whether a Vulkan device computes what NumPy computes: its kernels run the cases of worker/checking/."""
+"""Checks that a Vulkan device computes like NumPy: its kernels run the cases of worker/checking/."""

@@ -42,23 +42,23 @@ class Checker:
 
     @property
     def has_matrices(self) -> bool:
-        """Whether the device multiplies cooperative matrices."""
+        """Tells if the device multiplies cooperative matrices."""
         return self._context.matrix_size > 0
 
     def ask(self, op: SmallOp) -> Asked:
-        """Which kernel runs an op here."""
+        """Asks for the kernel that runs an op here."""
         info = self._context.info
         sizes = info.max_subgroup_size, info.max_invocations, self._context.matrix_size
         return ask(op.op, op.limits, info.features, *sizes)
 
     def variants(self, asked: Asked) -> tuple[Variant, ...]:
-        """Those among which the device may choose."""
+        """Returns the variants among which the device may choose."""
         if asked.family is None:
             return NO_CHOICE
         return candidates(asked.family, self._context.info.features)
 
     def error(self, op: SmallOp, variant: Variant, kernel: str) -> float:
-        """How far the op's kernel is from NumPy; infinity where the driver refuses it. Raises DeviceError."""
+        """Measures an op's error against NumPy; infinity where the driver refuses it. Raises DeviceError."""
         expected = self._expected(op)
         if kernel != self._kernel:
             self._kernel = kernel
@@ -95,7 +95,7 @@ class Checker:
         return self._last[1]
 
     def close(self) -> None:
-        """What was not ended by then is left alone."""
+        """Closes the timeline; one whose work has not ended by then is left alone."""
         if self._timeline is not None and self._timeline.drain():
             self._timeline.close()
         self._timeline = None

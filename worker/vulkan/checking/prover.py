@@ -24,7 +24,7 @@ log = logging.getLogger("worker")
 
 @dataclass
 class Proof:
-    """Which variants of each family are right, and what the user should know of others."""
+    """The variants of each family that are right, and remarks for the user on the others."""
 
     right: dict[str, list[str]] = field(default_factory=dict)  # families -> suffixes
     notes: list[str] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Proof:
 
 @dataclass
 class Group:
-    """What is right or wrong together: a kernel without a choice, or all that choose from a family."""
+    """The ops that are right or wrong together: of a kernel without a choice, or of a whole family."""
 
     name: str
     is_family: bool
@@ -99,7 +99,10 @@ class Prover:
         raise DeviceError(f"{self._checker.blame(wrong[0])} computes wrong numbers{others}; {CHECK_HELP}")
 
     def _find_others(self, group: Group, proof: Proof, deadline: float) -> None:
-        """What else is right, as far as the time goes. What comes before the first right one is known."""
+        """Finds the other variants that are right, as far as the time goes.
+
+        The variants before the first right one are known.
+        """
         if not group.is_family:
             return
         right = proof.right[group.name]
@@ -139,7 +142,7 @@ class Prover:
         return found
 
     def _has_found(self, groups: list[Group]) -> bool:
-        """Whether something is known of each."""
+        """Returns true if something is known of each group."""
         return all(any(self._is_known(group, variant) for variant in group.variants) for group in groups)
 
     def _is_known(self, group: Group, variant: Variant) -> bool:

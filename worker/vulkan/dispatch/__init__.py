@@ -1,1 +1,1 @@
-"""From an operation to a dispatch: which kernel, its push constants, how many workgroups."""
+"""Turns an operation into a dispatch: a kernel, its push constants, a number of workgroups."""

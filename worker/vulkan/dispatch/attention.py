@@ -5,9 +5,9 @@ from __future__ import annotations
 from tplaunch.worker.buffers.step import ATTENTION_VECTORS, attention_vectors
 from tplaunch.worker.ops.attention import Attention, AttentionCombine, RopeCache
 from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, DispatchContext, ceil
-from tplaunch.worker.vulkan.dispatch.heads import turn_members
+from tplaunch.worker.vulkan.dispatch.heads import rotation_members
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
-from tplaunch.worker.vulkan.pushes.attention import AttentionCombinePush, AttentionPush, RopeCachePush
+from tplaunch.worker.vulkan.push_constants.attention import AttentionCombinePush, AttentionPush, RopeCachePush
 from tplaunch.worker.vulkan.variants import VECTOR_COUNTS
 
 NOWHERE = 0xFFFFFFFF  # in a row of the rope table
@@ -28,7 +28,7 @@ def rope_cache(op: RopeCache, context: DispatchContext) -> Dispatch:
         value_length=op.value_length,
         query_stride=heads.query_stride,
         qkv_stride=context.stride("qkv"),
-        **turn_members(op.turn, context),
+        **rotation_members(op.rotation, context),
         temperature=NOWHERE if op.temperature is None else op.temperature,
     )
     pairs = heads.num_heads * heads.key_length // 2
@@ -91,13 +91,13 @@ def attention_combine(op: AttentionCombine, context: DispatchContext) -> Dispatc
 
 
 def _padded_quads(length: int, context: DispatchContext) -> int:
-    """Of a key or a value in the cache, which fills whole blocks."""
+    """Returns the quads of a key or a value in the cache, which fills whole blocks."""
     block = max(4, context.kv_type.block_elements)
     return ceil(length, block) * block // 4
 
 
 def _vectors(rows: int, heads_per_kv_head: int) -> int:
-    """How many query vectors a workgroup of attention has: for one row no more than the heads need.
+    """Returns the query vectors of a workgroup of attention: for one row no more than the heads need.
 
     Never so few that it takes more workgroups than attention_groups in worker/buffers/step.py says.
     """

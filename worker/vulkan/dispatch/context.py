@@ -1,4 +1,4 @@
-"""What the dispatches of a program share: where buffers are, how the cache is paged, what is chosen."""
+"""The facts that the dispatches of a program share: addresses, the cache's pages, chosen variants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.ops.attention import Attention, RopeCache
 from tplaunch.worker.ops.common import MatMul, Quantize
 from tplaunch.worker.programs.program import Program
-from tplaunch.worker.vulkan.dispatch.places import PartialsLayout, Place, Selects
+from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout, Selects
 
 GROUP_SIZE = 64  # invocations of a workgroup
 # Kernels with more invocations than the 128 that Vulkan promises; a device may have fewer than they need.
@@ -21,12 +21,12 @@ COUNT_WORDS = {"rows": 0, "logit_rows": 1}  # where the step buffer counts these
 
 
 class DispatchContext:
-    """Of one program on one device."""
+    """The context of the dispatches of one program on one device."""
 
     def __init__(
         self,
         program: Program,
-        places: Callable[[str], Place],
+        places: Callable[[str], BufferPlace],
         partials: PartialsLayout,
         limits: Limits,
         max_subgroup_size: int,
@@ -43,11 +43,11 @@ class DispatchContext:
         self.sum_norm = "sum_norm_64" if is_small else "sum_norm"
 
     def address(self, name: str) -> int:
-        """Of a buffer, on the device."""
+        """Returns the address of a buffer on the device."""
         return self._places(name).address
 
     def address_or_none(self, name: str | None) -> int:
-        """Of a buffer that an op may lack."""
+        """Returns the address of a buffer that an op may lack, or 0."""
         return 0 if name is None else self.address(name)
 
     def stride(self, name: str) -> int:
@@ -55,11 +55,11 @@ class DispatchContext:
         return self._places(name).row_length
 
     def num_rows(self, op: MatMul | Quantize) -> int:
-        """That a program has for an op."""
+        """Returns the number of rows that a program has for an op."""
         return self.program.rows if op.rows == "rows" else self.program.logit_rows
 
     def paging(self, op: RopeCache | Attention) -> dict[str, int]:
-        """How a kernel finds a row's place in the paged cache by the step buffer."""
+        """Returns the constants by which a kernel finds a row's place in the paged cache."""
         layout = self.layout
         return {
             "positions": layout.positions,
@@ -69,7 +69,7 @@ class DispatchContext:
         }
 
     def caches(self, op: RopeCache | Attention) -> dict[str, int]:
-        """Where an op's keys and values lie, and their scales."""
+        """Returns the addresses of an op's keys and values, and of their scales."""
         key, value = self.address(op.key_cache), self.address(op.value_cache)
         value_length = op.key_length if op.value_in_key else op.value_length
         num_cells = self.limits.pool(op.windowed) * self.limits.block_length * op.num_kv_heads

@@ -17,14 +17,14 @@ from tplaunch.worker.ops.experts import (
 )
 from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil, flags_of
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
-from tplaunch.worker.vulkan.pushes.experts import (
+from tplaunch.worker.vulkan.push_constants.experts import (
     ExpertsPush,
     ExpertSumPush,
     ExpertTilesPush,
     RoutePush,
     RowGatePush,
 )
-from tplaunch.worker.vulkan.pushes.kernels import SumNormPush
+from tplaunch.worker.vulkan.push_constants.kernels import SumNormPush
 
 # Flags of shaders/experts.slang, and how far to the left in them, and in the experts', other numbers are.
 HAS_BIAS, GATED, ONTO_UP, WEIGHS, BY_PAIR, HAS_FACTORS = 1, 2, 4, 8, 16, 32
@@ -90,7 +90,7 @@ def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
         ONTO_UP: op.onto_up,
         WEIGHS: op.weighs,
         BY_PAIR: op.by_pair,
-        HAS_FACTORS: op.factors is not None,
+        HAS_FACTORS: op.product_scales is not None,
     }
     push = ExpertsPush(
         step=context.address("step"),
@@ -98,7 +98,7 @@ def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
         input=context.address(op.input),
         output=context.address(op.output) + op.output_offset * FLOAT,
         bias=context.address_or_none(op.bias),
-        factors=context.address_or_none(op.factors),
+        factors=context.address_or_none(op.product_scales),
         tiles=context.address("expert_tiles"),
         routes=context.address("routes"),
         input_stride=context.stride(op.input) * FLOAT // QUAD,

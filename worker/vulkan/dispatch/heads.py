@@ -1,11 +1,16 @@
-"""Dispatches of what is done to queries and keys before they are cached: clamped, normalised, turned."""
+"""Dispatches of the ops on queries and keys before they are cached: clamped, normalised, rotated."""
 
 from __future__ import annotations
 
-from tplaunch.worker.ops.attention import Clamp, HeadNorm, Heads, HeadSums, Rope, Turn
+from tplaunch.worker.ops.attention import AttentionHeads, Clamp, HeadNorm, HeadSums, Rotate, Rotation
 from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
-from tplaunch.worker.vulkan.pushes.attention import ClampPush, HeadNormPush, HeadSumsPush, RopeRowsPush
+from tplaunch.worker.vulkan.push_constants.attention import (
+    ClampPush,
+    HeadNormPush,
+    HeadSumsPush,
+    RopeRowsPush,
+)
 
 QUAD_FLOATS = QUAD // FLOAT
 
@@ -58,7 +63,7 @@ def head_norm(op: HeadNorm, context: DispatchContext) -> Dispatch:
     return Dispatch("head_norm", push, (groups, context.program.rows, 1))
 
 
-def rope(op: Rope, context: DispatchContext) -> Dispatch:
+def rotate(op: Rotate, context: DispatchContext) -> Dispatch:
     heads = op.heads
     push = RopeRowsPush(
         step=context.address("step"),
@@ -69,25 +74,25 @@ def rope(op: Rope, context: DispatchContext) -> Dispatch:
         key_length=heads.key_length,
         query_stride=heads.query_stride,
         qkv_stride=context.stride("qkv"),
-        **turn_members(op.turn, context),
+        **rotation_members(op.rotation, context),
     )
-    pairs = (heads.num_heads + heads.num_kv_heads) * (op.turn.dimension // 2)
+    pairs = (heads.num_heads + heads.num_kv_heads) * (op.rotation.dimension // 2)
     return Dispatch("rope_rows", push, (ceil(pairs, GROUP_SIZE), context.program.rows, 1))
 
 
-def turn_members(turn: Turn, context: DispatchContext) -> dict[str, int]:
-    """What a kernel is told of how heads turn."""
+def rotation_members(rotation: Rotation, context: DispatchContext) -> dict[str, int]:
+    """Returns the push constants that describe how heads rotate."""
     return {
         "rope_stride": context.stride("rope"),
-        "rope_offset": turn.offset,
-        "rope_dimension": turn.dimension,
-        "rope_start": turn.start,
-        "interleaved": turn.interleaved,
+        "rope_offset": rotation.offset,
+        "rope_dimension": rotation.dimension,
+        "rope_start": rotation.start,
+        "interleaved": rotation.interleaved,
     }
 
 
-def _quads(heads: Heads, context: DispatchContext, buffer: str = "qkv") -> dict[str, int]:
-    """Where heads are, in float4."""
+def _quads(heads: AttentionHeads, context: DispatchContext, buffer: str = "qkv") -> dict[str, int]:
+    """Returns the layout of heads, in float4."""
     return {
         "num_heads": heads.num_heads,
         "num_kv_heads": heads.num_kv_heads,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tplaunch.coordinator.split.plan import COLUMN_TILE
 from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.ops.latent import CopyHeads, HeadProducts, Place
+from tplaunch.worker.ops.latent import CopyHeads, HeadParts, HeadProducts
 from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
-from tplaunch.worker.vulkan.pushes.attention import CopyHeadsPush, HeadProductsPush
+from tplaunch.worker.vulkan.push_constants.attention import CopyHeadsPush, HeadProductsPush
 
 ROWS, COLUMNS = 4, 4  # that a subgroup of shaders/head_products.slang computes
 QUAD_FLOATS = QUAD // FLOAT
@@ -49,5 +49,5 @@ def copy_heads(op: CopyHeads, context: DispatchContext) -> Dispatch:
     return Dispatch("copy_heads", push, (ceil(op.num_heads * op.length, GROUP_SIZE), context.program.rows, 1))
 
 
-def _address(place: Place, context: DispatchContext) -> int:
+def _address(place: HeadParts, context: DispatchContext) -> int:
     return context.address(place.buffer) + place.offset * FLOAT

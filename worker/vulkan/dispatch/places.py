@@ -1,4 +1,4 @@
-"""What the dispatcher asks of others, and what it answers with."""
+"""The questions that the dispatcher asks of others, and the dispatch that it answers with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Dispatch:
     groups: Groups | None
 
 
-class Place(Protocol):
+class BufferPlace(Protocol):
     """A buffer's device address, and its row length in float32 elements."""
 
     @property
@@ -38,7 +38,7 @@ class Selects(Protocol):
 
 @dataclass(frozen=True)
 class PartialsLayout:
-    """Where the arena [2, num_partials, slot bytes] lies for the device."""
+    """The place of the arena [2, num_partials, slot bytes] in the device's memory."""
 
     address: int
     num_partials: int

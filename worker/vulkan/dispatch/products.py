@@ -9,7 +9,7 @@ from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.ops.quantized import scales_word
 from tplaunch.worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, QUAD, DispatchContext, ceil, flags_of
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
-from tplaunch.worker.vulkan.pushes.kernels import MatMulPush
+from tplaunch.worker.vulkan.push_constants.kernels import MatMulPush
 
 HAS_BIAS, GATED, ACCUMULATES, HAS_FACTORS = 1, 2, 4, 8  # flags of shaders/product.slang
 COOPERATIVE_TILE = (2, 4)  # matrices down and across that a workgroup of shaders/matmul_coop.slang computes
@@ -32,7 +32,7 @@ def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
         input_scales=input_scales,
         output=output + op.output_offset * FLOAT,
         bias=context.address_or_none(op.bias),
-        factors=context.address_or_none(op.factors),
+        factors=context.address_or_none(op.product_scales),
         input_stride=context.stride(op.input) * FLOAT // QUAD,
         output_stride=stride,
         columns=op.columns,
@@ -44,7 +44,7 @@ def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
                 HAS_BIAS: op.bias is not None,
                 GATED: op.gated,
                 ACCUMULATES: op.accumulates,
-                HAS_FACTORS: op.factors is not None,
+                HAS_FACTORS: op.product_scales is not None,
             }
         ),
         scale=op.scale,

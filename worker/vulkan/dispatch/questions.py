@@ -19,7 +19,7 @@ SOME_PARTIALS, NOWHERE = PartialsLayout(0, 1, 0, 0), Slice(0, 0)
 
 @dataclass(frozen=True)
 class Asked:
-    """What runs an op where a family's preferred variant is chosen."""
+    """The kernel that runs an op where a family's preferred variant is chosen."""
 
     kernel: str
     family: str | None  # None where there is nothing to choose
@@ -39,7 +39,9 @@ def ask(
     max_invocations: int,
     matrix_size: int,
 ) -> Asked:
-    """What the dispatcher says of an op in a program of limits.max_rows rows.
+    """Asks the dispatcher for an op's kernel in a program of limits.max_rows rows.
+
+    The op's buffers make no difference to it.
 
     For which buffers makes no difference to it.
     """

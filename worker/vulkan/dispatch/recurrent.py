@@ -14,7 +14,7 @@ from tplaunch.worker.ops.recurrent import (
 )
 from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, DispatchContext, ceil
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
-from tplaunch.worker.vulkan.pushes.recurrent import (
+from tplaunch.worker.vulkan.push_constants.recurrent import (
     ConvolutionPush,
     GatedNormPush,
     RecurrencePush,
@@ -24,7 +24,7 @@ from tplaunch.worker.vulkan.pushes.recurrent import (
 
 
 def _runs(context: DispatchContext) -> dict[str, int]:
-    """How a kernel finds the rows of a sequence, and its state."""
+    """Returns the constants by which a kernel finds the rows of a sequence, and its state."""
     layout = context.layout
     return {
         "run_starts": layout.run_starts,
@@ -42,7 +42,7 @@ def convolution(op: Convolution, context: DispatchContext) -> Dispatch:
     assert op.kernel <= MAX_KERNEL, f"a convolution over {op.kernel} rows"
     push = ConvolutionPush(
         step=context.address("step"),
-        mixed=context.address("mixed"),
+        mixed=context.address("projected"),
         weight=context.address(op.weight),
         bias=context.address_or_none(op.bias),
         state=context.address(op.state),
@@ -51,7 +51,7 @@ def convolution(op: Convolution, context: DispatchContext) -> Dispatch:
         channels=op.channels,
         kernel=op.kernel,
         weight_stride=op.weight_stride,
-        input_stride=context.stride("mixed"),
+        input_stride=context.stride("projected"),
         output_stride=context.stride(op.output),
         has_bias=op.bias is not None,
         gated=op.gated,
@@ -78,12 +78,12 @@ def recurrence(op: Recurrence, context: DispatchContext) -> Dispatch:
     push = RecurrencePush(
         step=context.address("step"),
         convolved=context.address("convolved"),
-        times=context.address("mixed") + op.time_offset * FLOAT,
-        factors=context.address(op.factor) + first,
+        times=context.address("projected") + op.time_offset * FLOAT,
+        factors=context.address(op.decay_rate) + first,
         time_bias=context.address(op.time_bias) + first,
         skips=0 if op.skip is None else context.address(op.skip) + first,
         state=context.address(op.state),
-        output=context.address("remembered"),
+        output=context.address("recurrence_output"),
         **_runs(context),
         num_heads=heads.count,
         first_head=heads.first,
@@ -94,8 +94,8 @@ def recurrence(op: Recurrence, context: DispatchContext) -> Dispatch:
         head_length=heads.head_length,
         state_length=heads.state_length,
         input_stride=context.stride("convolved"),
-        times_stride=context.stride("mixed"),
-        output_stride=context.stride("remembered"),
+        times_stride=context.stride("projected"),
+        output_stride=context.stride("recurrence_output"),
         delta=op.delta,
     )
     groups = (ceil(heads.head_length, GROUP_SIZE), heads.count, _max_runs(context))
@@ -105,16 +105,16 @@ def recurrence(op: Recurrence, context: DispatchContext) -> Dispatch:
 def square_sums(op: SquareSums, context: DispatchContext) -> Dispatch:
     push = SquareSumsPush(
         step=context.address("step"),
-        input=context.address("remembered"),
-        gate=context.address("mixed") + op.gate_offset * FLOAT,
+        input=context.address("recurrence_output"),
+        gate=context.address("projected") + op.gate_offset * FLOAT,
         output=context.partials.own_address(op.parity),
         num_heads=op.num_heads,
         first_head=op.first_head,
         head_length=op.head_length,
         heads_per_group=op.heads_per_group,
         num_groups=op.num_groups,
-        input_stride=context.stride("remembered"),
-        gate_stride=context.stride("mixed"),
+        input_stride=context.stride("recurrence_output"),
+        gate_stride=context.stride("projected"),
         output_stride=SQUARE_SUMS,
     )
     return Dispatch("square_sums", push, (ceil(op.num_groups, context.subgroups), context.program.rows, 1))
@@ -127,16 +127,16 @@ def gated_norm(op: GatedNorm, context: DispatchContext) -> Dispatch:
         addends, num_addends = partials.parity_address(op.parity), partials.num_partials
     push = GatedNormPush(
         step=context.address("step"),
-        input=context.address("remembered"),
-        gate=context.address("mixed") + op.gate_offset * FLOAT,
+        input=context.address("recurrence_output"),
+        gate=context.address("projected") + op.gate_offset * FLOAT,
         weight=context.address(op.weight),
         output=context.address("gated") + op.output_offset * FLOAT,
         addends=addends,
         num_addends=num_addends,
         slot_stride=partials.slot_bytes // FLOAT,
         addend_stride=SQUARE_SUMS,
-        input_stride=context.stride("remembered"),
-        gate_stride=context.stride("mixed"),
+        input_stride=context.stride("recurrence_output"),
+        gate_stride=context.stride("projected"),
         output_stride=context.stride("gated"),
         num_vectors=op.num_vectors,
         first_vector=op.first_vector,

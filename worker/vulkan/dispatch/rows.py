@@ -16,7 +16,12 @@ from tplaunch.worker.vulkan.dispatch.context import (
     ceil,
 )
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
-from tplaunch.worker.vulkan.pushes.kernels import ActivatePush, QuantizePush, SumNormPush, SumSlicePush
+from tplaunch.worker.vulkan.push_constants.kernels import (
+    ActivatePush,
+    QuantizePush,
+    SumNormPush,
+    SumSlicePush,
+)
 
 SLICE_QUADS = 512  # float4 that a workgroup of shaders/sum_slice.slang adds up
 NORM_NUMBERS = {"rms": 1, "layer": 2}  # shaders/sum_norm.slang

@@ -1,4 +1,4 @@
-"""From an op to a dispatch: which kernel, its push constants, how many workgroups. Records nothing itself."""
+"""Turns an op into a dispatch: a kernel, its push constants, a number of workgroups. Records nothing."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = by_op(
 
 
 def dispatch(op: Op, context: DispatchContext) -> Dispatch:
-    """What runs an op."""
+    """Returns the dispatch that runs an op."""
     return DISPATCHES[type(op)](op, context)

@@ -1,4 +1,4 @@
-"""How fast a device copies its own memory: what its kernels could read at best, to hold them against."""
+"""Measures how fast a device copies its own memory: the best that its kernels could read at."""
 
 from __future__ import annotations
 

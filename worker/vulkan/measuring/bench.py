@@ -46,7 +46,7 @@ class Bench:
         return self._timeline.submission(recorder.record(program, context))
 
     def seconds(self, submission: Submission, clock: Callable[[], float] = time.perf_counter) -> float:
-        """Of a run, with nothing to do for the host between segments."""
+        """Times a run, with nothing to do for the host between segments."""
         started = clock()
         self._timeline.submit(submission)
         for segment in range(submission.num_segments):

@@ -1,4 +1,4 @@
-"""What is run to time a kernel family: one op of a model, on buffers and made-up values of its own."""
+"""Trials that time a kernel family: one op of a model, on buffers and made-up values of its own."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ class Trial:
     buffers: dict[str, Buffer]
 
     def fill(self, memory: Memory) -> None:
-        """With the same values every time. A wrong result must show, so none is zero or one everywhere."""
+        """Fills the buffers with the same values every time.
+
+        A wrong result must show, so none is zero or one everywhere.
+        """
         random = np.random.Generator(np.random.PCG64(0))
         for name, buffer in self.buffers.items():
             if isinstance(self.op, MatMul) and name == self.op.matrix.name:
@@ -78,7 +81,7 @@ class Trial:
             step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = groups
 
     def take_results(self, memory: Memory) -> list[bytes]:
-        """What the op has written; it is not there any more for one that writes nothing."""
+        """Returns the bytes that the op has written, and clears them: a run that writes nothing shows."""
         taken = []
         for name in sorted(self.op.writes):
             mapped = memory[name].mapped
@@ -111,7 +114,7 @@ def _product_of(op: Op) -> Op:
 
 
 def _size(op: Op) -> int:
-    """To choose among ops by: the largest matrix, any attention."""
+    """Returns the number by which ops are chosen: the largest matrix, any attention."""
     return op.matrix.rows * op.matrix.columns if isinstance(op, MatMul) else 1
 
 
@@ -138,7 +141,7 @@ def _limits(rows: int, kv_type: str) -> Limits:
 
 
 def _product(op: MatMul, rows: int, max_weights: int) -> tuple[MatMul, dict[str, Buffer]]:
-    """With a matrix of the same width, and of as many rows as there may be weights."""
+    """Makes a product with a matrix as wide, and with as many rows as there may be weights."""
     matrix_rows = min(op.matrix.rows, max(1, max_weights // op.matrix.columns))
     cut = dataclasses.replace(op.matrix, name="matrix", rows=matrix_rows)
     length = cut.columns if op.activations == "f32" else row_words(cut.columns, op.activations)

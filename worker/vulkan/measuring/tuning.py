@@ -39,7 +39,7 @@ log = logging.getLogger("worker")
 
 
 def open_measurements(info: PhysicalDevice) -> Measurements:
-    """What the user's cache holds about this device, driver and set of kernels."""
+    """Opens the user's measurements of this device, driver and set of kernels."""
     device = {
         "name": info.name,
         "uuid": info.uuid,
@@ -51,7 +51,7 @@ def open_measurements(info: PhysicalDevice) -> Measurements:
 
 
 def submits_ahead(measurements: Measurements) -> bool:
-    """Whether a step's segments are better queued at once; they are where that was not measured."""
+    """Returns true if a step's segments are better queued at once; they are where that was not measured."""
     return lowest(measurements.get(SUBMISSION), WAYS) == WAYS[0]
 
 
@@ -98,7 +98,7 @@ class Tuner:
         self._measurements.save()
 
     def _asks(self, op: Op, limits: Limits) -> list[tuple[str, int]]:
-        """What the dispatcher itself would ask."""
+        """Returns the choice that the dispatcher itself would ask for."""
         info = self._context.info
         sizes = info.max_subgroup_size, info.max_invocations, self._context.matrix_size
         asked = ask(op, limits, info.features, *sizes)

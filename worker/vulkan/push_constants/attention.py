@@ -1,10 +1,10 @@
-"""What the kernels of attention are told, by push constants; kernels.py names the kernels."""
+"""The push constants of the kernels of attention; kernels.py names the kernels."""
 
 from __future__ import annotations
 
 from ctypes import Structure, c_float, c_int32, c_uint32
 
-from tplaunch.worker.vulkan.pushes.fields import CACHES, PAGING, WEIGHTS, Address
+from tplaunch.worker.vulkan.push_constants.fields import CACHES, PAGING, WEIGHTS, Address
 
 
 class ClampPush(Structure):

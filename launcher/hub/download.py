@@ -28,7 +28,7 @@ class BrokenConnectionError(OSError):
 
 
 def repository_folder(cache: Path, repository: str) -> Path:
-    """Where the library keeps the files of org/name."""
+    """Returns the folder in which the library keeps the files of org/name."""
     return cache / ("models--" + repository.replace("/", "--"))
 
 

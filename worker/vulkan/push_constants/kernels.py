@@ -1,4 +1,4 @@
-"""What each kernel is told, by push constants: the other side of `struct Push` in shaders/*.slang.
+"""The push constants of each kernel: the other side of `struct Push` in shaders/*.slang.
 
 A test compares the two, member by member.
 """
@@ -9,7 +9,7 @@ from ctypes import Structure, c_float, c_uint32
 
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.vulkan.pushes.attention import (
+from tplaunch.worker.vulkan.push_constants.attention import (
     AttentionCombinePush,
     AttentionPush,
     ClampPush,
@@ -20,9 +20,9 @@ from tplaunch.worker.vulkan.pushes.attention import (
     RopeCachePush,
     RopeRowsPush,
 )
-from tplaunch.worker.vulkan.pushes.experts import EXPERT_KERNELS
-from tplaunch.worker.vulkan.pushes.fields import WEIGHTS, Address
-from tplaunch.worker.vulkan.pushes.recurrent import RECURRENT_KERNELS
+from tplaunch.worker.vulkan.push_constants.experts import EXPERT_KERNELS
+from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address
+from tplaunch.worker.vulkan.push_constants.recurrent import RECURRENT_KERNELS
 from tplaunch.worker.vulkan.variants import FAMILIES
 
 MATRIX_SIZES = (16, 8)  # of the cooperative matrices, square ones, that there are kernels for, the best first
@@ -112,7 +112,7 @@ class ActivatePush(Structure):
     ]
 
 
-PUSHES = {"matvec": MatMulPush, "matmul": MatMulPush, "attention": AttentionPush}
+FAMILY_PUSH_CONSTANTS = {"matvec": MatMulPush, "matmul": MatMulPush, "attention": AttentionPush}
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
     "quantize_q8": QuantizePush,
@@ -124,7 +124,7 @@ KERNELS: dict[str, type[Structure]] = {
     "head_norm": HeadNormPush,
     "rope_rows": RopeRowsPush,
     **{
-        family + variant.suffix: PUSHES[family.split("_")[0]]
+        family + variant.suffix: FAMILY_PUSH_CONSTANTS[family.split("_")[0]]
         for family, variants in FAMILIES.items()
         for variant in variants
     },

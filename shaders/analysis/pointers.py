@@ -1,4 +1,4 @@
-"""What pointers to variables point to in a kernel, and which stores a load may see.
+"""Finds the variables that pointers of a kernel point to, and which stores a load may see.
 
 The compiler uses a variable for one thing after another: of its stores only those count after which a path
 leads to the load without another store.
@@ -17,7 +17,7 @@ Site = tuple[int, int]  # of an instruction: which node, and which one there
 
 
 @dataclass(frozen=True)
-class Place:
+class Pointee:
     """A variable or a member of it: the members' numbers, None where the code chooses among them."""
 
     variable: int
@@ -25,38 +25,40 @@ class Place:
     indices: tuple[int, ...] = ()  # the values by which the code chooses
 
 
-def find_places(graph: Graph, types: Types) -> dict[int, Place]:
-    """The place of each pointer to a variable, by the pointer's name."""
-    places = {
-        op.operands[1]: Place(op.operands[1]) for op in graph.declarations if op.opcode == spirv.OP_VARIABLE
+def find_pointees(graph: Graph, types: Types) -> dict[int, Pointee]:
+    """The pointee of each pointer to a variable, by the pointer's name."""
+    pointees = {
+        op.operands[1]: Pointee(op.operands[1]) for op in graph.declarations if op.opcode == spirv.OP_VARIABLE
     }
     for node in graph.nodes:
         for op in node.instructions:
             if op.opcode == spirv.OP_VARIABLE:
-                places[node.name(op.operands[1])] = Place(node.name(op.operands[1]))
+                pointees[node.name(op.operands[1])] = Pointee(node.name(op.operands[1]))
     waiting = True
     while waiting:  # a node's number says nothing about which one runs first
         waiting = False
         for node in graph.nodes:
             for op in node.instructions:
-                if op.opcode == spirv.OP_ACCESS_CHAIN and node.name(op.operands[2]) in places:
+                if op.opcode == spirv.OP_ACCESS_CHAIN and node.name(op.operands[2]) in pointees:
                     name = node.name(op.operands[1])
-                    waiting = waiting or name not in places
-                    places[name] = _member(places[node.name(op.operands[2])], node, op.operands[3:], types)
-    return places
+                    waiting = waiting or name not in pointees
+                    pointees[name] = _member(
+                        pointees[node.name(op.operands[2])], node, op.operands[3:], types
+                    )
+    return pointees
 
 
-def _member(base: Place, node: Node, indices: Sequence[int], types: Types) -> Place:
+def _member(base: Pointee, node: Node, indices: Sequence[int], types: Types) -> Pointee:
     path = tuple(types.constants.get(index) for index in indices)
     chosen = tuple(node.name(index) for index in indices if index not in types.constants)
-    return Place(base.variable, base.path + path, base.indices + chosen)
+    return Pointee(base.variable, base.path + path, base.indices + chosen)
 
 
 def find_stores(
-    nodes: Sequence[Node], order: Sequence[int], places: Mapping[int, Place], variables: set[int]
+    nodes: Sequence[Node], order: Sequence[int], pointees: Mapping[int, Pointee], variables: set[int]
 ) -> dict[Site, set[Site]]:
     """The stores that each load of these variables may see, of those that are never accessed in parts."""
-    members = {place.variable for place in places.values() if place.path}
+    members = {pointee.variable for pointee in pointees.values() if pointee.path}
     last: dict[int, dict[int, Site]] = {
         number: {} for number in order
     }  # the last store of a node, by variable
@@ -66,15 +68,15 @@ def find_stores(
         for i, op in enumerate(nodes[number].instructions):
             if op.opcode not in (spirv.OP_LOAD, spirv.OP_STORE):
                 continue
-            place = places.get(nodes[number].name(op.operands[0 if op.opcode == spirv.OP_STORE else 2]))
-            if place is None or place.variable in members or place.variable not in variables:
+            pointee = pointees.get(nodes[number].name(op.operands[0 if op.opcode == spirv.OP_STORE else 2]))
+            if pointee is None or pointee.variable in members or pointee.variable not in variables:
                 continue
             if op.opcode == spirv.OP_STORE:
-                last[number][place.variable] = (number, i)
-            elif place.variable in last[number]:
-                found[number, i] = {last[number][place.variable]}
+                last[number][pointee.variable] = (number, i)
+            elif pointee.variable in last[number]:
+                found[number, i] = {last[number][pointee.variable]}
             else:
-                from_before.append(((number, i), place.variable))
+                from_before.append(((number, i), pointee.variable))
     before: dict[int, list[int]] = {number: [] for number in order}
     for number in order:
         for other in nodes[number].successors:

@@ -1,4 +1,4 @@
-"""What the kernels of experts are told, by push constants; otherwise as kernels.py."""
+"""The push constants of the kernels of experts; otherwise as kernels.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ctypes import Structure, c_float, c_uint32
 
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.experts import TILE_PAIRS
-from tplaunch.worker.vulkan.pushes.fields import WEIGHTS, Address
+from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address
 
 
 class RoutePush(Structure):

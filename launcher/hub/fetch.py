@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tplaunch.launcher.config import HubModel, RunError, UsageError
-from tplaunch.launcher.hub_download import bring_file, repository_folder
-from tplaunch.launcher.hub_errors import told, unlike_the_hub
-from tplaunch.launcher.hub_files import choose_files
+from tplaunch.launcher.hub.download import bring_file, repository_folder
+from tplaunch.launcher.hub.errors import told, unlike_the_hub
+from tplaunch.launcher.hub.files import choose_files
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.progress import show_download
 
@@ -135,7 +135,7 @@ def _amount(num_bytes: int) -> str:
 
 @contextmanager
 def _quiet_library() -> Iterator[None]:
-    """What the library would log and warn of is said here, as a sentence, or tried again."""
+    """Silences the library: its messages are said here as sentences, or the download is tried again."""
     from huggingface_hub.utils import logging
 
     before = logging.get_verbosity()

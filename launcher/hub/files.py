@@ -1,4 +1,4 @@
-"""Which of a repository's files are the model that is asked for: names alone, no network.
+"""Chooses the files of a repository that are the wanted model: by names alone, without network.
 
 The rules are llama.cpp's: without a quant Q4_K_M, else the first; all parts of a split model.
 """
@@ -75,7 +75,7 @@ def _has_quant(name: str, quant: str) -> bool:
 
 
 def _quants(names: Sequence[str]) -> list[str]:
-    """What can be asked for; whole names where they tell no quant."""
+    """Returns the quants that can be asked for; whole names where they tell no quant."""
     found = [match[-1] if (match := _QUANT.findall(name.removesuffix(".gguf"))) else name for name in names]
     return list(dict.fromkeys(found))
 

@@ -1,4 +1,4 @@
-"""What may go wrong between here and Hugging Face, as sentences that say what to do."""
+"""Turns errors between this machine and Hugging Face into sentences that say what to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 from pathlib import Path
 
 from tplaunch.launcher.config import HubModel, RunError, UsageError
-from tplaunch.launcher.hub_download import BrokenConnectionError, is_of_http_client
+from tplaunch.launcher.hub.download import BrokenConnectionError, is_of_http_client
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -29,7 +29,7 @@ def unlike_the_hub() -> RunError:
 
 
 def _of_the_hub(error: Exception, model: HubModel, cache: Path) -> Exception | None:
-    """For what the hub answered."""
+    """Translates an answer of the hub; None for other errors."""
     from huggingface_hub import constants, errors, get_token
 
     hub, repository = constants.ENDPOINT, model.repository
@@ -57,7 +57,7 @@ def _of_the_hub(error: Exception, model: HubModel, cache: Path) -> Exception | N
 
 
 def _of_the_way(error: Exception, cache: Path) -> Exception | None:
-    """For the connection and the cache."""
+    """Translates errors of the connection and the cache; None for other errors."""
     from huggingface_hub import constants, errors
 
     cause = (

@@ -1,10 +1,10 @@
-"""What the kernels of layers with a recurrent state are told, by push constants; as in kernels.py."""
+"""The push constants of the kernels of layers with a recurrent state; as in kernels.py."""
 
 from __future__ import annotations
 
 from ctypes import Structure, c_float, c_uint32
 
-from tplaunch.worker.vulkan.pushes.fields import Address
+from tplaunch.worker.vulkan.push_constants.fields import Address
 
 
 class ConvolutionPush(Structure):
