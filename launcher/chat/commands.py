@@ -28,7 +28,14 @@ KEYS = (
     " Ctrl-C stops an answer and keeps the model, Ctrl-D ends. A message that begins with a slash is written"
     " with a blank before it."
 )
-_OTHER_NAMES = {"/exit": "/quit", "/bye": "/quit", "/?": "/help", "/": "/help", "/regen": "/retry", "/reset": "/clear"}
+_OTHER_NAMES = {
+    "/exit": "/quit",
+    "/bye": "/quit",
+    "/?": "/help",
+    "/": "/help",
+    "/regen": "/retry",
+    "/reset": "/clear",
+}
 
 
 class Commands:

@@ -123,7 +123,9 @@ def test_log_probabilities(llm: LLM) -> None:
 
 def test_a_token_stands_before_likelier_ones(llm: LLM) -> None:
     """As vLLM has it, where programs take the first."""
-    params = SamplingParams(max_tokens=2, logprobs=3, prompt_logprobs=3, allowed_token_ids=[9], ignore_eos=True)
+    params = SamplingParams(
+        max_tokens=2, logprobs=3, prompt_logprobs=3, allowed_token_ids=[9], ignore_eos=True
+    )
     (output,) = llm.generate([[5, 6, 7]], params)
     assert output.prompt_logprobs is not None and output.outputs[0].logprobs is not None
     found = [*output.prompt_logprobs[1:], *output.outputs[0].logprobs]
