@@ -98,4 +98,5 @@ def _ids(ids: Any) -> list[int]:
 
 
 def _is_token(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    # Arrays, which are prompts, have __index__, too: for those without dimensions.
+    return hasattr(value, "__index__") and not isinstance(value, bool) and not hasattr(value, "__len__")

@@ -103,6 +103,13 @@ def test_outputs_come_in_the_order_of_prompts(llm: LLM) -> None:
 def test_one_prompt_and_none(llm: LLM) -> None:
     assert [output.prompt for output in llm.generate("The dog", GREEDY)] == ["The dog"]
     assert [output.prompt_token_ids for output in llm.generate([5, 6], GREEDY)] == [[5, 6]]
+    arrays: list[Any] = [np.array([5]), np.array([6, 7])]
+    assert [output.prompt_token_ids for output in llm.generate(arrays, GREEDY)] == [[5], [6, 7]]
+    assert [output.prompt_token_ids for output in llm.generate(arrays[:1], GREEDY)] == [[5]]
+    assert [output.prompt_token_ids for output in llm.generate(arrays[1], GREEDY)] == [[6, 7]]
+    floats: Any = np.array([1.5])
+    with pytest.raises(RequestError, match="token ids are whole numbers"):
+        llm.generate([floats], GREEDY)
     assert llm.generate([], GREEDY) == []
     assert len(llm.generate(["a", "b"])) == 2
 

@@ -80,7 +80,12 @@ def test_the_defaults_of_sampling_are_llama_cpp_s() -> None:
         ("allowed_token_ids", [], "allowed_token_ids must name at least one token; None allows all"),
         ("logit_bias", [1], r"logit_bias must map token ids to numbers, not \[1\]"),
         ("logit_bias", {"a": 1}, "logit_bias of a token must be a whole number, not 'a'"),
-        ("logit_bias", {1: math.nan}, "logit_bias of token 1 must be finite or -inf, not nan"),
+        (
+            "logit_bias",
+            {1: math.nan},
+            r"logit_bias of token 1 must be between -1e\+30 and 1e\+30 or -inf, not nan",
+        ),
+        ("logit_bias", {1: 1.7e308}, ".* or -inf, not 1.7e.308"),
         ("samplers", "top_k;top_q", "samplers must be among penalties, .*, not 'top_q'"),
         ("samplers", ["typ_p", "typical_p"], "samplers must name each stage once, not typical_p, typical_p"),
     ],

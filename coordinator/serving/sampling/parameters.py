@@ -121,20 +121,19 @@ class SamplingParams:
         return self.temperature == 0
 
 
-_FINITE = 1e30  # beyond it a float32 logit overflows
 _REALS = {
     "temperature": (0.0, float("inf")),
     "top_p": (0.0, 1.0),
     "min_p": (0.0, 1.0),
     "typical_p": (0.0, 1.0),
-    "top_n_sigma": (-_FINITE, _FINITE),
+    "top_n_sigma": (-values.MOST, values.MOST),
     "xtc_probability": (0.0, 1.0),
     "xtc_threshold": (0.0, 1.0),
-    "dry_multiplier": (0.0, _FINITE),
-    "dry_base": (1.0, _FINITE),
+    "dry_multiplier": (0.0, values.MOST),
+    "dry_base": (1.0, values.MOST),
     "repetition_penalty": (1e-6, 1e6),
-    "presence_penalty": (-_FINITE, _FINITE),
-    "frequency_penalty": (-_FINITE, _FINITE),
+    "presence_penalty": (-values.MOST, values.MOST),
+    "frequency_penalty": (-values.MOST, values.MOST),
 }
 _MOST_TEXTS = 1024  # of a prompt: each keeps a sampler, which may have tables of the vocabulary
 _INTEGERS = {

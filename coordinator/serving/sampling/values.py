@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+MOST = 1e30  # beyond it a float32 logit overflows
 MAX_INTEGER = 2**31 - 1  # token ids and counts travel as int32
 
 
@@ -64,8 +65,8 @@ def biases(name: str, value: object) -> dict[int, float] | None:
 
 
 def _bias(name: str, value: object) -> float:
-    """A finite number, or -inf, which rules a token out."""
-    return -math.inf if value == -math.inf else real(name, value, note=" or -inf")
+    """A number that no float32 logit overflows by, or -inf, which rules a token out."""
+    return -math.inf if value == -math.inf else real(name, value, -MOST, MOST, note=" or -inf")
 
 
 def _items(name: str, value: object, what: str) -> list[Any]:
