@@ -16,6 +16,7 @@ from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.split.plan import MAX_RANKS, PlanError
+from tplaunch.coordinator.text.chat.conversation import with_texts
 from tplaunch.coordinator.text.chat.template import (
     KEY,
     ChatTemplate,
@@ -91,7 +92,13 @@ class Opened:
             "add_generation_prompt": options.add_generation_prompt,
             "continue_final_message": options.continue_final_message,
         }
-        text = template.render(conversation, **{**extra, **settings})
+        try:
+            text = template.render(conversation, **{**extra, **settings})
+        except ChatTemplateError:
+            joined = with_texts(conversation)  # many templates know no parts
+            if joined is None:
+                raise
+            text = template.render(joined, **{**extra, **settings})
         return text, encode_chat(tokenizer, text)
 
     def seeded(self, params: SamplingParams) -> SamplingParams:

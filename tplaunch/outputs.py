@@ -32,7 +32,7 @@ class CompletionOutput:
     cumulative_logprob: float | None  # the sum of the tokens' own, where log probabilities were asked for
     logprobs: list[dict[int, Logprob]] | None  # by token id, for each token
     finish_reason: str | None  # stop, length, abort or error; None while more is to come
-    stop_reason: int | str | None = None  # the stop token or the stop text that ended it
+    stop_reason: int | str | None = None  # of those asked for, the token or text that ended it
 
     def finished(self) -> bool:
         """Tells whether nothing more comes."""

@@ -29,7 +29,7 @@ class Output:
     logprobs: list[Picked] = field(default_factory=list)  # where they were asked for
     # stop, length (max_tokens), context (its end), cancelled or error
     finish_reason: str | None = None
-    stop_reason: int | str | None = None  # the token or the text that ended it
+    stop_reason: int | str | None = None  # the token or text asked for that ended it
 
 
 @dataclass

@@ -42,8 +42,9 @@ class Stream:
             writes_cache=shares,
             assumed=assumed,
         )
-        own = () if tokenizer is None or params.ignore_eos else tokenizer.eos_token_ids
-        self._ends = frozenset({*own, *(params.stop_token_ids or ())})
+        no_ends = tokenizer is None or params.ignore_eos
+        self._own_ends = frozenset() if tokenizer is None or no_ends else tokenizer.eos_token_ids
+        self._ends = self._own_ends.union(params.stop_token_ids or ())
         try:
             self.sampler = Sampler(
                 params,
@@ -121,7 +122,7 @@ class Stream:
         """
         token, output = picked.token, self.output
         if token in self._ends:
-            output.stop_reason = token
+            output.stop_reason = None if token in self._own_ends else token
             return None, self.finish("stop")
         self.sequence.tokens.append(token)
         output.token_ids.append(token)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.vocabularies import CONTROL, FIRST, byte_level_metadata
+from tplaunch.coordinator.text.chat.conversation import with_texts
 from tplaunch.coordinator.text.chat.template import (
     ChatTemplate,
     ChatTemplateError,
@@ -227,3 +228,11 @@ def test_typed_control_tokens_stay_text_outside_a_chat() -> None:
     assert END in tokenizer.encode("a<|im_end|>", parse_special=True)
     assert [tokenizer.token_text(token) for token in (BOS, EOS, END)] == ["<s>", "</s>", "<|im_end|>"]
     assert tokenizer.token_bytes(END) == b"" and tokenizer.eos_token_id == EOS
+
+
+def test_parts_of_text_are_joined_for_templates_that_know_none() -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    talk: list[dict[str, Any]] = [{"role": "system", "content": "kept"}, {"role": "user", "content": parts}]
+    assert with_texts(talk) == [talk[0], {"role": "user", "content": "one\ntwo"}]
+    assert with_texts([talk[0]]) is None
+    assert with_texts([{"role": "user", "content": [{"type": "image", "url": "x"}]}]) is None

@@ -30,6 +30,21 @@ def check_messages(messages: object) -> None:
         _check_content(message, number)
 
 
+def with_texts(messages: Sequence[Message]) -> list[Message] | None:
+    """Joins the parts of contents that are nothing but text, a line each; None where there is no such one.
+
+    For templates that know contents as texts only, as those of most models without images do.
+    """
+    joined, changed = [], False
+    for message in messages:
+        parts = message.get("content")
+        texts = [part.get("text") for part in parts] if isinstance(parts, list | tuple) else []
+        if texts and all(isinstance(text, str) for text in texts):
+            message, changed = {**message, "content": "\n".join(map(str, texts))}, True  # noqa: PLW2901
+        joined.append(message)
+    return joined if changed else None
+
+
 def _check_content(message: Message, number: int) -> None:
     content = message.get("content")
     if content is None and message["role"] == "assistant":  # it only called tools
