@@ -124,7 +124,9 @@ def try_file(path: Path) -> str:
         stage = "planned"
         if sum(rank.weights + rank.copies for rank in arrangement.bytes) < MAX_RUN_BYTES:
             tables = {0: [0]}
-            step = step_of(1, [Rows([0, 1, 0], write_slot=0)], [2], tables, tables)
+            step = step_of(
+                1, [Rows([0, 1, 0], write_slot=0 if model.spec.is_recurrent else -1)], [2], tables, tables
+            )
             with np.errstate(all="ignore"):
                 LocalEngine(path, [1.0, 1.0], LIMITS).logits(step)
             stage = "run"

@@ -11,9 +11,6 @@ from tplaunch.worker.vulkan.memory import Memory
 from tplaunch.worker.vulkan.recorder import memory_barrier, put_barrier
 from tplaunch.worker.vulkan.staging import Block
 
-SHADERS = vk.VK_ACCESS_SHADER_READ_BIT | vk.VK_ACCESS_SHADER_WRITE_BIT
-TRANSFERS = vk.VK_ACCESS_TRANSFER_READ_BIT | vk.VK_ACCESS_TRANSFER_WRITE_BIT
-
 
 def copy_inside(context: Context, memory: Memory, copies: Sequence[Copy]) -> None:
     """Waits for the end: copies are rare, and a step's command buffers are recorded without them."""
@@ -25,11 +22,13 @@ def copy_inside(context: Context, memory: Memory, copies: Sequence[Copy]) -> Non
         regions.setdefault(part.block, []).append((part.offset + source, part.offset + destination, nbytes))
 
     def record(commands: Handle) -> None:
+        shaders = vk.VK_ACCESS_SHADER_READ_BIT | vk.VK_ACCESS_SHADER_WRITE_BIT
+        transfers = vk.VK_ACCESS_TRANSFER_READ_BIT | vk.VK_ACCESS_TRANSFER_WRITE_BIT
         compute, transfer = vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, vk.VK_PIPELINE_STAGE_TRANSFER_BIT
-        put_barrier(commands, compute, transfer, memory_barrier(SHADERS, TRANSFERS))
+        put_barrier(commands, compute, transfer, memory_barrier(shaders, transfers))
         for block, parts in regions.items():
             of_block = ffi.new("VkBufferCopy[]", parts)
             lib.vkCmdCopyBuffer(commands, block.buffer, block.buffer, len(parts), of_block)
-        put_barrier(commands, transfer, compute, memory_barrier(TRANSFERS, SHADERS))
+        put_barrier(commands, transfer, compute, memory_barrier(transfers, shaders))
 
     context.run_once(record)
