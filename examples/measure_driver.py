@@ -13,6 +13,7 @@ import numpy as np
 
 from tplaunch.coordinator.architectures.shapes import SHAPES
 from tplaunch.coordinator.gguf.origin import Origin
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
 from tplaunch.coordinator.serving.fake_channel import FakeChannel
 from tplaunch.coordinator.serving.requests import Requests
@@ -26,7 +27,7 @@ PROMPT_LENGTH, NUM_TOKENS, MEBIBYTE = 16, 32, 1 << 20
 def engine_of(batch: int, num_ranks: int) -> tuple[Engine, FakeChannel]:
     limits = Limits(context_length=256, num_blocks=8 * batch, max_logit_rows=batch, max_sequences=batch)
     spec, channel = SHAPES["tiny"].spec, FakeChannel(num_ranks)
-    config = EngineConfig("shared-memory", limits, timeout_seconds=60, load_timeout_seconds=60)
+    config = EngineConfig(RankOptions(), limits, load_timeout_seconds=60)
     engine = Engine(channel, Origin(), (), spec, make_plan(spec, [1.0] * num_ranks), config)
     engine.load(lambda rank, progress: None)
     return engine, channel

@@ -1,0 +1,26 @@
+"""The programs in examples/ that measure run: nothing else would notice that one has fallen behind."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.drivers import REPOSITORY
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("program", "printed"),
+    [
+        (["measure_driver.py", "--requests=9", "--batch=4"], r"sampled: [\d.]+ us a token, 288 tokens of 9"),
+        (["measure_sampling.py", "--vocabulary=500", "--rows=1,3"], r"logprobs +3 rows: rank +[\d.]+ us"),
+    ],
+)
+def test_programs_that_measure_run(program: list[str], printed: str) -> None:
+    command = [sys.executable, f"examples/{program[0]}", *program[1:]]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200, check=True)
+    assert re.search(printed, done.stdout), done.stdout
