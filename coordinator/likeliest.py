@@ -32,6 +32,8 @@ def likeliest(logits: Floats, count: int) -> Indices:
     """
     if count <= 0 or not logits.size:
         return np.zeros(0, np.intp)
+    if count == 1 and math.isfinite(logits[first := int(logits.argmax())]):  # of a greedy text
+        return np.array([first], np.intp)
     groups = _group_maxima(logits)
     peak = float(groups.max())
     if not math.isfinite(peak):
