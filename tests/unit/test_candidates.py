@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import steps
-from tests.models import LIMITS, SPEC, LocalEngine, examples, load_message, open_model, write_llama
+from tests.lone_worker import worker
+from tests.models import LIMITS, SPEC, LocalEngine, examples, write_llama
 from tplaunch.coordinator import candidates
 from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.likeliest import SUM_ERROR, exact_log_sum, likeliest, log_sum
@@ -41,10 +41,10 @@ from tplaunch.coordinator.serving.sampling.pool import NeedsRow
 from tplaunch.coordinator.serving.sampling.results import StepResult, check_answer, gather, merge
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.split.plan import Span, make_plan
-from tplaunch.worker.control import ControlSocket
-from tplaunch.worker.device import DeviceId
 from tplaunch.worker.loop import ProtocolError, Worker
 from tplaunch.worker.step.checks import StepError
+
+__all__ = ["worker"]  # a fixture
 
 Floats = npt.NDArray[np.float32]
 NOTHING = np.zeros(0, np.int32)
@@ -280,30 +280,6 @@ def test_the_engine_joins_fetched_rows_and_checks_them() -> None:
         engine.fetch([0, 1])
     with pytest.raises(WorkerError, match="rank 0 answered step 2; expected step 1"):
         engine.fetch([0, 1])
-
-
-class Deaf(ControlSocket):
-    """A socket that no one reads."""
-
-    def __init__(self) -> None:
-        pass
-
-    def send(self, message: Message) -> None:
-        pass
-
-
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[Worker]:
-    """A rank without others, ready for its first step."""
-    write_llama(tmp_path / "model.gguf")
-    file, spec = open_model(tmp_path / "model.gguf")
-    load = load_message(file, spec, make_plan(spec, [1.0])[0], 1, LIMITS, "shared-memory")
-    loaded = Worker(load, DeviceId(index=None), tmp_path)
-    loaded.collective.connect([loaded.collective.endpoint])
-    loaded.load_weights(Deaf(), ["cpu"])
-    loaded.prepare()
-    yield loaded
-    loaded.close()
 
 
 def test_a_worker_sends_more_of_its_last_step(worker: Worker) -> None:

@@ -6,49 +6,25 @@ import gc
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.models import LIMITS, SPEC, load_message, open_model, write_llama
+from tests.lone_worker import worker
+from tests.models import LIMITS, SPEC
 from tplaunch.coordinator import garbage
 from tplaunch.coordinator.garbage import collect_if_due, collected_by_hand
-from tplaunch.coordinator.messages import FetchRows, Message, Rows, Step, StepDone, decode, encode
+from tplaunch.coordinator.messages import FetchRows, Rows, Step, StepDone, decode, encode
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.results import StepResult, merge
-from tplaunch.coordinator.split.plan import Span, make_plan
-from tplaunch.worker.control import ControlSocket
-from tplaunch.worker.device import DeviceId
+from tplaunch.coordinator.split.plan import Span
 from tplaunch.worker.loop import Worker
 
-
-class Deaf(ControlSocket):
-    """A socket that no one reads."""
-
-    def __init__(self) -> None:
-        pass
-
-    def send(self, message: Message) -> None:
-        pass
-
-
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[Worker]:
-    """A rank without others, ready for its first step."""
-    write_llama(tmp_path / "model.gguf")
-    file, spec = open_model(tmp_path / "model.gguf")
-    load = load_message(file, spec, make_plan(spec, [1.0])[0], 1, LIMITS, "shared-memory")
-    loaded = Worker(load, DeviceId(index=None), tmp_path)
-    loaded.collective.connect([loaded.collective.endpoint])
-    loaded.load_weights(Deaf(), ["cpu"])
-    loaded.prepare()
-    yield loaded
-    loaded.close()
+__all__ = ["worker"]  # a fixture
 
 
 @contextmanager
