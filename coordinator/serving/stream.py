@@ -13,6 +13,7 @@ from tplaunch.coordinator.serving.sampling.results import StepResult
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.serving.sampling.stops import TextStream
 from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
+from tplaunch.coordinator.text.detokenizer import WithControlTokens
 from tplaunch.coordinator.text.tokenizer import Tokenizer
 
 WHOLE_ROW = Wants(whole_row=True)
@@ -58,7 +59,10 @@ class Stream:
             )
         except ValueError as error:
             raise RequestError(str(error)) from None
-        self._text = TextStream(tokenizer, params) if tokenizer is not None and params.detokenize else None
+        self._text = None
+        if tokenizer is not None and params.detokenize:
+            shown = tokenizer if params.skip_special_tokens else WithControlTokens(tokenizer)
+            self._text = TextStream(shown, params)
 
     @property
     def is_first(self) -> bool:

@@ -16,6 +16,24 @@ class TokenBytes(Protocol):
         """The bytes that a token stands for."""
 
 
+class NamedTokens(TokenBytes, Protocol):
+    """A vocabulary that also has a text for tokens that stand for none."""
+
+    def token_text(self, token: int) -> str:
+        """The text by which the vocabulary names a token, such as <|user|>."""
+
+
+class WithControlTokens:
+    """Has control tokens stand for the texts that name them."""
+
+    def __init__(self, tokenizer: NamedTokens) -> None:
+        self._tokenizer = tokenizer
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for, or else those of its name."""
+        return self._tokenizer.token_bytes(token) or self._tokenizer.token_text(token).encode()
+
+
 class Detokenizer:
     """The text of a continuation, in pieces that never split a character.
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tplaunch.coordinator.text.detokenizer import Detokenizer
+from tests.chatting import END, START, make_tokenizer
+from tplaunch.coordinator.text.detokenizer import Detokenizer, WithControlTokens
 
 
 class Pieces:
@@ -62,3 +63,10 @@ def test_valid_text_is_cut_only_between_characters(text: str, cuts: list[int]) -
     encoded = text.encode()
     bounds = sorted({0, len(encoded), *(cut for cut in cuts if cut < len(encoded))})
     assert "".join(pushed(*(encoded[start:end] for start, end in pairwise(bounds)))) == text
+
+
+def test_control_tokens_can_be_shown_by_their_names() -> None:
+    tokenizer = make_tokenizer()
+    tokens = [*tokenizer.encode("a", add_special=False), START, END]
+    for shown, text in ((tokenizer, "a"), (WithControlTokens(tokenizer), "a<|im_start|><|im_end|>")):
+        assert "".join(map(Detokenizer(shown).push, tokens)) == text

@@ -60,7 +60,7 @@ class SamplingParams:
     logprobs: int | None = None  # beside each token's log probability those of so many likeliest tokens
     prompt_logprobs: int | None = None  # the same for the prompt's tokens
     detokenize: bool = True
-    skip_special_tokens: bool = True
+    skip_special_tokens: bool = True  # False: texts show control tokens by their names
     samplers: str | Sequence[str] = STAGES  # the stages' order, a text parts them by ;. Others do not run
 
     def __post_init__(self) -> None:
