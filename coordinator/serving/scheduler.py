@@ -13,6 +13,7 @@ import bisect
 from collections.abc import Sequence as SequenceOf
 
 import numpy as np
+import numpy.typing as npt
 
 from tplaunch.coordinator.messages import Step, Wanted
 from tplaunch.coordinator.serving.kv_memory import KVMemory
@@ -142,5 +143,5 @@ def make_step(number: int, runs: SequenceOf[ScheduledRows], memory: KVMemory, wa
     return Step(number, *arrays, wanted=wanted)
 
 
-def _int32s(numbers: list[int]) -> np.ndarray:
+def _int32s(numbers: list[int]) -> npt.NDArray[np.int32]:
     return np.array(numbers, np.int32)

@@ -9,6 +9,7 @@ where the buffers hold its cuts, since a lone row else has few workgroups.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,14 +40,14 @@ class Parts:
     most: int  # parts of one row
 
 
-def parts_of(positions: npt.NDArray[np.integer], length: int) -> Parts:
+def parts_of(positions: npt.NDArray[np.integer[Any]], length: int) -> Parts:
     """Shares out the keys up to these positions in parts of one length."""
     counts = positions.astype(np.int64) // length + 1
     stops = np.cumsum(counts)
     return Parts(length, stops - counts, int(counts.max(initial=1)))
 
 
-def fitting_parts(positions: npt.NDArray[np.integer], slots: int) -> Parts:
+def fitting_parts(positions: npt.NDArray[np.integer[Any]], slots: int) -> Parts:
     """Shares out the keys up to these positions as finely as so many slots allow."""
     num_cuts = int((positions // CUT).sum()) + positions.size
     return parts_of(positions, CUT if num_cuts <= slots else CHUNK)
