@@ -206,7 +206,7 @@ def test_limits_come_from_the_options_and_the_model(model: Model) -> None:
     few = limits_of(model, max_rows=7, kv_type="f32")
     assert few == Limits(100, num_blocks=4, max_rows=7, max_logit_rows=7, kv_type="f32")
     assert limits_of(model, context_length=5000).context_length == 5000
-    with pytest.raises(PlanError, match="context_length is 2147483648"):
+    with pytest.raises(UsageError, match="--context 2147483648: at most 2147483647 positions"):
         limits_of(model, context_length=2**31)
 
 
