@@ -6,6 +6,7 @@ Both look at the prompt and at what was generated. They keep no state but for wh
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -19,7 +20,26 @@ TokenBytes = Callable[[int], bytes]
 MAX_LOG = 88.7228391  # log of the largest float32, where llama.cpp ends DRY's growth
 
 
-class Repetition:
+class Penalty(ABC):
+    """A change of the logits of some tokens, found once for a number of generated tokens."""
+
+    _found: tuple[int, Ids, Logits] | None = None  # for so many generated tokens
+
+    def ids(self, generated: Sequence[int]) -> Ids:
+        """The tokens that are penalised, ascending."""
+        return self.penalties(generated)[0]
+
+    def penalties(self, generated: Sequence[int]) -> tuple[Ids, Logits]:
+        """The tokens that are penalised, ascending, and what is taken from the logit of each."""
+        if self._found is None or self._found[0] != len(generated):
+            self._found = (len(generated), *self._find(generated))
+        return self._found[1:]
+
+    @abstractmethod
+    def _find(self, generated: Sequence[int]) -> tuple[Ids, Logits]: ...
+
+
+class Repetition(Penalty):
     """The repetition, presence and frequency penalties, as llama.cpp has them.
 
     A token that came before has its logit divided by the repetition penalty where positive and multiplied
@@ -35,15 +55,10 @@ class Repetition:
         # Counts of all tokens so far, where repeat_last_n has no end.
         self._all: Counter[int] = Counter(prompt_ids if self._last_n < 0 else ())
         self._num_counted = 0
-        self._found: tuple[int, Ids, Logits] | None = None  # for so many generated tokens
         self.raises = self._factor < 1 or self._presence < 0 or self._frequency < 0
 
-    def ids(self, generated: Sequence[int]) -> Ids:
-        """The tokens that are penalised, ascending."""
-        return self._penalties(generated)[0]
-
     def apply(self, pool: Pool, generated: Sequence[int]) -> Pool:
-        ids, lowered = self._penalties(generated)
+        ids, lowered = self.penalties(generated)
         if not ids.size:
             return pool
 
@@ -54,18 +69,11 @@ class Repetition:
 
         return pool.changed(ids, change, np.full(ids.size, self.raises))
 
-    def _penalties(self, generated: Sequence[int]) -> tuple[Ids, Logits]:
-        """The tokens that are penalised, ascending, and what is taken from the logit of each."""
-        if self._found is None or self._found[0] != len(generated):
-            counts = self._counts(generated)
-            ids = sorted(counts)
-            lowered = np.array([counts[token] for token in ids], np.float64)
-            self._found = (
-                len(generated),
-                np.array(ids, np.int64),
-                lowered * self._frequency + self._presence,
-            )
-        return self._found[1:]
+    def _find(self, generated: Sequence[int]) -> tuple[Ids, Logits]:
+        counts = self._counts(generated)
+        ids = sorted(counts)
+        lowered = np.array([counts[token] for token in ids], np.float64)
+        return np.array(ids, np.int64), lowered * self._frequency + self._presence
 
     def _counts(self, generated: Sequence[int]) -> Counter[int]:
         if self._last_n >= 0:
@@ -75,7 +83,7 @@ class Repetition:
         return self._all
 
 
-class Dry:
+class Dry(Penalty):
     """DRY ("don't repeat yourself", p-e-w, text-generation-webui pull request 5677), as llama.cpp has it.
 
     A token that would go on with a repetition of m tokens is lowered by multiplier * base ** (m - allowed
@@ -96,32 +104,23 @@ class Dry:
         self._last_break = 0  # tokens up to and with the last one in which a breaker ends
         self._num_looked = 0  # at for breakers
         self._tail = b""  # of the text looked at: what a breaker may have begun with
-        self._found: tuple[int, Ids, Logits] | None = None  # for so many generated tokens
         # A longer repetition costs no more.
         growth = math.log(self._base)
         self._longest = self._allowed_length + (int(MAX_LOG / growth) if growth > 1e-6 else 0)
 
-    def ids(self, generated: Sequence[int]) -> Ids:
-        """The tokens that are lowered, ascending."""
-        return self._penalties(generated)[0]
-
     def apply(self, pool: Pool, generated: Sequence[int]) -> Pool:
-        ids, lowered = self._penalties(generated)
+        ids, lowered = self.penalties(generated)
         if not ids.size:
             return pool
         return pool.changed(
             ids, lambda places, logits: logits - lowered[places], np.zeros(ids.size, np.bool_)
         )
 
-    def _penalties(self, generated: Sequence[int]) -> tuple[Ids, Logits]:
-        """The tokens that are lowered, ascending, and by how much each."""
-        if self._found is None or self._found[0] != len(generated):
-            lengths = self._repetitions(generated)
-            ids = np.array(sorted(token for token in lengths if not self._breaks(token)), np.int64)
-            exponents = np.array([lengths[token] for token in ids.tolist()], np.float64)
-            lowered = self._multiplier * self._base ** (exponents - self._allowed_length)
-            self._found = (len(generated), ids, lowered)
-        return self._found[1:]
+    def _find(self, generated: Sequence[int]) -> tuple[Ids, Logits]:
+        lengths = self._repetitions(generated)
+        ids = np.array(sorted(token for token in lengths if not self._breaks(token)), np.int64)
+        exponents = np.array([lengths[token] for token in ids.tolist()], np.float64)
+        return ids, self._multiplier * self._base ** (exponents - self._allowed_length)
 
     def _repetitions(self, generated: Sequence[int]) -> dict[int, int]:
         """Each token that would go on with a repetition -> the tokens that the longest such one has."""
