@@ -49,7 +49,7 @@ class FakeChannel(Channel):
         self.spoil_rows: set[int] = set()
         self.num_rows = 0  # that were computed
         self.model: FakeModel | None = None
-        self.is_shut_down = self.is_closed = False
+        self.is_closed = False
         self._passed = 0.0  # of time that nobody waited for
         self._loads: dict[int, Load] = {}
         self._received: deque[tuple[int, Message]] = deque(
@@ -95,7 +95,6 @@ class FakeChannel(Channel):
         if isinstance(message, Connect):
             return [Progress(1, 1), Ready(device_bytes=1, imports_partials=True)]
         if isinstance(message, Shutdown):
-            self.is_shut_down = True
             return []
         logits = self._slice(rank)
         if isinstance(message, FetchRows):

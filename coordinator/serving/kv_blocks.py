@@ -31,11 +31,6 @@ class Pool:
         """Places that can be taken now, forgetting what is kept in some of them."""
         return len(self._free) + len(self._kept)
 
-    @property
-    def num_kept(self) -> int:
-        """Places that no sequence holds, and whose content can still be found."""
-        return len(self._kept)
-
     def take(self) -> int | None:
         """Returns a place with nothing in it; None where every one is held."""
         if self._free:

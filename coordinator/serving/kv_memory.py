@@ -30,8 +30,8 @@ class LayerKinds:
 
     @staticmethod
     def of(spec: ModelSpec) -> LayerKinds:
-        windows = [layer.window.length if layer.window else 0 for layer in spec.attentions]
-        return LayerKinds(0 in windows, max(windows, default=0), spec.is_recurrent)
+        sees_all = any(layer.window is None for layer in spec.attentions)
+        return LayerKinds(sees_all, spec.longest_window, spec.is_recurrent)
 
 
 class KVMemory:

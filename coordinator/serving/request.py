@@ -41,7 +41,6 @@ class Times:
     cached_tokens: int = 0  # of the prompt, that were not computed
     prompt_seconds: float = 0.0  # of the steps up to the first token of the first text
     decode_seconds: float = 0.0  # of those after it
-    first_token: float | None = None  # when it came
     finished: float | None = None  # when the last text ended
 
     @property

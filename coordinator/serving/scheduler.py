@@ -34,10 +34,6 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
 
-    @property
-    def num_waiting(self) -> int:
-        return len(self._waiting)
-
     def add(self, sequence: Sequence) -> None:
         bisect.insort(self._waiting, sequence, key=_arrival)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 
 
@@ -52,10 +51,6 @@ class Sequence:
     @property
     def is_running(self) -> bool:
         return self.seat is not None
-
-    @property
-    def generated(self) -> SequenceOf[int]:
-        return self.tokens[self.num_prompt :]
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,9 @@ class Stream:
             writes_cache=shares,
             assumed=assumed,
         )
-        no_ends = tokenizer is None or params.ignore_eos
-        self._own_ends = frozenset() if tokenizer is None or no_ends else tokenizer.eos_token_ids
+        self._own_ends: frozenset[int] = frozenset()
+        if tokenizer is not None and not params.ignore_eos:
+            self._own_ends = tokenizer.eos_token_ids
         self._ends = self._own_ends.union(params.stop_token_ids or ())
         try:
             self.sampler = Sampler(
