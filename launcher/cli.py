@@ -24,17 +24,9 @@ from tplaunch.launcher.commands.generate import run
 from tplaunch.launcher.commands.models import show_models
 from tplaunch.launcher.commands.show import show_devices, show_plan, write_logits
 from tplaunch.launcher.commands.tune import DEFAULT_MODELS, tune
-from tplaunch.launcher.config import (
-    EXIT_FAILURE,
-    EXIT_USAGE,
-    HubModel,
-    RandomModel,
-    RunError,
-    UsageError,
-    parse_counts,
-    parse_tokens,
-)
+from tplaunch.launcher.config import HubModel, RandomModel, parse_counts, parse_tokens
 from tplaunch.launcher.declared import declared_values
+from tplaunch.launcher.errors import EXIT_FAILURE, EXIT_USAGE, RunError, UsageError
 from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import run_config

@@ -14,14 +14,10 @@ from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.options import OptionError, RankOptions, check_choices, check_seconds, option
 from tplaunch.coordinator.split.limits import ACTIVATIONS, Limits
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, MAX_RANKS
-from tplaunch.launcher.errors import EXIT_FAILURE, EXIT_USAGE, RunError, UsageError
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.overrides import Value, parse_overrides
 from tplaunch.launcher.sizes import parse_max_memory, parse_state_cache
 
-__all__ = [  # what others import from here, of this file and of errors.py
-    "API_PARALLEL", "AUTO", "EXIT_FAILURE", "EXIT_USAGE", "MODEL_GROUP", "HubModel", "RandomModel",
-    "RunConfig", "RunError", "UsageError", "parse_counts", "parse_numbers", "parse_split", "parse_tokens",
-]  # fmt: skip
 AUTO: Final = "auto"
 MODEL_GROUP = "model"  # of options that stand in no group of their own in the help
 API_PARALLEL = 64  # of a Python program, which may give many prompts at once

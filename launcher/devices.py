@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.device_choice import TOO_MANY, left_out, preferred
 from tplaunch.launcher.driver_packages import unlisted_cards
 from tplaunch.launcher.endings import ending
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.worker_command import job_words
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock

@@ -19,7 +19,8 @@ from typing import TypeAlias
 from tplaunch.coordinator.serving.request import Event, Request, RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.text.tokenizer import Tokenizer
-from tplaunch.launcher.config import RunConfig, RunError
+from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.errors import RunError
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.session import Session, start_session

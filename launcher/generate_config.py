@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.launcher.config import API_PARALLEL, HubModel, RunConfig, UsageError
+from tplaunch.launcher.config import API_PARALLEL, HubModel, RunConfig
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.model_options import add_model_options, run_config
 from tplaunch.launcher.options import Parser
 from tplaunch.launcher.words import models_by_option

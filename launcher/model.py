@@ -17,8 +17,9 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors
 from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer
 from tplaunch.coordinator.text.vocabulary import PREFIX
-from tplaunch.launcher.config import HubModel, RandomModel, RunConfig, UsageError
+from tplaunch.launcher.config import HubModel, RandomModel, RunConfig
 from tplaunch.launcher.devices import check_devices
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hub.fetch import fetch
 from tplaunch.launcher.model_path import check_path
 from tplaunch.launcher.overrides import overridden

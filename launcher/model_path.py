@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tplaunch.coordinator.gguf.paths import path_fault
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.errors import UsageError
 
 LATER_PART = re.compile(
     r"-0*(?:[2-9]|[1-9]\d+)-of-\d+\.gguf$"

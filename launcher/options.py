@@ -13,8 +13,8 @@ from tplaunch.coordinator.architectures.shapes import SHAPES
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.launcher.chat_options import add_chat_options
 from tplaunch.launcher.completion import SHELLS, PrintCompletion
-from tplaunch.launcher.config import EXIT_USAGE
 from tplaunch.launcher.declared import add_declared
+from tplaunch.launcher.errors import EXIT_USAGE
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
 from tplaunch.launcher.sampling_options import add_sampling_options

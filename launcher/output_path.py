@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tplaunch.launcher.config import RunError, UsageError
+from tplaunch.launcher.errors import RunError, UsageError
 from tplaunch.worker.faults import HINTS
 
 

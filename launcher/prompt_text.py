@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tplaunch.coordinator.text.tokenizer import Tokenizer
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.streams import MAX_PROMPT_BYTES
 

@@ -6,7 +6,7 @@ import argparse
 import re
 
 from tplaunch.coordinator.serving.sampling.parameters import STAGES, SamplingParams
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.errors import UsageError
 
 # Option, further name, field, type, metavar, help. The default comes from the field.
 _NUMBERS: tuple[tuple[str, str | None, str, type, str, str], ...] = (

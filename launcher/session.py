@@ -18,8 +18,9 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.text.tokenizer import Tokenizer
 from tplaunch.launcher.blame import crashed_kernel, suspects
-from tplaunch.launcher.config import RunConfig, RunError
+from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.errors import RunError
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.headroom import check_headroom
 from tplaunch.launcher.lines import say

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tplaunch
-from tplaunch.launcher.config import HubModel, UsageError
+from tplaunch.launcher.config import HubModel
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hub.files import parse_hub_model
 from tplaunch.launcher.options import Parser, make_parser
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.launcher.config import RandomModel, UsageError
+from tplaunch.launcher.config import RandomModel
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.output_path import check_output_path, writing
 from tplaunch.worker.weights.random_weights import RandomWeights
 

@@ -17,8 +17,8 @@ from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.coordinator.text.tokenizer import load_tokenizer
-from tplaunch.launcher.config import RunError
 from tplaunch.launcher.driver import Driver, OpenSession
+from tplaunch.launcher.errors import RunError
 from tplaunch.launcher.keywords import config_of
 from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.session import Session

@@ -33,8 +33,8 @@ from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer
-from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.devices import planned_devices
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import arrange
 from tplaunch.launcher.model import open_model
 

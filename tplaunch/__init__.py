@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from tplaunch.async_llm import AsyncLLM
     from tplaunch.coordinator.serving.request import RequestError
     from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-    from tplaunch.launcher.config import RunError, UsageError
     from tplaunch.launcher.driver import ClosedError
+    from tplaunch.launcher.errors import RunError, UsageError
     from tplaunch.llm import LLM
     from tplaunch.outputs import CompletionOutput, GenerationError, Logprob, RequestOutput, Score
 
@@ -46,10 +46,10 @@ _MODULES = {
     "Logprob": "outputs",
     "RequestError": "coordinator.serving.request",
     "RequestOutput": "outputs",
-    "RunError": "launcher.config",
+    "RunError": "launcher.errors",
     "SamplingParams": "coordinator.serving.sampling.parameters",
     "Score": "outputs",
-    "UsageError": "launcher.config",
+    "UsageError": "launcher.errors",
 }
 
 

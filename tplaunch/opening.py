@@ -25,9 +25,9 @@ from tplaunch.coordinator.text.chat.template import (
     load_chat_template,
 )
 from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
-from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.devices import CPU, DeviceChoice, select_devices
 from tplaunch.launcher.driver import Driver, start_driver
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import arrange, say_arrangement
 from tplaunch.launcher.keywords import config_of, in_keywords
 from tplaunch.launcher.model import open_model

@@ -15,7 +15,7 @@ from tplaunch.launcher.chat.chat import Chat, ChatError, tell
 from tplaunch.launcher.chat.commands import KEYS, Commands
 from tplaunch.launcher.chat.conversation import Conversation
 from tplaunch.launcher.chat.typed import read_typed
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import check_prompt

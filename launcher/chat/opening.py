@@ -16,7 +16,7 @@ from tplaunch.coordinator.text.chat.template import (
 )
 from tplaunch.coordinator.text.tokenizer import Tokenizer
 from tplaunch.launcher.chat.conversation import Conversation
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.generate_config import GenerateConfig
 
 WITHOUT = "; --no-chat continues a text without a template"

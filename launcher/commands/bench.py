@@ -13,8 +13,9 @@ from tplaunch.coordinator.serving.benchmark import Measurement, Test, measure
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.commands.bench_report import Result, print_report, ranks_text
 from tplaunch.launcher.commands.roofline import rooflines
-from tplaunch.launcher.config import MAX_PARALLEL, RandomModel, RunConfig, UsageError
+from tplaunch.launcher.config import MAX_PARALLEL, RandomModel, RunConfig
 from tplaunch.launcher.devices import DeviceChoice, select_devices
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import arrange
 from tplaunch.launcher.fitting.kv_sizes import BLOCK_LENGTH, blocks_for, full_blocks
 from tplaunch.launcher.model import Model, open_model

@@ -13,8 +13,8 @@ from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.launcher.check_job import DeviceReport, Outcome, check_device
-from tplaunch.launcher.config import EXIT_FAILURE, UsageError
 from tplaunch.launcher.devices import select_devices
+from tplaunch.launcher.errors import EXIT_FAILURE, UsageError
 from tplaunch.launcher.table import format_table
 
 COLUMNS = 80  # of a terminal

@@ -10,8 +10,9 @@ from tplaunch.launcher.chat.answers import Answers, say_speed
 from tplaunch.launcher.chat.conversation import Conversation
 from tplaunch.launcher.chat.loop import chat, continue_texts
 from tplaunch.launcher.chat.opening import first_prompt, open_conversation
-from tplaunch.launcher.config import RunConfig, UsageError
+from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import select_devices
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangement
 from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.model import Model, check_prompt, open_model

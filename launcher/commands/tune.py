@@ -10,9 +10,10 @@ from typing import Any
 
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import padded
-from tplaunch.launcher.config import HubModel, RandomModel, RunConfig, UsageError
+from tplaunch.launcher.config import HubModel, RandomModel, RunConfig
 from tplaunch.launcher.device_job import run_device_job
 from tplaunch.launcher.devices import DeviceChoice, select_devices
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import arrange
 from tplaunch.launcher.fitting.speeds import device_speed
 from tplaunch.launcher.lines import wrapped

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare, make_plan
-from tplaunch.launcher.config import RunConfig, UsageError
+from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.auto_split import choose_weights
 from tplaunch.launcher.fitting.context_fit import Fitting, Sizes
 from tplaunch.launcher.fitting.fit import RankBytes, check_fit, rank_needs

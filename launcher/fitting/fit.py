@@ -12,8 +12,8 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.split.shards import Shard
-from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.memory_places import HOST, MemoryPlace
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from tplaunch.launcher.config import HubModel, RunError, UsageError
+from tplaunch.launcher.config import HubModel
+from tplaunch.launcher.errors import RunError, UsageError
 from tplaunch.launcher.hub.download import BrokenConnectionError, is_of_http_client
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tplaunch.launcher.config import HubModel, RunError, UsageError
+from tplaunch.launcher.config import HubModel
+from tplaunch.launcher.errors import RunError, UsageError
 from tplaunch.launcher.hub.download import bring_file, repository_folder
 from tplaunch.launcher.hub.errors import told, unlike_the_hub
 from tplaunch.launcher.hub.files import choose_files

@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 
 from tplaunch.coordinator.gguf.parts import PART_NAME
-from tplaunch.launcher.config import HubModel, UsageError
+from tplaunch.launcher.config import HubModel
+from tplaunch.launcher.errors import UsageError
 
 DEFAULT_QUANT = "Q4_K_M"
 MAX_SHOWN = 12  # names in an error

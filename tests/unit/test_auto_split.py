@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import config_of, examples
-from tplaunch.launcher.config import RandomModel, RunConfig, RunError, UsageError, parse_split
+from tplaunch.launcher.config import RandomModel, RunConfig, parse_split
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.errors import RunError, UsageError
 from tplaunch.launcher.fitting import speeds as measured
 from tplaunch.launcher.fitting.arrange import Arrangement, arrange
 from tplaunch.launcher.fitting.auto_split import ROOM

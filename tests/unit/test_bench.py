@@ -28,7 +28,8 @@ from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.launcher.commands.bench import with_room
 from tplaunch.launcher.commands.ledger_report import ledger_table
-from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
+from tplaunch.launcher.config import RandomModel, RunConfig
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.kv_sizes import blocks_for, full_blocks
 from tplaunch.launcher.table import format_table
 from tplaunch.launcher.write_gguf import write_gguf

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from tests.models import config_of, examples
 from tplaunch.coordinator.architectures.shapes import SHAPES
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.launcher.config import RandomModel, RunConfig, UsageError
+from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangement
 from tplaunch.launcher.fitting.context_fit import DEFAULT_CONTEXT, MAX_WORK_BYTES, MIN_ROWS
 from tplaunch.launcher.fitting.fit import bytes_in, rank_needs

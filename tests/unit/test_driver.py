@@ -12,8 +12,8 @@ from tests.fake_session import FakeRun
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.request import Event, RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.launcher.config import RunError
 from tplaunch.launcher.driver import IDLE_SECONDS, ClosedError, Driver, Job, Listener
+from tplaunch.launcher.errors import RunError
 from tplaunch.launcher.session import Session
 
 pytestmark = pytest.mark.unit

@@ -16,8 +16,8 @@ from tests.unit.collectives_group import connected
 from tplaunch.collectives import KINDS, Collective, arena_bytes, shares_arena
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import PlanError, make_plan
-from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import arrange
 from tplaunch.launcher.fitting.fit import RankNeeds, bytes_in, check_fit, mebibytes, rank_needs
 from tplaunch.launcher.fitting.memory_places import memory_places

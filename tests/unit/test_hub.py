@@ -24,7 +24,8 @@ from tests.split_files import Split
 
 FETCH = """
 import json, resource, sys
-from tplaunch.launcher.config import HubModel, RunError, UsageError
+from tplaunch.launcher.config import HubModel
+from tplaunch.launcher.errors import RunError, UsageError
 from tplaunch.launcher.hub.fetch import fetch
 assert "huggingface_hub" not in sys.modules
 words = json.loads(sys.argv[1])

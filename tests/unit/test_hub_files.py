@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tplaunch.launcher.config import HubModel, UsageError
+from tplaunch.launcher.config import HubModel
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hub.files import choose_files, parse_hub_model
 
 FILES = [

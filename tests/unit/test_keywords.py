@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tplaunch.launcher.config import API_PARALLEL, HubModel, RunConfig, UsageError
+from tplaunch.launcher.config import API_PARALLEL, HubModel, RunConfig
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.keywords import config_of, in_keywords
 from tplaunch.launcher.model_options import run_config
 from tplaunch.launcher.words import DEMO_MODEL, parse_words

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tests.models import config_of, examples
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.launcher.cli import main
-from tplaunch.launcher.config import RandomModel, UsageError
+from tplaunch.launcher.config import RandomModel
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import Arrangement, arrange
 from tplaunch.launcher.fitting.context_fit import most_that
 from tplaunch.launcher.fitting.kv_sizes import BLOCK_LENGTH, full_blocks, window_blocks

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.models import examples
 from tests.unit.listed_devices import device
 from tplaunch.launcher.commands.show import FEATURES, show_devices
-from tplaunch.launcher.config import UsageError
 from tplaunch.launcher.devices import DeviceChoice, DeviceList
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.memory_places import HOST, MemoryPlace, memory_places
 from tplaunch.launcher.sizes import MAX_SIZE, UNITS, parse_max_memory, parse_message_sizes, parse_size
 

@@ -16,8 +16,9 @@ from tplaunch.coordinator.messages import Load, decode, encode
 from tplaunch.coordinator.options import RankOptions, declared_options, option, split_names
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.coordinator.wire import WireError
-from tplaunch.launcher.config import RunConfig, UsageError
+from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.declared import add_declared, declared_values
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.model_options import add_model_options, run_config
 from tplaunch.launcher.options import make_parser
 

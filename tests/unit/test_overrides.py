@@ -10,7 +10,7 @@ import pytest
 
 from tests.models import write_llama
 from tplaunch.launcher.cli import main
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.overrides import Value, overridden, parse_overrides
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.vocabularies import CONTROL, FIRST, byte_level_metadata
 from tplaunch.coordinator.text.tokenizer import load_tokenizer
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.prompt_text import encode_prompt, read_prompt_file
 from tplaunch.launcher.streams import MAX_PROMPT_BYTES
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.launcher.config import UsageError
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.sampling_options import sampling_params
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tplaunch.launcher.config import HubModel, UsageError
+from tplaunch.launcher.config import HubModel
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.model_path import check_path
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.output_path import check_output_path
