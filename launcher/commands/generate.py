@@ -13,7 +13,7 @@ from tplaunch.launcher.chat.opening import first_prompt, open_conversation
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import select_devices
 from tplaunch.launcher.errors import UsageError
-from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangement
+from tplaunch.launcher.fitting.arrange import arrange, say_arrangement
 from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.model import Model, check_prompt, open_model
 from tplaunch.launcher.prompt_text import encode_prompt, say_what_stays_text
@@ -38,54 +38,38 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
         raise UsageError("standard input is the model file; give the prompt with -p")
     interactive = not has_prompt and not generate.from_standard_input and sys.stdin.isatty()
     with open_conversation(model.metadata, tokenizer, generate) as conversation:
+        prompt: tuple[list[int], str] | None = None  # and the text to show before what continues it
         if interactive:
-            return _talk(config, generate, model, tokenizer, arrangement, conversation)
-        return _answer(config, generate, model, tokenizer, arrangement, conversation)
-
-
-def _answer(
-    config: RunConfig,
-    generate: GenerateConfig,
-    model: Model,
-    tokenizer: Tokenizer | None,
-    arrangement: Arrangement,
-    conversation: Conversation | None,
-) -> int:
-    """One prompt."""
-    prompt, text = _prompt_tokens(generate, tokenizer, conversation)
-    check_prompt(prompt, model, arrangement.limits)
-    say_arrangement(config, model, arrangement)
-    with start_session(config, model, arrangement, tokenizer) as session:
-        # A person reads on from the beginning of a text; a script knows it.
-        request = Answers(session, generate).make(prompt, generate.sampling, echo=text)
-        if not generate.json:
-            say_speed(request)
-    _write_trace(session, generate)
+            _check_talk(tokenizer, conversation)
+        else:
+            prompt = _prompt_tokens(generate, tokenizer, conversation)
+            check_prompt(prompt[0], model, arrangement.limits)
+        say_arrangement(config, model, arrangement)
+        with start_session(config, model, arrangement, tokenizer) as session:
+            if prompt is not None:
+                _answer(session, generate, *prompt)
+            elif conversation is not None:
+                chat(session, generate, conversation)
+            elif tokenizer is not None:
+                continue_texts(session, generate, tokenizer)
+        _write_trace(session, generate)
     return 0
 
 
-def _talk(
-    config: RunConfig,
-    generate: GenerateConfig,
-    model: Model,
-    tokenizer: Tokenizer | None,
-    arrangement: Arrangement,
-    conversation: Conversation | None,
-) -> int:
-    """Prompts from a terminal until its end."""
+def _answer(session: Session, generate: GenerateConfig, prompt: list[int], text: str) -> None:
+    """Answers one prompt. A person reads on from the beginning of a text; a script knows it."""
+    request = Answers(session, generate).make(prompt, generate.sampling, echo=text)
+    if not generate.json:
+        say_speed(request)
+
+
+def _check_talk(tokenizer: Tokenizer | None, conversation: Conversation | None) -> None:
+    """Raises UsageError or ChatTemplateError, before anything loads, where nobody could talk."""
     if tokenizer is None:
         raise UsageError("the model file has no tokenizer; give the prompt as ids with --tokens")
     if conversation is not None:
-        first_prompt(conversation, "Hello")  # what the template refuses is said before anything loads
+        first_prompt(conversation, "Hello")
         conversation.clear()
-    say_arrangement(config, model, arrangement)
-    with start_session(config, model, arrangement, tokenizer) as session:
-        if conversation is not None:
-            chat(session, generate, conversation)
-        else:
-            continue_texts(session, generate, tokenizer)
-    _write_trace(session, generate)
-    return 0
 
 
 def _write_trace(session: Session, generate: GenerateConfig) -> None:
