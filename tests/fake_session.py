@@ -22,7 +22,7 @@ from tplaunch.launcher.errors import RunError
 from tplaunch.launcher.keywords import config_of
 from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.session import Session
-from tplaunch.opening import Opened
+from tplaunch.opening import Opened, tokenizer_of
 
 DEMO = Path(tplaunch.__file__).parent / "demo-stories.gguf"
 LIMITS = Limits(
@@ -72,4 +72,5 @@ class FakeRun:
 
 def fake_opened(run: FakeRun, metadata: dict[str, Any] | None = None, seed: int | None = None) -> Opened:
     """Returns the parts of an LLM or AsyncLLM. metadata: in place of the demo model's."""
-    return Opened(Driver(run.open), demo_model().metadata if metadata is None else metadata, seed)
+    metadata = demo_model().metadata if metadata is None else metadata
+    return Opened(Driver(run.open), metadata, tokenizer_of(metadata), seed)

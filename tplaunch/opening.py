@@ -51,10 +51,18 @@ class ChatOptions:
 class Opened:
     """A model in a driver, with what makes tokens of texts and conversations. Any thread may use it."""
 
-    def __init__(self, driver: Driver, metadata: Mapping[str, Any], seed: int | None = None) -> None:
-        """metadata: of the model file. seed: gives each request one that has none of its own."""
+    def __init__(
+        self,
+        driver: Driver,
+        metadata: Mapping[str, Any],
+        tokenizer: Tokenizer | TokenizerError,
+        seed: int | None = None,
+    ) -> None:
+        """metadata: of the model file. tokenizer: its own, or why there is none that can be used. seed: gives
+        each request one that has none of its own.
+        """
         self.driver = driver
-        self.tokenizer, self._no_tokenizer = _tokenizer_of(metadata)
+        self._tokenizer = tokenizer
         self._metadata = metadata
         self._seed, self._numbers = seed, itertools.count()
         self._lock = threading.Lock()  # for _templates
@@ -67,11 +75,16 @@ class Opened:
             for template in self._templates.values():
                 template.close()
 
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model file's own; None where it has none that can be used."""
+        return None if isinstance(self._tokenizer, TokenizerError) else self._tokenizer
+
     def needed_tokenizer(self) -> Tokenizer:
         """Raises TokenizerError where the model file has none that can be used."""
-        if self.tokenizer is None:
-            raise TokenizerError(in_keywords(str(self._no_tokenizer)))
-        return self.tokenizer
+        if isinstance(self._tokenizer, TokenizerError):
+            raise TokenizerError(in_keywords(str(self._tokenizer)))
+        return self._tokenizer
 
     def tokens_of(self, prompt: Any) -> tuple[str | None, list[int]]:
         """Returns a prompt's text, if it has one, and token ids. Raises RequestError or TokenizerError."""
@@ -133,11 +146,12 @@ class Opened:
             return self._templates[wanted], None
 
 
-def _tokenizer_of(metadata: Mapping[str, Any]) -> tuple[Tokenizer | None, TokenizerError | None]:
+def tokenizer_of(metadata: Mapping[str, Any]) -> Tokenizer | TokenizerError:
+    """Returns a model file's tokenizer, or the reason why it can't be used."""
     try:
-        return load_tokenizer(metadata), None
+        return load_tokenizer(metadata)
     except TokenizerError as error:
-        return None, error
+        return error
 
 
 def open_keywords(
@@ -165,8 +179,10 @@ def open_keywords(
     except (UsageError, GgufError, ModelError, PlanError) as error:
         raise UsageError(in_keywords(str(error))) from error
     say_arrangement(config, opened, arrangement)
-    tokenizer, _ = _tokenizer_of(opened.metadata)
-    return Opened(start_driver(config, opened, arrangement, tokenizer), opened.metadata, seed)
+    tokenizer = tokenizer_of(opened.metadata)
+    usable = None if isinstance(tokenizer, TokenizerError) else tokenizer
+    driver = start_driver(config, opened, arrangement, usable)
+    return Opened(driver, opened.metadata, tokenizer, seed)
 
 
 def _as_many(choices: list[DeviceChoice], count: int, devices: str, were_named: bool) -> list[DeviceChoice]:
