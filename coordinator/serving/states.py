@@ -40,7 +40,7 @@ class States:
 
     def cut(self, sequence: Sequence, start: int, stop: int) -> int:
         """Returns where rows must end, at the latest: where the state between them is to be kept."""
-        if not self._takes_snapshots or not sequence.snapshot_at:
+        if stop == start + 1 or not self._takes_snapshots:  # a row that decodes, above all
             return stop
         return min((point for point in sequence.snapshot_at if start < point < stop), default=stop)
 
@@ -76,10 +76,11 @@ class States:
             return
         if self.pool.num_available <= len(self._moving):  # each of them needs another slot for its next row
             return
+        key = sequence.keys[position // self._block_length - 1]
         if is_decoding:
             self._forget(sequence.last_snapshot)
-        sequence.last_snapshot = sequence.keys[position // self._block_length - 1] if is_decoding else None
-        self.pool.publish(sequence.slot, sequence.keys[position // self._block_length - 1])
+        sequence.last_snapshot = key if is_decoding else None
+        self.pool.publish(sequence.slot, key)
         self._moving.add(sequence)
 
     def _note(self, keys: list[bytes]) -> None:
