@@ -13,6 +13,7 @@ from pathlib import Path
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.options import OptionError, RankOptions
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
 from tplaunch.coordinator.split.plan import PlanError
@@ -26,7 +27,7 @@ from tplaunch.launcher.commands.show import show_devices, show_plan, write_logit
 from tplaunch.launcher.commands.tune import DEFAULT_MODELS, tune
 from tplaunch.launcher.config import HubModel, RandomModel, parse_counts, parse_tokens
 from tplaunch.launcher.declared import declared_values
-from tplaunch.launcher.errors import EXIT_FAILURE, EXIT_USAGE, RunError, UsageError
+from tplaunch.launcher.errors import EXIT_FAILURE, EXIT_USAGE, UsageError
 from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import run_config

@@ -11,18 +11,19 @@ from typing import Any
 import tplaunch
 from tests.fake_engine import fake_engine
 from tplaunch.coordinator.serving.channel import WorkerError
+from tplaunch.coordinator.serving.driver import Driver, OpenSession
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.serving.fake_channel import FakeChannel
 from tplaunch.coordinator.serving.kv_memory import LayerKinds
+from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.coordinator.text.tokenizer import load_tokenizer
-from tplaunch.launcher.driver import Driver, OpenSession
-from tplaunch.launcher.errors import RunError
 from tplaunch.launcher.keywords import config_of
 from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.session import Session
-from tplaunch.opening import Opened, tokenizer_of
+from tplaunch.opening import tokenizer_of
 
 DEMO = Path(tplaunch.__file__).parent / "demo-stories.gguf"
 LIMITS = Limits(

@@ -14,10 +14,10 @@ TYPE_CHECKING = (
 )
 if TYPE_CHECKING:
     from tplaunch.async_llm import AsyncLLM
+    from tplaunch.coordinator.serving.failures import ClosedError, RunError
     from tplaunch.coordinator.serving.request import RequestError
     from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-    from tplaunch.launcher.driver import ClosedError
-    from tplaunch.launcher.errors import RunError, UsageError
+    from tplaunch.launcher.errors import UsageError
     from tplaunch.llm import LLM
     from tplaunch.outputs import CompletionOutput, GenerationError, Logprob, RequestOutput, Score
 
@@ -40,13 +40,13 @@ __all__ = [
 _MODULES = {
     "LLM": "llm",
     "AsyncLLM": "async_llm",
-    "ClosedError": "launcher.driver",
+    "ClosedError": "coordinator.serving.failures",
     "CompletionOutput": "outputs",
     "GenerationError": "outputs",
     "Logprob": "outputs",
     "RequestError": "coordinator.serving.request",
     "RequestOutput": "outputs",
-    "RunError": "launcher.errors",
+    "RunError": "coordinator.serving.failures",
     "SamplingParams": "coordinator.serving.sampling.parameters",
     "Score": "outputs",
     "UsageError": "launcher.errors",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from tplaunch.coordinator.serving.driver import Driver, Job, Listener
 from tplaunch.coordinator.serving.request import Event, Request, RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.launcher.driver import Driver, Job, Listener
 from tplaunch.launcher.keywords import in_keywords
 from tplaunch.progress_bar import REFRESH_SECONDS, progress_bar
 from tplaunch.prompts import which

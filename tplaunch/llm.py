@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.batch import compute
+from tplaunch.coordinator.serving.opened import ChatOptions
 from tplaunch.coordinator.serving.request import Request, RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.loaded import LoadedModel
-from tplaunch.opening import ChatOptions
 from tplaunch.outputs import GenerationError, RequestOutput, Score, request_output
 from tplaunch.prompts import (
     Conversation,
@@ -21,6 +21,7 @@ from tplaunch.prompts import (
     named,
     parameters_of,
     prompts_of,
+    tokens_of,
     which,
 )
 from tplaunch.scoring import as_pair, score_of
@@ -64,7 +65,7 @@ class LLM(LoadedModel):
         read = []
         for index, prompt in enumerate(listed):
             with named(index, is_only=is_only):
-                read.append(self._opened.tokens_of(prompt))
+                read.append(tokens_of(self._opened, prompt))
         return self._generate(read, params, is_only, use_tqdm)
 
     def chat(
@@ -136,7 +137,7 @@ class LLM(LoadedModel):
 
         Raises RequestError for a prompt that can't be computed, RunError and ClosedError.
         """
-        _, tokens = self._opened.tokens_of(prompt)
+        _, tokens = tokens_of(self._opened, prompt)
         (request,) = compute(self._opened.driver, [tokens], [READING], is_only=True, only_logits=True)
         return np.stack(request.logits)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.serving.request import Request, RequestError
-from tplaunch.opening import Opened
 from tplaunch.outputs import Score
-from tplaunch.prompts import text_or_ids
+from tplaunch.prompts import text_or_ids, tokens_of
 
 
 def as_pair(opened: Opened, context: Any, continuation: Any) -> tuple[list[int], list[int]]:
@@ -32,7 +32,7 @@ def as_pair(opened: Opened, context: Any, continuation: Any) -> tuple[list[int],
             num_before = len(list(same)) if behind else num_before
         before_ids, behind_ids = whole[:num_before], whole[num_before:]
     elif before_ids is None:
-        _, before_ids = opened.tokens_of(context)
+        _, before_ids = tokens_of(opened, context)
     elif behind_ids is None:
         behind_ids = opened.needed_tokenizer().encode(behind or "", add_special=False)
     assert before_ids is not None and behind_ids is not None, "a side without tokens"

@@ -10,10 +10,10 @@ import pytest
 
 from tests.fake_session import FakeRun
 from tplaunch.coordinator.serving.channel import WorkerError
+from tplaunch.coordinator.serving.driver import IDLE_SECONDS, Driver, Job, Listener
+from tplaunch.coordinator.serving.failures import ClosedError, RunError
 from tplaunch.coordinator.serving.request import Event, RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.launcher.driver import IDLE_SECONDS, ClosedError, Driver, Job, Listener
-from tplaunch.launcher.errors import RunError
 from tplaunch.launcher.session import Session
 
 pytestmark = pytest.mark.unit

@@ -14,23 +14,40 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
+from tplaunch.coordinator.serving.engine import Engine
+from tplaunch.coordinator.serving.failures import ClosedError, RunError
 from tplaunch.coordinator.serving.request import Event, Request, RequestError
+from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.coordinator.text.tokenizer import Tokenizer
-from tplaunch.launcher.config import RunConfig
-from tplaunch.launcher.errors import RunError
-from tplaunch.launcher.fitting.arrange import Arrangement
-from tplaunch.launcher.model import Model
-from tplaunch.launcher.session import Session, start_session
-from tplaunch.worker.faults import fault_sentence
+from tplaunch.coordinator.split.limits import Limits
 
 IDLE_SECONDS = 0.5  # between two looks at the ranks while nothing is to be computed
 
 
-class ClosedError(RuntimeError):
-    """The model was closed, or its run has failed before; nothing more can be computed with it."""
+class Running(Protocol):
+    """A model whose workers run, as its driver and those who give it requests see it."""
+
+    @property
+    def engine(self) -> Engine:
+        """The engine carries out steps."""
+
+    @property
+    def requests(self) -> Requests:
+        """The requests that are computed; the driver's thread alone touches them."""
+
+    @property
+    def limits(self) -> Limits:
+        """The limits say how much the workers have room for."""
+
+    @property
+    def watch(self) -> Callable[[], None]:
+        """Raises WorkerError where a rank has ended."""
+
+    @property
+    def explain(self) -> Callable[[Exception], str]:
+        """Returns an error of one request as a sentence, with what is known of it."""
 
 
 class Listener(abc.ABC):
@@ -69,7 +86,7 @@ class _Cancel:
 
 
 # Starts a session; what it is given raises an exception once the session shall end, whatever it waits for.
-OpenSession: TypeAlias = Callable[[Callable[[], None]], AbstractContextManager[Session]]
+OpenSession: TypeAlias = Callable[[Callable[[], None]], AbstractContextManager[Running]]
 
 
 class Driver:
@@ -83,7 +100,7 @@ class Driver:
         # For _ended. The collector may find a model that nobody has any more, and close it, at any line.
         self._lock = threading.RLock()
         self._ended: Exception | None = None
-        opened: Future[Session] = Future()
+        opened: Future[Running] = Future()
         self._thread = threading.Thread(target=self._run, args=(opened,), name="tplaunch driver", daemon=True)
         self._thread.start()
         try:
@@ -130,7 +147,7 @@ class Driver:
         if isinstance(self._ended, ClosedError):
             raise self._ended
 
-    def _run(self, opened: Future[Session]) -> None:
+    def _run(self, opened: Future[Running]) -> None:
         error: BaseException = ClosedError("the model was closed while this was computed")
         try:
             with self._open_session(self._check_open) as session:
@@ -144,11 +161,11 @@ class Driver:
             opened.set_exception(error)
         self._fail_all(error)
 
-    def _serve(self, session: Session) -> None:
+    def _serve(self, session: Running) -> None:
         while self._do_commands(session):
             self._step(session)
 
-    def _step(self, session: Session) -> None:
+    def _step(self, session: Running) -> None:
         events = session.requests.step()
         by_listener: dict[Listener, list[tuple[Job, Event]]] = {}
         for event in events:
@@ -165,7 +182,7 @@ class Driver:
                 for job in {job for job, _ in brought}:
                     _fail(job, error)
 
-    def _do_commands(self, session: Session) -> bool:
+    def _do_commands(self, session: Running) -> bool:
         """Does all that was asked for; waits for something while nothing is to be computed. False to end."""
         while True:
             is_idle = not len(session.requests)
@@ -184,7 +201,7 @@ class Driver:
                 self._cancel(session, command.jobs)
             del command  # it would hold its jobs, and what came of them, until the next one comes
 
-    def _start(self, session: Session, command: _Submit) -> None:
+    def _start(self, session: Running, command: _Submit) -> None:
         for index, job in enumerate(command.jobs):
             try:
                 job.request = session.requests.add(
@@ -199,7 +216,7 @@ class Driver:
             else:
                 self._jobs[job.request] = job
 
-    def _cancel(self, session: Session, jobs: Sequence[Job]) -> None:
+    def _cancel(self, session: Running, jobs: Sequence[Job]) -> None:
         for job in jobs:
             if job.request is not None and self._jobs.pop(job.request, None) is not None:
                 session.requests.cancel(job.request.id)
@@ -227,27 +244,6 @@ def _told(error: BaseException) -> Exception:
     """An exception for one of those who wait: each raises its own, with a traceback of its own."""
     if isinstance(error, ClosedError):
         return ClosedError(str(error))
-    told = RunError(str(error) if isinstance(error, RunError) else fault_sentence(error) or repr(error))
+    told = RunError(str(error) if isinstance(error, RunError) else repr(error))
     told.__cause__ = error
     return told
-
-
-def start_driver(
-    config: RunConfig,
-    model: Model,
-    arrangement: Arrangement,
-    tokenizer: Tokenizer | None,
-    *,
-    owns_process: bool = False,
-) -> Driver:
-    """Loads a model. Raises RunError where that fails.
-
-    owns_process: Python's garbage collector may be kept out of steps, as no other program needs it.
-    """
-
-    def open_session(check: Callable[[], None]) -> AbstractContextManager[Session]:
-        return start_session(
-            config, model, arrangement, tokenizer, check_open=check, owns_process=owns_process
-        )
-
-    return Driver(open_session)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from tplaunch.coordinator.serving.request import Event, Output, RequestError
-from tplaunch.launcher.driver import Job, Listener
-from tplaunch.launcher.keywords import in_keywords
+from tplaunch.coordinator.serving.driver import Job, Listener
+from tplaunch.coordinator.serving.request import Event, Output
 
 
 class LoopListener(Listener):
@@ -50,8 +49,6 @@ class Stream:
         """Returns once there is more than at its last return. Raises what the job failed with."""
         await self._has_news.wait()
         self._has_news.clear()
-        if isinstance(self._error, RequestError):
-            raise RequestError(in_keywords(str(self._error))) from self._error
         if self._error is not None:
             raise self._error
 
