@@ -57,6 +57,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "architectures messages",
         "candidates measuring",
         "serving",
+        "server",
+        "evaluation",
     ),
     "worker": (
         "candidates control faults folders formats process",

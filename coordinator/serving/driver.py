@@ -53,6 +53,9 @@ class Running(Protocol):
 class Listener(abc.ABC):
     """Hears what becomes of jobs. It is called in the driver's thread, and must return at once."""
 
+    def begin(self, job: Job) -> None:  # noqa: B027 - not all need to know
+        """Hears that a job can be computed, and waits for its turn from now on."""
+
     @abc.abstractmethod
     def take(self, events: Sequence[tuple[Job, Event]]) -> None:
         """Takes all that one step has brought for jobs of this listener."""
@@ -215,6 +218,8 @@ class Driver:
                     return
             else:
                 self._jobs[job.request] = job
+                with contextlib.suppress(Exception):  # of a listener that has gone; its events will tell
+                    job.listener.begin(job)
 
     def _cancel(self, session: Running, jobs: Sequence[Job]) -> None:
         for job in jobs:
