@@ -65,9 +65,7 @@ def _refused(message: str) -> dict[str, Any]:
 
 
 def _limit(max_bytes: int) -> None:
-    """Allows no more memory than this from here on, and lets SIGPROF end the process for certain."""
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
+    """Allows no more memory than this from here on."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard == resource.RLIM_INFINITY or hard > max_bytes:
@@ -97,6 +95,8 @@ def main() -> None:
     """Serves in a thread whose stack is small."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):  # a terminal's keys reach the launcher, too
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process for certain
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
     setup = json.loads(sys.stdin.buffer.readline())
     threading.stack_size(STACK_BYTES)
     thread = threading.Thread(target=serve, args=(setup,))

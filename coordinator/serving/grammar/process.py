@@ -46,7 +46,8 @@ class CheckingProcess:
         answer = self._process.ask(json.dumps({"grammar": grammar}).encode() + b"\n")
         if not answer:
             return
-        limits = self._limits
+        limits, code = self._limits, answer.get("code", -1)
+        assert code < 0, f"the process that compiles grammars ended by itself with code {code}"
         reasons = {
             "time": f"compiling it takes more than {limits.max_seconds:g} s of computing time",
             "memory": f"compiling it takes more than {limits.max_memory >> 20} MiB of memory",
