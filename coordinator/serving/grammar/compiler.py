@@ -23,7 +23,7 @@ from tplaunch.coordinator.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-MAX_CACHED = 16  # compiled grammars
+MAX_CACHED = 16  # compiled grammars, and as many reasons why others can't be
 # The texts of one compiled grammar share the states of its lexer, which only grow.
 MAX_SHARED_TEXTS = 64
 QUICK_SECONDS = 0.02  # a grammar compiled within them may be compiled once more where a step waits for it
@@ -64,45 +64,61 @@ class GrammarCompiler:
         self.vocabulary_size = vocabulary_size or tokenizer.vocabulary_size
         self.limits = limits or GrammarLimits()
         self._tokenizer = tokenizer
-        self._cache: OrderedDict[GrammarSpec, Grammar] = OrderedDict()
+        self._cache: OrderedDict[GrammarSpec, Grammar | GrammarError] = OrderedDict()
         self._lock = threading.Lock()  # for _cache
-        self._opening = threading.Lock()  # for the two below
+        self._compiling = threading.Lock()  # one at a time: each may take its share of time and memory
         self._opened: tuple[LLTokenizer, CheckingProcess] | None = None
 
     def compile(self, spec: GrammarSpec) -> Grammar:
         """Returns the grammar, perhaps one that was compiled before. Raises GrammarError."""
+        source = llguidance_grammar(spec, self.limits)
+        found = self._found(spec)
+        if found is None:
+            with self._compiling:
+                found = self._found(spec) or self._made(spec, source)
+            self._keep(spec, found)
+        if isinstance(found, GrammarError):
+            raise GrammarError(str(found))
+        return found
+
+    def _found(self, spec: GrammarSpec) -> Grammar | GrammarError | None:
         with self._lock:
             found = self._cache.get(spec)
-            if found is not None and found.num_texts < MAX_SHARED_TEXTS:
-                self._cache.move_to_end(spec)
-                return found
-        source = llguidance_grammar(spec, self.limits)
-        tokenizer, process = self._open()
-        if found is None:
-            process.check(spec.name, source)
-        grammar = self._compile(spec, source, tokenizer)
-        with self._lock:
-            self._cache[spec] = grammar
+            if found is None or (isinstance(found, Grammar) and found.num_texts >= MAX_SHARED_TEXTS):
+                return None
             self._cache.move_to_end(spec)
-            while len(self._cache) > MAX_CACHED:
-                self._cache.popitem(last=False)
-        return grammar
+            return found
+
+    def _keep(self, spec: GrammarSpec, made: Grammar | GrammarError) -> None:
+        with self._lock:
+            self._cache[spec] = made
+            self._cache.move_to_end(spec)
+            of_its_kind = [one for one, other in self._cache.items() if type(other) is type(made)]
+            for one in of_its_kind[:-MAX_CACHED]:
+                del self._cache[one]
+
+    def _made(self, spec: GrammarSpec, source: str) -> Grammar | GrammarError:
+        tokenizer, process = self._open()
+        try:
+            process.check(spec.name, source)
+            return self._compile(spec, source, tokenizer)
+        except GrammarError as error:
+            return error
 
     def close(self) -> None:
         """Ends the second process; the next grammar would start another."""
-        with self._opening:
+        with self._compiling:
             if self._opened is not None:
                 self._opened[1].close()
 
     def _open(self) -> tuple[LLTokenizer, CheckingProcess]:
         from llguidance import LLTokenizer
 
-        with self._opening:
-            if self._opened is None:
-                words = Words(self._tokenizer, self.vocabulary_size)
-                process = CheckingProcess(self.vocabulary_size, words.special, self.limits)
-                self._opened = LLTokenizer(words), process  # type: ignore[arg-type] # it asks for no more
-            return self._opened
+        if self._opened is None:
+            words = Words(self._tokenizer, self.vocabulary_size)
+            process = CheckingProcess(self.vocabulary_size, words.special, self.limits)
+            self._opened = LLTokenizer(words), process  # type: ignore[arg-type] # it asks for no more
+        return self._opened
 
     def _compile(self, spec: GrammarSpec, source: str, tokenizer: LLTokenizer) -> Grammar:
         from llguidance import LLMatcher, LLParserLimits

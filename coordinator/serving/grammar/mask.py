@@ -43,14 +43,14 @@ class GrammarMask:
         self._taken: list[int] = []
 
     def allowed(self, generated: Sequence[int]) -> Bools:
-        """See TokenMask. The tokens that end the text are allowed where the grammar may end, and only there."""
+        """See TokenMask. Tokens that end the text are allowed where the grammar may end, and only there."""
         begin = time.thread_time()
         bits = self._bits(generated)
         self._spare_seconds -= time.thread_time() - begin - self._limits.mask_seconds
         if self._spare_seconds < 0:
             raise ConstraintError(
-                f"the grammar's masks take more than {self._limits.mask_seconds * 1000:g} ms of computing time"
-                " for a token; a simpler grammar takes less"
+                f"the grammar's masks take more than {self._limits.mask_seconds * 1000:g} ms of computing"
+                " time for a token; a simpler grammar takes less"
             )
         self._spare_seconds = min(self._spare_seconds, self._limits.spare_seconds)
         table = np.unpackbits(

@@ -64,5 +64,5 @@ class CheckingProcess:
 
 def sentence(message: str) -> str:
     """Makes one line of what llguidance says, without what it repeats of the grammar."""
-    words = " ".join(message.split("<non-verbose/>")[0].split())
+    words = " ".join(message.partition("<non-verbose/>")[0].split())
     return words if len(words) <= MAX_ERROR_CHARACTERS else words[: MAX_ERROR_CHARACTERS - 3] + "..."

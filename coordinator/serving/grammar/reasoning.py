@@ -51,9 +51,7 @@ class Reasoning:
 
     def follow(self, generated: Sequence[int]) -> None:
         """Reads on to the end of these tokens."""
-        if self.is_over and len(generated) >= len(self._taken) and self._is_extension(generated):
-            return
-        if not self._is_extension(generated):
+        if list(generated[: len(self._taken)]) != self._taken:
             self._restart()
         for token in generated[len(self._taken) :]:
             if self.is_over:
@@ -61,14 +59,11 @@ class Reasoning:
             self._taken.append(token)
             self._take(self._shown(token))
 
-    def _is_extension(self, generated: Sequence[int]) -> bool:
-        return list(generated[: len(self._taken)]) == self._taken
-
     def _take(self, shown: bytes) -> None:
         if self.is_open:
             self._look_for_end(shown)
             return
-        self.begun += shown
+        self.begun = (self.begun + shown).lstrip()
         if self.begun.startswith(self._begin):
             self.is_open, self.first = True, len(self._taken)
             self._look_for_end(self.begun[len(self._begin) :])
@@ -110,6 +105,7 @@ class _MaskAfter:
         self._tokenizer, self._markers = after.tokenizer, after.markers
         self._reasoning = Reasoning(after.tokenizer, after.markers)
         self._mask = after.constraint.start(vocabulary_size, end_ids)
+        self._size = vocabulary_size
         self._free: Bools | None = None
         if after.constraint.needs_end:
             self._free = np.ones(vocabulary_size, np.bool_)
@@ -128,17 +124,17 @@ class _MaskAfter:
         try:
             answer = self._mask.allowed(generated)
         except ConstraintError:  # the marker's own start is none of an answer
-            if not reasoning.begun:
+            if not generated:
                 raise
-            answer = np.zeros_like(self._free) if self._free is not None else None
+            answer = np.zeros(self._size, np.bool_)
         if answer is None:
             return None
-        table = answer.copy()
+        table: Bools = answer.copy()
         table[nexts] = True
         return table
 
     def _tokens(self, rest: bytes) -> list[int]:
-        """The tokens of what of the answer was part of the marker's last token; leading spaces do not count."""
+        """The tokens of what the marker's last token brought of the answer, without leading spaces."""
         text = rest.decode("utf-8", "replace").lstrip()
         return self._tokenizer.encode(text, add_special=False) if text else []
 

@@ -8,9 +8,9 @@ from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError
 class Words:
     """What llguidance asks of a tokenizer.
 
-    A token behind the model's own, `eos_token_id`, stands for the end of the text: which of the model's tokens
-    end it is each request's business. Tokens that stand for no text are special ones, which a grammar allows
-    only by their names; those beyond the tokenizer's vocabulary, and without a name, are never allowed.
+    A token behind the model's own, `eos_token_id`, stands for the end of the text: which of the model's
+    tokens end it is each request's business. Tokens that stand for no text are special ones, which a grammar
+    allows only by their names; those beyond the vocabulary, and without a name, are never allowed.
     """
 
     is_tokenizer_wrapper = True
