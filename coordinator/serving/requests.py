@@ -16,6 +16,7 @@ import numpy as np
 
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
+from tplaunch.coordinator.serving.prompt_check import check_prompt
 from tplaunch.coordinator.serving.request import Event, Floats, Request, RequestError
 from tplaunch.coordinator.serving.sampling.batch import Pick, pick_all
 from tplaunch.coordinator.serving.sampling.changes import TokenMask
@@ -206,20 +207,10 @@ class Requests:
 
     def _check(self, request: Request) -> None:
         """Raises RequestError for a request that can't be computed."""
-        prompt, size, length = request.prompt, self._engine.spec.vocabulary_size, self._limits.context_length
         if request.id in self._requests:
             raise RequestError(f"a request {request.id!r} is running; another one needs another id")
-        if not prompt:
-            raise RequestError("the prompt is empty: there is nothing to continue")
-        room = length if request.only_logits else length - 1
-        if len(prompt) > room:
-            raise RequestError(
-                f"the prompt has {len(prompt)} tokens, and the context of {length} has room for {room};"
-                " shorten it, or give more context with --context"
-            )
-        if not 0 <= min(prompt) <= max(prompt) < size:
-            wrong = next(token for token in prompt if not 0 <= token < size)
-            raise RequestError(f"the prompt has the token {wrong}; this model has 0 to {size - 1}")
+        context_length = self._limits.context_length
+        check_prompt(request.prompt, self._engine.spec, context_length, continues=not request.only_logits)
 
 
 def all_logits(engine: Engine, tokens: SequenceOf[int]) -> Floats:
