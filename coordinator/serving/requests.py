@@ -9,11 +9,13 @@ not depend on the others. Whoever owns a Requests makes all its calls from one t
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator
 from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
+from tplaunch.coordinator.serving.counts import Counts
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
 from tplaunch.coordinator.serving.prompt_check import check_prompt
@@ -42,8 +44,9 @@ class Requests:
         """tokenizer: without one there are tokens and no text. suppressed: tokens that are never picked."""
         self._engine, self._limits, self._tokenizer = engine, engine.limits, tokenizer
         self._suppressed = frozenset(suppressed)
+        self.counts = Counts()
         self.memory = KVMemory(engine.limits, LayerKinds.of(engine.spec))
-        self._scheduler = Scheduler(engine.limits, self.memory)
+        self._scheduler = Scheduler(engine.limits, self.memory, self.counts)
         self._streams: dict[Sequence, Stream] = {}
         self._requests: dict[str, Request] = {}
         self._num_requests = 0
@@ -52,10 +55,17 @@ class Requests:
         """The number of requests that have not ended."""
         return len(self._requests)
 
-    @property
-    def num_preemptions(self) -> int:
-        """The number of times that a request had to give its blocks back."""
-        return self._scheduler.num_preemptions
+    def numbers(self) -> tuple[dict[int, int], set[int]]:
+        """How many texts run of each request that runs, and which requests have texts that wait, by number.
+
+        Any thread may call this.
+        """
+        running, waiting = self._scheduler.arrivals()
+        return dict(Counter(number for number, _ in running)), {number for number, _ in waiting}
+
+    def rank_microseconds(self) -> list[dict[str, float]]:
+        """Each rank's time in steps by kind. Any thread may call this."""
+        return self._engine.spent()
 
     def add(
         self,
@@ -102,6 +112,8 @@ class Requests:
         is_decoding = {stream.request: not stream.is_first for stream in streams}
         events = self._take(runs, streams, result)
         seconds = time.perf_counter() - begin
+        self.counts.num_steps += 1
+        self.counts.step_seconds += seconds
         for request, decodes in is_decoding.items():
             request.times.add(seconds, is_decoding=decodes)
         return events
@@ -154,6 +166,7 @@ class Requests:
     def _go_on(self, stream: Stream, picked: Picked) -> Event:
         """Appends a token to a text, which may end by it."""
         token, text = stream.append(picked, self._limits.context_length)
+        self.counts.num_generated_tokens += token is not None
         if stream.is_finished:
             self._release(stream)
         return Event(stream.request, stream.output.index, token, text, stream.output.finish_reason)
