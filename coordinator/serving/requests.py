@@ -21,7 +21,7 @@ from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
 from tplaunch.coordinator.serving.prompt_check import check_prompt
 from tplaunch.coordinator.serving.request import Event, Floats, Request, RequestError
 from tplaunch.coordinator.serving.sampling.batch import Pick, pick_all
-from tplaunch.coordinator.serving.sampling.changes import TokenMask
+from tplaunch.coordinator.serving.sampling.constraint import Constraint, ConstraintError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.picked import Picked
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
@@ -73,20 +73,20 @@ class Requests:
         params: SamplingParams,
         *,
         id: str | None = None,
-        mask: TokenMask | None = None,
+        constraint: Constraint | None = None,
         only_logits: bool = False,
         assumed: int = 0,
         shares: bool = True,
     ) -> Request:
         """Takes a prompt of token ids; the following steps bring its events. Raises RequestError.
 
-        only_logits: keep the logits of all positions, and generate nothing. shares: take from the prefix
-        cache and leave something there. assumed: take so many positions for computed, whatever the cache
-        holds there, to measure what comes behind them; it can't share.
+        constraint: rules out tokens of each text. only_logits: keep the logits of all positions, and generate
+        nothing. shares: take from the prefix cache and leave something there. assumed: take so many positions
+        for computed, whatever the cache holds there, to measure what comes behind them; it can't share.
         """
         self._num_requests += 1
         name = id or f"request-{self._num_requests}"
-        request = Request(name, self._num_requests, tuple(prompt), params, mask, only_logits)
+        request = Request(name, self._num_requests, tuple(prompt), params, constraint, only_logits)
         self._check(request)
         stream = self._stream(request, 0, assumed=assumed, shares=shares)
         self._requests[request.id] = request
@@ -178,9 +178,9 @@ class Requests:
         return Event(stream.request, stream.output.index, None, text, reason)
 
     def _fail(self, request: Request, error: LogitsError) -> list[Event]:
-        """Ends a request whose logits are no numbers, and all of its texts."""
+        """Ends a request with all of its texts: its logits are no numbers, or a text can't go on."""
         request.error = request.error or error
-        return self._end_all(request, "error", forget=True)
+        return self._end_all(request, "error", forget=not isinstance(error, ConstraintError))
 
     def _end_all(self, request: Request, reason: str, *, forget: bool = False) -> list[Event]:
         streams = [stream for stream in self._streams.values() if stream.request is request]
