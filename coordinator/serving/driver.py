@@ -133,7 +133,7 @@ class Driver:
             self._put(_Cancel(tuple(jobs)))
 
     def stats(self) -> Stats:
-        """What is computed now, and what has been. Any thread may call this; no step waits for it."""
+        """Returns what is computed now, and what has been. Any thread may call this; no step waits for it."""
         now, began, ended = time.monotonic(), self._step_began, self._step_ended
         return read_stats(
             self.session.requests,
