@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tplaunch.coordinator.serving.failures import ClosedError, RunError
     from tplaunch.coordinator.serving.request import RequestError
     from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+    from tplaunch.coordinator.serving.sampling.structured import StructuredOutputsParams
     from tplaunch.launcher.errors import UsageError
     from tplaunch.llm import LLM
     from tplaunch.outputs import CompletionOutput, GenerationError, Logprob, RequestOutput, Score
@@ -34,6 +35,7 @@ __all__ = [
     "RunError",
     "SamplingParams",
     "Score",
+    "StructuredOutputsParams",
     "UsageError",
     "__version__",
 ]
@@ -49,6 +51,7 @@ _MODULES = {
     "RunError": "coordinator.serving.failures",
     "SamplingParams": "coordinator.serving.sampling.parameters",
     "Score": "outputs",
+    "StructuredOutputsParams": "coordinator.serving.sampling.structured",
     "UsageError": "launcher.errors",
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tplaunch.coordinator.serving.driver import Driver, Job, Listener
 from tplaunch.coordinator.serving.request import Event, Request, RequestError
+from tplaunch.coordinator.serving.sampling.constraint import Constraint
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.launcher.keywords import in_keywords
 from tplaunch.progress_bar import REFRESH_SECONDS, progress_bar
@@ -55,6 +56,7 @@ def compute(
     *,
     is_only: bool = False,
     only_logits: bool = False,
+    constraints: Sequence[Constraint | None] | None = None,
     shows_progress: bool = False,
 ) -> list[Request]:
     """Returns the requests of all prompts, finished, in their order. Ctrl-C ends them.
@@ -66,8 +68,10 @@ def compute(
         return []
     batch = Batch()
     jobs = [
-        Job(prompt, of_prompt, batch, only_logits=only_logits)
-        for prompt, of_prompt in zip(prompts, params, strict=True)
+        Job(prompt, of_prompt, batch, only_logits=only_logits, constraint=constraint)
+        for prompt, of_prompt, constraint in zip(
+            prompts, params, constraints or [None] * len(prompts), strict=True
+        )
     ]
     batch.expect(jobs)
     try:

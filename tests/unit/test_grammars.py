@@ -19,6 +19,7 @@ from tests.grammars import ADDED, small_tokenizer, text_of, walk
 from tplaunch.coordinator.serving.grammar import spec as specs
 from tplaunch.coordinator.serving.grammar.compiler import MAX_CACHED, MAX_SHARED_TEXTS, GrammarCompiler
 from tplaunch.coordinator.serving.grammar.spec import GrammarError, GrammarLimits, GrammarSpec
+from tplaunch.coordinator.serving.grammar.vocabulary import MAX_FORCED, Words
 from tplaunch.coordinator.serving.sampling.constraint import ConstraintError
 
 pytestmark = pytest.mark.unit
@@ -321,6 +322,22 @@ def test_the_padded_vocabulary_and_control_tokens_never_come(compiler: GrammarCo
     assert set(np.flatnonzero(~table).tolist()) >= {*range(TOKENIZER.vocabulary_size, SIZE)}
     controls = {256 + 9 + number for number in range(1, len(ADDED))}
     assert not table[sorted(controls)].any() and table[END]
+
+
+def test_long_texts_without_a_choice_are_quick(compiler: GrammarCompiler) -> None:
+    text = "th ink " * 10_000
+    mask = compiler.compile(specs.choice([text])).start(SIZE, frozenset({END}))
+    tokens = TOKENIZER.encode(text, add_special=False)
+    begin = time.process_time()
+    for length in range(50):
+        assert mask.allowed(tokens[:length])[tokens[length]]
+    assert time.process_time() - begin < 2
+
+
+@pytest.mark.parametrize("text", ["think", "a", " a", "</th", "\n", "é✓ think", "x" * 1000, ""])
+def test_forced_texts_become_tokens_of_the_same_bytes(text: str) -> None:
+    found = b"".join(map(TOKENIZER.token_bytes, Words(TOKENIZER, SIZE)(text.encode())))
+    assert text.encode() == found if len(text) < MAX_FORCED else text.encode().startswith(found) and found
 
 
 def test_nothing_else_imports_the_grammars_library() -> None:
