@@ -153,4 +153,4 @@ def _kwargs(reasoning: Mapping[str, str | None]) -> dict[str, Any]:
     effort = reasoning["effort"]
     if effort is None:
         return {}
-    return {"enable_thinking": False} if effort == "none" else {"reasoning_effort": effort}
+    return {"reasoning_effort": effort, **({"enable_thinking": False} if effort == "none" else {})}
