@@ -86,6 +86,13 @@ class Fields:
         """Returns a list's objects; of a field that is not there, none."""
         return [Fields(item, f"{self.at(name)}[{place}]") for place, item in enumerate(self.items(name))]
 
+    def check_count(self, name: str, most: int) -> None:
+        """Raises ApiError for a list of more items than are taken."""
+        count = len(self.items(name))
+        if count > most:
+            path = self.at(name)
+            raise refused(path, f"{path} has {count} entries, and at most {most} are taken")
+
     def wrong(self, name: str, wanted: str) -> ApiError:
         """Returns the error of a field that is not what is wanted."""
         path = self.at(name)

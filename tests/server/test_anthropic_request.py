@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tplaunch.coordinator.server.anthropic.request import Wanted, wanted_of
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.settings import LIMITS
 from tplaunch.coordinator.server.wanted import ToolChoice
 
 USER = {"role": "user", "content": "Hi"}
@@ -21,7 +22,7 @@ TOOL = {
 
 
 def wanted(**fields: Any) -> Wanted:
-    return wanted_of({"model": "claude-demo", "max_tokens": 9, "messages": [USER], **fields})
+    return wanted_of({"model": "claude-demo", "max_tokens": 9, "messages": [USER], **fields}, LIMITS)
 
 
 def messages_of(**fields: Any) -> list[Any]:
@@ -203,7 +204,8 @@ def test_thinking(fields: dict[str, Any], kwargs: dict[str, Any], budget: int | 
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, None, "a text: it is missing"),
         ({"system": [{"type": "image"}]}, "system[0].type", "text only"),
         ({"temperature": "hot"}, "temperature", "temperature must be a number"),
-        ({"stop_sequences": ["a", ""]}, "stop_sequences[1]", "not empty"),
+        ({"stop_sequences": ["a", ""]}, "stop_sequences[1]", "of 1 to 1024 characters"),
+        ({"stop_sequences": ["a"] * 65}, "stop_sequences", "65 entries, and at most 64 are taken"),
         ({"tools": [{"name": "a"}]}, "tools[0].input_schema", "is missing"),
         ({"tools": [{"input_schema": {}}]}, "tools[0].name", "is missing"),
         ({"tool_choice": {"type": "any"}}, "tool_choice.type", "no tools"),
@@ -223,7 +225,9 @@ def test_a_refusal_names_its_field(fields: dict[str, Any], parameter: str | None
 
 
 def test_counting_needs_no_limit() -> None:
-    assert wanted_of({"model": "m", "messages": [USER]}, counts=True).request.params.max_tokens is None
+    assert (
+        wanted_of({"model": "m", "messages": [USER]}, LIMITS, counts=True).request.params.max_tokens is None
+    )
 
 
 WORDS = st.sampled_from(
@@ -246,6 +250,6 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 @given(st.dictionaries(NAMES, JSON, max_size=6))
 def test_no_body_raises_anything_else(body: dict[str, Any]) -> None:
     try:
-        wanted_of({"model": "m", "max_tokens": 5, "messages": [USER], **body})
+        wanted_of({"model": "m", "max_tokens": 5, "messages": [USER], **body}, LIMITS)
     except ApiError as error:
         assert error.status == 400 and error.message

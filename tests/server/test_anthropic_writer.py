@@ -27,7 +27,7 @@ def written(answer: list[Delta], *stops: str) -> tuple[list[dict[str, Any]], dic
     for event in events:
         if event["type"] != "ping":
             EVENTS.validate_python(event)
-    return events, writer.message(USAGE)
+    return events, writer.whole(USAGE)
 
 
 def test_every_event_comes_in_its_place() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.responses.request import Wanted, wanted_of
 from tplaunch.coordinator.server.responses.store import Store
+from tplaunch.coordinator.server.settings import LIMITS
 from tplaunch.coordinator.server.wanted import ToolChoice
 
 TOOL = {
@@ -56,7 +57,7 @@ ANSWERED = {
 
 
 def wanted(kept: Store | None = None, /, **fields: Any) -> Wanted:
-    return wanted_of({"model": "demo", "input": "Hi", **fields}, "resp_2", "demo", kept or Store())
+    return wanted_of({"model": "demo", "input": "Hi", **fields}, LIMITS, "resp_2", "demo", kept or Store())
 
 
 def messages_of(kept: Store | None = None, /, **fields: Any) -> list[Any]:
@@ -238,6 +239,8 @@ def test_no_effort_turns_thinking_off() -> None:
             "of type input_image, but the model reads text only",
         ),
         ({"input": [{"type": "function_call", "name": "a"}]}, "input[0].call_id", "is missing"),
+        ({"input": [USER] * 65537}, "input", "65537 items, and at most 65536 are taken"),
+        ({"tools": [TOOL] * 1025}, "tools", "1025 entries"),
         ({"tools": [{"type": "function"}]}, "tools[0].name", "is missing"),
         ({"tool_choice": "required"}, "tool_choice", "no functions are given"),
         ({"tool_choice": "maybe"}, "tool_choice", "auto or none or required"),
@@ -346,6 +349,6 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 @given(st.dictionaries(NAMES, JSON, max_size=6))
 def test_no_body_raises_anything_else(body: dict[str, Any]) -> None:
     try:
-        wanted_of({"model": "m", "input": "Hi", **body}, "resp_1", "m", Store())
+        wanted_of({"model": "m", "input": "Hi", **body}, LIMITS, "resp_1", "m", Store())
     except ApiError as error:
         assert error.status in (400, 404) and error.message

@@ -29,12 +29,12 @@ EMPTY_TEXT = {"type": "output_text", "text": "", "annotations": [], "logprobs": 
 def written(answer: list[Delta], *, summarizes: bool = False) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Returns all events of an answer, and its response."""
     writer = ResponseWriter(HEAD, 5, summarizes=summarizes)
-    events = [*writer.begin()]
+    events = [*writer.begin(USAGE)]
     for one in answer:
         events += writer.push(one)
     events += writer.finish(USAGE)
     checked(events)
-    return events, writer.response(USAGE)
+    return events, writer.whole(USAGE)
 
 
 def checked(events: list[dict[str, Any]]) -> None:
@@ -142,7 +142,11 @@ def test_an_answer_that_is_cut_says_by_what() -> None:
 
 def test_an_answer_that_fails_ends_with_its_error() -> None:
     writer = ResponseWriter(HEAD, 5)
-    events = [*writer.begin(), *writer.push(delta(Content("a"))), *writer.fail(ApiError(500, "rank 1 died"))]
+    events = [
+        *writer.begin(USAGE),
+        *writer.push(delta(Content("a"))),
+        *writer.fail(ApiError(500, "rank 1 died")),
+    ]
     checked(events)
     assert [event["type"] for event in events[-2:]] == ["response.output_item.done", "response.failed"]
     response = events[-1]["response"]

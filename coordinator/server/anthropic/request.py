@@ -9,6 +9,7 @@ from typing import Any
 from tplaunch.coordinator.server.anthropic.conversation import conversation_of
 from tplaunch.coordinator.server.fields import Fields, refused
 from tplaunch.coordinator.server.messages import function_of
+from tplaunch.coordinator.server.settings import ClientLimits
 from tplaunch.coordinator.server.wanted import ChatRequest, ToolChoice
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 
@@ -26,12 +27,18 @@ class Wanted:
     stops: tuple[str, ...]
 
 
-def wanted_of(body: object, id: str | None = None, *, counts: bool = False) -> Wanted:
+def wanted_of(body: object, limits: ClientLimits, *, counts: bool = False) -> Wanted:
     """Returns the request that a body makes. Raises ApiError.
 
     counts: the body asks only for the number of tokens, and need not say how many it takes.
     """
     fields = Fields(body)
+    for name, most in (
+        ("messages", limits.messages),
+        ("tools", limits.tools),
+        ("stop_sequences", limits.stops),
+    ):
+        fields.check_count(name, most)
     tools = _tools(fields)
     messages = conversation_of(fields)
     kwargs, budget = _thinking(fields)
@@ -40,14 +47,13 @@ def wanted_of(body: object, id: str | None = None, *, counts: bool = False) -> W
     return Wanted(
         ChatRequest(
             messages,
-            _params(fields, counts=counts),
+            _params(fields, limits, counts=counts),
             tools,
             _choice(fields, [tool["function"]["name"] for tool in tools]),
             kwargs,
             add_generation_prompt=not is_open,
             continue_final_message=is_open,
             reasoning_budget=budget,
-            id=id,
         ),
         fields.needed_text("model"),
         bool(fields.flag("stream")),
@@ -55,15 +61,15 @@ def wanted_of(body: object, id: str | None = None, *, counts: bool = False) -> W
     )
 
 
-def _params(body: Fields, *, counts: bool) -> SamplingParams:
+def _params(body: Fields, limits: ClientLimits, *, counts: bool) -> SamplingParams:
     max_tokens = body.whole("max_tokens", 1)
     if max_tokens is None and not counts:
         raise body.wrong("max_tokens", "a whole number of at least 1")
     given = {name: body.get(name) for name in SAMPLING if name in body}
     for place, stop in enumerate(body.items("stop_sequences")):
-        if not isinstance(stop, str) or not stop:
+        if not isinstance(stop, str) or not 0 < len(stop) <= limits.stop_characters:
             path = f"stop_sequences[{place}]"
-            raise refused(path, f"{path} must be a text that is not empty")
+            raise refused(path, f"{path} must be a text of 1 to {limits.stop_characters} characters")
     try:
         return SamplingParams(max_tokens=max_tokens, stop=body.items("stop_sequences"), **given)
     except ValueError as error:
@@ -111,7 +117,7 @@ def _thinking(body: Fields) -> tuple[Mapping[str, Any], int | None]:
     thinking = body.object("thinking")
     if thinking is None:
         return kwargs, None
-    kind = thinking.choice("type", "enabled", "disabled", "adaptive")
+    kind = thinking.choice("type", "enabled", "disabled", "adaptive", "between_tools")
     if kind is None:
         raise thinking.wrong("type", "enabled or disabled or adaptive")
     kwargs["enable_thinking"] = kind != "disabled"

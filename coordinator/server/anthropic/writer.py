@@ -9,6 +9,8 @@ from typing import Any
 
 from tplaunch.coordinator.server.answer import Delta, Usage
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.forms import anthropic_error
+from tplaunch.coordinator.server.replies import Event
 from tplaunch.coordinator.text.answers.pieces import (
     CallArguments,
     CallBegin,
@@ -17,8 +19,6 @@ from tplaunch.coordinator.text.answers.pieces import (
     Piece,
     Reasoning,
 )
-
-Event = dict[str, Any]  # its type is also its name
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 SIGNATURE = "tplaunch"  # of reasoning: clients send it back with it, and nothing here depends on it
@@ -43,7 +43,7 @@ class MessageWriter:
 
     def begin(self, usage: Usage) -> list[Event]:
         """Returns the events before the first piece. The tokens out of the cache are told at the end."""
-        return [{"type": "message_start", "message": self.message(usage)}]
+        return [{"type": "message_start", "message": self.whole(usage)}]
 
     def push(self, delta: Delta) -> list[Event]:
         """Returns the events of what is new."""
@@ -66,7 +66,11 @@ class MessageWriter:
             {"type": "message_stop"},
         ]
 
-    def message(self, usage: Usage) -> Event:
+    def fail(self, error: ApiError) -> list[Event]:
+        """Returns the event that ends an answer which fails."""
+        return [anthropic_error(error)]
+
+    def whole(self, usage: Usage) -> Event:
         """Returns the message as it is by now."""
         return {
             "id": self._id,

@@ -10,6 +10,7 @@ from tplaunch.coordinator.server.fields import Fields, refused
 from tplaunch.coordinator.server.messages import function_of
 from tplaunch.coordinator.server.responses.conversation import conversation_of, items_of
 from tplaunch.coordinator.server.responses.store import Store
+from tplaunch.coordinator.server.settings import ClientLimits
 from tplaunch.coordinator.server.wanted import ChatRequest, ToolChoice
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 
@@ -39,12 +40,16 @@ class Wanted:
         return self.head["reasoning"]["summary"] is not None
 
 
-def wanted_of(body: object, id: str, model: str, store: Store) -> Wanted:
+def wanted_of(body: object, limits: ClientLimits, id: str, model: str, store: Store) -> Wanted:
     """Returns the request that a body makes. id, model: of the response. Raises ApiError."""
     fields = Fields(body)
     _check(fields)
+    fields.check_count("tools", limits.tools)
     before = store.before(fields.text("previous_response_id"))
     items = [*before, *store.resolved(items_of(fields))]
+    if len(items) > limits.messages:
+        sentence = f"the conversation has {len(items)} items, and at most {limits.messages} are taken"
+        raise refused("input", sentence)
     placed = [Fields(item, f"input[{place - len(before)}]") for place, item in enumerate(items)]
     tools = _tools(fields)
     choice, tools = _choice(fields, tools)

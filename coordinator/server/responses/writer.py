@@ -9,6 +9,7 @@ from typing import Any
 
 from tplaunch.coordinator.server.answer import Delta, Usage
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.replies import Event
 from tplaunch.coordinator.text.answers.pieces import (
     CallArguments,
     CallBegin,
@@ -17,8 +18,6 @@ from tplaunch.coordinator.text.answers.pieces import (
     Piece,
     Reasoning,
 )
-
-Event = dict[str, Any]  # its type is also its name
 
 ERROR_CODES = {429: "rate_limit_exceeded", 400: "invalid_prompt"}
 
@@ -83,10 +82,10 @@ class ResponseWriter:
         self._status = "in_progress"
         self._error: Mapping[str, Any] | None = None
 
-    def begin(self) -> list[Event]:
-        """Returns the events before the first item."""
+    def begin(self, usage: Usage) -> list[Event]:
+        """Returns the events before the first item. The tokens taken are told at the end."""
         names = ("response.created", "response.in_progress")
-        return [self._event(name, response=self.response()) for name in names]
+        return [self._event(name, response=self.whole(None)) for name in names]
 
     def push(self, delta: Delta) -> list[Event]:
         """Returns the events of what is new."""
@@ -100,17 +99,17 @@ class ResponseWriter:
 
     def finish(self, usage: Usage) -> list[Event]:
         """Returns the events behind the last item."""
-        return [self._event(f"response.{self._status}", response=self.response(usage))]
+        return [self._event(f"response.{self._status}", response=self.whole(usage))]
 
-    def fail(self, error: ApiError, usage: Usage | None = None) -> list[Event]:
+    def fail(self, error: ApiError) -> list[Event]:
         """Returns the events that end an answer which fails."""
         events = [*self._closed("incomplete")]
         self._status = "failed"
         self._error = {"code": ERROR_CODES.get(error.status, "server_error"), "message": error.message}
-        return [*events, self._event("response.failed", response=self.response(usage))]
+        return [*events, self._event("response.failed", response=self.whole(None))]
 
-    def response(self, usage: Usage | None = None) -> Event:
-        """Returns the response as it is by now; usage: that of a response which has ended."""
+    def whole(self, usage: Usage | None) -> Event:
+        """Returns the response as it is by now; usage: of one that has ended."""
         is_cut = self._status == "incomplete"
         return {
             **self._head,
