@@ -11,7 +11,7 @@ Message = Mapping[str, Any]
 def with_one_system(messages: Sequence[Message]) -> list[Message]:
     """Joins the system messages at the start to one: many templates take no more than one.
 
-    A later one keeps its place, and a template may refuse it there.
+    A later one keeps its place; see ChatRequest.may_lower_system.
     """
     leading = 0
     while leading < len(messages) and messages[leading]["role"] == "system":

@@ -9,10 +9,11 @@ from typing import TypeVar
 
 from tplaunch.coordinator.server.answer import Answer, PlainReader, Reader, told
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.rendering import rendered
 from tplaunch.coordinator.server.wanted import ChatRequest, TextRequest
 from tplaunch.coordinator.serving.driver import Job
 from tplaunch.coordinator.serving.failures import ClosedError
-from tplaunch.coordinator.serving.opened import ChatOptions, Opened
+from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.streaming import LoopListener, Stream
@@ -51,14 +52,7 @@ class Service:
 
     async def rendered(self, request: ChatRequest) -> tuple[str, list[int]]:
         """Returns a conversation as the model reads it, as text and as token ids. Raises ApiError."""
-        options = ChatOptions(
-            request.add_generation_prompt,
-            request.continue_final_message,
-            request.chat_template,
-            request.template_kwargs,
-            None if request.tool_choice.mode == "none" else request.tools or None,
-        )
-        return await _computed(lambda: self.opened.rendered(request.messages, options), in_thread=True)
+        return await _computed(lambda: rendered(self.opened, request), in_thread=True)
 
     async def text(self, request: TextRequest) -> Answer:
         """Begins to continue a prompt. Raises ApiError where it can't be computed."""

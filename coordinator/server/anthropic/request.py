@@ -54,6 +54,7 @@ def wanted_of(body: object, limits: ClientLimits, *, counts: bool = False) -> Wa
             add_generation_prompt=not is_open,
             continue_final_message=is_open,
             reasoning_budget=budget,
+            may_lower_system=True,
         ),
         fields.needed_text("model"),
         bool(fields.flag("stream")),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from tplaunch.coordinator.server.answer import Delta, Usage
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.forms import anthropic_error
+from tplaunch.coordinator.server.rendering import as_object
 from tplaunch.coordinator.server.replies import Event
 from tplaunch.coordinator.text.answers.pieces import (
     CallArguments,
@@ -120,7 +119,7 @@ class MessageWriter:
             self._blocks[-1]["signature"] = SIGNATURE
             yield self._delta({"type": "signature_delta", "signature": SIGNATURE})
         if self._open == "tool_use":
-            self._blocks[-1]["input"] = _input("".join(self._arguments))
+            self._blocks[-1]["input"] = as_object("".join(self._arguments))
         self._open = None
         yield {"type": "content_block_stop", "index": len(self._blocks) - 1}
 
@@ -136,15 +135,3 @@ def usage_of(usage: Usage) -> dict[str, int]:
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
     }
-
-
-def _input(arguments: str) -> dict[str, Any]:
-    """Returns a call's arguments; those that are no object, as where max_tokens ended them, are kept as text.
-
-    The key is the one that Anthropic's documentation of fine-grained tool streaming proposes.
-    """
-    try:
-        value = json.loads(arguments or "{}")
-    except ValueError:
-        value = None
-    return value if isinstance(value, dict) else {"INVALID_JSON": arguments}

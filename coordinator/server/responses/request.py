@@ -61,6 +61,7 @@ def wanted_of(body: object, limits: ClientLimits, id: str, model: str, store: St
         [_as_function(tool) for tool in tools],
         choice,
         _kwargs(reasoning),
+        may_lower_system=True,
         id=id,
     )
     keeps = fields.flag("store") is not False
