@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tplaunch.coordinator.server.conversations import Conversation, Message
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.fields import Fields, refused
-from tplaunch.coordinator.server.messages import Conversation, Message
 
 # Claude Code opens its system text with a block that differs with every call, for Anthropic's accounts. No
 # prompt would share its beginning with another, and the prefix cache would find nothing.

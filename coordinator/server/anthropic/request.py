@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tplaunch.coordinator.server.anthropic.conversation import conversation_of
+from tplaunch.coordinator.server.conversations import function_of
 from tplaunch.coordinator.server.fields import Fields, refused
-from tplaunch.coordinator.server.messages import function_of
 from tplaunch.coordinator.server.settings import ClientLimits
 from tplaunch.coordinator.server.wanted import ChatRequest, ToolChoice
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams

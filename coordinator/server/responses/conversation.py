@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tplaunch.coordinator.server.conversations import Conversation, Message
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.fields import Fields, refused
-from tplaunch.coordinator.server.messages import Conversation, Message
 
 TEXTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}

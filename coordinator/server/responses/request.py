@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tplaunch.coordinator.server.conversations import function_of
 from tplaunch.coordinator.server.fields import Fields, refused
-from tplaunch.coordinator.server.messages import function_of
 from tplaunch.coordinator.server.responses.conversation import conversation_of, items_of
 from tplaunch.coordinator.server.responses.store import Store
 from tplaunch.coordinator.server.settings import ClientLimits
