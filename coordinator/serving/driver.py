@@ -21,6 +21,7 @@ from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.failures import ClosedError, RunError
 from tplaunch.coordinator.serving.request import Event, Request, RequestError
 from tplaunch.coordinator.serving.requests import Requests
+from tplaunch.coordinator.serving.sampling.constraint import Constraint
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.stats import Health, Stats, read_stats
 from tplaunch.coordinator.split.limits import Limits
@@ -76,6 +77,7 @@ class Job:
     listener: Listener
     id: str | None = None  # of the request; None for one that is made up
     only_logits: bool = False  # those of the prompt are kept, and nothing is generated
+    constraint: Constraint | None = None  # rules out tokens of each text
     request: Request | None = None  # is set before the first event
 
 
@@ -249,7 +251,7 @@ class Driver:
         for index, job in enumerate(command.jobs):
             try:
                 job.request = session.requests.add(
-                    job.prompt, job.params, id=job.id, only_logits=job.only_logits
+                    job.prompt, job.params, id=job.id, constraint=job.constraint, only_logits=job.only_logits
                 )
             except RequestError as error:
                 if command.together:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.coordinator.serving.sampling.changes import TokenMask
+from tplaunch.coordinator.serving.sampling.constraint import Constraint
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.picked import Picked
 
@@ -64,7 +64,7 @@ class Request:
     number: int  # counts requests: a lower one came first
     prompt: tuple[int, ...]
     params: SamplingParams
-    mask: TokenMask | None = None
+    constraint: Constraint | None = None
     only_logits: bool = False  # those of the prompt are kept, and nothing is generated
     outputs: list[Output] = field(default_factory=list)
     prompt_logprobs: list[Picked | None] = field(default_factory=list)  # of each token; the first has none

@@ -18,9 +18,10 @@ import numpy as np
 from tplaunch.coordinator.serving.counts import Counts
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
+from tplaunch.coordinator.serving.prompt_check import check_prompt
 from tplaunch.coordinator.serving.request import Event, Floats, Request, RequestError
 from tplaunch.coordinator.serving.sampling.batch import Pick, pick_all
-from tplaunch.coordinator.serving.sampling.changes import TokenMask
+from tplaunch.coordinator.serving.sampling.constraint import Constraint, ConstraintError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.picked import Picked
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
@@ -72,20 +73,20 @@ class Requests:
         params: SamplingParams,
         *,
         id: str | None = None,
-        mask: TokenMask | None = None,
+        constraint: Constraint | None = None,
         only_logits: bool = False,
         assumed: int = 0,
         shares: bool = True,
     ) -> Request:
         """Takes a prompt of token ids; the following steps bring its events. Raises RequestError.
 
-        only_logits: keep the logits of all positions, and generate nothing. shares: take from the prefix
-        cache and leave something there. assumed: take so many positions for computed, whatever the cache
-        holds there, to measure what comes behind them; it can't share.
+        constraint: rules out tokens of each text. only_logits: keep the logits of all positions, and generate
+        nothing. shares: take from the prefix cache and leave something there. assumed: take so many positions
+        for computed, whatever the cache holds there, to measure what comes behind them; it can't share.
         """
         self._num_requests += 1
         name = id or f"request-{self._num_requests}"
-        request = Request(name, self._num_requests, tuple(prompt), params, mask, only_logits)
+        request = Request(name, self._num_requests, tuple(prompt), params, constraint, only_logits)
         self._check(request)
         stream = self._stream(request, 0, assumed=assumed, shares=shares)
         self._requests[request.id] = request
@@ -177,9 +178,9 @@ class Requests:
         return Event(stream.request, stream.output.index, None, text, reason)
 
     def _fail(self, request: Request, error: LogitsError) -> list[Event]:
-        """Ends a request whose logits are no numbers, and all of its texts."""
+        """Ends a request with all of its texts: its logits are no numbers, or a text can't go on."""
         request.error = request.error or error
-        return self._end_all(request, "error", forget=True)
+        return self._end_all(request, "error", forget=not isinstance(error, ConstraintError))
 
     def _end_all(self, request: Request, reason: str, *, forget: bool = False) -> list[Event]:
         streams = [stream for stream in self._streams.values() if stream.request is request]
@@ -219,20 +220,10 @@ class Requests:
 
     def _check(self, request: Request) -> None:
         """Raises RequestError for a request that can't be computed."""
-        prompt, size, length = request.prompt, self._engine.spec.vocabulary_size, self._limits.context_length
         if request.id in self._requests:
             raise RequestError(f"a request {request.id!r} is running; another one needs another id")
-        if not prompt:
-            raise RequestError("the prompt is empty: there is nothing to continue")
-        room = length if request.only_logits else length - 1
-        if len(prompt) > room:
-            raise RequestError(
-                f"the prompt has {len(prompt)} tokens, and the context of {length} has room for {room};"
-                " shorten it, or give more context with --context"
-            )
-        if not 0 <= min(prompt) <= max(prompt) < size:
-            wrong = next(token for token in prompt if not 0 <= token < size)
-            raise RequestError(f"the prompt has the token {wrong}; this model has 0 to {size - 1}")
+        context_length = self._limits.context_length
+        check_prompt(request.prompt, self._engine.spec, context_length, continues=not request.only_logits)
 
 
 def all_logits(engine: Engine, tokens: SequenceOf[int]) -> Floats:
