@@ -45,6 +45,12 @@ class Sequence:
     def __post_init__(self) -> None:
         self.num_prompt = self.num_prompt or len(self.tokens)
 
+    def lose_memory(self) -> None:
+        """Waits again as if nothing of it had been computed: the memory that it was in is gone."""
+        self.num_computed = self.num_cached = self.last_step = 0
+        self.seat, self.held, self.slot, self.keys = None, (), None, []
+        self.snapshot_at, self.last_snapshot = frozenset(), None
+
     @property
     def num_waiting(self) -> int:
         """Tokens that are not computed."""
