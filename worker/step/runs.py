@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ class Runs:
     write_slots: Ints
     first_rows: Ints  # [runs + 1], the last is the number of rows
     positions: Ints  # [rows]
+    row_seats: Ints  # [rows]
 
     @property
     def stop_positions(self) -> Ints:
@@ -41,26 +43,30 @@ class RunReader:
         slots = limits.num_slots
         self._first = np.array([0, 0, 1, -1, 0 if slots else -1], np.int32)
         self._stop = [limits.max_sequences, limits.context_length, limits.max_rows + 1, slots, slots]
-        self._spans = (np.array(self._stop, np.int64) - self._first).astype(np.uint32)
+        self._spans = (np.array(self._stop, np.int64) - self._first).tolist()
+        self._row_numbers = np.arange(limits.max_rows + 1, dtype=np.int32)
 
     def read(self, step: Step) -> Runs:
         """Raises StepError for runs that are not the rows of the step, or have no seat, position or state."""
         columns = columns_of("runs", step.runs, len(COLUMNS))
-        if ((columns - self._first).view(np.uint32) >= self._spans).any():  # negative ones become large
+        highest = (columns - self._first).view(np.uint32).max(axis=0, initial=0)  # negative ones become large
+        if any(map(operator.ge, highest.tolist(), self._spans)):
             for name, values, stop, first in zip(COLUMNS, columns.T, self._stop, self._first, strict=True):
                 check_range(name, values, stop, int(first))
         seats, first_positions, lengths, reads, writes = columns.T
         num_rows = step.token_ids.size
-        first_rows = np.zeros(lengths.size + 1, np.int32)
-        lengths.cumsum(out=first_rows[1:])
-        if lengths.size > num_rows or first_rows[-1] != num_rows:
-            raise StepError(f"step {step.number} has {num_rows} tokens, but runs of {lengths.sum()} rows")
-        positions = np.arange(num_rows, dtype=np.int32)
-        positions += (first_positions - first_rows[:-1]).repeat(lengths)
-        check_range("last position", positions[first_rows[1:] - 1], self._limits.context_length)
+        if (total := sum(lengths.tolist())) != num_rows:
+            raise StepError(f"step {step.number} has {num_rows} tokens, but runs of {total} rows")
+        first_rows, positions, row_seats = self._row_numbers[: lengths.size + 1], first_positions, seats
+        if lengths.size < num_rows:  # some have several rows
+            first_rows = np.zeros(lengths.size + 1, np.int32)
+            lengths.cumsum(out=first_rows[1:])
+            positions = self._row_numbers[:num_rows] + (first_positions - first_rows[:-1]).repeat(lengths)
+            check_range("last position", positions[first_rows[1:] - 1], self._limits.context_length)
+            row_seats = seats.repeat(lengths)
         if self._limits.num_slots:
             _check_slots(step.number, first_positions, reads, writes, self._limits.num_slots)
-        return Runs(seats, first_positions, lengths, reads, writes, first_rows, positions)
+        return Runs(seats, first_positions, lengths, reads, writes, first_rows, positions, row_seats)
 
 
 def _check_slots(number: int, first_positions: Ints, reads: Ints, writes: Ints, num_slots: int) -> None:
