@@ -22,7 +22,7 @@ from tplaunch.coordinator.serving.sampling.changes import TokenMask
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.picked import Picked
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
-from tplaunch.coordinator.serving.sampling.results import StepResult, gather
+from tplaunch.coordinator.serving.sampling.results import Gatherer, StepResult
 from tplaunch.coordinator.serving.scheduler import Scheduler, make_step
 from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
 from tplaunch.coordinator.serving.stream import Stream
@@ -44,6 +44,7 @@ class Requests:
         self.memory = KVMemory(engine.limits, LayerKinds.of(engine.spec))
         self._scheduler = Scheduler(engine.limits, self.memory)
         self._streams: dict[Sequence, Stream] = {}
+        self._gatherer = Gatherer()
         self._requests: dict[str, Request] = {}
         self._num_requests = 0
 
@@ -96,7 +97,8 @@ class Requests:
         runs = self._scheduler.schedule()
         streams = [self._streams[run.sequence] for run in runs]
         wants = [want for stream, run in zip(streams, runs, strict=True) for want in stream.wants(run)]
-        result = self._engine.run(make_step(self._engine.next_number, runs, self.memory, gather(wants)))
+        wanted = self._gatherer.gather(wants)
+        result = self._engine.run(make_step(self._engine.next_number, runs, self.memory, wanted))
         self._scheduler.finish(runs)
         is_decoding = {stream.request: not stream.is_first for stream in streams}
         events = self._take(runs, streams, result)
