@@ -99,8 +99,9 @@ def check_rows(name: str, rows: npt.NDArray[np.int32], num_rows: int) -> None:
 
 
 def _check_range(name: str, values: npt.NDArray[np.int32], stop: int) -> None:
-    if values.size and values.view(np.uint32).max() >= stop:  # negative ones become large
-        raise ValueError(f"{name} from {values.min()} to {values.max()}; 0 to {stop - 1} are possible")
+    numbers = values.tolist()  # most often a few, for which NumPy takes longer
+    if numbers and not 0 <= min(numbers) <= max(numbers) < stop:
+        raise ValueError(f"{name} from {min(numbers)} to {max(numbers)}; 0 to {stop - 1} are possible")
 
 
 def _joined(parts: list[npt.NDArray[Any]], dtype: type[np.generic]) -> npt.NDArray[Any]:

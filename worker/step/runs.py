@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,18 +17,12 @@ class Runs:
 
     seats: Ints
     first_positions: Ints
-    lengths: Ints
     read_slots: Ints
     write_slots: Ints
     first_rows: Ints  # [runs + 1], the last is the number of rows
     positions: Ints  # [rows]
     row_seats: Ints  # [rows]
-
-    @property
-    def stop_positions(self) -> Ints:
-        """The position behind the last row of each run."""
-        stops: Ints = self.first_positions + self.lengths
-        return stops
+    stop_positions: list[int]  # behind the last row of each run
 
 
 COLUMNS = ("seat", "position", "number of rows in a run", "state slot read", "state slot written")
@@ -41,21 +34,23 @@ class RunReader:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         slots = limits.num_slots
-        self._first = np.array([0, 0, 1, -1, 0 if slots else -1], np.int32)
-        self._stop = [limits.max_sequences, limits.context_length, limits.max_rows + 1, slots, slots]
-        self._spans = (np.array(self._stop, np.int64) - self._first).tolist()
+        self._first = (0, 0, 1, -1, 0 if slots else -1)
+        self._stop = (limits.max_sequences, limits.context_length, limits.max_rows + 1, slots, slots)
         self._row_numbers = np.arange(limits.max_rows + 1, dtype=np.int32)
 
     def read(self, step: Step) -> Runs:
         """Raises StepError for runs that are not the rows of the step, or have no seat, position or state."""
         columns = columns_of("runs", step.runs, len(COLUMNS))
-        highest = (columns - self._first).view(np.uint32).max(axis=0, initial=0)  # negative ones become large
-        if any(map(operator.ge, highest.tolist(), self._spans)):
-            for name, values, stop, first in zip(COLUMNS, columns.T, self._stop, self._first, strict=True):
-                check_range(name, values, stop, int(first))
+        entries = columns.tolist()
+        for entry in entries:
+            if not all(map(_is_within, entry, self._first, self._stop)):
+                for name, values, stop, first in zip(
+                    COLUMNS, columns.T, self._stop, self._first, strict=True
+                ):
+                    check_range(name, values, stop, first)
         seats, first_positions, lengths, reads, writes = columns.T
-        num_rows = step.token_ids.size
-        if (total := sum(lengths.tolist())) != num_rows:
+        num_rows, total = step.token_ids.size, sum(length for _, _, length, _, _ in entries)
+        if total != num_rows:
             raise StepError(f"step {step.number} has {num_rows} tokens, but runs of {total} rows")
         first_rows, positions, row_seats = self._row_numbers[: lengths.size + 1], first_positions, seats
         if lengths.size < num_rows:  # some have several rows
@@ -66,7 +61,12 @@ class RunReader:
             row_seats = seats.repeat(lengths)
         if self._limits.num_slots:
             _check_slots(step.number, first_positions, reads, writes, self._limits.num_slots)
-        return Runs(seats, first_positions, lengths, reads, writes, first_rows, positions, row_seats)
+        stops = [start + length for _, start, length, _, _ in entries]
+        return Runs(seats, first_positions, reads, writes, first_rows, positions, row_seats, stops)
+
+
+def _is_within(value: int, first: int, stop: int) -> bool:
+    return first <= value < stop
 
 
 def _check_slots(number: int, first_positions: Ints, reads: Ints, writes: Ints, num_slots: int) -> None:

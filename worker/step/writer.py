@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +22,7 @@ from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.step.checks import Ints, StepError, check_copies, check_range, columns_of
 from tplaunch.worker.step.rope_tables import RopeTables, temperatures
 from tplaunch.worker.step.runs import RunReader, Runs
-from tplaunch.worker.step.tables import BlockTables
+from tplaunch.worker.step.tables import BlockTables, Read
 from tplaunch.worker.weights.source import WeightSource
 
 Floats = npt.NDArray[np.float32]
@@ -119,17 +121,18 @@ class StepWriter:
 
     def _check_reads(self, runs: Runs, changes: Ints, window_changes: Ints) -> None:
         """Every block with a key that a row sees has been set, by this step or an earlier one."""
-        stop = runs.stop_positions
-        reads: list[tuple[BlockTables, Ints, Ints | None]] = []
+        seats, stops = runs.seats.tolist(), runs.stop_positions
+        reads: list[tuple[BlockTables, Ints, list[Read]]] = []
         if self._has_full_layers:
-            reads.append((self._tables, changes, None))
+            reads.append((self._tables, changes, list(zip(seats, repeat(0), stops))))
         if self._windows:
             first_keys = [window.first_visible(runs.first_positions) for window in self._windows]
-            reads.append((self._window_tables, window_changes, np.minimum.reduce(first_keys)))
-        new = [tables.check_reads(made, runs.seats, first, stop) for tables, made, first in reads]
-        for (tables, _, first), is_new in zip(reads, new, strict=True):
+            firsts = np.minimum.reduce(first_keys).tolist()
+            reads.append((self._window_tables, window_changes, list(zip(seats, firsts, stops))))
+        new = [tables.check_reads(made, read) for tables, made, read in reads]
+        for (tables, _, read), is_new in zip(reads, new, strict=True):
             if is_new:
-                tables.note_reads(runs.seats, first, stop)
+                tables.note_reads(read)
 
 
 def _most_heads(load: Load) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from tplaunch.coordinator.split.plan import Span
 Bools = npt.NDArray[np.bool_]
 
 NO_ROWS: Floats = np.zeros((0, 0), np.float32)
+FEW = 64  # candidates
 
 
 class AnswerError(ValueError):
@@ -212,7 +213,7 @@ def check_answer(wanted: Wanted, answer: Answer, whole: Floats, vocabulary: Span
         for count, most in zip(counts, wanted.num_candidates.tolist(), strict=True)
     ):
         raise AnswerError(f"up to {max(counts)} candidates of a row, more than were wanted")
-    if num_candidates and not vocabulary.start <= answer.ids.min() <= answer.ids.max() < vocabulary.stop:
+    if not _are_within(answer.ids, vocabulary):
         raise AnswerError(
             f"candidates from {answer.ids.min()} to {answer.ids.max()}; {vocabulary} are its own"
         )
@@ -252,6 +253,13 @@ def _table(answer: Answer) -> tuple[Int32Array, Floats]:
     is_there = np.arange(width) < counts[:, None]
     ids[is_there], logits[is_there] = answer.ids, answer.logits
     return ids, logits
+
+
+def _are_within(ids: Int32Array, span: Span) -> bool:
+    """Tells whether all are. A few are looked at without NumPy, which takes longer then."""
+    if ids.size <= FEW:
+        return all(span.start <= token < span.stop for token in ids.tolist())
+    return bool(_within(ids, span).all())
 
 
 def _within(ids: Int32Array, span: Span) -> Bools:
