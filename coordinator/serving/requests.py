@@ -25,7 +25,7 @@ from tplaunch.coordinator.serving.sampling.constraint import Constraint, Constra
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.picked import Picked
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
-from tplaunch.coordinator.serving.sampling.results import StepResult, gather
+from tplaunch.coordinator.serving.sampling.results import Gatherer, StepResult
 from tplaunch.coordinator.serving.scheduler import Scheduler, make_step
 from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
 from tplaunch.coordinator.serving.stream import Stream
@@ -48,6 +48,7 @@ class Requests:
         self.memory = KVMemory(engine.limits, LayerKinds.of(engine.spec))
         self._scheduler = Scheduler(engine.limits, self.memory, self.counts)
         self._streams: dict[Sequence, Stream] = {}
+        self._gatherer = Gatherer()
         self._requests: dict[str, Request] = {}
         self._num_requests = 0
         self._in_step: Collection[Request] = ()  # those whose step runs, or has failed
@@ -109,7 +110,8 @@ class Requests:
         streams = [self._streams[run.sequence] for run in runs]
         wants = [want for stream, run in zip(streams, runs, strict=True) for want in stream.wants(run)]
         self._in_step = is_decoding = {stream.request: not stream.is_first for stream in streams}
-        result = self._engine.run(make_step(self._engine.next_number, runs, self.memory, gather(wants)))
+        wanted = self._gatherer.gather(wants)
+        result = self._engine.run(make_step(self._engine.next_number, runs, self.memory, wanted))
         self._scheduler.finish(runs)
         events = self._take(runs, streams, result)
         seconds = time.perf_counter() - begin

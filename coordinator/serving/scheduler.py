@@ -19,7 +19,7 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.coordinator.messages import Step, Wanted
+from tplaunch.coordinator.messages import NO_INTEGERS, Step, Wanted
 from tplaunch.coordinator.serving.counts import Counts
 from tplaunch.coordinator.serving.kv_memory import KVMemory
 from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
@@ -194,4 +194,4 @@ def make_step(number: int, runs: SequenceOf[ScheduledRows], memory: KVMemory, wa
 
 
 def _int32s(numbers: list[int]) -> npt.NDArray[np.int32]:
-    return np.array(numbers, np.int32)
+    return np.array(numbers, np.int32) if numbers else NO_INTEGERS
