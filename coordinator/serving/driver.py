@@ -18,7 +18,7 @@ from typing import Protocol, TypeAlias
 
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.failures import ClosedError, RunError
-from tplaunch.coordinator.serving.request import Event, Request, RequestError
+from tplaunch.coordinator.serving.request import Event, Reading, Request, RequestError
 from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.split.limits import Limits
@@ -70,7 +70,7 @@ class Job:
     params: SamplingParams
     listener: Listener
     id: str | None = None  # of the request; None for one that is made up
-    only_logits: bool = False  # those of the prompt are kept, and nothing is generated
+    reading: Reading | None = None  # the prompt is only read, and nothing is generated
     request: Request | None = None  # is set before the first event
 
 
@@ -204,9 +204,7 @@ class Driver:
     def _start(self, session: Running, command: _Submit) -> None:
         for index, job in enumerate(command.jobs):
             try:
-                job.request = session.requests.add(
-                    job.prompt, job.params, id=job.id, only_logits=job.only_logits
-                )
+                job.request = session.requests.add(job.prompt, job.params, id=job.id, reading=job.reading)
             except RequestError as error:
                 if command.together:
                     self._cancel(session, command.jobs[:index])

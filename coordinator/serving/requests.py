@@ -16,7 +16,7 @@ import numpy as np
 
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
-from tplaunch.coordinator.serving.request import Event, Floats, Request, RequestError
+from tplaunch.coordinator.serving.request import Event, Floats, Reading, Request, RequestError
 from tplaunch.coordinator.serving.sampling.batch import Pick, pick_all
 from tplaunch.coordinator.serving.sampling.changes import TokenMask
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
@@ -63,19 +63,19 @@ class Requests:
         *,
         id: str | None = None,
         mask: TokenMask | None = None,
-        only_logits: bool = False,
+        reading: Reading | None = None,
         assumed: int = 0,
         shares: bool = True,
     ) -> Request:
         """Takes a prompt of token ids; the following steps bring its events. Raises RequestError.
 
-        only_logits: keep the logits of all positions, and generate nothing. shares: take from the prefix
-        cache and leave something there. assumed: take so many positions for computed, whatever the cache
-        holds there, to measure what comes behind them; it can't share.
+        reading: read the logits of the prompt, and generate nothing. shares: take from the prefix cache and
+        leave something there. assumed: take so many positions for computed, whatever the cache holds there,
+        to measure what comes behind them; it can't share.
         """
         self._num_requests += 1
         name = id or f"request-{self._num_requests}"
-        request = Request(name, self._num_requests, tuple(prompt), params, mask, only_logits)
+        request = Request(name, self._num_requests, tuple(prompt), params, mask, reading)
         self._check(request)
         stream = self._stream(request, 0, assumed=assumed, shares=shares)
         self._requests[request.id] = request
@@ -121,7 +121,7 @@ class Requests:
                 events += self._fail(stream.request, error)
             if stream.is_finished or run.sequence.num_waiting:
                 continue
-            if stream.request.only_logits:
+            if stream.request.reading is not None:
                 events.append(self._end(stream, "length"))
             else:
                 for one in self._forked(stream):
@@ -211,7 +211,8 @@ class Requests:
             raise RequestError(f"a request {request.id!r} is running; another one needs another id")
         if not prompt:
             raise RequestError("the prompt is empty: there is nothing to continue")
-        room = length if request.only_logits else length - 1
+        reading = request.reading
+        room = length - 1 if reading is None else length
         if len(prompt) > room:
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens, and the context of {length} has room for {room};"
@@ -220,12 +221,20 @@ class Requests:
         if not 0 <= min(prompt) <= max(prompt) < size:
             wrong = next(token for token in prompt if not 0 <= token < size)
             raise RequestError(f"the prompt has the token {wrong}; this model has 0 to {size - 1}")
+        if reading is None:
+            return
+        if not 0 <= reading.start < len(prompt):
+            raise RequestError(f"position {reading.start} can't be read: the prompt has {len(prompt)} tokens")
+        if reading.following is not None and not 0 <= reading.following < size:
+            raise RequestError(f"token {reading.following} can't follow: this model has 0 to {size - 1}")
 
 
 def all_logits(engine: Engine, tokens: SequenceOf[int]) -> Floats:
     """The logits behind each token of a text [tokens, vocabulary]."""
     requests = Requests(engine)
-    request = requests.add(tokens, SamplingParams(temperature=0), only_logits=True)
+    rows: list[Floats] = []
+    reading = Reading(take_row=lambda _, row: rows.append(row))
+    requests.add(tokens, SamplingParams(temperature=0), reading=reading)
     while len(requests):
         requests.step()
-    return np.stack(request.logits)
+    return np.stack(rows)
