@@ -9,13 +9,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.config import API_PARALLEL, RunConfig
 from tplaunch.launcher.model_options import add_model_options
 
 if TYPE_CHECKING:
     from tplaunch.launcher.options import Parser
 
-EVALUATIONS = ("perplexity",)
+EVALUATIONS = ("perplexity", "eval")
 CHUNKS_TOGETHER = 8  # of a text whose perplexity is measured
 
 
@@ -31,6 +31,23 @@ def add_evaluation_commands(commands: argparse._SubParsersAction[Parser]) -> Non
             " of another way of running it.",
         )
     )
+    _add_eval(
+        commands.add_parser(
+            "eval",
+            help="score a model by a task of JSON lines",
+            description="Scores a model by a file of JSON objects, one a line: a prompt with choices, of"
+            " which the likeliest should be right, or with an answer that it should write. The numbers are"
+            " those of lm-evaluation-harness: acc, acc_norm (by characters), acc_bytes, exact_match.",
+        )
+    )
+
+
+def _add_eval(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("task")
+    group.add_argument("--limit", type=int, metavar="N", help="only the first N items of the task")
+    group.add_argument("--out", type=Path, metavar="FILE", help="write what came of each item, one a line")
+    group.add_argument("--json", action="store_true", help="as JSON")
+    _add_model(parser, "TASK", "the task, as JSON lines", API_PARALLEL)
 
 
 def _add_perplexity(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +80,10 @@ def _add_model(parser: argparse.ArgumentParser, metavar: str, text: str, paralle
 
 def evaluate(options: argparse.Namespace, config: RunConfig) -> int:
     """Runs one of the commands. Raises what it raises."""
+    if options.command == "eval":
+        from tplaunch.launcher.commands.evaluate import EvalConfig, evaluate_task
+
+        return evaluate_task(config, EvalConfig(options.input, options.limit, options.out, options.json))
     from tplaunch.launcher.commands.perplexity import PerplexityConfig, measure_perplexity
 
     wanted = PerplexityConfig(

@@ -95,3 +95,21 @@ def test_ways_are_compared(tplaunch: CommandLine, text: Path) -> None:
 def test_what_can_not_be_measured(tplaunch: CommandLine, words: tuple[str, ...], sentence: str) -> None:
     done = tplaunch("perplexity", "--devices", "cpu", *words)
     assert done.returncode == 2 and sentence in done.stderr and not done.stdout
+
+
+def test_the_task_in_the_examples(tplaunch: CommandLine, tmp_path: Path) -> None:
+    task, out = "examples/stories-task.jsonl", tmp_path / "results.jsonl"
+    options = ("eval", "--demo", "--devices", "cpu,cpu")
+    found = json.loads(tplaunch(*options, "--json", "--out", out, task, check=True).stdout)
+    assert found["acc"]["value"] > 0.7 and found["exact_match"]["value"] > 0.7  # by chance 0.25 and 0
+    assert found["acc"]["stderr"] > 0 and found["manifest"]["options"]["task"] == "stories-task.jsonl"
+    results = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [one["line"] for one in results] == list(range(1, found["items"] + 1))
+    chosen = [one["acc"] for one in results if "acc" in one]
+    assert sum(chosen) / len(chosen) == pytest.approx(found["acc"]["value"])
+    shown = tplaunch(*options, "--limit", "4", task, check=True).stdout
+    assert shown.startswith("items       4\nacc         ") and "manifest: {" in shown
+    refused = tplaunch(*options, "--out", "/nothing/there", task)
+    assert refused.returncode == 2 and "there is no folder /nothing" in refused.stderr
+    refused = tplaunch(*options)
+    assert refused.returncode == 2 and "eval takes a model and a task" in refused.stderr
