@@ -44,6 +44,7 @@ class FakeRun:
         self.channel: FakeChannel | None = None
         self.session: Session | None = None
         self.on_look: Callable[[], None] = lambda: None  # called when the driver looks after the ranks
+        self.on_end: Callable[[], None] = lambda: None  # called when a rank has failed, before it is told
         self.has_ended = False
 
     @property
@@ -66,6 +67,7 @@ class FakeRun:
         try:
             yield self.session
         except WorkerError as error:
+            self.on_end()
             raise RunError(f"{error}; its log: nowhere") from error
         finally:
             self.has_ended = True

@@ -10,6 +10,7 @@ import abc
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -20,7 +21,9 @@ from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.failures import ClosedError, RunError
 from tplaunch.coordinator.serving.request import Event, Reading, Request, RequestError
 from tplaunch.coordinator.serving.requests import Requests
+from tplaunch.coordinator.serving.sampling.constraint import Constraint
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.stats import Health, Stats, read_stats
 from tplaunch.coordinator.split.limits import Limits
 
 IDLE_SECONDS = 0.5  # between two looks at the ranks while nothing is to be computed
@@ -53,6 +56,9 @@ class Running(Protocol):
 class Listener(abc.ABC):
     """Hears what becomes of jobs. It is called in the driver's thread, and must return at once."""
 
+    def begin(self, job: Job) -> None:  # noqa: B027 - not all need to know
+        """Hears that a job can be computed, and waits for its turn from now on."""
+
     @abc.abstractmethod
     def take(self, events: Sequence[tuple[Job, Event]]) -> None:
         """Takes all that one step has brought for jobs of this listener."""
@@ -71,6 +77,7 @@ class Job:
     listener: Listener
     id: str | None = None  # of the request; None for one that is made up
     reading: Reading | None = None  # the prompt is only read, and nothing is generated
+    constraint: Constraint | None = None  # rules out tokens of each text
     request: Request | None = None  # is set before the first event
 
 
@@ -100,6 +107,9 @@ class Driver:
         # For _ended. The collector may find a model that nobody has any more, and close it, at any line.
         self._lock = threading.RLock()
         self._ended: Exception | None = None
+        self._failure: str | None = None  # what ends the session, which takes its time to end
+        self._step_began: float | None = None  # as time.monotonic has it; None between steps
+        self._step_ended: float | None = None  # the last one
         opened: Future[Running] = Future()
         self._thread = threading.Thread(target=self._run, args=(opened,), name="tplaunch driver", daemon=True)
         self._thread.start()
@@ -121,6 +131,33 @@ class Driver:
         """Ends jobs after the step that runs; nothing more is heard of them. Those that have ended stay."""
         with contextlib.suppress(ClosedError):  # they have ended with all others
             self._put(_Cancel(tuple(jobs)))
+
+    def stats(self) -> Stats:
+        """Returns what is computed now, and what has been. Any thread may call this; no step waits for it."""
+        now, began, ended = time.monotonic(), self._step_began, self._step_ended
+        return read_stats(
+            self.session.requests,
+            None if began is None else max(0.0, now - began),
+            None if ended is None else max(0.0, now - ended),
+        )
+
+    def health(self) -> Health:
+        """Tells whether requests are computed. Any thread may call this.
+
+        A step that has used up half of the time after which it fails is called a stall.
+        """
+        if self._failure is not None or self._ended is not None or not self._thread.is_alive():
+            return Health(
+                "ended", str(self._ended or self._failure or "the model belongs to another process")
+            )
+        began, bound = self._step_began, self.session.engine.timeout / 2
+        seconds = 0.0 if began is None else time.monotonic() - began
+        if seconds > bound:
+            return Health(
+                "stalled",
+                f"a step has been running for {seconds:.0f} s, and more than {bound:.0f} s is too long",
+            )
+        return Health()
 
     def close(self) -> None:
         """Ends what is computed, gives back devices and processes, and waits for that.
@@ -162,11 +199,20 @@ class Driver:
         self._fail_all(error)
 
     def _serve(self, session: Running) -> None:
-        while self._do_commands(session):
-            self._step(session)
+        try:
+            while self._do_commands(session):
+                self._step(session)
+        except BaseException as error:
+            self._failure = str(error) or repr(error)
+            raise
 
     def _step(self, session: Running) -> None:
+        self._step_began = time.monotonic()
         events = session.requests.step()
+        self._hand_out(session, events)
+        self._step_ended, self._step_began = time.monotonic(), None
+
+    def _hand_out(self, session: Running, events: Sequence[Event]) -> None:
         by_listener: dict[Listener, list[tuple[Job, Event]]] = {}
         for event in events:
             job = self._jobs[event.request]
@@ -204,7 +250,9 @@ class Driver:
     def _start(self, session: Running, command: _Submit) -> None:
         for index, job in enumerate(command.jobs):
             try:
-                job.request = session.requests.add(job.prompt, job.params, id=job.id, reading=job.reading)
+                job.request = session.requests.add(
+                    job.prompt, job.params, id=job.id, constraint=job.constraint, reading=job.reading
+                )
             except RequestError as error:
                 if command.together:
                     self._cancel(session, command.jobs[:index])
@@ -213,6 +261,8 @@ class Driver:
                     return
             else:
                 self._jobs[job.request] = job
+                with contextlib.suppress(Exception):  # of a listener that has gone; its events will tell
+                    job.listener.begin(job)
 
     def _cancel(self, session: Running, jobs: Sequence[Job]) -> None:
         for job in jobs:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.coordinator.serving.sampling.changes import TokenMask
+from tplaunch.coordinator.serving.sampling.constraint import Constraint
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.picked import Picked
 
@@ -78,7 +78,7 @@ class Request:
     number: int  # counts requests: a lower one came first
     prompt: tuple[int, ...]
     params: SamplingParams
-    mask: TokenMask | None = None
+    constraint: Constraint | None = None
     reading: Reading | None = None  # the prompt is only read, and nothing is generated
     outputs: list[Output] = field(default_factory=list)
     # Of each token; the first has none. Where the prompt is only read: of those behind reading.start.

@@ -9,16 +9,19 @@ not depend on the others. Whoever owns a Requests makes all its calls from one t
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator
 from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
+from tplaunch.coordinator.serving.counts import Counts
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
+from tplaunch.coordinator.serving.prompt_check import check_prompt, check_reading
 from tplaunch.coordinator.serving.request import Event, Floats, Reading, Request, RequestError
 from tplaunch.coordinator.serving.sampling.batch import Pick, pick_all
-from tplaunch.coordinator.serving.sampling.changes import TokenMask
+from tplaunch.coordinator.serving.sampling.constraint import Constraint, ConstraintError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.picked import Picked
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
@@ -41,8 +44,9 @@ class Requests:
         """tokenizer: without one there are tokens and no text. suppressed: tokens that are never picked."""
         self._engine, self._limits, self._tokenizer = engine, engine.limits, tokenizer
         self._suppressed = frozenset(suppressed)
+        self.counts = Counts()
         self.memory = KVMemory(engine.limits, LayerKinds.of(engine.spec))
-        self._scheduler = Scheduler(engine.limits, self.memory)
+        self._scheduler = Scheduler(engine.limits, self.memory, self.counts)
         self._streams: dict[Sequence, Stream] = {}
         self._requests: dict[str, Request] = {}
         self._num_requests = 0
@@ -51,10 +55,17 @@ class Requests:
         """The number of requests that have not ended."""
         return len(self._requests)
 
-    @property
-    def num_preemptions(self) -> int:
-        """The number of times that a request had to give its blocks back."""
-        return self._scheduler.num_preemptions
+    def numbers(self) -> tuple[dict[int, int], set[int]]:
+        """How many texts run of each request that runs, and which requests have texts that wait, by number.
+
+        Any thread may call this.
+        """
+        running, waiting = self._scheduler.arrivals()
+        return dict(Counter(number for number, _ in running)), {number for number, _ in waiting}
+
+    def rank_microseconds(self) -> list[dict[str, float]]:
+        """Each rank's time in steps by kind. Any thread may call this."""
+        return self._engine.spent()
 
     def add(
         self,
@@ -62,20 +73,20 @@ class Requests:
         params: SamplingParams,
         *,
         id: str | None = None,
-        mask: TokenMask | None = None,
+        constraint: Constraint | None = None,
         reading: Reading | None = None,
         assumed: int = 0,
         shares: bool = True,
     ) -> Request:
         """Takes a prompt of token ids; the following steps bring its events. Raises RequestError.
 
-        reading: read the logits of the prompt, and generate nothing. shares: take from the prefix cache and
-        leave something there. assumed: take so many positions for computed, whatever the cache holds there,
-        to measure what comes behind them; it can't share.
+        constraint: rules out tokens of each text. reading: read the logits of the prompt, and generate
+        nothing. shares: take from the prefix cache and leave something there. assumed: take so many positions
+        for computed, whatever the cache holds there, to measure what comes behind them; it can't share.
         """
         self._num_requests += 1
         name = id or f"request-{self._num_requests}"
-        request = Request(name, self._num_requests, tuple(prompt), params, mask, reading)
+        request = Request(name, self._num_requests, tuple(prompt), params, constraint, reading)
         self._check(request)
         stream = self._stream(request, 0, assumed=assumed, shares=shares)
         self._requests[request.id] = request
@@ -101,6 +112,8 @@ class Requests:
         is_decoding = {stream.request: not stream.is_first for stream in streams}
         events = self._take(runs, streams, result)
         seconds = time.perf_counter() - begin
+        self.counts.num_steps += 1
+        self.counts.step_seconds += seconds
         for request, decodes in is_decoding.items():
             request.times.add(seconds, is_decoding=decodes)
         return events
@@ -153,6 +166,7 @@ class Requests:
     def _go_on(self, stream: Stream, picked: Picked) -> Event:
         """Appends a token to a text, which may end by it."""
         token, text = stream.append(picked, self._limits.context_length)
+        self.counts.num_generated_tokens += token is not None
         if stream.is_finished:
             self._release(stream)
         return Event(stream.request, stream.output.index, token, text, stream.output.finish_reason)
@@ -164,9 +178,9 @@ class Requests:
         return Event(stream.request, stream.output.index, None, text, reason)
 
     def _fail(self, request: Request, error: LogitsError) -> list[Event]:
-        """Ends a request whose logits are no numbers, and all of its texts."""
+        """Ends a request with all of its texts: its logits are no numbers, or a text can't go on."""
         request.error = request.error or error
-        return self._end_all(request, "error", forget=True)
+        return self._end_all(request, "error", forget=not isinstance(error, ConstraintError))
 
     def _end_all(self, request: Request, reason: str, *, forget: bool = False) -> list[Event]:
         streams = [stream for stream in self._streams.values() if stream.request is request]
@@ -206,27 +220,12 @@ class Requests:
 
     def _check(self, request: Request) -> None:
         """Raises RequestError for a request that can't be computed."""
-        prompt, size, length = request.prompt, self._engine.spec.vocabulary_size, self._limits.context_length
         if request.id in self._requests:
             raise RequestError(f"a request {request.id!r} is running; another one needs another id")
-        if not prompt:
-            raise RequestError("the prompt is empty: there is nothing to continue")
-        reading = request.reading
-        room = length - 1 if reading is None else length
-        if len(prompt) > room:
-            raise RequestError(
-                f"the prompt has {len(prompt)} tokens, and the context of {length} has room for {room};"
-                " shorten it, or give more context with --context"
-            )
-        if not 0 <= min(prompt) <= max(prompt) < size:
-            wrong = next(token for token in prompt if not 0 <= token < size)
-            raise RequestError(f"the prompt has the token {wrong}; this model has 0 to {size - 1}")
-        if reading is None:
-            return
-        if not 0 <= reading.start < len(prompt):
-            raise RequestError(f"position {reading.start} can't be read: the prompt has {len(prompt)} tokens")
-        if reading.following is not None and not 0 <= reading.following < size:
-            raise RequestError(f"token {reading.following} can't follow: this model has 0 to {size - 1}")
+        spec, length, reading = self._engine.spec, self._limits.context_length, request.reading
+        check_prompt(request.prompt, spec, length, continues=reading is None)
+        if reading is not None:
+            check_reading(reading, len(request.prompt), spec)
 
 
 def all_logits(engine: Engine, tokens: SequenceOf[int]) -> Floats:

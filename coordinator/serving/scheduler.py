@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.coordinator.messages import Step, Wanted
+from tplaunch.coordinator.serving.counts import Counts
 from tplaunch.coordinator.serving.kv_memory import KVMemory
 from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
 from tplaunch.coordinator.split.limits import Limits
@@ -24,15 +25,19 @@ from tplaunch.coordinator.split.limits import Limits
 class Scheduler:
     """Holds the sequences; `schedule` picks the runs of a step, `finish` takes note of its result."""
 
-    def __init__(self, limits: Limits, memory: KVMemory) -> None:
+    def __init__(self, limits: Limits, memory: KVMemory, counts: Counts | None = None) -> None:
         self._limits, self._memory = limits, memory
+        self._counts = counts or Counts()
         self._waiting: list[Sequence] = []  # by arrival
         self._running: list[Sequence] = []  # by arrival
         self._num_steps = 0
-        self.num_preemptions = 0
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
+
+    def arrivals(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """The arrivals of those that run and of those that wait. Any thread may call this."""
+        return list(map(_arrival, self._running.copy())), list(map(_arrival, self._waiting.copy()))
 
     def add(self, sequence: Sequence) -> None:
         bisect.insort(self._waiting, sequence, key=_arrival)
@@ -67,12 +72,20 @@ class Scheduler:
 
     def finish(self, runs: SequenceOf[ScheduledRows]) -> None:
         """The step was computed: its keys, values and states are there."""
+        for run in runs:
+            if run.start < run.sequence.num_prompt:
+                self._counts.num_prompt_tokens += min(run.length, run.sequence.num_prompt - run.start)
         self._memory.computed(runs)
 
     def _admit(self) -> None:
         """Lets those that wait run, in order of arrival, until one finds no room."""
         while self._waiting and self._memory.admit(self._waiting[0], self._running):
-            self.add_running(self._waiting.pop(0))
+            sequence = self._waiting.pop(0)
+            self.add_running(sequence)
+            if sequence.reads_cache and not sequence.was_admitted:
+                self._counts.cache_tokens_queried += len(sequence.tokens)
+                self._counts.cache_tokens_hit += sequence.num_cached
+            sequence.was_admitted = True
 
     def _by_turn(self) -> list[Sequence]:
         """All that run, those first whose turn it is."""
@@ -115,7 +128,7 @@ class Scheduler:
         self._running.remove(sequence)
         self._memory.release(sequence)
         self.add(sequence)
-        self.num_preemptions += 1
+        self._counts.num_preemptions += 1
 
 
 def _arrival(sequence: Sequence) -> tuple[int, int]:

@@ -39,6 +39,7 @@ class Sequence:
     snapshot_at: frozenset[int] = frozenset()  # positions at which its state is worth keeping
     last_snapshot: bytes | None = None  # key of its newest state that was kept while it was decoding
     last_step: int = 0  # that computed rows of it
+    was_admitted: bool = False  # it has had a seat, now or before a preemption
 
     def __post_init__(self) -> None:
         self.num_prompt = self.num_prompt or len(self.tokens)

@@ -47,6 +47,12 @@ class Stream:
         if tokenizer is not None and not params.ignore_eos:
             self._own_ends = tokenizer.eos_token_ids
         self._ends = self._own_ends.union(params.stop_token_ids or ())
+        if request.constraint is not None and request.constraint.needs_end and not self._ends:
+            raise RequestError(
+                "a grammar needs a token that ends the text, and there is none: leave out ignore_eos,"
+                " or name one in stop_token_ids"
+            )
+        mask = None if request.constraint is None else request.constraint.start(vocabulary_size, self._ends)
         try:
             self.sampler = Sampler(
                 params,
@@ -55,7 +61,7 @@ class Stream:
                 suppressed=suppressed,
                 end_ids=self._ends,
                 token_bytes=None if tokenizer is None else tokenizer.token_bytes,
-                mask=request.mask,
+                mask=mask,
                 index=index,
             )
         except ValueError as error:

@@ -159,7 +159,10 @@ def test_parameters_for_each_prompt(llm: LLM) -> None:
 @pytest.mark.parametrize(
     ("prompt", "sentence"),
     [
-        ([1] * 64, "has 64 tokens, and the context of 64 has room for 63; .* give more context with context"),
+        (
+            [1] * 64,
+            "64 tokens, and the context of 64 has room for 63: 1 too many; .* give more context with context",
+        ),
         ([99_999], "the prompt has the token 99999"),
         ([], "the prompt is empty"),
         ([1.5], "token ids are whole numbers, not 1.5"),

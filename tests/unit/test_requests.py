@@ -205,7 +205,7 @@ def test_the_newest_gives_its_blocks_back_and_comes_again() -> None:
     requests = Requests(fake_engine(limits_for(kinds, num_blocks=16), kinds)[0])
     made = [requests.add(tokens(12, seed), SamplingParams(temperature=0, max_tokens=40)) for seed in range(3)]
     run(requests)
-    assert requests.num_preemptions > 0
+    assert requests.counts.num_preemptions > 0
     ends = [request.times.finished for request in made]
     assert ends == sorted(ends, key=lambda end: end or 0.0)
     for request in made:
@@ -426,7 +426,7 @@ def test_prompt_logprobs_come_once_where_a_prompt_is_computed_again() -> None:
     requests = Requests(fake_engine(limits_for(kinds, num_blocks=17), kinds)[0])
     several = [requests.add(tokens(9, seed), params) for seed in range(3)]
     run(requests)
-    assert requests.num_preemptions
+    assert requests.counts.num_preemptions
     assert [len(one.prompt_logprobs) for one in several] == [9, 9, 9]
 
 

@@ -1,0 +1,47 @@
+"""Requests as all protocols mean them: a text to continue, and a conversation to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """One prompt to continue."""
+
+    prompt: str | Sequence[int]  # a text, or its token ids as they are
+    params: SamplingParams
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """Says if tools may or must be called."""
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    name: str | None = None  # with required: the one that must be called
+    parallel: bool = True  # several calls in one answer
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A conversation to answer.
+
+    messages and tools have OpenAI's form, which is what chat templates are written for: role, content,
+    tool_calls, tool_call_id, reasoning_content; {"type": "function", "function": {...}}.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    params: SamplingParams
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)  # what else the template may ask for
+    chat_template: str | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    reasoning_budget: int | None = None  # tokens of reasoning, after which it is closed
+    id: str | None = None
