@@ -14,6 +14,7 @@ from tplaunch.coordinator.evaluation.errors import InputError
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.options import OptionError, RankOptions
+from tplaunch.coordinator.server.settings import ServerSettings
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
@@ -24,6 +25,7 @@ from tplaunch.launcher.commands.check import CheckConfig, check
 from tplaunch.launcher.commands.collective_bench import bench_collectives
 from tplaunch.launcher.commands.generate import run
 from tplaunch.launcher.commands.models import show_models
+from tplaunch.launcher.commands.serve import serve
 from tplaunch.launcher.commands.show import show_devices, show_plan, write_logits
 from tplaunch.launcher.commands.tune import DEFAULT_MODELS, tune
 from tplaunch.launcher.config import HubModel, RandomModel, parse_counts, parse_tokens
@@ -36,6 +38,7 @@ from tplaunch.launcher.model_options import run_config
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.prompt_text import read_prompt_file
 from tplaunch.launcher.sampling_options import sampling_params
+from tplaunch.launcher.serving_options import serving_config
 from tplaunch.launcher.signals import Signalled
 from tplaunch.launcher.sizes import parse_message_sizes
 from tplaunch.launcher.words import parse_words
@@ -128,6 +131,9 @@ def _dispatch(options: argparse.Namespace) -> int:
         return show_plan(run_config(options, _shape_or_file(options)), options.json)
     if options.model is None:
         raise UsageError(f"{options.command} takes a model file; give its path, or --demo for a small model")
+    if options.command == "serve":
+        settings = ServerSettings(**declared_values(ServerSettings, options))
+        return serve(serving_config(options, options.model), settings, options.parallel is not None)
     config = run_config(options, options.model)
     if options.command in EVALUATIONS:
         return evaluate(options, config)

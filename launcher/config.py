@@ -21,6 +21,7 @@ from tplaunch.launcher.sizes import parse_max_memory, parse_state_cache
 AUTO: Final = "auto"
 MODEL_GROUP = "model"  # of options that stand in no group of their own in the help
 API_PARALLEL = 64  # of a Python program, which may give many prompts at once
+RECURRENT_PARALLEL = 8  # of the same, where nothing is said: each text keeps a state of megabytes
 MAX_PARALLEL = 1024  # sequences: their block tables are looked at in every step
 
 
