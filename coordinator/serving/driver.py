@@ -255,7 +255,7 @@ class Driver:
         for index, job in enumerate(command.jobs):
             try:
                 job.request = session.requests.add(
-                    job.prompt, job.params, id=job.id, constraint=job.constraint, only_logits=job.only_logits
+                    job.prompt, job.params, id=job.id, constraint=job.constraint, reading=job.reading
                 )
             except RequestError as error:
                 if command.together:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tplaunch.coordinator.serving.failures import ClosedError, RunError
-from tplaunch.coordinator.serving.request import Event, Request
+from tplaunch.coordinator.serving.request import Event, Reading, Request
 from tplaunch.coordinator.serving.sampling.constraint import Constraint
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 
@@ -36,7 +36,7 @@ class Job:
     params: SamplingParams
     listener: Listener
     id: str | None = None  # of the request; None for one that is made up
-    only_logits: bool = False  # those of the prompt are kept, and nothing is generated
+    reading: Reading | None = None  # the prompt is only read, and nothing is generated
     constraint: Constraint | None = None  # rules out tokens of each text
     request: Request | None = None  # is set before the first event
 

@@ -18,8 +18,8 @@ import numpy as np
 from tplaunch.coordinator.serving.counts import Counts
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
-from tplaunch.coordinator.serving.prompt_check import check_prompt
-from tplaunch.coordinator.serving.request import Event, Floats, Request, RequestError
+from tplaunch.coordinator.serving.prompt_check import check_prompt, check_reading
+from tplaunch.coordinator.serving.request import Event, Floats, Reading, Request, RequestError
 from tplaunch.coordinator.serving.sampling.batch import Pick, pick_all
 from tplaunch.coordinator.serving.sampling.constraint import Constraint, ConstraintError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
@@ -76,19 +76,19 @@ class Requests:
         *,
         id: str | None = None,
         constraint: Constraint | None = None,
-        only_logits: bool = False,
+        reading: Reading | None = None,
         assumed: int = 0,
         shares: bool = True,
     ) -> Request:
         """Takes a prompt of token ids; the following steps bring its events. Raises RequestError.
 
-        constraint: rules out tokens of each text. only_logits: keep the logits of all positions, and generate
+        constraint: rules out tokens of each text. reading: read the logits of the prompt, and generate
         nothing. shares: take from the prefix cache and leave something there. assumed: take so many positions
         for computed, whatever the cache holds there, to measure what comes behind them; it can't share.
         """
         self._num_requests += 1
         name = id or f"request-{self._num_requests}"
-        request = Request(name, self._num_requests, tuple(prompt), params, constraint, only_logits)
+        request = Request(name, self._num_requests, tuple(prompt), params, constraint, reading)
         self._check(request)
         stream = self._stream(request, 0, assumed=assumed, shares=shares)
         self._requests[request.id] = request
@@ -163,7 +163,7 @@ class Requests:
                 failed.setdefault(stream.request, error)
             if stream.request in failed or run.sequence.num_waiting:
                 continue
-            if stream.request.only_logits:
+            if stream.request.reading is not None:
                 ended.append(stream)
             else:
                 for one in self._forked(stream):
@@ -254,14 +254,18 @@ class Requests:
         """Raises RequestError for a request that can't be computed."""
         if request.id in self._requests:
             raise RequestError(f"a request {request.id!r} is running; another one needs another id")
-        context_length = self._limits.context_length
-        check_prompt(request.prompt, self._engine.spec, context_length, continues=not request.only_logits)
+        spec, length, reading = self._engine.spec, self._limits.context_length, request.reading
+        check_prompt(request.prompt, spec, length, continues=reading is None)
+        if reading is not None:
+            check_reading(reading, len(request.prompt), spec)
 
 
 def all_logits(engine: Engine, tokens: SequenceOf[int]) -> Floats:
     """The logits behind each token of a text [tokens, vocabulary]."""
     requests = Requests(engine)
-    request = requests.add(tokens, SamplingParams(temperature=0), only_logits=True)
+    rows: list[Floats] = []
+    reading = Reading(take_row=lambda _, row: rows.append(row))
+    requests.add(tokens, SamplingParams(temperature=0), reading=reading)
     while len(requests):
         requests.step()
-    return np.stack(request.logits)
+    return np.stack(rows)

@@ -129,28 +129,24 @@ class Scheduler:
         for sequence in group[1:]:
             if sequence.num_waiting >= group[0].num_waiting:
                 break
-            rows = self._memory.cut(sequence, len(sequence.tokens)) - sequence.num_computed
-            if sequence.all_logits:
-                with_logits += rows
-            else:
-                plain += rows
+            start, stop = sequence.num_computed, self._memory.cut(sequence, len(sequence.tokens))
+            num_logits = max(0, stop - max(start, sequence.first_logits))
+            with_logits += num_logits
+            plain += stop - start - num_logits
         return max(-(-rows_left // 2), rows_left - plain - min(with_logits, logits_left))
 
     def _run(self, sequence: Sequence, rows_left: int, logits_left: int) -> ScheduledRows | None:
         """Schedules as many rows of the sequence as find room, logits and blocks; None for none."""
         start = sequence.num_computed
         length = min(len(sequence.tokens) - start, rows_left)
-        if sequence.all_logits:
-            length = min(length, logits_left)
-        elif not logits_left:
-            length = min(length, len(sequence.tokens) - start - 1)
+        length = min(length, max(0, sequence.first_logits - start) + logits_left)
         if length <= 0:
             return None
         stop = self._reserve(sequence, start + length)
         slots = self._memory.slots(sequence) if stop > start else None
         if slots is None:
             return None
-        num_logits = stop - start if sequence.all_logits else int(stop == len(sequence.tokens))
+        num_logits = max(0, stop - max(start, sequence.first_logits))
         return ScheduledRows(sequence, start, stop - start, num_logits, *slots)
 
     def _reserve(self, sequence: Sequence, num_positions: int) -> int:

@@ -16,7 +16,7 @@ from tests.models import examples
 from tests.unit.test_driver import LONG, SECONDS, SHORT, Heard, finish, job
 from tplaunch.coordinator.serving.driver import Driver, Job, Listener
 from tplaunch.coordinator.serving.failures import ClosedError, RunError
-from tplaunch.coordinator.serving.request import Event, Output, Request
+from tplaunch.coordinator.serving.request import Event, Floats, Output, Reading, Request
 from tplaunch.coordinator.serving.restarts import RestartPolicy, Restarts
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.split.limits import Limits
@@ -162,12 +162,19 @@ def test_logits_come_once_where_ranks_fail_between_chunks() -> None:
     for deaths in ((), (6,)):
         run, heard = FakeRun(TIGHT, deaths), Heard()
         driver = Driver(run.open, AT_ONCE)
-        wanted = Job(range(1, 31), SHORT, heard, only_logits=True)
+        rows: dict[int, bytes] = {}
+
+        def take(position: int, row: Floats, rows: dict[int, bytes] = rows) -> None:
+            assert position not in rows, "a position that came twice"
+            rows[position] = row.tobytes()
+
+        reading = Reading(take_row=take)
+        wanted = Job(range(1, 31), SHORT, heard, reading=reading)
         driver.submit([wanted])
         heard.wait()
         assert driver.stats().num_restarts == len(deaths)
         driver.close()
-        found.append([row.tobytes() for row in request_of(wanted).logits])
+        found.append(rows)
     assert len(found[0]) == 30 and found[0] == found[1]
 
 

@@ -27,7 +27,12 @@ def scheduler_of(limits: Limits, kinds: LayerKinds | None = None) -> tuple[Sched
 def add(scheduler: Scheduler, *prompts: list[int], all_logits: bool = False) -> list[Sequence]:
     """One after another."""
     made = [
-        Sequence(list(tokens), (len(scheduler) + number, 0), all_logits=all_logits, reads_cache=False)
+        Sequence(
+            list(tokens),
+            (len(scheduler) + number, 0),
+            logits_from=0 if all_logits else None,
+            reads_cache=False,
+        )
         for number, tokens in enumerate(prompts)
     ]
     for sequence in made:
@@ -75,7 +80,7 @@ def test_rows_stay_within_the_limits_and_come_once(
     )
     scheduler, _ = scheduler_of(limits)
     sequences = [
-        Sequence([1] * length, (number, 0), all_logits=all_logits, reads_cache=False)
+        Sequence([1] * length, (number, 0), logits_from=0 if all_logits else None, reads_cache=False)
         for number, (length, all_logits) in enumerate(prompts)
     ]
     for sequence in sequences:
@@ -88,7 +93,7 @@ def test_rows_stay_within_the_limits_and_come_once(
         for run in runs:
             is_last = run.start + run.length == len(run.sequence.tokens)
             assert run.start == run.sequence.num_computed
-            assert run.num_logits == (run.length if run.sequence.all_logits else int(is_last))
+            assert run.num_logits == (run.length if run.sequence.logits_from == 0 else int(is_last))
         scheduler.finish(runs)
         for run in runs:
             if not run.sequence.num_waiting:
