@@ -13,6 +13,7 @@ from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.split.plan import MAX_RANKS, PlanError
 from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from tplaunch.launcher.config import RECURRENT_PARALLEL
 from tplaunch.launcher.devices import CPU, DeviceChoice, select_devices
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import arrange, say_arrangement
@@ -21,7 +22,6 @@ from tplaunch.launcher.model import open_model
 from tplaunch.launcher.session import start_driver
 
 PARALLEL_NAMES = {"parallel", "max_num_seqs"}
-RECURRENT_PARALLEL = 8  # where nothing is said: each text keeps a state of megabytes
 
 
 def tokenizer_of(metadata: Mapping[str, Any]) -> Tokenizer | TokenizerError:

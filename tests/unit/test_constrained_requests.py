@@ -95,7 +95,7 @@ def test_texts_are_the_same_in_company_and_after_preemptions(compiler: GrammarCo
     requests = requests_of(num_blocks=20)
     together = [requests.add(prompt, SAMPLED, constraint=grammar) for prompt in prompts]
     run(requests)
-    assert requests.num_preemptions > 0
+    assert requests.counts.num_preemptions > 0
     assert [request.outputs[0].text for request in together] == alone
 
 

@@ -342,7 +342,8 @@ def test_many_allowed_tokens_that_are_unlikely_are_picked_as_from_the_whole_row(
     row = row_of(60_000, 3.0, 0, 0.0, 5)
     table = np.zeros(row.size, np.bool_)
     table[np.argsort(row)[:20_000]] = True
-    for seed, options in enumerate(({}, {"temperature": 0}, {"top_k": 0}, {"top_k": 0, "typical_p": 0.5})):
+    ways: list[dict[str, Any]] = [{}, {"temperature": 0}, {"top_k": 0}, {"top_k": 0, "typical_p": 0.5}]
+    for seed, options in enumerate(ways):
         sampler = Sampler(SamplingParams(seed=seed, **options), row.size, mask=FixedMask(table))
         evidence = evidence_of(row, sampler.wants([]))
         with pytest.raises(NeedsRow):
