@@ -104,7 +104,7 @@ class Opened:
 
     @property
     def grammars(self) -> GrammarCompiler:
-        """What compiles grammars for this model. Raises TokenizerError."""
+        """The compiler of grammars for this model. Raises TokenizerError."""
         tokenizer = self.needed_tokenizer()
         with self._lock:
             if self._grammars is None:

@@ -40,7 +40,7 @@ class GrammarLimits:
 
 @dataclass(frozen=True)
 class GrammarSpec:
-    """What a text shall look like. Made by the functions below; equal ones compile to the same grammar."""
+    """A wish for what a text shall look like. Made by the functions below; equal ones compile to the same grammar."""
 
     kind: str  # one of KINDS
     source: str  # the schema or the choices as JSON, the expression or the grammar itself
@@ -51,7 +51,7 @@ class GrammarSpec:
 
     @property
     def name(self) -> str:
-        """What sentences call it."""
+        """The name by which sentences call it."""
         names = {"json_schema": "JSON schema", "json_object": "JSON object", "regex": "regular expression"}
         return names.get(self.kind, "Lark grammar" if self.kind == "lark" else "choice")
 

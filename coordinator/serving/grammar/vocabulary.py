@@ -11,7 +11,7 @@ MAX_FORCED = 256
 
 
 class Words:
-    """What llguidance asks of a tokenizer.
+    """The parts of a tokenizer that llguidance asks for.
 
     A token behind the model's own, `eos_token_id`, stands for the end of the text: which of the model's
     tokens end it is each request's business. Tokens that stand for no text are special ones, which a grammar
