@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from tplaunch.coordinator.server.answer import Answer, PlainReader, Reader, told
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.messages import for_templates
 from tplaunch.coordinator.server.rendering import rendered
-from tplaunch.coordinator.server.wanted import ChatRequest, TextRequest
+from tplaunch.coordinator.server.wanted import ChatRequest, GrammarWish, TextRequest
 from tplaunch.coordinator.serving.driver import Job
 from tplaunch.coordinator.serving.failures import ClosedError
 from tplaunch.coordinator.serving.opened import Opened
@@ -52,16 +54,20 @@ class Service:
 
     async def rendered(self, request: ChatRequest) -> tuple[str, list[int]]:
         """Returns a conversation as the model reads it, as text and as token ids. Raises ApiError."""
-        return await _computed(lambda: rendered(self.opened, request), in_thread=True)
+        checked = replace(request, messages=for_templates(request.messages))
+        return await _computed(lambda: rendered(self.opened, checked), in_thread=True)
 
     async def text(self, request: TextRequest) -> Answer:
         """Begins to continue a prompt. Raises ApiError where it can't be computed."""
-        is_text = isinstance(request.prompt, str)
-        tokens = await self.tokens_of(request.prompt) if isinstance(request.prompt, str) else request.prompt
-        return await self._begin(tokens, request.params, request.id, str(request.prompt) if is_text else None)
+        _check_grammar(request.grammar)
+        if not isinstance(request.prompt, str):
+            return await self._begin(request.prompt, request.params, request.id, None)
+        tokens = await self.tokens_of(request.prompt, add_special=request.add_special)
+        return await self._begin(tokens, request.params, request.id, request.prompt)
 
     async def chat(self, request: ChatRequest) -> Answer:
         """Begins to answer a conversation. Raises ApiError where it can't be computed."""
+        _check_grammar(request.grammar)
         text, tokens = await self.rendered(request)
         return await self._begin(tokens, request.params, request.id, text)
 
@@ -94,6 +100,11 @@ class Service:
 
     def _ended(self) -> None:
         self._num_open -= 1
+
+
+def _check_grammar(wish: GrammarWish | None) -> None:
+    if wish is not None:
+        raise ApiError(400, f"a text's form can't be enforced yet, and {wish.kind} is asked for")
 
 
 async def _computed(make: Callable[[], T], *, in_thread: bool) -> T:

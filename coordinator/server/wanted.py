@@ -10,12 +10,22 @@ from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 
 
 @dataclass(frozen=True)
+class GrammarWish:
+    """The form that a text shall have; a grammar is made of it before anything is computed."""
+
+    kind: Literal["json_object", "json_schema", "regex", "lark", "choice"]
+    value: Any = None  # a schema as an object, an expression or a grammar as text, or a list of texts
+
+
+@dataclass(frozen=True)
 class TextRequest:
     """One prompt to continue."""
 
     prompt: str | Sequence[int]  # a text, or its token ids as they are
     params: SamplingParams
     id: str | None = None
+    add_special: bool = True  # the tokens that begin and end a text, where the model asks for them
+    grammar: GrammarWish | None = None
 
 
 @dataclass(frozen=True)
@@ -46,3 +56,4 @@ class ChatRequest:
     reasoning_budget: int | None = None  # tokens of reasoning, after which it is closed
     may_lower_system: bool = False  # a later system message may become the user's where a template refuses it
     id: str | None = None
+    grammar: GrammarWish | None = None  # of the answer behind the reasoning

@@ -87,6 +87,56 @@ def test_echo_without_new_tokens(server: Served) -> None:
     assert body["usage"]["completion_tokens"] == 0
 
 
+def test_echo_has_one_entry_more_also_where_the_text_ends_at_once(server: Served) -> None:
+    end = TOKENIZER.eos_token_id
+    fields = {"ignore_eos": False, "logit_bias": {str(end): 1e6}, "echo": True, "logprobs": 1}
+    (choice,) = complete(server, max_tokens=1, **fields)["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert {len(entries) for entries in choice["logprobs"].values()} == {len(PROMPT) + 1}
+    assert choice["logprobs"]["token_logprobs"][-1] is None and choice["logprobs"]["top_logprobs"][-1] == {}
+
+
+@pytest.mark.parametrize("text", ["Once upon a time", "Grüße, 世界 🙂", " two  spaces"])
+@pytest.mark.parametrize("as_tokens", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+def test_offsets_point_into_the_text(server: Served, text: str, as_tokens: bool, stream: bool) -> None:
+    fields = {"max_tokens": 8, "echo": True, "logprobs": 0, **GREEDY}
+    prompt = TOKENIZER.encode(text) if as_tokens else text
+    response = server.post("/v1/completions", prompt=prompt, stream=stream, **fields)
+    bodies = events(response) if stream else [response.json()]
+    whole = "".join(body["choices"][0]["text"] for body in bodies)
+    assert whole.startswith(text)
+    entries = [
+        entry
+        for body in bodies
+        for entry in zip(*map(body["choices"][0]["logprobs"].get, ("tokens", "text_offset")), strict=True)
+    ]
+    assert len(entries) == len(TOKENIZER.encode(text)) + 8
+    for token, offset in entries[2:]:  # behind the begin token and the space that encoding adds
+        if "\\x" not in token and "\ufffd" not in whole:
+            assert whole[offset:].startswith(token)
+
+
+def test_token_ids_are_returned_where_asked_for(server: Served) -> None:
+    (choice,) = complete(server, return_token_ids=True)["choices"]
+    assert len(choice["token_ids"]) == 4 and choice["prompt_token_ids"] == PROMPT
+
+
+def test_special_tokens_can_be_left_out(server: Served) -> None:
+    for add, tokens in (
+        (True, TOKENIZER.encode("Once")),
+        (False, TOKENIZER.encode("Once", add_special=False)),
+    ):
+        body = complete(server, prompt="Once", add_special_tokens=add, return_token_ids=True)
+        assert body["choices"][0]["prompt_token_ids"] == tokens
+
+
+def test_an_empty_text_of_a_character_in_parts_is_not_sent(server: Served) -> None:
+    response = server.post("/v1/completions", prompt=PROMPT, max_tokens=20, stream=True, **GREEDY)
+    chunks = [chunk["choices"][0] for chunk in events(response)]
+    assert all(chunk["text"] for chunk in chunks if chunk["finish_reason"] is None)
+
+
 @pytest.mark.parametrize(
     ("fields", "names"),
     [

@@ -34,16 +34,17 @@ async def answer_chat(request: Request) -> Response:
     answer = await service.chat(chat_request(fields, limits_of(request)))
     names = TokenNames(service.opened.tokenizer)
     if fields.stream:
-        chunks = _stream(fields, answer, head("chatcmpl", CHUNK, service.name), names)
+        chunks = stream_chat(fields, answer, head("chatcmpl", CHUNK, service.name), names)
         return EventStream(chunks, answer.close, error_event)
-    whole = _whole(fields, answer, head("chatcmpl", WHOLE, service.name), names)
+    whole = whole_chat(fields, answer, head("chatcmpl", WHOLE, service.name), names)
     done = await unless_left(request, answer.close, whole)
     return done if isinstance(done, Response) else Response(dumped(done), media_type="application/json")
 
 
-async def _stream(
+async def stream_chat(
     fields: ChatFields, answer: Answer, start: dict[str, Any], names: TokenNames
 ) -> AsyncIterator[bytes]:
+    """Yields the events of an answer. Raises ApiError."""
     usage = StreamedUsage(fields, [answer])
     for index in range(fields.n or 1):
         role = {"role": "assistant", "content": ""}
@@ -142,14 +143,17 @@ class _Message:
         return message
 
 
-async def _whole(
+async def whole_chat(
     fields: ChatFields, answer: Answer, start: dict[str, Any], names: TokenNames
 ) -> dict[str, Any]:
+    """Returns the body of an answer. Raises ApiError."""
     messages = [_Message() for _ in range(fields.n or 1)]
     async for delta in answer.deltas():
         messages[delta.index].take(delta)
+    tokens = {"prompt_token_ids": list(answer.prompt)} if fields.return_token_ids else {}
     return {
         **start,
+        **tokens,
         "choices": [_whole_choice(fields, *numbered, names) for numbered in enumerate(messages)],
         "usage": usage_of([answer]),
     }

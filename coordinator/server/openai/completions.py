@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Request
@@ -13,7 +13,8 @@ from tplaunch.coordinator.server.answer import Answer, Delta
 from tplaunch.coordinator.server.bodies import read_body
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.openai.fields import CompletionFields
-from tplaunch.coordinator.server.openai.logprobs import CompletionLogprobs, TokenNames
+from tplaunch.coordinator.server.openai.form import grammar_wish
+from tplaunch.coordinator.server.openai.logprobs import FORM, CompletionLogprobs
 from tplaunch.coordinator.server.openai.parameters import checked_top, sampling_params
 from tplaunch.coordinator.server.openai.shared import (
     StreamedUsage,
@@ -29,6 +30,7 @@ from tplaunch.coordinator.server.sse import EventStream, dumped, unless_left
 from tplaunch.coordinator.server.state import check_model, limits_of, service_of
 from tplaunch.coordinator.server.wanted import TextRequest
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.text.answers.pieces import Content
 from tplaunch.coordinator.text.tokenizer import Tokenizer, decode
 
 DEFAULT_TOKENS = 16  # OpenAI's
@@ -42,7 +44,8 @@ async def complete(request: Request) -> Response:
     limits, service = limits_of(request), service_of(request)
     prompts = _prompts(fields, limits)
     params = _params(fields, limits)
-    texts = [TextRequest(prompt, params) for prompt in prompts]
+    add_special, form = fields.add_special_tokens is not False, grammar_wish(fields)
+    texts = [TextRequest(prompt, params, add_special=add_special, grammar=form) for prompt in prompts]
     answers = await all_begun([service.text(text) for text in texts])
     writer = _Writer(fields, answers, head("cmpl", KIND, service.name), service.opened.tokenizer)
     if fields.stream:
@@ -86,18 +89,29 @@ def _params(fields: CompletionFields, limits: ClientLimits) -> SamplingParams:
     return sampling_params(fields, limits, **others)
 
 
-@dataclass
 class _Choice:
     """One text as far as it has come."""
 
-    logprobs: CompletionLogprobs | None
-    has_begun: bool = False
-    num_tokens: int = 0
-    texts: list[str] = field(default_factory=list)
-    forms: list[dict[str, Any]] = field(default_factory=list)
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
-    tokens: list[int] = field(default_factory=list)
+    def __init__(self, index: int, logprobs: CompletionLogprobs | None) -> None:
+        self.index, self.logprobs = index, logprobs
+        self.has_begun = False
+        self.num_tokens = 0
+        self._parts: list[dict[str, Any]] = []
+
+    def keep(self, part: dict[str, Any]) -> None:
+        """Keeps what is new until all is there."""
+        self._parts.append(part)
+
+    def joined(self) -> dict[str, Any]:
+        """Returns all that was kept, as one."""
+        whole = {**self._parts[0], **self._parts[-1]}
+        whole["text"] = "".join(part["text"] for part in self._parts)
+        if self.logprobs is not None:
+            forms = [part["logprobs"] for part in self._parts]
+            whole["logprobs"] = {name: [each for form in forms for each in form[name]] for name in FORM}
+        if "token_ids" in whole:
+            whole["token_ids"] = [token for part in self._parts for token in part["token_ids"]]
+        return whole
 
 
 class _Writer:
@@ -112,21 +126,22 @@ class _Writer:
     ) -> None:
         self._fields, self._answers, self._start, self._tokenizer = fields, answers, start, tokenizer
         self._n = fields.n or 1
-        self._names = TokenNames(tokenizer)
-        self._hides_tokens = fields.max_tokens == 0
-        self._choices = [_Choice(self._new_logprobs()) for _ in range(self._n * len(answers))]
+        self._hides_tokens = fields.max_tokens == 0  # one is computed, as steps do
+        self._choices = [_Choice(index, self._new_logprobs()) for index in range(self._n * len(answers))]
 
     def _new_logprobs(self) -> CompletionLogprobs | None:
-        num_top = self._fields.logprobs
-        return None if num_top is None else CompletionLogprobs(self._names, num_top)
+        if self._fields.logprobs is None:
+            return None
+        shows_control = self._fields.skip_special_tokens is False
+        return CompletionLogprobs(self._tokenizer, self._fields.logprobs, shows_control=shows_control)
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yields the events. Raises ApiError."""
         usage = StreamedUsage(self._fields, self._answers)
         async for place, delta in merged(self._answers):
-            choice = self._part(place, delta)
-            if choice is not None:
-                yield usage.chunk({**self._start, "choices": [choice]})
+            part = self._part(place, delta)
+            if part is not None:
+                yield usage.chunk({**self._start, "choices": [part]})
         yield usage.last(self._start, self._num_hidden())
 
     async def whole(self) -> dict[str, Any]:
@@ -134,82 +149,59 @@ class _Writer:
         async for place, delta in merged(self._answers):
             part = self._part(place, delta)
             if part is not None:
-                self._keep(part)
-        choices = [self._joined(index, choice) for index, choice in enumerate(self._choices)]
-        return {
-            **self._start,
-            "choices": choices,
-            "usage": usage_of(self._answers, self._num_hidden()),
-        }
+                self._choices[part["index"]].keep(part)
+        choices = [choice.joined() for choice in self._choices]
+        return {**self._start, "choices": choices, "usage": usage_of(self._answers, self._num_hidden())}
 
     def _num_hidden(self) -> int:
         return sum(choice.num_tokens for choice in self._choices) if self._hides_tokens else 0
 
     def _part(self, place: int, delta: Delta) -> dict[str, Any] | None:
         """Returns a choice with what is new; None where nothing is that a client could see."""
-        index = place * self._n + delta.index
-        choice, answer = self._choices[index], self._answers[place]
-        text = "" if self._hides_tokens else "".join(getattr(piece, "text", "") for piece in delta.pieces)
-        tokens = () if self._hides_tokens else delta.tokens
-        picked: Sequence[Any] = () if self._hides_tokens else delta.logprobs
-        if not choice.has_begun and self._fields.echo:
-            text = self._prompt_text(answer) + text
-            if choice.logprobs is not None:
-                tokens = (*answer.prompt, *tokens)
-                picked = (*answer.prompt_logprobs, *picked)
-                if delta.finish_reason == "stop" and not delta.tokens:
-                    picked, tokens = (*picked, None), (*tokens, self._end_token())
-        choice.has_begun = True
+        choice, answer = self._choices[place * self._n + delta.index], self._answers[place]
+        is_first, choice.has_begun = not choice.has_begun, True
         choice.num_tokens += len(delta.tokens)
-        reason, stop_reason = delta.finish_reason, delta.stop_reason
-        if self._hides_tokens and reason is not None:
-            reason, stop_reason = "length", None
-        has_news = text or reason is not None or choice.logprobs is not None or self._fields.return_token_ids
-        if not has_news:
+        seen, text, reason, stop_reason = delta, _text(delta), delta.finish_reason, delta.stop_reason
+        if self._hides_tokens:
+            seen, text = replace(delta, tokens=(), logprobs=()), ""
+            reason, stop_reason = reason and "length", None
+        if is_first and self._fields.echo:
+            text = self._prompt_text(answer) + text
+        logprobs = (
+            None if choice.logprobs is None else self._logprobs(choice.logprobs, answer, seen, is_first)
+        )
+        has_ids = bool(self._fields.return_token_ids)
+        if not (text or reason or logprobs or (has_ids and seen.tokens)):
             return None
         part: dict[str, Any] = {
-            "index": index,
+            "index": choice.index,
             "text": text,
-            "logprobs": None if choice.logprobs is None else choice.logprobs.add(picked, tokens),
+            "logprobs": logprobs,
             "finish_reason": reason,
             "stop_reason": stop_reason,
         }
-        if self._fields.return_token_ids:
-            part["token_ids"] = list(delta.tokens)
+        if has_ids:
+            part["token_ids"] = list(seen.tokens)
+            if is_first:
+                part["prompt_token_ids"] = list(answer.prompt)
         return part
+
+    def _logprobs(
+        self, logprobs: CompletionLogprobs, answer: Answer, delta: Delta, is_first: bool
+    ) -> dict[str, list[Any]]:
+        if not (is_first and self._fields.echo):
+            return logprobs.add(delta.logprobs, delta.tokens)
+        prompt = logprobs.add_prompt(answer.prompt_logprobs, answer.prompt)
+        # Programs that score a prompt leave the last entry out, also where the model ended its text at once.
+        has_ended = delta.finish_reason == "stop" and not delta.tokens
+        added = logprobs.add_end() if has_ended else logprobs.add(delta.logprobs, delta.tokens)
+        return {name: prompt[name] + added[name] for name in FORM}
 
     def _prompt_text(self, answer: Answer) -> str:
         if answer.prompt_text is not None:
             return answer.prompt_text
-        if self._tokenizer is None:
-            return ""
-        return decode(self._tokenizer, answer.prompt)
+        return "" if self._tokenizer is None else decode(self._tokenizer, answer.prompt)
 
-    def _end_token(self) -> int:
-        """The token that the model picked to end its text at once: it has no text, but an entry."""
-        ends = () if self._tokenizer is None else sorted(self._tokenizer.eos_token_ids)
-        return ends[0] if ends else -1
 
-    def _keep(self, part: dict[str, Any]) -> None:
-        choice = self._choices[part["index"]]
-        choice.texts.append(part["text"])
-        if part["logprobs"] is not None:
-            choice.forms.append(part["logprobs"])
-        choice.tokens += part.get("token_ids", ())
-        choice.finish_reason, choice.stop_reason = part["finish_reason"], part["stop_reason"]
-
-    def _joined(self, index: int, choice: _Choice) -> dict[str, Any]:
-        logprobs = None
-        if choice.logprobs is not None:
-            names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
-            logprobs = {name: [each for form in choice.forms for each in form[name]] for name in names}
-        found: dict[str, Any] = {
-            "index": index,
-            "text": "".join(choice.texts),
-            "logprobs": logprobs,
-            "finish_reason": choice.finish_reason,
-            "stop_reason": choice.stop_reason,
-        }
-        if self._fields.return_token_ids:
-            found["token_ids"] = choice.tokens
-        return found
+def _text(delta: Delta) -> str:
+    return "".join(piece.text for piece in delta.pieces if isinstance(piece, Content))

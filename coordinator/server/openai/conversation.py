@@ -6,6 +6,7 @@ from typing import Any
 
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.openai.fields import ChatFields
+from tplaunch.coordinator.server.openai.form import grammar_wish
 from tplaunch.coordinator.server.openai.parameters import checked_top, sampling_params
 from tplaunch.coordinator.server.settings import ClientLimits
 from tplaunch.coordinator.server.wanted import ChatRequest, ToolChoice
@@ -19,6 +20,10 @@ def chat_request(fields: ChatFields, limits: ClientLimits) -> ChatRequest:
     tools = _tools(fields)
     _check_count("messages", len(fields.messages), limits.messages)
     _check_count("tools", len(tools), limits.tools)
+    if fields.audio is not None or any(kind != "text" for kind in fields.modalities or ()):
+        raise ApiError(
+            400, "modalities asks for more than text, which is all there is", parameter="modalities"
+        )
     return ChatRequest(
         fields.messages,
         _params(fields, limits),
@@ -29,6 +34,7 @@ def chat_request(fields: ChatFields, limits: ClientLimits) -> ChatRequest:
         fields.add_generation_prompt is not False and not fields.continue_final_message,
         bool(fields.continue_final_message),
         fields.reasoning_budget,
+        grammar=grammar_wish(fields),
     )
 
 

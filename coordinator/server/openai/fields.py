@@ -6,7 +6,7 @@ is left alone.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -72,7 +72,6 @@ class CommonFields(SamplingFields):
     repeat_penalty: float | None = _field(NUMBER)  # llama.cpp's name of repetition_penalty
     stream: bool | None = _field(FLAG)
     stream_options: StreamOptions | None = _field("an object with include_usage")
-    prompt_logprobs: int | None = _field(INTEGER)
     return_token_ids: bool | None = _field(FLAG)
     structured_outputs: dict[str, Any] | None = _field(OBJECT)
     guided_json: dict[str, Any] | str | None = _field("a JSON schema, as an object or a text")
@@ -117,6 +116,3 @@ class ChatFields(CommonFields):
     documents: list[dict[str, Any]] | None = _field(OBJECTS)
     modalities: list[str] | None = _field("a list of texts")
     audio: dict[str, Any] | None = _field(OBJECT)
-
-
-ToolMode = Literal["auto", "none", "required"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from tplaunch.coordinator.serving.sampling.picked import Picked
 from tplaunch.coordinator.text.detokenizer import WithControlTokens
 from tplaunch.coordinator.text.tokenizer import Tokenizer
 
+Form: TypeAlias = "dict[str, list[Any]]"
+FORM = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 FLOOR = -9999.0  # OpenAI's for a token that is all but impossible; JSON has no -inf
 
 
@@ -57,24 +60,56 @@ def _chat_entry(token: int, logprob: float | None, names: TokenNames) -> dict[st
 class CompletionLogprobs:
     """Makes the older form, part by part: a text's offsets go on from part to part."""
 
-    def __init__(self, names: TokenNames, num_top: int, offset: int = 0) -> None:
-        """offset: characters of the text before the first token."""
-        self._names, self._num_top, self._offset = names, num_top, offset
+    def __init__(self, tokenizer: Tokenizer | None, num_top: int, *, shows_control: bool = False) -> None:
+        """shows_control: the text that is generated shows control tokens by their names."""
+        self._names, self._num_top, self._offset = TokenNames(tokenizer), num_top, 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._tokenizer, self._shows_control = tokenizer, shows_control
+        self._drops_space = False
 
-    def add(self, picked: Sequence[Picked | None], tokens: Sequence[int]) -> dict[str, Any]:
-        """Returns the form of the next tokens. picked: None for one that has no log probability."""
-        form: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-        for one, token in zip(picked, tokens, strict=True):
-            text = self._names.text_of(token)
-            form["tokens"].append(text)
-            form["text_offset"].append(self._offset)
-            form["token_logprobs"].append(None if one is None else _finite(one.logprob))
-            form["top_logprobs"].append(None if one is None else self._top(one))
-            self._offset += len(text)
+    def add_prompt(self, picked: Sequence[Picked | None], tokens: Sequence[int]) -> Form:
+        """Returns the form of the prompt's tokens, where the text shows them. picked: the first has none."""
+        self._drops_space = self._tokenizer is not None and self._tokenizer.adds_space_prefix
+        form = self._form(picked, tokens, shows_control=False)
+        self._drops_space = False
         return form
 
+    def add(self, picked: Sequence[Picked | None], tokens: Sequence[int]) -> Form:
+        """Returns the form of the next generated tokens. picked: None for one that has no log probability."""
+        return self._form(picked, tokens, shows_control=self._shows_control)
+
+    def add_end(self) -> Form:
+        """Returns the form of a text that the model ended at once: an entry that no log probability is of."""
+        end = None if self._tokenizer is None else self._tokenizer.eos_token_id
+        text = "" if end is None else self._names.text_of(end)
+        return {
+            "tokens": [text],
+            "token_logprobs": [None],
+            "top_logprobs": [{}],
+            "text_offset": [self._offset],
+        }
+
+    def _form(self, picked: Sequence[Picked | None], tokens: Sequence[int], *, shows_control: bool) -> Form:
+        form: Form = {name: [] for name in FORM}
+        for one, token in zip(picked, tokens, strict=True):
+            form["tokens"].append(self._names.text_of(token))
+            form["token_logprobs"].append(None if one is None else _finite(one.logprob))
+            form["top_logprobs"].append(None if one is None else self._top(one))
+            form["text_offset"].append(self._offset)
+            self._offset += self._width(token, shows_control)
+        return form
+
+    def _width(self, token: int, shows_control: bool) -> int:
+        """The number of characters that a token adds to the text."""
+        if self._tokenizer is None or not 0 <= token < self._tokenizer.vocabulary_size:
+            return 0
+        found = self._names.bytes_of(token) if shows_control else self._tokenizer.token_bytes(token)
+        if self._drops_space and found:  # the one that encoding puts before a text
+            found, self._drops_space = found.removeprefix(b" "), False
+        return len(self._decoder.decode(found))
+
     def _top(self, picked: Picked) -> dict[str, float]:
-        """The likeliest tokens and the token itself. Of two with the same text the likelier one stays."""
+        """Returns the likeliest tokens and the token itself; of two with the same text the likelier one."""
         found: dict[str, float] = {}
         for token, logprob in (*picked.top[: self._num_top], (picked.token, picked.logprob)):
             text, value = self._names.text_of(token), _finite(logprob)
