@@ -12,11 +12,13 @@ from starlette.responses import Response
 
 import tplaunch
 from tplaunch.coordinator.server.access import Access
+from tplaunch.coordinator.server.anthropic.router import make_anthropic_router
 from tplaunch.coordinator.server.ends import Ends
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.guard import Guard, error_response
 from tplaunch.coordinator.server.metrics import Metrics
 from tplaunch.coordinator.server.openai.router import make_openai_router
+from tplaunch.coordinator.server.responses.router import make_responses_router
 from tplaunch.coordinator.server.service import MAX_OPEN, Service
 from tplaunch.coordinator.server.settings import LIMITS, ClientLimits
 from tplaunch.coordinator.server.status import make_status_router
@@ -24,7 +26,13 @@ from tplaunch.coordinator.server.tokens import make_tokens_router
 from tplaunch.coordinator.serving.opened import Opened
 
 # A protocol is a folder, and a line here. Its handlers find the model by state.service_of.
-ROUTERS: tuple[Callable[[], APIRouter], ...] = (make_openai_router, make_tokens_router, make_status_router)
+ROUTERS: tuple[Callable[[], APIRouter], ...] = (
+    make_openai_router,
+    make_responses_router,
+    make_anthropic_router,
+    make_tokens_router,
+    make_status_router,
+)
 PREFLIGHT_SECONDS = 600
 OPEN_ACCESS = Access()
 
