@@ -96,6 +96,16 @@ def choice(texts: Any) -> GrammarSpec:
     return GrammarSpec("choice", _dumped(list(dict.fromkeys(texts))))
 
 
+def of_kind(kind: str, value: Any) -> GrammarSpec:
+    """The grammar of one of KINDS; value: a schema, None, an expression, a grammar, or texts."""
+    if kind == "json_object":
+        return json_object()
+    makers = {"json_schema": json_schema, "regex": regex, "lark": lark, "choice": choice}
+    if kind not in makers:
+        raise GrammarError(f"a grammar is one of {', '.join(KINDS)}, not {kind!r:.40}")
+    return makers[kind](value)
+
+
 def of_params(wanted: StructuredOutputsParams) -> GrammarSpec:
     """The grammar that a request's parameters ask for. Raises GrammarError."""
     if wanted.json is not None:
