@@ -10,16 +10,24 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import tplaunch
+from tplaunch.coordinator.server.anthropic.router import make_anthropic_router
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.forms import error_body
 from tplaunch.coordinator.server.openai.router import make_openai_router
+from tplaunch.coordinator.server.page.router import make_page_router
+from tplaunch.coordinator.server.responses.router import make_responses_router
 from tplaunch.coordinator.server.service import Service
 from tplaunch.coordinator.server.settings import LIMITS, ClientLimits
 from tplaunch.coordinator.server.sse import dumped
 from tplaunch.coordinator.serving.opened import Opened
 
 # A protocol is a folder, and a line here. Its handlers find the model by state.service_of.
-ROUTERS: tuple[Callable[[], APIRouter], ...] = (make_openai_router,)
+ROUTERS: tuple[Callable[[], APIRouter], ...] = (
+    make_openai_router,
+    make_responses_router,
+    make_anthropic_router,
+    make_page_router,
+)
 
 
 def make_app(opened: Opened, names: Sequence[str], limits: ClientLimits = LIMITS) -> FastAPI:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from tplaunch.coordinator.server.errors import ApiError
@@ -40,4 +41,5 @@ def anthropic_error(error: ApiError) -> dict[str, Any]:
     """Returns an error in Anthropic's form."""
     usual = "invalid_request_error" if error.status < 500 else "api_error"
     kind = ANTHROPIC_KINDS.get(error.status, usual)
-    return {"type": "error", "error": {"type": kind, "message": error.message}}
+    told = {"type": kind, "message": error.message}
+    return {"type": "error", "error": told, "request_id": f"req_{uuid.uuid4().hex}"}

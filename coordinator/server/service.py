@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from tplaunch.coordinator.server.answer import Answer, PlainReader, Reader, told
 from tplaunch.coordinator.server.errors import ApiError
-from tplaunch.coordinator.server.messages import for_templates, with_read_arguments
+from tplaunch.coordinator.server.messages import for_templates
+from tplaunch.coordinator.server.rendering import rendered
 from tplaunch.coordinator.server.wanted import ChatRequest, GrammarWish, TextRequest
 from tplaunch.coordinator.serving.driver import Job
 from tplaunch.coordinator.serving.failures import ClosedError
-from tplaunch.coordinator.serving.opened import ChatOptions, Opened
+from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.streaming import LoopListener, Stream
@@ -52,24 +54,8 @@ class Service:
 
     async def rendered(self, request: ChatRequest) -> tuple[str, list[int]]:
         """Returns a conversation as the model reads it, as text and as token ids. Raises ApiError."""
-        options = ChatOptions(
-            request.add_generation_prompt,
-            request.continue_final_message,
-            request.chat_template,
-            request.template_kwargs,
-            None if request.tool_choice.mode == "none" else request.tools or None,
-        )
-        messages = for_templates(request.messages)
-
-        def render() -> tuple[str, list[int]]:
-            try:
-                return self.opened.rendered(with_read_arguments(messages), options)
-            except ChatTemplateError:  # of a template that wants the text of arguments
-                if not any(message.get("tool_calls") for message in messages):
-                    raise
-                return self.opened.rendered(messages, options)
-
-        return await _computed(render, in_thread=True)
+        checked = replace(request, messages=for_templates(request.messages))
+        return await _computed(lambda: rendered(self.opened, checked), in_thread=True)
 
     async def text(self, request: TextRequest) -> Answer:
         """Begins to continue a prompt. Raises ApiError where it can't be computed."""

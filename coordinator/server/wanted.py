@@ -54,5 +54,6 @@ class ChatRequest:
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     reasoning_budget: int | None = None  # tokens of reasoning, after which it is closed
+    may_lower_system: bool = False  # a later system message may become the user's where a template refuses it
     id: str | None = None
     grammar: GrammarWish | None = None  # of the answer behind the reasoning

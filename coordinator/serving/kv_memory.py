@@ -112,11 +112,15 @@ class KVMemory:
                 return found, num_blocks
         return found, 0
 
+    def cut(self, sequence: Sequence, num_positions: int) -> int:
+        """Returns up to which position the next rows may go: some must end where a state is to be kept."""
+        if self._states is None:
+            return num_positions
+        return self._states.cut(sequence, sequence.num_computed, num_positions)
+
     def reserve(self, sequence: Sequence, num_positions: int) -> int:
         """Gives the sequence blocks for its next rows; returns up to which position it can be computed."""
-        stop = num_positions
-        if self._states is not None:
-            stop = self._states.cut(sequence, sequence.num_computed, stop)
+        stop = self.cut(sequence, num_positions)
         for table in self.tables:
             stop = table.reserve(sequence, stop)
         return stop

@@ -39,10 +39,17 @@ class Sequence:
     snapshot_at: frozenset[int] = frozenset()  # positions at which its state is worth keeping
     last_snapshot: bytes | None = None  # key of its newest state that was kept while it was decoding
     last_step: int = 0  # that computed rows of it
+    num_overtaken: int = 0  # by newer ones, while it waited for room
     was_admitted: bool = False  # it has had a seat, now or before a preemption
 
     def __post_init__(self) -> None:
         self.num_prompt = self.num_prompt or len(self.tokens)
+
+    def lose_memory(self) -> None:
+        """Waits again as if nothing of it had been computed: the memory that it was in is gone."""
+        self.num_computed = self.num_cached = self.last_step = 0
+        self.seat, self.held, self.slot, self.keys = None, (), None, []
+        self.snapshot_at, self.last_snapshot = frozenset(), None
 
     @property
     def first_logits(self) -> int:
