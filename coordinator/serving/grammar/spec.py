@@ -40,7 +40,7 @@ class GrammarLimits:
 
 @dataclass(frozen=True)
 class GrammarSpec:
-    """A wish for what a text shall look like. Made by the functions below; equal ones compile to the same grammar."""
+    """A wish for what a text shall look like. The functions below make them; equal ones mean one grammar."""
 
     kind: str  # one of KINDS
     source: str  # the schema or the choices as JSON, the expression or the grammar itself
