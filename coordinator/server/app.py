@@ -14,6 +14,7 @@ from tplaunch.coordinator.server.anthropic.router import make_anthropic_router
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.forms import error_body
 from tplaunch.coordinator.server.openai.router import make_openai_router
+from tplaunch.coordinator.server.page.router import make_page_router
 from tplaunch.coordinator.server.responses.router import make_responses_router
 from tplaunch.coordinator.server.service import Service
 from tplaunch.coordinator.server.settings import LIMITS, ClientLimits
@@ -25,6 +26,7 @@ ROUTERS: tuple[Callable[[], APIRouter], ...] = (
     make_openai_router,
     make_responses_router,
     make_anthropic_router,
+    make_page_router,
 )
 
 

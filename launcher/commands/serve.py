@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from dataclasses import replace
 
 from tplaunch.coordinator.server.settings import ServerSettings
 from tplaunch.launcher import signals
@@ -27,7 +28,8 @@ def serve(config: RunConfig, settings: ServerSettings, chose_parallel: bool) -> 
         bound = listen(settings.host, settings.port)  # before minutes of loading
     except ListenError as error:
         raise UsageError(str(error)) from error
-    with bound, open_for_many(config, chose_parallel=chose_parallel) as loaded:
+    measured = replace(config, timestamps=settings.ledger)
+    with bound, open_for_many(measured, chose_parallel=chose_parallel) as loaded:
         app = make_app(loaded.opened, names)
         server = HttpServer(app, lambda: say(f"listening on {url_of(bound)}"))
         came: list[int] = []
