@@ -79,13 +79,14 @@ class Opened:
             raise TokenizerError(str(self._tokenizer))
         return self._tokenizer
 
-    def has_template(self) -> bool:
-        """Says if the model file has a chat template that can be used: without one it continues texts."""
+    @property
+    def template_source(self) -> str | None:
+        """The text of the model file's chat template; None where it has none that can be used."""
         try:
-            self._template(None, self.needed_tokenizer())
+            template, _ = self._template(None, self.needed_tokenizer())
         except (ChatTemplateError, TokenizerError):
-            return False
-        return True
+            return None
+        return template.source
 
     def rendered(self, conversation: Any, options: ChatOptions) -> tuple[str, list[int]]:
         """Returns a conversation as text and as token ids.
