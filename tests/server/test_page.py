@@ -113,6 +113,11 @@ def test_a_reload_amid_an_answer_keeps_what_has_come(page: Page, server: PageSer
     expect(page.locator(".streaming")).to_contain_text("Half of")
     page.reload()
     answered(page, "Half of")
+    expect(page.locator(".end")).to_have_text("This answer is not complete.")
+    server.script = lambda body: [" something"]
+    page.get_by_role("button", name="go on").click()
+    answered(page, "Half of something")
+    expect(page.locator(".end")).to_have_count(0)
 
 
 def test_again_edit_and_resend(page: Page, server: PageServer) -> None:
@@ -433,6 +438,25 @@ def test_the_key_is_asked_for_once(page_of: Open) -> None:
         answered(page, "Hello there.")
         page.reload()
         answered(page, "Hello there.")
+
+
+def test_a_wrong_key_is_told_and_no_key_asks_once(browser: Browser) -> None:
+    with serve(PageServer(key="open sesame")) as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.fill("[name=key]", "open barley")
+        page.keyboard.press("Enter")
+        expect(page.locator("#key-wrong")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.locator("#notice")).to_have_text("the key is wrong")
+        with page.expect_response("**/page/status"):
+            pass  # it goes on asking the server, and asks nobody for a key
+        expect(page.locator("#key")).to_be_hidden()
+        send(page, "Hi")
+        page.fill("[name=key]", "open sesame")
+        page.keyboard.press("Enter")
+        answered(page, "Hello there.")
+        page.close()
 
 
 def test_conversations_are_exported_and_deleted(page: Page) -> None:

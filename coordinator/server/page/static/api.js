@@ -3,6 +3,7 @@ import { by } from "./dom.js";
 
 const KEY = "tplaunch:key";
 let asking = null;
+let isDeclined = false; // who gave no key is asked again only for what they ask for themselves
 
 // What went wrong, in a sentence. kind: lost (no server, or it went), refused (it said no).
 export class ApiError extends Error {
@@ -21,7 +22,8 @@ function stored() {
   }
 }
 
-function askForKey() {
+function askForKey(wasWrong) {
+  by("key-wrong").hidden = !wasWrong;
   asking ??= new Promise((resolve) => {
     const dialog = by("key");
     const field = dialog.querySelector("input");
@@ -31,8 +33,9 @@ function askForKey() {
       "close",
       () => {
         asking = null;
+        isDeclined = !field.value;
         if (field.value) sessionStorage.setItem(KEY, field.value);
-        resolve(field.value !== "");
+        resolve(!isDeclined);
         field.value = "";
       },
       { once: true },
@@ -67,8 +70,8 @@ export async function request(path, { body, signal, method = body ? "POST" : "GE
       throw new ApiError("The server can't be reached.", "lost");
     }
     if (response.ok) return response;
-    const asks = response.status === 401 && patient;
-    if (!asks || !(await askForKey())) throw new ApiError(await sentence(response), "refused", response.status);
+    const asks = response.status === 401 && (patient || !isDeclined);
+    if (!asks || (key === stored() && !(await askForKey(key !== "")))) throw new ApiError(await sentence(response), "refused", response.status);
   }
 }
 
@@ -99,9 +102,9 @@ export async function* events(path, body, signal) {
 }
 
 export async function render(markdown, growing) {
-  return (await request("page/render", { body: { markdown, growing } })).json();
+  return (await request("page/render", { body: { markdown, growing }, patient: false })).json();
 }
 
-export async function status(signal) {
-  return (await request("page/status", { signal })).json();
+export async function status() {
+  return (await request("page/status", { patient: false })).json();
 }
