@@ -534,3 +534,62 @@ def test_a_model_that_has_ended_is_told(page: Page, server: PageServer) -> None:
     expect(page.locator("#notice")).to_have_text("rank 1 ended with signal 11.")
     server.health = Health()
     expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_a_very_long_answer_is_drawn_in_parts(page: Page, server: PageServer) -> None:
+    block = "- *one* \U0001f98a " + "word " * 600 + "\n- two\n\n```python\nx = 1\n```\n\n"
+    server.script = lambda body: [block * 12] * 3
+    send(page, "Much")
+    answered(page, "two")
+    expect(page.locator(".turn em")).to_have_count(36)
+    page.reload()
+    expect(page.locator(".turn em")).to_have_count(36)
+    expect(page.locator(".text .plain")).to_have_count(0)
+
+
+def test_the_end_is_followed_unless_one_reads_above(page: Page, server: PageServer) -> None:
+    lines = "a line\n\n" * 80
+    server.script = lambda body: [lines, HOLD, lines + "the end"]
+    send(page, "Go")
+    expect(page.locator(".streaming .text p")).to_have_count(80)
+    page.evaluate("document.getElementById('scroll').scrollTop = 100")
+    expect(page.locator("#to-end")).to_be_visible()
+    server.go_on.set()
+    answered(page, "the end")
+    assert page.evaluate("document.getElementById('scroll').scrollTop") == 100
+    page.click("#to-end")
+    expect(page.locator("#to-end")).to_be_hidden()
+    expect(page.get_by_text("the end", exact=True)).to_be_in_viewport()
+
+
+def test_another_conversation_is_read_while_one_is_answered(page: Page, server: PageServer) -> None:
+    send(page, "First")
+    answered(page, "Hello there.")
+    page.keyboard.press("Alt+n")
+    server.script = lambda body: ["Slow", HOLD, " answer"]
+    send(page, "Second")
+    expect(page.locator(".streaming")).to_contain_text("Slow")
+    page.keyboard.press("Alt+ArrowDown")
+    answered(page, "Hello there.")
+    expect(page.locator("#list li.running")).to_contain_text("Second")
+    page.keyboard.press("Alt+ArrowUp")
+    expect(page.locator(".streaming")).to_contain_text("Slow")
+    page.keyboard.press("Alt+ArrowDown")
+    server.go_on.set()
+    expect(page.locator("#list li.running")).to_have_count(0)
+    page.keyboard.press("Alt+ArrowUp")
+    answered(page, "Slow answer")
+
+
+def test_two_tabs_show_the_same_conversations(page: Page, server: PageServer) -> None:
+    other = page.context.new_page()
+    other.goto(server.url)
+    expect(other.locator(".welcome h2")).to_be_visible()
+    send(page, "From the first")
+    answered(page, "Hello there.")
+    expect(other.locator("#list li")).to_contain_text("From the first")
+    other.click("#list .open")
+    answered(other, "Hello there.")
+    page.keyboard.press("Alt+r")
+    expect(other.locator(".turn.assistant .facts")).to_contain_text("2 tokens")
+    assert len(server.bodies) == 2
