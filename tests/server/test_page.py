@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from tests.browser import chromium
 from tests.fake_session import demo_model
@@ -415,7 +416,7 @@ def test_an_answer_that_was_cut_goes_on(page: Page, server: PageServer) -> None:
 
 
 def test_a_model_without_a_template_continues_texts(page_of: Open) -> None:
-    facts = FACTS.__class__(**{**FACTS.__dict__, "has_template": False})
+    facts = replace(FACTS, has_template=False)
     with serve(PageServer(facts=facts, script=lambda body: [" there was", " a *fox*."])) as server:
         page = page_of(server.url)
         expect(page.locator(".told")).to_contain_text("has no chat template")
@@ -429,6 +430,23 @@ def test_a_model_without_a_template_continues_texts(page_of: Open) -> None:
             "Once upon a time",
             "Once upon a time there was a *fox*.",
         ]
+
+
+def test_an_old_conversation_says_that_this_model_answers_none(page_of: Open, server: PageServer) -> None:
+    page = page_of()
+    send(page, "Hi")
+    answered(page, "Hello there.")
+
+    def without_template(route: Route) -> None:
+        route.fulfill(json={**route.fetch().json(), "chat": False})
+
+    page.route("**/page/status", without_template)
+    page.reload()
+    expect(page.locator("#notice")).to_contain_text("This model has no chat template")
+    page.keyboard.press("Alt+n")
+    expect(page.locator("#notice")).to_be_hidden()
+    expect(page.locator("#input")).to_have_attribute("placeholder", "A text to continue")
+    page.unroute_all(behavior="wait")
 
 
 def test_the_key_is_asked_for_once(page_of: Open) -> None:
