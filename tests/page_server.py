@@ -113,7 +113,7 @@ def _service(server: PageServer) -> Any:
     engine = SimpleNamespace(plan=shares, devices=[rank.device for rank in facts.ranks])
     session = SimpleNamespace(engine=engine, limits=SimpleNamespace(context_length=facts.context_length))
     driver = SimpleNamespace(session=session, stats=lambda: server.stats, health=lambda: server.health)
-    opened = SimpleNamespace(driver=driver, has_template=lambda: facts.has_template)
+    opened = SimpleNamespace(driver=driver, template_source="" if facts.has_template else None)
     return _Service(facts.name, opened)
 
 

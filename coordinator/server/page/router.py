@@ -72,7 +72,7 @@ def facts_of(service: Service) -> ModelFacts:
     rows = [len(share.vocabulary) for share in engine.plan]
     ranks = [RankFacts(device, count / sum(rows)) for device, count in zip(engine.devices, rows, strict=True)]
     context = opened.driver.session.limits.context_length
-    return ModelFacts(service.name, tplaunch.__version__, opened.has_template(), context, ranks)
+    return ModelFacts(service.name, tplaunch.__version__, opened.template_source is not None, context, ranks)
 
 
 def _answer(file: File, request: Request) -> Response:
