@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from tests.browser import chromium
 from tests.fake_session import demo_model
 from tests.page_server import BREAK, FACTS, HOLD, PageServer, serve
 from tests.serving import ECHO, NAME, served
+from tplaunch.coordinator.server.access import Access, digest_of
 from tplaunch.coordinator.serving.stats import Health
 from tplaunch.coordinator.text.chat.template import KEY
 
@@ -532,8 +534,9 @@ def test_code_is_copied(page_of: Open, server: PageServer) -> None:
 
 def test_the_page_over_the_application(page_of: Open) -> None:
     """A story goes on, a conversation is answered, and what is refused is told in the server's words."""
-    with served(metadata={**demo_model().metadata, KEY: ECHO}) as running:
-        page = page_of(running.url + "/", model=NAME)
+    access = Access(keys=(digest_of("open sesame"),))
+    with served(metadata={**demo_model().metadata, KEY: ECHO}, access=access) as running:
+        page = page_of(running.url + "/", key="open sesame", model=NAME)
         page.keyboard.press("Alt+s")
         page.fill("[name=temperature]", "0")
         page.fill("[name=max_tokens]", "12")
@@ -543,6 +546,12 @@ def test_the_page_over_the_application(page_of: Open) -> None:
         assert page.evaluate("document.querySelectorAll('.wrong').length") == 0
         expect(page.locator("#ledger li").first).to_contain_text("fake device 0")
         expect(page.locator("#step-time")).not_to_have_text("–")
+        expect(page.locator("#list .running")).to_have_count(0)
+        text = page.locator(".turn.assistant .body")
+        begun = text.text_content() or ""
+        page.get_by_role("button", name="go on").click()
+        expect(page.locator("#used")).to_contain_text("of 64 tokens")
+        expect(text).to_have_text(re.compile(re.escape(begun.strip()[:10]) + r".{20}", re.DOTALL))
         send(page, "there was a fox, " * 40)
         expect(page.locator(".wrong")).to_contain_text("tokens")
 

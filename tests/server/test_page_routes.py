@@ -11,11 +11,11 @@ from fastapi.testclient import TestClient
 from tests.fake_session import LIMITS
 from tests.page_server import PageServer, make_app
 from tests.serving import NAME, Served
+from tplaunch.coordinator.server.access import OPEN_PATHS
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.page.files import FOLDER, read_files
 from tplaunch.coordinator.server.page.markdown import MAX_CHARACTERS
 from tplaunch.coordinator.server.page.rendering import MAX_WAITING, Rendering
-from tplaunch.coordinator.server.page.router import is_open
 
 
 @pytest.fixture
@@ -104,9 +104,9 @@ def test_the_application_has_the_page(server: Served) -> None:
     assert "/page" not in server.get("/openapi.json").text
 
 
-def test_a_key_is_needed_for_what_costs_something() -> None:
-    assert all(map(is_open, ("/", "/page/main.js", "/page/style.css")))
-    assert not any(map(is_open, ("/page/render", "/page/status", "/v1/completions", "/pages", "")))
+def test_all_files_are_for_everybody_and_nothing_else_is() -> None:
+    assert all(OPEN_PATHS.fullmatch(f"/page/{name}") for name in read_files())
+    assert not any(map(OPEN_PATHS.fullmatch, ("/page/render", "/page/status")))
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
