@@ -620,3 +620,37 @@ def test_two_tabs_show_the_same_conversations(page: Page, server: PageServer) ->
     page.keyboard.press("Alt+r")
     expect(other.locator(".turn.assistant .facts")).to_contain_text("2 tokens")
     assert len(server.bodies) == 2
+
+
+def test_a_server_that_is_away_is_told_until_it_is_back(page: Page, server: PageServer) -> None:
+    page.route("**/page/status", lambda route: route.abort())
+    expect(page.locator("#model")).to_have_text("the server can’t be reached")
+    page.unroute_all(behavior="wait")
+    expect(page.locator("#model")).to_have_text(FACTS.name)
+
+
+def test_a_silent_connection_is_lost(browser: Browser, server: PageServer) -> None:
+    page = browser.new_page()
+    page.clock.install()
+    page.goto(server.url)
+    expect(page.locator(".welcome h2")).to_be_visible()
+    server.script = lambda body: ["Half", HOLD]
+    send(page, "Go")
+    assert server.held.wait(15)
+    page.clock.run_for(1000)
+    expect(page.locator(".streaming")).to_contain_text("Half")
+    page.clock.run_for(60_000)
+    expect(page.locator(".wrong")).to_contain_text("The connection was lost")
+    assert server.gone.wait(15), "the server still computes"
+    page.close()
+
+
+def test_the_focus_stays_in_the_list_while_an_answer_grows(page: Page, server: PageServer) -> None:
+    server.script = lambda body: ["Some", HOLD, *["more "] * 50]
+    send(page, "Go")
+    expect(page.locator(".streaming")).to_contain_text("Some")
+    page.focus("#list .open")
+    server.go_on.set()
+    answered(page, "more")
+    expect(page.locator("#list .running")).to_have_count(0)
+    expect(page.locator("#list .open")).to_be_focused()

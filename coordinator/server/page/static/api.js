@@ -1,6 +1,9 @@
 // Talks to the server: the key, errors as sentences, answers as they come.
 import { by } from "./dom.js";
 
+const LOST = "The connection was lost before the answer was complete.";
+const SILENT = 60_000; // milliseconds without anything; the server sends a sign each ten seconds
+const STATUS = 15_000; // milliseconds that the ranks' status may take
 const KEY = "tplaunch:key";
 let asking = null;
 let isDeclined = false; // who gave no key is asked again only for what they ask for themselves
@@ -44,6 +47,17 @@ function askForKey(wasWrong) {
   return asking;
 }
 
+// A promise's result, unless it takes too long.
+async function within(milliseconds, promise) {
+  let timer;
+  const late = new Promise((_, reject) => (timer = setTimeout(reject, milliseconds)));
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 async function sentence(response) {
   const text = await response.text().catch(() => "");
   try {
@@ -78,11 +92,13 @@ export async function request(path, { body, signal, method = body ? "POST" : "GE
 // The events of an answer, as objects. Throws where it ends before it is complete.
 export async function* events(path, body, signal) {
   const response = await request(path, { body, signal });
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
   let rest = "";
   try {
-    const decoder = new TextDecoder();
-    const reader = response.body.getReader();
-    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    for (;;) {
+      const part = await within(SILENT, reader.read());
+      if (part.done) break;
       const lines = (rest + decoder.decode(part.value, { stream: true })).split(/\r?\n/);
       rest = lines.pop();
       for (const line of lines) {
@@ -95,10 +111,12 @@ export async function* events(path, body, signal) {
       }
     }
   } catch (error) {
-    if (error.name === "AbortError" || error instanceof ApiError) throw error;
-    throw new ApiError("The connection was lost before the answer was complete.", "lost");
+    if (error?.name === "AbortError" || error instanceof ApiError) throw error;
+    throw new ApiError(LOST, "lost");
+  } finally {
+    reader.cancel().catch(() => {}); // where it has not ended: the server need not go on
   }
-  throw new ApiError("The connection was lost before the answer was complete.", "lost");
+  throw new ApiError(LOST, "lost");
 }
 
 export async function render(markdown, growing) {
@@ -106,5 +124,5 @@ export async function render(markdown, growing) {
 }
 
 export async function status() {
-  return (await request("page/status", { patient: false })).json();
+  return (await request("page/status", { patient: false, signal: AbortSignal.timeout(STATUS) })).json();
 }

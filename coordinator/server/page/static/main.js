@@ -85,7 +85,10 @@ function grow() {
 }
 
 async function send() {
-  if (!server) await asked; // what the model can do
+  if (!server) {
+    await asked; // what the model can do
+    if (chat.isRunning) return;
+  }
   if (chat.isRunning) {
     chat.stop();
     return;
