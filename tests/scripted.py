@@ -69,7 +69,7 @@ class ScriptedService(Service):
     """Answers each conversation with the script, and keeps what was asked."""
 
     def __init__(self, service: Service) -> None:
-        self.opened, self.name = service.opened, service.name
+        vars(self).update(vars(service))
         self.script: Sequence[Delta | Exception] = ()
         self.asked: list[ChatRequest] = []
         self.answers: list[ScriptedAnswer] = []

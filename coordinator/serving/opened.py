@@ -73,6 +73,15 @@ class Opened:
             raise TokenizerError(str(self._tokenizer))
         return self._tokenizer
 
+    @property
+    def template_source(self) -> str | None:
+        """The text of the model file's chat template; None where it has none that can be used."""
+        try:
+            template, _ = self._template(None, self.needed_tokenizer())
+        except (ChatTemplateError, TokenizerError):
+            return None
+        return template.source
+
     def rendered(self, conversation: Any, options: ChatOptions) -> tuple[str, list[int]]:
         """Returns a conversation as text and as token ids.
 
