@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tplaunch.coordinator.evaluation.errors import InputError
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.options import OptionError, RankOptions
@@ -30,6 +31,7 @@ from tplaunch.launcher.commands.tune import DEFAULT_MODELS, tune
 from tplaunch.launcher.config import HubModel, RandomModel, parse_counts, parse_tokens
 from tplaunch.launcher.declared import declared_values
 from tplaunch.launcher.errors import EXIT_FAILURE, EXIT_USAGE, UsageError
+from tplaunch.launcher.evaluation_options import EVALUATIONS, evaluate
 from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import run_config
@@ -43,7 +45,10 @@ from tplaunch.launcher.words import parse_words
 from tplaunch.worker.faults import fault_sentence
 
 STANDARD_INPUT = "-"  # in place of a prompt or of its file
-BAD_INPUT = (UsageError, OptionError, GgufError, ModelError, PlanError, RequestError, TokenizerError)
+BAD_INPUT = (
+    *(UsageError, OptionError, GgufError, ModelError, PlanError),
+    *(RequestError, TokenizerError, InputError),
+)
 FAILED_RUN = (RunError, LogitsError)
 
 
@@ -129,6 +134,8 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "serve":
         settings = ServerSettings(**declared_values(ServerSettings, options))
         return serve(serving_config(options, options.model), settings, options.parallel is not None)
+    if options.command in EVALUATIONS:
+        return evaluate(options)
     config = run_config(options, options.model)
     if options.command == "logits":
         return write_logits(config, parse_tokens(options.tokens), options.out)

@@ -184,6 +184,8 @@ class RunConfig(RankOptions):
         help="change the file's metadata, such as llama.context_length=int:8192; the types are int, float,"
         " bool and str; may stand several times",
     )
+    # This is set by commands: they read the logits of whole texts, so many rows of a step get some.
+    reads_texts: bool = False
     verbose: bool = option("-v --verbose", default=False, group="debugging", help="show the workers' logs")
 
     def __post_init__(self) -> None:

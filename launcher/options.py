@@ -16,6 +16,7 @@ from tplaunch.launcher.chat_options import add_chat_options
 from tplaunch.launcher.completion import SHELLS, PrintCompletion
 from tplaunch.launcher.declared import add_declared
 from tplaunch.launcher.errors import EXIT_USAGE
+from tplaunch.launcher.evaluation_options import add_evaluation_commands
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
 from tplaunch.launcher.sampling_options import add_sampling_options
@@ -87,6 +88,7 @@ def make_parser() -> Parser:
     add_model_options(logits)
     bench = commands.add_parser("bench", help="measure prefill and decode")
     _add_bench(bench)
+    add_evaluation_commands(commands)
     _add_tune(
         commands.add_parser(
             "tune",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from typing import Any
 import tplaunch
 from tests.fake_engine import fake_engine
 from tplaunch.coordinator.serving.channel import WorkerError
-from tplaunch.coordinator.serving.driver import Driver, OpenSession
+from tplaunch.coordinator.serving.driver import Driver
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.serving.fake_channel import FakeChannel
 from tplaunch.coordinator.serving.kv_memory import LayerKinds
 from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.serving.requests import Requests
+from tplaunch.coordinator.serving.running import OpenSession
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.coordinator.text.tokenizer import load_tokenizer
@@ -37,10 +38,15 @@ def demo_model() -> Model:
 
 
 class FakeRun:
-    """A run that was not started yet. `channel` is its channel, once it has a session."""
+    """A run that was not started yet. `channel` is its channel, once it has a session.
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
-        self.limits = limits
+    It may be opened again. deaths: after so many messages the ranks of each session fail, as many as there
+    are.
+    """
+
+    def __init__(self, limits: Limits = LIMITS, deaths: Iterable[int] = ()) -> None:
+        self.limits, self._deaths = limits, iter(deaths)
+        self.on_open: Callable[[Callable[[], None]], None] = lambda check_open: None  # called before it opens
         self.channel: FakeChannel | None = None
         self.session: Session | None = None
         self.on_look: Callable[[], None] = lambda: None  # called when the driver looks after the ranks
@@ -53,9 +59,11 @@ class FakeRun:
 
     @contextmanager
     def _open(self, check_open: Callable[[], None]) -> Iterator[Session]:
+        self.on_open(check_open)
         model = demo_model()
         size = model.spec.vocabulary_size
         engine, self.channel = fake_engine(self.limits, LayerKinds(), 2, size)
+        self.channel.fails_after = next(self._deaths, None)
         requests = Requests(engine, load_tokenizer(model.metadata))
 
         def watch() -> None:

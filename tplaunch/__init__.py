@@ -14,12 +14,14 @@ TYPE_CHECKING = (
 )
 if TYPE_CHECKING:
     from tplaunch.async_llm import AsyncLLM
+    from tplaunch.coordinator.evaluation.scoring import Score
     from tplaunch.coordinator.serving.failures import ClosedError, RunError
     from tplaunch.coordinator.serving.request import RequestError
     from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+    from tplaunch.coordinator.serving.sampling.structured import StructuredOutputsParams
     from tplaunch.launcher.errors import UsageError
     from tplaunch.llm import LLM
-    from tplaunch.outputs import CompletionOutput, GenerationError, Logprob, RequestOutput, Score
+    from tplaunch.outputs import CompletionOutput, GenerationError, Logprob, RequestOutput
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "RunError",
     "SamplingParams",
     "Score",
+    "StructuredOutputsParams",
     "UsageError",
     "__version__",
 ]
@@ -48,7 +51,8 @@ _MODULES = {
     "RequestOutput": "outputs",
     "RunError": "coordinator.serving.failures",
     "SamplingParams": "coordinator.serving.sampling.parameters",
-    "Score": "outputs",
+    "Score": "coordinator.evaluation.scoring",
+    "StructuredOutputsParams": "coordinator.serving.sampling.structured",
     "UsageError": "launcher.errors",
 }
 

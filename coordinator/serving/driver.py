@@ -1,84 +1,31 @@
 """A loaded model in a thread of its own, to which other threads give requests at any time.
 
 The thread alone touches the session: it takes what was submitted, runs a step, and hands out what the step
-has brought. While nothing is to be computed it waits, and looks after the ranks.
+has brought. While nothing is to be computed it waits, and looks after the ranks. Where these fail it may open
+another session, which goes on with all requests from the tokens that they have.
 """
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
 
-from tplaunch.coordinator.serving.engine import Engine
+from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.failures import ClosedError, RunError
+from tplaunch.coordinator.serving.jobs import Job, Listener, fail, told
 from tplaunch.coordinator.serving.request import Event, Request, RequestError
-from tplaunch.coordinator.serving.requests import Requests
-from tplaunch.coordinator.serving.sampling.constraint import Constraint
-from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.restarts import RestartPolicy, Restarts
+from tplaunch.coordinator.serving.running import OpenSession, Running
 from tplaunch.coordinator.serving.stats import Health, Stats, read_stats
-from tplaunch.coordinator.split.limits import Limits
+
+__all__ = ["Driver", "Job", "Listener"]
 
 IDLE_SECONDS = 0.5  # between two looks at the ranks while nothing is to be computed
-
-
-class Running(Protocol):
-    """A model whose workers run, as its driver and those who give it requests see it."""
-
-    @property
-    def engine(self) -> Engine:
-        """The engine carries out steps."""
-
-    @property
-    def requests(self) -> Requests:
-        """The requests that are computed; the driver's thread alone touches them."""
-
-    @property
-    def limits(self) -> Limits:
-        """The limits say how much the workers have room for."""
-
-    @property
-    def watch(self) -> Callable[[], None]:
-        """Raises WorkerError where a rank has ended."""
-
-    @property
-    def explain(self) -> Callable[[Exception], str]:
-        """Returns an error of one request as a sentence, with what is known of it."""
-
-
-class Listener(abc.ABC):
-    """Hears what becomes of jobs. It is called in the driver's thread, and must return at once."""
-
-    def begin(self, job: Job) -> None:  # noqa: B027 - not all need to know
-        """Hears that a job can be computed, and waits for its turn from now on."""
-
-    @abc.abstractmethod
-    def take(self, events: Sequence[tuple[Job, Event]]) -> None:
-        """Takes all that one step has brought for jobs of this listener."""
-
-    @abc.abstractmethod
-    def fail(self, job: Job, error: Exception) -> None:
-        """Takes the reason why nothing more comes of a job: RequestError, RunError or ClosedError."""
-
-
-@dataclass(eq=False)
-class Job:
-    """A prompt of token ids, what to make of it, and who hears of it."""
-
-    prompt: Sequence[int]
-    params: SamplingParams
-    listener: Listener
-    id: str | None = None  # of the request; None for one that is made up
-    only_logits: bool = False  # those of the prompt are kept, and nothing is generated
-    constraint: Constraint | None = None  # rules out tokens of each text
-    request: Request | None = None  # is set before the first event
 
 
 @dataclass(frozen=True)
@@ -92,29 +39,30 @@ class _Cancel:
     jobs: Sequence[Job]
 
 
-# Starts a session; what it is given raises an exception once the session shall end, whatever it waits for.
-OpenSession: TypeAlias = Callable[[Callable[[], None]], AbstractContextManager[Running]]
-
-
 class Driver:
     """Opens a session in a new thread and computes jobs there until `close`. Any thread may call it."""
 
-    def __init__(self, open_session: OpenSession) -> None:
-        """Returns once the session is open. Raises what opening it raises."""
-        self._open_session = open_session
+    session: Running  # the one that is open, or the last one
+
+    def __init__(self, open_session: OpenSession, restarts: RestartPolicy | None = None) -> None:
+        """Returns once the session is open. Raises what opening it raises.
+
+        restarts: where ranks fail later another session is opened, which goes on with the requests.
+        """
+        self._open_session, self._restarts = open_session, Restarts(restarts)
         self._commands: queue.SimpleQueue[_Submit | _Cancel | None] = queue.SimpleQueue()
         self._jobs: dict[Request, Job] = {}  # that have begun and have not ended
         # For _ended. The collector may find a model that nobody has any more, and close it, at any line.
         self._lock = threading.RLock()
         self._ended: Exception | None = None
-        self._failure: str | None = None  # what ends the session, which takes its time to end
+        self._failure: str | None = None  # what has ended the session, until the next one is open
         self._step_began: float | None = None  # as time.monotonic has it; None between steps
         self._step_ended: float | None = None  # the last one
-        opened: Future[Running] = Future()
+        opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(opened,), name="tplaunch driver", daemon=True)
         self._thread.start()
         try:
-            self.session = opened.result()
+            opened.result()
         except BaseException:  # also Ctrl-C while it loads
             self.close()
             raise
@@ -133,12 +81,13 @@ class Driver:
             self._put(_Cancel(tuple(jobs)))
 
     def stats(self) -> Stats:
-        """What is computed now, and what has been. Any thread may call this; no step waits for it."""
+        """Returns what is computed now, and what has been. Any thread may call this; no step waits for it."""
         now, began, ended = time.monotonic(), self._step_began, self._step_ended
         return read_stats(
             self.session.requests,
             None if began is None else max(0.0, now - began),
             None if ended is None else max(0.0, now - ended),
+            self._restarts.num,
         )
 
     def health(self) -> Health:
@@ -146,10 +95,11 @@ class Driver:
 
         A step that has used up half of the time after which it fails is called a stall.
         """
-        if self._failure is not None or self._ended is not None or not self._thread.is_alive():
-            return Health(
-                "ended", str(self._ended or self._failure or "the model belongs to another process")
-            )
+        failure = self._failure
+        if self._ended is not None or not self._thread.is_alive():
+            return Health("ended", str(self._ended or "the model belongs to another process"))
+        if failure is not None:
+            return Health("ended" if self._restarts.policy is None else "restarting", failure)
         began, bound = self._step_began, self.session.engine.timeout / 2
         seconds = 0.0 if began is None else time.monotonic() - began
         if seconds > bound:
@@ -181,15 +131,17 @@ class Driver:
     # From here on in the driver's thread.
 
     def _check_open(self) -> None:
+        """Raises ClosedError once the model is closed. Until ranks are back, does what is asked for."""
         if isinstance(self._ended, ClosedError):
             raise self._ended
+        if self._failure is not None and self._restarts.policy is not None:
+            self._do_meanwhile(0.0)
 
-    def _run(self, opened: Future[Running]) -> None:
+    def _run(self, opened: Future[None]) -> None:
         error: BaseException = ClosedError("the model was closed while this was computed")
         try:
-            with self._open_session(self._check_open) as session:
-                opened.set_result(session)
-                self._serve(session)
+            while self._serve_session(opened):
+                pass
         except ClosedError:
             pass
         except BaseException as raised:
@@ -198,13 +150,62 @@ class Driver:
             opened.set_exception(error)
         self._fail_all(error)
 
+    def _serve_session(self, opened: Future[None]) -> bool:
+        """Computes jobs in a session until it ends. True where another one shall go on."""
+        try:
+            with self._open_session(self._check_open) as session:
+                if opened.done():
+                    session.requests.take_over(self.session.requests)
+                self.session, self._failure = session, None
+                if not opened.done():
+                    opened.set_result(None)
+                self._serve(session)
+            return False
+        except RunError as error:
+            if not opened.done() or (self._failure is None and not isinstance(error.__cause__, WorkerError)):
+                raise
+            self._prepare_restart(error)
+            return True
+
     def _serve(self, session: Running) -> None:
         try:
             while self._do_commands(session):
                 self._step(session)
         except BaseException as error:
-            self._failure = str(error) or repr(error)
+            if not isinstance(error, ClosedError):
+                self._failure = str(error) or repr(error)
+            self._step_began = None
             raise
+
+    def _prepare_restart(self, error: RunError) -> None:
+        """Waits for the time of the next restart. Raises RunError where there shall be none."""
+        policy, delay = self._restarts.policy, self._restarts.delay()
+        if policy is None:
+            raise error
+        if delay is None:
+            raise RunError(f"{error}; the ranks are not started again: {policy.limit}") from error
+        self._failure = str(error)
+        requests = self.session.requests
+        for request in self._restarts.suspects(requests.take_in_step()):
+            requests.cancel(request.id)
+            if (job := self._jobs.pop(request, None)) is not None:
+                sentence = f"the ranks failed twice at this request, which is not tried again: {error}"
+                fail(job, RunError(sentence))
+        until = time.monotonic() + delay
+        while (left := until - time.monotonic()) > 0:
+            self._do_meanwhile(left)
+
+    def _do_meanwhile(self, seconds: float) -> None:
+        """Does what is asked for while there are no ranks; waits so long for the first of it."""
+        while True:
+            try:
+                command = self._commands.get(block=seconds > 0, timeout=seconds or None)
+            except queue.Empty:
+                return
+            seconds = 0.0
+            if command is None and self._ended is not None:
+                raise self._ended
+            self._do(self.session, command)
 
     def _step(self, session: Running) -> None:
         self._step_began = time.monotonic()
@@ -226,7 +227,7 @@ class Driver:
             except Exception as error:  # it has gone, as an event loop that was closed
                 self._cancel(session, [job for job, _ in brought])
                 for job in {job for job, _ in brought}:
-                    _fail(job, error)
+                    fail(job, error)
 
     def _do_commands(self, session: Running) -> bool:
         """Does all that was asked for; waits for something while nothing is to be computed. False to end."""
@@ -241,22 +242,25 @@ class Driver:
                 continue
             if command is None:
                 return False
-            if isinstance(command, _Submit):
-                self._start(session, command)
-            else:
-                self._cancel(session, command.jobs)
+            self._do(session, command)
             del command  # it would hold its jobs, and what came of them, until the next one comes
+
+    def _do(self, session: Running, command: _Submit | _Cancel | None) -> None:
+        if isinstance(command, _Submit):
+            self._start(session, command)
+        elif command is not None:
+            self._cancel(session, command.jobs)
 
     def _start(self, session: Running, command: _Submit) -> None:
         for index, job in enumerate(command.jobs):
             try:
                 job.request = session.requests.add(
-                    job.prompt, job.params, id=job.id, constraint=job.constraint, only_logits=job.only_logits
+                    job.prompt, job.params, id=job.id, constraint=job.constraint, reading=job.reading
                 )
             except RequestError as error:
                 if command.together:
                     self._cancel(session, command.jobs[:index])
-                _fail(job, error)
+                fail(job, error)
                 if command.together:
                     return
             else:
@@ -279,19 +283,5 @@ class Driver:
             command = self._commands.get()
             waiting += command.jobs if isinstance(command, _Submit) else ()
         for job in (*self._jobs.values(), *waiting):
-            _fail(job, _told(error))
+            fail(job, told(error))
         self._jobs.clear()
-
-
-def _fail(job: Job, error: Exception) -> None:
-    with contextlib.suppress(Exception):  # of a listener that has gone
-        job.listener.fail(job, error)
-
-
-def _told(error: BaseException) -> Exception:
-    """An exception for one of those who wait: each raises its own, with a traceback of its own."""
-    if isinstance(error, ClosedError):
-        return ClosedError(str(error))
-    told = RunError(str(error) if isinstance(error, RunError) else repr(error))
-    told.__cause__ = error
-    return told

@@ -2,7 +2,7 @@
 
 A sequence that begins like an earlier one begins with what that one computed, as long as it is still there:
 blocks of all positions before, or of the window before, and a snapshot of the state. Only whole blocks are
-found, and the last token is always computed, since its logits are what is asked for.
+found, and what logits are asked for is always computed: the last token at least.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class KVMemory:
 
     def _match(self, sequence: Sequence) -> tuple[list[SequenceOf[int | None]], int]:
         """The cached blocks of its text in each table, and how many of them a sequence can begin with."""
-        most = (len(sequence.tokens) - 1) // self._limits.block_length if sequence.reads_cache else 0
+        most = min(len(sequence.tokens) - 1, sequence.first_logits) // self._limits.block_length
+        most = most if sequence.reads_cache else 0
         self._keys.extend(sequence.keys, sequence.tokens, most)
         found: list[SequenceOf[int | None]] = [table.found(sequence.keys[:most]) for table in self.tables]
         for num_blocks in range(most, 0, -1):
@@ -111,11 +112,15 @@ class KVMemory:
                 return found, num_blocks
         return found, 0
 
+    def cut(self, sequence: Sequence, num_positions: int) -> int:
+        """Returns up to which position the next rows may go: some must end where a state is to be kept."""
+        if self._states is None:
+            return num_positions
+        return self._states.cut(sequence, sequence.num_computed, num_positions)
+
     def reserve(self, sequence: Sequence, num_positions: int) -> int:
         """Gives the sequence blocks for its next rows; returns up to which position it can be computed."""
-        stop = num_positions
-        if self._states is not None:
-            stop = self._states.cut(sequence, sequence.num_computed, stop)
+        stop = self.cut(sequence, num_positions)
         for table in self.tables:
             stop = table.reserve(sequence, stop)
         return stop

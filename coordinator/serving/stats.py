@@ -30,7 +30,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Stats:
-    """What is computed now, and what has been since the model was loaded. Counters only ever grow."""
+    """Counts of requests and blocks as they are now, and of all steps since the model was loaded."""
 
     num_running: int  # requests that have a text with a seat
     num_waiting: int  # requests of which no text has one

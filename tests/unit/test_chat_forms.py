@@ -16,7 +16,6 @@ from tplaunch.coordinator.server.openai.conversation import chat_request
 from tplaunch.coordinator.server.openai.fields import ChatFields
 from tplaunch.coordinator.server.openai.logprobs import TokenNames
 from tplaunch.coordinator.server.settings import LIMITS
-from tplaunch.coordinator.server.template_messages import for_templates, with_read_arguments
 from tplaunch.coordinator.server.wanted import GrammarWish, ToolChoice
 from tplaunch.coordinator.text.answers.pieces import (
     CallArguments,

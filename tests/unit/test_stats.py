@@ -1,4 +1,4 @@
-"""What a driver tells of itself to other threads: numbers, and whether it is well."""
+"""A driver tells other threads of itself: numbers, and whether it is well."""
 
 from __future__ import annotations
 

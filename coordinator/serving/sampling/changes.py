@@ -83,7 +83,7 @@ class Changes:
         return self._now(generated).few
 
     def _now(self, generated: Sequence[int]) -> _Allowed:
-        """What is allowed behind these tokens; the mask is asked once for each of them."""
+        """Returns what is allowed behind these tokens; the mask is asked once for each of them."""
         if self._mask is not None and self._last.num_generated != len(generated):
             self._last = self._ask(self._mask, generated)
         if self._last.error is not None:
