@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.scripted import ScriptedService, delta, scripted
 from tests.serving import Served
 from tplaunch.coordinator.text.answers.pieces import Content
 
-BODIES = {
+BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"input": "Hi"},
     "/v1/messages": {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]},
 }
