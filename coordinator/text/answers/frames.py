@@ -44,10 +44,10 @@ class Frames:
         if not self.has_recipients:
             return f"{head} {calls.grammar(lark, tools, parallel)}"
         messages = [
-            f"{head} {lark.literal(f' to={tool.name}{MESSAGE}')} {calls.grammar(lark, [tool], False)}"
+            f"{lark.literal(f' to={tool.name}{MESSAGE}')} {calls.grammar(lark, [tool], False)}"
             for tool in tools
         ]
-        return lark.repeated(lark.choice(messages), self.ends[0], parallel)
+        return f"{head} {lark.repeated(lark.choice(messages), self.ends[0] + self.prompt_end, parallel)}"
 
     def read_header(self, context: Context, has_tools: bool) -> Reading[None]:
         """Reads a header and turns to what it announces; reads a call whole. Raises MalformedError."""

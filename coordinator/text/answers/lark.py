@@ -58,16 +58,31 @@ class Lark:
         return self.rule("%json " + json.dumps({**definitions, **schema}))
 
     def text_until(self, end: str) -> str:
-        """Any text up to an end, and the end."""
-        token = self._splitter.search(end.replace(NEWLINE, "\n"))
-        if token:  # no text holds it, but what stands before it may be part of the text
-            return self.rule(f"{_ANY} {self.literal(end[token.start() :])}")
-        body = end.rstrip(NEWLINE)
+        """Any text up to an end, and the end; the text does not hold the end's first marker.
+
+        A line end before the marker may be missing: it goes with the text.
+        """
+        end = end.lstrip(NEWLINE + "\n")
+        token = self._splitter.match(end)
+        if token:
+            return f"{self._text_without(token.group())} {self.literal(end)}"
+        body = end.rstrip(NEWLINE + "\n")
         return f"{self.rule(_ANY, f'[suffix={_quoted(body)}]')} {self.literal(end[len(body) :])}"
+
+    def _text_without(self, marker: str) -> str:
+        """Any text that does not spell a control token: a reader would take the spelling for the token."""
+        name = f"TEXT_{len(self._rules)}"
+        spelled = re.escape(marker).replace("/", r"\/")
+        self._rules.append(f"{name}: {_ANY} & ~/(?s:.*){spelled}(?s:.*)/")
+        return name
 
     def choice(self, bodies: Iterable[str]) -> str:
         """One of several."""
         return self.rule(" | ".join(bodies))
+
+    def either(self, texts: Iterable[Any]) -> str:
+        """One of several texts."""
+        return "(" + " | ".join(self.literal(str(text)) or '""' for text in texts) + ")"
 
     def repeated(self, body: str, between: str, parallel: bool) -> str:
         """One call, or several where they are allowed."""

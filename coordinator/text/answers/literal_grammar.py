@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tplaunch.coordinator.text.answers.lark import Lark
+from tplaunch.coordinator.text.answers.tools import Tool
 from tplaunch.coordinator.text.answers.values import PYTHON, ValueStyle
 
 _GEMMA_QUOTE = '<|"|>'
@@ -35,7 +36,7 @@ class LiteralGrammar:
         if not isinstance(schema, Mapping) or depth == _MAX_DEPTH:
             return self._any()
         if "$ref" in schema:
-            return self._reference(str(schema["$ref"]))
+            return self._reference(str(schema["$ref"]), depth)
         constants = [schema["const"]] if "const" in schema else schema.get("enum")
         if isinstance(constants, list | tuple) and constants:
             return self._lark.choice(self._constant(value) for value in constants)
@@ -54,7 +55,7 @@ class LiteralGrammar:
         The order is the schema's, or the alphabet's, in which Gemma's template writes them. writes: how a key
         may be written, with {key} to fill. Returns an empty text where there are none.
         """
-        properties, required = schema.get("properties") or {}, schema.get("required") or ()
+        properties, required = Tool("", schema).properties, Tool("", schema).required
         names = list(properties) if self._is_python else sorted(properties, key=str.lower)
         first, rest = "", ""  # what may follow, without and with a comma before it
         for name in reversed(names):
@@ -78,7 +79,7 @@ class LiteralGrammar:
         return self._scalar(kind)
 
     def _object(self, schema: Mapping[str, Any], depth: int) -> str:
-        if schema.get("properties"):
+        if Tool("", schema).properties:
             writes = ('"{key}": ', "'{key}': ") if self._is_python else ("{key}:",)
             pairs = self.pairs(schema, writes, depth)
             return self._lark.rule(f'"{{" {pairs} "}}"')
@@ -106,14 +107,14 @@ class LiteralGrammar:
             return self._lark.literal(f"{_GEMMA_QUOTE}{value}{_GEMMA_QUOTE}")
         return self._lark.literal(json.dumps(value))
 
-    def _reference(self, reference: str) -> str:
+    def _reference(self, reference: str, depth: int) -> str:
         """The rule of a definition; it may hold itself."""
         if reference not in self._references:
             found: Any = self._root
             for step in reference.removeprefix("#/").split("/"):
                 found = found.get(step) if isinstance(found, Mapping) else None
             self._references[reference] = rule = self._lark.reserve()
-            self._lark.fill(rule, self.value(found))
+            self._lark.fill(rule, self.value(found, depth + 1))
         return self._references[reference]
 
     def _any(self) -> str:

@@ -90,6 +90,7 @@ class MistralCalls(NamedCalls):
 
     def read(self, mark: str, context: Context) -> Reading[None]:
         """Reads one call, or a JSON list of them."""
+        yield from context.source.space()
         if (yield from context.source.peek()) in ("[", "{"):
             yield from JsonCalls(self.begin).read(mark, context)
         else:

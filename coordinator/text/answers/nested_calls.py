@@ -99,47 +99,46 @@ class NestedCalls(Wrapped):
         """A section of calls with their parameters in the order of the schema."""
         calls = []
         for tool in tools:
-            inside = self._pairs(lark, tool.parameters, 0)
+            inside = _NestedGrammar(lark, tool.parameters).elements(tool.parameters, 0)
             calls.append(
-                f'{lark.literal(self.begin + tool.name)} "\\">" {inside} {lark.literal(self.end)} "\\n"?'
+                f'{lark.literal(f"{self.begin}{tool.name}")} "\\">" {inside} {lark.literal(self.end)} "\\n"?'
             )
         whole = lark.repeated(lark.choice(calls), "", parallel)
         return f'{lark.literal(self.section)} "\\n"? {whole} {lark.literal(self.section_end)}'
 
-    def _pairs(self, lark: Lark, schema: Mapping[str, Any], depth: int) -> str:
+
+class _NestedGrammar:
+    """The grammar of one tool's arguments. root: the schema whose definitions are referred to."""
+
+    def __init__(self, lark: Lark, root: Mapping[str, Any]) -> None:
+        self._lark = lark
+        self._root = root
+
+    def elements(self, schema: Mapping[str, Any], depth: int) -> str:
+        """An object's properties in the schema's order."""
         tool = Tool("", schema)
-        parts = []
-        for name, each in tool.properties.items():
-            pair = self._element(lark, name, each, tool.types(name), depth)
-            parts.append(pair if name in tool.required else f"{pair}?")
-        return " ".join(parts)
+        pairs = [
+            (self._element(name, each, depth), name in tool.required)
+            for name, each in tool.properties.items()
+        ]
+        return " ".join(pair if is_required else f"{pair}?" for pair, is_required in pairs)
 
-    def _element(self, lark: Lark, name: str, schema: Any, types: frozenset[str], depth: int) -> str:
-        head, tail = lark.literal(f"{_SPACE}<{name}>"), lark.literal(f"{_SPACE}</{name}>")
-        if (
-            types == {"object"}
-            and isinstance(schema, Mapping)
-            and schema.get("properties")
-            and depth < MAX_DEPTH
-        ):
-            return lark.rule(f"{head} {self._pairs(lark, schema, depth + 1)} {tail}")
-        if types == {"array"} and isinstance(schema, Mapping) and depth < MAX_DEPTH:
-            items = Tool("", {"properties": {"item": schema.get("items", {})}})
-            item = self._element(lark, "item", schema.get("items", {}), items.types("item"), depth + 1)
-            return lark.rule(f"{head} {item}* {tail}")
-        if types and types <= {"integer", "number", "boolean", "null"}:
-            return lark.rule(f"{head} {lark.schema(schema)} {tail}")
-        if types & {"object", "array"}:
-            return lark.rule(f"{head} {self._any(lark)} {tail}")
-        return lark.rule(f"{head} {lark.text_until(f'{_SPACE}</{name}>')}")
-
-    def _any(self, lark: Lark) -> str:
-        """Elements of any names with any elements or texts in them."""
-        rule = lark.reserve()
-        name, space = "/[A-Za-z_][A-Za-z0-9_.-]{0,63}>/", lark.literal(_SPACE)
-        inside = f'{space} "<" {name} ({rule} | /[^\\]]*/)? {space} "</" {name}'
-        lark.fill(rule, f"({inside})+")
-        return rule
+    def _element(self, name: str, schema: Any, depth: int) -> str:
+        lark, head = self._lark, self._lark.literal(f"{_SPACE}<{name}>")
+        types = Tool("", {**self._root, "properties": {name: schema}}).types(name)
+        if not types or not isinstance(schema, Mapping):
+            inside = ""
+        elif types == {"object"} and Tool("", schema).properties and depth < MAX_DEPTH:
+            inside = self.elements(schema, depth + 1)
+        elif types == {"array"} and "$ref" not in schema and depth < MAX_DEPTH:
+            inside = f"{self._element('item', schema.get('items'), depth + 1)}*"
+        elif types == {"string"} and isinstance(schema.get("enum"), list | tuple) and schema["enum"]:
+            inside = lark.either(schema["enum"])
+        else:  # also objects whose definition may hold itself: JSON is read there, too
+            inside = "" if "string" in types else lark.schema(schema, self._root)
+        if inside:
+            return lark.rule(f"{head} {inside} {lark.literal(f'{_SPACE}</{name}>')}")
+        return lark.rule(f"{head} {lark.text_until(_SPACE)} {lark.literal(f'</{name}>')}")
 
 
 def _below(schema: Mapping[str, Any], name: str) -> Any:

@@ -15,7 +15,7 @@ from tplaunch.coordinator.text.answers.literal_grammar import LiteralGrammar
 from tplaunch.coordinator.text.answers.source import MalformedError, Marks, Reading
 from tplaunch.coordinator.text.answers.syntax import Context, Wrapped
 from tplaunch.coordinator.text.answers.tools import Tool, written_value
-from tplaunch.coordinator.text.answers.values import PYTHON, Write, escaped
+from tplaunch.coordinator.text.answers.values import LENIENT, PYTHON, Write, escaped, read_value
 
 _MAX_NAME = 256  # characters
 _STRING = frozenset(["string"])
@@ -115,8 +115,17 @@ class TaggedCalls(Wrapped):
             yield from source.expect(self.value_end)
         elif types == _STRING:
             yield from self._read_text(context, Marks(self.value_end))
+        elif "string" not in types and types and (yield from self._begins_structure(context)):
+            yield from read_value(source, LENIENT, output.arguments)
+            yield from source.space()
+            yield from source.expect(self.value_end)
         else:
             output.arguments(written_value((yield from self._read_whole(context)), types))
+
+    def _begins_structure(self, context: Context) -> Reading[bool]:
+        """Tells if an object or a list comes: its strings may hold what looks like the value's end."""
+        yield from context.source.space()
+        return (yield from context.source.peek()) in ("{", "[")
 
     def _read_text(self, context: Context, marks: Marks) -> Reading[None]:
         context.output.arguments('"')
@@ -170,8 +179,8 @@ class TaggedCalls(Wrapped):
             next((end for end, each in self.types if each == kind), self.types[-1][0]) if self.types else ""
         )
         opened = lark.literal(self.written_key.replace("{key}", name).replace("{type}", key_end))
-        if types == _STRING and isinstance(schema.get("enum"), list) and schema["enum"]:
-            value = "(" + " | ".join(lark.literal(str(each)) or '""' for each in schema["enum"]) + ")"
+        if types == _STRING and isinstance(schema.get("enum"), list | tuple) and schema["enum"]:
+            value = lark.either(schema["enum"])
         elif is_text:
             return lark.rule(f"{opened} {lark.text_until(self.written_value_end)}")
         elif types == _BOOLEAN:

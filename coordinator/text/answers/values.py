@@ -41,6 +41,7 @@ class ValueStyle:
 
 JSON = ValueStyle(tuple(_JSON_WORDS), {"{": "}", "[": "]"})
 PYTHON = ValueStyle(tuple(_PYTHON_WORDS), {"{": "}", "[": "]", "(": ")"}, True, True)
+LENIENT = ValueStyle(tuple(_PYTHON_WORDS), PYTHON.closing, single_quotes=True)
 GEMMA = ValueStyle(tuple(_PYTHON_WORDS), {"{": "}", "[": "]"}, bare_keys=True)
 
 
