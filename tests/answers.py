@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 from typing import Any
 
-from tplaunch.coordinator.text.answers.answer_format import AnswerFormat
+from tplaunch.coordinator.text.answers.answer_format import AnswerFormat, find_format
 from tplaunch.coordinator.text.answers.pieces import (
     CallArguments,
     CallEnd,
@@ -156,3 +156,17 @@ def control_tokens(text: str) -> dict[str, int]:
     """Ids for what looks like control tokens; the ids lie behind those of the bytes."""
     names = sorted(set(_CONTROL.findall(text)))
     return {name: 256 + number for number, name in enumerate(names)}
+
+
+def named(name: str, template: str = "", tokens: dict[str, int] | None = None) -> AnswerFormat:
+    return find_format(template, tokens or {}, override=name)
+
+
+def calls(answer: Answer) -> list[tuple[str, Any]]:
+    assert all(call.is_complete for call in answer.calls)
+    return answer.named_calls
+
+
+def tool(**properties: Any) -> list[dict[str, Any]]:
+    schema = {"type": "object", "properties": properties, "required": sorted(properties)}
+    return [{"type": "function", "function": {"name": "f", "parameters": schema}}]

@@ -110,10 +110,11 @@ def sample(calls: Any) -> str:
     else:
         space = "]<]minimax[>["
         nested = f'{space}<tool_call>\n{space}<invoke name="get_weather">{space}<city>Rome{space}</city>'
+        brackets = "[]" if getattr(calls, "is_list", True) else ""
         begin, end = getattr(calls, "begin", ""), getattr(calls, "end", "")
         texts = {
             "NestedCalls": f"{nested}{space}</invoke>\n{space}</tool_call>",
-            "PythonCalls": f"{begin}[get_weather(city='Rome')]{end}",
+            "PythonCalls": f"{begin}{brackets[:1]}get_weather(city='Rome'){brackets[1:]}{end}",
             "HarmonyCalls": '<|channel|>commentary to=functions.get_weather<|message|>{"city": "Rome"}',
         }
         text = texts[type(calls).__name__]

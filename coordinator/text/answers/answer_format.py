@@ -53,8 +53,15 @@ class AnswerFormat:
 
     @property
     def call_begins(self) -> tuple[str, ...]:
-        """The markers by which a call begins; none where it may begin without one."""
-        return self.layout.calls.begins if self.layout.calls else ()
+        """The markers by which a call begins."""
+        frames = self.layout.frames
+        begins = self.layout.calls.begins if self.layout.calls else ()
+        return begins or (frames.heads if frames and self.layout.calls else ())
+
+    @property
+    def calls_may_be_bare(self) -> bool:
+        """Tells if a call may begin without a marker, where no content stands before it."""
+        return self.layout.calls is not None and bool(self.layout.calls.bare)
 
     def reader(self, prompt_end: str = "", tools: Iterable[Mapping[str, Any]] | None = None) -> AnswerReader:
         """A reader of one answer.

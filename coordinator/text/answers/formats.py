@@ -75,6 +75,7 @@ _BY_MARKERS = (
         reasoning=Reasoning("<think:opensource>", "</think:opensource>"),
     ),
     KnownFormat("glm", tagged.GLM, ("<arg_key>",)),
+    KnownFormat("seed", tagged.SEED, ("<seed:tool_call>",)),
     KnownFormat("qwen3-coder", tagged.QWEN3_CODER, ("<function=", "<parameter=")),
     KnownFormat("functionary", untagged.FUNCTIONARY, ("<function=", "</function>")),
     KnownFormat("mistral-args", untagged.MISTRAL_ARGS, ("[TOOL_CALLS]", "[ARGS]"), id_style="mistral"),
@@ -100,9 +101,13 @@ _BY_MARKERS = (
         silent=("<|message_sep|>",),
         lead="<|message_sep|>\n\n",
     ),
+    KnownFormat("phi", untagged.PHI, ("<|/tool_call|>",)),
     KnownFormat("granite", untagged.GRANITE, ("<|tool_call|>",)),
     KnownFormat("firefunction", untagged.FIREFUNCTION, ("functools[",)),
+    KnownFormat("internlm", untagged.INTERNLM, ("<|action_start|>", "<|plugin|>")),
+    KnownFormat("olmo", untagged.OLMO, ("<function_calls>",)),
     KnownFormat("hermes", untagged.HERMES, ("<tool_call>",)),
+    KnownFormat("jamba", untagged.JAMBA, ("<tool_calls>",)),
 )
 _WITHOUT_MARKERS = (
     KnownFormat("llama3", untagged.LLAMA3, ("<|python_tag|>",)),

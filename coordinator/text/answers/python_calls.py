@@ -18,10 +18,11 @@ _NAME = re.compile(r"[\w.-]+")
 
 @dataclass(frozen=True)
 class PythonCalls(CallSyntax):
-    """A list of calls, between markers or without any."""
+    """Calls between markers or without any, in a list or, between markers, a line each."""
 
     begin: str = ""
     end: str = ""
+    is_list: bool = True
 
     @property
     def begins(self) -> tuple[str, ...]:
@@ -42,7 +43,9 @@ class PythonCalls(CallSyntax):
             yield from source.space()
             yield from self._read_call(context)
             yield from source.space()
-            if not is_list or not (yield from source.accept(",")):
+            if is_list and not (yield from source.accept(",")):
+                break
+            if not is_list and not _NAME.match((yield from source.peek())):
                 break
         if is_list:
             yield from source.expect("]")
@@ -83,6 +86,9 @@ class PythonCalls(CallSyntax):
     def grammar(self, lark: Lark, tools: Sequence[Tool], parallel: bool) -> str:
         """A list of calls with their arguments in the order of the schema."""
         call = lark.choice(self._call(lark, tool) for tool in tools)
+        if not self.is_list:
+            calls = lark.repeated(call, "\n", parallel)
+            return f'{lark.literal(self.begin)} "\\n"? {calls} "\\n"? {lark.literal(self.end)}'
         calls = f'"[" {lark.repeated(call, ", ", parallel)} "]"'
         return f"{lark.literal(self.begin)} {calls} {lark.literal(self.end)}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tplaunch.coordinator.text.answers.tagged_calls import TaggedCalls
 
 QWEN3_CODER = TaggedCalls(
@@ -18,6 +20,13 @@ QWEN3_CODER = TaggedCalls(
     written_value_end="\n</parameter>\n",
     written_end="</function>\n</tool_call>",
     between="\0",
+)
+SEED = replace(
+    QWEN3_CODER,
+    section="<seed:tool_call>",
+    section_end="</seed:tool_call>",
+    written_begin="<seed:tool_call>\n<function={name}>\n",
+    written_end="</function>\n</seed:tool_call>",
 )
 GLM = TaggedCalls(
     begin="<tool_call>",

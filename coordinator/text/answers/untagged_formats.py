@@ -94,6 +94,16 @@ NEMOTRON = json_list("<TOOLCALL>", "</TOOLCALL>")
 GIGACHAT_31 = JsonCalls("<|function_call|>", is_single=True)
 GIGACHAT = JsonCalls("function call<|role_sep|>\n", is_single=True)
 GRANITE = json_list("<|tool_call|>")
+PHI = json_list("<|tool_call|>", "<|/tool_call|>")
+JAMBA = json_list("<tool_calls>", "</tool_calls>")
+INTERNLM = JsonCalls(
+    "<|action_start|><|plugin|>",
+    "<|action_end|>",
+    written='{"name": {name}, "parameters": {arguments}}',
+    written_begin="\0",
+    is_single=True,
+)
+OLMO = PythonCalls("<function_calls>", "</function_calls>", is_list=False)
 FIREFUNCTION = json_list("functools")
 HERMES = JsonCalls("<tool_call>", "\0</tool_call>", written_begin="\0")
 LLAMA3 = JsonCalls(
