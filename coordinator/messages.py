@@ -91,12 +91,17 @@ class Ready:
     notes: tuple[str, ...] = ()  # what the user should know of the device, a sentence each
 
 
+NO_INTEGERS: Int32s = np.frombuffer(b"", np.int32)
+NO_FLOATS: Float32s = np.frombuffer(b"", np.float32)
+NO_SUMS: Float64s = np.frombuffer(b"", np.float64)
+
+
 def _no_integers() -> Int32s:
-    return np.zeros(0, np.int32)
+    return NO_INTEGERS
 
 
 def _no_floats() -> Float32s:
-    return np.zeros(0, np.float32)
+    return NO_FLOATS
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Answer:
     counts: Int32s = field(default_factory=_no_integers)  # candidates of each logit row; fewer are not -inf
     ids: Int32s = field(default_factory=_no_integers)  # candidates of all rows, the likeliest of a row first
     logits: Float32s = field(default_factory=_no_floats)  # theirs
-    log_sums: Float64s = field(default_factory=lambda: np.zeros(0, np.float64))
+    log_sums: Float64s = field(default_factory=lambda: NO_SUMS)
     asked: Float32s = field(default_factory=_no_floats)  # logits of the asked tokens that are mine
 
 
@@ -213,6 +218,13 @@ def decode(frames: Sequence[Frame]) -> Message:
     """Large arrays share the frames' memory. Raises wire.WireError for what is no message."""
     message: Message = wire.unpack(frames, _KNOWN)
     return message
+
+
+def send_frames(socket: zmq.Socket[bytes], frames: Sequence[Frame]) -> None:
+    """Sends the frames of a message, which may change afterwards; send_multipart() takes twice as long."""
+    for frame in frames[:-1]:
+        socket.send(frame, zmq.SNDMORE)
+    socket.send(frames[-1])
 
 
 def receive_frames(socket: zmq.Socket[bytes], num_names: int = 0, flags: int = 0) -> list[zmq.Frame]:

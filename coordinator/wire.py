@@ -1,8 +1,8 @@
 """Dataclasses to msgpack and back. What comes in is checked, field by field, against the annotations.
 
 A message is a list of frames: first msgpack of its name and fields, then one for each large array of
-float32, which is neither copied into the first nor out of it. Annotations are looked at once per type, not
-per message.
+float32, which is neither copied into the first nor out of it. A field with an empty array is left out: most
+arrays of most messages are empty. Annotations are looked at once per type, not per message.
 """
 
 from __future__ import annotations
@@ -38,10 +38,8 @@ def pack(name: str, message: Any) -> list[Frame]:
     arrays: list[Frame] = []
 
     def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {field: getattr(value, field) for field in _fields(type(value))}
         if not isinstance(value, np.ndarray):
-            raise TypeError(f"{type(value).__name__} can't be sent")
+            return _sent_fields(value)
         if value.dtype != np.float32 or value.nbytes <= INLINE_BYTES:
             return value.tobytes()
         arrays.append(np.ascontiguousarray(value).data)
@@ -76,9 +74,33 @@ def unpack(frames: Sequence[Frame], known: dict[str, type]) -> Any:
     return message
 
 
+def _sent_fields(message: Any) -> dict[str, Any]:
+    """The fields of a dataclass, but for empty arrays."""
+    arrays, others = _fields(message.__class__)
+    found = {name: getattr(message, name) for name in others}
+    for name in arrays:
+        if (array := getattr(message, name)).size:
+            found[name] = array
+    return found
+
+
 @functools.cache
-def _fields(message_type: type) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(message_type))
+def _fields(message_type: type) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the fields that are arrays, and of the others."""
+    if not dataclasses.is_dataclass(message_type):
+        raise TypeError(f"{message_type.__name__} can't be sent")
+    names = [field.name for field in dataclasses.fields(message_type)]
+    arrays = _empty_arrays(message_type)
+    return tuple(arrays), tuple(name for name in names if name not in arrays)
+
+
+@functools.cache
+def _empty_arrays(message_type: type) -> dict[str, npt.NDArray[Any]]:
+    """An empty array, not to be written to, for each field that is an array."""
+    hints = get_type_hints(message_type, include_extras=True).items()
+    return {
+        name: np.frombuffer(b"", get_args(hint)[1]) for name, hint in hints if get_origin(hint) is Annotated
+    }
 
 
 @functools.cache
@@ -97,15 +119,23 @@ def _decoder(hint: Any) -> Decoder:
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
         decoders = {name: _decoder(kind) for name, kind in get_type_hints(hint, include_extras=True).items()}
-        return functools.partial(_dataclass, hint, decoders)
+        empty = _empty_arrays(hint)
+        return functools.partial(_dataclass, hint, decoders, empty, decoders.keys() - empty.keys())
     return _float if hint is float else functools.partial(_scalar, hint)
 
 
-def _dataclass(kind: type, decoders: dict[str, Decoder], value: Any, arrays: Iterator[Frame]) -> Any:
-    if type(value) is not dict or value.keys() != decoders.keys():
+def _dataclass(
+    kind: type,
+    decoders: dict[str, Decoder],
+    empty: dict[str, npt.NDArray[Any]],
+    required: set[str],
+    value: Any,
+    arrays: Iterator[Frame],
+) -> Any:
+    if type(value) is not dict or not required <= value.keys() <= decoders.keys():
         raise WireError(f"the fields of {kind.__name__} are {', '.join(decoders)}")
     try:
-        return kind(**{name: decode(value[name], arrays) for name, decode in decoders.items()})
+        return kind(**empty | {name: decoders[name](item, arrays) for name, item in value.items()})
     except (WireError, ValueError, AssertionError) as error:
         raise WireError(f"{kind.__name__}: {error}") from error
 

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from tplaunch.coordinator.framing import MessageReader, framed
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.wire import WireError
 from tplaunch.launcher.endings import end_reason
-from tplaunch.launcher.errors import RunError
 from tplaunch.launcher.signals import held
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 from tplaunch.worker.jobs.messages import COLLECTIVE_ANSWERS, Failed, StillThere

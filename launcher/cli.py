@@ -10,9 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tplaunch.coordinator.evaluation.errors import InputError
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.options import OptionError, RankOptions
+from tplaunch.coordinator.server.settings import ServerSettings
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
 from tplaunch.coordinator.split.plan import PlanError
@@ -22,24 +25,30 @@ from tplaunch.launcher.commands.check import CheckConfig, check
 from tplaunch.launcher.commands.collective_bench import bench_collectives
 from tplaunch.launcher.commands.generate import run
 from tplaunch.launcher.commands.models import show_models
+from tplaunch.launcher.commands.serve import serve
 from tplaunch.launcher.commands.show import show_devices, show_plan, write_logits
 from tplaunch.launcher.commands.tune import DEFAULT_MODELS, tune
 from tplaunch.launcher.config import HubModel, RandomModel, parse_counts, parse_tokens
 from tplaunch.launcher.declared import declared_values
-from tplaunch.launcher.errors import EXIT_FAILURE, EXIT_USAGE, RunError, UsageError
+from tplaunch.launcher.errors import EXIT_FAILURE, EXIT_USAGE, UsageError
+from tplaunch.launcher.evaluation_options import EVALUATIONS, evaluate
 from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import run_config
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.prompt_text import read_prompt_file
 from tplaunch.launcher.sampling_options import sampling_params
+from tplaunch.launcher.serving_options import serving_config
 from tplaunch.launcher.signals import Signalled
 from tplaunch.launcher.sizes import parse_message_sizes
 from tplaunch.launcher.words import parse_words
 from tplaunch.worker.faults import fault_sentence
 
 STANDARD_INPUT = "-"  # in place of a prompt or of its file
-BAD_INPUT = (UsageError, OptionError, GgufError, ModelError, PlanError, RequestError, TokenizerError)
+BAD_INPUT = (
+    *(UsageError, OptionError, GgufError, ModelError, PlanError),
+    *(RequestError, TokenizerError, InputError),
+)
 FAILED_RUN = (RunError, LogitsError)
 
 
@@ -122,7 +131,12 @@ def _dispatch(options: argparse.Namespace) -> int:
         return show_plan(run_config(options, _shape_or_file(options)), options.json)
     if options.model is None:
         raise UsageError(f"{options.command} takes a model file; give its path, or --demo for a small model")
+    if options.command == "serve":
+        settings = ServerSettings(**declared_values(ServerSettings, options))
+        return serve(serving_config(options, options.model), settings, options.parallel is not None)
     config = run_config(options, options.model)
+    if options.command in EVALUATIONS:
+        return evaluate(options, config)
     if options.command == "logits":
         return write_logits(config, parse_tokens(options.tokens), options.out)
     generate = GenerateConfig(

@@ -21,6 +21,7 @@ from tplaunch.launcher.sizes import parse_max_memory, parse_state_cache
 AUTO: Final = "auto"
 MODEL_GROUP = "model"  # of options that stand in no group of their own in the help
 API_PARALLEL = 64  # of a Python program, which may give many prompts at once
+RECURRENT_PARALLEL = 8  # of the same, where nothing is said: each text keeps a state of megabytes
 MAX_PARALLEL = 1024  # sequences: their block tables are looked at in every step
 
 
@@ -183,6 +184,8 @@ class RunConfig(RankOptions):
         help="change the file's metadata, such as llama.context_length=int:8192; the types are int, float,"
         " bool and str; may stand several times",
     )
+    # This is set by commands: they read the logits of whole texts, so many rows of a step get some.
+    reads_texts: bool = False
     verbose: bool = option("-v --verbose", default=False, group="debugging", help="show the workers' logs")
 
     def __post_init__(self) -> None:

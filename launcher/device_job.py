@@ -10,10 +10,10 @@ from typing import IO, Any, Protocol, TypeVar
 
 from tplaunch.coordinator.framing import MessageReader, framed
 from tplaunch.coordinator.options import RankOptions
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.wire import WireError
 from tplaunch.launcher.devices import DeviceChoice, run_job
 from tplaunch.launcher.endings import ending
-from tplaunch.launcher.errors import RunError
 from tplaunch.launcher.machine import num_threads
 from tplaunch.launcher.supervisor import driver_settings, rank_cores
 from tplaunch.launcher.worker_command import job_words

@@ -5,7 +5,3 @@ EXIT_FAILURE, EXIT_USAGE = 1, 2
 
 class UsageError(ValueError):
     """The command can't be carried out as given: one sentence that says what to change. Exit code 2."""
-
-
-class RunError(RuntimeError):
-    """A worker failed; the message names it. Exit code 1."""

@@ -10,7 +10,7 @@ import os
 import resource
 import threading
 
-from tplaunch.launcher.errors import RunError
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.worker.faults import fault_sentence
 
 # What a run opens: ZeroMQ, and for each rank its log, its socket and what starting it takes.

@@ -13,13 +13,11 @@ from tplaunch.coordinator.gguf.parts import read_model
 from tplaunch.coordinator.gguf.paths import Stamp
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors
 from tplaunch.coordinator.text.tokenizer import TokenizerError, load_tokenizer
 from tplaunch.coordinator.text.vocabulary import PREFIX
 from tplaunch.launcher.config import HubModel, RandomModel, RunConfig
 from tplaunch.launcher.devices import check_devices
-from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hub.fetch import fetch
 from tplaunch.launcher.model_path import check_path
 from tplaunch.launcher.overrides import overridden
@@ -111,27 +109,3 @@ def open_model(config: RunConfig, needs_devices: bool = True) -> Model:
 def _check_ranks(config: RunConfig) -> None:
     """Raises UsageError for devices or shares that can't be: better before gigabytes come than after."""
     config.rank_weights(check_devices(config.devices))
-
-
-def check_prompt(tokens: list[int], model: Model, limits: Limits, *, continues: bool = True) -> None:
-    """Raises UsageError for a prompt that can't be run. continues: there must be room for one more token."""
-    if not tokens:
-        raise UsageError("the prompt is empty: it has no tokens")
-    wrong = next((token for token in tokens if not 0 <= token < model.spec.vocabulary_size), None)
-    if wrong is not None:
-        raise UsageError(f"token id {wrong} is outside the vocabulary of {model.spec.vocabulary_size}")
-    if model.num_learned is not None and len(tokens) > model.num_learned:
-        raise UsageError(
-            f"the prompt has {len(tokens)} tokens, but the model has learned {model.num_learned} positions,"
-            " and has no others; shorten it"
-        )
-    if len(tokens) > limits.context_length:
-        raise UsageError(
-            f"the prompt has {len(tokens)} tokens, but the context only {limits.context_length};"
-            f" shorten it, or give a larger --context (the model was trained for {model.spec.context_length})"
-        )
-    if continues and len(tokens) == limits.context_length:
-        raise UsageError(
-            f"the prompt has {len(tokens)} tokens, as many as the context: there is no room for an answer;"
-            f" shorten it, or give a larger --context (the model was trained for {model.spec.context_length})"
-        )

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tplaunch.coordinator.architectures.shapes import SHAPES
-from tplaunch.coordinator.options import RankOptions
+from tplaunch.coordinator.options import RankOptions, declared_options
+from tplaunch.coordinator.server.settings import ServerSettings
 from tplaunch.launcher.chat_options import add_chat_options
 from tplaunch.launcher.completion import SHELLS, PrintCompletion
 from tplaunch.launcher.declared import add_declared
 from tplaunch.launcher.errors import EXIT_USAGE
+from tplaunch.launcher.evaluation_options import add_evaluation_commands
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
 from tplaunch.launcher.sampling_options import add_sampling_options
+from tplaunch.launcher.serving_options import add_serving_options
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -62,6 +65,9 @@ def make_parser() -> Parser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_run(commands.add_parser("run", help="chat, answer, or continue a text (the default)"))
+    serve = commands.add_parser("serve", help="answer programs over HTTP, as OpenAI's and Anthropic's API")
+    add_declared(serve.add_argument_group("server"), ServerSettings, declared_options(ServerSettings))
+    add_serving_options(serve)
     devices = commands.add_parser("devices", help="list the Vulkan devices")
     devices.add_argument("--json", action="store_true", help="as JSON")
     models = commands.add_parser("models", help="list the architectures and weight types that run")
@@ -82,6 +88,7 @@ def make_parser() -> Parser:
     add_model_options(logits)
     bench = commands.add_parser("bench", help="measure prefill and decode")
     _add_bench(bench)
+    add_evaluation_commands(commands)
     _add_tune(
         commands.add_parser(
             "tune",

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tplaunch.launcher.errors import RunError, UsageError
+from tplaunch.coordinator.serving.failures import RunError
+from tplaunch.launcher.errors import UsageError
 from tplaunch.worker.faults import HINTS
 
 

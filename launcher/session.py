@@ -11,7 +11,9 @@ from tplaunch.coordinator.garbage import collected_by_hand
 from tplaunch.coordinator.messages import Attached, Ready
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.control import WorkerChannel
+from tplaunch.coordinator.serving.driver import Driver
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
 from tplaunch.coordinator.split.limits import Limits
@@ -20,7 +22,6 @@ from tplaunch.coordinator.text.tokenizer import Tokenizer
 from tplaunch.launcher.blame import crashed_kernel, suspects
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.errors import RunError
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.headroom import check_headroom
 from tplaunch.launcher.lines import say
@@ -28,6 +29,7 @@ from tplaunch.launcher.model import Model
 from tplaunch.launcher.progress import show_progress
 from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.supervisor import Supervisor
+from tplaunch.worker.faults import fault_sentence
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,32 @@ def start_session(
             raise RunError(_explained(model, plan, choices, error)) from error
         finally:
             channel.close()
+
+
+def start_driver(
+    config: RunConfig,
+    model: Model,
+    arrangement: Arrangement,
+    tokenizer: Tokenizer | None,
+    *,
+    owns_process: bool = False,
+) -> Driver:
+    """Loads a model in a thread of its own. Raises RunError where that fails; the rest is start_session's."""
+
+    @contextmanager
+    def open_session(check: Callable[[], None]) -> Iterator[Session]:
+        try:
+            with start_session(
+                config, model, arrangement, tokenizer, check_open=check, owns_process=owns_process
+            ) as session:
+                yield session
+        except Exception as error:
+            sentence = fault_sentence(error)
+            if sentence is None or isinstance(error, RunError):
+                raise
+            raise RunError(sentence) from error
+
+    return Driver(open_session)
 
 
 def _explained(

@@ -116,6 +116,21 @@ def interrupts(take: Callable[[], bool]) -> Iterator[None]:
 
 
 @contextmanager
+def taken(take: Callable[[int], None]) -> Iterator[None]:
+    """Has every signal that would end the run call `take` instead, between any two instructions.
+
+    Those that were ignored before stay ignored.
+    """
+    before = {number: signal.getsignal(number) for number in _State.handled}
+    _handle(lambda number, _: take(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def held() -> Iterator[None]:
     """Holds signals back until the body is done; one that comes meanwhile raises Signalled behind it.
 

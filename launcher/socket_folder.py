@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tplaunch.launcher.errors import RunError
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.signals import held
 from tplaunch.worker.folders import private_temporary, temporary_parents
 

@@ -69,8 +69,8 @@ OTHER_OPTIONS = {
 def parse_words(words: Sequence[str]) -> argparse.Namespace:
     """Returns the options of one command. Raises UsageError, or exits as argparse does.
 
-    Of a command that takes a model, `model` is its path, a HubModel or None, and of `run` `prompt` the prompt
-    or None.
+    Of a command that takes a model, `model` is its path, a HubModel or None, of `run` `prompt` the prompt or
+    None, and of one that evaluates a file `input` its path or None.
     """
     parser = make_parser()
     first = words[0]
@@ -166,16 +166,23 @@ def _take_model(options: argparse.Namespace, others: Sequence[str]) -> list[str]
 
     Returns what is left over.
     """
-    words = [word for word in (options.model, getattr(options, "text", None)) if word is not None]
+    places = (options.model, getattr(options, "text", None), getattr(options, "input", None))
+    words = [word for word in places if word is not None]
     words += others
     given = models_by_option(options)
     if options.model_file == "" or "" in words[: not given]:
         raise UsageError("the model's path is empty: perhaps a variable of the shell that is not set")
-    if len(given) > 1 or (given and words and options.command != "run"):
+    takes_more = options.command == "run" or "input" in options
+    if len(given) > 1 or (given and words and not takes_more):
         raise UsageError("the model is given twice: by its name, by -m, by -hf or by --demo; use one of them")
     if not given and words:
-        given.append(Path(words.pop(0)))
+        place = 0
+        if "input" in options and len(words) > 1 and not words[0].endswith(".gguf"):
+            place = int(words[1].endswith(".gguf"))  # the file to evaluate may come first
+        given.append(Path(words.pop(place)))
     options.model = given[0] if given else None
+    if "input" in options:
+        options.input = Path(words.pop(0)) if words else None
     if options.command == "run":
         _take_prompt(options, words)
         return []

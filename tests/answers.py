@@ -12,11 +12,11 @@ from typing import Any
 from tplaunch.coordinator.text.answers.answer_format import AnswerFormat, find_format
 from tplaunch.coordinator.text.answers.pieces import (
     CallArguments,
+    CallBegin,
     CallEnd,
-    CallStart,
-    ContentText,
+    Content,
     Piece,
-    ReasoningText,
+    Reasoning,
 )
 from tplaunch.coordinator.text.chat.template import ChatTemplate
 
@@ -97,11 +97,11 @@ def joined(pieces: Iterable[Piece]) -> Answer:
     """Adds up pieces, and checks that they come in a possible order."""
     answer = Answer()
     for piece in pieces:
-        if isinstance(piece, ContentText):
+        if isinstance(piece, Content):
             answer.content += piece.text
-        elif isinstance(piece, ReasoningText):
+        elif isinstance(piece, Reasoning):
             answer.reasoning += piece.text
-        elif isinstance(piece, CallStart):
+        elif isinstance(piece, CallBegin):
             assert piece.index == len(answer.calls)
             assert not answer.calls or answer.calls[-1].is_complete is not None
             answer.calls.append(Call(piece.name, piece.id))
@@ -111,7 +111,7 @@ def joined(pieces: Iterable[Piece]) -> Answer:
                 answer.calls[-1].arguments += piece.text
             else:
                 assert isinstance(piece, CallEnd)
-                answer.calls[-1].is_complete = piece.complete
+                answer.calls[-1].is_complete = piece.is_complete
     assert not answer.calls or answer.calls[-1].is_complete is not None
     return answer
 

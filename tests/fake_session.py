@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,20 @@ from typing import Any
 import tplaunch
 from tests.fake_engine import fake_engine
 from tplaunch.coordinator.serving.channel import WorkerError
+from tplaunch.coordinator.serving.driver import Driver
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.serving.fake_channel import FakeChannel
 from tplaunch.coordinator.serving.kv_memory import LayerKinds
+from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.serving.requests import Requests
+from tplaunch.coordinator.serving.running import OpenSession
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.coordinator.text.tokenizer import load_tokenizer
-from tplaunch.launcher.driver import Driver, OpenSession
-from tplaunch.launcher.errors import RunError
 from tplaunch.launcher.keywords import config_of
 from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.session import Session
-from tplaunch.opening import Opened, tokenizer_of
+from tplaunch.opening import tokenizer_of
 
 DEMO = Path(tplaunch.__file__).parent / "demo-stories.gguf"
 LIMITS = Limits(
@@ -36,13 +38,19 @@ def demo_model() -> Model:
 
 
 class FakeRun:
-    """A run that was not started yet. `channel` is its channel, once it has a session."""
+    """A run that was not started yet. `channel` is its channel, once it has a session.
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
-        self.limits = limits
+    It may be opened again. deaths: after so many messages the ranks of each session fail, as many as there
+    are.
+    """
+
+    def __init__(self, limits: Limits = LIMITS, deaths: Iterable[int] = ()) -> None:
+        self.limits, self._deaths = limits, iter(deaths)
+        self.on_open: Callable[[Callable[[], None]], None] = lambda check_open: None  # called before it opens
         self.channel: FakeChannel | None = None
         self.session: Session | None = None
         self.on_look: Callable[[], None] = lambda: None  # called when the driver looks after the ranks
+        self.on_end: Callable[[], None] = lambda: None  # called when a rank has failed, before it is told
         self.has_ended = False
 
     @property
@@ -51,9 +59,11 @@ class FakeRun:
 
     @contextmanager
     def _open(self, check_open: Callable[[], None]) -> Iterator[Session]:
+        self.on_open(check_open)
         model = demo_model()
         size = model.spec.vocabulary_size
         engine, self.channel = fake_engine(self.limits, LayerKinds(), 2, size)
+        self.channel.fails_after = next(self._deaths, None)
         requests = Requests(engine, load_tokenizer(model.metadata))
 
         def watch() -> None:
@@ -65,6 +75,7 @@ class FakeRun:
         try:
             yield self.session
         except WorkerError as error:
+            self.on_end()
             raise RunError(f"{error}; its log: nowhere") from error
         finally:
             self.has_ended = True

@@ -51,12 +51,14 @@ ARROWS: dict[str, tuple[str, ...]] = {
 # From the ground up; a folder or a module of its own belongs to exactly one floor.
 FLOORS: dict[str, tuple[str, ...]] = {
     "coordinator": (
-        "garbage kv_types likeliest model options wire",
+        "child_process garbage kv_types likeliest model options wire",
         "framing gguf",
         "split text",
         "architectures messages",
         "candidates measuring",
         "serving",
+        "server",
+        "evaluation",
     ),
     "worker": (
         "candidates control faults folders formats process",

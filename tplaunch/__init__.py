@@ -14,12 +14,13 @@ TYPE_CHECKING = (
 )
 if TYPE_CHECKING:
     from tplaunch.async_llm import AsyncLLM
+    from tplaunch.coordinator.evaluation.scoring import Score
+    from tplaunch.coordinator.serving.failures import ClosedError, RunError
     from tplaunch.coordinator.serving.request import RequestError
     from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-    from tplaunch.launcher.driver import ClosedError
-    from tplaunch.launcher.errors import RunError, UsageError
+    from tplaunch.launcher.errors import UsageError
     from tplaunch.llm import LLM
-    from tplaunch.outputs import CompletionOutput, GenerationError, Logprob, RequestOutput, Score
+    from tplaunch.outputs import CompletionOutput, GenerationError, Logprob, RequestOutput
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,15 +41,15 @@ __all__ = [
 _MODULES = {
     "LLM": "llm",
     "AsyncLLM": "async_llm",
-    "ClosedError": "launcher.driver",
+    "ClosedError": "coordinator.serving.failures",
     "CompletionOutput": "outputs",
     "GenerationError": "outputs",
     "Logprob": "outputs",
     "RequestError": "coordinator.serving.request",
     "RequestOutput": "outputs",
-    "RunError": "launcher.errors",
+    "RunError": "coordinator.serving.failures",
     "SamplingParams": "coordinator.serving.sampling.parameters",
-    "Score": "outputs",
+    "Score": "coordinator.evaluation.scoring",
     "UsageError": "launcher.errors",
 }
 

@@ -8,14 +8,15 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from tplaunch.coordinator.serving.request import Request
+from tplaunch.coordinator.serving.driver import Job
+from tplaunch.coordinator.serving.opened import ChatOptions, Opened
+from tplaunch.coordinator.serving.request import Request, RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.launcher.driver import Job
+from tplaunch.coordinator.serving.streaming import LoopListener, Stream
+from tplaunch.launcher.keywords import in_keywords
 from tplaunch.loaded import LoadedModel
-from tplaunch.opening import ChatOptions, Opened
 from tplaunch.outputs import GenerationError, RequestOutput, request_output
-from tplaunch.prompts import Conversation, Prompt, named, parameters_of
-from tplaunch.streaming import LoopListener, Stream
+from tplaunch.prompts import Conversation, Prompt, named, parameters_of, tokens_of
 
 A = TypeVar("A", bound="AsyncLLM")
 Read: TypeAlias = "tuple[str | None, Sequence[int]]"  # a text, where there is one, and its token ids
@@ -60,8 +61,8 @@ class AsyncLLM(LoadedModel):
 
         async def read() -> Read:
             if isinstance(prompt, str) and len(prompt) < LONG_TEXT:
-                return self._opened.tokens_of(prompt)
-            return await asyncio.to_thread(self._opened.tokens_of, prompt)
+                return tokens_of(self._opened, prompt)
+            return await asyncio.to_thread(tokens_of, self._opened, prompt)
 
         return self._generate(read, sampling_params, request_id)
 
@@ -111,7 +112,10 @@ class AsyncLLM(LoadedModel):
             self._opened.driver.submit([stream.job])
             is_over = False
             while not is_over:
-                await stream.wait()
+                try:
+                    await stream.wait()
+                except RequestError as error:
+                    raise RequestError(in_keywords(str(error))) from error
                 # One that was aborted before it began is made up.
                 request = stream.job.request or Request(request_id or "", 0, tuple(tokens), stream.job.params)
                 output = request_output(request, stream.heard, text, self._opened.tokenizer)

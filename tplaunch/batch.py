@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from tplaunch.coordinator.serving.request import Event, Request, RequestError
+from tplaunch.coordinator.serving.driver import Driver, Job, Listener
+from tplaunch.coordinator.serving.request import Event, Reading, Request, RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.launcher.driver import Driver, Job, Listener
 from tplaunch.launcher.keywords import in_keywords
 from tplaunch.progress_bar import REFRESH_SECONDS, progress_bar
 from tplaunch.prompts import which
@@ -54,20 +54,21 @@ def compute(
     params: Sequence[SamplingParams],
     *,
     is_only: bool = False,
-    only_logits: bool = False,
+    readings: Sequence[Reading] | None = None,
     shows_progress: bool = False,
 ) -> list[Request]:
     """Returns the requests of all prompts, finished, in their order. Ctrl-C ends them.
 
-    is_only: a sentence about a prompt need not say which. Raises RequestError before anything is computed
-    where a prompt can't be, RunError and ClosedError.
+    is_only: a sentence about a prompt need not say which. readings: of each prompt, where they are only read.
+    Raises RequestError before anything is computed where a prompt can't be, RunError and ClosedError.
     """
     if not prompts:
         return []
     batch = Batch()
+    wanted: Sequence[Reading | None] = readings or [None] * len(prompts)
     jobs = [
-        Job(prompt, of_prompt, batch, only_logits=only_logits)
-        for prompt, of_prompt in zip(prompts, params, strict=True)
+        Job(prompt, of_prompt, batch, reading=reading)
+        for prompt, of_prompt, reading in zip(prompts, params, wanted, strict=True)
     ]
     batch.expect(jobs)
     try:

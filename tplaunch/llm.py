@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.batch import compute
-from tplaunch.coordinator.serving.request import Request, RequestError
+from tplaunch.coordinator.evaluation.scoring import SCORING, Score, score_of, scored
+from tplaunch.coordinator.serving.opened import ChatOptions
+from tplaunch.coordinator.serving.request import Reading, Request, RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.loaded import LoadedModel
-from tplaunch.opening import ChatOptions
-from tplaunch.outputs import GenerationError, RequestOutput, Score, request_output
+from tplaunch.outputs import GenerationError, RequestOutput, request_output
 from tplaunch.prompts import (
     Conversation,
     Prompt,
@@ -21,13 +22,12 @@ from tplaunch.prompts import (
     named,
     parameters_of,
     prompts_of,
+    tokens_of,
     which,
 )
-from tplaunch.scoring import as_pair, score_of
+from tplaunch.scoring import as_pair
 
 L = TypeVar("L", bound="LLM")
-# One more token than nothing is generated: what is read are the log probabilities of the prompt's own.
-SCORING = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False, ignore_eos=True)
 READING = SamplingParams(temperature=0, max_tokens=1, detokenize=False)
 
 
@@ -64,7 +64,7 @@ class LLM(LoadedModel):
         read = []
         for index, prompt in enumerate(listed):
             with named(index, is_only=is_only):
-                read.append(self._opened.tokens_of(prompt))
+                read.append(tokens_of(self._opened, prompt))
         return self._generate(read, params, is_only, use_tqdm)
 
     def chat(
@@ -122,23 +122,28 @@ class LLM(LoadedModel):
         for index, (context, continuation) in enumerate(zip(before, behind, strict=True)):
             with named(index, is_only=is_only):
                 pairs.append(as_pair(self._opened, context, continuation))
-        texts = [[*context, *continuation] for context, continuation in pairs]
+        texts = [scored(context, continuation) for context, continuation in pairs]
         requests = compute(
-            self._opened.driver, texts, [SCORING] * len(texts), is_only=is_only, shows_progress=use_tqdm
+            self._opened.driver,
+            [prompt for prompt, _ in texts],
+            [SCORING] * len(texts),
+            is_only=is_only,
+            readings=[reading for _, reading in texts],
+            shows_progress=use_tqdm,
         )
         self._raise_failures(requests, [], is_only)
-        return [
-            score_of(request, len(context)) for request, (context, _) in zip(requests, pairs, strict=True)
-        ]
+        return [score_of(request) for request in requests]
 
     def logits(self, prompt: Prompt) -> npt.NDArray[np.float32]:
         """Returns the logits behind each token of a prompt [tokens, vocabulary].
 
         Raises RequestError for a prompt that can't be computed, RunError and ClosedError.
         """
-        _, tokens = self._opened.tokens_of(prompt)
-        (request,) = compute(self._opened.driver, [tokens], [READING], is_only=True, only_logits=True)
-        return np.stack(request.logits)
+        _, tokens = tokens_of(self._opened, prompt)
+        rows: list[npt.NDArray[np.float32]] = []
+        reading = Reading(take_row=lambda _, row: rows.append(row))
+        compute(self._opened.driver, [tokens], [READING], is_only=True, readings=[reading])
+        return np.stack(rows)
 
     def _params(
         self, given: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int

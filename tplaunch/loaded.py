@@ -7,8 +7,9 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.text.tokenizer import decode
-from tplaunch.opening import Opened, open_keywords
+from tplaunch.opening import open_keywords
 
 L = TypeVar("L", bound="LoadedModel")
 

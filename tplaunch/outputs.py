@@ -52,16 +52,6 @@ class RequestOutput:
     num_cached_tokens: int  # of the prompt, that were not computed again
 
 
-@dataclass(frozen=True)
-class Score:
-    """The likelihood of a text behind another one."""
-
-    logprob: float  # the sum over its tokens
-    is_greedy: bool  # each token was the likeliest
-    token_ids: list[int]
-    token_logprobs: list[float]
-
-
 class GenerationError(RuntimeError):
     """A request failed while it was computed. `outputs` has what came of it and of those beside it."""
 

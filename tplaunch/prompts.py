@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.text.chat.process import ChatTemplateError
@@ -71,6 +72,12 @@ def text_or_ids(prompt: Any) -> tuple[str | None, list[int] | None]:
     if isinstance(prompt, str):
         return prompt, None
     return None, _ids(prompt)
+
+
+def tokens_of(opened: Opened, prompt: Any) -> tuple[str | None, list[int]]:
+    """Returns a prompt's text, if it has one, and token ids. Raises RequestError or TokenizerError."""
+    text, ids = text_or_ids(prompt)
+    return text, opened.needed_tokenizer().encode(text or "") if ids is None else ids
 
 
 @contextmanager

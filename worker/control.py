@@ -13,6 +13,7 @@ from tplaunch.coordinator.messages import (
     encode,
     identity,
     receive_frames,
+    send_frames,
 )
 
 
@@ -33,7 +34,7 @@ class ControlSocket:
 
     def send(self, message: Message) -> None:
         """The message may change afterwards."""
-        self._socket.send_multipart(encode(message))
+        send_frames(self._socket, encode(message))
 
     def receive(self) -> Message:
         """Waits as long as it takes: this process ends when the launcher's does."""

@@ -16,6 +16,7 @@ from tplaunch.coordinator.messages import (
     encode,
     identity,
     receive_frames,
+    send_frames,
 )
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.wire import Frame, WireError
@@ -70,7 +71,7 @@ class WorkerChannel(Channel):
 
     def _send(self, name: bytes, rank: int, frames: list[Frame]) -> None:
         try:
-            self._socket.send_multipart((name, *frames))
+            send_frames(self._socket, (name, *frames))
         except zmq.ZMQError as error:
             deadline = self.clock() + BLAME_SECONDS
             while self.receive(deadline) is not None:

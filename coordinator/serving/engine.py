@@ -151,7 +151,7 @@ class Engine:
         self._channel.broadcast(step)
         self._add_up()  # while the devices compute
         collect_if_due()
-        answers = self._channel.collect(StepDone, f"finish step {step.number}", self._timeout)
+        answers = self._channel.collect(StepDone, f"finish step {step.number}", self.timeout)
         if self.trace is not None:
             self.trace.add(step, begin, time.perf_counter(), answers)
         self._reduce_clock.add(
@@ -165,7 +165,6 @@ class Engine:
                 raise WorkerError(
                     share.rank, f"rank {share.rank} answered step {step.number} with {error}"
                 ) from error
-        self._num_steps += 1
         self._spent = [done.ledger for done in answers]
         return merge(
             step.wanted,
@@ -180,7 +179,7 @@ class Engine:
         fetched = FetchRows(self._last_number, np.array(rows, np.int32))
         self._channel.broadcast(fetched)
         parts = []
-        answers = self._channel.collect(Rows, f"send rows of step {fetched.number}", self._timeout)
+        answers = self._channel.collect(Rows, f"send rows of step {fetched.number}", self.timeout)
         for share, answer in zip(self._plan, answers, strict=True):
             self._check_number(share.rank, answer.number, fetched.number)
             shape = (fetched.rows.size, len(share.vocabulary))
@@ -194,7 +193,8 @@ class Engine:
         return joined_rows(parts)
 
     @property
-    def _timeout(self) -> float:
+    def timeout(self) -> float:
+        """Seconds after which a step fails."""
         return self._config.options.timeout_seconds + MARGIN_SECONDS
 
     @staticmethod
@@ -204,6 +204,7 @@ class Engine:
 
     def _add_up(self) -> None:
         """Takes the last step into the ledger."""
+        self._num_steps += bool(self._spent)
         for totals, spent in zip(self.ledger, self._spent, strict=False):
             for kind, microseconds in spent.items():
                 totals[kind] = totals.get(kind, 0.0) + microseconds
@@ -212,12 +213,21 @@ class Engine:
     def _reduce_bytes(self, step: Step) -> int:
         return step.token_ids.size * padded(self._spec.embedding_length) * 4
 
+    def spent(self) -> list[dict[str, float]]:
+        """Each rank's microseconds by kind, of steps before the last one. Any thread may call this."""
+        return [totals.copy() for totals in self.ledger]
+
     def take_ledger(self) -> tuple[list[dict[str, float]], int, ReduceTimes | None]:
         """Each rank's microseconds by kind, the number of steps, and all-reduces since the last call."""
         self._add_up()
         taken = self.ledger, self._num_steps, self._reduce_clock.take()
         self.ledger, self._num_steps = [{} for _ in self._plan], 0
         return taken
+
+    def take_over(self, other: Engine) -> None:
+        """Goes on with the ledger and the trace of another one, whose ranks are gone."""
+        other._add_up()
+        self.ledger, self._num_steps, self.trace = other.ledger, other._num_steps, other.trace
 
     def shut_down(self) -> None:
         self._channel.broadcast(Shutdown())

@@ -36,8 +36,8 @@ class FakeChannel(Channel):
     """Answers every message at once; `seconds` is what that took of computing time.
 
     Ranks in `silent` don't answer: who waits for them passes the deadline without waiting. A rank in
-    `failing` answers its next message with that sentence. Of the logit rows of a step those in `spoil_rows`
-    become NaN.
+    `failing` answers its next message with that sentence, and so does the rank that gets the next but
+    `fails_after` messages. Of the logit rows of a step those in `spoil_rows` become NaN.
     """
 
     def __init__(self, num_ranks: int) -> None:
@@ -46,6 +46,7 @@ class FakeChannel(Channel):
         self.seconds = 0.0
         self.silent: set[int] = set()
         self.failing: dict[int, str] = {}
+        self.fails_after: int | None = None
         self.spoil_rows: set[int] = set()
         self.num_rows = 0  # that were computed
         self.model: FakeModel | None = None
@@ -55,6 +56,7 @@ class FakeChannel(Channel):
         self._received: deque[tuple[int, Message]] = deque(
             (rank, Hello(PROTOCOL_VERSION, rank)) for rank in range(num_ranks)
         )
+        self._last_number = 0  # of the step whose logits these are
         self._logits = np.zeros((0, 0), np.float32)
 
     def _now(self) -> float:
@@ -67,6 +69,10 @@ class FakeChannel(Channel):
     def send(self, rank: int, message: Message) -> None:
         assert not self.is_closed, "a message on a closed channel"
         begin = time.thread_time()
+        if self.fails_after is not None:
+            self.fails_after -= 1
+            if self.fails_after < 0:
+                self.failing[rank], self.fails_after = "it was told to", None
         if rank in self.failing:
             self._received.append((rank, Failed(self.failing.pop(rank), None)))
         elif rank not in self.silent:
@@ -104,8 +110,8 @@ class FakeChannel(Channel):
 
     def _run(self, rank: int, step: Step) -> StepDone:
         assert self.model is not None, "a step before the model was loaded"
-        if rank == 0:
-            self._logits = self.model.run(step)
+        if step.number != self._last_number:
+            self._last_number, self._logits = step.number, self.model.run(step)
             self._logits[list(self.spoil_rows)] = np.nan
             self.num_rows += step.token_ids.size
         logits, wanted = self._slice(rank), step.wanted

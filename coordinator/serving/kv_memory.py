@@ -2,7 +2,7 @@
 
 A sequence that begins like an earlier one begins with what that one computed, as long as it is still there:
 blocks of all positions before, or of the window before, and a snapshot of the state. Only whole blocks are
-found, and the last token is always computed, since its logits are what is asked for.
+found, and what logits are asked for is always computed: the last token at least.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class KVMemory:
         if kinds.window:
             self.windowed = BlockTables(len(tables), limits.num_window_blocks, length, kinds.window)
             tables.append(self.windowed)
-        self._tables: SequenceOf[BlockTables] = tables
+        self.tables: SequenceOf[BlockTables] = tables
         for table in tables:
             needed = table.num_needed(limits.context_length, num_rows=1)
             if table.pool.size < needed:
@@ -63,7 +63,7 @@ class KVMemory:
     @property
     def pools(self) -> list[Pool]:
         """The pools of blocks, and of slots where the model has states."""
-        pools = [table.pool for table in self._tables]
+        pools = [table.pool for table in self.tables]
         return pools if self._states is None else [*pools, self._states.pool]
 
     @property
@@ -79,13 +79,13 @@ class KVMemory:
             return False
         found, num_blocks = self._match(sequence)
         rows = self._limits.max_rows
-        for table, blocks in zip(self._tables, found, strict=True):
+        for table, blocks in zip(self.tables, found, strict=True):
             spare = sum(table.num_missing(one, self._num_wanted(one), rows) for one in running)
             if not table.has_room(self._num_wanted(sequence), num_blocks, rows, blocks, spare):
                 return False
         sequence.seat = self._free_seats.pop()
-        sequence.held = tuple(Held() for _ in self._tables)
-        for table, blocks in zip(self._tables, found, strict=True):
+        sequence.held = tuple(Held() for _ in self.tables)
+        for table, blocks in zip(self.tables, found, strict=True):
             table.adopt(sequence, blocks, num_blocks)
         if self._states is not None and num_blocks:
             self._states.adopt(sequence, sequence.keys[num_blocks - 1])
@@ -101,22 +101,27 @@ class KVMemory:
 
     def _match(self, sequence: Sequence) -> tuple[list[SequenceOf[int | None]], int]:
         """The cached blocks of its text in each table, and how many of them a sequence can begin with."""
-        most = (len(sequence.tokens) - 1) // self._limits.block_length if sequence.reads_cache else 0
+        most = min(len(sequence.tokens) - 1, sequence.first_logits) // self._limits.block_length
+        most = most if sequence.reads_cache else 0
         self._keys.extend(sequence.keys, sequence.tokens, most)
-        found: list[SequenceOf[int | None]] = [table.found(sequence.keys[:most]) for table in self._tables]
+        found: list[SequenceOf[int | None]] = [table.found(sequence.keys[:most]) for table in self.tables]
         for num_blocks in range(most, 0, -1):
             if all(
-                table.can_begin(blocks, num_blocks) for table, blocks in zip(self._tables, found, strict=True)
+                table.can_begin(blocks, num_blocks) for table, blocks in zip(self.tables, found, strict=True)
             ) and (self._states is None or self._states.has(sequence.keys[num_blocks - 1])):
                 return found, num_blocks
         return found, 0
 
+    def cut(self, sequence: Sequence, num_positions: int) -> int:
+        """Returns up to which position the next rows may go: some must end where a state is to be kept."""
+        if self._states is None:
+            return num_positions
+        return self._states.cut(sequence, sequence.num_computed, num_positions)
+
     def reserve(self, sequence: Sequence, num_positions: int) -> int:
         """Gives the sequence blocks for its next rows; returns up to which position it can be computed."""
-        stop = num_positions
-        if self._states is not None:
-            stop = self._states.cut(sequence, sequence.num_computed, stop)
-        for table in self._tables:
+        stop = self.cut(sequence, num_positions)
+        for table in self.tables:
             stop = table.reserve(sequence, stop)
         return stop
 
@@ -134,7 +139,7 @@ class KVMemory:
                 continue
             if sequence.writes_cache:
                 self._keep(sequence, run.start // length, stop // length)
-            for table in self._tables:
+            for table in self.tables:
                 table.trim(sequence)
         if self._states is not None:
             self._states.finish_step()
@@ -142,7 +147,7 @@ class KVMemory:
     def _keep(self, sequence: Sequence, first: int, stop: int) -> None:
         """Lets the blocks first .. stop - 1 be found, and the state where it is worth it."""
         self._keys.extend(sequence.keys, sequence.tokens, stop)
-        for table in self._tables:
+        for table in self.tables:
             table.publish(sequence, first, stop)
         if self._states is not None:
             self._states.computed(sequence, first, stop)
@@ -158,10 +163,10 @@ class KVMemory:
         if not self._free_seats or (self._states is not None and not self._states.pool.num_available):
             return False
         child.seat = self._free_seats.pop()
-        child.held = tuple(Held() for _ in self._tables)
+        child.held = tuple(Held() for _ in self.tables)
         child.num_computed, child.num_cached = sequence.num_computed, sequence.num_cached
         child.keys = list(sequence.keys)
-        for table in self._tables:
+        for table in self.tables:
             table.fork(sequence, child)
         if self._states is not None:
             self._states.fork(sequence, child)
@@ -171,7 +176,7 @@ class KVMemory:
         """Takes everything back. forget: nothing that it computed may be found again."""
         if sequence.seat is None:
             return
-        for table in self._tables:
+        for table in self.tables:
             table.release(sequence, forget=forget)
         if self._states is not None:
             self._states.release(sequence)

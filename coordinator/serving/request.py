@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.coordinator.serving.sampling.changes import TokenMask
+from tplaunch.coordinator.serving.sampling.constraint import Constraint
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.picked import Picked
 
@@ -17,6 +18,19 @@ Floats = npt.NDArray[np.float32]
 
 class RequestError(ValueError):
     """A request that can't be computed as it is; the sentence says why. No other request suffers from it."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read of a prompt's own logits by a request that generates nothing.
+
+    Log probabilities of the tokens that follow each position, or, where take_row is given, whole rows.
+    """
+
+    start: int = 0  # the first position whose logits are read
+    following: int | None = None  # the token behind the prompt, whose log probability is read, too
+    # Is called in the main loop with each position and its logits [vocabulary], which are its to keep.
+    take_row: Callable[[int, Floats], None] | None = None
 
 
 @dataclass(eq=False)
@@ -64,23 +78,26 @@ class Request:
     number: int  # counts requests: a lower one came first
     prompt: tuple[int, ...]
     params: SamplingParams
-    mask: TokenMask | None = None
-    only_logits: bool = False  # those of the prompt are kept, and nothing is generated
+    constraint: Constraint | None = None
+    reading: Reading | None = None  # the prompt is only read, and nothing is generated
     outputs: list[Output] = field(default_factory=list)
-    prompt_logprobs: list[Picked | None] = field(default_factory=list)  # of each token; the first has none
-    logits: list[Floats] = field(default_factory=list)  # [vocabulary] of each position
+    # Of each token; the first has none. Where the prompt is only read: of those behind reading.start.
+    prompt_logprobs: list[Picked | None] = field(default_factory=list)
+    num_read: int = 0  # positions whose logits were read
     error: ValueError | None = None  # where a finish reason is error
 
     def __post_init__(self) -> None:
         self.outputs = [Output(index) for index in range(self.params.n)]
         self.times = Times(len(self.prompt), time.perf_counter())
-        if self.params.prompt_logprobs is not None:
+        if self.reading is None and self.params.prompt_logprobs is not None:
             self.prompt_logprobs.append(None)
 
     @property
-    def reads_all_logits(self) -> bool:
-        """Tells whether every position of the prompt needs logits, so that none may come from the cache."""
-        return self.only_logits or self.params.prompt_logprobs is not None
+    def logits_from(self) -> int | None:
+        """The first position of the prompt whose logits are asked for; None for the last one alone."""
+        if self.reading is not None:
+            return self.reading.start
+        return None if self.params.prompt_logprobs is None else 0
 
     @property
     def is_finished(self) -> bool:

@@ -9,20 +9,23 @@ not depend on the others. Whoever owns a Requests makes all its calls from one t
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator
 from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
+from tplaunch.coordinator.serving.counts import Counts
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
-from tplaunch.coordinator.serving.request import Event, Floats, Request, RequestError
+from tplaunch.coordinator.serving.prompt_check import check_prompt, check_reading
+from tplaunch.coordinator.serving.request import Event, Floats, Reading, Request, RequestError
 from tplaunch.coordinator.serving.sampling.batch import Pick, pick_all
-from tplaunch.coordinator.serving.sampling.changes import TokenMask
+from tplaunch.coordinator.serving.sampling.constraint import Constraint, ConstraintError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.picked import Picked
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
-from tplaunch.coordinator.serving.sampling.results import StepResult, gather
+from tplaunch.coordinator.serving.sampling.results import Gatherer, StepResult
 from tplaunch.coordinator.serving.scheduler import Scheduler, make_step
 from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
 from tplaunch.coordinator.serving.stream import Stream
@@ -41,20 +44,30 @@ class Requests:
         """tokenizer: without one there are tokens and no text. suppressed: tokens that are never picked."""
         self._engine, self._limits, self._tokenizer = engine, engine.limits, tokenizer
         self._suppressed = frozenset(suppressed)
+        self.counts = Counts()
         self.memory = KVMemory(engine.limits, LayerKinds.of(engine.spec))
-        self._scheduler = Scheduler(engine.limits, self.memory)
+        self._scheduler = Scheduler(engine.limits, self.memory, self.counts)
         self._streams: dict[Sequence, Stream] = {}
+        self._gatherer = Gatherer()
         self._requests: dict[str, Request] = {}
         self._num_requests = 0
+        self._in_step: Collection[Request] = ()  # those whose step runs, or has failed
 
     def __len__(self) -> int:
         """The number of requests that have not ended."""
         return len(self._requests)
 
-    @property
-    def num_preemptions(self) -> int:
-        """The number of times that a request had to give its blocks back."""
-        return self._scheduler.num_preemptions
+    def numbers(self) -> tuple[dict[int, int], set[int]]:
+        """How many texts run of each request that runs, and which requests have texts that wait, by number.
+
+        Any thread may call this.
+        """
+        running, waiting = self._scheduler.arrivals()
+        return dict(Counter(number for number, _ in running)), {number for number, _ in waiting}
+
+    def rank_microseconds(self) -> list[dict[str, float]]:
+        """Each rank's time in steps by kind. Any thread may call this."""
+        return self._engine.spent()
 
     def add(
         self,
@@ -62,20 +75,20 @@ class Requests:
         params: SamplingParams,
         *,
         id: str | None = None,
-        mask: TokenMask | None = None,
-        only_logits: bool = False,
+        constraint: Constraint | None = None,
+        reading: Reading | None = None,
         assumed: int = 0,
         shares: bool = True,
     ) -> Request:
         """Takes a prompt of token ids; the following steps bring its events. Raises RequestError.
 
-        only_logits: keep the logits of all positions, and generate nothing. shares: take from the prefix
-        cache and leave something there. assumed: take so many positions for computed, whatever the cache
-        holds there, to measure what comes behind them; it can't share.
+        constraint: rules out tokens of each text. reading: read the logits of the prompt, and generate
+        nothing. shares: take from the prefix cache and leave something there. assumed: take so many positions
+        for computed, whatever the cache holds there, to measure what comes behind them; it can't share.
         """
         self._num_requests += 1
         name = id or f"request-{self._num_requests}"
-        request = Request(name, self._num_requests, tuple(prompt), params, mask, only_logits)
+        request = Request(name, self._num_requests, tuple(prompt), params, constraint, reading)
         self._check(request)
         stream = self._stream(request, 0, assumed=assumed, shares=shares)
         self._requests[request.id] = request
@@ -96,20 +109,49 @@ class Requests:
         runs = self._scheduler.schedule()
         streams = [self._streams[run.sequence] for run in runs]
         wants = [want for stream, run in zip(streams, runs, strict=True) for want in stream.wants(run)]
-        result = self._engine.run(make_step(self._engine.next_number, runs, self.memory, gather(wants)))
+        self._in_step = is_decoding = {stream.request: not stream.is_first for stream in streams}
+        wanted = self._gatherer.gather(wants)
+        result = self._engine.run(make_step(self._engine.next_number, runs, self.memory, wanted))
         self._scheduler.finish(runs)
-        is_decoding = {stream.request: not stream.is_first for stream in streams}
         events = self._take(runs, streams, result)
         seconds = time.perf_counter() - begin
+        self.counts.num_steps += 1
+        self.counts.step_seconds += seconds
         for request, decodes in is_decoding.items():
             request.times.add(seconds, is_decoding=decodes)
+        self._in_step = ()
         return events
+
+    def take_in_step(self) -> Collection[Request]:
+        """Returns the requests whose step has failed, once."""
+        taken, self._in_step = self._in_step, ()
+        return taken
+
+    def take_over(self, other: Requests) -> None:
+        """Goes on with the requests of another one, whose ranks are gone, from the tokens that they have.
+
+        This one has none of its own. The step in which the ranks failed has changed no text.
+        """
+        self.counts, self._num_requests, self._requests = other.counts, other._num_requests, other._requests
+        self._engine.take_over(other._engine)
+        self._scheduler = Scheduler(self._limits, self.memory, self.counts)
+        to_fork = {stream.request for stream in other._streams.values() if stream.is_first}
+        for sequence, stream in other._streams.items():
+            if stream.request in to_fork and not stream.is_first:
+                continue  # it had just begun, and will again
+            sequence.lose_memory()
+            self._streams[sequence] = stream
+            self._scheduler.add(sequence)
 
     def _take(
         self, runs: SequenceOf[ScheduledRows], streams: SequenceOf[Stream], result: StepResult
     ) -> list[Event]:
-        """Hands each text its rows with logits, and lets those go on whose last token was computed."""
-        events: list[Event] = []
+        """Hands each text its rows with logits, and lets those go on whose last token was computed.
+
+        No text ends or grows before all that is needed of the ranks is there: they may fail.
+        """
+        failed: dict[Request, LogitsError] = {}
+        ended: list[Stream] = []
         going_on: list[Stream] = []
         picks: list[Pick] = []
         row = 0
@@ -118,16 +160,19 @@ class Requests:
             try:
                 stream.take_rows(run, result, first)
             except LogitsError as error:
-                events += self._fail(stream.request, error)
-            if stream.is_finished or run.sequence.num_waiting:
+                failed.setdefault(stream.request, error)
+            if stream.request in failed or run.sequence.num_waiting:
                 continue
-            if stream.request.only_logits:
-                events.append(self._end(stream, "length"))
+            if stream.request.reading is not None:
+                ended.append(stream)
             else:
                 for one in self._forked(stream):
                     going_on.append(one)
                     picks.append(one.pick(row - 1))
-        for stream, picked in zip(going_on, pick_all(picks, result, self._engine.fetch), strict=True):
+        all_picked = pick_all(picks, result, self._engine.fetch)
+        events = [event for request, error in failed.items() for event in self._fail(request, error)]
+        events += [self._end(stream, "length") for stream in ended]
+        for stream, picked in zip(going_on, all_picked, strict=True):
             if stream.is_finished:  # with another text of its request, whose logits are no numbers
                 continue
             if isinstance(picked, Picked):
@@ -153,6 +198,7 @@ class Requests:
     def _go_on(self, stream: Stream, picked: Picked) -> Event:
         """Appends a token to a text, which may end by it."""
         token, text = stream.append(picked, self._limits.context_length)
+        self.counts.num_generated_tokens += token is not None
         if stream.is_finished:
             self._release(stream)
         return Event(stream.request, stream.output.index, token, text, stream.output.finish_reason)
@@ -164,9 +210,9 @@ class Requests:
         return Event(stream.request, stream.output.index, None, text, reason)
 
     def _fail(self, request: Request, error: LogitsError) -> list[Event]:
-        """Ends a request whose logits are no numbers, and all of its texts."""
+        """Ends a request with all of its texts: its logits are no numbers, or a text can't go on."""
         request.error = request.error or error
-        return self._end_all(request, "error", forget=True)
+        return self._end_all(request, "error", forget=not isinstance(error, ConstraintError))
 
     def _end_all(self, request: Request, reason: str, *, forget: bool = False) -> list[Event]:
         streams = [stream for stream in self._streams.values() if stream.request is request]
@@ -206,26 +252,20 @@ class Requests:
 
     def _check(self, request: Request) -> None:
         """Raises RequestError for a request that can't be computed."""
-        prompt, size, length = request.prompt, self._engine.spec.vocabulary_size, self._limits.context_length
         if request.id in self._requests:
             raise RequestError(f"a request {request.id!r} is running; another one needs another id")
-        if not prompt:
-            raise RequestError("the prompt is empty: there is nothing to continue")
-        room = length if request.only_logits else length - 1
-        if len(prompt) > room:
-            raise RequestError(
-                f"the prompt has {len(prompt)} tokens, and the context of {length} has room for {room};"
-                " shorten it, or give more context with --context"
-            )
-        if not 0 <= min(prompt) <= max(prompt) < size:
-            wrong = next(token for token in prompt if not 0 <= token < size)
-            raise RequestError(f"the prompt has the token {wrong}; this model has 0 to {size - 1}")
+        spec, length, reading = self._engine.spec, self._limits.context_length, request.reading
+        check_prompt(request.prompt, spec, length, continues=reading is None)
+        if reading is not None:
+            check_reading(reading, len(request.prompt), spec)
 
 
 def all_logits(engine: Engine, tokens: SequenceOf[int]) -> Floats:
     """The logits behind each token of a text [tokens, vocabulary]."""
     requests = Requests(engine)
-    request = requests.add(tokens, SamplingParams(temperature=0), only_logits=True)
+    rows: list[Floats] = []
+    reading = Reading(take_row=lambda _, row: rows.append(row))
+    requests.add(tokens, SamplingParams(temperature=0), reading=reading)
     while len(requests):
         requests.step()
-    return np.stack(request.logits)
+    return np.stack(rows)

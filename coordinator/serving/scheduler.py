@@ -1,38 +1,50 @@
 """Picks the rows of the next step. Pure arithmetic: no sockets, no device.
 
-Sequences come to run in the order of their arrival, as far as there are seats and room. Every one that waits
-for one row (decode) gets it first; what rows are left go to prefill, in order of arrival, in chunks. Where a
-step has no room for all that decode, they take turns, and the oldest prompt comes first once it has waited
-for a whole round of theirs: everything advances. Where blocks run out, the newest sequence gives its blocks
-back and waits again, before all that came after it; it is computed again later, and gives the same tokens.
+Sequences come to run in the order of their arrival, as far as there are seats and room; a few may overtake
+one that is too long for the room that there is. Every one that waits for one row (decode) gets it first; what
+rows are left go to prefill, in chunks, in the order of arrival, but the oldest prompt leaves half of them to
+shorter ones, the shortest first: none waits for a much longer one, and the oldest comes to its end however
+many others come. Where a step has no room for all that decode, they take turns, and prompts come first once
+the oldest has waited for a whole round of theirs: everything advances. Where blocks run out, the newest
+sequence gives its blocks back and waits again, before all that came after it; it is computed again later, and
+gives the same tokens.
 """
 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.coordinator.messages import Step, Wanted
+from tplaunch.coordinator.messages import NO_INTEGERS, Step, Wanted
+from tplaunch.coordinator.serving.counts import Counts
 from tplaunch.coordinator.serving.kv_memory import KVMemory
 from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
 from tplaunch.coordinator.split.limits import Limits
+
+MAX_OVERTAKEN = 8  # by so many is one overtaken that waits for room; each of them ends some time
+NUM_CANDIDATES = 4  # that are looked at in a step to overtake it
 
 
 class Scheduler:
     """Holds the sequences; `schedule` picks the runs of a step, `finish` takes note of its result."""
 
-    def __init__(self, limits: Limits, memory: KVMemory) -> None:
+    def __init__(self, limits: Limits, memory: KVMemory, counts: Counts | None = None) -> None:
         self._limits, self._memory = limits, memory
+        self._counts = counts or Counts()
         self._waiting: list[Sequence] = []  # by arrival
         self._running: list[Sequence] = []  # by arrival
         self._num_steps = 0
-        self.num_preemptions = 0
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
+
+    def arrivals(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """The arrivals of those that run and of those that wait. Any thread may call this."""
+        return list(map(_arrival, self._running.copy())), list(map(_arrival, self._waiting.copy()))
 
     def add(self, sequence: Sequence) -> None:
         bisect.insort(self._waiting, sequence, key=_arrival)
@@ -53,50 +65,88 @@ class Scheduler:
         self._num_steps += 1
         runs: list[ScheduledRows] = []
         rows_left, logits_left = self._limits.max_rows, self._limits.max_logit_rows
-        for sequence in self._by_turn():
-            if not rows_left:
-                break
-            run = self._run(sequence, rows_left, logits_left) if sequence.is_running else None
-            if run is not None:
-                runs.append(run)
-                rows_left -= run.length
-                logits_left -= run.num_logits
-                sequence.last_step = self._num_steps
+        for group in self._by_turn():
+            most = self._share_of_first(group, rows_left, logits_left)
+            for sequence in group:
+                if not rows_left:
+                    break
+                run = self._run(sequence, min(most, rows_left), logits_left) if sequence.is_running else None
+                most = rows_left
+                if run is not None:
+                    runs.append(run)
+                    rows_left -= run.length
+                    logits_left -= run.num_logits
+                    sequence.last_step = self._num_steps
         assert runs or not self._running, "no sequence can go on"
         return runs
 
     def finish(self, runs: SequenceOf[ScheduledRows]) -> None:
         """The step was computed: its keys, values and states are there."""
+        for run in runs:
+            if run.start < run.sequence.num_prompt:
+                self._counts.num_prompt_tokens += min(run.length, run.sequence.num_prompt - run.start)
         self._memory.computed(runs)
 
     def _admit(self) -> None:
-        """Lets those that wait run, in order of arrival, until one finds no room."""
-        while self._waiting and self._memory.admit(self._waiting[0], self._running):
-            self.add_running(self._waiting.pop(0))
+        """Lets those that wait run, in order of arrival; where one finds no room, a few behind it may."""
+        while self._waiting and self._seat(self._waiting[0]):
+            pass
+        if not self._waiting or not self._memory.num_free_seats:
+            return
+        first = self._waiting[0]
+        for sequence in self._waiting[1 : 1 + NUM_CANDIDATES]:
+            # One that has given its blocks back comes first to what is free.
+            if first.was_admitted or first.num_overtaken >= MAX_OVERTAKEN:
+                break
+            first.num_overtaken += self._seat(sequence)
 
-    def _by_turn(self) -> list[Sequence]:
-        """All that run, those first whose turn it is."""
+    def _seat(self, sequence: Sequence) -> bool:
+        """Lets one run that waits, if it finds room."""
+        if not self._memory.admit(sequence, self._running):
+            return False
+        self._waiting.remove(sequence)
+        self.add_running(sequence)
+        if sequence.reads_cache and not sequence.was_admitted:
+            self._counts.cache_tokens_queried += len(sequence.tokens)
+            self._counts.cache_tokens_hit += sequence.num_cached
+        sequence.was_admitted = True
+        return True
+
+    def _by_turn(self) -> Iterator[list[Sequence]]:
+        """All that run: those that decode and the prompts, those first whose turn it is."""
         decode = [sequence for sequence in self._running if sequence.num_waiting <= 1]
         prefill = [sequence for sequence in self._running if sequence.num_waiting > 1]
         decode.sort(key=lambda sequence: sequence.last_step)
-        overdue = prefill and self._num_steps - 1 - prefill[0].last_step > len(decode)
-        return prefill[:1] + decode + prefill[1:] if overdue else decode + prefill
+        is_overdue = prefill and self._num_steps - 1 - prefill[0].last_step > len(decode)
+        prefill[1:] = sorted(prefill[1:], key=lambda one: min(one.num_waiting, prefill[0].num_waiting))
+        yield from (prefill, decode) if is_overdue else (decode, prefill)
+
+    def _share_of_first(self, group: SequenceOf[Sequence], rows_left: int, logits_left: int) -> int:
+        """How many rows the first gets at most. A prompt leaves half to shorter ones, if they need it."""
+        plain = with_logits = 0
+        if len(group) < 2 or group[0].num_waiting <= 1:
+            return rows_left
+        for sequence in group[1:]:
+            if sequence.num_waiting >= group[0].num_waiting:
+                break
+            start, stop = sequence.num_computed, self._memory.cut(sequence, len(sequence.tokens))
+            num_logits = max(0, stop - max(start, sequence.first_logits))
+            with_logits += num_logits
+            plain += stop - start - num_logits
+        return max(-(-rows_left // 2), rows_left - plain - min(with_logits, logits_left))
 
     def _run(self, sequence: Sequence, rows_left: int, logits_left: int) -> ScheduledRows | None:
         """Schedules as many rows of the sequence as find room, logits and blocks; None for none."""
         start = sequence.num_computed
         length = min(len(sequence.tokens) - start, rows_left)
-        if sequence.all_logits:
-            length = min(length, logits_left)
-        elif not logits_left:
-            length = min(length, len(sequence.tokens) - start - 1)
+        length = min(length, max(0, sequence.first_logits - start) + logits_left)
         if length <= 0:
             return None
         stop = self._reserve(sequence, start + length)
         slots = self._memory.slots(sequence) if stop > start else None
         if slots is None:
             return None
-        num_logits = stop - start if sequence.all_logits else int(stop == len(sequence.tokens))
+        num_logits = max(0, stop - max(start, sequence.first_logits))
         return ScheduledRows(sequence, start, stop - start, num_logits, *slots)
 
     def _reserve(self, sequence: Sequence, num_positions: int) -> int:
@@ -118,7 +168,7 @@ class Scheduler:
         self._running.remove(sequence)
         self._memory.release(sequence)
         self.add(sequence)
-        self.num_preemptions += 1
+        self._counts.num_preemptions += 1
 
 
 def _arrival(sequence: Sequence) -> tuple[int, int]:
@@ -140,4 +190,4 @@ def make_step(number: int, runs: SequenceOf[ScheduledRows], memory: KVMemory, wa
 
 
 def _int32s(numbers: list[int]) -> npt.NDArray[np.int32]:
-    return np.array(numbers, np.int32)
+    return np.array(numbers, np.int32) if numbers else NO_INTEGERS

@@ -23,7 +23,7 @@ class Sequence:
 
     tokens: list[int]
     arrival: tuple[int, int] = (0, 0)
-    all_logits: bool = False  # of every position, not only of the last one
+    logits_from: int | None = None  # the first position that gets logits; None for the last one alone
     num_prompt: int = 0  # tokens that were given, where that is not all of them
     reads_cache: bool = True  # may begin with what another one computed
     writes_cache: bool = True  # others may begin with what this one computes
@@ -39,9 +39,22 @@ class Sequence:
     snapshot_at: frozenset[int] = frozenset()  # positions at which its state is worth keeping
     last_snapshot: bytes | None = None  # key of its newest state that was kept while it was decoding
     last_step: int = 0  # that computed rows of it
+    num_overtaken: int = 0  # by newer ones, while it waited for room
+    was_admitted: bool = False  # it has had a seat, now or before a preemption
 
     def __post_init__(self) -> None:
         self.num_prompt = self.num_prompt or len(self.tokens)
+
+    def lose_memory(self) -> None:
+        """Waits again as if nothing of it had been computed: the memory that it was in is gone."""
+        self.num_computed = self.num_cached = self.last_step = 0
+        self.seat, self.held, self.slot, self.keys = None, (), None, []
+        self.snapshot_at, self.last_snapshot = frozenset(), None
+
+    @property
+    def first_logits(self) -> int:
+        """The position from which on every one gets logits."""
+        return len(self.tokens) - 1 if self.logits_from is None else self.logits_from
 
     @property
     def num_waiting(self) -> int:

@@ -35,7 +35,8 @@ class States:
         branch = seen * self._block_length
         last = (len(sequence.tokens) - 1) // self._block_length * self._block_length
         stride = -(-STRIDE // self._block_length) * self._block_length
-        points = {last, branch, *range(stride, last, stride)}
+        read = sequence.first_logits // self._block_length * self._block_length  # others may read from there
+        points = {last, branch, read, *range(stride, last, stride)}
         sequence.snapshot_at = frozenset(point for point in points if point > sequence.num_computed)
 
     def cut(self, sequence: Sequence, start: int, stop: int) -> int:

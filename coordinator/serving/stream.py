@@ -38,8 +38,8 @@ class Stream:
         self.request, self.output = request, request.outputs[index]
         self.sequence = Sequence(
             list(request.prompt),
-            all_logits=request.reads_all_logits,
-            reads_cache=shares and not request.reads_all_logits,
+            logits_from=request.logits_from,
+            reads_cache=shares,
             writes_cache=shares,
             assumed=assumed,
         )
@@ -47,6 +47,12 @@ class Stream:
         if tokenizer is not None and not params.ignore_eos:
             self._own_ends = tokenizer.eos_token_ids
         self._ends = self._own_ends.union(params.stop_token_ids or ())
+        if request.constraint is not None and request.constraint.needs_end and not self._ends:
+            raise RequestError(
+                "a grammar needs a token that ends the text, and there is none: leave out ignore_eos,"
+                " or name one in stop_token_ids"
+            )
+        mask = None if request.constraint is None else request.constraint.start(vocabulary_size, self._ends)
         try:
             self.sampler = Sampler(
                 params,
@@ -55,7 +61,7 @@ class Stream:
                 suppressed=suppressed,
                 end_ids=self._ends,
                 token_bytes=None if tokenizer is None else tokenizer.token_bytes,
-                mask=request.mask,
+                mask=mask,
                 index=index,
             )
         except ValueError as error:
@@ -80,16 +86,19 @@ class Stream:
 
     def wants(self, run: ScheduledRows) -> Iterator[Wants]:
         """Yields the wish for each row with logits of a run."""
+        reading, size = self.request.reading, self.sampler.vocabulary_size
+        num_top = self.request.params.prompt_logprobs or 0
         for position in self._positions(run):
-            if self.request.only_logits:
+            if reading is not None and reading.take_row is not None:
                 yield WHOLE_ROW
-            elif position + 1 == len(self.sequence.tokens):
+            elif position + 1 < len(self.sequence.tokens):
+                yield prompt_wants(self.sequence.tokens[position + 1], num_top, size)
+            elif reading is None:
                 yield self.sampler.wants(self.output.token_ids)
+            elif reading.following is None:
+                yield Wants()
             else:
-                num_top = self.request.params.prompt_logprobs
-                yield prompt_wants(
-                    self.sequence.tokens[position + 1], num_top or 0, self.sampler.vocabulary_size
-                )
+                yield prompt_wants(reading.following, num_top, size)
 
     def take_rows(self, run: ScheduledRows, result: StepResult, row: int) -> None:
         """Keeps what is asked for of the prompt's own logits; `row` is the run's first in the result.
@@ -98,23 +107,36 @@ class Stream:
         Raises LogitsError where logits are no numbers.
         """
         request = self.request
-        if not request.reads_all_logits:
+        if request.logits_from is None:
             return
         for index, position in enumerate(self._positions(run)):
-            if request.only_logits and position == len(request.logits):
-                whole = result.whole(row + index)
-                assert whole is not None, "a row of logits that was asked for"
-                request.logits.append(whole.copy())
-            elif position + 1 == len(request.prompt_logprobs) < len(request.prompt):
-                token, num_top = request.prompt[position + 1], request.params.prompt_logprobs or 0
-                try:
-                    picked = describe(result.evidence(row + index), token, num_top)
-                except NeedsRow:  # a prompt's rows tell all but where they are no numbers
-                    raise LogitsError(
-                        f"the logits behind token {position + 1} of the prompt are NaN or infinite:"
-                        " the model's arithmetic went wrong"
-                    ) from None
-                request.prompt_logprobs.append(picked)
+            if position == request.logits_from + request.num_read and position < len(request.prompt):
+                self._read(position, result, row + index)
+                request.num_read += 1
+
+    def _read(self, position: int, result: StepResult, row: int) -> None:
+        """Keeps what is asked for of the logits behind a token of the prompt."""
+        request, reading = self.request, self.request.reading
+        if reading is not None and reading.take_row is not None:
+            whole = result.whole(row)
+            assert whole is not None, "a row of logits that was asked for"
+            reading.take_row(position, whole.copy())
+            return
+        if position + 1 < len(request.prompt):
+            token = request.prompt[position + 1]
+        elif reading is not None and reading.following is not None:
+            token = reading.following
+        else:
+            return
+        num_top = request.params.prompt_logprobs or 0
+        try:
+            picked = describe(result.evidence(row), token, num_top)
+        except NeedsRow:  # a prompt's rows tell all but where they are no numbers
+            raise LogitsError(
+                f"the logits behind token {position + 1} of the prompt are NaN or infinite:"
+                " the model's arithmetic went wrong"
+            ) from None
+        request.prompt_logprobs.append(picked)
 
     def _positions(self, run: ScheduledRows) -> range:
         stop = run.start + run.length

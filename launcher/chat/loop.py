@@ -18,7 +18,6 @@ from tplaunch.launcher.chat.typed import read_typed
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.lines import say
-from tplaunch.launcher.model import check_prompt
 from tplaunch.launcher.prompt import Interrupted, read_line
 from tplaunch.launcher.prompt_text import encode_prompt
 from tplaunch.launcher.session import Session
@@ -54,7 +53,6 @@ def continue_texts(session: Session, generate: GenerateConfig, tokenizer: Tokeni
         for text in _each(lambda: read_line(session.watch)):
             try:
                 prompt = encode_prompt(tokenizer, text, generate.parse_special)
-                check_prompt(prompt, session.model, session.limits)
                 stop.reset()
                 request = answers.make(prompt, generate.sampling, stop)
             except REFUSALS as error:

@@ -18,10 +18,11 @@ import numpy as np
 
 from tplaunch.coordinator.framing import framed
 from tplaunch.coordinator.options import COLLECTIVES, check_seconds
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.bench_ranks import BenchRanks
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.errors import RunError, UsageError
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.sizes import UNITS
 from tplaunch.launcher.socket_folder import socket_folder

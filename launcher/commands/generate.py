@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
+from tplaunch.coordinator.serving.prompt_check import check_prompt
 from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from tplaunch.launcher.chat.answers import Answers, say_speed
 from tplaunch.launcher.chat.conversation import Conversation
@@ -15,7 +16,7 @@ from tplaunch.launcher.devices import select_devices
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import arrange, say_arrangement
 from tplaunch.launcher.generate_config import GenerateConfig
-from tplaunch.launcher.model import Model, check_prompt, open_model
+from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.prompt_text import encode_prompt, say_what_stays_text
 from tplaunch.launcher.session import Session, start_session
 from tplaunch.launcher.streams import read_standard_input
@@ -43,7 +44,7 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
             _check_talk(tokenizer, conversation)
         else:
             prompt = _prompt_tokens(generate, tokenizer, conversation)
-            check_prompt(prompt[0], model, arrangement.limits)
+            check_prompt(prompt[0], model.spec, arrangement.limits.context_length)
         say_arrangement(config, model, arrangement)
         with start_session(config, model, arrangement, tokenizer) as session:
             if prompt is not None:

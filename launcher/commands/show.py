@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
+from tplaunch.coordinator.serving.prompt_check import check_prompt
 from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.split.plan import RankShare, Span
 from tplaunch.launcher.commands.kv_text import kept_numbers, kept_text
@@ -19,7 +20,7 @@ from tplaunch.launcher.devices import list_devices, planned_devices, select_devi
 from tplaunch.launcher.fitting.arrange import arrange, largest_context_text
 from tplaunch.launcher.fitting.fit import RankBytes, mebibytes
 from tplaunch.launcher.lines import say, shown, wrapped
-from tplaunch.launcher.model import check_prompt, open_model
+from tplaunch.launcher.model import open_model
 from tplaunch.launcher.output_path import check_output_path, writing
 from tplaunch.launcher.session import start_session
 from tplaunch.launcher.table import format_table
@@ -219,7 +220,7 @@ def write_logits(config: RunConfig, tokens: list[int], out: Path) -> int:
     check_output_path("--out", out)
     model = open_model(config)
     arrangement = arrange(config, model, select_devices(config.devices))
-    check_prompt(tokens, model, arrangement.limits, continues=False)
+    check_prompt(tokens, model.spec, arrangement.limits.context_length, continues=False)
     with start_session(config, model, arrangement) as session:
         logits = all_logits(session.engine, tokens)
     with writing("--out", out), out.open("wb") as file:

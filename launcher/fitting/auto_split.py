@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.errors import RunError, UsageError
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.context_fit import Fitting
 from tplaunch.launcher.fitting.fit import rank_needs
 from tplaunch.launcher.fitting.memory_places import MemoryPlace

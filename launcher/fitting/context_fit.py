@@ -98,6 +98,7 @@ class Fitting:
         """
         rows = rows or self._config.max_rows or self._rows(context)
         parallel, needs = self._config.parallel, self._needs[0]
+        logit_rows = MAX_LOGIT_ROWS if self._config.reads_texts else min(parallel, MAX_LOGIT_ROWS)
         snapshots = self._fewest_snapshots if snapshots is None else snapshots
         window = needs.longest_window
         return Limits(
@@ -105,7 +106,7 @@ class Fitting:
             num_blocks=full_blocks(context, further) if needs.sees_all else 0,
             block_length=BLOCK_LENGTH,
             max_rows=rows,
-            max_logit_rows=min(rows, max(MIN_LOGIT_ROWS, min(parallel, MAX_LOGIT_ROWS))),
+            max_logit_rows=min(rows, max(MIN_LOGIT_ROWS, logit_rows)),
             kv_type=self._config.kv_type,
             activations=self._config.activations,
             num_slots=parallel + snapshots if self._keeps_states else 0,

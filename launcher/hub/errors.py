@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.config import HubModel
-from tplaunch.launcher.errors import RunError, UsageError
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hub.download import BrokenConnectionError, is_of_http_client
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

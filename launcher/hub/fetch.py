@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.config import HubModel
-from tplaunch.launcher.errors import RunError, UsageError
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hub.download import bring_file, repository_folder
 from tplaunch.launcher.hub.errors import told, unlike_the_hub
 from tplaunch.launcher.hub.files import choose_files

@@ -173,16 +173,22 @@ def test_a_plan_that_does_not_fit(tplaunch: CommandLine, model: Path, devices: s
 def test_a_prompt_longer_than_the_context(tplaunch: CommandLine, model: Path) -> None:
     tokens = ",".join(["5"] * 17)
     check_refusal(
-        tplaunch, model, "--tokens", tokens, "--context", "16", says="17 tokens, but the context only 16"
+        tplaunch,
+        model,
+        "--tokens",
+        tokens,
+        "--context",
+        "16",
+        says="the context of 16 has room for 15: 2 too many",
     )
-    check_refusal(tplaunch, model, "--tokens", tokens, "--context", "17", says="no room for an answer")
+    check_refusal(tplaunch, model, "--tokens", tokens, "--context", "17", says="room for 16: 1 too many")
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--tokens", "5,512"), "token id 512 is outside the vocabulary of 512"),
-        (("--tokens", "5,-1"), "token id -1 is outside"),
+        (("--tokens", "5,512"), "the prompt has the token 512; this model has 0 to 511"),
+        (("--tokens", "5,-1"), "the prompt has the token -1"),
         (("--tokens", "five"), "token ids separated by commas"),
         (("--tokens", "5", "-p", "Once"), "-p and --tokens"),
         (("-p", "Once", "--kv-type", "f8"), "argument --kv-type: invalid choice: 'f8'"),

@@ -13,8 +13,8 @@ import pytest
 from tests.command_line import CommandLine
 from tests.multiprocess.test_failures import ENDLESS, await_text, wait_for
 from tplaunch.coordinator.framing import framed
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.bench_ranks import GRACE_SECONDS, BenchRanks
-from tplaunch.launcher.errors import RunError
 from tplaunch.worker.jobs.messages import Failed, Meeting, StillThere, Timings
 
 MEETING = Meeting(("here",))

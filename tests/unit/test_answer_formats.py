@@ -9,7 +9,7 @@ import pytest
 from tests.answers import TOOLS, Answer, calls, control_tokens, joined, named, read, tool
 from tplaunch.coordinator.text.answers.answer_format import find_format
 from tplaunch.coordinator.text.answers.formats import KNOWN_FORMATS
-from tplaunch.coordinator.text.answers.pieces import CallArguments, CallEnd, CallStart
+from tplaunch.coordinator.text.answers.pieces import CallArguments, CallBegin, CallEnd
 
 
 def test_declared_strings_stay_strings_and_others_are_json() -> None:
@@ -42,7 +42,7 @@ def test_declared_strings_stay_strings_and_others_are_json() -> None:
 def test_string_parameters_go_out_as_they_come() -> None:
     reader = named("qwen3-coder").reader("", TOOLS)
     assert reader.push("<tool_call>\n<function=get_weather>\n<parameter=ci") == [
-        CallStart(0, "get_weather", None),
+        CallBegin(0, "get_weather", None),
         CallArguments(0, "{"),
     ]
     assert reader.push('ty>\nOs"') == [CallArguments(0, '"city": "Os\\"')]
@@ -176,7 +176,7 @@ def test_control_tokens_are_written_by_their_ids() -> None:
 def test_pieces_add_up_to_json() -> None:
     assert (
         json.loads(
-            joined([CallStart(0, "f", None), CallArguments(0, "{"), CallArguments(0, "}"), CallEnd(0, True)])
+            joined([CallBegin(0, "f", None), CallArguments(0, "{"), CallArguments(0, "}"), CallEnd(0, True)])
             .calls[0]
             .arguments
         )

@@ -14,10 +14,10 @@ from tplaunch.coordinator.text.answers.answer_format import (
 )
 from tplaunch.coordinator.text.answers.pieces import (
     CallArguments,
+    CallBegin,
     CallEnd,
-    CallStart,
-    ContentText,
-    ReasoningText,
+    Content,
+    Reasoning,
 )
 
 HERMES_CALL = '<tool_call>\n{"name": "now", "arguments": {"a": 1}}\n</tool_call>'
@@ -57,16 +57,23 @@ def test_an_unknown_template_that_shows_json_in_tags_is_read_so() -> None:
 
 def test_pieces_come_as_soon_as_they_are_certain() -> None:
     reader = named("hermes", "<think></think>").reader("<|im_start|>assistant\n<think>\n", TOOLS)
-    assert reader.push("\nHm") == [ReasoningText("Hm")]
-    assert reader.push(".</thi") == [ReasoningText(".")]
-    assert reader.push("nk>\n\nHello") == [ContentText("Hello")]
+    assert reader.push("\nHm") == [Reasoning("Hm")]
+    assert reader.push(".</thi") == [Reasoning(".")]
+    assert reader.push("nk>\n\nHello") == [Content("Hello")]
     assert reader.push("\n<tool_") == []
     assert reader.push('call>\n{"name": "now", "argu') == []
-    assert reader.push('ments": {"a"') == [CallStart(0, "now", None), CallArguments(0, '{"a"')]
+    assert reader.push('ments": {"a"') == [CallBegin(0, "now", None), CallArguments(0, '{"a"')]
     assert reader.push(': "x') == [CallArguments(0, ': "x')]
     assert reader.push('y"}}') == [CallArguments(0, 'y"}'), CallEnd(0, True)]
     assert reader.push("\n</tool_call>") == []
     assert reader.finish() == []
+
+
+def test_the_reader_tells_where_it_is() -> None:
+    reader = named("hermes", "<think></think>").reader("<think>\n", TOOLS)
+    before = (reader.is_reasoning, reader.num_calls)
+    reader.push(f"Hm</think>{HERMES_CALL}")
+    assert (before, (reader.is_reasoning, reader.num_calls)) == ((True, 0), (False, 1))
 
 
 def test_without_tools_nothing_is_a_call() -> None:

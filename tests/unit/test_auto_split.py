@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import config_of, examples
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.config import RandomModel, RunConfig, parse_split
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.errors import RunError, UsageError
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting import speeds as measured
 from tplaunch.launcher.fitting.arrange import Arrangement, arrange
 from tplaunch.launcher.fitting.auto_split import ROOM

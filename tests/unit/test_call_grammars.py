@@ -12,8 +12,13 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from tests.answers import TOOLS, control_tokens, read
+from tests.grammars import small_tokenizer
 from tests.masks import ByteTokens, accepts
+from tests.vocabularies import CONTROL
+from tplaunch.coordinator.serving.grammar import spec as specs
+from tplaunch.coordinator.serving.grammar.compiler import GrammarCompiler
 from tplaunch.coordinator.text.answers.answer_format import AnswerFormat, find_format
+from tplaunch.coordinator.text.answers.control_tokens import control_tokens as ids_of_control_tokens
 from tplaunch.coordinator.text.answers.formats import KNOWN_FORMATS
 
 NODE = {
@@ -140,6 +145,32 @@ def check(called: str, arguments: dict[str, Any]) -> None:
         assert arguments["choice"] in ("one", "two words", '"three"'), arguments
         for key, kind in KINDS.items():
             assert key not in arguments or isinstance(arguments[key], kind), (key, arguments)
+
+
+def test_the_servers_compiler_takes_every_formats_grammar() -> None:
+    shown = " ".join(map(repr, KNOWN_FORMATS.values())).replace("\\n", "\n")
+    names = [("<eos>", CONTROL), *((name, CONTROL) for name in control_tokens(shown))]
+    tokenizer = small_tokenizer(names)
+    tokens = ids_of_control_tokens(tokenizer)
+    assert "<|tool_call_begin|>" in tokens and "[TOOL_CALLS]" in tokens  # some others are plain text to it
+    assert all(tokenizer.token_text(tokens[name]) == name for name in tokens)
+    compiler = GrammarCompiler(tokenizer, tokenizer.vocabulary_size)
+    try:
+        for name in KNOWN_FORMATS:
+            grammar = find_format("", tokens, override=name).call_grammar(ALL)
+            assert grammar is not None
+            compiler.compile(specs.lark(grammar))
+    finally:
+        compiler.close()
+
+
+def test_no_grammar_asks_for_a_token_that_ends_the_answer() -> None:
+    """Such tokens may come only where a grammar may end: it must be at its end before them."""
+    text = "<|tool_calls|><|tool_call:begin|>a1<|tool_call:name|>now<|tool_call:args|>{}<|tool_call:end|>"
+    tokens = control_tokens(text + "<|calls|>")
+    grammar = find_format("", tokens, override="solar").call_grammar(TOOLS)
+    assert grammar is not None
+    assert accepts(grammar, text, tokens) == text
 
 
 def test_one_call_or_several() -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import pytest
 
-from tests.fake_session import FakeRun
+from tests.fake_session import LIMITS, FakeRun
 from tplaunch.coordinator.serving.channel import WorkerError
+from tplaunch.coordinator.serving.driver import IDLE_SECONDS, Driver, Job, Listener
+from tplaunch.coordinator.serving.failures import ClosedError, RunError
 from tplaunch.coordinator.serving.request import Event, RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.launcher.driver import IDLE_SECONDS, ClosedError, Driver, Job, Listener
-from tplaunch.launcher.errors import RunError
 from tplaunch.launcher.session import Session
 
 pytestmark = pytest.mark.unit
@@ -129,6 +130,30 @@ def test_cancelling_is_silent_and_at_once(driver: Driver, run: FakeRun) -> None:
     finish(driver)
     assert len(heard.steps) == 1 and not heard.failures and not num_open(run)
     driver.cancel([running])  # again, which changes nothing
+
+
+@pytest.mark.parametrize(
+    ("max_sequences", "max_rows", "prompt_length", "num_computed"),
+    [(1, 64, 40, 0), (2, 8, 40, 5), (2, 64, 40, 40)],
+    ids=["in the queue", "between chunks of prefill", "in decode"],
+)
+def test_cancelling_takes_effect_with_the_next_step(
+    max_sequences: int, max_rows: int, prompt_length: int, num_computed: int
+) -> None:
+    run = FakeRun(dataclasses.replace(LIMITS, max_sequences=max_sequences, max_rows=max_rows))
+    driver, company, heard = Driver(run.open), Heard(), Heard()
+    company.holds = True
+    cancelled = job(heard, *range(1, 1 + prompt_length), params=LONG)
+    driver.submit([job(company, params=SHORT), cancelled])
+    assert company.is_held.wait(SECONDS)
+    driver.cancel([cancelled])
+    num_before = num_rows(run)
+    company.goes_on.set()
+    company.wait()
+    driver.close()
+    assert num_before == 3 + num_computed and num_rows(run) == num_before + 3
+    # The step that ran is told, and no later one.
+    assert len(heard.steps) == (num_computed == prompt_length) and not heard.failures and not num_open(run)
 
 
 def test_a_failed_rank_reaches_all_and_the_next(run: FakeRun) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tplaunch.coordinator.framing import framed
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher import check_job, devices
 from tplaunch.launcher.check_job import DeviceReport, check_device
 from tplaunch.launcher.commands.check import CheckConfig
 from tplaunch.launcher.device_job import run_device_job
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.endings import end_reason, ending
-from tplaunch.launcher.errors import RunError
 from tplaunch.running_clock import RunningClock
 from tplaunch.worker.jobs.messages import CheckBegun, CheckEnded, CheckList, Failed, Speed, SpeedJob
 

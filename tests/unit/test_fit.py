@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from tests.models import config_of, examples, make_spec, tensor_infos, tensor_shapes, write_llama
 from tests.unit.collectives_group import connected
 from tplaunch.collectives import KINDS, Collective, arena_bytes, shares_arena
+from tplaunch.coordinator.serving.prompt_check import check_prompt
+from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import PlanError, make_plan
 from tplaunch.launcher.devices import DeviceChoice
@@ -21,7 +23,7 @@ from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import arrange
 from tplaunch.launcher.fitting.fit import RankNeeds, bytes_in, check_fit, mebibytes, rank_needs
 from tplaunch.launcher.fitting.memory_places import memory_places
-from tplaunch.launcher.model import Model, check_prompt, open_model
+from tplaunch.launcher.model import Model, open_model
 from tplaunch.worker.buffers.sums import slot_bytes
 
 ON_CPU = DeviceChoice(1, "llvmpipe", on_cpu=True)
@@ -211,18 +213,19 @@ def test_limits_come_from_the_options_and_the_model(model: Model) -> None:
 
 
 def test_prompts_that_cant_be_run(model: Model) -> None:
-    limits = limits_of(model, context_length=33)
-    check_prompt([0, 47] * 16, model, limits)
-    check_prompt([0, 47] * 16 + [1], model, limits, continues=False)
-    with pytest.raises(UsageError, match="33 tokens, as many as the context: there is no room for an answer"):
-        check_prompt([0, 47] * 16 + [1], model, limits)
-    with pytest.raises(UsageError, match="the prompt is empty"):
-        check_prompt([], model, limits)
+    spec = model.spec
+    check_prompt([0, 47] * 16, spec, 33)
+    check_prompt([0, 47] * 16 + [1], spec, 33, continues=False)
+    too_long = r"33 tokens, and the context of 33 has room for 32: 1 too many; .* trained for 100\)"
+    with pytest.raises(RequestError, match=too_long):
+        check_prompt([0, 47] * 16 + [1], spec, 33)
+    with pytest.raises(RequestError, match="the prompt is empty"):
+        check_prompt([], spec, 33)
     for wrong in (-1, 48, 10**20):
-        with pytest.raises(UsageError, match=f"token id {wrong} is outside the vocabulary of 48"):
-            check_prompt([1, wrong, 99], model, limits)
-    with pytest.raises(UsageError, match=r"34 tokens, but the context only 33; .* trained for 100\)"):
-        check_prompt([1] * 34, model, limits)
+        with pytest.raises(RequestError, match=f"has the token {wrong}; this model has 0 to 47"):
+            check_prompt([1, wrong, 99], spec, 33)
+    with pytest.raises(RequestError, match="34 tokens, and the context of 33 has room for 33: 1 too many"):
+        check_prompt([1] * 34, spec, 33, continues=False)
 
 
 def test_the_plan_follows_the_options(model: Model) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tplaunch.launcher.errors import RunError
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.headroom import check_descriptors, check_threads
 from tplaunch.launcher.logs import MAX_KEPT_RUNS, RunLogs
 from tplaunch.launcher.socket_folder import MAX_SOCKET_PATH, socket_folder

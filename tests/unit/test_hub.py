@@ -25,7 +25,8 @@ from tests.split_files import Split
 FETCH = """
 import json, resource, sys
 from tplaunch.launcher.config import HubModel
-from tplaunch.launcher.errors import RunError, UsageError
+from tplaunch.coordinator.serving.failures import RunError
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hub.fetch import fetch
 assert "huggingface_hub" not in sys.modules
 words = json.loads(sys.argv[1])

@@ -34,6 +34,7 @@ from tplaunch import (
 from tplaunch.batch import Batch, compute
 from tplaunch.coordinator.serving.fake_model import logits
 from tplaunch.coordinator.serving.kv_memory import LayerKinds
+from tplaunch.coordinator.serving.request import Reading
 from tplaunch.opening import _as_many
 from tplaunch.progress_bar import _is_notebook, progress_bar
 from tplaunch.scoring import as_pair
@@ -158,7 +159,10 @@ def test_parameters_for_each_prompt(llm: LLM) -> None:
 @pytest.mark.parametrize(
     ("prompt", "sentence"),
     [
-        ([1] * 64, "has 64 tokens, and the context of 64 has room for 63; .* give more context with context"),
+        (
+            [1] * 64,
+            "64 tokens, and the context of 64 has room for 63: 1 too many; .* give more context with context",
+        ),
         ([99_999], "the prompt has the token 99999"),
         ([], "the prompt is empty"),
         ([1.5], "token ids are whole numbers, not 1.5"),
@@ -274,7 +278,7 @@ def test_what_nobody_has_any_more_is_freed(llm: LLM) -> None:
     gc.disable()
     try:
         is_freed = threading.Event()
-        (request,) = compute(llm._opened.driver, [[5, 6]], [GREEDY], only_logits=True)
+        (request,) = compute(llm._opened.driver, [[5, 6]], [GREEDY], readings=[Reading()])
         reference = weakref.ref(request, lambda _: is_freed.set())
         del request
         assert is_freed.wait(30) and reference() is None
@@ -325,6 +329,17 @@ def test_score(llm: LLM) -> None:
         llm.score(["a", "b"], ["c", "d", "e"])
     with pytest.raises(RequestError, match=r"^prompts\[1\]: the continuation is empty"):
         llm.score("a", ["b", ""])
+
+
+def test_score_takes_a_text_with_a_token_more_than_the_context(llm: LLM) -> None:
+    """The last token follows the context's last position, and nothing is generated behind it."""
+    text = [3 + index % 9 for index in range(65)]
+    (score,) = llm.score(text[:60], text[60:])
+    assert score.token_ids == text[60:]
+    (same,) = llm.score(text[:63], text[63:])  # begins in the cache
+    assert same.token_logprobs == score.token_logprobs[3:]
+    with pytest.raises(RequestError, match="has 65 tokens, and the context of 64 has room for 64"):
+        llm.score(text[:60], [*text[60:], 3])
 
 
 def test_score_tokenizes_both_together(llm: LLM) -> None:

@@ -16,7 +16,7 @@ from tests.models import examples
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.fake_model import logits
 from tplaunch.coordinator.serving.kv_memory import LayerKinds
-from tplaunch.coordinator.serving.request import Request, RequestError
+from tplaunch.coordinator.serving.request import Reading, Request, RequestError
 from tplaunch.coordinator.serving.requests import Requests, all_logits
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.split.limits import Limits
@@ -205,7 +205,7 @@ def test_the_newest_gives_its_blocks_back_and_comes_again() -> None:
     requests = Requests(fake_engine(limits_for(kinds, num_blocks=16), kinds)[0])
     made = [requests.add(tokens(12, seed), SamplingParams(temperature=0, max_tokens=40)) for seed in range(3)]
     run(requests)
-    assert requests.num_preemptions > 0
+    assert requests.counts.num_preemptions > 0
     ends = [request.times.finished for request in made]
     assert ends == sorted(ends, key=lambda end: end or 0.0)
     for request in made:
@@ -426,7 +426,7 @@ def test_prompt_logprobs_come_once_where_a_prompt_is_computed_again() -> None:
     requests = Requests(fake_engine(limits_for(kinds, num_blocks=17), kinds)[0])
     several = [requests.add(tokens(9, seed), params) for seed in range(3)]
     run(requests)
-    assert requests.num_preemptions
+    assert requests.counts.num_preemptions
     assert [len(one.prompt_logprobs) for one in several] == [9, 9, 9]
 
 
@@ -434,7 +434,49 @@ def test_logits_come_once_after_a_preemption() -> None:
     kinds = LayerKinds()
     requests = Requests(fake_engine(limits_for(kinds, num_blocks=17, max_rows=4), kinds)[0])
     first = requests.add(tokens(9), SamplingParams(temperature=0, max_tokens=50))
-    second = requests.add(tokens(60, 1), SamplingParams(temperature=0), only_logits=True)
+    rows: dict[int, Any] = {}
+    reading = Reading(start=3, take_row=rows.setdefault)
+    second = requests.add(tokens(60, 1), SamplingParams(temperature=0), reading=reading)
     run(requests)
-    assert first.error is None and len(second.logits) == 60
-    assert np.array_equal(np.stack(second.logits), logits(tokens(60, 1), kinds, VOCABULARY_SIZE))
+    assert first.error is None and second.num_read == 57
+    assert list(rows) == list(range(3, 60))
+    assert np.array_equal(np.stack([*rows.values()]), logits(tokens(60, 1), kinds, VOCABULARY_SIZE)[3:])
+
+
+@pytest.mark.parametrize(
+    "kinds", [LayerKinds(), LayerKinds(sees_all=False, window=9), LayerKinds(has_states=True)]
+)
+def test_a_prompt_that_is_read_begins_in_the_cache(kinds: LayerKinds) -> None:
+    """What comes before the first position that is read need not be computed again, and changes nothing."""
+    params = SamplingParams(temperature=0, prompt_logprobs=1)
+    engine, channel = fake_engine(limits_for(kinds), kinds)
+    requests = Requests(engine)
+    found = []
+    for _ in range(2):
+        before = channel.num_rows
+        request = requests.add(tokens(40), params, reading=Reading(29, following=3))
+        run(requests)
+        found.append((request.prompt_logprobs, channel.num_rows - before))
+    (first, first_rows), (second, second_rows) = found
+    assert first == second and first_rows == 40 and 11 <= second_rows < 40
+    rows = logits(tokens(40), kinds, VOCABULARY_SIZE)[29:].astype(np.float64)
+    expected = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    behind = [*tokens(40)[30:], 3]
+    assert [one.token for one in first if one] == behind
+    assert [one.logprob for one in first if one] == pytest.approx(
+        expected[np.arange(11), behind].tolist(), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("reading", "sentence"),
+    [
+        (Reading(5), "position 5 can't be read: the prompt has 5 tokens"),
+        (Reading(-1), "position -1 can't be read"),
+        (Reading(following=VOCABULARY_SIZE), f"token {VOCABULARY_SIZE} can't follow"),
+    ],
+)
+def test_what_can_not_be_read_is_refused(reading: Reading, sentence: str) -> None:
+    requests = Requests(fake_engine(limits_for(LayerKinds()), LayerKinds())[0])
+    with pytest.raises(RequestError, match=sentence):
+        requests.add(tokens(5), SamplingParams(), reading=reading)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from tests.models import examples
 from tests.unit import sampling_reference as reference
+from tplaunch.coordinator.serving.sampling.constraint import ConstraintError
 from tplaunch.coordinator.serving.sampling.demand import active_stages
 from tplaunch.coordinator.serving.sampling.evidence import evidence_of
 from tplaunch.coordinator.serving.sampling.parameters import STAGES, SamplingParams
@@ -128,15 +129,15 @@ def test_candidates_give_what_the_row_gives_or_say_that_they_do_not(
     sampler._guess = guess
     try:
         expected: int | str = sampler._pick_of_all(row, 7, generated)
-    except LogitsError as error:
-        expected = type(error).__name__
+    except LogitsError:  # or the constraint's own, which is one
+        expected = "LogitsError"
     evidence = evidence_of(row, sampler.wants(generated))
     try:
         found: int | str = sampler.pick(evidence, 7, generated).token
     except NeedsRow:
         return
-    except LogitsError as error:
-        found = type(error).__name__
+    except LogitsError:
+        found = "LogitsError"
     assert found == expected
 
 
@@ -323,6 +324,46 @@ def test_a_mask_is_asked_once_for_a_token() -> None:
         generated.append(sampler.pick(evidence_of(row, wants), len(generated), generated).token)
     first, second = np.argsort(-row, kind="stable")[:2].tolist()
     assert generated == [first, second, first, second] and mask.num_asked == 4
+
+
+def test_all_of_some_thousand_allowed_tokens_are_asked_for() -> None:
+    """A grammar that wants a number allows more than a thousand tokens of some vocabularies."""
+    row = row_of(20_000, 3.0, 0, 0.0, 5)
+    table = np.zeros(row.size, np.bool_)
+    table[np.argsort(row)[:3000]] = True  # the least likely ones
+    sampler = Sampler(SamplingParams(seed=1), row.size, mask=FixedMask(table))
+    wants = sampler.wants([])
+    assert not wants.whole_row and wants.ids.tolist() == np.flatnonzero(table).tolist()
+    found = sampler.pick(evidence_of(row, wants), 0, []).token
+    assert table[found] and found == sampler._pick_of_all(row, 0, [])
+
+
+def test_a_mask_that_allows_all_changes_nothing() -> None:
+    class All:
+        def allowed(self, generated: Sequence[int]) -> None:
+            return None
+
+    row, params = row_of(3000, 3.0, 0, 0.0, 5), SamplingParams(seed=1, top_p=0.9, top_k=0, samplers=["top_p"])
+    sampler = Sampler(params, row.size, mask=All())
+    wants = sampler.wants([])
+    assert not wants.whole_row
+    assert sampler.pick_row(row, 0, []) == Sampler(params, row.size).pick_row(row, 0, [])
+
+
+def test_a_mask_that_fails_is_the_error_of_its_text() -> None:
+    class Fails:
+        def allowed(self, generated: Sequence[int]) -> npt.NDArray[np.bool_]:
+            raise ConstraintError("the grammar has come to an end")
+
+    row = row_of(3000, 3.0, 0, 0.0, 5)
+    sampler = Sampler(SamplingParams(), row.size, mask=Fails())
+    wants = sampler.wants([])
+    with pytest.raises(ConstraintError, match="come to an end"):
+        sampler.pick(evidence_of(row, wants), 0, [])
+    only_end = np.arange(row.size) == 7
+    sampler = Sampler(SamplingParams(min_tokens=2), row.size, end_ids=[7], mask=FixedMask(only_end))
+    with pytest.raises(ConstraintError, match="min_tokens"):
+        sampler.pick(evidence_of(row, sampler.wants([])), 0, [])
 
 
 def test_log_probabilities_are_the_model_s_own() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.models import LIMITS, examples
 from tplaunch.coordinator.messages import Step, Wanted
 from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
-from tplaunch.coordinator.serving.scheduler import Scheduler, make_step
+from tplaunch.coordinator.serving.scheduler import MAX_OVERTAKEN, Scheduler, make_step
 from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import PlanError
@@ -27,7 +27,12 @@ def scheduler_of(limits: Limits, kinds: LayerKinds | None = None) -> tuple[Sched
 def add(scheduler: Scheduler, *prompts: list[int], all_logits: bool = False) -> list[Sequence]:
     """One after another."""
     made = [
-        Sequence(list(tokens), (len(scheduler) + number, 0), all_logits=all_logits, reads_cache=False)
+        Sequence(
+            list(tokens),
+            (len(scheduler) + number, 0),
+            logits_from=0 if all_logits else None,
+            reads_cache=False,
+        )
         for number, tokens in enumerate(prompts)
     ]
     for sequence in made:
@@ -75,7 +80,7 @@ def test_rows_stay_within_the_limits_and_come_once(
     )
     scheduler, _ = scheduler_of(limits)
     sequences = [
-        Sequence([1] * length, (number, 0), all_logits=all_logits, reads_cache=False)
+        Sequence([1] * length, (number, 0), logits_from=0 if all_logits else None, reads_cache=False)
         for number, (length, all_logits) in enumerate(prompts)
     ]
     for sequence in sequences:
@@ -88,7 +93,7 @@ def test_rows_stay_within_the_limits_and_come_once(
         for run in runs:
             is_last = run.start + run.length == len(run.sequence.tokens)
             assert run.start == run.sequence.num_computed
-            assert run.num_logits == (run.length if run.sequence.all_logits else int(is_last))
+            assert run.num_logits == (run.length if run.sequence.logits_from == 0 else int(is_last))
         scheduler.finish(runs)
         for run in runs:
             if not run.sequence.num_waiting:
@@ -131,10 +136,11 @@ def test_everything_advances_however_few_rows_a_step_has(
                 last_seen[id(sequence)] = number  # its turn is after the prompts before it
 
 
-def test_nobody_overtakes_the_one_who_waits_for_room() -> None:
+def test_nobody_overtakes_the_one_who_gave_its_blocks_back() -> None:
     """The second needs more blocks than are free; the third would find room, and waits behind it."""
     scheduler, _ = scheduler_of(dataclasses.replace(LIMITS, num_blocks=16, max_sequences=3))
     first, second, third = add(scheduler, [1] * 20, [1] * 50, [1])
+    second.was_admitted = True
     scheduler.finish(scheduler.schedule())
     assert [one.is_running for one in (first, second, third)] == [True, False, False]
     scheduler.remove(first)
@@ -146,3 +152,120 @@ def test_a_cache_too_small_for_one_sequence_is_refused() -> None:
     limits = dataclasses.replace(LIMITS, num_blocks=15)
     with pytest.raises(PlanError, match="a KV cache of 15 blocks, where one sequence needs 16"):
         KVMemory(limits, LayerKinds())
+
+
+def steps_until_done(scheduler: Scheduler, sequence: Sequence) -> int:
+    """Runs steps; every sequence whose tokens are computed goes on to decode."""
+    for number in range(1, 1000):
+        runs = scheduler.schedule()
+        scheduler.finish(runs)
+        is_done = not sequence.num_waiting
+        for run in runs:
+            if not run.sequence.num_waiting:
+                run.sequence.tokens.append(2)
+        if is_done:
+            return number
+    raise AssertionError("a prompt that never ends")
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+    """The target: at most three steps beside eight that decode and 4,000 tokens of prefill."""
+    limits = dataclasses.replace(LIMITS, max_rows=256, num_blocks=4000, max_sequences=10, context_length=5000)
+    scheduler, _ = scheduler_of(limits)
+    add(scheduler, *([1] for _ in range(7)))
+    steps_until_done(scheduler, add(scheduler, [1])[0])
+    (long,) = add(scheduler, [1] * 4000)
+    scheduler.finish(scheduler.schedule())
+    assert long.num_computed > 200
+    (short,) = add(scheduler, [1] * 300)
+    assert steps_until_done(scheduler, short) == 3
+
+
+def test_the_oldest_has_half_and_what_the_others_leave() -> None:
+    scheduler, _ = scheduler_of(dataclasses.replace(LIMITS, max_rows=9, max_sequences=3))
+    first, second, third = add(scheduler, [1] * 30, [1] * 20, [1] * 2)
+    shares = []
+    for _ in range(6):
+        runs = scheduler.schedule()
+        scheduler.finish(runs)
+        for run in runs:
+            if not run.sequence.num_waiting:
+                run.sequence.tokens.append(2)
+        shares.append({(first, second, third).index(run.sequence): run.length for run in runs})
+    assert shares == [
+        {0: 5, 2: 2, 1: 2},
+        *({2: 1, 0: 4, 1: 4} for _ in range(4)),
+        {2: 1, 0: 6, 1: 2},
+    ]
+
+
+def test_of_equal_prompts_the_oldest_comes_first() -> None:
+    scheduler, _ = scheduler_of(dataclasses.replace(LIMITS, max_rows=9, max_sequences=3))
+    first, *_ = add(scheduler, [1] * 20, [1] * 20, [1] * 21)
+    scheduler.finish(scheduler.schedule())
+    scheduler.finish(scheduler.schedule())
+    assert [run.length for run in scheduler.schedule()] == [2, 7] and first.num_computed == 18
+
+
+@given(
+    max_rows=st.integers(2, 40),
+    num_decoding=st.integers(0, 3),
+    prompts=st.lists(
+        st.tuples(st.integers(0, 30), st.integers(2, 120)), min_size=1, max_size=10
+    ),  # step of its arrival, tokens
+)
+@examples(150)
+def test_a_prompt_ends_after_those_before_it_at_half_of_the_rows(
+    max_rows: int, num_decoding: int, prompts: list[tuple[int, int]]
+) -> None:
+    """Nobody starves: the oldest has half of the rows for sure. And no row of a step is left unused."""
+    limits = dataclasses.replace(
+        LIMITS, max_rows=max_rows, num_blocks=10_000, max_sequences=30, context_length=2000
+    )
+    scheduler, _ = scheduler_of(limits)
+    num_decoding = min(num_decoding, max_rows - 1)
+    decoding = add(scheduler, *([1] for _ in range(num_decoding)))
+    half = -(-(max_rows - num_decoding) // 2)
+    waiting = sorted(prompts)
+    alive: list[Sequence] = []
+    ends: dict[int, int] = {}  # the last step in which a prompt may be computed
+    step = latest = 0
+    while waiting or alive:
+        step += 1
+        while waiting and waiting[0][0] < step:
+            _, length = waiting.pop(0)
+            latest = max(latest, step - 1) + -(-length // half)
+            number = len(ends)
+            sequence = Sequence([1] * length, (100 + number, 0), reads_cache=False)
+            scheduler.add(sequence)
+            alive.append(sequence)
+            ends[id(sequence)] = latest
+        rows = sum(sequence.num_waiting for sequence in alive) + num_decoding
+        runs = scheduler.schedule() if len(scheduler) else []
+        scheduler.finish(runs)
+        assert sum(run.length for run in runs) == min(max_rows, rows)
+        for sequence in decoding:
+            sequence.tokens.append(2)
+        for sequence in [one for one in alive if not one.num_waiting]:
+            # The last token of another prompt may come first, as if it decoded, each once.
+            assert step <= ends[id(sequence)] + len(prompts)
+            scheduler.remove(sequence)
+            alive.remove(sequence)
+
+
+def test_one_that_waits_for_room_is_overtaken_by_a_few() -> None:
+    scheduler, _ = scheduler_of(dataclasses.replace(LIMITS, num_blocks=16, max_sequences=4))
+    first, long = add(scheduler, [1] * 20, [1] * 50)
+    scheduler.finish(scheduler.schedule())
+    first.tokens.append(2)
+    assert not long.is_running
+    for number in range(MAX_OVERTAKEN + 1):
+        short = Sequence([1], (10 + number, 0), reads_cache=False)
+        scheduler.add(short)
+        scheduler.finish(scheduler.schedule())
+        first.tokens.append(2)
+        assert short.is_running == (number < MAX_OVERTAKEN)
+        scheduler.remove(short)
+    scheduler.remove(first)
+    scheduler.schedule()
+    assert long.is_running

@@ -10,9 +10,9 @@ import pytest
 
 import tplaunch.worker.jobs.speed
 from tests.models import config_of
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.device_job import run_device_job
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.errors import RunError
 from tplaunch.launcher.fitting.speeds import device_speed, rank_speeds
 from tplaunch.worker.device import DeviceId
 from tplaunch.worker.jobs.messages import Speed, SpeedJob

@@ -31,6 +31,9 @@ def attention_slots(limits: Limits) -> int:
     return max(limits.max_rows * chunks, cuts)
 
 
+FIRST_SLOT = np.zeros(1, np.int64)
+
+
 @dataclass(frozen=True)
 class Parts:
     """The parts in which the keys of a step's rows are given to workgroups."""
@@ -42,12 +45,14 @@ class Parts:
 
 def parts_of(positions: npt.NDArray[np.integer[Any]], length: int) -> Parts:
     """Shares out the keys up to these positions in parts of one length."""
-    counts = positions.astype(np.int64) // length + 1
-    stops = np.cumsum(counts)
-    return Parts(length, stops - counts, int(counts.max(initial=1)))
+    if positions.size == 1:  # of a text alone: at once
+        return Parts(length, FIRST_SLOT, int(positions[0]) // length + 1)
+    counts = positions // length + 1
+    return Parts(length, counts.cumsum() - counts, int(counts.max(initial=1)))
 
 
 def fitting_parts(positions: npt.NDArray[np.integer[Any]], slots: int) -> Parts:
     """Shares out the keys up to these positions as finely as so many slots allow."""
-    num_cuts = int((positions // CUT).sum()) + positions.size
-    return parts_of(positions, CUT if num_cuts <= slots else CHUNK)
+    parts = parts_of(positions, CUT)
+    num_parts = int(parts.starts[-1]) + int(positions[-1]) // CUT + 1
+    return parts if num_parts <= slots else parts_of(positions, CHUNK)

@@ -36,6 +36,11 @@ class Blocks32(BlockFormat):
         self.block = np.dtype(list(parts.items()))
         self.planes = {name: parts[name] for name in ("quants", "words", "scales") if name in parts}
 
+    def widen(self, raw: Bytes, columns: int) -> Floats:
+        """Takes the values from the file's blocks, whose fields are those of the planes."""
+        blocks = raw.view(self.block).reshape(-1)
+        return self._finite_or_not({name: blocks[name] for name in self.planes}, len(raw))[:, :columns]
+
     def _values(self, held: Mapping[str, Records]) -> Floats:
         scales = bytes_of(held["scales"]).view("<f2").astype(np.float32)
         values = (self._integers(held).astype(np.float32) - self._zero) * scales[:, :1]

@@ -14,11 +14,9 @@ class StepError(ValueError):
 
 def check_range(name: str, values: Ints, stop: int, first: int = 0) -> None:
     """Raises StepError for a value below `first` or not below `stop`."""
-    if not values.size:
-        return
-    distances = values - np.int32(first) if first else values
-    if distances.view(np.uint32).max() >= stop - first:  # negative ones become large
-        raise StepError(f"a {name} from {values.min()} to {values.max()}; {first} to {stop - 1} are possible")
+    numbers = values.tolist()  # most often a few, for which NumPy takes longer
+    if numbers and not first <= min(numbers) <= max(numbers) < stop:
+        raise StepError(f"a {name} from {min(numbers)} to {max(numbers)}; {first} to {stop - 1} are possible")
 
 
 def columns_of(name: str, values: Ints, count: int) -> Ints:

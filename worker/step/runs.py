@@ -17,17 +17,12 @@ class Runs:
 
     seats: Ints
     first_positions: Ints
-    lengths: Ints
     read_slots: Ints
     write_slots: Ints
     first_rows: Ints  # [runs + 1], the last is the number of rows
     positions: Ints  # [rows]
-
-    @property
-    def stop_positions(self) -> Ints:
-        """The position behind the last row of each run."""
-        stops: Ints = self.first_positions + self.lengths
-        return stops
+    row_seats: Ints  # [rows]
+    stop_positions: list[int]  # behind the last row of each run
 
 
 COLUMNS = ("seat", "position", "number of rows in a run", "state slot read", "state slot written")
@@ -39,28 +34,39 @@ class RunReader:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         slots = limits.num_slots
-        self._first = np.array([0, 0, 1, -1, 0 if slots else -1], np.int32)
-        self._stop = [limits.max_sequences, limits.context_length, limits.max_rows + 1, slots, slots]
-        self._spans = (np.array(self._stop, np.int64) - self._first).astype(np.uint32)
+        self._first = (0, 0, 1, -1, 0 if slots else -1)
+        self._stop = (limits.max_sequences, limits.context_length, limits.max_rows + 1, slots, slots)
+        self._row_numbers = np.arange(limits.max_rows + 1, dtype=np.int32)
 
     def read(self, step: Step) -> Runs:
         """Raises StepError for runs that are not the rows of the step, or have no seat, position or state."""
         columns = columns_of("runs", step.runs, len(COLUMNS))
-        if ((columns - self._first).view(np.uint32) >= self._spans).any():  # negative ones become large
-            for name, values, stop, first in zip(COLUMNS, columns.T, self._stop, self._first, strict=True):
-                check_range(name, values, stop, int(first))
+        entries = columns.tolist()
+        for entry in entries:
+            if not all(map(_is_within, entry, self._first, self._stop)):
+                for name, values, stop, first in zip(
+                    COLUMNS, columns.T, self._stop, self._first, strict=True
+                ):
+                    check_range(name, values, stop, first)
         seats, first_positions, lengths, reads, writes = columns.T
-        num_rows = step.token_ids.size
-        first_rows = np.zeros(lengths.size + 1, np.int32)
-        lengths.cumsum(out=first_rows[1:])
-        if lengths.size > num_rows or first_rows[-1] != num_rows:
-            raise StepError(f"step {step.number} has {num_rows} tokens, but runs of {lengths.sum()} rows")
-        positions = np.arange(num_rows, dtype=np.int32)
-        positions += (first_positions - first_rows[:-1]).repeat(lengths)
-        check_range("last position", positions[first_rows[1:] - 1], self._limits.context_length)
+        num_rows, total = step.token_ids.size, sum(length for _, _, length, _, _ in entries)
+        if total != num_rows:
+            raise StepError(f"step {step.number} has {num_rows} tokens, but runs of {total} rows")
+        first_rows, positions, row_seats = self._row_numbers[: lengths.size + 1], first_positions, seats
+        if lengths.size < num_rows:  # some have several rows
+            first_rows = np.zeros(lengths.size + 1, np.int32)
+            lengths.cumsum(out=first_rows[1:])
+            positions = self._row_numbers[:num_rows] + (first_positions - first_rows[:-1]).repeat(lengths)
+            check_range("last position", positions[first_rows[1:] - 1], self._limits.context_length)
+            row_seats = seats.repeat(lengths)
         if self._limits.num_slots:
             _check_slots(step.number, first_positions, reads, writes, self._limits.num_slots)
-        return Runs(seats, first_positions, lengths, reads, writes, first_rows, positions)
+        stops = [start + length for _, start, length, _, _ in entries]
+        return Runs(seats, first_positions, reads, writes, first_rows, positions, row_seats, stops)
+
+
+def _is_within(value: int, first: int, stop: int) -> bool:
+    return first <= value < stop
 
 
 def _check_slots(number: int, first_positions: Ints, reads: Ints, writes: Ints, num_slots: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +22,7 @@ from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.step.checks import Ints, StepError, check_copies, check_range, columns_of
 from tplaunch.worker.step.rope_tables import RopeTables, temperatures
 from tplaunch.worker.step.runs import RunReader, Runs
-from tplaunch.worker.step.tables import BlockTables
+from tplaunch.worker.step.tables import BlockTables, Read
 from tplaunch.worker.weights.source import WeightSource
 
 Floats = npt.NDArray[np.float32]
@@ -54,6 +56,7 @@ class StepWriter:
         self._windows = [window for window in windows if window is not None]
         self._rope = device.view("rope").view(np.float32).reshape(load.limits.max_rows, -1)
         self._embedding = device.view("embedding").view(np.float32).reshape(load.limits.max_rows, -1)
+        self._attention_slots = attention_slots(load.limits)
         self._num_steps = 0
 
     def write(self, step: Step) -> None:
@@ -61,13 +64,13 @@ class StepWriter:
         runs = self._check(step)
         self._num_steps = step.number
         num_rows, view = step.token_ids.size, self._step
-        parts = fitting_parts(runs.positions, attention_slots(self._limits))
+        parts = fitting_parts(runs.positions, self._attention_slots)
         groups = attention_groups(num_rows, *self._heads, parts.most, self._vectors)
         num_states = runs.seats.size if self._limits.num_slots else 0
         view.header[:] = (num_rows, step.logit_rows.size, parts.length, num_states, *groups)
         view.slot_starts[:num_rows] = parts.starts
         view.positions[:num_rows] = runs.positions
-        view.table_starts[:num_rows] = (runs.seats * self._limits.blocks_per_seat).repeat(runs.lengths)
+        view.table_starts[:num_rows] = runs.row_seats * self._limits.blocks_per_seat
         view.logit_rows[: step.logit_rows.size] = step.logit_rows
         self._tables.write(step.tables.reshape(-1, 3))
         self._window_tables.write(step.window_tables.reshape(-1, 3))
@@ -118,18 +121,18 @@ class StepWriter:
 
     def _check_reads(self, runs: Runs, changes: Ints, window_changes: Ints) -> None:
         """Every block with a key that a row sees has been set, by this step or an earlier one."""
-        length = self._limits.block_length
-        stop = (runs.stop_positions - 1) // length + 1
-        reads = []
+        seats, stops = runs.seats.tolist(), runs.stop_positions
+        reads: list[tuple[BlockTables, Ints, list[Read]]] = []
         if self._has_full_layers:
-            reads.append((self._tables, changes, np.zeros_like(stop)))
+            reads.append((self._tables, changes, list(zip(seats, repeat(0), stops))))
         if self._windows:
             first_keys = [window.first_visible(runs.first_positions) for window in self._windows]
-            reads.append((self._window_tables, window_changes, np.minimum.reduce(first_keys) // length))
-        new = [tables.check_reads(made, runs.seats, first, stop) for tables, made, first in reads]
-        for (tables, _, first), is_new in zip(reads, new, strict=True):
+            firsts = np.minimum.reduce(first_keys).tolist()
+            reads.append((self._window_tables, window_changes, list(zip(seats, firsts, stops))))
+        new = [tables.check_reads(made, read) for tables, made, read in reads]
+        for (tables, _, read), is_new in zip(reads, new, strict=True):
             if is_new:
-                tables.note_reads(runs.seats, first, stop)
+                tables.note_reads(read)
 
 
 def _most_heads(load: Load) -> tuple[int, int]:

@@ -40,9 +40,9 @@ def pick_all(picks: Sequence[Pick], result: StepResult, fetch: FetchWhole) -> li
     """
     found: list[Picked | LogitsError | None] = [None] * len(picks)
     plain = [number for number, pick in enumerate(picks) if pick.sampler.is_plain]
-    if len(plain) >= LEAST_AT_ONCE:
-        for number, token in zip(plain, pick_plain([picks[number] for number in plain], result)):
-            found[number] = None if token < 0 else _picked(picks[number], token, result)
+    pick_some = pick_plain if len(plain) >= LEAST_AT_ONCE else pick_greedy
+    for number, token in zip(plain, pick_some([picks[number] for number in plain], result)):
+        found[number] = None if token < 0 else _picked(picks[number], token, result)
     for number, pick in enumerate(picks):
         if found[number] is None:
             found[number] = _pick(pick, result)
@@ -52,6 +52,16 @@ def pick_all(picks: Sequence[Pick], result: StepResult, fetch: FetchWhole) -> li
         _pick_row(pick, rows[pick.row], result) if picked is None else picked
         for pick, picked in zip(picks, found, strict=True)
     ]
+
+
+def pick_greedy(picks: Sequence[Pick], result: StepResult) -> list[int]:
+    """The tokens of plain samplers that are greedy, -1 as pick_plain and for the others."""
+    tokens = []
+    for pick in picks:
+        is_known = pick.sampler.params.is_greedy and result.counts[pick.row]
+        token, banned = int(result.ids[pick.row, 0]) if is_known else -1, pick.sampler.ban_table
+        tokens.append(-1 if banned is not None and banned[token] else token)
+    return tokens
 
 
 def pick_plain(picks: Sequence[Pick], result: StepResult) -> list[int]:

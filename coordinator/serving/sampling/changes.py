@@ -5,24 +5,29 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from tplaunch.coordinator.serving.sampling.demand import SPARE_CANDIDATES, SPARE_FOR_BANS
+from tplaunch.coordinator.serving.sampling.constraint import ConstraintError, TokenMask
+from tplaunch.coordinator.serving.sampling.demand import (
+    MAX_ALLOWED_ASKED,
+    SPARE_CANDIDATES,
+    SPARE_FOR_BANS,
+)
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.penalties import Dry, Repetition, TokenBytes
-from tplaunch.coordinator.serving.sampling.pool import Ids, Logits, Pool
-
-Bools = npt.NDArray[np.bool_]
+from tplaunch.coordinator.serving.sampling.pool import Bools, Ids, Logits, Pool
 
 
-class TokenMask(Protocol):
-    """Rules out tokens by what was generated, as a grammar does."""
+@dataclass(frozen=True)
+class _Allowed:
+    """The allowed tokens behind so many generated ones, all where `table` is None."""
 
-    def allowed(self, generated: Sequence[int]) -> Bools:
-        """Returns which tokens of the vocabulary may come next, an entry each."""
+    num_generated: int
+    table: Bools | None
+    few: Ids | None  # the tokens themselves, ascending, where they are few enough to ask for each
+    error: ConstraintError | None = None  # why the text can't go on
 
 
 class Changes:
@@ -43,7 +48,6 @@ class Changes:
         check_token_ids(params, vocabulary_size)
         self._min_tokens, self._mask = params.min_tokens, mask
         self._vocabulary_size = vocabulary_size
-        self._masked: tuple[int, Bools] | None = None  # what is allowed behind so many generated tokens
         banned = frozenset(suppressed).union(params.bad_token_ids)
         # Additions to logits: before min_tokens, and from then on.
         self._early = _additions(banned.union(end_ids), params, vocabulary_size)
@@ -52,6 +56,7 @@ class Changes:
         if params.allowed_token_ids is not None:
             self._allowed = np.zeros(vocabulary_size, np.bool_)
             self._allowed[list(params.allowed_token_ids)] = True
+        self._last = self._found(-1, self._allowed)
         self.repetition = Repetition(params, prompt_ids) if "penalties" in stages else None
         self.dry = Dry(params, prompt_ids, token_bytes) if "dry" in stages else None
         self.ban_table = _ban_table(banned, vocabulary_size) if self.only_bans and banned else None
@@ -67,15 +72,44 @@ class Changes:
         return self.are_fixed(0) and self._allowed is None and bool((self._late[1] == -math.inf).all())
 
     def allowed(self, generated: Sequence[int]) -> Bools | None:
-        """Returns which tokens are allowed, None for all."""
-        if self._mask is None:
-            return self._allowed
-        if self._masked is None or self._masked[0] != len(generated):
-            allowed = self._mask.allowed(generated)
-            assert allowed.shape == (self._vocabulary_size,), allowed.shape
-            both = allowed if self._allowed is None else allowed & self._allowed
-            self._masked = (len(generated), both)
-        return self._masked[1]
+        """Returns which tokens are allowed, None for all. Raises ConstraintError."""
+        return self._now(generated).table
+
+    def few(self, generated: Sequence[int]) -> Ids | None:
+        """Returns the allowed tokens, ascending, where they are few enough to ask for each.
+
+        Raises ConstraintError.
+        """
+        return self._now(generated).few
+
+    def _now(self, generated: Sequence[int]) -> _Allowed:
+        """Returns what is allowed behind these tokens; the mask is asked once for each of them."""
+        if self._mask is not None and self._last.num_generated != len(generated):
+            self._last = self._ask(self._mask, generated)
+        if self._last.error is not None:
+            raise self._last.error
+        return self._last
+
+    def _ask(self, mask: TokenMask, generated: Sequence[int]) -> _Allowed:
+        try:
+            table = mask.allowed(generated)
+        except ConstraintError as error:
+            return _Allowed(len(generated), None, None, error)
+        if table is None:
+            return self._found(len(generated), self._allowed)
+        assert table.shape == (self._vocabulary_size,), table.shape
+        return self._found(len(generated), table if self._allowed is None else table & self._allowed)
+
+    @staticmethod
+    def _found(num_generated: int, table: Bools | None) -> _Allowed:
+        if table is None or np.count_nonzero(table) > MAX_ALLOWED_ASKED:
+            return _Allowed(num_generated, table, None)
+        return _Allowed(num_generated, table, np.flatnonzero(table))
+
+    @property
+    def is_masked(self) -> bool:
+        """Tells whether what is allowed follows from what was generated."""
+        return self._mask is not None
 
     def banned(self, generated: Sequence[int]) -> Ids:
         """The tokens that are never picked, ascending."""

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.coordinator.candidates import wants_only_likeliest
 from tplaunch.coordinator.messages import Answer, Wanted
-from tplaunch.coordinator.serving.sampling.evidence import Floats, Int32Array, RowEvidence, Wants
+from tplaunch.coordinator.serving.sampling.evidence import (
+    NO_LOGITS,
+    Floats,
+    Int32Array,
+    RowEvidence,
+    Wants,
+)
 from tplaunch.coordinator.split.plan import Span
 
 Bools = npt.NDArray[np.bool_]
+
+NO_ROWS: Floats = np.zeros((0, 0), np.float32)
+FEW = 64  # candidates
 
 
 class AnswerError(ValueError):
@@ -30,7 +42,7 @@ class StepResult:
     wanted: Wanted
     ids: Int32Array  # [logit rows, most candidates]; behind a row's candidates anything
     logits: Floats  # the same
-    counts: npt.NDArray[np.int64]  # candidates of each row
+    counts: Int32Array  # candidates of each row
     complete: Bools  # of each row: all other logits are -inf
     sound: Bools  # of each row: no candidate's logit is NaN or +inf; else its candidates are none
     log_sums: npt.NDArray[np.float64]  # of each row, NaN where not wanted
@@ -40,8 +52,9 @@ class StepResult:
 
     def evidence(self, row: int) -> RowEvidence:
         """Returns what is known of one row, as its sampler asked for it."""
-        count = self.counts[row]
-        start, stop = np.searchsorted(self.wanted.asked_rows, (row, row + 1))
+        count, asked_rows, start, stop = self.counts[row], self.wanted.asked_rows, 0, 0
+        if asked_rows.size:
+            start, stop = asked_rows.searchsorted((row, row + 1)).tolist()
         return RowEvidence(
             ids=self.ids[row, :count],
             logits=self.logits[row, :count],
@@ -58,6 +71,23 @@ class StepResult:
             self._places.update((row, place) for place, row in enumerate(self.wanted.whole_rows.tolist()))
         place = self._places.get(row)
         return None if place is None else self.rows[place]
+
+
+class Gatherer:
+    """Makes one message of what the samplers of a step's logit rows want, in the rows' order.
+
+    The rows of a step mostly want the very same as those of the step before.
+    """
+
+    def __init__(self) -> None:
+        self._wants: Sequence[Wants] = ()
+        self._wanted = Wanted()
+
+    def gather(self, wants: Sequence[Wants]) -> Wanted:
+        """Takes the wishes of all logit rows of a step."""
+        if len(wants) != len(self._wants) or not all(map(operator.is_, wants, self._wants)):
+            self._wants, self._wanted = wants, gather(wants)
+        return self._wanted
 
 
 def gather(wants: Sequence[Wants]) -> Wanted:
@@ -84,34 +114,76 @@ def merge(
 
     slices: the ranks' tokens, ascending. The answers have passed check_answer.
     """
-    counts = [answer.counts.astype(np.int64) for answer in answers]
-    ids, logits, sound = _candidates(counts, answers, num_rows)
-    most = (
-        wanted.num_candidates.astype(np.int64) if wanted.num_candidates.size else np.zeros(num_rows, np.int64)
-    )
-    found = np.minimum(sum(counts), most) if wanted.num_candidates.size else most
-    vocabulary_size = slices[-1].stop
+    if wants_only_likeliest(wanted):
+        merged = _merge_likeliest(wanted, answers, slices[-1].stop)
+        if merged is not None:
+            return merged
+    most, num_found = wanted.num_candidates, sum(answer.counts for answer in answers)
+    if not most.size:
+        most = num_found = np.zeros(num_rows, np.int32)
+    ids, logits, sound = _candidates(answers, num_rows)
+    counts = np.minimum(num_found, most)
+    width = int(counts.max(initial=0))
+    complete = (most > 0) & ((counts < most) | (most >= slices[-1].stop))
     log_sums = np.full(num_rows, np.nan)
     if wanted.sum_rows.size:
         with np.errstate(invalid="ignore"):  # NaN, where logits are no numbers
             log_sums[wanted.sum_rows] = np.logaddexp.reduce([answer.log_sums for answer in answers], axis=0)
-    asked = np.zeros(wanted.asked_ids.size, np.float32)
-    for answer, span in zip(answers, slices, strict=True):
-        asked[_within(wanted.asked_ids, span)] = answer.asked
-    parts = [
-        whole.reshape(wanted.whole_rows.size, len(span)) for whole, span in zip(wholes, slices, strict=True)
-    ]
-    width = int(found.max(initial=0))
     return StepResult(
         wanted=wanted,
         ids=ids[:, :width],
         logits=logits[:, :width],
-        counts=np.where(sound, found, 0),
-        complete=sound & (most > 0) & ((found < most) | (most >= vocabulary_size)),
+        counts=counts * sound,
+        complete=complete & sound,
         sound=sound,
         log_sums=log_sums,
-        asked=asked,
-        rows=joined_rows(parts),
+        asked=_asked(wanted, answers, slices) if wanted.asked_ids.size else NO_LOGITS,
+        rows=_whole_rows(wanted, wholes, slices) if wanted.whole_rows.size else NO_ROWS,
+    )
+
+
+def _merge_likeliest(wanted: Wanted, answers: Sequence[Answer], vocabulary_size: int) -> StepResult | None:
+    """The same where only the likeliest token of each row is wanted, in less time.
+
+    None where a rank names none of a row, or one whose logit is no number.
+    """
+    num_rows, best = wanted.num_candidates.size, []
+    named = [list(zip(answer.logits.tolist(), answer.ids.tolist())) for answer in answers]
+    for candidates in zip(*named):
+        if not all(logit < math.inf for logit, _ in candidates):  # NaN is not
+            return None
+        best.append(max(candidates, key=_logit))  # of equals the first rank's, whose ids are lower
+    if any(len(one) != num_rows for one in named):
+        return None
+    return StepResult(
+        wanted=wanted,
+        ids=np.array([[token] for _, token in best], np.int32),
+        logits=np.array([[logit] for logit, _ in best], np.float32),
+        counts=wanted.num_candidates,
+        complete=np.array([vocabulary_size == 1] * num_rows, np.bool_),
+        sound=np.array([True] * num_rows, np.bool_),
+        log_sums=np.array([math.nan] * num_rows),
+        asked=NO_LOGITS,
+        rows=NO_ROWS,
+    )
+
+
+def _logit(candidate: tuple[float, int]) -> float:
+    return candidate[0]
+
+
+def _asked(wanted: Wanted, answers: Sequence[Answer], slices: Sequence[Span]) -> Floats:
+    """The asked tokens' logits, each from the rank that has it."""
+    asked = np.zeros(wanted.asked_ids.size, np.float32)
+    for answer, span in zip(answers, slices, strict=True):
+        asked[_within(wanted.asked_ids, span)] = answer.asked
+    return asked
+
+
+def _whole_rows(wanted: Wanted, wholes: Sequence[Floats], slices: Sequence[Span]) -> Floats:
+    num_rows = wanted.whole_rows.size
+    return joined_rows(
+        [whole.reshape(num_rows, len(span)) for whole, span in zip(wholes, slices, strict=True)]
     )
 
 
@@ -122,55 +194,58 @@ def joined_rows(parts: Sequence[Floats]) -> Floats:
 
 def check_answer(wanted: Wanted, answer: Answer, whole: Floats, vocabulary: Span) -> None:
     """Raises AnswerError where a rank with this slice can't have answered so."""
-    size = len(vocabulary)
-    expected = {
-        "counts": wanted.num_candidates.size,
-        "log_sums": wanted.sum_rows.size,
-        "asked": int(np.count_nonzero(_within(wanted.asked_ids, vocabulary))),
-        "ids": int(answer.counts.sum()),
-        "logits": int(answer.counts.sum()),
-    }
-    for name, count in expected.items():
-        found = getattr(answer, name).size
-        if found != count:
-            raise AnswerError(f"{found} {name} of candidates; expected {count}")
+    size, counts = len(vocabulary), answer.counts.tolist()
+    num_candidates = sum(counts)
+    is_asked = _within(wanted.asked_ids, vocabulary) if wanted.asked_ids.size else wanted.asked_ids
+    for name, array, count in (
+        ("counts", answer.counts, wanted.num_candidates.size),
+        ("log_sums", answer.log_sums, wanted.sum_rows.size),
+        ("asked", answer.asked, np.count_nonzero(is_asked)),
+        ("ids", answer.ids, num_candidates),
+        ("logits", answer.logits, num_candidates),
+    ):
+        if array.size != count:
+            raise AnswerError(f"{array.size} {name} of candidates; expected {count}")
     if whole.size != wanted.whole_rows.size * size:
         raise AnswerError(f"{whole.size} logits; expected {wanted.whole_rows.size} x {size}")
-    if np.any(answer.counts < 0) or np.any(answer.counts > np.minimum(wanted.num_candidates, size)):
-        raise AnswerError(f"up to {answer.counts.max()} candidates of a row, more than were wanted")
-    if not _within(answer.ids, vocabulary).all():
+    if not all(
+        0 <= count <= most and count <= size
+        for count, most in zip(counts, wanted.num_candidates.tolist(), strict=True)
+    ):
+        raise AnswerError(f"up to {max(counts)} candidates of a row, more than were wanted")
+    if not _are_within(answer.ids, vocabulary):
         raise AnswerError(
             f"candidates from {answer.ids.min()} to {answer.ids.max()}; {vocabulary} are its own"
         )
 
 
-def _candidates(
-    counts: list[npt.NDArray[np.int64]], answers: Sequence[Answer], num_rows: int
-) -> tuple[Int32Array, Floats, Bools]:
+def _candidates(answers: Sequence[Answer], num_rows: int) -> tuple[Int32Array, Floats, Bools]:
     """The candidates of all ranks [logit rows, candidates] in descending order, -inf behind them.
 
     And which rows are sound. Ranks' tokens ascend and each rank's candidates are in order, so that a stable
     sort leaves equal logits in the order of their ids.
     """
-    if not counts[0].size:
+    if not answers[0].counts.size:
         return (
             np.zeros((num_rows, 0), np.int32),
             np.zeros((num_rows, 0), np.float32),
             np.ones(num_rows, np.bool_),
         )
-    tables = [_table(count, answer) for count, answer in zip(counts, answers, strict=True)]
+    tables = [_table(answer) for answer in answers]
     all_ids = np.concatenate([ids for ids, _ in tables], axis=1)
     all_logits = np.concatenate([logits for _, logits in tables], axis=1)
-    sound = ~(np.isnan(all_logits) | np.isposinf(all_logits)).any(axis=1)
+    sound = np.asarray((all_logits < np.inf).all(axis=1))  # NaN is not
     if len(answers) > 1:
-        order = np.argsort(-all_logits, axis=1, kind="stable")
-        all_ids = np.take_along_axis(all_ids, order, axis=1)
-        all_logits = np.take_along_axis(all_logits, order, axis=1)
+        order = (-all_logits).argsort(axis=1, kind="stable")
+        if num_rows > 1:
+            order += np.arange(num_rows)[:, None] * all_ids.shape[1]
+        all_ids, all_logits = all_ids.ravel()[order], all_logits.ravel()[order]
     return all_ids, all_logits, sound
 
 
-def _table(counts: npt.NDArray[np.int64], answer: Answer) -> tuple[Int32Array, Floats]:
+def _table(answer: Answer) -> tuple[Int32Array, Floats]:
     """A rank's candidates as a table of a row each; rows with fewer than others end in -inf."""
+    counts = answer.counts
     num_rows, width = counts.size, int(counts.max(initial=0))
     if answer.ids.size == num_rows * width:
         return answer.ids.reshape(num_rows, width), answer.logits.reshape(num_rows, width)
@@ -178,6 +253,13 @@ def _table(counts: npt.NDArray[np.int64], answer: Answer) -> tuple[Int32Array, F
     is_there = np.arange(width) < counts[:, None]
     ids[is_there], logits[is_there] = answer.ids, answer.logits
     return ids, logits
+
+
+def _are_within(ids: Int32Array, span: Span) -> bool:
+    """Tells whether all are. A few are looked at without NumPy, which takes longer then."""
+    if ids.size <= FEW:
+        return all(span.start <= token < span.stop for token in ids.tolist())
+    return bool(_within(ids, span).all())
 
 
 def _within(ids: Int32Array, span: Span) -> Bools:

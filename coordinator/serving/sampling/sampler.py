@@ -12,11 +12,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from tplaunch.coordinator.likeliest import log_sum
 from tplaunch.coordinator.serving.sampling import stages
-from tplaunch.coordinator.serving.sampling.changes import Bools, Changes, TokenMask
+from tplaunch.coordinator.serving.sampling.changes import Changes
+from tplaunch.coordinator.serving.sampling.constraint import ConstraintError, TokenMask
 from tplaunch.coordinator.serving.sampling.demand import (
     FIRST_GUESS,
     MAX_ASKED,
@@ -35,6 +35,7 @@ from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.penalties import TokenBytes
 from tplaunch.coordinator.serving.sampling.picked import Picked, describe, described
 from tplaunch.coordinator.serving.sampling.pool import (
+    Bools,
     LogitsError,
     NeedsRow,
     Pool,
@@ -133,8 +134,11 @@ class Sampler:
 
     def _wants(self, generated: Sequence[int]) -> Wants:
         num_top, has_logprobs = self.params.logprobs or 0, self.params.logprobs is not None
-        need, allowed = self._demand, self._changes.allowed(generated)
-        few = _few(allowed)
+        try:
+            need, allowed = self._demand, self._changes.allowed(generated)
+        except ConstraintError:  # whoever picks hears of it
+            return Wants(1)
+        few = self._changes.few(generated)
         if few is not None:
             return Wants(self._at_most(max(1, num_top)), has_logprobs, few.astype(np.int32))
         changed, raised = self._changes.ids(generated)
@@ -195,8 +199,7 @@ class Sampler:
         return self._pick_of_all(row, position, generated)
 
     def _pick_of_some(self, evidence: RowEvidence, position: int, generated: Sequence[int]) -> int:
-        allowed = self._changes.allowed(generated)
-        few = _few(allowed)
+        allowed, few = self._changes.allowed(generated), self._changes.few(generated)
         if not evidence.sound or (few is None and self._demand.whole_row):
             raise NeedsRow
         if evidence.complete and not evidence.ids.size:
@@ -214,11 +217,22 @@ class Sampler:
     def _pick(self, pool: Pool, allowed: Bools | None, position: int, generated: Sequence[int]) -> int:
         pool = self._changes.apply(pool, allowed, generated)
         for stage in self._stages:
-            _check_any(pool)
+            self._check_any(pool)
             pool = self._run(stage, pool, position, generated)
-        _check_any(pool)
+        self._check_any(pool)
         place = 0 if self.params.is_greedy else stages.draw(pool, self._numbers.at(position))
         return int(pool.ids[place])
+
+    def _check_any(self, pool: Pool) -> None:
+        if pool.ids.size:
+            return
+        pool.need_complete()
+        if self._changes.is_masked:
+            raise ConstraintError(
+                "the tokens that the grammar or the end of the reasoning asks for are all ruled out: by the"
+                " model, or by min_tokens, logit_bias, allowed_token_ids or bad_token_ids"
+            )
+        raise LogitsError("every token is ruled out, which leaves none to pick")
 
     def _run(self, stage: str, pool: Pool, position: int, generated: Sequence[int]) -> Pool:
         params, changes = self.params, self._changes
@@ -241,17 +255,3 @@ class Sampler:
             return stages.leave_out_top_choices(pool, params.xtc_threshold) if strikes else pool
         assert stage == "temperature", stage
         return stages.scale(pool, params.temperature)
-
-
-def _check_any(pool: Pool) -> None:
-    if not pool.ids.size:
-        pool.need_complete()
-        raise LogitsError("every token is ruled out, which leaves none to pick")
-
-
-def _few(allowed: Bools | None) -> npt.NDArray[np.intp] | None:
-    """The allowed tokens, where they are few enough to ask for each."""
-    if allowed is None:
-        return None
-    tokens = np.flatnonzero(allowed)
-    return tokens if tokens.size <= MAX_ASKED else None

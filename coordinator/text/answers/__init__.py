@@ -1,1 +1,1 @@
-"""Tells reasoning and tool calls in a model's answer apart: which format it speaks, and how that is read."""
+"""How models write reasoning and tool calls, and how these are read back while an answer comes."""

@@ -15,7 +15,7 @@ from typing import Any
 from tplaunch.coordinator.text.answers.formats import KNOWN_FORMATS, KnownFormat, known_format
 from tplaunch.coordinator.text.answers.lark import Lark
 from tplaunch.coordinator.text.answers.reader import AnswerReader, Layout
-from tplaunch.coordinator.text.answers.reasoning import KNOWN, Reasoning
+from tplaunch.coordinator.text.answers.reasoning import KNOWN, ReasoningMarkers
 from tplaunch.coordinator.text.answers.tools import read_tools
 
 NO_TOOLS = "none"  # the name of the format of a model that writes no calls
@@ -42,7 +42,7 @@ class AnswerFormat:
     tail: str = ""  # and behind the last call
 
     @property
-    def reasoning(self) -> Reasoning | None:
+    def reasoning(self) -> ReasoningMarkers | None:
         """The markers around reasoning; None where the model writes none."""
         return self.layout.reasoning
 

@@ -18,7 +18,7 @@ from tplaunch.coordinator.text.answers.frames import (
 from tplaunch.coordinator.text.answers.json_calls import JsonCalls
 from tplaunch.coordinator.text.answers.nested_calls import NestedCalls
 from tplaunch.coordinator.text.answers.python_calls import PythonCalls
-from tplaunch.coordinator.text.answers.reasoning import Reasoning
+from tplaunch.coordinator.text.answers.reasoning import ReasoningMarkers
 from tplaunch.coordinator.text.answers.syntax import CallSyntax
 
 
@@ -30,7 +30,7 @@ class KnownFormat:
     calls: CallSyntax | None
     evidence: tuple[str, ...]
     frames: Frames | None = None
-    reasoning: Reasoning | None = None  # where this format has markers of its own for it
+    reasoning: ReasoningMarkers | None = None  # where this format has markers of its own for it
     silent: tuple[str, ...] = ()  # markers about content that are no part of it
     lead: str = ""  # what may stand between reasoning and a call
     tail: str = ""  # what may stand behind the last call
@@ -45,7 +45,7 @@ _BY_MARKERS = (
         "kimi-k3",
         tagged.KIMI_K3,
         ("<|open|>", "<|close|>", "<|sep|>"),
-        reasoning=Reasoning("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+        reasoning=ReasoningMarkers("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
         silent=("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
         lead="<|open|>response<|sep|><|close|>response<|sep|>",
         tail="<|close|>message<|sep|>",
@@ -55,7 +55,7 @@ _BY_MARKERS = (
         "gemma",
         untagged.GEMMA,
         ("<|tool_call>", "<tool_call|>"),
-        reasoning=Reasoning("<|channel>thought\n", "<channel|>"),
+        reasoning=ReasoningMarkers("<|channel>thought\n", "<channel|>"),
     ),
     KnownFormat("deepseek-v4", tagged.DEEPSEEK_V4, ("｜DSML｜",)),
     KnownFormat("deepseek-v3", untagged.DEEPSEEK_V3, ("<｜tool▁sep｜>", "```json")),
@@ -64,7 +64,7 @@ _BY_MARKERS = (
         "minimax-m3",
         NestedCalls(),
         ("]<]minimax[>[",),
-        reasoning=Reasoning("<mm:think>", "</mm:think>"),
+        reasoning=ReasoningMarkers("<mm:think>", "</mm:think>"),
     ),
     KnownFormat("minimax-m2", tagged.MINIMAX_M2, ("<minimax:tool_call>",)),
     KnownFormat("minicpm", tagged.MINICPM, ("<function name=", "<param name=")),
@@ -72,7 +72,7 @@ _BY_MARKERS = (
         "hy3",
         tagged.HY3,
         (":opensource", "<arg_key"),
-        reasoning=Reasoning("<think:opensource>", "</think:opensource>"),
+        reasoning=ReasoningMarkers("<think:opensource>", "</think:opensource>"),
     ),
     KnownFormat("glm", tagged.GLM, ("<arg_key>",)),
     KnownFormat("seed", tagged.SEED, ("<seed:tool_call>",)),
@@ -86,7 +86,7 @@ _BY_MARKERS = (
         "solar",
         untagged.SOLAR,
         ("<|tool_call:begin|>",),
-        reasoning=Reasoning("<|think|>", "<|end|>"),
+        reasoning=ReasoningMarkers("<|think|>", "<|end|>"),
         silent=("<|begin|>assistant", "<|content|>"),
         lead="<|begin|>assistant",
     ),

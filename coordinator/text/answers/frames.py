@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tplaunch.coordinator.text.answers.lark import Lark, arguments_schema
-from tplaunch.coordinator.text.answers.reasoning import Reasoning
+from tplaunch.coordinator.text.answers.reasoning import ReasoningMarkers
 from tplaunch.coordinator.text.answers.source import MalformedError, Marks, Reading
 from tplaunch.coordinator.text.answers.syntax import CallSyntax, Context
 from tplaunch.coordinator.text.answers.tools import Tool
@@ -79,8 +79,8 @@ MUSE = Frames(
     reasoning=re.compile(r"\bto=self\b"),
     has_recipients=True,
 )
-HARMONY_REASONING = Reasoning("<|channel|>analysis<|message|>", "<|end|>")
-MUSE_REASONING = Reasoning(" to=self<|message|>", "<|eom|>")
+HARMONY_REASONING = ReasoningMarkers("<|channel|>analysis<|message|>", "<|end|>")
+MUSE_REASONING = ReasoningMarkers(" to=self<|message|>", "<|eom|>")
 
 
 @dataclass(frozen=True)

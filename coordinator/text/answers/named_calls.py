@@ -31,6 +31,7 @@ class NamedCalls(Wrapped):
     style: ValueStyle = JSON
     name_is_id: bool = False  # functions.NAME:0 is both
     between: str = ""
+    ends_answer: bool = False  # the section's end is a token that ends the answer, which no grammar asks for
 
     def read_call(self, context: Context) -> Reading[None]:
         """Reads the name, and the arguments if it is a tool's."""
@@ -61,7 +62,10 @@ class NamedCalls(Wrapped):
         calls = [f"{self._head(lark, tool)} {self._arguments(lark, tool)}" for tool in tools]
         call = lark.rule(f"{lark.literal(self.begin)} ({' | '.join(calls)}) {lark.literal(self.end)}")
         whole = lark.repeated(call, self.between, parallel)
-        return f"{lark.literal(self.section)} {whole} {lark.literal(self.section_end)}"
+        section_end = lark.literal(self.section_end)
+        return (
+            f"{lark.literal(self.section)} {whole} {f'({section_end})?' if self.ends_answer else section_end}"
+        )
 
     def _arguments(self, lark: Lark, tool: Tool) -> str:
         schema = arguments_schema(tool.parameters)

@@ -6,11 +6,11 @@ from collections.abc import Collection
 
 from tplaunch.coordinator.text.answers.pieces import (
     CallArguments,
+    CallBegin,
     CallEnd,
-    CallStart,
-    ContentText,
+    Content,
     Piece,
-    ReasoningText,
+    Reasoning,
 )
 from tplaunch.coordinator.text.answers.source import MalformedError, Source
 
@@ -57,7 +57,7 @@ class Output:
         solid = text.rstrip()
         if solid:
             self._flush_space()
-            self._add(ReasoningText if self.in_reasoning else ContentText, solid)
+            self._add(Reasoning if self.in_reasoning else Content, solid)
             self._drops_space = False
             self.has_content = self.has_content or not self.in_reasoning
         if len(solid) < len(text):
@@ -73,7 +73,7 @@ class Output:
         if name not in self._names or self.num_calls == MAX_CALLS:
             raise MalformedError
         self.switch(in_reasoning=False)
-        self._append(CallStart(self.num_calls, name, call_id))
+        self._append(CallBegin(self.num_calls, name, call_id))
         self.num_calls += 1
         self.in_call, self.has_content = True, False
         self._source.hold()
@@ -92,7 +92,7 @@ class Output:
 
     def _flush_space(self) -> None:
         if self._space:
-            self._add(ReasoningText if self.in_reasoning else ContentText, "".join(self._space))
+            self._add(Reasoning if self.in_reasoning else Content, "".join(self._space))
             self._space = []
 
     def _append(self, piece: Piece) -> None:
@@ -112,4 +112,4 @@ class Output:
         if self._kind is CallArguments:
             self._pieces.append(CallArguments(self.num_calls - 1, text))
         else:
-            self._pieces.append(ReasoningText(text) if self._kind is ReasoningText else ContentText(text))
+            self._pieces.append(Reasoning(text) if self._kind is Reasoning else Content(text))

@@ -1,36 +1,37 @@
-"""The pieces that an answer consists of, as a reader hands them out while the text arrives."""
+"""The pieces into which an answer's text is parted, as a reader hands them out while it arrives."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 
 @dataclass(frozen=True)
-class ContentText:
-    """Text for the user."""
+class Content:
+    """Text that the reader of the answer sees."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class ReasoningText:
-    """Text that the model wrote to itself."""
+class Reasoning:
+    """Text that the model wrote for itself before it answered."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class CallStart:
-    """A tool call begins. index counts the answer's calls from 0; id is what the model wrote, if it did."""
+class CallBegin:
+    """A call of a tool begins: its place among the answer's calls, counted from 0, and its name."""
 
     index: int
     name: str
-    id: str | None
+    id: str | None = None  # where the model writes one
 
 
 @dataclass(frozen=True)
 class CallArguments:
-    """The next part of a call's arguments; all parts together are the JSON text of an object."""
+    """More of a call's arguments; all of a call's texts together are an object in JSON."""
 
     index: int
     text: str
@@ -38,14 +39,14 @@ class CallArguments:
 
 @dataclass(frozen=True)
 class CallEnd:
-    """A tool call ends.
+    """A call ends.
 
-    complete is False where the text ended or went wrong within the arguments: they are left as far as they
+    is_complete is False where the text ended or went wrong within the arguments: they are left as far as they
     came, so that no client takes half a command for a whole one.
     """
 
     index: int
-    complete: bool
+    is_complete: bool = True
 
 
-Piece = ContentText | ReasoningText | CallStart | CallArguments | CallEnd
+Piece: TypeAlias = Content | Reasoning | CallBegin | CallArguments | CallEnd

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tplaunch.coordinator.text.answers.frames import Frames
 from tplaunch.coordinator.text.answers.output import Output
 from tplaunch.coordinator.text.answers.pieces import Piece
-from tplaunch.coordinator.text.answers.reasoning import Reasoning
+from tplaunch.coordinator.text.answers.reasoning import ReasoningMarkers
 from tplaunch.coordinator.text.answers.source import MalformedError, Marks, Reading, Source
 from tplaunch.coordinator.text.answers.syntax import CallSyntax, Context
 from tplaunch.coordinator.text.answers.tools import Tool
@@ -22,7 +22,7 @@ class Layout:
     too, for they are control tokens, which a model that only thinks about calls does not write.
     """
 
-    reasoning: Reasoning | None = None
+    reasoning: ReasoningMarkers | None = None
     calls: CallSyntax | None = None
     silent: tuple[str, ...] = ()
     frames: Frames | None = None
@@ -54,6 +54,16 @@ class AnswerReader:
         self._reading = self._read()
         next(self._reading, None)
         self._is_finished = False
+
+    @property
+    def num_calls(self) -> int:
+        """The number of calls begun."""
+        return self._output.num_calls
+
+    @property
+    def is_reasoning(self) -> bool:
+        """Tells whether the text so far ends inside reasoning."""
+        return self._output.in_reasoning
 
     def push(self, text: str) -> list[Piece]:
         """Takes the next part of the text; returns the pieces that it makes certain."""

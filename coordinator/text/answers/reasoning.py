@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Reasoning:
+class ReasoningMarkers:
     """begin and end: what the model writes before and behind its reasoning."""
 
     begin: str
@@ -27,7 +27,7 @@ class Reasoning:
 
 # Which of them a model uses is told by the first whose end its template or its control tokens hold.
 KNOWN = tuple(
-    Reasoning(begin, end)
+    ReasoningMarkers(begin, end)
     for begin, end in (
         ("<|START_THINKING|>", "<|END_THINKING|>"),
         ("<|inner_prefix|>", "<|inner_suffix|>"),

@@ -49,6 +49,7 @@ SOLAR = NamedCalls(
     "<|calls|>",
     id_end="<|tool_call:name|>",
     name_end="<|tool_call:args|>",
+    ends_answer=True,
 )
 MISTRAL = JsonCalls(
     "[TOOL_CALLS]",

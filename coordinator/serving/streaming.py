@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from tplaunch.coordinator.serving.request import Event, Output, RequestError
-from tplaunch.launcher.driver import Job, Listener
-from tplaunch.launcher.keywords import in_keywords
+from tplaunch.coordinator.serving.driver import Job, Listener
+from tplaunch.coordinator.serving.request import Event, Output
 
 
 class LoopListener(Listener):
@@ -17,12 +16,20 @@ class LoopListener(Listener):
         self.loop = loop
         self.streams: dict[Job, Stream] = {}
 
+    def begin(self, job: Job) -> None:
+        self.loop.call_soon_threadsafe(self._begin, job)
+
     def take(self, events: Sequence[tuple[Job, Event]]) -> None:
         """Raises RuntimeError where the loop is closed."""
         self.loop.call_soon_threadsafe(self._hand_out, events)
 
     def fail(self, job: Job, error: Exception) -> None:
         self.loop.call_soon_threadsafe(self._fail, job, error)
+
+    def _begin(self, job: Job) -> None:
+        stream = self.streams.get(job)
+        if stream is not None:
+            stream.begin()
 
     def _hand_out(self, events: Sequence[tuple[Job, Event]]) -> None:
         for job, event in events:
@@ -42,16 +49,24 @@ class Stream:
     def __init__(self, listener: LoopListener, job: Job) -> None:
         self.job = job
         self.heard = [Output(index) for index in range(job.params.n)]
-        self._listener, self._has_news = listener, asyncio.Event()
+        self._listener, self._has_news, self._has_begun = listener, asyncio.Event(), asyncio.Event()
         self._error: Exception | None = None
         listener.streams[job] = self
+
+    async def begun(self) -> None:
+        """Returns once the job waits for its turn. Raises what it failed with, as RequestError."""
+        await self._has_begun.wait()
+        if self._error is not None:
+            raise self._error
+
+    def begin(self) -> None:
+        """Has `begun` return."""
+        self._has_begun.set()
 
     async def wait(self) -> None:
         """Returns once there is more than at its last return. Raises what the job failed with."""
         await self._has_news.wait()
         self._has_news.clear()
-        if isinstance(self._error, RequestError):
-            raise RequestError(in_keywords(str(self._error))) from self._error
         if self._error is not None:
             raise self._error
 
@@ -73,6 +88,7 @@ class Stream:
     def fail(self, error: Exception) -> None:
         """Has `wait` raise an error."""
         self._error = error
+        self._has_begun.set()
         self._has_news.set()
 
     def abort(self) -> None:

@@ -1,0 +1,1 @@
+"""Anthropic's Messages: a thin translation of the one chat request that all protocols share."""

@@ -1,0 +1,90 @@
+"""Reads what clients send: JSON within limits, and fields of the types that a model declares."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import ClientDisconnect
+
+from tplaunch.coordinator.server.errors import ApiError
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Body(BaseModel):
+    """Declares a body's fields. A field's description ends the sentence `NAME must be ...`.
+
+    A number is no text and a text no number; fields that nobody declares are left alone, as clients send
+    what other servers know.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore", arbitrary_types_allowed=True)
+
+
+async def read_body(request: Request, kind: type[T]) -> T:
+    """Returns a body's fields. Raises ApiError, which names the first field that is wrong."""
+    return parsed(await read_json(request), kind)
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """Returns a body that is an object in JSON. Raises ApiError."""
+    raw = await read_bytes(request)
+    try:
+        body = json.loads(raw, parse_constant=_no_constant)
+        if rb"\ud" in raw or rb"\uD" in raw:
+            json.dumps(body, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ApiError(400, "the body has lists or objects that lie too deep in each other") from None
+    except UnicodeError:
+        raise ApiError(400, "the body is no text in UTF-8, or has half of a character's escape") from None
+    except ValueError as error:
+        raise ApiError(400, f"the body is no JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise ApiError(400, f"the body is no object in JSON, but of type {type(body).__name__}")
+    return body
+
+
+async def read_bytes(request: Request) -> bytes:
+    """Returns a body. Raises ApiError where it is longer than the server takes; no more is read then."""
+    limit: int = request.app.state.limits.body_bytes
+    too_long = ApiError(413, f"the body is longer than {limit} bytes, and more is not taken")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > limit:
+        raise too_long
+    parts, length = [], 0
+    try:
+        async for part in request.stream():
+            length += len(part)
+            if length > limit:
+                raise too_long
+            parts.append(part)
+    except ClientDisconnect:
+        raise ApiError(400, "the client left before its body was whole") from None
+    return b"".join(parts)
+
+
+def parsed(body: Any, kind: type[T]) -> T:
+    """Returns an object's fields. Raises ApiError, which names the first one that is wrong."""
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False)[0]
+    name = str(found["loc"][0]) if found["loc"] else "the body"
+    if found["type"] == "missing":
+        raise ApiError(400, f"{name} is missing, and is needed", parameter=name)
+    field = kind.model_fields.get(name)
+    wanted = field.description if field is not None and field.description else found["msg"].lower()
+    given = body.get(name) if isinstance(body, dict) else body
+    raise ApiError(400, f"{name} must be {wanted}, not {_shown(given)}", parameter=name)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=True)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON's")

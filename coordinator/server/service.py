@@ -1,0 +1,116 @@
+"""A loaded model as all protocols see it: it continues texts and answers conversations."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from tplaunch.coordinator.server.answer import Answer, PlainReader, Reader, told
+from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.messages import for_templates
+from tplaunch.coordinator.server.rendering import rendered
+from tplaunch.coordinator.server.wanted import ChatRequest, GrammarWish, TextRequest
+from tplaunch.coordinator.serving.driver import Job
+from tplaunch.coordinator.serving.failures import ClosedError
+from tplaunch.coordinator.serving.opened import Opened
+from tplaunch.coordinator.serving.request import RequestError
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.streaming import LoopListener, Stream
+from tplaunch.coordinator.text.chat.template import ChatTemplateError
+from tplaunch.coordinator.text.tokenizer import TokenizerError
+
+T = TypeVar("T")
+LONG_TEXT = 4096  # characters whose tokens are found in another thread: the event loop goes on meanwhile
+MAX_OPEN = 1024  # requests at a time
+
+
+class Service:
+    """A loaded model, as protocols see it. It is made and used in one event loop."""
+
+    def __init__(self, opened: Opened, name: str, *, max_open: int = MAX_OPEN) -> None:
+        """name: by which clients know the model. max_open: requests that are computed or wait."""
+        self.opened, self.name = opened, name
+        self._listener = LoopListener(asyncio.get_running_loop())
+        self._max_open, self._num_open = max_open, 0
+
+    @property
+    def num_open(self) -> int:
+        """The number of requests that are computed or wait."""
+        return self._num_open
+
+    async def tokens_of(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """Returns the token ids of a text. Raises ApiError."""
+
+        def encode() -> list[int]:
+            tokenizer = self.opened.needed_tokenizer()
+            return tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
+
+        return await _computed(encode, in_thread=len(text) >= LONG_TEXT)
+
+    async def rendered(self, request: ChatRequest) -> tuple[str, list[int]]:
+        """Returns a conversation as the model reads it, as text and as token ids. Raises ApiError."""
+        messages = for_templates(request.messages)
+        asked = replace(request, messages=messages)
+        return await _computed(lambda: rendered(self.opened, asked), in_thread=True)
+
+    async def text(self, request: TextRequest) -> Answer:
+        """Begins to continue a prompt. Raises ApiError where it can't be computed."""
+        _check_grammar(request.grammar)
+        if not isinstance(request.prompt, str):
+            return await self._begin(request.prompt, request.params, request.id, None)
+        tokens = await self.tokens_of(request.prompt, add_special=request.add_special)
+        return await self._begin(tokens, request.params, request.id, request.prompt)
+
+    async def chat(self, request: ChatRequest) -> Answer:
+        """Begins to answer a conversation. Raises ApiError where it can't be computed."""
+        _check_grammar(request.grammar)
+        text, tokens = await self.rendered(request)
+        return await self._begin(tokens, request.params, request.id, text)
+
+    async def _begin(
+        self,
+        tokens: Sequence[int],
+        params: SamplingParams,
+        name: str | None,
+        text: str | None,
+        make_reader: Callable[[], Reader] = PlainReader,
+    ) -> Answer:
+        if self._num_open >= self._max_open:
+            raise ApiError(
+                429,
+                f"{self._num_open} requests are computed or wait, and no more are taken; try again later",
+                kind="rate_limit_exceeded",
+            )
+        job = Job(tokens, self.opened.seeded(params), self._listener, name or f"request-{uuid.uuid4().hex}")
+        answer = Answer(self.opened.driver, Stream(self._listener, job), text, make_reader, self._ended)
+        self._num_open += 1
+        try:
+            self.opened.driver.submit([job])
+            await answer.begun()
+        except BaseException as error:
+            answer.close()
+            if isinstance(error, ClosedError):
+                raise told(error) from error
+            raise
+        return answer
+
+    def _ended(self) -> None:
+        self._num_open -= 1
+
+
+def _check_grammar(wish: GrammarWish | None) -> None:
+    if wish is not None:
+        raise ApiError(400, f"a text's form can't be enforced yet, and {wish.kind} is asked for")
+
+
+async def _computed(make: Callable[[], T], *, in_thread: bool) -> T:
+    """Returns what a function makes of a client's words. Raises ApiError for what is wrong with them."""
+    try:
+        return await asyncio.to_thread(make) if in_thread else make()
+    except (RequestError, ChatTemplateError, TokenizerError) as error:
+        raise ApiError(400, str(error)) from error

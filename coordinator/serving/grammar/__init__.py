@@ -1,0 +1,1 @@
+"""Structured output: grammars become masks of tokens. See GrammarCompiler in compiler.py."""

@@ -1,0 +1,1 @@
+"""What commands that measure a model have in common."""
