@@ -39,7 +39,7 @@ class Frames:
         return (*self.heads, *self.ends)
 
     def grammar(self, lark: Lark, calls: CallSyntax, tools: Sequence[Tool], parallel: bool) -> str:
-        """What stands for an answer of calls, a message each; the first may begin in the prompt."""
+        """Returns the rule of an answer of calls, a message each; the first may begin in the prompt."""
         head = lark.optional(self.prompt_end)
         if not self.has_recipients:
             return f"{head} {calls.grammar(lark, tools, parallel)}"

@@ -25,7 +25,7 @@ class Lark:
         self._rules: list[str] = []
 
     def literal(self, text: str) -> str:
-        """What stands for a text, with the control tokens within it."""
+        """Returns the rule of a text, with the control tokens within it."""
         parts, at = [], 0
         for found in self._splitter.finditer(text):
             parts.append(_quoted(text[at : found.start()]))
@@ -35,7 +35,7 @@ class Lark:
         return " ".join(part for part in [*parts, _quoted(text[at:])] if part)
 
     def optional(self, text: str) -> str:
-        """What stands for a text that may be there."""
+        """Returns the rule of a text that may be there."""
         return f"({self.literal(text)})?" if text else ""
 
     def rule(self, body: str, options: str = "") -> str:

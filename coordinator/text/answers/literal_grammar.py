@@ -32,7 +32,7 @@ class LiteralGrammar:
         self._any_value: str | None = None
 
     def value(self, schema: Any, depth: int = 0) -> str:
-        """What stands for a value of a schema."""
+        """Returns the rule of a value by its schema."""
         if not isinstance(schema, Mapping) or depth == _MAX_DEPTH:
             return self._any()
         if "$ref" in schema:

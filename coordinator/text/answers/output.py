@@ -18,7 +18,7 @@ MAX_CALLS = 1000  # of one answer
 
 
 class Output:
-    """What a reader has made of the text so far.
+    """Collects the pieces that a reader makes of the text.
 
     White space at the beginning of reasoning, behind it and around calls is left out; within a text it comes
     out when it is known that more text follows.

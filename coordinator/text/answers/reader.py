@@ -16,7 +16,7 @@ from tplaunch.coordinator.text.answers.tools import Tool
 
 @dataclass(frozen=True)
 class Layout:
-    """What may stand in an answer besides its text.
+    """Says what may stand in an answer besides its text.
 
     silent: markers around content that are no part of it. interrupting: the call markers that end reasoning,
     too, for they are control tokens, which a model that only thinks about calls does not write.

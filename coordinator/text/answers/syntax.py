@@ -1,4 +1,4 @@
-"""What all ways of writing tool calls have in common."""
+"""The base of all ways of writing tool calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tplaunch.coordinator.text.answers.tools import Tool
 
 @dataclass(frozen=True)
 class Context:
-    """What a syntax reads from and writes to."""
+    """The text that a syntax reads, the output that it writes to, and the tools by name."""
 
     source: Source
     output: Output
