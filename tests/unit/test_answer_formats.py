@@ -39,6 +39,14 @@ def test_declared_strings_stay_strings_and_others_are_json() -> None:
     assert calls(answer) == [("f", expected)]
 
 
+def test_a_schema_of_many_choices_raises_nothing() -> None:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(2000):
+        schema = {"anyOf": [schema]}
+    text = "<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n</tool_call>"
+    assert calls(read(named("glm"), text, tools=tool(a=schema))) == [("f", {"a": 1})]
+
+
 def test_string_parameters_go_out_as_they_come() -> None:
     reader = named("qwen3-coder").reader("", TOOLS)
     assert reader.push("<tool_call>\n<function=get_weather>\n<parameter=ci") == [

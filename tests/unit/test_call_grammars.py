@@ -17,7 +17,7 @@ from tests.masks import ByteTokens, accepts
 from tests.vocabularies import CONTROL
 from tplaunch.coordinator.serving.grammar import spec as specs
 from tplaunch.coordinator.serving.grammar.compiler import GrammarCompiler
-from tplaunch.coordinator.text.answers.answer_format import AnswerFormat, find_format
+from tplaunch.coordinator.text.answers.answer_format import AnswerFormat, AnswerFormatError, find_format
 from tplaunch.coordinator.text.answers.control_tokens import control_tokens as ids_of_control_tokens
 from tplaunch.coordinator.text.answers.formats import KNOWN_FORMATS
 
@@ -183,6 +183,15 @@ def test_one_call_or_several() -> None:
     assert accepts(several, "", {}) == "…"
 
 
+def test_parameters_nested_too_deeply_are_refused() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(5000):
+        schema = {"items": schema}
+    tools = [{"type": "function", "function": {"name": "deep", "parameters": schema}}]
+    with pytest.raises(AnswerFormatError, match="'deep' have lists and objects within each other 5000 deep"):
+        find_format("", {}, override="hermes").call_grammar(tools)
+
+
 @pytest.mark.parametrize("name", ["gemma", "lfm2", "minimax-m3", "glm", "minicpm"])
 @pytest.mark.parametrize(
     "schema",
@@ -192,6 +201,9 @@ def test_one_call_or_several() -> None:
             "$defs": {str(n): {"$ref": f"#/$defs/{n + 1}"} for n in range(5000)},
         },
         {"properties": {"a": {"$ref": "#/properties/a"}}},
+        {"properties": {"a": {"$ref": "#/a"}}, "a": {"anyOf": [{"$ref": "#/a"}] * 50}},
+        {"properties": {"a": {"$ref": "#/0"}}}
+        | {str(n): {"anyOf": [{"$ref": f"#/{n + 1}"}] * 50} for n in range(50)},
         {"properties": [1], "required": 7},
         {
             "properties": {

@@ -18,6 +18,7 @@ from tplaunch.coordinator.text.answers.reader import AnswerReader, Layout
 from tplaunch.coordinator.text.answers.reasoning import KNOWN, ReasoningMarkers
 from tplaunch.coordinator.text.answers.tools import read_tools
 
+MAX_DEPTH = 60  # of a tool's parameters, lists and objects within each other
 NO_TOOLS = "none"  # the name of the format of a model that writes no calls
 _SILENT = (
     *("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
@@ -27,7 +28,7 @@ _LETTERS = string.ascii_letters + string.digits
 
 
 class AnswerFormatError(ValueError):
-    """No such format; the message says which there are."""
+    """A format that there is not, or parameters that none can enforce; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,19 @@ class AnswerFormat:
         """A grammar in llguidance's Lark of an answer that must call; it begins where reasoning has ended.
 
         names: the tools that may be called; None: all. parallel: several calls in one answer. Returns None
-        where the model writes no calls, or none of the names is a tool's.
+        where the model writes no calls, or none of the names is a tool's. Raises AnswerFormatError for
+        parameters whose schema is nested too deeply.
         """
         wanted = None if names is None else frozenset(names)
         chosen = [tool for tool in read_tools(tools) if wanted is None or tool.name in wanted]
         if self.layout.calls is None or not chosen:
             return None
+        for tool in chosen:
+            if tool.depth > MAX_DEPTH:
+                raise AnswerFormatError(
+                    f"the parameters of {tool.name!r:.80} have lists and objects within each other"
+                    f" {tool.depth} deep, and at most {MAX_DEPTH} can be enforced"
+                )
         lark = Lark(self.control_tokens)
         calls, frames = self.layout.calls, self.layout.frames
         if frames is not None:

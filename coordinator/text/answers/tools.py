@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _MAX_LITERAL = 1 << 16  # characters of a Python literal that may be read as one
-_MAX_STEPS = 8  # from reference to reference, and into choices
+_MAX_STEPS = 32  # into references and choices
 _PYTHON_WORDS = {"True": True, "False": False, "None": None}
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
@@ -33,9 +33,14 @@ class Tool:
         required = self.parameters.get("required")
         return frozenset(map(str, required)) if isinstance(required, list | tuple) else frozenset()
 
+    @property
+    def depth(self) -> int:
+        """The number of lists and objects within each other in the schema."""
+        return _depth(self.parameters)
+
     def types(self, parameter: str) -> frozenset[str]:
         """The JSON types that a parameter may have; empty where its schema does not say."""
-        return _types(self.properties.get(parameter), self.parameters, 0)
+        return _types(self.properties.get(parameter), self.parameters, set(), 0)
 
     def is_text(self, parameter: str) -> bool:
         """Tells if a parameter can be nothing but a string."""
@@ -104,11 +109,25 @@ def _allows(types: frozenset[str], value: Any) -> bool:
     return kind != "string" and (kind in types or (kind == "integer" and "number" in types))
 
 
-def _types(schema: Any, root: Mapping[str, Any], depth: int) -> frozenset[str]:
+def _depth(value: Any) -> int:
+    """The number of lists and objects within each other, found without recursion."""
+    found, level = 0, [value]
+    while level := [each for each in level if isinstance(each, Mapping | list | tuple) and each]:
+        found += 1
+        level = [part for each in level for part in (each.values() if isinstance(each, Mapping) else each)]
+    return found
+
+
+def _types(schema: Any, root: Mapping[str, Any], seen: set[str], depth: int) -> frozenset[str]:
+    """The types of a schema; empty for unknown ones, and for a reference that is met again."""
     if not isinstance(schema, Mapping) or depth == _MAX_STEPS:
         return frozenset()
     if "$ref" in schema:
-        return _types(_referenced(str(schema["$ref"]), root), root, depth + 1)
+        reference = str(schema["$ref"])
+        if reference in seen:
+            return frozenset()
+        seen.add(reference)
+        return _types(_referenced(reference, root), root, seen, depth + 1)
     declared = schema.get("type")
     if isinstance(declared, str):
         return frozenset([declared])
@@ -121,7 +140,7 @@ def _types(schema: Any, root: Mapping[str, Any], depth: int) -> frozenset[str]:
     choices = schema.get("anyOf", schema.get("oneOf"))
     if not isinstance(choices, list | tuple):
         return frozenset()
-    found = [_types(choice, root, depth + 1) for choice in choices]
+    found = [_types(choice, root, seen, depth + 1) for choice in choices]
     return frozenset().union(*found) if all(found) else frozenset()
 
 
