@@ -65,9 +65,9 @@ def make_parser() -> Parser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_run(commands.add_parser("run", help="chat, answer, or continue a text (the default)"))
-    serve = commands.add_parser("serve", help="answer programs over HTTP, as OpenAI's and Anthropic's API")
-    add_declared(serve.add_argument_group("server"), ServerSettings, declared_options(ServerSettings))
-    add_serving_options(serve)
+    _add_serve(
+        commands.add_parser("serve", help="answer programs over HTTP, by OpenAI's and Anthropic's API")
+    )
     devices = commands.add_parser("devices", help="list the Vulkan devices")
     devices.add_argument("--json", action="store_true", help="as JSON")
     models = commands.add_parser("models", help="list the architectures and weight types that run")
@@ -142,6 +142,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_sampling_options(parser)
     add_model_options(parser)
     parser.add_argument("text", nargs="?", metavar="PROMPT", help="the same as -p PROMPT")
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    declared = declared_options(ServerSettings)
+    for title in dict.fromkeys(option.group for option in declared.values()):
+        names = [name for name, option in declared.items() if option.group == title]
+        add_declared(parser.add_argument_group(title), ServerSettings, names)
+    add_serving_options(parser)
 
 
 def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:

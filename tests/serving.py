@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -22,6 +22,7 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.text.detokenizer import Detokenizer
 from tplaunch.coordinator.text.tokenizer import load_tokenizer
 
+T = TypeVar("T")
 NAME = "fake"
 GREEDY = {"temperature": 0, "ignore_eos": True}
 TOKENIZER = load_tokenizer(demo_model().metadata)
@@ -51,10 +52,20 @@ class Served:
     opened: Opened
     app: Any  # the application
     run: FakeRun | None
+    loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
 
     def client(self) -> httpx.Client:
         """Returns a client, which is to be closed."""
         return httpx.Client(base_url=self.url, timeout=30)
+
+    def in_loop(self, make: Callable[[], T]) -> T:
+        """Returns what is made in the server's event loop."""
+
+        async def made() -> T:
+            return make()
+
+        return asyncio.run_coroutine_threadsafe(made(), self.loop).result(30)
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         """Asks for something with a body of these fields."""
@@ -65,6 +76,17 @@ class Served:
         """Asks for something."""
         with self.client() as client:
             return client.get(path)
+
+
+def run_in(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(work)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 @contextlib.contextmanager
@@ -84,13 +106,15 @@ def served(
     server = HttpServer(app, has_started.set)
     with listen("127.0.0.1", 0) as bound:
         url = url_of(bound)
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve_on(bound)), name="server")
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=lambda: run_in(loop, server.serve_on(bound, 30)), name="server")
         thread.start()
         try:
             assert has_started.wait(30)
-            yield Served(url, opened, app, run)
+            yield Served(url, opened, app, run, loop, thread)
         finally:
-            server.should_exit = True
+            with contextlib.suppress(RuntimeError):  # it has ended, and closed its loop
+                loop.call_soon_threadsafe(app.state.ends.stop)
             thread.join(30)
             if run is not None:
                 opened.close()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.timing import Clock, NoClock, Timing
 from tplaunch.coordinator.serving.driver import Driver
 from tplaunch.coordinator.serving.failures import ClosedError, RunError
 from tplaunch.coordinator.serving.request import Output, RequestError
@@ -16,6 +17,7 @@ from tplaunch.coordinator.text.answers.pieces import Content, Piece
 
 # Our reasons in the words of the field; a reason that is not here stays as it is.
 REASONS = {"context": "length"}
+NO_CLOCK = NoClock()
 
 
 class Reader(Protocol):
@@ -81,11 +83,13 @@ class Answer:
         prompt_text: str | None,
         make_reader: Callable[[], Reader] = PlainReader,
         on_close: Callable[[], None] = lambda: None,
+        clock: Clock = NO_CLOCK,
     ) -> None:
         self.prompt_text = prompt_text
         self._driver, self._stream, self._on_close = driver, stream, on_close
         self._texts = [_Text(output, make_reader()) for output in stream.heard]
         self._is_open = True
+        self._timing = Timing(clock)
 
     @property
     def prompt(self) -> Sequence[int]:
@@ -123,10 +127,12 @@ class Answer:
                 raise told(error) from error
             for text in self._texts:
                 delta = text.news()
-                if delta is not None and delta.finish_reason == "error":
+                if delta is None:
+                    continue
+                self._timing.take(delta.index, len(delta.tokens), delta.finish_reason)
+                if delta.finish_reason == "error":
                     raise self._failure()
-                if delta is not None:
-                    yield delta
+                yield delta
 
     def close(self) -> None:
         """Ends the request, if it has not ended, and forgets it. Closing again does nothing."""
@@ -135,7 +141,14 @@ class Answer:
         self._is_open = False
         self._stream.close()
         self._driver.cancel([self._stream.job])
+        if self._stream.job.request is not None:
+            self._timing.end(len(self._texts))
         self._on_close()
+
+    def fail(self, error: Exception) -> None:
+        """Ends the request; who iterates over deltas is told why."""
+        self._driver.cancel([self._stream.job])
+        self._stream.fail(error)
 
     def _failure(self) -> ApiError:
         request = self._stream.job.request

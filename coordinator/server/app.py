@@ -6,18 +6,24 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import tplaunch
+from tplaunch.coordinator.server.access import Access
 from tplaunch.coordinator.server.anthropic.router import make_anthropic_router
+from tplaunch.coordinator.server.ends import Ends
 from tplaunch.coordinator.server.errors import ApiError
-from tplaunch.coordinator.server.forms import error_body
+from tplaunch.coordinator.server.guard import Guard, error_response
+from tplaunch.coordinator.server.metrics import Metrics
 from tplaunch.coordinator.server.openai.router import make_openai_router
+from tplaunch.coordinator.server.page.router import make_page_router
 from tplaunch.coordinator.server.responses.router import make_responses_router
-from tplaunch.coordinator.server.service import Service
+from tplaunch.coordinator.server.service import MAX_OPEN, Service
 from tplaunch.coordinator.server.settings import LIMITS, ClientLimits
-from tplaunch.coordinator.server.sse import dumped
+from tplaunch.coordinator.server.status import make_status_router
+from tplaunch.coordinator.server.tokens import make_tokens_router
 from tplaunch.coordinator.serving.opened import Opened
 
 # A protocol is a folder, and a line here. Its handlers find the model by state.service_of.
@@ -25,38 +31,64 @@ ROUTERS: tuple[Callable[[], APIRouter], ...] = (
     make_openai_router,
     make_responses_router,
     make_anthropic_router,
+    make_tokens_router,
+    make_status_router,
+    make_page_router,
 )
+PREFLIGHT_SECONDS = 600
+OPEN_ACCESS = Access()
 
 
-def make_app(opened: Opened, names: Sequence[str], limits: ClientLimits = LIMITS) -> FastAPI:
-    """Returns the application. names: by which clients know the model; the first is what answers say."""
+def make_app(
+    opened: Opened,
+    names: Sequence[str],
+    *,
+    client_limits: ClientLimits = LIMITS,
+    access: Access = OPEN_ACCESS,
+    max_open: int = MAX_OPEN,
+) -> FastAPI:
+    """Returns the application. names: by which clients know the model; the first is what answers say.
+
+    max_open: requests that are computed or wait; more get a 429.
+    """
+    metrics, ends = Metrics(opened.driver, names[0]), Ends()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(opened, names[0])
+        app.state.service = Service(opened, names[0], max_open=max_open, clock=metrics)
         yield
 
     # No pages of documentation: they would load scripts of others.
     app = FastAPI(
         title="tplaunch", version=tplaunch.__version__, docs_url=None, redoc_url=None, lifespan=lifespan
     )
-    app.state.limits, app.state.names = limits, tuple(names)
+    app.state.limits, app.state.names = client_limits, tuple(names)
+    app.state.metrics, app.state.ends = metrics, ends
     for make_router in ROUTERS:
         app.include_router(make_router())
     app.add_exception_handler(ApiError, _tell)
     app.add_exception_handler(HTTPException, _tell)
+    app.add_exception_handler(Exception, _tell)
+    app.add_middleware(Guard, access=access, ends=ends)
+    if access.origins:  # before the guard: a browser asks for leave without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=access.origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            max_age=PREFLIGHT_SECONDS,
+        )
     return app
 
 
 async def _tell(request: Request, error: Exception) -> Response:
     """Returns an error in the form of the path's protocol."""
+    path = request.url.path
     if isinstance(error, HTTPException):  # of the routes: no such path, or no such method there
-        sentence = f"{request.method} {request.url.path:.200}: {error.detail}"
-        told, headers = ApiError(error.status_code, sentence), dict(error.headers or {})
-    else:
-        assert isinstance(error, ApiError), "handlers raise nothing else"
-        told, headers = error, {}
-    if told.status == 429:
-        headers["retry-after"] = "1"
-    body = dumped(error_body(request.url.path, told))
-    return Response(body, told.status, headers, media_type="application/json")
+        told = ApiError(error.status_code, f"{request.method} {path:.200}: {error.detail}")
+        response = error_response(path, told)
+        response.headers.update(error.headers or {})
+        return response
+    if isinstance(error, ApiError):
+        return error_response(path, error)
+    return error_response(path, ApiError(500, "the server failed at this request; its log has more"))

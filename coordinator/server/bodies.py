@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect
 
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.state import limits_of
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -31,17 +32,20 @@ async def read_body(request: Request, kind: type[T]) -> T:
 
 async def read_json(request: Request) -> dict[str, Any]:
     """Returns a body that is an object in JSON. Raises ApiError."""
-    raw = await read_bytes(request)
+    raw, deepest = await read_bytes(request), limits_of(request).body_depth
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
+        body = json.loads(raw.decode(), parse_constant=_no_constant)
         if rb"\ud" in raw or rb"\uD" in raw:
             json.dumps(body, ensure_ascii=False).encode()
+        is_deep = raw.count(b"[") + raw.count(b"{") > deepest and _depth(body, deepest) > deepest
     except RecursionError:
-        raise ApiError(400, "the body has lists or objects that lie too deep in each other") from None
+        is_deep = True
     except UnicodeError:
         raise ApiError(400, "the body is no text in UTF-8, or has half of a character's escape") from None
     except ValueError as error:
         raise ApiError(400, f"the body is no JSON: {error}") from None
+    if is_deep:
+        raise ApiError(400, f"the body has lists or objects in each other, more than {deepest} deep")
     if not isinstance(body, dict):
         raise ApiError(400, f"the body is no object in JSON, but of type {type(body).__name__}")
     return body
@@ -49,7 +53,7 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 async def read_bytes(request: Request) -> bytes:
     """Returns a body. Raises ApiError where it is longer than the server takes; no more is read then."""
-    limit: int = request.app.state.limits.body_bytes
+    limit = limits_of(request).body_bytes
     too_long = ApiError(413, f"the body is longer than {limit} bytes, and more is not taken")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limit:
@@ -79,6 +83,20 @@ def parsed(body: Any, kind: type[T]) -> T:
     wanted = field.description if field is not None and field.description else found["msg"].lower()
     given = body.get(name) if isinstance(body, dict) else body
     raise ApiError(400, f"{name} must be {wanted}, not {_shown(given)}", parameter=name)
+
+
+def _depth(body: Any, most: int) -> int:
+    """Returns how deep lists and objects lie in each other; no more than one beyond `most` are looked at."""
+    layer, depth = [body] if isinstance(body, dict | list) else [], 0
+    while layer and depth <= most:
+        depth += 1
+        layer = [
+            inner
+            for outer in layer
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return depth
 
 
 def _shown(value: Any) -> str:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
+
+from tplaunch.coordinator.server.ends import LOOK_SECONDS
+
+GRACE_SECONDS = 2  # for connections to close, once the server shall end
 
 
 class ListenError(OSError):
@@ -46,12 +54,33 @@ def url_of(bound: socket.socket, *, is_secure: bool = False) -> str:
 
 
 class HttpServer(uvicorn.Server):
-    """Runs an application on a socket. Leaves signals to those who run it."""
+    """Runs an application on a socket, until its `Ends` says so. Leaves signals to those who run it."""
 
-    def __init__(self, app: FastAPI, on_start: Callable[[], None] = lambda: None) -> None:
-        """on_start: is called once requests are taken."""
-        super().__init__(uvicorn.Config(app, lifespan="on", ws="none", log_config=None, access_log=False))
-        self._on_start = on_start
+    def __init__(
+        self,
+        app: FastAPI,
+        on_start: Callable[[], None] = lambda: None,
+        *,
+        max_connections: int | None = None,
+        certificate: tuple[Path, Path | None] | None = None,
+    ) -> None:
+        """on_start: is called once requests are taken. certificate: its file and its key's, for https."""
+        certfile, keyfile = certificate or (None, None)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="on",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=max_connections,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+                ssl_certfile=certfile,
+                ssl_keyfile=keyfile,
+            )
+        )
+        self._app, self._on_start = app, on_start
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -61,6 +90,36 @@ class HttpServer(uvicorn.Server):
         await super().startup(sockets)
         self._on_start()
 
-    async def serve_on(self, bound: socket.socket) -> None:
-        """Returns once `should_exit` is set and all answers have ended."""
-        await self.serve([bound])
+    async def serve_on(self, bound: socket.socket, drain_seconds: float = 0.0) -> None:
+        """Serves until `drain` or `stop` of the application's Ends is called, and then what that says.
+
+        drain_seconds: how long requests may go on after `drain`.
+        """
+        watch = asyncio.ensure_future(self._wait(drain_seconds))
+        try:
+            await self.serve([bound])
+        finally:
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+
+    async def _wait(self, drain_seconds: float) -> None:
+        try:
+            while not self.started:
+                await asyncio.sleep(LOOK_SECONDS)
+            state = self._app.state
+            await state.ends.wait(state.service, drain_seconds, lambda: len(self.server_state.tasks))
+        finally:  # also after a fault: a server that can't be ended is worse than none
+            self.should_exit = True
+
+
+def check_certificate(certfile: Path, keyfile: Path | None) -> None:
+    """Raises ListenError for a certificate that can't be used."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, password=_no_password)
+    except (OSError, ValueError) as error:
+        raise ListenError(f"--ssl-certfile {certfile}: {_reason(error)}") from error
+
+
+def _no_password() -> NoReturn:
+    raise ValueError("its key has a password, which nobody is there to type")

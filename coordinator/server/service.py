@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from tplaunch.coordinator.server.answer import Answer, PlainReader, Reader, told
+from tplaunch.coordinator.server.answer import NO_CLOCK, Answer, PlainReader, Reader, told
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.messages import for_templates
 from tplaunch.coordinator.server.rendering import rendered
+from tplaunch.coordinator.server.timing import Clock
 from tplaunch.coordinator.server.wanted import ChatRequest, GrammarWish, TextRequest
 from tplaunch.coordinator.serving.driver import Job
 from tplaunch.coordinator.serving.failures import ClosedError
@@ -30,16 +31,26 @@ MAX_OPEN = 1024  # requests at a time
 class Service:
     """A loaded model, as protocols see it. It is made and used in one event loop."""
 
-    def __init__(self, opened: Opened, name: str, *, max_open: int = MAX_OPEN) -> None:
-        """name: by which clients know the model. max_open: requests that are computed or wait."""
-        self.opened, self.name = opened, name
+    def __init__(
+        self, opened: Opened, name: str, *, max_open: int = MAX_OPEN, clock: Clock = NO_CLOCK
+    ) -> None:
+        """name: by which clients know the model. max_open: requests that are computed or wait. clock: takes
+        the times of answers.
+        """
+        self.opened, self.name, self._clock = opened, name, clock
         self._listener = LoopListener(asyncio.get_running_loop())
-        self._max_open, self._num_open = max_open, 0
+        self._max_open = max_open
+        self._answers: set[Answer] = set()  # that are computed or wait
 
     @property
     def num_open(self) -> int:
         """The number of requests that are computed or wait."""
-        return self._num_open
+        return len(self._answers)
+
+    def end_all(self, reason: str) -> None:
+        """Ends them, so that each client is told the reason."""
+        for answer in list(self._answers):
+            answer.fail(ClosedError(reason))
 
     async def tokens_of(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
@@ -54,9 +65,8 @@ class Service:
 
     async def rendered(self, request: ChatRequest) -> tuple[str, list[int]]:
         """Returns a conversation as the model reads it, as text and as token ids. Raises ApiError."""
-        messages = for_templates(request.messages)
-        asked = replace(request, messages=messages)
-        return await _computed(lambda: rendered(self.opened, asked), in_thread=True)
+        checked = replace(request, messages=for_templates(request.messages))
+        return await _computed(lambda: rendered(self.opened, checked), in_thread=True)
 
     async def text(self, request: TextRequest) -> Answer:
         """Begins to continue a prompt. Raises ApiError where it can't be computed."""
@@ -80,15 +90,18 @@ class Service:
         text: str | None,
         make_reader: Callable[[], Reader] = PlainReader,
     ) -> Answer:
-        if self._num_open >= self._max_open:
+        if self.num_open >= self._max_open:
             raise ApiError(
                 429,
-                f"{self._num_open} requests are computed or wait, and no more are taken; try again later",
+                f"{self.num_open} requests are computed or wait, and no more are taken; try again later",
                 kind="rate_limit_exceeded",
             )
         job = Job(tokens, self.opened.seeded(params), self._listener, name or f"request-{uuid.uuid4().hex}")
-        answer = Answer(self.opened.driver, Stream(self._listener, job), text, make_reader, self._ended)
-        self._num_open += 1
+        stream = Stream(self._listener, job)
+        answer = Answer(
+            self.opened.driver, stream, text, make_reader, lambda: self._answers.discard(answer), self._clock
+        )
+        self._answers.add(answer)
         try:
             self.opened.driver.submit([job])
             await answer.begun()
@@ -98,9 +111,6 @@ class Service:
                 raise told(error) from error
             raise
         return answer
-
-    def _ended(self) -> None:
-        self._num_open -= 1
 
 
 def _check_grammar(wish: GrammarWish | None) -> None:

@@ -6,7 +6,9 @@ from typing import cast
 
 from fastapi import Request
 
+from tplaunch.coordinator.server.ends import Ends
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.metrics import Metrics
 from tplaunch.coordinator.server.service import Service
 from tplaunch.coordinator.server.settings import ClientLimits
 
@@ -19,6 +21,16 @@ def service_of(request: Request) -> Service:
 def limits_of(request: Request) -> ClientLimits:
     """Returns how much one request may ask for."""
     return cast(ClientLimits, request.app.state.limits)
+
+
+def metrics_of(request: Request) -> Metrics:
+    """Returns what is counted and measured."""
+    return cast(Metrics, request.app.state.metrics)
+
+
+def ends_of(request: Request) -> Ends:
+    """Returns whether and how the server ends."""
+    return cast(Ends, request.app.state.ends)
 
 
 def check_model(request: Request, name: str | None) -> None:

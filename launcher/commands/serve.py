@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
 import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from tplaunch.coordinator.server.settings import ServerSettings
 from tplaunch.launcher import signals
@@ -13,33 +17,70 @@ from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.serving_model import model_names, open_for_many
 
+if TYPE_CHECKING:
+    from tplaunch.coordinator.server.ends import Ends
+    from tplaunch.coordinator.server.listening import HttpServer
+
 SWITCH_SECONDS = 0.0005  # how long the event loop may keep the driver's thread waiting, and the reverse
 
 
 def serve(config: RunConfig, settings: ServerSettings, chose_parallel: bool) -> int:
-    """Serves until a signal comes. Raises UsageError, RunError and the like before requests are taken."""
+    """Serves until a signal comes. Raises UsageError, RunError and the like before requests are taken.
+
+    SIGTERM lets requests that run go on for a while, and a second signal ends them; so does any other one,
+    such as Ctrl-C. The exit code is 0 where nothing was cut off.
+    """
     from tplaunch.coordinator.server.app import make_app
-    from tplaunch.coordinator.server.listening import HttpServer, ListenError, listen, url_of
+    from tplaunch.coordinator.server.listening import (
+        HttpServer,
+        ListenError,
+        check_certificate,
+        listen,
+        url_of,
+    )
 
     assert not isinstance(config.model, RandomModel), "the command line takes files only"
     names = [*settings.model_names, *model_names(config.model)]
-    try:
-        bound = listen(settings.host, settings.port)  # before minutes of loading
+    access = settings.access(os.environ)
+    certificate = settings.certificate
+    try:  # before minutes of loading
+        if certificate is not None:
+            check_certificate(*certificate)
+        bound = listen(settings.host, settings.port)
     except ListenError as error:
         raise UsageError(str(error)) from error
-    with bound, open_for_many(config, chose_parallel=chose_parallel) as loaded:
-        app = make_app(loaded.opened, names)
-        server = HttpServer(app, lambda: say(f"listening on {url_of(bound)}"))
-        came: list[int] = []
+    measured = replace(config, timestamps=settings.ledger)
+    with bound, open_for_many(measured, chose_parallel=chose_parallel) as loaded:
+        app = make_app(loaded.opened, names, access=access, max_open=settings.max_queue)
+        url = url_of(bound, is_secure=certificate is not None)
+        server = HttpServer(
+            app,
+            lambda: say(f"listening on {url}"),
+            max_connections=settings.max_connections,
+            certificate=certificate,
+        )
+        sys.setswitchinterval(SWITCH_SECONDS)
+        _serve_until_signalled(server, app.state.ends, bound, settings.drain_seconds)
+    return 0
+
+
+def _serve_until_signalled(
+    server: HttpServer, ends: Ends, bound: socket.socket, drain_seconds: float
+) -> None:
+    """Raises Signalled where requests were cut off, or the signal was no SIGTERM."""
+    came: list[int] = []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
 
         def take(number: int) -> None:
             came.append(number)
-            server.should_exit = True
-            server.force_exit = len(came) > 1
+            is_first_term = came == [signal.SIGTERM]
+            loop.call_soon_threadsafe(ends.drain if is_first_term else ends.stop)
 
-        sys.setswitchinterval(SWITCH_SECONDS)
         with signals.taken(take):
-            asyncio.run(server.serve_on(bound))
-        if came and came[0] != signal.SIGTERM:
-            signals.end_by(came[0])
-    return 0
+            await server.serve_on(bound, drain_seconds)
+
+    asyncio.run(run())
+    if came and (came[0] != signal.SIGTERM or ends.was_cut):
+        signals.end_by(came[0])

@@ -1,0 +1,183 @@
+"""`tplaunch serve` as a user starts it, on two NumPy ranks: asked by curl, ended by signals."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.command_line import CommandLine
+
+DEMO = ("serve", "--demo", "--devices", "cpu,cpu", "--port", "0")
+ENDLESS = {
+    "prompt": "Once upon a time",
+    "max_tokens": 480,
+    "ignore_eos": True,
+    "stream": True,
+    "temperature": 0,
+}
+
+
+def started(tplaunch: CommandLine, *options: str) -> tuple[subprocess.Popen[str], str]:
+    """Returns a server that takes requests, and its address."""
+    process = tplaunch.start(*DEMO, *options)
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        found = re.search(r"listening on (https?://\S+)", line)
+        if found is not None:
+            return process, found[1]
+    raise AssertionError("".join(lines))
+
+
+def ended(process: subprocess.Popen[str], code: int) -> str:
+    """Returns what it has still said on standard error."""
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    return stderr
+
+
+def await_drain(url: str) -> None:
+    """Returns once the server takes no new requests, of which some must run, or it would be gone."""
+    while httpx.get(f"{url}/health").status_code == 200:
+        pass
+
+
+class Reader:
+    """Reads a stream in a thread of its own."""
+
+    def __init__(self, url: str, **fields: Any) -> None:
+        self.events: list[str] = []
+        self.has_begun = threading.Event()
+        self._url, self._fields = url, {**ENDLESS, **fields}
+        self.thread = threading.Thread(target=self._read)
+        self.thread.start()
+        assert self.has_begun.wait(60)
+
+    def _read(self) -> None:
+        with (
+            httpx.Client(timeout=60) as client,
+            client.stream("POST", f"{self._url}/v1/completions", json=self._fields) as response,
+        ):
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    self.events.append(line.removeprefix("data: "))
+                    self.has_begun.set()
+
+
+@pytest.fixture
+def curl() -> Iterator[str]:
+    path = shutil.which("curl")
+    if path is None:
+        pytest.skip("curl is not installed")
+    yield path
+
+
+def test_curl_sees_tokens_as_they_come_and_the_server_drains(tplaunch: CommandLine, curl: str) -> None:
+    process, url = started(tplaunch, "--model-name", "stories")
+    body = json.dumps({**ENDLESS, "model": "stories", "max_tokens": 60, "n": 1})
+    command = (curl, "-sSN", f"{url}/v1/completions", "-H", "Content-Type: application/json", "-d", body)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout is not None
+        first = json.loads(client.stdout.readline().removeprefix("data: "))
+        process.send_signal(signal.SIGTERM)
+        rest = client.stdout.read()
+    assert first["model"] == "stories"
+    chunks = [line.removeprefix("data: ") for line in rest.splitlines() if line]
+    assert chunks[-1] == "[DONE]" and json.loads(chunks[-2])["choices"][0]["finish_reason"] == "length"
+    assert ended(process, 0) == ""
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGTERM, signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT] * 5])
+def test_a_signal_ends_what_runs_with_an_error_event(
+    tplaunch: CommandLine, numbers: list[signal.Signals]
+) -> None:
+    process, url = started(tplaunch)
+    reader = Reader(url)
+    first, *others = numbers
+    process.send_signal(first)
+    if first == signal.SIGTERM:  # two that come at once are one for the kernel
+        await_drain(url)
+    for number in others:
+        process.send_signal(number)
+    ended(process, 128 + numbers[0])
+    reader.thread.join(60)
+    *_, error, done = reader.events
+    assert done == "[DONE]" and "the server ends" in json.loads(error)["error"]["message"]
+
+
+def test_requests_may_go_on_only_so_long(tplaunch: CommandLine) -> None:
+    process, url = started(tplaunch, "--drain-seconds", "0")
+    reader = Reader(url)
+    process.send_signal(signal.SIGTERM)
+    ended(process, 128 + signal.SIGTERM)
+    reader.thread.join(60)
+
+
+def test_a_rank_that_dies_turns_health_red(tplaunch: CommandLine) -> None:
+    process, url = started(tplaunch)
+    reader = Reader(url)
+    (victim, *_) = [
+        one for one in tplaunch.living_processes() if "tplaunch.worker" in " ".join(one.cmdline())
+    ]
+    victim.kill()
+    reader.thread.join(60)
+    assert "rank" in json.loads(reader.events[-2])["error"]["message"]
+    response = httpx.get(f"{url}/health")
+    assert response.status_code == 503 and "rank" in response.json()["reason"]
+    process.send_signal(signal.SIGTERM)
+    tplaunch.printed += ended(process, 0)
+    tplaunch.printed += response.text
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--host", "0.0.0.0"), "--no-auth"),
+        (("--host", "no.such.host.invalid", "--no-auth"), "no.such.host.invalid"),
+        (("--api-key", ""), "--api-key"),
+        (("--ssl-certfile", "/nothing"), "/nothing"),
+    ],
+)
+def test_a_server_that_can_not_be_is_refused_before_it_loads(
+    tplaunch: CommandLine, options: tuple[str, ...], says: str
+) -> None:
+    result = tplaunch(*DEMO, *options)
+    assert result.returncode == 2 and says in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_named(tplaunch: CommandLine) -> None:
+    process, url = started(tplaunch)
+    port = url.rpartition(":")[2]
+    result = tplaunch(*DEMO[:-1], port)
+    assert result.returncode == 2 and port in result.stderr and "in use" in result.stderr
+    process.send_signal(signal.SIGTERM)
+    ended(process, 0)
+
+
+def test_https(tplaunch: CommandLine, tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    made = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost")
+    names = ("-addext", "subjectAltName=IP:127.0.0.1")
+    files = ("-keyout", str(key), "-out", str(certificate))
+    subprocess.run([openssl, *made, *names, *files], check=True, capture_output=True)
+    process, url = started(tplaunch, "--ssl-certfile", str(certificate), "--ssl-keyfile", str(key))
+    context = ssl.create_default_context(cafile=certificate)
+    with httpx.Client(verify=context) as client:
+        assert client.get(f"{url}/health").json() == {"status": "ok"}
+    process.send_signal(signal.SIGTERM)
+    ended(process, 0)
