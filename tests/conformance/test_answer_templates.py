@@ -1,4 +1,4 @@
-"""What real templates write of reasoning and calls is read back, and the grammars of calls accept it.
+"""Reads back what real templates write of reasoning and calls, which the grammars of calls accept, too.
 
 A template shows what its model was trained to write: an assistant's message is rendered, and the reader must
 find in it the name, the arguments and the reasoning that went in.
