@@ -1,4 +1,4 @@
-"""What a number was measured with, so that it can be measured again."""
+"""A manifest says with what a number was measured, so that it can be measured again."""
 
 from __future__ import annotations
 

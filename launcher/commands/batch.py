@@ -49,7 +49,7 @@ class BatchConfig:
 
 @dataclass
 class _Counts:
-    """What came of a batch in this run."""
+    """The counts of a batch in this run."""
 
     done: int  # requests with a result, also from earlier runs
     failed: int = 0

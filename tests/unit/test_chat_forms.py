@@ -11,6 +11,7 @@ import pytest
 
 from tplaunch.coordinator.server.answer import Answer, Delta, Usage
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.messages import for_templates, with_read_arguments
 from tplaunch.coordinator.server.openai.chat import stream_chat, whole_chat
 from tplaunch.coordinator.server.openai.conversation import chat_request
 from tplaunch.coordinator.server.openai.fields import ChatFields
