@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from tplaunch.coordinator.server.answer import NO_CLOCK, Answer, PlainReader, Reader, told
+from tplaunch.coordinator.server.answer import NO_CLOCK, Answer, told
+from tplaunch.coordinator.server.answer_plan import AnswerPlan, plan_chat, plan_text
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.messages import for_templates
-from tplaunch.coordinator.server.rendering import rendered
+from tplaunch.coordinator.server.rendering import options_of, rendered
 from tplaunch.coordinator.server.timing import Clock
-from tplaunch.coordinator.server.wanted import ChatRequest, GrammarWish, TextRequest
+from tplaunch.coordinator.server.wanted import ChatRequest, TextRequest
 from tplaunch.coordinator.serving.driver import Job
 from tplaunch.coordinator.serving.failures import ClosedError
 from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.serving.request import RequestError
-from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.streaming import LoopListener, Stream
 from tplaunch.coordinator.text.chat.template import ChatTemplateError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
@@ -32,12 +32,19 @@ class Service:
     """A loaded model, as protocols see it. It is made and used in one event loop."""
 
     def __init__(
-        self, opened: Opened, name: str, *, max_open: int = MAX_OPEN, clock: Clock = NO_CLOCK
+        self,
+        opened: Opened,
+        name: str,
+        *,
+        max_open: int = MAX_OPEN,
+        clock: Clock = NO_CLOCK,
+        tool_format: str | None = None,
     ) -> None:
         """name: by which clients know the model. max_open: requests that are computed or wait. clock: takes
-        the times of answers.
+        the times of answers. tool_format: in which the model writes calls, in place of the template's.
         """
         self.opened, self.name, self._clock = opened, name, clock
+        self._tool_format = tool_format
         self._listener = LoopListener(asyncio.get_running_loop())
         self._max_open = max_open
         self._answers: set[Answer] = set()  # that are computed or wait
@@ -70,25 +77,35 @@ class Service:
 
     async def text(self, request: TextRequest) -> Answer:
         """Begins to continue a prompt. Raises ApiError where it can't be computed."""
-        _check_grammar(request.grammar)
-        if not isinstance(request.prompt, str):
-            return await self._begin(request.prompt, request.params, request.id, None)
-        tokens = await self.tokens_of(request.prompt, add_special=request.add_special)
-        return await self._begin(tokens, request.params, request.id, request.prompt)
+        tokens, text = request.prompt, None
+        if isinstance(tokens, str):
+            text = tokens
+            tokens = await self.tokens_of(tokens, add_special=request.add_special)
+        has_grammar = request.grammar is not None or request.params.structured_outputs is not None
+        plan = await _computed(
+            lambda: plan_text(self.opened, request.params, request.grammar), in_thread=has_grammar
+        )
+        return await self._begin(tokens, plan, request.id, text)
 
     async def chat(self, request: ChatRequest) -> Answer:
         """Begins to answer a conversation. Raises ApiError where it can't be computed."""
-        _check_grammar(request.grammar)
-        text, tokens = await self.rendered(request)
-        return await self._begin(tokens, request.params, request.id, text)
+        checked = replace(request, messages=for_templates(request.messages))
+
+        def plan() -> tuple[str, list[int], AnswerPlan]:
+            text, tokens = rendered(self.opened, checked)
+            options = options_of(checked)
+            answers = self.opened.answer_format(options, self._tool_format)
+            return text, tokens, plan_chat(self.opened, checked, answers, text, options.tools or ())
+
+        text, tokens, made = await _computed(plan, in_thread=True)
+        return await self._begin(tokens, made, request.id, text)
 
     async def _begin(
         self,
         tokens: Sequence[int],
-        params: SamplingParams,
+        plan: AnswerPlan,
         name: str | None,
         text: str | None,
-        make_reader: Callable[[], Reader] = PlainReader,
     ) -> Answer:
         if self.num_open >= self._max_open:
             raise ApiError(
@@ -96,10 +113,21 @@ class Service:
                 f"{self.num_open} requests are computed or wait, and no more are taken; try again later",
                 kind="rate_limit_exceeded",
             )
-        job = Job(tokens, self.opened.seeded(params), self._listener, name or f"request-{uuid.uuid4().hex}")
+        job = Job(
+            tokens,
+            self.opened.seeded(plan.params),
+            self._listener,
+            name or f"request-{uuid.uuid4().hex}",
+            constraint=plan.constraint,
+        )
         stream = Stream(self._listener, job)
         answer = Answer(
-            self.opened.driver, stream, text, make_reader, lambda: self._answers.discard(answer), self._clock
+            self.opened.driver,
+            stream,
+            text,
+            plan.make_reader,
+            lambda: self._answers.discard(answer),
+            self._clock,
         )
         self._answers.add(answer)
         try:
@@ -111,11 +139,6 @@ class Service:
                 raise told(error) from error
             raise
         return answer
-
-
-def _check_grammar(wish: GrammarWish | None) -> None:
-    if wish is not None:
-        raise ApiError(400, f"a text's form can't be enforced yet, and {wish.kind} is asked for")
 
 
 async def _computed(make: Callable[[], T], *, in_thread: bool) -> T:
