@@ -83,3 +83,9 @@ have_vulkan_driver() {
 have_lavapipe() { vulkan_files 'icd.d/lvp_icd*.json' >/dev/null; }
 
 have_validation_layer() { vulkan_files 'explicit_layer.d/VkLayer_khronos_validation.json' >/dev/null; }
+
+# The browsers that tests/browser.py looks for.
+have_chromium() {
+    command -v chromium || command -v chromium-browser || command -v google-chrome \
+        || command -v google-chrome-stable
+} >/dev/null

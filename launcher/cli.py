@@ -134,9 +134,9 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "serve":
         settings = ServerSettings(**declared_values(ServerSettings, options))
         return serve(serving_config(options, options.model), settings, options.parallel is not None)
-    config = run_config(options, options.model)
     if options.command in EVALUATIONS:
-        return evaluate(options, config)
+        return evaluate(options)
+    config = run_config(options, options.model)
     if options.command == "logits":
         return write_logits(config, parse_tokens(options.tokens), options.out)
     generate = GenerateConfig(

@@ -9,13 +9,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tplaunch.launcher.config import API_PARALLEL, RunConfig
-from tplaunch.launcher.model_options import add_model_options
+from tplaunch.launcher.model_options import add_model_options, run_config
+from tplaunch.launcher.serving_options import add_serving_options, serving_config
 
 if TYPE_CHECKING:
     from tplaunch.launcher.options import Parser
 
-EVALUATIONS = ("perplexity", "eval")
+EVALUATIONS = ("perplexity", "eval", "batch")
 CHUNKS_TOGETHER = 8  # of a text whose perplexity is measured
 
 
@@ -40,6 +40,33 @@ def add_evaluation_commands(commands: argparse._SubParsersAction[Parser]) -> Non
             " those of lm-evaluation-harness: acc, acc_norm (by characters), acc_bytes, exact_match.",
         )
     )
+    _add_batch(
+        commands.add_parser(
+            "batch",
+            help="answer a file of requests in OpenAI's batch form",
+            description="Answers a file of requests, one a line, as OpenAI's batches have them, and adds each"
+            " answer to a file as it comes. The same command goes on with a batch that was broken off. A line"
+            " that is wrong gets an error of its own; the exit code is 1 where any request failed.",
+        )
+    )
+
+
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("batch")
+    group.add_argument("--out", type=Path, metavar="FILE", help="where the answers go; needed")
+    group.add_argument(
+        "--model-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="by which requests ask for the model, beside its file's name; may stand several times",
+    )
+    group.add_argument(
+        "--seed", type=int, metavar="N", help="each request without a seed gets one from this and its id"
+    )
+    group.add_argument("--json", action="store_true", help="say at the end as JSON what came of it")
+    add_serving_options(parser)
+    _add_input(parser, "REQUESTS", "the requests, as JSON lines")
 
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +74,8 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--limit", type=int, metavar="N", help="only the first N items of the task")
     group.add_argument("--out", type=Path, metavar="FILE", help="write what came of each item, one a line")
     group.add_argument("--json", action="store_true", help="as JSON")
-    _add_model(parser, "TASK", "the task, as JSON lines", API_PARALLEL)
+    add_serving_options(parser)
+    _add_input(parser, "TASK", "the task, as JSON lines")
 
 
 def _add_perplexity(parser: argparse.ArgumentParser) -> None:
@@ -69,24 +97,32 @@ def _add_perplexity(parser: argparse.ArgumentParser) -> None:
         " each with the first: devices, and options of the model",
     )
     group.add_argument("--json", action="store_true", help="as JSON")
-    _add_model(parser, "TEXT", "the text, in UTF-8", CHUNKS_TOGETHER)
-
-
-def _add_model(parser: argparse.ArgumentParser, metavar: str, text: str, parallel: int) -> None:
     add_model_options(parser)
+    _add_input(parser, "TEXT", "the text, in UTF-8")
+    parser.set_defaults(parallel=CHUNKS_TOGETHER)
+
+
+def _add_input(parser: argparse.ArgumentParser, metavar: str, text: str) -> None:
     parser.add_argument("input", nargs="?", metavar=metavar, help=text)
-    parser.set_defaults(parallel=parallel)
 
 
-def evaluate(options: argparse.Namespace, config: RunConfig) -> int:
-    """Runs one of the commands. Raises what it raises."""
+def evaluate(options: argparse.Namespace) -> int:
+    """Runs one of the commands, whose model is given. Raises what it raises."""
+    if options.command == "perplexity":
+        from tplaunch.launcher.commands.perplexity import PerplexityConfig, measure_perplexity
+
+        text = PerplexityConfig(
+            options.input, options.chunks, options.kl_base, tuple(options.compare), options.json
+        )
+        return measure_perplexity(run_config(options, options.model), text)
+    config, chose_parallel = serving_config(options, options.model), options.parallel is not None
     if options.command == "eval":
         from tplaunch.launcher.commands.evaluate import EvalConfig, evaluate_task
 
-        return evaluate_task(config, EvalConfig(options.input, options.limit, options.out, options.json))
-    from tplaunch.launcher.commands.perplexity import PerplexityConfig, measure_perplexity
+        task = EvalConfig(options.input, options.limit, options.out, options.json)
+        return evaluate_task(config, task, chose_parallel=chose_parallel)
+    from tplaunch.launcher.commands.batch import BatchConfig, run_requests
 
-    wanted = PerplexityConfig(
-        options.input, options.chunks, options.kl_base, tuple(options.compare), options.json
-    )
-    return measure_perplexity(config, wanted)
+    names = tuple(options.model_name)
+    batch = BatchConfig(options.input, options.out, names, options.seed, options.json)
+    return run_requests(config, batch, chose_parallel=chose_parallel)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tplaunch.coordinator.serving.failures import ClosedError, RunError
     from tplaunch.coordinator.serving.request import RequestError
     from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+    from tplaunch.coordinator.serving.sampling.structured import StructuredOutputsParams
     from tplaunch.launcher.errors import UsageError
     from tplaunch.llm import LLM
     from tplaunch.outputs import CompletionOutput, GenerationError, Logprob, RequestOutput
@@ -35,6 +36,7 @@ __all__ = [
     "RunError",
     "SamplingParams",
     "Score",
+    "StructuredOutputsParams",
     "UsageError",
     "__version__",
 ]
@@ -50,6 +52,7 @@ _MODULES = {
     "RunError": "coordinator.serving.failures",
     "SamplingParams": "coordinator.serving.sampling.parameters",
     "Score": "coordinator.evaluation.scoring",
+    "StructuredOutputsParams": "coordinator.serving.sampling.structured",
     "UsageError": "launcher.errors",
 }
 

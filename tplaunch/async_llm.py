@@ -102,9 +102,13 @@ class AsyncLLM(LoadedModel):
     ) -> AsyncGenerator[RequestOutput, None]:
         with named(0, is_only=True):
             text, tokens = await read()
-        (params,) = parameters_of(params, 1)
+            (params,) = parameters_of(params, 1)
+            constraint = None
+            if params.structured_outputs is not None:
+                constraint = await asyncio.to_thread(self._opened.constraint, params)
         listener = self._listener(asyncio.get_running_loop())
-        stream = Stream(listener, Job(tokens, self._opened.seeded(params), listener, request_id))
+        job = Job(tokens, self._opened.seeded(params), listener, request_id, constraint=constraint)
+        stream = Stream(listener, job)
         if request_id is not None:
             with self._lock:
                 self._streams.setdefault(request_id, []).append(stream)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tplaunch.coordinator.serving.driver import Driver, Job, Listener
 from tplaunch.coordinator.serving.request import Event, Reading, Request, RequestError
+from tplaunch.coordinator.serving.sampling.constraint import Constraint
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.launcher.keywords import in_keywords
 from tplaunch.progress_bar import REFRESH_SECONDS, progress_bar
@@ -55,6 +56,7 @@ def compute(
     *,
     is_only: bool = False,
     readings: Sequence[Reading] | None = None,
+    constraints: Sequence[Constraint | None] | None = None,
     shows_progress: bool = False,
 ) -> list[Request]:
     """Returns the requests of all prompts, finished, in their order. Ctrl-C ends them.
@@ -67,8 +69,10 @@ def compute(
     batch = Batch()
     wanted: Sequence[Reading | None] = readings or [None] * len(prompts)
     jobs = [
-        Job(prompt, of_prompt, batch, reading=reading)
-        for prompt, of_prompt, reading in zip(prompts, params, wanted, strict=True)
+        Job(prompt, of_prompt, batch, reading=reading, constraint=constraint)
+        for prompt, of_prompt, reading, constraint in zip(
+            prompts, params, wanted, constraints or [None] * len(prompts), strict=True
+        )
     ]
     batch.expect(jobs)
     try:

@@ -159,7 +159,18 @@ class LLM(LoadedModel):
     ) -> list[RequestOutput]:
         """prompts: their texts, where they have any, and their token ids."""
         tokens = [tokens for _, tokens in prompts]
-        requests = compute(self._opened.driver, tokens, params, is_only=is_only, shows_progress=use_tqdm)
+        constraints = []
+        for index, one in enumerate(params):
+            with named(index, is_only=is_only):
+                constraints.append(self._opened.constraint(one))
+        requests = compute(
+            self._opened.driver,
+            tokens,
+            params,
+            is_only=is_only,
+            constraints=constraints,
+            shows_progress=use_tqdm,
+        )
         outputs = [
             request_output(request, request.outputs, text, self._opened.tokenizer)
             for request, (text, _) in zip(requests, prompts, strict=True)

@@ -14,7 +14,7 @@ MAX_LINES = 1_000_000
 
 
 class LineError(ValueError):
-    """What is wrong with a line, as a sentence without its number."""
+    """A line has something wrong; a sentence without its number."""
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:

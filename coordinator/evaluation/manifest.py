@@ -1,4 +1,4 @@
-"""What a number was measured with, so that it can be measured again."""
+"""A manifest says with what a number was measured, so that it can be measured again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Manifest:
     model: str  # the name of its file, or what made it up
     sha256: tuple[str, ...]  # of each of the model's files, in their order
     devices: tuple[str, ...]  # of each rank
-    split: str | tuple[float, ...]  # the ranks' shares
+    split: tuple[float, ...]  # the ranks' shares
     options: Mapping[str, Any]  # that change what is computed, and those that were given
     seed: int | None
 

@@ -18,6 +18,7 @@ from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.guard import Guard, error_response
 from tplaunch.coordinator.server.metrics import Metrics
 from tplaunch.coordinator.server.openai.router import make_openai_router
+from tplaunch.coordinator.server.page.router import make_page_router
 from tplaunch.coordinator.server.responses.router import make_responses_router
 from tplaunch.coordinator.server.service import MAX_OPEN, Service
 from tplaunch.coordinator.server.settings import LIMITS, ClientLimits
@@ -32,6 +33,7 @@ ROUTERS: tuple[Callable[[], APIRouter], ...] = (
     make_anthropic_router,
     make_tokens_router,
     make_status_router,
+    make_page_router,
 )
 PREFLIGHT_SECONDS = 600
 OPEN_ACCESS = Access()

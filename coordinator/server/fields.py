@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.wanted import GrammarWish
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 
+# The protocols' own, and those of SamplingParams that tools for local models set most.
+SAMPLING = (
+    *("temperature", "top_p", "top_k", "min_p", "seed"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+)
 MAX_SHOWN = 80  # characters of a wrong value that a sentence shows
 
 
@@ -99,6 +106,23 @@ class Fields:
         value = self.get(name)
         found = "it is missing" if value is None else f"not {shown(value)}"
         return refused(path, f"{path} must be {wanted}{': ' if value is None else ', '}{found}")
+
+
+def sampling_params(body: Fields, **others: Any) -> SamplingParams:
+    """Returns the parameters that a body has, and others. Raises ApiError, which names the field."""
+    given = {name: body.get(name) for name in SAMPLING if name in body}
+    try:
+        return SamplingParams(**given, **others)
+    except ValueError as error:
+        raise refused(str(error).partition(" ")[0], str(error)) from None
+
+
+def schema_wish(form: Fields) -> GrammarWish:
+    """Returns the wish of an object with a schema."""
+    schema = form.object("schema")
+    if schema is None:
+        raise form.wrong("schema", "a JSON schema")
+    return GrammarWish("json_schema", schema.value)
 
 
 def refused(path: str, sentence: str) -> ApiError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,6 +60,30 @@ def _check_calls(number: int, calls: Any) -> None:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise _wrong(f"a call among message {number}'s tool_calls has no function with a name")
+
+
+def with_read_arguments(messages: Sequence[Message]) -> list[Message]:
+    """Returns the messages with calls' arguments as objects, which most templates write as JSON themselves.
+
+    Arguments that are no object in JSON stay text.
+    """
+    return [
+        {**message, "tool_calls": [_with_read_arguments(call) for call in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
+        for message in messages
+    ]
+
+
+def _with_read_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = call["function"].get("arguments")
+    try:
+        read = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
+    except (ValueError, RecursionError):
+        return dict(call)
+    if not isinstance(read, dict):
+        return dict(call)
+    return {**call, "function": {**call["function"], "arguments": read}}
 
 
 def _wrong(sentence: str) -> ApiError:

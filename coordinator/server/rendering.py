@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tplaunch.coordinator.server.messages import with_read_arguments
 from tplaunch.coordinator.server.wanted import ChatRequest
 from tplaunch.coordinator.serving.opened import ChatOptions, Opened
 from tplaunch.coordinator.text.chat.template import ChatTemplateError
@@ -25,9 +26,10 @@ INVALID = "INVALID_JSON"
 def rendered(opened: Opened, request: ChatRequest) -> tuple[str, list[int]]:
     """Returns a conversation as text and as token ids.
 
-    Where the template refuses it, it gets the arguments of calls as texts; and, where the request allows
-    that, a later system message as one of the user, also where it would leave that out. Raises RequestError,
-    ChatTemplateError or TokenizerError, the first one.
+    request: its messages are checked. Where the template refuses them, it gets the arguments of calls as
+    texts; those that are no object in one; and, where the request allows that, a later system message as one
+    of the user, also where it would leave that out. Raises RequestError, ChatTemplateError, the first one, or
+    TokenizerError.
     """
     options = ChatOptions(
         request.add_generation_prompt,
@@ -62,16 +64,15 @@ def as_object(arguments: str) -> Mapping[str, Any]:
 
 
 def _readings(request: ChatRequest) -> Iterator[Sequence[Message]]:
-    given = request.messages
-    if not isinstance(given, Sequence) or not all(isinstance(message, Mapping) for message in given):
-        yield given  # which tells what is wrong with them
-        return
-    first = [_read(message) for message in given]
-    yield first
-    if any(_calls(message) for message in given):
-        yield [_with_content(message) for message in given]
-    lowered = _lowered(first) if request.may_lower_system else first
-    if lowered != first:
+    given = [_with_content(message) for message in request.messages]
+    yield with_read_arguments(given)
+    if any(message.get("tool_calls") for message in given):
+        yield given
+    wrapped = [_with_wrapped_arguments(message) for message in given]
+    if wrapped != with_read_arguments(given):
+        yield wrapped
+    lowered = _lowered(wrapped) if request.may_lower_system else wrapped
+    if lowered != wrapped:
         yield lowered
 
 
@@ -85,28 +86,23 @@ def _late_texts(messages: Sequence[Message]) -> Iterator[str]:
             yield message["content"].strip()
 
 
-def _calls(message: Message) -> list[Any]:
-    calls = message.get("tool_calls")
-    return [*calls] if isinstance(calls, list | tuple) else []
-
-
 def _with_content(message: Message) -> Message:
     return {**message, "content": ""} if message.get("content", "") is None else message
 
 
-def _read(message: Message) -> Message:
-    read, calls = _with_content(message), _calls(message)
-    return {**read, "tool_calls": [*map(_read_call, calls)]} if calls else read
+def _with_wrapped_arguments(message: Message) -> Message:
+    """Returns a message whose calls have objects for arguments, whatever they are."""
+    (read,) = with_read_arguments([message])
+    if not read.get("tool_calls"):
+        return read
+    return {**read, "tool_calls": [_wrapped(call) for call in read["tool_calls"]]}
 
 
-def _read_call(call: Any) -> Any:
-    if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):
-        return call
-    function: Message = call["function"]
-    arguments = function.get("arguments")
+def _wrapped(call: Message) -> Message:
+    arguments = call["function"].get("arguments")
     if not isinstance(arguments, str):
         return call
-    return {**call, "function": {**function, "arguments": as_object(arguments)}}
+    return {**call, "function": {**call["function"], "arguments": as_object(arguments)}}
 
 
 def _lowered(messages: Sequence[Message]) -> list[Message]:

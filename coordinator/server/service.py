@@ -65,9 +65,8 @@ class Service:
 
     async def rendered(self, request: ChatRequest) -> tuple[str, list[int]]:
         """Returns a conversation as the model reads it, as text and as token ids. Raises ApiError."""
-        messages = for_templates(request.messages)
-        asked = replace(request, messages=messages)
-        return await _computed(lambda: rendered(self.opened, asked), in_thread=True)
+        checked = replace(request, messages=for_templates(request.messages))
+        return await _computed(lambda: rendered(self.opened, checked), in_thread=True)
 
     async def text(self, request: TextRequest) -> Answer:
         """Begins to continue a prompt. Raises ApiError where it can't be computed."""

@@ -62,6 +62,12 @@ class ServerSettings:
         help="by which clients ask for the model; may stand several times, the first is what answers say"
         " (default: the file's)",
     )
+    ledger: bool = option(
+        "--ledger",
+        default=False,
+        group=GROUP,
+        help="devices note when they compute, which the page at / then shows apart (costs a little)",
+    )
     max_queue: int = option(
         "--max-queue",
         default=1024,

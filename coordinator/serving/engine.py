@@ -73,6 +73,7 @@ class Engine:
         self._num_steps = 0  # that the ledger covers
         self._last_number = 0  # of the last step
         self._reduce_clock = ReduceClock()
+        self.devices: tuple[str, ...] = ()  # the ranks' by name, once it is loaded
         self._num_all_reduces: dict[bool, int] = {}  # of a step, by whether it has logits
         self.trace = Trace() if config.options.trace else None
 
@@ -87,6 +88,7 @@ class Engine:
             if message.model_hash != self._origin.model_hash:
                 paths = ", ".join(part.path for part in self._origin.parts)
                 raise WorkerError(rank, f"rank {rank} has other files at {paths}: the hashes differ")
+        self.devices = tuple(message.device for message in attached)
         endpoints, kinds = zip(*((message.endpoint, message.kind) for message in attached), strict=True)
         self._num_all_reduces = {
             with_logits: num_all_reduces(self._spec, len(self._plan), with_logits, shares_routing(kinds))
@@ -134,6 +136,11 @@ class Engine:
     @property
     def spec(self) -> ModelSpec:
         return self._spec
+
+    @property
+    def plan(self) -> Sequence[RankShare]:
+        """The ranks' shares of the model."""
+        return self._plan
 
     @property
     def limits(self) -> Limits:

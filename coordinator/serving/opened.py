@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from tplaunch.coordinator.serving.driver import Driver
+from tplaunch.coordinator.serving.grammar.compiler import GrammarCompiler
+from tplaunch.coordinator.serving.grammar.spec import GrammarError, of_params
 from tplaunch.coordinator.serving.request import RequestError
+from tplaunch.coordinator.serving.sampling.constraint import Constraint
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.text.chat.conversation import with_texts
 from tplaunch.coordinator.text.chat.template import (
@@ -52,8 +55,9 @@ class Opened:
         self._tokenizer = tokenizer
         self._metadata = metadata
         self._seed, self._numbers = seed, itertools.count()
-        self._lock = threading.Lock()  # for _templates
+        self._lock = threading.Lock()  # for _templates and _grammars
         self._templates: dict[str | None, ChatTemplate] = {}  # the model file's own, and the last other one
+        self._grammars: GrammarCompiler | None = None
 
     def close(self) -> None:
         """Gives back everything, and waits for that. Closing again does nothing."""
@@ -61,6 +65,8 @@ class Opened:
         with self._lock:
             for template in self._templates.values():
                 template.close()
+            if self._grammars is not None:
+                self._grammars.close()
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -104,6 +110,28 @@ class Opened:
                 raise
             text = template.render(joined, **{**extra, **settings})
         return text, encode_chat(tokenizer, text)
+
+    @property
+    def grammars(self) -> GrammarCompiler:
+        """The compiler of grammars for this model. Raises TokenizerError."""
+        tokenizer = self.needed_tokenizer()
+        with self._lock:
+            if self._grammars is None:
+                size = self.driver.session.engine.spec.vocabulary_size
+                self._grammars = GrammarCompiler(tokenizer, size)
+            return self._grammars
+
+    def constraint(self, params: SamplingParams) -> Constraint | None:
+        """Compiles what parameters ask of a text, which may take seconds.
+
+        Raises RequestError or TokenizerError.
+        """
+        if params.structured_outputs is None:
+            return None
+        try:
+            return self.grammars.compile(of_params(params.structured_outputs))
+        except GrammarError as error:
+            raise RequestError(str(error)) from error
 
     def seeded(self, params: SamplingParams) -> SamplingParams:
         """Gives parameters without a seed one that follows from the model's, the next each time."""

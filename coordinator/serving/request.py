@@ -22,7 +22,7 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read of a prompt's own logits by a request that generates nothing.
+    """A request that generates nothing reads this of its prompt's own logits.
 
     Log probabilities of the tokens that follow each position, or, where take_row is given, whole rows.
     """

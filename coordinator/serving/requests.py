@@ -252,6 +252,7 @@ class Requests:
 
     def _check(self, request: Request) -> None:
         """Raises RequestError for a request that can't be computed."""
+        assert request.constraint or not request.params.structured_outputs, "it is compiled by who asks"
         if request.id in self._requests:
             raise RequestError(f"a request {request.id!r} is running; another one needs another id")
         spec, length, reading = self._engine.spec, self._limits.context_length, request.reading

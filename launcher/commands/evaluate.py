@@ -32,13 +32,13 @@ class EvalConfig:
             raise UsageError(f"--limit {self.limit}: at least 1 is needed")
 
 
-def evaluate_task(config: RunConfig, wanted: EvalConfig) -> int:
+def evaluate_task(config: RunConfig, wanted: EvalConfig, *, chose_parallel: bool) -> int:
     """Checks all that can be known before a worker starts, then measures."""
     assert wanted.task is not None, "a task, which was checked"
     if wanted.out is not None:
         check_output_path("--out", wanted.out)
     items = read_task(wanted.task, wanted.limit)
-    measured = open_measured(config)
+    measured = open_measured(config, chose_parallel=chose_parallel)
     results: list[dict[str, Any]] = []
     with measuring(measured) as session:
         with counted(len(items), "items") as show:

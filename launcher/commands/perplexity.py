@@ -52,7 +52,7 @@ class PerplexityConfig:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What a manifest tells of it."""
+        """The part of it that a manifest tells."""
         return {
             "text": None if self.text is None else self.text.name,
             "chunks": self.chunks,

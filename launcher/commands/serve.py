@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tplaunch.coordinator.server.settings import ServerSettings
@@ -48,7 +49,8 @@ def serve(config: RunConfig, settings: ServerSettings, chose_parallel: bool) -> 
         bound = listen(settings.host, settings.port)
     except ListenError as error:
         raise UsageError(str(error)) from error
-    with bound, open_for_many(config, chose_parallel=chose_parallel) as loaded:
+    measured = replace(config, timestamps=settings.ledger)
+    with bound, open_for_many(measured, chose_parallel=chose_parallel) as loaded:
         app = make_app(loaded.opened, names, access=access, max_open=settings.max_queue)
         url = url_of(bound, is_secure=certificate is not None)
         server = HttpServer(

@@ -1,1 +1,1 @@
-"""What commands that measure a model have in common."""
+"""The parts that commands which measure a model have in common."""

@@ -13,7 +13,7 @@ import tplaunch
 from tplaunch.coordinator.evaluation.manifest import Manifest, sha256_of
 from tplaunch.coordinator.options import declared_options
 from tplaunch.coordinator.text.tokenizer import Tokenizer, load_tokenizer
-from tplaunch.launcher.config import API_PARALLEL, RunConfig
+from tplaunch.launcher.config import RECURRENT_PARALLEL, RunConfig
 from tplaunch.launcher.devices import select_devices
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangement
@@ -21,7 +21,6 @@ from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.session import Session, start_session
 
 ALWAYS = ("activations", "kv_type")  # options that change numbers are always in a manifest
-RECURRENT_PARALLEL = 8  # each text keeps a state of megabytes
 
 
 @dataclass(frozen=True)
@@ -34,44 +33,60 @@ class Measured:
     arrangement: Arrangement
     hashes: Future[tuple[str, ...]]
 
-    def manifest(
-        self, command: str, session: Session, options: Mapping[str, Any], seed: int | None = None
-    ) -> Manifest:
-        """Returns what a measurement was made with. options: the command's own; those that are None are not
-        told.
-        """
-        config = self.config
-        split: str | tuple[float, ...] = self.arrangement.split or "equal"
-        if isinstance(config.tensor_split, tuple):
-            split = config.tensor_split
-        return Manifest(
-            command,
-            tplaunch.__version__,
-            config.model.name,  # a path has the name of its last part
-            self.hashes.result(),
-            tuple(attached.device for attached in session.attached),
-            split,
-            {
-                **_given(config),
-                "context": self.arrangement.limits.context_length,
-                **{name: value for name, value in options.items() if value is not None},
-            },
-            seed,
-        )
+    def manifest(self, command: str, session: Session, options: Mapping[str, Any]) -> Manifest:
+        """Returns what a measurement was made with. options: the command's own."""
+        return make_manifest(command, self.config, session, self.hashes, options)
 
 
-def open_measured(config: RunConfig, context: int | None = None) -> Measured:
-    """Reads and checks a model. context: its length where the user gives none. Raises as open_model does."""
+def make_manifest(
+    command: str,
+    config: RunConfig,
+    session: Session,
+    hashes: Future[tuple[str, ...]],
+    options: Mapping[str, Any],
+    seed: int | None = None,
+) -> Manifest:
+    """Returns what something was made with. options: the command's own; those that are None are not told."""
+    size = session.engine.spec.vocabulary_size
+    split = tuple(round(len(share.vocabulary) / size, 4) for share in session.plan)
+    if isinstance(config.tensor_split, tuple):
+        split = config.tensor_split
+    return Manifest(
+        command,
+        tplaunch.__version__,
+        config.model.name,  # of a path its last part
+        hashes.result(),
+        tuple(attached.device for attached in session.attached),
+        split,
+        {
+            **_given(config),
+            "context": session.limits.context_length,
+            **{name: value for name, value in options.items() if value is not None},
+        },
+        seed,
+    )
+
+
+def hashes_of(model: Model) -> Future[tuple[str, ...]]:
+    """Hashes the model's files, while others read them, too."""
+    return sha256_of([part.path for part in model.origin.parts])
+
+
+def open_measured(config: RunConfig, context: int | None = None, *, chose_parallel: bool = True) -> Measured:
+    """Reads and checks a model. Raises as open_model does.
+
+    context: its length where the user gives none. chose_parallel: the number of sequences is the user's, and
+    not a default that may be lowered.
+    """
     model = open_model(config)
     tokenizer = load_tokenizer(model.metadata)
     if config.context_length is None and context is not None:
         config = replace(config, context_length=min(context, model.spec.context_length))
-    if model.spec.is_recurrent and config.parallel == API_PARALLEL:
+    if model.spec.is_recurrent and not chose_parallel:
         config = replace(config, parallel=RECURRENT_PARALLEL)
     config = replace(config, reads_texts=True)
     arrangement = arrange(config, model, select_devices(config.devices))
-    hashes = sha256_of([part.path for part in model.origin.parts])
-    return Measured(config, model, tokenizer, arrangement, hashes)
+    return Measured(config, model, tokenizer, arrangement, hashes_of(model))
 
 
 @contextmanager

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +116,65 @@ def test_the_task_in_the_examples(tplaunch: CommandLine, tmp_path: Path) -> None
     assert refused.returncode == 2 and "there is no folder /nothing" in refused.stderr
     refused = tplaunch(*options)
     assert refused.returncode == 2 and "eval takes a model and a task" in refused.stderr
+
+
+def batch_file(path: Path, count: int, tokens: int = 24) -> Path:
+    """Writes requests of both kinds, greedy and sampled, and returns the path."""
+    prompts = ("Once upon a time", "The little fox", "One day,", "Tom and Lily")
+    with path.open("w") as file:
+        for index in range(count):
+            body = {"prompt": f"{prompts[index % 4]}", "max_tokens": tokens, "temperature": index % 2}
+            request = {"custom_id": f"request {index}", "method": "POST", "url": "/v1/completions"}
+            print(json.dumps({**request, "body": body}), file=file)
+    return path
+
+
+def texts_of(path: Path) -> dict[str, str]:
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    texts = {one["custom_id"]: one["response"]["body"]["choices"][0]["text"] for one in found}
+    assert len(texts) == len(found)
+    return texts
+
+
+def test_a_batch_that_is_killed_is_gone_on_with(tplaunch: CommandLine, tmp_path: Path) -> None:
+    """After SIGKILL no line is lost or there twice, and all texts are those of a run that went through."""
+    requests, out, whole = batch_file(tmp_path / "requests.jsonl", 64, 60), tmp_path / "out", tmp_path / "w"
+    options = ("batch", "--demo", "--devices", "cpu,cpu", "--seed", "3", "--parallel", "4")
+    found = json.loads(tplaunch(*options, "--json", requests, "--out", whole, check=True).stdout)
+    assert (found["requests"], found["failed"], found["before"]) == (64, 0, 0)
+    assert found["manifest"]["seed"] == 3 and found["completion_tokens"] > 64 * 20
+    process = tplaunch.start(*options, requests, "--out", out)
+    while not out.exists() or out.read_bytes().count(b"\n") < 5:
+        assert process.poll() is None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.01)
+    process.kill()
+    process.communicate()
+    for left in (tplaunch.folder / "tmp").iterdir():  # as nobody could clean up
+        shutil.rmtree(left)
+    before = out.read_bytes()
+    assert 5 <= before.count(b"\n") < 64
+    done = tplaunch(*options, requests, "--out", out, check=True)
+    assert "of 64 requests have their results already" in done.stderr
+    assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    assert texts_of(out) == texts_of(whole)
+    again = tplaunch(*options, requests, "--out", out, check=True)
+    assert again.stdout == "0 of 64 requests answered, 0 tokens\n"
+
+
+def test_requests_of_a_batch_that_fail(tplaunch: CommandLine, tmp_path: Path) -> None:
+    requests, out = batch_file(tmp_path / "requests.jsonl", 2), tmp_path / "out"
+    with requests.open("a") as file:
+        file.write('{\n{"custom_id": "x", "url": "/v1/completions", "body": {"prompt": 5}}\n')
+        file.write('{"custom_id": "y", "url": "/v1/completions", "body": {"prompt": "a", "model": "gpt"}}\n')
+    options = ("batch", "--demo", "--devices", "cpu", requests, "--out", out)
+    done = tplaunch(*options, "--model-name", "gpt")
+    assert done.returncode == 1 and done.stdout.startswith("5 of 5 requests answered, 2 of them failed")
+    found = {one["custom_id"]: one for one in map(json.loads, out.read_text().splitlines())}
+    assert found["x"]["response"]["status_code"] == 400 and found["y"]["response"]["status_code"] == 200
+    assert found[None]["error"]["line"] == 3
+    batch_file(requests, 1)
+    refused = tplaunch(*options)
+    assert refused.returncode == 2 and "has results of other requests" in refused.stderr
+    refused = tplaunch(*options[:-2])
+    assert refused.returncode == 2 and "batch takes a model, requests and a place" in refused.stderr

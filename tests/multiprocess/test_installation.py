@@ -64,7 +64,7 @@ def test_the_wheel_installs_one_name(built: Path) -> None:
     sources = {
         f"tplaunch/{path.relative_to(REPOSITORY).as_posix()}"
         for package in PACKAGES
-        for pattern in ("*.py", "*.spv", "*.slang")
+        for pattern in ("*.py", "*.spv", "*.slang", "page/static/*")
         for path in (REPOSITORY / package).rglob(pattern)
     }
     assert sources - names == set()

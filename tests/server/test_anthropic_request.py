@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tplaunch.coordinator.server.anthropic.request import Wanted, wanted_of
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.settings import LIMITS
-from tplaunch.coordinator.server.wanted import ToolChoice
+from tplaunch.coordinator.server.wanted import GrammarWish, ToolChoice
 
 USER = {"role": "user", "content": "Hi"}
 TOOL = {
@@ -46,7 +46,6 @@ def test_a_plain_request() -> None:
     assert [*found.request.messages] == [USER]
     assert found.request.add_generation_prompt and not found.request.continue_final_message
     assert (found.request.reasoning_budget, found.request.template_kwargs) == (None, {})
-    assert found.model == "claude-demo"
 
 
 @pytest.mark.parametrize(
@@ -165,6 +164,13 @@ def test_choices_of_tools(choice: object, meant: ToolChoice) -> None:
     assert wanted(tools=[TOOL], tool_choice=choice).request.tool_choice == meant
 
 
+@pytest.mark.parametrize("field", ["output_config", "output_format"])
+def test_forms_of_texts(field: str) -> None:
+    form = {"type": "json_schema", "schema": {"type": "object"}}
+    found = wanted(**{field: {"format": form} if field == "output_config" else form})
+    assert found.request.grammar == GrammarWish("json_schema", {"type": "object"})
+
+
 @pytest.mark.parametrize(
     ("fields", "kwargs", "budget"),
     [
@@ -213,6 +219,8 @@ def test_thinking(fields: dict[str, Any], kwargs: dict[str, Any], budget: int | 
         ({"tool_choice": "auto"}, "tool_choice", "must be an object, not 'auto'"),
         ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens", "is missing"),
         ({"thinking": {"type": "deep"}}, "thinking.type", "enabled or disabled or adaptive"),
+        ({"output_config": {"format": {"type": "json"}}}, "output_config.format.type", "json_schema"),
+        ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema", "is missing"),
         ({"stream": "yes"}, "stream", "true or false"),
     ],
 )

@@ -56,6 +56,13 @@ def test_a_template_that_joins_texts_gets_texts() -> None:
     assert text_of(JOINS, request(USER, CALLS)) == 'calls {"town": "Ulm"}'
 
 
+def test_arguments_that_are_cut_stop_no_conversation() -> None:
+    """Programs send back what they got; a template that wants an object would refuse all that follows."""
+    cut = {**CALLS, "tool_calls": [{**CALL, "function": {"name": "weather", "arguments": '{"to'}}]}
+    items = CALL_OF + "{% for name, value in arguments | items %}{{ name }}={{ value }}{% endfor %}"
+    assert text_of(items, request(USER, cut)) == 'INVALID_JSON={"to'
+
+
 def test_what_a_client_has_sent_is_not_changed() -> None:
     wanted = request(USER, CALLS)
     before = json.dumps(wanted.messages)

@@ -109,6 +109,18 @@ def test_responses_are_kept_until_they_are_not(client: openai.OpenAI) -> None:
             client.responses.create(**GREEDY, previous_response_id=id)
 
 
+def test_tokens_are_counted(server: Served, client: openai.OpenAI) -> None:
+    first = client.responses.create(**GREEDY)
+
+    def count(**fields: Any) -> int:
+        body = server.post("/v1/responses/input_tokens", model=NAME, **fields).json()
+        assert body["object"] == "response.input_tokens"
+        return int(body["input_tokens"])
+
+    assert count(input=STORY) == len(PROMPT)
+    assert count(input=" Then", previous_response_id=first.id) > len(PROMPT)
+
+
 def test_tools_and_reasoning(script: tuple[openai.OpenAI, ScriptedService]) -> None:
     client, service = script
     service.script = deltas(*WEATHER, finish="tool_calls")

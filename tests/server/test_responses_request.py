@@ -12,7 +12,7 @@ from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.responses.request import Wanted, wanted_of
 from tplaunch.coordinator.server.responses.store import Store
 from tplaunch.coordinator.server.settings import LIMITS
-from tplaunch.coordinator.server.wanted import ToolChoice
+from tplaunch.coordinator.server.wanted import GrammarWish, ToolChoice
 
 TOOL = {
     "type": "function",
@@ -21,6 +21,7 @@ TOOL = {
     "strict": False,
     "parameters": {"type": "object", "properties": {"town": {"type": "string"}}},
 }
+SCHEMA_WISH = GrammarWish("json_schema", {"type": "object"})
 USER = {"role": "user", "content": "Hi"}
 OUTPUT = [
     {
@@ -213,6 +214,19 @@ def test_choices_of_tools(choice: object, meant: ToolChoice, names: list[str]) -
     assert [tool["function"]["name"] for tool in request.tools] == names
 
 
+@pytest.mark.parametrize(
+    ("form", "wish"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, GrammarWish("json_object")),
+        ({"type": "json_schema", "name": "a", "schema": {"type": "object"}}, SCHEMA_WISH),
+    ],
+)
+def test_forms_of_texts(form: object, wish: GrammarWish | None) -> None:
+    found = wanted(text={"format": form})
+    assert (found.request.grammar, found.head["text"]) == (wish, {"format": form})
+
+
 def test_no_effort_turns_thinking_off() -> None:
     kwargs = wanted(reasoning={"effort": "none"}).request.template_kwargs
     assert kwargs == {"enable_thinking": False, "reasoning_effort": "none"}
@@ -246,6 +260,8 @@ def test_no_effort_turns_thinking_off() -> None:
         ({"tool_choice": "maybe"}, "tool_choice", "auto or none or required"),
         ({"tool_choice": {"type": "function", "name": "b"}}, "tool_choice.name", "none of the functions"),
         ({"tool_choice": {"type": "web_search"}}, "tool_choice.type", "function or allowed_tools"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type", "json_schema, not 'xml'"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema", "is missing"),
         ({"background": True}, "background", "not supported"),
         ({"conversation": "conv_1"}, "conversation", "previous_response_id"),
         ({"top_logprobs": 2}, "top_logprobs", "chat/completions"),
@@ -308,12 +324,11 @@ def test_no_more_bytes_are_kept_than_may_be() -> None:
     assert [is_kept(store, name) for name in "df"] == [True, True]
 
 
-def test_a_response_is_kept_once() -> None:
-    store = Store(max_count=1)
-    for _ in range(3):
-        store.keep(response("a"), [USER])
+def test_a_response_is_forgotten_once() -> None:
+    store = Store()
+    store.keep(response("a"), [USER])
     store.forget("a")
-    with pytest.raises(ApiError):
+    with pytest.raises(ApiError, match="'a' is kept here"):
         store.forget("a")
 
 

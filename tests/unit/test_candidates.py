@@ -35,10 +35,11 @@ from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
 from tplaunch.coordinator.serving.requests import Requests
+from tplaunch.coordinator.serving.sampling import results
 from tplaunch.coordinator.serving.sampling.evidence import Wants, evidence_of
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.pool import NeedsRow
-from tplaunch.coordinator.serving.sampling.results import StepResult, check_answer, gather, merge
+from tplaunch.coordinator.serving.sampling.results import Gatherer, StepResult, check_answer, gather, merge
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.split.plan import Span, make_plan
 from tplaunch.worker.loop import ProtocolError, Worker
@@ -154,6 +155,47 @@ def test_answers_together_tell_what_whole_rows_tell(
         assert (whole is not None) == want.whole_row
         if whole is not None:
             assert whole.tobytes() == logits[row].tobytes()
+
+
+@given(
+    size=st.sampled_from([1, 2, 7, 300]),
+    cuts=st.lists(st.integers(0, 10**6), max_size=3),
+    num_rows=st.integers(1, 5),
+    num_values=st.sampled_from([1, 5, 10**6]),
+    odd=st.sampled_from([None, None, -math.inf, math.nan, math.inf]),
+    seed=st.integers(0, 2**32),
+)
+@examples(200)
+def test_greedy_rows_are_answered_and_merged_as_all_others(
+    size: int, cuts: list[int], num_rows: int, num_values: int, odd: float | None, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    logits = (random.integers(0, num_values, (num_rows, size)) / 7).astype(np.float32)
+    if odd is not None:
+        logits[random.random(logits.shape) < 0.3] = odd
+    wanted = gather([Wants(1)] * num_rows)
+    found = answered(wanted, logits, spans(size, cuts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "wants_only_likeliest", lambda wanted: False)
+        patch.setattr(results, "wants_only_likeliest", lambda wanted: False)
+        expected = answered(wanted, logits, spans(size, cuts))
+    assert found.sound.tolist() == expected.sound.tolist()
+    assert found.counts.tolist() == expected.counts.tolist()
+    assert found.complete.tolist() == expected.complete.tolist()
+    for row, count in enumerate(found.counts.tolist()):
+        assert found.ids[row, :count].tolist() == expected.ids[row, :count].tolist()
+        assert found.logits[row, :count].tobytes() == expected.logits[row, :count].tobytes()
+        assert math.isnan(found.log_sums[row]) and math.isnan(expected.log_sums[row])
+
+
+def test_the_same_wishes_are_gathered_once() -> None:
+    gatherer, wants = Gatherer(), [Wants(1), Wants(5, log_sum=True)]
+    first = gatherer.gather(wants)
+    assert first.num_candidates.tolist() == [1, 5] and first.sum_rows.tolist() == [1]
+    assert gatherer.gather([*wants]) is first
+    assert gatherer.gather([wants[0], Wants(6)]).num_candidates.tolist() == [1, 6]
+    assert gatherer.gather(wants[:1]).num_candidates.tolist() == [1]
+    assert gatherer.gather([]).num_candidates.tolist() == []
 
 
 def test_a_step_of_64_rows_is_answered_with_some_kilobytes() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tplaunch.coordinator.server.answer import Answer, Delta, Usage
 from tplaunch.coordinator.server.errors import ApiError
-from tplaunch.coordinator.server.messages import for_templates
+from tplaunch.coordinator.server.messages import for_templates, with_read_arguments
 from tplaunch.coordinator.server.openai.chat import stream_chat, whole_chat
 from tplaunch.coordinator.server.openai.conversation import chat_request
 from tplaunch.coordinator.server.openai.fields import ChatFields
@@ -161,6 +161,10 @@ def test_messages_become_what_templates_know() -> None:
     )
     assert first == {"role": "system", "content": [{"type": "text", "text": "Be short."}]}
     assert second["tool_calls"][0]["function"]["arguments"] == '{"x": 1}'
+    (read,) = with_read_arguments([second])
+    assert read["tool_calls"][0]["function"]["arguments"] == {"x": 1}
+    broken = {**second, "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}
+    assert with_read_arguments([broken])[0]["tool_calls"] == broken["tool_calls"]
 
 
 @pytest.mark.parametrize(

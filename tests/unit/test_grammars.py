@@ -16,10 +16,14 @@ import numpy as np
 import pytest
 
 from tests.grammars import ADDED, small_tokenizer, text_of, walk
+from tests.unit.test_dna_tokenizer import load as dna
+from tests.unit.test_unigram_tokenizer import load as unigram
 from tplaunch.coordinator.serving.grammar import spec as specs
 from tplaunch.coordinator.serving.grammar.compiler import MAX_CACHED, MAX_SHARED_TEXTS, GrammarCompiler
 from tplaunch.coordinator.serving.grammar.spec import GrammarError, GrammarLimits, GrammarSpec
+from tplaunch.coordinator.serving.grammar.vocabulary import MAX_FORCED, Words
 from tplaunch.coordinator.serving.sampling.constraint import ConstraintError
+from tplaunch.coordinator.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.unit
 
@@ -169,6 +173,15 @@ def test_grammars_that_can_not_be_read_are_refused(
 def test_grammars_of_other_types_are_refused(make: Any, given: Any) -> None:
     with pytest.raises(GrammarError):
         make(given)
+
+
+def test_grammars_are_made_by_the_name_of_their_kind() -> None:
+    assert specs.of_kind("json_schema", {"const": 1}) == specs.json_schema('{"const": 1}')
+    assert specs.of_kind("json_object", None) == specs.json_object()
+    assert specs.of_kind("regex", "a") == specs.regex("a") != specs.lark("a") == specs.of_kind("lark", "a")
+    assert specs.of_kind("choice", ["a", "b", "a"]) == specs.choice(["a", "b"])
+    with pytest.raises(GrammarError, match="not 'gbnf'"):
+        specs.of_kind("gbnf", "")
 
 
 def nested(depth: int) -> str:
@@ -321,6 +334,53 @@ def test_the_padded_vocabulary_and_control_tokens_never_come(compiler: GrammarCo
     assert set(np.flatnonzero(~table).tolist()) >= {*range(TOKENIZER.vocabulary_size, SIZE)}
     controls = {256 + 9 + number for number in range(1, len(ADDED))}
     assert not table[sorted(controls)].any() and table[END]
+
+
+def test_long_texts_without_a_choice_are_quick(compiler: GrammarCompiler) -> None:
+    text = "th ink " * 10_000
+    mask = compiler.compile(specs.choice([text])).start(SIZE, frozenset({END}))
+    tokens = TOKENIZER.encode(text, add_special=False)
+    begin = time.process_time()
+    for length in range(50):
+        assert mask.allowed(tokens[:length])[tokens[length]]
+    assert time.process_time() - begin < 2
+
+
+@pytest.mark.parametrize("text", ["think", "a", " a", "</th", "\n", "é✓ think", "x" * 1000, ""])
+def test_forced_texts_become_tokens_of_the_same_bytes(text: str) -> None:
+    found = b"".join(map(TOKENIZER.token_bytes, Words(TOKENIZER, SIZE)(text.encode())))
+    assert text.encode() == found if len(text) < MAX_FORCED else text.encode().startswith(found) and found
+
+
+UNIGRAM = unigram(
+    ("\u2581", -4.0, 1), *((letter, -5.0, 1) for letter in "abct"), ("\u2581a", -3.0, 1), ("ct", -3.0, 1)
+)
+DNA = dna([("<dna>", 1), ("</dna>", 1), ("<oov>", 1), ("ACGTAC\ue000", 1), ("<eos>", 3)])
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "texts_of_it"),
+    [(UNIGRAM, ["a cat", "cat", " a", "tact act"]), (DNA, ["<dna>ACGTAC</dna>", "<dna>ACG</dna> a", "AC"])],
+    ids=["unigram", "dna"],
+)
+def test_tokenizers_that_change_texts_keep_to_grammars(tokenizer: Tokenizer, texts_of_it: list[str]) -> None:
+    """One puts a space before a text, the other fills up what is left of six bases."""
+    size = tokenizer.vocabulary_size
+    compiler = GrammarCompiler(tokenizer, size)
+    words = Words(tokenizer, size)
+    for text in texts_of_it:
+        assert b"".join(map(tokenizer.token_bytes, words(text))) == text.encode()
+    grammar = compiler.compile(specs.choice(texts_of_it))
+    found = {text_of(tokenizer, walk(grammar, tokenizer, size, seed) or []) for seed in range(40)}
+    assert found == set(texts_of_it)
+    compiler.close()
+
+
+def test_what_the_first_grammar_waits_for_can_be_done_before(compiler: GrammarCompiler) -> None:
+    other = GrammarCompiler(TOKENIZER, SIZE)
+    other.prepare()
+    assert other.compile(specs.choice(["a"])).spec == specs.choice(["a"])
+    other.close()
 
 
 def test_nothing_else_imports_the_grammars_library() -> None:

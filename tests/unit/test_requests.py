@@ -447,7 +447,7 @@ def test_logits_come_once_after_a_preemption() -> None:
     "kinds", [LayerKinds(), LayerKinds(sees_all=False, window=9), LayerKinds(has_states=True)]
 )
 def test_a_prompt_that_is_read_begins_in_the_cache(kinds: LayerKinds) -> None:
-    """What comes before the first position that is read need not be computed again, and changes nothing."""
+    """Positions before the first one that is read need not be computed again, which changes nothing."""
     params = SamplingParams(temperature=0, prompt_logprobs=1)
     engine, channel = fake_engine(limits_for(kinds), kinds)
     requests = Requests(engine)

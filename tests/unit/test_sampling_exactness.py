@@ -338,6 +338,22 @@ def test_all_of_some_thousand_allowed_tokens_are_asked_for() -> None:
     assert table[found] and found == sampler._pick_of_all(row, 0, [])
 
 
+def test_many_allowed_tokens_that_are_unlikely_are_picked_as_from_the_whole_row() -> None:
+    row = row_of(60_000, 3.0, 0, 0.0, 5)
+    table = np.zeros(row.size, np.bool_)
+    table[np.argsort(row)[:20_000]] = True
+    ways: list[dict[str, Any]] = [{}, {"temperature": 0}, {"top_k": 0}, {"top_k": 0, "typical_p": 0.5}]
+    for seed, options in enumerate(ways):
+        sampler = Sampler(SamplingParams(seed=seed, **options), row.size, mask=FixedMask(table))
+        evidence = evidence_of(row, sampler.wants([]))
+        with pytest.raises(NeedsRow):
+            sampler.pick(evidence, 0, [])
+        assert sampler.pick_row(row, 0, []).token == sampler._pick_of_all(row, 0, [])
+    row[np.flatnonzero(~table)[0]] = np.nan
+    with pytest.raises(LogitsError, match="1 of 60000 logits are NaN"):
+        Sampler(SamplingParams(), row.size, mask=FixedMask(table)).pick_row(row, 0, [])
+
+
 def test_a_mask_that_allows_all_changes_nothing() -> None:
     class All:
         def allowed(self, generated: Sequence[int]) -> None:

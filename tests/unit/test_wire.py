@@ -173,6 +173,18 @@ def test_the_plain_messages_are_accepted() -> None:
     assert decode(message_of("Shutdown", {})) == Shutdown()
 
 
+def test_empty_arrays_are_not_sent() -> None:
+    sent = {"number": 1, "token_ids": b"\0" * 4, "runs": b"\0" * 20, "tables": b"\0" * 12, "wanted": {}}
+    step = decode(message_of("Step", sent))
+    assert isinstance(step, Step) and step.token_ids.tolist() == [0]
+    for array in (step.logit_rows, step.copies, step.wanted.num_candidates):
+        assert array.dtype == np.int32 and array.size == 0 and not array.flags.writeable
+    (frame,) = encode(step)
+    assert msgpack.unpackb(frame) == ["Step", sent]
+    with pytest.raises(WireError, match="the fields of Step are number, token_ids"):
+        decode(message_of("Step", {name: item for name, item in sent.items() if name != "number"}))
+
+
 @pytest.mark.parametrize(
     ("frames", "sentence"),
     [

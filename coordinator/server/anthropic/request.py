@@ -8,12 +8,11 @@ from typing import Any
 
 from tplaunch.coordinator.server.anthropic.conversation import conversation_of
 from tplaunch.coordinator.server.conversations import function_of
-from tplaunch.coordinator.server.fields import Fields, refused
+from tplaunch.coordinator.server.fields import Fields, refused, sampling_params, schema_wish
 from tplaunch.coordinator.server.settings import ClientLimits
-from tplaunch.coordinator.server.wanted import ChatRequest, ToolChoice
+from tplaunch.coordinator.server.wanted import ChatRequest, GrammarWish, ToolChoice
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 
-SAMPLING = ("temperature", "top_p", "top_k")
 MODES = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
 
 
@@ -22,7 +21,6 @@ class Wanted:
     """A request, and how its answer is sent."""
 
     request: ChatRequest
-    model: str  # as the client calls it
     stream: bool
     stops: tuple[str, ...]
 
@@ -33,6 +31,7 @@ def wanted_of(body: object, limits: ClientLimits, *, counts: bool = False) -> Wa
     counts: the body asks only for the number of tokens, and need not say how many it takes.
     """
     fields = Fields(body)
+    fields.text("model")  # any name is taken: programs ask for those that they have built in
     for name, most in (
         ("messages", limits.messages),
         ("tools", limits.tools),
@@ -55,8 +54,8 @@ def wanted_of(body: object, limits: ClientLimits, *, counts: bool = False) -> Wa
             continue_final_message=is_open,
             reasoning_budget=budget,
             may_lower_system=True,
+            grammar=_grammar(fields),
         ),
-        fields.needed_text("model"),
         bool(fields.flag("stream")),
         tuple(fields.items("stop_sequences")),
     )
@@ -66,15 +65,24 @@ def _params(body: Fields, limits: ClientLimits, *, counts: bool) -> SamplingPara
     max_tokens = body.whole("max_tokens", 1)
     if max_tokens is None and not counts:
         raise body.wrong("max_tokens", "a whole number of at least 1")
-    given = {name: body.get(name) for name in SAMPLING if name in body}
     for place, stop in enumerate(body.items("stop_sequences")):
         if not isinstance(stop, str) or not 0 < len(stop) <= limits.stop_characters:
             path = f"stop_sequences[{place}]"
             raise refused(path, f"{path} must be a text of 1 to {limits.stop_characters} characters")
-    try:
-        return SamplingParams(max_tokens=max_tokens, stop=body.items("stop_sequences"), **given)
-    except ValueError as error:
-        raise refused(str(error).partition(" ")[0], str(error)) from None
+    return sampling_params(body, max_tokens=max_tokens, stop=body.items("stop_sequences"))
+
+
+def _grammar(body: Fields) -> GrammarWish | None:
+    """Returns the form that the answer shall have. It stood in output_format while it was new."""
+    output = body.object("output_config")
+    form = (
+        body.object("output_format") if output is None or "format" not in output else output.object("format")
+    )
+    if form is None:
+        return None
+    if form.choice("type", "json_schema") is None:
+        raise form.wrong("type", "json_schema")
+    return schema_wish(form)
 
 
 def _tools(body: Fields) -> list[dict[str, Any]]:

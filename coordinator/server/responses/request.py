@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tplaunch.coordinator.server.conversations import function_of
-from tplaunch.coordinator.server.fields import Fields, refused
+from tplaunch.coordinator.server.fields import Fields, refused, sampling_params, schema_wish
 from tplaunch.coordinator.server.responses.conversation import conversation_of, items_of
 from tplaunch.coordinator.server.responses.store import Store
 from tplaunch.coordinator.server.settings import ClientLimits
-from tplaunch.coordinator.server.wanted import ChatRequest, ToolChoice
-from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.server.wanted import ChatRequest, GrammarWish, ToolChoice
 
-SAMPLING = ("temperature", "top_p")
 REFUSED = {
     "background": "background is not supported: ask with stream, which also tells of a prompt's progress",
     "conversation": "conversation is not supported: go on with previous_response_id",
@@ -54,7 +52,7 @@ def wanted_of(body: object, limits: ClientLimits, id: str, model: str, store: St
     tools = _tools(fields)
     choice, tools = _choice(fields, tools)
     reasoning = _reasoning(fields)
-    params = _params(fields)
+    params = sampling_params(fields, max_tokens=fields.whole("max_output_tokens", 1))
     request = ChatRequest(
         conversation_of(fields.text("instructions"), placed),
         params,
@@ -63,6 +61,7 @@ def wanted_of(body: object, limits: ClientLimits, id: str, model: str, store: St
         _kwargs(reasoning),
         may_lower_system=True,
         id=id,
+        grammar=_grammar(fields),
     )
     keeps = fields.flag("store") is not False
     head = {
@@ -96,13 +95,16 @@ def _check(body: Fields) -> None:
         raise body.wrong("input", "a text or a list of items")
 
 
-def _params(body: Fields) -> SamplingParams:
-    max_tokens = body.whole("max_output_tokens", 1)
-    given = {name: body.get(name) for name in SAMPLING if name in body}
-    try:
-        return SamplingParams(max_tokens=max_tokens, **given)
-    except ValueError as error:
-        raise refused(str(error).partition(" ")[0], str(error)) from None
+def _grammar(body: Fields) -> GrammarWish | None:
+    """Returns the form that the answer shall have."""
+    text = body.object("text")
+    form = None if text is None else text.object("format")
+    if form is None:
+        return None
+    kind = form.choice("type", "text", "json_object", "json_schema")
+    if kind != "json_schema":
+        return GrammarWish("json_object") if kind == "json_object" else None
+    return schema_wish(form)
 
 
 def _tools(body: Fields) -> list[Fields]:

@@ -38,6 +38,15 @@ def make_responses_router() -> APIRouter:
 
         return await reply(request, answer, writer, stream=wanted.stream, done=keep)
 
+    @router.post("/v1/responses/input_tokens")
+    async def count(request: Request) -> Response:
+        """Counts the tokens of a conversation as the model would read it."""
+        body = await read_json(request)
+        check_model(request, Fields(body).text("model"))
+        wanted = wanted_of(body, limits_of(request), "", "", store)
+        _, tokens = await service_of(request).rendered(wanted.request)
+        return as_json({"object": "response.input_tokens", "input_tokens": len(tokens)})
+
     @router.get("/v1/responses/{name}")
     async def response(name: str) -> Response:
         """Returns a response that is kept."""

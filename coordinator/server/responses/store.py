@@ -36,6 +36,7 @@ class Store:
 
     def keep(self, response: Mapping[str, Any], items: Sequence[Item]) -> None:
         """Keeps a response. items: of the conversation before its output."""
+        assert response["id"] not in self._kept
         output = response["output"]
         size = len(json.dumps([*items, response], ensure_ascii=False).encode(errors="surrogatepass"))
         if size > self._max_bytes:

@@ -15,6 +15,7 @@ from tplaunch.coordinator.serving.grammar.spec import (
     GrammarError,
     GrammarLimits,
     GrammarSpec,
+    choice,
     llguidance_grammar,
 )
 from tplaunch.coordinator.serving.grammar.vocabulary import Words
@@ -104,6 +105,13 @@ class GrammarCompiler:
             return self._compile(spec, source, tokenizer)
         except GrammarError as error:
             return error
+
+    def prepare(self) -> None:
+        """Does beforehand what the first grammar would wait for: most of a second for a large vocabulary.
+
+        Other Python threads wait for part of it, too; a server calls this before it takes requests.
+        """
+        self.compile(choice(["prepared"]))
 
     def close(self) -> None:
         """Ends the second process; the next grammar would start another."""

@@ -6,9 +6,11 @@ Knows JSON Schema's words where they would be ignored in silence; knows no token
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from tplaunch.coordinator.serving.sampling.structured import StructuredOutputsParams
 
 KINDS = ("json_schema", "json_object", "regex", "lark", "choice")
 _OPTIONS = "x-guidance"  # llguidance's own: by them a schema could have it ignore keywords
@@ -38,7 +40,7 @@ class GrammarLimits:
 
 @dataclass(frozen=True)
 class GrammarSpec:
-    """What a text shall look like. Made by the functions below; equal ones compile to the same grammar."""
+    """A wish for what a text shall look like, made by the functions below."""
 
     kind: str  # one of KINDS
     source: str  # the schema or the choices as JSON, the expression or the grammar itself
@@ -49,7 +51,7 @@ class GrammarSpec:
 
     @property
     def name(self) -> str:
-        """What sentences call it."""
+        """The name by which sentences call it."""
         names = {"json_schema": "JSON schema", "json_object": "JSON object", "regex": "regular expression"}
         return names.get(self.kind, "Lark grammar" if self.kind == "lark" else "choice")
 
@@ -61,6 +63,8 @@ def json_schema(schema: Any) -> GrammarSpec:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
             raise GrammarError(f"the JSON schema is no JSON: {error}") from None
+    if isinstance(schema, Mapping):
+        schema = dict(schema)
     if not isinstance(schema, dict | bool):
         raise GrammarError(f"a JSON schema is an object, or true or false, not of type {_type(schema)}")
     return GrammarSpec("json_schema", _dumped(schema))
@@ -90,6 +94,27 @@ def choice(texts: Any) -> GrammarSpec:
     if not texts:
         raise GrammarError("a choice needs at least one text")
     return GrammarSpec("choice", _dumped(list(dict.fromkeys(texts))))
+
+
+def of_kind(kind: str, value: Any) -> GrammarSpec:
+    """The grammar of one of KINDS; value: a schema, None, an expression, a grammar, or texts."""
+    if kind == "json_object":
+        return json_object()
+    makers = {"json_schema": json_schema, "regex": regex, "lark": lark, "choice": choice}
+    if kind not in makers:
+        raise GrammarError(f"a grammar is one of {', '.join(KINDS)}, not {kind!r:.40}")
+    return makers[kind](value)
+
+
+def of_params(wanted: StructuredOutputsParams) -> GrammarSpec:
+    """The grammar that a request's parameters ask for. Raises GrammarError."""
+    if wanted.json is not None:
+        return json_schema(wanted.json)
+    if wanted.regex is not None:
+        return regex(wanted.regex)
+    if wanted.choice is not None:
+        return choice(wanted.choice)
+    return json_object() if wanted.grammar is None else lark(wanted.grammar)
 
 
 def llguidance_grammar(spec: GrammarSpec, limits: GrammarLimits) -> str:

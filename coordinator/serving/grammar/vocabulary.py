@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError
+
+# Of a text that a grammar leaves no choice about, so many characters are looked at for each token.
+MAX_FORCED = 256
 
 
 class Words:
-    """What llguidance asks of a tokenizer.
+    """The parts of a tokenizer that llguidance asks for.
 
     A token behind the model's own, `eos_token_id`, stands for the end of the text: which of the model's
     tokens end it is each request's business. Tokens that stand for no text are special ones, which a grammar
@@ -29,12 +34,50 @@ class Words:
         self.tokens += [b""] * (vocabulary_size + 1 - len(self.tokens))
         self.special_token_ids = list(self.special)
         self.eos_token_id = vocabulary_size
+        self._by_bytes: dict[bytes, int] | None = None  # made where it is needed
+        self._most_bytes = 0
 
     def __call__(self, text: str | bytes) -> list[int]:
-        """The tokens of a text, by which llguidance finds those that a grammar leaves no choice about."""
+        """The tokens of a text whose bytes are just those of the text, or its first ones.
+
+        llguidance asks for them where a grammar leaves no choice, again for each token that it has left to
+        come, and counts on the bytes. Tokenizers may add a space, change characters or leave some out; then
+        the longest tokens that fit stand for the text.
+        """
         shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-        try:
-            tokens = self._tokenizer.encode(shown, add_special=False)
-        except TokenizerError:  # its vocabulary has no way to write it
-            return []
-        return [token for token in tokens if token < self.eos_token_id]
+        is_cut, shown = len(shown) > MAX_FORCED, shown[:MAX_FORCED]
+        wanted = shown.encode("utf-8", "replace")
+        tokens = self._exact(shown, wanted) or self._longest(wanted)
+        return tokens[:-1] if is_cut and len(tokens) > 1 else tokens
+
+    def _exact(self, shown: str, wanted: bytes) -> list[int]:
+        """The tokenizer's own tokens, [] where their bytes are others."""
+        for prefix in ("", "\n"):  # a space is put before the newline, and both are left out again
+            with contextlib.suppress(TokenizerError):  # the vocabulary has no way to write it
+                tokens = self._tokenizer.encode(prefix + shown, add_special=False)
+                parts = list(map(self._tokenizer.token_bytes, tokens))
+                while prefix and tokens and parts.pop(0) != b"\n":
+                    tokens.pop(0)
+                tokens = tokens[1:] if prefix else tokens
+                if b"".join(parts) == wanted:
+                    return tokens
+        return []
+
+    def _longest(self, wanted: bytes) -> list[int]:
+        if self._by_bytes is None:
+            self._by_bytes = {
+                shown: token for token, shown in enumerate(self.tokens) if shown and token not in self.special
+            }
+            self._most_bytes = max(map(len, self._by_bytes), default=0)
+        tokens: list[int] = []
+        start = 0
+        while start < len(wanted):
+            for length in range(min(self._most_bytes, len(wanted) - start), 0, -1):
+                token = self._by_bytes.get(wanted[start : start + length])
+                if token is not None:
+                    break
+            else:  # no token stands for the byte, and none can be generated for it
+                return tokens
+            tokens.append(token)
+            start += length
+        return tokens

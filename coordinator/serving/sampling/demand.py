@@ -9,8 +9,9 @@ from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 FIRST_GUESS = 64  # candidates, where no top-k says how many are enough
 MAX_CANDIDATES = 1024  # of a row: where more are needed the whole row is asked for
 MAX_ASKED = 1024  # tokens of a row whose logits are asked for
-# The same where no others are allowed: all numbers of up to three digits are tokens of some vocabularies.
-MAX_ALLOWED_ASKED = 4096
+# The same where no others are allowed: some vocabularies have all numbers of three digits, or many thousand
+# tokens of one character.
+MAX_ALLOWED_ASKED = 8192
 # Candidates to spare, at most; where more are pushed back than these the row is fetched.
 SPARE_FOR_BANS = 8  # for banned and biased tokens: most of them, such as padding, are unlikely anyway
 SPARE_CANDIDATES = 64  # for tokens of the text, which are likely, and for masks

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tplaunch.coordinator.serving.sampling import values
+from tplaunch.coordinator.serving.sampling.structured import StructuredOutputsParams
 
 # llama.cpp's order (common/common.h). A stage that its parameters turn off does nothing wherever it stands.
 STAGES = (
@@ -62,6 +63,7 @@ class SamplingParams:
     detokenize: bool = True
     skip_special_tokens: bool = True  # False: texts show control tokens by their names
     samplers: str | Sequence[str] = STAGES  # the stages' order, a text parts them by ;. Others do not run
+    structured_outputs: StructuredOutputsParams | None = None  # what the text shall look like
 
     def __post_init__(self) -> None:
         for name, (low, high) in _REALS.items():
@@ -82,6 +84,11 @@ class SamplingParams:
         self._set("stop", values.texts("stop", self.stop))
         self._set("dry_sequence_breakers", values.texts("dry_sequence_breakers", self.dry_sequence_breakers))
         self._set("logit_bias", values.biases("logit_bias", self.logit_bias))
+        if not isinstance(self.structured_outputs, StructuredOutputsParams | None):
+            raise ValueError(
+                "structured_outputs must be StructuredOutputsParams, not of type"
+                f" {type(self.structured_outputs).__name__}"
+            )
         self._check_allowed()
         self._check_samplers()
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:

@@ -195,7 +195,8 @@ class Sampler:
         if not self._demand.whole_row:
             with contextlib.suppress(NeedsRow):
                 many = replace(wants, num_candidates=min(MANY_CANDIDATES, row.size))
-                return self._pick_of_some(evidence_of(row, many), position, generated)
+                evidence = evidence_of(_masked(row, self._changes.allowed(generated)), many)
+                return self._pick_of_some(evidence, position, generated)
         return self._pick_of_all(row, position, generated)
 
     def _pick_of_some(self, evidence: RowEvidence, position: int, generated: Sequence[int]) -> int:
@@ -255,3 +256,11 @@ class Sampler:
             return stages.leave_out_top_choices(pool, params.xtc_threshold) if strikes else pool
         assert stage == "temperature", stage
         return stages.scale(pool, params.temperature)
+
+
+def _masked(row: Floats, allowed: Bools | None) -> Floats:
+    """The row with -inf for tokens that are not allowed; as it is where one of its logits is no number."""
+    if allowed is None or not math.isfinite(row.max()):
+        return row
+    masked: Floats = np.where(allowed, row, np.float32(-np.inf))
+    return masked

@@ -1,0 +1,103 @@
+"""The results of a batch: a file to which whole lines are added, so that a batch can be gone on with."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tplaunch.coordinator.evaluation.batch_lines import BatchLine
+from tplaunch.coordinator.evaluation.errors import InputError
+
+
+def answered(line: BatchLine, status: int, body: Any) -> dict[str, Any]:
+    """Returns the result of a line that was asked for: what the server would have answered."""
+    response = {"status_code": status, "request_id": f"req_{uuid.uuid4().hex}", "body": body}
+    return {**_head(line), "response": response, "error": None}
+
+
+def refused(line: BatchLine) -> dict[str, Any]:
+    """Returns the result of a line that can't be asked for."""
+    error = {"code": "invalid_line", "message": f"line {line.number}: {line.fault}", "line": line.number}
+    return {**_head(line), "response": None, "error": error}
+
+
+def has_failed(result: dict[str, Any]) -> bool:
+    """Tells if a result is no answer."""
+    return result["response"] is None or result["response"]["status_code"] != 200
+
+
+def _head(line: BatchLine) -> dict[str, Any]:
+    return {"id": f"batch_req_{uuid.uuid4().hex}", "custom_id": line.custom_id}
+
+
+class Results:
+    """The open file. done: the keys of the lines whose results are there."""
+
+    def __init__(self, path: Path, descriptor: int, done: set[str | int]) -> None:
+        self._path, self._descriptor, self.done = path, descriptor, done
+
+    def add(self, line: BatchLine, result: dict[str, Any]) -> None:
+        """Appends a result as one whole line. Raises InputError where it can't be written."""
+        content = json.dumps(result, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        try:
+            while content:
+                content = content[os.write(self._descriptor, content) :]
+        except OSError as error:
+            raise InputError(f"--out {self._path} can't be written: {error.strerror}") from error
+        self.done.add(line.key)
+
+
+@contextmanager
+def open_results(path: Path) -> Iterator[Results]:
+    """Yields the file of results, made where it is not there; a line that was cut off at its end is removed.
+
+    Raises InputError for a file that has something else in it, and while another batch writes there.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise InputError(f"--out {path} can't be written: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"--out {path} is written by another batch just now") from None
+        done, whole_bytes = _read(path)
+        os.ftruncate(descriptor, whole_bytes)
+        yield Results(path, descriptor, done)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path) -> tuple[set[str | int], int]:
+    """Returns the keys of all whole lines, and how many bytes these have."""
+    done: set[str | int] = set()
+    whole_bytes = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break  # the process ended while it wrote this one
+            key = _key(line)
+            if key is None or key in done:
+                what = "is no result of a batch" if key is None else f"has the id {key!r:.80} again"
+                raise InputError(f"--out {path}, line {number} {what}; name another file")
+            done.add(key)
+            whole_bytes += len(line)
+    return done, whole_bytes
+
+
+def _key(line: bytes) -> str | int | None:
+    try:
+        found = json.loads(line)
+        custom_id = found["custom_id"]
+        key = found["error"]["line"] if custom_id is None else custom_id
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return key if isinstance(key, str | int) and "response" in found else None

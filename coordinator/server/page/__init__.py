@@ -1,0 +1,1 @@
+"""The page at /: its files, how it shows answers, and the ranks at work beside them."""

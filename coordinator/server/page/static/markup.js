@@ -1,0 +1,110 @@
+// Shows markdown as the server renders it. All HTML of the page comes through `fill`.
+import { render } from "./api.js";
+
+const MAX_CHARACTERS = 100_000; // that the server renders at once
+const LEAST_PAUSE = 120; // milliseconds between two renderings of an answer
+
+// The server writes tags of its own and nothing of the text's; scripts would not run in any case.
+const policy = globalThis.trustedTypes?.createPolicy("tplaunch", { createHTML: (html) => html });
+
+function fill(element, html) {
+  element.innerHTML = policy ? policy.createHTML(html) : html;
+}
+
+function plain(element, text) {
+  element.textContent = text;
+  element.classList.toggle("plain", text !== "");
+}
+
+const afterLines = (text, count) => {
+  let at = 0;
+  for (let line = 0; line < count; line += 1) at = text.indexOf("\n", at) + 1;
+  return at;
+};
+
+// A text that grows: what is settled stays, and only the last block is rendered again.
+export class LiveText {
+  constructor(element, onDrawn = () => {}) {
+    this.settled = document.createElement("div");
+    this.rest = document.createElement("div");
+    element.replaceChildren(this.settled, this.rest);
+    this.onDrawn = onDrawn;
+    this.text = "";
+    this.from = 0; // characters that are settled
+    this.next = 0; // when it may be rendered again
+    this.timer = null;
+    this.drawing = null;
+  }
+
+  push(text) {
+    this.text = text.replaceAll("\r\n", "\n").replaceAll("\r", "\n");
+    this.schedule();
+  }
+
+  // Everything has come. Returns when it is shown.
+  async finish() {
+    clearTimeout(this.timer);
+    this.isFinished = true;
+    await this.drawing;
+    await this.drawWhole();
+    this.onDrawn();
+  }
+
+  schedule() {
+    if (this.timer || this.drawing || this.isFinished) return;
+    this.timer = setTimeout(() => {
+      this.timer = null;
+      this.drawing = this.draw().finally(() => {
+        this.drawing = null;
+        if (this.drawn !== this.text) this.schedule();
+      });
+    }, Math.max(0, this.next - performance.now()));
+  }
+
+  async draw() {
+    const text = this.text;
+    const sent = text.slice(this.from);
+    const begin = performance.now();
+    try {
+      if (sent.length > MAX_CHARACTERS) throw new RangeError("too long");
+      const { settled, num_lines, rest } = await render(sent, true);
+      if (settled) {
+        const more = document.createElement("div");
+        fill(more, settled);
+        this.settled.append(...more.childNodes);
+        this.from += afterLines(sent, num_lines);
+      }
+      this.rest.classList.remove("plain");
+      fill(this.rest, rest);
+      this.next = performance.now() + Math.max(LEAST_PAUSE, 3 * (performance.now() - begin));
+    } catch {
+      plain(this.rest, sent);
+      this.next = performance.now() + 1000;
+    }
+    this.drawn = text;
+    this.onDrawn();
+  }
+
+  // Once more at the end: a link may have found its target since.
+  async drawWhole() {
+    if (this.text.length > MAX_CHARACTERS) return this.draw();
+    try {
+      const { settled } = await render(this.text, false);
+      fill(this.settled, settled);
+      this.rest.replaceChildren();
+    } catch {
+      await this.draw();
+    }
+  }
+}
+
+// A text that is complete.
+export function showText(element, text) {
+  const live = new LiveText(element);
+  live.push(text);
+  clearTimeout(live.timer);
+  live.timer = null;
+  plain(live.rest, text);
+  live.rest.classList.add("plain");
+  return live.finish().finally(() => live.rest.childNodes.length || live.rest.classList.remove("plain"));
+}
