@@ -16,8 +16,10 @@ from tplaunch.coordinator.server.timing import Clock
 from tplaunch.coordinator.server.wanted import ChatRequest, GrammarWish, TextRequest
 from tplaunch.coordinator.serving.driver import Job
 from tplaunch.coordinator.serving.failures import ClosedError
+from tplaunch.coordinator.serving.grammar.spec import GrammarError, of_kind
 from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.serving.request import RequestError
+from tplaunch.coordinator.serving.sampling.constraint import Constraint
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.streaming import LoopListener, Stream
 from tplaunch.coordinator.text.chat.template import ChatTemplateError
@@ -70,11 +72,22 @@ class Service:
 
     async def text(self, request: TextRequest) -> Answer:
         """Begins to continue a prompt. Raises ApiError where it can't be computed."""
-        _check_grammar(request.grammar)
-        if not isinstance(request.prompt, str):
-            return await self._begin(request.prompt, request.params, request.id, None)
-        tokens = await self.tokens_of(request.prompt, add_special=request.add_special)
-        return await self._begin(tokens, request.params, request.id, request.prompt)
+        constraint = await self._constraint(request.grammar)
+        text: str | None = None
+        if isinstance(request.prompt, str):
+            text = request.prompt
+            tokens: Sequence[int] = await self.tokens_of(text, add_special=request.add_special)
+        else:
+            tokens = request.prompt
+        return await self._begin(tokens, request.params, request.id, text, constraint=constraint)
+
+    async def _constraint(self, wish: GrammarWish | None) -> Constraint | None:
+        """Compiles a grammar in another thread. Raises ApiError for one that can't be enforced."""
+        if wish is None:
+            return None
+        return await _computed(
+            lambda: self.opened.grammars.compile(of_kind(wish.kind, wish.value)), in_thread=True
+        )
 
     async def chat(self, request: ChatRequest) -> Answer:
         """Begins to answer a conversation. Raises ApiError where it can't be computed."""
@@ -89,6 +102,7 @@ class Service:
         name: str | None,
         text: str | None,
         make_reader: Callable[[], Reader] = PlainReader,
+        constraint: Constraint | None = None,
     ) -> Answer:
         if self.num_open >= self._max_open:
             raise ApiError(
@@ -96,7 +110,8 @@ class Service:
                 f"{self.num_open} requests are computed or wait, and no more are taken; try again later",
                 kind="rate_limit_exceeded",
             )
-        job = Job(tokens, self.opened.seeded(params), self._listener, name or f"request-{uuid.uuid4().hex}")
+        named = name or f"request-{uuid.uuid4().hex}"
+        job = Job(tokens, self.opened.seeded(params), self._listener, named, constraint=constraint)
         stream = Stream(self._listener, job)
         answer = Answer(
             self.opened.driver, stream, text, make_reader, lambda: self._answers.discard(answer), self._clock
@@ -122,5 +137,5 @@ async def _computed(make: Callable[[], T], *, in_thread: bool) -> T:
     """Returns what a function makes of a client's words. Raises ApiError for what is wrong with them."""
     try:
         return await asyncio.to_thread(make) if in_thread else make()
-    except (RequestError, ChatTemplateError, TokenizerError) as error:
+    except (RequestError, ChatTemplateError, TokenizerError, GrammarError) as error:
         raise ApiError(400, str(error)) from error
