@@ -13,6 +13,7 @@ from starlette.responses import Response
 import tplaunch
 from tplaunch.coordinator.server.access import Access
 from tplaunch.coordinator.server.anthropic.router import make_anthropic_router
+from tplaunch.coordinator.server.described import ERRORS
 from tplaunch.coordinator.server.ends import Ends
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.guard import Guard, error_response
@@ -65,7 +66,7 @@ def make_app(
     app.state.limits, app.state.names = client_limits, tuple(names)
     app.state.metrics, app.state.ends = metrics, ends
     for make_router in ROUTERS:
-        app.include_router(make_router())
+        app.include_router(make_router(), responses=ERRORS)
     app.add_exception_handler(ApiError, _tell)
     app.add_exception_handler(HTTPException, _tell)
     app.add_exception_handler(Exception, _tell)

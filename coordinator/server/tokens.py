@@ -9,6 +9,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from tplaunch.coordinator.server.bodies import Body, read_body
+from tplaunch.coordinator.server.described import takes
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.service import Service
 from tplaunch.coordinator.server.sse import dumped
@@ -48,8 +49,8 @@ class DetokenizeFields(Body):
 def make_tokens_router() -> APIRouter:
     """Returns the paths."""
     router = APIRouter()
-    router.add_api_route("/tokenize", _tokenize, methods=["POST"])
-    router.add_api_route("/detokenize", _detokenize, methods=["POST"])
+    router.add_api_route("/tokenize", _tokenize, methods=["POST"], openapi_extra=takes(TokenizeFields))
+    router.add_api_route("/detokenize", _detokenize, methods=["POST"], openapi_extra=takes(DetokenizeFields))
     router.add_api_route("/tokenizer_info", _info, methods=["GET"])
     return router
 

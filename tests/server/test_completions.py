@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -182,3 +183,33 @@ def test_models_are_listed(server: Served) -> None:
 def test_embeddings_are_refused_with_a_sentence(server: Served) -> None:
     response = server.post("/v1/embeddings", input="x")
     assert response.status_code == 501 and "embeddings" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("form", "matches"),
+    [
+        ({"guided_regex": "[ab]{3}c"}, "[ab]{3}c"),
+        ({"structured_outputs": {"choice": ["yes", "no"]}}, "yes|no"),
+        ({"guided_grammar": 'start: "x" "y"+ "z"'}, "xy+z"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": [1, 2]}}}},
+            r"\s*\[\s*1\s*,\s*2\s*\]\s*",
+        ),
+    ],
+)
+def test_a_text_has_the_form_that_is_asked_for(server: Served, form: dict[str, Any], matches: str) -> None:
+    body = complete(server, max_tokens=40, ignore_eos=False, **form)
+    assert re.fullmatch(matches, body["choices"][0]["text"]), body
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"guided_regex": "(("},
+        {"guided_grammar": "no grammar"},
+        {"guided_json": {"type": "nothing"}},
+        {"grammar": 'root ::= "llama.cpp"'},
+    ],
+)
+def test_a_form_that_can_not_be_enforced_is_refused(server: Served, form: dict[str, Any]) -> None:
+    assert refusal(server, **form)["message"]

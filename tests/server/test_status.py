@@ -68,6 +68,10 @@ def test_props_tell_of_the_model(server: Served) -> None:
     assert found["eos_token"] == TOKENIZER.token_text(TOKENIZER.eos_token_id or 0)
 
 
-def test_the_document_names_the_paths(server: Served) -> None:
-    paths = server.get("/openapi.json").json()["paths"]
+def test_the_document_describes_paths_and_bodies(server: Served) -> None:
+    document = server.get("/openapi.json").json()
+    paths = document["paths"]
     assert {"/v1/chat/completions", "/v1/completions", "/v1/models", "/health"} <= paths.keys()
+    body = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["required"] == ["messages"] and "tools" in body["properties"]
+    assert "$defs" not in str(document)

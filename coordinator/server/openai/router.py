@@ -7,9 +7,11 @@ import time
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from tplaunch.coordinator.server.described import takes
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.openai.chat import answer_chat
 from tplaunch.coordinator.server.openai.completions import complete
+from tplaunch.coordinator.server.openai.fields import ChatFields, CompletionFields
 from tplaunch.coordinator.server.sse import dumped
 from tplaunch.coordinator.server.state import check_model, service_of
 
@@ -45,6 +47,8 @@ def make_openai_router() -> APIRouter:
         """Refuses: models are run for their text."""
         raise ApiError(501, "embeddings are not supported: this server makes text", kind="not_supported")
 
-    router.add_api_route("/v1/completions", complete, methods=["POST"])
-    router.add_api_route("/v1/chat/completions", answer_chat, methods=["POST"])
+    router.add_api_route("/v1/completions", complete, methods=["POST"], openapi_extra=takes(CompletionFields))
+    router.add_api_route(
+        "/v1/chat/completions", answer_chat, methods=["POST"], openapi_extra=takes(ChatFields)
+    )
     return router
