@@ -287,3 +287,14 @@ def test_files_are_hashed_whole(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     (found,) = sha256_of([tmp_path / "a"]).result()
     assert found.startswith("ba7816bf8f01cfea") and json.dumps(found)
+
+
+def test_a_remark_begins_a_line_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    """Also on a terminal on which numbers are being printed."""
+    now = [0.0]
+    lines = Lines(10, "chunks", ends_line=True, clock=lambda: now[0])
+    now[0] = 10.0
+    lines.show(5, "perplexity 2.0000")
+    found = capfd.readouterr()
+    assert found.out == "\n"
+    assert found.err == "tplaunch: 5 of 10 chunks, perplexity 2.0000, 0.5 a second, 10 s left\n"
