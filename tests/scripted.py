@@ -69,7 +69,7 @@ class ScriptedService(Service):
     """Answers each conversation with the script, and keeps what was asked."""
 
     def __init__(self, service: Service) -> None:
-        self.opened, self.name = service.opened, service.name
+        super().__init__(service.opened, service.name)
         self.script: Sequence[Delta | Exception] = ()
         self.asked: list[ChatRequest] = []
         self.answers: list[ScriptedAnswer] = []
@@ -84,7 +84,7 @@ class ScriptedService(Service):
 def scripted(**options: Any) -> Iterator[tuple[Served, ScriptedService]]:
     """Serves answers that a test writes; options: those of `served`."""
     with served(**options) as server:
-        service = ScriptedService(server.app.state.service)
+        service = server.in_loop(lambda: ScriptedService(server.app.state.service))
         server.app.state.service = service
         yield server, service
         assert all(answer.num_closed == 1 for answer in service.answers)

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -22,6 +22,7 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.text.detokenizer import Detokenizer
 from tplaunch.coordinator.text.tokenizer import load_tokenizer
 
+T = TypeVar("T")
 NAME = "fake"
 GREEDY = {"temperature": 0, "ignore_eos": True}
 TOKENIZER = load_tokenizer(demo_model().metadata)
@@ -57,6 +58,14 @@ class Served:
     def client(self) -> httpx.Client:
         """Returns a client, which is to be closed."""
         return httpx.Client(base_url=self.url, timeout=30)
+
+    def in_loop(self, make: Callable[[], T]) -> T:
+        """Returns what is made in the server's event loop."""
+
+        async def made() -> T:
+            return make()
+
+        return asyncio.run_coroutine_threadsafe(made(), self.loop).result(30)
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         """Asks for something with a body of these fields."""

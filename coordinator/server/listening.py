@@ -100,14 +100,17 @@ class HttpServer(uvicorn.Server):
             await self.serve([bound])
         finally:
             watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
 
     async def _wait(self, drain_seconds: float) -> None:
-        while not self.started:
-            await asyncio.sleep(LOOK_SECONDS)
-        state = self._app.state
-        await state.ends.wait(state.service, drain_seconds, lambda: len(self.server_state.tasks))
-        self.should_exit = True
+        try:
+            while not self.started:
+                await asyncio.sleep(LOOK_SECONDS)
+            state = self._app.state
+            await state.ends.wait(state.service, drain_seconds, lambda: len(self.server_state.tasks))
+        finally:  # also after a fault: a server that can't be ended is worse than none
+            self.should_exit = True
 
 
 def check_certificate(certfile: Path, keyfile: Path | None) -> None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tplaunch.coordinator.server.template_messages import with_read_arguments
+from tplaunch.coordinator.server.messages import with_read_arguments
 from tplaunch.coordinator.server.wanted import ChatRequest
 from tplaunch.coordinator.serving.opened import ChatOptions, Opened
 from tplaunch.coordinator.text.chat.template import ChatTemplateError

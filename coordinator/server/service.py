@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from tplaunch.coordinator.server.answer import NO_CLOCK, Answer, PlainReader, Reader, told
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.messages import for_templates
 from tplaunch.coordinator.server.rendering import rendered
-from tplaunch.coordinator.server.template_messages import for_templates
 from tplaunch.coordinator.server.timing import Clock
 from tplaunch.coordinator.server.wanted import ChatRequest, GrammarWish, TextRequest
 from tplaunch.coordinator.serving.driver import Job

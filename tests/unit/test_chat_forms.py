@@ -11,12 +11,12 @@ import pytest
 
 from tplaunch.coordinator.server.answer import Answer, Delta, Usage
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.messages import for_templates, with_read_arguments
 from tplaunch.coordinator.server.openai.chat import stream_chat, whole_chat
 from tplaunch.coordinator.server.openai.conversation import chat_request
 from tplaunch.coordinator.server.openai.fields import ChatFields
 from tplaunch.coordinator.server.openai.logprobs import TokenNames
 from tplaunch.coordinator.server.settings import LIMITS
-from tplaunch.coordinator.server.template_messages import for_templates, with_read_arguments
 from tplaunch.coordinator.server.wanted import GrammarWish, ToolChoice
 from tplaunch.coordinator.text.answers.pieces import (
     CallArguments,

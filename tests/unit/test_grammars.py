@@ -175,6 +175,15 @@ def test_grammars_of_other_types_are_refused(make: Any, given: Any) -> None:
         make(given)
 
 
+def test_grammars_are_made_by_the_name_of_their_kind() -> None:
+    assert specs.of_kind("json_schema", {"const": 1}) == specs.json_schema('{"const": 1}')
+    assert specs.of_kind("json_object", None) == specs.json_object()
+    assert specs.of_kind("regex", "a") == specs.regex("a") != specs.lark("a") == specs.of_kind("lark", "a")
+    assert specs.of_kind("choice", ["a", "b", "a"]) == specs.choice(["a", "b"])
+    with pytest.raises(GrammarError, match="not 'gbnf'"):
+        specs.of_kind("gbnf", "")
+
+
 def nested(depth: int) -> str:
     return '{"items":' * depth + "{}" + "}" * depth
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -131,6 +132,18 @@ def test_a_budget_ends_the_reasoning(
         assert allowed(mask, generated) == {token}
         generated.append(token)
     assert mask.allowed(generated) is None and mask.allowed([*generated, 5, 6]) is None
+
+
+def test_long_reasoning_costs_no_more_for_each_token() -> None:
+    generated = [ord("x")] * 200_000
+    both = AllOf([AfterReasoning(ReasoningBudget(9**9, OPEN, NAMED), OPEN, NAMED)] * 3)
+    mask = both.start(SIZE, frozenset({END}))
+    mask.allowed(generated)
+    begin = time.process_time()
+    for _ in range(500):
+        generated.append(ord("y"))
+        assert mask.allowed(generated) is None
+    assert time.process_time() - begin < 1
 
 
 def test_a_budget_leaves_answers_and_short_reasoning_alone() -> None:

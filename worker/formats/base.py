@@ -117,12 +117,12 @@ class BlockFormat(WeightFormat):
             name: plane[: count * dtype.itemsize].view(dtype)
             for plane, (name, dtype) in zip(planes, self.planes.items(), strict=True)
         }
-        return self._finite_or_not(held, rows)
+        return self._finite_or_not(held, rows, columns)
 
-    def _finite_or_not(self, held: Mapping[str, Records], rows: int) -> Floats:
+    def _finite_or_not(self, held: Mapping[str, Records], rows: int, columns: int) -> Floats:
         """The weights that the planes hold [rows, columns]; scales of a damaged file may be infinite."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._values(held).reshape(rows, -1)
+            return self._values(held).reshape(rows, columns)
 
     @abstractmethod
     def _values(self, held: Mapping[str, Records]) -> Floats:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tplaunch.coordinator.split.plan import padded
 from tplaunch.worker.formats.base import (
     BlockFormat,
     Bytes,
@@ -38,8 +39,9 @@ class Blocks32(BlockFormat):
 
     def widen(self, raw: Bytes, columns: int) -> Floats:
         """Takes the values from the file's blocks, whose fields are those of the planes."""
-        blocks = raw.view(self.block).reshape(-1)
-        return self._finite_or_not({name: blocks[name] for name in self.planes}, len(raw))[:, :columns]
+        blocks, held = raw.view(self.block).reshape(-1), padded(columns)
+        fields_of_planes = {name: blocks[name] for name in self.planes}
+        return self._finite_or_not(fields_of_planes, len(raw), held)[:, :columns]
 
     def _values(self, held: Mapping[str, Records]) -> Floats:
         scales = bytes_of(held["scales"]).view("<f2").astype(np.float32)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from tplaunch.coordinator.serving.grammar.followed import Followed
 from tplaunch.coordinator.serving.grammar.process import sentence
 from tplaunch.coordinator.serving.grammar.spec import GrammarLimits
 from tplaunch.coordinator.serving.sampling.constraint import ConstraintError
@@ -39,8 +40,7 @@ class GrammarMask:
         self._limits = limits
         self._spare_seconds = limits.spare_seconds
         self._matcher = make()
-        self._generated: Sequence[int] | None = None  # the list that was given last
-        self._taken: list[int] = []
+        self._followed = Followed()
 
     def allowed(self, generated: Sequence[int]) -> Bools:
         """See TokenMask. Tokens that end the text are allowed where the grammar may end, and only there."""
@@ -74,16 +74,13 @@ class GrammarMask:
 
     def _follow(self, generated: Sequence[int]) -> None:
         """Brings the matcher to the end of these tokens."""
-        num_taken = len(self._taken)
-        is_same = generated is self._generated and len(generated) >= num_taken
-        if not (is_same and list(generated[num_taken - 1 : num_taken]) == self._taken[-1:]):
-            self._generated = generated
-            if list(generated[:num_taken]) != self._taken:
-                self._restart()
-        new = [int(token) for token in generated[len(self._taken) :]]
-        self._taken += new
+        if not self._followed.goes_on(generated):
+            self._restart()
+        new = [int(token) for token in generated[len(self._followed.tokens) :]]
+        self._followed.tokens += new
         for token in new:
             self._matcher.consume_token(token)  # where it fails it stays in error, which the mask tells
 
     def _restart(self) -> None:
-        self._matcher, self._taken = self._make(), []
+        self._matcher = self._make()
+        self._followed.clear()

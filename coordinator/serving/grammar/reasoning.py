@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from tplaunch.coordinator.serving.grammar.followed import Followed
 from tplaunch.coordinator.serving.sampling.constraint import Constraint, ConstraintError, TokenMask
 from tplaunch.coordinator.serving.sampling.pool import Bools
 from tplaunch.coordinator.text.tokenizer import Tokenizer
@@ -38,10 +39,11 @@ class Reasoning:
         self._shown = _shown(tokenizer)
         self._begin, self._end = markers.begin.encode(), markers.end.encode()
         self._starts_open = markers.starts_open
+        self._followed = Followed()
         self._restart()
 
     def _restart(self) -> None:
-        self._taken: list[int] = []
+        self._followed.clear()
         self.is_open = self._starts_open
         self.is_over = False  # it has ended, or there is none: what comes is the answer
         self.begun: bytes = b""  # the start of the marker that begins it, where nothing else has come
@@ -51,13 +53,12 @@ class Reasoning:
 
     def follow(self, generated: Sequence[int]) -> None:
         """Reads on to the end of these tokens."""
-        if list(generated[: len(self._taken)]) != self._taken:
+        if not self._followed.goes_on(generated):
             self._restart()
-        for token in generated[len(self._taken) :]:
-            if self.is_over:
-                break
-            self._taken.append(token)
-            self._take(self._shown(token))
+        taken = self._followed.tokens
+        while not self.is_over and len(taken) < len(generated):
+            taken.append(generated[len(taken)])
+            self._take(self._shown(taken[-1]))
 
     def _take(self, shown: bytes) -> None:
         if self.is_open:
@@ -65,7 +66,7 @@ class Reasoning:
             return
         self.begun = (self.begun + shown).lstrip()
         if self.begun.startswith(self._begin):
-            self.is_open, self.first = True, len(self._taken)
+            self.is_open, self.first = True, len(self._followed.tokens)
             self._look_for_end(self.begun[len(self._begin) :])
         elif not self._begin.startswith(self.begun):
             self.is_over, self.first = True, 0
@@ -74,7 +75,7 @@ class Reasoning:
         self._tail += shown
         place = self._tail.find(self._end)
         if place >= 0:
-            self.is_open, self.is_over, self.first = False, True, len(self._taken)
+            self.is_open, self.is_over, self.first = False, True, len(self._followed.tokens)
             self.rest = self._tail[place + len(self._end) :]
         else:
             self._tail = self._tail[max(0, len(self._tail) - len(self._end) + 1) :]

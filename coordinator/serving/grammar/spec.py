@@ -40,7 +40,7 @@ class GrammarLimits:
 
 @dataclass(frozen=True)
 class GrammarSpec:
-    """A wish for what a text shall look like. The functions below make them; equal ones mean one grammar."""
+    """A wish for what a text shall look like, made by the functions below."""
 
     kind: str  # one of KINDS
     source: str  # the schema or the choices as JSON, the expression or the grammar itself
@@ -94,6 +94,16 @@ def choice(texts: Any) -> GrammarSpec:
     if not texts:
         raise GrammarError("a choice needs at least one text")
     return GrammarSpec("choice", _dumped(list(dict.fromkeys(texts))))
+
+
+def of_kind(kind: str, value: Any) -> GrammarSpec:
+    """The grammar of one of KINDS; value: a schema, None, an expression, a grammar, or texts."""
+    if kind == "json_object":
+        return json_object()
+    makers = {"json_schema": json_schema, "regex": regex, "lark": lark, "choice": choice}
+    if kind not in makers:
+        raise GrammarError(f"a grammar is one of {', '.join(KINDS)}, not {kind!r:.40}")
+    return makers[kind](value)
 
 
 def of_params(wanted: StructuredOutputsParams) -> GrammarSpec:
