@@ -33,6 +33,7 @@ from tplaunch.coordinator.text.tokenizer import load_tokenizer
 from tplaunch.launcher.commands.perplexity import PerplexityConfig
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.evaluating.display import Lines, duration
+from tplaunch.launcher.evaluating.measured import read_text
 from tplaunch.launcher.evaluating.ways import way_config
 
 pytestmark = pytest.mark.unit
@@ -281,6 +282,20 @@ def test_progress_is_said_now_and_then(capfd: pytest.CaptureFixture[str]) -> Non
         "tplaunch: 50 of 100 chunks, 0.976 a second, 51 s left",
     ]
     assert [duration(seconds) for seconds in (0.4, 61, 7300)] == ["0 s", "1 min 1 s", "2 h 1 min"]
+
+
+def test_texts_are_read_as_llama_cpp_reads_them(tmp_path: Path) -> None:
+    """Without a newline at the very end, and with all else."""
+    path = tmp_path / "text"
+    path.write_bytes(b"a\r\n\xff\n\n")
+    assert read_text(path, 10) == "a\r\n\ufffd\n"
+    for words, sentence in (
+        ((path, 3), "has more than 0 MiB"),
+        ((tmp_path, 3), "can't be read: Is a directory"),
+        ((Path("a\0b"), 3), "can't be read: "),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            read_text(*words)
 
 
 def test_files_are_hashed_whole(tmp_path: Path) -> None:
