@@ -220,7 +220,14 @@ def test_a_base_file_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyte
         KeptRows(chunks, 12)
 
 
-def test_logits_that_are_no_numbers_fail(requests: Requests) -> None:
+def test_logits_that_are_no_numbers_fail() -> None:
+    run, chunks = FakeRun(), text_chunks(2)
+    with run.open(lambda: None):
+        assert run.session is not None and run.channel is not None
+        run.channel.spoil_rows = {1}
+        for store in (None, KeptRows(chunks, SIZE)):
+            with pytest.raises(LogitsError, match="NaN or infinite"):
+                list(Divergence(chunks, store=store).computed(run.session.requests))
     with pytest.raises(LogitsError, match="NaN or infinite"):
         log_softmax(np.array([1, np.nan], np.float32))
     with pytest.raises(LogitsError, match="NaN or infinite"):
