@@ -16,6 +16,10 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize(
     ("program", "printed"),
     [
+        (
+            ["measure_batch.py", "--devices=cpu", "--requests=3", "--tokens=2", "--repeat=1"],
+            r"median ratio [\d.]+ of 1",
+        ),
         (["measure_driver.py", "--requests=9", "--batch=4"], r"sampled: [\d.]+ us a token, 288 tokens of 9"),
         (["measure_masks.py", "--vocabulary=3000", "--fields=3", "--tokens=99"], r"mask: p50 [\d.]+ ms, p99"),
         (["measure_sampling.py", "--vocabulary=500", "--rows=1,3"], r"logprobs +3 rows: rank +[\d.]+ us"),
