@@ -20,6 +20,7 @@ from tplaunch.launcher.sizes import parse_max_memory, parse_state_cache
 
 AUTO: Final = "auto"
 MODEL_GROUP = "model"  # of options that stand in no group of their own in the help
+SERVING_GROUP = "serving"  # of options of those commands that compute the requests of many
 API_PARALLEL = 64  # of a Python program, which may give many prompts at once
 RECURRENT_PARALLEL = 8  # of the same, where nothing is said: each text keeps a state of megabytes
 MAX_PARALLEL = 1024  # sequences: their block tables are looked at in every step
@@ -186,6 +187,13 @@ class RunConfig(RankOptions):
     )
     # This is set by commands: they read the logits of whole texts, so many rows of a step get some.
     reads_texts: bool = False
+    restart_workers: bool = option(
+        "--restart-workers",
+        default=False,
+        group=SERVING_GROUP,
+        help="start ranks that have failed again, three times within ten minutes at most; requests go on from"
+        " the tokens that they have",
+    )
     verbose: bool = option("-v --verbose", default=False, group="debugging", help="show the workers' logs")
 
     def __post_init__(self) -> None:

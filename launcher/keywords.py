@@ -77,7 +77,7 @@ def config_of(model: str | os.PathLike[str] | None, keywords: Mapping[str, Any])
     for an option that is left out.
     """
     parser = _KeywordParser(prog="LLM", add_help=False)
-    add_model_options(parser)
+    add_model_options(parser, serves=True)
     parser.set_defaults(parallel=API_PARALLEL)
     given = {ALIASES.get(name, name): value for name, value in keywords.items() if value is not None}
     if len(given) < sum(value is not None for value in keywords.values()):

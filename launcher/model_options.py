@@ -6,12 +6,15 @@ import argparse
 from pathlib import Path
 
 from tplaunch.coordinator.options import RankOptions, declared_options
-from tplaunch.launcher.config import MODEL_GROUP, HubModel, RandomModel, RunConfig
+from tplaunch.launcher.config import MODEL_GROUP, SERVING_GROUP, HubModel, RandomModel, RunConfig
 from tplaunch.launcher.declared import add_declared, declared_values
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The model, and on what it runs. launcher/words.py tells whether one is given."""
+def add_model_options(parser: argparse.ArgumentParser, *, serves: bool = False) -> None:
+    """The model, and on what it runs. launcher/words.py tells whether one is given.
+
+    serves: also the options of those that compute the requests of many, as a server does.
+    """
     parser.add_argument(
         "model",
         nargs="?",
@@ -31,7 +34,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--demo", action="store_true", help="the small model that comes with tplaunch")
     inherited = declared_options(RankOptions)
     own = {name: option for name, option in declared_options(RunConfig).items() if name not in inherited}
-    titles = {option.group: None for option in own.values()}
+    titles = {option.group: None for option in own.values() if serves or option.group != SERVING_GROUP}
     for title in titles:
         group = parser if title == MODEL_GROUP else parser.add_argument_group(title)
         names = [name for name, option in {**own, **inherited}.items() if option.group == title]

@@ -12,7 +12,7 @@ from tplaunch.launcher.model_options import add_model_options, run_config
 
 def add_serving_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a model; without --parallel there is room for many sequences."""
-    add_model_options(parser)
+    add_model_options(parser, serves=True)
     for action in parser._actions:
         if action.dest == "parallel":
             action.default = None

@@ -15,6 +15,7 @@ from tplaunch.coordinator.serving.driver import Driver
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.serving.requests import Requests
+from tplaunch.coordinator.serving.restarts import RestartPolicy
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare
@@ -113,11 +114,20 @@ def start_driver(
     *,
     owns_process: bool = False,
 ) -> Driver:
-    """Loads a model in a thread of its own. Raises RunError where that fails; the rest is start_session's."""
+    """Loads a model in a thread of its own. Raises RunError where that fails; the rest is start_session's.
+
+    With config.restart_workers it is loaded again where ranks fail later, unless its files have changed.
+    """
+    failure: str | None = None  # the last one
 
     @contextmanager
     def open_session(check: Callable[[], None]) -> Iterator[Session]:
+        nonlocal failure
         try:
+            if failure is not None:
+                if (change := model.change()) is not None:
+                    raise RunError(f"the ranks can't be started again{_because(change)}")
+                say(f"{failure}; the ranks are started again")
             with start_session(
                 config, model, arrangement, tokenizer, check_open=check, owns_process=owns_process
             ) as session:
@@ -125,10 +135,11 @@ def start_driver(
         except Exception as error:
             sentence = fault_sentence(error)
             if sentence is None or isinstance(error, RunError):
+                failure = str(error)
                 raise
             raise RunError(sentence) from error
 
-    return Driver(open_session)
+    return Driver(open_session, RestartPolicy() if config.restart_workers else None)
 
 
 def _explained(

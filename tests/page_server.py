@@ -17,9 +17,10 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 import tplaunch
+from tplaunch.coordinator.server.access import OPEN_PATHS
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.forms import error_body
-from tplaunch.coordinator.server.page.router import is_open, make_page_router
+from tplaunch.coordinator.server.page.router import make_page_router
 from tplaunch.coordinator.server.page.status import ModelFacts, RankFacts
 from tplaunch.coordinator.server.settings import LIMITS
 from tplaunch.coordinator.serving.stats import Health, Stats
@@ -78,7 +79,11 @@ def make_app(server: PageServer) -> FastAPI:
 
     def check_key(request: Request) -> None:
         sent = request.headers.get("authorization")
-        if server.key is not None and sent != f"Bearer {server.key}" and not is_open(request.url.path):
+        if (
+            server.key is not None
+            and sent != f"Bearer {server.key}"
+            and not OPEN_PATHS.fullmatch(request.url.path)
+        ):
             raise ApiError(401, "the key is wrong")
 
     app = FastAPI(dependencies=[Depends(check_key)])

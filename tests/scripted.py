@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +20,8 @@ from tplaunch.coordinator.text.answers.pieces import (
     Piece,
     Reasoning,
 )
+
+Script = Sequence[Delta | Exception | None]
 
 USAGE = Usage(prompt_tokens=20, cached_tokens=8, completion_tokens=7, reasoning_tokens=2)
 WEATHER: tuple[Piece, ...] = (
@@ -45,11 +49,12 @@ def deltas(*pieces: Piece, finish: str = "stop", stop: int | str | None = None) 
 
 
 class ScriptedAnswer(Answer):
-    """Gives deltas, or raises the error that stands among them."""
+    """Gives deltas, or raises the error that stands among them; None is a delta that never comes."""
 
-    def __init__(self, script: Sequence[Delta | Exception]) -> None:
+    def __init__(self, script: Script) -> None:
         self._script = script
         self.num_closed = 0
+        self.has_closed = threading.Event()
 
     @property
     def usage(self) -> Usage:
@@ -59,10 +64,14 @@ class ScriptedAnswer(Answer):
         for one in self._script:
             if isinstance(one, Exception):
                 raise one
-            yield one
+            if one is None:
+                await asyncio.Event().wait()
+            else:
+                yield one
 
     def close(self) -> None:
         self.num_closed += 1
+        self.has_closed.set()
 
 
 class ScriptedService(Service):
@@ -70,13 +79,15 @@ class ScriptedService(Service):
 
     def __init__(self, service: Service) -> None:
         super().__init__(service.opened, service.name)
-        self.script: Sequence[Delta | Exception] = ()
+        self.script: Script = ()
         self.asked: list[ChatRequest] = []
         self.answers: list[ScriptedAnswer] = []
+        self.has_begun = threading.Semaphore(0)
 
     async def chat(self, request: ChatRequest) -> Answer:
         self.asked.append(request)
         self.answers.append(ScriptedAnswer(self.script))
+        self.has_begun.release()
         return self.answers[-1]
 
 

@@ -1,4 +1,4 @@
-"""What a driver computes, and who hears of it."""
+"""The jobs of a driver, and those who hear what becomes of them."""
 
 from __future__ import annotations
 

@@ -26,6 +26,8 @@ from tplaunch.coordinator.text.chat.template import (
 )
 from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError
 
+RESERVED = frozenset({"messages", "self"})  # names that a template has from elsewhere
+
 
 @dataclass(frozen=True)
 class ChatOptions:
@@ -96,6 +98,8 @@ class Opened:
         tokenizer = self.needed_tokenizer()
         template, name = self._template(options.chat_template, tokenizer)
         extra = {str(key): value for key, value in (options.chat_template_kwargs or {}).items()}
+        if not RESERVED.isdisjoint(extra):
+            raise RequestError(f"chat_template_kwargs can't have {' or '.join(sorted(RESERVED))}")
         settings = {
             "tools": options.tools,
             "template": name,

@@ -48,9 +48,11 @@ class Restarts:
         return delay
 
     def suspects(self, in_step: Iterable[Request]) -> list[Request]:
-        """Takes note of the requests whose step failed; returns those that it was twice without a new token.
+        """Takes note of the requests whose step failed, and returns those that are not to be tried again.
 
-        One of them may make the ranks fail each time, and none of the others would ever end.
+        Their step has failed twice, without a token of theirs in between: one of them may make the ranks fail
+        each time, and none of the others would ever end. Where some of them have no token at all, it is
+        only these, since the others were computed well before they came.
         """
         found = []
         for request in in_step:
@@ -58,6 +60,7 @@ class Restarts:
             if self._num_tokens.get(request) == num_tokens:
                 found.append(request)
             self._num_tokens[request] = num_tokens
+        found = [request for request in found if not self._num_tokens[request]] or found
         for request in [one for one in self._num_tokens if one.is_finished or one in found]:
             del self._num_tokens[request]
         return found

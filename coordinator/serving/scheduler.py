@@ -98,7 +98,8 @@ class Scheduler:
             # One that has given its blocks back comes first to what is free.
             if first.was_admitted or first.num_overtaken >= MAX_OVERTAKEN:
                 break
-            first.num_overtaken += self._seat(sequence)
+            if len(sequence.tokens) < len(first.tokens):
+                first.num_overtaken += self._seat(sequence)
 
     def _seat(self, sequence: Sequence) -> bool:
         """Lets one run that waits, if it finds room."""

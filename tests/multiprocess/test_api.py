@@ -164,14 +164,53 @@ def test_a_killed_rank_reaches_everyone(python: CommandLine) -> None:
         while not len(requests): time.sleep(0.001)
         (rank,) = [one for one in psutil.Process().children() if "--rank=1" in one.cmdline()]
         rank.kill()
+        killed = time.monotonic()
         for thread in threads: thread.join()
         print(*{str(error).partition(" (if")[0] for error in errors}, len(errors))
+        print(time.monotonic() - killed < 5, llm._opened.driver.health().state)
         try: llm.generate("Once upon a time")
         except ClosedError as error: print("load it again: rank 1" in str(error))
         for error in errors: print(str(error).partition("its log: ")[2].rstrip(), file=sys.stderr)
         """,
     )
-    assert lines == ["rank 1 (cpu) ended: killed by SIGKILL 3", "True"]
+    assert lines == ["rank 1 (cpu) ended: killed by SIGKILL 3", "True ended", "True"]
+
+
+@pytest.mark.parametrize("fault", ["kill", "suspend"])
+def test_ranks_come_back(python: CommandLine, fault: str) -> None:
+    """A rank is killed, or stalls, in the middle of greedy and seeded texts; they come as without that."""
+    lines = run_program(
+        python,
+        f"""
+        import psutil
+        llm = LLM(**DEMO, restart_workers=True, timeout=5, parallel=3)
+        driver, states = llm._opened.driver, set()
+        ways = [
+            SamplingParams(temperature=0, max_tokens=200, ignore_eos=True, prompt_logprobs=0),
+            SamplingParams(seed=1, max_tokens=150, ignore_eos=True, n=2, logprobs=1),
+            SamplingParams(seed=2, max_tokens=170, ignore_eos=True, repetition_penalty=1.2),
+            SamplingParams(seed=3, max_tokens=40),
+        ]
+        def generate():
+            found = llm.generate(["Once upon a time", "The", "Lily and Ben", "One day"], ways)
+            return [[(text.token_ids, text.text, text.logprobs) for text in one.outputs] for one in found]
+        expected, found = generate(), []
+        count = driver.stats().num_generated_tokens
+        thread = threading.Thread(target=lambda: found.append(generate()))
+        (rank,) = [one for one in psutil.Process().children() if "--rank=1" in one.cmdline()]
+        thread.start()
+        while driver.stats().num_generated_tokens < count + 30: time.sleep(0.001)
+        rank.{fault}()
+        while thread.is_alive():
+            states.add(driver.health().state)
+            thread.join(0.01)
+        stats = driver.stats()
+        print(found == [expected], *sorted(states - {{"stalled"}}), driver.health().state, stats.num_restarts)
+        print(stats.num_generated_tokens == 2 * count)
+        llm.close()
+        """,
+    )
+    assert lines == ["True ok restarting ok 1", "True"]
 
 
 def test_in_an_event_loop_and_in_threads(python: CommandLine) -> None:

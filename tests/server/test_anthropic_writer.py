@@ -1,4 +1,4 @@
-"""What a Messages client reads of an answer: events in Anthropic's order and form, and the same message."""
+"""A Messages client reads an answer: events in Anthropic's order and form, and the same message."""
 
 from __future__ import annotations
 

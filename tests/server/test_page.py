@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from tests.browser import chromium
 from tests.fake_session import demo_model
 from tests.page_server import BREAK, FACTS, HOLD, PageServer, serve
 from tests.serving import ECHO, NAME, served
+from tplaunch.coordinator.server.access import Access, digest_of
 from tplaunch.coordinator.serving.stats import Health
 from tplaunch.coordinator.text.chat.template import KEY
 
@@ -113,6 +116,11 @@ def test_a_reload_amid_an_answer_keeps_what_has_come(page: Page, server: PageSer
     expect(page.locator(".streaming")).to_contain_text("Half of")
     page.reload()
     answered(page, "Half of")
+    expect(page.locator(".end")).to_have_text("This answer is not complete.")
+    server.script = lambda body: [" something"]
+    page.get_by_role("button", name="go on").click()
+    answered(page, "Half of something")
+    expect(page.locator(".end")).to_have_count(0)
 
 
 def test_again_edit_and_resend(page: Page, server: PageServer) -> None:
@@ -410,7 +418,7 @@ def test_an_answer_that_was_cut_goes_on(page: Page, server: PageServer) -> None:
 
 
 def test_a_model_without_a_template_continues_texts(page_of: Open) -> None:
-    facts = FACTS.__class__(**{**FACTS.__dict__, "has_template": False})
+    facts = replace(FACTS, has_template=False)
     with serve(PageServer(facts=facts, script=lambda body: [" there was", " a *fox*."])) as server:
         page = page_of(server.url)
         expect(page.locator(".told")).to_contain_text("has no chat template")
@@ -426,6 +434,23 @@ def test_a_model_without_a_template_continues_texts(page_of: Open) -> None:
         ]
 
 
+def test_an_old_conversation_says_that_this_model_answers_none(page_of: Open, server: PageServer) -> None:
+    page = page_of()
+    send(page, "Hi")
+    answered(page, "Hello there.")
+
+    def without_template(route: Route) -> None:
+        route.fulfill(json={**route.fetch().json(), "chat": False})
+
+    page.route("**/page/status", without_template)
+    page.reload()
+    expect(page.locator("#notice")).to_contain_text("This model has no chat template")
+    page.keyboard.press("Alt+n")
+    expect(page.locator("#notice")).to_be_hidden()
+    expect(page.locator("#input")).to_have_attribute("placeholder", "A text to continue")
+    page.unroute_all(behavior="wait")
+
+
 def test_the_key_is_asked_for_once(page_of: Open) -> None:
     with serve(PageServer(key="open sesame")) as server:
         page = page_of(server.url, key="open sesame")
@@ -433,6 +458,25 @@ def test_the_key_is_asked_for_once(page_of: Open) -> None:
         answered(page, "Hello there.")
         page.reload()
         answered(page, "Hello there.")
+
+
+def test_a_wrong_key_is_told_and_no_key_asks_once(browser: Browser) -> None:
+    with serve(PageServer(key="open sesame")) as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.fill("[name=key]", "open barley")
+        page.keyboard.press("Enter")
+        expect(page.locator("#key-wrong")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.locator("#notice")).to_have_text("the key is wrong")
+        with page.expect_response("**/page/status"):
+            pass  # it goes on asking the server, and asks nobody for a key
+        expect(page.locator("#key")).to_be_hidden()
+        send(page, "Hi")
+        page.fill("[name=key]", "open sesame")
+        page.keyboard.press("Enter")
+        answered(page, "Hello there.")
+        page.close()
 
 
 def test_conversations_are_exported_and_deleted(page: Page) -> None:
@@ -490,8 +534,9 @@ def test_code_is_copied(page_of: Open, server: PageServer) -> None:
 
 def test_the_page_over_the_application(page_of: Open) -> None:
     """A story goes on, a conversation is answered, and what is refused is told in the server's words."""
-    with served(metadata={**demo_model().metadata, KEY: ECHO}) as running:
-        page = page_of(running.url + "/", model=NAME)
+    access = Access(keys=(digest_of("open sesame"),))
+    with served(metadata={**demo_model().metadata, KEY: ECHO}, access=access) as running:
+        page = page_of(running.url + "/", key="open sesame", model=NAME)
         page.keyboard.press("Alt+s")
         page.fill("[name=temperature]", "0")
         page.fill("[name=max_tokens]", "12")
@@ -501,6 +546,12 @@ def test_the_page_over_the_application(page_of: Open) -> None:
         assert page.evaluate("document.querySelectorAll('.wrong').length") == 0
         expect(page.locator("#ledger li").first).to_contain_text("fake device 0")
         expect(page.locator("#step-time")).not_to_have_text("–")
+        expect(page.locator("#list .running")).to_have_count(0)
+        text = page.locator(".turn.assistant .body")
+        begun = text.text_content() or ""
+        page.get_by_role("button", name="go on").click()
+        expect(page.locator("#used")).to_contain_text("of 64 tokens")
+        expect(text).to_have_text(re.compile(re.escape(begun.strip()[:10]) + r".{20}", re.DOTALL))
         send(page, "there was a fox, " * 40)
         expect(page.locator(".wrong")).to_contain_text("tokens")
 
@@ -510,3 +561,96 @@ def test_a_model_that_has_ended_is_told(page: Page, server: PageServer) -> None:
     expect(page.locator("#notice")).to_have_text("rank 1 ended with signal 11.")
     server.health = Health()
     expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_a_very_long_answer_is_drawn_in_parts(page: Page, server: PageServer) -> None:
+    block = "- *one* \U0001f98a " + "word " * 600 + "\n- two\n\n```python\nx = 1\n```\n\n"
+    server.script = lambda body: [block * 12] * 3
+    send(page, "Much")
+    answered(page, "two")
+    expect(page.locator(".turn em")).to_have_count(36)
+    page.reload()
+    expect(page.locator(".turn em")).to_have_count(36)
+    expect(page.locator(".text .plain")).to_have_count(0)
+
+
+def test_the_end_is_followed_unless_one_reads_above(page: Page, server: PageServer) -> None:
+    lines = "a line\n\n" * 80
+    server.script = lambda body: [lines, HOLD, lines + "the end"]
+    send(page, "Go")
+    expect(page.locator(".streaming .text p")).to_have_count(80)
+    page.evaluate("document.getElementById('scroll').scrollTop = 100")
+    expect(page.locator("#to-end")).to_be_visible()
+    server.go_on.set()
+    answered(page, "the end")
+    assert page.evaluate("document.getElementById('scroll').scrollTop") == 100
+    page.click("#to-end")
+    expect(page.locator("#to-end")).to_be_hidden()
+    expect(page.get_by_text("the end", exact=True)).to_be_in_viewport()
+
+
+def test_another_conversation_is_read_while_one_is_answered(page: Page, server: PageServer) -> None:
+    send(page, "First")
+    answered(page, "Hello there.")
+    page.keyboard.press("Alt+n")
+    server.script = lambda body: ["Slow", HOLD, " answer"]
+    send(page, "Second")
+    expect(page.locator(".streaming")).to_contain_text("Slow")
+    page.keyboard.press("Alt+ArrowDown")
+    answered(page, "Hello there.")
+    expect(page.locator("#list li.running")).to_contain_text("Second")
+    page.keyboard.press("Alt+ArrowUp")
+    expect(page.locator(".streaming")).to_contain_text("Slow")
+    page.keyboard.press("Alt+ArrowDown")
+    server.go_on.set()
+    expect(page.locator("#list li.running")).to_have_count(0)
+    page.keyboard.press("Alt+ArrowUp")
+    answered(page, "Slow answer")
+
+
+def test_two_tabs_show_the_same_conversations(page: Page, server: PageServer) -> None:
+    other = page.context.new_page()
+    other.goto(server.url)
+    expect(other.locator(".welcome h2")).to_be_visible()
+    send(page, "From the first")
+    answered(page, "Hello there.")
+    expect(other.locator("#list li")).to_contain_text("From the first")
+    other.click("#list .open")
+    answered(other, "Hello there.")
+    page.keyboard.press("Alt+r")
+    expect(other.locator(".turn.assistant .facts")).to_contain_text("2 tokens")
+    assert len(server.bodies) == 2
+
+
+def test_a_server_that_is_away_is_told_until_it_is_back(page: Page, server: PageServer) -> None:
+    page.route("**/page/status", lambda route: route.abort())
+    expect(page.locator("#model")).to_have_text("the server can’t be reached")
+    page.unroute_all(behavior="wait")
+    expect(page.locator("#model")).to_have_text(FACTS.name)
+
+
+def test_a_silent_connection_is_lost(browser: Browser, server: PageServer) -> None:
+    page = browser.new_page()
+    page.clock.install()
+    page.goto(server.url)
+    expect(page.locator(".welcome h2")).to_be_visible()
+    server.script = lambda body: ["Half", HOLD]
+    send(page, "Go")
+    assert server.held.wait(15)
+    page.clock.run_for(1000)
+    expect(page.locator(".streaming")).to_contain_text("Half")
+    page.clock.run_for(60_000)
+    expect(page.locator(".wrong")).to_contain_text("The connection was lost")
+    assert server.gone.wait(15), "the server still computes"
+    page.close()
+
+
+def test_the_focus_stays_in_the_list_while_an_answer_grows(page: Page, server: PageServer) -> None:
+    server.script = lambda body: ["Some", HOLD, *["more "] * 50]
+    send(page, "Go")
+    expect(page.locator(".streaming")).to_contain_text("Some")
+    page.focus("#list .open")
+    server.go_on.set()
+    answered(page, "more")
+    expect(page.locator("#list .running")).to_have_count(0)
+    expect(page.locator("#list .open")).to_be_focused()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 from fastapi.testclient import TestClient
@@ -10,11 +11,11 @@ from fastapi.testclient import TestClient
 from tests.fake_session import LIMITS
 from tests.page_server import PageServer, make_app
 from tests.serving import NAME, Served
+from tplaunch.coordinator.server.access import OPEN_PATHS
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.page.files import FOLDER, read_files
 from tplaunch.coordinator.server.page.markdown import MAX_CHARACTERS
 from tplaunch.coordinator.server.page.rendering import MAX_WAITING, Rendering
-from tplaunch.coordinator.server.page.router import is_open
 
 
 @pytest.fixture
@@ -103,6 +104,32 @@ def test_the_application_has_the_page(server: Served) -> None:
     assert "/page" not in server.get("/openapi.json").text
 
 
-def test_a_key_is_needed_for_what_costs_something() -> None:
-    assert all(map(is_open, ("/", "/page/main.js", "/page/style.css")))
-    assert not any(map(is_open, ("/page/render", "/page/status", "/v1/completions", "/pages", "")))
+def test_all_files_are_for_everybody_and_nothing_else_is() -> None:
+    assert all(OPEN_PATHS.fullmatch(f"/page/{name}") for name in read_files())
+    assert not any(map(OPEN_PATHS.fullmatch, ("/page/render", "/page/status")))
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_texts_can_be_read(theme: int) -> None:
+    """By the contrast of 4.5 that WCAG 2 asks for, on each ground that a text may have."""
+    found = re.findall(r"--([\w-]+): light-dark\((#\w+), (#\w+)\)", (FOLDER / "style.css").read_text())
+    found += re.findall(r"--([\w-]+): light-dark\((#\w+), (#\w+)\)", (FOLDER / "code.css").read_text())
+    colours = {name: pair[theme] for name, *pair in found}
+    texts = ("ink", "soft", "faint", "go", "wrong", *(name for name in colours if name.startswith("code-")))
+    for text in texts:
+        for ground in ("paper", "sheet", "well"):
+            assert contrast(colours[text], colours[ground]) >= 4.5, f"{text} on {ground}"
+    assert contrast(colours["wrong"], colours["wrong-wash"]) >= 4.5
+    assert contrast(colours["on-go"], colours["go"]) >= 4.5
+
+
+def contrast(one: str, other: str) -> float:
+    """Returns the contrast of two colours by WCAG 2: 1 to 21."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)

@@ -13,6 +13,7 @@ from tplaunch.coordinator.server.anthropic.request import wanted_of
 from tplaunch.coordinator.server.rendering import as_object, rendered
 from tplaunch.coordinator.server.settings import LIMITS
 from tplaunch.coordinator.server.wanted import ChatRequest
+from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.text.chat.template import KEY, ChatTemplateError
 
@@ -85,6 +86,12 @@ def test_a_late_system_message_becomes_the_users_where_it_must(template: str) ->
     wanted = request(LATE, USER, LATE, {"role": "assistant", "content": "a"}, LATE, may_lower_system=True)
     first = "" if template == DROPS else "system: Be kind. ;"
     assert text_of(template, wanted) == f"{first}user:Hi\n\n Be kind. ;assistant:a;user: Be kind. ;"
+
+
+@pytest.mark.parametrize("name", ["messages", "self"])
+def test_what_templates_have_already_is_refused(name: str) -> None:
+    with pytest.raises(RequestError, match="can't have messages or self"):
+        text_of(ROLES, request(USER, template_kwargs={name: 1}))
 
 
 def test_a_refusal_has_the_templates_words() -> None:

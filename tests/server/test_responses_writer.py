@@ -1,4 +1,4 @@
-"""What a Responses client reads of an answer: events in OpenAI's order and form, and the same response."""
+"""A Responses client reads an answer: events in OpenAI's order and form, and the same response."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def checked(events: list[dict[str, Any]]) -> None:
 
 
 def told(event: dict[str, Any]) -> tuple[Any, ...]:
-    """What an event says, without what all have."""
+    """Returns an event without the fields that all have."""
     ids = {"type", "sequence_number", "item_id", "item", "response"}
     return event["type"].removeprefix("response."), {key: event[key] for key in event.keys() - ids}
 

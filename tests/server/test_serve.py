@@ -141,6 +141,30 @@ def test_a_rank_that_dies_turns_health_red(tplaunch: CommandLine) -> None:
     tplaunch.printed += response.text
 
 
+def test_a_rank_that_dies_comes_back_and_the_stream_goes_on(tplaunch: CommandLine) -> None:
+    process, url = started(tplaunch, "--restart-workers")
+    undisturbed = Reader(url)
+    undisturbed.thread.join(60)
+    reader = Reader(url)
+    (victim, *_) = [
+        one for one in tplaunch.living_processes() if "tplaunch.worker" in " ".join(one.cmdline())
+    ]
+    victim.kill()
+    states = set()
+    while reader.thread.is_alive():
+        states.add((response := httpx.get(f"{url}/health")).json()["status"])
+        assert (response.status_code == 200) == (response.json()["status"] == "ok")
+    reader.thread.join(60)
+    texts = [
+        "".join(json.loads(event)["choices"][0]["text"] for event in one.events[:-1])
+        for one in (undisturbed, reader)
+    ]
+    assert texts[0] == texts[1] and len(texts[0]) > 480 and states == {"ok", "restarting"}
+    process.send_signal(signal.SIGTERM)
+    tplaunch.printed += (said := ended(process, 0))
+    assert "the ranks are started again" in said
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.unit
             r"median ratio [\d.]+ of 1",
         ),
         (["measure_driver.py", "--requests=9", "--batch=4"], r"sampled: [\d.]+ us a token, 288 tokens of 9"),
+        (["measure_driver.py", "--cancels", "--requests=400", "--batch=8"], r"[\d]{2} cancelled, 0 failed"),
         (["measure_masks.py", "--vocabulary=3000", "--fields=3", "--tokens=99"], r"mask: p50 [\d.]+ ms, p99"),
         (["measure_sampling.py", "--vocabulary=500", "--rows=1,3"], r"logprobs +3 rows: rank +[\d.]+ us"),
     ],

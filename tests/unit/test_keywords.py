@@ -61,6 +61,11 @@ def test_the_same_as_on_the_command_line(keywords: dict[str, Any], words: list[s
     assert config_of("-m.gguf", keywords) == config_of_words("--model=-m.gguf", *words)
 
 
+def test_what_only_programs_and_servers_have() -> None:
+    assert config_of("m.gguf", {"restart_workers": True}).restart_workers
+    assert not config_of("m.gguf", {}).restart_workers
+
+
 def test_models() -> None:
     assert config_of(Path("a/m.gguf"), {}).model == Path("a/m.gguf")
     assert config_of(None, {"model_path": "m.gguf"}).model == Path("m.gguf")

@@ -16,7 +16,7 @@ from tplaunch.coordinator.messages import Load, decode, encode
 from tplaunch.coordinator.options import RankOptions, declared_options, option, split_names
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.coordinator.wire import WireError
-from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.config import SERVING_GROUP, RunConfig
 from tplaunch.launcher.declared import add_declared, declared_values
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.model_options import add_model_options, run_config
@@ -86,8 +86,9 @@ def test_the_help_shows_defaults_as_they_are_typed() -> None:
 
 
 def test_every_declared_option_of_a_run_is_on_its_command_line() -> None:
-    known = make_parser().commands["run"].known_options
+    commands = make_parser().commands
     for name, declared in declared_options(RunConfig).items():
+        known = commands["serve" if declared.group == SERVING_GROUP else "run"].known_options
         for flag in declared.flags:
             assert known[flag].dest == declared.name == declared.flags[-1][2:].replace("-", "_"), name
 

@@ -212,6 +212,28 @@ def test_the_newest_gives_its_blocks_back_and_comes_again() -> None:
         assert text_of(request) == greedy(request.prompt, kinds, 40)
 
 
+@pytest.mark.parametrize("num_tokens", [1, 100, 300])
+def test_a_short_request_has_its_first_token_in_three_steps(num_tokens: int) -> None:
+    """Eight decode meanwhile, and a prompt of 4,000 tokens is computed: the target."""
+    limits = Limits(context_length=4200, num_blocks=800, block_length=8, max_rows=256, max_sequences=16)
+    requests = Requests(fake_engine(limits, LayerKinds())[0])
+    endless = SamplingParams(temperature=0, max_tokens=60)
+    decoding = [requests.add(tokens(9, number), endless) for number in range(8)]
+    requests.step()
+    long = requests.add(tokens(4000, 8), SamplingParams(temperature=0, max_tokens=2))
+    requests.step()
+    short = requests.add(tokens(num_tokens, 9), GREEDY)
+    for _ in range(3):
+        assert not text_of(long)
+        requests.step()
+    assert text_of(short) and {len(text_of(one)) for one in decoding} == {5}
+    num_steps = requests.counts.num_steps
+    while not text_of(long):
+        requests.step()
+    # All rows are used: the long one comes as late as the short one has rows, and no later.
+    assert requests.counts.num_steps - num_steps <= -(-(4000 + num_tokens) // 248) + 1
+
+
 def test_texts_of_one_prompt_differ_and_compute_it_once() -> None:
     kinds = LayerKinds(window=9, has_states=True)
     engine, channel = fake_engine(limits_for(kinds), kinds)

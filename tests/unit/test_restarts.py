@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,8 @@ from tplaunch.coordinator.serving.failures import ClosedError, RunError
 from tplaunch.coordinator.serving.request import Event, Floats, Output, Reading, Request
 from tplaunch.coordinator.serving.restarts import RestartPolicy, Restarts
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.sampling.pool import NeedsRow
+from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.split.limits import Limits
 
 pytestmark = pytest.mark.unit
@@ -155,6 +156,25 @@ def test_the_whole_of_it_in_one_example() -> None:
         for told, all_jobs in ((heard, jobs), (plain, plain_jobs))
     )
     assert found == expected
+
+
+@pytest.mark.parametrize("death", range(2, 16))
+def test_ranks_that_fail_when_whole_rows_are_fetched(death: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The texts of one prompt have begun then, and have no token; and others may have ended in that step."""
+
+    def needs_row(*_: object) -> None:
+        raise NeedsRow
+
+    monkeypatch.setattr(Sampler, "pick", needs_row)
+    monkeypatch.setattr(Sampler, "_is_plain", lambda _: False)
+    wishes = [Wish("many", 0, 5), Wish("of the prompt", 1, 4), Wish("many", 2, 3)]
+    plain_jobs, _, _ = computed(wishes, ())
+    jobs, heard, num_restarts = computed(wishes, (death,))
+    assert num_restarts == 1 and not heard.failures
+    for one, other in zip(plain_jobs, jobs, strict=True):
+        found, expected = request_of(other), request_of(one)
+        assert [*map(vars, found.outputs)] == [*map(vars, expected.outputs)]
+        assert found.prompt_logprobs == expected.prompt_logprobs
 
 
 def test_logits_come_once_where_ranks_fail_between_chunks() -> None:
@@ -326,6 +346,6 @@ def test_only_those_without_a_new_token_are_suspects() -> None:
     grows.outputs[0].token_ids.append(1)
     ends.outputs[0].finish_reason = "stop"
     assert restarts.suspects([grows]) == []
-    counted = Counter(map(id, restarts.suspects([stays, grows])))
-    assert counted == {id(stays): 1, id(grows): 1}
-    assert restarts.suspects([stays]) == []
+    assert restarts.suspects([stays, grows]) == [stays]  # as it has no token, and the other one has
+    assert restarts.suspects([grows]) == [grows]
+    assert restarts.suspects([grows, stays]) == []

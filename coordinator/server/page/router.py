@@ -1,4 +1,4 @@
-"""The paths of the page: its files for everybody; rendering and the ranks' state for those with a key."""
+"""The paths of the page: its files for everybody (access.py); rendering and status for those with a key."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from tplaunch.coordinator.server.service import Service
 from tplaunch.coordinator.server.sse import dumped
 from tplaunch.coordinator.server.state import service_of
 
-RENDER, STATUS = "/page/render", "/page/status"
-
 
 class Markdown(Body):
     """A text to render."""
@@ -28,23 +26,18 @@ class Markdown(Body):
     growing: bool = Field(False, description="true where more of it will come, or false")
 
 
-def is_open(path: str) -> bool:
-    """Says if a path is for everybody, also where the server has keys: the page asks for one itself."""
-    return path == "/" or (path.startswith("/page/") and path not in (RENDER, STATUS))
-
-
 def make_page_router() -> APIRouter:
     """Returns the paths."""
     router, files, rendering = APIRouter(include_in_schema=False), read_files(), Rendering()
     watches: dict[Service, Watch] = {}  # of the one that is served, once a page asks
 
-    @router.post(RENDER)
+    @router.post("/page/render")
     async def render(request: Request) -> Response:
         body = await read_body(request, Markdown)
         made = await rendering.render(body.markdown, is_growing=body.growing)
         return Response(dumped(asdict(made)), media_type="application/json")
 
-    @router.get(STATUS)
+    @router.get("/page/status")
     async def status(request: Request) -> Response:
         service = service_of(request)
         if service not in watches:

@@ -1,4 +1,4 @@
-"""The pieces into which an answer's text is parted."""
+"""The pieces into which an answer's text is parted, as a reader hands them out while it arrives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Reasoning:
 
 @dataclass(frozen=True)
 class CallBegin:
-    """A call of a tool begins: its place among the answer's calls, and its name."""
+    """A call of a tool begins: its place among the answer's calls, counted from 0, and its name."""
 
     index: int
     name: str
@@ -39,9 +39,14 @@ class CallArguments:
 
 @dataclass(frozen=True)
 class CallEnd:
-    """A call is complete."""
+    """A call ends.
+
+    is_complete is False where the text ended or went wrong within the arguments: they are left as far as they
+    came, so that no client takes half a command for a whole one.
+    """
 
     index: int
+    is_complete: bool = True
 
 
 Piece: TypeAlias = Content | Reasoning | CallBegin | CallArguments | CallEnd

@@ -47,7 +47,7 @@ export async function answer(conversation, index, { model, signal, grew, isGoing
   const isText = conversation.mode === "text";
   const path = isText ? "v1/completions" : "v1/chat/completions";
   const body = (isText ? textBody : chatBody)(conversation, index, isGoingOn);
-  Object.assign(body, { model, stream: true, stream_options: { include_usage: true } });
+  Object.assign(body, { model: model || undefined, stream: true, stream_options: { include_usage: true } });
   if (isGoingOn) {
     delete message.end;
     delete message.error;

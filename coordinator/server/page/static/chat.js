@@ -17,6 +17,7 @@ export class Chat {
     this.scroll.addEventListener("scroll", () => this.watchEnd(), { passive: true });
     by("to-end").addEventListener("click", () => this.toEnd());
     addEventListener("pagehide", () => this.keepAll());
+    addEventListener("pageshow", () => (this.isLeaving = false));
     this.views = [];
     this.isAtEnd = true;
   }
@@ -63,7 +64,7 @@ export class Chat {
       isText: this.isText,
       edit: (view) => this.edit(view),
       again: (view) => this.again(view),
-      goOn: (view) => this.run(this.views.indexOf(view), true),
+      goOn: (view) => this.goOn(view),
     });
   }
 
@@ -132,8 +133,16 @@ export class Chat {
   again(view) {
     const index = this.views.indexOf(view);
     if (this.isRunning || index < 0) return;
+    if (view.element.contains(document.activeElement)) by("input").focus({ preventScroll: true });
     this.cut(index + 1);
     this.run(index);
+  }
+
+  // Only the last answer goes on: what came after an earlier one would no longer follow from it.
+  goOn(view) {
+    if (this.isRunning || view !== this.views.at(-1)) return;
+    by("input").focus({ preventScroll: true });
+    this.run(this.views.length - 1, true);
   }
 
   // The last answer once more.
@@ -166,12 +175,14 @@ export class Chat {
   }
 
   keep(conversation) {
+    if (this.isLeaving) return; // the browser ends what runs, which is no fault of the server's
     const told = store.put(conversation);
     if (told) notice(told);
     this.onChange();
   }
 
   keepAll() {
+    this.isLeaving = true;
     for (const id of this.running.keys()) {
       const conversation = store.get(id);
       if (conversation) store.put(conversation);

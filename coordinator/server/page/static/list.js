@@ -43,23 +43,30 @@ export class List {
   }
 
   show(current, running) {
-    const rows = store.all().map((one) => this.row(one, one.id === current.id, running.has(one.id)));
+    const all = store.all();
+    const shown = JSON.stringify(all.map(({ id, title }) => [id, title, id === current.id, running.has(id)]));
+    if (shown === this.shown) return;
+    this.shown = shown;
+    const rows = all.map((one) => this.row(one, one.id === current.id, running.has(one.id)));
+    const focused = [...by("list").querySelectorAll("button")].indexOf(document.activeElement);
     by("list").replaceChildren(...rows);
+    by("list").querySelectorAll("button")[focused]?.focus();
     by("export").disabled = by("delete-all").disabled = !rows.length;
   }
 
   row(conversation, isCurrent, isRunning) {
-    const open = button(conversation.title, () => {
+    const { id, title } = conversation; // another tab may have changed the rest since
+    const open = button(title, () => {
       this.close();
-      this.onOpen(conversation.id);
+      this.onOpen(id);
     });
     open.className = "open";
     if (isCurrent) open.setAttribute("aria-current", "true");
-    const about = { class: "small", "aria-label": `Save “${conversation.title}” as markdown`, title: "Save as markdown" };
-    const saved = button("↓", () => save(`${fileName(conversation.title)}.md`, "text/markdown", store.asMarkdown(conversation)), about);
+    const about = { class: "small", "aria-label": `Save “${title}” as markdown`, title: "Save as markdown" };
+    const saved = button("↓", () => save(`${fileName(title)}.md`, "text/markdown", store.asMarkdown(store.get(id))), about);
     const deleted = button("×", () => this.delete(conversation), {
       class: "small",
-      "aria-label": `Delete “${conversation.title}”`,
+      "aria-label": `Delete “${title}”`,
       title: "Delete",
     });
     return el("li", { class: isRunning ? "running" : null }, open, saved, deleted);

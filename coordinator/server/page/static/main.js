@@ -31,6 +31,14 @@ function open(conversation) {
   document.title = conversation.messages.length ? `${conversation.title} – tplaunch` : "tplaunch";
   showList();
   grow();
+  tellMode();
+}
+
+// A conversation with a model that could chat, before one that can't.
+function tellMode() {
+  const { mode, messages } = chat.conversation;
+  if (server?.chat === false && mode === "chat" && messages.length)
+    notice("This model has no chat template, so it answers no messages: begin a new conversation, and it continues texts.");
 }
 
 function begin() {
@@ -56,6 +64,7 @@ function showServer(found, error) {
   const isFirst = !server || server.model !== found.model || server.chat !== found.chat;
   server = found;
   chat.server = found;
+  if (isFirst) tellMode();
   if (isFirst && !chat.conversation.messages.length) {
     if (!found.chat) chat.conversation.mode = "text";
     chat.open(chat.conversation);
@@ -75,7 +84,11 @@ function grow() {
   input.style.height = `${input.scrollHeight}px`;
 }
 
-function send() {
+async function send() {
+  if (!server) {
+    await asked; // what the model can do
+    if (chat.isRunning) return;
+  }
   if (chat.isRunning) {
     chat.stop();
     return;
@@ -167,4 +180,4 @@ setTheme(document.documentElement.dataset.theme ?? "system");
 if (!store.load()) notice("This browser keeps no conversations: export what you want to have.");
 open(store.get(location.hash.slice(1)) ?? store.make("chat"));
 input.focus();
-ranks.ask();
+const asked = ranks.ask();

@@ -16,6 +16,8 @@ function plain(element, text) {
   element.classList.toggle("plain", text !== "");
 }
 
+const withNewlines = (text) => text.replaceAll("\r\n", "\n").replaceAll("\r", "\n");
+
 const afterLines = (text, count) => {
   let at = 0;
   for (let line = 0; line < count; line += 1) at = text.indexOf("\n", at) + 1;
@@ -37,7 +39,7 @@ export class LiveText {
   }
 
   push(text) {
-    this.text = text.replaceAll("\r\n", "\n").replaceAll("\r", "\n");
+    this.text = withNewlines(text);
     this.schedule();
   }
 
@@ -85,26 +87,33 @@ export class LiveText {
     this.onDrawn();
   }
 
-  // Once more at the end: a link may have found its target since.
+  // Once more at the end: a link may have found its target since. What is too long is rendered in parts.
   async drawWhole() {
-    if (this.text.length > MAX_CHARACTERS) return this.draw();
+    const parts = [];
     try {
-      const { settled } = await render(this.text, false);
-      fill(this.settled, settled);
+      let from = 0;
+      while (this.text.length - from > MAX_CHARACTERS) {
+        const end = this.text.lastIndexOf("\n", from + MAX_CHARACTERS - 1) + 1;
+        const part = this.text.slice(from, end);
+        const { settled, num_lines } = await render(part, true);
+        if (!num_lines) throw new RangeError("a block is too long");
+        parts.push(settled);
+        from += afterLines(part, num_lines);
+      }
+      parts.push((await render(this.text.slice(from), false)).settled);
+      fill(this.settled, parts.join(""));
       this.rest.replaceChildren();
+      this.rest.classList.remove("plain");
     } catch {
       await this.draw();
     }
   }
 }
 
-// A text that is complete.
+// A text that is complete: as it is, until it is drawn.
 export function showText(element, text) {
   const live = new LiveText(element);
-  live.push(text);
-  clearTimeout(live.timer);
-  live.timer = null;
+  live.text = withNewlines(text);
   plain(live.rest, text);
-  live.rest.classList.add("plain");
-  return live.finish().finally(() => live.rest.childNodes.length || live.rest.classList.remove("plain"));
+  return live.finish();
 }

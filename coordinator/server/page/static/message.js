@@ -118,7 +118,8 @@ export class MessageView {
     const { end, error, took } = this.message;
     this.facts.textContent = took ? facts(took) : "";
     this.body.querySelector(".end")?.remove();
-    const note = error ?? (this.isText ? null : ENDS[end]);
+    const isLeft = !this.isUser && !end; // a page that was closed meanwhile has written nothing there
+    const note = error ?? (isLeft ? "This answer is not complete." : this.isText ? null : ENDS[end]);
     const { again, edit, goOn } = this.actions;
     if (note) {
       const retry = error && again ? button("Try again", () => again(this), { class: "strong" }) : null;
@@ -127,8 +128,8 @@ export class MessageView {
     const tools = [button("copy", ({ currentTarget }) => copy(this.message.content, currentTarget))];
     if (this.isUser && edit) tools.push(button("edit", () => edit(this)));
     if (!this.isUser && again) tools.push(button("again", () => again(this), { title: "Answer again (Alt R)" }));
-    if (!this.isUser && !this.isText && goOn && ["length", "stopped", "cancelled"].includes(end) && this.message.content)
-      tools.push(button("go on", () => goOn(this), { title: "Continue this answer" }));
+    if (!this.isUser && !this.isText && goOn && end !== "stop" && this.message.content)
+      tools.push(button("go on", () => goOn(this), { class: "go-on", title: "Continue this answer" }));
     this.tools.replaceChildren(...tools);
   }
 
