@@ -40,12 +40,14 @@ class Service:
         max_open: int = MAX_OPEN,
         clock: Clock = NO_CLOCK,
         tool_format: str | None = None,
+        trusts_templates: bool = False,
     ) -> None:
         """name: by which clients know the model. max_open: requests that are computed or wait. clock: takes
         the times of answers. tool_format: in which the model writes calls, in place of the template's.
+        trusts_templates: clients may bring chat templates of their own.
         """
         self.opened, self.name, self._clock = opened, name, clock
-        self._tool_format = tool_format
+        self._tool_format, self._trusts_templates = tool_format, trusts_templates
         self._listener = LoopListener(asyncio.get_running_loop())
         self._max_open = max_open
         self._answers: set[Answer] = set()  # that are computed or wait
@@ -73,7 +75,7 @@ class Service:
 
     async def rendered(self, request: ChatRequest) -> tuple[str, list[int]]:
         """Returns a conversation as the model reads it, as text and as token ids. Raises ApiError."""
-        checked = replace(request, messages=for_templates(request.messages))
+        checked = self._checked(request)
         return await _computed(lambda: rendered(self.opened, checked), in_thread=True)
 
     async def text(self, request: TextRequest) -> Answer:
@@ -90,7 +92,7 @@ class Service:
 
     async def chat(self, request: ChatRequest) -> Answer:
         """Begins to answer a conversation. Raises ApiError where it can't be computed."""
-        checked = replace(request, messages=for_templates(request.messages))
+        checked = self._checked(request)
 
         def plan() -> tuple[str, list[int], AnswerPlan]:
             text, tokens = rendered(self.opened, checked)
@@ -100,6 +102,18 @@ class Service:
 
         text, tokens, made = await _computed(plan, in_thread=True)
         return await self._begin(tokens, made, request.id, text)
+
+    def _checked(self, request: ChatRequest) -> ChatRequest:
+        """Returns a conversation in the form that templates take. Raises ApiError."""
+        wanted = request.chat_template
+        if wanted is not None and not self._trusts_templates and wanted not in self.opened.template_names:
+            raise ApiError(
+                400,
+                "chat_template is a program, which this server runs for clients only with"
+                " --trust-request-chat-template; leave it out, or give the name of one of the model's own",
+                parameter="chat_template",
+            )
+        return replace(request, messages=for_templates(request.messages))
 
     async def _begin(
         self,

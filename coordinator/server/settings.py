@@ -108,6 +108,12 @@ class ServerSettings:
     no_auth: bool = option(
         "--no-auth", default=False, group=SAFETY, help="whoever reaches the server may use it"
     )
+    trusts_templates: bool = option(
+        "--trust-request-chat-template",
+        default=False,
+        group=SAFETY,
+        help="clients may send chat templates, which are programs that may keep this machine busy",
+    )
     host_names: tuple[str, ...] = option(
         "--host-name",
         default=(),

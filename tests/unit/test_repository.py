@@ -49,6 +49,12 @@ def test_files_are_short(source: str) -> None:
     assert num_lines <= MAX_LINES, f"{num_lines} lines: does it hold two ideas?"
 
 
+def test_no_merge_was_left_half_done() -> None:
+    texts = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *(REPOSITORY / one for one in SOURCES)]
+    marks = re.compile(r"^(<{7} |={7}$|>{7} )", re.MULTILINE)
+    assert [str(path) for path in texts if marks.search(path.read_text())] == []
+
+
 def fragments(file: str) -> list[str]:
     """The docstrings of a file that begin without a subject or a verb, a line each."""
     found = []
