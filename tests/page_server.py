@@ -32,7 +32,7 @@ FACTS = ModelFacts(
     tplaunch.__version__,
     True,
     4096,
-    (RankFacts("Radeon RX 7900 XT", 0.75), RankFacts("GeForce RTX 3060", 0.25)),
+    (RankFacts("Card A", 0.75), RankFacts("Card B", 0.25)),
 )
 HOLD = object()  # in a script: nothing more comes until the server is told to go on
 BREAK = object()  # in a script: the connection is lost

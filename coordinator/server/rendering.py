@@ -31,13 +31,7 @@ def rendered(opened: Opened, request: ChatRequest) -> tuple[str, list[int]]:
     of the user, also where it would leave that out. Raises RequestError, ChatTemplateError, the first one, or
     TokenizerError.
     """
-    options = ChatOptions(
-        request.add_generation_prompt,
-        request.continue_final_message,
-        request.chat_template,
-        request.template_kwargs,
-        None if request.tool_choice.mode == "none" else request.tools or None,
-    )
+    options = options_of(request)
     found: list[tuple[str, list[int]]] = []
     refusals: list[ChatTemplateError] = []
     for messages in _readings(request):
@@ -52,6 +46,17 @@ def rendered(opened: Opened, request: ChatRequest) -> tuple[str, list[int]]:
     if not found:
         raise refusals[0]
     return found[0]
+
+
+def options_of(request: ChatRequest) -> ChatOptions:
+    """Returns the options by which the conversation becomes a text."""
+    return ChatOptions(
+        request.add_generation_prompt,
+        request.continue_final_message,
+        request.chat_template,
+        request.template_kwargs,
+        None if request.tool_choice.mode == "none" else request.tools or None,
+    )
 
 
 def as_object(arguments: str) -> Mapping[str, Any]:

@@ -8,19 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from tplaunch.coordinator.server.answer import NO_CLOCK, Answer, PlainReader, Reader, told
+from tplaunch.coordinator.server.answer import NO_CLOCK, Answer, told
+from tplaunch.coordinator.server.answer_plan import AnswerPlan, plan_chat, plan_text
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.messages import for_templates
-from tplaunch.coordinator.server.rendering import rendered
+from tplaunch.coordinator.server.rendering import options_of, rendered
 from tplaunch.coordinator.server.timing import Clock
-from tplaunch.coordinator.server.wanted import ChatRequest, GrammarWish, TextRequest
+from tplaunch.coordinator.server.wanted import ChatRequest, TextRequest
 from tplaunch.coordinator.serving.driver import Job
 from tplaunch.coordinator.serving.failures import ClosedError
-from tplaunch.coordinator.serving.grammar.spec import GrammarError, of_kind
 from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.serving.request import RequestError
-from tplaunch.coordinator.serving.sampling.constraint import Constraint
-from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.streaming import LoopListener, Stream
 from tplaunch.coordinator.text.chat.template import ChatTemplateError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
@@ -34,12 +32,19 @@ class Service:
     """A loaded model, as protocols see it. It is made and used in one event loop."""
 
     def __init__(
-        self, opened: Opened, name: str, *, max_open: int = MAX_OPEN, clock: Clock = NO_CLOCK
+        self,
+        opened: Opened,
+        name: str,
+        *,
+        max_open: int = MAX_OPEN,
+        clock: Clock = NO_CLOCK,
+        tool_format: str | None = None,
     ) -> None:
         """name: by which clients know the model. max_open: requests that are computed or wait. clock: takes
-        the times of answers.
+        the times of answers. tool_format: in which the model writes calls, in place of the template's.
         """
         self.opened, self.name, self._clock = opened, name, clock
+        self._tool_format = tool_format
         self._listener = LoopListener(asyncio.get_running_loop())
         self._max_open = max_open
         self._answers: set[Answer] = set()  # that are computed or wait
@@ -72,37 +77,35 @@ class Service:
 
     async def text(self, request: TextRequest) -> Answer:
         """Begins to continue a prompt. Raises ApiError where it can't be computed."""
-        constraint = await self._constraint(request.grammar)
-        text: str | None = None
-        if isinstance(request.prompt, str):
-            text = request.prompt
-            tokens: Sequence[int] = await self.tokens_of(text, add_special=request.add_special)
-        else:
-            tokens = request.prompt
-        return await self._begin(tokens, request.params, request.id, text, constraint=constraint)
-
-    async def _constraint(self, wish: GrammarWish | None) -> Constraint | None:
-        """Compiles a grammar in another thread. Raises ApiError for one that can't be enforced."""
-        if wish is None:
-            return None
-        return await _computed(
-            lambda: self.opened.grammars.compile(of_kind(wish.kind, wish.value)), in_thread=True
+        tokens, text = request.prompt, None
+        if isinstance(tokens, str):
+            text = tokens
+            tokens = await self.tokens_of(tokens, add_special=request.add_special)
+        has_grammar = request.grammar is not None or request.params.structured_outputs is not None
+        plan = await _computed(
+            lambda: plan_text(self.opened, request.params, request.grammar), in_thread=has_grammar
         )
+        return await self._begin(tokens, plan, request.id, text)
 
     async def chat(self, request: ChatRequest) -> Answer:
         """Begins to answer a conversation. Raises ApiError where it can't be computed."""
-        _check_grammar(request.grammar)
-        text, tokens = await self.rendered(request)
-        return await self._begin(tokens, request.params, request.id, text)
+        checked = replace(request, messages=for_templates(request.messages))
+
+        def plan() -> tuple[str, list[int], AnswerPlan]:
+            text, tokens = rendered(self.opened, checked)
+            options = options_of(checked)
+            answers = self.opened.answer_format(options, self._tool_format)
+            return text, tokens, plan_chat(self.opened, checked, answers, text, options.tools or ())
+
+        text, tokens, made = await _computed(plan, in_thread=True)
+        return await self._begin(tokens, made, request.id, text)
 
     async def _begin(
         self,
         tokens: Sequence[int],
-        params: SamplingParams,
+        plan: AnswerPlan,
         name: str | None,
         text: str | None,
-        make_reader: Callable[[], Reader] = PlainReader,
-        constraint: Constraint | None = None,
     ) -> Answer:
         if self.num_open >= self._max_open:
             raise ApiError(
@@ -110,11 +113,21 @@ class Service:
                 f"{self.num_open} requests are computed or wait, and no more are taken; try again later",
                 kind="rate_limit_exceeded",
             )
-        named = name or f"request-{uuid.uuid4().hex}"
-        job = Job(tokens, self.opened.seeded(params), self._listener, named, constraint=constraint)
+        job = Job(
+            tokens,
+            self.opened.seeded(plan.params),
+            self._listener,
+            name or f"request-{uuid.uuid4().hex}",
+            constraint=plan.constraint,
+        )
         stream = Stream(self._listener, job)
         answer = Answer(
-            self.opened.driver, stream, text, make_reader, lambda: self._answers.discard(answer), self._clock
+            self.opened.driver,
+            stream,
+            text,
+            plan.make_reader,
+            lambda: self._answers.discard(answer),
+            self._clock,
         )
         self._answers.add(answer)
         try:
@@ -128,14 +141,9 @@ class Service:
         return answer
 
 
-def _check_grammar(wish: GrammarWish | None) -> None:
-    if wish is not None:
-        raise ApiError(400, f"a text's form can't be enforced yet, and {wish.kind} is asked for")
-
-
 async def _computed(make: Callable[[], T], *, in_thread: bool) -> T:
     """Returns what a function makes of a client's words. Raises ApiError for what is wrong with them."""
     try:
         return await asyncio.to_thread(make) if in_thread else make()
-    except (RequestError, ChatTemplateError, TokenizerError, GrammarError) as error:
+    except (RequestError, ChatTemplateError, TokenizerError) as error:
         raise ApiError(400, str(error)) from error

@@ -16,6 +16,8 @@ from tplaunch.coordinator.serving.grammar.spec import GrammarError, of_params
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.sampling.constraint import Constraint
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.text.answers.answer_format import AnswerFormat, find_format
+from tplaunch.coordinator.text.answers.control_tokens import control_tokens
 from tplaunch.coordinator.text.chat.conversation import with_texts
 from tplaunch.coordinator.text.chat.template import (
     KEY,
@@ -57,9 +59,11 @@ class Opened:
         self._tokenizer = tokenizer
         self._metadata = metadata
         self._seed, self._numbers = seed, itertools.count()
-        self._lock = threading.Lock()  # for _templates and _grammars
+        self._lock = threading.Lock()  # for all below
         self._templates: dict[str | None, ChatTemplate] = {}  # the model file's own, and the last other one
         self._grammars: GrammarCompiler | None = None
+        self._control_tokens: dict[str, int] | None = None
+        self._formats: dict[tuple[str, str | None], AnswerFormat] = {}  # the last one
 
     def close(self) -> None:
         """Gives back everything, and waits for that. Closing again does nothing."""
@@ -88,7 +92,25 @@ class Opened:
             template, _ = self._template(None, self.needed_tokenizer())
         except (ChatTemplateError, TokenizerError):
             return None
-        return template.source
+        return template.source()
+
+    def answer_format(self, options: ChatOptions, override: str | None = None) -> AnswerFormat:
+        """Returns how answers to a conversation with these options are written.
+
+        override: the name of another format of calls. Raises RequestError, ChatTemplateError, TokenizerError
+        or AnswerFormatError.
+        """
+        tokenizer = self.needed_tokenizer()
+        template, name = self._template(options.chat_template, tokenizer)
+        source = template.source(name, has_tools=options.tools is not None)
+        with self._lock:
+            if self._control_tokens is None:
+                self._control_tokens = control_tokens(tokenizer)
+            if (source, override) not in self._formats:
+                self._formats = {
+                    (source, override): find_format(source, self._control_tokens, override=override)
+                }
+            return self._formats[source, override]
 
     def rendered(self, conversation: Any, options: ChatOptions) -> tuple[str, list[int]]:
         """Returns a conversation as text and as token ids.

@@ -83,7 +83,7 @@ def test_what_else_a_template_is_given() -> None:
 def test_named_templates() -> None:
     template = ChatTemplate("plain", named={"tool_use": "tools", "rag": "rag"})
     assert template.names == ("default", "rag", "tool_use")
-    assert template.render(HI) == "plain" == template.source
+    assert template.render(HI) == "plain" == template.source()
     assert template.render(HI, tools=[]) == "tools"
     assert template.render(HI, tools=[], template="rag") == "rag"
     with pytest.raises(ChatTemplateError, match="no chat template 'x'; there are default, rag, tool_use"):
@@ -191,7 +191,7 @@ def test_named_templates_of_a_file(metadata: dict[str, Any]) -> None:
     assert template is not None and template.names == ("default", "tool_use")
     assert template.render(HI, tools=[{}]) == "T"
     template = load_chat_template(named, tokenizer)
-    assert template is not None and template.source == "T"
+    assert template is not None and template.source() == "T"
 
 
 @pytest.mark.parametrize(

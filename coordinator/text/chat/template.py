@@ -59,10 +59,9 @@ class ChatTemplate:
         self._clock = clock
         self._process = RendererProcess(self._sources, limits or RenderLimits())
 
-    @property
-    def source(self) -> str:
-        """The text of the default template."""
-        return self._sources[DEFAULT]
+    def source(self, template: str | None = None, *, has_tools: bool = False) -> str:
+        """Returns the text of the template that a conversation would be rendered with; see render."""
+        return self._sources[self._name(template, has_tools)]
 
     @property
     def names(self) -> tuple[str, ...]:
