@@ -14,6 +14,8 @@ from typing import Any
 from tplaunch.coordinator.evaluation.batch_lines import BatchLine
 from tplaunch.coordinator.evaluation.errors import InputError
 
+BEGIN = b'{"id": "batch_req_'  # of every result
+
 
 def answered(line: BatchLine, status: int, body: Any) -> dict[str, Any]:
     """Returns the result of a line that was asked for: what the server would have answered."""
@@ -82,9 +84,9 @@ def _read(path: Path) -> tuple[set[str | int], int]:
     whole_bytes = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") and line.startswith(BEGIN[: len(line)]):
                 break  # the process ended while it wrote this one
-            key = _key(line)
+            key = _key(line) if line.endswith(b"\n") else None
             if key is None or key in done:
                 what = "is no result of a batch" if key is None else f"has the id {key!r:.80} again"
                 raise InputError(f"--out {path}, line {number} {what}; name another file")

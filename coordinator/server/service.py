@@ -17,6 +17,7 @@ from tplaunch.coordinator.server.timing import Clock
 from tplaunch.coordinator.server.wanted import ChatRequest, TextRequest
 from tplaunch.coordinator.serving.driver import Job
 from tplaunch.coordinator.serving.failures import ClosedError
+from tplaunch.coordinator.serving.grammar.spec import GrammarError
 from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.streaming import LoopListener, Stream
@@ -145,5 +146,5 @@ async def _computed(make: Callable[[], T], *, in_thread: bool) -> T:
     """Returns what a function makes of a client's words. Raises ApiError for what is wrong with them."""
     try:
         return await asyncio.to_thread(make) if in_thread else make()
-    except (RequestError, ChatTemplateError, TokenizerError) as error:
+    except (RequestError, ChatTemplateError, TokenizerError, GrammarError) as error:
         raise ApiError(400, str(error)) from error

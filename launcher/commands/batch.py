@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from tplaunch.coordinator.evaluation.batch_results import Results, has_failed, o
 from tplaunch.coordinator.evaluation.batch_run import BatchRun
 from tplaunch.coordinator.evaluation.errors import InputError
 from tplaunch.coordinator.serving.opened import Opened
+from tplaunch.launcher.commands.serve import SWITCH_SECONDS
 from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.errors import EXIT_FAILURE, UsageError
 from tplaunch.launcher.evaluating.display import counted
@@ -84,6 +86,7 @@ def run_requests(config: RunConfig, wanted: BatchConfig, *, chose_parallel: bool
         if before < len(keys):
             with open_for_many(config, chose_parallel=chose_parallel) as loaded:
                 hashes = hashes_of(loaded.model)
+                sys.setswitchinterval(SWITCH_SECONDS)
                 asyncio.run(_answer_all(loaded.opened, loaded.config, wanted, results, counts, len(keys)))
                 session = loaded.opened.driver.session
                 assert isinstance(session, Session), "a session of this process"

@@ -24,6 +24,7 @@ class Lines:
     total: int
     unit: str  # of what is counted, in the plural
     before: int = 0  # done in an earlier run
+    ends_line: bool = False  # numbers stand in a line of the terminal that has not ended
     clock: Callable[[], float] = time.monotonic
     _begin: float = field(init=False)
     _next: float = field(init=False)
@@ -39,6 +40,8 @@ class Lines:
         self._next = now + LINE_SECONDS
         rate = (done - self.before) / (now - self._begin)
         said = f", {note}" if note else ""
+        if self.ends_line:
+            print()
         left = duration((self.total - done) / rate)
         say(f"{done} of {self.total} {self.unit}{said}, {rate:.3g} a second, {left} left")
 
@@ -53,10 +56,14 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def counted(total: int, unit: str, before: int = 0) -> Iterator[Show]:
-    """Yields what to call when more are done. before: so many were done in an earlier run."""
-    if not is_shown() or sys.stdout.isatty():  # numbers that come one by one would break the bar's line
-        yield Lines(total, unit, before).show
+def counted(total: int, unit: str, before: int = 0, *, prints: bool = False) -> Iterator[Show]:
+    """Yields what to call when more are done. before: so many were done in an earlier run.
+
+    prints: meanwhile numbers are printed, which would break the bar's line on a terminal.
+    """
+    on_terminal = prints and sys.stdout.isatty()
+    if on_terminal or not is_shown():
+        yield Lines(total, unit, before, on_terminal).show
         return
     from rich import progress as bars  # takes long to import, and is for terminals only
     from rich.console import Console

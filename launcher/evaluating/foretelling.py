@@ -15,7 +15,7 @@ from tplaunch.launcher.session import Session
 
 def foretell(session: Session, found: Divergence, as_json: bool) -> Estimate:
     """Computes all chunks, and shows a running estimate behind each, as llama.cpp does. Returns the last."""
-    with counted(len(found.chunks), "chunks") as show:
+    with counted(len(found.chunks), "chunks", prints=not as_json) as show:
         for number, estimate in enumerate(found.computed(session.requests), 1):
             show(number, f"perplexity {estimate.value:.4f}")
             if not as_json:

@@ -110,7 +110,10 @@ def _given(config: RunConfig) -> dict[str, Any]:
 
 
 def read_text(path: Path, most_bytes: int) -> str:
-    """The text of a file in UTF-8, as it is. Raises UsageError."""
+    """The text of a file in UTF-8, without a newline at its very end, as llama.cpp reads it.
+
+    Raises UsageError.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(most_bytes + 1)
@@ -120,4 +123,4 @@ def read_text(path: Path, most_bytes: int) -> str:
         raise UsageError(f"{str(path)!r} can't be read: {error}") from error
     if len(content) > most_bytes:
         raise UsageError(f"{path} has more than {most_bytes >> 20} MiB; take a part of it")
-    return content.decode("utf-8", "replace")
+    return content.decode("utf-8", "replace").removesuffix("\n")

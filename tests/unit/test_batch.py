@@ -145,6 +145,8 @@ def test_results_of_something_else_are_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for content, sentence in (
         ("hello\n", "line 1 is no result of a batch"),
+        ("hello", "line 1 is no result of a batch"),  # no line that was cut off
+        (line("a"), "line 1 is no result of a batch"),
         ("[" * 10_000 + "\n", "line 1 is no result of a batch"),
         ('{"custom_id": "a", "response": {}}\n' * 2, "line 2 has the id 'a' again"),
         ('{"custom_id": null, "error": null}\n', "line 1 is no result of a batch"),

@@ -16,6 +16,10 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize(
     ("program", "printed"),
     [
+        (
+            ["measure_batch.py", "--devices=cpu", "--requests=3", "--tokens=2", "--repeat=1"],
+            r"median ratio [\d.]+ of 1",
+        ),
         (["measure_driver.py", "--requests=9", "--batch=4"], r"sampled: [\d.]+ us a token, 288 tokens of 9"),
         (["measure_driver.py", "--cancels", "--requests=400", "--batch=8"], r"[\d]{2} cancelled, 0 failed"),
         (

@@ -33,6 +33,7 @@ from tplaunch.coordinator.text.tokenizer import load_tokenizer
 from tplaunch.launcher.commands.perplexity import PerplexityConfig
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.evaluating.display import Lines, duration
+from tplaunch.launcher.evaluating.measured import read_text
 from tplaunch.launcher.evaluating.ways import way_config
 
 pytestmark = pytest.mark.unit
@@ -219,7 +220,14 @@ def test_a_base_file_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyte
         KeptRows(chunks, 12)
 
 
-def test_logits_that_are_no_numbers_fail(requests: Requests) -> None:
+def test_logits_that_are_no_numbers_fail() -> None:
+    run, chunks = FakeRun(), text_chunks(2)
+    with run.open(lambda: None):
+        assert run.session is not None and run.channel is not None
+        run.channel.spoil_rows = {1}
+        for store in (None, KeptRows(chunks, SIZE)):
+            with pytest.raises(LogitsError, match="NaN or infinite"):
+                list(Divergence(chunks, store=store).computed(run.session.requests))
     with pytest.raises(LogitsError, match="NaN or infinite"):
         log_softmax(np.array([1, np.nan], np.float32))
     with pytest.raises(LogitsError, match="NaN or infinite"):
@@ -283,7 +291,32 @@ def test_progress_is_said_now_and_then(capfd: pytest.CaptureFixture[str]) -> Non
     assert [duration(seconds) for seconds in (0.4, 61, 7300)] == ["0 s", "1 min 1 s", "2 h 1 min"]
 
 
+def test_texts_are_read_as_llama_cpp_reads_them(tmp_path: Path) -> None:
+    """Without a newline at the very end, and with all else."""
+    path = tmp_path / "text"
+    path.write_bytes(b"a\r\n\xff\n\n")
+    assert read_text(path, 10) == "a\r\n\ufffd\n"
+    for words, sentence in (
+        ((path, 3), "has more than 0 MiB"),
+        ((tmp_path, 3), "can't be read: Is a directory"),
+        ((Path("a\0b"), 3), "can't be read: "),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            read_text(*words)
+
+
 def test_files_are_hashed_whole(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     (found,) = sha256_of([tmp_path / "a"]).result()
     assert found.startswith("ba7816bf8f01cfea") and json.dumps(found)
+
+
+def test_a_remark_begins_a_line_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    """Also on a terminal on which numbers are being printed."""
+    now = [0.0]
+    lines = Lines(10, "chunks", ends_line=True, clock=lambda: now[0])
+    now[0] = 10.0
+    lines.show(5, "perplexity 2.0000")
+    found = capfd.readouterr()
+    assert found.out == "\n"
+    assert found.err == "tplaunch: 5 of 10 chunks, perplexity 2.0000, 0.5 a second, 10 s left\n"
