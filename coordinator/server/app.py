@@ -48,11 +48,12 @@ def make_app(
     access: Access = OPEN_ACCESS,
     max_open: int = MAX_OPEN,
     trusts_templates: bool = False,
+    begins_tokens: bool = False,
 ) -> FastAPI:
     """Returns the application. names: by which clients know the model; the first is what answers say.
 
     max_open: requests that are computed or wait; more get a 429. trusts_templates: clients may bring chat
-    templates of their own.
+    templates of their own. begins_tokens: prompts of token ids get the begin token that they lack.
     """
     metrics, ends = Metrics(opened.driver, names[0]), Ends()
 
@@ -68,6 +69,7 @@ def make_app(
         title="tplaunch", version=tplaunch.__version__, docs_url=None, redoc_url=None, lifespan=lifespan
     )
     app.state.limits, app.state.names = client_limits, tuple(names)
+    app.state.begins_tokens = begins_tokens
     app.state.metrics, app.state.ends = metrics, ends
     for make_router in ROUTERS:
         app.include_router(make_router(), responses=ERRORS)

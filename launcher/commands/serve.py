@@ -57,6 +57,7 @@ def serve(config: RunConfig, settings: ServerSettings, chose_parallel: bool) -> 
             access=access,
             max_open=settings.max_queue,
             trusts_templates=settings.trusts_templates,
+            begins_tokens=settings.add_bos,
         )
         url = url_of(bound, is_secure=certificate is not None)
         server = HttpServer(
