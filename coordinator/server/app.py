@@ -59,10 +59,11 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(
+        service = app.state.service = Service(
             opened, names[0], max_open=max_open, clock=metrics, trusts_templates=trusts_templates
         )
         yield
+        service.close()
 
     # No pages of documentation: they would load scripts of others.
     app = FastAPI(

@@ -21,11 +21,15 @@ class Watched:
         self.requests = server.opened.driver.session.requests
         self.is_held, self.may_go_on = threading.Event(), threading.Event()
         self.num_steps = 0
+        self._have_come = False  # all but the short request
         self.num_until_token: int | None = None  # of the short request
         self._step = self.requests.step
         self.requests.step = self.step  # type: ignore[method-assign]
 
     def step(self) -> Any:
+        self._have_come = self._have_come or len(self.requests) == NUM_DECODING + 1
+        if not self._have_come:
+            return []
         if not self.is_held.is_set() and self.requests.counts.num_prompt_tokens > NUM_LONG / 4:
             self.is_held.set()
             assert self.may_go_on.wait(30)
