@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -13,6 +14,7 @@ from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.state import limits_of
 
 T = TypeVar("T", bound=BaseModel)
+BODY_SECONDS = 300.0  # for a body to come
 
 
 class _FirstError(FailFast):
@@ -76,16 +78,22 @@ async def read_bytes(request: Request) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limit:
         raise too_long
-    parts, length = [], 0
-    try:
+
+    async def read() -> bytes:
+        parts, length = [], 0
         async for part in request.stream():
             length += len(part)
             if length > limit:
                 raise too_long
             parts.append(part)
+        return b"".join(parts)
+
+    try:
+        return await asyncio.wait_for(read(), BODY_SECONDS)
     except ClientDisconnect:
         raise ApiError(400, "the client left before its body was whole") from None
-    return b"".join(parts)
+    except asyncio.TimeoutError:
+        raise ApiError(408, f"the body was not whole within {BODY_SECONDS:.0f} seconds") from None
 
 
 def parsed(body: Any, kind: type[T]) -> T:

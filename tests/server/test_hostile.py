@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import resource
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -13,6 +16,7 @@ from pydantic import ValidationError
 
 from tests.fake_session import demo_model
 from tests.serving import ECHO, GREEDY, Served, served
+from tplaunch.coordinator.server import bodies, connections
 from tplaunch.coordinator.server.openai.fields import CompletionFields
 
 LONG = "long " * 20_000
@@ -121,3 +125,59 @@ def test_a_request_that_rules_out_every_token_is_its_clients_fault(server: Serve
     response = server.post("/v1/completions", **body)
     assert response.status_code == 400 and "ruled out" in response.json()["error"]["message"]
     assert server.get("/health").status_code == 200
+
+
+def test_a_client_that_never_says_what_it_wants_is_let_go(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.05)
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    for begin in (b"", whole[:20], whole + whole[:30]):
+        with socket.create_connection(address, 30) as client:
+            client.sendall(begin)
+            received = b"".join(iter(partial(client.recv, 4096), b""))
+        assert received.count(b"HTTP/1.1 200") == begin.count(b"\r\n\r\n")
+
+
+def test_a_body_that_never_ends_is_told_so(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), 30) as client:
+        client.sendall(head)
+        assert client.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+def test_slow_bodies_and_streams_are_not_let_go(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.05)
+
+    def slow() -> Iterator[bytes]:
+        yield b'{"prompt": [5], "max_tokens": 2'
+        for _ in range(20):
+            server.get("/health")
+        yield b"}"
+
+    with server.client() as client:
+        assert client.post("/v1/completions", content=slow()).status_code == 200
+
+
+def test_room_for_connections_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: made.append(limits))
+    for hard, found in ((10_000, 2048), (1024, 768), (-1, 2048), (100, 1)):
+        limits = (100, hard)
+        monkeypatch.setattr(resource, "getrlimit", lambda kind, limits=limits: limits)
+        assert connections.make_room(2048) == found
+    assert made == [(2304, 10_000), (1024, 1024), (2304, -1), (100, 100)]
+
+
+def test_what_clients_do_wrong_is_not_logged(server: Served, capfd: pytest.CaptureFixture[str]) -> None:
+    wrong = (
+        b"\x16\x03\x01\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    )
+    for sent in wrong:
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), 30) as client:
+            client.sendall(sent)
+            assert client.recv(100).startswith(b"HTTP/1.1")
+    assert capfd.readouterr().err == ""
