@@ -1,6 +1,6 @@
 """Many clients at once: some wait for their answers, some leave; each answer is compared with its single run.
 
-python -m tests.load --seconds 120 --clients 64 [--kill-after 40] [--url http://127.0.0.1:8000]
+python -m tests.load --seconds 120 --clients 64 [--kill-after 40]
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ async def watch(pid: int, seconds: float, kill_after: float | None) -> list[str]
 
 async def measure(options: argparse.Namespace, url: str, pid: int) -> bool:
     """Prints what was found. Returns whether all was well."""
-    cases = make_cases(options.seed, options.cases, 150, 60)
+    cases = make_cases(options.seed, options.cases, options.longest, options.most_tokens)
     work = load(url, cases, options.clients, options.seconds, seed=options.seed)
     tally, notes = await asyncio.gather(work, watch(pid, options.seconds, options.kill_after))
     notes.append(f"end: RSS {resident([pid, *children(pid)])} MiB")
@@ -214,6 +214,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--cases", type=int, default=200)
+    parser.add_argument("--longest", type=int, default=150, help="words of a prompt")
+    parser.add_argument("--most-tokens", type=int, default=60, help="tokens of an answer")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--devices", default="cpu,cpu")
     parser.add_argument("--kill-after", type=float, metavar="SECONDS", help="kill a rank then")

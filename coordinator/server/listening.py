@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from tplaunch.coordinator.server.connections import BACKLOG, Connection, make_room
 from tplaunch.coordinator.server.ends import LOOK_SECONDS
 
+NO_PEM = "no certificate in PEM with the key that belongs to it, here or in --ssl-keyfile"
 GRACE_SECONDS = 2  # for connections to close, once the server shall end
 
 
@@ -122,7 +123,8 @@ def check_certificate(certfile: Path, keyfile: Path | None) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, password=_no_password)
     except (OSError, ValueError) as error:
-        raise ListenError(f"--ssl-certfile {certfile}: {_reason(error)}") from error
+        reason = NO_PEM if isinstance(error, ssl.SSLError) else _reason(error)
+        raise ListenError(f"--ssl-certfile {certfile}: {reason}") from error
 
 
 def _no_password() -> NoReturn:

@@ -19,7 +19,7 @@ from tplaunch.coordinator.server.wanted import ChatRequest, TextRequest
 from tplaunch.coordinator.serving.driver import Job
 from tplaunch.coordinator.serving.failures import ClosedError
 from tplaunch.coordinator.serving.grammar.spec import GrammarError
-from tplaunch.coordinator.serving.opened import Opened
+from tplaunch.coordinator.serving.opened import NoTemplateError, Opened
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.streaming import LoopListener, Stream
 from tplaunch.coordinator.text.answers.answer_format import AnswerFormat, AnswerFormatError
@@ -27,6 +27,10 @@ from tplaunch.coordinator.text.chat.template import ChatTemplateError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
 
 T = TypeVar("T")
+NO_TEMPLATE = (
+    "the model has no chat template, so it answers no messages: /v1/completions continues texts, and"
+    " --override-kv tokenizer.chat_template=str:TEXT gives it a template"
+)
 MAX_OPEN = 1024  # requests at a time
 
 
@@ -180,6 +184,8 @@ class Service:
         """
         try:
             return make() if lane is None else await self._lanes.run(lane, make)
+        except NoTemplateError as error:
+            raise ApiError(400, NO_TEMPLATE) from error
         except (RequestError, ChatTemplateError, TokenizerError, GrammarError, AnswerFormatError) as error:
             raise ApiError(400, str(error)) from error
 

@@ -31,6 +31,10 @@ from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError
 RESERVED = frozenset({"messages", "self"})  # names that a template has from elsewhere
 
 
+class NoTemplateError(ChatTemplateError):
+    """The model file has no chat template."""
+
+
 @dataclass(frozen=True)
 class ChatOptions:
     """The options by which a conversation becomes a text; the names are vLLM's."""
@@ -187,7 +191,7 @@ class Opened:
             if file is not None and (wanted is None or wanted in file.names):
                 return file, wanted
             if wanted is None:
-                raise ChatTemplateError(
+                raise NoTemplateError(
                     "the model file has no chat template; give one with chat_template, or use generate"
                 )
             if wanted not in self._templates:

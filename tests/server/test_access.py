@@ -13,6 +13,7 @@ import pytest
 from tests.serving import GREEDY, Served, served
 from tplaunch.coordinator.options import OptionError
 from tplaunch.coordinator.server.access import LOOPBACK_NAMES, Access, digest_of
+from tplaunch.coordinator.server.listening import ListenError, check_certificate
 from tplaunch.coordinator.server.settings import ClientLimits, ServerSettings
 
 SITE = "https://chat.example"
@@ -217,3 +218,11 @@ def test_wrong_settings_are_refused(fields: dict[str, Any]) -> None:
 def test_a_key_and_no_auth_contradict_each_other() -> None:
     with pytest.raises(OptionError, match="contradict"):
         settings(api_keys=("a",), no_auth=True).access({})
+
+
+def test_a_file_that_is_no_certificate_is_said_plainly(tmp_path: Path) -> None:
+    (path := tmp_path / "certificate.pem").write_text("none")
+    with pytest.raises(ListenError, match="no certificate in PEM"):
+        check_certificate(path, None)
+    with pytest.raises(ListenError, match="no such file"):
+        check_certificate(tmp_path / "none", None)
