@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 
 from tplaunch import LLM, SamplingParams
-from tplaunch.coordinator.evaluation.app_answers import answers_of
-from tplaunch.coordinator.evaluation.batch_lines import batch_lines
-from tplaunch.coordinator.evaluation.batch_results import open_results
-from tplaunch.coordinator.evaluation.batch_run import BatchRun
+from tplaunch.coordinator.batches.app_answers import answers_of
+from tplaunch.coordinator.batches.batch_lines import batch_lines
+from tplaunch.coordinator.batches.batch_results import open_results
+from tplaunch.coordinator.batches.batch_run import BatchRun
 from tplaunch.coordinator.server.app import make_app
 from tplaunch.launcher.commands.serve import SWITCH_SECONDS
 

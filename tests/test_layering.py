@@ -57,6 +57,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "architectures messages",
         "candidates measuring",
         "serving",
+        "batches",
         "server",
         "evaluation",
     ),

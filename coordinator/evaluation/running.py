@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tplaunch.coordinator.evaluation.errors import InputError
+from tplaunch.coordinator.batches.errors import InputError
 from tplaunch.coordinator.evaluation.scoring import SCORING, encode_pair, score_of, scored
 from tplaunch.coordinator.evaluation.tasks import Choices, Written
 from tplaunch.coordinator.serving.request import Request, RequestError

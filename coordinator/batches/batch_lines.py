@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tplaunch.coordinator.evaluation.errors import InputError
-from tplaunch.coordinator.evaluation.lines import LineError, numbered_lines, object_of
+from tplaunch.coordinator.batches.errors import InputError
+from tplaunch.coordinator.batches.lines import LineError, numbered_lines, object_of
 
-URLS = ("/v1/completions", "/v1/chat/completions")
+URLS = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
 MAX_ID_BYTES = 1024
 SEED_BITS = 63
 
