@@ -12,7 +12,6 @@ from fastapi import FastAPI
 
 from tplaunch.coordinator.batches.batch_run import Answer
 
-
 IN_PROCESS = "tplaunch.in_process"  # in a scope: who asks is this process; no client can say so
 
 

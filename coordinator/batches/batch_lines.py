@@ -18,13 +18,14 @@ SEED_BITS = 63
 
 @dataclass(frozen=True)
 class BatchLine:
-    """A line of a batch. fault: the reason why it is not asked for; its result tells it."""
+    """A line of a batch. fault: the reason why it is not asked for; its result tells it, and the code."""
 
     number: int
     custom_id: str | None
     url: str = ""
     body: Mapping[str, Any] | None = None
     fault: str | None = None
+    code: str = "invalid_line"
 
     @property
     def key(self) -> str | int:

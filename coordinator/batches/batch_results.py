@@ -25,7 +25,7 @@ def answered(line: BatchLine, status: int, body: Any) -> dict[str, Any]:
 
 def refused(line: BatchLine) -> dict[str, Any]:
     """Returns the result of a line that can't be asked for."""
-    error = {"code": "invalid_line", "message": f"line {line.number}: {line.fault}", "line": line.number}
+    error = {"code": line.code, "message": f"line {line.number}: {line.fault}", "line": line.number}
     return {**_head(line), "response": None, "error": error}
 
 

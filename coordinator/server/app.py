@@ -11,8 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import tplaunch
+from tplaunch.coordinator.batches.app_answers import answer_by
 from tplaunch.coordinator.server.access import Access
 from tplaunch.coordinator.server.anthropic.router import make_anthropic_router
+from tplaunch.coordinator.server.batches.folder import Folder
+from tplaunch.coordinator.server.batches.router import make_batches_router
+from tplaunch.coordinator.server.batches.runner import Batches
 from tplaunch.coordinator.server.described import ERRORS
 from tplaunch.coordinator.server.ends import Ends
 from tplaunch.coordinator.server.errors import ApiError
@@ -32,6 +36,7 @@ ROUTERS: tuple[Callable[[], APIRouter], ...] = (
     make_openai_router,
     make_responses_router,
     make_anthropic_router,
+    make_batches_router,
     make_tokens_router,
     make_status_router,
     make_page_router,
@@ -47,24 +52,31 @@ def make_app(
     client_limits: ClientLimits = LIMITS,
     access: Access = OPEN_ACCESS,
     max_open: int = MAX_OPEN,
+    folder: Folder | None = None,
 ) -> FastAPI:
     """Returns the application. names: by which clients know the model; the first is what answers say.
 
     max_open: requests that are computed or wait; more get a 429.
+    folder: for files and batches; None keeps none.
     """
     metrics, ends = Metrics(opened.driver, names[0]), Ends()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = Service(opened, names[0], max_open=max_open, clock=metrics)
+        if folder is None:
+            yield
+            return
+        app.state.batches = Batches(folder, app.state.service, answer_by(app), ends)
         yield
+        await app.state.batches.close()
 
     # No pages of documentation: they would load scripts of others.
     app = FastAPI(
         title="tplaunch", version=tplaunch.__version__, docs_url=None, redoc_url=None, lifespan=lifespan
     )
     app.state.limits, app.state.names = client_limits, tuple(names)
-    app.state.metrics, app.state.ends = metrics, ends
+    app.state.metrics, app.state.ends, app.state.batches = metrics, ends, None
     for make_router in ROUTERS:
         app.include_router(make_router(), responses=ERRORS)
     app.add_exception_handler(ApiError, _tell)

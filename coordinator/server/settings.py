@@ -84,6 +84,21 @@ class ServerSettings:
         metavar="N",
         help="clients at a time (default: %(default)s)",
     )
+    files_dir: str | None = option(
+        "--files-dir",
+        default=None,
+        group=GROUP,
+        metavar="FOLDER",
+        help="where files and batches of clients are kept, also over restarts (default: tplaunch/files/MODEL"
+        " in $XDG_STATE_HOME or ~/.local/state)",
+    )
+    max_files_bytes: str = option(
+        "--max-files-bytes",
+        default="1GiB",
+        group=GROUP,
+        metavar="SIZE",
+        help="of all files of clients and batches; more are refused (default: %(default)s)",
+    )
     drain_seconds: float = option(
         "--drain-seconds",
         default=30.0,

@@ -11,7 +11,7 @@ import pytest
 
 from tests.fake_session import FakeRun, demo_model, fake_opened
 from tplaunch import LLM
-from tplaunch.coordinator.evaluation import lines
+from tplaunch.coordinator.batches import lines
 from tplaunch.coordinator.batches.errors import InputError
 from tplaunch.coordinator.batches.lines import numbered_lines
 from tplaunch.coordinator.evaluation.running import run_items
