@@ -52,12 +52,13 @@ def make_app(
     client_limits: ClientLimits = LIMITS,
     access: Access = OPEN_ACCESS,
     max_open: int = MAX_OPEN,
+    begins_tokens: bool = False,
     folder: Folder | None = None,
 ) -> FastAPI:
     """Returns the application. names: by which clients know the model; the first is what answers say.
 
-    max_open: requests that are computed or wait; more get a 429.
-    folder: for files and batches; None keeps none.
+    max_open: requests that are computed or wait; more get a 429. begins_tokens: prompts of token ids get the
+    begin token that they lack. folder: for files and batches; None keeps none.
     """
     metrics, ends = Metrics(opened.driver, names[0]), Ends()
 
@@ -76,6 +77,7 @@ def make_app(
         title="tplaunch", version=tplaunch.__version__, docs_url=None, redoc_url=None, lifespan=lifespan
     )
     app.state.limits, app.state.names = client_limits, tuple(names)
+    app.state.begins_tokens = begins_tokens
     app.state.metrics, app.state.ends, app.state.batches = metrics, ends, None
     for make_router in ROUTERS:
         app.include_router(make_router(), responses=ERRORS)

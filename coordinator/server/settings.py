@@ -107,6 +107,13 @@ class ServerSettings:
         metavar="SECONDS",
         help="how long requests may go on after SIGTERM; a second one ends them (default: %(default)s)",
     )
+    add_bos: bool = option(
+        "--add-bos",
+        default=False,
+        group=GROUP,
+        help="put the begin token before prompts of token ids that lack it, as before texts; for"
+        " lm-evaluation-harness, whose token ids never have it",
+    )
     api_keys: tuple[str, ...] = option(
         "--api-key",
         default=(),

@@ -63,7 +63,14 @@ def serve(config: RunConfig, settings: ServerSettings, chose_parallel: bool) -> 
         nullcontext() if folder is None else closing(folder),
         open_for_many(measured, chose_parallel=chose_parallel) as loaded,
     ):
-        app = make_app(loaded.opened, names, access=access, max_open=settings.max_queue, folder=folder)
+        app = make_app(
+            loaded.opened,
+            names,
+            access=access,
+            max_open=settings.max_queue,
+            begins_tokens=settings.add_bos,
+            folder=folder,
+        )
         url = url_of(bound, is_secure=certificate is not None)
         server = HttpServer(
             app,

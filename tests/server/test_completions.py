@@ -112,7 +112,7 @@ def test_offsets_point_into_the_text(server: Served, text: str, as_tokens: bool,
         for body in bodies
         for entry in zip(*map(body["choices"][0]["logprobs"].get, ("tokens", "text_offset")), strict=True)
     ]
-    assert len(entries) == len(TOKENIZER.encode(text)) + 8
+    assert len(entries) == len(TOKENIZER.encode(text, add_special=as_tokens)) + 8
     for token, offset in entries[2:]:  # behind the begin token and the space that encoding adds
         if "\\x" not in token and "\ufffd" not in whole:
             assert whole[offset:].startswith(token)

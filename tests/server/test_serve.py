@@ -227,6 +227,8 @@ def test_a_batch_survives_a_kill(tplaunch: CommandLine, tmp_path: Path) -> None:
             pass
         process.kill()
     ended(process, -signal.SIGKILL)
+    for left in (tplaunch.folder / "tmp").iterdir():  # as nobody could clean up
+        shutil.rmtree(left)
     process, url = started(tplaunch, *options)
     with httpx.Client(base_url=f"{url}/v1", timeout=60) as client:
         while (batch := client.get(place).json())["status"] != "completed":

@@ -80,6 +80,13 @@ def test_docstrings_are_sentences() -> None:
     assert [line for file in sorted(files) for line in fragments(file)] == []
 
 
+@pytest.mark.parametrize(
+    "file", ["README.md", "CHANGELOG.md", *sorted(map(str, (REPOSITORY / "docs").glob("*.md")))]
+)
+def test_no_merge_was_left_half_done(file: str) -> None:
+    assert not re.search("^(<{7}|>{7}|={7})( |$)", (REPOSITORY / file).read_text(), re.MULTILINE)
+
+
 def test_changelog_has_a_place_for_the_next_change() -> None:
     assert "## [Unreleased]" in (REPOSITORY / "CHANGELOG.md").read_text()
 
