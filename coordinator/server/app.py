@@ -52,25 +52,29 @@ def make_app(
     client_limits: ClientLimits = LIMITS,
     access: Access = OPEN_ACCESS,
     max_open: int = MAX_OPEN,
+    trusts_templates: bool = False,
     begins_tokens: bool = False,
     folder: Folder | None = None,
 ) -> FastAPI:
     """Returns the application. names: by which clients know the model; the first is what answers say.
 
-    max_open: requests that are computed or wait; more get a 429. begins_tokens: prompts of token ids get the
-    begin token that they lack. folder: for files and batches; None keeps none.
+    max_open: requests that are computed or wait; more get a 429. trusts_templates: clients may bring chat
+    templates of their own. begins_tokens: prompts of token ids get the begin token that they lack. folder:
+    for files and batches; None keeps none.
     """
     metrics, ends = Metrics(opened.driver, names[0]), Ends()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(opened, names[0], max_open=max_open, clock=metrics)
-        if folder is None:
-            yield
-            return
-        app.state.batches = Batches(folder, app.state.service, answer_by(app), ends)
+        service = app.state.service = Service(
+            opened, names[0], max_open=max_open, clock=metrics, trusts_templates=trusts_templates
+        )
+        batches = None if folder is None else Batches(folder, service, answer_by(app), ends)
+        app.state.batches = batches
         yield
-        await app.state.batches.close()
+        if batches is not None:
+            await batches.close()
+        service.close()
 
     # No pages of documentation: they would load scripts of others.
     app = FastAPI(

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 from starlette.requests import ClientDisconnect
 
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.state import limits_of
 
 T = TypeVar("T", bound=BaseModel)
+BODY_SECONDS = 300.0  # for a body to come
+
+
+class _FirstError(FailFast):
+    """Has the first wrong item of a list be the only one that is told: a million of them take seconds."""
+
+    def __hash__(self) -> int:  # which unions need
+        return 0
+
+
+Texts = Annotated[list[str], _FirstError()]
+Tokens = Annotated[list[int], _FirstError()]
+SeveralTokens = Annotated[list[Tokens], _FirstError()]
+Objects = Annotated[list[dict[str, Any]], _FirstError()]
 
 
 class Body(BaseModel):
@@ -33,6 +48,11 @@ async def read_body(request: Request, kind: type[T]) -> T:
 async def read_json(request: Request) -> dict[str, Any]:
     """Returns a body that is an object in JSON. Raises ApiError."""
     raw, deepest = await read_bytes(request), limits_of(request).body_depth
+    most = limits_of(request).body_values
+    if _has_many_values(raw, most):
+        raise ApiError(
+            413, f"the body has more than {most} values in lists and objects, and more are not taken"
+        )
     try:
         body = json.loads(raw.decode(), parse_constant=_no_constant)
         if rb"\ud" in raw or rb"\uD" in raw:
@@ -58,16 +78,22 @@ async def read_bytes(request: Request) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limit:
         raise too_long
-    parts, length = [], 0
-    try:
+
+    async def read() -> bytes:
+        parts, length = [], 0
         async for part in request.stream():
             length += len(part)
             if length > limit:
                 raise too_long
             parts.append(part)
+        return b"".join(parts)
+
+    try:
+        return await asyncio.wait_for(read(), BODY_SECONDS)
     except ClientDisconnect:
         raise ApiError(400, "the client left before its body was whole") from None
-    return b"".join(parts)
+    except asyncio.TimeoutError:
+        raise ApiError(408, f"the body was not whole within {BODY_SECONDS:.0f} seconds") from None
 
 
 def parsed(body: Any, kind: type[T]) -> T:
@@ -83,6 +109,17 @@ def parsed(body: Any, kind: type[T]) -> T:
     wanted = field.description if field is not None and field.description else found["msg"].lower()
     given = body.get(name) if isinstance(body, dict) else body
     raise ApiError(400, f"{name} must be {wanted}, not {_shown(given)}", parameter=name)
+
+
+def _has_many_values(raw: bytes, most: int) -> bool:
+    """Tells whether a body has more values in lists and objects, by its commas that are no part of a text."""
+    if raw.count(b",") < most:
+        return False
+    bare = raw.replace(rb"\\", b"").replace(rb"\"", b"")
+    if bare.count(b'"') > 4 * most:  # a value has at most two texts, of two quotes each
+        return True
+    outside = b"".join(bare.split(b'"')[::2])
+    return outside.count(b",") >= most
 
 
 def _depth(body: Any, most: int) -> int:

@@ -18,8 +18,10 @@ MAX_KEYS_BYTES = 1 << 20  # of a file of keys
 class ClientLimits:
     """How much one request may ask for. What is more gets a 400 or 413 that names the limit."""
 
-    body_bytes: int = 32 << 20
+    body_bytes: int = 16 << 20
     body_depth: int = 128  # of lists and objects in each other
+    # Of lists and objects together. No step goes on while a body is read, and each value of it costs time.
+    body_values: int = 1 << 19
     prompts: int = 1024  # of one request
     choices: int = 128  # for one prompt
     stops: int = 64
@@ -129,6 +131,12 @@ class ServerSettings:
     )
     no_auth: bool = option(
         "--no-auth", default=False, group=SAFETY, help="whoever reaches the server may use it"
+    )
+    trusts_templates: bool = option(
+        "--trust-request-chat-template",
+        default=False,
+        group=SAFETY,
+        help="clients may send chat templates, which are programs that may keep this machine busy",
     )
     host_names: tuple[str, ...] = option(
         "--host-name",

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from tplaunch.coordinator.server.bodies import Body, read_body
+from tplaunch.coordinator.server.bodies import Body, Objects, Tokens, read_body
 from tplaunch.coordinator.server.described import takes
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.service import Service
@@ -28,8 +28,8 @@ class TokenizeFields(Body):
     model: str | None = Field(None, description=TEXT)
     prompt: str | None = Field(None, description=TEXT)
     content: str | None = Field(None, description=TEXT)  # llama.cpp's name of prompt
-    messages: list[dict[str, Any]] | None = Field(None, description="a list of objects")
-    tools: list[dict[str, Any]] | None = Field(None, description="a list of objects")
+    messages: Objects | None = Field(None, description="a list of objects")
+    tools: Objects | None = Field(None, description="a list of objects")
     add_special_tokens: bool | None = Field(None, description=FLAG)
     add_special: bool | None = Field(None, description=FLAG)  # llama.cpp's name of it, false by default
     add_generation_prompt: bool | None = Field(None, description=FLAG)
@@ -43,7 +43,7 @@ class DetokenizeFields(Body):
     """Fields of /detokenize."""
 
     model: str | None = Field(None, description=TEXT)
-    tokens: list[int] = Field(description="a list of token ids")
+    tokens: Tokens = Field(description="a list of token ids")
 
 
 def make_tokens_router() -> APIRouter:

@@ -68,6 +68,7 @@ def serve(config: RunConfig, settings: ServerSettings, chose_parallel: bool) -> 
             names,
             access=access,
             max_open=settings.max_queue,
+            trusts_templates=settings.trusts_templates,
             begins_tokens=settings.add_bos,
             folder=folder,
         )

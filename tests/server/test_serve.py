@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -248,3 +250,17 @@ def test_folders_that_can_not_be_used(tplaunch: CommandLine, tmp_path: Path) -> 
     ):
         result = tplaunch(*DEMO, *options)
         assert result.returncode == 2 and sentence in " ".join(result.stderr.split())
+
+
+def test_silent_clients_beyond_the_limit_are_turned_away(tplaunch: CommandLine) -> None:
+    process, url = started(tplaunch, "--max-connections", "20")
+    address = ("127.0.0.1", int(url.rpartition(":")[2]))
+    with contextlib.ExitStack() as silent:
+        for _ in range(20):
+            silent.enter_context(socket.create_connection(address, 30))
+        for _ in range(200):
+            with socket.create_connection(address, 30) as late:
+                assert late.recv(100).startswith(b"HTTP/1.1 503")
+    assert httpx.get(f"{url}/health").status_code == 200
+    process.send_signal(signal.SIGTERM)
+    assert ended(process, 0) == ""
