@@ -75,7 +75,12 @@ def test_numbers_are_those_of_score(tplaunch: CommandLine, devices: str) -> None
         assert made.tokenizer_backend == "remote" and made.prefix_token_id == made.tokenizer.bos_token_id
         return made
 
-    ways = [{}, {}, {"num_concurrent": 4, "batch_size": 4}, {"tokenized_requests": False}]
+    ways: list[dict[str, Any]] = [
+        {},
+        {},
+        {"num_concurrent": 4, "batch_size": 4},
+        {"tokenized_requests": False},
+    ]
     pairs = [model(**way).loglikelihood(instances(PAIRS), disable_tqdm=True) for way in ways]
     texts = instances([(text,) for text in TEXTS])
     rolling = [model(**way).loglikelihood_rolling(texts, disable_tqdm=True) for way in ways[:3]]
