@@ -45,8 +45,8 @@ def evaluate_task(config: RunConfig, wanted: EvalConfig, *, chose_parallel: bool
     with measuring(measured) as session:
         with counted(len(items), "items") as show:
             together = TOGETHER * session.limits.max_sequences
-            found = run_items(session.requests, measured.tokenizer, items, str(wanted.task), together)
-            for result in found:
+            done = run_items(session.requests, measured.tokenizer, items, str(wanted.task), together)
+            for result in done:
                 results.append(result)
                 show(len(results), "")
         manifest = measured.manifest("eval", session, {"task": wanted.task.name, "limit": wanted.limit})
