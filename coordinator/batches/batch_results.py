@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +12,14 @@ from typing import Any
 
 from tplaunch.coordinator.batches.batch_lines import BatchLine
 from tplaunch.coordinator.batches.errors import InputError
+from tplaunch.coordinator.ids import new_id
 
 BEGIN = b'{"id": "batch_req_'  # of every result
 
 
 def answered(line: BatchLine, status: int, body: Any) -> dict[str, Any]:
     """Returns the result of a line that was asked for: what the server would have answered."""
-    response = {"status_code": status, "request_id": f"req_{uuid.uuid4().hex}", "body": body}
+    response = {"status_code": status, "request_id": f"req_{new_id()}", "body": body}
     return {**_head(line), "response": response, "error": None}
 
 
@@ -35,7 +35,7 @@ def has_failed(result: dict[str, Any]) -> bool:
 
 
 def _head(line: BatchLine) -> dict[str, Any]:
-    return {"id": f"batch_req_{uuid.uuid4().hex}", "custom_id": line.custom_id}
+    return {"id": f"batch_req_{new_id()}", "custom_id": line.custom_id}
 
 
 class Results:

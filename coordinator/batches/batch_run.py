@@ -13,7 +13,7 @@ from tplaunch.coordinator.batches.batch_lines import BatchLine, seeded
 from tplaunch.coordinator.batches.batch_results import answered, refused
 from tplaunch.coordinator.serving.failures import RunError
 
-NUM_AHEAD = 8  # lines, each of which may be large
+NUM_AHEAD = 32  # lines; so many bodies are there at a time anyway
 TOO_MANY, NOT_RUNNING = 429, 503
 # Takes a path and a body; returns the status and the body that the server would answer with.
 Answer = Callable[[str, Mapping[str, Any]], Awaitable[tuple[int, Any]]]
