@@ -14,6 +14,7 @@ from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.state import limits_of
 
 T = TypeVar("T", bound=BaseModel)
+READ_ON = 8  # as far beyond the limit a body is read, and dropped
 BODY_SECONDS = 300.0  # for a body to come
 
 
@@ -72,20 +73,26 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 
 async def read_bytes(request: Request) -> bytes:
-    """Returns a body. Raises ApiError where it is longer than the server takes; no more is read then."""
+    """Returns a body. Raises ApiError where it is longer than the server takes; no more is kept then."""
     limit = limits_of(request).body_bytes
     too_long = ApiError(413, f"the body is longer than {limit} bytes, and more is not taken")
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > limit:
+    most = limit if "expect" in request.headers else READ_ON * limit
+    if declared.isdecimal() and int(declared[:20]) > most:
         raise too_long
 
     async def read() -> bytes:
-        parts, length = [], 0
+        parts, length = list[bytes](), 0
         async for part in request.stream():
             length += len(part)
-            if length > limit:
-                raise too_long
-            parts.append(part)
+            if length > READ_ON * limit:
+                break
+            if length > limit:  # many clients hear of an error only when they have sent everything
+                parts.clear()
+            else:
+                parts.append(part)
+        if length > limit:
+            raise too_long
         return b"".join(parts)
 
     try:

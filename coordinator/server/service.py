@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tplaunch.coordinator.ids import new_id
 from tplaunch.coordinator.server.answer import NO_CLOCK, Answer, told
@@ -80,6 +80,11 @@ class Service:
         if len(text) <= SHORT_TEXT:
             return await self._computed(encode, None)
         return await self._computed(encode, lane_of(text))
+
+    async def prepared(self, make: Callable[[], T], *values: Any) -> T:
+        """Returns what a function makes of values, in another thread where these are long."""
+        lane = lane_of(values)
+        return await self._computed(make, None if lane is Lane.QUICK else lane)
 
     async def rendered(self, request: ChatRequest) -> tuple[str, list[int]]:
         """Returns a conversation as the model reads it, as text and as token ids. Raises ApiError."""

@@ -24,12 +24,13 @@ class ClientLimits:
     body_values: int = 1 << 19
     prompts: int = 1024  # of one request
     choices: int = 128  # for one prompt
+    texts: int = 2048  # of all prompts: who comes behind waits for all of them
     stops: int = 64
     stop_characters: int = 1024  # of each
     biases: int = 4096  # tokens that logit_bias names
-    top_logprobs: int = 100
+    top_logprobs: int = 20
     tools: int = 1024
-    messages: int = 65536
+    messages: int = 8192
 
 
 LIMITS = ClientLimits()

@@ -66,10 +66,14 @@ async def _tokenize(request: Request) -> Response:
         "count": len(tokens),
         "max_model_len": service.opened.driver.session.limits.context_length,
     }
-    if fields.return_token_strs:
-        tokenizer = _tokenizer(service)
-        found["token_strs"] = [tokenizer.token_text(token) for token in tokens]
-    return Response(dumped(found), media_type="application/json")
+
+    def body() -> bytes:
+        if fields.return_token_strs:
+            tokenizer = _tokenizer(service)
+            found["token_strs"] = [tokenizer.token_text(token) for token in tokens]
+        return dumped(found)
+
+    return Response(await service.prepared(body, tokens), media_type="application/json")
 
 
 async def _tokens(service: Service, fields: TokenizeFields) -> list[int]:
@@ -98,11 +102,12 @@ async def _detokenize(request: Request) -> Response:
     """Returns the text of token ids, with control tokens by their names."""
     fields = await read_body(request, DetokenizeFields)
     check_model(request, fields.model)
-    tokenizer = _tokenizer(service_of(request))
+    service = service_of(request)
+    tokenizer = _tokenizer(service)
     try:
-        found = _whole_text(tokenizer, fields.tokens)
-    except TokenizerError as error:
-        raise ApiError(400, str(error), parameter="tokens") from None
+        found = await service.prepared(lambda: _whole_text(tokenizer, fields.tokens), fields.tokens)
+    except ApiError as error:
+        raise ApiError(400, error.message, parameter="tokens") from None
     return Response(dumped({"prompt": found, "content": found}), media_type="application/json")
 
 

@@ -181,3 +181,16 @@ def test_what_clients_do_wrong_is_not_logged(server: Served, capfd: pytest.Captu
             client.sendall(sent)
             assert client.recv(100).startswith(b"HTTP/1.1")
     assert capfd.readouterr().err == ""
+
+
+def test_who_sends_too_much_hears_of_it(server: Served) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    sent = b"%bContent-Length: 40000000\r\n\r\n%b" % (head, b" " * 40_000_000)
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), 30) as client:
+        client.sendall(sent)
+        assert client.recv(4096).startswith(b"HTTP/1.1 413")
+
+
+def test_one_request_has_no_more_texts_than_others_can_wait_for(server: Served) -> None:
+    response = server.post("/v1/completions", prompt=["a"] * 1000, n=3, max_tokens=1)
+    assert response.status_code == 400 and "2048 texts" in response.text

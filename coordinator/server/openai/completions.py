@@ -75,6 +75,12 @@ def _prompts(fields: CompletionFields, limits: ClientLimits) -> Sequence[str | S
             f"prompt has {len(several)} prompts, and at most {limits.prompts} are taken",
             parameter="prompt",
         )
+    if len(several) * (fields.n or 1) > limits.texts:
+        raise ApiError(
+            400,
+            f"{len(several)} prompts with n {fields.n} are more than the {limits.texts} texts of a request",
+            parameter="n",
+        )
     return several
 
 
