@@ -47,16 +47,20 @@ def make_app(
     client_limits: ClientLimits = LIMITS,
     access: Access = OPEN_ACCESS,
     max_open: int = MAX_OPEN,
+    tool_format: str | None = None,
 ) -> FastAPI:
     """Returns the application. names: by which clients know the model; the first is what answers say.
 
-    max_open: requests that are computed or wait; more get a 429.
+    max_open: requests that are computed or wait; more get a 429. tool_format: in which the model writes
+    calls, in place of the template's.
     """
     metrics, ends = Metrics(opened.driver, names[0]), Ends()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(opened, names[0], max_open=max_open, clock=metrics)
+        app.state.service = Service(
+            opened, names[0], max_open=max_open, clock=metrics, tool_format=tool_format
+        )
         yield
 
     # No pages of documentation: they would load scripts of others.
