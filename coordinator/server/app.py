@@ -55,19 +55,26 @@ def make_app(
     trusts_templates: bool = False,
     begins_tokens: bool = False,
     folder: Folder | None = None,
+    tool_format: str | None = None,
 ) -> FastAPI:
     """Returns the application. names: by which clients know the model; the first is what answers say.
 
     max_open: requests that are computed or wait; more get a 429. trusts_templates: clients may bring chat
     templates of their own. begins_tokens: prompts of token ids get the begin token that they lack. folder:
-    for files and batches; None keeps none.
+    for files and batches; None keeps none. tool_format: in which the model writes calls, in place of the
+    template's.
     """
     metrics, ends = Metrics(opened.driver, names[0]), Ends()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = app.state.service = Service(
-            opened, names[0], max_open=max_open, clock=metrics, trusts_templates=trusts_templates
+            opened,
+            names[0],
+            max_open=max_open,
+            clock=metrics,
+            trusts_templates=trusts_templates,
+            tool_format=tool_format,
         )
         batches = None if folder is None else Batches(folder, service, answer_by(app), ends)
         app.state.batches = batches

@@ -14,6 +14,7 @@ from tplaunch.coordinator.text.answers.lark import Lark
 from tplaunch.coordinator.text.answers.source import MalformedError, Marks, Reading
 from tplaunch.coordinator.text.answers.syntax import Context, Wrapped
 from tplaunch.coordinator.text.answers.tools import Tool, written_value
+from tplaunch.coordinator.text.answers.unenforced import in_literals, in_texts
 from tplaunch.coordinator.text.answers.values import MAX_DEPTH, escaped
 
 _SPACE = "]<]minimax[>["  # the name space's token
@@ -94,6 +95,10 @@ class NestedCalls(Wrapped):
             below = _below(schema, name)
             items.append((name, (yield from self._read_value(context, name, below, tool, depth + 1))))
         return _joined(text, items, types)
+
+    def unenforced(self, tool: Tool) -> set[str]:
+        """See CallSyntax."""
+        return in_literals(tool.parameters) | in_texts(tool)
 
     def grammar(self, lark: Lark, tools: Sequence[Tool], parallel: bool) -> str:
         """A section of calls with their parameters in the order of the schema."""
