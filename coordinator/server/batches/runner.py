@@ -159,8 +159,8 @@ class Batches:
             raise
         try:
             yield results
-        finally:
-            results.close()
+        finally:  # in a thread, since the disk may be slow
+            await asyncio.to_thread(results.close)
 
     async def _behind(self, url: str, body: Mapping[str, Any]) -> tuple[int, Any]:
         """Asks when nobody waits for a seat, and once more where the queue was full."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ async def receive_file(request: Request, folder: Folder) -> StoredFile:
                 await _parse(request.stream(), boundary, form)
                 form.check()
                 file.flush()
-                os.fsync(file.fileno())
+                await asyncio.to_thread(os.fsync, file.fileno())
                 return folder.keep(file_id, form.filename or "", PURPOSE)
             except BaseException:
                 folder.give_back(form.num_bytes - path.stat().st_size)  # what never came to the disk
