@@ -38,6 +38,7 @@ class BatchConfig:
     names: tuple[str, ...] = ()  # of the model, beside its file's
     seed: int | None = None
     json: bool = False
+    tool_format: str | None = None  # in place of the model's own
 
     def __post_init__(self) -> None:
         if self.requests is None or self.out is None:
@@ -111,7 +112,7 @@ async def _answer_all(
     assert not isinstance(config.model, RandomModel), "the command line takes files only"
     assert wanted.requests is not None, "a path, which was checked"
     names = [*wanted.names, *model_names(config.model)]
-    app = make_app(opened, names)
+    app = make_app(opened, names, tool_format=wanted.tool_format)
     begin = time.monotonic()
     with counted(total, "requests", counts.done) as show:
 

@@ -51,7 +51,9 @@ def serve(config: RunConfig, settings: ServerSettings, chose_parallel: bool) -> 
         raise UsageError(str(error)) from error
     measured = replace(config, timestamps=settings.ledger)
     with bound, open_for_many(measured, chose_parallel=chose_parallel) as loaded:
-        app = make_app(loaded.opened, names, access=access, max_open=settings.max_queue)
+        app = make_app(
+            loaded.opened, names, access=access, max_open=settings.max_queue, tool_format=settings.tool_format
+        )
         url = url_of(bound, is_secure=certificate is not None)
         server = HttpServer(
             app,

@@ -142,8 +142,12 @@ def _first(found: tuple[int, Marker | None]) -> int:
 
 
 def _starting(words: Words, starts: tuple[bytes, ...]) -> np.ndarray:
-    """The tokens that begin with one of these texts, perhaps behind white space."""
+    """The tokens that begin with one of these texts and go on, or have white space before it."""
     if not starts:
         return np.zeros(0, np.int64)
-    found = [token for token, text in enumerate(words.tokens) if text.lstrip().startswith(starts)]
+    found = [
+        token
+        for token, text in enumerate(words.tokens)
+        if text not in starts and text.lstrip().startswith(starts)
+    ]
     return np.array([token for token in found if token not in words.special], np.int64)
