@@ -57,7 +57,7 @@ class Served:
 
     def client(self) -> httpx.Client:
         """Returns a client, which is to be closed."""
-        return httpx.Client(base_url=self.url, timeout=30)
+        return httpx.Client(base_url=self.url, timeout=240)
 
     def in_loop(self, make: Callable[[], T]) -> T:
         """Returns what is made in the server's event loop."""
@@ -96,13 +96,16 @@ def served(
     metadata: dict[str, Any] | None = None,
     **options: Any,
 ) -> Iterator[Served]:
-    """Serves a model, or a fake one with these limits and metadata; options: make_app's."""
+    """Serves a model, or a fake one with these limits and metadata; options: make_app's.
+
+    Clients may bring chat templates, as the fake model has none, unless the options say otherwise.
+    """
     run = FakeRun(limits) if opened is None else None
     if opened is None:
         assert run is not None
         opened = fake_opened(run, metadata)
     has_started = threading.Event()
-    app = make_app(opened, [NAME, "another-name"], **options)
+    app = make_app(opened, [NAME, "another-name"], **{"trusts_templates": True, **options})
     server = HttpServer(app, has_started.set)
     with listen("127.0.0.1", 0) as bound:
         url = url_of(bound)

@@ -11,6 +11,7 @@ from tplaunch.coordinator.server.timing import Clock, NoClock, Timing
 from tplaunch.coordinator.serving.driver import Driver
 from tplaunch.coordinator.serving.failures import ClosedError, RunError
 from tplaunch.coordinator.serving.request import Output, RequestError
+from tplaunch.coordinator.serving.sampling.constraint import ConstraintError
 from tplaunch.coordinator.serving.sampling.picked import Picked
 from tplaunch.coordinator.serving.streaming import Stream
 from tplaunch.coordinator.text.answers.pieces import Content, Piece
@@ -140,8 +141,10 @@ class Answer:
             return
         self._is_open = False
         self._stream.close()
-        self._driver.cancel([self._stream.job])
-        if self._stream.job.request is not None:
+        request = self._stream.job.request
+        if request is None or not request.is_finished:  # else it would only be woken
+            self._driver.cancel([self._stream.job])
+        if request is not None:
             self._timing.end(len(self._texts))
         self._on_close()
 
@@ -154,6 +157,8 @@ class Answer:
         request = self._stream.job.request
         error = None if request is None else request.error
         reason = "the request failed" if error is None else self._driver.session.explain(error)
+        if isinstance(error, ConstraintError):  # the client's own, as is what it rules out
+            return ApiError(400, reason)
         return ApiError(500, reason, kind="server_error")
 
 

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 from starlette.requests import ClientDisconnect
 
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.state import limits_of
 
 T = TypeVar("T", bound=BaseModel)
+READ_ON = 8  # as far beyond the limit a body is read, and dropped
+BODY_SECONDS = 300.0  # for a body to come
+
+
+class _FirstError(FailFast):
+    """Has the first wrong item of a list be the only one that is told: a million of them take seconds."""
+
+    def __hash__(self) -> int:  # which unions need
+        return 0
+
+
+Texts = Annotated[list[str], _FirstError()]
+Tokens = Annotated[list[int], _FirstError()]
+SeveralTokens = Annotated[list[Tokens], _FirstError()]
+Objects = Annotated[list[dict[str, Any]], _FirstError()]
 
 
 class Body(BaseModel):
@@ -33,6 +49,11 @@ async def read_body(request: Request, kind: type[T]) -> T:
 async def read_json(request: Request) -> dict[str, Any]:
     """Returns a body that is an object in JSON. Raises ApiError."""
     raw, deepest = await read_bytes(request), limits_of(request).body_depth
+    most = limits_of(request).body_values
+    if _has_many_values(raw, most):
+        raise ApiError(
+            413, f"the body has more than {most} values in lists and objects, and more are not taken"
+        )
     try:
         body = json.loads(raw.decode(), parse_constant=_no_constant)
         if rb"\ud" in raw or rb"\uD" in raw:
@@ -52,22 +73,34 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 
 async def read_bytes(request: Request) -> bytes:
-    """Returns a body. Raises ApiError where it is longer than the server takes; no more is read then."""
+    """Returns a body. Raises ApiError where it is longer than the server takes; no more is kept then."""
     limit = limits_of(request).body_bytes
     too_long = ApiError(413, f"the body is longer than {limit} bytes, and more is not taken")
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > limit:
+    most = limit if "expect" in request.headers else READ_ON * limit
+    if declared.isdecimal() and int(declared[:20]) > most:
         raise too_long
-    parts, length = [], 0
-    try:
+
+    async def read() -> bytes:
+        parts, length = list[bytes](), 0
         async for part in request.stream():
             length += len(part)
-            if length > limit:
-                raise too_long
-            parts.append(part)
+            if length > READ_ON * limit:
+                break
+            if length > limit:  # many clients hear of an error only when they have sent everything
+                parts.clear()
+            else:
+                parts.append(part)
+        if length > limit:
+            raise too_long
+        return b"".join(parts)
+
+    try:
+        return await asyncio.wait_for(read(), BODY_SECONDS)
     except ClientDisconnect:
         raise ApiError(400, "the client left before its body was whole") from None
-    return b"".join(parts)
+    except asyncio.TimeoutError:
+        raise ApiError(408, f"the body was not whole within {BODY_SECONDS:.0f} seconds") from None
 
 
 def parsed(body: Any, kind: type[T]) -> T:
@@ -83,6 +116,17 @@ def parsed(body: Any, kind: type[T]) -> T:
     wanted = field.description if field is not None and field.description else found["msg"].lower()
     given = body.get(name) if isinstance(body, dict) else body
     raise ApiError(400, f"{name} must be {wanted}, not {_shown(given)}", parameter=name)
+
+
+def _has_many_values(raw: bytes, most: int) -> bool:
+    """Tells whether a body has more values in lists and objects, by its commas that are no part of a text."""
+    if raw.count(b",") < most:
+        return False
+    bare = raw.replace(rb"\\", b"").replace(rb"\"", b"")
+    if bare.count(b'"') > 4 * most:  # a value has at most two texts, of two quotes each
+        return True
+    outside = b"".join(bare.split(b'"')[::2])
+    return outside.count(b",") >= most
 
 
 def _depth(body: Any, most: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MAX_CHARACTERS = 1000  # of a sentence, which may quote what the client has sent
+
 
 class ApiError(Exception):
     """A request ends with this status and sentence.
@@ -13,6 +15,8 @@ class ApiError(Exception):
     def __init__(
         self, status: int, message: str, *, parameter: str | None = None, kind: str | None = None
     ) -> None:
+        if len(message) > MAX_CHARACTERS:
+            message = f"{message[: MAX_CHARACTERS - 3]}..."
         super().__init__(message)
         self.status, self.message, self.parameter = status, message, parameter
         self.kind = kind

@@ -13,6 +13,7 @@ from typing import NoReturn
 import uvicorn
 from fastapi import FastAPI
 
+from tplaunch.coordinator.server.connections import BACKLOG, Connection, make_room
 from tplaunch.coordinator.server.ends import LOOK_SECONDS
 
 GRACE_SECONDS = 2  # for connections to close, once the server shall end
@@ -71,10 +72,13 @@ class HttpServer(uvicorn.Server):
                 app,
                 lifespan="on",
                 ws="none",
+                http=Connection,
+                backlog=BACKLOG,
                 log_config=None,
+                log_level="error",  # what clients do wrong is told to them
                 access_log=False,
                 server_header=False,
-                limit_concurrency=max_connections,
+                limit_concurrency=None if max_connections is None else make_room(max_connections),
                 timeout_graceful_shutdown=GRACE_SECONDS,
                 ssl_certfile=certfile,
                 ssl_keyfile=keyfile,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from tplaunch.coordinator.ids import new_id
 from tplaunch.coordinator.server.answer import NO_CLOCK, Answer, told
 from tplaunch.coordinator.server.answer_plan import AnswerPlan, plan_chat, plan_text
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.lanes import SHORT_TEXT, Lane, Lanes, lane_of
 from tplaunch.coordinator.server.messages import for_templates
 from tplaunch.coordinator.server.rendering import options_of, rendered
 from tplaunch.coordinator.server.timing import Clock
@@ -21,11 +22,11 @@ from tplaunch.coordinator.serving.grammar.spec import GrammarError
 from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.streaming import LoopListener, Stream
+from tplaunch.coordinator.text.answers.answer_format import AnswerFormat, AnswerFormatError
 from tplaunch.coordinator.text.chat.template import ChatTemplateError
 from tplaunch.coordinator.text.tokenizer import TokenizerError
 
 T = TypeVar("T")
-LONG_TEXT = 4096  # characters whose tokens are found in another thread: the event loop goes on meanwhile
 MAX_OPEN = 1024  # requests at a time
 
 
@@ -40,15 +41,22 @@ class Service:
         max_open: int = MAX_OPEN,
         clock: Clock = NO_CLOCK,
         tool_format: str | None = None,
+        trusts_templates: bool = False,
     ) -> None:
         """name: by which clients know the model. max_open: requests that are computed or wait. clock: takes
         the times of answers. tool_format: in which the model writes calls, in place of the template's.
+        trusts_templates: clients may bring chat templates of their own.
         """
         self.opened, self.name, self._clock = opened, name, clock
-        self._tool_format = tool_format
+        self._tool_format, self._trusts_templates = tool_format, trusts_templates
         self._listener = LoopListener(asyncio.get_running_loop())
         self._max_open = max_open
         self._answers: set[Answer] = set()  # that are computed or wait
+        self._lanes = Lanes()
+
+    def close(self) -> None:
+        """Gives back the threads in which requests were prepared."""
+        self._lanes.close()
 
     @property
     def num_open(self) -> int:
@@ -69,12 +77,19 @@ class Service:
             tokenizer = self.opened.needed_tokenizer()
             return tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
 
-        return await _computed(encode, in_thread=len(text) >= LONG_TEXT)
+        if len(text) <= SHORT_TEXT:
+            return await self._computed(encode, None)
+        return await self._computed(encode, lane_of(text))
+
+    async def prepared(self, make: Callable[[], T], *values: Any) -> T:
+        """Returns what a function makes of values, in another thread where these are long."""
+        lane = lane_of(values)
+        return await self._computed(make, None if lane is Lane.QUICK else lane)
 
     async def rendered(self, request: ChatRequest) -> tuple[str, list[int]]:
         """Returns a conversation as the model reads it, as text and as token ids. Raises ApiError."""
-        checked = replace(request, messages=for_templates(request.messages))
-        return await _computed(lambda: rendered(self.opened, checked), in_thread=True)
+        checked = self._checked(request)
+        return await self._computed(lambda: rendered(self.opened, checked), _lane_of(checked))
 
     async def text(self, request: TextRequest) -> Answer:
         """Begins to continue a prompt. Raises ApiError where it can't be computed."""
@@ -83,23 +98,40 @@ class Service:
             text = tokens
             tokens = await self.tokens_of(tokens, add_special=request.add_special)
         has_grammar = request.grammar is not None or request.params.structured_outputs is not None
-        plan = await _computed(
-            lambda: plan_text(self.opened, request.params, request.grammar), in_thread=has_grammar
+        plan = await self._computed(
+            lambda: plan_text(self.opened, request.params, request.grammar),
+            Lane.GRAMMAR if has_grammar else None,
         )
         return await self._begin(tokens, plan, request.id, text)
 
     async def chat(self, request: ChatRequest) -> Answer:
         """Begins to answer a conversation. Raises ApiError where it can't be computed."""
-        checked = replace(request, messages=for_templates(request.messages))
+        checked = self._checked(request)
 
-        def plan() -> tuple[str, list[int], AnswerPlan]:
-            text, tokens = rendered(self.opened, checked)
-            options = options_of(checked)
-            answers = self.opened.answer_format(options, self._tool_format)
-            return text, tokens, plan_chat(self.opened, checked, answers, text, options.tools or ())
+        options = options_of(checked)
 
-        text, tokens, made = await _computed(plan, in_thread=True)
+        def render() -> tuple[str, list[int], AnswerFormat]:
+            return *rendered(self.opened, checked), self.opened.answer_format(options, self._tool_format)
+
+        text, tokens, answers = await self._computed(render, _lane_of(checked))
+        has_grammar = request.grammar is not None or request.tool_choice.mode == "required"
+        made = await self._computed(
+            lambda: plan_chat(self.opened, checked, answers, text, options.tools or ()),
+            Lane.GRAMMAR if has_grammar else None,
+        )
         return await self._begin(tokens, made, request.id, text)
+
+    def _checked(self, request: ChatRequest) -> ChatRequest:
+        """Returns a conversation in the form that templates take. Raises ApiError."""
+        wanted = request.chat_template
+        if wanted is not None and not self._trusts_templates and wanted not in self.opened.template_names:
+            raise ApiError(
+                400,
+                "chat_template is a program, which this server runs for clients only with"
+                " --trust-request-chat-template; leave it out, or give the name of one of the model's own",
+                parameter="chat_template",
+            )
+        return replace(request, messages=for_templates(request.messages))
 
     async def _begin(
         self,
@@ -118,7 +150,7 @@ class Service:
             tokens,
             self.opened.seeded(plan.params),
             self._listener,
-            name or f"request-{uuid.uuid4().hex}",
+            name or f"request-{new_id()}",
             constraint=plan.constraint,
         )
         stream = Stream(self._listener, job)
@@ -141,10 +173,19 @@ class Service:
             raise
         return answer
 
+    async def _computed(self, make: Callable[[], T], lane: Lane | None) -> T:
+        """Returns what a function makes of a client's words. Raises ApiError for what is wrong with them.
 
-async def _computed(make: Callable[[], T], *, in_thread: bool) -> T:
-    """Returns what a function makes of a client's words. Raises ApiError for what is wrong with them."""
-    try:
-        return await asyncio.to_thread(make) if in_thread else make()
-    except (RequestError, ChatTemplateError, TokenizerError, GrammarError) as error:
-        raise ApiError(400, str(error)) from error
+        lane: of threads, or None for what is done before anybody notices.
+        """
+        try:
+            return make() if lane is None else await self._lanes.run(lane, make)
+        except (RequestError, ChatTemplateError, TokenizerError, GrammarError, AnswerFormatError) as error:
+            raise ApiError(400, str(error)) from error
+
+
+def _lane_of(request: ChatRequest) -> Lane:
+    """Returns the lane in which a conversation is rendered."""
+    if request.chat_template is not None:
+        return Lane.LONG
+    return lane_of(request.messages, request.tools, request.template_kwargs)

@@ -18,16 +18,19 @@ MAX_KEYS_BYTES = 1 << 20  # of a file of keys
 class ClientLimits:
     """How much one request may ask for. What is more gets a 400 or 413 that names the limit."""
 
-    body_bytes: int = 32 << 20
+    body_bytes: int = 16 << 20
     body_depth: int = 128  # of lists and objects in each other
+    # Of lists and objects together. No step goes on while a body is read, and each value of it costs time.
+    body_values: int = 1 << 19
     prompts: int = 1024  # of one request
     choices: int = 128  # for one prompt
+    texts: int = 2048  # of all prompts: who comes behind waits for all of them
     stops: int = 64
     stop_characters: int = 1024  # of each
     biases: int = 4096  # tokens that logit_bias names
-    top_logprobs: int = 100
+    top_logprobs: int = 20
     tools: int = 1024
-    messages: int = 65536
+    messages: int = 8192
 
 
 LIMITS = ClientLimits()
@@ -107,6 +110,21 @@ class ServerSettings(AnswerSettings):
         metavar="N",
         help="clients at a time (default: %(default)s)",
     )
+    files_dir: str | None = option(
+        "--files-dir",
+        default=None,
+        group=GROUP,
+        metavar="FOLDER",
+        help="where files and batches of clients are kept, also over restarts (default: tplaunch/files/MODEL"
+        " in $XDG_STATE_HOME or ~/.local/state)",
+    )
+    max_files_bytes: str = option(
+        "--max-files-bytes",
+        default="1GiB",
+        group=GROUP,
+        metavar="SIZE",
+        help="of all files of clients and batches; more are refused (default: %(default)s)",
+    )
     drain_seconds: float = option(
         "--drain-seconds",
         default=30.0,
@@ -114,6 +132,13 @@ class ServerSettings(AnswerSettings):
         number=float,
         metavar="SECONDS",
         help="how long requests may go on after SIGTERM; a second one ends them (default: %(default)s)",
+    )
+    add_bos: bool = option(
+        "--add-bos",
+        default=False,
+        group=GROUP,
+        help="put the begin token before prompts of token ids that lack it, as before texts; for"
+        " lm-evaluation-harness, whose token ids never have it",
     )
     api_keys: tuple[str, ...] = option(
         "--api-key",
@@ -130,6 +155,12 @@ class ServerSettings(AnswerSettings):
     )
     no_auth: bool = option(
         "--no-auth", default=False, group=SAFETY, help="whoever reaches the server may use it"
+    )
+    trusts_templates: bool = option(
+        "--trust-request-chat-template",
+        default=False,
+        group=SAFETY,
+        help="clients may send chat templates, which are programs that may keep this machine busy",
     )
     host_names: tuple[str, ...] = option(
         "--host-name",

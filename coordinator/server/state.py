@@ -23,6 +23,11 @@ def limits_of(request: Request) -> ClientLimits:
     return cast(ClientLimits, request.app.state.limits)
 
 
+def begins_tokens(request: Request) -> bool:
+    """Tells whether prompts of token ids get the begin token that they lack."""
+    return bool(request.app.state.begins_tokens)
+
+
 def metrics_of(request: Request) -> Metrics:
     """Returns what is counted and measured."""
     return cast(Metrics, request.app.state.metrics)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from tplaunch.coordinator.server.bodies import Body, read_body
+from tplaunch.coordinator.server.bodies import Body, Objects, Tokens, read_body
 from tplaunch.coordinator.server.described import takes
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.service import Service
@@ -28,8 +28,8 @@ class TokenizeFields(Body):
     model: str | None = Field(None, description=TEXT)
     prompt: str | None = Field(None, description=TEXT)
     content: str | None = Field(None, description=TEXT)  # llama.cpp's name of prompt
-    messages: list[dict[str, Any]] | None = Field(None, description="a list of objects")
-    tools: list[dict[str, Any]] | None = Field(None, description="a list of objects")
+    messages: Objects | None = Field(None, description="a list of objects")
+    tools: Objects | None = Field(None, description="a list of objects")
     add_special_tokens: bool | None = Field(None, description=FLAG)
     add_special: bool | None = Field(None, description=FLAG)  # llama.cpp's name of it, false by default
     add_generation_prompt: bool | None = Field(None, description=FLAG)
@@ -43,7 +43,7 @@ class DetokenizeFields(Body):
     """Fields of /detokenize."""
 
     model: str | None = Field(None, description=TEXT)
-    tokens: list[int] = Field(description="a list of token ids")
+    tokens: Tokens = Field(description="a list of token ids")
 
 
 def make_tokens_router() -> APIRouter:
@@ -66,10 +66,14 @@ async def _tokenize(request: Request) -> Response:
         "count": len(tokens),
         "max_model_len": service.opened.driver.session.limits.context_length,
     }
-    if fields.return_token_strs:
-        tokenizer = _tokenizer(service)
-        found["token_strs"] = [tokenizer.token_text(token) for token in tokens]
-    return Response(dumped(found), media_type="application/json")
+
+    def body() -> bytes:
+        if fields.return_token_strs:
+            tokenizer = _tokenizer(service)
+            found["token_strs"] = [tokenizer.token_text(token) for token in tokens]
+        return dumped(found)
+
+    return Response(await service.prepared(body, tokens), media_type="application/json")
 
 
 async def _tokens(service: Service, fields: TokenizeFields) -> list[int]:
@@ -98,11 +102,12 @@ async def _detokenize(request: Request) -> Response:
     """Returns the text of token ids, with control tokens by their names."""
     fields = await read_body(request, DetokenizeFields)
     check_model(request, fields.model)
-    tokenizer = _tokenizer(service_of(request))
+    service = service_of(request)
+    tokenizer = _tokenizer(service)
     try:
-        found = _whole_text(tokenizer, fields.tokens)
-    except TokenizerError as error:
-        raise ApiError(400, str(error), parameter="tokens") from None
+        found = await service.prepared(lambda: _whole_text(tokenizer, fields.tokens), fields.tokens)
+    except ApiError as error:
+        raise ApiError(400, error.message, parameter="tokens") from None
     return Response(dumped({"prompt": found, "content": found}), media_type="application/json")
 
 

@@ -94,6 +94,14 @@ class Opened:
             return None
         return template.source()
 
+    @property
+    def template_names(self) -> tuple[str, ...]:
+        """The names of the model file's chat templates."""
+        try:
+            return self._template(None, self.needed_tokenizer())[0].names
+        except (ChatTemplateError, TokenizerError):
+            return ()
+
     def answer_format(self, options: ChatOptions, override: str | None = None) -> AnswerFormat:
         """Returns how answers to a conversation with these options are written.
 
@@ -185,7 +193,8 @@ class Opened:
             if wanted not in self._templates:
                 made = load_chat_template({KEY: wanted}, tokenizer)
                 assert made is not None, "a template of a text"
-                for source in [source for source in self._templates if source is not None]:
-                    self._templates.pop(source).close()
+                # The one before ends with its object, once nobody renders with it: to wait here for that
+                # would have all others wait, who render with the model's own.
+                self._templates = {None: file} if file is not None else {}
                 self._templates[wanted] = made
             return self._templates[wanted], None

@@ -1,4 +1,4 @@
-"""What is enforced of an answer is read back from it, for templates of all formats of calls, through the server.
+"""What is enforced of an answer is read back from it, for templates of all formats of calls.
 
 The model writes nonsense: what it may write is up to the grammars, and what comes of it to the readers.
 """

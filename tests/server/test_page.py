@@ -227,6 +227,8 @@ def test_with_the_keyboard_alone(page: Page, server: PageServer) -> None:
     answered(page, "Hello there.")
     page.keyboard.press("Alt+ArrowUp")
     answered(page, "Other")
+    expect(page.locator("#send")).to_have_text("Send")
+    expect(page.locator("#input")).to_be_focused()
     page.keyboard.press("ArrowUp")
     expect(page.locator(".edit")).to_be_focused()
     page.keyboard.press("Escape")

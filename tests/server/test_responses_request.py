@@ -253,7 +253,7 @@ def test_no_effort_turns_thinking_off() -> None:
             "of type input_image, but the model reads text only",
         ),
         ({"input": [{"type": "function_call", "name": "a"}]}, "input[0].call_id", "is missing"),
-        ({"input": [USER] * 65537}, "input", "65537 items, and at most 65536 are taken"),
+        ({"input": [USER] * 8193}, "input", "8193 items, and at most 8192 are taken"),
         ({"tools": [TOOL] * 1025}, "tools", "1025 entries"),
         ({"tools": [{"type": "function"}]}, "tools[0].name", "is missing"),
         ({"tool_choice": "required"}, "tool_choice", "no functions are given"),

@@ -16,7 +16,8 @@ def metrics(server: Served) -> dict[tuple[str, ...], float]:
     for family in text_string_to_metric_families(response.text):
         for sample in family.samples:
             assert sample.name.startswith("tplaunch:") and sample.labels.pop("model_name") == NAME
-            found[(sample.name.removeprefix("tplaunch:"), *sample.labels.values())] = sample.value
+            key = (sample.name.removeprefix("tplaunch:"), *sample.labels.values())
+            found[key] = sample.value
     return found
 
 

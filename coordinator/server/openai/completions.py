@@ -12,6 +12,7 @@ from starlette.responses import Response
 from tplaunch.coordinator.server.answer import Answer, Delta
 from tplaunch.coordinator.server.bodies import read_body
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.openai.begins import num_ours, text_of, with_begin
 from tplaunch.coordinator.server.openai.fields import CompletionFields
 from tplaunch.coordinator.server.openai.form import grammar_wish
 from tplaunch.coordinator.server.openai.logprobs import FORM, CompletionLogprobs
@@ -27,11 +28,11 @@ from tplaunch.coordinator.server.openai.shared import (
 )
 from tplaunch.coordinator.server.settings import ClientLimits
 from tplaunch.coordinator.server.sse import EventStream, dumped, unless_left
-from tplaunch.coordinator.server.state import check_model, limits_of, service_of
+from tplaunch.coordinator.server.state import begins_tokens, check_model, limits_of, service_of
 from tplaunch.coordinator.server.wanted import TextRequest
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.text.answers.pieces import Content
-from tplaunch.coordinator.text.tokenizer import Tokenizer, decode
+from tplaunch.coordinator.text.tokenizer import Tokenizer
 
 DEFAULT_TOKENS = 16  # OpenAI's
 KIND = "text_completion"
@@ -42,12 +43,16 @@ async def complete(request: Request) -> Response:
     fields = await read_body(request, CompletionFields)
     check_model(request, fields.model)
     limits, service = limits_of(request), service_of(request)
-    prompts = _prompts(fields, limits)
-    params = _params(fields, limits)
+    tokenizer, to_tokens = service.opened.tokenizer, begins_tokens(request)
     add_special, form = fields.add_special_tokens is not False, grammar_wish(fields)
+    prompts = [
+        with_begin(one, tokenizer, to_tokens=to_tokens, to_texts=add_special)
+        for one in _prompts(fields, limits)
+    ]
+    params = _params(fields, limits)
     texts = [TextRequest(prompt, params, add_special=add_special, grammar=form) for prompt in prompts]
     answers = await all_begun([service.text(text) for text in texts])
-    writer = _Writer(fields, answers, head("cmpl", KIND, service.name), service.opened.tokenizer)
+    writer = _Writer(fields, answers, head("cmpl", KIND, service.name), tokenizer)
     if fields.stream:
         return EventStream(writer.stream(), close_all(answers), error_event)
     done = await unless_left(request, close_all(answers), writer.whole())
@@ -69,6 +74,12 @@ def _prompts(fields: CompletionFields, limits: ClientLimits) -> Sequence[str | S
             400,
             f"prompt has {len(several)} prompts, and at most {limits.prompts} are taken",
             parameter="prompt",
+        )
+    if len(several) * (fields.n or 1) > limits.texts:
+        raise ApiError(
+            400,
+            f"{len(several)} prompts with n {fields.n} are more than the {limits.texts} texts of a request",
+            parameter="n",
         )
     return several
 
@@ -166,7 +177,7 @@ class _Writer:
             seen, text = replace(delta, tokens=(), logprobs=()), ""
             reason, stop_reason = reason and "length", None
         if is_first and self._fields.echo:
-            text = self._prompt_text(answer) + text
+            text = text_of(answer, self._tokenizer) + text
         logprobs = (
             None if choice.logprobs is None else self._logprobs(choice.logprobs, answer, seen, is_first)
         )
@@ -191,16 +202,12 @@ class _Writer:
     ) -> dict[str, list[Any]]:
         if not (is_first and self._fields.echo):
             return logprobs.add(delta.logprobs, delta.tokens)
-        prompt = logprobs.add_prompt(answer.prompt_logprobs, answer.prompt)
+        start = num_ours(answer, self._tokenizer, to_texts=self._fields.add_special_tokens is not False)
+        prompt = logprobs.add_prompt(answer.prompt_logprobs[start:], answer.prompt[start:])
         # Programs that score a prompt leave the last entry out, also where the model ended its text at once.
         has_ended = delta.finish_reason == "stop" and not delta.tokens
         added = logprobs.add_end() if has_ended else logprobs.add(delta.logprobs, delta.tokens)
         return {name: prompt[name] + added[name] for name in FORM}
-
-    def _prompt_text(self, answer: Answer) -> str:
-        if answer.prompt_text is not None:
-            return answer.prompt_text
-        return "" if self._tokenizer is None else decode(self._tokenizer, answer.prompt)
 
 
 def _text(delta: Delta) -> str:

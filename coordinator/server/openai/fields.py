@@ -10,10 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from tplaunch.coordinator.server.bodies import Body
+from tplaunch.coordinator.server.bodies import Body, Objects, SeveralTokens, Texts, Tokens
 
-Texts = str | list[str]
-Tokens = list[int]
 NUMBER, INTEGER, FLAG = "a number", "a whole number", "true or false"
 TEXT, TEXTS, TOKENS = "a text", "a text or a list of texts", "a list of token ids"
 OBJECT, OBJECTS = "an object", "a list of objects"
@@ -46,7 +44,7 @@ class SamplingFields(Body):
     dry_base: float | None = _field(NUMBER)
     dry_allowed_length: int | None = _field(INTEGER)
     dry_penalty_last_n: int | None = _field(INTEGER)
-    dry_sequence_breakers: list[str] | None = _field("a list of texts")
+    dry_sequence_breakers: Texts | None = _field("a list of texts")
     repetition_penalty: float | None = _field(NUMBER)
     repeat_last_n: int | None = _field(INTEGER)
     presence_penalty: float | None = _field(NUMBER)
@@ -55,13 +53,13 @@ class SamplingFields(Body):
     allowed_token_ids: Tokens | None = _field(TOKENS)
     bad_token_ids: Tokens | None = _field(TOKENS)
     min_tokens: int | None = _field(INTEGER)
-    stop: Texts | None = _field(TEXTS)
+    stop: str | Texts | None = _field(TEXTS)
     stop_token_ids: Tokens | None = _field(TOKENS)
     include_stop_str_in_output: bool | None = _field(FLAG)
     ignore_eos: bool | None = _field(FLAG)
     seed: int | None = _field(INTEGER)
     skip_special_tokens: bool | None = _field(FLAG)
-    samplers: Texts | None = _field("a list of stages")
+    samplers: str | Texts | None = _field("a list of stages")
 
 
 class CommonFields(SamplingFields):
@@ -76,7 +74,7 @@ class CommonFields(SamplingFields):
     structured_outputs: dict[str, Any] | None = _field(OBJECT)
     guided_json: dict[str, Any] | str | None = _field("a JSON schema, as an object or a text")
     guided_regex: str | None = _field("a regular expression")
-    guided_choice: list[str] | None = _field("a list of texts")
+    guided_choice: Texts | None = _field("a list of texts")
     guided_grammar: str | None = _field("a grammar as text")
     grammar: str | None = _field("a grammar as text")
     response_format: dict[str, Any] | None = _field("an object with a type")
@@ -85,7 +83,7 @@ class CommonFields(SamplingFields):
 class CompletionFields(CommonFields):
     """Fields of /v1/completions."""
 
-    prompt: str | Tokens | list[str] | list[Tokens] | None = _field(
+    prompt: str | Tokens | Texts | SeveralTokens | None = _field(
         "a text, a list of token ids, or a list of several of one of these"
     )
     logprobs: int | None = _field(INTEGER)
@@ -98,14 +96,14 @@ class CompletionFields(CommonFields):
 class ChatFields(CommonFields):
     """Fields of /v1/chat/completions."""
 
-    messages: list[dict[str, Any]] = Field(description=OBJECTS)
+    messages: Objects = Field(description=OBJECTS)
     max_completion_tokens: int | None = _field(INTEGER)
     logprobs: bool | None = _field(FLAG)
     top_logprobs: int | None = _field(INTEGER)
-    tools: list[dict[str, Any]] | None = _field(OBJECTS)
+    tools: Objects | None = _field(OBJECTS)
     tool_choice: str | dict[str, Any] | None = _field("none, auto, required or an object that names a tool")
     parallel_tool_calls: bool | None = _field(FLAG)
-    functions: list[dict[str, Any]] | None = _field(OBJECTS)
+    functions: Objects | None = _field(OBJECTS)
     function_call: str | dict[str, Any] | None = _field("a text or an object")
     reasoning_effort: str | None = _field(TEXT)
     reasoning_budget: int | None = _field(INTEGER)
@@ -113,6 +111,6 @@ class ChatFields(CommonFields):
     chat_template_kwargs: dict[str, Any] | None = _field(OBJECT)
     add_generation_prompt: bool | None = _field(FLAG)
     continue_final_message: bool | None = _field(FLAG)
-    documents: list[dict[str, Any]] | None = _field(OBJECTS)
-    modalities: list[str] | None = _field("a list of texts")
+    documents: Objects | None = _field(OBJECTS)
+    modalities: Texts | None = _field("a list of texts")
     audio: dict[str, Any] | None = _field(OBJECT)

@@ -9,7 +9,7 @@ from tplaunch.coordinator.serving.sampling.pool import Bools, LogitsError
 
 
 class ConstraintError(LogitsError):
-    """A text that can't go on as its constraint has it; the sentence says why. No other one suffers."""
+    """A text that can't go on as its request has it; the sentence says why. No other one suffers."""
 
 
 class TokenMask(Protocol):

@@ -133,7 +133,7 @@ def merge(
         wanted=wanted,
         ids=ids[:, :width],
         logits=logits[:, :width],
-        counts=counts * sound,
+        counts=np.where(sound, counts, 0),
         complete=complete & sound,
         sound=sound,
         log_sums=log_sums,

@@ -233,7 +233,7 @@ class Sampler:
                 "the tokens that the grammar or the end of the reasoning asks for are all ruled out: by the"
                 " model, or by min_tokens, logit_bias, allowed_token_ids or bad_token_ids"
             )
-        raise LogitsError("every token is ruled out, which leaves none to pick")
+        raise ConstraintError("every token is ruled out, which leaves none to pick")
 
     def _run(self, stage: str, pool: Pool, position: int, generated: Sequence[int]) -> Pool:
         params, changes = self.params, self._changes

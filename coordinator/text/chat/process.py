@@ -13,6 +13,7 @@ from typing import Any
 
 from tplaunch.coordinator.child_process import ChildProcess
 
+SHORT_BYTES = 1 << 16  # of a conversation with all that belongs to it, as JSON
 RENDERER = Path(__file__).resolve().with_name("renderer.py")
 
 
@@ -33,11 +34,15 @@ class RenderLimits:
 
 
 class RendererProcess:
-    """A process that has some templates, by name; see ChildProcess for when it starts and ends."""
+    """A process that has some templates, by name; see ChildProcess for when it starts and ends.
+
+    Long conversations, which may take seconds, have another one: short ones don't wait for them.
+    """
 
     def __init__(self, sources: Mapping[str, str], limits: RenderLimits) -> None:
         self._limits = limits
-        self._process = ChildProcess(RENDERER, {"sources": dict(sources), **asdict(limits)})
+        setup = {"sources": dict(sources), **asdict(limits)}
+        self._process, self._process_of_long = ChildProcess(RENDERER, setup), ChildProcess(RENDERER, setup)
 
     def ask(self, request: Mapping[str, Any]) -> str:
         """Returns the text that the process answers with. Raises ChatTemplateError."""
@@ -45,15 +50,17 @@ class RendererProcess:
             line = json.dumps(request).encode() + b"\n"
         except (TypeError, ValueError, RecursionError) as error:
             raise ChatTemplateError(f"the conversation can't be written as JSON: {error}") from None
-        answer = self._process.ask(line)
+        process = self._process if len(line) <= SHORT_BYTES else self._process_of_long
+        answer = process.ask(line)
         if "text" in answer:
             text: str = answer["text"]
             return text
         raise ChatTemplateError(self._sentence(answer))
 
     def close(self) -> None:
-        """Ends the process, if there is one; the next request would start another."""
+        """Ends the processes, if there are any; the next request would start another."""
         self._process.close()
+        self._process_of_long.close()
 
     def _sentence(self, answer: Mapping[str, Any]) -> str:
         limits, message = self._limits, answer.get("message")
