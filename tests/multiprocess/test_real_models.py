@@ -90,7 +90,8 @@ def test_gemma_3_finds_a_prompt_longer_than_its_windows(python: CommandLine) -> 
 def test_smollm2_keeps_a_form_and_calls_a_tool(tplaunch: CommandLine) -> None:
     """Two ranks, asked through OpenAI's client; its template has no tools, and another one has."""
     path = real_model(SMOLLM2)
-    process = tplaunch.start("serve", path, "--devices", "0,0", "--context", "512", "--port", "0")
+    options = ("--devices", "0,0", "--context", "512", "--port", "0", "--trust-request-chat-template")
+    process = tplaunch.start("serve", path, *options)
     assert process.stderr is not None
     lines = iter(process.stderr.readline, "")
     url = next(found[1] for line in lines if (found := re.search(r"listening on (\S+)", line)))
