@@ -1,4 +1,4 @@
-"""What is enforced of an answer is read back from it, for templates of all formats of calls.
+"""Calls and forms are enforced for templates of all formats, and read back from the answers.
 
 The model writes nonsense: what it may write is up to the grammars, and what comes of it to the readers.
 """
