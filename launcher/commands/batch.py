@@ -38,6 +38,7 @@ class BatchConfig:
     names: tuple[str, ...] = ()  # of the model, beside its file's
     seed: int | None = None
     json: bool = False
+    tool_format: str | None = None  # in place of the model's own
 
     def __post_init__(self) -> None:
         if self.requests is None or self.out is None:
@@ -112,7 +113,9 @@ async def _answer_all(
     assert not isinstance(config.model, RandomModel), "the command line takes files only"
     assert wanted.requests is not None, "a path, which was checked"
     names = [*wanted.names, *model_names(config.model)]
-    app = make_app(opened, names, trusts_templates=True)  # the file is the user's own
+    app = make_app(  # the file is the user's own
+        opened, names, trusts_templates=True, tool_format=wanted.tool_format
+    )
     begin = time.monotonic()
     with counted(total, "requests", counts.done) as show:
 

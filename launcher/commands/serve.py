@@ -71,6 +71,7 @@ def serve(config: RunConfig, settings: ServerSettings, chose_parallel: bool) -> 
             trusts_templates=settings.trusts_templates,
             begins_tokens=settings.add_bos,
             folder=folder,
+            tool_format=settings.tool_format,
         )
         url = url_of(bound, is_secure=certificate is not None)
         server = HttpServer(

@@ -10,6 +10,7 @@ import numpy as np
 from tplaunch.coordinator.serving.grammar.compiler import Grammar
 from tplaunch.coordinator.serving.grammar.followed import Followed
 from tplaunch.coordinator.serving.grammar.mask import GrammarMask
+from tplaunch.coordinator.serving.grammar.overhangs import Overhangs
 from tplaunch.coordinator.serving.grammar.vocabulary import Words
 from tplaunch.coordinator.serving.sampling.constraint import ConstraintError
 from tplaunch.coordinator.serving.sampling.pool import Bools
@@ -40,6 +41,14 @@ class OnceBegun:
     before: str = ""
     needs_end = False
 
+    def __post_init__(self) -> None:
+        self.overhangs()  # here, in whatever thread plans the request, and not where a step waits
+
+    def overhangs(self) -> Overhangs:
+        """The tokens that may begin the grammar and bring more."""
+        starts = tuple(character.encode() for character in self.bare)
+        return self.words.overhangs([marker.text for marker in self.markers], starts)
+
     def start(self, vocabulary_size: int, end_ids: frozenset[int]) -> _Mask:
         """See Constraint."""
         return _Mask(self, vocabulary_size)
@@ -52,11 +61,10 @@ class _Mask:
         self._wanted, self._size = wanted, vocabulary_size
         self._words = wanted.words
         self._mask = wanted.grammar.start(vocabulary_size, NONE)
-        self._overhangs = self._words.overhangs([marker.text for marker in wanted.markers])
+        self._overhangs = wanted.overhangs()
         self._bare = tuple(character.encode() for character in wanted.bare)
         self._most = max((len(marker.text.encode()) for marker in wanted.markers), default=1) - 1
         self._possible: dict[bytes, Bools] = {}  # what may come behind a start of the grammar
-        self._bare_tokens = _starting(self._words, self._bare)
         self._followed = Followed()
         self._restart()
 
@@ -82,8 +90,8 @@ class _Mask:
         found: list[tuple[np.ndarray, Bools]] = []
         if self._overhangs.within.size:
             found.append((self._overhangs.within, np.zeros(self._size, np.bool_)))
-        if self._is_bare and self._bare_tokens.size:
-            found.append((self._bare_tokens, self._behind(b"")))
+        if self._is_bare and self._overhangs.bare.size:
+            found.append((self._overhangs.bare, self._behind(b"")))
         for marker in self._wanted.markers:
             shown = marker.text.encode()
             for length in range(len(shown)):
@@ -139,11 +147,3 @@ class _Mask:
 
 def _first(found: tuple[int, Marker | None]) -> int:
     return found[0]
-
-
-def _starting(words: Words, starts: tuple[bytes, ...]) -> np.ndarray:
-    """The tokens that begin with one of these texts, perhaps behind white space."""
-    if not starts:
-        return np.zeros(0, np.int64)
-    found = [token for token, text in enumerate(words.tokens) if text.lstrip().startswith(starts)]
-    return np.array([token for token in found if token not in words.special], np.int64)

@@ -14,17 +14,24 @@ Ids = npt.NDArray[np.int64]
 class Overhangs:
     """Finds such tokens once for a vocabulary: it may have some hundred thousand."""
 
-    def __init__(self, tokens: Sequence[bytes], markers: Sequence[str]) -> None:
-        """tokens: the bytes of each."""
+    def __init__(self, tokens: Sequence[bytes], markers: Sequence[str], starts: Sequence[bytes]) -> None:
+        """tokens: the bytes of each. starts: what may begin a text, perhaps behind white space."""
+        begins = tuple(starts)
+        bare = [
+            token
+            for token, text in enumerate(tokens)
+            if begins and text not in begins and text.lstrip().startswith(begins)
+        ]
+        self.bare: Ids = np.array(bare, np.int64)  # tokens that begin so and go on, or have space before it
         found: dict[tuple[str, int], list[int]] = {}
         within: list[int] = []
         for marker in markers:
             shown = marker.encode()
             # The token's first bytes are the marker's last ones, as many as possible or fewer.
             ends = [re.escape(shown[-size:]) for size in range(1, len(shown) + 1)]
-            starts = re.compile(b"|".join(ends), re.DOTALL)
+            ending = re.compile(b"|".join(ends), re.DOTALL)
             for token, text in enumerate(tokens):
-                if starts.match(text):
+                if ending.match(text):
                     for size in range(1, min(len(shown), len(text) - 1) + 1):
                         if text.startswith(shown[-size:]):
                             found.setdefault((marker, size), []).append(token)

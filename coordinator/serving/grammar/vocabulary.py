@@ -42,15 +42,15 @@ class Words:
         self._most_bytes = 0
         self._named: re.Pattern[str] | None = None  # the names of control tokens, made where it is needed
         self._by_name: dict[str, int] = {}
-        self._overhangs: dict[tuple[str, ...], Overhangs] = {}
+        self._overhangs: dict[tuple[tuple[str, ...], tuple[bytes, ...]], Overhangs] = {}
 
-    def overhangs(self, markers: Sequence[str]) -> Overhangs:
-        """The tokens that end one of these markers and go on behind it. The last few answers are kept."""
-        key = tuple(markers)
+    def overhangs(self, markers: Sequence[str], starts: Sequence[bytes] = ()) -> Overhangs:
+        """The tokens that end a marker, or begin with a start, and go on. The last few answers are kept."""
+        key = tuple(markers), tuple(starts)
         if key not in self._overhangs:
             if len(self._overhangs) >= MAX_OVERHANGS:
                 self._overhangs.clear()
-            self._overhangs[key] = Overhangs(self.tokens, key)
+            self._overhangs[key] = Overhangs(self.tokens, *key)
         return self._overhangs[key]
 
     def __call__(self, text: str | bytes) -> list[int]:

@@ -174,6 +174,11 @@ class AnswerFormat:
         return text if self.id_style == "mistral" else f"call_{text}"
 
 
+def check_name(name: str) -> None:
+    """Raises AnswerFormatError for the name of a format that there is not."""
+    _named(name)
+
+
 def find_format(
     template_source: str | None, control_tokens: Mapping[str, int], *, override: str | None = None
 ) -> AnswerFormat:

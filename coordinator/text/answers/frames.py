@@ -95,8 +95,9 @@ class HarmonyCalls(CallSyntax):
     def named(self, lark: Lark, tools: Sequence[Tool]) -> str:
         """A call from its recipient on, to=functions.NAME; the channel may come before it or behind."""
         words = lark.rule("/[ a-z]{1,40}/")
+        first = lark.rule("/ [ a-z]{0,40}/")  # letters would go on with the name
         mark = lark.choice(map(lark.literal, ("<|constrain|>", "<|channel|>")))
-        heads = f"({words})? ({mark} ({words})?)* {lark.literal(MESSAGE)}"
+        heads = f"({first})? ({mark} ({words})?)* {lark.literal(MESSAGE)}"
         calls = [
             f"{lark.literal(f'to=functions.{tool.name}')} {heads} "
             f"{lark.schema(arguments_schema(tool.parameters))}"

@@ -130,15 +130,16 @@ class _NestedGrammar:
 
     def _element(self, name: str, schema: Any, depth: int) -> str:
         lark, head = self._lark, self._lark.literal(f"{_SPACE}<{name}>")
-        types = Tool("", {**self._root, "properties": {name: schema}}).types(name)
+        whole = Tool("", {**self._root, "properties": {name: schema}})
+        types = whole.types(name)
         if not types or not isinstance(schema, Mapping):
             inside = ""
         elif types == {"object"} and Tool("", schema).properties and depth < MAX_DEPTH:
             inside = self.elements(schema, depth + 1)
         elif types == {"array"} and "$ref" not in schema and depth < MAX_DEPTH:
             inside = f"{self._element('item', schema.get('items'), depth + 1)}*"
-        elif types == {"string"} and isinstance(schema.get("enum"), list | tuple) and schema["enum"]:
-            inside = lark.either(schema["enum"])
+        elif types == {"string"} and (constants := whole.constants(name)) is not None:
+            inside = lark.either(constants)
         else:  # also objects whose definition may hold itself: JSON is read there, too
             inside = "" if "string" in types else lark.schema(schema, self._root)
         if inside:
