@@ -16,11 +16,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from fastapi import FastAPI
+
 from tplaunch import LLM, SamplingParams
-from tplaunch.coordinator.evaluation.app_answers import answers_of
-from tplaunch.coordinator.evaluation.batch_lines import batch_lines
-from tplaunch.coordinator.evaluation.batch_results import open_results
-from tplaunch.coordinator.evaluation.batch_run import BatchRun
+from tplaunch.coordinator.batches.app_answers import answers_of
+from tplaunch.coordinator.batches.batch_lines import batch_lines
+from tplaunch.coordinator.batches.batch_results import open_results
+from tplaunch.coordinator.batches.batch_run import BatchRun
 from tplaunch.coordinator.server.app import make_app
 from tplaunch.launcher.commands.serve import SWITCH_SECONDS
 
@@ -28,8 +30,8 @@ BEGINNINGS = ("Once upon a time", "The little fox", "One day,", "Tom and Lily")
 TOGETHER = 128
 
 
-async def answer_all(llm: LLM, requests: Path, out: Path) -> None:
-    async with answers_of(make_app(llm._opened, ["model"])) as answer:
+async def answer_all(app: FastAPI, requests: Path, out: Path) -> None:
+    async with answers_of(app) as answer:
         with open_results(out) as results:
             await BatchRun(answer, results).run(batch_lines(requests), TOGETHER)
 
@@ -59,11 +61,12 @@ def main() -> None:
         folder = Path(name)
         write_requests(folder / "requests.jsonl", prompts, options.tokens)
         llm.generate(prompts, SamplingParams(temperature=0, max_tokens=1), use_tqdm=False)
+        app = make_app(llm._opened, ["model"])  # once, as the model is loaded once
         for number in range(options.repeat):
             begin = time.perf_counter()
             llm.generate(prompts, params, use_tqdm=False)
             middle = time.perf_counter()
-            asyncio.run(answer_all(llm, folder / "requests.jsonl", folder / f"results{number}"))
+            asyncio.run(answer_all(app, folder / "requests.jsonl", folder / f"results{number}"))
             end = time.perf_counter()
             ratios.append((middle - begin) / (end - middle))
             print(

@@ -9,6 +9,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tplaunch.coordinator.options import declared_options
+from tplaunch.coordinator.server.settings import AnswerSettings
+from tplaunch.launcher.declared import add_declared, declared_values
 from tplaunch.launcher.model_options import add_model_options, run_config
 from tplaunch.launcher.serving_options import add_serving_options, serving_config
 
@@ -65,6 +68,7 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, metavar="N", help="each request without a seed gets one from this and its id"
     )
     group.add_argument("--json", action="store_true", help="say at the end as JSON what came of it")
+    add_declared(group, AnswerSettings, declared_options(AnswerSettings))
     add_serving_options(parser)
     _add_input(parser, "REQUESTS", "the requests, as JSON lines")
 
@@ -124,5 +128,6 @@ def evaluate(options: argparse.Namespace) -> int:
     from tplaunch.launcher.commands.batch import BatchConfig, run_requests
 
     names = tuple(options.model_name)
-    batch = BatchConfig(options.input, options.out, names, options.seed, options.json)
+    settings = AnswerSettings(**declared_values(AnswerSettings, options))
+    batch = BatchConfig(options.input, options.out, names, options.seed, options.json, settings.tool_format)
     return run_requests(config, batch, chose_parallel=chose_parallel)

@@ -41,12 +41,18 @@ class FakeRun:
     """A run that was not started yet. `channel` is its channel, once it has a session.
 
     It may be opened again. deaths: after so many messages the ranks of each session fail, as many as there
-    are.
+    are. metadata: of another vocabulary than the demo model's.
     """
 
-    def __init__(self, limits: Limits = LIMITS, deaths: Iterable[int] = ()) -> None:
-        self.limits, self._deaths = limits, iter(deaths)
+    def __init__(
+        self,
+        limits: Limits = LIMITS,
+        deaths: Iterable[int] = (),
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self.limits, self._deaths, self._metadata = limits, iter(deaths), metadata
         self.on_open: Callable[[Callable[[], None]], None] = lambda check_open: None  # called before it opens
+        self.on_load: Callable[[FakeChannel], None] = lambda channel: None  # called when it is loaded
         self.channel: FakeChannel | None = None
         self.session: Session | None = None
         self.on_look: Callable[[], None] = lambda: None  # called when the driver looks after the ranks
@@ -61,10 +67,12 @@ class FakeRun:
     def _open(self, check_open: Callable[[], None]) -> Iterator[Session]:
         self.on_open(check_open)
         model = demo_model()
-        size = model.spec.vocabulary_size
+        tokenizer = load_tokenizer(self._metadata or model.metadata)
+        size = tokenizer.vocabulary_size if self._metadata else model.spec.vocabulary_size
         engine, self.channel = fake_engine(self.limits, LayerKinds(), 2, size)
         self.channel.fails_after = next(self._deaths, None)
-        requests = Requests(engine, load_tokenizer(model.metadata))
+        self.on_load(self.channel)
+        requests = Requests(engine, tokenizer)
 
         def watch() -> None:
             check_open()

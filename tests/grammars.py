@@ -26,10 +26,12 @@ JOINS = [
 ADDED = [("<eos>", CONTROL), ("<|tool|>", CONTROL), ("<think>", CONTROL), ("</think>", CONTROL)]
 
 
-def small_tokenizer(added: Sequence[tuple[str, int]] = ADDED, **keys: Any) -> Tokenizer:
+def small_tokenizer(
+    added: Sequence[tuple[str, int]] = ADDED, joins: Sequence[tuple[str, str]] = JOINS, **keys: Any
+) -> Tokenizer:
     """All bytes, some longer tokens, and control tokens, the first of which ends texts."""
-    first = 256 + len(JOINS)
-    return load_tokenizer(byte_level_metadata(JOINS, added, eos_token_id=first, **keys))
+    first = 256 + len(joins)
+    return load_tokenizer(byte_level_metadata(joins, added, eos_token_id=first, **keys))
 
 
 def text_of(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:

@@ -32,7 +32,7 @@ LEAVING_SHARE = 0.3
 
 @dataclass
 class Tally:
-    """What clients met with."""
+    """The counts of what clients met with."""
 
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)  # errors that no client caused

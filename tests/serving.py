@@ -57,7 +57,7 @@ class Served:
 
     def client(self) -> httpx.Client:
         """Returns a client, which is to be closed."""
-        return httpx.Client(base_url=self.url, timeout=30)
+        return httpx.Client(base_url=self.url, timeout=240)
 
     def in_loop(self, make: Callable[[], T]) -> T:
         """Returns what is made in the server's event loop."""

@@ -51,12 +51,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
 # From the ground up; a folder or a module of its own belongs to exactly one floor.
 FLOORS: dict[str, tuple[str, ...]] = {
     "coordinator": (
-        "child_process garbage kv_types likeliest model options wire",
+        "child_process garbage ids kv_types likeliest model options wire",
         "framing gguf",
         "split text",
         "architectures messages",
         "candidates measuring",
         "serving",
+        "batches",
         "server",
         "evaluation",
     ),

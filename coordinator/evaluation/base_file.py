@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.coordinator.batches.errors import InputError
 from tplaunch.coordinator.evaluation.chunks import MIN_LENGTH, Chunks
-from tplaunch.coordinator.evaluation.errors import InputError
 from tplaunch.coordinator.serving.request import Floats
 
 MAGIC = b"_logits_"

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from tplaunch.coordinator.evaluation.errors import InputError
-from tplaunch.coordinator.evaluation.lines import LineError, objects
+from tplaunch.coordinator.batches.errors import InputError
+from tplaunch.coordinator.batches.lines import LineError, objects
 from tplaunch.coordinator.evaluation.scoring import Score
 from tplaunch.coordinator.evaluation.statistics import Estimate, mean
 

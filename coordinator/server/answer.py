@@ -141,8 +141,10 @@ class Answer:
             return
         self._is_open = False
         self._stream.close()
-        self._driver.cancel([self._stream.job])
-        if self._stream.job.request is not None:
+        request = self._stream.job.request
+        if request is None or not request.is_finished:  # else it would only be woken
+            self._driver.cancel([self._stream.job])
+        if request is not None:
             self._timing.end(len(self._texts))
         self._on_close()
 

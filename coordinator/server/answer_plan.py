@@ -9,6 +9,8 @@ from typing import Any
 from tplaunch.coordinator.server.answer import PlainReader, Reader
 from tplaunch.coordinator.server.wanted import ChatRequest, GrammarWish
 from tplaunch.coordinator.serving.grammar import spec
+from tplaunch.coordinator.serving.grammar.compiler import Grammar
+from tplaunch.coordinator.serving.grammar.once_begun import Marker, OnceBegun
 from tplaunch.coordinator.serving.grammar.reasoning import AfterReasoning, AllOf, Markers, ReasoningBudget
 from tplaunch.coordinator.serving.grammar.spec import GrammarError, GrammarSpec
 from tplaunch.coordinator.serving.opened import Opened
@@ -52,10 +54,13 @@ def plan_chat(
     wanted = _wanted(request, answers, tools)
     if wanted is not None:
         constraints.append(_compiled(opened, wanted))
+    elif tools and any(map(is_strict, request.tools)):
+        constraints += _once_begun(opened, answers, tools, parallel=request.tool_choice.parallel)
     if markers is not None:
         tokenizer = opened.needed_tokenizer()
         places = Markers(markers.begin, markers.end, markers.is_open(prompt))
-        constraints = [AfterReasoning(one, places, tokenizer) for one in constraints]
+        forbidden = answers.forbidden_in_reasoning
+        constraints = [AfterReasoning(one, places, tokenizer, forbidden) for one in constraints]
         if request.reasoning_budget is not None:
             constraints.append(ReasoningBudget(request.reasoning_budget, places, tokenizer))
     constraint = AllOf(constraints) if len(constraints) > 1 else next(iter(constraints), None)
@@ -110,15 +115,43 @@ def _wanted(
 ) -> GrammarSpec | None:
     """The grammar of an answer, behind its reasoning. Raises RequestError."""
     choice = request.tool_choice
+    if tools:
+        try:
+            answers.check_strict(tool for tool in request.tools if is_strict(tool))
+        except AnswerFormatError as error:
+            raise RequestError(str(error)) from error
     form = None if request.grammar is None else _spec(request.grammar)
     if choice.mode != "required":
-        if form is not None and tools and answers.writes_calls:
-            return _form_or_calls(form, _calls(answers, tools, None, choice.parallel))
-        return form
+        if form is None:
+            return None
+        has_calls = bool(tools) and answers.writes_calls
+        grammar = answers.form_grammar(_calls(answers, tools, None, choice.parallel) if has_calls else None)
+        return form if grammar is None else spec.around(grammar, form)
     if form is not None:
         raise RequestError("an answer that must call a tool can't have the form of response_format as well")
     names = None if choice.name is None else (choice.name,)
     return spec.lark(_calls(answers, tools, names, choice.parallel))
+
+
+def is_strict(tool: Mapping[str, Any]) -> bool:
+    """Tells whether a tool's arguments must be of its schema, also where the model calls it by itself."""
+    function = tool.get("function", tool)
+    return isinstance(function, Mapping) and function.get("strict") is True
+
+
+def _once_begun(
+    opened: Opened, answers: AnswerFormat, tools: Sequence[Mapping[str, Any]], *, parallel: bool
+) -> list[Constraint]:
+    """The constraint on calls that the model begins by itself. Raises RequestError."""
+    try:
+        calls = answers.begun_calls(tools, parallel=parallel)
+    except AnswerFormatError as error:
+        raise RequestError(str(error)) from error
+    if calls is None:
+        return []
+    markers = [Marker(text, len(own.encode())) for text, own in calls.markers]
+    grammar = _compiled(opened, spec.lark(calls.grammar))
+    return [OnceBegun(grammar, opened.grammars.words, markers, calls.bare, calls.before)]
 
 
 def _calls(
@@ -136,17 +169,6 @@ def _calls(
     return grammar
 
 
-def _form_or_calls(form: GrammarSpec, calls: str) -> GrammarSpec:
-    """A grammar of either an answer of a form, or calls of tools. Raises RequestError."""
-    if form.kind not in ("json_schema", "json_object"):
-        raise RequestError(
-            f"a {form.name} can't be enforced beside tools; give no tools, tool_choice none, or a JSON schema"
-        )
-    head, begin, rules = calls.partition("start:")
-    assert begin, "a grammar of calls begins with its start"
-    return spec.lark(f"{head}start: made_calls | %json {form.source}\nmade_calls:{rules}")
-
-
 def _spec(wish: GrammarWish) -> GrammarSpec:
     try:
         return spec.of_kind(wish.kind, wish.value)
@@ -154,7 +176,7 @@ def _spec(wish: GrammarWish) -> GrammarSpec:
         raise RequestError(str(error)) from error
 
 
-def _compiled(opened: Opened, wanted: GrammarSpec) -> Constraint:
+def _compiled(opened: Opened, wanted: GrammarSpec) -> Grammar:
     try:
         return opened.grammars.compile(wanted)
     except GrammarError as error:

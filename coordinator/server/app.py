@@ -11,8 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import tplaunch
+from tplaunch.coordinator.batches.app_answers import answer_by
 from tplaunch.coordinator.server.access import Access
 from tplaunch.coordinator.server.anthropic.router import make_anthropic_router
+from tplaunch.coordinator.server.batches.folder import Folder
+from tplaunch.coordinator.server.batches.router import make_batches_router
+from tplaunch.coordinator.server.batches.runner import Batches
 from tplaunch.coordinator.server.described import ERRORS
 from tplaunch.coordinator.server.ends import Ends
 from tplaunch.coordinator.server.errors import ApiError
@@ -32,6 +36,7 @@ ROUTERS: tuple[Callable[[], APIRouter], ...] = (
     make_openai_router,
     make_responses_router,
     make_anthropic_router,
+    make_batches_router,
     make_tokens_router,
     make_status_router,
     make_page_router,
@@ -49,20 +54,33 @@ def make_app(
     max_open: int = MAX_OPEN,
     trusts_templates: bool = False,
     begins_tokens: bool = False,
+    folder: Folder | None = None,
+    tool_format: str | None = None,
 ) -> FastAPI:
     """Returns the application. names: by which clients know the model; the first is what answers say.
 
     max_open: requests that are computed or wait; more get a 429. trusts_templates: clients may bring chat
-    templates of their own. begins_tokens: prompts of token ids get the begin token that they lack.
+    templates of their own. begins_tokens: prompts of token ids get the begin token that they lack. folder:
+    for files and batches; None keeps none. tool_format: in which the model writes calls, in place of the
+    template's.
     """
     metrics, ends = Metrics(opened.driver, names[0]), Ends()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = app.state.service = Service(
-            opened, names[0], max_open=max_open, clock=metrics, trusts_templates=trusts_templates
+            opened,
+            names[0],
+            max_open=max_open,
+            clock=metrics,
+            trusts_templates=trusts_templates,
+            tool_format=tool_format,
         )
+        batches = None if folder is None else Batches(folder, service, answer_by(app), ends)
+        app.state.batches = batches
         yield
+        if batches is not None:
+            await batches.close()
         service.close()
 
     # No pages of documentation: they would load scripts of others.
@@ -71,7 +89,7 @@ def make_app(
     )
     app.state.limits, app.state.names = client_limits, tuple(names)
     app.state.begins_tokens = begins_tokens
-    app.state.metrics, app.state.ends = metrics, ends
+    app.state.metrics, app.state.ends, app.state.batches = metrics, ends, None
     for make_router in ROUTERS:
         app.include_router(make_router(), responses=ERRORS)
     app.add_exception_handler(ApiError, _tell)

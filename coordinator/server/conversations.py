@@ -27,12 +27,19 @@ def call_of(id: str, name: str, arguments: str) -> dict[str, Any]:
     return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def function_of(name: str, description: str | None, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns a tool as templates know it. parameters: a JSON schema."""
+def function_of(
+    name: str,
+    description: str | None,
+    parameters: Mapping[str, Any] | None,
+    strict: bool | None = None,
+) -> dict[str, Any]:
+    """Returns a tool as templates know it. parameters: a JSON schema. strict: it must be kept."""
     function: dict[str, Any] = {"name": name}
     if description is not None:
         function["description"] = description
     function["parameters"] = parameters or {"type": "object", "properties": {}}
+    if strict:
+        function["strict"] = True
     return {"type": "function", "function": function}
 
 

@@ -11,6 +11,7 @@ ERROR_STATUSES = {
     401: "A key is needed.",
     403: "This server is not called so, or a page of another site asks.",
     404: "Nothing of that name is here.",
+    409: "That is not possible as things are.",
     413: "The body is too long.",
     429: "The queue is full.",
     500: "The request failed.",

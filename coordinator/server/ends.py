@@ -40,6 +40,10 @@ class Ends:
         self.drain()
         self._stops.set()
 
+    async def begun(self) -> None:
+        """Returns once no new requests are taken."""
+        await self._begins.wait()
+
     async def wait(self, served: Open, seconds: float, num_answers: Callable[[], int]) -> None:
         """Returns once the server shall end and no request runs, at the latest shortly after `stop`.
 

@@ -6,6 +6,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tplaunch.coordinator.batches.app_answers import IN_PROCESS
 from tplaunch.coordinator.server.access import OPEN_PATHS, Access
 from tplaunch.coordinator.server.ends import Ends
 from tplaunch.coordinator.server.errors import ApiError
@@ -35,6 +36,12 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         """Raises ApiError for what may not come in."""
+        if IN_PROCESS not in scope:
+            self._check_client(scope)
+        if self._ends.is_draining and scope["method"] not in READS:
+            raise ApiError(503, "the server ends, and takes no new requests", kind="server_is_ending")
+
+    def _check_client(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if not self._access.knows_name(host):
@@ -58,8 +65,6 @@ class Guard:
                 "a key is needed: send one of the server's as Authorization: Bearer KEY or x-api-key",
                 kind="invalid_api_key",
             )
-        if self._ends.is_draining and scope["method"] not in READS:
-            raise ApiError(503, "the server ends, and takes no new requests", kind="server_is_ending")
 
 
 def error_response(path: str, error: ApiError) -> Response:

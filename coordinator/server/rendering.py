@@ -55,8 +55,16 @@ def options_of(request: ChatRequest) -> ChatOptions:
         request.continue_final_message,
         request.chat_template,
         request.template_kwargs,
-        None if request.tool_choice.mode == "none" else request.tools or None,
+        None if request.tool_choice.mode == "none" else [*map(_for_template, request.tools)] or None,
     )
+
+
+def _for_template(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a tool as models have seen them: whether it is strict is no matter of theirs."""
+    function = tool.get("function")
+    if not isinstance(function, Mapping) or "strict" not in function:
+        return tool
+    return {**tool, "function": {key: value for key, value in function.items() if key != "strict"}}
 
 
 def as_object(arguments: str) -> Mapping[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from tplaunch.coordinator.ids import new_id
 from tplaunch.coordinator.server.answer import NO_CLOCK, Answer, told
 from tplaunch.coordinator.server.answer_plan import AnswerPlan, plan_chat, plan_text
 from tplaunch.coordinator.server.errors import ApiError
@@ -154,7 +154,7 @@ class Service:
             tokens,
             self.opened.seeded(plan.params),
             self._listener,
-            name or f"request-{uuid.uuid4().hex}",
+            name or f"request-{new_id()}",
             constraint=plan.constraint,
         )
         stream = Stream(self._listener, job)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tplaunch.coordinator.options import OptionError, option
 from tplaunch.coordinator.server.access import ANY, LOOPBACK_NAMES, Access, digest_of, is_loopback
 
-GROUP, SAFETY = "server", "who may ask"
+GROUP, SAFETY, ANSWERS = "server", "who may ask", "answers"
 KEY_VARIABLE = "TPLAUNCH_API_KEY"
 MAX_KEYS_BYTES = 1 << 20  # of a file of keys
 
@@ -37,7 +37,30 @@ LIMITS = ClientLimits()
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerSettings:
+class AnswerSettings:
+    """How answers are read, for all commands that serve requests. Raises OptionError."""
+
+    tool_format: str | None = option(
+        "--tool-format",
+        default=None,
+        group=ANSWERS,
+        metavar="NAME",
+        help="how the model writes calls of tools, such as hermes or none; a wrong name lists all (default:"
+        " what its chat template and tokens tell)",
+    )
+
+    def __post_init__(self) -> None:
+        if self.tool_format is not None:
+            from tplaunch.coordinator.text.answers.answer_format import AnswerFormatError, check_name
+
+            try:
+                check_name(self.tool_format)
+            except AnswerFormatError as error:
+                raise OptionError(f"--tool-format {self.tool_format}: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings(AnswerSettings):
     """How a server is reached, and by whom. Raises OptionError."""
 
     host: str = option(
@@ -86,6 +109,21 @@ class ServerSettings:
         number=int,
         metavar="N",
         help="clients at a time (default: %(default)s)",
+    )
+    files_dir: str | None = option(
+        "--files-dir",
+        default=None,
+        group=GROUP,
+        metavar="FOLDER",
+        help="where files and batches of clients are kept, also over restarts (default: tplaunch/files/MODEL"
+        " in $XDG_STATE_HOME or ~/.local/state)",
+    )
+    max_files_bytes: str = option(
+        "--max-files-bytes",
+        default="1GiB",
+        group=GROUP,
+        metavar="SIZE",
+        help="of all files of clients and batches; more are refused (default: %(default)s)",
     )
     drain_seconds: float = option(
         "--drain-seconds",
@@ -155,6 +193,7 @@ class ServerSettings:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.port <= 65535:
             raise OptionError(f"--port {self.port}: ports are numbers of 0 to 65535")
         for flag, number in (("--max-queue", self.max_queue), ("--max-connections", self.max_connections)):

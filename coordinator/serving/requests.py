@@ -89,11 +89,27 @@ class Requests:
         self._num_requests += 1
         name = id or f"request-{self._num_requests}"
         request = Request(name, self._num_requests, tuple(prompt), params, constraint, reading)
-        self._check(request)
+        if request.id in self._requests:
+            raise RequestError(f"a request {request.id!r} is running; another one needs another id")
+        self.check(request.prompt, params, constraint, reading)
         stream = self._stream(request, 0, assumed=assumed, shares=shares)
         self._requests[request.id] = request
         self._start(stream)
         return request
+
+    def check(
+        self,
+        prompt: SequenceOf[int],
+        params: SamplingParams,
+        constraint: Constraint | None = None,
+        reading: Reading | None = None,
+    ) -> None:
+        """Raises RequestError for what `add` would refuse."""
+        assert constraint or not params.structured_outputs, "it is compiled by who asks"
+        spec, length = self._engine.spec, self._limits.context_length
+        check_prompt(prompt, spec, length, continues=reading is None)
+        if reading is not None:
+            check_reading(reading, len(prompt), spec)
 
     def cancel(self, id: str) -> None:
         """Ends a request at once and gives back all that it holds; one that has ended is left alone."""
@@ -249,16 +265,6 @@ class Requests:
         if request.is_finished:
             request.times.finished = time.perf_counter()
             del self._requests[request.id]
-
-    def _check(self, request: Request) -> None:
-        """Raises RequestError for a request that can't be computed."""
-        assert request.constraint or not request.params.structured_outputs, "it is compiled by who asks"
-        if request.id in self._requests:
-            raise RequestError(f"a request {request.id!r} is running; another one needs another id")
-        spec, length, reading = self._engine.spec, self._limits.context_length, request.reading
-        check_prompt(request.prompt, spec, length, continues=reading is None)
-        if reading is not None:
-            check_reading(reading, len(request.prompt), spec)
 
 
 def all_logits(engine: Engine, tokens: SequenceOf[int]) -> Floats:

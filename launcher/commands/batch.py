@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tplaunch.coordinator.evaluation.batch_lines import batch_keys, batch_lines
-from tplaunch.coordinator.evaluation.batch_results import Results, has_failed, open_results
-from tplaunch.coordinator.evaluation.batch_run import BatchRun
-from tplaunch.coordinator.evaluation.errors import InputError
+from tplaunch.coordinator.batches.batch_lines import batch_keys, batch_lines
+from tplaunch.coordinator.batches.batch_results import Results, has_failed, open_results
+from tplaunch.coordinator.batches.batch_run import BatchRun
+from tplaunch.coordinator.batches.errors import InputError
 from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.launcher.commands.serve import SWITCH_SECONDS
 from tplaunch.launcher.config import RandomModel, RunConfig
@@ -38,6 +38,7 @@ class BatchConfig:
     names: tuple[str, ...] = ()  # of the model, beside its file's
     seed: int | None = None
     json: bool = False
+    tool_format: str | None = None  # in place of the model's own
 
     def __post_init__(self) -> None:
         if self.requests is None or self.out is None:
@@ -62,7 +63,8 @@ class _Counts:
         self.done += 1
         self.failed += has_failed(result)
         if not has_failed(result):
-            self.tokens += result["response"]["body"]["usage"]["completion_tokens"]
+            usage = result["response"]["body"]["usage"]
+            self.tokens += usage["completion_tokens" if "completion_tokens" in usage else "output_tokens"]
 
 
 def run_requests(config: RunConfig, wanted: BatchConfig, *, chose_parallel: bool) -> int:
@@ -105,13 +107,15 @@ async def _answer_all(
     counts: _Counts,
     total: int,
 ) -> None:
-    from tplaunch.coordinator.evaluation.app_answers import answers_of  # fastapi takes long to import
+    from tplaunch.coordinator.batches.app_answers import answers_of  # fastapi takes long to import
     from tplaunch.coordinator.server.app import make_app
 
     assert not isinstance(config.model, RandomModel), "the command line takes files only"
     assert wanted.requests is not None, "a path, which was checked"
     names = [*wanted.names, *model_names(config.model)]
-    app = make_app(opened, names, trusts_templates=True)  # the file is the user's own
+    app = make_app(  # the file is the user's own
+        opened, names, trusts_templates=True, tool_format=wanted.tool_format
+    )
     begin = time.monotonic()
     with counted(total, "requests", counts.done) as show:
 

@@ -15,6 +15,8 @@ from tplaunch.launcher.evaluating.display import counted
 from tplaunch.launcher.evaluating.measured import measuring, open_measured
 from tplaunch.launcher.output_path import check_output_path, writing
 
+TOGETHER = 2  # times as many items are open as there are seats: there is always one that waits for it
+
 
 @dataclass(frozen=True)
 class EvalConfig:
@@ -42,7 +44,9 @@ def evaluate_task(config: RunConfig, wanted: EvalConfig, *, chose_parallel: bool
     results: list[dict[str, Any]] = []
     with measuring(measured) as session:
         with counted(len(items), "items") as show:
-            for result in run_items(session.requests, measured.tokenizer, items, str(wanted.task)):
+            together = TOGETHER * session.limits.max_sequences
+            done = run_items(session.requests, measured.tokenizer, items, str(wanted.task), together)
+            for result in done:
                 results.append(result)
                 show(len(results), "")
         manifest = measured.manifest("eval", session, {"task": wanted.task.name, "limit": wanted.limit})

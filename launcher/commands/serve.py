@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
+from contextlib import closing, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tplaunch.coordinator.server.settings import ServerSettings
@@ -16,11 +19,15 @@ from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.serving_model import model_names, open_for_many
+from tplaunch.launcher.sizes import parse_size
+from tplaunch.worker.folders import user_folder
 
 if TYPE_CHECKING:
+    from tplaunch.coordinator.server.batches.folder import Folder
     from tplaunch.coordinator.server.ends import Ends
     from tplaunch.coordinator.server.listening import HttpServer
 
+MAX_NAME = 100  # characters of a model's name that are those of its folder
 SWITCH_SECONDS = 0.0005  # how long the event loop may keep the driver's thread waiting, and the reverse
 
 
@@ -43,6 +50,7 @@ def serve(config: RunConfig, settings: ServerSettings, chose_parallel: bool) -> 
     names = [*settings.model_names, *model_names(config.model)]
     access = settings.access(os.environ)
     certificate = settings.certificate
+    folder = _folder(settings, names[0])
     try:  # before minutes of loading
         if certificate is not None:
             check_certificate(*certificate)
@@ -50,7 +58,11 @@ def serve(config: RunConfig, settings: ServerSettings, chose_parallel: bool) -> 
     except ListenError as error:
         raise UsageError(str(error)) from error
     measured = replace(config, timestamps=settings.ledger)
-    with bound, open_for_many(measured, chose_parallel=chose_parallel) as loaded:
+    with (
+        bound,
+        nullcontext() if folder is None else closing(folder),
+        open_for_many(measured, chose_parallel=chose_parallel) as loaded,
+    ):
         app = make_app(
             loaded.opened,
             names,
@@ -58,6 +70,8 @@ def serve(config: RunConfig, settings: ServerSettings, chose_parallel: bool) -> 
             max_open=settings.max_queue,
             trusts_templates=settings.trusts_templates,
             begins_tokens=settings.add_bos,
+            folder=folder,
+            tool_format=settings.tool_format,
         )
         url = url_of(bound, is_secure=certificate is not None)
         server = HttpServer(
@@ -69,6 +83,31 @@ def serve(config: RunConfig, settings: ServerSettings, chose_parallel: bool) -> 
         sys.setswitchinterval(SWITCH_SECONDS)
         _serve_until_signalled(server, app.state.ends, bound, settings.drain_seconds)
     return 0
+
+
+def _folder(settings: ServerSettings, model: str) -> Folder | None:
+    """Opens the folder for files and batches; None where the usual one can't be had. Raises UsageError."""
+    from tplaunch.coordinator.server.batches.folder import Folder, FolderError
+
+    try:
+        max_bytes = parse_size(settings.max_files_bytes)
+    except ValueError as error:
+        raise UsageError(f"--max-files-bytes: {error}; such as 1GiB is needed") from error
+    if settings.files_dir is not None:
+        try:
+            return Folder(Path(settings.files_dir), max_bytes)
+        except (FolderError, ValueError) as error:  # a name with a zero byte
+            raise UsageError(f"--files-dir: {error}") from error
+    state = user_folder("XDG_STATE_HOME", ".local/state")
+    if state is None:
+        say("files and batches are refused: there is no home folder to keep them in; --files-dir names one")
+        return None
+    name = re.sub(r"[^\w.-]|^\.+", "_", model)[:MAX_NAME]
+    try:
+        return Folder(state / "tplaunch" / "files" / name, max_bytes)
+    except FolderError as error:
+        say(f"files and batches are refused: {error}; --files-dir names another folder")
+        return None
 
 
 def _serve_until_signalled(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from typing import Any
 
+import openai
 import pytest
 
 from tests.command_line import CommandLine
@@ -11,6 +14,26 @@ from tests.multiprocess.test_api import python, run_program
 from tests.real_models import GEMMA_3, SMOLLM2, real_model
 
 __all__ = ["python"]  # a fixture
+
+# ChatML as Hermes' models know it, with tools, which SmolLM2's own template has none of.
+WITH_TOOLS = (
+    "{% if tools %}<|im_start|>system\nYou may call these functions:\n{% for tool in tools %}"
+    '{{ tool | tojson }}\n{% endfor %}To call one, write <tool_call>\n{"name": NAME, "arguments": OBJECT}\n'
+    "</tool_call><|im_end|>\n{% endif %}{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
+CITY = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "country": {"enum": ["France", "Italy"]},
+        "is_capital": {"type": "boolean"},
+    },
+    "required": ["name", "country", "is_capital"],
+    "additionalProperties": False,
+}
+FORM: Any = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY}}
+TOOLS: Any = [{"type": "function", "function": {"name": "tell", "strict": True, "parameters": CITY}}]
 
 CAPITAL = [504, 3575, 282, 4649, 314, 7042, 30]
 CONTINUED = [506, 5279, 529, 506, 2891, 529, 7001, 236761, 1030, 563, 506, 7488]
@@ -62,3 +85,37 @@ def test_gemma_3_finds_a_prompt_longer_than_its_windows(python: CommandLine) -> 
     (first, length, none), (second, _, cached) = map(json.loads, lines)
     assert first == second and length > 700
     assert (none, cached) == (0, (length - 1) // 32 * 32)
+
+
+def test_smollm2_keeps_a_form_and_calls_a_tool(tplaunch: CommandLine) -> None:
+    """Two ranks, asked through OpenAI's client; its template has no tools, and another one has."""
+    path = real_model(SMOLLM2)
+    options = ("--devices", "0,0", "--context", "512", "--port", "0", "--trust-request-chat-template")
+    process = tplaunch.start("serve", path, *options)
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, "")
+    url = next(found[1] for line in lines if (found := re.search(r"listening on (\S+)", line)))
+    asked: dict[str, Any] = {
+        "model": path.stem,
+        "messages": [{"role": "user", "content": "Tell me about the city of Paris in JSON."}],
+        "max_tokens": 60,
+        "temperature": 0,
+    }
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=200) as client:
+        made = client.chat.completions.create(**asked, response_format=FORM)
+        assert made.choices[0].finish_reason == "stop"
+        assert json.loads(made.choices[0].message.content or "")["name"] == "Paris"
+        must: dict[str, Any] = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
+        with pytest.raises(openai.BadRequestError, match="chat template has no tools"):
+            client.chat.completions.create(**asked, **must)
+        must["extra_body"] = {"chat_template": WITH_TOOLS}
+        made = client.chat.completions.create(**asked, **must)
+        calls = made.choices[0].message.tool_calls
+        assert calls is not None and len(calls) == 1
+        (call,) = calls
+        assert call.type == "function" and call.function.name == "tell"
+        assert json.loads(call.function.arguments)["country"] in ("France", "Italy")
+        assert made.choices[0].finish_reason == "tool_calls"
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 0

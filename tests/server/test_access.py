@@ -208,6 +208,7 @@ def test_keys_of_a_file(tmp_path: Path) -> None:
         {"drain_seconds": -1.0},
         {"max_queue": 0},
         {"ssl_keyfile": "key.pem"},
+        {"tool_format": "hermess"},
     ],
 )
 def test_wrong_settings_are_refused(fields: dict[str, Any]) -> None:

@@ -213,3 +213,19 @@ def test_a_text_has_the_form_that_is_asked_for(server: Served, form: dict[str, A
 )
 def test_a_form_that_can_not_be_enforced_is_refused(server: Served, form: dict[str, Any]) -> None:
     assert refusal(server, **form)["message"]
+
+
+@pytest.mark.parametrize("echo", [False, True])
+def test_a_text_that_names_its_begin_token_gets_no_other(server: Served, echo: bool) -> None:
+    """Where the client wrote it, it has an entry, as all tokens of its text."""
+    name, prompt = TOKENIZER.token_text(TOKENIZER.encode("")[0]), "The dog"
+    body = {"max_tokens": 3, "echo": echo, "logprobs": 1, "return_token_ids": True, **GREEDY}
+    (named,) = server.post("/v1/completions", prompt=name + prompt, **body).json()["choices"]
+    (plain,) = server.post("/v1/completions", prompt=prompt, **body).json()["choices"]
+    assert named["prompt_token_ids"] == plain["prompt_token_ids"] == TOKENIZER.encode(prompt)
+    assert named["text"] == (name if echo else "") + plain["text"]
+    probabilities = [one["logprobs"]["token_logprobs"] for one in (named, plain)]
+    assert (
+        len(probabilities[0]) == len(probabilities[1]) + echo
+        and probabilities[0][-3:] == probabilities[1][-3:]
+    )

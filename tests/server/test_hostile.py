@@ -1,4 +1,4 @@
-"""What clients send to do harm ends their own requests, and has no other one wait."""
+"""Harm that clients send ends their own requests, and has no other one wait."""
 
 from __future__ import annotations
 

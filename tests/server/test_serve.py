@@ -209,6 +209,49 @@ def test_https(tplaunch: CommandLine, tmp_path: Path) -> None:
     ended(process, 0)
 
 
+def test_a_batch_survives_a_kill(tplaunch: CommandLine, tmp_path: Path) -> None:
+    options = ("--files-dir", str(tmp_path / "kept"), "--parallel", "4")
+    bodies = [
+        {"prompt": f"Once {index}", "max_tokens": 60, "temperature": 0, "ignore_eos": True}
+        for index in range(40)
+    ]
+    lines = [
+        json.dumps({"custom_id": f"{index}", "method": "POST", "url": "/v1/completions", "body": body})
+        for index, body in enumerate(bodies)
+    ]
+    process, url = started(tplaunch, *options)
+    with httpx.Client(base_url=f"{url}/v1", timeout=60) as client:
+        content = "\n".join(lines).encode()
+        file = client.post("/files", data={"purpose": "batch"}, files={"file": ("a", content)}).json()["id"]
+        wish = {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}
+        place = f"/batches/{client.post('/batches', json=wish).json()['id']}"
+        while client.get(place).json()["request_counts"]["completed"] < 3:
+            pass
+        process.kill()
+    ended(process, -signal.SIGKILL)
+    for left in (tplaunch.folder / "tmp").iterdir():  # as nobody could clean up
+        shutil.rmtree(left)
+    process, url = started(tplaunch, *options)
+    with httpx.Client(base_url=f"{url}/v1", timeout=60) as client:
+        while (batch := client.get(place).json())["status"] != "completed":
+            assert batch["status"] in ("in_progress", "finalizing")
+        assert batch["request_counts"] == {"total": 40, "completed": 40, "failed": 0}
+        output = client.get(f"/files/{batch['output_file_id']}/content").text.splitlines()
+        assert sorted(int(json.loads(line)["custom_id"]) for line in output) == list(range(40))
+    process.send_signal(signal.SIGTERM)
+    ended(process, 0)
+
+
+def test_folders_that_can_not_be_used(tplaunch: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for options, sentence in (
+        (("--files-dir", str(tmp_path / "file")), "can't be used for clients' files: File exists"),
+        (("--max-files-bytes", "much"), "--max-files-bytes: 'much' is no size"),
+    ):
+        result = tplaunch(*DEMO, *options)
+        assert result.returncode == 2 and sentence in " ".join(result.stderr.split())
+
+
 def test_silent_clients_beyond_the_limit_are_turned_away(tplaunch: CommandLine) -> None:
     process, url = started(tplaunch, "--max-connections", "20")
     address = ("127.0.0.1", int(url.rpartition(":")[2]))

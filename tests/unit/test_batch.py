@@ -16,11 +16,11 @@ import pytest
 from tests.fake_session import LIMITS, FakeRun, fake_opened
 from tests.serving import served
 from tplaunch import LLM, SamplingParams
-from tplaunch.coordinator.evaluation.app_answers import answers_of
-from tplaunch.coordinator.evaluation.batch_lines import BatchLine, batch_keys, batch_lines, seeded
-from tplaunch.coordinator.evaluation.batch_results import open_results
-from tplaunch.coordinator.evaluation.batch_run import Answer, BatchRun
-from tplaunch.coordinator.evaluation.errors import InputError
+from tplaunch.coordinator.batches.app_answers import answers_of
+from tplaunch.coordinator.batches.batch_lines import BatchLine, batch_keys, batch_lines, seeded
+from tplaunch.coordinator.batches.batch_results import open_results
+from tplaunch.coordinator.batches.batch_run import Answer, BatchRun
+from tplaunch.coordinator.batches.errors import InputError
 from tplaunch.coordinator.server.app import make_app
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.commands.batch import BatchConfig

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from tests.fake_session import LIMITS, FakeRun, demo_model
 from tests.models import config_of
+from tplaunch.coordinator.batches.errors import InputError
 from tplaunch.coordinator.evaluation import base_file
 from tplaunch.coordinator.evaluation.base_file import BaseFile, file_bytes, quantized, restored, writing_base
 from tplaunch.coordinator.evaluation.chunks import Chunks, chunks_of
 from tplaunch.coordinator.evaluation.divergence import Divergence, FileRows, KeptRows, log_softmax, report
-from tplaunch.coordinator.evaluation.errors import InputError
 from tplaunch.coordinator.evaluation.manifest import sha256_of
 from tplaunch.coordinator.evaluation.statistics import mean, perplexity, ratio
 from tplaunch.coordinator.serving.fake_model import logits

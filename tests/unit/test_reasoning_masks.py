@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.grammars import small_tokenizer, text_of
+from tests.grammars import JOINS, small_tokenizer, text_of
 from tests.vocabularies import CONTROL
 from tplaunch.coordinator.serving.grammar import spec as specs
 from tplaunch.coordinator.serving.grammar.compiler import GrammarCompiler
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.unit
 NAMED = small_tokenizer()  # <think> and </think> are control tokens
 SPELLED = small_tokenizer([("<eos>", CONTROL)])  # they are texts like others, of several tokens
 SIZE = 300
+LINE_END = ord("\n")
 (END,) = NAMED.eos_token_ids
 TOKENIZERS = pytest.mark.parametrize("tokenizer", [NAMED, SPELLED], ids=["named", "spelled"])
 OPEN, SHUT = Markers("<think>", "</think>", True), Markers("<think>", "</think>", False)
@@ -83,11 +84,43 @@ def test_a_grammar_begins_behind_open_reasoning(
     for length in range(len(thought)):
         assert allowed(mask, thought[:length]) == set(range(SIZE)) - {END}
     closed = ids(tokenizer, "b </think>")
-    assert allowed(mask, closed) == {ord("{"), ord("}")}
+    assert allowed(mask, closed) == {ord("{"), ord("}"), LINE_END}
     assert allowed(mask, [*closed, ord("}")]) == {ord("c")}
     assert allowed(mask, [*closed, *b"}c"]) == {END}
     with pytest.raises(ConstraintError):
         mask.allowed([*closed, ord("c")])
+
+
+def test_a_blank_line_may_stand_between_reasoning_and_a_grammar() -> None:
+    """Models write one; readers leave it out. One token may stand for both line ends."""
+    tokenizer = small_tokenizer(joins=[*JOINS, ("\n", "\n")])
+    (both,) = ids(tokenizer, "\n\n")
+    (end,) = tokenizer.eos_token_ids
+    compiler = GrammarCompiler(tokenizer, SIZE)
+    try:
+        grammar = compiler.compile(specs.choice(["{ab", "\n"]))
+        mask = AfterReasoning(grammar, OPEN, tokenizer).start(SIZE, frozenset({end}))
+        closed = ids(tokenizer, "b</think>")
+        assert allowed(mask, closed) == {ord("{"), LINE_END, both}
+        assert allowed(mask, [*closed, LINE_END]) == {ord("{"), LINE_END}
+        assert allowed(mask, [*closed, LINE_END, ord("{")]) == {ord("a")}
+        for lines in ([both], [LINE_END, LINE_END]):
+            assert allowed(mask, [*closed, *lines]) == {ord("{"), LINE_END}  # the grammar's own
+            assert allowed(mask, [*closed, *lines, ord("{")]) == {ord("a")}
+        none = AfterReasoning(grammar, SHUT, tokenizer).start(SIZE, frozenset({end}))
+        assert end in (
+            allowed(none, [LINE_END]) or ()
+        )  # where nothing was thought, the grammar has every token
+    finally:
+        compiler.close()
+
+
+def test_tokens_may_be_forbidden_within_reasoning() -> None:
+    """A call's marker would end it for the reader, and the grammar would not have begun."""
+    budget = ReasoningBudget(9**9, OPEN, NAMED)
+    mask = AfterReasoning(budget, OPEN, NAMED, frozenset({7, SIZE})).start(SIZE, frozenset({END}))
+    assert allowed(mask, []) == set(range(SIZE)) - {7}
+    assert allowed(mask, ids(NAMED, "</think>")) is None
 
 
 def test_what_the_last_token_of_the_marker_brings_counts(compilers: dict[int, GrammarCompiler]) -> None:
@@ -111,7 +144,7 @@ def test_a_text_may_reason_or_answer_at_once(
     assert allowed(mask, [ord("<")]) == {ord("t"), rest}
     assert allowed(mask, [ord("<"), ord("t")]) == {ord("c"), tokenizer.encode("hink>", add_special=False)[0]}
     assert allowed(mask, [*begin[:-1], *begin[-1:]]) == set(range(SIZE)) - {END}
-    assert allowed(mask, [*begin, *ids(tokenizer, "a</think>")]) == {ord("{"), ord("<")}
+    assert allowed(mask, [*begin, *ids(tokenizer, "a</think>")]) == {ord("{"), ord("<"), LINE_END}
     for length in range(1, len(begin)):
         assert begin[length] in (allowed(mask, begin[:length]) or ())
 
@@ -166,7 +199,7 @@ def test_a_budget_and_a_grammar_go_together(
     for token in ids(tokenizer, "</think>"):
         assert allowed(mask, generated) == {token}
         generated.append(token)
-    assert allowed(mask, generated) == set(b"0123456789")
+    assert allowed(mask, generated) == set(b"0123456789\n")
     assert allowed(mask, [*generated, ord("7")]) == {END}
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import tplaunch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("launcher", "worker", "coordinator", "collectives", "shaders")
+ROOT_FILES = {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "pyproject.toml"}
+ROOT_SETTINGS = {".ci", ".editorconfig", ".gitattributes", ".github", ".gitignore", ".pre-commit-config.yaml"}
 MAX_LINES = 300
 NO_SENTENCE = ("Of", "Those", "What", "Whether")  # a docstring that begins so has no subject or no verb
 PYPROJECT = (REPOSITORY / "pyproject.toml").read_text()
@@ -28,6 +31,16 @@ def test_readme_names_the_commands(command: str) -> None:
 @pytest.mark.parametrize("folder", [*PACKAGES, "tests", "examples"])
 def test_top_level_folders_are_those_of_the_design(folder: str) -> None:
     assert (REPOSITORY / folder).is_dir()
+
+
+@pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="this is no checkout")
+def test_the_root_has_nothing_by_accident() -> None:
+    """Files that somebody made by hand there came along with a commit once."""
+    command = ["git", "-c", f"safe.directory={REPOSITORY}", "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=60)
+    tracked = {Path(name).parts[0] for name in listed.stdout.split("\0") if name}
+    folders = {*PACKAGES, "docs", "examples", "tests", "tplaunch"}
+    assert tracked == ROOT_FILES | ROOT_SETTINGS | folders
 
 
 def test_an_installation_has_every_package() -> None:

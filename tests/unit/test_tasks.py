@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.fake_session import FakeRun, demo_model, fake_opened
+from tests.fake_session import LIMITS, FakeRun, demo_model, fake_opened
 from tplaunch import LLM
-from tplaunch.coordinator.evaluation import lines
-from tplaunch.coordinator.evaluation.errors import InputError
-from tplaunch.coordinator.evaluation.lines import numbered_lines
+from tplaunch.coordinator.batches import lines
+from tplaunch.coordinator.batches.errors import InputError
+from tplaunch.coordinator.batches.lines import numbered_lines
 from tplaunch.coordinator.evaluation.running import run_items
 from tplaunch.coordinator.evaluation.scoring import Score
 from tplaunch.coordinator.evaluation.tasks import Choices, Written, metrics, read_task
@@ -116,7 +116,7 @@ def test_items_are_run_together(tmp_path: Path) -> None:
     with run.open(lambda: None):
         assert run.session is not None
         tokenizer = load_tokenizer(demo_model().metadata)
-        found = {one["line"]: one for one in run_items(run.session.requests, tokenizer, items, "task")}
+        found = {one["line"]: one for one in run_items(run.session.requests, tokenizer, items, "task", 2)}
     with LLM.of(fake_opened(FakeRun())) as llm:
         for item in items:
             if isinstance(item, Choices):
@@ -135,4 +135,17 @@ def test_an_item_that_can_not_be_run_is_named() -> None:
             Choices(5, "The dog " * 60, (" ran", " sang"), 0),
         ):
             with pytest.raises(InputError, match=r"task, line 5: the prompt has \d+ tokens"):
-                list(run_items(run.session.requests, tokenizer, [item], "task"))
+                list(run_items(run.session.requests, tokenizer, [item], "task", 2))
+
+
+def test_choices_share_their_prompt() -> None:
+    """It is computed once, and the others find it in the cache."""
+    tokenizer, prompt = load_tokenizer(demo_model().metadata), "Once upon a time there was a little girl who"
+    items = [Choices(1, prompt, tuple(f" {word}" for word in "abcdefgh"), 0)]
+    run = FakeRun()
+    with run.open(lambda: None):
+        assert run.session is not None
+        list(run_items(run.session.requests, tokenizer, items, "task", 16))
+        num_computed = run.session.requests.counts.num_prompt_tokens
+    length, block = len(tokenizer.encode(prompt)), LIMITS.block_length
+    assert num_computed < length + 8 * (block + 4) < 8 * length

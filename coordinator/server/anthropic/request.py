@@ -93,7 +93,8 @@ def _tools(body: Fields) -> list[dict[str, Any]]:
             schema = tool.object("input_schema")
             if schema is None:
                 raise tool.wrong("input_schema", "a JSON schema of an object")
-            tools.append(function_of(tool.needed_text("name"), tool.text("description"), schema.value))
+            name, described = tool.needed_text("name"), tool.text("description")
+            tools.append(function_of(name, described, schema.value, tool.flag("strict")))
     return tools
 
 

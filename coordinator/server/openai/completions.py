@@ -12,6 +12,7 @@ from starlette.responses import Response
 from tplaunch.coordinator.server.answer import Answer, Delta
 from tplaunch.coordinator.server.bodies import read_body
 from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.openai.begins import num_ours, text_of, with_begin
 from tplaunch.coordinator.server.openai.fields import CompletionFields
 from tplaunch.coordinator.server.openai.form import grammar_wish
 from tplaunch.coordinator.server.openai.logprobs import FORM, CompletionLogprobs
@@ -31,7 +32,7 @@ from tplaunch.coordinator.server.state import begins_tokens, check_model, limits
 from tplaunch.coordinator.server.wanted import TextRequest
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.text.answers.pieces import Content
-from tplaunch.coordinator.text.tokenizer import Tokenizer, decode
+from tplaunch.coordinator.text.tokenizer import Tokenizer
 
 DEFAULT_TOKENS = 16  # OpenAI's
 KIND = "text_completion"
@@ -42,10 +43,13 @@ async def complete(request: Request) -> Response:
     fields = await read_body(request, CompletionFields)
     check_model(request, fields.model)
     limits, service = limits_of(request), service_of(request)
-    tokenizer, adds_begin = service.opened.tokenizer, begins_tokens(request)
-    prompts = [_with_begin(one, tokenizer) if adds_begin else one for one in _prompts(fields, limits)]
-    params = _params(fields, limits)
+    tokenizer, to_tokens = service.opened.tokenizer, begins_tokens(request)
     add_special, form = fields.add_special_tokens is not False, grammar_wish(fields)
+    prompts = [
+        with_begin(one, tokenizer, to_tokens=to_tokens, to_texts=add_special)
+        for one in _prompts(fields, limits)
+    ]
+    params = _params(fields, limits)
     texts = [TextRequest(prompt, params, add_special=add_special, grammar=form) for prompt in prompts]
     answers = await all_begun([service.text(text) for text in texts])
     writer = _Writer(fields, answers, head("cmpl", KIND, service.name), tokenizer)
@@ -78,18 +82,6 @@ def _prompts(fields: CompletionFields, limits: ClientLimits) -> Sequence[str | S
             parameter="n",
         )
     return several
-
-
-def _with_begin(prompt: str | Sequence[int], tokenizer: Tokenizer | None) -> str | Sequence[int]:
-    """Puts the begin token before token ids that lack it, of a model whose texts begin with it."""
-    if isinstance(prompt, str) or tokenizer is None or not tokenizer.adds_bos:
-        return prompt
-    begin = tokenizer.bos_token_id
-    return prompt if begin is None or begin in prompt[:1] else _Begun((begin, *prompt))
-
-
-class _Begun(tuple[int, ...]):
-    """Token ids whose first one the server has put before those of the client."""
 
 
 def _params(fields: CompletionFields, limits: ClientLimits) -> SamplingParams:
@@ -185,7 +177,7 @@ class _Writer:
             seen, text = replace(delta, tokens=(), logprobs=()), ""
             reason, stop_reason = reason and "length", None
         if is_first and self._fields.echo:
-            text = self._prompt_text(answer) + text
+            text = text_of(answer, self._tokenizer) + text
         logprobs = (
             None if choice.logprobs is None else self._logprobs(choice.logprobs, answer, seen, is_first)
         )
@@ -210,28 +202,12 @@ class _Writer:
     ) -> dict[str, list[Any]]:
         if not (is_first and self._fields.echo):
             return logprobs.add(delta.logprobs, delta.tokens)
-        num_ours = self._num_begin_tokens(answer)
-        prompt = logprobs.add_prompt(answer.prompt_logprobs[num_ours:], answer.prompt[num_ours:])
+        start = num_ours(answer, self._tokenizer, to_texts=self._fields.add_special_tokens is not False)
+        prompt = logprobs.add_prompt(answer.prompt_logprobs[start:], answer.prompt[start:])
         # Programs that score a prompt leave the last entry out, also where the model ended its text at once.
         has_ended = delta.finish_reason == "stop" and not delta.tokens
         added = logprobs.add_end() if has_ended else logprobs.add(delta.logprobs, delta.tokens)
         return {name: prompt[name] + added[name] for name in FORM}
-
-    def _num_begin_tokens(self, answer: Answer) -> int:
-        """The number of tokens that the server has put before the prompt.
-
-        They have no entry: a client that counts the tokens of its own text would be one off.
-        """
-        if isinstance(answer.prompt, _Begun):
-            return 1
-        adds = self._fields.add_special_tokens is not False
-        is_text = answer.prompt_text is not None
-        return int(is_text and adds and self._tokenizer is not None and self._tokenizer.adds_bos)
-
-    def _prompt_text(self, answer: Answer) -> str:
-        if answer.prompt_text is not None:
-            return answer.prompt_text
-        return "" if self._tokenizer is None else decode(self._tokenizer, answer.prompt)
 
 
 def _text(delta: Delta) -> str:

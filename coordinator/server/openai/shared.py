@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
+from tplaunch.coordinator.ids import new_id
 from tplaunch.coordinator.server.answer import Answer, Delta
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.forms import openai_error
@@ -19,7 +19,7 @@ DONE = b"data: [DONE]\n\n"
 
 def head(prefix: str, kind: str, model: str) -> dict[str, Any]:
     """Returns the fields with which every body and every chunk of one answer begins."""
-    return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
+    return {"id": f"{prefix}-{new_id()}", "object": kind, "created": int(time.time()), "model": model}
 
 
 def usage_of(answers: Sequence[Answer], hidden_tokens: int = 0) -> dict[str, Any]:

@@ -118,7 +118,10 @@ def _tools(body: Fields) -> list[Fields]:
 def _as_function(tool: Fields) -> dict[str, Any]:
     schema = tool.object("parameters")
     return function_of(
-        tool.needed_text("name"), tool.text("description"), None if schema is None else schema.value
+        tool.needed_text("name"),
+        tool.text("description"),
+        None if schema is None else schema.value,
+        tool.flag("strict"),
     )
 
 

@@ -133,7 +133,7 @@ class ResponseWriter:
             self._texts.append(piece.text)
             yield self._event(f"{CALL_EVENT}.delta", **self._where(), delta=piece.text)
         elif isinstance(piece, CallEnd):
-            yield from self._closed("completed")
+            yield from self._closed("completed" if piece.is_complete else "incomplete")
 
     def _text(self, form: Form, text: str) -> Iterator[Event]:
         if self._texts is None or self._form is not form:

@@ -69,6 +69,7 @@ class GrammarCompiler:
         self._lock = threading.Lock()  # for _cache
         self._compiling = threading.Lock()  # one at a time: each may take its share of time and memory
         self._opened: tuple[LLTokenizer, CheckingProcess] | None = None
+        self._words: Words | None = None
 
     def compile(self, spec: GrammarSpec) -> Grammar:
         """Returns the grammar, perhaps one that was compiled before. Raises GrammarError."""
@@ -106,6 +107,14 @@ class GrammarCompiler:
         except GrammarError as error:
             return error
 
+    @property
+    def words(self) -> Words:
+        """The vocabulary as llguidance reads it."""
+        with self._compiling:
+            self._open()
+        assert self._words is not None, "it is opened"
+        return self._words
+
     def prepare(self) -> None:
         """Does beforehand what the first grammar would wait for: most of a second for a large vocabulary.
 
@@ -125,6 +134,7 @@ class GrammarCompiler:
         if self._opened is None:
             words = Words(self._tokenizer, self.vocabulary_size)
             process = CheckingProcess(self.vocabulary_size, words.special, self.limits)
+            self._words = words
             self._opened = LLTokenizer(words), process  # type: ignore[arg-type] # it asks for no more
         return self._opened
 

@@ -59,6 +59,11 @@ class GrammarMask:
         table[self._ends] = table[-1]
         return table[:-1]
 
+    def may_end(self, generated: Sequence[int]) -> bool:
+        """Tells whether these tokens are a whole text of the grammar."""
+        self._follow(generated)
+        return bool(self._matcher.is_accepting())
+
     def _bits(self, generated: Sequence[int]) -> bytes:
         self._follow(generated)
         bits = self._matcher.compute_bitmask()

@@ -14,6 +14,7 @@ from tplaunch.coordinator.serving.sampling.pool import Bools
 from tplaunch.coordinator.text.tokenizer import Tokenizer
 
 BytesOf: TypeAlias = Callable[[int], bytes]
+_MAX_LINE_ENDS = 2
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Reasoning:
         self._followed.clear()
         self.is_open = self._starts_open
         self.is_over = False  # it has ended, or there is none: what comes is the answer
+        self.has_been = self._starts_open
         self.begun: bytes = b""  # the start of the marker that begins it, where nothing else has come
         self.first = 0  # of the tokens: the first of the reasoning, or of the answer where that is over
         self.rest = b""  # of the answer, which the token has brought that ended the reasoning
@@ -66,7 +68,8 @@ class Reasoning:
             return
         self.begun = (self.begun + shown).lstrip()
         if self.begun.startswith(self._begin):
-            self.is_open, self.first = True, len(self._followed.tokens)
+            self.is_open = self.has_been = True
+            self.first = len(self._followed.tokens)
             self._look_for_end(self.begun[len(self._begin) :])
         elif not self._begin.startswith(self.begun):
             self.is_over, self.first = True, 0
@@ -85,12 +88,14 @@ class Reasoning:
 class AfterReasoning:
     """A Constraint: another one, from where the reasoning has ended, or at once where there is none.
 
-    Until then no token may end the text, where the other constraint asks for an end of its own.
+    Until then no token may end the text, where the other constraint asks for an end of its own. Behind the
+    end a blank line may come, as models write it: readers leave it out.
     """
 
     constraint: Constraint
     markers: Markers
     tokenizer: Tokenizer = field(repr=False)
+    forbidden: frozenset[int] = frozenset()  # tokens that may not stand within the reasoning
 
     @property
     def needs_end(self) -> bool:
@@ -108,9 +113,11 @@ class _MaskAfter:
         self._mask = after.constraint.start(vocabulary_size, end_ids)
         self._size = vocabulary_size
         self._free: Bools | None = None
-        if after.constraint.needs_end:
+        forbidden = (end_ids if after.constraint.needs_end else frozenset()) | after.forbidden
+        if forbidden:
             self._free = np.ones(vocabulary_size, np.bool_)
-            self._free[[token for token in end_ids if token < vocabulary_size]] = False
+            self._free[[token for token in forbidden if token < vocabulary_size]] = False
+        self._line_ends = _line_ends(after.tokenizer)
 
     def allowed(self, generated: Sequence[int]) -> Bools | None:
         reasoning = self._reasoning
@@ -118,7 +125,7 @@ class _MaskAfter:
         if reasoning.is_open:
             return self._free
         if reasoning.is_over:
-            return self._mask.allowed([*self._tokens(reasoning.rest), *generated[reasoning.first :]])
+            return self._behind(self._tokens(reasoning.rest), generated[reasoning.first :])
         # Nothing tells yet whether the text begins with reasoning: it may, beside what the answer may be.
         rest = self._markers.begin.encode()[len(reasoning.begun) :].decode("utf-8", "replace")
         nexts = self._tokenizer.encode(rest, add_special=False, parse_special=True)[:1]
@@ -133,6 +140,21 @@ class _MaskAfter:
         table: Bools = answer.copy()
         table[nexts] = True
         return table
+
+    def _behind(self, brought: list[int], generated: Sequence[int]) -> Bools | None:
+        """The mask of the answer behind reasoning, and behind a blank line."""
+        left, start = _MAX_LINE_ENDS if self._reasoning.has_been else 0, 0
+        if brought:
+            left = 0
+        while left and start < len(generated) and self._line_ends.get(generated[start], left + 1) <= left:
+            left -= self._line_ends[generated[start]]
+            start += 1
+        table = self._mask.allowed([*brought, *generated[start:]])
+        if table is None or start < len(generated) or not left:
+            return table
+        wider: Bools = table.copy()
+        wider[[token for token, count in self._line_ends.items() if count <= left]] = True
+        return wider
 
     def _tokens(self, rest: bytes) -> list[int]:
         """The tokens of what the marker's last token brought of the answer, without leading spaces."""
@@ -209,6 +231,16 @@ class _AllMasks:
             if table is not None:
                 found = table if found is None else found & table
         return found
+
+
+def _line_ends(tokenizer: Tokenizer) -> dict[int, int]:
+    """The tokens that are line ends and nothing else, with how many; no more than may come."""
+    texts = ["\n" * count for count in range(1, _MAX_LINE_ENDS + 1)]
+    # A letter before them: at a text's begin some tokenizers put a space, or leave something out.
+    encoded = [tokenizer.encode(f"a{text}", add_special=False) for text in texts]
+    found = {token for tokens in encoded for token in tokens}
+    shown = {token: tokenizer.token_bytes(token) for token in found}
+    return {token: len(text) for token, text in shown.items() if text and not text.strip(b"\n")}
 
 
 def _shown(tokenizer: Tokenizer) -> BytesOf:

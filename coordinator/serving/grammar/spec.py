@@ -13,6 +13,7 @@ from typing import Any
 from tplaunch.coordinator.serving.sampling.structured import StructuredOutputsParams
 
 KINDS = ("json_schema", "json_object", "regex", "lark", "choice")
+_AROUND = "around"
 _OPTIONS = "x-guidance"  # llguidance's own: by them a schema could have it ignore keywords
 _TOO_OLD = ("draft-01", "draft-02", "draft-03")  # of JSON Schema: their keywords would be ignored
 
@@ -42,16 +43,18 @@ class GrammarLimits:
 class GrammarSpec:
     """A wish for what a text shall look like, made by the functions below."""
 
-    kind: str  # one of KINDS
+    kind: str  # one of KINDS, or _AROUND
     source: str  # the schema or the choices as JSON, the expression or the grammar itself
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        if self.kind not in (*KINDS, _AROUND):
             raise GrammarError(f"a grammar is one of {', '.join(KINDS)}, not {self.kind!r:.40}")
 
     @property
     def name(self) -> str:
         """The name by which sentences call it."""
+        if self.kind == _AROUND:
+            return _inner(self)[1].name
         names = {"json_schema": "JSON schema", "json_object": "JSON object", "regex": "regular expression"}
         return names.get(self.kind, "Lark grammar" if self.kind == "lark" else "choice")
 
@@ -96,6 +99,11 @@ def choice(texts: Any) -> GrammarSpec:
     return GrammarSpec("choice", _dumped(list(dict.fromkeys(texts))))
 
 
+def around(grammar: str, form: GrammarSpec) -> GrammarSpec:
+    """A text of a Lark grammar, in which @form stands for a text of another one."""
+    return GrammarSpec(_AROUND, json.dumps([grammar, form.kind, form.source]))
+
+
 def of_kind(kind: str, value: Any) -> GrammarSpec:
     """The grammar of one of KINDS; value: a schema, None, an expression, a grammar, or texts."""
     if kind == "json_object":
@@ -122,6 +130,10 @@ def llguidance_grammar(spec: GrammarSpec, limits: GrammarLimits) -> str:
     size = len(spec.source.encode("utf-8", "surrogatepass"))
     if size > limits.max_bytes:
         raise GrammarError(f"the {spec.name} has {size} bytes, and at most {limits.max_bytes} are compiled")
+    if spec.kind == _AROUND:
+        grammar, form = _inner(spec)
+        (inner,) = json.loads(llguidance_grammar(form, limits))["grammars"]
+        return json.dumps({"grammars": [{"lark_grammar": grammar}, {**inner, "name": "form"}]})
     if spec.kind == "regex":
         from llguidance import LLMatcher
 
@@ -134,6 +146,12 @@ def llguidance_grammar(spec: GrammarSpec, limits: GrammarLimits) -> str:
     schema = json.loads(spec.source)
     _check_schema(schema, limits)
     return json.dumps({"grammars": [{"json_schema": schema}]})
+
+
+def _inner(spec: GrammarSpec) -> tuple[str, GrammarSpec]:
+    """The grammar and the form of a grammar around a form."""
+    grammar, kind, source = json.loads(spec.source)
+    return grammar, GrammarSpec(kind, source)
 
 
 def _check_schema(schema: Any, limits: GrammarLimits) -> None:

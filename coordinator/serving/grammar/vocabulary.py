@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Sequence
 
+from tplaunch.coordinator.serving.grammar.overhangs import Overhangs
 from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError
 
 # Of a text that a grammar leaves no choice about, so many characters are looked at for each token.
 MAX_FORCED = 256
+MAX_OVERHANGS = 16
 
 
 class Words:
@@ -36,6 +40,18 @@ class Words:
         self.eos_token_id = vocabulary_size
         self._by_bytes: dict[bytes, int] | None = None  # made where it is needed
         self._most_bytes = 0
+        self._named: re.Pattern[str] | None = None  # the names of control tokens, made where it is needed
+        self._by_name: dict[str, int] = {}
+        self._overhangs: dict[tuple[tuple[str, ...], tuple[bytes, ...]], Overhangs] = {}
+
+    def overhangs(self, markers: Sequence[str], starts: Sequence[bytes] = ()) -> Overhangs:
+        """The tokens that end a marker, or begin with a start, and go on. The last few answers are kept."""
+        key = tuple(markers), tuple(starts)
+        if key not in self._overhangs:
+            if len(self._overhangs) >= MAX_OVERHANGS:
+                self._overhangs.clear()
+            self._overhangs[key] = Overhangs(self.tokens, *key)
+        return self._overhangs[key]
 
     def __call__(self, text: str | bytes) -> list[int]:
         """The tokens of a text whose bytes are just those of the text, or its first ones.
@@ -49,6 +65,19 @@ class Words:
         wanted = shown.encode("utf-8", "replace")
         tokens = self._exact(shown, wanted) or self._longest(wanted)
         return tokens[:-1] if is_cut and len(tokens) > 1 else tokens
+
+    def spelled(self, text: str) -> list[int]:
+        """Tokens whose bytes are the text's; names of control tokens stand for these."""
+        if self._named is None:
+            names = sorted(self.special.values(), key=len, reverse=True)
+            self._named = re.compile(f"({'|'.join(map(re.escape, names))})") if names else re.compile(r"(?!)")
+            self._by_name = {name: token for token, name in self.special.items()}
+        parts = [part for part in self._named.split(text) if part]
+        return [
+            token
+            for part in parts
+            for token in ([self._by_name[part]] if part in self._by_name else self._longest(part.encode()))
+        ]
 
     def _exact(self, shown: str, wanted: bytes) -> list[int]:
         """The tokenizer's own tokens, [] where their bytes are others."""

@@ -10,6 +10,7 @@ from tplaunch.coordinator.text.answers import untagged_formats as untagged
 from tplaunch.coordinator.text.answers.frames import (
     HARMONY,
     HARMONY_REASONING,
+    MESSAGE,
     MUSE,
     MUSE_REASONING,
     Frames,
@@ -20,6 +21,19 @@ from tplaunch.coordinator.text.answers.nested_calls import NestedCalls
 from tplaunch.coordinator.text.answers.python_calls import PythonCalls
 from tplaunch.coordinator.text.answers.reasoning import ReasoningMarkers
 from tplaunch.coordinator.text.answers.syntax import CallSyntax
+
+
+@dataclass(frozen=True)
+class Around:
+    """The markers around an answer's content: some may be there, and others must."""
+
+    may_begin: str = ""
+    begin: str = ""
+    end: str = ""
+    may_end: str = ""
+
+
+NOTHING_AROUND = Around()
 
 
 @dataclass(frozen=True)
@@ -34,13 +48,28 @@ class KnownFormat:
     silent: tuple[str, ...] = ()  # markers about content that are no part of it
     lead: str = ""  # what may stand between reasoning and a call
     tail: str = ""  # what may stand behind the last call
+    content: Around = NOTHING_AROUND
     id_style: str = "call"  # "mistral": nine letters and digits; "kimi": functions.NAME:INDEX
 
 
 # The order matters: a format stands before those whose evidence its templates hold, too.
 _BY_MARKERS = (
-    KnownFormat("harmony", HarmonyCalls(), ("<|channel|>", "<|message|>"), HARMONY, HARMONY_REASONING),
-    KnownFormat("muse", tagged.MUSE_CALLS, ("<atem:function_calls>",), MUSE, MUSE_REASONING),
+    KnownFormat(
+        "harmony",
+        HarmonyCalls(),
+        ("<|channel|>", "<|message|>"),
+        HARMONY,
+        HARMONY_REASONING,
+        content=Around(HARMONY.prompt_end, f"<|channel|>final{MESSAGE}"),
+    ),
+    KnownFormat(
+        "muse",
+        tagged.MUSE_CALLS,
+        ("<atem:function_calls>",),
+        MUSE,
+        MUSE_REASONING,
+        content=Around(MUSE.prompt_end, f" to=user{MESSAGE}"),
+    ),
     KnownFormat(
         "kimi-k3",
         tagged.KIMI_K3,
@@ -49,6 +78,7 @@ _BY_MARKERS = (
         silent=("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
         lead="<|open|>response<|sep|><|close|>response<|sep|>",
         tail="<|close|>message<|sep|>",
+        content=Around("", "<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
     ),
     KnownFormat("kimi-k2", untagged.KIMI_K2, ("<|tool_call_argument_begin|>",), id_style="kimi"),
     KnownFormat(
@@ -89,6 +119,7 @@ _BY_MARKERS = (
         reasoning=ReasoningMarkers("<|think|>", "<|end|>"),
         silent=("<|begin|>assistant", "<|content|>"),
         lead="<|begin|>assistant",
+        content=Around("<|begin|>assistant", "<|content|>"),
     ),
     KnownFormat("lfm2", untagged.LFM2, ("<|tool_call_start|>",)),
     KnownFormat("apertus", untagged.APERTUS, ("<|tools_prefix|>",)),

@@ -92,6 +92,19 @@ class HarmonyCalls(CallSyntax):
         """None of its own: a header tells only when it is read."""
         return ()
 
+    def named(self, lark: Lark, tools: Sequence[Tool]) -> str:
+        """A call from its recipient on, to=functions.NAME; the channel may come before it or behind."""
+        words = lark.rule("/[ a-z]{1,40}/")
+        first = lark.rule("/ [ a-z]{0,40}/")  # letters would go on with the name
+        mark = lark.choice(map(lark.literal, ("<|constrain|>", "<|channel|>")))
+        heads = f"({first})? ({mark} ({words})?)* {lark.literal(MESSAGE)}"
+        calls = [
+            f"{lark.literal(f'to=functions.{tool.name}')} {heads} "
+            f"{lark.schema(arguments_schema(tool.parameters))}"
+            for tool in tools
+        ]
+        return lark.choice(calls)
+
     def grammar(self, lark: Lark, tools: Sequence[Tool], parallel: bool) -> str:
         """One message to a function: behind a call harmony's models end their answer."""
         calls = [

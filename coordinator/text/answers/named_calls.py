@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tplaunch.coordinator.text.answers.json_calls import JsonCalls
 from tplaunch.coordinator.text.answers.lark import Lark, arguments_schema
@@ -17,6 +17,7 @@ from tplaunch.coordinator.text.answers.literal_grammar import LiteralGrammar
 from tplaunch.coordinator.text.answers.source import MalformedError, Marks, Reading
 from tplaunch.coordinator.text.answers.syntax import Context, Wrapped
 from tplaunch.coordinator.text.answers.tools import Tool
+from tplaunch.coordinator.text.answers.unenforced import in_literals
 from tplaunch.coordinator.text.answers.values import JSON, ValueStyle, read_value
 
 _KIMI_ID = re.compile(r"(?:functions\.)?([^:]+)(?::\d+)?")
@@ -56,6 +57,14 @@ class NamedCalls(Wrapped):
         else:
             name = yield from context.source.token(re.compile(r"[^{\s<\[]+"), 256)
         return name.strip()
+
+    def without_section(self) -> NamedCalls:
+        """See Wrapped."""
+        return replace(self, section="", section_end="", ends_answer=False)
+
+    def unenforced(self, tool: Tool) -> set[str]:
+        """See CallSyntax."""
+        return set() if self.style is JSON else in_literals(tool.parameters)
 
     def grammar(self, lark: Lark, tools: Sequence[Tool], parallel: bool) -> str:
         """A section, if there is one, of calls by their names."""

@@ -14,6 +14,7 @@ from tplaunch.coordinator.text.answers.lark import Lark
 from tplaunch.coordinator.text.answers.source import MalformedError, Marks, Reading
 from tplaunch.coordinator.text.answers.syntax import Context, Wrapped
 from tplaunch.coordinator.text.answers.tools import Tool, written_value
+from tplaunch.coordinator.text.answers.unenforced import in_literals, in_texts
 from tplaunch.coordinator.text.answers.values import MAX_DEPTH, escaped
 
 _SPACE = "]<]minimax[>["  # the name space's token
@@ -95,6 +96,10 @@ class NestedCalls(Wrapped):
             items.append((name, (yield from self._read_value(context, name, below, tool, depth + 1))))
         return _joined(text, items, types)
 
+    def unenforced(self, tool: Tool) -> set[str]:
+        """See CallSyntax."""
+        return in_literals(tool.parameters) | in_texts(tool)
+
     def grammar(self, lark: Lark, tools: Sequence[Tool], parallel: bool) -> str:
         """A section of calls with their parameters in the order of the schema."""
         calls = []
@@ -125,15 +130,16 @@ class _NestedGrammar:
 
     def _element(self, name: str, schema: Any, depth: int) -> str:
         lark, head = self._lark, self._lark.literal(f"{_SPACE}<{name}>")
-        types = Tool("", {**self._root, "properties": {name: schema}}).types(name)
+        whole = Tool("", {**self._root, "properties": {name: schema}})
+        types = whole.types(name)
         if not types or not isinstance(schema, Mapping):
             inside = ""
         elif types == {"object"} and Tool("", schema).properties and depth < MAX_DEPTH:
             inside = self.elements(schema, depth + 1)
         elif types == {"array"} and "$ref" not in schema and depth < MAX_DEPTH:
             inside = f"{self._element('item', schema.get('items'), depth + 1)}*"
-        elif types == {"string"} and isinstance(schema.get("enum"), list | tuple) and schema["enum"]:
-            inside = lark.either(schema["enum"])
+        elif types == {"string"} and (constants := whole.constants(name)) is not None:
+            inside = lark.either(constants)
         else:  # also objects whose definition may hold itself: JSON is read there, too
             inside = "" if "string" in types else lark.schema(schema, self._root)
         if inside:

@@ -11,6 +11,7 @@ from tplaunch.coordinator.text.answers.literal_grammar import LiteralGrammar
 from tplaunch.coordinator.text.answers.source import MalformedError, Reading
 from tplaunch.coordinator.text.answers.syntax import CallSyntax, Context
 from tplaunch.coordinator.text.answers.tools import Tool
+from tplaunch.coordinator.text.answers.unenforced import in_literals
 from tplaunch.coordinator.text.answers.values import PYTHON, read_value
 
 _NAME = re.compile(r"[\w.-]+")
@@ -82,6 +83,10 @@ class PythonCalls(CallSyntax):
         yield from source.space()
         output.arguments(f'{comma}"{key}": ')
         yield from read_value(source, PYTHON, output.arguments)
+
+    def unenforced(self, tool: Tool) -> set[str]:
+        """See CallSyntax."""
+        return in_literals(tool.parameters)
 
     def grammar(self, lark: Lark, tools: Sequence[Tool], parallel: bool) -> str:
         """A list of calls with their arguments in the order of the schema."""

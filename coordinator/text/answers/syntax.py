@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tplaunch.coordinator.text.answers.lark import NEWLINE, Lark
 from tplaunch.coordinator.text.answers.output import Output
@@ -46,6 +46,10 @@ class CallSyntax:
         output is then given back as text.
         """
         raise NotImplementedError
+
+    def unenforced(self, tool: Tool) -> set[str]:
+        """The keywords of a tool's schema that the grammar leaves out."""
+        return set()
 
     def grammar(self, lark: Lark, tools: Sequence[Tool], parallel: bool) -> str:
         """Adds to a grammar and returns what stands for a whole answer of calls of these tools."""
@@ -91,6 +95,10 @@ class Wrapped(CallSyntax):
         if self.end:
             yield from context.source.space()
             yield from context.source.accept(self.end.replace(NEWLINE, ""))
+
+    def without_section(self) -> Wrapped:
+        """The same calls without the markers about several of them."""
+        return replace(self, section="", section_end="")
 
     def read_call(self, context: Context) -> Reading[None]:
         """Reads a call behind its marker, up to what closes it."""

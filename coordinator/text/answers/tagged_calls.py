@@ -8,13 +8,14 @@ tool's schema: a declared string stays a string though it looks like a number, a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tplaunch.coordinator.text.answers.lark import Lark
 from tplaunch.coordinator.text.answers.literal_grammar import LiteralGrammar
 from tplaunch.coordinator.text.answers.source import MalformedError, Marks, Reading
 from tplaunch.coordinator.text.answers.syntax import Context, Wrapped
 from tplaunch.coordinator.text.answers.tools import Tool, written_value
+from tplaunch.coordinator.text.answers.unenforced import in_literals, in_texts
 from tplaunch.coordinator.text.answers.values import LENIENT, PYTHON, Write, escaped, read_value
 
 _MAX_NAME = 256  # characters
@@ -153,6 +154,22 @@ class TaggedCalls(Wrapped):
             if source.exhausted:
                 raise MalformedError
 
+    def without_section(self) -> TaggedCalls:
+        """See Wrapped."""
+        return replace(
+            self,
+            section="",
+            section_end="",
+            written_section="",
+            written_section_end="",
+            written_begin=self.written_begin[self.written_begin.index(self.begin) :],
+            written_end=self.written_end.partition(self.end)[0] + self.end,
+        )
+
+    def unenforced(self, tool: Tool) -> set[str]:
+        """See CallSyntax."""
+        return in_texts(tool) | (in_literals(tool.parameters) if self.has_python_values else set())
+
     def grammar(self, lark: Lark, tools: Sequence[Tool], parallel: bool) -> str:
         """A section, if there is one, of calls with their parameters in the order of the schema."""
         call = lark.choice(self._call(lark, tool) for tool in tools)
@@ -179,8 +196,9 @@ class TaggedCalls(Wrapped):
             next((end for end, each in self.types if each == kind), self.types[-1][0]) if self.types else ""
         )
         opened = lark.literal(self.written_key.replace("{key}", name).replace("{type}", key_end))
-        if types == _STRING and isinstance(schema.get("enum"), list | tuple) and schema["enum"]:
-            value = lark.either(schema["enum"])
+        constants = tool.constants(name)
+        if types == _STRING and constants is not None:
+            value = lark.either(constants)
         elif is_text:
             return lark.rule(f"{opened} {lark.text_until(self.written_value_end)}")
         elif types == _BOOLEAN:

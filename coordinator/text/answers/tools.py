@@ -42,6 +42,21 @@ class Tool:
         """The JSON types that a parameter may have; empty where its schema does not say."""
         return _types(self.properties.get(parameter), self.parameters, set(), 0)
 
+    def schema(self, parameter: str) -> Mapping[str, Any]:
+        """The schema of a declared parameter, behind references; empty where there is none."""
+        found = self.properties.get(parameter)
+        for _ in range(_MAX_STEPS):
+            if not isinstance(found, Mapping) or "$ref" not in found:
+                break
+            found = _referenced(str(found["$ref"]), self.parameters)
+        return found if isinstance(found, Mapping) else {}
+
+    def constants(self, parameter: str) -> Sequence[Any] | None:
+        """The values that a parameter may have, where its schema names them."""
+        schema = self.schema(parameter)
+        values = [schema["const"]] if "const" in schema else schema.get("enum")
+        return values if isinstance(values, list | tuple) and values else None
+
     def is_text(self, parameter: str) -> bool:
         """Tells if a parameter can be nothing but a string."""
         return self.types(parameter) == {"string"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tplaunch.coordinator.evaluation.errors import InputError
+from tplaunch.coordinator.batches.errors import InputError
 
 MAX_LINE_BYTES = 16 << 20
 MAX_LINES = 1_000_000

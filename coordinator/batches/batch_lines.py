@@ -8,23 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tplaunch.coordinator.evaluation.errors import InputError
-from tplaunch.coordinator.evaluation.lines import LineError, numbered_lines, object_of
+from tplaunch.coordinator.batches.errors import InputError
+from tplaunch.coordinator.batches.lines import LineError, numbered_lines, object_of
 
-URLS = ("/v1/completions", "/v1/chat/completions")
+URLS = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
 MAX_ID_BYTES = 1024
 SEED_BITS = 63
 
 
 @dataclass(frozen=True)
 class BatchLine:
-    """A line of a batch. fault: the reason why it is not asked for; its result tells it."""
+    """A line of a batch. fault: the reason why it is not asked for; its result tells it, and the code."""
 
     number: int
     custom_id: str | None
     url: str = ""
     body: Mapping[str, Any] | None = None
     fault: str | None = None
+    code: str = "invalid_line"
 
     @property
     def key(self) -> str | int:

@@ -10,18 +10,25 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from tplaunch.coordinator.evaluation.batch_run import Answer
+from tplaunch.coordinator.batches.batch_run import Answer
+
+IN_PROCESS = "tplaunch.in_process"  # in a scope: who asks is this process; no client can say so
 
 
 @asynccontextmanager
 async def answers_of(app: FastAPI) -> AsyncIterator[Answer]:
     """Yields what asks the application, which is started for that long."""
     async with app.router.lifespan_context(app):
+        yield answer_by(app)
 
-        async def answer(url: str, body: Mapping[str, Any]) -> tuple[int, Any]:
-            return await _ask(app, url, json.dumps(body).encode())
 
-        yield answer
+def answer_by(app: FastAPI) -> Answer:
+    """Returns what asks an application that runs."""
+
+    async def answer(url: str, body: Mapping[str, Any]) -> tuple[int, Any]:
+        return await _ask(app, url, json.dumps(body).encode())
+
+    return answer
 
 
 async def _ask(app: FastAPI, url: str, content: bytes) -> tuple[int, Any]:
@@ -56,6 +63,7 @@ async def _ask(app: FastAPI, url: str, content: bytes) -> tuple[int, Any]:
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         "client": ("127.0.0.1", 0),
         "server": ("localhost", 80),
+        IN_PROCESS: True,
     }
     await app(scope, receive, send)
     return status, json.loads(b"".join(parts))

@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Set as AbstractSet
+from itertools import islice
+from typing import Any, Protocol
 
-from tplaunch.coordinator.evaluation.batch_lines import BatchLine, seeded
-from tplaunch.coordinator.evaluation.batch_results import Results, answered, refused
+from tplaunch.coordinator.batches.batch_lines import BatchLine, seeded
+from tplaunch.coordinator.batches.batch_results import answered, refused
 from tplaunch.coordinator.serving.failures import RunError
 
+NUM_AHEAD = 32  # lines; so many bodies are there at a time anyway
 TOO_MANY, NOT_RUNNING = 429, 503
 # Takes a path and a body; returns the status and the body that the server would answer with.
 Answer = Callable[[str, Mapping[str, Any]], Awaitable[tuple[int, Any]]]
+
+
+class ResultsSink(Protocol):
+    """A place for results."""
+
+    @property
+    def done(self) -> AbstractSet[str | int]:
+        """The keys of the lines whose results are there."""
+
+    def add(self, line: BatchLine, result: dict[str, Any]) -> None:
+        """Takes a line's result. Raises InputError where it can't."""
+
+
+class _Missing:
+    """Reads the lines without a result, a few ahead, in another thread: the event loop goes on meanwhile."""
+
+    def __init__(self, lines: Iterator[BatchLine], done: AbstractSet[str | int]) -> None:
+        self._lines, self._done = lines, done
+        self._ahead: deque[BatchLine] = deque()
+        self._reads = asyncio.Lock()
+
+    async def next(self) -> BatchLine | None:
+        """Returns the next line; None after the last. Raises InputError where the file can't be read."""
+        async with self._reads:
+            if not self._ahead:
+                self._ahead.extend(await asyncio.to_thread(self._read))
+            return self._ahead.popleft() if self._ahead else None
+
+    def _read(self) -> list[BatchLine]:
+        return list(islice((line for line in self._lines if line.key not in self._done), NUM_AHEAD))
 
 
 class BatchRun:
@@ -21,7 +55,7 @@ class BatchRun:
     def __init__(
         self,
         answer: Answer,
-        results: Results,
+        results: ResultsSink,
         on_result: Callable[[dict[str, Any]], None] = lambda result: None,
         seed: int | None = None,
     ) -> None:
@@ -34,7 +68,7 @@ class BatchRun:
 
         What was not answered by then has no result, and is asked for again when the batch is gone on with.
         """
-        missing = (line for line in lines if line.key not in self._results.done)
+        missing = _Missing(lines, self._results.done)
         workers = [asyncio.ensure_future(self._work(missing)) for _ in range(num_together)]
         try:
             await asyncio.gather(*workers)
@@ -43,8 +77,8 @@ class BatchRun:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
-    async def _work(self, lines: Iterator[BatchLine]) -> None:
-        for line in lines:
+    async def _work(self, lines: _Missing) -> None:
+        while (line := await lines.next()) is not None:
             result = refused(line) if line.fault is not None else await self._asked(line)
             self._results.add(line, result)
             self._on_result(result)

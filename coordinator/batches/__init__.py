@@ -1,0 +1,1 @@
+"""Batches of requests in files: their lines, their results, and how they are run and gone on with."""
