@@ -16,10 +16,12 @@ def check_prompt(
         raise RequestError("the prompt is empty: there is nothing to continue")
     room = context_length - int(continues)
     if len(tokens) > room:
+        is_largest = context_length >= spec.context_length
         raise RequestError(
             f"the prompt has {len(tokens)} tokens, and the context of {context_length} has room for {room}:"
-            f" {len(tokens) - room} too many; shorten it, or give more context with --context (the model was"
-            f" trained for {spec.context_length})"
+            f" {len(tokens) - room} too many; shorten it"
+            f"{'' if is_largest else ', or give more context with --context'}"
+            f" (the model was trained for {spec.context_length})"
         )
     size = spec.vocabulary_size
     if not 0 <= min(tokens) <= max(tokens) < size:

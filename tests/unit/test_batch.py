@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-import timeit
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fake_session import LIMITS, FakeRun, fake_opened
+from tests.fake_session import FakeRun, fake_opened
 from tests.serving import served
-from tplaunch import LLM, SamplingParams
 from tplaunch.coordinator.batches.app_answers import answers_of
 from tplaunch.coordinator.batches.batch_lines import BatchLine, batch_keys, batch_lines, seeded
 from tplaunch.coordinator.batches.batch_results import open_results
@@ -228,33 +224,3 @@ def _lasting(body: dict[str, Any]) -> dict[str, Any]:
 def test_wishes_that_can_not_be(changes: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"batch takes a model|--seed -?\d+: 0 to"):
         BatchConfig(**{"requests": Path("a"), "out": Path("b"), **changes})
-
-
-def test_a_batch_takes_little_longer_than_generate(tmp_path: Path) -> None:
-    """In computing time of this process, of which a real step takes many times as much."""
-    limits = replace(LIMITS, num_blocks=1024, max_logit_rows=64, max_sequences=64)
-    prompts = [[3 + index % 60, 5] for index in range(128)]
-    params = SamplingParams(temperature=0, max_tokens=32, ignore_eos=True)
-    requests = write(
-        tmp_path,
-        *(line(f"{index}", one, max_tokens=32, ignore_eos=True) for index, one in enumerate(prompts)),
-    )
-
-    async def batch(out: Path) -> None:
-        async with answers_of(make_app(opened, ["fake"])) as answer:
-            with open_results(out) as results:
-                await _run(requests, results, answer, 128)
-
-    opened = fake_opened(FakeRun(limits))
-    numbers = iter(range(9))
-
-    def run_once() -> None:
-        asyncio.run(batch(tmp_path / f"out{next(numbers)}"))
-
-    with LLM.of(opened) as llm:
-        of_batch = min(timeit.repeat(run_once, timer=time.process_time, number=1, repeat=4))
-        of_generate = min(
-            timeit.repeat(lambda: llm.generate(prompts, params), timer=time.process_time, number=1, repeat=4)
-        )
-    # 30 us a token more were measured, and 1 ms a request; a step of 64 sequences on lavapipe takes 100 ms.
-    assert of_batch - of_generate < 128 * (32 * 90e-6 + 3e-3)

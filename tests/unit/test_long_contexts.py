@@ -41,7 +41,7 @@ def test_positions_that_were_learned_have_an_end(
     tokens = ",".join(["1"] * (rows + 1))
     assert main(["run", "--devices=cpu", str(path), f"--tokens={tokens}"]) == 2
     text = capsys.readouterr().err
-    assert f"has {rows + 1} tokens, but the model has learned {rows} positions" in text
+    assert f"the context of {rows} has room for {rows - 1}: 2 too many; shorten it (the model" in text
     assert "--context" not in text, "which can't be larger"
     assert main(["bench", "--devices=cpu", str(path), "--prefill=none", "--decode=4"]) == 2
     text = capsys.readouterr().err
