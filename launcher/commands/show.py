@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,9 @@ def write_logits(config: RunConfig, tokens: list[int], out: Path) -> int:
     check_prompt(tokens, model.spec, arrangement.limits.context_length, continues=False)
     with start_session(config, model, arrangement) as session:
         logits = all_logits(session.engine, tokens)
-    with writing("--out", out), out.open("wb") as file:
-        np.savez(file, tokens=np.array(tokens, np.int32), logits=logits)
+    # Not by np.savez: where the disk is full, Python 3.10 prints a traceback once the archive is forgotten.
+    with writing("--out", out), out.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in {"tokens": np.array(tokens, np.int32), "logits": logits}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
     return 0
