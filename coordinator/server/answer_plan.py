@@ -9,15 +9,14 @@ from typing import Any
 from tplaunch.coordinator.server.answer import PlainReader, Reader
 from tplaunch.coordinator.server.wanted import ChatRequest, GrammarWish
 from tplaunch.coordinator.serving.grammar import spec
-from tplaunch.coordinator.serving.grammar.compiler import Grammar
 from tplaunch.coordinator.serving.grammar.once_begun import Marker, OnceBegun
 from tplaunch.coordinator.serving.grammar.reasoning import AfterReasoning, AllOf, Markers, ReasoningBudget
-from tplaunch.coordinator.serving.grammar.spec import GrammarError, GrammarSpec
+from tplaunch.coordinator.serving.grammar.spec import GrammarSpec
 from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.serving.sampling.constraint import Constraint
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
-from tplaunch.coordinator.text.answers.answer_format import AnswerFormat, AnswerFormatError
+from tplaunch.coordinator.text.answers.answer_format import AnswerFormat
 from tplaunch.coordinator.text.answers.pieces import CallArguments, CallBegin, CallEnd, Piece
 
 
@@ -31,10 +30,16 @@ class AnswerPlan:
 
 
 def plan_text(opened: Opened, params: SamplingParams, wish: GrammarWish | None) -> AnswerPlan:
-    """The plan of a text that goes on from a prompt. Raises RequestError or TokenizerError."""
+    """The plan of a text that goes on from a prompt. Raises RequestError, GrammarError or TokenizerError."""
     if wish is None:
         return AnswerPlan(params, opened.constraint(params))
-    return AnswerPlan(params, _compiled(opened, _spec(wish)))
+    return AnswerPlan(params, opened.grammars.compile(spec.of_kind(wish.kind, wish.value)))
+
+
+def compiles_grammar(request: ChatRequest) -> bool:
+    """Tells whether the plan of an answer needs a grammar, which may take seconds."""
+    is_called = request.tool_choice.mode == "required"
+    return request.grammar is not None or is_called or any(map(is_strict, request.tools))
 
 
 def plan_chat(
@@ -46,14 +51,14 @@ def plan_chat(
 ) -> AnswerPlan:
     """The plan of an answer to a conversation. It may take seconds, where a grammar is compiled.
 
-    prompt: the conversation as the model reads it. tools: those that may be called. Raises RequestError for
-    what can't be enforced, or TokenizerError.
+    prompt: the conversation as the model reads it. tools: those that may be called. Raises RequestError,
+    GrammarError or AnswerFormatError for what can't be enforced, or TokenizerError.
     """
     markers = answers.reasoning
     constraints: list[Constraint] = []
     wanted = _wanted(request, answers, tools)
     if wanted is not None:
-        constraints.append(_compiled(opened, wanted))
+        constraints.append(opened.grammars.compile(wanted))
     elif tools and any(map(is_strict, request.tools)):
         constraints += _once_begun(opened, answers, tools, parallel=request.tool_choice.parallel)
     if markers is not None:
@@ -113,14 +118,11 @@ class CallsReader:
 def _wanted(
     request: ChatRequest, answers: AnswerFormat, tools: Sequence[Mapping[str, Any]]
 ) -> GrammarSpec | None:
-    """The grammar of an answer, behind its reasoning. Raises RequestError."""
-    choice = request.tool_choice
+    """The grammar of an answer, behind its reasoning."""
+    choice, wish = request.tool_choice, request.grammar
     if tools:
-        try:
-            answers.check_strict(tool for tool in request.tools if is_strict(tool))
-        except AnswerFormatError as error:
-            raise RequestError(str(error)) from error
-    form = None if request.grammar is None else _spec(request.grammar)
+        answers.check_strict(tool for tool in request.tools if is_strict(tool))
+    form = None if wish is None else spec.of_kind(wish.kind, wish.value)
     if choice.mode != "required":
         if form is None:
             return None
@@ -142,15 +144,12 @@ def is_strict(tool: Mapping[str, Any]) -> bool:
 def _once_begun(
     opened: Opened, answers: AnswerFormat, tools: Sequence[Mapping[str, Any]], *, parallel: bool
 ) -> list[Constraint]:
-    """The constraint on calls that the model begins by itself. Raises RequestError."""
-    try:
-        calls = answers.begun_calls(tools, parallel=parallel)
-    except AnswerFormatError as error:
-        raise RequestError(str(error)) from error
+    """The constraint on calls that the model begins by itself."""
+    calls = answers.begun_calls(tools, parallel=parallel)
     if calls is None:
         return []
     markers = [Marker(text, len(own.encode())) for text, own in calls.markers]
-    grammar = _compiled(opened, spec.lark(calls.grammar))
+    grammar = opened.grammars.compile(spec.lark(calls.grammar))
     return [OnceBegun(grammar, opened.grammars.words, markers, calls.bare, calls.before)]
 
 
@@ -159,25 +158,8 @@ def _calls(
 ) -> str:
     if not answers.writes_calls:
         raise RequestError("the model's chat template has no tools, so that no call can be enforced")
-    try:
-        grammar = answers.call_grammar(tools, names=names, parallel=parallel)
-    except AnswerFormatError as error:
-        raise RequestError(str(error)) from error
+    grammar = answers.call_grammar(tools, names=names, parallel=parallel)
     if grammar is None:
         what = "any tool" if names is None else f"the tool {names[0]!r:.80}"
         raise RequestError(f"{what} must be called, and is not among the tools of the request")
     return grammar
-
-
-def _spec(wish: GrammarWish) -> GrammarSpec:
-    try:
-        return spec.of_kind(wish.kind, wish.value)
-    except GrammarError as error:
-        raise RequestError(str(error)) from error
-
-
-def _compiled(opened: Opened, wanted: GrammarSpec) -> Grammar:
-    try:
-        return opened.grammars.compile(wanted)
-    except GrammarError as error:
-        raise RequestError(str(error)) from error

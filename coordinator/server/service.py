@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from tplaunch.coordinator.ids import new_id
 from tplaunch.coordinator.server.answer import NO_CLOCK, Answer, told
-from tplaunch.coordinator.server.answer_plan import AnswerPlan, plan_chat, plan_text
+from tplaunch.coordinator.server.answer_plan import AnswerPlan, compiles_grammar, plan_chat, plan_text
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.lanes import SHORT_TEXT, Lane, Lanes, lane_of
 from tplaunch.coordinator.server.messages import for_templates
@@ -118,10 +118,9 @@ class Service:
             return *rendered(self.opened, checked), self.opened.answer_format(options, self._tool_format)
 
         text, tokens, answers = await self._computed(render, _lane_of(checked))
-        has_grammar = request.grammar is not None or request.tool_choice.mode == "required"
         made = await self._computed(
             lambda: plan_chat(self.opened, checked, answers, text, options.tools or ()),
-            Lane.GRAMMAR if has_grammar else None,
+            Lane.GRAMMAR if compiles_grammar(checked) else None,
         )
         return await self._begin(tokens, made, request.id, text)
 

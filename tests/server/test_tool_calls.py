@@ -5,6 +5,7 @@ What is enforced is enforced by real grammars: where the model is told nothing, 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from pydantic import BaseModel
 from tests.answers import NOW
 from tests.serving import NAME, events
 from tests.writing_model import Writing, writing
+from tplaunch.coordinator.serving.grammar.compiler import Grammar, GrammarCompiler
+from tplaunch.coordinator.serving.grammar.spec import GrammarSpec
 
 TEMPLATE = (
     "{% if tools %}{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
@@ -185,6 +188,29 @@ def test_a_strict_tool_is_called_by_its_schema(writer: Writing, script: str) -> 
         if name == "trip":
             check_trip(arguments)
     assert writer.chat(script, tools=TOOLS)["message"] != choice["message"]
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"tools": STRICT},
+        {"tools": TOOLS, "tool_choice": "required"},
+        {"response_format": {"type": "json_object"}},
+    ],
+)
+def test_no_grammar_is_compiled_in_the_event_loop(
+    writer: Writing, monkeypatch: pytest.MonkeyPatch, wish: dict[str, Any]
+) -> None:
+    compiled, compile_one = [], GrammarCompiler.compile
+
+    def compile_here(self: GrammarCompiler, wanted: GrammarSpec) -> Grammar:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        compiled.append(wanted)
+        return compile_one(self, wanted)
+
+    monkeypatch.setattr(GrammarCompiler, "compile", compile_here)
+    assert writer.chat(CALL, **wish)["message"] and len(compiled) == 1
 
 
 def test_a_strict_tool_leaves_texts_without_calls_alone(writer: Writing) -> None:
