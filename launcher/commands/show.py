@@ -228,5 +228,5 @@ def write_logits(config: RunConfig, tokens: list[int], out: Path) -> int:
     with writing("--out", out), out.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in {"tokens": np.array(tokens, np.int32), "logits": logits}.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
+                np.save(entry, array, allow_pickle=False)
     return 0

@@ -10,7 +10,7 @@ import numpy as np
 from tplaunch.coordinator.serving.grammar.compiler import Grammar
 from tplaunch.coordinator.serving.grammar.followed import Followed
 from tplaunch.coordinator.serving.grammar.mask import GrammarMask
-from tplaunch.coordinator.serving.grammar.overhangs import Overhangs
+from tplaunch.coordinator.serving.grammar.overhangs import Ids, Overhangs
 from tplaunch.coordinator.serving.grammar.vocabulary import Words
 from tplaunch.coordinator.serving.sampling.constraint import ConstraintError
 from tplaunch.coordinator.serving.sampling.pool import Bools
@@ -85,9 +85,9 @@ class _Mask:
             table[tokens] &= possible[tokens]
         return table
 
-    def _doubtful(self) -> list[tuple[np.ndarray, Bools]]:
+    def _doubtful(self) -> list[tuple[Ids, Bools]]:
         """The tokens that might begin the grammar and go on, each with what it allows there."""
-        found: list[tuple[np.ndarray, Bools]] = []
+        found: list[tuple[Ids, Bools]] = []
         if self._overhangs.within.size:
             found.append((self._overhangs.within, np.zeros(self._size, np.bool_)))
         if self._is_bare and self._overhangs.bare.size:
