@@ -14,10 +14,11 @@ from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare
 from tplaunch.coordinator.wire import Float32s, Float64s, Frame, Int32s
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 MAX_FRAMES = 4  # of a message: its fields, and the large arrays of a StepDone
 MAX_FRAME_BYTES = 1 << 28  # logits of 32 rows and two million tokens; a connection that brings more is cut
 
@@ -43,16 +44,20 @@ class Load:
     spec: ModelSpec
     tensors: tuple[TensorInfo, ...]
     share: RankShare
-    num_ranks: int
+    placement: Placement  # of all ranks
     limits: Limits
     options: RankOptions
     token: bytes  # of this run: collectives drop what does not carry it
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share.rank < self.num_ranks <= MAX_RANKS:
-            raise ValueError(
-                f"rank {self.share.rank} of {self.num_ranks}, where 1 to {MAX_RANKS} are possible"
-            )
+        num_ranks = self.placement.num_ranks
+        if not 0 <= self.share.rank < num_ranks <= MAX_RANKS:
+            raise ValueError(f"rank {self.share.rank} of {num_ranks}, where 1 to {MAX_RANKS} are possible")
+
+    @property
+    def group(self) -> tuple[int, ...]:
+        """The ranks that all-reduce with this one, itself among them, ascending."""
+        return self.placement.group(self.share.rank)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ from tplaunch.coordinator.serving.engine import Engine, EngineConfig
 from tplaunch.coordinator.serving.sampling.results import every_row
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
+from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import RankShare, make_plan, padded
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.launcher.config import RandomModel, RunConfig
@@ -232,7 +233,7 @@ def load_message(
         spec=spec,
         tensors=tuple(file.tensors.values()),
         share=share,
-        num_ranks=num_ranks,
+        placement=Placement.single(num_ranks),
         limits=limits,
         options=RankOptions(timeout_seconds=5.0),
         token=b"t" * 16,

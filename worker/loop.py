@@ -104,6 +104,7 @@ class Worker:
     def __init__(self, load: Load, device_id: DeviceId, folder: Path) -> None:
         """folder: the run's private one."""
         self._load = load
+        self._num_ranks = len(load.group)  # that all-reduce
         self._tensors = {tensor.name: tensor for tensor in load.tensors}
         self._shards = rank_shards(load.spec, load.share, self._tensors)
         self.weights: WeightSource = open_weights(load)
@@ -113,14 +114,14 @@ class Worker:
         self._row_bytes = padded(load.spec.embedding_length) * 4
         self.collective: Collective = create(
             load.options.collective,
-            rank=load.share.rank,
-            num_ranks=load.num_ranks,
+            rank=load.group.index(load.share.rank),
+            num_ranks=self._num_ranks,
             slot_bytes=slot_bytes(load.spec, load.limits),
             timeout_seconds=load.options.timeout_seconds,
             token=load.token,
             folder=folder,
         )
-        log.info("rank %d of %d on %s", load.share.rank, load.num_ranks, self.device.name)
+        log.info("rank %d of %d on %s", load.share.rank, load.placement.num_ranks, self.device.name)
         self._runner = SegmentRunner(self.device, self.collective)
         self._programs: dict[tuple[int, int], Program] = {}
 
@@ -173,14 +174,14 @@ class Worker:
 
     def _threshold(self, kinds: Sequence[str]) -> float:
         """From how many bytes on an all-reduce has two phases; the same on all ranks."""
-        load = self._load
-        if load.options.all_reduce == "two-phase":
+        load, wanted = self._load, self._load.options.all_reduce
+        if wanted == "two-phase":
             return 0
-        if load.options.all_reduce == "one-shot" or load.num_ranks <= 2 or not self.collective.has_two_phases:
+        if wanted == "one-shot" or self._num_ranks <= 2 or not self.collective.has_two_phases:
             return NEVER
 
         def build(rows: int, two_phase: bool) -> Program:
-            program = build_sums(load.spec, load.share, self._shards, load.num_ranks, rows, two_phase)
+            program = build_sums(load.spec, load.share, self._shards, self._num_ranks, rows, two_phase)
             self.device.prepare(program)
             return program
 
@@ -262,7 +263,7 @@ class Worker:
             load.spec,
             load.share,
             self._shards,
-            load.num_ranks,
+            self._num_ranks,
             rows,
             logit_rows,
             activations=load.limits.activations,

@@ -37,6 +37,7 @@ from tplaunch.coordinator.serving.sampling.results import (
     merge,
 )
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import RankShare, num_all_reduces, padded, shares_routing
 
 Floats = npt.NDArray[np.float32]
@@ -103,7 +104,7 @@ class Engine:
             spec=self._spec,
             tensors=self._tensors,
             share=share,
-            num_ranks=len(self._plan),
+            placement=Placement.single(len(self._plan)),
             limits=self._config.limits,
             options=self._config.options,
             token=token,

@@ -14,6 +14,7 @@ from tests.models import LIMITS, SPEC
 from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.messages import Load, decode, encode
 from tplaunch.coordinator.options import RankOptions, declared_options, option, split_names
+from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.coordinator.wire import WireError
 from tplaunch.launcher.config import SERVING_GROUP, RunConfig
@@ -115,7 +116,9 @@ def test_what_commands_set_travels_too() -> None:
 
 
 def load(options: RankOptions) -> Load:
-    return Load(Origin((), "h"), SPEC, (), make_plan(SPEC, [1])[0], 1, LIMITS, options, b"t" * 16)
+    return Load(
+        Origin((), "h"), SPEC, (), make_plan(SPEC, [1])[0], Placement.single(1), LIMITS, options, b"t" * 16
+    )
 
 
 @pytest.mark.parametrize(

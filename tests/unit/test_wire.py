@@ -33,6 +33,7 @@ from tplaunch.coordinator.messages import (
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.options import ALL_REDUCES, FEATURES, RankOptions
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare, Span
 from tplaunch.coordinator.wire import Frame, WireError
 
@@ -88,7 +89,7 @@ def instances_of(kind: type) -> st.SearchStrategy[Any]:
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = {name: values_of(hint) for name, hint in hints.items()}
     if kind is Load:
-        fields["num_ranks"] = st.just(MAX_RANKS)
+        fields["placement"] = st.just(Placement((0,) * 5 + (1,) * (MAX_RANKS - 5), (0, 1) * (MAX_RANKS // 2)))
     elif kind is RankOptions:
         fields |= {
             "collective": st.just("shared-memory"),
@@ -262,7 +263,7 @@ def test_arrays_of_odd_lengths_are_refused(name: str, size: int) -> None:
 @pytest.mark.parametrize("name", [b"/caf\xe9.gguf", "/caf\u00e9.gguf".encode(), b"\xff\xfe", b"\xed\xa0\x80"])
 def test_names_of_files_are_bytes(name: bytes) -> None:
     origin = Origin((FilePart(os.fsdecode(name), 1),), "h")
-    load = Load(origin, SPEC, (), share_of_one(), 1, LIMITS, RankOptions(), b"t" * 16)
+    load = Load(origin, SPEC, (), share_of_one(), Placement.single(1), LIMITS, RankOptions(), b"t" * 16)
     received = decode(encode(load))
     assert isinstance(received, Load)
     assert os.fsencode(received.origin.parts[0].path) == name
@@ -272,9 +273,20 @@ def test_names_of_files_are_bytes(name: bytes) -> None:
 
 def plain_load() -> Any:
     load = Load(
-        Origin((FilePart("m", 1),), "h"), SPEC, (), share_of_one(), 1, LIMITS, RankOptions(), b"t" * 16
+        Origin((FilePart("m", 1),), "h"),
+        SPEC,
+        (),
+        share_of_one(),
+        Placement.single(1),
+        LIMITS,
+        RankOptions(),
+        b"t" * 16,
     )
     return msgpack.unpackb(encode(load)[0])
+
+
+def everywhere(num_ranks: int) -> dict[str, list[int]]:
+    return {"hosts": [0] * num_ranks, "stages": [0] * num_ranks}
 
 
 def share_of_one() -> Any:
@@ -292,8 +304,9 @@ def share_of_one() -> Any:
         (("spec", "ropes", 0, "interleaved"), 1, "1 is no bool"),
         (("spec", "norm", "epsilon"), math.nan, "norm epsilon"),
         (("share", "layers", 0, "heads", "stop"), -1, "a span from 0 to -1"),
-        (("num_ranks",), MAX_RANKS + 1, "rank 0 of 9, where 1 to 8 are possible"),
-        (("num_ranks",), 0, "rank 0 of 0"),
+        (("placement",), everywhere(MAX_RANKS + 1), "rank 0 of 9, where 1 to 8 are possible"),
+        (("placement",), everywhere(0), "0 hosts for 0 stages"),
+        (("placement", "stages"), [1 << 40], "the ranks' stages are"),
         (("share", "rank"), -1, "rank -1 of 1"),
         (("limits", "max_rows"), 0, "max_rows is 0"),
         (("limits", "kv_type"), "q4", "KV type 'q4'"),
