@@ -55,12 +55,14 @@ def create(
     token: bytes,
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     folder: Path | None = None,
+    address: str = "",
 ) -> Collective:
     """One rank's end of a collective of one of KINDS; a single rank always gets Loopback.
 
     slot_bytes: the largest all-reduce; the arena rounds it up to whole pages.
     token: TOKEN_BYTES random bytes, the same on all ranks of this run and unknown to others.
     folder: the run's private one, for the sockets of ranks of one host; without it a ring goes over TCP.
+    address: of this host, where ranks of others reach this one; empty where all are on this host.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown collective {kind!r}: choose one of {', '.join(KINDS)}")
@@ -72,5 +74,10 @@ def create(
         slot_bytes=slot_bytes,
         token=token,
         timeout_seconds=timeout_seconds,
-        **({"folder": folder} if kind == "zmq-ring" else {}),
+        **(_way(folder, address) if kind == "zmq-ring" else {}),
     )
+
+
+def _way(folder: Path | None, address: str) -> dict[str, Path | str | None]:
+    """How the ranks of a ring reach each other."""
+    return {"folder": None, "host": address} if address else {"folder": folder}
