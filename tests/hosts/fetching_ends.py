@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,4 +70,5 @@ def receive(address: str, port: str) -> None:
 
 
 if __name__ == "__main__":
-    {"serve": serve, "fetch": fetch, "send": send, "receive": receive}[sys.argv[1]](*sys.argv[2:])
+    ends: dict[str, Callable[..., None]] = {"serve": serve, "fetch": fetch, "send": send, "receive": receive}
+    ends[sys.argv[1]](*sys.argv[2:])

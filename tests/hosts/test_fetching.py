@@ -1,4 +1,4 @@
-"""A joining host fetches its part of a model from the head: at the link's speed, once, and again when broken."""
+"""A joining host fetches its part of a model at the link's speed, once, and again what was broken."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_fetch_uses_the_link_and_a_second_one_does_not(
     network = hosts(2)
     network.link(rate="1gbit")
     for attempt in range(3):
-        speed, link = speeds(*network, model, tmp_path / str(attempt))
+        speed, link = speeds(network[0], network[1], model, tmp_path / str(attempt))
         print(f"fetched at {speed / 1e6:.0f} MB/s; the link passes {link / 1e6:.0f} MB/s")
         if speed >= SHARE_OF_LINK * link:
             return
