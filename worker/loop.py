@@ -120,7 +120,8 @@ class Worker:
             timeout_seconds=load.options.timeout_seconds,
             token=load.token,
             folder=Path(place.folder),
-            address=place.address,
+            names=load.group,
+            address=place.address or None,
         )
         log.info("rank %d of %d on %s", load.share.rank, load.placement.num_ranks, self.device.name)
         self._runner = SegmentRunner(self.device, self.collective)
