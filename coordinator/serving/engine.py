@@ -78,6 +78,7 @@ class Engine:
         placement: Placement | None = None,
     ) -> None:
         """placement: of the plan's ranks, all on one host by default."""
+        self._stage = "starting"
         self._channel, self._origin, self._tensors = channel, origin, tuple(tensors)
         self._spec, self._plan, self._config = spec, plan, config
         self._placement = placement or placed(plan, (HEAD,) * len(plan))
@@ -96,6 +97,7 @@ class Engine:
     def load(self, on_progress: OnProgress) -> tuple[list[Attached], list[Ready]]:
         """Brings every worker from its Hello to Ready."""
         self._channel.greet(self._config.options.timeout_seconds)
+        self._stage = "loading"
         token = secrets.token_bytes(16)
         for share in self._plan:
             self._channel.send(share.rank, self._load_message(share, token))
@@ -108,7 +110,9 @@ class Engine:
         endpoints, kinds = zip(*((message.endpoint, message.kind) for message in attached), strict=True)
         self._groups = [self._group(stage, kinds) for stage in range(self.num_stages)]
         self._channel.broadcast(Connect(endpoints, kinds))
-        return attached, self._await_ready(on_progress)
+        ready = self._await_ready(on_progress)
+        self._stage = "before the first step"
+        return attached, ready
 
     def _load_message(self, share: RankShare, token: bytes) -> Load:
         return Load(
@@ -158,6 +162,11 @@ class Engine:
         return [ready[rank] for rank in range(len(self._plan))]
 
     @property
+    def stage(self) -> str:
+        """Says what the ranks are doing, for people."""
+        return self._stage
+
+    @property
     def spec(self) -> ModelSpec:
         return self._spec
 
@@ -184,6 +193,7 @@ class Engine:
         """Has the ranks compute a step; most_in_flight may be submitted before the first is collected."""
         self._in_flight.append((step, time.perf_counter()))
         self._last_number = step.number
+        self._stage = f"in step {step.number}"
         self._channel.broadcast(step)
         self._times.add_up()  # while the devices compute
         collect_if_due()
@@ -213,6 +223,8 @@ class Engine:
                     share.rank, f"rank {share.rank} answered step {step.number} with {error}"
                 ) from error
         self._times.note(step, begin, answers, self._groups, padded(self._spec.embedding_length) * 4)
+        ahead = self._in_flight
+        self._stage = f"in step {ahead[0][0].number}" if ahead else f"idle behind step {step.number}"
         return merge(
             step.wanted,
             step.logit_rows.size,
@@ -278,4 +290,5 @@ class Engine:
         self._times = other._times
 
     def shut_down(self) -> None:
+        self._stage = "ending"
         self._channel.broadcast(Shutdown())
