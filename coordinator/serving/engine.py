@@ -109,7 +109,8 @@ class Engine:
         self.devices = tuple(message.device for message in attached)
         endpoints, kinds = zip(*((message.endpoint, message.kind) for message in attached), strict=True)
         self._groups = [self._group(stage, kinds) for stage in range(self.num_stages)]
-        self._channel.broadcast(Connect(endpoints, kinds))
+        handovers = tuple(message.handovers for message in attached)
+        self._channel.broadcast(Connect(endpoints, kinds, handovers))
         ready = self._await_ready(on_progress)
         self._stage = "before the first step"
         return attached, ready
@@ -264,8 +265,8 @@ class Engine:
 
     @property
     def timeout(self) -> float:
-        """Seconds after which a step fails."""
-        return self._config.options.timeout_seconds + MARGIN_SECONDS
+        """Seconds after which a step fails: each stage has its time for it."""
+        return self._config.options.timeout_seconds * self.num_stages + MARGIN_SECONDS
 
     @staticmethod
     def _check_number(rank: int, found: int, expected: int) -> None:
