@@ -1,4 +1,4 @@
-"""Ranks that do nothing but sum, one on each host of a network."""
+"""Ranks that do nothing but sum, on the hosts of a network."""
 
 import json
 import sys
@@ -10,11 +10,18 @@ from tests.hosts.network import Host
 class Summing:
     """The ranks, connected; `run` lets all make so many checked all-reduces."""
 
-    def __init__(self, hosts: Sequence[Host], timeout: float = 60.0, connect: bool = True) -> None:
-        size = len(hosts)
+    def __init__(
+        self,
+        hosts: Sequence[Host],  # of the ranks
+        *,
+        kind: str = "shared-memory",
+        timeout: float = 60.0,
+        connect: bool = True,
+    ) -> None:
+        numbers = json.dumps([host.number for host in hosts])
         script = (sys.executable, "-m", "tests.hosts.summing_rank")
         self.ranks = [
-            host.start(*script, host.address, str(rank), str(size), str(timeout))
+            host.start(*script, kind, host.address, str(rank), numbers, str(timeout))
             for rank, host in enumerate(hosts)
         ]
         self._num_said = 0  # lines to all

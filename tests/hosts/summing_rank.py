@@ -9,7 +9,8 @@ import sys
 
 import numpy as np
 
-from tplaunch.collectives import Collective, CollectiveError, ZmqRing
+from tplaunch import collectives
+from tplaunch.collectives import Collective, CollectiveError
 
 TOKEN = b"a token of a run"
 MOST_ELEMENTS = 60_000
@@ -20,21 +21,23 @@ def checked_all_reduce(rank: Collective, sequence: int) -> None:
     """All-reduces whole numbers, whose sum is exact."""
     parity, count = sequence % 2, 1 + 9973 * (sequence % SEQUENCES_OF_SIZES)
     values = rank.partials(parity)
-    values[rank.write_slot, :count] = np.arange(count) % 100 + sequence * (rank.rank + 1)
+    rank.own(parity)[:count] = np.arange(count) % 100 + sequence * (rank.rank + 1)
     rank.all_reduce(sequence, parity, count)
     size = rank.num_ranks
     expected = size * (np.arange(count) % 100) + sequence * size * (size + 1) // 2
-    np.testing.assert_array_equal(values[: rank.num_partials, :count].sum(axis=0), expected)
+    np.testing.assert_array_equal(values[:, :count].sum(axis=0), expected)
 
 
-def main(address: str, rank: int, num_ranks: int, timeout_seconds: float) -> None:
-    collective = ZmqRing(
+def main(kind: str, address: str, rank: int, hosts: list[int], timeout_seconds: float) -> None:
+    collective = collectives.create(
+        kind,
         rank=rank,
-        num_ranks=num_ranks,
+        num_ranks=len(hosts),
+        hosts=hosts,
         slot_bytes=4 * MOST_ELEMENTS,
         token=TOKEN,
         timeout_seconds=timeout_seconds,
-        host=address,
+        address=address,
     )
     print(json.dumps(collective.endpoint), flush=True)
     try:
@@ -53,4 +56,4 @@ def main(address: str, rank: int, num_ranks: int, timeout_seconds: float) -> Non
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]), float(sys.argv[5]))

@@ -12,10 +12,11 @@ from tests.hosts.summing import Summing
 MACHINE = 5.0  # seconds that a busy machine may add to anything
 
 
-@pytest.mark.parametrize("num_hosts", [2, 3])
-def test_hosts_sum(hosts: MakeHosts, num_hosts: int) -> None:
-    network = hosts(num_hosts)
-    summing = Summing(network.hosts)
+@pytest.mark.parametrize("kind", ["shared-memory", "zmq-ring"])
+@pytest.mark.parametrize("layout", [(0, 1), (0, 0, 1), (0, 1, 2)])
+def test_hosts_sum(hosts: MakeHosts, layout: tuple[int, ...], kind: str) -> None:
+    network = hosts(max(layout) + 1)
+    summing = Summing([network[host] for host in layout], kind=kind)
     summing.run(100)
     network.link(rate="1gbit", delay=0.001)
     summing.run(50)
