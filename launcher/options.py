@@ -13,6 +13,7 @@ from tplaunch.coordinator.architectures.shapes import SHAPES
 from tplaunch.coordinator.options import RankOptions, declared_options
 from tplaunch.coordinator.server.settings import ServerSettings
 from tplaunch.launcher.chat_options import add_chat_options
+from tplaunch.launcher.commands.join import JoinConfig
 from tplaunch.launcher.completion import SHELLS, PrintCompletion
 from tplaunch.launcher.declared import add_declared
 from tplaunch.launcher.errors import EXIT_USAGE
@@ -98,6 +99,11 @@ def make_parser() -> Parser:
             " so by itself for what was not measured before; this does it anew, as after a change of clocks.",
         )
     )
+    keygen = commands.add_parser("keygen", help="make the key file by which hosts of a run know each other")
+    keygen.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="(default: ~/.config/tplaunch/hosts.key)"
+    )
+    _add_join(commands.add_parser("join", help="lend this machine's devices to a run on another one"))
     _add_check(
         commands.add_parser(
             "check",
@@ -150,6 +156,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         names = [name for name, option in declared.items() if option.group == title]
         add_declared(parser.add_argument_group(title), ServerSettings, names)
     add_serving_options(parser)
+
+
+def _add_join(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "head", metavar="HEAD[:PORT]", help="the address that the head prints when it waits for hosts"
+    )
+    add_declared(parser, JoinConfig, declared_options(JoinConfig))
 
 
 def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:

@@ -66,7 +66,11 @@ class Engine:
         spec: ModelSpec,
         plan: Sequence[RankShare],
         config: EngineConfig,
+        placement: Placement | None = None,
     ) -> None:
+        """placement: of the ranks; None where all are on one host, in one stage."""
+        self._placement = placement or Placement.single(len(plan))
+        self._stage = "starting"
         self._channel, self._origin, self._tensors = channel, origin, tuple(tensors)
         self._spec, self._plan, self._config = spec, plan, config
         self.ledger: list[dict[str, float]] = [{} for _ in plan]  # microseconds by kind
@@ -81,6 +85,7 @@ class Engine:
     def load(self, on_progress: OnProgress) -> tuple[list[Attached], list[Ready]]:
         """Brings every worker from its Hello to Ready."""
         self._channel.greet(self._config.options.timeout_seconds)
+        self._stage = "loading"
         token = secrets.token_bytes(16)
         for share in self._plan:
             self._channel.send(share.rank, self._load_message(share, token))
@@ -96,7 +101,9 @@ class Engine:
             for with_logits in (False, True)
         }
         self._channel.broadcast(Connect(endpoints, kinds))
-        return attached, self._await_ready(on_progress)
+        ready = self._await_ready(on_progress)
+        self._stage = "before the first step"
+        return attached, ready
 
     def _load_message(self, share: RankShare, token: bytes) -> Load:
         return Load(
@@ -104,7 +111,7 @@ class Engine:
             spec=self._spec,
             tensors=self._tensors,
             share=share,
-            placement=Placement.single(len(self._plan)),
+            placement=self._placement,
             limits=self._config.limits,
             options=self._config.options,
             token=token,
@@ -135,6 +142,11 @@ class Engine:
         return [ready[rank] for rank in range(len(self._plan))]
 
     @property
+    def stage(self) -> str:
+        """Says what the ranks are doing, for people."""
+        return self._stage
+
+    @property
     def spec(self) -> ModelSpec:
         return self._spec
 
@@ -156,6 +168,7 @@ class Engine:
         """Runs a step; returns what step.wanted asks of its logits."""
         begin = time.perf_counter()
         self._last_number = step.number
+        self._stage = f"in step {step.number}"
         self._channel.broadcast(step)
         self._add_up()  # while the devices compute
         collect_if_due()
@@ -174,6 +187,7 @@ class Engine:
                     share.rank, f"rank {share.rank} answered step {step.number} with {error}"
                 ) from error
         self._spent = [done.ledger for done in answers]
+        self._stage = f"idle behind step {step.number}"
         return merge(
             step.wanted,
             step.logit_rows.size,
@@ -238,4 +252,5 @@ class Engine:
         self.ledger, self._num_steps, self.trace = other.ledger, other._num_steps, other.trace
 
     def shut_down(self) -> None:
+        self._stage = "ending"
         self._channel.broadcast(Shutdown())
