@@ -62,6 +62,7 @@ class Supervisor:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._descriptors: list[int] = []
         self._beats = None if silence_seconds is None else Beats(silence_seconds)
+        self._frozen: set[int] = set()  # workers, by their places here, that gave no sign of life any more
 
     def __enter__(self) -> Supervisor:
         with held():
@@ -108,6 +109,8 @@ class Supervisor:
             if rank in excused or (code is None and index not in silent):
                 continue
             how = f"ended: {end_reason(code)}" if code is not None else silent[index]
+            if code is None:
+                self._frozen.add(index)
             raise WorkerError(rank, f"rank {rank} ({self._choices[index].name}) {how}")
 
     def descriptors(self) -> Sequence[int]:
@@ -152,8 +155,11 @@ class Supervisor:
         deadline = time.monotonic() + grace_seconds
         for process in self._processes:
             _wait(process, deadline)
-        for process in self._processes:
-            process.terminate()
+        for index, process in enumerate(self._processes):
+            if index in self._frozen:  # it would not hear that it is to end
+                process.kill()
+            else:
+                process.terminate()
         deadline = time.monotonic() + GRACE_SECONDS
         for process in self._processes:
             if not _wait(process, deadline):
