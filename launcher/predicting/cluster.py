@@ -15,7 +15,7 @@ HEAD = 0
 
 @dataclass(frozen=True)
 class Cost:
-    """What handling a message takes on a host, whatever the link: measured without one."""
+    """The time of handling a message on a host, whatever the link: measured without one."""
 
     seconds: float
     seconds_per_byte: float = 0.0
@@ -26,7 +26,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What ranks stand on.
+    """The hosts of ranks, and the links between them.
 
     local: an all-reduce among so many ranks of one host. between: one among leaders of two hosts, and with
     more hosts again for each further one. links: of pairs of hosts, the lower number first; `link` is that of
@@ -42,17 +42,17 @@ class Cluster:
     links: Mapping[tuple[int, int], Link] = field(default_factory=dict)
 
     def message(self, one: int, other: int, num_bytes: float) -> Seconds:
-        """What a message of the wire takes from one host to another; nothing on one host."""
+        """Returns what a message of the wire takes from one host to another; nothing on one host."""
         if one == other:
             return NOTHING
         return self.links.get((min(one, other), max(one, other)), self.link).message(num_bytes)
 
     def answer(self, hosts: Sequence[int]) -> Seconds:
-        """What a message without much in it takes between the head and the farthest of some hosts."""
+        """Returns what a message without much in it takes between the head and the farthest of some hosts."""
         return longest([self.message(HEAD, host, 0) for host in hosts])
 
     def hand_over(self, one: int, other: int, num_bytes: float) -> Seconds:
-        """What it takes to give a stage's activations to the next, on the same host or another.
+        """Returns what it takes to give a stage's activations to the next, on the same host or another.
 
         num_bytes: as float32.
         """
@@ -62,7 +62,7 @@ class Cluster:
         return self.between.of(sent) + self.message(one, other, sent)
 
     def all_reduce(self, ranks: Sequence[int], num_bytes: float) -> Seconds:
-        """What it takes some ranks to add up so many bytes of float32.
+        """Returns what it takes some ranks to add up so many bytes of float32.
 
         Inside a host first, then among the hosts: at once to all peers, or in a ring, which is quicker.
         """

@@ -33,7 +33,7 @@ NO_LINK = Link(0.0, float("inf"))
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a prediction is for."""
+    """The hosts and tests that a prediction is for."""
 
     hosts: tuple[tuple[HostDevice, ...], ...]  # the devices of each
     link: Link | None  # between any two hosts

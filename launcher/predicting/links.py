@@ -26,7 +26,7 @@ class Link:
     bytes_per_second: float
 
     def message(self, num_bytes: float) -> Seconds:
-        """What a message takes from one host to the other, beside the work of both."""
+        """Returns what a message takes from one host to the other, beside the work of both."""
         return Seconds(latency=self.latency, bandwidth=num_bytes / self.bytes_per_second)
 
     @property

@@ -21,7 +21,7 @@ PROBE_TOKENS, PROBE_CONTEXT, PROBES = 32, 64, 5
 
 
 def all_reduce_cost(kind: str, num_ranks: int, small: int, large: int) -> Cost:
-    """What an all-reduce takes on this machine, from its times at two sizes in bytes. Raises RunError."""
+    """Returns what an all-reduce takes here, from its times at two sizes in bytes. Raises RunError."""
     small, large = min(small, large), max(small, large)
     sizes = (small, large) if large > small else (small,)
     seconds = [
@@ -35,7 +35,7 @@ def all_reduce_cost(kind: str, num_ranks: int, small: int, large: int) -> Cost:
 
 
 def coordinator_seconds(num_ranks: int) -> float:
-    """What a step takes beside the ranks' own work: messages, sampling, scheduling. Raises RunError.
+    """Returns what a step takes beside the ranks' own work: messages, sampling, scheduling. Raises RunError.
 
     From a run of a model that is next to nothing: the least of several tries, as others may use the cores,
     and of the ranks, as some wait for others meanwhile.

@@ -20,7 +20,7 @@ from tplaunch.launcher.predicting.work import RankWork, Work
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model and of the tests matters beside the ranks' work."""
+    """The model and the tests, as far as they matter beside the ranks' work."""
 
     num_layers: int
     row_bytes: int  # of the residual stream, in float32
@@ -55,7 +55,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a way reaches."""
+    """The speed of a way."""
 
     way: Way
     layers: tuple[Span, ...]  # by stage
@@ -130,14 +130,14 @@ class _Predictor:
         return work + self._cluster.all_reduce(group, rows * shape.row_bytes) * count
 
     def _hops(self, rows: int) -> list[Seconds]:
-        """What comes before each stage: nothing, and then the activations of the one before."""
+        """Returns what comes before each stage: nothing, and then the activations of the one before."""
         hosts = [self._cluster.hosts[group[0]] for group in self._groups]
         num_bytes = rows * self._shape.row_bytes
         pairs = itertools.pairwise(hosts)
         return [NOTHING, *(self._cluster.hand_over(one, other, num_bytes) for one, other in pairs)]
 
     def _around(self) -> Seconds:
-        """What a step takes beside its stages: the coordinator, and the ways of the step and of its result.
+        """Returns what a step takes beside its stages: the coordinator, and the ways there and back.
 
         Of the ways to the hosts that begin and that have the logits: other stages hear of it meanwhile.
         """

@@ -130,7 +130,7 @@ def _sample(kinds: Kinds, counts: Sequence[int]) -> Sample:
 
 
 def work_of(kinds: Kinds, taken: Sequence[tuple[Sample, Seconds]]) -> Work:
-    """What each layer of the whole model takes, and what the rest, from what the samples took.
+    """Returns what each layer of the whole model takes, and the rest, from what the samples took.
 
     taken: as samples() has them, the base first.
     """

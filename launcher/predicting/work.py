@@ -17,7 +17,7 @@ class Work:
     rest: Seconds = NOTHING  # before and behind them: mostly the product with the vocabulary
 
     def of(self, layers: Span) -> Seconds:
-        """What these layers take; the last ones with what comes behind them."""
+        """Returns what these layers take; the last ones with what comes behind them."""
         seconds = added(list(self.layers[layers.start : layers.stop]))
         return seconds + self.rest if layers.stop == len(self.layers) else seconds
 

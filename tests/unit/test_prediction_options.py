@@ -120,7 +120,7 @@ def test_hosts_are_as_many_as_are_said_described_or_linked() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured of this machine is given."""
+    """Gives what would be measured of this machine."""
     costs = {INSIDE: Cost(10e-6, 1e-10), BETWEEN: Cost(200e-6, 1e-9)}
     monkeypatch.setattr(foresee, "all_reduce_cost", lambda kind, *_: costs[kind])
     monkeypatch.setattr(foresee, "coordinator_seconds", lambda _: 1e-3)

@@ -114,7 +114,7 @@ def rate(found: Foreseen, name: str) -> float:
 
 
 def exchange_seconds(row: Published, num_exchanges: int, ranks: int = 2) -> float:
-    """What each exchange took, where ranks share one device's time equally."""
+    """Returns what each exchange took, where ranks share one device's time equally."""
     return (1 / row.tensor - 1 / row.one / ranks) / num_exchanges
 
 
