@@ -24,6 +24,8 @@ from tplaunch.launcher.commands.bench import BenchConfig, bench
 from tplaunch.launcher.commands.check import CheckConfig, check
 from tplaunch.launcher.commands.collective_bench import bench_collectives
 from tplaunch.launcher.commands.generate import run
+from tplaunch.launcher.commands.join import JoinConfig, join
+from tplaunch.launcher.commands.keygen import keygen
 from tplaunch.launcher.commands.models import show_models
 from tplaunch.launcher.commands.predict import predict
 from tplaunch.launcher.commands.serve import serve
@@ -118,6 +120,10 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "check":
         rank_options = RankOptions(**declared_values(RankOptions, options))
         return check(CheckConfig(options.devices, options.json, options.verbose, rank_options))
+    if options.command == "keygen":
+        return keygen(options.file)
+    if options.command == "join":
+        return join(JoinConfig(head=options.head, **declared_values(JoinConfig, options)))
     if options.command == "models":
         return show_models(options.json, options.markdown)
     if options.command == "bench-collectives":

@@ -17,7 +17,7 @@ def add_prediction_options(parser: argparse._ArgumentGroup) -> None:
         "--link",
         metavar="LATENCY,RATE",
         help="between any two hosts: the time that a message is on its way, half of what ping says, and the"
-        " rate, such as 1000us,1Gbit",
+        " rate, such as 1000us,1Gbit; with it there are two hosts unless --hosts says more",
     )
     parser.add_argument(
         "--host-devices",
@@ -28,7 +28,6 @@ def add_prediction_options(parser: argparse._ArgumentGroup) -> None:
         f" memory, its speed in prefill, the time of a submission; {HERE} for this machine's; once for all"
         " hosts, or once for each (default: every host is like this one)",
     )
-    parser.add_argument("--hosts", type=int, metavar="N", help="how many hosts (default: 2 with a --link)")
     parser.add_argument("--pipeline", type=int, metavar="N", help="stages (default: every number of them)")
     parser.add_argument(
         "--wire", choices=tuple(WIRE_BYTES), default="f32", help="between hosts (default: %(default)s)"
@@ -40,11 +39,11 @@ def add_prediction_options(parser: argparse._ArgumentGroup) -> None:
 
 def prediction_config(options: argparse.Namespace) -> PredictionConfig | None:
     """Returns what is asked for; None where only the plan is. Raises UsageError."""
-    if not (options.speed or options.link or options.host_devices or (options.hosts or 1) > 1):
+    if not (options.speed or options.link or options.host_devices or options.hosts > 1):
         return None
     described = tuple(None if text == HERE else parse_host(text) for text in options.host_devices)
     return PredictionConfig(
-        num_hosts=options.hosts,
+        num_hosts=options.hosts if options.hosts > 1 else None,
         link=None if options.link is None else parse_link(options.link),
         described=described,
         pipeline=options.pipeline,

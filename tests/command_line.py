@@ -88,8 +88,12 @@ class CommandLine:
             text=True,
             start_new_session=True,
         )
-        self._started.append(process)
+        self.adopt(process)
         return process
+
+    def adopt(self, process: subprocess.Popen[str]) -> None:
+        """Counts a process that another has started, in a session of its own, as one of these runs."""
+        self._started.append(process)
 
     def living_processes(self) -> list[psutil.Process]:
         """The processes of these runs that still live, found by session or a mark in their environment."""

@@ -41,6 +41,7 @@ from tplaunch.worker.device import Device, DeviceId, SelfCheckingDevice, TimedDe
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.measuring.two_phase import NEVER, kept_measurements, measured_threshold
 from tplaunch.worker.open_device import open_device
+from tplaunch.worker.place import WorkerPlace
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program, build_sums
 from tplaunch.worker.step.clock import StepClock, account_for_device
@@ -63,7 +64,7 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
     """Runs a rank until it is told to shut down. What goes wrong is raised."""
     control.send(Hello(PROTOCOL_VERSION, rank))
     load = _expect(control.receive(), Load)
-    worker = Worker(load, device_id, control.folder)
+    worker = Worker(load, device_id, control.place)
     try:
         device = worker.device
         control.send(
@@ -102,14 +103,14 @@ class Worker:
     """A rank's device, its shard, and its place among the ranks."""
 
     def __init__(
-        self, load: Load, device_id: DeviceId, folder: Path, collective: Collective | None = None
+        self, load: Load, device_id: DeviceId, place: WorkerPlace, collective: Collective | None = None
     ) -> None:
-        """folder: the run's private one. collective: one to use in place of the run's."""
+        """collective: one to use in place of the run's."""
         self._load = load
         self._num_ranks = len(load.group)  # that all-reduce
         self._tensors = {tensor.name: tensor for tensor in load.tensors}
         self._shards = rank_shards(load.spec, load.share, self._tensors)
-        self.weights: WeightSource = open_weights(load)
+        self.weights: WeightSource = open_weights(load, place.files)
         self.device: Device = open_device(device_id, load.options, load.limits)
         timed = self.device if isinstance(self.device, TimedDevice) else None
         self._timed = timed if load.options.timestamps else None
@@ -121,7 +122,10 @@ class Worker:
             slot_bytes=slot_bytes(load.spec, load.limits),
             timeout_seconds=load.options.timeout_seconds,
             token=load.token,
-            folder=folder,
+            folder=Path(place.folder),
+            address=place.address or None,
+            hosts=[load.placement.hosts[rank] for rank in load.group],
+            names=load.group,
         )
         log.info("rank %d of %d on %s", load.share.rank, load.placement.num_ranks, self.device.name)
         self._runner = SegmentRunner(self.device, self.collective)

@@ -54,6 +54,19 @@ def _await_end(parent: int, descriptor: int | None) -> NoReturn:
     os._exit(1)
 
 
+def beat(descriptor: int, seconds: float) -> None:
+    """Writes a byte to a pipe every so many seconds, from a thread that no device can hold up."""
+
+    def write() -> None:
+        with contextlib.suppress(OSError):  # nobody has its other end any more
+            while True:
+                with contextlib.suppress(BlockingIOError):  # nobody has read it for hours
+                    os.write(descriptor, b".")
+                time.sleep(seconds)
+
+    threading.Thread(target=write, name="tplaunch beats", daemon=True).start()
+
+
 def pin(cores: list[int]) -> None:
     """Keeps all threads of this process on the given cores: those to come, and those that there are.
 

@@ -153,7 +153,7 @@ class _Run:
             Origin(),
             sample.spec(self._model.spec),
             sample.tensors(self._model.tensors),
-            replace(sample.share(self._shares[rank]), rank=rank),
+            replace(sample.share(self._shares[rank]), rank=rank, index=rank),
             Placement.single(self._group_size),
             self._limits,
             options,

@@ -10,7 +10,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from tplaunch.worker.device import DeviceId
 from tplaunch.worker.jobs.messages import Begin, Prepared, StepPoint, StepSeconds, StepsJob, StillThere
 from tplaunch.worker.jobs.pipe import JobPipe
 from tplaunch.worker.loop import Worker
+from tplaunch.worker.place import WorkerPlace
 
 MIN_RUNS = 3
 SIGN_SECONDS = 1.0  # between two signs of life
@@ -59,7 +59,7 @@ def time_steps(job: StepsJob, device_id: DeviceId, pipe: JobPipe) -> None:
     load = job.load
     collective = WithoutPeers(len(load.group), slot_bytes(load.spec, load.limits))
     with tempfile.TemporaryDirectory() as folder:
-        worker = Worker(load, device_id, Path(folder), collective)
+        worker = Worker(load, device_id, WorkerPlace(folder), collective)
         try:
             collective.connect([""])
             worker.load_weights(Signs(pipe), [worker.device.kind])
