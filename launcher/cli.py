@@ -36,6 +36,7 @@ from tplaunch.launcher.declared import declared_values
 from tplaunch.launcher.errors import EXIT_FAILURE, EXIT_USAGE, UsageError
 from tplaunch.launcher.evaluation_options import EVALUATIONS, evaluate
 from tplaunch.launcher.generate_config import GenerateConfig
+from tplaunch.launcher.hosts.placing import COMMANDS, take_place
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import run_config
 from tplaunch.launcher.options import make_parser
@@ -124,6 +125,8 @@ def _dispatch(options: argparse.Namespace) -> int:
         return keygen(options.file)
     if options.command == "join":
         return join(JoinConfig(head=options.head, **declared_values(JoinConfig, options)))
+    if options.command in COMMANDS and (joins := take_place(options, os.environ)) is not None:
+        return join(joins)
     if options.command == "models":
         return show_models(options.json, options.markdown)
     if options.command == "bench-collectives":

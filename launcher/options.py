@@ -18,6 +18,7 @@ from tplaunch.launcher.completion import SHELLS, PrintCompletion
 from tplaunch.launcher.declared import add_declared
 from tplaunch.launcher.errors import EXIT_USAGE
 from tplaunch.launcher.evaluation_options import add_evaluation_commands
+from tplaunch.launcher.hosts.placing import COMMANDS, add_place_options
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
 from tplaunch.launcher.prediction_options import add_prediction_options
@@ -75,6 +76,8 @@ def make_parser() -> Parser:
     _add_bench(commands.add_parser("bench", help="measure prefill and decode"))
     add_evaluation_commands(commands)
     _add_measured(commands)
+    for name in COMMANDS:
+        add_place_options(commands.choices[name])
     parser.commands = commands.choices
     return parser
 

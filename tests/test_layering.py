@@ -64,7 +64,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "worker": (
         "candidates faults folders formats process",
-        "place",
+        "head_watch place",
         "control ops",
         "buffers",
         "programs",

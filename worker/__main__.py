@@ -19,7 +19,7 @@ from tplaunch.worker.device import DeviceError, DeviceId, NotInstalledError
 from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.loop import serve
 from tplaunch.worker.place import read_place
-from tplaunch.worker.process import beat, end_with_parent, keep_standard_output, pin
+from tplaunch.worker.process import beat, end_with_parent, keep_standard_output, pin, remove_with_parent
 
 EXPECTED_ERRORS = (CollectiveError, DeviceError, ValueError)  # their message says what to do
 log = logging.getLogger("worker")
@@ -42,6 +42,8 @@ def main() -> int:
         descriptor, _, seconds = arguments.beats.partition(":")
         beat(int(descriptor), float(seconds))
     place = None if arguments.place is None else read_place(arguments.place)
+    if place is not None:
+        remove_with_parent(Path(place.folder))
     control = ControlSocket(arguments.connect, arguments.rank, place)
     try:
         serve(control, arguments.rank, _device_id(arguments))
