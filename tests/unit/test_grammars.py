@@ -176,7 +176,7 @@ def test_grammars_of_other_types_are_refused(make: Any, given: Any) -> None:
 
 
 def test_grammars_of_llama_cpp_are_refused_by_name() -> None:
-    for gbnf in ('root ::= "yes" | "no"', 'x ::= [a-z]\n\n  root\n::= x+'):
+    for gbnf in ('root ::= "yes" | "no"', "x ::= [a-z]\n\n  root\n::= x+"):
         with pytest.raises(GrammarError, match="the grammar is GBNF, and Lark's are read"):
             specs.lark(gbnf)
     assert specs.lark('start: "root ::= x"').kind == "lark"
