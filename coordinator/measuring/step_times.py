@@ -24,7 +24,7 @@ class GroupReduces:
 
 
 class StepTimes:
-    """The times of steps since they were taken last; `note` is called for each, `add_up` when time is left."""
+    """The times of steps since they were taken last; `note` is called for each, `add_up` when time allows."""
 
     def __init__(self, num_ranks: int, trace: Trace | None) -> None:
         self.trace = trace
