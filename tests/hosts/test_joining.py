@@ -73,7 +73,7 @@ def test_a_stranger_is_told_and_leaves_the_others_running(hosts: MakeHosts, tmp_
     assert keyless.wait(20) == 2 and "needs a key" in keyless.text
     assert insecure.wait(20) == 1 and "only one of the two sides has one" in insecure.text
     assert "WARNING: --insecure" in insecure.text
-    start_joiner(other, head)
+    start_joiner(other, head).stderr.wait_for("this is host 1", WAITS)
     late = start_joiner(stranger, head)
     assert len(tokens_of(head)) == 24
     assert late.wait(WAITS) == 1
