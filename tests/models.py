@@ -254,7 +254,7 @@ class Rank:
         two_phase: bool = False,
         shares_routing: bool = False,
     ) -> None:
-        self.two_phase, self.shares_routing = two_phase, shares_routing
+        self.two_phase, self.shares_routing, self.host_sums = two_phase, shares_routing, False
         self.spec, self.share, self.num_ranks, self.limits = spec, share, num_ranks, limits
         self.shards: dict[str, Shard] = rank_shards(spec, share, file.tensors)
         self.device = open_device(limits)
@@ -275,6 +275,12 @@ class Rank:
         self.copier = BlockCopier(self.device, load)
 
     def submit(self, step: Step) -> Program:
+        program = self.prepared(step)
+        self.device.submit(program, step.token_ids.size)
+        return program
+
+    def prepared(self, step: Step) -> Program:
+        """Writes the step; returns its program, which is ready to be submitted."""
         self.writer.write(step)
         self.copier.copy(step)
         num_rows, num_logits = step.token_ids.size, step.logit_rows.size
@@ -290,9 +296,9 @@ class Rank:
             activations=self.limits.activations,
             two_phase=self.two_phase,
             shares_routing=self.shares_routing,
+            host_sums=self.host_sums,
         )
         self.device.prepare(program)
-        self.device.submit(program, num_rows)
         return program
 
     def logits(self, step: Step) -> Floats:
@@ -311,11 +317,13 @@ class LocalChannel(Channel):
         self._received = deque[tuple[int, Message]](
             (rank, Hello(PROTOCOL_VERSION, rank)) for rank in range(len(ranks))
         )
-        arena = private_arena(
-            len(ranks), ranks[0].limits.max_rows * padded(ranks[0].spec.embedding_length) * 4
-        )
+        self.attach(ranks, ranks[0].limits.max_rows * padded(ranks[0].spec.embedding_length) * 4)
+
+    def attach(self, ranks: Sequence[Rank], slot_bytes: int) -> None:
+        """Gives the devices the memory of partial sums."""
+        arena = private_arena(len(ranks), slot_bytes)
         for rank in ranks:
-            rank.device.attach_partials(arena, rank.share.rank)
+            rank.device.attach_partials(arena, rank.share.rank, len(ranks))
 
     def send(self, rank: int, message: Message) -> None:
         assert isinstance(message, Load), f"{type(message).__name__} is for all ranks"
@@ -368,6 +376,7 @@ class LocalEngine(Engine):
         two_phase: bool = False,
         expert_split: str = "columns",
         shares_routing: bool = False,
+        open_channel: Callable[[Sequence[Rank], str], LocalChannel] = LocalChannel,
     ) -> None:
         file, spec = open_model(path)
         if not spec.is_recurrent:  # as the launcher does
@@ -377,7 +386,7 @@ class LocalEngine(Engine):
             Rank(file, spec, share, len(plan), limits, open_device, two_phase, shares_routing)
             for share in plan
         ]
-        channel = LocalChannel(self.ranks, file.origin.model_hash)
+        channel = open_channel(self.ranks, file.origin.model_hash)
         config = EngineConfig(RankOptions(), limits, 60.0)
         super().__init__(channel, file.origin, file.tensors.values(), spec, plan, config)
         self.load(lambda rank, progress: None)

@@ -33,16 +33,15 @@ from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import padded, shares_routing
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
-from tplaunch.worker.buffers.step import StepLayout, StepView
 from tplaunch.worker.buffers.sums import slot_bytes
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import Device, DeviceId, SelfCheckingDevice, TimedDevice, TunableDevice
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
-from tplaunch.worker.measuring.two_phase import NEVER, kept_measurements, measured_threshold
+from tplaunch.worker.measuring.ways import large_bytes, way
 from tplaunch.worker.open_device import open_device
 from tplaunch.worker.programs.program import Program
-from tplaunch.worker.programs.transformer import build_program, build_sums
+from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.step.clock import StepClock, account_for_device
 from tplaunch.worker.step.copies import BlockCopier
 from tplaunch.worker.step.segments import SegmentRunner
@@ -70,7 +69,7 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
             Attached(worker.weights.model_hash, device.name, device.kind, worker.collective.endpoint)
         )
         peers = _expect(control.receive(), Connect)
-        worker.collective.connect(peers.endpoints)
+        worker.connect(peers.endpoints)
         worker.load_weights(control, peers.kinds)
         worker.prepare()
         control.send(
@@ -83,6 +82,8 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
         )
         with collected_by_hand():
             while not isinstance(message := control.receive(), Shutdown):
+                if isinstance(message, Step):
+                    worker.collective.begin_step(message.number, control.digest())
                 control.send(worker.answer(message))
                 collect_if_due()  # while the coordinator samples
     except BaseException as error:
@@ -101,8 +102,8 @@ def _expect(message: Message, kind: type[M]) -> M:
 class Worker:
     """A rank's device, its shard, and its place among the ranks."""
 
-    def __init__(self, load: Load, device_id: DeviceId, folder: Path) -> None:
-        """folder: the run's private one."""
+    def __init__(self, load: Load, device_id: DeviceId, folder: Path, address: str | None = None) -> None:
+        """folder: the run's private one. address: where ranks of other hosts reach this one."""
         self._load = load
         self._num_ranks = len(load.group)  # that all-reduce
         self._tensors = {tensor.name: tensor for tensor in load.tensors}
@@ -120,10 +121,18 @@ class Worker:
             timeout_seconds=load.options.timeout_seconds,
             token=load.token,
             folder=folder,
+            hosts=[load.placement.hosts[rank] for rank in load.group],
+            names=load.group,
+            wire=load.options.wire,
+            address=address,
         )
         log.info("rank %d of %d on %s", load.share.rank, load.placement.num_ranks, self.device.name)
         self._runner = SegmentRunner(self.device, self.collective)
         self._programs: dict[tuple[int, int], Program] = {}
+
+    def connect(self, endpoints: Sequence[str]) -> None:
+        """Reaches the ranks that this one all-reduces with. endpoints: of all ranks."""
+        self.collective.connect([endpoints[rank] for rank in self._load.group])
 
     def load_weights(self, control: ControlSocket, kinds: Sequence[str]) -> None:
         """Allocates every buffer and fills the weights, telling the coordinator how far it is.
@@ -145,8 +154,10 @@ class Worker:
             **activation_buffers(spec, share, self._shards, limits),
         }
         self.device.create_buffers(buffers)
-        self.device.attach_partials(self.collective.arena, self.collective.write_slot)
-        self._two_phase_bytes = self._threshold(kinds)  # before ranks take their time to load
+        collective = self.collective
+        self.device.attach_partials(collective.arena, collective.write_slot, collective.num_partials)
+        # Before ranks take their time to load.
+        self._large_bytes = large_bytes(self._load, self._shards, self._runner, kinds)
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
@@ -167,32 +178,10 @@ class Worker:
         buckets = {1, min(2, limits.max_rows), limits.max_rows}  # between them nothing else begins
         return self.device.prove(
             [
-                self._build(rows, min(rows, limits.max_logit_rows), two_phase=rows == limits.max_rows)
+                self._build(rows, min(rows, limits.max_logit_rows), large=rows == limits.max_rows)
                 for rows in sorted(buckets)
             ]
         )
-
-    def _threshold(self, kinds: Sequence[str]) -> float:
-        """From how many bytes on an all-reduce has two phases; the same on all ranks."""
-        load, wanted = self._load, self._load.options.all_reduce
-        if wanted == "two-phase":
-            return 0
-        if wanted == "one-shot" or self._num_ranks <= 2 or not self.collective.has_two_phases:
-            return NEVER
-
-        def build(rows: int, two_phase: bool) -> Program:
-            program = build_sums(load.spec, load.share, self._shards, self._num_ranks, rows, two_phase)
-            self.device.prepare(program)
-            return program
-
-        header = StepView(self.device.view("step").view(np.uint32), StepLayout(load.limits)).header
-        kept = kept_measurements(kinds, load.options.measure_anew) if load.share.rank == 0 else None
-        threshold = measured_threshold(
-            self._runner, build, load.limits.max_rows, self._row_bytes, header, kept
-        )
-        if threshold != NEVER:
-            log.info("all-reduces have two phases from %d bytes on", threshold)
-        return threshold
 
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""
@@ -252,12 +241,12 @@ class Worker:
         limits = self._load.limits
         key = (row_bucket(num_rows, limits.max_rows), row_bucket(num_logit_rows, limits.max_logit_rows))
         if key not in self._programs:
-            program = self._build(*key, two_phase=key[0] * self._row_bytes >= self._two_phase_bytes)
+            program = self._build(*key, large=key[0] * self._row_bytes >= self._large_bytes)
             self.device.prepare(program)
             self._programs[key] = program
         return self._programs[key]
 
-    def _build(self, rows: int, logit_rows: int, two_phase: bool = False) -> Program:
+    def _build(self, rows: int, logit_rows: int, large: bool = False) -> Program:
         load = self._load
         return build_program(
             load.spec,
@@ -267,8 +256,8 @@ class Worker:
             rows,
             logit_rows,
             activations=load.limits.activations,
-            two_phase=two_phase,
             shares_routing=self._shares_routing,
+            **way(self.collective, large),
         )
 
     def close(self) -> None:
