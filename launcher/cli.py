@@ -24,6 +24,8 @@ from tplaunch.launcher.commands.bench import BenchConfig, bench
 from tplaunch.launcher.commands.check import CheckConfig, check
 from tplaunch.launcher.commands.collective_bench import bench_collectives
 from tplaunch.launcher.commands.generate import run
+from tplaunch.launcher.commands.join import JoinConfig, join
+from tplaunch.launcher.commands.keygen import keygen
 from tplaunch.launcher.commands.models import show_models
 from tplaunch.launcher.commands.serve import serve
 from tplaunch.launcher.commands.show import show_devices, show_plan, write_logits
@@ -33,6 +35,7 @@ from tplaunch.launcher.declared import declared_values
 from tplaunch.launcher.errors import EXIT_FAILURE, EXIT_USAGE, UsageError
 from tplaunch.launcher.evaluation_options import EVALUATIONS, evaluate
 from tplaunch.launcher.generate_config import GenerateConfig
+from tplaunch.launcher.hosts.placing import COMMANDS, take_place
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import run_config
 from tplaunch.launcher.options import make_parser
@@ -116,6 +119,12 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "check":
         rank_options = RankOptions(**declared_values(RankOptions, options))
         return check(CheckConfig(options.devices, options.json, options.verbose, rank_options))
+    if options.command == "keygen":
+        return keygen(options.file)
+    if options.command == "join":
+        return join(JoinConfig(head=options.head, **declared_values(JoinConfig, options)))
+    if options.command in COMMANDS and (joins := take_place(options, os.environ)) is not None:
+        return join(joins)
     if options.command == "models":
         return show_models(options.json, options.markdown)
     if options.command == "bench-collectives":

@@ -13,10 +13,12 @@ from tplaunch.coordinator.architectures.shapes import SHAPES
 from tplaunch.coordinator.options import RankOptions, declared_options
 from tplaunch.coordinator.server.settings import ServerSettings
 from tplaunch.launcher.chat_options import add_chat_options
+from tplaunch.launcher.commands.join import JoinConfig
 from tplaunch.launcher.completion import SHELLS, PrintCompletion
 from tplaunch.launcher.declared import add_declared
 from tplaunch.launcher.errors import EXIT_USAGE
 from tplaunch.launcher.evaluation_options import add_evaluation_commands
+from tplaunch.launcher.hosts.placing import COMMANDS, add_place_options
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
 from tplaunch.launcher.sampling_options import add_sampling_options
@@ -68,6 +70,19 @@ def make_parser() -> Parser:
     _add_serve(
         commands.add_parser("serve", help="answer programs over HTTP, by OpenAI's and Anthropic's API")
     )
+    _add_shown(commands)
+    _add_logits(commands.add_parser("logits", help="write the logits of every position to an .npz file"))
+    _add_bench(commands.add_parser("bench", help="measure prefill and decode"))
+    add_evaluation_commands(commands)
+    _add_measured(commands)
+    for name in COMMANDS:
+        add_place_options(commands.choices[name])
+    parser.commands = commands.choices
+    return parser
+
+
+def _add_shown(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the commands that show something, and start nothing."""
     devices = commands.add_parser("devices", help="list the Vulkan devices")
     devices.add_argument("--json", action="store_true", help="as JSON")
     models = commands.add_parser("models", help="list the architectures and weight types that run")
@@ -78,17 +93,10 @@ def make_parser() -> Parser:
     plan.add_argument("--json", action="store_true", help="as JSON")
     _add_shape(plan, "model (a file or a shape)")
     add_model_options(plan)
-    logits = commands.add_parser("logits", help="write the logits of every position to an .npz file")
-    logits.add_argument(
-        "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"
-    )
-    logits.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="file with arrays tokens and logits"
-    )
-    add_model_options(logits)
-    bench = commands.add_parser("bench", help="measure prefill and decode")
-    _add_bench(bench)
-    add_evaluation_commands(commands)
+
+
+def _add_measured(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the commands that measure and check devices."""
     _add_tune(
         commands.add_parser(
             "tune",
@@ -98,6 +106,11 @@ def make_parser() -> Parser:
             " so by itself for what was not measured before; this does it anew, as after a change of clocks.",
         )
     )
+    keygen = commands.add_parser("keygen", help="make the key file by which hosts of a run know each other")
+    keygen.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="(default: ~/.config/tplaunch/hosts.key)"
+    )
+    _add_join(commands.add_parser("join", help="lend this machine's devices to a run on another one"))
     _add_check(
         commands.add_parser(
             "check",
@@ -110,8 +123,6 @@ def make_parser() -> Parser:
     _add_bench_collectives(
         commands.add_parser("bench-collectives", help="measure the ranks' all-reduces; needs no device")
     )
-    parser.commands = commands.choices
-    return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -150,6 +161,23 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         names = [name for name, option in declared.items() if option.group == title]
         add_declared(parser.add_argument_group(title), ServerSettings, names)
     add_serving_options(parser)
+
+
+def _add_join(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "head", metavar="HEAD[:PORT]", help="the address that the head prints when it waits for hosts"
+    )
+    add_declared(parser, JoinConfig, declared_options(JoinConfig))
+
+
+def _add_logits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="file with arrays tokens and logits"
+    )
+    add_model_options(parser)
 
 
 def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:

@@ -17,7 +17,10 @@ from tplaunch.worker.step.segments import SegmentRunner
 
 
 class HostsChannel(LocalChannel):
-    """A channel whose ranks run each step at once, a thread a rank, and all-reduce behind each segment."""
+    """A channel whose ranks run each step at once, a thread a rank, and all-reduce behind each segment.
+
+    They are of one stage.
+    """
 
     def __init__(
         self,
@@ -33,19 +36,19 @@ class HostsChannel(LocalChannel):
             rank.host_sums = host_sums
         super().__init__(ranks, model_hash)
 
-    def attach(self, ranks: Sequence[Rank], slot_bytes: int) -> None:
+    def attach(self, stage: Sequence[Rank], slot_bytes: int) -> None:
         def make(**arguments: Any) -> Collective:
             return collectives.create("shared-memory", hosts=self._hosts, wire=self._wire, **arguments)
 
-        self._collectives = self._stack.enter_context(connected(make, len(ranks), slot_bytes=slot_bytes))
+        self._collectives = self._stack.enter_context(connected(make, len(stage), slot_bytes=slot_bytes))
         self._runners = []
-        for rank, collective in zip(ranks, self._collectives, strict=True):
+        for rank, collective in zip(stage, self._collectives, strict=True):
             rank.device.attach_partials(collective.arena, collective.write_slot, collective.num_partials)
             self._runners.append(SegmentRunner(rank.device, collective))
 
-    def _run(self, step: Step) -> None:
-        programs = [rank.prepared(step) for rank in self._ranks]
-        row_length = padded(self._ranks[0].spec.embedding_length)
+    def _run_stage(self, step: Step, stage: list[Rank]) -> None:
+        programs = [rank.prepared(step) for rank in stage]
+        row_length = padded(stage[0].spec.embedding_length)
 
         def run(collective: Collective) -> None:
             collective.begin_step(step.number, bytes(8))
@@ -55,7 +58,6 @@ class HostsChannel(LocalChannel):
         for error in on_ranks(self._collectives, run):
             if error is not None:
                 raise error
-        self._logits = [rank.logits(step) for rank in self._ranks]
 
 
 @contextlib.contextmanager

@@ -53,7 +53,8 @@ def large_bytes(
     header = StepView(device.view("step").view(np.uint32), StepLayout(load.limits)).header
     kept = None
     if collective.rank == 0:
-        hosts = f"{load.placement.hosts} as {load.options.wire}" if collective.can_sum else ""
+        placed = tuple(load.placement.hosts[rank] for rank in load.group)
+        hosts = f"{placed} as {load.options.wire}" if collective.can_sum else ""
         kept = kept_measurements(kinds, load.options.measure_anew, hosts)
     row_bytes = padded(load.spec.embedding_length) * 4
     threshold = measured_threshold(runner, build, load.limits.max_rows, row_bytes, header, kept)
