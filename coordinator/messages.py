@@ -181,6 +181,7 @@ class StepDone:
         Lap, ...
     ] = ()  # for a trace: those of the host; where the device has timestamps: its segments
     answer: Answer = field(default_factory=Answer)
+    sent_bytes: int = 0  # in messages to other ranks, with all that these take on the way
 
 
 @dataclass(frozen=True)

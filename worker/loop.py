@@ -218,6 +218,7 @@ class Worker:
         clock.lap("host")
         if self._ends.begin(step):
             clock.lap("handover")
+        sent_before = self._sent_bytes
         self._runner.run(program, step.token_ids.size, self._row_bytes // 4, clock.lap)
         if self._ends.finish(step):
             clock.lap("handover")
@@ -229,7 +230,13 @@ class Worker:
         clock.lap("host")
         ledger = clock.ledger()
         laps = self._laps(clock, ledger) if self._timed is not None else []
-        return StepDone(step.number, whole, ledger, tuple(laps), answer)
+        sent_bytes = self._sent_bytes - sent_before
+        return StepDone(step.number, whole, ledger, tuple(laps), answer, sent_bytes)
+
+    @property
+    def _sent_bytes(self) -> int:
+        """Bytes sent to other ranks by messages so far."""
+        return self.collective.sent_bytes + self.handover.sent_bytes
 
     def _fetch(self, message: FetchRows) -> Rows:
         """The rows of a step's logits, which no step has overwritten yet."""

@@ -18,7 +18,7 @@ class SegmentRunner:
 
     def run(self, program: Program, num_rows: int, row_length: int, lap: Callable[[str], None]) -> None:
         """row_length: of the residual stream. `lap` is told what the time since its last call went to."""
-        device = self.device
+        device, self.collective.lap = self.device, lap
         device.submit(program, num_rows)
         lap("submit")
         for index, segment in enumerate(program.segments):
