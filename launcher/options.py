@@ -70,6 +70,20 @@ def make_parser() -> Parser:
     _add_serve(
         commands.add_parser("serve", help="answer programs over HTTP, by OpenAI's and Anthropic's API")
     )
+    _add_shown(commands)
+    _add_logits(commands.add_parser("logits", help="write the logits of every position to an .npz file"))
+    _add_bench(commands.add_parser("bench", help="measure prefill and decode"))
+    add_evaluation_commands(commands)
+    _add_hosts(commands)
+    _add_measured(commands)
+    for name in COMMANDS:
+        add_place_options(commands.choices[name])
+    parser.commands = commands.choices
+    return parser
+
+
+def _add_shown(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the commands that show something, and start nothing."""
     devices = commands.add_parser("devices", help="list the Vulkan devices")
     devices.add_argument("--json", action="store_true", help="as JSON")
     models = commands.add_parser("models", help="list the architectures and weight types that run")
@@ -80,17 +94,23 @@ def make_parser() -> Parser:
     plan.add_argument("--json", action="store_true", help="as JSON")
     _add_shape(plan, "model (a file or a shape)")
     add_model_options(plan)
-    logits = commands.add_parser("logits", help="write the logits of every position to an .npz file")
-    logits.add_argument(
-        "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"
+
+
+def _add_hosts(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the commands by which other hosts take part in a run."""
+    keygen = commands.add_parser("keygen", help="make the key file by which hosts of a run know each other")
+    keygen.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="(default: ~/.config/tplaunch/hosts.key)"
     )
-    logits.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="file with arrays tokens and logits"
+    join = commands.add_parser("join", help="lend this machine's devices to a run on another one")
+    join.add_argument(
+        "head", metavar="HEAD[:PORT]", help="the address that the head prints when it waits for hosts"
     )
-    add_model_options(logits)
-    bench = commands.add_parser("bench", help="measure prefill and decode")
-    _add_bench(bench)
-    add_evaluation_commands(commands)
+    add_declared(join, JoinConfig, declared_options(JoinConfig))
+
+
+def _add_measured(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the commands that measure and check devices."""
     _add_tune(
         commands.add_parser(
             "tune",
@@ -100,11 +120,6 @@ def make_parser() -> Parser:
             " so by itself for what was not measured before; this does it anew, as after a change of clocks.",
         )
     )
-    keygen = commands.add_parser("keygen", help="make the key file by which hosts of a run know each other")
-    keygen.add_argument(
-        "file", nargs="?", type=Path, metavar="FILE", help="(default: ~/.config/tplaunch/hosts.key)"
-    )
-    _add_join(commands.add_parser("join", help="lend this machine's devices to a run on another one"))
     _add_check(
         commands.add_parser(
             "check",
@@ -117,10 +132,6 @@ def make_parser() -> Parser:
     _add_bench_collectives(
         commands.add_parser("bench-collectives", help="measure the ranks' all-reduces; needs no device")
     )
-    for name in COMMANDS:
-        add_place_options(commands.choices[name])
-    parser.commands = commands.choices
-    return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -161,11 +172,14 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add_serving_options(parser)
 
 
-def _add_join(parser: argparse.ArgumentParser) -> None:
+def _add_logits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "head", metavar="HEAD[:PORT]", help="the address that the head prints when it waits for hosts"
+        "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"
     )
-    add_declared(parser, JoinConfig, declared_options(JoinConfig))
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="file with arrays tokens and logits"
+    )
+    add_model_options(parser)
 
 
 def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:

@@ -120,8 +120,9 @@ class Worker:
             timeout_seconds=load.options.timeout_seconds,
             token=load.token,
             folder=Path(place.folder),
-            names=load.group,
             address=place.address or None,
+            hosts=[load.placement.hosts[rank] for rank in load.group],
+            names=load.group,
         )
         log.info("rank %d of %d on %s", load.share.rank, load.placement.num_ranks, self.device.name)
         self._runner = SegmentRunner(self.device, self.collective)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.hosts.conftest import MakeHosts
-from tests.hosts.namespaces import PLACE, PREFIX, add_namespace, ip, remove_abandoned
+from tests.hosts.namespaces import PLACE, PREFIX, add_namespace, ip, own_mark, remove_abandoned
 from tests.hosts.network import Host, Network, Stalls
 
 TALK = Path(__file__).with_name("talk.py")
@@ -129,11 +129,16 @@ def test_what_a_killed_test_run_has_left_is_removed(hosts: MakeHosts) -> None:
 
 def test_what_fails_in_the_middle_is_removed(hosts: MakeHosts, tmp_path: Path) -> None:
     hosts(1)
-    before = set(PLACE.iterdir())
+    before = own_namespaces()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="on purpose"):
         patch.setattr(Network, "_cable", fail)
         Network(2, dict(os.environ), tmp_path)
-    assert set(PLACE.iterdir()) == before
+    assert own_namespaces() == before
+
+
+def own_namespaces() -> set[Path]:
+    """Returns those of this process: other tests run beside it."""
+    return set(PLACE.glob(f"{own_mark()}-*"))
 
 
 def fail(self: Network, host: Host) -> None:
