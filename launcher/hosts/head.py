@@ -194,11 +194,9 @@ class Head(Clerk):
             for member in self._members.everybody:
                 member.num_silent_ticks += member.is_considered
                 if member.num_silent_ticks > TICKS_PER_SILENCE:
-                    silence = self.silence_seconds
-                    self._lose(
-                        member,
-                        f"said nothing for {silence:g} s: it is off, frozen, or cut off from the network",
-                    )
+                    silence = f"said nothing for {self.silence_seconds:g} s"
+                    self._send(member, End(f"the head has given this host up: it {silence}"))
+                    self._lose(member, f"{silence}: it is off, frozen, or cut off from the network")
                 elif self._ticks % TICKS_PER_BEAT == 0:
                     self._send(member, Beat())
 
