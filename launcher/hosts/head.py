@@ -24,6 +24,9 @@ from tplaunch.launcher.hosts.messages import (
     MAX_FRAME_BYTES,
     Beat,
     End,
+    Fetched,
+    Fetching,
+    FetchPart,
     FoundModel,
     FromHead,
     Join,
@@ -135,6 +138,22 @@ class Head(Clerk):
                 if not self._changed.wait(max(0.0, deadline - time.monotonic())):
                     return
 
+    def ask_to_fetch(self, wanted: Mapping[int, Sequence[FetchPart]]) -> list[Member]:
+        """Has those of the hosts that lack the model fetch their part; returns them."""
+        with self._changed:
+            found = [self._members[host] for host in wanted if self._members[host].fetches]
+            for member in found:
+                member.fetching, member.fetched = (0, 0), None
+                for part in wanted[member.host]:
+                    self._send(member, part)
+            return found
+
+    def wait(self) -> None:
+        """Waits for a change, but not long. Raises RunError where nobody is heard."""
+        with self._changed:
+            self._changed.wait(LOOK_SECONDS)
+        self._check_post()
+
     def faults(self, members: Collection[Member]) -> list[tuple[Member, dict[int, str]]]:
         """Returns those with which something is wrong, and how which of their ranks ended.
 
@@ -175,6 +194,11 @@ class Head(Clerk):
                 self._lose(member, f"has left: {message.reason}")
             elif isinstance(message, FoundModel):
                 self._admit(member, message)
+            elif isinstance(message, Fetching):
+                member.fetching = message.done, message.total
+            elif isinstance(message, Fetched):
+                member.fetched = message
+                self._changed.notify_all()
             elif isinstance(message, RanksStarted) and message.run == self._run:
                 member.logs = message.logs
             elif isinstance(message, RankEnded) and message.run == self._run:
@@ -242,6 +266,7 @@ class Head(Clerk):
         if reason:
             self._refuse(member, reason)
             return
+        member.fetches = found.fetches
         self._send(member, Welcome(member.host, self._num_hosts))
         num_missing = self._members.num_missing
         self._remark(member.welcome + (f"; {num_missing} more to come" if num_missing else ""))

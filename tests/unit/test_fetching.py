@@ -27,10 +27,11 @@ from tplaunch.coordinator.wire import Frame, WireError
 from tplaunch.launcher.hosts.fetching import messages, store
 from tplaunch.launcher.hosts.fetching.blocks import BLOCK_BYTES, Block, Grid, Strips
 from tplaunch.launcher.hosts.fetching.client import MAX_TRIES, FetchError
-from tplaunch.launcher.hosts.fetching.facts import ModelFacts, PartFacts
+from tplaunch.launcher.hosts.fetching.facts import ModelFacts
 from tplaunch.launcher.hosts.fetching.messages import AskBytes, BytesFollow, Refused, Reply
 from tplaunch.launcher.hosts.fetching.store import Store, StoreError
 from tplaunch.launcher.hosts.fetching.wanted import MAX_BLOCKS, from_integers
+from tplaunch.launcher.hosts.messages import WantedPart
 
 # Wide enough that a rank's columns are some of a row's tiles.
 WIDE = make_spec(
@@ -194,7 +195,7 @@ def test_a_model_that_changes_on_the_head_is_refused(wide: Fetched) -> None:
 
 def test_another_header_than_the_models_is_refused(wide: Fetched) -> None:
     part = wide.server.facts.parts[0]
-    other = PartFacts(part.num_bytes, part.header_bytes, "0" * 64)
+    other = WantedPart(part.header_bytes, part.num_bytes, "0" * 64)
     facts = ModelFacts(model_hash([other.file_hash]), (other,))
     with Store(wide.cache, facts) as there, pytest.raises(StoreError, match="another header"):
         there.begin([bytes(part.header_bytes)])
@@ -369,15 +370,15 @@ def test_a_wish_without_end_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [(10, 0, "0" * 64), (10, 11, "0" * 64), (10, 5, "../../etc"), (1 << 60, 5, "0" * 64)]
+    "fields", [(0, 10, "0" * 64), (11, 10, "0" * 64), (5, 10, "../../etc"), (5, 1 << 60, "0" * 64)]
 )
 def test_files_that_cant_be(fields: tuple[int, int, str]) -> None:
     with pytest.raises(ValueError):
-        PartFacts(*fields)
+        WantedPart(*fields)
 
 
 def test_a_models_hash_is_that_of_its_files() -> None:
-    part = PartFacts(10, 5, "0" * 64)
+    part = WantedPart(5, 10, "0" * 64)
     for name in ("../elsewhere", "1" * 64):
         with pytest.raises(ValueError, match="not the hash"):
             ModelFacts(name, (part,))
