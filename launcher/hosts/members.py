@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import tplaunch
 from tplaunch.coordinator import messages as workers
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Fetched, HostDevice, Join
+from tplaunch.launcher.hosts.descriptions import HostDevice
+from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Fetched, Join
 
 MAX_APPLICANTS = 64  # that are being admitted at once
 

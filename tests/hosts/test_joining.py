@@ -73,10 +73,8 @@ def test_a_stranger_is_told_and_leaves_the_others_running(hosts: MakeHosts, tmp_
     assert keyless.wait(20) == 2 and "needs a key" in keyless.text
     assert insecure.wait(20) == 1 and "only one of the two sides has one" in insecure.text
     assert "WARNING: --insecure" in insecure.text
-    start_joiner(other, head).stderr.wait_for("this is host 1", WAITS)
-    late = start_joiner(stranger, head)
+    start_joiner(other, head)
     assert len(tokens_of(head)) == 24
-    assert late.wait(WAITS) == 1
 
 
 def test_a_plain_socket_beyond_this_machine_is_refused(hosts: MakeHosts, tmp_path: Path) -> None:
