@@ -15,7 +15,7 @@ from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.placement import Placement
-from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare
+from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare
 from tplaunch.coordinator.wire import Float32s, Float64s, Frame, Int32s
 
 PROTOCOL_VERSION = 8
@@ -53,6 +53,8 @@ class Load:
         num_ranks = self.placement.num_ranks
         if not 0 <= self.share.rank < num_ranks <= MAX_RANKS:
             raise ValueError(f"rank {self.share.rank} of {num_ranks}, where 1 to {MAX_RANKS} are possible")
+        if len(self.group) > MAX_GROUP:
+            raise ValueError(f"{len(self.group)} ranks in one stage, where 1 to {MAX_GROUP} are possible")
 
     @property
     def group(self) -> tuple[int, ...]:

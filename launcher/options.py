@@ -69,6 +69,17 @@ def make_parser() -> Parser:
     _add_serve(
         commands.add_parser("serve", help="answer programs over HTTP, by OpenAI's and Anthropic's API")
     )
+    _add_shown(commands)
+    _add_logits(commands.add_parser("logits", help="write the logits of every position to an .npz file"))
+    _add_bench(commands.add_parser("bench", help="measure prefill and decode"))
+    add_evaluation_commands(commands)
+    _add_measured(commands)
+    parser.commands = commands.choices
+    return parser
+
+
+def _add_shown(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the commands that show something, and start nothing."""
     devices = commands.add_parser("devices", help="list the Vulkan devices")
     devices.add_argument("--json", action="store_true", help="as JSON")
     models = commands.add_parser("models", help="list the architectures and weight types that run")
@@ -79,17 +90,10 @@ def make_parser() -> Parser:
     plan.add_argument("--json", action="store_true", help="as JSON")
     _add_shape(plan, "model (a file or a shape)")
     add_model_options(plan)
-    logits = commands.add_parser("logits", help="write the logits of every position to an .npz file")
-    logits.add_argument(
-        "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"
-    )
-    logits.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="file with arrays tokens and logits"
-    )
-    add_model_options(logits)
-    bench = commands.add_parser("bench", help="measure prefill and decode")
-    _add_bench(bench)
-    add_evaluation_commands(commands)
+
+
+def _add_measured(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the commands that measure and check devices."""
     _add_tune(
         commands.add_parser(
             "tune",
@@ -116,8 +120,6 @@ def make_parser() -> Parser:
     _add_bench_collectives(
         commands.add_parser("bench-collectives", help="measure the ranks' all-reduces; needs no device")
     )
-    parser.commands = commands.choices
-    return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -163,6 +165,16 @@ def _add_join(parser: argparse.ArgumentParser) -> None:
         "head", metavar="HEAD[:PORT]", help="the address that the head prints when it waits for hosts"
     )
     add_declared(parser, JoinConfig, declared_options(JoinConfig))
+
+
+def _add_logits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="file with arrays tokens and logits"
+    )
+    add_model_options(parser)
 
 
 def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:

@@ -19,7 +19,7 @@ import numpy as np
 from tplaunch.coordinator.framing import framed
 from tplaunch.coordinator.options import COLLECTIVES, check_seconds
 from tplaunch.coordinator.serving.failures import RunError
-from tplaunch.coordinator.split.plan import MAX_RANKS
+from tplaunch.coordinator.split.plan import MAX_GROUP
 from tplaunch.launcher.bench_ranks import BenchRanks
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
@@ -56,8 +56,8 @@ def bench_collectives(
     """output: table, json or csv."""
     check_seconds("--timeout", timeout_seconds)
     for count in ranks:
-        if not 2 <= count <= MAX_RANKS:
-            raise UsageError(f"--ranks {count}: 2 to {MAX_RANKS} ranks are possible")
+        if not 2 <= count <= MAX_GROUP:
+            raise UsageError(f"--ranks {count}: 2 to {MAX_GROUP} ranks are possible")
     libraries, missing = _libraries()
     latencies: list[Latency] = []
     for num_ranks in ranks:

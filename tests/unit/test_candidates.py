@@ -299,7 +299,6 @@ class Answering(Channel):
 def engine_on(channel: Channel) -> Engine:
     plan, config = make_plan(SPEC, [20.0, 28.0]), EngineConfig(RankOptions(timeout_seconds=1.0), LIMITS, 1.0)
     engine = Engine(channel, Origin((), ""), [], SPEC, plan, config)
-    engine._num_all_reduces = {True: 0, False: 0}
     return engine
 
 
