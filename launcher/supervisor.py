@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -154,6 +155,7 @@ class Supervisor:
             _wait(process, deadline)
         for process in self._processes:
             process.terminate()
+            process.send_signal(signal.SIGCONT)  # one that was stopped would take no notice
         deadline = time.monotonic() + GRACE_SECONDS
         for process in self._processes:
             if not _wait(process, deadline):

@@ -50,7 +50,7 @@ from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.placement import HEAD, Placement
 from tplaunch.coordinator.split.plan import RankShare, Stage, make_plan, padded
 from tplaunch.coordinator.split.shards import Shard
-from tplaunch.coordinator.split.stages import placed
+from tplaunch.coordinator.split.stages import most_in_flight, placed
 from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.write_gguf import add_metadata
 from tplaunch.worker.buffers.stacks import stack_shards
@@ -361,7 +361,7 @@ class LocalChannel(Channel):
                 handed_over = stage[0].device.view("residual").view(np.float32)[:count]
                 rank.device.view("embedding").view(np.float32)[:count] = handed_over
         self._logits[step.number] = [rank.logits(step) for rank in self._ranks]
-        self._logits.pop(step.number - len(self._stages), None)
+        self._logits.pop(step.number - most_in_flight(len(self._stages)), None)
 
     def _run_stage(self, step: Step, stage: list[Rank]) -> None:
         programs = [rank.submit(step) for rank in stage]

@@ -43,7 +43,7 @@ from tplaunch.coordinator.serving.sampling.results import (
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.placement import HEAD, Placement
 from tplaunch.coordinator.split.plan import RankShare, num_all_reduces, padded, shares_routing
-from tplaunch.coordinator.split.stages import placed
+from tplaunch.coordinator.split.stages import most_in_flight, placed
 
 Floats = npt.NDArray[np.float32]
 M = TypeVar("M", StepDone, Rows)
@@ -82,10 +82,12 @@ class Engine:
         self._channel, self._origin, self._tensors = channel, origin, tuple(tensors)
         self._spec, self._plan, self._config = spec, plan, config
         self._placement = placement or placed(plan, (HEAD,) * len(plan))
-        self.num_stages = self._placement.num_stages  # and as many steps can be under way at once
+        self.num_stages = self._placement.num_stages
+        # A step for each stage, and one for the first to go on with while an answer is on its way.
+        self.most_in_flight = most_in_flight(self.num_stages)
         self._last_stage = [share for share in plan if share.ends(spec)]  # those that have logits
         self._groups: Sequence[GroupReduces] = ()  # known once it is loaded
-        self._inbox = Inbox(channel, 2 * self.num_stages)
+        self._inbox = Inbox(channel, 2 * self.most_in_flight)
         self._in_flight: deque[tuple[Step, float]] = deque()  # and when each was submitted
         self._collected = 0  # the number of the step that was collected last
         self._last_number = 0  # of the last step
@@ -107,7 +109,8 @@ class Engine:
         self.devices = tuple(message.device for message in attached)
         endpoints, kinds = zip(*((message.endpoint, message.kind) for message in attached), strict=True)
         self._groups = [self._group(stage, kinds) for stage in range(self.num_stages)]
-        self._channel.broadcast(Connect(endpoints, kinds))
+        handovers = tuple(message.handovers for message in attached)
+        self._channel.broadcast(Connect(endpoints, kinds, handovers))
         ready = self._await_ready(on_progress)
         self._stage = "before the first step"
         return attached, ready
@@ -188,7 +191,7 @@ class Engine:
         return self.collect(step.number)
 
     def submit(self, step: Step) -> None:
-        """Has the ranks compute a step; a later one may be submitted before it was collected."""
+        """Has the ranks compute a step; most_in_flight may be submitted before the first is collected."""
         self._in_flight.append((step, time.perf_counter()))
         self._last_number = step.number
         self._stage = f"in step {step.number}"
@@ -240,7 +243,7 @@ class Engine:
     def fetch(self, rows: Sequence[int]) -> Floats:
         """Whole logit rows of the step that was collected last [rows, vocabulary]; rows: ascending.
 
-        Before the next one is submitted; where there are stages as many may follow it, less one.
+        No more than most_in_flight less one may have been submitted since.
         """
         fetched = FetchRows(self._collected, np.array(rows, np.int32))
         parts = []
@@ -262,8 +265,8 @@ class Engine:
 
     @property
     def timeout(self) -> float:
-        """Seconds after which a step fails."""
-        return self._config.options.timeout_seconds + MARGIN_SECONDS
+        """Seconds after which a step fails: each stage has its time for it."""
+        return self._config.options.timeout_seconds * self.num_stages + MARGIN_SECONDS
 
     @staticmethod
     def _check_number(rank: int, found: int, expected: int) -> None:

@@ -67,3 +67,8 @@ def placed(plan: Sequence[RankShare], hosts: Sequence[int]) -> Placement:
     """Says where all ranks of a plan stand. hosts: by rank."""
     firsts = sorted({share.first_layer for share in plan})
     return Placement(tuple(hosts), tuple(firsts.index(share.first_layer) for share in plan))
+
+
+def most_in_flight(num_stages: int) -> int:
+    """Returns how many steps can be under way: one for each stage, and the one that comes next."""
+    return num_stages + (num_stages > 1)

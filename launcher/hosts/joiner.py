@@ -232,7 +232,11 @@ class Joiner:
         check_headroom(len(start.ranks))
         self._run, self._reported = start.run, set()
         place = WorkerPlace(
-            str(self._resources.enter_context(socket_folder())), self._address, start.secret, self._files
+            str(self._resources.enter_context(socket_folder())),
+            self._address,
+            start.secret,
+            self._silence_seconds,
+            self._files,
         )
         supervisor = Supervisor(
             self._membership,

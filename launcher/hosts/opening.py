@@ -13,6 +13,7 @@ from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.hosts.addresses import (
+    ANY,
     Address,
     bracketed,
     is_any,
@@ -147,7 +148,7 @@ def _way_in(config: RunConfig) -> tuple[Address, bytes | None]:
     text = config.listen
     if text is None:
         secret = found_secret(config.key, config.insecure, True, "the network")
-        text = "127.0.0.1" if secret is None and not config.insecure else "0.0.0.0"
+        text = "127.0.0.1" if secret is None and not config.insecure else ANY
         return parse_address(text, "--listen"), secret
     listen = resolved(parse_address(text, "--listen"), "--listen")
     return listen, found_secret(config.key, config.insecure, is_loopback(listen.host), f"--listen {listen}")

@@ -331,7 +331,7 @@ def test_a_worker_sends_more_of_its_last_step(worker: Worker) -> None:
     rows = worker.answer(FetchRows(1, ints(1)))
     assert isinstance(rows, Rows) and rows.number == 1
     assert rows.logits.tobytes() == logits[1].tobytes()
-    with pytest.raises(ProtocolError, match="rows of step 2 are asked for behind step 1"):
+    with pytest.raises(ProtocolError, match="rows of step 2 are asked for, which are not kept"):
         worker.answer(FetchRows(2, ints(0)))
     with pytest.raises(ValueError, match="a fetched row from 2 to 2; 0 to 1 are possible"):
         worker.answer(FetchRows(1, ints(2)))

@@ -203,11 +203,13 @@ def test_empty_arrays_are_not_sent() -> None:
         (message_of("Hello", {**HELLO, "rank": "1"}), "Hello: '1' is no int"),
         (message_of("Hello", {**HELLO, "rank": None}), "Hello: None is no int"),
         (
-            message_of("Attached", {"model_hash": b"", "device": "", "kind": "", "endpoint": ""}),
+            message_of(
+                "Attached", {"model_hash": b"", "device": "", "kind": "", "endpoint": "", "handovers": []}
+            ),
             "b'' is no str",
         ),
-        (message_of("Connect", {"endpoints": "abc", "kinds": []}), "'abc' is no list"),
-        (message_of("Connect", {"endpoints": [1], "kinds": []}), "1 is no str"),
+        (message_of("Connect", {"endpoints": "abc", "kinds": [], "handovers": []}), "'abc' is no list"),
+        (message_of("Connect", {"endpoints": [1], "kinds": [], "handovers": []}), "1 is no str"),
         (
             message_of(
                 "Ready", {"device_bytes": 1, "imports_partials": 1, "copy_bandwidth": 0.0, "notes": []}
