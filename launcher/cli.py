@@ -42,7 +42,6 @@ from tplaunch.launcher.model_options import run_config
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.prediction_options import prediction_config
 from tplaunch.launcher.prompt_text import read_prompt_file
-from tplaunch.launcher.role import take_role
 from tplaunch.launcher.sampling_options import sampling_params
 from tplaunch.launcher.serving_options import serving_config
 from tplaunch.launcher.signals import Signalled
@@ -50,7 +49,6 @@ from tplaunch.launcher.sizes import parse_message_sizes
 from tplaunch.launcher.words import parse_words
 from tplaunch.worker.faults import fault_sentence
 
-LOADS_NOTHING = ("plan", "tune")  # of the commands with the options of a run, those on this machine alone
 STANDARD_INPUT = "-"  # in place of a prompt or of its file
 BAD_INPUT = (
     *(UsageError, OptionError, GgufError, ModelError, PlanError),
@@ -134,9 +132,6 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "bench-collectives":
         ranks, sizes = parse_counts(options.ranks, "--ranks"), parse_message_sizes(options.sizes)
         return bench_collectives(ranks, sizes, options.timeout, options.output)
-    loads_model = "node_rank" in vars(options) and options.command not in LOADS_NOTHING
-    if loads_model and (joining := take_role(options, os.environ)) is not None:
-        return join(joining)
     if options.command == "bench":
         config = run_config(options, _shape_or_file(options))
         return bench(config, _bench_config(options))

@@ -122,7 +122,7 @@ class RunConfig(RankOptions):
         number=int,
         metavar="N",
         help="run on so many machines: this one, and others on which `tplaunch join` runs; their devices come"
-        " behind this one's (default: 1, or what Slurm's srun, torchrun or mpirun says)",
+        " behind this one's (default: %(default)s)",
     )
     key: str | None = option("--key", default=None, group=HOSTS_GROUP, metavar="FILE", help=KEY_HELP)
     listen: str | None = option(

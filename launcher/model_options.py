@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from tplaunch.coordinator.options import RankOptions, declared_options
-from tplaunch.launcher.config import HOSTS_GROUP, MODEL_GROUP, SERVING_GROUP, HubModel, RandomModel, RunConfig
+from tplaunch.launcher.config import MODEL_GROUP, SERVING_GROUP, HubModel, RandomModel, RunConfig
 from tplaunch.launcher.declared import add_declared, declared_values
 
 
@@ -39,25 +39,6 @@ def add_model_options(parser: argparse.ArgumentParser, *, serves: bool = False) 
         group = parser if title == MODEL_GROUP else parser.add_argument_group(title)
         names = [name for name, option in {**own, **inherited}.items() if option.group == title]
         add_declared(group, RunConfig, names)
-        if title == HOSTS_GROUP:
-            _add_place(group)
-    parser.set_defaults(hosts=None)  # so that 1 can be told from nothing
-
-
-def _add_place(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Adds the options by which one command, started on every host, finds which of them is the head."""
-    group.add_argument(
-        "--node-rank",
-        type=int,
-        metavar="N",
-        help="which of the --nnodes machines this is: 0 is the head, others join it as `tplaunch join` does"
-        " (default: what Slurm's srun, torchrun or mpirun says, else the head)",
-    )
-    group.add_argument(
-        "--head",
-        metavar="ADDRESS[:PORT]",
-        help="of machine 0, for the others (default: what Slurm's srun or torchrun says)",
-    )
 
 
 def run_config(options: argparse.Namespace, model: Path | HubModel | RandomModel) -> RunConfig:
