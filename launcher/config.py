@@ -214,6 +214,7 @@ class RunConfig(RankOptions):
         help="change the file's metadata, such as llama.context_length=int:8192; the types are int, float,"
         " bool and str; may stand several times",
     )
+    hosts_come: bool = False  # the others join by themselves: nobody needs to be told how
     # This is set by commands: they read the logits of whole texts, so many rows of a step get some.
     reads_texts: bool = False
     restart_workers: bool = option(
