@@ -97,7 +97,7 @@ def test_a_prefill_without_a_speed_is_not_known() -> None:
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ({"num_hosts": 9}, "--hosts 9: 1 to 8"),
+        ({"num_hosts": 99}, "--hosts 99: 1 to 64"),
         ({"num_hosts": 3, "described": (None, None)}, "--hosts 3: --host-devices stands 2 times"),
         ({"prompt_tokens": 0}, "--prompt-tokens 0"),
     ],
