@@ -151,7 +151,7 @@ class _Foreseeing:
             for count in sorted({self._together_on_a_host(way) for way in self._ways} - {1})
         }
         needs_way = any(way.placement.num_hosts > 1 or way.placement.num_stages > 1 for way in self._ways)
-        between = all_reduce_cost(BETWEEN, 2, small, large) if needs_way else Cost(0.0)
+        between = all_reduce_cost(BETWEEN, 2, small, large, self._wanted.wire) if needs_way else Cost(0.0)
         submission = max(
             (
                 device.dispatch_seconds

@@ -14,20 +14,23 @@ from tplaunch.launcher.model import open_model
 from tplaunch.launcher.predicting.cluster import Cost
 from tplaunch.launcher.session import start_session
 
-INSIDE, BETWEEN = "shared-memory", "zmq-ring"
+INSIDE, BETWEEN = "shared-memory", "zmq"
+LOOPBACK = "127.0.0.1"
 TIMEOUT_SECONDS = 60.0
 PROBE = RandomModel("tiny", "Q8_0")
 PROBE_TOKENS, PROBE_CONTEXT, PROBES = 32, 64, 5
 
 
-def all_reduce_cost(kind: str, num_ranks: int, small: int, large: int) -> Cost:
-    """Returns what an all-reduce takes here, from its times at two sizes in bytes. Raises RunError."""
+def all_reduce_cost(kind: str, num_ranks: int, small: int, large: int, wire: str = "f32") -> Cost:
+    """Returns what an all-reduce takes here, from its times at two sizes in bytes. Raises RunError.
+
+    Between hosts it is taken over TCP, with the bytes' encryption and checks, but no link.
+    """
     small, large = min(small, large), max(small, large)
     sizes = (small, large) if large > small else (small,)
-    seconds = [
-        latency.median_microseconds * 1e-6
-        for latency in measure_collective(kind, num_ranks, sizes, TIMEOUT_SECONDS)
-    ]
+    address = LOOPBACK if kind == BETWEEN else ""
+    found = measure_collective(kind, num_ranks, sizes, TIMEOUT_SECONDS, wire, address)
+    seconds = [latency.median_microseconds * 1e-6 for latency in found]
     if len(seconds) == 1:
         return Cost(seconds[0])
     per_byte = max(0.0, (seconds[1] - seconds[0]) / (large - small))

@@ -109,7 +109,7 @@ def test_tensor_ranks_pay_each_exchange_and_two_ways_of_a_step() -> None:
     assert found.limit == "latency"
 
 
-@pytest.mark.parametrize(("wire", "part"), [("f32", 1.0), ("bf16", 0.5), ("q8", 0.28125)])
+@pytest.mark.parametrize(("wire", "part"), [("f32", 1.0), ("bf16", 0.5), ("q8", 0.2578125)])
 def test_fewer_bytes_go_through_the_link_by_their_type(wire: str, part: float) -> None:
     found = predicted("tensor 2", cluster((0, 1), wire=wire), rank(1 * MS)).decode.seconds
     assert found.bandwidth == pytest.approx(part * 16 * 1000 / 1e6)

@@ -54,6 +54,8 @@ class Ours:
             token=job.token,
             timeout_seconds=job.timeout_seconds,
             folder=Path(job.folder),
+            wire=job.wire,
+            address=job.address or None,
         )
         self.endpoint = self._collective.endpoint
         self._sequence, self._parity = 0, 0
