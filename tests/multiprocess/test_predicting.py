@@ -10,7 +10,7 @@ import pytest
 
 import tplaunch.launcher.predicting.measuring
 from tplaunch.launcher.cli import main
-from tplaunch.launcher.predicting.machine import INSIDE, all_reduce_cost, coordinator_seconds
+from tplaunch.launcher.predicting.machine import BETWEEN, INSIDE, all_reduce_cost, coordinator_seconds
 
 TINY = ("plan", "--shape", "tiny", "--devices", "cpu", "--context", "64", "--prompt-tokens", "32")
 
@@ -54,6 +54,10 @@ def test_an_all_reduce_has_a_part_for_each_byte() -> None:
     cost = all_reduce_cost(INSIDE, 2, 1024, 1 << 20)
     assert 0 <= cost.seconds < 0.1 and 0 <= cost.seconds_per_byte < 1e-6
     assert all_reduce_cost(INSIDE, 2, 1024, 1024).seconds_per_byte == 0
+
+
+def test_an_all_reduce_between_hosts_is_measured_with_its_wire() -> None:
+    assert 0 < all_reduce_cost(BETWEEN, 2, 4096, 4096, "q8").seconds < 1
 
 
 def test_a_step_has_messages() -> None:
