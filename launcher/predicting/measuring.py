@@ -71,8 +71,7 @@ def measure_ranks(
 ) -> list[RankWork]:
     """Returns the work of those ranks of a group that are on one host. Raises RunError."""
     kinds = layer_kinds(model.spec, model.tensors)
-    on_cpu = all(choice.on_cpu for choice in choices)
-    least = (LEAST_BYTES_ON_CPU if on_cpu else LEAST_BYTES) * group_size
+    least = _least_bytes(choices, group_size)
     run = _Run(config, model, limits, group_size, shares, choices, kinds)
     decodes = run.works(samples(kinds, least), points.decodes)
     # A chunk computes more than it reads: small samples do.
@@ -88,6 +87,16 @@ def measure_ranks(
         )
         for decode, chunk in zip(decodes, chunks, strict=True)
     ]
+
+
+def base_sample(model: Model, choices: Sequence[DeviceChoice], group_size: int) -> Sample:
+    """Returns the smallest sample of a model that steps of so many ranks are measured on."""
+    return samples(layer_kinds(model.spec, model.tensors), _least_bytes(choices, group_size))[0]
+
+
+def _least_bytes(choices: Sequence[DeviceChoice], group_size: int) -> float:
+    on_cpu = all(choice.on_cpu for choice in choices)
+    return (LEAST_BYTES_ON_CPU if on_cpu else LEAST_BYTES) * group_size
 
 
 class _Run:

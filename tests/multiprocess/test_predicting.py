@@ -10,7 +10,14 @@ import pytest
 
 import tplaunch.launcher.predicting.measuring
 from tplaunch.launcher.cli import main
-from tplaunch.launcher.predicting.machine import BETWEEN, INSIDE, all_reduce_cost, coordinator_seconds
+from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.predicting.machine import (
+    BETWEEN,
+    INSIDE,
+    all_reduce_cost,
+    coordinator_seconds,
+    tiny_probe,
+)
 
 TINY = ("plan", "--shape", "tiny", "--devices", "cpu", "--context", "64", "--prompt-tokens", "32")
 
@@ -61,4 +68,5 @@ def test_an_all_reduce_between_hosts_is_measured_with_its_wire() -> None:
 
 
 def test_a_step_has_messages() -> None:
-    assert 1e-6 < coordinator_seconds(1) < 0.5
+    config, model = tiny_probe()
+    assert 1e-6 < coordinator_seconds(config, model, [DeviceChoice(None, "cpu")]) < 0.5

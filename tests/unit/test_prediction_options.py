@@ -123,7 +123,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives what would be measured of this machine."""
     costs = {INSIDE: Cost(10e-6, 1e-10), BETWEEN: Cost(200e-6, 1e-9)}
     monkeypatch.setattr(foresee, "all_reduce_cost", lambda kind, *_: costs[kind])
-    monkeypatch.setattr(foresee, "coordinator_seconds", lambda _: 1e-3)
+    monkeypatch.setattr(foresee, "coordinator_seconds", lambda *_: 1e-3)
 
 
 def predicted(capsys: pytest.CaptureFixture[str], *words: str) -> str:
