@@ -73,17 +73,19 @@ def measure_ranks(
     kinds = layer_kinds(model.spec, model.tensors)
     least = _least_bytes(choices, group_size)
     run = _Run(config, model, limits, group_size, shares, choices, kinds)
-    decodes = run.works(samples(kinds, least), points.decodes)
-    # A chunk computes more than it reads: small samples do.
-    chunks = run.works(samples(kinds, 0), points.chunks)
+    large, small = samples(kinds, least), samples(kinds, 0)
+    if large == small:
+        decodes = chunks = run.works(large, (*points.decodes, *points.chunks))
+    else:  # a chunk computes more than it reads: small samples do
+        decodes, chunks = run.works(large, points.decodes), run.works(small, points.chunks)
     together = {count: 2 + place for place, count in enumerate(points.together)}
     return [
         RankWork(
             decode[0],
             decode[1],
             {count: decode[place] for count, place in together.items()},
-            chunk[0],
-            chunk[1],
+            chunk[-2],
+            chunk[-1],
         )
         for decode, chunk in zip(decodes, chunks, strict=True)
     ]
