@@ -39,7 +39,7 @@ class Member:
 
     @property
     def welcome(self) -> str:
-        """What a person is told when it has joined."""
+        """Says to a person that it has joined."""
         join, count = self.join, len(self.join.devices)
         devices = f"{count} device{'s' * (count > 1)} ({', '.join(device.name for device in join.devices)})"
         return (
@@ -68,7 +68,7 @@ class Members:
 
     @property
     def present(self) -> list[Member]:
-        """Those that take part, in the order of their hosts."""
+        """Members that take part, in the order of their hosts."""
         return [member for _, member in sorted(self._by_host.items()) if not member.lost]
 
     @property

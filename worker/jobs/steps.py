@@ -39,6 +39,7 @@ class WithoutPeers(Loopback):
         self._arena = private_arena(num_ranks, self.slot_bytes)
 
     def connect(self, endpoints: Sequence[str]) -> None:
+        """Needs nobody."""
         self._connected = True
 
 
@@ -64,8 +65,8 @@ def time_steps(job: StepsJob, device_id: DeviceId, pipe: JobPipe) -> None:
     with tempfile.TemporaryDirectory() as folder:
         worker = Worker(load, device_id, WorkerPlace(folder), collective)
         try:
-            everyone = range(load.placement.num_ranks)
-            worker.connect(Connect(("",) * len(everyone), (worker.device.kind,) * len(everyone)))
+            num_ranks = load.placement.num_ranks
+            worker.connect(Connect(("",) * num_ranks, (worker.device.kind,) * num_ranks))
             worker.load_weights(Signs(pipe))
             worker.prepare()
             maker = StepMaker(load.limits)
