@@ -7,6 +7,7 @@ from typing import Any
 from tplaunch.collectives.arena import NUM_PARITIES, round_up_to_page
 from tplaunch.collectives.base import DEFAULT_TIMEOUT_SECONDS, Collective
 from tplaunch.collectives.failures import CollectiveAborted, CollectiveError, CollectiveTimeout
+from tplaunch.collectives.handover import Handover
 from tplaunch.collectives.hierarchical import Hierarchical
 from tplaunch.collectives.loopback import Loopback
 from tplaunch.collectives.shared_header import TOKEN_BYTES
@@ -23,6 +24,7 @@ __all__ = [
     "CollectiveAborted",
     "CollectiveError",
     "CollectiveTimeout",
+    "Handover",
     "Hierarchical",
     "Loopback",
     "SharedMemory",

@@ -53,8 +53,11 @@ class FolderDoor:
 
     overhead_bytes = FRAME_BYTES
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        """Raises CollectiveError for a folder that is not there, or that others can enter."""
+    def __init__(self, folder: Path, rank: int, name: str = "link") -> None:
+        """name: of all sockets of these peers. Raises CollectiveError for a folder that is not there, or that
+        others can enter.
+        """
+        self._name = name
         self._folder, self._rank, self.place = folder, rank, str(folder)
         try:
             self._descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -69,16 +72,19 @@ class FolderDoor:
         return CollectiveError(f"rank {self._rank} cannot listen in {str(folder)!r}: {fault}", self._rank)
 
     def listen(self, inbox: Socket) -> str:
-        name = socket_name(self._rank)
+        name = self._socket_name(self._rank)
         inbox.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         inbox.bind(f"ipc://{self._path(name)}")
         Path(self._path(name)).chmod(0o600)  # whatever the umask is
         return name
 
     def dial(self, outbox: Socket, peer: int, endpoint: str) -> None:
-        if endpoint != socket_name(peer):  # it would be a path elsewhere
+        if endpoint != self._socket_name(peer):  # it would be a path elsewhere
             raise zmq.ZMQError(zmq.EINVAL)
         outbox.connect(f"ipc://{self._path(endpoint)}")
+
+    def _socket_name(self, rank: int) -> str:
+        return f"{self._name}-{rank}"
 
     def _path(self, name: str) -> str:
         folder = Path(f"/proc/self/fd/{self._descriptor}")
@@ -87,7 +93,7 @@ class FolderDoor:
     def close(self) -> None:
         if self._descriptor >= 0:
             with suppress(OSError):  # it is not there yet, or the launcher has removed the whole folder
-                Path(self._path(socket_name(self._rank))).unlink()
+                Path(self._path(self._socket_name(self._rank))).unlink()
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -135,10 +141,6 @@ def open_door(rank: int, token: bytes, folder: Path | None, address: str | None)
     if address is None and folder is not None:
         return FolderDoor(folder, rank)
     return TcpDoor(address or LOOPBACK, rank, token)
-
-
-def socket_name(rank: int) -> str:
-    return f"link-{rank}"
 
 
 def secret_key(token: bytes, rank: int) -> bytes:

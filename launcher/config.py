@@ -116,7 +116,7 @@ class RunConfig(RankOptions):
         help="a rank holds its columns of all experts, or all of its experts (default: %(default)s)",
     )
     hosts: int = option(
-        "--nnodes --hosts",
+        "--hosts",
         default=1,
         group=HOSTS_GROUP,
         number=int,

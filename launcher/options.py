@@ -18,8 +18,10 @@ from tplaunch.launcher.completion import SHELLS, PrintCompletion
 from tplaunch.launcher.declared import add_declared
 from tplaunch.launcher.errors import EXIT_USAGE
 from tplaunch.launcher.evaluation_options import add_evaluation_commands
+from tplaunch.launcher.hosts.placing import COMMANDS, add_place_options
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
+from tplaunch.launcher.prediction_options import add_prediction_options
 from tplaunch.launcher.sampling_options import add_sampling_options
 from tplaunch.launcher.serving_options import add_serving_options
 
@@ -69,27 +71,38 @@ def make_parser() -> Parser:
     _add_serve(
         commands.add_parser("serve", help="answer programs over HTTP, by OpenAI's and Anthropic's API")
     )
+    _add_shown(commands)
+    _add_logits(commands.add_parser("logits", help="write the logits of every position to an .npz file"))
+    _add_bench(commands.add_parser("bench", help="measure prefill and decode"))
+    add_evaluation_commands(commands)
+    _add_measured(commands)
+    for name in COMMANDS:
+        add_place_options(commands.choices[name])
+    parser.commands = commands.choices
+    return parser
+
+
+def _add_shown(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the commands that show something, and start nothing."""
     devices = commands.add_parser("devices", help="list the Vulkan devices")
     devices.add_argument("--json", action="store_true", help="as JSON")
     models = commands.add_parser("models", help="list the architectures and weight types that run")
     form = models.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON")
     form.add_argument("--markdown", action="store_true", help="as the README has it")
-    plan = commands.add_parser("plan", help="show who would hold what, without opening a device")
-    plan.add_argument("--json", action="store_true", help="as JSON")
-    _add_shape(plan, "model (a file or a shape)")
-    add_model_options(plan)
-    logits = commands.add_parser("logits", help="write the logits of every position to an .npz file")
-    logits.add_argument(
-        "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"
+    _add_plan(
+        commands.add_parser(
+            "plan",
+            help="show who would hold what, or how fast several hosts would be",
+            description="Shows who would hold what, without opening a device. With --speed, and for hosts"
+            " that are not here (--link, --host-devices), it says how fast the ways to run the model are:"
+            " from what this machine's devices are measured at, or from devices that are described.",
+        )
     )
-    logits.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="file with arrays tokens and logits"
-    )
-    add_model_options(logits)
-    bench = commands.add_parser("bench", help="measure prefill and decode")
-    _add_bench(bench)
-    add_evaluation_commands(commands)
+
+
+def _add_measured(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the commands that measure and check devices."""
     _add_tune(
         commands.add_parser(
             "tune",
@@ -116,8 +129,6 @@ def make_parser() -> Parser:
     _add_bench_collectives(
         commands.add_parser("bench-collectives", help="measure the ranks' all-reduces; needs no device")
     )
-    parser.commands = commands.choices
-    return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -165,11 +176,28 @@ def _add_join(parser: argparse.ArgumentParser) -> None:
     add_declared(parser, JoinConfig, declared_options(JoinConfig))
 
 
+def _add_logits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="file with arrays tokens and logits"
+    )
+    add_model_options(parser)
+
+
 def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
     model = parser.add_argument_group(title)
     model.add_argument("--shape", metavar="NAME", help=f"one of {', '.join(SHAPES)}")
     model.add_argument("--type", metavar="TYPE", help="of a shape's weights, such as q4_0 (default: q8_0)")
     return model
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    _add_shape(parser, "model (a file or a shape)")
+    add_prediction_options(parser.add_argument_group("prediction"))
+    add_model_options(parser)
 
 
 def _add_tune(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from tplaunch.coordinator.text.tokenizer import Tokenizer
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.streams import MAX_PROMPT_BYTES
+from tplaunch.launcher.text_file import read_some
 
 GGUF_MAGIC = b"GGUF"
 MAX_CHECKED = 100_000  # characters: a remark on longer prompts would cost their encoding once more
@@ -18,13 +19,7 @@ def read_prompt_file(path: Path) -> str:
 
     The file may be a pipe, such as a shell's <(command).
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_PROMPT_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"-f {path}: {error.strerror}") from error
-    except ValueError as error:  # a name with a zero byte
-        raise UsageError(f"-f {str(path)!r}: {error}") from error
+    content = read_some(path, MAX_PROMPT_BYTES, "-f ")
     if content.startswith(GGUF_MAGIC):
         raise UsageError(f"-f {path}: that is a model; -f gives a file with a prompt, -m one with a model")
     if len(content) > MAX_PROMPT_BYTES:

@@ -77,6 +77,7 @@ def start_session(
     plan, limits = arrangement.plan, arrangement.limits
     hosts = hosts or Hosts(arrangement.choices)
     choices = hosts.present(arrangement.choices, check_open)
+    hosts.bring(choices, plan, model, check_open)
     totals = [rank.weights for rank in arrangement.bytes]
     if any(choice.index is None for choice in choices):
         say("running on the CPU with NumPy, without a Vulkan device")

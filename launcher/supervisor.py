@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -62,7 +63,6 @@ class Supervisor:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._descriptors: list[int] = []
         self._beats = None if silence_seconds is None else Beats(silence_seconds)
-        self._frozen: set[int] = set()  # workers, by their places here, that gave no sign of life any more
 
     def __enter__(self) -> Supervisor:
         with held():
@@ -109,8 +109,6 @@ class Supervisor:
             if rank in excused or (code is None and index not in silent):
                 continue
             how = f"ended: {end_reason(code)}" if code is not None else silent[index]
-            if code is None:
-                self._frozen.add(index)
             raise WorkerError(rank, f"rank {rank} ({self._choices[index].name}) {how}")
 
     def descriptors(self) -> Sequence[int]:
@@ -155,11 +153,9 @@ class Supervisor:
         deadline = time.monotonic() + grace_seconds
         for process in self._processes:
             _wait(process, deadline)
-        for index, process in enumerate(self._processes):
-            if index in self._frozen:  # it would not hear that it is to end
-                process.kill()
-            else:
-                process.terminate()
+        for process in self._processes:
+            process.terminate()
+            process.send_signal(signal.SIGCONT)  # one that was stopped would take no notice
         deadline = time.monotonic() + GRACE_SECONDS
         for process in self._processes:
             if not _wait(process, deadline):

@@ -18,6 +18,9 @@ from tplaunch.launcher.options import Parser, make_parser
 
 DEMO_MODEL = Path(tplaunch.__file__).parent / "demo-stories.gguf"
 DEMO_PROMPT = "Once upon a time"
+STANDARD_INPUT_FILE = Path("/dev/stdin")
+# How alike (0 to 1) a word is to the command that it may mean; more so where it may as well be a prompt.
+COMMAND_CUTOFF, PROMPT_CUTOFF = 0.7, 0.8
 # What people call a command elsewhere, and how to say it here.
 OTHER_COMMANDS = {
     "list": ("devices", "models"),
@@ -79,8 +82,7 @@ def parse_words(words: Sequence[str]) -> argparse.Namespace:
     elif first.partition("=")[0] in ("-h", "--help", "--version", "--print-completion"):
         return parser.parse_args(words)
     else:
-        if not any(word.partition("=")[0] in _MODEL for word in words):
-            _check_command(first, parser.commands)
+        _check_command(words, parser.commands)
         first = "run"  # `tplaunch --devices 0,1 model.gguf` needs no command
     command = parser.commands[first]
     options, others = parser.parse_known_args([first, *_joined(words, command)])
@@ -95,15 +97,23 @@ def parse_words(words: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _check_command(word: str, commands: Mapping[str, Parser]) -> None:
-    """Raises UsageError for what is no file and nearly a command."""
+def _check_command(words: Sequence[str], commands: Mapping[str, Parser]) -> None:
+    """Raises UsageError where the first word is no file and nearly a command.
+
+    Where an option gives the model the word may be a prompt, so only a slip of the fingers counts.
+    """
+    word = words[0]
     if word.startswith("-") or "/" in word or word.endswith(".gguf") or Path(word).exists():
         return
-    known = {**{command: (command,) for command in commands}, **OTHER_COMMANDS}
-    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.7)
+    may_be_prompt = any(each.partition("=")[0] in _MODEL for each in words)
+    known = {command: (command,) for command in commands} | ({} if may_be_prompt else OTHER_COMMANDS)
+    cutoff = PROMPT_CUTOFF if may_be_prompt else COMMAND_CUTOFF
+    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=cutoff)
     if near:
         meant = " or ".join(f"`tplaunch {command}`" for command in known[near[0]])
-        raise UsageError(f"there is no file {word!r}, and no command of that name; did you mean {meant}?")
+        what = f"command {word!r}" if may_be_prompt else f"file {word!r}, and no command of that name"
+        prompt = f" A prompt of this one word is given by -p {word}" if may_be_prompt else ""
+        raise UsageError(f"there is no {what}; did you mean {meant}?{prompt}")
 
 
 def _joined(words: Sequence[str], command: Parser) -> list[str]:
@@ -182,11 +192,16 @@ def _take_model(options: argparse.Namespace, others: Sequence[str]) -> list[str]
         given.append(Path(words.pop(place)))
     options.model = given[0] if given else None
     if "input" in options:
-        options.input = Path(words.pop(0)) if words else None
+        options.input = _input_path(words.pop(0)) if words else None
     if options.command == "run":
         _take_prompt(options, words)
         return []
     return words
+
+
+def _input_path(word: str) -> Path:
+    """Returns the file to evaluate; `-` is standard input, as it is of a prompt."""
+    return STANDARD_INPUT_FILE if word == "-" else Path(word)
 
 
 def models_by_option(options: argparse.Namespace) -> list[Path | HubModel]:

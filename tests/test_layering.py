@@ -64,7 +64,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "worker": (
         "candidates faults folders formats process",
-        "place",
+        "head_watch place",
         "control ops",
         "buffers",
         "programs",
@@ -87,7 +87,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "vulkan.checking vulkan.measuring",
         "vulkan.device",
         "open_device",
-        "jobs loop",
+        "loop",
+        "jobs",
         "__main__",
     ),
 }

@@ -19,7 +19,7 @@ from tplaunch.worker.device import DeviceError, DeviceId, NotInstalledError
 from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.loop import serve
 from tplaunch.worker.place import read_place
-from tplaunch.worker.process import beat, end_with_parent, keep_standard_output, pin
+from tplaunch.worker.process import beat, end_with_parent, keep_standard_output, pin, remove_with_parent
 
 EXPECTED_ERRORS = (CollectiveError, DeviceError, ValueError)  # their message says what to do
 log = logging.getLogger("worker")
@@ -42,6 +42,8 @@ def main() -> int:
         descriptor, _, seconds = arguments.beats.partition(":")
         beat(int(descriptor), float(seconds))
     place = None if arguments.place is None else read_place(arguments.place)
+    if place is not None:
+        remove_with_parent(Path(place.folder))
     control = ControlSocket(arguments.connect, arguments.rank, place)
     try:
         serve(control, arguments.rank, _device_id(arguments))
@@ -59,13 +61,13 @@ def _device_id(arguments: argparse.Namespace) -> DeviceId:
 
 
 def _run_job(arguments: argparse.Namespace, answers: BinaryIO) -> int:
-    from tplaunch.worker.jobs.messages import JOBS, Meeting
+    from tplaunch.worker.jobs.messages import JOBS, Begin, Meeting
     from tplaunch.worker.jobs.pipe import JobPipe
     from tplaunch.worker.jobs.run import run_job
 
     source = 0 if arguments.job is None else os.open(arguments.job, os.O_RDONLY)
     try:
-        pipe = JobPipe(source, answers, (*JOBS, Meeting))
+        pipe = JobPipe(source, answers, (*JOBS, Meeting, Begin))
         return run_job(pipe, _device_id(arguments), arguments.rank)
     except WireError as error:
         print(f"the job can't be read: {error}", file=sys.stderr)

@@ -16,6 +16,7 @@ from tplaunch.coordinator.messages import (
     receive_frames,
     send_frames,
 )
+from tplaunch.worker.head_watch import end_without
 from tplaunch.worker.place import WorkerPlace
 
 
@@ -35,6 +36,7 @@ class ControlSocket:
         self._socket.setsockopt(zmq.IPV6, "[" in endpoint)
         if self.place.secret:
             dial_with(self._socket, self.place.secret, identity(rank).decode())
+            end_without(self._socket, self.place.silence_seconds)
         self._socket.setsockopt(
             zmq.LINGER, 1000
         )  # a last Failed still gets out, an absent launcher blocks no one

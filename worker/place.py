@@ -23,6 +23,7 @@ class WorkerPlace:
     folder: str  # the run's private one on this host
     address: str = ""  # of this host, where workers of others reach this one; empty for a run on one host
     secret: bytes = b""  # of the run, for a coordinator on another host
+    silence_seconds: float = 0.0  # without a connection to that, after which the worker ends by itself
     files: tuple[str, ...] | None = None  # the model's, here; None for those that the coordinator names
 
 

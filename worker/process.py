@@ -7,6 +7,7 @@ import ctypes
 import mmap
 import os
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -20,6 +21,14 @@ import numpy.typing as npt
 TASKS = Path("/proc/self/task")
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.2  # where the kernel has no pidfds
+
+
+_doomed: list[Path] = []  # folders that go with the parent's end
+
+
+def remove_with_parent(folder: Path) -> None:
+    """Has this process remove a folder, which is its parent's, when that ends without having done so."""
+    _doomed.append(folder)
 
 
 def end_with_parent(parent: int) -> None:
@@ -51,6 +60,8 @@ def _await_end(parent: int, descriptor: int | None) -> NoReturn:
         select.select([descriptor], (), ())
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
+    for folder in _doomed:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 

@@ -11,6 +11,7 @@ from tplaunch.coordinator.batches.errors import InputError
 
 MAX_LINE_BYTES = 16 << 20
 MAX_LINES = 1_000_000
+ENDLESS_BYTES = 1 << 30  # of one line, which is read to its end so that the next one is found
 
 
 class LineError(ValueError):
@@ -20,7 +21,8 @@ class LineError(ValueError):
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yields the lines that are not empty, with their numbers from 1, without the newline at their end.
 
-    Of a line that is too long only so much comes that it is refused. Raises InputError.
+    Of a line that is too long only so much comes that it is refused. Raises InputError, also for one without
+    an end.
     """
     try:
         with path.open("rb") as file:
@@ -29,8 +31,12 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 if number > MAX_LINES:
                     raise InputError(f"{path} has more than {MAX_LINES} lines; part it")
+                num_bytes = len(line)
                 while not line.endswith(b"\n") and (rest := file.readline(MAX_LINE_BYTES)):
                     line = line[:MAX_LINE_BYTES] + rest[-2:]
+                    num_bytes += len(rest)
+                    if num_bytes > ENDLESS_BYTES:
+                        raise InputError(f"{path}, line {number} has more than {ENDLESS_BYTES >> 30} GiB")
                 if line.strip():
                     yield number, line.removesuffix(b"\n")
     except OSError as error:

@@ -71,7 +71,9 @@ class BaseFile:
         except OSError as error:
             raise InputError(f"{path} can't be read: {error.strerror}") from error
         if len(header) < HEADER.size or not header.startswith(MAGIC):
-            raise InputError(f"{path} is no file of log probabilities: it does not begin with {MAGIC!r}")
+            raise InputError(
+                f"{path} is no file of log probabilities: it does not begin with {MAGIC.decode()}"
+            )
         _, self.length, self.vocabulary_size, count = HEADER.unpack(header)
         self._check(self.length, count, size)
         tokens = np.memmap(path, "<i4", "r", HEADER.size, (count * self.length,))

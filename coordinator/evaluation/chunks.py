@@ -63,9 +63,11 @@ def chunks_of(tokenizer: Tokenizer, text: str, length: int, most: int | None = N
         raise RequestError(f"a context of {length} has nothing to score; {MIN_LENGTH} tokens are needed")
     tokens = tokenizer.encode(text)
     if len(tokens) < 2 * length:
+        shorter = len(tokens) // 2
+        hint = f", or --context {shorter}" if shorter >= MIN_LENGTH else ""
         raise RequestError(
-            f"the text has {len(tokens)} tokens, and a perplexity with a context of {length} needs"
-            f" {2 * length}; take a longer text, or --context {max(MIN_LENGTH, len(tokens) // 2)}"
+            f"the text has {len(tokens)} token{'s' * (len(tokens) != 1)}, and a perplexity with a context of"
+            f" {length} needs {2 * length}; take a longer text{hint}"
         )
     count = len(tokens) // length if most is None else min(most, len(tokens) // length)
     return Chunks(tokens[: count * length], length, begin_of_chunks(tokenizer))

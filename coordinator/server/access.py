@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 ANY = "*"
+ORIGIN = re.compile(r"null|[A-Za-z][\w+.-]*://[^\s/?#]+/?")
 # For these nobody needs a key: who looks after the server, and the page's own files, which ask for it.
 OPEN_PATHS = re.compile(r"/|/health|/favicon\.ico|/page/[\w-]+\.\w+")
 
@@ -23,6 +24,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_origin(text: str) -> bool:
+    """Tells whether browsers may name a page's site so, like https://chat.example, or it is for all."""
+    return text == ANY or ORIGIN.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,15 @@ import asyncio
 import resource
 from typing import Any
 
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from tplaunch.coordinator.server.errors import ApiError
+from tplaunch.coordinator.server.guard import error_response
 
 HEAD_SECONDS = 30.0
 SPARE_FILES = 256  # for the ranks, logs, and whatever the libraries open
+NUM_TOLD = 64  # connections beyond the limit that may wait to be told so in the form of their protocol
 BACKLOG = 128  # connections that are taken at once, before any of them can be refused
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -22,12 +27,20 @@ class Connection(H11Protocol):
 
     _deadline: asyncio.TimerHandle | None = None
 
+    def __init__(self, *words: Any, **named: Any) -> None:
+        super().__init__(*words, **named)
+        # uvicorn's own limit is one less, and its answer in no protocol's form.
+        self._most, self.limit_concurrency = self.limit_concurrency, None
+
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._watch()
-        if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
+        num_more = 0 if self._most is None else len(self.connections) - self._most
+        if num_more > NUM_TOLD:
             transport.write(FULL)
             transport.close()
+        elif num_more > 0:
+            self.app = _refuse
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -57,6 +70,18 @@ class Connection(H11Protocol):
         self._deadline = None
         if self._lacks_head:
             self.transport.close()
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers a request on a connection that is one too many."""
+    error = ApiError(
+        503,
+        "the server has as many clients as it takes (--max-connections); try again soon",
+        kind="too_many_connections",
+    )
+    response = error_response(scope["path"], error)
+    response.headers["connection"] = "close"
+    await response(scope, receive, send)
 
 
 def make_room(max_connections: int) -> int:

@@ -47,6 +47,13 @@ def lane_of(*values: Any) -> Lane:
     return Lane.LONG if _is_long(values) else Lane.QUICK
 
 
+def lane_of_texts(num_characters: int) -> Lane | None:
+    """Returns the lane for finding the tokens of so much text; None for the event loop itself."""
+    if num_characters <= SHORT_TEXT:
+        return None
+    return Lane.QUICK if num_characters <= LONG_TEXT else Lane.LONG
+
+
 def _is_long(values: Any) -> bool:
     """Tells whether texts and their company are long; no more is looked at than that takes."""
     rest, left = [values], LONG_TEXT

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tplaunch.coordinator.options import OptionError, option
-from tplaunch.coordinator.server.access import ANY, LOOPBACK_NAMES, Access, digest_of, is_loopback
+from tplaunch.coordinator.server.access import ANY, LOOPBACK_NAMES, Access, digest_of, is_loopback, is_origin
 
 GROUP, SAFETY, ANSWERS = "server", "who may ask", "answers"
 KEY_VARIABLE = "TPLAUNCH_API_KEY"
@@ -210,6 +210,9 @@ class ServerSettings(AnswerSettings):
         for flag, values in lists.items():
             if not all(value.strip() for value in values):
                 raise OptionError(f"{flag} is empty: perhaps a variable of the shell that is not set")
+        wrong = next((origin for origin in self.cors_origins if not is_origin(origin)), None)
+        if wrong is not None:
+            raise OptionError(f"--cors-origin {wrong}: such as https://chat.example is needed, or * for all")
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             raise OptionError("--ssl-keyfile needs --ssl-certfile")
 
@@ -241,7 +244,7 @@ class ServerSettings(AnswerSettings):
         names = frozenset({*LOOPBACK_NAMES, self.host.lower(), *given}) if self.is_loopback or given else None
         if ANY in given:
             names = None
-        origins = tuple(origin.rstrip("/") for origin in self.cors_origins)
+        origins = tuple(origin.rstrip("/").lower() for origin in self.cors_origins)
         return Access(tuple(map(digest_of, keys)), names, origins)
 
 
@@ -251,10 +254,13 @@ def _keys_of(path: str | None) -> list[str]:
         return []
     try:
         with Path(path).open("rb") as file:
-            text = file.read(MAX_KEYS_BYTES).decode()
+            content = file.read(MAX_KEYS_BYTES + 1)
+        text = content.decode()
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise OptionError(f"--api-key-file {path}: {reason}") from error
+    if len(content) > MAX_KEYS_BYTES:
+        raise OptionError(f"--api-key-file {path} has more than 1 MiB: that is no list of keys")
     keys = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not keys:
         raise OptionError(f"--api-key-file {path} has no key in it")

@@ -43,7 +43,7 @@ class BatchConfig:
     def __post_init__(self) -> None:
         if self.requests is None or self.out is None:
             raise UsageError(
-                "batch takes a model, requests and a place for answers, such as"
+                "batch takes requests and a place for answers beside the model, such as"
                 " model.gguf requests.jsonl --out results.jsonl"
             )
         if self.seed is not None and not 0 <= self.seed < 2**64:
@@ -81,7 +81,7 @@ def run_requests(config: RunConfig, wanted: BatchConfig, *, chose_parallel: bool
                 f" {min(map(str, strange))!r:.80}; name another file"
             )
         counts = _Counts(len(results.done))
-        if counts.done:
+        if 0 < counts.done < len(keys):
             say(f"{counts.done} of {len(keys)} requests have their results already")
         before = counts.done
         told: dict[str, Any] = {"requests": len(keys), "before": before}
@@ -139,6 +139,9 @@ def _report(wanted: BatchConfig, counts: _Counts, told: dict[str, Any]) -> None:
         print(json.dumps(found, indent=2))
         return
     answered = counts.done - told["before"]
+    if not answered:
+        print(f"0 of {told['requests']} requests were left to answer")
+        return
     failed = f", {counts.failed} of them failed" if counts.failed else ""
     rate = f", {counts.tokens / counts.seconds:.1f} tokens/s" if counts.tokens else ""
     print(f"{answered} of {told['requests']} requests answered{failed}, {counts.tokens} tokens{rate}")

@@ -29,7 +29,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         if self.task is None:
-            raise UsageError("eval takes a model and a task; give both, such as model.gguf task.jsonl")
+            raise UsageError("eval takes a task beside the model, such as model.gguf task.jsonl")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit {self.limit}: at least 1 is needed")
 

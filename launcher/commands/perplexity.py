@@ -47,8 +47,14 @@ class PerplexityConfig:
             raise UsageError("--compare and --kl-base both say what to compare with; use one of them")
         if len(self.compare) == 1:
             raise UsageError("--compare is given once: there is nothing to compare it with; give it again")
-        if self.text is None and (self.kl_base is None or not self.kl_base.exists()):
-            raise UsageError("perplexity takes a model and a text; give both, such as model.gguf text.txt")
+        if self.text is not None:
+            return
+        if self.kl_base is None:
+            raise UsageError("perplexity takes a text beside the model, such as model.gguf text.txt")
+        if not self.kl_base.exists():
+            raise UsageError(
+                f"--kl-base {self.kl_base} is not there yet; to make it, give a text beside the model"
+            )
 
     @property
     def options(self) -> dict[str, Any]:

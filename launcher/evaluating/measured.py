@@ -19,6 +19,7 @@ from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangem
 from tplaunch.launcher.hosts.opening import Hosts, open_hosts
 from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.session import Session, start_session
+from tplaunch.launcher.text_file import read_some
 
 ALWAYS = ("activations", "kv_type")  # options that change numbers are always in a manifest
 
@@ -121,13 +122,7 @@ def read_text(path: Path, most_bytes: int) -> str:
 
     Raises UsageError.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(most_bytes + 1)
-    except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}") from error
-    except ValueError as error:  # a name with a zero byte
-        raise UsageError(f"{str(path)!r} can't be read: {error}") from error
+    content = read_some(path, most_bytes)
     if len(content) > most_bytes:
         raise UsageError(f"{path} has more than {most_bytes >> 20} MiB; take a part of it")
     return content.decode("utf-8", "replace").removesuffix("\n")

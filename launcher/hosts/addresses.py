@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tplaunch.launcher.errors import UsageError
 
 DEFAULT_PORT = 5670
+ANY = "0.0.0.0"  # all of this machine's addresses
 FORM = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^:\[\]/\s]+))(?::(?P<port>[0-9]{1,5}))?")
 
 

@@ -24,6 +24,9 @@ from tplaunch.launcher.hosts.messages import (
     MAX_FRAME_BYTES,
     Beat,
     End,
+    Fetched,
+    Fetching,
+    FetchPart,
     FoundModel,
     FromHead,
     Join,
@@ -44,6 +47,8 @@ from tplaunch.launcher.hosts.post import TICKS_PER_SILENCE, Clerk, Post
 
 MAX_QUEUED = 256  # messages of one host that have not been taken in
 MAX_WAITING = 1024  # connections that are being accepted
+MOST_WAITING_TICKS = TICKS_PER_SILENCE + 2  # until an applicant without a place is refused
+MOST_MISSED = 1  # beats that could not be sent, for it may dial again
 TICKS_PER_BEAT = TICKS_PER_SILENCE // 4
 LOOK_SECONDS = 0.25  # between two looks at what may end a wait
 
@@ -133,6 +138,22 @@ class Head(Clerk):
                 if not self._changed.wait(max(0.0, deadline - time.monotonic())):
                     return
 
+    def ask_to_fetch(self, wanted: Mapping[int, Sequence[FetchPart]]) -> list[Member]:
+        """Has those of the hosts that lack the model fetch their part; returns them."""
+        with self._changed:
+            found = [self._members[host] for host in wanted if self._members[host].fetches]
+            for member in found:
+                member.fetching, member.fetched = (0, 0), None
+                for part in wanted[member.host]:
+                    self._send(member, part)
+            return found
+
+    def wait(self) -> None:
+        """Waits for a change, but not long. Raises RunError where nobody is heard."""
+        with self._changed:
+            self._changed.wait(LOOK_SECONDS)
+        self._check_post()
+
     def faults(self, members: Collection[Member]) -> list[tuple[Member, dict[int, str]]]:
         """Returns those with which something is wrong, and how which of their ranks ended.
 
@@ -168,11 +189,16 @@ class Head(Clerk):
             if member is None:
                 self._take_from_stranger(identity, message)
                 return
-            member.num_silent_ticks = 0
+            member.num_silent_ticks = member.num_missed = 0
             if isinstance(message, Leave):
                 self._lose(member, f"has left: {message.reason}")
             elif isinstance(message, FoundModel):
                 self._admit(member, message)
+            elif isinstance(message, Fetching):
+                member.fetching = message.done, message.total
+            elif isinstance(message, Fetched):
+                member.fetched = message
+                self._changed.notify_all()
             elif isinstance(message, RanksStarted) and message.run == self._run:
                 member.logs = message.logs
             elif isinstance(message, RankEnded) and message.run == self._run:
@@ -185,8 +211,12 @@ class Head(Clerk):
     def tick(self) -> None:
         with self._changed:
             self._ticks += 1
+            for applicant in list(self._members.applicants.values()):
+                applicant.num_ticks += 1
+                if not applicant.is_considered:
+                    self._consider(applicant)
             for member in self._members.everybody:
-                member.num_silent_ticks += 1
+                member.num_silent_ticks += member.is_considered
                 if member.num_silent_ticks > TICKS_PER_SILENCE:
                     silence = self.silence_seconds
                     self._lose(
@@ -203,12 +233,32 @@ class Head(Clerk):
             )
             return
         applicant = Member(identity, message)
-        reason = self._members.obstacle(message)
+        reason = self._members.fault(message)
         if reason:
             self._refuse(applicant, reason)
             return
         self._members.applicants[identity] = applicant
-        self._send(applicant, self._wanted)
+        self._consider(applicant)
+
+    def _consider(self, applicant: Member) -> None:
+        """Has an applicant look for the model once there is a place for it.
+
+        A host may be gone of which that is not known yet: so long, an applicant waits for its place.
+        """
+        if not self._members.obstacle(applicant.join):
+            applicant.is_considered = True
+            self._send(applicant, self._wanted)
+        elif applicant.num_ticks > MOST_WAITING_TICKS:
+            del self._members.applicants[applicant.identity]
+            self._refuse(applicant, self._members.obstacle(applicant.join))
+
+    def miss(self, identity: bytes) -> None:
+        with self._changed:
+            member = self._members.find(identity)
+            if member is not None:
+                member.num_missed += 1
+                if member.num_missed > MOST_MISSED:
+                    self._lose(member, "closed its connection: its process has ended, or its network has")
 
     def _admit(self, member: Member, found: FoundModel) -> None:
         if member.host:
@@ -218,6 +268,7 @@ class Head(Clerk):
         if reason:
             self._refuse(member, reason)
             return
+        member.fetches = found.fetches
         self._send(member, Welcome(member.host, self._num_hosts))
         num_missing = self._members.num_missing
         self._remark(member.welcome + (f"; {num_missing} more to come" if num_missing else ""))
@@ -258,6 +309,7 @@ def _open_post(listen: Address, secret: bytes | None, tick_seconds: float) -> Po
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # for one whose connection broke, and who dials again
     socket.setsockopt(zmq.IPV6, ":" in listen.host)
     socket.setsockopt(zmq.RCVHWM, MAX_QUEUED)
     socket.setsockopt(zmq.SNDHWM, MAX_QUEUED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import secrets
 import time
 from collections.abc import Sequence
 
@@ -26,6 +27,7 @@ from tplaunch.launcher.hosts.post import TICKS_PER_SILENCE, Clerk, Post
 
 SILENCE_SECONDS = 5.0  # of a head that has not said how long it may be silent
 TICKS_PER_BEAT = TICKS_PER_SILENCE // 4
+IDENTITY_BYTES = 16
 RECONNECT_MILLISECONDS = 250
 SHUT_SECONDS = (
     4.0  # of connections that are cut before anything was said, for the keys to be called different
@@ -50,6 +52,7 @@ class HeadLink(Clerk):
     def __init__(self, head: Address, secret: bytes | None) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         socket = context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.ROUTING_ID, secrets.token_bytes(IDENTITY_BYTES))  # the same when it dials again
         socket.setsockopt(zmq.IPV6, ":" in head.host)
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MILLISECONDS)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES + CURVE_BYTES)

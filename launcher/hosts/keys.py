@@ -25,13 +25,13 @@ def usual_key_file() -> Path | None:
 
 def make_key_file(path: Path) -> None:
     """Writes a new key, which only its owner can read. Raises UsageError, also where there is a file."""
+    if os.path.lexists(path):
+        raise UsageError(
+            f"{path} is there already, and hosts may be using it; name another file, or remove it first"
+        )
     try:
         make_private(path.parent)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise UsageError(
-            f"{path} is there already, and hosts may be using it; name another file, or remove it first"
-        ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from error
     with os.fdopen(descriptor, "w") as file:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import tplaunch
 from tplaunch.coordinator import messages as workers
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, HostDevice, Join
+from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Fetched, HostDevice, Join
 
 MAX_APPLICANTS = 64  # that are being admitted at once
 
@@ -21,10 +21,16 @@ class Member:
     join: Join
     host: int = 0  # its number, once it takes part
     num_silent_ticks: int = 0
+    num_ticks: int = 0  # since it asked
+    is_considered: bool = False  # it was asked for the model
+    num_missed: int = 0  # messages in a row that could not be sent to it
     lost: str = ""  # why it takes part no more, as a sentence without a subject
     ended: dict[int, str] = field(default_factory=dict)  # how ranks of the present run ended
     logs: str = ""  # its folder
     has_stopped: bool = True  # no worker of the present run is left there
+    fetches: bool = False  # it lacks the model, and fetches its part
+    fetching: tuple[int, int] = (0, 0)  # bytes that have come of those that shall
+    fetched: Fetched | None = None  # how that ended
 
     @property
     def title(self) -> str:
@@ -76,15 +82,17 @@ class Members:
     def find(self, identity: bytes) -> Member | None:
         return next((member for member in self.everybody if member.identity == identity), None)
 
-    def obstacle(self, join: Join) -> str:
-        """Says why a host can't take part; nothing where it can."""
+    def fault(self, join: Join) -> str:
+        """Says why a host can't take part, whatever places there are; nothing where it can."""
         if (join.version, join.worker_version) != (PROTOCOL_VERSION, workers.PROTOCOL_VERSION):
             return (
                 f"it runs tplaunch {join.release} with another protocol than the head's"
                 f" {tplaunch.__version__}; install the same release on every host"
             )
-        if len(self.applicants) >= MAX_APPLICANTS:
-            return "too many hosts ask to join at once"
+        return "too many hosts ask to join at once" if len(self.applicants) >= MAX_APPLICANTS else ""
+
+    def obstacle(self, join: Join) -> str:
+        """Says why there is no place for a host now; nothing where there is one."""
         return "" if self._place_for(join) is not None else self._no_place(join)
 
     def admit(self, member: Member) -> str:

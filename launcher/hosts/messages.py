@@ -11,16 +11,20 @@ from typing import Union, get_args
 
 from tplaunch.coordinator import wire
 from tplaunch.coordinator.curve import SECRET_BYTES
+from tplaunch.coordinator.gguf.header import MAX_HEADER_BYTES
+from tplaunch.coordinator.gguf.origin import model_hash
 from tplaunch.coordinator.split.plan import MAX_RANKS
-from tplaunch.coordinator.wire import Frame
+from tplaunch.coordinator.wire import Frame, Int32s
 from tplaunch.launcher.hosts.links import Interface
 
-PROTOCOL_VERSION = 1  # of these messages; those to workers have one of their own, which is also compared
+PROTOCOL_VERSION = 2  # of these messages; those to workers have one of their own, which is also compared
 MAX_FRAME_BYTES = 1 << 20
 MAX_TEXT = 300  # characters of a name or a sentence
 MAX_PARTS = 999  # files of a model
 MAX_INTERFACES = 64
 MAX_BYTES = 1 << 50  # of memory, or of a file
+MAX_NUMBERS = 1 << 17  # of a FetchPart
+HASH_LETTERS = 64  # of sha256 in hexadecimal
 
 
 def _check_text(*texts: str) -> None:
@@ -100,10 +104,16 @@ class WantedPart:
     file_hash: str  # coordinator.gguf.origin.file_hash
 
     def __post_init__(self) -> None:
-        _check_text(self.file_hash)
         _check_bytes(self.header_bytes, self.num_bytes)
-        if self.header_bytes > self.num_bytes:
+        if not 0 < self.header_bytes <= min(self.num_bytes, MAX_HEADER_BYTES):
             raise ValueError(f"a file of {self.num_bytes} bytes with {self.header_bytes} before its tensors")
+        if not is_hash(self.file_hash):
+            raise ValueError(f"{self.file_hash!r:.80} is no hash of a file")
+
+
+def is_hash(text: str) -> bool:
+    """Tells whether this is a sha256 in hexadecimal, and so a name that leads to no other folder."""
+    return len(text) == HASH_LETTERS and set(text) <= set("0123456789abcdef")
 
 
 @dataclass(frozen=True)
@@ -114,18 +124,27 @@ class WantedModel:
     model_hash: str
     parts: tuple[WantedPart, ...]
     silence_seconds: float  # from now on, who says nothing for so long counts as dead
+    port: int = 0  # of the host that was joined, where its bytes can be fetched; 0 for nowhere
 
     def __post_init__(self) -> None:
         _check_text(self.name, self.model_hash)
+        if self.parts and self.model_hash != model_hash([part.file_hash for part in self.parts]):
+            raise ValueError(f"{self.model_hash!r:.80} is not the hash of these files")
+        if not 0 <= self.port < 65536:
+            raise ValueError(f"the port {self.port}")
         if len(self.parts) > MAX_PARTS or not 0 < self.silence_seconds < 1e6:
             raise ValueError(f"a model of {len(self.parts)} parts, after {self.silence_seconds} s of silence")
 
 
 @dataclass(frozen=True)
 class FoundModel:
-    """Joiner: I have it. Without it the sentence says what I have, and the head refuses me."""
+    """Joiner: I have it. Without it the sentence says what I have, and the head refuses me.
+
+    fetches: I have not, but shall fetch what my ranks need.
+    """
 
     fault: str = ""
+    fetches: bool = False
 
     def __post_init__(self) -> None:
         _check_text(self.fault)
@@ -142,6 +161,42 @@ class Welcome:
 @dataclass(frozen=True)
 class Beat:
     """Both, several times within the silence that is allowed: I am still there."""
+
+
+@dataclass(frozen=True)
+class FetchPart:
+    """Head: fetch this of the model before your ranks start: blocks, as fetching.wanted has them as integers.
+
+    A long wish comes in several messages.
+    """
+
+    blocks: Int32s
+    is_last: bool
+
+    def __post_init__(self) -> None:
+        if len(self.blocks) > MAX_NUMBERS:
+            raise ValueError(f"{len(self.blocks)} numbers at once")
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """Joiner: so many bytes of what I lack have come."""
+
+    done: int
+    total: int
+
+    def __post_init__(self) -> None:
+        _check_bytes(self.done, self.total)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Joiner: all is there. Otherwise the sentence says why not."""
+
+    fault: str = ""
+
+    def __post_init__(self) -> None:
+        _check_text(self.fault)
 
 
 @dataclass(frozen=True)
@@ -216,8 +271,10 @@ class End:
     failure: str = ""
 
 
-FromHead = Union[Refused, WantedModel, Welcome, Beat, StartRanks, StopRanks, End]  # noqa: UP007
-FromJoiner = Union[Join, FoundModel, Beat, RanksStarted, RankEnded, RanksStopped, Leave]  # noqa: UP007
+FromHead = Union[Refused, WantedModel, Welcome, Beat, FetchPart, StartRanks, StopRanks, End]  # noqa: UP007
+FromJoiner = Union[  # noqa: UP007
+    Join, FoundModel, Beat, Fetching, Fetched, RanksStarted, RankEnded, RanksStopped, Leave
+]
 _FROM_HEAD: dict[str, type] = {kind.__name__: kind for kind in get_args(FromHead)}
 _FROM_JOINER: dict[str, type] = {kind.__name__: kind for kind in get_args(FromJoiner)}
 

@@ -39,6 +39,9 @@ class Clerk(ABC):
     def hear(self, event: int) -> None:  # noqa: B027 - most need not know
         """Something has happened to the connection, by its number of zmq_socket_monitor(3)."""
 
+    def miss(self, identity: bytes) -> None:  # noqa: B027 - only a server has several to send to
+        """A message could not be sent: nobody of that identity is connected."""
+
 
 class Post:
     """The thread, from `start` to `close`."""
@@ -97,7 +100,7 @@ class Post:
             is_last = self._closing
             with suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
-            self._send_all()
+            self._send_all(clerk)
             if is_last:
                 return
             self._take_in(clerk)
@@ -105,15 +108,20 @@ class Post:
                 clerk.tick()
                 next_tick = time.monotonic() + self.tick_seconds
 
-    def _send_all(self) -> None:
+    def _send_all(self, clerk: Clerk) -> None:
         while True:
             try:
                 frames = self._outgoing.get_nowait()
             except queue.Empty:
                 return
-            # One that has gone, or takes nothing any more: its silence will be noticed.
-            with suppress(zmq.Again, zmq.ZMQError):
+            try:
                 self._socket.send_multipart(list(frames), zmq.NOBLOCK)
+            except zmq.Again:
+                pass  # it takes nothing any more: its silence will be noticed
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                clerk.miss(bytes(frames[0]))
 
     def _take_in(self, clerk: Clerk) -> None:
         for _ in range(MAX_BURST):

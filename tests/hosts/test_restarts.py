@@ -1,108 +1,70 @@
-"""With --restart-workers a server goes on when ranks or hosts are lost; no token is lost or doubled."""
+"""With --restart-workers a lost host may come back: requests go on from their tokens, twice in a row."""
 
-import os
+from __future__ import annotations
+
+import json
 import signal
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
-
-from tests.hosts.cluster import Cluster, Story, port_of
 from tests.hosts.conftest import MakeHosts
-from tests.hosts.running import Running
-from tplaunch import LLM, SamplingParams
+from tests.hosts.joined import DEMO, WAITS, make_key, start_head, start_joiner
 
-PROMPTS = ("Once upon a time", "The rabbit", "One day a boy")
-NUM_TOKENS = 200
-SOON = 30.0  # seconds until an error is said, on a busy machine
-REPLAYED = 10.0  # from the end of a rank to the next token
+NUM_REQUESTS, NUM_TOKENS = 4, 60
 
 
-@pytest.fixture(scope="module")
-def model(shared_dir: Path) -> Path:
-    return shared_dir / "models/stories260K-f32.gguf"
+def write_requests(path: Path) -> None:
+    lines = [
+        {
+            "custom_id": f"story-{number}",
+            "method": "POST",
+            "url": "/v1/completions",
+            "body": {
+                "model": "demo-stories",
+                "prompt": f"Once upon a time, {number}",
+                "max_tokens": NUM_TOKENS,
+                "temperature": 0,
+                "ignore_eos": True,
+            },
+        }
+        for number in range(NUM_REQUESTS)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-@pytest.fixture(scope="module")
-def texts(model: Path) -> list[str]:
-    """Returns one rank's texts."""
-    sampling = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
-    with LLM(model=str(model), devices="cpu") as llm:
-        return [output.outputs[0].text for output in llm.generate(list(PROMPTS), sampling)]
+def texts(path: Path) -> dict[str, str]:
+    """The texts in a file of results, by request."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {line["custom_id"]: line["response"]["body"]["choices"][0]["text"] for line in lines}
 
 
-def serve(cluster: Cluster, model: Path) -> Running:
-    options = ("--restart-workers", "--port", "0", "--parallel", str(len(PROMPTS)))
-    return cluster.start_head("serve", model, *options, hosts=2)
+def lines_come(path: Path, count: int) -> None:
+    """Waits until a file of results has so many lines."""
+    deadline = time.monotonic() + WAITS
+    while not path.exists() or path.read_text().count("\n") < count:
+        assert time.monotonic() < deadline, f"no {count} results within {WAITS} s"
+        time.sleep(0.05)
 
 
-def test_ranks_that_are_lost_twice_in_a_row(
-    hosts: MakeHosts, tmp_path: Path, model: Path, texts: list[str]
-) -> None:
-    network = hosts(2)
-    cluster = Cluster(network, tmp_path)
-    head = serve(cluster, model)
-    cluster.join(network[1], model.parent)
-    port = port_of(head)
-    with ExitStack() as stack:
-        stories = [
-            stack.enter_context(Story(network[0], port, prompt=prompt, max_tokens=NUM_TOKENS))
-            for prompt in PROMPTS
-        ]
-        for number in (1, 0):  # a remote worker, and then a local one
-            for story in stories:
-                story.read(10)
-            os.kill(cluster.worker(number), signal.SIGKILL)
-            killed = time.monotonic()
-            said = rf"host {number} \(host{number}\), in step \d+: rank {number} .*SIGKILL.* started again"
-            head.stderr.wait_for(said, SOON)
-            stories[0].read(10)
-            assert time.monotonic() - killed < REPLAYED + SOON
-        assert [story.read() for story in stories] == texts
-        assert not any(story.failure for story in stories)
-
-
-def test_another_host_takes_the_place_of_one_and_a_cable_comes_back(
-    hosts: MakeHosts, tmp_path: Path, model: Path, texts: list[str]
-) -> None:
-    network = hosts(3)
-    cluster = Cluster(network, tmp_path)
-    head = serve(cluster, model)
-    first = cluster.join(network[1], model.parent)
-    port = port_of(head)
-    with Story(network[0], port, prompt=PROMPTS[0], max_tokens=NUM_TOKENS) as story:
-        story.read(10)
-        os.kill(first.pid, signal.SIGKILL)
-        network[1].was_killed = True
-        head.stderr.wait_for(r"host 1 \(host1\), in step \d+: rank 1 is lost.* started again", SOON)
-        another = cluster.join(network[2], model.parent, "--rejoin")
-        another.stderr.wait_for("running rank 1", SOON)
-        story.read(20)
-        network.unplug(network[2])
-        head.stderr.wait_for(r"host 1 \(host2\), in step \d+: rank 1 is lost.* started again", SOON)
-        another.stderr.wait_for("said nothing for 4 s", SOON)
-        network.plug(network[2])
-        another.stderr.wait_for(r"(?s)running rank 1.*running rank 1", SOON)
-        assert story.read() == texts[0]
-        assert not story.failure
-
-
-def test_losses_while_nothing_is_asked_for(
-    hosts: MakeHosts, tmp_path: Path, model: Path, texts: list[str]
-) -> None:
-    network = hosts(2)
-    cluster = Cluster(network, tmp_path)
-    head = serve(cluster, model)
-    joiner = cluster.join(network[1], model.parent)
-    port = port_of(head)
-    os.kill(cluster.worker(1), signal.SIGSTOP)
-    head.stderr.wait_for(r"host 1 .*before the first step: rank 1 .*sign of life.* started again", SOON)
-    with Story(network[0], port, prompt=PROMPTS[0], max_tokens=NUM_TOKENS) as story:
-        assert story.read() == texts[0]
-    os.kill(joiner.pid, signal.SIGKILL)
-    network[1].was_killed = True
-    head.stderr.wait_for(r"host 1 .*idle behind step \d+: rank 1 is lost.* started again", SOON)
-    cluster.join(network[1], model.parent)
-    with Story(network[0], port, prompt=PROMPTS[1], max_tokens=NUM_TOKENS) as story:
-        assert story.read() == texts[1]
+def test_requests_go_on_where_a_worker_dies_and_then_its_whole_host(hosts: MakeHosts, tmp_path: Path) -> None:
+    head_host, first, second = hosts(3)
+    requests, out = tmp_path / "requests.jsonl", tmp_path / "results.jsonl"
+    write_requests(requests)
+    head_host.tplaunch("batch", "--devices", "cpu", DEMO, requests, "--out", tmp_path / "alone", check=True)
+    key = make_key(head_host, tmp_path)
+    head = start_head(head_host, key, "batch", "--restart-workers", "--parallel", "1", requests, "--out", out)
+    joiner = start_joiner(first, head)
+    lines_come(out, 1)
+    (worker,) = [process for process in first.tplaunch.living_processes() if "--rank=1" in process.cmdline()]
+    worker.kill()
+    head.stderr.wait_for("host 1 .*rank 1 .*killed by SIGKILL.*started again", WAITS)
+    joiner.stderr.wait_for("(?s)running rank 1.*running rank 1", WAITS)
+    lines_come(out, 2)
+    joiner.send_signal(signal.SIGKILL)
+    assert joiner.wait(20) == -signal.SIGKILL
+    another = start_joiner(second, head)  # before the head can know that there is a place for it
+    another.stderr.wait_for("running rank 1", WAITS)
+    assert head.wait(WAITS) == 0, head.text
+    assert texts(out) == texts(tmp_path / "alone")
+    assert another.wait(WAITS) == 0
+    assert head.text.count("the ranks are started again") == 2

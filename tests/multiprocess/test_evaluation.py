@@ -84,9 +84,9 @@ def test_ways_are_compared(tplaunch: CommandLine, text: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--demo",), "perplexity takes a model and a text"),
+        (("--demo",), "perplexity takes a text beside the model"),
         (("--demo", "nothing.txt"), "nothing.txt can't be read: No such file"),
-        (("nothing.txt",), "perplexity takes a model and a text"),
+        (("nothing.txt",), "perplexity takes a text beside the model"),
         (("nothing.gguf", "README.md"), "nothing.gguf: no such file"),
         (("--demo", "a.txt", "b.txt"), "unrecognized arguments: b.txt"),
         (("-m", "m.gguf", "--demo", "a.txt"), "the model is given twice"),
@@ -115,7 +115,7 @@ def test_the_task_in_the_examples(tplaunch: CommandLine, tmp_path: Path) -> None
     refused = tplaunch(*options, "--out", "/nothing/there", task)
     assert refused.returncode == 2 and "there is no folder /nothing" in refused.stderr
     refused = tplaunch(*options)
-    assert refused.returncode == 2 and "eval takes a model and a task" in refused.stderr
+    assert refused.returncode == 2 and "eval takes a task beside the model" in refused.stderr
 
 
 def batch_file(path: Path, count: int, tokens: int = 24) -> Path:
@@ -159,7 +159,7 @@ def test_a_batch_that_is_killed_is_gone_on_with(tplaunch: CommandLine, tmp_path:
     assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     assert texts_of(out) == texts_of(whole)
     again = tplaunch(*options, requests, "--out", out, check=True)
-    assert again.stdout == "0 of 64 requests answered, 0 tokens\n"
+    assert again.stdout == "0 of 64 requests were left to answer\n"
 
 
 def test_requests_of_a_batch_that_fail(tplaunch: CommandLine, tmp_path: Path) -> None:
@@ -177,4 +177,4 @@ def test_requests_of_a_batch_that_fail(tplaunch: CommandLine, tmp_path: Path) ->
     refused = tplaunch(*options)
     assert refused.returncode == 2 and "has results of other requests" in refused.stderr
     refused = tplaunch(*options[:-2])
-    assert refused.returncode == 2 and "batch takes a model, requests and a place" in refused.stderr
+    assert refused.returncode == 2 and "batch takes requests and a place" in refused.stderr

@@ -132,7 +132,7 @@ def test_a_long_body_is_refused_while_it_comes(guarded: Served) -> None:
         (b"{", "no JSON"),
         (b"[]", "no object"),
         (b'{"temperature": NaN}', "NaN"),
-        (b'{"prompt": ' + b"9" * 5000 + b"}", ""),
+        (b'{"prompt": ' + b"9" * 600 + b"}", "a whole number has 600 digits, and at most 512 are read"),
         (b"\xff\xfe", "UTF-8"),
         (b'{"prompt": "\\ud800"}', "half"),
         (b'{"prompt": ' + b"[" * 200 + b"]" * 200 + b"}", "deep"),
@@ -194,7 +194,8 @@ def test_keys_of_a_file(tmp_path: Path) -> None:
     found = settings(host="0.0.0.0", api_key_file=str(path), api_keys=("third",)).access({})
     assert set(found.keys) == {digest_of(key) for key in ("first", "second", "third")}
     path.write_text("# none\n")
-    for wrong in (str(path), str(tmp_path), str(tmp_path / "missing")):
+    (endless := tmp_path / "endless").write_bytes(b"k\n" * (1 << 20))
+    for wrong in (str(path), str(tmp_path), str(tmp_path / "missing"), str(endless)):
         with pytest.raises(OptionError, match="--api-key-file"):
             settings(api_key_file=wrong).access({})
 
@@ -205,6 +206,8 @@ def test_keys_of_a_file(tmp_path: Path) -> None:
         {"port": 65536},
         {"api_keys": ("",)},
         {"cors_origins": (" ",)},
+        {"cors_origins": ("chat.example",)},
+        {"cors_origins": ("https://chat.example", "https://chat.example/page")},
         {"drain_seconds": -1.0},
         {"max_queue": 0},
         {"ssl_keyfile": "key.pem"},
@@ -214,6 +217,14 @@ def test_keys_of_a_file(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="--"):
         settings(**fields)
+
+
+def test_sites_are_named_as_browsers_name_them() -> None:
+    access = settings(cors_origins=("https://Chat.example:8080/", "null")).access({})
+    for origin in ("https://chat.example:8080", "null"):
+        assert access.allows_origin(origin, "localhost")
+    assert not access.allows_origin("https://chat.example", "localhost")
+    assert settings(cors_origins=("*",)).access({}).allows_origin("https://any.example", "localhost")
 
 
 def test_a_key_and_no_auth_contradict_each_other() -> None:

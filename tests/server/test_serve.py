@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from tests.command_line import CommandLine
+from tplaunch.coordinator.server.connections import NUM_TOLD
 
 DEMO = ("serve", "--demo", "--devices", "cpu,cpu", "--port", "0")
 ENDLESS = {
@@ -256,7 +257,16 @@ def test_silent_clients_beyond_the_limit_are_turned_away(tplaunch: CommandLine) 
     process, url = started(tplaunch, "--max-connections", "20")
     address = ("127.0.0.1", int(url.rpartition(":")[2]))
     with contextlib.ExitStack() as silent:
-        for _ in range(20):
+        for _ in range(19):
+            silent.enter_context(socket.create_connection(address, 30))
+        assert httpx.get(f"{url}/health").status_code == 200
+        silent.enter_context(socket.create_connection(address, 30))
+        for path, kind in (("/v1/completions", "server_error"), ("/v1/messages", "overloaded_error")):
+            told = httpx.post(f"{url}{path}", json={})
+            assert told.status_code == 503 and told.json()["error"]["type"] == kind
+            assert "--max-connections" in told.json()["error"]["message"]
+            assert (told.headers["retry-after"], told.headers["connection"]) == ("1", "close")
+        for _ in range(NUM_TOLD):
             silent.enter_context(socket.create_connection(address, 30))
         for _ in range(200):
             with socket.create_connection(address, 30) as late:

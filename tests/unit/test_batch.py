@@ -153,6 +153,9 @@ def test_results_of_something_else_are_left_alone(tmp_path: Path) -> None:
         assert out.read_text() == content
     with pytest.raises(InputError, match="can't be written: Is a directory"), open_results(tmp_path):
         pass
+    device = Path("/dev/full")  # reads as zeros without an end
+    with pytest.raises(InputError, match="--out /dev/full is no file"), open_results(device):
+        pass
     out.unlink()
     with (
         open_results(out),
@@ -222,5 +225,5 @@ def _lasting(body: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("changes", [{"requests": None}, {"out": None}, {"seed": -1}, {"seed": 2**64}])
 def test_wishes_that_can_not_be(changes: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"batch takes a model|--seed -?\d+: 0 to"):
+    with pytest.raises(UsageError, match=r"batch takes requests|--seed -?\d+: 0 to"):
         BatchConfig(**{"requests": Path("a"), "out": Path("b"), **changes})

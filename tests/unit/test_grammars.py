@@ -175,6 +175,13 @@ def test_grammars_of_other_types_are_refused(make: Any, given: Any) -> None:
         make(given)
 
 
+def test_grammars_of_llama_cpp_are_refused_by_name() -> None:
+    for gbnf in ('root ::= "yes" | "no"', "x ::= [a-z]\n\n  root\n::= x+"):
+        with pytest.raises(GrammarError, match="the grammar is GBNF, and Lark's are read"):
+            specs.lark(gbnf)
+    assert specs.lark('start: "root ::= x"').kind == "lark"
+
+
 def test_grammars_are_made_by_the_name_of_their_kind() -> None:
     assert specs.of_kind("json_schema", {"const": 1}) == specs.json_schema('{"const": 1}')
     assert specs.of_kind("json_object", None) == specs.json_object()

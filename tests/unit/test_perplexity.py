@@ -77,6 +77,8 @@ def test_chunks_are_those_of_the_definition() -> None:
         RequestError, match=r"has \d+ tokens, and a perplexity with a context of 64 needs 128"
     ):
         chunks_of(tokenizer, "Once upon a time", 64)
+    with pytest.raises(RequestError, match=r"has 1 token, .* take a longer text$"):
+        chunks_of(tokenizer, "", 64)
     with pytest.raises(RequestError, match="a context of 3 has nothing to score"):
         chunks_of(tokenizer, TEXT, 3)
 
@@ -172,7 +174,7 @@ def test_a_way_does_not_diverge_from_itself(requests: Requests) -> None:
     [
         (lambda content: content[:-1], "it is cut off"),
         (lambda content: content[:30], "it is cut off"),
-        (lambda content: content[:19], "does not begin with"),
+        (lambda content: content[:19], "does not begin with _logits_"),
         (lambda content: b"", "does not begin with"),
         (lambda content: content + b"x", "it is damaged"),
         (lambda content: b"_logits!" + content[8:], "does not begin with"),
@@ -269,8 +271,11 @@ def test_ways() -> None:
         ({"chunks": 0}, "--chunks 0: at least 1"),
         ({"compare": ("0",)}, "--compare is given once"),
         ({"compare": ("0", "1"), "kl_base": Path("a")}, "both say what to compare with"),
-        ({"text": None}, "takes a model and a text"),
-        ({"text": None, "kl_base": Path("/nothing/there")}, "takes a model and a text"),
+        ({"text": None}, "takes a text beside the model"),
+        (
+            {"text": None, "kl_base": Path("/nothing/there")},
+            "/nothing/there is not there yet; to make it, give a text",
+        ),
     ],
 )
 def test_wishes_that_can_not_be(changes: dict[str, Any], sentence: str) -> None:

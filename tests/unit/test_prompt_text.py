@@ -35,7 +35,7 @@ def test_files_that_hold_no_prompt(tmp_path: Path) -> None:
     with (tmp_path / "large").open("wb") as file:
         file.truncate(MAX_PROMPT_BYTES + 1)
     for name, sentence in {
-        "absent": "absent: No such file",
+        "absent": "absent can't be read: No such file",
         ".": "Is a directory",
         "m.gguf": "that is a model; -f gives a file with a prompt",
         "large": "has more than 64 MiB: that is no prompt",

@@ -83,6 +83,9 @@ def test_files_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(InputError, match="line 1: it has more than 0 MiB"):
         read_task(path)
     assert [number for number, _ in numbered_lines(path)] == [1, 2]
+    monkeypatch.setattr(lines, "ENDLESS_BYTES", 1000)
+    with pytest.raises(InputError, match="/dev/zero, line 1 has more than"):
+        read_task(Path("/dev/zero"))
     monkeypatch.setattr(lines, "MAX_LINES", 1)
     with pytest.raises(InputError, match="has more than 1 lines; part it"):
         read_task(write(tmp_path, WRITTEN, WRITTEN))

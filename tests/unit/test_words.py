@@ -62,6 +62,11 @@ def test_prompts_that_begin_with_a_dash(words: list[str], prompt: str | None) ->
     assert run_of(*words) == ("m.gguf", prompt)
 
 
+def test_standard_input_may_be_the_file_to_evaluate() -> None:
+    assert parse_words(["perplexity", "m.gguf", "-"]).input == Path("/dev/stdin")
+    assert parse_words(["eval", "--demo", "-"]).input == Path("/dev/stdin")
+
+
 def test_other_values_that_begin_with_a_dash() -> None:
     assert parse_words(["m", "--tokens", "-1,5"]).tokens == "-1,5"
     assert parse_words(["plan", "m", "--devices", "-x"]).devices == "-x"
@@ -108,6 +113,12 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["tunes", "m.gguf"], "did you mean `tplaunch tune`?"),
         (["logit", "m.gguf"], "did you mean `tplaunch logits`?"),
         (["help"], "did you mean `tplaunch --help`?"),
+        (
+            ["serv", "--demo"],
+            "there is no command 'serv'; did you mean `tplaunch serve`? A prompt of this one word is given by"
+            " -p serv",
+        ),
+        (["Batch", "-m", "m.gguf"], "did you mean `tplaunch batch`"),
         (["m", "--contxt", "5"], "--contxt; did you mean --context?; see tplaunch run --help"),
         (["m", "-devices", "0"], "-devices; did you mean --devices?; see tplaunch run --help"),
         (["m", "--decode=5"], "--decode; it is an option of bench; see tplaunch run --help"),

@@ -50,7 +50,17 @@ async def complete(request: Request) -> Response:
         for one in _prompts(fields, limits)
     ]
     params = _params(fields, limits)
-    texts = [TextRequest(prompt, params, add_special=add_special, grammar=form) for prompt in prompts]
+    total = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
+    texts = [
+        TextRequest(
+            prompt,
+            params,
+            add_special=add_special,
+            grammar=form,
+            beside=total - len(prompt) if isinstance(prompt, str) else 0,
+        )
+        for prompt in prompts
+    ]
     answers = await all_begun([service.text(text) for text in texts])
     writer = _Writer(fields, answers, head("cmpl", KIND, service.name), tokenizer)
     if fields.stream:

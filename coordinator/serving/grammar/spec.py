@@ -6,6 +6,7 @@ Knows JSON Schema's words where they would be ignored in silence; knows no token
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from tplaunch.coordinator.serving.sampling.structured import StructuredOutputsPa
 KINDS = ("json_schema", "json_object", "regex", "lark", "choice")
 _AROUND = "around"
 _OPTIONS = "x-guidance"  # llguidance's own: by them a schema could have it ignore keywords
+_GBNF_RULE = re.compile(r"^[ \t]*[\w-]+\s*::=", re.MULTILINE)  # llama.cpp's
 _TOO_OLD = ("draft-01", "draft-02", "draft-03")  # of JSON Schema: their keywords would be ignored
 
 
@@ -85,7 +87,12 @@ def regex(expression: Any) -> GrammarSpec:
 
 def lark(grammar: Any) -> GrammarSpec:
     """A text of a grammar in llguidance's dialect of Lark. Raises GrammarError."""
-    return GrammarSpec("lark", _text("a Lark grammar", grammar))
+    text = _text("a Lark grammar", grammar)
+    if _GBNF_RULE.search(text):
+        raise GrammarError(
+            'the grammar is GBNF, and Lark\'s are read: rules such as start: "yes" | "no", or a JSON schema'
+        )
+    return GrammarSpec("lark", text)
 
 
 def choice(texts: Any) -> GrammarSpec:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.candidates import wants_only_likeliest
 from tplaunch.coordinator.messages import Answer, Wanted
+from tplaunch.coordinator.serving.sampling.candidate_tables import Bools, candidates_of
 from tplaunch.coordinator.serving.sampling.evidence import (
     NO_LOGITS,
     Floats,
@@ -20,8 +21,6 @@ from tplaunch.coordinator.serving.sampling.evidence import (
     Wants,
 )
 from tplaunch.coordinator.split.plan import Span
-
-Bools = npt.NDArray[np.bool_]
 
 NO_ROWS: Floats = np.zeros((0, 0), np.float32)
 FEW = 64  # candidates
@@ -121,7 +120,7 @@ def merge(
     most, num_found = wanted.num_candidates, sum(answer.counts for answer in answers)
     if not most.size:
         most = num_found = np.zeros(num_rows, np.int32)
-    ids, logits, sound = _candidates(answers, num_rows)
+    ids, logits, sound = candidates_of(answers, num_rows)
     counts = np.minimum(num_found, most)
     width = int(counts.max(initial=0))
     complete = (most > 0) & ((counts < most) | (most >= slices[-1].stop))
@@ -217,42 +216,6 @@ def check_answer(wanted: Wanted, answer: Answer, whole: Floats, vocabulary: Span
         raise AnswerError(
             f"candidates from {answer.ids.min()} to {answer.ids.max()}; {vocabulary} are its own"
         )
-
-
-def _candidates(answers: Sequence[Answer], num_rows: int) -> tuple[Int32Array, Floats, Bools]:
-    """The candidates of all ranks [logit rows, candidates] in descending order, -inf behind them.
-
-    And which rows are sound. Ranks' tokens ascend and each rank's candidates are in order, so that a stable
-    sort leaves equal logits in the order of their ids.
-    """
-    if not answers[0].counts.size:
-        return (
-            np.zeros((num_rows, 0), np.int32),
-            np.zeros((num_rows, 0), np.float32),
-            np.ones(num_rows, np.bool_),
-        )
-    tables = [_table(answer) for answer in answers]
-    all_ids = np.concatenate([ids for ids, _ in tables], axis=1)
-    all_logits = np.concatenate([logits for _, logits in tables], axis=1)
-    sound = np.asarray((all_logits < np.inf).all(axis=1))  # NaN is not
-    if len(answers) > 1:
-        order = (-all_logits).argsort(axis=1, kind="stable")
-        if num_rows > 1:
-            order += np.arange(num_rows)[:, None] * all_ids.shape[1]
-        all_ids, all_logits = all_ids.ravel()[order], all_logits.ravel()[order]
-    return all_ids, all_logits, sound
-
-
-def _table(answer: Answer) -> tuple[Int32Array, Floats]:
-    """A rank's candidates as a table of a row each; rows with fewer than others end in -inf."""
-    counts = answer.counts
-    num_rows, width = counts.size, int(counts.max(initial=0))
-    if answer.ids.size == num_rows * width:
-        return answer.ids.reshape(num_rows, width), answer.logits.reshape(num_rows, width)
-    ids, logits = np.zeros((num_rows, width), np.int32), np.full((num_rows, width), -np.inf, np.float32)
-    is_there = np.arange(width) < counts[:, None]
-    ids[is_there], logits[is_there] = answer.ids, answer.logits
-    return ids, logits
 
 
 def _are_within(ids: Int32Array, span: Span) -> bool:
