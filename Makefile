@@ -10,7 +10,8 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev system-demo system-test demo test test-all test-unit \
-	test-vulkan test-multiprocess test-conformance test-server test-validation lint format types shaders clean
+	test-vulkan test-multiprocess test-hosts test-conformance test-server test-validation \
+	lint format types shaders clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
@@ -55,6 +56,9 @@ test-conformance: setup-dev ## comparisons with llama.cpp's results
 
 test-server: setup-dev ## servers on loopback, asked as their clients ask
 	@$(PYTEST) -m server
+
+test-hosts: setup-dev ## runs over several hosts, a network namespace each; as root
+	@$(PYTEST) -m hosts
 
 test-validation: setup-dev ## every test with a device again, under the Khronos validation layer
 	@$(PYTEST) -m "vulkan or multiprocess or conformance" --validate

@@ -84,6 +84,12 @@ have_lavapipe() { vulkan_files 'icd.d/lvp_icd*.json' >/dev/null; }
 
 have_validation_layer() { vulkan_files 'explicit_layer.d/VkLayer_khronos_validation.json' >/dev/null; }
 
+# The tests of several hosts make network namespaces with it.
+have_iproute() {
+    local PATH=$PATH:/sbin:/usr/sbin
+    command -v ip && command -v tc
+} >/dev/null
+
 # The browsers that tests/browser.py looks for.
 have_chromium() {
     command -v chromium || command -v chromium-browser || command -v google-chrome \

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # system-packages.sh demo|test: what pip cannot install, through apt where that is allowed.
 #   demo  the Vulkan loader and a driver, Python's venv module
-#   test  the same, and what the tests run on: Mesa's lavapipe, the Khronos validation layer, Chromium for the
-#         server's page on Debian (Ubuntu's package is a snap)
+#   test  the same, and what the tests run on: Mesa's lavapipe, the Khronos validation layer, iproute2
+#         for several hosts, Chromium for the server's page on Debian (Ubuntu's package is a snap)
 # Where apt is not there or not allowed, one line says what to install. The demo then runs without a GPU
 # and the tests that need a driver skip; with CI=true a missing driver is a failure.
 set -euo pipefail
@@ -17,6 +17,7 @@ have_vulkan_loader || wanted+=(libvulkan1)
 if [ "$purpose" = test ]; then
     have_lavapipe || wanted+=(mesa-vulkan-drivers)
     have_validation_layer || wanted+=(vulkan-validationlayers)
+    have_iproute || wanted+=(iproute2)
     have_chromium || [ "$(distribution)" != debian ] || wanted+=(chromium)
 else
     have_vulkan_driver || wanted+=(mesa-vulkan-drivers)

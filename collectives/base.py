@@ -5,36 +5,26 @@ them. Nothing here knows of devices, of processes, or of how endpoints are excha
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tplaunch.collectives.arena import round_up_to_page
+from tplaunch.collectives.failures import CollectiveAborted, CollectiveError
+from tplaunch.collectives.shared_header import TOKEN_BYTES
 from tplaunch.running_clock import RunningClock
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
-MAX_REASON_BYTES = 200
-TOKEN_BYTES = 16
-INSTEAD = "use --collective zmq-ring"  # what to do without shared memory
 NOT_REDUCED = -1  # in place of a count: there is nothing to gather
 
 
-class CollectiveError(RuntimeError):
-    """A collective did not complete; `rank` is the rank that is to blame, where one is known."""
+class Way(NamedTuple):
+    """How the ranks of several hosts add up."""
 
-    def __init__(self, message: str, rank: int | None = None) -> None:
-        super().__init__(message)
-        self.rank = rank
-
-
-class CollectiveTimeout(CollectiveError):
-    """A peer did not come in time."""
-
-
-class CollectiveAborted(CollectiveError):
-    """A rank, possibly this one, called abort()."""
+    summed: bool = False  # the hosts do, and slot 0 holds the sum; where can_sum
+    exact: bool = False  # as float32, whatever wire type there is
 
 
 class Collective(ABC):
@@ -52,10 +42,19 @@ class Collective(ABC):
     write_slot: int  # which of them this rank writes
     endpoint: str  # where the peers find this rank; exchanged by the caller before connect()
     has_two_phases: bool = False  # whether there is an all_gather()
+    can_sum: bool = False  # whether the hosts can add up themselves
+    lap: Callable[[str], None] | None = None  # is told what the time since it was called last went to
 
     def __init__(
-        self, *, rank: int, num_ranks: int, slot_bytes: int, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+        self,
+        *,
+        rank: int,
+        num_ranks: int,
+        slot_bytes: int,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        names: Sequence[int] | None = None,
     ) -> None:
+        """names: the ranks' numbers in the whole run, for errors; by default they count from 0."""
         if num_ranks < 1:
             raise ValueError(f"a collective has at least one rank, not {num_ranks}")
         if not 0 <= rank < num_ranks:
@@ -64,7 +63,11 @@ class Collective(ABC):
             raise ValueError(f"a slot holds at least one byte, not {slot_bytes}")
         if not timeout_seconds > 0:
             raise ValueError(f"the timeout must be more than zero seconds, not {timeout_seconds}")
+        self.names = tuple(range(num_ranks) if names is None else names)
+        if len(self.names) != num_ranks:
+            raise ValueError(f"{len(self.names)} names for {num_ranks} ranks")
         self.rank = rank
+        self.name = self.names[rank]
         self.num_ranks = num_ranks
         self.slot_bytes = round_up_to_page(slot_bytes)
         self.timeout_seconds = timeout_seconds
@@ -79,8 +82,20 @@ class Collective(ABC):
         self._count = NOT_REDUCED
 
     @property
+    def sent_bytes(self) -> int:
+        """Bytes that this rank has sent to other hosts, with all that they take on the way."""
+        return 0
+
+    def begin_step(self, number: int, digest: bytes) -> None:
+        """What follows belongs to this step of the model; digest: 8 bytes of what it is to compute.
+
+        Ranks of different hosts that are in different steps find out in their next exchange.
+        """
+        return
+
+    @property
     def arena(self) -> NDArray[np.uint8]:
-        """uint8 [2, num_partials, slot_bytes]; start and slot_bytes are multiples of the page size.
+        """uint8 [2, num_partials or more, slot_bytes]; start and slot_bytes are multiples of the page size.
 
         Views of it keep the memory mapped after close(). Raises CollectiveError where there is none
         (after close(), and for some kinds before connect()).
@@ -90,17 +105,26 @@ class Collective(ABC):
         return self._arena
 
     def partials(self, parity: int) -> NDArray[np.float32]:
-        """One parity of the arena as float32 [num_partials, slot_bytes / 4]."""
-        values: NDArray[np.float32] = self.arena[parity].view(np.float32)
+        """One parity's partial sums as float32 [num_partials, slot_bytes / 4]."""
+        values: NDArray[np.float32] = self.arena[parity, : self.num_partials].view(np.float32)
+        return values
+
+    def own(self, parity: int) -> NDArray[np.float32]:
+        """The slot of one parity that this rank writes, as float32 [slot_bytes / 4]."""
+        values: NDArray[np.float32] = self.arena[parity, self.write_slot].view(np.float32)
         return values
 
     @abstractmethod
     def connect(self, endpoints: Sequence[str]) -> None:
         """Reach all ranks; endpoints in rank order. Raises CollectiveTimeout naming those missing."""
 
-    def all_reduce(self, sequence: int, parity: int, count: int) -> None:
+    def all_reduce(
+        self, sequence: int, parity: int, count: int, *, summed: bool = False, exact: bool = False
+    ) -> None:
         """All-reduces the summands: after it, the sum over arena[parity, p, :count float32] for p in
-        range(num_partials) is the sum over all ranks.
+        range(num_partials) is the sum over all ranks; where `summed`, slot 0 alone is.
+
+        exact: nothing is rounded on the way between hosts. Both are the same on all ranks.
 
         sequence: 1 for the first, then the last one + 1, all_gather() counted too.
         parity: 0 or 1, not that of the last one. arena[parity] may be read once this returns, but not
@@ -114,9 +138,10 @@ class Collective(ABC):
             self._refuse()
         if sequence != self._sequence + 1 or parity == self._parity or not 0 <= count <= self._max_count:
             self._refuse_call(sequence, parity, count)
+        assert self.can_sum or not summed, f"{type(self).__name__} can't sum"
         self._sequence, self._parity, self._count = sequence, parity, count
         try:
-            self._exchange(sequence, parity, count)
+            self._exchange(sequence, parity, count, Way(summed, exact))
         except CollectiveError as error:
             self._fail(error)
             raise
@@ -140,7 +165,7 @@ class Collective(ABC):
             raise
 
     @abstractmethod
-    def _exchange(self, sequence: int, parity: int, count: int) -> None:
+    def _exchange(self, sequence: int, parity: int, count: int, way: Way) -> None:
         """The part of all_reduce() that needs the peers."""
 
     def _gather(self, sequence: int, count: int) -> None:
@@ -151,7 +176,8 @@ class Collective(ABC):
     def abort(self, reason: str) -> None:
         """Make every rank's current and later all_reduce() raise CollectiveAborted naming this rank.
 
-        Before connect() it reaches this rank alone.
+        A rank that already has all that it needs for its current one may end that first. Before connect()
+        it reaches this rank alone.
         """
 
     @abstractmethod
@@ -177,7 +203,7 @@ class Collective(ABC):
             fault = f"parity {parity} twice in a row, in all-reduces {sequence - 1} and {sequence}"
         else:
             fault = f"{count} elements in all-reduce {sequence}, where a slot holds 0 to {self._max_count}"
-        raise CollectiveError(f"rank {self.rank} called all_reduce() with {fault}", self.rank)
+        raise CollectiveError(f"rank {self.name} called all_reduce() with {fault}", self.name)
 
     def _refuse_gather(self, sequence: int) -> NoReturn:
         if not self.has_two_phases:
@@ -186,37 +212,14 @@ class Collective(ABC):
             fault = f"as {sequence} without an all_reduce() before it"
         else:
             fault = f"as {sequence} where {self._sequence + 1} was due"
-        raise CollectiveError(f"rank {self.rank} called all_gather() {fault}", self.rank)
+        raise CollectiveError(f"rank {self.name} called all_gather() {fault}", self.name)
 
     def _not_open(self, what: str) -> CollectiveError:
-        return CollectiveError(f"rank {self.rank} {what} before connect() or after close()", self.rank)
+        return CollectiveError(f"rank {self.name} {what} before connect() or after close()", self.name)
 
     def _check_endpoints(self, endpoints: Sequence[str]) -> None:
         if len(endpoints) != self.num_ranks:
             raise ValueError(f"connect() takes {self.num_ranks} endpoints, one a rank, not {len(endpoints)}")
-
-    def _timeout(self, sequence: int, missing: Iterable[int], detail: str = "") -> CollectiveTimeout:
-        """The error for ranks missing from all-reduce `sequence`, or from connect() where it is 0."""
-        ranks = sorted(missing)
-        names = "rank " + str(ranks[0]) if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
-        place = f"all-reduce {sequence}" if sequence else "connect()"
-        message = f"rank {self.rank} waited {self.timeout_seconds:g} s in {place} for {names}{detail}"
-        return CollectiveTimeout(message, ranks[0])
-
-    def _mismatch(self, sequence: int, count: int, peer: int, peer_count: int) -> CollectiveError:
-        message = (
-            f"all-reduce {sequence} has {count} elements on rank {self.rank} but {peer_count} on rank {peer}"
-        )
-        return CollectiveError(message, peer)
-
-
-def aborted(rank: int, reason: str) -> CollectiveAborted:
-    return CollectiveAborted(f"rank {rank} aborted: {reason}", rank)
-
-
-def encode_reason(reason: str) -> bytes:
-    """Encodes a reason as at most MAX_REASON_BYTES of UTF-8, cut between characters."""
-    return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()
 
 
 def check_token(token: bytes) -> bytes:

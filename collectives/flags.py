@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tplaunch.collectives.base import INSTEAD, CollectiveError
+from tplaunch.collectives.failures import INSTEAD, CollectiveError
 
 WORD_BYTES = 8
 

@@ -1,7 +1,7 @@
 """The first pages of the shared mapping: where each rank is, who sleeps on whom, and who aborted.
 
 Layout, in 64-byte cache lines: line 0 holds the run's token and the sticky abort mark; line 1 + r is
-written by rank r alone (all others read it); then one record a rank with the reason for its abort.
+written by rank r alone (all others read it); then one record a rank with the error that it tells.
 """
 
 import mmap
@@ -9,13 +9,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tplaunch.collectives.arena import round_up_to_page
-from tplaunch.collectives.base import MAX_REASON_BYTES, TOKEN_BYTES, CollectiveAborted, aborted
+from tplaunch.collectives.failures import MAX_ERROR_BYTES, CollectiveError, decode_error, encode_error
 from tplaunch.collectives.flags import WORD_BYTES, Flags, Sleeper
 
+TOKEN_BYTES = 16
 _LINE_BYTES = 64
 _LINE_WORDS = _LINE_BYTES // WORD_BYTES
 _ABORTED_WORD = TOKEN_BYTES // WORD_BYTES  # rank + 1 of a rank that aborted; 0 while none has
-_REASON_STRIDE = 1 + MAX_REASON_BYTES  # one byte of length, then the text
+_LENGTH_BYTES = 2
+_REASON_STRIDE = _LENGTH_BYTES + MAX_ERROR_BYTES
 
 MakeFlags = Callable[[mmap.mmap, int], Flags]
 
@@ -75,25 +77,25 @@ class SharedHeader:
             self._sleeper.wait(peer.arrived, seen, max_seconds)
         self.store(self._own.sleeps_on, 0)
 
-    def abort(self, reason: bytes) -> None:
-        """Marks the abort. Of two ranks' marks either may stay, and has its whole reason behind it."""
+    def abort(self, error: CollectiveError) -> None:
+        """Marks the error. Of two ranks' marks either may stay, and has its whole error behind it."""
         rank = self._own.rank
-        start = self._reason_start(rank)
-        self._memory[start : start + 1 + len(reason)] = bytes([len(reason)]) + reason
+        start, told = self._record_start(rank), encode_error(error)
+        length = len(told).to_bytes(_LENGTH_BYTES, "little")
+        self._memory[start : start + _LENGTH_BYTES + len(told)] = length + told
         if self.load(_ABORTED_WORD) == 0:
             self.store(_ABORTED_WORD, rank + 1)
         for line in self._lines:
             self._sleeper.wake(line.arrived)
 
     def check_aborted(self) -> None:
+        """Raises the error that a rank has marked."""
         mark = self.load(_ABORTED_WORD)
         if mark:
-            raise self._aborted(mark - 1)
+            start = self._record_start(mark - 1)
+            text = start + _LENGTH_BYTES
+            length = int.from_bytes(self._memory[start:text], "little")
+            raise decode_error(self._memory[text : text + min(length, MAX_ERROR_BYTES)])
 
-    def _reason_start(self, rank: int) -> int:
+    def _record_start(self, rank: int) -> int:
         return _LINE_BYTES * (1 + len(self._lines)) + rank * _REASON_STRIDE
-
-    def _aborted(self, rank: int) -> CollectiveAborted:
-        start = self._reason_start(rank)
-        reason = self._memory[start + 1 : start + 1 + self._memory[start]]
-        return aborted(rank, reason.decode(errors="replace"))

@@ -1,4 +1,4 @@
-"""Lets only the right peers speak to a rank of a ring: by the place of its socket, and by CURVE.
+"""Lets only the right peers speak to a rank: by the place of its socket, and by CURVE.
 
 On one host the sockets lie in the run's private folder, which no other user can enter. Over TCP both ends
 prove with CURVE that they know the run's token before either sends or takes in a message, and the token
@@ -16,17 +16,23 @@ from typing import Protocol, TypeAlias
 import zmq
 from zmq.utils import z85
 
-from tplaunch.collectives.base import CollectiveError
+from tplaunch.collectives.failures import CollectiveError
 from tplaunch.collectives.zmq_wire import MAX_MESSAGE_BYTES
 
 Socket: TypeAlias = "zmq.Socket[bytes]"
 
 CURVE_BYTES = 64  # more than CURVE adds to a message
+CURVE_MESSAGE_BYTES = 33  # what it does add: its name, a short nonce, a flag and the authenticator (RFC 26)
+FRAME_BYTES = 9  # the flag and length of a frame beyond 255 bytes (RFC 23)
+LOOPBACK = "127.0.0.1"
 HANDSHAKE_MILLISECONDS = 10_000  # a peer that has not proved itself by then is cut off, and may try again
 
 
 class Door(Protocol):
     """One rank's way to its peers."""
+
+    place: str  # where it listens, for people
+    overhead_bytes: int  # what a message takes beyond its own bytes
 
     def listen(self, inbox: Socket) -> str:
         """Opens the socket to the peers and returns the endpoint to tell them. Raises zmq.ZMQError."""
@@ -45,9 +51,14 @@ class FolderDoor:
     need not be text. Without /proc their own path has to do.
     """
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        """Raises CollectiveError for a folder that is not there, or that others can enter."""
-        self._folder, self._rank = folder, rank
+    overhead_bytes = FRAME_BYTES
+
+    def __init__(self, folder: Path, rank: int, name: str = "link") -> None:
+        """name: of all sockets of these peers. Raises CollectiveError for a folder that is not there, or that
+        others can enter.
+        """
+        self._name = name
+        self._folder, self._rank, self.place = folder, rank, str(folder)
         try:
             self._descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -61,16 +72,19 @@ class FolderDoor:
         return CollectiveError(f"rank {self._rank} cannot listen in {str(folder)!r}: {fault}", self._rank)
 
     def listen(self, inbox: Socket) -> str:
-        name = socket_name(self._rank)
+        name = self._socket_name(self._rank)
         inbox.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         inbox.bind(f"ipc://{self._path(name)}")
         Path(self._path(name)).chmod(0o600)  # whatever the umask is
         return name
 
     def dial(self, outbox: Socket, peer: int, endpoint: str) -> None:
-        if endpoint != socket_name(peer):  # it would be a path elsewhere
+        if endpoint != self._socket_name(peer):  # it would be a path elsewhere
             raise zmq.ZMQError(zmq.EINVAL)
         outbox.connect(f"ipc://{self._path(endpoint)}")
+
+    def _socket_name(self, rank: int) -> str:
+        return f"{self._name}-{rank}"
 
     def _path(self, name: str) -> str:
         folder = Path(f"/proc/self/fd/{self._descriptor}")
@@ -79,7 +93,7 @@ class FolderDoor:
     def close(self) -> None:
         if self._descriptor >= 0:
             with suppress(OSError):  # it is not there yet, or the launcher has removed the whole folder
-                Path(self._path(socket_name(self._rank))).unlink()
+                Path(self._path(self._socket_name(self._rank))).unlink()
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -91,6 +105,8 @@ class TcpDoor:
     handshake with that rank; and without the secret one nobody can pass for it where it was before.
     """
 
+    overhead_bytes = FRAME_BYTES + CURVE_MESSAGE_BYTES
+
     def __init__(self, host: str, rank: int, token: bytes) -> None:
         """Raises CollectiveError where ZeroMQ was built without CURVE."""
         if not zmq.has("curve"):
@@ -98,14 +114,14 @@ class TcpDoor:
                 f"rank {rank} cannot use TCP: this ZeroMQ was built without CURVE; install pyzmq's wheel"
             )
             raise CollectiveError(message, rank)
-        self._host, self._rank, self._token = host, rank, token
+        self.place, self._rank, self._token = host, rank, token
 
     def listen(self, inbox: Socket) -> str:
         inbox.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES + CURVE_BYTES)
         inbox.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS)
         inbox.setsockopt(zmq.CURVE_SERVER, 1)
         inbox.setsockopt(zmq.CURVE_SECRETKEY, secret_key(self._token, self._rank))
-        inbox.bind(f"tcp://{self._host}:*")
+        inbox.bind(f"tcp://{self.place}:*")
         return inbox.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def dial(self, outbox: Socket, peer: int, endpoint: str) -> None:
@@ -120,8 +136,11 @@ class TcpDoor:
         """There is nothing to let go of."""
 
 
-def socket_name(rank: int) -> str:
-    return f"ring-{rank}"
+def open_door(rank: int, token: bytes, folder: Path | None, address: str | None) -> Door:
+    """address: to listen on over TCP; without one the folder, and without that loopback."""
+    if address is None and folder is not None:
+        return FolderDoor(folder, rank)
+    return TcpDoor(address or LOOPBACK, rank, token)
 
 
 def secret_key(token: bytes, rank: int) -> bytes:

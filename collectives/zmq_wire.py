@@ -1,29 +1,40 @@
-"""The messages between the ranks of a ring: one frame each, a fixed header and then at most one piece.
+"""The messages between ranks: one frame each, a fixed header and then at most one piece of a sum.
 
-A piece is float32 numbers in a CHUNK, UTF-8 text in an ABORT, and absent otherwise. Everything is
-little-endian. No message tells who may send it: that is settled before one is read (zmq_doors.py).
+A piece is numbers as the wire type lays them, in an ABORT an error, in a WAITING the ranks that the sender
+waits for, and absent otherwise. Everything is little-endian. No message tells who may send it: that is
+settled before one is read (zmq_doors.py).
 """
 
+from __future__ import annotations
+
+import hashlib
 import struct
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from tplaunch.collectives.base import MAX_REASON_BYTES, CollectiveError
+from tplaunch.collectives.failures import MAX_ERROR_BYTES, CollectiveError
 
-PROTOCOL_VERSION = 2
-_MAGIC = b"ring"
-_HEADER = struct.Struct("<4sHHHxxIIQQ")  # magic, version, kind, sender, step, piece, sequence, count
-HEADER_BYTES = _HEADER.size
+PROTOCOL_VERSION = 3
+DIGEST_BYTES = 8
+NO_DIGEST = bytes(DIGEST_BYTES)
+_MAGIC = 0xA7
+# Magic, version, kind, wire type; sender, hop; piece, count, step, sequence, digest, run; and the checksum.
+_FIELDS = struct.Struct("<BBBBHHIIIQ8sI")
+_CHECKSUM = struct.Struct("<I")
+HEADER_BYTES = _FIELDS.size + _CHECKSUM.size
+_RANK = struct.Struct("<H")
 PIECE_ELEMENTS = 1 << 14  # float32: what a peer can make this rank hold at once stays small
-MAX_MESSAGE_BYTES = HEADER_BYTES + PIECE_ELEMENTS * 4
+MAX_MESSAGE_BYTES = HEADER_BYTES + max(PIECE_ELEMENTS * 4, MAX_ERROR_BYTES)
 
 
 class Kind(IntEnum):
     HELLO = 0  # the sender is reachable
-    CHUNK = 1  # part of a sum; a wire type other than float32 would be a kind of its own
+    PIECE = 1  # part of a sum
     WAITING = 2  # the sender has come to this sequence, and has been waiting for some time
-    ABORT = 3  # the sender aborted
+    ABORT = 3  # the sender failed
 
 
 _KINDS = {int(kind): kind for kind in Kind}
@@ -32,38 +43,79 @@ _KINDS = {int(kind): kind for kind in Kind}
 @dataclass(frozen=True)
 class Header:
     kind: Kind
-    sender: int
+    sender: int  # a member, counted from 0
     sequence: int = 0
-    step: int = 0  # of the 2 * (num_ranks - 1) steps of one all-reduce
-    piece: int = 0  # of the chunk of this step
-    count: int = 0  # elements in the whole all-reduce, not in this chunk
+    hop: int = 0  # 0 for one that goes to all at once, from 1 on around a ring
+    piece: int = 0  # of this hop
+    count: int = 0  # elements in the whole all-reduce, not in this piece
+    wire: int = 0  # the number of a wire type
+    step: int = 0  # of the model, modulo 2^32
+    digest: bytes = NO_DIGEST  # of what the step is to compute
+    run: int = 0
 
     def message(self, payload: bytes | memoryview = b"") -> bytes:
         """The frame to send. The payload is copied."""
-        fields = self.kind, self.sender, self.step, self.piece, self.sequence, self.count
-        return b"".join((_HEADER.pack(_MAGIC, PROTOCOL_VERSION, *fields), payload))
+        fields = _FIELDS.pack(
+            _MAGIC,
+            PROTOCOL_VERSION,
+            self.kind,
+            self.wire,
+            self.sender,
+            self.hop,
+            self.piece,
+            self.count,
+            self.step,
+            self.sequence,
+            self.digest,
+            self.run,
+        )
+        checksum = zlib.crc32(payload, zlib.crc32(fields))
+        return b"".join((fields, _CHECKSUM.pack(checksum), payload))
 
 
 class Message(NamedTuple):
     header: Header
     payload: memoryview  # of bytes
+    is_intact: bool  # whether the checksum is that of what came
 
 
-def parse(frame: memoryview, num_ranks: int) -> Message | None:
-    """Parses a frame; None for no message. Raises CollectiveError where a rank speaks another version."""
+def run_number(token: bytes) -> int:
+    """Returns a run's number in its messages; the token does not follow from it."""
+    digest = hashlib.blake2b(key=token, digest_size=4, person=b"tplaunch-run").digest()
+    return int.from_bytes(digest, "little")
+
+
+def parse(frame: memoryview, ranks: Sequence[int]) -> Message | None:
+    """Parses a frame; None for no message. Raises CollectiveError where a rank speaks another version.
+
+    ranks: of the members that take part; a header's sender is a member.
+    """
     if not HEADER_BYTES <= frame.nbytes <= MAX_MESSAGE_BYTES:
         return None
-    magic, version, kind, sender, step, piece, sequence, count = _HEADER.unpack_from(frame)
-    if magic != _MAGIC or sender >= num_ranks:
+    magic, version, kind, wire, sender, hop, piece, count, step, sequence, digest, run = _FIELDS.unpack_from(
+        frame
+    )
+    if magic != _MAGIC or sender >= len(ranks):
         return None
     if version != PROTOCOL_VERSION:
-        message = f"rank {sender} speaks version {version} of the ring's protocol, not {PROTOCOL_VERSION}"
-        raise CollectiveError(f"{message}: install the same release on every host", sender)
+        rank = ranks[sender]
+        message = f"rank {rank} speaks version {version} of the hosts' protocol, not {PROTOCOL_VERSION}"
+        raise CollectiveError(f"{message}: install the same release on every host", rank)
     known = _KINDS.get(kind)
     if known is None:
         return None
-    return Message(Header(known, sender, sequence, step, piece, count), frame[HEADER_BYTES:])
+    header = Header(known, sender, sequence, hop, piece, count, wire, step, digest, run)
+    payload = frame[HEADER_BYTES:]
+    checksum = zlib.crc32(payload, zlib.crc32(frame[: _FIELDS.size]))
+    (told,) = _CHECKSUM.unpack_from(frame, _FIELDS.size)
+    return Message(header, payload, checksum == told)
 
 
-def decode_reason(payload: memoryview) -> str:
-    return bytes(payload[:MAX_REASON_BYTES]).decode(errors="replace")
+def encode_ranks(ranks: Sequence[int]) -> bytes:
+    return b"".join(map(_RANK.pack, ranks))
+
+
+def decode_ranks(payload: memoryview) -> tuple[int, ...]:
+    """Returns the ranks in a payload; a torn one at its end is left out."""
+    whole = payload.nbytes // _RANK.size * _RANK.size
+    return tuple(rank for (rank,) in _RANK.iter_unpack(payload[:whole]))

@@ -15,10 +15,10 @@ from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.placement import Placement
-from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare
+from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare
 from tplaunch.coordinator.wire import Float32s, Float64s, Frame, Int32s
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 MAX_FRAMES = 4  # of a message: its fields, and the large arrays of a StepDone
 MAX_FRAME_BYTES = 1 << 28  # logits of 32 rows and two million tokens; a connection that brings more is cut
 
@@ -53,6 +53,8 @@ class Load:
         num_ranks = self.placement.num_ranks
         if not 0 <= self.share.rank < num_ranks <= MAX_RANKS:
             raise ValueError(f"rank {self.share.rank} of {num_ranks}, where 1 to {MAX_RANKS} are possible")
+        if len(self.group) > MAX_GROUP:
+            raise ValueError(f"{len(self.group)} ranks in one stage, where 1 to {MAX_GROUP} are possible")
 
     @property
     def group(self) -> tuple[int, ...]:
@@ -68,14 +70,16 @@ class Attached:
     device: str  # its name
     kind: str  # of the device; those of one kind compute the same bits
     endpoint: str
+    handovers: tuple[str, ...] = ()  # where ranks of the stages around mine find me
 
 
 @dataclass(frozen=True)
 class Connect:
-    """Coordinator: the endpoints of all ranks and the kinds of their devices, in rank order."""
+    """Coordinator: what all ranks told of their endpoints and the kinds of their devices, in rank order."""
 
     endpoints: tuple[str, ...]
     kinds: tuple[str, ...]
+    handovers: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ class StepDone:
 
 @dataclass(frozen=True)
 class FetchRows:
-    """Coordinator: send these logit rows of the last step whole, before the next one begins."""
+    """Coordinator: send these logit rows whole, of the last step, or with several stages of one before it."""
 
     number: int  # of that step
     rows: Int32s

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-COLLECTIVES = ("shared-memory", "zmq-ring")
+COLLECTIVES = ("shared-memory", "zmq", "zmq-ring")
 ALL_REDUCES = ("auto", "one-shot", "two-phase")
 FEATURES = ("int64", "float16", "integer_dot_product", "cooperative_matrix")  # that a device may lack
 _DECLARATION = "option"  # in a field's metadata
@@ -128,7 +128,7 @@ class RankOptions:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.all_reduce == "two-phase" and self.collective == "zmq-ring":
+        if self.all_reduce == "two-phase" and self.collective != "shared-memory":
             raise OptionError(
                 f"--all-reduce two-phase: {self.collective} has no phases; use --collective shared-memory"
             )

@@ -20,6 +20,14 @@ from tplaunch.launcher.sizes import parse_max_memory, parse_state_cache
 
 AUTO: Final = "auto"
 MODEL_GROUP = "model"  # of options that stand in no group of their own in the help
+HOSTS_GROUP = "hosts"
+KEY_HELP = (
+    "the key file that all hosts have, made by `tplaunch keygen` (default: ~/.config/tplaunch/hosts.key where"
+    " it is there)"
+)
+INSECURE_HELP = (
+    "go without a key beyond this machine: anybody on the network can then join, read and change all"
+)
 SERVING_GROUP = "serving"  # of options of those commands that compute the requests of many
 API_PARALLEL = 64  # of a Python program, which may give many prompts at once
 RECURRENT_PARALLEL = 8  # of the same, where nothing is said: each text keeps a state of megabytes
@@ -107,6 +115,25 @@ class RunConfig(RankOptions):
         choices=EXPERT_SPLITS,
         help="a rank holds its columns of all experts, or all of its experts (default: %(default)s)",
     )
+    hosts: int = option(
+        "--hosts",
+        default=1,
+        group=HOSTS_GROUP,
+        number=int,
+        metavar="N",
+        help="run on so many machines: this one, and others on which `tplaunch join` runs; their devices come"
+        " behind this one's (default: %(default)s)",
+    )
+    key: str | None = option("--key", default=None, group=HOSTS_GROUP, metavar="FILE", help=KEY_HELP)
+    listen: str | None = option(
+        "--listen",
+        default=None,
+        group=HOSTS_GROUP,
+        metavar="ADDRESS[:PORT]",
+        help="where other machines join, on port 5670 by default (default: all addresses with a key,"
+        " else 127.0.0.1)",
+    )
+    insecure: bool = option("--insecure", default=False, group=HOSTS_GROUP, help=INSECURE_HELP)
     load_timeout_seconds: float = option(  # a slow driver compiles a kernel for most of a minute
         "--load-timeout",
         default=600.0,
@@ -207,6 +234,12 @@ class RunConfig(RankOptions):
             raise UsageError(f"--context {self.context_length}: at least 1 is needed")
         if self.context_length is not None and self.context_length >= 2**31:
             raise UsageError(f"--context {self.context_length}: at most {2**31 - 1} positions are possible")
+        if not 1 <= self.hosts <= MAX_RANKS:
+            raise UsageError(f"--hosts {self.hosts}: 1 to {MAX_RANKS} are possible")
+        if self.hosts == 1 and (self.listen is not None or self.insecure):
+            raise UsageError(f"{'--insecure' if self.insecure else '--listen'} goes with --hosts N")
+        if self.hosts > 1:
+            object.__setattr__(self, "collective", "zmq-ring")  # the only one between hosts
         if not 1 <= self.parallel <= MAX_PARALLEL:
             raise UsageError(f"--parallel {self.parallel}: 1 to {MAX_PARALLEL} sequences are possible")
         if self.max_rows is not None and not 1 <= self.max_rows <= 512:

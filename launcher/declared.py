@@ -37,6 +37,7 @@ def _add(parser: Options, declared: Option, default: Any) -> None:
     else:
         parser.add_argument(
             *declared.flags,
+            dest=declared.name,
             default=default,
             metavar=declared.metavar,
             help=declared.help,

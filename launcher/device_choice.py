@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tplaunch.coordinator.split.plan import MAX_RANKS
+from tplaunch.coordinator.split.plan import MAX_GROUP
 
 Listed = dict[str, Any]  # worker.vulkan.listing.PhysicalDevice as plain data
 
@@ -36,7 +36,7 @@ DRIVERS = (
 LAYERED = (22, 23, 14)  # Venus, Dozen, MoltenVK
 VERSION = re.compile(r"[0-9]+(\.[0-9]+)+")  # the first in a driver's name and version
 VERSION_NUMBERS = 3
-TOO_MANY = f"a run has at most {MAX_RANKS} ranks"
+TOO_MANY = f"all takes at most {MAX_GROUP}"
 
 
 def left_out(devices: Sequence[Listed]) -> dict[int, str]:
@@ -52,7 +52,7 @@ def left_out(devices: Sequence[Listed]) -> dict[int, str]:
             reason = f"{KINDS[taken]} is there"
         elif better is not device:
             reason = f"device {better['index']} is the same hardware by a preferred driver"
-        elif num_taken == MAX_RANKS:
+        elif num_taken == MAX_GROUP:
             reason = TOO_MANY
         else:
             reason, num_taken = "", num_taken + 1

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+from tplaunch.coordinator.split.placement import Placement
 from tplaunch.launcher.device_choice import TOO_MANY, left_out, preferred
 from tplaunch.launcher.driver_packages import unlisted_cards
 from tplaunch.launcher.endings import ending
@@ -44,6 +45,16 @@ class DeviceChoice:
     imports_memory: bool = False  # its driver imports the host's memory, as it says
     kind: str = ""  # with its driver: devices of one kind are equal
     driver: str = ""  # name and version, as it words them
+    host: int = 0  # the machine that has it; 0 is this one
+    host_name: str = ""
+    # Of another machine: its memory, the part that is free, both in bytes, and what limits it.
+    host_memory: tuple[int, int, str] = (0, 0, "")
+
+    @property
+    def title(self) -> str:
+        """The device for people."""
+        where = f" of {self.host_name}" if self.host else ""
+        return f"device {self.index}{where} ({self.name})"
 
     @property
     def is_in_host_memory(self) -> bool:
@@ -161,6 +172,11 @@ def select_devices(text: str) -> list[DeviceChoice]:
         for remark in remarks(_parts(text), listed, choices):
             say(remark)
     return choices
+
+
+def placement_of(choices: Sequence[DeviceChoice]) -> Placement:
+    """Returns the hosts of ranks on these devices, in one stage."""
+    return Placement(tuple(choice.host for choice in choices), (0,) * len(choices))
 
 
 def check_devices(text: str) -> int:

@@ -7,6 +7,7 @@ import sys
 import textwrap
 
 USUAL_WIDTH = 80  # Python 3.10 says 0 of a terminal that does not know its size
+RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 MIN_WIDTH = 40  # columns: in fewer, a table's first column leaves no room for the others
 
 
@@ -51,3 +52,11 @@ def say(text: str) -> None:
         return
     text = f"tplaunch: {shown(text)}"
     print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr)
+
+
+def alarm(text: str) -> None:
+    """Says what a person must not overlook: in red on a terminal, else as any other remark."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        say(f"WARNING: {text}")
+    else:
+        print(f"{RED}{wrapped(f'tplaunch: WARNING: {shown(text)}')}{PLAIN}", file=sys.stderr)

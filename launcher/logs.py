@@ -28,12 +28,12 @@ class RunLogs:
 
     def __init__(self, verbose: bool) -> None:
         self._verbose = verbose
-        self._directory = _make_directory()
+        self.folder = _make_directory()
         self._threads: list[threading.Thread] = []
         self._files: list[IO[bytes]] = []
 
     def path(self, rank: int) -> Path:
-        return self._directory / f"rank-{rank}.log"
+        return self.folder / f"rank-{rank}.log"
 
     def output(self, rank: int) -> IO[bytes] | int:
         """Returns the file, or subprocess.PIPE, for a worker's standard output and error."""
@@ -58,7 +58,7 @@ class RunLogs:
             with suppress(OSError):  # some file systems say only here that they are full
                 file.close()
         if not keep:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _copy(rank: int, source: IO[bytes], file: IO[bytes]) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from tplaunch.launcher.config import RECURRENT_PARALLEL, HubModel, RunConfig
-from tplaunch.launcher.devices import select_devices
 from tplaunch.launcher.fitting.arrange import arrange, say_arrangement
+from tplaunch.launcher.hosts.opening import open_hosts
 from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.session import start_driver
 
@@ -34,16 +34,17 @@ def open_for_many(config: RunConfig, *, chose_parallel: bool) -> Iterator[Loaded
     model = open_model(config)
     if model.spec.is_recurrent and not chose_parallel:
         config = replace(config, parallel=RECURRENT_PARALLEL)
-    arrangement = arrange(config, model, select_devices(config.devices))
-    say_arrangement(config, model, arrangement)
-    tokenizer = _tokenizer(model)
-    usable = None if isinstance(tokenizer, TokenizerError) else tokenizer
-    driver = start_driver(config, model, arrangement, usable, owns_process=True)
-    opened = Opened(driver, model.metadata, tokenizer)
-    try:
-        yield Loaded(opened, model, config)
-    finally:
-        opened.close()
+    with open_hosts(config, model) as hosts:
+        arrangement = arrange(config, model, hosts.choices)
+        say_arrangement(config, model, arrangement)
+        tokenizer = _tokenizer(model)
+        usable = None if isinstance(tokenizer, TokenizerError) else tokenizer
+        driver = start_driver(config, model, arrangement, usable, hosts=hosts, owns_process=True)
+        opened = Opened(driver, model.metadata, tokenizer)
+        try:
+            yield Loaded(opened, model, config)
+        finally:
+            opened.close()
 
 
 def _tokenizer(model: Model) -> Tokenizer | TokenizerError:

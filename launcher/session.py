@@ -18,19 +18,22 @@ from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.restarts import RestartPolicy
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.text.tokenizer import Tokenizer
 from tplaunch.launcher.blame import crashed_kernel, suspects
 from tplaunch.launcher.config import RunConfig
-from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.devices import DeviceChoice, placement_of
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.headroom import check_headroom
+from tplaunch.launcher.hosts.opening import Hosts
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.progress import show_progress
 from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.supervisor import Supervisor
 from tplaunch.worker.faults import fault_sentence
+from tplaunch.worker.place import WorkerPlace
 
 
 @dataclass(frozen=True)
@@ -60,33 +63,55 @@ def start_session(
     arrangement: Arrangement,
     tokenizer: Tokenizer | None = None,
     *,
+    hosts: Hosts | None = None,
     owns_process: bool = True,
     check_open: Callable[[], None] = _stays_open,
 ) -> Iterator[Session]:
     """Starts the workers and loads the model. At the end no process, socket or shared memory is left.
 
-    tokenizer: without one there are tokens and no text. owns_process: Python's garbage collector may be kept
+    tokenizer: without one there are tokens and no text. hosts: of the arrangement, None for this one alone.
+    owns_process: Python's garbage collector may be kept
     out of steps, as no other program needs it. check_open: is called often, also while something is waited
     for; what it raises ends the session.
     """
-    choices, plan, limits = arrangement.choices, arrangement.plan, arrangement.limits
+    plan, limits = arrangement.plan, arrangement.limits
+    hosts = hosts or Hosts(arrangement.choices)
+    choices = hosts.present(arrangement.choices, check_open)
+    hosts.bring(choices, plan, model, check_open)
     totals = [rank.weights for rank in arrangement.bytes]
     if any(choice.index is None for choice in choices):
         say("running on the CPU with NumPy, without a Vulkan device")
+    own = [choice for choice in choices if choice.host == HEAD]
     check_headroom(len(choices))
     with socket_folder() as folder:
         endpoint = f"ipc://{folder}/control"
-        supervisor = Supervisor(config, choices, endpoint, check_open)
-        channel = WorkerChannel(endpoint, len(choices), supervisor)
+        others = hosts.ranks(choices)
+        supervisor = Supervisor(
+            config,
+            own,
+            endpoint,
+            check_open,
+            place=WorkerPlace(str(folder), others.address) if others.address else None,
+            silence_seconds=others.silence_seconds,
+        )
+        channel = WorkerChannel(endpoint, len(choices), others.watched_with(supervisor), others.door)
         engine_config = EngineConfig(config.rank_options, limits, config.load_timeout_seconds)
-        engine = Engine(channel, model.origin, model.tensors.values(), model.spec, plan, engine_config)
+        engine = Engine(
+            channel,
+            model.origin,
+            model.tensors.values(),
+            model.spec,
+            plan,
+            engine_config,
+            placement_of(choices),
+        )
         try:
-            with supervisor, show_progress(totals) as on_progress:
+            with supervisor, others.started(channel.port), show_progress(totals) as on_progress:
                 attached, ready = engine.load(on_progress)
                 for note in dict.fromkeys(note for message in ready for note in message.notes):
                     say(note)
                 with collected_by_hand() if owns_process else nullcontext():
-                    watch = partial(supervisor.watch, ())
+                    watch = partial(others.watched_with(supervisor).watch, ())
                     suppressed = {*model.padding, *(tokenizer.suppressed_token_ids if tokenizer else ())}
                     requests = Requests(engine, tokenizer, suppressed)
                     has_text = tokenizer is not None
@@ -97,9 +122,11 @@ def start_session(
                 engine.shut_down()
             _warn(model.overwriting())
         except WorkerError as error:
-            change = _because(model.change())
+            change, elsewhere = _because(model.change()), others.log(error.rank)
             log = supervisor.log_path(error.rank)
-            raise RunError(f"{error}{crashed_kernel(log)}{change}; its log: {log}") from error
+            crash = "" if elsewhere else crashed_kernel(log)
+            where = _where(choices, error.rank, engine)
+            raise RunError(f"{where}{error}{crash}{change}; its log: {elsewhere or log}") from error
         except LogitsError as error:
             raise RunError(_explained(model, plan, choices, error)) from error
         finally:
@@ -112,6 +139,7 @@ def start_driver(
     arrangement: Arrangement,
     tokenizer: Tokenizer | None,
     *,
+    hosts: Hosts | None = None,
     owns_process: bool = False,
 ) -> Driver:
     """Loads a model in a thread of its own. Raises RunError where that fails; the rest is start_session's.
@@ -129,7 +157,13 @@ def start_driver(
                     raise RunError(f"the ranks can't be started again{_because(change)}")
                 say(f"{failure}; the ranks are started again")
             with start_session(
-                config, model, arrangement, tokenizer, check_open=check, owns_process=owns_process
+                config,
+                model,
+                arrangement,
+                tokenizer,
+                hosts=hosts,
+                check_open=check,
+                owns_process=owns_process,
             ) as session:
                 yield session
         except Exception as error:
@@ -140,6 +174,14 @@ def start_driver(
             raise RunError(sentence) from error
 
     return Driver(open_session, RestartPolicy() if config.restart_workers else None)
+
+
+def _where(choices: Sequence[DeviceChoice], rank: int, engine: Engine) -> str:
+    """The host and the stage of a failure, to begin a sentence; nothing for a run on one host."""
+    if len({choice.host for choice in choices}) == 1:
+        return ""
+    choice = choices[rank]
+    return f"host {choice.host} ({choice.host_name}), {engine.stage}: "
 
 
 def _explained(

@@ -1,52 +1,77 @@
-"""Starts one worker process per device, notices when one ends, and leaves none behind."""
+"""Starts one worker process per device of a host, notices when one ends, and leaves none behind."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from tplaunch.coordinator.serving.channel import WorkerError
-from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.beats import Beats
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.endings import end_reason
 from tplaunch.launcher.logs import RunLogs
 from tplaunch.launcher.machine import free_cache_bytes, num_threads
 from tplaunch.launcher.signals import held
 from tplaunch.launcher.worker_command import WORKER_COMMAND
+from tplaunch.worker.place import WorkerPlace, write_place
 from tplaunch.worker.process import pidfd
 
 GRACE_SECONDS = 2.0  # between asking a worker to end and killing it
 MIN_CACHE_BYTES = 64 << 20  # free, for a driver to keep its kernels there
 
 
+class Shows(Protocol):
+    """Says whether the workers' logs are shown."""
+
+    @property
+    def verbose(self) -> bool: ...
+
+
 class Supervisor:
-    """The worker processes of one run. Use it as a context: they are gone when it ends."""
+    """The worker processes of one host in one run. Use it as a context: they are gone when it ends."""
 
     def __init__(
         self,
-        config: RunConfig,
+        config: Shows,
         choices: Sequence[DeviceChoice],
         endpoint: str,
         check_open: Callable[[], None],
+        *,
+        ranks: Sequence[int] | None = None,
+        place: WorkerPlace | None = None,
+        silence_seconds: float | None = None,
     ) -> None:
-        """check_open: is called whenever the processes are looked at, and may raise what ends the run."""
+        """choices: the devices of this host's ranks. check_open: is called whenever the processes are looked
+        at, and may raise what ends the run.
+
+        ranks: theirs in the run, which count from 0 where nothing is said. place: what the workers of a run
+        on several hosts are told by their own. silence_seconds: a worker that gives no sign of life for so
+        long counts as dead; without it none is asked for any.
+        """
         self._config, self._choices, self._endpoint = config, choices, endpoint
+        self._ranks = tuple(range(len(choices))) if ranks is None else tuple(ranks)
+        self._place = place
         self._check_open = check_open
         self._processes: list[subprocess.Popen[bytes]] = []
         self._descriptors: list[int] = []
+        self._beats = None if silence_seconds is None else Beats(silence_seconds)
 
     def __enter__(self) -> Supervisor:
         with held():
             self._logs = RunLogs(self._config.verbose)
         try:
-            for rank in range(len(self._choices)):
+            more = () if self._place is None else (f"--place={write_place(self._place)}",)
+            for index in range(len(self._choices)):
                 with held():
-                    self._start(rank)
+                    self._start(index, more)
         except BaseException:
             self._end(GRACE_SECONDS, keep_logs=False)
             raise
@@ -63,25 +88,37 @@ class Supervisor:
             self._stop(grace_seconds)
             self._logs.close(keep=keep_logs)
 
+    def end(self, *, at_once: bool, keep_logs: bool) -> None:
+        """Ends the processes in place of the context's end, which may follow."""
+        self._end(0.0 if at_once else GRACE_SECONDS, keep_logs=keep_logs)
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the logs."""
+        return self._logs.folder
+
     def log_path(self, rank: int) -> Path:
         return self._logs.path(rank)
 
     def watch(self, excused: Collection[int]) -> None:
-        """Raises WorkerError if a worker has ended, other than the excused ranks."""
+        """Raises WorkerError if a worker has ended or gives no sign of life, other than the excused ranks."""
         self._check_open()
-        for rank, process in enumerate(self._processes):
-            code = process.poll()
-            if code is not None and rank not in excused:
-                name = self._choices[rank].name
-                raise WorkerError(rank, f"rank {rank} ({name}) ended: {end_reason(code)}")
+        silent = {} if self._beats is None else self._beats.silent()
+        for index, process in enumerate(self._processes):
+            rank, code = self._ranks[index], process.poll()
+            if rank in excused or (code is None and index not in silent):
+                continue
+            how = f"ended: {end_reason(code)}" if code is not None else silent[index]
+            raise WorkerError(rank, f"rank {rank} ({self._choices[index].name}) {how}")
 
     def descriptors(self) -> Sequence[int]:
         """A pidfd of each worker, where these are to be had."""
         return self._descriptors
 
-    def _start(self, rank: int) -> None:
-        choice = self._choices[rank]
-        cores = rank_cores(self._choices, sorted(os.sched_getaffinity(0)))[rank]
+    def _start(self, index: int, more: Sequence[str]) -> None:
+        """Starts a worker, by its place among this host's. more: words of its command."""
+        choice, rank = self._choices[index], self._ranks[index]
+        cores = rank_cores(self._choices, sorted(os.sched_getaffinity(0)))[index]
         command = [
             *WORKER_COMMAND,
             f"--rank={rank}",
@@ -90,14 +127,19 @@ class Supervisor:
             f"--device={'cpu' if choice.index is None else choice.index}",
             f"--uuid={choice.uuid}",
             f"--cores={','.join(map(str, cores))}",
+            *more,
         ]
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **driver_settings(choice, num_threads(len(cores), len(self._choices)))},
-            stdin=subprocess.DEVNULL,
-            stdout=self._logs.output(rank),
-            stderr=subprocess.STDOUT,
-        )
+        with nullcontext(()) if self._beats is None else self._beats.pipe() as kept:
+            if self._beats is not None:
+                command.append(f"--beats={kept[0]}:{self._beats.beat_seconds}")
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **driver_settings(choice, num_threads(len(cores), len(self._choices)))},
+                stdin=subprocess.DEVNULL,
+                stdout=self._logs.output(rank),
+                stderr=subprocess.STDOUT,
+                pass_fds=kept,
+            )
         self._processes.append(process)
         descriptor = pidfd(process.pid)
         self._descriptors += () if descriptor is None else (descriptor,)
@@ -106,11 +148,14 @@ class Supervisor:
     def _stop(self, grace_seconds: float) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
+        if self._beats is not None:
+            self._beats.close()
         deadline = time.monotonic() + grace_seconds
         for process in self._processes:
             _wait(process, deadline)
         for process in self._processes:
             process.terminate()
+            process.send_signal(signal.SIGCONT)  # one that was stopped would take no notice
         deadline = time.monotonic() + GRACE_SECONDS
         for process in self._processes:
             if not _wait(process, deadline):

@@ -90,7 +90,7 @@ def parse_words(words: Sequence[str]) -> argparse.Namespace:
     if unknown is not None:
         _refuse(unknown, command, parser.commands)
     others = [word for word in others if word != "--"]
-    if "model" in options:
+    if "model_file" in options:
         others = _take_model(options, others)
     if others:
         command.error(f"unrecognized arguments: {others[0]}")

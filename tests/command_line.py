@@ -88,8 +88,12 @@ class CommandLine:
             text=True,
             start_new_session=True,
         )
-        self._started.append(process)
+        self.adopt(process)
         return process
+
+    def adopt(self, process: subprocess.Popen[str]) -> None:
+        """Counts a process that another has started, in a session of its own, as one of these runs."""
+        self._started.append(process)
 
     def living_processes(self) -> list[psutil.Process]:
         """The processes of these runs that still live, found by session or a mark in their environment."""
@@ -154,8 +158,13 @@ def command_of(process: psutil.Process) -> str:
 
 
 def shared_memory_segments() -> Iterator[Path]:
-    """This user's segments and semaphores in /dev/shm."""
+    """This user's segments and semaphores in /dev/shm, but those that Python's multiprocessing has made:
+
+    tplaunch does not use that, and other programs leave some for a moment when they are killed.
+    """
     for path in SHARED_MEMORY.glob("*"):
+        if path.name.startswith("sem.mp-"):
+            continue
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_uid == os.getuid():
                 yield path

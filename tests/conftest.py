@@ -24,7 +24,7 @@ from tests.drivers import (
 )
 
 TESTS = Path(__file__).resolve().parent
-MARKED_FOLDERS = ("unit", "vulkan", "multiprocess", "conformance", "server")
+MARKED_FOLDERS = ("unit", "vulkan", "multiprocess", "conformance", "server", "hosts")
 
 # No deadline: a shared core may stall for any time. In CI every run draws the same examples.
 settings.register_profile("tplaunch", deadline=None, derandomize=IN_CI, print_blob=True)

@@ -16,7 +16,9 @@ from tplaunch.coordinator.serving.fake_channel import FakeChannel
 from tplaunch.coordinator.serving.fake_model import logits
 from tplaunch.coordinator.serving.kv_memory import LayerKinds
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.coordinator.split.plan import make_plan
+from tplaunch.coordinator.split.stages import cut_layers, cut_ranks, make_stages
 
 VOCABULARY_SIZE = 64
 
@@ -37,13 +39,23 @@ def spec_of(kinds: LayerKinds, vocabulary_size: int = VOCABULARY_SIZE) -> ModelS
 
 
 def fake_engine(
-    limits: Limits, kinds: LayerKinds, num_ranks: int = 1, vocabulary_size: int = VOCABULARY_SIZE
+    limits: Limits,
+    kinds: LayerKinds,
+    num_ranks: int = 1,
+    vocabulary_size: int = VOCABULARY_SIZE,
+    num_stages: int = 1,
 ) -> tuple[Engine, FakeChannel]:
-    """An engine that is loaded."""
+    """An engine that is loaded. num_ranks: of each stage."""
     spec = spec_of(kinds, vocabulary_size)
-    channel = FakeChannel(num_ranks)
+    spec = dataclasses.replace(spec, layers=spec.layers * num_stages)
+    weights = [1.0] * num_ranks * num_stages
+    stages = make_stages(
+        cut_ranks((HEAD,) * len(weights), num_stages), cut_layers([1.0] * spec.num_layers, [1.0] * num_stages)
+    )
+    channel = FakeChannel(len(weights))
     config = EngineConfig(RankOptions(timeout_seconds=5.0), limits, load_timeout_seconds=5.0)
-    engine = Engine(channel, Origin((), "fake"), (), spec, make_plan(spec, [1.0] * num_ranks), config)
+    plan = make_plan(spec, weights, stages=stages)
+    engine = Engine(channel, Origin((), "fake"), (), spec, plan, config)
     engine.load(lambda rank, progress: None)
     return engine, channel
 

@@ -19,7 +19,6 @@ from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.running import OpenSession
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.coordinator.text.tokenizer import load_tokenizer
 from tplaunch.launcher.keywords import config_of
 from tplaunch.launcher.model import Model, open_model
@@ -49,7 +48,9 @@ class FakeRun:
         limits: Limits = LIMITS,
         deaths: Iterable[int] = (),
         metadata: dict[str, Any] | None = None,
+        num_stages: int = 1,
     ) -> None:
+        self._num_stages = num_stages
         self.limits, self._deaths, self._metadata = limits, iter(deaths), metadata
         self.on_open: Callable[[Callable[[], None]], None] = lambda check_open: None  # called before it opens
         self.on_load: Callable[[FakeChannel], None] = lambda channel: None  # called when it is loaded
@@ -69,7 +70,7 @@ class FakeRun:
         model = demo_model()
         tokenizer = load_tokenizer(self._metadata or model.metadata)
         size = tokenizer.vocabulary_size if self._metadata else model.spec.vocabulary_size
-        engine, self.channel = fake_engine(self.limits, LayerKinds(), 2, size)
+        engine, self.channel = fake_engine(self.limits, LayerKinds(), 2, size, self._num_stages)
         self.channel.fails_after = next(self._deaths, None)
         self.on_load(self.channel)
         requests = Requests(engine, tokenizer)
@@ -78,7 +79,7 @@ class FakeRun:
             check_open()
             self.on_look()
 
-        plan = make_plan(engine.spec, [1.0, 1.0])
+        plan = tuple(engine.plan)
         self.session = Session(engine, requests, True, model, plan, self.limits, [], [], watch, str)
         try:
             yield self.session

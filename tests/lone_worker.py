@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.models import LIMITS, load_message, open_model, write_llama
-from tplaunch.coordinator.messages import Message
+from tplaunch.coordinator.messages import Connect, Message
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceId
 from tplaunch.worker.loop import Worker
+from tplaunch.worker.place import WorkerPlace
 
 
 class Deaf(ControlSocket):
@@ -31,9 +32,9 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
     write_llama(tmp_path / "model.gguf")
     file, spec = open_model(tmp_path / "model.gguf")
     load = load_message(file, spec, make_plan(spec, [1.0])[0], 1, LIMITS, "shared-memory")
-    loaded = Worker(load, DeviceId(index=None), tmp_path)
-    loaded.collective.connect([loaded.collective.endpoint])
-    loaded.load_weights(Deaf(), ["cpu"])
+    loaded = Worker(load, DeviceId(index=None), WorkerPlace(str(tmp_path)))
+    loaded.connect(Connect((loaded.collective.endpoint,), ("cpu",), ((),)))
+    loaded.load_weights(Deaf())
     loaded.prepare()
     yield loaded
     loaded.close()

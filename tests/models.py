@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections import deque
@@ -46,9 +47,10 @@ from tplaunch.coordinator.serving.engine import Engine, EngineConfig
 from tplaunch.coordinator.serving.sampling.results import every_row
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
-from tplaunch.coordinator.split.placement import Placement
-from tplaunch.coordinator.split.plan import RankShare, make_plan, padded
+from tplaunch.coordinator.split.placement import HEAD, Placement
+from tplaunch.coordinator.split.plan import RankShare, Stage, make_plan, padded
 from tplaunch.coordinator.split.shards import Shard
+from tplaunch.coordinator.split.stages import most_in_flight, placed
 from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.write_gguf import add_metadata
 from tplaunch.worker.buffers.stacks import stack_shards
@@ -225,15 +227,21 @@ def open_model(path: Path) -> tuple[GgufModel, ModelSpec]:
 
 
 def load_message(
-    file: GgufModel, spec: ModelSpec, share: RankShare, num_ranks: int, limits: Limits, collective: str
+    file: GgufModel,
+    spec: ModelSpec,
+    share: RankShare,
+    num_ranks: int,
+    limits: Limits,
+    collective: str,
+    placement: Placement | None = None,
 ) -> Load:
-    """Returns the message that a coordinator would send to one rank."""
+    """Returns the message that a coordinator would send to one rank. placement: of one stage by default."""
     return Load(
         origin=file.origin,
         spec=spec,
         tensors=tuple(file.tensors.values()),
         share=share,
-        placement=Placement.single(num_ranks),
+        placement=placement or Placement.single(num_ranks),
         limits=limits,
         options=RankOptions(timeout_seconds=5.0),
         token=b"t" * 16,
@@ -253,7 +261,9 @@ class Rank:
         open_device: Callable[[Limits], Device] = NumpyDevice,
         two_phase: bool = False,
         shares_routing: bool = False,
+        placement: Placement | None = None,
     ) -> None:
+        """num_ranks: of its stage."""
         self.two_phase, self.shares_routing = two_phase, shares_routing
         self.spec, self.share, self.num_ranks, self.limits = spec, share, num_ranks, limits
         self.shards: dict[str, Shard] = rank_shards(spec, share, file.tensors)
@@ -270,14 +280,15 @@ class Rank:
         for stack in stack_shards(self.shards).values():
             for _ in load_stack(self.device, model_file, stack, file.tensors):
                 pass
-        load = load_message(file, spec, share, num_ranks, limits, "loopback")
+        load = load_message(file, spec, share, num_ranks, limits, "loopback", placement)
         self.writer = StepWriter(self.device, model_file, load)
         self.copier = BlockCopier(self.device, load)
 
     def submit(self, step: Step) -> Program:
         self.writer.write(step)
         self.copier.copy(step)
-        num_rows, num_logits = step.token_ids.size, step.logit_rows.size
+        num_rows = step.token_ids.size
+        num_logits = step.logit_rows.size if self.share.ends(self.spec) else 0
         buckets = (
             row_bucket(num_rows, self.limits.max_rows), row_bucket(num_logits, self.limits.max_logit_rows)
         )  # fmt: skip
@@ -302,22 +313,31 @@ class Rank:
 
 
 class LocalChannel(Channel):
-    """A channel whose ranks are devices of this process, which run each step in lock-step over one arena."""
+    """A channel whose ranks are devices of this process, which run each step as soon as it is sent.
+
+    Ranks of a stage go in lock-step over one arena; the stages come one after another.
+    """
 
     def __init__(self, ranks: Sequence[Rank], model_hash: str) -> None:
         self.num_ranks, self.clock = len(ranks), time.monotonic
         self._ranks, self._model_hash = ranks, model_hash
-        self._logits: list[Floats] = []
+        self._logits: dict[int, list[Floats]] = {}  # of the last steps, by number
+        self._stages = [
+            list(stage) for _, stage in itertools.groupby(ranks, lambda rank: rank.share.first_layer)
+        ]
         self._received = deque[tuple[int, Message]](
             (rank, Hello(PROTOCOL_VERSION, rank)) for rank in range(len(ranks))
         )
-        arena = private_arena(
-            len(ranks), ranks[0].limits.max_rows * padded(ranks[0].spec.embedding_length) * 4
-        )
-        for rank in ranks:
-            rank.device.attach_partials(arena, rank.share.rank)
+        slot_bytes = ranks[0].limits.max_rows * padded(ranks[0].spec.embedding_length) * 4
+        for stage in self._stages:
+            arena = private_arena(len(stage), slot_bytes)
+            for rank in stage:
+                rank.device.attach_partials(arena, rank.share.index)
 
     def send(self, rank: int, message: Message) -> None:
+        if isinstance(message, FetchRows):
+            self._received.append((rank, self._answer(rank, message)))
+            return
         assert isinstance(message, Load), f"{type(message).__name__} is for all ranks"
         self._received.append((rank, Attached(self._model_hash, "device", "device", "")))
 
@@ -334,23 +354,32 @@ class LocalChannel(Channel):
         pass
 
     def _run(self, step: Step) -> None:
-        programs = [rank.submit(step) for rank in self._ranks]
+        count = step.token_ids.size * padded(self._ranks[0].spec.embedding_length)
+        for number, stage in enumerate(self._stages):
+            self._run_stage(step, stage)
+            for rank in self._stages[number + 1] if number + 1 < len(self._stages) else ():
+                handed_over = stage[0].device.view("residual").view(np.float32)[:count]
+                rank.device.view("embedding").view(np.float32)[:count] = handed_over
+        self._logits[step.number] = [rank.logits(step) for rank in self._ranks]
+        self._logits.pop(step.number - most_in_flight(len(self._stages)), None)
+
+    def _run_stage(self, step: Step, stage: list[Rank]) -> None:
+        programs = [rank.submit(step) for rank in stage]
         num_segments = len(programs[0].segments)
         assert all(len(program.segments) == num_segments for program in programs)
         for segment in range(num_segments):
-            for rank in self._ranks:
+            for rank in stage:
                 rank.device.finish(segment)
-            for rank in self._ranks if segment + 1 < num_segments else ():
+            for rank in stage if segment + 1 < num_segments else ():
                 rank.device.release(segment + 1)
-        self._logits = [rank.logits(step) for rank in self._ranks]
 
     def _answer(self, rank: int, message: Message) -> Message:
         if isinstance(message, Connect):
             return Ready(device_bytes=1, imports_partials=True)
-        logits = self._logits[rank]
+        assert isinstance(message, Step | FetchRows)
+        logits = self._logits[message.number][rank]
         if isinstance(message, FetchRows):
             return Rows(message.number, candidates.whole_rows(message.rows, logits))
-        assert isinstance(message, Step)
         told = candidates.answer(message.wanted, logits, self._ranks[rank].share.vocabulary)
         whole = candidates.whole_rows(message.wanted.whole_rows, logits)
         return StepDone(message.number, whole, {}, answer=told)
@@ -368,18 +397,30 @@ class LocalEngine(Engine):
         two_phase: bool = False,
         expert_split: str = "columns",
         shares_routing: bool = False,
+        stages: Sequence[Stage] = (),
     ) -> None:
         file, spec = open_model(path)
         if not spec.is_recurrent:  # as the launcher does
             limits = dataclasses.replace(limits, num_slots=0)
-        plan = make_plan(spec, weights, expert_split)
+        plan = make_plan(spec, weights, expert_split, stages)
+        placement = placed(plan, (HEAD,) * len(plan))
         self.ranks = [
-            Rank(file, spec, share, len(plan), limits, open_device, two_phase, shares_routing)
+            Rank(
+                file,
+                spec,
+                share,
+                len(placement.group(share.rank)),
+                limits,
+                open_device,
+                two_phase,
+                shares_routing,
+                placement,
+            )
             for share in plan
         ]
         channel = LocalChannel(self.ranks, file.origin.model_hash)
         config = EngineConfig(RankOptions(), limits, 60.0)
-        super().__init__(channel, file.origin, file.tensors.values(), spec, plan, config)
+        super().__init__(channel, file.origin, file.tensors.values(), spec, plan, config, placement)
         self.load(lambda rank, progress: None)
 
     def logits(self, step: Step) -> Floats:

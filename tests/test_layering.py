@@ -1,7 +1,7 @@
 """Imports run one way: the packages of tplaunch import each other only along the arrows of the design.
 
 launcher -> coordinator, worker
-worker   -> coordinator.messages, framing, wire, options, kv_types, garbage and likeliest,
+worker   -> coordinator.messages, curve, framing, wire, options, kv_types, garbage and likeliest,
             coordinator.model, coordinator.split, coordinator.gguf.origin and weight_types,
             collectives, shaders
 coordinator, collectives, shaders -> none of the other four
@@ -28,6 +28,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "worker": (
         *(
             "coordinator.candidates",
+            "coordinator.curve",
             "coordinator.framing",
             "coordinator.wire",
             "coordinator.messages",
@@ -51,7 +52,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
 # From the ground up; a folder or a module of its own belongs to exactly one floor.
 FLOORS: dict[str, tuple[str, ...]] = {
     "coordinator": (
-        "child_process garbage ids kv_types likeliest model options wire",
+        "child_process curve garbage ids kv_types likeliest model options wire",
         "framing gguf",
         "split text",
         "architectures messages",
@@ -62,8 +63,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "evaluation",
     ),
     "worker": (
-        "candidates control faults folders formats process",
-        "ops",
+        "candidates faults folders formats process",
+        "head_watch place",
+        "control ops",
         "buffers",
         "programs",
         "device",
@@ -85,7 +87,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "vulkan.checking vulkan.measuring",
         "vulkan.device",
         "open_device",
-        "jobs loop",
+        "loop",
+        "jobs",
         "__main__",
     ),
 }

@@ -43,6 +43,8 @@ def open_keywords(
     Raises UsageError for what is wrong with them or with the model file, RunError where loading fails.
     """
     config = config_of(model, keywords)
+    if config.hosts > 1:
+        raise UsageError("hosts is for the command line; serve the model there, and ask it over HTTP")
     _check_integer("seed", seed, 0, 2**64 - 1)
     _check_integer("tensor_parallel_size", tensor_parallel_size, 1, MAX_RANKS)
     try:

@@ -20,13 +20,16 @@ class RunningClock:
     nobody need look: a deadline is worked out anew for each.
     """
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
+    def __init__(
+        self, monotonic: Callable[[], float] = time.monotonic, most_seconds: float = MOST_SECONDS
+    ) -> None:
+        """most_seconds: what counts of the time between two looks, for those who look less often."""
+        self._monotonic, self._most_seconds = monotonic, most_seconds
         self._seen = monotonic()
         self._seconds = 0.0
 
     def __call__(self) -> float:
         now = self._monotonic()
-        self._seconds += min(now - self._seen, MOST_SECONDS)
+        self._seconds += min(now - self._seen, self._most_seconds)
         self._seen = now
         return self._seconds

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from tplaunch.collectives import CollectiveError
@@ -17,7 +18,8 @@ from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceError, DeviceId, NotInstalledError
 from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.loop import serve
-from tplaunch.worker.process import end_with_parent, keep_standard_output, pin
+from tplaunch.worker.place import read_place
+from tplaunch.worker.process import beat, end_with_parent, keep_standard_output, pin, remove_with_parent
 
 EXPECTED_ERRORS = (CollectiveError, DeviceError, ValueError)  # their message says what to do
 log = logging.getLogger("worker")
@@ -36,7 +38,13 @@ def main() -> int:
         pin([int(core) for core in arguments.cores.split(",")])
     if not arguments.connect:
         return _run_job(arguments, keep_standard_output())
-    control = ControlSocket(arguments.connect, arguments.rank)
+    if arguments.beats:
+        descriptor, _, seconds = arguments.beats.partition(":")
+        beat(int(descriptor), float(seconds))
+    place = None if arguments.place is None else read_place(arguments.place)
+    if place is not None:
+        remove_with_parent(Path(place.folder))
+    control = ControlSocket(arguments.connect, arguments.rank, place)
     try:
         serve(control, arguments.rank, _device_id(arguments))
     except Exception as error:
@@ -53,13 +61,13 @@ def _device_id(arguments: argparse.Namespace) -> DeviceId:
 
 
 def _run_job(arguments: argparse.Namespace, answers: BinaryIO) -> int:
-    from tplaunch.worker.jobs.messages import JOBS, Meeting
+    from tplaunch.worker.jobs.messages import JOBS, Begin, Meeting
     from tplaunch.worker.jobs.pipe import JobPipe
     from tplaunch.worker.jobs.run import run_job
 
     source = 0 if arguments.job is None else os.open(arguments.job, os.O_RDONLY)
     try:
-        pipe = JobPipe(source, answers, (*JOBS, Meeting))
+        pipe = JobPipe(source, answers, (*JOBS, Meeting, Begin))
         return run_job(pipe, _device_id(arguments), arguments.rank)
     except WireError as error:
         print(f"the job can't be read: {error}", file=sys.stderr)
@@ -82,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--connect", metavar="ENDPOINT", help="the coordinator's ZeroMQ endpoint")
+    parser.add_argument("--place", type=Path, metavar="FILE", help="what is this host's own business")
+    parser.add_argument(
+        "--beats", metavar="DESCRIPTOR:SECONDS", help="a pipe to write to, so often, as a sign of life"
+    )
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process to end with")
     parser.add_argument("--device", default="cpu", help="index of the Vulkan device, or cpu for NumPy")
     parser.add_argument(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import zmq
 
+from tplaunch.coordinator.curve import CURVE_BYTES, dial_with
 from tplaunch.coordinator.messages import (
     MAX_FRAME_BYTES,
     Message,
@@ -15,18 +16,27 @@ from tplaunch.coordinator.messages import (
     receive_frames,
     send_frames,
 )
+from tplaunch.worker.head_watch import end_without
+from tplaunch.worker.place import WorkerPlace
 
 
 class ControlSocket:
     """Messages to and from the coordinator, as one rank."""
 
-    def __init__(self, endpoint: str, rank: int) -> None:
-        """endpoint: ipc:// and a path in the run's private folder."""
-        self.folder = Path(endpoint.removeprefix("ipc://")).parent
+    def __init__(self, endpoint: str, rank: int, place: WorkerPlace | None = None) -> None:
+        """endpoint: ipc:// and a path in the run's private folder, or tcp:// and an address.
+
+        place: by the secret in it worker and coordinator prove themselves to each other over TCP.
+        """
+        self.place = place or WorkerPlace(str(Path(endpoint.removeprefix("ipc://")).parent))
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, identity(rank))
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES + CURVE_BYTES)
+        self._socket.setsockopt(zmq.IPV6, "[" in endpoint)
+        if self.place.secret:
+            dial_with(self._socket, self.place.secret, identity(rank).decode())
+            end_without(self._socket, self.place.silence_seconds)
         self._socket.setsockopt(
             zmq.LINGER, 1000
         )  # a last Failed still gets out, an absent launcher blocks no one

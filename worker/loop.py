@@ -14,7 +14,9 @@ from tplaunch.collectives import Collective, create
 from tplaunch.coordinator import candidates
 from tplaunch.coordinator.garbage import collect_if_due, collected_by_hand
 from tplaunch.coordinator.messages import (
+    NO_FLOATS,
     PROTOCOL_VERSION,
+    Answer,
     Attached,
     Connect,
     FetchRows,
@@ -41,11 +43,13 @@ from tplaunch.worker.device import Device, DeviceId, SelfCheckingDevice, TimedDe
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.measuring.two_phase import NEVER, kept_measurements, measured_threshold
 from tplaunch.worker.open_device import open_device
+from tplaunch.worker.place import WorkerPlace
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program, build_sums
 from tplaunch.worker.step.clock import StepClock, account_for_device
 from tplaunch.worker.step.copies import BlockCopier
 from tplaunch.worker.step.segments import SegmentRunner
+from tplaunch.worker.step.stage import StageEnds, open_handover
 from tplaunch.worker.step.writer import StepWriter, row_bucket
 from tplaunch.worker.weights.loading import load_stacks
 from tplaunch.worker.weights.open_weights import open_weights
@@ -63,15 +67,20 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
     """Runs a rank until it is told to shut down. What goes wrong is raised."""
     control.send(Hello(PROTOCOL_VERSION, rank))
     load = _expect(control.receive(), Load)
-    worker = Worker(load, device_id, control.folder)
+    worker = Worker(load, device_id, control.place)
     try:
         device = worker.device
         control.send(
-            Attached(worker.weights.model_hash, device.name, device.kind, worker.collective.endpoint)
+            Attached(
+                worker.weights.model_hash,
+                device.name,
+                device.kind,
+                worker.collective.endpoint,
+                worker.handover.endpoints,
+            )
         )
-        peers = _expect(control.receive(), Connect)
-        worker.collective.connect(peers.endpoints)
-        worker.load_weights(control, peers.kinds)
+        worker.connect(_expect(control.receive(), Connect))
+        worker.load_weights(control)
         worker.prepare()
         control.send(
             Ready(
@@ -87,6 +96,7 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
                 collect_if_due()  # while the coordinator samples
     except BaseException as error:
         worker.collective.abort(str(error))
+        worker.handover.abort(str(error))
         raise
     finally:
         worker.close()
@@ -101,37 +111,47 @@ def _expect(message: Message, kind: type[M]) -> M:
 class Worker:
     """A rank's device, its shard, and its place among the ranks."""
 
-    def __init__(self, load: Load, device_id: DeviceId, folder: Path) -> None:
-        """folder: the run's private one."""
+    def __init__(
+        self, load: Load, device_id: DeviceId, place: WorkerPlace, collective: Collective | None = None
+    ) -> None:
+        """collective: one to use in place of the run's."""
         self._load = load
         self._num_ranks = len(load.group)  # that all-reduce
         self._tensors = {tensor.name: tensor for tensor in load.tensors}
         self._shards = rank_shards(load.spec, load.share, self._tensors)
-        self.weights: WeightSource = open_weights(load)
+        self.weights: WeightSource = open_weights(load, place.files)
         self.device: Device = open_device(device_id, load.options, load.limits)
         timed = self.device if isinstance(self.device, TimedDevice) else None
         self._timed = timed if load.options.timestamps else None
         self._row_bytes = padded(load.spec.embedding_length) * 4
-        self.collective: Collective = create(
+        self.collective: Collective = collective or create(
             load.options.collective,
             rank=load.group.index(load.share.rank),
             num_ranks=self._num_ranks,
             slot_bytes=slot_bytes(load.spec, load.limits),
             timeout_seconds=load.options.timeout_seconds,
             token=load.token,
-            folder=folder,
+            folder=Path(place.folder),
+            address=place.address or None,
+            hosts=[load.placement.hosts[rank] for rank in load.group],
+            names=load.group,
         )
+        self.handover = open_handover(load, Path(place.folder), place.address or None)
         log.info("rank %d of %d on %s", load.share.rank, load.placement.num_ranks, self.device.name)
         self._runner = SegmentRunner(self.device, self.collective)
         self._programs: dict[tuple[int, int], Program] = {}
 
-    def load_weights(self, control: ControlSocket, kinds: Sequence[str]) -> None:
-        """Allocates every buffer and fills the weights, telling the coordinator how far it is.
+    def connect(self, peers: Connect) -> None:
+        """Meets the ranks of its own stage, and those that hand over to it, or that it hands over to."""
+        group = self._load.group
+        self._kinds = [peers.kinds[rank] for rank in group]
+        self.collective.connect([peers.endpoints[rank] for rank in group])
+        self.handover.connect(peers.handovers)
 
-        kinds: of all ranks' devices.
-        """
+    def load_weights(self, control: ControlSocket) -> None:
+        """Allocates every buffer and fills the weights, telling the coordinator how far it is."""
         spec, share, limits = self._load.spec, self._load.share, self._load.limits
-        self._shares_routing = shares_routing(kinds)
+        self._shares_routing = shares_routing(self._kinds)
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.options.measure_copy else 0.0
         self.notes = self._prove()
@@ -146,7 +166,7 @@ class Worker:
         }
         self.device.create_buffers(buffers)
         self.device.attach_partials(self.collective.arena, self.collective.write_slot)
-        self._two_phase_bytes = self._threshold(kinds)  # before ranks take their time to load
+        self._two_phase_bytes = self._threshold()  # before ranks take their time to load
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
@@ -172,7 +192,7 @@ class Worker:
             ]
         )
 
-    def _threshold(self, kinds: Sequence[str]) -> float:
+    def _threshold(self) -> float:
         """From how many bytes on an all-reduce has two phases; the same on all ranks."""
         load, wanted = self._load, self._load.options.all_reduce
         if wanted == "two-phase":
@@ -186,7 +206,8 @@ class Worker:
             return program
 
         header = StepView(self.device.view("step").view(np.uint32), StepLayout(load.limits)).header
-        kept = kept_measurements(kinds, load.options.measure_anew) if load.share.rank == 0 else None
+        decides = load.share.index == 0
+        kept = kept_measurements(self._kinds, load.options.measure_anew) if decides else None
         threshold = measured_threshold(
             self._runner, build, load.limits.max_rows, self._row_bytes, header, kept
         )
@@ -198,8 +219,7 @@ class Worker:
         """Everything that the first step would otherwise wait for."""
         self._writer = StepWriter(self.device, self.weights, self._load)
         self._copier = BlockCopier(self.device, self._load)
-        self._logits = self.device.view("logits").view(np.float32)
-        self._last = (0, np.zeros((0, 0), np.float32))  # the last step's number and logits
+        self._ends = StageEnds(self.device, self.handover, self._load)
         self._program(1, 1)
         way = (
             "written straight to host memory" if self.device.imports_partials else "copied by way of the host"
@@ -207,7 +227,7 @@ class Worker:
         log.info("ready: %d bytes on the device, partial sums %s", self.device_bytes, way)
 
     def answer(self, message: Message) -> StepDone | Rows:
-        """Runs a step, or sends more of the last one's logits."""
+        """Runs a step, or sends more of the logits of one that has run."""
         return self._fetch(message) if isinstance(message, FetchRows) else self.run(_expect(message, Step))
 
     def run(self, step: Step) -> StepDone:
@@ -218,27 +238,30 @@ class Worker:
         clock = StepClock()
         self._writer.write(step)
         self._copier.copy(step)
-        program = self._program(step.token_ids.size, step.logit_rows.size)
+        program = self._program(step.token_ids.size, self._ends.num_logit_rows(step))
         clock.lap("host")
+        if self._ends.begin(step):
+            clock.lap("handover")
         self._runner.run(program, step.token_ids.size, self._row_bytes // 4, clock.lap)
-        vocabulary = self._load.share.vocabulary
-        shape = (step.logit_rows.size, len(vocabulary))
-        logits = self._logits[: shape[0] * shape[1]].reshape(shape)
-        self._last = (step.number, logits)
-        answer = candidates.answer(step.wanted, logits, vocabulary)
-        whole = candidates.whole_rows(step.wanted.whole_rows, logits)
+        if self._ends.finish(step):
+            clock.lap("handover")
+        whole, answer = NO_FLOATS, Answer()
+        if self._load.share.ends(self._load.spec):
+            logits = self._ends.logits(step)
+            answer = candidates.answer(step.wanted, logits, self._load.share.vocabulary)
+            whole = candidates.whole_rows(step.wanted.whole_rows, logits)
         clock.lap("host")
         ledger = clock.ledger()
         laps = self._laps(clock, ledger) if self._timed is not None else []
         return StepDone(step.number, whole, ledger, tuple(laps), answer)
 
     def _fetch(self, message: FetchRows) -> Rows:
-        """The rows of the last step's logits, which no step has overwritten yet."""
-        number, logits = self._last
-        if message.number != number:
-            raise ProtocolError(f"rows of step {message.number} are asked for behind step {number}")
+        """The rows of a step's logits, which no step has overwritten yet."""
+        logits = self._ends.kept(message.number)
+        if logits is None:
+            raise ProtocolError(f"rows of step {message.number} are asked for, which are not kept")
         candidates.check_rows("a fetched row", message.rows, len(logits))
-        return Rows(number, candidates.whole_rows(message.rows, logits))
+        return Rows(message.number, candidates.whole_rows(message.rows, logits))
 
     def _laps(self, clock: StepClock, ledger: dict[str, float]) -> list[Lap]:
         """Returns the device's laps, where it noted any, and for a trace the host's; adds to the ledger."""
@@ -274,3 +297,4 @@ class Worker:
     def close(self) -> None:
         self.device.close()
         self.collective.close()
+        self.handover.close()

@@ -7,6 +7,7 @@ import ctypes
 import mmap
 import os
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -20,6 +21,14 @@ import numpy.typing as npt
 TASKS = Path("/proc/self/task")
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.2  # where the kernel has no pidfds
+
+
+_doomed: list[Path] = []  # folders that go with the parent's end
+
+
+def remove_with_parent(folder: Path) -> None:
+    """Has this process remove a folder, which is its parent's, when that ends without having done so."""
+    _doomed.append(folder)
 
 
 def end_with_parent(parent: int) -> None:
@@ -51,7 +60,22 @@ def _await_end(parent: int, descriptor: int | None) -> NoReturn:
         select.select([descriptor], (), ())
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
+    for folder in _doomed:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
+
+
+def beat(descriptor: int, seconds: float) -> None:
+    """Writes a byte to a pipe every so many seconds, from a thread that no device can hold up."""
+
+    def write() -> None:
+        with contextlib.suppress(OSError):  # nobody has its other end any more
+            while True:
+                with contextlib.suppress(BlockingIOError):  # nobody has read it for hours
+                    os.write(descriptor, b".")
+                time.sleep(seconds)
+
+    threading.Thread(target=write, name="tplaunch beats", daemon=True).start()
 
 
 def pin(cores: list[int]) -> None:

@@ -7,6 +7,7 @@ host does while its device computes costs nothing, so the others are what it did
                  then in `wait`, and what was hidden behind it in `submit` and `host`.
     wait         the host waited for an idle device: submission, wake-up, copies of partial sums
     reduce       in the all-reduce: other ranks that come later, flags, copies
+    handover     with several stages: the stage before this one computed, or what it left was on its way
     submit       in the driver: submissions, releases of the next segment
     host         the rank's own Python: step buffers, preparing a program, reading logits
     coordinator  the rank had no step: messages, slower ranks, sampling, scheduling, printing
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 
 from tplaunch.coordinator.measuring.reduce_times import ReduceTimes
 
-KINDS = ("device", "wait", "reduce", "submit", "host", "coordinator")
+KINDS = ("device", "wait", "reduce", "handover", "submit", "host", "coordinator")
 
 
 @dataclass(frozen=True)

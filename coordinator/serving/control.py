@@ -1,13 +1,18 @@
-"""The coordinator's socket: a ROUTER that the workers dial in to. Every wait has a deadline and a watcher."""
+"""The coordinator's sockets: a ROUTER that workers dial in to, and one more for those of other hosts.
+
+Every wait has a deadline and a watcher.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import zmq
 
+from tplaunch.coordinator.curve import CURVE_BYTES, Gate, Socket, serve_with
 from tplaunch.coordinator.messages import (
     MAX_FRAME_BYTES,
     Failed,
@@ -35,6 +40,15 @@ class Watcher(Protocol):
         """One for each process, readable once it has ended; none where the kernel offers none."""
 
 
+@dataclass(frozen=True)
+class RemoteDoor:
+    """The way in for workers of other hosts, over TCP, who prove that they know the run's secret."""
+
+    host: str  # this host's address, to listen on; an IPv6 one in brackets
+    ranks: tuple[int, ...]
+    secret: bytes
+
+
 class WorkerChannel(Channel):
     """Messages to and from the workers of one run.
 
@@ -44,7 +58,10 @@ class WorkerChannel(Channel):
     Deadlines are times of `clock`, in which only time counts that this process has run.
     """
 
-    def __init__(self, endpoint: str, num_ranks: int, watcher: Watcher) -> None:
+    def __init__(
+        self, endpoint: str, num_ranks: int, watcher: Watcher, remote: RemoteDoor | None = None
+    ) -> None:
+        """endpoint: where ranks of this host dial in. remote: where those of others do, if there are any."""
         self.num_ranks = num_ranks
         self.clock = RunningClock()
         self._watcher = watcher
@@ -53,25 +70,41 @@ class WorkerChannel(Channel):
         self._ended_until = 0.0  # how long its words are waited for
         self._next_look = -math.inf  # at the processes
         self._poller: zmq.Poller | None = None
-        self._ranks = {identity(rank): rank for rank in range(num_ranks)}
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.LINGER, 500)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        self._socket.bind(endpoint)
+        self._doors: dict[Socket, dict[bytes, int]] = {}  # the ranks that dial in to each socket, by name
+        self.port = 0  # of the door for ranks of other hosts
+        far = () if remote is None else remote.ranks
+        self._open(endpoint, [rank for rank in range(num_ranks) if rank not in far])
+        if remote is not None:
+            Gate(self._context, remote.secret, [identity(rank).decode() for rank in far])
+            socket = self._open(f"tcp://{remote.host}:*", far, remote.secret)
+            self.port = int(socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+        self._sockets = {rank: socket for socket, ranks in self._doors.items() for rank in ranks.values()}
+
+    def _open(self, endpoint: str, ranks: Iterable[int], secret: bytes | None = None) -> Socket:
+        socket = self._context.socket(zmq.ROUTER)
+        socket.setsockopt(zmq.LINGER, 500)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        if secret is not None:
+            socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES + CURVE_BYTES)
+            socket.setsockopt(zmq.IPV6, "[" in endpoint)
+            serve_with(socket, secret)
+        socket.bind(endpoint)
+        self._doors[socket] = {identity(rank): rank for rank in ranks}
+        return socket
 
     def broadcast(self, message: Message) -> None:
         frames = encode(message)
-        for name, rank in self._ranks.items():
-            self._send(name, rank, frames)
+        for rank in range(self.num_ranks):
+            self._send(rank, frames)
 
     def send(self, rank: int, message: Message) -> None:
-        self._send(identity(rank), rank, encode(message))
+        self._send(rank, encode(message))
 
-    def _send(self, name: bytes, rank: int, frames: list[Frame]) -> None:
+    def _send(self, rank: int, frames: list[Frame]) -> None:
         try:
-            send_frames(self._socket, (name, *frames))
+            send_frames(self._sockets[rank], (identity(rank), *frames))
         except zmq.ZMQError as error:
             deadline = self.clock() + BLAME_SECONDS
             while self.receive(deadline) is not None:
@@ -101,28 +134,29 @@ class WorkerChannel(Channel):
 
     def _take(self) -> tuple[int, Message] | None:
         """A message that has come, if one has."""
-        while True:
-            try:
-                name, *frames = receive_frames(self._socket, num_names=1, flags=zmq.NOBLOCK)
-            except zmq.Again:
-                return None
-            rank = self._ranks.get(name.bytes)
-            if rank is None or not frames:
-                continue
-            try:
-                return rank, decode([frame.buffer for frame in frames])
-            except WireError as error:
-                raise WorkerError(rank, f"rank {rank} sent {error}") from error
+        for socket, ranks in self._doors.items():
+            while True:
+                try:
+                    name, *frames = receive_frames(socket, num_names=1, flags=zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                rank = ranks.get(name.bytes)
+                if rank is None or not frames:
+                    continue
+                try:
+                    return rank, decode([frame.buffer for frame in frames])
+                except WireError as error:
+                    raise WorkerError(rank, f"rank {rank} sent {error}") from error
+        return None
 
     def _wait(self, seconds: float) -> None:
         """Waits until there is a message, or a process has ended."""
         if self._poller is None:
             self._poller = zmq.Poller()
-            self._poller.register(self._socket, zmq.POLLIN)
-            for descriptor in self._watcher.descriptors():
-                self._poller.register(descriptor, zmq.POLLIN)
+            for source in (*self._doors, *self._watcher.descriptors()):
+                self._poller.register(source, zmq.POLLIN)
         for ready, _ in self._poller.poll(math.ceil(seconds * 1000)):
-            if ready is not self._socket:
+            if ready not in self._doors:
                 self._next_look = -math.inf
                 self._poller.unregister(ready)  # it would stay readable for ever
 
@@ -145,7 +179,7 @@ class WorkerChannel(Channel):
         failures[rank] = failed
         deadline = self.clock() + BLAME_SECONDS
         while (culprit := failures[chain[-1]].culprit) is not None and culprit not in chain:
-            if culprit not in self._ranks.values():
+            if culprit not in self._sockets:
                 break
             while culprit not in failures and (received := self._next(deadline)) is not None:
                 if isinstance(received[1], Failed):
@@ -163,7 +197,8 @@ class WorkerChannel(Channel):
         return WorkerError(circle[0], sentence)
 
     def close(self) -> None:
-        self._socket.close()
+        for socket in self._doors:
+            socket.close()
         self._context.term()
 
 

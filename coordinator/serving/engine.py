@@ -1,18 +1,21 @@
-"""Drives the workers: loads them, and runs steps on all of them at once."""
+"""Drives the workers: loads them, and runs steps on all of them; on as many at once as there are stages."""
 
 from __future__ import annotations
 
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from tplaunch.coordinator.garbage import collect_if_due
 from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
-from tplaunch.coordinator.measuring.reduce_times import ReduceClock, ReduceTimes
+from tplaunch.coordinator.measuring.reduce_times import ReduceTimes
+from tplaunch.coordinator.measuring.step_times import GroupReduces, StepTimes, Totals
 from tplaunch.coordinator.measuring.trace import Trace
 from tplaunch.coordinator.messages import (
     Attached,
@@ -29,6 +32,7 @@ from tplaunch.coordinator.messages import (
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
+from tplaunch.coordinator.serving.inbox import Inbox
 from tplaunch.coordinator.serving.sampling.results import (
     AnswerError,
     StepResult,
@@ -37,10 +41,12 @@ from tplaunch.coordinator.serving.sampling.results import (
     merge,
 )
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.coordinator.split.placement import Placement
+from tplaunch.coordinator.split.placement import HEAD, Placement
 from tplaunch.coordinator.split.plan import RankShare, num_all_reduces, padded, shares_routing
+from tplaunch.coordinator.split.stages import most_in_flight, placed
 
 Floats = npt.NDArray[np.float32]
+M = TypeVar("M", StepDone, Rows)
 # A rank that waits for another gives up first, and knows whom it waited for.
 MARGIN_SECONDS = 5.0
 OnProgress = Callable[[int, Progress], None]  # rank, how far it is
@@ -56,7 +62,10 @@ class EngineConfig:
 
 
 class Engine:
-    """Runs a model on workers that have dialled in. One step at a time."""
+    """Runs a model on workers that have dialled in, each step on all stages, one after another.
+
+    Each rank runs the steps in the order in which they were submitted.
+    """
 
     def __init__(
         self,
@@ -66,21 +75,29 @@ class Engine:
         spec: ModelSpec,
         plan: Sequence[RankShare],
         config: EngineConfig,
+        placement: Placement | None = None,
     ) -> None:
+        """placement: of the plan's ranks, all on one host by default."""
+        self._stage = "starting"
         self._channel, self._origin, self._tensors = channel, origin, tuple(tensors)
         self._spec, self._plan, self._config = spec, plan, config
-        self.ledger: list[dict[str, float]] = [{} for _ in plan]  # microseconds by kind
-        self._spent: list[dict[str, float]] = []  # of the last step, not yet in the ledger
-        self._num_steps = 0  # that the ledger covers
+        self._placement = placement or placed(plan, (HEAD,) * len(plan))
+        self.num_stages = self._placement.num_stages
+        # A step for each stage, and one for the first to go on with while an answer is on its way.
+        self.most_in_flight = most_in_flight(self.num_stages)
+        self._last_stage = [share for share in plan if share.ends(spec)]  # those that have logits
+        self._groups: Sequence[GroupReduces] = ()  # known once it is loaded
+        self._inbox = Inbox(channel, 2 * self.most_in_flight)
+        self._in_flight: deque[tuple[Step, float]] = deque()  # and when each was submitted
+        self._collected = 0  # the number of the step that was collected last
         self._last_number = 0  # of the last step
-        self._reduce_clock = ReduceClock()
         self.devices: tuple[str, ...] = ()  # the ranks' by name, once it is loaded
-        self._num_all_reduces: dict[bool, int] = {}  # of a step, by whether it has logits
-        self.trace = Trace() if config.options.trace else None
+        self._times = StepTimes(len(plan), Trace() if config.options.trace else None)
 
     def load(self, on_progress: OnProgress) -> tuple[list[Attached], list[Ready]]:
         """Brings every worker from its Hello to Ready."""
         self._channel.greet(self._config.options.timeout_seconds)
+        self._stage = "loading"
         token = secrets.token_bytes(16)
         for share in self._plan:
             self._channel.send(share.rank, self._load_message(share, token))
@@ -91,12 +108,12 @@ class Engine:
                 raise WorkerError(rank, f"rank {rank} has other files at {paths}: the hashes differ")
         self.devices = tuple(message.device for message in attached)
         endpoints, kinds = zip(*((message.endpoint, message.kind) for message in attached), strict=True)
-        self._num_all_reduces = {
-            with_logits: num_all_reduces(self._spec, len(self._plan), with_logits, shares_routing(kinds))
-            for with_logits in (False, True)
-        }
-        self._channel.broadcast(Connect(endpoints, kinds))
-        return attached, self._await_ready(on_progress)
+        self._groups = [self._group(stage, kinds) for stage in range(self.num_stages)]
+        handovers = tuple(message.handovers for message in attached)
+        self._channel.broadcast(Connect(endpoints, kinds, handovers))
+        ready = self._await_ready(on_progress)
+        self._stage = "before the first step"
+        return attached, ready
 
     def _load_message(self, share: RankShare, token: bytes) -> Load:
         return Load(
@@ -104,11 +121,22 @@ class Engine:
             spec=self._spec,
             tensors=self._tensors,
             share=share,
-            placement=Placement.single(len(self._plan)),
+            placement=self._placement,
             limits=self._config.limits,
             options=self._config.options,
             token=token,
         )
+
+    def _group(self, stage: int, kinds: Sequence[str]) -> GroupReduces:
+        """Counts the all-reduces of a stage. kinds: of all ranks' devices."""
+        ranks = self._placement.ranks_of_stage(stage)
+        shared = shares_routing([kinds[rank] for rank in ranks])
+        layers = self._plan[ranks[0]].stage_layers
+        counts = (
+            num_all_reduces(self._spec, len(ranks), with_logits, shared, layers)
+            for with_logits in (False, True)
+        )
+        return GroupReduces(ranks[0], ranks[-1] + 1, *counts)
 
     def _await_ready(self, on_progress: OnProgress) -> list[Ready]:
         """A rank has load_timeout_seconds from each sign of its own to the next."""
@@ -135,6 +163,11 @@ class Engine:
         return [ready[rank] for rank in range(len(self._plan))]
 
     @property
+    def stage(self) -> str:
+        """Says what the ranks are doing, for people."""
+        return self._stage
+
+    @property
     def spec(self) -> ModelSpec:
         return self._spec
 
@@ -154,41 +187,71 @@ class Engine:
 
     def run(self, step: Step) -> StepResult:
         """Runs a step; returns what step.wanted asks of its logits."""
-        begin = time.perf_counter()
+        self.submit(step)
+        return self.collect(step.number)
+
+    def submit(self, step: Step) -> None:
+        """Has the ranks compute a step; most_in_flight may be submitted before the first is collected."""
+        self._in_flight.append((step, time.perf_counter()))
         self._last_number = step.number
+        self._stage = f"in step {step.number}"
         self._channel.broadcast(step)
-        self._add_up()  # while the devices compute
+        self._times.add_up()  # while the devices compute
         collect_if_due()
-        answers = self._channel.collect(StepDone, f"finish step {step.number}", self.timeout)
-        if self.trace is not None:
-            self.trace.add(step, begin, time.perf_counter(), answers)
-        self._reduce_clock.add(
-            answers, self._num_all_reduces[step.logit_rows.size > 0], self._reduce_bytes(step)
-        )
+
+    def collect(self, number: int) -> StepResult:
+        """Waits for a step that was submitted; returns what step.wanted asks of its logits.
+
+        Nothing can be collected any more of the steps before it.
+        """
+        while True:
+            step, begin = self._in_flight.popleft()
+            result = self._collect(step, begin)
+            if step.number == number:
+                return result
+
+    def _collect(self, step: Step, begin: float) -> StepResult:
+        answers = self._answers(StepDone, f"finish step {step.number}", range(len(self._plan)))
+        self._collected = step.number
         for share, done in zip(self._plan, answers, strict=True):
             self._check_number(share.rank, done.number, step.number)
+        last = [answers[share.rank] for share in self._last_stage]
+        for share, done in zip(self._last_stage, last, strict=True):
             try:
                 check_answer(step.wanted, done.answer, done.logits, share.vocabulary)
             except AnswerError as error:
                 raise WorkerError(
                     share.rank, f"rank {share.rank} answered step {step.number} with {error}"
                 ) from error
-        self._spent = [done.ledger for done in answers]
+        self._times.note(step, begin, answers, self._groups, padded(self._spec.embedding_length) * 4)
+        ahead = self._in_flight
+        self._stage = f"in step {ahead[0][0].number}" if ahead else f"idle behind step {step.number}"
         return merge(
             step.wanted,
             step.logit_rows.size,
-            [done.answer for done in answers],
-            [done.logits for done in answers],
-            [share.vocabulary for share in self._plan],
+            [done.answer for done in last],
+            [done.logits for done in last],
+            [share.vocabulary for share in self._last_stage],
         )
 
+    def _answers(self, kind: type[M], what: str, ranks: Sequence[int]) -> list[M]:
+        """The next answer of each of these ranks, in rank order."""
+        if self.num_stages == 1:  # then they are all, and work on one step
+            return self._channel.collect(kind, what, self.timeout)
+        return self._inbox.collect(kind, what, self.timeout, ranks)
+
     def fetch(self, rows: Sequence[int]) -> Floats:
-        """Whole logit rows of the last step [rows, vocabulary], before the next one; rows: ascending."""
-        fetched = FetchRows(self._last_number, np.array(rows, np.int32))
-        self._channel.broadcast(fetched)
+        """Whole logit rows of the step that was collected last [rows, vocabulary]; rows: ascending.
+
+        No more than most_in_flight less one may have been submitted since.
+        """
+        fetched = FetchRows(self._collected, np.array(rows, np.int32))
         parts = []
-        answers = self._channel.collect(Rows, f"send rows of step {fetched.number}", self.timeout)
-        for share, answer in zip(self._plan, answers, strict=True):
+        ranks = [share.rank for share in self._last_stage]
+        for rank in ranks:
+            self._channel.send(rank, fetched)
+        answers = self._answers(Rows, f"send rows of step {fetched.number}", ranks)
+        for share, answer in zip(self._last_stage, answers, strict=True):
             self._check_number(share.rank, answer.number, fetched.number)
             shape = (fetched.rows.size, len(share.vocabulary))
             if answer.logits.size != shape[0] * shape[1]:
@@ -202,40 +265,31 @@ class Engine:
 
     @property
     def timeout(self) -> float:
-        """Seconds after which a step fails."""
-        return self._config.options.timeout_seconds + MARGIN_SECONDS
+        """Seconds after which a step fails: each stage has its time for it."""
+        return self._config.options.timeout_seconds * self.num_stages + MARGIN_SECONDS
 
     @staticmethod
     def _check_number(rank: int, found: int, expected: int) -> None:
         if found != expected:
             raise WorkerError(rank, f"rank {rank} answered step {found}; expected step {expected}")
 
-    def _add_up(self) -> None:
-        """Takes the last step into the ledger."""
-        self._num_steps += bool(self._spent)
-        for totals, spent in zip(self.ledger, self._spent, strict=False):
-            for kind, microseconds in spent.items():
-                totals[kind] = totals.get(kind, 0.0) + microseconds
-        self._spent = []
+    @property
+    def trace(self) -> Trace | None:
+        """All steps one by one, where the options ask for that."""
+        return self._times.trace
 
-    def _reduce_bytes(self, step: Step) -> int:
-        return step.token_ids.size * padded(self._spec.embedding_length) * 4
-
-    def spent(self) -> list[dict[str, float]]:
+    def spent(self) -> Totals:
         """Each rank's microseconds by kind, of steps before the last one. Any thread may call this."""
-        return [totals.copy() for totals in self.ledger]
+        return self._times.spent()
 
-    def take_ledger(self) -> tuple[list[dict[str, float]], int, ReduceTimes | None]:
+    def take_ledger(self) -> tuple[Totals, int, ReduceTimes | None]:
         """Each rank's microseconds by kind, the number of steps, and all-reduces since the last call."""
-        self._add_up()
-        taken = self.ledger, self._num_steps, self._reduce_clock.take()
-        self.ledger, self._num_steps = [{} for _ in self._plan], 0
-        return taken
+        return self._times.take()
 
     def take_over(self, other: Engine) -> None:
         """Goes on with the ledger and the trace of another one, whose ranks are gone."""
-        other._add_up()
-        self.ledger, self._num_steps, self.trace = other.ledger, other._num_steps, other.trace
+        self._times = other._times
 
     def shut_down(self) -> None:
+        self._stage = "ending"
         self._channel.broadcast(Shutdown())

@@ -28,6 +28,7 @@ from tplaunch.coordinator.messages import (
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.serving.fake_model import FakeModel, Floats
 from tplaunch.coordinator.serving.kv_memory import LayerKinds
+from tplaunch.coordinator.split.stages import most_in_flight
 
 Answer = Callable[[int, Message], "Message | None"]
 
@@ -56,8 +57,7 @@ class FakeChannel(Channel):
         self._received: deque[tuple[int, Message]] = deque(
             (rank, Hello(PROTOCOL_VERSION, rank)) for rank in range(num_ranks)
         )
-        self._last_number = 0  # of the step whose logits these are
-        self._logits = np.zeros((0, 0), np.float32)
+        self._logits: dict[int, Floats] = {}  # of the last steps, by number
 
     def _now(self) -> float:
         return time.monotonic() + self._passed
@@ -102,22 +102,23 @@ class FakeChannel(Channel):
             return [Progress(1, 1), Ready(device_bytes=1, imports_partials=True)]
         if isinstance(message, Shutdown):
             return []
-        logits = self._slice(rank)
         if isinstance(message, FetchRows):
-            return [Rows(message.number, whole_rows(message.rows, logits))]
+            return [Rows(message.number, whole_rows(message.rows, self._slice(rank, message.number)))]
         assert isinstance(message, Step), f"{type(message).__name__} is no message to a rank"
         return [self._run(rank, message)]
 
     def _run(self, rank: int, step: Step) -> StepDone:
         assert self.model is not None, "a step before the model was loaded"
-        if step.number != self._last_number:
-            self._last_number, self._logits = step.number, self.model.run(step)
-            self._logits[list(self.spoil_rows)] = np.nan
+        if step.number not in self._logits:
+            self._logits[step.number] = self.model.run(step)
+            self._logits[step.number][list(self.spoil_rows)] = np.nan
+            self._logits.pop(step.number - most_in_flight(self._loads[0].placement.num_stages), None)
             self.num_rows += step.token_ids.size
-        logits, wanted = self._slice(rank), step.wanted
+        logits, wanted = self._slice(rank, step.number), step.wanted
         told = answer(wanted, logits, self._loads[rank].share.vocabulary)
         return StepDone(step.number, whole_rows(wanted.whole_rows, logits), {"wait": 1.0}, answer=told)
 
-    def _slice(self, rank: int) -> Floats:
+    def _slice(self, rank: int, number: int) -> Floats:
+        """Returns a rank's logits of a step; none where it is not of the last stage."""
         span = self._loads[rank].share.vocabulary
-        return self._logits[:, span.start : span.stop]
+        return self._logits[number][:, span.start : span.stop]

@@ -56,14 +56,17 @@ class Times:
     prompt_seconds: float = 0.0  # of the steps up to the first token of the first text
     decode_seconds: float = 0.0  # of those after it
     finished: float | None = None  # when the last text ended
+    counted_until: float = 0.0  # steps may overlap, and their time counts once
 
     @property
     def computed_tokens(self) -> int:
         """Tokens of the prompt that were computed."""
         return self.prompt_tokens - self.cached_tokens
 
-    def add(self, seconds: float, *, is_decoding: bool) -> None:
-        """Counts a step that computed something of the request."""
+    def add(self, begin: float, end: float, *, is_decoding: bool) -> None:
+        """Counts a step that computed something of the request, from when to when it ran."""
+        seconds = end - max(begin, self.counted_until)
+        self.counted_until = end
         if is_decoding:
             self.decode_seconds += seconds
         else:

@@ -2,6 +2,7 @@
 
     schedule -> run on all ranks -> sample every row that has logits -> events
 
+With several stages the next steps are on their way while one is waited for.
 Requests share steps. Each has its own parameters, random numbers and errors, and the bits of its logits do
 not depend on the others. Whoever owns a Requests makes all its calls from one thread at a time.
 """
@@ -17,6 +18,7 @@ import numpy as np
 
 from tplaunch.coordinator.serving.counts import Counts
 from tplaunch.coordinator.serving.engine import Engine
+from tplaunch.coordinator.serving.flights import Flight, Flights
 from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
 from tplaunch.coordinator.serving.prompt_check import check_prompt, check_reading
 from tplaunch.coordinator.serving.request import Event, Floats, Reading, Request, RequestError
@@ -46,12 +48,12 @@ class Requests:
         self._suppressed = frozenset(suppressed)
         self.counts = Counts()
         self.memory = KVMemory(engine.limits, LayerKinds.of(engine.spec))
-        self._scheduler = Scheduler(engine.limits, self.memory, self.counts)
+        self._scheduler = Scheduler(engine.limits, self.memory, self.counts, engine.num_stages)
         self._streams: dict[Sequence, Stream] = {}
-        self._gatherer = Gatherer()
+        self._gatherers = [Gatherer() for _ in range(engine.num_stages)]  # whose steps take turns
         self._requests: dict[str, Request] = {}
         self._num_requests = 0
-        self._in_step: Collection[Request] = ()  # those whose step runs, or has failed
+        self._flights = Flights()
 
     def __len__(self) -> int:
         """The number of requests that have not ended."""
@@ -118,30 +120,44 @@ class Requests:
             self._end_all(request, "cancelled")
 
     def step(self) -> list[Event]:
-        """Runs one step of all that wait for one, and returns what it has brought; [] where nothing waits."""
-        if not self._streams:
-            return []
+        """Runs one step of all that wait for one, and returns what it has brought; [] where nothing waits.
+
+        With several stages others are sent first, as many as can be under way.
+        """
+        while self._streams and len(self._flights) < self._engine.most_in_flight and self._send():
+            pass
+        events = self._collect() if self._flights else []
+        while self._flights and not self._streams:  # what is left is of texts that have ended since
+            self._collect()
+        return events
+
+    def _send(self) -> bool:
+        """Has the ranks compute the next step; False where all wait for one that runs."""
         begin = time.perf_counter()
         runs = self._scheduler.schedule()
+        if not runs:
+            return False
         streams = [self._streams[run.sequence] for run in runs]
         wants = [want for stream, run in zip(streams, runs, strict=True) for want in stream.wants(run)]
-        self._in_step = is_decoding = {stream.request: not stream.is_first for stream in streams}
-        wanted = self._gatherer.gather(wants)
-        result = self._engine.run(make_step(self._engine.next_number, runs, self.memory, wanted))
+        is_decoding = {stream.request: not stream.is_first for stream in streams}
+        number = self._engine.next_number
+        self._flights.add(Flight(number, runs, streams, is_decoding, begin))
+        wanted = self._gatherers[number % len(self._gatherers)].gather(wants)
+        self._engine.submit(make_step(number, runs, self.memory, wanted))
         self._scheduler.finish(runs)
-        events = self._take(runs, streams, result)
-        seconds = time.perf_counter() - begin
-        self.counts.num_steps += 1
-        self.counts.step_seconds += seconds
-        for request, decodes in is_decoding.items():
-            request.times.add(seconds, is_decoding=decodes)
-        self._in_step = ()
+        return True
+
+    def _collect(self) -> list[Event]:
+        """Waits for the first step that was sent, and returns what it has brought."""
+        flight = self._flights.first
+        result = self._engine.collect(flight.number)
+        events = self._take(flight.runs, flight.streams, result)
+        self._flights.finish_first(self.counts)
         return events
 
     def take_in_step(self) -> Collection[Request]:
-        """Returns the requests whose step has failed, once."""
-        taken, self._in_step = self._in_step, ()
-        return taken
+        """Returns the requests whose steps have failed, once."""
+        return self._flights.take_failed()
 
     def take_over(self, other: Requests) -> None:
         """Goes on with the requests of another one, whose ranks are gone, from the tokens that they have.
@@ -150,7 +166,7 @@ class Requests:
         """
         self.counts, self._num_requests, self._requests = other.counts, other._num_requests, other._requests
         self._engine.take_over(other._engine)
-        self._scheduler = Scheduler(self._limits, self.memory, self.counts)
+        self._scheduler = Scheduler(self._limits, self.memory, self.counts, self._engine.num_stages)
         to_fork = {stream.request for stream in other._streams.values() if stream.is_first}
         for sequence, stream in other._streams.items():
             if stream.request in to_fork and not stream.is_first:
@@ -173,11 +189,13 @@ class Requests:
         row = 0
         for run, stream in zip(runs, streams, strict=True):
             first, row = row, row + run.num_logits
+            if stream.is_finished:  # since the step was sent
+                continue
             try:
                 stream.take_rows(run, result, first)
             except LogitsError as error:
                 failed.setdefault(stream.request, error)
-            if stream.request in failed or run.sequence.num_waiting:
+            if stream.request in failed or run.start + run.length < len(run.sequence.tokens):
                 continue
             if stream.request.reading is not None:
                 ended.append(stream)
@@ -205,7 +223,7 @@ class Requests:
         stream.request.times.cached_tokens = stream.sequence.num_cached
         for index in range(1, stream.request.params.n):
             other = self._stream(stream.request, index)
-            if self.memory.fork(stream.sequence, other.sequence):
+            if stream.sequence.is_running and self.memory.fork(stream.sequence, other.sequence):
                 self._start(other, is_running=True)
                 yield other
             else:

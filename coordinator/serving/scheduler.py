@@ -8,6 +8,11 @@ many others come. Where a step has no room for all that decode, they take turns,
 the oldest has waited for a whole round of theirs: everything advances. Where blocks run out, the newest
 sequence gives its blocks back and waits again, before all that came after it; it is computed again later, and
 gives the same tokens.
+
+With several stages a step may be scheduled while others are under way: each rank runs them in order, so what
+is computed counts as soon as its step is sent. A sequence whose next token is awaited waits; its prompt does
+not, which goes on chunk by chunk. Those that decode are dealt out over as many steps as there are stages, and
+long prompts over more, so that all stages have something to do.
 """
 
 from __future__ import annotations
@@ -27,13 +32,18 @@ from tplaunch.coordinator.split.limits import Limits
 
 MAX_OVERTAKEN = 8  # by so many is one overtaken that waits for room; each of them ends some time
 NUM_CANDIDATES = 4  # that are looked at in a step to overtake it
+# Prompts take so many steps for each stage, so that filling and emptying these costs little; but a step of
+# theirs has not fewer rows than that, where there are as many.
+STEPS_A_STAGE, MIN_CHUNK = 8, 128
 
 
 class Scheduler:
     """Holds the sequences; `schedule` picks the runs of a step, `finish` takes note of its result."""
 
-    def __init__(self, limits: Limits, memory: KVMemory, counts: Counts | None = None) -> None:
-        self._limits, self._memory = limits, memory
+    def __init__(
+        self, limits: Limits, memory: KVMemory, counts: Counts | None = None, num_stages: int = 1
+    ) -> None:
+        self._limits, self._memory, self._num_stages = limits, memory, num_stages
         self._counts = counts or Counts()
         self._waiting: list[Sequence] = []  # by arrival
         self._running: list[Sequence] = []  # by arrival
@@ -60,28 +70,32 @@ class Scheduler:
         self._memory.release(sequence, forget=forget)
 
     def schedule(self) -> list[ScheduledRows]:
-        """The runs of the next step, at least one where there is any sequence."""
+        """The runs of the next step, at least one where no sequence awaits its next token."""
         self._admit()
         self._num_steps += 1
         runs: list[ScheduledRows] = []
-        rows_left, logits_left = self._limits.max_rows, self._limits.max_logit_rows
+        rows_left, logits_left = self._most_rows(), self._limits.max_logit_rows
         for group in self._by_turn():
             most = self._share_of_first(group, rows_left, logits_left)
+            runs_left = self._most_runs(group)
             for sequence in group:
-                if not rows_left:
+                if not rows_left or not runs_left:
                     break
                 run = self._run(sequence, min(most, rows_left), logits_left) if sequence.is_running else None
                 most = rows_left
                 if run is not None:
                     runs.append(run)
+                    runs_left -= 1
                     rows_left -= run.length
                     logits_left -= run.num_logits
                     sequence.last_step = self._num_steps
-        assert runs or not self._running, "no sequence can go on"
+        if not runs:
+            self._num_steps -= 1
+            assert not all(one.num_waiting for one in self._running) or not self._running, "no one can go on"
         return runs
 
     def finish(self, runs: SequenceOf[ScheduledRows]) -> None:
-        """The step was computed: its keys, values and states are there."""
+        """The step was sent: what later ones read, its keys, values and states, will be there by then."""
         for run in runs:
             if run.start < run.sequence.num_prompt:
                 self._counts.num_prompt_tokens += min(run.length, run.sequence.num_prompt - run.start)
@@ -113,9 +127,27 @@ class Scheduler:
         sequence.was_admitted = True
         return True
 
+    def _most_rows(self) -> int:
+        """Rows of a step: with several stages so few that all of these have something to do."""
+        if self._num_stages == 1:
+            return self._limits.max_rows
+        num_tokens = sum(len(sequence.tokens) for sequence in self._running if sequence.num_waiting > 1)
+        chunk = max(MIN_CHUNK, -(-num_tokens // (STEPS_A_STAGE * self._num_stages)))
+        return min(self._limits.max_rows, self._num_decoding + chunk)
+
+    def _most_runs(self, group: SequenceOf[Sequence]) -> int:
+        """Sequences of a group that a step has: of those that decode its part, where there are stages."""
+        decodes = self._num_stages > 1 and group and group[0].num_waiting == 1
+        return self._num_decoding if decodes else len(group)
+
+    @property
+    def _num_decoding(self) -> int:
+        """Sequences that decode in each step, those that await a token in others among them."""
+        return -(-sum(sequence.num_waiting <= 1 for sequence in self._running) // self._num_stages)
+
     def _by_turn(self) -> Iterator[list[Sequence]]:
         """All that run: those that decode and the prompts, those first whose turn it is."""
-        decode = [sequence for sequence in self._running if sequence.num_waiting <= 1]
+        decode = [sequence for sequence in self._running if sequence.num_waiting == 1]
         prefill = [sequence for sequence in self._running if sequence.num_waiting > 1]
         decode.sort(key=lambda sequence: sequence.last_step)
         is_overdue = prefill and self._num_steps - 1 - prefill[0].last_step > len(decode)

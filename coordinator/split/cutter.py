@@ -37,8 +37,9 @@ class Rows:
 class Cutter:
     """Collects the shards of one rank; each method is one way to cut a tensor."""
 
-    def __init__(self, tensors: Mapping[str, TensorInfo], rank: int, width: int) -> None:
-        self.tensors, self._rank, self.width = tensors, rank, width
+    def __init__(self, tensors: Mapping[str, TensorInfo], index: int, width: int) -> None:
+        """index: of the rank in its stage."""
+        self.tensors, self._index, self.width = tensors, index, width
         self._column_blocks = self._largest_blocks()
         self.shards: dict[str, Shard] = {}
 
@@ -163,10 +164,10 @@ class Cutter:
         return held, columns.start - held.start if len(columns) else 0
 
     def row_parallel(self, name: str, columns: Span, total: int) -> None:
-        """Cuts a matrix by input columns, rounded outwards to blocks; rank 0 alone adds the bias."""
+        """Cuts a matrix by input columns, rounded outwards to blocks; the first rank alone adds the bias."""
         tensor = self.find(name + ".weight", (self.width, total))
         held, offset = self.touched(name, columns, total)
         self.shards[tensor.name] = Shard(tensor.name, tensor.type, Span(0, self.width), held, offset)
-        if name + ".bias" in self.tensors and self._rank == 0:
+        if name + ".bias" in self.tensors and self._index == 0:
             self.vector(name + ".bias", self.width)
         self.product_scale(name, name, self.width)

@@ -22,8 +22,8 @@ def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorI
     """
     unused = set(spec.unused_tensors)
     used = {name: tensor for name, tensor in tensors.items() if name not in unused}
-    cutter = Cutter(used, share.rank, spec.embedding_length)
-    for index, (layer, layer_share) in enumerate(zip(spec.layers, share.layers, strict=True)):
+    cutter = Cutter(used, share.index, spec.embedding_length)
+    for index, layer, layer_share in share.held(spec):
         prefix = f"blk.{index}."
         for name in layer_norms(spec):
             cutter.norm(prefix + name)
@@ -35,15 +35,20 @@ def rank_shards(spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorI
             _cut_feed_forward(cutter, prefix, layer.feed_forward, layer_share.feed_forward)
         if layer.experts is not None:
             cut_experts(cutter, prefix, layer.experts, layer_share)
-    cutter.norm(spec.output_norm)
-    if spec.embedding_norm:
+    if spec.embedding_norm and share.begins:
         cutter.norm(spec.embedding_norm)
+    if share.ends(spec):
+        _cut_output(cutter, spec, share, tensors)
+    return cutter.shards
+
+
+def _cut_output(cutter: Cutter, spec: ModelSpec, share: RankShare, tensors: Mapping[str, TensorInfo]) -> None:
+    cutter.norm(spec.output_norm)
     output = "output" if "output.weight" in tensors else "token_embd"
     rows = Rows(output, spec.vocabulary_size)
     cutter.column_parallel("output", rows, share.vocabulary)
     if "output.bias" in tensors:  # tied embeddings may have one, too
         cutter.part_of_vector("output.bias", share.vocabulary, spec.vocabulary_size)
-    return cutter.shards
 
 
 def layer_norms(spec: ModelSpec) -> list[str]:

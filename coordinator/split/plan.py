@@ -1,4 +1,4 @@
-"""Plans a split: heads, FFN columns and vocabulary rows over ranks of unequal weight.
+"""Plans a split: layers over stages; heads, FFN columns and vocabulary rows over ranks of unequal weight.
 
 Pure arithmetic on counts. Knows no device, no file and no process.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
 from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
 
-MAX_RANKS = 8
+MAX_RANKS = 64  # of a run
+MAX_GROUP = 8  # ranks of one stage, which all-reduce among themselves
 MAX_WEIGHT = 1e15  # of a rank: more than any device has bytes, and sums stay finite
 COLUMN_TILE = 32  # kernels walk a weight row in tiles of 32 columns; shards are padded to whole tiles
 
@@ -60,11 +61,41 @@ class LayerShare:
 
 @dataclass(frozen=True)
 class RankShare:
-    """One rank's part of every layer, and its slice of the output's vocabulary rows."""
+    """One rank's part of every layer of its stage, and its slice of the output's vocabulary rows."""
 
     rank: int
     layers: tuple[LayerShare, ...]
-    vocabulary: Span
+    vocabulary: Span  # none but in the last stage, which has the output
+    index: int = 0  # among the ranks of its stage
+    first_layer: int = 0  # of its stage; the first stage has the embeddings, too
+
+    @property
+    def stage_layers(self) -> Span:
+        """The layers that its stage computes."""
+        return Span(self.first_layer, self.first_layer + len(self.layers))
+
+    @property
+    def begins(self) -> bool:
+        """Tells whether its stage is the first."""
+        return not self.first_layer
+
+    def ends(self, spec: ModelSpec) -> bool:
+        """Tells whether its stage is the last."""
+        return self.stage_layers.stop == spec.num_layers
+
+    def held(self, spec: ModelSpec) -> Iterator[tuple[int, LayerSpec, LayerShare]]:
+        """Yields the layers of its stage: the number in the model, the layer, and the rank's part of it."""
+        layers = spec.layers[self.first_layer : self.stage_layers.stop]
+        for place, (layer, share) in enumerate(zip(layers, self.layers, strict=True)):
+            yield self.first_layer + place, layer, share
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Neighbouring layers, and the neighbouring ranks that compute them together."""
+
+    ranks: Span
+    layers: Span
 
 
 def split(total: int, weights: Sequence[float], unit: int = 1) -> list[Span]:
@@ -84,29 +115,40 @@ def split(total: int, weights: Sequence[float], unit: int = 1) -> list[Span]:
 
 
 def make_plan(
-    spec: ModelSpec, weights: Sequence[float], expert_split: str = "columns"
+    spec: ModelSpec, weights: Sequence[float], expert_split: str = "columns", stages: Sequence[Stage] = ()
 ) -> tuple[RankShare, ...]:
     """One share per rank weight. Raises PlanError for a rank count or weights that can't be.
 
-    expert_split: whether a rank holds its columns of all experts, or all columns of its experts.
+    expert_split: whether a rank holds its columns of all experts, or all columns of its experts. stages: they
+    cut up all layers and all ranks, in order; without any there is one.
     """
-    if not 1 <= len(weights) <= MAX_RANKS:
+    if len(weights) > MAX_RANKS:
         raise PlanError(f"{len(weights)} ranks; from 1 to {MAX_RANKS} are possible")
     for weight in weights:
         if not 0 <= weight <= MAX_WEIGHT:
             raise PlanError(f"a rank weight of {weight}; weights are numbers from 0 to {MAX_WEIGHT:g}")
-    if not sum(weights) > 0:
-        raise PlanError("all rank weights are 0; at least one must be more")
     assert expert_split in EXPERT_SPLITS, f"experts split by {expert_split!r}"
-    split_layer = functools.cache(
-        functools.partial(_split_layer, weights=tuple(weights), expert_split=expert_split)
-    )
-    layers = [split_layer(layer) for layer in spec.layers]
-    vocabulary = split(spec.vocabulary_size, weights)
-    return tuple(
-        RankShare(rank, tuple(shares[rank] for shares in layers), vocabulary[rank])
-        for rank in range(len(weights))
-    )
+    stages = stages or (Stage(Span(0, len(weights)), Span(0, spec.num_layers)),)
+    return tuple(itertools.chain(*(_split_stage(spec, stage, weights, expert_split) for stage in stages)))
+
+
+def _split_stage(
+    spec: ModelSpec, stage: Stage, weights: Sequence[float], expert_split: str
+) -> Iterator[RankShare]:
+    """Yields the shares of a stage's ranks. weights: of all ranks."""
+    own = tuple(weights[stage.ranks.start : stage.ranks.stop])
+    where = "" if len(own) == len(weights) else " of a stage"
+    if not 1 <= len(own) <= MAX_GROUP:
+        raise PlanError(f"{len(own)} ranks{where}; from 1 to {MAX_GROUP} are possible")
+    if not sum(own) > 0:
+        raise PlanError(f"all rank weights{where} are 0; at least one must be more")
+    split_layer = functools.cache(functools.partial(_split_layer, weights=own, expert_split=expert_split))
+    layers = [split_layer(layer) for layer in spec.layers[stage.layers.start : stage.layers.stop]]
+    has_output = stage.layers.stop == spec.num_layers
+    vocabulary = split(spec.vocabulary_size, own) if has_output else [NOTHING] * len(own)
+    for index, rank in enumerate(range(stage.ranks.start, stage.ranks.stop)):
+        held = tuple(shares[index] for shares in layers)
+        yield RankShare(rank, held, vocabulary[index], index, stage.layers.start)
 
 
 EXPERT_SPLITS = ("columns", "experts")
@@ -194,13 +236,22 @@ def shares_routing(kinds: Sequence[str]) -> bool:
 
 
 def num_all_reduces(
-    spec: ModelSpec, num_ranks: int, with_logits: bool, with_shared_routing: bool = False
+    spec: ModelSpec,
+    num_ranks: int,
+    with_logits: bool,
+    with_shared_routing: bool = False,
+    stage: Span | None = None,
 ) -> int:
-    """Counts a step's all-reduces, an even number. Without logits it ends in the last layer before those."""
+    """Counts a step's all-reduces, an even number. Without logits it ends in the last layer before those.
+
+    stage: the layers whose ranks, so many, are asked about; None for all.
+    """
     if num_ranks == 1:
         return 0
-    count = sum(_sums_rows(layer) for layer in spec.layers)
-    for layer in spec.layers if with_logits else spec.layers[:-1]:
+    layers = spec.layers if stage is None else spec.layers[stage.start : stage.stop]
+    is_last = stage is None or stage.stop == spec.num_layers
+    count = sum(_sums_rows(layer) for layer in layers)
+    for layer in layers if with_logits or not is_last else layers[:-1]:
         mixes = layer.attention is not None or layer.recurrent is not None
         num_parts = mixes + layer.has_feed_forward
         count += with_shared_routing and layer.experts is not None

@@ -14,10 +14,11 @@ from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.commands.bench_report import Result, print_report, ranks_text
 from tplaunch.launcher.commands.roofline import rooflines
 from tplaunch.launcher.config import MAX_PARALLEL, RandomModel, RunConfig
-from tplaunch.launcher.devices import DeviceChoice, select_devices
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import arrange
 from tplaunch.launcher.fitting.kv_sizes import BLOCK_LENGTH, blocks_for, full_blocks
+from tplaunch.launcher.hosts.opening import Hosts, open_hosts
 from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.session import Session, start_session
 from tplaunch.launcher.trace_file import check_trace_path, write_trace
@@ -92,20 +93,28 @@ def bench(config: RunConfig, wanted: BenchConfig) -> int:
     )
     model = open_model(config)
     _check_positions(model, wanted.tests)
-    chosen = select_devices(config.devices)
-    results: list[Result] = []
-    traces: list[tuple[str, Trace]] = []
-    for num_ranks in wanted.ranks or (len(chosen),):
-        choices = list(itertools.islice(itertools.cycle(chosen), num_ranks))
-        with start_session(config, model, arrange(config, model, choices)) as session:
-            _check_cache(session, wanted.tests)
-            results += _bench_session(session, choices, wanted)
-        if session.engine.trace is not None:
-            traces.append((ranks_text(num_ranks), session.engine.trace))
+    with open_hosts(config, model) as hosts:
+        results, traces = _bench_on(hosts, config, model, wanted)
     print_report(config, model, results, wanted.output, wanted.ledger)
     if wanted.trace is not None:
         write_trace(wanted.trace, traces)
     return 0
+
+
+def _bench_on(
+    hosts: Hosts, config: RunConfig, model: Model, wanted: BenchConfig
+) -> tuple[list[Result], list[tuple[str, Trace]]]:
+    results: list[Result] = []
+    traces: list[tuple[str, Trace]] = []
+    for num_ranks in wanted.ranks or (len(hosts.choices),):
+        found = itertools.islice(itertools.cycle(hosts.choices), num_ranks)
+        choices = sorted(found, key=lambda choice: choice.host)  # ranks of one host are neighbours
+        with start_session(config, model, arrange(config, model, choices), hosts=hosts) as session:
+            _check_cache(session, wanted.tests)
+            results += _bench_session(session, choices, wanted)
+        if session.engine.trace is not None:
+            traces.append((ranks_text(num_ranks), session.engine.trace))
+    return results, traces
 
 
 def with_room(config: RunConfig, tests: list[Test]) -> RunConfig:

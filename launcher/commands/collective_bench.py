@@ -19,7 +19,7 @@ import numpy as np
 from tplaunch.coordinator.framing import framed
 from tplaunch.coordinator.options import COLLECTIVES, check_seconds
 from tplaunch.coordinator.serving.failures import RunError
-from tplaunch.coordinator.split.plan import MAX_RANKS
+from tplaunch.coordinator.split.plan import MAX_GROUP
 from tplaunch.launcher.bench_ranks import BenchRanks
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
@@ -56,16 +56,16 @@ def bench_collectives(
     """output: table, json or csv."""
     check_seconds("--timeout", timeout_seconds)
     for count in ranks:
-        if not 2 <= count <= MAX_RANKS:
-            raise UsageError(f"--ranks {count}: 2 to {MAX_RANKS} ranks are possible")
+        if not 2 <= count <= MAX_GROUP:
+            raise UsageError(f"--ranks {count}: 2 to {MAX_GROUP} ranks are possible")
     libraries, missing = _libraries()
     latencies: list[Latency] = []
     for num_ranks in ranks:
         for kind in OURS:
-            latencies += _measure(kind, num_ranks, sizes, timeout_seconds)
+            latencies += measure_collective(kind, num_ranks, sizes, timeout_seconds)
         for kind in libraries:
             try:
-                latencies += _measure(kind, num_ranks, sizes, timeout_seconds)
+                latencies += measure_collective(kind, num_ranks, sizes, timeout_seconds)
             except RunError as error:  # another's library: what we have measured stays
                 missing.append(f"{kind} is not measured with {num_ranks} ranks: {error}")
     _print(latencies, output)
@@ -88,7 +88,10 @@ def _libraries() -> tuple[list[str], list[str]]:
     return found, missing
 
 
-def _measure(kind: str, num_ranks: int, sizes: tuple[int, ...], timeout_seconds: float) -> list[Latency]:
+def measure_collective(
+    kind: str, num_ranks: int, sizes: tuple[int, ...], timeout_seconds: float
+) -> list[Latency]:
+    """Runs the ranks of one collective; a Latency for each size. Raises RunError."""
     num_calls = tuple(min(MAX_CALLS, max(MIN_CALLS, BYTES_PER_SIZE // size)) for size in sizes)
     with socket_folder() as folder:
         job = CollectiveJob(

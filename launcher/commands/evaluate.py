@@ -40,9 +40,11 @@ def evaluate_task(config: RunConfig, wanted: EvalConfig, *, chose_parallel: bool
     if wanted.out is not None:
         check_output_path("--out", wanted.out)
     items = read_task(wanted.task, wanted.limit)
-    measured = open_measured(config, chose_parallel=chose_parallel)
     results: list[dict[str, Any]] = []
-    with measuring(measured) as session:
+    with (
+        open_measured(config, chose_parallel=chose_parallel) as measured,
+        measuring(measured) as session,
+    ):
         with counted(len(items), "items") as show:
             together = TOGETHER * session.limits.max_sequences
             done = run_items(session.requests, measured.tokenizer, items, str(wanted.task), together)

@@ -12,10 +12,10 @@ from tplaunch.launcher.chat.conversation import Conversation
 from tplaunch.launcher.chat.loop import chat, continue_texts
 from tplaunch.launcher.chat.opening import first_prompt, open_conversation
 from tplaunch.launcher.config import RunConfig
-from tplaunch.launcher.devices import select_devices
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import arrange, say_arrangement
 from tplaunch.launcher.generate_config import GenerateConfig
+from tplaunch.launcher.hosts.opening import Hosts, open_hosts
 from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.prompt_text import encode_prompt, say_what_stays_text
 from tplaunch.launcher.session import Session, start_session
@@ -33,7 +33,15 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
     )
     model = open_model(config)
     tokenizer = _tokenizer(model, generate)
-    arrangement = arrange(config, model, select_devices(config.devices))
+    with open_hosts(config, model) as hosts:
+        _run_on(hosts, config, generate, model, tokenizer)
+    return 0
+
+
+def _run_on(
+    hosts: Hosts, config: RunConfig, generate: GenerateConfig, model: Model, tokenizer: Tokenizer | None
+) -> None:
+    arrangement = arrange(config, model, hosts.choices)
     has_prompt = generate.prompt is not None or generate.tokens is not None
     if not has_prompt and model.is_standard_input:
         raise UsageError("standard input is the model file; give the prompt with -p")
@@ -46,7 +54,7 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
             prompt = _prompt_tokens(generate, tokenizer, conversation)
             check_prompt(prompt[0], model.spec, arrangement.limits.context_length)
         say_arrangement(config, model, arrangement)
-        with start_session(config, model, arrangement, tokenizer) as session:
+        with start_session(config, model, arrangement, tokenizer, hosts=hosts) as session:
             if prompt is not None:
                 _answer(session, generate, *prompt)
             elif conversation is not None:
@@ -54,7 +62,6 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
             elif tokenizer is not None:
                 continue_texts(session, generate, tokenizer)
         _write_trace(session, generate)
-    return 0
 
 
 def _answer(session: Session, generate: GenerateConfig, prompt: list[int], text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -22,8 +23,9 @@ def ledger_json(ledger: Ledger) -> dict[str, Any]:
 
 def ledger_table(ledger: Ledger) -> str:
     """A row per rank, a column per kind, and their sum; what is not known, and what all-reduces cost."""
+    shown = [kind for kind in KINDS if kind != "handover" or any(kind in kinds for kinds in ledger.ranks)]
     rows = [
-        (str(rank), *(_microseconds(kinds.get(kind)) for kind in KINDS), _microseconds(sum(kinds.values())))
+        (str(rank), *(_cell(kinds, kind) for kind in shown), _microseconds(sum(kinds.values())))
         for rank, kinds in enumerate(ledger.ranks)
     ]
     notes = [
@@ -33,7 +35,12 @@ def ledger_table(ledger: Ledger) -> str:
     ]
     if ledger.reduce_times is not None:
         notes.append(_reduce_times(ledger.reduce_times))
-    return "\n".join((format_table(("rank", *KINDS, "step"), rows), *map(wrapped, notes)))
+    return "\n".join((format_table(("rank", *shown, "step"), rows), *map(wrapped, notes)))
+
+
+def _cell(kinds: Mapping[str, float], kind: str) -> str:
+    """Shows the time of a kind. A rank that hands over nothing, and waits for none, has spent none on it."""
+    return _microseconds(kinds.get(kind, 0.0 if kind == "handover" else None))
 
 
 def _reduce_times(times: ReduceTimes) -> str:

@@ -74,9 +74,9 @@ def measure_perplexity(config: RunConfig, wanted: PerplexityConfig) -> int:
         return _compare_with_file(config, wanted, wanted.kl_base)
     if wanted.kl_base is not None:
         check_output_path("--kl-base", wanted.kl_base)
-    measured = open_measured(config, CONTEXT)
-    chunks = _chunks(measured, wanted)
     with ExitStack() as stack:
+        measured = stack.enter_context(open_measured(config, CONTEXT))
+        chunks = _chunks(measured, wanted)
         store = None
         if wanted.kl_base is not None:
             size = measured.model.spec.vocabulary_size
@@ -105,12 +105,12 @@ def _finish(wanted: PerplexityConfig, numbers: dict[str, Any], manifest: Manifes
 def _compare_with_file(config: RunConfig, wanted: PerplexityConfig, path: Path) -> int:
     """Compares the model with another one, whose log probabilities lie in a file."""
     base = BaseFile(path)
-    measured = open_measured(config, base.length)
-    _check_base(base, measured, wanted, path)
-    found = Divergence(base.chunks(begin_of_chunks(measured.tokenizer), wanted.chunks), FileRows(base))
-    with measuring(measured) as session:
-        estimate = foretell(session, found, wanted.json)
-        manifest = measured.manifest("perplexity", session, wanted.options)
+    with open_measured(config, base.length) as measured:
+        _check_base(base, measured, wanted, path)
+        found = Divergence(base.chunks(begin_of_chunks(measured.tokenizer), wanted.chunks), FileRows(base))
+        with measuring(measured) as session:
+            estimate = foretell(session, found, wanted.json)
+            manifest = measured.manifest("perplexity", session, wanted.options)
     compared = report(found)
     if not wanted.json:
         print_report(compared)
@@ -143,7 +143,18 @@ def _check_base(base: BaseFile, measured: Measured, wanted: PerplexityConfig, pa
 
 def _compare_ways(config: RunConfig, wanted: PerplexityConfig) -> int:
     """Runs the same chunks in several ways, one after another, and compares each with the first."""
-    ways = [open_measured(way_config(way, config), CONTEXT) for way in wanted.compare]
+    if config.hosts > 1:
+        raise UsageError(
+            "--compare runs its ways on this machine; leave --hosts out, or compare with --kl-base"
+        )
+    with ExitStack() as stack:
+        configs = [way_config(way, config) for way in wanted.compare]
+        return _compare_opened(
+            [stack.enter_context(open_measured(each, CONTEXT)) for each in configs], wanted
+        )
+
+
+def _compare_opened(ways: list[Measured], wanted: PerplexityConfig) -> int:
     if len({way.arrangement.limits.context_length for way in ways}) > 1:
         raise UsageError("--compare: all ways need the same context; give --context")
     chunks = _chunks(ways[0], wanted)

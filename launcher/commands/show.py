@@ -17,9 +17,10 @@ from tplaunch.coordinator.split.plan import RankShare, Span
 from tplaunch.launcher.commands.kv_text import kept_numbers, kept_text
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.device_choice import left_out
-from tplaunch.launcher.devices import list_devices, planned_devices, select_devices
+from tplaunch.launcher.devices import list_devices, planned_devices
 from tplaunch.launcher.fitting.arrange import arrange, largest_context_text
 from tplaunch.launcher.fitting.fit import RankBytes, mebibytes
+from tplaunch.launcher.hosts.opening import open_hosts
 from tplaunch.launcher.lines import say, shown, wrapped
 from tplaunch.launcher.model import open_model
 from tplaunch.launcher.output_path import check_output_path, writing
@@ -220,10 +221,11 @@ def write_logits(config: RunConfig, tokens: list[int], out: Path) -> int:
     """`tplaunch logits`: float32 logits of every position: arrays "tokens" and "logits" in an .npz file."""
     check_output_path("--out", out)
     model = open_model(config)
-    arrangement = arrange(config, model, select_devices(config.devices))
-    check_prompt(tokens, model.spec, arrangement.limits.context_length, continues=False)
-    with start_session(config, model, arrangement) as session:
-        logits = all_logits(session.engine, tokens)
+    with open_hosts(config, model) as hosts:
+        arrangement = arrange(config, model, hosts.choices)
+        check_prompt(tokens, model.spec, arrangement.limits.context_length, continues=False)
+        with start_session(config, model, arrangement, hosts=hosts) as session:
+            logits = all_logits(session.engine, tokens)
     # Not by np.savez: where the disk is full, Python 3.10 prints a traceback once the archive is forgotten.
     with writing("--out", out), out.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in {"tokens": np.array(tokens, np.int32), "logits": logits}.items():

@@ -14,9 +14,9 @@ from tplaunch.coordinator.evaluation.manifest import Manifest, sha256_of
 from tplaunch.coordinator.options import declared_options
 from tplaunch.coordinator.text.tokenizer import Tokenizer, load_tokenizer
 from tplaunch.launcher.config import RECURRENT_PARALLEL, RunConfig
-from tplaunch.launcher.devices import select_devices
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangement
+from tplaunch.launcher.hosts.opening import Hosts, open_hosts
 from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.session import Session, start_session
 from tplaunch.launcher.text_file import read_some
@@ -32,6 +32,7 @@ class Measured:
     model: Model
     tokenizer: Tokenizer
     arrangement: Arrangement
+    hosts: Hosts
     hashes: Future[tuple[str, ...]]
 
     def manifest(self, command: str, session: Session, options: Mapping[str, Any]) -> Manifest:
@@ -73,8 +74,11 @@ def hashes_of(model: Model) -> Future[tuple[str, ...]]:
     return sha256_of([part.path for part in model.origin.parts])
 
 
-def open_measured(config: RunConfig, context: int | None = None, *, chose_parallel: bool = True) -> Measured:
-    """Reads and checks a model. Raises as open_model does.
+@contextmanager
+def open_measured(
+    config: RunConfig, context: int | None = None, *, chose_parallel: bool = True
+) -> Iterator[Measured]:
+    """Reads and checks a model, and has its hosts within the context. Raises as open_model does.
 
     context: its length where the user gives none. chose_parallel: the number of sequences is the user's, and
     not a default that may be lowered.
@@ -86,15 +90,18 @@ def open_measured(config: RunConfig, context: int | None = None, *, chose_parall
     if model.spec.is_recurrent and not chose_parallel:
         config = replace(config, parallel=RECURRENT_PARALLEL)
     config = replace(config, reads_texts=True)
-    arrangement = arrange(config, model, select_devices(config.devices))
-    return Measured(config, model, tokenizer, arrangement, hashes_of(model))
+    with open_hosts(config, model) as hosts:
+        arrangement = arrange(config, model, hosts.choices)
+        yield Measured(config, model, tokenizer, arrangement, hosts, hashes_of(model))
 
 
 @contextmanager
 def measuring(measured: Measured) -> Iterator[Session]:
     """Starts the workers; at the end nothing of them is left."""
     say_arrangement(measured.config, measured.model, measured.arrangement)
-    with start_session(measured.config, measured.model, measured.arrangement, measured.tokenizer) as session:
+    with start_session(
+        measured.config, measured.model, measured.arrangement, measured.tokenizer, hosts=measured.hosts
+    ) as session:
         yield session
 
 

@@ -63,7 +63,7 @@ def check_activations(config: RunConfig, choices: Sequence[DeviceChoice]) -> Non
         is_vulkan = choice.index is not None
         if config.activations in choice.lacks or (feature in config.without and is_vulkan):
             raise UsageError(
-                f"--activations {config.activations}: device {choice.index} ({choice.name}) has no"
+                f"--activations {config.activations}: {choice.title} has no"
                 f" {MISSING[config.activations]}; use --activations f32"
             )
 

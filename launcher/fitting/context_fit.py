@@ -139,7 +139,7 @@ class Fitting:
     def _limit_of(self, limits: Limits, *, keep_reserve: bool = True) -> str | None:
         for rank, (needs, choice) in enumerate(zip(self._needs, self._choices, strict=True)):
             if exceeds_allocation(needs, choice, limits):
-                return f"device {choice.index} ({choice.name}), for one buffer of rank {rank}"
+                return f"{choice.title}, for one buffer of rank {rank}"
         found = [rank.bytes(limits) for rank in self._needs]
         for place in self._places:
             if not place.has_room(bytes_in(place, found), keep_reserve=keep_reserve):

@@ -14,7 +14,7 @@ from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
-from tplaunch.launcher.fitting.memory_places import HOST, MemoryPlace
+from tplaunch.launcher.fitting.memory_places import MemoryPlace
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.sums import sums_bytes
@@ -126,8 +126,8 @@ def rank_needs(
 
 
 def bytes_in(place: MemoryPlace, found: Sequence[RankBytes]) -> int:
-    """Bytes that all ranks together take there; found: by rank. The host has the partial sums of all."""
-    sums = sum(rank.partials for rank in found) if place.name == HOST else 0
+    """Bytes that all ranks together take there; found: by rank. A host has the sums of all its ranks."""
+    sums = sum(found[rank].partials for rank in place.ranks_of_host)
     return sums + sum(found[rank].own for rank in place.ranks)
 
 
@@ -150,7 +150,7 @@ def check_fit(
     for rank, choice in zip(needs, choices, strict=True):
         if exceeds_allocation(rank, choice, limits):
             raise UsageError(
-                f"the plan does not fit: device {choice.index} ({choice.name}) allocates at most"
+                f"the plan does not fit: {choice.title} allocates at most"
                 f" {mebibytes(choice.max_allocation)} at once, but one buffer would have"
                 f" {mebibytes(rank.largest_buffer(limits))}; name more devices, or lower --context (now"
                 f" {limits.context_length})"

@@ -1,17 +1,18 @@
-"""Finds the memory that ranks lie in, and its size: of each device, and of this machine.
+"""Finds the memory that ranks lie in, and its size: of each device, and of each host.
 
-All ranks that run on the CPU share this machine's memory, whatever their driver reports of it; an integrated
+All ranks of a host that run on the CPU share its memory, whatever their driver reports of it; an integrated
 GPU takes its own from there, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
-from tplaunch.launcher.machine import host_memory
+from tplaunch.launcher.machine import HostMemory, host_memory
 
 HOST = "this machine's memory"
 # These bytes are left free where the launcher itself decides how much to take: on a device for its driver and
@@ -29,6 +30,7 @@ class MemoryPlace:
     capacity: int  # bytes: more can't be
     usable: int  # bytes that it is wise to use: free now, less a reserve
     is_capped: bool = False  # --max-memory is the limit
+    ranks_of_host: tuple[int, ...] = ()  # whose partial sums lie here, too: it is the memory of their host
 
     def has_room(self, num_bytes: int, *, keep_reserve: bool = True) -> bool:
         return num_bytes <= (self.usable if keep_reserve else self.capacity)
@@ -39,10 +41,21 @@ def memory_places(choices: Sequence[DeviceChoice], max_memory: Mapping[int | Non
 
     Raises UsageError for caps of devices that no rank is on.
     """
-    _check_caps(choices, max_memory)
+    _check_caps([choice for choice in choices if choice.host == HEAD], max_memory)
     places = []
-    for index in dict.fromkeys(choice.index for choice in choices if choice.index is not None):
-        ranks = tuple(rank for rank, choice in enumerate(choices) if choice.index == index)
+    for host in dict.fromkeys(choice.host for choice in choices):
+        ranks = [rank for rank, choice in enumerate(choices) if choice.host == host]
+        places += _places_of_host(choices, ranks, max_memory if host == HEAD else {})
+    return places
+
+
+def _places_of_host(
+    choices: Sequence[DeviceChoice], own: Sequence[int], max_memory: Mapping[int | None, int]
+) -> list[MemoryPlace]:
+    """The places of one host's ranks. The caps of --max-memory are of the devices of this one."""
+    places = []
+    for index in dict.fromkeys(choices[rank].index for rank in own if choices[rank].index is not None):
+        ranks = tuple(rank for rank in own if choices[rank].index == index)
         choice = choices[ranks[0]]
         cap, size = max_memory.get(index), choice.memory_bytes
         if choice.on_cpu or not size:  # what such a driver reports is not what there is
@@ -50,13 +63,17 @@ def memory_places(choices: Sequence[DeviceChoice], max_memory: Mapping[int | Non
         if size:
             available = min(size, choice.available_bytes or size)
             reserve = 0 if size == cap else max(DEVICE_RESERVE, int(DEVICE_RESERVE_PART * size))
-            places.append(_place(f"device {index} ({choice.name})", ranks, size, available - reserve, cap))
-    ranks = tuple(rank for rank, choice in enumerate(choices) if choice.is_in_host_memory)
+            places.append(_place(choice.title, ranks, size, available - reserve, cap))
+    ranks = tuple(rank for rank in own if choices[rank].is_in_host_memory)
     if ranks:
-        memory = host_memory(len(ranks))
+        first = choices[ranks[0]]
+        memory = host_memory(len(ranks)) if first.host == HEAD else HostMemory(*first.host_memory)
         usable = int(memory.available * (1 - HOST_RESERVE_PART))
         name = memory.limited_by or HOST
-        places.append(_place(name, ranks, memory.total, usable, max_memory.get(None)))
+        if first.host != HEAD:
+            name = f"{memory.limited_by or 'the memory'} of {first.host_name}"
+        place = _place(name, ranks, memory.total, usable, max_memory.get(None))
+        places.append(replace(place, ranks_of_host=tuple(own)))
     return places
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.unit.collectives_group import open_things
+from tests.unit.collectives_group import create, open_things
 from tplaunch import collectives
 
 
@@ -22,7 +22,7 @@ def say(value: Any) -> None:
 def checked_all_reduce(rank: collectives.Collective, sequence: int) -> None:
     parity, count = sequence % 2, 1 + 37 * sequence % 5000
     values = rank.partials(parity)
-    values[rank.write_slot, :count] = np.arange(count) % 100 + sequence * (rank.rank + 1)
+    rank.own(parity)[:count] = np.arange(count) % 100 + sequence * (rank.rank + 1)
     rank.all_reduce(sequence, parity, count)
     size = rank.num_ranks
     expected = size * (np.arange(count) % 100) + sequence * size * (size + 1) // 2
@@ -31,7 +31,7 @@ def checked_all_reduce(rank: collectives.Collective, sequence: int) -> None:
 
 def main(kind: str, rank: int, num_ranks: int, timeout_seconds: float, num_calls: int, folder: str) -> None:
     before = open_things()
-    collective = collectives.create(
+    collective = create(
         kind,
         rank=rank,
         num_ranks=num_ranks,

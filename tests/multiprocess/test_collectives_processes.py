@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.collectives_group import KINDS, OVER_TCP
+from tests.unit.collectives_group import KINDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -42,9 +42,8 @@ class Rank:
 def running(kind: str, num_ranks: int, timeout_seconds: float, num_calls: int) -> Iterator[list[Rank]]:
     """The ranks as processes, each of which has made `num_calls` all-reduces."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        name, place = kind.removesuffix(OVER_TCP), "" if kind.endswith(OVER_TCP) else folder
         ranks = [
-            Rank(name, number, num_ranks, timeout_seconds, num_calls, place) for number in range(num_ranks)
+            Rank(kind, number, num_ranks, timeout_seconds, num_calls, folder) for number in range(num_ranks)
         ]
         for rank in ranks:
             stack.callback(rank.finish)
@@ -74,7 +73,15 @@ def test_many_all_reduces_between_processes(kind: str, num_ranks: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "killed"), [("shared-memory", 0), ("zmq-ring", 2), ("zmq-ring over TCP", 2)]
+    ("kind", "killed"),
+    [
+        ("shared-memory", 0),
+        ("zmq-ring", 2),
+        ("zmq-ring over TCP", 2),
+        ("zmq over TCP", 2),
+        ("shared-memory on two hosts", 2),
+        ("shared-memory on two hosts", 3),
+    ],
 )
 def test_a_killed_process_is_named_by_all_others(kind: str, killed: int) -> None:
     with running(kind, 4, timeout_seconds=2, num_calls=10) as ranks:

@@ -13,7 +13,17 @@ from tplaunch import collectives
 from tplaunch.collectives import Collective, CollectiveError
 
 OVER_TCP = " over TCP"
-KINDS = (*collectives.KINDS, "zmq-ring" + OVER_TCP)
+ON_HOSTS = " on two hosts"  # the first half of the ranks on one, the others on the other
+KINDS = (*collectives.KINDS, "zmq-ring" + OVER_TCP, "zmq" + OVER_TCP, "shared-memory" + ON_HOSTS)
+
+
+def create(kind: str, *, folder: Path | None = None, **arguments: Any) -> Collective:
+    """kind: one of KINDS."""
+    name = kind.removesuffix(OVER_TCP).removesuffix(ON_HOSTS)
+    if kind.endswith(ON_HOSTS):
+        num_ranks = max(1, arguments["num_ranks"])
+        arguments["hosts"] = [2 * rank // num_ranks for rank in range(arguments["num_ranks"])]
+    return collectives.create(name, folder=None if kind.endswith(OVER_TCP) else folder, **arguments)
 
 
 def on_ranks(ranks: Sequence[Collective], function: Callable[[Collective], Any]) -> list[Any]:
@@ -51,8 +61,7 @@ def unconnected(
             common = {"num_ranks": num_ranks, "slot_bytes": slot_bytes, "timeout_seconds": timeout_seconds}
             arguments: dict[str, Any] = {"rank": rank, "token": token, **common}
             if isinstance(kind, str):
-                place = None if kind.endswith(OVER_TCP) else Path(folder)
-                made = collectives.create(kind.removesuffix(OVER_TCP), folder=place, **arguments)
+                made = create(kind, folder=Path(folder), **arguments)
             else:
                 made = kind(**arguments)
             stack.callback(made.close)

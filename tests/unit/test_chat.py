@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.chatting import END, START, TEMPLATE, make_chat, make_tokenizer
+from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.serving.kv_memory import LayerKinds
 from tplaunch.coordinator.text.chat.template import ChatTemplate, ChatTemplateError
 from tplaunch.coordinator.text.detokenizer import Detokenizer
@@ -98,16 +99,16 @@ def test_a_second_turn_computes_only_what_is_new(template: ChatTemplate, kinds: 
 def test_ctrl_c_stops_between_steps(template: ChatTemplate) -> None:
     chat = make_chat(template, sampling={"max_tokens": None})
     engine = chat._answers._session.engine
-    run, count = engine.run, 0
+    submit, count = engine.submit, 0
 
-    def interrupting(step: object) -> object:
+    def interrupting(step: Step) -> None:
         nonlocal count
         count += 1
         if count == 3:
             assert chat.stop.take()
-        return run(step)  # type: ignore[arg-type]
+        submit(step)
 
-    engine.run = interrupting  # type: ignore[assignment, method-assign]
+    engine.submit = interrupting  # type: ignore[method-assign]
     assert chat.answer("Hi")
     assert chat.last is not None and chat.last.outputs[0].finish_reason == "cancelled"
     assert len(chat.last.outputs[0].token_ids) == 3 and len(chat.conversation.turns) == 1

@@ -49,8 +49,8 @@ def test_memory_that_is_not_this_runs_is_refused(
         second.connect([first.endpoint, ""])
     assert caught.value.rank == 0
     second.abort("after a refusal")  # must not write into memory that was refused
-    assert first._header is not None
-    first._header.check_aborted()
+    assert first._shared._header is not None
+    first._shared._header.check_aborted()
     second.close()
 
 
@@ -87,7 +87,7 @@ def test_a_rank_that_sleeps_is_woken() -> None:
     with connected("shared-memory", 2) as ranks:
         sleeper, waker = ranks
         assert isinstance(waker, SharedMemory)
-        header = waker._header
+        header = waker._shared._header
         assert header is not None
         mark = header.peers[0].sleeps_on
 
@@ -113,10 +113,12 @@ def test_a_waiting_rank_gives_up_its_core_soon_where_others_need_it(
 
     with connected("shared-memory", 3) as ranks:
         first = ranks[0]
-        assert isinstance(first, SharedMemory) and first._header is not None
-        monkeypatch.setattr("tplaunch.collectives.shared_memory.monotonic", lambda: now)
+        assert isinstance(first, SharedMemory) and first._shared._header is not None
+        monkeypatch.setattr("tplaunch.collectives.shared_ranks.monotonic", lambda: now)
         monkeypatch.setattr("os.sched_yield", give_way)
         slept_on: list[int] = []
-        monkeypatch.setattr(first, "_sleep", lambda header, peer, *rest: slept_on.append(peer.rank))
-        first._await_peers(1)  # no one comes: both peers are slept on, after one spin in all
+        monkeypatch.setattr(first._shared, "_sleep", lambda header, peer, *rest: slept_on.append(peer.rank))
+        first._shared._await_peers(
+            1, 1, 60, None
+        )  # no one comes: both peers are slept on, after one spin in all
     assert slept_on == [1, 2] and 1 <= yields <= at_most

@@ -96,7 +96,7 @@ def test_a_strangers_message_takes_no_memory_and_disturbs_no_one(mechanism: byte
                 attack_with(stranger, mechanism, attack)
         assert psutil.Process().memory_info().rss - before < MAX_GROWTH
         assert on_ranks(ranks, partial(reduce_nine, sequence=2)) == [3.0, 3.0]
-        assert target.num_foreign_messages == 0
+        assert target._links.num_foreign_messages == 0
 
 
 def test_many_connections_that_say_nothing_disturb_no_one() -> None:
@@ -147,7 +147,7 @@ def test_who_does_not_know_the_token_is_not_let_in(set_up: Callable[["zmq.Socket
     with push(set_up, ring.endpoint) as monitor:
         assert monitor.poll(30_000)
         assert recv_monitor_message(monitor)["event"] != zmq.EVENT_HANDSHAKE_SUCCEEDED
-    assert not ring._inbox.poll(0)
+    assert not ring._links._inbox.poll(0)
     ring.close()
 
 
@@ -209,9 +209,9 @@ def test_on_one_host_only_this_user_can_enter(tmp_path: Path) -> None:
         ring = in_folder(tmp_path, 1)
     finally:
         os.umask(before)
-    found = (tmp_path / "ring-1").stat()
+    found = (tmp_path / "link-1").stat()
     assert stat.S_ISSOCK(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o600
-    assert ring.endpoint == "ring-1"
+    assert ring.endpoint == "link-1"
     ring.close()
     assert not list(tmp_path.iterdir())
 
@@ -241,11 +241,11 @@ def test_a_folder_of_any_name_will_do() -> None:
             rank.close()
 
 
-@pytest.mark.parametrize("endpoint", ["ring-0", "../ring-1", "/tmp/ring-1", "tcp://127.0.0.1:1", ""])
+@pytest.mark.parametrize("endpoint", ["link-0", "../link-1", "/tmp/link-1", "tcp://127.0.0.1:1", ""])
 def test_a_peer_is_looked_for_in_the_folder_alone(tmp_path: Path, endpoint: str) -> None:
     ring = in_folder(tmp_path, 0)
     with pytest.raises(CollectiveError, match="cannot connect to rank 1 at"):
-        ring.connect(["ring-0", endpoint])
+        ring.connect(["link-0", endpoint])
     ring.close()
 
 
@@ -263,12 +263,12 @@ def test_what_is_none_of_the_rings_is_dropped() -> None:
     with connected("zmq-ring", 2) as ranks:
         target = ranks[0]
         assert isinstance(target, ZmqRing)
-        stranger = ranks[1]._outboxes[0]  # type: ignore[attr-defined]
+        stranger = ranks[1]._links._outboxes[0]  # type: ignore[attr-defined]
         for parts in foreign:
             stranger.send_multipart(parts)
         for sequence in count(1):
             assert on_ranks(ranks, partial(reduce_nine, sequence=sequence)) == [3.0, 3.0]
-            if target.num_foreign_messages == len(foreign):
+            if target._links.num_foreign_messages == len(foreign):
                 break
             assert sequence < 10_000
 
@@ -276,20 +276,20 @@ def test_what_is_none_of_the_rings_is_dropped() -> None:
 def test_a_message_that_is_too_large_is_not_taken_in(tmp_path: Path) -> None:
     ring = in_folder(tmp_path, 0)
     with socket.socket(socket.AF_UNIX) as stranger:
-        stranger.connect(str(tmp_path / "ring-0"))
+        stranger.connect(str(tmp_path / "link-0"))
         attack_with(stranger, b"NULL", "one endless message")
         with pytest.raises(ConnectionError):
             stranger.sendall(MEGABYTE)
-    assert not ring._inbox.poll(0)
+    assert not ring._links._inbox.poll(0)
     ring.close()
 
 
 def test_who_takes_over_a_dead_ranks_socket_learns_no_secret(tmp_path: Path) -> None:
     left, dead = (in_folder(tmp_path, rank) for rank in (0, 1))
-    assert on_ranks([left, dead], lambda rank: rank.connect(["ring-0", "ring-1"])) == [None, None]
+    assert on_ranks([left, dead], lambda rank: rank.connect(["link-0", "link-1"])) == [None, None]
     dead.close()
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "ring-1"))
+        listener.bind(str(tmp_path / "link-1"))
         listener.listen()
         left.abort("a reason")
         heard = taken_over(listener, greeting(b"NULL"), READY.replace(b"PUSH", b"PULL"))

@@ -163,7 +163,7 @@ def test_a_card_without_a_driver_is_said_where_the_cpu_works_instead() -> None:
 def test_cards_beyond_the_ranks_are_said() -> None:
     cards = numbered(*(device(index, f"card {index}") for index in range(10)))
     (sentence,) = said("all", DeviceList(cards, ""))
-    assert sentence == "no part is taken by the devices 8, 9: a run has at most 8 ranks"
+    assert sentence == "no part is taken by the devices 8, 9: all takes at most 8"
     assert said("9,8", DeviceList(cards, "")) == []
 
 

@@ -45,18 +45,22 @@ class WireEngine:
     """The part of an engine that a driver asks for, with one worker in this process, wire included."""
 
     spec, limits, next_number = SPEC, LIMITS, 1
+    num_stages = most_in_flight = 1
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
-    def run(self, step: Step) -> StepResult:
+    def submit(self, step: Step) -> None:
         received = decode(encode(step))
         assert isinstance(received, Step)
-        done = decode(encode(self._worker.run(received)))
-        collect_if_due()
-        assert isinstance(done, StepDone)
+        self._done = decode(encode(self._worker.run(received)))
         self.next_number += 1
         self._last = step
+        collect_if_due()
+
+    def collect(self, number: int) -> StepResult:
+        step, done = self._last, self._done
+        assert isinstance(done, StepDone) and number == step.number
         return merge(step.wanted, 1, [done.answer], [done.logits], [Span(0, SPEC.vocabulary_size)])
 
     def fetch(self, rows: list[int]) -> npt.NDArray[np.float32]:

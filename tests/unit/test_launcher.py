@@ -278,7 +278,7 @@ def test_prompts_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
         (["bench-collectives", "--sizes=2"], "tplaunch: --sizes 2: multiples of 4 up to 1024M"),
         (["bench-collectives", "--sizes=16G"], "tplaunch: --sizes 16G: multiples of 4"),
         (["bench", "--shape=tiny", "--repeat=0"], "tplaunch: --repeat 0: at least 1"),
-        (["bench", "--shape=tiny", "--ranks=1,9"], "tplaunch: --ranks 9: 1 to 8 ranks"),
+        (["bench", "--shape=tiny", "--ranks=1,65"], "tplaunch: --ranks 65: 1 to 64 ranks"),
         (["bench", "--shape=tiny", "--ranks=two"], "tplaunch: --ranks two: counts separated by commas"),
         (["bench", "--shape=tiny", "--prefill=0"], "tplaunch: --prefill 0: 1 to"),
         (["bench", "--shape=tiny", "--at-context=-1"], "tplaunch: --at-context -1: 0 to"),

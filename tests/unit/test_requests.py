@@ -111,14 +111,14 @@ def runs(draw: st.DrawFn) -> tuple[LayerKinds, Limits, list[Arrival]]:
     return kinds, limits, draw(st.lists(arrival, min_size=1, max_size=12))
 
 
-@examples(150)
-@given(runs(), st.integers(1, 3))
+@examples(250)
+@given(runs(), st.integers(1, 2), st.integers(1, 4))
 def test_every_text_is_what_it_would_be_alone(
-    drawn: tuple[LayerKinds, Limits, list[Arrival]], num_ranks: int
+    drawn: tuple[LayerKinds, Limits, list[Arrival]], num_ranks: int, num_stages: int
 ) -> None:
     """Whatever arrives when, shares a beginning, is cancelled, or must give its blocks back meanwhile."""
     kinds, limits, arrivals = drawn
-    engine, _ = fake_engine(limits, kinds, num_ranks)
+    engine, _ = fake_engine(limits, kinds, num_ranks, num_stages=num_stages)
     requests = Requests(engine)
     shared, started = tokens(40), []
     waiting = sorted(enumerate(arrivals), key=lambda pair: pair[1].step)

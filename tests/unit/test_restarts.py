@@ -81,9 +81,11 @@ class Wish:
     length: int
 
 
-def computed(wishes: Sequence[Wish], deaths: Sequence[int]) -> tuple[list[Job], Collected, int]:
+def computed(
+    wishes: Sequence[Wish], deaths: Sequence[int], num_stages: int = 1
+) -> tuple[list[Job], Collected, int]:
     """Returns what came of the wishes, and how often the ranks were started again."""
-    run, heard = FakeRun(TIGHT, deaths), Collected(len(wishes))
+    run, heard = FakeRun(TIGHT, deaths, num_stages=num_stages), Collected(len(wishes))
     driver = Driver(run.open, OFTEN)
     jobs = [
         Job(range(1 + wish.first, 1 + wish.first + wish.length), WAYS[wish.way], heard) for wish in wishes
@@ -125,11 +127,14 @@ def request_of(job: Job) -> Request:
         max_size=6,
     ),
     deaths=st.lists(st.integers(0, 60), max_size=6),
+    num_stages=st.sampled_from([1, 1, 2, 3]),
 )
-@examples(40)
-def test_no_token_is_lost_and_none_comes_twice(wishes: list[Wish], deaths: list[int]) -> None:
+@examples(60)
+def test_no_token_is_lost_and_none_comes_twice(
+    wishes: list[Wish], deaths: list[int], num_stages: int
+) -> None:
     plain_jobs, plain, _ = computed(wishes, ())
-    jobs, heard, num_restarts = computed(wishes, deaths)
+    jobs, heard, num_restarts = computed(wishes, deaths, num_stages)
     assert num_restarts <= len(deaths) and (not heard.failures or num_restarts >= 2)
     for one, other in zip(plain_jobs, jobs, strict=True):
         if other in heard.failures:

@@ -34,7 +34,7 @@ from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.options import ALL_REDUCES, FEATURES, RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.placement import Placement
-from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare, Span
+from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare, Span
 from tplaunch.coordinator.wire import Frame, WireError
 
 KINDS: tuple[type, ...] = get_args(Message)
@@ -89,7 +89,9 @@ def instances_of(kind: type) -> st.SearchStrategy[Any]:
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = {name: values_of(hint) for name, hint in hints.items()}
     if kind is Load:
-        fields["placement"] = st.just(Placement((0,) * 5 + (1,) * (MAX_RANKS - 5), (0, 1) * (MAX_RANKS // 2)))
+        fields["placement"] = st.just(
+            Placement((0,) * 5 + (1,) * (MAX_RANKS - 5), tuple(range(8)) * (MAX_RANKS // 8))
+        )
     elif kind is RankOptions:
         fields |= {
             "collective": st.just("shared-memory"),
@@ -201,11 +203,13 @@ def test_empty_arrays_are_not_sent() -> None:
         (message_of("Hello", {**HELLO, "rank": "1"}), "Hello: '1' is no int"),
         (message_of("Hello", {**HELLO, "rank": None}), "Hello: None is no int"),
         (
-            message_of("Attached", {"model_hash": b"", "device": "", "kind": "", "endpoint": ""}),
+            message_of(
+                "Attached", {"model_hash": b"", "device": "", "kind": "", "endpoint": "", "handovers": []}
+            ),
             "b'' is no str",
         ),
-        (message_of("Connect", {"endpoints": "abc", "kinds": []}), "'abc' is no list"),
-        (message_of("Connect", {"endpoints": [1], "kinds": []}), "1 is no str"),
+        (message_of("Connect", {"endpoints": "abc", "kinds": [], "handovers": []}), "'abc' is no list"),
+        (message_of("Connect", {"endpoints": [1], "kinds": [], "handovers": []}), "1 is no str"),
         (
             message_of(
                 "Ready", {"device_bytes": 1, "imports_partials": 1, "copy_bandwidth": 0.0, "notes": []}
@@ -304,7 +308,8 @@ def share_of_one() -> Any:
         (("spec", "ropes", 0, "interleaved"), 1, "1 is no bool"),
         (("spec", "norm", "epsilon"), math.nan, "norm epsilon"),
         (("share", "layers", 0, "heads", "stop"), -1, "a span from 0 to -1"),
-        (("placement",), everywhere(MAX_RANKS + 1), "rank 0 of 9, where 1 to 8 are possible"),
+        (("placement",), everywhere(MAX_RANKS + 1), "rank 0 of 65, where 1 to 64 are possible"),
+        (("placement",), everywhere(MAX_GROUP + 1), "9 ranks in one stage, where 1 to 8 are possible"),
         (("placement",), everywhere(0), "0 hosts for 0 stages"),
         (("placement", "stages"), [1 << 40], "the ranks' stages are"),
         (("share", "rank"), -1, "rank -1 of 1"),

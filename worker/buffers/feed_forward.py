@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tplaunch.coordinator.model.spec import FeedForwardSpec, ModelSpec
+from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.split.shards import Shard
 
 
@@ -16,10 +17,10 @@ def activated_name(spec: ModelSpec, feed_forward: FeedForwardSpec) -> str:
     )
 
 
-def activated_lengths(spec: ModelSpec, shards: Mapping[str, Shard]) -> dict[str, int]:
+def activated_lengths(spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard]) -> dict[str, int]:
     """Elements of a row of each."""
     lengths: dict[str, int] = {}
-    for index, layer in enumerate(spec.layers):
+    for index, layer, _ in share.held(spec):
         if layer.feed_forward is None:
             continue
         name = activated_name(spec, layer.feed_forward)

@@ -16,7 +16,7 @@ MAX_ITERATIONS = 65_000  # of one invocation: lavapipe 22.3 cuts it off after 65
 def state_buffers(spec: ModelSpec, share: RankShare, limits: Limits) -> dict[str, Buffer]:
     """Returns the states by name. Raises PlanError where no state has a place, or steps are too long."""
     buffers = {}
-    for index, (layer, held) in enumerate(zip(spec.layers, share.layers, strict=True)):
+    for index, layer, held in share.held(spec):
         recurrent = layer.recurrent
         if recurrent is None:
             continue

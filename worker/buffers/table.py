@@ -44,7 +44,7 @@ def activation_buffers(
     spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], limits: Limits
 ) -> dict[str, Buffer]:
     """Returns the buffers that a step works in: each as large as the layer that needs most."""
-    width = padded(spec.embedding_length)
+    width, ends = padded(spec.embedding_length), share.ends(spec)
 
     def rows(length: int, placement: Placement = Placement.DEVICE, count: int = limits.max_rows) -> Buffer:
         return Buffer(count * length * 4, placement, length)
@@ -52,7 +52,7 @@ def activation_buffers(
     # Where gates and ups are stacked, one product makes both and what comes of them.
     gates = [f".{group[0]}.weight" for group in (GATE_UP, SHARED_GATE_UP)]
     gates_apart = any(name.endswith((*gates, ".ffn.act.scales")) for name in stack_shards(shards))
-    activated = activated_lengths(spec, shards)
+    activated = activated_lengths(spec, share, shards)
     block = spec.block
     has_post_norms = bool(block.attention_post_norm or block.feed_forward_post_norm)
     buffers = {
@@ -67,9 +67,11 @@ def activation_buffers(
         **{name: rows(length) for name, length in activated.items()},
         **{name: rows(length) for name, length in _recurrent_lengths(spec, share, shards).items()},
         **_expert_buffers(spec, share, limits, _input_length(shards, "ffn_down_exps")),
-        "final": rows(width, count=limits.max_logit_rows),
+        "final": rows(width if ends else 0, count=limits.max_logit_rows),
         "logits": rows(len(share.vocabulary), Placement.READBACK, limits.max_logit_rows),
     }
+    if not ends:
+        buffers["residual"] = rows(width, Placement.READBACK)  # for the next stage
     if limits.activations != "f32":
         inputs = ("normed", "attended", *activated, "gated", QUERY_LATENT)
         longest = max(buffers[name].row_length for name in inputs if name in buffers)
@@ -89,9 +91,7 @@ def _attention_buffers(
     spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], limits: Limits
 ) -> dict[str, Buffer]:
     attentions = [
-        (layer.attention, held)
-        for layer, held in zip(spec.layers, share.layers, strict=True)
-        if layer.attention is not None
+        (layer.attention, held) for _, layer, held in share.held(spec) if layer.attention is not None
     ]
     lengths = {
         "qkv": max((qkv_length(*part) for part in attentions), default=0),
@@ -114,9 +114,7 @@ def _attention_buffers(
 def _recurrent_lengths(spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard]) -> dict[str, int]:
     """Elements of a row of what recurrent layers work in."""
     recurrent = [
-        (layer.recurrent, held)
-        for layer, held in zip(spec.layers, share.layers, strict=True)
-        if layer.recurrent is not None
+        (layer.recurrent, held) for _, layer, held in share.held(spec) if layer.recurrent is not None
     ]
     with_heads = [(layer, held) for layer, held in recurrent if layer.has_heads]
     return {
@@ -158,7 +156,7 @@ def cache_buffers(spec: ModelSpec, share: RankShare, limits: Limits) -> dict[str
     """
     kv_type = KV_TYPES[limits.kv_type]
     buffers = {}
-    for index, (layer, held) in enumerate(zip(spec.layers, share.layers, strict=True)):
+    for index, layer, held in share.held(spec):
         if layer.attention is None:
             continue
         windowed = layer.attention.window is not None

@@ -61,6 +61,7 @@ class Ours:
     def connect(self, endpoints: Sequence[str]) -> None:
         self._collective.connect(endpoints)
         self._partials = [self._collective.partials(parity) for parity in (0, 1)]
+        self._own = [self._collective.own(parity) for parity in (0, 1)]
 
     def all_reduce(self, values: Floats, total: Floats) -> None:
         _add_up(self._exchange(values), total)
@@ -70,12 +71,13 @@ class Ours:
         self._sequence += 1
         self._parity ^= 1
         partials = self._partials[self._parity][:, : values.size]
-        partials[self._collective.write_slot] = values
+        self._own[self._parity][: values.size] = values
         self._collective.all_reduce(self._sequence, self._parity, values.size)
         return partials
 
     def close(self) -> None:
         self._partials.clear()
+        self._own.clear()
         self._collective.close()
 
 

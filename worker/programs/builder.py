@@ -186,7 +186,7 @@ class ProgramBuilder:
         self._addend = "partials"
         if self._two_phase:
             self._end_segment(parity, Phase.PARTIALS)
-            self.add(SumSlice(parity, self.share.rank))
+            self.add(SumSlice(parity, self.share.index))
             self._end_segment(parity, Phase.SLICES)
         elif self.num_ranks > 1:
             self._end_segment(parity, Phase.ONE_SHOT)

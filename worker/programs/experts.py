@@ -43,10 +43,10 @@ def add_experts(
 def add_routing(builder: ProgramBuilder, index: int, experts: ExpertsSpec) -> None:
     """Routes the normed rows.
 
-    Equal devices compute the same bits and decide by themselves; others are told by rank 0.
+    Equal devices compute the same bits and decide by themselves; others are told by the first rank.
     """
     layer, shared = f"blk.{index}", builder.shares_routing
-    decides = not shared or builder.share.rank == 0
+    decides = not shared or builder.share.index == 0
     if decides:
         builder.matmul(f"{layer}.ffn_gate_inp", "normed", "router", exact=True)
     bias = f"{layer}.{EXPERT_BIAS}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tplaunch.coordinator.model.spec import FeedForwardSpec, ModelSpec
+from tplaunch.coordinator.model.spec import FeedForwardSpec, LayerSpec, ModelSpec
 from tplaunch.coordinator.split.plan import LayerShare, RankShare
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.buffers.feed_forward import activated_name
@@ -33,21 +33,26 @@ def build_program(
     """The program of one rank. An all-reduce for each part of a layer, or one for both if they are parallel.
     One rank alone needs none and gets one segment.
 
+    It computes the layers of the rank's stage, from what lies in "embedding" on; a stage before the last one
+    leaves the residual stream in "residual".
+
     two_phase: how the all-reduces are made; the same bits come out either way. shares_routing: whether rank 0
     chooses all ranks' experts, for which every layer that has some costs another, small one.
     """
     builder = ProgramBuilder(
         spec, share, shards, num_ranks, rows, logit_rows, activations, two_phase, shares_routing
     )
-    if spec.embedding_norm:
+    if spec.embedding_norm and share.begins:
         builder.start(spec.embedding_norm)
     last = spec.num_layers - 1
-    for index in range(spec.num_layers):
+    for index, layer, held in share.held(spec):
         if index == last and not logit_rows:
-            _fill_caches(builder, index)  # nothing reads what would follow
+            _fill_caches(builder, index, layer, held)  # nothing reads what would follow
         else:
-            _layer(builder, index)
-    if logit_rows:
+            _layer(builder, index, layer, held)
+    if not share.ends(spec):
+        builder.norm("", "residual")
+    elif logit_rows:
         builder.norm(spec.output_norm, "final", "logit_rows")
         if len(share.vocabulary):
             scale, softcap = spec.logit_scale, spec.logit_softcap
@@ -62,22 +67,21 @@ def build_sums(
     builder = ProgramBuilder(spec, share, shards, num_ranks, rows, 0, two_phase=two_phase)
     for _ in range(2):
         builder.exchange()
-        builder.norm(spec.output_norm, "normed")
+        builder.norm(spec.output_norm if share.ends(spec) else "", "normed")
     return builder.finished()
 
 
-def _fill_caches(builder: ProgramBuilder, index: int) -> None:
+def _fill_caches(builder: ProgramBuilder, index: int, layer: LayerSpec, share: LayerShare) -> None:
     """Writes the parts of a layer that later steps read."""
-    attention, recurrent = builder.spec.layers[index].attention, builder.spec.layers[index].recurrent
     builder.norm(_named(index, builder.spec.block.attention_norm), "normed")
-    if attention is not None:
-        write_cache(builder, index, attention, builder.share.layers[index])
-    if recurrent is not None:
-        write_state(builder, index, recurrent, builder.share.layers[index])
+    if layer.attention is not None:
+        write_cache(builder, index, layer.attention, share)
+    if layer.recurrent is not None:
+        write_state(builder, index, layer.recurrent, share)
 
 
-def _layer(builder: ProgramBuilder, index: int) -> None:
-    block, layer, share = builder.spec.block, builder.spec.layers[index], builder.share.layers[index]
+def _layer(builder: ProgramBuilder, index: int, layer: LayerSpec, share: LayerShare) -> None:
+    block = builder.spec.block
     parallel = block.parallel and layer.attention is not None and layer.has_feed_forward
     if layer.attention is not None:
         builder.norm(_named(index, block.attention_norm), "normed")

@@ -35,7 +35,7 @@ class StepClock:
         """Microseconds by kind."""
         microseconds, last = dict.fromkeys(HOST_KINDS, 0.0), self._begin
         for kind, end in self._ends:
-            microseconds[kind] += (end - last) * 1e6
+            microseconds[kind] = microseconds.get(kind, 0.0) + (end - last) * 1e6
             last = end
         return microseconds
 

@@ -44,7 +44,7 @@ class BlockCopier:
 def _planes(load: Load, windowed: bool) -> Iterator[Plane]:
     """Yields the planes of all caches of a pool that have any bytes on this rank."""
     limits, kv_type = load.limits, KV_TYPES[load.limits.kv_type]
-    for index, (layer, held) in enumerate(zip(load.spec.layers, load.share.layers, strict=True)):
+    for index, layer, held in load.share.held(load.spec):
         attention = layer.attention
         if attention is None or (attention.window is not None) != windowed:
             continue

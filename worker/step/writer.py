@@ -18,8 +18,8 @@ from tplaunch.worker.buffers.step import (
     attention_vectors,
 )
 from tplaunch.worker.device import Device
-from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.step.checks import Ints, StepError, check_copies, check_range, columns_of
+from tplaunch.worker.step.embeddings import Embeddings
 from tplaunch.worker.step.rope_tables import RopeTables, temperatures
 from tplaunch.worker.step.runs import RunReader, Runs
 from tplaunch.worker.step.tables import BlockTables, Read
@@ -39,12 +39,8 @@ class StepWriter:
             default=ATTENTION_VECTORS,
         )
         tensors = {tensor.name: tensor for tensor in load.tensors}
-        embeddings = tensors["token_embd.weight"]
-        self._token_rows, self._format = weights.rows(embeddings), FORMATS[embeddings.type]
+        self._embeddings = Embeddings(weights, load.spec, tensors) if load.share.begins else None
         self._ropes = RopeTables(load.spec.ropes, load.limits.context_length, weights, tensors)
-        self._position_embeddings = None
-        if load.spec.position_embeddings:
-            self._position_embeddings = weights.floats(tensors[load.spec.position_embeddings])
         self._step = StepView(device.view("step").view(np.uint32), StepLayout(load.limits))
         self._tables = BlockTables(self._step.tables, load.limits, load.limits.num_blocks)
         self._window_tables = BlockTables(
@@ -60,7 +56,10 @@ class StepWriter:
         self._num_steps = 0
 
     def write(self, step: Step) -> None:
-        """Raises StepError for a step that does not fit, before anything is written."""
+        """Raises StepError for a step that does not fit, before anything is written.
+
+        A stage behind the first one gets its rows of the embedding buffer from the one before.
+        """
         runs = self._check(step)
         self._num_steps = step.number
         num_rows, view = step.token_ids.size, self._step
@@ -76,12 +75,9 @@ class StepWriter:
         self._window_tables.write(step.window_tables.reshape(-1, 3))
         if num_states:
             self._write_states(runs)
-        embeddings = self._format.widen(self._token_rows[step.token_ids], self._spec.embedding_length)
-        if self._spec.embedding_scale != 1:
-            embeddings *= np.float32(self._spec.embedding_scale)
-        if self._position_embeddings is not None:
-            embeddings += self._position_embeddings[runs.positions]
-        self._embedding[:num_rows, : self._spec.embedding_length] = embeddings
+        if self._embeddings is not None:
+            rows = self._embeddings.rows(step.token_ids, runs.positions)
+            self._embedding[:num_rows, : self._spec.embedding_length] = rows
         ropes_end = self._rope.shape[1] - (self._spec.temperature is not None)
         self._ropes.write(runs.positions, self._rope[:num_rows, :ropes_end])
         if self._spec.temperature is not None:
@@ -139,7 +135,7 @@ def _most_heads(load: Load) -> tuple[int, int]:
     """KV heads, and heads of one: of the layers that have most of each, for which attention is dispatched."""
     attentions = [
         (len(held.kv_heads), layer.attention.heads_per_kv_head)
-        for layer, held in zip(load.spec.layers, load.share.layers, strict=True)
+        for _, layer, held in load.share.held(load.spec)
         if layer.attention is not None
     ]
     return max((held for held, _ in attentions), default=0), max(

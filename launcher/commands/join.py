@@ -1,0 +1,99 @@
+"""`tplaunch join`: this machine's devices take part in a run that another machine leads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tplaunch.coordinator.options import option
+from tplaunch.coordinator.serving.failures import RunError
+from tplaunch.launcher.config import HOSTS_GROUP, INSECURE_HELP, KEY_HELP
+from tplaunch.launcher.devices import select_devices
+from tplaunch.launcher.errors import EXIT_FAILURE, UsageError
+from tplaunch.launcher.hosts.addresses import is_loopback, parse_address, resolved
+from tplaunch.launcher.hosts.finder import FolderFinder
+from tplaunch.launcher.hosts.head_link import HeadGone
+from tplaunch.launcher.hosts.joiner import Joiner, Membership
+from tplaunch.launcher.hosts.safety import found_secret
+from tplaunch.launcher.lines import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinConfig:
+    """How this machine takes part in a run. Raises UsageError."""
+
+    head: str
+    key: str | None = option("--key", default=None, group=HOSTS_GROUP, metavar="FILE", help=KEY_HELP)
+    devices: str = option(
+        "--devices",
+        default="all",
+        group=HOSTS_GROUP,
+        metavar="LIST",
+        help="devices that take part, as `tplaunch devices` lists them, by index or name, one rank each; all,"
+        " for each card once; cpu for NumPy (default: %(default)s)",
+    )
+    models: tuple[Path, ...] = option(
+        "-m --model",
+        default=(),
+        group=HOSTS_GROUP,
+        metavar="FILE",
+        is_repeated=True,
+        read=lambda texts: tuple(map(Path, texts)),
+        help="the head's model on this machine, under whatever name; may stand several times",
+    )
+    model_folders: tuple[Path, ...] = option(
+        "--model-dir",
+        default=(),
+        group=HOSTS_GROUP,
+        metavar="FOLDER",
+        is_repeated=True,
+        read=lambda texts: tuple(map(Path, texts)),
+        help="where to look for the head's model, also in folders below it; may stand several times",
+    )
+    rejoin: bool = option(
+        "--rejoin",
+        default=False,
+        group=HOSTS_GROUP,
+        help="wait for another head when this one has ended",
+    )
+    wait_seconds: float = option(
+        "--wait",
+        default=600.0,
+        group=HOSTS_GROUP,
+        number=float,
+        metavar="SECONDS",
+        help="how long to wait for the head to be there (default: %(default)s)",
+    )
+    node_rank: int = 0  # the number that this host must get; 0 for any
+    insecure: bool = option("--insecure", default=False, group=HOSTS_GROUP, help=INSECURE_HELP)
+    verbose: bool = option("-v --verbose", default=False, group="debugging", help="show the workers' logs")
+
+    def __post_init__(self) -> None:
+        for path in (*self.models, *self.model_folders):
+            if not path.exists():
+                raise UsageError(f"{path}: no such file or folder")
+
+
+def join(config: JoinConfig) -> int:
+    """Takes part until the head ends. Returns 0, or 1 where that was a failure or the head was lost."""
+    head = resolved(parse_address(config.head, "the head's address"), "the head's address")
+    secret = found_secret(config.key, config.insecure, is_loopback(head.host), f"the head at {head}")
+    choices = select_devices(config.devices)
+    finder = FolderFinder(config.models, config.model_folders)
+    is_first = True
+    while True:
+        wait_seconds = config.wait_seconds if is_first or not config.rejoin else None
+        membership = Membership(head, secret, config.node_rank, wait_seconds, config.verbose)
+        failure = ""
+        try:
+            with Joiner(membership, choices, finder) as joiner:
+                failure = joiner.serve()
+            say(f"the head at {head} has {f'failed: {failure}' if failure else 'ended'}")
+        except HeadGone as error:
+            failure = f"the head at {head} {error}"
+            if not config.rejoin:
+                raise RunError(failure) from error
+            say(failure)
+        if not config.rejoin:
+            return EXIT_FAILURE if failure else 0
+        is_first = False

@@ -1,0 +1,260 @@
+"""`tplaunch join`: lends this machine's devices to a head on another one, for as long as that runs."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import tplaunch
+from tplaunch.coordinator import messages as workers
+from tplaunch.coordinator.serving.channel import WorkerError
+from tplaunch.coordinator.serving.failures import RunError
+from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.headroom import check_headroom
+from tplaunch.launcher.hosts.addresses import Address, bracketed, own_address_towards
+from tplaunch.launcher.hosts.fetching.facts import ModelFacts
+from tplaunch.launcher.hosts.fetching.job import FetchJob
+from tplaunch.launcher.hosts.finder import ModelError, ModelFinder
+from tplaunch.launcher.hosts.head_link import SILENCE_SECONDS, HeadGone, HeadLink
+from tplaunch.launcher.hosts.links import interface_of
+from tplaunch.launcher.hosts.members import device_of
+from tplaunch.launcher.hosts.messages import (
+    PROTOCOL_VERSION,
+    End,
+    Fetched,
+    Fetching,
+    FetchPart,
+    FoundModel,
+    FromHead,
+    Join,
+    Leave,
+    RankEnded,
+    RanksStarted,
+    RanksStopped,
+    Refused,
+    StartRanks,
+    StopRanks,
+    WantedModel,
+    Welcome,
+    cut,
+)
+from tplaunch.launcher.lines import say
+from tplaunch.launcher.machine import host_memory
+from tplaunch.launcher.signals import Signalled
+from tplaunch.launcher.socket_folder import socket_folder
+from tplaunch.launcher.supervisor import Supervisor
+from tplaunch.worker.faults import fault_sentence
+from tplaunch.worker.place import WorkerPlace
+
+LOOK_SECONDS = 0.5  # between two looks at the workers while nothing comes
+FETCH_SECONDS = 60.0  # without a byte of the model, while the head beats
+SAY_SECONDS = 2.0  # without a head, until that is said
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How this machine takes part. secret: of the key file; None where anybody may be the head."""
+
+    head: Address
+    secret: bytes | None
+    wanted_host: int
+    wait_seconds: float | None  # for a head to be there; None for as long as it takes
+    verbose: bool
+
+
+class Joiner:
+    """This host's part in one head's run. Use it as a context: its workers are gone when it ends."""
+
+    def __init__(self, membership: Membership, choices: Sequence[DeviceChoice], finder: ModelFinder) -> None:
+        self._membership, self._choices, self._finder = membership, tuple(choices), finder
+        self._files: tuple[str, ...] = ()
+        self._wanted: WantedModel | None = None  # to be fetched
+        self._job: FetchJob | None = None  # the fetch that goes on, or comes next
+        self._told = (0, 0)  # how far it was when the head was told last
+        self._silence_seconds = SILENCE_SECONDS
+        self._run = 0
+        self._supervisor: Supervisor | None = None
+        self._reported: set[int] = set()  # ranks of the present run that have ended
+        self._resources = ExitStack()  # of the present run
+        self._is_member = False
+
+    def __enter__(self) -> Joiner:
+        self._link = HeadLink(self._membership.head, self._membership.secret)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if self._job is not None:
+            self._job.close()
+        try:
+            if isinstance(error, Signalled):
+                self._link.send(Leave(f"it was ended there by signal {error.number}"))
+            elif error is not None and not isinstance(error, HeadGone):
+                self._link.send(Leave(cut(f"it failed: {fault_sentence(error) or error}")))
+        finally:
+            try:
+                self._stop(at_once=True, keeps_logs=kind is not None)
+            finally:
+                self._link.close()
+
+    def serve(self) -> str:
+        """Does what the head asks for until that ends; returns its failure, or nothing.
+
+        Raises HeadGone where it is lost, and RunError where it does not want this host.
+        """
+        self._await_head()
+        while True:
+            message = self._next()
+            if isinstance(message, End):
+                return message.failure
+            self._do(message)
+
+    def _await_head(self) -> None:
+        """Asks to take part, and waits until there is somebody to hear it."""
+        own = own_address_towards(self._membership.head.host)
+        self._address, interface = own, interface_of(own)
+        warning = interface.warning()
+        say(f"joining {self._membership.head} by {interface.text}{f'; {warning}' if warning else ''}")
+        memory = host_memory(len(self._choices))
+        self._link.send(
+            Join(
+                version=PROTOCOL_VERSION,
+                worker_version=workers.PROTOCOL_VERSION,
+                release=tplaunch.__version__,
+                name=socket.gethostname()[:64],
+                devices=tuple(map(device_of, self._choices)),
+                total_memory=memory.total,
+                available_memory=memory.available,
+                memory_limit=memory.limited_by,
+                num_cores=len(os.sched_getaffinity(0)),
+                interface=interface,
+                wanted_host=self._membership.wanted_host,
+            )
+        )
+        began, wait_seconds, is_said = time.monotonic(), self._membership.wait_seconds, False
+        while not self._link.is_through:
+            waited = time.monotonic() - began
+            if wait_seconds is not None and waited > wait_seconds:
+                raise HeadGone(f"did not answer within {wait_seconds:g} s; --wait allows more")
+            if waited > SAY_SECONDS and not is_said:
+                is_said = True
+                say(f"no head answers at {self._membership.head} yet; waiting for it")
+            self._wait()
+            self._link.check()
+
+    def _wait(self) -> None:
+        """Waits until there is a message, or a worker has ended; for a moment, at most."""
+        ends = () if self._supervisor is None else self._supervisor.descriptors()
+        if self._reported:  # their descriptors stay readable for ever
+            ends = ()
+        select.select([self._link.wake, *ends], (), (), LOOK_SECONDS)
+
+    def _next(self) -> FromHead:
+        """Waits for the head's next message, and tells it meanwhile of ranks that have ended."""
+        while (message := self._link.receive()) is None:
+            self._wait()
+            self._look_after_workers()
+            self._look_after_fetch()
+        return message
+
+    def _look_after_workers(self) -> None:
+        while self._supervisor is not None:
+            try:
+                self._supervisor.watch(self._reported)
+            except WorkerError as error:
+                self._reported.add(error.rank)
+                self._link.send(RankEnded(self._run, error.rank, cut(str(error))))
+            else:
+                return
+
+    def _do(self, message: FromHead) -> None:
+        if isinstance(message, Refused):
+            raise RunError(f"the head at {self._membership.head} does not take this host: {message.reason}")
+        if isinstance(message, WantedModel):
+            self._silence_seconds = message.silence_seconds
+            self._link.send(self._find(message))
+        elif isinstance(message, FetchPart) and self._is_member and self._job is not None:
+            assert self._wanted is not None
+            if self._job.is_started:  # the head has given up what it wished before
+                self._job.close()
+                self._job = self._new_job(self._wanted)
+            self._job.wish(message.blocks)
+            if message.is_last:
+                self._job.start()
+        elif isinstance(message, Welcome):
+            self._is_member = True
+            say(f"this is host {message.host} of {message.num_hosts}, counted from 0; waiting for work")
+        elif isinstance(message, StartRanks) and self._is_member:
+            self._start(message)
+        elif isinstance(message, StopRanks) and message.run == self._run:
+            self._stop(at_once=message.at_once, keeps_logs=message.keeps_logs)
+            self._link.send(RanksStopped(message.run))
+
+    def _find(self, wanted: WantedModel) -> FoundModel:
+        try:
+            self._files = self._finder.find(wanted) if wanted.parts else ()
+        except ModelError as error:
+            if not wanted.port:
+                return FoundModel(cut(str(error)))
+            self._wanted = wanted
+            self._job = self._new_job(wanted)
+            say(f"{wanted.name} is not here; this machine's part of it is fetched from the head")
+            return FoundModel(fetches=True)
+        return FoundModel()
+
+    def _new_job(self, wanted: WantedModel) -> FetchJob:
+        head, facts = self._membership.head, ModelFacts(wanted.model_hash, wanted.parts)
+        return FetchJob(facts, Address(head.host, wanted.port), self._membership.secret, FETCH_SECONDS)
+
+    def _look_after_fetch(self) -> None:
+        """Tells the head how far the fetch is. Another may follow, for other ranks."""
+        job = self._job
+        if job is None or self._wanted is None:
+            return
+        if job.progress != self._told:
+            self._told = job.progress
+            self._link.send(Fetching(*job.progress))
+        if job.is_done:
+            job.close()
+            self._files, self._job, self._told = job.files, self._new_job(self._wanted), (0, 0)
+            self._link.send(Fetched(cut(job.fault)))
+
+    def _start(self, start: StartRanks) -> None:
+        self._stop(at_once=True, keeps_logs=False)
+        if any(device >= len(self._choices) for device in start.devices):
+            raise RunError(
+                f"the head asks for the devices {start.devices}, but there are {len(self._choices)}"
+            )
+        check_headroom(len(start.ranks))
+        self._run, self._reported = start.run, set()
+        place = WorkerPlace(
+            str(self._resources.enter_context(socket_folder())),
+            self._address,
+            start.secret,
+            self._silence_seconds,
+            self._files,
+        )
+        supervisor = Supervisor(
+            self._membership,
+            [self._choices[device] for device in start.devices],
+            f"tcp://{bracketed(self._membership.head.host)}:{start.port}",
+            lambda: None,
+            ranks=start.ranks,
+            place=place,
+            silence_seconds=self._silence_seconds,
+        )
+        self._supervisor = supervisor.__enter__()
+        self._link.send(RanksStarted(start.run, cut(str(supervisor.logs))))
+        say(f"running rank{'s' * (len(start.ranks) > 1)} {', '.join(map(str, start.ranks))}")
+
+    def _stop(self, *, at_once: bool, keeps_logs: bool) -> None:
+        supervisor, self._supervisor = self._supervisor, None
+        try:
+            if supervisor is not None:
+                supervisor.end(at_once=at_once, keep_logs=keeps_logs)
+        finally:
+            self._resources.close()

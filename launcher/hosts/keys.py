@@ -1,0 +1,59 @@
+"""The key file of a group of hosts: made on one of them, and copied to all others."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from tplaunch.coordinator.curve import SECRET_BYTES
+from tplaunch.launcher.errors import UsageError
+from tplaunch.worker.folders import make_private, user_folder
+
+PREFIX = "tplaunch-hosts-1 "  # of the file's only line; the number counts the forms of key files
+LINE = re.compile(rf"{PREFIX}([0-9a-f]{{{2 * SECRET_BYTES}}})\n?")
+MAX_BYTES = 1024
+HEAD, JOINER = "head", "joiner"  # who a key is derived for
+
+
+def usual_key_file() -> Path | None:
+    """Returns the place of the key file where none is named; None without a home folder."""
+    folder = user_folder("XDG_CONFIG_HOME", ".config")
+    return None if folder is None else folder / "tplaunch" / "hosts.key"
+
+
+def make_key_file(path: Path) -> None:
+    """Writes a new key, which only its owner can read. Raises UsageError, also where there is a file."""
+    if os.path.lexists(path):
+        raise UsageError(
+            f"{path} is there already, and hosts may be using it; name another file, or remove it first"
+        )
+    try:
+        make_private(path.parent)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from error
+    with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, 0o600)  # whatever the umask is
+        file.write(f"{PREFIX}{secrets.token_hex(SECRET_BYTES)}\n")
+
+
+def read_key_file(path: Path) -> bytes:
+    """Returns the secret in a key file. Raises UsageError, also where others can read it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            found, content = os.fstat(descriptor), file.read(MAX_BYTES)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such key file; `tplaunch keygen {path}` makes one") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+    if found.st_mode & 0o077:
+        raise UsageError(
+            f"{path} can be read by others than its owner; `chmod 600 {path}` keeps the key secret"
+        )
+    match = LINE.fullmatch(content.decode("ascii", "replace"))
+    if match is None:
+        raise UsageError(f"{path} is no key file; `tplaunch keygen` makes one, to be copied to every host")
+    return bytes.fromhex(match[1])

@@ -1,0 +1,301 @@
+"""Every message between the head and a joining host, in the order in which they are first sent.
+
+A joining host is asked for its part and nothing else: no message names a path that it would open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Union, get_args
+
+from tplaunch.coordinator import wire
+from tplaunch.coordinator.curve import SECRET_BYTES
+from tplaunch.coordinator.gguf.header import MAX_HEADER_BYTES
+from tplaunch.coordinator.gguf.origin import model_hash
+from tplaunch.coordinator.split.plan import MAX_RANKS
+from tplaunch.coordinator.wire import Frame, Int32s
+from tplaunch.launcher.hosts.links import Interface
+
+PROTOCOL_VERSION = 2  # of these messages; those to workers have one of their own, which is also compared
+MAX_FRAME_BYTES = 1 << 20
+MAX_TEXT = 300  # characters of a name or a sentence
+MAX_PARTS = 999  # files of a model
+MAX_INTERFACES = 64
+MAX_BYTES = 1 << 50  # of memory, or of a file
+MAX_NUMBERS = 1 << 17  # of a FetchPart
+HASH_LETTERS = 64  # of sha256 in hexadecimal
+
+
+def _check_text(*texts: str) -> None:
+    for text in texts:
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"a text of {len(text)} characters, where {MAX_TEXT} are the most")
+
+
+def _check_bytes(*counts: int) -> None:
+    for count in counts:
+        if not 0 <= count <= MAX_BYTES:
+            raise ValueError(f"{count} bytes")
+
+
+@dataclass(frozen=True)
+class HostDevice:
+    """A device of a joining host, as launcher.devices.DeviceChoice has it; index is None for NumPy."""
+
+    index: int | None
+    name: str
+    uuid: str
+    on_cpu: bool
+    memory_bytes: int
+    available_bytes: int
+    max_allocation: int
+    integrated: bool
+    lacks: tuple[str, ...]
+    imports_memory: bool
+    kind: str
+    driver: str
+
+    def __post_init__(self) -> None:
+        _check_text(self.name, self.uuid, self.kind, self.driver, *self.lacks)
+        _check_bytes(self.memory_bytes, self.available_bytes, self.max_allocation)
+        if len(self.lacks) > 8 or not 0 <= (self.index or 0) < 1000:
+            raise ValueError(f"device {self.index} lacks {len(self.lacks)} kinds of activations")
+
+
+@dataclass(frozen=True)
+class Join:
+    """Joiner: I am here, and this is what I have."""
+
+    version: int
+    worker_version: int  # of the messages between coordinator and workers
+    release: str  # of tplaunch
+    name: str
+    devices: tuple[HostDevice, ...]  # one rank each
+    total_memory: int  # bytes
+    available_memory: int
+    memory_limit: str  # what leaves less than the machine has
+    num_cores: int
+    interface: Interface  # by which it reaches the head
+    wanted_host: int  # its number, where that is decided elsewhere; 0 for any
+
+    def __post_init__(self) -> None:
+        _check_text(self.release, self.name, self.memory_limit)
+        _check_bytes(self.total_memory, self.available_memory)
+        if not 1 <= len(self.devices) <= MAX_RANKS:
+            raise ValueError(f"{len(self.devices)} devices, where 1 to {MAX_RANKS} are possible")
+        if not 0 <= self.num_cores <= 1 << 16 or not 0 <= self.wanted_host < MAX_RANKS:
+            raise ValueError(f"{self.num_cores} cores, and the host's number {self.wanted_host}")
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Head: you can't take part; the sentence says why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class WantedPart:
+    """One of a model's files, as every host must have it."""
+
+    header_bytes: int
+    num_bytes: int
+    file_hash: str  # coordinator.gguf.origin.file_hash
+
+    def __post_init__(self) -> None:
+        _check_bytes(self.header_bytes, self.num_bytes)
+        if not 0 < self.header_bytes <= min(self.num_bytes, MAX_HEADER_BYTES):
+            raise ValueError(f"a file of {self.num_bytes} bytes with {self.header_bytes} before its tensors")
+        if not is_hash(self.file_hash):
+            raise ValueError(f"{self.file_hash!r:.80} is no hash of a file")
+
+
+def is_hash(text: str) -> bool:
+    """Tells whether this is a sha256 in hexadecimal, and so a name that leads to no other folder."""
+    return len(text) == HASH_LETTERS and set(text) <= set("0123456789abcdef")
+
+
+@dataclass(frozen=True)
+class WantedModel:
+    """Head: have you this model? It has no parts where every worker makes its weights up."""
+
+    name: str  # for people
+    model_hash: str
+    parts: tuple[WantedPart, ...]
+    silence_seconds: float  # from now on, who says nothing for so long counts as dead
+    port: int = 0  # of the host that was joined, where its bytes can be fetched; 0 for nowhere
+
+    def __post_init__(self) -> None:
+        _check_text(self.name, self.model_hash)
+        if self.parts and self.model_hash != model_hash([part.file_hash for part in self.parts]):
+            raise ValueError(f"{self.model_hash!r:.80} is not the hash of these files")
+        if not 0 <= self.port < 65536:
+            raise ValueError(f"the port {self.port}")
+        if len(self.parts) > MAX_PARTS or not 0 < self.silence_seconds < 1e6:
+            raise ValueError(f"a model of {len(self.parts)} parts, after {self.silence_seconds} s of silence")
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """Joiner: I have it. Without it the sentence says what I have, and the head refuses me.
+
+    fetches: I have not, but shall fetch what my ranks need.
+    """
+
+    fault: str = ""
+    fetches: bool = False
+
+    def __post_init__(self) -> None:
+        _check_text(self.fault)
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """Head: you are this host of so many."""
+
+    host: int
+    num_hosts: int
+
+
+@dataclass(frozen=True)
+class Beat:
+    """Both, several times within the silence that is allowed: I am still there."""
+
+
+@dataclass(frozen=True)
+class FetchPart:
+    """Head: fetch this of the model before your ranks start: blocks, as fetching.wanted has them as integers.
+
+    A long wish comes in several messages.
+    """
+
+    blocks: Int32s
+    is_last: bool
+
+    def __post_init__(self) -> None:
+        if len(self.blocks) > MAX_NUMBERS:
+            raise ValueError(f"{len(self.blocks)} numbers at once")
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """Joiner: so many bytes of what I lack have come."""
+
+    done: int
+    total: int
+
+    def __post_init__(self) -> None:
+        _check_bytes(self.done, self.total)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Joiner: all is there. Otherwise the sentence says why not."""
+
+    fault: str = ""
+
+    def __post_init__(self) -> None:
+        _check_text(self.fault)
+
+
+@dataclass(frozen=True)
+class StartRanks:
+    """Head: start a worker for each of your devices that is named here, by its place in your list."""
+
+    run: int  # counts the starts of this head
+    ranks: tuple[int, ...]
+    devices: tuple[int, ...]
+    port: int  # of the coordinator, on the host that was joined
+    secret: bytes  # of this run: workers prove to the coordinator that they know it
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.ranks) == len(self.devices) <= MAX_RANKS or len(self.secret) != SECRET_BYTES:
+            raise ValueError(f"{len(self.ranks)} ranks on {len(self.devices)} devices")
+        if not all(0 <= rank < MAX_RANKS for rank in self.ranks) or len(set(self.ranks)) < len(self.ranks):
+            raise ValueError(f"the ranks {self.ranks}")
+        if not all(0 <= device < MAX_RANKS for device in self.devices) or not 0 < self.port < 65536:
+            raise ValueError(f"the devices {self.devices} and the port {self.port}")
+
+
+@dataclass(frozen=True)
+class RanksStarted:
+    """Joiner: they run, and write their logs into this folder of mine."""
+
+    run: int
+    logs: str
+
+
+@dataclass(frozen=True)
+class RankEnded:
+    """Joiner: this rank has ended, or stands still; the sentence goes on behind its name."""
+
+    run: int
+    rank: int
+    how: str
+
+    def __post_init__(self) -> None:
+        _check_text(self.how)
+
+
+@dataclass(frozen=True)
+class StopRanks:
+    """Head: end the workers of a run, at once or after they had time to end by themselves."""
+
+    run: int
+    at_once: bool
+    keeps_logs: bool
+
+
+@dataclass(frozen=True)
+class RanksStopped:
+    """Joiner: they have ended."""
+
+    run: int
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Joiner: I end; the sentence says why."""
+
+    reason: str
+
+    def __post_init__(self) -> None:
+        _check_text(self.reason)
+
+
+@dataclass(frozen=True)
+class End:
+    """Head: I end; where that is a failure the sentence says why."""
+
+    failure: str = ""
+
+
+FromHead = Union[Refused, WantedModel, Welcome, Beat, FetchPart, StartRanks, StopRanks, End]  # noqa: UP007
+FromJoiner = Union[  # noqa: UP007
+    Join, FoundModel, Beat, Fetching, Fetched, RanksStarted, RankEnded, RanksStopped, Leave
+]
+_FROM_HEAD: dict[str, type] = {kind.__name__: kind for kind in get_args(FromHead)}
+_FROM_JOINER: dict[str, type] = {kind.__name__: kind for kind in get_args(FromJoiner)}
+
+
+def encode(message: FromHead | FromJoiner) -> list[Frame]:
+    """Returns the frames to send."""
+    return wire.pack(type(message).__name__, message)
+
+
+def decode_from_head(frames: Sequence[Frame]) -> FromHead:
+    """Returns the message in the frames. Raises wire.WireError."""
+    message: FromHead = wire.unpack(frames, _FROM_HEAD)
+    return message
+
+
+def decode_from_joiner(frames: Sequence[Frame]) -> FromJoiner:
+    """Returns the message in the frames. Raises wire.WireError."""
+    message: FromJoiner = wire.unpack(frames, _FROM_JOINER)
+    return message
+
+
+def cut(sentence: str) -> str:
+    """Returns a sentence short enough for a message."""
+    return sentence if len(sentence) <= MAX_TEXT else sentence[: MAX_TEXT - 3] + "..."

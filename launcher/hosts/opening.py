@@ -1,0 +1,199 @@
+"""Opens the hosts of a run: this one alone, or this one as the head of others that join it."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from tplaunch.coordinator.split.placement import HEAD
+from tplaunch.coordinator.split.plan import RankShare
+from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.devices import DeviceChoice, select_devices
+from tplaunch.launcher.hosts.addresses import (
+    ANY,
+    Address,
+    bracketed,
+    is_any,
+    is_loopback,
+    own_address_towards,
+    parse_address,
+    resolved,
+)
+from tplaunch.launcher.hosts.bringing import bring_model
+from tplaunch.launcher.hosts.fetching.serving import served_model
+from tplaunch.launcher.hosts.head import Head
+from tplaunch.launcher.hosts.links import interface_of, interfaces
+from tplaunch.launcher.hosts.members import Member
+from tplaunch.launcher.hosts.messages import WantedModel
+from tplaunch.launcher.hosts.remote_ranks import RanksElsewhere, RemoteRanks
+from tplaunch.launcher.hosts.safety import found_secret
+from tplaunch.launcher.lines import say
+from tplaunch.launcher.model import Model
+
+MOST_SILENCE_SECONDS = 5.0  # from a host's last sign of life to the error that names it
+NOTICING_PART = 0.8  # of that time, after which silence counts; the rest is for noticing and telling it
+
+
+class Hosts:
+    """The hosts of a run on this machine alone."""
+
+    def __init__(self, choices: Sequence[DeviceChoice]) -> None:
+        self.choices = list(choices)  # one device per rank, of all hosts, those of this one first
+
+    def present(self, choices: Sequence[DeviceChoice], check: Callable[[], None]) -> list[DeviceChoice]:
+        """Returns these devices, those of hosts that were lost replaced by what took their places.
+
+        Waits until all hosts are there. check: is called often, and may raise what ends the wait.
+        """
+        return list(choices)
+
+    def bring(
+        self,
+        choices: Sequence[DeviceChoice],
+        plan: Sequence[RankShare],
+        model: Model,
+        check: Callable[[], None],
+    ) -> None:
+        """Has the hosts that lack the model fetch what their ranks read, and waits for them."""
+
+    def ranks(self, choices: Sequence[DeviceChoice]) -> RemoteRanks:
+        """Returns the ranks that a run on these devices has on other hosts."""
+        return RemoteRanks()
+
+
+class JoinedHosts(Hosts):
+    """The hosts of a run that others have joined."""
+
+    def __init__(self, config: RunConfig, head: Head, listen: Address, own: Sequence[DeviceChoice]) -> None:
+        self._config, self._head, self._listen = config, head, listen
+        members = self._await(lambda: None)
+        super().__init__([*own, *(choice for member in members for choice in member.choices)])
+        self._own_name = own[0].host_name
+        self._address = _own_address(listen, members)
+        interface = interface_of(self._address)
+        warning = interface.warning()
+        say(f"other hosts reach this one by {interface.text}{f'; {warning}' if warning else ''}")
+
+    def _await(self, check: Callable[[], None]) -> list[Member]:
+        return self._head.await_hosts(self._config.load_timeout_seconds, check, say)
+
+    def present(self, choices: Sequence[DeviceChoice], check: Callable[[], None]) -> list[DeviceChoice]:
+        hosts = [choice.host for choice in choices]
+        self._head.need({host: hosts.count(host) for host in hosts if host != HEAD})
+        members = {member.host: member.choices for member in self._await(check)}
+        found = []
+        for place, choice in enumerate(choices):
+            index = hosts[:place].count(choice.host)  # among the ranks of its host
+            found.append(
+                choice if choice.host == HEAD else _same_or_next(members[choice.host], choice, index)
+            )
+        return found
+
+    def bring(
+        self,
+        choices: Sequence[DeviceChoice],
+        plan: Sequence[RankShare],
+        model: Model,
+        check: Callable[[], None],
+    ) -> None:
+        if model.origin.parts:
+            bring_model(self._head, choices, plan, model, self._config.load_timeout_seconds, check)
+
+    def ranks(self, choices: Sequence[DeviceChoice]) -> RemoteRanks:
+        if all(choice.host == HEAD for choice in choices):
+            return RemoteRanks()
+        host = "*" if is_any(self._listen.host) else bracketed(self._listen.host)
+        devices = {member.host: member.choices for member in self._await(lambda: None)}
+        return RanksElsewhere(self._head, choices, devices, host, self._address)
+
+
+def _same_or_next(found: Sequence[DeviceChoice], choice: DeviceChoice, index: int) -> DeviceChoice:
+    """The device of a host that was the same before, else the one in the same place among its devices."""
+    same = [
+        one for one in found if (one.index, one.uuid, one.name) == (choice.index, choice.uuid, choice.name)
+    ]
+    return same[0] if same else found[min(index, len(found) - 1)]
+
+
+@contextmanager
+def open_hosts(config: RunConfig, model: Model) -> Iterator[Hosts]:
+    """Gives all hosts of a run, once they are there; at the end the others are told that it is over.
+
+    Raises UsageError for addresses, keys and devices that can't be, RunError where hosts don't come in time.
+    """
+    own = select_devices(config.devices)
+    if config.hosts == 1:
+        yield Hosts(own)
+        return
+    name = socket.gethostname()
+    own = [replace(choice, host_name=name) for choice in own]
+    listen, secret = _way_in(config)
+    with _served(config, model, listen, secret) as wanted:
+        head, failure = Head(listen, secret, config.hosts, wanted), ""
+        try:
+            _say_how_to_join(config, listen, secret)
+            yield JoinedHosts(config, head, listen, own)
+        except Exception as error:
+            failure = str(error) or repr(error)
+            raise
+        finally:
+            head.close(failure)
+
+
+def _way_in(config: RunConfig) -> tuple[Address, bytes | None]:
+    """Returns where this host listens, and the secret by which others are known."""
+    text = config.listen
+    if text is None:
+        secret = found_secret(config.key, config.insecure, True, "the network")
+        text = "127.0.0.1" if secret is None and not config.insecure else ANY
+        return parse_address(text, "--listen"), secret
+    listen = resolved(parse_address(text, "--listen"), "--listen")
+    return listen, found_secret(config.key, config.insecure, is_loopback(listen.host), f"--listen {listen}")
+
+
+def silence_seconds(config: RunConfig) -> float:
+    """Returns how long a host or a worker may be silent before it counts as dead."""
+    return NOTICING_PART * min(MOST_SILENCE_SECONDS, config.timeout_seconds)
+
+
+@contextmanager
+def _served(config: RunConfig, model: Model, listen: Address, secret: bytes | None) -> Iterator[WantedModel]:
+    """Serves the model's bytes to the other hosts; gives what each of them must have."""
+    name, silence = config.model.name[:200], silence_seconds(config)
+    if not model.origin.parts:
+        yield WantedModel(name, model.origin.model_hash, (), silence)
+        return
+    with served_model(model.origin.parts, listen.host, secret) as (facts, port):
+        yield WantedModel(name, facts.model_hash, facts.parts, silence, port)
+
+
+def _own_address(listen: Address, members: Sequence[Member]) -> str:
+    """Returns this host's address, as the others reach it."""
+    if not is_any(listen.host):
+        return listen.host
+    found = dict.fromkeys(own_address_towards(member.join.interface.address) for member in members)
+    if len(found) > 1:
+        say(
+            f"the hosts reach this one by several addresses ({', '.join(found)}), of which one can be used;"
+            " --listen names it"
+        )
+    return next((address for address in found if not is_loopback(address)), next(iter(found)))
+
+
+def _say_how_to_join(config: RunConfig, listen: Address, secret: bytes | None) -> None:
+    if is_any(listen.host):
+        known = [one.address for one in interfaces() if not is_loopback(one.address)]
+        addresses = [Address(host, listen.port) for host in known if ":" not in host] or [listen]
+    else:
+        addresses = [listen]
+    way = " --insecure" if config.insecure else "" if secret is None else f" --key {config.key or 'FILE'}"
+    if secret is not None and config.key is None:
+        way = ""  # it lies at the usual place there, too
+    count = config.hosts - 1
+    say(f"waiting for {count} more host{'s' * (count > 1)}; on each of them run:")
+    print(f"    tplaunch join {addresses[0]}{way}", file=sys.stderr, flush=True)
+    if len(addresses) > 1:
+        say(f"or, where they reach this one otherwise, with {', '.join(map(str, addresses[1:]))}")
