@@ -95,7 +95,10 @@ class _Foreseeing:
     def __init__(self, config: RunConfig, model: Model, wanted: Wanted) -> None:
         context = config.context_length or min(model.spec.context_length, USUAL_CONTEXT)
         parallel = max(config.parallel, NUM_SEQUENCES)
-        self._config = replace(config, context_length=context, parallel=parallel)
+        # Stages are this module's own: what it plans and measures are groups, with all layers.
+        self._config = replace(
+            config, context_length=context, parallel=parallel, pipeline=1, pipeline_split=None
+        )
         self._model, self._wanted = model, wanted
         self._ways = ways(wanted.by_rank, wanted.pipeline)
         self._limits = self._choose_limits(context)
