@@ -156,12 +156,17 @@ class _Foreseeing:
         """Measures exchanges as far as a way needs them."""
         by_rank = self._wanted.by_rank
         small, large = shape.row_bytes, shape.chunk_rows * shape.row_bytes
+        work_bytes = sum(tensor.nbytes for tensor in self._model.tensors.values()) // (
+            2 * shape.num_layers * len(by_rank)
+        )
         local = {
-            count: all_reduce_cost(INSIDE, count, small, large)
+            count: all_reduce_cost(INSIDE, count, small, large, work_bytes=work_bytes)
             for count in sorted({self._together_on_a_host(way) for way in self._ways} - {1})
         }
         needs_way = any(way.placement.num_hosts > 1 or way.placement.num_stages > 1 for way in self._ways)
-        between = all_reduce_cost(BETWEEN, 2, small, large, self._wanted.wire) if needs_way else Cost(0.0)
+        between = Cost(0.0)
+        if needs_way:
+            between = all_reduce_cost(BETWEEN, 2, small, large, self._wanted.wire, work_bytes)
         submission = max(
             (
                 device.dispatch_seconds
