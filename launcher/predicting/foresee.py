@@ -131,7 +131,8 @@ class _Foreseeing:
         self._num_chunks = max(1, min(prompt, context) // rows)
         last = (self._num_chunks - 1) * rows
         start = min(START, context - 1)
-        counts = sorted({-(-NUM_SEQUENCES // way.placement.num_stages) for way in self._ways})
+        self._num_sequences = min(NUM_SEQUENCES, limits.max_rows)
+        counts = sorted({-(-self._num_sequences // way.placement.num_stages) for way in self._ways})
         return Points(
             StepPoint(1, start),
             StepPoint(1, context - 1),
@@ -147,7 +148,7 @@ class _Foreseeing:
             spec.num_layers,
             padded(spec.embedding_length) * 4,
             {size: num_all_reduces(spec, size, with_logits=True) for size in sizes},
-            NUM_SEQUENCES,
+            self._num_sequences,
             self._points.first_chunk.rows,
             self._num_chunks,
         )
