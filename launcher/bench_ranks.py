@@ -1,4 +1,4 @@
-"""The processes of `tplaunch bench-collectives`: started, heard, and ended, each within a limit."""
+"""Processes that measure together, as ranks do: started, heard, and ended, each within a limit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
@@ -31,24 +31,46 @@ class BenchRanks:
     A rank may be silent for `timeout_seconds`, within which each of its calls ends, and for some grace.
     """
 
-    def __init__(self, kind: str, timeout_seconds: float) -> None:
+    def __init__(
+        self, kind: str, timeout_seconds: float, answers: Iterable[type] = COLLECTIVE_ANSWERS
+    ) -> None:
+        """kind: what they are ranks of, for sentences. answers: the types of their messages."""
+        self._answers = tuple(answers)
         self._kind, self._silence_seconds = kind, timeout_seconds + GRACE_SECONDS
         self._processes: list[subprocess.Popen[bytes]] = []
         self._readers: list[MessageReader] = []  # by rank
 
-    def start(self, command: Sequence[str]) -> None:
-        """Starts the next rank, or what starts them all."""
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    def start(
+        self, command: Sequence[str], settings: Mapping[str, str] | None = None, *, is_heard: bool = True
+    ) -> None:
+        """Starts the next rank, or what starts them all.
+
+        settings: environment variables, by default those of one core. is_heard: its remarks go to standard
+        error.
+        """
+        settings = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"} if settings is None else settings
+        environment = {**os.environ, **settings}
         with held():
             pipe = subprocess.PIPE
             self._processes.append(
-                subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, env=environment)
+                subprocess.Popen(
+                    command,
+                    stdin=pipe,
+                    stdout=pipe,
+                    stderr=None if is_heard else subprocess.DEVNULL,
+                    bufsize=0,
+                    env=environment,
+                )
             )
-            self._readers.append(MessageReader(COLLECTIVE_ANSWERS))
+            self._readers.append(MessageReader(self._answers))
 
     def tell(self, message: Any) -> None:
         """Sends every rank a message, which its pipe has room for."""
-        for process in self._processes:
+        self.tell_each([message] * len(self._processes))
+
+    def tell_each(self, messages: Sequence[Any]) -> None:
+        """Sends each rank a message of its own, which its pipe has room for or it reads at once."""
+        for process, message in zip(self._processes, messages, strict=True):
             assert process.stdin is not None
             with suppress(BrokenPipeError):  # of a rank that has ended: it is named when no answer comes
                 process.stdin.write(framed(message))

@@ -21,6 +21,8 @@ from tplaunch.launcher.evaluation_options import add_evaluation_commands
 from tplaunch.launcher.hosts.placing import COMMANDS, add_place_options
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
+from tplaunch.launcher.prediction_options import add_prediction_options
+from tplaunch.launcher.ray_nodes.options import add_ray_options
 from tplaunch.launcher.sampling_options import add_sampling_options
 from tplaunch.launcher.serving_options import add_serving_options
 
@@ -74,9 +76,11 @@ def make_parser() -> Parser:
     _add_logits(commands.add_parser("logits", help="write the logits of every position to an .npz file"))
     _add_bench(commands.add_parser("bench", help="measure prefill and decode"))
     add_evaluation_commands(commands)
+    _add_hosts(commands)
     _add_measured(commands)
     for name in COMMANDS:
         add_place_options(commands.choices[name])
+        add_ray_options(commands.choices[name])
     parser.commands = commands.choices
     return parser
 
@@ -89,10 +93,28 @@ def _add_shown(commands: argparse._SubParsersAction[Parser]) -> None:
     form = models.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON")
     form.add_argument("--markdown", action="store_true", help="as the README has it")
-    plan = commands.add_parser("plan", help="show who would hold what, without opening a device")
-    plan.add_argument("--json", action="store_true", help="as JSON")
-    _add_shape(plan, "model (a file or a shape)")
-    add_model_options(plan)
+    _add_plan(
+        commands.add_parser(
+            "plan",
+            help="show who would hold what, or how fast several hosts would be",
+            description="Shows who would hold what, without opening a device. With --speed, and for hosts"
+            " that are not here (--link, --host-devices), it says how fast the ways to run the model are:"
+            " from what this machine's devices are measured at, or from devices that are described.",
+        )
+    )
+
+
+def _add_hosts(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the commands by which other hosts take part in a run."""
+    keygen = commands.add_parser("keygen", help="make the key file by which hosts of a run know each other")
+    keygen.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="(default: ~/.config/tplaunch/hosts.key)"
+    )
+    join = commands.add_parser("join", help="lend this machine's devices to a run on another one")
+    join.add_argument(
+        "head", metavar="HEAD[:PORT]", help="the address that the head prints when it waits for hosts"
+    )
+    add_declared(join, JoinConfig, declared_options(JoinConfig))
 
 
 def _add_measured(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -106,11 +128,6 @@ def _add_measured(commands: argparse._SubParsersAction[Parser]) -> None:
             " so by itself for what was not measured before; this does it anew, as after a change of clocks.",
         )
     )
-    keygen = commands.add_parser("keygen", help="make the key file by which hosts of a run know each other")
-    keygen.add_argument(
-        "file", nargs="?", type=Path, metavar="FILE", help="(default: ~/.config/tplaunch/hosts.key)"
-    )
-    _add_join(commands.add_parser("join", help="lend this machine's devices to a run on another one"))
     _add_check(
         commands.add_parser(
             "check",
@@ -163,13 +180,6 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add_serving_options(parser)
 
 
-def _add_join(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "head", metavar="HEAD[:PORT]", help="the address that the head prints when it waits for hosts"
-    )
-    add_declared(parser, JoinConfig, declared_options(JoinConfig))
-
-
 def _add_logits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens", required=True, metavar="IDS", help="the prompt as token ids, such as 5,9,2"
@@ -185,6 +195,13 @@ def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._Argumen
     model.add_argument("--shape", metavar="NAME", help=f"one of {', '.join(SHAPES)}")
     model.add_argument("--type", metavar="TYPE", help="of a shape's weights, such as q4_0 (default: q8_0)")
     return model
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    _add_shape(parser, "model (a file or a shape)")
+    add_prediction_options(parser.add_argument_group("prediction"))
+    add_model_options(parser)
 
 
 def _add_tune(parser: argparse.ArgumentParser) -> None:

@@ -158,8 +158,13 @@ def command_of(process: psutil.Process) -> str:
 
 
 def shared_memory_segments() -> Iterator[Path]:
-    """This user's segments and semaphores in /dev/shm."""
+    """This user's segments and semaphores in /dev/shm, but those that Python's multiprocessing has made:
+
+    tplaunch does not use that, and other programs leave some for a moment when they are killed.
+    """
     for path in SHARED_MEMORY.glob("*"):
+        if path.name.startswith("sem.mp-"):
+            continue
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_uid == os.getuid():
                 yield path

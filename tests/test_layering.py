@@ -87,7 +87,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "vulkan.checking vulkan.measuring",
         "vulkan.device",
         "open_device",
-        "jobs loop",
+        "loop",
+        "jobs",
         "__main__",
     ),
 }

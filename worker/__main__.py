@@ -61,13 +61,13 @@ def _device_id(arguments: argparse.Namespace) -> DeviceId:
 
 
 def _run_job(arguments: argparse.Namespace, answers: BinaryIO) -> int:
-    from tplaunch.worker.jobs.messages import JOBS, Meeting
+    from tplaunch.worker.jobs.messages import JOBS, Begin, Meeting
     from tplaunch.worker.jobs.pipe import JobPipe
     from tplaunch.worker.jobs.run import run_job
 
     source = 0 if arguments.job is None else os.open(arguments.job, os.O_RDONLY)
     try:
-        pipe = JobPipe(source, answers, (*JOBS, Meeting))
+        pipe = JobPipe(source, answers, (*JOBS, Meeting, Begin))
         return run_job(pipe, _device_id(arguments), arguments.rank)
     except WireError as error:
         print(f"the job can't be read: {error}", file=sys.stderr)

@@ -110,7 +110,10 @@ def _expect(message: Message, kind: type[M]) -> M:
 class Worker:
     """A rank's device, its shard, and its place among the ranks."""
 
-    def __init__(self, load: Load, device_id: DeviceId, place: WorkerPlace) -> None:
+    def __init__(
+        self, load: Load, device_id: DeviceId, place: WorkerPlace, collective: Collective | None = None
+    ) -> None:
+        """collective: one to use in place of the run's."""
         self._load = load
         self._num_ranks = len(load.group)  # that all-reduce
         self._tensors = {tensor.name: tensor for tensor in load.tensors}
@@ -120,7 +123,7 @@ class Worker:
         timed = self.device if isinstance(self.device, TimedDevice) else None
         self._timed = timed if load.options.timestamps else None
         self._row_bytes = padded(load.spec.embedding_length) * 4
-        self.collective: Collective = create(
+        self.collective: Collective = collective or create(
             load.options.collective,
             rank=load.group.index(load.share.rank),
             num_ranks=self._num_ranks,

@@ -34,7 +34,7 @@ class Taken(NamedTuple):
 
 
 class StepTimes:
-    """What steps took since it was taken last. `note` is called for each, `add_up` when there is time."""
+    """The times of steps since they were taken last; `note` is called for each, `add_up` when time allows."""
 
     def __init__(self, num_ranks: int, trace: Trace | None) -> None:
         self.trace = trace

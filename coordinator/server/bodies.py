@@ -15,6 +15,8 @@ from tplaunch.coordinator.server.state import limits_of
 
 T = TypeVar("T", bound=BaseModel)
 READ_ON = 8  # as far beyond the limit a body is read, and dropped
+KEY_VALUES = 2  # values that take as long to read as a name in an object, beside its value
+MAX_DIGITS = 512  # of a whole number: the time for reading it grows with their square
 BODY_SECONDS = 300.0  # for a body to come
 
 
@@ -55,7 +57,7 @@ async def read_json(request: Request) -> dict[str, Any]:
             413, f"the body has more than {most} values in lists and objects, and more are not taken"
         )
     try:
-        body = json.loads(raw.decode(), parse_constant=_no_constant)
+        body = json.loads(raw.decode(), parse_constant=_no_constant, parse_int=_whole_number)
         if rb"\ud" in raw or rb"\uD" in raw:
             json.dumps(body, ensure_ascii=False).encode()
         is_deep = raw.count(b"[") + raw.count(b"{") > deepest and _depth(body, deepest) > deepest
@@ -119,14 +121,21 @@ def parsed(body: Any, kind: type[T]) -> T:
 
 
 def _has_many_values(raw: bytes, most: int) -> bool:
-    """Tells whether a body has more values in lists and objects, by its commas that are no part of a text."""
-    if raw.count(b",") < most:
+    """Tells whether a body has more values in lists and objects, by the marks between them."""
+    if _num_values(raw) < most:
         return False
     bare = raw.replace(rb"\\", b"").replace(rb"\"", b"")
-    if bare.count(b'"') > 4 * most:  # a value has at most two texts, of two quotes each
+    if bare.count(b'"') > 2 * (most + 1):  # between two texts there is a mark
         return True
-    outside = b"".join(bare.split(b'"')[::2])
-    return outside.count(b",") >= most
+    return _num_values(b"".join(bare.split(b'"')[::2])) >= most  # marks in texts are none
+
+
+def _num_values(raw: bytes) -> int:
+    """Returns the number of values, by the time that they take: KEY_VALUES more for a name in an object.
+
+    Lists and objects count themselves: one in another, and so on, has no comma.
+    """
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{") + KEY_VALUES * raw.count(b":")
 
 
 def _depth(body: Any, most: int) -> int:
@@ -146,6 +155,12 @@ def _depth(body: Any, most: int) -> int:
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=True)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a whole number has {len(digits)} digits, and at most {MAX_DIGITS} are read")
+    return int(digits)
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -11,7 +11,7 @@ from tplaunch.coordinator.ids import new_id
 from tplaunch.coordinator.server.answer import NO_CLOCK, Answer, told
 from tplaunch.coordinator.server.answer_plan import AnswerPlan, compiles_grammar, plan_chat, plan_text
 from tplaunch.coordinator.server.errors import ApiError
-from tplaunch.coordinator.server.lanes import SHORT_TEXT, Lane, Lanes, lane_of
+from tplaunch.coordinator.server.lanes import FEW_ENTRIES, Lane, Lanes, lane_of, lane_of_texts
 from tplaunch.coordinator.server.messages import for_templates
 from tplaunch.coordinator.server.rendering import options_of, rendered
 from tplaunch.coordinator.server.timing import Clock
@@ -73,22 +73,29 @@ class Service:
             answer.fail(ClosedError(reason))
 
     async def tokens_of(
-        self, text: str, *, add_special: bool = True, parse_special: bool = False
+        self, text: str, *, add_special: bool = True, parse_special: bool = False, beside: int = 0
     ) -> list[int]:
-        """Returns the token ids of a text. Raises ApiError."""
+        """Returns the token ids of a text. Raises ApiError.
+
+        beside: characters of other texts that come with it; of many short ones none is found at once.
+        """
 
         def encode() -> list[int]:
             tokenizer = self.opened.needed_tokenizer()
             return tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
 
-        if len(text) <= SHORT_TEXT:
-            return await self._computed(encode, None)
-        return await self._computed(encode, lane_of(text))
+        return await self._computed(encode, lane_of_texts(len(text) + beside))
 
     async def prepared(self, make: Callable[[], T], *values: Any) -> T:
         """Returns what a function makes of values, in another thread where these are long."""
         lane = lane_of(values)
         return await self._computed(make, None if lane is Lane.QUICK else lane)
+
+    async def written(self, make: Callable[[], T], num_entries: int) -> T:
+        """Returns what a function makes of an answer's entries, in another thread where these are many."""
+        if num_entries <= FEW_ENTRIES:
+            return make()
+        return await self._lanes.run(Lane.ANSWER, make)
 
     async def rendered(self, request: ChatRequest) -> tuple[str, list[int]]:
         """Returns a conversation as the model reads it, as text and as token ids. Raises ApiError."""
@@ -100,7 +107,7 @@ class Service:
         tokens, text = request.prompt, None
         if isinstance(tokens, str):
             text = tokens
-            tokens = await self.tokens_of(tokens, add_special=request.add_special)
+            tokens = await self.tokens_of(tokens, add_special=request.add_special, beside=request.beside)
         has_grammar = request.grammar is not None or request.params.structured_outputs is not None
         plan = await self._computed(
             lambda: plan_text(self.opened, request.params, request.grammar),

@@ -26,6 +26,7 @@ class TextRequest:
     id: str | None = None
     add_special: bool = True  # the tokens that begin and end a text, where the model asks for them
     grammar: GrammarWish | None = None
+    beside: int = 0  # characters of other prompts, whose tokens are found together with this one's
 
 
 @dataclass(frozen=True)

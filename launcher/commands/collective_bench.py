@@ -62,10 +62,10 @@ def bench_collectives(
     latencies: list[Latency] = []
     for num_ranks in ranks:
         for kind in OURS:
-            latencies += _measure(kind, num_ranks, sizes, timeout_seconds)
+            latencies += measure_collective(kind, num_ranks, sizes, timeout_seconds)
         for kind in libraries:
             try:
-                latencies += _measure(kind, num_ranks, sizes, timeout_seconds)
+                latencies += measure_collective(kind, num_ranks, sizes, timeout_seconds)
             except RunError as error:  # another's library: what we have measured stays
                 missing.append(f"{kind} is not measured with {num_ranks} ranks: {error}")
     _print(latencies, output)
@@ -88,11 +88,30 @@ def _libraries() -> tuple[list[str], list[str]]:
     return found, missing
 
 
-def _measure(kind: str, num_ranks: int, sizes: tuple[int, ...], timeout_seconds: float) -> list[Latency]:
+def measure_collective(
+    kind: str,
+    num_ranks: int,
+    sizes: tuple[int, ...],
+    timeout_seconds: float,
+    wire: str = "f32",
+    address: str = "",
+) -> list[Latency]:
+    """Runs the ranks of one collective; a Latency for each size. Raises RunError.
+
+    wire: between ranks that count as hosts. address: where these listen, in place of the run's folder.
+    """
     num_calls = tuple(min(MAX_CALLS, max(MIN_CALLS, BYTES_PER_SIZE // size)) for size in sizes)
     with socket_folder() as folder:
         job = CollectiveJob(
-            kind, num_ranks, sizes, num_calls, secrets.token_bytes(16), str(folder), timeout_seconds
+            kind,
+            num_ranks,
+            sizes,
+            num_calls,
+            secrets.token_bytes(16),
+            str(folder),
+            timeout_seconds,
+            wire,
+            address,
         )
         seconds = _run_mpi(job) if kind == "openmpi" else _run_ranks(job)
     return [

@@ -10,7 +10,8 @@ from typing import Protocol
 from tplaunch.coordinator.gguf.origin import file_hash, model_hash
 from tplaunch.coordinator.gguf.parts import PART_NAME
 from tplaunch.coordinator.gguf.paths import lasting_path
-from tplaunch.launcher.hosts.messages import WantedModel, WantedPart
+from tplaunch.launcher.hosts.descriptions import WantedPart
+from tplaunch.launcher.hosts.messages import WantedModel
 from tplaunch.worker.folders import open_regular
 
 MAX_FILES = 10_000  # of folders that are looked through
@@ -92,11 +93,21 @@ def _with_its_parts(file: Path) -> Iterator[Path]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    num_files = 0
+    """Yields the files in a folder and below it; links are followed to such, and to no others."""
+    root, num_files = folder.resolve(), 0
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
             num_files += 1
             if num_files > MAX_FILES:
                 return
-            yield Path(parent) / name
+            if _is_below(path := Path(parent, name), root):
+                yield path
+
+
+def _is_below(path: Path, root: Path) -> bool:
+    """Tells whether a file is in a folder also by its real name: links may lead out of it."""
+    try:
+        return path.resolve(strict=True).is_relative_to(root)
+    except (OSError, RuntimeError):  # RuntimeError where links lead in a circle
+        return False

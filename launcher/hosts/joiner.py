@@ -17,6 +17,8 @@ from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.headroom import check_headroom
 from tplaunch.launcher.hosts.addresses import Address, bracketed, own_address_towards
+from tplaunch.launcher.hosts.fetching.facts import ModelFacts
+from tplaunch.launcher.hosts.fetching.job import FetchJob
 from tplaunch.launcher.hosts.finder import ModelError, ModelFinder
 from tplaunch.launcher.hosts.head_link import SILENCE_SECONDS, HeadGone, HeadLink
 from tplaunch.launcher.hosts.links import interface_of
@@ -24,6 +26,9 @@ from tplaunch.launcher.hosts.members import device_of
 from tplaunch.launcher.hosts.messages import (
     PROTOCOL_VERSION,
     End,
+    Fetched,
+    Fetching,
+    FetchPart,
     FoundModel,
     FromHead,
     Join,
@@ -47,6 +52,7 @@ from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.place import WorkerPlace
 
 LOOK_SECONDS = 0.5  # between two looks at the workers while nothing comes
+FETCH_SECONDS = 60.0  # without a byte of the model, while the head beats
 SAY_SECONDS = 2.0  # without a head, until that is said
 
 
@@ -67,6 +73,9 @@ class Joiner:
     def __init__(self, membership: Membership, choices: Sequence[DeviceChoice], finder: ModelFinder) -> None:
         self._membership, self._choices, self._finder = membership, tuple(choices), finder
         self._files: tuple[str, ...] = ()
+        self._wanted: WantedModel | None = None  # to be fetched
+        self._job: FetchJob | None = None  # the fetch that goes on, or comes next
+        self._told = (0, 0)  # how far it was when the head was told last
         self._silence_seconds = SILENCE_SECONDS
         self._run = 0
         self._supervisor: Supervisor | None = None
@@ -79,6 +88,8 @@ class Joiner:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if self._job is not None:
+            self._job.close()
         try:
             if isinstance(error, Signalled):
                 self._link.send(Leave(f"it was ended there by signal {error.number}"))
@@ -147,6 +158,7 @@ class Joiner:
         while (message := self._link.receive()) is None:
             self._wait()
             self._look_after_workers()
+            self._look_after_fetch()
         return message
 
     def _look_after_workers(self) -> None:
@@ -165,6 +177,14 @@ class Joiner:
         if isinstance(message, WantedModel):
             self._silence_seconds = message.silence_seconds
             self._link.send(self._find(message))
+        elif isinstance(message, FetchPart) and self._is_member and self._job is not None:
+            assert self._wanted is not None
+            if self._job.is_started:  # the head has given up what it wished before
+                self._job.close()
+                self._job = self._new_job(self._wanted)
+            self._job.wish(message.blocks)
+            if message.is_last:
+                self._job.start()
         elif isinstance(message, Welcome):
             self._is_member = True
             say(f"this is host {message.host} of {message.num_hosts}, counted from 0; waiting for work")
@@ -178,8 +198,30 @@ class Joiner:
         try:
             self._files = self._finder.find(wanted) if wanted.parts else ()
         except ModelError as error:
-            return FoundModel(cut(str(error)))
+            if not wanted.port:
+                return FoundModel(cut(str(error)))
+            self._wanted = wanted
+            self._job = self._new_job(wanted)
+            say(f"{wanted.name} is not here; this machine's part of it is fetched from the head")
+            return FoundModel(fetches=True)
         return FoundModel()
+
+    def _new_job(self, wanted: WantedModel) -> FetchJob:
+        head, facts = self._membership.head, ModelFacts(wanted.model_hash, wanted.parts)
+        return FetchJob(facts, Address(head.host, wanted.port), self._membership.secret, FETCH_SECONDS)
+
+    def _look_after_fetch(self) -> None:
+        """Tells the head how far the fetch is. Another may follow, for other ranks."""
+        job = self._job
+        if job is None or self._wanted is None:
+            return
+        if job.progress != self._told:
+            self._told = job.progress
+            self._link.send(Fetching(*job.progress))
+        if job.is_done:
+            job.close()
+            self._files, self._job, self._told = job.files, self._new_job(self._wanted), (0, 0)
+            self._link.send(Fetched(cut(job.fault)))
 
     def _start(self, start: StartRanks) -> None:
         self._stop(at_once=True, keeps_logs=False)

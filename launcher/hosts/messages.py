@@ -11,52 +11,17 @@ from typing import Union, get_args
 
 from tplaunch.coordinator import wire
 from tplaunch.coordinator.curve import SECRET_BYTES
+from tplaunch.coordinator.gguf.origin import model_hash
 from tplaunch.coordinator.split.plan import MAX_RANKS
-from tplaunch.coordinator.wire import Frame
+from tplaunch.coordinator.wire import Frame, Int32s
+from tplaunch.launcher.hosts.descriptions import MAX_TEXT, HostDevice, WantedPart, check_bytes, check_text
 from tplaunch.launcher.hosts.links import Interface
 
-PROTOCOL_VERSION = 1  # of these messages; those to workers have one of their own, which is also compared
+PROTOCOL_VERSION = 2  # of these messages; those to workers have one of their own, which is also compared
 MAX_FRAME_BYTES = 1 << 20
-MAX_TEXT = 300  # characters of a name or a sentence
 MAX_PARTS = 999  # files of a model
 MAX_INTERFACES = 64
-MAX_BYTES = 1 << 50  # of memory, or of a file
-
-
-def _check_text(*texts: str) -> None:
-    for text in texts:
-        if len(text) > MAX_TEXT:
-            raise ValueError(f"a text of {len(text)} characters, where {MAX_TEXT} are the most")
-
-
-def _check_bytes(*counts: int) -> None:
-    for count in counts:
-        if not 0 <= count <= MAX_BYTES:
-            raise ValueError(f"{count} bytes")
-
-
-@dataclass(frozen=True)
-class HostDevice:
-    """A device of a joining host, as launcher.devices.DeviceChoice has it; index is None for NumPy."""
-
-    index: int | None
-    name: str
-    uuid: str
-    on_cpu: bool
-    memory_bytes: int
-    available_bytes: int
-    max_allocation: int
-    integrated: bool
-    lacks: tuple[str, ...]
-    imports_memory: bool
-    kind: str
-    driver: str
-
-    def __post_init__(self) -> None:
-        _check_text(self.name, self.uuid, self.kind, self.driver, *self.lacks)
-        _check_bytes(self.memory_bytes, self.available_bytes, self.max_allocation)
-        if len(self.lacks) > 8 or not 0 <= (self.index or 0) < 1000:
-            raise ValueError(f"device {self.index} lacks {len(self.lacks)} kinds of activations")
+MAX_NUMBERS = 1 << 17  # of a FetchPart
 
 
 @dataclass(frozen=True)
@@ -76,8 +41,8 @@ class Join:
     wanted_host: int  # its number, where that is decided elsewhere; 0 for any
 
     def __post_init__(self) -> None:
-        _check_text(self.release, self.name, self.memory_limit)
-        _check_bytes(self.total_memory, self.available_memory)
+        check_text(self.release, self.name, self.memory_limit)
+        check_bytes(self.total_memory, self.available_memory)
         if not 1 <= len(self.devices) <= MAX_RANKS:
             raise ValueError(f"{len(self.devices)} devices, where 1 to {MAX_RANKS} are possible")
         if not 0 <= self.num_cores <= 1 << 16 or not 0 <= self.wanted_host < MAX_RANKS:
@@ -92,21 +57,6 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class WantedPart:
-    """One of a model's files, as every host must have it."""
-
-    header_bytes: int
-    num_bytes: int
-    file_hash: str  # coordinator.gguf.origin.file_hash
-
-    def __post_init__(self) -> None:
-        _check_text(self.file_hash)
-        _check_bytes(self.header_bytes, self.num_bytes)
-        if self.header_bytes > self.num_bytes:
-            raise ValueError(f"a file of {self.num_bytes} bytes with {self.header_bytes} before its tensors")
-
-
-@dataclass(frozen=True)
 class WantedModel:
     """Head: have you this model? It has no parts where every worker makes its weights up."""
 
@@ -114,21 +64,30 @@ class WantedModel:
     model_hash: str
     parts: tuple[WantedPart, ...]
     silence_seconds: float  # from now on, who says nothing for so long counts as dead
+    port: int = 0  # of the host that was joined, where its bytes can be fetched; 0 for nowhere
 
     def __post_init__(self) -> None:
-        _check_text(self.name, self.model_hash)
+        check_text(self.name, self.model_hash)
+        if self.parts and self.model_hash != model_hash([part.file_hash for part in self.parts]):
+            raise ValueError(f"{self.model_hash!r:.80} is not the hash of these files")
+        if not 0 <= self.port < 65536:
+            raise ValueError(f"the port {self.port}")
         if len(self.parts) > MAX_PARTS or not 0 < self.silence_seconds < 1e6:
             raise ValueError(f"a model of {len(self.parts)} parts, after {self.silence_seconds} s of silence")
 
 
 @dataclass(frozen=True)
 class FoundModel:
-    """Joiner: I have it. Without it the sentence says what I have, and the head refuses me."""
+    """Joiner: I have it. Without it the sentence says what I have, and the head refuses me.
+
+    fetches: I have not, but shall fetch what my ranks need.
+    """
 
     fault: str = ""
+    fetches: bool = False
 
     def __post_init__(self) -> None:
-        _check_text(self.fault)
+        check_text(self.fault)
 
 
 @dataclass(frozen=True)
@@ -142,6 +101,42 @@ class Welcome:
 @dataclass(frozen=True)
 class Beat:
     """Both, several times within the silence that is allowed: I am still there."""
+
+
+@dataclass(frozen=True)
+class FetchPart:
+    """Head: fetch this of the model before your ranks start: blocks, as fetching.wanted has them as integers.
+
+    A long wish comes in several messages.
+    """
+
+    blocks: Int32s
+    is_last: bool
+
+    def __post_init__(self) -> None:
+        if len(self.blocks) > MAX_NUMBERS:
+            raise ValueError(f"{len(self.blocks)} numbers at once")
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """Joiner: so many bytes of what I lack have come."""
+
+    done: int
+    total: int
+
+    def __post_init__(self) -> None:
+        check_bytes(self.done, self.total)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Joiner: all is there. Otherwise the sentence says why not."""
+
+    fault: str = ""
+
+    def __post_init__(self) -> None:
+        check_text(self.fault)
 
 
 @dataclass(frozen=True)
@@ -180,7 +175,7 @@ class RankEnded:
     how: str
 
     def __post_init__(self) -> None:
-        _check_text(self.how)
+        check_text(self.how)
 
 
 @dataclass(frozen=True)
@@ -206,7 +201,7 @@ class Leave:
     reason: str
 
     def __post_init__(self) -> None:
-        _check_text(self.reason)
+        check_text(self.reason)
 
 
 @dataclass(frozen=True)
@@ -216,8 +211,10 @@ class End:
     failure: str = ""
 
 
-FromHead = Union[Refused, WantedModel, Welcome, Beat, StartRanks, StopRanks, End]  # noqa: UP007
-FromJoiner = Union[Join, FoundModel, Beat, RanksStarted, RankEnded, RanksStopped, Leave]  # noqa: UP007
+FromHead = Union[Refused, WantedModel, Welcome, Beat, FetchPart, StartRanks, StopRanks, End]  # noqa: UP007
+FromJoiner = Union[  # noqa: UP007
+    Join, FoundModel, Beat, Fetching, Fetched, RanksStarted, RankEnded, RanksStopped, Leave
+]
 _FROM_HEAD: dict[str, type] = {kind.__name__: kind for kind in get_args(FromHead)}
 _FROM_JOINER: dict[str, type] = {kind.__name__: kind for kind in get_args(FromJoiner)}
 

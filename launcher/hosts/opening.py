@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
-from tplaunch.coordinator.gguf.origin import Origin, file_hash
 from tplaunch.coordinator.split.placement import HEAD
+from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.hosts.addresses import (
@@ -24,10 +22,12 @@ from tplaunch.launcher.hosts.addresses import (
     parse_address,
     resolved,
 )
+from tplaunch.launcher.hosts.bringing import bring_model
+from tplaunch.launcher.hosts.fetching.serving import served_model
 from tplaunch.launcher.hosts.head import Head
 from tplaunch.launcher.hosts.links import interface_of, interfaces
 from tplaunch.launcher.hosts.members import Member
-from tplaunch.launcher.hosts.messages import WantedModel, WantedPart
+from tplaunch.launcher.hosts.messages import WantedModel
 from tplaunch.launcher.hosts.remote_ranks import RanksElsewhere, RemoteRanks
 from tplaunch.launcher.hosts.safety import found_secret
 from tplaunch.launcher.lines import say
@@ -49,6 +49,15 @@ class Hosts:
         Waits until all hosts are there. check: is called often, and may raise what ends the wait.
         """
         return list(choices)
+
+    def bring(
+        self,
+        choices: Sequence[DeviceChoice],
+        plan: Sequence[RankShare],
+        model: Model,
+        check: Callable[[], None],
+    ) -> None:
+        """Has the hosts that lack the model fetch what their ranks read, and waits for them."""
 
     def ranks(self, choices: Sequence[DeviceChoice]) -> RemoteRanks:
         """Returns the ranks that a run on these devices has on other hosts."""
@@ -83,6 +92,16 @@ class JoinedHosts(Hosts):
             )
         return found
 
+    def bring(
+        self,
+        choices: Sequence[DeviceChoice],
+        plan: Sequence[RankShare],
+        model: Model,
+        check: Callable[[], None],
+    ) -> None:
+        if model.origin.parts:
+            bring_model(self._head, choices, plan, model, self._config.load_timeout_seconds, check)
+
     def ranks(self, choices: Sequence[DeviceChoice]) -> RemoteRanks:
         if all(choice.host == HEAD for choice in choices):
             return RemoteRanks()
@@ -112,16 +131,17 @@ def open_hosts(config: RunConfig, model: Model) -> Iterator[Hosts]:
     name = socket.gethostname()
     own = [replace(choice, host_name=name) for choice in own]
     listen, secret = _way_in(config)
-    head = Head(listen, secret, config.hosts, _wanted(config, model))
-    failure = ""
-    try:
-        _say_how_to_join(config, listen, secret)
-        yield JoinedHosts(config, head, listen, own)
-    except Exception as error:
-        failure = str(error) or repr(error)
-        raise
-    finally:
-        head.close(failure)
+    with _served(config, model, listen, secret) as wanted:
+        head, failure = Head(listen, secret, config.hosts, wanted), ""
+        try:
+            if not config.hosts_come:
+                _say_how_to_join(config, listen, secret)
+            yield JoinedHosts(config, head, listen, own)
+        except Exception as error:
+            failure = str(error) or repr(error)
+            raise
+        finally:
+            head.close(failure)
 
 
 def _way_in(config: RunConfig) -> tuple[Address, bytes | None]:
@@ -140,19 +160,15 @@ def silence_seconds(config: RunConfig) -> float:
     return NOTICING_PART * min(MOST_SILENCE_SECONDS, config.timeout_seconds)
 
 
-def _wanted(config: RunConfig, model: Model) -> WantedModel:
-    origin = model.origin
-    name = config.model.name
-    return WantedModel(name[:200], origin.model_hash, _wanted_parts(origin), silence_seconds(config))
-
-
-def _wanted_parts(origin: Origin) -> tuple[WantedPart, ...]:
-    found = []
-    for part in origin.parts:
-        with Path(part.path).open("rb") as file:
-            header, num_bytes = file.read(part.header_bytes), os.fstat(file.fileno()).st_size
-        found.append(WantedPart(part.header_bytes, num_bytes, file_hash(header, num_bytes)))
-    return tuple(found)
+@contextmanager
+def _served(config: RunConfig, model: Model, listen: Address, secret: bytes | None) -> Iterator[WantedModel]:
+    """Serves the model's bytes to the other hosts; gives what each of them must have."""
+    name, silence = config.model.name[:200], silence_seconds(config)
+    if not model.origin.parts:
+        yield WantedModel(name, model.origin.model_hash, (), silence)
+        return
+    with served_model(model.origin.parts, listen.host, secret) as (facts, port):
+        yield WantedModel(name, facts.model_hash, facts.parts, silence, port)
 
 
 def _own_address(listen: Address, members: Sequence[Member]) -> str:

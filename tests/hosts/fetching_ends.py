@@ -1,4 +1,4 @@
-"""Both ends of a fetch, as processes on two hosts: `serve ADDRESS MODEL` and `fetch ENDPOINT MODEL CACHE`.
+"""Both ends of a fetch, processes on two hosts: `serve ADDRESS MODEL` and `fetch ADDRESS PORT MODEL CACHE`.
 
 The fetching end gets what the second of two ranks reads, and prints the bytes and the seconds of that. `send`
 and `receive` pass as many plain bytes over TCP, which says how fast the link is.
@@ -6,44 +6,39 @@ and `receive` pass as many plain bytes over TCP, which says how fast the link is
 
 from __future__ import annotations
 
+import functools
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import zmq
 
 from tests.fetched_models import Fetched
-from tplaunch.launcher.hosts.fetching.obtain import NUM_STREAMS, fetch_model
-from tplaunch.launcher.hosts.fetching.streams import ModelService, open_streams
+from tests.models import open_model
+from tplaunch.coordinator.curve import SECRET_BYTES
+from tplaunch.launcher.hosts.addresses import Address
+from tplaunch.launcher.hosts.fetching.obtain import fetch_model
+from tplaunch.launcher.hosts.fetching.serving import dialled_streams, served_model
 from tplaunch.launcher.hosts.fetching.wanted import to_integers, wanted_blocks
 
 CHUNK = bytes(1 << 20)
-
-
-def plain(_socket: object) -> None:
-    """Leaves a socket without CURVE."""
+SECRET = bytes(SECRET_BYTES)
+SECONDS = 20.0  # of silence
 
 
 def serve(address: str, model: str) -> None:
-    fetched = Fetched.of(Path(model), Path())
-    with fetched.server, ModelService(fetched.server, zmq.Context.instance(), address, plain) as service:
-        print(f"port {service.port}", flush=True)
+    with served_model(open_model(Path(model))[0].origin.parts, address, SECRET) as (_, port):
+        print(f"port {port}", flush=True)
         sys.stdin.read()
 
 
-def fetch(endpoint: str, model: str, cache: str) -> None:
+def fetch(address: str, port: str, model: str, cache: str) -> None:
     """`model` says what is wanted; its bytes come from the other end."""
     fetched = Fetched.of(Path(model), Path(cache))
     shares = fetched.shares(2)[1:]
     wanted = to_integers(wanted_blocks(fetched.spec, shares, fetched.model.tensors))
-
-    def opened(stopped: threading.Event) -> Any:
-        return open_streams(zmq.Context.instance(), endpoint, plain, 20.0, stopped, NUM_STREAMS)
-
+    opened = functools.partial(dialled_streams, Address(address, int(port)), SECRET, SECONDS)
     with fetched.server:
         begin = time.monotonic()
         fetch_model(fetched.server.facts, wanted, fetched.cache, opened, print, threading.Event())

@@ -1,6 +1,7 @@
 """Several hosts on one machine: a network namespace each, with cables to a switch that fail when asked to."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from tests.hosts.running import Running
 
 RELAY = Path(__file__).with_name("relay.py")
 BURST_BYTES = 256 << 10  # that a rate lets through at once: some of the largest frames, of 64 KiB
+PRIVATE_FILES = {"control", "place"}  # in the folder of a run: a socket, and a secret of that run alone
 LONGEST_QUEUE = "200ms"
 
 
@@ -45,6 +47,7 @@ class Host:
         program = self.command(sys.executable, "-m", "tplaunch")
         self.tplaunch = CommandLine({**environment, "PATH": search_path()}, cache, program)
         self.running: list[Running] = []
+        self.was_killed = False  # a run of tplaunch here, so that nobody was left to remove its folder
 
     def command(self, *arguments: str | Path) -> list[str]:
         return command_in(self.namespace, self.name, [str(argument) for argument in arguments])
@@ -78,6 +81,10 @@ class Host:
         for running in reversed(self.running):
             running.end()
             self.tplaunch.printed += running.text
+        if self.was_killed:
+            for folder in (self.tplaunch.folder / "tmp").glob("tplaunch-*"):
+                assert {path.name for path in folder.iterdir()} <= PRIVATE_FILES
+                shutil.rmtree(folder)
 
     def leftovers(self) -> list[str]:
         """Lists the processes that run here yet."""

@@ -91,6 +91,8 @@ def test_a_body_of_very_many_values_is_refused_before_it_is_read(server: Served)
         b'{"x": [%b[]]}' % many,
         b'{"prompt": [%b[]]}' % many,
         b'{"x": [%b""]}' % (b'"",' * 600_000),
+        b'{"x": [%b[]]}' % ((b"[" * 60 + b"]" * 60 + b",") * 9_000),  # with few commas
+        b'{"x": {%b"a": 1}}' % (b'"a": 1,' * 200_000),  # names take longest
     ):
         with server.client() as client:
             begun = time.process_time()
@@ -189,6 +191,23 @@ def test_who_sends_too_much_hears_of_it(server: Served) -> None:
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), 30) as client:
         client.sendall(sent)
         assert client.recv(4096).startswith(b"HTTP/1.1 413")
+
+
+def test_many_short_prompts_are_not_read_in_the_event_loop(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, threads = server.opened.needed_tokenizer(), set[str]()
+    encode = tokenizer.encode
+
+    def noted(text: str, **options: bool) -> list[int]:
+        threads.add(threading.current_thread().name.partition("_")[0])
+        return encode(text, **options)
+
+    monkeypatch.setattr(tokenizer, "encode", noted)
+    for prompts, lane in ((["Once"] * 2, "server"), (["Once " * 10] * 200, "tplaunch quick")):
+        threads.clear()
+        assert server.post("/v1/completions", prompt=prompts, max_tokens=1).status_code == 200
+        assert threads == {lane}
 
 
 def test_one_request_has_no_more_texts_than_others_can_wait_for(server: Served) -> None:

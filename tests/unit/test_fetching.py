@@ -22,12 +22,13 @@ from tests.split_files import Split
 from tplaunch.coordinator.gguf.origin import model_hash
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
-from tplaunch.coordinator.split.plan import EXPERT_SPLITS, Span
+from tplaunch.coordinator.split.plan import EXPERT_SPLITS, Span, Stage
 from tplaunch.coordinator.wire import Frame, WireError
+from tplaunch.launcher.hosts.descriptions import WantedPart
 from tplaunch.launcher.hosts.fetching import messages, store
 from tplaunch.launcher.hosts.fetching.blocks import BLOCK_BYTES, Block, Grid, Strips
 from tplaunch.launcher.hosts.fetching.client import MAX_TRIES, FetchError
-from tplaunch.launcher.hosts.fetching.facts import ModelFacts, PartFacts
+from tplaunch.launcher.hosts.fetching.facts import ModelFacts
 from tplaunch.launcher.hosts.fetching.messages import AskBytes, BytesFollow, Refused, Reply
 from tplaunch.launcher.hosts.fetching.store import Store, StoreError
 from tplaunch.launcher.hosts.fetching.wanted import MAX_BLOCKS, from_integers
@@ -194,7 +195,7 @@ def test_a_model_that_changes_on_the_head_is_refused(wide: Fetched) -> None:
 
 def test_another_header_than_the_models_is_refused(wide: Fetched) -> None:
     part = wide.server.facts.parts[0]
-    other = PartFacts(part.num_bytes, part.header_bytes, "0" * 64)
+    other = WantedPart(part.header_bytes, part.num_bytes, "0" * 64)
     facts = ModelFacts(model_hash([other.file_hash]), (other,))
     with Store(wide.cache, facts) as there, pytest.raises(StoreError, match="another header"):
         there.begin([bytes(part.header_bytes)])
@@ -265,6 +266,17 @@ def test_every_kind_of_layer(tmp_path: Path, kind: str, num_ranks: int) -> None:
         for share in fetched.shares(num_ranks)[::-1]:
             fetched.fetch([share])
             fetched.check([share])
+
+
+def test_a_later_stage_needs_no_embeddings(wide: Fetched) -> None:
+    stages = (Stage(Span(0, 1), Span(0, 1)), Stage(Span(1, 2), Span(1, 2)))
+    first, second = wide.shares(2, stages=stages)
+    embeddings = wide.model.tensors["token_embd.weight"].nbytes
+    num_bytes = wide.fetch([second])
+    wide.check([second])
+    assert wide.fetch([first]) > embeddings
+    wide.check([first, second])
+    assert num_bytes < sum(tensor.nbytes for tensor in wide.model.tensors.values()) - embeddings
 
 
 def test_a_model_in_several_files(tmp_path: Path) -> None:
@@ -369,15 +381,15 @@ def test_a_wish_without_end_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [(10, 0, "0" * 64), (10, 11, "0" * 64), (10, 5, "../../etc"), (1 << 60, 5, "0" * 64)]
+    "fields", [(0, 10, "0" * 64), (11, 10, "0" * 64), (5, 10, "../../etc"), (5, 1 << 60, "0" * 64)]
 )
 def test_files_that_cant_be(fields: tuple[int, int, str]) -> None:
     with pytest.raises(ValueError):
-        PartFacts(*fields)
+        WantedPart(*fields)
 
 
 def test_a_models_hash_is_that_of_its_files() -> None:
-    part = PartFacts(10, 5, "0" * 64)
+    part = WantedPart(5, 10, "0" * 64)
     for name in ("../elsewhere", "1" * 64):
         with pytest.raises(ValueError, match="not the hash"):
             ModelFacts(name, (part,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -14,18 +15,16 @@ import zmq
 
 from tests.fetched_models import Fetched
 from tests.models import SPEC, make_spec, write_llama
-from tests.split_files import Split
 from tplaunch.coordinator.gguf.origin import FilePart
-from tplaunch.coordinator.gguf.parts import read_model
-from tplaunch.launcher.hosts.fetching import model_folders, obtain, streams
+from tplaunch.launcher.hosts.fetching import obtain, streams
 from tplaunch.launcher.hosts.fetching.client import FetchError
 from tplaunch.launcher.hosts.fetching.messages import AskBytes, BytesFollow, Refused, encode
-from tplaunch.launcher.hosts.fetching.model_folders import find_model
 from tplaunch.launcher.hosts.fetching.obtain import fetch_model
-from tplaunch.launcher.hosts.fetching.server import ModelServer
 from tplaunch.launcher.hosts.fetching.store import Store, StoreError
 from tplaunch.launcher.hosts.fetching.streams import ModelService, Stream, open_streams
 from tplaunch.launcher.hosts.fetching.wanted import to_integers, wanted_blocks
+from tplaunch.launcher.hosts.finder import FolderFinder, ModelError
+from tplaunch.launcher.hosts.messages import WantedModel
 
 Context = Any  # zmq.Context, whose parameter older packages lack
 
@@ -68,7 +67,7 @@ def test_a_host_comes_by_its_part(fetched: Fetched, context: Context) -> None:
         parts = obtained(fetched, context, service.port, said)
     assert [Path(part.path) for part in parts] == fetched.paths
     fetched.check(fetched.shares(2)[1:])
-    assert len(said) == 1 and said[0].startswith("fetched 0.00 GB at ")
+    assert len(said) == 1 and re.match(r"fetched [0-9.]+ MB at ", said[0])
     # What is there needs no head.
     assert obtained(fetched, context, service.port, said, timeout=0.1) == parts
     assert len(said) == 1
@@ -170,13 +169,13 @@ def test_progress_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     said: list[str] = []
-    progress = obtain.Progress(said.append)
+    progress = obtain.Progress(said.append, lambda done, total: None)
     for step in range(1, 13):
         now[0] += 1
         progress(step * 100_000_000, 1_200_000_000)
     assert said == [
-        "fetching the model: 0.50 GB at 100 MB/s of 1.20 GB",
-        "fetching the model: 1.00 GB at 100 MB/s of 1.20 GB",
+        "fetching the model: 500.0 MB at 100 MB/s, of 1.20 GB",
+        "fetching the model: 1.00 GB at 100 MB/s, of 1.20 GB",
     ]
 
 
@@ -190,8 +189,11 @@ def test_there_is_no_cache_without_a_home(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def found(fetched: Fetched, *folders: Path) -> list[str] | None:
-    parts = find_model(fetched.server.facts, folders)
-    return None if parts is None else [part.path for part in parts]
+    facts = fetched.server.facts
+    try:
+        return [*FolderFinder((), folders).find(WantedModel("m", facts.model_hash, facts.parts, 1.0))]
+    except ModelError:
+        return None
 
 
 def test_a_model_is_found_by_what_it_is(fetched: Fetched, tmp_path: Path) -> None:
@@ -199,16 +201,15 @@ def test_a_model_is_found_by_what_it_is(fetched: Fetched, tmp_path: Path) -> Non
     (own / "deep" / "er").mkdir(parents=True)
     other.mkdir()
     content = Path(fetched.model.origin.parts[0].path).read_bytes()
-    assert found(fetched, own, other, tmp_path / "missing") is None
+    assert found(fetched, own, other) is None
     write_llama(own / "another.gguf", SPEC)
     (own / "shorter.gguf").write_bytes(content[:-1])
     (own / "same-size.gguf").write_bytes(b"GGUF" + bytes(len(content) - 4))
-    (own / "text.txt").write_bytes(content)
     os.mkfifo(own / "pipe.gguf")
     (own / "circle.gguf").symlink_to("circle.gguf")
     assert found(fetched, own) is None
-    (own / "deep" / "er" / "Any Name.GGUF").write_bytes(content)
-    assert found(fetched, other, own) == [str(own / "deep" / "er" / "Any Name.GGUF")]
+    (own / "deep" / "er" / "Any Name").write_bytes(content)
+    assert found(fetched, other, own) == [str(own / "deep" / "er" / "Any Name")]
 
 
 def test_links_are_followed_only_inside_a_folder(fetched: Fetched, tmp_path: Path) -> None:
@@ -224,25 +225,3 @@ def test_links_are_followed_only_inside_a_folder(fetched: Fetched, tmp_path: Pat
     assert found(fetched, own) == [str(own / "blob")]
     (tmp_path / "named").symlink_to(own)
     assert found(fetched, tmp_path / "named") == [str(own / "blob")]
-
-
-def test_all_parts_are_needed(tmp_path: Path) -> None:
-    split = Split(tmp_path, 3)
-    with ModelServer(read_model(split.path(0)).origin.parts) as server:
-        folders = [tmp_path / "a", tmp_path / "b"]
-        for folder in folders:
-            folder.mkdir()
-        for number, place in ((2, 0), (0, 1)):
-            (folders[place] / f"{number}.gguf").write_bytes(split.path(number).read_bytes())
-        assert find_model(server.facts, folders) is None
-        (folders[0] / "1.gguf").write_bytes(split.path(1).read_bytes())
-        parts = find_model(server.facts, folders)
-        assert parts is not None
-        assert [Path(part.path).name for part in parts] == ["0.gguf", "1.gguf", "2.gguf"]
-
-
-def test_a_folder_without_end_is_left(
-    fetched: Fetched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(model_folders, "MAX_ENTRIES", 1)
-    assert found(fetched, tmp_path) is None

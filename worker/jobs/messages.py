@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tplaunch.coordinator.messages import Load
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import MatMul
@@ -97,10 +98,58 @@ class CollectiveJob:
     token: bytes  # of this measurement: collectives drop what does not carry it
     folder: str  # a private one, for sockets and what else the ranks meet by
     timeout_seconds: float  # for one call
+    wire: str = "f32"  # of collectives.WIRE_TYPES, between ranks that count as hosts
+    address: str = ""  # of TCP, where ranks find each other instead of in the folder
 
     def __post_init__(self) -> None:
         if len(self.sizes) != len(self.num_calls):
             raise ValueError(f"{len(self.sizes)} sizes with {len(self.num_calls)} numbers of calls")
+
+
+@dataclass(frozen=True)
+class StepPoint:
+    """A step to be timed: sequences that each have so many rows, from a position on."""
+
+    rows: int  # of each sequence
+    position: int
+    sequences: int = 1
+    with_logits: bool = True  # of each sequence's last row
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.sequences < 1 or self.position < 0:
+            raise ValueError(f"{self.sequences} sequences of {self.rows} rows from {self.position} on")
+
+
+@dataclass(frozen=True)
+class StepsJob:
+    """Launcher: load a rank's share and time steps of it without its peers.
+
+    A Prepared comes first; then, behind each Begin, the StepSeconds of the next point. So several ranks
+    measure the same point at the same time, as they compute in a run.
+    """
+
+    load: Load
+    points: tuple[StepPoint, ...]
+    on_cpu: bool  # the device's work is this process's
+    seconds: float  # that each point is repeated for, at least
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Launcher: time the next point."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Worker: loaded, and every point has run once."""
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """Worker: how long a step took."""
+
+    seconds: float
+    device_part: float  # of these, what the device computed
 
 
 @dataclass(frozen=True)
@@ -189,6 +238,7 @@ class Timings:
     seconds: tuple[tuple[tuple[float, ...], ...], ...]
 
 
-JOBS = (SpeedJob, TuningJob, CheckJob, CollectiveJob)
+JOBS = (SpeedJob, TuningJob, CheckJob, CollectiveJob, StepsJob)
 CHECK_ANSWERS = (CheckList, CheckBegun, CheckEnded, CheckFailed, Failed)
 COLLECTIVE_ANSWERS = (Meeting, StillThere, Timings, Failed)
+STEPS_ANSWERS = (Prepared, StillThere, StepSeconds, Failed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tplaunch.worker.device import DeviceError, DeviceId
-from tplaunch.worker.jobs.messages import CheckJob, CollectiveJob, Failed, SpeedJob, TuningJob
+from tplaunch.worker.jobs.messages import CheckJob, CollectiveJob, Failed, SpeedJob, StepsJob, TuningJob
 from tplaunch.worker.jobs.pipe import JobPipe
 
 
@@ -30,6 +30,10 @@ def run_job(pipe: JobPipe, device_id: DeviceId, rank: int) -> int:
             from tplaunch.worker.jobs.check import check_kernels
 
             check_kernels(job, device_id, pipe.send)
+        elif isinstance(job, StepsJob):
+            from tplaunch.worker.jobs.steps import time_steps
+
+            time_steps(job, device_id, pipe)
         else:
             raise AssertionError(f"{type(job).__name__} is no job")
     except DeviceError as error:

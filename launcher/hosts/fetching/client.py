@@ -52,20 +52,20 @@ def _fetch_header(ask: Ask, part: int, num_bytes: int) -> bytes:
     places = range(0, num_bytes, BLOCK_BYTES)
     pieces = [(start, min(BLOCK_BYTES, num_bytes - start)) for start in places]
     return b"".join(
-        _checked(ask, Strips(part, start, size, size, 1), f"the header of file {part + 1}")
+        _checked(ask, Strips(part, start, size, size, 1), f"the header of file {part + 1}")[0]
         for start, size in pieces
     )
 
 
-def _checked(ask: Ask, strips: Strips, what: str) -> Frame:
-    """Returns the bytes as the head has them: such as don't fit their digest are asked for again."""
+def _checked(ask: Ask, strips: Strips, what: str) -> tuple[Frame, bytes]:
+    """Returns the bytes as the head has them, and their digest; what does not fit it is asked for again."""
     for _ in range(MAX_TRIES):
         fields = (strips.part, strips.offset, strips.width, strips.stride, strips.count)
         reply, data = ask(AskBytes(*fields))
         if isinstance(reply, Refused):
             raise FetchError(f"the head refused {what}: {reply.reason}")
         if len(data) == strips.num_bytes and digest(data) == reply.digest:
-            return data
+            return data, reply.digest
     raise FetchError(f"{what} came damaged {MAX_TRIES} times: is the link or a machine's memory faulty?")
 
 
@@ -112,8 +112,8 @@ class _Fetching:
 
     def _fetch(self, ask: Ask, block: Block) -> None:
         name = self._store.tensors[block.tensor].name
-        data = _checked(ask, self._store.strips(block), f"a part of the tensor {name!r}")
-        self._store.write(block, data)
+        data, found = _checked(ask, self._store.strips(block), f"a part of the tensor {name!r}")
+        self._store.write(block, data, found)
         with self._lock:
             self._done += len(data)
             self._on_progress(self._done, self._total)

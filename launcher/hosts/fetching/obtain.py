@@ -40,14 +40,16 @@ def fetch_model(
     open_streams: Streams,
     say: Callable[[str], None],
     is_stopped: threading.Event,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[FilePart, ...]:
     """Returns the model's files in the cache, where what is wanted of them was fetched if it was missing.
 
-    wanted: blocks as integers. is_stopped: ends the fetch from another thread. Raises FetchError, StoreError
+    wanted: blocks as integers. is_stopped: ends the fetch from another thread. on_progress: bytes that have
+    come, and those that shall. Raises FetchError, StoreError
     and ValueError for a wish that fits no tensor; what had come by then is kept.
     """
     with _locked(Store(cache, facts), say, is_stopped) as store, open_streams(is_stopped) as asks:
-        progress = Progress(say)
+        progress = Progress(say, on_progress)
         num_bytes = fetch_missing(
             store, lambda there: from_integers(wanted, there.grids), asks, progress, is_stopped
         )
@@ -79,17 +81,22 @@ def _locked(store: Store, say: Callable[[str], None], is_stopped: threading.Even
 class Progress:
     """Says every few seconds how far a fetch is, and at which speed."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, say: Callable[[str], None], then: Callable[[int, int], None]) -> None:
+        self._say, self._then = say, then
         self._begin = self._said = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
+        self._then(done, total)
         now = time.monotonic()
         if now - self._said >= SAY_SECONDS and done < total:
             self._said = now
-            self._say(f"fetching the model: {self.rate(done)} of {total / 1e9:.2f} GB")
+            self._say(f"fetching the model: {self.rate(done)}, of {size_text(total)}")
 
     def rate(self, num_bytes: int) -> str:
         """Returns the bytes and their speed since the beginning."""
         seconds = max(time.monotonic() - self._begin, 1e-3)
-        return f"{num_bytes / 1e9:.2f} GB at {num_bytes / seconds / 1e6:.0f} MB/s"
+        return f"{size_text(num_bytes)} at {num_bytes / seconds / 1e6:.0f} MB/s"
+
+
+def size_text(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tplaunch.coordinator.gguf.origin import FilePart, file_hash, model_hash
 from tplaunch.coordinator.wire import Frame
+from tplaunch.launcher.hosts.descriptions import WantedPart
 from tplaunch.launcher.hosts.fetching.blocks import Strips
-from tplaunch.launcher.hosts.fetching.facts import ModelFacts, PartFacts
+from tplaunch.launcher.hosts.fetching.facts import ModelFacts
 from tplaunch.launcher.hosts.fetching.messages import DIGEST_BYTES, AskBytes, BytesFollow, Refused, Reply
 from tplaunch.worker.folders import open_regular
 
@@ -32,7 +33,7 @@ class ModelServer:
         for file, part, found in zip(self._files, parts, self._found, strict=True):
             header = os.pread(file.fileno(), part.header_bytes, 0)
             size = found.st_size
-            facts.append(PartFacts(size, part.header_bytes, file_hash(header, size)))
+            facts.append(WantedPart(part.header_bytes, size, file_hash(header, size)))
         self.facts = ModelFacts(model_hash([part.file_hash for part in facts]), tuple(facts))
 
     def __enter__(self) -> ModelServer:

@@ -168,8 +168,8 @@ class Store:
                 " XDG_CACHE_HOME, or a copy of the model by --model-dir"
             )
 
-    def write(self, block: Block, data: bytes | memoryview) -> None:
-        """Keeps a block whose bytes were checked; several threads may. Raises StoreError."""
+    def write(self, block: Block, data: bytes | memoryview, found: bytes) -> None:
+        """Keeps a block, whose digest was checked; several threads may. Raises StoreError."""
         strips = self.strips(block)
         assert len(data) == strips.num_bytes, f"{len(data)} bytes for {strips}"
         view = memoryview(data)
@@ -179,7 +179,7 @@ class Store:
                 _write(self._files[strips.part], view[start : start + strips.width], offset)
             with self._journal_lock:
                 self._is_changed = True
-                _append(self._journal, record(Kept(block, digest(data))))
+                _append(self._journal, record(Kept(block, found)))
                 self._mark(block)
         except OSError as error:
             raise self._failed(error) from error

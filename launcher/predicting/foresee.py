@@ -1,0 +1,275 @@
+"""Predicts all ways to run a model on hosts: finds shares, has them measured or described, and adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare, make_plan, num_all_reduces, padded
+from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.devices import CPU, DeviceChoice
+from tplaunch.launcher.errors import UsageError
+from tplaunch.launcher.fitting.context_fit import Fitting
+from tplaunch.launcher.fitting.fit import rank_needs
+from tplaunch.launcher.model import Model
+from tplaunch.launcher.predicting.cluster import Cluster, Cost
+from tplaunch.launcher.predicting.described import DescribedDevice, described_work
+from tplaunch.launcher.predicting.links import Link
+from tplaunch.launcher.predicting.machine import (
+    BETWEEN,
+    INSIDE,
+    all_reduce_cost,
+    coordinator_seconds,
+    sample_probe,
+    tiny_probe,
+)
+from tplaunch.launcher.predicting.measuring import Points, base_sample, measure_ranks
+from tplaunch.launcher.predicting.model import Prediction, Shape, predict
+from tplaunch.launcher.predicting.room import Room
+from tplaunch.launcher.predicting.ways import Way, ways
+from tplaunch.launcher.predicting.work import RankWork
+from tplaunch.worker.jobs.messages import StepPoint
+
+HostDevice = DeviceChoice | DescribedDevice
+NUM_SEQUENCES = 4  # that are decoded together
+USUAL_CONTEXT = 4096  # where the user does not name one
+START = 32  # the position of a token at the beginning of a context: the middle one of the first 64
+NO_LINK = Link(0.0, float("inf"))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The hosts and tests that a prediction is for."""
+
+    hosts: tuple[tuple[HostDevice, ...], ...]  # the devices of each
+    link: Link | None  # between any two hosts
+    pipeline: int | None = None  # stages; None for all numbers of them
+    wire: str = "f32"
+    prompt_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if len(self.hosts) > 1 and self.link is None:
+            raise UsageError(
+                f"--hosts {len(self.hosts)}: say how the hosts are linked with --link, such as 1000us,1Gbit"
+            )
+        num_ranks = sum(map(len, self.hosts))
+        if num_ranks > MAX_RANKS:
+            raise UsageError(
+                f"{len(self.hosts)} hosts have {num_ranks} ranks; at most {MAX_RANKS} are possible"
+            )
+        if self.pipeline is not None and (self.pipeline < 1 or num_ranks % self.pipeline):
+            raise UsageError(
+                f"--pipeline {self.pipeline}: each stage has as many ranks, but there are {num_ranks} ranks"
+            )
+
+    @property
+    def by_rank(self) -> tuple[int, ...]:
+        """The host of each rank."""
+        return tuple(host for host, devices in enumerate(self.hosts) for _ in devices)
+
+    @property
+    def devices(self) -> tuple[HostDevice, ...]:
+        """The device of each rank."""
+        return tuple(device for devices in self.hosts for device in devices)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """All ways, and what their prediction comes from."""
+
+    predictions: tuple[Prediction, ...]
+    lacks: tuple[str, ...]  # by prediction: why it does not fit; empty where it does
+    works: tuple[dict[int, RankWork], ...]  # by prediction, by the cluster's rank
+    cluster: Cluster
+    shape: Shape
+    limits: Limits
+
+
+def foresee(config: RunConfig, model: Model, wanted: Wanted) -> Foreseen:
+    """Measures what is here, and predicts. Raises UsageError, PlanError and RunError."""
+    return _Foreseeing(config, model, wanted).foreseen()
+
+
+class _Foreseeing:
+    def __init__(self, config: RunConfig, model: Model, wanted: Wanted) -> None:
+        context = config.context_length or min(model.spec.context_length, USUAL_CONTEXT)
+        parallel = max(config.parallel, NUM_SEQUENCES)
+        self._config = replace(config, context_length=context, parallel=parallel)
+        self._model, self._wanted = model, wanted
+        self._ways = ways(wanted.by_rank, wanted.pipeline)
+        self._limits = self._choose_limits(context)
+        self._points = self._choose_points()
+        self._measured: dict[tuple[int, tuple[str, ...]], list[RankWork]] = {}
+
+    def foreseen(self) -> Foreseen:
+        shape = self._shape()
+        cluster = self._cluster(shape)
+        room = Room(self._config, self._model, self._limits, self._wanted.hosts)
+        works = [self._works(way) for way in self._ways]
+        predictions = [
+            predict(way, shape, cluster, found) for way, found in zip(self._ways, works, strict=True)
+        ]
+        lacks = [room.lack(found, self._group_plan(found.way)) for found in predictions]
+        return Foreseen(tuple(predictions), tuple(lacks), tuple(works), cluster, shape, self._limits)
+
+    def _choose_limits(self, context: int) -> Limits:
+        devices = self._wanted.devices
+        plan = self._plan(tuple(range(len(devices))))
+        choices = [_choice(device) for device in devices]
+        needs = rank_needs(self._model.spec, self._model.tensors, plan, choices)
+        fitting = Fitting(self._config, needs, (), choices)
+        return fitting.limits(context, further=self._config.parallel - 1)
+
+    def _choose_points(self) -> Points:
+        limits, prompt = self._limits, self._wanted.prompt_tokens
+        context = limits.context_length
+        rows = max(1, min(limits.max_rows, prompt, context))
+        self._num_chunks = max(1, min(prompt, context) // rows)
+        last = (self._num_chunks - 1) * rows
+        start = min(START, context - 1)
+        counts = sorted({-(-NUM_SEQUENCES // way.placement.num_stages) for way in self._ways})
+        return Points(
+            StepPoint(1, start),
+            StepPoint(1, context - 1),
+            {count: StepPoint(1, start, count) for count in counts},
+            StepPoint(rows, 0, with_logits=False),
+            StepPoint(rows, last),
+        )
+
+    def _shape(self) -> Shape:
+        spec = self._model.spec
+        sizes = {way.group_size for way in self._ways}
+        return Shape(
+            spec.num_layers,
+            padded(spec.embedding_length) * 4,
+            {size: num_all_reduces(spec, size, with_logits=True) for size in sizes},
+            NUM_SEQUENCES,
+            self._points.first_chunk.rows,
+            self._num_chunks,
+        )
+
+    def _cluster(self, shape: Shape) -> Cluster:
+        """Measures exchanges as far as a way needs them."""
+        by_rank = self._wanted.by_rank
+        small, large = shape.row_bytes, shape.chunk_rows * shape.row_bytes
+        local = {
+            count: all_reduce_cost(INSIDE, count, small, large)
+            for count in sorted({self._together_on_a_host(way) for way in self._ways} - {1})
+        }
+        needs_way = any(way.placement.num_hosts > 1 or way.placement.num_stages > 1 for way in self._ways)
+        between = all_reduce_cost(BETWEEN, 2, small, large, self._wanted.wire) if needs_way else Cost(0.0)
+        submission = max(
+            (
+                device.dispatch_seconds
+                for device in self._wanted.devices
+                if isinstance(device, DescribedDevice)
+            ),
+            default=0.0,
+        )
+        between = replace(between, seconds=between.seconds + submission)
+        local = {count: replace(cost, seconds=cost.seconds + submission) for count, cost in local.items()}
+        coordinator = self._coordinator_seconds()
+        return Cluster(by_rank, self._wanted.link or NO_LINK, local, between, coordinator, self._wanted.wire)
+
+    def _coordinator_seconds(self) -> float:
+        """Of a run on a host that is like this one, if there is any."""
+        for devices in self._wanted.hosts:
+            choices = [device for device in devices if isinstance(device, DeviceChoice)]
+            if choices:
+                sample = base_sample(self._model, choices, len(choices))
+                return coordinator_seconds(self._config, sample_probe(self._model, sample), choices)
+        return coordinator_seconds(*tiny_probe(), [DeviceChoice(None, CPU)])
+
+    def _together_on_a_host(self, way: Way) -> int:
+        """Ranks of one group that are on one host, at most."""
+        hosts = [self._wanted.by_rank[rank] for rank in way.group(0)]
+        return max(map(hosts.count, hosts))
+
+    def _group_plan(self, way: Way) -> dict[int, RankShare]:
+        """The share of each rank, in its group."""
+        return {
+            rank: share
+            for stage in range(way.placement.num_stages)
+            for rank, share in zip(way.group(stage), self._plan(way.group(stage)), strict=True)
+        }
+
+    def _plan(self, group: Sequence[int]) -> tuple[RankShare, ...]:
+        """Equal shares, or as the user or descriptions weigh the ranks."""
+        devices = self._wanted.devices
+        split = self._config.tensor_split
+        weights = [1.0] * len(devices)
+        if isinstance(split, tuple):
+            if len(split) not in (len(devices), len(self._wanted.hosts[0])):
+                raise UsageError(
+                    f"--tensor-split has {len(split)} weights, but one host has {len(self._wanted.hosts[0])}"
+                    f" ranks, and all have {len(devices)}"
+                )
+            weights = [split[rank % len(split)] for rank in range(len(devices))]
+        elif split is not None:
+            rates = [device.bytes_per_second for device in devices if isinstance(device, DescribedDevice)]
+            weights = rates if len(rates) == len(devices) else weights
+        return make_plan(self._model.spec, [weights[rank] for rank in group], self._config.expert_split)
+
+    def _works(self, way: Way) -> dict[int, RankWork]:
+        """By the cluster's rank."""
+        shares = self._group_plan(way)
+        found: dict[int, RankWork] = {}
+        for stage in range(way.placement.num_stages):
+            group = way.group(stage)
+            for host in sorted({self._wanted.by_rank[rank] for rank in group}):
+                ranks = [rank for rank in group if self._wanted.by_rank[rank] == host]
+                found |= self._host_works(len(group), ranks, [shares[rank] for rank in ranks], way)
+        return found
+
+    def _host_works(
+        self, size: int, ranks: Sequence[int], shares: Sequence[RankShare], way: Way
+    ) -> dict[int, RankWork]:
+        """The work of a group's ranks on one host."""
+        devices = [self._wanted.devices[rank] for rank in ranks]
+        found = {
+            rank: self._described(device, share)
+            for rank, device, share in zip(ranks, devices, shares, strict=True)
+            if isinstance(device, DescribedDevice)
+        }
+        choices = [device for device in devices if isinstance(device, DeviceChoice)]
+        if not choices:
+            return found
+        key = size, tuple(choice.name for choice in choices)
+        if key not in self._measured:  # other hosts like this one have about the same shares
+            largest = _largest(self._group_plan(way), len(choices))
+            self._measured[key] = measure_ranks(
+                self._config, self._model, self._limits, size, largest, choices, self._points
+            )
+        return found | dict(zip(ranks, self._measured[key], strict=True))
+
+    def _described(self, device: DescribedDevice, share: RankShare) -> RankWork:
+        points = self._points
+        return described_work(
+            device,
+            self._model,
+            share,
+            self._limits,
+            points.decode_far.position,
+            tuple(points.together),
+            points.first_chunk.rows,
+        )
+
+
+def _choice(device: HostDevice) -> DeviceChoice:
+    if isinstance(device, DeviceChoice):
+        return device
+    return DeviceChoice(0, device.name, on_cpu=False, memory_bytes=device.memory_bytes, imports_memory=True)
+
+
+def _largest(plan: dict[int, RankShare], count: int) -> list[RankShare]:
+    """As many of the largest shares: a step waits for the ranks that have them."""
+
+    def size(share: RankShare) -> int:
+        layers = sum(
+            len(layer.heads) + len(layer.feed_forward) + len(layer.recurrent) + len(layer.expert_columns)
+            for layer in share.layers
+        )
+        return layers + len(share.vocabulary)
+
+    return sorted(plan.values(), key=size, reverse=True)[:count]

@@ -1,0 +1,44 @@
+"""A worker that gives no sign of life is not asked to end, which it would not hear."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tplaunch.coordinator.serving.channel import WorkerError
+from tplaunch.launcher.devices import select_devices
+from tplaunch.launcher.supervisor import GRACE_SECONDS, Supervisor
+
+
+@dataclass(frozen=True)
+class Quiet:
+    verbose: bool = False
+
+
+def watch_for(supervisor: Supervisor, seconds: float) -> None:
+    """Looks after the workers for so long. Raises WorkerError."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        supervisor.watch(())
+        os.sched_yield()
+
+
+def test_a_frozen_worker_is_ended_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    before = set(psutil.Process().children())
+    endpoint = f"ipc://{tmp_path}/nobody"
+    supervisor = Supervisor(Quiet(), select_devices("cpu"), endpoint, lambda: None, silence_seconds=1.0)
+    with pytest.raises(WorkerError, match=r"rank 0 .* gave no sign of life"), supervisor:
+        (worker,) = set(psutil.Process().children()) - before
+        with pytest.raises(AssertionError):  # it beats
+            watch_for(supervisor, 3)
+            raise AssertionError
+        os.kill(worker.pid, signal.SIGSTOP)
+        frozen = time.monotonic()
+        watch_for(supervisor, 30)
+    assert time.monotonic() - frozen < 0.5 + GRACE_SECONDS  # a worker that is asked to end has those
+    assert not worker.is_running()
