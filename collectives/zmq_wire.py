@@ -40,7 +40,7 @@ _KINDS = {int(kind): kind for kind in Kind}
 
 
 class Header(NamedTuple):
-    """What stands before a payload. A tuple, since some are made for every message."""
+    """The fields before a payload. It is a tuple, since some are made for every message."""
 
     kind: Kind
     sender: int  # a member, counted from 0

@@ -58,7 +58,7 @@ def connected(address: str) -> socket.socket:
 
 
 def told(connection: socket.socket, value: str) -> str:
-    """What the other one tells, to whom this value is told."""
+    """Returns the value that the other one tells, to whom this one is told."""
     connection.sendall(json.dumps(value).encode().ljust(256))
     return str(json.loads(received(connection, bytearray(256))))
 
