@@ -31,7 +31,7 @@ from tplaunch.launcher.table import format_table
 from tplaunch.launcher.worker_command import WORKER_COMMAND, job_words
 from tplaunch.worker.jobs.messages import CollectiveJob, Meeting, Timings
 
-OURS = (COLLECTIVES[0], COLLECTIVES[0] + " two-phase", *COLLECTIVES[1:])
+OURS = (*(f"{kind}{way}" for kind in COLLECTIVES[:2] for way in ("", " two-phase")), COLLECTIVES[2])
 MIN_CALLS, MAX_CALLS = 20, 1000
 Seconds: TypeAlias = tuple[tuple[tuple[float, ...], ...], ...]  # [ranks][sizes][calls]
 BYTES_PER_SIZE = 1 << 28  # about how much is summed of each size, within those
