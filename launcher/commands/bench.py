@@ -109,7 +109,8 @@ def _bench_on(
     for num_ranks in wanted.ranks or (len(hosts.choices),):
         found = itertools.islice(itertools.cycle(hosts.choices), num_ranks)
         choices = sorted(found, key=lambda choice: choice.host)  # ranks of one host are neighbours
-        with start_session(config, model, arrange(config, model, choices), hosts=hosts) as session:
+        arrangement = arrange(config, model, choices, hosts.measure)
+        with start_session(config, model, arrangement, hosts=hosts) as session:
             _check_cache(session, wanted.tests)
             results += _bench_session(session, choices, wanted)
         if session.engine.trace is not None:
