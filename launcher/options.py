@@ -22,6 +22,7 @@ from tplaunch.launcher.hosts.placing import COMMANDS, add_place_options
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
 from tplaunch.launcher.prediction_options import add_prediction_options
+from tplaunch.launcher.ray_nodes.options import add_ray_options
 from tplaunch.launcher.sampling_options import add_sampling_options
 from tplaunch.launcher.serving_options import add_serving_options
 
@@ -79,6 +80,7 @@ def make_parser() -> Parser:
     _add_measured(commands)
     for name in COMMANDS:
         add_place_options(commands.choices[name])
+        add_ray_options(commands.choices[name])
     parser.commands = commands.choices
     return parser
 
