@@ -12,6 +12,7 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.split.shards import Shard
+from tplaunch.coordinator.split.stages import placed
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.memory_places import MemoryPlace
@@ -55,9 +56,16 @@ class RankNeeds:
         in_numpy: bool = False,
         collective: str = COLLECTIVES[0],
         copies_sums: bool = False,
+        on_host: tuple[int, int] | None = None,
+        num_hosts: int = 1,
     ) -> None:
-        """num_ranks: of its stage. copies_sums: whether its device keeps a copy of all partial sums."""
+        """num_ranks: of its stage. copies_sums: whether its device keeps a copy of all partial sums.
+
+        on_host: its place among those of them that are on its host, and their number; None where all are.
+        num_hosts: those that have some of them.
+        """
         self._collective, self._copies_sums = collective, copies_sums
+        self._on_host, self._num_hosts = on_host or (share.index, num_ranks), num_hosts
         self._spec, self._share, self._num_ranks, self._in_numpy = spec, share, num_ranks, in_numpy
         self._shards = rank_shards(spec, share, tensors)
         weights = weight_buffers(self._shards)
@@ -87,7 +95,7 @@ class RankNeeds:
         if self._in_numpy:
             copies = self._widening + widened_cache(self._spec, self._share, limits)
         partials = sums_bytes(
-            self._spec, limits, self._collective, self._share.index, self._num_ranks, self._copies_sums
+            self._spec, limits, self._collective, *self._on_host, self._copies_sums, self._num_hosts
         )
         return RankBytes(self._weights, cache, self.work(limits), partials, copies, states)
 
@@ -111,15 +119,19 @@ def rank_needs(
     staging: bool = False,
 ) -> list[RankNeeds]:
     """Returns the needs of each rank. staging: devices copy partial sums even if they can import them."""
+    placement = placed(plan, [choice.host for choice in choices])
+    local = [placement.local_group(share.rank) for share in plan]
     return [
         RankNeeds(
             spec,
             tensors,
             share,
-            sum(other.first_layer == share.first_layer for other in plan),
+            len(placement.group(share.rank)),
             in_numpy=choice.index is None,
             collective=collective,
             copies_sums=choice.index is not None and (staging or not choice.imports_memory),
+            on_host=(local[share.rank].index(share.rank), len(local[share.rank])),
+            num_hosts=len(placement.leaders(share.rank)),
         )
         for share, choice in zip(plan, choices, strict=True)
     ]
