@@ -70,7 +70,10 @@ def check(fault: str, scene: Scene, stage: str) -> None:
     assert re.search(rf"{name}, {stage}: rank {rank} ", said), said
     how = fault.split(" ", maxsplit=1)[0]
     assert re.search(
-        {"kill": "SIGKILL|said nothing", "freeze": "sign of life|said nothing"}.get(how, ""), said
+        {"kill": "SIGKILL|said nothing|closed its connection", "freeze": "sign of life|said nothing"}.get(
+            how, ""
+        ),
+        said,
     )
     match fault:
         case "kill joiner":
