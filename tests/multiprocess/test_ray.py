@@ -1,0 +1,133 @@
+"""A Ray cluster places and starts the hosts of a run, and starts one anew elsewhere when its node is lost."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.command_line import CommandLine
+from tests.drivers import IN_CI, REPOSITORY
+
+DEMO = REPOSITORY / "examples" / "demo-stories.gguf"
+ON_RAY = ("--engine", "ray", "--devices", "cpu", "--load-timeout", "120")
+STORY = ("-p", "Once upon a time", "-n", "12", "--temperature", "0", "--json")
+NUM_REQUESTS = 12
+IDLE_SECONDS, IDLE_PART = 4.0, 0.01  # of a core, for each process
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None and not IN_CI,
+    reason="Ray is not installed: pip install -e .[ray]",
+)
+Tell = Callable[[str], None]
+
+
+@contextmanager
+def cluster(num_devices: int) -> Iterator[tuple[dict[str, str], Tell]]:
+    """Two nodes; gives the environment that finds them, and a way to add a node or kill the second one."""
+    folder = tempfile.mkdtemp(prefix="r-", dir="/tmp")  # a longer path is too long for Ray's sockets
+    environment = {**os.environ, "XDG_CACHE_HOME": f"{folder}/cache", "XDG_STATE_HOME": f"{folder}/state"}
+    environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+    command = [sys.executable, "-m", "tests.ray_cluster", folder, str(num_devices)]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        inputs, outputs = process.stdin, process.stdout
+
+        def tell(what: str) -> None:
+            inputs.write(f"{what}\n")
+            inputs.flush()
+            assert outputs.readline() == "done\n"
+
+        try:
+            yield {"RAY_ADDRESS": outputs.readline().strip()}, tell
+        finally:
+            inputs.close()
+            process.wait(60)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_nodes_that_declare_nothing_are_asked(tplaunch: CommandLine) -> None:
+    alone = tplaunch(DEMO, "--devices", "cpu", *STORY, check=True)
+    with cluster(0) as (environment, _):
+        ran = tplaunch(*ON_RAY, DEMO, *STORY, env=environment, check=True)
+        assert "Ray has placed 2 ranks on 2 nodes" in ran.stderr
+        assert json.loads(ran.stdout)["tokens"] == json.loads(alone.stdout)["tokens"]
+
+
+def requests(folder: Path) -> Path:
+    body = {"model": "demo-stories", "prompt": "Once upon a time", "max_tokens": 200, "temperature": 0}
+    line = {"method": "POST", "url": "/v1/completions", "body": body | {"ignore_eos": True}}
+    lines = [line | {"custom_id": str(number)} for number in range(NUM_REQUESTS)]
+    path = folder / "requests.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return path
+
+
+def test_a_node_that_is_killed_is_replaced(tplaunch: CommandLine, tmp_path: Path) -> None:
+    asked, results = requests(tmp_path), tmp_path / "results.jsonl"
+    options = ("--parallel", "2", "--restart-workers", DEMO, asked, "--out", results)
+    with cluster(2) as (environment, tell):
+        process = tplaunch.start("batch", *ON_RAY, "--num-ranks", "4", *options, env=environment)
+        while process.poll() is None and not (results.exists() and results.stat().st_size):
+            time.sleep(0.1)
+        tell("kill")
+        tell("add")
+        _, stderr = process.communicate(timeout=120)
+        tplaunch.printed += stderr
+    assert process.returncode == 0, stderr
+    assert "Ray has placed 4 ranks on 2 nodes" in stderr
+    assert "the ranks are started again" in stderr
+    found = [json.loads(line)["response"]["body"]["choices"][0]["text"] for line in results.open()]
+    assert len(found) == NUM_REQUESTS and len(set(found)) == 1 and len(found[0]) > 400
+
+
+def test_nothing_turns_while_nobody_asks(tplaunch: CommandLine) -> None:
+    with cluster(1) as (environment, _):
+        process = tplaunch.start("serve", *ON_RAY, "--port", "0", DEMO, env=environment)
+        assert process.stderr is not None
+        said = ""
+        while (line := process.stderr.readline()) and not re.search(r"listening on http", line):
+            said += line
+        assert line, said
+        ours = [one for one in psutil.process_iter() if is_ours(one)]
+        assert len(ours) >= 5  # the head, its rank, the actor, what joins there, and its rank
+        before = [sum(one.cpu_times()[:2]) for one in ours]
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(IDLE_SECONDS)
+        busy = [sum(one.cpu_times()[:2]) - then for one, then in zip(ours, before, strict=True)]
+        # A clock of the kernel's counts hundredths of seconds: one more or less is no work.
+        assert max(busy) <= IDLE_PART * IDLE_SECONDS + 0.02, dict(zip(ours, busy, strict=True))
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 0, stderr
+        assert [one for one in ours if one.is_running() and "NodeAgent" not in one.name()] == []
+
+
+def is_ours(process: psutil.Process) -> bool:
+    try:
+        words = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return "tplaunch" in words or "NodeAgent" in words
+
+
+def test_where_there_is_no_cluster(tplaunch: CommandLine) -> None:
+    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as folder:
+        ended = tplaunch(*ON_RAY, DEMO, *STORY, env={"RAY_TMPDIR": folder, "RAY_ADDRESS": ""})
+    assert ended.returncode == 1
+    assert "there is no Ray cluster on this machine; `ray start --head`" in ended.stderr
