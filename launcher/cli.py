@@ -31,7 +31,7 @@ from tplaunch.launcher.commands.predict import predict
 from tplaunch.launcher.commands.serve import serve
 from tplaunch.launcher.commands.show import show_devices, show_plan, write_logits
 from tplaunch.launcher.commands.tune import DEFAULT_MODELS, tune
-from tplaunch.launcher.config import HubModel, RandomModel, parse_counts, parse_tokens
+from tplaunch.launcher.config import HubModel, RandomModel
 from tplaunch.launcher.declared import declared_values
 from tplaunch.launcher.errors import EXIT_FAILURE, EXIT_USAGE, UsageError
 from tplaunch.launcher.evaluation_options import EVALUATIONS, evaluate
@@ -39,6 +39,7 @@ from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.hosts.placing import COMMANDS, take_place
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import run_config
+from tplaunch.launcher.number_lists import parse_counts, parse_tokens
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.prediction_options import prediction_config
 from tplaunch.launcher.prompt_text import read_prompt_file

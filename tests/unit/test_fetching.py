@@ -24,6 +24,7 @@ from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, Span, Stage
 from tplaunch.coordinator.wire import Frame, WireError
+from tplaunch.launcher.hosts.descriptions import WantedPart
 from tplaunch.launcher.hosts.fetching import messages, store
 from tplaunch.launcher.hosts.fetching.blocks import BLOCK_BYTES, Block, Grid, Strips
 from tplaunch.launcher.hosts.fetching.client import MAX_TRIES, FetchError
@@ -31,7 +32,6 @@ from tplaunch.launcher.hosts.fetching.facts import ModelFacts
 from tplaunch.launcher.hosts.fetching.messages import AskBytes, BytesFollow, Refused, Reply
 from tplaunch.launcher.hosts.fetching.store import Store, StoreError
 from tplaunch.launcher.hosts.fetching.wanted import MAX_BLOCKS, from_integers
-from tplaunch.launcher.hosts.messages import WantedPart
 
 # Wide enough that a rank's columns are some of a row's tiles.
 WIDE = make_spec(
