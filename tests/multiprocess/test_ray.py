@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -26,6 +27,7 @@ DEMO = REPOSITORY / "examples" / "demo-stories.gguf"
 ON_RAY = ("--engine", "ray", "--devices", "cpu", "--load-timeout", "120")
 STORY = ("-p", "Once upon a time", "-n", "12", "--temperature", "0", "--json")
 NUM_REQUESTS = 12
+MARK = "TPLAUNCH_TEST_RAY"  # in the environment of all processes of a cluster and its runs
 IDLE_SECONDS, IDLE_PART = 4.0, 0.01  # of a core, for each process
 
 pytestmark = pytest.mark.skipif(
@@ -40,7 +42,7 @@ def cluster(num_devices: int) -> Iterator[tuple[dict[str, str], Tell]]:
     """Two nodes; gives the environment that finds them, and a way to add a node or kill the second one."""
     folder = tempfile.mkdtemp(prefix="r-", dir="/tmp")  # a longer path is too long for Ray's sockets
     environment = {**os.environ, "XDG_CACHE_HOME": f"{folder}/cache", "XDG_STATE_HOME": f"{folder}/state"}
-    environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+    environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", MARK: folder}
     command = [sys.executable, "-m", "tests.ray_cluster", folder, str(num_devices)]
     with subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -54,19 +56,62 @@ def cluster(num_devices: int) -> Iterator[tuple[dict[str, str], Tell]]:
             assert outputs.readline() == "done\n"
 
         try:
-            yield {"RAY_ADDRESS": outputs.readline().strip()}, tell
+            yield {"RAY_ADDRESS": outputs.readline().strip(), MARK: folder}, tell
         finally:
             inputs.close()
             process.wait(60)
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_nodes_that_declare_nothing_are_asked(tplaunch: CommandLine) -> None:
+def test_nodes_that_declare_nothing_are_asked_and_idle_ones_do_nothing(tplaunch: CommandLine) -> None:
     alone = tplaunch(DEMO, "--devices", "cpu", *STORY, check=True)
     with cluster(0) as (environment, _):
-        ran = tplaunch(*ON_RAY, DEMO, *STORY, env=environment, check=True)
-        assert "Ray has placed 2 ranks on 2 nodes" in ran.stderr
-        assert json.loads(ran.stdout)["tokens"] == json.loads(alone.stdout)["tokens"]
+        process = tplaunch.start("serve", *ON_RAY, "--port", "0", DEMO, env=environment)
+        try:
+            url, said = listening(process)
+            assert "Ray has placed 2 ranks on 2 nodes" in said
+            body = {"model": "demo-stories", "prompt": "Once upon a time", "max_tokens": 12, "temperature": 0}
+            answer = httpx.post(f"{url}/v1/completions", json=body, timeout=60).json()
+            assert answer["choices"][0]["text"] == json.loads(alone.stdout)["text"]
+            check_idle(process, environment[MARK])
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+
+
+def listening(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Returns the address of a server, and what it said before."""
+    assert process.stderr is not None
+    said = ""
+    while line := process.stderr.readline():
+        said += line
+        if found := re.search(r"listening on (http://\S+)", line):
+            return found[1], said
+    raise AssertionError(said)
+
+
+def check_idle(head: subprocess.Popen[str], mark: str) -> None:
+    """Asserts that the processes of the run do next to nothing while nobody asks."""
+    ours = [one for one in psutil.process_iter() if is_ours(one, mark)]
+    assert len(ours) >= 5  # the head, its rank, the actor, what joins there, and its rank
+    before = [sum(one.cpu_times()[:2]) for one in ours]
+    with pytest.raises(subprocess.TimeoutExpired):
+        head.wait(IDLE_SECONDS)
+    busy = [sum(one.cpu_times()[:2]) - then for one, then in zip(ours, before, strict=True)]
+    # The kernel counts hundredths of a second: one or two more or less are no work.
+    assert max(busy) <= IDLE_PART * IDLE_SECONDS + 0.02, [
+        (one.cmdline()[-3:], time) for one, time in zip(ours, busy)
+    ]
+
+
+def is_ours(process: psutil.Process, mark: str) -> bool:
+    """Tells whether a process is of this test's runs: of Ray's own only the actor's."""
+    try:
+        words, environment = " ".join(process.cmdline()), process.environ()
+    except psutil.Error:
+        return False
+    return environment.get(MARK) == mark and ("tplaunch" in words or "NodeAgent" in words)
 
 
 def requests(folder: Path) -> Path:
@@ -94,36 +139,6 @@ def test_a_node_that_is_killed_is_replaced(tplaunch: CommandLine, tmp_path: Path
     assert "the ranks are started again" in stderr
     found = [json.loads(line)["response"]["body"]["choices"][0]["text"] for line in results.open()]
     assert len(found) == NUM_REQUESTS and len(set(found)) == 1 and len(found[0]) > 400
-
-
-def test_nothing_turns_while_nobody_asks(tplaunch: CommandLine) -> None:
-    with cluster(1) as (environment, _):
-        process = tplaunch.start("serve", *ON_RAY, "--port", "0", DEMO, env=environment)
-        assert process.stderr is not None
-        said = ""
-        while (line := process.stderr.readline()) and not re.search(r"listening on http", line):
-            said += line
-        assert line, said
-        ours = [one for one in psutil.process_iter() if is_ours(one)]
-        assert len(ours) >= 5  # the head, its rank, the actor, what joins there, and its rank
-        before = [sum(one.cpu_times()[:2]) for one in ours]
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(IDLE_SECONDS)
-        busy = [sum(one.cpu_times()[:2]) - then for one, then in zip(ours, before, strict=True)]
-        # A clock of the kernel's counts hundredths of seconds: one more or less is no work.
-        assert max(busy) <= IDLE_PART * IDLE_SECONDS + 0.02, dict(zip(ours, busy, strict=True))
-        process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=60)
-        assert process.returncode == 0, stderr
-        assert [one for one in ours if one.is_running() and "NodeAgent" not in one.name()] == []
-
-
-def is_ours(process: psutil.Process) -> bool:
-    try:
-        words = " ".join(process.cmdline())
-    except psutil.Error:
-        return False
-    return "tplaunch" in words or "NodeAgent" in words
 
 
 def test_where_there_is_no_cluster(tplaunch: CommandLine) -> None:
