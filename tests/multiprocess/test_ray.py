@@ -13,8 +13,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 import httpx
 import psutil
@@ -40,27 +41,39 @@ Tell = Callable[[str], None]
 @contextmanager
 def cluster(num_devices: int) -> Iterator[tuple[dict[str, str], Tell]]:
     """Two nodes; gives the environment that finds them, and a way to add a node or kill the second one."""
-    folder = tempfile.mkdtemp(prefix="r-", dir="/tmp")  # a longer path is too long for Ray's sockets
+    for attempt in range(3):  # Ray gives a node up after 30 s, which a busy machine may need
+        with ExitStack() as stack:
+            folder = tempfile.mkdtemp(prefix="r-", dir="/tmp")  # a longer path is too long for Ray's sockets
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            inputs, outputs = nodes(stack, folder, num_devices)
+            address = outputs.readline().strip()
+            if not address and attempt < 2:
+                continue
+            assert address, "Ray's nodes do not start"
+
+            def tell(what: str, inputs: IO[str] = inputs, outputs: IO[str] = outputs) -> None:
+                inputs.write(f"{what}\n")
+                inputs.flush()
+                assert outputs.readline() == "done\n"
+
+            yield {"RAY_ADDRESS": address, MARK: folder}, tell
+            return
+
+
+def nodes(stack: ExitStack, folder: str, num_devices: int) -> tuple[IO[str], IO[str]]:
+    """Starts what has the nodes; returns its input and output. It is gone when the stack ends."""
     environment = {**os.environ, "XDG_CACHE_HOME": f"{folder}/cache", "XDG_STATE_HOME": f"{folder}/state"}
     environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", MARK: folder}
     command = [sys.executable, "-m", "tests.ray_cluster", folder, str(num_devices)]
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None
-        inputs, outputs = process.stdin, process.stdout
-
-        def tell(what: str) -> None:
-            inputs.write(f"{what}\n")
-            inputs.flush()
-            assert outputs.readline() == "done\n"
-
-        try:
-            yield {"RAY_ADDRESS": outputs.readline().strip(), MARK: folder}, tell
-        finally:
-            inputs.close()
-            process.wait(60)
-            shutil.rmtree(folder, ignore_errors=True)
+    process = stack.enter_context(
+        subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+    )
+    assert process.stdin is not None and process.stdout is not None
+    stack.callback(process.wait, 60)
+    stack.callback(process.stdin.close)
+    return process.stdin, process.stdout
 
 
 def test_nodes_that_declare_nothing_are_asked_and_idle_ones_do_nothing(tplaunch: CommandLine) -> None:
@@ -137,7 +150,10 @@ def test_a_node_that_is_killed_is_replaced(tplaunch: CommandLine, tmp_path: Path
     assert process.returncode == 0, stderr
     assert "Ray has placed 4 ranks on 2 nodes" in stderr
     assert "the ranks are started again" in stderr
-    found = [json.loads(line)["response"]["body"]["choices"][0]["text"] for line in results.open()]
+    found = [
+        json.loads(line)["response"]["body"]["choices"][0]["text"]
+        for line in results.read_text().splitlines()
+    ]
     assert len(found) == NUM_REQUESTS and len(set(found)) == 1 and len(found[0]) > 400
 
 
