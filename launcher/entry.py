@@ -9,6 +9,7 @@ from tplaunch.launcher import signals
 def main() -> int:
     """Returns the exit code: 0, 1 for a failed run, 2 for bad input, 128 + number after a signal."""
     signals.exit_at_once()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else its threads complain of every fork
     os.umask(os.umask(0) & ~0o700)  # with one that takes the owner's permissions no folder could be entered
     from tplaunch.worker.faults import fault_sentence
 

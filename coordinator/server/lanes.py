@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 SHORT_TEXT = 1 << 12  # characters whose tokens are found at once, in the event loop
+FEW_ENTRIES = 1 << 10  # of an answer, such as log probabilities, that are written in the event loop
 LONG_TEXT = 1 << 16  # characters, of a text or of a conversation with all that belongs to it
 
 
@@ -19,9 +20,10 @@ class Lane(Enum):
     QUICK = auto()  # milliseconds
     LONG = auto()  # seconds: long texts, and templates of clients
     GRAMMAR = auto()  # seconds: grammars that are compiled
+    ANSWER = auto()  # seconds: answers of many log probabilities, or of many texts
 
 
-NUM_THREADS = {Lane.QUICK: 4, Lane.LONG: 2, Lane.GRAMMAR: 4}
+NUM_THREADS = {Lane.QUICK: 4, Lane.LONG: 2, Lane.GRAMMAR: 4, Lane.ANSWER: 2}
 
 
 class Lanes:
@@ -29,7 +31,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self._threads = {
-            lane: ThreadPoolExecutor(lane.value, f"tplaunch {lane.name.lower()}") for lane in Lane
+            lane: ThreadPoolExecutor(NUM_THREADS[lane], f"tplaunch {lane.name.lower()}") for lane in Lane
         }
 
     async def run(self, lane: Lane, make: Callable[[], T]) -> T:

@@ -11,7 +11,7 @@ from tplaunch.coordinator.ids import new_id
 from tplaunch.coordinator.server.answer import NO_CLOCK, Answer, told
 from tplaunch.coordinator.server.answer_plan import AnswerPlan, compiles_grammar, plan_chat, plan_text
 from tplaunch.coordinator.server.errors import ApiError
-from tplaunch.coordinator.server.lanes import Lane, Lanes, lane_of, lane_of_texts
+from tplaunch.coordinator.server.lanes import FEW_ENTRIES, Lane, Lanes, lane_of, lane_of_texts
 from tplaunch.coordinator.server.messages import for_templates
 from tplaunch.coordinator.server.rendering import options_of, rendered
 from tplaunch.coordinator.server.timing import Clock
@@ -90,6 +90,12 @@ class Service:
         """Returns what a function makes of values, in another thread where these are long."""
         lane = lane_of(values)
         return await self._computed(make, None if lane is Lane.QUICK else lane)
+
+    async def written(self, make: Callable[[], T], num_entries: int) -> T:
+        """Returns what a function makes of an answer's entries, in another thread where these are many."""
+        if num_entries <= FEW_ENTRIES:
+            return make()
+        return await self._lanes.run(Lane.ANSWER, make)
 
     async def rendered(self, request: ChatRequest) -> tuple[str, list[int]]:
         """Returns a conversation as the model reads it, as text and as token ids. Raises ApiError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -18,6 +18,9 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 BEAT_SECONDS = 10.0  # without an event; proxies and clients give up on a silent stream after a minute or so
 COMMENT = b": working\n\n"
+PARTED_DEPTH = 4  # of a body, its choices, one of these, its log probabilities, and lists of them
+SENT_BYTES = 1 << 18
+PART_LENGTH = 64  # items that are written in one piece
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 LEFT_STATUS = 499  # nginx's for a client that closed the connection; nobody reads it
 
@@ -29,10 +32,49 @@ def dumped(value: Any) -> bytes:
     return _encoder.encode(value).encode("utf-8", "replace")
 
 
-def event(value: Any, name: str | None = None) -> bytes:
+def dumped_by_parts(value: Any) -> bytes:
+    """Returns the same as `dumped`, in steps between which other threads may run."""
+    return "".join(_parts(value, PARTED_DEPTH)).encode("utf-8", "replace")
+
+
+def _parts(value: Any, depth: int) -> Iterator[str]:
+    if isinstance(value, dict) and depth:
+        for number, (name, inner) in enumerate(value.items()):
+            yield f"{',' if number else '{'}{_encoder.encode(name)}:"
+            yield from _parts(inner, depth - 1)
+        yield "}" if value else "{}"
+    elif isinstance(value, list) and depth and value and isinstance(value[0], dict | list):
+        for number, inner in enumerate(value):
+            yield "," if number else "["
+            yield from _parts(inner, depth - 1)
+        yield "]"
+    elif isinstance(value, list) and len(value) > PART_LENGTH:
+        for start in range(0, len(value), PART_LENGTH):
+            yield "," if start else "["
+            yield _encoder.encode(value[start : start + PART_LENGTH])[1:-1]
+        yield "]"
+    else:
+        yield _encoder.encode(value)
+
+
+def event(value: Any, name: str | None = None, dump: Callable[[Any], bytes] = dumped) -> bytes:
     """Returns an event with a value as JSON. name: of the event, where the protocol has names."""
     prefix = b"" if name is None else f"event: {name}\n".encode()
-    return b"%bdata: %b\n\n" % (prefix, dumped(value))
+    return b"%bdata: %b\n\n" % (prefix, dump(value))
+
+
+class LongResponse(Response):
+    """Sends JSON in pieces, each when the client has taken the one before: all at once takes long to send."""
+
+    media_type = "application/json"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for start in range(0, len(self.body), SENT_BYTES):
+            piece = bytes(self.body[start : start + SENT_BYTES])
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class EventStream(Response):

@@ -33,6 +33,8 @@ _UNKNOWN = " "  # no text contains it when it merges: it stands for characters w
 # The library's regular expressions panic after ten million steps back in one match.
 _MAX_CHARACTERS = 4_000_000
 
+LONG_TEXT = 1 << 12  # characters that take a millisecond
+
 Pair = tuple[str, str]
 
 
@@ -88,10 +90,18 @@ class BytePairTokenizer(VocabularyTokenizer):
                 f"the text has {len(text)} characters in a row without a special token; at most "
                 f"{_MAX_CHARACTERS} can be made into tokens at once"
             )
-        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        ids = self._encoded(text)
         if max(ids, default=0) < self.vocabulary_size:
             return ids
         return [token for known in ids for token in self._known(known)]
+
+    def _encoded(self, text: str) -> list[int]:
+        """Returns the library's ids. Of a batch alone it lets other threads of Python run meanwhile."""
+        if len(text) < LONG_TEXT:
+            found: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        else:
+            found = self._library.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        return found
 
     def _known(self, token: int) -> list[int]:
         place = token - self.vocabulary_size

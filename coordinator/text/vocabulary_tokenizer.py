@@ -15,6 +15,15 @@ from tplaunch.coordinator.text.special_tokens import find_markers
 from tplaunch.coordinator.text.vocabulary import TokenizerError, Vocabulary
 
 
+def without_surrogates(text: str) -> str:
+    """Returns a text with U+FFFD in place of halves of characters; most texts have none, which is quick."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return re.sub("[\ud800-\udfff]", "\ufffd", text)
+    return text
+
+
 class VocabularyTokenizer(ABC):
     """A Tokenizer (see coordinator.text.tokenizer) but for tokenize_run.
 
@@ -85,7 +94,7 @@ class VocabularyTokenizer(ABC):
         if add_special and self._vocabulary.adds_bos:
             assert self._vocabulary.bos_token_id is not None
             tokens.append(self._vocabulary.bos_token_id)
-        text = re.sub("[\ud800-\udfff]", "\ufffd", text)
+        text = without_surrogates(text)
         for fragment in (self._every_marker if parse_special else self._plain_markers).cut(text):
             if isinstance(fragment, int):
                 tokens.append(fragment)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -326,6 +328,23 @@ def junk() -> st.SearchStrategy[Any]:
     scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
     merges = st.lists(st.text("ab \u0120\udcff", max_size=4), max_size=5)
     return scalars | merges | st.lists(scalars, max_size=4) | st.builds(np.ones, st.integers(0, 260))
+
+
+def test_long_texts_let_other_threads_run() -> None:
+    """One client's prompt of megabytes must not stop the texts of all others."""
+    tokenizer = load_tokenizer(byte_level_metadata(WORDS, [], pre="gpt-2"))
+    text = "when seen " * 60_000
+    found: list[list[int]] = []
+    thread = threading.Thread(target=lambda: found.append(tokenizer.encode(text)))
+    begin = last = time.monotonic()
+    longest = 0.0
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.001)
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+    assert longest < (last - begin) / 2
+    assert found[0] == tokenizer.encode("when seen " * 100) * 600  # which are found another way
 
 
 KEYS = ["model", "pre", "merges", "tokens", "token_type", "scores", "bos_token_id", "eos_token_id"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -56,12 +56,16 @@ class Told(Answer):
             yield Delta(0, [piece], [place], (), "tool_calls" if place == len(PIECES) else None)
 
 
+async def written(make: Callable[[], bytes], num_entries: int) -> bytes:
+    return make()
+
+
 def fields(**others: Any) -> ChatFields:
     return ChatFields.model_validate({"messages": [{"role": "user", "content": "x"}], **others})
 
 
 def test_calls_and_reasoning_have_their_places() -> None:
-    body = asyncio.run(whole_chat(fields(), Told(), {"id": "a"}, TokenNames(None)))
+    body = json.loads(asyncio.run(whole_chat(fields(), Told(), {"id": "a"}, TokenNames(None), written)))
     (choice,) = body["choices"]
     message = choice["message"]
     assert choice["finish_reason"] == "tool_calls" and message["content"] is None

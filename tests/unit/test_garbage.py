@@ -118,6 +118,24 @@ def test_what_others_leave_is_collected_when_it_is_due() -> None:
         assert gc.get_count()[0] < 100
 
 
+def test_what_lives_long_is_rarely_walked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server with many texts makes a collection due at every few steps, each of which looked at all."""
+    generations: list[int] = []
+    monkeypatch.setattr(garbage._Rest, "until", 0.0)
+    with collected_by_hand():
+        gc.callbacks.append(
+            note := lambda phase, told: generations.append(told["generation"]) if phase == "start" else None
+        )
+        try:
+            alive = []
+            for _ in range(20):
+                alive += [[each] for each in range(garbage.MAX_UNCOLLECTED + 1)]
+                collect_if_due()
+        finally:
+            gc.callbacks.remove(note)
+    assert generations[0] == 2 and generations[1:].count(2) <= 1 and len(generations) == 20
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_collector_is_left_as_it_was(enabled: bool) -> None:
     was_enabled = gc.isenabled()

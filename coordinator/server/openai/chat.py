@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,14 @@ from tplaunch.coordinator.server.openai.conversation import chat_request
 from tplaunch.coordinator.server.openai.fields import ChatFields
 from tplaunch.coordinator.server.openai.logprobs import TokenNames, chat_logprobs
 from tplaunch.coordinator.server.openai.shared import StreamedUsage, error_event, head, usage_of
-from tplaunch.coordinator.server.sse import EventStream, dumped, unless_left
+from tplaunch.coordinator.server.sse import EventStream, LongResponse, dumped_by_parts, unless_left
 from tplaunch.coordinator.server.state import check_model, limits_of, service_of
 from tplaunch.coordinator.serving.sampling.picked import Picked
 from tplaunch.coordinator.text.answers.pieces import CallArguments, CallBegin, Content, Piece, Reasoning
 
 CHUNK, WHOLE = "chat.completion.chunk", "chat.completion"
 LETTERS = string.ascii_letters + string.digits
+Written = Callable[[Callable[[], bytes], int], Awaitable[bytes]]  # Service.written
 
 
 async def answer_chat(request: Request) -> Response:
@@ -36,9 +37,9 @@ async def answer_chat(request: Request) -> Response:
     if fields.stream:
         chunks = stream_chat(fields, answer, head("chatcmpl", CHUNK, service.name), names)
         return EventStream(chunks, answer.close, error_event)
-    whole = whole_chat(fields, answer, head("chatcmpl", WHOLE, service.name), names)
+    whole = whole_chat(fields, answer, head("chatcmpl", WHOLE, service.name), names, service.written)
     done = await unless_left(request, answer.close, whole)
-    return done if isinstance(done, Response) else Response(dumped(done), media_type="application/json")
+    return done if isinstance(done, Response) else LongResponse(done)
 
 
 async def stream_chat(
@@ -144,12 +145,23 @@ class _Message:
 
 
 async def whole_chat(
-    fields: ChatFields, answer: Answer, start: dict[str, Any], names: TokenNames
-) -> dict[str, Any]:
+    fields: ChatFields, answer: Answer, start: dict[str, Any], names: TokenNames, written: Written
+) -> bytes:
     """Returns the body of an answer. Raises ApiError."""
     messages = [_Message() for _ in range(fields.n or 1)]
     async for delta in answer.deltas():
         messages[delta.index].take(delta)
+    num_entries = sum(len(message.picked) for message in messages) * (1 + (fields.top_logprobs or 0))
+    return await written(lambda: dumped_by_parts(_body(fields, answer, start, names, messages)), num_entries)
+
+
+def _body(
+    fields: ChatFields,
+    answer: Answer,
+    start: dict[str, Any],
+    names: TokenNames,
+    messages: Sequence[_Message],
+) -> dict[str, Any]:
     tokens = {"prompt_token_ids": list(answer.prompt)} if fields.return_token_ids else {}
     return {
         **start,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -26,13 +27,13 @@ from tplaunch.coordinator.server.openai.shared import (
     merged,
     usage_of,
 )
+from tplaunch.coordinator.server.service import Service
 from tplaunch.coordinator.server.settings import ClientLimits
-from tplaunch.coordinator.server.sse import EventStream, dumped, unless_left
+from tplaunch.coordinator.server.sse import EventStream, LongResponse, dumped_by_parts, unless_left
 from tplaunch.coordinator.server.state import begins_tokens, check_model, limits_of, service_of
 from tplaunch.coordinator.server.wanted import TextRequest
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.text.answers.pieces import Content
-from tplaunch.coordinator.text.tokenizer import Tokenizer
 
 DEFAULT_TOKENS = 16  # OpenAI's
 KIND = "text_completion"
@@ -62,11 +63,11 @@ async def complete(request: Request) -> Response:
         for prompt in prompts
     ]
     answers = await all_begun([service.text(text) for text in texts])
-    writer = _Writer(fields, answers, head("cmpl", KIND, service.name), tokenizer)
+    writer = _Writer(fields, answers, head("cmpl", KIND, service.name), service)
     if fields.stream:
         return EventStream(writer.stream(), close_all(answers), error_event)
     done = await unless_left(request, close_all(answers), writer.whole())
-    return done if isinstance(done, Response) else Response(dumped(done), media_type="application/json")
+    return done if isinstance(done, Response) else LongResponse(done)
 
 
 def _prompts(fields: CompletionFields, limits: ClientLimits) -> Sequence[str | Sequence[int]]:
@@ -143,9 +144,10 @@ class _Writer:
         fields: CompletionFields,
         answers: Sequence[Answer],
         start: dict[str, Any],
-        tokenizer: Tokenizer | None,
+        service: Service,
     ) -> None:
-        self._fields, self._answers, self._start, self._tokenizer = fields, answers, start, tokenizer
+        self._fields, self._answers, self._start, self._service = fields, answers, start, service
+        self._tokenizer = service.opened.tokenizer
         self._n = fields.n or 1
         self._hides_tokens = fields.max_tokens == 0  # one is computed, as steps do
         self._choices = [_Choice(index, self._new_logprobs()) for index in range(self._n * len(answers))]
@@ -160,19 +162,38 @@ class _Writer:
         """Yields the events. Raises ApiError."""
         usage = StreamedUsage(self._fields, self._answers)
         async for place, delta in merged(self._answers):
-            part = self._part(place, delta)
-            if part is not None:
-                yield usage.chunk({**self._start, "choices": [part]})
+            written = partial(self._event, usage, place, delta)
+            chunk = await self._service.written(written, self._num_entries(place, delta))
+            if chunk is not None:
+                yield chunk
         yield usage.last(self._start, self._num_hidden())
 
-    async def whole(self) -> dict[str, Any]:
+    def _event(self, usage: StreamedUsage, place: int, delta: Delta) -> bytes | None:
+        part = self._part(place, delta)
+        return None if part is None else usage.chunk({**self._start, "choices": [part]}, dumped_by_parts)
+
+    async def whole(self) -> bytes:
         """Returns the body. Raises ApiError."""
+        news, num_entries = [], 0
         async for place, delta in merged(self._answers):
+            news.append((place, delta))
+            num_entries += self._num_entries(place, delta)
+        return await self._service.written(lambda: self._body(news), num_entries)
+
+    def _body(self, news: Sequence[tuple[int, Delta]]) -> bytes:
+        for place, delta in news:
             part = self._part(place, delta)
             if part is not None:
                 self._choices[part["index"]].keep(part)
         choices = [choice.joined() for choice in self._choices]
-        return {**self._start, "choices": choices, "usage": usage_of(self._answers, self._num_hidden())}
+        usage = usage_of(self._answers, self._num_hidden())
+        return dumped_by_parts({**self._start, "choices": choices, "usage": usage})
+
+    def _num_entries(self, place: int, delta: Delta) -> int:
+        """Returns how much there is to write, in log probabilities or about as much else."""
+        is_echoed = self._fields.echo and not self._choices[place * self._n + delta.index].has_begun
+        num_tokens = len(delta.tokens) + (len(self._answers[place].prompt) if is_echoed else 0)
+        return 1 + num_tokens * (1 + (self._fields.logprobs or 0))
 
     def _num_hidden(self) -> int:
         return sum(choice.num_tokens for choice in self._choices) if self._hides_tokens else 0

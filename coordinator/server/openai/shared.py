@@ -12,7 +12,7 @@ from tplaunch.coordinator.server.answer import Answer, Delta
 from tplaunch.coordinator.server.errors import ApiError
 from tplaunch.coordinator.server.forms import openai_error
 from tplaunch.coordinator.server.openai.fields import CommonFields
-from tplaunch.coordinator.server.sse import event
+from tplaunch.coordinator.server.sse import dumped, event
 
 DONE = b"data: [DONE]\n\n"
 
@@ -45,11 +45,11 @@ class StreamedUsage:
         self._always = self._at_end and options is not None and bool(options.continuous_usage_stats)
         self._answers = answers
 
-    def chunk(self, value: dict[str, Any]) -> bytes:
+    def chunk(self, value: dict[str, Any], dump: Callable[[Any], bytes] = dumped) -> bytes:
         """Returns a chunk as an event."""
         if self._at_end:
             value["usage"] = usage_of(self._answers) if self._always else None
-        return event(value)
+        return event(value, dump=dump)
 
     def last(self, start: dict[str, Any], hidden_tokens: int = 0) -> bytes:
         """Returns the events that end a stream."""
