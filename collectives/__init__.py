@@ -14,9 +14,11 @@ from tplaunch.collectives.shared_header import TOKEN_BYTES
 from tplaunch.collectives.shared_memory import SharedMemory
 from tplaunch.collectives.wire_types import EXACT, WIRE_TYPES
 from tplaunch.collectives.zmq_ring import ZmqRing
+from tplaunch.collectives.zmq_wire import DIGEST_BYTES
 
 __all__ = [
     "DEFAULT_TIMEOUT_SECONDS",
+    "DIGEST_BYTES",
     "KINDS",
     "TOKEN_BYTES",
     "WIRE_TYPES",

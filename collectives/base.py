@@ -87,7 +87,7 @@ class Collective(ABC):
         return 0
 
     def begin_step(self, number: int, digest: bytes) -> None:
-        """What follows belongs to this step of the model; digest: 8 bytes of what it is to compute.
+        """From now on all-reduces belong to this step of the model; digest: 8 bytes of what it computes.
 
         Ranks of different hosts that are in different steps find out in their next exchange.
         """

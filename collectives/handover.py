@@ -184,7 +184,7 @@ class Handover:
 
 
 def _begun(links: Links, step: int, digest: bytes, count: int) -> Exchange:
-    """What all messages of a step have in common."""
+    """Begins a step; returns the parts that all of its messages have in common."""
     links.begin_step(step, digest)
     return Exchange(step, count, EXACT, links.patience(step))
 

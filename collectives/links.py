@@ -41,7 +41,7 @@ _LINGER_MILLISECONDS = 1000  # how long close() goes on sending what a peer, per
 
 @dataclass(frozen=True)
 class Exchange:
-    """What all messages of one all-reduce have in common."""
+    """All messages of one all-reduce have these in common."""
 
     sequence: int
     count: int  # float32 elements

@@ -18,7 +18,7 @@ from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare
 from tplaunch.coordinator.wire import Float32s, Float64s, Frame, Int32s
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 MAX_FRAMES = 4  # of a message: its fields, and the large arrays of a StepDone
 MAX_FRAME_BYTES = 1 << 28  # logits of 32 rows and two million tokens; a connection that brings more is cut
 
@@ -181,6 +181,7 @@ class StepDone:
         Lap, ...
     ] = ()  # for a trace: those of the host; where the device has timestamps: its segments
     answer: Answer = field(default_factory=Answer)
+    sent_bytes: int = 0  # in messages to other ranks, with all that these take on the way
 
 
 @dataclass(frozen=True)

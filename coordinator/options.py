@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+WIRES = ("f32", "bf16", "q8")
 COLLECTIVES = ("shared-memory", "zmq", "zmq-ring")
 ALL_REDUCES = ("auto", "one-shot", "two-phase")
 FEATURES = ("int64", "float16", "integer_dot_product", "cooperative_matrix")  # that a device may lack
@@ -85,8 +86,16 @@ class RankOptions:
         default=ALL_REDUCES[0],
         group="ranks",
         choices=ALL_REDUCES,
-        help="every rank adds up all, or a slice of its own in a first phase; auto measures from three ranks"
-        " on (default: %(default)s)",
+        help="every rank adds up all, or a slice of its own in a first phase, around a ring between hosts;"
+        " auto measures from three ranks on (default: %(default)s)",
+    )
+    wire: str = option(
+        "--wire",
+        default=WIRES[0],
+        group="ranks",
+        choices=WIRES,
+        help="partial sums travel between hosts as float32, or rounded to bfloat16 or to eight bits (default:"
+        " %(default)s)",
     )
     timeout_seconds: float = option(
         "--timeout",
@@ -128,7 +137,7 @@ class RankOptions:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.all_reduce == "two-phase" and self.collective != "shared-memory":
+        if self.all_reduce == "two-phase" and self.collective == "zmq-ring":
             raise OptionError(
                 f"--all-reduce two-phase: {self.collective} has no phases; use --collective shared-memory"
             )

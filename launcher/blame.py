@@ -27,11 +27,16 @@ def crashed_kernel(log: Path) -> str:
 
 
 def suspects(tokens: Collection[int], plan: Sequence[RankShare], choices: Sequence[DeviceChoice]) -> str:
-    """The ranks whose slices of the vocabulary hold these tokens, their devices, and how to check these."""
+    """The ranks whose slices of the vocabulary hold these tokens, their devices, and how to check these.
+
+    Those of earlier stages may have made what the last one could only go on with.
+    """
+    last = max(share.first_layer for share in plan)
     ranks = [
         share.rank
         for share in plan
-        if any(share.vocabulary.start <= token < share.vocabulary.stop for token in tokens)
+        if share.first_layer < last
+        or any(share.vocabulary.start <= token < share.vocabulary.stop for token in tokens)
     ]
     devices = dict.fromkeys(choices[rank] for rank in ranks)
     which = "every rank" if len(ranks) == len(plan) > 1 else f"rank {', '.join(map(str, ranks))}"

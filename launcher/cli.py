@@ -31,7 +31,7 @@ from tplaunch.launcher.commands.predict import predict
 from tplaunch.launcher.commands.serve import serve
 from tplaunch.launcher.commands.show import show_devices, show_plan, write_logits
 from tplaunch.launcher.commands.tune import DEFAULT_MODELS, tune
-from tplaunch.launcher.config import HubModel, RandomModel, parse_counts, parse_tokens
+from tplaunch.launcher.config import HubModel, RandomModel
 from tplaunch.launcher.declared import declared_values
 from tplaunch.launcher.errors import EXIT_FAILURE, EXIT_USAGE, UsageError
 from tplaunch.launcher.evaluation_options import EVALUATIONS, evaluate
@@ -39,9 +39,11 @@ from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.hosts.placing import COMMANDS, take_place
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import run_config
+from tplaunch.launcher.number_lists import parse_counts, parse_tokens
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.prediction_options import prediction_config
 from tplaunch.launcher.prompt_text import read_prompt_file
+from tplaunch.launcher.ray_nodes.cluster import placed_by_ray
 from tplaunch.launcher.sampling_options import sampling_params
 from tplaunch.launcher.serving_options import serving_config
 from tplaunch.launcher.signals import Signalled
@@ -125,8 +127,17 @@ def _dispatch(options: argparse.Namespace) -> int:
         return keygen(options.file)
     if options.command == "join":
         return join(JoinConfig(head=options.head, **declared_values(JoinConfig, options)))
-    if options.command in COMMANDS and (joins := take_place(options, os.environ)) is not None:
-        return join(joins)
+    if options.command in COMMANDS:
+        joins = take_place(options, os.environ)
+        if joins is not None:
+            return join(joins)
+        with placed_by_ray(options):
+            return _carry_out(options)
+    return _carry_out(options)
+
+
+def _carry_out(options: argparse.Namespace) -> int:
+    """Does what a command says that may take others than this machine alone."""
     if options.command == "models":
         return show_models(options.json, options.markdown)
     if options.command == "bench-collectives":

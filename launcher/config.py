@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from tplaunch.coordinator.architectures.shapes import SHAPES, shape_tensors
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
@@ -13,12 +13,12 @@ from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.options import OptionError, RankOptions, check_choices, check_seconds, option
 from tplaunch.coordinator.split.limits import ACTIVATIONS, Limits
-from tplaunch.coordinator.split.plan import EXPERT_SPLITS, MAX_RANKS
+from tplaunch.coordinator.split.plan import EXPERT_SPLITS, MAX_GROUP, MAX_RANKS
 from tplaunch.launcher.errors import UsageError
+from tplaunch.launcher.number_lists import AUTO, parse_layers, parse_split
 from tplaunch.launcher.overrides import Value, parse_overrides
 from tplaunch.launcher.sizes import parse_max_memory, parse_state_cache
 
-AUTO: Final = "auto"
 MODEL_GROUP = "model"  # of options that stand in no group of their own in the help
 HOSTS_GROUP = "hosts"
 KEY_HELP = (
@@ -70,21 +70,6 @@ class HubModel:
         return self.repository + (f":{self.quant}" if self.quant else "")
 
 
-def parse_split(text: str) -> tuple[float, ...] | Literal["auto"]:
-    """The value of --tensor-split."""
-    if text == AUTO:
-        return AUTO
-    return parse_numbers(text, "--tensor-split")
-
-
-def parse_numbers(text: str, option: str) -> tuple[float, ...]:
-    """A comma-separated list of numbers."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{option} {text}: numbers separated by commas are needed, such as 3,1") from None
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(RankOptions):
     """A model on a set of devices. Its own options stay in the launcher; the ranks get those it inherits."""
@@ -134,6 +119,23 @@ class RunConfig(RankOptions):
         " else 127.0.0.1)",
     )
     insecure: bool = option("--insecure", default=False, group=HOSTS_GROUP, help=INSECURE_HELP)
+    pipeline: int = option(
+        "--pipeline",
+        default=1,
+        group="ranks",
+        number=int,
+        metavar="N",
+        help="stages of layers that compute one after another, each on some of the ranks; several sequences,"
+        " or the parts of a long prompt, keep all of them busy (default: %(default)s)",
+    )
+    pipeline_split: tuple[int, ...] | None = option(  # None for what is in proportion to the ranks' shares
+        "--pipeline-split",
+        default=None,
+        group="ranks",
+        metavar="LAYERS",
+        read=parse_layers,
+        help="the layers of each stage, such as 12,20 (default: by the ranks' shares)",
+    )
     load_timeout_seconds: float = option(  # a slow driver compiles a kernel for most of a minute
         "--load-timeout",
         default=600.0,
@@ -212,6 +214,7 @@ class RunConfig(RankOptions):
         help="change the file's metadata, such as llama.context_length=int:8192; the types are int, float,"
         " bool and str; may stand several times",
     )
+    hosts_come: bool = False  # the others join by themselves: nobody needs to be told how
     # This is set by commands: they read the logits of whole texts, so many rows of a step get some.
     reads_texts: bool = False
     restart_workers: bool = option(
@@ -244,6 +247,12 @@ class RunConfig(RankOptions):
             raise UsageError(f"--parallel {self.parallel}: 1 to {MAX_PARALLEL} sequences are possible")
         if self.max_rows is not None and not 1 <= self.max_rows <= 512:
             raise UsageError(f"--prefill-chunk {self.max_rows}: 1 to 512 rows are possible")
+        if self.pipeline_split is not None and self.pipeline not in (1, len(self.pipeline_split)):
+            raise UsageError(
+                f"--pipeline {self.pipeline}: --pipeline-split has {len(self.pipeline_split)} stages"
+            )
+        if not 1 <= self.num_stages <= MAX_RANKS:
+            raise UsageError(f"--pipeline {self.num_stages}: 1 to {MAX_RANKS} stages are possible")
         if self.overrides and isinstance(self.model, RandomModel):
             raise UsageError("--override-kv goes with a model file; a --shape has no metadata")
 
@@ -252,10 +261,20 @@ class RunConfig(RankOptions):
         """The options that travel to the ranks."""
         return RankOptions(**{field.name: getattr(self, field.name) for field in fields(RankOptions)})
 
+    @property
+    def num_stages(self) -> int:
+        """The stages that the layers are cut into."""
+        return self.pipeline if self.pipeline_split is None else len(self.pipeline_split)
+
     def rank_weights(self, num_ranks: int) -> tuple[float, ...] | None:
         """One weight per rank; None where they are to be found out."""
-        if not 1 <= num_ranks <= MAX_RANKS:
-            raise UsageError(f"--devices {self.devices}: {num_ranks} ranks; 1 to {MAX_RANKS} are possible")
+        most = min(MAX_RANKS, MAX_GROUP * self.num_stages)
+        if not 1 <= num_ranks <= most:
+            raise UsageError(f"--devices {self.devices}: {num_ranks} ranks; 1 to {most} are possible")
+        if num_ranks < self.num_stages:
+            raise UsageError(
+                f"--pipeline {self.num_stages}: each stage needs a rank, but --devices names {num_ranks}"
+            )
         if self.tensor_split is None:
             return (1.0,) * num_ranks
         if self.tensor_split == AUTO:
@@ -265,23 +284,3 @@ class RunConfig(RankOptions):
                 f"--tensor-split has {len(self.tensor_split)} weights, but --devices names {num_ranks} ranks"
             )
         return self.tensor_split
-
-
-def parse_tokens(text: str) -> list[int]:
-    """A comma-separated list of token ids."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(
-            f"--tokens {text:.40}: token ids separated by commas are needed, such as 1,403,407"
-        ) from None
-
-
-def parse_counts(text: str, option: str) -> tuple[int, ...]:
-    """A comma-separated list of counts; none for an empty one."""
-    if text == "none":
-        return ()
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{option} {text:.40}: counts separated by commas are needed, such as 1,2") from None

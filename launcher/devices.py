@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from tplaunch.coordinator.split.placement import Placement
 from tplaunch.launcher.device_choice import TOO_MANY, left_out, preferred
 from tplaunch.launcher.driver_packages import unlisted_cards
 from tplaunch.launcher.endings import ending
@@ -172,11 +171,6 @@ def select_devices(text: str) -> list[DeviceChoice]:
         for remark in remarks(_parts(text), listed, choices):
             say(remark)
     return choices
-
-
-def placement_of(choices: Sequence[DeviceChoice]) -> Placement:
-    """Returns the hosts of ranks on these devices, in one stage."""
-    return Placement(tuple(choice.host for choice in choices), (0,) * len(choices))
 
 
 def check_devices(text: str) -> int:

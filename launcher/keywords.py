@@ -30,6 +30,7 @@ ALIASES = {
     "n_ctx": "context",
     "model_path": "model",
     "max_num_seqs": "parallel",
+    "pipeline_parallel_size": "pipeline",
 }
 _FILE = "the model file says it"
 _LAYERS = "all layers are on the devices that devices= names"
@@ -44,7 +45,7 @@ HINTS = {
         'max_memory={0: "8GiB"} says what the ranks on a device may take',
     ),
     **dict.fromkeys(("device", "device_map", "main_gpu"), 'devices="0,1" names the devices'),
-    **dict.fromkeys(("n_gpu_layers", "gpu_layers", "pipeline_parallel_size"), _LAYERS),
+    **dict.fromkeys(("n_gpu_layers", "gpu_layers"), _LAYERS),
     **dict.fromkeys(("n_threads", "threads"), _CORES),
     **dict.fromkeys(
         ("n_batch", "n_ubatch", "max_num_batched_tokens"), "prefill_chunk= says how many rows a step has"

@@ -43,4 +43,5 @@ def add_model_options(parser: argparse.ArgumentParser, *, serves: bool = False) 
 
 def run_config(options: argparse.Namespace, model: Path | HubModel | RandomModel) -> RunConfig:
     """Returns the options as checked data. Raises UsageError."""
-    return RunConfig(model=model, **declared_values(RunConfig, options))
+    hosts_come = getattr(options, "hosts_come", False)
+    return RunConfig(model=model, hosts_come=hosts_come, **declared_values(RunConfig, options))

@@ -22,6 +22,7 @@ from tplaunch.launcher.hosts.placing import COMMANDS, add_place_options
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
 from tplaunch.launcher.prediction_options import add_prediction_options
+from tplaunch.launcher.ray_nodes.options import add_ray_options
 from tplaunch.launcher.sampling_options import add_sampling_options
 from tplaunch.launcher.serving_options import add_serving_options
 
@@ -75,9 +76,11 @@ def make_parser() -> Parser:
     _add_logits(commands.add_parser("logits", help="write the logits of every position to an .npz file"))
     _add_bench(commands.add_parser("bench", help="measure prefill and decode"))
     add_evaluation_commands(commands)
+    _add_hosts(commands)
     _add_measured(commands)
     for name in COMMANDS:
         add_place_options(commands.choices[name])
+        add_ray_options(commands.choices[name])
     parser.commands = commands.choices
     return parser
 
@@ -101,6 +104,19 @@ def _add_shown(commands: argparse._SubParsersAction[Parser]) -> None:
     )
 
 
+def _add_hosts(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the commands by which other hosts take part in a run."""
+    keygen = commands.add_parser("keygen", help="make the key file by which hosts of a run know each other")
+    keygen.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="(default: ~/.config/tplaunch/hosts.key)"
+    )
+    join = commands.add_parser("join", help="lend this machine's devices to a run on another one")
+    join.add_argument(
+        "head", metavar="HEAD[:PORT]", help="the address that the head prints when it waits for hosts"
+    )
+    add_declared(join, JoinConfig, declared_options(JoinConfig))
+
+
 def _add_measured(commands: argparse._SubParsersAction[Parser]) -> None:
     """Adds the commands that measure and check devices."""
     _add_tune(
@@ -112,11 +128,6 @@ def _add_measured(commands: argparse._SubParsersAction[Parser]) -> None:
             " so by itself for what was not measured before; this does it anew, as after a change of clocks.",
         )
     )
-    keygen = commands.add_parser("keygen", help="make the key file by which hosts of a run know each other")
-    keygen.add_argument(
-        "file", nargs="?", type=Path, metavar="FILE", help="(default: ~/.config/tplaunch/hosts.key)"
-    )
-    _add_join(commands.add_parser("join", help="lend this machine's devices to a run on another one"))
     _add_check(
         commands.add_parser(
             "check",
@@ -167,13 +178,6 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         names = [name for name, option in declared.items() if option.group == title]
         add_declared(parser.add_argument_group(title), ServerSettings, names)
     add_serving_options(parser)
-
-
-def _add_join(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "head", metavar="HEAD[:PORT]", help="the address that the head prints when it waits for hosts"
-    )
-    add_declared(parser, JoinConfig, declared_options(JoinConfig))
 
 
 def _add_logits(parser: argparse.ArgumentParser) -> None:

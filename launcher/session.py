@@ -23,7 +23,7 @@ from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.text.tokenizer import Tokenizer
 from tplaunch.launcher.blame import crashed_kernel, suspects
 from tplaunch.launcher.config import RunConfig
-from tplaunch.launcher.devices import DeviceChoice, placement_of
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.headroom import check_headroom
 from tplaunch.launcher.hosts.opening import Hosts
@@ -103,7 +103,7 @@ def start_session(
             model.spec,
             plan,
             engine_config,
-            placement_of(choices),
+            arrangement.placement,
         )
         try:
             with supervisor, others.started(channel.port), show_progress(totals) as on_progress:

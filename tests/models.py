@@ -264,7 +264,7 @@ class Rank:
         placement: Placement | None = None,
     ) -> None:
         """num_ranks: of its stage."""
-        self.two_phase, self.shares_routing = two_phase, shares_routing
+        self.two_phase, self.shares_routing, self.host_sums = two_phase, shares_routing, False
         self.spec, self.share, self.num_ranks, self.limits = spec, share, num_ranks, limits
         self.shards: dict[str, Shard] = rank_shards(spec, share, file.tensors)
         self.device = open_device(limits)
@@ -285,6 +285,12 @@ class Rank:
         self.copier = BlockCopier(self.device, load)
 
     def submit(self, step: Step) -> Program:
+        program = self.prepared(step)
+        self.device.submit(program, step.token_ids.size)
+        return program
+
+    def prepared(self, step: Step) -> Program:
+        """Writes the step; returns its program, which is ready to be submitted."""
         self.writer.write(step)
         self.copier.copy(step)
         num_rows = step.token_ids.size
@@ -301,9 +307,9 @@ class Rank:
             activations=self.limits.activations,
             two_phase=self.two_phase,
             shares_routing=self.shares_routing,
+            host_sums=self.host_sums,
         )
         self.device.prepare(program)
-        self.device.submit(program, num_rows)
         return program
 
     def logits(self, step: Step) -> Floats:
@@ -330,9 +336,13 @@ class LocalChannel(Channel):
         )
         slot_bytes = ranks[0].limits.max_rows * padded(ranks[0].spec.embedding_length) * 4
         for stage in self._stages:
-            arena = private_arena(len(stage), slot_bytes)
-            for rank in stage:
-                rank.device.attach_partials(arena, rank.share.index)
+            self.attach(stage, slot_bytes)
+
+    def attach(self, stage: Sequence[Rank], slot_bytes: int) -> None:
+        """Gives the devices of a stage the memory of partial sums."""
+        arena = private_arena(len(stage), slot_bytes)
+        for rank in stage:
+            rank.device.attach_partials(arena, rank.share.index, len(stage))
 
     def send(self, rank: int, message: Message) -> None:
         if isinstance(message, FetchRows):
@@ -398,6 +408,7 @@ class LocalEngine(Engine):
         expert_split: str = "columns",
         shares_routing: bool = False,
         stages: Sequence[Stage] = (),
+        open_channel: Callable[[Sequence[Rank], str], LocalChannel] = LocalChannel,
     ) -> None:
         file, spec = open_model(path)
         if not spec.is_recurrent:  # as the launcher does
@@ -418,7 +429,7 @@ class LocalEngine(Engine):
             )
             for share in plan
         ]
-        channel = LocalChannel(self.ranks, file.origin.model_hash)
+        channel = open_channel(self.ranks, file.origin.model_hash)
         config = EngineConfig(RankOptions(), limits, 60.0)
         super().__init__(channel, file.origin, file.tensors.values(), spec, plan, config, placement)
         self.load(lambda rank, progress: None)

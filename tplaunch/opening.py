@@ -11,9 +11,9 @@ from typing import Any
 from tplaunch.coordinator.gguf.header import GgufError
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.serving.opened import Opened
-from tplaunch.coordinator.split.plan import MAX_RANKS, PlanError
+from tplaunch.coordinator.split.plan import MAX_GROUP, PlanError
 from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
-from tplaunch.launcher.config import RECURRENT_PARALLEL
+from tplaunch.launcher.config import RECURRENT_PARALLEL, RunConfig
 from tplaunch.launcher.devices import CPU, DeviceChoice, select_devices
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import arrange, say_arrangement
@@ -46,11 +46,12 @@ def open_keywords(
     if config.hosts > 1:
         raise UsageError("hosts is for the command line; serve the model there, and ask it over HTTP")
     _check_integer("seed", seed, 0, 2**64 - 1)
-    _check_integer("tensor_parallel_size", tensor_parallel_size, 1, MAX_RANKS)
+    _check_integer("tensor_parallel_size", tensor_parallel_size, 1, MAX_GROUP)
     try:
         choices = select_devices(config.devices)
         if tensor_parallel_size is not None:
-            choices = _as_many(choices, tensor_parallel_size, config.devices, "devices" in keywords)
+            count = tensor_parallel_size * config.num_stages
+            choices = _as_many(choices, count, config, "devices" in keywords)
             config = replace(config, devices=",".join(map(_word, choices)))
         opened = open_model(config)
         if opened.spec.is_recurrent and not PARALLEL_NAMES & keywords.keys():
@@ -65,11 +66,15 @@ def open_keywords(
     return Opened(driver, opened.metadata, tokenizer, seed)
 
 
-def _as_many(choices: list[DeviceChoice], count: int, devices: str, were_named: bool) -> list[DeviceChoice]:
+def _as_many(
+    choices: list[DeviceChoice], count: int, config: RunConfig, were_named: bool
+) -> list[DeviceChoice]:
     """Returns the first `count` devices; they are used in turn where there are fewer."""
     if were_named and len(choices) != count:
+        stages = config.num_stages
+        size = f"{count // stages} on each of {stages} stages" if stages > 1 else str(count)
         raise UsageError(
-            f"tensor_parallel_size is {count}, but devices={devices!r:.60} names {len(choices)};"
+            f"tensor_parallel_size is {size}, but devices={config.devices!r:.60} names {len(choices)};"
             " leave one of them out"
         )
     return list(itertools.islice(itertools.cycle(choices), count))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import zmq
 
+from tplaunch.collectives import DIGEST_BYTES
 from tplaunch.coordinator.curve import CURVE_BYTES, dial_with
 from tplaunch.coordinator.messages import (
     MAX_FRAME_BYTES,
@@ -29,6 +31,7 @@ class ControlSocket:
         place: by the secret in it worker and coordinator prove themselves to each other over TCP.
         """
         self.place = place or WorkerPlace(str(Path(endpoint.removeprefix("ipc://")).parent))
+        self._frames: list[memoryview] = []
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, identity(rank))
@@ -48,7 +51,15 @@ class ControlSocket:
 
     def receive(self) -> Message:
         """Waits as long as it takes: this process ends when the launcher's does."""
-        return decode([frame.buffer for frame in receive_frames(self._socket)])
+        self._frames = [frame.buffer for frame in receive_frames(self._socket)]
+        return decode(self._frames)
+
+    def digest(self) -> bytes:
+        """8 bytes that follow from the message that was received last: the same for all who received it."""
+        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        for frame in self._frames:
+            digest.update(frame)
+        return digest.digest()
 
     def close(self) -> None:
         self._socket.close()

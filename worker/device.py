@@ -76,11 +76,11 @@ class Device(Protocol):
     def view(self, buffer: str) -> npt.NDArray[np.uint8]:
         """The memory of an UPLOAD or READBACK buffer, shared with the device."""
 
-    def attach_partials(self, arena: npt.NDArray[np.uint8], write_slot: int) -> None:
-        """Makes the collective's arena [2, num_partials, slot bytes] the buffer "partials".
+    def attach_partials(self, arena: npt.NDArray[np.uint8], write_slot: int, num_partials: int) -> None:
+        """Makes the collective's arena [2, slots, slot bytes] the buffer "partials".
 
-        The kernels write slot `write_slot` and read all slots of one parity. Where the device can't import
-        the host's memory it keeps a copy, and copies around each all-reduce.
+        The kernels write slot `write_slot` and read the first `num_partials` slots of one parity. Where the
+        device can't import the host's memory it keeps a copy, and copies around each all-reduce.
         """
 
     def prepare(self, program: Program) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from tplaunch.collectives import Collective, create
 from tplaunch.coordinator import candidates
 from tplaunch.coordinator.garbage import collect_if_due, collected_by_hand
@@ -35,17 +33,16 @@ from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import padded, shares_routing
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
-from tplaunch.worker.buffers.step import StepLayout, StepView
 from tplaunch.worker.buffers.sums import slot_bytes
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import Device, DeviceId, SelfCheckingDevice, TimedDevice, TunableDevice
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
-from tplaunch.worker.measuring.two_phase import NEVER, kept_measurements, measured_threshold
+from tplaunch.worker.measuring.ways import large_bytes, way
 from tplaunch.worker.open_device import open_device
 from tplaunch.worker.place import WorkerPlace
 from tplaunch.worker.programs.program import Program
-from tplaunch.worker.programs.transformer import build_program, build_sums
+from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.step.clock import StepClock, account_for_device
 from tplaunch.worker.step.copies import BlockCopier
 from tplaunch.worker.step.segments import SegmentRunner
@@ -92,6 +89,8 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
         )
         with collected_by_hand():
             while not isinstance(message := control.receive(), Shutdown):
+                if isinstance(message, Step):
+                    worker.collective.begin_step(message.number, control.digest())
                 control.send(worker.answer(message))
                 collect_if_due()  # while the coordinator samples
     except BaseException as error:
@@ -135,6 +134,7 @@ class Worker:
             address=place.address or None,
             hosts=[load.placement.hosts[rank] for rank in load.group],
             names=load.group,
+            wire=load.options.wire,
         )
         self.handover = open_handover(load, Path(place.folder), place.address or None)
         log.info("rank %d of %d on %s", load.share.rank, load.placement.num_ranks, self.device.name)
@@ -165,8 +165,10 @@ class Worker:
             **activation_buffers(spec, share, self._shards, limits),
         }
         self.device.create_buffers(buffers)
-        self.device.attach_partials(self.collective.arena, self.collective.write_slot)
-        self._two_phase_bytes = self._threshold()  # before ranks take their time to load
+        collective = self.collective
+        self.device.attach_partials(collective.arena, collective.write_slot, collective.num_partials)
+        # Before ranks take their time to load.
+        self._large_bytes = large_bytes(self._load, self._shards, self._runner, self._kinds)
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
@@ -187,33 +189,10 @@ class Worker:
         buckets = {1, min(2, limits.max_rows), limits.max_rows}  # between them nothing else begins
         return self.device.prove(
             [
-                self._build(rows, min(rows, limits.max_logit_rows), two_phase=rows == limits.max_rows)
+                self._build(rows, min(rows, limits.max_logit_rows), large=rows == limits.max_rows)
                 for rows in sorted(buckets)
             ]
         )
-
-    def _threshold(self) -> float:
-        """From how many bytes on an all-reduce has two phases; the same on all ranks."""
-        load, wanted = self._load, self._load.options.all_reduce
-        if wanted == "two-phase":
-            return 0
-        if wanted == "one-shot" or self._num_ranks <= 2 or not self.collective.has_two_phases:
-            return NEVER
-
-        def build(rows: int, two_phase: bool) -> Program:
-            program = build_sums(load.spec, load.share, self._shards, self._num_ranks, rows, two_phase)
-            self.device.prepare(program)
-            return program
-
-        header = StepView(self.device.view("step").view(np.uint32), StepLayout(load.limits)).header
-        decides = load.share.index == 0
-        kept = kept_measurements(self._kinds, load.options.measure_anew) if decides else None
-        threshold = measured_threshold(
-            self._runner, build, load.limits.max_rows, self._row_bytes, header, kept
-        )
-        if threshold != NEVER:
-            log.info("all-reduces have two phases from %d bytes on", threshold)
-        return threshold
 
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""
@@ -221,10 +200,10 @@ class Worker:
         self._copier = BlockCopier(self.device, self._load)
         self._ends = StageEnds(self.device, self.handover, self._load)
         self._program(1, 1)
-        way = (
+        place = (
             "written straight to host memory" if self.device.imports_partials else "copied by way of the host"
         )
-        log.info("ready: %d bytes on the device, partial sums %s", self.device_bytes, way)
+        log.info("ready: %d bytes on the device, partial sums %s", self.device_bytes, place)
 
     def answer(self, message: Message) -> StepDone | Rows:
         """Runs a step, or sends more of the logits of one that has run."""
@@ -242,6 +221,7 @@ class Worker:
         clock.lap("host")
         if self._ends.begin(step):
             clock.lap("handover")
+        sent_before = self._sent_bytes
         self._runner.run(program, step.token_ids.size, self._row_bytes // 4, clock.lap)
         if self._ends.finish(step):
             clock.lap("handover")
@@ -253,7 +233,13 @@ class Worker:
         clock.lap("host")
         ledger = clock.ledger()
         laps = self._laps(clock, ledger) if self._timed is not None else []
-        return StepDone(step.number, whole, ledger, tuple(laps), answer)
+        sent_bytes = self._sent_bytes - sent_before
+        return StepDone(step.number, whole, ledger, tuple(laps), answer, sent_bytes)
+
+    @property
+    def _sent_bytes(self) -> int:
+        """Bytes sent to other ranks by messages so far."""
+        return self.collective.sent_bytes + self.handover.sent_bytes
 
     def _fetch(self, message: FetchRows) -> Rows:
         """The rows of a step's logits, which no step has overwritten yet."""
@@ -275,12 +261,12 @@ class Worker:
         limits = self._load.limits
         key = (row_bucket(num_rows, limits.max_rows), row_bucket(num_logit_rows, limits.max_logit_rows))
         if key not in self._programs:
-            program = self._build(*key, two_phase=key[0] * self._row_bytes >= self._two_phase_bytes)
+            program = self._build(*key, large=key[0] * self._row_bytes >= self._large_bytes)
             self.device.prepare(program)
             self._programs[key] = program
         return self._programs[key]
 
-    def _build(self, rows: int, logit_rows: int, two_phase: bool = False) -> Program:
+    def _build(self, rows: int, logit_rows: int, large: bool = False) -> Program:
         load = self._load
         return build_program(
             load.spec,
@@ -290,8 +276,8 @@ class Worker:
             rows,
             logit_rows,
             activations=load.limits.activations,
-            two_phase=two_phase,
             shares_routing=self._shares_routing,
+            **way(self.collective, large),
         )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a worker is told by its own host alone, in a file of the run's private folder.
+"""Tells a worker what only its own host knows, in a file of the run's private folder.
 
 A coordinator on another host says what to compute. Where that host's model lies, and the secret by which
 the worker proves itself, come from the process that starts it.

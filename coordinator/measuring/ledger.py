@@ -6,7 +6,8 @@ host does while its device computes costs nothing, so the others are what it did
     device       the device computed. Not known where it has no timestamps, or they were not asked for: it is
                  then in `wait`, and what was hidden behind it in `submit` and `host`.
     wait         the host waited for an idle device: submission, wake-up, copies of partial sums
-    reduce       in the all-reduce: other ranks that come later, flags, copies
+    reduce       in the all-reduce: other ranks of the host that come later, flags, copies
+    wire         with several hosts: in the all-reduce among them, which includes hosts that come later
     handover     with several stages: the stage before this one computed, or what it left was on its way
     submit       in the driver: submissions, releases of the next segment
     host         the rank's own Python: step buffers, preparing a program, reading logits
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 
 from tplaunch.coordinator.measuring.reduce_times import ReduceTimes
 
-KINDS = ("device", "wait", "reduce", "handover", "submit", "host", "coordinator")
+SOMETIMES = ("wire", "handover")  # kinds that a run may not have
+KINDS = ("device", "wait", "reduce", "wire", "handover", "submit", "host", "coordinator")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Ledger:
     step: float
     ranks: tuple[dict[str, float], ...]  # by kind; a kind that was not measured is missing
     reduce_times: ReduceTimes | None = None  # where every rank's device has timestamps
+    sent_per_token: tuple[float, ...] = ()  # bytes in messages to other ranks, by rank
 
 
 def make_ledger(
@@ -38,6 +41,7 @@ def make_ledger(
     num_steps: int,
     seconds: float,
     reduce_times: ReduceTimes | None = None,
+    sent_per_token: tuple[float, ...] = (),
 ) -> Ledger:
     """Makes a ledger from the ranks' sums over `num_steps` steps, which took `seconds` in all.
 
@@ -50,4 +54,4 @@ def make_ledger(
         of_rank = {kind: total[kind] / num_steps for kind in KINDS if kind in total}
         of_rank["coordinator"] = step - sum(of_rank.values())
         ranks.append(of_rank)
-    return Ledger(num_steps, step, tuple(ranks), reduce_times)
+    return Ledger(num_steps, step, tuple(ranks), reduce_times, sent_per_token)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tplaunch.coordinator.measuring.reduce_times import ReduceClock, ReduceTimes
 from tplaunch.coordinator.measuring.trace import Trace
@@ -23,8 +24,17 @@ class GroupReduces:
     with_logits: int
 
 
+class Taken(NamedTuple):
+    """What some steps took."""
+
+    totals: Totals  # by rank
+    num_steps: int
+    reduce_times: ReduceTimes | None
+    sent_per_token: tuple[float, ...]  # bytes in messages for each row of a step, by rank
+
+
 class StepTimes:
-    """What steps took since it was taken last. `note` is called for each, `add_up` when there is time."""
+    """The times of steps since they were taken last; `note` is called for each, `add_up` when time allows."""
 
     def __init__(self, num_ranks: int, trace: Trace | None) -> None:
         self.trace = trace
@@ -32,6 +42,7 @@ class StepTimes:
         self._spent: Totals = []  # of the last step, not yet in the totals
         self._num_steps = 0  # that the totals cover
         self._reduce_clock = ReduceClock()
+        self._num_tokens, self._sent_bytes = 0, [0] * num_ranks
 
     def note(
         self,
@@ -47,6 +58,10 @@ class StepTimes:
         for group in groups:
             count = group.with_logits if step.logit_rows.size else group.without_logits
             self._reduce_clock.add(answers[group.first : group.stop], count, step.token_ids.size * row_bytes)
+        self._num_tokens += step.token_ids.size
+        self._sent_bytes = [
+            sent + done.sent_bytes for sent, done in zip(self._sent_bytes, answers, strict=True)
+        ]
         self.add_up()
         self._spent = [done.ledger for done in answers]
 
@@ -62,9 +77,11 @@ class StepTimes:
         """Returns each rank's totals, of steps before the last one. Any thread may call this."""
         return [totals.copy() for totals in self._totals]
 
-    def take(self) -> tuple[Totals, int, ReduceTimes | None]:
-        """Returns each rank's totals, the number of steps, and all-reduces, and begins anew."""
+    def take(self) -> Taken:
+        """Returns what steps took, and begins anew."""
         self.add_up()
-        taken = self._totals, self._num_steps, self._reduce_clock.take()
+        sent = tuple(sent / max(1, self._num_tokens) for sent in self._sent_bytes)
+        taken = Taken(self._totals, self._num_steps, self._reduce_clock.take(), sent)
         self._totals, self._num_steps = [{} for _ in self._totals], 0
+        self._num_tokens, self._sent_bytes = 0, [0] * len(self._totals)
         return taken

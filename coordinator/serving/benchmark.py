@@ -71,8 +71,11 @@ def measure(engine: Engine, requests: Requests, test: Test, repeat: int) -> Meas
     _run_once(engine, requests, replace(test, num_tokens=warm_up))
     engine.take_ledger()
     seconds = tuple(_run_once(engine, requests, test) for _ in range(repeat))
-    totals, num_steps, reduce_times = engine.take_ledger()
-    return Measurement(test, seconds, make_ledger(totals, num_steps, sum(seconds), reduce_times))
+    taken = engine.take_ledger()
+    ledger = make_ledger(
+        taken.totals, taken.num_steps, sum(seconds), taken.reduce_times, taken.sent_per_token
+    )
+    return Measurement(test, seconds, ledger)
 
 
 def _run_once(engine: Engine, requests: Requests, test: Test) -> float:

@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.garbage import collect_if_due
 from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
-from tplaunch.coordinator.measuring.reduce_times import ReduceTimes
-from tplaunch.coordinator.measuring.step_times import GroupReduces, StepTimes, Totals
+from tplaunch.coordinator.measuring.step_times import GroupReduces, StepTimes, Taken, Totals
 from tplaunch.coordinator.measuring.trace import Trace
 from tplaunch.coordinator.messages import (
     Attached,
@@ -282,8 +281,8 @@ class Engine:
         """Each rank's microseconds by kind, of steps before the last one. Any thread may call this."""
         return self._times.spent()
 
-    def take_ledger(self) -> tuple[Totals, int, ReduceTimes | None]:
-        """Each rank's microseconds by kind, the number of steps, and all-reduces since the last call."""
+    def take_ledger(self) -> Taken:
+        """What all steps since the last call took."""
         return self._times.take()
 
     def take_over(self, other: Engine) -> None:

@@ -86,11 +86,13 @@ class Answers:
 
     def _report(self, request: Request) -> None:
         times = request.times
-        totals, num_steps, reduce_times = self._session.engine.take_ledger()
+        taken = self._session.engine.take_ledger()
         ledger = None  # where it was stopped before its first step
-        if num_steps:
+        if taken.num_steps:
             seconds = times.prompt_seconds + times.decode_seconds
-            ledger = make_ledger(totals, num_steps, seconds, reduce_times)
+            ledger = make_ledger(
+                taken.totals, taken.num_steps, seconds, taken.reduce_times, taken.sent_per_token
+            )
         if self._generate.json:
             text = request.outputs[0].text if self._session.has_text else None
             print(json.dumps(_as_json(request, text, ledger)), flush=True)
@@ -99,7 +101,7 @@ class Answers:
             if remark:
                 say(remark)
         if self._generate.ledger and ledger is not None:
-            print(f"mean microseconds of a step, of {num_steps} steps", file=sys.stderr)
+            print(f"mean microseconds of a step, of {ledger.num_steps} steps", file=sys.stderr)
             print(ledger_table(ledger), file=sys.stderr)
 
 

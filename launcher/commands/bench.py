@@ -109,7 +109,10 @@ def _bench_on(
     for num_ranks in wanted.ranks or (len(hosts.choices),):
         found = itertools.islice(itertools.cycle(hosts.choices), num_ranks)
         choices = sorted(found, key=lambda choice: choice.host)  # ranks of one host are neighbours
-        with start_session(config, model, arrange(config, model, choices), hosts=hosts) as session:
+        wished = config
+        if num_ranks < config.num_stages:  # as one rank, to compare with
+            wished = dataclasses.replace(config, pipeline=num_ranks, pipeline_split=None)
+        with start_session(wished, model, arrange(wished, model, choices), hosts=hosts) as session:
             _check_cache(session, wanted.tests)
             results += _bench_session(session, choices, wanted)
         if session.engine.trace is not None:

@@ -89,13 +89,29 @@ def _libraries() -> tuple[list[str], list[str]]:
 
 
 def measure_collective(
-    kind: str, num_ranks: int, sizes: tuple[int, ...], timeout_seconds: float
+    kind: str,
+    num_ranks: int,
+    sizes: tuple[int, ...],
+    timeout_seconds: float,
+    wire: str = "f32",
+    address: str = "",
 ) -> list[Latency]:
-    """Runs the ranks of one collective; a Latency for each size. Raises RunError."""
+    """Runs the ranks of one collective; a Latency for each size. Raises RunError.
+
+    wire: between ranks that count as hosts. address: where these listen, in place of the run's folder.
+    """
     num_calls = tuple(min(MAX_CALLS, max(MIN_CALLS, BYTES_PER_SIZE // size)) for size in sizes)
     with socket_folder() as folder:
         job = CollectiveJob(
-            kind, num_ranks, sizes, num_calls, secrets.token_bytes(16), str(folder), timeout_seconds
+            kind,
+            num_ranks,
+            sizes,
+            num_calls,
+            secrets.token_bytes(16),
+            str(folder),
+            timeout_seconds,
+            wire,
+            address,
         )
         seconds = _run_mpi(job) if kind == "openmpi" else _run_ranks(job)
     return [

@@ -178,6 +178,7 @@ def _layer_spans(share: RankShare) -> dict[str, list[Span]]:
 def _plan_row(share: RankShare, num_bytes: RankBytes) -> dict[str, Any]:
     return {
         "rank": share.rank,
+        "layers": [share.stage_layers.start, share.stage_layers.stop],
         **{name: [[span.start, span.stop] for span in spans] for name, spans in _layer_spans(share).items()},
         "vocabulary_rows": [share.vocabulary.start, share.vocabulary.stop],
         "weight_bytes": num_bytes.weights,
@@ -193,7 +194,8 @@ def _plan_row(share: RankShare, num_bytes: RankBytes) -> dict[str, Any]:
 def _print_table(rows: Sequence[tuple[RankShare, RankBytes]]) -> None:
     held = [_layer_spans(share) for share, _ in rows]
     kinds = [kind for kind in KINDS if any(len(span) for spans in held for span in spans[kind])]
-    places = ("rank", *(KINDS[kind] for kind in kinds), "vocabulary rows")
+    staged = len({share.first_layer for share, _ in rows}) > 1
+    places = ("rank", *(("layers",) if staged else ()), *(KINDS[kind] for kind in kinds), "vocabulary rows")
     memory = {
         "weights": "weights",
         "cache": "KV cache",
@@ -208,6 +210,7 @@ def _print_table(rows: Sequence[tuple[RankShare, RankBytes]]) -> None:
     cells = [
         (
             str(share.rank),
+            *((str(share.stage_layers),) if staged else ()),
             *(" or ".join(dict.fromkeys(map(str, spans[kind]))) for kind in kinds),
             str(share.vocabulary),
             *(mebibytes(getattr(num_bytes, kind)) for kind in memory),

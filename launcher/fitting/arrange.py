@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.coordinator.split.plan import RankShare, make_plan
+from tplaunch.coordinator.split.placement import Placement
+from tplaunch.coordinator.split.plan import RankShare
+from tplaunch.coordinator.split.stages import placed
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
@@ -14,6 +16,7 @@ from tplaunch.launcher.fitting.auto_split import choose_weights
 from tplaunch.launcher.fitting.context_fit import Fitting, Sizes
 from tplaunch.launcher.fitting.fit import RankBytes, check_fit, rank_needs
 from tplaunch.launcher.fitting.memory_places import memory_places
+from tplaunch.launcher.fitting.staging import plan_for
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
 
@@ -33,6 +36,11 @@ class Arrangement:
     split: str | None  # how the shares were found, where the user did not give them
 
     @property
+    def placement(self) -> Placement:
+        """The host and the stage of each rank."""
+        return placed(self.plan, [choice.host for choice in self.choices])
+
+    @property
     def limits(self) -> Limits:
         return self.sizes.limits
 
@@ -46,7 +54,7 @@ def arrange(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) ->
     if weights is None:
         weights, how = choose_weights(config, model, choices, places)
         split = f"shares {', '.join(f'{weight:.3g}' for weight in weights)}: {how}"
-    plan = make_plan(model.spec, weights, config.expert_split)
+    plan = plan_for(config, model, weights, choices)
     needs = rank_needs(
         model.spec, model.tensors, plan, choices, collective=config.collective, staging=config.staging
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tplaunch.coordinator.serving.failures import RunError
-from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
@@ -17,6 +16,7 @@ from tplaunch.launcher.fitting.context_fit import Fitting
 from tplaunch.launcher.fitting.fit import rank_needs
 from tplaunch.launcher.fitting.memory_places import MemoryPlace
 from tplaunch.launcher.fitting.speeds import rank_speeds
+from tplaunch.launcher.fitting.staging import plan_for
 from tplaunch.launcher.model import Model
 
 NUM_STEPS = 16  # from shares by speed to shares by memory
@@ -36,7 +36,7 @@ def choose_weights(
     for step in range(NUM_STEPS + 1):
         memory_part = step / NUM_STEPS
         weights = _blended(by_speed, by_memory, memory_part)
-        plan = make_plan(model.spec, weights, config.expert_split)
+        plan = plan_for(config, model, weights, choices)
         needs = rank_needs(
             model.spec, model.tensors, plan, choices, collective=config.collective, staging=config.staging
         )

@@ -56,7 +56,7 @@ class RankNeeds:
         collective: str = COLLECTIVES[0],
         copies_sums: bool = False,
     ) -> None:
-        """copies_sums: whether its device keeps a copy of all partial sums."""
+        """num_ranks: of its stage. copies_sums: whether its device keeps a copy of all partial sums."""
         self._collective, self._copies_sums = collective, copies_sums
         self._spec, self._share, self._num_ranks, self._in_numpy = spec, share, num_ranks, in_numpy
         self._shards = rank_shards(spec, share, tensors)
@@ -87,7 +87,7 @@ class RankNeeds:
         if self._in_numpy:
             copies = self._widening + widened_cache(self._spec, self._share, limits)
         partials = sums_bytes(
-            self._spec, limits, self._collective, self._share.rank, self._num_ranks, self._copies_sums
+            self._spec, limits, self._collective, self._share.index, self._num_ranks, self._copies_sums
         )
         return RankBytes(self._weights, cache, self.work(limits), partials, copies, states)
 
@@ -98,7 +98,7 @@ class RankNeeds:
     def largest_buffer(self, limits: Limits) -> int:
         """Bytes of it: a device may refuse to allocate so much at once."""
         kept = cache_buffers(self._spec, self._share, limits) | state_buffers(self._spec, self._share, limits)
-        return max(self._largest_weights, *(buffer.nbytes for buffer in kept.values()))
+        return max([self._largest_weights, *(buffer.nbytes for buffer in kept.values())])
 
 
 def rank_needs(
@@ -116,7 +116,7 @@ def rank_needs(
             spec,
             tensors,
             share,
-            len(plan),
+            sum(other.first_layer == share.first_layer for other in plan),
             in_numpy=choice.index is None,
             collective=collective,
             copies_sums=choice.index is not None and (staging or not choice.imports_memory),

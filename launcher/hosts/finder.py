@@ -10,7 +10,8 @@ from typing import Protocol
 from tplaunch.coordinator.gguf.origin import file_hash, model_hash
 from tplaunch.coordinator.gguf.parts import PART_NAME
 from tplaunch.coordinator.gguf.paths import lasting_path
-from tplaunch.launcher.hosts.messages import WantedModel, WantedPart
+from tplaunch.launcher.hosts.descriptions import WantedPart
+from tplaunch.launcher.hosts.messages import WantedModel
 from tplaunch.worker.folders import open_regular
 
 MAX_FILES = 10_000  # of folders that are looked through

@@ -11,17 +11,12 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
-import zmq
-
-from tplaunch.coordinator.curve import CURVE_BYTES, Gate, serve_with
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.wire import WireError
-from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hosts.addresses import Address
-from tplaunch.launcher.hosts.keys import JOINER
+from tplaunch.launcher.hosts.head_socket import open_post
 from tplaunch.launcher.hosts.members import MAX_APPLICANTS, Member, Members
 from tplaunch.launcher.hosts.messages import (
-    MAX_FRAME_BYTES,
     Beat,
     End,
     Fetched,
@@ -43,10 +38,8 @@ from tplaunch.launcher.hosts.messages import (
     decode_from_joiner,
     encode,
 )
-from tplaunch.launcher.hosts.post import TICKS_PER_SILENCE, Clerk, Post
+from tplaunch.launcher.hosts.post import TICKS_PER_SILENCE, Clerk
 
-MAX_QUEUED = 256  # messages of one host that have not been taken in
-MAX_WAITING = 1024  # connections that are being accepted
 MOST_WAITING_TICKS = TICKS_PER_SILENCE + 2  # until an applicant without a place is refused
 MOST_MISSED = 1  # beats that could not be sent, for it may dial again
 TICKS_PER_BEAT = TICKS_PER_SILENCE // 4
@@ -68,7 +61,7 @@ class Head(Clerk):
         self._run = 0
         self._ticks = 0
         self.alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # readable once something is wrong
-        self._post = _open_post(listen, secret, wanted.silence_seconds / TICKS_PER_SILENCE)
+        self._post = open_post(listen, secret, wanted.silence_seconds / TICKS_PER_SILENCE)
         self._post.start(self)
 
     @property
@@ -218,11 +211,9 @@ class Head(Clerk):
             for member in self._members.everybody:
                 member.num_silent_ticks += member.is_considered
                 if member.num_silent_ticks > TICKS_PER_SILENCE:
-                    silence = self.silence_seconds
-                    self._lose(
-                        member,
-                        f"said nothing for {silence:g} s: it is off, frozen, or cut off from the network",
-                    )
+                    silence = f"said nothing for {self.silence_seconds:g} s"
+                    self._send(member, End(f"the head has given this host up: it {silence}"))
+                    self._lose(member, f"{silence}: it is off, frozen, or cut off from the network")
                 elif self._ticks % TICKS_PER_BEAT == 0:
                     self._send(member, Beat())
 
@@ -303,28 +294,6 @@ class Head(Clerk):
 
     def _send(self, member: Member, message: FromHead) -> None:
         self._post.send([member.identity, *encode(message)])
-
-
-def _open_post(listen: Address, secret: bytes | None, tick_seconds: float) -> Post:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    socket = context.socket(zmq.ROUTER)
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # for one whose connection broke, and who dials again
-    socket.setsockopt(zmq.IPV6, ":" in listen.host)
-    socket.setsockopt(zmq.RCVHWM, MAX_QUEUED)
-    socket.setsockopt(zmq.SNDHWM, MAX_QUEUED)
-    socket.setsockopt(zmq.BACKLOG, MAX_WAITING)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES + CURVE_BYTES)
-    if secret is not None:
-        Gate(context, secret, [JOINER])
-        serve_with(socket, secret)
-    try:
-        socket.bind(listen.endpoint)
-    except zmq.ZMQError as error:
-        socket.close(linger=0)
-        context.term()
-        raise UsageError(f"--listen {listen}: {error.strerror}; choose another address or port") from error
-    return Post(context, socket, tick_seconds)
 
 
 def _named(members: Sequence[Member]) -> str:

@@ -145,5 +145,5 @@ class HeadLink(Clerk):
             os.eventfd_write(self._wake, 1)
 
     def _put(self, message: FromHead) -> None:
+        os.eventfd_write(self._wake, 1)  # first: who finds the message at once takes this, too
         self._received.put(message)
-        os.eventfd_write(self._wake, 1)

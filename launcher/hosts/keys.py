@@ -23,8 +23,11 @@ def usual_key_file() -> Path | None:
     return None if folder is None else folder / "tplaunch" / "hosts.key"
 
 
-def make_key_file(path: Path) -> None:
-    """Writes a new key, which only its owner can read. Raises UsageError, also where there is a file."""
+def make_key_file(path: Path, secret: bytes | None = None) -> None:
+    """Writes a key, which only its owner can read: a new one, where none is given.
+
+    Raises UsageError, also where there is a file.
+    """
     if os.path.lexists(path):
         raise UsageError(
             f"{path} is there already, and hosts may be using it; name another file, or remove it first"
@@ -36,7 +39,7 @@ def make_key_file(path: Path) -> None:
         raise UsageError(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from error
     with os.fdopen(descriptor, "w") as file:
         os.fchmod(descriptor, 0o600)  # whatever the umask is
-        file.write(f"{PREFIX}{secrets.token_hex(SECRET_BYTES)}\n")
+        file.write(f"{PREFIX}{(secret or secrets.token_bytes(SECRET_BYTES)).hex()}\n")
 
 
 def read_key_file(path: Path) -> bytes:

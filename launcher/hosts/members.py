@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import tplaunch
 from tplaunch.coordinator import messages as workers
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Fetched, HostDevice, Join
+from tplaunch.launcher.hosts.descriptions import HostDevice
+from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Fetched, Join
 
 MAX_APPLICANTS = 64  # that are being admitted at once
 
@@ -39,7 +40,7 @@ class Member:
 
     @property
     def welcome(self) -> str:
-        """What a person is told when it has joined."""
+        """Says to a person that it has joined."""
         join, count = self.join, len(self.join.devices)
         devices = f"{count} device{'s' * (count > 1)} ({', '.join(device.name for device in join.devices)})"
         return (
@@ -68,7 +69,7 @@ class Members:
 
     @property
     def present(self) -> list[Member]:
-        """Those that take part, in the order of their hosts."""
+        """Members that take part, in the order of their hosts."""
         return [member for _, member in sorted(self._by_host.items()) if not member.lost]
 
     @property

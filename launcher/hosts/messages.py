@@ -11,56 +11,17 @@ from typing import Union, get_args
 
 from tplaunch.coordinator import wire
 from tplaunch.coordinator.curve import SECRET_BYTES
-from tplaunch.coordinator.gguf.header import MAX_HEADER_BYTES
 from tplaunch.coordinator.gguf.origin import model_hash
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.coordinator.wire import Frame, Int32s
+from tplaunch.launcher.hosts.descriptions import MAX_TEXT, HostDevice, WantedPart, check_bytes, check_text
 from tplaunch.launcher.hosts.links import Interface
 
 PROTOCOL_VERSION = 2  # of these messages; those to workers have one of their own, which is also compared
 MAX_FRAME_BYTES = 1 << 20
-MAX_TEXT = 300  # characters of a name or a sentence
 MAX_PARTS = 999  # files of a model
 MAX_INTERFACES = 64
-MAX_BYTES = 1 << 50  # of memory, or of a file
 MAX_NUMBERS = 1 << 17  # of a FetchPart
-HASH_LETTERS = 64  # of sha256 in hexadecimal
-
-
-def _check_text(*texts: str) -> None:
-    for text in texts:
-        if len(text) > MAX_TEXT:
-            raise ValueError(f"a text of {len(text)} characters, where {MAX_TEXT} are the most")
-
-
-def _check_bytes(*counts: int) -> None:
-    for count in counts:
-        if not 0 <= count <= MAX_BYTES:
-            raise ValueError(f"{count} bytes")
-
-
-@dataclass(frozen=True)
-class HostDevice:
-    """A device of a joining host, as launcher.devices.DeviceChoice has it; index is None for NumPy."""
-
-    index: int | None
-    name: str
-    uuid: str
-    on_cpu: bool
-    memory_bytes: int
-    available_bytes: int
-    max_allocation: int
-    integrated: bool
-    lacks: tuple[str, ...]
-    imports_memory: bool
-    kind: str
-    driver: str
-
-    def __post_init__(self) -> None:
-        _check_text(self.name, self.uuid, self.kind, self.driver, *self.lacks)
-        _check_bytes(self.memory_bytes, self.available_bytes, self.max_allocation)
-        if len(self.lacks) > 8 or not 0 <= (self.index or 0) < 1000:
-            raise ValueError(f"device {self.index} lacks {len(self.lacks)} kinds of activations")
 
 
 @dataclass(frozen=True)
@@ -80,8 +41,8 @@ class Join:
     wanted_host: int  # its number, where that is decided elsewhere; 0 for any
 
     def __post_init__(self) -> None:
-        _check_text(self.release, self.name, self.memory_limit)
-        _check_bytes(self.total_memory, self.available_memory)
+        check_text(self.release, self.name, self.memory_limit)
+        check_bytes(self.total_memory, self.available_memory)
         if not 1 <= len(self.devices) <= MAX_RANKS:
             raise ValueError(f"{len(self.devices)} devices, where 1 to {MAX_RANKS} are possible")
         if not 0 <= self.num_cores <= 1 << 16 or not 0 <= self.wanted_host < MAX_RANKS:
@@ -96,27 +57,6 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class WantedPart:
-    """One of a model's files, as every host must have it."""
-
-    header_bytes: int
-    num_bytes: int
-    file_hash: str  # coordinator.gguf.origin.file_hash
-
-    def __post_init__(self) -> None:
-        _check_bytes(self.header_bytes, self.num_bytes)
-        if not 0 < self.header_bytes <= min(self.num_bytes, MAX_HEADER_BYTES):
-            raise ValueError(f"a file of {self.num_bytes} bytes with {self.header_bytes} before its tensors")
-        if not is_hash(self.file_hash):
-            raise ValueError(f"{self.file_hash!r:.80} is no hash of a file")
-
-
-def is_hash(text: str) -> bool:
-    """Tells whether this is a sha256 in hexadecimal, and so a name that leads to no other folder."""
-    return len(text) == HASH_LETTERS and set(text) <= set("0123456789abcdef")
-
-
-@dataclass(frozen=True)
 class WantedModel:
     """Head: have you this model? It has no parts where every worker makes its weights up."""
 
@@ -127,7 +67,7 @@ class WantedModel:
     port: int = 0  # of the host that was joined, where its bytes can be fetched; 0 for nowhere
 
     def __post_init__(self) -> None:
-        _check_text(self.name, self.model_hash)
+        check_text(self.name, self.model_hash)
         if self.parts and self.model_hash != model_hash([part.file_hash for part in self.parts]):
             raise ValueError(f"{self.model_hash!r:.80} is not the hash of these files")
         if not 0 <= self.port < 65536:
@@ -147,7 +87,7 @@ class FoundModel:
     fetches: bool = False
 
     def __post_init__(self) -> None:
-        _check_text(self.fault)
+        check_text(self.fault)
 
 
 @dataclass(frozen=True)
@@ -186,7 +126,7 @@ class Fetching:
     total: int
 
     def __post_init__(self) -> None:
-        _check_bytes(self.done, self.total)
+        check_bytes(self.done, self.total)
 
 
 @dataclass(frozen=True)
@@ -196,7 +136,7 @@ class Fetched:
     fault: str = ""
 
     def __post_init__(self) -> None:
-        _check_text(self.fault)
+        check_text(self.fault)
 
 
 @dataclass(frozen=True)
@@ -235,7 +175,7 @@ class RankEnded:
     how: str
 
     def __post_init__(self) -> None:
-        _check_text(self.how)
+        check_text(self.how)
 
 
 @dataclass(frozen=True)
@@ -261,7 +201,7 @@ class Leave:
     reason: str
 
     def __post_init__(self) -> None:
-        _check_text(self.reason)
+        check_text(self.reason)
 
 
 @dataclass(frozen=True)

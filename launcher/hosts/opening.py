@@ -134,7 +134,8 @@ def open_hosts(config: RunConfig, model: Model) -> Iterator[Hosts]:
     with _served(config, model, listen, secret) as wanted:
         head, failure = Head(listen, secret, config.hosts, wanted), ""
         try:
-            _say_how_to_join(config, listen, secret)
+            if not config.hosts_come:
+                _say_how_to_join(config, listen, secret)
             yield JoinedHosts(config, head, listen, own)
         except Exception as error:
             failure = str(error) or repr(error)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from tplaunch.launcher.predicting.links import Link
 from tplaunch.launcher.predicting.seconds import NOTHING, Seconds, longest
 
-# Bytes of a number between hosts, of 4 that it has on them. q8: a scale for each block of 32.
-WIRE_BYTES = {"f32": 4.0, "bf16": 2.0, "q8": 1.0 + 4 / 32}
+# Bytes of a number between hosts, of 4 that it has on them. q8: a scale of two bytes for each block of 64.
+WIRE_BYTES = {"f32": 4.0, "bf16": 2.0, "q8": 1.0 + 2 / 64}
 HEAD = 0
 
 
@@ -52,14 +52,8 @@ class Cluster:
         return longest([self.message(HEAD, host, 0) for host in hosts])
 
     def hand_over(self, one: int, other: int, num_bytes: float) -> Seconds:
-        """Returns what it takes to give a stage's activations to the next, on the same host or another.
-
-        num_bytes: as float32.
-        """
-        sent = self._wired(num_bytes)
-        if one == other:
-            return self.between.of(num_bytes)
-        return self.between.of(sent) + self.message(one, other, sent)
+        """Returns what it takes to give a stage's activations, in float32, to the next, on any host."""
+        return self.between.of(num_bytes) + self.message(one, other, num_bytes)
 
     def all_reduce(self, ranks: Sequence[int], num_bytes: float) -> Seconds:
         """Returns what it takes some ranks to add up so many bytes of float32.
@@ -78,14 +72,14 @@ class Cluster:
         """Every host sends all to each other one: its link has them one after the other."""
         sent, peers = self._wired(num_bytes), len(hosts) - 1
         way = longest([self.message(one, other, sent * peers) for one in hosts for other in hosts])
-        return way + self.between.of(sent) * peers
+        return way + self.between.of(num_bytes) * peers
 
     def _ring(self, hosts: Sequence[int], num_bytes: float) -> Seconds:
         """Reduce-scatter and all-gather: twice as many turns as there are peers, of a host's part each."""
         sent, turns = self._wired(num_bytes) / len(hosts), 2 * (len(hosts) - 1)
         neighbours = zip(hosts, (*hosts[1:], hosts[0]), strict=True)
         way = longest([self.message(one, other, sent) for one, other in neighbours])
-        return (way + self.between.of(sent)) * turns
+        return (way + self.between.of(num_bytes / len(hosts))) * turns
 
     def _wired(self, num_bytes: float) -> float:
         return num_bytes * WIRE_BYTES[self.wire] / 4

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare, make_plan, num_all_reduces, padded
 from tplaunch.launcher.config import RunConfig
-from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.devices import CPU, DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.context_fit import Fitting
 from tplaunch.launcher.fitting.fit import rank_needs
@@ -16,8 +16,15 @@ from tplaunch.launcher.model import Model
 from tplaunch.launcher.predicting.cluster import Cluster, Cost
 from tplaunch.launcher.predicting.described import DescribedDevice, described_work
 from tplaunch.launcher.predicting.links import Link
-from tplaunch.launcher.predicting.machine import BETWEEN, INSIDE, all_reduce_cost, coordinator_seconds
-from tplaunch.launcher.predicting.measuring import Points, measure_ranks
+from tplaunch.launcher.predicting.machine import (
+    BETWEEN,
+    INSIDE,
+    all_reduce_cost,
+    coordinator_seconds,
+    sample_probe,
+    tiny_probe,
+)
+from tplaunch.launcher.predicting.measuring import Points, base_sample, measure_ranks
 from tplaunch.launcher.predicting.model import Prediction, Shape, predict
 from tplaunch.launcher.predicting.room import Room
 from tplaunch.launcher.predicting.ways import Way, ways
@@ -151,7 +158,7 @@ class _Foreseeing:
             for count in sorted({self._together_on_a_host(way) for way in self._ways} - {1})
         }
         needs_way = any(way.placement.num_hosts > 1 or way.placement.num_stages > 1 for way in self._ways)
-        between = all_reduce_cost(BETWEEN, 2, small, large) if needs_way else Cost(0.0)
+        between = all_reduce_cost(BETWEEN, 2, small, large, self._wanted.wire) if needs_way else Cost(0.0)
         submission = max(
             (
                 device.dispatch_seconds
@@ -162,8 +169,17 @@ class _Foreseeing:
         )
         between = replace(between, seconds=between.seconds + submission)
         local = {count: replace(cost, seconds=cost.seconds + submission) for count, cost in local.items()}
-        coordinator = coordinator_seconds(max(map(by_rank.count, by_rank)))
+        coordinator = self._coordinator_seconds()
         return Cluster(by_rank, self._wanted.link or NO_LINK, local, between, coordinator, self._wanted.wire)
+
+    def _coordinator_seconds(self) -> float:
+        """Of a run on a host that is like this one, if there is any."""
+        for devices in self._wanted.hosts:
+            choices = [device for device in devices if isinstance(device, DeviceChoice)]
+            if choices:
+                sample = base_sample(self._model, choices, len(choices))
+                return coordinator_seconds(self._config, sample_probe(self._model, sample), choices)
+        return coordinator_seconds(*tiny_probe(), [DeviceChoice(None, CPU)])
 
     def _together_on_a_host(self, way: Way) -> int:
         """Ranks of one group that are on one host, at most."""

@@ -4,46 +4,67 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 
+from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.serving.benchmark import Test, measure
 from tplaunch.launcher.commands.collective_bench import measure_collective
 from tplaunch.launcher.config import RandomModel, RunConfig
-from tplaunch.launcher.devices import CPU, select_devices
+from tplaunch.launcher.devices import CPU, DeviceChoice
 from tplaunch.launcher.fitting.arrange import arrange
-from tplaunch.launcher.model import open_model
+from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.predicting.cluster import Cost
+from tplaunch.launcher.predicting.samples import Sample
 from tplaunch.launcher.session import start_session
 
-INSIDE, BETWEEN = "shared-memory", "zmq-ring"
+INSIDE, BETWEEN = "shared-memory", "zmq"
+LOOPBACK = "127.0.0.1"
 TIMEOUT_SECONDS = 60.0
-PROBE = RandomModel("tiny", "Q8_0")
-PROBE_TOKENS, PROBE_CONTEXT, PROBES = 32, 64, 5
+PROBE_TOKENS, PROBE_CONTEXT, PROBES = 12, 64, 4
 
 
-def all_reduce_cost(kind: str, num_ranks: int, small: int, large: int) -> Cost:
-    """Returns what an all-reduce takes here, from its times at two sizes in bytes. Raises RunError."""
+def all_reduce_cost(kind: str, num_ranks: int, small: int, large: int, wire: str = "f32") -> Cost:
+    """Returns what an all-reduce takes here, from its times at two sizes in bytes. Raises RunError.
+
+    Between hosts it is taken over TCP, with the bytes' encryption and checks, but no link.
+    """
     small, large = min(small, large), max(small, large)
     sizes = (small, large) if large > small else (small,)
-    seconds = [
-        latency.median_microseconds * 1e-6
-        for latency in measure_collective(kind, num_ranks, sizes, TIMEOUT_SECONDS)
-    ]
+    address = LOOPBACK if kind == BETWEEN else ""
+    found = measure_collective(kind, num_ranks, sizes, TIMEOUT_SECONDS, wire, address)
+    seconds = [latency.median_microseconds * 1e-6 for latency in found]
     if len(seconds) == 1:
         return Cost(seconds[0])
     per_byte = max(0.0, (seconds[1] - seconds[0]) / (large - small))
     return Cost(max(0.0, seconds[0] - per_byte * small), per_byte)
 
 
-def coordinator_seconds(num_ranks: int) -> float:
+def tiny_probe() -> tuple[RunConfig, Model]:
+    """Returns a model that is next to nothing, where none of the devices is here."""
+    config = RunConfig(model=RandomModel("tiny", "Q8_0"), devices=CPU)
+    return config, open_model(config)
+
+
+def sample_probe(model: Model, sample: Sample) -> Model:
+    """Returns some layers of a model as one that can be run: its steps leave caches full of weights, too."""
+    tensors = {tensor.name: tensor for tensor in sample.tensors(model.tensors)}
+    return Model(Origin(), {}, tensors, sample.spec(model.spec))
+
+
+def coordinator_seconds(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) -> float:
     """Returns what a step takes beside the ranks' own work: messages, sampling, scheduling. Raises RunError.
 
-    From a run of a model that is next to nothing: the least of several tries, as others may use the cores,
-    and of the ranks, as some wait for others meanwhile.
+    From a run of the model, which need be no whole one: the least of several tries, as others may use the
+    cores, and of the ranks, as some wait for others meanwhile.
     """
-    devices = ",".join([CPU] * num_ranks)
-    config = RunConfig(model=PROBE, devices=devices, context_length=PROBE_CONTEXT)
-    model = open_model(config)
-    arrangement = arrange(config, model, select_devices(devices))
+    config = RunConfig(
+        model=config.model,
+        devices=config.devices,
+        context_length=PROBE_CONTEXT,
+        kv_type=config.kv_type,
+        activations=config.activations,
+    )
+    arrangement = arrange(config, model, choices)
     test = Test("decode", PROBE_TOKENS)
     found = []
     silence = contextlib.redirect_stderr(io.StringIO())  # nobody has asked for this run

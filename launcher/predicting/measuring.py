@@ -71,23 +71,34 @@ def measure_ranks(
 ) -> list[RankWork]:
     """Returns the work of those ranks of a group that are on one host. Raises RunError."""
     kinds = layer_kinds(model.spec, model.tensors)
-    on_cpu = all(choice.on_cpu for choice in choices)
-    least = (LEAST_BYTES_ON_CPU if on_cpu else LEAST_BYTES) * group_size
+    least = _least_bytes(choices, group_size)
     run = _Run(config, model, limits, group_size, shares, choices, kinds)
-    decodes = run.works(samples(kinds, least), points.decodes)
-    # A chunk computes more than it reads: small samples do.
-    chunks = run.works(samples(kinds, 0), points.chunks)
+    large, small = samples(kinds, least), samples(kinds, 0)
+    if large == small:
+        decodes = chunks = run.works(large, (*points.decodes, *points.chunks))
+    else:  # a chunk computes more than it reads: small samples do
+        decodes, chunks = run.works(large, points.decodes), run.works(small, points.chunks)
     together = {count: 2 + place for place, count in enumerate(points.together)}
     return [
         RankWork(
             decode[0],
             decode[1],
             {count: decode[place] for count, place in together.items()},
-            chunk[0],
-            chunk[1],
+            chunk[-2],
+            chunk[-1],
         )
         for decode, chunk in zip(decodes, chunks, strict=True)
     ]
+
+
+def base_sample(model: Model, choices: Sequence[DeviceChoice], group_size: int) -> Sample:
+    """Returns the smallest sample of a model that steps of so many ranks are measured on."""
+    return samples(layer_kinds(model.spec, model.tensors), _least_bytes(choices, group_size))[0]
+
+
+def _least_bytes(choices: Sequence[DeviceChoice], group_size: int) -> float:
+    on_cpu = all(choice.on_cpu for choice in choices)
+    return (LEAST_BYTES_ON_CPU if on_cpu else LEAST_BYTES) * group_size
 
 
 class _Run:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tplaunch.coordinator.split.placement import Placement
+from tplaunch.coordinator.split.plan import MAX_GROUP
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,14 @@ def ways(hosts: Sequence[int], pipeline: int | None = None) -> list[Way]:
     """
     alone = [rank for rank, host in enumerate(hosts) if host == 0]
     found = [_way("1 device", hosts, [0], 1)]
-    if 1 < len(alone) < len(hosts):
+    if 1 < len(alone) < len(hosts) and len(alone) <= MAX_GROUP:
         found.append(_way(f"1 host, {_words(1, len(alone))}", hosts, alone, 1))
     everyone = range(len(hosts))
     for num_stages in range(1, len(hosts) + 1):
-        if len(hosts) % num_stages or len(hosts) == 1 or pipeline not in (None, num_stages):
+        size, rest = divmod(len(hosts), num_stages)
+        if rest or len(hosts) == 1 or size > MAX_GROUP or pipeline not in (None, num_stages):
             continue
-        found.append(_way(_words(num_stages, len(hosts) // num_stages), hosts, everyone, num_stages))
+        found.append(_way(_words(num_stages, size), hosts, everyone, num_stages))
     return found
 
 

@@ -69,7 +69,7 @@ def test_all_reduces_of_stages_are_counted(name: str, build: Callable[[str], Pat
 
 @pytest.mark.parametrize("name", MODELS)
 def test_stages_hold_every_tensor_once(name: str, build: Callable[[str], Path]) -> None:
-    """What a layer has is in its stage alone."""
+    """The tensors of a layer are in its stage alone."""
     file, spec = open_model(build(name))
     (alone,) = make_plan(spec, [1.0])
     whole = rank_shards(spec, alone, file.tensors)

@@ -105,7 +105,12 @@ class Story:
             num_events -= 1
         return self.text
 
-    def close(self) -> None:
+    def __enter__(self) -> "Story":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._response is not None:
+            self._response.close()
         self._client.close()
 
 

@@ -1,4 +1,4 @@
-"""A run over hosts in which something dies, freezes or loses its cable: named in time, and nothing is left."""
+"""A run over hosts in which something dies, freezes or loses its cable: named in time, nothing is left."""
 
 import os
 import re

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.models import config_of, examples
 from tplaunch.coordinator.serving.failures import RunError
-from tplaunch.launcher.config import RandomModel, RunConfig, parse_split
+from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting import speeds as measured
@@ -19,6 +19,7 @@ from tplaunch.launcher.fitting.arrange import Arrangement, arrange
 from tplaunch.launcher.fitting.auto_split import ROOM
 from tplaunch.launcher.fitting.speeds import rank_speeds
 from tplaunch.launcher.model import open_model
+from tplaunch.launcher.number_lists import parse_split
 
 SHAPE = RandomModel("llama-3.1-8b", "Q4_0")  # 4.5 GB
 AUTO = config_of(SHAPE, tensor_split="auto")

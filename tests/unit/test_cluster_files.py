@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.drivers import REPOSITORY
+from tplaunch.launcher.options import make_parser
 
 FOLDER = REPOSITORY / "examples" / "clusters"
 SERVICES = sorted(FOLDER.glob("*.service"))
@@ -117,6 +119,27 @@ def test_the_service_leads_to_the_leader() -> None:
     assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
     ports = {port["name"] for port in template["spec"]["containers"][0]["ports"]}
     assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+
+
+def commands() -> dict[str, list[str]]:
+    """The words behind `tplaunch` of every command in the files, by file and place."""
+    found = {name: template["spec"]["containers"][0]["args"] for name, template in templates().items()}
+    for path in (*SERVICES, FOLDER / "slurm.sh"):
+        text = path.read_text().replace("\\\n", " ")
+        (line,) = re.findall(r"^(?:ExecStart=\S*/|srun .*)(tplaunch .*)$", text, re.MULTILINE)
+        found[path.name] = shlex.split(line)
+    return found
+
+
+def test_tplaunch_knows_every_command() -> None:
+    given = {"$(LWS_GROUP_SIZE)": "2", "$(LWS_WORKER_INDEX)": "1", "$(LWS_LEADER_ADDRESS)": "leader"}
+    for place, (name, *words) in commands().items():
+        assert name == "tplaunch", place
+        line = "\0".join(words)
+        for variable, value in given.items():
+            line = line.replace(variable, value)
+        options = make_parser().parse_args(line.split("\0"))
+        assert options.command in ("serve", "batch", "join"), place
 
 
 def program(name: str, package: str) -> str:

@@ -14,7 +14,7 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 def there(kind: WireType, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """What a peer reads of values, having got them in the type's bytes."""
+    """Returns what a peer reads of values, having got them in the type's bytes."""
     payload = bytes(kind.encode(values))
     assert len(payload) == kind.num_bytes(values.size)
     read = np.full(values.size, 7, np.float32)

@@ -22,8 +22,9 @@ from tests.split_files import Split
 from tplaunch.coordinator.gguf.origin import model_hash
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
-from tplaunch.coordinator.split.plan import EXPERT_SPLITS, Span
+from tplaunch.coordinator.split.plan import EXPERT_SPLITS, Span, Stage
 from tplaunch.coordinator.wire import Frame, WireError
+from tplaunch.launcher.hosts.descriptions import WantedPart
 from tplaunch.launcher.hosts.fetching import messages, store
 from tplaunch.launcher.hosts.fetching.blocks import BLOCK_BYTES, Block, Grid, Strips
 from tplaunch.launcher.hosts.fetching.client import MAX_TRIES, FetchError
@@ -31,7 +32,6 @@ from tplaunch.launcher.hosts.fetching.facts import ModelFacts
 from tplaunch.launcher.hosts.fetching.messages import AskBytes, BytesFollow, Refused, Reply
 from tplaunch.launcher.hosts.fetching.store import Store, StoreError
 from tplaunch.launcher.hosts.fetching.wanted import MAX_BLOCKS, from_integers
-from tplaunch.launcher.hosts.messages import WantedPart
 
 # Wide enough that a rank's columns are some of a row's tiles.
 WIDE = make_spec(
@@ -266,6 +266,17 @@ def test_every_kind_of_layer(tmp_path: Path, kind: str, num_ranks: int) -> None:
         for share in fetched.shares(num_ranks)[::-1]:
             fetched.fetch([share])
             fetched.check([share])
+
+
+def test_a_later_stage_needs_no_embeddings(wide: Fetched) -> None:
+    stages = (Stage(Span(0, 1), Span(0, 1)), Stage(Span(1, 2), Span(1, 2)))
+    first, second = wide.shares(2, stages=stages)
+    embeddings = wide.model.tensors["token_embd.weight"].nbytes
+    num_bytes = wide.fetch([second])
+    wide.check([second])
+    assert wide.fetch([first]) > embeddings
+    wide.check([first, second])
+    assert num_bytes < sum(tensor.nbytes for tensor in wide.model.tensors.values()) - embeddings
 
 
 def test_a_model_in_several_files(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.fit import RankBytes, bytes_in
 from tplaunch.launcher.fitting.memory_places import memory_places
 from tplaunch.launcher.hosts.addresses import Address, is_any, is_loopback, parse_address, resolved
+from tplaunch.launcher.hosts.descriptions import HostDevice
 from tplaunch.launcher.hosts.links import Interface, interface_of, interfaces
 from tplaunch.launcher.hosts.members import MAX_APPLICANTS, Member, Members, choice_of, device_of
-from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, HostDevice, Join
+from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Join
 from tplaunch.launcher.hosts.placing import take_place
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.words import parse_words

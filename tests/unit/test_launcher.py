@@ -23,11 +23,12 @@ from tplaunch.coordinator.messages import Progress
 from tplaunch.coordinator.options import COLLECTIVES
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.launcher.cli import main
-from tplaunch.launcher.config import RunConfig, parse_numbers, parse_tokens
+from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice, DeviceList, choose_devices, select_devices
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.logs import MAX_KEPT_RUNS, RunLogs
+from tplaunch.launcher.number_lists import parse_numbers, parse_tokens
 from tplaunch.launcher.progress import show_progress
 from tplaunch.launcher.supervisor import rank_cores
 
@@ -177,7 +178,7 @@ def changed(**changes: Any) -> RunConfig:
     [
         ({"kv_type": "q8"}, "--kv-type q8: known are f16, f32"),
         ({"activations": "q4"}, "--activations q4: known are f32, f16, q8"),
-        ({"collective": "mpi"}, "--collective mpi: known are shared-memory, zmq-ring"),
+        ({"collective": "mpi"}, "--collective mpi: known are shared-memory, zmq, zmq-ring"),
         ({"all_reduce": "tree"}, "--all-reduce tree: known are auto, one-shot, two-phase"),
         ({"all_reduce": "two-phase", "collective": "zmq-ring"}, "zmq-ring has no phases; use --collective"),
         ({"context_length": 0}, "--context 0: at least 1 is needed"),

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 
 import tplaunch
 from tests.fake_session import LIMITS, FakeRun, demo_model, fake_opened
+from tests.models import config_of
 from tplaunch import (
     LLM,
     ClosedError,
@@ -436,7 +438,11 @@ def test_a_notebook_is_known(monkeypatch: pytest.MonkeyPatch, shell: str, has_wi
 def test_ranks_of_a_number() -> None:
     """tensor_parallel_size takes the first devices, in turn where there are fewer."""
     one, two, three = (object() for _ in range(3))
-    assert _as_many([one], 3, "all", False) == [one] * 3  # type: ignore[list-item]
-    assert _as_many([one, two, three], 2, "all", False) == [one, two]  # type: ignore[list-item]
+    config = config_of(Path("model.gguf"), devices="0,1,2")
+    assert _as_many([one], 3, config, False) == [one] * 3  # type: ignore[list-item]
+    assert _as_many([one, two, three], 2, config, False) == [one, two]  # type: ignore[list-item]
     with pytest.raises(UsageError, match="tensor_parallel_size is 2, but devices='0,1,2' names 3"):
-        _as_many([one, two, three], 2, "0,1,2", True)  # type: ignore[list-item]
+        _as_many([one, two, three], 2, config, True)  # type: ignore[list-item]
+    staged = replace(config, pipeline=2)
+    with pytest.raises(UsageError, match="tensor_parallel_size is 2 on each of 2 stages, but devices="):
+        _as_many([one, two, three], 4, staged, True)  # type: ignore[list-item]

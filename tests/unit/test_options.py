@@ -27,6 +27,7 @@ from tplaunch.launcher.options import make_parser
 GIVEN: dict[str, tuple[list[str], Any]] = {
     "collective": (["--collective=zmq-ring"], "zmq-ring"),
     "all_reduce": (["--all-reduce=one-shot"], "one-shot"),
+    "wire": (["--wire=q8"], "q8"),
     "timeout_seconds": (["--timeout=2.5"], 2.5),
     "validate": (["--validate"], True),
     "staging": (["--staging"], True),

@@ -78,6 +78,13 @@ def test_ways_are_those_that_the_ranks_allow(hosts: tuple[int, ...], names: list
     assert [way.name for way in ways(hosts)] == names
 
 
+def test_a_group_has_eight_ranks_at_most() -> None:
+    names = [way.name for way in ways((*(0,) * 8, *(1,) * 8))]
+    assert (
+        names[:3] == ["1 device", "1 host, tensor 8", "pipeline 2 x tensor 8"] and names[-1] == "pipeline 16"
+    )
+
+
 def test_stages_are_of_neighbours_and_a_number_of_them_leaves_the_others_out() -> None:
     (alone, one_host, both) = ways((0, 0, 1, 1), pipeline=2)
     assert (alone.ranks, one_host.ranks) == ((0,), (0, 1))
@@ -102,7 +109,7 @@ def test_tensor_ranks_pay_each_exchange_and_two_ways_of_a_step() -> None:
     assert found.limit == "latency"
 
 
-@pytest.mark.parametrize(("wire", "part"), [("f32", 1.0), ("bf16", 0.5), ("q8", 0.28125)])
+@pytest.mark.parametrize(("wire", "part"), [("f32", 1.0), ("bf16", 0.5), ("q8", 0.2578125)])
 def test_fewer_bytes_go_through_the_link_by_their_type(wire: str, part: float) -> None:
     found = predicted("tensor 2", cluster((0, 1), wire=wire), rank(1 * MS)).decode.seconds
     assert found.bandwidth == pytest.approx(part * 16 * 1000 / 1e6)

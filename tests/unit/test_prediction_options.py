@@ -97,7 +97,7 @@ def test_a_prefill_without_a_speed_is_not_known() -> None:
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ({"num_hosts": 9}, "--hosts 9: 1 to 8"),
+        ({"num_hosts": 99}, "--hosts 99: 1 to 64"),
         ({"num_hosts": 3, "described": (None, None)}, "--hosts 3: --host-devices stands 2 times"),
         ({"prompt_tokens": 0}, "--prompt-tokens 0"),
     ],
@@ -123,7 +123,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives what would be measured of this machine."""
     costs = {INSIDE: Cost(10e-6, 1e-10), BETWEEN: Cost(200e-6, 1e-9)}
     monkeypatch.setattr(foresee, "all_reduce_cost", lambda kind, *_: costs[kind])
-    monkeypatch.setattr(foresee, "coordinator_seconds", lambda _: 1e-3)
+    monkeypatch.setattr(foresee, "coordinator_seconds", lambda *_: 1e-3)
 
 
 def predicted(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -82,7 +82,7 @@ class OneProduct:
         stack = Stack(self.name, (shard,))
         for _ in load_stack(device, ModelFile(self.file.origin.parts), stack, self.file.tensors):
             pass
-        device.attach_partials(private_arena(1, 4096), 0)
+        device.attach_partials(private_arena(1, 4096), 0, 1)
         device.view("step").view(np.uint32)[0] = num_rows
         device.view("input").view(np.float32)[:] = activations.reshape(-1)
         program = Program(

@@ -120,7 +120,7 @@ def test_a_sequence_alone_has_one_step_under_way(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_long_prompt_keeps_all_stages_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of eight steps or more for each stage, where these have enough rows."""
+    """There are eight steps or more for each stage, where these have enough rows."""
     limits = limits_for(LayerKinds(), context_length=4096, num_blocks=1024, max_rows=256)
     engine, _ = fake_engine(limits, LayerKinds(), num_stages=2)
     requests, watched = Requests(engine), Watched(engine, monkeypatch)

@@ -83,7 +83,7 @@ def test_all_ranks_find_the_same_threshold(tmp_path: Path) -> None:
 
     def run(collective: Collective) -> float:
         rank = Rank(file, spec, plan[collective.rank], 3, LIMITS)
-        rank.device.attach_partials(collective.arena, collective.write_slot)
+        rank.device.attach_partials(collective.arena, collective.write_slot, collective.num_partials)
 
         def build(rows: int, two_phase: bool) -> Program:
             return build_sums(spec, rank.share, rank.shards, 3, rows, two_phase)

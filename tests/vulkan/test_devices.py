@@ -214,7 +214,7 @@ def test_an_arena_within_other_memory_is_imported_where_the_driver_says_it_can(
     memory = page_aligned((3 * 4096,))
     memory[:] = 7
     arena = memory[4096 + 512 :][: 2 * 2 * 1024].reshape(2, 2, 1024)
-    device.attach_partials(arena, 1)
+    device.attach_partials(arena, 1, 2)
     assert device.imports_partials == device.info.host_memory_import == (driver != "swiftshader")
     assert (memory == 7).all()
 
@@ -227,7 +227,7 @@ def test_an_arena_that_can_not_be_imported_is_copied(
 
     monkeypatch.setattr("tplaunch.worker.vulkan.partials.import_host_memory", refuse)
     device = open_device("lavapipe", LIMITS)
-    device.attach_partials(page_aligned((2, 1, 4096)), 0)
+    device.attach_partials(page_aligned((2, 1, 4096)), 0, 1)
     assert not device.imports_partials
 
 

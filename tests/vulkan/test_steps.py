@@ -15,6 +15,7 @@ import pytest
 
 from tests.drivers import FINDERS
 from tests.models import LIMITS, LocalEngine, make_spec, write_llama
+from tests.several_hosts import engine_on_hosts
 from tests.steps import Rows, step_of
 from tests.vulkan.conftest import Opener
 from tplaunch.coordinator.messages import Step
@@ -195,6 +196,18 @@ def test_two_phases_give_the_same_bytes(
     ]
     for one_shot, two_phase in zip(*results, strict=True):
         assert np.array_equal(one_shot, two_phase)
+
+
+@pytest.mark.parametrize("hosts", [(0, 1), (0, 0, 1), (0, 1, 1, 2)], ids=str)
+@pytest.mark.parametrize("host_sums", [False, True])
+@pytest.mark.parametrize("staging", [False, True])
+def test_ranks_on_several_hosts_give_numpys_logits(
+    open_device: Opener, model: Path, hosts: tuple[int, ...], host_sums: bool, staging: bool
+) -> None:
+    opener = on(open_device, "lavapipe", staging=staging)
+    with engine_on_hosts(model, hosts, host_sums=host_sums, open_device=opener) as engine:
+        assert all(rank.device.imports_partials != staging for rank in engine.ranks)
+        assert_alike(run(engine), run(LocalEngine(model, [1.0] * len(hosts))))
 
 
 def started(open_device: Opener, plain_model: Path, **options: Any) -> VulkanDevice:

@@ -77,6 +77,7 @@ class Case:
     part_length: int = CUT
     partials: Floats = field(default_factory=lambda: np.zeros((2, 1, 4), np.float32))
     write_slot: int = 0
+    num_partials: int | None = None  # slots that are read; None for all
 
     def run(self, device: Device) -> Arrays:
         """Every buffer's contents afterwards, of the dtypes and shapes they had; "partials" is among them."""
@@ -86,7 +87,8 @@ class Case:
         self._fill_step(StepView(device.view("step").view(np.uint32), StepLayout(self.limits)))
         arena = page_aligned((*self.partials.shape[:2], self.partials.shape[2] * 4))
         arena.view(np.float32)[:] = self.partials
-        device.attach_partials(arena, self.write_slot)
+        num_partials = arena.shape[1] if self.num_partials is None else self.num_partials
+        device.attach_partials(arena, self.write_slot, num_partials)
         program = Program(self.rows, self.max_logit_rows, (Segment(self.ops, None),))
         device.prepare(program)
         device.submit(program, self.num_rows)

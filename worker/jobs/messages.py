@@ -98,6 +98,8 @@ class CollectiveJob:
     token: bytes  # of this measurement: collectives drop what does not carry it
     folder: str  # a private one, for sockets and what else the ranks meet by
     timeout_seconds: float  # for one call
+    wire: str = "f32"  # of collectives.WIRE_TYPES, between ranks that count as hosts
+    address: str = ""  # of TCP, where ranks find each other instead of in the folder
 
     def __post_init__(self) -> None:
         if len(self.sizes) != len(self.num_calls):

@@ -15,7 +15,7 @@ import numpy as np
 
 from tplaunch.collectives import Loopback
 from tplaunch.collectives.arena import private_arena
-from tplaunch.coordinator.messages import Message, Step, Wanted
+from tplaunch.coordinator.messages import Connect, Message, Step, Wanted
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.wire import Int32s
 from tplaunch.worker.buffers.sums import slot_bytes
@@ -37,6 +37,10 @@ class WithoutPeers(Loopback):
         super().__init__(slot_bytes=slot_bytes)
         self.num_partials = num_ranks
         self._arena = private_arena(num_ranks, self.slot_bytes)
+
+    def connect(self, endpoints: Sequence[str]) -> None:
+        """Needs nobody."""
+        self._connected = True
 
 
 class Signs(ControlSocket):
@@ -61,8 +65,9 @@ def time_steps(job: StepsJob, device_id: DeviceId, pipe: JobPipe) -> None:
     with tempfile.TemporaryDirectory() as folder:
         worker = Worker(load, device_id, WorkerPlace(folder), collective)
         try:
-            collective.connect([""])
-            worker.load_weights(Signs(pipe), [worker.device.kind])
+            num_ranks = load.placement.num_ranks
+            worker.connect(Connect(("",) * num_ranks, (worker.device.kind,) * num_ranks))
+            worker.load_weights(Signs(pipe))
             worker.prepare()
             maker = StepMaker(load.limits)
             for point in job.points:  # builds its program

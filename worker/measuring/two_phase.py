@@ -1,7 +1,8 @@
 """Decides from how many bytes on an all-reduce has two phases: all ranks measure together, and agree.
 
 With one phase every rank reads every rank's partials; with two it reads its slice of them and then the sum,
-for the price of another exchange. So it can only pay with more than two ranks.
+for the price of another exchange. So it can only pay with more than two ranks. Among hosts the second way is
+the ring, which can only pay with more than two hosts.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ BuildSums = Callable[[int, bool], Program]  # rows, two_phase -> a prepared prog
 log = logging.getLogger("worker")
 
 
-def kept_measurements(kinds: Sequence[str], anew: bool = False) -> Measurements:
+def kept_measurements(kinds: Sequence[str], anew: bool = False, hosts: str = "") -> Measurements:
     """Opens the user's measurements of ranks on devices of these kinds together, in rank order.
 
-    anew: as if it held nothing.
+    anew: as if it held nothing. hosts: how ranks are spread over them, where there are several.
     """
-    device = {"ranks": "; ".join(kinds), "node": platform.node()}
+    device = {"ranks": "; ".join(kinds), "node": platform.node()} | ({"hosts": hosts} if hosts else {})
     measurements = Measurements(cache_folder(), device, kernels_hash())
     if anew:
         measurements.forget()

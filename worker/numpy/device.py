@@ -53,9 +53,9 @@ class NumpyDevice:
     def view(self, buffer: str) -> Bytes:
         return self._state.bytes[buffer]
 
-    def attach_partials(self, arena: Bytes, write_slot: int) -> None:
-        self._state.partials = arena.view(np.float32)  # [2, num_partials, slot elements]
-        self._state.write_slot = write_slot
+    def attach_partials(self, arena: Bytes, write_slot: int, num_partials: int) -> None:
+        self._state.partials = arena.view(np.float32)  # [2, slots, slot elements]
+        self._state.write_slot, self._state.num_partials = write_slot, num_partials
 
     def prepare(self, program: Program) -> None:
         for op in (op for segment in program.segments for op in segment.ops):

@@ -64,7 +64,7 @@ def _partial_routes(parity: int, slot: int, state: NumpyState) -> Floats:
 
 
 def shared_routes(op: SharedRoutes, state: NumpyState) -> None:
-    slots = (_partial_routes(op.parity, slot, state) for slot in range(state.partials.shape[1]))
+    slots = (_partial_routes(op.parity, slot, state) for slot in range(state.num_partials))
     state.rows("routes")[:] = functools.reduce(np.add, slots)
 
 

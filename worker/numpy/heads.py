@@ -40,7 +40,7 @@ def head_sums(op: HeadSums, state: NumpyState) -> None:
     rows = state.rows("qkv")
     counted = queries(op.heads, rows), keys(op.heads, rows)[:, int(op.skips_first_key) :]
     sums = [power.sum(axis=(1, 2)) for part in counted for power in (part, np.square(part))]
-    state.small_partials(op.parity, HEAD_SUMS)[state.write_slot] = np.stack(sums, axis=1)
+    state.own_partial(op.parity, HEAD_SUMS)[:] = np.stack(sums, axis=1)
 
 
 def head_norm(op: HeadNorm, state: NumpyState) -> None:

@@ -131,7 +131,7 @@ def square_sums(op: SquareSums, state: NumpyState) -> None:
     squares = np.square(_gated_values(state, op.num_heads * op.head_length, op.gate_offset))
     by_head = squares.reshape(len(squares), op.num_heads, op.head_length).sum(axis=2)
     groups = np.arange(op.first_head, op.first_head + op.num_heads) // op.heads_per_group
-    partial = state.small_partials(op.parity, SQUARE_SUMS)[state.write_slot]
+    partial = state.own_partial(op.parity, SQUARE_SUMS)
     for group in range(op.num_groups):
         partial[:, group] = by_head[:, groups == group].sum(axis=1)
 

@@ -37,7 +37,7 @@ def sum_norm(op: SumNorm, state: NumpyState) -> None:
 def _added(op: SumNorm, state: NumpyState) -> Floats:
     """Source and addend, all rows."""
     if op.parity is not None:
-        num_partials = 1 if op.summed else state.partials.shape[1]
+        num_partials = 1 if op.summed else state.num_partials
         partials = [state.partial(op.parity, slot)[:, : op.width] for slot in range(num_partials)]
         addend = _added_up(partials)
     elif op.addend is not None:
@@ -49,9 +49,9 @@ def _added(op: SumNorm, state: NumpyState) -> Floats:
 
 
 def sum_slice(op: SumSlice, state: NumpyState) -> None:
-    num_partials, count = state.partials.shape[1], state.partial(op.parity, 0).size
+    num_partials, count = state.num_partials, state.partial(op.parity, 0).size
     own = rank_slice(op.rank, num_partials, count)
-    partials = state.partials[op.parity, :, own]
+    partials = state.partials[op.parity, :num_partials, own]
     partials[0] = _added_up(partials)
 
 

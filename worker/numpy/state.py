@@ -31,6 +31,7 @@ class NumpyState:
         self.caches: dict[str, NumpyCache] = {}
         self.partials: Floats = np.zeros((2, 0, 0), np.float32)
         self.write_slot = 0
+        self.num_partials = 0  # slots that are read
 
     def begin_step(self, num_rows: int) -> None:
         """Reads the step buffer anew."""
@@ -62,13 +63,16 @@ class NumpyState:
         num_rows = self.num_rows()
         return self.partials[parity, slot, : num_rows * length].reshape(num_rows, length)
 
-    def small_partials(self, parity: int, length: int) -> Floats:
-        """All slots of an exchange of short rows [slots, rows, length]."""
+    def own_partial(self, parity: int, length: int) -> Floats:
+        """The slot that is written in an exchange of short rows [rows, length]."""
         num_rows = self.num_rows()
-        own = self.partials[parity, :, : num_rows * length]
-        view = own.reshape(len(own), num_rows, length)
-        assert np.may_share_memory(view, own), "parting the last axis copies nothing; the view is written to"
-        return view
+        return self.partials[parity, self.write_slot, : num_rows * length].reshape(num_rows, length)
+
+    def small_partials(self, parity: int, length: int) -> Floats:
+        """The slots that are read in an exchange of short rows [slots, rows, length]."""
+        num_rows = self.num_rows()
+        slots = self.partials[parity, : self.num_partials, : num_rows * length]
+        return slots.reshape(len(slots), num_rows, length)
 
 
 def _runs(table_starts: npt.NDArray[np.uint32]) -> list[tuple[int, int]]:

@@ -30,12 +30,14 @@ class ProgramBuilder:
         activations: str = "f32",
         two_phase: bool = False,
         shares_routing: bool = False,
+        host_sums: bool = False,
     ) -> None:
         self.spec, self.share, self.shards = spec, share, shards
         self.stacks = stack_shards(shards)
         self.num_ranks, self.num_rows, self._logit_rows = num_ranks, rows, logit_rows
         self._activations = activations
         self._two_phase = two_phase and num_ranks > 1
+        self._host_sums = host_sums and num_ranks > 1
         self.shares_routing = shares_routing and num_ranks > 1
         self._segments: list[Segment] = []
         self._ops: list[Op] = []
@@ -86,7 +88,7 @@ class ProgramBuilder:
                 self._last_parity if is_partial else None,
                 spec.norm.kind,
                 self.bias(tensor),
-                summed=self._two_phase and is_partial,
+                summed=(self._two_phase or self._host_sums) and is_partial,
             )
         )
 
@@ -189,7 +191,7 @@ class ProgramBuilder:
             self.add(SumSlice(parity, self.share.index))
             self._end_segment(parity, Phase.SLICES)
         elif self.num_ranks > 1:
-            self._end_segment(parity, Phase.ONE_SHOT)
+            self._end_segment(parity, Phase.HOSTS if self._host_sums else Phase.ONE_SHOT)
 
     def exchange_rows(self, row_length: int) -> None:
         """Ends the segment with an exchange of short rows, which nothing is added to; one rank needs none."""

@@ -13,11 +13,12 @@ from tplaunch.worker.ops.common import Op
 
 
 class Phase(Enum):
-    """The task of the host behind a segment. In two phases a rank adds up a slice only."""
+    """The task of the host behind a segment. In two phases a rank's device adds up a slice only."""
 
     ONE_SHOT = "one-shot"  # all partials, for every rank to add up
     PARTIALS = "partials"  # this rank's slice of all partials
     SLICES = "slices"  # the sum, from the ranks' slices
+    HOSTS = "hosts"  # the sum, which the hosts add up among themselves
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Segment:
     parity: int | None
     phase: Phase = Phase.ONE_SHOT
     row_length: int = 0  # float32 of a row of what is exchanged; 0 for those of the residual stream
+
+    @property
+    def is_exact(self) -> bool:
+        """Tells whether nothing may be rounded: short rows are squares, or the numbers of experts."""
+        return self.row_length > 0
 
     def num_elements(self, num_rows: int, hidden_length: int) -> int:
         """Returns the number of elements that are added up, for `num_rows` rows."""

@@ -29,6 +29,7 @@ def build_program(
     activations: str = "f32",
     two_phase: bool = False,
     shares_routing: bool = False,
+    host_sums: bool = False,
 ) -> Program:
     """The program of one rank. An all-reduce for each part of a layer, or one for both if they are parallel.
     One rank alone needs none and gets one segment.
@@ -37,10 +38,11 @@ def build_program(
     leaves the residual stream in "residual".
 
     two_phase: how the all-reduces are made; the same bits come out either way. shares_routing: whether rank 0
-    chooses all ranks' experts, for which every layer that has some costs another, small one.
+    chooses all ranks' experts, for which every layer that has some costs another, small one. host_sums:
+    whether the hosts add up among themselves, so that devices read sums.
     """
     builder = ProgramBuilder(
-        spec, share, shards, num_ranks, rows, logit_rows, activations, two_phase, shares_routing
+        spec, share, shards, num_ranks, rows, logit_rows, activations, two_phase, shares_routing, host_sums
     )
     if spec.embedding_norm and share.begins:
         builder.start(spec.embedding_norm)
@@ -61,10 +63,18 @@ def build_program(
 
 
 def build_sums(
-    spec: ModelSpec, share: RankShare, shards: Mapping[str, Shard], num_ranks: int, rows: int, two_phase: bool
+    spec: ModelSpec,
+    share: RankShare,
+    shards: Mapping[str, Shard],
+    num_ranks: int,
+    rows: int,
+    two_phase: bool = False,
+    host_sums: bool = False,
 ) -> Program:
     """Nothing but two all-reduces and what adds them up: for measuring these."""
-    builder = ProgramBuilder(spec, share, shards, num_ranks, rows, 0, two_phase=two_phase)
+    builder = ProgramBuilder(
+        spec, share, shards, num_ranks, rows, 0, two_phase=two_phase, host_sums=host_sums
+    )
     for _ in range(2):
         builder.exchange()
         builder.norm(spec.output_norm if share.ends(spec) else "", "normed")

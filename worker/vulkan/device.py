@@ -70,7 +70,7 @@ class VulkanDevice:
         self._partials: ImportedPartials | StagedPartials | None = None
         self._staged: StagedPartials | None = None  # what is to be copied around an all-reduce
         self.imports_partials = False  # known once partials are attached
-        self._partials_layout = PartialsLayout(0, 0, 0, 0)
+        self._partials_layout = PartialsLayout(0, 0, 0, 0, 0)
         self._prepared: dict[int, Prepared] = {}  # by the program's id: hashing a program walks all of it
         self._current: Prepared | None = None
         self._num_rows = 0  # of this step
@@ -100,13 +100,16 @@ class VulkanDevice:
         assert mapped is not None, f"the buffer {buffer!r} is the device's alone"
         return mapped
 
-    def attach_partials(self, arena: Bytes, write_slot: int) -> None:
+    def attach_partials(self, arena: Bytes, write_slot: int, num_partials: int) -> None:
         assert self._partials is None, "partials are attached once"
-        self._partials = attach(self._context, self._memory, arena, write_slot, self._staging)
+        slots = (write_slot, num_partials)
+        self._partials = attach(self._context, self._memory, arena, slots, self._staging)
         self._staged = self._partials if isinstance(self._partials, StagedPartials) else None
         self.imports_partials = self._staged is None
-        _, num_partials, slot_bytes = arena.shape
-        self._partials_layout = PartialsLayout(self._partials.address, num_partials, slot_bytes, write_slot)
+        _, num_slots, slot_bytes = arena.shape
+        self._partials_layout = PartialsLayout(
+            self._partials.address, num_slots, num_partials, slot_bytes, write_slot
+        )
 
     def checker(self) -> Checker:
         """Checks kernels one by one, with this device's compiled ones."""

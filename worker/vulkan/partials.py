@@ -1,6 +1,7 @@
 """The collective's arena as the kernels' buffer "partials": imported, or a copy that is kept in step with it.
 
-An arena is [2, num_partials, slot bytes]: two parities by turns, a slot for every rank's partial sums.
+An arena is [2, slots, slot bytes]: two parities by turns, each with slots for partial sums. The device writes
+one of them, and reads the first `num_partials`.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ logger = logging.getLogger(__name__)
 
 
 def attach(
-    context: Context, memory: Memory, arena: Bytes, write_slot: int, staging: bool
+    context: Context, memory: Memory, arena: Bytes, slots: tuple[int, int], staging: bool
 ) -> ImportedPartials | StagedPartials:
-    """Imports the arena where the driver says it does and trying shows it, and else keeps a copy."""
+    """Imports the arena where the driver says it does and trying shows it, and else keeps a copy.
+
+    slots: the one that the device writes, and the number of those that it reads.
+    """
+    write_slot, num_partials = slots
     if not staging:
         try:
             return ImportedPartials(context, arena, write_slot)
         except DeviceError as error:
             logger.info("%s copies partial sums: %s", context.info.name, error)
-    return StagedPartials(memory, arena, write_slot)
+    return StagedPartials(memory, arena, write_slot, num_partials)
 
 
 class ImportedPartials:
@@ -80,12 +85,12 @@ class ImportedPartials:
 class StagedPartials:
     """A mapped buffer laid out like the arena; only the bytes in use are copied."""
 
-    def __init__(self, memory: Memory, arena: Bytes, write_slot: int) -> None:
+    def __init__(self, memory: Memory, arena: Bytes, write_slot: int, num_partials: int) -> None:
         block = memory.allocate(arena.nbytes, Placement.READBACK)
         assert block.mapped is not None
         self.address = block.address
         self._copy = block.mapped.reshape(arena.shape)
-        self._arena, self._write_slot = arena, write_slot
+        self._arena, self._write_slot, self._num_partials = arena, write_slot, num_partials
 
     def copy_out(self, parity: int, phase: Phase, nbytes: int) -> None:
         """After a segment: what this rank has written of a slot's first bytes, into the arena."""
@@ -97,13 +102,13 @@ class StagedPartials:
 
     def copy_in(self, parity: int, phase: Phase, nbytes: int) -> None:
         """After the exchange that ended a phase: what this rank reads next, out of the arena."""
-        slots = slice(1) if phase is Phase.SLICES else slice(None)
+        slots = slice(1 if phase in (Phase.SLICES, Phase.HOSTS) else self._num_partials)
         span = self._own_slice(nbytes) if phase is Phase.PARTIALS else slice(nbytes)
         self._copy[parity, slots, span] = self._arena[parity, slots, span]
 
     def _own_slice(self, nbytes: int) -> slice:
         """Returns the own rank's bytes of a slot; where there are phases, every rank has a slot."""
-        elements = rank_slice(self._write_slot, self._arena.shape[1], nbytes // 4)
+        elements = rank_slice(self._write_slot, self._num_partials, nbytes // 4)
         return slice(elements.start * 4, elements.stop * 4)
 
     def close(self) -> None:

@@ -58,7 +58,7 @@ def _fetch_header(ask: Ask, part: int, num_bytes: int) -> bytes:
 
 
 def _checked(ask: Ask, strips: Strips, what: str) -> tuple[Frame, bytes]:
-    """Returns the bytes as the head has them, and their digest; those that don't fit it are asked for again."""
+    """Returns the bytes as the head has them, and their digest; what does not fit it is asked for again."""
     for _ in range(MAX_TRIES):
         fields = (strips.part, strips.offset, strips.width, strips.stride, strips.count)
         reply, data = ask(AskBytes(*fields))

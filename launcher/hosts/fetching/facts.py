@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tplaunch.coordinator.gguf.origin import model_hash
 from tplaunch.coordinator.gguf.parts import MAX_PARTS
-from tplaunch.launcher.hosts.messages import WantedPart
+from tplaunch.launcher.hosts.descriptions import WantedPart
 
 
 @dataclass(frozen=True)

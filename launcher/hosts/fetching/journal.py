@@ -53,7 +53,7 @@ class Seal:
 
 @dataclass(frozen=True)
 class Content:
-    """What a journal says. The seals are those at its end, with no block behind them."""
+    """The content of a journal. The seals are those at its end, with no block behind them."""
 
     kept: tuple[Kept, ...]
     seals: tuple[Seal, ...]

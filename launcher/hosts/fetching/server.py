@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tplaunch.coordinator.gguf.origin import FilePart, file_hash, model_hash
 from tplaunch.coordinator.wire import Frame
+from tplaunch.launcher.hosts.descriptions import WantedPart
 from tplaunch.launcher.hosts.fetching.blocks import Strips
 from tplaunch.launcher.hosts.fetching.facts import ModelFacts
 from tplaunch.launcher.hosts.fetching.messages import DIGEST_BYTES, AskBytes, BytesFollow, Refused, Reply
-from tplaunch.launcher.hosts.messages import WantedPart
 from tplaunch.worker.folders import open_regular
 
 Answer = tuple[Reply, Frame]  # the frame is empty but for BytesFollow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -20,7 +20,7 @@ MAX_BLOCKS = 1 << 20  # of one host's wish: more than a model's tensors times it
 
 
 def wanted_blocks(
-    spec: ModelSpec, shares: Iterable[RankShare], tensors: Mapping[str, TensorInfo]
+    spec: ModelSpec, shares: Sequence[RankShare], tensors: Mapping[str, TensorInfo]
 ) -> list[Block]:
     """Returns what ranks with these shares read of the model's files, in the order of `tensors`.
 
@@ -28,7 +28,7 @@ def wanted_blocks(
     """
     numbers = {name: number for number, name in enumerate(tensors)}
     found: dict[Block, None] = {}
-    for name in _on_host(spec, tensors):
+    for name in _on_host(spec, any(share.begins for share in shares), tensors):
         grid = Grid.of(tensors[name])
         found[Block(numbers[name], Span(0, grid.num_rows), Span(0, grid.row_bytes))] = None
     for share in shares:
@@ -38,9 +38,9 @@ def wanted_blocks(
     return list(found)
 
 
-def _on_host(spec: ModelSpec, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """The tensors of which every worker reads the file's own rows."""
-    names = [EMBEDDING, spec.position_embeddings]
+def _on_host(spec: ModelSpec, begins: bool, tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """The tensors of which workers read the file's own rows; begins: those of the first stage."""
+    names = [EMBEDDING, spec.position_embeddings] if begins else []
     for rope in spec.ropes:
         names += (rope.frequency_factors, rope.long_frequency_factors)
     return [name for name in dict.fromkeys(names) if name and name in tensors]

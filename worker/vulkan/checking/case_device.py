@@ -39,7 +39,7 @@ class CaseDevice:
         self._limits, self._selection = limits, selection
         self.name, self.kind = context.info.name, context.info.kind
         self._memory = Memory(context, unmapped=False)
-        self._layout = PartialsLayout(0, 0, 0, 0)
+        self._layout = PartialsLayout(0, 0, 0, 0, 0)
         self._submission: Submission | None = None
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
@@ -56,14 +56,14 @@ class CaseDevice:
         assert mapped is not None, f"the buffer {buffer!r} is the device's alone"
         return mapped
 
-    def attach_partials(self, arena: Bytes, write_slot: int) -> None:
+    def attach_partials(self, arena: Bytes, write_slot: int, num_partials: int) -> None:
         """Keeps a copy, there and back: whether the arena can be imported is for the run to find out."""
         block = self._memory.allocate(arena.nbytes, Placement.READBACK)
         assert block.mapped is not None
         self._arena, self._copy = arena, block.mapped.reshape(arena.shape)
         self._copy[:] = arena
-        _, num_partials, slot_bytes = arena.shape
-        self._layout = PartialsLayout(block.address, num_partials, slot_bytes, write_slot)
+        _, num_slots, slot_bytes = arena.shape
+        self._layout = PartialsLayout(block.address, num_slots, num_partials, slot_bytes, write_slot)
 
     def prepare(self, program: Program) -> None:
         """Raises KernelRefused."""

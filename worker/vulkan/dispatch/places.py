@@ -38,15 +38,16 @@ class Selects(Protocol):
 
 @dataclass(frozen=True)
 class PartialsLayout:
-    """The place of the arena [2, num_partials, slot bytes] in the device's memory."""
+    """The place of the arena [2, slots, slot bytes] in the device's memory."""
 
     address: int
-    num_partials: int
+    num_slots: int
+    num_partials: int  # the first slots, which are read
     slot_bytes: int
     write_slot: int
 
     def parity_address(self, parity: int) -> int:
-        return self.address + parity * self.num_partials * self.slot_bytes
+        return self.address + parity * self.num_slots * self.slot_bytes
 
     def own_address(self, parity: int) -> int:
         return self.parity_address(parity) + self.write_slot * self.slot_bytes

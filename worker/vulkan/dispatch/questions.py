@@ -14,7 +14,7 @@ from tplaunch.worker.vulkan.dispatch.table import dispatch
 from tplaunch.worker.vulkan.memory import Slice
 from tplaunch.worker.vulkan.variants import Variant, candidates
 
-SOME_PARTIALS, NOWHERE = PartialsLayout(0, 1, 0, 0), Slice(0, 0)
+SOME_PARTIALS, NOWHERE = PartialsLayout(0, 1, 1, 0, 0), Slice(0, 0)
 
 
 @dataclass(frozen=True)

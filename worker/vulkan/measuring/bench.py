@@ -19,7 +19,7 @@ from tplaunch.worker.vulkan.timeline import Submission, Timeline
 from tplaunch.worker.vulkan.variants import Always, Variant
 
 TIMEOUT_SECONDS = 60.0  # of one run: a driver may take most of that to compile a kernel
-NO_PARTIALS = PartialsLayout(0, 0, 0, 0)
+NO_PARTIALS = PartialsLayout(0, 0, 0, 0, 0)
 
 
 class Bench:

@@ -1,0 +1,63 @@
+"""Decides how a run's all-reduces are made: as options say, or as measuring shows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tplaunch.collectives import Collective
+from tplaunch.coordinator.messages import Load
+from tplaunch.coordinator.split.plan import padded
+from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.buffers.step import StepLayout, StepView
+from tplaunch.worker.measuring.two_phase import NEVER, kept_measurements, measured_threshold
+from tplaunch.worker.programs.program import Program
+from tplaunch.worker.programs.transformer import build_sums
+from tplaunch.worker.step.segments import SegmentRunner
+
+log = logging.getLogger("worker")
+
+
+def way(collective: Collective, large: bool) -> dict[str, bool]:
+    """Returns how the all-reduces of a program are made, as arguments of build_program().
+
+    large: not one-shot. Several hosts sum around a ring then, and the ranks of one in two phases.
+    """
+    return {"host_sums" if collective.can_sum else "two_phase": large}
+
+
+def large_bytes(
+    load: Load, shards: Mapping[str, Shard], runner: SegmentRunner, kinds: Sequence[str]
+) -> float:
+    """Returns from how many bytes on an all-reduce is not one-shot; the same on all ranks.
+
+    kinds: of all ranks' devices. The runner's device has its buffers already.
+    """
+    wanted, collective, device = load.options.all_reduce, runner.collective, runner.device
+    has_choice = collective.can_sum or collective.has_two_phases
+    if wanted == "two-phase" and has_choice:
+        return 0
+    num_summing = collective.num_partials if collective.can_sum else collective.num_ranks
+    if wanted == "one-shot" or num_summing <= 2 or not has_choice:
+        return NEVER
+
+    def build(rows: int, large: bool) -> Program:
+        program = build_sums(
+            load.spec, load.share, shards, collective.num_ranks, rows, **way(collective, large)
+        )
+        device.prepare(program)
+        return program
+
+    header = StepView(device.view("step").view(np.uint32), StepLayout(load.limits)).header
+    kept = None
+    if collective.rank == 0:
+        placed = tuple(load.placement.hosts[rank] for rank in load.group)
+        hosts = f"{placed} as {load.options.wire}" if collective.can_sum else ""
+        kept = kept_measurements(kinds, load.options.measure_anew, hosts)
+    row_bytes = padded(load.spec.embedding_length) * 4
+    threshold = measured_threshold(runner, build, load.limits.max_rows, row_bytes, header, kept)
+    if threshold != NEVER:
+        log.info("all-reduces are not one-shot from %d bytes on", threshold)
+    return threshold
