@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from tplaunch.launcher.commands.predict import HERE, PredictionConfig
-from tplaunch.launcher.predicting.cluster import WIRE_BYTES
 from tplaunch.launcher.predicting.described import EXAMPLE, parse_host
 from tplaunch.launcher.predicting.links import parse_link
 
@@ -28,10 +27,6 @@ def add_prediction_options(parser: argparse._ArgumentGroup) -> None:
         f" memory, its speed in prefill, the time of a submission; {HERE} for this machine's; once for all"
         " hosts, or once for each (default: every host is like this one)",
     )
-    parser.add_argument("--pipeline", type=int, metavar="N", help="stages (default: every number of them)")
-    parser.add_argument(
-        "--wire", choices=tuple(WIRE_BYTES), default="f32", help="between hosts (default: %(default)s)"
-    )
     parser.add_argument(
         "--prompt-tokens", type=int, default=512, metavar="N", help="of the prefill (default: %(default)s)"
     )
@@ -46,7 +41,7 @@ def prediction_config(options: argparse.Namespace) -> PredictionConfig | None:
         num_hosts=options.hosts if options.hosts > 1 else None,
         link=None if options.link is None else parse_link(options.link),
         described=described,
-        pipeline=options.pipeline,
+        pipeline=options.pipeline if options.pipeline > 1 else None,  # else all numbers of stages
         wire=options.wire,
         prompt_tokens=options.prompt_tokens,
     )

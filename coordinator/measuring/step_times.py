@@ -25,7 +25,7 @@ class GroupReduces:
 
 
 class Taken(NamedTuple):
-    """What some steps took."""
+    """The times of some steps."""
 
     totals: Totals  # by rank
     num_steps: int

@@ -282,7 +282,7 @@ class Engine:
         return self._times.spent()
 
     def take_ledger(self) -> Taken:
-        """What all steps since the last call took."""
+        """Returns the times of all steps since the last call."""
         return self._times.take()
 
     def take_over(self, other: Engine) -> None:

@@ -173,7 +173,7 @@ class _Foreseeing:
         return Cluster(by_rank, self._wanted.link or NO_LINK, local, between, coordinator, self._wanted.wire)
 
     def _coordinator_seconds(self) -> float:
-        """Of a run on a host that is like this one, if there is any."""
+        """The time of a run on a host that is like this one, if there is any."""
         for devices in self._wanted.hosts:
             choices = [device for device in devices if isinstance(device, DeviceChoice)]
             if choices:

@@ -1,4 +1,4 @@
-"""What runs on a Ray node for a head elsewhere: an actor that keeps a `tplaunch join` going in a process.
+"""Runs on a Ray node for a head elsewhere: an actor that keeps a `tplaunch join` going in a process.
 
 Ray moves and restarts the actor. The process ends with it: it watches its standard input, which the actor
 holds open. Nothing here needs Ray, nor does the process.

@@ -153,7 +153,7 @@ def test_an_early_applicant_gets_the_place_of_one_that_falls_silent(worlds: Call
 
 
 def test_a_run_knows_its_own_hosts(worlds: Callable[..., World]) -> None:
-    """What becomes of them is told to the run that they are in, also when another has taken the place."""
+    """The run that they are in is told of them, also when another has taken the place."""
     world = worlds(2)
     first = world.join("first")
     world.members()

@@ -11,8 +11,7 @@ import pytest
 
 from tests.models import config_of
 from tplaunch.coordinator import messages as workers
-from tplaunch.coordinator.split.placement import Placement
-from tplaunch.launcher.devices import DeviceChoice, placement_of
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.fit import RankBytes, bytes_in
 from tplaunch.launcher.fitting.memory_places import memory_places
@@ -158,7 +157,6 @@ def test_each_host_has_a_memory_of_its_own() -> None:
     assert places[3].capacity == 16 << 30 and places[3].usable == 9 << 30
     found = [RankBytes(1, 0, 0, partials=10 ** (rank + 1)) for rank in range(4)]
     assert bytes_in(places[1], found) == 1 + 110 and bytes_in(places[3], found) == 1 + 11000
-    assert placement_of(choices) == Placement((0, 0, 1, 1), (0, 0, 0, 0))
 
 
 def options_of(*words: str) -> argparse.Namespace:
