@@ -68,7 +68,6 @@ def check(fault: str, scene: Scene, stage: str) -> None:
     name, rank = ("host 0 \\(host0\\)", 0) if "local" in fault else ("host 1 \\(host1\\)", 1)
     said = scene.end_in_time(scene.head)
     assert re.search(rf"{name}, {stage}: rank {rank} ", said), said
-    how = fault.split(" ", maxsplit=1)[0]
     assert re.search("killed by SIGKILL|gave no sign of life|said nothing for|closed its connection", said), (
         said
     )
