@@ -91,7 +91,7 @@ def open_measured(
         config = replace(config, parallel=RECURRENT_PARALLEL)
     config = replace(config, reads_texts=True)
     with open_hosts(config, model) as hosts:
-        arrangement = arrange(config, model, hosts.choices)
+        arrangement = arrange(config, model, hosts.choices, hosts.measure)
         yield Measured(config, model, tokenizer, arrangement, hosts, hashes_of(model))
 
 
