@@ -24,11 +24,11 @@ RUN = (
     "--prefill-chunk",
     "16",
 )
-LAYOUTS = {  # ranks of each host, and models
-    (1, 1): ("mamba2-dense", "gemma3-dense", "qwen3next-moe", "llama-moe"),
-    (2, 1): ("qwen35moe-moe", "gpt-oss-moe"),
-    (2, 2): ("deepseek2-moe", "gemma2-dense"),
-    (1, 1, 1): ("qwen3moe-moe", "lfm2-dense"),
+LAYOUTS = {  # ranks of each host; models, and in how many stages their layers are
+    (1, 1): (("mamba2-dense", 1), ("gemma3-dense", 2), ("qwen3next-moe", 2), ("llama-moe", 1)),
+    (2, 1): (("qwen35moe-moe", 1), ("gpt-oss-moe", 1)),
+    (2, 2): (("deepseek2-moe", 2), ("gemma2-dense", 1)),
+    (1, 1, 1): (("qwen3moe-moe", 1), ("lfm2-dense", 2)),
 }
 
 Build = Callable[[Sequence[str]], Path]
@@ -57,15 +57,15 @@ def tokens(output: str) -> list[int]:
 
 @pytest.mark.parametrize("ranks", LAYOUTS, ids=str)
 def test_one_ranks_tokens(hosts: MakeHosts, tmp_path: Path, build: Build, ranks: tuple[int, ...]) -> None:
-    folder = build(LAYOUTS[ranks])
+    folder = build([name for name, _ in LAYOUTS[ranks]])
     network = hosts(len(ranks))
     cluster = Cluster(network, tmp_path, ranks)
     joiners = [cluster.join(host, folder, "--rejoin") for host in network.hosts[1:]]
-    for name in LAYOUTS[ranks]:
+    for name, num_stages in LAYOUTS[ranks]:
         model = folder / f"{name}.gguf"
-        head = cluster.start_head(model, *RUN)
+        head = cluster.start_head(model, *RUN, "--pipeline", str(num_stages))
         expected = tokens(network[0].tplaunch("--devices", "cpu", model, *RUN, check=True).stdout)
-        assert head.wait(START) == 0
+        assert head.wait(START) == 0, name
         assert tokens(head.stdout.all()) == expected, name
     for joiner in joiners:
         joiner.stderr.wait_for(rf"(?s)(?:the head at \S+ has ended.*?){{{len(LAYOUTS[ranks])}}}", START)
