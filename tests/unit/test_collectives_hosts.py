@@ -4,7 +4,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -160,8 +159,8 @@ def links_of(rank: Collective) -> Links:
 
 
 def due(links: Links, **changes: Any) -> Header:
-    header = replace(links._header(Kind.PIECE), sequence=1, count=9)
-    return replace(header, **changes)
+    header = links._header(Kind.PIECE)._replace(sequence=1, elements=9)
+    return header._replace(**changes)
 
 
 @pytest.mark.parametrize("hosts", [(0, 1, 2), (0, 0, 1, 2, 2)], ids=str)
@@ -173,7 +172,7 @@ def due(links: Links, **changes: Any) -> Header:
         ({"hop": 2}, bytes(36), "sent piece 0 of hop 2 of all-reduce 1"),
         ({"wire": 2}, bytes(36), "sends sums as q8, rank .* as f32"),
         ({"wire": 77}, bytes(36), "sends sums as type 77"),
-        ({"count": 8}, bytes(36), r"all-reduce 1 has 9 elements on rank \d but 8 on rank \d"),
+        ({"elements": 8}, bytes(36), r"all-reduce 1 has 9 elements on rank \d but 8 on rank \d"),
         ({"step": 3}, bytes(36), "is in step 3, rank . in step 0"),
         ({"digest": b"12345678"}, bytes(36), "different steps 0: their digests are 3132333435363738 and 0"),
         ({"run": 1}, bytes(36), "belongs to run 00000001, rank . to run"),
