@@ -74,6 +74,7 @@ class Handover:
         """
         self._rank, self._stage, self._ways = rank, stages[rank], ways(hosts, stages)
         self._seconds = timeout_seconds * max(1, self._stage)  # in which all stages before it compute
+        self._step = 0
         clock = RunningClock()
         self._links: dict[int, Links] = {}  # by the number of the way
         try:
@@ -133,26 +134,32 @@ class Handover:
             raise CollectiveError(message, peer)
         return told[numbers.index(number)]
 
-    def send(self, step: int, digest: bytes, values: Floats) -> None:
-        """Sends a copy of what this rank's stage has computed, unless another rank does.
+    def begin_step(self, number: int, digest: bytes) -> None:
+        """The next values to be sent and received belong to this step of the model; each comes once.
 
-        step: of the model, each once. digest: 8 bytes of what it is to compute.
+        digest: 8 bytes of what the step is to compute.
         """
+        self._step = number
+        for links in self._links.values():
+            links.begin_step(number, digest)
+
+    def send(self, values: Floats) -> None:
+        """Sends a copy of what this rank's stage has computed, unless another rank does."""
         for links in self._to_next:
-            exchange = _begun(links, step, digest, values.size)
+            exchange = self._exchange(links, values)
             with links:
                 for piece, part in enumerate(_pieces(values)):
                     links.send(links.peers, exchange, 0, piece, EXACT.encode(part))
 
-    def receive(self, step: int, digest: bytes, values: Floats) -> None:
+    def receive(self, values: Floats) -> None:
         """Fills values with what the stage before this one has computed, and passes it on.
 
         Raises CollectiveTimeout where it does not come, and CollectiveError for what is of another step.
         """
         assert self._incoming is not None, "a rank of the first stage receives nothing"
         incoming = self._incoming
-        exchange = _begun(incoming, step, digest, values.size)
-        onward = [(links, _begun(links, step, digest, values.size)) for links in self._to_neighbours]
+        exchange = self._exchange(incoming, values)
+        onward = [(links, self._exchange(links, values)) for links in self._to_neighbours]
         try:
             for piece, part in enumerate(_pieces(values)):
                 with incoming:
@@ -161,11 +168,15 @@ class Handover:
                     with links:
                         links.send(links.peers, passed_on, 0, piece, EXACT.encode(part))
         except CollectiveTimeout as error:
-            raise self._late(step, incoming.ranks[0]) from error
+            raise self._late(incoming.ranks[0]) from error
 
-    def _late(self, step: int, sender: int) -> CollectiveTimeout:
+    def _exchange(self, links: Links, values: Floats) -> Exchange:
+        """Returns the parts that all messages of the step on one way have in common."""
+        return Exchange(self._step, values.size, EXACT, links.patience(self._step))
+
+    def _late(self, sender: int) -> CollectiveTimeout:
         message = (
-            f"rank {self._rank} of stage {self._stage} waited {self._seconds:g} s in step {step} for"
+            f"rank {self._rank} of stage {self._stage} waited {self._seconds:g} s in step {self._step} for"
             f" {named([sender])}, which sends what stage {self._stage - 1} computes"
         )
         return CollectiveTimeout(message, sender)
@@ -181,12 +192,6 @@ class Handover:
             links.close()
         self._links.clear()
         self._to_next, self._to_neighbours, self._incoming = [], [], None
-
-
-def _begun(links: Links, step: int, digest: bytes, count: int) -> Exchange:
-    """Begins a step; returns the parts that all of its messages have in common."""
-    links.begin_step(step, digest)
-    return Exchange(step, count, EXACT, links.patience(step))
 
 
 def _pieces(values: Floats) -> Iterator[Floats]:

@@ -122,20 +122,20 @@ class TcpDoor:
 
     def listen(self, inbox: Socket) -> str:
         inbox.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES + CURVE_BYTES)
+        inbox.setsockopt(zmq.IPV6, "[" in self.place)
         inbox.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS)
         inbox.setsockopt(zmq.CURVE_SERVER, 1)
         inbox.setsockopt(zmq.CURVE_SECRETKEY, secret_key(self._token, self._rank))
-        inbox.setsockopt(zmq.IPV6, "[" in self.place)
         inbox.bind(f"tcp://{self.place}:*")
         return inbox.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def dial(self, outbox: Socket, peer: int, endpoint: str) -> None:
         own = secret_key(self._token, self._rank)
+        outbox.setsockopt(zmq.IPV6, "[" in endpoint)
         outbox.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS)
         outbox.setsockopt(zmq.CURVE_SECRETKEY, own)
         outbox.setsockopt(zmq.CURVE_PUBLICKEY, zmq.curve_public(own))
         outbox.setsockopt(zmq.CURVE_SERVERKEY, zmq.curve_public(secret_key(self._token, peer)))
-        outbox.setsockopt(zmq.IPV6, "[" in endpoint)
         outbox.connect(endpoint)
 
     def close(self) -> None:

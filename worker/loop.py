@@ -90,7 +90,7 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
         with collected_by_hand():
             while not isinstance(message := control.receive(), Shutdown):
                 if isinstance(message, Step):
-                    worker.collective.begin_step(message.number, control.digest())
+                    worker.begin_step(message.number, control.digest())
                 control.send(worker.answer(message))
                 collect_if_due()  # while the coordinator samples
     except BaseException as error:
@@ -147,6 +147,11 @@ class Worker:
         self._kinds = [peers.kinds[rank] for rank in group]
         self.collective.connect([peers.endpoints[rank] for rank in group])
         self.handover.connect(peers.handovers)
+
+    def begin_step(self, number: int, digest: bytes) -> None:
+        """Says that all exchanges from now on belong to this step. digest: of the message that tells it."""
+        self.collective.begin_step(number, digest)
+        self.handover.begin_step(number, digest)
 
     def load_weights(self, control: ControlSocket) -> None:
         """Allocates every buffer and fills the weights, telling the coordinator how far it is."""
@@ -219,9 +224,9 @@ class Worker:
         self._copier.copy(step)
         program = self._program(step.token_ids.size, self._ends.num_logit_rows(step))
         clock.lap("host")
+        sent_before = self._sent_bytes
         if self._ends.begin(step):
             clock.lap("handover")
-        sent_before = self._sent_bytes
         self._runner.run(program, step.token_ids.size, self._row_bytes // 4, clock.lap)
         if self._ends.finish(step):
             clock.lap("handover")

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,8 @@ from tplaunch.collectives.handover import Way, ways
 from tplaunch.collectives.zmq_wire import PIECE_ELEMENTS
 
 pytestmark = pytest.mark.unit
+
+Floats = npt.NDArray[np.float32]
 
 DIGEST = b"12345678"
 PLACES = {  # hosts and stages by rank
@@ -57,6 +60,16 @@ def all_ranks(
     endpoints = [one.endpoints for one in made]
     together([lambda one=one: one.connect(endpoints) for one in made])
     return made
+
+
+def send(rank: Handover, step: int, values: Floats) -> None:
+    rank.begin_step(step, DIGEST)
+    rank.send(values)
+
+
+def receive_into(rank: Handover, step: int, values: Floats, digest: bytes = DIGEST) -> None:
+    rank.begin_step(step, digest)
+    rank.receive(values)
 
 
 def together(calls: Sequence[object]) -> list[BaseException | None]:
@@ -136,14 +149,14 @@ def test_every_rank_of_a_stage_gets_the_same(
     for stage in range(max(stages)):
         (sender,) = (rank for rank, one in enumerate(ranks) if stages[rank] == stage and one.sends)
         for number, values in enumerate(sent[stage], 1):
-            ranks[sender].send(number, DIGEST, values)
+            send(ranks[sender], number, values)
         got: dict[int, list[bytes]] = {rank: [] for rank, found in enumerate(stages) if found == stage + 1}
 
         def receive(rank: int, got: dict[int, list[bytes]] = got) -> None:
             assert ranks[rank].receives
             for number, count in enumerate(counts, 1):
                 values = np.zeros(count, np.float32)
-                ranks[rank].receive(number, DIGEST, values)
+                receive_into(ranks[rank], number, values)
                 got[rank].append(values.tobytes())
 
         assert not any(together([lambda rank=rank: receive(rank) for rank in got]))
@@ -162,9 +175,9 @@ def test_another_step_is_refused(
     step: int, digest: bytes, count: int, sentence: str, folder: Path, opened: ExitStack
 ) -> None:
     first, second = all_ranks(opened, folder, [0, 0], [0, 1])
-    first.send(1, DIGEST, np.ones(64, np.float32))
+    send(first, 1, np.ones(64, np.float32))
     with pytest.raises(CollectiveError, match=sentence) as caught:
-        second.receive(step, digest, np.zeros(count, np.float32))
+        receive_into(second, step, np.zeros(count, np.float32), digest)
     assert caught.value.rank == 0
 
 
@@ -177,13 +190,13 @@ def test_who_does_not_send_is_named(folder: Path, opened: ExitStack) -> None:
             f"rank {rank} of stage {rank} waited {seconds:g} s in step 7 for rank {rank - 1}, which sends"
         )
         with pytest.raises(CollectiveTimeout, match=sentence) as caught:
-            ranks[rank].receive(7, DIGEST, np.zeros(32, np.float32))
+            receive_into(ranks[rank], 7, np.zeros(32, np.float32))
         assert caught.value.rank == rank - 1 and time.monotonic() - began >= seconds
 
 
 def test_an_abort_reaches_who_waits(folder: Path, opened: ExitStack) -> None:
     ranks = all_ranks(opened, folder, [0, 0, 1, 1], [0, 1, 1, 1])
-    calls = [lambda one=one: one.receive(1, DIGEST, np.zeros(32, np.float32)) for one in ranks[1:3]]
+    calls = [lambda one=one: receive_into(one, 1, np.zeros(32, np.float32)) for one in ranks[1:3]]
     errors = together([*calls, lambda: ranks[0].abort("its device is gone")])
     for error in errors[:2]:
         assert isinstance(error, CollectiveAborted) and str(error) == "rank 0 aborted: its device is gone"

@@ -205,9 +205,11 @@ def _measure(
 
 def _time(summing: Summing, size: int, num_calls: int, job: CollectiveJob, pipe: JobPipe) -> list[float]:
     values, total = np.ones(size // 4, np.float32), np.zeros(size // 4, np.float32)
+    weights = np.ones(job.work_bytes // 4, np.float32)
     seconds: list[float] = []
     said = time.perf_counter()
     for _ in range(WARM_UP_CALLS + num_calls):
+        weights.sum()
         started = time.perf_counter()
         summing.all_reduce(values, total)
         ended = time.perf_counter()

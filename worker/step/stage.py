@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from tplaunch.collectives import Handover
-from tplaunch.coordinator.messages import Load, Step, encode
+from tplaunch.coordinator.messages import Load, Step
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.coordinator.split.stages import most_in_flight
 from tplaunch.worker.device import Device
 
 Floats = npt.NDArray[np.float32]
-DIGEST_BYTES = 8
 
 
 def open_handover(load: Load, folder: Path, address: str | None) -> Handover:
@@ -42,7 +40,6 @@ class StageEnds:
         self._logits = device.view("logits").view(np.float32)
         self._num_kept = most_in_flight(load.placement.num_stages)
         self._kept: dict[int, Floats] = {}  # of the last steps, by number
-        self._digest = b""  # of the step that runs
 
     def num_logit_rows(self, step: Step) -> int:
         """The rows that get logits in this stage."""
@@ -50,16 +47,14 @@ class StageEnds:
 
     def begin(self, step: Step) -> bool:
         """Waits for the stage before this one, once the step is written; tells whether there is one."""
-        if self._handover.receives or self._handover.sends:
-            self._digest = _digest_of(step)
         if self._handover.receives:
-            self._handover.receive(step.number, self._digest, self._rows(self._embedding, step))
+            self._handover.receive(self._rows(self._embedding, step))
         return self._handover.receives
 
     def finish(self, step: Step) -> bool:
         """Hands over what the step has left, and tells whether this rank is the one to do so."""
         if self._handover.sends and self._residual is not None:
-            self._handover.send(step.number, self._digest, self._rows(self._residual, step))
+            self._handover.send(self._rows(self._residual, step))
             return True
         return False
 
@@ -83,10 +78,3 @@ class StageEnds:
     def kept(self, number: int) -> Floats | None:
         """The logits of one of the last steps."""
         return self._kept.get(number)
-
-
-def _digest_of(step: Step) -> bytes:
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for frame in encode(step):
-        digest.update(frame)
-    return digest.digest()
