@@ -44,16 +44,16 @@ def shares_arena(kind: str) -> bool:
     return kind == SHARED_MEMORY
 
 
-def arena_bytes(kind: str, num_ranks: int, slot_bytes: int, num_hosts: int = 1) -> int:
-    """The size of an arena of one of KINDS, for all-reduces of up to slot_bytes.
+def arena_bytes(kind: str, rank: int, hosts: Sequence[int], slot_bytes: int) -> int:
+    """Returns the bytes of a rank's arena of one of KINDS, for all-reduces of up to slot_bytes.
 
-    num_ranks: of this host. num_hosts: those that have ranks which all-reduce together.
+    hosts: of each rank, neighbours' the same, as create() takes them.
     """
-    if kind == SHARED_MEMORY:
-        behind = num_ranks if num_ranks > 1 and num_hosts > 1 else 0
-        num_slots = (num_hosts if num_hosts > 1 else num_ranks) + behind
+    num_local, num_hosts = list(hosts).count(hosts[rank]), len(set(hosts))
+    if kind == SHARED_MEMORY and num_hosts > 1:
+        num_slots = num_hosts + (num_local if num_local > 1 else 0)
     else:
-        num_slots = num_ranks if kind == ZMQ else 1
+        num_slots = 1 if kind == ZMQ_RING else len(hosts)
     return NUM_PARITIES * num_slots * round_up_to_page(slot_bytes)
 
 

@@ -17,7 +17,7 @@ def fault_of(
     sender = ranks[got.sender]
     text = _sentence(message, due, num_bytes, sender, rank)
     if text is None:
-        return counts_differ(due.sequence, rank, due.count, sender, got.count)
+        return counts_differ(due.sequence, rank, due.elements, sender, got.elements)
     return CollectiveError(text, sender)
 
 
@@ -44,7 +44,7 @@ def _sentence(message: Message, due: Header, num_bytes: int, sender: int, rank: 
         mine = WIRE_NAMES[due.wire]
         theirs = WIRE_NAMES.get(got.wire, f"type {got.wire}")
         return f"rank {sender} sends sums as {theirs}, rank {rank} as {mine}: all need the same --wire"
-    if got.count != due.count:
+    if got.elements != due.elements:
         return None
     if (got.hop, got.piece) != (due.hop, due.piece):
         return (

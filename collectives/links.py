@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import zmq
 
@@ -136,7 +136,7 @@ class Links:
         self, peers: Sequence[int], exchange: Exchange, hop: int, piece: int, payload: bytes | memoryview
     ) -> None:
         """Sends a piece, a copy of it, without waiting."""
-        message = replace(self._due(exchange, self.member), hop=hop, piece=piece).message(payload)
+        message = self._due(exchange, self.member, hop, piece).message(payload)
         for peer in peers:
             self._send(peer, message)
 
@@ -147,30 +147,20 @@ class Links:
         if not pieces:
             self._receive_until(lambda: len(pieces) > 0, exchange.patience, peer)
         message = pieces.popleft()
-        due = replace(self._due(exchange, peer), hop=hop, piece=piece)
+        due = self._due(exchange, peer, hop, piece)
         if message.header == due and message.is_intact and message.payload.nbytes == num_bytes:
             return message.payload
         raise self._tell(fault_of(message, due, num_bytes, self.ranks, self.rank))
 
-    def _due(self, exchange: Exchange, sender: int) -> Header:
-        return replace(
-            self._header(Kind.PIECE),
-            sender=sender,
-            sequence=exchange.sequence,
-            count=exchange.count,
-            wire=exchange.wire.number,
-        )
+    def _due(self, exchange: Exchange, sender: int, hop: int, piece: int) -> Header:
+        step, digest, run = self._step, self._digest, self._run
+        sequence, count, wire = exchange.sequence, exchange.count, exchange.wire.number
+        return Header(Kind.PIECE, sender, sequence, hop, piece, count, wire, step, digest, run)
 
     def _header(self, kind: Kind, sequence: int = 0) -> Header:
-        return Header(
-            kind,
-            self.member,
-            sequence,
-            wire=self._wire.number,
-            step=self._step,
-            digest=self._digest,
-            run=self._run,
-        )
+        """Returns the header of a message that is no piece."""
+        wire, step, digest, run = self._wire.number, self._step, self._digest, self._run
+        return Header(kind, self.member, sequence, 0, 0, 0, wire, step, digest, run)
 
     def _receive_until(self, done: Callable[[], bool], patience: Patience, peer: int | None = None) -> None:
         """Waits. What has come is heard before the patience counts as lost."""
@@ -207,7 +197,7 @@ class Links:
         peer, kind = header.sender, header.kind
         greets_wrong = kind == Kind.HELLO and header.wire != self._wire.number
         if header.run != self._run or not message.is_intact or greets_wrong:
-            due = replace(header, run=self._run, wire=self._wire.number)
+            due = header._replace(run=self._run, wire=self._wire.number)
             raise self._tell(fault_of(message, due, message.payload.nbytes, self.ranks, self.rank))
         self._heard[peer] = max(self._heard[peer], header.sequence)
         if kind == Kind.ABORT:

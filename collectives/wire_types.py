@@ -17,6 +17,7 @@ Payload: TypeAlias = "bytes | memoryview"
 BLOCK = 64  # float32 that share a scale in q8; what one message carries ends with a block, or with the sum
 _MAX_QUANT = 127
 _SCALE_BYTES = 2
+_SMALLEST, _INFINITE, _NAN = 0x0080, 0x7F80, 0x7FC0  # bfloat16 whose inverse is finite, and not numbers
 
 
 class WireType(ABC):
@@ -93,16 +94,16 @@ class Q8(WireType):
 
     def encode(self, values: Floats) -> Payload:
         blocks = values.reshape(-1, BLOCK) if values.size % BLOCK == 0 else _padded(values)
-        largest = np.abs(blocks).max(axis=1)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            scales = _rounded_up(largest / np.float32(_MAX_QUANT))
-            widened = _widened(scales)
-            inverse = np.where(np.isfinite(widened) & (widened > 0), 1 / widened, 0).astype(np.float32)
-            quants = np.rint(blocks * inverse[:, None])
-            np.clip(quants, -_MAX_QUANT, _MAX_QUANT, out=quants)
-            if not np.isfinite(widened).all():
-                quants = np.nan_to_num(quants)
-            sent = quants.astype(np.int8).reshape(-1)[: values.size]
+        scales = _rounded_up(np.abs(blocks).max(axis=1) / np.float32(_MAX_QUANT))
+        usual = (scales >= _SMALLEST) & (scales < _INFINITE)
+        if usual.all():
+            quants = blocks * (np.float32(1) / _widened(scales))[:, None]
+        else:
+            scales[scales < _SMALLEST], scales[scales >= _INFINITE] = 0, _NAN
+            quants = np.zeros_like(blocks)
+            quants[usual] = blocks[usual] / _widened(scales[usual])[:, None]
+        np.rint(quants, out=quants)
+        sent = quants.astype(np.int8).reshape(-1)[: values.size]
         return b"".join((scales.data, sent.data))
 
     def decode(self, payload: Payload, values: Floats) -> None:
@@ -127,15 +128,15 @@ def to_bfloat16(values: Floats) -> NDArray[np.uint16]:
     rounded = ((words + (np.uint32(0x7FFF) + odd)) >> np.uint32(16)).astype(np.uint16)
     missing = np.isnan(values)
     if missing.any():
-        rounded[missing] = 0x7FC0
+        rounded[missing] = _NAN
     return rounded
 
 
 def _rounded_up(values: Floats) -> NDArray[np.uint16]:
-    """Returns bfloat16 that are not smaller; none is negative. Infinity and NaN become NaN."""
-    scales = ((values.view(np.uint32) + np.uint32(0xFFFF)) >> np.uint32(16)).astype(np.uint16)
-    scales[~np.isfinite(values) | (scales >= 0x7F80)] = 0x7FC0
-    return scales
+    """Returns bfloat16 that are not smaller; none is negative. Infinity and NaN stay what is no number."""
+    return (np.minimum(values.view(np.uint32), 0x7F800000) + np.uint32(0xFFFF) >> np.uint32(16)).astype(
+        np.uint16
+    )
 
 
 def _widened(halves: NDArray[np.uint16]) -> Floats:

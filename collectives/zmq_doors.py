@@ -108,16 +108,21 @@ class TcpDoor:
     overhead_bytes = FRAME_BYTES + CURVE_MESSAGE_BYTES
 
     def __init__(self, host: str, rank: int, token: bytes) -> None:
-        """Raises CollectiveError where ZeroMQ was built without CURVE."""
+        """host: an address of this machine; an IPv6 one with brackets or without.
+
+        Raises CollectiveError where ZeroMQ was built without CURVE.
+        """
         if not zmq.has("curve"):
             message = (
                 f"rank {rank} cannot use TCP: this ZeroMQ was built without CURVE; install pyzmq's wheel"
             )
             raise CollectiveError(message, rank)
-        self.place, self._rank, self._token = host, rank, token
+        self.place = f"[{host}]" if ":" in host.strip("[]") and not host.startswith("[") else host
+        self._rank, self._token = rank, token
 
     def listen(self, inbox: Socket) -> str:
         inbox.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES + CURVE_BYTES)
+        inbox.setsockopt(zmq.IPV6, "[" in self.place)
         inbox.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS)
         inbox.setsockopt(zmq.CURVE_SERVER, 1)
         inbox.setsockopt(zmq.CURVE_SECRETKEY, secret_key(self._token, self._rank))
@@ -126,6 +131,7 @@ class TcpDoor:
 
     def dial(self, outbox: Socket, peer: int, endpoint: str) -> None:
         own = secret_key(self._token, self._rank)
+        outbox.setsockopt(zmq.IPV6, "[" in endpoint)
         outbox.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS)
         outbox.setsockopt(zmq.CURVE_SECRETKEY, own)
         outbox.setsockopt(zmq.CURVE_PUBLICKEY, zmq.curve_public(own))

@@ -11,7 +11,6 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -40,14 +39,15 @@ class Kind(IntEnum):
 _KINDS = {int(kind): kind for kind in Kind}
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
+    """The fields before a payload. It is a tuple, since some are made for every message."""
+
     kind: Kind
     sender: int  # a member, counted from 0
     sequence: int = 0
     hop: int = 0  # 0 for one that goes to all at once, from 1 on around a ring
     piece: int = 0  # of this hop
-    count: int = 0  # elements in the whole all-reduce, not in this piece
+    elements: int = 0  # of the whole all-reduce, not of this piece
     wire: int = 0  # the number of a wire type
     step: int = 0  # of the model, modulo 2^32
     digest: bytes = NO_DIGEST  # of what the step is to compute
@@ -63,7 +63,7 @@ class Header:
             self.sender,
             self.hop,
             self.piece,
-            self.count,
+            self.elements,
             self.step,
             self.sequence,
             self.digest,

@@ -3,9 +3,10 @@
 python examples/measure_prediction.py --devices 0,0 -- --shape llama-160m
 python examples/measure_prediction.py --devices cpu,cpu -- smollm2.gguf
 
-Behind -- stands the model as both commands take it, with options that both have. One device and all of them
-together are compared, in decode at the beginning and at the end of the context, of texts together, and in
-prefill. Both take turns, so that a busy machine is busy for both: a ratio is firmer than its parts.
+Behind -- stands the model as both commands take it, with options that both have. One device, all of them
+tensor-parallel and all of them in stages are compared, in decode at the beginning and at the end of the
+context, of texts together, and in prefill. Both commands take turns, so that a busy machine is busy for both:
+a ratio is firmer than its parts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,13 @@ from typing import Any
 
 DECODED = 16  # tokens of a test
 TOGETHER = 4  # texts, as a prediction has them
+KINDS = {  # of tests, by the prediction's names
+    "decode": "decode",
+    "decode_at_context": "decode, end of context",
+    "together": f"decode of {TOGETHER} texts",
+    "prefill": "prefill",
+}
+Speeds = dict[tuple[str, str], float]  # tokens per second by way and kind of test
 
 
 def run(command: str, words: Sequence[str]) -> dict[str, Any]:
@@ -30,36 +38,45 @@ def run(command: str, words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def predicted(words: Sequence[str], prompt: int) -> dict[tuple[int, str], float]:
-    """Tokens per second by the number of ranks and the kind of test."""
+def predicted(words: Sequence[str], prompt: int) -> Speeds:
     found = run("plan", ["--speed", "--prompt-tokens", str(prompt), *words])
-    speeds = {}
-    for way in found["ways"]:
-        if max(way["stages"]) == 0:
-            for kind in ("decode", "decode_at_context", "together", "prefill"):
-                speeds[len(way["hosts"]), kind] = way[kind]["tokens_per_second"]
-    return speeds
+    return {
+        (way["way"], kind): way[kind]["tokens_per_second"]
+        for way in found["ways"]
+        if not way["does_not_fit"]
+        for kind in KINDS
+    }
 
 
-def measured(words: Sequence[str], prompt: int, context: int, ranks: str) -> dict[tuple[int, str], float]:
-    tests = ["--prefill", str(prompt), "--decode", str(DECODED), "--repeat", "2", "--ranks", ranks]
-    far = context - DECODED - 1
-    found = run("bench", [*tests, "--at-context", f"0,{far}", "--batch", f"1,{TOGETHER}", *words])
-    speeds = {}
-    for result in found["results"]:
-        kind = kind_of(result)
-        if kind is not None:
-            speeds[result["ranks"], kind] = result["max_tokens_per_second"]
+def measured(words: Sequence[str], prompt: int, context: int, ways: Mapping[str, list[str]]) -> Speeds:
+    """ways: how the bench is told of each."""
+    tests = ["--prefill", str(prompt), "--decode", str(DECODED), "--repeat", "3"]
+    tests += ["--at-context", f"0,{context - DECODED - 1}", "--batch", f"1,{TOGETHER}"]
+    speeds: Speeds = {}
+    for way, options in ways.items():
+        for result in run("bench", [*tests, *words, *options])["results"]:
+            kind = kind_of(result)
+            if kind is not None:
+                speeds[way, kind] = result["max_tokens_per_second"]
     return speeds
 
 
 def kind_of(result: Mapping[str, Any]) -> str | None:
-    """The prediction's name of a test; None for one that it has not."""
+    """Returns the prediction's name of a test; None for one that it has not."""
     if result["kind"] == "prefill":
         return "prefill"
     if result["batch"] > 1:
         return None if result["context"] else "together"
     return "decode_at_context" if result["context"] else "decode"
+
+
+def ways_of(num_ranks: int) -> dict[str, list[str]]:
+    """Returns the ways of so many ranks on one host."""
+    ways = {"1 device": ["--ranks", "1"]}
+    if num_ranks > 1:
+        ways[f"tensor {num_ranks}"] = ["--ranks", str(num_ranks)]
+        ways[f"pipeline {num_ranks}"] = ["--ranks", str(num_ranks), "--pipeline", str(num_ranks)]
+    return ways
 
 
 def main() -> None:
@@ -71,18 +88,17 @@ def main() -> None:
     parser.add_argument("words", nargs="+", help="the model, behind --")
     options = parser.parse_args()
     words = ["--devices", options.devices, "--context", str(options.context), *options.words]
-    count = len(options.devices.split(","))
-    ranks = "1" if count == 1 else f"1,{count}"
+    ways = ways_of(len(options.devices.split(",")))
     foreseen, found = [], []
     for _ in range(options.turns):
         foreseen.append(predicted(words, options.prompt))
-        found.append(measured(words, options.prompt, options.context, ranks))
+        found.append(measured(words, options.prompt, options.context, ways))
     print(f"{' '.join(options.words)} on {options.devices}, tokens/s")
-    print("ranks  test               predicted  measured  ratio")
-    for key in sorted(foreseen[0].keys() & found[0].keys()):
-        one = statistics.median(each[key] for each in foreseen)
-        other = statistics.median(each[key] for each in found)
-        print(f"{key[0]:5}  {key[1]:17}  {one:9.4g}  {other:8.4g}  {one / other:5.2f}")
+    print("way         test                    predicted  measured  ratio")
+    for way, kind in found[0]:
+        one = statistics.median(each[way, kind] for each in foreseen)
+        other = statistics.median(each[way, kind] for each in found)
+        print(f"{way:10}  {KINDS[kind]:22}  {one:9.4g}  {other:8.4g}  {one / other:5.2f}")
 
 
 if __name__ == "__main__":

@@ -241,8 +241,6 @@ class RunConfig(RankOptions):
             raise UsageError(f"--hosts {self.hosts}: 1 to {MAX_RANKS} are possible")
         if self.hosts == 1 and (self.listen is not None or self.insecure):
             raise UsageError(f"{'--insecure' if self.insecure else '--listen'} goes with --hosts N")
-        if self.hosts > 1:
-            object.__setattr__(self, "collective", "zmq-ring")  # the only one between hosts
         if not 1 <= self.parallel <= MAX_PARALLEL:
             raise UsageError(f"--parallel {self.parallel}: 1 to {MAX_PARALLEL} sequences are possible")
         if self.max_rows is not None and not 1 <= self.max_rows <= 512:

@@ -28,10 +28,7 @@ def check_headroom(num_ranks: int) -> None:
 def check_descriptors(num_ranks: int) -> None:
     """Raises the limit of open files as far as a run needs it. Raises RunError where it stays too low."""
     needed = BASE_DESCRIPTORS + RANK_DESCRIPTORS * num_ranks
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = USUAL_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, USUAL_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    allow_descriptors(USUAL_DESCRIPTORS)
     opened: list[int] = []
     try:
         while len(opened) < needed:
@@ -47,6 +44,14 @@ def check_descriptors(num_ranks: int) -> None:
     finally:
         for descriptor in opened:
             os.close(descriptor)
+
+
+def allow_descriptors(most: int) -> None:
+    """Raises the limit of open files to so many, as far as this user may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def check_threads() -> None:

@@ -41,7 +41,5 @@ def prediction_config(options: argparse.Namespace) -> PredictionConfig | None:
         num_hosts=options.hosts if options.hosts > 1 else None,
         link=None if options.link is None else parse_link(options.link),
         described=described,
-        pipeline=options.pipeline if options.pipeline > 1 else None,  # else all numbers of stages
-        wire=options.wire,
         prompt_tokens=options.prompt_tokens,
     )

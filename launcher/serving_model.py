@@ -35,7 +35,7 @@ def open_for_many(config: RunConfig, *, chose_parallel: bool) -> Iterator[Loaded
     if model.spec.is_recurrent and not chose_parallel:
         config = replace(config, parallel=RECURRENT_PARALLEL)
     with open_hosts(config, model) as hosts:
-        arrangement = arrange(config, model, hosts.choices)
+        arrangement = arrange(config, model, hosts.choices, hosts.measure)
         say_arrangement(config, model, arrangement)
         tokenizer = _tokenizer(model)
         usable = None if isinstance(tokenizer, TokenizerError) else tokenizer

@@ -26,6 +26,7 @@ from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.headroom import check_headroom
+from tplaunch.launcher.hosts.addresses import bracketed
 from tplaunch.launcher.hosts.opening import Hosts
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
@@ -91,7 +92,7 @@ def start_session(
             own,
             endpoint,
             check_open,
-            place=WorkerPlace(str(folder), others.address) if others.address else None,
+            place=WorkerPlace(str(folder), bracketed(others.address)) if others.address else None,
             silence_seconds=others.silence_seconds,
         )
         channel = WorkerChannel(endpoint, len(choices), others.watched_with(supervisor), others.door)

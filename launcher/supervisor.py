@@ -22,7 +22,7 @@ from tplaunch.launcher.machine import free_cache_bytes, num_threads
 from tplaunch.launcher.signals import held
 from tplaunch.launcher.worker_command import WORKER_COMMAND
 from tplaunch.worker.place import WorkerPlace, write_place
-from tplaunch.worker.process import pidfd
+from tplaunch.worker.process import pidfd, wants_to_run
 
 GRACE_SECONDS = 2.0  # between asking a worker to end and killing it
 MIN_CACHE_BYTES = 64 << 20  # free, for a driver to keep its kernels there
@@ -106,7 +106,7 @@ class Supervisor:
         silent = {} if self._beats is None else self._beats.silent()
         for index, process in enumerate(self._processes):
             rank, code = self._ranks[index], process.poll()
-            if rank in excused or (code is None and index not in silent):
+            if rank in excused or (code is None and (index not in silent or wants_to_run(process.pid))):
                 continue
             how = f"ended: {end_reason(code)}" if code is not None else silent[index]
             raise WorkerError(rank, f"rank {rank} ({self._choices[index].name}) {how}")

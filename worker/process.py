@@ -78,6 +78,16 @@ def beat(descriptor: int, seconds: float) -> None:
     threading.Thread(target=write, name="tplaunch beats", daemon=True).start()
 
 
+def wants_to_run(process_id: int) -> bool:
+    """Tells whether a thread of a process runs or waits for a core, so that it is slow, and not stuck."""
+    for task in Path(f"/proc/{process_id}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            # proc(5): the state stands behind the name in parentheses, which may hold some itself.
+            if task.read_text(errors="replace").rpartition(")")[2].split()[0] == "R":
+                return True
+    return False
+
+
 def pin(cores: list[int]) -> None:
     """Keeps all threads of this process on the given cores: those to come, and those that there are.
 

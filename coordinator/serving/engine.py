@@ -48,6 +48,7 @@ Floats = npt.NDArray[np.float32]
 M = TypeVar("M", StepDone, Rows)
 # A rank that waits for another gives up first, and knows whom it waited for.
 MARGIN_SECONDS = 5.0
+START_SECONDS = 20.0  # at least, for a process to start and to open a device, however short steps must be
 OnProgress = Callable[[int, Progress], None]  # rank, how far it is
 
 
@@ -95,12 +96,13 @@ class Engine:
 
     def load(self, on_progress: OnProgress) -> tuple[list[Attached], list[Ready]]:
         """Brings every worker from its Hello to Ready."""
-        self._channel.greet(self._config.options.timeout_seconds)
+        start_seconds = max(START_SECONDS, self._config.options.timeout_seconds)
+        self._channel.greet(start_seconds)
         self._stage = "loading"
         token = secrets.token_bytes(16)
         for share in self._plan:
             self._channel.send(share.rank, self._load_message(share, token))
-        attached = self._channel.collect(Attached, "open its device", self._config.options.timeout_seconds)
+        attached = self._channel.collect(Attached, "open its device", start_seconds)
         for rank, message in enumerate(attached):
             if message.model_hash != self._origin.model_hash:
                 paths = ", ".join(part.path for part in self._origin.parts)

@@ -112,7 +112,8 @@ def _bench_on(
         wished = config
         if num_ranks < config.num_stages:  # as one rank, to compare with
             wished = dataclasses.replace(config, pipeline=num_ranks, pipeline_split=None)
-        with start_session(wished, model, arrange(wished, model, choices), hosts=hosts) as session:
+        arrangement = arrange(wished, model, choices, hosts.measure)
+        with start_session(wished, model, arrangement, hosts=hosts) as session:
             _check_cache(session, wanted.tests)
             results += _bench_session(session, choices, wanted)
         if session.engine.trace is not None:

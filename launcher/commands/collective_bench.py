@@ -31,7 +31,7 @@ from tplaunch.launcher.table import format_table
 from tplaunch.launcher.worker_command import WORKER_COMMAND, job_words
 from tplaunch.worker.jobs.messages import CollectiveJob, Meeting, Timings
 
-OURS = (COLLECTIVES[0], COLLECTIVES[0] + " two-phase", *COLLECTIVES[1:])
+OURS = (*(f"{kind}{way}" for kind in COLLECTIVES[:2] for way in ("", " two-phase")), COLLECTIVES[2])
 MIN_CALLS, MAX_CALLS = 20, 1000
 Seconds: TypeAlias = tuple[tuple[tuple[float, ...], ...], ...]  # [ranks][sizes][calls]
 BYTES_PER_SIZE = 1 << 28  # about how much is summed of each size, within those
@@ -62,10 +62,10 @@ def bench_collectives(
     latencies: list[Latency] = []
     for num_ranks in ranks:
         for kind in OURS:
-            latencies += measure_collective(kind, num_ranks, sizes, timeout_seconds)
+            latencies += _measure(kind, num_ranks, sizes, timeout_seconds)
         for kind in libraries:
             try:
-                latencies += measure_collective(kind, num_ranks, sizes, timeout_seconds)
+                latencies += _measure(kind, num_ranks, sizes, timeout_seconds)
             except RunError as error:  # another's library: what we have measured stays
                 missing.append(f"{kind} is not measured with {num_ranks} ranks: {error}")
     _print(latencies, output)
@@ -88,32 +88,13 @@ def _libraries() -> tuple[list[str], list[str]]:
     return found, missing
 
 
-def measure_collective(
-    kind: str,
-    num_ranks: int,
-    sizes: tuple[int, ...],
-    timeout_seconds: float,
-    wire: str = "f32",
-    address: str = "",
-) -> list[Latency]:
-    """Runs the ranks of one collective; a Latency for each size. Raises RunError.
-
-    wire: between ranks that count as hosts. address: where these listen, in place of the run's folder.
-    """
+def _measure(kind: str, num_ranks: int, sizes: tuple[int, ...], timeout_seconds: float) -> list[Latency]:
     num_calls = tuple(min(MAX_CALLS, max(MIN_CALLS, BYTES_PER_SIZE // size)) for size in sizes)
     with socket_folder() as folder:
         job = CollectiveJob(
-            kind,
-            num_ranks,
-            sizes,
-            num_calls,
-            secrets.token_bytes(16),
-            str(folder),
-            timeout_seconds,
-            wire,
-            address,
+            kind, num_ranks, sizes, num_calls, secrets.token_bytes(16), str(folder), timeout_seconds
         )
-        seconds = _run_mpi(job) if kind == "openmpi" else _run_ranks(job)
+        seconds = _run_mpi(job) if kind == "openmpi" else run_ranks(job)
     return [
         _latency(kind, num_ranks, size, np.array([rank[i] for rank in seconds]).max(axis=0))
         for i, size in enumerate(sizes)
@@ -125,8 +106,8 @@ def _latency(kind: str, num_ranks: int, size: int, seconds: Any) -> Latency:
     return Latency(kind, num_ranks, size, seconds.size, median * 1e6, p99 * 1e6, size / median / 1e9)
 
 
-def _run_ranks(job: CollectiveJob) -> Seconds:
-    """Every rank's seconds."""
+def run_ranks(job: CollectiveJob) -> Seconds:
+    """Runs the ranks of a job of one of COLLECTIVES, or of gloo; returns every rank's seconds."""
     choices = [DeviceChoice(None, "cpu")] * job.num_ranks
     with BenchRanks(job.kind, job.timeout_seconds) as ranks:
         for rank, cores in enumerate(rank_cores(choices, sorted(os.sched_getaffinity(0)))):

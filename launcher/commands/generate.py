@@ -41,7 +41,7 @@ def run(config: RunConfig, generate: GenerateConfig) -> int:
 def _run_on(
     hosts: Hosts, config: RunConfig, generate: GenerateConfig, model: Model, tokenizer: Tokenizer | None
 ) -> None:
-    arrangement = arrange(config, model, hosts.choices)
+    arrangement = arrange(config, model, hosts.choices, hosts.measure)
     has_prompt = generate.prompt is not None or generate.tokens is not None
     if not has_prompt and model.is_standard_input:
         raise UsageError("standard input is the model file; give the prompt with -p")

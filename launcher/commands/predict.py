@@ -27,8 +27,6 @@ class PredictionConfig:
     num_hosts: int | None
     link: Link | None
     described: tuple[tuple[DescribedDevice, ...] | None, ...]  # by host, or one for all; None: this machine's
-    pipeline: int | None = None
-    wire: str = "f32"
     prompt_tokens: int = 512
 
     def __post_init__(self) -> None:
@@ -69,7 +67,8 @@ def predict(config: RunConfig, asked: PredictionConfig, as_json: bool) -> int:
         if devices is None:
             here = here or tuple(select_devices(config.devices))
         hosts.append(here if devices is None and here is not None else devices or ())
-    wanted = Wanted(tuple(hosts), asked.link, asked.pipeline, asked.wire, asked.prompt_tokens)
+    pipeline = config.num_stages if config.num_stages > 1 else None
+    wanted = Wanted(tuple(hosts), asked.link, pipeline, config.wire, asked.prompt_tokens)
     found = foresee(config, model, wanted)
     if as_json:
         print(json.dumps({"model": config.model.name, **prediction_json(found, wanted.link)}, indent=2))

@@ -225,7 +225,7 @@ def write_logits(config: RunConfig, tokens: list[int], out: Path) -> int:
     check_output_path("--out", out)
     model = open_model(config)
     with open_hosts(config, model) as hosts:
-        arrangement = arrange(config, model, hosts.choices)
+        arrangement = arrange(config, model, hosts.choices, hosts.measure)
         check_prompt(tokens, model.spec, arrangement.limits.context_length, continues=False)
         with start_session(config, model, arrangement, hosts=hosts) as session:
             logits = all_logits(session.engine, tokens)

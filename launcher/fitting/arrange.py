@@ -16,6 +16,7 @@ from tplaunch.launcher.fitting.auto_split import choose_weights
 from tplaunch.launcher.fitting.context_fit import Fitting, Sizes
 from tplaunch.launcher.fitting.fit import RankBytes, check_fit, rank_needs
 from tplaunch.launcher.fitting.memory_places import memory_places
+from tplaunch.launcher.fitting.speeds import Measure
 from tplaunch.launcher.fitting.staging import plan_for
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
@@ -45,14 +46,19 @@ class Arrangement:
         return self.sizes.limits
 
 
-def arrange(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) -> Arrangement:
-    """Raises UsageError or PlanError for what can't be run on these devices, or does not fit them."""
+def arrange(
+    config: RunConfig, model: Model, choices: Sequence[DeviceChoice], measure: Measure | None = None
+) -> Arrangement:
+    """Raises UsageError or PlanError for what can't be run on these devices, or does not fit them.
+
+    measure: tells the speed of a device; None where all are on this host.
+    """
     check_activations(config, choices)
     _check_positions(config, model)
     places = memory_places(choices, config.max_memory)
     weights, split = config.rank_weights(len(choices)), None
     if weights is None:
-        weights, how = choose_weights(config, model, choices, places)
+        weights, how = choose_weights(config, model, choices, places, measure)
         split = f"shares {', '.join(f'{weight:.3g}' for weight in weights)}: {how}"
     plan = plan_for(config, model, weights, choices)
     needs = rank_needs(

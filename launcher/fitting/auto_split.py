@@ -15,7 +15,7 @@ from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.context_fit import Fitting
 from tplaunch.launcher.fitting.fit import rank_needs
 from tplaunch.launcher.fitting.memory_places import MemoryPlace
-from tplaunch.launcher.fitting.speeds import rank_speeds
+from tplaunch.launcher.fitting.speeds import Measure, rank_speeds
 from tplaunch.launcher.fitting.staging import plan_for
 from tplaunch.launcher.model import Model
 
@@ -24,12 +24,16 @@ ROOM = 16384  # positions that a split must leave room for, where the user does 
 
 
 def choose_weights(
-    config: RunConfig, model: Model, choices: Sequence[DeviceChoice], places: Sequence[MemoryPlace]
+    config: RunConfig,
+    model: Model,
+    choices: Sequence[DeviceChoice],
+    places: Sequence[MemoryPlace],
+    measure: Measure | None = None,
 ) -> tuple[tuple[float, ...], str]:
-    """A weight per rank, and how it was found."""
+    """A weight per rank, and how it was found. measure: None for devices that are all on this host."""
     by_memory = _memory_weights(config, choices, places)
     try:
-        by_speed = _shares(rank_speeds(config, choices))
+        by_speed = _shares(rank_speeds(config, choices, measure))
     except RunError as error:
         return by_memory, f"by memory: {error}"
     context = config.context_length or min(model.spec.context_length, ROOM)

@@ -10,6 +10,7 @@ from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.options import COLLECTIVES
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.launcher.devices import DeviceChoice
@@ -55,10 +56,15 @@ class RankNeeds:
         in_numpy: bool = False,
         collective: str = COLLECTIVES[0],
         copies_sums: bool = False,
+        hosts: Sequence[int] | None = None,
     ) -> None:
-        """num_ranks: of its stage. copies_sums: whether its device keeps a copy of all partial sums."""
+        """num_ranks: of its stage. copies_sums: whether its device keeps a copy of all partial sums.
+
+        hosts: of the ranks of its stage; None for one host.
+        """
+        self._hosts = [HEAD] * num_ranks if hosts is None else hosts
         self._collective, self._copies_sums = collective, copies_sums
-        self._spec, self._share, self._num_ranks, self._in_numpy = spec, share, num_ranks, in_numpy
+        self._spec, self._share, self._in_numpy = spec, share, in_numpy
         self._shards = rank_shards(spec, share, tensors)
         weights = weight_buffers(self._shards)
         self._weights = _total(weights)
@@ -87,7 +93,7 @@ class RankNeeds:
         if self._in_numpy:
             copies = self._widening + widened_cache(self._spec, self._share, limits)
         partials = sums_bytes(
-            self._spec, limits, self._collective, self._share.index, self._num_ranks, self._copies_sums
+            self._spec, limits, self._collective, self._share.index, self._hosts, self._copies_sums
         )
         return RankBytes(self._weights, cache, self.work(limits), partials, copies, states)
 
@@ -111,12 +117,16 @@ def rank_needs(
     staging: bool = False,
 ) -> list[RankNeeds]:
     """Returns the needs of each rank. staging: devices copy partial sums even if they can import them."""
+    hosts: dict[int, list[int]] = {}  # of each stage's ranks
+    for share, choice in zip(plan, choices, strict=True):
+        hosts.setdefault(share.first_layer, []).append(choice.host)
     return [
         RankNeeds(
             spec,
             tensors,
             share,
-            sum(other.first_layer == share.first_layer for other in plan),
+            len(hosts[share.first_layer]),
+            hosts=hosts[share.first_layer],
             in_numpy=choice.index is None,
             collective=collective,
             copies_sums=choice.index is not None and (staging or not choice.imports_memory),

@@ -6,20 +6,25 @@ kernels are far from reading as fast as they copy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from tplaunch.launcher.config import RunConfig
-from tplaunch.launcher.device_job import run_device_job
+from tplaunch.launcher.device_job import JobConfig, run_device_job
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.worker.jobs.messages import Speed, SpeedJob
 
 TIMEOUT_SECONDS = 300.0
+Measure: TypeAlias = Callable[[RunConfig, DeviceChoice], float]  # device_speed(), or another host's
 
 
-def rank_speeds(config: RunConfig, choices: Sequence[DeviceChoice]) -> list[float]:
+def rank_speeds(
+    config: RunConfig, choices: Sequence[DeviceChoice], measure: Measure | None = None
+) -> list[float]:
     """Weights per second of each rank; devices of one name and kind count as equally fast. Raises RunError.
 
-    Ranks on one GPU share it; on a CPU driver each rank has a core of its own.
+    Ranks on one GPU share it; on a CPU driver each rank has a core of its own. measure: None for devices
+    that are all on this host.
     """
     equal = [(choice.name, choice.kind) for choice in choices]
     speeds: dict[tuple[str, str], float] = {}
@@ -27,14 +32,14 @@ def rank_speeds(config: RunConfig, choices: Sequence[DeviceChoice]) -> list[floa
         speeds[equal[0]] = 1.0  # nothing to compare with
     for choice, key in zip(choices, equal, strict=True):
         if key not in speeds:
-            speeds[key] = device_speed(config, choice)
+            speeds[key] = (measure or device_speed)(config, choice)
     return [
         speeds[key] / (1 if choice.on_cpu else list(choices).count(choice))
         for choice, key in zip(choices, equal, strict=True)
     ]
 
 
-def device_speed(config: RunConfig, choice: DeviceChoice, anew: bool = False) -> float:
+def device_speed(config: JobConfig, choice: DeviceChoice, anew: bool = False) -> float:
     """Returns the speed of one rank alone on it, as measured before or now. Raises RunError."""
     job = SpeedJob(choice.on_cpu, anew, config.rank_options)
     return run_device_job(config, choice, job, Speed, TIMEOUT_SECONDS).weights_per_second

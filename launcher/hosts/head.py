@@ -1,74 +1,23 @@
-"""The head's end of all joined hosts: admits them, beats, notices who is gone, and starts ranks on them.
-
-Everything that comes is dealt with in the thread of a Post; other threads ask and wait by a condition.
-"""
+"""The head's end of all joined hosts, as the launcher asks it: who is there, start ranks, who is to blame."""
 
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.failures import RunError
-from tplaunch.coordinator.wire import WireError
-from tplaunch.launcher.hosts.addresses import Address
-from tplaunch.launcher.hosts.head_socket import open_post
-from tplaunch.launcher.hosts.members import MAX_APPLICANTS, Member, Members
-from tplaunch.launcher.hosts.messages import (
-    Beat,
-    End,
-    Fetched,
-    Fetching,
-    FetchPart,
-    FoundModel,
-    FromHead,
-    Join,
-    Leave,
-    RankEnded,
-    RanksStarted,
-    RanksStopped,
-    Refused,
-    StartRanks,
-    StopRanks,
-    WantedModel,
-    Welcome,
-    cut,
-    decode_from_joiner,
-    encode,
-)
-from tplaunch.launcher.hosts.post import TICKS_PER_SILENCE, Clerk
+from tplaunch.launcher.hosts.head_clerk import HeadClerk
+from tplaunch.launcher.hosts.members import Member
+from tplaunch.launcher.hosts.messages import AskSpeed, End, FetchPart, StartRanks, StopRanks, cut
 
-MOST_WAITING_TICKS = TICKS_PER_SILENCE + 2  # until an applicant without a place is refused
-MOST_MISSED = 1  # beats that could not be sent, for it may dial again
-TICKS_PER_BEAT = TICKS_PER_SILENCE // 4
 LOOK_SECONDS = 0.25  # between two looks at what may end a wait
 
 
-class Head(Clerk):
+class Head(HeadClerk):
     """Knows all hosts of a run but its own. Hosts are counted from 1, which is the first that joined."""
-
-    def __init__(self, listen: Address, secret: bytes | None, num_hosts: int, wanted: WantedModel) -> None:
-        """Listens from now on. secret: of the key file; None for a socket that takes in anybody.
-
-        Raises UsageError for an address that can't be listened on.
-        """
-        self._wanted, self._num_hosts = wanted, num_hosts
-        self._changed = threading.Condition()
-        self._members = Members(num_hosts)
-        self._remarks: list[str] = []  # to be said by the thread that waits
-        self._run = 0
-        self._ticks = 0
-        self.alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # readable once something is wrong
-        self._post = open_post(listen, secret, wanted.silence_seconds / TICKS_PER_SILENCE)
-        self._post.start(self)
-
-    @property
-    def silence_seconds(self) -> float:
-        return self._wanted.silence_seconds
-
-    # Asked by the launcher.
 
     def await_hosts(
         self, seconds: float, check: Callable[[], None], say: Callable[[str], None]
@@ -141,6 +90,25 @@ class Head(Clerk):
                     self._send(member, part)
             return found
 
+    def ask_speed(self, host: int, device: int, options: RankOptions, seconds: float) -> float:
+        """Returns the weights per second of a host's device, by its place in the host's list.
+
+        Raises RunError where the host can't tell, or does not within so many seconds.
+        """
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            member = self._members[host]
+            if device not in member.speeds:
+                self._send(member, AskSpeed(device, options))
+            while (found := member.speeds.get(device)) is None:
+                if member.lost or time.monotonic() > deadline:
+                    how = member.lost or f"did not within {seconds:g} s"
+                    raise RunError(f"{member.title} should tell how fast its device is, and {how}")
+                self._changed.wait(LOOK_SECONDS)
+            if found.fault:
+                raise RunError(f"{member.title}: {found.fault}")
+            return found.weights_per_second
+
     def wait(self) -> None:
         """Waits for a change, but not long. Raises RunError where nobody is heard."""
         with self._changed:
@@ -167,133 +135,6 @@ class Head(Clerk):
     def _check_post(self) -> None:
         if self._post.failure is not None:
             raise RunError(f"the connection to other hosts has failed: {self._post.failure}")
-
-    # In the post's thread.
-
-    def take(self, frames: Sequence[bytes]) -> None:
-        identity, *content = frames
-        with self._changed:
-            member = self._members.find(identity)
-            try:
-                message = decode_from_joiner(content)
-            except WireError as error:
-                self._refuse_stranger(identity, member, f"it sent {error}")
-                return
-            if member is None:
-                self._take_from_stranger(identity, message)
-                return
-            member.num_silent_ticks = member.num_missed = 0
-            if isinstance(message, Leave):
-                self._lose(member, f"has left: {message.reason}")
-            elif isinstance(message, FoundModel):
-                self._admit(member, message)
-            elif isinstance(message, Fetching):
-                member.fetching = message.done, message.total
-            elif isinstance(message, Fetched):
-                member.fetched = message
-                self._changed.notify_all()
-            elif isinstance(message, RanksStarted) and message.run == self._run:
-                member.logs = message.logs
-            elif isinstance(message, RankEnded) and message.run == self._run:
-                member.ended.setdefault(message.rank, message.how)
-                self._raise_alarm()
-            elif isinstance(message, RanksStopped) and message.run == self._run:
-                member.has_stopped = True
-                self._changed.notify_all()
-
-    def tick(self) -> None:
-        with self._changed:
-            self._ticks += 1
-            for applicant in list(self._members.applicants.values()):
-                applicant.num_ticks += 1
-                if not applicant.is_considered:
-                    self._consider(applicant)
-            for member in self._members.everybody:
-                member.num_silent_ticks += member.is_considered
-                if member.num_silent_ticks > TICKS_PER_SILENCE:
-                    silence = f"said nothing for {self.silence_seconds:g} s"
-                    self._send(member, End(f"the head has given this host up: it {silence}"))
-                    self._lose(member, f"{silence}: it is off, frozen, or cut off from the network")
-                elif self._ticks % TICKS_PER_BEAT == 0:
-                    self._send(member, Beat())
-
-    def _take_from_stranger(self, identity: bytes, message: object) -> None:
-        if not isinstance(message, Join):  # it has been given up, and does not know that yet
-            self._post.send(
-                [identity, *encode(End("the head has given this host up: it was not heard for too long"))]
-            )
-            return
-        applicant = Member(identity, message)
-        reason = self._members.fault(message)
-        if reason:
-            self._refuse(applicant, reason)
-            return
-        self._members.applicants[identity] = applicant
-        self._consider(applicant)
-
-    def _consider(self, applicant: Member) -> None:
-        """Has an applicant look for the model once there is a place for it.
-
-        A host may be gone of which that is not known yet: so long, an applicant waits for its place.
-        """
-        if not self._members.obstacle(applicant.join):
-            applicant.is_considered = True
-            self._send(applicant, self._wanted)
-        elif applicant.num_ticks > MOST_WAITING_TICKS:
-            del self._members.applicants[applicant.identity]
-            self._refuse(applicant, self._members.obstacle(applicant.join))
-
-    def miss(self, identity: bytes) -> None:
-        with self._changed:
-            member = self._members.find(identity)
-            if member is not None:
-                member.num_missed += 1
-                if member.num_missed > MOST_MISSED:
-                    self._lose(member, "closed its connection: its process has ended, or its network has")
-
-    def _admit(self, member: Member, found: FoundModel) -> None:
-        if member.host:
-            return
-        reason = found.fault or self._members.admit(member)
-        self._members.applicants.pop(member.identity, None)
-        if reason:
-            self._refuse(member, reason)
-            return
-        member.fetches = found.fetches
-        self._send(member, Welcome(member.host, self._num_hosts))
-        num_missing = self._members.num_missing
-        self._remark(member.welcome + (f"; {num_missing} more to come" if num_missing else ""))
-
-    def _refuse_stranger(self, identity: bytes, member: Member | None, reason: str) -> None:
-        if member is None:
-            self._post.send([identity, *encode(Refused(cut(f"the head does not understand it: {reason}")))])
-        else:
-            self._send(member, Refused(cut(f"the head does not understand it: {reason}")))
-            self._lose(member, f"was put out: {reason}")
-
-    def _refuse(self, member: Member, reason: str) -> None:
-        self._send(member, Refused(cut(reason)))
-        self._remark(f"{member.join.name} asked to join and was refused: {reason}")
-
-    def _lose(self, member: Member, why: str) -> None:
-        self._members.applicants.pop(member.identity, None)
-        member.lost = why
-        if member.host:
-            self._remark(f"{member.title} {why}; another may take its place")
-            self._raise_alarm()
-
-    def _remark(self, text: str) -> None:
-        """Keeps what a person should know for the thread that waits for hosts; a part where none does."""
-        if len(self._remarks) < MAX_APPLICANTS:
-            self._remarks.append(text)
-        self._changed.notify_all()
-
-    def _raise_alarm(self) -> None:
-        os.eventfd_write(self.alarm, 1)
-        self._changed.notify_all()
-
-    def _send(self, member: Member, message: FromHead) -> None:
-        self._post.send([member.identity, *encode(message)])
 
 
 def _named(members: Sequence[Member]) -> str:

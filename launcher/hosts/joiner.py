@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,9 +13,11 @@ from dataclasses import dataclass
 
 import tplaunch
 from tplaunch.coordinator import messages as workers
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.fitting.speeds import device_speed
 from tplaunch.launcher.headroom import check_headroom
 from tplaunch.launcher.hosts.addresses import Address, bracketed, own_address_towards
 from tplaunch.launcher.hosts.fetching.facts import ModelFacts
@@ -25,6 +28,8 @@ from tplaunch.launcher.hosts.links import interface_of
 from tplaunch.launcher.hosts.members import device_of
 from tplaunch.launcher.hosts.messages import (
     PROTOCOL_VERSION,
+    AskSpeed,
+    DeviceSpeed,
     End,
     Fetched,
     Fetching,
@@ -64,6 +69,14 @@ class Membership:
     secret: bytes | None
     wanted_host: int
     wait_seconds: float | None  # for a head to be there; None for as long as it takes
+    verbose: bool
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """How a device is opened to be measured."""
+
+    rank_options: RankOptions
     verbose: bool
 
 
@@ -185,6 +198,9 @@ class Joiner:
             self._job.wish(message.blocks)
             if message.is_last:
                 self._job.start()
+        elif isinstance(message, AskSpeed) and self._is_member:
+            telling = threading.Thread(target=self._tell_speed, args=(message,), daemon=True)
+            telling.start()  # its process ends with this one, whatever becomes of the thread
         elif isinstance(message, Welcome):
             self._is_member = True
             say(f"this is host {message.host} of {message.num_hosts}, counted from 0; waiting for work")
@@ -193,6 +209,16 @@ class Joiner:
         elif isinstance(message, StopRanks) and message.run == self._run:
             self._stop(at_once=message.at_once, keeps_logs=message.keeps_logs)
             self._link.send(RanksStopped(message.run))
+
+    def _tell_speed(self, asked: AskSpeed) -> None:
+        """Measures a device, in a thread of its own: the head may end meanwhile."""
+        speed, fault = 0.0, ""
+        try:
+            config = DeviceConfig(asked.options, self._membership.verbose)
+            speed = device_speed(config, self._choices[asked.device])
+        except (RunError, OSError, IndexError) as error:
+            fault = str(error)
+        self._link.send(DeviceSpeed(asked.device, speed, cut(fault)))
 
     def _find(self, wanted: WantedModel) -> FoundModel:
         try:
@@ -233,7 +259,7 @@ class Joiner:
         self._run, self._reported = start.run, set()
         place = WorkerPlace(
             str(self._resources.enter_context(socket_folder())),
-            self._address,
+            bracketed(self._address),
             start.secret,
             self._silence_seconds,
             self._files,

@@ -9,7 +9,7 @@ import tplaunch
 from tplaunch.coordinator import messages as workers
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.hosts.descriptions import HostDevice
-from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Fetched, Join
+from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, DeviceSpeed, Fetched, Join
 
 MAX_APPLICANTS = 64  # that are being admitted at once
 
@@ -26,6 +26,7 @@ class Member:
     is_considered: bool = False  # it was asked for the model
     num_missed: int = 0  # messages in a row that could not be sent to it
     lost: str = ""  # why it takes part no more, as a sentence without a subject
+    speeds: dict[int, DeviceSpeed] = field(default_factory=dict)  # of its devices that were asked for
     ended: dict[int, str] = field(default_factory=dict)  # how ranks of the present run ended
     logs: str = ""  # its folder
     has_stopped: bool = True  # no worker of the present run is left there

@@ -12,15 +12,16 @@ from typing import Union, get_args
 from tplaunch.coordinator import wire
 from tplaunch.coordinator.curve import SECRET_BYTES
 from tplaunch.coordinator.gguf.origin import model_hash
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.coordinator.wire import Frame, Int32s
 from tplaunch.launcher.hosts.descriptions import MAX_TEXT, HostDevice, WantedPart, check_bytes, check_text
 from tplaunch.launcher.hosts.links import Interface
 
-PROTOCOL_VERSION = 2  # of these messages; those to workers have one of their own, which is also compared
+PROTOCOL_VERSION = 3  # of these messages; those to workers have one of their own, which is also compared
 MAX_FRAME_BYTES = 1 << 20
 MAX_PARTS = 999  # files of a model
-MAX_INTERFACES = 64
+MOST_SPEED = 1e18  # weights per second
 MAX_NUMBERS = 1 << 17  # of a FetchPart
 
 
@@ -140,6 +141,32 @@ class Fetched:
 
 
 @dataclass(frozen=True)
+class AskSpeed:
+    """Head: how fast is one of your devices, by its place in your list?"""
+
+    device: int
+    options: RankOptions
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.device < MAX_RANKS:
+            raise ValueError(f"the device {self.device}")
+
+
+@dataclass(frozen=True)
+class DeviceSpeed:
+    """Joiner: this fast. Otherwise the sentence says why that is not known."""
+
+    device: int
+    weights_per_second: float
+    fault: str = ""
+
+    def __post_init__(self) -> None:
+        check_text(self.fault)
+        if not (self.fault or 0 < self.weights_per_second < MOST_SPEED):
+            raise ValueError(f"{self.weights_per_second} weights per second")
+
+
+@dataclass(frozen=True)
 class StartRanks:
     """Head: start a worker for each of your devices that is named here, by its place in your list."""
 
@@ -211,9 +238,11 @@ class End:
     failure: str = ""
 
 
-FromHead = Union[Refused, WantedModel, Welcome, Beat, FetchPart, StartRanks, StopRanks, End]  # noqa: UP007
+FromHead = Union[  # noqa: UP007
+    Refused, WantedModel, Welcome, Beat, AskSpeed, FetchPart, StartRanks, StopRanks, End
+]
 FromJoiner = Union[  # noqa: UP007
-    Join, FoundModel, Beat, Fetching, Fetched, RanksStarted, RankEnded, RanksStopped, Leave
+    Join, FoundModel, Beat, DeviceSpeed, Fetching, Fetched, RanksStarted, RankEnded, RanksStopped, Leave
 ]
 _FROM_HEAD: dict[str, type] = {kind.__name__: kind for kind in get_args(FromHead)}
 _FROM_JOINER: dict[str, type] = {kind.__name__: kind for kind in get_args(FromJoiner)}

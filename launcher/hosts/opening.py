@@ -12,6 +12,7 @@ from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice, select_devices
+from tplaunch.launcher.fitting.speeds import TIMEOUT_SECONDS, device_speed
 from tplaunch.launcher.hosts.addresses import (
     ANY,
     Address,
@@ -50,6 +51,10 @@ class Hosts:
         """
         return list(choices)
 
+    def measure(self, config: RunConfig, choice: DeviceChoice) -> float:
+        """Returns the weights per second of one rank alone on a device. Raises RunError."""
+        return device_speed(config, choice)
+
     def bring(
         self,
         choices: Sequence[DeviceChoice],
@@ -69,28 +74,37 @@ class JoinedHosts(Hosts):
 
     def __init__(self, config: RunConfig, head: Head, listen: Address, own: Sequence[DeviceChoice]) -> None:
         self._config, self._head, self._listen = config, head, listen
-        members = self._await(lambda: None)
+        self._await(lambda: None)
+        members = self._members.values()
         super().__init__([*own, *(choice for member in members for choice in member.choices)])
-        self._own_name = own[0].host_name
-        self._address = _own_address(listen, members)
+        self._address = _own_address(listen, list(members))
         interface = interface_of(self._address)
         warning = interface.warning()
         say(f"other hosts reach this one by {interface.text}{f'; {warning}' if warning else ''}")
 
-    def _await(self, check: Callable[[], None]) -> list[Member]:
-        return self._head.await_hosts(self._config.load_timeout_seconds, check, say)
+    def _await(self, check: Callable[[], None]) -> None:
+        members = self._head.await_hosts(self._config.load_timeout_seconds, check, say)
+        self._members = {member.host: member for member in members}
 
     def present(self, choices: Sequence[DeviceChoice], check: Callable[[], None]) -> list[DeviceChoice]:
         hosts = [choice.host for choice in choices]
         self._head.need({host: hosts.count(host) for host in hosts if host != HEAD})
-        members = {member.host: member.choices for member in self._await(check)}
+        self._await(check)
         found = []
         for place, choice in enumerate(choices):
             index = hosts[:place].count(choice.host)  # among the ranks of its host
             found.append(
-                choice if choice.host == HEAD else _same_or_next(members[choice.host], choice, index)
+                choice
+                if choice.host == HEAD
+                else _same_or_next(self._members[choice.host].choices, choice, index)
             )
         return found
+
+    def measure(self, config: RunConfig, choice: DeviceChoice) -> float:
+        if choice.host == HEAD:
+            return super().measure(config, choice)
+        place = self._members[choice.host].choices.index(choice)
+        return self._head.ask_speed(choice.host, place, config.rank_options, TIMEOUT_SECONDS)
 
     def bring(
         self,
@@ -106,7 +120,7 @@ class JoinedHosts(Hosts):
         if all(choice.host == HEAD for choice in choices):
             return RemoteRanks()
         host = "*" if is_any(self._listen.host) else bracketed(self._listen.host)
-        devices = {member.host: member.choices for member in self._await(lambda: None)}
+        devices = {host: member.choices for host, member in self._members.items()}
         return RanksElsewhere(self._head, choices, devices, host, self._address)
 
 

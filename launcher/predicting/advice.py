@@ -46,7 +46,7 @@ def advice(found: Foreseen) -> str:
 def _for_one_text(chosen: Prediction, fitting: Sequence[Prediction]) -> str:
     others = [each for each in fitting if each is not chosen]
     if not others:
-        return f"Use {chosen.way.name}: no other way fits."
+        return f"Use {chosen.way.name}: there is no other way that fits."
     second = max(others, key=lambda each: each.decode.tokens_per_second)
     speeds = f"{_speed(chosen.decode)} tokens/s against {_speed(second.decode)} of {second.way.name}"
     if chosen.way.name != ALONE:

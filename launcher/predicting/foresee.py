@@ -95,7 +95,10 @@ class _Foreseeing:
     def __init__(self, config: RunConfig, model: Model, wanted: Wanted) -> None:
         context = config.context_length or min(model.spec.context_length, USUAL_CONTEXT)
         parallel = max(config.parallel, NUM_SEQUENCES)
-        self._config = replace(config, context_length=context, parallel=parallel)
+        # Stages are this module's own: what it plans and measures are groups, with all layers.
+        self._config = replace(
+            config, context_length=context, parallel=parallel, pipeline=1, pipeline_split=None
+        )
         self._model, self._wanted = model, wanted
         self._ways = ways(wanted.by_rank, wanted.pipeline)
         self._limits = self._choose_limits(context)
@@ -128,7 +131,8 @@ class _Foreseeing:
         self._num_chunks = max(1, min(prompt, context) // rows)
         last = (self._num_chunks - 1) * rows
         start = min(START, context - 1)
-        counts = sorted({-(-NUM_SEQUENCES // way.placement.num_stages) for way in self._ways})
+        self._num_sequences = min(NUM_SEQUENCES, limits.max_rows)
+        counts = sorted({-(-self._num_sequences // way.placement.num_stages) for way in self._ways})
         return Points(
             StepPoint(1, start),
             StepPoint(1, context - 1),
@@ -144,7 +148,7 @@ class _Foreseeing:
             spec.num_layers,
             padded(spec.embedding_length) * 4,
             {size: num_all_reduces(spec, size, with_logits=True) for size in sizes},
-            NUM_SEQUENCES,
+            self._num_sequences,
             self._points.first_chunk.rows,
             self._num_chunks,
         )
@@ -153,12 +157,17 @@ class _Foreseeing:
         """Measures exchanges as far as a way needs them."""
         by_rank = self._wanted.by_rank
         small, large = shape.row_bytes, shape.chunk_rows * shape.row_bytes
+        work_bytes = sum(tensor.nbytes for tensor in self._model.tensors.values()) // (
+            2 * shape.num_layers * len(by_rank)
+        )
         local = {
-            count: all_reduce_cost(INSIDE, count, small, large)
+            count: all_reduce_cost(INSIDE, count, small, large, work_bytes=work_bytes)
             for count in sorted({self._together_on_a_host(way) for way in self._ways} - {1})
         }
         needs_way = any(way.placement.num_hosts > 1 or way.placement.num_stages > 1 for way in self._ways)
-        between = all_reduce_cost(BETWEEN, 2, small, large, self._wanted.wire) if needs_way else Cost(0.0)
+        between = Cost(0.0)
+        if needs_way:
+            between = all_reduce_cost(BETWEEN, 2, small, large, self._wanted.wire, work_bytes)
         submission = max(
             (
                 device.dispatch_seconds

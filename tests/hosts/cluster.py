@@ -27,13 +27,19 @@ class Cluster:
     """Hosts that share a key. Each brings as many ranks as `ranks` says, all on the CPU with NumPy."""
 
     def __init__(
-        self, network: Network, folder: Path, ranks: Sequence[int] = (), devices: str = "cpu"
+        self,
+        network: Network,
+        folder: Path,
+        ranks: Sequence[int] = (),
+        *,
+        devices: str = "cpu",
+        timeout: int = 60,  # seconds, --timeout
     ) -> None:
         self.network = network
         self.key = folder / "hosts.key"
         make_key_file(self.key)
         self._ranks = ranks or [1] * len(network.hosts)
-        self._devices = devices
+        self._devices, self._timeout = devices, timeout
 
     def devices(self, host: Host) -> str:
         return ",".join([self._devices] * self._ranks[host.number])
@@ -45,7 +51,7 @@ class Cluster:
         head = self.network[0]
         command, *rest = arguments
         options = ("--hosts", str(hosts or len(self.network.hosts)), "--key", self.key)
-        words = (command, *options, "--devices", self.devices(head), "--timeout", "5", *rest)
+        words = (command, *options, "--devices", self.devices(head), "--timeout", str(self._timeout), *rest)
         return head.start_tplaunch(*words, env=env)
 
     def join(self, host: Host, folder: Path, *options: str | Path, key: Path | None = None) -> Running:

@@ -3,17 +3,16 @@
 import resource
 import socket
 import struct
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.hosts import attacks
+from tests.hosts.attacker import attack
 from tests.hosts.conftest import MakeHosts
 from tests.hosts.network import Host
 from tests.hosts.recording import recorded
-from tests.hosts.running import Running
 from tests.hosts.summing import Summing
 
 MAX_GROWTH = 24 << 20  # bytes of a rank
@@ -23,14 +22,6 @@ ATTACKS = [*attacks.ONCE, *attacks.HOLDING]
 
 def memory(summing: Summing) -> list[int]:
     return [psutil.Process(rank.pid).memory_info().rss for rank in summing.ranks]
-
-
-def attack(attacker: Host, name: str, target: Host, port: int, *more: str | Path) -> Running:
-    """Starts an attack."""
-    command = (sys.executable, "-m", "tests.hosts.attacks", name, target.address, str(port), *more)
-    running = attacker.start(*command)
-    running.stdout.wait_for("attacking", 60)
-    return running
 
 
 def socket_address(host: Host, port: int) -> bytes:

@@ -41,7 +41,7 @@ def test_ranks_that_are_lost_twice_in_a_row(
     hosts: MakeHosts, tmp_path: Path, model: Path, texts: list[str]
 ) -> None:
     network = hosts(2)
-    cluster = Cluster(network, tmp_path)
+    cluster = Cluster(network, tmp_path, timeout=10)
     head = serve(cluster, model)
     cluster.join(network[1], model.parent)
     port = port_of(head)
@@ -67,7 +67,7 @@ def test_another_host_takes_the_place_of_one_and_a_cable_comes_back(
     hosts: MakeHosts, tmp_path: Path, model: Path, texts: list[str]
 ) -> None:
     network = hosts(3)
-    cluster = Cluster(network, tmp_path)
+    cluster = Cluster(network, tmp_path, timeout=10)
     head = serve(cluster, model)
     first = cluster.join(network[1], model.parent)
     port = port_of(head)
@@ -92,7 +92,7 @@ def test_losses_while_nothing_is_asked_for(
     hosts: MakeHosts, tmp_path: Path, model: Path, texts: list[str]
 ) -> None:
     network = hosts(2)
-    cluster = Cluster(network, tmp_path)
+    cluster = Cluster(network, tmp_path, timeout=10)
     head = serve(cluster, model)
     joiner = cluster.join(network[1], model.parent)
     port = port_of(head)

@@ -12,7 +12,7 @@ from tests.hosts.cluster import Cluster, complaint
 from tests.hosts.conftest import MakeHosts
 from tests.hosts.running import Running
 
-TIMEOUT = 5.0  # seconds, --timeout
+TIMEOUT = 5  # seconds, --timeout
 MACHINE = 5.0  # that a busy machine may add to it
 ENDLESS = ("-p", "Once upon a time", "--ignore-eos", "--context", "100000", "--temperature", "1")
 LONG = ("-p", "Once upon a time there was a small fox. " * 24, "-n", "1", "--prefill-chunk", "4", "-v")
@@ -68,9 +68,8 @@ def check(fault: str, scene: Scene, stage: str) -> None:
     name, rank = ("host 0 \\(host0\\)", 0) if "local" in fault else ("host 1 \\(host1\\)", 1)
     said = scene.end_in_time(scene.head)
     assert re.search(rf"{name}, {stage}: rank {rank} ", said), said
-    how = fault.split(" ", maxsplit=1)[0]
-    assert re.search(
-        {"kill": "SIGKILL|said nothing", "freeze": "sign of life|said nothing"}.get(how, ""), said
+    assert re.search("killed by SIGKILL|gave no sign of life|said nothing for|closed its connection", said), (
+        said
     )
     match fault:
         case "kill joiner":
@@ -96,7 +95,7 @@ def check(fault: str, scene: Scene, stage: str) -> None:
     ],
 )
 def test_while_text_is_made(hosts: MakeHosts, tmp_path: Path, model: Path, fault: str) -> None:
-    scene = Scene(Cluster(hosts(2), tmp_path), model, *ENDLESS)
+    scene = Scene(Cluster(hosts(2), tmp_path, timeout=TIMEOUT), model, *ENDLESS)
     scene.head.stdout.wait_for(r"(?s).{20}", 60)
     check(fault, scene, r"in step \d+")
 
@@ -108,14 +107,14 @@ def test_in_the_middle_of_an_exchange_of_a_prompt(
     """With a cable this slow the ranks do nothing but wait for each other's sums."""
     network = hosts(2)
     network.link(delay=0.05)
-    scene = Scene(Cluster(network, tmp_path), model, *LONG)
+    scene = Scene(Cluster(network, tmp_path, timeout=TIMEOUT), model, *LONG)
     scene.head.stderr.wait_for(r"\[rank 0\] .* ready: ", 60)
     check(fault, scene, r"in step \d+")
 
 
 @pytest.mark.parametrize("fault", ["kill remote-worker", "kill joiner", "unplug joiner"])
 def test_while_ranks_start(hosts: MakeHosts, tmp_path: Path, model: Path, fault: str) -> None:
-    scene = Scene(Cluster(hosts(2), tmp_path), model, *ENDLESS)
+    scene = Scene(Cluster(hosts(2), tmp_path, timeout=TIMEOUT), model, *ENDLESS)
     scene.joiner.stderr.wait_for("running rank 1", 60)
     check(fault, scene, "(starting|loading)")
 
@@ -124,12 +123,12 @@ def test_while_ranks_start(hosts: MakeHosts, tmp_path: Path, model: Path, fault:
 def test_a_head_that_is_gone_ends_the_hosts_that_joined(
     hosts: MakeHosts, tmp_path: Path, model: Path, fault: str
 ) -> None:
-    scene = Scene(Cluster(hosts(2), tmp_path), model, *ENDLESS)
+    scene = Scene(Cluster(hosts(2), tmp_path, timeout=TIMEOUT), model, *ENDLESS)
     scene.head.stdout.wait_for(r"(?s).{20}", 60)
     worker = scene.cluster.worker(1)
     scene.do(fault)
     said = scene.end_in_time(scene.joiner)
-    assert "the head at 10.77.0.1:5670 said nothing for 4 s" in said, said
+    assert re.search(r"the head at 10\.77\.0\.1:5670 (said nothing for 4 s|closed)", said), said
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
     if fault == "freeze head":

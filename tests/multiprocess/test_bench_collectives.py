@@ -11,7 +11,7 @@ def test_every_collective_at_every_size(tplaunch: CommandLine) -> None:
     result = tplaunch("bench-collectives", "--ranks", "2,3", "--sizes", "4,16K", "--json", check=True)
     results = json.loads(result.stdout)["results"]
     measured = [(each["collective"], each["ranks"], each["bytes"]) for each in results]
-    for kind in (*collectives.KINDS, "shared-memory two-phase"):
+    for kind in (*collectives.KINDS, "shared-memory two-phase", "zmq two-phase"):
         for num_ranks in (2, 3):
             assert (kind, num_ranks, 4) in measured and (kind, num_ranks, 16384) in measured
     for each in results:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.multiprocess.test_failures import wait_for
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.launcher.devices import select_devices
 from tplaunch.launcher.supervisor import GRACE_SECONDS, Supervisor
+from tplaunch.worker.process import wants_to_run
 
 
 @dataclass(frozen=True)
@@ -42,3 +46,20 @@ def test_a_frozen_worker_is_ended_at_once(tmp_path: Path, monkeypatch: pytest.Mo
         watch_for(supervisor, 30)
     assert time.monotonic() - frozen < 0.5 + GRACE_SECONDS  # a worker that is asked to end has those
     assert not worker.is_running()
+
+
+def test_a_process_that_waits_for_a_core_is_slow_and_not_stuck() -> None:
+    program = "import sys; print(flush=True); sys.stdin.readline()\nwhile True: pass"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as process:  # type: ignore[call-overload]
+        try:
+            assert process.stdout.readline()
+            wait_for(lambda: not wants_to_run(process.pid))  # it waits for a line
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            wait_for(lambda: wants_to_run(process.pid))
+            process.send_signal(signal.SIGSTOP)
+            wait_for(lambda: not wants_to_run(process.pid))
+        finally:
+            process.kill()
+    assert not wants_to_run(process.pid)

@@ -392,6 +392,31 @@ def test_a_file_stays_as_long_as_its_batch_needs_it(server: Served, client: open
     assert client.files.delete(batch.input_file_id).deleted
 
 
+def test_files_go_when_their_time_is_over(
+    server: Served, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after: Any = {"anchor": "created_at", "seconds": 3600}
+    content = ("a.jsonl", line("1").encode())
+    stays = client.files.create(file=content, purpose="batch")
+    goes = client.files.create(file=content, purpose="batch", expires_after=after)
+    assert (goes.expires_at, stays.expires_at) == (goes.created_at + 3600, None)
+    batch = ended(client, begin(client, line("1", prompt=[5]), extra_body={"output_expires_after": after}))
+    assert batch.output_file_id is not None
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3700)
+    for gone in (goes.id, batch.output_file_id):
+        with pytest.raises(openai.NotFoundError):
+            client.files.content(gone)
+        assert not server.app.state.batches.folder.path_of(gone).exists()
+    assert {file.id for file in client.files.list()} == {stays.id, batch.input_file_id}
+    for seconds in (1, 3600.5, "x", 2592001):
+        wrong: Any = {**after, "seconds": seconds}
+        with pytest.raises(openai.BadRequestError, match="expires_after must have the anchor created_at"):
+            client.files.create(file=content, purpose="batch", expires_after=wrong)
+        with pytest.raises(openai.BadRequestError, match="output_expires_after must have"):
+            begin(client, line("1"), extra_body={"output_expires_after": wrong})
+
+
 def test_a_server_without_a_folder_refuses() -> None:
     with served() as server:
         assert server.get("/v1/files").status_code == server.get("/v1/batches").status_code == 501

@@ -1,10 +1,10 @@
 """Tests all-reduces among ranks of several hosts: any layout, either way, every wire type, and mix-ups."""
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -160,8 +160,8 @@ def links_of(rank: Collective) -> Links:
 
 
 def due(links: Links, **changes: Any) -> Header:
-    header = replace(links._header(Kind.PIECE), sequence=1, count=9)
-    return replace(header, **changes)
+    header = links._header(Kind.PIECE)._replace(sequence=1, elements=9)
+    return header._replace(**changes)
 
 
 @pytest.mark.parametrize("hosts", [(0, 1, 2), (0, 0, 1, 2, 2)], ids=str)
@@ -173,7 +173,7 @@ def due(links: Links, **changes: Any) -> Header:
         ({"hop": 2}, bytes(36), "sent piece 0 of hop 2 of all-reduce 1"),
         ({"wire": 2}, bytes(36), "sends sums as q8, rank .* as f32"),
         ({"wire": 77}, bytes(36), "sends sums as type 77"),
-        ({"count": 8}, bytes(36), r"all-reduce 1 has 9 elements on rank \d but 8 on rank \d"),
+        ({"elements": 8}, bytes(36), r"all-reduce 1 has 9 elements on rank \d but 8 on rank \d"),
         ({"step": 3}, bytes(36), "is in step 3, rank . in step 0"),
         ({"digest": b"12345678"}, bytes(36), "different steps 0: their digests are 3132333435363738 and 0"),
         ({"run": 1}, bytes(36), "belongs to run 00000001, rank . to run"),
@@ -256,4 +256,16 @@ def test_shared_memory_is_looked_for_among_descriptors_alone(tmp_path: Any) -> N
     for endpoint in (str(path), "/proc/1/fd/../environ", ""):
         with pytest.raises(CollectiveError, match="that is no process's descriptor"):
             rank.connect([endpoint, ""])
+    rank.close()
+
+
+def test_shared_memory_is_no_file_of_another_program(tmp_path: Any) -> None:
+    path = tmp_path / "another file"
+    token = secrets.token_bytes(16)
+    path.write_bytes(token.ljust(100_000, b"\0"))
+    rank = collectives.create("shared-memory", rank=1, num_ranks=2, slot_bytes=1, token=token)
+    with path.open("r+b") as file:
+        file.truncate(rank._shared._num_bytes)  # type: ignore[attr-defined]
+        with pytest.raises(CollectiveError, match="it is a file with a name"):
+            rank.connect([f"/proc/{os.getpid()}/fd/{file.fileno()}", ""])
     rank.close()

@@ -37,7 +37,7 @@ def test_garbage_is_not_a_message(frame: bytes) -> None:
 
 def test_a_header_survives_the_wire() -> None:
     header = Header(
-        Kind.PIECE, 3, 2**40, hop=5, piece=7, count=2**31, wire=2, step=2**31, digest=b"digest8b", run=9
+        Kind.PIECE, 3, 2**40, hop=5, piece=7, elements=2**31, wire=2, step=2**31, digest=b"digest8b", run=9
     )
     message = parse(memoryview(header.message(b"payload")), range(4))
     assert message is not None

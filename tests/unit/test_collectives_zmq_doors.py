@@ -196,6 +196,22 @@ def test_who_takes_over_a_dead_ranks_port_learns_nothing(mechanism: bytes, answe
     left.close()
 
 
+@pytest.mark.parametrize("host", ["::1", "[::1]", "127.0.0.2"])
+def test_an_address_of_any_kind_will_do(host: str) -> None:
+    ranks = []
+    try:
+        ranks = [ZmqRing(rank=rank, num_ranks=2, slot_bytes=1, token=TOKEN, address=host) for rank in (0, 1)]
+    except CollectiveError:
+        if ":" not in host:
+            raise
+        pytest.skip("this machine has no IPv6")
+    endpoints = [rank.endpoint for rank in ranks]
+    assert on_ranks(ranks, lambda rank: rank.connect(endpoints)) == [None, None]
+    assert on_ranks(ranks, partial(reduce_nine, sequence=1)) == [3.0, 3.0]
+    for rank in ranks:
+        rank.close()
+
+
 # In a folder: nobody else can enter it, and nothing secret is sent.
 
 

@@ -26,6 +26,10 @@ pytestmark = pytest.mark.unit
             ["measure_server.py", "--clients=4", "--tokens=4", "--repeat=1"],
             r"4 clients: [\d.]+ tokens/s streaming, .*ratio [\d.]+\n(.*\n)*batch 8: \d+ us a step",
         ),
+        (
+            ["measure_exchange.py", "--both", "--sizes=4096", "--calls=20"],
+            r"4096 bytes: TCP ping-pong \d+ us\n  f32 one-shot: median(.*\n)*  q8 around a ring: median",
+        ),
         (["measure_masks.py", "--vocabulary=3000", "--fields=3", "--tokens=99"], r"mask: p50 [\d.]+ ms, p99"),
         (["measure_sampling.py", "--vocabulary=500", "--rows=1,3"], r"logprobs +3 rows: rank +[\d.]+ us"),
     ],

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.models import config_of, examples, make_spec, tensor_infos, tensor_shapes, write_llama
 from tests.unit.collectives_group import connected
-from tplaunch.collectives import KINDS, Collective, arena_bytes, shares_arena
+from tplaunch.collectives import KINDS, Collective, arena_bytes, create, shares_arena
 from tplaunch.coordinator.serving.prompt_check import check_prompt
 from tplaunch.coordinator.serving.request import RequestError
 from tplaunch.coordinator.split.limits import Limits
@@ -135,9 +135,27 @@ def test_an_arena_is_as_large_as_is_counted(kind: str, num_ranks: int) -> None:
     needed = slot_bytes(SPEC, LIMITS)
     with connected(kind, num_ranks, slot_bytes=needed) as ranks:
         for rank in ranks:
-            assert rank.arena.nbytes == arena_bytes(kind, num_ranks, needed)
+            assert rank.arena.nbytes == arena_bytes(kind, rank.rank, [0] * num_ranks, needed)
         starts = {rank.partials(0).sum() for rank in fill(ranks)}
         assert (len(starts) == 1) == (shares_arena(kind) or num_ranks == 1)
+
+
+@pytest.mark.parametrize("hosts", [(0, 1), (0, 0, 1), (0, 1, 1, 2), (0, 0, 0, 1)], ids=str)
+def test_an_arena_of_several_hosts_is_as_large_as_is_counted(hosts: tuple[int, ...]) -> None:
+    def make(**arguments: Any) -> Collective:
+        return create("shared-memory", hosts=hosts, **arguments)
+
+    needed = slot_bytes(SPEC, LIMITS)
+    with connected(make, len(hosts), slot_bytes=needed) as ranks:
+        for rank in ranks:
+            assert rank.arena.nbytes == arena_bytes("shared-memory", rank.rank, hosts, needed)
+
+
+def test_every_host_has_an_arena_of_its_own() -> None:
+    there = dataclasses.replace(NUMPY, host=1)
+    assert sums([NUMPY, there]) == [2 * ARENA, 2 * ARENA]
+    assert sums([NUMPY, NUMPY, there]) == [4 * ARENA, 0, 2 * ARENA]
+    assert sums([NUMPY, there, there]) == [2 * ARENA, 4 * ARENA, 0]
 
 
 def fill(ranks: list[Collective]) -> list[Collective]:

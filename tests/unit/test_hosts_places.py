@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import config_of
+from tests.models import LIMITS, SPEC, config_of, tensor_infos, tensor_shapes
+from tplaunch.collectives.arena import round_up_to_page
 from tplaunch.coordinator import messages as workers
+from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
-from tplaunch.launcher.fitting.fit import RankBytes, bytes_in
+from tplaunch.launcher.fitting.fit import RankBytes, bytes_in, rank_needs
 from tplaunch.launcher.fitting.memory_places import memory_places
 from tplaunch.launcher.hosts.addresses import Address, is_any, is_loopback, parse_address, resolved
 from tplaunch.launcher.hosts.descriptions import HostDevice
@@ -23,6 +25,9 @@ from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Join
 from tplaunch.launcher.hosts.placing import take_place
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.words import parse_words
+from tplaunch.worker.buffers.sums import slot_bytes
+
+TENSORS = tensor_infos(tensor_shapes(SPEC))
 
 DEVICE = HostDevice(
     0, "card", "ab", False, 8 << 30, 7 << 30, 1 << 30, False, ("q8",), True, "kind", "driver 1"
@@ -205,3 +210,22 @@ def test_options_of_hosts_go_together() -> None:
     with pytest.raises(UsageError, match="--hosts 0"):
         config_of(Path("model.gguf"), hosts=0)
     assert {"keygen", "join"} <= make_parser().commands.keys()
+
+
+@pytest.mark.parametrize(
+    ("collective", "hosts", "slots"),
+    [
+        ("shared-memory", (0, 0), (2, 0)),
+        ("shared-memory", (0, 1), (2, 2)),
+        ("shared-memory", (0, 0, 1), (4, 0, 2)),  # the hosts' two, and the summands of two ranks behind
+        ("zmq", (0, 1), (2, 2)),
+        ("zmq-ring", (0, 1), (1, 1)),
+    ],
+)
+def test_partial_sums_lie_on_each_host(collective: str, hosts: Sequence[int], slots: Sequence[int]) -> None:
+    plan = make_plan(SPEC, [1.0] * len(hosts))
+    choices = [replace(choice_of(DEVICE, host, JOIN), imports_memory=True) for host in hosts]
+    needs = rank_needs(SPEC, TENSORS, plan, choices, collective=collective)
+    found = [needed.bytes(LIMITS).partials for needed in needs]
+    slot = 2 * round_up_to_page(slot_bytes(SPEC, LIMITS))
+    assert found == [count * slot for count in slots]

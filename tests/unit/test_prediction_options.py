@@ -122,7 +122,7 @@ def test_hosts_are_as_many_as_are_said_described_or_linked() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives what would be measured of this machine."""
     costs = {INSIDE: Cost(10e-6, 1e-10), BETWEEN: Cost(200e-6, 1e-9)}
-    monkeypatch.setattr(foresee, "all_reduce_cost", lambda kind, *_: costs[kind])
+    monkeypatch.setattr(foresee, "all_reduce_cost", lambda kind, *_, **__: costs[kind])
     monkeypatch.setattr(foresee, "coordinator_seconds", lambda *_: 1e-3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit import sampling_reference as reference
+from tplaunch.coordinator.serving.sampling import repetitions as found_repetitions
 from tplaunch.coordinator.serving.sampling import stages
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.penalties import Dry, Repetition
@@ -84,6 +86,7 @@ def test_penalties_are_those_of_their_definition(
 PIECES = {0: b"a", 1: b" b", 2: b"\n", 3: b"x:y", 4: b"<", 5: b"|>c"}
 
 
+@pytest.mark.parametrize("few", [1, 32])  # lengths that are tried one by one
 @given(
     text=st.lists(TOKENS, max_size=30),
     num_prompt=st.integers(0, 30),
@@ -93,7 +96,7 @@ PIECES = {0: b"a", 1: b" b", 2: b"\n", 3: b"x:y", 4: b"<", 5: b"|>c"}
     breakers=st.sampled_from([(), ("\n", ":"), ("<|>",), ("a b",)]),
 )
 def test_dry_is_that_of_its_definition(
-    text: list[int], num_prompt: int, allowed_length: int, base: float, last_n: int,
+    few: int, text: list[int], num_prompt: int, allowed_length: int, base: float, last_n: int,
     breakers: tuple[str, ...],
 ) -> None:  # fmt: skip
     params = SamplingParams(
@@ -101,6 +104,12 @@ def test_dry_is_that_of_its_definition(
         dry_sequence_breakers=breakers,
     )  # fmt: skip
     prompt, generated = text[:num_prompt], text[num_prompt:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(found_repetitions, "FEW_LENGTHS", few)
+        check_dry(params, prompt, generated)
+
+
+def check_dry(params: SamplingParams, prompt: list[int], generated: list[int]) -> None:
     dry = Dry(params, prompt, PIECES.__getitem__)
     logits = [1.0, 0.5, 0.25, 0.0, -0.5, -1.0]
     for length in range(len(generated) + 1):
@@ -116,6 +125,17 @@ def test_dry_looks_at_tokens_that_have_no_text() -> None:
     params = SamplingParams(dry_multiplier=1.0)
     found = Dry(params, [7, 8, 0, 7, 8], token_bytes).apply(pool_of([1.0, 0.5]), [])
     assert found.ids.tolist() == [1, 0] and found.logits.tolist() == [0.5, 0.0]
+
+
+def test_repetitions_of_a_long_text_are_found_in_time() -> None:
+    """With a base near 1 every length counts: one request would hold up all others for a minute a token."""
+    params = SamplingParams(dry_multiplier=1.0, dry_base=1.00001, dry_sequence_breakers=("x",))
+    dry = Dry(params, [0] * 100_000, PIECES.__getitem__)
+    begin = time.process_time()
+    for length in range(3):
+        found = dry.apply(pool_of([1.0, 0.0]), [0] * length)
+        assert found.logits[1] == pytest.approx(1.0 - 1.00001 ** (99_997 + length))
+    assert time.process_time() - begin < 5
 
 
 def test_dry_stops_growing_before_it_overflows() -> None:

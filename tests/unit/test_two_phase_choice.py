@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.models import LIMITS, Rank, make_spec, open_model, write_llama
+from tests.models import LIMITS, Rank, load_message, make_spec, open_model, write_llama
 from tests.unit.collectives_group import connected, on_ranks
-from tplaunch.collectives import Collective
+from tplaunch.collectives import Collective, create
+from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import make_plan, padded
 from tplaunch.worker.measuring.measurements import Measurements
 from tplaunch.worker.measuring.two_phase import NEVER, measured_threshold, measurement_name
+from tplaunch.worker.measuring.ways import large_bytes
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.programs.transformer import build_sums
 from tplaunch.worker.step.segments import SegmentRunner
@@ -96,3 +100,45 @@ def test_all_ranks_find_the_same_threshold(tmp_path: Path) -> None:
         found = on_ranks(ranks, run)
     assert len(set(found)) == 1
     assert found[0] == NEVER or found[0] % row_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("hosts", "wanted", "expected"),
+    [
+        ((0, 1), "auto", {NEVER}),  # the same bytes either way
+        ((0, 0, 1), "auto", {NEVER}),
+        ((0, 1), "two-phase", {0}),
+        ((0, 1, 2), "one-shot", {NEVER}),
+        ((0, 1, 1, 2), "auto", None),
+    ],
+)
+def test_hosts_measure_from_three_on(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hosts: tuple[int, ...],
+    wanted: str,
+    expected: set[float] | None,
+) -> None:
+    """They add up around a ring where that is faster, or wanted; all ranks do it alike."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    write_llama(tmp_path / "m.gguf", make_spec())
+    file, spec = open_model(tmp_path / "m.gguf")
+    plan, row_bytes = make_plan(spec, [1] * len(hosts)), padded(spec.embedding_length) * 4
+
+    def make(**arguments: Any) -> Collective:
+        return create("shared-memory", hosts=hosts, **arguments)
+
+    def run(collective: Collective) -> float:
+        rank = Rank(file, spec, plan[collective.rank], len(hosts), LIMITS)
+        rank.device.attach_partials(collective.arena, collective.write_slot, collective.num_partials)
+        load = load_message(file, spec, rank.share, len(hosts), LIMITS, "shared-memory")
+        options = dataclasses.replace(load.options, all_reduce=wanted)
+        placement = Placement(hosts, (0,) * len(hosts))
+        load = dataclasses.replace(load, options=options, placement=placement)
+        runner = SegmentRunner(rank.device, collective)
+        return large_bytes(load, rank.shards, runner, ["cpu"] * len(hosts))
+
+    with connected(make, len(hosts), slot_bytes=LIMITS.max_rows * row_bytes) as ranks:
+        found = set(on_ranks(ranks, run))
+    assert len(found) == 1
+    assert expected is None or found == expected

@@ -266,7 +266,9 @@ def test_an_empty_name_is_a_variable_that_is_not_set(words: list[str]) -> None:
 
 
 def test_every_command_with_a_model_takes_it_in_each_way() -> None:
+    without = ("devices", "models", "bench-collectives", "check", "keygen", "join")
     for name, command in make_parser().commands.items():
         options: argparse.Namespace = command.parse_known_args(["x", "--out=x", "--tokens=1"])[0]
-        assert ("model" in options) == ("--demo" in command.known_options) == ("-m" in command.known_options)
-        assert ("model" in options) == (name not in ("devices", "models", "bench-collectives", "check"))
+        takes_model = "model_file" in options
+        assert takes_model == (name not in without) == ("--demo" in command.known_options)
+        assert "-m" in command.known_options or not takes_model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tplaunch.collectives import arena_bytes, shares_arena
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.limits import Limits
@@ -14,12 +16,13 @@ def slot_bytes(spec: ModelSpec, limits: Limits) -> int:
 
 
 def sums_bytes(
-    spec: ModelSpec, limits: Limits, collective: str, rank: int, num_ranks: int, copied: bool
+    spec: ModelSpec, limits: Limits, collective: str, index: int, hosts: Sequence[int], copied: bool
 ) -> int:
-    """Bytes that one rank allocates: the arena, where it is its own or it makes it for all, and its copy.
+    """Bytes that one rank allocates: the arena, where it makes it for itself or its host, and its copy.
 
-    copied: whether its device can't import the arena, and keeps a copy in memory that the host can map.
+    index: among the ranks of its stage, whose hosts are given. copied: whether its device can't import the
+    arena, and keeps a copy in memory that the host can map.
     """
-    arena = arena_bytes(collective, num_ranks, slot_bytes(spec, limits))
-    makes_arena = rank == 0 or not shares_arena(collective)
+    arena = arena_bytes(collective, index, hosts, slot_bytes(spec, limits))
+    makes_arena = list(hosts).index(hosts[index]) == index or not shares_arena(collective)
     return arena * (makes_arena + copied)

@@ -100,6 +100,7 @@ class CollectiveJob:
     timeout_seconds: float  # for one call
     wire: str = "f32"  # of collectives.WIRE_TYPES, between ranks that count as hosts
     address: str = ""  # of TCP, where ranks find each other instead of in the folder
+    work_bytes: int = 0  # that a rank reads before each call, as weights in a step: caches are full of them
 
     def __post_init__(self) -> None:
         if len(self.sizes) != len(self.num_calls):

@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,14 @@ class FullError(ValueError):
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that clients may ask for. purpose: batch, or batch_output."""
+    """A file that clients may ask for. purpose: batch, or batch_output. expires_at: None if it stays."""
 
     id: str
     filename: str
     purpose: str
     bytes: int
     created_at: int
+    expires_at: int | None = None
 
     def form(self) -> dict[str, Any]:
         """Returns the file as OpenAI describes one."""
@@ -102,10 +103,13 @@ class Folder:
         os.close(os.open(self.path_of(file_id), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         return file_id
 
-    def keep(self, file_id: str, filename: str, purpose: str) -> StoredFile:
-        """Lets clients ask for a file that is whole."""
-        size = self.path_of(file_id).stat().st_size
-        stored = StoredFile(file_id, filename[:MAX_NAME], purpose, size, int(time.time()))
+    def keep(
+        self, file_id: str, filename: str, purpose: str, expires_seconds: int | None = None
+    ) -> StoredFile:
+        """Lets clients ask for a file that is whole. expires_seconds: how long; None for good."""
+        size, now = self.path_of(file_id).stat().st_size, int(time.time())
+        expires_at = None if expires_seconds is None else now + expires_seconds
+        stored = StoredFile(file_id, filename[:MAX_NAME], purpose, size, now, expires_at)
         write_whole(self._place / f"{file_id}{META}", asdict(stored))
         self._files[file_id] = stored
         return stored
@@ -127,6 +131,13 @@ class Folder:
     def all(self) -> list[StoredFile]:
         """Returns all that clients may ask for, the oldest first."""
         return sorted(self._files.values(), key=lambda stored: (stored.created_at, stored.id))
+
+    def drop_expired(self, needed: Container[str]) -> None:
+        """Removes the files whose time is over. needed: ids of files that stay, as batches read them."""
+        now = time.time()
+        for stored in list(self._files.values()):
+            if stored.expires_at is not None and stored.expires_at <= now and stored.id not in needed:
+                self.drop(stored.id)
 
     def drop_strays(self, needed: Iterable[str]) -> None:
         """Removes what was never whole, such as uploads that were cut off. needed: ids that batches write."""
@@ -164,7 +175,9 @@ def _stored(path: Path) -> StoredFile | None:
         stored = StoredFile(**json.loads(path.read_bytes()))
     except (ValueError, TypeError, RecursionError):
         return None
-    texts, numbers = (stored.id, stored.filename, stored.purpose), (stored.bytes, stored.created_at)
+    texts = (stored.id, stored.filename, stored.purpose)
+    numbers = [stored.bytes, stored.created_at]
+    numbers += [] if stored.expires_at is None else [stored.expires_at]
     is_right = all(isinstance(text, str) for text in texts) and all(type(count) is int for count in numbers)
     return stored if is_right and f"{stored.id}{META}" == path.name else None
 

@@ -37,6 +37,7 @@ class Batch:
     output_file_id: str | None = None
     error_file_id: str | None = None
     errors: list[dict[str, Any]] = field(default_factory=list)  # for which the whole batch has failed
+    output_seconds: int | None = None  # how long the files of results are kept; None for good
 
     @property
     def has_ended(self) -> bool:

@@ -15,7 +15,7 @@ from tplaunch.coordinator.batches.batch_lines import URLS
 from tplaunch.coordinator.server.batches.folder import FullError, StoredFile
 from tplaunch.coordinator.server.batches.record import Batch
 from tplaunch.coordinator.server.batches.runner import Batches
-from tplaunch.coordinator.server.batches.upload import PURPOSE, receive_file
+from tplaunch.coordinator.server.batches.upload import PURPOSE, expires_after, receive_file
 from tplaunch.coordinator.server.bodies import Body, read_body
 from tplaunch.coordinator.server.described import takes
 from tplaunch.coordinator.server.errors import ApiError
@@ -54,6 +54,7 @@ class BatchFields(Body):
     endpoint: str = Field(description="a text")
     completion_window: str = Field(description="a text such as 24h or 7d")
     metadata: dict[str, str] | None = Field(None, description="an object of texts, or null")
+    output_expires_after: dict[str, Any] | None = Field(None, description="an object, or null")
 
 
 def make_batches_router() -> APIRouter:
@@ -75,7 +76,9 @@ def _batches_of(request: Request) -> Batches:
     found = request.app.state.batches
     if found is None:
         raise ApiError(501, "this server keeps no files; start it with --files-dir", kind="not_supported")
-    return cast(Batches, found)
+    batches = cast(Batches, found)
+    batches.folder.drop_expired({one.input_file_id for one in batches.all.values() if not one.has_ended})
+    return batches
 
 
 def _told(form: dict[str, Any]) -> Response:
@@ -137,6 +140,7 @@ async def _create(request: Request) -> Response:
         batches.forget(ended[0])
     expires_at = int(time.time()) + _window_seconds(fields.completion_window)
     metadata = _checked_metadata(fields.metadata)
+    output_seconds = expires_after("output_expires_after", fields.output_expires_after)
     try:
         output_id, error_id = batches.folder.create(), batches.folder.create()
     except FullError as error:
@@ -150,6 +154,7 @@ async def _create(request: Request) -> Response:
         metadata,
         output_id,
         error_id,
+        output_seconds=output_seconds,
     )
     batches.add(batch)
     return _told(batch.form())

@@ -197,7 +197,7 @@ class Batches:
         if not path.exists() or not path.stat().st_size:
             self.folder.drop(file_id)
             return None
-        return self.folder.keep(file_id, f"{batch.id}_{name}.jsonl", "batch_output").id
+        return self.folder.keep(file_id, f"{batch.id}_{name}.jsonl", "batch_output", batch.output_seconds).id
 
     def _become(self, batch: Batch, status: str) -> None:
         batch.become(status)

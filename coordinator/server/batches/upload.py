@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
@@ -19,6 +19,8 @@ from tplaunch.coordinator.server.errors import ApiError
 MAX_HEADER_BYTES, MAX_VALUE_BYTES, MAX_PARTS = 8192, 4096, 32
 FORM_BYTES = 64 << 10  # of a form around its file, at most
 PURPOSE = "batch"
+EXPIRES = "expires_after"
+EXPIRES_SECONDS = (3600, 30 * 86400)  # OpenAI's
 
 
 async def receive_file(request: Request, folder: Folder) -> StoredFile:
@@ -38,9 +40,10 @@ async def receive_file(request: Request, folder: Folder) -> StoredFile:
             try:
                 await _parse(request.stream(), boundary, form)
                 form.check()
+                expires_seconds = form.expires_seconds
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
-                return folder.keep(file_id, form.filename or "", PURPOSE)
+                return folder.keep(file_id, form.filename or "", PURPOSE, expires_seconds)
             except BaseException:
                 folder.give_back(form.num_bytes - path.stat().st_size)  # what never came to the disk
                 folder.drop(file_id)
@@ -49,6 +52,21 @@ async def receive_file(request: Request, folder: Folder) -> StoredFile:
         raise ApiError(413, str(error), kind="files_full") from None
     except OSError as error:
         raise ApiError(500, f"the file can't be kept: {error.strerror}", kind="server_error") from error
+
+
+def expires_after(name: str, given: Mapping[str, Any] | None) -> int | None:
+    """Returns how many seconds a file is kept, as a client has it; None for good. Raises ApiError."""
+    if given is None:
+        return None
+    least, most = EXPIRES_SECONDS
+    seconds = given.get("seconds")
+    if given.get("anchor") != "created_at" or type(seconds) is not int or not least <= seconds <= most:
+        raise ApiError(
+            400,
+            f"{name} must have the anchor created_at and {least} to {most} as seconds",
+            parameter=name,
+        )
+    return seconds
 
 
 async def _parse(stream: AsyncIterator[bytes], boundary: bytes, form: _Form) -> None:
@@ -143,6 +161,19 @@ class _Form:
             raise ApiError(
                 400, f"purpose must be {PURPOSE!r}, {given}: files are for batches", parameter="purpose"
             )
+
+    @property
+    def expires_seconds(self) -> int | None:
+        """How long the file is kept; None for good. Raises ApiError."""
+        given = {
+            name[len(EXPIRES) + 1 : -1]: value.decode("utf-8", "replace")
+            for name, value in self.values.items()
+            if name.startswith(f"{EXPIRES}[")
+        }
+        seconds = given.get("seconds", "")
+        if seconds.isascii() and seconds.isdecimal():
+            return expires_after(EXPIRES, {**given, "seconds": int(seconds[:20])})
+        return expires_after(EXPIRES, given or None)
 
     def _add(self, kept: bytearray, more: bytes, most: int = MAX_HEADER_BYTES) -> None:
         kept += more

@@ -5,15 +5,18 @@ Both look at the prompt and at what was generated. They keep no state but for wh
 
 from __future__ import annotations
 
+import bisect
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import numpy as np
 
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.pool import Ids, Logits, Places, Pool
+from tplaunch.coordinator.serving.sampling.repetitions import Text, repetitions
 from tplaunch.coordinator.text.vocabulary import TokenizerError
 
 TokenBytes = Callable[[int], bytes]
@@ -52,8 +55,10 @@ class Repetition(Penalty):
         self._presence, self._frequency = params.presence_penalty, params.frequency_penalty
         self._last_n = params.repeat_last_n
         self._prompt = prompt_ids
-        # Counts of all tokens so far, where repeat_last_n has no end.
-        self._all: Counter[int] = Counter(prompt_ids if self._last_n < 0 else ())
+        # Counts of all tokens so far, as long as repeat_last_n holds them.
+        self._all: Counter[int] = Counter(
+            prompt_ids if self._last_n < 0 or self._last_n >= len(prompt_ids) else ()
+        )
         self._num_counted = 0
         self.raises = self._factor < 1 or self._presence < 0 or self._frequency < 0
 
@@ -76,7 +81,8 @@ class Repetition(Penalty):
         return np.array(ids, np.int64), lowered * self._frequency + self._presence
 
     def _counts(self, generated: Sequence[int]) -> Counter[int]:
-        if self._last_n >= 0:
+        num_tokens = len(self._prompt) + len(generated)
+        if 0 <= self._last_n < num_tokens:
             return Counter(last_tokens(self._prompt, generated, self._last_n))
         self._all.update(generated[self._num_counted :])
         self._num_counted = len(generated)
@@ -101,6 +107,8 @@ class Dry(Penalty):
         self._breakers = tuple(text.encode() for text in params.dry_sequence_breakers)
         self._token_bytes = token_bytes
         self._prompt = prompt_ids
+        self._text = Text(prompt_ids)
+        self._breaking: dict[int, bool] = {}  # whether a token holds a breaker, as far as it was asked
         self._last_break = 0  # tokens up to and with the last one in which a breaker ends
         self._num_looked = 0  # at for breakers
         self._tail = b""  # of the text looked at: what a breaker may have begun with
@@ -127,40 +135,34 @@ class Dry(Penalty):
         num_tokens = len(self._prompt) + len(generated)
         window = num_tokens if self._last_n < 0 else min(self._last_n, num_tokens)
         most = min(num_tokens - self._look_for_breakers(generated), self._longest, window - 1)
-        if most < self._allowed_length:
+        if most < max(1, self._allowed_length):
             return {}
-        text = np.array(last_tokens(self._prompt, generated, window), np.int64)
-        ends = np.arange(window - 1)  # where an earlier occurrence of the text's last token may be
-        found: dict[int, int] = {}
-        for length in range(1, most + 1):
-            ends = ends[ends >= length - 1]
-            ends = ends[text[ends - (length - 1)] == text[window - length]]
-            if not ends.size:
-                break
-            if length >= self._allowed_length:
-                found.update(dict.fromkeys(text[ends + 1].tolist(), length))
-        return found
+        text = self._text.grown(len(self._prompt), generated)[num_tokens - window :]
+        return repetitions(text, self._allowed_length, most)
 
     def _look_for_breakers(self, generated: Sequence[int]) -> int:
         """The tokens up to and with the last one in which a breaker ends."""
-        num_prompt = len(self._prompt)
-        if self._token_bytes is not None:
-            for place in range(self._num_looked, num_prompt + len(generated)):
-                token = self._prompt[place] if place < num_prompt else generated[place - num_prompt]
-                if self._ends_breaker(self._piece(token)):
-                    self._last_break = place + 1
-        self._num_looked = num_prompt + len(generated)
+        num_tokens = len(self._prompt) + len(generated)
+        if self._token_bytes is not None and self._breakers:
+            new = last_tokens(self._prompt, generated, num_tokens - self._num_looked)
+            pieces = [self._tail, *map(self._piece, new)]
+            text = b"".join(pieces)
+            ended = (text.rfind(breaker) + len(breaker) for breaker in self._breakers if breaker in text)
+            end = max(ended, default=0)
+            if end > len(self._tail):
+                ends = list(accumulate(map(len, pieces)))
+                self._last_break = self._num_looked + bisect.bisect_left(ends, end)
+            longest = max(map(len, self._breakers))
+            self._tail = text[max(0, len(text) - longest + 1) :]
+        self._num_looked = num_tokens
         return self._last_break
 
-    def _ends_breaker(self, piece: bytes) -> bool:
-        text, before = self._tail + piece, len(self._tail)
-        longest = max((len(breaker) for breaker in self._breakers), default=1)
-        self._tail = text[max(0, len(text) - longest + 1) :] if longest > 1 else b""
-        return any(text.find(breaker, max(0, before - len(breaker) + 1)) >= 0 for breaker in self._breakers)
-
     def _breaks(self, token: int) -> bool:
-        piece = self._piece(token)
-        return any(breaker in piece for breaker in self._breakers)
+        found = self._breaking.get(token)
+        if found is None:
+            piece = self._piece(token)
+            found = self._breaking[token] = any(breaker in piece for breaker in self._breakers)
+        return found
 
     def _piece(self, token: int) -> bytes:
         """The token's text; nothing for a token without, as padding of the vocabulary is."""
