@@ -149,7 +149,7 @@ class Worker:
         self.handover.connect(peers.handovers)
 
     def begin_step(self, number: int, digest: bytes) -> None:
-        """What is exchanged from now on belongs to this step. digest: of the message that tells it."""
+        """Says that all exchanges from now on belong to this step. digest: of the message that tells it."""
         self.collective.begin_step(number, digest)
         self.handover.begin_step(number, digest)
 

@@ -21,6 +21,8 @@ from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.session import Session, start_session
 from tplaunch.launcher.text_file import read_some
 
+# What stands elsewhere in a manifest, or changes no number.
+UNTOLD = ("devices", "tensor_split", "context_length", "verbose", "key", "listen", "insecure")
 ALWAYS = ("activations", "kv_type")  # options that change numbers are always in a manifest
 
 
@@ -111,7 +113,7 @@ def _given(config: RunConfig) -> dict[str, Any]:
     found = {}
     for name in declared_options(RunConfig):
         value = getattr(config, name)
-        skipped = name in ("devices", "tensor_split", "context_length", "verbose") or not value
+        skipped = name in UNTOLD or not value
         if name in ALWAYS or (not skipped and value != defaults[name]):
             found[name] = value if isinstance(value, str | int | float | bool) else repr(value)
     return found

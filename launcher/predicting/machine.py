@@ -25,7 +25,7 @@ from tplaunch.worker.jobs.messages import CollectiveJob
 INSIDE, BETWEEN = "shared-memory", "zmq"
 LOOPBACK = "127.0.0.1"
 TIMEOUT_SECONDS = 60.0
-NUM_CALLS = 100
+NUM_CALLS, QUICK_PERCENT = 100, 10
 MAX_WORK_BYTES = 32 << 20
 PROBE_TOKENS, PROBE_CONTEXT, PROBES = 4, 64, 12
 
@@ -54,9 +54,11 @@ def all_reduce_cost(
             min(MAX_WORK_BYTES, work_bytes),
         )
         ranks = run_ranks(job)
-    # The rank that comes last waits for none: what it takes is the exchange.
+    # The rank that comes last waits for none: what it takes is the exchange. Where other programs run a rank
+    # often has to wait for a core, which hosts that only run a model don't: so the quick calls count.
     seconds = [
-        float(np.median(np.array([rank[place] for rank in ranks]).min(axis=0))) for place in range(len(sizes))
+        float(np.percentile(np.array([rank[place] for rank in ranks]).min(axis=0), QUICK_PERCENT))
+        for place in range(len(sizes))
     ]
     if len(seconds) == 1:
         return Cost(seconds[0])

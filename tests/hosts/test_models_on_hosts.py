@@ -74,7 +74,7 @@ def test_one_ranks_tokens(hosts: MakeHosts, tmp_path: Path, build: Build, ranks:
 
 
 def test_tokens_over_slow_cables(hosts: MakeHosts, tmp_path: Path, shared_dir: Path) -> None:
-    """Of 1 ms and 1 Gbit/s, and of 20 ms that stall for 300 ms now and then."""
+    """The cables have 1 ms and 1 Gbit/s, and 20 ms with stalls of 300 ms now and then."""
     network = hosts(2)
     cluster = Cluster(network, tmp_path, (2, 1))
     model = shared_dir / "models/stories260K-f32.gguf"

@@ -114,6 +114,8 @@ def test_speeds_of_one_name_are_measured_for_each_driver(monkeypatch: pytest.Mon
 class Told:
     """A channel to two ranks whose devices have one name and two drivers."""
 
+    num_ranks = 2
+
     def __init__(self) -> None:
         self.clock = RunningClock()
         self.sent: list[Message] = []
@@ -140,4 +142,4 @@ def test_ranks_learn_the_kinds_of_their_peers_devices() -> None:
     config = EngineConfig(RankOptions(timeout_seconds=1.0), LIMITS, 1.0)
     engine = Engine(cast(WorkerChannel, channel), Origin((), ""), [], SPEC, plan, config)
     engine.load(lambda rank, progress: None)
-    assert channel.sent[-1] == Connect(("", ""), ("A card, driver A", "A card, driver B"))
+    assert channel.sent[-1] == Connect(("", ""), ("A card, driver A", "A card, driver B"), ((), ()))
