@@ -1,4 +1,4 @@
-"""What network cards could do, as the kernel says; and models that a person names on a joining host."""
+"""Network cards have speeds, as the kernel says; and a person names models on a joining host."""
 
 from __future__ import annotations
 
