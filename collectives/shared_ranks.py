@@ -10,6 +10,7 @@ import mmap
 import os
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from time import monotonic
 
 import numpy as np
@@ -29,6 +30,11 @@ _LONG_YIELD_SECONDS = 20e-6
 _SLEEP_SECONDS = 0.02  # how often a sleeping rank looks at the clock and at the abort mark
 
 Waiting = Callable[[Sequence[int]], None]  # is told the ranks that are missing, now and then
+
+
+def _names_a_file(link: str) -> bool:
+    """Tells whether a descriptor's link is the path of a file; memory has a name that looks like one."""
+    return link.startswith("/") and not link.startswith("/memfd:")
 
 
 class SharedRanks:
@@ -96,6 +102,8 @@ class SharedRanks:
         if not ENDPOINT.fullmatch(path):  # it would be another file
             raise self._unusable(path, "that is no process's descriptor")
         try:
+            if _names_a_file(str(Path(path).readlink())):
+                raise self._unusable(path, "it is a file with a name")
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise self._unusable(path, error.strerror or "") from error

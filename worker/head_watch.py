@@ -17,11 +17,13 @@ from zmq.utils.monitor import recv_monitor_message
 Socket: TypeAlias = "zmq.Socket[bytes]"
 
 BEATS_PER_SILENCE = 4
+START_SECONDS = 20.0  # for the first connection of a worker on a busy machine
 
 
-def end_without(socket: Socket, silence_seconds: float) -> None:
+def end_without(socket: Socket, silence_seconds: float, start_seconds: float = START_SECONDS) -> None:
     """Ends this process once a socket, not connected yet, has been without a connection for so long.
 
+    start_seconds: for the first connection.
     ZeroMQ itself asks the other side for signs of life, in a thread that nothing here holds up.
     """
     milliseconds = int(silence_seconds * 1000)
@@ -29,22 +31,22 @@ def end_without(socket: Socket, silence_seconds: float) -> None:
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds)
     monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
     watching = threading.Thread(
-        target=_watch, args=(monitor, silence_seconds), name="tplaunch head", daemon=True
+        target=_watch, args=(monitor, silence_seconds, start_seconds), name="tplaunch head", daemon=True
     )
     watching.start()
 
 
-def _watch(monitor: Socket, silence_seconds: float) -> None:
-    lost: float | None = time.monotonic()  # since when there is no connection
+def _watch(monitor: Socket, silence_seconds: float, start_seconds: float) -> None:
+    end: float | None = time.monotonic() + start_seconds  # where there is no connection until then
     try:
         while True:
-            left = None if lost is None else max(0.0, lost + silence_seconds - time.monotonic())
+            left = None if end is None else max(0.0, end - time.monotonic())
             if not monitor.poll(None if left is None else math.ceil(left * 1000)):
                 os._exit(1)
             event = recv_monitor_message(monitor)["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                lost = None
-            elif event == zmq.EVENT_DISCONNECTED and lost is None:
-                lost = time.monotonic()
+                end = None
+            elif event == zmq.EVENT_DISCONNECTED and end is None:
+                end = time.monotonic() + silence_seconds
     except zmq.ContextTerminated:  # the worker ends in order
         monitor.close(linger=0)

@@ -149,7 +149,7 @@ class Worker:
         self.handover.connect(peers.handovers)
 
     def begin_step(self, number: int, digest: bytes) -> None:
-        """Says that all exchanges from now on belong to this step. digest: of the message that tells it."""
+        """Begins a step, to which messages between ranks now belong. digest: of the message that tells it."""
         self.collective.begin_step(number, digest)
         self.handover.begin_step(number, digest)
 

@@ -25,6 +25,7 @@ MODEL = make_spec(
     feed_forward_length=2816, vocabulary_size=512, num_layers=2, rope={"dimension": 64},
 )  # fmt: skip
 SHARE_OF_LINK = 0.7
+SOME_BYTES = 1_000_000
 RATE = "400mbit"  # what a machine that does much else at the same time can fill
 DEMO = REPOSITORY / "examples" / "demo-stories.gguf"
 
@@ -110,6 +111,11 @@ def test_a_host_without_the_model_takes_part(hosts: MakeHosts, tmp_path: Path) -
         assert ("of the model from the head" in joining.stderr.all()) == (attempt == 0)
 
 
+def fetched_bytes(cache: Path) -> int:
+    """The bytes of a model that is being fetched which have come, as the disk counts them."""
+    return sum(path.stat().st_blocks * 512 for path in cache.glob("tplaunch/models/*/part-*"))
+
+
 @pytest.mark.parametrize("victim", ["joiner", "head"])
 def test_a_fetch_that_loses_its_other_end(hosts: MakeHosts, tmp_path: Path, victim: str) -> None:
     network = hosts(2)
@@ -119,20 +125,20 @@ def test_a_fetch_that_loses_its_other_end(hosts: MakeHosts, tmp_path: Path, vict
     leading = start_head(head, key)
     joining = start_joiner(joiner, head, key, tmp_path / "cache")
     joining.stderr.wait_for("fetched from the head", 30)
-    wait_for(lambda: any((tmp_path / "cache").glob("tplaunch/models/*/part-00001.gguf")))
-    (journal,) = (tmp_path / "cache").glob("tplaunch/models/*/journal")
-    wait_for(lambda: journal.stat().st_size > 200)
+    wait_for(lambda: fetched_bytes(tmp_path / "cache") > SOME_BYTES)
     lost, left = (joining, leading) if victim == "joiner" else (leading, joining)
     lost.send_signal(signal.SIGKILL)
     killed = time.monotonic()
     assert left.wait(20) == 1
     assert time.monotonic() - killed < 7  # 5 seconds, and what a busy machine adds
     if victim == "joiner":
-        assert "host 1 (host1), fetching its part of the model: said nothing for" in left.stderr.all()
+        lost_words = r"host 1 \(host1\), fetching its part of the model: (said nothing for|closed its)"
+        assert re.search(lost_words, left.stderr.all())
     else:
-        assert f"the head at {head.address}:5670 said nothing for" in left.stderr.all()
+        lost_words = rf"the head at {head.address}:5670 (said nothing for|closed its)"
+        assert re.search(lost_words, left.stderr.all())
     network.link()
     leading, joining = start_head(head, key), start_joiner(joiner, head, key, tmp_path / "cache")
     assert leading.wait(60) == 0, leading.text
     fetched = float(joining.stderr.wait_for(r"fetched ([0-9.]+) MB", 20)[1])
-    assert fetched < 3.2
+    assert fetched < 3.3  # of 3.4, and what was being written when it broke off comes again

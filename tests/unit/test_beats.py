@@ -78,8 +78,9 @@ def test_who_was_stopped_itself_blames_nobody(clock: Clock) -> None:
 
 
 @pytest.fixture
-def channel(tmp_path: Path) -> Iterator[WorkerChannel]:
-    """A channel to a rank of this host, and two of another."""
+def channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerChannel]:
+    """A channel to a rank of this host, and two of another; none of them ends this process."""
+    monkeypatch.setattr("tplaunch.worker.control.end_without", lambda socket, seconds: None)
     opened = WorkerChannel(
         f"ipc://{tmp_path}/control", 3, NoProcesses(), RemoteDoor("127.0.0.1", (1, 2), SECRET)
     )
@@ -126,12 +127,11 @@ def test_each_rank_has_its_own_door(channel: WorkerChannel, tmp_path: Path) -> N
 
 WORKER = """
 import sys
+from tplaunch.coordinator.messages import Hello
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.place import WorkerPlace
 control = ControlSocket(sys.argv[1], 1, WorkerPlace("/", "", bytes(range(32)), 0.5))
-if len(sys.argv) > 2:
-    from tplaunch.coordinator.messages import Hello
-    control.send(Hello(1, 1))
+control.send(Hello(1, 1))
 control.receive()
 """
 
@@ -142,7 +142,7 @@ def test_a_worker_ends_without_its_coordinator(tmp_path: Path) -> None:
         f"ipc://{tmp_path}/control", 2, NoProcesses(), RemoteDoor("127.0.0.1", (1,), SECRET)
     )
     endpoint = f"tcp://127.0.0.1:{opened.port}"
-    worker = subprocess.Popen([sys.executable, "-c", WORKER, endpoint, "hello"])
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, endpoint])
     try:
         assert opened.receive(opened.clock() + 2 * WAITS) == (1, Hello(1, 1))
         with pytest.raises(subprocess.TimeoutExpired):
@@ -155,8 +155,15 @@ def test_a_worker_ends_without_its_coordinator(tmp_path: Path) -> None:
 
 
 def test_a_worker_ends_that_never_finds_its_coordinator() -> None:
-    command = [sys.executable, "-c", WORKER, "tcp://127.0.0.1:9"]
-    assert subprocess.run(command, timeout=2 * WAITS, check=False).returncode == 1
+    script = """
+import zmq
+from tplaunch.worker.head_watch import end_without
+socket = zmq.Context().socket(zmq.DEALER)
+end_without(socket, 60.0, start_seconds=0.2)
+socket.connect("tcp://127.0.0.1:9")
+socket.recv()
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=2 * WAITS, check=False).returncode == 1
 
 
 def test_a_place_is_written_for_its_owner_alone(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tests all-reduces among ranks of several hosts: any layout, either way, every wire type, and mix-ups."""
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -255,4 +256,16 @@ def test_shared_memory_is_looked_for_among_descriptors_alone(tmp_path: Any) -> N
     for endpoint in (str(path), "/proc/1/fd/../environ", ""):
         with pytest.raises(CollectiveError, match="that is no process's descriptor"):
             rank.connect([endpoint, ""])
+    rank.close()
+
+
+def test_shared_memory_is_no_file_of_another_program(tmp_path: Any) -> None:
+    path = tmp_path / "another file"
+    token = secrets.token_bytes(16)
+    path.write_bytes(token.ljust(100_000, b"\0"))
+    rank = collectives.create("shared-memory", rank=1, num_ranks=2, slot_bytes=1, token=token)
+    with path.open("r+b") as file:
+        file.truncate(rank._shared._num_bytes)  # type: ignore[attr-defined]
+        with pytest.raises(CollectiveError, match="it is a file with a name"):
+            rank.connect([f"/proc/{os.getpid()}/fd/{file.fileno()}", ""])
     rank.close()

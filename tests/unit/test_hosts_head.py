@@ -12,6 +12,7 @@ import zmq
 
 from tests.unit.test_hosts_places import JOIN
 from tplaunch.coordinator.curve import dial_with
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hosts.addresses import Address
@@ -20,6 +21,8 @@ from tplaunch.launcher.hosts.head_link import HeadGone, HeadLink
 from tplaunch.launcher.hosts.keys import JOINER
 from tplaunch.launcher.hosts.members import Member
 from tplaunch.launcher.hosts.messages import (
+    AskSpeed,
+    DeviceSpeed,
     End,
     FoundModel,
     FromHead,
@@ -176,6 +179,21 @@ def test_a_run_knows_its_own_hosts(worlds: Callable[..., World]) -> None:
         members.values(), has_failed=True, seconds=WAITS
     )  # those that are lost are not waited for
     assert time.monotonic() - begin < WAITS / 2
+
+
+def test_a_host_tells_how_fast_its_devices_are(worlds: Callable[..., World]) -> None:
+    world = worlds(2)
+    link = world.join()
+    world.members()
+    link.send(DeviceSpeed(0, 2e9))
+    assert world.head.ask_speed(1, 0, RankOptions(), WAITS) == 2e9
+    link.send(DeviceSpeed(1, 0.0, "its driver has gone"))
+    with pytest.raises(RunError, match=r"host 1 \(beta\): its driver has gone"):
+        world.head.ask_speed(1, 1, RankOptions(), WAITS)
+    with pytest.raises(RunError, match="should tell how fast its device is, and did not within 0 s"):
+        world.head.ask_speed(1, 2, RankOptions(without=("int64",)), 0)
+    asked = expect(link, AskSpeed)
+    assert (asked.device, asked.options.without) == (2, ("int64",))
 
 
 def test_stopping_waits_for_all(worlds: Callable[..., World]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,8 +36,9 @@ POINTS = (StepPoint(1, 5), StepPoint(1, 63, 2), StepPoint(16, 0, with_logits=Fal
 
 
 def job(name: str, num_ranks: int) -> StepsJob:
-    """Two or three layers of a shape, as one of so many ranks."""
-    shape, tensors = SHAPES[name], shape_tensors(SHAPES[name], "Q8_0")
+    """A layer of each kind of a shape, as one of so many ranks, with a small vocabulary."""
+    shape = replace(SHAPES[name], spec=replace(SHAPES[name].spec, vocabulary_size=512))
+    tensors = shape_tensors(shape, "Q8_0")
     sample = samples(layer_kinds(shape.spec, tensors), 0)[0]
     spec = sample.spec(shape.spec)
     limits = Limits(
