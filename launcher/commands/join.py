@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from tplaunch.launcher.hosts.head_link import HeadGone
 from tplaunch.launcher.hosts.joiner import Joiner, Membership
 from tplaunch.launcher.hosts.safety import found_secret
 from tplaunch.launcher.lines import say
+
+REJOIN_SECONDS = (
+    1.0  # between one head's end and asking for the next: where there is no network it ends at once
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,3 +102,4 @@ def join(config: JoinConfig) -> int:
         if not config.rejoin:
             return EXIT_FAILURE if failure else 0
         is_first = False
+        time.sleep(REJOIN_SECONDS)

@@ -56,8 +56,10 @@ class WantedPart:
     header_bytes: int
     num_bytes: int
     file_hash: str  # coordinator.gguf.origin.file_hash
+    sample: str = ""  # samples.content_sample; empty where it need not be looked at
 
     def __post_init__(self) -> None:
+        check_text(self.sample)
         check_bytes(self.header_bytes, self.num_bytes)
         if not 0 < self.header_bytes <= min(self.num_bytes, MAX_HEADER_BYTES):
             raise ValueError(f"a file of {self.num_bytes} bytes with {self.header_bytes} before its tensors")

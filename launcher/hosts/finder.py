@@ -12,6 +12,7 @@ from tplaunch.coordinator.gguf.parts import PART_NAME
 from tplaunch.coordinator.gguf.paths import lasting_path
 from tplaunch.launcher.hosts.descriptions import WantedPart
 from tplaunch.launcher.hosts.messages import WantedModel
+from tplaunch.launcher.hosts.samples import content_sample
 from tplaunch.worker.folders import open_regular
 
 MAX_FILES = 10_000  # of folders that are looked through
@@ -67,14 +68,16 @@ class FolderFinder:
 
 
 def is_part(path: Path, part: WantedPart) -> bool:
-    """Tells whether a file is the wanted one, by the hash of its header and its size."""
+    """Tells whether a file is the wanted one, by size, the hash of its header, and a sample of the rest."""
     try:
         with open_regular(path) as file:
             header = file.read(part.header_bytes)
             num_bytes = os.fstat(file.fileno()).st_size
+            if num_bytes != part.num_bytes or file_hash(header, num_bytes) != part.file_hash:
+                return False
+            return not part.sample or content_sample(file.fileno(), num_bytes) == part.sample
     except OSError:
         return False
-    return num_bytes == part.num_bytes and file_hash(header, num_bytes) == part.file_hash
 
 
 def _num_bytes(path: Path) -> int:

@@ -128,7 +128,10 @@ class Joiner:
 
     def _await_head(self) -> None:
         """Asks to take part, and waits until there is somebody to hear it."""
-        own = own_address_towards(self._membership.head.host)
+        try:
+            own = own_address_towards(self._membership.head.host)
+        except OSError as error:
+            raise HeadGone(f"can't be reached from here: {error.strerror}") from error
         self._address, interface = own, interface_of(own)
         warning = interface.warning()
         say(f"joining {self._membership.head} by {interface.text}{f'; {warning}' if warning else ''}")

@@ -18,7 +18,7 @@ from tplaunch.coordinator.wire import Frame, Int32s
 from tplaunch.launcher.hosts.descriptions import MAX_TEXT, HostDevice, WantedPart, check_bytes, check_text
 from tplaunch.launcher.hosts.links import Interface
 
-PROTOCOL_VERSION = 3  # of these messages; those to workers have one of their own, which is also compared
+PROTOCOL_VERSION = 4  # of these messages; those to workers have one of their own, which is also compared
 MAX_FRAME_BYTES = 1 << 20
 MAX_PARTS = 999  # files of a model
 MOST_SPEED = 1e18  # weights per second

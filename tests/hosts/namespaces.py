@@ -35,7 +35,7 @@ def why_none() -> str:
     """Returns why this machine makes no network namespaces, in words; an empty string where it does."""
     missing = [tool for tool in ("ip", "tc", "unshare") if shutil.which(tool, path=search_path()) is None]
     if missing:
-        return f"{' and '.join(missing)} is missing: install iproute2 and util-linux"
+        return f"missing here: {', '.join(missing)}; install iproute2 and util-linux"
     remove_abandoned()
     try:
         name = add_namespace("probe")
@@ -46,7 +46,7 @@ def why_none() -> str:
         finally:
             remove_namespace(name)
     except RuntimeError as error:
-        return f"this kernel makes no network namespaces here (root can, in a privileged container): {error}"
+        return f"this user may make no network namespaces (root may, in a privileged container): {error}"
     return ""
 
 

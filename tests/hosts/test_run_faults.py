@@ -136,3 +136,20 @@ def test_a_head_that_is_gone_ends_the_hosts_that_joined(
     if fault != "kill head":
         scene.began = time.monotonic()
         assert "host 1 (host1), in step" in scene.end_in_time(scene.head)
+
+
+@pytest.mark.parametrize("fault", ["freeze joiner", "unplug joiner", "freeze remote-worker"])
+def test_a_run_that_is_ended_while_a_host_is_gone(
+    hosts: MakeHosts, tmp_path: Path, model: Path, fault: str
+) -> None:
+    """Nobody has noticed yet when the signal comes."""
+    scene = Scene(Cluster(hosts(2), tmp_path, timeout=TIMEOUT), model, *ENDLESS)
+    scene.head.stdout.wait_for(r"(?s).{20}", 60)
+    scene.do(fault)
+    scene.head.send_signal(signal.SIGINT)
+    assert scene.head.wait(TIMEOUT + MACHINE) == 130
+    assert "Traceback" not in scene.head.text
+    if fault == "freeze joiner":
+        scene.joiner.send_signal(signal.SIGCONT)
+    scene.joiner.wait(TIMEOUT + MACHINE)
+    assert "the head at 10.77.0.1:5670" in complaint(scene.joiner)

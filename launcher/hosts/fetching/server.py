@@ -13,6 +13,7 @@ from tplaunch.launcher.hosts.descriptions import WantedPart
 from tplaunch.launcher.hosts.fetching.blocks import Strips
 from tplaunch.launcher.hosts.fetching.facts import ModelFacts
 from tplaunch.launcher.hosts.fetching.messages import DIGEST_BYTES, AskBytes, BytesFollow, Refused, Reply
+from tplaunch.launcher.hosts.samples import content_sample
 from tplaunch.worker.folders import open_regular
 
 Answer = tuple[Reply, Frame]  # the frame is empty but for BytesFollow
@@ -33,7 +34,8 @@ class ModelServer:
         for file, part, found in zip(self._files, parts, self._found, strict=True):
             header = os.pread(file.fileno(), part.header_bytes, 0)
             size = found.st_size
-            facts.append(WantedPart(part.header_bytes, size, file_hash(header, size)))
+            sample = content_sample(file.fileno(), size)
+            facts.append(WantedPart(part.header_bytes, size, file_hash(header, size), sample))
         self.facts = ModelFacts(model_hash([part.file_hash for part in facts]), tuple(facts))
 
     def __enter__(self) -> ModelServer:
