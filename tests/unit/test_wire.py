@@ -154,7 +154,9 @@ def test_every_message_type_is_known() -> None:
 
 READY: dict[str, Any] = {"device_bytes": 1, "imports_partials": True, "copy_bandwidth": 0.0}
 ANSWER = {"counts": b"", "ids": b"", "logits": b"", "log_sums": b"", "asked": b""}
-DONE: dict[str, Any] = {"number": 1, "logits": None, "ledger": {}, "laps": [], "answer": ANSWER}
+DONE: dict[str, Any] = {
+    **{"number": 1, "logits": None, "ledger": {}, "laps": [], "answer": ANSWER}, "sent_bytes": 0
+}  # fmt: skip
 WANTED = {"num_candidates": b"", "sum_rows": b"", "asked_rows": b"", "asked_ids": b"", "whole_rows": b""}
 
 
