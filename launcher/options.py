@@ -97,9 +97,9 @@ def _add_shown(commands: argparse._SubParsersAction[Parser]) -> None:
         commands.add_parser(
             "plan",
             help="show who would hold what, or how fast several hosts would be",
-            description="Shows who would hold what, without opening a device. With --speed, and for hosts"
-            " that are not here (--link, --host-devices), it says how fast the ways to run the model are:"
-            " from what this machine's devices are measured at, or from devices that are described.",
+            description="Shows who would hold what, without opening a device. With --speed, with --hosts, and"
+            " for hosts that are not here (--link, --host-devices), it says how fast the ways to run the"
+            " model are: from what devices and links are measured at, or from devices that are described.",
         )
     )
 

@@ -16,7 +16,8 @@ def add_prediction_options(parser: argparse._ArgumentGroup) -> None:
         "--link",
         metavar="LATENCY,RATE",
         help="between any two hosts: the time that a message is on its way, half of what ping says, and the"
-        " rate, such as 1000us,1Gbit; with it there are two hosts unless --hosts says more",
+        " rate, such as 1000us,1Gbit; with it nobody joins, and there are two hosts unless --hosts says more"
+        " (default: --hosts waits for others to join, and links are measured)",
     )
     parser.add_argument(
         "--host-devices",

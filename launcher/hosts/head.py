@@ -10,8 +10,19 @@ from contextlib import suppress
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.hosts.head_clerk import HeadClerk
+from tplaunch.launcher.hosts.measurements import AskEcho, AskSteps
 from tplaunch.launcher.hosts.members import Member
-from tplaunch.launcher.hosts.messages import AskSpeed, End, FetchPart, StartRanks, StopRanks, cut
+from tplaunch.launcher.hosts.messages import (
+    MAX_FRAME_BYTES,
+    AskSpeed,
+    End,
+    FetchPart,
+    StartRanks,
+    StopRanks,
+    cut,
+    encode,
+)
+from tplaunch.worker.jobs.messages import StepSeconds, StepsJob
 
 LOOK_SECONDS = 0.25  # between two looks at what may end a wait
 
@@ -108,6 +119,38 @@ class Head(HeadClerk):
             if found.fault:
                 raise RunError(f"{member.title}: {found.fault}")
             return found.weights_per_second
+
+    def ask_steps(
+        self, host: int, devices: Sequence[int], jobs: Sequence[StepsJob], seconds: float
+    ) -> Sequence[Sequence[StepSeconds]]:
+        """Returns what steps of ranks on a host's devices take, as [ranks][points].
+
+        devices: by their places in the host's list. Raises RunError as ask_speed() does.
+        """
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            member = self._members[host]
+            member.wish += 1
+            member.timed.clear()
+            wish = AskSteps(member.wish, tuple(devices), tuple(jobs))
+            if sum(memoryview(frame).nbytes for frame in encode(wish)) > MAX_FRAME_BYTES:
+                raise RunError(f"{member.title} can't be asked to time steps of so many layers and ranks")
+            self._send(member, wish)
+            while (found := member.timed.get(wish.number)) is None:
+                if member.lost or time.monotonic() > deadline:
+                    how = member.lost or f"did not within {seconds:g} s"
+                    raise RunError(f"{member.title} should time steps on its devices, and {how}")
+                self._changed.wait(LOOK_SECONDS)
+            if found.fault:
+                raise RunError(f"{member.title}: {found.fault}")
+            if [len(rank) for rank in found.taken] != [len(job.points) for job in jobs]:
+                raise RunError(f"{member.title} has timed other steps than it was asked for")
+            return found.taken
+
+    def ask_echo(self, host: int, port: int, token: bytes) -> None:
+        """Has a host dial a port of this one, by a name, and send back what comes there."""
+        with self._changed:
+            self._send(self._members[host], AskEcho(port, token))
 
     def wait(self) -> None:
         """Waits for a change, but not long. Raises RunError where nobody is heard."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tplaunch.coordinator.wire import WireError
 from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.head_socket import open_post
+from tplaunch.launcher.hosts.measurements import StepsTimed
 from tplaunch.launcher.hosts.members import MAX_APPLICANTS, Member, Members
 from tplaunch.launcher.hosts.messages import (
     Beat,
@@ -78,6 +79,9 @@ class HeadClerk(Clerk):
                 self._admit(member, message)
             elif isinstance(message, DeviceSpeed):
                 member.speeds[message.device] = message
+                self._changed.notify_all()
+            elif isinstance(message, StepsTimed) and message.number == member.wish:
+                member.timed[message.number] = message
                 self._changed.notify_all()
             elif isinstance(message, Fetching):
                 member.fetching = message.done, message.total

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,11 +12,9 @@ from dataclasses import dataclass
 
 import tplaunch
 from tplaunch.coordinator import messages as workers
-from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.fitting.speeds import device_speed
 from tplaunch.launcher.headroom import check_headroom
 from tplaunch.launcher.hosts.addresses import Address, bracketed, own_address_towards
 from tplaunch.launcher.hosts.fetching.facts import ModelFacts
@@ -25,11 +22,11 @@ from tplaunch.launcher.hosts.fetching.job import FetchJob
 from tplaunch.launcher.hosts.finder import ModelError, ModelFinder
 from tplaunch.launcher.hosts.head_link import SILENCE_SECONDS, HeadGone, HeadLink
 from tplaunch.launcher.hosts.links import interface_of
+from tplaunch.launcher.hosts.measurements import AskEcho, AskSteps
 from tplaunch.launcher.hosts.members import device_of
 from tplaunch.launcher.hosts.messages import (
     PROTOCOL_VERSION,
     AskSpeed,
-    DeviceSpeed,
     End,
     Fetched,
     Fetching,
@@ -48,6 +45,7 @@ from tplaunch.launcher.hosts.messages import (
     Welcome,
     cut,
 )
+from tplaunch.launcher.hosts.telling import Teller
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.machine import host_memory
 from tplaunch.launcher.signals import Signalled
@@ -72,14 +70,6 @@ class Membership:
     verbose: bool
 
 
-@dataclass(frozen=True)
-class DeviceConfig:
-    """How a device is opened to be measured."""
-
-    rank_options: RankOptions
-    verbose: bool
-
-
 class Joiner:
     """This host's part in one head's run. Use it as a context: its workers are gone when it ends."""
 
@@ -97,10 +87,13 @@ class Joiner:
         self._is_member = False
 
     def __enter__(self) -> Joiner:
-        self._link = HeadLink(self._membership.head, self._membership.secret)
+        head, secret = self._membership.head, self._membership.secret
+        self._link = HeadLink(head, secret)
+        self._teller = Teller(head, secret, self._choices, self._membership.verbose, self._link.send)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._teller.close()
         if self._job is not None:
             self._job.close()
         try:
@@ -201,9 +194,8 @@ class Joiner:
             self._job.wish(message.blocks)
             if message.is_last:
                 self._job.start()
-        elif isinstance(message, AskSpeed) and self._is_member:
-            telling = threading.Thread(target=self._tell_speed, args=(message,), daemon=True)
-            telling.start()  # its process ends with this one, whatever becomes of the thread
+        elif isinstance(message, (AskSpeed, AskSteps, AskEcho)) and self._is_member:
+            self._teller.tell(message)
         elif isinstance(message, Welcome):
             self._is_member = True
             say(f"this is host {message.host} of {message.num_hosts}, counted from 0; waiting for work")
@@ -212,16 +204,6 @@ class Joiner:
         elif isinstance(message, StopRanks) and message.run == self._run:
             self._stop(at_once=message.at_once, keeps_logs=message.keeps_logs)
             self._link.send(RanksStopped(message.run))
-
-    def _tell_speed(self, asked: AskSpeed) -> None:
-        """Measures a device, in a thread of its own: the head may end meanwhile."""
-        speed, fault = 0.0, ""
-        try:
-            config = DeviceConfig(asked.options, self._membership.verbose)
-            speed = device_speed(config, self._choices[asked.device])
-        except (RunError, OSError, IndexError) as error:
-            fault = str(error)
-        self._link.send(DeviceSpeed(asked.device, speed, cut(fault)))
 
     def _find(self, wanted: WantedModel) -> FoundModel:
         try:

@@ -9,6 +9,7 @@ import tplaunch
 from tplaunch.coordinator import messages as workers
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.hosts.descriptions import HostDevice
+from tplaunch.launcher.hosts.measurements import StepsTimed
 from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, DeviceSpeed, Fetched, Join
 
 MAX_APPLICANTS = 64  # that are being admitted at once
@@ -27,6 +28,8 @@ class Member:
     num_missed: int = 0  # messages in a row that could not be sent to it
     lost: str = ""  # why it takes part no more, as a sentence without a subject
     speeds: dict[int, DeviceSpeed] = field(default_factory=dict)  # of its devices that were asked for
+    wish: int = 0  # for steps to be timed, the last one's number
+    timed: dict[int, StepsTimed] = field(default_factory=dict)  # its answer, by that number
     ended: dict[int, str] = field(default_factory=dict)  # how ranks of the present run ended
     logs: str = ""  # its folder
     has_stopped: bool = True  # no worker of the present run is left there

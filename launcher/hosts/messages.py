@@ -17,8 +17,9 @@ from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.coordinator.wire import Frame, Int32s
 from tplaunch.launcher.hosts.descriptions import MAX_TEXT, HostDevice, WantedPart, check_bytes, check_text
 from tplaunch.launcher.hosts.links import Interface
+from tplaunch.launcher.hosts.measurements import AskEcho, AskSteps, StepsTimed
 
-PROTOCOL_VERSION = 4  # of these messages; those to workers have one of their own, which is also compared
+PROTOCOL_VERSION = 5  # of these messages; those to workers have one of their own, which is also compared
 MAX_FRAME_BYTES = 1 << 20
 MAX_PARTS = 999  # files of a model
 MOST_SPEED = 1e18  # weights per second
@@ -239,10 +240,20 @@ class End:
 
 
 FromHead = Union[  # noqa: UP007
-    Refused, WantedModel, Welcome, Beat, AskSpeed, FetchPart, StartRanks, StopRanks, End
+    Refused, WantedModel, Welcome, Beat, AskSpeed, AskSteps, AskEcho, FetchPart, StartRanks, StopRanks, End
 ]
 FromJoiner = Union[  # noqa: UP007
-    Join, FoundModel, Beat, DeviceSpeed, Fetching, Fetched, RanksStarted, RankEnded, RanksStopped, Leave
+    Join,
+    FoundModel,
+    Beat,
+    DeviceSpeed,
+    StepsTimed,
+    Fetching,
+    Fetched,
+    RanksStarted,
+    RankEnded,
+    RanksStopped,
+    Leave,
 ]
 _FROM_HEAD: dict[str, type] = {kind.__name__: kind for kind in get_args(FromHead)}
 _FROM_JOINER: dict[str, type] = {kind.__name__: kind for kind in get_args(FromJoiner)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +12,10 @@ from dataclasses import replace
 from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.device_job import JobConfig
 from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.fitting.speeds import TIMEOUT_SECONDS, device_speed
+from tplaunch.launcher.fitting.steps import time_steps
 from tplaunch.launcher.hosts.addresses import (
     ANY,
     Address,
@@ -24,6 +27,7 @@ from tplaunch.launcher.hosts.addresses import (
     resolved,
 )
 from tplaunch.launcher.hosts.bringing import bring_model
+from tplaunch.launcher.hosts.echoes import LinkMeter
 from tplaunch.launcher.hosts.fetching.serving import served_model
 from tplaunch.launcher.hosts.head import Head
 from tplaunch.launcher.hosts.links import interface_of, interfaces
@@ -33,8 +37,12 @@ from tplaunch.launcher.hosts.remote_ranks import RanksElsewhere, RemoteRanks
 from tplaunch.launcher.hosts.safety import found_secret
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
+from tplaunch.launcher.predicting.links import Link
+from tplaunch.worker.jobs.messages import StepSeconds, StepsJob
 
 MOST_SILENCE_SECONDS = 5.0  # from a host's last sign of life to the error that names it
+MEGABIT_BYTES = 1e6 / 8
+STEPS_SECONDS = 900.0  # for another host to time steps
 NOTICING_PART = 0.8  # of that time, after which silence counts; the rest is for noticing and telling it
 
 
@@ -55,6 +63,16 @@ class Hosts:
         """Returns the weights per second of one rank alone on a device. Raises RunError."""
         return device_speed(config, choice)
 
+    def time_steps(
+        self, config: JobConfig, choices: Sequence[DeviceChoice], jobs: Sequence[StepsJob]
+    ) -> Sequence[Sequence[StepSeconds]]:
+        """Returns what steps of ranks on devices of one host take, as [ranks][points]. Raises RunError."""
+        return time_steps(config, choices, jobs)
+
+    def links(self) -> dict[int, Link]:
+        """Measures the links between this host and each other one, by its number. Raises RunError."""
+        return {}
+
     def bring(
         self,
         choices: Sequence[DeviceChoice],
@@ -72,8 +90,15 @@ class Hosts:
 class JoinedHosts(Hosts):
     """The hosts of a run that others have joined."""
 
-    def __init__(self, config: RunConfig, head: Head, listen: Address, own: Sequence[DeviceChoice]) -> None:
-        self._config, self._head, self._listen = config, head, listen
+    def __init__(
+        self,
+        config: RunConfig,
+        head: Head,
+        listen: Address,
+        secret: bytes | None,
+        own: Sequence[DeviceChoice],
+    ) -> None:
+        self._config, self._head, self._listen, self._secret = config, head, listen, secret
         self._await(lambda: None)
         members = self._members.values()
         super().__init__([*own, *(choice for member in members for choice in member.choices)])
@@ -105,6 +130,25 @@ class JoinedHosts(Hosts):
             return super().measure(config, choice)
         place = self._members[choice.host].choices.index(choice)
         return self._head.ask_speed(choice.host, place, config.rank_options, TIMEOUT_SECONDS)
+
+    def time_steps(
+        self, config: JobConfig, choices: Sequence[DeviceChoice], jobs: Sequence[StepsJob]
+    ) -> Sequence[Sequence[StepSeconds]]:
+        host = choices[0].host
+        if host == HEAD:
+            return super().time_steps(config, choices, jobs)
+        known = self._members[host].choices
+        return self._head.ask_steps(host, [known.index(choice) for choice in choices], jobs, STEPS_SECONDS)
+
+    def links(self) -> dict[int, Link]:
+        with LinkMeter(self._listen.host, self._secret) as meter:
+            nowhere = meter.nowhere()
+            found = {}
+            for host, member in self._members.items():
+                echo = meter.measure(functools.partial(self._head.ask_echo, host, meter.port), member.title)
+                speeds = interface_of(self._address).speed, member.join.interface.speed
+                found[host] = echo.link(nowhere, min(speeds) * MEGABIT_BYTES)
+            return found
 
     def bring(
         self,
@@ -150,7 +194,7 @@ def open_hosts(config: RunConfig, model: Model) -> Iterator[Hosts]:
         try:
             if not config.hosts_come:
                 _say_how_to_join(config, listen, secret)
-            yield JoinedHosts(config, head, listen, own)
+            yield JoinedHosts(config, head, listen, secret, own)
         except Exception as error:
             failure = str(error) or repr(error)
             raise

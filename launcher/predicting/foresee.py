@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.coordinator.split.plan import MAX_RANKS, RankShare, make_plan, num_all_reduces, padded
+from tplaunch.coordinator.split.plan import RankShare, make_plan, num_all_reduces, padded
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import CPU, DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.context_fit import Fitting
 from tplaunch.launcher.fitting.fit import rank_needs
+from tplaunch.launcher.fitting.steps import TimeSteps, time_steps
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.predicting.cluster import Cluster, Cost
 from tplaunch.launcher.predicting.described import DescribedDevice, described_work
@@ -27,51 +28,15 @@ from tplaunch.launcher.predicting.machine import (
 from tplaunch.launcher.predicting.measuring import Points, base_sample, measure_ranks
 from tplaunch.launcher.predicting.model import Prediction, Shape, predict
 from tplaunch.launcher.predicting.room import Room
+from tplaunch.launcher.predicting.wanted import HostDevice, Wanted
 from tplaunch.launcher.predicting.ways import Way, ways
 from tplaunch.launcher.predicting.work import RankWork
 from tplaunch.worker.jobs.messages import StepPoint
 
-HostDevice = DeviceChoice | DescribedDevice
 NUM_SEQUENCES = 4  # that are decoded together
 USUAL_CONTEXT = 4096  # where the user does not name one
 START = 32  # the position of a token at the beginning of a context: the middle one of the first 64
 NO_LINK = Link(0.0, float("inf"))
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The hosts and tests that a prediction is for."""
-
-    hosts: tuple[tuple[HostDevice, ...], ...]  # the devices of each
-    link: Link | None  # between any two hosts
-    pipeline: int | None = None  # stages; None for all numbers of them
-    wire: str = "f32"
-    prompt_tokens: int = 512
-
-    def __post_init__(self) -> None:
-        if len(self.hosts) > 1 and self.link is None:
-            raise UsageError(
-                f"--hosts {len(self.hosts)}: say how the hosts are linked with --link, such as 1000us,1Gbit"
-            )
-        num_ranks = sum(map(len, self.hosts))
-        if num_ranks > MAX_RANKS:
-            raise UsageError(
-                f"{len(self.hosts)} hosts have {num_ranks} ranks; at most {MAX_RANKS} are possible"
-            )
-        if self.pipeline is not None and (self.pipeline < 1 or num_ranks % self.pipeline):
-            raise UsageError(
-                f"--pipeline {self.pipeline}: each stage has as many ranks, but there are {num_ranks} ranks"
-            )
-
-    @property
-    def by_rank(self) -> tuple[int, ...]:
-        """The host of each rank."""
-        return tuple(host for host, devices in enumerate(self.hosts) for _ in devices)
-
-    @property
-    def devices(self) -> tuple[HostDevice, ...]:
-        """The device of each rank."""
-        return tuple(device for devices in self.hosts for device in devices)
 
 
 @dataclass(frozen=True)
@@ -86,24 +51,33 @@ class Foreseen:
     limits: Limits
 
 
-def foresee(config: RunConfig, model: Model, wanted: Wanted) -> Foreseen:
-    """Measures what is here, and predicts. Raises UsageError, PlanError and RunError."""
-    return _Foreseeing(config, model, wanted).foreseen()
+def foresee(config: RunConfig, model: Model, wanted: Wanted, steps: TimeSteps = time_steps) -> Foreseen:
+    """Measures what is there, and predicts. Raises UsageError, PlanError and RunError.
+
+    steps: has steps timed on the host that their devices are on.
+    """
+    return _Foreseeing(config, model, wanted, steps).foreseen()
 
 
 class _Foreseeing:
-    def __init__(self, config: RunConfig, model: Model, wanted: Wanted) -> None:
+    def __init__(self, config: RunConfig, model: Model, wanted: Wanted, steps: TimeSteps) -> None:
         context = config.context_length or min(model.spec.context_length, USUAL_CONTEXT)
         parallel = max(config.parallel, NUM_SEQUENCES)
         # Stages are this module's own: what it plans and measures are groups, with all layers.
         self._config = replace(
             config, context_length=context, parallel=parallel, pipeline=1, pipeline_split=None
         )
-        self._model, self._wanted = model, wanted
-        self._ways = ways(wanted.by_rank, wanted.pipeline)
+        self._model, self._wanted, self._time_steps = model, wanted, steps
+        num_layers = model.spec.num_layers
+        if (wanted.pipeline or 1) > num_layers:
+            raise UsageError(
+                f"--pipeline {wanted.pipeline}: the model has {num_layers} layers, one a stage at least"
+            )
+        found = ways(wanted.by_rank, wanted.pipeline)
+        self._ways = [way for way in found if way.placement.num_stages <= num_layers]
         self._limits = self._choose_limits(context)
         self._points = self._choose_points()
-        self._measured: dict[tuple[int, tuple[str, ...]], list[RankWork]] = {}
+        self._measured: dict[tuple[int, int, tuple[str, ...]], list[RankWork]] = {}
 
     def foreseen(self) -> Foreseen:
         shape = self._shape()
@@ -179,7 +153,15 @@ class _Foreseeing:
         between = replace(between, seconds=between.seconds + submission)
         local = {count: replace(cost, seconds=cost.seconds + submission) for count, cost in local.items()}
         coordinator = self._coordinator_seconds()
-        return Cluster(by_rank, self._wanted.link or NO_LINK, local, between, coordinator, self._wanted.wire)
+        return Cluster(
+            by_rank,
+            self._wanted.link or NO_LINK,
+            local,
+            between,
+            coordinator,
+            self._wanted.wire,
+            self._wanted.links,
+        )
 
     def _coordinator_seconds(self) -> float:
         """The time of a run on a host that is like this one, if there is any."""
@@ -244,11 +226,15 @@ class _Foreseeing:
         choices = [device for device in devices if isinstance(device, DeviceChoice)]
         if not choices:
             return found
-        key = size, tuple(choice.name for choice in choices)
-        if key not in self._measured:  # other hosts like this one have about the same shares
-            largest = _largest(self._group_plan(way), len(choices))
+        key = size, choices[0].host, tuple(choice.name for choice in choices)
+        if key not in self._measured:
+            if (
+                not self._wanted.names
+            ):  # hosts like this one have about the same shares, and are measured once
+                shares = _largest(self._group_plan(way), len(choices))
             self._measured[key] = measure_ranks(
-                self._config, self._model, self._limits, size, largest, choices, self._points
+                *(self._config, self._model, self._limits, size, shares, choices, self._points),
+                self._time_steps,
             )
         return found | dict(zip(ranks, self._measured[key], strict=True))
 

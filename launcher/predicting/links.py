@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tplaunch.launcher.errors import UsageError
@@ -31,7 +32,18 @@ class Link:
 
     @property
     def text(self) -> str:
-        return f"{self.latency * 1e6:g} us, {self.bytes_per_second * 8 / 1e9:g} Gbit/s"
+        return f"{_digits(self.latency * 1e6)} us, {_digits(self.bytes_per_second * 8 / 1e9)} Gbit/s"
+
+
+def _digits(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{float(f'{value:.3g}'):g}"
+
+
+def worst(links: Iterable[Link]) -> Link:
+    """Returns a link with the longest latency and the lowest rate of some."""
+    found = list(links)
+    return Link(max(link.latency for link in found), min(link.bytes_per_second for link in found))
 
 
 def parse_link(text: str) -> Link:

@@ -1,11 +1,10 @@
-"""Measures the work of this host's ranks, as one of the hosts that a prediction is for.
+"""Measures the work of a host's ranks: of this one's, or of one that has joined.
 
 Samples of the model's own layers run on the devices, all ranks of the host at the same time, as they would.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,26 +15,15 @@ from tplaunch.coordinator.messages import Load
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import RankShare
-from tplaunch.launcher.bench_ranks import BenchRanks
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.machine import num_threads
+from tplaunch.launcher.fitting.steps import TimeSteps
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.predicting.samples import Kinds, Sample, layer_kinds, samples, work_of
 from tplaunch.launcher.predicting.seconds import Seconds
 from tplaunch.launcher.predicting.work import RankWork, Work
-from tplaunch.launcher.supervisor import driver_settings, rank_cores
-from tplaunch.launcher.worker_command import job_words
-from tplaunch.worker.jobs.messages import (
-    STEPS_ANSWERS,
-    Begin,
-    Prepared,
-    StepPoint,
-    StepSeconds,
-    StepsJob,
-)
+from tplaunch.worker.jobs.messages import StepPoint, StepSeconds, StepsJob
 
-TIMEOUT_SECONDS = 300.0  # of a rank that says nothing
 POINT_SECONDS = 0.5  # that a step is repeated for
 # Bytes of a sample's layers of each kind: more than caches hold, or as many layers as the model has.
 LEAST_BYTES, LEAST_BYTES_ON_CPU = 256e6, 48e6
@@ -68,11 +56,15 @@ def measure_ranks(
     shares: Sequence[RankShare],
     choices: Sequence[DeviceChoice],
     points: Points,
+    time_steps: TimeSteps,
 ) -> list[RankWork]:
-    """Returns the work of those ranks of a group that are on one host. Raises RunError."""
+    """Returns the work of those ranks of a group that are on one host. Raises RunError.
+
+    time_steps: has that host's processes time them.
+    """
     kinds = layer_kinds(model.spec, model.tensors)
     least = _least_bytes(choices, group_size)
-    run = _Run(config, model, limits, group_size, shares, choices, kinds)
+    run = _Run(config, model, limits, group_size, shares, choices, kinds, time_steps)
     large, small = samples(kinds, least), samples(kinds, 0)
     if large == small:
         decodes = chunks = run.works(large, (*points.decodes, *points.chunks))
@@ -111,10 +103,11 @@ class _Run:
         shares: Sequence[RankShare],
         choices: Sequence[DeviceChoice],
         kinds: Kinds,
+        time_steps: TimeSteps,
     ) -> None:
         self._config, self._model, self._limits = config, model, limits
         self._group_size, self._shares = group_size, shares
-        self._choices, self._kinds = choices, kinds
+        self._choices, self._kinds, self._time_steps = choices, kinds, time_steps
 
     def works(self, of: Sequence[Sample], points: Sequence[StepPoint]) -> list[list[Work]]:
         """[ranks][points]"""
@@ -133,30 +126,14 @@ class _Run:
     def _measure(self, sample: Sample, points: Sequence[StepPoint]) -> list[list[Seconds]]:
         """[ranks][points]: every rank in a process of its own, all at the same point at the same time."""
         if sys.stderr.isatty():
-            names = ", ".join(choice.name for choice in self._choices)
+            names = ", ".join(choice.title for choice in self._choices)
             print(f"measuring {len(sample.layers)} layers on {names}", file=sys.stderr)
         jobs = [
             StepsJob(self._load(sample, rank), tuple(points), choice.on_cpu, POINT_SECONDS)
             for rank, choice in enumerate(self._choices)
         ]
-        with BenchRanks("the steps that are measured", TIMEOUT_SECONDS, STEPS_ANSWERS) as ranks:
-            all_cores = rank_cores(self._choices, sorted(os.sched_getaffinity(0)))
-            for choice, cores in zip(self._choices, all_cores, strict=True):
-                threads = num_threads(len(cores), len(self._choices))
-                words = (
-                    f"--device={'cpu' if choice.index is None else choice.index}",
-                    f"--uuid={choice.uuid}",
-                    f"--cores={','.join(map(str, cores))}",
-                )
-                settings = driver_settings(choice, threads)
-                ranks.start([*job_words(), *words], settings, is_heard=self._config.verbose)
-            ranks.tell_each(jobs)
-            ranks.hear(Prepared)
-            taken = []  # [points][ranks]
-            for _ in points:
-                ranks.tell(Begin())
-                taken.append([_seconds(answer) for answer in ranks.hear(StepSeconds)])
-        return [list(rank) for rank in zip(*taken, strict=True)]
+        found = self._time_steps(self._config, self._choices, jobs)
+        return [[_seconds(answer) for answer in rank] for rank in found]
 
     def _load(self, sample: Sample, rank: int) -> Load:
         options = replace(self._config.rank_options, timestamps=True)

@@ -6,15 +6,41 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from tplaunch.launcher.lines import wrapped
+from tplaunch.coordinator.split.placement import HEAD
+from tplaunch.launcher.lines import shown, wrapped
 from tplaunch.launcher.predicting.advice import advice
 from tplaunch.launcher.predicting.cluster import Cost
 from tplaunch.launcher.predicting.foresee import Foreseen
 from tplaunch.launcher.predicting.links import Link
 from tplaunch.launcher.predicting.model import Prediction, Rate
 from tplaunch.launcher.predicting.seconds import LIMITS, Seconds, added
+from tplaunch.launcher.predicting.wanted import Wanted
 from tplaunch.launcher.predicting.work import Work
 from tplaunch.launcher.table import format_table
+
+
+def hosts_text(wanted: Wanted) -> str:
+    """Returns a line for each host that has joined, with its devices and the link to it as measured."""
+    lines = []
+    for host, (name, devices) in enumerate(zip(wanted.names, wanted.hosts, strict=True)):
+        link = wanted.links.get((HEAD, host))
+        way = "this host" if link is None else f"measured link: {link.text}"
+        lines.append(
+            wrapped(f"host {host}: {shown(name)} ({', '.join(device.name for device in devices)}), {way}")
+        )
+    return "\n".join(lines)
+
+
+def hosts_json(wanted: Wanted) -> list[dict[str, Any]]:
+    """Returns the same for programs."""
+    return [
+        {
+            "name": name,
+            "devices": [device.name for device in devices],
+            "link": None if host == HEAD else asdict(wanted.links[HEAD, host]),
+        }
+        for host, (name, devices) in enumerate(zip(wanted.names, wanted.hosts, strict=True))
+    ]
 
 
 def prediction_text(found: Foreseen, link: Link | None, verbose: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
@@ -51,7 +52,8 @@ class Room:
         choices = [device for device in devices if isinstance(device, DeviceChoice)]
         if len(choices) < len(devices):  # devices that are here are not mixed with others on one host
             return ""
-        for room in memory_places(choices, self._config.max_memory):
+        caps = self._config.max_memory if choices and choices[0].host == HEAD else {}
+        for room in memory_places(choices, caps):
             needed = sum(num_bytes for place, num_bytes in held.items() if place in room.ranks)
             if needed > room.capacity:
                 return _text(room.name, needed, room.capacity)

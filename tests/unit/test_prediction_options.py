@@ -177,6 +177,10 @@ def test_faster_devices_elsewhere_get_more_layers(capsys: pytest.CaptureFixture[
     [
         (["--hosts", "2"], "--hosts 2: say how the hosts are linked with --link"),
         (["--link", "1us,1Gbit", "--hosts", "3", "--pipeline", "2"], "--pipeline 2: each stage has as many"),
+        (
+            ["--link", "1us,1Gbit", "--hosts", "64", "--pipeline", "64"],
+            "--pipeline 64: the model has 32 layers",
+        ),
         (["--link", "1us,1Gbit", "--tensor-split", "1,2,3"], "--tensor-split has 3 weights"),
     ],
 )
