@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
+from tests.hosts.cluster import wait_for
 from tests.hosts.conftest import MakeHosts
 from tests.hosts.joined import DEMO, WAITS, make_key, start_joiner
+from tests.hosts.namespaces import processes_in
+from tests.hosts.network import Host
 
 RATE = 50  # Mbit/s
 
@@ -35,3 +41,26 @@ def test_joined_hosts_are_predicted_from_what_is_measured(hosts: MakeHosts, tmp_
     assert list(ways) == ["1 device", "tensor 2", "pipeline 2"]
     assert all(way[kind]["tokens_per_second"] > 0 for way in ways.values() for kind in ("decode", "prefill"))
     assert ways["tensor 2"]["hosts"] == [0, 1] and found["advice"]
+
+
+def test_nothing_stays_behind_where_a_measurement_ends_early(hosts: MakeHosts, tmp_path: Path) -> None:
+    head_host, other = hosts(2)
+    key = make_key(head_host, tmp_path)
+    head = head_host.start_tplaunch(
+        *("plan", "--hosts", "2", "--key", key, "--devices", "cpu", "--context", "64"),
+        *("--prompt-tokens", "32", DEMO),
+    )
+    joiner = start_joiner(other, head)
+    wait_for(lambda: _job_on(other), "no process measures steps on the other host")
+    head.send_signal(signal.SIGINT)
+    assert head.wait(20) == 128 + signal.SIGINT
+    assert joiner.wait(20) == 0 and "Traceback" not in joiner.text, joiner.text
+
+
+def _job_on(host: Host) -> int | None:
+    """A process on it that measures for the head, if there is one."""
+    for pid in processes_in(host.namespace):
+        with suppress(psutil.Error):
+            if any(word.startswith("--cores=") for word in psutil.Process(pid).cmdline()):
+                return pid
+    return None

@@ -26,7 +26,7 @@ from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.echoes import Echo, LinkMeter, send_back
 from tplaunch.launcher.hosts.head_link import HeadLink
 from tplaunch.launcher.hosts.measurements import AskEcho, AskSteps, StepsTimed
-from tplaunch.launcher.hosts.messages import FromJoiner
+from tplaunch.launcher.hosts.messages import FromJoiner, Leave
 from tplaunch.launcher.hosts.opening import Hosts
 from tplaunch.launcher.hosts.telling import Teller
 from tplaunch.launcher.model import Model
@@ -79,6 +79,11 @@ def test_a_host_times_the_steps_that_it_is_asked_for(
     assert other == "host 1 (beta) has timed other steps than it was asked for"
     mute = Asked(world, seconds=0.0).answered(link)
     assert mute == "host 1 (beta) should time steps on its devices, and did not within 0 s"
+    going = Asked(world)
+    expect(link, AskSteps)
+    link.send(Leave("it was told to"))
+    going.join(WAITS)
+    assert going.result == ("host 1 (beta) should time steps on its devices, and has left: it was told to")
     monkeypatch.setattr(head, "MAX_FRAME_BYTES", 1000)
     large = Asked(world)
     large.join(WAITS)

@@ -7,7 +7,6 @@ partial sums are zeros that are there at once.
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 
@@ -27,6 +26,7 @@ from tplaunch.worker.loop import Worker
 from tplaunch.worker.place import WorkerPlace
 
 MIN_RUNS = 3
+NO_PLACE = WorkerPlace("")  # nothing is put into a folder where no rank meets another
 SIGN_SECONDS = 1.0  # between two signs of life
 
 
@@ -62,25 +62,24 @@ def time_steps(job: StepsJob, device_id: DeviceId, pipe: JobPipe) -> None:
     """
     load = job.load
     collective = WithoutPeers(len(load.group), slot_bytes(load.spec, load.limits))
-    with tempfile.TemporaryDirectory() as folder:
-        worker = Worker(load, device_id, WorkerPlace(folder), collective)
-        try:
-            num_ranks = load.placement.num_ranks
-            worker.connect(Connect(("",) * num_ranks, (worker.device.kind,) * num_ranks))
-            worker.load_weights(Signs(pipe))
-            worker.prepare()
-            maker = StepMaker(load.limits)
-            for point in job.points:  # builds its program
-                worker.run(maker.step(point))
-                pipe.send(StillThere())
-            pipe.send(Prepared())
-            # A CPU driver's core may be shared, which must not count; its work is this process's.
-            clock = time.process_time if job.on_cpu else time.perf_counter
-            for point in job.points:
-                pipe.expect(Begin)
-                pipe.send(_timed(worker, maker, point, job.seconds, clock))
-        finally:
-            worker.close()
+    worker = Worker(load, device_id, NO_PLACE, collective)
+    try:
+        num_ranks = load.placement.num_ranks
+        worker.connect(Connect(("",) * num_ranks, (worker.device.kind,) * num_ranks))
+        worker.load_weights(Signs(pipe))
+        worker.prepare()
+        maker = StepMaker(load.limits)
+        for point in job.points:  # builds its program
+            worker.run(maker.step(point))
+            pipe.send(StillThere())
+        pipe.send(Prepared())
+        # A CPU driver's core may be shared, which must not count; its work is this process's.
+        clock = time.process_time if job.on_cpu else time.perf_counter
+        for point in job.points:
+            pipe.expect(Begin)
+            pipe.send(_timed(worker, maker, point, job.seconds, clock))
+    finally:
+        worker.close()
 
 
 def _timed(
