@@ -1,12 +1,13 @@
 """Tests a joining host's connection to its head, without one."""
 
+import os
 import queue
 
 import pytest
 
 from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.head_link import HeadLink
-from tplaunch.launcher.hosts.messages import FromHead, Welcome, encode
+from tplaunch.launcher.hosts.messages import DeviceSpeed, FromHead, Welcome, encode
 
 
 class ReadAtOnce(queue.SimpleQueue[FromHead]):
@@ -29,3 +30,18 @@ def test_a_message_may_be_received_in_the_moment_in_which_it_comes(monkeypatch: 
         assert link.receive() is None
     finally:
         link.close()
+
+
+def test_what_is_sent_too_late_gets_into_no_other_descriptor() -> None:
+    """A thread that measures a device goes on when the head has ended, and the next one is joined."""
+    link = HeadLink(Address("127.0.0.1", 1), None)
+    link.close()
+    later = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(64)]  # they get the numbers that are free again
+    try:
+        link.send(DeviceSpeed(0, 1.0))
+        for descriptor in later:
+            with pytest.raises(BlockingIOError):
+                os.eventfd_read(descriptor)
+    finally:
+        for descriptor in later:
+            os.close(descriptor)
