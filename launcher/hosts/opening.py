@@ -119,9 +119,8 @@ class JoinedHosts(Hosts):
     def ranks(self, choices: Sequence[DeviceChoice]) -> RemoteRanks:
         if all(choice.host == HEAD for choice in choices):
             return RemoteRanks()
-        host = "*" if is_any(self._listen.host) else bracketed(self._listen.host)
         devices = {host: member.choices for host, member in self._members.items()}
-        return RanksElsewhere(self._head, choices, devices, host, self._address)
+        return RanksElsewhere(self._head, choices, devices, bracketed(self._listen.host), self._address)
 
 
 def _same_or_next(found: Sequence[DeviceChoice], choice: DeviceChoice, index: int) -> DeviceChoice:

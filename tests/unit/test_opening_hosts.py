@@ -1,0 +1,54 @@
+"""The hosts of a run that others have joined, with a stand-in for the head's connection to them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from tests.models import config_of
+from tests.no_processes import NoProcesses
+from tests.unit.test_hosts_places import JOIN
+from tplaunch.coordinator.serving.control import WorkerChannel
+from tplaunch.launcher.hosts.addresses import Address
+from tplaunch.launcher.hosts.head import Head
+from tplaunch.launcher.hosts.links import Interface
+from tplaunch.launcher.hosts.members import Member, choice_of
+from tplaunch.launcher.hosts.opening import JoinedHosts
+
+OWN = choice_of(JOIN.devices[0], 0, JOIN)
+
+
+class OneMember:
+    """A head with one other host, which is reached by an address."""
+
+    silence_seconds = 4.0
+
+    def __init__(self, address: str) -> None:
+        join = replace(JOIN, interface=Interface("eth0", address))
+        self._members = [Member(b"id", join, host=1)]
+
+    def await_hosts(
+        self, seconds: float, check: Callable[[], None], say: Callable[[str], None]
+    ) -> list[Member]:
+        return self._members
+
+
+def joined(listen: str, address: str, model: Path) -> JoinedHosts:
+    return JoinedHosts(config_of(model), cast(Head, OneMember(address)), Address(listen, 5670), [OWN])
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_workers_reach_a_head_that_listens_on_all_addresses_of_ipv6(tmp_path: Path) -> None:
+    hosts = joined("::", "::1", tmp_path / "model.gguf")
+    ranks = hosts.ranks(hosts.choices)
+    channel = WorkerChannel(f"ipc://{tmp_path}/control", 2, NoProcesses(), ranks.door)
+    try:
+        for address in ("::1", "127.0.0.1"):
+            socket.create_connection((address, channel.port), timeout=20).close()
+    finally:
+        channel.close()
