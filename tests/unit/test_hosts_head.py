@@ -175,7 +175,7 @@ def test_a_run_knows_its_own_hosts(worlds: Callable[..., World]) -> None:
     again = world.head.start({1: ([1], [0])}, 99, bytes(32))
     assert again[1].join.name == "second" and not world.head.faults(again.values())
     begin = time.monotonic()
-    world.head.stop(members.values(), has_failed=True, seconds=WAITS)  # not for the lost
+    world.head.stop(members.values(), at_once=True, keeps_logs=True, seconds=WAITS)  # not for the lost
     assert time.monotonic() - begin < WAITS / 2
 
 
@@ -200,7 +200,7 @@ def test_stopping_waits_for_all(worlds: Callable[..., World]) -> None:
     link = world.join()
     members = world.head.start({1: ([1], [0])}, 99, bytes(32))
     run = expect(link, StartRanks).run
-    world.head.stop(members.values(), has_failed=False, seconds=0.05)
+    world.head.stop(members.values(), at_once=False, keeps_logs=False, seconds=0.05)
     stop = expect(link, StopRanks)
     assert (stop.run, stop.at_once, members[1].has_stopped) == (run, False, False)
     link.send(RanksStopped(run))

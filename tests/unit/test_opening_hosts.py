@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -13,7 +14,9 @@ import pytest
 from tests.models import config_of
 from tests.no_processes import NoProcesses
 from tests.unit.test_hosts_places import JOIN
+from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.control import WorkerChannel
+from tplaunch.coordinator.serving.failures import ClosedError
 from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.head import Head
 from tplaunch.launcher.hosts.links import Interface
@@ -31,20 +34,32 @@ class OneMember:
     def __init__(self, address: str) -> None:
         join = replace(JOIN, interface=Interface("eth0", address))
         self._members = [Member(b"id", join, host=1)]
+        self.alarm = 0
+        self.stopped: list[tuple[bool, bool]] = []  # at once, and with logs that stay
 
     def await_hosts(
         self, seconds: float, check: Callable[[], None], say: Callable[[str], None]
     ) -> list[Member]:
         return self._members
 
+    def start(
+        self, ranks: Mapping[int, tuple[Sequence[int], Sequence[int]]], port: int, secret: bytes
+    ) -> dict[int, Member]:
+        assert ranks == {1: ([1], [0])}
+        return {1: self._members[0]}
 
-def joined(listen: str, address: str, model: Path) -> JoinedHosts:
-    return JoinedHosts(config_of(model), cast(Head, OneMember(address)), Address(listen, 5670), [OWN])
+    def stop(self, members: Collection[Member], *, at_once: bool, keeps_logs: bool, seconds: float) -> None:
+        assert list(members) == self._members
+        self.stopped.append((at_once, keeps_logs))
+
+
+def joined(head: OneMember, listen: str, model: Path) -> JoinedHosts:
+    return JoinedHosts(config_of(model), cast(Head, head), Address(listen, 5670), [OWN])
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 def test_workers_reach_a_head_that_listens_on_all_addresses_of_ipv6(tmp_path: Path) -> None:
-    hosts = joined("::", "::1", tmp_path / "model.gguf")
+    hosts = joined(OneMember("::1"), "::", tmp_path / "model.gguf")
     ranks = hosts.ranks(hosts.choices)
     channel = WorkerChannel(f"ipc://{tmp_path}/control", 2, NoProcesses(), ranks.door)
     try:
@@ -52,3 +67,25 @@ def test_workers_reach_a_head_that_listens_on_all_addresses_of_ipv6(tmp_path: Pa
             socket.create_connection((address, channel.port), timeout=20).close()
     finally:
         channel.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "stop"),
+    [
+        (None, (False, False)),
+        (WorkerError(1, "rank 1 failed"), (True, True)),
+        (KeyboardInterrupt(), (True, False)),
+        (ClosedError("the model was closed"), (True, False)),
+    ],
+)
+def test_logs_of_another_host_stay_where_a_rank_has_failed(
+    error: BaseException | None, stop: tuple[bool, bool], tmp_path: Path
+) -> None:
+    """Who ends a run with Ctrl-C finds no logs on its own host, and shall leave none on others."""
+    head = OneMember("127.0.0.1")
+    hosts = joined(head, "127.0.0.1", tmp_path / "model.gguf")
+    ranks = hosts.ranks(hosts.choices)
+    with suppress(WorkerError, KeyboardInterrupt, ClosedError), ranks.started(99):
+        if error is not None:
+            raise error
+    assert head.stopped == [stop]
