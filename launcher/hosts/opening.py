@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig
@@ -188,13 +189,24 @@ def _own_address(listen: Address, members: Sequence[Member]) -> str:
     """Returns this host's address, as the others reach it."""
     if not is_any(listen.host):
         return listen.host
-    found = dict.fromkeys(own_address_towards(member.join.interface.address) for member in members)
+    found = dict.fromkeys(map(_own_address_towards, members))
     if len(found) > 1:
         say(
             f"the hosts reach this one by several addresses ({', '.join(found)}), of which one can be used;"
             " --listen names it"
         )
     return next((address for address in found if not is_loopback(address)), next(iter(found)))
+
+
+def _own_address_towards(member: Member) -> str:
+    address = member.join.interface.address
+    try:
+        return own_address_towards(address)
+    except OSError as error:
+        raise RunError(
+            f"{member.title} can't be reached at its own address {address} from here: {error.strerror}; hosts"
+            " of a run need addresses that all of them reach, not behind a router that changes them"
+        ) from error
 
 
 def _say_how_to_join(config: RunConfig, listen: Address, secret: bytes | None) -> None:

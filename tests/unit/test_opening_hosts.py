@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from tests.no_processes import NoProcesses
 from tests.unit.test_hosts_places import JOIN
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.control import WorkerChannel
-from tplaunch.coordinator.serving.failures import ClosedError
+from tplaunch.coordinator.serving.failures import ClosedError, RunError
 from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.head import Head
 from tplaunch.launcher.hosts.links import Interface
@@ -67,6 +68,25 @@ def test_workers_reach_a_head_that_listens_on_all_addresses_of_ipv6(tmp_path: Pa
             socket.create_connection((address, channel.port), timeout=20).close()
     finally:
         channel.close()
+
+
+def test_a_host_whose_own_address_leads_nowhere_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(host: str) -> str:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr("tplaunch.launcher.hosts.opening.own_address_towards", refuse)
+    with pytest.raises(
+        RunError, match=r"host 1 \(beta\) can't be reached at its own address 10.9.9.9 .*: Net"
+    ):
+        joined(OneMember("10.9.9.9"), "0.0.0.0", tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("address", ["", "example.org", "10.0.0", "1.2.3.4 "])
+def test_an_interface_has_a_number_for_its_address(address: str) -> None:
+    with pytest.raises(ValueError, match="address"):
+        Interface("eth0", address)
 
 
 @pytest.mark.parametrize(
