@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
+import msgpack
 import pytest
 import zmq
 
@@ -226,6 +227,11 @@ def test_a_silent_host_is_lost_and_told_so(worlds: Callable[..., World]) -> None
     context.term()
 
 
+def fields(name: str, **values: int | float | str) -> list[bytes]:
+    """A message as it is sent, whatever is in it."""
+    return [msgpack.packb([name, values])]
+
+
 @pytest.mark.parametrize(
     "frames",
     [
@@ -236,6 +242,10 @@ def test_a_silent_host_is_lost_and_told_so(worlds: Callable[..., World]) -> None
         [encode(JOIN)[0][:-1]],
         [encode(FoundModel())[0], b"more"],
         [bytes(100_000)],
+        fields("RankEnded", run=1, rank=1 << 40, how="ended"),
+        fields("RankEnded", run=1, rank=-1, how="ended"),
+        fields("DeviceSpeed", device=1 << 40, weights_per_second=1.0, fault=""),
+        fields("RanksStarted", run=1, logs="/" * 1000),
     ],
 )
 def test_what_is_no_message_puts_out_its_sender_alone(
