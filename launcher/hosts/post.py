@@ -110,6 +110,7 @@ class Post:
             if is_last:
                 return
             self._take_in(clerk)
+            next_tick = min(next_tick, time.monotonic() + self.tick_seconds)  # which may be shorter by now
             if time.monotonic() >= next_tick:
                 clerk.tick()
                 next_tick = time.monotonic() + self.tick_seconds
