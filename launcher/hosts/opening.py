@@ -91,14 +91,15 @@ class JoinedHosts(Hosts):
         hosts = [choice.host for choice in choices]
         self._head.need({host: hosts.count(host) for host in hosts if host != HEAD})
         self._await(check)
-        found = []
-        for place, choice in enumerate(choices):
-            index = hosts[:place].count(choice.host)  # among the ranks of its host
-            found.append(
-                choice
-                if choice.host == HEAD
-                else _same_or_next(self._members[choice.host].choices, choice, index)
-            )
+        found = list(choices)
+        for host in {*hosts} - {HEAD}:
+            places = [place for place, other in enumerate(hosts) if other == host]
+            member = self._members[host]
+            if len(member.choices) < len(places):
+                raise RunError(f"{member.title} has too few devices: the run needs {len(places)} there")
+            same = _same_or_next(member.choices, [choices[place] for place in places])
+            for place, choice in zip(places, same, strict=True):
+                found[place] = choice
         return found
 
     def measure(self, config: RunConfig, choice: DeviceChoice) -> float:
@@ -124,12 +125,17 @@ class JoinedHosts(Hosts):
         return RanksElsewhere(self._head, choices, devices, bracketed(self._listen.host), self._address)
 
 
-def _same_or_next(found: Sequence[DeviceChoice], choice: DeviceChoice, index: int) -> DeviceChoice:
-    """The device of a host that was the same before, else the one in the same place among its devices."""
-    same = [
-        one for one in found if (one.index, one.uuid, one.name) == (choice.index, choice.uuid, choice.name)
-    ]
-    return same[0] if same else found[min(index, len(found) - 1)]
+def _same_or_next(found: Sequence[DeviceChoice], wanted: Sequence[DeviceChoice]) -> list[DeviceChoice]:
+    """The devices of a host that were the same before, and for others the next that none of these is."""
+    left = list(found)
+    same: list[DeviceChoice | None] = []
+    for choice in wanted:
+        identity = (choice.index, choice.uuid, choice.name)
+        one = next((one for one in left if (one.index, one.uuid, one.name) == identity), None)
+        same.append(one)
+        if one is not None:
+            left.remove(one)
+    return [left.pop(0) if one is None else one for one in same]
 
 
 @contextmanager

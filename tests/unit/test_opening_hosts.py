@@ -18,6 +18,7 @@ from tests.unit.test_hosts_places import JOIN
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.control import WorkerChannel
 from tplaunch.coordinator.serving.failures import ClosedError, RunError
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.head import Head
 from tplaunch.launcher.hosts.links import Interface
@@ -34,23 +35,26 @@ class OneMember:
 
     def __init__(self, address: str) -> None:
         join = replace(JOIN, interface=Interface("eth0", address))
-        self._members = [Member(b"id", join, host=1)]
+        self.members = [Member(b"id", join, host=1)]
         self.alarm = 0
         self.stopped: list[tuple[bool, bool]] = []  # at once, and with logs that stay
 
     def await_hosts(
         self, seconds: float, check: Callable[[], None], say: Callable[[str], None]
     ) -> list[Member]:
-        return self._members
+        return self.members
+
+    def need(self, num_devices: Mapping[int, int]) -> None:
+        assert num_devices == {1: 2}
 
     def start(
         self, ranks: Mapping[int, tuple[Sequence[int], Sequence[int]]], port: int, secret: bytes
     ) -> dict[int, Member]:
         assert ranks == {1: ([1], [0])}
-        return {1: self._members[0]}
+        return {1: self.members[0]}
 
     def stop(self, members: Collection[Member], *, at_once: bool, keeps_logs: bool, seconds: float) -> None:
-        assert list(members) == self._members
+        assert list(members) == self.members
         self.stopped.append((at_once, keeps_logs))
 
 
@@ -109,3 +113,22 @@ def test_logs_of_another_host_stay_where_a_rank_has_failed(
         if error is not None:
             raise error
     assert head.stopped == [stop]
+
+
+def test_each_rank_of_a_host_that_was_replaced_has_a_device_of_its_own(tmp_path: Path) -> None:
+    """The ranks had two of three devices; the other host has one of these, in another place."""
+    head = OneMember("127.0.0.1")
+    cards = [replace(JOIN.devices[0], index=index, uuid=str(index)) for index in range(4)]
+
+    def is_lent(*indices: int) -> list[DeviceChoice]:
+        head.members[0] = Member(b"id", replace(JOIN, devices=tuple(cards[index] for index in indices)), 1)
+        return head.members[0].choices
+
+    is_lent(0, 1, 2)
+    hosts = joined(head, "127.0.0.1", tmp_path / "model.gguf")
+    own, _, *before = hosts.choices
+    same, first_other, _ = is_lent(2, 3, 0)
+    assert hosts.present([own, *before], lambda: None) == [own, first_other, same]
+    is_lent(2)
+    with pytest.raises(RunError, match=r"host 1 \(beta\) has too few devices: the run needs 2"):
+        hosts.present([own, *before], lambda: None)
