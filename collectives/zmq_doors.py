@@ -130,6 +130,8 @@ class TcpDoor:
         return inbox.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def dial(self, outbox: Socket, peer: int, endpoint: str) -> None:
+        if not endpoint.startswith("tcp://"):  # it would be a file of this host, or no address at all
+            raise zmq.ZMQError(zmq.EINVAL)
         own = secret_key(self._token, self._rank)
         outbox.setsockopt(zmq.IPV6, "[" in endpoint)
         outbox.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS)

@@ -21,7 +21,7 @@ from tplaunch.launcher.logs import RunLogs
 from tplaunch.launcher.machine import free_cache_bytes, num_threads
 from tplaunch.launcher.signals import held
 from tplaunch.launcher.worker_command import WORKER_COMMAND
-from tplaunch.worker.place import WorkerPlace, write_place
+from tplaunch.worker.place import WorkerPlace, written_place
 from tplaunch.worker.process import pidfd, wants_to_run
 
 GRACE_SECONDS = 2.0  # between asking a worker to end and killing it
@@ -68,10 +68,10 @@ class Supervisor:
         with held():
             self._logs = RunLogs(self._config.verbose)
         try:
-            more = () if self._place is None else (f"--place={write_place(self._place)}",)
-            for index in range(len(self._choices)):
-                with held():
-                    self._start(index, more)
+            with nullcontext() if self._place is None else written_place(self._place) as told:
+                for index in range(len(self._choices)):
+                    with held():
+                        self._start(index, told)
         except BaseException:
             self._end(GRACE_SECONDS, keep_logs=False)
             raise
@@ -115,8 +115,8 @@ class Supervisor:
         """A pidfd of each worker, where these are to be had."""
         return self._descriptors
 
-    def _start(self, index: int, more: Sequence[str]) -> None:
-        """Starts a worker, by its place among this host's. more: words of its command."""
+    def _start(self, index: int, told: int | None) -> None:
+        """Starts a worker, by its place among this host's. told: the descriptor of a WorkerPlace."""
         choice, rank = self._choices[index], self._ranks[index]
         cores = rank_cores(self._choices, sorted(os.sched_getaffinity(0)))[index]
         command = [
@@ -127,8 +127,9 @@ class Supervisor:
             f"--device={'cpu' if choice.index is None else choice.index}",
             f"--uuid={choice.uuid}",
             f"--cores={','.join(map(str, cores))}",
-            *more,
         ]
+        if told is not None:
+            command.append(f"--place={told}")
         with nullcontext(()) if self._beats is None else self._beats.pipe() as kept:
             if self._beats is not None:
                 command.append(f"--beats={kept[0]}:{self._beats.beat_seconds}")
@@ -138,7 +139,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=self._logs.output(rank),
                 stderr=subprocess.STDOUT,
-                pass_fds=kept,
+                pass_fds=kept if told is None else (*kept, told),
             )
         self._processes.append(process)
         descriptor = pidfd(process.pid)

@@ -27,6 +27,9 @@ log = logging.getLogger("worker")
 
 def main() -> int:
     arguments = _parser().parse_args()
+    place = None if arguments.place is None else read_place(arguments.place)
+    if place is not None:  # before anything else: the parent may have ended while this process was starting
+        remove_with_parent(Path(place.folder))
     if arguments.parent:
         end_with_parent(arguments.parent)
     if arguments.list_devices:
@@ -41,9 +44,6 @@ def main() -> int:
     if arguments.beats:
         descriptor, _, seconds = arguments.beats.partition(":")
         beat(int(descriptor), float(seconds))
-    place = None if arguments.place is None else read_place(arguments.place)
-    if place is not None:
-        remove_with_parent(Path(place.folder))
     control = ControlSocket(arguments.connect, arguments.rank, place)
     try:
         serve(control, arguments.rank, _device_id(arguments))
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--connect", metavar="ENDPOINT", help="the coordinator's ZeroMQ endpoint")
-    parser.add_argument("--place", type=Path, metavar="FILE", help="what is this host's own business")
+    parser.add_argument("--place", type=int, metavar="DESCRIPTOR", help="what is this host's own business")
     parser.add_argument(
         "--beats", metavar="DESCRIPTOR:SECONDS", help="a pipe to write to, so often, as a sign of life"
     )

@@ -1,4 +1,4 @@
-"""Tells a worker what only its own host knows, in a file of the run's private folder.
+"""Tells a worker what only its own host knows, in a file without a name that it inherits.
 
 A coordinator on another host says what to compute. Where that host's model lies, and the secret by which
 the worker proves itself, come from the process that starts it.
@@ -7,11 +7,13 @@ the worker proves itself, come from the process that starts it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tplaunch.coordinator.framing import MessageReader, framed
-from tplaunch.worker.folders import open_regular
+from tplaunch.coordinator.framing import HEADER, MAX_MESSAGE_BYTES, MessageReader, framed
+from tplaunch.coordinator.wire import WireError
 
 NAME = "place"
 
@@ -27,19 +29,33 @@ class WorkerPlace:
     files: tuple[str, ...] | None = None  # the model's, here; None for those that the coordinator names
 
 
-def write_place(place: WorkerPlace) -> Path:
-    """Writes the file into its folder, for its owner alone; returns its path. Raises OSError."""
+@contextmanager
+def written_place(place: WorkerPlace) -> Iterator[int]:
+    """Gives a descriptor of what is written, for processes that are started within. Raises OSError.
+
+    The file has no name any more: it holds a secret, and whoever is killed can't remove it.
+    """
     path = Path(place.folder) / NAME
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(framed(place))
-    return path
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        path.unlink()
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(framed(place))
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def read_place(path: Path) -> WorkerPlace:
-    """Raises OSError, and WireError for a file that is none."""
-    with open_regular(path) as file:
-        reader = MessageReader((WorkerPlace,))
-        found: list[WorkerPlace] = list(reader.feed(file.read()))
+def read_place(descriptor: int) -> WorkerPlace:
+    """Closes the descriptor. Raises OSError, and WireError for what is no place."""
+    try:
+        size = min(os.fstat(descriptor).st_size, HEADER.size + MAX_MESSAGE_BYTES)
+        content = os.pread(descriptor, size, 0)  # at no position of the file: others read it, too
+    finally:
+        os.close(descriptor)
+    reader = MessageReader((WorkerPlace,))
+    found: list[WorkerPlace] = list(reader.feed(content))
     reader.close()
+    if len(found) != 1:
+        raise WireError(f"{len(found)} places, where one is needed")
     return found[0]

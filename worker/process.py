@@ -40,7 +40,7 @@ def end_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)
     descriptor = pidfd(parent)
     if os.getppid() != parent:  # else the descriptor is the parent's, and not of one with the same number
-        os._exit(1)
+        _end()
     threading.Thread(target=_await_end, args=(parent, descriptor), daemon=True).start()
 
 
@@ -60,6 +60,11 @@ def _await_end(parent: int, descriptor: int | None) -> NoReturn:
         select.select([descriptor], (), ())
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
+    _end()
+
+
+def _end() -> NoReturn:
+    """Ends this process, whose parent has ended."""
     for folder in _doomed:
         shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)

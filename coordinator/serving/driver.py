@@ -233,6 +233,8 @@ class Driver:
         """Does all that was asked for; waits for something while nothing is to be computed. False to end."""
         while True:
             is_idle = not len(session.requests)
+            if is_idle:
+                session.requests.land()
             try:
                 command = self._commands.get(block=is_idle, timeout=IDLE_SECONDS if is_idle else None)
             except queue.Empty:

@@ -127,9 +127,13 @@ class Requests:
         while self._streams and len(self._flights) < self._engine.most_in_flight and self._send():
             pass
         events = self._collect() if self._flights else []
-        while self._flights and not self._streams:  # what is left is of texts that have ended since
-            self._collect()
+        self.land()
         return events
+
+    def land(self) -> None:
+        """Waits for steps on their way where all texts have ended: else idle time would count as theirs."""
+        while self._flights and not self._streams:
+            self._collect()
 
     def _send(self) -> bool:
         """Has the ranks compute the next step; False where all wait for one that runs."""

@@ -83,6 +83,7 @@ class Answers:
         self._session.requests.cancel(request.id)
         if screen is not None:
             screen.show(request.outputs[0].text[num_shown:])
+        self._session.requests.land()  # before a person thinks about what to say next
 
     def _report(self, request: Request) -> None:
         times = request.times

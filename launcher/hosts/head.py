@@ -77,16 +77,16 @@ class Head(HeadClerk):
                 self._send(member, StartRanks(self._run, tuple(numbers), tuple(devices), port, secret))
             return members
 
-    def stop(self, members: Collection[Member], *, has_failed: bool, seconds: float) -> None:
+    def stop(self, members: Collection[Member], *, at_once: bool, keeps_logs: bool, seconds: float) -> None:
         """Has the workers of other hosts ended, and waits so long for that.
 
-        After a failure they get no time to end by themselves, and their logs stay.
+        at_once: they get no time to end by themselves. keeps_logs: theirs stay.
         """
         deadline = time.monotonic() + seconds
         with self._changed:
             busy = [member for member in members if not (member.has_stopped or member.lost)]
             for member in busy:
-                self._send(member, StopRanks(self._run, has_failed, has_failed))
+                self._send(member, StopRanks(self._run, at_once, keeps_logs))
             while any(not (member.has_stopped or member.lost) for member in busy):
                 if not self._changed.wait(max(0.0, deadline - time.monotonic())):
                     return

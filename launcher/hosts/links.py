@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class Interface:
     def __post_init__(self) -> None:
         if len(self.name) > 64 or len(self.address) > 64 or self.speed < 0 or self.most_speed < 0:
             raise ValueError(f"an interface {self.name!r:.80} with the address {self.address!r:.80}")
+        ipaddress.ip_address(self.address)  # a name would be looked up where the other host asks for that
 
     @property
     def text(self) -> str:

@@ -163,6 +163,8 @@ class DeviceSpeed:
 
     def __post_init__(self) -> None:
         check_text(self.fault)
+        if not 0 <= self.device < MAX_RANKS:
+            raise ValueError(f"the device {self.device}")
         if not (self.fault or 0 < self.weights_per_second < MOST_SPEED):
             raise ValueError(f"{self.weights_per_second} weights per second")
 
@@ -193,6 +195,9 @@ class RanksStarted:
     run: int
     logs: str
 
+    def __post_init__(self) -> None:
+        check_text(self.logs)
+
 
 @dataclass(frozen=True)
 class RankEnded:
@@ -204,6 +209,8 @@ class RankEnded:
 
     def __post_init__(self) -> None:
         check_text(self.how)
+        if not 0 <= self.rank < MAX_RANKS:
+            raise ValueError(f"the rank {self.rank}")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig
@@ -115,14 +116,15 @@ class JoinedHosts(Hosts):
         hosts = [choice.host for choice in choices]
         self._head.need({host: hosts.count(host) for host in hosts if host != HEAD})
         self._await(check)
-        found = []
-        for place, choice in enumerate(choices):
-            index = hosts[:place].count(choice.host)  # among the ranks of its host
-            found.append(
-                choice
-                if choice.host == HEAD
-                else _same_or_next(self._members[choice.host].choices, choice, index)
-            )
+        found = list(choices)
+        for host in {*hosts} - {HEAD}:
+            places = [place for place, other in enumerate(hosts) if other == host]
+            member = self._members[host]
+            if len(member.choices) < len(places):
+                raise RunError(f"{member.title} has too few devices: the run needs {len(places)} there")
+            same = _same_or_next(member.choices, [choices[place] for place in places])
+            for place, choice in zip(places, same, strict=True):
+                found[place] = choice
         return found
 
     def measure(self, config: RunConfig, choice: DeviceChoice) -> float:
@@ -163,17 +165,21 @@ class JoinedHosts(Hosts):
     def ranks(self, choices: Sequence[DeviceChoice]) -> RemoteRanks:
         if all(choice.host == HEAD for choice in choices):
             return RemoteRanks()
-        host = "*" if is_any(self._listen.host) else bracketed(self._listen.host)
         devices = {host: member.choices for host, member in self._members.items()}
-        return RanksElsewhere(self._head, choices, devices, host, self._address)
+        return RanksElsewhere(self._head, choices, devices, bracketed(self._listen.host), self._address)
 
 
-def _same_or_next(found: Sequence[DeviceChoice], choice: DeviceChoice, index: int) -> DeviceChoice:
-    """The device of a host that was the same before, else the one in the same place among its devices."""
-    same = [
-        one for one in found if (one.index, one.uuid, one.name) == (choice.index, choice.uuid, choice.name)
-    ]
-    return same[0] if same else found[min(index, len(found) - 1)]
+def _same_or_next(found: Sequence[DeviceChoice], wanted: Sequence[DeviceChoice]) -> list[DeviceChoice]:
+    """The devices of a host that were the same before, and for others the next that none of these is."""
+    left = list(found)
+    same: list[DeviceChoice | None] = []
+    for choice in wanted:
+        identity = (choice.index, choice.uuid, choice.name)
+        one = next((one for one in left if (one.index, one.uuid, one.name) == identity), None)
+        same.append(one)
+        if one is not None:
+            left.remove(one)
+    return [left.pop(0) if one is None else one for one in same]
 
 
 @contextmanager
@@ -233,13 +239,24 @@ def _own_address(listen: Address, members: Sequence[Member]) -> str:
     """Returns this host's address, as the others reach it."""
     if not is_any(listen.host):
         return listen.host
-    found = dict.fromkeys(own_address_towards(member.join.interface.address) for member in members)
+    found = dict.fromkeys(map(_own_address_towards, members))
     if len(found) > 1:
         say(
             f"the hosts reach this one by several addresses ({', '.join(found)}), of which one can be used;"
             " --listen names it"
         )
     return next((address for address in found if not is_loopback(address)), next(iter(found)))
+
+
+def _own_address_towards(member: Member) -> str:
+    address = member.join.interface.address
+    try:
+        return own_address_towards(address)
+    except OSError as error:
+        raise RunError(
+            f"{member.title} can't be reached at its own address {address} from here: {error.strerror}; hosts"
+            " of a run need addresses that all of them reach, not behind a router that changes them"
+        ) from error
 
 
 def _say_how_to_join(config: RunConfig, listen: Address, secret: bytes | None) -> None:

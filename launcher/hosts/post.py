@@ -53,6 +53,8 @@ class Post:
         self._outgoing: queue.SimpleQueue[Sequence[Frame]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closing = False
+        self._lock = threading.Lock()  # of the descriptor: its number may be another one's once it is closed
+        self._is_closed = False
         self._monitor: Socket | None = None
         self._thread: threading.Thread | None = None
         self.failure: Exception | None = None  # what has ended the thread
@@ -66,9 +68,11 @@ class Post:
         self._thread.start()
 
     def send(self, frames: Sequence[Frame]) -> None:
-        """Sends a message; any thread may. Whoever can't be reached does not get it."""
-        self._outgoing.put(frames)
-        os.eventfd_write(self._wake, 1)
+        """Sends a message; any thread may, also too late. Whoever can't be reached does not get it."""
+        with self._lock:
+            if not self._is_closed:
+                self._outgoing.put(frames)
+                os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:
         """Sends what was handed to it, waits a moment until that has gone, and gives everything back."""
@@ -81,7 +85,9 @@ class Post:
             self._monitor.close(linger=0)
         self._socket.close()
         self._context.term()
-        os.close(self._wake)
+        with self._lock:
+            self._is_closed = True
+            os.close(self._wake)
 
     def _run(self, clerk: Clerk) -> None:
         try:
@@ -104,6 +110,7 @@ class Post:
             if is_last:
                 return
             self._take_in(clerk)
+            next_tick = min(next_tick, time.monotonic() + self.tick_seconds)  # which may be shorter by now
             if time.monotonic() >= next_tick:
                 clerk.tick()
                 next_tick = time.monotonic() + self.tick_seconds

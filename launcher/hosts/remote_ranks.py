@@ -73,12 +73,17 @@ class RanksElsewhere(RemoteRanks):
         assert self.door is not None
         ranks = {host: (ranks, self._places[host]) for host, ranks in self._hosts.items()}
         self._members = self._head.start(ranks, port, self.door.secret)
-        has_failed = True
+        at_once, keeps_logs = True, False
         try:
             yield
-            has_failed = False
+            at_once = False
+        except WorkerError:
+            keeps_logs = True
+            raise
         finally:
-            self._head.stop(self._members.values(), has_failed=has_failed, seconds=STOP_SECONDS)
+            self._head.stop(
+                self._members.values(), at_once=at_once, keeps_logs=keeps_logs, seconds=STOP_SECONDS
+            )
 
     def watched_with(self, own: Watcher) -> Watcher:
         return _Both(own, self, self._head.alarm)

@@ -23,7 +23,7 @@ from tests.hosts.running import Running
 
 RELAY = Path(__file__).with_name("relay.py")
 BURST_BYTES = 256 << 10  # that a rate lets through at once: some of the largest frames, of 64 KiB
-PRIVATE_FILES = {"control", "place"}  # in the folder of a run: a socket, and a secret of that run alone
+PRIVATE_FILES = {"control"}  # in the folder of a run: a socket, and no secret
 LONGEST_QUEUE = "200ms"
 
 

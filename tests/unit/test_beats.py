@@ -14,11 +14,13 @@ from tests.no_processes import NoProcesses
 from tplaunch.coordinator.messages import Failed, Hello, Progress
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.control import RemoteDoor, WorkerChannel
+from tplaunch.coordinator.wire import WireError
 from tplaunch.launcher import beats
 from tplaunch.launcher.beats import Beats
+from tplaunch.launcher.worker_command import WORKER_COMMAND
 from tplaunch.running_clock import RunningClock
 from tplaunch.worker.control import ControlSocket
-from tplaunch.worker.place import WorkerPlace, read_place, write_place
+from tplaunch.worker.place import WorkerPlace, read_place, written_place
 
 SECRET = bytes(range(32))
 WAITS = 20.0  # seconds
@@ -166,9 +168,26 @@ socket.recv()
     assert subprocess.run([sys.executable, "-c", script], timeout=2 * WAITS, check=False).returncode == 1
 
 
-def test_a_place_is_written_for_its_owner_alone(tmp_path: Path) -> None:
+def test_a_place_is_for_those_who_inherit_it(tmp_path: Path) -> None:
     place = WorkerPlace(str(tmp_path), "::1", SECRET, 4.0, ("/a\udcff.gguf", "/b"))
-    path = write_place(place)
-    assert read_place(path) == place and path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(FileExistsError):
-        write_place(place)
+    with written_place(place) as descriptor:
+        assert not list(tmp_path.iterdir()) and os.fstat(descriptor).st_mode & 0o777 == 0o600
+        for _ in range(2):
+            assert read_place(os.dup(descriptor)) == place
+
+
+@pytest.mark.parametrize("content", [b"", b"none"])
+def test_what_is_no_place(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(WireError):
+        read_place(os.open(path, os.O_RDONLY))
+
+
+def test_a_worker_removes_its_folder_whose_parent_has_gone_before(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with written_place(WorkerPlace(str(folder), "127.0.0.1", SECRET, 4.0)) as descriptor:
+        command = [*WORKER_COMMAND, "--parent=1", f"--place={descriptor}", "--connect=tcp://127.0.0.1:9"]
+        ended = subprocess.run(command, pass_fds=[descriptor], timeout=2 * WAITS, check=False)
+    assert ended.returncode == 1 and not folder.exists()

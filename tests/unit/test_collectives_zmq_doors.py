@@ -265,6 +265,14 @@ def test_a_peer_is_looked_for_in_the_folder_alone(tmp_path: Path, endpoint: str)
     ring.close()
 
 
+@pytest.mark.parametrize("endpoint", ["ipc:///tmp/socket", "inproc://zeromq.zap.01", "/tmp/socket", ""])
+def test_a_peer_on_another_host_is_looked_for_on_the_network_alone(endpoint: str) -> None:
+    ring = ZmqRing(rank=0, num_ranks=2, slot_bytes=1, token=TOKEN, timeout_seconds=0.5, address="127.0.0.1")
+    with pytest.raises(CollectiveError, match="cannot connect to rank 1 at"):
+        ring.connect([ring.endpoint, endpoint])
+    ring.close()
+
+
 def test_what_is_none_of_the_rings_is_dropped() -> None:
     """As another program of the same user could send it."""
     foreign = [

@@ -239,3 +239,25 @@ def test_the_thread_that_opened_may_end(run: FakeRun) -> None:
     thread.join(SECONDS)
     finish(made[0])
     made[0].close()
+
+
+def test_no_step_is_left_on_its_way_while_nothing_is_asked_for() -> None:
+    """What two stages still compute when all is cancelled would count as lasting until the next request."""
+    run = FakeRun(num_stages=2)
+    looked, cancelled = threading.Event(), threading.Event()
+    run.on_look = looked.set
+    driver = Driver(run.open)
+
+    class Impatient(Heard):
+        def take(self, events: Sequence[tuple[Job, Event]]) -> None:
+            super().take(events)
+            if len(self.steps) == 2:  # both texts have begun, and go on in steps of their own
+                looked.clear()
+                driver.cancel(jobs)
+                cancelled.set()
+
+    jobs = [job(Impatient(), *range(1, 4 + count), params=LONG) for count in range(2)]
+    driver.submit(jobs)
+    assert cancelled.wait(SECONDS) and looked.wait(SECONDS)
+    assert run.session is not None and not run.session.requests._flights
+    driver.close()

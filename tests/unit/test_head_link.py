@@ -1,12 +1,17 @@
 """Tests a joining host's connection to its head, without one."""
 
+import os
 import queue
+import threading
+from collections.abc import Sequence
 
 import pytest
+import zmq
 
 from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.head_link import HeadLink
-from tplaunch.launcher.hosts.messages import FromHead, Welcome, encode
+from tplaunch.launcher.hosts.messages import DeviceSpeed, FromHead, Welcome, encode
+from tplaunch.launcher.hosts.post import Clerk, Post
 
 
 class ReadAtOnce(queue.SimpleQueue[FromHead]):
@@ -29,3 +34,47 @@ def test_a_message_may_be_received_in_the_moment_in_which_it_comes(monkeypatch: 
         assert link.receive() is None
     finally:
         link.close()
+
+
+def test_what_is_sent_too_late_gets_into_no_other_descriptor() -> None:
+    """A thread that measures a device goes on when the head has ended, and the next one is joined."""
+    link = HeadLink(Address("127.0.0.1", 1), None)
+    link.close()
+    later = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(64)]  # they get the numbers that are free again
+    try:
+        link.send(DeviceSpeed(0, 1.0))
+        for descriptor in later:
+            with pytest.raises(BlockingIOError):
+                os.eventfd_read(descriptor)
+    finally:
+        for descriptor in later:
+            os.close(descriptor)
+
+
+class Hastened(Clerk):
+    """Is told by a message that ticks are to be short from now on."""
+
+    post: Post
+
+    def __init__(self) -> None:
+        self.has_ticked = threading.Event()
+
+    def take(self, frames: Sequence[bytes]) -> None:
+        self.post.tick_seconds = 0.01
+
+    def tick(self) -> None:
+        self.has_ticked.set()
+
+
+def test_a_shorter_tick_counts_at_once() -> None:
+    """A head that bears little silence would else give up every host before its first beat."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    clerk, socket, other = Hastened(), context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+    clerk.post = Post(context, socket, 3600.0)
+    socket.bind("inproc://post")
+    other.connect("inproc://post")
+    clerk.post.start(clerk)
+    other.send(b"")
+    assert clerk.has_ticked.wait(20)
+    other.close(linger=0)
+    clerk.post.close()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
+import msgpack
 import pytest
 import zmq
 
@@ -175,7 +176,7 @@ def test_a_run_knows_its_own_hosts(worlds: Callable[..., World]) -> None:
     again = world.head.start({1: ([1], [0])}, 99, bytes(32))
     assert again[1].join.name == "second" and not world.head.faults(again.values())
     begin = time.monotonic()
-    world.head.stop(members.values(), has_failed=True, seconds=WAITS)  # not for the lost
+    world.head.stop(members.values(), at_once=True, keeps_logs=True, seconds=WAITS)  # not for the lost
     assert time.monotonic() - begin < WAITS / 2
 
 
@@ -200,7 +201,7 @@ def test_stopping_waits_for_all(worlds: Callable[..., World]) -> None:
     link = world.join()
     members = world.head.start({1: ([1], [0])}, 99, bytes(32))
     run = expect(link, StartRanks).run
-    world.head.stop(members.values(), has_failed=False, seconds=0.05)
+    world.head.stop(members.values(), at_once=False, keeps_logs=False, seconds=0.05)
     stop = expect(link, StopRanks)
     assert (stop.run, stop.at_once, members[1].has_stopped) == (run, False, False)
     link.send(RanksStopped(run))
@@ -226,6 +227,11 @@ def test_a_silent_host_is_lost_and_told_so(worlds: Callable[..., World]) -> None
     context.term()
 
 
+def fields(name: str, **values: int | float | str) -> list[bytes]:
+    """A message as it is sent, whatever is in it."""
+    return [msgpack.packb([name, values])]
+
+
 @pytest.mark.parametrize(
     "frames",
     [
@@ -236,6 +242,10 @@ def test_a_silent_host_is_lost_and_told_so(worlds: Callable[..., World]) -> None
         [encode(JOIN)[0][:-1]],
         [encode(FoundModel())[0], b"more"],
         [bytes(100_000)],
+        fields("RankEnded", run=1, rank=1 << 40, how="ended"),
+        fields("RankEnded", run=1, rank=-1, how="ended"),
+        fields("DeviceSpeed", device=1 << 40, weights_per_second=1.0, fault=""),
+        fields("RanksStarted", run=1, logs="/" * 1000),
     ],
 )
 def test_what_is_no_message_puts_out_its_sender_alone(

@@ -1,0 +1,134 @@
+"""The hosts of a run that others have joined, with a stand-in for the head's connection to them."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from tests.models import config_of
+from tests.no_processes import NoProcesses
+from tests.unit.test_hosts_places import JOIN
+from tplaunch.coordinator.serving.channel import WorkerError
+from tplaunch.coordinator.serving.control import WorkerChannel
+from tplaunch.coordinator.serving.failures import ClosedError, RunError
+from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.hosts.addresses import Address
+from tplaunch.launcher.hosts.head import Head
+from tplaunch.launcher.hosts.links import Interface
+from tplaunch.launcher.hosts.members import Member, choice_of
+from tplaunch.launcher.hosts.opening import JoinedHosts
+
+OWN = choice_of(JOIN.devices[0], 0, JOIN)
+
+
+class OneMember:
+    """A head with one other host, which is reached by an address."""
+
+    silence_seconds = 4.0
+
+    def __init__(self, address: str) -> None:
+        join = replace(JOIN, interface=Interface("eth0", address))
+        self.members = [Member(b"id", join, host=1)]
+        self.alarm = 0
+        self.stopped: list[tuple[bool, bool]] = []  # at once, and with logs that stay
+
+    def await_hosts(
+        self, seconds: float, check: Callable[[], None], say: Callable[[str], None]
+    ) -> list[Member]:
+        return self.members
+
+    def need(self, num_devices: Mapping[int, int]) -> None:
+        assert num_devices == {1: 2}
+
+    def start(
+        self, ranks: Mapping[int, tuple[Sequence[int], Sequence[int]]], port: int, secret: bytes
+    ) -> dict[int, Member]:
+        assert ranks == {1: ([1], [0])}
+        return {1: self.members[0]}
+
+    def stop(self, members: Collection[Member], *, at_once: bool, keeps_logs: bool, seconds: float) -> None:
+        assert list(members) == self.members
+        self.stopped.append((at_once, keeps_logs))
+
+
+def joined(head: OneMember, listen: str, model: Path) -> JoinedHosts:
+    return JoinedHosts(config_of(model), cast(Head, head), Address(listen, 5670), [OWN])
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_workers_reach_a_head_that_listens_on_all_addresses_of_ipv6(tmp_path: Path) -> None:
+    hosts = joined(OneMember("::1"), "::", tmp_path / "model.gguf")
+    ranks = hosts.ranks(hosts.choices)
+    channel = WorkerChannel(f"ipc://{tmp_path}/control", 2, NoProcesses(), ranks.door)
+    try:
+        for address in ("::1", "127.0.0.1"):
+            socket.create_connection((address, channel.port), timeout=20).close()
+    finally:
+        channel.close()
+
+
+def test_a_host_whose_own_address_leads_nowhere_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(host: str) -> str:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr("tplaunch.launcher.hosts.opening.own_address_towards", refuse)
+    with pytest.raises(
+        RunError, match=r"host 1 \(beta\) can't be reached at its own address 10.9.9.9 .*: Net"
+    ):
+        joined(OneMember("10.9.9.9"), "0.0.0.0", tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("address", ["", "example.org", "10.0.0", "1.2.3.4 "])
+def test_an_interface_has_a_number_for_its_address(address: str) -> None:
+    with pytest.raises(ValueError, match="address"):
+        Interface("eth0", address)
+
+
+@pytest.mark.parametrize(
+    ("error", "stop"),
+    [
+        (None, (False, False)),
+        (WorkerError(1, "rank 1 failed"), (True, True)),
+        (KeyboardInterrupt(), (True, False)),
+        (ClosedError("the model was closed"), (True, False)),
+    ],
+)
+def test_logs_of_another_host_stay_where_a_rank_has_failed(
+    error: BaseException | None, stop: tuple[bool, bool], tmp_path: Path
+) -> None:
+    """Who ends a run with Ctrl-C finds no logs on its own host, and shall leave none on others."""
+    head = OneMember("127.0.0.1")
+    hosts = joined(head, "127.0.0.1", tmp_path / "model.gguf")
+    ranks = hosts.ranks(hosts.choices)
+    with suppress(WorkerError, KeyboardInterrupt, ClosedError), ranks.started(99):
+        if error is not None:
+            raise error
+    assert head.stopped == [stop]
+
+
+def test_each_rank_of_a_host_that_was_replaced_has_a_device_of_its_own(tmp_path: Path) -> None:
+    """The ranks had two of three devices; the other host has one of these, in another place."""
+    head = OneMember("127.0.0.1")
+    cards = [replace(JOIN.devices[0], index=index, uuid=str(index)) for index in range(4)]
+
+    def is_lent(*indices: int) -> list[DeviceChoice]:
+        head.members[0] = Member(b"id", replace(JOIN, devices=tuple(cards[index] for index in indices)), 1)
+        return head.members[0].choices
+
+    is_lent(0, 1, 2)
+    hosts = joined(head, "127.0.0.1", tmp_path / "model.gguf")
+    own, _, *before = hosts.choices
+    same, first_other, _ = is_lent(2, 3, 0)
+    assert hosts.present([own, *before], lambda: None) == [own, first_other, same]
+    is_lent(2)
+    with pytest.raises(RunError, match=r"host 1 \(beta\) has too few devices: the run needs 2"):
+        hosts.present([own, *before], lambda: None)
