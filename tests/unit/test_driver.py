@@ -242,7 +242,7 @@ def test_the_thread_that_opened_may_end(run: FakeRun) -> None:
 
 
 def test_no_step_is_left_on_its_way_while_nothing_is_asked_for() -> None:
-    """What two stages still compute when all is cancelled would count as lasting until the next request."""
+    """Steps that two stages still compute when all is cancelled would last until the next request."""
     run = FakeRun(num_stages=2)
     looked, cancelled = threading.Event(), threading.Event()
     run.on_look = looked.set

@@ -59,7 +59,7 @@ class OneMember:
 
 
 def joined(head: OneMember, listen: str, model: Path) -> JoinedHosts:
-    return JoinedHosts(config_of(model), cast(Head, head), Address(listen, 5670), [OWN])
+    return JoinedHosts(config_of(model), cast(Head, head), Address(listen, 5670), None, [OWN])
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
