@@ -34,7 +34,7 @@ def test_control_tokens_in_a_prompt(tplaunch: CommandLine) -> None:
 
 def test_a_prompt_that_is_not_there_is_bad_input(tplaunch: CommandLine) -> None:
     for words, sentence in (
-        (("-f", "absent.txt"), "-f absent.txt: No such file or directory"),
+        (("-f", "absent.txt"), "-f absent.txt can't be read: No such file or directory"),
         (("-p", "-", "--tokens", "5"), "both give a prompt"),
     ):
         result = tplaunch(*WORDS, *words)

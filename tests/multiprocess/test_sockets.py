@@ -38,7 +38,7 @@ def test_a_run_listens_in_its_private_folder_alone(
     for running in (psutil.Process(process.pid), *worker_processes(process).values()):
         assert not tcp_sockets(running.pid)
     (folder,) = {path.parent for path in listening if path.is_relative_to(tplaunch.folder)}
-    rings = {"ring-0", "ring-1"} if collective == "zmq-ring" else set()
+    rings = {"link-0", "link-1"} if collective == "zmq-ring" else set()
     assert {path.name for path in folder.iterdir()} == {"control", *rings}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     process.terminate()
@@ -52,7 +52,7 @@ def test_another_user_can_not_connect() -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # whose parent anyone may enter
         ring = ZmqRing(rank=0, num_ranks=2, slot_bytes=1, token=bytes(16), folder=Path(folder))
         channel = WorkerChannel(f"ipc://{folder}/control", 2, NoProcesses())
-        paths = [f"{folder}/control", f"{folder}/ring-0"]
+        paths = [f"{folder}/control", f"{folder}/link-0"]
         result = subprocess.run([*command, *paths], capture_output=True, text=True, check=True)
         assert result.stdout.split() == ["refused"] * 2
         subprocess.run([sys.executable, "-c", CONNECTS, *paths], check=True)  # this one can

@@ -256,7 +256,7 @@ def test_short_rows_move_few_bytes() -> None:
         def __init__(self) -> None:
             self.calls: list[tuple[int, int]] = []
 
-        def all_reduce(self, _sequence: int, parity: int, count: int) -> None:
+        def all_reduce(self, _sequence: int, parity: int, count: int, **_way: bool) -> None:
             self.calls.append((parity, count))
 
     class Idle:

@@ -23,6 +23,8 @@ from tplaunch.worker.jobs.messages import (
     CHECK_ANSWERS,
     COLLECTIVE_ANSWERS,
     JOBS,
+    STEPS_ANSWERS,
+    Begin,
     CheckJob,
     CollectiveJob,
     Meeting,
@@ -35,7 +37,9 @@ from tplaunch.worker.jobs.messages import (
 from tplaunch.worker.jobs.pipe import JobPipe
 from tplaunch.worker.ops.attention import Alibi, Attention
 
-KINDS = tuple(dict.fromkeys((*JOBS, *CHECK_ANSWERS, *COLLECTIVE_ANSWERS, Speed, Tuning)))
+KINDS = tuple(
+    dict.fromkeys((*JOBS, *CHECK_ANSWERS, *COLLECTIVE_ANSWERS, *STEPS_ANSWERS, Begin, Speed, Tuning))
+)
 JOB = TuningJob(
     "f16",
     "q8",
@@ -80,7 +84,7 @@ def _shorter(message: Any) -> tuple[bytes, bytes]:
 
 
 def test_every_message_of_jobs_is_known() -> None:
-    inner = {"Measurement", "Product"}  # parts of messages
+    inner = {"Measurement", "Product", "StepPoint"}  # parts of messages
     declared = {
         name
         for name, value in vars(messages).items()

@@ -36,6 +36,7 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare, Span
 from tplaunch.coordinator.wire import Frame, WireError
+from tplaunch.worker.jobs.messages import StepPoint
 
 KINDS: tuple[type, ...] = get_args(Message)
 INT32S = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=9).map(lambda items: np.array(items, np.int32))
@@ -100,6 +101,8 @@ def instances_of(kind: type) -> st.SearchStrategy[Any]:
             "timeout_seconds": st.floats(1e-3, 1e5),
             "without": st.lists(st.sampled_from(FEATURES)).map(tuple),
         }
+    elif kind is StepPoint:
+        fields |= {"rows": COUNT, "sequences": COUNT, "position": COUNT}
     elif kind is RankShare:
         fields["rank"] = st.integers(0, MAX_RANKS - 1)
     return st.builds(kind, **fields)
