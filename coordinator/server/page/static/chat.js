@@ -54,6 +54,7 @@ export class Chat {
     for (const view of quiet) view.showPlain();
     for (const view of quiet.reverse()) {
       if (this.views !== views) return;
+      if (view.isUser) continue; // it is whole already, and may be edited by now
       await view.show();
       this.follow();
     }
