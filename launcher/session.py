@@ -71,9 +71,8 @@ def start_session(
     """Starts the workers and loads the model. At the end no process, socket or shared memory is left.
 
     tokenizer: without one there are tokens and no text. hosts: of the arrangement, None for this one alone.
-    owns_process: Python's garbage collector may be kept
-    out of steps, as no other program needs it. check_open: is called often, also while something is waited
-    for; what it raises ends the session.
+    owns_process: Python's garbage collector may be kept out of steps, as no other program needs it.
+    check_open: is called often, also while something is waited for; what it raises ends the session.
     """
     plan, limits = arrangement.plan, arrangement.limits
     hosts = hosts or Hosts(arrangement.choices)
@@ -95,7 +94,8 @@ def start_session(
             place=WorkerPlace(str(folder), bracketed(others.address)) if others.address else None,
             silence_seconds=others.silence_seconds,
         )
-        channel = WorkerChannel(endpoint, len(choices), others.watched_with(supervisor), others.door)
+        watcher = others.watched_with(supervisor)
+        channel = WorkerChannel(endpoint, len(choices), watcher, others.door)
         engine_config = EngineConfig(config.rank_options, limits, config.load_timeout_seconds)
         engine = Engine(
             channel,
@@ -112,7 +112,7 @@ def start_session(
                 for note in dict.fromkeys(note for message in ready for note in message.notes):
                     say(note)
                 with collected_by_hand() if owns_process else nullcontext():
-                    watch = partial(others.watched_with(supervisor).watch, ())
+                    watch = partial(watcher.watch, ())
                     suppressed = {*model.padding, *(tokenizer.suppressed_token_ids if tokenizer else ())}
                     requests = Requests(engine, tokenizer, suppressed)
                     has_text = tokenizer is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from tplaunch.launcher.lines import say
 REJOIN_SECONDS = (
     1.0  # between one head's end and asking for the next: where there is no network it ends at once
 )
+
+
+def _paths(texts: Sequence[str]) -> tuple[Path, ...]:
+    return tuple(map(Path, texts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,7 @@ class JoinConfig:
         group=HOSTS_GROUP,
         metavar="FILE",
         is_repeated=True,
-        read=lambda texts: tuple(map(Path, texts)),
+        read=_paths,
         help="the head's model on this machine, under whatever name; may stand several times",
     )
     model_folders: tuple[Path, ...] = option(
@@ -52,7 +57,7 @@ class JoinConfig:
         group=HOSTS_GROUP,
         metavar="FOLDER",
         is_repeated=True,
-        read=lambda texts: tuple(map(Path, texts)),
+        read=_paths,
         help="where to look for the head's model, also in folders below it; may stand several times",
     )
     rejoin: bool = option(

@@ -6,15 +6,17 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.hosts.head_clerk import HeadClerk
-from tplaunch.launcher.hosts.measurements import AskEcho, AskSteps
+from tplaunch.launcher.hosts.measurements import AskEcho, AskSteps, StepsTimed
 from tplaunch.launcher.hosts.members import Member
 from tplaunch.launcher.hosts.messages import (
     MAX_FRAME_BYTES,
     AskSpeed,
+    DeviceSpeed,
     End,
     FetchPart,
     StartRanks,
@@ -23,6 +25,8 @@ from tplaunch.launcher.hosts.messages import (
     encode,
 )
 from tplaunch.worker.jobs.messages import StepSeconds, StepsJob
+
+Told = TypeVar("Told", DeviceSpeed, StepsTimed)
 
 LOOK_SECONDS = 0.25  # between two looks at what may end a wait
 
@@ -106,19 +110,12 @@ class Head(HeadClerk):
 
         Raises RunError where the host can't tell, or does not within so many seconds.
         """
-        deadline = time.monotonic() + seconds
         with self._changed:
             member = self._members[host]
             if device not in member.speeds:
                 self._send(member, AskSpeed(device, options))
-            while (found := member.speeds.get(device)) is None:
-                if member.lost or time.monotonic() > deadline:
-                    how = member.lost or f"did not within {seconds:g} s"
-                    raise RunError(f"{member.title} should tell how fast its device is, and {how}")
-                self._changed.wait(LOOK_SECONDS)
-            if found.fault:
-                raise RunError(f"{member.title}: {found.fault}")
-            return found.weights_per_second
+            what = "tell how fast its device is"
+            return self._answer(member, member.speeds, device, what, seconds).weights_per_second
 
     def ask_steps(
         self, host: int, devices: Sequence[int], jobs: Sequence[StepsJob], seconds: float
@@ -127,7 +124,6 @@ class Head(HeadClerk):
 
         devices: by their places in the host's list. Raises RunError as ask_speed() does.
         """
-        deadline = time.monotonic() + seconds
         with self._changed:
             member = self._members[host]
             member.wish += 1
@@ -136,16 +132,28 @@ class Head(HeadClerk):
             if sum(memoryview(frame).nbytes for frame in encode(wish)) > MAX_FRAME_BYTES:
                 raise RunError(f"{member.title} can't be asked to time steps of so many layers and ranks")
             self._send(member, wish)
-            while (found := member.timed.get(wish.number)) is None:
-                if member.lost or time.monotonic() > deadline:
-                    how = member.lost or f"did not within {seconds:g} s"
-                    raise RunError(f"{member.title} should time steps on its devices, and {how}")
-                self._changed.wait(LOOK_SECONDS)
-            if found.fault:
-                raise RunError(f"{member.title}: {found.fault}")
+            what = "time steps on its devices"
+            found = self._answer(member, member.timed, wish.number, what, seconds)
             if [len(rank) for rank in found.taken] != [len(job.points) for job in jobs]:
                 raise RunError(f"{member.title} has timed other steps than it was asked for")
             return found.taken
+
+    def _answer(
+        self, member: Member, answers: Mapping[int, Told], number: int, what: str, seconds: float
+    ) -> Told:
+        """Waits for an answer of a member; the condition is held. `what` says what the host was to do.
+
+        Raises RunError where it can't, or does not within so many seconds.
+        """
+        deadline = time.monotonic() + seconds
+        while (found := answers.get(number)) is None:
+            if member.lost or time.monotonic() > deadline:
+                how = member.lost or f"did not within {seconds:g} s"
+                raise RunError(f"{member.title} should {what}, and {how}")
+            self._changed.wait(LOOK_SECONDS)
+        if found.fault:
+            raise RunError(f"{member.title}: {found.fault}")
+        return found
 
     def ask_echo(self, host: int, port: int, token: bytes) -> None:
         """Has a host dial a port of this one, by a name, and send back what comes there."""

@@ -144,12 +144,12 @@ class JoinedHosts(Hosts):
 
     def links(self) -> dict[int, Link]:
         with LinkMeter(self._listen.host, self._secret) as meter:
-            nowhere = meter.nowhere()
+            nowhere, own_speed = meter.nowhere(), interface_of(self._address).speed
             found = {}
             for host, member in self._members.items():
                 echo = meter.measure(functools.partial(self._head.ask_echo, host, meter.port), member.title)
-                speeds = interface_of(self._address).speed, member.join.interface.speed
-                found[host] = echo.link(nowhere, min(speeds) * MEGABIT_BYTES)
+                speed = min(own_speed, member.join.interface.speed)
+                found[host] = echo.link(nowhere, speed * MEGABIT_BYTES)
             return found
 
     def bring(

@@ -93,21 +93,16 @@ def _least_bytes(choices: Sequence[DeviceChoice], group_size: int) -> float:
     return (LEAST_BYTES_ON_CPU if on_cpu else LEAST_BYTES) * group_size
 
 
+@dataclass(frozen=True)
 class _Run:
-    def __init__(
-        self,
-        config: RunConfig,
-        model: Model,
-        limits: Limits,
-        group_size: int,
-        shares: Sequence[RankShare],
-        choices: Sequence[DeviceChoice],
-        kinds: Kinds,
-        time_steps: TimeSteps,
-    ) -> None:
-        self._config, self._model, self._limits = config, model, limits
-        self._group_size, self._shares = group_size, shares
-        self._choices, self._kinds, self._time_steps = choices, kinds, time_steps
+    config: RunConfig
+    model: Model
+    limits: Limits
+    group_size: int
+    shares: Sequence[RankShare]
+    choices: Sequence[DeviceChoice]
+    kinds: Kinds
+    time_steps: TimeSteps
 
     def works(self, of: Sequence[Sample], points: Sequence[StepPoint]) -> list[list[Work]]:
         """[ranks][points]"""
@@ -115,35 +110,35 @@ class _Run:
         return [
             [
                 work_of(
-                    self._kinds,
+                    self.kinds,
                     [(sample, ranks[rank][place]) for sample, ranks in zip(of, found, strict=True)],
                 )
                 for place in range(len(points))
             ]
-            for rank in range(len(self._choices))
+            for rank in range(len(self.choices))
         ]
 
     def _measure(self, sample: Sample, points: Sequence[StepPoint]) -> list[list[Seconds]]:
         """[ranks][points]: every rank in a process of its own, all at the same point at the same time."""
         if sys.stderr.isatty():
-            names = ", ".join(choice.title for choice in self._choices)
+            names = ", ".join(choice.title for choice in self.choices)
             print(f"measuring {len(sample.layers)} layers on {names}", file=sys.stderr)
         jobs = [
             StepsJob(self._load(sample, rank), tuple(points), choice.on_cpu, POINT_SECONDS)
-            for rank, choice in enumerate(self._choices)
+            for rank, choice in enumerate(self.choices)
         ]
-        found = self._time_steps(self._config, self._choices, jobs)
+        found = self.time_steps(self.config, self.choices, jobs)
         return [[_seconds(answer) for answer in rank] for rank in found]
 
     def _load(self, sample: Sample, rank: int) -> Load:
-        options = replace(self._config.rank_options, timestamps=True)
+        options = replace(self.config.rank_options, timestamps=True)
         return Load(
             Origin(),
-            sample.spec(self._model.spec),
-            sample.tensors(self._model.tensors),
-            replace(sample.share(self._shares[rank]), rank=rank, index=rank),
-            Placement.single(self._group_size),
-            self._limits,
+            sample.spec(self.model.spec),
+            sample.tensors(self.model.tensors),
+            replace(sample.share(self.shares[rank]), rank=rank, index=rank),
+            Placement.single(self.group_size),
+            self.limits,
             options,
             secrets.token_bytes(16),
         )
