@@ -7,25 +7,13 @@ checked all-reduces of many sizes, after which it prints `ran`, or the error. It
 import json
 import sys
 
-import numpy as np
-
+from tests.unit.collectives_group import checked_all_reduce
 from tplaunch import collectives
-from tplaunch.collectives import Collective, CollectiveError
+from tplaunch.collectives import CollectiveError
 
 TOKEN = b"a token of a run"
 MOST_ELEMENTS = 60_000
 SEQUENCES_OF_SIZES = 7  # small ones in between, as in decode
-
-
-def checked_all_reduce(rank: Collective, sequence: int) -> None:
-    """All-reduces whole numbers, whose sum is exact."""
-    parity, count = sequence % 2, 1 + 9973 * (sequence % SEQUENCES_OF_SIZES)
-    values = rank.partials(parity)
-    rank.own(parity)[:count] = np.arange(count) % 100 + sequence * (rank.rank + 1)
-    rank.all_reduce(sequence, parity, count)
-    size = rank.num_ranks
-    expected = size * (np.arange(count) % 100) + sequence * size * (size + 1) // 2
-    np.testing.assert_array_equal(values[:, :count].sum(axis=0), expected)
 
 
 def main(kind: str, address: str, rank: int, hosts: list[int], timeout_seconds: float) -> None:
@@ -47,7 +35,7 @@ def main(kind: str, address: str, rank: int, hosts: list[int], timeout_seconds: 
         for line in sys.stdin:
             for _ in range(int(line)):
                 sequence += 1
-                checked_all_reduce(collective, sequence)
+                checked_all_reduce(collective, sequence, 1 + 9973 * (sequence % SEQUENCES_OF_SIZES))
             print("ran", flush=True)
     except CollectiveError as error:
         print(f"{type(error).__name__} of rank {error.rank}: {error}", flush=True)

@@ -9,24 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tests.unit.collectives_group import create, open_things
+from tests.unit.collectives_group import checked_all_reduce, create, open_things
 from tplaunch import collectives
+
+
+def count_of(sequence: int) -> int:
+    return 1 + 37 * sequence % 5000
 
 
 def say(value: Any) -> None:
     print(json.dumps(value), flush=True)
-
-
-def checked_all_reduce(rank: collectives.Collective, sequence: int) -> None:
-    parity, count = sequence % 2, 1 + 37 * sequence % 5000
-    values = rank.partials(parity)
-    rank.own(parity)[:count] = np.arange(count) % 100 + sequence * (rank.rank + 1)
-    rank.all_reduce(sequence, parity, count)
-    size = rank.num_ranks
-    expected = size * (np.arange(count) % 100) + sequence * size * (size + 1) // 2
-    np.testing.assert_array_equal(values[:, :count].sum(axis=0), expected)
 
 
 def main(kind: str, rank: int, num_ranks: int, timeout_seconds: float, num_calls: int, folder: str) -> None:
@@ -43,11 +35,11 @@ def main(kind: str, rank: int, num_ranks: int, timeout_seconds: float, num_calls
     say(collective.endpoint)
     collective.connect(json.loads(sys.stdin.readline()))
     for sequence in range(1, num_calls + 1):
-        checked_all_reduce(collective, sequence)
+        checked_all_reduce(collective, sequence, count_of(sequence))
     say("ran")
     sys.stdin.readline()
     try:
-        checked_all_reduce(collective, num_calls + 1)
+        checked_all_reduce(collective, num_calls + 1, count_of(num_calls + 1))
         say("ran")
     except collectives.CollectiveError as error:
         say([type(error).__name__, error.rank, str(error)])

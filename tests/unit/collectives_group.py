@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tplaunch import collectives
 from tplaunch.collectives import Collective, CollectiveError
 
@@ -37,6 +39,17 @@ def on_ranks(ranks: Sequence[Collective], function: Callable[[Collective], Any])
 
     with ThreadPoolExecutor(len(ranks)) as pool:
         return list(pool.map(call, ranks))
+
+
+def checked_all_reduce(rank: Collective, sequence: int, count: int) -> None:
+    """All-reduces whole numbers, whose sum is exact."""
+    parity = sequence % 2
+    values = rank.partials(parity)
+    rank.own(parity)[:count] = np.arange(count) % 100 + sequence * (rank.rank + 1)
+    rank.all_reduce(sequence, parity, count)
+    size = rank.num_ranks
+    expected = size * (np.arange(count) % 100) + sequence * size * (size + 1) // 2
+    np.testing.assert_array_equal(values[:, :count].sum(axis=0), expected)
 
 
 def open_things() -> tuple[int, int]:
