@@ -79,6 +79,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "vulkan.matrices",
         "vulkan.listing",
         "vulkan.context",
+        "vulkan.pipeline_cache",
         "vulkan.pipelines vulkan.staging vulkan.timeline vulkan.timestamps",
         "vulkan.memory",
         "vulkan.dispatch vulkan.partials",
