@@ -75,7 +75,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "checking",
         "vulkan.api vulkan.variants",
         "vulkan.push_constants",
-        "vulkan.instance",
+        "vulkan.barriers vulkan.instance vulkan.memory_types",
         "vulkan.matrices",
         "vulkan.listing",
         "vulkan.context",
