@@ -46,6 +46,7 @@ class PhysicalDevice:
     float16: bool
     cooperative_matrix: bool
     unusable: str | None  # why the kernels can't run on it
+    is_made_up: bool = False  # there is no such card: its driver only compiles for it
     matrix_size: int = 0  # of the cooperative matrices that kernels here multiply; 0 for none, or not asked
 
     @property
@@ -113,6 +114,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         float16=bool(features12.shaderFloat16),
         cooperative_matrix="VK_KHR_cooperative_matrix" in query.extensions,
         unusable=_unusable(query),
+        is_made_up=query.is_made_up,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tplaunch.shaders.load import load_kernel
 from tplaunch.worker.vulkan.api import Handle, array, call, create, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.context import Context
@@ -23,30 +25,62 @@ class Pipelines:
 
     def __getitem__(self, name: str) -> Handle:
         if name not in self._pipelines:
-            self._pipelines[name] = self._compile(load_kernel(name))
+            self._pipelines[name] = compute_pipeline(self._device, self.layout, load_kernel(name))
         return self._pipelines[name]
-
-    def _compile(self, module: bytes) -> Handle:
-        code = ffi.new("uint32_t[]", len(module) // 4)
-        ffi.memmove(code, module, len(module))
-        info = struct("VkShaderModuleCreateInfo", codeSize=len(module), pCode=code)
-        shader = create("vkCreateShaderModule", "VkShaderModule", self._device, info)
-        stage = struct(
-            "VkPipelineShaderStageCreateInfo",
-            stage=vk.VK_SHADER_STAGE_COMPUTE_BIT,
-            module=shader,
-            pName=ffi.new("char[]", b"main"),
-        )
-        pipeline_info = struct("VkComputePipelineCreateInfo", stage=stage[0], layout=self.layout)
-        pipeline = array("VkPipeline", [ffi.NULL])
-        try:
-            call("vkCreateComputePipelines", self._device, ffi.NULL, 1, pipeline_info, ffi.NULL, pipeline)
-        finally:
-            lib.vkDestroyShaderModule(self._device, shader, ffi.NULL)
-        return pipeline[0]
 
     def close(self) -> None:
         for pipeline in self._pipelines.values():
             lib.vkDestroyPipeline(self._device, pipeline, ffi.NULL)
         self._pipelines.clear()
         lib.vkDestroyPipelineLayout(self._device, self.layout, ffi.NULL)
+
+
+def compute_pipeline(
+    device: Handle,
+    layout: Handle,
+    module: bytes,
+    constants: Mapping[int, int] | None = None,
+    subgroup_size: int = 0,
+) -> Handle:
+    """Compiles a module's entry point `main` with these specialisation constants.
+
+    Its subgroups have this size and all their lanes, or are as the driver likes where it is 0.
+    """
+    code = ffi.new("uint32_t[]", len(module) // 4)
+    ffi.memmove(code, module, len(module))
+    shader_info = struct("VkShaderModuleCreateInfo", codeSize=len(module), pCode=code)
+    shader = create("vkCreateShaderModule", "VkShaderModule", device, shader_info)
+    required = struct(
+        "VkPipelineShaderStageRequiredSubgroupSizeCreateInfo", requiredSubgroupSize=subgroup_size
+    )
+    stage = struct(
+        "VkPipelineShaderStageCreateInfo",
+        pNext=required if subgroup_size else ffi.NULL,
+        flags=vk.VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT if subgroup_size else 0,
+        stage=vk.VK_SHADER_STAGE_COMPUTE_BIT,
+        module=shader,
+        pName=ffi.new("char[]", b"main"),
+        pSpecializationInfo=_specialised(constants) if constants else ffi.NULL,
+    )
+    info = struct("VkComputePipelineCreateInfo", stage=stage[0], layout=layout)
+    pipeline = array("VkPipeline", [ffi.NULL])
+    try:
+        call("vkCreateComputePipelines", device, ffi.NULL, 1, info, ffi.NULL, pipeline)
+    finally:
+        lib.vkDestroyShaderModule(device, shader, ffi.NULL)
+    return pipeline[0]
+
+
+def _specialised(constants: Mapping[int, int]) -> Handle:
+    values = ffi.new("uint32_t[]", list(constants.values()))
+    entries = ffi.new(
+        "VkSpecializationMapEntry[]",
+        [{"constantID": key, "offset": 4 * i, "size": 4} for i, key in enumerate(constants)],
+    )
+    return struct(
+        "VkSpecializationInfo",
+        mapEntryCount=len(constants),
+        pMapEntries=entries,
+        dataSize=4 * len(constants),
+        pData=values,
+    )
