@@ -74,7 +74,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "measuring numpy",
         "checking",
         "vulkan.api vulkan.variants",
-        "vulkan.push_constants",
+        "vulkan.push_constants vulkan.subgroups",
         "vulkan.instance",
         "vulkan.matrices",
         "vulkan.listing",

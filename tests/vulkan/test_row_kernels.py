@@ -91,10 +91,12 @@ def test_sum_norm_on_devices_with_larger_and_smaller_workgroups(
     device: ReusedDevice, monkeypatch: pytest.MonkeyPatch, max_invocations: int, kernel: str
 ) -> None:
     """Drivers for CPUs have narrow subgroups, with which no device runs the larger kernel."""
-    info = dataclasses.replace(device.info, max_subgroup_size=16, max_invocations=max_invocations)
+    info = dataclasses.replace(
+        device.info, max_subgroup_size=16, required_subgroup_size=0, max_invocations=max_invocations
+    )
     monkeypatch.setattr(device, "info", info)
     case = sum_norm_case(1500, 3, 3, num_partials=2, parity=0, in_place=True, seed=0)
-    program, nowhere, sizes = Program(3, 0, ()), Slice(0, 0), (info.max_subgroup_size, max_invocations)
+    program, nowhere, sizes = Program(3, 0, ()), Slice(0, 0), (info.sizes.widest, max_invocations)
     context = DispatchContext(
         program, lambda name: nowhere, NO_PARTIALS, case.limits, *sizes, Selection(()), 0
     )

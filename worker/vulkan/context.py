@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from tplaunch.worker.device import DeviceError
-from tplaunch.worker.vulkan import matrices
+from tplaunch.worker.vulkan import matrices, subgroups
 from tplaunch.worker.vulkan.api import Handle, array, call, chained, create, ffi, lib, strings, struct, vk
 from tplaunch.worker.vulkan.instance import Instance
-from tplaunch.worker.vulkan.listing import IMPORT_EXTENSION, compute_queue_family, describe
+from tplaunch.worker.vulkan.listing import IMPORT_EXTENSION, VERSION_1_3, compute_queue_family, describe
 
 SETUP_TIMEOUT_NANOSECONDS = 60 * 10**9  # of copies while loading
 
@@ -75,6 +75,7 @@ class Context:
         core_features = struct("VkPhysicalDeviceFeatures", shaderInt64=self.info.int64)
         extensions = [IMPORT_EXTENSION] if self.info.host_memory_import else []
         extensions += [matrices.EXTENSION] if self.matrix_size else []
+        extensions += [subgroups.EXTENSION] if self._asks_for_subgroups and not self._is_1_3 else []
         info = struct(
             "VkDeviceCreateInfo",
             pNext=features,
@@ -98,11 +99,26 @@ class Context:
     def _newer_features(self) -> list[Handle]:
         """Returns the features that only some devices have, for quicker products."""
         features = []
-        if self.info.integer_dot_product:
-            features.append(struct("VkPhysicalDeviceVulkan13Features", shaderIntegerDotProduct=1))
+        sizes = self.info.sizes
+        control = {"subgroupSizeControl": sizes.required > 0, "computeFullSubgroups": sizes.full}
+        if self._is_1_3:
+            dots = self.info.integer_dot_product
+            features.append(
+                struct("VkPhysicalDeviceVulkan13Features", shaderIntegerDotProduct=dots, **control)
+            )
+        elif self._asks_for_subgroups:
+            features.append(struct("VkPhysicalDeviceSubgroupSizeControlFeatures", **control))
         if self.matrix_size:
             features.append(struct("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", cooperativeMatrix=1))
         return features
+
+    @property
+    def _is_1_3(self) -> bool:
+        return self.info.api_version >= VERSION_1_3
+
+    @property
+    def _asks_for_subgroups(self) -> bool:
+        return self.info.sizes.required > 0 or self.info.sizes.full
 
     def memory_types(self) -> list[tuple[int, int, int]]:
         """Property flags, heap index and heap bytes of every memory type, the driver's favourites first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tplaunch.shaders.analysis import limits
 from tplaunch.shaders.load import load_kernel
 from tplaunch.worker.vulkan.api import Handle, array, call, create, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.context import Context
@@ -15,7 +16,7 @@ class Pipelines:
     """Compiled kernels by name. All share one layout: push constants, and no descriptor sets."""
 
     def __init__(self, context: Context) -> None:
-        self._device = context.device
+        self._device, self._sizes = context.device, context.info.sizes
         self._pipelines: dict[str, Handle] = {}
         constants = struct(
             "VkPushConstantRange", stageFlags=vk.VK_SHADER_STAGE_COMPUTE_BIT, offset=0, size=MAX_PUSH_BYTES
@@ -25,8 +26,17 @@ class Pipelines:
 
     def __getitem__(self, name: str) -> Handle:
         if name not in self._pipelines:
-            self._pipelines[name] = compute_pipeline(self._device, self.layout, load_kernel(name))
+            self._pipelines[name] = self._compile(load_kernel(name))
         return self._pipelines[name]
+
+    def _compile(self, module: bytes) -> Handle:
+        """Compiles for subgroups of the device's size; with cooperative matrices the driver knows best."""
+        if limits.has_matrices(module):
+            return compute_pipeline(self._device, self.layout, module)
+        count = limits.num_invocations(module)
+        size = self._sizes.of_workgroup(count)
+        flags = self._sizes.flags(count, size)
+        return compute_pipeline(self._device, self.layout, module, subgroup_size=size, flags=flags)
 
     def close(self) -> None:
         for pipeline in self._pipelines.values():
@@ -41,10 +51,11 @@ def compute_pipeline(
     module: bytes,
     constants: Mapping[int, int] | None = None,
     subgroup_size: int = 0,
+    flags: int = 0,
 ) -> Handle:
     """Compiles a module's entry point `main` with these specialisation constants.
 
-    Its subgroups have this size and all their lanes, or are as the driver likes where it is 0.
+    Its subgroups have this size, or one that the driver likes where it is 0. The flags are the stage's.
     """
     code = ffi.new("uint32_t[]", len(module) // 4)
     ffi.memmove(code, module, len(module))
@@ -56,7 +67,7 @@ def compute_pipeline(
     stage = struct(
         "VkPipelineShaderStageCreateInfo",
         pNext=required if subgroup_size else ffi.NULL,
-        flags=vk.VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT if subgroup_size else 0,
+        flags=flags,
         stage=vk.VK_SHADER_STAGE_COMPUTE_BIT,
         module=shader,
         pName=ffi.new("char[]", b"main"),
