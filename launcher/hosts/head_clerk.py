@@ -177,6 +177,8 @@ class HeadClerk(Clerk):
         if member.host:
             self._remark(f"{member.title} {why}; another may take its place")
             self._raise_alarm()
+        else:
+            self._remark(f"{member.join.name}, which was joining, {why}")
 
     def _remark(self, text: str) -> None:
         """Keeps what a person should know for the thread that waits for hosts; a part where none does."""

@@ -132,7 +132,7 @@ def test_a_fetch_that_loses_its_other_end(hosts: MakeHosts, tmp_path: Path, vict
     assert left.wait(20) == 1
     assert time.monotonic() - killed < 7  # 5 seconds, and what a busy machine adds
     if victim == "joiner":
-        lost_words = r"host 1 \(host1\), fetching its part of the model: (said nothing for|closed its)"
+        lost_words = r"host 1 \(host1\), fetching rank 1's part of the model: (said nothing for|closed its)"
         assert re.search(lost_words, left.stderr.all())
     else:
         lost_words = rf"the head at {head.address}:5670 (said nothing for|closed its)"

@@ -227,6 +227,24 @@ def test_a_silent_host_is_lost_and_told_so(worlds: Callable[..., World]) -> None
     context.term()
 
 
+def test_a_host_that_falls_silent_while_it_is_joining_is_named(worlds: Callable[..., World]) -> None:
+    world = worlds(2)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    mute = context.socket(zmq.DEALER)
+    dial_with(mute, SECRET, JOINER)
+    mute.connect(world.address.endpoint)
+    mute.send_multipart(encode(JOIN))
+
+    def look() -> None:
+        if any("which was joining, said nothing for 0.8 s" in line for line in world.said):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        world.head.await_hosts(WAITS, look, world.said.append)
+    mute.close(linger=0)
+    context.term()
+
+
 def fields(name: str, **values: int | float | str) -> list[bytes]:
     """A message as it is sent, whatever is in it."""
     return [msgpack.packb([name, values])]
