@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import secrets
+import threading
 import time
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from tplaunch.coordinator.wire import WireError
 from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.keys import JOINER
 from tplaunch.launcher.hosts.messages import (
+    LAST_WORDS,
     MAX_FRAME_BYTES,
     Beat,
     FromHead,
@@ -23,6 +25,7 @@ from tplaunch.launcher.hosts.messages import (
     decode_from_head,
     encode,
 )
+from tplaunch.launcher.hosts.order import Order
 from tplaunch.launcher.hosts.post import TICKS_PER_SILENCE, Clerk, Post
 
 SILENCE_SECONDS = 5.0  # of a head that has not said how long it may be silent
@@ -62,7 +65,8 @@ class HeadLink(Clerk):
         self._loss: str | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         self._num_silent_ticks, self._ticks_per_silence, self._ticks = 0, TICKS_PER_SILENCE, 0
-        self._is_heard = self._is_through = False
+        self._is_through = False
+        self._order, self._order_lock = Order(), threading.Lock()
         self._shut_since: float | None = None  # when the first connection was cut unheard
         self._post = Post(context, socket, SILENCE_SECONDS / TICKS_PER_SILENCE)
         self._post.monitor(EVENTS)
@@ -79,7 +83,9 @@ class HeadLink(Clerk):
         return self._is_through
 
     def send(self, message: FromJoiner) -> None:
-        self._post.send(encode(message))
+        with self._order_lock:
+            frames = encode(message)
+            self._post.send(frames if isinstance(message, LAST_WORDS) else self._order.numbered(frames))
 
     def check(self) -> None:
         """Raises HeadGone where the head is lost, as far as is known by now."""
@@ -111,16 +117,23 @@ class HeadLink(Clerk):
         except WireError as error:
             self._lose(f"sent {error}")
             return
+        with self._order_lock:
+            if isinstance(message, Beat):
+                self._order.hear(message)
+            if not self._order.takes(frames):
+                return
         if isinstance(message, WantedModel):
-            self._is_heard = True
             self._post.tick_seconds = message.silence_seconds / TICKS_PER_SILENCE
         if not isinstance(message, Beat):
             self._put(message)
 
     def tick(self) -> None:
         self._ticks += 1
-        if self._is_heard and self._ticks % TICKS_PER_BEAT == 0:
-            self.send(Beat())
+        with self._order_lock:
+            for frames in self._order.again():
+                self._post.send(frames)
+            if self._is_through and self._order.has_sent and self._ticks % TICKS_PER_BEAT == 0:
+                self._post.send(self._order.beat())
         self._num_silent_ticks += self._is_through
         if self._num_silent_ticks > TICKS_PER_SILENCE:
             seconds = self._post.tick_seconds * TICKS_PER_SILENCE

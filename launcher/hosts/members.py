@@ -11,6 +11,7 @@ from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.hosts.descriptions import HostDevice
 from tplaunch.launcher.hosts.measurements import StepsTimed
 from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, DeviceSpeed, Fetched, Join
+from tplaunch.launcher.hosts.order import Order
 
 MAX_APPLICANTS = 64  # that are being admitted at once
 
@@ -25,7 +26,7 @@ class Member:
     num_silent_ticks: int = 0
     num_ticks: int = 0  # since it asked
     is_considered: bool = False  # it was asked for the model
-    num_missed: int = 0  # messages in a row that could not be sent to it
+    num_missed: int = 0  # beats in a row that could not be sent to it
     lost: str = ""  # why it takes part no more, as a sentence without a subject
     speeds: dict[int, DeviceSpeed] = field(default_factory=dict)  # of its devices that were asked for
     wish: int = 0  # for steps to be timed, the last one's number
@@ -36,6 +37,7 @@ class Member:
     fetches: bool = False  # it lacks the model, and fetches its part
     fetching: tuple[int, int] = (0, 0)  # bytes that have come of those that shall
     fetched: Fetched | None = None  # how that ended
+    order: Order = field(default_factory=Order)  # of messages from and to it
 
     @property
     def title(self) -> str:

@@ -1,6 +1,7 @@
 """Every message between the head and a joining host, in the order in which they are first sent.
 
-A joining host is asked for its part and nothing else: no message names a path that it would open.
+The first frame is a message's number (hosts.order); beats and last words have none. A joining host is asked
+for its part and nothing else: no message names a path that it would open.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from tplaunch.launcher.hosts.descriptions import MAX_TEXT, HostDevice, WantedPar
 from tplaunch.launcher.hosts.links import Interface
 from tplaunch.launcher.hosts.measurements import AskEcho, AskSteps, StepsTimed
 
-PROTOCOL_VERSION = 5  # of these messages; those to workers have one of their own, which is also compared
+PROTOCOL_VERSION = 6  # of these messages; those to workers have one of their own, which is also compared
 MAX_FRAME_BYTES = 1 << 20
+NUMBER_BYTES = 8  # little-endian; 0 for a message that is not kept in order
 MAX_PARTS = 999  # files of a model
 MOST_SPEED = 1e18  # weights per second
 MAX_NUMBERS = 1 << 17  # of a FetchPart
@@ -102,7 +104,14 @@ class Welcome:
 
 @dataclass(frozen=True)
 class Beat:
-    """Both, several times within the silence that is allowed: I am still there."""
+    """Both, several times within the silence that is allowed: I am still there.
+
+    So many numbered messages I have sent, and taken. lacks: some have not come; send those again.
+    """
+
+    sent: int
+    taken: int
+    lacks: bool
 
 
 @dataclass(frozen=True)
@@ -262,24 +271,34 @@ FromJoiner = Union[  # noqa: UP007
     RanksStopped,
     Leave,
 ]
+LAST_WORDS = (End, Refused, Leave)  # count also where others before them were lost
 _FROM_HEAD: dict[str, type] = {kind.__name__: kind for kind in get_args(FromHead)}
 _FROM_JOINER: dict[str, type] = {kind.__name__: kind for kind in get_args(FromJoiner)}
 
 
 def encode(message: FromHead | FromJoiner) -> list[Frame]:
-    """Returns the frames to send."""
-    return wire.pack(type(message).__name__, message)
+    """Returns the frames to send, without a number."""
+    return [bytes(NUMBER_BYTES), *wire.pack(type(message).__name__, message)]
+
+
+def number_of(frames: Sequence[Frame]) -> int:
+    """Returns a message's number, 0 for none. Raises wire.WireError."""
+    if not frames or len(frames[0]) != NUMBER_BYTES:
+        raise wire.WireError("a message without a number")
+    return int.from_bytes(frames[0], "little")
 
 
 def decode_from_head(frames: Sequence[Frame]) -> FromHead:
     """Returns the message in the frames. Raises wire.WireError."""
-    message: FromHead = wire.unpack(frames, _FROM_HEAD)
+    number_of(frames)
+    message: FromHead = wire.unpack(frames[1:], _FROM_HEAD)
     return message
 
 
 def decode_from_joiner(frames: Sequence[Frame]) -> FromJoiner:
     """Returns the message in the frames. Raises wire.WireError."""
-    message: FromJoiner = wire.unpack(frames, _FROM_JOINER)
+    number_of(frames)
+    message: FromJoiner = wire.unpack(frames[1:], _FROM_JOINER)
     return message
 
 

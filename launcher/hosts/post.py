@@ -39,8 +39,8 @@ class Clerk(ABC):
     def hear(self, event: int) -> None:  # noqa: B027 - most need not know
         """Something has happened to the connection, by its number of zmq_socket_monitor(3)."""
 
-    def miss(self, identity: bytes) -> None:  # noqa: B027 - only a server has several to send to
-        """A message could not be sent: nobody of that identity is connected."""
+    def miss(self, frames: Sequence[Frame]) -> None:  # noqa: B027 - only a server has several to send to
+        """A message could not be sent: nobody of the identity in its first frame is connected."""
 
 
 class Post:
@@ -128,7 +128,7 @@ class Post:
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:
                     raise
-                clerk.miss(bytes(frames[0]))
+                clerk.miss(frames)
 
     def _take_in(self, clerk: Clerk) -> None:
         for _ in range(MAX_BURST):

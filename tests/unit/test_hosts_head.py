@@ -221,7 +221,7 @@ def test_a_silent_host_is_lost_and_told_so(worlds: Callable[..., World]) -> None
     (member,) = world.members()
     until(lambda: member.lost)
     assert member.lost == "said nothing for 0.8 s: it is off, frozen, or cut off from the network"
-    while b"given this host up" not in mute.recv_multipart()[0]:
+    while b"given this host up" not in mute.recv_multipart()[1]:
         pass  # it was welcome at first
     mute.close(linger=0)
     context.term()
