@@ -135,8 +135,8 @@ class HeadClerk(Clerk):
         applicant = Member(identity, message)
         applicant.order.takes(content)
         reason = self._members.fault(message)
-        if reason:
-            self._refuse(applicant, reason)
+        if reason or self._members.is_crowded:
+            self._refuse(applicant, reason or "too many hosts ask to join at once", passes=not reason)
             return
         self._members.applicants[identity] = applicant
         self._consider(applicant)
@@ -151,7 +151,7 @@ class HeadClerk(Clerk):
             self._send(applicant, self._wanted)
         elif applicant.num_ticks > MOST_WAITING_TICKS:
             del self._members.applicants[applicant.identity]
-            self._refuse(applicant, self._members.obstacle(applicant.join))
+            self._refuse(applicant, self._members.obstacle(applicant.join), passes=True)
 
     def miss(self, frames: Sequence[Frame]) -> None:
         identity, *content = frames
@@ -168,7 +168,7 @@ class HeadClerk(Clerk):
         reason = found.fault or self._members.admit(member)
         self._members.applicants.pop(member.identity, None)
         if reason:
-            self._refuse(member, reason)
+            self._refuse(member, reason, passes=not found.fault)
             return
         member.fetches = found.fetches
         self._send(member, Welcome(member.host, self._num_hosts))
@@ -182,8 +182,8 @@ class HeadClerk(Clerk):
             self._send(member, Refused(cut(f"the head does not understand it: {reason}")))
             self._lose(member, f"was put out: {reason}")
 
-    def _refuse(self, member: Member, reason: str) -> None:
-        self._send(member, Refused(cut(reason)))
+    def _refuse(self, member: Member, reason: str, *, passes: bool) -> None:
+        self._send(member, Refused(cut(reason), passes))
         self._remark(f"{member.join.name} asked to join and was refused: {reason}")
 
     def _lose(self, member: Member, why: str) -> None:

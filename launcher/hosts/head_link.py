@@ -37,6 +37,7 @@ SHUT_SECONDS = (
 )
 EVENTS = (
     zmq.EVENT_CONNECTED
+    | zmq.EVENT_CLOSED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -46,7 +47,14 @@ EVENTS = (
 
 
 class HeadGone(Exception):
-    """The head is lost, or never was one for this host; the sentence goes behind its address."""
+    """The head is lost, or never was one for this host; the sentence goes behind its address.
+
+    passes: another try may find it otherwise.
+    """
+
+    def __init__(self, sentence: str, *, passes: bool = True) -> None:
+        super().__init__(sentence)
+        self.passes = passes
 
 
 class HeadLink(Clerk):
@@ -63,6 +71,7 @@ class HeadLink(Clerk):
             dial_with(socket, secret, JOINER)
         self._received: queue.SimpleQueue[FromHead] = queue.SimpleQueue()
         self._loss: str | None = None
+        self._passes = True  # the loss
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         self._num_silent_ticks, self._ticks_per_silence, self._ticks = 0, TICKS_PER_SILENCE, 0
         self._is_through = False
@@ -92,7 +101,7 @@ class HeadLink(Clerk):
         if self._post.failure is not None:
             raise HeadGone(f"can't be heard any more: {self._post.failure}")
         if self._loss is not None:
-            raise HeadGone(self._loss)
+            raise HeadGone(self._loss, passes=self._passes)
 
     def receive(self) -> FromHead | None:
         """Returns a message that has come, None where none has. Raises HeadGone once there are no others."""
@@ -115,7 +124,7 @@ class HeadLink(Clerk):
         try:
             message = decode_from_head(frames)
         except WireError as error:
-            self._lose(f"sent {error}")
+            self._lose(f"sent {error}", passes=False)
             return
         with self._order_lock:
             if isinstance(message, Beat):
@@ -141,20 +150,23 @@ class HeadLink(Clerk):
         if self._shut_since is not None and time.monotonic() - self._shut_since > SHUT_SECONDS:
             self._lose(
                 "takes no connection with this key: the key file is another one there, only one of the two"
-                " sides has one, or what listens there is no tplaunch"
+                " sides has one, or what listens there is no tplaunch",
+                passes=False,
             )
 
     def hear(self, event: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._is_through, self._shut_since = True, None
+        elif event == zmq.EVENT_CLOSED:  # nobody listens there now: who cut the last connection has ended
+            self._shut_since = None
         elif event == zmq.EVENT_DISCONNECTED and self._is_through:
             pass  # the silence will tell whether it was more than a moment
         elif event != zmq.EVENT_CONNECTED and not self._is_through and self._shut_since is None:
             self._shut_since = time.monotonic()
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, why: str, *, passes: bool = True) -> None:
         if self._loss is None:
-            self._loss = why
+            self._loss, self._passes = why, passes
             os.eventfd_write(self._wake, 1)
 
     def _put(self, message: FromHead) -> None:

@@ -68,6 +68,7 @@ class Membership:
     wanted_host: int
     wait_seconds: float | None  # for a head to be there; None for as long as it takes
     verbose: bool
+    asks_again: bool = False  # the last head put it off, which was said
 
 
 class Joiner:
@@ -110,7 +111,7 @@ class Joiner:
     def serve(self) -> str:
         """Does what the head asks for until that ends; returns its failure, or nothing.
 
-        Raises HeadGone where it is lost, and RunError where it does not want this host.
+        Raises HeadGone where it is lost or does not want this host, and RunError where this host can't do it.
         """
         self._await_head()
         while True:
@@ -127,7 +128,8 @@ class Joiner:
             raise HeadGone(f"can't be reached from here: {error.strerror}") from error
         self._address, interface = own, interface_of(own)
         warning = interface.warning()
-        say(f"joining {self._membership.head} by {interface.text}{f'; {warning}' if warning else ''}")
+        if not self._membership.asks_again:
+            say(f"joining {self._membership.head} by {interface.text}{f'; {warning}' if warning else ''}")
         memory = host_memory(len(self._choices))
         self._link.send(
             Join(
@@ -182,7 +184,7 @@ class Joiner:
 
     def _do(self, message: FromHead) -> None:
         if isinstance(message, Refused):
-            raise RunError(f"the head at {self._membership.head} does not take this host: {message.reason}")
+            raise HeadGone(f"does not take this host: {message.reason}", passes=message.passes)
         if isinstance(message, WantedModel):
             self._silence_seconds = message.silence_seconds
             self._link.send(self._find(message))

@@ -90,13 +90,18 @@ class Members:
         return next((member for member in self.everybody if member.identity == identity), None)
 
     def fault(self, join: Join) -> str:
-        """Says why a host can't take part, whatever places there are; nothing where it can."""
+        """Says why a host can never take part, whatever places there are; nothing where it can."""
         if (join.version, join.worker_version) != (PROTOCOL_VERSION, workers.PROTOCOL_VERSION):
             return (
                 f"it runs tplaunch {join.release} with another protocol than the head's"
                 f" {tplaunch.__version__}; install the same release on every host"
             )
-        return "too many hosts ask to join at once" if len(self.applicants) >= MAX_APPLICANTS else ""
+        return ""
+
+    @property
+    def is_crowded(self) -> bool:
+        """Tells whether too many hosts ask to join at once."""
+        return len(self.applicants) >= MAX_APPLICANTS
 
     def obstacle(self, join: Join) -> str:
         """Says why there is no place for a host now; nothing where there is one."""

@@ -55,9 +55,10 @@ class Join:
 
 @dataclass(frozen=True)
 class Refused:
-    """Head: you can't take part; the sentence says why."""
+    """Head: you can't take part; the sentence says why. passes: it may be otherwise later."""
 
     reason: str
+    passes: bool = False
 
 
 @dataclass(frozen=True)
