@@ -14,11 +14,13 @@ from tplaunch.launcher.config import HOSTS_GROUP, INSECURE_HELP, KEY_HELP
 from tplaunch.launcher.devices import select_devices
 from tplaunch.launcher.errors import EXIT_FAILURE, UsageError
 from tplaunch.launcher.hosts.addresses import Address, is_loopback, parse_address, resolved
+from tplaunch.launcher.hosts.fetching.cache import USUAL_BYTES
 from tplaunch.launcher.hosts.finder import FolderFinder
 from tplaunch.launcher.hosts.head_link import HeadGone
 from tplaunch.launcher.hosts.joiner import Joiner, Membership
 from tplaunch.launcher.hosts.safety import found_secret
 from tplaunch.launcher.lines import say
+from tplaunch.launcher.sizes import parse_model_cache
 
 REJOIN_SECONDS = (
     1.0  # between one head's end and asking for the next: where there is no network it ends at once
@@ -61,6 +63,16 @@ class JoinConfig:
         read=_paths,
         help="where to look for the head's model, also in folders below it; may stand several times",
     )
+    cache_bytes: int = option(
+        "--model-cache",
+        default=USUAL_BYTES,
+        default_text="200GB",
+        group=HOSTS_GROUP,
+        metavar="SIZE",
+        read=parse_model_cache,
+        help="what fetched models may take on the disk; the longest unused go, and those in use stay"
+        " (default: %(default)s)",
+    )
     rejoin: bool = option(
         "--rejoin",
         default=False,
@@ -98,7 +110,13 @@ def join(config: JoinConfig) -> int:
     while True:
         wait_seconds = config.wait_seconds if is_first or not config.rejoin else None
         membership = Membership(
-            head, secret, config.node_rank, wait_seconds, config.verbose, asks_again=bool(said)
+            head,
+            secret,
+            config.node_rank,
+            wait_seconds,
+            config.verbose,
+            config.cache_bytes,
+            asks_again=bool(said),
         )
         failure = ""
         try:

@@ -7,7 +7,7 @@ import select
 import socket
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import tplaunch
@@ -17,8 +17,11 @@ from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.headroom import check_headroom
 from tplaunch.launcher.hosts.addresses import Address, bracketed, own_address_towards
+from tplaunch.launcher.hosts.fetching.cache import USUAL_BYTES, model_in_use
 from tplaunch.launcher.hosts.fetching.facts import ModelFacts
 from tplaunch.launcher.hosts.fetching.job import FetchJob
+from tplaunch.launcher.hosts.fetching.obtain import models_cache
+from tplaunch.launcher.hosts.fetching.store import StoreError
 from tplaunch.launcher.hosts.finder import ModelError, ModelFinder
 from tplaunch.launcher.hosts.head_link import SILENCE_SECONDS, HeadGone, HeadLink
 from tplaunch.launcher.hosts.links import interface_of
@@ -68,6 +71,7 @@ class Membership:
     wanted_host: int
     wait_seconds: float | None  # for a head to be there; None for as long as it takes
     verbose: bool
+    cache_bytes: int = USUAL_BYTES  # of fetched models, as far as nobody uses them
     asks_again: bool = False  # the last head put it off, which was said
 
 
@@ -79,6 +83,7 @@ class Joiner:
         self._files: tuple[str, ...] = ()
         self._wanted: WantedModel | None = None  # to be fetched
         self._job: FetchJob | None = None  # the fetch that goes on, or comes next
+        self._model = ExitStack()  # the fetched one, in use
         self._told = (0, 0)  # how far it was when the head was told last
         self._silence_seconds = SILENCE_SECONDS
         self._run = 0
@@ -106,6 +111,7 @@ class Joiner:
             try:
                 self._stop(at_once=True, keeps_logs=kind is not None)
             finally:
+                self._model.close()
                 self._link.close()
 
     def serve(self) -> str:
@@ -214,6 +220,9 @@ class Joiner:
             if not wanted.port:
                 return FoundModel(cut(str(error)))
             self._wanted = wanted
+            with suppress(OSError, StoreError):  # the fetch will tell
+                self._model.close()  # that of an earlier wish
+                self._model.enter_context(model_in_use(models_cache() / wanted.model_hash))
             self._job = self._new_job(wanted)
             say(f"{wanted.name} is not here; this machine's part of it is fetched from the head")
             return FoundModel(fetches=True)
@@ -221,7 +230,8 @@ class Joiner:
 
     def _new_job(self, wanted: WantedModel) -> FetchJob:
         head, facts = self._membership.head, ModelFacts(wanted.model_hash, wanted.parts)
-        return FetchJob(facts, Address(head.host, wanted.port), self._membership.secret, FETCH_SECONDS)
+        server, most = Address(head.host, wanted.port), self._membership.cache_bytes
+        return FetchJob(facts, server, self._membership.secret, FETCH_SECONDS, most)
 
     def _look_after_fetch(self) -> None:
         """Tells the head how far the fetch is. Another may follow, for other ranks."""
