@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import sleep
 
 from tplaunch.coordinator.options import option
 from tplaunch.coordinator.serving.failures import RunError
-from tplaunch.launcher.config import HOSTS_GROUP, INSECURE_HELP, KEY_HELP
-from tplaunch.launcher.devices import select_devices
+from tplaunch.launcher.config import HOSTS_GROUP, INSECURE_HELP, KEY_HELP, MAX_MEMORY_HELP
+from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.errors import EXIT_FAILURE, UsageError
+from tplaunch.launcher.fitting.memory_places import check_caps
 from tplaunch.launcher.hosts.addresses import Address, is_loopback, parse_address, resolved
 from tplaunch.launcher.hosts.fetching.cache import USUAL_BYTES
 from tplaunch.launcher.hosts.finder import FolderFinder
@@ -20,7 +21,7 @@ from tplaunch.launcher.hosts.head_link import HeadGone
 from tplaunch.launcher.hosts.joiner import Joiner, Membership
 from tplaunch.launcher.hosts.safety import found_secret
 from tplaunch.launcher.lines import say
-from tplaunch.launcher.sizes import parse_model_cache
+from tplaunch.launcher.sizes import parse_max_memory, parse_model_cache
 
 REJOIN_SECONDS = (
     1.0  # between one head's end and asking for the next: where there is no network it ends at once
@@ -44,6 +45,14 @@ class JoinConfig:
         metavar="LIST",
         help="devices that take part, as `tplaunch devices` lists them, by index or name, one rank each; all,"
         " for each card once; cpu for NumPy (default: %(default)s)",
+    )
+    max_memory: Mapping[int | None, int] = option(  # bytes by device; None: the CPU's
+        "--max-memory",
+        default={},
+        group=HOSTS_GROUP,
+        metavar="INDEX=SIZE,...",
+        read=parse_max_memory,
+        help=MAX_MEMORY_HELP,
     )
     models: tuple[Path, ...] = option(
         "-m --model",
@@ -104,7 +113,7 @@ def join(config: JoinConfig) -> int:
     """
     head = _found_head(config)
     secret = found_secret(config.key, config.insecure, is_loopback(head.host), f"the head at {head}")
-    choices = select_devices(config.devices)
+    choices = _capped(select_devices(config.devices), config.max_memory)
     finder = FolderFinder(config.models, config.model_folders)
     is_first, said = True, ""  # what kept it out the last time
     while True:
@@ -135,6 +144,16 @@ def join(config: JoinConfig) -> int:
             return EXIT_FAILURE if failure else 0
         is_first = False
         sleep(REJOIN_SECONDS)
+
+
+def _capped(choices: Sequence[DeviceChoice], max_memory: Mapping[int | None, int]) -> list[DeviceChoice]:
+    """Returns the devices with what may be taken of them. Raises UsageError for caps of others."""
+    check_caps(choices, max_memory)
+    of_host = max_memory.get(None, 0)
+    return [
+        replace(choice, caps=(0 if choice.index is None else max_memory.get(choice.index, 0), of_host))
+        for choice in choices
+    ]
 
 
 def _found_head(config: JoinConfig) -> Address:

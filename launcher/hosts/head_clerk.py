@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from tplaunch.coordinator.wire import Frame, WireError
 from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.head_socket import open_post
-from tplaunch.launcher.hosts.measurements import StepsTimed
+from tplaunch.launcher.hosts.measurements import DeviceSpeed, StepsTimed
 from tplaunch.launcher.hosts.members import MAX_APPLICANTS, Member, Members
 from tplaunch.launcher.hosts.messages import (
     LAST_WORDS,
     Beat,
-    DeviceSpeed,
     End,
     Fetched,
     Fetching,

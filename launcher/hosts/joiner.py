@@ -25,11 +25,10 @@ from tplaunch.launcher.hosts.fetching.store import StoreError
 from tplaunch.launcher.hosts.finder import ModelError, ModelFinder
 from tplaunch.launcher.hosts.head_link import SILENCE_SECONDS, HeadGone, HeadLink
 from tplaunch.launcher.hosts.links import interface_of
-from tplaunch.launcher.hosts.measurements import AskEcho, AskSteps
+from tplaunch.launcher.hosts.measurements import AskEcho, AskSpeed, AskSteps
 from tplaunch.launcher.hosts.members import device_of
 from tplaunch.launcher.hosts.messages import (
     PROTOCOL_VERSION,
-    AskSpeed,
     End,
     Fetched,
     Fetching,
@@ -109,7 +108,8 @@ class Joiner:
                 self._link.send(Leave(cut(f"it failed: {fault_sentence(error) or error}")))
         finally:
             try:
-                self._stop(at_once=True, keeps_logs=kind is not None)
+                # As on the head's own host, a person who ends it needs no logs.
+                self._stop(at_once=True, keeps_logs=kind is not None and not isinstance(error, Signalled))
             finally:
                 self._model.close()
                 self._link.close()
@@ -150,6 +150,7 @@ class Joiner:
                 num_cores=len(os.sched_getaffinity(0)),
                 interface=interface,
                 wanted_host=self._membership.wanted_host,
+                max_memory=self._choices[0].caps[1],
             )
         )
         began, wait_seconds, is_said = time.monotonic(), self._membership.wait_seconds, False

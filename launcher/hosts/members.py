@@ -9,8 +9,8 @@ import tplaunch
 from tplaunch.coordinator import messages as workers
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.hosts.descriptions import HostDevice
-from tplaunch.launcher.hosts.measurements import StepsTimed
-from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, DeviceSpeed, Fetched, Join
+from tplaunch.launcher.hosts.measurements import DeviceSpeed, StepsTimed
+from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Fetched, Join
 from tplaunch.launcher.hosts.order import Order
 
 MAX_APPLICANTS = 64  # that are being admitted at once
@@ -151,6 +151,7 @@ def choice_of(device: HostDevice, host: int, join: Join) -> DeviceChoice:
         host=host,
         host_name=join.name,
         host_memory=(join.total_memory, join.available_memory, join.memory_limit),
+        caps=(device.max_bytes, join.max_memory),
     )
 
 
@@ -169,4 +170,5 @@ def device_of(choice: DeviceChoice) -> HostDevice:
         imports_memory=choice.imports_memory,
         kind=choice.kind,
         driver=choice.driver,
+        max_bytes=choice.caps[0],
     )

@@ -13,18 +13,16 @@ from typing import Union, get_args
 from tplaunch.coordinator import wire
 from tplaunch.coordinator.curve import SECRET_BYTES
 from tplaunch.coordinator.gguf.origin import model_hash
-from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.coordinator.wire import Frame, Int32s
 from tplaunch.launcher.hosts.descriptions import MAX_TEXT, HostDevice, WantedPart, check_bytes, check_text
 from tplaunch.launcher.hosts.links import Interface
-from tplaunch.launcher.hosts.measurements import AskEcho, AskSteps, StepsTimed
+from tplaunch.launcher.hosts.measurements import AskEcho, AskSpeed, AskSteps, DeviceSpeed, StepsTimed
 
 PROTOCOL_VERSION = 6  # of these messages; those to workers have one of their own, which is also compared
 MAX_FRAME_BYTES = 1 << 20
 NUMBER_BYTES = 8  # little-endian; 0 for a message that is not kept in order
 MAX_PARTS = 999  # files of a model
-MOST_SPEED = 1e18  # weights per second
 MAX_NUMBERS = 1 << 17  # of a FetchPart
 
 
@@ -43,10 +41,11 @@ class Join:
     num_cores: int
     interface: Interface  # by which it reaches the head
     wanted_host: int  # its number, where that is decided elsewhere; 0 for any
+    max_memory: int = 0  # bytes of its memory, as --max-memory there says; 0 for all
 
     def __post_init__(self) -> None:
         check_text(self.release, self.name, self.memory_limit)
-        check_bytes(self.total_memory, self.available_memory)
+        check_bytes(self.total_memory, self.available_memory, self.max_memory)
         if not 1 <= len(self.devices) <= MAX_RANKS:
             raise ValueError(f"{len(self.devices)} devices, where 1 to {MAX_RANKS} are possible")
         if not 0 <= self.num_cores <= 1 << 16 or not 0 <= self.wanted_host < MAX_RANKS:
@@ -149,34 +148,6 @@ class Fetched:
 
     def __post_init__(self) -> None:
         check_text(self.fault)
-
-
-@dataclass(frozen=True)
-class AskSpeed:
-    """Head: how fast is one of your devices, by its place in your list?"""
-
-    device: int
-    options: RankOptions
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.device < MAX_RANKS:
-            raise ValueError(f"the device {self.device}")
-
-
-@dataclass(frozen=True)
-class DeviceSpeed:
-    """Joiner: this fast. Otherwise the sentence says why that is not known."""
-
-    device: int
-    weights_per_second: float
-    fault: str = ""
-
-    def __post_init__(self) -> None:
-        check_text(self.fault)
-        if not 0 <= self.device < MAX_RANKS:
-            raise ValueError(f"the device {self.device}")
-        if not (self.fault or 0 < self.weights_per_second < MOST_SPEED):
-            raise ValueError(f"{self.weights_per_second} weights per second")
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,8 @@ class JoinedHosts(Hosts):
 
     def present(self, choices: Sequence[DeviceChoice], check: Callable[[], None]) -> list[DeviceChoice]:
         hosts = [choice.host for choice in choices]
+        if not self._config.restart_workers:  # with it another host may take a place
+            self._check_present(hosts)
         self._head.need({host: hosts.count(host) for host in hosts if host != HEAD})
         self._await(check)
         found = list(choices)
@@ -126,6 +128,13 @@ class JoinedHosts(Hosts):
             for place, choice in zip(places, same, strict=True):
                 found[place] = choice
         return found
+
+    def _check_present(self, hosts: Sequence[int]) -> None:
+        """hosts: of each rank. Raises RunError where one was lost since it joined."""
+        for rank, host in enumerate(hosts):
+            if host != HEAD and (lost := self._members[host].lost):
+                title = self._members[host].title
+                raise RunError(f"{title}, before its ranks were started: rank {rank} is lost: it {lost}")
 
     def measure(self, config: RunConfig, choice: DeviceChoice) -> float:
         if choice.host == HEAD:

@@ -10,7 +10,8 @@ import zmq
 
 from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.head_link import HeadLink
-from tplaunch.launcher.hosts.messages import DeviceSpeed, FromHead, Welcome, encode
+from tplaunch.launcher.hosts.measurements import DeviceSpeed
+from tplaunch.launcher.hosts.messages import FromHead, Welcome, encode
 from tplaunch.launcher.hosts.post import Clerk, Post
 
 

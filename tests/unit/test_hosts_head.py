@@ -20,10 +20,9 @@ from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.head import Head
 from tplaunch.launcher.hosts.head_link import HeadGone, HeadLink
 from tplaunch.launcher.hosts.keys import JOINER
+from tplaunch.launcher.hosts.measurements import AskSpeed, DeviceSpeed
 from tplaunch.launcher.hosts.members import Member
 from tplaunch.launcher.hosts.messages import (
-    AskSpeed,
-    DeviceSpeed,
     End,
     FoundModel,
     FromHead,

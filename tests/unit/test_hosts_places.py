@@ -13,7 +13,9 @@ from tests.models import LIMITS, SPEC, config_of, tensor_infos, tensor_shapes
 from tplaunch.collectives.arena import round_up_to_page
 from tplaunch.coordinator import messages as workers
 from tplaunch.coordinator.split.plan import make_plan
-from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.commands.join import JoinConfig, _capped
+from tplaunch.launcher.declared import declared_values
+from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.fit import RankBytes, bytes_in, rank_needs
 from tplaunch.launcher.fitting.memory_places import memory_places
@@ -162,6 +164,29 @@ def test_each_host_has_a_memory_of_its_own() -> None:
     assert places[3].capacity == 16 << 30 and places[3].usable == 9 << 30
     found = [RankBytes(1, 0, 0, partials=10 ** (rank + 1)) for rank in range(4)]
     assert bytes_in(places[1], found) == 1 + 110 and bytes_in(places[3], found) == 1 + 11000
+
+
+def test_each_host_has_caps_of_its_own() -> None:
+    cpu = replace(DEVICE, index=None, name="cpu", on_cpu=True, memory_bytes=0)
+    capped = replace(DEVICE, max_bytes=2 << 30)
+    join = replace(JOIN, devices=(capped, cpu), max_memory=3 << 30)
+    near = replace(choice_of(DEVICE, 0, JOIN), host=0)
+    far = [choice_of(device, 1, join) for device in join.devices]
+    places = memory_places([near, *far], {0: 4 << 30})
+    assert [place.capacity for place in places] == [4 << 30, 2 << 30, 3 << 30]
+    assert all(place.is_capped for place in places)
+    assert device_of(far[0]) == capped
+
+
+def test_caps_of_a_joining_host_are_of_its_devices() -> None:
+    options = parse_words(["join", "head", "--max-memory", "cpu=4GiB", "--devices", "cpu"])
+    config = JoinConfig(head="head", **declared_values(JoinConfig, options))
+    assert [choice.caps for choice in _capped(select_devices("cpu"), config.max_memory)] == [(0, 4 << 30)]
+    with pytest.raises(UsageError, match="--max-memory 7: the ranks are on"):
+        _capped(select_devices("cpu"), {7: 1})
+    words = ("--nnodes=2", "--node-rank=1", "--head=10.0.0.1", "--max-memory=cpu=1GiB", "--demo")
+    joins = take_place(options_of(*words), {})
+    assert joins is not None and joins.max_memory == {None: 1 << 30}
 
 
 def options_of(*words: str) -> argparse.Namespace:
