@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tplaunch
 from tplaunch.coordinator import messages as workers
@@ -16,7 +16,7 @@ from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.headroom import check_headroom
-from tplaunch.launcher.hosts.addresses import Address, bracketed, own_address_towards
+from tplaunch.launcher.hosts.addresses import Address, bracketed, own_address_towards, without_zone
 from tplaunch.launcher.hosts.fetching.cache import USUAL_BYTES, model_in_use
 from tplaunch.launcher.hosts.fetching.facts import ModelFacts
 from tplaunch.launcher.hosts.fetching.job import FetchJob
@@ -148,7 +148,7 @@ class Joiner:
                 available_memory=memory.available,
                 memory_limit=memory.limited_by,
                 num_cores=len(os.sched_getaffinity(0)),
-                interface=interface,
+                interface=replace(interface, address=without_zone(own)),
                 wanted_host=self._membership.wanted_host,
                 max_memory=self._choices[0].caps[1],
             )

@@ -22,6 +22,7 @@ from tplaunch.launcher.hosts.addresses import (
     Address,
     bracketed,
     is_any,
+    is_link_local,
     is_loopback,
     own_address_towards,
     parse_address,
@@ -262,9 +263,12 @@ def _own_address_towards(member: Member) -> str:
     try:
         return own_address_towards(address)
     except OSError as error:
+        advice = "hosts of a run need addresses that all of them reach, not behind a router that changes them"
+        if is_link_local(address):
+            advice = "--listen with this host's own such address, as [fe80::1%eth0], says by which interface"
         raise RunError(
-            f"{member.title} can't be reached at its own address {address} from here: {error.strerror}; hosts"
-            " of a run need addresses that all of them reach, not behind a router that changes them"
+            f"{member.title} can't be reached at its own address {address} from here: {error.strerror};"
+            f" {advice}"
         ) from error
 
 
@@ -280,5 +284,7 @@ def _say_how_to_join(config: RunConfig, listen: Address, secret: bytes | None) -
     count = config.hosts - 1
     say(f"waiting for {count} more host{'s' * (count > 1)}; on each of them run:")
     print(f"    tplaunch join {addresses[0]}{way}", file=sys.stderr, flush=True)
+    if is_link_local(addresses[0].host):
+        say("there, % stands before the name of that host's own interface to this one")
     if len(addresses) > 1:
         say(f"or, where they reach this one otherwise, with {', '.join(map(str, addresses[1:]))}")

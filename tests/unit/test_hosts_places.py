@@ -56,6 +56,7 @@ JOIN = Join(
         ("head.lan:99", Address("head.lan", 99)),
         ("[::1]", Address("::1", 5670)),
         ("[fd00::2]:5671", Address("fd00::2", 5671)),
+        ("[fe80::1%br-lan.5]:99", Address("fe80::1%br-lan.5", 99)),
     ],
 )
 def test_addresses(text: str, address: Address) -> None:
@@ -63,7 +64,9 @@ def test_addresses(text: str, address: Address) -> None:
     assert parse_address(str(address), "--listen") == address
 
 
-@pytest.mark.parametrize("text", ["", ":5670", "a:b", "a:0", "a:65536", "::1", "a b", "tcp://a:1"])
+@pytest.mark.parametrize(
+    "text", ["", ":5670", "a:b", "a:0", "a:65536", "::1", "a b", "tcp://a:1", "[fe80::1%]"]
+)
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(UsageError, match="an address is needed"):
         parse_address(text, "--listen")
