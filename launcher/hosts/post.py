@@ -19,9 +19,11 @@ import zmq
 
 from tplaunch.coordinator.curve import Socket
 from tplaunch.coordinator.wire import Frame
+from tplaunch.launcher.headroom import allow_descriptors
 
 TICKS_PER_SILENCE = 16  # how finely silence is measured
 MAX_BURST = 256  # messages that are taken in between two looks at the clock
+MAX_CONNECTIONS = 1 << 14  # of strangers, who are cut off in seconds; each takes some kilobytes
 LINGER_MILLISECONDS = 1000  # for last words
 
 
@@ -47,7 +49,12 @@ class Post:
     """The thread, from `start` to `close`."""
 
     def __init__(self, context: zmq.Context[Socket], socket: Socket, tick_seconds: float) -> None:
-        """The context and the socket belong to it from now on. The socket is not bound or connected yet."""
+        """The context and the socket belong to it from now on. The socket is not bound or connected yet.
+
+        Whoever has one takes part in a run over hosts, and with the processes that it starts gets room for
+        connections: at the limit of open files ZeroMQ's thread would try to accept the next one for ever.
+        """
+        allow_descriptors(MAX_CONNECTIONS)
         self._context, self._socket, self.tick_seconds = context, socket, tick_seconds
         self._socket.setsockopt(zmq.LINGER, LINGER_MILLISECONDS)
         self._outgoing: queue.SimpleQueue[Sequence[Frame]] = queue.SimpleQueue()
