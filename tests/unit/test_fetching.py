@@ -77,6 +77,15 @@ def test_a_second_run_fetches_nothing(wide: Fetched) -> None:
     wide.check(shares)
 
 
+def test_the_disk_takes_bytes_while_others_come(wide: Fetched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a fetch of many gigabytes ends with a long wait for the disk."""
+    saved: list[int] = []
+    monkeypatch.setattr(store, "SAVE_BYTES", 1 << 20)
+    monkeypatch.setattr(os, "fdatasync", saved.append)
+    num_bytes = wide.fetch(wide.shares(2)[1:])
+    assert num_bytes // (2 * (1 << 20)) <= len(saved) <= num_bytes // (1 << 20)
+
+
 def test_another_share_fetches_what_is_missing(wide: Fetched) -> None:
     first, second = wide.shares(2)
     num_bytes = wide.fetch([second])

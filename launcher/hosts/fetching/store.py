@@ -34,6 +34,7 @@ from tplaunch.launcher.hosts.fetching.server import digest, read_strips
 from tplaunch.worker.folders import is_own_folder, make_private
 
 SPARE_BYTES = 256 << 20  # of the disk, which stay free
+SAVE_BYTES = 16 << 20  # after so many the disk is made to take them
 VERIFIERS = 4  # threads
 FLAGS = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -59,6 +60,7 @@ class Store:
         self._journal_lock = threading.Lock()
         self._descriptors: list[int] = []  # of the journal, and of the files
         self._is_changed = False
+        self._unsaved = 0  # bytes, about, that the system may not have given to the disk
 
     def __enter__(self) -> Store:
         try:
@@ -189,6 +191,12 @@ class Store:
                 self._is_changed = True
                 _append(self._journal, record(Kept(block, found)))
                 self._mark(block)
+                self._unsaved += len(data)
+                saves = self._unsaved >= SAVE_BYTES
+                if saves:
+                    self._unsaved = 0
+            if saves:  # while other streams go on: at the end little is left to be waited for
+                os.fdatasync(self._files[strips.part])
         except OSError as error:
             raise self._failed(error) from error
 
