@@ -9,6 +9,7 @@ from collections.abc import Callable
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 
 PATIENCE = 120.0  # seconds for what takes a moment, on a slow machine that does much else
+SOON = 15.0  # for what must not wait for a timeout: a run's is 60 s by default
 
 
 def wait_for(condition: Callable[[], object], seconds: float = PATIENCE, complaint: str = "") -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.command_line import CommandLine
 from tests.conftest import environment_with
 from tests.drivers import FINDERS
+from tests.patience import end_of
 
 # Every split with two stories of the five, which other tests have all.
 SPLITS = [
@@ -202,7 +203,7 @@ def test_a_prompt_that_is_no_utf8(tplaunch: CommandLine, shared_dir: Path) -> No
     process = tplaunch.start(*options, env=environment)
     assert isinstance(process.stdin, io.TextIOWrapper)
     process.stdin.buffer.write(b"caf\xe9 \xe4\xb8\xad")
-    _, stderr = process.communicate(timeout=60)
+    stderr = end_of(process)
     assert process.returncode == 0, stderr
 
 
