@@ -17,7 +17,7 @@ import pytest
 from openai.types import Batch, FileObject
 
 from tests.fake_session import LIMITS, demo_model
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, wait_for
 from tests.server.test_ends import Held
 from tests.serving import ECHO, NAME, Served, expected, served
 from tplaunch.coordinator.server.access import Access, digest_of
@@ -252,13 +252,17 @@ def test_clients_who_wait_come_first(tmp_path: Path) -> None:
         held, requests = Held(server), server.opened.driver.session.requests
         batch = begin(client, *(line(f"{index}", prompt=[5], max_tokens=8) for index in range(20)))
         assert held.has_stepped.wait(PATIENCE)
-        while server.app.state.service.num_open < 3:
-            pass
+        service, step, found = server.app.state.service, requests.step, set[int]()
+        wait_for(lambda: service.num_open == 3)
+
+        def count() -> Any:
+            found.add(service.num_open)
+            return step()
+
+        requests.step = count  # type: ignore[method-assign]
         held.may_go_on.set()
-        most = 0
-        while client.batches.retrieve(batch.id).status not in ENDED:
-            most = max(most, server.in_loop(lambda: server.app.state.service.num_open))
-        assert 0 < most <= 3 and not len(requests)
+        ended(client, batch)
+        assert 3 in found and max(found) == 3 and not len(requests)
         assert client.completions.create(model=NAME, prompt=[7], max_tokens=2).choices
 
 

@@ -133,7 +133,7 @@ import sys
 from tplaunch.coordinator.messages import Hello
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.place import WorkerPlace
-control = ControlSocket(sys.argv[1], 1, WorkerPlace("/", "", bytes(range(32)), 0.5))
+control = ControlSocket(sys.argv[1], 1, WorkerPlace("/", "", bytes(range(32)), 1.0))
 control.send(Hello(1, 1))
 control.receive()
 """
@@ -149,7 +149,7 @@ def test_a_worker_ends_without_its_coordinator(tmp_path: Path) -> None:
     try:
         assert opened.receive(opened.clock() + 2 * WAITS) == (1, Hello(1, 1))
         with pytest.raises(subprocess.TimeoutExpired):
-            worker.wait(1.0)  # twice the silence that it bears
+            worker.wait(2.0)  # twice the silence that it bears
         opened.close()
         assert worker.wait(WAITS) == 1
     finally:
