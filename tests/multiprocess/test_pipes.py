@@ -45,17 +45,15 @@ def test_nobody_reads_at_all(tplaunch: CommandLine, arguments: tuple[str, ...]) 
     assert (process.stderr.read(), process.wait(PATIENCE)) == ("", 0)
 
 
-@pytest.mark.parametrize("options", [(), ("-v",), ("--ledger",)])
-def test_the_text_comes_where_nobody_reads_standard_error(
-    tplaunch: CommandLine, model: Path, options: tuple[str, ...]
-) -> None:
+def test_the_text_comes_where_nobody_reads_standard_error(tplaunch: CommandLine, model: Path) -> None:
     arguments = ("--devices", "cpu,cpu", model, "-p", "Once", "-n", "20", "--temperature", "0")
     expected = tplaunch(*arguments, check=True).stdout
-    process = tplaunch.start(*arguments, *options)
-    assert process.stdout is not None and process.stderr is not None
-    process.stderr.close()
-    assert process.stdout.read() == expected != ""
-    assert process.wait(PATIENCE) == 0
+    for options in ((), ("-v",), ("--ledger",)):
+        process = tplaunch.start(*arguments, *options)
+        assert process.stdout is not None and process.stderr is not None
+        process.stderr.close()
+        assert process.stdout.read() == expected != "", options
+        assert process.wait(PATIENCE) == 0
 
 
 def test_an_error_has_its_code_where_nobody_reads_it(tplaunch: CommandLine) -> None:
