@@ -63,7 +63,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "evaluation",
     ),
     "worker": (
-        "candidates faults folders formats process",
+        "beating candidates faults folders formats process",
         "head_watch place",
         "control ops",
         "buffers",
