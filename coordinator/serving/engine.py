@@ -78,7 +78,7 @@ class Engine:
         placement: Placement | None = None,
     ) -> None:
         """placement: of the plan's ranks, all on one host by default."""
-        self._stage = "starting"
+        self._activity = "starting"
         self._channel, self._origin, self._tensors = channel, origin, tuple(tensors)
         self._spec, self._plan, self._config = spec, plan, config
         self._placement = placement or placed(plan, (HEAD,) * len(plan))
@@ -98,7 +98,7 @@ class Engine:
         """Brings every worker from its Hello to Ready."""
         start_seconds = max(START_SECONDS, self._config.options.timeout_seconds)
         self._channel.greet(start_seconds)
-        self._stage = "loading"
+        self._activity = "loading"
         token = secrets.token_bytes(16)
         for share in self._plan:
             self._channel.send(share.rank, self._load_message(share, token))
@@ -113,7 +113,7 @@ class Engine:
         handovers = tuple(message.handovers for message in attached)
         self._channel.broadcast(Connect(endpoints, kinds, handovers))
         ready = self._await_ready(on_progress)
-        self._stage = "before the first step"
+        self._activity = "before the first step"
         return attached, ready
 
     def _load_message(self, share: RankShare, token: bytes) -> Load:
@@ -164,9 +164,9 @@ class Engine:
         return [ready[rank] for rank in range(len(self._plan))]
 
     @property
-    def stage(self) -> str:
+    def activity(self) -> str:
         """Says what the ranks are doing, for people."""
-        return self._stage
+        return self._activity
 
     @property
     def spec(self) -> ModelSpec:
@@ -195,7 +195,7 @@ class Engine:
         """Has the ranks compute a step; most_in_flight may be submitted before the first is collected."""
         self._in_flight.append((step, time.perf_counter()))
         self._last_number = step.number
-        self._stage = f"in step {step.number}"
+        self._activity = f"in step {step.number}"
         self._channel.broadcast(step)
         self._times.add_up()  # while the devices compute
         collect_if_due()
@@ -226,7 +226,7 @@ class Engine:
                 ) from error
         self._times.note(step, begin, answers, self._groups, padded(self._spec.embedding_length) * 4)
         ahead = self._in_flight
-        self._stage = f"in step {ahead[0][0].number}" if ahead else f"idle behind step {step.number}"
+        self._activity = f"in step {ahead[0][0].number}" if ahead else f"idle behind step {step.number}"
         return merge(
             step.wanted,
             step.logit_rows.size,
@@ -292,5 +292,5 @@ class Engine:
         self._times = other._times
 
     def shut_down(self) -> None:
-        self._stage = "ending"
+        self._activity = "ending"
         self._channel.broadcast(Shutdown())
