@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.garbage import collect_if_due
 from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
-from tplaunch.coordinator.measuring.step_times import GroupReduces, StepTimes, Taken, Totals
+from tplaunch.coordinator.measuring.step_times import GroupReduces, StepTimes, Taken, Totals, busy_seconds
 from tplaunch.coordinator.measuring.trace import Trace
 from tplaunch.coordinator.messages import (
     Attached,
@@ -32,6 +32,7 @@ from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.serving.inbox import Inbox
+from tplaunch.coordinator.serving.micro_batches import MicroBatches
 from tplaunch.coordinator.serving.sampling.results import (
     AnswerError,
     StepResult,
@@ -83,8 +84,8 @@ class Engine:
         self._spec, self._plan, self._config = spec, plan, config
         self._placement = placement or placed(plan, (HEAD,) * len(plan))
         self.num_stages = self._placement.num_stages
-        # A step for each stage, and one for the first to go on with while an answer is on its way.
         self.most_in_flight = most_in_flight(self.num_stages)
+        self.micro_batches = MicroBatches(self.num_stages, config.limits.max_decode_rows)
         self._last_stage = [share for share in plan if share.ends(spec)]  # those that have logits
         self._groups: Sequence[GroupReduces] = ()  # known once it is loaded
         self._inbox = Inbox(channel, 2 * self.most_in_flight)
@@ -225,6 +226,8 @@ class Engine:
                     share.rank, f"rank {share.rank} answered step {step.number} with {error}"
                 ) from error
         self._times.note(step, begin, answers, self._groups, padded(self._spec.embedding_length) * 4)
+        if self.num_stages > 1 and step.token_ids.size == step.logit_rows.size:
+            self.micro_batches.note(step.token_ids.size, busy_seconds(answers, self._groups))
         ahead = self._in_flight
         self._activity = f"in step {ahead[0][0].number}" if ahead else f"idle behind step {step.number}"
         return merge(

@@ -11,7 +11,7 @@ gives the same tokens.
 
 With several stages a step may be scheduled while others are under way: each rank runs them in order, so what
 is computed counts as soon as its step is sent. A sequence whose next token is awaited waits; its prompt does
-not, which goes on chunk by chunk. Those that decode are dealt out over as many steps as there are stages, and
+not, which goes on chunk by chunk. Those that decode are dealt out over steps as micro_batches.py has it, and
 long prompts over more, so that all stages have something to do.
 """
 
@@ -27,6 +27,7 @@ import numpy.typing as npt
 from tplaunch.coordinator.messages import NO_INTEGERS, Step, Wanted
 from tplaunch.coordinator.serving.counts import Counts
 from tplaunch.coordinator.serving.kv_memory import KVMemory
+from tplaunch.coordinator.serving.micro_batches import Cut, MicroBatches
 from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
 from tplaunch.coordinator.split.limits import Limits
 
@@ -41,9 +42,15 @@ class Scheduler:
     """Holds the sequences; `schedule` picks the runs of a step, `finish` takes note of its result."""
 
     def __init__(
-        self, limits: Limits, memory: KVMemory, counts: Counts | None = None, num_stages: int = 1
+        self,
+        limits: Limits,
+        memory: KVMemory,
+        counts: Counts | None = None,
+        micro_batches: MicroBatches | None = None,
     ) -> None:
-        self._limits, self._memory, self._num_stages = limits, memory, num_stages
+        self._limits, self._memory = limits, memory
+        self._micro_batches = micro_batches or MicroBatches(1)
+        self._num_stages = self._micro_batches.num_stages
         self._counts = counts or Counts()
         self._waiting: list[Sequence] = []  # by arrival
         self._running: list[Sequence] = []  # by arrival
@@ -74,10 +81,11 @@ class Scheduler:
         self._admit()
         self._num_steps += 1
         runs: list[ScheduledRows] = []
-        rows_left, logits_left = self._most_rows(), self._limits.max_logit_rows
-        for group in self._by_turn():
+        cut = self._decode_cut()
+        rows_left, logits_left = self._most_rows(cut), self._limits.max_logit_rows
+        for group in self._by_turn(cut):
             most = self._share_of_first(group, rows_left, logits_left)
-            runs_left = self._most_runs(group)
+            runs_left = self._most_runs(group, cut)
             for sequence in group:
                 if not rows_left or not runs_left:
                     break
@@ -127,28 +135,32 @@ class Scheduler:
         sequence.was_admitted = True
         return True
 
-    def _most_rows(self) -> int:
+    def _decode_cut(self) -> Cut:
+        """How those that decode are dealt out over steps, those that await a token in others among them."""
+        num_decoding = sum(sequence.num_waiting <= 1 for sequence in self._running)
+        if num_decoding < len(self._running):  # chunks of prompts go along, whose time is another
+            return self._micro_batches.usual_cut(num_decoding)
+        return self._micro_batches.cut(num_decoding)
+
+    def _most_rows(self, cut: Cut) -> int:
         """Rows of a step: with several stages so few that all of these have something to do."""
         if self._num_stages == 1:
             return self._limits.max_rows
         num_tokens = sum(len(sequence.tokens) for sequence in self._running if sequence.num_waiting > 1)
         chunk = max(MIN_CHUNK, -(-num_tokens // (STEPS_A_STAGE * self._num_stages)))
-        return min(self._limits.max_rows, self._num_decoding + chunk)
+        return min(self._limits.max_rows, cut.rows + chunk)
 
-    def _most_runs(self, group: SequenceOf[Sequence]) -> int:
+    def _most_runs(self, group: SequenceOf[Sequence], cut: Cut) -> int:
         """Sequences of a group that a step has: of those that decode its part, where there are stages."""
         decodes = self._num_stages > 1 and group and group[0].num_waiting == 1
-        return self._num_decoding if decodes else len(group)
+        return cut.rows if decodes else len(group)
 
-    @property
-    def _num_decoding(self) -> int:
-        """Sequences that decode in each step, those that await a token in others among them."""
-        return -(-sum(sequence.num_waiting <= 1 for sequence in self._running) // self._num_stages)
-
-    def _by_turn(self) -> Iterator[list[Sequence]]:
+    def _by_turn(self, cut: Cut) -> Iterator[list[Sequence]]:
         """All that run: those that decode and the prompts, those first whose turn it is."""
         decode = [sequence for sequence in self._running if sequence.num_waiting == 1]
         prefill = [sequence for sequence in self._running if sequence.num_waiting > 1]
+        if not prefill and len(decode) < cut.last_rows:
+            decode = []  # they wait for those that are on their way, to go on together
         decode.sort(key=lambda sequence: sequence.last_step)
         is_overdue = prefill and self._num_steps - 1 - prefill[0].last_step > len(decode)
         prefill[1:] = sorted(prefill[1:], key=lambda one: min(one.num_waiting, prefill[0].num_waiting))
