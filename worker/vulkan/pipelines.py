@@ -1,10 +1,16 @@
-"""Compute pipelines by kernel name, made when they are first used."""
+"""Compute pipelines by kernel name, made when they are first used, or several at once by threads."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from tplaunch.shaders.load import load_kernel
 from tplaunch.worker.vulkan.api import Handle, array, call, create, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.pipeline_cache import PipelineCache
 
 MAX_PUSH_BYTES = 128  # of push constants, what every device has
 
@@ -12,8 +18,9 @@ MAX_PUSH_BYTES = 128  # of push constants, what every device has
 class Pipelines:
     """Compiled kernels by name. All share one layout: push constants, and no descriptor sets."""
 
-    def __init__(self, context: Context) -> None:
-        self._device = context.device
+    def __init__(self, context: Context, folder: Path | None = None) -> None:
+        """folder: for what the driver compiles, to be found by later starts."""
+        self._device, self._cache = context.device, PipelineCache(context, folder)
         self._pipelines: dict[str, Handle] = {}
         constants = struct(
             "VkPushConstantRange", stageFlags=vk.VK_SHADER_STAGE_COMPUTE_BIT, offset=0, size=MAX_PUSH_BYTES
@@ -25,6 +32,19 @@ class Pipelines:
         if name not in self._pipelines:
             self._pipelines[name] = self._compile(load_kernel(name))
         return self._pipelines[name]
+
+    def make(self, names: Iterable[str]) -> None:
+        """Makes those of the pipelines that are missing, by as many threads as this process has cores."""
+        missing = [name for name in dict.fromkeys(names) if name not in self._pipelines]
+        num_threads = min(len(missing), len(os.sched_getaffinity(0)))
+        if num_threads > 1:
+            with ThreadPoolExecutor(num_threads) as pool:
+                made = pool.map(self._compile, map(load_kernel, missing))
+                self._pipelines.update(zip(missing, made, strict=True))
+
+    def keep(self) -> None:
+        """Writes what the driver has compiled to the folder's file."""
+        self._cache.save()
 
     def _compile(self, module: bytes) -> Handle:
         code = ffi.new("uint32_t[]", len(module) // 4)
@@ -40,7 +60,8 @@ class Pipelines:
         pipeline_info = struct("VkComputePipelineCreateInfo", stage=stage[0], layout=self.layout)
         pipeline = array("VkPipeline", [ffi.NULL])
         try:
-            call("vkCreateComputePipelines", self._device, ffi.NULL, 1, pipeline_info, ffi.NULL, pipeline)
+            cache = self._cache.handle
+            call("vkCreateComputePipelines", self._device, cache, 1, pipeline_info, ffi.NULL, pipeline)
         finally:
             lib.vkDestroyShaderModule(self._device, shader, ffi.NULL)
         return pipeline[0]
@@ -49,4 +70,5 @@ class Pipelines:
         for pipeline in self._pipelines.values():
             lib.vkDestroyPipeline(self._device, pipeline, ffi.NULL)
         self._pipelines.clear()
+        self._cache.close()
         lib.vkDestroyPipelineLayout(self._device, self.layout, ffi.NULL)
