@@ -63,7 +63,7 @@ class EngineConfig:
 
 
 class Engine:
-    """Runs a model on workers that have dialled in: each runs its part of all steps, as they were submitted."""
+    """Runs a model on workers that have dialled in; each does its part of the steps, in their order."""
 
     def __init__(
         self,

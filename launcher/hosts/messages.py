@@ -19,7 +19,7 @@ from tplaunch.launcher.hosts.descriptions import MAX_TEXT, HostDevice, WantedPar
 from tplaunch.launcher.hosts.links import Interface
 from tplaunch.launcher.hosts.measurements import AskEcho, AskSteps, StepsTimed
 
-PROTOCOL_VERSION = 5  # of these messages; those to workers have one of their own, which is also compared
+PROTOCOL_VERSION = 6  # of these messages; those to workers have one of their own, which is also compared
 MAX_FRAME_BYTES = 1 << 20
 MAX_PARTS = 999  # files of a model
 MOST_SPEED = 1e18  # weights per second
