@@ -148,7 +148,7 @@ class VulkanDevice:
             places,
             self._partials_layout,
             self._limits,
-            info.max_subgroup_size,
+            info.sizes.widest,
             info.max_invocations,
             self._selection,
             self._context.matrix_size,
