@@ -1,8 +1,8 @@
 """What `tplaunch plan` predicts of two joined hosts, against what a run on them reaches, on the same link.
 
 Both are measured in turn. Other programs only make both slower: a step has some ten messages, each of which
-wakes another process, and few steps are undisturbed. So the best step counts, and the best of some turns. Where
-others keep the cores busy all the time, nothing can be said.
+wakes another process, and few steps are undisturbed. So the best step counts, and the best of some turns.
+Where others keep the cores busy all the time, nothing can be said.
 """
 
 from __future__ import annotations
