@@ -1,4 +1,4 @@
-"""What `tplaunch plan` predicts of two joined hosts, against what a run on them reaches, on the same link.
+"""The speed that `tplaunch plan` predicts of two joined hosts, against that of a run, on the same link.
 
 Both are measured in turn. Other programs only make both slower: a step has some ten messages, each of which
 wakes another process, and few steps are undisturbed. So the best step counts, and the best of some turns.
