@@ -48,7 +48,7 @@ def test_nothing_stays_behind_where_a_measurement_ends_early(hosts: MakeHosts, t
     key = make_key(head_host, tmp_path)
     head = head_host.start_tplaunch(
         *("plan", "--hosts", "2", "--key", key, "--devices", "cpu", "--context", "64"),
-        *("--prompt-tokens", "32", DEMO),
+        *("--prompt-tokens", "32", "--anew", DEMO),
     )
     joiner = start_joiner(other, head)
     wait_for(lambda: _job_on(other), "no process measures steps on the other host")
