@@ -148,7 +148,9 @@ def test_every_sum_norm_of_short_and_long_rows(
 ) -> None:
     """Rows that fit in registers, and rows that don't; the sums are NumPy's bits."""
     case = sum_norm_case(width, rows, rows, num_partials, parity, in_place, seed)
-    op = dataclasses.replace(case.ops[0], norm=norm or "rms", weight=norm and "weight")
+    (op,) = case.ops
+    assert isinstance(op, SumNorm)
+    op = dataclasses.replace(op, norm=norm or "rms", weight=norm and "weight")
     case = dataclasses.replace(case, ops=(op,))
     expected = case.run(NumpyDevice(case.limits))
     with pytest.MonkeyPatch.context() as patch:

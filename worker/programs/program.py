@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from tplaunch.worker.ops.common import Op
+from tplaunch.worker.ops.exchange import Gather
 
 
 class Phase(Enum):
@@ -47,6 +49,11 @@ class Program:
     rows: int
     logit_rows: int
     segments: tuple[Segment, ...]
+
+    @cached_property
+    def num_gathers(self) -> int:
+        """The exchanges that devices make among themselves."""
+        return sum(isinstance(op, Gather) for segment in self.segments for op in segment.ops)
 
     @property
     def num_all_reduces(self) -> int:

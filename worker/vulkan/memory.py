@@ -174,11 +174,15 @@ class Memory:
             target.block, [(target.offset + offset, nbytes) for offset, nbytes in places], write
         )
 
+    def release(self, block: Block) -> None:
+        """Frees a block that holds no named buffer."""
+        self._blocks.remove(block)
+        free(self._context, block)
+
     def free_staging(self) -> None:
         """Frees the staging memory when loading is over: no step needs it."""
         for block in self._staging.give_back():
-            self._blocks.remove(block)
-            free(self._context, block)
+            self.release(block)
 
     def close(self) -> None:
         """Frees everything; views of it must not be used any more."""

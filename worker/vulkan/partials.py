@@ -48,17 +48,7 @@ class ImportedPartials:
     def __init__(self, context: Context, arena: Bytes, write_slot: int) -> None:
         self._context = context
         self._arena = arena  # stays mapped as long as the device may write to it
-        alignment = context.info.import_alignment
-        if not alignment:
-            raise DeviceError("the driver can't import host memory")
-        # Whole pages around the arena: they belong to its mapping.
-        start = arena.ctypes.data // alignment * alignment
-        distance = arena.ctypes.data - start
-        nbytes = -(-(distance + arena.nbytes) // alignment) * alignment
-        if nbytes > context.info.max_allocation:
-            limit = context.info.max_allocation
-            raise DeviceError(f"the arena has {nbytes} bytes, the largest import {limit}")
-        self._block = import_host_memory(context, start, nbytes)
+        self._block, distance = import_pages(context, arena)
         self.address = self._block.address + distance
         try:
             self._probe(arena[0, write_slot], distance + write_slot * arena.shape[2])
@@ -113,6 +103,23 @@ class StagedPartials:
 
     def close(self) -> None:
         pass  # the memory frees it
+
+
+def import_pages(context: Context, memory: Bytes) -> tuple[Block, int]:
+    """Imports the whole pages around some of the host's memory, which belong to its mapping.
+
+    Returns them with the offset of that memory. Raises DeviceError where the driver refuses.
+    """
+    alignment = context.info.import_alignment
+    if not alignment:
+        raise DeviceError("the driver can't import host memory")
+    start = memory.ctypes.data // alignment * alignment
+    distance = memory.ctypes.data - start
+    nbytes = -(-(distance + memory.nbytes) // alignment) * alignment
+    if nbytes > context.info.max_allocation:
+        limit = context.info.max_allocation
+        raise DeviceError(f"the arena has {nbytes} bytes, the largest import {limit}")
+    return import_host_memory(context, start, nbytes), distance
 
 
 def import_host_memory(context: Context, pointer: int, nbytes: int) -> Block:

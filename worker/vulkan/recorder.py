@@ -15,6 +15,7 @@ from tplaunch.worker.vulkan.dispatch.table import dispatch
 from tplaunch.worker.vulkan.memory import Slice
 from tplaunch.worker.vulkan.pipelines import Pipelines
 from tplaunch.worker.vulkan.timestamps import Timestamps
+from tplaunch.worker.vulkan.waiting import EndWord
 
 
 class Hazards:
@@ -67,12 +68,24 @@ class Recorder:
         # (stages before, stages after, what is made visible)
         self._at_begin = (host | compute, started, from_host)
         self._between = (compute, compute, memory_barrier(writes, both))
-        self._at_end = (compute, host, memory_barrier(writes, vk.VK_ACCESS_HOST_READ_BIT))
+        transfer, filled = vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_ACCESS_TRANSFER_WRITE_BIT
+        seen = vk.VK_ACCESS_HOST_READ_BIT
+        self._at_end = (compute, host, memory_barrier(writes, seen))
+        # The host reads what was computed as soon as it sees the word, so that goes first.
+        self._before_word = (compute, host | transfer, memory_barrier(writes, seen | filled))
+        self._after_word = (transfer, host, memory_barrier(filled, seen))
 
     def record(
-        self, program: Program, context: DispatchContext, timestamps: Timestamps | None = None
+        self,
+        program: Program,
+        context: DispatchContext,
+        timestamps: Timestamps | None = None,
+        end_word: EndWord | None = None,
     ) -> Handle:
-        """A C array with the command buffer of every segment, between timestamps where there are any."""
+        """A C array with the command buffer of every segment, between timestamps where there are any.
+
+        end_word: what each segment but the last one sets at its end.
+        """
         buffers = self._context.command_buffers(len(program.segments))
         for index, segment in enumerate(program.segments):
             call("vkBeginCommandBuffer", buffers[index], struct("VkCommandBufferBeginInfo"))
@@ -81,6 +94,10 @@ class Recorder:
             self._record_segment(buffers[index], segment, context)
             if timestamps is not None:
                 timestamps.put_end(buffers[index], index)
+            if end_word is not None and index + 1 < len(program.segments):
+                put_barrier(buffers[index], *self._before_word)
+                end_word.put(buffers[index], index)
+                put_barrier(buffers[index], *self._after_word)
             call("vkEndCommandBuffer", buffers[index])
         return buffers
 

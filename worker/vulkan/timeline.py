@@ -14,6 +14,7 @@ from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 from tplaunch.worker.device import DeviceError
 from tplaunch.worker.vulkan.api import Handle, array, check, create, ffi, lib, result_name, struct, vk
 from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.waiting import EndWord, Look, poll, spin
 
 DRAIN_SECONDS = 10.0
 LOOK_NANOSECONDS = int(LOOK_SECONDS * 1e9)
@@ -85,6 +86,9 @@ class Timeline:
             pValues=self._wait_value,
         )
         self._signal_info = struct("VkSemaphoreSignalInfo", semaphore=self._allowed)
+        self._poll = poll(self._device, self._ended)
+        self._looks: tuple[Look, Look] | None = None  # at a segment and at the last one, while still awake
+        self.end_word: EndWord | None = None  # what is recorded at the end of segments
         # Looked up once: each is called between a segment's end and the next one's beginning.
         self._wait, self._signal = lib.vkWaitSemaphores, lib.vkSignalSemaphore
 
@@ -93,6 +97,16 @@ class Timeline:
         return create(
             "vkCreateSemaphore", "VkSemaphore", self._device, struct("VkSemaphoreCreateInfo", pNext=kind)
         )
+
+    def wait_by(self, way: str, end_word: EndWord | None = None) -> None:
+        """From now on waits so: "block" asleep, or awake at first by "poll", or by the "word".
+
+        By the word only for what was recorded with it.
+        """
+        assert (way == "word") == (end_word is not None), f"waiting by {way} and {end_word}"
+        self.end_word = end_word
+        between = self._poll if end_word is None else end_word.look
+        self._looks = None if way == "block" else (between, self._poll)
 
     def submission(self, commands: Handle) -> Submission:
         """Made once per program."""
@@ -103,6 +117,8 @@ class Timeline:
         if self._current is not None:
             self._base += self._current.num_segments
         self._current = submission
+        if self.end_word is not None:
+            self.end_word.reset()
         submission.begin_at(self._base)
         self._queue_segments(0, submission.num_segments if self._submit_ahead else 1)
 
@@ -123,7 +139,12 @@ class Timeline:
 
     def wait(self, segment: int) -> None:
         """Raises DeviceError when the segment does not end in time, or the device is lost."""
-        status = self._wait_for(self._base + segment + 1, self._timeout_seconds)
+        at_end = self._base + segment + 1
+        if self._looks is not None and self._current is not None:
+            look = self._looks[segment + 1 == self._current.num_segments]
+            if spin(lambda: look(segment, at_end)):
+                return
+        status = self._wait_for(at_end, self._timeout_seconds)
         if status != SUCCESS:
             self._refuse_wait(segment, status)
 

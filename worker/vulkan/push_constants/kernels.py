@@ -63,6 +63,23 @@ class SumSlicePush(Structure):
     ]
 
 
+class GatherPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("gathered", Address),
+        ("words", Address),
+        ("stop", Address),
+        ("exchange", Address),
+        ("slot_stride", c_uint32),
+        ("words_stride", c_uint32),
+        ("row_length", c_uint32),
+        ("rank", c_uint32),
+        ("num_ranks", c_uint32),
+        ("index", c_uint32),
+        ("num_threads", c_uint32),
+    ]
+
+
 class QuantizePush(Structure):
     _fields_ = [
         ("step", Address),
@@ -112,7 +129,12 @@ class ActivatePush(Structure):
     ]
 
 
-FAMILY_PUSH_CONSTANTS = {"matvec": MatMulPush, "matmul": MatMulPush, "attention": AttentionPush}
+FAMILY_PUSH_CONSTANTS = {
+    "matvec": MatMulPush,
+    "matmul": MatMulPush,
+    "attention": AttentionPush,
+    "gather": GatherPush,
+}
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
     "quantize_q8": QuantizePush,
