@@ -53,7 +53,7 @@ class SharedRanks:
         make_flags: MakeFlags,
         extra_bytes: int = 0,
     ) -> None:
-        """ranks: of all members, for errors. slot_bytes and extra_bytes, which lie behind the arena: whole pages.
+        """ranks: of all members, for errors. slot_bytes, and extra_bytes behind the arena: whole pages.
 
         Raises CollectiveError.
         """

@@ -127,8 +127,8 @@ class RankOptions:
         default=WAITINGS[0],
         group="debugging",
         choices=WAITINGS,
-        help="how an all-reduce finds a device's part done: the host asleep in the driver, polling it, or looking"
-        " at a word that the device writes; or devices exchange among themselves (default: what is faster)",
+        help="how an all-reduce finds a device's part done: the host sleeps in the driver, polls it, or looks"
+        " at a word that the device writes; or devices exchange among themselves (default: the fastest)",
     )
     without: tuple[str, ...] = option(
         "--without",

@@ -85,6 +85,7 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
                 worker.device.imports_partials,
                 worker.copy_bandwidth,
                 tuple(worker.notes),
+                worker.tells_prompts_apart,
             )
         )
         with collected_by_hand():
@@ -140,6 +141,11 @@ class Worker:
         log.info("rank %d of %d on %s", load.share.rank, load.placement.num_ranks, self.device.name)
         self._runner = SegmentRunner(self.device, self.collective)
 
+    @property
+    def tells_prompts_apart(self) -> bool:
+        """Tells if rows of prompts are computed in other ways than generated ones."""
+        return self._programs.tells_prompts_apart
+
     def connect(self, peers: Connect) -> None:
         """Meets the ranks of its own stage, and those that hand over to it, or that it hands over to."""
         group = self._load.group
@@ -160,7 +166,7 @@ class Worker:
         )
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.options.measure_copy else 0.0
-        self.notes = self._prove()
+        self.notes = [*self._prove()]
         if isinstance(self.device, TunableDevice):
             self.device.tune(self._programs.build(1, 1))
         weights = weight_buffers(self._shards)
@@ -185,7 +191,7 @@ class Worker:
             if time.monotonic() - reported > 0.1:
                 control.send(Progress(done, total))
                 reported = time.monotonic()
-        self.device.finish_loading()
+        self.notes += self.device.finish_loading()
         control.send(Progress(total, total))
         log.info("%d bytes of weights loaded in %.2f s", total, time.monotonic() - started)
 
@@ -197,7 +203,10 @@ class Worker:
         buckets = {1, min(2, limits.max_rows), limits.max_rows}  # between them nothing else begins
         return self.device.prove(
             [
-                self._programs.build(rows, min(rows, limits.max_logit_rows), large=rows == limits.max_rows)
+                self._programs.build(
+                    rows, min(rows, limits.max_logit_rows), of_prompts, large=rows == limits.max_rows
+                )
+                for of_prompts in (False, True)[: 1 + self._programs.tells_prompts_apart]
                 for rows in sorted(buckets)
             ]
         )
@@ -207,7 +216,7 @@ class Worker:
         self._writer = StepWriter(self.device, self.weights, self._load)
         self._copier = BlockCopier(self.device, self._load)
         self._ends = StageEnds(self.device, self.handover, self._load)
-        self._programs.program(1, 1)
+        self._programs.program(1, 1, of_prompts=False)
         place = (
             "written straight to host memory" if self.device.imports_partials else "copied by way of the host"
         )
@@ -264,9 +273,9 @@ class Worker:
         device = [] if times is None else account_for_device(ledger, host, times)
         return [*host, *device] if self._load.options.trace else device
 
-    def _sizes(self, step: Step) -> tuple[int, int]:
-        """Rows of a step, and those with logits."""
-        return step.token_ids.size, self._ends.num_logit_rows(step)
+    def _sizes(self, step: Step) -> tuple[int, int, bool]:
+        """Rows of a step, those with logits, and whether they are of prompts."""
+        return step.token_ids.size, self._ends.num_logit_rows(step), step.of_prompts
 
     def _run(self, program: Program, step: Step, clock: StepClock) -> None:
         """Where devices waited for each other in vain, they compute the step again with the hosts' help."""

@@ -70,27 +70,25 @@ def _end() -> NoReturn:
     os._exit(1)
 
 
-def beat(descriptor: int, seconds: float) -> None:
-    """Writes a byte to a pipe every so many seconds, from a thread that no device can hold up."""
-
-    def write() -> None:
-        with contextlib.suppress(OSError):  # nobody has its other end any more
-            while True:
-                with contextlib.suppress(BlockingIOError):  # nobody has read it for hours
-                    os.write(descriptor, b".")
-                time.sleep(seconds)
-
-    threading.Thread(target=write, name="tplaunch beats", daemon=True).start()
-
-
 def wants_to_run(process_id: int) -> bool:
     """Tells whether a thread of a process runs or waits for a core, so that it is slow, and not stuck."""
+    return "R" in _thread_states(process_id)
+
+
+def is_stopped(process_id: int) -> bool:
+    """Tells whether a process was stopped by a signal or a debugger, with all of its threads."""
+    states = _thread_states(process_id)
+    return bool(states) and states <= {"T", "t"}
+
+
+def _thread_states(process_id: int) -> set[str]:
+    """Returns the states of a process's threads, as letters of proc(5)."""
+    found = set()
     for task in Path(f"/proc/{process_id}/task").glob("*/stat"):
         with contextlib.suppress(OSError):  # it has ended
             # proc(5): the state stands behind the name in parentheses, which may hold some itself.
-            if task.read_text(errors="replace").rpartition(")")[2].split()[0] == "R":
-                return True
-    return False
+            found.add(task.read_text(errors="replace").rpartition(")")[2].split()[0])
+    return found
 
 
 def pin(cores: list[int]) -> None:

@@ -43,9 +43,12 @@ class RunPrograms:
         self.large_bytes = NEVER
         self.by_device = False
         self._vain_waits = 0
-        self._made: dict[tuple[int, int, bool], Program] = {}
+        self.tells_prompts_apart = load.limits.activations == "f16"
+        self._made: dict[tuple[int, int, bool, bool], Program] = {}
 
-    def program(self, num_rows: int, num_logit_rows: int, by_hosts: bool = False) -> Program:
+    def program(
+        self, num_rows: int, num_logit_rows: int, of_prompts: bool, by_hosts: bool = False
+    ) -> Program:
         """The program of the rows' bucket; `by_hosts` in which no devices exchange among themselves."""
         limits = self._load.limits
         rows, logit_rows = (
@@ -53,9 +56,12 @@ class RunPrograms:
             row_bucket(num_logit_rows, limits.max_logit_rows),
         )
         by_device = self.by_device and not by_hosts
-        key = (rows, logit_rows, by_device)
+        of_prompts = of_prompts and self.tells_prompts_apart
+        key = (rows, logit_rows, of_prompts, by_device)
         if key not in self._made:
-            program = self.build(rows, logit_rows, large=rows * self._row_length * 4 >= self.large_bytes)
+            program = self.build(
+                rows, logit_rows, of_prompts, large=rows * self._row_length * 4 >= self.large_bytes
+            )
             if by_device and can_exchange(program, self._row_length):
                 program = with_exchanges(program)
             self._device.prepare(program)
@@ -70,7 +76,7 @@ class RunPrograms:
             log.warning("devices have waited in vain so often that hosts exchange for them from now on")
             self.by_device = False
 
-    def build(self, rows: int, logit_rows: int, large: bool = False) -> Program:
+    def build(self, rows: int, logit_rows: int, of_prompts: bool = False, large: bool = False) -> Program:
         """Builds a program; `large` whose all-reduces are not one-shot."""
         load = self._load
         return build_program(
@@ -82,5 +88,6 @@ class RunPrograms:
             logit_rows,
             activations=load.limits.activations,
             shares_routing=self._shares_routing,
+            of_prompts=of_prompts,
             **way(self._collective, large),
         )

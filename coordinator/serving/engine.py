@@ -92,6 +92,7 @@ class Engine:
         self._collected = 0  # the number of the step that was collected last
         self._last_number = 0  # of the last step
         self.devices: tuple[str, ...] = ()  # the ranks' by name, once it is loaded
+        self.tells_prompts_apart = False  # whether any rank does, once it is loaded
         self._times = StepTimes(len(plan), Trace() if config.options.trace else None)
 
     def load(self, on_progress: OnProgress) -> tuple[list[Attached], list[Ready]]:
@@ -113,6 +114,7 @@ class Engine:
         handovers = tuple(message.handovers for message in attached)
         self._channel.broadcast(Connect(endpoints, kinds, handovers))
         ready = self._await_ready(on_progress)
+        self.tells_prompts_apart = any(message.tells_prompts_apart for message in ready)
         self._stage = "before the first step"
         return attached, ready
 

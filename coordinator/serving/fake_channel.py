@@ -41,8 +41,8 @@ class FakeChannel(Channel):
     `fails_after` messages. Of the logit rows of a step those in `spoil_rows` become NaN.
     """
 
-    def __init__(self, num_ranks: int) -> None:
-        self.num_ranks = num_ranks
+    def __init__(self, num_ranks: int, tells_prompts_apart: bool = False) -> None:
+        self.num_ranks, self._tells_prompts_apart = num_ranks, tells_prompts_apart
         self.clock = self._now
         self.seconds = 0.0
         self.silent: set[int] = set()
@@ -96,10 +96,11 @@ class FakeChannel(Channel):
             self._loads[rank] = message
             if rank == 0:
                 kinds = LayerKinds.of(message.spec)
-                self.model = FakeModel(message.limits, kinds, message.spec.vocabulary_size)
+                size = message.spec.vocabulary_size
+                self.model = FakeModel(message.limits, kinds, size, self._tells_prompts_apart)
             return [Attached(message.origin.model_hash, f"fake device {rank}", "fake", f"fake:{rank}")]
         if isinstance(message, Connect):
-            return [Progress(1, 1), Ready(device_bytes=1, imports_partials=True)]
+            return [Progress(1, 1), Ready(1, True, tells_prompts_apart=self._tells_prompts_apart)]
         if isinstance(message, Shutdown):
             return []
         if isinstance(message, FetchRows):

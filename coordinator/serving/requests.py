@@ -47,7 +47,7 @@ class Requests:
         self._engine, self._limits, self._tokenizer = engine, engine.limits, tokenizer
         self._suppressed = frozenset(suppressed)
         self.counts = Counts()
-        self.memory = KVMemory(engine.limits, LayerKinds.of(engine.spec))
+        self.memory = KVMemory(engine.limits, LayerKinds.of(engine.spec), engine.tells_prompts_apart)
         self._scheduler = Scheduler(engine.limits, self.memory, self.counts, engine.num_stages)
         self._streams: dict[Sequence, Stream] = {}
         self._gatherers = [Gatherer() for _ in range(engine.num_stages)]  # whose steps take turns

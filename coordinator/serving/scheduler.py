@@ -9,6 +9,9 @@ the oldest has waited for a whole round of theirs: everything advances. Where bl
 sequence gives its blocks back and waits again, before all that came after it; it is computed again later, and
 gives the same tokens.
 
+Where ranks compute rows of prompts in another arithmetic than generated ones, a step has rows of one kind:
+decode and prefill take turns. Tokens that were generated before a preemption are computed again as such.
+
 With several stages a step may be scheduled while others are under way: each rank runs them in order, so what
 is computed counts as soon as its step is sent. A sequence whose next token is awaited waits; its prompt does
 not, which goes on chunk by chunk. Those that decode are dealt out over as many steps as there are stages, and
@@ -44,6 +47,7 @@ class Scheduler:
         self, limits: Limits, memory: KVMemory, counts: Counts | None = None, num_stages: int = 1
     ) -> None:
         self._limits, self._memory, self._num_stages = limits, memory, num_stages
+        self._tells_prompts_apart, self._was_of_prompts = memory.tells_prompts_apart, False
         self._counts = counts or Counts()
         self._waiting: list[Sequence] = []  # by arrival
         self._running: list[Sequence] = []  # by arrival
@@ -75,7 +79,9 @@ class Scheduler:
         self._num_steps += 1
         runs: list[ScheduledRows] = []
         rows_left, logits_left = self._most_rows(), self._limits.max_logit_rows
-        for group in self._by_turn():
+        for group in self._by_kind() if self._tells_prompts_apart else self._by_turn():
+            if runs and self._tells_prompts_apart:
+                break
             most = self._share_of_first(group, rows_left, logits_left)
             runs_left = self._most_runs(group)
             for sequence in group:
@@ -89,7 +95,9 @@ class Scheduler:
                     rows_left -= run.length
                     logits_left -= run.num_logits
                     sequence.last_step = self._num_steps
-        if not runs:
+        if runs:
+            self._was_of_prompts = runs[0].of_prompt
+        else:
             self._num_steps -= 1
             assert not all(one.num_waiting for one in self._running) or not self._running, "no one can go on"
         return runs
@@ -154,6 +162,14 @@ class Scheduler:
         prefill[1:] = sorted(prefill[1:], key=lambda one: min(one.num_waiting, prefill[0].num_waiting))
         yield from (prefill, decode) if is_overdue else (decode, prefill)
 
+    def _by_kind(self) -> tuple[list[Sequence], list[Sequence]]:
+        """All whose next row was generated and all in their prompts, first those whose turn it is."""
+        generated = [sequence for sequence in self._running if not sequence.in_prompt]
+        prompts = [sequence for sequence in self._running if sequence.in_prompt]
+        generated.sort(key=lambda sequence: (sequence.num_waiting > 1, sequence.last_step))
+        prompts[1:] = sorted(prompts[1:], key=lambda one: min(one.num_waiting, prompts[0].num_waiting))
+        return (generated, prompts) if self._was_of_prompts else (prompts, generated)
+
     def _share_of_first(self, group: SequenceOf[Sequence], rows_left: int, logits_left: int) -> int:
         """How many rows the first gets at most. A prompt leaves half to shorter ones, if they need it."""
         plain = with_logits = 0
@@ -171,7 +187,10 @@ class Scheduler:
     def _run(self, sequence: Sequence, rows_left: int, logits_left: int) -> ScheduledRows | None:
         """Schedules as many rows of the sequence as find room, logits and blocks; None for none."""
         start = sequence.num_computed
-        length = min(len(sequence.tokens) - start, rows_left)
+        stop = (
+            sequence.num_prompt if self._tells_prompts_apart and sequence.in_prompt else len(sequence.tokens)
+        )
+        length = min(stop - start, rows_left)
         length = min(length, max(0, sequence.first_logits - start) + logits_left)
         if length <= 0:
             return None
@@ -219,7 +238,7 @@ def make_step(number: int, runs: SequenceOf[ScheduledRows], memory: KVMemory, wa
         logit_rows += range(len(token_ids) - run.num_logits, len(token_ids))
         columns += (sequence.seat or 0, run.start, run.length, run.read_slot, run.write_slot)
     arrays = map(_int32s, (token_ids, columns, logit_rows, *memory.take_changes()))
-    return Step(number, *arrays, wanted=wanted)
+    return Step(number, *arrays, wanted=wanted, of_prompts=all(run.of_prompt for run in runs))
 
 
 def _int32s(numbers: list[int]) -> npt.NDArray[np.int32]:

@@ -15,6 +15,7 @@ from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hosts.addresses import ANY, Address, parse_address
 from tplaunch.launcher.hosts.environment import HostPlace, find_place
 from tplaunch.launcher.hub.fetch import fetch
+from tplaunch.launcher.sizes import parse_max_memory
 
 COMMANDS = ("run", "serve", "bench", "batch", "eval", "perplexity", "logits")  # that several hosts carry out
 
@@ -92,6 +93,7 @@ def _joins(options: argparse.Namespace, place: HostPlace) -> JoinConfig:
         insecure=options.insecure,
         devices=options.devices,
         models=files,
+        max_memory=parse_max_memory(options.max_memory) if options.max_memory else {},
         node_rank=place.number,
         verbose=options.verbose,
     )

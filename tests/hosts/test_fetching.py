@@ -19,14 +19,16 @@ from tests.models import make_spec, write_llama
 from tests.multiprocess.test_failures import wait_for
 
 ENDS = (sys.executable, "-m", "tests.hosts.fetching_ends")
-# About 110 MB, of which a rank of two reads 57.
+# About 57 MB, of which a rank of two reads 29.
 MODEL = make_spec(
     embedding_length=1024, num_heads=16, num_kv_heads=16, key_length=64, value_length=64,
-    feed_forward_length=2816, vocabulary_size=512, num_layers=2, rope={"dimension": 64},
+    feed_forward_length=2816, vocabulary_size=512, num_layers=1, rope={"dimension": 64},
 )  # fmt: skip
 SHARE_OF_LINK = 0.7
 SOME_BYTES = 1_000_000
-RATE = "400mbit"  # what a machine that does much else at the same time can fill
+# A seventh of what two cores fetched that had ten processes each to run (docs/performance.md): the link
+# decides, and not who else wants a core.
+RATE = "100mbit"
 DEMO = REPOSITORY / "examples" / "demo-stories.gguf"
 
 
@@ -54,7 +56,7 @@ def speeds(head: Host, joiner: Host, model: Path, cache: Path) -> tuple[float, f
     serving_end, endpoint = serving(head, model)
     fetched = joiner.run(*ENDS, "fetch", *endpoint, model, cache)
     assert fetched.returncode == 0, fetched.stderr
-    num_bytes = sum(path.stat().st_blocks * 512 for path in cache.glob("*/part-*"))
+    num_bytes = int(number(r"got ([0-9]+)", fetched.stdout))
     again = joiner.run(*ENDS, "fetch", *endpoint, model, cache)
     assert again.returncode == 0, again.stderr
     assert "fetched" not in again.stdout
@@ -68,7 +70,7 @@ def speeds(head: Host, joiner: Host, model: Path, cache: Path) -> tuple[float, f
 def test_a_fetch_uses_the_link_and_a_second_one_does_not(
     hosts: MakeHosts, model: Path, tmp_path: Path
 ) -> None:
-    """Other work on this machine may slow down either; one of four tries is as fast as it should be."""
+    """A machine may stand still for a moment, as when another test starts: then it is measured again."""
     network = hosts(2)
     network.link(rate=RATE)
     for attempt in range(4):
@@ -132,7 +134,7 @@ def test_a_fetch_that_loses_its_other_end(hosts: MakeHosts, tmp_path: Path, vict
     assert left.wait(20) == 1
     assert time.monotonic() - killed < 7  # 5 seconds, and what a busy machine adds
     if victim == "joiner":
-        lost_words = r"host 1 \(host1\), fetching its part of the model: (said nothing for|closed its)"
+        lost_words = r"host 1 \(host1\), fetching rank 1's part of the model: (said nothing for|closed its)"
         assert re.search(lost_words, left.stderr.all())
     else:
         lost_words = rf"the head at {head.address}:5670 (said nothing for|closed its)"

@@ -18,6 +18,7 @@ from tests.hosts.joined import (
     started,
     tokens_of,
 )
+from tests.hosts.namespaces import ip
 from tests.hosts.network import Host
 
 RUN = ("-n", "24", "--temp", "0", "--ignore-eos", "--json", "-p", PROMPT)
@@ -53,6 +54,25 @@ def test_the_model_is_found_by_what_it_is(hosts: MakeHosts, tmp_path: Path) -> N
     assert len(tokens_of(head)) == 24
     assert joiner.wait(WAITS) == 0
     assert "fetch" not in joiner.text
+
+
+def test_link_local_addresses_have_a_zone_on_each_host(hosts: MakeHosts, tmp_path: Path) -> None:
+    """Two machines by one cable, without a network: the names of their interfaces differ."""
+    head_host, other = hosts(2)
+    ip("-n", other.namespace, "link", "set", "eth0", "down")
+    ip("-n", other.namespace, "link", "set", "eth0", "name", "cable-7")
+    ip("-n", other.namespace, "link", "set", "cable-7", "up")
+    for host, name in ((head_host, "eth0"), (other, "cable-7")):
+        address = f"fe80::{host.number + 1}/64"
+        ip("-n", host.namespace, "-6", "address", "add", address, "dev", name, "nodad")
+    expected = alone(head_host)
+    head = start_head(head_host, make_key(head_host, tmp_path), *RUN, "--listen", "[fe80::1%eth0]")
+    words = [word.replace("%eth0", "%cable-7") for word in join_command(head)]
+    assert words[1] == "[fe80::1%cable-7]:5670"
+    joiner = other.start_tplaunch(*words, "--devices", "cpu,cpu", "--model", DEMO)
+    assert tokens_of(head) == expected
+    assert joiner.wait(WAITS) == 0
+    assert "% stands before the name" in head.text and "cable-7 (fe80::2%cable-7" in joiner.text
 
 
 def test_a_stranger_is_told_and_leaves_the_others_running(hosts: MakeHosts, tmp_path: Path) -> None:

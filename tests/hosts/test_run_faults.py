@@ -112,7 +112,10 @@ def test_in_the_middle_of_an_exchange_of_a_prompt(
     check(fault, scene, r"in step \d+")
 
 
-@pytest.mark.parametrize("fault", ["kill remote-worker", "kill joiner", "unplug joiner"])
+@pytest.mark.parametrize(
+    "fault",
+    ["kill remote-worker", "freeze remote-worker", "freeze local-worker", "kill joiner", "unplug joiner"],
+)
 def test_while_ranks_start(hosts: MakeHosts, tmp_path: Path, model: Path, fault: str) -> None:
     scene = Scene(Cluster(hosts(2), tmp_path, timeout=TIMEOUT), model, *ENDLESS)
     scene.joiner.stderr.wait_for("running rank 1", 60)

@@ -20,10 +20,9 @@ from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.head import Head
 from tplaunch.launcher.hosts.head_link import HeadGone, HeadLink
 from tplaunch.launcher.hosts.keys import JOINER
+from tplaunch.launcher.hosts.measurements import AskSpeed, DeviceSpeed
 from tplaunch.launcher.hosts.members import Member
 from tplaunch.launcher.hosts.messages import (
-    AskSpeed,
-    DeviceSpeed,
     End,
     FoundModel,
     FromHead,
@@ -221,8 +220,26 @@ def test_a_silent_host_is_lost_and_told_so(worlds: Callable[..., World]) -> None
     (member,) = world.members()
     until(lambda: member.lost)
     assert member.lost == "said nothing for 0.8 s: it is off, frozen, or cut off from the network"
-    while b"given this host up" not in mute.recv_multipart()[0]:
+    while b"given this host up" not in mute.recv_multipart()[1]:
         pass  # it was welcome at first
+    mute.close(linger=0)
+    context.term()
+
+
+def test_a_host_that_falls_silent_while_it_is_joining_is_named(worlds: Callable[..., World]) -> None:
+    world = worlds(2)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    mute = context.socket(zmq.DEALER)
+    dial_with(mute, SECRET, JOINER)
+    mute.connect(world.address.endpoint)
+    mute.send_multipart(encode(JOIN))
+
+    def look() -> None:
+        if any("which was joining, said nothing for 0.8 s" in line for line in world.said):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        world.head.await_hosts(WAITS, look, world.said.append)
     mute.close(linger=0)
     context.term()
 

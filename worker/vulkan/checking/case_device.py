@@ -48,8 +48,9 @@ class CaseDevice:
     def fill(self, buffer: str, places: Sequence[Place], write: FillPlaces) -> None:
         self._memory.fill(buffer, places, write)
 
-    def finish_loading(self) -> None:
+    def finish_loading(self) -> Sequence[str]:
         self._memory.free_staging()
+        return ()
 
     def view(self, buffer: str) -> Bytes:
         mapped = self._memory[buffer].mapped
@@ -72,7 +73,7 @@ class CaseDevice:
             self._memory.__getitem__,
             self._layout,
             self._limits,
-            self._context.info.max_subgroup_size,
+            self._context.info.sizes.widest,
             self._context.info.max_invocations,
             self._selection,
             self._context.matrix_size,

@@ -55,6 +55,12 @@ class DispatchContext:
         """Elements of a row of a buffer."""
         return self._places(name).row_length
 
+    def quads(self, name: str) -> int:
+        """Returns how many float4 a row of a buffer is, which kernels load whole."""
+        quads, rest = divmod(self.stride(name) * FLOAT, QUAD)
+        assert not rest, f"a row of {name!r} has {self.stride(name)} elements: no whole number of float4"
+        return quads
+
     def num_rows(self, op: MatMul | Quantize) -> int:
         """Returns the number of rows that a program has for an op."""
         return self.program.rows if op.rows == "rows" else self.program.logit_rows

@@ -100,7 +100,7 @@ class Tuner:
     def _asks(self, op: Op, limits: Limits) -> list[tuple[str, int]]:
         """Returns the choice that the dispatcher itself would ask for."""
         info = self._context.info
-        sizes = info.max_subgroup_size, info.max_invocations, self._context.matrix_size
+        sizes = info.sizes.widest, info.max_invocations, self._context.matrix_size
         asked = ask(op, limits, info.features, *sizes)
         return [] if asked.family is None else [(asked.family, asked.matrix_rows)]
 
