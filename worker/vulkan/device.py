@@ -5,6 +5,7 @@ Ties together memory, kernels, recording and submission, each in a file of its o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from tplaunch.worker.checking.table import small_ops
 from tplaunch.worker.device import Copy, DeviceError, DeviceId, FillPlaces, Place
 from tplaunch.worker.measuring.measurements import Measurements, cache_folder
 from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.programs.work import pieces, total_operations
+from tplaunch.worker.vulkan.budget import Budget
 from tplaunch.worker.vulkan.checking.checker import Checker
 from tplaunch.worker.vulkan.checking.prover import START_SECONDS as PROOF_SECONDS
 from tplaunch.worker.vulkan.checking.prover import Prover
@@ -49,6 +52,7 @@ class Prepared:
     program: Program
     submission: Submission
     last_segment: int
+    operations: float
     timestamps: Timestamps | None
 
 
@@ -80,6 +84,8 @@ class VulkanDevice:
         self._prepared: dict[int, Prepared] = {}  # by the program's id: hashing a program walks all of it
         self._current: Prepared | None = None
         self._num_rows = 0  # of this step
+        self._began = 0.0
+        self._budget = Budget(self.info.type)
 
     def _refuse(self, activations: str) -> None:
         """Raises DeviceError where the device can't multiply by such activations."""
@@ -191,9 +197,22 @@ class VulkanDevice:
         timestamps = None
         if self._has_timestamps:
             timestamps = Timestamps(self._context, self._clock, len(program.segments))
-        commands = recorder.record(program, context, timestamps, self._timeline.end_word)
-        submission = self._timeline.submission(commands)
-        self._prepared[id(program)] = Prepared(program, submission, len(program.segments) - 1, timestamps)
+        num_keys, budget = self._limits.context_length, self._budget.operations
+        recorded = recorder.record(
+            program,
+            context,
+            timestamps,
+            self._timeline.end_word,
+            lambda segment: pieces(segment, program, num_keys, budget),
+        )
+        submission = self._timeline.submission(recorded)
+        self._prepared[id(program)] = Prepared(
+            program,
+            submission,
+            len(program.segments) - 1,
+            total_operations(program, self._limits.context_length),
+            timestamps,
+        )
 
     def copy(self, copies: Sequence[Copy]) -> None:
         copy_inside(self._context, self._memory, copies)
@@ -204,6 +223,7 @@ class VulkanDevice:
         self._num_rows = num_rows
         if self._exchange is not None and program.num_gathers:
             self._exchange.begin_step(program.num_gathers)
+        self._began = time.perf_counter()
         self._timeline.submit(self._current.submission)
 
     def finish(self, segment: int) -> None:
@@ -214,6 +234,8 @@ class VulkanDevice:
             if ended.parity is not None:
                 self._staged.copy_out(ended.parity, ended.phase, self._bytes_in_use(ended))
         if segment == self._current.last_segment:
+            if self._num_rows == self._current.program.rows:
+                self._budget.learn(self._current.operations, time.perf_counter() - self._began)
             self._context.instance.check_validation()
 
     def release(self, segment: int) -> None:
