@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -55,9 +56,20 @@ def pidfd(process_id: int) -> int | None:
         return None
 
 
+def wait_readable(descriptors: Iterable[int], seconds: float | None = None) -> bool:
+    """Waits until one of them has something to read, or has ended; returns false where none has in time.
+
+    Their numbers may be of any size; select.select takes only those below 1,024.
+    """
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
+
+
 def _await_end(parent: int, descriptor: int | None) -> NoReturn:
     if descriptor is not None:
-        select.select([descriptor], (), ())
+        wait_readable([descriptor])
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
     _end()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import time
 from collections.abc import Sequence
@@ -55,6 +54,7 @@ from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.supervisor import Supervisor
 from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.place import WorkerPlace
+from tplaunch.worker.process import wait_readable
 
 LOOK_SECONDS = 0.5  # between two looks at the workers while nothing comes
 FETCH_SECONDS = 60.0  # without a byte of the model, while the head beats
@@ -169,7 +169,7 @@ class Joiner:
         ends = () if self._supervisor is None else self._supervisor.descriptors()
         if self._reported:  # their descriptors stay readable for ever
             ends = ()
-        select.select([self._link.wake, *ends], (), (), LOOK_SECONDS)
+        wait_readable([self._link.wake, *ends], LOOK_SECONDS)
 
     def _next(self) -> FromHead:
         """Waits for the head's next message, and tells it meanwhile of ranks that have ended."""

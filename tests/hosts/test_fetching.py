@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from tests.hosts.conftest import MakeHosts
 from tests.hosts.network import Host
 from tests.hosts.running import Running
 from tests.models import make_spec, write_llama
-from tests.multiprocess.test_failures import wait_for
+from tests.patience import PATIENCE, SOON, wait_for
 
 ENDS = (sys.executable, "-m", "tests.hosts.fetching_ends")
 # About 57 MB, of which a rank of two reads 29.
@@ -42,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serving(head: Host, model: Path) -> tuple[Running, tuple[str, str]]:
     """The head's end, with CURVE, and its address and port."""
     end = head.start(*ENDS, "serve", head.address, model)
-    return end, (head.address, end.stdout.wait_for("port ([0-9]+)", 30)[1])
+    return end, (head.address, end.stdout.wait_for("port ([0-9]+)", PATIENCE)[1])
 
 
 def number(pattern: str, text: str) -> float:
@@ -62,7 +61,7 @@ def speeds(head: Host, joiner: Host, model: Path, cache: Path) -> tuple[float, f
     assert "fetched" not in again.stdout
     serving_end.end()
     raw = head.start(*ENDS, "send", head.address, str(num_bytes))
-    received = joiner.run(*ENDS, "receive", head.address, raw.stdout.wait_for("port ([0-9]+)", 30)[1])
+    received = joiner.run(*ENDS, "receive", head.address, raw.stdout.wait_for("port ([0-9]+)", PATIENCE)[1])
     link = number(r"got ([0-9]+)", received.stdout) / number(r"took ([0-9.]+)", received.stdout)
     return num_bytes / number(r"took ([0-9.]+)", fetched.stdout), link
 
@@ -106,8 +105,8 @@ def test_a_host_without_the_model_takes_part(hosts: MakeHosts, tmp_path: Path) -
     for attempt in range(2):
         leading = start_head(head, key)
         joining = start_joiner(joiner, head, key, tmp_path / "cache")
-        assert leading.wait(60) == 0, leading.text
-        assert joining.wait(20) == 0, joining.text
+        assert leading.wait(PATIENCE) == 0, leading.text
+        assert joining.wait(PATIENCE) == 0, joining.text
         tokens = json.loads(leading.stdout.all())["tokens"]
         assert tokens == json.loads(alone.stdout)["tokens"]
         assert ("of the model from the head" in joining.stderr.all()) == (attempt == 0)
@@ -126,13 +125,11 @@ def test_a_fetch_that_loses_its_other_end(hosts: MakeHosts, tmp_path: Path, vict
     network.link(rate="4mbit")  # of the model's 3.4 MB, so that there is time to end it
     leading = start_head(head, key)
     joining = start_joiner(joiner, head, key, tmp_path / "cache")
-    joining.stderr.wait_for("fetched from the head", 30)
+    joining.stderr.wait_for("fetched from the head", PATIENCE)
     wait_for(lambda: fetched_bytes(tmp_path / "cache") > SOME_BYTES)
     lost, left = (joining, leading) if victim == "joiner" else (leading, joining)
     lost.send_signal(signal.SIGKILL)
-    killed = time.monotonic()
-    assert left.wait(20) == 1
-    assert time.monotonic() - killed < 7  # 5 seconds, and what a busy machine adds
+    assert left.wait(5 + SOON) == 1
     if victim == "joiner":
         lost_words = r"host 1 \(host1\), fetching rank 1's part of the model: (said nothing for|closed its)"
         assert re.search(lost_words, left.stderr.all())
@@ -141,6 +138,6 @@ def test_a_fetch_that_loses_its_other_end(hosts: MakeHosts, tmp_path: Path, vict
         assert re.search(lost_words, left.stderr.all())
     network.link()
     leading, joining = start_head(head, key), start_joiner(joiner, head, key, tmp_path / "cache")
-    assert leading.wait(60) == 0, leading.text
-    fetched = float(joining.stderr.wait_for(r"fetched ([0-9.]+) MB", 20)[1])
+    assert leading.wait(PATIENCE) == 0, leading.text
+    fetched = float(joining.stderr.wait_for(r"fetched ([0-9.]+) MB", PATIENCE)[1])
     assert fetched < 3.3  # of 3.4, and what was being written when it broke off comes again

@@ -26,6 +26,7 @@ from tplaunch.launcher.hosts.members import MAX_APPLICANTS, Member, Members, cho
 from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Join
 from tplaunch.launcher.hosts.placing import take_place
 from tplaunch.launcher.options import make_parser
+from tplaunch.launcher.prediction_options import prediction_config
 from tplaunch.launcher.words import parse_words
 from tplaunch.worker.buffers.sums import slot_bytes
 
@@ -229,6 +230,21 @@ def test_a_joiner_by_options_and_by_the_environment(tmp_path: Path) -> None:
     assert joins is not None and joins.head == "a:77" and joins.models == ()
     with pytest.raises(UsageError, match="--hosts waits for others"):
         take_place(options_of("--hosts=2", "--nnodes=2", "--demo"), {})
+
+
+def test_a_plan_has_its_place_as_a_run_has(tmp_path: Path) -> None:
+    plan = ("plan", "--shape", "tiny")
+    slurm = {"SLURM_STEP_ID": "0", "SLURM_NODEID": "1", "SLURM_NNODES": "2", "SLURM_STEP_NODELIST": "a[1-2]"}
+    joins = take_place(parse_words(plan), slurm)
+    assert joins is not None and (joins.head, joins.node_rank, joins.models) == ("a1:5670", 1, ())
+    head = parse_words([*plan, "--nnodes", "2", "--node-rank", "0"])
+    assert take_place(head, {}) is None and head.hosts == 2
+    asked = prediction_config(head)
+    assert asked is not None and asked.joins
+    described = [*plan, "--link", "1us,1Gbit"]
+    assert take_place(parse_words(described), slurm) is None  # of hosts that need not be there
+    with pytest.raises(UsageError, match="--link and --host-devices describe hosts"):
+        take_place(parse_words([*described, "--nnodes", "2"]), {})
 
 
 def test_options_of_hosts_go_together() -> None:
