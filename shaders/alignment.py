@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from tplaunch.shaders import spirv
 from tplaunch.shaders.spirv import Instruction
 
-ALIGNED_BIT = 2  # of the memory operands of an access; a number of bytes follows
+# Of the memory operands of an access: a number of bytes follows the second one, nothing the first.
+VOLATILE_BIT, ALIGNED_BIT = 1, 2
 STRIDE_DECORATION = 6
 # Where the operands of an access begin that say how it is done.
 MEMORY_OPERANDS = {spirv.OP_LOAD: 3, spirv.OP_STORE: 2}
@@ -60,7 +61,7 @@ def promised(op: Instruction) -> int | None:
     start = MEMORY_OPERANDS.get(op.opcode)
     if start is None or len(op.operands) <= start or not op.operands[start] & ALIGNED_BIT:
         return None
-    assert op.operands[start] == ALIGNED_BIT, "other memory operands would come first"
+    assert op.operands[start] & ~VOLATILE_BIT == ALIGNED_BIT, "other memory operands would come first"
     return op.operands[start + 1]
 
 

@@ -84,9 +84,9 @@ def test_kernels_are_right(device: ReusedDevice) -> None:
 
 def test_every_kernel_is_checked() -> None:
     found = set()
-    for max_subgroup_size, matrix_size in ((8, 16), (32, 8)):
+    for max_subgroup_size, max_invocations, matrix_size in ((8, 256, 16), (32, 256, 8), (32, 1024, 8)):
         for op in every_op(FEATURES, has_matrices=True):
-            asked = ask(op.op, op.limits, FEATURES, max_subgroup_size, 256, matrix_size)
+            asked = ask(op.op, op.limits, FEATURES, max_subgroup_size, max_invocations, matrix_size)
             found.add(asked.kernel)
             if asked.family is not None:
                 found |= {asked.kernel_of(variant) for variant in candidates(asked.family, FEATURES)}

@@ -24,6 +24,7 @@ from tplaunch.worker.ops.attention import (
     RowSums,
 )
 from tplaunch.worker.ops.common import Activate, MatMul, Op, Quantize, SumNorm, SumSlice
+from tplaunch.worker.ops.exchange import Gather
 from tplaunch.worker.ops.experts import (
     ExpertMatMul,
     ExpertSum,
@@ -79,6 +80,8 @@ def _rows() -> Iterator[Op]:
     yield SumNorm("hidden", None, 1, 1e-5, "output", "rows", "block")
     yield SumNorm("hidden", "weight", 1, 1e-5, "output", "rows", "partials", 1, summed=True)
     yield SumSlice(1, 0)
+    yield Gather(1, 0, 1)
+    yield Gather(1, 32, 1)
     yield from (Quantize("input", 32, "rows", activations) for activations in ("q8", "f16"))
     for activation in ACTIVATION_FUNCTIONS:
         yield Activate(1, 0, activation)

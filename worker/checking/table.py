@@ -9,7 +9,7 @@ from typing import Any
 
 from tplaunch import __version__
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.worker.checking import attention, experts, heads, products, recurrent, rows
+from tplaunch.worker.checking import attention, exchange, experts, heads, products, recurrent, rows
 from tplaunch.worker.checking.case import limits_for
 from tplaunch.worker.checking.check import Check
 from tplaunch.worker.ops.attention import (
@@ -22,6 +22,7 @@ from tplaunch.worker.ops.attention import (
     Rotate,
 )
 from tplaunch.worker.ops.common import Activate, MatMul, Op, Quantize, SumNorm, SumSlice
+from tplaunch.worker.ops.exchange import Gather
 from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from tplaunch.worker.ops.latent import CopyHeads, HeadProducts
 from tplaunch.worker.ops.recurrent import Convolution, GatedNorm, Recurrence, SquareSums, UnitNorm
@@ -34,6 +35,7 @@ ROWS = rows.ROWS  # of a program whose ops have kernels for several rows
 SMALL: dict[type, Callable[[Any], Any]] = {
     SumNorm: rows.sum_norm,
     SumSlice: rows.sum_slice,
+    Gather: exchange.gather,
     Quantize: rows.quantize,
     MatMul: products.matmul,
     Clamp: heads.clamp,
@@ -68,6 +70,7 @@ CHECKS: dict[type, Callable[[Any, str, int], Check]] = {
         for kind, check in {
             SumNorm: rows.check_sum_norm,
             SumSlice: rows.check_sum_slice,
+            Gather: exchange.check_gather,
             Quantize: rows.check_quantize,
             **dict.fromkeys((Clamp, HeadSums, HeadNorm, Rotate), heads.check_in_place),
             AttentionCombine: attention.check_attention_combine,

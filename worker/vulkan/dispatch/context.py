@@ -40,6 +40,7 @@ class DispatchContext:
         self.kv_type, self.matrix_size = KV_TYPES[limits.kv_type], matrix_size
         # A device may run narrower subgroups than its widest; then groups are left over, and end at once.
         self.subgroups = max(1, GROUP_SIZE // max_subgroup_size)
+        self.has_few_lanes = max_subgroup_size <= FEW_LANES
         self.sum_norm = _sum_norm(max_subgroup_size, max_invocations)
 
     def address(self, name: str) -> int:

@@ -21,7 +21,7 @@ from tplaunch.worker.vulkan.push_constants.attention import (
     RopeRowsPush,
 )
 from tplaunch.worker.vulkan.push_constants.experts import EXPERT_KERNELS
-from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address, QuadAddress
+from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address, PairAddress, QuadAddress
 from tplaunch.worker.vulkan.push_constants.recurrent import RECURRENT_KERNELS
 from tplaunch.worker.vulkan.variants import FAMILIES
 
@@ -60,6 +60,23 @@ class SumSlicePush(Structure):
         ("slot_stride", c_uint32),
         ("row_stride", c_uint32),
         ("rank", c_uint32),
+    ]
+
+
+class GatherPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("gathered", Address),
+        ("words", PairAddress),
+        ("stop", Address),
+        ("exchange", Address),
+        ("slot_stride", c_uint32),
+        ("words_stride", c_uint32),
+        ("row_length", c_uint32),
+        ("rank", c_uint32),
+        ("num_ranks", c_uint32),
+        ("index", c_uint32),
+        ("num_threads", c_uint32),
     ]
 
 
@@ -112,7 +129,12 @@ class ActivatePush(Structure):
     ]
 
 
-FAMILY_PUSH_CONSTANTS = {"matvec": MatMulPush, "matmul": MatMulPush, "attention": AttentionPush}
+FAMILY_PUSH_CONSTANTS = {
+    "matvec": MatMulPush,
+    "matmul": MatMulPush,
+    "attention": AttentionPush,
+    "gather": GatherPush,
+}
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
     "quantize_q8": QuantizePush,
