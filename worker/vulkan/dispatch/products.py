@@ -48,7 +48,7 @@ def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
                 GATED: op.gated,
                 ACCUMULATES: op.accumulates,
                 HAS_FACTORS: op.product_scales is not None,
-                PREFETCHES: prefetches,
+                PREFETCHES: prefetches and matrix.columns > 0,  # else it lies nowhere
             }
         ),
         row_quads=weight_format.row_bytes(matrix.columns) // QUAD,
