@@ -22,9 +22,9 @@ def memory_type_order(
 ) -> list[tuple[int, bool]]:
     """Returns types by index with whether the host maps them, the best first; none where none suits.
 
-    types: those that a buffer may lie in, in the driver's order, which puts the faster ones first. What kernels
-    read most lies in the device's own memory and never in the host's, where a model would run at the speed of
-    the bus; first in its largest heap, since the part of a card's memory that the host can see is small without
+    types: those that a buffer may lie in, in the driver's order, which puts the faster ones first. What
+    kernels read most lies in the device's own memory and never in the host's, where a model would run at the
+    speed of the bus; first in its largest heap, since the part that the host can see is small without
     resizable BAR. unmapped: the host maps nothing of it.
     """
     local, cached = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, vk.VK_MEMORY_PROPERTY_HOST_CACHED_BIT

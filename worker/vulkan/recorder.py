@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from tplaunch.worker.buffers.step import INDIRECT_WORD
 from tplaunch.worker.ops.common import MatMul, Op
@@ -75,23 +76,25 @@ class Recorder:
     ) -> Handle:
         """A C array with the command buffer of every segment, between timestamps where there are any."""
         buffers = self._context.command_buffers(len(program.segments))
+        dispatches = [[dispatch(op, context) for op in segment.ops] for segment in program.segments]
+        self._pipelines.make(one.kernel for of_segment in dispatches for one in of_segment)
         for index, segment in enumerate(program.segments):
             call("vkBeginCommandBuffer", buffers[index], struct("VkCommandBufferBeginInfo"))
             if timestamps is not None:
                 timestamps.put_begin(buffers[index], index)
-            self._record_segment(buffers[index], segment, context)
+            self._record_segment(buffers[index], segment, dispatches[index])
             if timestamps is not None:
                 timestamps.put_end(buffers[index], index)
             call("vkEndCommandBuffer", buffers[index])
         return buffers
 
-    def _record_segment(self, commands: Handle, segment: Segment, context: DispatchContext) -> None:
+    def _record_segment(self, commands: Handle, segment: Segment, dispatches: Sequence[Dispatch]) -> None:
         hazards = Hazards()
         put_barrier(commands, *self._at_begin)
-        for op in segment.ops:
+        for op, one in zip(segment.ops, dispatches, strict=True):
             if hazards.need_barrier(op):
                 put_barrier(commands, *self._between)
-            self._put_dispatch(commands, dispatch(op, context))
+            self._put_dispatch(commands, one)
         put_barrier(commands, *self._at_end)
 
     def _put_dispatch(self, commands: Handle, dispatch: Dispatch) -> None:

@@ -38,7 +38,7 @@ class Bench:
             self.memory.__getitem__,
             NO_PARTIALS,
             self._limits,
-            self._context.info.max_subgroup_size,
+            self._context.info.sizes.widest,
             self._context.info.max_invocations,
             Always(variant or Variant("")),
             self._context.matrix_size,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import platform
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
@@ -55,6 +56,8 @@ def open_measurements(info: PhysicalDevice) -> Measurements:
         "driver_version": str(info.driver_version),
         "kind": info.kind,
     }
+    if info.type == "cpu":  # it is as fast as its host, and a home may be shared by several
+        device["node"] = platform.node()
     return Measurements(cache_folder(), device, kernels_hash())
 
 
@@ -118,7 +121,7 @@ class Tuner:
     def _asks(self, op: Op, limits: Limits) -> list[tuple[str, int]]:
         """Returns the choice that the dispatcher itself would ask for."""
         info = self._context.info
-        sizes = info.max_subgroup_size, info.max_invocations, self._context.matrix_size
+        sizes = info.sizes.widest, info.max_invocations, self._context.matrix_size
         asked = ask(op, limits, info.features, *sizes)
         return [] if asked.family is None else [(asked.family, asked.matrix_rows)]
 

@@ -119,6 +119,7 @@ KERNELS: dict[str, type[Structure]] = {
     "quantize_q8": QuantizePush,
     "quantize_f16": QuantizePush,
     "sum_norm_64": SumNormPush,
+    "sum_norm_1024": SumNormPush,
     "sum_slice": SumSlicePush,
     "clamp_rows": ClampPush,
     "head_sums": HeadSumsPush,
