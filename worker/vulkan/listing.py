@@ -55,8 +55,9 @@ class PhysicalDevice:
 
     @property
     def features(self) -> frozenset[str]:
-        """The members of FEATURES that the device has."""
-        return frozenset(name for name in FEATURES if getattr(self, name))
+        """The members of FEATURES that it has, and "cpu" where it is one: what kernels may need."""
+        found = [name for name in FEATURES if getattr(self, name)]
+        return frozenset([*found, "cpu"] if self.type == "cpu" else found)
 
     @property
     def kind(self) -> str:
