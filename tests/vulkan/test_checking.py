@@ -84,9 +84,10 @@ def test_kernels_are_right(device: ReusedDevice) -> None:
 
 def test_every_kernel_is_checked() -> None:
     found = set()
-    for max_subgroup_size, matrix_size in ((8, 16), (32, 8)):
+    for max_subgroup_size, matrix_size, team_lanes in ((8, 16, 0), (32, 8, 32)):
         for op in every_op(FEATURES, has_matrices=True):
-            asked = ask(op.op, op.limits, FEATURES, max_subgroup_size, 256, matrix_size)
+            sizes = max_subgroup_size, 256, matrix_size, team_lanes
+            asked = ask(op.op, op.limits, FEATURES, *sizes)
             found.add(asked.kernel)
             if asked.family is not None:
                 found |= {asked.kernel_of(variant) for variant in candidates(asked.family, FEATURES)}

@@ -38,6 +38,7 @@ def ask(
     max_subgroup_size: int,
     max_invocations: int,
     matrix_size: int,
+    team_lanes: int = 0,
 ) -> Asked:
     """Asks the dispatcher for an op's kernel in a program of limits.max_rows rows.
 
@@ -49,7 +50,7 @@ def ask(
     program = Program(limits.max_rows, limits.max_rows, ())
     sizes = max_subgroup_size, max_invocations
     context = DispatchContext(
-        program, lambda name: NOWHERE, SOME_PARTIALS, limits, *sizes, questions, matrix_size
+        program, lambda name: NOWHERE, SOME_PARTIALS, limits, *sizes, questions, matrix_size, team_lanes
     )
     kernel = dispatch(op, context).kernel
     if questions.family is None:
