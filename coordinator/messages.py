@@ -18,7 +18,7 @@ from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare
 from tplaunch.coordinator.wire import Float32s, Float64s, Frame, Int32s
 
-PROTOCOL_VERSION = 10
+PROTOCOL_VERSION = 11
 MAX_FRAMES = 4  # of a message: its fields, and the large arrays of a StepDone
 MAX_FRAME_BYTES = 1 << 28  # logits of 32 rows and two million tokens; a connection that brings more is cut
 
@@ -98,6 +98,9 @@ class Ready:
     imports_partials: bool
     copy_bandwidth: float = 0.0  # bytes read and written per second; 0 where it was not measured
     notes: tuple[str, ...] = ()  # what the user should know of the device, a sentence each
+    tells_prompts_apart: bool = (
+        False  # rows of prompts are multiplied in another arithmetic than generated ones
+    )
 
 
 NO_INTEGERS: Int32s = np.frombuffer(b"", np.int32)
@@ -159,6 +162,7 @@ class Step:
     copies: Int32s = field(default_factory=_no_integers)
     window_copies: Int32s = field(default_factory=_no_integers)
     wanted: Wanted = field(default_factory=Wanted, kw_only=True)
+    of_prompts: bool = field(default=False, kw_only=True)  # all rows are of prompts, and none was generated
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from tplaunch.launcher.declared import declared_values
 from tplaunch.launcher.errors import EXIT_FAILURE, EXIT_USAGE, UsageError
 from tplaunch.launcher.evaluation_options import EVALUATIONS, evaluate
 from tplaunch.launcher.generate_config import GenerateConfig
-from tplaunch.launcher.hosts.placing import COMMANDS, take_place
+from tplaunch.launcher.hosts.placing import COMMANDS, PLACED, take_place
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import run_config
 from tplaunch.launcher.number_lists import parse_counts, parse_tokens
@@ -127,10 +127,11 @@ def _dispatch(options: argparse.Namespace) -> int:
         return keygen(options.file)
     if options.command == "join":
         return join(JoinConfig(head=options.head, **declared_values(JoinConfig, options)))
-    if options.command in COMMANDS:
+    if options.command in PLACED:
         joins = take_place(options, os.environ)
         if joins is not None:
             return join(joins)
+    if options.command in COMMANDS:
         with placed_by_ray(options):
             return _carry_out(options)
     return _carry_out(options)

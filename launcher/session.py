@@ -182,7 +182,7 @@ def _where(choices: Sequence[DeviceChoice], rank: int, engine: Engine) -> str:
     if len({choice.host for choice in choices}) == 1:
         return ""
     choice = choices[rank]
-    return f"host {choice.host} ({choice.host_name}), {engine.stage}: "
+    return f"host {choice.host} ({choice.host_name}), {engine.activity}: "
 
 
 def _explained(

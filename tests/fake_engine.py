@@ -44,6 +44,7 @@ def fake_engine(
     num_ranks: int = 1,
     vocabulary_size: int = VOCABULARY_SIZE,
     num_stages: int = 1,
+    tells_prompts_apart: bool = False,
 ) -> tuple[Engine, FakeChannel]:
     """An engine that is loaded. num_ranks: of each stage."""
     spec = spec_of(kinds, vocabulary_size)
@@ -52,7 +53,7 @@ def fake_engine(
     stages = make_stages(
         cut_ranks((HEAD,) * len(weights), num_stages), cut_layers([1.0] * spec.num_layers, [1.0] * num_stages)
     )
-    channel = FakeChannel(len(weights))
+    channel = FakeChannel(len(weights), tells_prompts_apart)
     config = EngineConfig(RankOptions(timeout_seconds=5.0), limits, load_timeout_seconds=5.0)
     plan = make_plan(spec, weights, stages=stages)
     engine = Engine(channel, Origin((), "fake"), (), spec, plan, config)
@@ -61,10 +62,15 @@ def fake_engine(
 
 
 def greedy(
-    prompt: Sequence[int], kinds: LayerKinds, count: int, vocabulary_size: int = VOCABULARY_SIZE
+    prompt: Sequence[int],
+    kinds: LayerKinds,
+    count: int,
+    vocabulary_size: int = VOCABULARY_SIZE,
+    tells_prompts_apart: bool = False,
 ) -> list[int]:
     """The likeliest tokens behind a prompt, without any memory."""
     tokens = list(prompt)
+    num_prompt = len(tokens) if tells_prompts_apart else None
     for _ in range(count):
-        tokens.append(int(logits(tokens, kinds, vocabulary_size)[-1].argmax()))
+        tokens.append(int(logits(tokens, kinds, vocabulary_size, num_prompt)[-1].argmax()))
     return tokens[len(prompt) :]

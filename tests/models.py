@@ -308,6 +308,7 @@ class Rank:
             two_phase=self.two_phase,
             shares_routing=self.shares_routing,
             host_sums=self.host_sums,
+            of_prompts=step.of_prompts and self.limits.activations == "f16",
         )
         self.device.prepare(program)
         return program

@@ -85,6 +85,7 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
                 worker.device.imports_partials,
                 worker.copy_bandwidth,
                 tuple(worker.notes),
+                worker.tells_prompts_apart,
             )
         )
         with collected_by_hand():
@@ -139,7 +140,8 @@ class Worker:
         self.handover = open_handover(load, Path(place.folder), place.address or None)
         log.info("rank %d of %d on %s", load.share.rank, load.placement.num_ranks, self.device.name)
         self._runner = SegmentRunner(self.device, self.collective)
-        self._programs: dict[tuple[int, int], Program] = {}
+        self._programs: dict[tuple[int, int, bool], Program] = {}
+        self.tells_prompts_apart = load.limits.activations == "f16"
 
     def connect(self, peers: Connect) -> None:
         """Meets the ranks of its own stage, and those that hand over to it, or that it hands over to."""
@@ -159,7 +161,7 @@ class Worker:
         self._shares_routing = shares_routing(self._kinds)
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.options.measure_copy else 0.0
-        self.notes = self._prove()
+        self.notes = [*self._prove()]
         if isinstance(self.device, TunableDevice):
             self.device.tune(self._build(1, 1))
         weights = weight_buffers(self._shards)
@@ -182,7 +184,7 @@ class Worker:
             if time.monotonic() - reported > 0.1:
                 control.send(Progress(done, total))
                 reported = time.monotonic()
-        self.device.finish_loading()
+        self.notes += self.device.finish_loading()
         control.send(Progress(total, total))
         log.info("%d bytes of weights loaded in %.2f s", total, time.monotonic() - started)
 
@@ -194,7 +196,8 @@ class Worker:
         buckets = {1, min(2, limits.max_rows), limits.max_rows}  # between them nothing else begins
         return self.device.prove(
             [
-                self._build(rows, min(rows, limits.max_logit_rows), large=rows == limits.max_rows)
+                self._build(rows, min(rows, limits.max_logit_rows), of_prompts, rows == limits.max_rows)
+                for of_prompts in (False, True)[: 1 + self.tells_prompts_apart]
                 for rows in sorted(buckets)
             ]
         )
@@ -204,7 +207,7 @@ class Worker:
         self._writer = StepWriter(self.device, self.weights, self._load)
         self._copier = BlockCopier(self.device, self._load)
         self._ends = StageEnds(self.device, self.handover, self._load)
-        self._program(1, 1)
+        self._program(1, 1, of_prompts=False)
         place = (
             "written straight to host memory" if self.device.imports_partials else "copied by way of the host"
         )
@@ -222,7 +225,7 @@ class Worker:
         clock = StepClock()
         self._writer.write(step)
         self._copier.copy(step)
-        program = self._program(step.token_ids.size, self._ends.num_logit_rows(step))
+        program = self._program(step.token_ids.size, self._ends.num_logit_rows(step), step.of_prompts)
         clock.lap("host")
         sent_before = self._sent_bytes
         if self._ends.begin(step):
@@ -261,17 +264,19 @@ class Worker:
         device = [] if times is None else account_for_device(ledger, host, times)
         return [*host, *device] if self._load.options.trace else device
 
-    def _program(self, num_rows: int, num_logit_rows: int) -> Program:
+    def _program(self, num_rows: int, num_logit_rows: int, of_prompts: bool) -> Program:
         """The program of the rows' bucket, built and prepared when it is first wanted."""
         limits = self._load.limits
-        key = (row_bucket(num_rows, limits.max_rows), row_bucket(num_logit_rows, limits.max_logit_rows))
+        rows = row_bucket(num_rows, limits.max_rows)
+        logit_rows = row_bucket(num_logit_rows, limits.max_logit_rows)
+        key = (rows, logit_rows, of_prompts and self.tells_prompts_apart)
         if key not in self._programs:
-            program = self._build(*key, large=key[0] * self._row_bytes >= self._large_bytes)
+            program = self._build(*key, large=rows * self._row_bytes >= self._large_bytes)
             self.device.prepare(program)
             self._programs[key] = program
         return self._programs[key]
 
-    def _build(self, rows: int, logit_rows: int, large: bool = False) -> Program:
+    def _build(self, rows: int, logit_rows: int, of_prompts: bool = False, large: bool = False) -> Program:
         load = self._load
         return build_program(
             load.spec,
@@ -282,6 +287,7 @@ class Worker:
             logit_rows,
             activations=load.limits.activations,
             shares_routing=self._shares_routing,
+            of_prompts=of_prompts,
             **way(self.collective, large),
         )
 

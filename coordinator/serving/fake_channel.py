@@ -38,17 +38,19 @@ class FakeChannel(Channel):
 
     Ranks in `silent` don't answer: who waits for them passes the deadline without waiting. A rank in
     `failing` answers its next message with that sentence, and so does the rank that gets the next but
-    `fails_after` messages. Of the logit rows of a step those in `spoil_rows` become NaN.
+    `fails_after` messages. Of the logit rows of a step those in `spoil_rows` become NaN. `step_seconds` says
+    how long a rank claims to have worked on so many rows.
     """
 
-    def __init__(self, num_ranks: int) -> None:
-        self.num_ranks = num_ranks
+    def __init__(self, num_ranks: int, tells_prompts_apart: bool = False) -> None:
+        self.num_ranks, self._tells_prompts_apart = num_ranks, tells_prompts_apart
         self.clock = self._now
         self.seconds = 0.0
         self.silent: set[int] = set()
         self.failing: dict[int, str] = {}
         self.fails_after: int | None = None
         self.spoil_rows: set[int] = set()
+        self.step_seconds: Callable[[int, int], float] | None = None  # of a rank and a number of rows
         self.num_rows = 0  # that were computed
         self.model: FakeModel | None = None
         self.is_closed = False
@@ -96,10 +98,11 @@ class FakeChannel(Channel):
             self._loads[rank] = message
             if rank == 0:
                 kinds = LayerKinds.of(message.spec)
-                self.model = FakeModel(message.limits, kinds, message.spec.vocabulary_size)
+                size = message.spec.vocabulary_size
+                self.model = FakeModel(message.limits, kinds, size, self._tells_prompts_apart)
             return [Attached(message.origin.model_hash, f"fake device {rank}", "fake", f"fake:{rank}")]
         if isinstance(message, Connect):
-            return [Progress(1, 1), Ready(device_bytes=1, imports_partials=True)]
+            return [Progress(1, 1), Ready(1, True, tells_prompts_apart=self._tells_prompts_apart)]
         if isinstance(message, Shutdown):
             return []
         if isinstance(message, FetchRows):
@@ -116,7 +119,10 @@ class FakeChannel(Channel):
             self.num_rows += step.token_ids.size
         logits, wanted = self._slice(rank, step.number), step.wanted
         told = answer(wanted, logits, self._loads[rank].share.vocabulary)
-        return StepDone(step.number, whole_rows(wanted.whole_rows, logits), {"wait": 1.0}, answer=told)
+        ledger = {"handover": 1.0}  # which is no work
+        if self.step_seconds is not None:
+            ledger = {"handover": 1e6, "wait": self.step_seconds(rank, step.token_ids.size) * 1e6}
+        return StepDone(step.number, whole_rows(wanted.whole_rows, logits), ledger, answer=told)
 
     def _slice(self, rank: int, number: int) -> Floats:
         """Returns a rank's logits of a step; none where it is not of the last stage."""

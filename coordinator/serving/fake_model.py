@@ -2,7 +2,8 @@
 
 It keeps keys, values and states where a real rank does, in blocks by the step's tables and in slots, and
 takes what it finds there: a block that is not a text's own, was not copied, or went too early changes the
-logits of everything behind it. `logits` computes the same without any memory.
+logits of everything behind it. So does a generated token that is computed as one of a prompt, or the reverse,
+where it tells these apart. `logits` computes the same without any memory.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ def _token_words(tokens: npt.NDArray[np.int32], start: int) -> Words:
     return _mix(tokens.astype(np.uint64) * np.uint64(ODD) + positions + np.uint64(1))
 
 
+def _generated(words: Words) -> Words:
+    """The words of tokens that a model which tells prompts apart computes as generated ones."""
+    return words ^ np.uint64(ODD)
+
+
 def _logits(words: Words, vocabulary_size: int) -> Floats:
     """[words, vocabulary] in a spread that a sampler finds usual, of 12 bits, so that some are equal."""
     columns = np.arange(vocabulary_size, dtype=np.uint64) * np.uint64(ODD)
@@ -39,9 +45,17 @@ def _logits(words: Words, vocabulary_size: int) -> Floats:
     return twelve * np.float32(1 / 256) - np.float32(8)
 
 
-def logits(tokens: list[int], kinds: LayerKinds, vocabulary_size: int) -> Floats:
-    """The logits behind each token of a text [tokens, vocabulary]."""
-    words = np.cumsum(_token_words(np.array(tokens, np.int32), 0), dtype=np.uint64)
+def logits(
+    tokens: list[int], kinds: LayerKinds, vocabulary_size: int, num_prompt: int | None = None
+) -> Floats:
+    """The logits behind each token of a text [tokens, vocabulary].
+
+    num_prompt: tokens that were not generated, where prompts are told apart.
+    """
+    token_words = _token_words(np.array(tokens, np.int32), 0)
+    if num_prompt is not None:
+        token_words[num_prompt:] = _generated(token_words[num_prompt:])
+    words = np.cumsum(token_words, dtype=np.uint64)
     total = np.zeros(len(tokens), np.uint64)
     if kinds.sees_all:
         total += np.cumsum(words, dtype=np.uint64)
@@ -57,8 +71,11 @@ def logits(tokens: list[int], kinds: LayerKinds, vocabulary_size: int) -> Floats
 class FakeModel:
     """The memory and the arithmetic of all ranks together."""
 
-    def __init__(self, limits: Limits, kinds: LayerKinds, vocabulary_size: int) -> None:
+    def __init__(
+        self, limits: Limits, kinds: LayerKinds, vocabulary_size: int, tells_prompts_apart: bool = False
+    ) -> None:
         self._kinds, self._vocabulary_size = kinds, vocabulary_size
+        self._tells_prompts_apart = tells_prompts_apart
         self._length = limits.block_length
         table = (limits.max_sequences, -(-limits.context_length // limits.block_length))
         self._tables = np.full(table, -1), np.full(table, -1)
@@ -79,7 +96,10 @@ class FakeModel:
         for seat, start, length, read_slot, write_slot in runs:
             tokens = step.token_ids[row : row + length]
             before = read.get(read_slot, 0) if self._kinds.has_states else self._word_before(seat, start)
-            texts = np.cumsum(_token_words(tokens, start), dtype=np.uint64) + np.uint64(before)
+            token_words = _token_words(tokens, start)
+            if self._tells_prompts_apart and not step.of_prompts:
+                token_words = _generated(token_words)
+            texts = np.cumsum(token_words, dtype=np.uint64) + np.uint64(before)
             if self._kinds.has_states:
                 self._states[write_slot] = texts[-1]
             self._store(seat, start, texts)

@@ -89,17 +89,27 @@ class Pool:
 class ChainedKeys:
     """Keys of a text's blocks: each names its tokens and all before them.
 
+    Where ranks tell prompts apart it also names how many of the tokens were generated: as tokens of a prompt
+    they would have other keys and values.
+
     The digest's own secret, new for every run, keeps a client from making two texts with one key.
     """
 
-    def __init__(self, block_length: int, secret: bytes) -> None:
+    def __init__(self, block_length: int, secret: bytes, tells_prompts_apart: bool = False) -> None:
         self._block_length, self._secret = block_length, secret
+        self._tells_prompts_apart = tells_prompts_apart
 
-    def extend(self, keys: list[bytes], tokens: list[int], num_blocks: int) -> None:
-        """Appends the keys of the first `num_blocks` blocks of tokens that are not there yet."""
+    def extend(self, keys: list[bytes], tokens: list[int], num_blocks: int, num_prompt: int) -> None:
+        """Appends the keys of the first `num_blocks` blocks of tokens that are not there yet.
+
+        num_prompt: tokens that were not generated.
+        """
         for index in range(len(keys), num_blocks):
             start = index * self._block_length
             block = np.array(tokens[start : start + self._block_length], np.int32)
             digest = hashlib.blake2b(keys[-1] if keys else b"", digest_size=KEY_BYTES, key=self._secret)
             digest.update(block.tobytes())
+            num_generated = start + self._block_length - num_prompt
+            if self._tells_prompts_apart and num_generated > 0:
+                digest.update(min(num_generated, self._block_length).to_bytes(4, "little"))
             keys.append(digest.digest())

@@ -37,8 +37,9 @@ class LayerKinds:
 class KVMemory:
     """Admits sequences to seats, lets them grow, keeps what may be wanted again, and takes all of it back."""
 
-    def __init__(self, limits: Limits, kinds: LayerKinds) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, kinds: LayerKinds, tells_prompts_apart: bool = False) -> None:
+        """tells_prompts_apart: ranks compute rows of prompts in another arithmetic; see ChainedKeys."""
+        self._limits, self.tells_prompts_apart = limits, tells_prompts_apart
         length = limits.block_length
         tables: list[BlockTables] = []
         self.all_positions: BlockTables | None = None  # of layers that see all positions
@@ -57,7 +58,7 @@ class KVMemory:
         self._states = None
         if kinds.has_states:
             self._states = States(limits.num_slots, limits.max_sequences, length)
-        self._keys = ChainedKeys(length, secrets.token_bytes(16))
+        self._keys = ChainedKeys(length, secrets.token_bytes(16), tells_prompts_apart)
         self._free_seats = list(range(limits.max_sequences))[::-1]
 
     @property
@@ -103,7 +104,7 @@ class KVMemory:
         """The cached blocks of its text in each table, and how many of them a sequence can begin with."""
         most = min(len(sequence.tokens) - 1, sequence.first_logits) // self._limits.block_length
         most = most if sequence.reads_cache else 0
-        self._keys.extend(sequence.keys, sequence.tokens, most)
+        self._keys.extend(sequence.keys, sequence.tokens, most, sequence.num_prompt)
         found: list[SequenceOf[int | None]] = [table.found(sequence.keys[:most]) for table in self.tables]
         for num_blocks in range(most, 0, -1):
             if all(
@@ -146,7 +147,7 @@ class KVMemory:
 
     def _keep(self, sequence: Sequence, first: int, stop: int) -> None:
         """Lets the blocks first .. stop - 1 be found, and the state where it is worth it."""
-        self._keys.extend(sequence.keys, sequence.tokens, stop)
+        self._keys.extend(sequence.keys, sequence.tokens, stop, sequence.num_prompt)
         for table in self.tables:
             table.publish(sequence, first, stop)
         if self._states is not None:

@@ -9,16 +9,19 @@ the oldest has waited for a whole round of theirs: everything advances. Where bl
 sequence gives its blocks back and waits again, before all that came after it; it is computed again later, and
 gives the same tokens.
 
+Where ranks compute rows of prompts in another arithmetic than generated ones, a step has rows of one kind:
+decode and prefill take turns. Tokens that were generated before a preemption are computed again as such.
+
 With several stages a step may be scheduled while others are under way: each rank runs them in order, so what
 is computed counts as soon as its step is sent. A sequence whose next token is awaited waits; its prompt does
-not, which goes on chunk by chunk. Those that decode are dealt out over as many steps as there are stages, and
+not, which goes on chunk by chunk. Those that decode are dealt out over steps as micro_batches.py has it, and
 long prompts over more, so that all stages have something to do.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 
 import numpy as np
@@ -27,6 +30,7 @@ import numpy.typing as npt
 from tplaunch.coordinator.messages import NO_INTEGERS, Step, Wanted
 from tplaunch.coordinator.serving.counts import Counts
 from tplaunch.coordinator.serving.kv_memory import KVMemory
+from tplaunch.coordinator.serving.micro_batches import Cut, MicroBatches
 from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
 from tplaunch.coordinator.split.limits import Limits
 
@@ -41,9 +45,16 @@ class Scheduler:
     """Holds the sequences; `schedule` picks the runs of a step, `finish` takes note of its result."""
 
     def __init__(
-        self, limits: Limits, memory: KVMemory, counts: Counts | None = None, num_stages: int = 1
+        self,
+        limits: Limits,
+        memory: KVMemory,
+        counts: Counts | None = None,
+        micro_batches: MicroBatches | None = None,
     ) -> None:
-        self._limits, self._memory, self._num_stages = limits, memory, num_stages
+        self._limits, self._memory = limits, memory
+        self._micro_batches = micro_batches or MicroBatches(1)
+        self._num_stages = self._micro_batches.num_stages
+        self._tells_prompts_apart, self._was_of_prompts = memory.tells_prompts_apart, False
         self._counts = counts or Counts()
         self._waiting: list[Sequence] = []  # by arrival
         self._running: list[Sequence] = []  # by arrival
@@ -74,10 +85,13 @@ class Scheduler:
         self._admit()
         self._num_steps += 1
         runs: list[ScheduledRows] = []
-        rows_left, logits_left = self._most_rows(), self._limits.max_logit_rows
-        for group in self._by_turn():
+        cut = self._decode_cut()
+        rows_left, logits_left = self._most_rows(cut), self._limits.max_logit_rows
+        for group in self._groups(cut):
+            if runs and self._tells_prompts_apart:
+                break
             most = self._share_of_first(group, rows_left, logits_left)
-            runs_left = self._most_runs(group)
+            runs_left = self._most_runs(group, cut)
             for sequence in group:
                 if not rows_left or not runs_left:
                     break
@@ -89,7 +103,9 @@ class Scheduler:
                     rows_left -= run.length
                     logits_left -= run.num_logits
                     sequence.last_step = self._num_steps
-        if not runs:
+        if runs:
+            self._was_of_prompts = runs[0].of_prompt
+        else:
             self._num_steps -= 1
             assert not all(one.num_waiting for one in self._running) or not self._running, "no one can go on"
         return runs
@@ -127,23 +143,35 @@ class Scheduler:
         sequence.was_admitted = True
         return True
 
-    def _most_rows(self) -> int:
+    def _decode_cut(self) -> Cut:
+        """How those that decode are dealt out over steps, those that await a token in others among them."""
+        num_decoding = sum(sequence.num_waiting <= 1 for sequence in self._running)
+        if num_decoding < len(self._running):  # chunks of prompts go along, whose time is another
+            return self._micro_batches.usual_cut(num_decoding)
+        return self._micro_batches.cut(num_decoding)
+
+    def _most_rows(self, cut: Cut) -> int:
         """Rows of a step: with several stages so few that all of these have something to do."""
         if self._num_stages == 1:
             return self._limits.max_rows
         num_tokens = sum(len(sequence.tokens) for sequence in self._running if sequence.num_waiting > 1)
         chunk = max(MIN_CHUNK, -(-num_tokens // (STEPS_A_STAGE * self._num_stages)))
-        return min(self._limits.max_rows, self._num_decoding + chunk)
+        return min(self._limits.max_rows, cut.rows + chunk)
 
-    def _most_runs(self, group: SequenceOf[Sequence]) -> int:
+    def _most_runs(self, group: SequenceOf[Sequence], cut: Cut) -> int:
         """Sequences of a group that a step has: of those that decode its part, where there are stages."""
-        decodes = self._num_stages > 1 and group and group[0].num_waiting == 1
-        return self._num_decoding if decodes else len(group)
+        decodes = self._num_stages > 1 and group and group[0].num_waiting <= 1
+        return cut.rows if decodes else len(group)
 
-    @property
-    def _num_decoding(self) -> int:
-        """Sequences that decode in each step, those that await a token in others among them."""
-        return -(-sum(sequence.num_waiting <= 1 for sequence in self._running) // self._num_stages)
+    def _groups(self, cut: Cut) -> Iterable[list[Sequence]]:
+        """All that may go on, those first whose turn it is.
+
+        A few that decode wait for others that are on their way, to go on together.
+        """
+        num_ready = sum(sequence.num_waiting == 1 for sequence in self._running)
+        if num_ready < cut.last_rows and all(sequence.num_waiting <= 1 for sequence in self._running):
+            return ()
+        return self._by_kind() if self._tells_prompts_apart else self._by_turn()
 
     def _by_turn(self) -> Iterator[list[Sequence]]:
         """All that run: those that decode and the prompts, those first whose turn it is."""
@@ -153,6 +181,14 @@ class Scheduler:
         is_overdue = prefill and self._num_steps - 1 - prefill[0].last_step > len(decode)
         prefill[1:] = sorted(prefill[1:], key=lambda one: min(one.num_waiting, prefill[0].num_waiting))
         yield from (prefill, decode) if is_overdue else (decode, prefill)
+
+    def _by_kind(self) -> tuple[list[Sequence], list[Sequence]]:
+        """All whose next row was generated and all in their prompts, first those whose turn it is."""
+        generated = [sequence for sequence in self._running if not sequence.in_prompt]
+        prompts = [sequence for sequence in self._running if sequence.in_prompt]
+        generated.sort(key=lambda sequence: (sequence.num_waiting > 1, sequence.last_step))
+        prompts[1:] = sorted(prompts[1:], key=lambda one: min(one.num_waiting, prompts[0].num_waiting))
+        return (generated, prompts) if self._was_of_prompts else (prompts, generated)
 
     def _share_of_first(self, group: SequenceOf[Sequence], rows_left: int, logits_left: int) -> int:
         """How many rows the first gets at most. A prompt leaves half to shorter ones, if they need it."""
@@ -171,7 +207,10 @@ class Scheduler:
     def _run(self, sequence: Sequence, rows_left: int, logits_left: int) -> ScheduledRows | None:
         """Schedules as many rows of the sequence as find room, logits and blocks; None for none."""
         start = sequence.num_computed
-        length = min(len(sequence.tokens) - start, rows_left)
+        stop = (
+            sequence.num_prompt if self._tells_prompts_apart and sequence.in_prompt else len(sequence.tokens)
+        )
+        length = min(stop - start, rows_left)
         length = min(length, max(0, sequence.first_logits - start) + logits_left)
         if length <= 0:
             return None
@@ -219,7 +258,7 @@ def make_step(number: int, runs: SequenceOf[ScheduledRows], memory: KVMemory, wa
         logit_rows += range(len(token_ids) - run.num_logits, len(token_ids))
         columns += (sequence.seat or 0, run.start, run.length, run.read_slot, run.write_slot)
     arrays = map(_int32s, (token_ids, columns, logit_rows, *memory.take_changes()))
-    return Step(number, *arrays, wanted=wanted)
+    return Step(number, *arrays, wanted=wanted, of_prompts=all(run.of_prompt for run in runs))
 
 
 def _int32s(numbers: list[int]) -> npt.NDArray[np.int32]:

@@ -62,6 +62,11 @@ class Sequence:
         return len(self.tokens) - self.num_computed
 
     @property
+    def in_prompt(self) -> bool:
+        """Tells whether its next row is one of the prompt."""
+        return self.num_computed < self.num_prompt
+
+    @property
     def is_running(self) -> bool:
         return self.seat is not None
 
@@ -76,3 +81,8 @@ class ScheduledRows:
     num_logits: int  # of its last rows
     read_slot: int = -1
     write_slot: int = -1
+
+    @property
+    def of_prompt(self) -> bool:
+        """Tells whether all rows are of the sequence's prompt."""
+        return self.start + self.length <= self.sequence.num_prompt

@@ -34,7 +34,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a kernel must stay at: waves, and inverse throughput."""
+    """The waves and the inverse throughput that a kernel must stay at."""
 
     waves: int
     inverse_throughput: int

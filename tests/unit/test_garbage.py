@@ -46,6 +46,7 @@ class WireEngine:
 
     spec, limits, next_number = SPEC, LIMITS, 1
     num_stages = most_in_flight = 1
+    tells_prompts_apart = False
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker

@@ -45,7 +45,9 @@ class RankCase:
     num_ranks: int
     activations: str = "f32"
 
-    def program(self, rows: int = 4, logit_rows: int = 2, two_phase: bool = False) -> Program:
+    def program(
+        self, rows: int = 4, logit_rows: int = 2, of_prompts: bool = False, *, two_phase: bool = False
+    ) -> Program:
         return build_program(
             self.spec,
             self.share,
@@ -55,6 +57,7 @@ class RankCase:
             logit_rows,
             activations=self.activations,
             two_phase=two_phase,
+            of_prompts=of_prompts,
         )
 
 
@@ -289,15 +292,18 @@ def test_products_of_one_input_share_its_integers() -> None:
     assert [name for _, name in inputs].count(QUANTIZED) == 2 * len(types)
 
 
-@pytest.mark.parametrize(("rows", "kinds"), [(4, {"f32"}), (16, {"f16"})])
-def test_only_programs_of_many_rows_multiply_float16(rows: int, kinds: set[str]) -> None:
-    """The logits' one row stays with floats, and so do weights in float32."""
+@pytest.mark.parametrize("rows", [1, 4, 16])
+@pytest.mark.parametrize(("of_prompts", "kinds"), [(False, {"f32"}), (True, {"f16"})])
+def test_rows_of_prompts_multiply_float16_however_many_they_are(
+    rows: int, of_prompts: bool, kinds: set[str]
+) -> None:
+    """Logits stay with floats, and so do weights in float32 and what was generated."""
     tensors = tensor_infos(
         tensor_shapes(spec := make_spec()), {"ffn_up.weight": "F16", "output.weight": "F16"}
     )
     (share,) = make_plan(spec, [1])
     case = RankCase(spec, share, rank_shards(spec, share, tensors), 1, "f16")
-    matmuls = [op for op in ops_of(case.program(rows, 1)) if isinstance(op, MatMul)]
+    matmuls = [op for op in ops_of(case.program(rows, 1, of_prompts)) if isinstance(op, MatMul)]
     ups = [op for op in matmuls if op.matrix.name.endswith("ffn_up.weight")]
     assert {op.activations for op in ups} == kinds
     assert {op.activations for op in matmuls if op not in ups} == {"f32"}

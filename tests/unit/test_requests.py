@@ -78,6 +78,7 @@ class Arrival:
     num_tokens: int
     num_texts: int
     cancelled_after: int | None  # steps
+    is_next_turn: bool  # its prompt begins with the one before it, and what that has generated so far
 
 
 @st.composite
@@ -107,26 +108,36 @@ def runs(draw: st.DrawFn) -> tuple[LayerKinds, Limits, list[Arrival]]:
         num_tokens=st.integers(1, 10),
         num_texts=st.sampled_from([1, 1, 3]),
         cancelled_after=st.sampled_from([None, None, None, 0, 3, 11]),
+        is_next_turn=st.booleans(),
     )
     return kinds, limits, draw(st.lists(arrival, min_size=1, max_size=12))
 
 
 @examples(250)
-@given(runs(), st.integers(1, 2), st.integers(1, 4))
+@given(runs(), st.integers(1, 2), st.integers(1, 4), st.booleans())
 def test_every_text_is_what_it_would_be_alone(
-    drawn: tuple[LayerKinds, Limits, list[Arrival]], num_ranks: int, num_stages: int
+    drawn: tuple[LayerKinds, Limits, list[Arrival]],
+    num_ranks: int,
+    num_stages: int,
+    tells_prompts_apart: bool,
 ) -> None:
     """Whatever arrives when, shares a beginning, is cancelled, or must give its blocks back meanwhile."""
     kinds, limits, arrivals = drawn
-    engine, _ = fake_engine(limits, kinds, num_ranks, num_stages=num_stages)
+    engine, _ = fake_engine(
+        limits, kinds, num_ranks, num_stages=num_stages, tells_prompts_apart=tells_prompts_apart
+    )
     requests = Requests(engine)
-    shared, started = tokens(40), []
+    shared, started = tokens(40), list[tuple[Request, Arrival, int]]()
     waiting = sorted(enumerate(arrivals), key=lambda pair: pair[1].step)
     step = 0
     while waiting or len(requests):
         while waiting and waiting[0][1].step <= step:
             seed, arrival = waiting.pop(0)
-            prompt = shared[: arrival.num_shared] + tokens(arrival.num_own, seed + 1)
+            begin = shared[: arrival.num_shared]
+            if arrival.is_next_turn and started:
+                before = started[-1][0]
+                begin = (list(before.prompt) + before.outputs[0].token_ids)[:40]
+            prompt = begin + tokens(arrival.num_own, seed + 1)
             params = SamplingParams(temperature=0, max_tokens=arrival.num_tokens, n=arrival.num_texts)
             started.append((requests.add(prompt, params), arrival, step))
         requests.step()
@@ -136,7 +147,7 @@ def test_every_text_is_what_it_would_be_alone(
                 requests.cancel(request.id)
         assert step < 5000, "requests that never end"
     for request, arrival, _ in started:
-        expected = greedy(request.prompt, kinds, arrival.num_tokens)
+        expected = greedy(request.prompt, kinds, arrival.num_tokens, tells_prompts_apart=tells_prompts_apart)
         for output in request.outputs:
             if output.finish_reason == "cancelled":
                 assert output.token_ids == expected[: len(output.token_ids)]

@@ -19,8 +19,10 @@ from tplaunch.coordinator.split.plan import PlanError
 pytestmark = pytest.mark.unit
 
 
-def scheduler_of(limits: Limits, kinds: LayerKinds | None = None) -> tuple[Scheduler, KVMemory]:
-    memory = KVMemory(limits, kinds or LayerKinds())
+def scheduler_of(
+    limits: Limits, kinds: LayerKinds | None = None, *, tells_prompts_apart: bool = False
+) -> tuple[Scheduler, KVMemory]:
+    memory = KVMemory(limits, kinds or LayerKinds(), tells_prompts_apart)
     return Scheduler(limits, memory), memory
 
 
@@ -51,6 +53,40 @@ def test_decode_goes_first_and_prefill_fills_the_step() -> None:
     assert step.token_ids.tolist() == [7, 0, 1, 2, 3, 4, 5, 6]
     assert [run[1:3] for run in step.runs.reshape(-1, 5).tolist()] == [[0, 1], [0, 7]]
     assert step.logit_rows.tolist() == [0]
+
+
+def test_kinds_of_rows_take_turns_where_they_are_told_apart() -> None:
+    limits = dataclasses.replace(LIMITS, max_rows=8, max_sequences=3)
+    scheduler, memory = scheduler_of(limits, tells_prompts_apart=True)
+    add(scheduler, [7], list(range(20)))
+    seen = []
+    for _ in range(6):
+        runs = scheduler.schedule()
+        step = step_of(runs, memory)
+        scheduler.finish(runs)
+        seen.append((step.of_prompts, [(run.start, run.length) for run in runs]))
+        for run in runs:
+            if not run.sequence.num_waiting:
+                run.sequence.tokens.append(1)
+    assert seen == [
+        (True, [(0, 1), (0, 7)]),
+        (False, [(1, 1)]),
+        (True, [(7, 8)]),
+        (False, [(2, 1)]),
+        (True, [(15, 5)]),
+        (False, [(3, 1), (20, 1)]),
+    ]
+
+
+def test_what_was_generated_is_computed_again_as_such() -> None:
+    scheduler, memory = scheduler_of(dataclasses.replace(LIMITS, max_rows=8), tells_prompts_apart=True)
+    scheduler.add(Sequence(list(range(12)), num_prompt=5, reads_cache=False))
+    kinds = []
+    for _ in range(2):
+        runs = scheduler.schedule()
+        kinds.append((step_of(runs, memory).of_prompts, runs[0].start, runs[0].length, runs[0].num_logits))
+        scheduler.finish(runs)
+    assert kinds == [(True, 0, 5, 0), (False, 5, 7, 1)]
 
 
 def test_a_step_brings_what_changed_and_no_more() -> None:

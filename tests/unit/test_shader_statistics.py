@@ -1,4 +1,4 @@
-"""What RADV says of kernels is read, written as a table, and held against what was seen before."""
+"""Statistics of kernels, as RADV prints them: read, written as a table, and held against earlier ones."""
 
 from __future__ import annotations
 

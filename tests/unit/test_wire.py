@@ -168,10 +168,15 @@ def message_of(name: str, fields: Any, *arrays: bytes) -> list[Frame]:
 
 
 HELLO = {"version": 1, "rank": 2}
+READY = {
+    "device_bytes": 1, "imports_partials": True, "copy_bandwidth": 0.0, "notes": [],
+    "tells_prompts_apart": False,
+}  # fmt: skip
 HELLO_FRAME: bytes = msgpack.packb(["Hello", HELLO])
 STEP = {
     "number": 1, "token_ids": b"\0" * 4, "runs": b"\0" * 20, "logit_rows": b"",
     "tables": b"\0" * 12, "window_tables": b"", "copies": b"", "window_copies": b"", "wanted": WANTED,
+    "of_prompts": False,
 }  # fmt: skip
 
 
@@ -184,6 +189,7 @@ def test_the_plain_messages_are_accepted() -> None:
 
 def test_empty_arrays_are_not_sent() -> None:
     sent = {"number": 1, "token_ids": b"\0" * 4, "runs": b"\0" * 20, "tables": b"\0" * 12, "wanted": {}}
+    sent["of_prompts"] = True
     step = decode(message_of("Step", sent))
     assert isinstance(step, Step) and step.token_ids.tolist() == [0]
     for array in (step.logit_rows, step.copies, step.wanted.num_candidates):
@@ -217,9 +223,7 @@ def test_empty_arrays_are_not_sent() -> None:
         (message_of("Connect", {"endpoints": "abc", "kinds": [], "handovers": []}), "'abc' is no list"),
         (message_of("Connect", {"endpoints": [1], "kinds": [], "handovers": []}), "1 is no str"),
         (
-            message_of(
-                "Ready", {"device_bytes": 1, "imports_partials": 1, "copy_bandwidth": 0.0, "notes": []}
-            ),
+            message_of("Ready", {**READY, "imports_partials": 1}),
             "1 is no bool",
         ),
         (message_of("Failed", {"error": "", "culprit": False}), "False is no int"),

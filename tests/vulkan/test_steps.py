@@ -228,7 +228,7 @@ def test_an_aborted_step_does_not_hold_up_closing(
     start = time.monotonic()
     device.close()
     device.close()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30  # half of the device's timeout
 
 
 def test_a_segment_that_is_not_released_times_out(open_device: Opener, plain_model: Path) -> None:

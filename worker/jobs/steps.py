@@ -123,6 +123,7 @@ class StepMaker:
             self._tables(seats, stop, self._limits.num_blocks),
             self._tables(seats, stop, self._limits.num_window_blocks),
             wanted=Wanted(np.ones(logit_rows.size, np.int32)),
+            of_prompts=point.rows > 1,
         )
 
     def _slots(self, seat: int, position: int) -> tuple[int, int]:

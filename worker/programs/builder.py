@@ -13,8 +13,6 @@ from tplaunch.worker.ops.common import QUANTIZED, MatMul, Op, Quantize, RowSet, 
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.programs.program import Phase, Program, Segment
 
-MIN_MATRIX_ROWS = 8  # of a program: fewer would leave cooperative matrices half empty
-
 
 class ProgramBuilder:
     """The program of one rank for one bucket of rows, as it grows."""
@@ -31,11 +29,12 @@ class ProgramBuilder:
         two_phase: bool = False,
         shares_routing: bool = False,
         host_sums: bool = False,
+        of_prompts: bool = False,
     ) -> None:
         self.spec, self.share, self.shards = spec, share, shards
         self.stacks = stack_shards(shards)
         self.num_ranks, self.num_rows, self._logit_rows = num_ranks, rows, logit_rows
-        self._activations = activations
+        self._activations, self._of_prompts = activations, of_prompts
         self._two_phase = two_phase and num_ranks > 1
         self._host_sums = host_sums and num_ranks > 1
         self.shares_routing = shares_routing and num_ranks > 1
@@ -50,7 +49,7 @@ class ProgramBuilder:
         if self.num_ranks > 1 and self._num_exchanges % 2:
             self.exchange()
         self._segments.append(Segment(tuple(self._ops), None))
-        return Program(self.num_rows, self._logit_rows, tuple(self._segments))
+        return Program(self.num_rows, self._logit_rows, tuple(self._segments), self._of_prompts)
 
     def add(self, op: Op) -> None:
         """Appends to the segment."""
@@ -158,13 +157,15 @@ class ProgramBuilder:
         return f"{tensor}.scale" if f"{tensor}.scale" in self.stacks else None
 
     def _activations_for(self, matrix: Matrix, rows: RowSet) -> str:
-        """Returns the precision of a product's input: the wanted one, where it can be used and pays."""
+        """Returns the precision of a product's input: the wanted one, where it can be used.
+
+        float16 is for rows of prompts, however many they are, and no others: see Program.
+        """
         weight_format = FORMATS[matrix.type]
-        num_rows = self.num_rows if rows == "rows" else self._logit_rows
         fits = {
             "f32": True,
             "q8": weight_format.has_integers,
-            "f16": weight_format.fits_float16 and num_rows >= MIN_MATRIX_ROWS,
+            "f16": weight_format.fits_float16 and self._of_prompts and rows == "rows",
         }
         return self._activations if matrix.columns and fits[self._activations] else "f32"
 

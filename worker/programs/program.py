@@ -42,11 +42,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class Program:
-    """A whole step for up to `rows` rows, of which up to `logit_rows` get logits."""
+    """A whole step for up to `rows` rows, of which up to `logit_rows` get logits.
+
+    of_prompts: all rows are of prompts. Those may be multiplied in an arithmetic of their own, which does not
+    depend on how many they are; what becomes logits never is.
+    """
 
     rows: int
     logit_rows: int
     segments: tuple[Segment, ...]
+    of_prompts: bool = False
 
     @property
     def num_all_reduces(self) -> int:

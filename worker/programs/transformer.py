@@ -30,6 +30,7 @@ def build_program(
     two_phase: bool = False,
     shares_routing: bool = False,
     host_sums: bool = False,
+    of_prompts: bool = False,
 ) -> Program:
     """The program of one rank. An all-reduce for each part of a layer, or one for both if they are parallel.
     One rank alone needs none and gets one segment.
@@ -39,10 +40,20 @@ def build_program(
 
     two_phase: how the all-reduces are made; the same bits come out either way. shares_routing: whether rank 0
     chooses all ranks' experts, for which every layer that has some costs another, small one. host_sums:
-    whether the hosts add up among themselves, so that devices read sums.
+    whether the hosts add up among themselves, so that devices read sums. of_prompts: see Program.
     """
     builder = ProgramBuilder(
-        spec, share, shards, num_ranks, rows, logit_rows, activations, two_phase, shares_routing, host_sums
+        spec,
+        share,
+        shards,
+        num_ranks,
+        rows,
+        logit_rows,
+        activations,
+        two_phase,
+        shares_routing,
+        host_sums,
+        of_prompts,
     )
     if spec.embedding_norm and share.begins:
         builder.start(spec.embedding_norm)

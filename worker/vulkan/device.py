@@ -16,7 +16,7 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.checking.table import small_ops
 from tplaunch.worker.device import Copy, DeviceError, DeviceId, FillPlaces, Place
-from tplaunch.worker.measuring.measurements import Measurements
+from tplaunch.worker.measuring.measurements import Measurements, cache_folder
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.vulkan.checking.checker import Checker
 from tplaunch.worker.vulkan.checking.prover import START_SECONDS as PROOF_SECONDS
@@ -61,7 +61,7 @@ class VulkanDevice:
         self.name, self.kind = self.info.name, self.info.kind
         self._refuse(limits.activations)
         self._memory = Memory(self._context, unmapped=options.staging)
-        self._pipelines = Pipelines(self._context)
+        self._pipelines = Pipelines(self._context, cache_folder())
         self._right: Right = {}
         self._selection: Selects = Selection(self.info.features)
         self._timeline = Timeline(self._context, options.submit_ahead is not False, self._timeout_seconds)
@@ -92,8 +92,11 @@ class VulkanDevice:
     def fill(self, buffer: str, places: Sequence[Place], write: FillPlaces) -> None:
         self._memory.fill(buffer, places, write)
 
-    def finish_loading(self) -> None:
+    def finish_loading(self) -> list[str]:
         self._memory.free_staging()
+        self._pipelines.keep()  # most of them were compiled to be proved or timed
+        note = self._memory.eviction_note()
+        return [note] if note else []
 
     def view(self, buffer: str) -> Bytes:
         mapped = self._memory[buffer].mapped
@@ -208,6 +211,7 @@ class VulkanDevice:
         for prepared in self._prepared.values():
             if prepared.timestamps is not None:
                 prepared.timestamps.close()
+        self._pipelines.keep()
         self._pipelines.close()
         if self._partials is not None:
             self._partials.close()

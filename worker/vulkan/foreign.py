@@ -52,7 +52,9 @@ def compile_foreign(
         pPushConstantRanges=push,
     )
     layout = create("vkCreatePipelineLayout", "VkPipelineLayout", context.device, info)
-    pipeline = compute_pipeline(context.device, layout, module, constants, subgroup_size)
+    pipeline = compute_pipeline(
+        context.device, layout, module, constants=constants, subgroup_size=subgroup_size
+    )
     lib.vkDestroyPipeline(context.device, pipeline, ffi.NULL)
     lib.vkDestroyPipelineLayout(context.device, layout, ffi.NULL)
     for made in sets:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from tplaunch.worker.buffers.step import INDIRECT_WORD
 from tplaunch.worker.ops.common import MatMul, Op
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.vulkan.api import Handle, call, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.barriers import memory_barrier, put_barrier
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
@@ -74,23 +76,25 @@ class Recorder:
     ) -> Handle:
         """A C array with the command buffer of every segment, between timestamps where there are any."""
         buffers = self._context.command_buffers(len(program.segments))
+        dispatches = [[dispatch(op, context) for op in segment.ops] for segment in program.segments]
+        self._pipelines.make(one.kernel for of_segment in dispatches for one in of_segment)
         for index, segment in enumerate(program.segments):
             call("vkBeginCommandBuffer", buffers[index], struct("VkCommandBufferBeginInfo"))
             if timestamps is not None:
                 timestamps.put_begin(buffers[index], index)
-            self._record_segment(buffers[index], segment, context)
+            self._record_segment(buffers[index], segment, dispatches[index])
             if timestamps is not None:
                 timestamps.put_end(buffers[index], index)
             call("vkEndCommandBuffer", buffers[index])
         return buffers
 
-    def _record_segment(self, commands: Handle, segment: Segment, context: DispatchContext) -> None:
+    def _record_segment(self, commands: Handle, segment: Segment, dispatches: Sequence[Dispatch]) -> None:
         hazards = Hazards()
         put_barrier(commands, *self._at_begin)
-        for op in segment.ops:
+        for op, one in zip(segment.ops, dispatches, strict=True):
             if hazards.need_barrier(op):
                 put_barrier(commands, *self._between)
-            self._put_dispatch(commands, dispatch(op, context))
+            self._put_dispatch(commands, one)
         put_barrier(commands, *self._at_end)
 
     def _put_dispatch(self, commands: Handle, dispatch: Dispatch) -> None:
@@ -102,11 +106,3 @@ class Recorder:
             lib.vkCmdDispatchIndirect(commands, *self._indirect)
         else:
             lib.vkCmdDispatch(commands, *dispatch.groups)
-
-
-def memory_barrier(source: int, destination: int) -> Handle:
-    return struct("VkMemoryBarrier", srcAccessMask=source, dstAccessMask=destination)
-
-
-def put_barrier(commands: Handle, before: int, after: int, barrier: Handle) -> None:
-    lib.vkCmdPipelineBarrier(commands, before, after, 0, 1, barrier, 0, ffi.NULL, 0, ffi.NULL)

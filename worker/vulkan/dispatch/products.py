@@ -7,7 +7,7 @@ from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.activation_functions import ACTIVATION_NUMBERS
 from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.ops.quantized import scales_word
-from tplaunch.worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, QUAD, DispatchContext, ceil, flags_of
+from tplaunch.worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, DispatchContext, ceil, flags_of
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
 from tplaunch.worker.vulkan.push_constants.kernels import MatMulPush
 
@@ -33,7 +33,7 @@ def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
         output=output + op.output_offset * FLOAT,
         bias=context.address_or_none(op.bias),
         factors=context.address_or_none(op.product_scales),
-        input_stride=context.stride(op.input) * FLOAT // QUAD,
+        input_stride=context.quads(op.input),
         output_stride=stride,
         columns=op.columns,
         tiles=matrix.columns // COLUMN_TILE,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import platform
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
@@ -47,6 +48,8 @@ def open_measurements(info: PhysicalDevice) -> Measurements:
         "driver_version": str(info.driver_version),
         "kind": info.kind,
     }
+    if info.type == "cpu":  # it is as fast as its host, and a home may be shared by several
+        device["node"] = platform.node()
     return Measurements(cache_folder(), device, kernels_hash())
 
 

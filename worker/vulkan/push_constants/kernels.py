@@ -21,7 +21,7 @@ from tplaunch.worker.vulkan.push_constants.attention import (
     RopeRowsPush,
 )
 from tplaunch.worker.vulkan.push_constants.experts import EXPERT_KERNELS
-from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address
+from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address, QuadAddress
 from tplaunch.worker.vulkan.push_constants.recurrent import RECURRENT_KERNELS
 from tplaunch.worker.vulkan.variants import FAMILIES
 
@@ -31,12 +31,12 @@ MATRIX_SIZES = (16, 8)  # of the cooperative matrices, square ones, that there a
 class SumNormPush(Structure):
     _fields_ = [
         ("step", Address),
-        ("source", Address),
-        ("addends", Address),
-        ("weight", Address),
-        ("bias", Address),
-        ("hidden", Address),
-        ("output", Address),
+        ("source", QuadAddress),
+        ("addends", QuadAddress),
+        ("weight", QuadAddress),
+        ("bias", QuadAddress),
+        ("hidden", QuadAddress),
+        ("output", QuadAddress),
         ("num_addends", c_uint32),
         ("slot_stride", c_uint32),
         ("row_stride", c_uint32),
@@ -55,7 +55,7 @@ class SumNormPush(Structure):
 class SumSlicePush(Structure):
     _fields_ = [
         ("step", Address),
-        ("partials", Address),
+        ("partials", QuadAddress),
         ("num_partials", c_uint32),
         ("slot_stride", c_uint32),
         ("row_stride", c_uint32),
@@ -66,8 +66,8 @@ class SumSlicePush(Structure):
 class QuantizePush(Structure):
     _fields_ = [
         ("step", Address),
-        ("input", Address),
-        ("output", Address),
+        ("input", QuadAddress),
+        ("output", QuadAddress),
         ("scales", Address),
         ("input_stride", c_uint32),
         ("output_stride", c_uint32),
@@ -80,7 +80,7 @@ class MatMulPush(Structure):
     _fields_ = [
         ("step", Address),
         *WEIGHTS,
-        ("input", Address),
+        ("input", QuadAddress),
         ("input_scales", Address),
         ("output", Address),
         ("bias", Address),
@@ -118,6 +118,7 @@ KERNELS: dict[str, type[Structure]] = {
     "quantize_q8": QuantizePush,
     "quantize_f16": QuantizePush,
     "sum_norm_64": SumNormPush,
+    "sum_norm_1024": SumNormPush,
     "sum_slice": SumSlicePush,
     "clamp_rows": ClampPush,
     "head_sums": HeadSumsPush,
