@@ -1,4 +1,4 @@
-"""What programs compute, and the pieces that keep each submission short, as data."""
+"""Programs as work to be done, and the pieces that keep each submission short, as data."""
 
 from __future__ import annotations
 
