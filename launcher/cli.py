@@ -153,7 +153,9 @@ def _carry_out(options: argparse.Namespace) -> int:
     if options.command == "plan":
         config = run_config(options, _shape_or_file(options))
         wanted = prediction_config(options)
-        return show_plan(config, options.json) if wanted is None else predict(config, wanted, options.json)
+        if wanted is None:
+            return show_plan(config, options.json, options.explain)
+        return predict(config, wanted, options.json)
     if options.model is None:
         raise UsageError(f"{options.command} takes a model file; give its path, or --demo for a small model")
     if options.command == "serve":

@@ -212,6 +212,9 @@ def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._Argumen
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument(
+        "--explain", action="store_true", help="count what a token asks of each device and of its links"
+    )
     _add_shape(parser, "model (a file or a shape)")
     add_prediction_options(parser.add_argument_group("prediction"))
     add_model_options(parser)

@@ -14,12 +14,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from tplaunch.shaders import spirv
 from tplaunch.shaders.spirv import Instruction
 
-ALIGNED_BIT = 2  # of the memory operands of an access; a number of bytes follows
+# Of the memory operands of an access: a number of bytes follows the second one, nothing the first.
+VOLATILE_BIT, ALIGNED_BIT = 1, 2
 STRIDE_DECORATION = 6
 # Where the operands of an access begin that say how it is done.
 MEMORY_OPERANDS = {spirv.OP_LOAD: 3, spirv.OP_STORE: 2}
-# Instructions whose second operand is a pointer that has the first one for its type.
-POINTERS = (spirv.OP_ACCESS_CHAIN, spirv.OP_PTR_ACCESS_CHAIN)
+# Instructions whose second operand is a pointer that has the first one for its type. Those made of a number
+# are a pointer to vectors and whole vectors behind it (WideWords in weights.slang).
+POINTERS = (spirv.OP_ACCESS_CHAIN, spirv.OP_PTR_ACCESS_CHAIN, spirv.OP_CONVERT_TO_POINTER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,7 @@ def promised(op: Instruction) -> int | None:
     start = MEMORY_OPERANDS.get(op.opcode)
     if start is None or len(op.operands) <= start or not op.operands[start] & ALIGNED_BIT:
         return None
-    assert op.operands[start] == ALIGNED_BIT, "other memory operands would come first"
+    assert op.operands[start] & ~VOLATILE_BIT == ALIGNED_BIT, "other memory operands would come first"
     return op.operands[start + 1]
 
 

@@ -44,7 +44,21 @@ def worker_processes(process: subprocess.Popen[str]) -> dict[int, psutil.Process
 def test_a_killed_worker(
     tplaunch: CommandLine, model: Path, collective: str, devices: str, rank: int
 ) -> None:
-    process = tplaunch.start("--devices", devices, "--collective", collective, model, *ENDLESS)
+    await_end_of_killed(
+        tplaunch.start("--devices", devices, "--collective", collective, model, *ENDLESS), rank
+    )
+
+
+@pytest.mark.parametrize("waiting", ["block", "poll", "word", "device"])
+def test_a_killed_worker_ends_every_way_to_wait(tplaunch: CommandLine, model: Path, waiting: str) -> None:
+    """Its peer's device may just be waiting for the words of the dead one's."""
+    if waiting == "device" and len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("ranks on one core do not exchange by their devices")
+    await_end_of_killed(tplaunch.start("--devices", "0,0", "--waiting", waiting, model, *ENDLESS), rank=1)
+
+
+def await_end_of_killed(process: subprocess.Popen[str], rank: int) -> None:
+    """Kills a rank; the run says so and ends."""
     await_text(process)
     os.kill(worker_processes(process)[rank].pid, signal.SIGKILL)
     stderr = end_of(process, SOON)

@@ -198,4 +198,4 @@ def test_listing_devices_ends_with_the_launcher(tplaunch: CommandLine, tmp_path:
         (child,) = psutil.Process(process.pid).children()
         os.kill(process.pid, signal.SIGKILL)
         end_of(process)
-        child.wait(timeout=PATIENCE)
+        child.wait(timeout=int(PATIENCE))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tplaunch.worker.device import DeviceError
-from tplaunch.worker.vulkan import matrices, subgroups
+from tplaunch.worker.vulkan import faults, matrices, subgroups
 from tplaunch.worker.vulkan.api import Handle, array, call, chained, create, ffi, lib, strings, struct, vk
 from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.listing import IMPORT_EXTENSION, VERSION_1_3, compute_queue_family, describe
@@ -55,6 +55,7 @@ class Context:
         if self.info.unusable and not (self._only_compiles and self.info.is_made_up):
             raise DeviceError(f"Vulkan device {index} ({self.info.name}) can't be used: {self.info.unusable}")
         self.matrix_size = matrices.matrix_size(self.instance, self.physical, self.info)
+        self._tells_faults = faults.tells_faults(self.physical)
         self._create_device()
         self._memory = ffi.new("VkPhysicalDeviceMemoryProperties *")
         lib.vkGetPhysicalDeviceMemoryProperties(self.physical, self._memory)
@@ -76,6 +77,7 @@ class Context:
         core_features = struct("VkPhysicalDeviceFeatures", shaderInt64=self.info.int64)
         extensions = [IMPORT_EXTENSION] if self.info.host_memory_import else []
         extensions += [matrices.EXTENSION] if self.matrix_size else []
+        extensions += [faults.EXTENSION] if self._tells_faults else []
         extensions += [subgroups.EXTENSION] if self._asks_for_subgroups and not self._is_1_3 else []
         info = struct(
             "VkDeviceCreateInfo",
@@ -111,6 +113,8 @@ class Context:
             features.append(struct("VkPhysicalDeviceSubgroupSizeControlFeatures", **control))
         if self.matrix_size:
             features.append(struct("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", cooperativeMatrix=1))
+        if self._tells_faults:
+            features.append(faults.enabled_fault())
         return features
 
     @property
@@ -133,6 +137,10 @@ class Context:
     def available_bytes(self) -> int:
         """Bytes of its own memory that the driver grants this process now, with those that it has."""
         return describe(self.info.index, self.physical).available_bytes
+
+    def fault_query(self) -> Handle | None:
+        """Returns the function that tells why the device was lost, where it has one."""
+        return self.function("vkGetDeviceFaultInfoEXT") if self._tells_faults else None
 
     def function(self, name: str) -> Handle:
         """A function of an enabled extension."""

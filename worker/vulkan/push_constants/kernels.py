@@ -21,9 +21,9 @@ from tplaunch.worker.vulkan.push_constants.attention import (
     RopeRowsPush,
 )
 from tplaunch.worker.vulkan.push_constants.experts import EXPERT_KERNELS
-from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address, QuadAddress
+from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address, PairAddress, QuadAddress
 from tplaunch.worker.vulkan.push_constants.recurrent import RECURRENT_KERNELS
-from tplaunch.worker.vulkan.variants import FAMILIES
+from tplaunch.worker.vulkan.variants import FAMILIES, MATVECS, kernel_of
 
 MATRIX_SIZES = (16, 8)  # of the cooperative matrices, square ones, that there are kernels for, the best first
 
@@ -63,6 +63,23 @@ class SumSlicePush(Structure):
     ]
 
 
+class GatherPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("gathered", Address),
+        ("words", PairAddress),
+        ("stop", Address),
+        ("exchange", Address),
+        ("slot_stride", c_uint32),
+        ("words_stride", c_uint32),
+        ("row_length", c_uint32),
+        ("rank", c_uint32),
+        ("num_ranks", c_uint32),
+        ("index", c_uint32),
+        ("num_threads", c_uint32),
+    ]
+
+
 class QuantizePush(Structure):
     _fields_ = [
         ("step", Address),
@@ -92,6 +109,7 @@ class MatMulPush(Structure):
         ("count_word", c_uint32),
         ("activation", c_uint32),
         ("flags", c_uint32),
+        ("row_quads", c_uint32),
         ("scale", c_float),
         ("softcap", c_float),
     ]
@@ -112,7 +130,11 @@ class ActivatePush(Structure):
     ]
 
 
-FAMILY_PUSH_CONSTANTS = {"matvec": MatMulPush, "matmul": MatMulPush, "attention": AttentionPush}
+FAMILY_PUSH_CONSTANTS = {
+    **dict.fromkeys(MATVECS, MatMulPush),
+    "attention": AttentionPush,
+    "gather": GatherPush,
+}
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
     "quantize_q8": QuantizePush,
@@ -125,7 +147,7 @@ KERNELS: dict[str, type[Structure]] = {
     "head_norm": HeadNormPush,
     "rope_rows": RopeRowsPush,
     **{
-        family + variant.suffix: FAMILY_PUSH_CONSTANTS[family.split("_")[0]]
+        kernel_of(family, variant): FAMILY_PUSH_CONSTANTS[family.split("_")[0]]
         for family, variants in FAMILIES.items()
         for variant in variants
     },
