@@ -19,8 +19,9 @@ VOLATILE_BIT, ALIGNED_BIT = 1, 2
 STRIDE_DECORATION = 6
 # Where the operands of an access begin that say how it is done.
 MEMORY_OPERANDS = {spirv.OP_LOAD: 3, spirv.OP_STORE: 2}
-# Instructions whose second operand is a pointer that has the first one for its type.
-POINTERS = (spirv.OP_ACCESS_CHAIN, spirv.OP_PTR_ACCESS_CHAIN)
+# Instructions whose second operand is a pointer that has the first one for its type. Those made of a number
+# are a pointer to vectors and whole vectors behind it (WideWords in weights.slang).
+POINTERS = (spirv.OP_ACCESS_CHAIN, spirv.OP_PTR_ACCESS_CHAIN, spirv.OP_CONVERT_TO_POINTER)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -176,7 +176,7 @@ def check_fit(
             raise UsageError(
                 f"the plan does not fit: {place.name} would hold {mebibytes(num_bytes)}, but"
                 f" {has.format(mebibytes(place.capacity))}; give it less with --tensor-split (auto finds out"
-                f" how much), name more devices{shorter}"
+                f" how much), or name more devices{shorter}"
             )
 
 

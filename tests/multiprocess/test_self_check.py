@@ -18,7 +18,7 @@ from tests.wrong_kernels import package_with, wrong_kernel
 RUN = ("--tokens", "1,2,3", "-n", "3", "--temperature", "0", "--json")
 FIRST, OTHERS = (
     "matvec_f32_wide",
-    ("matvec_f32", "matvec_f32_1x2"),
+    ("matvec_f32", *(f"matvec_f32_1x{columns}{suffix}" for columns in (4, 2) for suffix in ("_wide", ""))),
 )  # a family's variants in order of preference
 # Appended to modules of a copy of the package. The driver "crashes" when it is to compile a kernel.
 CRASH = """

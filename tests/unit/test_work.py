@@ -1,4 +1,4 @@
-"""Work of programs, as data, and the pieces into which it is cut so that each submission is short."""
+"""Programs as work to be done, and the pieces that keep each submission short, as data."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from tplaunch.worker.vulkan.checking.checker import Checker
 from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.dispatch.questions import ask
 from tplaunch.worker.vulkan.measuring import tuning
-from tplaunch.worker.vulkan.variants import candidates
+from tplaunch.worker.vulkan.variants import Variant, candidates, kernel_of
 
 LIMITS = limits_for(kv_type="f16")
 JOB = TuningJob("f16", "f32", (Product("Q8_0", 96, 64, "f32"),), (attention_op(),))
@@ -63,6 +63,12 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     )
 
 
+def first_and_others(device: VulkanDevice) -> tuple[Variant, list[Variant]]:
+    """The preferred variant, and those that run another kernel."""
+    first, *rest = candidates(MATVEC, device.info.features)
+    return first, [one for one in rest if kernel_of(MATVEC, one) != kernel_of(MATVEC, first)]
+
+
 def one_of_each(device: VulkanDevice | ReusedDevice) -> dict[tuple[type, int], SmallOp]:
     """An op of each type, and of each number of rows that has kernels of its own."""
     found: dict[tuple[type, int], SmallOp] = {}
@@ -83,13 +89,13 @@ def test_kernels_are_right(device: ReusedDevice) -> None:
 
 
 def test_every_kernel_is_checked() -> None:
-    found = set()
-    for max_subgroup_size, max_invocations, matrix_size in ((8, 256, 16), (32, 256, 8), (32, 1024, 8)):
-        for op in every_op(FEATURES, has_matrices=True):
-            asked = ask(op.op, op.limits, FEATURES, max_subgroup_size, max_invocations, matrix_size)
+    features, found = (*FEATURES, "cpu"), set()
+    for sizes in ((8, 256, 16, 0), (32, 256, 8, 32), (32, 1024, 8, 32)):
+        for op in every_op(features, has_matrices=True):
+            asked = ask(op.op, op.limits, features, *sizes)
             found.add(asked.kernel)
             if asked.family is not None:
-                found |= {asked.kernel_of(variant) for variant in candidates(asked.family, FEATURES)}
+                found |= {asked.kernel_of(variant) for variant in candidates(asked.family, features)}
     assert found == set(kernel_names())
 
 
@@ -102,6 +108,8 @@ NO_ADDITIONS = {
     "route",
     "quantize_q8",
     "quantize_f16",
+    "gather_partials",
+    "gather_partials_wide",
 }
 
 
@@ -130,12 +138,13 @@ def test_a_wrong_variant_is_not_used(
     open_device: Opener, driver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = open_device(driver, LIMITS)
-    first, *others = candidates(MATVEC, device.info.features)
-    spoil(monkeypatch, MATVEC + first.suffix)
+    first, others = first_and_others(device)
+    kernel, other = kernel_of(MATVEC, first), kernel_of(MATVEC, others[0])
+    spoil(monkeypatch, kernel)
     (note,) = device.prove(PROGRAMS, seconds=600)
     assert note == (
-        f"the kernel {MATVEC}{first.suffix} on {device.name} (driver {device.info.driver}) computes wrong"
-        f" numbers and is not used; {MATVEC}{others[0].suffix} is right"
+        f"the kernel {kernel} on {device.name} (driver {device.info.driver}) computes wrong"
+        f" numbers and is not used; {other} is right"
     )
     assert device._selection.variant(MATVEC, 96) is others[0]
     measured = device.tune(PROGRAMS[0], seconds=60).get(f"{MATVEC} small")
@@ -148,11 +157,11 @@ def test_what_was_measured_before_does_not_choose_a_wrong_variant(
     open_device: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = open_device("lavapipe", LIMITS)
-    first, *others = candidates(MATVEC, device.info.features)
+    first, others = first_and_others(device)
     measurements = tuning.open_measurements(device.info)
     measurements.put(f"{MATVEC} small", {one.suffix: 1.0 + (one is not first) for one in (first, *others)})
     measurements.save()
-    spoil(monkeypatch, MATVEC + first.suffix)
+    spoil(monkeypatch, kernel_of(MATVEC, first))
     device.prove(PROGRAMS, seconds=600)
     device.tune(PROGRAMS[0])
     assert device._selection.variant(MATVEC, 96) in others
@@ -162,7 +171,7 @@ def test_where_no_variant_is_right_a_sentence_says_so(
     open_device: Opener, monkeypatch: pytest.MonkeyPatch, runs: list[str]
 ) -> None:
     device = open_device("lavapipe", LIMITS)
-    kernels = [MATVEC + variant.suffix for variant in candidates(MATVEC, device.info.features)]
+    kernels = [kernel_of(MATVEC, variant) for variant in candidates(MATVEC, device.info.features)]
     spoil(monkeypatch, *kernels)
     with pytest.raises(DeviceError) as caught:
         device.prove(PROGRAMS)
@@ -212,31 +221,32 @@ def test_a_start_looks_for_one_right_variant_and_leaves_others_to_the_next(
     open_device: Opener, runs: list[str]
 ) -> None:
     device = open_device("lavapipe", LIMITS)
-    first, *others = candidates(MATVEC, device.info.features)
+    first, others = first_and_others(device)
+    kernel, kernels = kernel_of(MATVEC, first), {kernel_of(MATVEC, one) for one in others}
     device.prove(PROGRAMS, seconds=0)
-    assert MATVEC + first.suffix in runs and not {MATVEC + one.suffix for one in others} & set(runs)
+    assert runs.count(kernel) == 1 and not kernels & set(runs)
     device.tune(PROGRAMS[0])
     assert device._selection.variant(MATVEC, 96) is first  # what was not checked is not used
     runs.clear()
     open_device("lavapipe", LIMITS).prove(PROGRAMS, seconds=600)
-    assert {MATVEC + one.suffix for one in others} <= set(runs) and MATVEC + first.suffix not in runs
+    assert kernels <= set(runs) and runs.count(kernel) == 1  # the other way to run it
 
 
 def test_a_kernel_that_is_not_compiled_is_not_used(
     open_device: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     device = open_device("lavapipe", LIMITS)
-    first, second, *_ = candidates(MATVEC, device.info.features)
+    first, (second, *_) = first_and_others(device)
     compile_kernel = pipelines.Pipelines.__getitem__
 
     def refuse(compiled: pipelines.Pipelines, name: str) -> Any:
-        if name == MATVEC + first.suffix:
+        if name == kernel_of(MATVEC, first):
             raise DeviceError("vkCreateComputePipelines failed with VK_ERROR_UNKNOWN")
         return compile_kernel(compiled, name)
 
     monkeypatch.setattr(pipelines.Pipelines, "__getitem__", refuse)
     (note,) = device.prove(PROGRAMS)
-    assert f"{MATVEC}{second.suffix} is right" in note
+    assert f"{kernel_of(MATVEC, second)} is right" in note
     assert "VK_ERROR_UNKNOWN" in caplog.text
 
 

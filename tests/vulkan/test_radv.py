@@ -22,11 +22,11 @@ from tplaunch.shaders import stats
 TABLE = Path(__file__).with_name("kernel_statistics.txt")
 # From GCN 5 to RDNA 4, and what of the kernels for particular features such a card is given.
 FAMILIES = {
-    "vega10": {"matvec_q8_0_wide", "matmul_q8_0_dot", "sum_norm"},
+    "vega10": {"matvec_q8_0_wide", "matvec4_q8_0_dot", "sum_norm"},
     "navi10": {"matvec_q8_0_wide", "sum_norm"},
-    "navi21": {"matvec_q8_0_wide", "matmul_q8_0_dot", "sum_norm"},
-    "navi31": {"matvec_q8_0_wide", "matmul_q8_0_dot", "matmul_q4_k_coop16", "sum_norm"},
-    "gfx1201": {"matvec_q8_0_wide", "matmul_q8_0_dot", "sum_norm"},
+    "navi21": {"matvec_q8_0_wide", "matvec4_q8_0_dot", "sum_norm"},
+    "navi31": {"matvec_q8_0_wide", "matvec4_q8_0_dot", "matmul_q4_k_coop16", "sum_norm"},
+    "gfx1201": {"matvec_q8_0_wide", "matvec4_q8_0_dot", "sum_norm"},
 }
 
 

@@ -22,7 +22,7 @@ from tplaunch.worker.vulkan.measuring.bench import Bench
 from tplaunch.worker.vulkan.measuring.trials import Trial
 from tplaunch.worker.vulkan.measuring.tuning import SUBMISSION, open_measurements
 from tplaunch.worker.vulkan.memory import Memory
-from tplaunch.worker.vulkan.variants import candidates
+from tplaunch.worker.vulkan.variants import MATVECS, candidates
 
 LIMITS = limits_for(kv_type="f16")
 PROGRAM = TuningJob(
@@ -31,7 +31,7 @@ PROGRAM = TuningJob(
     (Product("Q8_0", 96, 64, "f32"), Product("F32", 40, 32, "f32"), Product("Q8_0", 2000, 32, "f32")),
     (attention_op(key_length=16, value_length=8),),
 ).program()
-NAMES = ["matvec_q8_0 small", "matvec_q8_0 medium", "matvec_f32 small", "matmul_q8_0", "matmul_f32"]
+NAMES = ["matvec_q8_0 small", "matvec_q8_0 medium", "matvec_f32 small", "matvec2_q8_0", "matvec4_f32"]
 
 
 @pytest.fixture(autouse=True)
@@ -80,14 +80,16 @@ def test_matrices_are_measured_with_their_codebooks(
 
     monkeypatch.setattr(Trial, "take_results", record)
     program = TuningJob("f16", "f32", (Product("IQ2_XS", 40, 256, "f32"),), ()).program()
-    open_device("lavapipe", LIMITS).tune(program, seconds=60)
-    assert len(results) == 4  # two variants for one row, two for several
+    device = open_device("lavapipe", LIMITS)
+    device.tune(program, seconds=60)
+    count = sum(len(candidates(f"{kind}_iq2_xs", device.info.features)) for kind in MATVECS)
+    assert len(results) == count
     assert all(np.frombuffer(output, np.float32).all() for (output,) in results)
 
 
 def test_one_variant_is_no_choice(open_device: Opener, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     device = open_device("lavapipe", LIMITS)
-    only = {family: candidates(family, ())[:1] for family in ("matvec_q8_0", "matmul_q8_0")}
+    only = {family: candidates(family, ())[:1] for family in (f"{kind}_q8_0" for kind in MATVECS)}
     monkeypatch.setattr("tplaunch.worker.vulkan.variants.FAMILIES", only)
     forbid_measuring(monkeypatch)
     device.tune(
@@ -115,7 +117,7 @@ def test_a_variant_with_other_bits_is_not_used(
     assert numbers[first.suffix] is not None
     assert [numbers[variant.suffix] for variant in others] == [None] * len(others)
     assert device._selection.variant("matvec_q8_0", 96) is first
-    assert "matvec_q8_0 computes other bits" in caplog.text
+    assert "matvec_q8_0_wide computes other bits" in caplog.text
 
 
 def test_a_device_without_room_measures_nothing(open_device: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +129,7 @@ def test_a_device_without_room_measures_nothing(open_device: Opener, monkeypatch
     assert not device.tune(PROGRAM).new
     with pytest.raises(DeviceError, match="no room for"):
         device.tune(PROGRAM, anew=True)
-    assert device._selection.variant("matvec_q8_0").suffix == "_wide"
+    assert device._selection.variant("matvec_q8_0").suffix == "_wide_prefetch"
 
 
 def keep(device: VulkanDevice, name: str, **seconds: float) -> Measurements:
@@ -157,4 +159,4 @@ def test_a_start_goes_by_what_another_has_measured(
     device.tune(TuningJob("f16", "f32", (), ()).program())
     assert device._selection.variant("matvec_q8_0", 1024) is variants[-1]
     assert device._selection.variant("matvec_q8_0", 1025) is variants[0]  # of another size
-    assert device._selection.variant("matmul_q8_0", 1024).suffix == variants[0].suffix
+    assert device._selection.variant("matvec4_q8_0", 1024).suffix == variants[0].suffix

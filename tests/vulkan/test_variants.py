@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.blocks import unit_columns
-from tests.vulkan.cases import Case
+from tests.vulkan.cases import Case, limits_for
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import POSITIONS, attention_case, attention_op, attention_ops
 from tests.vulkan.test_matmul import matmul_case
@@ -17,6 +19,8 @@ from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.vulkan.variants import FAMILIES, candidates
 
 TYPES = {name.lower(): name for name in FORMATS}
+
+ARITHMETICS = {True: ("f32", "q8"), False: ("f32",)}  # by whether a format has integers
 
 # Heads of a KV head for which attention of a row runs with so many vectors.
 GROUPS = {1: st.just(1), 3: st.integers(2, 3), ATTENTION_VECTORS: st.just(4)}
@@ -38,7 +42,7 @@ def case_of(family: str, data: st.DataObject) -> Case:
     weight_type = TYPES[weights.removesuffix("_dot")]
     unit, matrix_rows = unit_columns(weight_type), data.draw(st.integers(1, 70), "matrix rows")
     columns = unit * data.draw(st.integers(1, max(3, 640 // unit)), "units of columns")
-    rows = 1 if kind == "matvec" else data.draw(st.integers(2, 20), "rows")
+    rows = {"matvec": 1, "matvec2": 2}.get(kind) or data.draw(st.integers(3, 20), "rows")
     matrix = Matrix("matrix", weight_type, matrix_rows, columns)
     activations = "q8" if weights.endswith("_dot") else "f32"
     bias = data.draw(st.booleans(), "bias")
@@ -55,3 +59,26 @@ def test_all_variants_compute_the_same_bits(device: ReusedDevice, family: str, d
     for other in others:
         for name, values in device.run(case, other).items():
             assert values.tobytes() == expected[name].tobytes(), f"{family}{other.suffix}: {name}"
+
+
+@pytest.mark.parametrize("weight_type", FORMATS)
+@settings(max_examples=4)
+@given(data=st.data())
+def test_a_row_has_the_same_bits_however_many_share_its_step(
+    device: ReusedDevice, weight_type: str, data: st.DataObject
+) -> None:
+    """Each number of rows has kernels of its own, and all add up in one order: shaders/units.slang."""
+    unit, matrix_rows = unit_columns(weight_type), data.draw(st.integers(1, 40), "matrix rows")
+    columns = unit * data.draw(st.integers(1, max(3, 640 // unit)), "units of columns")
+    activations = data.draw(st.sampled_from(ARITHMETICS[FORMATS[weight_type].has_integers]), "activations")
+    if activations == "q8" and "integer_dot_product" not in device.info.features:
+        return
+    seed = data.draw(st.integers(0, 999), "seed")
+    together = matmul_case(
+        Matrix("matrix", weight_type, matrix_rows, columns), 5, 5, seed, activations=activations
+    )
+    expected = device.run(together)["output"].reshape(6, -1)
+    for count in (1, 2):
+        few = replace(together, num_rows=count, rows=count, limits=limits_for(max_rows=count))
+        found = device.run(few)["output"].reshape(6, -1)
+        assert found[:count].tobytes() == expected[:count].tobytes(), f"{count} rows"

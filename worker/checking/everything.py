@@ -60,7 +60,7 @@ def every_op(features: Collection[str], has_matrices: bool) -> list[SmallOp]:
         found[small_op(op, "f32", ROWS)] = None
     for (op, kv_type), rows in product(_cached(), (1, ROWS)):
         found[small_op(op, kv_type, rows)] = None
-    for (op, activations), rows in product(_products(), (1, ROWS)):
+    for (op, activations), rows in product(_products(), (1, 2, ROWS)):
         runs_here = {
             "f32": True,
             "q8": "integer_dot_product" in features,

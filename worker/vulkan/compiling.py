@@ -24,7 +24,7 @@ from tplaunch.worker.vulkan.listing import PhysicalDevice, list_devices
 from tplaunch.worker.vulkan.pipelines import Pipelines
 
 # By the SPIR-V capability: what a device must have so that such kernels are chosen.
-GATES = {11: "int64", 6019: "integer_dot_product", 6022: "cooperative_matrix"}
+GATES = {11: "int64", 65: "subgroup_shuffle", 6019: "integer_dot_product", 6022: "cooperative_matrix"}
 
 
 def kernels_for(context: Context) -> list[str]:

@@ -11,6 +11,7 @@ from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.matrices import matrix_size
 from tplaunch.worker.vulkan.subgroups import SubgroupSizes
 
+LEAST_TEAM_LANES = 16
 VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"
 BUDGET_EXTENSION = "VK_EXT_memory_budget"
@@ -48,6 +49,7 @@ class PhysicalDevice:
     float16: bool
     cooperative_matrix: bool
     unusable: str | None  # why the kernels can't run on it
+    subgroup_shuffle: bool = False
     required_subgroup_size: int = 0  # that kernels are compiled for; 0 where the driver chooses
     full_subgroups: bool = False  # kernels may ask that all lanes of theirs run
     is_made_up: bool = False  # there is no such card: its driver only compiles for it
@@ -55,8 +57,9 @@ class PhysicalDevice:
 
     @property
     def features(self) -> frozenset[str]:
-        """The members of FEATURES that the device has."""
-        return frozenset(name for name in FEATURES if getattr(self, name))
+        """The members of FEATURES that it has, and "cpu" where it is one: what kernels may need."""
+        found = [name for name in FEATURES if getattr(self, name)]
+        return frozenset([*found, "cpu"] if self.type == "cpu" else found)
 
     @property
     def kind(self) -> str:
@@ -70,6 +73,15 @@ class PhysicalDevice:
         return SubgroupSizes(
             self.min_subgroup_size, self.max_subgroup_size, self.required_subgroup_size, self.full_subgroups
         )
+
+    @property
+    def team_lanes(self) -> int:
+        """Lanes that teams of attention may have (shaders/attend_teams.slang); 0 where there are none.
+
+        Narrow subgroups are those of CPU drivers, which run one after another: one does as well alone.
+        """
+        lanes = self.sizes.narrowest
+        return lanes if self.subgroup_shuffle and lanes >= LEAST_TEAM_LANES else 0
 
     @property
     def host_memory_import(self) -> bool:
@@ -127,6 +139,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         float16=bool(features12.shaderFloat16),
         cooperative_matrix="VK_KHR_cooperative_matrix" in query.extensions,
         unusable=_unusable(query),
+        subgroup_shuffle=bool(core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_SHUFFLE_BIT),
         required_subgroup_size=sizes.required,
         full_subgroups=sizes.full,
         is_made_up=query.is_made_up,

@@ -18,26 +18,56 @@ from tplaunch.worker.measuring.measurements import Numbers, lowest
 
 @dataclass(frozen=True)
 class Variant:
-    """One of a family's kernels. It is called like the family, with the suffix."""
+    """A way to run a family's ops: by the kernel named like the family and the suffix, or by `kernel`."""
 
     suffix: str
-    needs: str | None = None  # one of coordinator.options.FEATURES
-    # Rows and columns that a subgroup computes at once: multiply<...> in shaders/matmul.slang. More of them
+    needs: tuple[str, ...] = ()  # of PhysicalDevice.features
+    # Rows and columns that a subgroup computes at once: multiply<...> in shaders/matvec.slang. More of them
     # read activations and weights less often, fewer give a large GPU more workgroups. Of a gated product
     # half the columns are the ups of the others, so there are two at least.
     tile: tuple[int, int] = (1, 1)
+    kernel: tuple[str, str] | None = None  # which kind of family the kernel is of, and its suffix there
+    prefetches: bool = False  # touches the lines of its weights beforehand
+
+    @property
+    def is_wide(self) -> bool:
+        """Tells if it loads 64 bits at a time."""
+        return "int64" in self.needs
 
 
-MATVEC = (
-    Variant("_wide", "int64", tile=(1, 8)),
-    Variant("", tile=(1, 8)),
-    Variant("_1x2", tile=(1, 2)),
+def kernel_of(family: str, variant: Variant) -> str:
+    """The kernel that a variant of a family runs."""
+    kind, _, weights = family.partition("_")
+    own = kind, variant.suffix
+    kind, suffix = variant.kernel or own
+    return f"{kind}_{weights}{suffix}"
+
+
+def _matvec(kind: str, rows: int, name: str = "") -> tuple[Variant, ...]:
+    """The kernels of one kind that compute eight columns at once; `name` tells them from a family's own."""
+    tile = rows, 8
+    return (
+        Variant(f"{name}_wide_prefetch", ("cpu", "int64"), tile, (kind, "_wide"), prefetches=True),
+        Variant(f"{name}_wide", ("int64",), tile, (kind, "_wide")),
+        Variant(f"{name}_prefetch", ("cpu",), tile, (kind, ""), prefetches=True),
+        Variant(name, (), tile, (kind, "")),
+    )
+
+
+# Kinds of products by the most rows of their programs; the last one is for all with more.
+MATVECS = {"matvec": 1, "matvec2": 2, "matvec4": 4}
+EIGHT_COLUMNS = {
+    "matvec": _matvec("matvec", 1),
+    # Four rows at once take a device that waits for memory no longer than two.
+    "matvec2": (*_matvec("matvec2", 2), *_matvec("matvec4", 4, "_4x8")),
+    "matvec4": _matvec("matvec4", 4),
+}
+NARROW = tuple(
+    Variant(f"_1x{columns}{suffix}", needs, (1, columns))
+    for columns in (4, 2)
+    for suffix, needs in (("_wide", ("int64",)), ("", ()))
 )
-MATMUL = (
-    Variant("_wide", "int64", tile=(4, 8)),
-    Variant("", tile=(4, 8)),
-)
-PLAIN, WIDE = Variant(""), Variant("_wide", "int64")
+PLAIN, WIDE = Variant(""), Variant("_wide", ("int64",))
 ATTENTION = {"f32": (PLAIN,), "f16": (WIDE, PLAIN), "q8_0": (WIDE, PLAIN)}
 VECTOR_COUNTS = (1, 3, ATTENTION_VECTORS)  # that attention is compiled for; fewer are for a single row
 # Weight types that most models are made of: only for these there is a kernel of fewer columns.
@@ -45,14 +75,23 @@ FREQUENT = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
 INTEGERS = [name for name, weight_format in FORMATS.items() if weight_format.has_integers]
 # Of each family in the order of preference where nothing was measured, or two are about as fast.
 FAMILIES: dict[str, tuple[Variant, ...]] = {
-    **{f"matvec_{name.lower()}": MATVEC if name in FREQUENT else MATVEC[:2] for name in FORMATS},
-    **{f"matmul_{name.lower()}": MATMUL for name in FORMATS},
-    **{f"matvec_{name.lower()}_dot": MATVEC[:2] for name in INTEGERS},
-    **{f"matmul_{name.lower()}_dot": MATMUL for name in INTEGERS},
+    **{
+        f"{kind}_{name.lower()}": variants + (NARROW if kind == "matvec" and name in FREQUENT else ())
+        for kind, variants in EIGHT_COLUMNS.items()
+        for name in FORMATS
+    },
+    **{f"{kind}_{name.lower()}_dot": EIGHT_COLUMNS[kind] for kind in MATVECS for name in INTEGERS},
     **{f"attention_{kv_type}_{count}": ATTENTION[kv_type] for kv_type in KV_TYPES for count in VECTOR_COUNTS},
     **{f"attention_long_{kv_type}": ATTENTION[kv_type] for kv_type in KV_TYPES},
     "gather_partials": (WIDE, PLAIN),
+    # Other bits than those of the kernels above: a device has these, or the others.
+    **{f"attention_teams_{kv_type}_{count}": (PLAIN,) for kv_type in KV_TYPES for count in VECTOR_COUNTS},
 }
+
+
+def matvec_kind(num_rows: int) -> str:
+    """The kind of products of a program of so many rows."""
+    return next((kind for kind, most in MATVECS.items() if num_rows <= most), "matvec4")
 
 
 # How many rows a matrix has decides how many workgroups a product with one row gets.
@@ -71,9 +110,7 @@ def measurement_name(family: str, matrix_rows: int) -> str:
 
 def candidates(family: str, features: Collection[str]) -> tuple[Variant, ...]:
     """The variants that run on a device with these features, the preferred one first."""
-    return tuple(
-        variant for variant in FAMILIES[family] if variant.needs is None or variant.needs in features
-    )
+    return tuple(variant for variant in FAMILIES[family] if all(need in features for need in variant.needs))
 
 
 Right: TypeAlias = Mapping[str, Collection[str]]  # families that were checked -> the variants found right

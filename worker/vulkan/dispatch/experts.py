@@ -112,7 +112,7 @@ def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
     )
     # What loads weights fastest in products does so here.
     weights = matrix.type.lower()
-    suffix = context.selection.variant(f"matmul_{weights}", matrix.rows).suffix
+    suffix = "_wide" if context.selection.variant(f"matvec4_{weights}", matrix.rows).is_wide else ""
     pairs, groups = (TILE_PAIRS, held.num_tiles(rows)) if op.tiled else (1, rows * held.used)
     columns = context.subgroups * (TILE_COLUMNS // 2 if op.gated else TILE_COLUMNS)
     return Dispatch(f"experts_{weights}_{pairs}{suffix}", push, (ceil(op.columns, columns), 1, groups))

@@ -23,7 +23,7 @@ from tplaunch.worker.vulkan.push_constants.attention import (
 from tplaunch.worker.vulkan.push_constants.experts import EXPERT_KERNELS
 from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address, PairAddress, QuadAddress
 from tplaunch.worker.vulkan.push_constants.recurrent import RECURRENT_KERNELS
-from tplaunch.worker.vulkan.variants import FAMILIES
+from tplaunch.worker.vulkan.variants import FAMILIES, MATVECS, kernel_of
 
 MATRIX_SIZES = (16, 8)  # of the cooperative matrices, square ones, that there are kernels for, the best first
 
@@ -109,6 +109,7 @@ class MatMulPush(Structure):
         ("count_word", c_uint32),
         ("activation", c_uint32),
         ("flags", c_uint32),
+        ("row_quads", c_uint32),
         ("scale", c_float),
         ("softcap", c_float),
     ]
@@ -130,8 +131,7 @@ class ActivatePush(Structure):
 
 
 FAMILY_PUSH_CONSTANTS = {
-    "matvec": MatMulPush,
-    "matmul": MatMulPush,
+    **dict.fromkeys(MATVECS, MatMulPush),
     "attention": AttentionPush,
     "gather": GatherPush,
 }
@@ -147,7 +147,7 @@ KERNELS: dict[str, type[Structure]] = {
     "head_norm": HeadNormPush,
     "rope_rows": RopeRowsPush,
     **{
-        family + variant.suffix: FAMILY_PUSH_CONSTANTS[family.split("_")[0]]
+        kernel_of(family, variant): FAMILY_PUSH_CONSTANTS[family.split("_")[0]]
         for family, variants in FAMILIES.items()
         for variant in variants
     },
