@@ -1,4 +1,4 @@
-"""Counts of what a token asks of devices, from programs, and `tplaunch plan --explain`."""
+"""Counts of the work that a token gives devices, by programs, and `tplaunch plan --explain`."""
 
 from __future__ import annotations
 

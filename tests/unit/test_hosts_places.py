@@ -292,5 +292,5 @@ def test_partial_sums_lie_on_each_host(collective: str, hosts: Sequence[int], sl
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, float("nan"), float("inf")])
 def test_nobody_waits_so_long_for_a_head(seconds: float) -> None:
-    with pytest.raises(OptionError, match="--wait .*: a positive number of seconds is needed"):
+    with pytest.raises(OptionError, match=r"--wait .*: a positive number of seconds is needed"):
         JoinConfig(head="head", wait_seconds=seconds)

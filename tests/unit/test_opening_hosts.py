@@ -24,6 +24,7 @@ from tplaunch.launcher.hosts.addresses import Address, parse_address
 from tplaunch.launcher.hosts.finder import FolderFinder
 from tplaunch.launcher.hosts.head import Head
 from tplaunch.launcher.hosts.head_link import HeadGone
+from tplaunch.launcher.hosts.head_socket import open_post
 from tplaunch.launcher.hosts.inviting import say_how_to_join
 from tplaunch.launcher.hosts.joiner import Joiner, Membership
 from tplaunch.launcher.hosts.links import Interface
@@ -197,3 +198,11 @@ def test_an_address_of_another_machine_is_not_listened_at(tmp_path: Path) -> Non
     sentence = r"--listen 192\.0\.2\.1:5670: this machine has no such address; it has .*127\.0\.0\.1"
     with pytest.raises(UsageError, match=sentence), open_hosts(config, cast(Model, None)):
         pass
+
+
+def test_a_port_that_another_run_has_is_named_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        sentence = f"^--listen 127.0.0.1:{port}: Address already in use; choose another address or port$"
+        with pytest.raises(UsageError, match=sentence):
+            open_post(Address("127.0.0.1", port), None, 1.0)
