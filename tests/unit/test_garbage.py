@@ -18,6 +18,7 @@ from tplaunch.coordinator import garbage
 from tplaunch.coordinator.garbage import collect_if_due, collected_by_hand
 from tplaunch.coordinator.messages import FetchRows, Rows, Step, StepDone, decode, encode
 from tplaunch.coordinator.serving.engine import Engine
+from tplaunch.coordinator.serving.micro_batches import MicroBatches
 from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.results import StepResult, merge
@@ -49,7 +50,7 @@ class WireEngine:
     tells_prompts_apart = False
 
     def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+        self._worker, self.micro_batches = worker, MicroBatches(1)
 
     def submit(self, step: Step) -> None:
         received = decode(encode(step))

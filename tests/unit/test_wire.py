@@ -31,7 +31,7 @@ from tplaunch.coordinator.messages import (
     encode,
 )
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.coordinator.options import ALL_REDUCES, FEATURES, WIRES, RankOptions
+from tplaunch.coordinator.options import ALL_REDUCES, FEATURES, WAITINGS, WIRES, RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare, Span
@@ -97,6 +97,7 @@ def instances_of(kind: type) -> st.SearchStrategy[Any]:
         fields |= {
             "collective": st.just("shared-memory"),
             "all_reduce": st.sampled_from(ALL_REDUCES),
+            "waiting": st.sampled_from(WAITINGS),
             "wire": st.sampled_from(WIRES),
             "timeout_seconds": st.floats(1e-3, 1e5),
             "without": st.lists(st.sampled_from(FEATURES)).map(tuple),
