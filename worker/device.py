@@ -70,8 +70,11 @@ class Device(Protocol):
         All places together are a few MiB. What `write` gets may be memory that is copied afterwards.
         """
 
-    def finish_loading(self) -> None:
-        """All weights are written: gives back what only that needed."""
+    def finish_loading(self) -> Sequence[str]:
+        """All weights are written: gives back what only that needed.
+
+        Returns what the user should know of the memory, a sentence each.
+        """
 
     def view(self, buffer: str) -> npt.NDArray[np.uint8]:
         """The memory of an UPLOAD or READBACK buffer, shared with the device."""

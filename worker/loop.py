@@ -161,7 +161,7 @@ class Worker:
         self._shares_routing = shares_routing(self._kinds)
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.options.measure_copy else 0.0
-        self.notes = self._prove()
+        self.notes = [*self._prove()]
         if isinstance(self.device, TunableDevice):
             self.device.tune(self._build(1, 1))
         weights = weight_buffers(self._shards)
@@ -184,7 +184,7 @@ class Worker:
             if time.monotonic() - reported > 0.1:
                 control.send(Progress(done, total))
                 reported = time.monotonic()
-        self.device.finish_loading()
+        self.notes += self.device.finish_loading()
         control.send(Progress(total, total))
         log.info("%d bytes of weights loaded in %.2f s", total, time.monotonic() - started)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,6 +205,42 @@ def test_a_full_device_names_the_numbers(open_device: Opener, monkeypatch: pytes
         DeviceError, match=r"no room for 8192 more bytes beside the 4096 bytes.*OUT_OF_DEVICE"
     ):
         device.create_buffers({"second": Buffer(8192)})
+
+
+def test_what_has_no_room_in_one_memory_goes_to_the_next(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = open_device("lavapipe", LIMITS)
+    (only,) = device._context.memory_types()
+    listed = [only._replace(heap_bytes=only.heap_bytes + 1), only]
+    tried = []
+
+    def allocate(context: Context, nbytes: int, index: int) -> str:
+        tried.append(index)
+        if index == 0:
+            raise DeviceError("vkAllocateMemory failed with VK_ERROR_OUT_OF_DEVICE_MEMORY")
+        return "memory"
+
+    monkeypatch.setattr(device._context, "memory_types", lambda: listed)
+    monkeypatch.setattr("tplaunch.worker.vulkan.memory.allocate_memory", allocate)
+    requirements = tplaunch.worker.vulkan.api.struct("VkMemoryRequirements", size=4096, memoryTypeBits=3)
+    assert device._memory._allocate_from(requirements, Placement.DEVICE) == ("memory", True)
+    assert tried == [0, 1]
+
+
+def test_a_card_is_zeroed_by_the_card(open_device: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its memory is mapped, and the host sees the zeros."""
+    device = open_device("lavapipe", LIMITS)
+    device._context.info = dataclasses.replace(device.info, type="discrete")
+    sizes = []
+
+    def run_once(record: Callable[[Any], None]) -> None:
+        sizes.append(1)
+        Context.run_once(device._context, record)
+
+    monkeypatch.setattr(device._context, "run_once", run_once)
+    device.create_buffers({"read": Buffer(4096, placement=Placement.READBACK)})
+    assert sizes == [1] and not device.view("read").any()
 
 
 @pytest.mark.parametrize("driver", FINDERS)

@@ -47,8 +47,8 @@ class NumpyDevice:
     def fill(self, buffer: str, places: Sequence[Place], write: FillPlaces) -> None:
         write([self._state.bytes[buffer][offset : offset + nbytes] for offset, nbytes in places])
 
-    def finish_loading(self) -> None:
-        pass
+    def finish_loading(self) -> Sequence[str]:
+        return ()
 
     def view(self, buffer: str) -> Bytes:
         return self._state.bytes[buffer]

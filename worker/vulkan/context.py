@@ -11,6 +11,7 @@ from tplaunch.worker.vulkan import matrices
 from tplaunch.worker.vulkan.api import Handle, array, call, chained, create, ffi, lib, strings, struct, vk
 from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.listing import IMPORT_EXTENSION, compute_queue_family, describe
+from tplaunch.worker.vulkan.memory_types import MemoryType
 
 SETUP_TIMEOUT_NANOSECONDS = 60 * 10**9  # of copies while loading
 
@@ -97,11 +98,18 @@ class Context:
             features.append(struct("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", cooperativeMatrix=1))
         return features
 
-    def memory_types(self) -> list[tuple[int, int, int]]:
-        """Property flags, heap index and heap bytes of every memory type, the driver's favourites first."""
+    def memory_types(self) -> list[MemoryType]:
+        """Every memory type, the driver's favourites first."""
         memory = self._memory
         types = [memory.memoryTypes[i] for i in range(memory.memoryTypeCount)]
-        return [(t.propertyFlags, t.heapIndex, memory.memoryHeaps[t.heapIndex].size) for t in types]
+        return [
+            MemoryType(one.propertyFlags, one.heapIndex, memory.memoryHeaps[one.heapIndex].size)
+            for one in types
+        ]
+
+    def available_bytes(self) -> int:
+        """Bytes of its own memory that the driver grants this process now, with those that it has."""
+        return describe(self.info.index, self.physical).available_bytes
 
     def function(self, name: str) -> Handle:
         """A function of an enabled extension."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from tplaunch.worker.device import Copy
 from tplaunch.worker.vulkan.api import Handle, ffi, lib, vk
+from tplaunch.worker.vulkan.barriers import memory_barrier, put_barrier
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.memory import Memory
-from tplaunch.worker.vulkan.recorder import memory_barrier, put_barrier
 from tplaunch.worker.vulkan.staging import Block
 
 

@@ -92,8 +92,10 @@ class VulkanDevice:
     def fill(self, buffer: str, places: Sequence[Place], write: FillPlaces) -> None:
         self._memory.fill(buffer, places, write)
 
-    def finish_loading(self) -> None:
+    def finish_loading(self) -> list[str]:
         self._memory.free_staging()
+        note = self._memory.eviction_note()
+        return [note] if note else []
 
     def view(self, buffer: str) -> Bytes:
         mapped = self._memory[buffer].mapped

@@ -17,8 +17,10 @@ from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.device import DeviceError, FillPlaces, Place
 from tplaunch.worker.process import advise_huge_pages
 from tplaunch.worker.vulkan.api import WHOLE_SIZE, Handle, call, create, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.barriers import memory_barrier, put_barrier
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.listing import buffer_usage
+from tplaunch.worker.vulkan.memory_types import memory_type_order
 from tplaunch.worker.vulkan.staging import STAGING_BYTES, Block, Staging
 
 ALIGNMENT = 256  # bytes; suits every device
@@ -57,6 +59,7 @@ class Memory:
         self._context = context
         self._unmapped = unmapped
         self._blocks: list[Block] = []
+        self._own_bytes = 0  # of the device's own memory
         self._slices: dict[str, Slice] = {}
         self._staging = Staging(context, lambda: self.allocate(STAGING_BYTES, Placement.UPLOAD))
 
@@ -109,9 +112,8 @@ class Memory:
         buffer = create("vkCreateBuffer", "VkBuffer", self._context.device, buffer_info(nbytes))
         requirements = ffi.new("VkMemoryRequirements *")
         lib.vkGetBufferMemoryRequirements(self._context.device, buffer, requirements)
-        index, host_visible = self._choose_type(requirements.memoryTypeBits, placement)
         try:
-            memory = allocate_memory(self._context, requirements.size, index)
+            memory, host_visible = self._allocate_from(requirements, placement)
         except DeviceError as error:
             lib.vkDestroyBuffer(self._context.device, buffer, ffi.NULL)
             held = sum(block.nbytes for block in self._blocks)
@@ -121,38 +123,41 @@ class Memory:
             ) from None
         block = bind(self._context, buffer, memory, nbytes, host_visible)
         self._blocks.append(block)
+        self._own_bytes += nbytes * (placement in (Placement.WEIGHTS, Placement.DEVICE))
         if block.mapped is not None and self._context.info.type == "cpu":
             advise_huge_pages(block.mapped)
         if placement is not Placement.WEIGHTS:  # which may be gigabytes, and are written anyway
             self._fill_with_zeros(block)
         return block
 
-    def _choose_type(self, allowed: int, placement: Placement) -> tuple[int, bool]:
-        """Index of a memory type, and whether it gets mapped."""
-        types = {i: t for i, t in enumerate(self._context.memory_types()) if allowed >> i & 1}
-        local, cached = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, vk.VK_MEMORY_PROPERTY_HOST_CACHED_BIT
-        mappable = vk.VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | vk.VK_MEMORY_PROPERTY_HOST_COHERENT_BIT
-        if placement in (Placement.WEIGHTS, Placement.DEVICE):
-            # The largest heap: a small window into device memory is mappable, but holds no model.
-            largest = max((size for flags, _, size in types.values() if flags & local), default=0)
-            large = [i for i, (flags, _, size) in types.items() if flags & local and size == largest]
-            in_view = [i for i in large if types[i][0] & mappable == mappable]
-            if in_view and not self._unmapped:
-                return in_view[0], True
-            return (large or list(types))[0], False
-        wanted = mappable | (local if placement is Placement.UPLOAD else cached)
-        for flags_needed in (wanted, mappable):
-            for index, (flags, _, _) in types.items():
-                if flags & flags_needed == flags_needed:
-                    return index, True
-        raise DeviceError(f"{self._context.info.name} has no memory that the host can map")
+    def _allocate_from(self, requirements: Handle, placement: Placement) -> tuple[Handle, bool]:
+        """Returns memory of the first type that has room, and whether the host maps it."""
+        allowed = {
+            index: kind
+            for index, kind in enumerate(self._context.memory_types())
+            if requirements.memoryTypeBits >> index & 1
+        }
+        refusal = DeviceError("none of its memory suits the buffer")
+        for index, host_visible in memory_type_order(allowed, placement, self._unmapped):
+            try:
+                return allocate_memory(self._context, requirements.size, index), host_visible
+            except DeviceError as error:
+                refusal = error
+        raise refusal
 
     def _fill_with_zeros(self, block: Block) -> None:
-        if block.mapped is not None:
+        """On a card by the card itself: gigabytes of a KV cache would cross the bus, mapped or not."""
+        if block.mapped is not None and self._context.info.type == "cpu":
             block.mapped[:] = 0
-        else:
-            fill = lib.vkCmdFillBuffer
-            self._context.run_once(lambda commands: fill(commands, block.buffer, 0, WHOLE_SIZE, 0))
+            return
+        transfer, host = vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_PIPELINE_STAGE_HOST_BIT
+        seen = vk.VK_ACCESS_HOST_READ_BIT | vk.VK_ACCESS_HOST_WRITE_BIT
+
+        def record(commands: Handle) -> None:
+            lib.vkCmdFillBuffer(commands, block.buffer, 0, WHOLE_SIZE, 0)
+            put_barrier(commands, transfer, host, memory_barrier(vk.VK_ACCESS_TRANSFER_WRITE_BIT, seen))
+
+        self._context.run_once(record)
 
     def write(self, name: str, offset: int, data: Bytes) -> None:
         """Copies bytes in."""
@@ -174,6 +179,12 @@ class Memory:
             target.block, [(target.offset + offset, nbytes) for offset, nbytes in places], write
         )
 
+    def eviction_note(self) -> str:
+        """Says so where the driver grants less memory now than lies in it; nothing where all is well."""
+        if self._context.info.type == "cpu":  # its memory is the machine's, which others look after
+            return ""
+        return eviction_note(self._context.info.name, self._own_bytes, self._context.available_bytes())
+
     def free_staging(self) -> None:
         """Frees the staging memory when loading is over: no step needs it."""
         for block in self._staging.give_back():
@@ -191,6 +202,17 @@ class Memory:
 
 def _copy(data: Bytes, places: Sequence[Bytes]) -> None:
     places[0][:] = data
+
+
+def eviction_note(name: str, held: int, granted: int) -> str:
+    """Returns a sentence for a device that holds more bytes than its driver grants."""
+    if held <= granted:
+        return ""
+    return (
+        f"{name} holds {held / 2**30:.1f} GiB, but its driver now grants {granted / 2**30:.1f} GiB of its own"
+        " memory: it may move the rest to the host's, which is slow; end what else uses the device, or give"
+        " it less by --max-memory"
+    )
 
 
 def aligned(nbytes: int) -> int:

@@ -8,6 +8,7 @@ from tplaunch.worker.buffers.step import INDIRECT_WORD
 from tplaunch.worker.ops.common import MatMul, Op
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.vulkan.api import Handle, call, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.barriers import memory_barrier, put_barrier
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
@@ -102,11 +103,3 @@ class Recorder:
             lib.vkCmdDispatchIndirect(commands, *self._indirect)
         else:
             lib.vkCmdDispatch(commands, *dispatch.groups)
-
-
-def memory_barrier(source: int, destination: int) -> Handle:
-    return struct("VkMemoryBarrier", srcAccessMask=source, dstAccessMask=destination)
-
-
-def put_barrier(commands: Handle, before: int, after: int, barrier: Handle) -> None:
-    lib.vkCmdPipelineBarrier(commands, before, after, 0, 1, barrier, 0, ffi.NULL, 0, ffi.NULL)

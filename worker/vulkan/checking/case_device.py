@@ -48,8 +48,9 @@ class CaseDevice:
     def fill(self, buffer: str, places: Sequence[Place], write: FillPlaces) -> None:
         self._memory.fill(buffer, places, write)
 
-    def finish_loading(self) -> None:
+    def finish_loading(self) -> Sequence[str]:
         self._memory.free_staging()
+        return ()
 
     def view(self, buffer: str) -> Bytes:
         mapped = self._memory[buffer].mapped
