@@ -14,7 +14,8 @@ from typing import Any
 WIRES = ("f32", "bf16", "q8")
 COLLECTIVES = ("shared-memory", "zmq", "zmq-ring")
 ALL_REDUCES = ("auto", "one-shot", "two-phase")
-FEATURES = ("int64", "float16", "integer_dot_product", "cooperative_matrix")  # that a device may lack
+# That a device may lack.
+FEATURES = ("int64", "float16", "integer_dot_product", "cooperative_matrix", "eight_lanes")
 _DECLARATION = "option"  # in a field's metadata
 
 

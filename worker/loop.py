@@ -141,7 +141,7 @@ class Worker:
         log.info("rank %d of %d on %s", load.share.rank, load.placement.num_ranks, self.device.name)
         self._runner = SegmentRunner(self.device, self.collective)
         self._programs: dict[tuple[int, int, bool], Program] = {}
-        self.tells_prompts_apart = load.limits.activations == "f16"
+        self.tells_prompts_apart = self.device.tells_prompts_apart
 
     def connect(self, peers: Connect) -> None:
         """Meets the ranks of its own stage, and those that hand over to it, or that it hands over to."""

@@ -44,7 +44,13 @@ def test_tuning_shows_and_keeps_what_it_found(tplaunch: CommandLine, cache: dict
     (found,) = json.loads(tplaunch(*arguments, "--json", env=cache, check=True).stdout)["devices"]
     assert [found["file"]] == list(map(str, cache_files(cache)))
     names = [row["name"] for row in found["measurements"]]
-    assert names == ["attention_f16_3", "attention_f16_4", "matmul_q4_0", "matvec_q4_0 small", "submission"]
+    assert names == [
+        "attention_f16_3",
+        "attention_f16_4",
+        "matmul_q4_0_lanes",
+        "matvec_q4_0_lanes small",
+        "submission",
+    ]
     for row in found["measurements"]:
         assert row["chosen"] in row["seconds"] and min(row["seconds"].values()) > 0
     kept = json.loads(Path(found["file"]).read_text())["measurements"]
@@ -59,7 +65,7 @@ def test_a_model_file_can_be_tuned(tplaunch: CommandLine, model: Path, cache: di
     (found,) = json.loads(tplaunch("tune", "--devices", "0", "--json", model, env=cache, check=True).stdout)[
         "devices"
     ]
-    assert "matvec_q8_0 small" in {row["name"] for row in found["measurements"]}
+    assert "matvec_q8_0_lanes small" in {row["name"] for row in found["measurements"]}
 
 
 def test_the_first_start_measures_and_the_next_one_need_not(

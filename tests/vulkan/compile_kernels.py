@@ -36,7 +36,8 @@ def needs(name: str) -> set[str]:
     """The features without which a device is not given a kernel."""
     operations = spirv.instructions(load_kernel(name))
     capabilities = {op.operands[0] for op in operations if op.opcode == spirv.OP_CAPABILITY}
-    return {feature for capability, feature in GATES.items() if capability in capabilities}
+    gates = {feature for capability, feature in GATES.items() if capability in capabilities}
+    return gates | ({"eight_lanes"} if "_lanes_" in name else set())
 
 
 def main() -> None:

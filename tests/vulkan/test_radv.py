@@ -24,7 +24,7 @@ FAMILIES = {
     "navi10": {"matvec_q8_0_wide", "sum_norm"},
     "navi21": {"matvec_q8_0_wide", "matmul_q8_0_dot", "sum_norm"},
     "navi31": {"matvec_q8_0_wide", "matmul_q8_0_dot", "matmul_q4_k_coop16", "sum_norm"},
-    "gfx1201": {"matvec_q8_0_wide", "matmul_q8_0_dot", "sum_norm"},
+    "gfx1201": {"matvec_q8_0_wide", "tiled_q4_k", "tiled_q8_0_64", "matmul_q8_0_dot", "sum_norm"},
 }
 STATISTIC = re.compile(r"^(Spilled SGPRs|Spilled VGPRs|Scratch size): (\d+)$", re.MULTILINE)
 

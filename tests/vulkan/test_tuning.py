@@ -31,7 +31,20 @@ PROGRAM = TuningJob(
     (Product("Q8_0", 96, 64, "f32"), Product("F32", 40, 32, "f32"), Product("Q8_0", 2000, 32, "f32")),
     (attention_op(key_length=16, value_length=8),),
 ).program()
-NAMES = ["matvec_q8_0 small", "matvec_q8_0 medium", "matvec_f32 small", "matmul_q8_0", "matmul_f32"]
+# Where subgroups have eight lanes, and elsewhere.
+LANES_NAMES = [
+    "matvec_q8_0_lanes small",
+    "matvec_q8_0_lanes medium",
+    "matvec_f32_lanes small",
+    "matmul_q8_0_lanes",
+    "matmul_f32_lanes",
+]
+NAMES = [
+    *(name.replace("_lanes", "") for name in LANES_NAMES),
+    "tiled_q8_0",
+    "tiled_f32",
+]
+MATVEC = "matvec_q8_0_lanes"
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +67,8 @@ def test_what_has_several_variants_is_measured_once(
 ) -> None:
     device = open_device(driver, LIMITS)
     found = device.tune(PROGRAM, seconds=60)
-    for name in [*NAMES, "attention_f16_1", "attention_f16_4"]:
+    names = LANES_NAMES if device.info.eight_lanes else NAMES
+    for name in [*names, "attention_f16_1", "attention_f16_4"]:
         suffixes = [variant.suffix for variant in candidates(name.split()[0], device.info.features)]
         numbers = found.get(name)
         assert list(numbers) == (suffixes if len(suffixes) > 1 else [])
@@ -80,14 +94,15 @@ def test_matrices_are_measured_with_their_codebooks(
 
     monkeypatch.setattr(Trial, "take_results", record)
     program = TuningJob("f16", "f32", (Product("IQ2_XS", 40, 256, "f32"),), ()).program()
-    open_device("lavapipe", LIMITS).tune(program, seconds=60)
+    open_device("lavapipe", LIMITS, without=("eight_lanes",)).tune(program, seconds=60)
     assert len(results) == 4  # two variants for one row, two for several
     assert all(np.frombuffer(output, np.float32).all() for (output,) in results)
 
 
 def test_one_variant_is_no_choice(open_device: Opener, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     device = open_device("lavapipe", LIMITS)
-    only = {family: candidates(family, ())[:1] for family in ("matvec_q8_0", "matmul_q8_0")}
+    only = {family: candidates(family, ())[:1] for family in ("matvec_q8_0", "matmul_q8_0", "tiled_q8_0")}
+    only |= dict.fromkeys(("matvec_q8_0_lanes", "matmul_q8_0_lanes"), ())
     monkeypatch.setattr("tplaunch.worker.vulkan.variants.FAMILIES", only)
     forbid_measuring(monkeypatch)
     device.tune(
@@ -100,7 +115,7 @@ def test_one_variant_is_no_choice(open_device: Opener, monkeypatch: pytest.Monke
 
 def test_what_there_is_no_time_for_is_left_to_the_next_start(open_device: Opener) -> None:
     assert open_device("lavapipe", LIMITS).tune(PROGRAM, seconds=0).new.keys() == {SUBMISSION}
-    assert open_device("lavapipe", LIMITS).tune(PROGRAM, seconds=60).new.keys() >= set(NAMES)
+    assert open_device("lavapipe", LIMITS).tune(PROGRAM, seconds=60).new.keys() >= set(LANES_NAMES)
 
 
 def test_a_variant_with_other_bits_is_not_used(
@@ -110,12 +125,12 @@ def test_a_variant_with_other_bits_is_not_used(
     monkeypatch.setattr(Trial, "take_results", lambda trial, memory: next(answers))
     device = open_device("lavapipe", LIMITS)
     program = TuningJob("f16", "f32", (Product("Q8_0", 96, 64, "f32"),), ()).program()
-    numbers = device.tune(program, seconds=60).get("matvec_q8_0 small")
-    first, *others = candidates("matvec_q8_0", device.info.features)
+    numbers = device.tune(program, seconds=60).get(f"{MATVEC} small")
+    first, *others = candidates(MATVEC, device.info.features)
     assert numbers[first.suffix] is not None
     assert [numbers[variant.suffix] for variant in others] == [None] * len(others)
-    assert device._selection.variant("matvec_q8_0", 96) is first
-    assert "matvec_q8_0 computes other bits" in caplog.text
+    assert device._selection.variant(MATVEC, 96) is first
+    assert f"{MATVEC}{others[0].suffix} computes other bits" in caplog.text
 
 
 def test_a_device_without_room_measures_nothing(open_device: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,10 +166,10 @@ def test_a_start_goes_by_what_another_has_measured(
     open_device: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = open_device("lavapipe", LIMITS)
-    variants = candidates("matvec_q8_0", device.info.features)
+    variants = candidates(MATVEC, device.info.features)
     numbers = {variant.suffix: 2.0 for variant in variants} | {variants[-1].suffix: 1.0}
-    keep(device, "matvec_q8_0 small", **numbers)
+    keep(device, f"{MATVEC} small", **numbers)
     device.tune(TuningJob("f16", "f32", (), ()).program())
-    assert device._selection.variant("matvec_q8_0", 1024) is variants[-1]
-    assert device._selection.variant("matvec_q8_0", 1025) is variants[0]  # of another size
-    assert device._selection.variant("matmul_q8_0", 1024).suffix == variants[0].suffix
+    assert device._selection.variant(MATVEC, 1024) is variants[-1]
+    assert device._selection.variant(MATVEC, 1025) is variants[0]  # of another size
+    assert device._selection.variant("matmul_q8_0_lanes", 1024).suffix == "_4x8"

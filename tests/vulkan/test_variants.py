@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,23 +37,45 @@ def case_of(family: str, data: st.DataObject) -> Case:
         max_rows = 3 if int(vectors) == ATTENTION_VECTORS else 1
         positions = tuple(data.draw(st.lists(POSITIONS, min_size=1, max_size=max_rows), "positions"))
         return attention_case(op, positions, kv_type=kv_type, seed=seed)
-    weight_type = TYPES[weights.removesuffix("_dot")]
+    weight_type = TYPES[weights.removesuffix("_dot").removesuffix("_lanes")]
     unit, matrix_rows = unit_columns(weight_type), data.draw(st.integers(1, 70), "matrix rows")
     columns = unit * data.draw(st.integers(1, max(3, 640 // unit)), "units of columns")
-    rows = 1 if kind == "matvec" else data.draw(st.integers(2, 20), "rows")
+    most = 140 if kind == "tiled" else 20
+    rows = 1 if kind == "matvec" else data.draw(st.integers(2, most), "rows")
     matrix = Matrix("matrix", weight_type, matrix_rows, columns)
     activations = "q8" if weights.endswith("_dot") else "f32"
     bias = data.draw(st.booleans(), "bias")
-    return matmul_case(matrix, rows, rows, seed, bias=bias, activations=activations)
+    of_prompts = kind == "tiled"
+    return matmul_case(matrix, rows, rows, seed, bias=bias, activations=activations, of_prompts=of_prompts)
+
+
+@pytest.mark.parametrize("weight_type", ["Q8_0", "IQ1_M"])
+def test_sums_by_lanes_and_through_memory_are_the_same_bits(device: ReusedDevice, weight_type: str) -> None:
+    """One row and several, of prompts or not: so a device of eight lanes need not tell prompts apart."""
+    if not device.info.eight_lanes:
+        pytest.skip(f"{device.info.name} has no subgroups of eight lanes")
+    name = weight_type.lower()
+    case = matmul_case(Matrix("matrix", weight_type, 70, 512), 9, 9, seed=7, of_prompts=True)
+    tiled, several = (
+        device.run(case, FAMILIES[family][0])["output"]
+        for family in (f"tiled_{name}", f"matmul_{name}_lanes")
+    )
+    one = dataclasses.replace(case, rows=1, num_rows=1)
+    alone = device.run(one, FAMILIES[f"matvec_{name}_lanes"][0])["output"]
+    assert several.tobytes() == tiled.tobytes()
+    assert alone[0].tobytes() == several[0].tobytes()
 
 
 @pytest.mark.parametrize("family", [family for family, variants in FAMILIES.items() if len(variants) > 1])
 @settings(max_examples=8)
 @given(data=st.data())
 def test_all_variants_compute_the_same_bits(device: ReusedDevice, family: str, data: st.DataObject) -> None:
-    first, *others = candidates(family, device.info.features)
+    variants = candidates(family, device.info.features)
+    if len(variants) < 2:
+        pytest.skip(f"{device.info.name} runs {len(variants)} of {family}")
+    first, *others = variants
     case = case_of(family, data)
-    expected = device.run(case, first) if others else {}
+    expected = device.run(case, first)
     for other in others:
         for name, values in device.run(case, other).items():
             assert values.tobytes() == expected[name].tobytes(), f"{family}{other.suffix}: {name}"

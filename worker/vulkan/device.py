@@ -33,7 +33,7 @@ from tplaunch.worker.vulkan.pipelines import Pipelines
 from tplaunch.worker.vulkan.recorder import Recorder
 from tplaunch.worker.vulkan.timeline import Submission, Timeline
 from tplaunch.worker.vulkan.timestamps import Timestamps, device_clock
-from tplaunch.worker.vulkan.variants import Right, Selection
+from tplaunch.worker.vulkan.variants import Right, Selection, tiles_prompts
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -70,6 +70,9 @@ class VulkanDevice:
         self._partials: ImportedPartials | StagedPartials | None = None
         self._staged: StagedPartials | None = None  # what is to be copied around an all-reduce
         self.imports_partials = False  # known once partials are attached
+        self.tells_prompts_apart = limits.activations == "f16" or tiles_prompts(
+            self.info.features, self.info.max_invocations
+        )
         self._partials_layout = PartialsLayout(0, 0, 0, 0, 0)
         self._prepared: dict[int, Prepared] = {}  # by the program's id: hashing a program walks all of it
         self._current: Prepared | None = None

@@ -10,6 +10,7 @@ from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.matrices import matrix_size
 
 VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
+LANES = 8  # of a subgroup, for shaders/matmul_lanes.slang
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"
 BUDGET_EXTENSION = "VK_EXT_memory_budget"
 PCI_EXTENSION = "VK_EXT_pci_bus_info"
@@ -45,6 +46,7 @@ class PhysicalDevice:
     int64: bool
     float16: bool
     cooperative_matrix: bool
+    eight_lanes: bool  # in every subgroup, which can hand one's number to all
     unusable: str | None  # why the kernels can't run on it
     matrix_size: int = 0  # of the cooperative matrices that kernels here multiply; 0 for none, or not asked
 
@@ -112,6 +114,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         int64=bool(query.features.shaderInt64),
         float16=bool(features12.shaderFloat16),
         cooperative_matrix="VK_KHR_cooperative_matrix" in query.extensions,
+        eight_lanes=_has_eight_lanes(query),
         unusable=_unusable(query),
     )
 
@@ -228,6 +231,15 @@ def compute_queue_family(handle: Handle) -> int | None:
     lib.vkGetPhysicalDeviceQueueFamilyProperties(handle, count, families)
     can_compute = (i for i in range(count[0]) if families[i].queueFlags & vk.VK_QUEUE_COMPUTE_BIT)
     return next(can_compute, None)
+
+
+def _has_eight_lanes(query: _Query) -> bool:
+    core11, core13 = query.core11, query.core13
+    hands_out = core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_BALLOT_BIT
+    return bool(hands_out) and {core11.subgroupSize, core13.minSubgroupSize, core13.maxSubgroupSize} <= {
+        0,
+        LANES,
+    }
 
 
 def _unusable(query: _Query) -> str | None:

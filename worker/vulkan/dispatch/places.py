@@ -33,6 +33,8 @@ class BufferPlace(Protocol):
 class Selects(Protocol):
     """Knows which variant of a kernel family runs."""
 
+    def offers(self, family: str) -> bool: ...
+
     def variant(self, family: str, matrix_rows: int = 0) -> Variant: ...
 
 

@@ -51,19 +51,26 @@ def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
         softcap=op.softcap,
     )
     num_rows = context.num_rows(op)
-    kernel, rows, columns = _product_kernel(op, context, num_rows)
-    groups = ceil(op.columns, columns // 2 if op.gated else columns)
-    grid = (min(groups, MAX_GRID), ceil(groups, MAX_GRID), ceil(num_rows, rows))
-    return Dispatch(kernel, push, grid)
+    kernel, rows, columns, rows_first = _product_kernel(op, context, num_rows)
+    groups, row_groups = ceil(op.columns, columns // 2 if op.gated else columns), ceil(num_rows, rows)
+    if rows_first:  # workgroups of the same columns, which run together, read these from the memory once
+        return Dispatch(kernel, push, (row_groups, groups, 1))
+    return Dispatch(kernel, push, (min(groups, MAX_GRID), ceil(groups, MAX_GRID), row_groups))
 
 
-def _product_kernel(op: MatMul, context: DispatchContext, num_rows: int) -> tuple[str, int, int]:
-    """Its name, and the rows and columns that a workgroup computes."""
+def _product_kernel(op: MatMul, context: DispatchContext, num_rows: int) -> tuple[str, int, int, bool]:
+    """Its name, the rows and columns that a workgroup computes, and if the grid goes over rows first."""
     weights = op.matrix.type.lower()
     if op.activations == "f16":
         rows, columns = (context.matrix_size * count for count in COOPERATIVE_TILE)
-        return f"matmul_{weights}_coop{context.matrix_size}", rows, columns
+        return f"matmul_{weights}_coop{context.matrix_size}", rows, columns, False
     family = f"{'matvec' if num_rows == 1 else 'matmul'}_{weights}{'_dot' * (op.activations == 'q8')}"
+    by_lanes = op.activations == "f32" and context.selection.offers(family + "_lanes")
+    tiled = f"tiled_{weights}"
+    if op.of_prompts and op.activations == "f32" and not by_lanes and context.selection.offers(tiled):
+        variant = context.selection.variant(tiled, op.matrix.rows)
+        return tiled + variant.suffix, *variant.tile, True
+    family += "_lanes" * by_lanes
     variant = context.selection.variant(family, op.matrix.rows)
     rows, columns = variant.tile
-    return family + variant.suffix, rows, columns * context.subgroups
+    return family + variant.suffix, rows, columns * context.subgroups, by_lanes

@@ -66,6 +66,9 @@ class _Questions:
         self.family: str | None = None
         self.matrix_rows = 0
 
+    def offers(self, family: str) -> bool:
+        return bool(candidates(family, self._features))
+
     def variant(self, family: str, matrix_rows: int = 0) -> Variant:
         assert self.family is None, f"an op chooses from {self.family} and from {family}"
         self.family, self.matrix_rows = family, matrix_rows

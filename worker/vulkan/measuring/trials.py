@@ -32,7 +32,8 @@ from tplaunch.worker.vulkan.variants import measurement_name
 from tplaunch.worker.weights.random_weights import random_blocks
 
 KEYS = 512  # that attention goes over
-MANY_ROWS = 8  # enough to fill every tile
+MANY_ROWS = 8  # enough to fill every tile but those of prompts
+PROMPT_ROWS, PROMPT_ROWS_ON_CPU = 256, 64
 MAX_RANDOM_BYTE = 60  # numbers made of bytes below it are finite in every format
 
 # Families and matrix rows among whose variants an op would choose, in a program of limits.max_rows rows.
@@ -91,19 +92,27 @@ class Trial:
         return taken
 
 
-def trials(program: Program, kv_type: str, max_weights: int, asks: Asks) -> list[Trial]:
+def trials(program: Program, kv_type: str, max_weights: int, prompt_rows: int, asks: Asks) -> list[Trial]:
     """One for each measurement that a program's model needs. Matrices are cut to max_weights."""
     found: dict[str, Trial] = {}
     sizes: dict[str, int] = {}
     for op in (_product_of(op) for segment in program.segments for op in segment.ops):
-        for rows in (1, MANY_ROWS):
+        for asked, rows in _sizes(op, prompt_rows):
             limits = _limits(rows, kv_type)
-            for family, matrix_rows in asks(op, limits):
+            for family, matrix_rows in asks(asked, limits):
                 name, size = measurement_name(family, matrix_rows), _size(op)
                 if size > sizes.get(name, 0):
                     sizes[name] = size
-                    found[name] = _trial(name, family, op, limits, max_weights)
+                    found[name] = _trial(name, family, asked, limits, max_weights)
     return list(found.values())
+
+
+def _sizes(op: Op, prompt_rows: int) -> list[tuple[Op, int]]:
+    """An op and how many rows it is timed with, as one of generated rows and as one of prompts."""
+    sizes: list[tuple[Op, int]] = [(op, 1), (op, MANY_ROWS)]
+    if isinstance(op, MatMul):
+        sizes.append((dataclasses.replace(op, of_prompts=True), prompt_rows))
+    return sizes
 
 
 def _product_of(op: Op) -> Op:
@@ -150,7 +159,8 @@ def _product(op: MatMul, rows: int, max_weights: int) -> tuple[MatMul, dict[str,
         "input": Buffer(rows * length * 4, row_length=length),  # any bits are good for quantized ones
         "output": Buffer(rows * cut.rows * 4, Placement.READBACK, cut.rows),
     }
-    return MatMul(cut, None, "input", "output", 0, "rows", activations=op.activations), buffers
+    kind = {"activations": op.activations, "of_prompts": op.of_prompts}
+    return MatMul(cut, None, "input", "output", 0, "rows", **kind), buffers  # type: ignore[arg-type]
 
 
 def _attention(op: Attention, limits: Limits) -> tuple[Attention, dict[str, Buffer]]:

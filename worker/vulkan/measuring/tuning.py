@@ -23,7 +23,12 @@ from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.questions import ask
 from tplaunch.worker.vulkan.listing import PhysicalDevice
 from tplaunch.worker.vulkan.measuring.bench import Bench, open_bench
-from tplaunch.worker.vulkan.measuring.trials import Trial, trials
+from tplaunch.worker.vulkan.measuring.trials import (
+    PROMPT_ROWS,
+    PROMPT_ROWS_ON_CPU,
+    Trial,
+    trials,
+)
 from tplaunch.worker.vulkan.pipelines import Pipelines
 from tplaunch.worker.vulkan.variants import Right, Variant, candidates, usable
 
@@ -89,7 +94,8 @@ class Tuner:
             if len(program.segments) > 1 and self._is_wanted(SUBMISSION, WAYS):
                 self._put(SUBMISSION, self._time_submission())
             max_weights = MAX_WEIGHTS_ON_CPU if self._on_cpu else MAX_WEIGHTS
-            for trial in trials(program, kv_type, max_weights, self._asks):
+            prompt_rows = PROMPT_ROWS_ON_CPU if self._on_cpu else PROMPT_ROWS
+            for trial in trials(program, kv_type, max_weights, prompt_rows, self._asks):
                 self._try(trial, deadline)
         except DeviceError as error:
             if self._anew:

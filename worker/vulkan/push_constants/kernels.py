@@ -112,7 +112,12 @@ class ActivatePush(Structure):
     ]
 
 
-FAMILY_PUSH_CONSTANTS = {"matvec": MatMulPush, "matmul": MatMulPush, "attention": AttentionPush}
+FAMILY_PUSH_CONSTANTS = {
+    "matvec": MatMulPush,
+    "matmul": MatMulPush,
+    "tiled": MatMulPush,
+    "attention": AttentionPush,
+}
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
     "quantize_q8": QuantizePush,
