@@ -168,8 +168,8 @@ def test_ways_to_submit_and_to_share_give_the_same_bytes(
         {"submit_ahead": False},
         {"staging": True, "submit_ahead": False},
     ]
-    if driver != "swiftshader":  # which has nothing to do without
-        ways += [{"without": FEATURES}]
+    if driver != "swiftshader":  # which has nothing to do without; lanes have an order of sums of their own
+        ways += [{"without": tuple(set(FEATURES) - {"eight_lanes", "int64"})}]
     results = []
     for way in ways:
         engine = engine_on(plain_model, [on(open_device, driver, **way)] * 2)
