@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev system-demo system-test demo test test-all test-unit \
 	test-vulkan test-multiprocess test-hosts test-conformance test-server test-validation \
-	lint format types shaders clean
+	lint format types shaders statistics clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
@@ -76,6 +76,10 @@ types: setup-dev ## mypy, strict
 
 shaders: setup-dev ## compile shaders/*.slang to shaders/spv/
 	@$(BIN)/python -m tplaunch.shaders.build
+
+statistics: setup-dev ## write down what AMD's compiler makes of the kernels, for tests to hold them to
+	@$(BIN)/python -m tplaunch.shaders.stats --write tests/vulkan/kernel_statistics.txt \
+		$(if $(wildcard .cache/mesa/radeon_icd.json),--driver .cache/mesa/radeon_icd.json)
 
 clean: ## remove .venv and everything made here
 	@rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 NUM_PARITIES = 2
 SLICE_UNIT = 32  # float32: no two ranks' slices share a cache line
+# What devices need that exchange among themselves: a page with the word that ends all waiting, and for each
+# parity and rank as many words as an exchange has numbers at most, each a float32 and the exchange's number.
+CONTROL_BYTES, WORD_BYTES, WORD_ELEMENTS = 4096, 8, 16384
 PAGE_BYTES = max(4096, mmap.PAGESIZE)
 
 
@@ -22,6 +25,11 @@ def arena_view(memory: mmap.mmap, offset: int, num_partials: int, slot_bytes: in
     """uint8 [2, num_partials, slot_bytes]. It keeps `memory` mapped for as long as any view of it lives."""
     shape = (NUM_PARITIES, num_partials, slot_bytes)
     return np.frombuffer(memory, np.uint8, NUM_PARITIES * num_partials * slot_bytes, offset).reshape(shape)
+
+
+def words_bytes(num_ranks: int) -> int:
+    """Bytes of the words by which devices exchange among themselves: whole pages."""
+    return round_up_to_page(CONTROL_BYTES + NUM_PARITIES * num_ranks * WORD_ELEMENTS * WORD_BYTES)
 
 
 def rank_slice(rank: int, num_ranks: int, count: int) -> slice:

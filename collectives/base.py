@@ -94,6 +94,39 @@ class Collective(ABC):
         return
 
     @property
+    def words(self) -> NDArray[np.uint8] | None:
+        """Memory of which all ranks' devices make words, words_bytes(num_ranks) of it, where there is any.
+
+        Its first four bytes end all waiting where they are not zero.
+        """
+        return None
+
+    def confirm(self, sequence: int) -> bool:
+        """Behind exchanges that the devices made among themselves: tells all ranks whether all have
+        succeeded.
+
+        sequence: as all_reduce() has it; raises what that raises. Only where there are words.
+        """
+        if self._failure is not None or not self._connected:
+            self._refuse()
+        if sequence != self._sequence + 1:
+            self._refuse_call(sequence, 0, 0)
+        self._sequence, self._count = sequence, NOT_REDUCED
+        try:
+            return self._confirm(sequence)
+        except CollectiveError as error:
+            self._fail(error)
+            raise
+
+    def resume(self) -> None:
+        """Devices may wait for each other again; one rank calls it, while no device waits."""
+        raise AssertionError(f"{type(self).__name__} has no words")
+
+    def _confirm(self, sequence: int) -> bool:
+        """The part of confirm() that needs the peers."""
+        raise AssertionError(f"{type(self).__name__} has no words")
+
+    @property
     def arena(self) -> NDArray[np.uint8]:
         """uint8 [2, num_partials or more, slot_bytes]; start and slot_bytes are multiples of the page size.
 

@@ -2,11 +2,17 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tplaunch.collectives.arena import words_bytes
 from tplaunch.collectives.base import DEFAULT_TIMEOUT_SECONDS, Collective, Way, check_token
 from tplaunch.collectives.failures import CollectiveError, aborted, counts_differ
 from tplaunch.collectives.flags import flags_for_this_machine
 from tplaunch.collectives.shared_header import MakeFlags
 from tplaunch.collectives.shared_ranks import SharedRanks
+
+CONFIRMING = 2**62  # the mark of a barrier behind a step: no number of elements is as large
 
 
 class SharedMemory(Collective):
@@ -58,6 +64,7 @@ class SharedMemory(Collective):
             timeout_seconds=timeout_seconds,
             clock=self._clock,
             make_flags=make_flags,
+            extra_bytes=words_bytes(num_ranks),
         )
         self.endpoint, self._arena = self._shared.endpoint, self._shared.arena
 
@@ -66,6 +73,22 @@ class SharedMemory(Collective):
         self._shared.connect(endpoints[0])
         self._arena = self._shared.arena
         self._connected = True
+
+    @property
+    def words(self) -> NDArray[np.uint8] | None:
+        return self._shared.extra
+
+    def _confirm(self, sequence: int) -> bool:
+        """A device that stops waiting says so before its rank comes here."""
+        self._meet(sequence, CONFIRMING)
+        return not self._stop_word().any()
+
+    def resume(self) -> None:
+        self._stop_word()[:] = 0
+
+    def _stop_word(self) -> NDArray[np.uint8]:
+        words = self._shared.extra
+        return np.zeros(4, np.uint8) if words is None else words[:4]
 
     def _exchange(self, sequence: int, parity: int, count: int, way: Way) -> None:
         self._meet(sequence, 2 * count)
@@ -79,6 +102,11 @@ class SharedMemory(Collective):
             raise self._marks_differ(sequence, mark, peer, peer_mark)
 
     def _marks_differ(self, sequence: int, mark: int, peer: int, peer_mark: int) -> CollectiveError:
+        if CONFIRMING in (mark, peer_mark):
+            message = (
+                f"ranks {self.name} and {peer} disagree on whether their devices exchange among themselves"
+            )
+            return CollectiveError(f"{message}, in exchange {sequence}", peer)
         if (mark ^ peer_mark) & 1:
             phases = ("the first phase of one", "the second phase")
             mine, others = phases[mark & 1], phases[peer_mark & 1]
@@ -89,6 +117,7 @@ class SharedMemory(Collective):
     def abort(self, reason: str) -> None:
         error = aborted(self.name, reason)
         self._fail(error)
+        self._stop_word()[:] = 255
         self._shared.abort(error)
 
     def close(self) -> None:

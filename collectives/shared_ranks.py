@@ -51,8 +51,12 @@ class SharedRanks:
         timeout_seconds: float,
         clock: Callable[[], float],
         make_flags: MakeFlags,
+        extra_bytes: int = 0,
     ) -> None:
-        """ranks: of all members, for errors. slot_bytes: whole pages. Raises CollectiveError."""
+        """ranks: of all members, for errors. slot_bytes, and extra_bytes behind the arena: whole pages.
+
+        Raises CollectiveError.
+        """
         self.member, self.ranks = member, tuple(ranks)
         self.rank = self.ranks[member]
         self.endpoint = ""
@@ -61,7 +65,9 @@ class SharedRanks:
         self._token, self._make_flags = token, make_flags
         self._timeout_seconds, self._clock = timeout_seconds, clock
         self._header_bytes = header_bytes(len(self.ranks))
-        self._num_bytes = self._header_bytes + NUM_PARITIES * num_slots * slot_bytes
+        self._extra_start = self._header_bytes + NUM_PARITIES * num_slots * slot_bytes
+        self._num_bytes = self._extra_start + extra_bytes
+        self.extra: NDArray[np.uint8] | None = None
         self._header: SharedHeader | None = None
         self._descriptor = -1
         if member == 0:
@@ -90,6 +96,7 @@ class SharedRanks:
         memory = mmap.mmap(descriptor, self._num_bytes)
         self._header = SharedHeader(memory, self.member, len(self.ranks), self._make_flags)
         self.arena = arena_view(memory, self._header_bytes, *self._slots)
+        self.extra = np.frombuffer(memory, np.uint8)[self._extra_start :]
 
     def connect(self, endpoint: str) -> None:
         """endpoint: the first rank's. Raises CollectiveTimeout naming those that did not come."""
@@ -217,7 +224,7 @@ class SharedRanks:
     def close(self) -> None:
         """Lets go of the memory, which goes with the last view of it. Idempotent."""
         self._header = None
-        self.arena = None
+        self.arena = self.extra = None
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -94,7 +94,7 @@ class Q8(WireType):
 
     def encode(self, values: Floats) -> Payload:
         blocks = values.reshape(-1, BLOCK) if values.size % BLOCK == 0 else _padded(values)
-        scales = _rounded_up(np.abs(blocks).max(axis=1) / np.float32(_MAX_QUANT))
+        scales = _rounded_up(np.divide(np.abs(blocks).max(axis=1), np.float32(_MAX_QUANT)))
         usual = (scales >= _SMALLEST) & (scales < _INFINITE)
         if usual.all():
             quants = blocks * (np.float32(1) / _widened(scales))[:, None]

@@ -7,6 +7,7 @@ itself is never sent. Until then a peer can only make ZeroMQ hold one frame of a
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +26,7 @@ CURVE_BYTES = 64  # more than CURVE adds to a message
 CURVE_MESSAGE_BYTES = 33  # what it does add: its name, a short nonce, a flag and the authenticator (RFC 26)
 FRAME_BYTES = 9  # the flag and length of a frame beyond 255 bytes (RFC 23)
 LOOPBACK = "127.0.0.1"
+ZONE = re.compile(r"%[^\]]+")  # of a link-local address: a name of one machine's own
 HANDSHAKE_MILLISECONDS = 10_000  # a peer that has not proved itself by then is cut off, and may try again
 
 
@@ -127,7 +129,13 @@ class TcpDoor:
         inbox.setsockopt(zmq.CURVE_SERVER, 1)
         inbox.setsockopt(zmq.CURVE_SECRETKEY, secret_key(self._token, self._rank))
         inbox.bind(f"tcp://{self.place}:*")
-        return inbox.getsockopt_string(zmq.LAST_ENDPOINT)
+        return ZONE.sub("", inbox.getsockopt_string(zmq.LAST_ENDPOINT))
+
+    def _reached(self, endpoint: str) -> str:
+        """Returns an endpoint of a peer with this machine's own name of the link, where that is needed."""
+        zone = ZONE.search(self.place)
+        is_link_local = endpoint.startswith("tcp://[fe80:") and ZONE.search(endpoint) is None
+        return endpoint.replace("]", f"{zone[0]}]", 1) if zone and is_link_local else endpoint
 
     def dial(self, outbox: Socket, peer: int, endpoint: str) -> None:
         if not endpoint.startswith("tcp://"):  # it would be a file of this host, or no address at all
@@ -138,7 +146,7 @@ class TcpDoor:
         outbox.setsockopt(zmq.CURVE_SECRETKEY, own)
         outbox.setsockopt(zmq.CURVE_PUBLICKEY, zmq.curve_public(own))
         outbox.setsockopt(zmq.CURVE_SERVERKEY, zmq.curve_public(secret_key(self._token, peer)))
-        outbox.connect(endpoint)
+        outbox.connect(self._reached(endpoint))
 
     def close(self) -> None:
         """There is nothing to let go of."""

@@ -14,6 +14,7 @@ from typing import Any
 WIRES = ("f32", "bf16", "q8")
 COLLECTIVES = ("shared-memory", "zmq", "zmq-ring")
 ALL_REDUCES = ("auto", "one-shot", "two-phase")
+WAITINGS = ("auto", "block", "poll", "word", "device")
 # That a device may lack.
 FEATURES = ("int64", "float16", "integer_dot_product", "cooperative_matrix", "eight_lanes")
 _DECLARATION = "option"  # in a field's metadata
@@ -121,6 +122,14 @@ class RankOptions:
         group="debugging",
         help="submit a step's parts at once (default: what is faster)",
         opposite=("--submit-then-wait", "submit each part of a step only when it may run"),
+    )
+    waiting: str = option(
+        "--waiting",
+        default=WAITINGS[0],
+        group="debugging",
+        choices=WAITINGS,
+        help="how an all-reduce finds a device's part done: the host sleeps in the driver, polls it, or looks"
+        " at a word that the device writes; or devices exchange among themselves (default: the fastest)",
     )
     without: tuple[str, ...] = option(
         "--without",

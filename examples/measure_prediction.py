@@ -39,7 +39,7 @@ def run(command: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def predicted(words: Sequence[str], prompt: int) -> Speeds:
-    found = run("plan", ["--speed", "--prompt-tokens", str(prompt), *words])
+    found = run("plan", ["--speed", "--anew", "--prompt-tokens", str(prompt), *words])
     return {
         (way["way"], kind): way[kind]["tokens_per_second"]
         for way in found["ways"]

@@ -23,6 +23,7 @@ class Beats:
         self.beat_seconds = silence_seconds / BEATS_PER_SILENCE
         self._clock = RunningClock(most_seconds=MOST_SECONDS)
         self._pipes: list[int] = []
+        self._made: list[float] = []  # when, each pipe
         self._heard: dict[int, float] = {}  # when, by pipe; a worker that has not begun yet is not in it
 
     @contextmanager
@@ -32,6 +33,7 @@ class Beats:
         os.set_blocking(read, False)
         os.set_blocking(write, False)
         self._pipes.append(read)
+        self._made.append(self._clock())
         try:
             yield (write,)
         finally:
@@ -49,8 +51,21 @@ class Beats:
                 found[index] = f"gave no sign of life for {silence:.0f} s: it was stopped, or is stuck"
         return found
 
+    def unbegun(self) -> Mapping[int, str]:
+        """Returns what to say of each worker that has not beaten for too long since it was started.
+
+        Python itself may take that long to start, where it has no core; who was stopped does not start.
+        """
+        now = self._clock()
+        return {
+            index: f"gave no sign of life for {now - made:.0f} s since it was started: it was stopped"
+            for index, made in enumerate(self._made)
+            if index not in self._heard and now - made > self._silence_seconds
+        }
+
     def close(self) -> None:
         """Closes the pipes; afterwards nobody counts as silent."""
         while self._pipes:
             os.close(self._pipes.pop())
+        self._made.clear()
         self._heard.clear()

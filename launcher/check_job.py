@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import select
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from tplaunch.worker.jobs.messages import (
     CheckList,
     Failed,
 )
+from tplaunch.worker.process import wait_readable
 
 SILENT_SECONDS = 180.0  # of one check: a slow driver compiles a kernel for most of a minute
 MAX_FAILURES = 20  # of one device, after which there is nothing more to learn
@@ -140,7 +140,7 @@ def _read(pipe: IO[bytes]) -> Iterator[bytes]:
     clock = RunningClock()
     deadline = clock() + SILENT_SECONDS
     while True:
-        while not select.select([pipe], [], [], LOOK_SECONDS)[0]:
+        while not wait_readable([pipe.fileno()], LOOK_SECONDS):
             if clock() > deadline:
                 raise ProcessEnded(f"no answer within {SILENT_SECONDS:.0f} s")
         deadline = clock() + SILENT_SECONDS

@@ -36,7 +36,7 @@ from tplaunch.launcher.declared import declared_values
 from tplaunch.launcher.errors import EXIT_FAILURE, EXIT_USAGE, UsageError
 from tplaunch.launcher.evaluation_options import EVALUATIONS, evaluate
 from tplaunch.launcher.generate_config import GenerateConfig
-from tplaunch.launcher.hosts.placing import COMMANDS, take_place
+from tplaunch.launcher.hosts.placing import COMMANDS, PLACED, take_place
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import run_config
 from tplaunch.launcher.number_lists import parse_counts, parse_tokens
@@ -127,10 +127,11 @@ def _dispatch(options: argparse.Namespace) -> int:
         return keygen(options.file)
     if options.command == "join":
         return join(JoinConfig(head=options.head, **declared_values(JoinConfig, options)))
-    if options.command in COMMANDS:
+    if options.command in PLACED:
         joins = take_place(options, os.environ)
         if joins is not None:
             return join(joins)
+    if options.command in COMMANDS:
         with placed_by_ray(options):
             return _carry_out(options)
     return _carry_out(options)
@@ -152,7 +153,9 @@ def _carry_out(options: argparse.Namespace) -> int:
     if options.command == "plan":
         config = run_config(options, _shape_or_file(options))
         wanted = prediction_config(options)
-        return show_plan(config, options.json) if wanted is None else predict(config, wanted, options.json)
+        if wanted is None:
+            return show_plan(config, options.json, options.explain)
+        return predict(config, wanted, options.json)
     if options.model is None:
         raise UsageError(f"{options.command} takes a model file; give its path, or --demo for a small model")
     if options.command == "serve":

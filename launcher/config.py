@@ -25,6 +25,9 @@ KEY_HELP = (
     "the key file that all hosts have, made by `tplaunch keygen` (default: ~/.config/tplaunch/hosts.key where"
     " it is there)"
 )
+MAX_MEMORY_HELP = (
+    "what the ranks on a device may take, such as 0=8GiB,1=20GiB; cpu= for this machine's memory"
+)
 INSECURE_HELP = (
     "go without a key beyond this machine: anybody on the network can then join, read and change all"
 )
@@ -178,7 +181,7 @@ class RunConfig(RankOptions):
         group="memory",
         metavar="INDEX=SIZE,...",
         read=parse_max_memory,
-        help="what the ranks on a device may take, such as 0=8GiB,1=20GiB; cpu= for this machine's memory",
+        help=MAX_MEMORY_HELP,
     )
     kv_type: str = option(
         "--kv-type",

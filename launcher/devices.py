@@ -48,6 +48,8 @@ class DeviceChoice:
     host_name: str = ""
     # Of another machine: its memory, the part that is free, both in bytes, and what limits it.
     host_memory: tuple[int, int, str] = (0, 0, "")
+    # Bytes that --max-memory there allows of this device, and of the machine's memory; 0 for all.
+    caps: tuple[int, int] = (0, 0)
 
     @property
     def title(self) -> str:

@@ -13,8 +13,8 @@ import threading
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.worker.faults import fault_sentence
 
-# What a run opens: ZeroMQ, and for each rank its log, its socket and what starting it takes.
-BASE_DESCRIPTORS, RANK_DESCRIPTORS = 14, 4
+# What a run opens: ZeroMQ, its folder, and for each rank its log, its socket and what starting it takes.
+BASE_DESCRIPTORS, RANK_DESCRIPTORS = 15, 4
 USUAL_DESCRIPTORS = 1024
 NUM_THREADS = 4  # ZeroMQ's two, and some to spare
 

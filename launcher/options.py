@@ -18,7 +18,7 @@ from tplaunch.launcher.completion import SHELLS, PrintCompletion
 from tplaunch.launcher.declared import add_declared
 from tplaunch.launcher.errors import EXIT_USAGE
 from tplaunch.launcher.evaluation_options import add_evaluation_commands
-from tplaunch.launcher.hosts.placing import COMMANDS, add_place_options
+from tplaunch.launcher.hosts.placing import COMMANDS, PLACED, add_place_options
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model_options import add_model_options
 from tplaunch.launcher.prediction_options import add_prediction_options
@@ -78,8 +78,9 @@ def make_parser() -> Parser:
     add_evaluation_commands(commands)
     _add_hosts(commands)
     _add_measured(commands)
-    for name in COMMANDS:
+    for name in PLACED:
         add_place_options(commands.choices[name])
+    for name in COMMANDS:
         add_ray_options(commands.choices[name])
     parser.commands = commands.choices
     return parser
@@ -199,6 +200,9 @@ def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._Argumen
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument(
+        "--explain", action="store_true", help="count what a token asks of each device and of its links"
+    )
     _add_shape(parser, "model (a file or a shape)")
     add_prediction_options(parser.add_argument_group("prediction"))
     add_model_options(parser)

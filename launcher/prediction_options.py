@@ -31,6 +31,9 @@ def add_prediction_options(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--prompt-tokens", type=int, default=512, metavar="N", help="of the prefill (default: %(default)s)"
     )
+    parser.add_argument(
+        "--anew", action="store_true", help="measure again what is known of these devices from before"
+    )
 
 
 def prediction_config(options: argparse.Namespace) -> PredictionConfig | None:
@@ -43,4 +46,5 @@ def prediction_config(options: argparse.Namespace) -> PredictionConfig | None:
         link=None if options.link is None else parse_link(options.link),
         described=described,
         prompt_tokens=options.prompt_tokens,
+        anew=options.anew,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,6 +28,7 @@ from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.headroom import check_headroom
 from tplaunch.launcher.hosts.addresses import bracketed
 from tplaunch.launcher.hosts.opening import Hosts
+from tplaunch.launcher.hosts.remote_ranks import RemoteRanks
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.progress import show_progress
@@ -78,7 +79,6 @@ def start_session(
     hosts = hosts or Hosts(arrangement.choices)
     choices = hosts.present(arrangement.choices, check_open)
     hosts.bring(choices, plan, model, check_open)
-    totals = [rank.weights for rank in arrangement.bytes]
     if any(choice.index is None for choice in choices):
         say("running on the CPU with NumPy, without a Vulkan device")
     own = [choice for choice in choices if choice.host == HEAD]
@@ -106,32 +106,49 @@ def start_session(
             engine_config,
             arrangement.placement,
         )
-        try:
-            with supervisor, others.started(channel.port), show_progress(totals) as on_progress:
-                attached, ready = engine.load(on_progress)
-                for note in dict.fromkeys(note for message in ready for note in message.notes):
-                    say(note)
-                with collected_by_hand() if owns_process else nullcontext():
-                    watch = partial(watcher.watch, ())
-                    suppressed = {*model.padding, *(tokenizer.suppressed_token_ids if tokenizer else ())}
-                    requests = Requests(engine, tokenizer, suppressed)
-                    has_text = tokenizer is not None
-                    explain = partial(_explained, model, plan, choices)
-                    yield Session(
-                        engine, requests, has_text, model, plan, limits, attached, ready, watch, explain
-                    )
-                engine.shut_down()
-            _warn(model.overwriting())
-        except WorkerError as error:
-            change, elsewhere = _because(model.change()), others.log(error.rank)
-            log = supervisor.log_path(error.rank)
-            crash = "" if elsewhere else crashed_kernel(log)
-            where = _where(choices, error.rank, engine)
-            raise RunError(f"{where}{error}{crash}{change}; its log: {elsewhere or log}") from error
-        except LogitsError as error:
-            raise RunError(_explained(model, plan, choices, error)) from error
-        finally:
-            channel.close()
+        with (
+            closing(channel),
+            _told(model, plan, choices, engine, supervisor, others),
+            supervisor,
+            others.started(channel.port),
+            show_progress([rank.weights for rank in arrangement.bytes]) as on_progress,
+        ):
+            attached, ready = engine.load(on_progress)
+            for note in dict.fromkeys(note for message in ready for note in message.notes):
+                say(note)
+            with collected_by_hand() if owns_process else nullcontext():
+                watch = partial(watcher.watch, ())
+                suppressed = {*model.padding, *(tokenizer.suppressed_token_ids if tokenizer else ())}
+                requests = Requests(engine, tokenizer, suppressed)
+                has_text = tokenizer is not None
+                explain = partial(_explained, model, plan, choices)
+                yield Session(
+                    engine, requests, has_text, model, plan, limits, attached, ready, watch, explain
+                )
+            engine.shut_down()
+    _warn(model.overwriting())
+
+
+@contextmanager
+def _told(
+    model: Model,
+    plan: Sequence[RankShare],
+    choices: Sequence[DeviceChoice],
+    engine: Engine,
+    supervisor: Supervisor,
+    others: RemoteRanks,
+) -> Iterator[None]:
+    """Has failures of ranks and of their numbers end as RunError, a sentence with what is known of them."""
+    try:
+        yield
+    except WorkerError as error:
+        change, elsewhere = _because(model.change()), others.log(error.rank)
+        log = supervisor.log_path(error.rank)
+        crash = "" if elsewhere else crashed_kernel(log)
+        where = _where(choices, error.rank, engine)
+        raise RunError(f"{where}{error}{crash}{change}; its log: {elsewhere or log}") from error
+    except LogitsError as error:
+        raise RunError(_explained(model, plan, choices, error)) from error
 
 
 def start_driver(
@@ -182,7 +199,7 @@ def _where(choices: Sequence[DeviceChoice], rank: int, engine: Engine) -> str:
     if len({choice.host for choice in choices}) == 1:
         return ""
     choice = choices[rank]
-    return f"host {choice.host} ({choice.host_name}), {engine.stage}: "
+    return f"host {choice.host} ({choice.host_name}), {engine.activity}: "
 
 
 def _explained(

@@ -66,7 +66,16 @@ def parse_max_memory(text: str) -> dict[int | None, int]:
 
 def parse_state_cache(text: str) -> int:
     """Bytes of --state-cache, 0 for none. Raises UsageError."""
+    return _size_or_none(text, "--state-cache")
+
+
+def parse_model_cache(text: str) -> int:
+    """Bytes of --model-cache, 0 for none but what is in use. Raises UsageError."""
+    return _size_or_none(text, "--model-cache")
+
+
+def _size_or_none(text: str, option: str) -> int:
     try:
         return 0 if text.strip() == "0" else parse_size(text)
     except ValueError as error:
-        raise UsageError(f"--state-cache: {error}; a size such as 1GiB is needed, or 0") from None
+        raise UsageError(f"{option}: {error}; a size such as 1GiB is needed, or 0") from None

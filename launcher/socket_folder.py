@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tplaunch.coordinator.serving.failures import RunError
+from tplaunch.launcher.held_folders import held_temporary
 from tplaunch.launcher.signals import held
-from tplaunch.worker.folders import private_temporary, temporary_parents
+from tplaunch.worker.folders import temporary_parents
 
-PREFIX = "tplaunch-"
+PREFIX = "tplaunch-run-"  # of no other folders: those that nobody holds are removed
 MAX_SOCKET_PATH = 100  # bytes; the kernel's limit for a Unix socket is 107
 LONGEST_NAME = f"{PREFIX}12345678/control"
 
@@ -21,32 +21,26 @@ LONGEST_NAME = f"{PREFIX}12345678/control"
 @contextmanager
 def socket_folder() -> Iterator[Path]:
     """Gone at the end, with what is in it; no signal comes in between. Raises RunError without a place."""
-    folder = None
-    try:
+    with ExitStack() as stack:
         with held():
-            folder = _make()
+            folder = _made(stack)
         yield folder
-    finally:
-        if folder is not None:
-            with held():
-                shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make() -> Path:
+def _made(stack: ExitStack) -> Path:
     refusals = []
     for parent in temporary_parents():
         fault = _path_fault(parent)
         if fault is not None:
             refusals.append(f"{parent}: {fault}")
             continue
-        folder = None
         try:
-            folder = private_temporary(PREFIX, parent)
-            _check_sockets(folder)
-            return folder
+            with ExitStack() as trial:
+                folder = trial.enter_context(held_temporary(PREFIX, parent))
+                _check_sockets(folder)
+                stack.push(trial.pop_all())
+                return folder
         except OSError as error:
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
             refusals.append(f"{parent}: {error.strerror}")
     raise RunError(
         f"there is no folder for the sockets of a run ({'; '.join(refusals)});"

@@ -22,7 +22,7 @@ from tplaunch.launcher.machine import free_cache_bytes, num_threads
 from tplaunch.launcher.signals import held
 from tplaunch.launcher.worker_command import WORKER_COMMAND
 from tplaunch.worker.place import WorkerPlace, written_place
-from tplaunch.worker.process import pidfd, wants_to_run
+from tplaunch.worker.process import is_stopped, pidfd, wants_to_run
 
 GRACE_SECONDS = 2.0  # between asking a worker to end and killing it
 MIN_CACHE_BYTES = 64 << 20  # free, for a driver to keep its kernels there
@@ -103,13 +103,21 @@ class Supervisor:
     def watch(self, excused: Collection[int]) -> None:
         """Raises WorkerError if a worker has ended or gives no sign of life, other than the excused ranks."""
         self._check_open()
-        silent = {} if self._beats is None else self._beats.silent()
+        silent = self._silent()
         for index, process in enumerate(self._processes):
             rank, code = self._ranks[index], process.poll()
-            if rank in excused or (code is None and (index not in silent or wants_to_run(process.pid))):
-                continue
-            how = f"ended: {end_reason(code)}" if code is not None else silent[index]
-            raise WorkerError(rank, f"rank {rank} ({self._choices[index].name}) {how}")
+            how = silent.get(index) if code is None else f"ended: {end_reason(code)}"
+            if how is not None and rank not in excused:
+                raise WorkerError(rank, f"rank {rank} ({self._choices[index].name}) {how}")
+
+    def _silent(self) -> dict[int, str]:
+        """Returns what to say of each worker that counts as dead for its silence, and not as slow."""
+        if self._beats is None:
+            return {}
+        pids = [process.pid for process in self._processes]
+        silent = {index: how for index, how in self._beats.silent().items() if not wants_to_run(pids[index])}
+        unbegun = {index: how for index, how in self._beats.unbegun().items() if is_stopped(pids[index])}
+        return silent | unbegun
 
     def descriptors(self) -> Sequence[int]:
         """A pidfd of each worker, where these are to be had."""

@@ -10,6 +10,7 @@ import tplaunch
 
 # As `python -m tplaunch.worker`, but sure to find the package of this process: -m looks in the current folder
 # first, and PYTHONPATH comes before where it is installed. Nothing is put before Python's own modules.
+# Beats begin before all that takes time to import.
 # Ctrl-C, Ctrl-\ and a closed terminal reach the whole foreground group; the launcher is the one to act.
 PACKAGE = Path(tplaunch.__file__).resolve().parent
 BOOTSTRAP = f"""import importlib.util, signal, sys
@@ -20,6 +21,8 @@ spec = importlib.util.spec_from_file_location("tplaunch", {str(PACKAGE / "__init
     submodule_search_locations=[{str(PACKAGE)!a}])
 sys.modules["tplaunch"] = package = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
+from tplaunch.worker.beating import beat_as_told
+beat_as_told(sys.argv)
 from tplaunch.worker.__main__ import main
 sys.exit(main())"""
 # What says where Python looks for modules; a worker must not find others than this process does.

@@ -16,7 +16,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tplaunch.shaders import spirv
+from tplaunch.shaders import alignment, spirv
 
 FOLDER = Path(__file__).resolve().parent
 # In preprocessed text, where the kernels of all formats stand that a macro makes.
@@ -69,7 +69,7 @@ def compile_entry_point(compiler: Path, source: Path, name: str) -> bytes:
         output = Path(folder) / "kernel.spv"
         options = ("-O0", "-target", "spirv", "-stage", "compute", "-entry", name, "-o", str(output))
         run(compiler, source, *options)
-        return stripped(output.read_bytes())
+        return finished(output.read_bytes())
 
 
 def run(compiler: Path, source: Path, *options: str) -> str:
@@ -81,10 +81,10 @@ def run(compiler: Path, source: Path, *options: str) -> str:
     return done.stdout
 
 
-def stripped(module: bytes) -> bytes:
-    """Returns the module without debug instructions."""
+def finished(module: bytes) -> bytes:
+    """Returns the module without debug instructions, and with what is true of its accesses' alignment."""
     kept = [item for item in spirv.instructions(module) if item.opcode not in DROPPED]
-    return spirv.assembled(module, kept)
+    return spirv.assembled(module, list(alignment.aligned(kept)))
 
 
 def build_all() -> dict[str, bytes]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from tests.drivers import REPOSITORY
+from tests.patience import PATIENCE, SOON
 
 MARKER = "TPLAUNCH_TEST_RUN"
 SHARED_MEMORY = Path("/dev/shm")
@@ -53,7 +54,7 @@ class CommandLine:
     def __call__(
         self,
         *arguments: str | Path,
-        timeout: float = 120.0,  # seconds
+        timeout: float = 2 * PATIENCE,
         env: Mapping[str, str] | None = None,  # added to the environment
         input: str | None = None,
         check: bool = False,  # assert that it exits with 0
@@ -101,7 +102,7 @@ class CommandLine:
 
     def leftovers(self) -> list[str]:
         """Lists the things that the runs left behind, a line each."""
-        _, alive = psutil.wait_procs(self.living_processes(), timeout=2)
+        _, alive = psutil.wait_procs(self.living_processes(), timeout=SOON)
         found = [f"process {process.pid}: {command_of(process)}" for process in alive]
         kill(alive)
         for name in ("tmp", "run"):
@@ -120,7 +121,7 @@ class CommandLine:
             if process.poll() is None:
                 process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired, ValueError):  # ValueError: pipes closed
-                stdout, stderr = process.communicate(timeout=10)
+                stdout, stderr = process.communicate(timeout=PATIENCE)
                 self.printed += stdout + stderr
         leftovers = self.leftovers()
         for process in self._started:
@@ -147,7 +148,7 @@ def kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(processes, timeout=5)
+    psutil.wait_procs(processes, timeout=PATIENCE)
 
 
 def command_of(process: psutil.Process) -> str:

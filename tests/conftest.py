@@ -24,7 +24,7 @@ from tests.drivers import (
 )
 
 TESTS = Path(__file__).resolve().parent
-MARKED_FOLDERS = ("unit", "vulkan", "multiprocess", "conformance", "server", "hosts")
+MARKED_FOLDERS = ("hosts", "multiprocess", "conformance", "server", "vulkan", "unit")  # longest tests first
 
 # No deadline: a shared core may stall for any time. In CI every run draws the same examples.
 settings.register_profile("tplaunch", deadline=None, derandomize=IN_CI, print_blob=True)
@@ -39,14 +39,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Vulkan loaders in this process and its children find the newest validation layer, and no other.
 
     Children have Ctrl-C as a terminal gives it, also where a shell started this process in the background.
 
     Of several processes that share the tests (pytest-xdist) each has its own share of the cores: a run gives
     its ranks on CPU drivers the first cores, which would be the same ones for all.
+
+    Children may keep the bytecode of modules. Tests start some thousands of Python processes, each of which
+    would compile all that it imports where the environment forbids that, as images for containers often do.
     """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    config.option.loadscopereorder = False  # pytest-xdist's order by numbers of tests; see below
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     number = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
@@ -59,10 +64,20 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks each test by the folder it is in; what lies in tests/ itself is a unit test."""
+    """Marks each test by the folder it is in; what lies in tests/ itself is a unit test.
+
+    Where several processes share the tests, file by file, the files with the longest tests come first:
+    one of them at the end would leave all cores but one idle.
+    """
     for item in items:
-        folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
-        item.add_marker(folder if folder in MARKED_FOLDERS else "unit")
+        item.add_marker(folder_of(item))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: MARKED_FOLDERS.index(folder_of(item)))
+
+
+def folder_of(item: pytest.Item) -> str:
+    folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+    return folder if folder in MARKED_FOLDERS else "unit"
 
 
 def manifest_of(driver: Driver) -> Path:

@@ -17,6 +17,7 @@ from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare, Stage, make_plan
 from tplaunch.coordinator.wire import Frame
 from tplaunch.launcher.hosts.fetching.blocks import Block
+from tplaunch.launcher.hosts.fetching.cache import USUAL_BYTES
 from tplaunch.launcher.hosts.fetching.client import fetch_missing
 from tplaunch.launcher.hosts.fetching.messages import AskBytes, Reply
 from tplaunch.launcher.hosts.fetching.server import ModelServer
@@ -36,6 +37,7 @@ class Fetched:
     server: ModelServer
     cache: Path
     num_asked: int = 0
+    most_bytes: int = USUAL_BYTES  # of all models in the cache
 
     @staticmethod
     def of(path: Path, cache: Path) -> Fetched:
@@ -63,7 +65,7 @@ class Fetched:
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> int:
         """Returns the bytes that came."""
-        with Store(self.cache, self.server.facts) as store:
+        with Store(self.cache, self.server.facts, self.most_bytes) as store:
             streams, stopped = asks or [self.ask] * 2, threading.Event()
             return fetch_missing(store, self.wanted(shares), streams, on_progress, stopped)
 

@@ -13,6 +13,7 @@ import termios
 from pathlib import Path
 
 from tests.command_line import CommandLine
+from tests.patience import PATIENCE
 
 OPTIONS = ("--devices", "cpu,cpu", "-n", "8", "--temperature", "0")
 
@@ -52,7 +53,7 @@ class Terminal:
             self.read_more()
 
     def read_more(self) -> None:
-        assert select.select([self._end], (), (), 60)[0], self.screen
+        assert select.select([self._end], (), (), PATIENCE)[0], self.screen
         try:
             self.screen += os.read(self._end, 4096).decode(errors="replace").replace("\r\n", "\n")
         except OSError as error:  # EIO: nobody is there any more

@@ -5,9 +5,8 @@ Its likeliest tokens are those of a script, and without one it writes readable n
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,6 @@ class WritingModel:
 
     def __init__(self, model: FakeModel, tokenizer: Tokenizer) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self.before_step: Callable[[], None] | None = None  # called in the thread that drives
         self._start: int | None = None  # the position of the prompt's last token
         self._script: Sequence[int] | None = None
         size = tokenizer.vocabulary_size
@@ -62,8 +60,6 @@ class WritingModel:
 
     def run(self, step: Step) -> Floats:
         """See FakeModel."""
-        if self.before_step is not None:
-            self.before_step()
         logits = self._model.run(step) + self._bonus
         if self._script is None:
             return logits
@@ -91,27 +87,6 @@ class Writing:
         model: Any = self._run.channel.model
         assert isinstance(model, WritingModel)
         return model
-
-    @contextlib.contextmanager
-    def one_by_one(self) -> Iterator[None]:
-        """Has the server send what it heard of a step before the next one runs.
-
-        A stream joins what comes faster than it is sent, so that on a busy machine tokens may come in one
-        piece.
-        """
-
-        async def turns() -> None:
-            for _ in range(16):  # whoever waits for news, and whoever waits for these
-                await asyncio.sleep(0)
-
-        def let_send() -> None:
-            asyncio.run_coroutine_threadsafe(turns(), self.server.loop).result(30)
-
-        self.model.before_step = let_send
-        try:
-            yield
-        finally:
-            self.model.before_step = None
 
     def chat(self, script: str | None, content: str = "What?", **body: Any) -> Any:
         """Returns the choice of a chat completion, or the error's sentence."""

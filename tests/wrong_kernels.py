@@ -1,6 +1,4 @@
-"""Kernels that compute wrong numbers, as a driver that makes a mistake would: additions are
-subtractions, and products that are added up are mixed.
-"""
+"""Kernels that compute wrong numbers, as a driver that makes a mistake would: additions are subtractions."""
 
 from __future__ import annotations
 

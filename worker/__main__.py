@@ -14,12 +14,13 @@ from typing import Any, BinaryIO
 from tplaunch.collectives import CollectiveError
 from tplaunch.coordinator.messages import Failed
 from tplaunch.coordinator.wire import WireError
+from tplaunch.worker.beating import OPTION
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceError, DeviceId, NotInstalledError
 from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.loop import serve
 from tplaunch.worker.place import read_place
-from tplaunch.worker.process import beat, end_with_parent, keep_standard_output, pin, remove_with_parent
+from tplaunch.worker.process import end_with_parent, keep_standard_output, pin, remove_with_parent
 
 EXPECTED_ERRORS = (CollectiveError, DeviceError, ValueError)  # their message says what to do
 log = logging.getLogger("worker")
@@ -41,9 +42,6 @@ def main() -> int:
         pin([int(core) for core in arguments.cores.split(",")])
     if not arguments.connect:
         return _run_job(arguments, keep_standard_output())
-    if arguments.beats:
-        descriptor, _, seconds = arguments.beats.partition(":")
-        beat(int(descriptor), float(seconds))
     control = ControlSocket(arguments.connect, arguments.rank, place)
     try:
         serve(control, arguments.rank, _device_id(arguments))
@@ -92,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--connect", metavar="ENDPOINT", help="the coordinator's ZeroMQ endpoint")
     parser.add_argument("--place", type=int, metavar="DESCRIPTOR", help="what is this host's own business")
     parser.add_argument(
-        "--beats", metavar="DESCRIPTOR:SECONDS", help="a pipe to write to, so often, as a sign of life"
+        OPTION,
+        metavar="DESCRIPTOR:SECONDS",
+        help="a pipe to write to, so often, as a sign of life; minded before imports",
     )
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process to end with")
     parser.add_argument("--device", default="cpu", help="index of the Vulkan device, or cpu for NumPy")

@@ -121,6 +121,30 @@ class TimedDevice(Protocol):
 
 
 @runtime_checkable
+class WaitingDevice(Protocol):
+    """A device with several ways to find out that a segment has ended, or to need no host between
+    segments."""
+
+    @property
+    def on_cpu(self) -> bool:
+        """Tells whether it computes on the cores that this process may use."""
+
+    def wait_by(self, way: str) -> None:
+        """From now on, for what is prepared from now on: asleep to "block", awake at first to "poll", or by a
+        "word" that the device writes."""
+
+    def attach_words(self, words: npt.NDArray[np.uint8], rank: int, num_ranks: int) -> None:
+        """Makes memory that all ranks' devices see the buffer of worker/ops/exchange.py, for programs with
+        gathers. Raises DeviceError where the device can't see it."""
+
+    def tries_exchange(self, program: Program, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Runs a program of two gathers, one of each parity, of this rank's values [2, elements].
+
+        Returns what has come of all ranks [2, ranks, elements].
+        """
+
+
+@runtime_checkable
 class SelfCheckingDevice(Protocol):
     """A device whose kernels a driver may compile wrong."""
 

@@ -77,6 +77,23 @@ def private_temporary(prefix: str, parent: Path | None = None) -> Path:
     raise refusal
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes the file beside the old one, for its owner alone, and then puts it into its place.
+
+    Raises OSError.
+    """
+    handle, name = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, 0o600)  # whatever the umask is
+            file.write(content)
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
 def open_regular(path: Path) -> BinaryIO:
     """The file to read. Raises OSError, also for what is no file: a pipe would be waited for for ever."""
     file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115, PTH123

@@ -38,16 +38,16 @@ from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, wei
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import Device, DeviceId, SelfCheckingDevice, TimedDevice, TunableDevice
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
-from tplaunch.worker.measuring.ways import large_bytes, way
+from tplaunch.worker.measuring.ways import large_bytes, waiting
 from tplaunch.worker.open_device import open_device
 from tplaunch.worker.place import WorkerPlace
 from tplaunch.worker.programs.program import Program
-from tplaunch.worker.programs.transformer import build_program
+from tplaunch.worker.run_programs import RunPrograms
 from tplaunch.worker.step.clock import StepClock, account_for_device
 from tplaunch.worker.step.copies import BlockCopier
 from tplaunch.worker.step.segments import SegmentRunner
 from tplaunch.worker.step.stage import StageEnds, open_handover
-from tplaunch.worker.step.writer import StepWriter, row_bucket
+from tplaunch.worker.step.writer import StepWriter
 from tplaunch.worker.weights.loading import load_stacks
 from tplaunch.worker.weights.open_weights import open_weights
 from tplaunch.worker.weights.source import WeightSource
@@ -140,8 +140,11 @@ class Worker:
         self.handover = open_handover(load, Path(place.folder), place.address or None)
         log.info("rank %d of %d on %s", load.share.rank, load.placement.num_ranks, self.device.name)
         self._runner = SegmentRunner(self.device, self.collective)
-        self._programs: dict[tuple[int, int, bool], Program] = {}
-        self.tells_prompts_apart = self.device.tells_prompts_apart
+
+    @property
+    def tells_prompts_apart(self) -> bool:
+        """Tells if rows of prompts are computed in other ways than generated ones."""
+        return self._programs.tells_prompts_apart
 
     def connect(self, peers: Connect) -> None:
         """Meets the ranks of its own stage, and those that hand over to it, or that it hands over to."""
@@ -158,12 +161,14 @@ class Worker:
     def load_weights(self, control: ControlSocket) -> None:
         """Allocates every buffer and fills the weights, telling the coordinator how far it is."""
         spec, share, limits = self._load.spec, self._load.share, self._load.limits
-        self._shares_routing = shares_routing(self._kinds)
+        self._programs = RunPrograms(
+            self._load, self._shards, self.device, self.collective, shares_routing(self._kinds)
+        )
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.options.measure_copy else 0.0
         self.notes = [*self._prove()]
         if isinstance(self.device, TunableDevice):
-            self.device.tune(self._build(1, 1))
+            self.device.tune(self._programs.build(1, 1))
         weights = weight_buffers(self._shards)
         buffers = {
             **weights,
@@ -175,7 +180,9 @@ class Worker:
         collective = self.collective
         self.device.attach_partials(collective.arena, collective.write_slot, collective.num_partials)
         # Before ranks take their time to load.
-        self._large_bytes = large_bytes(self._load, self._shards, self._runner, self._kinds)
+        of_run = self._load, self._shards, self._runner, self._kinds
+        self._programs.by_device = waiting(*of_run).by_device
+        self._programs.large_bytes = large_bytes(*of_run)
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
@@ -196,8 +203,10 @@ class Worker:
         buckets = {1, min(2, limits.max_rows), limits.max_rows}  # between them nothing else begins
         return self.device.prove(
             [
-                self._build(rows, min(rows, limits.max_logit_rows), of_prompts, rows == limits.max_rows)
-                for of_prompts in (False, True)[: 1 + self.tells_prompts_apart]
+                self._programs.build(
+                    rows, min(rows, limits.max_logit_rows), of_prompts, large=rows == limits.max_rows
+                )
+                for of_prompts in (False, True)[: 1 + self._programs.tells_prompts_apart]
                 for rows in sorted(buckets)
             ]
         )
@@ -207,7 +216,7 @@ class Worker:
         self._writer = StepWriter(self.device, self.weights, self._load)
         self._copier = BlockCopier(self.device, self._load)
         self._ends = StageEnds(self.device, self.handover, self._load)
-        self._program(1, 1, of_prompts=False)
+        self._programs.program(1, 1, of_prompts=False)
         place = (
             "written straight to host memory" if self.device.imports_partials else "copied by way of the host"
         )
@@ -225,12 +234,12 @@ class Worker:
         clock = StepClock()
         self._writer.write(step)
         self._copier.copy(step)
-        program = self._program(step.token_ids.size, self._ends.num_logit_rows(step), step.of_prompts)
+        program = self._programs.program(*self._sizes(step))
         clock.lap("host")
         sent_before = self._sent_bytes
         if self._ends.begin(step):
             clock.lap("handover")
-        self._runner.run(program, step.token_ids.size, self._row_bytes // 4, clock.lap)
+        self._run(program, step, clock)
         if self._ends.finish(step):
             clock.lap("handover")
         whole, answer = NO_FLOATS, Answer()
@@ -264,32 +273,21 @@ class Worker:
         device = [] if times is None else account_for_device(ledger, host, times)
         return [*host, *device] if self._load.options.trace else device
 
-    def _program(self, num_rows: int, num_logit_rows: int, of_prompts: bool) -> Program:
-        """The program of the rows' bucket, built and prepared when it is first wanted."""
-        limits = self._load.limits
-        rows = row_bucket(num_rows, limits.max_rows)
-        logit_rows = row_bucket(num_logit_rows, limits.max_logit_rows)
-        key = (rows, logit_rows, of_prompts and self.tells_prompts_apart)
-        if key not in self._programs:
-            program = self._build(*key, large=rows * self._row_bytes >= self._large_bytes)
-            self.device.prepare(program)
-            self._programs[key] = program
-        return self._programs[key]
+    def _sizes(self, step: Step) -> tuple[int, int, bool]:
+        """Rows of a step, those with logits, and whether they are of prompts."""
+        return step.token_ids.size, self._ends.num_logit_rows(step), step.of_prompts
 
-    def _build(self, rows: int, logit_rows: int, of_prompts: bool = False, large: bool = False) -> Program:
-        load = self._load
-        return build_program(
-            load.spec,
-            load.share,
-            self._shards,
-            self._num_ranks,
-            rows,
-            logit_rows,
-            activations=load.limits.activations,
-            shares_routing=self._shares_routing,
-            of_prompts=of_prompts,
-            **way(self.collective, large),
-        )
+    def _run(self, program: Program, step: Step, clock: StepClock) -> None:
+        """Where devices waited for each other in vain, they compute the step again with the hosts' help."""
+        num_rows, row_length = step.token_ids.size, self._row_bytes // 4
+        if self._runner.run(program, num_rows, row_length, clock.lap):
+            return
+        self._programs.count_vain_wait()
+        clock.run_was_vain()
+        program = self._programs.program(*self._sizes(step), by_hosts=True)
+        self._runner.run(program, num_rows, row_length, clock.lap)
+        if self.collective.rank == 0:
+            self.collective.resume()  # by now every rank has seen it
 
     def close(self) -> None:
         self.device.close()

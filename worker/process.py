@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -55,9 +56,20 @@ def pidfd(process_id: int) -> int | None:
         return None
 
 
+def wait_readable(descriptors: Iterable[int], seconds: float | None = None) -> bool:
+    """Waits until one of them has something to read, or has ended; returns false where none has in time.
+
+    Their numbers may be of any size; select.select takes only those below 1,024.
+    """
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
+
+
 def _await_end(parent: int, descriptor: int | None) -> NoReturn:
     if descriptor is not None:
-        select.select([descriptor], (), ())
+        wait_readable([descriptor])
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
     _end()
@@ -70,27 +82,25 @@ def _end() -> NoReturn:
     os._exit(1)
 
 
-def beat(descriptor: int, seconds: float) -> None:
-    """Writes a byte to a pipe every so many seconds, from a thread that no device can hold up."""
-
-    def write() -> None:
-        with contextlib.suppress(OSError):  # nobody has its other end any more
-            while True:
-                with contextlib.suppress(BlockingIOError):  # nobody has read it for hours
-                    os.write(descriptor, b".")
-                time.sleep(seconds)
-
-    threading.Thread(target=write, name="tplaunch beats", daemon=True).start()
-
-
 def wants_to_run(process_id: int) -> bool:
     """Tells whether a thread of a process runs or waits for a core, so that it is slow, and not stuck."""
+    return "R" in _thread_states(process_id)
+
+
+def is_stopped(process_id: int) -> bool:
+    """Tells whether a process was stopped by a signal or a debugger, with all of its threads."""
+    states = _thread_states(process_id)
+    return bool(states) and states <= {"T", "t"}
+
+
+def _thread_states(process_id: int) -> set[str]:
+    """Returns the states of a process's threads, as letters of proc(5)."""
+    found = set()
     for task in Path(f"/proc/{process_id}/task").glob("*/stat"):
         with contextlib.suppress(OSError):  # it has ended
             # proc(5): the state stands behind the name in parentheses, which may hold some itself.
-            if task.read_text(errors="replace").rpartition(")")[2].split()[0] == "R":
-                return True
-    return False
+            found.add(task.read_text(errors="replace").rpartition(")")[2].split()[0])
+    return found
 
 
 def pin(cores: list[int]) -> None:

@@ -11,6 +11,7 @@ from tplaunch.coordinator.measuring.reduce_times import ReduceClock, ReduceTimes
 from tplaunch.coordinator.measuring.trace import Trace
 from tplaunch.coordinator.messages import Step, StepDone
 
+HANDOVER = "handover"  # kind of time: of a step between stages
 Totals = list[dict[str, float]]  # microseconds by kind, of each rank
 
 
@@ -85,3 +86,9 @@ class StepTimes:
         self._totals, self._num_steps = [{} for _ in self._totals], 0
         self._num_tokens, self._sent_bytes = 0, [0] * len(self._totals)
         return taken
+
+
+def busy_seconds(answers: Sequence[StepDone], groups: Sequence[GroupReduces]) -> list[float]:
+    """The seconds that each stage worked on a step: its slowest rank's, but for waiting for other stages."""
+    busy = [sum(done.ledger.values()) - done.ledger.get(HANDOVER, 0.0) for done in answers]
+    return [max(busy[group.first : group.stop]) * 1e-6 for group in groups]

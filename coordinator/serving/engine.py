@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.garbage import collect_if_due
 from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
-from tplaunch.coordinator.measuring.step_times import GroupReduces, StepTimes, Taken, Totals
+from tplaunch.coordinator.measuring.step_times import GroupReduces, StepTimes, Taken, Totals, busy_seconds
 from tplaunch.coordinator.measuring.trace import Trace
 from tplaunch.coordinator.messages import (
     Attached,
@@ -32,6 +32,7 @@ from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.serving.inbox import Inbox
+from tplaunch.coordinator.serving.micro_batches import MicroBatches
 from tplaunch.coordinator.serving.sampling.results import (
     AnswerError,
     StepResult,
@@ -62,10 +63,7 @@ class EngineConfig:
 
 
 class Engine:
-    """Runs a model on workers that have dialled in, each step on all stages, one after another.
-
-    Each rank runs the steps in the order in which they were submitted.
-    """
+    """Runs a model on workers that have dialled in; each does its part of the steps, in their order."""
 
     def __init__(
         self,
@@ -78,13 +76,13 @@ class Engine:
         placement: Placement | None = None,
     ) -> None:
         """placement: of the plan's ranks, all on one host by default."""
-        self._stage = "starting"
+        self._activity = "starting"
         self._channel, self._origin, self._tensors = channel, origin, tuple(tensors)
         self._spec, self._plan, self._config = spec, plan, config
         self._placement = placement or placed(plan, (HEAD,) * len(plan))
         self.num_stages = self._placement.num_stages
-        # A step for each stage, and one for the first to go on with while an answer is on its way.
         self.most_in_flight = most_in_flight(self.num_stages)
+        self.micro_batches = MicroBatches(self.num_stages, config.limits.max_decode_rows)
         self._last_stage = [share for share in plan if share.ends(spec)]  # those that have logits
         self._groups: Sequence[GroupReduces] = ()  # known once it is loaded
         self._inbox = Inbox(channel, 2 * self.most_in_flight)
@@ -99,7 +97,7 @@ class Engine:
         """Brings every worker from its Hello to Ready."""
         start_seconds = max(START_SECONDS, self._config.options.timeout_seconds)
         self._channel.greet(start_seconds)
-        self._stage = "loading"
+        self._activity = "loading"
         token = secrets.token_bytes(16)
         for share in self._plan:
             self._channel.send(share.rank, self._load_message(share, token))
@@ -115,7 +113,7 @@ class Engine:
         self._channel.broadcast(Connect(endpoints, kinds, handovers))
         ready = self._await_ready(on_progress)
         self.tells_prompts_apart = any(message.tells_prompts_apart for message in ready)
-        self._stage = "before the first step"
+        self._activity = "before the first step"
         return attached, ready
 
     def _load_message(self, share: RankShare, token: bytes) -> Load:
@@ -166,9 +164,9 @@ class Engine:
         return [ready[rank] for rank in range(len(self._plan))]
 
     @property
-    def stage(self) -> str:
+    def activity(self) -> str:
         """Says what the ranks are doing, for people."""
-        return self._stage
+        return self._activity
 
     @property
     def spec(self) -> ModelSpec:
@@ -197,7 +195,7 @@ class Engine:
         """Has the ranks compute a step; most_in_flight may be submitted before the first is collected."""
         self._in_flight.append((step, time.perf_counter()))
         self._last_number = step.number
-        self._stage = f"in step {step.number}"
+        self._activity = f"in step {step.number}"
         self._channel.broadcast(step)
         self._times.add_up()  # while the devices compute
         collect_if_due()
@@ -227,8 +225,10 @@ class Engine:
                     share.rank, f"rank {share.rank} answered step {step.number} with {error}"
                 ) from error
         self._times.note(step, begin, answers, self._groups, padded(self._spec.embedding_length) * 4)
+        if self.num_stages > 1 and step.token_ids.size == step.logit_rows.size:
+            self.micro_batches.note(step.token_ids.size, busy_seconds(answers, self._groups))
         ahead = self._in_flight
-        self._stage = f"in step {ahead[0][0].number}" if ahead else f"idle behind step {step.number}"
+        self._activity = f"in step {ahead[0][0].number}" if ahead else f"idle behind step {step.number}"
         return merge(
             step.wanted,
             step.logit_rows.size,
@@ -294,5 +294,5 @@ class Engine:
         self._times = other._times
 
     def shut_down(self) -> None:
-        self._stage = "ending"
+        self._activity = "ending"
         self._channel.broadcast(Shutdown())

@@ -38,7 +38,8 @@ class FakeChannel(Channel):
 
     Ranks in `silent` don't answer: who waits for them passes the deadline without waiting. A rank in
     `failing` answers its next message with that sentence, and so does the rank that gets the next but
-    `fails_after` messages. Of the logit rows of a step those in `spoil_rows` become NaN.
+    `fails_after` messages. Of the logit rows of a step those in `spoil_rows` become NaN. `step_seconds` says
+    how long a rank claims to have worked on so many rows.
     """
 
     def __init__(self, num_ranks: int, tells_prompts_apart: bool = False) -> None:
@@ -49,6 +50,7 @@ class FakeChannel(Channel):
         self.failing: dict[int, str] = {}
         self.fails_after: int | None = None
         self.spoil_rows: set[int] = set()
+        self.step_seconds: Callable[[int, int], float] | None = None  # of a rank and a number of rows
         self.num_rows = 0  # that were computed
         self.model: FakeModel | None = None
         self.is_closed = False
@@ -117,7 +119,10 @@ class FakeChannel(Channel):
             self.num_rows += step.token_ids.size
         logits, wanted = self._slice(rank, step.number), step.wanted
         told = answer(wanted, logits, self._loads[rank].share.vocabulary)
-        return StepDone(step.number, whole_rows(wanted.whole_rows, logits), {"wait": 1.0}, answer=told)
+        ledger = {"handover": 1.0}  # which is no work
+        if self.step_seconds is not None:
+            ledger = {"handover": 1e6, "wait": self.step_seconds(rank, step.token_ids.size) * 1e6}
+        return StepDone(step.number, whole_rows(wanted.whole_rows, logits), ledger, answer=told)
 
     def _slice(self, rank: int, number: int) -> Floats:
         """Returns a rank's logits of a step; none where it is not of the last stage."""

@@ -48,7 +48,7 @@ class Requests:
         self._suppressed = frozenset(suppressed)
         self.counts = Counts()
         self.memory = KVMemory(engine.limits, LayerKinds.of(engine.spec), engine.tells_prompts_apart)
-        self._scheduler = Scheduler(engine.limits, self.memory, self.counts, engine.num_stages)
+        self._scheduler = Scheduler(engine.limits, self.memory, self.counts, engine.micro_batches)
         self._streams: dict[Sequence, Stream] = {}
         self._gatherers = [Gatherer() for _ in range(engine.num_stages)]  # whose steps take turns
         self._requests: dict[str, Request] = {}
@@ -170,7 +170,7 @@ class Requests:
         """
         self.counts, self._num_requests, self._requests = other.counts, other._num_requests, other._requests
         self._engine.take_over(other._engine)
-        self._scheduler = Scheduler(self._limits, self.memory, self.counts, self._engine.num_stages)
+        self._scheduler = Scheduler(self._limits, self.memory, self.counts, self._engine.micro_batches)
         to_fork = {stream.request for stream in other._streams.values() if stream.is_first}
         for sequence, stream in other._streams.items():
             if stream.request in to_fork and not stream.is_first:

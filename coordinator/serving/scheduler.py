@@ -14,14 +14,14 @@ decode and prefill take turns. Tokens that were generated before a preemption ar
 
 With several stages a step may be scheduled while others are under way: each rank runs them in order, so what
 is computed counts as soon as its step is sent. A sequence whose next token is awaited waits; its prompt does
-not, which goes on chunk by chunk. Those that decode are dealt out over as many steps as there are stages, and
+not, which goes on chunk by chunk. Those that decode are dealt out over steps as micro_batches.py has it, and
 long prompts over more, so that all stages have something to do.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 
 import numpy as np
@@ -30,6 +30,7 @@ import numpy.typing as npt
 from tplaunch.coordinator.messages import NO_INTEGERS, Step, Wanted
 from tplaunch.coordinator.serving.counts import Counts
 from tplaunch.coordinator.serving.kv_memory import KVMemory
+from tplaunch.coordinator.serving.micro_batches import Cut, MicroBatches
 from tplaunch.coordinator.serving.sequence import ScheduledRows, Sequence
 from tplaunch.coordinator.split.limits import Limits
 
@@ -44,9 +45,15 @@ class Scheduler:
     """Holds the sequences; `schedule` picks the runs of a step, `finish` takes note of its result."""
 
     def __init__(
-        self, limits: Limits, memory: KVMemory, counts: Counts | None = None, num_stages: int = 1
+        self,
+        limits: Limits,
+        memory: KVMemory,
+        counts: Counts | None = None,
+        micro_batches: MicroBatches | None = None,
     ) -> None:
-        self._limits, self._memory, self._num_stages = limits, memory, num_stages
+        self._limits, self._memory = limits, memory
+        self._micro_batches = micro_batches or MicroBatches(1)
+        self._num_stages = self._micro_batches.num_stages
         self._tells_prompts_apart, self._was_of_prompts = memory.tells_prompts_apart, False
         self._counts = counts or Counts()
         self._waiting: list[Sequence] = []  # by arrival
@@ -78,12 +85,13 @@ class Scheduler:
         self._admit()
         self._num_steps += 1
         runs: list[ScheduledRows] = []
-        rows_left, logits_left = self._most_rows(), self._limits.max_logit_rows
-        for group in self._by_kind() if self._tells_prompts_apart else self._by_turn():
+        cut = self._decode_cut()
+        rows_left, logits_left = self._most_rows(cut), self._limits.max_logit_rows
+        for group in self._groups(cut):
             if runs and self._tells_prompts_apart:
                 break
             most = self._share_of_first(group, rows_left, logits_left)
-            runs_left = self._most_runs(group)
+            runs_left = self._most_runs(group, cut)
             for sequence in group:
                 if not rows_left or not runs_left:
                     break
@@ -135,23 +143,35 @@ class Scheduler:
         sequence.was_admitted = True
         return True
 
-    def _most_rows(self) -> int:
+    def _decode_cut(self) -> Cut:
+        """How those that decode are dealt out over steps, those that await a token in others among them."""
+        num_decoding = sum(sequence.num_waiting <= 1 for sequence in self._running)
+        if num_decoding < len(self._running):  # chunks of prompts go along, whose time is another
+            return self._micro_batches.usual_cut(num_decoding)
+        return self._micro_batches.cut(num_decoding)
+
+    def _most_rows(self, cut: Cut) -> int:
         """Rows of a step: with several stages so few that all of these have something to do."""
         if self._num_stages == 1:
             return self._limits.max_rows
         num_tokens = sum(len(sequence.tokens) for sequence in self._running if sequence.num_waiting > 1)
         chunk = max(MIN_CHUNK, -(-num_tokens // (STEPS_A_STAGE * self._num_stages)))
-        return min(self._limits.max_rows, self._num_decoding + chunk)
+        return min(self._limits.max_rows, cut.rows + chunk)
 
-    def _most_runs(self, group: SequenceOf[Sequence]) -> int:
+    def _most_runs(self, group: SequenceOf[Sequence], cut: Cut) -> int:
         """Sequences of a group that a step has: of those that decode its part, where there are stages."""
-        decodes = self._num_stages > 1 and group and group[0].num_waiting == 1
-        return self._num_decoding if decodes else len(group)
+        decodes = self._num_stages > 1 and group and group[0].num_waiting <= 1
+        return cut.rows if decodes else len(group)
 
-    @property
-    def _num_decoding(self) -> int:
-        """Sequences that decode in each step, those that await a token in others among them."""
-        return -(-sum(sequence.num_waiting <= 1 for sequence in self._running) // self._num_stages)
+    def _groups(self, cut: Cut) -> Iterable[list[Sequence]]:
+        """All that may go on, those first whose turn it is.
+
+        A few that decode wait for others that are on their way, to go on together.
+        """
+        num_ready = sum(sequence.num_waiting == 1 for sequence in self._running)
+        if num_ready < cut.last_rows and all(sequence.num_waiting <= 1 for sequence in self._running):
+            return ()
+        return self._by_kind() if self._tells_prompts_apart else self._by_turn()
 
     def _by_turn(self) -> Iterator[list[Sequence]]:
         """All that run: those that decode and the prompts, those first whose turn it is."""

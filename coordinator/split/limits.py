@@ -49,6 +49,11 @@ class Limits:
         """Entries of one sequence's block table."""
         return -(-self.context_length // self.block_length)
 
+    @property
+    def max_decode_rows(self) -> int:
+        """Sequences that can decode in one step: each row has logits."""
+        return min(self.max_rows, self.max_logit_rows)
+
     def pool(self, windowed: bool) -> int:
         """Blocks of the layers with a window, or of those without."""
         return self.num_window_blocks if windowed else self.num_blocks

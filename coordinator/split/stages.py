@@ -70,5 +70,8 @@ def placed(plan: Sequence[RankShare], hosts: Sequence[int]) -> Placement:
 
 
 def most_in_flight(num_stages: int) -> int:
-    """Returns how many steps can be under way: one for each stage, and the one that comes next."""
+    """Returns how many steps can be under way: one for each stage, and one for the first to go on with.
+
+    That one it has while an answer is on its way.
+    """
     return num_stages + (num_stages > 1)

@@ -37,6 +37,7 @@ class PredictionConfig:
     link: Link | None
     described: tuple[tuple[DescribedDevice, ...] | None, ...]  # by host, or one for all; None: this machine's
     prompt_tokens: int = 512
+    anew: bool = False  # measure what is known from before, too
 
     def __post_init__(self) -> None:
         count = self.num_hosts
@@ -82,7 +83,10 @@ def predict(config: RunConfig, asked: PredictionConfig, as_json: bool) -> int:
             wanted = _joined(config, asked, hosts, pipeline)
             found = foresee(config, model, wanted, hosts.time_steps)
     else:
-        wanted = Wanted(_devices(config, asked), asked.link, pipeline, config.wire, asked.prompt_tokens)
+        wanted = Wanted(
+            *(_devices(config, asked), asked.link, pipeline, config.wire, asked.prompt_tokens),
+            anew=asked.anew,
+        )
         found = foresee(config, model, wanted)
     _show(config, model, wanted, found, as_json)
     return 0
@@ -115,6 +119,7 @@ def _joined(config: RunConfig, asked: PredictionConfig, hosts: Hosts, pipeline: 
         asked.prompt_tokens,
         {(HEAD, host): link for host, link in links.items()},
         tuple(names[host] for host in sorted(names)),
+        asked.anew,
     )
 
 

@@ -14,6 +14,7 @@ from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
 from tplaunch.coordinator.serving.prompt_check import check_prompt
 from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.split.plan import RankShare, Span
+from tplaunch.launcher.commands.explain import explained_numbers, explained_text
 from tplaunch.launcher.commands.kv_text import kept_numbers, kept_text
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.device_choice import left_out
@@ -88,7 +89,7 @@ def _subgroups(device: dict[str, Any]) -> str:
     return f"of {smallest}" if smallest == largest else f"of {smallest} to {largest}"
 
 
-def show_plan(config: RunConfig, as_json: bool) -> int:
+def show_plan(config: RunConfig, as_json: bool, explains: bool = False) -> int:
     """`tplaunch plan`: who would hold what, from the file's metadata; no device is opened, unless by auto."""
     model = open_model(config, needs_devices=False)
     choices, reason = planned_devices(config.devices)
@@ -108,6 +109,7 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
             "split": arrangement.split,
             "tokenizer_error": fault,
             "ranks": [_plan_row(share, num_bytes) for share, num_bytes in rows],
+            **({"token": explained_numbers(model, arrangement)} if explains else {}),
         }
         print(json.dumps(found, indent=2))
         return 0
@@ -128,6 +130,8 @@ def show_plan(config: RunConfig, as_json: bool) -> int:
     if arrangement.split is not None:
         print(wrapped(arrangement.split))
     print(wrapped(largest_context_text(model, arrangement, reason)))
+    if explains:
+        print(explained_text(model, arrangement))
     return 0
 
 

@@ -15,7 +15,7 @@ from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.auto_split import choose_weights
 from tplaunch.launcher.fitting.context_fit import Fitting, Sizes
 from tplaunch.launcher.fitting.fit import RankBytes, check_fit, rank_needs
-from tplaunch.launcher.fitting.memory_places import memory_places
+from tplaunch.launcher.fitting.memory_places import MemoryPlace, memory_places
 from tplaunch.launcher.fitting.speeds import Measure
 from tplaunch.launcher.fitting.staging import plan_for
 from tplaunch.launcher.lines import say
@@ -57,7 +57,7 @@ def arrange(
     _check_positions(config, model)
     places = memory_places(choices, config.max_memory)
     weights, split = config.rank_weights(len(choices)), None
-    if weights is None:
+    if weights is None or _has_uneven_stages(config, choices, places):
         weights, how = choose_weights(config, model, choices, places, measure)
         split = f"shares {', '.join(f'{weight:.3g}' for weight in weights)}: {how}"
     plan = plan_for(config, model, weights, choices)
@@ -68,6 +68,19 @@ def arrange(
     check_fit(needs, sizes.limits, places, choices)
     found = tuple(rank.bytes(sizes.limits) for rank in needs)
     return Arrangement(tuple(choices), plan, sizes, found, split)
+
+
+def _has_uneven_stages(
+    config: RunConfig, choices: Sequence[DeviceChoice], places: Sequence[MemoryPlace]
+) -> bool:
+    """Tells whether stages are to be cut by the devices' speed and memory, which is not asked for.
+
+    It takes devices of several names or kinds, of which each tells how much it holds.
+    """
+    if config.num_stages == 1 or config.pipeline_split is not None or config.tensor_split is not None:
+        return False
+    known = {rank for place in places for rank in place.ranks}
+    return len({(choice.name, choice.kind) for choice in choices}) > 1 and len(known) == len(choices)
 
 
 def check_activations(config: RunConfig, choices: Sequence[DeviceChoice]) -> None:

@@ -56,7 +56,9 @@ class Fitting:
         where it is not known what a device holds. Further sequences and snapshots get what is left.
         """
         caps = self._config.max_memory
-        is_known = not any(choice.is_unknown and choice.index not in caps for choice in self._choices)
+        is_known = not any(
+            choice.is_unknown and choice.index not in caps and not choice.caps[0] for choice in self._choices
+        )
         if self.limit(self._config.context_length or BLOCK_LENGTH, keep_reserve=False) is not None:
             self._fewest_snapshots = 0
         largest = self.largest_context(trained) or self.largest_context(trained, keep_reserve=False)

@@ -41,18 +41,26 @@ def memory_places(choices: Sequence[DeviceChoice], max_memory: Mapping[int | Non
 
     Raises UsageError for caps of devices that no rank is on.
     """
-    _check_caps([choice for choice in choices if choice.host == HEAD], max_memory)
+    check_caps([choice for choice in choices if choice.host == HEAD], max_memory)
     places = []
     for host in dict.fromkeys(choice.host for choice in choices):
         ranks = [rank for rank, choice in enumerate(choices) if choice.host == host]
-        places += _places_of_host(choices, ranks, max_memory if host == HEAD else {})
+        caps = max_memory if host == HEAD else _own_caps([choices[rank] for rank in ranks])
+        places += _places_of_host(choices, ranks, caps)
     return places
+
+
+def _own_caps(choices: Sequence[DeviceChoice]) -> dict[int | None, int]:
+    """Returns what another host's --max-memory says, as the choices of its devices have it."""
+    caps: dict[int | None, int] = {None: choices[0].caps[1]}
+    caps |= {choice.index: choice.caps[0] for choice in choices if choice.index is not None}
+    return {place: cap for place, cap in caps.items() if cap}
 
 
 def _places_of_host(
     choices: Sequence[DeviceChoice], own: Sequence[int], max_memory: Mapping[int | None, int]
 ) -> list[MemoryPlace]:
-    """The places of one host's ranks. The caps of --max-memory are of the devices of this one."""
+    """The places of one host's ranks. max_memory: its own --max-memory."""
     places = []
     for index in dict.fromkeys(choices[rank].index for rank in own if choices[rank].index is not None):
         ranks = tuple(rank for rank in own if choices[rank].index == index)
@@ -83,7 +91,8 @@ def _place(name: str, ranks: tuple[int, ...], capacity: int, usable: int, cap: i
     return MemoryPlace(name, ranks, cap, max(0, min(usable, cap)), is_capped=True)
 
 
-def _check_caps(choices: Sequence[DeviceChoice], max_memory: Mapping[int | None, int]) -> None:
+def check_caps(choices: Sequence[DeviceChoice], max_memory: Mapping[int | None, int]) -> None:
+    """Raises UsageError for caps of devices that none of these ranks is on."""
     used = sorted({choice.index for choice in choices if choice.index is not None})
     for index in max_memory:
         if index is None and not any(choice.is_in_host_memory for choice in choices):

@@ -6,15 +6,17 @@ kernels are far from reading as fast as they copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
+from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.device_job import JobConfig, run_device_job
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.worker.jobs.messages import Speed, SpeedJob
 
 TIMEOUT_SECONDS = 300.0
+ALIKE = 1.1
 Measure: TypeAlias = Callable[[RunConfig, DeviceChoice], float]  # device_speed(), or another host's
 
 
@@ -23,20 +25,34 @@ def rank_speeds(
 ) -> list[float]:
     """Weights per second of each rank; devices of one name and kind count as equally fast. Raises RunError.
 
-    Ranks on one GPU share it; on a CPU driver each rank has a core of its own. measure: None for devices
-    that are all on this host.
+    But a CPU's driver is as fast as its host, and has the same name on all of them. Ranks on one GPU share
+    it; on a CPU driver each rank has a core of its own. measure: None where all devices are on this host.
     """
-    equal = [(choice.name, choice.kind) for choice in choices]
-    speeds: dict[tuple[str, str], float] = {}
+    equal = [(choice.name, choice.kind, choice.host if choice.on_cpu else HEAD) for choice in choices]
+    speeds: dict[tuple[str, str, int], float] = {}
     if len(set(equal)) == 1:
         speeds[equal[0]] = 1.0  # nothing to compare with
     for choice, key in zip(choices, equal, strict=True):
         if key not in speeds:
             speeds[key] = (measure or device_speed)(config, choice)
+    speeds = _evened(speeds)
     return [
         speeds[key] / (1 if choice.on_cpu else list(choices).count(choice))
         for choice, key in zip(choices, equal, strict=True)
     ]
+
+
+def _evened(speeds: Mapping[tuple[str, str, int], float]) -> dict[tuple[str, str, int], float]:
+    """Gives devices of one name and kind that are about as fast on several hosts the speed of the slowest.
+
+    Measuring again would change as much.
+    """
+    found: dict[tuple[str, str, int], float] = {}
+    for key in sorted(speeds, key=speeds.__getitem__):
+        slower = [found[other] for other in found if other[:2] == key[:2]]
+        alike = slower and speeds[key] <= ALIKE * slower[-1]
+        found[key] = slower[-1] if alike else speeds[key]
+    return found
 
 
 def device_speed(config: JobConfig, choice: DeviceChoice, anew: bool = False) -> float:

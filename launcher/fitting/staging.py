@@ -13,6 +13,10 @@ from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.model import Model
 
+# Of the output's bytes, for a cut of the layers. In decode every row needs the output, which is a fifth of a
+# small model, and in a prefill one row of a prompt: half of it loses least where a run does both.
+OUTPUT_PART = 0.5
+
 
 def plan_for(
     config: RunConfig, model: Model, weights: Sequence[float], choices: Sequence[DeviceChoice]
@@ -36,10 +40,9 @@ def stages_for(
 
 
 def layer_costs(spec: ModelSpec, tensors: Mapping[str, TensorInfo]) -> list[float]:
-    """The bytes that a row reads of each layer, of experts those it is routed to; the last has the output's.
+    """The bytes that a row reads of each layer, of experts those it is routed to.
 
-    Decode takes time in proportion to that. In a prefill few rows need the output, and the last stage has a
-    little less to do.
+    The last layer has half the output's: decode takes time for all of it, and a prefill for none.
     """
     costs = [0.0] * spec.num_layers
     for name, tensor in tensors.items():
@@ -48,7 +51,7 @@ def layer_costs(spec: ModelSpec, tensors: Mapping[str, TensorInfo]) -> list[floa
         if prefix == "blk" and number.isdecimal() and int(number) < spec.num_layers:
             costs[int(number)] += tensor.nbytes * _part_read(spec, int(number), name)
     output = tensors.get("output.weight") or tensors.get("token_embd.weight")
-    costs[-1] += output.nbytes if output is not None else 0
+    costs[-1] += OUTPUT_PART * output.nbytes if output is not None else 0
     return costs
 
 

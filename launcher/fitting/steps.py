@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import TypeAlias
 
+from tplaunch.coordinator.framing import framed
 from tplaunch.launcher.bench_ranks import BenchRanks
 from tplaunch.launcher.device_job import JobConfig
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.fitting.kept import kept_numbers
 from tplaunch.launcher.machine import num_threads
 from tplaunch.launcher.supervisor import driver_settings, rank_cores
 from tplaunch.launcher.worker_command import job_words
 from tplaunch.worker.jobs.messages import STEPS_ANSWERS, Begin, Prepared, StepSeconds, StepsJob
 
+PARTS = tuple(field.name for field in fields(StepSeconds))
 TIMEOUT_SECONDS = 300.0  # of a rank that says nothing
 # time_steps(), or another host's: [ranks][points]
 TimeSteps: TypeAlias = Callable[
@@ -24,10 +28,43 @@ TimeSteps: TypeAlias = Callable[
 def time_steps(
     config: JobConfig, choices: Sequence[DeviceChoice], jobs: Sequence[StepsJob]
 ) -> list[list[StepSeconds]]:
-    """Returns the times as [ranks][points]; a point's are of all ranks together. Raises RunError.
+    """Returns the times as [ranks][points], those of before where there are any. Raises RunError.
 
-    choices: the device of each rank. jobs: one for each, of the same number of points.
+    A point's are of all ranks together. choices: the device of each rank. jobs: one for each, of the same
+    number of points.
     """
+    whats = [framed(replace(job, load=replace(job.load, token=b""), anew=False)) for job in jobs]
+    anew = any(job.anew for job in jobs)
+    numbers = kept_numbers(
+        choices, b"".join(whats), anew, lambda: _numbers(measured_steps(config, choices, jobs))
+    )
+    return [
+        [
+            StepSeconds(*(numbers.get(_name(rank, place, part)) or 0.0 for part in PARTS))
+            for place in range(len(jobs[0].points))
+        ]
+        for rank in range(len(jobs))
+    ]
+
+
+def _numbers(taken: Sequence[Sequence[StepSeconds]]) -> dict[str, float]:
+    """The same as a table of numbers."""
+    return {
+        _name(rank, place, part): getattr(step, part)
+        for rank, steps in enumerate(taken)
+        for place, step in enumerate(steps)
+        for part in PARTS
+    }
+
+
+def _name(rank: int, place: int, part: str) -> str:
+    return f"rank {rank}, point {place}, {part}"
+
+
+def measured_steps(
+    config: JobConfig, choices: Sequence[DeviceChoice], jobs: Sequence[StepsJob]
+) -> list[list[StepSeconds]]:
+    """Returns the same as they are now. Raises RunError."""
     with BenchRanks("the steps that are measured", TIMEOUT_SECONDS, STEPS_ANSWERS) as ranks:
         all_cores = rank_cores(choices, sorted(os.sched_getaffinity(0)))
         for choice, cores in zip(choices, all_cores, strict=True):

@@ -5,18 +5,23 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tplaunch.launcher.errors import UsageError
 
 DEFAULT_PORT = 5670
 ANY = "0.0.0.0"  # all of this machine's addresses
-FORM = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^:\[\]/\s]+))(?::(?P<port>[0-9]{1,5}))?")
+SIX = r"\[(?P<six>[0-9a-fA-F:.]+(?:%[\w.@-]+)?)\]"
+FORM = re.compile(rf"(?:{SIX}|(?P<host>[^:\[\]/\s]+))(?::(?P<port>[0-9]{{1,5}}))?")
 
 
 @dataclass(frozen=True)
 class Address:
-    """The place of a TCP socket. host: a name or an address; an IPv6 one without brackets."""
+    """The place of a TCP socket.
+
+    host: a name or an address; an IPv6 one without brackets, a link-local one with its zone, as fe80::1%eth0.
+    """
 
     host: str
     port: int
@@ -45,7 +50,25 @@ def resolved(address: Address, option: str) -> Address:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{option} {address}: there is no such address: {reason}") from error
-    return Address(str(found[0][4][0]), address.port)
+    return Address(_with_zone(found[0][4]), address.port)
+
+
+def _with_zone(place: Sequence[object]) -> str:
+    """Returns the address of a socket's place, a link-local one with the name of its interface."""
+    host, zone = str(place[0]), place[3] if len(place) > 3 else 0
+    if not isinstance(zone, int) or not zone:
+        return host
+    return f"{without_zone(host)}%{socket.if_indextoname(zone)}"
+
+
+def without_zone(host: str) -> str:
+    """Returns an address without its zone, which is a name of one machine's own."""
+    return host.partition("%")[0]
+
+
+def is_link_local(host: str) -> bool:
+    """Tells whether a numeric address means something only together with an interface."""
+    return ":" in host and ipaddress.ip_address(without_zone(host)).is_link_local
 
 
 def bracketed(host: str) -> str:
@@ -55,17 +78,17 @@ def bracketed(host: str) -> str:
 
 def is_loopback(host: str) -> bool:
     """Tells whether a numeric address is this machine's alone."""
-    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    return ipaddress.ip_address(without_zone(host)).is_loopback
 
 
 def is_any(host: str) -> bool:
     """Tells whether a numeric address stands for all of this machine's."""
-    return ipaddress.ip_address(host.partition("%")[0]).is_unspecified
+    return ipaddress.ip_address(without_zone(host)).is_unspecified
 
 
 def own_address_towards(host: str) -> str:
     """Returns the address of this machine from which packets to another leave. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:  # connecting it sends nothing
-        probe.connect((host, 9))
-        return str(probe.getsockname()[0])
+    family, kind, _, _, place = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:  # connecting it sends nothing
+        probe.connect(place)
+        return _with_zone(probe.getsockname())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.split.placement import HEAD
@@ -35,11 +35,16 @@ def bring_model(
     is called often, and may raise what ends the wait.
     """
     hosts = [choice.host for choice in choices]
-    wishes = {}
+    wishes, whose = {}, {}
     for host in sorted({*hosts} - {HEAD}):
         shares = [share for share, place in zip(plan, hosts, strict=True) if place == host]
-        wishes[host] = list(_parts(shares, model))
-    _await(head, head.ask_to_fetch(wishes), patience_seconds, check)
+        wishes[host], whose[host] = list(_parts(shares, model)), _possessive(shares)
+    _await(head, head.ask_to_fetch(wishes), whose, patience_seconds, check)
+
+
+def _possessive(shares: Sequence[RankShare]) -> str:
+    """Returns the ranks for people, as the owners of something."""
+    return ", ".join(f"rank {share.rank}'s" for share in shares)
 
 
 def _parts(shares: Sequence[RankShare], model: Model) -> Iterator[FetchPart]:
@@ -48,15 +53,23 @@ def _parts(shares: Sequence[RankShare], model: Model) -> Iterator[FetchPart]:
         yield FetchPart(numbers[start : start + AT_ONCE], start + AT_ONCE >= len(numbers))
 
 
-def _await(head: Head, members: Sequence[Member], patience_seconds: float, check: Callable[[], None]) -> None:
+def _await(
+    head: Head,
+    members: Sequence[Member],
+    whose: Mapping[int, str],
+    patience_seconds: float,
+    check: Callable[[], None],
+) -> None:
+    """whose: the ranks of each host, for people."""
     changed = said = time.monotonic()
     known: list[tuple[int, int]] = []
     while True:
         for member in members:
+            what = f"{whose[member.host]} part of the model"
             if member.lost:
-                raise RunError(f"{member.title}, fetching its part of the model: {member.lost}")
+                raise RunError(f"{member.title}, fetching {what}: {member.lost}")
             if member.fetched is not None and member.fetched.fault:
-                raise RunError(f"{member.title} can't fetch its part of the model: {member.fetched.fault}")
+                raise RunError(f"{member.title} can't fetch {what}: {member.fetched.fault}")
         if all(member.fetched is not None for member in members):
             return
         now, found = time.monotonic(), [member.fetching for member in members]

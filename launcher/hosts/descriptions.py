@@ -41,10 +41,11 @@ class HostDevice:
     imports_memory: bool
     kind: str
     driver: str
+    max_bytes: int = 0  # of --max-memory; 0 for all
 
     def __post_init__(self) -> None:
         check_text(self.name, self.uuid, self.kind, self.driver, *self.lacks)
-        check_bytes(self.memory_bytes, self.available_bytes, self.max_allocation)
+        check_bytes(self.memory_bytes, self.available_bytes, self.max_allocation, self.max_bytes)
         if len(self.lacks) > 8 or not 0 <= (self.index or 0) < 1000:
             raise ValueError(f"device {self.index} lacks {len(self.lacks)} kinds of activations")
 

@@ -11,12 +11,10 @@ from typing import TypeVar
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.hosts.head_clerk import HeadClerk
-from tplaunch.launcher.hosts.measurements import AskEcho, AskSteps, StepsTimed
+from tplaunch.launcher.hosts.measurements import AskEcho, AskSpeed, AskSteps, DeviceSpeed, StepsTimed
 from tplaunch.launcher.hosts.members import Member
 from tplaunch.launcher.hosts.messages import (
     MAX_FRAME_BYTES,
-    AskSpeed,
-    DeviceSpeed,
     End,
     FetchPart,
     StartRanks,

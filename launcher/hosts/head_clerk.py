@@ -6,14 +6,14 @@ import os
 import threading
 from collections.abc import Sequence
 
-from tplaunch.coordinator.wire import WireError
+from tplaunch.coordinator.wire import Frame, WireError
 from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.head_socket import open_post
-from tplaunch.launcher.hosts.measurements import StepsTimed
+from tplaunch.launcher.hosts.measurements import DeviceSpeed, StepsTimed
 from tplaunch.launcher.hosts.members import MAX_APPLICANTS, Member, Members
 from tplaunch.launcher.hosts.messages import (
+    LAST_WORDS,
     Beat,
-    DeviceSpeed,
     End,
     Fetched,
     Fetching,
@@ -30,12 +30,14 @@ from tplaunch.launcher.hosts.messages import (
     cut,
     decode_from_joiner,
     encode,
+    number_of,
 )
 from tplaunch.launcher.hosts.post import TICKS_PER_SILENCE, Clerk
 
 MOST_WAITING_TICKS = TICKS_PER_SILENCE + 2  # until an applicant without a place is refused
 MOST_MISSED = 1  # beats that could not be sent, for it may dial again
 TICKS_PER_BEAT = TICKS_PER_SILENCE // 4
+JOIN_IS_LOST = Beat(sent=1, taken=0, lacks=False)  # from somebody who has not been heard before
 
 
 class HeadClerk(Clerk):
@@ -70,9 +72,13 @@ class HeadClerk(Clerk):
                 self._refuse_stranger(identity, member, f"it sent {error}")
                 return
             if member is None:
-                self._take_from_stranger(identity, message)
+                self._take_from_stranger(identity, message, content)
                 return
             member.num_silent_ticks = member.num_missed = 0
+            if isinstance(message, Beat):
+                member.order.hear(message)
+            if not member.order.takes(content):
+                return
             if isinstance(message, Leave):
                 self._lose(member, f"has left: {message.reason}")
             elif isinstance(message, FoundModel):
@@ -110,19 +116,26 @@ class HeadClerk(Clerk):
                     silence = f"said nothing for {self.silence_seconds:g} s"
                     self._send(member, End(f"the head has given this host up: it {silence}"))
                     self._lose(member, f"{silence}: it is off, frozen, or cut off from the network")
-                elif self._ticks % TICKS_PER_BEAT == 0:
-                    self._send(member, Beat())
+                    continue
+                for frames in member.order.again():
+                    self._post.send([member.identity, *frames])
+                if self._ticks % TICKS_PER_BEAT == 0:
+                    self._post.send([member.identity, *member.order.beat()])
 
-    def _take_from_stranger(self, identity: bytes, message: object) -> None:
+    def _take_from_stranger(self, identity: bytes, message: object, content: Sequence[bytes]) -> None:
+        if message == JOIN_IS_LOST:
+            self._post.send([identity, *encode(Beat(sent=0, taken=0, lacks=True))])
+            return
         if not isinstance(message, Join):  # it has been given up, and does not know that yet
             self._post.send(
                 [identity, *encode(End("the head has given this host up: it was not heard for too long"))]
             )
             return
         applicant = Member(identity, message)
+        applicant.order.takes(content)
         reason = self._members.fault(message)
-        if reason:
-            self._refuse(applicant, reason)
+        if reason or self._members.is_crowded:
+            self._refuse(applicant, reason or "too many hosts ask to join at once", passes=not reason)
             return
         self._members.applicants[identity] = applicant
         self._consider(applicant)
@@ -137,12 +150,13 @@ class HeadClerk(Clerk):
             self._send(applicant, self._wanted)
         elif applicant.num_ticks > MOST_WAITING_TICKS:
             del self._members.applicants[applicant.identity]
-            self._refuse(applicant, self._members.obstacle(applicant.join))
+            self._refuse(applicant, self._members.obstacle(applicant.join), passes=True)
 
-    def miss(self, identity: bytes) -> None:
+    def miss(self, frames: Sequence[Frame]) -> None:
+        identity, *content = frames
         with self._changed:
-            member = self._members.find(identity)
-            if member is not None:
+            member = self._members.find(bytes(identity))
+            if member is not None and not number_of(content):  # others are sent again
                 member.num_missed += 1
                 if member.num_missed > MOST_MISSED:
                     self._lose(member, "closed its connection: its process has ended, or its network has")
@@ -153,7 +167,7 @@ class HeadClerk(Clerk):
         reason = found.fault or self._members.admit(member)
         self._members.applicants.pop(member.identity, None)
         if reason:
-            self._refuse(member, reason)
+            self._refuse(member, reason, passes=not found.fault)
             return
         member.fetches = found.fetches
         self._send(member, Welcome(member.host, self._num_hosts))
@@ -167,8 +181,8 @@ class HeadClerk(Clerk):
             self._send(member, Refused(cut(f"the head does not understand it: {reason}")))
             self._lose(member, f"was put out: {reason}")
 
-    def _refuse(self, member: Member, reason: str) -> None:
-        self._send(member, Refused(cut(reason)))
+    def _refuse(self, member: Member, reason: str, *, passes: bool) -> None:
+        self._send(member, Refused(cut(reason), passes))
         self._remark(f"{member.join.name} asked to join and was refused: {reason}")
 
     def _lose(self, member: Member, why: str) -> None:
@@ -177,6 +191,8 @@ class HeadClerk(Clerk):
         if member.host:
             self._remark(f"{member.title} {why}; another may take its place")
             self._raise_alarm()
+        else:
+            self._remark(f"{member.join.name}, which was joining, {why}")
 
     def _remark(self, text: str) -> None:
         """Keeps what a person should know for the thread that waits for hosts; a part where none does."""
@@ -189,4 +205,6 @@ class HeadClerk(Clerk):
         self._changed.notify_all()
 
     def _send(self, member: Member, message: FromHead) -> None:
-        self._post.send([member.identity, *encode(message)])
+        frames = encode(message)
+        numbered = frames if isinstance(message, LAST_WORDS) else member.order.numbered(frames)
+        self._post.send([member.identity, *numbered])

@@ -6,14 +6,12 @@ import zmq
 
 from tplaunch.coordinator.curve import CURVE_BYTES, Gate, serve_with
 from tplaunch.launcher.errors import UsageError
-from tplaunch.launcher.headroom import allow_descriptors
 from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.keys import JOINER
 from tplaunch.launcher.hosts.messages import MAX_FRAME_BYTES
 from tplaunch.launcher.hosts.post import Post
 
 MAX_QUEUED = 256  # messages of one host that have not been taken in
-MAX_CONNECTIONS = 1 << 14  # of strangers, who are cut off in seconds; each takes some kilobytes
 MAX_WAITING = 1024  # connections that are being accepted
 
 
@@ -22,7 +20,6 @@ def open_post(listen: Address, secret: bytes | None, tick_seconds: float) -> Pos
 
     Raises UsageError for an address that can't be listened on.
     """
-    allow_descriptors(MAX_CONNECTIONS)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)

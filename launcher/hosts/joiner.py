@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 
 import tplaunch
 from tplaunch.coordinator import messages as workers
@@ -16,17 +15,19 @@ from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.headroom import check_headroom
-from tplaunch.launcher.hosts.addresses import Address, bracketed, own_address_towards
+from tplaunch.launcher.hosts.addresses import Address, bracketed, own_address_towards, without_zone
+from tplaunch.launcher.hosts.fetching.cache import USUAL_BYTES, model_in_use
 from tplaunch.launcher.hosts.fetching.facts import ModelFacts
 from tplaunch.launcher.hosts.fetching.job import FetchJob
+from tplaunch.launcher.hosts.fetching.obtain import models_cache
+from tplaunch.launcher.hosts.fetching.store import StoreError
 from tplaunch.launcher.hosts.finder import ModelError, ModelFinder
 from tplaunch.launcher.hosts.head_link import SILENCE_SECONDS, HeadGone, HeadLink
 from tplaunch.launcher.hosts.links import interface_of
-from tplaunch.launcher.hosts.measurements import AskEcho, AskSteps
+from tplaunch.launcher.hosts.measurements import AskEcho, AskSpeed, AskSteps
 from tplaunch.launcher.hosts.members import device_of
 from tplaunch.launcher.hosts.messages import (
     PROTOCOL_VERSION,
-    AskSpeed,
     End,
     Fetched,
     Fetching,
@@ -53,6 +54,7 @@ from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.supervisor import Supervisor
 from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.place import WorkerPlace
+from tplaunch.worker.process import wait_readable
 
 LOOK_SECONDS = 0.5  # between two looks at the workers while nothing comes
 FETCH_SECONDS = 60.0  # without a byte of the model, while the head beats
@@ -68,6 +70,8 @@ class Membership:
     wanted_host: int
     wait_seconds: float | None  # for a head to be there; None for as long as it takes
     verbose: bool
+    cache_bytes: int = USUAL_BYTES  # of fetched models, as far as nobody uses them
+    asks_again: bool = False  # the last head put it off, which was said
 
 
 class Joiner:
@@ -78,6 +82,7 @@ class Joiner:
         self._files: tuple[str, ...] = ()
         self._wanted: WantedModel | None = None  # to be fetched
         self._job: FetchJob | None = None  # the fetch that goes on, or comes next
+        self._model = ExitStack()  # the fetched one, in use
         self._told = (0, 0)  # how far it was when the head was told last
         self._silence_seconds = SILENCE_SECONDS
         self._run = 0
@@ -103,14 +108,16 @@ class Joiner:
                 self._link.send(Leave(cut(f"it failed: {fault_sentence(error) or error}")))
         finally:
             try:
-                self._stop(at_once=True, keeps_logs=kind is not None)
+                # As on the head's own host, a person who ends it needs no logs.
+                self._stop(at_once=True, keeps_logs=kind is not None and not isinstance(error, Signalled))
             finally:
+                self._model.close()
                 self._link.close()
 
     def serve(self) -> str:
         """Does what the head asks for until that ends; returns its failure, or nothing.
 
-        Raises HeadGone where it is lost, and RunError where it does not want this host.
+        Raises HeadGone where it is lost or does not want this host, and RunError where this host can't do it.
         """
         self._await_head()
         while True:
@@ -127,7 +134,8 @@ class Joiner:
             raise HeadGone(f"can't be reached from here: {error.strerror}") from error
         self._address, interface = own, interface_of(own)
         warning = interface.warning()
-        say(f"joining {self._membership.head} by {interface.text}{f'; {warning}' if warning else ''}")
+        if not self._membership.asks_again:
+            say(f"joining {self._membership.head} by {interface.text}{f'; {warning}' if warning else ''}")
         memory = host_memory(len(self._choices))
         self._link.send(
             Join(
@@ -140,8 +148,9 @@ class Joiner:
                 available_memory=memory.available,
                 memory_limit=memory.limited_by,
                 num_cores=len(os.sched_getaffinity(0)),
-                interface=interface,
+                interface=replace(interface, address=without_zone(own)),
                 wanted_host=self._membership.wanted_host,
+                max_memory=self._choices[0].caps[1],
             )
         )
         began, wait_seconds, is_said = time.monotonic(), self._membership.wait_seconds, False
@@ -160,7 +169,7 @@ class Joiner:
         ends = () if self._supervisor is None else self._supervisor.descriptors()
         if self._reported:  # their descriptors stay readable for ever
             ends = ()
-        select.select([self._link.wake, *ends], (), (), LOOK_SECONDS)
+        wait_readable([self._link.wake, *ends], LOOK_SECONDS)
 
     def _next(self) -> FromHead:
         """Waits for the head's next message, and tells it meanwhile of ranks that have ended."""
@@ -182,7 +191,7 @@ class Joiner:
 
     def _do(self, message: FromHead) -> None:
         if isinstance(message, Refused):
-            raise RunError(f"the head at {self._membership.head} does not take this host: {message.reason}")
+            raise HeadGone(f"does not take this host: {message.reason}", passes=message.passes)
         if isinstance(message, WantedModel):
             self._silence_seconds = message.silence_seconds
             self._link.send(self._find(message))
@@ -212,6 +221,9 @@ class Joiner:
             if not wanted.port:
                 return FoundModel(cut(str(error)))
             self._wanted = wanted
+            with suppress(OSError, StoreError):  # the fetch will tell
+                self._model.close()  # that of an earlier wish
+                self._model.enter_context(model_in_use(models_cache() / wanted.model_hash))
             self._job = self._new_job(wanted)
             say(f"{wanted.name} is not here; this machine's part of it is fetched from the head")
             return FoundModel(fetches=True)
@@ -219,7 +231,8 @@ class Joiner:
 
     def _new_job(self, wanted: WantedModel) -> FetchJob:
         head, facts = self._membership.head, ModelFacts(wanted.model_hash, wanted.parts)
-        return FetchJob(facts, Address(head.host, wanted.port), self._membership.secret, FETCH_SECONDS)
+        server, most = Address(head.host, wanted.port), self._membership.cache_bytes
+        return FetchJob(facts, server, self._membership.secret, FETCH_SECONDS, most)
 
     def _look_after_fetch(self) -> None:
         """Tells the head how far the fetch is. Another may follow, for other ranks."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from tplaunch.launcher.hosts.addresses import is_loopback
+from tplaunch.launcher.hosts.addresses import is_link_local, is_loopback
 from tplaunch.launcher.hosts.link_modes import fastest_mode
 
 NETWORK = Path("/sys/class/net")
@@ -59,14 +59,21 @@ def speed_text(megabits: int) -> str:
 
 
 def interfaces() -> list[Interface]:
-    """Returns the interfaces that are up, once for each of their addresses, the fastest first."""
+    """Returns the interfaces that are up, once for each of their addresses, the fastest first.
+
+    Link-local ones are left out: people would have to add which interface of their own they mean.
+    """
+    return [one for one in _all_interfaces() if not is_link_local(one.address)]
+
+
+def _all_interfaces() -> list[Interface]:
     stats = psutil.net_if_stats()
     found = []
     for name, addresses in psutil.net_if_addrs().items():
         if name not in stats or not stats[name].isup:
             continue
         for one in addresses:
-            if one.family in (socket.AF_INET, socket.AF_INET6) and not one.address.startswith("fe80:"):
+            if one.family in (socket.AF_INET, socket.AF_INET6):
                 found.append(_interface(name, one.address, stats[name]))
     return sorted(found, key=_rank)
 
@@ -90,6 +97,6 @@ def _rank(interface: Interface) -> tuple[bool, bool, bool, int]:
 
 def interface_of(address: str, known: Sequence[Interface] | None = None) -> Interface:
     """Returns the interface that has an address; one without a name's details where none is found."""
-    found = interfaces() if known is None else known
+    found = _all_interfaces() if known is None else known
     fallback = Interface("lo" if is_loopback(address) else "an interface", address)
     return next((one for one in found if one.address == address), fallback)

@@ -1,9 +1,10 @@
-"""The messages between the head and a joined host by which a prediction is measured."""
+"""The messages between the head and a joined host by which its devices and the link to it are measured."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.hosts.descriptions import check_text
 from tplaunch.worker.jobs.messages import StepSeconds, StepsJob
@@ -12,6 +13,35 @@ MAX_POINTS = 64  # of a job
 MOST_SECONDS = 60.0  # that a point is repeated for
 MOST_STEP_SECONDS = 1e6
 TOKEN_BYTES = 16
+MOST_SPEED = 1e18  # weights per second
+
+
+@dataclass(frozen=True)
+class AskSpeed:
+    """Head: how fast is one of your devices, by its place in your list?"""
+
+    device: int
+    options: RankOptions
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.device < MAX_RANKS:
+            raise ValueError(f"the device {self.device}")
+
+
+@dataclass(frozen=True)
+class DeviceSpeed:
+    """Joiner: this fast. Otherwise the sentence says why that is not known."""
+
+    device: int
+    weights_per_second: float
+    fault: str = ""
+
+    def __post_init__(self) -> None:
+        check_text(self.fault)
+        if not 0 <= self.device < MAX_RANKS:
+            raise ValueError(f"the device {self.device}")
+        if not (self.fault or 0 < self.weights_per_second < MOST_SPEED):
+            raise ValueError(f"{self.weights_per_second} weights per second")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import tplaunch
 from tplaunch.coordinator import messages as workers
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.hosts.descriptions import HostDevice
-from tplaunch.launcher.hosts.measurements import StepsTimed
-from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, DeviceSpeed, Fetched, Join
+from tplaunch.launcher.hosts.measurements import DeviceSpeed, StepsTimed
+from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Fetched, Join
+from tplaunch.launcher.hosts.order import Order
 
 MAX_APPLICANTS = 64  # that are being admitted at once
 
@@ -25,7 +26,7 @@ class Member:
     num_silent_ticks: int = 0
     num_ticks: int = 0  # since it asked
     is_considered: bool = False  # it was asked for the model
-    num_missed: int = 0  # messages in a row that could not be sent to it
+    num_missed: int = 0  # beats in a row that could not be sent to it
     lost: str = ""  # why it takes part no more, as a sentence without a subject
     speeds: dict[int, DeviceSpeed] = field(default_factory=dict)  # of its devices that were asked for
     wish: int = 0  # for steps to be timed, the last one's number
@@ -36,6 +37,7 @@ class Member:
     fetches: bool = False  # it lacks the model, and fetches its part
     fetching: tuple[int, int] = (0, 0)  # bytes that have come of those that shall
     fetched: Fetched | None = None  # how that ended
+    order: Order = field(default_factory=Order)  # of messages from and to it
 
     @property
     def title(self) -> str:
@@ -88,13 +90,18 @@ class Members:
         return next((member for member in self.everybody if member.identity == identity), None)
 
     def fault(self, join: Join) -> str:
-        """Says why a host can't take part, whatever places there are; nothing where it can."""
+        """Says why a host can never take part, whatever places there are; nothing where it can."""
         if (join.version, join.worker_version) != (PROTOCOL_VERSION, workers.PROTOCOL_VERSION):
             return (
                 f"it runs tplaunch {join.release} with another protocol than the head's"
                 f" {tplaunch.__version__}; install the same release on every host"
             )
-        return "too many hosts ask to join at once" if len(self.applicants) >= MAX_APPLICANTS else ""
+        return ""
+
+    @property
+    def is_crowded(self) -> bool:
+        """Tells whether too many hosts ask to join at once."""
+        return len(self.applicants) >= MAX_APPLICANTS
 
     def obstacle(self, join: Join) -> str:
         """Says why there is no place for a host now; nothing where there is one."""
@@ -144,6 +151,7 @@ def choice_of(device: HostDevice, host: int, join: Join) -> DeviceChoice:
         host=host,
         host_name=join.name,
         host_memory=(join.total_memory, join.available_memory, join.memory_limit),
+        caps=(device.max_bytes, join.max_memory),
     )
 
 
@@ -162,4 +170,5 @@ def device_of(choice: DeviceChoice) -> HostDevice:
         imports_memory=choice.imports_memory,
         kind=choice.kind,
         driver=choice.driver,
+        max_bytes=choice.caps[0],
     )

@@ -1,6 +1,7 @@
 """Every message between the head and a joining host, in the order in which they are first sent.
 
-A joining host is asked for its part and nothing else: no message names a path that it would open.
+The first frame is a message's number (hosts.order); beats and last words have none. A joining host is asked
+for its part and nothing else: no message names a path that it would open.
 """
 
 from __future__ import annotations
@@ -12,17 +13,16 @@ from typing import Union, get_args
 from tplaunch.coordinator import wire
 from tplaunch.coordinator.curve import SECRET_BYTES
 from tplaunch.coordinator.gguf.origin import model_hash
-from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.coordinator.wire import Frame, Int32s
 from tplaunch.launcher.hosts.descriptions import MAX_TEXT, HostDevice, WantedPart, check_bytes, check_text
 from tplaunch.launcher.hosts.links import Interface
-from tplaunch.launcher.hosts.measurements import AskEcho, AskSteps, StepsTimed
+from tplaunch.launcher.hosts.measurements import AskEcho, AskSpeed, AskSteps, DeviceSpeed, StepsTimed
 
-PROTOCOL_VERSION = 5  # of these messages; those to workers have one of their own, which is also compared
+PROTOCOL_VERSION = 6  # of these messages; those to workers have one of their own, which is also compared
 MAX_FRAME_BYTES = 1 << 20
+NUMBER_BYTES = 8  # little-endian; 0 for a message that is not kept in order
 MAX_PARTS = 999  # files of a model
-MOST_SPEED = 1e18  # weights per second
 MAX_NUMBERS = 1 << 17  # of a FetchPart
 
 
@@ -41,10 +41,11 @@ class Join:
     num_cores: int
     interface: Interface  # by which it reaches the head
     wanted_host: int  # its number, where that is decided elsewhere; 0 for any
+    max_memory: int = 0  # bytes of its memory, as --max-memory there says; 0 for all
 
     def __post_init__(self) -> None:
         check_text(self.release, self.name, self.memory_limit)
-        check_bytes(self.total_memory, self.available_memory)
+        check_bytes(self.total_memory, self.available_memory, self.max_memory)
         if not 1 <= len(self.devices) <= MAX_RANKS:
             raise ValueError(f"{len(self.devices)} devices, where 1 to {MAX_RANKS} are possible")
         if not 0 <= self.num_cores <= 1 << 16 or not 0 <= self.wanted_host < MAX_RANKS:
@@ -53,9 +54,10 @@ class Join:
 
 @dataclass(frozen=True)
 class Refused:
-    """Head: you can't take part; the sentence says why."""
+    """Head: you can't take part; the sentence says why. passes: it may be otherwise later."""
 
     reason: str
+    passes: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,14 @@ class Welcome:
 
 @dataclass(frozen=True)
 class Beat:
-    """Both, several times within the silence that is allowed: I am still there."""
+    """Both, several times within the silence that is allowed: I am still there.
+
+    So many numbered messages I have sent, and taken. lacks: some have not come; send those again.
+    """
+
+    sent: int
+    taken: int
+    lacks: bool
 
 
 @dataclass(frozen=True)
@@ -139,34 +148,6 @@ class Fetched:
 
     def __post_init__(self) -> None:
         check_text(self.fault)
-
-
-@dataclass(frozen=True)
-class AskSpeed:
-    """Head: how fast is one of your devices, by its place in your list?"""
-
-    device: int
-    options: RankOptions
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.device < MAX_RANKS:
-            raise ValueError(f"the device {self.device}")
-
-
-@dataclass(frozen=True)
-class DeviceSpeed:
-    """Joiner: this fast. Otherwise the sentence says why that is not known."""
-
-    device: int
-    weights_per_second: float
-    fault: str = ""
-
-    def __post_init__(self) -> None:
-        check_text(self.fault)
-        if not 0 <= self.device < MAX_RANKS:
-            raise ValueError(f"the device {self.device}")
-        if not (self.fault or 0 < self.weights_per_second < MOST_SPEED):
-            raise ValueError(f"{self.weights_per_second} weights per second")
 
 
 @dataclass(frozen=True)
@@ -262,24 +243,34 @@ FromJoiner = Union[  # noqa: UP007
     RanksStopped,
     Leave,
 ]
+LAST_WORDS = (End, Refused, Leave)  # count also where others before them were lost
 _FROM_HEAD: dict[str, type] = {kind.__name__: kind for kind in get_args(FromHead)}
 _FROM_JOINER: dict[str, type] = {kind.__name__: kind for kind in get_args(FromJoiner)}
 
 
 def encode(message: FromHead | FromJoiner) -> list[Frame]:
-    """Returns the frames to send."""
-    return wire.pack(type(message).__name__, message)
+    """Returns the frames to send, without a number."""
+    return [bytes(NUMBER_BYTES), *wire.pack(type(message).__name__, message)]
+
+
+def number_of(frames: Sequence[Frame]) -> int:
+    """Returns a message's number, 0 for none. Raises wire.WireError."""
+    if not frames or len(frames[0]) != NUMBER_BYTES:
+        raise wire.WireError("a message without a number")
+    return int.from_bytes(frames[0], "little")
 
 
 def decode_from_head(frames: Sequence[Frame]) -> FromHead:
     """Returns the message in the frames. Raises wire.WireError."""
-    message: FromHead = wire.unpack(frames, _FROM_HEAD)
+    number_of(frames)
+    message: FromHead = wire.unpack(frames[1:], _FROM_HEAD)
     return message
 
 
 def decode_from_joiner(frames: Sequence[Frame]) -> FromJoiner:
     """Returns the message in the frames. Raises wire.WireError."""
-    message: FromJoiner = wire.unpack(frames, _FROM_JOINER)
+    number_of(frames)
+    message: FromJoiner = wire.unpack(frames[1:], _FROM_JOINER)
     return message
 
 

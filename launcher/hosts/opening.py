@@ -22,6 +22,7 @@ from tplaunch.launcher.hosts.addresses import (
     Address,
     bracketed,
     is_any,
+    is_link_local,
     is_loopback,
     own_address_towards,
     parse_address,
@@ -114,6 +115,8 @@ class JoinedHosts(Hosts):
 
     def present(self, choices: Sequence[DeviceChoice], check: Callable[[], None]) -> list[DeviceChoice]:
         hosts = [choice.host for choice in choices]
+        if not self._config.restart_workers:  # with it another host may take a place
+            self._check_present(hosts)
         self._head.need({host: hosts.count(host) for host in hosts if host != HEAD})
         self._await(check)
         found = list(choices)
@@ -126,6 +129,13 @@ class JoinedHosts(Hosts):
             for place, choice in zip(places, same, strict=True):
                 found[place] = choice
         return found
+
+    def _check_present(self, hosts: Sequence[int]) -> None:
+        """hosts: of each rank. Raises RunError where one was lost since it joined."""
+        for rank, host in enumerate(hosts):
+            if host != HEAD and (lost := self._members[host].lost):
+                title = self._members[host].title
+                raise RunError(f"{title}, before its ranks were started: rank {rank} is lost: it {lost}")
 
     def measure(self, config: RunConfig, choice: DeviceChoice) -> float:
         if choice.host == HEAD:
@@ -253,9 +263,12 @@ def _own_address_towards(member: Member) -> str:
     try:
         return own_address_towards(address)
     except OSError as error:
+        advice = "hosts of a run need addresses that all of them reach, not behind a router that changes them"
+        if is_link_local(address):
+            advice = "--listen with this host's own such address, as [fe80::1%eth0], says by which interface"
         raise RunError(
-            f"{member.title} can't be reached at its own address {address} from here: {error.strerror}; hosts"
-            " of a run need addresses that all of them reach, not behind a router that changes them"
+            f"{member.title} can't be reached at its own address {address} from here: {error.strerror};"
+            f" {advice}"
         ) from error
 
 
@@ -271,5 +284,7 @@ def _say_how_to_join(config: RunConfig, listen: Address, secret: bytes | None) -
     count = config.hosts - 1
     say(f"waiting for {count} more host{'s' * (count > 1)}; on each of them run:")
     print(f"    tplaunch join {addresses[0]}{way}", file=sys.stderr, flush=True)
+    if is_link_local(addresses[0].host):
+        say("there, % stands before the name of that host's own interface to this one")
     if len(addresses) > 1:
         say(f"or, where they reach this one otherwise, with {', '.join(map(str, addresses[1:]))}")

@@ -15,8 +15,10 @@ from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hosts.addresses import ANY, Address, parse_address
 from tplaunch.launcher.hosts.environment import HostPlace, find_place
 from tplaunch.launcher.hub.fetch import fetch
+from tplaunch.launcher.sizes import parse_max_memory
 
 COMMANDS = ("run", "serve", "bench", "batch", "eval", "perplexity", "logits")  # that several hosts carry out
+PLACED = (*COMMANDS, "plan")  # that may find their hosts by PlaceOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +59,15 @@ def take_place(options: argparse.Namespace, environment: Mapping[str, str]) -> J
     Raises UsageError for what contradicts itself.
     """
     wanted = PlaceOptions(**declared_values(PlaceOptions, options))
+    given = next((flag for flag, value in vars(wanted).items() if value is not None), None)
+    if getattr(options, "link", None) or getattr(options, "host_devices", None):
+        if given is not None:
+            raise UsageError(
+                "--link and --host-devices describe hosts that need not be there, and --nnodes starts one"
+                " command on each; use one"
+            )
+        return None
     if options.hosts > 1:
-        given = next((flag for flag, value in vars(wanted).items() if value is not None), None)
         if given is not None:
             raise UsageError(
                 "--hosts waits for others to join, and --nnodes starts one command on each host; use one"
@@ -92,6 +101,7 @@ def _joins(options: argparse.Namespace, place: HostPlace) -> JoinConfig:
         insecure=options.insecure,
         devices=options.devices,
         models=files,
+        max_memory=parse_max_memory(options.max_memory) if options.max_memory else {},
         node_rank=place.number,
         verbose=options.verbose,
     )

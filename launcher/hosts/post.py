@@ -19,9 +19,11 @@ import zmq
 
 from tplaunch.coordinator.curve import Socket
 from tplaunch.coordinator.wire import Frame
+from tplaunch.launcher.headroom import allow_descriptors
 
 TICKS_PER_SILENCE = 16  # how finely silence is measured
 MAX_BURST = 256  # messages that are taken in between two looks at the clock
+MAX_CONNECTIONS = 1 << 14  # of strangers, who are cut off in seconds; each takes some kilobytes
 LINGER_MILLISECONDS = 1000  # for last words
 
 
@@ -39,15 +41,20 @@ class Clerk(ABC):
     def hear(self, event: int) -> None:  # noqa: B027 - most need not know
         """Something has happened to the connection, by its number of zmq_socket_monitor(3)."""
 
-    def miss(self, identity: bytes) -> None:  # noqa: B027 - only a server has several to send to
-        """A message could not be sent: nobody of that identity is connected."""
+    def miss(self, frames: Sequence[Frame]) -> None:  # noqa: B027 - only a server has several to send to
+        """A message could not be sent: nobody of the identity in its first frame is connected."""
 
 
 class Post:
     """The thread, from `start` to `close`."""
 
     def __init__(self, context: zmq.Context[Socket], socket: Socket, tick_seconds: float) -> None:
-        """The context and the socket belong to it from now on. The socket is not bound or connected yet."""
+        """The context and the socket belong to it from now on. The socket is not bound or connected yet.
+
+        Whoever has one takes part in a run over hosts, and with the processes that it starts gets room for
+        connections: at the limit of open files ZeroMQ's thread would try to accept the next one for ever.
+        """
+        allow_descriptors(MAX_CONNECTIONS)
         self._context, self._socket, self.tick_seconds = context, socket, tick_seconds
         self._socket.setsockopt(zmq.LINGER, LINGER_MILLISECONDS)
         self._outgoing: queue.SimpleQueue[Sequence[Frame]] = queue.SimpleQueue()
@@ -128,7 +135,7 @@ class Post:
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:
                     raise
-                clerk.miss(bytes(frames[0]))
+                clerk.miss(frames)
 
     def _take_in(self, clerk: Clerk) -> None:
         for _ in range(MAX_BURST):

@@ -135,13 +135,15 @@ class _Foreseeing:
             2 * shape.num_layers * len(by_rank)
         )
         local = {
-            count: all_reduce_cost(INSIDE, count, small, large, work_bytes=work_bytes)
+            count: all_reduce_cost(INSIDE, count, small, large, work_bytes=work_bytes, anew=self._wanted.anew)
             for count in sorted({self._together_on_a_host(way) for way in self._ways} - {1})
         }
         needs_way = any(way.placement.num_hosts > 1 or way.placement.num_stages > 1 for way in self._ways)
         between = Cost(0.0)
         if needs_way:
-            between = all_reduce_cost(BETWEEN, 2, small, large, self._wanted.wire, work_bytes)
+            between = all_reduce_cost(
+                BETWEEN, 2, small, large, self._wanted.wire, work_bytes, self._wanted.anew
+            )
         submission = max(
             (
                 device.dispatch_seconds
@@ -169,8 +171,10 @@ class _Foreseeing:
             choices = [device for device in devices if isinstance(device, DeviceChoice)]
             if choices:
                 sample = base_sample(self._model, choices, len(choices))
-                return coordinator_seconds(self._config, sample_probe(self._model, sample), choices)
-        return coordinator_seconds(*tiny_probe(), [DeviceChoice(None, CPU)])
+                return coordinator_seconds(
+                    self._config, sample_probe(self._model, sample), choices, self._wanted.anew
+                )
+        return coordinator_seconds(*tiny_probe(), [DeviceChoice(None, CPU)], self._wanted.anew)
 
     def _together_on_a_host(self, way: Way) -> int:
         """Ranks of one group that are on one host, at most."""
@@ -235,6 +239,7 @@ class _Foreseeing:
             self._measured[key] = measure_ranks(
                 *(self._config, self._model, self._limits, size, shares, choices, self._points),
                 self._time_steps,
+                self._wanted.anew,
             )
         return found | dict(zip(ranks, self._measured[key], strict=True))
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import secrets
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from tplaunch.launcher.commands.collective_bench import run_ranks
 from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.devices import CPU, DeviceChoice
 from tplaunch.launcher.fitting.arrange import arrange
+from tplaunch.launcher.fitting.kept import kept_numbers
 from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.predicting.cluster import Cost
 from tplaunch.launcher.predicting.samples import Sample
@@ -22,6 +24,7 @@ from tplaunch.launcher.session import start_session
 from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.worker.jobs.messages import CollectiveJob
 
+COORDINATOR = "coordinator"
 INSIDE, BETWEEN = "shared-memory", "zmq"
 LOOPBACK = "127.0.0.1"
 TIMEOUT_SECONDS = 60.0
@@ -31,9 +34,24 @@ PROBE_TOKENS, PROBE_CONTEXT, PROBES = 4, 64, 12
 
 
 def all_reduce_cost(
-    kind: str, num_ranks: int, small: int, large: int, wire: str = "f32", work_bytes: int = 0
+    kind: str,
+    num_ranks: int,
+    small: int,
+    large: int,
+    wire: str = "f32",
+    work_bytes: int = 0,
+    anew: bool = False,
 ) -> Cost:
-    """Returns what an all-reduce takes here, from its times at two sizes in bytes. Raises RunError.
+    """Returns what an all-reduce takes here, as measured before or now. Raises RunError."""
+    arguments = (kind, num_ranks, small, large, wire, work_bytes)
+    found = kept_numbers((), repr(arguments).encode(), anew, lambda: asdict(_measured_all_reduce(*arguments)))
+    return Cost(**{name: value or 0.0 for name, value in found.items()})
+
+
+def _measured_all_reduce(
+    kind: str, num_ranks: int, small: int, large: int, wire: str, work_bytes: int
+) -> Cost:
+    """Returns it from its times at two sizes in bytes.
 
     Between hosts it goes over TCP, with the bytes' encryption and checks, but through no link. work_bytes:
     what a rank reads between two of them, after which its code and data come from memory again.
@@ -78,11 +96,25 @@ def sample_probe(model: Model, sample: Sample) -> Model:
     return Model(Origin(), {}, tensors, sample.spec(model.spec))
 
 
-def coordinator_seconds(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) -> float:
-    """Returns what a step takes beside the ranks' own work: messages, sampling, scheduling. Raises RunError.
+def coordinator_seconds(
+    config: RunConfig, model: Model, choices: Sequence[DeviceChoice], anew: bool = False
+) -> float:
+    """Returns what a step takes beside the ranks' own work: messages, sampling, scheduling.
 
-    From a run of the model, which need be no whole one: the least of several tries, as others may use the
-    cores, and of the ranks, as some wait for others meanwhile.
+    It is as measured before or now. Raises RunError.
+    """
+    what = repr((config.kv_type, config.activations, model.spec, sorted(model.tensors.items())))
+
+    def measured() -> dict[str, float]:
+        return {COORDINATOR: _measured_coordinator(config, model, choices)}
+
+    return kept_numbers(choices, what.encode(), anew, measured)[COORDINATOR] or 0.0
+
+
+def _measured_coordinator(config: RunConfig, model: Model, choices: Sequence[DeviceChoice]) -> float:
+    """Returns it from a run of the model, which need be no whole one.
+
+    It is the least of several tries, as others may use the cores, and of the ranks, as some wait for others.
     """
     config = RunConfig(
         model=config.model,

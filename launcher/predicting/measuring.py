@@ -57,14 +57,15 @@ def measure_ranks(
     choices: Sequence[DeviceChoice],
     points: Points,
     time_steps: TimeSteps,
+    anew: bool = False,
 ) -> list[RankWork]:
     """Returns the work of those ranks of a group that are on one host. Raises RunError.
 
-    time_steps: has that host's processes time them.
+    time_steps: has that host's processes time them. anew: even if they are known from before.
     """
     kinds = layer_kinds(model.spec, model.tensors)
     least = _least_bytes(choices, group_size)
-    run = _Run(config, model, limits, group_size, shares, choices, kinds, time_steps)
+    run = _Run(config, model, limits, group_size, shares, choices, kinds, time_steps, anew)
     large, small = samples(kinds, least), samples(kinds, 0)
     if large == small:
         decodes = chunks = run.works(large, (*points.decodes, *points.chunks))
@@ -103,6 +104,7 @@ class _Run:
     choices: Sequence[DeviceChoice]
     kinds: Kinds
     time_steps: TimeSteps
+    anew: bool
 
     def works(self, of: Sequence[Sample], points: Sequence[StepPoint]) -> list[list[Work]]:
         """[ranks][points]"""
@@ -124,7 +126,7 @@ class _Run:
             names = ", ".join(choice.title for choice in self.choices)
             print(f"measuring {len(sample.layers)} layers on {names}", file=sys.stderr)
         jobs = [
-            StepsJob(self._load(sample, rank), tuple(points), choice.on_cpu, POINT_SECONDS)
+            StepsJob(self._load(sample, rank), tuple(points), choice.on_cpu, POINT_SECONDS, self.anew)
             for rank, choice in enumerate(self.choices)
         ]
         found = self.time_steps(self.config, self.choices, jobs)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tplaunch.coordinator.split.plan import Span
+from tplaunch.coordinator.split.stages import most_in_flight
 from tplaunch.launcher.predicting.cluster import Cluster
 from tplaunch.launcher.predicting.seconds import NOTHING, Seconds, added, longest
 from tplaunch.launcher.predicting.ways import Way
@@ -91,13 +92,25 @@ class _Predictor:
         )
 
     def _split(self) -> tuple[Span, ...]:
-        """Layers in stages such that the slowest stage, in decode, is as quick as can be."""
+        """Layers in stages such that the slowest stage is as quick as can be, in decode and prefill alike.
+
+        Each counts by its part of what the whole model takes: so a run cuts them, too.
+        """
         num_stages, num_layers = len(self._groups), self._shape.num_layers
         if num_stages == 1:
             return (Span(0, num_layers),)
 
+        def decode(work: RankWork) -> Work:
+            return work.decode
+
+        def chunk(work: RankWork) -> Work:
+            return work.first_chunk or work.decode
+
+        whole = Span(0, num_layers)
+        totals = [(kind, self._group_work(0, kind, whole).total or 1.0) for kind in (decode, chunk)]
+
         def seconds(stage: int, layers: Span) -> float:
-            return self._group_work(stage, lambda work: work.decode, layers).total
+            return sum(self._group_work(stage, kind, layers).total / total for kind, total in totals)
 
         @functools.cache
         def best(stage: int, start: int) -> tuple[float, tuple[int, ...]]:
@@ -151,13 +164,18 @@ class _Predictor:
         return added([*stages, *self._hops(1), self._around()])
 
     def _together(self) -> Seconds:
-        """A token of each of several sequences, of which each stage has a part at a time.
-
-        The slowest stage is busy all the time, unless a part takes longer to come round again.
-        """
+        """A token of each of several sequences, dealt out over steps as is quickest."""
         num_sequences = self._shape.num_sequences
-        parts = min(len(self._groups), num_sequences)
-        rows = -(-num_sequences // parts)
+        sizes = set.intersection(*(set(work.together) for work in self._works.values()))
+        possible = [size for size in sizes if -(-num_sequences // size) <= most_in_flight(len(self._groups))]
+        return min(map(self._dealt_out, sorted(possible)), key=lambda seconds: seconds.total)
+
+    def _dealt_out(self, rows: int) -> Seconds:
+        """A token of each of several sequences, so many of them in a step.
+
+        The slowest stage is busy all the time, unless a step takes longer to come round again.
+        """
+        parts = -(-self._shape.num_sequences // rows)
 
         def kind(work: RankWork) -> Work:
             return work.together[rows]

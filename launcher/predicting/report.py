@@ -28,6 +28,10 @@ def hosts_text(wanted: Wanted) -> str:
         lines.append(
             wrapped(f"host {host}: {shown(name)} ({', '.join(device.name for device in devices)}), {way}")
         )
+    if len(wanted.names) > 2:
+        lines.append(
+            wrapped("Links between those that joined are taken to be as slow as the slowest of these.")
+        )
     return "\n".join(lines)
 
 

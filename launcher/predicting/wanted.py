@@ -25,6 +25,7 @@ class Wanted:
     prompt_tokens: int = 512
     links: Mapping[tuple[int, int], Link] = field(default_factory=dict)  # the lower number first
     names: tuple[str, ...] = ()  # of the hosts; empty where they are not there
+    anew: bool = False  # measure what is known from before, too
 
     def __post_init__(self) -> None:
         if len(self.hosts) > 1 and self.link is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -55,20 +54,17 @@ def _end_with_input() -> None:
 
 def _join(settings: Settings) -> int:
     from tplaunch.launcher import cli
+    from tplaunch.launcher.held_folders import held_temporary
     from tplaunch.launcher.hosts.keys import make_key_file
     from tplaunch.launcher.ray_nodes.agent import devices_in_turn
-    from tplaunch.worker.folders import private_temporary
 
-    folder = private_temporary("tplaunch-ray-")
-    try:
+    with held_temporary("tplaunch-node-") as folder:
         make_key_file(folder / "hosts.key", bytes.fromhex(settings.secret))
         devices = devices_in_turn(settings.devices, settings.num_ranks)
         more = ("--verbose",) * settings.verbose
         return cli.main(
             ["join", settings.head, "--key", str(folder / "hosts.key"), "--devices", devices, *more]
         )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

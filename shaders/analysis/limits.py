@@ -8,12 +8,19 @@ from tplaunch.shaders import spirv
 from tplaunch.shaders.analysis.trees import Types
 
 LOCAL_SIZE_MODE, WORKGROUP_CLASS = 17, 4
+MATRIX_CAPABILITY = 6022  # CooperativeMatrixKHR
 
 
 def num_invocations(module: bytes) -> int:
     """Counts the invocations of a workgroup of the kernel."""
     modes = (op for op in spirv.instructions(module) if op.opcode == spirv.OP_EXECUTION_MODE)
     return next(prod(op.operands[2:5]) for op in modes if op.operands[1] == LOCAL_SIZE_MODE)
+
+
+def has_matrices(module: bytes) -> bool:
+    """Returns true if the kernel multiplies cooperative matrices."""
+    capabilities = (op for op in spirv.instructions(module) if op.opcode == spirv.OP_CAPABILITY)
+    return any(op.operands[0] == MATRIX_CAPABILITY for op in capabilities)
 
 
 def workgroup_bytes(module: bytes) -> int:

@@ -7,19 +7,20 @@ import os
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from tests import patience
 from tests.hosts.namespaces import PLACE, processes_in
 from tests.hosts.network import Host, Network
 from tests.hosts.running import Running
+from tests.patience import PATIENCE
 from tplaunch.launcher.hosts.keys import make_key_file
 
-START = 60.0  # seconds until anything that starts on a busy machine is there
+START = PATIENCE  # seconds until anything that starts on a busy machine is there
 CLONE_NEWNET = 0x40000000
 
 
@@ -151,11 +152,15 @@ def port_of(server: Running) -> int:
 
 def wait_for(find: Callable[[], int | None], complaint: str) -> int:
     """Polls, with a limit: there is nothing to select on in another process's start."""
-    deadline = time.monotonic() + START
-    while (found := find()) is None:
-        assert time.monotonic() < deadline, complaint
-        os.sched_yield()
-    return found
+    found: list[int | None] = []
+
+    def look() -> bool:
+        found[:] = [find()]
+        return found[0] is not None
+
+    patience.wait_for(look, complaint=complaint)
+    assert found[0] is not None
+    return found[0]
 
 
 def complaint(running: Running) -> str:

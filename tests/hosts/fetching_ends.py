@@ -38,13 +38,19 @@ def fetch(address: str, port: str, model: str, cache: str) -> None:
     fetched = Fetched.of(Path(model), Path(cache))
     shares = fetched.shares(2)[1:]
     wanted = to_integers(wanted_blocks(fetched.spec, shares, fetched.model.tensors))
+    num_bytes = 0
+
+    def note(done: int, total: int) -> None:
+        nonlocal num_bytes
+        num_bytes = total
+
     opened = functools.partial(dialled_streams, Address(address, int(port)), SECRET, SECONDS)
     with fetched.server:
         begin = time.monotonic()
-        fetch_model(fetched.server.facts, wanted, fetched.cache, opened, print, threading.Event())
+        fetch_model(fetched.server.facts, wanted, fetched.cache, opened, print, threading.Event(), note)
         seconds = time.monotonic() - begin
         fetched.check(shares)
-        print(f"took {seconds:.4f}", flush=True)
+        print(f"got {num_bytes} took {seconds:.4f}", flush=True)
 
 
 def send(address: str, num_bytes: str) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 from tests.drivers import REPOSITORY
 from tests.hosts.network import Host, Network
 from tests.hosts.running import Running
+from tests.patience import PATIENCE
 
 DEMO = REPOSITORY / "tplaunch" / "demo-stories.gguf"
 PROMPT = "Once upon a time"
-WAITS = 60.0  # seconds, of a test for what should take few
+WAITS = PATIENCE  # seconds, of a test for what should take few
 
 
 def make_key(host: Host, folder: Path) -> Path:

@@ -5,12 +5,12 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO
 
 from tests.drivers import REPOSITORY
+from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 
 
 class Output:
@@ -35,14 +35,16 @@ class Output:
             self._changed.notify_all()
 
     def wait_for(self, pattern: str, timeout: float) -> re.Match[str]:
-        """Returns the first match. AssertionError where none came within `timeout` seconds, or at all."""
-        deadline = time.monotonic() + timeout
+        """Returns the first match. AssertionError where none came within `timeout` seconds, or at all.
+
+        Of all these seconds only those count in which this process ran.
+        """
+        clock = RunningClock()
         with self._changed:
             while (found := re.search(pattern, self.text)) is None:
                 assert not self._ended, f"it ended without {pattern!r}:\n{self.text}"
-                left = deadline - time.monotonic()
-                assert left > 0, f"no {pattern!r} within {timeout} s:\n{self.text}"
-                self._changed.wait(left)
+                assert clock() < timeout, f"no {pattern!r} within {timeout} s:\n{self.text}"
+                self._changed.wait(LOOK_SECONDS)
         return found
 
     def wait_for_growth(self, num_characters: int, timeout: float) -> None:
@@ -87,15 +89,16 @@ class Running:
         self.process.send_signal(number)
 
     def wait(self, timeout: float) -> int:
-        """Returns the exit code. AssertionError where it still runs after `timeout` seconds."""
-        try:
-            code = self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {timeout} s:\n{self.text}") from None
+        """Returns the exit code. AssertionError where it takes more seconds, counted as for output."""
+        clock, code = RunningClock(), None
+        while code is None:
+            with suppress(subprocess.TimeoutExpired):
+                code = self.process.wait(LOOK_SECONDS)
+            assert code is not None or clock() < timeout, f"still running after {timeout} s:\n{self.text}"
         self.stdout.all(), self.stderr.all()
         return code
 
-    def end(self, patience: float = 10.0) -> None:
+    def end(self, patience: float = 20.0) -> None:
         """Asks it to end, kills its process group where that does not help, and waits for it."""
         if self.process.poll() is None:
             with suppress(ProcessLookupError):

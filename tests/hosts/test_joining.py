@@ -18,6 +18,7 @@ from tests.hosts.joined import (
     started,
     tokens_of,
 )
+from tests.hosts.namespaces import ip
 from tests.hosts.network import Host
 
 RUN = ("-n", "24", "--temp", "0", "--ignore-eos", "--json", "-p", PROMPT)
@@ -55,6 +56,25 @@ def test_the_model_is_found_by_what_it_is(hosts: MakeHosts, tmp_path: Path) -> N
     assert "fetch" not in joiner.text
 
 
+def test_link_local_addresses_have_a_zone_on_each_host(hosts: MakeHosts, tmp_path: Path) -> None:
+    """Two machines by one cable, without a network: the names of their interfaces differ."""
+    head_host, other = hosts(2)
+    ip("-n", other.namespace, "link", "set", "eth0", "down")
+    ip("-n", other.namespace, "link", "set", "eth0", "name", "cable-7")
+    ip("-n", other.namespace, "link", "set", "cable-7", "up")
+    for host, name in ((head_host, "eth0"), (other, "cable-7")):
+        address = f"fe80::{host.number + 1}/64"
+        ip("-n", host.namespace, "-6", "address", "add", address, "dev", name, "nodad")
+    expected = alone(head_host)
+    head = start_head(head_host, make_key(head_host, tmp_path), *RUN, "--listen", "[fe80::1%eth0]")
+    words = [word.replace("%eth0", "%cable-7") for word in join_command(head)]
+    assert words[1] == "[fe80::1%cable-7]:5670"
+    joiner = other.start_tplaunch(*words, "--devices", "cpu,cpu", "--model", DEMO)
+    assert tokens_of(head) == expected
+    assert joiner.wait(WAITS) == 0
+    assert "% stands before the name" in head.text and "cable-7 (fe80::2%cable-7" in joiner.text
+
+
 def test_a_stranger_is_told_and_leaves_the_others_running(hosts: MakeHosts, tmp_path: Path) -> None:
     head_host, stranger, other = hosts(3)
     key = make_key(head_host, tmp_path)
@@ -65,9 +85,9 @@ def test_a_stranger_is_told_and_leaves_the_others_running(hosts: MakeHosts, tmp_
     refused = stranger.start_tplaunch("join", address, "--key", wrong, "--devices", "cpu")
     keyless = stranger.start_tplaunch("join", address, "--devices", "cpu")
     insecure = stranger.start_tplaunch("join", address, "--insecure", "--devices", "cpu")
-    assert refused.wait(20) == 1 and "takes no connection with this key" in refused.text
-    assert keyless.wait(20) == 2 and "needs a key" in keyless.text
-    assert insecure.wait(20) == 1 and "only one of the two sides has one" in insecure.text
+    assert refused.wait(WAITS) == 1 and "takes no connection with this key" in refused.text
+    assert keyless.wait(WAITS) == 2 and "needs a key" in keyless.text
+    assert insecure.wait(WAITS) == 1 and "only one of the two sides has one" in insecure.text
     assert "WARNING: --insecure" in insecure.text
     start_joiner(other, head)
     assert len(tokens_of(head)) == 24
@@ -94,13 +114,13 @@ def test_ends_that_are_asked_for(hosts: MakeHosts, tmp_path: Path) -> None:
     joiner = start_joiner(other, head)
     joiner.stderr.wait_for("this is host 1 of 3", WAITS)
     joiner.send_signal(signal.SIGTERM)
-    assert joiner.wait(20) == 128 + signal.SIGTERM
+    assert joiner.wait(WAITS) == 128 + signal.SIGTERM
     head.stderr.wait_for("has left: it was ended there by signal 15; another may take its place", WAITS)
     again = start_joiner(other, head)
     again.stderr.wait_for("this is host 1 of 3", WAITS)
     head.send_signal(signal.SIGINT)
-    assert head.wait(20) == 128 + signal.SIGINT
-    assert again.wait(20) == 0 and "has ended" in again.text
+    assert head.wait(WAITS) == 128 + signal.SIGINT
+    assert again.wait(WAITS) == 0 and "has ended" in again.text
 
 
 def test_a_joiner_waits_for_a_head_and_for_the_next_one(hosts: MakeHosts, tmp_path: Path) -> None:
@@ -114,6 +134,6 @@ def test_a_joiner_waits_for_a_head_and_for_the_next_one(hosts: MakeHosts, tmp_pa
     for _ in range(2):
         assert len(tokens_of(start_head(head_host, key, *RUN))) == 24
     joiner.send_signal(signal.SIGTERM)
-    assert joiner.wait(20) == 128 + signal.SIGTERM
+    assert joiner.wait(WAITS) == 128 + signal.SIGTERM
     hasty = other.tplaunch("join", address, "--key", key, "--devices", "cpu", "--wait", "0.1")
     assert hasty.returncode == 1 and "did not answer within 0.1 s" in hasty.stderr

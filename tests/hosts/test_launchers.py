@@ -33,6 +33,24 @@ def torchrun(network: Network, number: int) -> dict[str, str]:
     return {**rank, "WORLD_SIZE": "2", "MASTER_ADDR": network[0].address, "MASTER_PORT": "29500"}
 
 
+def test_a_plan_by_slurms_variables(hosts: MakeHosts, tmp_path: Path) -> None:
+    """The second time what was measured on both hosts is known."""
+    network, key = hosts(2), tmp_path / "hosts.key"
+    assert network[0].tplaunch("keygen", key).returncode == 0
+    plan = ("plan", "--key", key, "--devices", "cpu", "--context", "64", "--prompt-tokens", "32", "--json")
+    found = []
+    for _ in range(2):
+        running = [host.start_tplaunch(*plan, DEMO, env=slurm(network, host.number)) for host in network]
+        for one in running:
+            assert one.wait(180) == 0, one.text
+        assert running[1].stdout.all() == ""
+        found.append(json.loads(running[0].stdout.all()))
+    assert [way["way"] for way in found[0]["ways"]] == ["1 device", "tensor 2", "pipeline 2"]
+    assert found[0]["measured"] == found[1]["measured"]
+    alone = [each["ways"][0]["decode"]["tokens_per_second"] for each in found]
+    assert alone[0] == alone[1]
+
+
 @pytest.mark.parametrize("launcher", [slurm, torchrun])
 def test_the_same_command_on_both(
     hosts: MakeHosts, tmp_path: Path, launcher: Callable[[Network, int], dict[str, str]]

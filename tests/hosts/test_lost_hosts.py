@@ -15,7 +15,7 @@ from tplaunch import LLM, SamplingParams
 
 PROMPTS = ("Once upon a time", "The rabbit", "One day a boy")
 NUM_TOKENS = 200
-SOON = 30.0  # seconds until an error is said, on a busy machine
+SOON = 60.0  # seconds until an error is said, on a busy machine
 REPLAYED = 10.0  # from the end of a rank to the next token
 
 

@@ -11,6 +11,7 @@ import pytest
 from tests.hosts.conftest import MakeHosts
 from tests.hosts.namespaces import PLACE, PREFIX, add_namespace, ip, own_mark, remove_abandoned
 from tests.hosts.network import Host, Network, Stalls
+from tests.patience import PATIENCE
 
 TALK = Path(__file__).with_name("talk.py")
 PORT = 5001
@@ -23,7 +24,7 @@ def talk(asking: Host, answering: Host, num_megabytes: int = 1) -> tuple[list[fl
     ended = asking.run(sys.executable, "-I", TALK, "ask", answering.address, str(PORT), str(num_megabytes))
     assert ended.returncode == 0, ended.stderr
     *round_trips, seconds = map(float, ended.stdout.split())
-    assert other.wait(20) == 0
+    assert other.wait(PATIENCE) == 0
     return round_trips, 8 * num_megabytes * (1 << 20) / seconds
 
 
@@ -93,7 +94,7 @@ def test_output_is_kept_and_waited_for(hosts: MakeHosts) -> None:
     with pytest.raises(AssertionError, match=r"still running after 0.01 s:\nnumber 17"):
         running.wait(0.01)
     running.send_signal(signal.SIGKILL)
-    assert running.wait(20) == -signal.SIGKILL
+    assert running.wait(PATIENCE) == -signal.SIGKILL
     with pytest.raises(AssertionError, match="it ended without 'number 18'"):
         running.stdout.wait_for("number 18", 20)
 
@@ -101,7 +102,7 @@ def test_output_is_kept_and_waited_for(hosts: MakeHosts) -> None:
 def test_a_process_that_outlives_its_parent_is_found_and_ended(hosts: MakeHosts, tmp_path: Path) -> None:
     network = hosts(2)
     orphan = "setsid sleep 1000 >/dev/null 2>&1 & echo $! >pid"
-    network[1].start("sh", "-c", f"cd {tmp_path}; {orphan}").wait(20)
+    network[1].start("sh", "-c", f"cd {tmp_path}; {orphan}").wait(PATIENCE)
     with pytest.raises(AssertionError, match=r"host1: .*left behind:\nprocess .*: sleep 1000"):
         network.close()
     with pytest.raises(ProcessLookupError):

@@ -29,7 +29,7 @@ def test_joined_hosts_are_predicted_from_what_is_measured(hosts: MakeHosts, tmp_
         *("--prompt-tokens", "32", "--json", DEMO),
     )
     joiner = start_joiner(other, head, "--model-dir", tmp_path)  # which needs no model for that
-    assert head.wait(3 * WAITS) == 0, head.text
+    assert head.wait(2 * WAITS) == 0, head.text
     assert joiner.wait(WAITS) == 0 and "has ended" in joiner.text, joiner.text
     found = json.loads(head.stdout.all())
     assert [host["name"] for host in found["hosts"]] == ["host0", "host1"]
@@ -48,13 +48,13 @@ def test_nothing_stays_behind_where_a_measurement_ends_early(hosts: MakeHosts, t
     key = make_key(head_host, tmp_path)
     head = head_host.start_tplaunch(
         *("plan", "--hosts", "2", "--key", key, "--devices", "cpu", "--context", "64"),
-        *("--prompt-tokens", "32", DEMO),
+        *("--prompt-tokens", "32", "--anew", DEMO),
     )
     joiner = start_joiner(other, head)
     wait_for(lambda: _job_on(other), "no process measures steps on the other host")
     head.send_signal(signal.SIGINT)
-    assert head.wait(20) == 128 + signal.SIGINT
-    assert joiner.wait(20) == 0 and "Traceback" not in joiner.text, joiner.text
+    assert head.wait(WAITS) == 128 + signal.SIGINT
+    assert joiner.wait(WAITS) == 0 and "Traceback" not in joiner.text, joiner.text
 
 
 def _job_on(host: Host) -> int | None:

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from tests.hosts.conftest import MakeHosts
 from tests.hosts.running import Running
 
 TIMEOUT = 5  # seconds, --timeout
-MACHINE = 5.0  # that a busy machine may add to it
+MACHINE = 10.0  # that a busy machine may add to it
 ENDLESS = ("-p", "Once upon a time", "--ignore-eos", "--context", "100000", "--temperature", "1")
 LONG = ("-p", "Once upon a time there was a small fox. " * 24, "-n", "1", "--prefill-chunk", "4", "-v")
 SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
@@ -32,7 +31,6 @@ class Scene:
         self.head_host, self.far_host = cluster.network.hosts
         self.head = cluster.start_head(model, *arguments)
         self.joiner = cluster.join(self.far_host, model.parent)
-        self.began = 0.0  # the fault
 
     def process(self, name: str) -> int:
         match name:
@@ -53,11 +51,10 @@ class Scene:
             os.kill(process, SIGNALS[how])
         if fault in ("kill joiner", "kill head"):
             (self.far_host if what == "joiner" else self.head_host).was_killed = True
-        self.began = time.monotonic()
 
     def end_in_time(self, running: Running) -> str:
         """Waits for a process that ends with 1; returns the last thing that it says."""
-        assert running.wait(TIMEOUT + MACHINE - (time.monotonic() - self.began)) == 1
+        assert running.wait(TIMEOUT + MACHINE) == 1
         assert "Traceback" not in running.text
         return complaint(running)
 
@@ -73,10 +70,9 @@ def check(fault: str, scene: Scene, stage: str) -> None:
     )
     match fault:
         case "kill joiner":
-            assert scene.joiner.wait(1) == -signal.SIGKILL
+            assert scene.joiner.wait(MACHINE) == -signal.SIGKILL
         case "freeze joiner":  # it goes on, and finds itself alone
             scene.joiner.send_signal(signal.SIGCONT)
-            scene.began = time.monotonic()
             assert "the head at 10.77.0.1:5670" in scene.end_in_time(scene.joiner)
         case _:
             assert "the head at 10.77.0.1:5670" in scene.end_in_time(scene.joiner)
@@ -112,7 +108,10 @@ def test_in_the_middle_of_an_exchange_of_a_prompt(
     check(fault, scene, r"in step \d+")
 
 
-@pytest.mark.parametrize("fault", ["kill remote-worker", "kill joiner", "unplug joiner"])
+@pytest.mark.parametrize(
+    "fault",
+    ["kill remote-worker", "freeze remote-worker", "freeze local-worker", "kill joiner", "unplug joiner"],
+)
 def test_while_ranks_start(hosts: MakeHosts, tmp_path: Path, model: Path, fault: str) -> None:
     scene = Scene(Cluster(hosts(2), tmp_path, timeout=TIMEOUT), model, *ENDLESS)
     scene.joiner.stderr.wait_for("running rank 1", 60)
@@ -134,7 +133,6 @@ def test_a_head_that_is_gone_ends_the_hosts_that_joined(
     if fault == "freeze head":
         scene.head.send_signal(signal.SIGCONT)
     if fault != "kill head":
-        scene.began = time.monotonic()
         assert "host 1 (host1), in step" in scene.end_in_time(scene.head)
 
 

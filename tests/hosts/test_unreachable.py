@@ -6,6 +6,7 @@ import signal
 
 from tests.hosts.conftest import MakeHosts
 from tests.hosts.joined import WAITS
+from tests.patience import PATIENCE
 
 
 def test_a_head_that_cannot_be_reached(hosts: MakeHosts) -> None:
@@ -24,4 +25,4 @@ def test_a_host_without_a_network_waits_for_one(hosts: MakeHosts) -> None:
     joiner = host.start_tplaunch("join", "198.51.100.7", "--insecure", "--devices", "cpu", "--rejoin")
     joiner.stderr.wait_for("(?s)can't be reached from here.*can't be reached from here", WAITS)
     joiner.send_signal(signal.SIGTERM)
-    assert joiner.wait(20) == 128 + signal.SIGTERM
+    assert joiner.wait(PATIENCE) == 128 + signal.SIGTERM

@@ -14,6 +14,7 @@ import pytest
 
 from tests.command_line import CommandLine
 from tests.drivers import REPOSITORY
+from tests.patience import end_of
 
 # What comes before the programs: two ranks that are quick to load, and greedy texts.
 BEGIN = """
@@ -142,7 +143,7 @@ def test_an_interrupted_program_ends(python: CommandLine) -> None:
     process = python.start("-c", program)
     assert process.stdout is not None and process.stdout.readline() == "loaded\n"
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    stderr = end_of(process)
     # Python ends itself by SIGINT then; or with 1 where another thread has called exec() since, as for a
     # dataclass of a module that is imported just then (Python/pythonrun.c, unhandled_keyboard_interrupt).
     assert process.returncode in (-signal.SIGINT, 1) and stderr.endswith("KeyboardInterrupt\n")
@@ -167,7 +168,7 @@ def test_a_killed_rank_reaches_everyone(python: CommandLine) -> None:
         killed = time.monotonic()
         for thread in threads: thread.join()
         print(*{str(error).partition(" (if")[0] for error in errors}, len(errors))
-        print(time.monotonic() - killed < 5, llm._opened.driver.health().state)
+        print(time.monotonic() - killed < 15, llm._opened.driver.health().state)
         try: llm.generate("Once upon a time")
         except ClosedError as error: print("load it again: rank 1" in str(error))
         for error in errors: print(str(error).partition("its log: ")[2].rstrip(), file=sys.stderr)

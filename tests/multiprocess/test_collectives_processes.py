@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.unit.collectives_group import KINDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -58,7 +59,7 @@ def check_nothing_left(ranks: list[Rank]) -> None:
     for rank in ranks:
         left = rank.hear()
         assert left["after"] == left["before"]
-        assert rank.process.wait(30) == 0
+        assert rank.process.wait(PATIENCE) == 0
     assert not list(Path("/dev/shm").glob("*tplaunch*"))
 
 
@@ -86,7 +87,7 @@ def test_many_all_reduces_between_processes(kind: str, num_ranks: int) -> None:
 def test_a_killed_process_is_named_by_all_others(kind: str, killed: int) -> None:
     with running(kind, 4, timeout_seconds=2, num_calls=10) as ranks:
         ranks[killed].process.kill()
-        ranks[killed].process.wait(30)
+        ranks[killed].process.wait(PATIENCE)
         others = [rank for rank in ranks if rank is not ranks[killed]]
         for rank in others:
             rank.tell("go")

@@ -138,11 +138,11 @@ def texts_of(path: Path) -> dict[str, str]:
 
 def test_a_batch_that_is_killed_is_gone_on_with(tplaunch: CommandLine, tmp_path: Path) -> None:
     """After SIGKILL no line is lost or there twice, and all texts are those of a run that went through."""
-    requests, out, whole = batch_file(tmp_path / "requests.jsonl", 64, 60), tmp_path / "out", tmp_path / "w"
+    requests, out, whole = batch_file(tmp_path / "requests.jsonl", 32, 60), tmp_path / "out", tmp_path / "w"
     options = ("batch", "--demo", "--devices", "cpu,cpu", "--seed", "3", "--parallel", "4")
     found = json.loads(tplaunch(*options, "--json", requests, "--out", whole, check=True).stdout)
-    assert (found["requests"], found["failed"], found["before"]) == (64, 0, 0)
-    assert found["manifest"]["seed"] == 3 and found["completion_tokens"] > 64 * 20
+    assert (found["requests"], found["failed"], found["before"]) == (32, 0, 0)
+    assert found["manifest"]["seed"] == 3 and found["completion_tokens"] > 32 * 20
     process = tplaunch.start(*options, requests, "--out", out)
     while not out.exists() or out.read_bytes().count(b"\n") < 5:
         assert process.poll() is None
@@ -153,13 +153,13 @@ def test_a_batch_that_is_killed_is_gone_on_with(tplaunch: CommandLine, tmp_path:
     for left in (tplaunch.folder / "tmp").iterdir():  # as nobody could clean up
         shutil.rmtree(left)
     before = out.read_bytes()
-    assert 5 <= before.count(b"\n") < 64
+    assert 5 <= before.count(b"\n") < 32
     done = tplaunch(*options, requests, "--out", out, check=True)
-    assert "of 64 requests have their results already" in done.stderr
+    assert "of 32 requests have their results already" in done.stderr
     assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     assert texts_of(out) == texts_of(whole)
     again = tplaunch(*options, requests, "--out", out, check=True)
-    assert again.stdout == "0 of 64 requests were left to answer\n"
+    assert again.stdout == "0 of 32 requests were left to answer\n"
 
 
 def test_requests_of_a_batch_that_fail(tplaunch: CommandLine, tmp_path: Path) -> None:

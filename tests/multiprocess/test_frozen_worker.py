@@ -11,10 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.multiprocess.test_failures import wait_for
+from tests.patience import PATIENCE, wait_for
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.launcher.devices import select_devices
-from tplaunch.launcher.supervisor import GRACE_SECONDS, Supervisor
+from tplaunch.launcher.supervisor import Supervisor
+from tplaunch.launcher.worker_command import WORKER_COMMAND
 from tplaunch.worker.process import wants_to_run
 
 
@@ -33,6 +34,7 @@ def watch_for(supervisor: Supervisor, seconds: float) -> None:
 
 def test_a_frozen_worker_is_ended_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("tplaunch.launcher.supervisor.GRACE_SECONDS", 3600)  # for one that is asked to end
     before = set(psutil.Process().children())
     endpoint = f"ipc://{tmp_path}/nobody"
     supervisor = Supervisor(Quiet(), select_devices("cpu"), endpoint, lambda: None, silence_seconds=1.0)
@@ -42,10 +44,58 @@ def test_a_frozen_worker_is_ended_at_once(tmp_path: Path, monkeypatch: pytest.Mo
             watch_for(supervisor, 3)
             raise AssertionError
         os.kill(worker.pid, signal.SIGSTOP)
-        frozen = time.monotonic()
-        watch_for(supervisor, 30)
-    assert time.monotonic() - frozen < 0.5 + GRACE_SECONDS  # a worker that is asked to end has those
+        watch_for(supervisor, PATIENCE)
     assert not worker.is_running()
+
+
+def test_a_worker_that_is_frozen_before_it_has_begun_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process here never beats: it stands for one that was stopped while Python started."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    before = set(psutil.Process().children())
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr("tplaunch.launcher.supervisor.WORKER_COMMAND", command)
+    supervisor = Supervisor(
+        Quiet(), select_devices("cpu"), f"ipc://{tmp_path}/nobody", lambda: None, silence_seconds=1.0
+    )
+    with (
+        pytest.raises(WorkerError, match=r"rank 0 .* gave no sign of life .* since it was started"),
+        supervisor,
+    ):
+        (worker,) = set(psutil.Process().children()) - before
+        os.kill(worker.pid, signal.SIGSTOP)
+        watch_for(supervisor, 30)
+
+
+def test_a_worker_that_is_slow_to_start_is_not_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr("tplaunch.launcher.supervisor.WORKER_COMMAND", command)
+    supervisor = Supervisor(
+        Quiet(), select_devices("cpu"), f"ipc://{tmp_path}/nobody", lambda: None, silence_seconds=0.2
+    )
+    with supervisor:
+        watch_for(supervisor, 1)
+        supervisor.end(at_once=True, keep_logs=False)
+
+
+def test_a_worker_beats_before_it_imports_what_takes_long(tmp_path: Path) -> None:
+    for heavy in ("zmq", "numpy", "msgpack"):
+        (tmp_path / f"{heavy}.py").write_text("import sys; sys.stdin.read()")
+    read, write = os.pipe()
+    command = [*WORKER_COMMAND, f"--parent={os.getpid()}", f"--beats={write}:0.05"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[write], env=environment) as worker:
+        os.close(write)
+        try:
+            beats = b""
+            while len(beats) < 5 and (more := os.read(read, 10)):
+                beats += more
+            assert len(beats) >= 5 and worker.poll() is None
+        finally:
+            worker.kill()
+            os.close(read)
 
 
 def test_a_process_that_waits_for_a_core_is_slow_and_not_stuck() -> None:

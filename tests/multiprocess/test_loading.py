@@ -3,13 +3,13 @@
 import os
 import signal
 import subprocess
-import time
 
 import psutil
 import pytest
 
 from tests.command_line import CommandLine, complaints
-from tests.multiprocess.test_failures import wait_for, worker_processes
+from tests.multiprocess.test_failures import worker_processes
+from tests.patience import SOON, end_of, wait_for
 
 # Made-up weights of a billion parameters, of which each rank makes half.
 LOAD = ("bench", "--devices", "cpu,cpu", "--shape", "llama-3.2-1b", "--prefill", "8", "--decode", "none")
@@ -29,9 +29,7 @@ def loading(tplaunch: CommandLine, *options: str) -> tuple[subprocess.Popen[str]
 def test_a_rank_that_dies_while_the_other_loads(tplaunch: CommandLine, rank: int) -> None:
     process, workers = loading(tplaunch)
     os.kill(workers[rank].pid, signal.SIGKILL)
-    killed = time.monotonic()
-    _, stderr = process.communicate(timeout=30)
-    assert time.monotonic() - killed < 5
+    stderr = end_of(process, SOON)
     tplaunch.printed += stderr
     assert process.returncode == 1
     assert f"rank {rank} (cpu) ended: killed by SIGKILL (" in complaints(stderr)[-1]
@@ -41,7 +39,7 @@ def test_a_rank_that_hangs_while_the_other_loads(tplaunch: CommandLine) -> None:
     """The other one's progress is none of its own."""
     process, workers = loading(tplaunch, "--load-timeout", "8")
     workers[1].suspend()
-    _, stderr = process.communicate(timeout=60)
+    stderr = end_of(process)
     tplaunch.printed += stderr
     assert process.returncode == 1
     sentence = "tplaunch: rank 1 got no further in loading for 8 s; --load-timeout allows more; its log: "
@@ -52,5 +50,5 @@ def test_a_rank_that_hangs_while_the_other_loads(tplaunch: CommandLine) -> None:
 def test_a_signal_while_ranks_load(tplaunch: CommandLine, number: signal.Signals) -> None:
     process, _ = loading(tplaunch)
     os.killpg(process.pid, number)
-    process.communicate(timeout=10)
+    end_of(process)
     assert process.returncode == 128 + number

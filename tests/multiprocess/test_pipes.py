@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from tests.command_line import CommandLine
-from tests.multiprocess.test_failures import ENDLESS, await_text, wait_for
+from tests.multiprocess.test_failures import ENDLESS, await_text
+from tests.patience import PATIENCE, end_of, wait_for
 from tplaunch.coordinator.framing import framed
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.bench_ranks import GRACE_SECONDS, BenchRanks
@@ -32,7 +33,7 @@ def test_who_reads_no_further_ends_the_run(tplaunch: CommandLine, model: Path) -
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     lines = [line for line in process.stderr.read().splitlines() if not line.startswith("tplaunch: ")]
-    assert (process.wait(30), lines) == (0, [])
+    assert (process.wait(PATIENCE), lines) == (0, [])
     assert list((tplaunch.folder / "state").glob("tplaunch/*")) == []
 
 
@@ -41,27 +42,25 @@ def test_nobody_reads_at_all(tplaunch: CommandLine, arguments: tuple[str, ...]) 
     process = tplaunch.start(*arguments)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
-    assert (process.stderr.read(), process.wait(30)) == ("", 0)
+    assert (process.stderr.read(), process.wait(PATIENCE)) == ("", 0)
 
 
-@pytest.mark.parametrize("options", [(), ("-v",), ("--ledger",)])
-def test_the_text_comes_where_nobody_reads_standard_error(
-    tplaunch: CommandLine, model: Path, options: tuple[str, ...]
-) -> None:
+def test_the_text_comes_where_nobody_reads_standard_error(tplaunch: CommandLine, model: Path) -> None:
     arguments = ("--devices", "cpu,cpu", model, "-p", "Once", "-n", "20", "--temperature", "0")
     expected = tplaunch(*arguments, check=True).stdout
-    process = tplaunch.start(*arguments, *options)
-    assert process.stdout is not None and process.stderr is not None
-    process.stderr.close()
-    assert process.stdout.read() == expected != ""
-    assert process.wait(30) == 0
+    for options in ((), ("-v",), ("--ledger",)):
+        process = tplaunch.start(*arguments, *options)
+        assert process.stdout is not None and process.stderr is not None
+        process.stderr.close()
+        assert process.stdout.read() == expected != "", options
+        assert process.wait(PATIENCE) == 0
 
 
 def test_an_error_has_its_code_where_nobody_reads_it(tplaunch: CommandLine) -> None:
     process = tplaunch.start("--devices", "cpu", "absent.gguf", "-p", "Once")
     assert process.stderr is not None
     process.stderr.close()
-    assert process.wait(30) == 2
+    assert process.wait(PATIENCE) == 2
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -69,7 +68,7 @@ def test_a_rank_of_a_bench_that_dies_is_named(tplaunch: CommandLine, rank: int) 
     process = tplaunch.start("bench-collectives", "--ranks", "3", "--sizes", "16M")
     wait_for(lambda: len(bench_ranks(tplaunch)) == 3)
     os.kill(bench_ranks(tplaunch)[rank], signal.SIGKILL)
-    _, stderr = process.communicate(timeout=30)
+    stderr = end_of(process)
     assert process.returncode == 1
     sentence = f"tplaunch: rank {rank} of shared-memory ended without a result: killed by SIGKILL"
     assert any(line.startswith(sentence) for line in stderr.splitlines())
@@ -92,7 +91,7 @@ def test_a_rank_of_a_bench_that_is_stopped_ends_it(tplaunch: CommandLine) -> Non
     process = tplaunch.start("bench-collectives", "--ranks", "3", "--sizes", "16M", "--timeout", "1")
     wait_for(lambda: len(bench_ranks(tplaunch)) == 3)
     os.kill(bench_ranks(tplaunch)[rank], signal.SIGSTOP)
-    _, stderr = process.communicate(timeout=60)
+    stderr = end_of(process)
     assert process.returncode == 1
     (line,) = [line for line in stderr.splitlines() if line.startswith("tplaunch: ")]
     assert re.search(

@@ -10,6 +10,7 @@ import pytest
 
 from tests.command_line import CommandLine
 from tests.multiprocess.test_failures import worker_processes
+from tests.patience import PATIENCE
 from tests.terminal import OPTIONS, Terminal
 
 
@@ -183,5 +184,5 @@ def test_a_terminal_that_is_closed(
     terminals.append(terminal)
     terminal.read_until("Once" if options else "> ")
     terminal.hang_up()
-    assert terminal.process.wait(30) == 129
+    assert terminal.process.wait(PATIENCE) == 129
     assert list((tplaunch.folder / "state").glob("tplaunch/*")) == []

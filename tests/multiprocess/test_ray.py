@@ -23,6 +23,7 @@ import pytest
 
 from tests.command_line import CommandLine
 from tests.drivers import IN_CI, REPOSITORY
+from tests.patience import end_of
 
 DEMO = REPOSITORY / "examples" / "demo-stories.gguf"
 ON_RAY = ("--engine", "ray", "--devices", "cpu", "--load-timeout", "120")
@@ -89,7 +90,7 @@ def test_nodes_that_declare_nothing_are_asked_and_idle_ones_do_nothing(tplaunch:
             check_idle(process, environment[MARK])
         finally:
             process.send_signal(signal.SIGTERM)
-            _, stderr = process.communicate(timeout=60)
+            stderr = end_of(process)
     assert process.returncode == 0, stderr
 
 
@@ -145,7 +146,7 @@ def test_a_node_that_is_killed_is_replaced(tplaunch: CommandLine, tmp_path: Path
             time.sleep(0.1)
         tell("kill")
         tell("add")
-        _, stderr = process.communicate(timeout=120)
+        stderr = end_of(process)
         tplaunch.printed += stderr
     assert process.returncode == 0, stderr
     assert "Ray has placed 4 ranks on 2 nodes" in stderr

@@ -11,6 +11,7 @@ import pytest
 
 from tests.command_line import CommandLine
 from tests.multiprocess.test_api import python, run_program
+from tests.patience import end_of
 from tests.real_models import GEMMA_3, SMOLLM2, real_model
 
 __all__ = ["python"]  # a fixture
@@ -117,5 +118,5 @@ def test_smollm2_keeps_a_form_and_calls_a_tool(tplaunch: CommandLine) -> None:
         assert json.loads(call.function.arguments)["country"] in ("France", "Italy")
         assert made.choices[0].finish_reason == "tool_calls"
     process.terminate()
-    process.communicate(timeout=60)
+    end_of(process)
     assert process.returncode == 0

@@ -17,8 +17,8 @@ from tests.wrong_kernels import package_with, wrong_kernel
 
 RUN = ("--tokens", "1,2,3", "-n", "3", "--temperature", "0", "--json")
 FIRST, OTHERS = (
-    "matvec_f32_lanes_1x4",
-    ("matvec_f32_lanes_1x8", "matvec_f32_lanes_1x2"),
+    "matvec_f32_wide",
+    ("matvec_f32", *(f"matvec_f32_1x{columns}{suffix}" for columns in (4, 2) for suffix in ("_wide", ""))),
 )  # a family's variants in order of preference
 # Appended to modules of a copy of the package. The driver "crashes" when it is to compile a kernel.
 CRASH = """
@@ -81,7 +81,7 @@ def test_a_run_does_without_a_wrong_variant_and_says_so_once(
         assert json.loads(done.stdout)["tokens"] == expected
         (line,) = complaints(done.stderr)
         assert f"the kernel {FIRST} on llvmpipe" in line and "(driver llvmpipe Mesa " in line
-        assert "is not used; matvec_f32_lanes_1x8 is right" in line
+        assert "is not used; matvec_f32 is right" in line
 
 
 def test_a_run_without_a_right_kernel_ends(with_kernels: Any, model: Path) -> None:
@@ -114,10 +114,10 @@ def test_a_driver_that_crashes_in_a_check_names_the_kernel(with_kernels: Any, mo
 
 def test_checking_reports_wrong_and_deadly_kernels_and_goes_on(with_kernels: Any) -> None:
     changed = with_kernels(
-        {"matvec_f32_lanes_1x8": wrong_kernel("matvec_f32_lanes_1x8")},
+        {"matvec_f32": wrong_kernel("matvec_f32")},
         **{
             "worker.jobs.check": FEW,
-            "worker.vulkan.pipelines": CRASH.format(kernel="matvec_f32_lanes_1x2", signal="SIGSEGV"),
+            "worker.vulkan.pipelines": CRASH.format(kernel="matvec_f32_1x2", signal="SIGSEGV"),
         },
     )
     done = changed("check", "--devices", "0,0", "--json")
@@ -128,20 +128,20 @@ def test_checking_reports_wrong_and_deadly_kernels_and_goes_on(with_kernels: Any
     assert device["device"].startswith("llvmpipe") and "Mesa" in device["driver"]
     kernels = {kernel["kernel"]: kernel for kernel in device["kernels"]}
     assert {name for name, kernel in kernels.items() if not kernel["right"]} == {
-        "matvec_f32_lanes_1x8",
-        "matvec_f32_lanes_1x2",
+        "matvec_f32",
+        "matvec_f32_1x2",
     }
-    wrong, deadly = kernels["matvec_f32_lanes_1x8"], kernels["matvec_f32_lanes_1x2"]
+    wrong, deadly = kernels["matvec_f32"], kernels["matvec_f32_1x2"]
     assert wrong["error"] > 100 * wrong["bound"] and len(wrong["wrong"]) == wrong["checks"] > 1
     assert "MatMul(" in wrong["wrong"][0]["op"]
     assert all("SIGSEGV" in one["problem"] for one in deadly["wrong"])
-    assert deadly["family"] == "matvec_f32_lanes" and deadly["variant"] == "_1x2"
+    assert deadly["family"] == "matvec_f32" and deadly["variant"] == "_1x2"
     assert kernels["unit_norm"]["error"] <= kernels["unit_norm"]["bound"]
 
     done = changed("check", "--devices", "0")
     assert done.returncode == 1
-    assert "matvec_f32_lanes_1x2 fails: its process was killed by SIGSEGV" in done.stdout
-    assert "matvec_f32_lanes_1x8 is wrong in " in done.stdout
+    assert "matvec_f32_1x2 fails: its process was killed by SIGSEGV" in done.stdout
+    assert "matvec_f32 is wrong in " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert len(lines_about("unit_norm", done.stdout)) == 1
 
@@ -149,7 +149,7 @@ def test_checking_reports_wrong_and_deadly_kernels_and_goes_on(with_kernels: Any
 def test_a_device_that_is_right(with_kernels: Any) -> None:
     done = with_kernels({}, **{"worker.jobs.check": FEW})("check", "-v", check=True)
     assert "matvec_f32" in done.stdout and "kernels are right" in done.stdout
-    assert "checking the kernel matvec_f32_lanes_1x4" in done.stderr
+    assert "checking the kernel matvec_f32_wide" in done.stderr
 
 
 def test_only_vulkan_devices_are_checked(tplaunch: CommandLine) -> None:

@@ -14,6 +14,7 @@ from tests.command_line import CommandLine
 from tests.multiprocess.test_failures import ENDLESS, await_text, worker_processes
 from tests.multiprocess.test_unprivileged import become_nobody, python_for_anyone
 from tests.no_processes import NoProcesses
+from tests.patience import end_of
 from tplaunch.collectives import ZmqRing
 from tplaunch.coordinator.serving.control import WorkerChannel
 
@@ -42,7 +43,7 @@ def test_a_run_listens_in_its_private_folder_alone(
     assert {path.name for path in folder.iterdir()} == {"control", *rings}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     process.terminate()
-    process.communicate(timeout=20)
+    end_of(process)
     assert not folder.exists()
 
 

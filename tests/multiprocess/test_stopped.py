@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from tests.command_line import CommandLine, complaints
-from tests.multiprocess.test_failures import ENDLESS, await_text, wait_for, worker_processes
+from tests.multiprocess.test_failures import ENDLESS, await_text, worker_processes
+from tests.patience import PATIENCE, end_of, wait_for
 from tplaunch.coordinator.serving.engine import MARGIN_SECONDS
 
 TIMEOUT = ("--timeout", "4")
@@ -39,7 +40,7 @@ def check_that_it_goes_on(process: subprocess.Popen[str]) -> None:
     for _ in range(200):  # more than the pipe held before
         await_text(process)
     process.terminate()
-    _, stderr = process.communicate(timeout=10)
+    stderr = end_of(process)
     assert process.returncode == 143
     assert [line for line in complaints(stderr) if "NumPy" not in line] == []
 
@@ -79,7 +80,7 @@ def test_workers_that_are_stopped_alone_do_not_answer(tplaunch: CommandLine, mod
     await_text(process)
     for worker in worker_processes(process).values():
         worker.suspend()
-    _, stderr = process.communicate(timeout=30)
+    stderr = end_of(process)
     assert process.returncode == 1
     assert "tplaunch: rank 0 did not finish step" in complaints(stderr)[-1]
     assert "; its log: " in complaints(stderr)[-1]
@@ -93,7 +94,7 @@ def test_stopped_workers_end_with_a_killed_launcher(tplaunch: CommandLine, model
         worker.suspend()
     process.kill()
     process.communicate()
-    _, alive = psutil.wait_procs(workers, timeout=20)
+    _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
     assert not alive
     for path in sorted(tplaunch.folder.glob("tmp/tplaunch-*/control")):
         path.unlink()  # no one was left to remove the socket file

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.command_line import CommandLine, complaints
+from tests.patience import PATIENCE, end_of
 from tplaunch.coordinator.gguf.header import read_gguf
 
 SHORT = ("--devices", "cpu", "-p", "Once", "-n", "3", "--temperature", "0")
@@ -161,7 +162,7 @@ def test_a_model_that_is_truncated_under_a_run(tplaunch: CommandLine, copy: Path
     await_text(process)
     size = copy.stat().st_size
     os.truncate(copy, 4096)
-    _, stderr = process.communicate(timeout=20)
+    stderr = end_of(process)
     assert process.returncode == 1
     (line,) = (line for line in complaints(stderr) if "NumPy" not in line)
     assert "SIGBUS" in line and f": {copy} changed from {size} to 4096 bytes while it was in use" in line
@@ -175,7 +176,7 @@ def test_a_model_that_is_overwritten_under_a_run(tplaunch: CommandLine, copy: Pa
     with copy.open("r+b") as file:
         file.seek(embeddings.offset)
         file.write(np.full(embeddings.nbytes // 4, np.nan, np.float32).tobytes())
-    _, stderr = process.communicate(timeout=20)
+    stderr = end_of(process)
     assert process.returncode == 1
     (line,) = (line for line in complaints(stderr) if "NumPy" not in line)
     assert "NaN" in line and line.endswith(
@@ -196,5 +197,5 @@ def test_listing_devices_ends_with_the_launcher(tplaunch: CommandLine, tmp_path:
     with (tmp_path / "driver.json").open("wb"):  # the loader has opened it, in the child
         (child,) = psutil.Process(process.pid).children()
         os.kill(process.pid, signal.SIGKILL)
-        process.communicate(timeout=20)
-        child.wait(timeout=5)
+        end_of(process)
+        child.wait(timeout=int(PATIENCE))

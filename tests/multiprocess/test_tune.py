@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.command_line import CommandLine
 from tests.models import write_llama
+from tplaunch.coordinator.options import WAITINGS
 
 RUN = ("--devices", "0,0", "--tokens", "1,2,3", "-n", "3", "--temperature", "0", "--json", "-v")
 
@@ -44,13 +46,8 @@ def test_tuning_shows_and_keeps_what_it_found(tplaunch: CommandLine, cache: dict
     (found,) = json.loads(tplaunch(*arguments, "--json", env=cache, check=True).stdout)["devices"]
     assert [found["file"]] == list(map(str, cache_files(cache)))
     names = [row["name"] for row in found["measurements"]]
-    assert names == [
-        "attention_f16_3",
-        "attention_f16_4",
-        "matmul_q4_0_lanes",
-        "matvec_q4_0_lanes small",
-        "submission",
-    ]
+    products = ["matvec2_q4_0", "matvec4_q4_0", "matvec_q4_0 small"]
+    assert names == ["attention_f16_3", "attention_f16_4", *products, "submission", "tiled_q4_0"]
     for row in found["measurements"]:
         assert row["chosen"] in row["seconds"] and min(row["seconds"].values()) > 0
     kept = json.loads(Path(found["file"]).read_text())["measurements"]
@@ -65,7 +62,7 @@ def test_a_model_file_can_be_tuned(tplaunch: CommandLine, model: Path, cache: di
     (found,) = json.loads(tplaunch("tune", "--devices", "0", "--json", model, env=cache, check=True).stdout)[
         "devices"
     ]
-    assert "matvec_q8_0_lanes small" in {row["name"] for row in found["measurements"]}
+    assert "matvec_q8_0 small" in {row["name"] for row in found["measurements"]}
 
 
 def test_the_first_start_measures_and_the_next_one_need_not(
@@ -107,6 +104,30 @@ def test_nothing_depends_on_what_was_chosen(
         assert tokens(tplaunch, model, cache)[0] == expected
     assert tokens(tplaunch, model, cache, "--without", "int64", "--submit-then-wait")[0] == expected
     assert tokens(tplaunch, model, cache, "--submit-ahead")[0] == expected
+
+
+@pytest.mark.parametrize("way", WAITINGS)
+def test_tokens_depend_on_no_way_to_wait(
+    tplaunch: CommandLine, model: Path, cache: dict[str, str], way: str
+) -> None:
+    """Devices exchange among themselves where each rank has a core; elsewhere a run that is to says why."""
+    expected, _ = tokens(tplaunch, model, cache, "--waiting", "block")
+    if way == "device" and len(os.sched_getaffinity(0)) < 2:
+        done = tplaunch(*RUN, "--waiting", way, model, env=cache)
+        assert done.returncode == 1 and "--waiting device: ranks share cores" in done.stderr
+        return
+    found, log = tokens(tplaunch, model, cache, "--waiting", way)
+    assert found == expected
+    assert ("devices exchange by themselves" in log) == (way == "device") or way == "auto"
+
+
+def test_ranks_that_share_a_core_never_exchange_by_their_devices(
+    tplaunch: CommandLine, model: Path, cache: dict[str, str]
+) -> None:
+    many = ",".join(["0"] * (len(os.sched_getaffinity(0)) + 1))
+    done = tplaunch("--devices", many, *RUN[2:], "--waiting", "device", model, env=cache)
+    assert done.returncode == 1 and "--waiting device: ranks share cores; leave it out" in done.stderr
+    assert "ranks share cores" in tplaunch("--devices", many, *RUN[2:], model, env=cache, check=True).stderr
 
 
 def test_more_than_two_ranks_measure_how_they_add_up(tplaunch: CommandLine, cache: dict[str, str]) -> None:

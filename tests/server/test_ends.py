@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.patience import PATIENCE
 from tests.serving import GREEDY, Served, served
 
 
@@ -20,19 +21,28 @@ def server() -> Iterator[Served]:
 
 
 class Held:
-    """Holds the engine between two steps."""
+    """Holds the engine between two steps: before the first is told, or once so many texts have ended."""
 
-    def __init__(self, server: Served) -> None:
+    def __init__(self, server: Served, num_finished: int | None = None) -> None:
         assert server.run is not None and server.run.session is not None
+        self._num_left = num_finished
         self.has_stepped, self.may_go_on = threading.Event(), threading.Event()
         self._step = server.run.session.requests.step
         server.run.session.requests.step = self._held  # type: ignore[method-assign]
 
     def _held(self) -> Any:
+        if self._num_left is not None and self._num_left <= 0:
+            self._hold()
         events = self._step()
-        self.has_stepped.set()
-        assert self.may_go_on.wait(30)
+        if self._num_left is None:
+            self._hold()
+        else:
+            self._num_left -= sum(event.finish_reason is not None for event in events)
         return events
+
+    def _hold(self) -> None:
+        self.has_stepped.set()
+        assert self.may_go_on.wait(PATIENCE)
 
 
 def asked(server: Served, answers: list[httpx.Response], **fields: Any) -> threading.Thread:
@@ -45,31 +55,31 @@ def asked(server: Served, answers: list[httpx.Response], **fields: Any) -> threa
 def test_a_drain_lets_what_runs_end(server: Served) -> None:
     held, answers = Held(server), list[httpx.Response]()
     thread = asked(server, answers)
-    assert held.has_stepped.wait(30)
-    server.loop.call_soon_threadsafe(server.app.state.ends.drain)
+    assert held.has_stepped.wait(PATIENCE)
+    server.drain()
     while server.get("/health").status_code == 200:
         pass
     assert server.get("/health").json()["status"] == "draining"
     refused = server.post("/v1/completions", prompt=[5])
     assert refused.status_code == 503 and refused.headers["retry-after"]
     held.may_go_on.set()
-    thread.join(30)
+    thread.join(PATIENCE)
     assert answers[0].status_code == 200 and answers[0].json()["usage"]["completion_tokens"] == 20
-    server.thread.join(30)
-    assert not server.thread.is_alive() and not server.app.state.ends.was_cut
+    server.await_end()
+    assert not server.app.state.ends.was_cut
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_stop_tells_those_that_run(server: Served, stream: bool) -> None:
     held, answers = Held(server), list[httpx.Response]()
     thread = asked(server, answers, stream=stream)
-    assert held.has_stepped.wait(30)
-    server.loop.call_soon_threadsafe(server.app.state.ends.drain)
+    assert held.has_stepped.wait(PATIENCE)
+    server.drain()
     server.loop.call_soon_threadsafe(server.app.state.ends.stop)
-    thread.join(30)
+    thread.join(PATIENCE)
     held.may_go_on.set()
-    server.thread.join(30)
-    assert not server.thread.is_alive() and server.app.state.ends.was_cut
+    server.await_end()
+    assert server.app.state.ends.was_cut
     if stream:
         *_, error, done = [part for part in answers[0].text.split("\n\n") if part]
         assert done == "data: [DONE]"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import resource
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,23 +16,21 @@ import pytest
 from pydantic import ValidationError
 
 from tests.fake_session import demo_model
+from tests.patience import PATIENCE
 from tests.serving import ECHO, GREEDY, Served, served
-from tplaunch.coordinator.server import bodies, connections
+from tplaunch.coordinator.server import bodies, connections, service
 from tplaunch.coordinator.server.openai.fields import CompletionFields
+from tplaunch.coordinator.server.rendering import rendered
+from tplaunch.coordinator.server.wanted import ChatRequest
+from tplaunch.coordinator.serving.opened import Opened
 
 LONG = "long " * 20_000
-SLOW_WHERE_LONG = (
-    "{% if messages[0].content|length > 70000 %}{% for a in range(2500) %}{% for b in range(2500) %}"
-    "{% endfor %}{% endfor %}{% endif %}"
-)
 SHORT: list[Any] = [{"role": "user", "content": "Once"}]
 
 
 @pytest.fixture(scope="module")
 def templated() -> Iterator[Served]:
-    with served(
-        metadata={**demo_model().metadata, "tokenizer.chat_template": SLOW_WHERE_LONG + ECHO}
-    ) as made:
+    with served(metadata={**demo_model().metadata, "tokenizer.chat_template": ECHO}) as made:
         yield made
 
 
@@ -49,7 +48,7 @@ class Crowd:
 
     def join(self) -> list[int]:
         for thread in self._threads:
-            thread.join(60)
+            thread.join(PATIENCE)
         return [response.status_code for response in self.found]
 
 
@@ -61,12 +60,12 @@ def test_slow_grammars_keep_no_conversation_waiting(
 
     def slow(spec: Any) -> Any:
         has_begun.set()
-        assert may_go_on.wait(60)
+        assert may_go_on.wait(PATIENCE)
         return compile_grammar(spec)
 
     monkeypatch.setattr(grammars, "compile", slow)
     crowd = Crowd(templated, 12, "/v1/completions", prompt=[5], max_tokens=1, guided_regex="a|b")
-    assert has_begun.wait(30)
+    assert has_begun.wait(PATIENCE)
     chat = templated.post("/v1/chat/completions", messages=SHORT, max_tokens=1, **GREEDY)
     text = templated.post("/v1/completions", prompt="Once " * 900, max_tokens=1)
     assert chat.status_code == 200 and not crowd.found
@@ -75,13 +74,25 @@ def test_slow_grammars_keep_no_conversation_waiting(
     assert crowd.join() == [200] * 12
 
 
-def test_long_conversations_keep_no_short_one_waiting(templated: Served) -> None:
+def test_long_conversations_keep_no_short_one_waiting(
+    templated: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on, has_begun = threading.Event(), threading.Event()
+
+    def slow(opened: Opened, request: ChatRequest) -> tuple[str, list[int]]:
+        if len(str(request.messages)) > len(LONG):
+            has_begun.set()
+            assert may_go_on.wait(PATIENCE)
+        return rendered(opened, request)
+
+    monkeypatch.setattr(service, "rendered", slow)
     long = [{"role": "user", "content": LONG}]
     crowd = Crowd(templated, 8, "/v1/chat/completions", messages=long, max_tokens=1)
-    templated.post("/v1/chat/completions", messages=SHORT, max_tokens=1)  # all of them wait by now
+    assert has_begun.wait(PATIENCE)
     for _ in range(3):
         assert templated.post("/v1/chat/completions", messages=SHORT, max_tokens=1).status_code == 200
-    assert len(crowd.found) < 4
+    assert not crowd.found
+    may_go_on.set()
     assert crowd.join() == [400] * 8
 
 
@@ -134,10 +145,11 @@ def test_a_client_that_never_says_what_it_wants_is_let_go(
 ) -> None:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.05)
     whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
     for begin in (b"", whole[:20], whole + whole[:30]):
-        with socket.create_connection(address, 30) as client:
-            client.sendall(begin)
+        with contextlib.ExitStack() as stack:
+            with server.still():
+                client = stack.enter_context(server.connect())
+                client.sendall(begin)
             received = b"".join(iter(partial(client.recv, 4096), b""))
         assert received.count(b"HTTP/1.1 200") == begin.count(b"\r\n\r\n")
 
@@ -145,22 +157,23 @@ def test_a_client_that_never_says_what_it_wants_is_let_go(
 def test_a_body_that_never_ends_is_told_so(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
-    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), 30) as client:
+    with server.connect() as client:
         client.sendall(head)
         assert client.recv(4096).startswith(b"HTTP/1.1 408")
 
 
-def test_slow_bodies_and_streams_are_not_let_go(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_bodies_are_not_let_go(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.05)
-
-    def slow() -> Iterator[bytes]:
-        yield b'{"prompt": [5], "max_tokens": 2'
-        for _ in range(20):
-            server.get("/health")
-        yield b"}"
-
-    with server.client() as client:
-        assert client.post("/v1/completions", content=slow()).status_code == 200
+    body = b'{"prompt": [5], "max_tokens": 2}'
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with contextlib.ExitStack() as stack:
+        with server.still():
+            client = stack.enter_context(server.connect())
+            client.sendall(head + body[:9])
+        for part in (body[9:20], body[20:]):
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0.1), server.loop).result(PATIENCE)
+            client.sendall(part)
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 def test_room_for_connections_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +192,7 @@ def test_what_clients_do_wrong_is_not_logged(server: Served, capfd: pytest.Captu
         b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
     )
     for sent in wrong:
-        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), 30) as client:
+        with server.connect() as client:
             client.sendall(sent)
             assert client.recv(100).startswith(b"HTTP/1.1")
     assert capfd.readouterr().err == ""
@@ -188,7 +201,7 @@ def test_what_clients_do_wrong_is_not_logged(server: Served, capfd: pytest.Captu
 def test_who_sends_too_much_hears_of_it(server: Served) -> None:
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     sent = b"%bContent-Length: 40000000\r\n\r\n%b" % (head, b" " * 40_000_000)
-    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), 30) as client:
+    with server.connect() as client:
         client.sendall(sent)
         assert client.recv(4096).startswith(b"HTTP/1.1 413")
 

@@ -11,14 +11,16 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.command_line import CommandLine
+from tests.patience import PATIENCE, end_of
 from tplaunch.coordinator.server.connections import NUM_TOLD
 
 DEMO = ("serve", "--demo", "--devices", "cpu,cpu", "--port", "0")
@@ -46,37 +48,58 @@ def started(tplaunch: CommandLine, *options: str) -> tuple[subprocess.Popen[str]
 
 def ended(process: subprocess.Popen[str], code: int) -> str:
     """Returns what it has still said on standard error."""
-    _, stderr = process.communicate(timeout=60)
+    stderr = end_of(process)
     assert process.returncode == code, stderr
     return stderr
 
 
 def await_drain(url: str) -> None:
     """Returns once the server takes no new requests, of which some must run, or it would be gone."""
-    while httpx.get(f"{url}/health").status_code == 200:
+    while get(f"{url}/health").status_code == 200:
         pass
 
 
-class Reader:
-    """Reads a stream in a thread of its own."""
+def get(url: str) -> httpx.Response:
+    return httpx.get(url, timeout=PATIENCE)
 
-    def __init__(self, url: str, **fields: Any) -> None:
+
+def worker_of(tplaunch: CommandLine) -> psutil.Process:
+    """Returns a rank's process; finding it takes longer than a text."""
+    (found, *_) = [one for one in tplaunch.living_processes() if "tplaunch.worker" in " ".join(one.cmdline())]
+    return found
+
+
+class Reader:
+    """Reads a stream in a thread of its own. on_begin: is called there when the first event has come."""
+
+    def __init__(self, url: str, on_begin: Callable[[], None] = lambda: None, **fields: Any) -> None:
         self.events: list[str] = []
         self.has_begun = threading.Event()
-        self._url, self._fields = url, {**ENDLESS, **fields}
+        self._url, self._on_begin, self._fields = url, on_begin, {**ENDLESS, **fields}
         self.thread = threading.Thread(target=self._read)
         self.thread.start()
-        assert self.has_begun.wait(60)
+        assert self.has_begun.wait(PATIENCE)
 
     def _read(self) -> None:
         with (
-            httpx.Client(timeout=60) as client,
+            httpx.Client(timeout=PATIENCE) as client,
             client.stream("POST", f"{self._url}/v1/completions", json=self._fields) as response,
         ):
             for line in response.iter_lines():
                 if line.startswith("data: "):
+                    if not self.events:
+                        self._on_begin()
                     self.events.append(line.removeprefix("data: "))
                     self.has_begun.set()
+
+
+def texts_of(reader: Reader) -> dict[int, str]:
+    """Returns the texts of a stream by their indices."""
+    texts: dict[int, str] = {}
+    for event in reader.events[:-1]:
+        for choice in json.loads(event)["choices"]:
+            texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
+    return texts
 
 
 @pytest.fixture
@@ -115,29 +138,25 @@ def test_a_signal_ends_what_runs_with_an_error_event(
     for number in others:
         process.send_signal(number)
     ended(process, 128 + numbers[0])
-    reader.thread.join(60)
+    reader.thread.join(PATIENCE)
     *_, error, done = reader.events
     assert done == "[DONE]" and "the server ends" in json.loads(error)["error"]["message"]
 
 
 def test_requests_may_go_on_only_so_long(tplaunch: CommandLine) -> None:
     process, url = started(tplaunch, "--drain-seconds", "0")
-    reader = Reader(url)
+    reader = Reader(url, n=32)
     process.send_signal(signal.SIGTERM)
     ended(process, 128 + signal.SIGTERM)
-    reader.thread.join(60)
+    reader.thread.join(PATIENCE)
 
 
 def test_a_rank_that_dies_turns_health_red(tplaunch: CommandLine) -> None:
     process, url = started(tplaunch)
-    reader = Reader(url)
-    (victim, *_) = [
-        one for one in tplaunch.living_processes() if "tplaunch.worker" in " ".join(one.cmdline())
-    ]
-    victim.kill()
-    reader.thread.join(60)
+    reader = Reader(url, worker_of(tplaunch).kill, n=32)
+    reader.thread.join(PATIENCE)
     assert "rank" in json.loads(reader.events[-2])["error"]["message"]
-    response = httpx.get(f"{url}/health")
+    response = get(f"{url}/health")
     assert response.status_code == 503 and "rank" in response.json()["reason"]
     process.send_signal(signal.SIGTERM)
     tplaunch.printed += ended(process, 0)
@@ -146,23 +165,16 @@ def test_a_rank_that_dies_turns_health_red(tplaunch: CommandLine) -> None:
 
 def test_a_rank_that_dies_comes_back_and_the_stream_goes_on(tplaunch: CommandLine) -> None:
     process, url = started(tplaunch, "--restart-workers")
-    undisturbed = Reader(url)
-    undisturbed.thread.join(60)
-    reader = Reader(url)
-    (victim, *_) = [
-        one for one in tplaunch.living_processes() if "tplaunch.worker" in " ".join(one.cmdline())
-    ]
-    victim.kill()
+    undisturbed = Reader(url, n=2)
+    undisturbed.thread.join(PATIENCE)
+    reader = Reader(url, worker_of(tplaunch).kill, n=2)
     states = set()
     while reader.thread.is_alive():
-        states.add((response := httpx.get(f"{url}/health")).json()["status"])
+        states.add((response := get(f"{url}/health")).json()["status"])
         assert (response.status_code == 200) == (response.json()["status"] == "ok")
-    reader.thread.join(60)
-    texts = [
-        "".join(json.loads(event)["choices"][0]["text"] for event in one.events[:-1])
-        for one in (undisturbed, reader)
-    ]
-    assert texts[0] == texts[1] and len(texts[0]) > 480 and states == {"ok", "restarting"}
+    expected, found = texts_of(undisturbed), texts_of(reader)
+    assert expected == found and len(found) == 2 and min(map(len, found.values())) > 480
+    assert "restarting" in states <= {"ok", "restarting"} and get(f"{url}/health").status_code == 200
     process.send_signal(signal.SIGTERM)
     tplaunch.printed += (said := ended(process, 0))
     assert "the ranks are started again" in said
@@ -204,7 +216,7 @@ def test_https(tplaunch: CommandLine, tmp_path: Path) -> None:
     subprocess.run([openssl, *made, *names, *files], check=True, capture_output=True)
     process, url = started(tplaunch, "--ssl-certfile", str(certificate), "--ssl-keyfile", str(key))
     context = ssl.create_default_context(cafile=certificate)
-    with httpx.Client(verify=context) as client:
+    with httpx.Client(verify=context, timeout=PATIENCE) as client:
         assert client.get(f"{url}/health").json() == {"status": "ok"}
     process.send_signal(signal.SIGTERM)
     ended(process, 0)
@@ -214,14 +226,14 @@ def test_a_batch_survives_a_kill(tplaunch: CommandLine, tmp_path: Path) -> None:
     options = ("--files-dir", str(tmp_path / "kept"), "--parallel", "4")
     bodies = [
         {"prompt": f"Once {index}", "max_tokens": 60, "temperature": 0, "ignore_eos": True}
-        for index in range(40)
+        for index in range(16)
     ]
     lines = [
         json.dumps({"custom_id": f"{index}", "method": "POST", "url": "/v1/completions", "body": body})
         for index, body in enumerate(bodies)
     ]
     process, url = started(tplaunch, *options)
-    with httpx.Client(base_url=f"{url}/v1", timeout=60) as client:
+    with httpx.Client(base_url=f"{url}/v1", timeout=PATIENCE) as client:
         content = "\n".join(lines).encode()
         file = client.post("/files", data={"purpose": "batch"}, files={"file": ("a", content)}).json()["id"]
         wish = {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}
@@ -233,12 +245,12 @@ def test_a_batch_survives_a_kill(tplaunch: CommandLine, tmp_path: Path) -> None:
     for left in (tplaunch.folder / "tmp").iterdir():  # as nobody could clean up
         shutil.rmtree(left)
     process, url = started(tplaunch, *options)
-    with httpx.Client(base_url=f"{url}/v1", timeout=60) as client:
+    with httpx.Client(base_url=f"{url}/v1", timeout=PATIENCE) as client:
         while (batch := client.get(place).json())["status"] != "completed":
             assert batch["status"] in ("in_progress", "finalizing")
-        assert batch["request_counts"] == {"total": 40, "completed": 40, "failed": 0}
+        assert batch["request_counts"] == {"total": 16, "completed": 16, "failed": 0}
         output = client.get(f"/files/{batch['output_file_id']}/content").text.splitlines()
-        assert sorted(int(json.loads(line)["custom_id"]) for line in output) == list(range(40))
+        assert sorted(int(json.loads(line)["custom_id"]) for line in output) == list(range(16))
     process.send_signal(signal.SIGTERM)
     ended(process, 0)
 
@@ -258,19 +270,19 @@ def test_silent_clients_beyond_the_limit_are_turned_away(tplaunch: CommandLine) 
     address = ("127.0.0.1", int(url.rpartition(":")[2]))
     with contextlib.ExitStack() as silent:
         for _ in range(19):
-            silent.enter_context(socket.create_connection(address, 30))
-        assert httpx.get(f"{url}/health").status_code == 200
-        silent.enter_context(socket.create_connection(address, 30))
+            silent.enter_context(socket.create_connection(address, PATIENCE))
+        assert get(f"{url}/health").status_code == 200
+        silent.enter_context(socket.create_connection(address, PATIENCE))
         for path, kind in (("/v1/completions", "server_error"), ("/v1/messages", "overloaded_error")):
-            told = httpx.post(f"{url}{path}", json={})
+            told = httpx.post(f"{url}{path}", json={}, timeout=PATIENCE)
             assert told.status_code == 503 and told.json()["error"]["type"] == kind
             assert "--max-connections" in told.json()["error"]["message"]
             assert (told.headers["retry-after"], told.headers["connection"]) == ("1", "close")
         for _ in range(NUM_TOLD):
-            silent.enter_context(socket.create_connection(address, 30))
+            silent.enter_context(socket.create_connection(address, PATIENCE))
         for _ in range(200):
-            with socket.create_connection(address, 30) as late:
+            with socket.create_connection(address, PATIENCE) as late:
                 assert late.recv(100).startswith(b"HTTP/1.1 503")
-    assert httpx.get(f"{url}/health").status_code == 200
+    assert get(f"{url}/health").status_code == 200
     process.send_signal(signal.SIGTERM)
     assert ended(process, 0) == ""

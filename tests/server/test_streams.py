@@ -6,24 +6,35 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
+from tests.server.test_ends import Held
 from tests.serving import GREEDY, served
+from tplaunch.coordinator.server.answer import Answer
 from tplaunch.coordinator.server.errors import ApiError
-from tplaunch.coordinator.server.openai.shared import error_event
+from tplaunch.coordinator.server.openai.shared import all_begun, error_event
 from tplaunch.coordinator.server.sse import COMMENT, EventStream, event
+from tplaunch.coordinator.server.wanted import TextRequest
+from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 
 
-def sent_by(chunks: AsyncIterator[bytes], *, left: asyncio.Event | None = None, beat: float = 10) -> Any:
-    """Returns all that a stream sends, and how often it closed its answer."""
+def sent_by(
+    chunks: AsyncIterator[bytes],
+    *,
+    left: asyncio.Event | None = None,
+    beat: float = 3600,
+    look: Callable[[bytes], None] = lambda body: None,
+) -> Any:
+    """Returns all that a stream sends, and how often it closed its answer. look: gets each piece."""
     bodies, closed = [], []
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.body":
             bodies.append(message["body"])
+            look(message["body"])
 
     async def receive() -> Any:
         await (left or asyncio.Event()).wait()
@@ -35,12 +46,18 @@ def sent_by(chunks: AsyncIterator[bytes], *, left: asyncio.Event | None = None, 
 
 
 def test_a_comment_comes_while_nothing_else_does() -> None:
+    commented = asyncio.Event()
+
     async def chunks() -> AsyncIterator[bytes]:
         yield event(1)
-        await asyncio.sleep(0.2)
+        await commented.wait()
         yield event(2)
 
-    body, num_closed = sent_by(chunks(), beat=0.05)
+    def look(body: bytes) -> None:
+        if body == COMMENT:
+            commented.set()
+
+    body, num_closed = sent_by(chunks(), beat=0.05, look=look)
     assert body.startswith(b"data: 1\n\n" + COMMENT) and body.endswith(b"data: 2\n\n") and num_closed == 1
 
 
@@ -100,3 +117,33 @@ def test_a_client_that_leaves_frees_the_engine(stream: bool) -> None:
             assert has_stepped.wait(30)
         may_go_on.set()
         assert is_cancelled.wait(30)
+
+
+def test_who_is_cancelled_while_prompts_begin_leaves_none_running() -> None:
+    """As a batch's requests are when the server ends."""
+    with served() as server:
+        held = Held(server)
+        service = server.app.state.service
+
+        async def cancelled() -> None:
+            has_begun = asyncio.Event()
+
+            async def begins() -> Answer:
+                answer: Answer = await service.text(TextRequest([5], SamplingParams(max_tokens=20)))
+                has_begun.set()
+                return answer
+
+            async def waits() -> Answer:
+                await asyncio.Event().wait()
+                raise AssertionError("nothing sets it")
+
+            beginning = asyncio.ensure_future(all_begun([begins(), waits()]))
+            await has_begun.wait()
+            assert service.num_open == 1
+            beginning.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await beginning
+
+        asyncio.run_coroutine_threadsafe(cancelled(), server.loop).result(30)
+        assert service.num_open == 0
+        held.may_go_on.set()

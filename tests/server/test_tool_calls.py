@@ -110,7 +110,7 @@ def test_calls_are_read_with_ids_of_their_own(writer: Writing) -> None:
 def test_arguments_stream_as_they_come(writer: Writing) -> None:
     writer.model.write(f"I look.\n{CALL}\n{CALL}")
     body = {"messages": [{"role": "user", "content": "?"}], "tools": TOOLS, "stream": True, "n": 2, "seed": 1}
-    with writer.one_by_one():
+    with writer.server.one_by_one():
         response = writer.server.post("/v1/chat/completions", **body)
     choices = [choice for event in events(response) for choice in event["choices"]]
     for index in (0, 1):

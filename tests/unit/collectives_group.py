@@ -15,6 +15,7 @@ from tplaunch import collectives
 from tplaunch.collectives import Collective, CollectiveError
 
 OVER_TCP = " over TCP"
+SOON_SECONDS = 5.0
 ON_HOSTS = " on two hosts"  # the first half of the ranks on one, the others on the other
 KINDS = (*collectives.KINDS, "zmq-ring" + OVER_TCP, "zmq" + OVER_TCP, "shared-memory" + ON_HOSTS)
 
@@ -50,6 +51,14 @@ def checked_all_reduce(rank: Collective, sequence: int, count: int) -> None:
     size = rank.num_ranks
     expected = size * (np.arange(count) % 100) + sequence * size * (size + 1) // 2
     np.testing.assert_array_equal(values[:, :count].sum(axis=0), expected)
+
+
+@contextmanager
+def soon(ranks: Sequence[Collective]) -> Iterator[None]:
+    """Asserts that no rank waits for a timeout: by its own clock, in which only time counts that it ran."""
+    began = [rank._clock() for rank in ranks]
+    yield
+    assert all(rank._clock() - then < SOON_SECONDS for rank, then in zip(ranks, began, strict=True))
 
 
 def open_things() -> tuple[int, int]:

@@ -130,6 +130,66 @@ def test_devices_of_one_name_are_not_measured(monkeypatch: pytest.MonkeyPatch) -
     assert rank_speeds(AUTO, [gpu(0, 24, "same"), gpu(1, 8, "same")]) == [1, 1]
 
 
+def lavapipe_on(host: int, name: str = "llvmpipe") -> DeviceChoice:
+    return DeviceChoice(
+        0, name, memory_bytes=64 << 30, host=host, host_memory=(64 << 30, 60 << 30, str(host))
+    )
+
+
+def test_a_cpus_driver_is_as_fast_as_its_host() -> None:
+    """Though it has the same name on all of them. What measuring again would change makes no difference."""
+    by_host = {0: 100.0, 1: 50.0, 2: 52.0, 3: 104.0}
+    choices = [lavapipe_on(host) for host in (0, 0, 1, 2, 3)]
+    assert rank_speeds(AUTO, choices, lambda _, choice: by_host[choice.host]) == [100, 100, 50, 50, 100]
+    cards = [gpu(0, 24, "same"), gpu(0, 24, "same", host=1)]
+    assert rank_speeds(AUTO, cards, lambda _, choice: by_host[choice.host]) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("stages", "hosts", "layers"),
+    [
+        # The second host is half as fast: a third of the layers, or of each of its stage's.
+        (2, (0, 1), (22, 10)),
+        (2, (0, 0, 1), (27, 5)),
+        (4, (0, 0, 1, 1), (11, 11, 6, 4)),
+    ],
+)
+def test_measured_speeds_cut_stages_of_hosts(
+    stages: int, hosts: tuple[int, ...], layers: tuple[int, ...]
+) -> None:
+    config = config_of(SHAPE, tensor_split="auto", pipeline=stages, context_length=512)
+    choices = [lavapipe_on(host) for host in hosts]
+    found = arrange(config, MODEL, choices, lambda _, choice: (100.0, 50.0)[choice.host])
+    cuts = sorted({(share.stage_layers.start, share.stage_layers.stop) for share in found.plan})
+    assert tuple(stop - start for start, stop in cuts) == layers
+
+
+def test_measured_speeds_share_a_layer_over_hosts() -> None:
+    choices = [lavapipe_on(0), lavapipe_on(1)]
+    config = config_of(SHAPE, tensor_split="auto", context_length=512)
+    found = arrange(config, MODEL, choices, lambda _, choice: (100.0, 50.0)[choice.host])
+    assert columns(found) == pytest.approx([2 / 3, 1 / 3], abs=0.02)
+
+
+def test_stages_of_uneven_devices_are_cut_by_speed_unless_the_user_says_otherwise(
+    speeds: dict[str, float],
+) -> None:
+    speeds["gpu 0"], speeds["gpu 1"] = 300, 100
+
+    def stage_layers(*choices: DeviceChoice, **changes: Any) -> list[int]:
+        config = config_of(SHAPE, pipeline=2, **changes)
+        return [len(share.stage_layers) for share in arrange(config, MODEL, choices).plan]
+
+    uneven, even = (gpu(0, 24), gpu(1, 24)), (gpu(0, 24, "same"), gpu(1, 24, "same"))
+    assert stage_layers(*uneven)[0] > 22
+    assert stage_layers(*even) == stage_layers(*uneven, tensor_split=(1.0, 1.0)) == [17, 15]
+    assert stage_layers(*uneven, pipeline_split=(8, 24)) == [8, 24]
+    # Where a device does not say how much it holds, nothing is known to cut by.
+    assert stage_layers(DeviceChoice(0, "0", on_cpu=False), gpu(1, 24)) == [17, 15]
+    # Memory counts, too.
+    assert stage_layers(gpu(0, 3), gpu(1, 24), context_length=4096)[0] < 22
+
+
 def test_without_speeds_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> float:
         raise RunError("measuring gpu 0 ended with code 139: no message")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.no_processes import NoProcesses
+from tests.patience import PATIENCE
 from tplaunch.coordinator.messages import Failed, Hello, Progress
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.control import RemoteDoor, WorkerChannel
@@ -23,7 +24,7 @@ from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.place import WorkerPlace, read_place, written_place
 
 SECRET = bytes(range(32))
-WAITS = 20.0  # seconds
+WAITS = PATIENCE  # seconds
 
 
 class Clock:
@@ -132,7 +133,7 @@ import sys
 from tplaunch.coordinator.messages import Hello
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.place import WorkerPlace
-control = ControlSocket(sys.argv[1], 1, WorkerPlace("/", "", bytes(range(32)), 0.5))
+control = ControlSocket(sys.argv[1], 1, WorkerPlace("/", "", bytes(range(32)), 1.0))
 control.send(Hello(1, 1))
 control.receive()
 """
@@ -148,7 +149,7 @@ def test_a_worker_ends_without_its_coordinator(tmp_path: Path) -> None:
     try:
         assert opened.receive(opened.clock() + 2 * WAITS) == (1, Hello(1, 1))
         with pytest.raises(subprocess.TimeoutExpired):
-            worker.wait(1.0)  # twice the silence that it bears
+            worker.wait(2.0)  # twice the silence that it bears
         opened.close()
         assert worker.wait(WAITS) == 1
     finally:
@@ -165,7 +166,7 @@ end_without(socket, 60.0, start_seconds=0.2)
 socket.connect("tcp://127.0.0.1:9")
 socket.recv()
 """
-    assert subprocess.run([sys.executable, "-c", script], timeout=2 * WAITS, check=False).returncode == 1
+    assert subprocess.run([sys.executable, "-c", script], timeout=WAITS, check=False).returncode == 1
 
 
 def test_a_place_is_for_those_who_inherit_it(tmp_path: Path) -> None:
@@ -189,5 +190,5 @@ def test_a_worker_removes_its_folder_whose_parent_has_gone_before(tmp_path: Path
     folder.mkdir()
     with written_place(WorkerPlace(str(folder), "127.0.0.1", SECRET, 4.0)) as descriptor:
         command = [*WORKER_COMMAND, "--parent=1", f"--place={descriptor}", "--connect=tcp://127.0.0.1:9"]
-        ended = subprocess.run(command, pass_fds=[descriptor], timeout=2 * WAITS, check=False)
+        ended = subprocess.run(command, pass_fds=[descriptor], timeout=WAITS, check=False)
     assert ended.returncode == 1 and not folder.exists()

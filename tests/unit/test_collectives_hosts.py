@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.collectives_group import connected, on_ranks, unconnected
+from tests.unit.collectives_group import connected, on_ranks, soon, unconnected
 from tplaunch import collectives
 from tplaunch.collectives import Collective, CollectiveError, CollectiveTimeout, Hierarchical
 from tplaunch.collectives.links import Links
@@ -141,17 +140,17 @@ def test_ranks_in_different_steps_never_add_up(
     hosts: tuple[int, ...], step: int, digest: bytes, fault: str
 ) -> None:
     with on_hosts(hosts) as ranks:
-        started = time.monotonic()
 
         def run(rank: Collective) -> None:
             rank.begin_step(*((step, digest) if rank.rank == len(hosts) - 1 else (7, bytes(8))))
             for sequence in (1, 2):  # not all hosts see it in the first where there are many
                 rank.all_reduce(sequence, sequence % 2, 100)
 
-        for error in on_ranks(ranks, run):
+        with soon(ranks):
+            errors = on_ranks(ranks, run)
+        for error in errors:
             with pytest.raises(CollectiveError, match=fault):
                 raise error
-        assert time.monotonic() - started < 5
 
 
 def links_of(rank: Collective) -> Links:
@@ -184,7 +183,6 @@ def test_a_message_that_is_not_due_is_an_error_on_all_ranks(
     hosts: tuple[int, ...], changes: dict[str, Any], payload: bytes, fault: str
 ) -> None:
     with on_hosts(hosts) as ranks:
-        started = time.monotonic()
         links = links_of(ranks[-2] if hosts[-2] == hosts[-1] else ranks[-1])
         links._outboxes[0].send(due(links, **changes).message(payload))
 
@@ -192,11 +190,12 @@ def test_a_message_that_is_not_due_is_an_error_on_all_ranks(
             for sequence in (1, 2):
                 rank.all_reduce(sequence, sequence % 2, 9)
 
-        for error in on_ranks(ranks, run):
+        with soon(ranks):
+            errors = on_ranks(ranks, run)
+        for error in errors:
             assert error is not None
             with pytest.raises(CollectiveError, match=fault):
                 raise error
-        assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("at", [12, 30, 60])
@@ -229,7 +228,6 @@ def test_errors_name_ranks_as_the_whole_run_does() -> None:
 @pytest.mark.parametrize("aborting", [1, 2, 4])
 def test_an_abort_of_any_rank_reaches_waiting_ranks_of_all_hosts(aborting: int) -> None:
     with on_hosts((0, 0, 1, 1, 2)) as ranks:
-        started = time.monotonic()
 
         def run(rank: Collective) -> None:
             if rank.rank == aborting:
@@ -237,8 +235,9 @@ def test_an_abort_of_any_rank_reaches_waiting_ranks_of_all_hosts(aborting: int) 
             for sequence in (1, 2):
                 rank.all_reduce(sequence, sequence % 2, 100)
 
-        assert {str(error) for error in on_ranks(ranks, run)} == {f"rank {aborting} aborted: lost its device"}
-        assert time.monotonic() - started < 2
+        with soon(ranks):
+            errors = on_ranks(ranks, run)
+        assert {str(error) for error in errors} == {f"rank {aborting} aborted: lost its device"}
 
 
 def test_ranks_that_share_memory_are_neighbours() -> None:

@@ -99,11 +99,11 @@ def test_blame_is_a_graph(
     world = new(worlds, tmp_path, 3)
     for rank, culprit in culprits.items():
         world.ranks[rank].send(Failed(f"fault of {rank}", culprit))
-    started = time.monotonic()
+    started = world.channel.clock()
     with pytest.raises(WorkerError, match=words) as caught:
         world.receive()
     assert caught.value.rank == blamed
-    assert time.monotonic() - started < 20 * BLAME_SECONDS
+    assert world.channel.clock() - started < 20 * BLAME_SECONDS
 
 
 @pytest.mark.parametrize("has_descriptors", [True, False])
@@ -123,9 +123,8 @@ def test_a_dead_rank_is_noticed_while_others_talk(
     thread.start()
     try:
         world.processes.end(1)
-        started = time.monotonic()
         with pytest.raises(WorkerError, match="rank 1 ended: killed by SIGKILL"):
-            while time.monotonic() - started < 20:
+            for _ in range(10_000):
                 world.receive()
     finally:
         done.set()

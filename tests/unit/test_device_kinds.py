@@ -84,6 +84,16 @@ def test_a_device_with_another_driver_is_another_kind(change: dict[str, Any]) ->
     assert kept_measurements(kinds).path != kept_measurements(kinds[:1] * 2).path
 
 
+def test_what_was_measured_of_a_cpus_driver_is_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = (CARD, dataclasses.replace(CARD, type="cpu"))
+    here = [open_measurements(card).path for card in cards]
+    monkeypatch.setattr(platform, "node", lambda: "another machine with the same home")
+    assert [open_measurements(card).path == path for card, path in zip(cards, here, strict=True)] == [
+        True,
+        False,
+    ]
+
+
 def test_what_was_measured_of_ranks_is_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     here = kept_measurements([CARD.kind] * 3).path
     monkeypatch.setattr(platform, "node", lambda: "another machine with the same home")

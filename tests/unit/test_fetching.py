@@ -6,9 +6,10 @@ import dataclasses
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,7 +27,7 @@ from tplaunch.coordinator.split.plan import EXPERT_SPLITS, Span, Stage
 from tplaunch.coordinator.wire import Frame, WireError
 from tplaunch.launcher.hosts.descriptions import WantedPart
 from tplaunch.launcher.hosts.fetching import messages, store
-from tplaunch.launcher.hosts.fetching.blocks import BLOCK_BYTES, Block, Grid, Strips
+from tplaunch.launcher.hosts.fetching.blocks import BLOCK_BYTES, MAX_STRIPS, Block, Grid, Strips
 from tplaunch.launcher.hosts.fetching.client import MAX_TRIES, FetchError
 from tplaunch.launcher.hosts.fetching.facts import ModelFacts
 from tplaunch.launcher.hosts.fetching.messages import AskBytes, BytesFollow, Refused, Reply
@@ -74,6 +75,15 @@ def test_a_second_run_fetches_nothing(wide: Fetched) -> None:
     assert wide.fetch(shares) == 0
     assert wide.num_asked == asked
     wide.check(shares)
+
+
+def test_the_disk_takes_bytes_while_others_come(wide: Fetched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a fetch of many gigabytes ends with a long wait for the disk."""
+    saved: list[int] = []
+    monkeypatch.setattr(store, "SAVE_BYTES", 1 << 20)
+    monkeypatch.setattr(os, "fdatasync", saved.append)
+    num_bytes = wide.fetch(wide.shares(2)[1:])
+    assert num_bytes // (2 * (1 << 20)) <= len(saved) <= num_bytes // (1 << 20)
 
 
 def test_another_share_fetches_what_is_missing(wide: Fetched) -> None:
@@ -312,7 +322,7 @@ def test_blocks_cover_what_is_wanted_once(
     for block in grid.blocks(0, mask):
         strips = grid.strips(block)
         assert grid.holds(block)
-        assert strips.num_bytes <= BLOCK_BYTES
+        assert strips.num_bytes <= BLOCK_BYTES and strips.count <= MAX_STRIPS
         for offset in strips.offsets:
             count[offset - 1000 : offset - 1000 + strips.width] += 1
         grid.mark_whole(marked, block)
@@ -328,30 +338,41 @@ def test_strips_that_cant_be() -> None:
 
 
 @pytest.mark.parametrize(
-    "ask",
+    "fields",
     [
-        AskBytes(1, 0, 1, 1, 1),
-        AskBytes(-1, 0, 1, 1, 1),
-        AskBytes(0, -5, 1, 1, 1),
-        AskBytes(0, 1 << 40, 1, 1, 1),
-        AskBytes(0, 0, 1, 1 << 60, 2),
-        AskBytes(0, 0, -1, 1, -1),
-        AskBytes(0, 0, 10, 5, 2),
-        AskBytes(0, 0, 0, 1, 1 << 60),
+        (1, 0, 1, 1, 1),
+        (-1, 0, 1, 1, 1),
+        (0, -5, 1, 1, 1),
+        (0, 1 << 40, 1, 1, 1),
+        (0, 0, 1, 1 << 60, 2),
+        (0, 0, -1, 1, -1),
+        (0, 0, 10, 5, 2),
+        (0, 0, 0, 1, 1 << 60),
+        (0, 0, 1, 1, 4 << 20),  # as many bytes as an answer may have, each a read of its own
+        (0, 0, 1, 1, MAX_STRIPS + 1),
     ],
 )
-def test_the_head_gives_nothing_but_its_files(wide: Fetched, ask: AskBytes) -> None:
+def test_the_head_gives_nothing_but_its_files(wide: Fetched, fields: Sequence[int]) -> None:
+    """fields: of Strips, whose own checks a stranger may pass by."""
+    names = [field.name for field in dataclasses.fields(Strips)]
+    frame = msgpack.packb(["AskBytes", {"strips": dict(zip(names, fields, strict=True))}])
+    try:
+        ask = messages.decode_request(frame)
+    except WireError:
+        return
     reply, data = wide.server.answer(ask)
     assert isinstance(reply, Refused) and not data
 
 
 def test_messages_that_cant_be() -> None:
     with pytest.raises(ValueError, match="at once"):
-        AskBytes(0, 0, 1 << 20, 1 << 20, 100)
+        AskBytes(Strips(0, 0, 1 << 20, 1 << 20, 100))
+    with pytest.raises(ValueError, match="at once"):
+        AskBytes(Strips(0, 0, 1, 1, MAX_STRIPS + 1))
     with pytest.raises(ValueError, match="digest"):
         BytesFollow(b"short")
-    frame = messages.encode(AskBytes(0, 1, 2, 3, 4))
-    assert messages.decode_request(frame) == AskBytes(0, 1, 2, 3, 4)
+    frame = messages.encode(AskBytes(Strips(0, 1, 2, 3, 4)))
+    assert messages.decode_request(frame) == AskBytes(Strips(0, 1, 2, 3, 4))
     with pytest.raises(WireError):
         messages.decode_reply([frame])
     with pytest.raises(WireError):

@@ -17,6 +17,7 @@ from tests.fetched_models import Fetched
 from tests.models import SPEC, make_spec, write_llama
 from tplaunch.coordinator.gguf.origin import FilePart
 from tplaunch.launcher.hosts.fetching import obtain, streams
+from tplaunch.launcher.hosts.fetching.blocks import Strips
 from tplaunch.launcher.hosts.fetching.client import FetchError
 from tplaunch.launcher.hosts.fetching.messages import AskBytes, BytesFollow, Refused, encode
 from tplaunch.launcher.hosts.fetching.obtain import fetch_model
@@ -88,7 +89,7 @@ def test_a_question_without_answer_is_asked_again(
 ) -> None:
     """The head is dead for a while; another takes its port."""
     monkeypatch.setattr(streams, "ASK_AGAIN_SECONDS", 0.2)
-    asked = AskBytes(0, 0, 4, 4, 1)
+    asked = AskBytes(Strips(0, 0, 4, 4, 1))
     with context.socket(zmq.ROUTER) as first:
         port = first.bind_to_random_port("tcp://127.0.0.1")
         stream = Stream(context, f"tcp://127.0.0.1:{port}", plain, 20.0, threading.Event())
@@ -112,7 +113,7 @@ def test_a_stream_that_is_stopped_ends_at_once(context: Context) -> None:
     stopped.set()
     stream = Stream(context, "tcp://127.0.0.1:9", plain, 60.0, stopped)
     with pytest.raises(FetchError, match="stopped"):
-        stream.ask(AskBytes(0, 0, 1, 1, 1))
+        stream.ask(AskBytes(Strips(0, 0, 1, 1, 1)))
     stream.close()
 
 
@@ -124,7 +125,7 @@ def test_nonsense_leaves_the_service_running(fetched: Fetched, context: Context)
             for frames in ([b"x"], [b"1", b"\xc1", b""], [b"1", b"\xc1"], [b"1", bytes(100_000)], [b""] * 40):
                 stranger.send_multipart(frames)
         stream = Stream(context, f"tcp://127.0.0.1:{service.port}", plain, 20.0, threading.Event())
-        reply, data = stream.ask(AskBytes(0, 0, 4, 4, 1))
+        reply, data = stream.ask(AskBytes(Strips(0, 0, 4, 4, 1)))
         assert isinstance(reply, BytesFollow) and bytes(data) == b"GGUF"
         stream.close()
 
@@ -138,7 +139,7 @@ def test_an_answer_that_is_none_ends_the_fetch(context: Context) -> None:
         )
         thread.start()
         with pytest.raises(FetchError, match="answer is none"):
-            stream.ask(AskBytes(0, 0, 4, 4, 1))
+            stream.ask(AskBytes(Strips(0, 0, 4, 4, 1)))
         thread.join()
         stream.close()
 

@@ -224,7 +224,7 @@ def test_too_few_descriptors_are_noticed_before_anything_is_started() -> None:
         "from tplaunch.launcher.headroom import check_descriptors\ncheck_descriptors(2)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "2 ranks need 22 more open files, but only" in done.stderr and "`ulimit -n`" in done.stderr
+    assert "2 ranks need 23 more open files, but only" in done.stderr and "`ulimit -n`" in done.stderr
 
 
 def test_too_few_threads_are_noticed_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,9 @@
 
 import os
 import queue
+import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -10,8 +13,9 @@ import zmq
 
 from tplaunch.launcher.hosts.addresses import Address
 from tplaunch.launcher.hosts.head_link import HeadLink
-from tplaunch.launcher.hosts.messages import DeviceSpeed, FromHead, Welcome, encode
-from tplaunch.launcher.hosts.post import Clerk, Post
+from tplaunch.launcher.hosts.measurements import DeviceSpeed
+from tplaunch.launcher.hosts.messages import FromHead, Welcome, encode
+from tplaunch.launcher.hosts.post import MAX_CONNECTIONS, Clerk, Post
 
 
 class ReadAtOnce(queue.SimpleQueue[FromHead]):
@@ -78,3 +82,25 @@ def test_a_shorter_tick_counts_at_once() -> None:
     assert clerk.has_ticked.wait(20)
     other.close(linger=0)
     clerk.post.close()
+
+
+LIMITED = """
+import resource, subprocess, sys
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+from tplaunch.launcher.hosts.addresses import Address
+from tplaunch.launcher.hosts.head_link import HeadLink
+link = HeadLink(Address("127.0.0.1", 1), None)
+tell = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+subprocess.run([sys.executable, "-c", tell], check=True)
+link.close()
+"""
+
+
+def test_workers_of_a_joining_host_have_room_for_strangers_connections() -> None:
+    """At the limit of open files ZeroMQ's thread would spin; workers inherit the one that was raised."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    told = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
+    assert int(told.stdout) == (
+        MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, MAX_CONNECTIONS)
+    )

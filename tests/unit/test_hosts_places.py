@@ -13,7 +13,9 @@ from tests.models import LIMITS, SPEC, config_of, tensor_infos, tensor_shapes
 from tplaunch.collectives.arena import round_up_to_page
 from tplaunch.coordinator import messages as workers
 from tplaunch.coordinator.split.plan import make_plan
-from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.commands.join import JoinConfig, _capped
+from tplaunch.launcher.declared import declared_values
+from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.fit import RankBytes, bytes_in, rank_needs
 from tplaunch.launcher.fitting.memory_places import memory_places
@@ -24,6 +26,7 @@ from tplaunch.launcher.hosts.members import MAX_APPLICANTS, Member, Members, cho
 from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Join
 from tplaunch.launcher.hosts.placing import take_place
 from tplaunch.launcher.options import make_parser
+from tplaunch.launcher.prediction_options import prediction_config
 from tplaunch.launcher.words import parse_words
 from tplaunch.worker.buffers.sums import slot_bytes
 
@@ -54,6 +57,7 @@ JOIN = Join(
         ("head.lan:99", Address("head.lan", 99)),
         ("[::1]", Address("::1", 5670)),
         ("[fd00::2]:5671", Address("fd00::2", 5671)),
+        ("[fe80::1%br-lan.5]:99", Address("fe80::1%br-lan.5", 99)),
     ],
 )
 def test_addresses(text: str, address: Address) -> None:
@@ -61,7 +65,9 @@ def test_addresses(text: str, address: Address) -> None:
     assert parse_address(str(address), "--listen") == address
 
 
-@pytest.mark.parametrize("text", ["", ":5670", "a:b", "a:0", "a:65536", "::1", "a b", "tcp://a:1"])
+@pytest.mark.parametrize(
+    "text", ["", ":5670", "a:b", "a:0", "a:65536", "::1", "a b", "tcp://a:1", "[fe80::1%]"]
+)
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(UsageError, match="an address is needed"):
         parse_address(text, "--listen")
@@ -141,7 +147,7 @@ def test_other_versions_and_crowds_are_refused() -> None:
         assert "install the same release on every host" in members.fault(other)
     for number in range(MAX_APPLICANTS):
         applicant(members, name=bytes([number]))
-    assert "too many" in members.fault(JOIN)
+    assert members.is_crowded and not members.fault(JOIN)
 
 
 def test_a_device_keeps_what_the_plan_needs() -> None:
@@ -162,6 +168,29 @@ def test_each_host_has_a_memory_of_its_own() -> None:
     assert places[3].capacity == 16 << 30 and places[3].usable == 9 << 30
     found = [RankBytes(1, 0, 0, partials=10 ** (rank + 1)) for rank in range(4)]
     assert bytes_in(places[1], found) == 1 + 110 and bytes_in(places[3], found) == 1 + 11000
+
+
+def test_each_host_has_caps_of_its_own() -> None:
+    cpu = replace(DEVICE, index=None, name="cpu", on_cpu=True, memory_bytes=0)
+    capped = replace(DEVICE, max_bytes=2 << 30)
+    join = replace(JOIN, devices=(capped, cpu), max_memory=3 << 30)
+    near = replace(choice_of(DEVICE, 0, JOIN), host=0)
+    far = [choice_of(device, 1, join) for device in join.devices]
+    places = memory_places([near, *far], {0: 4 << 30})
+    assert [place.capacity for place in places] == [4 << 30, 2 << 30, 3 << 30]
+    assert all(place.is_capped for place in places)
+    assert device_of(far[0]) == capped
+
+
+def test_caps_of_a_joining_host_are_of_its_devices() -> None:
+    options = parse_words(["join", "head", "--max-memory", "cpu=4GiB", "--devices", "cpu"])
+    config = JoinConfig(head="head", **declared_values(JoinConfig, options))
+    assert [choice.caps for choice in _capped(select_devices("cpu"), config.max_memory)] == [(0, 4 << 30)]
+    with pytest.raises(UsageError, match="--max-memory 7: the ranks are on"):
+        _capped(select_devices("cpu"), {7: 1})
+    words = ("--nnodes=2", "--node-rank=1", "--head=10.0.0.1", "--max-memory=cpu=1GiB", "--demo")
+    joins = take_place(options_of(*words), {})
+    assert joins is not None and joins.max_memory == {None: 1 << 30}
 
 
 def options_of(*words: str) -> argparse.Namespace:
@@ -201,6 +230,21 @@ def test_a_joiner_by_options_and_by_the_environment(tmp_path: Path) -> None:
     assert joins is not None and joins.head == "a:77" and joins.models == ()
     with pytest.raises(UsageError, match="--hosts waits for others"):
         take_place(options_of("--hosts=2", "--nnodes=2", "--demo"), {})
+
+
+def test_a_plan_has_its_place_as_a_run_has(tmp_path: Path) -> None:
+    plan = ("plan", "--shape", "tiny")
+    slurm = {"SLURM_STEP_ID": "0", "SLURM_NODEID": "1", "SLURM_NNODES": "2", "SLURM_STEP_NODELIST": "a[1-2]"}
+    joins = take_place(parse_words(plan), slurm)
+    assert joins is not None and (joins.head, joins.node_rank, joins.models) == ("a1:5670", 1, ())
+    head = parse_words([*plan, "--nnodes", "2", "--node-rank", "0"])
+    assert take_place(head, {}) is None and head.hosts == 2
+    asked = prediction_config(head)
+    assert asked is not None and asked.joins
+    described = [*plan, "--link", "1us,1Gbit"]
+    assert take_place(parse_words(described), slurm) is None  # of hosts that need not be there
+    with pytest.raises(UsageError, match="--link and --host-devices describe hosts"):
+        take_place(parse_words([*described, "--nnodes", "2"]), {})
 
 
 def test_options_of_hosts_go_together() -> None:

@@ -20,7 +20,7 @@ from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring import measurements as measurements_module
 from tplaunch.worker.measuring.measurements import MAX_FILE_BYTES, Measurements, cache_folder, lowest
 from tplaunch.worker.vulkan.push_constants.kernels import KERNELS
-from tplaunch.worker.vulkan.variants import FAMILIES, Selection, candidates
+from tplaunch.worker.vulkan.variants import FAMILIES, Selection, candidates, kernel_of
 
 DEVICE = {"name": "a GPU", "uuid": "00ff", "driver": "its driver 1.0"}
 NUMBERS = {"_wide": 1.5e-4, "": 2e-4, "_new": None}
@@ -170,13 +170,13 @@ def test_the_first_option_is_taken_where_not_all_were_measured() -> None:
 
 
 def test_every_variant_is_a_kernel_and_runs_somewhere_without_any_feature() -> None:
-    names = {family + variant.suffix for family, variants in FAMILIES.items() for variant in variants}
+    names = {kernel_of(family, variant) for family, variants in FAMILIES.items() for variant in variants}
     compiled = {name for name in kernel_names() if name.startswith(tuple(FAMILIES))}
-    assert names == {name for name in compiled if "_coop" not in name}  # their size is the device's
+    assert names == compiled
     assert names <= KERNELS.keys()
     for family in FAMILIES:
-        assert candidates(family, ()) or family.endswith("_lanes")
-        assert set(candidates(family, FEATURES)) == set(FAMILIES[family])
+        assert candidates(family, ())
+        assert set(candidates(family, (*FEATURES, "cpu"))) == set(FAMILIES[family])
     assert {f"matvec_{name.lower()}" for name in FORMATS} <= FAMILIES.keys()
     assert len(kernels_hash()) == 64
 

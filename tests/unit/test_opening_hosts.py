@@ -20,10 +20,14 @@ from tplaunch.coordinator.serving.control import WorkerChannel
 from tplaunch.coordinator.serving.failures import ClosedError, RunError
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.hosts.addresses import Address
+from tplaunch.launcher.hosts.finder import FolderFinder
 from tplaunch.launcher.hosts.head import Head
+from tplaunch.launcher.hosts.head_link import HeadGone
+from tplaunch.launcher.hosts.joiner import Joiner, Membership
 from tplaunch.launcher.hosts.links import Interface
 from tplaunch.launcher.hosts.members import Member, choice_of
 from tplaunch.launcher.hosts.opening import JoinedHosts
+from tplaunch.launcher.signals import Signalled
 
 OWN = choice_of(JOIN.devices[0], 0, JOIN)
 
@@ -132,3 +136,31 @@ def test_each_rank_of_a_host_that_was_replaced_has_a_device_of_its_own(tmp_path:
     is_lent(2)
     with pytest.raises(RunError, match=r"host 1 \(beta\) has too few devices: the run needs 2"):
         hosts.present([own, *before], lambda: None)
+
+
+def test_a_host_that_is_lost_before_its_ranks_start_is_named_at_once(tmp_path: Path) -> None:
+    """Nobody waits for another one as long as hosts may take to join, unless ranks are started again."""
+    head = OneMember("127.0.0.1")
+    hosts = joined(head, "127.0.0.1", tmp_path / "model.gguf")
+    head.members[0].lost = "said nothing for 4 s"
+    with pytest.raises(
+        RunError,
+        match=r"host 1 \(beta\), before its ranks were started: rank 1 is lost: it said nothing for 4 s",
+    ):
+        hosts.present(hosts.choices, lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("error", "keeps"),
+    [(None, False), (Signalled(15), False), (HeadGone("said nothing"), True), (RunError("it failed"), True)],
+)
+def test_a_joining_host_keeps_logs_as_the_head_does(
+    error: BaseException | None, keeps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[bool] = []
+    monkeypatch.setattr(Joiner, "_stop", lambda self, *, at_once, keeps_logs: stopped.append(keeps_logs))
+    membership = Membership(Address("127.0.0.1", 9), None, 0, None, False)
+    with suppress(Signalled, HeadGone, RunError), Joiner(membership, [OWN], FolderFinder((), ())):
+        if error is not None:
+            raise error
+    assert stopped == [keeps]

@@ -32,6 +32,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "validate": (["--validate"], True),
     "staging": (["--staging"], True),
     "submit_ahead": (["--submit-then-wait"], False),
+    "waiting": (["--waiting=poll"], "poll"),
     "without": (["--without=int64,float16"], ("int64", "float16")),
 }
 

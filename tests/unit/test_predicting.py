@@ -194,3 +194,17 @@ def test_later_chunks_see_more_keys_and_only_the_last_has_logits() -> None:
 def test_a_prefill_that_is_not_known_is_not_predicted() -> None:
     unknown = RankWork(work(1), work(1), dict.fromkeys((2, 4), work(1)), None, None)
     assert predicted("1 device", cluster((0, 1)), unknown).prefill is None
+
+
+def test_texts_together_are_dealt_out_as_is_quickest() -> None:
+    """A step of two rows takes about as long as one of four, and the later stage is the busier one."""
+    way, hosts, decode = way_of("pipeline 2", (0, 0)), cluster((0, 0)), work(1 * MS, rest=4 * MS)
+
+    def together(four: Work) -> float:
+        each = RankWork(decode, decode, {2: decode, 4: four}, work(1 * MS), work(1 * MS))
+        found = predict(way, shape(), hosts, dict.fromkeys(way.ranks, each))
+        assert found.layers == (Span(0, 5), Span(5, 8))  # half of the rest counts, as in a run
+        return found.together.seconds.total
+
+    assert together(work(1.01 * MS, rest=4 * MS)) == pytest.approx((12.08 + 1) * MS)  # one after the other
+    assert together(work(1.5 * MS, rest=4 * MS)) == pytest.approx(2 * 7 * MS)  # twice the busier stage

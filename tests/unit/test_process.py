@@ -1,6 +1,8 @@
 """A worker is bound to its machine."""
 
+import fcntl
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +46,19 @@ def test_without_proc_the_calling_thread_is_pinned(tmp_path: Path, monkeypatch: 
         assert os.sched_getaffinity(0) == {min(before)}
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_a_descriptor_of_a_high_number_is_waited_for() -> None:
+    """A head of many hosts has thousands, and select.select refuses the first beyond 1,023."""
+    read, write = os.pipe()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    high = fcntl.fcntl(read, fcntl.F_DUPFD_CLOEXEC, 1500)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        assert not process.wait_readable([high], 0)
+        os.write(write, b"?")
+        assert process.wait_readable([high])
+    finally:
+        for descriptor in (read, write, high):
+            os.close(descriptor)

@@ -11,6 +11,7 @@ import pytest
 from tests.drivers import IN_CI
 from tplaunch.shaders import build, spirv
 from tplaunch.shaders.load import kernel_names, load_kernel
+from tplaunch.shaders.spirv import Instruction
 from tplaunch.worker.vulkan.pipelines import MAX_PUSH_BYTES
 from tplaunch.worker.vulkan.push_constants.kernels import KERNELS
 
@@ -27,10 +28,11 @@ COOPERATIVE = {
     5346: "VulkanMemoryModelDeviceScope",
     6022: "CooperativeMatrixKHR",
 }
+EIGHT_LANES = {11: "Int64", 64: "GroupNonUniformBallot"}
 # What kernels with these in their names may need, for devices that have it.
 VARIANTS = {
     "wide": {11: "Int64"},
-    "lanes": {11: "Int64", 64: "GroupNonUniformBallot"},
+    **dict.fromkeys(("4x8", "8x4"), EIGHT_LANES),
     "dot": {6018: "DotProductInput4x8BitPacked", 6019: "DotProduct"},
     **dict.fromkeys(("coop16", "coop8"), COOPERATIVE),
 }
@@ -108,16 +110,7 @@ def host_fields(structure: type[Structure]) -> dict[str, int]:
 def push_constants(module: bytes) -> Iterator[tuple[str, int]]:
     """Name and byte offset of every member of the push constant block."""
     operations = list(spirv.instructions(module))
-    variable = next(
-        op for op in operations if op.opcode == spirv.OP_VARIABLE and op.operands[2] == PUSH_CONSTANT_CLASS
-    )
-    types = {
-        op.operands[0]: op for op in operations if op.opcode in (spirv.OP_TYPE_POINTER, spirv.OP_TYPE_STRUCT)
-    }
-    block = types[types[variable.operands[0]].operands[2]].operands[0]
-    members = types[block].operands[1:]
-    if len(members) == 1 and members[0] in types:  # Slang wraps a struct that is a parameter
-        block = members[0]
+    block = push_struct(operations).operands[0]
     offsets = {
         op.operands[1]: op.operands[3]
         for op in operations
@@ -125,9 +118,34 @@ def push_constants(module: bytes) -> Iterator[tuple[str, int]]:
         and op.operands[0] == block
         and op.operands[2] == OFFSET_DECORATION
     }
-    for op in operations:
-        if op.opcode == spirv.OP_MEMBER_NAME and op.operands[0] == block:
-            yield op.text(2), offsets[op.operands[1]]
+    names, _ = push_block(operations)
+    return ((name, offsets[number]) for number, name in enumerate(names))
+
+
+def push_block(operations: list[Instruction]) -> tuple[list[str], tuple[int, ...]]:
+    """The names and the types of the members of the push constant block."""
+    block, *types = push_struct(operations).operands
+    names = {
+        op.operands[1]: op.text(2)
+        for op in operations
+        if op.opcode == spirv.OP_MEMBER_NAME and op.operands[0] == block
+    }
+    return [names[number] for number in range(len(types))], tuple(types)
+
+
+def push_struct(operations: list[Instruction]) -> Instruction:
+    """The declaration of the push constant block."""
+    variable = next(
+        op for op in operations if op.opcode == spirv.OP_VARIABLE and op.operands[2] == PUSH_CONSTANT_CLASS
+    )
+    types = {
+        op.operands[0]: op for op in operations if op.opcode in (spirv.OP_TYPE_POINTER, spirv.OP_TYPE_STRUCT)
+    }
+    block = types[types[variable.operands[0]].operands[2]]
+    members = block.operands[1:]
+    if len(members) == 1 and members[0] in types:  # Slang wraps a struct that is a parameter
+        return types[members[0]]
+    return block
 
 
 def test_a_file_that_is_no_kernel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,9 @@ class ScriptedRunner(SegmentRunner):
     def __init__(self, factors: dict[int, float]) -> None:
         self.factors, self.asked = factors, 0
 
-    def run(self, program: Program, num_rows: int, row_length: int, lap: object) -> None:
+    def run(self, program: Program, num_rows: int, row_length: int, lap: object) -> bool:
         self.asked = num_rows * row_length * 4
+        return True
 
     def slowest(self, seconds: list[float]) -> list[float]:
         """Returns the times of the last runs; known times are told to all as they are."""

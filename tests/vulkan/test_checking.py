@@ -27,12 +27,12 @@ from tplaunch.worker.vulkan.checking.checker import Checker
 from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.dispatch.questions import ask
 from tplaunch.worker.vulkan.measuring import tuning
-from tplaunch.worker.vulkan.variants import candidates
+from tplaunch.worker.vulkan.variants import Variant, candidates, kernel_of
 
 LIMITS = limits_for(kv_type="f16")
 JOB = TuningJob("f16", "f32", (Product("Q8_0", 96, 64, "f32"),), (attention_op(),))
 PROGRAMS = [JOB.program()]
-MATVEC = "matvec_q8_0_lanes"  # of lavapipe; SwiftShader's is without lanes
+MATVEC = "matvec_q8_0"
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +63,12 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     )
 
 
+def first_and_others(device: VulkanDevice) -> tuple[Variant, list[Variant]]:
+    """The preferred variant, and those that run another kernel."""
+    first, *rest = candidates(MATVEC, device.info.features)
+    return first, [one for one in rest if kernel_of(MATVEC, one) != kernel_of(MATVEC, first)]
+
+
 def one_of_each(device: VulkanDevice | ReusedDevice) -> dict[tuple[type, int], SmallOp]:
     """An op of each type, and of each number of rows that has kernels of its own."""
     found: dict[tuple[type, int], SmallOp] = {}
@@ -83,11 +89,10 @@ def test_kernels_are_right(device: ReusedDevice) -> None:
 
 
 def test_every_kernel_is_checked() -> None:
-    found = set()
-    without = frozenset(FEATURES) - {"eight_lanes"}
-    for features, max_subgroup_size, matrix_size in ((FEATURES, 8, 16), (without, 32, 8)):
+    features, found = (*FEATURES, "cpu"), set()
+    for max_subgroup_size, max_invocations, matrix_size in ((8, 256, 16), (32, 256, 8), (32, 1024, 8)):
         for op in every_op(features, has_matrices=True):
-            asked = ask(op.op, op.limits, features, max_subgroup_size, 256, matrix_size)
+            asked = ask(op.op, op.limits, features, max_subgroup_size, max_invocations, matrix_size)
             found.add(asked.kernel)
             if asked.family is not None:
                 found |= {asked.kernel_of(variant) for variant in candidates(asked.family, features)}
@@ -126,34 +131,35 @@ def test_every_wrong_kernel_is_found(open_device: Opener, monkeypatch: pytest.Mo
     checker.close()
 
 
-@pytest.mark.parametrize(("driver", "family"), [("lavapipe", MATVEC), ("swiftshader", "matvec_q8_0")])
+@pytest.mark.parametrize("driver", ["lavapipe", "swiftshader"])
 def test_a_wrong_variant_is_not_used(
-    open_device: Opener, driver: str, family: str, monkeypatch: pytest.MonkeyPatch
+    open_device: Opener, driver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = open_device(driver, LIMITS)
-    first, *others = candidates(family, device.info.features)
-    spoil(monkeypatch, family + first.suffix)
+    first, others = first_and_others(device)
+    kernel, other = kernel_of(MATVEC, first), kernel_of(MATVEC, others[0])
+    spoil(monkeypatch, kernel)
     (note,) = device.prove(PROGRAMS, seconds=600)
     assert note == (
-        f"the kernel {family}{first.suffix} on {device.name} (driver {device.info.driver}) computes wrong"
-        f" numbers and is not used; {family}{others[0].suffix} is right"
+        f"the kernel {kernel} on {device.name} (driver {device.info.driver}) computes wrong"
+        f" numbers and is not used; {other} is right"
     )
-    assert device._selection.variant(family, 96) is others[0]
-    measured = device.tune(PROGRAMS[0], seconds=60).get(f"{family} small")
+    assert device._selection.variant(MATVEC, 96) is others[0]
+    measured = device.tune(PROGRAMS[0], seconds=60).get(f"{MATVEC} small")
     assert first.suffix not in measured
-    assert device._selection.variant(family, 96) in others
-    assert device._selection.variant(family, 1 << 20) is others[0]  # nothing was measured of that size
+    assert device._selection.variant(MATVEC, 96) in others
+    assert device._selection.variant(MATVEC, 1 << 20) is others[0]  # nothing was measured of that size
 
 
 def test_what_was_measured_before_does_not_choose_a_wrong_variant(
     open_device: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = open_device("lavapipe", LIMITS)
-    first, *others = candidates(MATVEC, device.info.features)
+    first, others = first_and_others(device)
     measurements = tuning.open_measurements(device.info)
     measurements.put(f"{MATVEC} small", {one.suffix: 1.0 + (one is not first) for one in (first, *others)})
     measurements.save()
-    spoil(monkeypatch, MATVEC + first.suffix)
+    spoil(monkeypatch, kernel_of(MATVEC, first))
     device.prove(PROGRAMS, seconds=600)
     device.tune(PROGRAMS[0])
     assert device._selection.variant(MATVEC, 96) in others
@@ -163,7 +169,7 @@ def test_where_no_variant_is_right_a_sentence_says_so(
     open_device: Opener, monkeypatch: pytest.MonkeyPatch, runs: list[str]
 ) -> None:
     device = open_device("lavapipe", LIMITS)
-    kernels = [MATVEC + variant.suffix for variant in candidates(MATVEC, device.info.features)]
+    kernels = [kernel_of(MATVEC, variant) for variant in candidates(MATVEC, device.info.features)]
     spoil(monkeypatch, *kernels)
     with pytest.raises(DeviceError) as caught:
         device.prove(PROGRAMS)
@@ -202,7 +208,7 @@ def test_what_was_found_is_kept_for_the_driver_and_the_kernels(
         return list(runs)
 
     first = prove()
-    assert all(any(name.startswith(one) for name in first) for one in (MATVEC, "attention_f16"))
+    assert MATVEC in first and any(name.startswith("attention_f16") for name in first)
     assert prove() == []
     assert prove(driver_version=77) == prove(driver="another") == prove(uuid="00") == first
     monkeypatch.setattr(tuning, "kernels_hash", lambda: "other kernels")
@@ -213,31 +219,32 @@ def test_a_start_looks_for_one_right_variant_and_leaves_others_to_the_next(
     open_device: Opener, runs: list[str]
 ) -> None:
     device = open_device("lavapipe", LIMITS)
-    first, *others = candidates(MATVEC, device.info.features)
+    first, others = first_and_others(device)
+    kernel, kernels = kernel_of(MATVEC, first), {kernel_of(MATVEC, one) for one in others}
     device.prove(PROGRAMS, seconds=0)
-    assert MATVEC + first.suffix in runs and not {MATVEC + one.suffix for one in others} & set(runs)
+    assert runs.count(kernel) == 1 and not kernels & set(runs)
     device.tune(PROGRAMS[0])
     assert device._selection.variant(MATVEC, 96) is first  # what was not checked is not used
     runs.clear()
     open_device("lavapipe", LIMITS).prove(PROGRAMS, seconds=600)
-    assert {MATVEC + one.suffix for one in others} <= set(runs) and MATVEC + first.suffix not in runs
+    assert kernels <= set(runs) and runs.count(kernel) == 1  # the other way to run it
 
 
 def test_a_kernel_that_is_not_compiled_is_not_used(
     open_device: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     device = open_device("lavapipe", LIMITS)
-    first, second, *_ = candidates(MATVEC, device.info.features)
+    first, (second, *_) = first_and_others(device)
     compile_kernel = pipelines.Pipelines.__getitem__
 
     def refuse(compiled: pipelines.Pipelines, name: str) -> Any:
-        if name == MATVEC + first.suffix:
+        if name == kernel_of(MATVEC, first):
             raise DeviceError("vkCreateComputePipelines failed with VK_ERROR_UNKNOWN")
         return compile_kernel(compiled, name)
 
     monkeypatch.setattr(pipelines.Pipelines, "__getitem__", refuse)
     (note,) = device.prove(PROGRAMS)
-    assert f"{MATVEC}{second.suffix} is right" in note
+    assert f"{kernel_of(MATVEC, second)} is right" in note
     assert "VK_ERROR_UNKNOWN" in caplog.text
 
 
@@ -248,7 +255,7 @@ def test_a_device_that_fails_in_a_check_names_the_kernel(
         raise DeviceError("vkWaitSemaphores failed with VK_ERROR_DEVICE_LOST")
 
     monkeypatch.setattr(case_device.CaseDevice, "finish", lose)
-    with pytest.raises(DeviceError, match=f"the kernel {MATVEC}_1x4 on .* fails: vkWait.*DEVICE_LOST"):
+    with pytest.raises(DeviceError, match=f"the kernel {MATVEC}_wide on .* fails: vkWait.*DEVICE_LOST"):
         open_device("lavapipe", LIMITS).prove(PROGRAMS)
 
 
@@ -257,5 +264,5 @@ def test_the_log_says_which_kernel_is_checked(open_device: Opener, caplog: pytes
     caplog.set_level(logging.INFO)
     device = open_device("lavapipe", LIMITS)
     device.prove(PROGRAMS)
-    assert f"checking the kernel {MATVEC}_1x4 on {device.name}" in caplog.text
+    assert f"checking the kernel {MATVEC}_wide on {device.name}" in caplog.text
     assert caplog.messages[-1].endswith("are right")

@@ -168,7 +168,9 @@ def test_a_vocabulary_longer_than_a_row_of_workgroups(
     device: ReusedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one subgroup to a workgroup 65,536 of them are needed; here, too, most have nothing to do."""
-    monkeypatch.setattr(device, "info", dataclasses.replace(device.info, max_subgroup_size=64))
+    monkeypatch.setattr(
+        device, "info", dataclasses.replace(device.info, max_subgroup_size=64, required_subgroup_size=0)
+    )
     check(device, matmul_case(Matrix("matrix", "Q8_0", 262144, 32), 1, 1, seed=4))
 
 

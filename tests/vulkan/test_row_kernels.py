@@ -84,22 +84,82 @@ def test_sum_norm(
     check(device, case)
 
 
-@pytest.mark.parametrize(
-    ("max_invocations", "kernel"), [(128, "sum_norm_64"), (255, "sum_norm_64"), (256, "sum_norm")]
-)
-def test_sum_norm_on_devices_with_larger_and_smaller_workgroups(
-    device: ReusedDevice, monkeypatch: pytest.MonkeyPatch, max_invocations: int, kernel: str
+# Lanes and invocations of other devices, and the kernel that is theirs. Drivers for CPUs have few lanes,
+# with which no device runs the larger ones.
+SUM_NORMS = [
+    (16, 128, "sum_norm_64"),
+    (16, 255, "sum_norm_64"),
+    (16, 256, "sum_norm"),
+    (16, 1024, "sum_norm"),
+    (32, 1023, "sum_norm"),
+    (32, 1024, "sum_norm_1024"),
+    (8, 1024, "sum_norm_64"),
+]
+
+
+@pytest.mark.parametrize(("lanes", "max_invocations", "kernel"), SUM_NORMS)
+def test_devices_with_larger_workgroups_sum_with_more_invocations(
+    lanes: int, max_invocations: int, kernel: str
 ) -> None:
-    """Drivers for CPUs have narrow subgroups, with which no device runs the larger kernel."""
-    info = dataclasses.replace(device.info, max_subgroup_size=16, max_invocations=max_invocations)
-    monkeypatch.setattr(device, "info", info)
-    case = sum_norm_case(1500, 3, 3, num_partials=2, parity=0, in_place=True, seed=0)
-    program, nowhere, sizes = Program(3, 0, ()), Slice(0, 0), (info.max_subgroup_size, max_invocations)
+    program, nowhere = Program(3, 0, ()), Slice(0, 0)
     context = DispatchContext(
-        program, lambda name: nowhere, NO_PARTIALS, case.limits, *sizes, Selection(()), 0
+        program,
+        lambda name: nowhere,
+        NO_PARTIALS,
+        limits_for(max_rows=3),
+        lanes,
+        max_invocations,
+        Selection(()),
+        0,
     )
     assert context.sum_norm == kernel
-    check(device, case)
+
+
+def as_if(device: ReusedDevice, lanes: int, max_invocations: int, patch: pytest.MonkeyPatch) -> None:
+    """From now on the device runs the kernels of another one; skips where its workgroups are too small."""
+    if device.info.max_invocations < max_invocations:
+        pytest.skip(f"workgroups of {device.info.max_invocations} invocations are too small")
+    info = dataclasses.replace(
+        device.info, max_subgroup_size=lanes, required_subgroup_size=0, max_invocations=max_invocations
+    )
+    patch.setattr(device, "info", info)
+
+
+@pytest.mark.parametrize(("lanes", "max_invocations"), [(16, 128), (16, 256), (32, 1024)])
+@settings(max_examples=15)
+@given(
+    width=st.integers(1, 3000).map(lambda quads: 4 * quads),
+    rows=st.integers(1, 3),
+    num_partials=st.integers(1, 5),
+    parity=st.sampled_from([None, 0, 1]),
+    in_place=st.booleans(),
+    norm=st.sampled_from(["rms", "layer", None]),
+    seed=SEEDS,
+)
+def test_every_sum_norm_of_short_and_long_rows(
+    device: ReusedDevice,
+    lanes: int,
+    max_invocations: int,
+    width: int,
+    rows: int,
+    num_partials: int,
+    parity: int | None,
+    in_place: bool,
+    norm: str | None,
+    seed: int,
+) -> None:
+    """Rows that fit in registers, and rows that don't; the sums are NumPy's bits."""
+    case = sum_norm_case(width, rows, rows, num_partials, parity, in_place, seed)
+    (op,) = case.ops
+    assert isinstance(op, SumNorm)
+    op = dataclasses.replace(op, norm=norm or "rms", weight="weight" if norm else None)
+    case = dataclasses.replace(case, ops=(op,))
+    expected = case.run(NumpyDevice(case.limits))
+    with pytest.MonkeyPatch.context() as patch:
+        as_if(device, lanes, max_invocations, patch)
+        found = device.run(case)
+    assert np.array_equal(found["hidden"], expected["hidden"])
+    assert_close(found, expected, 1e-5)
 
 
 def test_sum_norm_adds_in_rank_order(device: ReusedDevice) -> None:

@@ -168,8 +168,8 @@ def test_ways_to_submit_and_to_share_give_the_same_bytes(
         {"submit_ahead": False},
         {"staging": True, "submit_ahead": False},
     ]
-    if driver != "swiftshader":  # which has nothing to do without; lanes have an order of sums of their own
-        ways += [{"without": tuple(set(FEATURES) - {"eight_lanes", "int64"})}]
+    if driver != "swiftshader":  # which has nothing to do without
+        ways += [{"without": FEATURES}]
     results = []
     for way in ways:
         engine = engine_on(plain_model, [on(open_device, driver, **way)] * 2)
@@ -228,7 +228,7 @@ def test_an_aborted_step_does_not_hold_up_closing(
     start = time.monotonic()
     device.close()
     device.close()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30  # half of the device's timeout
 
 
 def test_a_segment_that_is_not_released_times_out(open_device: Opener, plain_model: Path) -> None:

@@ -22,7 +22,7 @@ from tplaunch.worker.vulkan.measuring.bench import Bench
 from tplaunch.worker.vulkan.measuring.trials import Trial
 from tplaunch.worker.vulkan.measuring.tuning import SUBMISSION, open_measurements
 from tplaunch.worker.vulkan.memory import Memory
-from tplaunch.worker.vulkan.variants import candidates
+from tplaunch.worker.vulkan.variants import MATVECS, candidates
 
 LIMITS = limits_for(kv_type="f16")
 PROGRAM = TuningJob(
@@ -31,20 +31,14 @@ PROGRAM = TuningJob(
     (Product("Q8_0", 96, 64, "f32"), Product("F32", 40, 32, "f32"), Product("Q8_0", 2000, 32, "f32")),
     (attention_op(key_length=16, value_length=8),),
 ).program()
-# Where subgroups have eight lanes, and elsewhere.
-LANES_NAMES = [
-    "matvec_q8_0_lanes small",
-    "matvec_q8_0_lanes medium",
-    "matvec_f32_lanes small",
-    "matmul_q8_0_lanes",
-    "matmul_f32_lanes",
-]
 NAMES = [
-    *(name.replace("_lanes", "") for name in LANES_NAMES),
-    "tiled_q8_0",
+    "matvec_q8_0 small",
+    "matvec_q8_0 medium",
+    "matvec_f32 small",
+    "matvec2_q8_0",
+    "matvec4_f32",
     "tiled_f32",
 ]
-MATVEC = "matvec_q8_0_lanes"
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +61,7 @@ def test_what_has_several_variants_is_measured_once(
 ) -> None:
     device = open_device(driver, LIMITS)
     found = device.tune(PROGRAM, seconds=60)
-    names = LANES_NAMES if device.info.eight_lanes else NAMES
-    for name in [*names, "attention_f16_1", "attention_f16_4"]:
+    for name in [*NAMES, "attention_f16_1", "attention_f16_4"]:
         suffixes = [variant.suffix for variant in candidates(name.split()[0], device.info.features)]
         numbers = found.get(name)
         assert list(numbers) == (suffixes if len(suffixes) > 1 else [])
@@ -94,15 +87,16 @@ def test_matrices_are_measured_with_their_codebooks(
 
     monkeypatch.setattr(Trial, "take_results", record)
     program = TuningJob("f16", "f32", (Product("IQ2_XS", 40, 256, "f32"),), ()).program()
-    open_device("lavapipe", LIMITS, without=("eight_lanes",)).tune(program, seconds=60)
-    assert len(results) == 4  # two variants for one row, two for several
+    device = open_device("lavapipe", LIMITS)
+    device.tune(program, seconds=60)
+    count = sum(len(candidates(f"{kind}_iq2_xs", device.info.features)) for kind in (*MATVECS, "tiled"))
+    assert len(results) == count
     assert all(np.frombuffer(output, np.float32).all() for (output,) in results)
 
 
 def test_one_variant_is_no_choice(open_device: Opener, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     device = open_device("lavapipe", LIMITS)
-    only = {family: candidates(family, ())[:1] for family in ("matvec_q8_0", "matmul_q8_0", "tiled_q8_0")}
-    only |= dict.fromkeys(("matvec_q8_0_lanes", "matmul_q8_0_lanes"), ())
+    only = {family: candidates(family, ())[:1] for family in (f"{kind}_q8_0" for kind in (*MATVECS, "tiled"))}
     monkeypatch.setattr("tplaunch.worker.vulkan.variants.FAMILIES", only)
     forbid_measuring(monkeypatch)
     device.tune(
@@ -115,7 +109,7 @@ def test_one_variant_is_no_choice(open_device: Opener, monkeypatch: pytest.Monke
 
 def test_what_there_is_no_time_for_is_left_to_the_next_start(open_device: Opener) -> None:
     assert open_device("lavapipe", LIMITS).tune(PROGRAM, seconds=0).new.keys() == {SUBMISSION}
-    assert open_device("lavapipe", LIMITS).tune(PROGRAM, seconds=60).new.keys() >= set(LANES_NAMES)
+    assert open_device("lavapipe", LIMITS).tune(PROGRAM, seconds=60).new.keys() >= set(NAMES)
 
 
 def test_a_variant_with_other_bits_is_not_used(
@@ -125,12 +119,12 @@ def test_a_variant_with_other_bits_is_not_used(
     monkeypatch.setattr(Trial, "take_results", lambda trial, memory: next(answers))
     device = open_device("lavapipe", LIMITS)
     program = TuningJob("f16", "f32", (Product("Q8_0", 96, 64, "f32"),), ()).program()
-    numbers = device.tune(program, seconds=60).get(f"{MATVEC} small")
-    first, *others = candidates(MATVEC, device.info.features)
+    numbers = device.tune(program, seconds=60).get("matvec_q8_0 small")
+    first, *others = candidates("matvec_q8_0", device.info.features)
     assert numbers[first.suffix] is not None
     assert [numbers[variant.suffix] for variant in others] == [None] * len(others)
-    assert device._selection.variant(MATVEC, 96) is first
-    assert f"{MATVEC}{others[0].suffix} computes other bits" in caplog.text
+    assert device._selection.variant("matvec_q8_0", 96) is first
+    assert "matvec_q8_0_wide computes other bits" in caplog.text
 
 
 def test_a_device_without_room_measures_nothing(open_device: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +136,7 @@ def test_a_device_without_room_measures_nothing(open_device: Opener, monkeypatch
     assert not device.tune(PROGRAM).new
     with pytest.raises(DeviceError, match="no room for"):
         device.tune(PROGRAM, anew=True)
-    assert device._selection.variant("matvec_q8_0").suffix == "_wide"
+    assert device._selection.variant("matvec_q8_0").suffix == "_wide_prefetch"
 
 
 def keep(device: VulkanDevice, name: str, **seconds: float) -> Measurements:
@@ -166,10 +160,10 @@ def test_a_start_goes_by_what_another_has_measured(
     open_device: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = open_device("lavapipe", LIMITS)
-    variants = candidates(MATVEC, device.info.features)
+    variants = candidates("matvec_q8_0", device.info.features)
     numbers = {variant.suffix: 2.0 for variant in variants} | {variants[-1].suffix: 1.0}
-    keep(device, f"{MATVEC} small", **numbers)
+    keep(device, "matvec_q8_0 small", **numbers)
     device.tune(TuningJob("f16", "f32", (), ()).program())
-    assert device._selection.variant(MATVEC, 1024) is variants[-1]
-    assert device._selection.variant(MATVEC, 1025) is variants[0]  # of another size
-    assert device._selection.variant("matmul_q8_0_lanes", 1024).suffix == "_4x8"
+    assert device._selection.variant("matvec_q8_0", 1024) is variants[-1]
+    assert device._selection.variant("matvec_q8_0", 1025) is variants[0]  # of another size
+    assert device._selection.variant("matvec4_q8_0", 1024).suffix == variants[0].suffix

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.blocks import unit_columns
-from tests.vulkan.cases import Case
+from tests.vulkan.cases import Case, limits_for
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import POSITIONS, attention_case, attention_op, attention_ops
 from tests.vulkan.test_matmul import matmul_case
@@ -19,6 +19,8 @@ from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.vulkan.variants import FAMILIES, candidates
 
 TYPES = {name.lower(): name for name in FORMATS}
+
+ARITHMETICS = {True: ("f32", "q8"), False: ("f32",)}  # by whether a format has integers
 
 # Heads of a KV head for which attention of a row runs with so many vectors.
 GROUPS = {1: st.just(1), 3: st.integers(2, 3), ATTENTION_VECTORS: st.just(4)}
@@ -37,11 +39,11 @@ def case_of(family: str, data: st.DataObject) -> Case:
         max_rows = 3 if int(vectors) == ATTENTION_VECTORS else 1
         positions = tuple(data.draw(st.lists(POSITIONS, min_size=1, max_size=max_rows), "positions"))
         return attention_case(op, positions, kv_type=kv_type, seed=seed)
-    weight_type = TYPES[weights.removesuffix("_dot").removesuffix("_lanes")]
+    weight_type = TYPES[weights.removesuffix("_dot")]
     unit, matrix_rows = unit_columns(weight_type), data.draw(st.integers(1, 70), "matrix rows")
     columns = unit * data.draw(st.integers(1, max(3, 640 // unit)), "units of columns")
     most = 140 if kind == "tiled" else 20
-    rows = 1 if kind == "matvec" else data.draw(st.integers(2, most), "rows")
+    rows = {"matvec": 1, "matvec2": 2}.get(kind) or data.draw(st.integers(3, most), "rows")
     matrix = Matrix("matrix", weight_type, matrix_rows, columns)
     activations = "q8" if weights.endswith("_dot") else "f32"
     bias = data.draw(st.booleans(), "bias")
@@ -49,33 +51,36 @@ def case_of(family: str, data: st.DataObject) -> Case:
     return matmul_case(matrix, rows, rows, seed, bias=bias, activations=activations, of_prompts=of_prompts)
 
 
-@pytest.mark.parametrize("weight_type", ["Q8_0", "IQ1_M"])
-def test_sums_by_lanes_and_through_memory_are_the_same_bits(device: ReusedDevice, weight_type: str) -> None:
-    """One row and several, of prompts or not: so a device of eight lanes need not tell prompts apart."""
-    if not device.info.eight_lanes:
-        pytest.skip(f"{device.info.name} has no subgroups of eight lanes")
-    name = weight_type.lower()
-    case = matmul_case(Matrix("matrix", weight_type, 70, 512), 9, 9, seed=7, of_prompts=True)
-    tiled, several = (
-        device.run(case, FAMILIES[family][0])["output"]
-        for family in (f"tiled_{name}", f"matmul_{name}_lanes")
-    )
-    one = dataclasses.replace(case, rows=1, num_rows=1)
-    alone = device.run(one, FAMILIES[f"matvec_{name}_lanes"][0])["output"]
-    assert several.tobytes() == tiled.tobytes()
-    assert alone[0].tobytes() == several[0].tobytes()
-
-
 @pytest.mark.parametrize("family", [family for family, variants in FAMILIES.items() if len(variants) > 1])
 @settings(max_examples=8)
 @given(data=st.data())
 def test_all_variants_compute_the_same_bits(device: ReusedDevice, family: str, data: st.DataObject) -> None:
-    variants = candidates(family, device.info.features)
-    if len(variants) < 2:
-        pytest.skip(f"{device.info.name} runs {len(variants)} of {family}")
-    first, *others = variants
+    first, *others = candidates(family, device.info.features)
     case = case_of(family, data)
-    expected = device.run(case, first)
+    expected = device.run(case, first) if others else {}
     for other in others:
         for name, values in device.run(case, other).items():
             assert values.tobytes() == expected[name].tobytes(), f"{family}{other.suffix}: {name}"
+
+
+@pytest.mark.parametrize("weight_type", FORMATS)
+@settings(max_examples=4)
+@given(data=st.data())
+def test_a_row_has_the_same_bits_however_many_share_its_step(
+    device: ReusedDevice, weight_type: str, data: st.DataObject
+) -> None:
+    """Each number of rows has kernels of its own, and all add up in one order: shaders/units.slang."""
+    unit, matrix_rows = unit_columns(weight_type), data.draw(st.integers(1, 40), "matrix rows")
+    columns = unit * data.draw(st.integers(1, max(3, 640 // unit)), "units of columns")
+    activations = data.draw(st.sampled_from(ARITHMETICS[FORMATS[weight_type].has_integers]), "activations")
+    if activations == "q8" and "integer_dot_product" not in device.info.features:
+        return
+    seed = data.draw(st.integers(0, 999), "seed")
+    together = matmul_case(
+        Matrix("matrix", weight_type, matrix_rows, columns), 5, 5, seed, activations=activations
+    )
+    expected = device.run(together)["output"].reshape(6, -1)
+    for count in (1, 2):
+        few = replace(together, num_rows=count, rows=count, limits=limits_for(max_rows=count))
+        found = device.run(few)["output"].reshape(6, -1)
+        assert found[:count].tobytes() == expected[:count].tobytes(), f"{count} rows"

@@ -24,6 +24,7 @@ from tplaunch.worker.ops.attention import (
     RowSums,
 )
 from tplaunch.worker.ops.common import Activate, MatMul, Op, Quantize, SumNorm, SumSlice
+from tplaunch.worker.ops.exchange import Gather
 from tplaunch.worker.ops.experts import (
     ExpertMatMul,
     ExpertSum,
@@ -59,7 +60,7 @@ def every_op(features: Collection[str], has_matrices: bool) -> list[SmallOp]:
         found[small_op(op, "f32", ROWS)] = None
     for (op, kv_type), rows in product(_cached(), (1, ROWS)):
         found[small_op(op, kv_type, rows)] = None
-    for (op, activations), rows in product(_products(), (1, ROWS)):
+    for (op, activations), rows in product(_products(), (1, 2, ROWS)):
         runs_here = {
             "f32": True,
             "q8": "integer_dot_product" in features,
@@ -79,6 +80,8 @@ def _rows() -> Iterator[Op]:
     yield SumNorm("hidden", None, 1, 1e-5, "output", "rows", "block")
     yield SumNorm("hidden", "weight", 1, 1e-5, "output", "rows", "partials", 1, summed=True)
     yield SumSlice(1, 0)
+    yield Gather(1, 0, 1)
+    yield Gather(1, 32, 1)
     yield from (Quantize("input", 32, "rows", activations) for activations in ("q8", "f16"))
     for activation in ACTIVATION_FUNCTIONS:
         yield Activate(1, 0, activation)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tplaunch import __version__
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.worker.checking import attention, experts, heads, products, recurrent, rows
+from tplaunch.worker.checking import attention, exchange, experts, heads, products, recurrent, rows
 from tplaunch.worker.checking.case import limits_for
 from tplaunch.worker.checking.check import Check
 from tplaunch.worker.ops.attention import (
@@ -22,6 +22,7 @@ from tplaunch.worker.ops.attention import (
     Rotate,
 )
 from tplaunch.worker.ops.common import Activate, MatMul, Op, Quantize, SumNorm, SumSlice
+from tplaunch.worker.ops.exchange import Gather
 from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from tplaunch.worker.ops.latent import CopyHeads, HeadProducts
 from tplaunch.worker.ops.recurrent import Convolution, GatedNorm, Recurrence, SquareSums, UnitNorm
@@ -34,6 +35,7 @@ ROWS = rows.ROWS  # of a program whose ops have kernels for several rows
 SMALL: dict[type, Callable[[Any], Any]] = {
     SumNorm: rows.sum_norm,
     SumSlice: rows.sum_slice,
+    Gather: exchange.gather,
     Quantize: rows.quantize,
     MatMul: products.matmul,
     Clamp: heads.clamp,
@@ -68,6 +70,7 @@ CHECKS: dict[type, Callable[[Any, str, int], Check]] = {
         for kind, check in {
             SumNorm: rows.check_sum_norm,
             SumSlice: rows.check_sum_slice,
+            Gather: exchange.check_gather,
             Quantize: rows.check_quantize,
             **dict.fromkeys((Clamp, HeadSums, HeadNorm, Rotate), heads.check_in_place),
             AttentionCombine: attention.check_attention_combine,
@@ -128,12 +131,14 @@ def small_ops(programs: Iterable[Program], kv_type: str) -> list[SmallOp]:
 def small_op(op: Op, kv_type: str, num_rows: int) -> SmallOp:
     """An op of a program of so many rows, made small.
 
-    There are kernels for one row and for several of products and of attention; others are checked with
-    several rows, and those without a cache with any.
+    There are kernels for one row, for two and for more of products, and for one and for several of attention;
+    others are checked with several rows, and those without a cache with any.
     """
     has_cache = isinstance(op, Attention | RopeCache)
-    is_single = num_rows == 1 and isinstance(op, MatMul | Attention)
-    return SmallOp(SMALL[type(op)](op), kv_type if has_cache else "f32", 1 if is_single else ROWS)
+    own = (1, 2) if isinstance(op, MatMul) else (1,) if isinstance(op, Attention) else ()
+    return SmallOp(
+        SMALL[type(op)](op), kv_type if has_cache else "f32", num_rows if num_rows in own else ROWS
+    )
 
 
 def _computes_nothing(op: Op) -> bool:

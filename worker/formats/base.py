@@ -51,6 +51,11 @@ class WeightFormat(ABC):
         addresses = {name: start + offset for name, offset in zip(self.planes, offsets, strict=False)}
         return {**addresses, "codebook": start} if self.codebook_bytes else addresses
 
+    def row_bytes(self, columns: int) -> int:
+        """The bytes of a row in the plane that kernels call quants; 0 where there is none."""
+        planes = dict(zip(self.planes, self.plane_bytes, strict=True))
+        return columns // self.tile_columns * planes.get("quants", 0)
+
     def nbytes(self, rows: int, columns: int) -> int:
         """Bytes of a whole matrix on the device."""
         return self.plane_offsets(rows, columns)[-1]

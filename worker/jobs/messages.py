@@ -133,6 +133,7 @@ class StepsJob:
     points: tuple[StepPoint, ...]
     on_cpu: bool  # the device's work is this process's
     seconds: float  # that each point is repeated for, at least
+    anew: bool = False  # even where that is known from before
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock
-from tplaunch.worker.folders import make_private, open_regular, user_folder
+from tplaunch.worker.folders import make_private, open_regular, replace_file, user_folder
 
 Numbers: TypeAlias = dict[str, float | None]  # None: this option must not be chosen
 FORMAT = 1
@@ -102,7 +101,7 @@ class Measurements:
         content = {**self._head, "measurements": {**self._read(), **self.new}}
         try:
             make_private(self.path.parent)
-            _replace(self.path, json.dumps(content, indent=1).encode())
+            replace_file(self.path, json.dumps(content, indent=1).encode())
             self.is_kept = True
         except OSError as error:
             log.info("what was measured is not kept: %s: %s", self.path, error.strerror)
@@ -167,17 +166,3 @@ def _lock(stack: ExitStack, path: Path) -> None:
             log.info("%s is held by another process for %.0f s, going on", path, MAX_WAIT_SECONDS)
             return
         time.sleep(LOOK_SECONDS)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes the file beside the old one, for its owner alone, and then puts it into its place."""
-    handle, name = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(handle, 0o600)  # whatever the umask is
-            file.write(content)
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise

@@ -8,14 +8,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tplaunch.collectives import Collective
+from tplaunch.collectives.arena import WORD_ELEMENTS
 from tplaunch.coordinator.messages import Load
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.buffers.step import StepLayout, StepView
+from tplaunch.worker.device import WaitingDevice
 from tplaunch.worker.measuring.two_phase import NEVER, kept_measurements, measured_threshold
+from tplaunch.worker.measuring.waiting import Chooser, Waiting
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_sums
 from tplaunch.worker.step.segments import SegmentRunner
+
+NUM_ALL_REDUCES = 16  # of a program by which ways to wait are measured: a step of a small model has as many
 
 log = logging.getLogger("worker")
 
@@ -26,6 +31,28 @@ def way(collective: Collective, large: bool) -> dict[str, bool]:
     large: not one-shot. Several hosts sum around a ring then, and the ranks of one in two phases.
     """
     return {"host_sums" if collective.can_sum else "two_phase": large}
+
+
+def waiting(load: Load, shards: Mapping[str, Shard], runner: SegmentRunner, kinds: Sequence[str]) -> Waiting:
+    """Chooses how the ranks wait for their devices; the same on all ranks, whose devices' kinds are given."""
+    collective, device = runner.collective, runner.device
+    if collective.num_ranks == 1:
+        return Waiting()
+
+    def build() -> Program:
+        return build_sums(
+            load.spec, load.share, shards, collective.num_ranks, 1, num_all_reduces=NUM_ALL_REDUCES
+        )
+
+    header = StepView(device.view("step").view(np.uint32), StepLayout(load.limits)).header
+    kept = None
+    if collective.rank == 0:
+        kept = kept_measurements(kinds, load.options.measure_anew)
+    row_length = padded(load.spec.embedding_length)
+    has_states = load.spec.is_recurrent
+    chooser = Chooser(runner, build, row_length, header, kept)
+    on_cpu = isinstance(device, WaitingDevice) and device.on_cpu
+    return chooser.choose(load.options.waiting, not has_states and row_length <= WORD_ELEMENTS, on_cpu)
 
 
 def large_bytes(

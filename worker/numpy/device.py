@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.device import Copy, FillPlaces, Place
-from tplaunch.worker.numpy import attention, experts, heads, latent, products, recurrent, rows
+from tplaunch.worker.numpy import attention, exchange, experts, heads, latent, products, recurrent, rows
 from tplaunch.worker.numpy.products import widened
 from tplaunch.worker.numpy.state import NumpyState
 from tplaunch.worker.ops.common import MatMul
@@ -24,7 +24,7 @@ from tplaunch.worker.programs.program import Program
 Bytes = npt.NDArray[np.uint8]
 
 RUN: dict[type, Callable[[Any, NumpyState], None]] = by_op(
-    NumpyState, attention, experts, heads, latent, products, recurrent, rows
+    NumpyState, attention, exchange, experts, heads, latent, products, recurrent, rows
 )
 
 

@@ -17,6 +17,7 @@ from tplaunch.worker.ops.attention import (
     RopeCache,
     Rotate,
 )
+from tplaunch.worker.ops.exchange import Gather
 from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from tplaunch.worker.ops.latent import CopyHeads, HeadProducts
 from tplaunch.worker.ops.matrix import Matrix
@@ -166,6 +167,7 @@ class Activate:
 Op = Union[  # noqa: UP007
     SumNorm,
     SumSlice,
+    Gather,
     Quantize,
     MatMul,
     Clamp,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from tplaunch.worker.ops.common import Op
+from tplaunch.worker.ops.exchange import Gather
 
 
 class Phase(Enum):
@@ -52,6 +54,11 @@ class Program:
     logit_rows: int
     segments: tuple[Segment, ...]
     of_prompts: bool = False
+
+    @cached_property
+    def num_gathers(self) -> int:
+        """The exchanges that devices make among themselves."""
+        return sum(isinstance(op, Gather) for segment in self.segments for op in segment.ops)
 
     @property
     def num_all_reduces(self) -> int:

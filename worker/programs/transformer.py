@@ -81,12 +81,13 @@ def build_sums(
     rows: int,
     two_phase: bool = False,
     host_sums: bool = False,
+    num_all_reduces: int = 2,
 ) -> Program:
-    """Nothing but two all-reduces and what adds them up: for measuring these."""
+    """Nothing but all-reduces, an even number of them, and what adds them up: for measuring these."""
     builder = ProgramBuilder(
         spec, share, shards, num_ranks, rows, 0, two_phase=two_phase, host_sums=host_sums
     )
-    for _ in range(2):
+    for _ in range(num_all_reduces):
         builder.exchange()
         builder.norm(spec.output_norm if share.ends(spec) else "", "normed")
     return builder.finished()

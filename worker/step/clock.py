@@ -31,6 +31,10 @@ class StepClock:
         """The time since the last lap was of this kind."""
         self._ends.append((kind, time.perf_counter()))
 
+    def run_was_vain(self) -> None:
+        """The device's work so far counts for nothing: waiting for it was part of a failed all-reduce."""
+        self._ends = [("reduce" if kind == "wait" else kind, end) for kind, end in self._ends]
+
     def ledger(self) -> dict[str, float]:
         """Microseconds by kind."""
         microseconds, last = dict.fromkeys(HOST_KINDS, 0.0), self._begin

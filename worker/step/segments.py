@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
+
 from tplaunch.collectives import Collective
 from tplaunch.worker.device import Device
 from tplaunch.worker.programs.program import Phase, Program
@@ -16,8 +19,12 @@ class SegmentRunner:
         self.device, self.collective = device, collective
         self._num_exchanges = 0
 
-    def run(self, program: Program, num_rows: int, row_length: int, lap: Callable[[str], None]) -> None:
-        """row_length: of the residual stream. `lap` is told what the time since its last call went to."""
+    def run(self, program: Program, num_rows: int, row_length: int, lap: Callable[[str], None]) -> bool:
+        """row_length: of the residual stream. `lap` is told what the time since its last call went to.
+
+        False where devices that exchange among themselves have waited in vain, on all ranks alike: then
+        nothing of it counts.
+        """
         device, self.collective.lap = self.device, lap
         device.submit(program, num_rows)
         lap("submit")
@@ -30,6 +37,12 @@ class SegmentRunner:
                 lap("reduce")
                 device.release(index + 1)
                 lap("submit")
+        if not program.num_gathers:
+            return True
+        self._num_exchanges += 1
+        has_succeeded = self.collective.confirm(self._num_exchanges)
+        lap("reduce")
+        return has_succeeded
 
     def _exchange(self, parity: int, phase: Phase, count: int, is_exact: bool) -> None:
         self._num_exchanges += 1
@@ -40,17 +53,21 @@ class SegmentRunner:
             self.collective.all_reduce(self._num_exchanges, parity, count, summed=summed, exact=is_exact)
 
     def slowest(self, seconds: list[float]) -> list[float]:
-        """The largest of all ranks' numbers, one by one: the same on every rank.
+        """The largest of all ranks' numbers, one by one: the same on every rank."""
+        slowest: list[float] = self.told(seconds).max(axis=0).tolist()
+        return slowest
+
+    def told(self, numbers: list[float]) -> npt.NDArray[np.float32]:
+        """All ranks' numbers [ranks, numbers], the same on every rank.
 
         Each rank adds its numbers to zeros of all others: so they come through, whoever adds up what.
         """
         collective = self.collective
-        shape = (collective.num_ranks, len(seconds))
+        shape = (collective.num_ranks, len(numbers))
         for parity in (0, 1):  # both, as in a step
             count = shape[0] * shape[1]
             collective.own(parity)[:count] = 0
-            collective.own(parity)[:count].reshape(shape)[collective.rank] = seconds
+            collective.own(parity)[:count].reshape(shape)[collective.rank] = numbers
             self._exchange(parity, Phase.ONE_SHOT, count, is_exact=True)
-            numbers = collective.partials(parity)[:, :count].sum(axis=0).reshape(shape)
-        slowest: list[float] = numbers.max(axis=0).tolist()
-        return slowest
+            found: npt.NDArray[np.float32] = collective.partials(parity)[:, :count].sum(axis=0).reshape(shape)
+        return found

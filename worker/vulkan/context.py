@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from tplaunch.worker.device import DeviceError
-from tplaunch.worker.vulkan import matrices
+from tplaunch.worker.vulkan import faults, matrices, subgroups
 from tplaunch.worker.vulkan.api import Handle, array, call, chained, create, ffi, lib, strings, struct, vk
 from tplaunch.worker.vulkan.instance import Instance
-from tplaunch.worker.vulkan.listing import IMPORT_EXTENSION, compute_queue_family, describe
+from tplaunch.worker.vulkan.listing import IMPORT_EXTENSION, VERSION_1_3, compute_queue_family, describe
 from tplaunch.worker.vulkan.memory_types import MemoryType
 
 SETUP_TIMEOUT_NANOSECONDS = 60 * 10**9  # of copies while loading
@@ -19,12 +19,19 @@ SETUP_TIMEOUT_NANOSECONDS = 60 * 10**9  # of copies while loading
 class Context:
     """A VkDevice and what all on it needs. Raises DeviceError for a device that can't be used.
 
-    It is described, and opened, as if it had none of the features `without`.
+    It is described, and opened, as if it had none of the features `without`. One that `only_compiles` may be
+    of a card that is not there.
     """
 
     def __init__(
-        self, index: int, uuid: str = "", validate: bool = False, without: frozenset[str] = frozenset()
+        self,
+        index: int,
+        uuid: str = "",
+        validate: bool = False,
+        without: frozenset[str] = frozenset(),
+        only_compiles: bool = False,
     ) -> None:
+        self._only_compiles = only_compiles
         self.instance = Instance(validate)
         self.device: Handle = None
         self.command_pool: Handle = ffi.NULL
@@ -45,9 +52,10 @@ class Context:
             raise DeviceError(
                 f"Vulkan device {index} is now {self.info.name}, UUID {self.info.uuid}; {uuid} was chosen"
             )
-        if self.info.unusable:
+        if self.info.unusable and not (self._only_compiles and self.info.is_made_up):
             raise DeviceError(f"Vulkan device {index} ({self.info.name}) can't be used: {self.info.unusable}")
         self.matrix_size = matrices.matrix_size(self.instance, self.physical, self.info)
+        self._tells_faults = faults.tells_faults(self.physical)
         self._create_device()
         self._memory = ffi.new("VkPhysicalDeviceMemoryProperties *")
         lib.vkGetPhysicalDeviceMemoryProperties(self.physical, self._memory)
@@ -69,6 +77,8 @@ class Context:
         core_features = struct("VkPhysicalDeviceFeatures", shaderInt64=self.info.int64)
         extensions = [IMPORT_EXTENSION] if self.info.host_memory_import else []
         extensions += [matrices.EXTENSION] if self.matrix_size else []
+        extensions += [faults.EXTENSION] if self._tells_faults else []
+        extensions += [subgroups.EXTENSION] if self._asks_for_subgroups and not self._is_1_3 else []
         info = struct(
             "VkDeviceCreateInfo",
             pNext=features,
@@ -92,11 +102,28 @@ class Context:
     def _newer_features(self) -> list[Handle]:
         """Returns the features that only some devices have, for quicker products."""
         features = []
-        if self.info.integer_dot_product:
-            features.append(struct("VkPhysicalDeviceVulkan13Features", shaderIntegerDotProduct=1))
+        sizes = self.info.sizes
+        control = {"subgroupSizeControl": sizes.required > 0, "computeFullSubgroups": sizes.full}
+        if self._is_1_3:
+            dots = self.info.integer_dot_product
+            features.append(
+                struct("VkPhysicalDeviceVulkan13Features", shaderIntegerDotProduct=dots, **control)
+            )
+        elif self._asks_for_subgroups:
+            features.append(struct("VkPhysicalDeviceSubgroupSizeControlFeatures", **control))
         if self.matrix_size:
             features.append(struct("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", cooperativeMatrix=1))
+        if self._tells_faults:
+            features.append(faults.enabled_fault())
         return features
+
+    @property
+    def _is_1_3(self) -> bool:
+        return self.info.api_version >= VERSION_1_3
+
+    @property
+    def _asks_for_subgroups(self) -> bool:
+        return self.info.sizes.required > 0 or self.info.sizes.full
 
     def memory_types(self) -> list[MemoryType]:
         """Every memory type, the driver's favourites first."""
@@ -110,6 +137,10 @@ class Context:
     def available_bytes(self) -> int:
         """Bytes of its own memory that the driver grants this process now, with those that it has."""
         return describe(self.info.index, self.physical).available_bytes
+
+    def fault_query(self) -> Handle | None:
+        """Returns the function that tells why the device was lost, where it has one."""
+        return self.function("vkGetDeviceFaultInfoEXT") if self._tells_faults else None
 
     def function(self, name: str) -> Handle:
         """A function of an enabled extension."""

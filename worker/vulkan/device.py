@@ -5,7 +5,8 @@ Ties together memory, kernels, recording and submission, each in a file of its o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,18 +14,21 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.worker.buffers.table import Buffer
+from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.checking.table import small_ops
 from tplaunch.worker.device import Copy, DeviceError, DeviceId, FillPlaces, Place
-from tplaunch.worker.measuring.measurements import Measurements
+from tplaunch.worker.measuring.measurements import Measurements, cache_folder
 from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.programs.work import pieces, total_operations
+from tplaunch.worker.vulkan.budget import Budget
 from tplaunch.worker.vulkan.checking.checker import Checker
 from tplaunch.worker.vulkan.checking.prover import START_SECONDS as PROOF_SECONDS
 from tplaunch.worker.vulkan.checking.prover import Prover
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.copying import copy_inside
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
-from tplaunch.worker.vulkan.dispatch.places import PartialsLayout, Selects
+from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout, Selects
+from tplaunch.worker.vulkan.exchange import DeviceExchange
 from tplaunch.worker.vulkan.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.vulkan.measuring.tuning import START_SECONDS, Tuner, open_measurements, submits_ahead
 from tplaunch.worker.vulkan.memory import Memory
@@ -33,7 +37,10 @@ from tplaunch.worker.vulkan.pipelines import Pipelines
 from tplaunch.worker.vulkan.recorder import Recorder
 from tplaunch.worker.vulkan.timeline import Submission, Timeline
 from tplaunch.worker.vulkan.timestamps import Timestamps, device_clock
-from tplaunch.worker.vulkan.variants import Right, Selection, tiles_prompts
+from tplaunch.worker.vulkan.variants import TILED_INVOCATIONS, Right, Selection
+from tplaunch.worker.vulkan.waiting import EndWord
+
+END_WORD_BYTES = 64
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -45,6 +52,7 @@ class Prepared:
     program: Program
     submission: Submission
     last_segment: int
+    operations: float
     timestamps: Timestamps | None
 
 
@@ -61,7 +69,7 @@ class VulkanDevice:
         self.name, self.kind = self.info.name, self.info.kind
         self._refuse(limits.activations)
         self._memory = Memory(self._context, unmapped=options.staging)
-        self._pipelines = Pipelines(self._context)
+        self._pipelines = Pipelines(self._context, cache_folder())
         self._right: Right = {}
         self._selection: Selects = Selection(self.info.features)
         self._timeline = Timeline(self._context, options.submit_ahead is not False, self._timeout_seconds)
@@ -70,13 +78,16 @@ class VulkanDevice:
         self._partials: ImportedPartials | StagedPartials | None = None
         self._staged: StagedPartials | None = None  # what is to be copied around an all-reduce
         self.imports_partials = False  # known once partials are attached
-        self.tells_prompts_apart = limits.activations == "f16" or tiles_prompts(
-            self.info.features, self.info.max_invocations
-        )
+        has_tiles = self.info.max_invocations >= TILED_INVOCATIONS
+        self.tells_prompts_apart = limits.activations == "f16" or has_tiles
         self._partials_layout = PartialsLayout(0, 0, 0, 0, 0)
+        self._exchange: DeviceExchange | None = None
+        self._end_word: EndWord | None = None  # while it is waited for
         self._prepared: dict[int, Prepared] = {}  # by the program's id: hashing a program walks all of it
         self._current: Prepared | None = None
         self._num_rows = 0  # of this step
+        self._began = 0.0
+        self._budget = Budget(self.info.type)
 
     def _refuse(self, activations: str) -> None:
         """Raises DeviceError where the device can't multiply by such activations."""
@@ -97,6 +108,7 @@ class VulkanDevice:
 
     def finish_loading(self) -> list[str]:
         self._memory.free_staging()
+        self._pipelines.keep()  # most of them were compiled to be proved or timed
         note = self._memory.eviction_note()
         return [note] if note else []
 
@@ -115,6 +127,30 @@ class VulkanDevice:
         self._partials_layout = PartialsLayout(
             self._partials.address, num_slots, num_partials, slot_bytes, write_slot
         )
+
+    @property
+    def on_cpu(self) -> bool:
+        """See WaitingDevice."""
+        return self.info.type == "cpu"
+
+    def wait_by(self, way: str) -> None:
+        """See WaitingDevice."""
+        if way == "word" and self._end_word is None:
+            self._end_word = EndWord(self._memory.allocate(END_WORD_BYTES, Placement.READBACK))
+        self._timeline.wait_by(way, self._end_word if way == "word" else None)
+
+    def attach_words(self, words: Bytes, rank: int, num_ranks: int) -> None:
+        """See WaitingDevice."""
+        self._exchange = DeviceExchange(self._context, self._memory, words, rank, num_ranks)
+
+    def tries_exchange(self, program: Program, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """See WaitingDevice."""
+        assert self._exchange is not None, "there are no words"
+        for parity in (0, 1):
+            self._exchange.put_own(parity, values[parity])
+        self.submit(program, program.rows)
+        self.finish(0)
+        return self._exchange.taken()[:, :, : values.shape[1]]
 
     def checker(self) -> Checker:
         """Checks kernels one by one, with this device's compiled ones."""
@@ -144,13 +180,17 @@ class VulkanDevice:
     def prepare(self, program: Program) -> None:
         if id(program) in self._prepared:
             return
-        info, places = self.info, self._memory.__getitem__
+        info, partials = self.info, self._partials_layout
+        places: Callable[[str], BufferPlace] = self._memory.__getitem__
+        if program.num_gathers:
+            assert self._exchange is not None, "no words were attached"
+            places, partials = self._exchange.place, self._exchange.layout
         context = DispatchContext(
             program,
             places,
-            self._partials_layout,
+            partials,
             self._limits,
-            info.max_subgroup_size,
+            info.sizes.widest,
             info.max_invocations,
             self._selection,
             self._context.matrix_size,
@@ -159,8 +199,22 @@ class VulkanDevice:
         timestamps = None
         if self._has_timestamps:
             timestamps = Timestamps(self._context, self._clock, len(program.segments))
-        submission = self._timeline.submission(recorder.record(program, context, timestamps))
-        self._prepared[id(program)] = Prepared(program, submission, len(program.segments) - 1, timestamps)
+        num_keys, budget = self._limits.context_length, self._budget.operations
+        recorded = recorder.record(
+            program,
+            context,
+            timestamps,
+            self._timeline.end_word,
+            lambda segment: pieces(segment, program, num_keys, budget),
+        )
+        submission = self._timeline.submission(recorded)
+        self._prepared[id(program)] = Prepared(
+            program,
+            submission,
+            len(program.segments) - 1,
+            total_operations(program, self._limits.context_length),
+            timestamps,
+        )
 
     def copy(self, copies: Sequence[Copy]) -> None:
         copy_inside(self._context, self._memory, copies)
@@ -169,6 +223,9 @@ class VulkanDevice:
         assert num_rows <= program.rows, f"{num_rows} rows in a program of {program.rows}"
         self._current = self._prepared[id(program)]
         self._num_rows = num_rows
+        if self._exchange is not None and program.num_gathers:
+            self._exchange.begin_step(program.num_gathers)
+        self._began = time.perf_counter()
         self._timeline.submit(self._current.submission)
 
     def finish(self, segment: int) -> None:
@@ -179,6 +236,8 @@ class VulkanDevice:
             if ended.parity is not None:
                 self._staged.copy_out(ended.parity, ended.phase, self._bytes_in_use(ended))
         if segment == self._current.last_segment:
+            if self._num_rows == self._current.program.rows:
+                self._budget.learn(self._current.operations, time.perf_counter() - self._began)
             self._context.instance.check_validation()
 
     def release(self, segment: int) -> None:
@@ -212,9 +271,12 @@ class VulkanDevice:
         for prepared in self._prepared.values():
             if prepared.timestamps is not None:
                 prepared.timestamps.close()
+        self._pipelines.keep()
         self._pipelines.close()
         if self._partials is not None:
             self._partials.close()
+        if self._exchange is not None:
+            self._exchange.close()
         self._memory.close()
         self._context.close()
         self._context.instance.check_validation()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tplaunch.coordinator.options import FEATURES
+from tplaunch.worker.vulkan import subgroups
 from tplaunch.worker.vulkan.api import Handle, chained, enumerate_all, ffi, lib, struct, text, vk
 from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.matrices import matrix_size
+from tplaunch.worker.vulkan.subgroups import SubgroupSizes
 
 VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
-LANES = 8  # of a subgroup, for shaders/matmul_lanes.slang
+LANES = 8  # of a subgroup, for shaders/tiled_lanes.slang
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"
 BUDGET_EXTENSION = "VK_EXT_memory_budget"
 PCI_EXTENSION = "VK_EXT_pci_bus_info"
@@ -48,18 +50,29 @@ class PhysicalDevice:
     cooperative_matrix: bool
     eight_lanes: bool  # in every subgroup, which can hand one's number to all
     unusable: str | None  # why the kernels can't run on it
+    required_subgroup_size: int = 0  # that kernels are compiled for; 0 where the driver chooses
+    full_subgroups: bool = False  # kernels may ask that all lanes of theirs run
+    is_made_up: bool = False  # there is no such card: its driver only compiles for it
     matrix_size: int = 0  # of the cooperative matrices that kernels here multiply; 0 for none, or not asked
 
     @property
     def features(self) -> frozenset[str]:
-        """The members of FEATURES that the device has."""
-        return frozenset(name for name in FEATURES if getattr(self, name))
+        """The members of FEATURES that it has, and "cpu" where it is one: what kernels may need."""
+        found = [name for name in FEATURES if getattr(self, name)]
+        return frozenset([*found, "cpu"] if self.type == "cpu" else found)
 
     @property
     def kind(self) -> str:
         """The same for devices that are made alike and have the same driver: they compute the same bits."""
         hardware = f"{self.vendor_id:04x}:{self.device_id:04x}"
         return f"{self.name}, {hardware}, {self.driver} ({self.driver_id}, {self.driver_version})"
+
+    @property
+    def sizes(self) -> SubgroupSizes:
+        """The sizes of its subgroups, and the one that kernels ask for."""
+        return SubgroupSizes(
+            self.min_subgroup_size, self.max_subgroup_size, self.required_subgroup_size, self.full_subgroups
+        )
 
     @property
     def host_memory_import(self) -> bool:
@@ -83,9 +96,11 @@ def list_devices() -> list[PhysicalDevice]:
 def describe(index: int, handle: Handle) -> PhysicalDevice:
     """Asks the driver. Also tells about a device that is too old to use."""
     query = _Query(handle)
-    base, core11, core12, core13 = query.base, query.core11, query.core12, query.core13
+    base, core11, core12 = query.base, query.core11, query.core12
     features12, features13 = query.features12, query.features13
     has_budget = BUDGET_EXTENSION in query.extensions and not query.is_made_up
+    has_control, is_1_3 = subgroups.EXTENSION in query.extensions, query.api_version >= VERSION_1_3
+    sizes = subgroups.subgroup_sizes(handle, core11.subgroupSize, base.vendorID, has_control, is_1_3)
     memory_bytes, available_bytes = largest_local_heap(handle, has_budget)
     return PhysicalDevice(
         index=index,
@@ -107,15 +122,19 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
             base.limits.maxComputeWorkGroupInvocations, base.limits.maxComputeWorkGroupSize[0]
         ),
         subgroup_size=core11.subgroupSize,
-        min_subgroup_size=core13.minSubgroupSize or core11.subgroupSize,
-        max_subgroup_size=core13.maxSubgroupSize or core11.subgroupSize,
+        min_subgroup_size=sizes.least,
+        max_subgroup_size=sizes.most,
         import_alignment=query.import_alignment,
         integer_dot_product=bool(features13.shaderIntegerDotProduct),
         int64=bool(query.features.shaderInt64),
         float16=bool(features12.shaderFloat16),
         cooperative_matrix="VK_KHR_cooperative_matrix" in query.extensions,
-        eight_lanes=_has_eight_lanes(query),
+        eight_lanes=(sizes.least, sizes.most) == (LANES, LANES)
+        and bool(core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_BALLOT_BIT),
         unusable=_unusable(query),
+        required_subgroup_size=sizes.required,
+        full_subgroups=sizes.full,
+        is_made_up=query.is_made_up,
     )
 
 
@@ -148,9 +167,8 @@ class _Query:
     def _query_properties(self) -> None:
         self.core11 = struct("VkPhysicalDeviceVulkan11Properties")
         self.core12 = struct("VkPhysicalDeviceVulkan12Properties")
-        self.core13 = struct("VkPhysicalDeviceVulkan13Properties")
         imports = struct("VkPhysicalDeviceExternalMemoryHostPropertiesEXT")
-        chain = self._known([self.core11, self.core12], [self.core13])
+        chain = self._known([self.core11, self.core12], [])
         chain += [imports] if IMPORT_EXTENSION in self.extensions else []
         place = struct("VkPhysicalDevicePCIBusInfoPropertiesEXT")
         chain += [place] if PCI_EXTENSION in self.extensions else []
@@ -231,15 +249,6 @@ def compute_queue_family(handle: Handle) -> int | None:
     lib.vkGetPhysicalDeviceQueueFamilyProperties(handle, count, families)
     can_compute = (i for i in range(count[0]) if families[i].queueFlags & vk.VK_QUEUE_COMPUTE_BIT)
     return next(can_compute, None)
-
-
-def _has_eight_lanes(query: _Query) -> bool:
-    core11, core13 = query.core11, query.core13
-    hands_out = core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_BALLOT_BIT
-    return bool(hands_out) and {core11.subgroupSize, core13.minSubgroupSize, core13.maxSubgroupSize} <= {
-        0,
-        LANES,
-    }
 
 
 def _unusable(query: _Query) -> str | None:

@@ -185,11 +185,15 @@ class Memory:
             return ""
         return eviction_note(self._context.info.name, self._own_bytes, self._context.available_bytes())
 
+    def release(self, block: Block) -> None:
+        """Frees a block that holds no named buffer."""
+        self._blocks.remove(block)
+        free(self._context, block)
+
     def free_staging(self) -> None:
         """Frees the staging memory when loading is over: no step needs it."""
         for block in self._staging.give_back():
-            self._blocks.remove(block)
-            free(self._context, block)
+            self.release(block)
 
     def close(self) -> None:
         """Frees everything; views of it must not be used any more."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tplaunch.worker.buffers.table import Placement
@@ -22,9 +22,9 @@ def memory_type_order(
 ) -> list[tuple[int, bool]]:
     """Returns types by index with whether the host maps them, the best first; none where none suits.
 
-    types: those that a buffer may lie in, in the driver's order, which puts the faster ones first. What kernels
-    read most lies in the device's own memory and never in the host's, where a model would run at the speed of
-    the bus; first in its largest heap, since the part of a card's memory that the host can see is small without
+    types: those that a buffer may lie in, in the driver's order, which puts the faster ones first. What
+    kernels read most lies in the device's own memory and never in the host's, where a model would run at the
+    speed of the bus; first in its largest heap, since the part that the host can see is small without
     resizable BAR. unmapped: the host maps nothing of it.
     """
     local, cached = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, vk.VK_MEMORY_PROPERTY_HOST_CACHED_BIT
@@ -42,3 +42,16 @@ def memory_type_order(
     preferred = local if placement is Placement.UPLOAD else cached
     seen = [index for index in types if has(index, mappable)]
     return [(index, True) for index in sorted(seen, key=lambda index: not has(index, preferred))]
+
+
+def import_order(types: Sequence[MemoryType], allowed: int) -> list[int]:
+    """Returns the types by which the host's memory may be imported, by index, the best first.
+
+    allowed: a bit for each. What is coherent needs no word of its own to be seen by the host, and what is
+    cached is read at the speed of memory; the driver's own order decides among equals.
+    """
+    coherent, cached = vk.VK_MEMORY_PROPERTY_HOST_COHERENT_BIT, vk.VK_MEMORY_PROPERTY_HOST_CACHED_BIT
+    found = [index for index in range(len(types)) if allowed >> index & 1]
+    return sorted(
+        found, key=lambda index: (not types[index].flags & coherent, not types[index].flags & cached)
+    )

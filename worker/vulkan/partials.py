@@ -7,6 +7,7 @@ one of them, and reads the first `num_partials`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,10 @@ from tplaunch.worker.buffers.table import Placement
 from tplaunch.worker.device import DeviceError
 from tplaunch.worker.programs.program import Phase
 from tplaunch.worker.vulkan.api import Handle, check, create, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.barriers import memory_barrier, put_barrier
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.memory import Memory, allocate_memory, bind, buffer_info, free
+from tplaunch.worker.vulkan.memory_types import import_order
 from tplaunch.worker.vulkan.staging import Block
 
 PROBE = 0x7A3C51E9  # what the device writes to see whether an import is the host's memory indeed
@@ -48,17 +51,7 @@ class ImportedPartials:
     def __init__(self, context: Context, arena: Bytes, write_slot: int) -> None:
         self._context = context
         self._arena = arena  # stays mapped as long as the device may write to it
-        alignment = context.info.import_alignment
-        if not alignment:
-            raise DeviceError("the driver can't import host memory")
-        # Whole pages around the arena: they belong to its mapping.
-        start = arena.ctypes.data // alignment * alignment
-        distance = arena.ctypes.data - start
-        nbytes = -(-(distance + arena.nbytes) // alignment) * alignment
-        if nbytes > context.info.max_allocation:
-            limit = context.info.max_allocation
-            raise DeviceError(f"the arena has {nbytes} bytes, the largest import {limit}")
-        self._block = import_host_memory(context, start, nbytes)
+        self._block, distance = import_pages(context, arena)
         self.address = self._block.address + distance
         try:
             self._probe(arena[0, write_slot], distance + write_slot * arena.shape[2])
@@ -70,9 +63,18 @@ class ImportedPartials:
         """Has the device write a word of its own slot, which no other rank reads yet."""
         word = slot[:4].view(np.uint32)
         before = int(word[0])
-        self._context.run_once(
-            lambda commands: lib.vkCmdFillBuffer(commands, self._block.buffer, offset, 4, PROBE)
+        filled, seen = vk.VK_ACCESS_TRANSFER_WRITE_BIT, vk.VK_ACCESS_HOST_READ_BIT
+        to_host = (
+            vk.VK_PIPELINE_STAGE_TRANSFER_BIT,
+            vk.VK_PIPELINE_STAGE_HOST_BIT,
+            memory_barrier(filled, seen),
         )
+
+        def record(commands: Handle) -> None:
+            lib.vkCmdFillBuffer(commands, self._block.buffer, offset, 4, PROBE)
+            put_barrier(commands, *to_host)
+
+        self._context.run_once(record)
         arrived = int(word[0]) == PROBE
         word[0] = before
         if not arrived:
@@ -115,6 +117,23 @@ class StagedPartials:
         pass  # the memory frees it
 
 
+def import_pages(context: Context, memory: Bytes) -> tuple[Block, int]:
+    """Imports the whole pages around some of the host's memory, which belong to its mapping.
+
+    Returns them with the offset of that memory. Raises DeviceError where the driver refuses.
+    """
+    alignment = context.info.import_alignment
+    if not alignment:
+        raise DeviceError("the driver can't import host memory")
+    start = memory.ctypes.data // alignment * alignment
+    distance = memory.ctypes.data - start
+    nbytes = -(-(distance + memory.nbytes) // alignment) * alignment
+    if nbytes > context.info.max_allocation:
+        limit = context.info.max_allocation
+        raise DeviceError(f"the arena has {nbytes} bytes, the largest import {limit}")
+    return import_host_memory(context, start, nbytes), distance
+
+
 def import_host_memory(context: Context, pointer: int, nbytes: int) -> Block:
     """VK_EXT_external_memory_host. Raises DeviceError where the driver refuses."""
     kind = vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT
@@ -131,12 +150,22 @@ def import_host_memory(context: Context, pointer: int, nbytes: int) -> Block:
         type_bits = allowed.memoryTypeBits & requirements.memoryTypeBits
         if not type_bits or requirements.size > nbytes:
             raise DeviceError("no memory type fits the host's memory")
-        type_index = (type_bits & -type_bits).bit_length() - 1
         source = struct("VkImportMemoryHostPointerInfoEXT", handleType=kind, pHostPointer=host_pointer)
-        memory = allocate_memory(context, nbytes, type_index, source)
+        memory = _allocated(context, nbytes, import_order(context.memory_types(), type_bits), source)
         return bind(context, buffer, memory, nbytes, host_visible=False)
     except DeviceError:
         lib.vkDestroyBuffer(context.device, buffer, ffi.NULL)
         if memory is not None:
             lib.vkFreeMemory(context.device, memory, ffi.NULL)
         raise
+
+
+def _allocated(context: Context, nbytes: int, order: Sequence[int], source: Handle) -> Handle:
+    """Imports by the first type that the driver takes. Raises DeviceError, the first, where it takes none."""
+    refusals = []
+    for type_index in order:
+        try:
+            return allocate_memory(context, nbytes, type_index, source)
+        except DeviceError as error:
+            refusals.append(error)
+    raise refusals[0]

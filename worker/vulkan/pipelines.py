@@ -1,10 +1,17 @@
-"""Compute pipelines by kernel name, made when they are first used."""
+"""Compute pipelines by kernel name, made when they are first used, or several at once by threads."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tplaunch.shaders.analysis import limits
 from tplaunch.shaders.load import load_kernel
 from tplaunch.worker.vulkan.api import Handle, array, call, create, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.pipeline_cache import PipelineCache
 
 MAX_PUSH_BYTES = 128  # of push constants, what every device has
 
@@ -12,8 +19,10 @@ MAX_PUSH_BYTES = 128  # of push constants, what every device has
 class Pipelines:
     """Compiled kernels by name. All share one layout: push constants, and no descriptor sets."""
 
-    def __init__(self, context: Context) -> None:
-        self._device = context.device
+    def __init__(self, context: Context, folder: Path | None = None) -> None:
+        """folder: for what the driver compiles, to be found by later starts."""
+        self._device, self._sizes = context.device, context.info.sizes
+        self._cache = PipelineCache(context, folder)
         self._pipelines: dict[str, Handle] = {}
         constants = struct(
             "VkPushConstantRange", stageFlags=vk.VK_SHADER_STAGE_COMPUTE_BIT, offset=0, size=MAX_PUSH_BYTES
@@ -26,27 +35,85 @@ class Pipelines:
             self._pipelines[name] = self._compile(load_kernel(name))
         return self._pipelines[name]
 
+    def make(self, names: Iterable[str]) -> None:
+        """Makes those of the pipelines that are missing, by as many threads as this process has cores."""
+        missing = [name for name in dict.fromkeys(names) if name not in self._pipelines]
+        num_threads = min(len(missing), len(os.sched_getaffinity(0)))
+        if num_threads > 1:
+            with ThreadPoolExecutor(num_threads) as pool:
+                made = pool.map(self._compile, map(load_kernel, missing))
+                self._pipelines.update(zip(missing, made, strict=True))
+
+    def keep(self) -> None:
+        """Writes what the driver has compiled to the folder's file."""
+        self._cache.save()
+
     def _compile(self, module: bytes) -> Handle:
-        code = ffi.new("uint32_t[]", len(module) // 4)
-        ffi.memmove(code, module, len(module))
-        info = struct("VkShaderModuleCreateInfo", codeSize=len(module), pCode=code)
-        shader = create("vkCreateShaderModule", "VkShaderModule", self._device, info)
-        stage = struct(
-            "VkPipelineShaderStageCreateInfo",
-            stage=vk.VK_SHADER_STAGE_COMPUTE_BIT,
-            module=shader,
-            pName=ffi.new("char[]", b"main"),
-        )
-        pipeline_info = struct("VkComputePipelineCreateInfo", stage=stage[0], layout=self.layout)
-        pipeline = array("VkPipeline", [ffi.NULL])
-        try:
-            call("vkCreateComputePipelines", self._device, ffi.NULL, 1, pipeline_info, ffi.NULL, pipeline)
-        finally:
-            lib.vkDestroyShaderModule(self._device, shader, ffi.NULL)
-        return pipeline[0]
+        """Compiles for subgroups of the device's size; with cooperative matrices the driver knows best."""
+        cache = self._cache.handle
+        if limits.has_matrices(module):
+            return compute_pipeline(self._device, self.layout, module, cache)
+        count = limits.num_invocations(module)
+        size = self._sizes.of_workgroup(count)
+        flags = self._sizes.flags(count, size)
+        return compute_pipeline(self._device, self.layout, module, cache, subgroup_size=size, flags=flags)
 
     def close(self) -> None:
         for pipeline in self._pipelines.values():
             lib.vkDestroyPipeline(self._device, pipeline, ffi.NULL)
         self._pipelines.clear()
+        self._cache.close()
         lib.vkDestroyPipelineLayout(self._device, self.layout, ffi.NULL)
+
+
+def compute_pipeline(
+    device: Handle,
+    layout: Handle,
+    module: bytes,
+    cache: Handle = None,
+    constants: Mapping[int, int] | None = None,
+    subgroup_size: int = 0,
+    flags: int = 0,
+) -> Handle:
+    """Compiles a module's entry point `main` with these specialisation constants.
+
+    Its subgroups have this size, or one that the driver likes where it is 0. The flags are the stage's.
+    """
+    code = ffi.new("uint32_t[]", len(module) // 4)
+    ffi.memmove(code, module, len(module))
+    shader_info = struct("VkShaderModuleCreateInfo", codeSize=len(module), pCode=code)
+    shader = create("vkCreateShaderModule", "VkShaderModule", device, shader_info)
+    required = struct(
+        "VkPipelineShaderStageRequiredSubgroupSizeCreateInfo", requiredSubgroupSize=subgroup_size
+    )
+    stage = struct(
+        "VkPipelineShaderStageCreateInfo",
+        pNext=required if subgroup_size else ffi.NULL,
+        flags=flags,
+        stage=vk.VK_SHADER_STAGE_COMPUTE_BIT,
+        module=shader,
+        pName=ffi.new("char[]", b"main"),
+        pSpecializationInfo=_specialised(constants) if constants else ffi.NULL,
+    )
+    info = struct("VkComputePipelineCreateInfo", stage=stage[0], layout=layout)
+    pipeline = array("VkPipeline", [ffi.NULL])
+    try:
+        call("vkCreateComputePipelines", device, cache or ffi.NULL, 1, info, ffi.NULL, pipeline)
+    finally:
+        lib.vkDestroyShaderModule(device, shader, ffi.NULL)
+    return pipeline[0]
+
+
+def _specialised(constants: Mapping[int, int]) -> Handle:
+    values = ffi.new("uint32_t[]", list(constants.values()))
+    entries = ffi.new(
+        "VkSpecializationMapEntry[]",
+        [{"constantID": key, "offset": 4 * i, "size": 4} for i, key in enumerate(constants)],
+    )
+    return struct(
+        "VkSpecializationInfo",
+        mapEntryCount=len(constants),
+        pMapEntries=entries,
+        dataSize=4 * len(constants),
+        pData=values,
+    )

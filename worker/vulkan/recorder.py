@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Callable, Sequence
 
 from tplaunch.worker.buffers.step import INDIRECT_WORD
 from tplaunch.worker.ops.common import MatMul, Op
@@ -15,7 +17,11 @@ from tplaunch.worker.vulkan.dispatch.places import Dispatch
 from tplaunch.worker.vulkan.dispatch.table import dispatch
 from tplaunch.worker.vulkan.memory import Slice
 from tplaunch.worker.vulkan.pipelines import Pipelines
+from tplaunch.worker.vulkan.timeline import Recorded
 from tplaunch.worker.vulkan.timestamps import Timestamps
+from tplaunch.worker.vulkan.waiting import EndWord
+
+Ops = tuple[Op, ...]
 
 
 class Hazards:
@@ -51,6 +57,11 @@ def _overlap(one: range, other: range) -> bool:
     return one.start < other.stop and other.start < one.stop
 
 
+def uncut(segment: Segment) -> list[Ops]:
+    """A segment in one piece."""
+    return [segment.ops]
+
+
 class Recorder:
     """Writes dispatches into command buffers."""
 
@@ -68,30 +79,57 @@ class Recorder:
         # (stages before, stages after, what is made visible)
         self._at_begin = (host | compute, started, from_host)
         self._between = (compute, compute, memory_barrier(writes, both))
-        self._at_end = (compute, host, memory_barrier(writes, vk.VK_ACCESS_HOST_READ_BIT))
+        transfer, filled = vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_ACCESS_TRANSFER_WRITE_BIT
+        seen = vk.VK_ACCESS_HOST_READ_BIT
+        self._at_end = (compute, host, memory_barrier(writes, seen))
+        # The host reads what was computed as soon as it sees the word, so that goes first.
+        self._before_word = (compute, host | transfer, memory_barrier(writes, seen | filled))
+        self._after_word = (transfer, host, memory_barrier(filled, seen))
 
     def record(
-        self, program: Program, context: DispatchContext, timestamps: Timestamps | None = None
-    ) -> Handle:
-        """A C array with the command buffer of every segment, between timestamps where there are any."""
-        buffers = self._context.command_buffers(len(program.segments))
-        for index, segment in enumerate(program.segments):
-            call("vkBeginCommandBuffer", buffers[index], struct("VkCommandBufferBeginInfo"))
-            if timestamps is not None:
-                timestamps.put_begin(buffers[index], index)
-            self._record_segment(buffers[index], segment, context)
-            if timestamps is not None:
-                timestamps.put_end(buffers[index], index)
-            call("vkEndCommandBuffer", buffers[index])
-        return buffers
+        self,
+        program: Program,
+        context: DispatchContext,
+        timestamps: Timestamps | None = None,
+        end_word: EndWord | None = None,
+        cut: Callable[[Segment], Sequence[Ops]] = uncut,
+    ) -> Recorded:
+        """Records every segment, between timestamps where there are any.
 
-    def _record_segment(self, commands: Handle, segment: Segment, context: DispatchContext) -> None:
+        end_word: what each segment but the last one sets at its end. cut: into the pieces of a segment.
+        """
+        pieces = [cut(segment) for segment in program.segments]
+        dispatches = [[[dispatch(op, context) for op in ops] for ops in of_segment] for of_segment in pieces]
+        self._pipelines.make(one.kernel for of_segment in dispatches for piece in of_segment for one in piece)
+        buffers = self._context.command_buffers(sum(map(len, pieces)))
+        place = itertools.count()
+        for index, of_segment in enumerate(pieces):
+            last = len(of_segment) - 1
+            for number, ops in enumerate(of_segment):
+                commands = buffers[next(place)]
+                call("vkBeginCommandBuffer", commands, struct("VkCommandBufferBeginInfo"))
+                if timestamps is not None and number == 0:
+                    timestamps.put_begin(commands, index)
+                self._record_piece(commands, ops, dispatches[index][number])
+                if timestamps is not None and number == last:
+                    timestamps.put_end(commands, index)
+                if end_word is not None and number == last and index + 1 < len(pieces):
+                    self._put_word(commands, index, end_word)
+                call("vkEndCommandBuffer", commands)
+        return Recorded(buffers, tuple(map(len, pieces)))
+
+    def _put_word(self, commands: Handle, segment: int, end_word: EndWord) -> None:
+        put_barrier(commands, *self._before_word)
+        end_word.put(commands, segment)
+        put_barrier(commands, *self._after_word)
+
+    def _record_piece(self, commands: Handle, ops: Ops, dispatches: Sequence[Dispatch]) -> None:
         hazards = Hazards()
         put_barrier(commands, *self._at_begin)
-        for op in segment.ops:
+        for op, one in zip(ops, dispatches, strict=True):
             if hazards.need_barrier(op):
                 put_barrier(commands, *self._between)
-            self._put_dispatch(commands, dispatch(op, context))
+            self._put_dispatch(commands, one)
         put_barrier(commands, *self._at_end)
 
     def _put_dispatch(self, commands: Handle, dispatch: Dispatch) -> None:

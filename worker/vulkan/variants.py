@@ -18,62 +18,89 @@ from tplaunch.worker.measuring.measurements import Numbers, lowest
 
 @dataclass(frozen=True)
 class Variant:
-    """One of a family's kernels. It is called like the family, with the suffix."""
+    """A way to run a family's ops: by the kernel named like the family and the suffix, or by `kernel`."""
 
     suffix: str
-    needs: tuple[str, ...] = ()  # of coordinator.options.FEATURES
-    # Rows and columns that a subgroup computes at once, or a workgroup of tiled kernels. More of them
+    needs: tuple[str, ...] = ()  # of PhysicalDevice.features
+    # Rows and columns that a subgroup computes at once: multiply<...> in shaders/matvec.slang. More of them
     # read activations and weights less often, fewer give a large GPU more workgroups. Of a gated product
     # half the columns are the ups of the others, so there are two at least.
     tile: tuple[int, int] = (1, 1)
+    kernel: tuple[str, str] | None = None  # which kind of family the kernel is of, and its suffix there
+    prefetches: bool = False  # touches the lines of its weights beforehand
+
+    @property
+    def is_wide(self) -> bool:
+        """Tells if it loads 64 bits at a time."""
+        return "int64" in self.needs
 
 
-MATVEC = (
-    Variant("_wide", ("int64",), tile=(1, 8)),
-    Variant("", tile=(1, 8)),
-    Variant("_1x2", tile=(1, 2)),
+def kernel_of(family: str, variant: Variant) -> str:
+    """The kernel that a variant of a family runs."""
+    kind, _, weights = family.partition("_")
+    own = kind, variant.suffix
+    kind, suffix = variant.kernel or own
+    return f"{kind}_{weights}{suffix}"
+
+
+def _matvec(kind: str, rows: int, name: str = "") -> tuple[Variant, ...]:
+    """The kernels of one kind that compute eight columns at once; `name` tells them from a family's own."""
+    tile = rows, 8
+    return (
+        Variant(f"{name}_wide_prefetch", ("cpu", "int64"), tile, (kind, "_wide"), prefetches=True),
+        Variant(f"{name}_wide", ("int64",), tile, (kind, "_wide")),
+        Variant(f"{name}_prefetch", ("cpu",), tile, (kind, ""), prefetches=True),
+        Variant(name, (), tile, (kind, "")),
+    )
+
+
+# Kinds of products by the most rows of their programs; the last one is for all with more.
+MATVECS = {"matvec": 1, "matvec2": 2, "matvec4": 4}
+EIGHT_COLUMNS = {
+    "matvec": _matvec("matvec", 1),
+    # Four rows at once take a device that waits for memory no longer than two.
+    "matvec2": (*_matvec("matvec2", 2), *_matvec("matvec4", 4, "_4x8")),
+    "matvec4": _matvec("matvec4", 4),
+}
+NARROW = tuple(
+    Variant(f"_1x{columns}{suffix}", needs, (1, columns))
+    for columns in (4, 2)
+    for suffix, needs in (("_wide", ("int64",)), ("", ()))
 )
-MATMUL = (
-    Variant("_wide", ("int64",), tile=(4, 8)),
-    Variant("", tile=(4, 8)),
-)
-# Where subgroups have eight lanes: shaders/matmul_lanes.slang. One row and several have the same bits.
+# Of prompts: through a workgroup's memory, where a tile is a workgroup's (shaders/tiled_floats.slang), and
+# without it where subgroups have eight lanes (shaders/tiled_lanes.slang).
 LANES = ("eight_lanes", "int64")
-MATVEC_LANES = (
-    Variant("_1x4", LANES, tile=(1, 32)),
-    Variant("_1x8", LANES, tile=(1, 64)),
-    Variant("_1x2", LANES, tile=(1, 16)),
+TILED = (
+    Variant("_4x8", LANES, (4, 64)),
+    Variant("", (), (128, 128)),
+    Variant("_8x4", LANES, (8, 32)),
+    Variant("_64", (), (64, 64)),
 )
-MATMUL_LANES = (
-    Variant("_4x8", LANES, tile=(4, 64)),
-    Variant("_8x4", LANES, tile=(8, 32)),
-)
-# Of prompts, through a workgroup's memory: shaders/tiled_floats.slang. Here a tile is a workgroup's.
-TILED = (Variant("", tile=(128, 128)), Variant("_64", tile=(64, 64)))
 TILED_INVOCATIONS = 256  # of a workgroup
 PLAIN, WIDE = Variant(""), Variant("_wide", ("int64",))
 ATTENTION = {"f32": (PLAIN,), "f16": (WIDE, PLAIN), "q8_0": (WIDE, PLAIN)}
 VECTOR_COUNTS = (1, 3, ATTENTION_VECTORS)  # that attention is compiled for; fewer are for a single row
-# Weight types that most models are made of: only for these there are kernels of all tiles.
+# Weight types that most models are made of: only for these there is a kernel of fewer columns.
 FREQUENT = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
 INTEGERS = [name for name, weight_format in FORMATS.items() if weight_format.has_integers]
 # Of each family in the order of preference where nothing was measured, or two are about as fast.
 FAMILIES: dict[str, tuple[Variant, ...]] = {
-    **{f"matvec_{name.lower()}": MATVEC if name in FREQUENT else MATVEC[:2] for name in FORMATS},
-    **{f"matmul_{name.lower()}": MATMUL for name in FORMATS},
-    **{f"matvec_{name.lower()}_lanes": MATVEC_LANES[: 3 if name in FREQUENT else 1] for name in FORMATS},
-    **{f"matmul_{name.lower()}_lanes": MATMUL_LANES[: 2 if name in FREQUENT else 1] for name in FORMATS},
-    **{f"tiled_{name.lower()}": TILED[: 2 if name in FREQUENT else 1] for name in FORMATS},
-    **{f"matvec_{name.lower()}_dot": MATVEC[:2] for name in INTEGERS},
-    **{f"matmul_{name.lower()}_dot": MATMUL for name in INTEGERS},
+    **{
+        f"{kind}_{name.lower()}": variants + (NARROW if kind == "matvec" and name in FREQUENT else ())
+        for kind, variants in EIGHT_COLUMNS.items()
+        for name in FORMATS
+    },
+    **{f"{kind}_{name.lower()}_dot": EIGHT_COLUMNS[kind] for kind in MATVECS for name in INTEGERS},
+    **{f"tiled_{name.lower()}": TILED if name in FREQUENT else TILED[:2] for name in FORMATS},
     **{f"attention_{kv_type}_{count}": ATTENTION[kv_type] for kv_type in KV_TYPES for count in VECTOR_COUNTS},
     **{f"attention_long_{kv_type}": ATTENTION[kv_type] for kv_type in KV_TYPES},
+    "gather_partials": (WIDE, PLAIN),
 }
 
 
-def tiles_prompts(features: Collection[str], max_invocations: int) -> bool:
-    """Tells if a device multiplies rows of prompts tile by tile, in another order than it does others."""
-    return max_invocations >= TILED_INVOCATIONS and not set(LANES) <= set(features)
+def matvec_kind(num_rows: int) -> str:
+    """The kind of products of a program of so many rows."""
+    return next((kind for kind, most in MATVECS.items() if num_rows <= most), "matvec4")
 
 
 # How many rows a matrix has decides how many workgroups a product with one row gets.
@@ -116,10 +143,6 @@ class Selection:
         self._features, self._measured = features, measured or (lambda name: {})
         self._right = right or {}
 
-    def offers(self, family: str) -> bool:
-        """Tells if any of a family's variants runs on the device."""
-        return bool(usable(family, self._features, self._right))
-
     def variant(self, family: str, matrix_rows: int = 0) -> Variant:
         """Returns a family's variant for a matrix: the preferred one, unless all variants were measured."""
         variants = {variant.suffix: variant for variant in usable(family, self._features, self._right)}
@@ -132,10 +155,6 @@ class Always:
     """Selects one variant, whatever for."""
 
     chosen: Variant
-
-    def offers(self, family: str) -> bool:
-        """Tells if it is of this family."""
-        return self.chosen in FAMILIES[family]
 
     def variant(self, family: str, matrix_rows: int = 0) -> Variant:
         """The same for every family."""

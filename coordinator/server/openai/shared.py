@@ -65,12 +65,16 @@ def error_event(error: ApiError) -> bytes:
 
 async def all_begun(begun: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
     """Returns the answers once all have begun. Raises what the first of them fails with; none runs then."""
-    results = await asyncio.gather(*begun, return_exceptions=True)
-    failures = [result for result in results if isinstance(result, BaseException)]
-    answers = [result for result in results if isinstance(result, Answer)]
-    if failures:
-        close_all(answers)()
-        raise failures[0]
+    tasks = [asyncio.ensure_future(one) for one in begun]
+    try:
+        await asyncio.wait(tasks)
+        answers = [task.result() for task in tasks]
+    except BaseException:  # also where who asked is cancelled when some of them have begun
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        close_all([result for result in results if isinstance(result, Answer)])()
+        raise
     return answers
 
 

@@ -21,6 +21,7 @@ from tplaunch.coordinator.split.plan import Span
 Mask = npt.NDArray[np.bool_]  # [groups of rows, tiles of a row]
 ROWS, TILE = 16, 512  # of a cell: rows, and bytes of each
 BLOCK_BYTES = 1 << 20  # of a block at most, but for a single cell
+MAX_STRIPS = BLOCK_BYTES // TILE  # of a block: each is a read of its own
 PAGE = 4096  # a disk's: what lies between strips nearer than that takes room, too
 
 
@@ -115,6 +116,8 @@ class Grid:
             wide = max(1, BLOCK_BYTES // (ROWS * TILE)) * TILE
             for part in _pieces(columns, wide):
                 high = max(1, BLOCK_BYTES // (len(part) * ROWS)) * ROWS
+                if len(part) < self.row_bytes:
+                    high = min(high, MAX_STRIPS)
                 yield from (Block(tensor, piece, part) for piece in _pieces(rows, high))
 
     def strips(self, block: Block) -> Strips:

@@ -60,8 +60,7 @@ def _fetch_header(ask: Ask, part: int, num_bytes: int) -> bytes:
 def _checked(ask: Ask, strips: Strips, what: str) -> tuple[Frame, bytes]:
     """Returns the bytes as the head has them, and their digest; what does not fit it is asked for again."""
     for _ in range(MAX_TRIES):
-        fields = (strips.part, strips.offset, strips.width, strips.stride, strips.count)
-        reply, data = ask(AskBytes(*fields))
+        reply, data = ask(AskBytes(strips))
         if isinstance(reply, Refused):
             raise FetchError(f"the head refused {what}: {reply.reason}")
         if len(data) == strips.num_bytes and digest(data) == reply.digest:

@@ -23,9 +23,13 @@ STOP_SECONDS = 2.0
 class FetchJob:
     """Fetches what a head wishes, from `start` to `close`. `files` are the model's, once it is done."""
 
-    def __init__(self, facts: ModelFacts, server: Address, secret: bytes | None, seconds: float) -> None:
-        """server: the address that serves the model; seconds: how long it may be silent."""
-        self._facts = facts
+    def __init__(
+        self, facts: ModelFacts, server: Address, secret: bytes | None, seconds: float, most_bytes: int
+    ) -> None:
+        """server: the address that serves the model; seconds: how long it may be silent; most_bytes: of all
+        models in the cache.
+        """
+        self._facts, self._most_bytes = facts, most_bytes
         self._open = functools.partial(dialled_streams, server, secret, seconds)
         self._wished: list[Int32s] = []
         self._is_stopped = threading.Event()
@@ -60,7 +64,14 @@ class FetchJob:
         try:
             wanted = np.concatenate(self._wished)
             parts = fetch_model(
-                self._facts, wanted, models_cache(), self._open, say, self._is_stopped, self._note
+                self._facts,
+                wanted,
+                models_cache(),
+                self._open,
+                say,
+                self._is_stopped,
+                self._note,
+                self._most_bytes,
             )
             self.files = tuple(part.path for part in parts)
         except (FetchError, StoreError, ValueError) as error:

@@ -8,6 +8,7 @@ from typing import Union, get_args
 
 from tplaunch.coordinator import wire
 from tplaunch.coordinator.wire import Frame
+from tplaunch.launcher.hosts.fetching.blocks import MAX_STRIPS, Strips
 
 MAX_ANSWER_BYTES = 4 << 20  # of one answer
 DIGEST_BYTES = 16  # of blake2b
@@ -15,17 +16,16 @@ DIGEST_BYTES = 16  # of blake2b
 
 @dataclass(frozen=True)
 class AskBytes:
-    """Joiner: `count` strips of `width` bytes of a file, the first at `offset`, each `stride` further on."""
+    """Joiner: these bytes of a file."""
 
-    part: int
-    offset: int
-    width: int
-    stride: int
-    count: int
+    strips: Strips
 
     def __post_init__(self) -> None:
-        if self.width * self.count > MAX_ANSWER_BYTES:
-            raise ValueError(f"{self.width * self.count} bytes at once; {MAX_ANSWER_BYTES} are possible")
+        if self.strips.num_bytes > MAX_ANSWER_BYTES or self.strips.count > MAX_STRIPS:
+            raise ValueError(
+                f"{self.strips.num_bytes} bytes in {self.strips.count} strips at once; {MAX_ANSWER_BYTES} in"
+                f" {MAX_STRIPS} are possible"
+            )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tplaunch.coordinator.gguf.origin import FilePart
 from tplaunch.coordinator.wire import Int32s
+from tplaunch.launcher.hosts.fetching.cache import USUAL_BYTES
 from tplaunch.launcher.hosts.fetching.client import Ask, FetchError, fetch_missing
 from tplaunch.launcher.hosts.fetching.facts import ModelFacts
 from tplaunch.launcher.hosts.fetching.store import Store, StoreError
@@ -41,14 +42,15 @@ def fetch_model(
     say: Callable[[str], None],
     is_stopped: threading.Event,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    most_bytes: int = USUAL_BYTES,
 ) -> tuple[FilePart, ...]:
     """Returns the model's files in the cache, where what is wanted of them was fetched if it was missing.
 
     wanted: blocks as integers. is_stopped: ends the fetch from another thread. on_progress: bytes that have
-    come, and those that shall. Raises FetchError, StoreError
+    come, and those that shall. most_bytes: of all models in the cache. Raises FetchError, StoreError
     and ValueError for a wish that fits no tensor; what had come by then is kept.
     """
-    with _locked(Store(cache, facts), say, is_stopped) as store, open_streams(is_stopped) as asks:
+    with _locked(Store(cache, facts, most_bytes), say, is_stopped) as store, open_streams(is_stopped) as asks:
         progress = Progress(say, on_progress)
         num_bytes = fetch_missing(
             store, lambda there: from_integers(wanted, there.grids), asks, progress, is_stopped

@@ -51,13 +51,12 @@ class ModelServer:
     def answer(self, ask: AskBytes) -> Answer:
         """Returns the reply to a request; what can't be had is Refused."""
         try:
-            data = self._read(ask)
+            data = self._read(ask.strips)
         except (OSError, ValueError) as error:
             return Refused(str(error)), NOTHING
         return BytesFollow(digest(data)), data
 
-    def _read(self, ask: AskBytes) -> bytes:
-        strips = Strips(ask.part, ask.offset, ask.width, ask.stride, ask.count)
+    def _read(self, strips: Strips) -> bytes:
         if strips.part >= len(self._files) or strips.stop > self._found[strips.part].st_size:
             raise ValueError(f"{strips} lie in none of the {len(self._files)} files")
         data = read_strips(self._files[strips.part].fileno(), strips)

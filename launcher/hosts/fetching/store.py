@@ -14,11 +14,13 @@ import stat
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from tplaunch.coordinator.gguf.header import GgufError, read_gguf
 from tplaunch.coordinator.gguf.origin import TensorInfo, file_hash
 from tplaunch.launcher.hosts.fetching.blocks import Block, Grid, Mask, Strips, covering_blocks
+from tplaunch.launcher.hosts.fetching.cache import USUAL_BYTES, make_room, model_in_use
 from tplaunch.launcher.hosts.fetching.facts import ModelFacts
 from tplaunch.launcher.hosts.fetching.journal import (
     MAX_JOURNAL_BYTES,
@@ -32,6 +34,7 @@ from tplaunch.launcher.hosts.fetching.server import digest, read_strips
 from tplaunch.worker.folders import is_own_folder, make_private
 
 SPARE_BYTES = 256 << 20  # of the disk, which stay free
+SAVE_BYTES = 16 << 20  # after so many the disk is made to take them
 VERIFIERS = 4  # threads
 FLAGS = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -46,7 +49,9 @@ class Store:
     Raises StoreError where the folder can't be used, and BlockingIOError while another process holds it.
     """
 
-    def __init__(self, cache: Path, facts: ModelFacts) -> None:
+    def __init__(self, cache: Path, facts: ModelFacts, most_bytes: int = USUAL_BYTES) -> None:
+        """most_bytes: of all models in the cache, as far as nobody uses them."""
+        self._most_bytes, self._use = most_bytes, ExitStack()
         self.folder, self.facts = cache / facts.model_hash, facts
         self.paths = [self.folder / f"part-{number + 1:05}.gguf" for number in range(len(facts.parts))]
         self.tensors: tuple[TensorInfo, ...] = ()  # once the headers are there
@@ -55,12 +60,14 @@ class Store:
         self._journal_lock = threading.Lock()
         self._descriptors: list[int] = []  # of the journal, and of the files
         self._is_changed = False
+        self._unsaved = 0  # bytes, about, that the system may not have given to the disk
 
     def __enter__(self) -> Store:
         try:
             make_private(self.folder)
             if not is_own_folder(self.folder):
                 raise StoreError(f"{self.folder} is not a folder of this user: remove it")
+            self._use.enter_context(model_in_use(self.folder))
             self._open()
         except BlockingIOError:
             raise
@@ -87,6 +94,7 @@ class Store:
     def _close(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
+        self._use.close()
 
     @property
     def _journal(self) -> int:
@@ -158,8 +166,10 @@ class Store:
         return self.grids[block.tensor].strips(block)
 
     def check_space(self, blocks: Iterable[Block]) -> None:
-        """Raises StoreError where the disk has no room for blocks that are to come."""
+        """Makes room for blocks that are to come. Raises StoreError where the disk has none."""
         needed = sum(self.strips(block).disk_bytes for block in blocks)
+        if needed:
+            make_room(self.folder.parent, self.folder, needed, self._most_bytes, SPARE_BYTES)
         free = shutil.disk_usage(self.folder).free
         if needed and needed + SPARE_BYTES > free:
             raise StoreError(
@@ -181,6 +191,12 @@ class Store:
                 self._is_changed = True
                 _append(self._journal, record(Kept(block, found)))
                 self._mark(block)
+                self._unsaved += len(data)
+                saves = self._unsaved >= SAVE_BYTES
+                if saves:
+                    self._unsaved = 0
+            if saves:  # while other streams go on: at the end little is left to be waited for
+                os.fdatasync(self._files[strips.part])
         except OSError as error:
             raise self._failed(error) from error
 

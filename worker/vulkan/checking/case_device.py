@@ -74,7 +74,7 @@ class CaseDevice:
             self._memory.__getitem__,
             self._layout,
             self._limits,
-            self._context.info.max_subgroup_size,
+            self._context.info.sizes.widest,
             self._context.info.max_invocations,
             self._selection,
             self._context.matrix_size,

@@ -48,7 +48,7 @@ class Checker:
     def ask(self, op: SmallOp) -> Asked:
         """Asks for the kernel that runs an op here."""
         info = self._context.info
-        sizes = info.max_subgroup_size, info.max_invocations, self._context.matrix_size
+        sizes = info.sizes.widest, info.max_invocations, self._context.matrix_size
         return ask(op.op, op.limits, info.features, *sizes)
 
     def variants(self, asked: Asked) -> tuple[Variant, ...]:

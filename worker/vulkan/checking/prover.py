@@ -85,8 +85,8 @@ class Prover:
         return list(groups.values())
 
     def _find_one(self, group: Group, proof: Proof) -> None:
-        """The first right variant, in the order of preference."""
-        wrong: list[str] = []
+        """The first right variant, in the order of preference. Several may be ways to run one kernel."""
+        wrong: dict[str, None] = {}
         for variant in group.variants:
             kernel = self._wrong_kernel(group, variant)
             if kernel is None:
@@ -94,9 +94,10 @@ class Prover:
                 if group.is_family:
                     proof.right[group.name] = [variant.suffix]
                 return
-            wrong.append(kernel)
-        others = f", and so does {', '.join(wrong[1:])}" if len(wrong) > 1 else ""
-        raise DeviceError(f"{self._checker.blame(wrong[0])} computes wrong numbers{others}; {CHECK_HELP}")
+            wrong[kernel] = None
+        first, *rest = wrong
+        others = f", and so does {', '.join(rest)}" if rest else ""
+        raise DeviceError(f"{self._checker.blame(first)} computes wrong numbers{others}; {CHECK_HELP}")
 
     def _find_others(self, group: Group, proof: Proof, deadline: float) -> None:
         """Finds the other variants that are right, as far as the time goes.
@@ -115,10 +116,12 @@ class Prover:
             if kernel is None:
                 right.append(variant.suffix)
             else:
-                proof.notes.append(self._not_used(kernel, group, first))
+                note = self._not_used(kernel, group, first)
+                proof.notes += [] if note in proof.notes else [note]
 
     def _not_used(self, kernel: str, group: Group, instead: Variant) -> str:
-        other = f"{group.name}{instead.suffix}"
+        (_, asked), *_ = group.ops
+        other = asked.kernel_of(instead)
         return f"{self._checker.blame(kernel)} computes wrong numbers and is not used; {other} is right"
 
     def _wrong_kernel(self, group: Group, variant: Variant) -> str | None:

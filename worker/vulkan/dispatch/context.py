@@ -14,8 +14,9 @@ from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout, 
 
 GROUP_SIZE = 64  # invocations of a workgroup
 # Kernels with more invocations than the 128 that Vulkan promises; a device may have fewer than they need.
-LARGE_KERNELS = {"sum_norm": 256}
-FEW_LANES = 8  # of a subgroup, as many of which as a large kernel has take long to add up
+LARGE_KERNELS = {"sum_norm": 256, "sum_norm_1024": 1024}
+# Lanes of a subgroup: so few, and the sums of a large kernel's many subgroups take long; so many has a GPU.
+FEW_LANES, MANY_LANES = 8, 32
 FLOAT, QUAD = 4, 16  # bytes of float and float4
 COUNT_WORDS = {"rows": 0, "logit_rows": 1}  # where the step buffer counts these
 
@@ -39,8 +40,8 @@ class DispatchContext:
         self.kv_type, self.matrix_size = KV_TYPES[limits.kv_type], matrix_size
         # A device may run narrower subgroups than its widest; then groups are left over, and end at once.
         self.subgroups = max(1, GROUP_SIZE // max_subgroup_size)
-        is_small = max_subgroup_size <= FEW_LANES or max_invocations < LARGE_KERNELS["sum_norm"]
-        self.sum_norm = "sum_norm_64" if is_small else "sum_norm"
+        self.has_few_lanes = max_subgroup_size <= FEW_LANES
+        self.sum_norm = _sum_norm(max_subgroup_size, max_invocations)
 
     def address(self, name: str) -> int:
         """Returns the address of a buffer on the device."""
@@ -53,6 +54,12 @@ class DispatchContext:
     def stride(self, name: str) -> int:
         """Elements of a row of a buffer."""
         return self._places(name).row_length
+
+    def quads(self, name: str) -> int:
+        """Returns how many float4 a row of a buffer is, which kernels load whole."""
+        quads, rest = divmod(self.stride(name) * FLOAT, QUAD)
+        assert not rest, f"a row of {name!r} has {self.stride(name)} elements: no whole number of float4"
+        return quads
 
     def num_rows(self, op: MatMul | Quantize) -> int:
         """Returns the number of rows that a program has for an op."""
@@ -79,6 +86,14 @@ class DispatchContext:
             "value_cache": value,
             "value_scales": value + self.kv_type.element_plane_bytes(num_cells, value_length),
         }
+
+
+def _sum_norm(max_subgroup_size: int, max_invocations: int) -> str:
+    """Returns the kernel of sums with norms: the one with most invocations that the device is good for."""
+    if max_subgroup_size >= MANY_LANES and max_invocations >= LARGE_KERNELS["sum_norm_1024"]:
+        return "sum_norm_1024"
+    is_small = max_subgroup_size <= FEW_LANES or max_invocations < LARGE_KERNELS["sum_norm"]
+    return "sum_norm_64" if is_small else "sum_norm"
 
 
 def ceil(count: int, size: int) -> int:

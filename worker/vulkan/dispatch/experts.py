@@ -55,7 +55,7 @@ def route(op: Route, context: DispatchContext) -> Dispatch:
 
 def shared_routes(op: SharedRoutes, context: DispatchContext) -> Dispatch:
     """A sum as of the residual stream's partial sums, of shorter rows and without a norm."""
-    partials, quads = context.partials, context.stride("routes") * FLOAT // QUAD
+    partials, quads = context.partials, context.quads("routes")
     push = SumNormPush(
         step=context.address("step"),
         addends=partials.parity_address(op.parity),
@@ -101,7 +101,7 @@ def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
         factors=context.address_or_none(op.product_scales),
         tiles=context.address("expert_tiles"),
         routes=context.address("routes"),
-        input_stride=context.stride(op.input) * FLOAT // QUAD,
+        input_stride=context.quads(op.input),
         output_stride=context.stride(op.output),
         columns=op.columns,
         row_tiles=matrix.columns // COLUMN_TILE,
@@ -112,14 +112,14 @@ def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
     )
     # What loads weights fastest in products does so here.
     weights = matrix.type.lower()
-    suffix = context.selection.variant(f"matmul_{weights}", matrix.rows).suffix
+    suffix = "_wide" if context.selection.variant(f"matvec4_{weights}", matrix.rows).is_wide else ""
     pairs, groups = (TILE_PAIRS, held.num_tiles(rows)) if op.tiled else (1, rows * held.used)
     columns = context.subgroups * (TILE_COLUMNS // 2 if op.gated else TILE_COLUMNS)
     return Dispatch(f"experts_{weights}_{pairs}{suffix}", push, (ceil(op.columns, columns), 1, groups))
 
 
 def expert_sum(op: ExpertSum, context: DispatchContext) -> Dispatch:
-    quads = context.stride("hidden") * FLOAT // QUAD
+    quads = context.quads("hidden")
     push = ExpertSumPush(
         step=context.address("step"),
         input=context.address("expert_outputs"),
@@ -144,7 +144,7 @@ def row_gate(op: RowGate, context: DispatchContext) -> Dispatch:
         weight=context.address(op.weight),
         values=context.address(op.values) + op.offset * FLOAT,
         quads=op.width * FLOAT // QUAD,
-        input_stride=context.stride(op.input) * FLOAT // QUAD,
+        input_stride=context.quads(op.input),
         columns=op.columns,
         stride=context.stride(op.values),
     )

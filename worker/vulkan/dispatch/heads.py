@@ -20,7 +20,7 @@ def clamp(op: Clamp, context: DispatchContext) -> Dispatch:
         step=context.address("step"),
         rows=context.address("qkv"),
         quads=ceil(op.columns, QUAD_FLOATS),
-        row_stride=context.stride("qkv") // QUAD_FLOATS,
+        row_stride=context.quads("qkv"),
         limit=op.limit,
     )
     groups = (ceil(ceil(op.columns, QUAD_FLOATS), GROUP_SIZE), context.program.rows, 1)
@@ -98,5 +98,5 @@ def _quads(heads: AttentionHeads, context: DispatchContext, buffer: str = "qkv")
         "num_kv_heads": heads.num_kv_heads,
         "head_quads": heads.key_length // QUAD_FLOATS,
         "query_stride": heads.query_stride // QUAD_FLOATS,
-        "row_stride": context.stride(buffer) // QUAD_FLOATS,
+        "row_stride": context.quads(buffer),
     }

@@ -24,7 +24,7 @@ def head_products(op: HeadProducts, context: DispatchContext) -> Dispatch:
         num_heads=op.num_heads,
         columns=op.length,
         tiles=matrix.columns // COLUMN_TILE,
-        input_stride=context.stride(op.input.buffer) // QUAD_FLOATS,
+        input_stride=context.quads(op.input.buffer),
         input_head_stride=op.input.stride // QUAD_FLOATS,
         output_stride=context.stride(op.output.buffer),
         output_head_stride=op.output.stride,

@@ -6,6 +6,7 @@ from ctypes import Structure
 from dataclasses import dataclass
 from typing import Protocol
 
+from tplaunch.worker.vulkan.push_constants.fields import misaligned
 from tplaunch.worker.vulkan.variants import Variant
 
 Groups = tuple[int, int, int]
@@ -18,6 +19,9 @@ class Dispatch:
     kernel: str
     push: Structure
     groups: Groups | None
+
+    def __post_init__(self) -> None:
+        assert not misaligned(self.push), f"{self.kernel}: misaligned {misaligned(self.push)}"
 
 
 class BufferPlace(Protocol):
@@ -32,8 +36,6 @@ class BufferPlace(Protocol):
 
 class Selects(Protocol):
     """Knows which variant of a kernel family runs."""
-
-    def offers(self, family: str) -> bool: ...
 
     def variant(self, family: str, matrix_rows: int = 0) -> Variant: ...
 

@@ -10,14 +10,17 @@ from tplaunch.worker.ops.quantized import scales_word
 from tplaunch.worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, QUAD, DispatchContext, ceil, flags_of
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
 from tplaunch.worker.vulkan.push_constants.kernels import MatMulPush
+from tplaunch.worker.vulkan.variants import LANES, kernel_of, matvec_kind
 
-HAS_BIAS, GATED, ACCUMULATES, HAS_FACTORS = 1, 2, 4, 8  # flags of shaders/product.slang
+HAS_BIAS, GATED, ACCUMULATES, HAS_FACTORS, PREFETCHES = 1, 2, 4, 8, 16  # flags of shaders/product.slang
 COOPERATIVE_TILE = (2, 4)  # matrices down and across that a workgroup of shaders/matmul_coop.slang computes
-MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/matmul.slang counts on it
+MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/product.slang counts on it
 
 
 def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
-    matrix = op.matrix
+    matrix, weight_format = op.matrix, FORMATS[op.matrix.type]
+    num_rows = context.num_rows(op)
+    kernel, (rows, columns), prefetches = _product_kernel(op, context, num_rows)
     if op.parity is None:
         output, stride = context.address(op.output), context.stride(op.output)
     else:
@@ -27,13 +30,13 @@ def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
         input_scales = context.address(op.input) + scales_word(matrix.columns, op.activations) * FLOAT
     push = MatMulPush(
         step=context.address("step"),
-        **FORMATS[matrix.type].addresses(context.address(matrix.name), matrix.rows, matrix.columns),
+        **weight_format.addresses(context.address(matrix.name), matrix.rows, matrix.columns),
         input=context.address(op.input),
         input_scales=input_scales,
         output=output + op.output_offset * FLOAT,
         bias=context.address_or_none(op.bias),
         factors=context.address_or_none(op.product_scales),
-        input_stride=context.stride(op.input) * FLOAT // QUAD,
+        input_stride=context.quads(op.input),
         output_stride=stride,
         columns=op.columns,
         tiles=matrix.columns // COLUMN_TILE,
@@ -45,32 +48,39 @@ def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
                 GATED: op.gated,
                 ACCUMULATES: op.accumulates,
                 HAS_FACTORS: op.product_scales is not None,
+                PREFETCHES: prefetches and matrix.columns > 0,  # else it lies nowhere
             }
         ),
+        row_quads=weight_format.row_bytes(matrix.columns) // QUAD,
         scale=op.scale,
         softcap=op.softcap,
     )
-    num_rows = context.num_rows(op)
-    kernel, rows, columns, rows_first = _product_kernel(op, context, num_rows)
-    groups, row_groups = ceil(op.columns, columns // 2 if op.gated else columns), ceil(num_rows, rows)
-    if rows_first:  # workgroups of the same columns, which run together, read these from the memory once
-        return Dispatch(kernel, push, (row_groups, groups, 1))
-    return Dispatch(kernel, push, (min(groups, MAX_GRID), ceil(groups, MAX_GRID), row_groups))
+    groups = ceil(op.columns, columns // 2 if op.gated else columns)
+    if is_tiled(op):  # workgroups of the same columns, which run together, read these from the memory once
+        return Dispatch(kernel, push, (ceil(num_rows, rows), groups, 1))
+    grid = (min(groups, MAX_GRID), ceil(groups, MAX_GRID), ceil(num_rows, rows))
+    return Dispatch(kernel, push, grid)
 
 
-def _product_kernel(op: MatMul, context: DispatchContext, num_rows: int) -> tuple[str, int, int, bool]:
-    """Its name, the rows and columns that a workgroup computes, and if the grid goes over rows first."""
+def is_tiled(op: MatMul) -> bool:
+    """Tells if a product has the kernels of prompts, whose grid goes over rows first."""
+    return op.of_prompts and op.activations == "f32"
+
+
+def _product_kernel(op: MatMul, context: DispatchContext, num_rows: int) -> tuple[str, tuple[int, int], bool]:
+    """Its name, the rows and columns that a workgroup computes, and whether it is to prefetch."""
     weights = op.matrix.type.lower()
     if op.activations == "f16":
-        rows, columns = (context.matrix_size * count for count in COOPERATIVE_TILE)
-        return f"matmul_{weights}_coop{context.matrix_size}", rows, columns, False
-    family = f"{'matvec' if num_rows == 1 else 'matmul'}_{weights}{'_dot' * (op.activations == 'q8')}"
-    by_lanes = op.activations == "f32" and context.selection.offers(family + "_lanes")
-    tiled = f"tiled_{weights}"
-    if op.of_prompts and op.activations == "f32" and not by_lanes and context.selection.offers(tiled):
-        variant = context.selection.variant(tiled, op.matrix.rows)
-        return tiled + variant.suffix, *variant.tile, True
-    family += "_lanes" * by_lanes
+        down, across = COOPERATIVE_TILE
+        tile = down * context.matrix_size, across * context.matrix_size
+        return f"matmul_{weights}_coop{context.matrix_size}", tile, False
+    if is_tiled(op):
+        family = f"tiled_{weights}"
+        variant = context.selection.variant(family, op.matrix.rows)
+        rows, columns = variant.tile
+        own = rows, columns * (context.subgroups if variant.needs == LANES else 1)
+        return kernel_of(family, variant), own, False
+    family = f"{matvec_kind(num_rows)}_{weights}{'_dot' * (op.activations == 'q8')}"
     variant = context.selection.variant(family, op.matrix.rows)
     rows, columns = variant.tile
-    return family + variant.suffix, rows, columns * context.subgroups, by_lanes
+    return kernel_of(family, variant), (rows, columns * context.subgroups), variant.prefetches

@@ -47,7 +47,7 @@ def sum_norm(op: SumNorm, context: DispatchContext) -> Dispatch:
         output=context.address(op.output),
         num_addends=num_addends,
         slot_stride=partials.slot_bytes // QUAD,
-        row_stride=context.stride("hidden") * FLOAT // QUAD,
+        row_stride=context.quads("hidden"),
         logit_rows=context.layout.logit_rows,
         only_logit_rows=only_logit_rows,
         has_source=op.source is not None,
@@ -63,7 +63,7 @@ def sum_norm(op: SumNorm, context: DispatchContext) -> Dispatch:
 
 
 def sum_slice(op: SumSlice, context: DispatchContext) -> Dispatch:
-    partials, row_quads = context.partials, context.stride("hidden") * FLOAT // QUAD
+    partials, row_quads = context.partials, context.quads("hidden")
     push = SumSlicePush(
         step=context.address("step"),
         partials=partials.parity_address(op.parity),
@@ -84,8 +84,8 @@ def quantize(op: Quantize, context: DispatchContext) -> Dispatch:
         input=context.address(op.input),
         output=output,
         scales=output + scales_word(op.columns, op.activations) * FLOAT,
-        input_stride=context.stride(op.input) * FLOAT // QUAD,
-        output_stride=context.stride(QUANTIZED) * FLOAT // QUAD,
+        input_stride=context.quads(op.input),
+        output_stride=context.quads(QUANTIZED),
         tiles=tiles,
         count_word=COUNT_WORDS[op.rows],
     )

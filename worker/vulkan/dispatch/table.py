@@ -7,12 +7,21 @@ from typing import Any
 
 from tplaunch.worker.ops.common import Op
 from tplaunch.worker.ops.handlers import by_op
-from tplaunch.worker.vulkan.dispatch import attention, experts, heads, latent, products, recurrent, rows
+from tplaunch.worker.vulkan.dispatch import (
+    attention,
+    exchange,
+    experts,
+    heads,
+    latent,
+    products,
+    recurrent,
+    rows,
+)
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
 
 DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = by_op(
-    DispatchContext, attention, experts, heads, latent, products, recurrent, rows
+    DispatchContext, attention, exchange, experts, heads, latent, products, recurrent, rows
 )
 
 

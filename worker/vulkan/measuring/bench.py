@@ -12,6 +12,7 @@ from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.places import PartialsLayout
+from tplaunch.worker.vulkan.listing import PhysicalDevice
 from tplaunch.worker.vulkan.memory import Memory
 from tplaunch.worker.vulkan.pipelines import Pipelines
 from tplaunch.worker.vulkan.recorder import Recorder
@@ -37,7 +38,7 @@ class Bench:
             self.memory.__getitem__,
             NO_PARTIALS,
             self._limits,
-            self._context.info.max_subgroup_size,
+            self._context.info.sizes.widest,
             self._context.info.max_invocations,
             Always(variant or Variant("")),
             self._context.matrix_size,
@@ -72,3 +73,17 @@ def open_bench(
         yield bench
     finally:
         bench.close()
+
+
+@contextmanager
+def opened_anew(info: PhysicalDevice) -> Iterator[tuple[Context, Pipelines]]:
+    """Opens the device once more, apart from the one that runs programs."""
+    context = Context(info.index, info.uuid)
+    try:
+        pipelines = Pipelines(context)
+        try:
+            yield context, pipelines
+        finally:
+            pipelines.close()
+    finally:
+        context.close()

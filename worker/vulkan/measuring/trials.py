@@ -32,8 +32,7 @@ from tplaunch.worker.vulkan.variants import measurement_name
 from tplaunch.worker.weights.random_weights import random_blocks
 
 KEYS = 512  # that attention goes over
-MANY_ROWS = 8  # enough to fill every tile but those of prompts
-PROMPT_ROWS, PROMPT_ROWS_ON_CPU = 256, 64
+ROWS = (1, 4, 2)  # of programs whose kernels differ; where they do not, the first counts
 MAX_RANDOM_BYTE = 60  # numbers made of bytes below it are finite in every format
 
 # Families and matrix rows among whose variants an op would choose, in a program of limits.max_rows rows.
@@ -41,8 +40,20 @@ Asks: TypeAlias = Callable[[Op, Limits], list[tuple[str, int]]]
 
 
 @dataclass(frozen=True)
+class Size:
+    """How large trials are: what a matrix is cut to, and how many bytes its copies have that take turns."""
+
+    max_weights: int
+    rotated_bytes: int = 0
+    prompt_rows: int = 64
+
+
+@dataclass(frozen=True)
 class Trial:
-    """One op of `rows` rows. Its results can be read back."""
+    """One op of `rows` rows. Its results can be read back.
+
+    `ops` are the op itself and the same ones on further copies of its matrix.
+    """
 
     name: str  # of the measurement
     family: str
@@ -50,6 +61,15 @@ class Trial:
     rows: int
     limits: Limits
     buffers: dict[str, Buffer]
+    copies: int = 1
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        if not isinstance(self.op, MatMul):
+            return (self.op,)
+        op, matrix = self.op, self.op.matrix
+        copies = (dataclasses.replace(matrix, name=name) for name in _names(matrix.name, self.copies))
+        return tuple(dataclasses.replace(op, matrix=copy) for copy in copies)
 
     def fill(self, memory: Memory) -> None:
         """Fills the buffers with the same values every time.
@@ -57,10 +77,12 @@ class Trial:
         A wrong result must show, so none is zero or one everywhere.
         """
         random = np.random.Generator(np.random.PCG64(0))
+        if isinstance(self.op, MatMul):
+            _write_matrices(memory, self.op.matrix, _names(self.op.matrix.name, self.copies))
         for name, buffer in self.buffers.items():
-            if isinstance(self.op, MatMul) and name == self.op.matrix.name:
-                _write_matrix(memory, self.op.matrix)
-            elif buffer.row_length:
+            if buffer.placement is Placement.WEIGHTS:
+                continue
+            if buffer.row_length:
                 values = random.standard_normal(buffer.nbytes // 4, np.float32)
                 memory.write(name, 0, values.view(np.uint8))
             elif name != "step":
@@ -92,27 +114,27 @@ class Trial:
         return taken
 
 
-def trials(program: Program, kv_type: str, max_weights: int, prompt_rows: int, asks: Asks) -> list[Trial]:
-    """One for each measurement that a program's model needs. Matrices are cut to max_weights."""
+def trials(program: Program, kv_type: str, size: Size, asks: Asks) -> list[Trial]:
+    """One for each measurement that a program's model needs."""
     found: dict[str, Trial] = {}
     sizes: dict[str, int] = {}
     for op in (_product_of(op) for segment in program.segments for op in segment.ops):
-        for asked, rows in _sizes(op, prompt_rows):
+        for asked, rows in _asked(op, size.prompt_rows):
             limits = _limits(rows, kv_type)
             for family, matrix_rows in asks(asked, limits):
-                name, size = measurement_name(family, matrix_rows), _size(op)
-                if size > sizes.get(name, 0):
-                    sizes[name] = size
-                    found[name] = _trial(name, family, asked, limits, max_weights)
+                name, weights = measurement_name(family, matrix_rows), _weights(op)
+                if weights > sizes.get(name, 0):
+                    sizes[name] = weights
+                    found[name] = _trial(name, family, asked, limits, size)
     return list(found.values())
 
 
-def _sizes(op: Op, prompt_rows: int) -> list[tuple[Op, int]]:
+def _asked(op: Op, prompt_rows: int) -> list[tuple[Op, int]]:
     """An op and how many rows it is timed with, as one of generated rows and as one of prompts."""
-    sizes: list[tuple[Op, int]] = [(op, 1), (op, MANY_ROWS)]
+    asked: list[tuple[Op, int]] = [(op, rows) for rows in ROWS]
     if isinstance(op, MatMul):
-        sizes.append((dataclasses.replace(op, of_prompts=True), prompt_rows))
-    return sizes
+        asked.append((dataclasses.replace(op, of_prompts=True), prompt_rows))
+    return asked
 
 
 def _product_of(op: Op) -> Op:
@@ -122,16 +144,19 @@ def _product_of(op: Op) -> Op:
     return op
 
 
-def _size(op: Op) -> int:
+def _weights(op: Op) -> int:
     """Returns the number by which ops are chosen: the largest matrix, any attention."""
     return op.matrix.rows * op.matrix.columns if isinstance(op, MatMul) else 1
 
 
-def _trial(name: str, family: str, op: Op, limits: Limits, max_weights: int) -> Trial:
+def _trial(name: str, family: str, op: Op, limits: Limits, size: Size) -> Trial:
     step = {"step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD)}
     if isinstance(op, MatMul):
-        product, buffers = _product(op, limits.max_rows, max_weights)
-        return Trial(name, family, product, limits.max_rows, limits, step | buffers)
+        product, buffers = _product(op, limits.max_rows, size.max_weights)
+        matrix = buffers.pop(product.matrix.name)
+        copies = max(1, -(-size.rotated_bytes // matrix.nbytes))
+        buffers |= dict.fromkeys(_names(product.matrix.name, copies), matrix)
+        return Trial(name, family, product, limits.max_rows, limits, step | buffers, copies)
     assert isinstance(op, Attention), f"no way to time {type(op).__name__}"
     attention, buffers = _attention(op, limits)
     return Trial(name, family, attention, limits.max_rows, limits, step | buffers)
@@ -177,9 +202,14 @@ def _attention(op: Attention, limits: Limits) -> tuple[Attention, dict[str, Buff
     return dataclasses.replace(op, key_cache="keys", value_cache=value_cache), buffers
 
 
-def _write_matrix(memory: Memory, matrix: Matrix) -> None:
+def _names(name: str, copies: int) -> list[str]:
+    return [name, *(f"{name}.{number}" for number in range(1, copies))]
+
+
+def _write_matrices(memory: Memory, matrix: Matrix, names: list[str]) -> None:
     weight_type = WEIGHT_TYPES[matrix.type]
     row_bytes = weight_type.row_bytes(matrix.columns)
     raw = random_blocks(weight_type, matrix.rows * row_bytes // weight_type.block_bytes)
     for start, data in FORMATS[matrix.type].whole(raw.reshape(matrix.rows, row_bytes), matrix.columns):
-        memory.write(matrix.name, start, data)
+        for name in names:
+            memory.write(name, start, data)

@@ -5,11 +5,15 @@ Only numbers are found here: worker/measuring/measurements.py keeps them, varian
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+import platform
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
+
+import numpy as np
 
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.shaders.load import kernels_hash
@@ -22,18 +26,19 @@ from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.questions import ask
 from tplaunch.worker.vulkan.listing import PhysicalDevice
-from tplaunch.worker.vulkan.measuring.bench import Bench, open_bench
-from tplaunch.worker.vulkan.measuring.trials import (
-    PROMPT_ROWS,
-    PROMPT_ROWS_ON_CPU,
-    Trial,
-    trials,
-)
+from tplaunch.worker.vulkan.measuring.bench import Bench, open_bench, opened_anew
+from tplaunch.worker.vulkan.measuring.trials import Size, Trial, trials
 from tplaunch.worker.vulkan.pipelines import Pipelines
+from tplaunch.worker.vulkan.timeline import Submission
 from tplaunch.worker.vulkan.variants import Right, Variant, candidates, usable
 
 START_SECONDS = 1.5  # of a start for measurements; what is left over is measured by the next one
+PROMPT_ROWS = 256  # of a GPU's trials of prompts
 MAX_WEIGHTS, MAX_WEIGHTS_ON_CPU = 1 << 24, 1 << 21  # of a matrix: enough to time a kernel by
+# No step finds weights in a cache. Of a card's matrix there are copies that take turns, four times the
+# largest cache together, but no large part of its memory; a processor's caches are filled with other data.
+ROTATED_BYTES, SHARE_OF_MEMORY = 384 << 20, 8
+CACHE_BYTES_OF_CPU = 64 << 20
 NUM_ROUNDS, NUM_ROUNDS_ON_CPU = 10, 3  # a GPU takes some time to raise its clock
 ROUND_SECONDS, MAX_REPEATS = 1e-3, 200  # in one submission, whose own cost then does not count
 HOPELESS = 2.0  # times the fastest one's first run: not worth another
@@ -52,6 +57,8 @@ def open_measurements(info: PhysicalDevice) -> Measurements:
         "driver_version": str(info.driver_version),
         "kind": info.kind,
     }
+    if info.type == "cpu":  # it is as fast as its host, and a home may be shared by several
+        device["node"] = platform.node()
     return Measurements(cache_folder(), device, kernels_hash())
 
 
@@ -83,6 +90,7 @@ class Tuner:
         # A driver for CPUs may have to share its core, which must not count; its work is this process's.
         self._on_cpu = context.info.type == "cpu"
         self._clock = time.process_time if self._on_cpu else time.perf_counter
+        self._other_data = np.zeros(CACHE_BYTES_OF_CPU // 4 if self._on_cpu else 0, np.float32)
 
     def tune(self, program: Program, kv_type: str, seconds: float) -> None:
         """All that the program and others of its model have a choice of, as far as the time goes.
@@ -93,9 +101,7 @@ class Tuner:
         try:
             if len(program.segments) > 1 and self._is_wanted(SUBMISSION, WAYS):
                 self._put(SUBMISSION, self._time_submission())
-            max_weights = MAX_WEIGHTS_ON_CPU if self._on_cpu else MAX_WEIGHTS
-            prompt_rows = PROMPT_ROWS_ON_CPU if self._on_cpu else PROMPT_ROWS
-            for trial in trials(program, kv_type, max_weights, prompt_rows, self._asks):
+            for trial in trials(program, kv_type, self._size(), self._asks):
                 self._try(trial, deadline)
         except DeviceError as error:
             if self._anew:
@@ -103,10 +109,21 @@ class Tuner:
             log.info("the rest is not measured: %s", error)
         self._measurements.save()
 
+    def _size(self) -> Size:
+        if self._on_cpu:
+            return Size(MAX_WEIGHTS_ON_CPU)
+        rotated = min(ROTATED_BYTES, self._context.info.available_bytes // SHARE_OF_MEMORY)
+        return Size(MAX_WEIGHTS, rotated, PROMPT_ROWS)
+
+    def _seconds(self, bench: Bench, submission: Submission) -> float:
+        """Times a run that finds nothing of its own in a processor's caches."""
+        self._other_data.sum()
+        return bench.seconds(submission, self._clock)
+
     def _asks(self, op: Op, limits: Limits) -> list[tuple[str, int]]:
         """Returns the choice that the dispatcher itself would ask for."""
         info = self._context.info
-        sizes = info.max_subgroup_size, info.max_invocations, self._context.matrix_size
+        sizes = info.sizes.widest, info.max_invocations, self._context.matrix_size
         asked = ask(op, limits, info.features, *sizes)
         return [] if asked.family is None else [(asked.family, asked.matrix_rows)]
 
@@ -136,7 +153,7 @@ class Tuner:
         if not numbers:
             return {}
         best = min(number for number in numbers.values() if number is not None)
-        repeats = max(1, min(MAX_REPEATS, int(ROUND_SECONDS / best)))
+        repeats = 1 if self._on_cpu else max(len(trial.ops), min(MAX_REPEATS, int(ROUND_SECONDS / best)))
         worthwhile = {
             variant.suffix: bench.prepare(_repeated(trial, repeats), variant)
             for variant in variants
@@ -144,7 +161,7 @@ class Tuner:
         }
         for _ in range(NUM_ROUNDS_ON_CPU if self._on_cpu else NUM_ROUNDS):
             for suffix, submission in worthwhile.items():  # by turns: what disturbs one should disturb all
-                seconds = bench.seconds(submission, self._clock) / repeats
+                seconds = self._seconds(bench, submission) / repeats
                 numbers[suffix] = min(numbers[suffix] or math.inf, seconds)
         return numbers
 
@@ -159,7 +176,7 @@ class Tuner:
             bench.seconds(once)
             results = trial.take_results(bench.memory)
             expected = expected or results
-            numbers[variant.suffix] = bench.seconds(once, self._clock) if results == expected else None
+            numbers[variant.suffix] = self._seconds(bench, once) if results == expected else None
             if results != expected:
                 kernel = trial.family + variant.suffix
                 log.warning("%s computes other bits than its like, and is not used", kernel)
@@ -178,8 +195,10 @@ class Tuner:
         with ExitStack() as stack:
             steps = {}
             for way in WAYS:
-                opened = open_bench(self._context, self._pipelines, buffers, limits, ahead=way == WAYS[0])
-                bench = stack.enter_context(opened)
+                device = self._context, self._pipelines
+                if not self._on_cpu:  # a driver's queue may change its ways for good once it has waited
+                    device = stack.enter_context(opened_anew(self._context.info))
+                bench = stack.enter_context(open_bench(*device, buffers, limits, ahead=way == WAYS[0]))
                 steps[way] = bench, bench.prepare(Program(1, 0, segments))
             for _ in range(NUM_STEPS):
                 for way, (bench, submission) in steps.items():
@@ -188,4 +207,5 @@ class Tuner:
 
 
 def _repeated(trial: Trial, repeats: int) -> Program:
-    return Program(trial.rows, 0, (Segment((trial.op,) * repeats, None),))
+    ops = tuple(itertools.islice(itertools.cycle(trial.ops), repeats))
+    return Program(trial.rows, 0, (Segment(ops, None),))

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from ctypes import Structure, c_float, c_int32, c_uint32
 
-from tplaunch.worker.vulkan.push_constants.fields import CACHES, PAGING, WEIGHTS, Address
+from tplaunch.worker.vulkan.push_constants.fields import (
+    CACHES,
+    PAGING,
+    WEIGHTS,
+    Address,
+    PairAddress,
+    QuadAddress,
+)
 
 
 class ClampPush(Structure):
     _fields_ = [
         ("step", Address),
-        ("rows", Address),
+        ("rows", QuadAddress),
         ("quads", c_uint32),
         ("row_stride", c_uint32),
         ("limit", c_float),
@@ -20,8 +27,8 @@ class ClampPush(Structure):
 class HeadSumsPush(Structure):
     _fields_ = [
         ("step", Address),
-        ("qkv", Address),
-        ("sums", Address),
+        ("qkv", QuadAddress),
+        ("sums", QuadAddress),
         ("num_heads", c_uint32),
         ("num_kv_heads", c_uint32),
         ("head_quads", c_uint32),
@@ -34,12 +41,12 @@ class HeadSumsPush(Structure):
 class HeadNormPush(Structure):
     _fields_ = [
         ("step", Address),
-        ("qkv", Address),
-        ("query_weight", Address),
-        ("key_weight", Address),
-        ("query_bias", Address),
-        ("key_bias", Address),
-        ("sums", Address),
+        ("qkv", QuadAddress),
+        ("query_weight", QuadAddress),
+        ("key_weight", QuadAddress),
+        ("query_bias", QuadAddress),
+        ("key_bias", QuadAddress),
+        ("sums", QuadAddress),
         ("num_heads", c_uint32),
         ("num_kv_heads", c_uint32),
         ("head_quads", c_uint32),
@@ -101,10 +108,10 @@ class RopeCachePush(Structure):
 class AttentionPush(Structure):
     _fields_ = [
         ("step", Address),
-        ("query", Address),
+        ("query", QuadAddress),
         *CACHES,
-        ("sums", Address),
-        ("scales", Address),
+        ("sums", QuadAddress),
+        ("scales", PairAddress),
         *PAGING,
         ("num_heads", c_uint32),
         ("num_kv_heads", c_uint32),
@@ -124,8 +131,8 @@ class AttentionPush(Structure):
 class AttentionCombinePush(Structure):
     _fields_ = [
         ("step", Address),
-        ("sums", Address),
-        ("scales", Address),
+        ("sums", QuadAddress),
+        ("scales", PairAddress),
         ("output", Address),
         ("sinks", Address),
         ("gates", Address),
@@ -143,7 +150,7 @@ class HeadProductsPush(Structure):
     _fields_ = [
         ("step", Address),
         *WEIGHTS,
-        ("input", Address),
+        ("input", QuadAddress),
         ("output", Address),
         ("num_heads", c_uint32),
         ("columns", c_uint32),

@@ -6,7 +6,7 @@ from ctypes import Structure, c_float, c_uint32
 
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.experts import TILE_PAIRS
-from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address
+from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address, QuadAddress
 
 
 class RoutePush(Structure):
@@ -46,7 +46,7 @@ class ExpertsPush(Structure):
     _fields_ = [
         ("step", Address),
         *WEIGHTS,
-        ("input", Address),
+        ("input", QuadAddress),
         ("output", Address),
         ("bias", Address),
         ("factors", Address),
@@ -66,8 +66,8 @@ class ExpertsPush(Structure):
 class ExpertSumPush(Structure):
     _fields_ = [
         ("step", Address),
-        ("input", Address),
-        ("output", Address),
+        ("input", QuadAddress),
+        ("output", QuadAddress),
         ("routes", Address),
         ("row_stride", c_uint32),
         ("routes_stride", c_uint32),
@@ -83,8 +83,8 @@ class ExpertSumPush(Structure):
 class RowGatePush(Structure):
     _fields_ = [
         ("step", Address),
-        ("input", Address),
-        ("weight", Address),
+        ("input", QuadAddress),
+        ("weight", QuadAddress),
         ("values", Address),
         ("quads", c_uint32),
         ("input_stride", c_uint32),

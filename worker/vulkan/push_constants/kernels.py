@@ -21,9 +21,9 @@ from tplaunch.worker.vulkan.push_constants.attention import (
     RopeRowsPush,
 )
 from tplaunch.worker.vulkan.push_constants.experts import EXPERT_KERNELS
-from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address
+from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address, PairAddress, QuadAddress
 from tplaunch.worker.vulkan.push_constants.recurrent import RECURRENT_KERNELS
-from tplaunch.worker.vulkan.variants import FAMILIES
+from tplaunch.worker.vulkan.variants import FAMILIES, MATVECS, kernel_of
 
 MATRIX_SIZES = (16, 8)  # of the cooperative matrices, square ones, that there are kernels for, the best first
 
@@ -31,12 +31,12 @@ MATRIX_SIZES = (16, 8)  # of the cooperative matrices, square ones, that there a
 class SumNormPush(Structure):
     _fields_ = [
         ("step", Address),
-        ("source", Address),
-        ("addends", Address),
-        ("weight", Address),
-        ("bias", Address),
-        ("hidden", Address),
-        ("output", Address),
+        ("source", QuadAddress),
+        ("addends", QuadAddress),
+        ("weight", QuadAddress),
+        ("bias", QuadAddress),
+        ("hidden", QuadAddress),
+        ("output", QuadAddress),
         ("num_addends", c_uint32),
         ("slot_stride", c_uint32),
         ("row_stride", c_uint32),
@@ -55,7 +55,7 @@ class SumNormPush(Structure):
 class SumSlicePush(Structure):
     _fields_ = [
         ("step", Address),
-        ("partials", Address),
+        ("partials", QuadAddress),
         ("num_partials", c_uint32),
         ("slot_stride", c_uint32),
         ("row_stride", c_uint32),
@@ -63,11 +63,28 @@ class SumSlicePush(Structure):
     ]
 
 
+class GatherPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("gathered", Address),
+        ("words", PairAddress),
+        ("stop", Address),
+        ("exchange", Address),
+        ("slot_stride", c_uint32),
+        ("words_stride", c_uint32),
+        ("row_length", c_uint32),
+        ("rank", c_uint32),
+        ("num_ranks", c_uint32),
+        ("index", c_uint32),
+        ("num_threads", c_uint32),
+    ]
+
+
 class QuantizePush(Structure):
     _fields_ = [
         ("step", Address),
-        ("input", Address),
-        ("output", Address),
+        ("input", QuadAddress),
+        ("output", QuadAddress),
         ("scales", Address),
         ("input_stride", c_uint32),
         ("output_stride", c_uint32),
@@ -80,7 +97,7 @@ class MatMulPush(Structure):
     _fields_ = [
         ("step", Address),
         *WEIGHTS,
-        ("input", Address),
+        ("input", QuadAddress),
         ("input_scales", Address),
         ("output", Address),
         ("bias", Address),
@@ -92,6 +109,7 @@ class MatMulPush(Structure):
         ("count_word", c_uint32),
         ("activation", c_uint32),
         ("flags", c_uint32),
+        ("row_quads", c_uint32),
         ("scale", c_float),
         ("softcap", c_float),
     ]
@@ -113,23 +131,23 @@ class ActivatePush(Structure):
 
 
 FAMILY_PUSH_CONSTANTS = {
-    "matvec": MatMulPush,
-    "matmul": MatMulPush,
-    "tiled": MatMulPush,
+    **dict.fromkeys((*MATVECS, "tiled"), MatMulPush),
     "attention": AttentionPush,
+    "gather": GatherPush,
 }
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
     "quantize_q8": QuantizePush,
     "quantize_f16": QuantizePush,
     "sum_norm_64": SumNormPush,
+    "sum_norm_1024": SumNormPush,
     "sum_slice": SumSlicePush,
     "clamp_rows": ClampPush,
     "head_sums": HeadSumsPush,
     "head_norm": HeadNormPush,
     "rope_rows": RopeRowsPush,
     **{
-        family + variant.suffix: FAMILY_PUSH_CONSTANTS[family.split("_")[0]]
+        kernel_of(family, variant): FAMILY_PUSH_CONSTANTS[family.split("_")[0]]
         for family, variants in FAMILIES.items()
         for variant in variants
     },

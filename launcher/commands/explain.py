@@ -1,0 +1,115 @@
+"""`tplaunch plan --explain`: what one token asks of each rank's device, counted from the programs as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.plan import RankShare, padded
+from tplaunch.launcher.fitting.arrange import Arrangement
+from tplaunch.launcher.lines import wrapped
+from tplaunch.launcher.model import Model
+from tplaunch.launcher.table import format_table
+from tplaunch.worker.programs.counting import StepCounts, count
+from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
+from tplaunch.worker.programs.transformer import build_program
+
+TITLES = (
+    "rank",
+    "dispatches",
+    "submissions",
+    "waits",
+    "all-reduces",
+    "sent",
+    "taken",
+    "read",
+    "16-byte loads",
+)
+BY_HOSTS, BY_DEVICES = "hosts", "devices"
+
+
+def explained(model: Model, arrangement: Arrangement) -> dict[str, list[StepCounts]]:
+    """Counts a token at half of the context, by who exchanges partial sums; each a list by rank.
+
+    "devices" is missing where a program does not allow that.
+    """
+    found: dict[str, list[StepCounts]] = {BY_HOSTS: [], BY_DEVICES: []}
+    for share in arrangement.plan:
+        group = [other for other in arrangement.plan if other.first_layer == share.first_layer]
+        by_hosts, by_devices = _counts(model, arrangement, share, len(group))
+        found[BY_HOSTS].append(by_hosts)
+        if by_devices is not None:
+            found[BY_DEVICES].append(by_devices)
+    return {who: counts for who, counts in found.items() if len(counts) == len(arrangement.plan)}
+
+
+def _counts(
+    model: Model, arrangement: Arrangement, share: RankShare, num_ranks: int
+) -> tuple[StepCounts, StepCounts | None]:
+    spec, limits = model.spec, arrangement.limits
+    shards = rank_shards(spec, share, model.tensors)
+    program = build_program(
+        spec, share, shards, num_ranks, 1, int(share.ends(spec)), activations=limits.activations
+    )
+    row_length, num_keys = padded(spec.embedding_length), max(1, limits.context_length // 2)
+    of_step = num_ranks, row_length, num_keys, limits.kv_type
+    exchanges = not spec.is_recurrent and can_exchange(program, row_length)
+    by_devices = count(with_exchanges(program), *of_step) if exchanges else None
+    return count(program, *of_step), by_devices
+
+
+def explained_text(model: Model, arrangement: Arrangement) -> str:
+    """Returns the counts as tables with a sentence before each."""
+    parts = []
+    for who, counts in explained(model, arrangement).items():
+        keys = max(1, arrangement.limits.context_length // 2)
+        parts += [
+            wrapped(
+                f"A token behind {keys} others, where {who} exchange partial sums; sent and taken are a"
+                " device's bytes of one all-reduce, read those of weights, keys and values:"
+            ),
+            format_table(TITLES, [_cells(rank, of_rank) for rank, of_rank in enumerate(counts)]),
+        ]
+    return "\n".join(parts)
+
+
+def _cells(rank: int, counts: StepCounts) -> Sequence[str]:
+    return (
+        str(rank),
+        str(counts.dispatches),
+        str(counts.submissions),
+        str(counts.host_waits),
+        str(counts.all_reduces),
+        _bytes(counts.sent_bytes),
+        _bytes(counts.taken_bytes),
+        _bytes(counts.read_bytes),
+        f"{counts.loads / 1e6:.2f} M",
+    )
+
+
+def _bytes(number: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return f"{number} B"
+
+
+def explained_numbers(model: Model, arrangement: Arrangement) -> dict[str, Any]:
+    """Returns the same for JSON."""
+    return {
+        who: [
+            {
+                "dispatches": of_rank.dispatches,
+                "submissions": of_rank.submissions,
+                "host_waits": of_rank.host_waits,
+                "all_reduces": of_rank.all_reduces,
+                "sent_bytes": of_rank.sent_bytes,
+                "taken_bytes": of_rank.taken_bytes,
+                "read_bytes": of_rank.read_bytes,
+                "loads": of_rank.loads,
+            }
+            for of_rank in counts
+        ]
+        for who, counts in explained(model, arrangement).items()
+    }

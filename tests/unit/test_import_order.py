@@ -1,0 +1,45 @@
+"""The memory types by which the host's memory is imported, and what happens where a driver takes none."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from tplaunch.worker.device import DeviceError
+from tplaunch.worker.vulkan import partials
+from tplaunch.worker.vulkan.api import vk
+from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.memory_types import MemoryType, import_order
+
+LOCAL = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT
+VISIBLE = vk.VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT
+COHERENT = VISIBLE | vk.VK_MEMORY_PROPERTY_HOST_COHERENT_BIT
+CACHED = VISIBLE | vk.VK_MEMORY_PROPERTY_HOST_CACHED_BIT
+TYPES = [MemoryType(flags, 0, 1 << 30) for flags in (LOCAL, COHERENT, CACHED, COHERENT | CACHED, COHERENT)]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "order"),
+    [(0b11111, [3, 1, 4, 2, 0]), (0b00111, [1, 2, 0]), (0b10010, [1, 4]), (0b00001, [0]), (0, [])],
+)
+def test_coherent_and_cached_memory_goes_first(allowed: int, order: list[int]) -> None:
+    assert import_order(TYPES, allowed) == order
+
+
+def test_every_type_is_tried_and_the_first_refusal_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def allocate(context: Any, nbytes: int, type_index: int, source: Any) -> Any:
+        tried.append(type_index)
+        if type_index != taken:
+            raise DeviceError(f"type {type_index} is refused")
+        return "memory"
+
+    monkeypatch.setattr(partials, "allocate_memory", allocate)
+    context = cast(Context, None)
+    taken = 1
+    assert partials._allocated(context, 4096, [3, 1, 4], None) == "memory" and tried == [3, 1]
+    taken = -1
+    with pytest.raises(DeviceError, match="type 3 is refused"):
+        partials._allocated(context, 4096, [3, 1, 4], None)

@@ -1,0 +1,98 @@
+"""Counts what a step asks of a device and of the links around it, from the program as data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.ops.attention import Attention
+from tplaunch.worker.ops.common import MatMul, Op
+from tplaunch.worker.ops.exchange import Gather
+from tplaunch.worker.ops.experts import ExpertMatMul
+from tplaunch.worker.ops.latent import HeadProducts
+from tplaunch.worker.programs.program import Phase, Program, Segment
+from tplaunch.worker.programs.work import pieces
+
+LOAD_BYTES = 16  # of a lane's widest load
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """A rank's part of a step. Bytes between device and host are those of its partial sums."""
+
+    dispatches: int
+    submissions: int
+    host_waits: int  # for the device, in the middle of the step or at its end
+    all_reduces: int
+    sent_bytes: int  # from the device into memory that all ranks see, in an all-reduce of the longest rows
+    taken_bytes: int  # from there
+    read_bytes: int  # of weights, keys and values, by the device from its own memory
+
+    @property
+    def loads(self) -> int:
+        """Loads of 16 bytes that read these."""
+        return -(-self.read_bytes // LOAD_BYTES)
+
+
+def count(
+    program: Program,
+    num_ranks: int,
+    row_length: int,
+    num_keys: int,
+    kv_type: str,
+    budget: float = math.inf,
+) -> StepCounts:
+    """Counts a step with all rows of the program, each of a sequence of so many keys.
+
+    row_length: of the residual stream. budget: operations of a submission, see work.py.
+    """
+    ops = [op for segment in program.segments for op in segment.ops]
+    sent, taken = _exchanged_bytes(program, num_ranks, row_length)
+    return StepCounts(
+        dispatches=len(ops),
+        submissions=sum(len(pieces(segment, program, num_keys, budget)) for segment in program.segments),
+        host_waits=len(program.segments),
+        all_reduces=program.num_all_reduces + program.num_gathers,
+        sent_bytes=sent,
+        taken_bytes=taken,
+        read_bytes=sum(read_bytes(op, program.rows, num_keys, kv_type) for op in ops),
+    )
+
+
+def read_bytes(op: Op, rows: int, num_keys: int, kv_type: str) -> int:
+    """Bytes of weights, keys and values that an op reads, each once for all rows but an expert's for each."""
+    if isinstance(op, MatMul | HeadProducts):
+        return FORMATS[op.matrix.type].nbytes(op.matrix.rows, op.matrix.columns)
+    if isinstance(op, ExpertMatMul):
+        products = op.columns * (2 if op.gated else 1)
+        num_experts = min(op.held.count, op.held.used * rows)
+        return num_experts * FORMATS[op.matrix.type].nbytes(products, op.matrix.columns)
+    if isinstance(op, Attention):
+        seen = min(num_keys, op.window) if op.window else num_keys
+        lengths = [op.key_length] if op.value_in_key else [op.key_length, op.value_length]
+        num_cells = rows * seen * op.num_kv_heads
+        return sum(KV_TYPES[kv_type].nbytes(num_cells, length) for length in lengths)
+    return 0
+
+
+def _exchanged_bytes(program: Program, num_ranks: int, row_length: int) -> tuple[int, int]:
+    """Bytes that a device sends and takes in its largest all-reduce."""
+    sizes = [_segment_bytes(segment, program.rows, num_ranks, row_length) for segment in program.segments]
+    gathers = [op for segment in program.segments for op in segment.ops if isinstance(op, Gather)]
+    words = [8 * program.rows * (op.row_length or row_length) for op in gathers]
+    sizes += [(nbytes, (num_ranks - 1) * nbytes) for nbytes in words]
+    return max(sizes, key=sum, default=(0, 0))
+
+
+def _segment_bytes(segment: Segment, rows: int, num_ranks: int, row_length: int) -> tuple[int, int]:
+    """One-shot a device takes what all ranks sent, its own too; in two phases a slice of it, and the sum."""
+    if segment.parity is None:
+        return 0, 0
+    nbytes = 4 * segment.num_elements(rows, row_length)
+    if segment.phase is Phase.ONE_SHOT:
+        return nbytes, num_ranks * nbytes
+    if segment.phase is Phase.HOSTS:
+        return nbytes, nbytes
+    return nbytes + nbytes // num_ranks, 2 * nbytes

@@ -1,0 +1,35 @@
+"""Turns a program's all-reduces into ones that the devices make among themselves: one segment is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tplaunch.collectives.arena import WORD_ELEMENTS
+from tplaunch.worker.ops.common import Op
+from tplaunch.worker.ops.exchange import Gather
+from tplaunch.worker.programs.program import Phase, Program, Segment
+
+
+def can_exchange(program: Program, row_length: int) -> bool:
+    """Tells whether all its all-reduces are one-shot and small enough. row_length: of the residual stream."""
+    ends = [segment for segment in program.segments if segment.parity is not None]
+    return bool(ends) and all(
+        segment.phase is Phase.ONE_SHOT
+        and segment.num_elements(program.rows, row_length) <= WORD_ELEMENTS
+        and program.rows * row_length <= WORD_ELEMENTS  # so long are the rows that a product writes
+        for segment in ends
+    )
+
+
+def with_exchanges(program: Program) -> Program:
+    """The same program in one segment, in which gathers stand where the host would have all-reduced."""
+    return Program(program.rows, program.logit_rows, (Segment(tuple(_ops(program)), None),))
+
+
+def _ops(program: Program) -> Iterator[Op]:
+    index = 0
+    for segment in program.segments:
+        yield from segment.ops
+        if segment.parity is not None:
+            yield Gather(segment.parity, segment.row_length, index)
+            index += 1

@@ -1,0 +1,93 @@
+"""The programs of a rank's steps, one for each bucket of rows, made when they are first wanted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from tplaunch.collectives import Collective
+from tplaunch.coordinator.messages import Load
+from tplaunch.coordinator.split.plan import padded
+from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.device import Device
+from tplaunch.worker.measuring.two_phase import NEVER
+from tplaunch.worker.measuring.ways import way
+from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
+from tplaunch.worker.programs.program import Program
+from tplaunch.worker.programs.transformer import build_program
+from tplaunch.worker.step.writer import row_bucket
+
+MAX_VAIN_WAITS = 3  # of a run, after which devices no longer exchange among themselves
+
+log = logging.getLogger("worker")
+
+
+class RunPrograms:
+    """Builds programs, and prepares each once.
+
+    shares_routing: see build_program(). large_bytes: from where on all-reduces are not one-shot. by_device:
+    whether devices exchange among themselves where a program allows it.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        shards: Mapping[str, Shard],
+        device: Device,
+        collective: Collective,
+        shares_routing: bool,
+    ) -> None:
+        self._load, self._shards, self._device, self._collective = load, shards, device, collective
+        self._shares_routing = shares_routing
+        self._row_length = padded(load.spec.embedding_length)
+        self.large_bytes = NEVER
+        self.by_device = False
+        self._vain_waits = 0
+        self.tells_prompts_apart = device.tells_prompts_apart
+        self._made: dict[tuple[int, int, bool, bool], Program] = {}
+
+    def program(
+        self, num_rows: int, num_logit_rows: int, of_prompts: bool, by_hosts: bool = False
+    ) -> Program:
+        """The program of the rows' bucket; `by_hosts` in which no devices exchange among themselves."""
+        limits = self._load.limits
+        rows, logit_rows = (
+            row_bucket(num_rows, limits.max_rows),
+            row_bucket(num_logit_rows, limits.max_logit_rows),
+        )
+        by_device = self.by_device and not by_hosts
+        of_prompts = of_prompts and self.tells_prompts_apart
+        key = (rows, logit_rows, of_prompts, by_device)
+        if key not in self._made:
+            program = self.build(
+                rows, logit_rows, of_prompts, large=rows * self._row_length * 4 >= self.large_bytes
+            )
+            if by_device and can_exchange(program, self._row_length):
+                program = with_exchanges(program)
+            self._device.prepare(program)
+            self._made[key] = program
+        return self._made[key]
+
+    def count_vain_wait(self) -> None:
+        """Devices have waited for each other in vain; after some times they need no longer try."""
+        self._vain_waits += 1
+        log.info("devices have waited for each other in vain, %d times by now", self._vain_waits)
+        if self._vain_waits == MAX_VAIN_WAITS:
+            log.warning("devices have waited in vain so often that hosts exchange for them from now on")
+            self.by_device = False
+
+    def build(self, rows: int, logit_rows: int, of_prompts: bool = False, large: bool = False) -> Program:
+        """Builds a program; `large` whose all-reduces are not one-shot."""
+        load = self._load
+        return build_program(
+            load.spec,
+            load.share,
+            self._shards,
+            len(load.group),
+            rows,
+            logit_rows,
+            activations=load.limits.activations,
+            shares_routing=self._shares_routing,
+            of_prompts=of_prompts,
+            **way(self._collective, large),
+        )
