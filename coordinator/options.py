@@ -15,8 +15,14 @@ WIRES = ("f32", "bf16", "q8")
 COLLECTIVES = ("shared-memory", "zmq", "zmq-ring")
 ALL_REDUCES = ("auto", "one-shot", "two-phase")
 WAITINGS = ("auto", "block", "poll", "word", "device")
-# That a device may lack.
-FEATURES = ("int64", "float16", "integer_dot_product", "cooperative_matrix", "eight_lanes")
+FEATURES = (
+    "int64",
+    "float16",
+    "integer_dot_product",
+    "cooperative_matrix",
+    "subgroup_shuffle",
+    "eight_lanes",
+)  # that a device may lack
 _DECLARATION = "option"  # in a field's metadata
 
 

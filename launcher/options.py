@@ -107,11 +107,23 @@ def _add_shown(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _add_hosts(commands: argparse._SubParsersAction[Parser]) -> None:
     """Adds the commands by which other hosts take part in a run."""
-    keygen = commands.add_parser("keygen", help="make the key file by which hosts of a run know each other")
-    keygen.add_argument(
-        "file", nargs="?", type=Path, metavar="FILE", help="(default: ~/.config/tplaunch/hosts.key)"
+    keygen = commands.add_parser(
+        "keygen",
+        help="make the key file by which hosts of a run know each other",
+        description="Makes the key file by which the hosts of a run know each other: once, on one of them."
+        " Copy it to the same place on the others, as by scp -p; who has it can join.",
     )
-    join = commands.add_parser("join", help="lend this machine's devices to a run on another one")
+    keygen.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE",
+        help="where to write it (default: ~/.config/tplaunch/hosts.key)",
+    )  # fmt: skip
+    join = commands.add_parser(
+        "join",
+        help="lend this machine's devices to a run on another one",
+        description="Lends this machine's devices to a run on another one, the head, until that ends. The"
+        " head is any command with --hosts, as tplaunch serve --hosts 2 model.gguf, and prints the command"
+        " that joins it. What this machine lacks of the model is fetched from there.",
+    )
     join.add_argument(
         "head", metavar="HEAD[:PORT]", help="the address that the head prints when it waits for hosts"
     )

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -104,8 +105,8 @@ class Engine:
         attached = self._channel.collect(Attached, "open its device", start_seconds)
         for rank, message in enumerate(attached):
             if message.model_hash != self._origin.model_hash:
-                paths = ", ".join(part.path for part in self._origin.parts)
-                raise WorkerError(rank, f"rank {rank} has other files at {paths}: the hashes differ")
+                names = ", ".join(Path(part.path).name for part in self._origin.parts)
+                raise WorkerError(rank, f"rank {rank}'s copy of {names} has changed: restore it there")
         self.devices = tuple(message.device for message in attached)
         endpoints, kinds = zip(*((message.endpoint, message.kind) for message in attached), strict=True)
         self._groups = [self._group(stage, kinds) for stage in range(self.num_stages)]

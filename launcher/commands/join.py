@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import sleep
 
-from tplaunch.coordinator.options import option
+from tplaunch.coordinator.options import check_seconds, option
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.config import HOSTS_GROUP, INSECURE_HELP, KEY_HELP, MAX_MEMORY_HELP
 from tplaunch.launcher.devices import DeviceChoice, select_devices
@@ -101,6 +101,7 @@ class JoinConfig:
     verbose: bool = option("-v --verbose", default=False, group="debugging", help="show the workers' logs")
 
     def __post_init__(self) -> None:
+        check_seconds("--wait", self.wait_seconds)
         for path in (*self.models, *self.model_folders):
             if not path.exists():
                 raise UsageError(f"{path}: no such file or folder")

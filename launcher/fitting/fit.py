@@ -170,13 +170,13 @@ def check_fit(
         num_bytes = bytes_in(place, found)
         if not place.has_room(num_bytes, keep_reserve=False):
             has = "may hold {} (--max-memory)" if place.is_capped else "has {}"
-            shorter = ""
+            others = "or name more devices"
             if limits.context_length > limits.block_length:
-                shorter = f", or lower --context (now {limits.context_length})"
+                others = f"name more devices, or lower --context (now {limits.context_length})"
             raise UsageError(
                 f"the plan does not fit: {place.name} would hold {mebibytes(num_bytes)}, but"
                 f" {has.format(mebibytes(place.capacity))}; give it less with --tensor-split (auto finds out"
-                f" how much), name more devices{shorter}"
+                f" how much), {others}"
             )
 
 

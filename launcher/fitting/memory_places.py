@@ -78,7 +78,7 @@ def _places_of_host(
         memory = host_memory(len(ranks)) if first.host == HEAD else HostMemory(*first.host_memory)
         usable = int(memory.available * (1 - HOST_RESERVE_PART))
         name = memory.limited_by or HOST
-        if first.host != HEAD:
+        if first.host_name:  # of several hosts, all of which are told
             name = f"{memory.limited_by or 'the memory'} of {first.host_name}"
         place = _place(name, ranks, memory.total, usable, max_memory.get(None))
         places.append(replace(place, ranks_of_host=tuple(own)))

@@ -38,9 +38,21 @@ def parse_address(text: str, option: str) -> Address:
     """Returns HOST[:PORT], of an IPv6 address [HOST]:PORT. Raises UsageError."""
     match = FORM.fullmatch(text)
     port = DEFAULT_PORT if match is None or match["port"] is None else int(match["port"])
-    if match is None or not 0 < port < 65536:
+    if match is None and _is_six(text):
+        raise UsageError(f"{option} {text:.80}: an IPv6 address stands in brackets, as '[{text}]'")
+    if match is None:
         raise UsageError(f"{option} {text:.80}: an address is needed, such as 192.168.1.10:{DEFAULT_PORT}")
+    if not 0 < port < 65536:
+        raise UsageError(f"{option} {text:.80}: ports go from 1 to 65535")
     return Address(match["six"] or match["host"], port)
+
+
+def _is_six(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def resolved(address: Address, option: str) -> Address:
@@ -49,7 +61,7 @@ def resolved(address: Address, option: str) -> Address:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{option} {address}: there is no such address: {reason}") from error
+        raise UsageError(f"{option} {address}: the address is not found: {reason}") from error
     return Address(_with_zone(found[0][4]), address.port)
 
 
@@ -84,6 +96,17 @@ def is_loopback(host: str) -> bool:
 def is_any(host: str) -> bool:
     """Tells whether a numeric address stands for all of this machine's."""
     return ipaddress.ip_address(without_zone(host)).is_unspecified
+
+
+def is_own(host: str) -> bool:
+    """Tells whether sockets of this machine can listen at a numeric address."""
+    family, kind, _, _, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
+        try:
+            probe.bind(place)
+        except OSError:
+            return False
+    return True
 
 
 def own_address_towards(host: str) -> str:

@@ -18,7 +18,7 @@ Environment = Mapping[str, str]
 COUNT = re.compile("[0-9]{1,10}")  # a step's number has ten digits
 # Steps that Slurm itself makes have the highest numbers: the batch script, the shell of salloc, and others.
 FIRST_OWN_STEP = 0xFFFFFFF0
-OPTIONS = "the options"
+OPTIONS = "the command line"
 ADVICE = "start one tplaunch on each host: it starts a process for each device by itself"
 
 

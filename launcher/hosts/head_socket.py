@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import zmq
 
 from tplaunch.coordinator.curve import CURVE_BYTES, Gate, serve_with
@@ -37,5 +39,6 @@ def open_post(listen: Address, secret: bytes | None, tick_seconds: float) -> Pos
     except zmq.ZMQError as error:
         socket.close(linger=0)
         context.term()
-        raise UsageError(f"--listen {listen}: {error.strerror}; choose another address or port") from error
+        reason = os.strerror(error.errno or 0)  # ZeroMQ's own text repeats the address
+        raise UsageError(f"--listen {listen}: {reason}; choose another address or port") from error
     return Post(context, socket, tick_seconds)

@@ -225,7 +225,7 @@ class Joiner:
                 self._model.close()  # that of an earlier wish
                 self._model.enter_context(model_in_use(models_cache() / wanted.model_hash))
             self._job = self._new_job(wanted)
-            say(f"{wanted.name} is not here; this machine's part of it is fetched from the head")
+            say(f"{wanted.name} is not here; what the cache lacks of it is fetched from the head")
             return FoundModel(fetches=True)
         return FoundModel()
 

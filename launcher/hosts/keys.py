@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
 
 from tplaunch.coordinator.curve import SECRET_BYTES
@@ -47,16 +48,23 @@ def read_key_file(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
-            found, content = os.fstat(descriptor), file.read(MAX_BYTES)
+            found = os.fstat(descriptor)
+            is_file = stat.S_ISREG(found.st_mode)  # a pipe may have nothing to read yet
+            content = file.read(MAX_BYTES) if is_file else b""
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such key file; `tplaunch keygen {path}` makes one") from None
+        raise UsageError(
+            f"{path}: no such key file; copy that of another host of the run, or make the first by `tplaunch"
+            f" keygen {path}`"
+        ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+    if not is_file:  # nobody shall change the permissions of a device
+        raise UsageError(f"{path} is no regular file; copy the head's key file, and name that")
     if found.st_mode & 0o077:
         raise UsageError(
             f"{path} can be read by others than its owner; `chmod 600 {path}` keeps the key secret"
         )
     match = LINE.fullmatch(content.decode("ascii", "replace"))
     if match is None:
-        raise UsageError(f"{path} is no key file; `tplaunch keygen` makes one, to be copied to every host")
+        raise UsageError(f"{path} is no key file; copy one that `tplaunch keygen` has made")
     return bytes.fromhex(match[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import socket
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.device_job import JobConfig
 from tplaunch.launcher.devices import DeviceChoice, select_devices
+from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.speeds import TIMEOUT_SECONDS, device_speed
 from tplaunch.launcher.fitting.steps import time_steps
 from tplaunch.launcher.hosts.addresses import (
@@ -24,6 +24,7 @@ from tplaunch.launcher.hosts.addresses import (
     is_any,
     is_link_local,
     is_loopback,
+    is_own,
     own_address_towards,
     parse_address,
     resolved,
@@ -32,6 +33,7 @@ from tplaunch.launcher.hosts.bringing import bring_model
 from tplaunch.launcher.hosts.echoes import LinkMeter
 from tplaunch.launcher.hosts.fetching.serving import served_model
 from tplaunch.launcher.hosts.head import Head
+from tplaunch.launcher.hosts.inviting import say_how_to_join
 from tplaunch.launcher.hosts.links import interface_of, interfaces
 from tplaunch.launcher.hosts.members import Member
 from tplaunch.launcher.hosts.messages import WantedModel
@@ -209,7 +211,7 @@ def open_hosts(config: RunConfig, model: Model) -> Iterator[Hosts]:
         head, failure = Head(listen, secret, config.hosts, wanted), ""
         try:
             if not config.hosts_come:
-                _say_how_to_join(config, listen, secret)
+                say_how_to_join(config, listen, secret)
             yield JoinedHosts(config, head, listen, secret, own)
         except Exception as error:
             failure = str(error) or repr(error)
@@ -226,6 +228,9 @@ def _way_in(config: RunConfig) -> tuple[Address, bytes | None]:
         text = "127.0.0.1" if secret is None and not config.insecure else ANY
         return parse_address(text, "--listen"), secret
     listen = resolved(parse_address(text, "--listen"), "--listen")
+    if not is_own(listen.host):
+        own = ", ".join(one.address for one in interfaces())
+        raise UsageError(f"--listen {listen}: this machine has no such address; it has {own}")
     return listen, found_secret(config.key, config.insecure, is_loopback(listen.host), f"--listen {listen}")
 
 
@@ -270,21 +275,3 @@ def _own_address_towards(member: Member) -> str:
             f"{member.title} can't be reached at its own address {address} from here: {error.strerror};"
             f" {advice}"
         ) from error
-
-
-def _say_how_to_join(config: RunConfig, listen: Address, secret: bytes | None) -> None:
-    if is_any(listen.host):
-        known = [one.address for one in interfaces() if not is_loopback(one.address)]
-        addresses = [Address(host, listen.port) for host in known if ":" not in host] or [listen]
-    else:
-        addresses = [listen]
-    way = " --insecure" if config.insecure else "" if secret is None else f" --key {config.key or 'FILE'}"
-    if secret is not None and config.key is None:
-        way = ""  # it lies at the usual place there, too
-    count = config.hosts - 1
-    say(f"waiting for {count} more host{'s' * (count > 1)}; on each of them run:")
-    print(f"    tplaunch join {addresses[0]}{way}", file=sys.stderr, flush=True)
-    if is_link_local(addresses[0].host):
-        say("there, % stands before the name of that host's own interface to this one")
-    if len(addresses) > 1:
-        say(f"or, where they reach this one otherwise, with {', '.join(map(str, addresses[1:]))}")

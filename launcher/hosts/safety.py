@@ -32,8 +32,9 @@ def found_secret(key: str | None, insecure: bool, stays_here: bool, where: str) 
             " prompts and answers, and change them"
         )
     elif not stays_here:
+        place = "every host" if usual is None else f"{usual} on every host"
         raise UsageError(
-            f"{where} is beyond this machine, and needs a key: `tplaunch keygen FILE` makes one, --key FILE"
-            " gives it on every host"
+            f"{where} is beyond this machine, and needs a key: `tplaunch keygen` makes one on the head; copy"
+            f" that file to {place}, or name it by --key"
         )
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def start_head(host: Host, key: Path, *arguments: str | Path, num_hosts: int = 2
 
 def join_command(head: Running) -> list[str]:
     """Returns the words behind `tplaunch` of the command that the head has printed."""
-    return head.stderr.wait_for("tplaunch (join [^\n]+)\n", WAITS)[1].split()
+    command = head.stderr.wait_for("tplaunch (join [^\n]+)\n", WAITS)[1]
+    return shlex.split(command)
 
 
 def start_joiner(host: Host, head: Running, *arguments: str | Path, devices: str = "cpu") -> Running:

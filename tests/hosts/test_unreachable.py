@@ -17,7 +17,7 @@ def test_a_head_that_cannot_be_reached(hosts: MakeHosts) -> None:
     nowhere = host.tplaunch("join", "198.51.100.7", *words)
     assert nowhere.returncode == 1 and "can't be reached from here: Network is unreachable" in nowhere.stderr
     nameless = host.tplaunch("join", "no..such", *words)
-    assert nameless.returncode == 2 and "there is no such address" in nameless.stderr
+    assert nameless.returncode == 2 and "the address is not found" in nameless.stderr
 
 
 def test_a_host_without_a_network_waits_for_one(hosts: MakeHosts) -> None:

@@ -32,7 +32,9 @@ def model(tmp_path: Path) -> Path:
 
 
 def cache_files(cache: dict[str, str]) -> list[Path]:
-    return list(Path(cache["XDG_CACHE_HOME"]).rglob("*.json"))
+    """The files of devices, without those of ranks that wait for each other."""
+    found = Path(cache["XDG_CACHE_HOME"]).rglob("*.json")
+    return [path for path in found if "name" in json.loads(path.read_text())["device"]]
 
 
 def tokens(tplaunch: CommandLine, model: Path, cache: dict[str, str], *options: str) -> tuple[Any, str]:

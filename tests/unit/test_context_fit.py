@@ -127,7 +127,7 @@ def test_a_context_is_cut_short_of_the_reserve_but_not_refused() -> None:
     exact = arranged([gpu(0, 1 << 50)], context_length=64)[2].bytes[0].own
     _, _, found = arranged([gpu(0, exact)])
     assert found.limits.context_length == 64
-    with pytest.raises(UsageError, match=r"give it less with --tensor-split .*, name more devices$"):
+    with pytest.raises(UsageError, match=r"give it less with --tensor-split .*, or name more devices$"):
         arranged([gpu(0, exact - 2 * MIB)])
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from tests.models import LIMITS, SPEC, config_of
-from tplaunch.coordinator.gguf.origin import Origin
+from tplaunch.coordinator.gguf.origin import FilePart, Origin
 from tplaunch.coordinator.messages import Attached, Connect, Message, Ready
 from tplaunch.coordinator.options import RankOptions
+from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.control import WorkerChannel
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
 from tplaunch.coordinator.split.plan import make_plan, shares_routing
@@ -154,3 +155,13 @@ def test_ranks_learn_the_kinds_of_their_peers_devices() -> None:
     engine = Engine(cast(WorkerChannel, channel), Origin((), ""), [], SPEC, plan, config)
     engine.load(lambda rank, progress: None)
     assert channel.sent[-1] == Connect(("", ""), ("A card, driver A", "A card, driver B"), ((), ()))
+
+
+def test_a_file_that_has_changed_is_named_as_the_ranks_host_knows_it() -> None:
+    """The head's path would send a person to another machine."""
+    part = FilePart("/at/the/head/model.gguf", 10)
+    config = EngineConfig(RankOptions(timeout_seconds=1.0), LIMITS, 1.0)
+    plan = make_plan(SPEC, [1.0, 1.0])
+    engine = Engine(cast(WorkerChannel, Told()), Origin((part,), "another"), [], SPEC, plan, config)
+    with pytest.raises(WorkerError, match=r"^rank 0's copy of model\.gguf has changed: restore it there$"):
+        engine.load(lambda rank, progress: None)

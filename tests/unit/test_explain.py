@@ -1,4 +1,4 @@
-"""What a token asks of devices, counted from programs, and `tplaunch plan --explain`."""
+"""Counts of the work that a token gives devices, by programs, and `tplaunch plan --explain`."""
 
 from __future__ import annotations
 

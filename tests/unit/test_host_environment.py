@@ -156,8 +156,8 @@ def test_options_win() -> None:
     other = find_place(STEP, head="10.0.0.9")
     assert other is not None and (other.number, other.head) == (1, "10.0.0.9")
     told = find_place(STEP, num_hosts=3, number=2, head="10.0.0.9")
-    assert told == HostPlace(3, 2, "10.0.0.9", None, "the options")
-    assert find_place({}, num_hosts=2, number=0) == HostPlace(2, 0, None, None, "the options")
+    assert told == HostPlace(3, 2, "10.0.0.9", None, "the command line")
+    assert find_place({}, num_hosts=2, number=0) == HostPlace(2, 0, None, None, "the command line")
     # Neither broken variables nor those of another launcher matter where all is said.
     assert find_place({**STEP, "SLURM_NODEID": "x"}, num_hosts=2, number=0) is not None
     turned = find_place(TORCHRUN, number=0)

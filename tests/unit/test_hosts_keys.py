@@ -55,6 +55,19 @@ def test_what_is_no_key_is_refused(tmp_path: Path, content: bytes | None, mode: 
         read_key_file(path)
 
 
+def test_only_a_regular_file_is_a_key(tmp_path: Path) -> None:
+    """A pipe has no bytes yet, and nobody is told to change the permissions of a device."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o600)
+    writer = os.open(pipe, os.O_RDWR)  # keeps it open, with nothing in it
+    try:
+        for path in (pipe, Path("/dev/zero")):
+            with pytest.raises(UsageError, match=f"^{path} is no regular file; copy the head's key file"):
+                read_key_file(path)
+    finally:
+        os.close(writer)
+
+
 def test_no_key_file_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "hosts.key"
     path.write_text("precious")
@@ -72,8 +85,9 @@ def test_beyond_this_machine_there_is_a_key_or_a_warning(
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert found_secret(None, False, True, "here") is None
-    with pytest.raises(UsageError, match="there is beyond this machine, and needs a key"):
-        found_secret(None, False, False, "there")
+    place = tmp_path / "tplaunch" / "hosts.key"
+    with pytest.raises(UsageError, match=f"there is beyond .* on the head; copy that file to {place} on"):
+        found_secret(None, False, False, "there")  # a second `tplaunch keygen` would make another key
     assert not capsys.readouterr().err
     assert found_secret(None, True, False, "there") is None
     assert "WARNING: --insecure: there is used without any protection" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import pytest
 from tests.models import LIMITS, SPEC, config_of, tensor_infos, tensor_shapes
 from tplaunch.collectives.arena import round_up_to_page
 from tplaunch.coordinator import messages as workers
+from tplaunch.coordinator.options import OptionError
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.launcher.commands.join import JoinConfig, _capped
 from tplaunch.launcher.declared import declared_values
@@ -66,16 +67,30 @@ def test_addresses(text: str, address: Address) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":5670", "a:b", "a:0", "a:65536", "::1", "a b", "tcp://a:1", "[fe80::1%]"]
+    "text", ["", ":5670", "a:b", "a b", "tcp://a:1", "[fe80::1%]", "[::1]x", "1:2:3", "[fe80::1%'$x]"]
 )
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(UsageError, match="an address is needed"):
         parse_address(text, "--listen")
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a:0", "--listen a:0: ports go from 1 to 65535"),
+        ("[::1]:65536", r"--listen \[::1\]:65536: ports go from 1 to 65535"),
+        ("::1", r"--listen ::1: an IPv6 address stands in brackets, as '\[::1\]'"),
+        ("fe80::1%eth0", r"--listen fe80::1%eth0: an IPv6 address stands in brackets, as '\[fe80::1%eth0\]'"),
+    ],
+)
+def test_what_is_missing_of_an_address(text: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=f"^{sentence}$"):
+        parse_address(text, "--listen")
+
+
 def test_names_become_numbers() -> None:
     assert resolved(Address("127.0.0.1", 1), "--listen") == Address("127.0.0.1", 1)
-    with pytest.raises(UsageError, match="there is no such address"):
+    with pytest.raises(UsageError, match="the address is not found"):
         resolved(Address("no..such", 1), "--listen")
     assert is_loopback("127.0.0.9") and is_loopback("::1") and not is_loopback("10.0.0.1")
     assert is_any("0.0.0.0") and is_any("::") and not is_any("10.0.0.1")
@@ -273,3 +288,9 @@ def test_partial_sums_lie_on_each_host(collective: str, hosts: Sequence[int], sl
     found = [needed.bytes(LIMITS).partials for needed in needs]
     slot = 2 * round_up_to_page(slot_bytes(SPEC, LIMITS))
     assert found == [count * slot for count in slots]
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.0, float("nan"), float("inf")])
+def test_nobody_waits_so_long_for_a_head(seconds: float) -> None:
+    with pytest.raises(OptionError, match=r"--wait .*: a positive number of seconds is needed"):
+        JoinConfig(head="head", wait_seconds=seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -147,3 +148,12 @@ def test_free_memory_is_shown_where_the_driver_tells_it(
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert "memory      8,192.0 MiB" in lines
     assert "memory      8,192.0 MiB, of which 7,168.0 MiB are free" in lines
+
+
+def test_the_head_of_several_hosts_is_named() -> None:
+    """The sentence is read on all of them, where "this machine" would be another one."""
+    head = replace(NUMPY, host_name="alpha")
+    other = replace(NUMPY, host=1, host_name="beta", host_memory=(1 << 30, 1 << 30, ""))
+    names = [place.name for place in memory_places([head, other], {None: 1 << 20})]
+    assert names == ["the memory of alpha", "the memory of beta"]
+    assert [place.name for place in memory_places([NUMPY], {None: 1 << 20})] == [HOST]

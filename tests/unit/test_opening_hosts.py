@@ -19,14 +19,18 @@ from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.control import WorkerChannel
 from tplaunch.coordinator.serving.failures import ClosedError, RunError
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.hosts.addresses import Address
+from tplaunch.launcher.errors import UsageError
+from tplaunch.launcher.hosts.addresses import Address, parse_address
 from tplaunch.launcher.hosts.finder import FolderFinder
 from tplaunch.launcher.hosts.head import Head
 from tplaunch.launcher.hosts.head_link import HeadGone
+from tplaunch.launcher.hosts.head_socket import open_post
+from tplaunch.launcher.hosts.inviting import say_how_to_join
 from tplaunch.launcher.hosts.joiner import Joiner, Membership
 from tplaunch.launcher.hosts.links import Interface
 from tplaunch.launcher.hosts.members import Member, choice_of
-from tplaunch.launcher.hosts.opening import JoinedHosts
+from tplaunch.launcher.hosts.opening import JoinedHosts, open_hosts
+from tplaunch.launcher.model import Model
 from tplaunch.launcher.signals import Signalled
 
 OWN = choice_of(JOIN.devices[0], 0, JOIN)
@@ -164,3 +168,41 @@ def test_a_joining_host_keeps_logs_as_the_head_does(
         if error is not None:
             raise error
     assert stopped == [keeps]
+
+
+@pytest.mark.parametrize(
+    ("secret", "listen", "lines"),
+    [
+        (None, None, ["join 127.0.0.1:5670", "without a key no other machine can join"]),
+        (bytes(32), "127.0.0.1", ["join 127.0.0.1:5670"]),
+        (bytes(32), "[fe80::1%eth0]", ["join '[fe80::1%eth0]:5670'", "there, % stands before the name"]),
+    ],
+)
+def test_how_to_join_is_a_command_that_a_shell_takes(
+    secret: bytes | None,
+    listen: str | None,
+    lines: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Brackets are a pattern for a shell, and zsh refuses one that nothing matches."""
+    config = replace(config_of(tmp_path / "model.gguf"), hosts=2, listen=listen)
+    say_how_to_join(config, parse_address(listen or "127.0.0.1", "--listen"), secret)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "tplaunch: waiting for 1 more host; on each of them run:"
+    assert all(line in text for line, text in zip(lines, said[1:], strict=True))
+
+
+def test_an_address_of_another_machine_is_not_listened_at(tmp_path: Path) -> None:
+    config = replace(config_of(tmp_path / "model.gguf"), hosts=2, listen="192.0.2.1", devices="cpu")
+    sentence = r"--listen 192\.0\.2\.1:5670: this machine has no such address; it has .*127\.0\.0\.1"
+    with pytest.raises(UsageError, match=sentence), open_hosts(config, cast(Model, None)):
+        pass
+
+
+def test_a_port_that_another_run_has_is_named_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        sentence = f"^--listen 127.0.0.1:{port}: Address already in use; choose another address or port$"
+        with pytest.raises(UsageError, match=sentence):
+            open_post(Address("127.0.0.1", port), None, 1.0)

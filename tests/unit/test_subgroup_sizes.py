@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from tests.unit.test_device_kinds import CARD
 from tplaunch.worker.vulkan.subgroups import ALL_LANES, SubgroupSizes
 
 RDNA = SubgroupSizes(least=32, most=64, required=64, full=True)
@@ -33,3 +36,23 @@ def test_workgroups_are_whole_subgroups(
 def test_grids_are_made_for_the_widest_subgroups_that_may_come() -> None:
     assert (RDNA.widest, GCN.widest, OLD.widest) == (64, 64, 32)
     assert SubgroupSizes(least=8, most=32, required=16).widest == 16
+
+
+@pytest.mark.parametrize(
+    ("least", "required", "shuffles", "lanes"),
+    [
+        (32, 64, True, 64),
+        (32, 0, True, 32),
+        (8, 16, True, 16),
+        (8, 0, True, 0),
+        (8, 8, True, 0),
+        (32, 64, False, 0),
+    ],
+)
+def test_attention_has_teams_where_subgroups_are_wide(
+    least: int, required: int, shuffles: bool, lanes: int
+) -> None:
+    """And shuffle; where each kernel may get another size, all sizes must be wide."""
+    changes = {"min_subgroup_size": least, "required_subgroup_size": required, "max_subgroup_size": 64}
+    card = dataclasses.replace(CARD, subgroup_shuffle=shuffles, **changes)  # type: ignore[arg-type]
+    assert card.team_lanes == lanes

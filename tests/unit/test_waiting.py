@@ -86,7 +86,7 @@ def chosen(
     on_cpu: bool = False,
     kept: Measurements | None = None,
 ) -> list[Any]:
-    """What each rank chooses, or the error that it raises."""
+    """Returns the choice of each rank, or the error that it raises."""
 
     def choose(collective: Collective) -> Any:
         device = devices[collective.rank]

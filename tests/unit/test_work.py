@@ -1,4 +1,4 @@
-"""What programs compute, and the pieces that keep each submission short, as data."""
+"""Work of programs, as data, and the pieces into which it is cut so that each submission is short."""
 
 from __future__ import annotations
 

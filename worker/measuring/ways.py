@@ -36,8 +36,8 @@ def way(collective: Collective, large: bool) -> dict[str, bool]:
 def waiting(load: Load, shards: Mapping[str, Shard], runner: SegmentRunner, kinds: Sequence[str]) -> Waiting:
     """Chooses how the ranks wait for their devices; the same on all ranks, whose devices' kinds are given."""
     collective, device = runner.collective, runner.device
-    if collective.num_ranks == 1:
-        return Waiting()
+    if collective.num_ranks == 1 or (collective.words is None and load.options.waiting == "auto"):
+        return Waiting()  # what hosts exchange takes so long that waiting for a device hardly counts
 
     def build() -> Program:
         return build_sums(

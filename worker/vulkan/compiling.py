@@ -25,7 +25,7 @@ from tplaunch.worker.vulkan.pipelines import Pipelines
 
 # By the SPIR-V capability: what a device must have so that such kernels are chosen.
 BALLOT = 64  # only kernels for subgroups of eight lanes ask for it
-GATES = {11: "int64", 6019: "integer_dot_product", 6022: "cooperative_matrix"}
+GATES = {11: "int64", 65: "subgroup_shuffle", 6019: "integer_dot_product", 6022: "cooperative_matrix"}
 
 
 def kernels_for(context: Context) -> list[str]:

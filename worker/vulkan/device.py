@@ -194,6 +194,7 @@ class VulkanDevice:
             info.max_invocations,
             self._selection,
             self._context.matrix_size,
+            info.team_lanes,
         )
         recorder = Recorder(self._context, self._pipelines, self._memory["step"])
         timestamps = None

@@ -11,6 +11,7 @@ from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.matrices import matrix_size
 from tplaunch.worker.vulkan.subgroups import SubgroupSizes
 
+LEAST_TEAM_LANES = 16
 VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
 LANES = 8  # of a subgroup, for shaders/tiled_lanes.slang
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"
@@ -50,6 +51,7 @@ class PhysicalDevice:
     cooperative_matrix: bool
     eight_lanes: bool  # in every subgroup, which can hand one's number to all
     unusable: str | None  # why the kernels can't run on it
+    subgroup_shuffle: bool = False
     required_subgroup_size: int = 0  # that kernels are compiled for; 0 where the driver chooses
     full_subgroups: bool = False  # kernels may ask that all lanes of theirs run
     is_made_up: bool = False  # there is no such card: its driver only compiles for it
@@ -73,6 +75,15 @@ class PhysicalDevice:
         return SubgroupSizes(
             self.min_subgroup_size, self.max_subgroup_size, self.required_subgroup_size, self.full_subgroups
         )
+
+    @property
+    def team_lanes(self) -> int:
+        """Lanes that teams of attention may have (shaders/attend_teams.slang); 0 where there are none.
+
+        Narrow subgroups are those of CPU drivers, which run one after another: one does as well alone.
+        """
+        lanes = self.sizes.narrowest
+        return lanes if self.subgroup_shuffle and lanes >= LEAST_TEAM_LANES else 0
 
     @property
     def host_memory_import(self) -> bool:
@@ -132,6 +143,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         eight_lanes=(sizes.least, sizes.most) == (LANES, LANES)
         and bool(core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_BALLOT_BIT),
         unusable=_unusable(query),
+        subgroup_shuffle=bool(core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_SHUFFLE_BIT),
         required_subgroup_size=sizes.required,
         full_subgroups=sizes.full,
         is_made_up=query.is_made_up,

@@ -29,6 +29,11 @@ class SubgroupSizes:
         """The lanes of the widest subgroups that kernels may get."""
         return self.required or self.most
 
+    @property
+    def narrowest(self) -> int:
+        """The lanes of the narrowest subgroups that kernels may get."""
+        return self.required or self.least
+
     def of_workgroup(self, num_invocations: int) -> int:
         """The size that a kernel with such workgroups asks for; 0 where it can't be asked for."""
         size = min(self.required, num_invocations)

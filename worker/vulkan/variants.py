@@ -95,6 +95,8 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
     **{f"attention_{kv_type}_{count}": ATTENTION[kv_type] for kv_type in KV_TYPES for count in VECTOR_COUNTS},
     **{f"attention_long_{kv_type}": ATTENTION[kv_type] for kv_type in KV_TYPES},
     "gather_partials": (WIDE, PLAIN),
+    # Other bits than those of the kernels above: a device has these, or the others.
+    **{f"attention_teams_{kv_type}_{count}": (PLAIN,) for kv_type in KV_TYPES for count in VECTOR_COUNTS},
 }
 
 

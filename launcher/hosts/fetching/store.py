@@ -35,6 +35,7 @@ from tplaunch.worker.folders import is_own_folder, make_private
 
 SPARE_BYTES = 256 << 20  # of the disk, which stay free
 SAVE_BYTES = 16 << 20  # after so many the disk is made to take them
+ELSEWHERE = "name another folder by XDG_CACHE_HOME, or a copy of the model by --model-dir"
 VERIFIERS = 4  # threads
 FLAGS = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -72,7 +73,9 @@ class Store:
         except BlockingIOError:
             raise
         except OSError as error:
-            raise StoreError(f"{self.folder} can't be used for models: {error.strerror}") from error
+            raise StoreError(
+                f"{self.folder} can't be used for models: {error.strerror}; {ELSEWHERE}"
+            ) from error
         return self
 
     def _open(self) -> None:
@@ -173,9 +176,8 @@ class Store:
         free = shutil.disk_usage(self.folder).free
         if needed and needed + SPARE_BYTES > free:
             raise StoreError(
-                f"the part of the model to fetch takes up to {needed / 1e9:.1f} GB, but of the disk of"
-                f" {self.folder} only {free / 1e9:.1f} GB are free: make room, or name another folder by"
-                " XDG_CACHE_HOME, or a copy of the model by --model-dir"
+                f"it takes up to {needed / 1e6:,.0f} MB, but of the disk of {self.folder.parent} only"
+                f" {free / 1e6:,.0f} MB are free: make room, or {ELSEWHERE}"
             )
 
     def write(self, block: Block, data: bytes | memoryview, found: bytes) -> None:

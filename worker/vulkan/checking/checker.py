@@ -49,7 +49,7 @@ class Checker:
         """Asks for the kernel that runs an op here."""
         info = self._context.info
         sizes = info.sizes.widest, info.max_invocations, self._context.matrix_size
-        return ask(op.op, op.limits, info.features, *sizes)
+        return ask(op.op, op.limits, info.features, *sizes, info.team_lanes)
 
     def variants(self, asked: Asked) -> tuple[Variant, ...]:
         """Returns the variants among which the device may choose."""

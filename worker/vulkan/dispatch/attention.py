@@ -10,6 +10,8 @@ from tplaunch.worker.vulkan.dispatch.places import Dispatch
 from tplaunch.worker.vulkan.push_constants.attention import AttentionCombinePush, AttentionPush, RopeCachePush
 from tplaunch.worker.vulkan.variants import VECTOR_COUNTS
 
+# Elements of a key that a lane has at most in shaders/attend_teams.slang, and those of a word of float16.
+TEAM_LANE, TEAM_WORD = 16, 8
 NOWHERE = 0xFFFFFFFF  # in a row of the rope table
 
 
@@ -60,14 +62,24 @@ def attention(op: Attention, context: DispatchContext) -> Dispatch:
         alibi=alibi.step if alibi else 0,
         alibi_heads=alibi.first_head | alibi.whole_steps << 16 if alibi else 0,
     )
-    family = f"attention_{_shape(op, context.program.rows, context.limits.kv_type)}"
+    family = f"attention_{_shape(op, context)}"
     return Dispatch(family + context.selection.variant(family).suffix, push, None)
 
 
-def _shape(op: Attention, rows: int, kv_type: str) -> str:
+def _shape(op: Attention, context: DispatchContext) -> str:
+    kv_type = context.limits.kv_type
     if attention_vectors(op.key_length, op.value_length) < ATTENTION_VECTORS:
         return f"long_{kv_type}"
-    return f"{kv_type}_{_vectors(rows, op.heads_per_kv_head)}"
+    shape = f"{kv_type}_{_vectors(context.program.rows, op.heads_per_kv_head)}"
+    return f"teams_{shape}" if _fits_teams(op, context) else shape
+
+
+def _fits_teams(op: Attention, context: DispatchContext) -> bool:
+    """Tells if a subgroup has the lanes for a key, and words of the cache begin where keys and values do."""
+    block = max(TEAM_WORD, context.kv_type.block_elements)
+    longest = max(ceil(length, block) * block for length in (op.key_length, op.value_length))
+    whole_words = op.key_length % TEAM_WORD == op.value_length % TEAM_WORD == 0
+    return whole_words and longest <= context.team_lanes * TEAM_LANE
 
 
 def attention_combine(op: AttentionCombine, context: DispatchContext) -> Dispatch:

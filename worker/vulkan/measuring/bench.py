@@ -42,6 +42,7 @@ class Bench:
             self._context.info.max_invocations,
             Always(variant or Variant("")),
             self._context.matrix_size,
+            self._context.info.team_lanes,
         )
         recorder = Recorder(self._context, self._pipelines, self.memory["step"])
         return self._timeline.submission(recorder.record(program, context))

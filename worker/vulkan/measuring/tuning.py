@@ -124,7 +124,7 @@ class Tuner:
         """Returns the choice that the dispatcher itself would ask for."""
         info = self._context.info
         sizes = info.sizes.widest, info.max_invocations, self._context.matrix_size
-        asked = ask(op, limits, info.features, *sizes)
+        asked = ask(op, limits, info.features, *sizes, info.team_lanes)
         return [] if asked.family is None else [(asked.family, asked.matrix_rows)]
 
     def _is_wanted(self, name: str, options: Sequence[str]) -> bool:
