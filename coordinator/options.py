@@ -21,6 +21,7 @@ FEATURES = (
     "integer_dot_product",
     "cooperative_matrix",
     "subgroup_shuffle",
+    "eight_lanes",
 )  # that a device may lack
 _DECLARATION = "option"  # in a field's metadata
 

@@ -308,7 +308,7 @@ class Rank:
             two_phase=self.two_phase,
             shares_routing=self.shares_routing,
             host_sums=self.host_sums,
-            of_prompts=step.of_prompts and self.limits.activations == "f16",
+            of_prompts=step.of_prompts and self.device.tells_prompts_apart,
         )
         self.device.prepare(program)
         return program
@@ -386,7 +386,8 @@ class LocalChannel(Channel):
 
     def _answer(self, rank: int, message: Message) -> Message:
         if isinstance(message, Connect):
-            return Ready(device_bytes=1, imports_partials=True)
+            apart = self._ranks[rank].device.tells_prompts_apart
+            return Ready(device_bytes=1, imports_partials=True, tells_prompts_apart=apart)
         assert isinstance(message, Step | FetchRows)
         logits = self._logits[message.number][rank]
         if isinstance(message, FetchRows):

@@ -10,17 +10,21 @@ from tplaunch.shaders.load import load_kernel
 from tplaunch.shaders.spirv import HEADER_WORDS, Instruction, assembled, instructions
 
 FADD, FSUB = 129, 131  # OpFAdd and OpFSub, which have the same operands
+EXTENDED, FMA, MIX = 12, 50, 46  # OpExtInst; of its functions these two take three numbers each
 
 
 def wrong_kernel(name: str) -> bytes:
     """The kernel's module, but wrong. It reads and writes what the right one does."""
     module = load_kernel(name)
-    changed = [
-        Instruction(FSUB if one.opcode == FADD else one.opcode, one.operands) for one in instructions(module)
-    ]
-    wrong = assembled(module, changed)
+    wrong = assembled(module, [_wrong(one) for one in instructions(module)])
     assert wrong != module and len(wrong) == len(module) > HEADER_WORDS * 4, name
     return wrong
+
+
+def _wrong(one: Instruction) -> Instruction:
+    if one.opcode == EXTENDED and one.operands[3] == FMA:
+        return Instruction(EXTENDED, (*one.operands[:3], MIX, *one.operands[4:]))
+    return Instruction(FSUB if one.opcode == FADD else one.opcode, one.operands)
 
 
 def package_with(folder: Path, kernels: dict[str, bytes]) -> str:

@@ -43,7 +43,7 @@ class RunPrograms:
         self.large_bytes = NEVER
         self.by_device = False
         self._vain_waits = 0
-        self.tells_prompts_apart = load.limits.activations == "f16"
+        self.tells_prompts_apart = device.tells_prompts_apart
         self._made: dict[tuple[int, int, bool, bool], Program] = {}
 
     def program(

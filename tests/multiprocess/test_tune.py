@@ -49,7 +49,7 @@ def test_tuning_shows_and_keeps_what_it_found(tplaunch: CommandLine, cache: dict
     assert [found["file"]] == list(map(str, cache_files(cache)))
     names = [row["name"] for row in found["measurements"]]
     products = ["matvec2_q4_0", "matvec4_q4_0", "matvec_q4_0 small"]
-    assert names == ["attention_f16_3", "attention_f16_4", *products, "submission"]
+    assert names == ["attention_f16_3", "attention_f16_4", *products, "submission", "tiled_q4_0"]
     for row in found["measurements"]:
         assert row["chosen"] in row["seconds"] and min(row["seconds"].values()) > 0
     kept = json.loads(Path(found["file"]).read_text())["measurements"]

@@ -53,6 +53,7 @@ CARD = PhysicalDevice(
     int64=True,
     float16=True,
     cooperative_matrix=False,
+    eight_lanes=False,
     unusable=None,
 )
 OTHERS: list[dict[str, Any]] = [

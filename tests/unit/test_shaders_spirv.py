@@ -28,14 +28,17 @@ COOPERATIVE = {
     5346: "VulkanMemoryModelDeviceScope",
     6022: "CooperativeMatrixKHR",
 }
+EIGHT_LANES = {11: "Int64", 64: "GroupNonUniformBallot"}
 # What kernels with these in their names may need, for devices that have it.
 VARIANTS = {
     "wide": {11: "Int64"},
+    **dict.fromkeys(("4x8", "8x4"), EIGHT_LANES),
     "dot": {6018: "DotProductInput4x8BitPacked", 6019: "DotProduct"},
     **dict.fromkeys(("coop16", "coop8"), COOPERATIVE),
 }
 PUSH_CONSTANT_CLASS = 9
 OFFSET_DECORATION = 35
+COPY_LOGICAL, EXTENDED, PACK_HALF = 400, 12, 58  # the last is of OpExtInst
 
 
 @pytest.mark.timeout(900)  # it compiles them all, on machines that may be busy
@@ -73,6 +76,14 @@ def test_kernels_cast_no_pointers(name: str) -> None:
     pointers = {op.operands[0] for op in operations if op.opcode == spirv.OP_TYPE_POINTER}
     casts = [op for op in operations if op.opcode == spirv.OP_BITCAST and op.operands[0] in pointers]
     assert casts == []
+
+
+@pytest.mark.parametrize("name", kernel_names())
+def test_kernels_copy_no_push_constants_and_leave_no_rounding_to_the_driver(name: str) -> None:
+    """SwiftShader overwrites memory over OpCopyLogical; PackHalf2x16 rounds toward zero on AMD's cards."""
+    operations = list(spirv.instructions(load_kernel(name)))
+    assert not [op for op in operations if op.opcode == COPY_LOGICAL]
+    assert not [op for op in operations if op.opcode == EXTENDED and op.operands[3] == PACK_HALF]
 
 
 @pytest.mark.parametrize("name", kernel_names())

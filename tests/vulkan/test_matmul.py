@@ -138,6 +138,7 @@ def test_any_shape(device: ReusedDevice, weight_type: str, activations: str, dat
         offset=data.draw(st.integers(0, 40), "offset"),
         surplus=data.draw(st.integers(0, 2), "surplus"),
         activations=activations,
+        of_prompts=data.draw(st.booleans(), "of prompts"),
         **variant,
     )
     check(device, case, 2e-3 if activations == "f16" else 1e-5)  # float16 keeps 11 bits of a weight
@@ -178,5 +179,18 @@ def test_long_rows(device: ReusedDevice, rows: int) -> None:
     check(device, matmul_case(Matrix("matrix", "Q8_0", 5, 131072), rows, rows, seed=2))
 
 
-def test_many_rows(device: ReusedDevice) -> None:
-    check(device, matmul_case(Matrix("matrix", "Q8_0", 40, 64), 512, 511, seed=3))
+@pytest.mark.parametrize("of_prompts", [False, True])
+def test_many_rows(device: ReusedDevice, of_prompts: bool) -> None:
+    check(device, matmul_case(Matrix("matrix", "Q8_0", 40, 64), 512, 511, seed=3, of_prompts=of_prompts))
+
+
+def test_a_row_of_a_prompt_has_its_bits_wherever_it_lies(device: ReusedDevice) -> None:
+    """Alone, or in any place of a tile, with others before and behind it."""
+    case = matmul_case(Matrix("matrix", "Q4_K", 150, 512), 140, 140, seed=6, of_prompts=True)
+    together = device.run(case)["output"]
+    for first, num_rows in ((0, 1), (0, 70), (13, 1), (139, 1), (37, 64)):
+        chosen = case.arrays["input"][first : first + num_rows + 1]
+        arrays = {**case.arrays, "input": chosen, "output": case.arrays["output"][: num_rows + 1]}
+        alone = dataclasses.replace(case, arrays=arrays, rows=num_rows, num_rows=num_rows)
+        found = device.run(alone)["output"][:num_rows, :150]
+        assert found.tobytes() == np.ascontiguousarray(together[first : first + num_rows, :150]).tobytes()

@@ -37,6 +37,25 @@ def rounding_step(inputs: Floats, activations: str) -> npt.NDArray[np.floating[A
     return np.asarray(np.abs(inputs) * 2**-10 + largest * 2**-37)
 
 
+def test_float16_is_the_nearest(device: ReusedDevice) -> None:
+    """Numbers halfway between two, subnormal ones and the largest: the same bits as NumPy's."""
+    halves = np.arange(0x7800, dtype=np.uint16).view(np.float16).astype(np.float32)
+    below, above = halves[:-1], halves[1:]
+    numbers = np.stack((below, (below + above) / 2, below + (above - below) * np.float32(0.51)), axis=1)
+    values = np.zeros((1, -(-numbers.size // 32) * 32), np.float32)
+    values[0, : numbers.size] = numbers.ravel()
+    values[0, 1::2] *= -1
+    assert 2**14 <= np.abs(values).max() < 2**15, "no scale but one"
+    columns = values.shape[1]
+    output = np.zeros((2, row_words(columns, "f16")), np.uint32)
+    op = Quantize("input", columns, "rows", "f16")
+    case = Case(limits_for(max_rows=1), (op,), {"input": values, QUANTIZED: output}, 1, 1)
+    words = device.run(case)[QUANTIZED][0, : columns // 2]
+    assert np.array_equal(
+        np.ascontiguousarray(words).view(np.uint16), values.astype(np.float16)[0].view(np.uint16)
+    )
+
+
 @pytest.mark.parametrize("activations", ["q8", "f16"])
 @settings(max_examples=40)
 @given(

@@ -31,7 +31,14 @@ PROGRAM = TuningJob(
     (Product("Q8_0", 96, 64, "f32"), Product("F32", 40, 32, "f32"), Product("Q8_0", 2000, 32, "f32")),
     (attention_op(key_length=16, value_length=8),),
 ).program()
-NAMES = ["matvec_q8_0 small", "matvec_q8_0 medium", "matvec_f32 small", "matvec2_q8_0", "matvec4_f32"]
+NAMES = [
+    "matvec_q8_0 small",
+    "matvec_q8_0 medium",
+    "matvec_f32 small",
+    "matvec2_q8_0",
+    "matvec4_f32",
+    "tiled_f32",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -82,14 +89,14 @@ def test_matrices_are_measured_with_their_codebooks(
     program = TuningJob("f16", "f32", (Product("IQ2_XS", 40, 256, "f32"),), ()).program()
     device = open_device("lavapipe", LIMITS)
     device.tune(program, seconds=60)
-    count = sum(len(candidates(f"{kind}_iq2_xs", device.info.features)) for kind in MATVECS)
+    count = sum(len(candidates(f"{kind}_iq2_xs", device.info.features)) for kind in (*MATVECS, "tiled"))
     assert len(results) == count
     assert all(np.frombuffer(output, np.float32).all() for (output,) in results)
 
 
 def test_one_variant_is_no_choice(open_device: Opener, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     device = open_device("lavapipe", LIMITS)
-    only = {family: candidates(family, ())[:1] for family in (f"{kind}_q8_0" for kind in MATVECS)}
+    only = {family: candidates(family, ())[:1] for family in (f"{kind}_q8_0" for kind in (*MATVECS, "tiled"))}
     monkeypatch.setattr("tplaunch.worker.vulkan.variants.FAMILIES", only)
     forbid_measuring(monkeypatch)
     device.tune(

@@ -42,11 +42,13 @@ def case_of(family: str, data: st.DataObject) -> Case:
     weight_type = TYPES[weights.removesuffix("_dot")]
     unit, matrix_rows = unit_columns(weight_type), data.draw(st.integers(1, 70), "matrix rows")
     columns = unit * data.draw(st.integers(1, max(3, 640 // unit)), "units of columns")
-    rows = {"matvec": 1, "matvec2": 2}.get(kind) or data.draw(st.integers(3, 20), "rows")
+    most = 140 if kind == "tiled" else 20
+    rows = {"matvec": 1, "matvec2": 2}.get(kind) or data.draw(st.integers(3, most), "rows")
     matrix = Matrix("matrix", weight_type, matrix_rows, columns)
     activations = "q8" if weights.endswith("_dot") else "f32"
     bias = data.draw(st.booleans(), "bias")
-    return matmul_case(matrix, rows, rows, seed, bias=bias, activations=activations)
+    of_prompts = kind == "tiled"
+    return matmul_case(matrix, rows, rows, seed, bias=bias, activations=activations, of_prompts=of_prompts)
 
 
 @pytest.mark.parametrize("family", [family for family, variants in FAMILIES.items() if len(variants) > 1])

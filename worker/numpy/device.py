@@ -36,6 +36,7 @@ class NumpyDevice:
     imports_partials = True  # the arena's memory itself
 
     def __init__(self, limits: Limits) -> None:
+        self.tells_prompts_apart = limits.activations == "f16"
         self._state = NumpyState(limits)
         self._program: Program | None = None
 

@@ -140,6 +140,7 @@ class ProgramBuilder:
                 softcap,
                 accumulates,
                 self.product_scales(tensor),
+                of_prompts=self._of_prompts and rows == "rows" and not exact,
             )
         )
 

@@ -24,6 +24,7 @@ from tplaunch.worker.vulkan.listing import PhysicalDevice, list_devices
 from tplaunch.worker.vulkan.pipelines import Pipelines
 
 # By the SPIR-V capability: what a device must have so that such kernels are chosen.
+BALLOT = 64  # only kernels for subgroups of eight lanes ask for it
 GATES = {11: "int64", 65: "subgroup_shuffle", 6019: "integer_dot_product", 6022: "cooperative_matrix"}
 
 
@@ -43,7 +44,8 @@ def needs(name: str) -> set[str]:
     """The features without which a device is not given a kernel."""
     operations = spirv.instructions(load_kernel(name))
     capabilities = {op.operands[0] for op in operations if op.opcode == spirv.OP_CAPABILITY}
-    return {feature for capability, feature in GATES.items() if capability in capabilities}
+    gates = {feature for capability, feature in GATES.items() if capability in capabilities}
+    return gates | ({"eight_lanes"} if BALLOT in capabilities else set())
 
 
 def made_up_device() -> PhysicalDevice:

@@ -13,6 +13,7 @@ from tplaunch.worker.vulkan.subgroups import SubgroupSizes
 
 LEAST_TEAM_LANES = 16
 VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
+LANES = 8  # of a subgroup, for shaders/tiled_lanes.slang
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"
 BUDGET_EXTENSION = "VK_EXT_memory_budget"
 PCI_EXTENSION = "VK_EXT_pci_bus_info"
@@ -48,6 +49,7 @@ class PhysicalDevice:
     int64: bool
     float16: bool
     cooperative_matrix: bool
+    eight_lanes: bool  # in every subgroup, which can hand one's number to all
     unusable: str | None  # why the kernels can't run on it
     subgroup_shuffle: bool = False
     required_subgroup_size: int = 0  # that kernels are compiled for; 0 where the driver chooses
@@ -138,6 +140,8 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         int64=bool(query.features.shaderInt64),
         float16=bool(features12.shaderFloat16),
         cooperative_matrix="VK_KHR_cooperative_matrix" in query.extensions,
+        eight_lanes=(sizes.least, sizes.most) == (LANES, LANES)
+        and bool(core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_BALLOT_BIT),
         unusable=_unusable(query),
         subgroup_shuffle=bool(core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_SHUFFLE_BIT),
         required_subgroup_size=sizes.required,

@@ -67,6 +67,16 @@ NARROW = tuple(
     for columns in (4, 2)
     for suffix, needs in (("_wide", ("int64",)), ("", ()))
 )
+# Of prompts: through a workgroup's memory, where a tile is a workgroup's (shaders/tiled_floats.slang), and
+# without it where subgroups have eight lanes (shaders/tiled_lanes.slang).
+LANES = ("eight_lanes", "int64")
+TILED = (
+    Variant("_4x8", LANES, (4, 64)),
+    Variant("", (), (128, 128)),
+    Variant("_8x4", LANES, (8, 32)),
+    Variant("_64", (), (64, 64)),
+)
+TILED_INVOCATIONS = 256  # of a workgroup
 PLAIN, WIDE = Variant(""), Variant("_wide", ("int64",))
 ATTENTION = {"f32": (PLAIN,), "f16": (WIDE, PLAIN), "q8_0": (WIDE, PLAIN)}
 VECTOR_COUNTS = (1, 3, ATTENTION_VECTORS)  # that attention is compiled for; fewer are for a single row
@@ -81,6 +91,7 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
         for name in FORMATS
     },
     **{f"{kind}_{name.lower()}_dot": EIGHT_COLUMNS[kind] for kind in MATVECS for name in INTEGERS},
+    **{f"tiled_{name.lower()}": TILED if name in FREQUENT else TILED[:2] for name in FORMATS},
     **{f"attention_{kv_type}_{count}": ATTENTION[kv_type] for kv_type in KV_TYPES for count in VECTOR_COUNTS},
     **{f"attention_long_{kv_type}": ATTENTION[kv_type] for kv_type in KV_TYPES},
     "gather_partials": (WIDE, PLAIN),

@@ -31,6 +31,7 @@ class CaseDevice:
     """A Device for one case. It shares the compiled kernels of the device whose context it has."""
 
     imports_partials = False
+    tells_prompts_apart = True  # as far as a case does
 
     def __init__(
         self, context: Context, pipelines: Pipelines, timeline: Timeline, limits: Limits, selection: Selects

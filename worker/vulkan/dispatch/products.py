@@ -10,7 +10,7 @@ from tplaunch.worker.ops.quantized import scales_word
 from tplaunch.worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, QUAD, DispatchContext, ceil, flags_of
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
 from tplaunch.worker.vulkan.push_constants.kernels import MatMulPush
-from tplaunch.worker.vulkan.variants import kernel_of, matvec_kind
+from tplaunch.worker.vulkan.variants import LANES, kernel_of, matvec_kind
 
 HAS_BIAS, GATED, ACCUMULATES, HAS_FACTORS, PREFETCHES = 1, 2, 4, 8, 16  # flags of shaders/product.slang
 COOPERATIVE_TILE = (2, 4)  # matrices down and across that a workgroup of shaders/matmul_coop.slang computes
@@ -56,8 +56,15 @@ def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
         softcap=op.softcap,
     )
     groups = ceil(op.columns, columns // 2 if op.gated else columns)
+    if is_tiled(op):  # workgroups of the same columns, which run together, read these from the memory once
+        return Dispatch(kernel, push, (ceil(num_rows, rows), groups, 1))
     grid = (min(groups, MAX_GRID), ceil(groups, MAX_GRID), ceil(num_rows, rows))
     return Dispatch(kernel, push, grid)
+
+
+def is_tiled(op: MatMul) -> bool:
+    """Tells if a product has the kernels of prompts, whose grid goes over rows first."""
+    return op.of_prompts and op.activations == "f32"
 
 
 def _product_kernel(op: MatMul, context: DispatchContext, num_rows: int) -> tuple[str, tuple[int, int], bool]:
@@ -67,6 +74,12 @@ def _product_kernel(op: MatMul, context: DispatchContext, num_rows: int) -> tupl
         down, across = COOPERATIVE_TILE
         tile = down * context.matrix_size, across * context.matrix_size
         return f"matmul_{weights}_coop{context.matrix_size}", tile, False
+    if is_tiled(op):
+        family = f"tiled_{weights}"
+        variant = context.selection.variant(family, op.matrix.rows)
+        rows, columns = variant.tile
+        own = rows, columns * (context.subgroups if variant.needs == LANES else 1)
+        return kernel_of(family, variant), own, False
     family = f"{matvec_kind(num_rows)}_{weights}{'_dot' * (op.activations == 'q8')}"
     variant = context.selection.variant(family, op.matrix.rows)
     rows, columns = variant.tile

@@ -45,6 +45,7 @@ class Size:
 
     max_weights: int
     rotated_bytes: int = 0
+    prompt_rows: int = 64
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,22 @@ def trials(program: Program, kv_type: str, size: Size, asks: Asks) -> list[Trial
     found: dict[str, Trial] = {}
     sizes: dict[str, int] = {}
     for op in (_product_of(op) for segment in program.segments for op in segment.ops):
-        for rows in ROWS:
+        for asked, rows in _asked(op, size.prompt_rows):
             limits = _limits(rows, kv_type)
-            for family, matrix_rows in asks(op, limits):
+            for family, matrix_rows in asks(asked, limits):
                 name, weights = measurement_name(family, matrix_rows), _weights(op)
                 if weights > sizes.get(name, 0):
                     sizes[name] = weights
-                    found[name] = _trial(name, family, op, limits, size)
+                    found[name] = _trial(name, family, asked, limits, size)
     return list(found.values())
+
+
+def _asked(op: Op, prompt_rows: int) -> list[tuple[Op, int]]:
+    """An op and how many rows it is timed with, as one of generated rows and as one of prompts."""
+    asked: list[tuple[Op, int]] = [(op, rows) for rows in ROWS]
+    if isinstance(op, MatMul):
+        asked.append((dataclasses.replace(op, of_prompts=True), prompt_rows))
+    return asked
 
 
 def _product_of(op: Op) -> Op:
@@ -175,7 +184,8 @@ def _product(op: MatMul, rows: int, max_weights: int) -> tuple[MatMul, dict[str,
         "input": Buffer(rows * length * 4, row_length=length),  # any bits are good for quantized ones
         "output": Buffer(rows * cut.rows * 4, Placement.READBACK, cut.rows),
     }
-    return MatMul(cut, None, "input", "output", 0, "rows", activations=op.activations), buffers
+    kind = {"activations": op.activations, "of_prompts": op.of_prompts}
+    return MatMul(cut, None, "input", "output", 0, "rows", **kind), buffers  # type: ignore[arg-type]
 
 
 def _attention(op: Attention, limits: Limits) -> tuple[Attention, dict[str, Buffer]]:

@@ -33,6 +33,7 @@ from tplaunch.worker.vulkan.timeline import Submission
 from tplaunch.worker.vulkan.variants import Right, Variant, candidates, usable
 
 START_SECONDS = 1.5  # of a start for measurements; what is left over is measured by the next one
+PROMPT_ROWS = 256  # of a GPU's trials of prompts
 MAX_WEIGHTS, MAX_WEIGHTS_ON_CPU = 1 << 24, 1 << 21  # of a matrix: enough to time a kernel by
 # No step finds weights in a cache. Of a card's matrix there are copies that take turns, four times the
 # largest cache together, but no large part of its memory; a processor's caches are filled with other data.
@@ -111,7 +112,8 @@ class Tuner:
     def _size(self) -> Size:
         if self._on_cpu:
             return Size(MAX_WEIGHTS_ON_CPU)
-        return Size(MAX_WEIGHTS, min(ROTATED_BYTES, self._context.info.available_bytes // SHARE_OF_MEMORY))
+        rotated = min(ROTATED_BYTES, self._context.info.available_bytes // SHARE_OF_MEMORY)
+        return Size(MAX_WEIGHTS, rotated, PROMPT_ROWS)
 
     def _seconds(self, bench: Bench, submission: Submission) -> float:
         """Times a run that finds nothing of its own in a processor's caches."""

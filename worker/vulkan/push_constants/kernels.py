@@ -131,7 +131,7 @@ class ActivatePush(Structure):
 
 
 FAMILY_PUSH_CONSTANTS = {
-    **dict.fromkeys(MATVECS, MatMulPush),
+    **dict.fromkeys((*MATVECS, "tiled"), MatMulPush),
     "attention": AttentionPush,
     "gather": GatherPush,
 }
