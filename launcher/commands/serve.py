@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from tplaunch.coordinator.server.batches.folder import Folder
     from tplaunch.coordinator.server.ends import Ends
     from tplaunch.coordinator.server.listening import HttpServer
+    from tplaunch.coordinator.serving.driver import Driver
 
+HEALTH_SECONDS = 1.0  # between two looks at whether anything is computed still
 MAX_NAME = 100  # characters of a model's name that are those of its folder
 SWITCH_SECONDS = 0.0005  # how long the event loop may keep the driver's thread waiting, and the reverse
 
@@ -81,7 +83,7 @@ def serve(config: RunConfig, settings: ServerSettings, chose_parallel: bool) -> 
             certificate=certificate,
         )
         sys.setswitchinterval(SWITCH_SECONDS)
-        _serve_until_signalled(server, app.state.ends, bound, settings.drain_seconds)
+        _serve_until_signalled(server, app.state.ends, bound, settings.drain_seconds, loaded.opened.driver)
     return 0
 
 
@@ -111,7 +113,7 @@ def _folder(settings: ServerSettings, model: str) -> Folder | None:
 
 
 def _serve_until_signalled(
-    server: HttpServer, ends: Ends, bound: socket.socket, drain_seconds: float
+    server: HttpServer, ends: Ends, bound: socket.socket, drain_seconds: float, driver: Driver
 ) -> None:
     """Raises Signalled where requests were cut off, or the signal was no SIGTERM."""
     came: list[int] = []
@@ -124,9 +126,18 @@ def _serve_until_signalled(
             is_first_term = came == [signal.SIGTERM]
             loop.call_soon_threadsafe(ends.drain if is_first_term else ends.stop)
 
+        telling = asyncio.create_task(_tell_of_end(driver))
         with signals.taken(take):
             await server.serve_on(bound, drain_seconds)
+        telling.cancel()
 
     asyncio.run(run())
     if came and (came[0] != signal.SIGTERM or ends.was_cut):
         signals.end_by(came[0])
+
+
+async def _tell_of_end(driver: Driver) -> None:
+    """Says once on the terminal why nothing is computed any more; clients are told by /health and errors."""
+    while (health := driver.health()).state != "ended":
+        await asyncio.sleep(HEALTH_SECONDS)
+    say(f"{health.reason}; all requests are refused now, and /health is red: start the server again")

@@ -158,9 +158,11 @@ def test_a_rank_that_dies_turns_health_red(tplaunch: CommandLine) -> None:
     assert "rank" in json.loads(reader.events[-2])["error"]["message"]
     response = get(f"{url}/health")
     assert response.status_code == 503 and "rank" in response.json()["reason"]
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    assert f"{response.json()['reason']}; all requests are refused now" in said
     process.send_signal(signal.SIGTERM)
-    tplaunch.printed += ended(process, 0)
-    tplaunch.printed += response.text
+    tplaunch.printed += said + ended(process, 0) + response.text
 
 
 def test_a_rank_that_dies_comes_back_and_the_stream_goes_on(tplaunch: CommandLine) -> None:
