@@ -2,7 +2,8 @@
 
 Both are measured in turn. Other programs only make both slower: a step has some ten messages, each of which
 wakes another process, and few steps are undisturbed. So the best step counts, and the best of two turns.
-Where others keep the cores busy all the time, no more can be said than that it is not far off.
+Where others keep the cores busy all the time, no more can be said than that it is not far off. It is a measurement
+rather than a test, so it runs where TPLAUNCH_MEASURE is set.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ WITHIN, NOT_FAR_OFF, MAX_TURNS = 0.15, 0.5, 2
 WAYS = {"tensor 2": (), "pipeline 2": ("--pipeline", "2")}  # and how a run is told
 
 
+@pytest.mark.skipif("TPLAUNCH_MEASURE" not in os.environ, reason="it measures: TPLAUNCH_MEASURE=1 runs it")
 @pytest.mark.timeout(900)
 def test_decode_over_a_slow_link_is_as_predicted(hosts: MakeHosts, tmp_path: Path) -> None:
     skip_where_cores_are_busy()
