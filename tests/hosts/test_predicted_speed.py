@@ -2,8 +2,8 @@
 
 Both are measured in turn. Other programs only make both slower: a step has some ten messages, each of which
 wakes another process, and few steps are undisturbed. So the best step counts, and the best of two turns.
-Where others keep the cores busy all the time, no more can be said than that it is not far off. It is a measurement
-rather than a test, so it runs where TPLAUNCH_MEASURE is set.
+Where others keep the cores busy all the time, no more can be said than that it is not far off. It measures
+rather than tests, so it runs where TPLAUNCH_MEASURE is set.
 """
 
 from __future__ import annotations
