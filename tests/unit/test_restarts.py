@@ -229,7 +229,7 @@ def test_counters_go_on_after_a_restart() -> None:
     stats = driver.stats()
     assert stats.num_restarts == 1 and stats.num_generated_tokens == 54 and stats.num_steps == 54
     assert stats.num_prompt_tokens == 3 + 3 + 1
-    assert [rank["wait"] * 1e6 for rank in stats.rank_seconds] == pytest.approx([53, 53])
+    assert [rank["handover"] * 1e6 for rank in stats.rank_seconds] == pytest.approx([53, 53])
     driver.close()
 
 

