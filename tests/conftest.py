@@ -25,6 +25,7 @@ from tests.drivers import (
 
 TESTS = Path(__file__).resolve().parent
 MARKED_FOLDERS = ("hosts", "multiprocess", "conformance", "server", "vulkan", "unit")  # longest tests first
+LONGEST_FILE = "test_shaders_spirv.py"  # compiles all kernels
 
 # No deadline: a shared core may stall for any time. In CI every run draws the same examples.
 settings.register_profile("tplaunch", deadline=None, derandomize=IN_CI, print_blob=True)
@@ -72,7 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(folder_of(item))
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: MARKED_FOLDERS.index(folder_of(item)))
+        items.sort(key=lambda item: (item.path.name != LONGEST_FILE, MARKED_FOLDERS.index(folder_of(item))))
 
 
 def folder_of(item: pytest.Item) -> str:
