@@ -179,7 +179,7 @@ class Scheduler:
         prefill = [sequence for sequence in self._running if sequence.num_waiting > 1]
         decode.sort(key=lambda sequence: sequence.last_step)
         is_overdue = prefill and self._num_steps - 1 - prefill[0].last_step > len(decode)
-        prefill[1:] = sorted(prefill[1:], key=lambda one: min(one.num_waiting, prefill[0].num_waiting))
+        _sort_behind_oldest(prefill)
         yield from (prefill, decode) if is_overdue else (decode, prefill)
 
     def _by_kind(self) -> tuple[list[Sequence], list[Sequence]]:
@@ -187,7 +187,7 @@ class Scheduler:
         generated = [sequence for sequence in self._running if not sequence.in_prompt]
         prompts = [sequence for sequence in self._running if sequence.in_prompt]
         generated.sort(key=lambda sequence: (sequence.num_waiting > 1, sequence.last_step))
-        prompts[1:] = sorted(prompts[1:], key=lambda one: min(one.num_waiting, prompts[0].num_waiting))
+        _sort_behind_oldest(prompts)
         return (generated, prompts) if self._was_of_prompts else (prompts, generated)
 
     def _share_of_first(self, group: SequenceOf[Sequence], rows_left: int, logits_left: int) -> int:
@@ -241,6 +241,11 @@ class Scheduler:
         self._memory.release(sequence)
         self.add(sequence)
         self._counts.num_preemptions += 1
+
+
+def _sort_behind_oldest(prompts: list[Sequence]) -> None:
+    """The oldest stays first; behind it come those with less left than it has, the shortest first."""
+    prompts[1:] = sorted(prompts[1:], key=lambda one: min(one.num_waiting, prompts[0].num_waiting))
 
 
 def _arrival(sequence: Sequence) -> tuple[int, int]:

@@ -49,7 +49,7 @@ class ProgramBuilder:
         if self.num_ranks > 1 and self._num_exchanges % 2:
             self.exchange()
         self._segments.append(Segment(tuple(self._ops), None))
-        return Program(self.num_rows, self._logit_rows, tuple(self._segments), self._of_prompts)
+        return Program(self.num_rows, self._logit_rows, tuple(self._segments))
 
     def add(self, op: Op) -> None:
         """Appends to the segment."""
@@ -160,7 +160,7 @@ class ProgramBuilder:
     def _activations_for(self, matrix: Matrix, rows: RowSet) -> str:
         """Returns the precision of a product's input: the wanted one, where it can be used.
 
-        float16 is for rows of prompts, however many they are, and no others: see Program.
+        float16 is for rows of prompts, however many they are, and no others: see build_program.
         """
         weight_format = FORMATS[matrix.type]
         fits = {

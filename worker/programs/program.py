@@ -44,16 +44,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class Program:
-    """A whole step for up to `rows` rows, of which up to `logit_rows` get logits.
-
-    of_prompts: all rows are of prompts. Those may be multiplied in an arithmetic of their own, which does not
-    depend on how many they are; what becomes logits never is.
-    """
+    """A whole step for up to `rows` rows, of which up to `logit_rows` get logits."""
 
     rows: int
     logit_rows: int
     segments: tuple[Segment, ...]
-    of_prompts: bool = False
 
     @cached_property
     def num_gathers(self) -> int:

@@ -40,7 +40,9 @@ def build_program(
 
     two_phase: how the all-reduces are made; the same bits come out either way. shares_routing: whether rank 0
     chooses all ranks' experts, for which every layer that has some costs another, small one. host_sums:
-    whether the hosts add up among themselves, so that devices read sums. of_prompts: see Program.
+    whether the hosts add up among themselves, so that devices read sums. of_prompts: all rows are of
+    prompts. Those may be multiplied in an arithmetic of their own, which does not depend on how many they
+    are; what becomes logits never is.
     """
     builder = ProgramBuilder(
         spec,

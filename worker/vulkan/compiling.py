@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tplaunch.shaders import spirv
+from tplaunch.shaders.analysis.limits import num_invocations
 from tplaunch.shaders.analysis.statistics import MARK
 from tplaunch.shaders.load import kernel_names, load_kernel
 from tplaunch.worker.device import DeviceError
 from tplaunch.worker.vulkan.context import Context
-from tplaunch.worker.vulkan.dispatch.context import LARGE_KERNELS
 from tplaunch.worker.vulkan.foreign import compile_foreign
 from tplaunch.worker.vulkan.listing import PhysicalDevice, list_devices
 from tplaunch.worker.vulkan.pipelines import Pipelines
@@ -35,7 +35,7 @@ def kernels_for(context: Context) -> list[str]:
         name
         for name in kernel_names()
         if needs(name) <= features
-        and LARGE_KERNELS.get(name, 0) <= context.info.max_invocations
+        and num_invocations(load_kernel(name)) <= context.info.max_invocations
         and not ("_coop" in name and not name.endswith(f"_coop{context.matrix_size}"))
     ]
 
