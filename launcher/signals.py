@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from tplaunch.launcher.endings import signal_name
+
 # Those that can't be caught, that don't end a process, and that tell of a fault in the code that is running:
 # a handler would return to it.
 NOT_HANDLED = {
@@ -30,7 +32,7 @@ class Signalled(BaseException):
     """A signal came: end, with everything cleaned up."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"signal {number}")
+        super().__init__(signal_name(number))
         self.number = number
 
     @property
