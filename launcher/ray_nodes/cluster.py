@@ -25,6 +25,7 @@ from tplaunch.launcher.config import PLACED
 from tplaunch.launcher.declared import declared_values
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hosts.addresses import Address
+from tplaunch.launcher.hosts.descriptions import cut
 from tplaunch.launcher.hosts.keys import key_path, make_key_file, read_key_file
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.ray_nodes.agent import NodeAgent, count_devices, devices_in_turn
@@ -198,4 +199,4 @@ def _end(ray: Any, actors: list[Any]) -> None:
 
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[-1][:300] if lines else repr(error)
+    return cut(lines[-1]) if lines else repr(error)
