@@ -92,6 +92,28 @@ sys.exit(entry.main())
     assert run(PREFACE + body) == (131, "", "")
 
 
+def test_a_run_that_fails_before_a_lost_signal_comes_again_ends_by_it() -> None:
+    """As where the workers got it, too."""
+    body = """
+from tplaunch.coordinator.serving.failures import RunError
+from tplaunch.launcher import cli, entry
+signals.RETRY_SECONDS = 60
+class Ends:
+    def __del__(self):
+        send(signal.SIGQUIT)
+        for _ in range(1000):
+            pass
+def run(words):
+    Ends()
+    raise RunError("rank 0 ended: killed by SIGQUIT")
+cli._run = run
+sys.argv = ["tplaunch", "devices"]
+code = entry.main()
+os._exit(code)  # without the wait for the thread that would send it again
+"""
+    assert run(PREFACE + body) == (131, "", "")
+
+
 def test_a_signal_in_the_last_moment_is_no_traceback() -> None:
     body = """
 from tplaunch.launcher import cli, entry
