@@ -308,6 +308,14 @@ def test_partial_sums_lie_on_each_host(collective: str, hosts: Sequence[int], sl
     assert found == [count * slot for count in slots]
 
 
+@pytest.mark.parametrize("option", ["--key", "--model", "--model-dir"])
+def test_an_empty_name_is_no_folder(option: str) -> None:
+    """As of a variable that is not set."""
+    options = parse_words(["join", "head", option, ""])
+    with pytest.raises(UsageError, match=f"{option}.* is empty; "):
+        JoinConfig(head="head", **declared_values(JoinConfig, options))
+
+
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, float("nan"), float("inf")])
 def test_nobody_waits_so_long_for_a_head(seconds: float) -> None:
     with pytest.raises(OptionError, match=r"--wait .*: a positive number of seconds is needed"):
