@@ -11,6 +11,7 @@ from time import sleep
 from tplaunch.coordinator.options import check_seconds, option
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.config import HOSTS_GROUP, INSECURE_HELP, KEY_HELP, MAX_MEMORY_HELP
+from tplaunch.launcher.device_choice import NONE
 from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.errors import EXIT_FAILURE, UsageError
 from tplaunch.launcher.fitting.memory_places import check_caps
@@ -106,6 +107,8 @@ class JoinConfig:
 
     def __post_init__(self) -> None:
         check_seconds("--wait", self.wait_seconds)
+        if self.devices == NONE:
+            raise UsageError(f"--devices {NONE}: a host joins to lend devices; that is for the head")
         if self.key is not None:
             key_path(self.key)
         for path in (*self.models, *self.model_folders):

@@ -58,7 +58,7 @@ def placed_by_ray(options: argparse.Namespace) -> Iterator[None]:
         stack.callback(ray.shutdown)
         own = ray.get_runtime_context().get_node_id()
         found, is_declared = _num_devices(ray, options.devices)
-        shares = share_out(found, own, wanted.num_ranks, socket.gethostname())
+        shares = share_out(found, own, wanted.num_ranks)
         devices = options.devices
         options.devices = devices_in_turn(devices, shares[0].num_ranks)
         if len(shares) > 1:
@@ -148,7 +148,9 @@ def _agents(
 ) -> Iterator[None]:
     """Starts what joins on every node but this one, in a placement group that holds room on this one, too."""
     group_module = importlib.import_module("ray.util.placement_group")
-    bundles = [{RESOURCE: share.num_ranks} if is_declared else {"memory": 1} for share in shares]
+    bundles = [
+        {RESOURCE: share.num_ranks} if is_declared and share.num_ranks else {"memory": 1} for share in shares
+    ]
     labels = [{NODE_ID: shares[0].node}] + [
         {} if is_declared else {NODE_ID: share.node} for share in shares[1:]
     ]
