@@ -163,7 +163,8 @@ def _agents(
         own = tplaunch.__version__
         if others := {*releases} - {own}:
             raise RunError(f"Ray nodes have tplaunch {', '.join(others)}, and this one has {own}")
-        say(f"Ray has placed {sum(share.num_ranks for share in shares)} ranks on {len(shares)} nodes")
+        counts = [share.num_ranks for share in shares if share.num_ranks]
+        say(f"Ray has placed {sum(counts)} ranks on {len(counts)} node{'s' * (len(counts) > 1)}")
         yield
     finally:
         _end(ray, actors)
