@@ -114,6 +114,7 @@ class Engine:
         self._channel.broadcast(Connect(endpoints, kinds, handovers))
         ready = self._await_ready(on_progress)
         self.tells_prompts_apart = any(message.tells_prompts_apart for message in ready)
+        self.micro_batches.least_prompt_rows = max(message.prompt_rows for message in ready)
         self._activity = "before the first step"
         return attached, ready
 
