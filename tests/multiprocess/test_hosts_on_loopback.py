@@ -15,8 +15,8 @@ import pytest
 from tests.command_line import CommandLine
 from tests.drivers import REPOSITORY
 from tests.multiprocess.test_failures import worker_processes
-from tests.patience import SOON, end_of
-from tplaunch import LLM, ClosedError, GenerationError, RunError, SamplingParams, UsageError
+from tests.patience import SOON, end_of, wait_for
+from tplaunch import LLM, ClosedError, GenerationError, SamplingParams, UsageError
 from tplaunch.coordinator.gguf.parts import read_model
 from tplaunch.launcher.hosts.fetching.server import ModelServer
 from tplaunch.launcher.hosts.fetching.store import Store
@@ -82,9 +82,9 @@ def test_a_copy_on_another_host_that_is_overwritten_is_named_and_ends_the_run_on
             llm.generate("The rabbit", GREEDY)
         (worker,) = worker_processes(joiner).values()
         worker.kill()
-        with pytest.raises((RunError, ClosedError), match=f"rank 1 .*SIGKILL.*: {because}; its log"):
-            while True:
-                llm.generate("The rabbit")  # of which some may still be answered, with that error
+        wait_for(lambda: llm._opened.driver.health().state == "ended")
+        with pytest.raises(ClosedError, match=f"rank 1 .*SIGKILL.*: {because}; its log"):
+            llm.generate("The rabbit", GREEDY)
     stderr = end_of(joiner)
     assert joiner.returncode == 1 and re.search(f"has failed: host 1 .*SIGKILL.*: {because}", stderr), stderr
     assert "started again" not in capsys.readouterr().err
