@@ -34,11 +34,12 @@ from tplaunch.worker.jobs.messages import Failed
 GPU, CONFIG = DeviceChoice(0, "gpu 0", on_cpu=False), CheckConfig("0")
 COPY = Figure("copy.device", "copy on the device", "256 MiB", 800e9, BYTES)
 PEAK = Figure("peak.f32", "multiply-adds, float32", "in registers", 30e12, OPERATIONS)
-FAST = Figure("matvec.q8_0", "mat-vec q8_0", "1 x 14336 x 4096", 600e9, BYTES)
-SLOW = Figure("matvec.q4_k", "mat-vec q4_k", "1 x 14336 x 4096", 160e9, BYTES)
+FAST = Figure("matvec.q8_0", "mat-vec q8_0", "512 x 4096, wide prefetch", 600e9, BYTES)
+SLOW = Figure("matvec.q4_k", "mat-vec q4_k", "14336 x 4096", 160e9, BYTES)
 TILES = Figure("matmul.q4_k", "mat-mat q4_k", "256 x 4096 x 4096", 12e12, OPERATIONS)
 LATE = Figure("matvec.f16", "mat-vec f16", "", note="there was no time left for it")
 WRONG = Figure("exchange.word", "all-reduce, by a word", "16 KiB", 31e-6, SECONDS, "sums are wrong")
+RANKS = Figure("ranks.decode.1", "prefill, 2 ranks over 1", "llama-160m, 512 tokens", 1234.5, TOKENS)
 ALL = (COPY, PEAK, FAST, SLOW, TILES, LATE, WRONG)
 
 
@@ -125,8 +126,8 @@ def test_only_a_card_is_expected_to_be_fast() -> None:
 
 
 def test_a_table_fits_a_terminal_and_says_what_is_wrong() -> None:
-    text = figures_text(ALL, on_cpu=False)
-    assert max(map(len, text.splitlines())) <= 80
+    text = figures_text((*ALL, RANKS), on_cpu=False)
+    assert max(map(len, text.splitlines())) <= 80 and text.count("measured") == 1  # it is not cut
     rows = {line.split("  ")[0].strip(): line for line in map(str.strip, text.splitlines())}
     assert rows["mat-vec q8_0"].endswith("600 GB/s  75 % of copy")
     assert rows["mat-vec f16"].endswith("-")
@@ -159,6 +160,6 @@ def test_json_keeps_its_keys() -> None:
     assert found["right"] is False and figures_json(ALL[:-1], False)["right"]
     figure = found["figures"][3]
     assert figure == {
-        "key": "matvec.q4_k", "what": "mat-vec q4_k", "of": "1 x 14336 x 4096", "value": 160e9,
+        "key": "matvec.q4_k", "what": "mat-vec q4_k", "of": "14336 x 4096", "value": 160e9,
         "unit": "bytes/s", "right": True, "problem": "", "note": "", "share": 0.2, "share_of": "copy.device",
     }  # fmt: skip
