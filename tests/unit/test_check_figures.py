@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.drivers import REPOSITORY
 from tplaunch.coordinator.framing import framed
 from tplaunch.launcher.checking import parts
 from tplaunch.launcher.checking.figure_report import figures_json, figures_text, value_text
@@ -30,6 +31,8 @@ from tplaunch.worker.jobs.figures import (
     FigureBegun,
 )
 from tplaunch.worker.jobs.messages import Failed
+from tplaunch.worker.jobs.parts import MOVES, WAITING
+from tplaunch.worker.jobs.parts import PEAK as PEAK_KEY
 
 GPU, CONFIG = DeviceChoice(0, "gpu 0", on_cpu=False), CheckConfig("0")
 COPY = Figure("copy.device", "copy on the device", "256 MiB", 800e9, BYTES)
@@ -103,6 +106,14 @@ def test_all_parts_together_take_two_minutes_at_most() -> None:
     """With what is measured beside them: two ranks, the prompt and the models, some 40 s."""
     assert parts.BUDGETS.keys() == {WAITS, COPIES, PRODUCTS}
     assert sum(parts.BUDGETS.values()) <= 80
+
+
+def test_each_line_is_explained() -> None:
+    text = (REPOSITORY / "docs/gpus.md").read_text()
+    for line in (*WAITING.values(), *MOVES.values()):
+        assert f"| {line}" in text or f", {line} |" in text, line
+    for key in (*(f"wait.{way}" for way in WAITING), *(f"copy.{move}" for move in MOVES), PEAK_KEY):
+        assert f"`{key}`" in text, key
 
 
 def test_products_are_shares_of_what_the_device_can_do() -> None:

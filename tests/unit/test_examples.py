@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_the_first_ten_minutes_are_written_down(tmp_path: Path) -> None:
-    """Of a few steps by NumPy, one of which can't be done."""
+    """A few steps run, by NumPy, and one that can't be done says so."""
     wanted = ["--devices=cpu", "--tiny", "--only=devices,check,q8_0-2-ranks"]
     command = [sys.executable, "examples/first_ten_minutes.py", *wanted, f"--folder={tmp_path / 'found'}"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200, check=True)
