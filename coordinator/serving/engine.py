@@ -251,8 +251,7 @@ class Engine:
         No more than most_in_flight less one may have been submitted since.
         """
         fetched = FetchRows(self._collected, np.array(rows, np.int32))
-        parts = []
-        ranks = [share.rank for share in self._last_stage]
+        ranks, parts = [share.rank for share in self._last_stage], []
         for rank in ranks:
             self._channel.send(rank, fetched)
         answers = self._answers(Rows, f"send rows of step {fetched.number}", ranks)
