@@ -48,7 +48,7 @@ def open_keywords(
     _check_integer("seed", seed, 0, 2**64 - 1)
     _check_integer("tensor_parallel_size", tensor_parallel_size, 1, MAX_GROUP)
     try:
-        choices = select_devices(config.devices)
+        choices = select_devices(config.devices, pins=not config.no_pin)
         if tensor_parallel_size is not None:
             count = tensor_parallel_size * config.num_stages
             choices = _as_many(choices, count, config, "devices" in keywords)

@@ -200,7 +200,7 @@ def open_hosts(config: RunConfig, model: Model) -> Iterator[Hosts]:
 
     Raises UsageError for addresses, keys and devices that can't be, RunError where hosts don't come in time.
     """
-    own = select_devices(config.devices)
+    own = select_devices(config.devices, pins=not config.no_pin)
     if config.hosts == 1:
         yield Hosts(own)
         return

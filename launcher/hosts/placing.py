@@ -102,6 +102,7 @@ def _joins(options: argparse.Namespace, place: HostPlace) -> JoinConfig:
         devices=options.devices,
         models=files,
         max_memory=parse_max_memory(options.max_memory) if options.max_memory else {},
+        no_pin=options.no_pin,
         node_rank=place.number,
         verbose=options.verbose,
     )

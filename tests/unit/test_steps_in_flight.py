@@ -19,9 +19,10 @@ from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.fake_channel import FakeChannel
 from tplaunch.coordinator.serving.inbox import Inbox
 from tplaunch.coordinator.serving.kv_memory import LayerKinds
-from tplaunch.coordinator.serving.requests import Requests, all_logits
+from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.results import StepResult
+from tplaunch.coordinator.serving.text_logits import all_logits
 
 pytestmark = pytest.mark.unit
 
