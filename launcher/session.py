@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
+from tplaunch.coordinator.direct_line import LinePairs
 from tplaunch.coordinator.garbage import collected_by_hand
 from tplaunch.coordinator.messages import Attached, Ready
 from tplaunch.coordinator.serving.channel import WorkerError
@@ -83,7 +84,7 @@ def start_session(
         say("running on the CPU with NumPy, without a Vulkan device")
     own = [choice for choice in choices if choice.host == HEAD]
     check_headroom(len(choices))
-    with socket_folder() as folder:
+    with socket_folder() as folder, LinePairs(range(len(own))) as lines:
         endpoint = f"ipc://{folder}/control"
         others = hosts.ranks(choices)
         supervisor = Supervisor(
@@ -93,9 +94,10 @@ def start_session(
             check_open,
             place=WorkerPlace(str(folder), bracketed(others.address)) if others.address else None,
             silence_seconds=others.silence_seconds,
+            lines=lines.far,
         )
         watcher = others.watched_with(supervisor)
-        channel = WorkerChannel(endpoint, len(choices), watcher, others.door)
+        channel = WorkerChannel(endpoint, len(choices), watcher, others.door, lines.near)
         engine_config = EngineConfig(config.rank_options, limits, config.load_timeout_seconds)
         engine = Engine(
             channel,

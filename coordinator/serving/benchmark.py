@@ -73,7 +73,12 @@ def measure(engine: Engine, requests: Requests, test: Test, repeat: int) -> Meas
     seconds = tuple(_run_once(engine, requests, test) for _ in range(repeat))
     taken = engine.take_ledger()
     ledger = make_ledger(
-        taken.totals, taken.num_steps, sum(seconds), taken.reduce_times, taken.sent_per_token
+        taken.totals,
+        taken.num_steps,
+        sum(seconds),
+        taken.reduce_times,
+        taken.sent_per_token,
+        taken.turn_seconds,
     )
     return Measurement(test, seconds, ledger)
 
