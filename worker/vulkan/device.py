@@ -80,6 +80,8 @@ class VulkanDevice:
         self.imports_partials = False  # known once partials are attached
         has_tiles = self.info.max_invocations >= TILED_INVOCATIONS
         self.tells_prompts_apart = limits.activations == "f16" or has_tiles
+        # On a CPU's driver the host looks through all logits in less time than a kernel takes.
+        self.groups_logits = self.info.type != "cpu"
         self._partials_layout = PartialsLayout(0, 0, 0, 0, 0)
         self._exchange: DeviceExchange | None = None
         self._end_word: EndWord | None = None  # while it is waited for
