@@ -100,8 +100,9 @@ def group_sums(logits: Floats, maxima: Floats) -> Floats:
     sums = np.zeros(maxima.size, np.float32)
     with np.errstate(invalid="ignore"):  # infinity less itself
         whole = logits[: num_whole * GROUP_SIZE].reshape(GROUP_SIZE, num_whole) - maxima[:num_whole]
-        sums[:num_whole] = np.exp(whole).sum(axis=0)
-        sums[num_whole:] = np.exp(logits[num_whole * GROUP_SIZE :] - maxima[num_whole:]).sum()
+        sums[:num_whole] = np.exp(whole).sum(axis=0, dtype=np.float64)
+        rest = np.exp(logits[num_whole * GROUP_SIZE :] - maxima[num_whole:])
+        sums[num_whole:] = rest.sum(dtype=np.float64)
     sums[~np.isfinite(maxima)] = 0
     return sums
 

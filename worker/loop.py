@@ -86,6 +86,7 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
                 worker.copy_bandwidth,
                 tuple(worker.notes),
                 worker.tells_prompts_apart,
+                worker.device.prompt_rows,
             )
         )
         with collected_by_hand():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.vulkan.cases import Case, limits_for
@@ -26,6 +26,8 @@ SPECIAL = (-np.inf, 0.0, -0.0, 1e-40, 88.0, -200.0)
     wrong=st.sampled_from([None, np.nan, -np.nan, np.inf]),
     seed=st.integers(0, 999),
 )
+# Many small terms beside two large ones.
+@example(count=2057, num_rows=1, num_values=1, special=0.2, wrong=None, seed=1)
 def test_the_host_finds_the_same_tokens_by_the_devices_groups(
     device: ReusedDevice,
     count: int,

@@ -33,6 +33,8 @@ from tplaunch.worker.programs.program import Program
 
 Bytes = npt.NDArray[np.uint8]
 
+PROMPT_ROWS = 64  # see Device
+
 RUN: dict[type, Callable[[Any, NumpyState], None]] = by_op(
     NumpyState, attention, exchange, experts, heads, latent, logits, products, recurrent, rows
 )
@@ -48,6 +50,7 @@ class NumpyDevice:
 
     def __init__(self, limits: Limits) -> None:
         self.tells_prompts_apart = limits.activations == "f16"
+        self.prompt_rows = PROMPT_ROWS
         self._state = NumpyState(limits)
         self._program: Program | None = None
 

@@ -41,6 +41,7 @@ from tplaunch.worker.vulkan.variants import TILED_INVOCATIONS, Right, Selection
 from tplaunch.worker.vulkan.waiting import EndWord
 
 END_WORD_BYTES = 64
+PROMPT_ROWS, PROMPT_ROWS_ON_CPU = 128, 64  # a card's are a tile's; see Device
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -82,6 +83,7 @@ class VulkanDevice:
         self.tells_prompts_apart = limits.activations == "f16" or has_tiles
         # On a CPU's driver the host looks through all logits in less time than a kernel takes.
         self.groups_logits = self.info.type != "cpu"
+        self.prompt_rows = PROMPT_ROWS_ON_CPU if self.on_cpu else PROMPT_ROWS
         self._partials_layout = PartialsLayout(0, 0, 0, 0, 0)
         self._exchange: DeviceExchange | None = None
         self._end_word: EndWord | None = None  # while it is waited for
