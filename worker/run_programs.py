@@ -89,5 +89,6 @@ class RunPrograms:
             activations=load.limits.activations,
             shares_routing=self._shares_routing,
             of_prompts=of_prompts,
+            groups_logits=self._device.groups_logits,
             **way(self._collective, large),
         )

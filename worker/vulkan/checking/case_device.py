@@ -32,6 +32,7 @@ class CaseDevice:
 
     imports_partials = False
     tells_prompts_apart = True  # as far as a case does
+    groups_logits = False
     prompt_rows = 0
 
     def __init__(
