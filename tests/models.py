@@ -309,6 +309,7 @@ class Rank:
             shares_routing=self.shares_routing,
             host_sums=self.host_sums,
             of_prompts=step.of_prompts and self.device.tells_prompts_apart,
+            in_one_part=self.writer.in_one_part,
         )
         self.device.prepare(program)
         return program

@@ -6,13 +6,14 @@ loop knows only this interface.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.worker.buffers.cuts import ShortCuts
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.programs.program import Program
 
@@ -141,6 +142,17 @@ class WaitingDevice(Protocol):
         """Runs a program of two gathers, one of each parity, of this rank's values [2, elements].
 
         Returns what has come of all ranks [2, ranks, elements].
+        """
+
+
+@runtime_checkable
+class CuttingDevice(Protocol):
+    """A device that may want fewer keys in a cut of attention than others: worker/buffers/cuts.py."""
+
+    def short_cuts(self, lengths: Collection[tuple[int, int]], groups: int) -> ShortCuts:
+        """Returns the rows of which cuts are shorter.
+
+        lengths: elements of keys and of values, of all layers. groups: workgroups that a cut of a row has.
         """
 
 

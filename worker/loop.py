@@ -204,10 +204,11 @@ class Worker:
         return self.device.prove(
             [
                 self._programs.build(
-                    rows, min(rows, limits.max_logit_rows), of_prompts, large=rows == limits.max_rows
+                    rows, min(rows, limits.max_logit_rows), of_prompts, rows == limits.max_rows, in_one_part
                 )
                 for of_prompts in (False, True)[: 1 + self._programs.tells_prompts_apart]
                 for rows in sorted(buckets)
+                for in_one_part in (False, True)
             ]
         )
 
@@ -216,7 +217,7 @@ class Worker:
         self._writer = StepWriter(self.device, self.weights, self._load)
         self._copier = BlockCopier(self.device, self._load)
         self._ends = StageEnds(self.device, self.handover, self._load)
-        self._programs.program(1, 1, of_prompts=False)
+        self._programs.program(1, 1, of_prompts=False, in_one_part=False)
         place = (
             "written straight to host memory" if self.device.imports_partials else "copied by way of the host"
         )
@@ -273,9 +274,10 @@ class Worker:
         device = [] if times is None else account_for_device(ledger, host, times)
         return [*host, *device] if self._load.options.trace else device
 
-    def _sizes(self, step: Step) -> tuple[int, int, bool]:
-        """Rows of a step, those with logits, and whether they are of prompts."""
-        return step.token_ids.size, self._ends.num_logit_rows(step), step.of_prompts
+    def _sizes(self, step: Step) -> tuple[int, int, bool, bool]:
+        """Rows of a written step, those with logits, if they are of prompts, and if each has one part."""
+        rows = step.token_ids.size, self._ends.num_logit_rows(step)
+        return *rows, step.of_prompts, self._writer.in_one_part
 
     def _run(self, program: Program, step: Step, clock: StepClock) -> None:
         """Where devices waited for each other in vain, they compute the step again with the hosts' help."""

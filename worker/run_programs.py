@@ -44,12 +44,22 @@ class RunPrograms:
         self.by_device = False
         self._vain_waits = 0
         self.tells_prompts_apart = device.tells_prompts_apart
-        self._made: dict[tuple[int, int, bool, bool], Program] = {}
+        # Where no attention finishes rows of one part, programs do not differ by that.
+        self._finishes = any(not attention.gated for attention in load.spec.attentions)
+        self._made: dict[tuple[int, int, bool, bool, bool], Program] = {}
 
     def program(
-        self, num_rows: int, num_logit_rows: int, of_prompts: bool, by_hosts: bool = False
+        self,
+        num_rows: int,
+        num_logit_rows: int,
+        of_prompts: bool,
+        in_one_part: bool = False,
+        by_hosts: bool = False,
     ) -> Program:
-        """The program of the rows' bucket; `by_hosts` in which no devices exchange among themselves."""
+        """The program of the rows' bucket; `by_hosts` in which no devices exchange among themselves.
+
+        in_one_part: see build_program.
+        """
         limits = self._load.limits
         rows, logit_rows = (
             row_bucket(num_rows, limits.max_rows),
@@ -57,11 +67,11 @@ class RunPrograms:
         )
         by_device = self.by_device and not by_hosts
         of_prompts = of_prompts and self.tells_prompts_apart
-        key = (rows, logit_rows, of_prompts, by_device)
+        in_one_part = in_one_part and self._finishes
+        key = (rows, logit_rows, of_prompts, in_one_part, by_device)
         if key not in self._made:
-            program = self.build(
-                rows, logit_rows, of_prompts, large=rows * self._row_length * 4 >= self.large_bytes
-            )
+            large = rows * self._row_length * 4 >= self.large_bytes
+            program = self.build(rows, logit_rows, of_prompts, large, in_one_part)
             if by_device and can_exchange(program, self._row_length):
                 program = with_exchanges(program)
             self._device.prepare(program)
@@ -76,7 +86,14 @@ class RunPrograms:
             log.warning("devices have waited in vain so often that hosts exchange for them from now on")
             self.by_device = False
 
-    def build(self, rows: int, logit_rows: int, of_prompts: bool = False, large: bool = False) -> Program:
+    def build(
+        self,
+        rows: int,
+        logit_rows: int,
+        of_prompts: bool = False,
+        large: bool = False,
+        in_one_part: bool = False,
+    ) -> Program:
         """Builds a program; `large` whose all-reduces are not one-shot."""
         load = self._load
         return build_program(
@@ -89,5 +106,6 @@ class RunPrograms:
             activations=load.limits.activations,
             shares_routing=self._shares_routing,
             of_prompts=of_prompts,
+            in_one_part=in_one_part,
             **way(self._collective, large),
         )

@@ -22,7 +22,7 @@ from tests.vulkan.test_attention import alibis, attention_op
 from tests.vulkan.test_matmul import matmul_case
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.plan import padded
-from tplaunch.worker.buffers.cuts import CHUNK, CUT
+from tplaunch.worker.buffers.cuts import CHUNK, CUT, NO_SHORT_CUTS, ShortCuts, parts_of
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.attention import Attention, AttentionCombine
 from tplaunch.worker.ops.common import QUANTIZED
@@ -53,11 +53,19 @@ class Sequences:
             self._arrays["values"] = random_cache(rng, kv_type, cells, op.value_length)
         self._queries = 3 * random_floats(rng, len(lengths), max(lengths), op.num_heads * op.key_length)
 
-    def attended(self, device: ReusedDevice, rows: list[Row], part_length: int) -> npt.NDArray[np.float32]:
-        """Computes these rows in one step."""
+    def attended(
+        self,
+        device: ReusedDevice,
+        rows: list[Row],
+        part_length: int,
+        short_cuts: ShortCuts = NO_SHORT_CUTS,
+        finishes: bool = False,
+    ) -> npt.NDArray[np.float32]:
+        """Computes these rows in one step; `finishes` without an operation for what attention can do."""
         op, num_rows = self._op, len(rows)
         positions = tuple(position for _, position in rows)
-        slots = sum(position // part_length + 1 for position in positions)
+        slots = parts_of(np.array(positions), part_length, short_cuts).total
+        combination = AttentionCombine(op.num_heads, op.value_length, 0, "sinks" if self._sinks else None)
         case = Case(
             limits_for(
                 context_length=self._longest,
@@ -68,7 +76,7 @@ class Sequences:
                 max_rows=num_rows,
                 kv_type=self._kv_type,
             ),
-            (op, AttentionCombine(op.num_heads, op.value_length, 0, "sinks" if self._sinks else None)),
+            (dataclasses.replace(op, finish=combination),) if finishes else (op, combination),
             {
                 **self._arrays,
                 "query": np.stack([self._queries[row] for row in rows]),
@@ -83,6 +91,7 @@ class Sequences:
             tables=self._tables,
             window_tables=self._tables,
             part_length=part_length,
+            short_cuts=short_cuts,
         )
         results: npt.NDArray[np.float32] = device.run(case)["attended"]
         return results
@@ -96,17 +105,23 @@ def assert_same_bits(
     part_length: int,
     sinks: bool = False,
     seed: int = 0,
+    short_cuts: ShortCuts = NO_SHORT_CUTS,
 ) -> None:
-    """All rows in one step give what each gives alone, with a workgroup for each cut."""
+    """All rows in one step give what each gives alone, with a workgroup for each cut.
+
+    So they do where attention finishes them.
+    """
     lengths = [0] * (max(sequence for sequence, _ in rows) + 1)
     for sequence, position in rows:
         lengths[sequence] = max(lengths[sequence], position + 1)
     sequences = Sequences(op, lengths, kv_type, sinks, seed)
-    together = sequences.attended(device, rows, part_length)
-    assert np.isfinite(together).all() and together.any()
+    ways = (False, True) if part_length == CHUNK >= max(lengths) else (False,)
+    together = [sequences.attended(device, rows, part_length, short_cuts, way) for way in ways]
+    assert np.isfinite(together[0]).all() and together[0].any()
     for index, row in enumerate(rows):
-        alone = sequences.attended(device, [row], CUT)[0]
-        assert np.array_equal(together[index].view(np.uint32), alone.view(np.uint32)), f"row {row}"
+        alone = sequences.attended(device, [row], short_cuts.least, short_cuts)[0]
+        for attended in together:
+            assert np.array_equal(attended[index].view(np.uint32), alone.view(np.uint32)), f"row {row}"
 
 
 @st.composite

@@ -30,11 +30,13 @@ class ProgramBuilder:
         shares_routing: bool = False,
         host_sums: bool = False,
         of_prompts: bool = False,
+        in_one_part: bool = False,
     ) -> None:
         self.spec, self.share, self.shards = spec, share, shards
         self.stacks = stack_shards(shards)
         self.num_ranks, self.num_rows, self._logit_rows = num_ranks, rows, logit_rows
         self._activations, self._of_prompts = activations, of_prompts
+        self.in_one_part = in_one_part
         self._two_phase = two_phase and num_ranks > 1
         self._host_sums = host_sums and num_ranks > 1
         self.shares_routing = shares_routing and num_ranks > 1

@@ -31,6 +31,7 @@ def build_program(
     shares_routing: bool = False,
     host_sums: bool = False,
     of_prompts: bool = False,
+    in_one_part: bool = False,
 ) -> Program:
     """The program of one rank. An all-reduce for each part of a layer, or one for both if they are parallel.
     One rank alone needs none and gets one segment.
@@ -42,7 +43,8 @@ def build_program(
     chooses all ranks' experts, for which every layer that has some costs another, small one. host_sums:
     whether the hosts add up among themselves, so that devices read sums. of_prompts: all rows are of
     prompts. Those may be multiplied in an arithmetic of their own, which does not depend on how many they
-    are; what becomes logits never is.
+    are; what becomes logits never is. in_one_part: no row has so many keys that attention puts several parts
+    of them together (worker/buffers/cuts.py), so that it needs no second operation.
     """
     builder = ProgramBuilder(
         spec,
@@ -56,6 +58,7 @@ def build_program(
         shares_routing,
         host_sums,
         of_prompts,
+        in_one_part,
     )
     if spec.embedding_norm and share.begins:
         builder.start(spec.embedding_norm)

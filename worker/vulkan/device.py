@@ -6,7 +6,7 @@ Ties together memory, kernels, recording and submission, each in a file of its o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.cuts import NO_SHORT_CUTS, ShortCuts, short_cuts
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.checking.table import small_ops
 from tplaunch.worker.device import Copy, DeviceError, DeviceId, FillPlaces, Place
@@ -26,6 +27,7 @@ from tplaunch.worker.vulkan.checking.prover import START_SECONDS as PROOF_SECOND
 from tplaunch.worker.vulkan.checking.prover import Prover
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.copying import copy_inside
+from tplaunch.worker.vulkan.dispatch.attention import cuts_short
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout, Selects
 from tplaunch.worker.vulkan.exchange import DeviceExchange
@@ -151,6 +153,11 @@ class VulkanDevice:
         self.submit(program, program.rows)
         self.finish(0)
         return self._exchange.taken()[:, :, : values.shape[1]]
+
+    def short_cuts(self, lengths: Collection[tuple[int, int]], groups: int) -> ShortCuts:
+        """See CuttingDevice."""
+        can = cuts_short(lengths, self._limits.kv_type, self.info.team_lanes)
+        return short_cuts(self.info.compute_units, groups) if can else NO_SHORT_CUTS
 
     def checker(self) -> Checker:
         """Checks kernels one by one, with this device's compiled ones."""

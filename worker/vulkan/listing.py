@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from tplaunch.coordinator.options import FEATURES
 from tplaunch.worker.vulkan import subgroups
 from tplaunch.worker.vulkan.api import Handle, chained, enumerate_all, ffi, lib, struct, text, vk
+from tplaunch.worker.vulkan.compute_units import UNKNOWN, compute_units
 from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.matrices import matrix_size
 from tplaunch.worker.vulkan.subgroups import SubgroupSizes
@@ -55,6 +56,7 @@ class PhysicalDevice:
     required_subgroup_size: int = 0  # that kernels are compiled for; 0 where the driver chooses
     full_subgroups: bool = False  # kernels may ask that all lanes of theirs run
     is_made_up: bool = False  # there is no such card: its driver only compiles for it
+    compute_units: int = UNKNOWN  # that run workgroups independently of each other
     matrix_size: int = 0  # of the cooperative matrices that kernels here multiply; 0 for none, or not asked
 
     @property
@@ -147,6 +149,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         required_subgroup_size=sizes.required,
         full_subgroups=sizes.full,
         is_made_up=query.is_made_up,
+        compute_units=compute_units(handle, query.extensions),
     )
 
 
