@@ -61,6 +61,7 @@ class Device(Protocol):
     name: str
     kind: str  # with what it is made of and its driver: devices of one kind compute the same bits
     imports_partials: bool  # False: partial sums are copied around each all-reduce
+    max_buffer_bytes: int  # of one buffer; larger matrices are cut
     tells_prompts_apart: bool  # rows of prompts are multiplied in another arithmetic than generated ones
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:

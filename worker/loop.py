@@ -31,6 +31,7 @@ from tplaunch.coordinator.messages import (
 )
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import padded, shares_routing
+from tplaunch.worker.buffers.stack_parts import in_parts
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.sums import slot_bytes
@@ -169,7 +170,8 @@ class Worker:
         self.notes = [*self._prove()]
         if isinstance(self.device, TunableDevice):
             self.device.tune(self._programs.build(1, 1))
-        weights = weight_buffers(self._shards)
+        most = self.device.max_buffer_bytes
+        weights = weight_buffers(self._shards, most)
         buffers = {
             **weights,
             **cache_buffers(spec, share, limits),
@@ -186,7 +188,8 @@ class Worker:
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
-        for num_bytes in load_stacks(self.device, self.weights, stack_shards(self._shards), self._tensors):
+        stacks = in_parts(stack_shards(self._shards), most)
+        for num_bytes in load_stacks(self.device, self.weights, stacks, self._tensors):
             done += num_bytes
             if time.monotonic() - reported > 0.1:
                 control.send(Progress(done, total))

@@ -107,5 +107,6 @@ class RunPrograms:
             shares_routing=self._shares_routing,
             of_prompts=of_prompts,
             in_one_part=in_one_part,
+            max_buffer=self._device.max_buffer_bytes,
             **way(self._collective, large),
         )

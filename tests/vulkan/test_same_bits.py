@@ -21,12 +21,16 @@ from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import alibis, attention_op
 from tests.vulkan.test_matmul import matmul_case
 from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.worker.buffers.cuts import CHUNK, CUT, NO_SHORT_CUTS, ShortCuts, parts_of
+from tplaunch.worker.buffers.stack_parts import WHOLE
+from tplaunch.worker.buffers.table import weight_buffers
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.attention import Attention, AttentionCombine
 from tplaunch.worker.ops.common import QUANTIZED
 from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.variants import FREQUENT
 
 BLOCK_LENGTH = 32
@@ -197,6 +201,26 @@ def test_products(device: ReusedDevice, weight_type: str, activations: str) -> N
         }
         alone = dataclasses.replace(case, arrays=case.arrays | rolled, num_rows=1, rows=1)
         assert np.array_equal(device.run(alone)["output"][0, :19], together[row, :19])
+
+
+@pytest.mark.parametrize("kind", ["dense", "experts"])
+def test_matrices_in_several_buffers(open_device: Opener, tmp_path: Path, kind: str) -> None:
+    WRITERS[kind](tmp_path / "model.gguf")
+
+    def logits(most: int | None) -> npt.NDArray[np.float32]:
+        def opened(limits: Limits) -> VulkanDevice:
+            device = open_device("lavapipe", limits)
+            assert device.max_buffer_bytes == device.info.max_allocation  # 2 GiB
+            device.max_buffer_bytes = most or device.max_buffer_bytes
+            return device
+
+        engine = LocalEngine(tmp_path / "model.gguf", [1.0], limits_of(kind), opened)
+        assert ("output@2.weight" in weight_buffers(engine.ranks[0].shards, most or WHOLE)) == bool(most)
+        bench, random = Bench(engine, limits_of(kind)), np.random.default_rng(0)
+        return np.concatenate([bench.alone(list(range(length)), random) for length in (21, 1)])
+
+    whole, cut = logits(None), logits(2500)
+    assert np.array_equal(whole.view(np.uint32), cut.view(np.uint32)) and whole.any()
 
 
 @KINDS

@@ -61,12 +61,12 @@ def attention_slots(limits: Limits) -> int:
     """Returns how many parts of rows the attention buffers hold, of every head.
 
     They hold every chunk of as many rows as a step has, and every cut of all sequences that the cache holds,
-    where one row of each decodes; short ones as far as that is not too many.
+    where one row of each decodes; short ones of these as far as that is not too many.
     """
     chunks = -(-limits.context_length // CHUNK)
     positions = limits.num_blocks * limits.block_length
-    cuts = max(positions // CUT, min(SHORT_SLOTS, positions * QUARTER // CUT)) + limits.max_rows
-    return max(limits.max_rows * chunks, cuts)
+    short = min(SHORT_SLOTS, positions * QUARTER // CUT + limits.max_decode_rows)
+    return max(limits.max_rows * chunks, positions // CUT + limits.max_rows, short)
 
 
 FIRST_SLOT = np.zeros(1, np.int64)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.stack_parts import WHOLE
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.device import Copy, FillPlaces, Place
 from tplaunch.worker.numpy import attention, exchange, experts, heads, latent, products, recurrent, rows
@@ -36,6 +37,7 @@ class NumpyDevice:
     imports_partials = True  # the arena's memory itself
 
     def __init__(self, limits: Limits) -> None:
+        self.max_buffer_bytes = WHOLE
         self.tells_prompts_apart = limits.activations == "f16"
         self._state = NumpyState(limits)
         self._program: Program | None = None

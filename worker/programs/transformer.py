@@ -8,6 +8,7 @@ from tplaunch.coordinator.model.spec import FeedForwardSpec, LayerSpec, ModelSpe
 from tplaunch.coordinator.split.plan import LayerShare, RankShare
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.buffers.feed_forward import activated_name
+from tplaunch.worker.buffers.stack_parts import WHOLE
 from tplaunch.worker.buffers.stacks import GATE_UP, SHARED_GATE_UP, stacked_tensors
 from tplaunch.worker.ops.common import Activate
 from tplaunch.worker.ops.experts import RowGate
@@ -32,6 +33,7 @@ def build_program(
     host_sums: bool = False,
     of_prompts: bool = False,
     in_one_part: bool = False,
+    max_buffer: int = WHOLE,
 ) -> Program:
     """The program of one rank. An all-reduce for each part of a layer, or one for both if they are parallel.
     One rank alone needs none and gets one segment.
@@ -44,7 +46,8 @@ def build_program(
     whether the hosts add up among themselves, so that devices read sums. of_prompts: all rows are of
     prompts. Those may be multiplied in an arithmetic of their own, which does not depend on how many they
     are; what becomes logits never is. in_one_part: no row has so many keys that attention puts several parts
-    of them together (worker/buffers/cuts.py), so that it needs no second operation.
+    of them together (worker/buffers/cuts.py), so that it needs no second operation. max_buffer: bytes; larger
+    matrices are in several buffers.
     """
     builder = ProgramBuilder(
         spec,
@@ -59,6 +62,7 @@ def build_program(
         host_sums,
         of_prompts,
         in_one_part,
+        max_buffer,
     )
     if spec.embedding_norm and share.begins:
         builder.start(spec.embedding_norm)

@@ -43,6 +43,7 @@ from tplaunch.worker.vulkan.variants import TILED_INVOCATIONS, Right, Selection
 from tplaunch.worker.vulkan.waiting import EndWord
 
 END_WORD_BYTES = 64
+REACH = (1 << 32) - (1 << 20)  # bytes that kernels can count in 32 bits: WideWords of shaders/weights.slang
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -70,6 +71,7 @@ class VulkanDevice:
         self.info = self._context.info
         self.name, self.kind = self.info.name, self.info.kind
         self._refuse(limits.activations)
+        self.max_buffer_bytes = min(self.info.max_allocation, REACH)
         self._memory = Memory(self._context, unmapped=options.staging)
         self._pipelines = Pipelines(self._context, cache_folder())
         self._right: Right = {}

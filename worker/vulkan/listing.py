@@ -129,7 +129,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         api_version=query.api_version,
         memory_bytes=memory_bytes,
         available_bytes=available_bytes,
-        max_allocation=core11.maxMemoryAllocationSize,
+        max_allocation=query.max_allocation,
         max_workgroup_counts=tuple(base.limits.maxComputeWorkGroupCount),
         max_invocations=min(
             base.limits.maxComputeWorkGroupInvocations, base.limits.maxComputeWorkGroupSize[0]
@@ -183,13 +183,17 @@ class _Query:
         self.core11 = struct("VkPhysicalDeviceVulkan11Properties")
         self.core12 = struct("VkPhysicalDeviceVulkan12Properties")
         imports = struct("VkPhysicalDeviceExternalMemoryHostPropertiesEXT")
-        chain = self._known([self.core11, self.core12], [])
+        core13 = struct("VkPhysicalDeviceVulkan13Properties")
+        chain = self._known([self.core11, self.core12], [core13])
         chain += [imports] if IMPORT_EXTENSION in self.extensions else []
         place = struct("VkPhysicalDevicePCIBusInfoPropertiesEXT")
         chain += [place] if PCI_EXTENSION in self.extensions else []
         head = struct("VkPhysicalDeviceProperties2", pNext=chained(chain))
         lib.vkGetPhysicalDeviceProperties2(self.handle, head)
         self.pci_address = _pci_address(place)
+        # Each allocation is one buffer. How much a descriptor sees does not matter: kernels have addresses.
+        sizes = self.core11.maxMemoryAllocationSize, core13.maxBufferSize
+        self.max_allocation = min((size for size in sizes if size), default=0)
         says_so = IMPORT_EXTENSION in self.extensions and imports_host_memory(self.handle)
         self.import_alignment = int(imports.minImportedHostPointerAlignment) if says_so else 0
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.stack_parts import WHOLE
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.device import Copy, DeviceError, FillPlaces, Place
 from tplaunch.worker.programs.program import Program
@@ -32,6 +33,7 @@ class CaseDevice:
 
     imports_partials = False
     tells_prompts_apart = True  # as far as a case does
+    max_buffer_bytes = WHOLE  # no case has large ones
 
     def __init__(
         self, context: Context, pipelines: Pipelines, timeline: Timeline, limits: Limits, selection: Selects
