@@ -18,7 +18,7 @@ from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare
 from tplaunch.coordinator.wire import Float32s, Float64s, Frame, Int32s
 
-PROTOCOL_VERSION = 11
+PROTOCOL_VERSION = 12
 MAX_FRAMES = 4  # of a message: its fields, and the large arrays of a StepDone
 MAX_FRAME_BYTES = 1 << 28  # logits of 32 rows and two million tokens; a connection that brings more is cut
 
@@ -101,6 +101,7 @@ class Ready:
     tells_prompts_apart: bool = (
         False  # rows of prompts are multiplied in another arithmetic than generated ones
     )
+    prompt_rows: int = 64  # fewer rows of prompts in a step take the device about as long
 
 
 NO_INTEGERS: Int32s = np.frombuffer(b"", np.int32)

@@ -87,6 +87,7 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
                 worker.copy_bandwidth,
                 tuple(worker.notes),
                 worker.tells_prompts_apart,
+                worker.device.prompt_rows,
             )
         )
         with collected_by_hand():
@@ -170,8 +171,7 @@ class Worker:
         self.notes = [*self._prove()]
         if isinstance(self.device, TunableDevice):
             self.device.tune(self._programs.build(1, 1))
-        most = self.device.max_buffer_bytes
-        weights = weight_buffers(self._shards, most)
+        weights = weight_buffers(self._shards, self.device.max_buffer_bytes)
         buffers = {
             **weights,
             **cache_buffers(spec, share, limits),
@@ -188,7 +188,7 @@ class Worker:
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
-        stacks = in_parts(stack_shards(self._shards), most)
+        stacks = in_parts(stack_shards(self._shards), self.device.max_buffer_bytes)
         for num_bytes in load_stacks(self.device, self.weights, stacks, self._tensors):
             done += num_bytes
             if time.monotonic() - reported > 0.1:

@@ -24,6 +24,8 @@ from tplaunch.worker.programs.program import Program
 
 Bytes = npt.NDArray[np.uint8]
 
+PROMPT_ROWS = 64  # see Device
+
 RUN: dict[type, Callable[[Any, NumpyState], None]] = by_op(
     NumpyState, attention, exchange, experts, heads, latent, products, recurrent, rows
 )
@@ -39,6 +41,7 @@ class NumpyDevice:
     def __init__(self, limits: Limits) -> None:
         self.max_buffer_bytes = WHOLE
         self.tells_prompts_apart = limits.activations == "f16"
+        self.prompt_rows = PROMPT_ROWS
         self._state = NumpyState(limits)
         self._program: Program | None = None
 
