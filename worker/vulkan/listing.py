@@ -13,6 +13,7 @@ from tplaunch.worker.vulkan.matrices import matrix_size
 from tplaunch.worker.vulkan.subgroups import SubgroupSizes
 
 LEAST_TEAM_LANES = 16
+WITHOUT_TEAMS = ("cpu",)  # types of devices
 VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
 LANES = 8  # of a subgroup, for shaders/tiled_lanes.slang
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"
@@ -82,10 +83,12 @@ class PhysicalDevice:
     def team_lanes(self) -> int:
         """Lanes that teams of attention may have (shaders/attend_teams.slang); 0 where there are none.
 
-        Narrow subgroups are those of CPU drivers, which run one after another: one does as well alone.
+        CPU drivers run subgroups one after another, so that one does as well alone; lavapipe with 16 lanes
+        (LP_NATIVE_VECTOR_WIDTH=512) moreover takes minutes to compile some of them.
         """
         lanes = self.sizes.narrowest
-        return lanes if self.subgroup_shuffle and lanes >= LEAST_TEAM_LANES else 0
+        has_teams = self.subgroup_shuffle and lanes >= LEAST_TEAM_LANES and self.type not in WITHOUT_TEAMS
+        return lanes if has_teams else 0
 
     @property
     def host_memory_import(self) -> bool:

@@ -45,6 +45,7 @@ class CaseDevice:
         self._memory = Memory(context, unmapped=False)
         self._layout = PartialsLayout(0, 0, 0, 0, 0)
         self._submission: Submission | None = None
+        self._in_use = False
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
         self._memory.create(buffers)
@@ -97,11 +98,15 @@ class CaseDevice:
         self._timeline.submit(self._submission)
 
     def finish(self, segment: int) -> None:
+        self._in_use = True
         self._timeline.wait(segment)
+        self._in_use = False
         self._arena[:] = self._copy
 
     def release(self, segment: int) -> None:
         self._timeline.release(segment)
 
     def close(self) -> None:
-        self._memory.close()
+        """Leaves memory that a late kernel would still write to: a driver may take minutes to compile one."""
+        if not self._in_use:
+            self._memory.close()
