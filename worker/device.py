@@ -174,5 +174,7 @@ class SelfCheckingDevice(Protocol):
 class TunableDevice(Protocol):
     """A device with several ways to do the same."""
 
+    quicker_as_floats: frozenset[str]  # weight types for which quantizing activations does not pay
+
     def tune(self, program: Program) -> None:
         """Chooses the fastest for this program and others of its model; once, before buffers are created."""

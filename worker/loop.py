@@ -202,18 +202,7 @@ class Worker:
         """Has the device check every kernel that steps of any size will run; what the user should know."""
         if not isinstance(self.device, SelfCheckingDevice):
             return ()
-        limits = self._load.limits
-        buckets = {1, min(2, limits.max_rows), limits.max_rows}  # between them nothing else begins
-        return self.device.prove(
-            [
-                self._programs.build(
-                    rows, min(rows, limits.max_logit_rows), of_prompts, rows == limits.max_rows, in_one_part
-                )
-                for of_prompts in (False, True)[: 1 + self._programs.tells_prompts_apart]
-                for rows in sorted(buckets)
-                for in_one_part in (False, True)
-            ]
-        )
+        return self.device.prove(self._programs.all_kinds())
 
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tplaunch.collectives import Collective
 from tplaunch.coordinator.messages import Load
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.coordinator.split.shards import Shard
-from tplaunch.worker.device import Device
+from tplaunch.worker.device import Device, TunableDevice
+from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring.two_phase import NEVER
 from tplaunch.worker.measuring.ways import way
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
@@ -86,6 +87,25 @@ class RunPrograms:
             log.warning("devices have waited in vain so often that hosts exchange for them from now on")
             self.by_device = False
 
+    def all_kinds(self) -> list[Program]:
+        """Builds programs that together have every kernel that steps of any size may run."""
+        limits = self._load.limits
+        buckets = {1, min(2, limits.max_rows), limits.max_rows}  # between them nothing else begins
+        return [
+            self.build(
+                rows,
+                min(rows, limits.max_logit_rows),
+                of_prompts,
+                rows == limits.max_rows,
+                in_one_part,
+                as_floats,
+            )
+            for of_prompts in (False, True)[: 1 + self.tells_prompts_apart]
+            for rows in sorted(buckets)
+            for in_one_part in (False, True)
+            for as_floats in ((), tuple(FORMATS))[: 1 + (limits.activations == "q8")]
+        ]
+
     def build(
         self,
         rows: int,
@@ -93,8 +113,14 @@ class RunPrograms:
         of_prompts: bool = False,
         large: bool = False,
         in_one_part: bool = False,
+        as_floats: Collection[str] | None = None,
     ) -> Program:
-        """Builds a program; `large` whose all-reduces are not one-shot."""
+        """Builds a program; `large` whose all-reduces are not one-shot.
+
+        as_floats: see build_program; None for what the device has measured.
+        """
+        if as_floats is None:
+            as_floats = self._device.quicker_as_floats if isinstance(self._device, TunableDevice) else ()
         load = self._load
         return build_program(
             load.spec,
@@ -108,5 +134,6 @@ class RunPrograms:
             of_prompts=of_prompts,
             in_one_part=in_one_part,
             max_buffer=self._device.max_buffer_bytes,
+            as_floats=as_floats,
             **way(self._collective, large),
         )

@@ -53,6 +53,7 @@ class RankCase:
         *,
         two_phase: bool = False,
         in_one_part: bool = False,
+        as_floats: tuple[str, ...] = (),
     ) -> Program:
         return build_program(
             self.spec,
@@ -65,6 +66,7 @@ class RankCase:
             two_phase=two_phase,
             of_prompts=of_prompts,
             in_one_part=in_one_part,
+            as_floats=as_floats,
         )
 
 

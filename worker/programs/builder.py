@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.plan import RankShare
@@ -34,12 +34,13 @@ class ProgramBuilder:
         of_prompts: bool = False,
         in_one_part: bool = False,
         max_buffer: int = WHOLE,
+        as_floats: Collection[str] = (),
     ) -> None:
         self.spec, self.share, self.shards = spec, share, shards
         self.stacks = in_parts(stack_shards(shards), max_buffer)
         self.num_ranks, self.num_rows, self._logit_rows = num_ranks, rows, logit_rows
         self._activations, self._of_prompts = activations, of_prompts
-        self.in_one_part = in_one_part
+        self.in_one_part, self._as_floats = in_one_part, as_floats
         self._two_phase = two_phase and num_ranks > 1
         self._host_sums = host_sums and num_ranks > 1
         self.shares_routing = shares_routing and num_ranks > 1
@@ -173,12 +174,13 @@ class ProgramBuilder:
     def _activations_for(self, matrix: Matrix, rows: RowSet) -> str:
         """Returns the precision of a product's input: the wanted one, where it can be used.
 
-        float16 is for rows of prompts, however many they are, and no others: see build_program.
+        float16 is for rows of prompts, however many they are, and no others: see build_program. Rows that
+        are generated stay floats where quantizing them does not pay.
         """
         weight_format = FORMATS[matrix.type]
         fits = {
             "f32": True,
-            "q8": weight_format.has_integers,
+            "q8": weight_format.has_integers and (self._of_prompts or matrix.type not in self._as_floats),
             "f16": weight_format.fits_float16 and self._of_prompts and rows == "rows",
         }
         return self._activations if matrix.columns and fits[self._activations] else "f32"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tplaunch.coordinator.model.spec import FeedForwardSpec, LayerSpec, ModelSpec
 from tplaunch.coordinator.split.plan import LayerShare, RankShare
@@ -34,6 +34,7 @@ def build_program(
     of_prompts: bool = False,
     in_one_part: bool = False,
     max_buffer: int = WHOLE,
+    as_floats: Collection[str] = (),
 ) -> Program:
     """The program of one rank. An all-reduce for each part of a layer, or one for both if they are parallel.
     One rank alone needs none and gets one segment.
@@ -47,7 +48,8 @@ def build_program(
     prompts. Those may be multiplied in an arithmetic of their own, which does not depend on how many they
     are; what becomes logits never is. in_one_part: no row has so many keys that attention puts several parts
     of them together (worker/buffers/cuts.py), so that it needs no second operation. max_buffer: bytes; larger
-    matrices are in several buffers.
+    matrices are in several buffers. as_floats: weight types whose products with generated rows take float32
+    where activations would be q8.
     """
     builder = ProgramBuilder(
         spec,
@@ -63,6 +65,7 @@ def build_program(
         of_prompts,
         in_one_part,
         max_buffer,
+        as_floats,
     )
     if spec.embedding_norm and share.begins:
         builder.start(spec.embedding_norm)

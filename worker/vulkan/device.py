@@ -32,6 +32,7 @@ from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout, Selects
 from tplaunch.worker.vulkan.exchange import DeviceExchange
 from tplaunch.worker.vulkan.measuring.bandwidth import copy_bandwidth
+from tplaunch.worker.vulkan.measuring.quicker import quicker_as_floats
 from tplaunch.worker.vulkan.measuring.tuning import START_SECONDS, Tuner, open_measurements, submits_ahead
 from tplaunch.worker.vulkan.memory import Memory
 from tplaunch.worker.vulkan.partials import ImportedPartials, StagedPartials, attach
@@ -76,6 +77,7 @@ class VulkanDevice:
         self._memory = Memory(self._context, unmapped=options.staging)
         self._pipelines = Pipelines(self._context, cache_folder())
         self._right: Right = {}
+        self.quicker_as_floats = frozenset[str]()
         self._selection: Selects = Selection(self.info.features)
         self._timeline = Timeline(self._context, options.submit_ahead is not False, self._timeout_seconds)
         self._clock = device_clock(self._context)
@@ -183,6 +185,8 @@ class VulkanDevice:
         tuner = Tuner(self._context, self._pipelines, measurements, self._right, anew)
         tuner.tune(program, self._limits.kv_type, seconds)
         self._selection = Selection(self.info.features, measurements.get, self._right)
+        if self._limits.activations == "q8":
+            self.quicker_as_floats = quicker_as_floats(measurements.get, self.info.features, self._right)
         if self._submit_ahead is None and not submits_ahead(measurements):
             self._timeline.close()
             self._timeline = Timeline(self._context, False, self._timeout_seconds)
