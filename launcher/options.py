@@ -144,10 +144,12 @@ def _add_measured(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_check(
         commands.add_parser(
             "check",
-            help="run every kernel on each device against NumPy",
+            help="run every kernel on each device against NumPy, and measure the device",
             description="Runs every kernel that there is, with every type of weights and of the KV cache, on"
-            " each device against NumPy, and shows which are right; without a model. A run does so by itself"
-            " for the kernels that it needs, at a device's first start with a driver.",
+            " each device against NumPy, and shows which are right; a run does so by itself for the kernels"
+            " that it needs, at a device's first start with a driver. Then it measures what the device is"
+            " good for: bandwidths, waits, products, exchanges, a prompt and two ranks; docs/gpus.md explains"
+            " each line. Exit code 1 where something is wrong.",
         )
     )
     _add_bench_collectives(
@@ -230,6 +232,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     devices = "as `tplaunch devices` lists them, by index or name (default: %(default)s)"
     parser.add_argument("--devices", default="all", metavar="LIST", help=devices)
     parser.add_argument("--json", action="store_true", help="as JSON, with every kernel")
+    parser.add_argument("--quick", action="store_true", help="kernels only, without speeds")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line for every kernel, and the log")
     add_declared(parser, RankOptions, ("validate", "without"))
 

@@ -134,7 +134,7 @@ def test_every_kernel_is_checked() -> None:
             found.add(asked.kernel)
             if asked.family is not None:
                 found |= {asked.kernel_of(variant) for variant in candidates(asked.family, features)}
-    assert found == set(kernel_names())
+    assert found == set(kernel_names()) - {"multiply_adds"}  # of no op: test_measuring.py checks it
 
 
 # Kernels without additions, and one in which two changed signs cancel each other.

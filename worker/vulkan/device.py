@@ -40,7 +40,7 @@ from tplaunch.worker.vulkan.pipelines import Pipelines
 from tplaunch.worker.vulkan.recorder import Recorder
 from tplaunch.worker.vulkan.timeline import Submission, Timeline
 from tplaunch.worker.vulkan.timestamps import Timestamps, device_clock
-from tplaunch.worker.vulkan.variants import TILED_INVOCATIONS, Right, Selection
+from tplaunch.worker.vulkan.variants import Right, Selection, needed_invocations
 from tplaunch.worker.vulkan.waiting import EndWord
 
 END_WORD_BYTES = 64
@@ -85,7 +85,7 @@ class VulkanDevice:
         self._partials: ImportedPartials | StagedPartials | None = None
         self._staged: StagedPartials | None = None  # what is to be copied around an all-reduce
         self.imports_partials = False  # known once partials are attached
-        has_tiles = self.info.max_invocations >= TILED_INVOCATIONS
+        has_tiles = self.info.max_invocations >= needed_invocations("tiled")
         self.tells_prompts_apart = limits.activations == "f16" or has_tiles
         self.prompt_rows = PROMPT_ROWS_ON_CPU if self.on_cpu else PROMPT_ROWS
         self._partials_layout = PartialsLayout(0, 0, 0, 0, 0)

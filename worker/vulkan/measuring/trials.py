@@ -125,7 +125,7 @@ def trials(program: Program, kv_type: str, size: Size, asks: Asks) -> list[Trial
                 name, weights = measurement_name(family, matrix_rows), _weights(op)
                 if weights > sizes.get(name, 0):
                     sizes[name] = weights
-                    found[name] = _trial(name, family, asked, limits, size)
+                    found[name] = make_trial(name, family, asked, limits, size)
     return list(found.values())
 
 
@@ -154,7 +154,8 @@ def _weights(op: Op) -> int:
     return op.matrix.rows * op.matrix.columns if isinstance(op, MatMul) else 1
 
 
-def _trial(name: str, family: str, op: Op, limits: Limits, size: Size) -> Trial:
+def make_trial(name: str, family: str, op: Op, limits: Limits, size: Size) -> Trial:
+    """Makes the trial of an op, whose rows are limits.max_rows."""
     step = {"step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD)}
     if isinstance(op, MatMul):
         product, buffers = _product(op, limits.max_rows, size.max_weights)
