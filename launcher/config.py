@@ -31,6 +31,7 @@ KEY_HELP = (
 MAX_MEMORY_HELP = (
     "what the ranks on a device may take, such as 0=8GiB,1=20GiB; cpu= for this machine's memory"
 )
+NO_PIN_HELP = "spread ranks over all cores, not over those near their cards"
 INSECURE_HELP = (
     "go without a key beyond this machine: anybody on the network can then join, read and change all"
 )
@@ -90,6 +91,7 @@ class RunConfig(RankOptions):
         " several times (0,0); all, for each card once; cpu for NumPy; none where --hosts has others'"
         " (default: %(default)s)",
     )
+    no_pin: bool = option("--no-pin", default=False, group="ranks", help=NO_PIN_HELP)
     # One weight a rank; None for equal ones.
     tensor_split: tuple[float, ...] | Literal["auto"] | None = option(
         "--tensor-split",

@@ -10,7 +10,7 @@ from time import sleep
 
 from tplaunch.coordinator.options import check_seconds, option
 from tplaunch.coordinator.serving.failures import RunError
-from tplaunch.launcher.config import HOSTS_GROUP, INSECURE_HELP, KEY_HELP, MAX_MEMORY_HELP
+from tplaunch.launcher.config import HOSTS_GROUP, INSECURE_HELP, KEY_HELP, MAX_MEMORY_HELP, NO_PIN_HELP
 from tplaunch.launcher.device_choice import NONE
 from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.errors import EXIT_FAILURE, UsageError
@@ -101,6 +101,7 @@ class JoinConfig:
         metavar="SECONDS",
         help="how long to wait for the head to be there (default: %(default)s)",
     )
+    no_pin: bool = option("--no-pin", default=False, group=HOSTS_GROUP, help=NO_PIN_HELP)
     node_rank: int = 0  # the number that this host must get; 0 for any
     insecure: bool = option("--insecure", default=False, group=HOSTS_GROUP, help=INSECURE_HELP)
     verbose: bool = option("-v --verbose", default=False, group="debugging", help="show the workers' logs")
@@ -123,7 +124,8 @@ def join(config: JoinConfig) -> int:
     """
     head = _found_head(config)
     secret = found_secret(config.key, config.insecure, is_loopback(head.host), f"the head at {head}")
-    choices = _capped(select_devices(config.devices), config.max_memory)
+    selected = select_devices(config.devices, pins=not config.no_pin)
+    choices = _capped(selected, config.max_memory)
     finder = FolderFinder(config.models, config.model_folders)
     is_first, said = True, ""  # what kept it out the last time
     while True:
