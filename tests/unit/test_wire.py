@@ -172,6 +172,7 @@ HELLO = {"version": 1, "rank": 2}
 READY = {
     "device_bytes": 1, "imports_partials": True, "copy_bandwidth": 0.0, "notes": [],
     "tells_prompts_apart": False,
+    "prompt_rows": 64,
 }  # fmt: skip
 HELLO_FRAME: bytes = msgpack.packb(["Hello", HELLO])
 STEP = {
