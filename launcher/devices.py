@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
-from tplaunch.launcher.device_choice import TOO_MANY, left_out, preferred
+from tplaunch.launcher.device_choice import NONE, TOO_MANY, left_out, preferred
 from tplaunch.launcher.driver_packages import unlisted_cards
 from tplaunch.launcher.endings import ending
 from tplaunch.launcher.errors import UsageError
@@ -188,6 +188,8 @@ def check_devices(text: str) -> int:
 def _select(text: str) -> tuple[list[DeviceChoice], DeviceList | None]:
     """The choices, and the list that they are of, where one was needed."""
     parts = _parts(text)
+    if parts == [NONE]:
+        return [], None
     if all(part == CPU for part in parts):
         return [DeviceChoice(None, CPU)] * len(parts), None
     listed = list_devices()

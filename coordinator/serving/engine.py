@@ -105,8 +105,7 @@ class Engine:
         for rank, message in enumerate(attached):
             if message.model_hash != self._origin.model_hash:
                 names = ", ".join(Path(part.path).name for part in self._origin.parts)
-                sentence = f"rank {rank}'s copy of {names} has changed: restore it there"
-                raise WorkerError(rank, sentence, lasts=True)
+                raise WorkerError(rank, f"rank {rank}'s copy of {names} has changed: restore it", lasts=True)
         self.devices = tuple(message.device for message in attached)
         endpoints, kinds = zip(*((message.endpoint, message.kind) for message in attached), strict=True)
         self._groups = [self._group(stage, kinds) for stage in range(self.num_stages)]
@@ -229,8 +228,7 @@ class Engine:
         No more than most_in_flight less one may have been submitted since.
         """
         fetched = FetchRows(self._collected, np.array(rows, np.int32))
-        parts = []
-        ranks = [share.rank for share in self._last_stage]
+        ranks, parts = [share.rank for share in self._last_stage], []
         for rank in ranks:
             self._channel.send(rank, fetched)
         answers = self._answers(Rows, f"send rows of step {fetched.number}", ranks)

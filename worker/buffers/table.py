@@ -16,6 +16,7 @@ from tplaunch.worker.buffers.attention import QUERY_LATENT, cache_names, latent_
 from tplaunch.worker.buffers.cuts import attention_slots
 from tplaunch.worker.buffers.feed_forward import activated_lengths
 from tplaunch.worker.buffers.recurrent import convolved_length, projected_length
+from tplaunch.worker.buffers.stack_parts import WHOLE, in_parts
 from tplaunch.worker.buffers.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
 from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.ops.common import QUANTIZED
@@ -179,6 +180,7 @@ def cache_buffers(spec: ModelSpec, share: RankShare, limits: Limits) -> dict[str
     return buffers
 
 
-def weight_buffers(shards: Mapping[str, Shard]) -> dict[str, Buffer]:
-    """The repacked weights, in planes."""
-    return {name: Buffer(stack.nbytes, Placement.WEIGHTS) for name, stack in stack_shards(shards).items()}
+def weight_buffers(shards: Mapping[str, Shard], most: int = WHOLE) -> dict[str, Buffer]:
+    """The repacked weights, in planes; matrices of more bytes than `most` in several buffers."""
+    stacks = in_parts(stack_shards(shards), most)
+    return {name: Buffer(stack.nbytes, Placement.WEIGHTS) for name, stack in stacks.items()}

@@ -120,6 +120,8 @@ def _cached() -> Iterator[tuple[Op, str]]:
         for (key_length, value_length), group in product(HEAD_LENGTHS, GROUPS):
             yield Attention("keys", "values", 9, 9, 0, group, key_length, value_length, 1), kv_type
         for special in (
+            {"finish": AttentionCombine(9, 128, 0)},
+            {"finish": AttentionCombine(9, 128, 0, "sinks")},
             {"window": 300},
             {"window": 300, "chunked": True},
             {"softcap": 30.0},

@@ -38,7 +38,7 @@ from tplaunch.worker.ops.logits import LogitGroups
 from tplaunch.worker.ops.recurrent import Convolution, GatedNorm, Recurrence, SquareSums, UnitNorm
 from tplaunch.worker.programs.program import Program
 
-VERSION = 2  # of all checks: what an older one has found out does not count
+VERSION = 3  # of all checks: what an older one has found out does not count
 ROWS = rows.ROWS  # of a program whose ops have kernels for several rows
 
 # An op -> the same op with shapes of the checks' own. Ops that become equal are checked once.

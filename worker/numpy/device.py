@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.stack_parts import WHOLE
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.device import Copy, FillPlaces, Place
 from tplaunch.worker.numpy import (
@@ -49,6 +50,7 @@ class NumpyDevice:
     groups_logits = False  # it would be this host's work, too
 
     def __init__(self, limits: Limits) -> None:
+        self.max_buffer_bytes = WHOLE
         self.tells_prompts_apart = limits.activations == "f16"
         self.prompt_rows = PROMPT_ROWS
         self._state = NumpyState(limits)

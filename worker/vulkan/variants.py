@@ -76,7 +76,6 @@ TILED = (
     Variant("_8x4", LANES, (8, 32)),
     Variant("_64", (), (64, 64)),
 )
-TILED_INVOCATIONS = 256  # of a workgroup
 PLAIN, WIDE = Variant(""), Variant("_wide", ("int64",))
 ATTENTION = {"f32": (PLAIN,), "f16": (WIDE, PLAIN), "q8_0": (WIDE, PLAIN)}
 VECTOR_COUNTS = (1, 3, ATTENTION_VECTORS)  # that attention is compiled for; fewer are for a single row
@@ -103,6 +102,17 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
 def matvec_kind(num_rows: int) -> str:
     """The kind of products of a program of so many rows."""
     return next((kind for kind, most in MATVECS.items() if num_rows <= most), "matvec4")
+
+
+PROMISED_INVOCATIONS = 128  # of a workgroup, by Vulkan
+# Kernels and kinds of kernels whose workgroups have more; a device may have fewer than they need.
+LARGE_WORKGROUPS = {"sum_norm": 256, "sum_norm_1024": 1024, "tiled": 256}
+
+
+def needed_invocations(kernel: str) -> int:
+    """Returns how many invocations of a workgroup a device must have for a kernel, by its name or kind."""
+    by_kind = LARGE_WORKGROUPS.get(kernel.partition("_")[0], PROMISED_INVOCATIONS)
+    return LARGE_WORKGROUPS.get(kernel, by_kind)
 
 
 # How many rows a matrix has decides how many workgroups a product with one row gets.

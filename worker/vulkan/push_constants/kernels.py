@@ -130,6 +130,15 @@ class ActivatePush(Structure):
     ]
 
 
+class MultiplyAddsPush(Structure):
+    _fields_ = [
+        ("output", QuadAddress),
+        ("rounds", c_uint32),
+        ("factor", c_float),
+        ("addend", c_float),
+    ]
+
+
 class LogitGroupsPush(Structure):
     _fields_ = [
         ("step", Address),
@@ -175,5 +184,6 @@ KERNELS: dict[str, type[Structure]] = {
     **{f"head_products_{name.lower()}": HeadProductsPush for name in FORMATS},
     "copy_heads": CopyHeadsPush,
     "activate": ActivatePush,
+    "multiply_adds": MultiplyAddsPush,
     **RECURRENT_KERNELS,
 }
