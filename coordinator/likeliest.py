@@ -35,8 +35,8 @@ def likeliest(logits: Floats, count: int, maxima: Floats | None = None) -> Indic
     """
     if count <= 0 or not logits.size:
         return np.zeros(0, np.intp)
-    if maxima is None and count == 1:  # of a greedy text
-        first = int(logits.argmax())
+    if count == 1:  # of a greedy text
+        first = int(logits.argmax()) if maxima is None else _highest(logits, maxima)
         if math.isfinite(logits[first]):
             return np.array([first], np.intp)
     groups = group_maxima(logits) if maxima is None else maxima
@@ -52,6 +52,16 @@ def likeliest(logits: Floats, count: int, maxima: Floats | None = None) -> Indic
         found, reached = found[keep], reached[keep]
     best: Indices = found[np.lexsort((found, -reached))[:count]]
     return best
+
+
+def _highest(logits: Floats, maxima: Floats) -> int:
+    """The index of the highest logit, of equals the lowest; of NaN where there is one."""
+    group, num_whole = int(maxima.argmax()), logits.size // GROUP_SIZE
+    if np.count_nonzero(maxima == maxima[group]) != 1:  # equal ones, or NaN
+        return int(logits.argmax())
+    if group == num_whole:
+        return num_whole * GROUP_SIZE + int(logits[num_whole * GROUP_SIZE :].argmax())
+    return group + num_whole * int(logits[group : num_whole * GROUP_SIZE : num_whole].argmax())
 
 
 def log_sum(logits: Floats) -> float:

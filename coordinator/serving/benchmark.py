@@ -15,9 +15,7 @@ from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 
 NAMES = {"prefill": "pp", "cached": "cp", "decode": "tg"}
 WARM_UP_TOKENS = 2  # of decode: the first step of a kind records its program
-CUTTING_TOKENS = (
-    10  # of several texts on stages, where steps of other sizes are tried first (micro_batches.py)
-)
+CUTTING_TOKENS = 10  # of several texts on stages, which try steps of other sizes first (micro_batches.py)
 
 
 @dataclass(frozen=True)
