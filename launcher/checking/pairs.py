@@ -18,7 +18,7 @@ from tplaunch.launcher.worker_command import job_words
 from tplaunch.worker.jobs.figures import Figure, PairFigures, PairJob
 from tplaunch.worker.jobs.messages import PAIR_ANSWERS, Meeting
 
-STEP_SECONDS, SILENT_SECONDS = 10.0, 40.0  # of a step until it counts as hanging; of a stage
+STEP_SECONDS, SILENT_SECONDS = 10.0, 60.0  # of a step until it counts as hanging; of a stage
 STAGES = {
     "share": "sharing of memory",
     "exchange.hosts": "exchange by the hosts",
