@@ -31,10 +31,11 @@ from tplaunch.coordinator.messages import (
 )
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import padded, shares_routing
+from tplaunch.worker.buffers.stack_parts import in_parts
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.sums import slot_bytes
-from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
+from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, logit_buffers, weight_buffers
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import Device, DeviceId, SelfCheckingDevice, TimedDevice, TunableDevice
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
@@ -170,12 +171,13 @@ class Worker:
         self.notes = [*self._prove()]
         if isinstance(self.device, TunableDevice):
             self.device.tune(self._programs.build(1, 1))
-        weights = weight_buffers(self._shards)
+        weights = weight_buffers(self._shards, self.device.max_buffer_bytes)
         buffers = {
             **weights,
             **cache_buffers(spec, share, limits),
             **state_buffers(spec, share, limits),
             **activation_buffers(spec, share, self._shards, limits),
+            **(logit_buffers(share, limits) if self.device.groups_logits else {}),
         }
         self.device.create_buffers(buffers)
         collective = self.collective
@@ -187,7 +189,8 @@ class Worker:
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
-        for num_bytes in load_stacks(self.device, self.weights, stack_shards(self._shards), self._tensors):
+        stacks = in_parts(stack_shards(self._shards), self.device.max_buffer_bytes)
+        for num_bytes in load_stacks(self.device, self.weights, stacks, self._tensors):
             done += num_bytes
             if time.monotonic() - reported > 0.1:
                 control.send(Progress(done, total))
@@ -200,24 +203,14 @@ class Worker:
         """Has the device check every kernel that steps of any size will run; what the user should know."""
         if not isinstance(self.device, SelfCheckingDevice):
             return ()
-        limits = self._load.limits
-        buckets = {1, min(2, limits.max_rows), limits.max_rows}  # between them nothing else begins
-        return self.device.prove(
-            [
-                self._programs.build(
-                    rows, min(rows, limits.max_logit_rows), of_prompts, large=rows == limits.max_rows
-                )
-                for of_prompts in (False, True)[: 1 + self._programs.tells_prompts_apart]
-                for rows in sorted(buckets)
-            ]
-        )
+        return self.device.prove(self._programs.all_kinds())
 
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""
         self._writer = StepWriter(self.device, self.weights, self._load)
         self._copier = BlockCopier(self.device, self._load)
         self._ends = StageEnds(self.device, self.handover, self._load)
-        self._programs.program(1, 1, of_prompts=False)
+        self._programs.program(1, 1, of_prompts=False, in_one_part=False)
         place = (
             "written straight to host memory" if self.device.imports_partials else "copied by way of the host"
         )
@@ -246,7 +239,8 @@ class Worker:
         whole, answer = NO_FLOATS, Answer()
         if self._load.share.ends(self._load.spec):
             logits = self._ends.logits(step)
-            answer = candidates.answer(step.wanted, logits, self._load.share.vocabulary)
+            groups = self._ends.groups(step)
+            answer = candidates.answer(step.wanted, logits, self._load.share.vocabulary, groups)
             whole = candidates.whole_rows(step.wanted.whole_rows, logits)
         clock.lap("host")
         ledger = clock.ledger()
@@ -274,9 +268,10 @@ class Worker:
         device = [] if times is None else account_for_device(ledger, host, times)
         return [*host, *device] if self._load.options.trace else device
 
-    def _sizes(self, step: Step) -> tuple[int, int, bool]:
-        """Rows of a step, those with logits, and whether they are of prompts."""
-        return step.token_ids.size, self._ends.num_logit_rows(step), step.of_prompts
+    def _sizes(self, step: Step) -> tuple[int, int, bool, bool]:
+        """Rows of a written step, those with logits, if they are of prompts, and if each has one part."""
+        rows = step.token_ids.size, self._ends.num_logit_rows(step)
+        return *rows, step.of_prompts, self._writer.in_one_part
 
     def _run(self, program: Program, step: Step, clock: StepClock) -> None:
         """Where devices waited for each other in vain, they compute the step again with the hosts' help."""

@@ -14,8 +14,8 @@ from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.benchmark import Test, measure
 from tplaunch.coordinator.serving.failures import RunError
-from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
+from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import load_tokenizer
 from tplaunch.launcher.checking.parts import OnBegun

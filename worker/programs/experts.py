@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.split.expert_shards import EXPERT_BIAS
 from tplaunch.coordinator.split.plan import LayerShare
@@ -31,11 +33,8 @@ def add_experts(
     layer = f"blk.{index}"
     held = HeldExperts(experts.used, share.experts.start, len(share.experts))
     if held.count:
-        tiled = builder.num_rows * experts.used >= MIN_PAIRS_PER_EXPERT * experts.count
-        if tiled:
-            builder.add(ExpertTiles(held))
-        _gate_up(builder, layer, experts, share, held, tiled)
-        _down(builder, layer, held, tiled)
+        _gate_up(builder, layer, experts, share)
+        _down(builder, layer, experts, share)
     parity, scale = builder.next_parity, builder.spec.block.residual_scale
     builder.add(ExpertSum(held, parity, scale, not experts.weighs_input, accumulates))
 
@@ -70,51 +69,63 @@ def add_routing(builder: ProgramBuilder, index: int, experts: ExpertsSpec) -> No
         builder.add(SharedRoutes(parity))
 
 
-def _gate_up(
-    builder: ProgramBuilder,
-    layer: str,
-    experts: ExpertsSpec,
-    share: LayerShare,
-    held: HeldExperts,
-    tiled: bool,
-) -> None:
+def _gate_up(builder: ProgramBuilder, layer: str, experts: ExpertsSpec, share: LayerShare) -> None:
     """activation(gate) * up of every pair; ups first where they lie apart."""
     offset = builder.shards[f"{layer}.ffn_down_exps.weight"].column_offset
     stacked = stacked_tensors(layer, EXPERTS_GATE_UP, builder.shards)
     for tensor in reversed(stacked):
         is_up = tensor.endswith(".ffn_up_exps")
+        for part, held in _parts(builder, tensor, experts, share):
+            builder.add(
+                ExpertMatMul(
+                    builder.matrix(part),
+                    builder.bias(part),
+                    "normed",
+                    "expert_activated",
+                    offset,
+                    len(share.expert_columns),
+                    held,
+                    tiled=_tiled(builder, experts),
+                    activation=None if is_up else experts.activation,
+                    gated=len(stacked) == 1,
+                    onto_up=len(stacked) > 1 and not is_up,
+                    weighs=experts.weighs_input,
+                    product_scales=builder.product_scales(part),
+                )
+            )
+
+
+def _down(builder: ProgramBuilder, layer: str, experts: ExpertsSpec, share: LayerShare) -> None:
+    for part, held in _parts(builder, f"{layer}.ffn_down_exps", experts, share):
         builder.add(
             ExpertMatMul(
-                builder.matrix(tensor),
-                builder.bias(tensor),
-                "normed",
+                builder.matrix(part),
+                builder.bias(part),
                 "expert_activated",
-                offset,
-                len(share.expert_columns),
+                "expert_outputs",
+                0,
+                builder.spec.embedding_length,
                 held,
-                tiled=tiled,
-                activation=None if is_up else experts.activation,
-                gated=len(stacked) == 1,
-                onto_up=len(stacked) > 1 and not is_up,
-                weighs=experts.weighs_input,
-                product_scales=builder.product_scales(tensor),
+                by_pair=True,
+                tiled=_tiled(builder, experts),
+                product_scales=builder.product_scales(part),
             )
         )
 
 
-def _down(builder: ProgramBuilder, layer: str, held: HeldExperts, tiled: bool) -> None:
-    tensor = f"{layer}.ffn_down_exps"
-    builder.add(
-        ExpertMatMul(
-            builder.matrix(tensor),
-            builder.bias(tensor),
-            "expert_activated",
-            "expert_outputs",
-            0,
-            builder.spec.embedding_length,
-            held,
-            by_pair=True,
-            tiled=tiled,
-            product_scales=builder.product_scales(tensor),
-        )
-    )
+def _tiled(builder: ProgramBuilder, experts: ExpertsSpec) -> bool:
+    return builder.num_rows * experts.used >= MIN_PAIRS_PER_EXPERT * experts.count
+
+
+def _parts(
+    builder: ProgramBuilder, tensor: str, experts: ExpertsSpec, share: LayerShare
+) -> Iterator[tuple[str, HeldExperts]]:
+    """Yields the parts of a stack with their experts, whose pairs it groups first where that pays."""
+    first = share.experts.start
+    for part in builder.parts(tensor):
+        count = len(builder.stacks[part + ".weight"].shards[0].experts)
+        held = HeldExperts(experts.used, first, count)
+        if _tiled(builder, experts):
+            builder.group_pairs(ExpertTiles(held))
+        yield part, held
+        first += count

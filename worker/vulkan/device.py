@@ -6,7 +6,7 @@ Ties together memory, kernels, recording and submission, each in a file of its o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.cuts import NO_SHORT_CUTS, ShortCuts, short_cuts
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.checking.table import small_ops
 from tplaunch.worker.device import Copy, DeviceError, DeviceId, FillPlaces, Place
@@ -26,10 +27,12 @@ from tplaunch.worker.vulkan.checking.prover import START_SECONDS as PROOF_SECOND
 from tplaunch.worker.vulkan.checking.prover import Prover
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.copying import copy_inside
+from tplaunch.worker.vulkan.dispatch.attention import cuts_short
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout, Selects
 from tplaunch.worker.vulkan.exchange import DeviceExchange
 from tplaunch.worker.vulkan.measuring.bandwidth import copy_bandwidth
+from tplaunch.worker.vulkan.measuring.quicker import quicker_as_floats
 from tplaunch.worker.vulkan.measuring.tuning import START_SECONDS, Tuner, open_measurements, submits_ahead
 from tplaunch.worker.vulkan.memory import Memory
 from tplaunch.worker.vulkan.partials import ImportedPartials, StagedPartials, attach
@@ -41,6 +44,7 @@ from tplaunch.worker.vulkan.variants import Right, Selection, needed_invocations
 from tplaunch.worker.vulkan.waiting import EndWord
 
 END_WORD_BYTES = 64
+REACH = (1 << 32) - (1 << 20)  # bytes that kernels can count in 32 bits: WideWords of shaders/weights.slang
 PROMPT_ROWS, PROMPT_ROWS_ON_CPU = 128, 64  # a card's are a tile's; see Device
 
 Bytes = npt.NDArray[np.uint8]
@@ -69,9 +73,11 @@ class VulkanDevice:
         self.info = self._context.info
         self.name, self.kind = self.info.name, self.info.kind
         self._refuse(limits.activations)
+        self.max_buffer_bytes = min(self.info.max_allocation, REACH)
         self._memory = Memory(self._context, unmapped=options.staging)
         self._pipelines = Pipelines(self._context, cache_folder())
         self._right: Right = {}
+        self.quicker_as_floats = frozenset[str]()
         self._selection: Selects = Selection(self.info.features)
         self._timeline = Timeline(self._context, options.submit_ahead is not False, self._timeout_seconds)
         self._clock = device_clock(self._context)
@@ -81,6 +87,8 @@ class VulkanDevice:
         self.imports_partials = False  # known once partials are attached
         has_tiles = self.info.max_invocations >= needed_invocations("tiled")
         self.tells_prompts_apart = limits.activations == "f16" or has_tiles
+        # On a CPU's driver the host looks through all logits in less time than a kernel takes.
+        self.groups_logits = self.info.type != "cpu"
         self.prompt_rows = PROMPT_ROWS_ON_CPU if self.on_cpu else PROMPT_ROWS
         self._partials_layout = PartialsLayout(0, 0, 0, 0, 0)
         self._exchange: DeviceExchange | None = None
@@ -154,6 +162,11 @@ class VulkanDevice:
         self.finish(0)
         return self._exchange.taken()[:, :, : values.shape[1]]
 
+    def short_cuts(self, lengths: Collection[tuple[int, int]], groups: int) -> ShortCuts:
+        """See CuttingDevice."""
+        can = cuts_short(lengths, self._limits.kv_type, self.info.team_lanes)
+        return short_cuts(self.info.compute_units, groups) if can else NO_SHORT_CUTS
+
     def checker(self) -> Checker:
         """Checks kernels one by one, with this device's compiled ones."""
         return Checker(self._context, self._pipelines)
@@ -174,6 +187,8 @@ class VulkanDevice:
         tuner = Tuner(self._context, self._pipelines, measurements, self._right, anew)
         tuner.tune(program, self._limits.kv_type, seconds)
         self._selection = Selection(self.info.features, measurements.get, self._right)
+        if self._limits.activations == "q8":
+            self.quicker_as_floats = quicker_as_floats(measurements.get, self.info.features, self._right)
         if self._submit_ahead is None and not submits_ahead(measurements):
             self._timeline.close()
             self._timeline = Timeline(self._context, False, self._timeout_seconds)

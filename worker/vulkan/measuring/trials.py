@@ -130,10 +130,15 @@ def trials(program: Program, kv_type: str, size: Size, asks: Asks) -> list[Trial
 
 
 def _asked(op: Op, prompt_rows: int) -> list[tuple[Op, int]]:
-    """An op and how many rows it is timed with, as one of generated rows and as one of prompts."""
+    """An op and how many rows it is timed with, as one of generated rows and as one of prompts.
+
+    Where it takes integers, floats are timed, too: they may be as quick.
+    """
     asked: list[tuple[Op, int]] = [(op, rows) for rows in ROWS]
     if isinstance(op, MatMul):
         asked.append((dataclasses.replace(op, of_prompts=True), prompt_rows))
+        if op.activations == "q8":
+            asked += [(dataclasses.replace(op, activations="f32"), rows) for rows in ROWS]
     return asked
 
 
