@@ -19,7 +19,7 @@ from tplaunch.worker.checking.case import filled_matrix, write_bytes
 from tplaunch.worker.device import DeviceError, DeviceId
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.jobs.figures import FLAG, SECONDS, Figure, PairFigures, PairJob
-from tplaunch.worker.jobs.messages import Meeting
+from tplaunch.worker.jobs.messages import Begin, Meeting
 from tplaunch.worker.jobs.pipe import JobPipe
 from tplaunch.worker.measuring.waiting import DEVICE, HOST_WAYS, Chooser, known_numbers
 from tplaunch.worker.ops.common import MatMul, Op, SumNorm
@@ -74,9 +74,9 @@ def _measure(job: PairJob, device_id: DeviceId, rank: int, pipe: JobPipe) -> Non
         pipe.send(Meeting((collective.endpoint,)))
         collective.connect(pipe.expect(Meeting).endpoints)
         pair = Pair(device, SegmentRunner(device, collective))
-        pipe.send(PairFigures(pair.sharing()))
-        pipe.send(PairFigures(pair.by_hosts()))
-        pipe.send(PairFigures(pair.by_devices()))
+        for stage in (pair.sharing, pair.by_hosts, pair.by_devices):
+            pipe.expect(Begin)
+            pipe.send(PairFigures(stage()))
     finally:
         device.close()
         collective.close()
