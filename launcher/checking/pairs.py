@@ -17,9 +17,9 @@ from tplaunch.launcher.machine import num_threads
 from tplaunch.launcher.supervisor import driver_settings
 from tplaunch.launcher.worker_command import job_words
 from tplaunch.worker.jobs.figures import Figure, PairFigures, PairJob
-from tplaunch.worker.jobs.messages import PAIR_ANSWERS, Meeting
+from tplaunch.worker.jobs.messages import PAIR_ANSWERS, Begin, Meeting
 
-STEP_SECONDS, SILENT_SECONDS = 10.0, 40.0  # of a step until it counts as hanging; of a stage
+STEP_SECONDS, SILENT_SECONDS = 10.0, 60.0  # of a step until it counts as hanging; of a stage
 STAGES = {
     "share": "sharing of memory",
     "exchange.hosts": "exchange by the hosts",
@@ -39,6 +39,7 @@ def pair_figures(config: JobConfig, choices: Sequence[DeviceChoice], on_begun: O
             ranks.tell(Meeting(endpoints))
             while current < len(stages):
                 on_begun(STAGES[stages[current]])
+                ranks.tell(Begin())  # else the next stage's figures may come together with these
                 yield from ranks.hear(PairFigures)[0].figures
                 current += 1
     except RunError as error:

@@ -10,8 +10,9 @@ import pytest
 
 from tests.drivers import REPOSITORY
 from tplaunch.coordinator.framing import framed
-from tplaunch.launcher.checking import parts
+from tplaunch.launcher.checking import pairs, parts
 from tplaunch.launcher.checking.figure_report import figures_json, figures_text, value_text
+from tplaunch.launcher.checking.pairs import pair_figures
 from tplaunch.launcher.checking.parts import part_figures
 from tplaunch.launcher.checking.usual import remarks, shares
 from tplaunch.launcher.commands.check import CheckConfig
@@ -29,8 +30,9 @@ from tplaunch.worker.jobs.figures import (
     WAITS,
     Figure,
     FigureBegun,
+    PairFigures,
 )
-from tplaunch.worker.jobs.messages import Failed
+from tplaunch.worker.jobs.messages import Failed, Meeting
 from tplaunch.worker.jobs.parts import MOVES, WAITING
 from tplaunch.worker.jobs.parts import PEAK as PEAK_KEY
 
@@ -100,6 +102,18 @@ def test_a_part_that_tells_nothing_is_wrong(
     monkeypatch.setattr(parts, "BUDGETS", {WAITS: 1.0})
     (figure,) = part_figures(CONFIG, GPU, lambda what: None)
     assert (figure.problem, figure.of, figure.value) == (problem, "failed", None)
+
+
+def test_two_ranks_that_crash_keep_what_they_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job comes first; what is told behind the ranks' meeting is figures."""
+    told = "import os; os.read(0, 4096)\n" + saying(Meeting(("",))) + "os.read(0, 4096)\n"
+    told += saying(PairFigures((COPY,))) + "os.kill(os.getpid(), signal.SIGSEGV)"
+    monkeypatch.setattr(pairs, "job_words", lambda: [sys.executable, "-c", told])
+    begun: list[str] = []
+    found, failed = pair_figures(CONFIG, (GPU, GPU), begun.append)
+    assert found == COPY and (failed.key, failed.of) == ("exchange.hosts", "failed")
+    assert failed.problem.endswith("of the exchange ended without a result: killed by SIGSEGV")
+    assert begun == ["sharing of memory", "exchange by the hosts"]
 
 
 def test_all_parts_together_take_two_minutes_at_most() -> None:

@@ -134,6 +134,21 @@ def test_what_was_not_measured_is_measured_and_kept(kept: Measurements) -> None:
     assert set(devices[0].ways) == set(waiting.HOST_WAYS)
 
 
+def test_the_exchange_of_devices_is_measured_alone() -> None:
+    """As `tplaunch check` does: then no program has an all-reduce by which to count."""
+
+    def measured(collective: Collective) -> Any:
+        device = ExchangingDevice()
+        device.attach_partials(collective.arena, collective.rank, 2)
+        header = device.view("step").view(np.uint32)
+        chooser = Chooser(SegmentRunner(device, collective), lambda: HOST_PROGRAM, LENGTH, header, None)
+        return chooser.fault(device, True, False) or chooser.measure(device, ("device",))["device"]
+
+    with connected("shared-memory", 2, slot_bytes=4096) as collectives:
+        one, other = on_ranks(collectives, measured)
+    assert one == other > 0
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [

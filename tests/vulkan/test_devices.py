@@ -21,8 +21,9 @@ from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.device import DeviceError, DeviceId
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.device import VulkanDevice
+from tplaunch.worker.vulkan.heaps import largest_local_heap
 from tplaunch.worker.vulkan.instance import Instance
-from tplaunch.worker.vulkan.listing import largest_local_heap, list_devices
+from tplaunch.worker.vulkan.listing import list_devices
 from tplaunch.worker.vulkan.memory import Memory, buffer_info
 from tplaunch.worker.vulkan.partials import ImportedPartials
 from tplaunch.worker.vulkan.staging import STAGING_BYTES

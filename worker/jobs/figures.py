@@ -25,8 +25,8 @@ class PartJob:
 
 @dataclass(frozen=True)
 class PairJob:
-    """Launcher: as one of two ranks find out how these exchange: a Meeting, of which both come, then a
-    PairFigures for each of the stages."""
+    """Launcher: as one of two ranks find out how these exchange: a Meeting, of which both come, then
+    behind each Begin the PairFigures of the next stage."""
 
     token: bytes  # of this measurement: the collective drops what does not carry it
     options: RankOptions = field(default_factory=RankOptions)

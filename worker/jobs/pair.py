@@ -19,7 +19,7 @@ from tplaunch.worker.checking.case import filled_matrix, write_bytes
 from tplaunch.worker.device import DeviceError, DeviceId
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.jobs.figures import FLAG, SECONDS, Figure, PairFigures, PairJob
-from tplaunch.worker.jobs.messages import Meeting
+from tplaunch.worker.jobs.messages import Begin, Meeting
 from tplaunch.worker.jobs.pipe import JobPipe
 from tplaunch.worker.measuring.waiting import DEVICE, HOST_WAYS, Chooser, known_numbers
 from tplaunch.worker.ops.common import MatMul, Op, SumNorm
@@ -42,7 +42,9 @@ WHAT = {
     DEVICE: "all-reduce by devices",
 }
 MAX_ERROR, NO_NUMBER = 1e-4, 1e9  # of a sum
-NUM_TRIES = 12  # of devices to meet: the first time one may still compile
+# Tries of devices to meet: the first time one may still compile. On a card each may take a second.
+NUM_TRIES, NUM_TRIES_ON_CPU = 3, 12
+IN_VAIN = "devices waited for each other in vain, as where they take turns, or other programs use them"
 
 Floats = npt.NDArray[np.float32]
 
@@ -72,9 +74,9 @@ def _measure(job: PairJob, device_id: DeviceId, rank: int, pipe: JobPipe) -> Non
         pipe.send(Meeting((collective.endpoint,)))
         collective.connect(pipe.expect(Meeting).endpoints)
         pair = Pair(device, SegmentRunner(device, collective))
-        pipe.send(PairFigures(pair.sharing()))
-        pipe.send(PairFigures(pair.by_hosts()))
-        pipe.send(PairFigures(pair.by_devices()))
+        for stage in (pair.sharing, pair.by_hosts, pair.by_devices):
+            pipe.expect(Begin)
+            pipe.send(PairFigures(stage()))
     finally:
         device.close()
         collective.close()
@@ -126,10 +128,9 @@ class Pair:
         return tuple(self._figure(way, numbers[way]) for way in ways)
 
     def _figure(self, way: str, seconds: float | None) -> Figure:
-        """Tells the time of a way, and whether its sums are right."""
-        error, note = self._error(way), ""
-        if error is None:
-            note = "devices waited for each other in vain, as they may where other programs use them"
+        """Tells the time of a way, and whether its sums are right; of devices only where they have met."""
+        error = None if seconds is None else self._error(way)
+        note = IN_VAIN if error is None else ""
         return Figure(f"exchange.{way}", WHAT[way], SIZE, seconds, SECONDS, _problem(error), note)
 
     def _error(self, way: str) -> float | None:
@@ -141,7 +142,7 @@ class Pair:
         program = with_exchanges(known_sums()) if way == DEVICE else known_sums()
         self._device.prepare(program)
         hidden = self._device.view("hidden").view(np.float32)
-        for _ in range(NUM_TRIES):
+        for _ in range(NUM_TRIES_ON_CPU if self._device.on_cpu else NUM_TRIES):
             hidden[:] = 0
             if self._runner.run(program, 1, LENGTH, _unheard):
                 break

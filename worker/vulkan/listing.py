@@ -8,6 +8,7 @@ from tplaunch.coordinator.options import FEATURES
 from tplaunch.worker.vulkan import subgroups
 from tplaunch.worker.vulkan.api import Handle, chained, enumerate_all, ffi, lib, struct, text, vk
 from tplaunch.worker.vulkan.compute_units import UNKNOWN, compute_units
+from tplaunch.worker.vulkan.heaps import largest_local_heap
 from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.matrices import matrix_size
 from tplaunch.worker.vulkan.subgroups import SubgroupSizes
@@ -245,22 +246,6 @@ def imports_host_memory(handle: Handle) -> bool:
     dedicated = vk.VK_EXTERNAL_MEMORY_FEATURE_DEDICATED_ONLY_BIT
     can_import = properties.externalMemoryFeatures & (importable | dedicated) == importable
     return can_import and bool(properties.compatibleHandleTypes & kind)
-
-
-def largest_local_heap(handle: Handle, has_budget: bool) -> tuple[int, int]:
-    """Bytes of the largest heap of the device's own memory, and those that a process may expect to get."""
-    budget = struct("VkPhysicalDeviceMemoryBudgetPropertiesEXT")
-    head = struct("VkPhysicalDeviceMemoryProperties2", pNext=chained([budget] * has_budget))
-    lib.vkGetPhysicalDeviceMemoryProperties2(handle, head)
-    heaps = head.memoryProperties.memoryHeaps
-    return max(
-        (
-            (heaps[i].size, min(heaps[i].size, budget.heapBudget[i] or heaps[i].size))
-            for i in range(head.memoryProperties.memoryHeapCount)
-            if heaps[i].flags & vk.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT
-        ),
-        default=(0, 0),
-    )
 
 
 def compute_queue_family(handle: Handle) -> int | None:
