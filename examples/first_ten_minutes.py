@@ -220,10 +220,12 @@ def main() -> int:
     parser.add_argument(
         "--tiny", action="store_true", help="a small shape in place of large ones, to try the script"
     )
-    parser.add_argument("--only", metavar="WORD", default="", help="steps whose names hold this")
+    parser.add_argument("--only", metavar="WORDS", default="", help="steps whose names hold one of these")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and run none")
     options = parser.parse_args()
-    wanted = [step for step in steps(options.devices, options.tiny) if options.only in step.name]
+    words = options.only.split(",")
+    found = steps(options.devices, options.tiny)
+    wanted = [step for step in found if any(word in step.name for word in words)]
     if options.dry_run:
         for step in wanted:
             print(f"{step.name}, at most {step.seconds:.0f} s: tplaunch {' '.join(step.words)}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tplaunch.coordinator.direct_line import LinePairs
 from tplaunch.coordinator.garbage import collected_by_hand
 from tplaunch.coordinator.messages import Attached, Ready
 from tplaunch.coordinator.serving.channel import WorkerError
@@ -80,8 +81,9 @@ def start_session(
     plan, limits = arrangement.plan, arrangement.limits
     hosts = hosts or Hosts(arrangement.choices)
     choices = _present(hosts, model, arrangement, check_open)
-    with socket_folder() as folder:
-        ranks = _ranks(config, choices, hosts.ranks(choices), folder, check_open)
+    num_own = sum(choice.host == HEAD for choice in choices)
+    with socket_folder() as folder, LinePairs(range(num_own)) as lines:
+        ranks = _ranks(config, choices, hosts.ranks(choices), folder, lines, check_open)
         engine = Engine(
             ranks.channel,
             model.origin,
@@ -141,9 +143,10 @@ def _ranks(
     choices: Sequence[DeviceChoice],
     others: RemoteRanks,
     folder: Path,
+    lines: LinePairs,
     check_open: Callable[[], None],
 ) -> _Ranks:
-    """None of them is started. folder: for the socket by which this host's are reached."""
+    """None of them is started. folder: for the socket by which this host's are reached, as by the lines."""
     endpoint = f"ipc://{folder}/control"
     own = Supervisor(
         config,
@@ -152,9 +155,11 @@ def _ranks(
         check_open,
         place=WorkerPlace(str(folder), bracketed(others.address)) if others.address else None,
         silence_seconds=others.silence_seconds,
+        lines=lines.far,
     )
     watcher = others.watched_with(own)
-    return _Ranks(own, others, watcher, WorkerChannel(endpoint, len(choices), watcher, others.door))
+    channel = WorkerChannel(endpoint, len(choices), watcher, others.door, lines.near)
+    return _Ranks(own, others, watcher, channel)
 
 
 def _requests(engine: Engine, model: Model, tokenizer: Tokenizer | None) -> Requests:

@@ -63,6 +63,7 @@ class Device(Protocol):
     imports_partials: bool  # False: partial sums are copied around each all-reduce
     max_buffer_bytes: int  # of one buffer; larger matrices are cut
     tells_prompts_apart: bool  # rows of prompts are multiplied in another arithmetic than generated ones
+    groups_logits: bool  # its steps end in the groups of logits: worker/ops/logits.py
     prompt_rows: int  # that a step needs to keep it busy: fewer of a prompt take about as long
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:

@@ -35,7 +35,7 @@ from tplaunch.worker.buffers.stack_parts import in_parts
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.sums import slot_bytes
-from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
+from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, logit_buffers, weight_buffers
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import Device, DeviceId, SelfCheckingDevice, TimedDevice, TunableDevice
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
@@ -177,6 +177,7 @@ class Worker:
             **cache_buffers(spec, share, limits),
             **state_buffers(spec, share, limits),
             **activation_buffers(spec, share, self._shards, limits),
+            **(logit_buffers(share, limits) if self.device.groups_logits else {}),
         }
         self.device.create_buffers(buffers)
         collective = self.collective
@@ -238,7 +239,8 @@ class Worker:
         whole, answer = NO_FLOATS, Answer()
         if self._load.share.ends(self._load.spec):
             logits = self._ends.logits(step)
-            answer = candidates.answer(step.wanted, logits, self._load.share.vocabulary)
+            groups = self._ends.groups(step)
+            answer = candidates.answer(step.wanted, logits, self._load.share.vocabulary, groups)
             whole = candidates.whole_rows(step.wanted.whole_rows, logits)
         clock.lap("host")
         ledger = clock.ledger()

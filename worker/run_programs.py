@@ -132,6 +132,7 @@ class RunPrograms:
             activations=load.limits.activations,
             shares_routing=self._shares_routing,
             of_prompts=of_prompts,
+            groups_logits=self._device.groups_logits,
             in_one_part=in_one_part,
             max_buffer=self._device.max_buffer_bytes,
             as_floats=as_floats,

@@ -14,8 +14,8 @@ from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.benchmark import Test, measure
 from tplaunch.coordinator.serving.failures import RunError
-from tplaunch.coordinator.serving.requests import all_logits
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
+from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.plan import PlanError
 from tplaunch.coordinator.text.tokenizer import load_tokenizer
 from tplaunch.launcher.checking.parts import OnBegun
@@ -86,7 +86,7 @@ def rank_figures(config: JobConfig, choice: DeviceChoice, on_begun: OnBegun) -> 
         try:
             for test, rate in _rates(wanted, [choice] * count, tests).items():
                 rates[test.kind, count] = rate
-                of = f"{SHAPE.shape} q8_0, {test.num_tokens} tokens"
+                of = f"{SHAPE.shape}, {test.num_tokens} tokens"
                 yield Figure(f"ranks.{test.kind}.{count}", f"{test.kind}, {name}", of, rate, TOKENS)
         except FAILURES as error:
             yield Figure(f"ranks.{count}", f"{SHAPE.shape} on {name}", "failed", problem=str(error))

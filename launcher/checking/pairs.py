@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.bench_ranks import BenchRanks
 from tplaunch.launcher.checking.parts import OnBegun
+from tplaunch.launcher.cores import rank_cores
 from tplaunch.launcher.device_job import JobConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.machine import num_threads
-from tplaunch.launcher.supervisor import driver_settings, rank_cores
+from tplaunch.launcher.supervisor import driver_settings
 from tplaunch.launcher.worker_command import job_words
 from tplaunch.worker.jobs.figures import Figure, PairFigures, PairJob
 from tplaunch.worker.jobs.messages import PAIR_ANSWERS, Meeting

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.drivers import REPOSITORY
 from tplaunch.coordinator.framing import framed
 from tplaunch.launcher.checking import parts
 from tplaunch.launcher.checking.figure_report import figures_json, figures_text, value_text
@@ -30,15 +31,18 @@ from tplaunch.worker.jobs.figures import (
     FigureBegun,
 )
 from tplaunch.worker.jobs.messages import Failed
+from tplaunch.worker.jobs.parts import MOVES, WAITING
+from tplaunch.worker.jobs.parts import PEAK as PEAK_KEY
 
 GPU, CONFIG = DeviceChoice(0, "gpu 0", on_cpu=False), CheckConfig("0")
 COPY = Figure("copy.device", "copy on the device", "256 MiB", 800e9, BYTES)
 PEAK = Figure("peak.f32", "multiply-adds, float32", "in registers", 30e12, OPERATIONS)
-FAST = Figure("matvec.q8_0", "mat-vec q8_0", "1 x 14336 x 4096", 600e9, BYTES)
-SLOW = Figure("matvec.q4_k", "mat-vec q4_k", "1 x 14336 x 4096", 160e9, BYTES)
+FAST = Figure("matvec.q8_0", "mat-vec q8_0", "512 x 4096, wide prefetch", 600e9, BYTES)
+SLOW = Figure("matvec.q4_k", "mat-vec q4_k", "14336 x 4096", 160e9, BYTES)
 TILES = Figure("matmul.q4_k", "mat-mat q4_k", "256 x 4096 x 4096", 12e12, OPERATIONS)
 LATE = Figure("matvec.f16", "mat-vec f16", "", note="there was no time left for it")
 WRONG = Figure("exchange.word", "all-reduce, by a word", "16 KiB", 31e-6, SECONDS, "sums are wrong")
+RANKS = Figure("ranks.decode.1", "prefill, 2 ranks over 1", "llama-160m, 512 tokens", 1234.5, TOKENS)
 ALL = (COPY, PEAK, FAST, SLOW, TILES, LATE, WRONG)
 
 
@@ -104,6 +108,14 @@ def test_all_parts_together_take_two_minutes_at_most() -> None:
     assert sum(parts.BUDGETS.values()) <= 80
 
 
+def test_each_line_is_explained() -> None:
+    text = (REPOSITORY / "docs/gpus.md").read_text()
+    for line in (*WAITING.values(), *MOVES.values()):
+        assert f"| {line}" in text or f", {line} |" in text, line
+    for key in (*(f"wait.{way}" for way in WAITING), *(f"copy.{move}" for move in MOVES), PEAK_KEY):
+        assert f"`{key}`" in text, key
+
+
 def test_products_are_shares_of_what_the_device_can_do() -> None:
     found = {key: (share.of, share.text) for key, share in shares(ALL).items()}
     assert found == {
@@ -125,8 +137,8 @@ def test_only_a_card_is_expected_to_be_fast() -> None:
 
 
 def test_a_table_fits_a_terminal_and_says_what_is_wrong() -> None:
-    text = figures_text(ALL, on_cpu=False)
-    assert max(map(len, text.splitlines())) <= 80
+    text = figures_text((*ALL, RANKS), on_cpu=False)
+    assert max(map(len, text.splitlines())) <= 80 and text.count("measured") == 1  # it is not cut
     rows = {line.split("  ")[0].strip(): line for line in map(str.strip, text.splitlines())}
     assert rows["mat-vec q8_0"].endswith("600 GB/s  75 % of copy")
     assert rows["mat-vec f16"].endswith("-")
@@ -159,6 +171,6 @@ def test_json_keeps_its_keys() -> None:
     assert found["right"] is False and figures_json(ALL[:-1], False)["right"]
     figure = found["figures"][3]
     assert figure == {
-        "key": "matvec.q4_k", "what": "mat-vec q4_k", "of": "1 x 14336 x 4096", "value": 160e9,
+        "key": "matvec.q4_k", "what": "mat-vec q4_k", "of": "14336 x 4096", "value": 160e9,
         "unit": "bytes/s", "right": True, "problem": "", "note": "", "share": 0.2, "share_of": "copy.device",
     }  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.likeliest import num_groups
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import PlanError, RankShare, padded
@@ -20,6 +21,7 @@ from tplaunch.worker.buffers.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
 from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.ops.common import QUANTIZED
 from tplaunch.worker.ops.experts import TILE_WORDS, HeldExperts, route_length
+from tplaunch.worker.ops.logits import LOGIT_GROUPS
 from tplaunch.worker.ops.quantized import row_words
 
 
@@ -80,6 +82,12 @@ def activation_buffers(
             row_words(longest, limits.activations), count=max(limits.max_rows, limits.max_logit_rows)
         )
     return buffers
+
+
+def logit_buffers(share: RankShare, limits: Limits) -> dict[str, Buffer]:
+    """Returns what a device needs that looks through its logits: a part of them, in the host's memory."""
+    length = 2 * num_groups(len(share.vocabulary))
+    return {LOGIT_GROUPS: Buffer(limits.max_logit_rows * length * 4, Placement.READBACK, length)}
 
 
 def _input_length(shards: Mapping[str, Shard], kind: str) -> int:

@@ -35,6 +35,7 @@ from tplaunch.worker.ops.experts import (
     SharedRoutes,
 )
 from tplaunch.worker.ops.latent import CopyHeads, HeadParts, HeadProducts
+from tplaunch.worker.ops.logits import LogitGroups
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.ops.recurrent import (
     Convolution,
@@ -80,6 +81,7 @@ def _rows() -> Iterator[Op]:
     yield SumNorm("hidden", None, 1, 1e-5, "output", "rows", "block")
     yield SumNorm("hidden", "weight", 1, 1e-5, "output", "rows", "partials", 1, summed=True)
     yield SumSlice(1, 0)
+    yield LogitGroups(1)
     yield Gather(1, 0, 1)
     yield Gather(1, 32, 1)
     yield from (Quantize("input", 32, "rows", activations) for activations in ("q8", "f16"))

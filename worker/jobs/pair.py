@@ -39,7 +39,7 @@ WHAT = {
     "block": "all-reduce, host sleeps",
     "poll": "all-reduce, host polls",
     "word": "all-reduce, by a word",
-    DEVICE: "all-reduce by the devices",
+    DEVICE: "all-reduce by devices",
 }
 MAX_ERROR, NO_NUMBER = 1e-4, 1e9  # of a sum
 NUM_TRIES = 12  # of devices to meet: the first time one may still compile

@@ -175,7 +175,8 @@ def _what(product: Product) -> str:
 
 def _figure(key: str, what: str, rate: Rate) -> Figure:
     variant = rate.variant.replace("_", " ").strip()
-    size = f"{rate.num_rows} x {rate.matrix_rows} x {rate.columns}"
+    rows = f"{rate.num_rows} x " if rate.num_rows > 1 else ""
+    size = f"{rows}{rate.matrix_rows} x {rate.columns}"
     of = f"{size}, {variant}" if variant else size
     if rate.num_rows == 1:
         return Figure(key, what, of, rate.bytes_per_second, BYTES)

@@ -12,6 +12,7 @@ from tplaunch.worker.buffers.stack_parts import WHOLE
 from tplaunch.worker.buffers.stacks import GATE_UP, SHARED_GATE_UP, stacked_tensors
 from tplaunch.worker.ops.common import Activate
 from tplaunch.worker.ops.experts import RowGate
+from tplaunch.worker.ops.logits import LogitGroups
 from tplaunch.worker.programs.attention import attend, write_cache
 from tplaunch.worker.programs.builder import ProgramBuilder
 from tplaunch.worker.programs.experts import add_experts, add_routing
@@ -32,6 +33,7 @@ def build_program(
     shares_routing: bool = False,
     host_sums: bool = False,
     of_prompts: bool = False,
+    groups_logits: bool = False,
     in_one_part: bool = False,
     max_buffer: int = WHOLE,
     as_floats: Collection[str] = (),
@@ -49,7 +51,7 @@ def build_program(
     are; what becomes logits never is. in_one_part: no row has so many keys that attention puts several parts
     of them together (worker/buffers/cuts.py), so that it needs no second operation. max_buffer: bytes; larger
     matrices are in several buffers. as_floats: weight types whose products with generated rows take float32
-    where activations would be q8.
+    where activations would be q8. groups_logits: the device looks through its logits for the host.
     """
     builder = ProgramBuilder(
         spec,
@@ -82,6 +84,8 @@ def build_program(
         if len(share.vocabulary):
             scale, softcap = spec.logit_scale, spec.logit_softcap
             builder.matmul("output", "final", "logits", "logit_rows", scale=scale, softcap=softcap)
+            if groups_logits:
+                builder.add(LogitGroups(len(share.vocabulary)))
     return builder.finished()
 
 

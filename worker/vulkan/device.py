@@ -87,6 +87,8 @@ class VulkanDevice:
         self.imports_partials = False  # known once partials are attached
         has_tiles = self.info.max_invocations >= needed_invocations("tiled")
         self.tells_prompts_apart = limits.activations == "f16" or has_tiles
+        # On a CPU's driver the host looks through all logits in less time than a kernel takes.
+        self.groups_logits = self.info.type != "cpu"
         self.prompt_rows = PROMPT_ROWS_ON_CPU if self.on_cpu else PROMPT_ROWS
         self._partials_layout = PartialsLayout(0, 0, 0, 0, 0)
         self._exchange: DeviceExchange | None = None

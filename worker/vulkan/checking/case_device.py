@@ -33,6 +33,7 @@ class CaseDevice:
 
     imports_partials = False
     tells_prompts_apart = True  # as far as a case does
+    groups_logits = False
     max_buffer_bytes = WHOLE  # no case has large ones
     prompt_rows = 0
 

@@ -139,6 +139,17 @@ class MultiplyAddsPush(Structure):
     ]
 
 
+class LogitGroupsPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("logits", Address),
+        ("groups", Address),
+        ("count", c_uint32),
+        ("num_whole", c_uint32),
+        ("num_groups", c_uint32),
+    ]
+
+
 FAMILY_PUSH_CONSTANTS = {
     **dict.fromkeys((*MATVECS, "tiled"), MatMulPush),
     "attention": AttentionPush,
@@ -151,6 +162,7 @@ KERNELS: dict[str, type[Structure]] = {
     "sum_norm_64": SumNormPush,
     "sum_norm_1024": SumNormPush,
     "sum_slice": SumSlicePush,
+    "logit_groups": LogitGroupsPush,
     "clamp_rows": ClampPush,
     "head_sums": HeadSumsPush,
     "head_norm": HeadNormPush,
