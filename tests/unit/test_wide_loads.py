@@ -72,6 +72,6 @@ def test_most_bytes_come_16_at_a_time(weight_type: str, suffix: str) -> None:
 
 @pytest.mark.parametrize("kv_type", KV_TYPES)
 def test_most_of_the_cache_comes_16_at_a_time(kv_type: str) -> None:
-    """What else attention loads are a few words of a step; q8_0 has a scale for each load."""
+    """The rest of what attention loads are a few words of a step; q8_0 has a scale for each load."""
     loads = loads_of(f"attention_teams_{kv_type}_4")
     assert 16 * loads[16] >= (0.69 if kv_type == "q8_0" else 0.85) * (16 * loads[16] + 4 * loads[4])
