@@ -16,7 +16,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tplaunch.shaders import alignment, spirv
+from tplaunch.shaders import alignment, matrix_sizes, spirv
 
 FOLDER = Path(__file__).resolve().parent
 # In preprocessed text, where the kernels of all formats stand that a macro makes.
@@ -82,9 +82,9 @@ def run(compiler: Path, source: Path, *options: str) -> str:
 
 
 def finished(module: bytes) -> bytes:
-    """Returns the module without debug instructions, and with what is true of its accesses' alignment."""
+    """Returns the module without debug instructions, and with what Slang can't say."""
     kept = [item for item in spirv.instructions(module) if item.opcode not in DROPPED]
-    return spirv.assembled(module, list(alignment.aligned(kept)))
+    return spirv.assembled(module, list(alignment.aligned(list(matrix_sizes.sized(kept)))))
 
 
 def build_all() -> dict[str, bytes]:

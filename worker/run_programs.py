@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from tplaunch.collectives import Collective
 from tplaunch.coordinator.messages import Load
+from tplaunch.coordinator.split.limits import AUTO
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.device import Device
@@ -27,6 +28,7 @@ class RunPrograms:
 
     shares_routing: see build_program(). large_bytes: from where on all-reduces are not one-shot. by_device:
     whether devices exchange among themselves where a program allows it.
+    activations: of what is built from now on.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class RunPrograms:
         self.by_device = False
         self._vain_waits = 0
         self.tells_prompts_apart = device.tells_prompts_apart
+        self.activations = "f32" if load.limits.activations == AUTO else load.limits.activations
         self._made: dict[tuple[int, int, bool, bool], Program] = {}
 
     def program(
@@ -76,8 +79,15 @@ class RunPrograms:
             log.warning("devices have waited in vain so often that hosts exchange for them from now on")
             self.by_device = False
 
-    def build(self, rows: int, logit_rows: int, of_prompts: bool = False, large: bool = False) -> Program:
-        """Builds a program; `large` whose all-reduces are not one-shot."""
+    def build(
+        self,
+        rows: int,
+        logit_rows: int,
+        of_prompts: bool = False,
+        large: bool = False,
+        activations: str | None = None,
+    ) -> Program:
+        """Builds a program; `large` whose all-reduces are not one-shot. activations: other than its own."""
         load = self._load
         return build_program(
             load.spec,
@@ -86,7 +96,7 @@ class RunPrograms:
             len(load.group),
             rows,
             logit_rows,
-            activations=load.limits.activations,
+            activations=activations or self.activations,
             shares_routing=self._shares_routing,
             of_prompts=of_prompts,
             **way(self._collective, large),

@@ -50,7 +50,7 @@ def _counts(
     spec, limits = model.spec, arrangement.limits
     shards = rank_shards(spec, share, model.tensors)
     program = build_program(
-        spec, share, shards, num_ranks, 1, int(share.ends(spec)), activations=limits.activations
+        spec, share, shards, num_ranks, 1, int(share.ends(spec)), activations=limits.may_be_activations
     )
     row_length, num_keys = padded(spec.embedding_length), max(1, limits.context_length // 2)
     of_step = num_ranks, row_length, num_keys, limits.kv_type

@@ -177,7 +177,7 @@ def changed(**changes: Any) -> RunConfig:
     ("changes", "sentence"),
     [
         ({"kv_type": "q8"}, "--kv-type q8: known are f16, f32"),
-        ({"activations": "q4"}, "--activations q4: known are f32, f16, q8"),
+        ({"activations": "q4"}, "--activations q4: known are auto, f32, f16, q8"),
         ({"collective": "mpi"}, "--collective mpi: known are shared-memory, zmq, zmq-ring"),
         ({"all_reduce": "tree"}, "--all-reduce tree: known are auto, one-shot, two-phase"),
         ({"all_reduce": "two-phase", "collective": "zmq-ring"}, "zmq-ring has no phases; use --collective"),

@@ -12,6 +12,7 @@ from tplaunch.shaders.analysis.values import UnknownInstruction
 from tplaunch.shaders.load import kernel_names, load_kernel
 from tplaunch.shaders.spirv import Instruction
 from tplaunch.worker.vulkan.dispatch.context import LARGE_KERNELS
+from tplaunch.worker.vulkan.matrices import WORKGROUP_BYTES
 from tplaunch.worker.vulkan.variants import TILED_INVOCATIONS
 
 # What Vulkan promises of every device: https://docs.vulkan.org/spec/latest/chapters/limits.html
@@ -171,9 +172,12 @@ def test_kernels_ask_for_no_more_than_every_device_has(name: str) -> None:
     """Or they are known to: then a device that has less gets another one."""
     module = load_kernel(name)
     assert num_invocations(module) == LARGE_KERNELS.get(name, num_invocations(module))
-    allowed = TILED_INVOCATIONS if name.startswith("tiled_") else LARGE_KERNELS.get(name, MIN_INVOCATIONS)
+    is_tiled = name.startswith(("tiled_", "matrices_"))
+    allowed = TILED_INVOCATIONS if is_tiled else LARGE_KERNELS.get(name, MIN_INVOCATIONS)
     assert num_invocations(module) <= allowed
-    assert workgroup_bytes(module) <= MIN_WORKGROUP_BYTES
+    assert workgroup_bytes(module) <= (
+        WORKGROUP_BYTES if name.startswith("matrices_") else MIN_WORKGROUP_BYTES
+    )
 
 
 def test_a_small_kernel_is_measured() -> None:

@@ -34,7 +34,7 @@ class ProgramBuilder:
         self.spec, self.share, self.shards = spec, share, shards
         self.stacks = stack_shards(shards)
         self.num_ranks, self.num_rows, self._logit_rows = num_ranks, rows, logit_rows
-        self._activations, self._of_prompts = activations, of_prompts
+        self._activations, self.of_prompts = activations, of_prompts
         self._two_phase = two_phase and num_ranks > 1
         self._host_sums = host_sums and num_ranks > 1
         self.shares_routing = shares_routing and num_ranks > 1
@@ -140,7 +140,7 @@ class ProgramBuilder:
                 softcap,
                 accumulates,
                 self.product_scales(tensor),
-                of_prompts=self._of_prompts and rows == "rows" and not exact,
+                of_prompts=self.of_prompts and rows == "rows" and not exact,
             )
         )
 
@@ -166,7 +166,7 @@ class ProgramBuilder:
         fits = {
             "f32": True,
             "q8": weight_format.has_integers,
-            "f16": weight_format.fits_float16 and self._of_prompts and rows == "rows",
+            "f16": weight_format.fits_float16 and self.of_prompts and rows == "rows",
         }
         return self._activations if matrix.columns and fits[self._activations] else "f32"
 

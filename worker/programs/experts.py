@@ -7,6 +7,8 @@ from tplaunch.coordinator.split.expert_shards import EXPERT_BIAS
 from tplaunch.coordinator.split.plan import LayerShare
 from tplaunch.worker.buffers.stacks import EXPERTS_GATE_UP, stacked_tensors
 from tplaunch.worker.ops.experts import (
+    GROUPED,
+    PROMPT_PAIRS,
     ExpertMatMul,
     ExpertSum,
     ExpertTiles,
@@ -31,13 +33,24 @@ def add_experts(
     layer = f"blk.{index}"
     held = HeldExperts(experts.used, share.experts.start, len(share.experts))
     if held.count:
-        tiled = builder.num_rows * experts.used >= MIN_PAIRS_PER_EXPERT * experts.count
-        if tiled:
-            builder.add(ExpertTiles(held))
-        _gate_up(builder, layer, experts, share, held, tiled)
-        _down(builder, layer, held, tiled)
+        tiles = _tiles(builder, layer, experts, held)
+        if tiles is not None:
+            builder.add(tiles)
+        _gate_up(builder, layer, experts, share, held, tiles)
+        _down(builder, layer, held, tiles)
     parity, scale = builder.next_parity, builder.spec.block.residual_scale
     builder.add(ExpertSum(held, parity, scale, not experts.weighs_input, accumulates))
+
+
+def _tiles(
+    builder: ProgramBuilder, layer: str, experts: ExpertsSpec, held: HeldExperts
+) -> ExpertTiles | None:
+    """Groups pairs by expert: those of prompts always, however many there are, where there are kernels."""
+    names = (*stacked_tensors(layer, EXPERTS_GATE_UP, builder.shards), f"{layer}.ffn_down_exps")
+    if builder.of_prompts and all(builder.matrix(name).type in GROUPED for name in names):
+        return ExpertTiles(held, PROMPT_PAIRS)
+    pays = builder.num_rows * experts.used >= MIN_PAIRS_PER_EXPERT * experts.count
+    return ExpertTiles(held) if pays else None
 
 
 def add_routing(builder: ProgramBuilder, index: int, experts: ExpertsSpec) -> None:
@@ -76,7 +89,7 @@ def _gate_up(
     experts: ExpertsSpec,
     share: LayerShare,
     held: HeldExperts,
-    tiled: bool,
+    tiles: ExpertTiles | None,
 ) -> None:
     """activation(gate) * up of every pair; ups first where they lie apart."""
     offset = builder.shards[f"{layer}.ffn_down_exps.weight"].column_offset
@@ -92,17 +105,18 @@ def _gate_up(
                 offset,
                 len(share.expert_columns),
                 held,
-                tiled=tiled,
+                tiled=tiles is not None,
                 activation=None if is_up else experts.activation,
                 gated=len(stacked) == 1,
                 onto_up=len(stacked) > 1 and not is_up,
                 weighs=experts.weighs_input,
                 product_scales=builder.product_scales(tensor),
+                of_prompts=_are_of_prompts(tiles),
             )
         )
 
 
-def _down(builder: ProgramBuilder, layer: str, held: HeldExperts, tiled: bool) -> None:
+def _down(builder: ProgramBuilder, layer: str, held: HeldExperts, tiles: ExpertTiles | None) -> None:
     tensor = f"{layer}.ffn_down_exps"
     builder.add(
         ExpertMatMul(
@@ -114,7 +128,12 @@ def _down(builder: ProgramBuilder, layer: str, held: HeldExperts, tiled: bool) -
             builder.spec.embedding_length,
             held,
             by_pair=True,
-            tiled=tiled,
+            tiled=tiles is not None,
             product_scales=builder.product_scales(tensor),
+            of_prompts=_are_of_prompts(tiles),
         )
     )
+
+
+def _are_of_prompts(tiles: ExpertTiles | None) -> bool:
+    return tiles is not None and tiles.pairs == PROMPT_PAIRS

@@ -94,8 +94,8 @@ class VulkanDevice:
         missing = None
         if activations == "q8" and not self.info.integer_dot_product:
             missing = "integer dot product"
-        if activations == "f16" and not self._context.matrix_size:
-            missing = "cooperative matrices of 16 x 16 or 8 x 8 float16"
+        if activations == "f16" and self._context.matrices is None:
+            missing = "cooperative matrices of float16 that kernels multiply"
         if missing is not None:
             self._context.close()
             raise DeviceError(f"{self.name} has no {missing}; use --activations f32")
@@ -161,7 +161,7 @@ class VulkanDevice:
         assert not self._prepared, "a prepared program has chosen already"
         prover = Prover(self.checker(), open_measurements(self.info))
         proof = prover.prove(small_ops(programs, self._limits.kv_type), seconds)
-        self._right = proof.right
+        self._right = {**self._right, **proof.right}
         self._selection = Selection(self.info.features, right=self._right)
         return proof.notes
 
@@ -176,6 +176,20 @@ class VulkanDevice:
             self._timeline.close()
             self._timeline = Timeline(self._context, False, self._timeout_seconds)
         return measurements
+
+    def prefers_matrices(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
+        """See MatrixDevice."""
+        if self._context.matrices is None:
+            return False, ()
+        measurements = open_measurements(self.info)
+        try:
+            notes = self.prove(programs)
+            tuner = Tuner(self._context, self._pipelines, measurements, self._right)
+            is_faster = tuner.matrices_win(programs, self._limits.kv_type)
+        except DeviceError as error:
+            return False, (f"prompts are multiplied in float32: {error}",)
+        self._selection = Selection(self.info.features, measurements.get, self._right)
+        return is_faster, notes
 
     def prepare(self, program: Program) -> None:
         if id(program) in self._prepared:
@@ -193,7 +207,6 @@ class VulkanDevice:
             info.sizes.widest,
             info.max_invocations,
             self._selection,
-            self._context.matrix_size,
             info.team_lanes,
         )
         recorder = Recorder(self._context, self._pipelines, self._memory["step"])

@@ -14,6 +14,7 @@ from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.worker.buffers.step import ATTENTION_VECTORS
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring.measurements import Numbers, lowest
+from tplaunch.worker.ops.experts import GROUPED
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,12 @@ TILED = (
     Variant("_8x4", LANES, (8, 32)),
     Variant("_64", (), (64, 64)),
 )
+# The same of pairs that are grouped by expert.
+GROUPED_TILES = (TILED[0], Variant("", (), (64, 64)))
 TILED_INVOCATIONS = 256  # of a workgroup
+# The same by cooperative matrices, whose sums have other bits.
+OF_MATRICES = ("cooperative_matrix",)
+MATRICES = (Variant("", OF_MATRICES, (128, 128)), Variant("_64", OF_MATRICES, (64, 64)))
 PLAIN, WIDE = Variant(""), Variant("_wide", ("int64",))
 ATTENTION = {"f32": (PLAIN,), "f16": (WIDE, PLAIN), "q8_0": (WIDE, PLAIN)}
 VECTOR_COUNTS = (1, 3, ATTENTION_VECTORS)  # that attention is compiled for; fewer are for a single row
@@ -92,6 +98,12 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
     },
     **{f"{kind}_{name.lower()}_dot": EIGHT_COLUMNS[kind] for kind in MATVECS for name in INTEGERS},
     **{f"tiled_{name.lower()}": TILED if name in FREQUENT else TILED[:2] for name in FORMATS},
+    **{
+        f"matrices_{name.lower()}": MATRICES if name in FREQUENT else MATRICES[:1]
+        for name, weight_format in FORMATS.items()
+        if weight_format.fits_float16
+    },
+    **{f"grouped_{name.lower()}": GROUPED_TILES for name in GROUPED},
     **{f"attention_{kv_type}_{count}": ATTENTION[kv_type] for kv_type in KV_TYPES for count in VECTOR_COUNTS},
     **{f"attention_long_{kv_type}": ATTENTION[kv_type] for kv_type in KV_TYPES},
     "gather_partials": (WIDE, PLAIN),

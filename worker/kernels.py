@@ -1,0 +1,35 @@
+"""Has a device check and time the kernels of a run, before it loads the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tplaunch.coordinator.split.limits import AUTO, Limits
+from tplaunch.worker.device import Device, MatrixDevice, SelfCheckingDevice, TunableDevice
+from tplaunch.worker.run_programs import RunPrograms
+
+
+def prove(device: Device, programs: RunPrograms, limits: Limits) -> Sequence[str]:
+    """Has the device check every kernel that steps of any size will run; what the user should know."""
+    if not isinstance(device, SelfCheckingDevice):
+        return ()
+    buckets = {1, min(2, limits.max_rows), limits.max_rows}  # between them nothing else begins
+    return device.prove(
+        [
+            programs.build(rows, min(rows, limits.max_logit_rows), of_prompts, large=rows == limits.max_rows)
+            for of_prompts in (False, True)[: 1 + programs.tells_prompts_apart]
+            for rows in sorted(buckets)
+        ]
+    )
+
+
+def tune(device: Device, programs: RunPrograms, limits: Limits) -> tuple[bool, Sequence[str]]:
+    """Has the device choose its fastest kernels; tells if it prefers matrices of float16 for rows of prompts.
+
+    Also returns what the user should know.
+    """
+    if isinstance(device, TunableDevice):
+        device.tune(programs.build(1, 1))
+    if limits.activations not in (AUTO, "f16") or not isinstance(device, MatrixDevice):
+        return False, ()
+    return device.prefers_matrices([programs.build(limits.max_rows, 1, of_prompts=True, activations="f16")])
