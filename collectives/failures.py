@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 INSTEAD = "use --collective zmq-ring"  # what to do without shared memory
 MAX_REASON_BYTES = 200
 MAX_ERROR_BYTES = 320  # of an error that is told: the fields, and the text, which may hold a whole reason
+ELLIPSIS = " ..."
 _FIELDS = struct.Struct("<BBH")  # kind, whether a rank is to blame, that rank
 
 
@@ -72,5 +73,8 @@ def decode_error(told: bytes) -> CollectiveError:
 
 
 def _cut(text: str, num_bytes: int) -> str:
-    """Returns the text's beginning of at most so many bytes of UTF-8, cut between characters."""
-    return text.encode()[:num_bytes].decode(errors="ignore")
+    """Returns a text of at most so many bytes of UTF-8, cut between words where it is longer."""
+    if len(text.encode()) <= num_bytes:
+        return text
+    begin = text.encode()[: num_bytes - len(ELLIPSIS)].decode(errors="ignore")
+    return (begin.rpartition(" ")[0] or begin) + ELLIPSIS

@@ -46,7 +46,7 @@ from tplaunch.launcher.prompt_text import read_prompt_file
 from tplaunch.launcher.ray_nodes.cluster import placed_by_ray
 from tplaunch.launcher.sampling_options import sampling_params
 from tplaunch.launcher.serving_options import serving_config
-from tplaunch.launcher.signals import Signalled
+from tplaunch.launcher.signals import Signalled, raise_anew
 from tplaunch.launcher.sizes import parse_message_sizes
 from tplaunch.launcher.words import parse_words
 from tplaunch.worker.faults import fault_sentence
@@ -66,6 +66,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_parser().print_help(sys.stderr)
         return EXIT_USAGE
     try:
+        return _ended(words)
+    except Signalled as signalled:
+        _drop_output()
+        if signalled.number == signal.SIGINT and sys.stderr.isatty():
+            print(file=sys.stderr)  # the shell's prompt comes on a line of its own
+        return signalled.exit_code
+
+
+def _ended(words: list[str]) -> int:
+    """Returns the exit code of what ended by itself. Raises Signalled where a signal has come."""
+    try:
         return _run(words)
     except BAD_INPUT as error:
         return _fail(error, EXIT_USAGE)
@@ -76,12 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(fault_sentence(error) or error, EXIT_FAILURE)
         _drop_output()
         return 0  # it has read all that it wanted
-    except Signalled as signalled:
-        _drop_output()
-        if signalled.number == signal.SIGINT and sys.stderr.isatty():
-            print(file=sys.stderr)  # the shell's prompt comes on a line of its own
-        return signalled.exit_code
     except Exception as error:
+        raise_anew()  # what was interrupted may have made another error of it
         sentence = fault_sentence(error)
         if sentence is None:
             raise
@@ -113,6 +120,7 @@ def _drop_output() -> None:
 
 
 def _fail(error: Exception | str, code: int) -> int:
+    raise_anew()  # whatever has failed since a signal came failed because of it
     say(str(error))
     return code
 

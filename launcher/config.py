@@ -21,6 +21,8 @@ from tplaunch.launcher.sizes import parse_max_memory, parse_state_cache
 
 MODEL_GROUP = "model"  # of options that stand in no group of their own in the help
 HOSTS_GROUP = "hosts"
+# By a command that a person gives there, by their numbers in a cluster, or because Ray has placed them.
+INVITED, NUMBERED, PLACED = "invited", "numbered", "placed"
 KEY_HELP = (
     "the key file that all hosts have, made by `tplaunch keygen` (default: ~/.config/tplaunch/hosts.key where"
     " it is there)"
@@ -218,7 +220,7 @@ class RunConfig(RankOptions):
         help="change the file's metadata, such as llama.context_length=int:8192; the types are int, float,"
         " bool and str; may stand several times",
     )
-    hosts_come: bool = False  # the others join by themselves: nobody needs to be told how
+    others_come: str = INVITED  # how other hosts come to join, which decides what a person is told
     # This is set by commands: they read the logits of whole texts, so many rows of a step get some.
     reads_texts: bool = False
     restart_workers: bool = option(

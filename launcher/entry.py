@@ -26,12 +26,13 @@ def main() -> int:
             print(f"tplaunch: {sentence}", file=sys.stderr)
         return 1
     try:
-        signals.raise_once()
-        return cli.main()
-    except signals.Signalled as signalled:  # between the lines of cli.main
+        try:
+            signals.raise_once()
+            return cli.main()
+        finally:
+            signals.ignore()  # what is left is Python's own end
+    except signals.Signalled as signalled:  # between the lines of cli.main, and of this function
         return signalled.exit_code
-    finally:
-        signals.ignore()  # what is left is Python's own end
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
 
 USUAL_WIDTH = 80  # Python 3.10 says 0 of a terminal that does not know its size
 RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
@@ -41,6 +42,12 @@ def shown(text: str) -> str:
     return "".join(
         char if char.isprintable() or "\ud800" <= char <= "\udfff" else repr(char)[1:-1] for char in text
     )
+
+
+def numbered(name: str, numbers: Sequence[int]) -> str:
+    """Returns things that have numbers, as "node ranks 1, 2 and 3"."""
+    *others, last = map(str, numbers)
+    return f"{name}s {', '.join(others)} and {last}" if others else f"{name} {last}"
 
 
 def say(text: str) -> None:

@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 
 from tplaunch.coordinator.options import RankOptions, declared_options
-from tplaunch.launcher.config import MODEL_GROUP, SERVING_GROUP, HubModel, RandomModel, RunConfig
+from tplaunch.launcher.config import (
+    INVITED,
+    MODEL_GROUP,
+    SERVING_GROUP,
+    HubModel,
+    RandomModel,
+    RunConfig,
+)
 from tplaunch.launcher.declared import add_declared, declared_values
 
 
@@ -43,5 +50,5 @@ def add_model_options(parser: argparse.ArgumentParser, *, serves: bool = False) 
 
 def run_config(options: argparse.Namespace, model: Path | HubModel | RandomModel) -> RunConfig:
     """Returns the options as checked data. Raises UsageError."""
-    hosts_come = getattr(options, "hosts_come", False)
-    return RunConfig(model=model, hosts_come=hosts_come, **declared_values(RunConfig, options))
+    others_come = getattr(options, "others_come", INVITED)
+    return RunConfig(model=model, others_come=others_come, **declared_values(RunConfig, options))

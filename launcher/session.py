@@ -13,7 +13,7 @@ from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.control import WorkerChannel
 from tplaunch.coordinator.serving.driver import Driver
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
-from tplaunch.coordinator.serving.failures import RunError
+from tplaunch.coordinator.serving.failures import LastingError, RunError
 from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.restarts import RestartPolicy
 from tplaunch.coordinator.serving.sampling.pool import LogitsError
@@ -27,6 +27,7 @@ from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.headroom import check_headroom
 from tplaunch.launcher.hosts.addresses import bracketed
+from tplaunch.launcher.hosts.copies import ADVICE
 from tplaunch.launcher.hosts.opening import Hosts
 from tplaunch.launcher.hosts.remote_ranks import RemoteRanks
 from tplaunch.launcher.lines import say
@@ -129,12 +130,13 @@ def start_session(
                 suppressed = {*model.padding, *(tokenizer.suppressed_token_ids if tokenizer else ())}
                 requests = Requests(engine, tokenizer, suppressed)
                 has_text = tokenizer is not None
-                explain = partial(_explained, model, plan, choices)
+                explain = partial(_explained, model, others, plan, choices)
                 yield Session(
                     engine, requests, has_text, model, plan, limits, attached, ready, watch, explain
                 )
             engine.shut_down()
-    _warn(model.overwriting())
+    if change := model.overwriting() or others.copy_change(only_overwriting=True):
+        say(f"{change}: what was computed with it may be wrong")
 
 
 @contextmanager
@@ -150,13 +152,14 @@ def _told(
     try:
         yield
     except WorkerError as error:
-        change, elsewhere = _because(model.change()), others.log(error.rank)
+        change, elsewhere = _because(model, others), others.log(error.rank)
         log = supervisor.log_path(error.rank)
         crash = "" if elsewhere else crashed_kernel(log)
         where = _where(choices, error.rank, engine)
-        raise RunError(f"{where}{error}{crash}{change}; its log: {elsewhere or log}") from error
+        kind = LastingError if change or error.lasts else RunError
+        raise kind(f"{where}{error}{crash}{change}; its log: {elsewhere or log}") from error
     except LogitsError as error:
-        raise RunError(_explained(model, plan, choices, error)) from error
+        raise RunError(_explained(model, others, plan, choices, error)) from error
 
 
 def start_driver(
@@ -167,10 +170,14 @@ def start_driver(
     *,
     hosts: Hosts | None = None,
     owns_process: bool = False,
+    at_end: Callable[[BaseException], None] = lambda error: None,
 ) -> Driver:
-    """Loads a model in a thread of its own. Raises RunError where that fails; the rest is start_session's.
+    """Loads a model in a thread of its own. Raises RunError where that fails.
 
-    With config.restart_workers it is loaded again where ranks fail later, unless its files have changed.
+    at_end: the Driver's. The rest is start_session's.
+
+    With config.restart_workers it is loaded again where ranks fail later, unless its files have changed on
+    any host.
     """
     failure: str | None = None  # the last one
 
@@ -179,8 +186,8 @@ def start_driver(
         nonlocal failure
         try:
             if failure is not None:
-                if (change := model.change()) is not None:
-                    raise RunError(f"the ranks can't be started again{_because(change)}")
+                if change := _because(model, RemoteRanks()):
+                    raise LastingError(f"the ranks can't be started again{change}")
                 say(f"{failure}; the ranks are started again")
             with start_session(
                 config,
@@ -199,7 +206,7 @@ def start_driver(
                 raise
             raise RunError(sentence) from error
 
-    return Driver(open_session, RestartPolicy() if config.restart_workers else None)
+    return Driver(open_session, RestartPolicy() if config.restart_workers else None, at_end)
 
 
 def _where(choices: Sequence[DeviceChoice], rank: int, engine: Engine) -> str:
@@ -211,18 +218,21 @@ def _where(choices: Sequence[DeviceChoice], rank: int, engine: Engine) -> str:
 
 
 def _explained(
-    model: Model, plan: Sequence[RankShare], choices: Sequence[DeviceChoice], error: Exception
+    model: Model,
+    others: RemoteRanks,
+    plan: Sequence[RankShare],
+    choices: Sequence[DeviceChoice],
+    error: Exception,
 ) -> str:
     which = ""
     if isinstance(error, LogitsError) and error.tokens:
         which = f" {suspects(error.tokens, plan, choices)}"
-    return f"{error}{which}{_because(model.change())}"
+    return f"{error}{which}{_because(model, others)}"
 
 
-def _because(change: str | None) -> str:
-    return "" if change is None else f": {change}; run it again when the file is whole"
-
-
-def _warn(change: str | None) -> None:
-    if change is not None:
-        say(f"{change}: what was computed with it may be wrong")
+def _because(model: Model, others: RemoteRanks) -> str:
+    """Says what has become of the model's files, here or elsewhere, to end a sentence; else nothing."""
+    if (change := model.change()) is not None:
+        return f": {change}; run it again when the file is whole"
+    elsewhere = others.copy_change()
+    return "" if elsewhere is None else f": {elsewhere}; {ADVICE}"

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from tplaunch.launcher.endings import signal_name
+
 # Those that can't be caught, that don't end a process, and that tell of a fault in the code that is running:
 # a handler would return to it.
 NOT_HANDLED = {
@@ -30,7 +32,7 @@ class Signalled(BaseException):
     """A signal came: end, with everything cleaned up."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"signal {number}")
+        super().__init__(signal_name(number))
         self.number = number
 
     @property
@@ -42,6 +44,7 @@ class _State:
     """The state of this process's signals."""
 
     first: int | None = None  # the signal that ends the run; others change nothing
+    due: int | None = None  # that signal, until it is raised anew where Python lost it
     num_holds = 0
     handled: tuple[int, ...] = ()
 
@@ -66,6 +69,8 @@ def raise_once() -> None:
 
 def raise_anew() -> None:
     """Raises Signalled where a signal has come: Python may have lost the exception meanwhile."""
+    if _State.first is None:
+        _State.first = _State.due
     if _State.first is not None:
         raise Signalled(_State.first)
 
@@ -154,5 +159,5 @@ def _raise_again(unraisable: sys.UnraisableHookArgs) -> None:
     if not isinstance(unraisable.exc_value, Signalled):
         sys.__unraisablehook__(unraisable)
         return
-    _State.first = None
+    _State.first, _State.due = None, unraisable.exc_value.number
     threading.Timer(RETRY_SECONDS, os.kill, (os.getpid(), unraisable.exc_value.number)).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -12,6 +13,17 @@ from tplaunch.coordinator.text.tokenizer import decode
 from tplaunch.opening import open_keywords
 
 L = TypeVar("L", bound="LoadedModel")
+
+
+def _give_back(opened: Opened) -> None:
+    """Closes a model that nobody has any more.
+
+    The collector may find it in any thread, also in one that is waited for when a model is closed.
+    """
+    if threading.current_thread().name.startswith("tplaunch "):
+        threading.Thread(target=opened.close, name="tplaunch close", daemon=True).start()
+    else:
+        opened.close()
 
 
 class LoadedModel:
@@ -37,7 +49,8 @@ class LoadedModel:
         `tplaunch run --help` about the model, its ranks and memory, by the same names: devices="0,1",
         tensor_split=[3, 1], context=8192, kv_type="q8_0", max_memory={0: "8GiB"}, verbose=True and so on.
         max_model_len is another name of context. tensor_parallel_size: so many ranks, on the first devices
-        of all, which are used in turn where there are fewer. seed: requests without a seed of their own get
+        of all, which are used in turn where there are fewer. hosts=2, key="hosts.key": others take part by
+        `tplaunch join`, and are waited for. seed: requests without a seed of their own get
         one that follows from this and from how many came before.
 
         Raises UsageError for what is wrong with these or the file, RunError where loading fails.
@@ -53,7 +66,7 @@ class LoadedModel:
 
     def _attach(self, opened: Opened) -> None:
         self._opened = opened
-        self._closing = weakref.finalize(self, opened.close)
+        self._closing = weakref.finalize(self, _give_back, opened)
 
     def close(self) -> None:
         """Ends what is computed, and gives back devices, memory and processes. Closing again does nothing.

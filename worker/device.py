@@ -61,6 +61,7 @@ class Device(Protocol):
     kind: str  # with what it is made of and its driver: devices of one kind compute the same bits
     imports_partials: bool  # False: partial sums are copied around each all-reduce
     tells_prompts_apart: bool  # rows of prompts are multiplied in another arithmetic than generated ones
+    prompt_rows: int  # that a step needs to keep it busy: fewer of a prompt take about as long
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
         """Allocates; zero-filled unless for weights. DeviceError where memory is short, naming the sizes."""

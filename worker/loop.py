@@ -89,6 +89,7 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
                 tuple(worker.notes),
                 worker.tells_prompts_apart,
                 worker.activations_of_prompts,
+                worker.device.prompt_rows,
             )
         )
         with collected_by_hand():

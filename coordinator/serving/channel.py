@@ -12,11 +12,14 @@ M = TypeVar("M")
 
 
 class WorkerError(RuntimeError):
-    """A rank failed, or did not answer in time. `rank` is the one to blame."""
+    """A rank failed, or did not answer in time. `rank` is the one to blame.
 
-    def __init__(self, rank: int, message: str) -> None:
+    lasts: it would fail again where it is started again.
+    """
+
+    def __init__(self, rank: int, message: str, *, lasts: bool = False) -> None:
         super().__init__(message)
-        self.rank = rank
+        self.rank, self.lasts = rank, lasts
 
 
 class Channel(abc.ABC):

@@ -11,13 +11,12 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 from tplaunch.coordinator.serving.channel import WorkerError
-from tplaunch.coordinator.serving.failures import ClosedError, RunError
-from tplaunch.coordinator.serving.jobs import Job, Listener, fail, told
+from tplaunch.coordinator.serving.failures import ClosedError, LastingError, RunError
+from tplaunch.coordinator.serving.jobs import Cancel, Job, Listener, Submit, fail, told
 from tplaunch.coordinator.serving.request import Event, Request, RequestError
 from tplaunch.coordinator.serving.restarts import RestartPolicy, Restarts
 from tplaunch.coordinator.serving.running import OpenSession, Running
@@ -28,29 +27,25 @@ __all__ = ["Driver", "Job", "Listener"]
 IDLE_SECONDS = 0.5  # between two looks at the ranks while nothing is to be computed
 
 
-@dataclass(frozen=True)
-class _Submit:
-    jobs: Sequence[Job]
-    together: bool
-
-
-@dataclass(frozen=True)
-class _Cancel:
-    jobs: Sequence[Job]
-
-
 class Driver:
     """Opens a session in a new thread and computes jobs there until `close`. Any thread may call it."""
 
     session: Running  # the one that is open, or the last one
 
-    def __init__(self, open_session: OpenSession, restarts: RestartPolicy | None = None) -> None:
+    def __init__(
+        self,
+        open_session: OpenSession,
+        restarts: RestartPolicy | None = None,
+        at_end: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
         """Returns once the session is open. Raises what opening it raises.
 
-        restarts: where ranks fail later another session is opened, which goes on with the requests.
+        restarts: where ranks fail later another session is opened, which goes on with the requests. at_end:
+        is called in the driver's thread once there are no more sessions, with a ClosedError or what has
+        ended them, before anybody is told of it.
         """
-        self._open_session, self._restarts = open_session, Restarts(restarts)
-        self._commands: queue.SimpleQueue[_Submit | _Cancel | None] = queue.SimpleQueue()
+        self._open_session, self._restarts, self._at_end = open_session, Restarts(restarts), at_end
+        self._commands: queue.SimpleQueue[Submit | Cancel | None] = queue.SimpleQueue()
         self._jobs: dict[Request, Job] = {}  # that have begun and have not ended
         # For _ended. The collector may find a model that nobody has any more, and close it, at any line.
         self._lock = threading.RLock()
@@ -73,12 +68,12 @@ class Driver:
         A job that can't be computed fails with a RequestError; where they are submitted together, nothing is
         computed then, and no other one hears of it.
         """
-        self._put(_Submit(jobs, together))
+        self._put(Submit(jobs, together))
 
     def cancel(self, jobs: Iterable[Job]) -> None:
         """Ends jobs after the step that runs; nothing more is heard of them. Those that have ended stay."""
         with contextlib.suppress(ClosedError):  # they have ended with all others
-            self._put(_Cancel(tuple(jobs)))
+            self._put(Cancel(tuple(jobs)))
 
     def stats(self) -> Stats:
         """Returns what is computed now, and what has been. Any thread may call this; no step waits for it."""
@@ -120,7 +115,7 @@ class Driver:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _put(self, command: _Submit | _Cancel) -> None:
+    def _put(self, command: Submit | Cancel) -> None:
         with self._lock:
             if self._ended is not None:
                 raise ClosedError(str(self._ended)) from self._ended
@@ -146,9 +141,12 @@ class Driver:
             pass
         except BaseException as raised:
             error = raised
-        if not opened.done():
-            opened.set_exception(error)
-        self._fail_all(error)
+        try:
+            self._at_end(error)
+        finally:
+            if not opened.done():
+                opened.set_exception(error)
+            self._fail_all(error)
 
     def _serve_session(self, opened: Future[None]) -> bool:
         """Computes jobs in a session until it ends. True where another one shall go on."""
@@ -161,6 +159,8 @@ class Driver:
                     opened.set_result(None)
                 self._serve(session)
             return False
+        except LastingError:
+            raise
         except RunError as error:
             if not opened.done() or (self._failure is None and not isinstance(error.__cause__, WorkerError)):
                 raise
@@ -247,13 +247,13 @@ class Driver:
             self._do(session, command)
             del command  # it would hold its jobs, and what came of them, until the next one comes
 
-    def _do(self, session: Running, command: _Submit | _Cancel | None) -> None:
-        if isinstance(command, _Submit):
+    def _do(self, session: Running, command: Submit | Cancel | None) -> None:
+        if isinstance(command, Submit):
             self._start(session, command)
         elif command is not None:
             self._cancel(session, command.jobs)
 
-    def _start(self, session: Running, command: _Submit) -> None:
+    def _start(self, session: Running, command: Submit) -> None:
         for index, job in enumerate(command.jobs):
             try:
                 job.request = session.requests.add(
@@ -283,7 +283,7 @@ class Driver:
         waiting: list[Job] = []
         while not self._commands.empty():  # and no other thread puts jobs there any more
             command = self._commands.get()
-            waiting += command.jobs if isinstance(command, _Submit) else ()
+            waiting += command.jobs if isinstance(command, Submit) else ()
         for job in (*self._jobs.values(), *waiting):
             fail(job, told(error))
         self._jobs.clear()

@@ -106,7 +106,8 @@ class Engine:
         for rank, message in enumerate(attached):
             if message.model_hash != self._origin.model_hash:
                 names = ", ".join(Path(part.path).name for part in self._origin.parts)
-                raise WorkerError(rank, f"rank {rank}'s copy of {names} has changed: restore it there")
+                sentence = f"rank {rank}'s copy of {names} has changed: restore it there"
+                raise WorkerError(rank, sentence, lasts=True)
         self.devices = tuple(message.device for message in attached)
         endpoints, kinds = zip(*((message.endpoint, message.kind) for message in attached), strict=True)
         self._groups = [self._group(stage, kinds) for stage in range(self.num_stages)]
@@ -114,6 +115,7 @@ class Engine:
         self._channel.broadcast(Connect(endpoints, kinds, handovers))
         ready = self._await_ready(on_progress)
         self.tells_prompts_apart = any(message.tells_prompts_apart for message in ready)
+        self.micro_batches.least_prompt_rows = max(message.prompt_rows for message in ready)
         self._activity = "before the first step"
         return attached, ready
 

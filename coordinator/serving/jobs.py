@@ -41,6 +41,21 @@ class Job:
     request: Request | None = None  # is set before the first event
 
 
+@dataclass(frozen=True)
+class Submit:
+    """Asks the driver's thread to compute jobs, all of them or none where they belong together."""
+
+    jobs: Sequence[Job]
+    together: bool
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Asks the driver's thread to end jobs."""
+
+    jobs: Sequence[Job]
+
+
 def fail(job: Job, error: Exception) -> None:
     """Tells the listener of a job why nothing more comes of it."""
     with contextlib.suppress(Exception):  # of a listener that has gone

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 # Steps of a size that count: the last ones but the first, which has its program built. So many make it known.
 NUM_COUNTED, NUM_NEEDED = 5, 2
 MAX_AGE = 512  # steps after which a size is measured again, if it may be better: contexts grow
+STEPS_A_STAGE = 16  # of prompts, so that filling and emptying the stages costs little
 MARGIN = 0.97  # of the usual cut's time: another cut must be quicker than that to be taken
 
 
@@ -41,6 +42,7 @@ class MicroBatches:
     def __init__(self, num_stages: int, max_rows: int = sys.maxsize) -> None:
         """max_rows: that a step can decode."""
         self.num_stages, self._max_rows = num_stages, max_rows
+        self.least_prompt_rows = 64  # of a step, where there are as many; known once ranks are loaded
         self._taken: dict[int, deque[SequenceOf[float]]] = {}  # by bucket; seconds of each stage
         self._known: dict[int, SequenceOf[float]] = {}  # medians of those of which there are enough
         self._last: dict[int, int] = {}  # by bucket: the number of the step that was measured last
@@ -63,6 +65,10 @@ class MicroBatches:
         taken.append(seconds)
         if len(taken) >= NUM_NEEDED:
             self._known[bucket] = [statistics.median(stage) for stage in zip(*taken, strict=True)]
+
+    def prompt_rows(self, num_tokens: int) -> int:
+        """Returns the rows of prompts that a step has when so many are to come, with several stages."""
+        return max(self.least_prompt_rows, -(-num_tokens // (STEPS_A_STAGE * self.num_stages)))
 
     def cut(self, num_sequences: int) -> Cut:
         """Returns the quickest cut of so many. One of which too little is known is taken at its best."""

@@ -36,5 +36,6 @@ class Running(Protocol):
 
 
 # Starts a session; what it is given raises an exception once the session shall end, whatever it waits for.
-# A rank that fails ends it with a RunError from its WorkerError. It may be called again then.
+# A rank that fails ends it with a RunError from its WorkerError. It may be called again then, but behind
+# a LastingError.
 OpenSession: TypeAlias = Callable[[Callable[[], None]], AbstractContextManager[Running]]

@@ -36,9 +36,6 @@ from tplaunch.coordinator.split.limits import Limits
 
 MAX_OVERTAKEN = 8  # by so many is one overtaken that waits for room; each of them ends some time
 NUM_CANDIDATES = 4  # that are looked at in a step to overtake it
-# Prompts take so many steps for each stage, so that filling and emptying these costs little; but a step of
-# theirs has not fewer rows than that, where there are as many.
-STEPS_A_STAGE, MIN_CHUNK = 8, 128
 
 
 class Scheduler:
@@ -155,8 +152,7 @@ class Scheduler:
         if self._num_stages == 1:
             return self._limits.max_rows
         num_tokens = sum(len(sequence.tokens) for sequence in self._running if sequence.num_waiting > 1)
-        chunk = max(MIN_CHUNK, -(-num_tokens // (STEPS_A_STAGE * self._num_stages)))
-        return min(self._limits.max_rows, cut.rows + chunk)
+        return min(self._limits.max_rows, cut.rows + self._micro_batches.prompt_rows(num_tokens))
 
     def _most_runs(self, group: SequenceOf[Sequence], cut: Cut) -> int:
         """Sequences of a group that a step has: of those that decode its part, where there are stages."""

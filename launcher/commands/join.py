@@ -26,6 +26,7 @@ from tplaunch.launcher.sizes import parse_max_memory, parse_model_cache
 REJOIN_SECONDS = (
     1.0  # between one head's end and asking for the next: where there is no network it ends at once
 )
+WAIT_SECONDS = 600.0  # for a head to be there
 
 
 def _paths(texts: Sequence[str]) -> tuple[Path, ...]:
@@ -90,7 +91,7 @@ class JoinConfig:
     )
     wait_seconds: float = option(
         "--wait",
-        default=600.0,
+        default=WAIT_SECONDS,
         group=HOSTS_GROUP,
         number=float,
         metavar="SECONDS",

@@ -21,8 +21,15 @@ from tplaunch.coordinator.evaluation.manifest import Manifest
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.evaluating.foretelling import as_json, foretell, print_report, sizes
-from tplaunch.launcher.evaluating.measured import Measured, measuring, open_measured, read_text
+from tplaunch.launcher.evaluating.measured import (
+    Measured,
+    checked_model,
+    measuring,
+    open_measured,
+    read_text,
+)
 from tplaunch.launcher.evaluating.ways import way_config
+from tplaunch.launcher.hosts.opening import open_hosts
 from tplaunch.launcher.output_path import check_output_path
 from tplaunch.launcher.table import format_table
 
@@ -142,16 +149,19 @@ def _check_base(base: BaseFile, measured: Measured, wanted: PerplexityConfig, pa
 
 
 def _compare_ways(config: RunConfig, wanted: PerplexityConfig) -> int:
-    """Runs the same chunks in several ways, one after another, and compares each with the first."""
-    if config.hosts > 1:
+    """Runs the same chunks in several ways, one after another, and compares each with the first.
+
+    Other hosts join once for all ways; one of them may do without them by --hosts 1.
+    """
+    configs = [way_config(way, config) for way in wanted.compare]
+    most = max(configs, key=lambda each: each.hosts)
+    if strange := {each.hosts for each in configs} - {1, most.hosts}:
         raise UsageError(
-            "--compare runs its ways on this machine; leave --hosts out, or compare with --kl-base"
+            f"--compare: its ways have {min(strange)} and {most.hosts} hosts; give one number, or --hosts 1"
         )
-    with ExitStack() as stack:
-        configs = [way_config(way, config) for way in wanted.compare]
-        return _compare_opened(
-            [stack.enter_context(open_measured(each, CONTEXT)) for each in configs], wanted
-        )
+    ways = [checked_model(each, CONTEXT) for each in configs]
+    with open_hosts(most, ways[0].model) as hosts:
+        return _compare_opened([way.on(hosts.under(way.config)) for way in ways], wanted)
 
 
 def _compare_opened(ways: list[Measured], wanted: PerplexityConfig) -> int:

@@ -77,11 +77,35 @@ def hashes_of(model: Model) -> Future[tuple[str, ...]]:
     return sha256_of([part.path for part in model.origin.parts])
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A model that was read and checked, with no devices yet."""
+
+    config: RunConfig
+    model: Model
+    tokenizer: Tokenizer
+
+    def on(self, hosts: Hosts) -> Measured:
+        """Arranges it on the devices of hosts. Raises PlanError and its like."""
+        arrangement = arrange(self.config, self.model, hosts.choices, hosts.measure)
+        return Measured(self.config, self.model, self.tokenizer, arrangement, hosts, hashes_of(self.model))
+
+
 @contextmanager
 def open_measured(
     config: RunConfig, context: int | None = None, *, chose_parallel: bool = True
 ) -> Iterator[Measured]:
     """Reads and checks a model, and has its hosts within the context. Raises as open_model does.
+
+    context, chose_parallel: as checked_model has them.
+    """
+    checked = checked_model(config, context, chose_parallel=chose_parallel)
+    with open_hosts(checked.config, checked.model) as hosts:
+        yield checked.on(hosts)
+
+
+def checked_model(config: RunConfig, context: int | None = None, *, chose_parallel: bool = True) -> Checked:
+    """Reads and checks a model. Raises as open_model does.
 
     context: its length where the user gives none. chose_parallel: the number of sequences is the user's, and
     not a default that may be lowered.
@@ -92,10 +116,7 @@ def open_measured(
         config = replace(config, context_length=min(context, model.spec.context_length))
     if model.spec.is_recurrent and not chose_parallel:
         config = replace(config, parallel=RECURRENT_PARALLEL)
-    config = replace(config, reads_texts=True)
-    with open_hosts(config, model) as hosts:
-        arrangement = arrange(config, model, hosts.choices, hosts.measure)
-        yield Measured(config, model, tokenizer, arrangement, hosts, hashes_of(model))
+    return Checked(replace(config, reads_texts=True), model, tokenizer)
 
 
 @contextmanager

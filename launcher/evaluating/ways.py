@@ -45,6 +45,8 @@ def way_config(text: str, config: RunConfig) -> RunConfig:
         if getattr(options, option.name) is False and option.opposite is None:
             setattr(options, option.name, None)  # a flag that was not given
     changes = declared_values(RunConfig, options)
-    if "devices" in changes and "tensor_split" not in changes:
+    if changes.keys() & {"devices", "hosts"} and "tensor_split" not in changes:
         changes = {**changes, "tensor_split": None}  # of other devices
+    if changes.get("hosts") == 1:
+        changes = {**changes, "listen": None, "insecure": False}  # of a run with others
     return replace(config, **changes)

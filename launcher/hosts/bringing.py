@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.hosts.copies import MAX_NUMBERS, FetchPart
 from tplaunch.launcher.hosts.fetching.obtain import size_text
 from tplaunch.launcher.hosts.fetching.wanted import FIELDS, to_integers, wanted_blocks
-from tplaunch.launcher.hosts.head import Head
+from tplaunch.launcher.hosts.head import LOOK_SECONDS, Head
 from tplaunch.launcher.hosts.members import Member
-from tplaunch.launcher.hosts.messages import MAX_NUMBERS, FetchPart
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
+from tplaunch.running_clock import RunningClock
 
 SAY_SECONDS = 5.0  # between lines that say how far a host is
 AT_ONCE = MAX_NUMBERS // FIELDS * FIELDS  # numbers of a message
@@ -61,7 +61,8 @@ def _await(
     check: Callable[[], None],
 ) -> None:
     """whose: the ranks of each host, for people."""
-    changed = said = time.monotonic()
+    clock = RunningClock(most_seconds=2 * LOOK_SECONDS)
+    changed = said = clock()
     known: list[tuple[int, int]] = []
     while True:
         for member in members:
@@ -72,7 +73,7 @@ def _await(
                 raise RunError(f"{member.title} can't fetch {what}: {member.fetched.fault}")
         if all(member.fetched is not None for member in members):
             return
-        now, found = time.monotonic(), [member.fetching for member in members]
+        now, found = clock(), [member.fetching for member in members]
         if found != known:
             known, changed = found, now
         if now - changed > patience_seconds:

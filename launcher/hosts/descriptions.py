@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tplaunch.coordinator.gguf.header import MAX_HEADER_BYTES
 
-MAX_TEXT = 300  # characters of a name or a sentence
+MAX_TEXT = 300  # characters of a name
+MAX_SENTENCE = 8000  # characters of what is said to people: the longest path there is, and what to do
+ELLIPSIS = " ..."
 MAX_BYTES = 1 << 50  # of memory, or of a file
 HASH_LETTERS = 64  # of sha256 in hexadecimal
 
 
 def check_text(*texts: str) -> None:
-    """Raises ValueError for a text that is too long for a name or a sentence."""
+    """Raises ValueError for a text that is too long for a name."""
+    _check_length(texts, MAX_TEXT)
+
+
+def check_sentence(*texts: str) -> None:
+    """Raises ValueError for a text that is too long for a sentence."""
+    _check_length(texts, MAX_SENTENCE)
+
+
+def _check_length(texts: Sequence[str], most: int) -> None:
     for text in texts:
-        if len(text) > MAX_TEXT:
-            raise ValueError(f"a text of {len(text)} characters, where {MAX_TEXT} are the most")
+        if len(text) > most:
+            raise ValueError(f"a text of {len(text)} characters, where {most} are the most")
+
+
+def cut(sentence: str, most: int = MAX_SENTENCE) -> str:
+    """Returns a sentence of so many characters at most, cut between words where it has more."""
+    if len(sentence) <= most:
+        return sentence
+    begin = sentence[: most - len(ELLIPSIS)]
+    return (begin.rpartition(" ")[0] or begin) + ELLIPSIS
 
 
 def check_bytes(*counts: int) -> None:

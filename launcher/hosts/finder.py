@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from tplaunch.coordinator.gguf.origin import file_hash, model_hash
 from tplaunch.coordinator.gguf.parts import PART_NAME
-from tplaunch.coordinator.gguf.paths import lasting_path
-from tplaunch.launcher.hosts.descriptions import WantedPart
+from tplaunch.coordinator.gguf.paths import Stamp, lasting_path
+from tplaunch.launcher.hosts.descriptions import WantedPart, cut
 from tplaunch.launcher.hosts.messages import WantedModel
 from tplaunch.launcher.hosts.samples import content_sample
 from tplaunch.worker.folders import open_regular
 
 MAX_FILES = 10_000  # of folders that are looked through
+MAX_SHOWN, MAX_PLACES = 3, 1000  # places in a sentence, and characters of these
 
 
 class ModelError(Exception):
@@ -25,8 +27,8 @@ class ModelError(Exception):
 class ModelFinder(Protocol):
     """Brings the head's model to this host."""
 
-    def find(self, wanted: WantedModel) -> tuple[str, ...]:
-        """Returns the paths of the model's files here, in their order. Raises ModelError."""
+    def find(self, wanted: WantedModel) -> tuple[Stamp, ...]:
+        """Returns the model's files here, in their order, as they are now. Raises ModelError."""
 
 
 class FolderFinder:
@@ -35,17 +37,22 @@ class FolderFinder:
     def __init__(self, files: Sequence[Path], folders: Sequence[Path]) -> None:
         self._files, self._folders = files, folders
 
-    def find(self, wanted: WantedModel) -> tuple[str, ...]:
-        """Returns the paths of the model's files. Raises ModelError."""
+    def find(self, wanted: WantedModel) -> tuple[Stamp, ...]:
+        """Returns the model's files, as they are now. Raises ModelError."""
         if model_hash([part.file_hash for part in wanted.parts]) != wanted.model_hash:
             raise ModelError("the hashes of the head's files are not those of its model")
         found = [self._find(part) for part in wanted.parts]
         if None in found:
             raise ModelError(self._missing(wanted, found.count(None)))
-        return tuple(path for path in found if path is not None)
+        return tuple(stamp for stamp in found if stamp is not None)
 
-    def _find(self, part: WantedPart) -> str | None:
-        return next((lasting_path(path) for path in self._candidates(part) if is_part(path, part)), None)
+    def _find(self, part: WantedPart) -> Stamp | None:
+        for path in self._candidates(part):
+            with suppress(OSError):
+                stamp = Stamp.of(lasting_path(path))  # before its content is looked at
+                if is_part(path, part):
+                    return stamp
+        return None
 
     def _candidates(self, part: WantedPart) -> Iterator[Path]:
         """Yields files that have the part's size; of one that is named, the other parts of the same model."""
@@ -55,7 +62,9 @@ class FolderFinder:
             yield from (path for path in _files_below(folder) if _num_bytes(path) == part.num_bytes)
 
     def _missing(self, wanted: WantedModel, count: int) -> str:
-        places = ", ".join(map(str, (*self._files, *self._folders))) or "no place at all"
+        places = [str(path) for path in (*self._files, *self._folders)]
+        shown = cut(", ".join(places[:MAX_SHOWN]), MAX_PLACES) or "no place at all"
+        more = f" and {len(places) - MAX_SHOWN} more" if len(places) > MAX_SHOWN else ""
         which = (
             "its model"
             if len(wanted.parts) == 1
@@ -63,7 +72,7 @@ class FolderFinder:
         )
         return (
             f"the head runs {wanted.name}, and {which} is not here: nothing with the same hash was found at"
-            f" {places}; name the file with --model, or its folder with --model-dir"
+            f" {shown}{more}; name the file with --model, or its folder with --model-dir"
         )
 
 

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.failures import RunError
+from tplaunch.launcher.hosts.copies import AskCopy, CopySeen, FetchPart
+from tplaunch.launcher.hosts.descriptions import cut
 from tplaunch.launcher.hosts.head_clerk import HeadClerk
 from tplaunch.launcher.hosts.measurements import AskEcho, AskSpeed, AskSteps, DeviceSpeed, StepsTimed
 from tplaunch.launcher.hosts.members import Member
 from tplaunch.launcher.hosts.messages import (
     MAX_FRAME_BYTES,
     End,
-    FetchPart,
     StartRanks,
     StopRanks,
-    cut,
     encode,
 )
+from tplaunch.running_clock import RunningClock
 from tplaunch.worker.jobs.messages import StepSeconds, StepsJob
 
 Told = TypeVar("Told", DeviceSpeed, StepsTimed)
 
 LOOK_SECONDS = 0.25  # between two looks at what may end a wait
+COPY_SECONDS = 1.0  # for hosts to look at their files
 
 
 class Head(HeadClerk):
@@ -39,18 +40,19 @@ class Head(HeadClerk):
 
         check: is called often, and may raise what ends the wait. say: tells a person what happens.
         """
-        deadline = time.monotonic() + seconds
+        clock = RunningClock(most_seconds=2 * LOOK_SECONDS)
         while True:
             with self._changed:
                 while self._remarks:
                     say(self._remarks.pop(0))
                 present = self._members.present
-                if not self._members.num_missing:
+                if not self._members.missing:
                     return present
-                if time.monotonic() > deadline:
+                if clock() > seconds:
+                    missing = f", {self._missing()}" if self._by_number else ""
                     raise RunError(
                         f"{len(present) + 1} of {self._num_hosts} hosts were there after {seconds:g} s"
-                        f" ({_named(present)}); --load-timeout allows more"
+                        f" ({_named(present)}){missing}; --load-timeout allows more"
                     )
                 self._changed.wait(LOOK_SECONDS)
             check()
@@ -84,14 +86,15 @@ class Head(HeadClerk):
 
         at_once: they get no time to end by themselves. keeps_logs: theirs stay.
         """
-        deadline = time.monotonic() + seconds
+        clock = RunningClock(most_seconds=2 * LOOK_SECONDS)
         with self._changed:
             busy = [member for member in members if not (member.has_stopped or member.lost)]
             for member in busy:
                 self._send(member, StopRanks(self._run, at_once, keeps_logs))
             while any(not (member.has_stopped or member.lost) for member in busy):
-                if not self._changed.wait(max(0.0, deadline - time.monotonic())):
+                if clock() > seconds:
                     return
+                self._changed.wait(LOOK_SECONDS)
 
     def ask_to_fetch(self, wanted: Mapping[int, Sequence[FetchPart]]) -> list[Member]:
         """Has those of the hosts that lack the model fetch their part; returns them."""
@@ -143,9 +146,9 @@ class Head(HeadClerk):
 
         Raises RunError where it can't, or does not within so many seconds.
         """
-        deadline = time.monotonic() + seconds
+        clock = RunningClock(most_seconds=2 * LOOK_SECONDS)
         while (found := answers.get(number)) is None:
-            if member.lost or time.monotonic() > deadline:
+            if member.lost or clock() > seconds:
                 how = member.lost or f"did not within {seconds:g} s"
                 raise RunError(f"{member.title} should {what}, and {how}")
             self._changed.wait(LOOK_SECONDS)
@@ -157,6 +160,25 @@ class Head(HeadClerk):
         """Has a host dial a port of this one, by a name, and send back what comes there."""
         with self._changed:
             self._send(self._members[host], AskEcho(port, token))
+
+    def ask_copies(self, members: Collection[Member]) -> list[tuple[Member, CopySeen]]:
+        """Returns those whose copy of the model is not as it was found, and what has become of it.
+
+        Who does not tell within COPY_SECONDS, or is lost, is not among them. Any thread may ask.
+        """
+        clock = RunningClock(most_seconds=2 * LOOK_SECONDS)
+        with self._changed:
+            asked = [member for member in members if not member.lost]
+            numbers = {}
+            for member in asked:
+                member.num_looks += 1
+                numbers[member.identity] = member.num_looks
+                self._send(member, AskCopy(member.num_looks))
+            while clock() < COPY_SECONDS and any(
+                not member.lost and member.copy.number < numbers[member.identity] for member in asked
+            ):
+                self._changed.wait(LOOK_SECONDS)
+            return [(member, member.copy) for member in asked if member.copy.change]
 
     def wait(self) -> None:
         """Waits for a change, but not long. Raises RunError where nobody is heard."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from tplaunch.coordinator.wire import Frame, WireError
 from tplaunch.launcher.hosts.addresses import Address
+from tplaunch.launcher.hosts.copies import CopySeen, Fetched, Fetching
+from tplaunch.launcher.hosts.descriptions import cut
 from tplaunch.launcher.hosts.head_socket import open_post
 from tplaunch.launcher.hosts.measurements import DeviceSpeed, StepsTimed
 from tplaunch.launcher.hosts.members import MAX_APPLICANTS, Member, Members
@@ -15,8 +17,6 @@ from tplaunch.launcher.hosts.messages import (
     LAST_WORDS,
     Beat,
     End,
-    Fetched,
-    Fetching,
     FoundModel,
     FromHead,
     Join,
@@ -27,12 +27,12 @@ from tplaunch.launcher.hosts.messages import (
     Refused,
     WantedModel,
     Welcome,
-    cut,
     decode_from_joiner,
     encode,
     number_of,
 )
 from tplaunch.launcher.hosts.post import TICKS_PER_SILENCE, Clerk
+from tplaunch.launcher.lines import numbered
 
 MOST_WAITING_TICKS = TICKS_PER_SILENCE + 2  # until an applicant without a place is refused
 MOST_MISSED = 1  # beats that could not be sent, for it may dial again
@@ -43,12 +43,21 @@ JOIN_IS_LOST = Beat(sent=1, taken=0, lacks=False)  # from somebody who has not b
 class HeadClerk(Clerk):
     """Keeps the members of a run; others look at them under its condition."""
 
-    def __init__(self, listen: Address, secret: bytes | None, num_hosts: int, wanted: WantedModel) -> None:
+    def __init__(
+        self,
+        listen: Address,
+        secret: bytes | None,
+        num_hosts: int,
+        wanted: WantedModel,
+        *,
+        by_number: bool = False,
+    ) -> None:
         """Listens from now on. secret: of the key file; None for a socket that takes in anybody.
 
-        Raises UsageError for an address that can't be listened on.
+        by_number: people know the hosts by their node ranks. Raises UsageError for an address that can't be
+        listened on.
         """
-        self._wanted, self._num_hosts = wanted, num_hosts
+        self._wanted, self._num_hosts, self._by_number = wanted, num_hosts, by_number
         self._changed = threading.Condition()
         self._members = Members(num_hosts)
         self._remarks: list[str] = []  # to be said by the thread that waits
@@ -88,6 +97,9 @@ class HeadClerk(Clerk):
                 self._changed.notify_all()
             elif isinstance(message, StepsTimed) and message.number == member.wish:
                 member.timed[message.number] = message
+                self._changed.notify_all()
+            elif isinstance(message, CopySeen) and message.number == member.num_looks:
+                member.copy = message
                 self._changed.notify_all()
             elif isinstance(message, Fetching):
                 member.fetching = message.done, message.total
@@ -171,8 +183,15 @@ class HeadClerk(Clerk):
             return
         member.fetches = found.fetches
         self._send(member, Welcome(member.host, self._num_hosts))
-        num_missing = self._members.num_missing
-        self._remark(member.welcome + (f"; {num_missing} more to come" if num_missing else ""))
+        missing = self._missing()
+        self._remark(member.welcome + (f"; {missing}" if missing else ""))
+
+    def _missing(self) -> str:
+        """Says which hosts are not there; nothing where all are."""
+        missing = self._members.missing
+        if not missing or not self._by_number:
+            return f"{len(missing)} more to come" if missing else ""
+        return f"{numbered('node rank', missing)} {'are' if len(missing) > 1 else 'is'} missing"
 
     def _refuse_stranger(self, identity: bytes, member: Member | None, reason: str) -> None:
         if member is None:

@@ -6,7 +6,6 @@ import os
 import queue
 import secrets
 import threading
-import time
 from collections.abc import Sequence
 
 import zmq
@@ -27,6 +26,7 @@ from tplaunch.launcher.hosts.messages import (
 )
 from tplaunch.launcher.hosts.order import Order
 from tplaunch.launcher.hosts.post import TICKS_PER_SILENCE, Clerk, Post
+from tplaunch.running_clock import RunningClock
 
 SILENCE_SECONDS = 5.0  # of a head that has not said how long it may be silent
 TICKS_PER_BEAT = TICKS_PER_SILENCE // 4
@@ -35,6 +35,7 @@ RECONNECT_MILLISECONDS = 250
 SHUT_SECONDS = (
     4.0  # of connections that are cut before anything was said, for the keys to be called different
 )
+MOST_SECONDS = 1.0  # what counts of the time between two ticks: in the rest this process was stopped
 EVENTS = (
     zmq.EVENT_CONNECTED
     | zmq.EVENT_CLOSED
@@ -76,7 +77,8 @@ class HeadLink(Clerk):
         self._num_silent_ticks, self._ticks_per_silence, self._ticks = 0, TICKS_PER_SILENCE, 0
         self._is_through = False
         self._order, self._order_lock = Order(), threading.Lock()
-        self._shut_since: float | None = None  # when the first connection was cut unheard
+        self._clock = RunningClock(most_seconds=MOST_SECONDS)  # of the post's thread
+        self._shut_since: float | None = None  # by that, when the first connection was cut unheard
         self._post = Post(context, socket, SILENCE_SECONDS / TICKS_PER_SILENCE)
         self._post.monitor(EVENTS)
         socket.connect(head.endpoint)
@@ -147,7 +149,8 @@ class HeadLink(Clerk):
         if self._num_silent_ticks > TICKS_PER_SILENCE:
             seconds = self._post.tick_seconds * TICKS_PER_SILENCE
             self._lose(f"said nothing for {seconds:g} s: it is off, frozen, or cut off from the network")
-        if self._shut_since is not None and time.monotonic() - self._shut_since > SHUT_SECONDS:
+        now = self._clock()
+        if self._shut_since is not None and now - self._shut_since > SHUT_SECONDS:
             self._lose(
                 "takes no connection with this key: the key file is another one there, only one of the two"
                 " sides has one, or what listens there is no tplaunch",
@@ -162,7 +165,7 @@ class HeadLink(Clerk):
         elif event == zmq.EVENT_DISCONNECTED and self._is_through:
             pass  # the silence will tell whether it was more than a moment
         elif event != zmq.EVENT_CONNECTED and not self._is_through and self._shut_since is None:
-            self._shut_since = time.monotonic()
+            self._shut_since = self._clock()
 
     def _lose(self, why: str, *, passes: bool = True) -> None:
         if self._loss is None:

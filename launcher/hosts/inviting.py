@@ -1,18 +1,24 @@
-"""Tells the person at the head by which command others join."""
+"""Tells the person at the head which hosts are waited for, and by which command they join."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 
-from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.config import NUMBERED, PLACED, RunConfig
 from tplaunch.launcher.hosts.addresses import Address, is_any, is_link_local, is_loopback
 from tplaunch.launcher.hosts.links import interfaces
-from tplaunch.launcher.lines import say
+from tplaunch.launcher.lines import numbered, say
 
 
 def say_how_to_join(config: RunConfig, listen: Address, secret: bytes | None) -> None:
-    """Prints the command for the other hosts, as their shells take it."""
+    """Prints the command for the other hosts, as their shells take it, where that is not known there."""
+    if config.others_come == PLACED:
+        return
+    if config.others_come == NUMBERED:
+        ranks = f"{numbered('node rank', range(1, config.hosts))} of {config.hosts}"
+        say(f"waiting for {ranks} at port {listen.port}: the same command must run there, too")
+        return
     if is_any(listen.host):
         known = [one.address for one in interfaces() if not is_loopback(one.address)]
         addresses = [Address(host, listen.port) for host in known if ":" not in host] or [listen]

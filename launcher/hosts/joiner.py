@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
 import tplaunch
 from tplaunch.coordinator import messages as workers
+from tplaunch.coordinator.gguf.paths import Stamp
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.endings import signal_name
 from tplaunch.launcher.headroom import check_headroom
 from tplaunch.launcher.hosts.addresses import Address, bracketed, own_address_towards, without_zone
+from tplaunch.launcher.hosts.copies import AskCopy, Fetched, Fetching, FetchPart, seen
+from tplaunch.launcher.hosts.descriptions import cut
 from tplaunch.launcher.hosts.fetching.cache import USUAL_BYTES, model_in_use
 from tplaunch.launcher.hosts.fetching.facts import ModelFacts
 from tplaunch.launcher.hosts.fetching.job import FetchJob
@@ -29,9 +32,6 @@ from tplaunch.launcher.hosts.members import device_of
 from tplaunch.launcher.hosts.messages import (
     PROTOCOL_VERSION,
     End,
-    Fetched,
-    Fetching,
-    FetchPart,
     FoundModel,
     FromHead,
     Join,
@@ -44,7 +44,6 @@ from tplaunch.launcher.hosts.messages import (
     StopRanks,
     WantedModel,
     Welcome,
-    cut,
 )
 from tplaunch.launcher.hosts.telling import Teller
 from tplaunch.launcher.lines import say
@@ -52,6 +51,7 @@ from tplaunch.launcher.machine import host_memory
 from tplaunch.launcher.signals import Signalled
 from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.supervisor import Supervisor
+from tplaunch.running_clock import RunningClock
 from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.place import WorkerPlace
 from tplaunch.worker.process import wait_readable
@@ -80,6 +80,7 @@ class Joiner:
     def __init__(self, membership: Membership, choices: Sequence[DeviceChoice], finder: ModelFinder) -> None:
         self._membership, self._choices, self._finder = membership, tuple(choices), finder
         self._files: tuple[str, ...] = ()
+        self._stamps: tuple[Stamp, ...] = ()  # of those that were found here
         self._wanted: WantedModel | None = None  # to be fetched
         self._job: FetchJob | None = None  # the fetch that goes on, or comes next
         self._model = ExitStack()  # the fetched one, in use
@@ -103,7 +104,7 @@ class Joiner:
             self._job.close()
         try:
             if isinstance(error, Signalled):
-                self._link.send(Leave(f"it was ended there by signal {error.number}"))
+                self._link.send(Leave(f"it was ended there by {signal_name(error.number)}"))
             elif error is not None and not isinstance(error, HeadGone):
                 self._link.send(Leave(cut(f"it failed: {fault_sentence(error) or error}")))
         finally:
@@ -153,9 +154,10 @@ class Joiner:
                 max_memory=self._choices[0].caps[1],
             )
         )
-        began, wait_seconds, is_said = time.monotonic(), self._membership.wait_seconds, False
+        clock = RunningClock(most_seconds=2 * LOOK_SECONDS)
+        wait_seconds, is_said = self._membership.wait_seconds, False
         while not self._link.is_through:
-            waited = time.monotonic() - began
+            waited = clock()
             if wait_seconds is not None and waited > wait_seconds:
                 raise HeadGone(f"did not answer within {wait_seconds:g} s; --wait allows more")
             if waited > SAY_SECONDS and not is_said:
@@ -205,6 +207,8 @@ class Joiner:
                 self._job.start()
         elif isinstance(message, (AskSpeed, AskSteps, AskEcho)) and self._is_member:
             self._teller.tell(message)
+        elif isinstance(message, AskCopy) and self._is_member:
+            self._link.send(seen(message.number, self._stamps))
         elif isinstance(message, Welcome):
             self._is_member = True
             say(f"this is host {message.host} of {message.num_hosts}, counted from 0; waiting for work")
@@ -216,8 +220,10 @@ class Joiner:
 
     def _find(self, wanted: WantedModel) -> FoundModel:
         try:
-            self._files = self._finder.find(wanted) if wanted.parts else ()
+            self._stamps = self._finder.find(wanted) if wanted.parts else ()
+            self._files = tuple(stamp.path for stamp in self._stamps)
         except ModelError as error:
+            self._stamps = ()
             if not wanted.port:
                 return FoundModel(cut(str(error)))
             self._wanted = wanted

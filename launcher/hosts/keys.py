@@ -24,6 +24,13 @@ def usual_key_file() -> Path | None:
     return None if folder is None else folder / "tplaunch" / "hosts.key"
 
 
+def key_path(text: str) -> Path:
+    """Returns the path that --key gives. Raises UsageError for none, as of a variable that is not set."""
+    if not text:
+        raise UsageError("--key is empty; name the key file that all hosts have, or leave --key out")
+    return Path(text)
+
+
 def make_key_file(path: Path, secret: bytes | None = None) -> None:
     """Writes a key, which only its owner can read: a new one, where none is given.
 

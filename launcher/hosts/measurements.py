@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.plan import MAX_RANKS
-from tplaunch.launcher.hosts.descriptions import check_text
+from tplaunch.launcher.hosts.descriptions import check_sentence
 from tplaunch.worker.jobs.messages import StepSeconds, StepsJob
 
 MAX_POINTS = 64  # of a job
@@ -37,7 +37,7 @@ class DeviceSpeed:
     fault: str = ""
 
     def __post_init__(self) -> None:
-        check_text(self.fault)
+        check_sentence(self.fault)
         if not 0 <= self.device < MAX_RANKS:
             raise ValueError(f"the device {self.device}")
         if not (self.fault or 0 < self.weights_per_second < MOST_SPEED):
@@ -78,7 +78,7 @@ class StepsTimed:
     fault: str = ""
 
     def __post_init__(self) -> None:
-        check_text(self.fault)
+        check_sentence(self.fault)
         for step in (step for rank in self.taken for step in rank):
             if not (0 <= step.seconds < MOST_STEP_SECONDS and 0 <= step.device_part < MOST_STEP_SECONDS):
                 raise ValueError(f"a step of {step.seconds} s")

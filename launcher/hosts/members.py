@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import tplaunch
 from tplaunch.coordinator import messages as workers
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.hosts.copies import CopySeen, Fetched
 from tplaunch.launcher.hosts.descriptions import HostDevice
 from tplaunch.launcher.hosts.measurements import DeviceSpeed, StepsTimed
-from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Fetched, Join
+from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Join
 from tplaunch.launcher.hosts.order import Order
 
 MAX_APPLICANTS = 64  # that are being admitted at once
+NOT_SEEN = CopySeen(0)
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Member:
     speeds: dict[int, DeviceSpeed] = field(default_factory=dict)  # of its devices that were asked for
     wish: int = 0  # for steps to be timed, the last one's number
     timed: dict[int, StepsTimed] = field(default_factory=dict)  # its answer, by that number
+    num_looks: int = 0  # that it was asked for at its copy of the model
+    copy: CopySeen = NOT_SEEN  # its last answer to that
     ended: dict[int, str] = field(default_factory=dict)  # how ranks of the present run ended
     logs: str = ""  # its folder
     has_stopped: bool = True  # no worker of the present run is left there
@@ -70,8 +74,10 @@ class Members:
         self.needed: Mapping[int, int] = {}  # devices, by host, once that is known
 
     @property
-    def num_missing(self) -> int:
-        return self._num_hosts - 1 - len(self.present)
+    def missing(self) -> list[int]:
+        """The numbers of the hosts that are not there."""
+        taken = {member.host for member in self.present}
+        return [host for host in range(1, self._num_hosts) if host not in taken]
 
     @property
     def present(self) -> list[Member]:
@@ -118,15 +124,13 @@ class Members:
         return ""
 
     def _place_for(self, join: Join) -> int | None:
-        taken = {member.host for member in self.present}
-        for host in range(1, self._num_hosts):
-            fits = len(join.devices) >= self.needed.get(host, 1)
-            if host not in taken and fits and join.wanted_host in (0, host):
+        for host in self.missing:
+            if len(join.devices) >= self.needed.get(host, 1) and join.wanted_host in (0, host):
                 return host
         return None
 
     def _no_place(self, join: Join) -> str:
-        if not self.num_missing:
+        if not self.missing:
             return f"the run has all of its {self._num_hosts} hosts"
         if join.wanted_host:
             return f"there is no place for a host {join.wanted_host}: it is taken, or there are fewer hosts"

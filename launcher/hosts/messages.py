@@ -14,16 +14,22 @@ from tplaunch.coordinator import wire
 from tplaunch.coordinator.curve import SECRET_BYTES
 from tplaunch.coordinator.gguf.origin import model_hash
 from tplaunch.coordinator.split.plan import MAX_RANKS
-from tplaunch.coordinator.wire import Frame, Int32s
-from tplaunch.launcher.hosts.descriptions import MAX_TEXT, HostDevice, WantedPart, check_bytes, check_text
+from tplaunch.coordinator.wire import Frame
+from tplaunch.launcher.hosts.copies import AskCopy, CopySeen, Fetched, Fetching, FetchPart
+from tplaunch.launcher.hosts.descriptions import (
+    HostDevice,
+    WantedPart,
+    check_bytes,
+    check_sentence,
+    check_text,
+)
 from tplaunch.launcher.hosts.links import Interface
 from tplaunch.launcher.hosts.measurements import AskEcho, AskSpeed, AskSteps, DeviceSpeed, StepsTimed
 
-PROTOCOL_VERSION = 6  # of these messages; those to workers have one of their own, which is also compared
+PROTOCOL_VERSION = 7  # of these messages; those to workers have one of their own, which is also compared
 MAX_FRAME_BYTES = 1 << 20
 NUMBER_BYTES = 8  # little-endian; 0 for a message that is not kept in order
 MAX_PARTS = 999  # files of a model
-MAX_NUMBERS = 1 << 17  # of a FetchPart
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,9 @@ class Refused:
     reason: str
     passes: bool = False
 
+    def __post_init__(self) -> None:
+        check_sentence(self.reason)
+
 
 @dataclass(frozen=True)
 class WantedModel:
@@ -91,7 +100,7 @@ class FoundModel:
     fetches: bool = False
 
     def __post_init__(self) -> None:
-        check_text(self.fault)
+        check_sentence(self.fault)
 
 
 @dataclass(frozen=True)
@@ -112,42 +121,6 @@ class Beat:
     sent: int
     taken: int
     lacks: bool
-
-
-@dataclass(frozen=True)
-class FetchPart:
-    """Head: fetch this of the model before your ranks start: blocks, as fetching.wanted has them as integers.
-
-    A long wish comes in several messages.
-    """
-
-    blocks: Int32s
-    is_last: bool
-
-    def __post_init__(self) -> None:
-        if len(self.blocks) > MAX_NUMBERS:
-            raise ValueError(f"{len(self.blocks)} numbers at once")
-
-
-@dataclass(frozen=True)
-class Fetching:
-    """Joiner: so many bytes of what I lack have come."""
-
-    done: int
-    total: int
-
-    def __post_init__(self) -> None:
-        check_bytes(self.done, self.total)
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """Joiner: all is there. Otherwise the sentence says why not."""
-
-    fault: str = ""
-
-    def __post_init__(self) -> None:
-        check_text(self.fault)
 
 
 @dataclass(frozen=True)
@@ -177,7 +150,7 @@ class RanksStarted:
     logs: str
 
     def __post_init__(self) -> None:
-        check_text(self.logs)
+        check_sentence(self.logs)
 
 
 @dataclass(frozen=True)
@@ -189,7 +162,7 @@ class RankEnded:
     how: str
 
     def __post_init__(self) -> None:
-        check_text(self.how)
+        check_sentence(self.how)
         if not 0 <= self.rank < MAX_RANKS:
             raise ValueError(f"the rank {self.rank}")
 
@@ -217,7 +190,7 @@ class Leave:
     reason: str
 
     def __post_init__(self) -> None:
-        check_text(self.reason)
+        check_sentence(self.reason)
 
 
 @dataclass(frozen=True)
@@ -226,9 +199,23 @@ class End:
 
     failure: str = ""
 
+    def __post_init__(self) -> None:
+        check_sentence(self.failure)
+
 
 FromHead = Union[  # noqa: UP007
-    Refused, WantedModel, Welcome, Beat, AskSpeed, AskSteps, AskEcho, FetchPart, StartRanks, StopRanks, End
+    Refused,
+    WantedModel,
+    Welcome,
+    Beat,
+    AskSpeed,
+    AskSteps,
+    AskEcho,
+    AskCopy,
+    FetchPart,
+    StartRanks,
+    StopRanks,
+    End,
 ]
 FromJoiner = Union[  # noqa: UP007
     Join,
@@ -236,6 +223,7 @@ FromJoiner = Union[  # noqa: UP007
     Beat,
     DeviceSpeed,
     StepsTimed,
+    CopySeen,
     Fetching,
     Fetched,
     RanksStarted,
@@ -272,8 +260,3 @@ def decode_from_joiner(frames: Sequence[Frame]) -> FromJoiner:
     number_of(frames)
     message: FromJoiner = wire.unpack(frames[1:], _FROM_JOINER)
     return message
-
-
-def cut(sentence: str) -> str:
-    """Returns a sentence short enough for a message."""
-    return sentence if len(sentence) <= MAX_TEXT else sentence[: MAX_TEXT - 3] + "..."

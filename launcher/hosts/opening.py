@@ -6,39 +6,28 @@ import functools
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 
-from tplaunch.coordinator.serving.failures import RunError
+from tplaunch.coordinator.serving.failures import LastingError, RunError
 from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.coordinator.split.plan import RankShare
-from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.config import NUMBERED, RunConfig
 from tplaunch.launcher.device_job import JobConfig
 from tplaunch.launcher.devices import DeviceChoice, select_devices
-from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.speeds import TIMEOUT_SECONDS, device_speed
 from tplaunch.launcher.fitting.steps import time_steps
-from tplaunch.launcher.hosts.addresses import (
-    ANY,
-    Address,
-    bracketed,
-    is_any,
-    is_link_local,
-    is_loopback,
-    is_own,
-    own_address_towards,
-    parse_address,
-    resolved,
-)
+from tplaunch.launcher.hosts.addresses import Address, bracketed
 from tplaunch.launcher.hosts.bringing import bring_model
+from tplaunch.launcher.hosts.copies import ADVICE
 from tplaunch.launcher.hosts.echoes import LinkMeter
 from tplaunch.launcher.hosts.fetching.serving import served_model
 from tplaunch.launcher.hosts.head import Head
 from tplaunch.launcher.hosts.inviting import say_how_to_join
-from tplaunch.launcher.hosts.links import interface_of, interfaces
-from tplaunch.launcher.hosts.members import Member
+from tplaunch.launcher.hosts.links import interface_of
 from tplaunch.launcher.hosts.messages import WantedModel
 from tplaunch.launcher.hosts.remote_ranks import RanksElsewhere, RemoteRanks
-from tplaunch.launcher.hosts.safety import found_secret
+from tplaunch.launcher.hosts.way_in import own_address, way_in
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.predicting.links import Link
@@ -55,6 +44,10 @@ class Hosts:
 
     def __init__(self, choices: Sequence[DeviceChoice]) -> None:
         self.choices = list(choices)  # one device per rank, of all hosts, those of this one first
+
+    def under(self, config: RunConfig) -> Hosts:
+        """Returns the hosts of a run with other options, on the same hosts or on this one alone."""
+        return Hosts(select_devices(config.devices))
 
     def present(self, choices: Sequence[DeviceChoice], check: Callable[[], None]) -> list[DeviceChoice]:
         """Returns these devices, those of hosts that were lost replaced by what took their places.
@@ -105,11 +98,21 @@ class JoinedHosts(Hosts):
         self._config, self._head, self._listen, self._secret = config, head, listen, secret
         self._await(lambda: None)
         members = self._members.values()
-        super().__init__([*own, *(choice for member in members for choice in member.choices)])
-        self._address = _own_address(listen, list(members))
+        super().__init__(self._all_choices(own))
+        self._address = own_address(listen, list(members))
         interface = interface_of(self._address)
         warning = interface.warning()
         say(f"other hosts reach this one by {interface.text}{f'; {warning}' if warning else ''}")
+
+    def _all_choices(self, own: Sequence[DeviceChoice]) -> list[DeviceChoice]:
+        return [*own, *(choice for member in self._members.values() for choice in member.choices)]
+
+    def under(self, config: RunConfig) -> Hosts:
+        if config.hosts == 1:
+            return super().under(config)
+        same = copy(self)
+        same._config, same.choices = config, self._all_choices(_own_devices(config))
+        return same
 
     def _await(self, check: Callable[[], None]) -> None:
         members = self._head.await_hosts(self._config.load_timeout_seconds, check, say)
@@ -130,7 +133,16 @@ class JoinedHosts(Hosts):
             same = _same_or_next(member.choices, [choices[place] for place in places])
             for place, choice in zip(places, same, strict=True):
                 found[place] = choice
+        self._check_copies(hosts)
         return found
+
+    def _check_copies(self, hosts: Sequence[int]) -> None:
+        """hosts: of each rank. Raises LastingError where a host's copy of the model is another one by now."""
+        members = [self._members[host] for host in sorted({*hosts} - {HEAD})]
+        for member, seen in self._head.ask_copies(members):
+            raise LastingError(
+                f"the copy of the model on {member.title} has changed: {seen.change}; {ADVICE}"
+            )
 
     def _check_present(self, hosts: Sequence[int]) -> None:
         """hosts: of each rank. Raises RunError where one was lost since it joined."""
@@ -200,18 +212,16 @@ def open_hosts(config: RunConfig, model: Model) -> Iterator[Hosts]:
 
     Raises UsageError for addresses, keys and devices that can't be, RunError where hosts don't come in time.
     """
-    own = select_devices(config.devices)
     if config.hosts == 1:
-        yield Hosts(own)
+        yield Hosts(select_devices(config.devices))
         return
-    name = socket.gethostname()
-    own = [replace(choice, host_name=name) for choice in own]
-    listen, secret = _way_in(config)
+    own = _own_devices(config)
+    listen, secret = way_in(config)
     with _served(config, model, listen, secret) as wanted:
-        head, failure = Head(listen, secret, config.hosts, wanted), ""
+        by_number = config.others_come == NUMBERED
+        head, failure = Head(listen, secret, config.hosts, wanted, by_number=by_number), ""
         try:
-            if not config.hosts_come:
-                say_how_to_join(config, listen, secret)
+            say_how_to_join(config, listen, secret)
             yield JoinedHosts(config, head, listen, secret, own)
         except Exception as error:
             failure = str(error) or repr(error)
@@ -220,18 +230,10 @@ def open_hosts(config: RunConfig, model: Model) -> Iterator[Hosts]:
             head.close(failure)
 
 
-def _way_in(config: RunConfig) -> tuple[Address, bytes | None]:
-    """Returns where this host listens, and the secret by which others are known."""
-    text = config.listen
-    if text is None:
-        secret = found_secret(config.key, config.insecure, True, "the network")
-        text = "127.0.0.1" if secret is None and not config.insecure else ANY
-        return parse_address(text, "--listen"), secret
-    listen = resolved(parse_address(text, "--listen"), "--listen")
-    if not is_own(listen.host):
-        own = ", ".join(one.address for one in interfaces())
-        raise UsageError(f"--listen {listen}: this machine has no such address; it has {own}")
-    return listen, found_secret(config.key, config.insecure, is_loopback(listen.host), f"--listen {listen}")
+def _own_devices(config: RunConfig) -> list[DeviceChoice]:
+    """Returns this host's devices, which in a run on several hosts have its name."""
+    name = socket.gethostname()
+    return [replace(choice, host_name=name) for choice in select_devices(config.devices)]
 
 
 def silence_seconds(config: RunConfig) -> float:
@@ -248,30 +250,3 @@ def _served(config: RunConfig, model: Model, listen: Address, secret: bytes | No
         return
     with served_model(model.origin.parts, listen.host, secret) as (facts, port):
         yield WantedModel(name, facts.model_hash, facts.parts, silence, port)
-
-
-def _own_address(listen: Address, members: Sequence[Member]) -> str:
-    """Returns this host's address, as the others reach it."""
-    if not is_any(listen.host):
-        return listen.host
-    found = dict.fromkeys(map(_own_address_towards, members))
-    if len(found) > 1:
-        say(
-            f"the hosts reach this one by several addresses ({', '.join(found)}), of which one can be used;"
-            " --listen names it"
-        )
-    return next((address for address in found if not is_loopback(address)), next(iter(found)))
-
-
-def _own_address_towards(member: Member) -> str:
-    address = member.join.interface.address
-    try:
-        return own_address_towards(address)
-    except OSError as error:
-        advice = "hosts of a run need addresses that all of them reach, not behind a router that changes them"
-        if is_link_local(address):
-            advice = "--listen with this host's own such address, as [fe80::1%eth0], says by which interface"
-        raise RunError(
-            f"{member.title} can't be reached at its own address {address} from here: {error.strerror};"
-            f" {advice}"
-        ) from error

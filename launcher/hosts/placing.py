@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tplaunch.coordinator.options import declared_options, option
-from tplaunch.launcher.commands.join import JoinConfig
-from tplaunch.launcher.config import HOSTS_GROUP, HubModel
+from tplaunch.launcher.commands.join import WAIT_SECONDS, JoinConfig
+from tplaunch.launcher.config import HOSTS_GROUP, NUMBERED, HubModel
 from tplaunch.launcher.declared import add_declared, declared_values
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hosts.addresses import ANY, Address, parse_address
 from tplaunch.launcher.hosts.environment import HostPlace, find_place
-from tplaunch.launcher.hub.fetch import fetch
+from tplaunch.launcher.hub.fetch import cache_of
 from tplaunch.launcher.sizes import parse_max_memory
 
 COMMANDS = ("run", "serve", "bench", "batch", "eval", "perplexity", "logits")  # that several hosts carry out
+DOWNLOAD_SECONDS = 24 * 3600.0  # that a head may take to download a model
 PLACED = (*COMMANDS, "plan")  # that may find their hosts by PlaceOptions
 
 
@@ -81,7 +82,7 @@ def take_place(options: argparse.Namespace, environment: Mapping[str, str]) -> J
         place = HostPlace(place.num_hosts, place.number, head.host, head.port, place.source)
     if not place.is_head:
         return _joins(options, place)
-    options.hosts = place.num_hosts
+    options.hosts, options.others_come = place.num_hosts, NUMBERED
     if options.listen is None:
         port = place.port or parse_address("any", "--listen").port
         options.listen = str(Address(ANY, port))
@@ -91,8 +92,8 @@ def take_place(options: argparse.Namespace, environment: Mapping[str, str]) -> J
 def _joins(options: argparse.Namespace, place: HostPlace) -> JoinConfig:
     assert place.head is not None, "an address, which find_place has seen to"
     model = getattr(options, "model", None)
-    if isinstance(model, HubModel):
-        model = fetch(model)
+    # Nothing is downloaded: what is not in the cache comes from the head, and of that only this host's part.
+    folder = cache_of(model) if isinstance(model, HubModel) else None
     files = (model,) if isinstance(model, Path) and model.exists() else ()
     address = parse_address(place.head, "--head") if place.port is None else Address(place.head, place.port)
     return JoinConfig(
@@ -101,7 +102,10 @@ def _joins(options: argparse.Namespace, place: HostPlace) -> JoinConfig:
         insecure=options.insecure,
         devices=options.devices,
         models=files,
+        model_folders=() if folder is None else (folder,),
         max_memory=parse_max_memory(options.max_memory) if options.max_memory else {},
         node_rank=place.number,
+        # A head that downloads the model listens afterwards.
+        wait_seconds=DOWNLOAD_SECONDS if isinstance(model, HubModel) else WAIT_SECONDS,
         verbose=options.verbose,
     )

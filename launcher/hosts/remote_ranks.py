@@ -38,6 +38,13 @@ class RemoteRanks:
         """Says where a rank's log is; None for a rank of this host."""
         return None
 
+    def copy_change(self, *, only_overwriting: bool = False) -> str | None:
+        """Returns a sentence on the first copy of the model that is not as its host found it; None for none.
+
+        only_overwriting: changes count only of the bytes that ranks have in use.
+        """
+        return None
+
 
 class RanksElsewhere(RemoteRanks):
     """Ranks on hosts that have joined."""
@@ -104,6 +111,12 @@ class RanksElsewhere(RemoteRanks):
         if choice.host == HEAD:
             return None
         return f"{choice.host_name}:{self._members[choice.host].logs}/rank-{rank}.log"
+
+    def copy_change(self, *, only_overwriting: bool = False) -> str | None:
+        for member, copy in self._head.ask_copies(self._members.values()):
+            if copy.is_overwriting or not only_overwriting:
+                return f"on {member.title} {copy.change}"
+        return None
 
 
 class _Both:

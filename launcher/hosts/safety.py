@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tplaunch.coordinator.curve import has_curve
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.errors import UsageError
-from tplaunch.launcher.hosts.keys import read_key_file, usual_key_file
+from tplaunch.launcher.hosts.keys import key_path, read_key_file, usual_key_file
 from tplaunch.launcher.lines import alarm
 
 
@@ -19,7 +17,7 @@ def found_secret(key: str | None, insecure: bool, stays_here: bool, where: str) 
     """
     if insecure and key is not None:
         raise UsageError("--key and --insecure exclude each other; leave one of them out")
-    file, usual = None if key is None else Path(key), usual_key_file()
+    file, usual = None if key is None else key_path(key), usual_key_file()
     if file is None and not insecure and usual is not None and usual.exists():
         file = usual
     if file is not None:

@@ -12,9 +12,10 @@ from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.speeds import device_speed
 from tplaunch.launcher.fitting.steps import time_steps
 from tplaunch.launcher.hosts.addresses import Address
+from tplaunch.launcher.hosts.descriptions import cut
 from tplaunch.launcher.hosts.echoes import send_back
 from tplaunch.launcher.hosts.measurements import AskEcho, AskSpeed, AskSteps, DeviceSpeed, StepsTimed
-from tplaunch.launcher.hosts.messages import FromJoiner, cut
+from tplaunch.launcher.hosts.messages import FromJoiner
 from tplaunch.worker.jobs.messages import StepSeconds
 
 Asked = AskSpeed | AskSteps | AskEcho

@@ -63,6 +63,14 @@ def fetch(model: HubModel, before_download: Callable[[], None] = lambda: None) -
             raise told(error, model, cache) from error
 
 
+def cache_of(model: HubModel) -> Path | None:
+    """Returns the folder of the cache that has files of the model's repository; None where there is none."""
+    from huggingface_hub import constants
+
+    folder = repository_folder(Path(constants.HF_HUB_CACHE), model.repository)
+    return folder if folder.is_dir() else None
+
+
 def _list_files(model: HubModel) -> Listing:
     from huggingface_hub import HfApi
 

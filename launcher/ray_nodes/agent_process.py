@@ -36,12 +36,13 @@ def main() -> int:
 
     prepare_streams()
     try:
-        signals.raise_once()
-        return _join(settings)
+        try:
+            signals.raise_once()
+            return _join(settings)
+        finally:
+            signals.ignore()
     except signals.Signalled as signalled:
         return signalled.exit_code
-    finally:
-        signals.ignore()
 
 
 def _end_with_input() -> None:

@@ -21,10 +21,12 @@ from typing import Any
 import tplaunch
 from tplaunch.coordinator.curve import SECRET_BYTES
 from tplaunch.coordinator.serving.failures import RunError
+from tplaunch.launcher.config import PLACED
 from tplaunch.launcher.declared import declared_values
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hosts.addresses import Address
-from tplaunch.launcher.hosts.keys import make_key_file, read_key_file
+from tplaunch.launcher.hosts.descriptions import cut
+from tplaunch.launcher.hosts.keys import key_path, make_key_file, read_key_file
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.ray_nodes.agent import NodeAgent, count_devices, devices_in_turn
 from tplaunch.launcher.ray_nodes.options import RAY, RayOptions
@@ -63,7 +65,7 @@ def placed_by_ray(options: argparse.Namespace) -> Iterator[None]:
             key = stack.enter_context(_key(options))
             address = Address(ray.util.get_node_ip_address(), _free_port())
             options.hosts, options.listen, options.key = len(shares), str(address), str(key)
-            options.hosts_come = True
+            options.others_come = PLACED
             settings = {
                 "head": str(address),
                 "secret": read_key_file(key).hex(),
@@ -124,7 +126,7 @@ def _num_devices(ray: Any, devices: str) -> tuple[dict[str, int], bool]:
 def _key(options: argparse.Namespace) -> Iterator[Path]:
     """Gives the key file of the options, or one for this run alone."""
     if options.key is not None:
-        yield Path(options.key)
+        yield key_path(options.key)
         return
     folder = private_temporary("tplaunch-ray-")
     try:
@@ -197,4 +199,4 @@ def _end(ray: Any, actors: list[Any]) -> None:
 
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[-1][:300] if lines else repr(error)
+    return cut(lines[-1]) if lines else repr(error)

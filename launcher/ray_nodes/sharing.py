@@ -26,6 +26,11 @@ def share_out(
     Raises UsageError.
     """
     total = sum(num_devices.values())
+    if not total:
+        raise UsageError(
+            f"--engine ray: none of the Ray cluster's {len(num_devices)} nodes has a device that --devices"
+            " names; `tplaunch devices` says there why, and --devices cpu has their processors compute"
+        )
     if not num_devices.get(own):
         raise UsageError(
             f"--engine ray: this machine ({own_name}) has no device in the Ray cluster, but the head computes"

@@ -115,7 +115,7 @@ def test_ends_that_are_asked_for(hosts: MakeHosts, tmp_path: Path) -> None:
     joiner.stderr.wait_for("this is host 1 of 3", WAITS)
     joiner.send_signal(signal.SIGTERM)
     assert joiner.wait(WAITS) == 128 + signal.SIGTERM
-    head.stderr.wait_for("has left: it was ended there by signal 15; another may take its place", WAITS)
+    head.stderr.wait_for("has left: it was ended there by SIGTERM; another may take its place", WAITS)
     again = start_joiner(other, head)
     again.stderr.wait_for("this is host 1 of 3", WAITS)
     head.send_signal(signal.SIGINT)

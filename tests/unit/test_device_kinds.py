@@ -163,5 +163,8 @@ def test_a_file_that_has_changed_is_named_as_the_ranks_host_knows_it() -> None:
     config = EngineConfig(RankOptions(timeout_seconds=1.0), LIMITS, 1.0)
     plan = make_plan(SPEC, [1.0, 1.0])
     engine = Engine(cast(WorkerChannel, Told()), Origin((part,), "another"), [], SPEC, plan, config)
-    with pytest.raises(WorkerError, match=r"^rank 0's copy of model\.gguf has changed: restore it there$"):
+    with pytest.raises(
+        WorkerError, match=r"^rank 0's copy of model\.gguf has changed: restore it there$"
+    ) as raised:
         engine.load(lambda rank, progress: None)
+    assert raised.value.lasts

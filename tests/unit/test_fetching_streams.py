@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import re
 import threading
@@ -26,6 +28,7 @@ from tplaunch.launcher.hosts.fetching.streams import ModelService, Stream, open_
 from tplaunch.launcher.hosts.fetching.wanted import to_integers, wanted_blocks
 from tplaunch.launcher.hosts.finder import FolderFinder, ModelError
 from tplaunch.launcher.hosts.messages import WantedModel
+from tplaunch.running_clock import RunningClock
 
 Context = Any  # zmq.Context, whose parameter older packages lack
 
@@ -106,6 +109,20 @@ def test_a_question_without_answer_is_asked_again(
         assert stream.ask(asked) == (Refused("no"), b"")
         thread.join()
         stream.close()
+
+
+def test_a_host_that_was_stopped_goes_on_to_wait_for_the_head(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by Ctrl-Z: between two looks at the clock an hour has passed."""
+    hours = itertools.count(0, 3600)
+    monkeypatch.setattr(streams, "RunningClock", functools.partial(RunningClock, lambda: float(next(hours))))
+    monkeypatch.setattr(streams, "GLANCE_MILLISECONDS", 20)
+    stream = Stream(context, "tcp://127.0.0.1:9", plain, 0.2, threading.Event())
+    with pytest.raises(FetchError, match="nothing of the model"):
+        stream.ask(AskBytes(Strips(0, 0, 1, 1, 1)))
+    assert next(hours) > 4 * 3600  # looks, each of which counts for little
+    stream.close()
 
 
 def test_a_stream_that_is_stopped_ends_at_once(context: Context) -> None:
@@ -192,7 +209,8 @@ def test_there_is_no_cache_without_a_home(monkeypatch: pytest.MonkeyPatch) -> No
 def found(fetched: Fetched, *folders: Path) -> list[str] | None:
     facts = fetched.server.facts
     try:
-        return [*FolderFinder((), folders).find(WantedModel("m", facts.model_hash, facts.parts, 1.0))]
+        stamps = FolderFinder((), folders).find(WantedModel("m", facts.model_hash, facts.parts, 1.0))
+        return [stamp.path for stamp in stamps]
     except ModelError:
         return None
 

@@ -1,5 +1,7 @@
 """Tests a joining host's connection to its head, without one."""
 
+import functools
+import itertools
 import os
 import queue
 import resource
@@ -11,11 +13,13 @@ from collections.abc import Sequence
 import pytest
 import zmq
 
+from tplaunch.launcher.hosts import head_link
 from tplaunch.launcher.hosts.addresses import Address
-from tplaunch.launcher.hosts.head_link import HeadLink
+from tplaunch.launcher.hosts.head_link import SHUT_SECONDS, HeadLink
 from tplaunch.launcher.hosts.measurements import DeviceSpeed
 from tplaunch.launcher.hosts.messages import FromHead, Welcome, encode
 from tplaunch.launcher.hosts.post import MAX_CONNECTIONS, Clerk, Post
+from tplaunch.running_clock import RunningClock
 
 
 class ReadAtOnce(queue.SimpleQueue[FromHead]):
@@ -53,6 +57,26 @@ def test_what_is_sent_too_late_gets_into_no_other_descriptor() -> None:
     finally:
         for descriptor in later:
             os.close(descriptor)
+
+
+def test_a_host_that_was_stopped_does_not_take_the_key_for_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A connection that was cut before a word may only say so once it was tried again for some time."""
+    hours = itertools.count(0, 3600)
+    monkeypatch.setattr(
+        head_link, "RunningClock", functools.partial(RunningClock, lambda: float(next(hours)))
+    )
+    link = HeadLink(Address("127.0.0.1", 1), None)
+    link.close()  # the thread ends: what it would do is done here
+    link.hear(zmq.EVENT_DISCONNECTED)
+    for _ in range(int(SHUT_SECONDS)):
+        link.tick()
+        assert link._loss is None
+    monkeypatch.setattr(link, "_wake", os.eventfd(0))
+    link.tick()
+    assert link._loss is not None and "takes no connection with this key" in link._loss
+    os.close(link._wake)
 
 
 class Hastened(Clerk):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +20,9 @@ from tplaunch.coordinator.curve import dial_with
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.errors import UsageError
+from tplaunch.launcher.hosts import head
 from tplaunch.launcher.hosts.addresses import Address
+from tplaunch.launcher.hosts.copies import AskCopy, CopySeen
 from tplaunch.launcher.hosts.head import Head
 from tplaunch.launcher.hosts.head_link import HeadGone, HeadLink
 from tplaunch.launcher.hosts.keys import JOINER
@@ -38,6 +43,7 @@ from tplaunch.launcher.hosts.messages import (
     Welcome,
     encode,
 )
+from tplaunch.running_clock import RunningClock
 
 SECRET = bytes(range(32))
 WAITS = PATIENCE  # seconds, for what should take a moment
@@ -49,11 +55,11 @@ M = TypeVar("M")
 class World:
     """A head, and those who dial it."""
 
-    def __init__(self, num_hosts: int = 2) -> None:
+    def __init__(self, num_hosts: int = 2, *, by_number: bool = False) -> None:
         with zmq.Context() as context, context.socket(zmq.REP) as probe:
             port = probe.bind_to_random_port("tcp://127.0.0.1")
         self.address = Address("127.0.0.1", port)
-        self.head = Head(self.address, SECRET, num_hosts, WANTED)
+        self.head = Head(self.address, SECRET, num_hosts, WANTED, by_number=by_number)
         self.links: list[HeadLink] = []
         self.said: list[str] = []
         self.is_open = True
@@ -84,8 +90,8 @@ class World:
 def worlds() -> Iterator[Callable[..., World]]:
     made: list[World] = []
 
-    def make(num_hosts: int = 2) -> World:
-        made.append(World(num_hosts))
+    def make(num_hosts: int = 2, *, by_number: bool = False) -> World:
+        made.append(World(num_hosts, by_number=by_number))
         return made[-1]
 
     yield make
@@ -194,6 +200,29 @@ def test_a_host_tells_how_fast_its_devices_are(worlds: Callable[..., World]) -> 
     assert (asked.device, asked.options.without) == (2, ("int64",))
 
 
+def test_hosts_tell_what_has_become_of_their_copies(
+    worlds: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = worlds(3)
+    links = [world.join("one"), world.join("two")]
+    members = world.members()
+    change = "/m.gguf was written to while it was in use"
+
+    def answer() -> None:
+        for link, said in zip(links, ("", change), strict=True):
+            number = expect(link, AskCopy).number
+            link.send(CopySeen(number - 1, "an answer to an earlier question"))
+            link.send(CopySeen(number, said, bool(said)))
+
+    answering = threading.Thread(target=answer)
+    answering.start()
+    ((member, seen),) = world.head.ask_copies(members)
+    answering.join()
+    assert (member, seen.change, seen.is_overwriting) == (members[1], change, True)
+    monkeypatch.setattr(head, "COPY_SECONDS", 0.0)
+    assert world.head.ask_copies(members[:1]) == []  # it does not say, and is not waited for long
+
+
 def test_stopping_waits_for_all(worlds: Callable[..., World]) -> None:
     world = worlds(2)
     link = world.join()
@@ -261,7 +290,7 @@ def fields(name: str, **values: int | float | str) -> list[bytes]:
         fields("RankEnded", run=1, rank=1 << 40, how="ended"),
         fields("RankEnded", run=1, rank=-1, how="ended"),
         fields("DeviceSpeed", device=1 << 40, weights_per_second=1.0, fault=""),
-        fields("RanksStarted", run=1, logs="/" * 1000),
+        fields("RanksStarted", run=1, logs="/" * 10_000),
     ],
 )
 def test_what_is_no_message_puts_out_its_sender_alone(
@@ -304,6 +333,35 @@ def test_a_wait_ends(worlds: Callable[..., World]) -> None:
 
     with pytest.raises(InterruptedError):
         world.head.await_hosts(WAITS, stop, world.said.append)
+
+
+def test_hosts_that_have_numbers_are_missed_by_them(worlds: Callable[..., World]) -> None:
+    world = worlds(4, by_number=True)
+    link = world.dial()
+    link.send(replace(JOIN, wanted_host=2))
+    expect(link, WantedModel)
+    link.send(FoundModel())
+    assert expect(link, Welcome).host == 2
+    missing = r"\(this one, host 2 \(beta\)\), node ranks 1 and 3 are missing; --load-timeout"
+    with pytest.raises(RunError, match=rf"2 of 4 hosts were there after 0 s {missing}"):
+        world.head.await_hosts(0, lambda: None, world.said.append)
+    assert world.said[0].endswith("; node ranks 1 and 3 are missing")
+
+
+def test_a_head_that_was_stopped_for_long_has_not_waited_for_long(
+    worlds: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by Ctrl-Z: between two looks at the clock an hour has passed."""
+    world, hours = worlds(2), itertools.count(0, 3600)
+    monkeypatch.setattr(head, "RunningClock", functools.partial(RunningClock, lambda: float(next(hours))))
+
+    def look() -> None:
+        if next(looks) == 3:
+            raise InterruptedError
+
+    looks = itertools.count(1)
+    with pytest.raises(InterruptedError):
+        world.head.await_hosts(600, look, world.said.append)
 
 
 def test_an_address_that_is_taken(worlds: Callable[..., World]) -> None:

@@ -91,6 +91,8 @@ def test_beyond_this_machine_there_is_a_key_or_a_warning(
     assert not capsys.readouterr().err
     assert found_secret(None, True, False, "there") is None
     assert "WARNING: --insecure: there is used without any protection" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="--key is empty; name the key file"):  # a variable that is not set
+        found_secret("", False, True, "here")
     usual = usual_key_file()
     assert usual == tmp_path / "tplaunch" / "hosts.key"
     make_key_file(usual)

@@ -10,6 +10,7 @@ import pytest
 from tests.models import write_llama
 from tests.split_files import Split
 from tplaunch.coordinator.gguf.parts import read_model
+from tplaunch.coordinator.gguf.paths import Stamp
 from tplaunch.launcher.hosts import link_modes
 from tplaunch.launcher.hosts.fetching.server import ModelServer
 from tplaunch.launcher.hosts.finder import FolderFinder, ModelError
@@ -52,8 +53,8 @@ def test_a_model_in_parts_is_named_by_any_of_them(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     there, here = (Split(tmp_path / name, 3) for name in ("there", "here"))
     asked = wanted(there.path(0))
-    paths = tuple(str(here.path(number)) for number in range(3))
-    assert FolderFinder([here.path(1)], ()).find(asked) == paths
+    stamps = tuple(Stamp.of(str(here.path(number))) for number in range(3))
+    assert FolderFinder([here.path(1)], ()).find(asked) == stamps
     here.path(2).unlink()
     with pytest.raises(ModelError, match="1 of the 3 files of its model is not here"):
         FolderFinder([here.path(1)], ()).find(asked)
@@ -71,5 +72,5 @@ def test_another_model_is_named_in_vain(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=rf"nothing with the same hash was found at .*{name}\.gguf"):
             FolderFinder([tmp_path / f"{name}.gguf"], ()).find(asked)
     assert FolderFinder([tmp_path / "cut.gguf", tmp_path / "one.gguf"], ()).find(asked) == (
-        str(tmp_path / "one.gguf"),
+        Stamp.of(str(tmp_path / "one.gguf")),
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import LIMITS, SPEC, config_of, tensor_infos, tensor_shapes
+from tests.models import LIMITS, SPEC, config_of, tensor_infos, tensor_shapes, write_llama
+from tests.unit.test_hosts_links import wanted
 from tplaunch.collectives.arena import round_up_to_page
 from tplaunch.coordinator import messages as workers
 from tplaunch.coordinator.options import OptionError
@@ -22,6 +23,7 @@ from tplaunch.launcher.fitting.fit import RankBytes, bytes_in, rank_needs
 from tplaunch.launcher.fitting.memory_places import memory_places
 from tplaunch.launcher.hosts.addresses import Address, is_any, is_loopback, parse_address, resolved
 from tplaunch.launcher.hosts.descriptions import HostDevice
+from tplaunch.launcher.hosts.finder import FolderFinder
 from tplaunch.launcher.hosts.links import Interface, interface_of, interfaces
 from tplaunch.launcher.hosts.members import MAX_APPLICANTS, Member, Members, choice_of, device_of
 from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Join
@@ -130,10 +132,10 @@ def test_places_are_given_in_order_and_again() -> None:
     members = Members(3)
     first, second = applicant(members, name=b"1"), applicant(members, name=b"2")
     assert not members.admit(first) and not members.admit(second)
-    assert [member.host for member in members.present] == [1, 2] and members.num_missing == 0
+    assert [member.host for member in members.present] == [1, 2] and members.missing == []
     assert members.obstacle(JOIN) == "the run has all of its 3 hosts"
     first.lost = "has gone"
-    assert members.num_missing == 1 and members[1] is first
+    assert members.missing == [1] and members[1] is first
     third = applicant(members, name=b"3")
     assert not members.admit(third) and third.host == 1 and members[1] is third
     assert members.find(b"1") is None and members.find(b"3") is third
@@ -245,6 +247,22 @@ def test_a_joiner_by_options_and_by_the_environment(tmp_path: Path) -> None:
     assert joins is not None and joins.head == "a:77" and joins.models == ()
     with pytest.raises(UsageError, match="--hosts waits for others"):
         take_place(options_of("--hosts=2", "--nnodes=2", "--demo"), {})
+
+
+def test_a_joiner_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks into the cache, and gets its own part from the head, which may have to download it first."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    words = ("run", "-hf", "org/m:Q8_0", "--nnodes=2", "--node-rank=1", "--head=10.0.0.1", "-p", "x")
+    joins = take_place(parse_words(words), {})
+    assert joins is not None and (joins.models, joins.model_folders) == ((), ())
+    assert joins.wait_seconds > 3600
+    blob = tmp_path / "models--org--m" / "blobs" / "ab12"  # as it lies there, whatever its commit is called
+    blob.parent.mkdir(parents=True)
+    write_llama(blob)
+    joins = take_place(parse_words(words), {})
+    assert joins is not None and joins.models == ()
+    (found,) = FolderFinder(joins.models, joins.model_folders).find(wanted(blob))
+    assert found.path == str(blob)
 
 
 def test_a_plan_has_its_place_as_a_run_has(tmp_path: Path) -> None:

@@ -265,6 +265,26 @@ def test_made_in_a_thread_that_ends(run: FakeRun) -> None:
         assert len(llm.generate([5], GREEDY)) == 1
 
 
+def test_a_model_that_the_collector_finds_in_a_thread_of_ours_is_closed_by_another(run: FakeRun) -> None:
+    """One that closing waits for would wait for itself."""
+    closed_in: list[str] = []
+    opened = fake_opened(run)
+    close, is_closed = opened.close, threading.Event()
+
+    def note_and_close() -> None:
+        closed_in.append(threading.current_thread().name)
+        close()
+        is_closed.set()
+
+    opened.close = note_and_close  # type: ignore[method-assign]
+    held = [LLM.of(opened)]
+    thread = threading.Thread(target=held.clear, name="tplaunch hosts")
+    thread.start()
+    thread.join()
+    assert is_closed.wait(20) and run.has_ended
+    assert closed_in == ["tplaunch close"]
+
+
 def test_a_seed_of_the_model() -> None:
     texts = []
     for _ in range(2):

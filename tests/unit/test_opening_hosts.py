@@ -17,10 +17,12 @@ from tests.no_processes import NoProcesses
 from tests.unit.test_hosts_places import JOIN
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.control import WorkerChannel
-from tplaunch.coordinator.serving.failures import ClosedError, RunError
+from tplaunch.coordinator.serving.failures import ClosedError, LastingError, RunError
+from tplaunch.launcher.config import NUMBERED, PLACED
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hosts.addresses import Address, parse_address
+from tplaunch.launcher.hosts.copies import CopySeen
 from tplaunch.launcher.hosts.finder import FolderFinder
 from tplaunch.launcher.hosts.head import Head
 from tplaunch.launcher.hosts.head_link import HeadGone
@@ -46,6 +48,7 @@ class OneMember:
         self.members = [Member(b"id", join, host=1)]
         self.alarm = 0
         self.stopped: list[tuple[bool, bool]] = []  # at once, and with logs that stay
+        self.copy = CopySeen(1)  # of the model, there
 
     def await_hosts(
         self, seconds: float, check: Callable[[], None], say: Callable[[str], None]
@@ -53,13 +56,16 @@ class OneMember:
         return self.members
 
     def need(self, num_devices: Mapping[int, int]) -> None:
-        assert num_devices == {1: 2}
+        assert num_devices in ({1: 1}, {1: 2})
 
     def start(
         self, ranks: Mapping[int, tuple[Sequence[int], Sequence[int]]], port: int, secret: bytes
     ) -> dict[int, Member]:
         assert ranks == {1: ([1], [0])}
         return {1: self.members[0]}
+
+    def ask_copies(self, members: Collection[Member]) -> list[tuple[Member, CopySeen]]:
+        return [(member, self.copy) for member in members if self.copy.change]
 
     def stop(self, members: Collection[Member], *, at_once: bool, keeps_logs: bool, seconds: float) -> None:
         assert list(members) == self.members
@@ -88,7 +94,7 @@ def test_a_host_whose_own_address_leads_nowhere_is_named(
     def refuse(host: str) -> str:
         raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
-    monkeypatch.setattr("tplaunch.launcher.hosts.opening.own_address_towards", refuse)
+    monkeypatch.setattr("tplaunch.launcher.hosts.way_in.own_address_towards", refuse)
     with pytest.raises(
         RunError, match=r"host 1 \(beta\) can't be reached at its own address 10.9.9.9 .*: Net"
     ):
@@ -154,6 +160,22 @@ def test_a_host_that_is_lost_before_its_ranks_start_is_named_at_once(tmp_path: P
         hosts.present(hosts.choices, lambda: None)
 
 
+def test_a_copy_that_has_changed_since_its_host_joined_is_named_before_ranks_start(tmp_path: Path) -> None:
+    head = OneMember("127.0.0.1")
+    hosts = joined(head, "127.0.0.1", tmp_path / "model.gguf")
+    ranks = hosts.ranks(hosts.choices)
+    with ranks.started(99):
+        assert ranks.copy_change() is None
+        head.copy = CopySeen(1, "/m.gguf was replaced by another file while it was in use")
+        assert ranks.copy_change() == f"on host 1 (beta) {head.copy.change}"
+        assert ranks.copy_change(only_overwriting=True) is None  # the bytes in use are the same
+    with pytest.raises(
+        LastingError,
+        match=r"the copy of the model on host 1 \(beta\) has changed: /m\.gguf was replaced .*; put it back",
+    ):
+        hosts.present(hosts.choices, lambda: None)
+
+
 @pytest.mark.parametrize(
     ("error", "keeps"),
     [(None, False), (Signalled(15), False), (HeadGone("said nothing"), True), (RunError("it failed"), True)],
@@ -191,6 +213,19 @@ def test_how_to_join_is_a_command_that_a_shell_takes(
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "tplaunch: waiting for 1 more host; on each of them run:"
     assert all(line in text for line, text in zip(lines, said[1:], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("num_hosts", "way", "ranks"),
+    [(2, NUMBERED, "node rank 1 of 2"), (4, NUMBERED, "node ranks 1, 2 and 3 of 4"), (3, PLACED, "")],
+)
+def test_hosts_that_come_by_themselves_are_not_told_how_to_join(
+    num_hosts: int, way: str, ranks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(config_of(tmp_path / "model.gguf"), hosts=num_hosts, others_come=way)
+    say_how_to_join(config, parse_address("10.0.0.1", "--listen"), bytes(32))
+    said = f"tplaunch: waiting for {ranks} at port 5670: the same command must run there, too\n"
+    assert capsys.readouterr().err == (said if ranks else "")
 
 
 def test_an_address_of_another_machine_is_not_listened_at(tmp_path: Path) -> None:

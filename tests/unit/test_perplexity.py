@@ -253,6 +253,10 @@ def test_ways() -> None:
     assert (way.kv_type, way.tensor_split, way.verbose) == ("q8_0", None, True)
     assert way_config("--kv-type f16", config) == replace(config, kv_type="f16")
     assert way_config("cpu --tensor-split 2,1 --submit-then-wait", config).submit_ahead is False
+    far = replace(config, hosts=2, listen="10.0.0.1")
+    alone = way_config("--hosts 1", far)
+    assert (alone.hosts, alone.listen, alone.tensor_split) == (1, None, None)
+    assert way_config("--wire q8", far) == replace(far, wire="q8")
     for text, sentence in (
         ("", "--compare is empty"),
         ("0 --kv-type q3", "--compare: argument --kv-type: invalid choice"),

@@ -45,6 +45,8 @@ def test_what_cant_be_shared_out() -> None:
     for devices in ({"b": 2}, {"a": 0, "b": 2}):
         with pytest.raises(UsageError, match=r"\(here\) has no device .*\(2 devices are on others"):
             share_out(devices, "a", 2, "here")
+    with pytest.raises(UsageError, match=r"none of the Ray cluster's 2 nodes has a device"):
+        share_out({"a": 0, "b": 0}, "a", None, "here")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests.fake_session import FakeRun
 from tests.models import examples
 from tests.unit.test_driver import LONG, SECONDS, SHORT, Heard, finish, job
 from tplaunch.coordinator.serving.driver import Driver, Job, Listener
-from tplaunch.coordinator.serving.failures import ClosedError, RunError
+from tplaunch.coordinator.serving.failures import ClosedError, LastingError, RunError
 from tplaunch.coordinator.serving.request import Event, Floats, Output, Reading, Request
 from tplaunch.coordinator.serving.restarts import RestartPolicy, Restarts
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
@@ -263,6 +263,32 @@ def test_restarts_have_a_limit() -> None:
     with pytest.raises(ClosedError, match="not started again"):
         driver.submit([job(heard)])
     driver.close()
+
+
+@pytest.mark.parametrize("is_loading", [False, True])
+def test_what_a_restart_can_not_cure_ends_the_run_at_once(is_loading: bool) -> None:
+    run, heard, num_opened = FakeRun(deaths=(4,)), Heard(), 0
+    sentence = "the copy of the model on host 1 (beta) has changed"
+    ended: list[BaseException] = []
+
+    def on_open(check_open: Callable[[], None]) -> None:
+        nonlocal num_opened
+        num_opened += 1
+        if is_loading and num_opened > 1:
+            raise LastingError(sentence)
+
+    def on_end() -> None:
+        if not is_loading:
+            raise LastingError(sentence)
+
+    run.on_open, run.on_end = on_open, on_end
+    driver = Driver(run.open, AT_ONCE, ended.append)
+    driver.submit([job(heard, params=LONG)])
+    heard.wait()
+    assert [str(error) for _, error in heard.failures] == [sentence]
+    assert num_opened == 1 + is_loading and driver.health().state == "ended"
+    driver.close()
+    assert [type(error) for error in ended] == [LastingError]
 
 
 def test_ranks_that_fail_while_they_load_are_started_again() -> None:

@@ -74,6 +74,59 @@ def test_before_anything_is_there_a_signal_ends_the_process_at_once() -> None:
     assert run(script + "\nfor _ in range(1000):\n    pass\nprint('too late')") == (130, "", "")
 
 
+@pytest.mark.parametrize("error", ["RuntimeError('lost in C')", "RunError('rank 0 ended')"])
+def test_a_signal_of_which_python_makes_another_error_ends_the_run_all_the_same(error: str) -> None:
+    """Extensions put errors of their own in place of one that comes while they run."""
+    body = f"""
+from tplaunch.coordinator.serving.failures import RunError
+from tplaunch.launcher import cli, entry
+def run(words):
+    try:
+        send(signal.SIGQUIT)
+    except signals.Signalled:
+        raise {error} from None
+cli._run = run
+sys.argv = ["tplaunch", "devices"]
+sys.exit(entry.main())
+"""
+    assert run(PREFACE + body) == (131, "", "")
+
+
+def test_a_run_that_fails_before_a_lost_signal_comes_again_ends_by_it() -> None:
+    """As where the workers got it, too."""
+    body = """
+from tplaunch.coordinator.serving.failures import RunError
+from tplaunch.launcher import cli, entry
+signals.RETRY_SECONDS = 60
+class Ends:
+    def __del__(self):
+        send(signal.SIGQUIT)
+        for _ in range(1000):
+            pass
+def run(words):
+    Ends()
+    raise RunError("rank 0 ended: killed by SIGQUIT")
+cli._run = run
+sys.argv = ["tplaunch", "devices"]
+code = entry.main()
+os._exit(code)  # without the wait for the thread that would send it again
+"""
+    assert run(PREFACE + body) == (131, "", "")
+
+
+def test_a_signal_in_the_last_moment_is_no_traceback() -> None:
+    body = """
+from tplaunch.launcher import cli, entry
+ignore = signals.ignore
+def ignore_too_late():
+    send(signal.SIGQUIT)
+    ignore()
+cli.main, signals.ignore = lambda: 0, ignore_too_late
+sys.exit(entry.main())
+"""
+    assert run(PREFACE + body) == (131, "", "")
+
+
 def test_how_workers_ended_is_seen_where_their_signal_was_ignored() -> None:
     script = """
 import signal, subprocess

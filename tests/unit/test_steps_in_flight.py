@@ -119,17 +119,21 @@ def test_a_sequence_alone_has_one_step_under_way(monkeypatch: pytest.MonkeyPatch
     assert watched.most == 1 and len(watched.all) == GREEDY.max_tokens
 
 
-def test_a_long_prompt_keeps_all_stages_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There are eight steps or more for each stage, where these have enough rows."""
+@pytest.mark.parametrize(("least", "rows"), [(64, 64), (128, 128)])
+def test_a_long_prompt_keeps_all_stages_at_work(
+    least: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are sixteen steps for each stage, where these have the rows that devices ask for."""
     limits = limits_for(LayerKinds(), context_length=4096, num_blocks=1024, max_rows=256)
     engine, _ = fake_engine(limits, LayerKinds(), num_stages=2)
+    engine.micro_batches.least_prompt_rows = least
     requests, watched = Requests(engine), Watched(engine, monkeypatch)
     requests.add(tokens(2048), SamplingParams(temperature=0, max_tokens=1))
     requests.step()
     assert len(watched.under_way) == engine.most_in_flight - 1
-    assert [step.token_ids.size for step in watched.under_way] == [128] * (engine.most_in_flight - 1)
+    assert [step.token_ids.size for step in watched.under_way] == [rows] * (engine.most_in_flight - 1)
     finish(requests)
-    assert len(watched.all) == 16 and watched.most == engine.most_in_flight
+    assert len(watched.all) == 2048 // rows and watched.most == engine.most_in_flight
 
 
 @pytest.mark.parametrize("num_stages", [1, 2, 3])

@@ -23,6 +23,8 @@ from tplaunch.worker.programs.program import Program
 
 Bytes = npt.NDArray[np.uint8]
 
+PROMPT_ROWS = 64  # see Device
+
 RUN: dict[type, Callable[[Any, NumpyState], None]] = by_op(
     NumpyState, attention, exchange, experts, heads, latent, products, recurrent, rows
 )
@@ -37,6 +39,7 @@ class NumpyDevice:
 
     def __init__(self, limits: Limits) -> None:
         self.tells_prompts_apart = limits.activations == "f16"
+        self.prompt_rows = PROMPT_ROWS
         self._state = NumpyState(limits)
         self._program: Program | None = None
 

@@ -41,6 +41,7 @@ from tplaunch.worker.vulkan.variants import TILED_INVOCATIONS, Right, Selection
 from tplaunch.worker.vulkan.waiting import EndWord
 
 END_WORD_BYTES = 64
+PROMPT_ROWS, PROMPT_ROWS_ON_CPU = 128, 64  # a card's are a tile's; see Device
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -80,6 +81,7 @@ class VulkanDevice:
         self.imports_partials = False  # known once partials are attached
         has_tiles = self.info.max_invocations >= TILED_INVOCATIONS
         self.tells_prompts_apart = limits.activations == "f16" or has_tiles
+        self.prompt_rows = PROMPT_ROWS_ON_CPU if self.on_cpu else PROMPT_ROWS
         self._partials_layout = PartialsLayout(0, 0, 0, 0, 0)
         self._exchange: DeviceExchange | None = None
         self._end_word: EndWord | None = None  # while it is waited for

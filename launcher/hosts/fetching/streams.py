@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -28,6 +27,7 @@ from tplaunch.launcher.hosts.fetching.messages import (
     encode,
 )
 from tplaunch.launcher.hosts.fetching.server import ModelServer
+from tplaunch.running_clock import RunningClock
 
 Socket: TypeAlias = "zmq.Socket[bytes]"
 Prepare = Callable[[Socket], None]  # makes a socket speak CURVE before it is bound or connected
@@ -128,12 +128,11 @@ class Stream:
     def ask(self, request: AskBytes) -> tuple[Reply, Frame]:
         """Returns the head's reply and its bytes. Raises FetchError where none comes."""
         number = next(self._numbers).to_bytes(8, "little")
-        begin = time.monotonic()
-        while time.monotonic() - begin < self._timeout_seconds:
+        clock = RunningClock(most_seconds=2 * GLANCE_MILLISECONDS / 1000)
+        while (now := clock()) < self._timeout_seconds:
             with contextlib.suppress(zmq.Again):
                 self._socket.send_multipart([number, encode(request)], zmq.NOBLOCK)
-            again = time.monotonic() + ASK_AGAIN_SECONDS
-            answer = self._receive(number, min(begin + self._timeout_seconds, again))
+            answer = self._receive(number, clock, min(self._timeout_seconds, now + ASK_AGAIN_SECONDS))
             if answer is not None:
                 return answer
         raise FetchError(
@@ -141,8 +140,9 @@ class Stream:
             f" {self._timeout_seconds:g} s"
         )
 
-    def _receive(self, number: bytes, deadline: float) -> tuple[Reply, Frame] | None:
-        while (left := deadline - time.monotonic()) > 0:
+    def _receive(self, number: bytes, clock: RunningClock, deadline: float) -> tuple[Reply, Frame] | None:
+        """Returns the answer to a question; None where none has come by a time of the clock."""
+        while (left := deadline - clock()) > 0:
             if self._is_stopped.is_set():
                 raise FetchError(STOPPED)
             if not self._socket.poll(min(GLANCE_MILLISECONDS, 1 + int(1000 * left))):

@@ -32,6 +32,7 @@ class CaseDevice:
 
     imports_partials = False
     tells_prompts_apart = True  # as far as a case does
+    prompt_rows = 0
 
     def __init__(
         self, context: Context, pipelines: Pipelines, timeline: Timeline, limits: Limits, selection: Selects
