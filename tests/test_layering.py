@@ -90,6 +90,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "vulkan.checking vulkan.measuring",
         "vulkan.device",
         "open_device run_programs",
+        "kernels",
         "loop",
         "jobs",
         "__main__",

@@ -331,7 +331,7 @@ def test_a_shape_can_be_planned_for_a_device_that_is_not_here(capsys: pytest.Cap
     options = ["--shape=llama-3.3-70b", "--type=q4_0", "--devices=5", "--max-memory=5=48GiB"]
     assert main(["plan", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "steps of up to 64 rows" in " ".join(lines[:3])
+    assert "steps of up to 256 rows" in " ".join(lines[:3])
     assert " ".join(lines[-2:]).endswith(
         "of the 131072 that the model was trained for: device 5 (5) has no room for more"
     )
