@@ -12,7 +12,8 @@ from tplaunch.collectives.flags import flags_for_this_machine
 from tplaunch.collectives.shared_header import MakeFlags
 from tplaunch.collectives.shared_ranks import SharedRanks
 
-CONFIRMING = 2**62  # the mark of a barrier behind a step: no number of elements is as large
+# Marks of a barrier behind a step, and of one in which a device gave up: no number of elements is as large.
+CONFIRMING, GIVEN_UP = 2**62, 2**62 + 1
 
 
 class SharedMemory(Collective):
@@ -79,9 +80,17 @@ class SharedMemory(Collective):
         return self._shared.extra
 
     def _confirm(self, sequence: int) -> bool:
-        """A device that stops waiting says so before its rank comes here."""
-        self._meet(sequence, CONFIRMING)
-        return not self._stop_word().any()
+        """A device that stops waiting says so before its rank comes here.
+
+        So each rank looks beforehand and tells the others: afterwards a peer's device may be in its next step
+        already, and have given that up.
+        """
+        mark = GIVEN_UP if self._stop_word().any() else CONFIRMING
+        others = self._shared.meet(sequence, mark, sequence)
+        for peer, peer_mark in others.items():
+            if peer_mark not in (CONFIRMING, GIVEN_UP):
+                raise self._marks_differ(sequence, mark, peer, peer_mark)
+        return mark == CONFIRMING and not others
 
     def resume(self) -> None:
         self._stop_word()[:] = 0
@@ -102,7 +111,7 @@ class SharedMemory(Collective):
             raise self._marks_differ(sequence, mark, peer, peer_mark)
 
     def _marks_differ(self, sequence: int, mark: int, peer: int, peer_mark: int) -> CollectiveError:
-        if CONFIRMING in (mark, peer_mark):
+        if max(mark, peer_mark) >= CONFIRMING:
             message = (
                 f"ranks {self.name} and {peer} disagree on whether their devices exchange among themselves"
             )

@@ -11,27 +11,39 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.coordinator.likeliest import likeliest, log_sum
+from tplaunch.coordinator.likeliest import likeliest, log_sum, log_sum_of_groups
 from tplaunch.coordinator.messages import NO_FLOATS, Answer, Wanted
 from tplaunch.coordinator.split.plan import Span
 
 Floats = npt.NDArray[np.float32]
 
 
-def answer(wanted: Wanted, logits: Floats, vocabulary: Span) -> Answer:
-    """The answer to what is wanted of the rows, but for whole ones. vocabulary: the tokens of the slice."""
-    if wants_only_likeliest(wanted) and logits.size:
+def answer(wanted: Wanted, logits: Floats, vocabulary: Span, groups: Floats | None = None) -> Answer:
+    """The answer to what is wanted of the rows, but for whole ones. vocabulary: the tokens of the slice.
+
+    groups: of each row [logit rows, 2, groups] the highest logits and the sums of its groups, where the
+    device has found them.
+    """
+    if groups is None and wants_only_likeliest(wanted) and logits.size:
         told = _only_likeliest(wanted, logits, vocabulary)
         if told is not None:
             return told
+    maxima = [None] * len(logits) if groups is None else groups[:, 0]
     found = [
-        likeliest(row, count) for row, count in zip(logits, wanted.num_candidates.tolist(), strict=False)
+        likeliest(row, count, highest)
+        for row, count, highest in zip(logits, wanted.num_candidates.tolist(), maxima, strict=False)
     ]
     return Answer(
         counts=np.array([indices.size for indices in found], np.int32),
         ids=(_joined(found, np.intp) + vocabulary.start).astype(np.int32),
         logits=_joined([row[indices] for row, indices in zip(logits, found)], np.float32),
-        log_sums=np.array([log_sum(logits[row]) for row in wanted.sum_rows.tolist()], np.float64),
+        log_sums=np.array(
+            [
+                log_sum(logits[row]) if groups is None else log_sum_of_groups(*groups[row])
+                for row in wanted.sum_rows.tolist()
+            ],
+            np.float64,
+        ),
         asked=_asked(wanted, logits, vocabulary) if wanted.asked_ids.size else NO_FLOATS,
     )
 

@@ -98,6 +98,14 @@ class ChildProcess:
         self._process = self._ending = None
 
 
+def ended(code: int) -> str:
+    """Says how a process has ended, behind its name."""
+    if code >= 0:
+        return f"ended with code {code}"
+    known = {number.value: number.name for number in signal.Signals}
+    return f"was killed by {known.get(-code, f'signal {-code}')}"
+
+
 def _end_process(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     for stream in (process.stdin, process.stdout):

@@ -1,6 +1,8 @@
 """The highest logits of a row and the logarithm of its sum: the same on ranks and on the coordinator.
 
-Pure arithmetic on float32 rows; knows no vocabulary, device or message.
+A row is cut into groups: group g of n whole ones holds the logits at g, g + n, g + 2 n and so on, and those
+left behind them make one more. A device may have looked at them already (worker/ops/logits.py). Pure
+arithmetic on float32 rows; knows no vocabulary, device or message.
 """
 
 from __future__ import annotations
@@ -23,18 +25,21 @@ PIECE_SIZE = 16384  # logits: larger temporary arrays are mapped and zeroed anew
 LOWEST = float(np.finfo(np.float32).min)  # below it is only -inf
 
 
-def likeliest(logits: Floats, count: int) -> Indices:
+def likeliest(logits: Floats, count: int, maxima: Floats | None = None) -> Indices:
     """The indices of the `count` highest logits [n], highest first, of equals the lowest index first.
 
+    maxima: of the groups, where they are known; then few of the logits are looked at.
     -inf is left out. Where NaN or +inf are among the logits only these are returned, the first `count`.
     Only what reaches the last highest logit is sorted: a partition alone would leave it to the platform
     which of several equal logits make the cut.
     """
     if count <= 0 or not logits.size:
         return np.zeros(0, np.intp)
-    if count == 1 and math.isfinite(logits[first := int(logits.argmax())]):  # of a greedy text
-        return np.array([first], np.intp)
-    groups = _group_maxima(logits)
+    if maxima is None and count == 1:  # of a greedy text
+        first = int(logits.argmax())
+        if math.isfinite(logits[first]):
+            return np.array([first], np.intp)
+    groups = group_maxima(logits) if maxima is None else maxima
     peak = float(groups.max())
     if not math.isfinite(peak):
         wrong: Indices = np.flatnonzero(np.isnan(logits) | np.isposinf(logits))
@@ -75,14 +80,38 @@ def _log_sum(logits: Floats, dtype: type[np.floating[Any]]) -> float:
     return peak + math.log(total)
 
 
-def _group_maxima(logits: Floats) -> Floats:
-    """The highest logit of each group: group g holds the logits at g, g + groups, g + 2 groups, and so on.
+def log_sum_of_groups(maxima: Floats, sums: Floats) -> float:
+    """The same as log_sum of the groups' highest logits and their sums of exp(logit - highest)."""
+    peak = float(maxima.max()) if maxima.size else -math.inf
+    if not math.isfinite(peak):
+        return -math.inf if peak == -math.inf else math.nan
+    weights = np.exp(maxima.astype(np.float64) - peak)
+    return peak + math.log(float(weights @ sums.astype(np.float64)))
 
-    What is left over behind the last whole group makes one of its own. NaN is a maximum.
-    """
-    num_groups = logits.size // GROUP_SIZE
-    maxima = logits[: num_groups * GROUP_SIZE].reshape(GROUP_SIZE, num_groups).max(axis=0, initial=-np.inf)
-    rest = logits[num_groups * GROUP_SIZE :]
+
+def num_groups(count: int) -> int:
+    """Counts the groups of so many logits."""
+    return -(-count // GROUP_SIZE)
+
+
+def group_sums(logits: Floats, maxima: Floats) -> Floats:
+    """The sum of exp(logit - highest) of each group, 0 of one whose highest logit is not finite."""
+    num_whole = logits.size // GROUP_SIZE
+    sums = np.zeros(maxima.size, np.float32)
+    with np.errstate(invalid="ignore"):  # infinity less itself
+        whole = logits[: num_whole * GROUP_SIZE].reshape(GROUP_SIZE, num_whole) - maxima[:num_whole]
+        sums[:num_whole] = np.exp(whole).sum(axis=0, dtype=np.float64)
+        rest = np.exp(logits[num_whole * GROUP_SIZE :] - maxima[num_whole:])
+        sums[num_whole:] = rest.sum(dtype=np.float64)
+    sums[~np.isfinite(maxima)] = 0
+    return sums
+
+
+def group_maxima(logits: Floats) -> Floats:
+    """The highest logit of each group. NaN is a maximum."""
+    num_whole = logits.size // GROUP_SIZE
+    maxima = logits[: num_whole * GROUP_SIZE].reshape(GROUP_SIZE, num_whole).max(axis=0, initial=-np.inf)
+    rest = logits[num_whole * GROUP_SIZE :]
     return np.append(maxima, rest.max()) if rest.size else maxima
 
 
@@ -95,12 +124,12 @@ def _at_least(logits: Floats, groups: Floats, count: int) -> Indices:
     if groups.size <= count:
         return np.flatnonzero(logits > -np.inf)
     bound = max(_kth_highest(groups, count), LOWEST)
-    num_groups = logits.size // GROUP_SIZE
+    num_whole = logits.size // GROUP_SIZE
     chosen = np.flatnonzero(groups >= bound)
-    within = chosen[chosen < num_groups]
-    indices = (within[:, None] + np.arange(GROUP_SIZE) * num_groups).ravel()
+    within = chosen[chosen < num_whole]
+    indices = (within[:, None] + np.arange(GROUP_SIZE) * num_whole).ravel()
     if within.size < chosen.size:
-        indices = np.append(indices, np.arange(num_groups * GROUP_SIZE, logits.size))
+        indices = np.append(indices, np.arange(num_whole * GROUP_SIZE, logits.size))
     found: Indices = indices[logits[indices] >= bound]
     return found
 

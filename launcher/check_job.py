@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from typing import IO, Any
+from collections.abc import Callable
+from typing import Any
 
-from tplaunch.coordinator.framing import MessageReader
-from tplaunch.coordinator.wire import WireError
-from tplaunch.launcher.device_job import JobConfig, job_command, job_file
+from tplaunch.launcher.device_job import JobConfig
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.endings import ending
-from tplaunch.running_clock import LOOK_SECONDS, RunningClock
+from tplaunch.launcher.job_answers import ProcessEnded, job_answers
 from tplaunch.worker.jobs.messages import (
     CHECK_ANSWERS,
     CheckBegun,
@@ -23,7 +17,6 @@ from tplaunch.worker.jobs.messages import (
     CheckList,
     Failed,
 )
-from tplaunch.worker.process import wait_readable
 
 SILENT_SECONDS = 180.0  # of one check: a slow driver compiles a kernel for most of a minute
 MAX_FAILURES = 20  # of one device, after which there is nothing more to learn
@@ -62,10 +55,6 @@ class DeviceReport:
         return not self.error and all(outcome.is_right for outcome in self.outcomes)
 
 
-class ProcessEnded(Exception):
-    """A device's process ended, or was ended, before it had told everything. The message says how."""
-
-
 def check_device(
     config: JobConfig, choice: DeviceChoice, on_progress: Callable[[DeviceReport], None]
 ) -> DeviceReport:
@@ -74,7 +63,8 @@ def check_device(
     for _ in range(MAX_FAILURES):
         begun = None
         try:
-            for message in _messages(config, choice, len(report.outcomes)):
+            job = CheckJob(len(report.outcomes), config.rank_options)
+            for message in job_answers(config, choice, job, CHECK_ANSWERS, SILENT_SECONDS):
                 begun = _heard(report, begun, message)
                 on_progress(report)
             if begun is not None or not (report.count or report.error):
@@ -105,51 +95,3 @@ def _heard(report: DeviceReport, begun: Outcome | None, message: Any) -> Outcome
     else:
         report.outcomes.append(dataclasses.replace(begun, error=message.error, bound=message.bound))
     return None
-
-
-def _messages(config: JobConfig, choice: DeviceChoice, start: int) -> Iterator[Any]:
-    """Yields the answers of a process, from a check on. Raises ProcessEnded where it does not end well."""
-    command, environment = job_command(choice)
-    with tempfile.TemporaryFile() as log, job_file(CheckJob(start, config.rank_options)) as job:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=job,
-            stdout=subprocess.PIPE,
-            stderr=None if config.verbose else log,
-        )
-        assert process.stdout is not None
-        reader = MessageReader(CHECK_ANSWERS)
-        try:
-            for data in _read(process.stdout):
-                yield from reader.feed(data)
-            code = process.wait()
-            if code:  # it may have left half a message
-                raise ProcessEnded(_reason(code, log))
-            reader.close()
-        except WireError as error:
-            raise ProcessEnded(f"its process gave no answer that can be read: {error}") from error
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-
-
-def _read(pipe: IO[bytes]) -> Iterator[bytes]:
-    """Yields bytes as they come. Raises ProcessEnded where there are none for too long."""
-    clock = RunningClock()
-    deadline = clock() + SILENT_SECONDS
-    while True:
-        while not wait_readable([pipe.fileno()], LOOK_SECONDS):
-            if clock() > deadline:
-                raise ProcessEnded(f"no answer within {SILENT_SECONDS:.0f} s")
-        deadline = clock() + SILENT_SECONDS
-        data = os.read(pipe.fileno(), 1 << 16)
-        if not data:
-            return
-        yield data
-
-
-def _reason(code: int, log: IO[bytes]) -> str:
-    log.seek(0)
-    return f"its process {ending(code, log.read().decode(errors='replace'))}"

@@ -130,7 +130,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         return show_devices(options.json)
     if options.command == "check":
         rank_options = RankOptions(**declared_values(RankOptions, options))
-        return check(CheckConfig(options.devices, options.json, options.verbose, rank_options))
+        return check(CheckConfig(options.devices, options.json, options.verbose, options.quick, rank_options))
     if options.command == "keygen":
         return keygen(options.file)
     if options.command == "join":

@@ -14,6 +14,7 @@ from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.options import OptionError, RankOptions, check_choices, check_seconds, option
 from tplaunch.coordinator.split.limits import ACTIVATIONS, Limits
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, MAX_GROUP, MAX_RANKS
+from tplaunch.launcher.device_choice import NONE
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.number_lists import AUTO, parse_layers, parse_split
 from tplaunch.launcher.overrides import Value, parse_overrides
@@ -30,6 +31,7 @@ KEY_HELP = (
 MAX_MEMORY_HELP = (
     "what the ranks on a device may take, such as 0=8GiB,1=20GiB; cpu= for this machine's memory"
 )
+NO_PIN_HELP = "spread ranks over all cores, not over those near their cards"
 INSECURE_HELP = (
     "go without a key beyond this machine: anybody on the network can then join, read and change all"
 )
@@ -86,8 +88,10 @@ class RunConfig(RankOptions):
         group="ranks",
         metavar="LIST",
         help="devices as `tplaunch devices` lists them, by index or name, one rank each; one may stand"
-        " several times (0,0); all, for each card once; cpu for NumPy (default: %(default)s)",
+        " several times (0,0); all, for each card once; cpu for NumPy; none where --hosts has others'"
+        " (default: %(default)s)",
     )
+    no_pin: bool = option("--no-pin", default=False, group="ranks", help=NO_PIN_HELP)
     # One weight a rank; None for equal ones.
     tensor_split: tuple[float, ...] | Literal["auto"] | None = option(
         "--tensor-split",
@@ -247,6 +251,8 @@ class RunConfig(RankOptions):
             raise UsageError(f"--hosts {self.hosts}: 1 to {MAX_RANKS} are possible")
         if self.hosts == 1 and (self.listen is not None or self.insecure):
             raise UsageError(f"{'--insecure' if self.insecure else '--listen'} goes with --hosts N")
+        if self.hosts == 1 and self.devices == NONE:
+            raise UsageError(f"--devices {NONE} goes with --hosts N, whose other hosts have the ranks then")
         if not 1 <= self.parallel <= MAX_PARALLEL:
             raise UsageError(f"--parallel {self.parallel}: 1 to {MAX_PARALLEL} sequences are possible")
         if self.max_rows is not None and not 1 <= self.max_rows <= 512:

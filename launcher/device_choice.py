@@ -36,6 +36,7 @@ DRIVERS = (
 LAYERED = (22, 23, 14)  # Venus, Dozen, MoltenVK
 VERSION = re.compile(r"[0-9]+(\.[0-9]+)+")  # the first in a driver's name and version
 VERSION_NUMBERS = 3
+NONE = "none"  # --devices of a head that has no rank of its own
 TOO_MANY = f"all takes at most {MAX_GROUP}"
 
 

@@ -12,10 +12,11 @@ from tplaunch.coordinator.framing import MessageReader, framed
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.wire import WireError
+from tplaunch.launcher.cores import rank_cores
 from tplaunch.launcher.devices import DeviceChoice, run_job
 from tplaunch.launcher.endings import ending
 from tplaunch.launcher.machine import num_threads
-from tplaunch.launcher.supervisor import driver_settings, rank_cores
+from tplaunch.launcher.supervisor import driver_settings
 from tplaunch.launcher.worker_command import job_words
 from tplaunch.worker.jobs.messages import Failed
 

@@ -10,14 +10,15 @@ import json
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
-from tplaunch.launcher.device_choice import TOO_MANY, left_out, preferred
+from tplaunch.launcher.device_choice import NONE, TOO_MANY, left_out, preferred
 from tplaunch.launcher.driver_packages import unlisted_cards
 from tplaunch.launcher.endings import ending
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.lines import say
+from tplaunch.launcher.near_cores import nearby
 from tplaunch.launcher.worker_command import job_words
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 
@@ -44,6 +45,7 @@ class DeviceChoice:
     imports_memory: bool = False  # its driver imports the host's memory, as it says
     kind: str = ""  # with its driver: devices of one kind are equal
     driver: str = ""  # name and version, as it words them
+    near_cores: frozenset[int] = frozenset()  # of this machine, on the card's socket; none where not known
     host: int = 0  # the machine that has it; 0 is this one
     host_name: str = ""
     # Of another machine: its memory, the part that is free, both in bytes, and what limits it.
@@ -143,14 +145,14 @@ def run_job(
             raise
 
 
-def planned_devices(text: str) -> tuple[list[DeviceChoice], str]:
+def planned_devices(text: str, *, pins: bool = True) -> tuple[list[DeviceChoice], str]:
     """One choice per rank for a plan, which may be for another machine.
 
     Devices that are not here are unknown; also returns why, or nothing.
     """
     parts = _parts(text)
     try:
-        return select_devices(text), ""
+        return select_devices(text, pins=pins), ""
     except UsageError as error:
         if "all" in parts:
             raise
@@ -163,12 +165,15 @@ def _planned(part: str) -> DeviceChoice:
     return DeviceChoice(int(part) if re.fullmatch("[0-9]{1,4}", part) else -1, part, on_cpu=False)
 
 
-def select_devices(text: str) -> list[DeviceChoice]:
+def select_devices(text: str, *, pins: bool = True) -> list[DeviceChoice]:
     """One choice per rank for a --devices value. Asks the drivers only where a Vulkan device is named.
 
-    Says on standard error what a person would not expect of the choice.
+    pins: ranks shall run near their cards. Says on standard error what a person would not expect of the
+    choice.
     """
     choices, listed = _select(text)
+    if not pins:
+        choices = [replace(choice, near_cores=frozenset()) for choice in choices]
     if listed is not None:
         for remark in remarks(_parts(text), listed, choices):
             say(remark)
@@ -183,6 +188,8 @@ def check_devices(text: str) -> int:
 def _select(text: str) -> tuple[list[DeviceChoice], DeviceList | None]:
     """The choices, and the list that they are of, where one was needed."""
     parts = _parts(text)
+    if parts == [NONE]:
+        return [], None
     if all(part == CPU for part in parts):
         return [DeviceChoice(None, CPU)] * len(parts), None
     listed = list_devices()
@@ -273,4 +280,5 @@ def _choice(device: dict[str, Any]) -> DeviceChoice:
         imports_memory=device["external_host_memory"],
         kind=device["kind"],
         driver=device["driver"],
+        near_cores=frozenset() if device["type"] == "cpu" else nearby(device["pci_address"]).cores,
     )

@@ -9,8 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from tplaunch.coordinator.architectures.shapes import SHAPES
-from tplaunch.coordinator.options import RankOptions, declared_options
+from tplaunch.coordinator.options import declared_options
 from tplaunch.coordinator.server.settings import ServerSettings
 from tplaunch.launcher.chat_options import add_chat_options
 from tplaunch.launcher.commands.join import JoinConfig
@@ -20,6 +19,7 @@ from tplaunch.launcher.errors import EXIT_USAGE
 from tplaunch.launcher.evaluation_options import add_evaluation_commands
 from tplaunch.launcher.hosts.placing import COMMANDS, PLACED, add_place_options
 from tplaunch.launcher.lines import say
+from tplaunch.launcher.measuring_options import add_bench, add_ledger, add_measuring_commands, add_shape
 from tplaunch.launcher.model_options import add_model_options
 from tplaunch.launcher.prediction_options import add_prediction_options
 from tplaunch.launcher.ray_nodes.options import add_ray_options
@@ -74,10 +74,10 @@ def make_parser() -> Parser:
     )
     _add_shown(commands)
     _add_logits(commands.add_parser("logits", help="write the logits of every position to an .npz file"))
-    _add_bench(commands.add_parser("bench", help="measure prefill and decode"))
+    add_bench(commands.add_parser("bench", help="measure prefill and decode"))
     add_evaluation_commands(commands)
     _add_hosts(commands)
-    _add_measured(commands)
+    add_measuring_commands(commands)
     for name in PLACED:
         add_place_options(commands.choices[name])
     for name in COMMANDS:
@@ -130,31 +130,6 @@ def _add_hosts(commands: argparse._SubParsersAction[Parser]) -> None:
     add_declared(join, JoinConfig, declared_options(JoinConfig))
 
 
-def _add_measured(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Adds the commands that measure and check devices."""
-    _add_tune(
-        commands.add_parser(
-            "tune",
-            help="measure again which kernels suit each device",
-            description="Measures which variant of each kernel is fastest on each device, whether to submit"
-            " the parts of a step ahead, and of more than two ranks together how they add up best. A run does"
-            " so by itself for what was not measured before; this does it anew, as after a change of clocks.",
-        )
-    )
-    _add_check(
-        commands.add_parser(
-            "check",
-            help="run every kernel on each device against NumPy",
-            description="Runs every kernel that there is, with every type of weights and of the KV cache, on"
-            " each device against NumPy, and shows which are right; without a model. A run does so by itself"
-            " for the kernels that it needs, at a device's first start with a driver.",
-        )
-    )
-    _add_bench_collectives(
-        commands.add_parser("bench-collectives", help="measure the ranks' all-reduces; needs no device")
-    )
-
-
 def _add_run(parser: argparse.ArgumentParser) -> None:
     prompt = parser.add_argument_group(
         "prompt (without one: a chat or prompt loop on a terminal, else standard input)"
@@ -179,7 +154,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--json", action="store_true", help="one JSON object: tokens, text, finish reason, timings"
     )
-    _add_ledger(output)
+    add_ledger(output)
     add_sampling_options(parser)
     add_model_options(parser)
     parser.add_argument("text", nargs="?", metavar="PROMPT", help="the same as -p PROMPT")
@@ -203,89 +178,11 @@ def _add_logits(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
 
 
-def _add_shape(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
-    model = parser.add_argument_group(title)
-    model.add_argument("--shape", metavar="NAME", help=f"one of {', '.join(SHAPES)}")
-    model.add_argument("--type", metavar="TYPE", help="of a shape's weights, such as q4_0 (default: q8_0)")
-    return model
-
-
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument(
         "--explain", action="store_true", help="count what a token asks of each device and of its links"
     )
-    _add_shape(parser, "model (a file or a shape)")
+    add_shape(parser, "model (a file or a shape)")
     add_prediction_options(parser.add_argument_group("prediction"))
     add_model_options(parser)
-
-
-def _add_tune(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    _add_shape(parser, "model (a file or a shape; without one: a small shape of every weight type)")
-    add_model_options(parser)
-
-
-def _add_check(parser: argparse.ArgumentParser) -> None:
-    devices = "as `tplaunch devices` lists them, by index or name (default: %(default)s)"
-    parser.add_argument("--devices", default="all", metavar="LIST", help=devices)
-    parser.add_argument("--json", action="store_true", help="as JSON, with every kernel")
-    parser.add_argument("-v", "--verbose", action="store_true", help="a line for every kernel, and the log")
-    add_declared(parser, RankOptions, ("validate", "without"))
-
-
-def _add_bench(parser: argparse.ArgumentParser) -> None:
-    model = _add_shape(parser, "model (a file, or a shape with made-up weights)")
-    model.add_argument(
-        "--write-gguf", type=Path, metavar="FILE", help="write the shape as a GGUF file, and measure nothing"
-    )
-    tests = parser.add_argument_group("tests (lists of numbers; none for an empty one)")
-    tests.add_argument("--prefill", default="128,512", metavar="LIST",
-                       help="prompts of so many tokens (default: %(default)s)")  # fmt: skip
-    tests.add_argument("--cached", default="none", metavar="LIST",
-                       help="prompts of so many tokens that came before (default: %(default)s)")  # fmt: skip
-    tests.add_argument("--decode", default="64", metavar="LIST",
-                       help="so many tokens one by one (default: %(default)s)")  # fmt: skip
-    tests.add_argument("--at-context", default="0,2048", metavar="LIST",
-                       help="positions before those tokens (default: %(default)s)")  # fmt: skip
-    tests.add_argument("--batch", default="1", metavar="LIST",
-                       help="so many texts together when tokens are made (default: %(default)s)")  # fmt: skip
-    tests.add_argument("--repeat", type=int, default=5, metavar="N",
-                       help="times, behind one that does not count (default: %(default)s)")  # fmt: skip
-    tests.add_argument(
-        "--ranks",
-        metavar="LIST",
-        help="once for every number of ranks, cycling through the devices, with the speed-up over one rank",
-    )
-    output = parser.add_argument_group("output")
-    _add_ledger(output)
-    _add_forms(output)
-    add_model_options(parser)
-
-
-def _add_bench_collectives(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ranks", default="2,4", metavar="LIST", help="how many (default: %(default)s)")
-    parser.add_argument("--sizes", default="16K,64K,1M,16M", metavar="LIST",
-                        help="bytes of float32 to sum (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS",
-                        help="how long a rank may take for one sum (default: %(default)s)")  # fmt: skip
-    _add_forms(parser.add_argument_group("output"))
-
-
-def _add_forms(output: argparse._ArgumentGroup) -> None:
-    forms = output.add_mutually_exclusive_group()
-    for name, text in (("json", "as JSON"), ("csv", "as CSV")):
-        forms.add_argument(
-            f"--{name}", dest="output", action="store_const", const=name, default="table", help=text
-        )
-
-
-def _add_ledger(output: argparse._ArgumentGroup) -> None:
-    output.add_argument(
-        "--ledger",
-        action="store_true",
-        help="where a step's time went, by rank (costs a little)",
-    )
-    output.add_argument(
-        "--trace", type=Path, metavar="FILE", help="every part of every step, to open in ui.perfetto.dev"
-    )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tplaunch.coordinator.messages import Progress
-from tplaunch.coordinator.serving.engine import OnProgress
+from tplaunch.coordinator.serving.loading import OnProgress
 
 
 def is_shown() -> bool:

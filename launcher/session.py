@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
+from tplaunch.coordinator.direct_line import LinePairs
 from tplaunch.coordinator.garbage import collected_by_hand
 from tplaunch.coordinator.messages import Attached, Ready
 from tplaunch.coordinator.serving.channel import WorkerError
-from tplaunch.coordinator.serving.control import WorkerChannel
+from tplaunch.coordinator.serving.control import Watcher, WorkerChannel
 from tplaunch.coordinator.serving.driver import Driver
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
 from tplaunch.coordinator.serving.failures import LastingError, RunError
@@ -84,40 +86,24 @@ def start_session(
     """
     plan, limits = arrangement.plan, arrangement.limits
     hosts = hosts or Hosts(arrangement.choices)
-    choices = hosts.present(arrangement.choices, check_open)
-    hosts.bring(choices, plan, model, check_open)
-    if any(choice.index is None for choice in choices):
-        say("running on the CPU with NumPy, without a Vulkan device")
-    own = [choice for choice in choices if choice.host == HEAD]
-    check_headroom(len(choices))
-    with socket_folder() as folder:
-        endpoint = f"ipc://{folder}/control"
-        others = hosts.ranks(choices)
-        supervisor = Supervisor(
-            config,
-            own,
-            endpoint,
-            check_open,
-            place=WorkerPlace(str(folder), bracketed(others.address)) if others.address else None,
-            silence_seconds=others.silence_seconds,
-        )
-        watcher = others.watched_with(supervisor)
-        channel = WorkerChannel(endpoint, len(choices), watcher, others.door)
-        engine_config = EngineConfig(config.rank_options, limits, config.load_timeout_seconds)
+    choices = _present(hosts, model, arrangement, check_open)
+    num_own = sum(choice.host == HEAD for choice in choices)
+    with socket_folder() as folder, LinePairs(range(num_own)) as lines:
+        ranks = _ranks(config, choices, hosts.ranks(choices), folder, lines, check_open)
         engine = Engine(
-            channel,
+            ranks.channel,
             model.origin,
             model.tensors.values(),
             model.spec,
             plan,
-            engine_config,
+            EngineConfig(config.rank_options, limits, config.load_timeout_seconds),
             arrangement.placement,
         )
         with (
-            closing(channel),
-            _told(model, plan, choices, engine, supervisor, others),
-            supervisor,
-            others.started(channel.port),
+            closing(ranks.channel),
+            _told(model, plan, choices, engine, ranks),
+            ranks.own,
+            ranks.others.started(ranks.channel.port),
             show_progress([rank.weights for rank in arrangement.bytes]) as on_progress,
         ):
             attached, ready = engine.load(on_progress)
@@ -125,18 +111,69 @@ def start_session(
                 say(note)
             if rounding := rounding_sentence(limits, ready):
                 say(rounding)
+            requests = _requests(engine, model, tokenizer)
+            watch = partial(ranks.watcher.watch, ())
+            explain = partial(_explained, model, ranks.others, plan, choices)
+            has_text = tokenizer is not None
             with collected_by_hand() if owns_process else nullcontext():
-                watch = partial(watcher.watch, ())
-                suppressed = {*model.padding, *(tokenizer.suppressed_token_ids if tokenizer else ())}
-                requests = Requests(engine, tokenizer, suppressed)
-                has_text = tokenizer is not None
-                explain = partial(_explained, model, others, plan, choices)
                 yield Session(
                     engine, requests, has_text, model, plan, limits, attached, ready, watch, explain
                 )
             engine.shut_down()
-    if change := model.overwriting() or others.copy_change(only_overwriting=True):
+    if change := model.overwriting() or ranks.others.copy_change(only_overwriting=True):
         say(f"{change}: what was computed with it may be wrong")
+
+
+def _present(
+    hosts: Hosts, model: Model, arrangement: Arrangement, check_open: Callable[[], None]
+) -> list[DeviceChoice]:
+    """Returns the device of each rank, once all hosts are there and have what they need of the model."""
+    choices = hosts.present(arrangement.choices, check_open)
+    hosts.bring(choices, arrangement.plan, model, check_open)
+    if any(choice.index is None for choice in choices):
+        say("running on the CPU with NumPy, without a Vulkan device")
+    check_headroom(len(choices))
+    return choices
+
+
+@dataclass(frozen=True)
+class _Ranks:
+    """The processes of a run, here and on other hosts, what watches all of them, and the way to them."""
+
+    own: Supervisor
+    others: RemoteRanks
+    watcher: Watcher
+    channel: WorkerChannel
+
+
+def _ranks(
+    config: RunConfig,
+    choices: Sequence[DeviceChoice],
+    others: RemoteRanks,
+    folder: Path,
+    lines: LinePairs,
+    check_open: Callable[[], None],
+) -> _Ranks:
+    """None of them is started. folder: for the socket by which this host's are reached, as by the lines."""
+    endpoint = f"ipc://{folder}/control"
+    own = Supervisor(
+        config,
+        [choice for choice in choices if choice.host == HEAD],
+        endpoint,
+        check_open,
+        place=WorkerPlace(str(folder), bracketed(others.address)) if others.address else None,
+        silence_seconds=others.silence_seconds,
+        lines=lines.far,
+    )
+    watcher = others.watched_with(own)
+    channel = WorkerChannel(endpoint, len(choices), watcher, others.door, lines.near)
+    return _Ranks(own, others, watcher, channel)
+
+
+def _requests(engine: Engine, model: Model, tokenizer: Tokenizer | None) -> Requests:
+    """Nobody samples what only pads the model's vocabulary, or what the tokenizer suppresses."""
+    suppressed = {*model.padding, *(tokenizer.suppressed_token_ids if tokenizer else ())}
+    return Requests(engine, tokenizer, suppressed)
 
 
 @contextmanager
@@ -145,21 +182,20 @@ def _told(
     plan: Sequence[RankShare],
     choices: Sequence[DeviceChoice],
     engine: Engine,
-    supervisor: Supervisor,
-    others: RemoteRanks,
+    ranks: _Ranks,
 ) -> Iterator[None]:
     """Has failures of ranks and of their numbers end as RunError, a sentence with what is known of them."""
     try:
         yield
     except WorkerError as error:
-        change, elsewhere = _because(model, others), others.log(error.rank)
-        log = supervisor.log_path(error.rank)
+        change, elsewhere = _because(model, ranks.others), ranks.others.log(error.rank)
+        log = ranks.own.log_path(error.rank)
         crash = "" if elsewhere else crashed_kernel(log)
         where = _where(choices, error.rank, engine)
         kind = LastingError if change or error.lasts else RunError
         raise kind(f"{where}{error}{crash}{change}; its log: {elsewhere or log}") from error
     except LogitsError as error:
-        raise RunError(_explained(model, others, plan, choices, error)) from error
+        raise RunError(_explained(model, ranks.others, plan, choices, error)) from error
 
 
 def start_driver(

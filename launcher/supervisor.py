@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from tplaunch.coordinator.direct_line import DirectLine
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.launcher.beats import Beats
+from tplaunch.launcher.cores import rank_cores
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.endings import end_reason
 from tplaunch.launcher.logs import RunLogs
@@ -48,18 +49,21 @@ class Supervisor:
         ranks: Sequence[int] | None = None,
         place: WorkerPlace | None = None,
         silence_seconds: float | None = None,
+        lines: Mapping[int, DirectLine] | None = None,
     ) -> None:
         """choices: the devices of this host's ranks. check_open: is called whenever the processes are looked
         at, and may raise what ends the run.
 
         ranks: theirs in the run, which count from 0 where nothing is said. place: what the workers of a run
         on several hosts are told by their own. silence_seconds: a worker that gives no sign of life for so
-        long counts as dead; without it none is asked for any.
+        long counts as dead; without it none is asked for any. lines: the workers' ends, by rank, which are
+        closed here once they have them.
         """
         self._config, self._choices, self._endpoint = config, choices, endpoint
         self._ranks = tuple(range(len(choices))) if ranks is None else tuple(ranks)
         self._place = place
         self._check_open = check_open
+        self._lines = lines or {}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._descriptors: list[int] = []
         self._beats = None if silence_seconds is None else Beats(silence_seconds)
@@ -136,8 +140,13 @@ class Supervisor:
             f"--uuid={choice.uuid}",
             f"--cores={','.join(map(str, cores))}",
         ]
+        passed = []
         if told is not None:
             command.append(f"--place={told}")
+            passed.append(told)
+        if (line := self._lines.get(rank)) is not None:
+            command.append(f"--line={line.fileno()}")
+            passed.append(line.fileno())
         with nullcontext(()) if self._beats is None else self._beats.pipe() as kept:
             if self._beats is not None:
                 command.append(f"--beats={kept[0]}:{self._beats.beat_seconds}")
@@ -147,8 +156,10 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=self._logs.output(rank),
                 stderr=subprocess.STDOUT,
-                pass_fds=kept if told is None else (*kept, told),
+                pass_fds=(*kept, *passed),
             )
+        if line is not None:
+            line.close()
         self._processes.append(process)
         descriptor = pidfd(process.pid)
         self._descriptors += () if descriptor is None else (descriptor,)
@@ -178,20 +189,6 @@ def _wait(process: subprocess.Popen[bytes], deadline: float) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
-
-
-def rank_cores(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[list[int]]:
-    """The cores of each rank: disjoint while there are enough, shared in turn when there are not.
-
-    A rank whose device is the CPU itself gets one core: lavapipe then runs in the thread that submits
-    (LP_NUM_THREADS=0), which makes a dispatch 90 times cheaper than waking its thread pool.
-    """
-    num_ranks = len(choices)
-    if len(cores) < num_ranks:
-        return [[cores[rank % len(cores)]] for rank in range(num_ranks)]
-    cuts = [len(cores) * rank // num_ranks for rank in range(num_ranks + 1)]
-    shares = [list(cores[start:stop]) for start, stop in itertools.pairwise(cuts)]
-    return [share[:1] if choice.on_cpu else share for choice, share in zip(choices, shares, strict=True)]
 
 
 def driver_settings(choice: DeviceChoice, threads: int) -> dict[str, str]:

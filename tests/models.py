@@ -53,6 +53,7 @@ from tplaunch.coordinator.split.shards import Shard
 from tplaunch.coordinator.split.stages import most_in_flight, placed
 from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.write_gguf import add_metadata
+from tplaunch.worker.buffers.stack_parts import in_parts
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
@@ -270,14 +271,14 @@ class Rank:
         self.device = open_device(limits)
         self.device.create_buffers(
             {
-                **weight_buffers(self.shards),
+                **weight_buffers(self.shards, self.device.max_buffer_bytes),
                 **cache_buffers(spec, share, limits),
                 **state_buffers(spec, share, limits),
                 **activation_buffers(spec, share, self.shards, limits),
             }
         )
         model_file = ModelFile(file.origin.parts)
-        for stack in stack_shards(self.shards).values():
+        for stack in in_parts(stack_shards(self.shards), self.device.max_buffer_bytes).values():
             for _ in load_stack(self.device, model_file, stack, file.tensors):
                 pass
         load = load_message(file, spec, share, num_ranks, limits, "loopback", placement)
@@ -309,6 +310,8 @@ class Rank:
             shares_routing=self.shares_routing,
             host_sums=self.host_sums,
             of_prompts=step.of_prompts and self.device.tells_prompts_apart,
+            in_one_part=self.writer.in_one_part,
+            max_buffer=self.device.max_buffer_bytes,
         )
         self.device.prepare(program)
         return program

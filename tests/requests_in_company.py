@@ -9,12 +9,13 @@ import pytest
 from hypothesis import strategies as st
 
 from tplaunch.coordinator.serving.engine import Engine
-from tplaunch.coordinator.serving.requests import Requests, all_logits
+from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.evidence import Floats, Wants
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.picked import Picked
 from tplaunch.coordinator.serving.sampling.pool import NeedsRow
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
+from tplaunch.coordinator.serving.text_logits import all_logits
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Imports run one way: the packages of tplaunch import each other only along the arrows of the design.
 
 launcher -> coordinator, worker
-worker   -> coordinator.messages, curve, framing, wire, options, kv_types, garbage and likeliest,
+worker   -> coordinator.messages, curve, direct_line, framing, wire, options, kv_types, garbage and likeliest,
             coordinator.model, coordinator.split, coordinator.gguf.origin and weight_types,
             collectives, shaders
 coordinator, collectives, shaders -> none of the other four
@@ -29,6 +29,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *(
             "coordinator.candidates",
             "coordinator.curve",
+            "coordinator.direct_line",
             "coordinator.framing",
             "coordinator.wire",
             "coordinator.messages",
@@ -53,7 +54,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
 FLOORS: dict[str, tuple[str, ...]] = {
     "coordinator": (
         "child_process curve garbage ids kv_types likeliest model options wire",
-        "framing gguf",
+        "direct_line framing gguf",
         "split text",
         "architectures messages",
         "candidates measuring",
@@ -74,12 +75,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "measuring numpy",
         "checking",
         "vulkan.api vulkan.budget vulkan.variants",
-        "vulkan.push_constants vulkan.subgroups",
+        "vulkan.compute_units vulkan.push_constants vulkan.subgroups",
         "vulkan.barriers vulkan.instance vulkan.memory_types",
         "vulkan.faults vulkan.matrices",
         "vulkan.listing",
         "vulkan.context",
-        "vulkan.pipeline_cache",
+        "vulkan.activations vulkan.pipeline_cache",
         "vulkan.pipelines vulkan.staging vulkan.timestamps",
         "vulkan.waiting",
         "vulkan.timeline",

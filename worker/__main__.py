@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tplaunch.collectives import CollectiveError
+from tplaunch.coordinator.direct_line import DirectLine
 from tplaunch.coordinator.messages import Failed
 from tplaunch.coordinator.wire import WireError
 from tplaunch.worker.beating import OPTION
@@ -42,12 +44,14 @@ def main() -> int:
         pin([int(core) for core in arguments.cores.split(",")])
     if not arguments.connect:
         return _run_job(arguments, keep_standard_output())
-    control = ControlSocket(arguments.connect, arguments.rank, place)
+    line = None if arguments.line is None else DirectLine.inherited(arguments.line)
+    control = ControlSocket(arguments.connect, arguments.rank, place, line)
     try:
         serve(control, arguments.rank, _device_id(arguments))
     except Exception as error:
         log.exception("rank %d failed", arguments.rank)
-        control.send(Failed(_sentence(error), getattr(error, "rank", None)))
+        with contextlib.suppress(OSError):  # it is gone, too
+            control.send(Failed(_sentence(error), getattr(error, "rank", None)))
         return 1
     finally:
         control.close()
@@ -88,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--connect", metavar="ENDPOINT", help="the coordinator's ZeroMQ endpoint")
+    parser.add_argument("--line", type=int, metavar="DESCRIPTOR", help="a direct line to the coordinator")
     parser.add_argument("--place", type=int, metavar="DESCRIPTOR", help="what is this host's own business")
     parser.add_argument(
         OPTION,

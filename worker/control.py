@@ -1,4 +1,4 @@
-"""The worker's socket: a DEALER that dials the coordinator."""
+"""The worker's socket: a DEALER that dials the coordinator, and on one host with it a direct line."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import zmq
 
 from tplaunch.collectives import DIGEST_BYTES
 from tplaunch.coordinator.curve import CURVE_BYTES, dial_with
+from tplaunch.coordinator.direct_line import BY_ZMQ, DirectLine, takes
 from tplaunch.coordinator.messages import (
     MAX_FRAME_BYTES,
+    Hello,
     Message,
     decode,
     encode,
@@ -25,11 +27,15 @@ from tplaunch.worker.place import WorkerPlace
 class ControlSocket:
     """Messages to and from the coordinator, as one rank."""
 
-    def __init__(self, endpoint: str, rank: int, place: WorkerPlace | None = None) -> None:
+    def __init__(
+        self, endpoint: str, rank: int, place: WorkerPlace | None = None, line: DirectLine | None = None
+    ) -> None:
         """endpoint: ipc:// and a path in the run's private folder, or tcp:// and an address.
 
-        place: by the secret in it worker and coordinator prove themselves to each other over TCP.
+        place: by the secret in it worker and coordinator prove themselves to each other over TCP. line: to
+        the coordinator, where that is the process that has started this one.
         """
+        self._line = line
         self.place = place or WorkerPlace(str(Path(endpoint.removeprefix("ipc://")).parent))
         self._frames: list[memoryview] = []
         self._context = zmq.Context()
@@ -47,11 +53,24 @@ class ControlSocket:
 
     def send(self, message: Message) -> None:
         """The message may change afterwards."""
-        send_frames(self._socket, encode(message))
+        frames, line = encode(message), self._line
+        # By a Hello the coordinator's socket gets to know this one.
+        if line is not None and takes(frames) and not isinstance(message, Hello):
+            line.send(frames[0])
+            return
+        send_frames(self._socket, frames)
+        if line is not None:
+            line.send(BY_ZMQ)
 
     def receive(self) -> Message:
         """Waits as long as it takes: this process ends when the launcher's does."""
-        self._frames = [frame.buffer for frame in receive_frames(self._socket)]
+        packet = BY_ZMQ if self._line is None else self._line.receive()
+        if not packet:
+            raise EOFError("the coordinator is gone")
+        if packet == BY_ZMQ:
+            self._frames = [frame.buffer for frame in receive_frames(self._socket)]
+        else:
+            self._frames = [memoryview(packet)]
         return decode(self._frames)
 
     def digest(self) -> bytes:
@@ -62,5 +81,7 @@ class ControlSocket:
         return digest.digest()
 
     def close(self) -> None:
+        if self._line is not None:
+            self._line.close()
         self._socket.close()
         self._context.term()

@@ -6,13 +6,14 @@ loop knows only this interface.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.worker.buffers.cuts import ShortCuts
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.programs.program import Program
 
@@ -60,7 +61,9 @@ class Device(Protocol):
     name: str
     kind: str  # with what it is made of and its driver: devices of one kind compute the same bits
     imports_partials: bool  # False: partial sums are copied around each all-reduce
+    max_buffer_bytes: int  # of one buffer; larger matrices are cut
     tells_prompts_apart: bool  # rows of prompts are multiplied in another arithmetic than generated ones
+    groups_logits: bool  # its steps end in the groups of logits: worker/ops/logits.py
     prompt_rows: int  # that a step needs to keep it busy: fewer of a prompt take about as long
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
@@ -146,6 +149,17 @@ class WaitingDevice(Protocol):
 
 
 @runtime_checkable
+class CuttingDevice(Protocol):
+    """A device that may want fewer keys in a cut of attention than others: worker/buffers/cuts.py."""
+
+    def short_cuts(self, lengths: Collection[tuple[int, int]], groups: int) -> ShortCuts:
+        """Returns the rows of which cuts are shorter.
+
+        lengths: elements of keys and of values, of all layers. groups: workgroups that a cut of a row has.
+        """
+
+
+@runtime_checkable
 class SelfCheckingDevice(Protocol):
     """A device whose kernels a driver may compile wrong."""
 
@@ -171,6 +185,8 @@ class MatrixDevice(Protocol):
 @runtime_checkable
 class TunableDevice(Protocol):
     """A device with several ways to do the same."""
+
+    quicker_as_floats: frozenset[str]  # weight types for which quantizing activations does not pay
 
     def tune(self, program: Program) -> None:
         """Chooses the fastest for this program and others of its model; once, before buffers are created."""

@@ -9,18 +9,11 @@ from tplaunch.worker.device import Device, MatrixDevice, SelfCheckingDevice, Tun
 from tplaunch.worker.run_programs import RunPrograms
 
 
-def prove(device: Device, programs: RunPrograms, limits: Limits) -> Sequence[str]:
+def prove(device: Device, programs: RunPrograms) -> Sequence[str]:
     """Has the device check every kernel that steps of any size will run; what the user should know."""
     if not isinstance(device, SelfCheckingDevice):
         return ()
-    buckets = {1, min(2, limits.max_rows), limits.max_rows}  # between them nothing else begins
-    return device.prove(
-        [
-            programs.build(rows, min(rows, limits.max_logit_rows), of_prompts, large=rows == limits.max_rows)
-            for of_prompts in (False, True)[: 1 + programs.tells_prompts_apart]
-            for rows in sorted(buckets)
-        ]
-    )
+    return device.prove(programs.all_kinds())
 
 
 def tune(device: Device, programs: RunPrograms, limits: Limits) -> tuple[bool, Sequence[str]]:

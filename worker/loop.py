@@ -32,10 +32,11 @@ from tplaunch.coordinator.split.limits import AUTO
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import padded, shares_routing
 from tplaunch.worker import kernels
+from tplaunch.worker.buffers.stack_parts import in_parts
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.sums import slot_bytes
-from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
+from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, logit_buffers, weight_buffers
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import Device, DeviceId, TimedDevice
 from tplaunch.worker.measuring.agreeing import agrees
@@ -170,16 +171,16 @@ class Worker:
         )
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.options.measure_copy else 0.0
-        of_device = self.device, self._programs, limits
-        self.notes = [*kernels.prove(*of_device)]
-        prefers_matrices, notes = kernels.tune(*of_device)
+        self.notes = [*kernels.prove(self.device, self._programs)]
+        prefers_matrices, notes = kernels.tune(self.device, self._programs, limits)
         self.notes += notes
-        weights = weight_buffers(self._shards)
+        weights = weight_buffers(self._shards, self.device.max_buffer_bytes)
         buffers = {
             **weights,
             **cache_buffers(spec, share, limits),
             **state_buffers(spec, share, limits),
             **activation_buffers(spec, share, self._shards, limits),
+            **(logit_buffers(share, limits) if self.device.groups_logits else {}),
         }
         self.device.create_buffers(buffers)
         collective = self.collective
@@ -193,7 +194,8 @@ class Worker:
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
         done, total = 0, sum(buffer.nbytes for buffer in weights.values())
         started = reported = time.monotonic()
-        for num_bytes in load_stacks(self.device, self.weights, stack_shards(self._shards), self._tensors):
+        stacks = in_parts(stack_shards(self._shards), self.device.max_buffer_bytes)
+        for num_bytes in load_stacks(self.device, self.weights, stacks, self._tensors):
             done += num_bytes
             if time.monotonic() - reported > 0.1:
                 control.send(Progress(done, total))
@@ -212,7 +214,7 @@ class Worker:
         self._writer = StepWriter(self.device, self.weights, self._load)
         self._copier = BlockCopier(self.device, self._load)
         self._ends = StageEnds(self.device, self.handover, self._load)
-        self._programs.program(1, 1, of_prompts=False)
+        self._programs.program(1, 1, of_prompts=False, in_one_part=False)
         place = (
             "written straight to host memory" if self.device.imports_partials else "copied by way of the host"
         )
@@ -241,7 +243,8 @@ class Worker:
         whole, answer = NO_FLOATS, Answer()
         if self._load.share.ends(self._load.spec):
             logits = self._ends.logits(step)
-            answer = candidates.answer(step.wanted, logits, self._load.share.vocabulary)
+            groups = self._ends.groups(step)
+            answer = candidates.answer(step.wanted, logits, self._load.share.vocabulary, groups)
             whole = candidates.whole_rows(step.wanted.whole_rows, logits)
         clock.lap("host")
         ledger = clock.ledger()
@@ -269,9 +272,10 @@ class Worker:
         device = [] if times is None else account_for_device(ledger, host, times)
         return [*host, *device] if self._load.options.trace else device
 
-    def _sizes(self, step: Step) -> tuple[int, int, bool]:
-        """Rows of a step, those with logits, and whether they are of prompts."""
-        return step.token_ids.size, self._ends.num_logit_rows(step), step.of_prompts
+    def _sizes(self, step: Step) -> tuple[int, int, bool, bool]:
+        """Rows of a written step, those with logits, if they are of prompts, and if each has one part."""
+        rows = step.token_ids.size, self._ends.num_logit_rows(step)
+        return *rows, step.of_prompts, self._writer.in_one_part
 
     def _run(self, program: Program, step: Step, clock: StepClock) -> None:
         """Where devices waited for each other in vain, they compute the step again with the hosts' help."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tplaunch.collectives import Collective
 from tplaunch.coordinator.messages import Load
 from tplaunch.coordinator.split.limits import AUTO
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.coordinator.split.shards import Shard
-from tplaunch.worker.device import Device
+from tplaunch.worker.device import Device, TunableDevice
+from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring.two_phase import NEVER
 from tplaunch.worker.measuring.ways import way
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
@@ -47,12 +48,22 @@ class RunPrograms:
         self._vain_waits = 0
         self.tells_prompts_apart = device.tells_prompts_apart
         self.activations = "f32" if load.limits.activations == AUTO else load.limits.activations
-        self._made: dict[tuple[int, int, bool, bool], Program] = {}
+        # Where no attention finishes rows of one part, programs do not differ by that.
+        self._finishes = any(not attention.gated for attention in load.spec.attentions)
+        self._made: dict[tuple[int, int, bool, bool, bool], Program] = {}
 
     def program(
-        self, num_rows: int, num_logit_rows: int, of_prompts: bool, by_hosts: bool = False
+        self,
+        num_rows: int,
+        num_logit_rows: int,
+        of_prompts: bool,
+        in_one_part: bool = False,
+        by_hosts: bool = False,
     ) -> Program:
-        """The program of the rows' bucket; `by_hosts` in which no devices exchange among themselves."""
+        """The program of the rows' bucket; `by_hosts` in which no devices exchange among themselves.
+
+        in_one_part: see build_program.
+        """
         limits = self._load.limits
         rows, logit_rows = (
             row_bucket(num_rows, limits.max_rows),
@@ -60,11 +71,11 @@ class RunPrograms:
         )
         by_device = self.by_device and not by_hosts
         of_prompts = of_prompts and self.tells_prompts_apart
-        key = (rows, logit_rows, of_prompts, by_device)
+        in_one_part = in_one_part and self._finishes
+        key = (rows, logit_rows, of_prompts, in_one_part, by_device)
         if key not in self._made:
-            program = self.build(
-                rows, logit_rows, of_prompts, large=rows * self._row_length * 4 >= self.large_bytes
-            )
+            large = rows * self._row_length * 4 >= self.large_bytes
+            program = self.build(rows, logit_rows, of_prompts, large, in_one_part)
             if by_device and can_exchange(program, self._row_length):
                 program = with_exchanges(program)
             self._device.prepare(program)
@@ -79,15 +90,41 @@ class RunPrograms:
             log.warning("devices have waited in vain so often that hosts exchange for them from now on")
             self.by_device = False
 
+    def all_kinds(self) -> list[Program]:
+        """Builds programs that together have every kernel that steps of any size may run."""
+        limits = self._load.limits
+        buckets = {1, min(2, limits.max_rows), limits.max_rows}  # between them nothing else begins
+        return [
+            self.build(
+                rows,
+                min(rows, limits.max_logit_rows),
+                of_prompts,
+                rows == limits.max_rows,
+                in_one_part,
+                as_floats,
+            )
+            for of_prompts in (False, True)[: 1 + self.tells_prompts_apart]
+            for rows in sorted(buckets)
+            for in_one_part in (False, True)
+            for as_floats in ((), tuple(FORMATS))[: 1 + (limits.activations == "q8")]
+        ]
+
     def build(
         self,
         rows: int,
         logit_rows: int,
         of_prompts: bool = False,
         large: bool = False,
+        in_one_part: bool = False,
+        as_floats: Collection[str] | None = None,
         activations: str | None = None,
     ) -> Program:
-        """Builds a program; `large` whose all-reduces are not one-shot. activations: other than its own."""
+        """Builds a program; `large` whose all-reduces are not one-shot. activations: other than its own.
+
+        as_floats: see build_program; None for what the device has measured.
+        """
+        if as_floats is None:
+            as_floats = self._device.quicker_as_floats if isinstance(self._device, TunableDevice) else ()
         load = self._load
         return build_program(
             load.spec,
@@ -99,5 +136,9 @@ class RunPrograms:
             activations=activations or self.activations,
             shares_routing=self._shares_routing,
             of_prompts=of_prompts,
+            groups_logits=self._device.groups_logits,
+            in_one_part=in_one_part,
+            max_buffer=self._device.max_buffer_bytes,
+            as_floats=as_floats,
             **way(self._collective, large),
         )

@@ -34,6 +34,7 @@ class Ledger:
     ranks: tuple[dict[str, float], ...]  # by kind; a kind that was not measured is missing
     reduce_times: ReduceTimes | None = None  # where every rank's device has timestamps
     sent_per_token: tuple[float, ...] = ()  # bytes in messages to other ranks, by rank
+    turn: float | None = None  # the coordinator's own part, between a step's last answer and the next step
 
 
 def make_ledger(
@@ -42,6 +43,7 @@ def make_ledger(
     seconds: float,
     reduce_times: ReduceTimes | None = None,
     sent_per_token: tuple[float, ...] = (),
+    turn_seconds: float | None = None,
 ) -> Ledger:
     """Makes a ledger from the ranks' sums over `num_steps` steps, which took `seconds` in all.
 
@@ -54,4 +56,5 @@ def make_ledger(
         of_rank = {kind: total[kind] / num_steps for kind in KINDS if kind in total}
         of_rank["coordinator"] = step - sum(of_rank.values())
         ranks.append(of_rank)
-    return Ledger(num_steps, step, tuple(ranks), reduce_times, sent_per_token)
+    turn = None if turn_seconds is None else turn_seconds * 1e6
+    return Ledger(num_steps, step, tuple(ranks), reduce_times, sent_per_token, turn)

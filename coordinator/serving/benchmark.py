@@ -15,6 +15,9 @@ from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 
 NAMES = {"prefill": "pp", "cached": "cp", "decode": "tg"}
 WARM_UP_TOKENS = 2  # of decode: the first step of a kind records its program
+CUTTING_TOKENS = (
+    10  # of several texts on stages, where steps of other sizes are tried first (micro_batches.py)
+)
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,19 @@ class Measurement:
 
 def measure(engine: Engine, requests: Requests, test: Test, repeat: int) -> Measurement:
     """Runs a test once to warm up and then `repeat` times."""
-    warm_up = min(test.num_tokens, WARM_UP_TOKENS) if test.kind == "decode" else test.num_tokens
+    least = CUTTING_TOKENS if engine.num_stages > 1 and test.batch > 1 else WARM_UP_TOKENS
+    warm_up = min(test.num_tokens, least) if test.kind == "decode" else test.num_tokens
     _run_once(engine, requests, replace(test, num_tokens=warm_up))
     engine.take_ledger()
     seconds = tuple(_run_once(engine, requests, test) for _ in range(repeat))
     taken = engine.take_ledger()
     ledger = make_ledger(
-        taken.totals, taken.num_steps, sum(seconds), taken.reduce_times, taken.sent_per_token
+        taken.totals,
+        taken.num_steps,
+        sum(seconds),
+        taken.reduce_times,
+        taken.sent_per_token,
+        taken.turn_seconds,
     )
     return Measurement(test, seconds, ledger)
 

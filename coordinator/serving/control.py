@@ -1,6 +1,7 @@
 """The coordinator's sockets: a ROUTER that workers dial in to, and one more for those of other hosts.
 
-Every wait has a deadline and a watcher.
+Workers of this host have a direct line as well, for all that is small. Every wait has a deadline and a
+watcher.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Protocol
 import zmq
 
 from tplaunch.coordinator.curve import CURVE_BYTES, Gate, Socket, serve_with
+from tplaunch.coordinator.direct_line import BY_ZMQ, DirectLine, takes
 from tplaunch.coordinator.messages import (
     MAX_FRAME_BYTES,
     Failed,
@@ -24,6 +26,7 @@ from tplaunch.coordinator.messages import (
     send_frames,
 )
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
+from tplaunch.coordinator.serving.incoming import Incoming
 from tplaunch.coordinator.wire import Frame, WireError
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 
@@ -59,9 +62,17 @@ class WorkerChannel(Channel):
     """
 
     def __init__(
-        self, endpoint: str, num_ranks: int, watcher: Watcher, remote: RemoteDoor | None = None
+        self,
+        endpoint: str,
+        num_ranks: int,
+        watcher: Watcher,
+        remote: RemoteDoor | None = None,
+        lines: Mapping[int, DirectLine] | None = None,
     ) -> None:
-        """endpoint: where ranks of this host dial in. remote: where those of others do, if there are any."""
+        """endpoint: where ranks of this host dial in. remote: where those of others do, if there are any.
+
+        lines: to ranks of this host, which have the other ends; by rank.
+        """
         self.num_ranks = num_ranks
         self.clock = RunningClock()
         self._watcher = watcher
@@ -70,6 +81,8 @@ class WorkerChannel(Channel):
         self._ended_until = 0.0  # how long its words are waited for
         self._next_look = -math.inf  # at the processes
         self._poller: zmq.Poller | None = None
+        self._lines = dict(lines or {})
+        self._incoming = Incoming(self._lines)
         self._context = zmq.Context()
         self._doors: dict[Socket, dict[bytes, int]] = {}  # the ranks that dial in to each socket, by name
         self.port = 0  # of the door for ranks of other hosts
@@ -103,9 +116,15 @@ class WorkerChannel(Channel):
         self._send(rank, encode(message))
 
     def _send(self, rank: int, frames: list[Frame]) -> None:
+        line = self._lines.get(rank)
         try:
+            if line is not None and takes(frames):
+                line.send(frames[0])
+                return
             send_frames(self._sockets[rank], (identity(rank), *frames))
-        except zmq.ZMQError as error:
+            if line is not None:
+                line.send(BY_ZMQ)
+        except (zmq.ZMQError, OSError) as error:
             deadline = self.clock() + BLAME_SECONDS
             while self.receive(deadline) is not None:
                 pass  # its last words are waited for, and come as an error
@@ -129,36 +148,46 @@ class WorkerChannel(Channel):
             self._wait(min(LOOK_SECONDS, max(0.0, deadline - now)))
             if (received := self._take()) is not None:
                 return received
-            if now >= deadline:  # and the socket has been looked at since
+            if now >= deadline:  # and the sockets have been looked at since
                 return None
 
     def _take(self) -> tuple[int, Message] | None:
         """A message that has come, if one has."""
-        for socket, ranks in self._doors.items():
-            while True:
-                try:
-                    name, *frames = receive_frames(socket, num_names=1, flags=zmq.NOBLOCK)
-                except zmq.Again:
-                    break
-                rank = ranks.get(name.bytes)
-                if rank is None or not frames:
-                    continue
-                try:
-                    return rank, decode([frame.buffer for frame in frames])
-                except WireError as error:
-                    raise WorkerError(rank, f"rank {rank} sent {error}") from error
-        return None
+        found = self._incoming.take()
+        if found is None:
+            return None
+        rank, frames = found
+        try:
+            return rank, decode(frames)
+        except WireError as error:
+            raise WorkerError(rank, f"rank {rank} sent {error}") from error
 
     def _wait(self, seconds: float) -> None:
-        """Waits until there is a message, or a process has ended."""
+        """Waits until there is a message, or a process has ended; not where one has come already."""
+        if self._incoming:
+            return
         if self._poller is None:
             self._poller = zmq.Poller()
             for source in (*self._doors, *self._watcher.descriptors()):
                 self._poller.register(source, zmq.POLLIN)
+            self._incoming.poll_lines(self._poller)
         for ready, _ in self._poller.poll(math.ceil(seconds * 1000)):
-            if ready not in self._doors:
+            if ready in self._doors:
+                self._hear(ready)
+            elif not self._incoming.hear(ready, self._poller):
                 self._next_look = -math.inf
                 self._poller.unregister(ready)  # it would stay readable for ever
+
+    def _hear(self, door: Socket) -> None:
+        """Takes in what ranks have sent by a door; strangers are not heard."""
+        while True:
+            try:
+                name, *frames = receive_frames(door, num_names=1, flags=zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            rank = self._doors[door].get(name.bytes)
+            if rank is not None and frames:
+                self._incoming.put(rank, [frame.buffer for frame in frames])
 
     def _look_after_workers(self, now: float) -> None:
         self._next_look = now + LOOK_SECONDS

@@ -210,7 +210,13 @@ class Driver:
     def _step(self, session: Running) -> None:
         self._step_began = time.monotonic()
         events = session.requests.step()
-        self._hand_out(session, events)
+        try:
+            if self._commands.empty():  # else they come first: the next step is theirs, too
+                session.requests.send()
+        finally:
+            self._hand_out(
+                session, events
+            )  # the ranks compute meanwhile; and events of a step count, in any case
         self._step_ended, self._step_began = time.monotonic(), None
 
     def _hand_out(self, session: Running, events: Sequence[Event]) -> None:

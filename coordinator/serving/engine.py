@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +22,6 @@ from tplaunch.coordinator.messages import (
     Connect,
     FetchRows,
     Load,
-    Progress,
     Ready,
     Rows,
     Shutdown,
@@ -33,6 +32,7 @@ from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.serving.inbox import Inbox
+from tplaunch.coordinator.serving.loading import OnProgress, await_ready
 from tplaunch.coordinator.serving.micro_batches import MicroBatches
 from tplaunch.coordinator.serving.sampling.results import (
     AnswerError,
@@ -51,7 +51,6 @@ M = TypeVar("M", StepDone, Rows)
 # A rank that waits for another gives up first, and knows whom it waited for.
 MARGIN_SECONDS = 5.0
 START_SECONDS = 20.0  # at least, for a process to start and to open a device, however short steps must be
-OnProgress = Callable[[int, Progress], None]  # rank, how far it is
 
 
 @dataclass(frozen=True)
@@ -106,14 +105,13 @@ class Engine:
         for rank, message in enumerate(attached):
             if message.model_hash != self._origin.model_hash:
                 names = ", ".join(Path(part.path).name for part in self._origin.parts)
-                sentence = f"rank {rank}'s copy of {names} has changed: restore it there"
-                raise WorkerError(rank, sentence, lasts=True)
+                raise WorkerError(rank, f"rank {rank}'s copy of {names} has changed: restore it", lasts=True)
         self.devices = tuple(message.device for message in attached)
         endpoints, kinds = zip(*((message.endpoint, message.kind) for message in attached), strict=True)
         self._groups = [self._group(stage, kinds) for stage in range(self.num_stages)]
         handovers = tuple(message.handovers for message in attached)
         self._channel.broadcast(Connect(endpoints, kinds, handovers))
-        ready = self._await_ready(on_progress)
+        ready = await_ready(self._channel, self._config.load_timeout_seconds, on_progress)
         self.tells_prompts_apart = any(message.tells_prompts_apart for message in ready)
         self.micro_batches.least_prompt_rows = max(message.prompt_rows for message in ready)
         self._activity = "before the first step"
@@ -141,30 +139,6 @@ class Engine:
             for with_logits in (False, True)
         )
         return GroupReduces(ranks[0], ranks[-1] + 1, *counts)
-
-    def _await_ready(self, on_progress: OnProgress) -> list[Ready]:
-        """A rank has load_timeout_seconds from each sign of its own to the next."""
-        clock, timeout = self._channel.clock, self._config.load_timeout_seconds
-        ends = dict.fromkeys(range(len(self._plan)), clock() + timeout)
-        ready: dict[int, Ready] = {}
-        while ends:
-            last = min(ends, key=ends.__getitem__)
-            received = self._channel.receive(ends[last])
-            if received is None:
-                raise WorkerError(
-                    last,
-                    f"rank {last} got no further in loading for {timeout:g} s; --load-timeout allows more",
-                )
-            rank, message = received
-            if isinstance(message, Progress):
-                on_progress(rank, message)
-                ends[rank] = clock() + timeout
-            elif isinstance(message, Ready) and rank in ends:
-                ready[rank] = message
-                del ends[rank]
-            else:
-                raise WorkerError(rank, f"rank {rank} sent {type(message).__name__} while loading")
-        return [ready[rank] for rank in range(len(self._plan))]
 
     @property
     def activity(self) -> str:
@@ -200,6 +174,7 @@ class Engine:
         self._last_number = step.number
         self._activity = f"in step {step.number}"
         self._channel.broadcast(step)
+        self._times.end_turn()
         self._times.add_up()  # while the devices compute
         collect_if_due()
 
@@ -216,6 +191,7 @@ class Engine:
 
     def _collect(self, step: Step, begin: float) -> StepResult:
         answers = self._answers(StepDone, f"finish step {step.number}", range(len(self._plan)))
+        self._times.begin_turn()
         self._collected = step.number
         for share, done in zip(self._plan, answers, strict=True):
             self._check_number(share.rank, done.number, step.number)
@@ -252,8 +228,7 @@ class Engine:
         No more than most_in_flight less one may have been submitted since.
         """
         fetched = FetchRows(self._collected, np.array(rows, np.int32))
-        parts = []
-        ranks = [share.rank for share in self._last_stage]
+        ranks, parts = [share.rank for share in self._last_stage], []
         for rank in ranks:
             self._channel.send(rank, fetched)
         answers = self._answers(Rows, f"send rows of step {fetched.number}", ranks)

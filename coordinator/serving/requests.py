@@ -14,14 +14,12 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from collections.abc import Sequence as SequenceOf
 
-import numpy as np
-
 from tplaunch.coordinator.serving.counts import Counts
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.flights import Flight, Flights
 from tplaunch.coordinator.serving.kv_memory import KVMemory, LayerKinds
 from tplaunch.coordinator.serving.prompt_check import check_prompt, check_reading
-from tplaunch.coordinator.serving.request import Event, Floats, Reading, Request, RequestError
+from tplaunch.coordinator.serving.request import Event, Reading, Request, RequestError
 from tplaunch.coordinator.serving.sampling.batch import Pick, pick_all
 from tplaunch.coordinator.serving.sampling.constraint import Constraint, ConstraintError
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
@@ -124,11 +122,15 @@ class Requests:
 
         With several stages others are sent first, as many as can be under way.
         """
-        while self._streams and len(self._flights) < self._engine.most_in_flight and self._send():
-            pass
+        self.send()
         events = self._collect() if self._flights else []
         self.land()
         return events
+
+    def send(self) -> None:
+        """Has the ranks begin what the next `step` waits for, while the caller does other things."""
+        while self._streams and len(self._flights) < self._engine.most_in_flight and self._send():
+            pass
 
     def land(self) -> None:
         """Waits for steps on their way where all texts have ended: else idle time would count as theirs."""
@@ -287,14 +289,3 @@ class Requests:
         if request.is_finished:
             request.times.finished = time.perf_counter()
             del self._requests[request.id]
-
-
-def all_logits(engine: Engine, tokens: SequenceOf[int]) -> Floats:
-    """The logits behind each token of a text [tokens, vocabulary]."""
-    requests = Requests(engine)
-    rows: list[Floats] = []
-    reading = Reading(take_row=lambda _, row: rows.append(row))
-    requests.add(tokens, SamplingParams(temperature=0), reading=reading)
-    while len(requests):
-        requests.step()
-    return np.stack(rows)

@@ -16,12 +16,13 @@ from tplaunch.coordinator.split.plan import PlanError, RankShare, Span, Stage
 def cut_ranks(hosts: Sequence[int], num_stages: int) -> list[Span]:
     """The ranks of each stage: those of a host, where there are as many, else equal parts of all.
 
-    hosts: by rank, ascending. Raises PlanError for fewer ranks than stages.
+    hosts: by rank, ascending; the head's need not be there. Raises PlanError for fewer ranks than stages.
     """
     if not 1 <= num_stages <= len(hosts):
         raise PlanError(f"{num_stages} stages for {len(hosts)} ranks; each stage needs one at least")
-    if hosts[-1] + 1 == num_stages:
-        firsts = [hosts.index(host) for host in range(num_stages)]
+    distinct = dict.fromkeys(hosts)
+    if len(distinct) == num_stages:
+        firsts = [hosts.index(host) for host in distinct]
     else:
         firsts = [len(hosts) * stage // num_stages for stage in range(num_stages)]
     return [Span(*edges) for edges in itertools.pairwise((*firsts, len(hosts)))]

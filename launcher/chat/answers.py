@@ -92,7 +92,12 @@ class Answers:
         if taken.num_steps:
             seconds = times.prompt_seconds + times.decode_seconds
             ledger = make_ledger(
-                taken.totals, taken.num_steps, seconds, taken.reduce_times, taken.sent_per_token
+                taken.totals,
+                taken.num_steps,
+                seconds,
+                taken.reduce_times,
+                taken.sent_per_token,
+                taken.turn_seconds,
             )
         if self._generate.json:
             text = request.outputs[0].text if self._session.has_text else None

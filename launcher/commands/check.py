@@ -1,8 +1,9 @@
-"""`tplaunch check`: runs every kernel on every device against NumPy, and shows which are right."""
+"""`tplaunch check`: which kernels are right on each device, and what the device is good for."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 import textwrap
@@ -13,11 +14,15 @@ from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.launcher.check_job import DeviceReport, Outcome, check_device
-from tplaunch.launcher.devices import select_devices
+from tplaunch.launcher.checking.figure_report import COLUMNS, figures_json, figures_text
+from tplaunch.launcher.checking.models import prompt_figures, rank_figures
+from tplaunch.launcher.checking.pairs import pair_figures
+from tplaunch.launcher.checking.parts import part_figures
+from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.errors import EXIT_FAILURE, UsageError
 from tplaunch.launcher.table import format_table
+from tplaunch.worker.jobs.figures import Figure
 
-COLUMNS = 80  # of a terminal
 TYPES = sorted({name.lower() for name in (*WEIGHT_TYPES, *KV_TYPES)}, key=len, reverse=True)
 
 
@@ -28,33 +33,92 @@ class CheckConfig:
     devices: str
     json: bool = False
     verbose: bool = False  # a line for every kernel, and the log
+    quick: bool = False  # kernels only, without speeds
     rank_options: RankOptions = dataclasses.field(default_factory=RankOptions)
 
 
 def check(config: CheckConfig) -> int:
-    """Each device once, one after another. Returns 1 where anything is wrong."""
+    """Each device once, one after another, and neighbours together. Returns 1 where anything is wrong."""
     choices = [choice for choice in dict.fromkeys(select_devices(config.devices)) if choice.index is not None]
     if not choices:
         raise UsageError(
             f"--devices {config.devices}: NumPy is what kernels are checked against; name a Vulkan device"
         )
-    reports = []
+    progress, devices, pairs = Progress(), [], []
     for choice in choices:
-        report = check_device(config, choice, _show_progress)
-        reports.append(report)
-        if not config.json:
-            print(described(report, config.verbose), flush=True)
+        devices.append(_checked_device(config, choice, progress))
+    for pair in () if config.quick else itertools.pairwise(choices):
+        pairs.append(_checked_pair(config, pair, progress))
+    is_right = all(found["right"] for found in (*devices, *pairs))
     if config.json:
-        is_right = all(report.is_right for report in reports)
-        print(json.dumps({"right": is_right, "devices": [as_json(report) for report in reports]}, indent=1))
-    return 0 if all(report.is_right for report in reports) else EXIT_FAILURE
+        print(json.dumps({"right": is_right, "devices": devices, "pairs": pairs}, indent=1))
+    return 0 if is_right else EXIT_FAILURE
 
 
-def _show_progress(report: DeviceReport) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if len(report.outcomes) == report.count else ""
-        line = f"\rchecking {report.device}: {len(report.outcomes)} of {report.count}"
-        print(f"{line:.79}", end=end, file=sys.stderr, flush=True)
+def _checked_device(config: CheckConfig, choice: DeviceChoice, progress: Progress) -> dict[str, Any]:
+    """Prints what a person is to see of it as soon as it is there; returns all of it as plain data."""
+    report = check_device(config, choice, progress.checked)
+    if not config.json:
+        print(described(report, config.verbose), flush=True)
+    found = as_json(report)
+    if config.quick or report.error:
+        return found
+    told = (
+        part_figures(config, choice, progress.measuring),
+        pair_figures(config, (choice, choice), progress.measuring),
+        prompt_figures(config, choice, progress.measuring),
+        rank_figures(config, choice, progress.measuring),
+    )
+    speeds = _shown_figures(config, list(itertools.chain(*told)), choice.on_cpu, progress)
+    return {**found, "right": found["right"] and speeds["right"], "speeds": speeds}
+
+
+def _checked_pair(
+    config: CheckConfig, pair: tuple[DeviceChoice, DeviceChoice], progress: Progress
+) -> dict[str, Any]:
+    """The same of two devices together."""
+    figures = list(pair_figures(config, pair, progress.measuring))
+    if not config.json:
+        print(f"\n{pair[0].index} and {pair[1].index}  {pair[0].name} and {pair[1].name}")
+    on_cpu = any(choice.on_cpu for choice in pair)
+    return {"indices": [choice.index for choice in pair], **_shown_figures(config, figures, on_cpu, progress)}
+
+
+def _shown_figures(
+    config: CheckConfig, figures: Sequence[Figure], on_cpu: bool, progress: Progress
+) -> dict[str, Any]:
+    progress.end()
+    if not config.json:
+        print(figures_text(figures, on_cpu), flush=True)
+    return figures_json(figures, on_cpu)
+
+
+class Progress:
+    """Says on a terminal what is checked or measured now, in one line."""
+
+    def __init__(self) -> None:
+        self._is_open = False  # the line
+
+    def checked(self, report: DeviceReport) -> None:
+        """Tells how many kernels are checked."""
+        self._show(f"checking {report.device}: {len(report.outcomes)} of {report.count}")
+        if len(report.outcomes) == report.count:
+            self.end()
+
+    def measuring(self, what: str) -> None:
+        """Tells what is measured."""
+        self._show(f"measuring: {what}")
+
+    def _show(self, text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{text:.79}", end="", file=sys.stderr, flush=True)
+            self._is_open = True
+
+    def end(self) -> None:
+        """Ends the line."""
+        if self._is_open:
+            print(file=sys.stderr, flush=True)
+            self._is_open = False
 
 
 def described(report: DeviceReport, every_kernel: bool = False) -> str:

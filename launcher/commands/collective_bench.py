@@ -21,12 +21,12 @@ from tplaunch.coordinator.options import COLLECTIVES, check_seconds
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.split.plan import MAX_GROUP
 from tplaunch.launcher.bench_ranks import BenchRanks
+from tplaunch.launcher.cores import rank_cores
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.sizes import UNITS
 from tplaunch.launcher.socket_folder import socket_folder
-from tplaunch.launcher.supervisor import rank_cores
 from tplaunch.launcher.table import format_table
 from tplaunch.launcher.worker_command import WORKER_COMMAND, job_words
 from tplaunch.worker.jobs.messages import CollectiveJob, Meeting, Timings

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from tplaunch.coordinator.split.model_shards import rank_shards
+from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.coordinator.split.plan import RankShare, padded
+from tplaunch.launcher.cores import rank_cores
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.lines import wrapped
 from tplaunch.launcher.model import Model
+from tplaunch.launcher.near_cores import core_text
 from tplaunch.launcher.table import format_table
 from tplaunch.worker.programs.counting import StepCounts, count
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
@@ -71,7 +76,23 @@ def explained_text(model: Model, arrangement: Arrangement) -> str:
             ),
             format_table(TITLES, [_cells(rank, of_rank) for rank, of_rank in enumerate(counts)]),
         ]
+    parts += [wrapped(sentence) for sentence in places_of_ranks(arrangement.choices, usable_cores())]
     return "\n".join(parts)
+
+
+def usable_cores() -> list[int]:
+    """Returns the cores that this process may use."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def places_of_ranks(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[str]:
+    """Says on which cores the ranks of this host run. cores: those that this process may use."""
+    own = [choice for choice in choices if choice.host == HEAD]
+    found = []
+    for rank, (choice, pinned) in enumerate(zip(own, rank_cores(own, cores), strict=True)):
+        near = ", near its card" if choice.near_cores.intersection(pinned) else ""
+        found.append(f"Rank {rank} runs on the cores {core_text(pinned)}{near}.")
+    return found
 
 
 def _cells(rank: int, counts: StepCounts) -> Sequence[str]:

@@ -10,7 +10,8 @@ from time import sleep
 
 from tplaunch.coordinator.options import check_seconds, option
 from tplaunch.coordinator.serving.failures import RunError
-from tplaunch.launcher.config import HOSTS_GROUP, INSECURE_HELP, KEY_HELP, MAX_MEMORY_HELP
+from tplaunch.launcher.config import HOSTS_GROUP, INSECURE_HELP, KEY_HELP, MAX_MEMORY_HELP, NO_PIN_HELP
+from tplaunch.launcher.device_choice import NONE
 from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.errors import EXIT_FAILURE, UsageError
 from tplaunch.launcher.fitting.memory_places import check_caps
@@ -19,6 +20,7 @@ from tplaunch.launcher.hosts.fetching.cache import USUAL_BYTES
 from tplaunch.launcher.hosts.finder import FolderFinder
 from tplaunch.launcher.hosts.head_link import HeadGone
 from tplaunch.launcher.hosts.joiner import Joiner, Membership
+from tplaunch.launcher.hosts.keys import key_path
 from tplaunch.launcher.hosts.safety import found_secret
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.sizes import parse_max_memory, parse_model_cache
@@ -30,6 +32,8 @@ WAIT_SECONDS = 600.0  # for a head to be there
 
 
 def _paths(texts: Sequence[str]) -> tuple[Path, ...]:
+    if "" in texts:  # Path would take it for the current folder
+        raise UsageError("--model or --model-dir is empty; name a file or folder, or leave it out")
     return tuple(map(Path, texts))
 
 
@@ -97,12 +101,17 @@ class JoinConfig:
         metavar="SECONDS",
         help="how long to wait for the head to be there (default: %(default)s)",
     )
+    no_pin: bool = option("--no-pin", default=False, group=HOSTS_GROUP, help=NO_PIN_HELP)
     node_rank: int = 0  # the number that this host must get; 0 for any
     insecure: bool = option("--insecure", default=False, group=HOSTS_GROUP, help=INSECURE_HELP)
     verbose: bool = option("-v --verbose", default=False, group="debugging", help="show the workers' logs")
 
     def __post_init__(self) -> None:
         check_seconds("--wait", self.wait_seconds)
+        if self.devices == NONE:
+            raise UsageError(f"--devices {NONE}: a host joins to lend devices; that is for the head")
+        if self.key is not None:
+            key_path(self.key)
         for path in (*self.models, *self.model_folders):
             if not path.exists():
                 raise UsageError(f"{path}: no such file or folder")
@@ -115,7 +124,8 @@ def join(config: JoinConfig) -> int:
     """
     head = _found_head(config)
     secret = found_secret(config.key, config.insecure, is_loopback(head.host), f"the head at {head}")
-    choices = _capped(select_devices(config.devices), config.max_memory)
+    selected = select_devices(config.devices, pins=not config.no_pin)
+    choices = _capped(selected, config.max_memory)
     finder = FolderFinder(config.models, config.model_folders)
     is_first, said = True, ""  # what kept it out the last time
     while True:

@@ -18,6 +18,7 @@ def ledger_json(ledger: Ledger) -> dict[str, Any]:
         "step_microseconds": ledger.step,
         "microseconds_by_rank": list(ledger.ranks),
         "sent_bytes_per_token_by_rank": list(ledger.sent_per_token),
+        "coordinator_turn_microseconds": ledger.turn,
         "all_reduces": None if ledger.reduce_times is None else asdict(ledger.reduce_times),
     }
 
@@ -39,6 +40,10 @@ def ledger_table(ledger: Ledger) -> str:
         for rank, sent in enumerate(ledger.sent_per_token)
         if sent
     ]
+    if ledger.turn is not None:
+        notes.append(
+            f"coordinator: median {ledger.turn:.0f} us from a step's last answer until the next step was sent"
+        )
     if ledger.reduce_times is not None:
         notes.append(_reduce_times(ledger.reduce_times))
     return "\n".join((format_table(("rank", *shown, "step"), rows), *map(wrapped, notes)))

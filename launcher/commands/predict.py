@@ -9,6 +9,7 @@ from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.coordinator.split.plan import MAX_RANKS
 from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.device_choice import NONE
 from tplaunch.launcher.devices import select_devices
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.hosts.opening import Hosts, open_hosts
@@ -75,6 +76,8 @@ class PredictionConfig:
 
 def predict(config: RunConfig, asked: PredictionConfig, as_json: bool) -> int:
     """Prints the prediction. Raises UsageError, PlanError and RunError."""
+    if config.devices == NONE:
+        raise UsageError(f"--devices {NONE}: a plan measures this host, too; ask on one that has devices")
     model = open_model(config, needs_devices=False)
     pipeline = config.num_stages if config.num_stages > 1 else None
     if asked.joins:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tplaunch.coordinator.model.spec import LayerSpec, ModelSpec
 from tplaunch.coordinator.serving.prompt_check import check_prompt
-from tplaunch.coordinator.serving.requests import all_logits
+from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.plan import RankShare, Span
 from tplaunch.launcher.commands.explain import explained_numbers, explained_text
 from tplaunch.launcher.commands.kv_text import kept_numbers, kept_text
@@ -24,6 +24,7 @@ from tplaunch.launcher.fitting.fit import RankBytes, mebibytes
 from tplaunch.launcher.hosts.opening import open_hosts
 from tplaunch.launcher.lines import say, shown, wrapped
 from tplaunch.launcher.model import open_model
+from tplaunch.launcher.near_cores import core_text, nearby
 from tplaunch.launcher.output_path import check_output_path, writing
 from tplaunch.launcher.session import start_session
 from tplaunch.launcher.table import format_table
@@ -43,7 +44,12 @@ def show_devices(as_json: bool) -> int:
     reasons = left_out(listed.devices)
     if as_json:
         devices = [
-            {**device, "in_all": not reasons[device["index"]], "left_out": reasons[device["index"]] or None}
+            {
+                **device,
+                **_near_numbers(device),
+                "in_all": not reasons[device["index"]],
+                "left_out": reasons[device["index"]] or None,
+            }
             for device in listed.devices
         ]
         found = {"devices": devices, "error": listed.error or None, "cache": cache and str(cache)}
@@ -71,12 +77,25 @@ def _print_device(device: dict[str, Any], left_out: str) -> None:
         "memory": _memory(device),
         "features": ", ".join(present) or "none of " + ", ".join(FEATURES.values()),
         "subgroups": _subgroups(device),
+        "cores": _near_text(device),
         "unusable": device["unusable"],
         "all": left_out and not device["unusable"] and f"leaves it out: {left_out}",
     }
     for title, text in rows.items():
         if text:
             print(wrapped(f"   {title:<11} {text}", " " * 15))
+
+
+def _near_text(device: dict[str, Any]) -> str:
+    """Says which cores are near a card; nothing where that is not known."""
+    near = nearby(device["pci_address"])
+    node = "" if near.node is None else f", of memory node {near.node}"
+    return f"{core_text(sorted(near.cores))} are near it{node}" if near.cores else ""
+
+
+def _near_numbers(device: dict[str, Any]) -> dict[str, Any]:
+    near = nearby(device["pci_address"])
+    return {"near_cores": sorted(near.cores), "numa_node": near.node}
 
 
 def _memory(device: dict[str, Any]) -> str:
@@ -92,7 +111,7 @@ def _subgroups(device: dict[str, Any]) -> str:
 def show_plan(config: RunConfig, as_json: bool, explains: bool = False) -> int:
     """`tplaunch plan`: who would hold what, from the file's metadata; no device is opened, unless by auto."""
     model = open_model(config, needs_devices=False)
-    choices, reason = planned_devices(config.devices)
+    choices, reason = planned_devices(config.devices, pins=not config.no_pin)
     arrangement = arrange(config, model, choices)
     rows = list(zip(arrangement.plan, arrangement.bytes, strict=True))
     spec, limits, sizes = model.spec, arrangement.limits, arrangement.sizes

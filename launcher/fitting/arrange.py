@@ -38,8 +38,9 @@ class Arrangement:
 
     @property
     def placement(self) -> Placement:
-        """The host and the stage of each rank."""
-        return placed(self.plan, [choice.host for choice in self.choices])
+        """The host and the stage of each rank. A head without ranks is not among the hosts."""
+        hosts = list(dict.fromkeys(choice.host for choice in self.choices))
+        return placed(self.plan, [hosts.index(choice.host) for choice in self.choices])
 
     @property
     def limits(self) -> Limits:

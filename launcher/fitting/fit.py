@@ -16,6 +16,7 @@ from tplaunch.coordinator.split.shards import Shard
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.memory_places import MemoryPlace
+from tplaunch.worker.buffers.stack_parts import WHOLE
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.sums import sums_bytes
@@ -57,16 +58,18 @@ class RankNeeds:
         collective: str = COLLECTIVES[0],
         copies_sums: bool = False,
         hosts: Sequence[int] | None = None,
+        max_allocation: int = 0,
     ) -> None:
         """num_ranks: of its stage. copies_sums: whether its device keeps a copy of all partial sums.
 
-        hosts: of the ranks of its stage; None for one host.
+        hosts: of the ranks of its stage; None for one host. max_allocation: bytes that its device allocates
+        at once, by which matrices are cut; 0 where that is not known.
         """
         self._hosts = [HEAD] * num_ranks if hosts is None else hosts
         self._collective, self._copies_sums = collective, copies_sums
         self._spec, self._share, self._in_numpy = spec, share, in_numpy
         self._shards = rank_shards(spec, share, tensors)
-        weights = weight_buffers(self._shards)
+        weights = weight_buffers(self._shards, max_allocation or WHOLE)
         self._weights = _total(weights)
         self._largest_weights = max(buffer.nbytes for buffer in weights.values())
         self._widening = widening(self._shards) if in_numpy else 0
@@ -130,6 +133,7 @@ def rank_needs(
             in_numpy=choice.index is None,
             collective=collective,
             copies_sums=choice.index is not None and (staging or not choice.imports_memory),
+            max_allocation=choice.max_allocation,
         )
         for share, choice in zip(plan, choices, strict=True)
     ]

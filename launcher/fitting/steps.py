@@ -9,11 +9,12 @@ from typing import TypeAlias
 
 from tplaunch.coordinator.framing import framed
 from tplaunch.launcher.bench_ranks import BenchRanks
+from tplaunch.launcher.cores import rank_cores
 from tplaunch.launcher.device_job import JobConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.kept import kept_numbers
 from tplaunch.launcher.machine import num_threads
-from tplaunch.launcher.supervisor import driver_settings, rank_cores
+from tplaunch.launcher.supervisor import driver_settings
 from tplaunch.launcher.worker_command import job_words
 from tplaunch.worker.jobs.messages import STEPS_ANSWERS, Begin, Prepared, StepSeconds, StepsJob
 

@@ -104,6 +104,7 @@ def _joins(options: argparse.Namespace, place: HostPlace) -> JoinConfig:
         models=files,
         model_folders=() if folder is None else (folder,),
         max_memory=parse_max_memory(options.max_memory) if options.max_memory else {},
+        no_pin=options.no_pin,
         node_rank=place.number,
         # A head that downloads the model listens afterwards.
         wait_seconds=DOWNLOAD_SECONDS if isinstance(model, HubModel) else WAIT_SECONDS,

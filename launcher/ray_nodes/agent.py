@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tplaunch
+from tplaunch.launcher.device_choice import NONE
 from tplaunch.launcher.devices import CPU, DeviceChoice, select_devices
 
 GRACE_SECONDS = 5.0
@@ -29,6 +30,8 @@ def count_devices(devices: str) -> int:
 
 def devices_in_turn(devices: str, num_ranks: int) -> str:
     """Returns the devices of so many ranks as --devices takes them, in turn where there are fewer."""
+    if not num_ranks:
+        return NONE
     choices = itertools.islice(itertools.cycle(select_devices(devices)), num_ranks)
     return ",".join(map(_word, choices))
 

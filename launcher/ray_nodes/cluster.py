@@ -58,7 +58,7 @@ def placed_by_ray(options: argparse.Namespace) -> Iterator[None]:
         stack.callback(ray.shutdown)
         own = ray.get_runtime_context().get_node_id()
         found, is_declared = _num_devices(ray, options.devices)
-        shares = share_out(found, own, wanted.num_ranks, socket.gethostname())
+        shares = share_out(found, own, wanted.num_ranks)
         devices = options.devices
         options.devices = devices_in_turn(devices, shares[0].num_ranks)
         if len(shares) > 1:
@@ -148,7 +148,9 @@ def _agents(
 ) -> Iterator[None]:
     """Starts what joins on every node but this one, in a placement group that holds room on this one, too."""
     group_module = importlib.import_module("ray.util.placement_group")
-    bundles = [{RESOURCE: share.num_ranks} if is_declared else {"memory": 1} for share in shares]
+    bundles = [
+        {RESOURCE: share.num_ranks} if is_declared and share.num_ranks else {"memory": 1} for share in shares
+    ]
     labels = [{NODE_ID: shares[0].node}] + [
         {} if is_declared else {NODE_ID: share.node} for share in shares[1:]
     ]
@@ -161,7 +163,8 @@ def _agents(
         own = tplaunch.__version__
         if others := {*releases} - {own}:
             raise RunError(f"Ray nodes have tplaunch {', '.join(others)}, and this one has {own}")
-        say(f"Ray has placed {sum(share.num_ranks for share in shares)} ranks on {len(shares)} nodes")
+        counts = [share.num_ranks for share in shares if share.num_ranks]
+        say(f"Ray has placed {sum(counts)} ranks on {len(counts)} node{'s' * (len(counts) > 1)}")
         yield
     finally:
         _end(ray, actors)

@@ -17,7 +17,7 @@ from tests.drivers import FINDERS, driver_variables, find_lavapipe
 from tests.models import LocalEngine, open_model
 from tests.same_bits import Bench, assert_same_bits
 from tplaunch.coordinator.options import RankOptions
-from tplaunch.coordinator.serving.requests import all_logits
+from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, make_plan, num_all_reduces

@@ -129,16 +129,18 @@ def test_ways_are_compared_over_hosts_that_join_once(meeting: Meeting, tmp_path:
     text = tmp_path / "text.txt"
     text.write_text("The dog was happy. It ran to the tree. " * 20)
     joiner = meeting.join("--model", DEMO)
-    ways = ("--hosts 1 --devices cpu,cpu", "--wire f32", "--wire q8")
+    ways = ("--hosts 1 --devices cpu,cpu", "--wire f32", "--wire q8", "--devices none")
     compared = [word for way in ways for word in ("--compare", way)]
     options = ("--context", "64", "--chunks", "1", "--json")
     head = meeting.lead("perplexity", DEMO, text, *options, *compared)
     assert head.stdout is not None
     stdout, stderr = head.communicate(timeout=120)
     assert head.returncode == 0, stderr
-    alone, exact, rounded = json.loads(stdout)["ways"]
+    alone, exact, rounded, elsewhere = json.loads(stdout)["ways"]
     assert "hosts" not in alone["manifest"]["options"] and exact["manifest"]["options"]["hosts"] == 2
     assert exact["mean_kl_divergence"]["value"] == 0  # a rank on each: the bits of shared memory
     assert rounded["mean_kl_divergence"]["value"] > 0
+    assert len(elsewhere["manifest"]["devices"]) == 1  # the head has no rank
+    assert abs(elsewhere["mean_kl_divergence"]["value"]) < 1e-6
     end_of(joiner)
     assert joiner.returncode == 0

@@ -120,7 +120,7 @@ def test_checking_reports_wrong_and_deadly_kernels_and_goes_on(with_kernels: Any
             "worker.vulkan.pipelines": CRASH.format(kernel="matvec_f32_1x2", signal="SIGSEGV"),
         },
     )
-    done = changed("check", "--devices", "0,0", "--json")
+    done = changed("check", "--devices", "0,0", "--json", "--quick")
     assert done.returncode == 1
     found = json.loads(done.stdout)
     (device,) = found["devices"]
@@ -138,7 +138,7 @@ def test_checking_reports_wrong_and_deadly_kernels_and_goes_on(with_kernels: Any
     assert deadly["family"] == "matvec_f32" and deadly["variant"] == "_1x2"
     assert kernels["unit_norm"]["error"] <= kernels["unit_norm"]["bound"]
 
-    done = changed("check", "--devices", "0")
+    done = changed("check", "--devices", "0", "--quick")
     assert done.returncode == 1
     assert "matvec_f32_1x2 fails: its process was killed by SIGSEGV" in done.stdout
     assert "matvec_f32 is wrong in " in done.stdout
@@ -147,9 +147,69 @@ def test_checking_reports_wrong_and_deadly_kernels_and_goes_on(with_kernels: Any
 
 
 def test_a_device_that_is_right(with_kernels: Any) -> None:
-    done = with_kernels({}, **{"worker.jobs.check": FEW})("check", "-v", check=True)
+    done = with_kernels({}, **{"worker.jobs.check": FEW})("check", "-v", "--quick", check=True)
     assert "matvec_f32" in done.stdout and "kernels are right" in done.stdout
     assert "checking the kernel matvec_f32_wide" in done.stderr
+
+
+# Appended to modules, so that speeds are there sooner.
+SOONER = {
+    "launcher.checking.parts": "\nBUDGETS[PRODUCTS] = 0.0\n",
+    "launcher.checking.models": "\nPREFILL_ON_CPU, DECODE_ON_CPU = Test('prefill', 4), Test('decode', 2)\n",
+    "worker.vulkan.measuring.bandwidth": "\nNUM_BYTES_ON_CPU = 1 << 20\n",
+}
+
+
+def figures_of(found: dict[str, Any]) -> dict[str, Any]:
+    return {figure["key"]: figure for figure in found["figures"]}
+
+
+def test_speeds_of_a_device_and_of_two_ranks_on_it(tplaunch: CommandLine, with_kernels: Any) -> None:
+    cache = tplaunch.environment["XDG_CACHE_HOME"]  # what was measured before holds: kernels are the same
+    changed = with_kernels({}, **{"worker.jobs.check": FEW}, **SOONER)
+    changed.environment["XDG_CACHE_HOME"] = cache
+    found = json.loads(changed("check", "--devices", "0", "--json", check=True).stdout)
+    (device,) = found["devices"]
+    assert found["right"] and device["right"] and found["pairs"] == []
+    figures = figures_of(device["speeds"])
+    measured = {key for key, figure in figures.items() if figure["value"] is not None}
+    assert measured >= {
+        *(f"wait.{way}" for way in ("block", "poll", "word", "singly")),
+        *(f"copy.{way}" for way in ("device", "from_host", "to_host", "written", "read")),
+        *("peak.f32", "share.imported", "share.sums", "exchange.block", "exchange.poll", "exchange.word"),
+        *("prompt.1", "prompt.2", "ranks.prefill.1", "ranks.decode.2", "ranks.decode.ratio"),
+    }  # fmt: skip
+    assert figures.keys() - measured == {key for key in figures if key.startswith(("matvec.", "matmul."))} | (
+        {"exchange.device"} - measured
+    )  # for which there was no time; ranks may share a core
+    assert figures["share.imported"]["value"] == 1 and 0 < figures["prompt.2"]["value"] < 1e-5
+    assert len(device["kernels"]) > 1
+
+
+def test_a_part_that_crashes_and_sums_that_are_wrong_leave_the_rest(with_kernels: Any) -> None:
+    crash = CRASH.format(kernel="multiply_adds", signal="SIGSEGV")
+    kernels = {"sum_norm_64": wrong_kernel("sum_norm_64")}
+    without_models = "\nprompt_figures = rank_figures = lambda *arguments: iter(())\n"
+    changed = with_kernels(
+        kernels,
+        **{
+            "worker.jobs.check": FEW,
+            "worker.vulkan.pipelines": crash,
+            "launcher.commands.check": without_models,
+        },
+        **SOONER,
+    )
+    done = changed("check", "--devices", "0")
+    assert done.returncode == 1
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    said = " ".join(done.stdout.split())
+    for words in (
+        "sum_norm_64 is wrong in",
+        "multiply-adds, float32: its process was killed by SIGSEGV",
+        "sums of both devices: sums are wrong: an error of",
+        "host reads what came",
+    ):
+        assert words in said
 
 
 def test_only_vulkan_devices_are_checked(tplaunch: CommandLine) -> None:

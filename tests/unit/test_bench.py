@@ -21,7 +21,8 @@ from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.spec import LayerSpec
 from tplaunch.coordinator.serving.benchmark import Measurement, Test, measure
-from tplaunch.coordinator.serving.requests import Requests, all_logits
+from tplaunch.coordinator.serving.requests import Requests
+from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import make_plan

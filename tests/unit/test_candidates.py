@@ -43,6 +43,8 @@ from tplaunch.coordinator.serving.sampling.results import Gatherer, StepResult, 
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.split.plan import Span, make_plan
 from tplaunch.worker.loop import ProtocolError, Worker
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.ops.logits import LOGIT_GROUPS
 from tplaunch.worker.step.checks import StepError
 
 __all__ = ["worker"]  # a fixture
@@ -337,6 +339,29 @@ def test_a_worker_sends_more_of_its_last_step(worker: Worker) -> None:
         worker.answer(FetchRows(1, ints(2)))
     with pytest.raises(StepError, match="step 2: a whole row is named twice"):
         worker.answer(replace(step_of(2), number=2, wanted=Wanted(whole_rows=ints(0, 0))))
+
+
+@pytest.fixture
+def grouping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has devices look through their logits, as those of cards do."""
+    monkeypatch.setattr(NumpyDevice, "groups_logits", True)
+
+
+@pytest.mark.parametrize("count", [1, 5, 48])
+def test_a_rank_answers_alike_by_what_its_device_has_found(
+    grouping: None, worker: Worker, count: int
+) -> None:
+    rows = ints(0, 1)
+    wanted = Wanted(ints(count, count), rows, ints(1, 1), ints(3, 47), rows)
+    done = worker.answer(replace(step_of(2), wanted=wanted))
+    assert isinstance(done, StepDone)
+    logits = done.logits.reshape(2, 48)
+    groups = worker.device.view(LOGIT_GROUPS).view(np.float32)[:4].reshape(2, 2)
+    assert groups[:, 0].tolist() == logits.max(axis=1).tolist()
+    expected = candidates.answer(wanted, logits, Span(0, 48))
+    for name in ("counts", "ids", "logits", "asked"):
+        assert getattr(done.answer, name).tobytes() == getattr(expected, name).tobytes()
+    np.testing.assert_allclose(done.answer.log_sums, expected.log_sums, rtol=SUM_ERROR)
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 2.0), (3.0, 1.0, 2.0)])

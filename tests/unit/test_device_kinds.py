@@ -164,7 +164,7 @@ def test_a_file_that_has_changed_is_named_as_the_ranks_host_knows_it() -> None:
     plan = make_plan(SPEC, [1.0, 1.0])
     engine = Engine(cast(WorkerChannel, Told()), Origin((part,), "another"), [], SPEC, plan, config)
     with pytest.raises(
-        WorkerError, match=r"^rank 0's copy of model\.gguf has changed: restore it there$"
+        WorkerError, match=r"^rank 0's copy of model\.gguf has changed: restore it$"
     ) as raised:
         engine.load(lambda rank, progress: None)
     assert raised.value.lasts

@@ -134,7 +134,7 @@ def test_cancelling_is_silent_and_at_once(driver: Driver, run: FakeRun) -> None:
 
 @pytest.mark.parametrize(
     ("max_sequences", "max_rows", "prompt_length", "num_computed"),
-    [(1, 64, 40, 0), (2, 8, 40, 5), (2, 64, 40, 40)],
+    [(1, 64, 40, 0), (2, 8, 40, 5 + 7), (2, 64, 40, 40 + 1)],
     ids=["in the queue", "between chunks of prefill", "in decode"],
 )
 def test_cancelling_takes_effect_with_the_next_step(
@@ -151,9 +151,10 @@ def test_cancelling_takes_effect_with_the_next_step(
     company.goes_on.set()
     company.wait()
     driver.close()
-    assert num_before == 3 + num_computed and num_rows(run) == num_before + 3
+    # The other one's prompt, its first token in the step that runs meanwhile, and two more.
+    assert num_before == 3 + 1 + num_computed and num_rows(run) == num_before + 2
     # The step that ran is told, and no later one.
-    assert len(heard.steps) == (num_computed == prompt_length) and not heard.failures and not num_open(run)
+    assert len(heard.steps) == (num_computed > prompt_length) and not heard.failures and not num_open(run)
 
 
 def test_a_failed_rank_reaches_all_and_the_next(run: FakeRun) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tplaunch.coordinator.framing import framed
 from tplaunch.coordinator.serving.failures import RunError
-from tplaunch.launcher import check_job, devices
+from tplaunch.launcher import check_job, devices, job_answers
 from tplaunch.launcher.check_job import DeviceReport, check_device
 from tplaunch.launcher.commands.check import CheckConfig
 from tplaunch.launcher.device_job import run_device_job
@@ -56,7 +56,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def run(program: str) -> None:
         command = [sys.executable, "-c", program]
-        monkeypatch.setattr("tplaunch.launcher.check_job.job_command", lambda choice: (command, {}))
+        monkeypatch.setattr("tplaunch.launcher.job_answers.job_command", lambda choice: (command, {}))
         monkeypatch.setattr("tplaunch.launcher.device_job.job_command", lambda choice: (command, {}))
         monkeypatch.setattr(devices, "job_words", lambda: command)
 
@@ -106,7 +106,7 @@ def test_a_stop_takes_no_time_from_a_check(
 ) -> None:
     """The clock jumps by hours while the process says nothing."""
     hours = iter(range(0, 10**9, 5000))
-    monkeypatch.setattr(check_job, "RunningClock", lambda: RunningClock(lambda: next(hours)))
+    monkeypatch.setattr(job_answers, "RunningClock", lambda: RunningClock(lambda: next(hours)))
     answers = saying(COUNT, BEGIN, RIGHT, BEGIN, RIGHT)
     job(f"import select; select.select([], [], [], 0.5); {answers}")
     assert checked().is_right

@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from examples.first_ten_minutes import Step, run, steps
 from tests.drivers import REPOSITORY
+from tplaunch.launcher.words import parse_words
 
 pytestmark = pytest.mark.unit
+
+
+def test_the_first_ten_minutes_are_written_down(tmp_path: Path) -> None:
+    """A few steps run, by NumPy, and one that can't be done says so."""
+    wanted = ["--devices=cpu", "--tiny", "--only=devices,check,q8_0-2-ranks"]
+    command = [sys.executable, "examples/first_ten_minutes.py", *wanted, f"--folder={tmp_path / 'found'}"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200, check=True)
+    report = (tmp_path / "found" / "report.txt").read_text()
+    assert report in done.stdout
+    assert re.search(r"pp32 +[\d.]+ tokens/s\n +tg4 +[\d.]+ tokens/s, \d+% of the copy bandwidth", report), (
+        report
+    )
+    assert "name a Vulkan device" in report
+    names = sorted(path.name for path in (tmp_path / "found").iterdir())
+    bench = "02-bench-llama-160m-q8_0-2-ranks.json"
+    assert names == ["00-devices.json", bench, "report.txt", "summary.json"]
+    assert [
+        result["ranks"] for result in json.loads((tmp_path / "found" / bench).read_text())["results"]
+    ] == [2] * 3
+    steps = json.loads((tmp_path / "found" / "summary.json").read_text())
+    assert [bool(step["problem"]) for step in steps] == [False, True, False]
+
+
+def test_a_step_that_takes_too_long_is_ended() -> None:
+    done = run(Step("sleep", ("serve", "--demo", "--devices=cpu", "--port=0"), 1.0), 1.0)
+    assert done.problem.startswith("not done after 1 s") and done.found is None
+
+
+def test_the_commands_of_the_first_ten_minutes_are_known() -> None:
+    """And need no file: each is parsed as the command line parses it."""
+    wanted = steps("0", tiny=False)
+    assert [step.name for step in wanted[:3]] == ["devices", "check", "bench-llama-3.1-8b-q4_k-1-rank"]
+    assert {step.words[0] for step in wanted} == {"devices", "check", "bench"}
+    assert all(parse_words(list(step.words)) for step in wanted)
 
 
 @pytest.mark.parametrize(

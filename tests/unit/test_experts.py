@@ -33,7 +33,7 @@ from tplaunch.coordinator.gguf.origin import TensorInfo
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.model.spec import FeedForwardSpec, LayerSpec, ModelSpec
-from tplaunch.coordinator.serving.requests import all_logits
+from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, RankShare, Span, make_plan
 from tplaunch.coordinator.split.shards import Shard

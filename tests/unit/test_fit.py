@@ -62,7 +62,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_its_numbers() -> None:
 
 
 def test_a_buffer_that_is_too_large_is_refused_with_its_numbers() -> None:
-    largest = 2 * 64 * 32 * 4  # gate and up
+    largest = 2 * 32 * 2 * 8 * 2  # a layer's keys; of gates and ups 16 KiB lie in several buffers
     check([gpu(0, 1 << 40, max_allocation=largest)])
     with pytest.raises(UsageError) as caught:
         check([gpu(0, 1 << 40, max_allocation=largest - 1)])

@@ -13,7 +13,7 @@ from tests.models import SPEC, LocalEngine
 from tests.split_files import Split, write_part
 from tplaunch.coordinator.gguf.header import GgufError, read_gguf
 from tplaunch.coordinator.gguf.parts import read_model
-from tplaunch.coordinator.serving.requests import all_logits
+from tplaunch.coordinator.serving.text_logits import all_logits
 
 TOKENS = [1, 5, 47, 0, 9, 9, 23]
 

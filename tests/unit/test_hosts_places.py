@@ -16,6 +16,7 @@ from tplaunch.coordinator import messages as workers
 from tplaunch.coordinator.options import OptionError
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.launcher.commands.join import JoinConfig, _capped
+from tplaunch.launcher.commands.predict import predict
 from tplaunch.launcher.declared import declared_values
 from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.errors import UsageError
@@ -28,6 +29,7 @@ from tplaunch.launcher.hosts.links import Interface, interface_of, interfaces
 from tplaunch.launcher.hosts.members import MAX_APPLICANTS, Member, Members, choice_of, device_of
 from tplaunch.launcher.hosts.messages import PROTOCOL_VERSION, Join
 from tplaunch.launcher.hosts.placing import take_place
+from tplaunch.launcher.model_options import run_config
 from tplaunch.launcher.options import make_parser
 from tplaunch.launcher.prediction_options import prediction_config
 from tplaunch.launcher.words import parse_words
@@ -306,6 +308,27 @@ def test_partial_sums_lie_on_each_host(collective: str, hosts: Sequence[int], sl
     found = [needed.bytes(LIMITS).partials for needed in needs]
     slot = 2 * round_up_to_page(slot_bytes(SPEC, LIMITS))
     assert found == [count * slot for count in slots]
+
+
+def test_only_the_head_of_others_may_have_no_devices() -> None:
+    assert select_devices("none") == []
+    with pytest.raises(UsageError, match="--devices none goes with --hosts N"):
+        config_of(Path("model.gguf"), devices="none")
+    with pytest.raises(UsageError, match="--devices none: a host joins to lend devices"):
+        JoinConfig(head="head", devices="none")
+    options = parse_words(["plan", "--demo", "--hosts=2", "--devices=none"])
+    wanted = prediction_config(options)
+    assert wanted is not None
+    with pytest.raises(UsageError, match="--devices none: a plan measures this host, too"):
+        predict(run_config(options, options.model), wanted, as_json=False)
+
+
+@pytest.mark.parametrize("option", ["--key", "--model", "--model-dir"])
+def test_an_empty_name_is_no_folder(option: str) -> None:
+    """As of a variable that is not set."""
+    options = parse_words(["join", "head", option, ""])
+    with pytest.raises(UsageError, match=f"{option}.* is empty; "):
+        JoinConfig(head="head", **declared_values(JoinConfig, options))
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, float("nan"), float("inf")])

@@ -15,7 +15,7 @@ from tests.models import LIMITS, LocalEngine, make_spec, write_llama
 from tests.steps import Rows, step_of
 from tplaunch.coordinator.model.attention import Window
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.coordinator.serving.requests import all_logits
+from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.plan import PlanError
 
 Floats = npt.NDArray[np.float32]

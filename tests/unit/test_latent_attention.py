@@ -16,7 +16,7 @@ from tplaunch.coordinator.architectures.reader import model_spec
 from tplaunch.coordinator.gguf.header import read_gguf
 from tplaunch.coordinator.model.attention import Temperature
 from tplaunch.coordinator.model.checks import ModelError
-from tplaunch.coordinator.serving.requests import all_logits
+from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.worker.buffers.table import cache_buffers

@@ -24,13 +24,13 @@ from tplaunch.coordinator.options import COLLECTIVES
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.launcher.cli import main
 from tplaunch.launcher.config import RunConfig
+from tplaunch.launcher.cores import rank_cores
 from tplaunch.launcher.devices import DeviceChoice, DeviceList, choose_devices, select_devices
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.generate_config import GenerateConfig
 from tplaunch.launcher.logs import MAX_KEPT_RUNS, RunLogs
 from tplaunch.launcher.number_lists import parse_numbers, parse_tokens
 from tplaunch.launcher.progress import show_progress
-from tplaunch.launcher.supervisor import rank_cores
 
 # Devices.
 

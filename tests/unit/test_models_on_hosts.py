@@ -12,7 +12,7 @@ from tests import recurrent_models
 from tests.models import LIMITS, Floats, LocalEngine, make_spec, write_llama
 from tests.several_hosts import engine_on_hosts
 from tests.unit.test_experts import experts_spec
-from tplaunch.coordinator.serving.requests import all_logits
+from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.limits import Limits
 
 TOKENS = np.random.default_rng(3).integers(0, 40, 21).tolist()

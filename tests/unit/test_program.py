@@ -46,7 +46,14 @@ class RankCase:
     activations: str = "f32"
 
     def program(
-        self, rows: int = 4, logit_rows: int = 2, of_prompts: bool = False, *, two_phase: bool = False
+        self,
+        rows: int = 4,
+        logit_rows: int = 2,
+        of_prompts: bool = False,
+        *,
+        two_phase: bool = False,
+        in_one_part: bool = False,
+        as_floats: tuple[str, ...] = (),
     ) -> Program:
         return build_program(
             self.spec,
@@ -58,6 +65,8 @@ class RankCase:
             activations=self.activations,
             two_phase=two_phase,
             of_prompts=of_prompts,
+            in_one_part=in_one_part,
+            as_floats=as_floats,
         )
 
 
@@ -240,6 +249,22 @@ def test_every_buffer_exists_and_is_wide_enough(case: RankCase, rows: int) -> No
             assert buffers[op.key_cache].nbytes == positions * op.key_length
             assert buffers[op.value_cache].nbytes == positions * op.value_length
             assert buffers["rope"].row_length >= op.rotation.dimension
+
+
+@given(rank_cases())
+@examples(50)
+def test_rows_of_one_part_are_finished_at_once(case: RankCase) -> None:
+    """With eight operations a layer where the products allow it."""
+    expected: list[Op] = []
+    for op in ops_of(case.program()):
+        if isinstance(op, AttentionCombine):
+            attention = expected[-1]
+            assert isinstance(attention, Attention)
+            expected[-1] = dataclasses.replace(attention, finish=op)
+            assert op.writes <= expected[-1].writes
+        else:
+            expected.append(op)
+    assert ops_of(case.program(in_one_part=True)) == expected
 
 
 @given(rank_cases())

@@ -28,25 +28,24 @@ from tplaunch.launcher.words import parse_words
         ({"a": 1, "b": 4, "c": 2}, None, [("a", 1), ("b", 4), ("c", 2)]),
         ({"a": 4, "b": 4}, 3, [("a", 3)]),
         ({"a": 2, "b": 0, "c": 1}, 3, [("a", 2), ("c", 1)]),
+        ({"b": 2, "c": 1}, None, [("a", 0), ("b", 2), ("c", 1)]),  # the head has none, and takes no part
+        ({"a": 0, "b": 2}, 1, [("a", 0), ("b", 1)]),
     ],
 )
 def test_shares(devices: dict[str, int], num_ranks: int | None, shares: list[tuple[str, int]]) -> None:
-    found = share_out(devices, "a", num_ranks, "here")
+    found = share_out(devices, "a", num_ranks)
     assert [(share.node, share.num_ranks) for share in found] == shares
 
 
 def test_no_more_ranks_than_a_run_has() -> None:
-    assert sum(share.num_ranks for share in share_out({"a": 50, "b": 50}, "a", None, "here")) == 64
+    assert sum(share.num_ranks for share in share_out({"a": 50, "b": 50}, "a", None)) == 64
 
 
 def test_what_cant_be_shared_out() -> None:
     with pytest.raises(UsageError, match="nodes have 3 devices"):
-        share_out({"a": 1, "b": 2}, "a", 4, "here")
-    for devices in ({"b": 2}, {"a": 0, "b": 2}):
-        with pytest.raises(UsageError, match=r"\(here\) has no device .*\(2 devices are on others"):
-            share_out(devices, "a", 2, "here")
+        share_out({"a": 1, "b": 2}, "a", 4)
     with pytest.raises(UsageError, match=r"none of the Ray cluster's 2 nodes has a device"):
-        share_out({"a": 0, "b": 0}, "a", None, "here")
+        share_out({"a": 0, "b": 0}, "a", None)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +88,7 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
 def test_devices_in_turn() -> None:
     assert count_devices("cpu,cpu") == 2
     assert devices_in_turn("cpu", 3) == "cpu,cpu,cpu"
+    assert devices_in_turn("cpu", 0) == "none"
 
 
 def settings(head: str) -> dict[str, object]:

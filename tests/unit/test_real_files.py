@@ -21,7 +21,7 @@ from tplaunch.coordinator.architectures.rope import read_rope, still_pairs
 from tplaunch.coordinator.gguf.header import read_gguf
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.model.rope import RopeSpec
-from tplaunch.coordinator.serving.requests import all_logits
+from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.worker.step.rope_tables import rope_angles
 
 TOKENS = list(range(13))

@@ -20,8 +20,9 @@ from tests.recurrent_models import LIMITS, RecurrentModel
 from tests.steps import Rows, step_of
 from tplaunch.coordinator.model.checks import ModelError
 from tplaunch.coordinator.model.recurrent import RecurrentSpec
-from tplaunch.coordinator.serving.requests import Requests, all_logits
+from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import PlanError, Span, make_plan, num_all_reduces

@@ -11,7 +11,7 @@ import pytest
 
 from tests.models import FACTORS, LIMITS, Floats, LocalEngine, make_spec, write_llama
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.coordinator.serving.requests import all_logits
+from tplaunch.coordinator.serving.text_logits import all_logits
 
 Doubles = npt.NDArray[np.float64]
 TOKENS = [1, 5, 47, 0, 9, 9, 23, 11, 30, 2, 17, 8, 46, 3, 3, 21, 40, 12]

@@ -17,8 +17,9 @@ from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.fake_model import logits
 from tplaunch.coordinator.serving.kv_memory import LayerKinds
 from tplaunch.coordinator.serving.request import Reading, Request, RequestError
-from tplaunch.coordinator.serving.requests import Requests, all_logits
+from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.limits import Limits
 
 pytestmark = pytest.mark.unit

@@ -11,12 +11,11 @@ from tplaunch.shaders.analysis.uniformity import violations
 from tplaunch.shaders.analysis.values import UnknownInstruction
 from tplaunch.shaders.load import kernel_names, load_kernel
 from tplaunch.shaders.spirv import Instruction
-from tplaunch.worker.vulkan.dispatch.context import LARGE_KERNELS
 from tplaunch.worker.vulkan.matrices import WORKGROUP_BYTES
-from tplaunch.worker.vulkan.variants import TILED_INVOCATIONS
+from tplaunch.worker.vulkan.variants import LARGE_WORKGROUPS, needed_invocations
 
 # What Vulkan promises of every device: https://docs.vulkan.org/spec/latest/chapters/limits.html
-MIN_INVOCATIONS, MIN_WORKGROUP_BYTES = 128, 16384
+MIN_WORKGROUP_BYTES = 16384
 
 # Ids of the small kernels below: types, inputs, constants, then what they compute.
 VOID, FUNCTION_TYPE, UINT, BOOL, POINTER, SHARED_POINTER, INPUT_POINTER = range(1, 8)
@@ -171,13 +170,10 @@ def test_an_instruction_that_no_one_knows_is_refused() -> None:
 def test_kernels_ask_for_no_more_than_every_device_has(name: str) -> None:
     """Or they are known to: then a device that has less gets another one."""
     module = load_kernel(name)
-    assert num_invocations(module) == LARGE_KERNELS.get(name, num_invocations(module))
-    is_tiled = name.startswith(("tiled_", "matrices_"))
-    allowed = TILED_INVOCATIONS if is_tiled else LARGE_KERNELS.get(name, MIN_INVOCATIONS)
-    assert num_invocations(module) <= allowed
-    assert workgroup_bytes(module) <= (
-        WORKGROUP_BYTES if name.startswith("matrices_") else MIN_WORKGROUP_BYTES
-    )
+    assert num_invocations(module) == LARGE_WORKGROUPS.get(name, num_invocations(module))
+    assert num_invocations(module) <= needed_invocations(name)
+    most = WORKGROUP_BYTES if name.startswith("matrices_") else MIN_WORKGROUP_BYTES
+    assert workgroup_bytes(module) <= most
 
 
 def test_a_small_kernel_is_measured() -> None:

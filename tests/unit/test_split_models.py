@@ -22,7 +22,7 @@ from tests.models import (
     write_llama,
 )
 from tplaunch.coordinator.model.spec import FeedForwardSpec, ModelSpec
-from tplaunch.coordinator.serving.requests import all_logits
+from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import make_plan
 

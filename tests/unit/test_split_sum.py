@@ -29,8 +29,9 @@ from tests.steps import Rows, step_of
 from tplaunch.collectives.arena import private_arena
 from tplaunch.coordinator.gguf.parts import GgufModel, read_model
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
-from tplaunch.coordinator.serving.requests import Requests, all_logits
+from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
+from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare, Span, make_plan, padded
 from tplaunch.coordinator.split.shards import Shard

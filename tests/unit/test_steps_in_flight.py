@@ -14,14 +14,16 @@ from tests.fake_engine import fake_engine, greedy
 from tests.models import examples
 from tests.unit.test_requests import GREEDY, KINDS, limits_for, tokens
 from tplaunch.coordinator.messages import Message, Step, StepDone
+from tplaunch.coordinator.serving.benchmark import Test, measure
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.fake_channel import FakeChannel
 from tplaunch.coordinator.serving.inbox import Inbox
 from tplaunch.coordinator.serving.kv_memory import LayerKinds
-from tplaunch.coordinator.serving.requests import Requests, all_logits
+from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.results import StepResult
+from tplaunch.coordinator.serving.text_logits import all_logits
 
 pytestmark = pytest.mark.unit
 
@@ -233,6 +235,16 @@ def test_a_silent_rank_of_any_stage_is_named(rank: int) -> None:
         requests.step()
     assert caught.value.rank == rank and list(requests.take_in_step()) == [request]
     assert not requests.take_in_step()
+
+
+def test_stages_try_other_cuts_before_they_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = limits_for(LayerKinds(), max_sequences=4, num_blocks=96)
+    engine, channel = fake_engine(limits, LayerKinds(), num_stages=2)
+    channel.step_seconds = lambda rank, rows: (0.034, 0.038)[rank] if rows <= 2 else 0.046
+    watched = Watched(engine, monkeypatch)
+    measure(engine, Requests(engine), Test("decode", 16, batch=4), repeat=1)
+    sizes = [len(seats) for seats in watched.all]
+    assert 4 in sizes and set(sizes[-2 * 16 :]) == {2}
 
 
 def test_time_of_overlapping_steps_counts_once() -> None:

@@ -56,3 +56,4 @@ def test_attention_has_teams_where_subgroups_are_wide(
     changes = {"min_subgroup_size": least, "required_subgroup_size": required, "max_subgroup_size": 64}
     card = dataclasses.replace(CARD, subgroup_shuffle=shuffles, **changes)  # type: ignore[arg-type]
     assert card.team_lanes == lanes
+    assert dataclasses.replace(card, type="cpu").team_lanes == 0

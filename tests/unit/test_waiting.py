@@ -243,6 +243,25 @@ def test_all_ranks_learn_that_one_has_waited_in_vain(pair: Sequence[Collective])
     assert on_ranks(pair, lambda collective: collective.confirm(2)) == [True, True]
 
 
+def test_a_peer_that_gives_up_in_its_next_step_changes_nothing(
+    pair: Sequence[Collective], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its device may have done so before this rank goes on, with steps in flight."""
+    shared, words = pair[1]._shared, pair[0].words  # type: ignore[attr-defined]
+    assert words is not None
+    meet = shared.meet
+
+    def late(*arguments: Any) -> Any:
+        found = meet(*arguments)
+        words[0] = 1
+        return found
+
+    monkeypatch.setattr(shared, "meet", late)
+    assert on_ranks(pair, lambda collective: collective.confirm(1)) == [True, True]
+    monkeypatch.undo()
+    assert on_ranks(pair, lambda collective: collective.confirm(2)) == [False, False]
+
+
 def test_an_abort_ends_the_devices_waiting_too(pair: Sequence[Collective]) -> None:
     pair[0].abort("out of memory")
     words = pair[1].words

@@ -15,7 +15,7 @@ from tests.vulkan.cases import Case, assert_close, limits_for, random_cache, ran
 from tests.vulkan.reused_device import ReusedDevice
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.plan import padded
-from tplaunch.worker.buffers.cuts import CHUNK, CUT
+from tplaunch.worker.buffers.cuts import CHUNK, CUT, NO_SHORT_CUTS, ShortCuts, parts_of
 from tplaunch.worker.numpy.attention import EMPTY_MAXIMUM
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.attention import Alibi, Attention, AttentionCombine
@@ -33,6 +33,8 @@ def attention_case(
     offset: int = 0,
     sinks: bool = False,
     gated: bool = False,
+    finishes: bool = False,
+    short_cuts: ShortCuts = NO_SHORT_CUTS,
 ) -> Case:
     """Every row is a sequence of its own; their blocks lie in any order. Attention and the combination."""
     rng = np.random.default_rng(seed)
@@ -41,7 +43,8 @@ def attention_case(
     starts = np.concatenate(([0], np.cumsum(blocks)))
     longest = max(positions) + 1
     cells = int(starts[-1]) * op.num_kv_heads * block_length
-    slots = rows * op.num_heads * (longest // part_length + 1)
+    parts = parts_of(np.array(positions), part_length, short_cuts)
+    slots = rows * op.num_heads * parts.most
     arrays: dict[str, npt.NDArray[Any]] = {
         "query": 3 * random_floats(rng, rows, op.num_heads * op.key_length),
         "keys": random_cache(rng, kv_type, cells, op.key_length),
@@ -54,6 +57,7 @@ def attention_case(
         "qkv": 9 * random_floats(rng, rows, 2 * op.num_heads * op.value_length + 3),
     }
     tables = tuple(rng.permutation(int(starts[-1])))
+    combination = AttentionCombine(op.num_heads, op.value_length, offset, "sinks" if sinks else None, gated)
     return Case(
         limits_for(
             context_length=longest,
@@ -64,7 +68,7 @@ def attention_case(
             max_rows=rows,
             kv_type=kv_type,
         ),
-        (op, AttentionCombine(op.num_heads, op.value_length, offset, "sinks" if sinks else None, gated)),
+        (dataclasses.replace(op, finish=combination),) if finishes else (op, combination),
         arrays,
         num_rows,
         rows,
@@ -73,6 +77,7 @@ def attention_case(
         tables=tables[::-1] if op.windowed else tables,
         window_tables=tables if op.windowed else tables[::-1],
         part_length=part_length,
+        short_cuts=short_cuts,
     )
 
 
@@ -143,7 +148,7 @@ def alibis(num_heads: int) -> st.SearchStrategy[Alibi]:
     spare_rows=st.integers(0, 2),
     offset=st.integers(0, 9),
     sinks=st.booleans(),
-    gated=st.booleans(),
+    ending=st.sampled_from(["combined", "gated", "finishes"]),
     seed=st.integers(0, 999),
 )
 def test_any_shape(
@@ -156,19 +161,20 @@ def test_any_shape(
     spare_rows: int,
     offset: int,
     sinks: bool,
-    gated: bool,
+    ending: str,
     seed: int,
 ) -> None:
     case = attention_case(
         op,
         positions,
-        part_length=part_length,
+        part_length=CHUNK if ending == "finishes" else part_length,
         block_length=block_length,
         kv_type=kv_type,
         spare_rows=spare_rows,
         offset=offset,
         sinks=sinks,
-        gated=gated,
+        gated=ending == "gated",
+        finishes=ending == "finishes",
         seed=seed,
     )
     check(device, case)

@@ -24,9 +24,12 @@ from tplaunch.worker.ops.common import Op
 from tplaunch.worker.vulkan import pipelines
 from tplaunch.worker.vulkan.checking import case_device
 from tplaunch.worker.vulkan.checking.checker import Checker
+from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.dispatch.questions import ask
 from tplaunch.worker.vulkan.measuring import tuning
+from tplaunch.worker.vulkan.memory import Memory
+from tplaunch.worker.vulkan.timeline import Timeline
 from tplaunch.worker.vulkan.variants import Variant, candidates, kernel_of
 
 LIMITS = limits_for(kv_type="f16")
@@ -88,6 +91,41 @@ def test_kernels_are_right(device: ReusedDevice) -> None:
     checker.close()
 
 
+def test_memory_that_a_late_kernel_writes_to_is_left_alone(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lavapipe took so long to compile one that it was given up, and crashed when it ran at last."""
+    made: list[Memory] = []
+    freed: list[Memory] = []
+
+    class Noted(Memory):
+        def __init__(self, context: Context, unmapped: bool) -> None:
+            super().__init__(context, unmapped)
+            made.append(self)
+
+        def close(self) -> None:
+            freed.append(self)
+            super().close()
+
+    def waits_in_vain(timeline: Timeline, segment: int) -> None:
+        raise DeviceError("segment 0 of the step has not ended after 60 s")
+
+    device = open_device("lavapipe", LIMITS)
+    checker, op = device.checker(), next(iter(one_of_each(device).values()))
+    asked = checker.ask(op)
+    variant = checker.variants(asked)[0]
+    monkeypatch.setattr(case_device, "Memory", Noted)
+    with monkeypatch.context() as patch:
+        patch.setattr(Timeline, "wait", waits_in_vain)
+        with pytest.raises(DeviceError, match="has not ended after 60 s"):
+            checker.error(op, variant, asked.kernel)
+    assert not freed
+    checker.error(op, variant, asked.kernel)
+    assert freed == made[1:] and len(made) == 2
+    checker.close()  # which waits for what is late
+    made[0].close()
+
+
 def test_every_kernel_is_checked() -> None:
     features, found = (*FEATURES, "cpu"), set()
     for sizes in ((8, 256, 0), (32, 256, 32), (32, 1024, 32)):
@@ -96,7 +134,7 @@ def test_every_kernel_is_checked() -> None:
             found.add(asked.kernel)
             if asked.family is not None:
                 found |= {asked.kernel_of(variant) for variant in candidates(asked.family, features)}
-    assert found == set(kernel_names())
+    assert found == set(kernel_names()) - {"multiply_adds"}  # of no op: test_measuring.py checks it
 
 
 # Kernels without additions, and one in which two changed signs cancel each other.

@@ -12,7 +12,7 @@ from tests.latent_model import latent_logits, latent_spec, write_latent
 from tests.models import LIMITS, LocalEngine
 from tests.vulkan.conftest import Opener
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.coordinator.serving.requests import all_logits
+from tplaunch.coordinator.serving.text_logits import all_logits
 
 TOKENS = [1, 5, 47, 0, 9, 9, 23, 11, 30, 2, 17, 8, 46, 3, 3, 21, 40, 12]
 

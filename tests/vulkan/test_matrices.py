@@ -80,7 +80,7 @@ def test_what_measured_faster_is_chosen_and_kept(
     def compare(*arguments: Any) -> bool:
         raise AssertionError("measured")
 
-    monkeypatch.setattr(Tuner, "_time", compare)
+    monkeypatch.setattr(Tuner, "times", compare)
     monkeypatch.setattr(Tuner, "tune", lambda *arguments: None)  # which has more to measure at each start
     assert logits(model, AUTO, *steps) == chosen
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -12,11 +13,16 @@ from tests.drivers import FINDERS
 from tests.models import LIMITS, LocalEngine, write_llama
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_steps import step
+from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.jobs import speed
 from tplaunch.worker.jobs.speed import measure_speed
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.vulkan.device import VulkanDevice
+from tplaunch.worker.vulkan.measuring import bandwidth, peak
+from tplaunch.worker.vulkan.measuring.rates import Product, Rates
+from tplaunch.worker.vulkan.measuring.trials import Size
+from tplaunch.worker.vulkan.measuring.tuning import Tuner
 from tplaunch.worker.vulkan.timestamps import DeviceClock
 
 
@@ -59,6 +65,58 @@ def test_a_counter_that_wraps_around() -> None:
 def test_copies_are_timed(open_device: Opener, driver: str, staging: bool) -> None:
     device = open_device(driver, LIMITS, staging=staging)
     assert 1e6 < copy_bandwidth(device) < 1e13
+
+
+@pytest.mark.parametrize("staging", [False, True])
+@pytest.mark.parametrize("driver", FINDERS)
+def test_copies_to_and_from_the_host_are_timed(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch, driver: str, staging: bool
+) -> None:
+    """And what the host can't see it does not write to."""
+    monkeypatch.setattr(bandwidth, "NUM_BYTES_ON_CPU", 1 << 20)
+    device = open_device(driver, LIMITS)
+    with bandwidth.open_copies(device._context, unmapped=staging, with_host=True) as copies:
+        assert copies.nbytes == 1 << 20
+        rates = copies.on_device(), copies.from_host(), copies.to_host(), copies.read_by_host()
+        assert all(1e6 < rate < 1e13 for rate in rates)
+        assert (copies.written_by_host() == 0) == staging
+
+
+@pytest.mark.parametrize("driver", FINDERS)
+def test_multiply_adds_are_computed_and_counted(open_device: Opener, driver: str) -> None:
+    device, num_groups, rounds = open_device(driver, LIMITS), 2, 5
+    device.create_buffers({"output": Buffer(num_groups * 64 * 16, Placement.READBACK)})
+    run = device._context, device._pipelines, device._memory["output"].address, num_groups, rounds
+    assert peak.seconds_of(*run) > 0
+    chains = np.arange(num_groups * 64, dtype=np.float64)[:, None] + np.arange(4)
+    for _ in range(4 * rounds):
+        chains = chains * np.float32(peak.FACTOR) + np.float32(peak.ADDEND)
+    found = device.view("output").view(np.float32).reshape(-1, 4)
+    np.testing.assert_allclose(found, np.repeat(chains.sum(1)[:, None], 4, 1), rtol=1e-5)
+    assert 1e8 < peak.multiply_add_rate(device._context, device._pipelines) < 1e15
+
+
+@pytest.mark.parametrize("driver", FINDERS)
+def test_products_are_timed_by_their_fastest_variant(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    device = open_device(driver, LIMITS)
+    size = Size(1 << 14, prompt_rows=3)
+    monkeypatch.setattr(Tuner, "size", lambda tuner: size)
+    monkeypatch.setattr(Tuner, "_time_variants", lambda tuner, bench, trial, variants, deadline: {
+        variant.suffix: 2.0 - (variant is variants[-1]) for variant in variants
+    })  # fmt: skip
+    found = Rates(device._context, device._pipelines)
+    wanted = list(found.products())
+    assert list(dict.fromkeys(product.type for product in wanted))[:2] == ["Q8_0", "Q4_K"]
+    assert Product("Q8_0", True, "q8") in wanted and Product("Q8_0", False, "f16") not in wanted
+    one, several = found.rate(Product("Q8_0", True), math.inf), found.rate(Product("Q8_0", False), math.inf)
+    assert one is not None and several is not None
+    assert (one.seconds, one.num_rows, one.matrix_rows, one.columns) == (1.0, 1, 4, 4096)
+    assert one.bytes_per_second == one.matrix_bytes == 4 * 4096 * 34 / 32
+    assert several.operations_per_second == 2 * 3 * 4 * 4096
+    monkeypatch.setattr(Tuner, "_time_variants", lambda *arguments: {})
+    assert found.rate(Product("Q8_0", True), 0.0) is None
 
 
 @pytest.mark.parametrize("driver", FINDERS)

@@ -21,12 +21,16 @@ from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import alibis, attention_op
 from tests.vulkan.test_matmul import matmul_case
 from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import padded
-from tplaunch.worker.buffers.cuts import CHUNK, CUT
+from tplaunch.worker.buffers.cuts import CHUNK, CUT, NO_SHORT_CUTS, ShortCuts, parts_of
+from tplaunch.worker.buffers.stack_parts import WHOLE
+from tplaunch.worker.buffers.table import weight_buffers
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.attention import Attention, AttentionCombine
 from tplaunch.worker.ops.common import QUANTIZED
 from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.variants import FREQUENT
 
 BLOCK_LENGTH = 32
@@ -53,11 +57,19 @@ class Sequences:
             self._arrays["values"] = random_cache(rng, kv_type, cells, op.value_length)
         self._queries = 3 * random_floats(rng, len(lengths), max(lengths), op.num_heads * op.key_length)
 
-    def attended(self, device: ReusedDevice, rows: list[Row], part_length: int) -> npt.NDArray[np.float32]:
-        """Computes these rows in one step."""
+    def attended(
+        self,
+        device: ReusedDevice,
+        rows: list[Row],
+        part_length: int,
+        short_cuts: ShortCuts = NO_SHORT_CUTS,
+        finishes: bool = False,
+    ) -> npt.NDArray[np.float32]:
+        """Computes these rows in one step; `finishes` without an operation for what attention can do."""
         op, num_rows = self._op, len(rows)
         positions = tuple(position for _, position in rows)
-        slots = sum(position // part_length + 1 for position in positions)
+        slots = parts_of(np.array(positions), part_length, short_cuts).total
+        combination = AttentionCombine(op.num_heads, op.value_length, 0, "sinks" if self._sinks else None)
         case = Case(
             limits_for(
                 context_length=self._longest,
@@ -68,7 +80,7 @@ class Sequences:
                 max_rows=num_rows,
                 kv_type=self._kv_type,
             ),
-            (op, AttentionCombine(op.num_heads, op.value_length, 0, "sinks" if self._sinks else None)),
+            (dataclasses.replace(op, finish=combination),) if finishes else (op, combination),
             {
                 **self._arrays,
                 "query": np.stack([self._queries[row] for row in rows]),
@@ -83,6 +95,7 @@ class Sequences:
             tables=self._tables,
             window_tables=self._tables,
             part_length=part_length,
+            short_cuts=short_cuts,
         )
         results: npt.NDArray[np.float32] = device.run(case)["attended"]
         return results
@@ -96,17 +109,23 @@ def assert_same_bits(
     part_length: int,
     sinks: bool = False,
     seed: int = 0,
+    short_cuts: ShortCuts = NO_SHORT_CUTS,
 ) -> None:
-    """All rows in one step give what each gives alone, with a workgroup for each cut."""
+    """All rows in one step give what each gives alone, with a workgroup for each cut.
+
+    So they do where attention finishes them.
+    """
     lengths = [0] * (max(sequence for sequence, _ in rows) + 1)
     for sequence, position in rows:
         lengths[sequence] = max(lengths[sequence], position + 1)
     sequences = Sequences(op, lengths, kv_type, sinks, seed)
-    together = sequences.attended(device, rows, part_length)
-    assert np.isfinite(together).all() and together.any()
+    ways = (False, True) if part_length == CHUNK >= max(lengths) else (False,)
+    together = [sequences.attended(device, rows, part_length, short_cuts, way) for way in ways]
+    assert np.isfinite(together[0]).all() and together[0].any()
     for index, row in enumerate(rows):
-        alone = sequences.attended(device, [row], CUT)[0]
-        assert np.array_equal(together[index].view(np.uint32), alone.view(np.uint32)), f"row {row}"
+        alone = sequences.attended(device, [row], short_cuts.least, short_cuts)[0]
+        for attended in together:
+            assert np.array_equal(attended[index].view(np.uint32), alone.view(np.uint32)), f"row {row}"
 
 
 @st.composite
@@ -182,6 +201,26 @@ def test_products(device: ReusedDevice, weight_type: str, activations: str) -> N
         }
         alone = dataclasses.replace(case, arrays=case.arrays | rolled, num_rows=1, rows=1)
         assert np.array_equal(device.run(alone)["output"][0, :19], together[row, :19])
+
+
+@pytest.mark.parametrize("kind", ["dense", "experts"])
+def test_matrices_in_several_buffers(open_device: Opener, tmp_path: Path, kind: str) -> None:
+    WRITERS[kind](tmp_path / "model.gguf")
+
+    def logits(most: int | None) -> npt.NDArray[np.float32]:
+        def opened(limits: Limits) -> VulkanDevice:
+            device = open_device("lavapipe", limits)
+            assert device.max_buffer_bytes == device.info.max_allocation  # 2 GiB
+            device.max_buffer_bytes = most or device.max_buffer_bytes
+            return device
+
+        engine = LocalEngine(tmp_path / "model.gguf", [1.0], limits_of(kind), opened)
+        assert ("output@2.weight" in weight_buffers(engine.ranks[0].shards, most or WHOLE)) == bool(most)
+        bench, random = Bench(engine, limits_of(kind)), np.random.default_rng(0)
+        return np.concatenate([bench.alone(list(range(length)), random) for length in (21, 1)])
+
+    whole, cut = logits(None), logits(2500)
+    assert np.array_equal(whole.view(np.uint32), cut.view(np.uint32)) and whole.any()
 
 
 @KINDS

@@ -1,8 +1,9 @@
 """The integers that change every step, as one block of 32-bit words that all kernels read.
 
 Layout (words): num_rows, num_logit_rows, keys of a part of attention, number of runs, the three workgroup
-counts of the indirect attention dispatch; then the slot of each row's first part (worker/buffers/cuts.py)
-[max_rows], positions[max_rows], the start of each row's block table within either pool's tables [max_rows],
+counts of the indirect attention dispatch, the first rows whose cuts are no longer half as long as others and
+a quarter as long (worker/buffers/cuts.py); then the slot of each row's first part [max_rows],
+positions[max_rows], the start of each row's block table within either pool's tables [max_rows],
 logit_rows[max_logit_rows]. For recurrent layers follow the runs, each the neighbouring rows of one sequence:
 the first row of each and behind the last one the number of rows [num_slots + 1], the slot that each one's
 state is read from [num_slots], NO_SLOT for none, and the one it is written to [num_slots]. Last come the
@@ -19,10 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.cuts import ShortCuts
 
-HEADER_WORDS = 7
+HEADER_WORDS = 9
 PART_LENGTH_WORD, NUM_RUNS_WORD = 2, 3
 INDIRECT_WORD = 4  # the attention dispatch's workgroup counts start here
+SHORT_CUT_WORDS = 7
 
 NO_SLOT = 0xFFFFFFFF  # a state that begins as zeros
 
@@ -126,6 +129,11 @@ class StepView:
     @property
     def part_length(self) -> int:
         return int(self.header[PART_LENGTH_WORD])
+
+    @property
+    def short_cuts(self) -> ShortCuts:
+        half, quarter = self.header[SHORT_CUT_WORDS : SHORT_CUT_WORDS + 2].tolist()
+        return ShortCuts(half, quarter)
 
     @property
     def num_runs(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.likeliest import num_groups
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import PlanError, RankShare, padded
@@ -15,10 +16,12 @@ from tplaunch.worker.buffers.attention import QUERY_LATENT, cache_names, latent_
 from tplaunch.worker.buffers.cuts import attention_slots
 from tplaunch.worker.buffers.feed_forward import activated_lengths
 from tplaunch.worker.buffers.recurrent import convolved_length, projected_length
+from tplaunch.worker.buffers.stack_parts import WHOLE, in_parts
 from tplaunch.worker.buffers.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
 from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.ops.common import QUANTIZED
 from tplaunch.worker.ops.experts import HeldExperts, route_length
+from tplaunch.worker.ops.logits import LOGIT_GROUPS
 from tplaunch.worker.ops.quantized import row_words
 
 
@@ -79,6 +82,12 @@ def activation_buffers(
             row_words(longest, limits.may_be_activations), count=max(limits.max_rows, limits.max_logit_rows)
         )
     return buffers
+
+
+def logit_buffers(share: RankShare, limits: Limits) -> dict[str, Buffer]:
+    """Returns what a device needs that looks through its logits: a part of them, in the host's memory."""
+    length = 2 * num_groups(len(share.vocabulary))
+    return {LOGIT_GROUPS: Buffer(limits.max_logit_rows * length * 4, Placement.READBACK, length)}
 
 
 def _input_length(shards: Mapping[str, Shard], kind: str) -> int:
@@ -171,6 +180,7 @@ def cache_buffers(spec: ModelSpec, share: RankShare, limits: Limits) -> dict[str
     return buffers
 
 
-def weight_buffers(shards: Mapping[str, Shard]) -> dict[str, Buffer]:
-    """The repacked weights, in planes."""
-    return {name: Buffer(stack.nbytes, Placement.WEIGHTS) for name, stack in stack_shards(shards).items()}
+def weight_buffers(shards: Mapping[str, Shard], most: int = WHOLE) -> dict[str, Buffer]:
+    """The repacked weights, in planes; matrices of more bytes than `most` in several buffers."""
+    stacks = in_parts(stack_shards(shards), most)
+    return {name: Buffer(stack.nbytes, Placement.WEIGHTS) for name, stack in stacks.items()}

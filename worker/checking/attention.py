@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from tplaunch.coordinator.split.plan import padded
-from tplaunch.worker.buffers.cuts import CUT, parts_of
+from tplaunch.worker.buffers.cuts import CHUNK, CUT, ShortCuts, parts_of
 from tplaunch.worker.checking.case import Arrays, Case, limits_for, random_cache, random_floats
 from tplaunch.worker.checking.check import Check
 from tplaunch.worker.checking.heads import MAX_HEADS
@@ -20,10 +20,12 @@ NUM_KEYS, OTHER_KEYS = 650, 70  # of the sequence with most rows, and of another
 MAX_GROUP, MAX_WINDOW = 8, 300  # heads of a KV head, and keys that a row sees
 BLOCK_LENGTH = 32
 PART_LENGTH = 2 * CUT  # so that a workgroup folds, and another one has keys, too
+SHORT_CUTS = ShortCuts(half=NUM_KEYS, quarter=OTHER_KEYS)
 
 
 def attention(op: Attention) -> Attention:
     """The same op, small. A rank's heads may begin and end within a group."""
+    finish = op.finish
     group = min(op.heads_per_kv_head, MAX_GROUP)
     first = min(op.first_head, group - 1)
     num_heads = min(op.num_heads, 2 * group - first)
@@ -37,6 +39,7 @@ def attention(op: Attention) -> Attention:
         heads_per_kv_head=group,
         window=min(op.window, MAX_WINDOW),
         scale=op.key_length**-0.5,
+        finish=finish and replace(attention_combine(finish), num_heads=num_heads),
     )
 
 
@@ -50,7 +53,8 @@ def check_attention(op: Attention, kv_type: str, rows: int) -> Check:
     num_blocks = sum(blocks)
     cells = num_blocks * op.num_kv_heads * BLOCK_LENGTH
     lengths = {"keys": op.key_length} | ({} if op.value_in_key else {"values": op.value_length})
-    parts = parts_of(np.array(positions), PART_LENGTH)
+    part_length = CHUNK if op.finish else PART_LENGTH
+    parts = parts_of(np.array(positions), part_length)
     num_slots = rows * parts.most
     arrays: Arrays = {
         "query": 2 * random_floats(rng, rows, op.num_heads * op.key_length),
@@ -58,6 +62,8 @@ def check_attention(op: Attention, kv_type: str, rows: int) -> Check:
         # What an older step left: no part may pick it up.
         "attention_sums": np.full((num_slots, op.num_heads * op.value_length), np.nan, np.float32),
         "attention_scales": np.full((num_slots, op.num_heads * 2), 1e9, np.float32),
+        "attended": random_floats(rng, rows, padded(OFFSET + op.num_heads * op.value_length)),
+        "sinks": random_floats(rng, op.num_heads),
     }
     tables = tuple(rng.permutation(num_blocks))
     limits = limits_for(
@@ -79,12 +85,15 @@ def check_attention(op: Attention, kv_type: str, rows: int) -> Check:
         table_starts=(*[0] * num_long, *[blocks[0]] * (num_rows - num_long)),
         tables=tables[::-1] if op.windowed else tables,
         window_tables=tables if op.windowed else tables[::-1],
-        part_length=PART_LENGTH,
+        part_length=part_length,
+        short_cuts=SHORT_CUTS,
     )
 
     def read(results: Arrays) -> Arrays:
         """Parts put together: what each of them left may differ by a factor."""
-        used = int(parts.starts[-1]) + (positions[-1] // PART_LENGTH + 1)
+        if op.finish:
+            return {"attended": results["attended"]}
+        used = parts.total
         sums = results["attention_sums"][:used].reshape(used, op.num_heads, op.value_length)
         scales = results["attention_scales"][:used].reshape(used, op.num_heads, 2)
         return {"attended": combined(sums, scales, parts.starts)}

@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.worker.buffers.cuts import CUT, parts_of
+from tplaunch.worker.buffers.cuts import CUT, NO_SHORT_CUTS, ShortCuts, parts_of
 from tplaunch.worker.buffers.step import (
     INDIRECT_WORD,
     NO_SLOT,
+    SHORT_CUT_WORDS,
     StepLayout,
     StepView,
     attention_groups,
@@ -75,6 +76,7 @@ class Case:
     read_slots: tuple[int | None, ...] = ()  # None: the state begins as zeros
     write_slots: tuple[int, ...] = ()
     part_length: int = CUT
+    short_cuts: ShortCuts = NO_SHORT_CUTS
     partials: Floats = field(default_factory=lambda: np.zeros((2, 1, 4), np.float32))
     write_slot: int = 0
     num_partials: int | None = None  # slots that are read; None for all
@@ -113,7 +115,9 @@ class Case:
         return buffers
 
     def _fill_step(self, step: StepView) -> None:
-        parts = parts_of(np.array(self.positions, np.int64)[: self.num_rows], self.part_length)
+        positions = np.array(self.positions, np.int64)[: self.num_rows]
+        parts = parts_of(positions, self.part_length, self.short_cuts)
+        step.header[SHORT_CUT_WORDS:] = (self.short_cuts.half, self.short_cuts.quarter)
         step.header[:4] = (self.num_rows, len(self.logit_rows), parts.length, len(self.write_slots))
         step.slot_starts[: parts.starts.size] = parts.starts
         step.positions[: len(self.positions)] = self.positions

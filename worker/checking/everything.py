@@ -38,6 +38,7 @@ from tplaunch.worker.ops.experts import (
     SharedRoutes,
 )
 from tplaunch.worker.ops.latent import CopyHeads, HeadParts, HeadProducts
+from tplaunch.worker.ops.logits import LogitGroups
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.ops.recurrent import (
     Convolution,
@@ -83,6 +84,7 @@ def _rows() -> Iterator[Op]:
     yield SumNorm("hidden", None, 1, 1e-5, "output", "rows", "block")
     yield SumNorm("hidden", "weight", 1, 1e-5, "output", "rows", "partials", 1, summed=True)
     yield SumSlice(1, 0)
+    yield LogitGroups(1)
     yield Gather(1, 0, 1)
     yield Gather(1, 32, 1)
     yield from (Quantize("input", 32, "rows", activations) for activations in ("q8", "f16"))
@@ -121,6 +123,8 @@ def _cached() -> Iterator[tuple[Op, str]]:
         for (key_length, value_length), group in product(HEAD_LENGTHS, GROUPS):
             yield Attention("keys", "values", 9, 9, 0, group, key_length, value_length, 1), kv_type
         for special in (
+            {"finish": AttentionCombine(9, 128, 0)},
+            {"finish": AttentionCombine(9, 128, 0, "sinks")},
             {"window": 300},
             {"window": 300, "chunked": True},
             {"softcap": 30.0},

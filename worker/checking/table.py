@@ -9,7 +9,16 @@ from typing import Any
 
 from tplaunch import __version__
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.worker.checking import attention, exchange, experts, heads, products, recurrent, rows
+from tplaunch.worker.checking import (
+    attention,
+    exchange,
+    experts,
+    heads,
+    logits,
+    products,
+    recurrent,
+    rows,
+)
 from tplaunch.worker.checking.case import limits_for
 from tplaunch.worker.checking.check import Check
 from tplaunch.worker.ops.attention import (
@@ -25,10 +34,11 @@ from tplaunch.worker.ops.common import Activate, MatMul, Op, Quantize, SumNorm, 
 from tplaunch.worker.ops.exchange import Gather
 from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from tplaunch.worker.ops.latent import CopyHeads, HeadProducts
+from tplaunch.worker.ops.logits import LogitGroups
 from tplaunch.worker.ops.recurrent import Convolution, GatedNorm, Recurrence, SquareSums, UnitNorm
 from tplaunch.worker.programs.program import Program
 
-VERSION = 2  # of all checks: what an older one has found out does not count
+VERSION = 3  # of all checks: what an older one has found out does not count
 ROWS = rows.ROWS  # of a program whose ops have kernels for several rows
 
 # An op -> the same op with shapes of the checks' own. Ops that become equal are checked once.
@@ -59,6 +69,7 @@ SMALL: dict[type, Callable[[Any], Any]] = {
     ExpertMatMul: experts.expert_matmul,
     ExpertSum: experts.expert_sum,
     RowGate: experts.row_gate,
+    LogitGroups: logits.logit_groups,
 }
 # A small op, the KV cache's type and the rows of its program -> its check.
 CHECKS: dict[type, Callable[[Any, str, int], Check]] = {
@@ -88,6 +99,7 @@ CHECKS: dict[type, Callable[[Any, str, int], Check]] = {
             ExpertMatMul: experts.check_expert_matmul,
             ExpertSum: experts.check_expert_sum,
             RowGate: experts.check_row_gate,
+            LogitGroups: logits.check_logit_groups,
         }.items()
     },
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from tplaunch.coordinator.messages import Load
 from tplaunch.coordinator.options import RankOptions
+from tplaunch.worker.jobs.figures import FIGURE_ANSWERS, FIGURE_JOBS, PairFigures
 from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.ops.matrix import Matrix
@@ -240,7 +241,9 @@ class Timings:
     seconds: tuple[tuple[tuple[float, ...], ...], ...]
 
 
-JOBS = (SpeedJob, TuningJob, CheckJob, CollectiveJob, StepsJob)
+JOBS = (SpeedJob, TuningJob, CheckJob, CollectiveJob, StepsJob, *FIGURE_JOBS)
 CHECK_ANSWERS = (CheckList, CheckBegun, CheckEnded, CheckFailed, Failed)
 COLLECTIVE_ANSWERS = (Meeting, StillThere, Timings, Failed)
 STEPS_ANSWERS = (Prepared, StillThere, StepSeconds, Failed)
+PART_ANSWERS = (*FIGURE_ANSWERS, Failed)
+PAIR_ANSWERS = (Meeting, PairFigures, Failed)

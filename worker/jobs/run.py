@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tplaunch.worker.device import DeviceError, DeviceId
+from tplaunch.worker.jobs.figures import PairJob, PartJob
 from tplaunch.worker.jobs.messages import CheckJob, CollectiveJob, Failed, SpeedJob, StepsJob, TuningJob
 from tplaunch.worker.jobs.pipe import JobPipe
 
@@ -30,6 +31,14 @@ def run_job(pipe: JobPipe, device_id: DeviceId, rank: int) -> int:
             from tplaunch.worker.jobs.check import check_kernels
 
             check_kernels(job, device_id, pipe.send)
+        elif isinstance(job, PartJob):
+            from tplaunch.worker.jobs.parts import measure_part
+
+            measure_part(job, device_id, pipe.send)
+        elif isinstance(job, PairJob):
+            from tplaunch.worker.jobs.pair import measure_pair
+
+            measure_pair(job, device_id, rank, pipe)
         elif isinstance(job, StepsJob):
             from tplaunch.worker.jobs.steps import time_steps
 

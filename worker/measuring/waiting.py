@@ -70,7 +70,7 @@ class Chooser:
         if max(runner.slowest([float(not can_wait)])):
             return Waiting()  # NumPy among them: nothing to choose
         assert isinstance(device, WaitingDevice)
-        fault = "" if wanted in HOST_WAYS else self._fault(device, may_exchange, on_cpu)
+        fault = "" if wanted in HOST_WAYS else self.fault(device, may_exchange, on_cpu)
         if wanted == DEVICE and fault:
             raise DeviceError(f"--waiting device: {fault}; leave it out, or use --waiting word")
         if wanted != "auto":
@@ -85,8 +85,8 @@ class Chooser:
         )
         return way
 
-    def _fault(self, device: WaitingDevice, may_exchange: bool, on_cpu: bool) -> str:
-        """Why devices can't exchange among themselves, the same on all ranks; "" where they can."""
+    def fault(self, device: WaitingDevice, may_exchange: bool, on_cpu: bool) -> str:
+        """Says why devices can't exchange among themselves, the same on all ranks; "" where they can."""
         runner = self._runner
         words = runner.collective.words
         if words is None or runner.collective.num_ranks < 2:
@@ -123,14 +123,14 @@ class Chooser:
             self._runner.slowest([0.0])  # none begins another one before all have looked
         has_failed = max(self._runner.slowest([failed])) > 0
         if has_failed:
-            self._resume()
+            self.resume()
         return not has_failed
 
     def _measured(self, device: WaitingDevice, ways: Sequence[str]) -> Waiting:
         name = NAME.format(4 * self._row_length)
         numbers = self._known(self._kept.get(name) if self._kept else {}, ways)
         if not numbers:
-            numbers = self._measure(device, ways)
+            numbers = self.measure(device, ways)
             shown = {way: round(seconds * 1e6, 1) for way, seconds in numbers.items() if seconds}
             log.info("%s, in microseconds: %s", name, shown)
             if self._kept:
@@ -144,8 +144,8 @@ class Chooser:
         seconds = self._runner.slowest([kept.get(way) or 0.0 for way in ways])
         return dict(zip(ways, seconds, strict=True)) if min(seconds) > 0 else {}
 
-    def _measure(self, device: WaitingDevice, ways: Sequence[str]) -> Numbers:
-        """Seconds of an all-reduce by each way, on the slowest rank."""
+    def measure(self, device: WaitingDevice, ways: Sequence[str]) -> Numbers:
+        """Seconds of an all-reduce by each way, on the slowest rank; None where none came to its end."""
         self._header[0] = 1
         programs, best = {}, dict.fromkeys(ways, math.inf)
         for way in ways:
@@ -154,19 +154,20 @@ class Chooser:
             programs[way] = with_exchanges(program) if way == DEVICE else program
             assert way != DEVICE or can_exchange(program, self._row_length)
             self._runner.device.prepare(programs[way])
-        num_all_reduces = max(program.num_all_reduces for program in programs.values())
+        num_all_reduces = max(program.num_all_reduces + program.num_gathers for program in programs.values())
         for _ in range(NUM_RUNS):
             for way, program in programs.items():  # by turns: what disturbs one should disturb all
                 device.wait_by("block" if way == DEVICE else way)
                 started = time.perf_counter()
                 if not self._runner.run(program, 1, self._row_length, _unheard):
-                    self._resume()
+                    self.resume()
                     continue
                 best[way] = min(best[way], (time.perf_counter() - started) / num_all_reduces)
         slowest = self._runner.slowest([min(best[way], 1e6) for way in ways])
         return {way: None if seconds >= 1e6 else seconds for way, seconds in zip(ways, slowest, strict=True)}
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Goes on, with all ranks, behind an exchange in which devices waited in vain."""
         self._runner.slowest([0.0])
         if self._runner.collective.rank == 0:
             self._runner.collective.resume()

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.worker.buffers.cuts import parts_of
 from tplaunch.worker.numpy.cache import NumpyCache
 from tplaunch.worker.numpy.heads import keys, queries, rotated
 from tplaunch.worker.numpy.state import NumpyState
@@ -136,8 +137,8 @@ def _query(op: AttentionHeads | Attention, state: NumpyState) -> Floats:
 
 def _slots(op: Attention | AttentionCombine, state: NumpyState) -> tuple[Floats, Floats]:
     """Sums [slots, heads, value_length] and their (maximum, sum of weights), in all slots of the step."""
-    last = state.num_rows() - 1
-    num_slots = int(state.step.slot_starts[last] + state.step.positions[last] // state.step.part_length) + 1
+    step = state.step
+    num_slots = parts_of(step.positions[: state.num_rows()], step.part_length, step.short_cuts).total
     count = num_slots * op.num_heads
     sums = state.bytes["attention_sums"].view(np.float32)[: count * op.value_length]
     scales = state.bytes["attention_scales"].view(np.float32)[: count * 2]
@@ -165,6 +166,8 @@ def attention(op: Attention, state: NumpyState) -> None:
             count, slot = int(state.step.positions[row]) + 1 - start_key, state.step.slot_starts[row]
             row_keys, row_values = run_keys[:, :count], run_values[:, :count]
             sums[slot], scales[slot] = attend(op, query[row], row_keys, row_values, start_key)
+    if op.finish is not None:
+        attention_combine(op.finish, state)
 
 
 def attention_combine(op: AttentionCombine, state: NumpyState) -> None:

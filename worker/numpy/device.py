@@ -10,9 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.stack_parts import WHOLE
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.device import Copy, FillPlaces, Place
-from tplaunch.worker.numpy import attention, exchange, experts, heads, latent, products, recurrent, rows
+from tplaunch.worker.numpy import (
+    attention,
+    exchange,
+    experts,
+    heads,
+    latent,
+    logits,
+    products,
+    recurrent,
+    rows,
+)
 from tplaunch.worker.numpy.products import widened
 from tplaunch.worker.numpy.state import NumpyState
 from tplaunch.worker.ops.common import MatMul
@@ -26,7 +37,7 @@ Bytes = npt.NDArray[np.uint8]
 PROMPT_ROWS = 64  # see Device
 
 RUN: dict[type, Callable[[Any, NumpyState], None]] = by_op(
-    NumpyState, attention, exchange, experts, heads, latent, products, recurrent, rows
+    NumpyState, attention, exchange, experts, heads, latent, logits, products, recurrent, rows
 )
 
 
@@ -36,8 +47,10 @@ class NumpyDevice:
     name = "cpu (NumPy)"
     kind = f"{name} {np.__version__}, {platform.machine()}"
     imports_partials = True  # the arena's memory itself
+    groups_logits = False  # it would be this host's work, too
 
     def __init__(self, limits: Limits) -> None:
+        self.max_buffer_bytes = WHOLE
         self.tells_prompts_apart = limits.activations == "f16"
         self.prompt_rows = PROMPT_ROWS
         self._state = NumpyState(limits)

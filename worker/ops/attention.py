@@ -181,48 +181,6 @@ class Alibi:
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Causal attention of every row over one chunk of its sequence's keys at a time.
-
-    Leaves per row, head and chunk an unnormalised sum of values with its softmax maximum and sum
-    (https://arxiv.org/abs/2205.14135). Query head i reads KV head (first_head + i) // heads_per_kv_head,
-    counted from the first KV head that this rank holds.
-    """
-
-    key_cache: str
-    value_cache: str
-    num_heads: int
-    num_kv_heads: int
-    first_head: int  # of this rank, modulo heads_per_kv_head
-    heads_per_kv_head: int
-    key_length: int
-    value_length: int
-    scale: float  # of scores
-    window: int = 0  # keys that a row sees, itself among them; 0 for all before it
-    chunked: bool = False  # the window does not slide: a row sees the keys since the last multiple of it
-    softcap: float = 0.0  # scores become cap * tanh(score / cap); 0 for none
-    alibi: Alibi | None = None
-
-    @property
-    def value_in_key(self) -> bool:
-        """Tells if the cache has no values: they are the first elements of keys."""
-        return self.value_cache == self.key_cache
-
-    @property
-    def windowed(self) -> bool:
-        """Tells if the cache is in the pool of layers with a window."""
-        return self.window > 0
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset(("query", self.key_cache, self.value_cache))
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return frozenset(("attention_sums", "attention_scales"))
-
-
-@dataclass(frozen=True)
 class AttentionCombine:
     """output[row, offset + head * value_length :] = the chunks of Attention put together.
 
@@ -244,3 +202,48 @@ class AttentionCombine:
     @property
     def writes(self) -> frozenset[str]:
         return frozenset((self.output,))
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Causal attention of every row over one chunk of its sequence's keys at a time.
+
+    Leaves per row, head and chunk an unnormalised sum of values with its softmax maximum and sum
+    (https://arxiv.org/abs/2205.14135). Query head i reads KV head (first_head + i) // heads_per_kv_head,
+    counted from the first KV head that this rank holds. Where all rows have one chunk it may do at once what
+    AttentionCombine does.
+    """
+
+    key_cache: str
+    value_cache: str
+    num_heads: int
+    num_kv_heads: int
+    first_head: int  # of this rank, modulo heads_per_kv_head
+    heads_per_kv_head: int
+    key_length: int
+    value_length: int
+    scale: float  # of scores
+    window: int = 0  # keys that a row sees, itself among them; 0 for all before it
+    chunked: bool = False  # the window does not slide: a row sees the keys since the last multiple of it
+    softcap: float = 0.0  # scores become cap * tanh(score / cap); 0 for none
+    alibi: Alibi | None = None
+    finish: AttentionCombine | None = None  # one that is not gated
+
+    @property
+    def value_in_key(self) -> bool:
+        """Tells if the cache has no values: they are the first elements of keys."""
+        return self.value_cache == self.key_cache
+
+    @property
+    def windowed(self) -> bool:
+        """Tells if the cache is in the pool of layers with a window."""
+        return self.window > 0
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset(("query", self.key_cache, self.value_cache))
+
+    @property
+    def writes(self) -> frozenset[str]:
+        sums = frozenset(("attention_sums", "attention_scales"))
+        return sums if self.finish is None else sums | self.finish.writes

@@ -20,6 +20,7 @@ from tplaunch.worker.ops.attention import (
 from tplaunch.worker.ops.exchange import Gather
 from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from tplaunch.worker.ops.latent import CopyHeads, HeadProducts
+from tplaunch.worker.ops.logits import LogitGroups
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.ops.recurrent import RecurrentOp
 
@@ -187,4 +188,5 @@ Op = Union[  # noqa: UP007
     ExpertMatMul,
     ExpertSum,
     RowGate,
+    LogitGroups,
 ]

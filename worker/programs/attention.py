@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tplaunch.coordinator.model.spec import AttentionSpec
 from tplaunch.coordinator.split.plan import LayerShare, padded
-from tplaunch.worker.buffers.attention import cache_names, qkv_length, share_heads
+from tplaunch.worker.buffers.attention import ATTENDED, cache_names, qkv_length, share_heads
 from tplaunch.worker.buffers.stacks import QKV, stacked_tensors
 from tplaunch.worker.ops.attention import (
     HEAD_SUMS,
@@ -97,6 +97,9 @@ def attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share:
         first_head = share.heads.start % group
         if len(share.kv_heads) == 1:
             group, first_head = num_heads, 0  # others of the group are none of this rank's business
+        offset = builder.shards[output + ".weight"].column_offset
+        combination = _combination(index, attention, num_heads, offset)
+        finishes = builder.in_one_part and not combination.gated
         builder.add(
             Attention(
                 *cache_names(index, attention),
@@ -111,12 +114,18 @@ def attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share:
                 chunked=window is not None and window.chunked,
                 softcap=attention.softcap,
                 alibi=Alibi(bias, share.heads.start, attention.num_heads) if bias else None,
+                finish=combination if finishes else None,
             )
         )
-        offset = builder.shards[output + ".weight"].column_offset
-        sinks = f"blk.{index}.attn_sinks.weight" if attention.sinks else None
-        if attention.latent is None:
-            builder.add(AttentionCombine(num_heads, attention.value_length, offset, sinks, attention.gated))
-        else:
+        if not finishes:
+            builder.add(combination)
+        if attention.latent is not None:
             attended_products(builder, index, attention.latent, num_heads, offset)
     builder.partial(output, "attended")
+
+
+def _combination(index: int, attention: AttentionSpec, num_heads: int, offset: int) -> AttentionCombine:
+    if attention.latent is not None:
+        return AttentionCombine(num_heads, attention.latent.rank, 0, output=ATTENDED)
+    sinks = f"blk.{index}.attn_sinks.weight" if attention.sinks else None
+    return AttentionCombine(num_heads, attention.value_length, offset, sinks, attention.gated)

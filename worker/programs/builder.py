@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.buffers.stack_parts import WHOLE, in_parts, part_names
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.common import QUANTIZED, MatMul, Op, Quantize, RowSet, SumNorm, SumSlice
+from tplaunch.worker.ops.experts import ExpertTiles
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.programs.program import Phase, Program, Segment
 
@@ -30,11 +32,15 @@ class ProgramBuilder:
         shares_routing: bool = False,
         host_sums: bool = False,
         of_prompts: bool = False,
+        in_one_part: bool = False,
+        max_buffer: int = WHOLE,
+        as_floats: Collection[str] = (),
     ) -> None:
         self.spec, self.share, self.shards = spec, share, shards
-        self.stacks = stack_shards(shards)
+        self.stacks = in_parts(stack_shards(shards), max_buffer)
         self.num_ranks, self.num_rows, self._logit_rows = num_ranks, rows, logit_rows
         self._activations, self.of_prompts = activations, of_prompts
+        self.in_one_part, self._as_floats = in_one_part, as_floats
         self._two_phase = two_phase and num_ranks > 1
         self._host_sums = host_sums and num_ranks > 1
         self.shares_routing = shares_routing and num_ranks > 1
@@ -100,8 +106,7 @@ class ProgramBuilder:
         """Multiplies the normed rows by each tensor, side by side in the output."""
         offset = 0
         for tensor in tensors:
-            self.matmul(tensor, "normed", output, offset=offset)
-            offset += self.stacks[tensor + ".weight"].rows
+            offset = self.matmul(tensor, "normed", output, offset=offset)
 
     def matmul(
         self,
@@ -118,17 +123,20 @@ class ProgramBuilder:
         softcap: float = 0.0,
         accumulates: bool = False,
         exact: bool = False,
-    ) -> None:
-        """A product with a stack of matrices, where `exact` of float32; the rest is as MatMul has it."""
-        matrix = self.matrix(tensor)
-        activations = "f32" if exact else self._activations_for(matrix, rows)
-        if activations != "f32":
-            source = self._quantized(Quantize(source, matrix.columns, rows, activations))
-        self.add(
-            MatMul(
+    ) -> int:
+        """A product with a stack of matrices, where `exact` of float32; the rest is as MatMul has it.
+
+        It is one with each part of a stack that is cut. Returns the offset behind the last column.
+        """
+        for part in self.parts(tensor):
+            matrix, given = self.matrix(part), source
+            activations = "f32" if exact else self._activations_for(matrix, rows)
+            if activations != "f32":
+                given = self._quantized(Quantize(source, matrix.columns, rows, activations))
+            product = MatMul(
                 matrix,
-                self.bias(tensor),
-                source,
+                self.bias(part),
+                given,
                 output,
                 offset,
                 rows,
@@ -139,10 +147,16 @@ class ProgramBuilder:
                 scale,
                 softcap,
                 accumulates,
-                self.product_scales(tensor),
+                self.product_scales(part),
                 of_prompts=self.of_prompts and rows == "rows" and not exact,
             )
-        )
+            self.add(product)
+            offset += product.columns
+        return offset
+
+    def parts(self, tensor: str) -> list[str]:
+        """Returns the names of a tensor's parts, in order: its own where it is whole."""
+        return part_names(self.stacks, tensor)
 
     def matrix(self, tensor: str) -> Matrix:
         """Describes a stack of matrices as it is on the device."""
@@ -160,15 +174,24 @@ class ProgramBuilder:
     def _activations_for(self, matrix: Matrix, rows: RowSet) -> str:
         """Returns the precision of a product's input: the wanted one, where it can be used.
 
-        float16 is for rows of prompts, however many they are, and no others: see build_program.
+        float16 is for rows of prompts, however many they are, and no others: see build_program. Rows that
+        are generated stay floats where quantizing them does not pay.
         """
         weight_format = FORMATS[matrix.type]
         fits = {
             "f32": True,
-            "q8": weight_format.has_integers,
+            "q8": weight_format.has_integers and (self.of_prompts or matrix.type not in self._as_floats),
             "f16": weight_format.fits_float16 and self.of_prompts and rows == "rows",
         }
         return self._activations if matrix.columns and fits[self._activations] else "f32"
+
+    def group_pairs(self, tiles: ExpertTiles) -> None:
+        """Groups the pairs of a layer's experts, unless the same were grouped last."""
+        last = next(
+            (op for op in reversed(self._ops) if tiles.reads & op.writes or tiles.writes & op.writes), None
+        )
+        if last != tiles:
+            self.add(tiles)
 
     def _quantized(self, quantize: Quantize) -> str:
         """Quantizes a buffer, unless that was done since either of the two was written."""

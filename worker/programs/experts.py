@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.split.expert_shards import EXPERT_BIAS
 from tplaunch.coordinator.split.plan import LayerShare
@@ -9,6 +11,7 @@ from tplaunch.worker.buffers.stacks import EXPERTS_GATE_UP, stacked_tensors
 from tplaunch.worker.ops.experts import (
     GROUPED,
     PROMPT_PAIRS,
+    TILE_PAIRS,
     ExpertMatMul,
     ExpertSum,
     ExpertTiles,
@@ -33,24 +36,10 @@ def add_experts(
     layer = f"blk.{index}"
     held = HeldExperts(experts.used, share.experts.start, len(share.experts))
     if held.count:
-        tiles = _tiles(builder, layer, experts, held)
-        if tiles is not None:
-            builder.add(tiles)
-        _gate_up(builder, layer, experts, share, held, tiles)
-        _down(builder, layer, held, tiles)
+        _gate_up(builder, layer, experts, share)
+        _down(builder, layer, experts, share)
     parity, scale = builder.next_parity, builder.spec.block.residual_scale
     builder.add(ExpertSum(held, parity, scale, not experts.weighs_input, accumulates))
-
-
-def _tiles(
-    builder: ProgramBuilder, layer: str, experts: ExpertsSpec, held: HeldExperts
-) -> ExpertTiles | None:
-    """Groups pairs by expert: those of prompts always, however many there are, where there are kernels."""
-    names = (*stacked_tensors(layer, EXPERTS_GATE_UP, builder.shards), f"{layer}.ffn_down_exps")
-    if builder.of_prompts and all(builder.matrix(name).type in GROUPED for name in names):
-        return ExpertTiles(held, PROMPT_PAIRS)
-    pays = builder.num_rows * experts.used >= MIN_PAIRS_PER_EXPERT * experts.count
-    return ExpertTiles(held) if pays else None
 
 
 def add_routing(builder: ProgramBuilder, index: int, experts: ExpertsSpec) -> None:
@@ -83,57 +72,73 @@ def add_routing(builder: ProgramBuilder, index: int, experts: ExpertsSpec) -> No
         builder.add(SharedRoutes(parity))
 
 
-def _gate_up(
-    builder: ProgramBuilder,
-    layer: str,
-    experts: ExpertsSpec,
-    share: LayerShare,
-    held: HeldExperts,
-    tiles: ExpertTiles | None,
-) -> None:
+def _gate_up(builder: ProgramBuilder, layer: str, experts: ExpertsSpec, share: LayerShare) -> None:
     """activation(gate) * up of every pair; ups first where they lie apart."""
     offset = builder.shards[f"{layer}.ffn_down_exps.weight"].column_offset
     stacked = stacked_tensors(layer, EXPERTS_GATE_UP, builder.shards)
     for tensor in reversed(stacked):
         is_up = tensor.endswith(".ffn_up_exps")
+        for part, held in _parts(builder, tensor, experts, share):
+            builder.add(
+                ExpertMatMul(
+                    builder.matrix(part),
+                    builder.bias(part),
+                    "normed",
+                    "expert_activated",
+                    offset,
+                    len(share.expert_columns),
+                    held,
+                    tiled=_pairs_of_tile(builder, part, experts) > 0,
+                    activation=None if is_up else experts.activation,
+                    gated=len(stacked) == 1,
+                    onto_up=len(stacked) > 1 and not is_up,
+                    weighs=experts.weighs_input,
+                    product_scales=builder.product_scales(part),
+                    of_prompts=_pairs_of_tile(builder, part, experts) == PROMPT_PAIRS,
+                )
+            )
+
+
+def _down(builder: ProgramBuilder, layer: str, experts: ExpertsSpec, share: LayerShare) -> None:
+    for part, held in _parts(builder, f"{layer}.ffn_down_exps", experts, share):
         builder.add(
             ExpertMatMul(
-                builder.matrix(tensor),
-                builder.bias(tensor),
-                "normed",
+                builder.matrix(part),
+                builder.bias(part),
                 "expert_activated",
-                offset,
-                len(share.expert_columns),
+                "expert_outputs",
+                0,
+                builder.spec.embedding_length,
                 held,
-                tiled=tiles is not None,
-                activation=None if is_up else experts.activation,
-                gated=len(stacked) == 1,
-                onto_up=len(stacked) > 1 and not is_up,
-                weighs=experts.weighs_input,
-                product_scales=builder.product_scales(tensor),
-                of_prompts=_are_of_prompts(tiles),
+                by_pair=True,
+                tiled=_pairs_of_tile(builder, part, experts) > 0,
+                product_scales=builder.product_scales(part),
+                of_prompts=_pairs_of_tile(builder, part, experts) == PROMPT_PAIRS,
             )
         )
 
 
-def _down(builder: ProgramBuilder, layer: str, held: HeldExperts, tiles: ExpertTiles | None) -> None:
-    tensor = f"{layer}.ffn_down_exps"
-    builder.add(
-        ExpertMatMul(
-            builder.matrix(tensor),
-            builder.bias(tensor),
-            "expert_activated",
-            "expert_outputs",
-            0,
-            builder.spec.embedding_length,
-            held,
-            by_pair=True,
-            tiled=tiles is not None,
-            product_scales=builder.product_scales(tensor),
-            of_prompts=_are_of_prompts(tiles),
-        )
-    )
+def _pairs_of_tile(builder: ProgramBuilder, part: str, experts: ExpertsSpec) -> int:
+    """Returns how many pairs of an expert are multiplied at once; 0 for each by itself.
+
+    Rows of prompts are grouped however many they are, where there are kernels for that.
+    """
+    if builder.of_prompts and builder.matrix(part).type in GROUPED:
+        return PROMPT_PAIRS
+    pays = builder.num_rows * experts.used >= MIN_PAIRS_PER_EXPERT * experts.count
+    return TILE_PAIRS if pays else 0
 
 
-def _are_of_prompts(tiles: ExpertTiles | None) -> bool:
-    return tiles is not None and tiles.pairs == PROMPT_PAIRS
+def _parts(
+    builder: ProgramBuilder, tensor: str, experts: ExpertsSpec, share: LayerShare
+) -> Iterator[tuple[str, HeldExperts]]:
+    """Yields the parts of a stack with their experts, whose pairs it groups first where that pays."""
+    first = share.experts.start
+    for part in builder.parts(tensor):
+        count = len(builder.stacks[part + ".weight"].shards[0].experts)
+        held = HeldExperts(experts.used, first, count)
+        pairs = _pairs_of_tile(builder, part, experts)
+        if pairs:
+            builder.group_pairs(ExpertTiles(held, pairs))
+        yield part, held
+        first += count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tplaunch.coordinator.model.attention import Latent
 from tplaunch.worker.buffers.attention import ATTENDED, QUERY, QUERY_LATENT
-from tplaunch.worker.ops.attention import AttentionCombine, AttentionHeads, HeadNorm
+from tplaunch.worker.ops.attention import AttentionHeads, HeadNorm
 from tplaunch.worker.ops.latent import CopyHeads, HeadParts, HeadProducts
 from tplaunch.worker.programs.builder import ProgramBuilder
 
@@ -38,7 +38,6 @@ def attended_products(
     builder: ProgramBuilder, index: int, latent: Latent, num_heads: int, offset: int
 ) -> None:
     """Multiplies the heads' attention outputs by the values' matrices."""
-    builder.add(AttentionCombine(num_heads, latent.rank, 0, output=ATTENDED))
     attended = HeadParts("attended", latent.value_length, offset)
     matrix = builder.matrix(f"blk.{index}.attn_v_b")
     builder.add(HeadProducts(matrix, num_heads, HeadParts(ATTENDED, latent.rank), attended))

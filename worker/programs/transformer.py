@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tplaunch.coordinator.model.spec import FeedForwardSpec, LayerSpec, ModelSpec
 from tplaunch.coordinator.split.plan import LayerShare, RankShare
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.buffers.feed_forward import activated_name
+from tplaunch.worker.buffers.stack_parts import WHOLE
 from tplaunch.worker.buffers.stacks import GATE_UP, SHARED_GATE_UP, stacked_tensors
 from tplaunch.worker.ops.common import Activate
 from tplaunch.worker.ops.experts import RowGate
+from tplaunch.worker.ops.logits import LogitGroups
 from tplaunch.worker.programs.attention import attend, write_cache
 from tplaunch.worker.programs.builder import ProgramBuilder
 from tplaunch.worker.programs.experts import add_experts, add_routing
@@ -31,6 +33,10 @@ def build_program(
     shares_routing: bool = False,
     host_sums: bool = False,
     of_prompts: bool = False,
+    groups_logits: bool = False,
+    in_one_part: bool = False,
+    max_buffer: int = WHOLE,
+    as_floats: Collection[str] = (),
 ) -> Program:
     """The program of one rank. An all-reduce for each part of a layer, or one for both if they are parallel.
     One rank alone needs none and gets one segment.
@@ -42,7 +48,10 @@ def build_program(
     chooses all ranks' experts, for which every layer that has some costs another, small one. host_sums:
     whether the hosts add up among themselves, so that devices read sums. of_prompts: all rows are of
     prompts. Those may be multiplied in an arithmetic of their own, which does not depend on how many they
-    are; what becomes logits never is.
+    are; what becomes logits never is. in_one_part: no row has so many keys that attention puts several parts
+    of them together (worker/buffers/cuts.py), so that it needs no second operation. max_buffer: bytes; larger
+    matrices are in several buffers. as_floats: weight types whose products with generated rows take float32
+    where activations would be q8. groups_logits: the device looks through its logits for the host.
     """
     builder = ProgramBuilder(
         spec,
@@ -56,6 +65,9 @@ def build_program(
         shares_routing,
         host_sums,
         of_prompts,
+        in_one_part,
+        max_buffer,
+        as_floats,
     )
     if spec.embedding_norm and share.begins:
         builder.start(spec.embedding_norm)
@@ -72,6 +84,8 @@ def build_program(
         if len(share.vocabulary):
             scale, softcap = spec.logit_scale, spec.logit_softcap
             builder.matmul("output", "final", "logits", "logit_rows", scale=scale, softcap=softcap)
+            if groups_logits:
+                builder.add(LogitGroups(len(share.vocabulary)))
     return builder.finished()
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from tplaunch.collectives import Handover
+from tplaunch.coordinator.likeliest import num_groups
 from tplaunch.coordinator.messages import Load, Step
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.coordinator.split.stages import most_in_flight
 from tplaunch.worker.device import Device
+from tplaunch.worker.ops.logits import LOGIT_GROUPS
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,6 +41,7 @@ class StageEnds:
         self._embedding = device.view("embedding").view(np.float32)
         self._residual = None if self._is_last else device.view("residual").view(np.float32)
         self._logits = device.view("logits").view(np.float32)
+        self._groups = device.view(LOGIT_GROUPS).view(np.float32) if device.groups_logits else None
         self._num_kept = most_in_flight(load.placement.num_stages)
         self._kept: dict[int, Floats] = {}  # of the last steps, by number
 
@@ -74,6 +78,16 @@ class StageEnds:
         self._kept[step.number] = logits
         self._kept.pop(step.number - self._num_kept, None)
         return logits
+
+    def groups(self, step: Step) -> Floats | None:
+        """The highest logits of groups, and these groups' sums [logit rows, 2, groups].
+
+        None where the device does not find them.
+        """
+        if self._groups is None:
+            return None
+        shape = (self.num_logit_rows(step), 2, num_groups(len(self._vocabulary)))
+        return self._groups[: math.prod(shape)].reshape(shape)
 
     def kept(self, number: int) -> Floats | None:
         """The logits of one of the last steps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import repeat
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.candidates import check_wanted
 from tplaunch.coordinator.messages import Load, Step
-from tplaunch.worker.buffers.cuts import attention_slots, fitting_parts
+from tplaunch.worker.buffers.cuts import NO_SHORT_CUTS, attention_slots, fitting_parts
 from tplaunch.worker.buffers.step import (
     ATTENTION_VECTORS,
     StepLayout,
@@ -17,7 +18,7 @@ from tplaunch.worker.buffers.step import (
     attention_groups,
     attention_vectors,
 )
-from tplaunch.worker.device import Device
+from tplaunch.worker.device import CuttingDevice, Device
 from tplaunch.worker.step.checks import Ints, StepError, check_copies, check_range, columns_of
 from tplaunch.worker.step.embeddings import Embeddings
 from tplaunch.worker.step.rope_tables import RopeTables, temperatures
@@ -53,7 +54,13 @@ class StepWriter:
         self._rope = device.view("rope").view(np.float32).reshape(load.limits.max_rows, -1)
         self._embedding = device.view("embedding").view(np.float32).reshape(load.limits.max_rows, -1)
         self._attention_slots = attention_slots(load.limits)
+        self._short_cuts = NO_SHORT_CUTS
+        if isinstance(device, CuttingDevice):
+            lengths = {(layer.key_length, layer.value_length) for layer in load.spec.attentions}
+            groups = math.prod(attention_groups(1, *self._heads, 1, self._vectors))
+            self._short_cuts = device.short_cuts(lengths, groups)
         self._num_steps = 0
+        self.in_one_part = False  # whether each row's keys of the step are one part
 
     def write(self, step: Step) -> None:
         """Raises StepError for a step that does not fit, before anything is written.
@@ -63,10 +70,12 @@ class StepWriter:
         runs = self._check(step)
         self._num_steps = step.number
         num_rows, view = step.token_ids.size, self._step
-        parts = fitting_parts(runs.positions, self._attention_slots)
+        parts = fitting_parts(runs.positions, self._attention_slots, self._short_cuts)
+        self.in_one_part = parts.most == 1
         groups = attention_groups(num_rows, *self._heads, parts.most, self._vectors)
         num_states = runs.seats.size if self._limits.num_slots else 0
-        view.header[:] = (num_rows, step.logit_rows.size, parts.length, num_states, *groups)
+        short = self._short_cuts.half, self._short_cuts.quarter
+        view.header[:] = (num_rows, step.logit_rows.size, parts.length, num_states, *groups, *short)
         view.slot_starts[:num_rows] = parts.starts
         view.positions[:num_rows] = runs.positions
         view.table_starts[:num_rows] = runs.row_seats * self._limits.blocks_per_seat

@@ -6,7 +6,7 @@ Ties together memory, kernels, recording and submission, each in a file of its o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,22 +14,26 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.cuts import NO_SHORT_CUTS, ShortCuts, short_cuts
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.checking.table import small_ops
 from tplaunch.worker.device import Copy, DeviceError, DeviceId, FillPlaces, Place
 from tplaunch.worker.measuring.measurements import Measurements, cache_folder
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.programs.work import pieces, total_operations
+from tplaunch.worker.vulkan.activations import check_activations
 from tplaunch.worker.vulkan.budget import Budget
 from tplaunch.worker.vulkan.checking.checker import Checker
 from tplaunch.worker.vulkan.checking.prover import START_SECONDS as PROOF_SECONDS
 from tplaunch.worker.vulkan.checking.prover import Prover
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.copying import copy_inside
+from tplaunch.worker.vulkan.dispatch.attention import cuts_short
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout, Selects
 from tplaunch.worker.vulkan.exchange import DeviceExchange
 from tplaunch.worker.vulkan.measuring.bandwidth import copy_bandwidth
+from tplaunch.worker.vulkan.measuring.quicker import quicker_as_floats
 from tplaunch.worker.vulkan.measuring.tuning import START_SECONDS, Tuner, open_measurements, submits_ahead
 from tplaunch.worker.vulkan.memory import Memory
 from tplaunch.worker.vulkan.partials import ImportedPartials, StagedPartials, attach
@@ -37,10 +41,11 @@ from tplaunch.worker.vulkan.pipelines import Pipelines
 from tplaunch.worker.vulkan.recorder import Recorder
 from tplaunch.worker.vulkan.timeline import Submission, Timeline
 from tplaunch.worker.vulkan.timestamps import Timestamps, device_clock
-from tplaunch.worker.vulkan.variants import TILED_INVOCATIONS, Right, Selection
+from tplaunch.worker.vulkan.variants import Right, Selection, needed_invocations
 from tplaunch.worker.vulkan.waiting import EndWord
 
 END_WORD_BYTES = 64
+REACH = (1 << 32) - (1 << 20)  # bytes that kernels can count in 32 bits: WideWords of shaders/weights.slang
 PROMPT_ROWS, PROMPT_ROWS_ON_CPU = 128, 64  # a card's are a tile's; see Device
 
 Bytes = npt.NDArray[np.uint8]
@@ -63,15 +68,16 @@ class VulkanDevice:
     def __init__(self, device: DeviceId, options: RankOptions, limits: Limits) -> None:
         assert device.index is not None, "a Vulkan device has an index"
         self._limits, self._staging, self._submit_ahead = limits, options.staging, options.submit_ahead
-        self._timeout_seconds = options.timeout_seconds
-        self._closed = False
+        self._timeout_seconds, self._closed = options.timeout_seconds, False
         self._context = Context(device.index, device.uuid, options.validate, frozenset(options.without))
         self.info = self._context.info
         self.name, self.kind = self.info.name, self.info.kind
-        self._refuse(limits.activations)
+        check_activations(self._context, limits.activations)
+        self.max_buffer_bytes = min(self.info.max_allocation, REACH)
         self._memory = Memory(self._context, unmapped=options.staging)
         self._pipelines = Pipelines(self._context, cache_folder())
         self._right: Right = {}
+        self.quicker_as_floats = frozenset[str]()
         self._selection: Selects = Selection(self.info.features)
         self._timeline = Timeline(self._context, options.submit_ahead is not False, self._timeout_seconds)
         self._clock = device_clock(self._context)
@@ -79,28 +85,17 @@ class VulkanDevice:
         self._partials: ImportedPartials | StagedPartials | None = None
         self._staged: StagedPartials | None = None  # what is to be copied around an all-reduce
         self.imports_partials = False  # known once partials are attached
-        has_tiles = self.info.max_invocations >= TILED_INVOCATIONS
-        self.tells_prompts_apart = limits.activations == "f16" or has_tiles
+        self.tells_prompts_apart = self.info.max_invocations >= needed_invocations("tiled")
+        # On a CPU's driver the host looks through all logits in less time than a kernel takes.
+        self.groups_logits = self.info.type != "cpu"
         self.prompt_rows = PROMPT_ROWS_ON_CPU if self.on_cpu else PROMPT_ROWS
         self._partials_layout = PartialsLayout(0, 0, 0, 0, 0)
         self._exchange: DeviceExchange | None = None
         self._end_word: EndWord | None = None  # while it is waited for
         self._prepared: dict[int, Prepared] = {}  # by the program's id: hashing a program walks all of it
         self._current: Prepared | None = None
-        self._num_rows = 0  # of this step
-        self._began = 0.0
+        self._num_rows, self._began = 0, 0.0  # of this step
         self._budget = Budget(self.info.type)
-
-    def _refuse(self, activations: str) -> None:
-        """Raises DeviceError where the device can't multiply by such activations."""
-        missing = None
-        if activations == "q8" and not self.info.integer_dot_product:
-            missing = "integer dot product"
-        if activations == "f16" and self._context.matrices is None:
-            missing = "cooperative matrices of float16 that kernels multiply"
-        if missing is not None:
-            self._context.close()
-            raise DeviceError(f"{self.name} has no {missing}; use --activations f32")
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
         self._memory.create(buffers)
@@ -154,6 +149,11 @@ class VulkanDevice:
         self.finish(0)
         return self._exchange.taken()[:, :, : values.shape[1]]
 
+    def short_cuts(self, lengths: Collection[tuple[int, int]], groups: int) -> ShortCuts:
+        """See CuttingDevice."""
+        can = cuts_short(lengths, self._limits.kv_type, self.info.team_lanes)
+        return short_cuts(self.info.compute_units, groups) if can else NO_SHORT_CUTS
+
     def checker(self) -> Checker:
         """Checks kernels one by one, with this device's compiled ones."""
         return Checker(self._context, self._pipelines)
@@ -174,6 +174,8 @@ class VulkanDevice:
         tuner = Tuner(self._context, self._pipelines, measurements, self._right, anew)
         tuner.tune(program, self._limits.kv_type, seconds)
         self._selection = Selection(self.info.features, measurements.get, self._right)
+        if self._limits.activations == "q8":
+            self.quicker_as_floats = quicker_as_floats(measurements.get, self.info.features, self._right)
         if self._submit_ahead is None and not submits_ahead(measurements):
             self._timeline.close()
             self._timeline = Timeline(self._context, False, self._timeout_seconds)

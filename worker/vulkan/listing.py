@@ -7,11 +7,13 @@ from dataclasses import astuple, dataclass, replace
 from tplaunch.coordinator.options import FEATURES
 from tplaunch.worker.vulkan import subgroups
 from tplaunch.worker.vulkan.api import Handle, chained, enumerate_all, ffi, lib, struct, text, vk
+from tplaunch.worker.vulkan.compute_units import UNKNOWN, compute_units
 from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.matrices import matrix_shape
 from tplaunch.worker.vulkan.subgroups import SubgroupSizes
 
 LEAST_TEAM_LANES = 16
+WITHOUT_TEAMS = ("cpu",)  # types of devices
 VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
 LANES = 8  # of a subgroup, for shaders/tiled_lanes.slang
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"
@@ -55,6 +57,7 @@ class PhysicalDevice:
     required_subgroup_size: int = 0  # that kernels are compiled for; 0 where the driver chooses
     full_subgroups: bool = False  # kernels may ask that all lanes of theirs run
     is_made_up: bool = False  # there is no such card: its driver only compiles for it
+    compute_units: int = UNKNOWN  # that run workgroups independently of each other
     matrices: tuple[int, ...] = ()  # rows, columns and depth of those that kernels multiply, as far as asked
 
     @property
@@ -80,10 +83,12 @@ class PhysicalDevice:
     def team_lanes(self) -> int:
         """Lanes that teams of attention may have (shaders/attend_teams.slang); 0 where there are none.
 
-        Narrow subgroups are those of CPU drivers, which run one after another: one does as well alone.
+        CPU drivers run subgroups one after another, so that one does as well alone; lavapipe with 16 lanes
+        (LP_NATIVE_VECTOR_WIDTH=512) moreover takes minutes to compile some of them.
         """
         lanes = self.sizes.narrowest
-        return lanes if self.subgroup_shuffle and lanes >= LEAST_TEAM_LANES else 0
+        has_teams = self.subgroup_shuffle and lanes >= LEAST_TEAM_LANES and self.type not in WITHOUT_TEAMS
+        return lanes if has_teams else 0
 
     @property
     def host_memory_import(self) -> bool:
@@ -128,7 +133,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         api_version=query.api_version,
         memory_bytes=memory_bytes,
         available_bytes=available_bytes,
-        max_allocation=core11.maxMemoryAllocationSize,
+        max_allocation=query.max_allocation,
         max_workgroup_counts=tuple(base.limits.maxComputeWorkGroupCount),
         max_invocations=min(
             base.limits.maxComputeWorkGroupInvocations, base.limits.maxComputeWorkGroupSize[0]
@@ -148,6 +153,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         required_subgroup_size=sizes.required,
         full_subgroups=sizes.full,
         is_made_up=query.is_made_up,
+        compute_units=compute_units(handle, query.extensions),
     )
 
 
@@ -181,13 +187,17 @@ class _Query:
         self.core11 = struct("VkPhysicalDeviceVulkan11Properties")
         self.core12 = struct("VkPhysicalDeviceVulkan12Properties")
         imports = struct("VkPhysicalDeviceExternalMemoryHostPropertiesEXT")
-        chain = self._known([self.core11, self.core12], [])
+        core13 = struct("VkPhysicalDeviceVulkan13Properties")
+        chain = self._known([self.core11, self.core12], [core13])
         chain += [imports] if IMPORT_EXTENSION in self.extensions else []
         place = struct("VkPhysicalDevicePCIBusInfoPropertiesEXT")
         chain += [place] if PCI_EXTENSION in self.extensions else []
         head = struct("VkPhysicalDeviceProperties2", pNext=chained(chain))
         lib.vkGetPhysicalDeviceProperties2(self.handle, head)
         self.pci_address = _pci_address(place)
+        # Each allocation is one buffer. How much a descriptor sees does not matter: kernels have addresses.
+        sizes = self.core11.maxMemoryAllocationSize, core13.maxBufferSize
+        self.max_allocation = min((size for size in sizes if size), default=0)
         says_so = IMPORT_EXTENSION in self.extensions and imports_host_memory(self.handle)
         self.import_alignment = int(imports.minImportedHostPointerAlignment) if says_so else 0
 

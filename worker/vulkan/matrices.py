@@ -9,8 +9,9 @@ from typing import Protocol
 from tplaunch.worker.vulkan.api import Handle, chained, check, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.subgroups import SubgroupSizes
-from tplaunch.worker.vulkan.variants import TILED_INVOCATIONS
+from tplaunch.worker.vulkan.variants import needed_invocations
 
+NUM_INVOCATIONS = needed_invocations("matrices")
 EXTENSION = "VK_KHR_cooperative_matrix"
 # Beside the extension's own: what its kernels need of Vulkan 1.2.
 FEATURES = ("shaderFloat16", "vulkanMemoryModel", "vulkanMemoryModelDeviceScope")
@@ -40,7 +41,7 @@ class MatrixShape:
     def fits(self, sizes: SubgroupSizes) -> bool:
         """Tells if the kernels can multiply such matrices on a device with subgroups of these sizes."""
         divides = LEAST_ROWS % self.m == LEAST_COLUMNS % self.n == TILE_COLUMNS % self.k == 0
-        is_whole = self.m * self.n % LANE_NUMBERS == 0 and TILED_INVOCATIONS % (2 * self.lanes) == 0
+        is_whole = self.m * self.n % LANE_NUMBERS == 0 and NUM_INVOCATIONS % (2 * self.lanes) == 0
         return divides and is_whole and sizes.allows(self.lanes)
 
 
@@ -59,7 +60,7 @@ class Described(Protocol):
 
 def matrix_shape(instance: Instance, physical: Handle, info: Described) -> MatrixShape | None:
     """The matrices that the kernels multiply on a device; None where they can't use any."""
-    if not info.cooperative_matrix or info.max_invocations < TILED_INVOCATIONS or not _has_room(physical):
+    if not info.cooperative_matrix or info.max_invocations < NUM_INVOCATIONS or not _has_room(physical):
         return None
     return best_shape(_shapes(instance, physical), info.sizes) if _has_features(physical) else None
 

@@ -79,7 +79,6 @@ TILED = (
 )
 # The same of pairs that are grouped by expert.
 GROUPED_TILES = (TILED[0], Variant("", (), (64, 64)))
-TILED_INVOCATIONS = 256  # of a workgroup
 # The same by cooperative matrices, whose sums have other bits.
 OF_MATRICES = ("cooperative_matrix",)
 MATRICES = (Variant("", OF_MATRICES, (128, 128)), Variant("_64", OF_MATRICES, (64, 64)))
@@ -115,6 +114,17 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
 def matvec_kind(num_rows: int) -> str:
     """The kind of products of a program of so many rows."""
     return next((kind for kind, most in MATVECS.items() if num_rows <= most), "matvec4")
+
+
+PROMISED_INVOCATIONS = 128  # of a workgroup, by Vulkan
+# Kernels and kinds of kernels whose workgroups have more; a device may have fewer than they need.
+LARGE_WORKGROUPS = {"sum_norm": 256, "sum_norm_1024": 1024, "tiled": 256, "matrices": 256}
+
+
+def needed_invocations(kernel: str) -> int:
+    """Returns how many invocations of a workgroup a device must have for a kernel, by its name or kind."""
+    by_kind = LARGE_WORKGROUPS.get(kernel.partition("_")[0], PROMISED_INVOCATIONS)
+    return LARGE_WORKGROUPS.get(kernel, by_kind)
 
 
 # How many rows a matrix has decides how many workgroups a product with one row gets.

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tplaunch.coordinator.child_process import ChildProcess
+from tplaunch.coordinator.child_process import ChildProcess, ended
 
 SHORT_BYTES = 1 << 16  # of a conversation with all that belongs to it, as JSON
 RENDERER = Path(__file__).resolve().with_name("renderer.py")
@@ -69,7 +69,7 @@ class RendererProcess:
             "time": f"the chat template takes more than {limits.max_seconds:g} s of computing time",
             "memory": f"the chat template takes more than {limits.max_bytes >> 20} MiB of memory",
             "length": f"the chat template writes more than {limits.max_characters} characters",
-            "ended": f"the process that renders chat templates ended with code {answer.get('code')}",
+            "ended": f"the process that renders chat templates {ended(answer.get('code', 0))}",
             "syntax": f"the chat template can't be read{where}: {message}",
             "refused": f"the chat template refuses this conversation: {message}",
             "failed": f"the chat template fails{where}: {message}",

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.stack_parts import WHOLE
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.device import Copy, DeviceError, FillPlaces, Place
 from tplaunch.worker.programs.program import Program
@@ -32,6 +33,8 @@ class CaseDevice:
 
     imports_partials = False
     tells_prompts_apart = True  # as far as a case does
+    groups_logits = False
+    max_buffer_bytes = WHOLE  # no case has large ones
     prompt_rows = 0
 
     def __init__(
@@ -43,6 +46,7 @@ class CaseDevice:
         self._memory = Memory(context, unmapped=False)
         self._layout = PartialsLayout(0, 0, 0, 0, 0)
         self._submission: Submission | None = None
+        self._in_use = False
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
         self._memory.create(buffers)
@@ -94,11 +98,15 @@ class CaseDevice:
         self._timeline.submit(self._submission)
 
     def finish(self, segment: int) -> None:
+        self._in_use = True
         self._timeline.wait(segment)
+        self._in_use = False
         self._arena[:] = self._copy
 
     def release(self, segment: int) -> None:
         self._timeline.release(segment)
 
     def close(self) -> None:
-        self._memory.close()
+        """Leaves memory that a late kernel would still write to: a driver may take minutes to compile one."""
+        if not self._in_use:
+            self._memory.close()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from tplaunch.worker.buffers.step import ATTENTION_VECTORS, attention_vectors
+from collections.abc import Collection
+
+from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.worker.buffers.step import ATTENTION_VECTORS, LONG_HEAD, attention_vectors
 from tplaunch.worker.ops.attention import Attention, AttentionCombine, RopeCache
-from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, DispatchContext, ceil
+from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, DispatchContext, ceil, flags_of
 from tplaunch.worker.vulkan.dispatch.heads import rotation_members
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
 from tplaunch.worker.vulkan.push_constants.attention import AttentionCombinePush, AttentionPush, RopeCachePush
@@ -12,7 +15,9 @@ from tplaunch.worker.vulkan.variants import VECTOR_COUNTS
 
 # Elements of a key that a lane has at most in shaders/attend_teams.slang, and those of a word of float16.
 TEAM_LANE, TEAM_WORD = 16, 8
+LEAST_LANES = 8  # of a team; with fewer its tiles are longer
 NOWHERE = 0xFFFFFFFF  # in a row of the rope table
+FINISHES, HAS_SINKS = 1 << 30, 1 << 31  # flags of shaders/attention_vectors.slang
 
 
 def rope_cache(op: RopeCache, context: DispatchContext) -> Dispatch:
@@ -41,20 +46,25 @@ def rope_cache(op: RopeCache, context: DispatchContext) -> Dispatch:
 
 
 def attention(op: Attention, context: DispatchContext) -> Dispatch:
-    alibi = op.alibi
+    alibi, finish = op.alibi, op.finish
+    results, sinks, flags = context.address("attention_scales"), 0, 0
+    if finish is not None:
+        assert not finish.gated, "attention has no push constants left for gates"
+        results = context.address(finish.output) + finish.output_offset * FLOAT
+        sinks = context.address_or_none(finish.sinks)
+        flags = flags_of({FINISHES: True, HAS_SINKS: finish.sinks is not None})
     push = AttentionPush(
         step=context.address("step"),
         query=context.address("query"),
         **context.caches(op),
         sums=context.address("attention_sums"),
-        scales=context.address("attention_scales"),
+        results=results,
+        sinks=sinks,
         **context.paging(op),
-        num_heads=op.num_heads,
-        num_kv_heads=op.num_kv_heads,
-        first_head=op.first_head,
-        heads_per_kv_head=op.heads_per_kv_head,
-        key_quads=op.key_length // 4,
-        value_quads=op.value_length // 4,
+        head_counts=_two(op.num_heads, op.num_kv_heads),
+        group_heads=_two(op.first_head, op.heads_per_kv_head),
+        lengths=_two(op.key_length // 4, op.value_length // 4) | flags,
+        output_stride=0 if finish is None else context.stride(finish.output),
         value_stride=_padded_quads(op.key_length if op.value_in_key else op.value_length, context),
         scale=op.scale,
         window=-op.window if op.chunked else op.window,
@@ -66,20 +76,33 @@ def attention(op: Attention, context: DispatchContext) -> Dispatch:
     return Dispatch(family + context.selection.variant(family).suffix, push, None)
 
 
+def _two(low: int, high: int) -> int:
+    """Two numbers in one push constant."""
+    assert max(low, high) < 1 << 14, f"{low} or {high} is too large"
+    return low | high << 16
+
+
 def _shape(op: Attention, context: DispatchContext) -> str:
     kv_type = context.limits.kv_type
     if attention_vectors(op.key_length, op.value_length) < ATTENTION_VECTORS:
         return f"long_{kv_type}"
     shape = f"{kv_type}_{_vectors(context.program.rows, op.heads_per_kv_head)}"
-    return f"teams_{shape}" if _fits_teams(op, context) else shape
+    has_teams = fits_teams(op.key_length, op.value_length, kv_type, context.team_lanes)
+    return f"teams_{shape}" if has_teams else shape
 
 
-def _fits_teams(op: Attention, context: DispatchContext) -> bool:
+def fits_teams(key_length: int, value_length: int, kv_type: str, team_lanes: int) -> bool:
     """Tells if a subgroup has the lanes for a key, and words of the cache begin where keys and values do."""
-    block = max(TEAM_WORD, context.kv_type.block_elements)
-    longest = max(ceil(length, block) * block for length in (op.key_length, op.value_length))
-    whole_words = op.key_length % TEAM_WORD == op.value_length % TEAM_WORD == 0
-    return whole_words and longest <= context.team_lanes * TEAM_LANE
+    block = max(TEAM_WORD, KV_TYPES[kv_type].block_elements)
+    longest = max(ceil(length, block) * block for length in (key_length, value_length))
+    whole_words = key_length % TEAM_WORD == value_length % TEAM_WORD == 0
+    return whole_words and longest <= min(LONG_HEAD, team_lanes * TEAM_LANE)
+
+
+def cuts_short(lengths: Collection[tuple[int, int]], kv_type: str, team_lanes: int) -> bool:
+    """Tells if keys of heads of these lengths can be cut shorter; other kernels have tiles of a whole cut."""
+    tiles_fit = team_lanes >= LEAST_LANES
+    return tiles_fit and all(fits_teams(key, value, kv_type, team_lanes) for key, value in lengths)
 
 
 def attention_combine(op: AttentionCombine, context: DispatchContext) -> Dispatch:

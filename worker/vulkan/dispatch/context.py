@@ -11,10 +11,9 @@ from tplaunch.worker.ops.attention import Attention, RopeCache
 from tplaunch.worker.ops.common import MatMul, Quantize
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout, Selects
+from tplaunch.worker.vulkan.variants import needed_invocations
 
 GROUP_SIZE = 64  # invocations of a workgroup
-# Kernels with more invocations than the 128 that Vulkan promises; a device may have fewer than they need.
-LARGE_KERNELS = {"sum_norm": 256, "sum_norm_1024": 1024}
 # Lanes of a subgroup: so few, and the sums of a large kernel's many subgroups take long; so many has a GPU.
 FEW_LANES, MANY_LANES = 8, 32
 FLOAT, QUAD = 4, 16  # bytes of float and float4
@@ -91,9 +90,9 @@ class DispatchContext:
 
 def _sum_norm(max_subgroup_size: int, max_invocations: int) -> str:
     """Returns the kernel of sums with norms: the one with most invocations that the device is good for."""
-    if max_subgroup_size >= MANY_LANES and max_invocations >= LARGE_KERNELS["sum_norm_1024"]:
+    if max_subgroup_size >= MANY_LANES and max_invocations >= needed_invocations("sum_norm_1024"):
         return "sum_norm_1024"
-    is_small = max_subgroup_size <= FEW_LANES or max_invocations < LARGE_KERNELS["sum_norm"]
+    is_small = max_subgroup_size <= FEW_LANES or max_invocations < needed_invocations("sum_norm")
     return "sum_norm_64" if is_small else "sum_norm"
 
 

@@ -13,6 +13,7 @@ from tplaunch.worker.vulkan.dispatch import (
     experts,
     heads,
     latent,
+    logits,
     products,
     recurrent,
     rows,
@@ -21,7 +22,7 @@ from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
 
 DISPATCHES: dict[type, Callable[[Any, DispatchContext], Dispatch]] = by_op(
-    DispatchContext, attention, exchange, experts, heads, latent, products, recurrent, rows
+    DispatchContext, attention, exchange, experts, heads, latent, logits, products, recurrent, rows
 )
 
 

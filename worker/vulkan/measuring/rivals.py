@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.programs.program import Program
-from tplaunch.worker.vulkan.measuring.trials import Asks, Size, Trial, limits_of, trial_of
+from tplaunch.worker.vulkan.measuring.trials import Asks, Size, Trial, limits_of, make_trial
 
 FLOATS, MATRICES = "f32", "f16"
 ADVANTAGE = 0.95  # of the time in float32, to be worth what float16 rounds
@@ -43,7 +43,7 @@ def _rivals(op: MatMul, num_weights: int, kv_type: str, size: Size, asks: Asks) 
     for activations in (FLOATS, MATRICES):
         asked = dataclasses.replace(op, activations=activations, of_prompts=True)
         ((family, _),) = asks(asked, limits)
-        trials[activations] = trial_of(family, family, asked, limits, size)
+        trials[activations] = make_trial(family, family, asked, limits, size)
     tried = trials[MATRICES].op
     assert isinstance(tried, MatMul)
     matrix = tried.matrix

@@ -128,15 +128,20 @@ def trials(program: Program, kv_type: str, size: Size, asks: Asks) -> list[Trial
                 name, weights = measurement_name(family, matrix_rows), _weights(op)
                 if weights > sizes.get(name, 0):
                     sizes[name] = weights
-                    found[name] = trial_of(name, family, asked, limits, size)
+                    found[name] = make_trial(name, family, asked, limits, size)
     return list(found.values())
 
 
 def _asked(op: Op, prompt_rows: int) -> list[tuple[Op, int]]:
-    """An op and how many rows it is timed with, as one of generated rows and as one of prompts."""
+    """An op and how many rows it is timed with, as one of generated rows and as one of prompts.
+
+    Where it takes integers, floats are timed, too: they may be as quick.
+    """
     asked: list[tuple[Op, int]] = [(op, rows) for rows in ROWS]
     if isinstance(op, MatMul):
         asked.append((dataclasses.replace(op, of_prompts=True), prompt_rows))
+        if op.activations == "q8":
+            asked += [(dataclasses.replace(op, activations="f32"), rows) for rows in ROWS]
     return asked
 
 
@@ -152,7 +157,8 @@ def _weights(op: Op) -> int:
     return op.matrix.rows * op.matrix.columns if isinstance(op, MatMul) else 1
 
 
-def trial_of(name: str, family: str, op: Op, limits: Limits, size: Size) -> Trial:
+def make_trial(name: str, family: str, op: Op, limits: Limits, size: Size) -> Trial:
+    """Makes the trial of an op, whose rows are limits.max_rows."""
     step = {"step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD)}
     if isinstance(op, MatMul):
         product, buffers = _product(op, limits.max_rows, size.max_weights)

@@ -111,7 +111,7 @@ class Tuner:
         try:
             if len(program.segments) > 1 and self._is_wanted(SUBMISSION, WAYS):
                 self._put(SUBMISSION, self._time_submission())
-            for trial in trials(program, kv_type, self._size(), self._asks):
+            for trial in trials(program, kv_type, self.size(), self._asks):
                 self._try(trial, deadline)
         except DeviceError as error:
             if self._anew:
@@ -125,7 +125,7 @@ class Tuner:
         It measures what is missing however long that takes: what a run computes must not depend on how busy
         its start was.
         """
-        wins = matrices_win(all_rivals(programs, kv_type, self._size(), self._asks), self._compare)
+        wins = matrices_win(all_rivals(programs, kv_type, self.size(), self._asks), self._compare)
         self._measurements.save()
         return wins
 
@@ -135,14 +135,15 @@ class Tuner:
             best: Numbers = {}
             for kind, trial in rivals.trials.items():
                 variants = usable(trial.family, self._context.info.features, self._right)
-                numbers = self._time(trial, variants, math.inf)
+                numbers = self.times(trial, variants, math.inf)
                 self._put(trial.family, numbers)  # by which one of its variants is chosen
                 best[kind] = min((number for number in numbers.values() if number is not None), default=None)
             self._put(rivals.name, best)
         kept = self._measurements.get(rivals.name)
         return {kind: seconds for kind, seconds in kept.items() if seconds is not None}
 
-    def _size(self) -> Size:
+    def size(self) -> Size:
+        """How large trials are on this device."""
         if self._on_cpu:
             return Size(MAX_WEIGHTS_ON_CPU)
         rotated = min(ROTATED_BYTES, self._context.info.available_bytes // SHARE_OF_MEMORY)
@@ -175,19 +176,18 @@ class Tuner:
         variants = usable(trial.family, self._context.info.features, self._right)
         if len(variants) == 1 or not self._is_wanted(trial.name, [variant.suffix for variant in variants]):
             return
-        with open_bench(self._context, self._pipelines, trial.buffers, trial.limits) as bench:
-            trial.fill(bench.memory)
-            began, worked = time.perf_counter(), time.process_time()
-            numbers = self._time_variants(bench, trial, variants, deadline)
-            share = (time.process_time() - worked) / (time.perf_counter() - began)
+        began, worked = time.perf_counter(), time.process_time()
+        numbers = self.times(trial, variants, deadline)
+        share = (time.process_time() - worked) / (time.perf_counter() - began)
         if numbers:
             self._put(trial.name, numbers)
         if numbers and self._on_cpu:  # a machine with nothing to do gets no quieter
             disturbance = 0.0 if is_quiet() else max(0.0, 1 - share)
             self._measurements.put(DISTURBANCE, {trial.name: disturbance})
 
-    def _time(self, trial: Trial, variants: Sequence[Variant], deadline: float) -> Numbers:
-        """See _time_variants."""
+    def times(self, trial: Trial, variants: Sequence[Variant], deadline: float) -> Numbers:
+        """Seconds of a run of each variant, None for one with other bits than the first. Empty when it got
+        late. Raises DeviceError."""
         with open_bench(self._context, self._pipelines, trial.buffers, trial.limits) as bench:
             trial.fill(bench.memory)
             return self._time_variants(bench, trial, variants, deadline)
@@ -195,7 +195,7 @@ class Tuner:
     def _time_variants(
         self, bench: Bench, trial: Trial, variants: Sequence[Variant], deadline: float
     ) -> Numbers:
-        """Seconds of a run of each variant, None for one with other bits. Empty when it got late."""
+        """As times() has it."""
         numbers = self._run_once(bench, trial, variants, deadline)
         if not numbers:
             return {}
@@ -210,6 +210,8 @@ class Tuner:
             for suffix, submission in worthwhile.items():  # by turns: what disturbs one should disturb all
                 seconds = self._seconds(bench, submission) / repeats
                 numbers[suffix] = min(numbers[suffix] or math.inf, seconds)
+            if time.monotonic() > deadline:
+                break
         return numbers
 
     def _run_once(self, bench: Bench, trial: Trial, variants: Sequence[Variant], deadline: float) -> Numbers:

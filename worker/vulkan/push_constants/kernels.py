@@ -128,6 +128,26 @@ class ActivatePush(Structure):
     ]
 
 
+class MultiplyAddsPush(Structure):
+    _fields_ = [
+        ("output", QuadAddress),
+        ("rounds", c_uint32),
+        ("factor", c_float),
+        ("addend", c_float),
+    ]
+
+
+class LogitGroupsPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("logits", Address),
+        ("groups", Address),
+        ("count", c_uint32),
+        ("num_whole", c_uint32),
+        ("num_groups", c_uint32),
+    ]
+
+
 FAMILY_PUSH_CONSTANTS = {
     **dict.fromkeys((*MATVECS, "tiled", "matrices"), MatMulPush),
     "grouped": ExpertsPush,
@@ -141,6 +161,7 @@ KERNELS: dict[str, type[Structure]] = {
     "sum_norm_64": SumNormPush,
     "sum_norm_1024": SumNormPush,
     "sum_slice": SumSlicePush,
+    "logit_groups": LogitGroupsPush,
     "clamp_rows": ClampPush,
     "head_sums": HeadSumsPush,
     "head_norm": HeadNormPush,
@@ -156,5 +177,6 @@ KERNELS: dict[str, type[Structure]] = {
     **{f"head_products_{name.lower()}": HeadProductsPush for name in FORMATS},
     "copy_heads": CopyHeadsPush,
     "activate": ActivatePush,
+    "multiply_adds": MultiplyAddsPush,
     **RECURRENT_KERNELS,
 }

@@ -1,0 +1,206 @@
+"""Finds out, as one of two ranks, how their devices exchange: for `tplaunch check`.
+
+Both write sums by their devices and read each other's, by every way that a run may choose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tplaunch.collectives import CollectiveError, create
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.step import StepLayout, StepView
+from tplaunch.worker.buffers.table import Buffer, Placement
+from tplaunch.worker.checking.case import filled_matrix, write_bytes
+from tplaunch.worker.device import DeviceError, DeviceId
+from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.jobs.figures import FLAG, SECONDS, Figure, PairFigures, PairJob
+from tplaunch.worker.jobs.messages import Meeting
+from tplaunch.worker.jobs.pipe import JobPipe
+from tplaunch.worker.measuring.waiting import DEVICE, HOST_WAYS, Chooser, known_numbers
+from tplaunch.worker.ops.common import MatMul, Op, SumNorm
+from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.programs.device_exchange import with_exchanges
+from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.step.segments import SegmentRunner
+from tplaunch.worker.vulkan.device import VulkanDevice
+
+NUM_RANKS, KIND = 2, "shared-memory"
+LENGTH, NUM_ALL_REDUCES, NUM_KNOWN = 4096, 16, 4  # numbers of an all-reduce, and of these in steps
+COLUMNS = 32  # few, so that devices meet soon
+SIZE = f"{LENGTH * 4 >> 10} KiB"
+MATRIX = Matrix("matrix", "F32", LENGTH, COLUMNS)
+LIMITS = Limits(context_length=1, num_blocks=1, max_rows=1, max_logit_rows=1)
+WHAT = {
+    "block": "all-reduce, host sleeps",
+    "poll": "all-reduce, host polls",
+    "word": "all-reduce, by a word",
+    DEVICE: "all-reduce by devices",
+}
+MAX_ERROR, NO_NUMBER = 1e-4, 1e9  # of a sum
+NUM_TRIES = 12  # of devices to meet: the first time one may still compile
+
+Floats = npt.NDArray[np.float32]
+
+
+def measure_pair(job: PairJob, device_id: DeviceId, rank: int, pipe: JobPipe) -> None:
+    """Says what each stage gave: sharing memory, ways by the hosts, the devices' own way.
+
+    Raises DeviceError and WireError.
+    """
+    try:
+        _measure(job, device_id, rank, pipe)
+    except CollectiveError as error:
+        raise DeviceError(str(error)) from error
+
+
+def _measure(job: PairJob, device_id: DeviceId, rank: int, pipe: JobPipe) -> None:
+    collective = create(
+        KIND,
+        rank=rank,
+        num_ranks=NUM_RANKS,
+        slot_bytes=LENGTH * 4,
+        token=job.token,
+        timeout_seconds=job.options.timeout_seconds,
+    )
+    device = VulkanDevice(device_id, job.options, LIMITS)
+    try:
+        pipe.send(Meeting((collective.endpoint,)))
+        collective.connect(pipe.expect(Meeting).endpoints)
+        pair = Pair(device, SegmentRunner(device, collective))
+        pipe.send(PairFigures(pair.sharing()))
+        pipe.send(PairFigures(pair.by_hosts()))
+        pipe.send(PairFigures(pair.by_devices()))
+    finally:
+        device.close()
+        collective.close()
+
+
+class Pair:
+    """One rank of two, with its device's buffers."""
+
+    def __init__(self, device: VulkanDevice, runner: SegmentRunner) -> None:
+        self._device, self._runner, collective = device, runner, runner.collective
+        device.create_buffers(_buffers())
+        device.attach_partials(collective.arena, collective.write_slot, collective.num_partials)
+        header = StepView(device.view("step").view(np.uint32), StepLayout(LIMITS)).header
+        header[:4] = (1, 0, 0, 0)
+        write_bytes(device, "weight", 0, np.ones(LENGTH, np.float32).view(np.uint8))
+        write_bytes(device, "matrix", 0, filled_matrix(MATRIX, _matrix().view(np.uint8)))
+        device.view("input").view(np.float32)[:] = _input(collective.rank)
+        device.finish_loading()
+        self._chooser = Chooser(runner, sums, LENGTH, header, None)
+
+    def sharing(self) -> tuple[Figure, ...]:
+        """Tells whether both devices see the same memory, and whether sums come out right by it."""
+        told = self._runner.told([float(self._device.imports_partials)])
+        imports = [bool(number) for number in told[:, 0]]
+        note = ""
+        if not all(imports):
+            ranks = " and ".join(str(rank) for rank, does in enumerate(imports) if not does)
+            note = f"the device of rank {ranks} does not take it, and hosts copy sums instead; -v says why"
+        seen = Figure(
+            "share.imported", "host memory, imported", "by both", float(all(imports)), FLAG, note=note
+        )
+        return seen, Figure(
+            "share.sums", "sums of both devices", SIZE, 1.0, FLAG, _problem(self._error("block"))
+        )
+
+    def by_hosts(self) -> tuple[Figure, ...]:
+        """Times the ways in which hosts wait for their devices."""
+        return self._figures(HOST_WAYS)
+
+    def by_devices(self) -> tuple[Figure, ...]:
+        """Times what devices do among themselves, where they can."""
+        fault = self._chooser.fault(self._device, True, self._device.on_cpu)
+        if fault:
+            return (Figure(f"exchange.{DEVICE}", WHAT[DEVICE], SIZE, note=f"not here: {fault}"),)
+        return self._figures((DEVICE,))
+
+    def _figures(self, ways: Sequence[str]) -> tuple[Figure, ...]:
+        numbers = self._chooser.measure(self._device, ways)
+        return tuple(self._figure(way, numbers[way]) for way in ways)
+
+    def _figure(self, way: str, seconds: float | None) -> Figure:
+        """Tells the time of a way, and whether its sums are right."""
+        error, note = self._error(way), ""
+        if error is None:
+            note = "devices waited for each other in vain, as they may where other programs use them"
+        return Figure(f"exchange.{way}", WHAT[way], SIZE, seconds, SECONDS, _problem(error), note)
+
+    def _error(self, way: str) -> float | None:
+        """Runs a step whose sums are known: the largest error, the same on both ranks.
+
+        None where devices did not meet in any of some tries.
+        """
+        self._device.wait_by("block" if way == DEVICE else way)
+        program = with_exchanges(known_sums()) if way == DEVICE else known_sums()
+        self._device.prepare(program)
+        hidden = self._device.view("hidden").view(np.float32)
+        for _ in range(NUM_TRIES):
+            hidden[:] = 0
+            if self._runner.run(program, 1, LENGTH, _unheard):
+                break
+            self._chooser.resume()
+        else:
+            return None
+        expected = NUM_KNOWN * sum(_matrix() @ _input(rank) for rank in range(NUM_RANKS))
+        error = float(np.abs(hidden - expected).max() / np.abs(expected).max())
+        return max(self._runner.slowest([error if math.isfinite(error) else NO_NUMBER]))
+
+
+def _problem(error: float | None) -> str:
+    if error is None or error <= MAX_ERROR:
+        return ""
+    return f"sums are wrong: an error of {error:.1e}, where {MAX_ERROR:.0e} may be"
+
+
+def _buffers() -> dict[str, Buffer]:
+    row = Buffer(LENGTH * 4, row_length=LENGTH)
+    return {
+        "step": Buffer(StepLayout(LIMITS).num_words * 4, Placement.UPLOAD),
+        "hidden": Buffer(LENGTH * 4, Placement.READBACK, LENGTH),
+        "weight": row,
+        "normed": row,
+        "input": Buffer(COLUMNS * 4, Placement.UPLOAD, COLUMNS),
+        "matrix": Buffer(FORMATS[MATRIX.type].nbytes(LENGTH, COLUMNS), Placement.WEIGHTS),
+    }
+
+
+def _matrix() -> Floats:
+    """Numbers by which each sum is another one [LENGTH, COLUMNS]."""
+    return known_numbers(0, 0, LENGTH * COLUMNS // 2).reshape(LENGTH, COLUMNS) % np.float32(7)
+
+
+def _input(rank: int) -> Floats:
+    return np.linspace(1, 2 + rank, COLUMNS, dtype=np.float32)
+
+
+def sums() -> Program:
+    """Nothing but all-reduces, each with the norm that adds it up."""
+    return _program(lambda parity: (), NUM_ALL_REDUCES)
+
+
+def known_sums() -> Program:
+    """The same behind products, so that the sums are known."""
+    return _program(
+        lambda parity: (MatMul(MATRIX, None, "input", "partials", 0, "rows", parity=parity),), NUM_KNOWN
+    )
+
+
+def _program(before: Callable[[int], tuple[Op, ...]], num_all_reduces: int) -> Program:
+    segments: list[Segment] = []
+    norm: tuple[Op, ...] = ()
+    for number in range(num_all_reduces):
+        parity = number % 2
+        segments.append(Segment((*norm, *before(parity)), parity))
+        norm = (SumNorm("hidden", "weight", LENGTH, 1e-5, "normed", "rows", "partials", parity),)
+    return Program(1, 0, (*segments, Segment(norm, None)))
+
+
+def _unheard(_kind: str) -> None:
+    pass
