@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev system-demo system-test demo test test-all test-unit \
-	test-vulkan test-multiprocess test-hosts test-conformance test-server test-validation \
+	test-vulkan test-multiprocess test-hosts test-conformance test-server test-matrices test-validation \
 	lint format types shaders statistics clean
 
 help: ## this list
@@ -59,6 +59,10 @@ test-server: setup-dev ## servers on loopback, asked as their clients ask
 
 test-hosts: setup-dev ## runs over several hosts, a network namespace each; as root
 	@$(PYTEST) -m hosts
+
+test-matrices: setup-dev ## the kernels of cooperative matrices, on a lavapipe that has some: once a release
+	@bash .ci/fetch-matrices-mesa.sh
+	@bash .ci/test-matrices.sh
 
 test-validation: setup-dev ## every test with a device again, under the Khronos validation layer
 	@$(PYTEST) -m "vulkan or multiprocess or conformance" --validate

@@ -18,7 +18,7 @@ from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare
 from tplaunch.coordinator.wire import Float32s, Float64s, Frame, Int32s
 
-PROTOCOL_VERSION = 12
+PROTOCOL_VERSION = 13
 MAX_FRAMES = 4  # of a message: its fields, and the large arrays of a StepDone
 MAX_FRAME_BYTES = 1 << 28  # logits of 32 rows and two million tokens; a connection that brings more is cut
 
@@ -100,6 +100,9 @@ class Ready:
     notes: tuple[str, ...] = ()  # what the user should know of the device, a sentence each
     tells_prompts_apart: bool = (
         False  # rows of prompts are multiplied in another arithmetic than generated ones
+    )
+    prompts: str = (
+        "f32"  # what rows of prompts are multiplied as, one of coordinator.split.limits.ACTIVATIONS
     )
     prompt_rows: int = 64  # fewer rows of prompts in a step take the device about as long
 

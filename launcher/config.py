@@ -202,7 +202,8 @@ class RunConfig(RankOptions):
         group="memory",
         choices=ACTIVATIONS,
         help="what weights are multiplied by: f16 (in a prefill) and q8 round, for devices with cooperative"
-        " matrices and with integer dot products (default: %(default)s)",
+        " matrices and with integer dot products; auto is f16 where that is faster, and else f32 (default:"
+        " %(default)s)",
     )
     max_rows: int | None = option(  # None for what fits
         "--prefill-chunk",

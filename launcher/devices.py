@@ -26,7 +26,7 @@ LIST_TIMEOUT_SECONDS = 60
 CPU = "cpu"
 BROKEN_DRIVER = "VK_DRIVER_FILES, set to the JSON files of those that work, leaves out a driver that does not"
 # What of a device --activations asks for, by the names of worker.vulkan.listing.PhysicalDevice.
-ACTIVATION_NEEDS = {"f16": "matrix_size", "q8": "integer_dot_product"}
+ACTIVATION_NEEDS = {"f16": "matrices", "q8": "integer_dot_product"}
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from tplaunch.launcher.hosts.remote_ranks import RemoteRanks
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.progress import show_progress
+from tplaunch.launcher.rounding import chosen_activations, rounding_sentence
 from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.supervisor import Supervisor
 from tplaunch.worker.faults import fault_sentence
@@ -55,6 +56,11 @@ class Session:
     ready: list[Ready]
     watch: Callable[[], None]  # raises WorkerError where a rank has ended
     explain: Callable[[Exception], str]  # an error of one request as a sentence, with what is known of it
+
+    @property
+    def activations(self) -> str:
+        """What rows of prompts are multiplied as."""
+        return chosen_activations(self.limits, self.ready)
 
 
 def _stays_open() -> None:
@@ -103,6 +109,8 @@ def start_session(
             attached, ready = engine.load(on_progress)
             for note in dict.fromkeys(note for message in ready for note in message.notes):
                 say(note)
+            if rounding := rounding_sentence(limits, ready):
+                say(rounding)
             requests = _requests(engine, model, tokenizer)
             watch = partial(ranks.watcher.watch, ())
             explain = partial(_explained, model, ranks.others, plan, choices)

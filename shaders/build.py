@@ -21,10 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tplaunch.shaders import alignment, spirv
+from tplaunch.shaders import alignment, matrix_sizes, spirv
 
 FOLDER = Path(__file__).resolve().parent
 SPV_FOLDER = FOLDER / "spv"
+BEHIND = ("alignment", "matrix_sizes", "spirv")  # modules that work on what the compiler gives
 SOURCES = "sources.txt"  # beside the kernels: a hash of each source that they were made of
 # In preprocessed text, where the kernels of all formats stand that a macro makes.
 ENTRY_POINT = re.compile(r'\[ shader \( "compute" \) \][^{]*? void (\w+) \(')
@@ -69,7 +70,7 @@ class Source:
 def read_sources(compiler: Path) -> list[Source]:
     """Reads every source, in the order of names."""
     paths = sorted(FOLDER.glob("*.slang"))
-    behind = b"".join((FOLDER / f"{module}.py").read_bytes() for module in ("alignment", "spirv"))
+    behind = b"".join((FOLDER / f"{module}.py").read_bytes() for module in BEHIND)
     with ThreadPoolExecutor() as pool:
         texts = pool.map(lambda path: run(compiler, path, "-E"), paths)
         found = [
@@ -117,9 +118,9 @@ def run(compiler: Path, source: Path, *options: str) -> str:
 
 
 def finished(module: bytes) -> bytes:
-    """Returns the module without debug instructions, and with what is true of its accesses' alignment."""
+    """Returns the module without debug instructions, and with what Slang can't say."""
     kept = [item for item in spirv.instructions(module) if item.opcode not in DROPPED]
-    return spirv.assembled(module, list(alignment.aligned(kept)))
+    return spirv.assembled(module, list(alignment.aligned(list(matrix_sizes.sized(kept)))))
 
 
 def ready_compiler() -> Path:

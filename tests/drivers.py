@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MATRICES_LIBC = 2.41  # that the lavapipe of `.ci/fetch-matrices-mesa.sh` is built for
 IN_CI = os.environ.get("CI") == "true"
 
 
@@ -41,6 +42,12 @@ def is_new_debian() -> bool:
     return distribution() == "debian" and float(os_release().get("VERSION_ID", "inf")) >= 13
 
 
+def libc_version() -> float:
+    """Returns the C library's version, of which a process may have another than the system; 0 for others."""
+    name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    return float(version) if name == "glibc" else 0.0
+
+
 def vulkan_files(pattern: str) -> Iterator[Path]:
     """Files below the folders in which the Vulkan loader looks for drivers and layers."""
     user_data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
@@ -63,7 +70,13 @@ def find_swiftshader() -> Driver:
 
 
 def find_mesa() -> Driver:
-    """Lavapipe as people have it today, which `.ci/fetch-mesa.sh` fetches where the system's is of 2022."""
+    """Lavapipe as people have it today, which `.ci/fetch-mesa.sh` fetches where the system's is of 2022.
+
+    In `make test-matrices` it is a newer one, with cooperative matrices.
+    """
+    matrices = REPOSITORY / ".cache/matrices/lvp_icd.json"
+    if matrices.exists() and libc_version() >= MATRICES_LIBC:
+        return Driver("mesa", matrices, "", required=False)
     if is_new_debian():
         reason = "the system's own lavapipe is as new, so the tests on that one are these"
         return Driver("mesa", None, reason, required=False)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.models import LIMITS, load_message, open_model, write_llama
 from tplaunch.coordinator.messages import Connect, Message
+from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceId
@@ -26,15 +28,24 @@ class Deaf(ControlSocket):
         pass
 
 
+@contextmanager
+def opened_worker(model: Path, folder: Path, limits: Limits, index: int | None) -> Iterator[Worker]:
+    """Opens a rank without others on a device, ready for its first step."""
+    file, spec = open_model(model)
+    load = load_message(file, spec, make_plan(spec, [1.0])[0], 1, limits, "shared-memory")
+    loaded = Worker(load, DeviceId(index), WorkerPlace(str(folder)))
+    try:
+        loaded.connect(Connect((loaded.collective.endpoint,), ("cpu",), ((),)))
+        loaded.load_weights(Deaf())
+        loaded.prepare()
+        yield loaded
+    finally:
+        loaded.close()
+
+
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[Worker]:
-    """A rank without others, ready for its first step."""
+    """A rank without others on NumPy, ready for its first step."""
     write_llama(tmp_path / "model.gguf")
-    file, spec = open_model(tmp_path / "model.gguf")
-    load = load_message(file, spec, make_plan(spec, [1.0])[0], 1, LIMITS, "shared-memory")
-    loaded = Worker(load, DeviceId(index=None), WorkerPlace(str(tmp_path)))
-    loaded.connect(Connect((loaded.collective.endpoint,), ("cpu",), ((),)))
-    loaded.load_weights(Deaf())
-    loaded.prepare()
-    yield loaded
-    loaded.close()
+    with opened_worker(tmp_path / "model.gguf", tmp_path, LIMITS, None) as loaded:
+        yield loaded

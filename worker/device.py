@@ -172,6 +172,17 @@ class SelfCheckingDevice(Protocol):
 
 
 @runtime_checkable
+class MatrixDevice(Protocol):
+    """A device that may have matrices of float16 for rows of prompts."""
+
+    def prefers_matrices(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
+        """Tells if they are right, and faster than float32, for these programs of rows multiplied as f16.
+
+        Measures what it has not measured before. Once, where it is tuned; with a sentence for what is wrong.
+        """
+
+
+@runtime_checkable
 class TunableDevice(Protocol):
     """A device with several ways to do the same."""
 

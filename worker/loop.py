@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,15 +28,18 @@ from tplaunch.coordinator.messages import (
     Step,
     StepDone,
 )
+from tplaunch.coordinator.split.limits import AUTO
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import padded, shares_routing
+from tplaunch.worker import kernels
 from tplaunch.worker.buffers.stack_parts import in_parts
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.sums import slot_bytes
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, logit_buffers, weight_buffers
 from tplaunch.worker.control import ControlSocket
-from tplaunch.worker.device import Device, DeviceId, SelfCheckingDevice, TimedDevice, TunableDevice
+from tplaunch.worker.device import Device, DeviceId, TimedDevice
+from tplaunch.worker.measuring.agreeing import agrees
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.measuring.ways import large_bytes, waiting
 from tplaunch.worker.open_device import open_device
@@ -87,6 +89,7 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
                 worker.copy_bandwidth,
                 tuple(worker.notes),
                 worker.tells_prompts_apart,
+                worker.activations_of_prompts,
                 worker.device.prompt_rows,
             )
         )
@@ -168,9 +171,9 @@ class Worker:
         )
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.options.measure_copy else 0.0
-        self.notes = [*self._prove()]
-        if isinstance(self.device, TunableDevice):
-            self.device.tune(self._programs.build(1, 1))
+        self.notes = [*kernels.prove(self.device, self._programs)]
+        prefers_matrices, notes = kernels.tune(self.device, self._programs, limits)
+        self.notes += notes
         weights = weight_buffers(self._shards, self.device.max_buffer_bytes)
         buffers = {
             **weights,
@@ -183,6 +186,8 @@ class Worker:
         collective = self.collective
         self.device.attach_partials(collective.arena, collective.write_slot, collective.num_partials)
         # Before ranks take their time to load.
+        if limits.activations == AUTO and agrees(self._runner, self._kinds, prefers_matrices):
+            self._programs.activations = "f16"
         of_run = self._load, self._shards, self._runner, self._kinds
         self._programs.by_device = waiting(*of_run).by_device
         self._programs.large_bytes = large_bytes(*of_run)
@@ -199,11 +204,10 @@ class Worker:
         control.send(Progress(total, total))
         log.info("%d bytes of weights loaded in %.2f s", total, time.monotonic() - started)
 
-    def _prove(self) -> Sequence[str]:
-        """Has the device check every kernel that steps of any size will run; what the user should know."""
-        if not isinstance(self.device, SelfCheckingDevice):
-            return ()
-        return self.device.prove(self._programs.all_kinds())
+    @property
+    def activations_of_prompts(self) -> str:
+        """The activations that rows of prompts are multiplied as."""
+        return self._programs.activations
 
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 from tplaunch.collectives import Collective
 from tplaunch.coordinator.messages import Load
+from tplaunch.coordinator.split.limits import AUTO
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.device import Device, TunableDevice
@@ -28,6 +29,7 @@ class RunPrograms:
 
     shares_routing: see build_program(). large_bytes: from where on all-reduces are not one-shot. by_device:
     whether devices exchange among themselves where a program allows it.
+    activations: of what is built from now on.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class RunPrograms:
         self.by_device = False
         self._vain_waits = 0
         self.tells_prompts_apart = device.tells_prompts_apart
+        self.activations = "f32" if load.limits.activations == AUTO else load.limits.activations
         # Where no attention finishes rows of one part, programs do not differ by that.
         self._finishes = any(not attention.gated for attention in load.spec.attentions)
         self._made: dict[tuple[int, int, bool, bool, bool], Program] = {}
@@ -114,8 +117,9 @@ class RunPrograms:
         large: bool = False,
         in_one_part: bool = False,
         as_floats: Collection[str] | None = None,
+        activations: str | None = None,
     ) -> Program:
-        """Builds a program; `large` whose all-reduces are not one-shot.
+        """Builds a program; `large` whose all-reduces are not one-shot. activations: other than its own.
 
         as_floats: see build_program; None for what the device has measured.
         """
@@ -129,7 +133,7 @@ class RunPrograms:
             len(load.group),
             rows,
             logit_rows,
-            activations=load.limits.activations,
+            activations=activations or self.activations,
             shares_routing=self._shares_routing,
             of_prompts=of_prompts,
             groups_logits=self._device.groups_logits,

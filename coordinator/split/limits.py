@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.plan import PlanError
 
-ACTIVATIONS = ("f32", "f16", "q8")
+AUTO = "auto"  # each rank chooses f16 or f32 for rows of prompts, as it measures; f32 for all others
+ACTIVATIONS = (AUTO, "f32", "f16", "q8")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Limits:
         if self.activations not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise PlanError(f"the activations {self.activations!r} are unknown; known: {known}")
+
+    @property
+    def may_be_activations(self) -> str:
+        """The activations that buffers have to hold, where it is not chosen yet what they will be."""
+        return "f16" if self.activations == AUTO else self.activations
 
     @property
     def blocks_per_seat(self) -> int:

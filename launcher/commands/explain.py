@@ -19,6 +19,7 @@ from tplaunch.launcher.table import format_table
 from tplaunch.worker.programs.counting import StepCounts, count
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
 from tplaunch.worker.programs.transformer import build_program
+from tplaunch.worker.vulkan.variants import TILED
 
 TITLES = (
     "rank",
@@ -32,6 +33,8 @@ TITLES = (
     "16-byte loads",
 )
 BY_HOSTS, BY_DEVICES = "hosts", "devices"
+PROMPT_ROWS = 512  # for which passes over the weights are counted
+TILE_ROWS = max(variant.tile[0] for variant in TILED)
 
 
 def explained(model: Model, arrangement: Arrangement) -> dict[str, list[StepCounts]]:
@@ -55,7 +58,7 @@ def _counts(
     spec, limits = model.spec, arrangement.limits
     shards = rank_shards(spec, share, model.tensors)
     program = build_program(
-        spec, share, shards, num_ranks, 1, int(share.ends(spec)), activations=limits.activations
+        spec, share, shards, num_ranks, 1, int(share.ends(spec)), activations=limits.may_be_activations
     )
     row_length, num_keys = padded(spec.embedding_length), max(1, limits.context_length // 2)
     of_step = num_ranks, row_length, num_keys, limits.kv_type
@@ -76,8 +79,22 @@ def explained_text(model: Model, arrangement: Arrangement) -> str:
             ),
             format_table(TITLES, [_cells(rank, of_rank) for rank, of_rank in enumerate(counts)]),
         ]
+    if any(not choice.on_cpu for choice in arrangement.choices):
+        rows = arrangement.limits.max_rows
+        parts.append(
+            wrapped(
+                f"{PROMPT_ROWS} rows of a prompt are steps of up to {rows}; on a card they pass over the"
+                f" weights {passes(rows)} times, once for each tile of {TILE_ROWS} rows."
+            )
+        )
     parts += [wrapped(sentence) for sentence in places_of_ranks(arrangement.choices, usable_cores())]
     return "\n".join(parts)
+
+
+def passes(step_rows: int) -> int:
+    """Counts how often PROMPT_ROWS rows read all weights, in steps of so many rows."""
+    steps, rest = divmod(PROMPT_ROWS, step_rows)
+    return steps * -(-step_rows // TILE_ROWS) + -(-rest // TILE_ROWS)
 
 
 def usable_cores() -> list[int]:

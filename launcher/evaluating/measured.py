@@ -64,6 +64,7 @@ def make_manifest(
         split,
         {
             **_given(config),
+            "activations": session.activations,
             "context": session.limits.context_length,
             **{name: value for name, value in options.items() if value is not None},
         },

@@ -22,7 +22,7 @@ from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
 
 # The features that multiply such activations, as coordinator.options.FEATURES names them for --without.
-MISSING = {"f16": "cooperative matrices of 16 x 16 or 8 x 8 float16", "q8": "integer dot product"}
+MISSING = {"f16": "cooperative matrices of float16 that kernels multiply", "q8": "integer dot product"}
 ACTIVATION_FEATURES = {"f16": "cooperative_matrix", "q8": "integer_dot_product"}
 
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tplaunch.coordinator.split.limits import Limits
+from tplaunch.coordinator.split.limits import AUTO, Limits
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.fit import RankNeeds, bytes_in, exceeds_allocation
@@ -24,6 +24,9 @@ DEFAULT_CONTEXT = 4096  # at most, where a device's memory is not known
 MIN_LOGIT_ROWS, MAX_LOGIT_ROWS = 32, 128  # of a step: one for each sequence
 MAX_ROWS, MIN_ROWS = 256, 16  # of a step, where the user does not say
 MAX_WORK_BYTES = 64_000_000  # that a step may take beside weights and KV cache; rows are halved to get there
+# The same where no rank computes on a CPU: cards use weights that they have read for more rows, and what
+# a step costs by itself counts more there.
+MAX_ROWS_OF_CARDS, MAX_WORK_BYTES_OF_CARDS = 512, 160_000_000
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,14 @@ class Sizes:
     limits: Limits
     largest_context: int | None  # that fits, at most the trained one; None where a device is not known
     limited_by: str | None  # the place that has no room for more
+
+
+def activations_on(config: RunConfig, choices: Sequence[DeviceChoice]) -> str:
+    """Returns the activations of a run on these devices: without matrices there is nothing to choose."""
+    has_matrices = "cooperative_matrix" not in config.without and any(
+        choice.index is not None and "f16" not in choice.lacks for choice in choices
+    )
+    return "f32" if config.activations == AUTO and not has_matrices else config.activations
 
 
 class Fitting:
@@ -46,6 +57,10 @@ class Fitting:
         choices: Sequence[DeviceChoice],
     ) -> None:
         self._config, self._needs, self._places, self._choices = config, needs, places, choices
+        self._activations = activations_on(config, choices)
+        are_cards = not any(choice.on_cpu for choice in choices)
+        self._max_rows = MAX_ROWS_OF_CARDS if are_cards else MAX_ROWS
+        self._max_work_bytes = MAX_WORK_BYTES_OF_CARDS if are_cards else MAX_WORK_BYTES
         self._keeps_states = any(rank.keeps_states for rank in needs)
         self._fewest_snapshots = MIN_SNAPSHOTS if self._keeps_states and config.state_cache_bytes else 0
 
@@ -110,7 +125,7 @@ class Fitting:
             max_rows=rows,
             max_logit_rows=min(rows, max(MIN_LOGIT_ROWS, logit_rows)),
             kv_type=self._config.kv_type,
-            activations=self._config.activations,
+            activations=self._activations,
             num_slots=parallel + snapshots if self._keeps_states else 0,
             max_sequences=parallel,
             num_window_blocks=window_blocks(window, context, further, rows) if window else 0,
@@ -119,7 +134,7 @@ class Fitting:
     def _row_counts(self) -> list[int]:
         if self._config.max_rows is not None:
             return [self._config.max_rows]
-        return [MAX_ROWS >> halved for halved in range((MAX_ROWS // MIN_ROWS).bit_length())]
+        return [self._max_rows >> halved for halved in range((self._max_rows // MIN_ROWS).bit_length())]
 
     def _rows(self, context: int) -> int:
         counts = self._row_counts()
@@ -128,7 +143,7 @@ class Fitting:
     def _works(self, context: int, rows: int) -> bool:
         """Tells whether every rank's work stays small, or rows can't be fewer."""
         limits = self.limits(context, rows)
-        small = all(rank.work(limits) <= MAX_WORK_BYTES for rank in self._needs)
+        small = all(rank.work(limits) <= self._max_work_bytes for rank in self._needs)
         return small or rows == self._row_counts()[-1]
 
     def limit(self, context: int, rows: int | None = None, *, keep_reserve: bool = True) -> str | None:

@@ -34,7 +34,7 @@ def reference(reference_of: Callable[[str], Reference]) -> Reference:
 
 def run(tplaunch: CommandLine, model: Path, tokens: npt.NDArray[Any], out: Path, *options: str) -> Floats:
     text = ",".join(map(str, tokens))
-    tplaunch("logits", *options, model, "--tokens", text, "--out", out, check=True)
+    tplaunch("logits", "--activations", "f32", *options, model, "--tokens", text, "--out", out, check=True)
     with np.load(out) as arrays:
         np.testing.assert_array_equal(arrays["tokens"], tokens)
         logits: Floats = arrays["logits"]

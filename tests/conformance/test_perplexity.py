@@ -18,6 +18,7 @@ from tests.drivers import REPOSITORY
 TEXT = REPOSITORY / "examples/demo_model/plots/friendship.txt"
 RUNNING = "[1]100.6142,[2]96.1268,[3]153.8783,"
 FINAL = "Final estimate: PPL = 153.8783 +/- 70.49449"
+FLOATS = ("--activations", "f32")
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def numbers(text: str) -> list[float]:
 
 @pytest.mark.parametrize("devices", ["cpu", "cpu,cpu", "0,0"])
 def test_perplexity_is_llama_cpps(tplaunch: CommandLine, model: Path, devices: str) -> None:
-    options = ("--devices", devices, "--context", "128", "--chunks", "3", "--kv-type", "f32")
+    options = ("--devices", devices, "--context", "128", "--chunks", "3", "--kv-type", "f32", *FLOATS)
     done = tplaunch("perplexity", *options, model, TEXT, check=True)
     running, final, manifest = done.stdout.splitlines()
     for found, expected in ((running, RUNNING), (final, FINAL)):  # float32 sums differ in their last bits

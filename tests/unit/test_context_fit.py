@@ -18,7 +18,12 @@ from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import Arrangement, arrange, say_arrangement
-from tplaunch.launcher.fitting.context_fit import DEFAULT_CONTEXT, MAX_WORK_BYTES, MIN_ROWS
+from tplaunch.launcher.fitting.context_fit import (
+    DEFAULT_CONTEXT,
+    MAX_WORK_BYTES,
+    MAX_WORK_BYTES_OF_CARDS,
+    MIN_ROWS,
+)
 from tplaunch.launcher.fitting.fit import bytes_in, rank_needs
 from tplaunch.launcher.fitting.kv_sizes import BLOCK_LENGTH
 from tplaunch.launcher.fitting.memory_places import HOST, memory_places
@@ -160,23 +165,30 @@ def work_of(found: Arrangement) -> int:
 @pytest.mark.parametrize(
     ("shape", "num_ranks", "context", "rows"),
     [
-        ("llama-160m", 1, 4096, 256),
-        ("llama-3.2-1b", 1, 4096, 256),
-        ("llama-3.1-8b", 1, 4096, 256),
-        ("llama-3.1-8b", 1, 131072, 128),
-        ("llama-3.3-70b", 1, 4096, 128),
-        ("llama-3.3-70b", 2, 4096, 128),
-        ("llama-3.3-70b", 4, 4096, 256),
+        ("llama-160m", 1, 4096, 512),
+        ("llama-3.2-1b", 1, 4096, 512),
+        ("llama-3.1-8b", 1, 4096, 512),
+        ("llama-3.1-8b", 1, 131072, 256),
+        ("llama-3.3-70b", 1, 4096, 256),
+        ("llama-3.3-70b", 2, 4096, 512),
+        ("llama-3.3-70b", 4, 4096, 512),
     ],
 )
-def test_work_stays_within_64_mb(shape: str, num_ranks: int, context: int, rows: int) -> None:
+def test_work_on_cards_stays_within_160_mb(shape: str, num_ranks: int, context: int, rows: int) -> None:
     choices = [gpu(index, 1 << 40) for index in range(num_ranks)]
     _, _, found = arranged(choices, shape, context_length=context)
     assert found.limits.max_rows == rows
-    assert work_of(found) <= MAX_WORK_BYTES
-    if rows < 256:
+    assert work_of(found) <= MAX_WORK_BYTES_OF_CARDS
+    if rows < 512:
         _, _, twice = arranged(choices, shape, context_length=context, max_rows=2 * rows)
-        assert work_of(twice) > MAX_WORK_BYTES
+        assert work_of(twice) > MAX_WORK_BYTES_OF_CARDS
+
+
+@pytest.mark.parametrize(("shape", "rows"), [("llama-160m", 256), ("llama-3.2-1b", 256)])
+def test_a_rank_on_a_cpu_has_less_work_at_once(shape: str, rows: int) -> None:
+    _, _, found = arranged([gpu(0, 1 << 40), NUMPY], shape, context_length=4096, tensor_split=(3, 1))
+    assert found.limits.max_rows == rows
+    assert work_of(found) <= MAX_WORK_BYTES
 
 
 def test_a_user_may_take_more_rows() -> None:
@@ -233,7 +245,7 @@ def test_a_context_beyond_the_trained_one_is_called_so(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("activations", "changes", "sentence"),
     [
-        ("f16", {"lacks": frozenset({"f16"})}, "gpu 0.* has no cooperative matrices of 16 x 16 or 8 x 8"),
+        ("f16", {"lacks": frozenset({"f16"})}, "gpu 0.* has no cooperative matrices of float16"),
         ("q8", {"lacks": frozenset({"f16", "q8"})}, "gpu 0.* has no integer dot product; use --activations"),
     ],
 )

@@ -168,6 +168,6 @@ def test_cards_beyond_the_ranks_are_said() -> None:
 
 
 def test_a_choice_knows_the_activations_that_a_device_lacks() -> None:
-    (choice,) = choose_devices("0", DeviceList(numbered(GEFORCE | {"matrix_size": 0}), ""))
+    (choice,) = choose_devices("0", DeviceList(numbered(GEFORCE | {"matrices": []}), ""))
     assert choice.lacks == {"f16"}
     assert DeviceChoice(None, "cpu").lacks == frozenset()

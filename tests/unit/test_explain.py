@@ -7,7 +7,9 @@ import json
 import pytest
 
 from tplaunch.coordinator.kv_types import KV_TYPES
+from tplaunch.coordinator.split.limits import Limits
 from tplaunch.launcher.cli import main
+from tplaunch.launcher.commands.explain import passes
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import MatMul
@@ -16,6 +18,10 @@ from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.programs.counting import count, read_bytes
 from tplaunch.worker.programs.device_exchange import with_exchanges
 from tplaunch.worker.programs.program import Phase, Program, Segment
+from tplaunch.worker.vulkan.dispatch.context import DispatchContext
+from tplaunch.worker.vulkan.dispatch.questions import NOWHERE, SOME_PARTIALS
+from tplaunch.worker.vulkan.dispatch.table import dispatch
+from tplaunch.worker.vulkan.variants import Selection
 
 MATRIX = Matrix("m", "Q8_0", 128, 64)
 PRODUCT = MatMul(MATRIX, None, "normed", "qkv", 0, "rows")
@@ -80,3 +86,35 @@ def test_the_plan_explains_a_token(
     assert [rank["submissions"] for rank in token["hosts"]] == [25, 25]
     assert [rank["submissions"] for rank in token["devices"]] == [1, 1]
     assert [rank["sent_bytes"] for rank in token["hosts"]] == [768 * 4] * 2
+
+
+@pytest.mark.parametrize(("step_rows", "expected"), [(512, 4), (256, 4), (128, 4), (64, 8), (200, 5)])
+def test_a_prompt_passes_over_the_weights_once_for_each_tile(step_rows: int, expected: int) -> None:
+    assert passes(step_rows) == expected
+
+
+def test_the_plan_explains_a_prompt_on_a_card(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "--explain", "--shape=llama-3.1-8b", "--type=q4_k", "--devices=5", "--context=4096"]
+    assert main([*words, "--max-memory=5=48GiB"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "512 rows of a prompt are steps of up to 512; on a card they pass over the weights 4 times" in text
+
+
+@pytest.mark.parametrize("activations", ["f32", "f16"])
+def test_512_rows_of_a_product_are_four_tiles(activations: str) -> None:
+    op = MatMul(
+        Matrix("matrix", "Q4_K", 4096, 4096),
+        None,
+        "input",
+        "output",
+        0,
+        "rows",
+        activations=activations,
+        of_prompts=True,
+    )
+    limits = Limits(context_length=512, num_blocks=16, max_rows=512)
+    features = ("cooperative_matrix",)
+    context = DispatchContext(
+        Program(512, 1, ()), lambda name: NOWHERE, SOME_PARTIALS, limits, 32, 1024, Selection(features)
+    )
+    assert dispatch(op, context).groups == (4, 32, 1)

@@ -177,7 +177,7 @@ def changed(**changes: Any) -> RunConfig:
     ("changes", "sentence"),
     [
         ({"kv_type": "q8"}, "--kv-type q8: known are f16, f32"),
-        ({"activations": "q4"}, "--activations q4: known are f32, f16, q8"),
+        ({"activations": "q4"}, "--activations q4: known are auto, f32, f16, q8"),
         ({"collective": "mpi"}, "--collective mpi: known are shared-memory, zmq, zmq-ring"),
         ({"all_reduce": "tree"}, "--all-reduce tree: known are auto, one-shot, two-phase"),
         ({"all_reduce": "two-phase", "collective": "zmq-ring"}, "zmq-ring has no phases; use --collective"),
@@ -331,7 +331,7 @@ def test_a_shape_can_be_planned_for_a_device_that_is_not_here(capsys: pytest.Cap
     options = ["--shape=llama-3.3-70b", "--type=q4_0", "--devices=5", "--max-memory=5=48GiB"]
     assert main(["plan", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "steps of up to 64 rows" in " ".join(lines[:3])
+    assert "steps of up to 256 rows" in " ".join(lines[:3])
     assert " ".join(lines[-2:]).endswith(
         "of the 131072 that the model was trained for: device 5 (5) has no room for more"
     )

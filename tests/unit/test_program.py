@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.models import LIMITS, examples, make_spec, tensor_infos, tensor_shapes
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.coordinator.split.limits import ACTIVATIONS, Limits
+from tplaunch.coordinator.split.limits import ACTIVATIONS, AUTO, Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import RankShare, make_plan, num_all_reduces, padded
 from tplaunch.coordinator.split.shards import Shard
@@ -99,7 +99,9 @@ def rank_cases(draw: st.DrawFn) -> RankCase:
     kind = draw(st.sampled_from(["F32", "Q8_0"] if blocks else ["F32", "F16"]))
     unlike = draw(st.frozensets(st.sampled_from(("attn_q.weight", "attn_v.weight", "ffn_up.weight"))))
     case = draw(st.sampled_from(ranks_of(spec, draw(WEIGHTS), draw(st.booleans()), kind, unlike)))
-    return dataclasses.replace(case, activations=draw(st.sampled_from(ACTIVATIONS)))
+    return dataclasses.replace(
+        case, activations=draw(st.sampled_from([kind for kind in ACTIVATIONS if kind != AUTO]))
+    )
 
 
 def ops_of(program: Program) -> list[Op]:

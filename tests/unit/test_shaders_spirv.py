@@ -35,7 +35,7 @@ VARIANTS = {
     "teams": {65: "GroupNonUniformShuffle"},
     **dict.fromkeys(("4x8", "8x4"), EIGHT_LANES),
     "dot": {6018: "DotProductInput4x8BitPacked", 6019: "DotProduct"},
-    **dict.fromkeys(("coop16", "coop8"), COOPERATIVE),
+    "matrices": COOPERATIVE,
 }
 PUSH_CONSTANT_CLASS = 9
 OFFSET_DECORATION = 35

@@ -171,8 +171,7 @@ def message_of(name: str, fields: Any, *arrays: bytes) -> list[Frame]:
 HELLO = {"version": 1, "rank": 2}
 READY = {
     "device_bytes": 1, "imports_partials": True, "copy_bandwidth": 0.0, "notes": [],
-    "tells_prompts_apart": False,
-    "prompt_rows": 64,
+    "tells_prompts_apart": False, "prompts": "f32", "prompt_rows": 64,
 }  # fmt: skip
 HELLO_FRAME: bytes = msgpack.packb(["Hello", HELLO])
 STEP = {

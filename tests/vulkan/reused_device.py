@@ -28,9 +28,9 @@ class ReusedDevice:
         self.info = self._context.info
 
     @property
-    def matrix_size(self) -> int:
-        """The size of the cooperative matrices that the device multiplies; 0 without any."""
-        return self._context.matrix_size
+    def has_matrices(self) -> bool:
+        """Tells if the kernels multiply cooperative matrices on the device."""
+        return self._context.matrices is not None
 
     def run(self, case: Case, variant: Variant | None = None) -> dict[str, npt.NDArray[Any]]:
         """`variant`: of the case's only kernel that has any."""

@@ -38,7 +38,7 @@ def teams(device: ReusedDevice) -> Iterator[ReusedDevice]:
 
 def kernel(op: Attention, kv_type: str, team_lanes: int, rows: int = 1) -> str:
     limits = limits_for(max_rows=rows, kv_type=kv_type)
-    return ask(op, limits, FEATURES, 8, 256, 0, team_lanes).kernel
+    return ask(op, limits, FEATURES, 8, 256, team_lanes).kernel
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gguf
@@ -21,8 +22,9 @@ from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.activation_functions import ACTIVATION_FUNCTIONS, GATED_ACTIVATION_FUNCTIONS
 from tplaunch.worker.ops.experts import (
+    GROUPED,
+    PROMPT_PAIRS,
     TILE_PAIRS,
-    TILE_WORDS,
     ExpertMatMul,
     ExpertSum,
     ExpertTiles,
@@ -30,6 +32,7 @@ from tplaunch.worker.ops.experts import (
     Route,
     RowGate,
     SharedRoutes,
+    tile_words,
 )
 from tplaunch.worker.ops.matrix import Matrix
 
@@ -151,7 +154,7 @@ def random_routes(rng: np.random.Generator, rows: int, count: int, used: int, sp
 
 
 def tiles_of(held: HeldExperts, rows: int) -> npt.NDArray[np.uint32]:
-    return np.zeros(held.num_tiles(rows) * TILE_WORDS, np.uint32)
+    return np.zeros(held.tile_bytes(rows) // 4, np.uint32)
 
 
 Routing = tuple[HeldExperts, int, int, Floats]
@@ -170,16 +173,17 @@ def routings(draw: st.DrawFn) -> Routing:
 
 
 @settings(max_examples=30)
-@given(routing=routings())
-def test_tiles_hold_every_pair_once(device: ReusedDevice, routing: Routing) -> None:
+@given(routing=routings(), length=st.sampled_from([TILE_PAIRS, PROMPT_PAIRS]))
+def test_tiles_hold_every_pair_once(device: ReusedDevice, routing: Routing, length: int) -> None:
     held, rows, num_rows, routes = routing
     arrays: Arrays = {"routes": routes, "expert_tiles": tiles_of(held, rows)}
-    case = Case(limits_for(max_rows=rows), (ExpertTiles(held),), arrays, num_rows, rows)
+    case = Case(limits_for(max_rows=rows), (ExpertTiles(held, length),), arrays, num_rows, rows)
     experts = routes[:num_rows, : held.used].reshape(-1).astype(int) - held.first
     expected = [pair for pair, expert in enumerate(experts) if 0 <= expert < held.count]
     for results in (device.run(case), case.run(NumpyDevice(case.limits))):
-        tiles = results["expert_tiles"].reshape(-1, TILE_WORDS)
-        assert tiles[:, 1].max() <= TILE_PAIRS
+        words = tile_words(length)
+        tiles = results["expert_tiles"][: held.num_tiles(rows, length) * words].reshape(-1, words)
+        assert tiles[:, 1].max() <= length
         pairs = [(pair, tile[0]) for tile in tiles for pair in tile[2 : 2 + tile[1]]]
         assert sorted(pair for pair, _ in pairs) == expected
         assert all(experts[pair] == expert for pair, expert in pairs)
@@ -192,6 +196,7 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
     held, rows, num_rows, routes = data.draw(routings(), "routing")
     columns = data.draw(st.integers(1, 40), "columns")
     gated, tiled = data.draw(st.booleans(), "gated"), data.draw(st.booleans(), "tiled")
+    of_prompts = tiled and weight_type in GROUPED and data.draw(st.booleans(), "of prompts")
     matrix_rows = held.count * columns * (2 if gated else 1)
     if weight_type not in gguf.GGMLQuantizationType.__members__:
         pytest.skip(f"the gguf package is older than {weight_type}")
@@ -218,6 +223,7 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
         onto_up=onto_up,
         weighs=data.draw(st.booleans(), "weighs"),
         product_scales=data.draw(st.sampled_from([None, "product_scales"]), "product_scales"),
+        of_prompts=of_prompts,
     )
     rng = np.random.default_rng(data.draw(SEEDS, "seed"))
     packed = tame_rows(weight_type, matrix_rows, length, rng, 0.1)
@@ -231,8 +237,8 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
         "routes": routes,
         "expert_tiles": tiles_of(held, rows),
     }
-    ops = (ExpertTiles(held), op) if tiled else (op,)
-    case = Case(limits_for(max_rows=rows), ops, arrays, num_rows, rows)
+    tiles = ExpertTiles(held, PROMPT_PAIRS if of_prompts else TILE_PAIRS)
+    case = Case(limits_for(max_rows=rows), (tiles, op) if tiled else (op,), arrays, num_rows, rows)
     actual, expected = device.run(case), case.run(NumpyDevice(case.limits))
     for results in (actual, expected):
         del results["expert_tiles"]  # empty ones may hold anything
@@ -261,6 +267,42 @@ def test_tiles_and_single_pairs_give_the_same_bits(device: ReusedDevice) -> None
         outputs.append(device.run(Case(limits_for(max_rows=rows), ops, arrays, rows, rows))["output"])
     assert outputs[0].any()
     np.testing.assert_array_equal(outputs[0], outputs[1])
+
+
+def grouped_case(matrix: Matrix, held: HeldExperts, rows: int, seed: int) -> Case:
+    """Products of rows of prompts, of which some experts get none and others more than one tile."""
+    rng, columns = np.random.default_rng(seed), matrix.rows // held.count
+    arrays: Arrays = {
+        "matrix": random_matrix(rng, matrix),
+        "input": random_floats(rng, rows, matrix.columns),
+        "output": np.zeros((rows * held.used, columns), np.float32),
+        "routes": random_routes(rng, rows, held.first + held.count, held.used, held.first + 2),
+        "expert_tiles": tiles_of(held, rows),
+    }
+    op = ExpertMatMul(
+        matrix, None, "input", "output", 0, columns, held, tiled=True, of_prompts=True, activation="silu"
+    )
+    return Case(limits_for(max_rows=rows), (ExpertTiles(held, PROMPT_PAIRS), op), arrays, rows, rows)
+
+
+@pytest.mark.parametrize("weight_type", ["Q4_K", "BF16"])
+def test_a_row_of_a_prompt_has_its_bits_whoever_goes_to_its_experts(
+    device: ReusedDevice, weight_type: str
+) -> None:
+    held = HeldExperts(2, 0, 3)
+    case = grouped_case(Matrix("matrix", weight_type, 3 * 70, 512), held, 100, seed=3)
+    together = device.run(case)["output"].reshape(100, -1)
+    assert together.any(axis=1).all()
+    for first, rows in ((0, 1), (99, 1), (30, 40)):
+        chosen = {
+            "input": case.arrays["input"][first : first + rows],
+            "routes": case.arrays["routes"][first : first + rows],
+            "output": np.zeros((rows * held.used, 70), np.float32),
+            "expert_tiles": tiles_of(held, rows),
+        }
+        alone = replace(case, arrays={**case.arrays, **chosen}, rows=rows, num_rows=rows)
+        found = device.run(alone)["output"]
+        assert found.tobytes() == np.ascontiguousarray(together[first : first + rows]).tobytes()
 
 
 @settings(max_examples=20)

@@ -25,7 +25,7 @@ FAMILIES = {
     "vega10": {"matvec_q8_0_wide", "matvec4_q8_0_dot", "sum_norm"},
     "navi10": {"matvec_q8_0_wide", "sum_norm"},
     "navi21": {"matvec_q8_0_wide", "matvec4_q8_0_dot", "sum_norm"},
-    "navi31": {"matvec_q8_0_wide", "matvec4_q8_0_dot", "matmul_q4_k_coop16", "sum_norm"},
+    "navi31": {"matvec_q8_0_wide", "matvec4_q8_0_dot", "matrices_q4_k", "sum_norm"},
     "gfx1201": {"matvec_q8_0_wide", "matvec4_q8_0_dot", "sum_norm"},
 }
 

@@ -144,7 +144,7 @@ def test_rounded_activations_are_numpys(
 
 @pytest.mark.parametrize(
     ("activations", "missing"),
-    [("q8", "integer dot product"), ("f16", "cooperative matrices of 16 x 16 or 8 x 8 float16")],
+    [("q8", "integer dot product"), ("f16", "cooperative matrices of float16 that kernels multiply")],
 )
 def test_a_device_that_lacks_what_activations_need_says_so(
     open_device: Opener, monkeypatch: pytest.MonkeyPatch, activations: str, missing: str

@@ -12,9 +12,11 @@ from tests.blocks import unit_columns
 from tests.vulkan.cases import Case, limits_for
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import POSITIONS, attention_case, attention_op, attention_ops
+from tests.vulkan.test_experts import grouped_case
 from tests.vulkan.test_matmul import matmul_case
 from tplaunch.worker.buffers.step import ATTENTION_VECTORS
 from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.ops.experts import HeldExperts
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.vulkan.variants import FAMILIES, candidates
 
@@ -42,12 +44,16 @@ def case_of(family: str, data: st.DataObject) -> Case:
     weight_type = TYPES[weights.removesuffix("_dot")]
     unit, matrix_rows = unit_columns(weight_type), data.draw(st.integers(1, 70), "matrix rows")
     columns = unit * data.draw(st.integers(1, max(3, 640 // unit)), "units of columns")
-    most = 140 if kind == "tiled" else 20
+    if kind == "grouped":
+        held = HeldExperts(2, 1, 4)
+        matrix = Matrix("matrix", weight_type, held.count * matrix_rows, columns)
+        return grouped_case(matrix, held, data.draw(st.integers(1, 90), "rows"), seed)
+    of_prompts = kind in ("tiled", "matrices")
+    most = 140 if of_prompts else 20
     rows = {"matvec": 1, "matvec2": 2}.get(kind) or data.draw(st.integers(3, most), "rows")
     matrix = Matrix("matrix", weight_type, matrix_rows, columns)
-    activations = "q8" if weights.endswith("_dot") else "f32"
+    activations = "f16" if kind == "matrices" else "q8" if weights.endswith("_dot") else "f32"
     bias = data.draw(st.booleans(), "bias")
-    of_prompts = kind == "tiled"
     return matmul_case(matrix, rows, rows, seed, bias=bias, activations=activations, of_prompts=of_prompts)
 
 
@@ -58,6 +64,8 @@ def case_of(family: str, data: st.DataObject) -> Case:
 @settings(max_examples=8)
 @given(data=st.data())
 def test_all_variants_compute_the_same_bits(device: ReusedDevice, family: str, data: st.DataObject) -> None:
+    if family.startswith("matrices_") and not device.has_matrices:
+        pytest.skip(f"{device.info.name} has no cooperative matrices")
     first, *others = candidates(family, device.info.features)
     case = case_of(family, data)
     expected = device.run(case, first) if others else {}

@@ -20,7 +20,7 @@ from tplaunch.worker.buffers.stack_parts import WHOLE, in_parts
 from tplaunch.worker.buffers.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
 from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.ops.common import QUANTIZED
-from tplaunch.worker.ops.experts import TILE_WORDS, HeldExperts, route_length
+from tplaunch.worker.ops.experts import HeldExperts, route_length
 from tplaunch.worker.ops.logits import LOGIT_GROUPS
 from tplaunch.worker.ops.quantized import row_words
 
@@ -75,11 +75,11 @@ def activation_buffers(
     }
     if not ends:
         buffers["residual"] = rows(width, Placement.READBACK)  # for the next stage
-    if limits.activations != "f32":
+    if limits.may_be_activations != "f32":
         inputs = ("normed", "attended", *activated, "gated", QUERY_LATENT)
         longest = max(buffers[name].row_length for name in inputs if name in buffers)
         buffers[QUANTIZED] = rows(
-            row_words(longest, limits.activations), count=max(limits.max_rows, limits.max_logit_rows)
+            row_words(longest, limits.may_be_activations), count=max(limits.max_rows, limits.max_logit_rows)
         )
     return buffers
 
@@ -152,7 +152,7 @@ def _expert_buffers(
     return {
         "router": rows(count),
         "routes": rows(route_length(used)),
-        "expert_tiles": Buffer(held.num_tiles(limits.max_rows) * TILE_WORDS * 4),
+        "expert_tiles": Buffer(held.tile_bytes(limits.max_rows)),
         "expert_activated": rows(activated_length, used),
         "expert_outputs": rows(output_length, used),
     }

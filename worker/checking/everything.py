@@ -26,6 +26,9 @@ from tplaunch.worker.ops.attention import (
 from tplaunch.worker.ops.common import Activate, MatMul, Op, Quantize, SumNorm, SumSlice
 from tplaunch.worker.ops.exchange import Gather
 from tplaunch.worker.ops.experts import (
+    GROUPED,
+    PROMPT_PAIRS,
+    TILE_PAIRS,
     ExpertMatMul,
     ExpertSum,
     ExpertTiles,
@@ -141,8 +144,9 @@ def _products() -> Iterator[tuple[Op, str]]:
             for op in _products_with(Matrix("matrix", name, 1, 32), activations):
                 yield op, activations
         yield HeadProducts(Matrix("matrix", name, 1, 32), 1, HEAD_PARTS, HEAD_PARTS), "f32"
-        for tiled in (False, True):
-            for op in _expert_products(Matrix("matrix", name, 1, 32), tiled):
+        kinds_of_tiles = [(False, False), (True, False), *([(True, True)] if name in GROUPED else ())]
+        for tiled, of_prompts in kinds_of_tiles:
+            for op in _expert_products(Matrix("matrix", name, 1, 32), tiled, of_prompts):
                 yield op, "f32"
 
 
@@ -161,9 +165,19 @@ def _products_with(matrix: Matrix, activations: str) -> Iterator[Op]:
     yield matmul(rows="logit_rows", scale=0.5, softcap=30.0)
 
 
-def _expert_products(matrix: Matrix, tiled: bool) -> Iterator[Op]:
+def _expert_products(matrix: Matrix, tiled: bool, of_prompts: bool) -> Iterator[Op]:
     yield ExpertMatMul(
-        matrix, None, "input", "output", 0, 1, HELD, tiled=tiled, activation="silu", gated=True
+        matrix,
+        None,
+        "input",
+        "output",
+        0,
+        1,
+        HELD,
+        tiled=tiled,
+        activation="silu",
+        gated=True,
+        of_prompts=of_prompts,
     )
     yield ExpertMatMul(
         matrix,
@@ -177,6 +191,7 @@ def _expert_products(matrix: Matrix, tiled: bool) -> Iterator[Op]:
         tiled,
         weighs=True,
         product_scales="product_scales",
+        of_prompts=of_prompts,
     )
 
 
@@ -185,7 +200,7 @@ def _experts() -> Iterator[Op]:
         yield Route(64, 6, gating, True, 2.5, groups, used, bias)
     yield Route(512, 10, "softmax", False, 1.0, 1, 1, None, parity=1)
     yield SharedRoutes(1)
-    yield ExpertTiles(HELD)
+    yield from (ExpertTiles(HELD, pairs) for pairs in (TILE_PAIRS, PROMPT_PAIRS))
     yield from (ExpertSum(HELD, 1, 0.5, weighs=on, accumulates=on) for on in (False, True))
     yield RowGate("weight", 1, "input", "values", 0, 1)
     for activation in (*ACTIVATION_FUNCTIONS, *GATED_ACTIVATION_FUNCTIONS):

@@ -14,7 +14,8 @@ from tplaunch.worker.checking.products import random_matrix
 from tplaunch.worker.checking.rows import COLUMNS, NUM_ROWS, NUM_SLOTS, OFFSET, OWN_SLOT, ROWS, WIDTH
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.experts import (
-    TILE_WORDS,
+    PROMPT_PAIRS,
+    TILE_PAIRS,
     ExpertMatMul,
     ExpertSum,
     ExpertTiles,
@@ -23,6 +24,7 @@ from tplaunch.worker.ops.experts import (
     RowGate,
     SharedRoutes,
     route_length,
+    tile_words,
 )
 from tplaunch.worker.ops.matrix import Matrix
 
@@ -87,19 +89,20 @@ def check_shared_routes(op: SharedRoutes) -> Check:
 
 def expert_tiles(op: ExpertTiles) -> ExpertTiles:
     """The same op, small."""
-    return ExpertTiles(small(op.held))
+    return ExpertTiles(small(op.held), op.pairs)
 
 
 def check_expert_tiles(op: ExpertTiles) -> Check:
     rng = np.random.default_rng(14)
-    tiles = np.zeros(op.held.num_tiles(ROWS) * TILE_WORDS, np.uint32)
+    words = tile_words(op.pairs)
+    tiles = np.zeros(op.held.num_tiles(ROWS, op.pairs) * words, np.uint32)
     arrays: Arrays = {"routes": random_routes(rng, op.held), "expert_tiles": tiles}
 
     def read(results: Arrays) -> Arrays:
         """Returns each tile's expert, number of pairs and pairs; words behind the pairs may be anything."""
-        found = results["expert_tiles"].reshape(-1, TILE_WORDS).astype(np.int64)
-        counts = np.minimum(found[:, 1:2], TILE_WORDS)
-        held = np.where(np.arange(TILE_WORDS - 2) < counts, found[:, 2:], -1)
+        found = results["expert_tiles"].reshape(-1, words).astype(np.int64)
+        counts = np.minimum(found[:, 1:2], words)
+        held = np.where(np.arange(words - 2) < counts, found[:, 2:], -1)
         return {"expert_tiles": np.hstack((np.where(counts, found[:, :2], 0), held))}
 
     return Check(op, Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS), read=read)
@@ -133,16 +136,16 @@ def check_expert_matmul(op: ExpertMatMul) -> Check:
         "input": random_floats(rng, ROWS * (used if op.by_pair else 1), MATRIX_COLUMNS),
         "output": random_floats(rng, ROWS * used, padded(OFFSET + EXPERT_COLUMNS)),
         "routes": routes,
-        "expert_tiles": _tiles(held, routes),
+        "expert_tiles": _tiles(ExpertTiles(held, PROMPT_PAIRS if op.of_prompts else TILE_PAIRS), routes),
     }
     return Check(op, Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS))
 
 
-def _tiles(held: HeldExperts, routes: Floats) -> npt.NDArray[np.uint32]:
-    """Returns the tiles that ExpertTiles makes of the routes."""
-    tiles = np.zeros(held.num_tiles(ROWS) * TILE_WORDS, np.uint32)
+def _tiles(op: ExpertTiles, routes: Floats) -> npt.NDArray[np.uint32]:
+    """Returns the tiles that the op makes of the routes."""
+    tiles = np.zeros(op.held.num_tiles(ROWS, op.pairs) * tile_words(op.pairs), np.uint32)
     arrays: Arrays = {"routes": routes, "expert_tiles": tiles}
-    case = Case(limits_for(max_rows=ROWS), (ExpertTiles(held),), arrays, NUM_ROWS, ROWS)
+    case = Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS)
     return case.run(NumpyDevice(case.limits))["expert_tiles"]
 
 

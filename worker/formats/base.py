@@ -28,7 +28,7 @@ class WeightFormat(ABC):
 
     planes: Mapping[str, np.dtype[np.generic]]  # what each holds for `tile_columns` weights, by its address
     tile_columns = COLUMN_TILE  # more for a type whose blocks are longer
-    fits_float16 = True  # whether that holds its weights well enough, and there are kernels to use it
+    fits_float16 = True  # whether that holds its weights well enough to multiply cooperative matrices
     has_integers = False  # whether shaders/integers.slang can multiply it by quantized activations
     codebook_bytes = 0  # of what its quants are indices of; it lies before the planes
 

@@ -50,7 +50,6 @@ class IQuant(BlockFormat):
     """`name` is what the gguf package calls the codebook; it has so many entries of `entry` weights."""
 
     tile_columns = BLOCK
-    fits_float16 = False  # rare, and slow to read: there are no kernels with cooperative matrices
 
     def __init__(self, name: str, rest_bytes: int, entries: int, entry: int) -> None:
         rest = ("rest", opaque(rest_bytes))
@@ -136,7 +135,6 @@ class IQ1(BlockFormat):
     """Weights are -1, 0 and 1, and all of a few an eighth more or less. A codebook has eight in 16 bits."""
 
     tile_columns = BLOCK
-    fits_float16 = False
     codebook_bytes = 2048 * 2
 
     def write_codebook(self, places: list[Bytes]) -> None:

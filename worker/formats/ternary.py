@@ -28,7 +28,6 @@ class TQ1(BlockFormat):
     """
 
     tile_columns = BLOCK
-    fits_float16 = False  # rare: there are no kernels with cooperative matrices
     block = np.dtype([("digits", opaque(52)), ("d", "<f2")])
     planes: Mapping[str, np.dtype[np.generic]] = {
         "words": np.dtype([("d", "<f4"), ("digits", opaque(52))]),
@@ -53,7 +52,6 @@ class TQ2(BlockFormat):
     """Two bits each."""
 
     tile_columns = BLOCK
-    fits_float16 = False
     block = np.dtype([("quants", opaque(64)), ("d", "<f2")])
     planes: Mapping[str, np.dtype[np.generic]] = {"quants": opaque(64), "scales": np.dtype([("d", "<f4")])}
 

@@ -16,8 +16,6 @@ from tplaunch.worker.ops.activation_functions import (
     logistic,
 )
 from tplaunch.worker.ops.experts import (
-    TILE_PAIRS,
-    TILE_WORDS,
     ExpertMatMul,
     ExpertSum,
     ExpertTiles,
@@ -25,6 +23,7 @@ from tplaunch.worker.ops.experts import (
     Route,
     RowGate,
     SharedRoutes,
+    tile_words,
 )
 
 Floats = npt.NDArray[np.float32]
@@ -91,15 +90,16 @@ def _in_best_groups(keys: Floats, num_groups: int, used_groups: int) -> Floats:
 
 
 def expert_tiles(op: ExpertTiles, state: NumpyState) -> None:
-    tiles = state.bytes["expert_tiles"].view(np.uint32).reshape(-1, TILE_WORDS)
+    buffer, words = state.bytes["expert_tiles"].view(np.uint32), tile_words(op.pairs)
+    tiles = buffer[: buffer.size // words * words].reshape(-1, words)
     tiles[:, 1] = 0
     num_before = 0
     for expert, pairs in _pairs_by_expert(op.held, state):
-        first = num_before // TILE_PAIRS + expert
-        for tile, start in enumerate(range(0, len(pairs), TILE_PAIRS), start=first):
-            part = pairs[start : start + TILE_PAIRS]
+        first = num_before // op.pairs + expert
+        for tile, start in enumerate(range(0, len(pairs), op.pairs), start=first):
+            part = pairs[start : start + op.pairs]
             tiles[tile, :2] = expert, len(part)
-            tiles[tile, 2 : 2 + TILE_PAIRS] = np.pad(part, (0, TILE_PAIRS - len(part)), "edge")
+            tiles[tile, 2 : 2 + op.pairs] = np.pad(part, (0, op.pairs - len(part)), "edge")
         num_before += len(pairs)
 
 

@@ -33,6 +33,8 @@ def matmul(op: MatMul, state: NumpyState) -> None:
     rows = state.rows(op.input, op.rows)
     if op.activations != "f32":
         rows = quantized.dequantize(rows.view(np.uint32), op.matrix.columns, op.activations)
+    if op.activations == "f16":  # so are the weights, for cooperative matrices
+        matrix = matrix.astype(np.float16).astype(np.float32)
     product = by_row(rows[:, : op.matrix.columns], matrix)
     if op.product_scales is not None:
         product *= state.vector(op.product_scales, op.matrix.rows)

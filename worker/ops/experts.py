@@ -10,8 +10,15 @@ from dataclasses import dataclass
 
 from tplaunch.worker.ops.matrix import Matrix
 
-# Pairs that are multiplied at once, and the words that name them: shaders/routes.slang.
-TILE_PAIRS, TILE_WORDS = 4, 8
+# Pairs that are multiplied at once, and those of rows of prompts: shaders/routes.slang.
+TILE_PAIRS, PROMPT_PAIRS = 4, 64
+# The weight types for which there are kernels with tiles of prompts: what models with experts come in.
+GROUPED = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "MXFP4")
+
+
+def tile_words(pairs: int) -> int:
+    """Returns the words that a tile of so many pairs takes."""
+    return pairs + 4
 
 
 @dataclass(frozen=True)
@@ -22,9 +29,15 @@ class HeldExperts:
     first: int
     count: int
 
-    def num_tiles(self, rows: int) -> int:
-        """Returns the number of tiles that can hold any routing of `rows` rows."""
-        return rows * self.used // TILE_PAIRS + self.count
+    def num_tiles(self, rows: int, pairs: int = TILE_PAIRS) -> int:
+        """Returns the number of tiles of so many pairs that can hold any routing of `rows` rows."""
+        return rows * self.used // pairs + self.count
+
+    def tile_bytes(self, rows: int) -> int:
+        """Returns the bytes that all tiles of either length take at most."""
+        return max(
+            4 * tile_words(pairs) * self.num_tiles(rows, pairs) for pairs in (TILE_PAIRS, PROMPT_PAIRS)
+        )
 
 
 def route_length(used: int) -> int:
@@ -93,11 +106,12 @@ class ExpertTiles:
     """expert_tiles = the pairs of the experts that this rank holds, grouped by expert, a few in a tile.
 
     A tile is the expert's number among those held, how many pairs, and the pairs; missing ones are the last
-    one again. An expert's tiles begin at (pairs of those before it) // TILE_PAIRS + (its number); those in
-    between are empty.
+    one again. An expert's tiles begin at (pairs of those before it) // (pairs of a tile) + (its number);
+    those in between are empty.
     """
 
     held: HeldExperts
+    pairs: int = TILE_PAIRS  # of a tile
 
     @property
     def reads(self) -> frozenset[str]:
@@ -132,6 +146,7 @@ class ExpertMatMul:
     onto_up: bool = False
     weighs: bool = False  # whether products are times the pair's weight
     product_scales: str | None = None  # one for each expert; where gated, behind them one for each's ups
+    of_prompts: bool = False  # whether tiles are those of prompts, whose products have an order of their own
 
     @property
     def reads(self) -> frozenset[str]:

@@ -39,7 +39,7 @@ class ProgramBuilder:
         self.spec, self.share, self.shards = spec, share, shards
         self.stacks = in_parts(stack_shards(shards), max_buffer)
         self.num_ranks, self.num_rows, self._logit_rows = num_ranks, rows, logit_rows
-        self._activations, self._of_prompts = activations, of_prompts
+        self._activations, self.of_prompts = activations, of_prompts
         self.in_one_part, self._as_floats = in_one_part, as_floats
         self._two_phase = two_phase and num_ranks > 1
         self._host_sums = host_sums and num_ranks > 1
@@ -148,7 +148,7 @@ class ProgramBuilder:
                 softcap,
                 accumulates,
                 self.product_scales(part),
-                of_prompts=self._of_prompts and rows == "rows" and not exact,
+                of_prompts=self.of_prompts and rows == "rows" and not exact,
             )
             self.add(product)
             offset += product.columns
@@ -180,8 +180,8 @@ class ProgramBuilder:
         weight_format = FORMATS[matrix.type]
         fits = {
             "f32": True,
-            "q8": weight_format.has_integers and (self._of_prompts or matrix.type not in self._as_floats),
-            "f16": weight_format.fits_float16 and self._of_prompts and rows == "rows",
+            "q8": weight_format.has_integers and (self.of_prompts or matrix.type not in self._as_floats),
+            "f16": weight_format.fits_float16 and self.of_prompts and rows == "rows",
         }
         return self._activations if matrix.columns and fits[self._activations] else "f32"
 

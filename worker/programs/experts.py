@@ -9,6 +9,9 @@ from tplaunch.coordinator.split.expert_shards import EXPERT_BIAS
 from tplaunch.coordinator.split.plan import LayerShare
 from tplaunch.worker.buffers.stacks import EXPERTS_GATE_UP, stacked_tensors
 from tplaunch.worker.ops.experts import (
+    GROUPED,
+    PROMPT_PAIRS,
+    TILE_PAIRS,
     ExpertMatMul,
     ExpertSum,
     ExpertTiles,
@@ -85,12 +88,13 @@ def _gate_up(builder: ProgramBuilder, layer: str, experts: ExpertsSpec, share: L
                     offset,
                     len(share.expert_columns),
                     held,
-                    tiled=_tiled(builder, experts),
+                    tiled=_pairs_of_tile(builder, part, experts) > 0,
                     activation=None if is_up else experts.activation,
                     gated=len(stacked) == 1,
                     onto_up=len(stacked) > 1 and not is_up,
                     weighs=experts.weighs_input,
                     product_scales=builder.product_scales(part),
+                    of_prompts=_pairs_of_tile(builder, part, experts) == PROMPT_PAIRS,
                 )
             )
 
@@ -107,14 +111,22 @@ def _down(builder: ProgramBuilder, layer: str, experts: ExpertsSpec, share: Laye
                 builder.spec.embedding_length,
                 held,
                 by_pair=True,
-                tiled=_tiled(builder, experts),
+                tiled=_pairs_of_tile(builder, part, experts) > 0,
                 product_scales=builder.product_scales(part),
+                of_prompts=_pairs_of_tile(builder, part, experts) == PROMPT_PAIRS,
             )
         )
 
 
-def _tiled(builder: ProgramBuilder, experts: ExpertsSpec) -> bool:
-    return builder.num_rows * experts.used >= MIN_PAIRS_PER_EXPERT * experts.count
+def _pairs_of_tile(builder: ProgramBuilder, part: str, experts: ExpertsSpec) -> int:
+    """Returns how many pairs of an expert are multiplied at once; 0 for each by itself.
+
+    Rows of prompts are grouped however many they are, where there are kernels for that.
+    """
+    if builder.of_prompts and builder.matrix(part).type in GROUPED:
+        return PROMPT_PAIRS
+    pays = builder.num_rows * experts.used >= MIN_PAIRS_PER_EXPERT * experts.count
+    return TILE_PAIRS if pays else 0
 
 
 def _parts(
@@ -125,7 +137,8 @@ def _parts(
     for part in builder.parts(tensor):
         count = len(builder.stacks[part + ".weight"].shards[0].experts)
         held = HeldExperts(experts.used, first, count)
-        if _tiled(builder, experts):
-            builder.group_pairs(ExpertTiles(held))
+        pairs = _pairs_of_tile(builder, part, experts)
+        if pairs:
+            builder.group_pairs(ExpertTiles(held, pairs))
         yield part, held
         first += count

@@ -30,13 +30,11 @@ GATES = {11: "int64", 65: "subgroup_shuffle", 6019: "integer_dot_product", 6022:
 
 def kernels_for(context: Context) -> list[str]:
     """The kernels that dispatches of this device may name."""
-    features = context.info.features - (set() if context.matrix_size else {"cooperative_matrix"})
+    features = context.info.features - (set() if context.matrices else {"cooperative_matrix"})
     return [
         name
         for name in kernel_names()
-        if needs(name) <= features
-        and num_invocations(load_kernel(name)) <= context.info.max_invocations
-        and not ("_coop" in name and not name.endswith(f"_coop{context.matrix_size}"))
+        if needs(name) <= features and num_invocations(load_kernel(name)) <= context.info.max_invocations
     ]
 
 

@@ -54,7 +54,7 @@ class Context:
             )
         if self.info.unusable and not (self._only_compiles and self.info.is_made_up):
             raise DeviceError(f"Vulkan device {index} ({self.info.name}) can't be used: {self.info.unusable}")
-        self.matrix_size = matrices.matrix_size(self.instance, self.physical, self.info)
+        self.matrices = matrices.matrix_shape(self.instance, self.physical, self.info)
         self._tells_faults = faults.tells_faults(self.physical)
         self._create_device()
         self._memory = ffi.new("VkPhysicalDeviceMemoryProperties *")
@@ -70,13 +70,13 @@ class Context:
         )
         features = struct("VkPhysicalDeviceVulkan12Features", timelineSemaphore=1, bufferDeviceAddress=1)
         newer = self._newer_features()
-        if self.matrix_size:
+        if self.matrices:
             for name in matrices.FEATURES:
                 setattr(features, name, 1)
         features.pNext = chained(newer)
         core_features = struct("VkPhysicalDeviceFeatures", shaderInt64=self.info.int64)
         extensions = [IMPORT_EXTENSION] if self.info.host_memory_import else []
-        extensions += [matrices.EXTENSION] if self.matrix_size else []
+        extensions += [matrices.EXTENSION] if self.matrices else []
         extensions += [faults.EXTENSION] if self._tells_faults else []
         extensions += [subgroups.EXTENSION] if self._asks_for_subgroups and not self._is_1_3 else []
         info = struct(
@@ -111,7 +111,7 @@ class Context:
             )
         elif self._asks_for_subgroups:
             features.append(struct("VkPhysicalDeviceSubgroupSizeControlFeatures", **control))
-        if self.matrix_size:
+        if self.matrices:
             features.append(struct("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", cooperativeMatrix=1))
         if self._tells_faults:
             features.append(faults.enabled_fault())

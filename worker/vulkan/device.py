@@ -21,6 +21,7 @@ from tplaunch.worker.device import Copy, DeviceError, DeviceId, FillPlaces, Plac
 from tplaunch.worker.measuring.measurements import Measurements, cache_folder
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.programs.work import pieces, total_operations
+from tplaunch.worker.vulkan.activations import check_activations
 from tplaunch.worker.vulkan.budget import Budget
 from tplaunch.worker.vulkan.checking.checker import Checker
 from tplaunch.worker.vulkan.checking.prover import START_SECONDS as PROOF_SECONDS
@@ -67,12 +68,11 @@ class VulkanDevice:
     def __init__(self, device: DeviceId, options: RankOptions, limits: Limits) -> None:
         assert device.index is not None, "a Vulkan device has an index"
         self._limits, self._staging, self._submit_ahead = limits, options.staging, options.submit_ahead
-        self._timeout_seconds = options.timeout_seconds
-        self._closed = False
+        self._timeout_seconds, self._closed = options.timeout_seconds, False
         self._context = Context(device.index, device.uuid, options.validate, frozenset(options.without))
         self.info = self._context.info
         self.name, self.kind = self.info.name, self.info.kind
-        self._refuse(limits.activations)
+        check_activations(self._context, limits.activations)
         self.max_buffer_bytes = min(self.info.max_allocation, REACH)
         self._memory = Memory(self._context, unmapped=options.staging)
         self._pipelines = Pipelines(self._context, cache_folder())
@@ -85,8 +85,7 @@ class VulkanDevice:
         self._partials: ImportedPartials | StagedPartials | None = None
         self._staged: StagedPartials | None = None  # what is to be copied around an all-reduce
         self.imports_partials = False  # known once partials are attached
-        has_tiles = self.info.max_invocations >= needed_invocations("tiled")
-        self.tells_prompts_apart = limits.activations == "f16" or has_tiles
+        self.tells_prompts_apart = self.info.max_invocations >= needed_invocations("tiled")
         # On a CPU's driver the host looks through all logits in less time than a kernel takes.
         self.groups_logits = self.info.type != "cpu"
         self.prompt_rows = PROMPT_ROWS_ON_CPU if self.on_cpu else PROMPT_ROWS
@@ -95,20 +94,8 @@ class VulkanDevice:
         self._end_word: EndWord | None = None  # while it is waited for
         self._prepared: dict[int, Prepared] = {}  # by the program's id: hashing a program walks all of it
         self._current: Prepared | None = None
-        self._num_rows = 0  # of this step
-        self._began = 0.0
+        self._num_rows, self._began = 0, 0.0  # of this step
         self._budget = Budget(self.info.type)
-
-    def _refuse(self, activations: str) -> None:
-        """Raises DeviceError where the device can't multiply by such activations."""
-        missing = None
-        if activations == "q8" and not self.info.integer_dot_product:
-            missing = "integer dot product"
-        if activations == "f16" and not self._context.matrix_size:
-            missing = "cooperative matrices of 16 x 16 or 8 x 8 float16"
-        if missing is not None:
-            self._context.close()
-            raise DeviceError(f"{self.name} has no {missing}; use --activations f32")
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
         self._memory.create(buffers)
@@ -176,7 +163,7 @@ class VulkanDevice:
         assert not self._prepared, "a prepared program has chosen already"
         prover = Prover(self.checker(), open_measurements(self.info))
         proof = prover.prove(small_ops(programs, self._limits.kv_type), seconds)
-        self._right = proof.right
+        self._right = {**self._right, **proof.right}
         self._selection = Selection(self.info.features, right=self._right)
         return proof.notes
 
@@ -194,6 +181,20 @@ class VulkanDevice:
             self._timeline = Timeline(self._context, False, self._timeout_seconds)
         return measurements
 
+    def prefers_matrices(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
+        """See MatrixDevice."""
+        if self._context.matrices is None:
+            return False, ()
+        measurements = open_measurements(self.info)
+        try:
+            notes = self.prove(programs)
+            tuner = Tuner(self._context, self._pipelines, measurements, self._right)
+            is_faster = tuner.matrices_win(programs, self._limits.kv_type)
+        except DeviceError as error:
+            return False, (f"prompts are multiplied in float32: {error}",)
+        self._selection = Selection(self.info.features, measurements.get, self._right)
+        return is_faster, notes
+
     def prepare(self, program: Program) -> None:
         if id(program) in self._prepared:
             return
@@ -210,7 +211,6 @@ class VulkanDevice:
             info.sizes.widest,
             info.max_invocations,
             self._selection,
-            self._context.matrix_size,
             info.team_lanes,
         )
         recorder = Recorder(self._context, self._pipelines, self._memory["step"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from tplaunch.coordinator.options import FEATURES
 from tplaunch.worker.vulkan import subgroups
@@ -10,7 +10,7 @@ from tplaunch.worker.vulkan.api import Handle, chained, enumerate_all, ffi, lib,
 from tplaunch.worker.vulkan.compute_units import UNKNOWN, compute_units
 from tplaunch.worker.vulkan.heaps import largest_local_heap
 from tplaunch.worker.vulkan.instance import Instance
-from tplaunch.worker.vulkan.matrices import matrix_size
+from tplaunch.worker.vulkan.matrices import matrix_shape
 from tplaunch.worker.vulkan.subgroups import SubgroupSizes
 
 LEAST_TEAM_LANES = 16
@@ -59,7 +59,7 @@ class PhysicalDevice:
     full_subgroups: bool = False  # kernels may ask that all lanes of theirs run
     is_made_up: bool = False  # there is no such card: its driver only compiles for it
     compute_units: int = UNKNOWN  # that run workgroups independently of each other
-    matrix_size: int = 0  # of the cooperative matrices that kernels here multiply; 0 for none, or not asked
+    matrices: tuple[int, ...] = ()  # rows, columns and depth of those that kernels multiply, as far as asked
 
     @property
     def features(self) -> frozenset[str]:
@@ -104,7 +104,8 @@ def list_devices() -> list[PhysicalDevice]:
         devices = []
         for index, handle in enumerate(instance.physical_devices()):
             device = describe(index, handle)
-            devices.append(replace(device, matrix_size=matrix_size(instance, handle, device)))
+            shape = matrix_shape(instance, handle, device)
+            devices.append(replace(device, matrices=astuple(shape) if shape else ()))
         return devices
     finally:
         instance.close()

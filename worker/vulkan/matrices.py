@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from tplaunch.worker.vulkan.api import Handle, chained, check, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.instance import Instance
-from tplaunch.worker.vulkan.push_constants.kernels import MATRIX_SIZES
+from tplaunch.worker.vulkan.subgroups import SubgroupSizes
+from tplaunch.worker.vulkan.variants import needed_invocations
 
+NUM_INVOCATIONS = needed_invocations("matrices")
 EXTENSION = "VK_KHR_cooperative_matrix"
-GROUP_SIZE = 64  # invocations of a workgroup of shaders/matmul_coop.slang, which must be whole subgroups
 # Beside the extension's own: what its kernels need of Vulkan 1.2.
 FEATURES = ("shaderFloat16", "vulkanMemoryModel", "vulkanMemoryModelDeviceScope")
+# Of shaders/matrices.slang: the bytes that its workgroups share, the input columns that they bring at a time,
+# the rows and half the columns of its smallest tile, and a lane's numbers of a matrix of sums.
+WORKGROUP_BYTES, TILE_COLUMNS, LEAST_ROWS, LEAST_COLUMNS, LANE_NUMBERS = 32768, 32, 64, 32, 8
+
+
+@dataclass(frozen=True)
+class MatrixShape:
+    """Matrices of m x k by k x n numbers, that a subgroup of so many lanes multiplies."""
+
+    m: int
+    n: int
+    k: int
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of a subgroup, by which shaders/matrices.slang shares out its tile."""
+        return self.m * self.n // LANE_NUMBERS
+
+    @property
+    def constants(self) -> Mapping[int, int]:
+        """Specialisation constants of shaders/matrices.slang."""
+        return dict(enumerate((self.m, self.n, self.k)))
+
+    def fits(self, sizes: SubgroupSizes) -> bool:
+        """Tells if the kernels can multiply such matrices on a device with subgroups of these sizes."""
+        divides = LEAST_ROWS % self.m == LEAST_COLUMNS % self.n == TILE_COLUMNS % self.k == 0
+        is_whole = self.m * self.n % LANE_NUMBERS == 0 and NUM_INVOCATIONS % (2 * self.lanes) == 0
+        return divides and is_whole and sizes.allows(self.lanes)
 
 
 class Described(Protocol):
@@ -21,15 +52,29 @@ class Described(Protocol):
     def cooperative_matrix(self) -> bool: ...
 
     @property
-    def max_subgroup_size(self) -> int: ...
+    def max_invocations(self) -> int: ...
+
+    @property
+    def sizes(self) -> SubgroupSizes: ...
 
 
-def matrix_size(instance: Instance, physical: Handle, info: Described) -> int:
-    """The best of MATRIX_SIZES that the device has; 0 where none can be used."""
-    if not info.cooperative_matrix or GROUP_SIZE % info.max_subgroup_size or not _has_features(physical):
-        return 0
-    sizes = _square_sizes(instance, physical)
-    return next((size for size in MATRIX_SIZES if size in sizes), 0)
+def matrix_shape(instance: Instance, physical: Handle, info: Described) -> MatrixShape | None:
+    """The matrices that the kernels multiply on a device; None where they can't use any."""
+    if not info.cooperative_matrix or info.max_invocations < NUM_INVOCATIONS or not _has_room(physical):
+        return None
+    return best_shape(_shapes(instance, physical), info.sizes) if _has_features(physical) else None
+
+
+def best_shape(shapes: Iterable[MatrixShape], sizes: SubgroupSizes) -> MatrixShape | None:
+    """The largest of the shapes that the kernels can multiply; None for none."""
+    fitting = [shape for shape in shapes if shape.fits(sizes)]
+    return max(fitting, key=lambda shape: (shape.m * shape.n * shape.k, shape.m), default=None)
+
+
+def _has_room(physical: Handle) -> bool:
+    properties = ffi.new("VkPhysicalDeviceProperties *")
+    lib.vkGetPhysicalDeviceProperties(physical, properties)
+    return bool(properties.limits.maxComputeSharedMemorySize >= WORKGROUP_BYTES)
 
 
 def _has_features(physical: Handle) -> bool:
@@ -42,7 +87,7 @@ def _has_features(physical: Handle) -> bool:
     return bool(matrices.cooperativeMatrix) and all(getattr(core, name) for name in FEATURES)
 
 
-def _square_sizes(instance: Instance, physical: Handle) -> set[int]:
+def _shapes(instance: Instance, physical: Handle) -> list[MatrixShape]:
     """An extension's function; the loader's library does not export it."""
     name = "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR"
     function, count = instance.function(name), ffi.new("uint32_t *")
@@ -52,11 +97,10 @@ def _square_sizes(instance: Instance, physical: Handle) -> set[int]:
         properties.sType = vk.VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR
     check(function(physical, count, found), name)
     half, single = vk.VK_COMPONENT_TYPE_FLOAT16_KHR, vk.VK_COMPONENT_TYPE_FLOAT32_KHR
-    return {
-        matrix.MSize
+    return [
+        MatrixShape(matrix.MSize, matrix.NSize, matrix.KSize)
         for matrix in found
-        if matrix.MSize == matrix.NSize == matrix.KSize
-        and (matrix.AType, matrix.BType, matrix.CType, matrix.ResultType) == (half, half, single, single)
+        if (matrix.AType, matrix.BType, matrix.CType, matrix.ResultType) == (half, half, single, single)
         and matrix.scope == vk.VK_SCOPE_SUBGROUP_KHR
         and not matrix.saturatingAccumulation
-    }
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from tplaunch.shaders.analysis import limits
@@ -21,7 +22,7 @@ class Pipelines:
 
     def __init__(self, context: Context, folder: Path | None = None) -> None:
         """folder: for what the driver compiles, to be found by later starts."""
-        self._device, self._sizes = context.device, context.info.sizes
+        self._device, self._sizes, self._matrices = context.device, context.info.sizes, context.matrices
         self._cache = PipelineCache(context, folder)
         self._pipelines: dict[str, Handle] = {}
         constants = struct(
@@ -49,14 +50,15 @@ class Pipelines:
         self._cache.save()
 
     def _compile(self, module: bytes) -> Handle:
-        """Compiles for subgroups of the device's size; with cooperative matrices the driver knows best."""
-        cache = self._cache.handle
-        if limits.has_matrices(module):
-            return compute_pipeline(self._device, self.layout, module, cache)
+        """Compiles for subgroups of the device's size, or of that which its cooperative matrices ask for."""
+        cache, sizes, shape = self._cache.handle, self._sizes, self._matrices
+        constants: Mapping[int, int] = {}
+        if shape is not None and limits.has_matrices(module):
+            sizes, constants = replace(sizes, required=sizes.required and shape.lanes), shape.constants
         count = limits.num_invocations(module)
-        size = self._sizes.of_workgroup(count)
-        flags = self._sizes.flags(count, size)
-        return compute_pipeline(self._device, self.layout, module, cache, subgroup_size=size, flags=flags)
+        size = sizes.of_workgroup(count)
+        flags = sizes.flags(count, size)
+        return compute_pipeline(self._device, self.layout, module, cache, constants, size, flags)
 
     def close(self) -> None:
         for pipeline in self._pipelines.values():

@@ -34,6 +34,12 @@ class SubgroupSizes:
         """The lanes of the narrowest subgroups that kernels may get."""
         return self.required or self.least
 
+    def allows(self, lanes: int) -> bool:
+        """Tells if a kernel surely gets subgroups of so many lanes, where it asks for them if it can."""
+        if self.required:
+            return self.least <= lanes <= self.most
+        return self.least == self.most == lanes
+
     def of_workgroup(self, num_invocations: int) -> int:
         """The size that a kernel with such workgroups asks for; 0 where it can't be asked for."""
         size = min(self.required, num_invocations)

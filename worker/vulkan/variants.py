@@ -14,6 +14,7 @@ from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.worker.buffers.step import ATTENTION_VECTORS
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring.measurements import Numbers, lowest
+from tplaunch.worker.ops.experts import GROUPED
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ TILED = (
     Variant("_8x4", LANES, (8, 32)),
     Variant("_64", (), (64, 64)),
 )
+# The same of pairs that are grouped by expert.
+GROUPED_TILES = (TILED[0], Variant("", (), (64, 64)))
+# The same by cooperative matrices, whose sums have other bits.
+OF_MATRICES = ("cooperative_matrix",)
+MATRICES = (Variant("", OF_MATRICES, (128, 128)), Variant("_64", OF_MATRICES, (64, 64)))
 PLAIN, WIDE = Variant(""), Variant("_wide", ("int64",))
 ATTENTION = {"f32": (PLAIN,), "f16": (WIDE, PLAIN), "q8_0": (WIDE, PLAIN)}
 VECTOR_COUNTS = (1, 3, ATTENTION_VECTORS)  # that attention is compiled for; fewer are for a single row
@@ -91,6 +97,12 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
     },
     **{f"{kind}_{name.lower()}_dot": EIGHT_COLUMNS[kind] for kind in MATVECS for name in INTEGERS},
     **{f"tiled_{name.lower()}": TILED if name in FREQUENT else TILED[:2] for name in FORMATS},
+    **{
+        f"matrices_{name.lower()}": MATRICES if name in FREQUENT else MATRICES[:1]
+        for name, weight_format in FORMATS.items()
+        if weight_format.fits_float16
+    },
+    **{f"grouped_{name.lower()}": GROUPED_TILES for name in GROUPED},
     **{f"attention_{kv_type}_{count}": ATTENTION[kv_type] for kv_type in KV_TYPES for count in VECTOR_COUNTS},
     **{f"attention_long_{kv_type}": ATTENTION[kv_type] for kv_type in KV_TYPES},
     "gather_partials": (WIDE, PLAIN),
@@ -106,7 +118,7 @@ def matvec_kind(num_rows: int) -> str:
 
 PROMISED_INVOCATIONS = 128  # of a workgroup, by Vulkan
 # Kernels and kinds of kernels whose workgroups have more; a device may have fewer than they need.
-LARGE_WORKGROUPS = {"sum_norm": 256, "sum_norm_1024": 1024, "tiled": 256}
+LARGE_WORKGROUPS = {"sum_norm": 256, "sum_norm_1024": 1024, "tiled": 256, "matrices": 256}
 
 
 def needed_invocations(kernel: str) -> int:

@@ -82,7 +82,6 @@ class CaseDevice:
             self._context.info.sizes.widest,
             self._context.info.max_invocations,
             self._selection,
-            self._context.matrix_size,
             self._context.info.team_lanes,
         )
         recorder = Recorder(self._context, self._pipelines, self._memory["step"])

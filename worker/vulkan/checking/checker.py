@@ -43,12 +43,12 @@ class Checker:
     @property
     def has_matrices(self) -> bool:
         """Tells if the device multiplies cooperative matrices."""
-        return self._context.matrix_size > 0
+        return self._context.matrices is not None
 
     def ask(self, op: SmallOp) -> Asked:
         """Asks for the kernel that runs an op here."""
         info = self._context.info
-        sizes = info.sizes.widest, info.max_invocations, self._context.matrix_size
+        sizes = info.sizes.widest, info.max_invocations
         return ask(op.op, op.limits, info.features, *sizes, info.team_lanes)
 
     def variants(self, asked: Asked) -> tuple[Variant, ...]:

@@ -32,12 +32,11 @@ class DispatchContext:
         max_subgroup_size: int,
         max_invocations: int,
         selection: Selects,
-        matrix_size: int,
         team_lanes: int = 0,
     ) -> None:
         self.program, self._places, self.partials = program, places, partials
         self.limits, self.layout, self.selection = limits, StepLayout(limits), selection
-        self.kv_type, self.matrix_size = KV_TYPES[limits.kv_type], matrix_size
+        self.kv_type = KV_TYPES[limits.kv_type]
         self.team_lanes = team_lanes
         # A device may run narrower subgroups than its widest; then groups are left over, and end at once.
         self.subgroups = max(1, GROUP_SIZE // max_subgroup_size)

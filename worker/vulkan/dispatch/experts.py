@@ -7,6 +7,7 @@ from tplaunch.coordinator.split.plan import COLUMN_TILE
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.activation_functions import ACTIVATION_NUMBERS
 from tplaunch.worker.ops.experts import (
+    PROMPT_PAIRS,
     TILE_PAIRS,
     ExpertMatMul,
     ExpertSum,
@@ -18,6 +19,7 @@ from tplaunch.worker.ops.experts import (
 from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil, flags_of
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
 from tplaunch.worker.vulkan.push_constants.experts import (
+    EXPERT_TILES,
     ExpertsPush,
     ExpertSumPush,
     ExpertTilesPush,
@@ -25,6 +27,7 @@ from tplaunch.worker.vulkan.push_constants.experts import (
     RowGatePush,
 )
 from tplaunch.worker.vulkan.push_constants.kernels import SumNormPush
+from tplaunch.worker.vulkan.variants import LANES, kernel_of
 
 # Flags of shaders/experts.slang, and how far to the left in them, and in the experts', other numbers are.
 HAS_BIAS, GATED, ONTO_UP, WEIGHS, BY_PAIR, HAS_FACTORS = 1, 2, 4, 8, 16, 32
@@ -77,9 +80,9 @@ def expert_tiles(op: ExpertTiles, context: DispatchContext) -> Dispatch:
         used=op.held.used,
         first_expert=op.held.first,
         num_experts=op.held.count,
-        num_tiles=op.held.num_tiles(context.program.rows),
+        num_tiles=op.held.num_tiles(context.program.rows, op.pairs),
     )
-    return Dispatch("expert_tiles", push, (ceil(op.held.count, context.subgroups), 1, 1))
+    return Dispatch(EXPERT_TILES[op.pairs], push, (ceil(op.held.count, context.subgroups), 1, 1))
 
 
 def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
@@ -110,12 +113,25 @@ def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
         experts=held.first | held.count << COUNT_SHIFT,
         flags=flags_of(flags) | ACTIVATION_NUMBERS[op.activation] << ACTIVATION_SHIFT,
     )
-    # What loads weights fastest in products does so here.
     weights = matrix.type.lower()
+    if op.of_prompts:
+        return _grouped(op, context, push)
+    # What loads weights fastest in products does so here.
     suffix = "_wide" if context.selection.variant(f"matvec4_{weights}", matrix.rows).is_wide else ""
     pairs, groups = (TILE_PAIRS, held.num_tiles(rows)) if op.tiled else (1, rows * held.used)
     columns = context.subgroups * (TILE_COLUMNS // 2 if op.gated else TILE_COLUMNS)
     return Dispatch(f"experts_{weights}_{pairs}{suffix}", push, (ceil(op.columns, columns), 1, groups))
+
+
+def _grouped(op: ExpertMatMul, context: DispatchContext, push: ExpertsPush) -> Dispatch:
+    """By tiles of prompts, of which each has so many parts; those of one column tile run together."""
+    family = f"grouped_{op.matrix.type.lower()}"
+    variant = context.selection.variant(family)
+    rows, columns = variant.tile
+    columns *= context.subgroups if variant.needs == LANES else 1
+    num_parts = op.held.num_tiles(context.program.rows, PROMPT_PAIRS) * PROMPT_PAIRS // rows
+    groups = ceil(op.columns, columns // 2 if op.gated else columns)
+    return Dispatch(kernel_of(family, variant), push, (num_parts, groups, 1))
 
 
 def expert_sum(op: ExpertSum, context: DispatchContext) -> Dispatch:

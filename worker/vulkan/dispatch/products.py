@@ -13,7 +13,6 @@ from tplaunch.worker.vulkan.push_constants.kernels import MatMulPush
 from tplaunch.worker.vulkan.variants import LANES, kernel_of, matvec_kind
 
 HAS_BIAS, GATED, ACCUMULATES, HAS_FACTORS, PREFETCHES = 1, 2, 4, 8, 16  # flags of shaders/product.slang
-COOPERATIVE_TILE = (2, 4)  # matrices down and across that a workgroup of shaders/matmul_coop.slang computes
 MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/product.slang counts on it
 
 
@@ -64,18 +63,14 @@ def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
 
 def is_tiled(op: MatMul) -> bool:
     """Tells if a product has the kernels of prompts, whose grid goes over rows first."""
-    return op.of_prompts and op.activations == "f32"
+    return op.activations == "f16" or (op.of_prompts and op.activations == "f32")
 
 
 def _product_kernel(op: MatMul, context: DispatchContext, num_rows: int) -> tuple[str, tuple[int, int], bool]:
     """Its name, the rows and columns that a workgroup computes, and whether it is to prefetch."""
     weights = op.matrix.type.lower()
-    if op.activations == "f16":
-        down, across = COOPERATIVE_TILE
-        tile = down * context.matrix_size, across * context.matrix_size
-        return f"matmul_{weights}_coop{context.matrix_size}", tile, False
     if is_tiled(op):
-        family = f"tiled_{weights}"
+        family = f"{'matrices' if op.activations == 'f16' else 'tiled'}_{weights}"
         variant = context.selection.variant(family, op.matrix.rows)
         rows, columns = variant.tile
         own = rows, columns * (context.subgroups if variant.needs == LANES else 1)

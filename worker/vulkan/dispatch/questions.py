@@ -33,7 +33,6 @@ def ask(
     features: Collection[str],
     max_subgroup_size: int,
     max_invocations: int,
-    matrix_size: int,
     team_lanes: int = 0,
 ) -> Asked:
     """Asks the dispatcher for an op's kernel in a program of limits.max_rows rows.
@@ -44,7 +43,7 @@ def ask(
     def kernel(selection: Selects) -> str:
         program, sizes = Program(limits.max_rows, limits.max_rows, ()), (max_subgroup_size, max_invocations)
         context = DispatchContext(
-            program, lambda name: NOWHERE, SOME_PARTIALS, limits, *sizes, selection, matrix_size, team_lanes
+            program, lambda name: NOWHERE, SOME_PARTIALS, limits, *sizes, selection, team_lanes
         )
         return dispatch(op, context).kernel
 

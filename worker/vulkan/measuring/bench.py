@@ -41,7 +41,6 @@ class Bench:
             self._context.info.sizes.widest,
             self._context.info.max_invocations,
             Always(variant or Variant("")),
-            self._context.matrix_size,
             self._context.info.team_lanes,
         )
         recorder = Recorder(self._context, self._pipelines, self.memory["step"])

@@ -75,7 +75,7 @@ class Rates:
             yield from (Product(type, is_of_one_row) for is_of_one_row in (True, False))
             if type in ROUNDED and "integer_dot_product" in self._context.info.features:
                 yield from (Product(type, is_of_one_row, "q8") for is_of_one_row in (True, False))
-            if type in ROUNDED and self._context.matrix_size:
+            if type in ROUNDED and self._context.matrices:
                 yield Product(type, False, "f16")
 
     def rate(self, product: Product, deadline: float) -> Rate | None:
@@ -86,7 +86,7 @@ class Rates:
             size = dataclasses.replace(size, max_weights=ROWS * COLUMNS)
         limits = Limits(context_length=1, num_blocks=1, max_rows=num_rows, max_logit_rows=1)
         op = product.op(of_prompts=num_rows > 1 and info.max_invocations >= needed_invocations("tiled"))
-        sizes = info.sizes.widest, info.max_invocations, self._context.matrix_size
+        sizes = info.sizes.widest, info.max_invocations
         asked = ask(op, limits, info.features, *sizes, info.team_lanes)
         variants = (Variant(""),) if asked.family is None else candidates(asked.family, info.features)
         trial = make_trial(product.type, asked.family or asked.kernel, op, limits, size)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.split.limits import Limits
@@ -25,7 +26,7 @@ from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import MatMul, Op
 from tplaunch.worker.ops.experts import ExpertMatMul
 from tplaunch.worker.ops.matrix import Matrix
-from tplaunch.worker.ops.quantized import row_words
+from tplaunch.worker.ops.quantized import quantize, row_words
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.memory import Memory
 from tplaunch.worker.vulkan.variants import measurement_name
@@ -82,7 +83,9 @@ class Trial:
         for name, buffer in self.buffers.items():
             if buffer.placement is Placement.WEIGHTS:
                 continue
-            if buffer.row_length:
+            if name == "input" and isinstance(self.op, MatMul) and self.op.activations == "f16":
+                memory.write(name, 0, _rows_of_float16(random, self.rows, self.op.matrix.columns))
+            elif buffer.row_length:
                 values = random.standard_normal(buffer.nbytes // 4, np.float32)
                 memory.write(name, 0, values.view(np.uint8))
             elif name != "step":
@@ -120,7 +123,7 @@ def trials(program: Program, kv_type: str, size: Size, asks: Asks) -> list[Trial
     sizes: dict[str, int] = {}
     for op in (_product_of(op) for segment in program.segments for op in segment.ops):
         for asked, rows in _asked(op, size.prompt_rows):
-            limits = _limits(rows, kv_type)
+            limits = limits_of(rows, kv_type)
             for family, matrix_rows in asks(asked, limits):
                 name, weights = measurement_name(family, matrix_rows), _weights(op)
                 if weights > sizes.get(name, 0):
@@ -168,7 +171,7 @@ def make_trial(name: str, family: str, op: Op, limits: Limits, size: Size) -> Tr
     return Trial(name, family, attention, limits.max_rows, limits, step | buffers)
 
 
-def _limits(rows: int, kv_type: str) -> Limits:
+def limits_of(rows: int, kv_type: str) -> Limits:
     return Limits(
         context_length=KEYS,
         num_blocks=KEYS // 32,
@@ -192,6 +195,14 @@ def _product(op: MatMul, rows: int, max_weights: int) -> tuple[MatMul, dict[str,
     }
     kind = {"activations": op.activations, "of_prompts": op.of_prompts}
     return MatMul(cut, None, "input", "output", 0, "rows", **kind), buffers  # type: ignore[arg-type]
+
+
+def _rows_of_float16(random: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.uint8]:
+    """Makes rows that Quantize could have written: any bits would not be numbers."""
+    words = np.zeros((rows, row_words(columns, "f16")), np.uint32)
+    made = quantize(random.standard_normal((rows, columns), np.float32), "f16")
+    words[:, : made.shape[1]] = made
+    return words.view(np.uint8).reshape(-1)
 
 
 def _attention(op: Attention, limits: Limits) -> tuple[Attention, dict[str, Buffer]]:

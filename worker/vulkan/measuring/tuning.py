@@ -28,6 +28,7 @@ from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.questions import ask
 from tplaunch.worker.vulkan.listing import PhysicalDevice
 from tplaunch.worker.vulkan.measuring.bench import Bench, open_bench, opened_anew
+from tplaunch.worker.vulkan.measuring.rivals import Rivals, Seconds, all_rivals, matrices_win
 from tplaunch.worker.vulkan.measuring.trials import Size, Trial, trials
 from tplaunch.worker.vulkan.pipelines import Pipelines
 from tplaunch.worker.vulkan.timeline import Submission
@@ -118,6 +119,29 @@ class Tuner:
             log.info("the rest is not measured: %s", error)
         self._measurements.save()
 
+    def matrices_win(self, programs: Sequence[Program], kv_type: str) -> bool:
+        """Tells if products of prompts that are to be multiplied as f16 are faster so than in float32.
+
+        It measures what is missing however long that takes: what a run computes must not depend on how busy
+        its start was.
+        """
+        wins = matrices_win(all_rivals(programs, kv_type, self.size(), self._asks), self._compare)
+        self._measurements.save()
+        return wins
+
+    def _compare(self, rivals: Rivals) -> Seconds:
+        """Seconds of the fastest variant of each, without one that has none."""
+        if self._is_wanted(rivals.name, list(rivals.trials)):
+            best: Numbers = {}
+            for kind, trial in rivals.trials.items():
+                variants = usable(trial.family, self._context.info.features, self._right)
+                numbers = self.times(trial, variants, math.inf)
+                self._put(trial.family, numbers)  # by which one of its variants is chosen
+                best[kind] = min((number for number in numbers.values() if number is not None), default=None)
+            self._put(rivals.name, best)
+        kept = self._measurements.get(rivals.name)
+        return {kind: seconds for kind, seconds in kept.items() if seconds is not None}
+
     def size(self) -> Size:
         """How large trials are on this device."""
         if self._on_cpu:
@@ -133,7 +157,7 @@ class Tuner:
     def _asks(self, op: Op, limits: Limits) -> list[tuple[str, int]]:
         """Returns the choice that the dispatcher itself would ask for."""
         info = self._context.info
-        sizes = info.sizes.widest, info.max_invocations, self._context.matrix_size
+        sizes = info.sizes.widest, info.max_invocations
         asked = ask(op, limits, info.features, *sizes, info.team_lanes)
         return [] if asked.family is None else [(asked.family, asked.matrix_rows)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ctypes import Structure, c_float, c_uint32
 
 from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.ops.experts import TILE_PAIRS
+from tplaunch.worker.ops.experts import PROMPT_PAIRS, TILE_PAIRS
 from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address, QuadAddress
 
 
@@ -93,9 +93,11 @@ class RowGatePush(Structure):
     ]
 
 
+# The kernels that make tiles, by the pairs of a tile.
+EXPERT_TILES = {TILE_PAIRS: "expert_tiles", PROMPT_PAIRS: "expert_tiles_64"}
 EXPERT_KERNELS: dict[str, type[Structure]] = {
     "route": RoutePush,
-    "expert_tiles": ExpertTilesPush,
+    **dict.fromkeys(EXPERT_TILES.values(), ExpertTilesPush),
     "expert_sum": ExpertSumPush,
     "row_gate": RowGatePush,
     **{

@@ -20,12 +20,10 @@ from tplaunch.worker.vulkan.push_constants.attention import (
     RopeCachePush,
     RopeRowsPush,
 )
-from tplaunch.worker.vulkan.push_constants.experts import EXPERT_KERNELS
+from tplaunch.worker.vulkan.push_constants.experts import EXPERT_KERNELS, ExpertsPush
 from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address, PairAddress, QuadAddress
 from tplaunch.worker.vulkan.push_constants.recurrent import RECURRENT_KERNELS
 from tplaunch.worker.vulkan.variants import FAMILIES, MATVECS, kernel_of
-
-MATRIX_SIZES = (16, 8)  # of the cooperative matrices, square ones, that there are kernels for, the best first
 
 
 class SumNormPush(Structure):
@@ -151,7 +149,8 @@ class LogitGroupsPush(Structure):
 
 
 FAMILY_PUSH_CONSTANTS = {
-    **dict.fromkeys((*MATVECS, "tiled"), MatMulPush),
+    **dict.fromkeys((*MATVECS, "tiled", "matrices"), MatMulPush),
+    "grouped": ExpertsPush,
     "attention": AttentionPush,
     "gather": GatherPush,
 }
@@ -171,12 +170,6 @@ KERNELS: dict[str, type[Structure]] = {
         kernel_of(family, variant): FAMILY_PUSH_CONSTANTS[family.split("_")[0]]
         for family, variants in FAMILIES.items()
         for variant in variants
-    },
-    **{
-        f"matmul_{name.lower()}_coop{size}": MatMulPush
-        for name, weight_format in FORMATS.items()
-        for size in MATRIX_SIZES
-        if weight_format.fits_float16
     },
     **{f"rope_cache_{kv_type}": RopeCachePush for kv_type in KV_TYPES},
     **EXPERT_KERNELS,

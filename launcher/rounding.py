@@ -1,0 +1,29 @@
+"""Says what rows of prompts are multiplied as, where that was the ranks' own choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tplaunch.coordinator.messages import Ready
+from tplaunch.coordinator.split.limits import AUTO, Limits
+
+
+def chosen_activations(limits: Limits, ready: Sequence[Ready]) -> str:
+    """Returns what the run's rows of prompts are multiplied as; where ranks differ, each kind once."""
+    return (
+        limits.activations if limits.activations != AUTO else "/".join(sorted({one.prompts for one in ready}))
+    )
+
+
+def rounding_sentence(limits: Limits, ready: Sequence[Ready]) -> str | None:
+    """Returns what the user should know of a choice that rounds; None where none was made, or none rounds."""
+    ranks = [rank for rank, one in enumerate(ready) if one.prompts == "f16"]
+    if limits.activations != AUTO or not ranks:
+        return None
+    where = (
+        "" if len(ranks) == len(ready) else f" on rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
+    )
+    return (
+        f"prompts are multiplied by float16 matrices{where}, which measured faster: logits differ from"
+        " float32's by a normalised squared error of about 1e-6 (--activations f32 does without)"
+    )

@@ -1,0 +1,119 @@
+"""Which matrices a device multiplies by, whether that is worth it, and that ranks alike do alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.models import LIMITS
+from tests.unit.collectives_group import connected, on_ranks
+from tests.unit.test_context_fit import NUMPY, arranged, gpu
+from tplaunch.collectives import Collective
+from tplaunch.coordinator.messages import Ready
+from tplaunch.coordinator.split.limits import AUTO, Limits
+from tplaunch.launcher.rounding import chosen_activations, rounding_sentence
+from tplaunch.worker.measuring.agreeing import agrees
+from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.step.segments import SegmentRunner
+from tplaunch.worker.vulkan.matrices import MatrixShape, best_shape
+from tplaunch.worker.vulkan.measuring.rivals import Rivals, matrices_win
+from tplaunch.worker.vulkan.subgroups import SubgroupSizes
+
+NVIDIA = SubgroupSizes(least=32, most=32, required=32, full=True)
+RDNA = SubgroupSizes(least=32, most=64, required=64, full=True)
+WIDE = SubgroupSizes(least=64, most=64, full=True)
+XE = SubgroupSizes(least=8, most=32, required=16, full=True)
+XE2 = SubgroupSizes(least=16, most=32, required=16, full=True)
+UNCONTROLLED = SubgroupSizes(least=8, most=32)
+LAVAPIPE = SubgroupSizes(least=8, most=8)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "sizes", "best"),
+    [
+        ([(16, 8, 8), (16, 8, 16), (16, 16, 16)], NVIDIA, (16, 16, 16)),
+        ([(16, 16, 16)], RDNA, (16, 16, 16)),
+        ([(16, 16, 16)], WIDE, None),  # 64 lanes would have four numbers each
+        ([(8, 8, 16)], XE, (8, 8, 16)),
+        ([(8, 16, 16)], XE2, (8, 16, 16)),
+        ([(8, 8, 16)], UNCONTROLLED, None),  # it may get other lanes than eight
+        ([(8, 8, 8)], LAVAPIPE, (8, 8, 8)),
+        ([(12, 16, 16), (16, 16, 24)], NVIDIA, None),  # no tile is cut into such pieces
+        ([], NVIDIA, None),
+    ],
+)
+def test_a_device_gets_the_largest_matrices_that_its_subgroups_share_out(
+    shapes: list[tuple[int, int, int]], sizes: SubgroupSizes, best: tuple[int, int, int] | None
+) -> None:
+    found = best_shape([MatrixShape(*shape) for shape in shapes], sizes)
+    assert found == (MatrixShape(*best) if best else None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wins"),
+    [
+        ([{"f32": 1.0, "f16": 0.5}], True),
+        ([{"f32": 1.0, "f16": 0.99}], False),  # not worth what it rounds
+        ([{"f32": 1.0, "f16": 0.1}, {"f32": 1.0, "f16": 3.0}], False),
+        ([{"f32": 1.0}], False),  # wrong by matrices, say
+        ([], False),
+    ],
+)
+def test_matrices_are_chosen_where_a_whole_step_is_faster(
+    seconds: list[dict[str, float]], wins: bool
+) -> None:
+    rivals = [Rivals(str(number), {}, 1.0) for number in range(len(seconds))]
+    assert matrices_win(rivals, lambda each: seconds[int(each.name)]) is wins
+
+
+@pytest.mark.parametrize(
+    ("kinds", "wishes", "granted"),
+    [
+        ("aa", (True, True), (True, True)),
+        ("aa", (True, False), (False, False)),  # equal devices that measured otherwise
+        ("aab", (True, True, False), (True, True, False)),
+        ("aba", (False, True, True), (False, True, False)),
+        ("a", (True,), (True,)),
+    ],
+)
+def test_ranks_on_equal_devices_do_the_same(
+    kinds: str, wishes: tuple[bool, ...], granted: tuple[bool, ...]
+) -> None:
+    def ask(rank: Collective) -> bool:
+        return agrees(SegmentRunner(NumpyDevice(LIMITS), rank), kinds, wishes[rank.rank])
+
+    with connected("shared-memory", len(kinds)) as ranks:
+        assert tuple(on_ranks(ranks, ask)) == granted
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "expected"),
+    [
+        ({}, {}, AUTO),
+        ({"lacks": frozenset({"f16"})}, {}, "f32"),
+        ({}, {"without": ("cooperative_matrix",)}, "f32"),
+        ({}, {"activations": "f32"}, "f32"),
+        ({}, {"activations": "f16"}, "f16"),
+    ],
+)
+def test_there_is_a_choice_only_where_a_device_has_matrices(
+    changes: dict[str, Any], options: dict[str, Any], expected: str
+) -> None:
+    _, _, found = arranged([gpu(0, 24e9, **changes), NUMPY], **options)
+    assert found.limits.activations == expected
+
+
+def test_a_choice_that_rounds_is_said() -> None:
+    limits = Limits(context_length=32, num_blocks=1, activations=AUTO)
+    floats, matrices = Ready(0, True), Ready(0, True, prompts="f16")
+    assert rounding_sentence(limits, [floats, floats]) is None
+    assert rounding_sentence(Limits(context_length=32, num_blocks=1, activations="f16"), [matrices]) is None
+    assert str(rounding_sentence(limits, [matrices] * 2)).startswith(
+        "prompts are multiplied by float16 matrices, which measured faster: logits differ from float32"
+    )
+    assert "float16 matrices on ranks 0, 2, which" in str(
+        rounding_sentence(limits, [matrices, floats, matrices])
+    )
+    assert chosen_activations(limits, [matrices, floats]) == "f16/f32"
+    assert chosen_activations(limits, [floats]) == "f32"

@@ -1,0 +1,67 @@
+"""Products of prompts in float32 and by matrices of float16: which of the two a device should multiply by."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.programs.program import Program
+from tplaunch.worker.vulkan.measuring.trials import Asks, Size, Trial, limits_of, make_trial
+
+FLOATS, MATRICES = "f32", "f16"
+ADVANTAGE = 0.95  # of the time in float32, to be worth what float16 rounds
+Seconds = dict[str, float]  # of a product, by how it is multiplied
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """Trials of one product, by how it is multiplied; a step has so many times as many weights like it."""
+
+    name: str  # of the measurement
+    trials: dict[str, Trial]
+    times: float
+
+
+def all_rivals(programs: Iterable[Program], kv_type: str, size: Size, asks: Asks) -> list[Rivals]:
+    """The largest product of each weight type that the programs multiply by matrices."""
+    largest: dict[str, MatMul] = {}
+    num_weights: dict[str, int] = {}
+    for op in (op for program in programs for segment in program.segments for op in segment.ops):
+        if isinstance(op, MatMul) and op.activations == MATRICES:
+            kind, weights = op.matrix.type, op.matrix.rows * op.matrix.columns
+            num_weights[kind] = num_weights.get(kind, 0) + weights
+            if kind not in largest or weights > _weights(largest[kind]):
+                largest[kind] = op
+    return [_rivals(op, num_weights[kind], kv_type, size, asks) for kind, op in largest.items()]
+
+
+def _rivals(op: MatMul, num_weights: int, kv_type: str, size: Size, asks: Asks) -> Rivals:
+    limits = limits_of(size.prompt_rows, kv_type)
+    trials = {}
+    for activations in (FLOATS, MATRICES):
+        asked = dataclasses.replace(op, activations=activations, of_prompts=True)
+        ((family, _),) = asks(asked, limits)
+        trials[activations] = make_trial(family, family, asked, limits, size)
+    tried = trials[MATRICES].op
+    assert isinstance(tried, MatMul)
+    matrix = tried.matrix
+    name = f"prompts {matrix.type} {matrix.rows} x {matrix.columns}, {size.prompt_rows} rows"
+    return Rivals(name, trials, num_weights / _weights(tried))
+
+
+def _weights(op: MatMul) -> int:
+    return op.matrix.rows * op.matrix.columns
+
+
+def matrices_win(rivals: Iterable[Rivals], measure: Callable[[Rivals], Seconds]) -> bool:
+    """Tells if a step takes less time by matrices; it does not where one was not measured, or none is."""
+    sums = {FLOATS: 0.0, MATRICES: 0.0}
+    for each in rivals:
+        seconds = measure(each)
+        if seconds.keys() < sums.keys():
+            return False
+        for kind in sums:
+            sums[kind] += seconds[kind] * each.times
+    return sums[MATRICES] < ADVANTAGE * sums[FLOATS]
