@@ -108,7 +108,7 @@ def places_of_ranks(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> li
     found = []
     for rank, (choice, pinned) in enumerate(zip(own, rank_cores(own, cores), strict=True)):
         near = ", near its card" if choice.near_cores.intersection(pinned) else ""
-        found.append(f"Rank {rank} runs on the cores {core_text(pinned)}{near}.")
+        found.append(f"Rank {rank} runs on the core{'s' * (len(pinned) > 1)} {core_text(pinned)}{near}.")
     return found
 
 
