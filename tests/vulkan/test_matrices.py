@@ -51,7 +51,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def logits(model: Path, activations: str, *steps: Step) -> list[bytes]:
-    """Returns what each step gives, and that it was multiplied as was wanted."""
+    """Returns the logits of each step, which was multiplied as was wanted."""
     limits = dataclasses.replace(LIMITS, activations=activations)
     with opened_worker(model, model.parent, limits, 0) as worker:
         return [worker.run(step).logits.tobytes() for step in steps]
