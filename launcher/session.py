@@ -59,7 +59,7 @@ class Session:
 
     @property
     def activations(self) -> str:
-        """What rows of prompts are multiplied as."""
+        """Names what rows of prompts are multiplied as."""
         return chosen_activations(self.limits, self.ready)
 
 
