@@ -56,8 +56,10 @@ def assert_same(actual: list[npt.NDArray[np.float32]], expected: list[npt.NDArra
     assert all(np.array_equal(mine, other) for mine, other in zip(actual, expected, strict=True))
 
 
-@pytest.mark.parametrize("driver", FINDERS)
-@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("driver", "num_ranks"),
+    [*(("lavapipe", count) for count in (1, 2, 3, 4)), ("swiftshader", 2)],
+)
 def test_sums_that_are_copied_or_moved_have_the_same_bits(
     open_device: Opener, plain_model: Path, driver: str, num_ranks: int
 ) -> None:
@@ -69,7 +71,7 @@ def test_sums_that_are_copied_or_moved_have_the_same_bits(
         assert_same(logits(open_device, plain_model, drivers, "f32", two_phase=True), direct)
 
 
-@pytest.mark.parametrize("drivers", [["lavapipe"] * 3, ["swiftshader"] * 2, ["mesa", "lavapipe"]], ids=str)
+@pytest.mark.parametrize("drivers", [["lavapipe"] * 3, ["mesa", "lavapipe"]], ids=str)
 def test_rounded_sums_are_the_same_in_one_phase_and_in_two(
     open_device: Opener, plain_model: Path, drivers: list[str]
 ) -> None:
