@@ -5,6 +5,7 @@ minImportedHostPointerAlignment, which is the page size on every driver seen so 
 """
 
 import mmap
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,18 @@ SLICE_UNIT = 32  # float32: no two ranks' slices share a cache line
 # parity and rank as many words as an exchange has numbers at most, each a float32 and the exchange's number.
 CONTROL_BYTES, WORD_BYTES, WORD_ELEMENTS = 4096, 8, 16384
 PAGE_BYTES = max(4096, mmap.PAGESIZE)
+
+
+@dataclass(frozen=True)
+class Backing:
+    """The file of memory that ranks share, and where this process has mapped it."""
+
+    descriptor: int  # open as long as the collective
+    address: int  # of the file's first byte
+
+    def offset(self, memory: NDArray[np.uint8]) -> int:
+        """Returns where a part of the mapping begins in the file."""
+        return int(memory.ctypes.data) - self.address
 
 
 def round_up_to_page(num_bytes: int) -> int:
@@ -40,5 +53,11 @@ def rank_slice(rank: int, num_ranks: int, count: int) -> slice:
 
 
 def private_arena(num_partials: int, slot_bytes: int) -> NDArray[np.uint8]:
-    """An arena that no other process sees; zeroed."""
-    return arena_view(mmap.mmap(-1, NUM_PARITIES * num_partials * slot_bytes), 0, num_partials, slot_bytes)
+    """An arena that no other process sees; zeroed.
+
+    It is private to the process for drivers' sake, too: shared memory has a file behind it even where it has
+    no name, and AMD's open driver refuses to import that.
+    """
+    num_bytes = NUM_PARITIES * num_partials * slot_bytes
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return arena_view(memory, 0, num_partials, slot_bytes)

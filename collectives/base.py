@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from tplaunch.collectives.arena import round_up_to_page
+from tplaunch.collectives.arena import Backing, round_up_to_page
 from tplaunch.collectives.failures import CollectiveAborted, CollectiveError
 from tplaunch.collectives.shared_header import TOKEN_BYTES
 from tplaunch.running_clock import RunningClock
@@ -43,6 +43,7 @@ class Collective(ABC):
     endpoint: str  # where the peers find this rank; exchanged by the caller before connect()
     has_two_phases: bool = False  # whether there is an all_gather()
     can_sum: bool = False  # whether the hosts can add up themselves
+    touches_sums: bool = False  # whether hosts read or change partial sums in the arena, as float32
     lap: Callable[[str], None] | None = None  # is told what the time since it was called last went to
 
     def __init__(
@@ -92,6 +93,11 @@ class Collective(ABC):
         Ranks of different hosts that are in different steps find out in their next exchange.
         """
         return
+
+    @property
+    def backing(self) -> Backing | None:
+        """The file behind the arena and the words, where several processes share them."""
+        return None
 
     @property
     def words(self) -> NDArray[np.uint8] | None:

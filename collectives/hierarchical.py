@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tplaunch.collectives.arena import private_arena
+from tplaunch.collectives.arena import Backing, private_arena
 from tplaunch.collectives.base import DEFAULT_TIMEOUT_SECONDS, Collective, Way, check_token
 from tplaunch.collectives.failures import CollectiveError, aborted, counts_differ
 from tplaunch.collectives.flags import flags_for_this_machine
@@ -55,6 +55,8 @@ class Hierarchical(Collective):
     One all-reduce is two barriers on a host with the exchange of its leader in between. Two parities are
     enough, as in shared_memory.py: what a peer sends early is kept aside until it is due.
     """
+
+    touches_sums = True
 
     def __init__(
         self,
@@ -147,6 +149,10 @@ class Hierarchical(Collective):
             self._refuse()
         if self._shared is not None:
             self._shared.check_aborted()
+
+    @property
+    def backing(self) -> Backing | None:
+        return self._shared.backing if self._shared else None
 
     @property
     def sent_bytes(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tplaunch.collectives.arena import words_bytes
+from tplaunch.collectives.arena import Backing, words_bytes
 from tplaunch.collectives.base import DEFAULT_TIMEOUT_SECONDS, Collective, Way, check_token
 from tplaunch.collectives.failures import CollectiveError, aborted, counts_differ
 from tplaunch.collectives.flags import flags_for_this_machine
@@ -74,6 +74,10 @@ class SharedMemory(Collective):
         self._shared.connect(endpoints[0])
         self._arena = self._shared.arena
         self._connected = True
+
+    @property
+    def backing(self) -> Backing | None:
+        return self._shared.backing
 
     @property
     def words(self) -> NDArray[np.uint8] | None:

@@ -16,7 +16,7 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
-from tplaunch.collectives.arena import NUM_PARITIES, arena_view
+from tplaunch.collectives.arena import NUM_PARITIES, Backing, arena_view
 from tplaunch.collectives.failures import INSTEAD, CollectiveError, timed_out
 from tplaunch.collectives.shared_header import TOKEN_BYTES, Line, MakeFlags, SharedHeader, header_bytes
 
@@ -68,6 +68,7 @@ class SharedRanks:
         self._extra_start = self._header_bytes + NUM_PARITIES * num_slots * slot_bytes
         self._num_bytes = self._extra_start + extra_bytes
         self.extra: NDArray[np.uint8] | None = None
+        self.backing: Backing | None = None
         self._header: SharedHeader | None = None
         self._descriptor = -1
         if member == 0:
@@ -96,7 +97,9 @@ class SharedRanks:
         memory = mmap.mmap(descriptor, self._num_bytes)
         self._header = SharedHeader(memory, self.member, len(self.ranks), self._make_flags)
         self.arena = arena_view(memory, self._header_bytes, *self._slots)
-        self.extra = np.frombuffer(memory, np.uint8)[self._extra_start :]
+        whole = np.frombuffer(memory, np.uint8)
+        self.extra = whole[self._extra_start :]
+        self.backing = Backing(descriptor, int(whole.ctypes.data))
 
     def connect(self, endpoint: str) -> None:
         """endpoint: the first rank's. Raises CollectiveTimeout naming those that did not come."""
@@ -121,8 +124,10 @@ class SharedRanks:
             if os.pread(descriptor, TOKEN_BYTES, 0) != self._token:
                 raise self._unusable(path, "it belongs to another run")
             self._map(descriptor)
-        finally:
+        except BaseException:
             os.close(descriptor)
+            raise
+        self._descriptor = descriptor
 
     def _unusable(self, path: str, fault: str) -> CollectiveError:
         first = self.ranks[0]
@@ -224,7 +229,7 @@ class SharedRanks:
     def close(self) -> None:
         """Lets go of the memory, which goes with the last view of it. Idempotent."""
         self._header = None
-        self.arena = self.extra = None
+        self.arena = self.extra = self.backing = None
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -17,6 +17,7 @@ class ZmqRing(Collective):
 
     num_partials = 1
     write_slot = 0
+    touches_sums = True
 
     def __init__(
         self,

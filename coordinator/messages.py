@@ -95,7 +95,7 @@ class Ready:
     """Worker: loaded and connected. device_bytes counts every buffer."""
 
     device_bytes: int
-    imports_partials: bool
+    sharing: str  # how the device shares partial sums with other ranks, one of worker.device's SHARINGS
     copy_bandwidth: float = 0.0  # bytes read and written per second; 0 where it was not measured
     notes: tuple[str, ...] = ()  # what the user should know of the device, a sentence each
     tells_prompts_apart: bool = (

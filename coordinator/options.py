@@ -23,6 +23,9 @@ FEATURES = (
     "subgroup_shuffle",
     "eight_lanes",
 )  # that a device may lack
+# Ways to share memory with other processes that a device may lack.
+IMPORTS = ("host_memory_import", "dma_buf_import")
+SUMS = ("auto", "shared", "moved")
 _DECLARATION = "option"  # in a field's metadata
 
 
@@ -102,8 +105,8 @@ class RankOptions:
         default=WIRES[0],
         group="ranks",
         choices=WIRES,
-        help="partial sums travel between hosts as float32, or rounded to bfloat16 or to eight bits (default:"
-        " %(default)s)",
+        help="partial sums travel between ranks as float32, or rounded to bfloat16; between hosts, to eight"
+        " bits, too (default: %(default)s)",
     )
     timeout_seconds: float = option(
         "--timeout",
@@ -137,6 +140,14 @@ class RankOptions:
         help="how an all-reduce finds a device's part done: the host sleeps in the driver, polls it, or looks"
         " at a word that the device writes; or devices exchange among themselves (default: the fastest)",
     )
+    sums: str = option(
+        "--sums",
+        default=SUMS[0],
+        group="debugging",
+        choices=SUMS,
+        help="kernels write partial sums straight to memory that ranks share, or to their device's own, from"
+        " where they move in long runs (default: moved from 16 rows on, by devices with memory of their own)",
+    )
     without: tuple[str, ...] = option(
         "--without",
         default=(),
@@ -151,6 +162,11 @@ class RankOptions:
     trace: bool = False  # every StepDone tells the laps of the host, too
     measure_copy: bool = False  # Ready tells the bandwidth of a copy in the device's memory
 
+    @property
+    def moves_sums(self) -> bool:
+        """Tells whether all ranks write partial sums to memory of their own, whatever device they have."""
+        return self.sums == "moved" or self.wire == "bf16"
+
     def __post_init__(self) -> None:
         check_choices(self)
         if self.all_reduce == "two-phase" and self.collective == "zmq-ring":
@@ -159,8 +175,8 @@ class RankOptions:
             )
         check_seconds("--timeout", self.timeout_seconds)
         for feature in self.without:
-            if feature not in FEATURES:
-                raise OptionError(f"--without {feature:.40}: known are {', '.join(FEATURES)}")
+            if feature not in (*FEATURES, *IMPORTS):
+                raise OptionError(f"--without {feature:.40}: known are {', '.join((*FEATURES, *IMPORTS))}")
 
 
 def check_seconds(flag: str, seconds: float) -> None:

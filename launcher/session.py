@@ -59,7 +59,7 @@ class Session:
 
     @property
     def activations(self) -> str:
-        """What rows of prompts are multiplied as."""
+        """Names the type by which rows of prompts are multiplied."""
         return chosen_activations(self.limits, self.ready)
 
 

@@ -59,6 +59,7 @@ from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
 from tplaunch.worker.device import Device
 from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.programs.moving import with_moves
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.step.copies import BlockCopier
@@ -266,6 +267,8 @@ class Rank:
     ) -> None:
         """num_ranks: of its stage."""
         self.two_phase, self.shares_routing, self.host_sums = two_phase, shares_routing, False
+        self.wire: str | None = None  # of programs that move their partial sums
+        self.hosts_touch_sums = False
         self.spec, self.share, self.num_ranks, self.limits = spec, share, num_ranks, limits
         self.shards: dict[str, Shard] = rank_shards(spec, share, file.tensors)
         self.device = open_device(limits)
@@ -313,6 +316,8 @@ class Rank:
             in_one_part=self.writer.in_one_part,
             max_buffer=self.device.max_buffer_bytes,
         )
+        if self.wire is not None:
+            program = with_moves(program, self.wire, self.hosts_touch_sums)
         self.device.prepare(program)
         return program
 
@@ -390,7 +395,7 @@ class LocalChannel(Channel):
     def _answer(self, rank: int, message: Message) -> Message:
         if isinstance(message, Connect):
             apart = self._ranks[rank].device.tells_prompts_apart
-            return Ready(device_bytes=1, imports_partials=True, tells_prompts_apart=apart)
+            return Ready(device_bytes=1, sharing="import", tells_prompts_apart=apart)
         assert isinstance(message, Step | FetchRows)
         logits = self._logits[message.number][rank]
         if isinstance(message, FetchRows):

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.collectives.arena import Backing
 from tplaunch.worker.buffers.cuts import ShortCuts
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.programs.program import Program
@@ -46,6 +47,15 @@ class DeviceId:
     uuid: str = ""  # hex; another device at this index is refused
 
 
+# Ways in which a device shares the arena with other ranks, in the order in which they are tried: it imports
+# the host's memory, or a dma-buf of the file behind that; or the host copies to memory of its and from there.
+IMPORT, DMA_BUF, COPY = SHARINGS = ("import", "dma-buf", "copy")
+SHARING_WORDS = {
+    IMPORT: "imported host memory",
+    DMA_BUF: "a dma-buf of host memory",
+    COPY: "copies that the host makes",
+}
+
 Place = tuple[int, int]  # offset and length in bytes
 Copy = tuple[str, int, int, int]  # a buffer, the offsets of the source and of the destination, and bytes
 FillPlaces = Callable[[list[npt.NDArray[np.uint8]]], None]  # gets the memory of each place
@@ -60,11 +70,14 @@ class Device(Protocol):
 
     name: str
     kind: str  # with what it is made of and its driver: devices of one kind compute the same bits
-    imports_partials: bool  # False: partial sums are copied around each all-reduce
     max_buffer_bytes: int  # of one buffer; larger matrices are cut
     tells_prompts_apart: bool  # rows of prompts are multiplied in another arithmetic than generated ones
     groups_logits: bool  # its steps end in the groups of logits: worker/ops/logits.py
     prompt_rows: int  # that a step needs to keep it busy: fewer of a prompt take about as long
+
+    @property
+    def sharing(self) -> str:
+        """How partial sums reach the arena, one of SHARINGS; what is copied is so around each all-reduce."""
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
         """Allocates; zero-filled unless for weights. DeviceError where memory is short, naming the sizes."""
@@ -117,8 +130,9 @@ class Device(Protocol):
 class TimedDevice(Protocol):
     """A device that can tell when it computed."""
 
-    def segment_times(self) -> npt.NDArray[np.float64] | None:
-        """Begin and end of each segment of the last step [segments, 2], in seconds of its own clock.
+    def step_times(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+        """Begin and end of each segment of the last step [segments, 2], and of each exchange with other
+        devices in it [exchanges, 2], in seconds of its own clock.
 
         None where it was opened without timestamps, or has none.
         """
@@ -146,6 +160,25 @@ class WaitingDevice(Protocol):
 
         Returns what has come of all ranks [2, ranks, elements].
         """
+
+
+@runtime_checkable
+class SharingDevice(Protocol):
+    """A device with several ways to share the arena; a way may seem to work and not do so."""
+
+    has_own_memory: bool  # which the host does not compute in
+
+    def back_partials(self, backing: Backing) -> None:
+        """Tells the file behind the arena that will be attached."""
+
+    def share_otherwise(self) -> bool:
+        """Attaches the arena by the next way, before any program is prepared. False where there is none."""
+
+    def put_partials(self, values: npt.NDArray[np.float32]) -> None:
+        """Has the device write its slot of parity 0 of the arena, a few elements; for trying only."""
+
+    def seen_partials(self, count: int) -> npt.NDArray[np.float32]:
+        """Returns elements of parity 0 as the device reads them [num_partials, count]; for trying only."""
 
 
 @runtime_checkable

@@ -49,6 +49,7 @@ from tplaunch.worker.run_programs import RunPrograms
 from tplaunch.worker.step.clock import StepClock, account_for_device
 from tplaunch.worker.step.copies import BlockCopier
 from tplaunch.worker.step.segments import SegmentRunner
+from tplaunch.worker.step.sharing import attach_partials
 from tplaunch.worker.step.stage import StageEnds, open_handover
 from tplaunch.worker.step.writer import StepWriter
 from tplaunch.worker.weights.loading import load_stacks
@@ -85,7 +86,7 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
         control.send(
             Ready(
                 worker.device_bytes,
-                worker.device.imports_partials,
+                worker.device.sharing,
                 worker.copy_bandwidth,
                 tuple(worker.notes),
                 worker.tells_prompts_apart,
@@ -183,8 +184,7 @@ class Worker:
             **(logit_buffers(share, limits) if self.device.groups_logits else {}),
         }
         self.device.create_buffers(buffers)
-        collective = self.collective
-        self.device.attach_partials(collective.arena, collective.write_slot, collective.num_partials)
+        attach_partials(self._runner)
         # Before ranks take their time to load.
         if limits.activations == AUTO and agrees(self._runner, self._kinds, prefers_matrices):
             self._programs.activations = "f16"
@@ -215,10 +215,7 @@ class Worker:
         self._copier = BlockCopier(self.device, self._load)
         self._ends = StageEnds(self.device, self.handover, self._load)
         self._programs.program(1, 1, of_prompts=False, in_one_part=False)
-        place = (
-            "written straight to host memory" if self.device.imports_partials else "copied by way of the host"
-        )
-        log.info("ready: %d bytes on the device, partial sums %s", self.device_bytes, place)
+        log.info("ready: %d bytes on the device", self.device_bytes)
 
     def answer(self, message: Message) -> StepDone | Rows:
         """Runs a step, or sends more of the logits of one that has run."""
@@ -267,9 +264,9 @@ class Worker:
 
     def _laps(self, clock: StepClock, ledger: dict[str, float]) -> list[Lap]:
         """Returns the device's laps, where it noted any, and for a trace the host's; adds to the ledger."""
-        times = self._timed.segment_times() if self._timed is not None else None
+        times = self._timed.step_times() if self._timed is not None else None
         host = clock.laps()
-        device = [] if times is None else account_for_device(ledger, host, times)
+        device = [] if times is None else account_for_device(ledger, host, *times)
         return [*host, *device] if self._load.options.trace else device
 
     def _sizes(self, step: Step) -> tuple[int, int, bool, bool]:

@@ -10,11 +10,12 @@ from tplaunch.coordinator.messages import Load
 from tplaunch.coordinator.split.limits import AUTO
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.coordinator.split.shards import Shard
-from tplaunch.worker.device import Device, TunableDevice
+from tplaunch.worker.device import Device, SharingDevice, TunableDevice
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring.two_phase import NEVER
-from tplaunch.worker.measuring.ways import way
+from tplaunch.worker.measuring.ways import way, wire_inside
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
+from tplaunch.worker.programs.moving import MANY_ROWS, with_moves
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.step.writer import row_bucket
@@ -42,6 +43,7 @@ class RunPrograms:
     ) -> None:
         self._load, self._shards, self._device, self._collective = load, shards, device, collective
         self._shares_routing = shares_routing
+        self._wire = wire_inside(load, collective)
         self._row_length = padded(load.spec.embedding_length)
         self.large_bytes = NEVER
         self.by_device = False
@@ -75,9 +77,11 @@ class RunPrograms:
         key = (rows, logit_rows, of_prompts, in_one_part, by_device)
         if key not in self._made:
             large = rows * self._row_length * 4 >= self.large_bytes
-            program = self.build(rows, logit_rows, of_prompts, large, in_one_part)
+            program = self._build(rows, logit_rows, of_prompts, large, in_one_part)
             if by_device and can_exchange(program, self._row_length):
                 program = with_exchanges(program)
+            else:
+                program = self._moved(program)
             self._device.prepare(program)
             self._made[key] = program
         return self._made[key]
@@ -119,10 +123,33 @@ class RunPrograms:
         as_floats: Collection[str] | None = None,
         activations: str | None = None,
     ) -> Program:
-        """Builds a program; `large` whose all-reduces are not one-shot. activations: other than its own.
+        """Builds a program as it runs with the hosts' help; `large` whose all-reduces are not one-shot.
 
-        as_floats: see build_program; None for what the device has measured.
+        as_floats: see build_program; None for what the device has measured. activations: other than its own.
         """
+        program = self._build(rows, logit_rows, of_prompts, large, in_one_part, as_floats, activations)
+        return self._moved(program)
+
+    def _moved(self, program: Program) -> Program:
+        """Has partial sums written to the device's own memory first, where that is wanted or quicker."""
+        device, wanted = self._device, self._load.options.sums
+        moves = wanted == "moved"
+        if wanted == "auto" and program.rows >= MANY_ROWS:
+            moves = isinstance(device, SharingDevice) and device.has_own_memory
+        if self._collective.num_ranks > 1 and (moves or self._wire != "f32"):
+            return with_moves(program, self._wire, self._collective.touches_sums)
+        return program
+
+    def _build(
+        self,
+        rows: int,
+        logit_rows: int,
+        of_prompts: bool,
+        large: bool,
+        in_one_part: bool,
+        as_floats: Collection[str] | None = None,
+        activations: str | None = None,
+    ) -> Program:
         if as_floats is None:
             as_floats = self._device.quicker_as_floats if isinstance(self._device, TunableDevice) else ()
         load = self._load

@@ -10,6 +10,7 @@ from typing import Any
 
 from tplaunch.coordinator.messages import Lap, Step, StepDone
 
+OF_DEVICE = ("device", "exchange")  # kinds of laps; exchanges are parts of the others
 COORDINATOR = 0  # its track; rank r has 2 r + 1 for its host and 2 r + 2 for its device
 
 
@@ -27,7 +28,7 @@ class Trace:
         self._laps.append((COORDINATOR, step.number, Lap(f"step of {rows}", begin, end)))
         for rank, answer in enumerate(answers):
             for lap in answer.laps:
-                self._laps.append((2 * rank + 1 + (lap.kind == "device"), step.number, lap))
+                self._laps.append((2 * rank + 1 + (lap.kind in OF_DEVICE), step.number, lap))
 
     def events(self, process: int, name: str) -> Iterator[dict[str, Any]]:
         """Yields Perfetto's events of one process with tracks for each rank. Times are microseconds."""

@@ -102,7 +102,7 @@ class FakeChannel(Channel):
                 self.model = FakeModel(message.limits, kinds, size, self._tells_prompts_apart)
             return [Attached(message.origin.model_hash, f"fake device {rank}", "fake", f"fake:{rank}")]
         if isinstance(message, Connect):
-            return [Progress(1, 1), Ready(1, True, tells_prompts_apart=self._tells_prompts_apart)]
+            return [Progress(1, 1), Ready(1, "import", tells_prompts_apart=self._tells_prompts_apart)]
         if isinstance(message, Shutdown):
             return []
         if isinstance(message, FetchRows):

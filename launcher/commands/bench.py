@@ -171,11 +171,12 @@ def _check_positions(model: Model, tests: list[Test]) -> None:
 
 def _bench_session(session: Session, choices: list[DeviceChoice], wanted: BenchConfig) -> list[Result]:
     devices = tuple(message.device for message in session.attached)
+    sharing = tuple(message.sharing for message in session.ready)
     results = []
     for test in wanted.tests:
         measurement = _measure(session, test, wanted.repeat)
         found = rooflines(session.model, session.limits, session.plan, choices, session.ready, measurement)
-        results.append(Result(len(choices), devices, measurement, found))
+        results.append(Result(len(choices), devices, measurement, found, sharing))
     return results
 
 

@@ -16,6 +16,7 @@ from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.lines import wrapped
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.table import format_table
+from tplaunch.worker.device import SHARING_WORDS
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Result:
     devices: tuple[str, ...]  # names, by rank
     measurement: Measurement
     rooflines: tuple[Roofline, ...]  # by rank; empty for prefill
+    sharing: tuple[str, ...] = ()  # how each rank's device shares partial sums, by rank
 
 
 def print_report(
@@ -45,6 +47,17 @@ def print_report(
             where = ranks_text(result.num_ranks)
             print(f"\n{result.measurement.test.name} on {where}, mean microseconds of a step")
             print(ledger_table(result.measurement.ledger))
+            if result.num_ranks > 1:
+                print(wrapped(sharing_text(result.sharing)))
+
+
+def sharing_text(sharing: Sequence[str]) -> str:
+    """Says by what each rank's device shares partial sums."""
+    ranks: dict[str, list[str]] = {}
+    for rank, way in enumerate(sharing):
+        ranks.setdefault(SHARING_WORDS.get(way, way), []).append(str(rank))
+    parts = (f"{words} (rank{'s' * (len(found) > 1)} {', '.join(found)})" for words, found in ranks.items())
+    return f"partial sums are shared by {', '.join(parts)}"
 
 
 def ranks_text(count: int) -> str:
@@ -102,6 +115,7 @@ def _as_json(result: Result, results: Sequence[Result]) -> dict[str, Any]:
         **_plain(result, results),
         "tokens_per_second": result.measurement.rates,
         "devices": result.devices,
+        "sharing": result.sharing,
         "rooflines": [{**asdict(each), "reached": each.reached} for each in result.rooflines],
         "ledger": ledger_json(result.measurement.ledger),
     }

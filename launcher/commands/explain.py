@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +17,10 @@ from tplaunch.launcher.lines import wrapped
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.near_cores import core_text
 from tplaunch.launcher.table import format_table
+from tplaunch.worker.ops.exchange import WIRE_BYTES
 from tplaunch.worker.programs.counting import StepCounts, count
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
+from tplaunch.worker.programs.moving import with_moves
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.vulkan.variants import TILED
 
@@ -33,6 +36,7 @@ TITLES = (
     "16-byte loads",
 )
 BY_HOSTS, BY_DEVICES = "hosts", "devices"
+ONE_SHOT, TWO_PHASE = "one-shot", "two-phase"
 PROMPT_ROWS = 512  # for which passes over the weights are counted
 TILE_ROWS = max(variant.tile[0] for variant in TILED)
 
@@ -67,7 +71,37 @@ def _counts(
     return count(program, *of_step), by_devices
 
 
-def explained_text(model: Model, arrangement: Arrangement) -> str:
+def explained_prompt(model: Model, arrangement: Arrangement, wire: str) -> dict[str, list[StepCounts]]:
+    """Counts a step of as many rows of a prompt as there may be, on devices with memory of their own.
+
+    By how they all-reduce; each a list by rank, empty where there is one rank. wire: of partial sums.
+    """
+    found: dict[str, list[StepCounts]] = {}
+    spec, limits, plan = model.spec, arrangement.limits, arrangement.plan
+    inside = wire if wire in WIRE_BYTES else "f32"
+    row_length, num_keys = padded(spec.embedding_length), max(1, limits.context_length // 2)
+    for share in plan:
+        num_ranks = sum(other.first_layer == share.first_layer for other in plan)
+        if num_ranks == 1:
+            continue
+        shards = rank_shards(spec, share, model.tensors)
+        for name in (ONE_SHOT, TWO_PHASE)[: 1 + (num_ranks > 2)]:
+            program = build_program(
+                spec,
+                share,
+                shards,
+                num_ranks,
+                limits.max_rows,
+                int(share.ends(spec)),
+                activations=limits.activations,
+                two_phase=name == TWO_PHASE,
+            )
+            of_step = num_ranks, row_length, num_keys, limits.kv_type
+            found.setdefault(name, []).append(count(with_moves(program, inside), *of_step, rank=share.index))
+    return found
+
+
+def explained_text(model: Model, arrangement: Arrangement, wire: str) -> str:
     """Returns the counts as tables with a sentence before each."""
     parts = []
     for who, counts in explained(model, arrangement).items():
@@ -76,6 +110,14 @@ def explained_text(model: Model, arrangement: Arrangement) -> str:
             wrapped(
                 f"A token behind {keys} others, where {who} exchange partial sums; sent and taken are a"
                 " device's bytes of one all-reduce, read those of weights, keys and values:"
+            ),
+            format_table(TITLES, [_cells(rank, of_rank) for rank, of_rank in enumerate(counts)]),
+        ]
+    for name, counts in explained_prompt(model, arrangement, wire).items():
+        parts += [
+            wrapped(
+                f"A step of {arrangement.limits.max_rows} rows of a prompt on devices with memory of their"
+                f" own, {name}: each sends its partial sums in long runs, and takes its peers' only:"
             ),
             format_table(TITLES, [_cells(rank, of_rank) for rank, of_rank in enumerate(counts)]),
         ]
@@ -108,7 +150,7 @@ def places_of_ranks(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> li
     found = []
     for rank, (choice, pinned) in enumerate(zip(own, rank_cores(own, cores), strict=True)):
         near = ", near its card" if choice.near_cores.intersection(pinned) else ""
-        found.append(f"Rank {rank} runs on the cores {core_text(pinned)}{near}.")
+        found.append(f"Rank {rank} runs on the core{'s' * (len(pinned) > 1)} {core_text(pinned)}{near}.")
     return found
 
 
@@ -133,21 +175,17 @@ def _bytes(number: int) -> str:
     return f"{number} B"
 
 
-def explained_numbers(model: Model, arrangement: Arrangement) -> dict[str, Any]:
+def explained_numbers(model: Model, arrangement: Arrangement, wire: str) -> dict[str, Any]:
     """Returns the same for JSON."""
+    prompt = explained_prompt(model, arrangement, wire)
     return {
-        who: [
-            {
-                "dispatches": of_rank.dispatches,
-                "submissions": of_rank.submissions,
-                "host_waits": of_rank.host_waits,
-                "all_reduces": of_rank.all_reduces,
-                "sent_bytes": of_rank.sent_bytes,
-                "taken_bytes": of_rank.taken_bytes,
-                "read_bytes": of_rank.read_bytes,
-                "loads": of_rank.loads,
-            }
-            for of_rank in counts
-        ]
-        for who, counts in explained(model, arrangement).items()
+        "token": _as_json(explained(model, arrangement)),
+        "prompt": {"rows": arrangement.limits.max_rows, **_as_json(prompt)},
+    }
+
+
+def _as_json(found: dict[str, list[StepCounts]]) -> dict[str, Any]:
+    return {
+        name: [{**dataclasses.asdict(of_rank), "loads": of_rank.loads} for of_rank in counts]
+        for name, counts in found.items()
     }

@@ -56,8 +56,11 @@ def _cell(kinds: Mapping[str, float], kind: str) -> str:
 
 def _reduce_times(times: ReduceTimes) -> str:
     sizes = " to ".join(f"{size / 1000:.3g}" for size in sorted({times.min_bytes, times.max_bytes}))
+    what = (
+        "all-reduce among devices, with what adds up" if times.by_devices else "all-reduce beyond the device"
+    )
     return (
-        f"all-reduce beyond the device: median {times.median_microseconds:.0f} us of {times.count}"
+        f"{what}: median {times.median_microseconds:.0f} us of {times.count}"
         f" ({times.num_ranks} ranks, {sizes} KB)"
     )
 

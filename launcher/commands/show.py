@@ -32,6 +32,7 @@ from tplaunch.worker.measuring.measurements import cache_folder
 
 FEATURES = {
     "external_host_memory": "external host memory",
+    "dma_buf_import": "dma-bufs",
     "integer_dot_product": "integer dot product",
     "float16": "float16",
     "cooperative_matrix": "cooperative matrix",
@@ -128,7 +129,7 @@ def show_plan(config: RunConfig, as_json: bool, explains: bool = False) -> int:
             "split": arrangement.split,
             "tokenizer_error": fault,
             "ranks": [_plan_row(share, num_bytes) for share, num_bytes in rows],
-            **({"token": explained_numbers(model, arrangement)} if explains else {}),
+            **(explained_numbers(model, arrangement, config.wire) if explains else {}),
         }
         print(json.dumps(found, indent=2))
         return 0
@@ -150,7 +151,7 @@ def show_plan(config: RunConfig, as_json: bool, explains: bool = False) -> int:
         print(wrapped(arrangement.split))
     print(wrapped(largest_context_text(model, arrangement, reason)))
     if explains:
-        print(explained_text(model, arrangement))
+        print(explained_text(model, arrangement, config.wire))
     return 0
 
 
@@ -210,6 +211,7 @@ def _plan_row(share: RankShare, num_bytes: RankBytes) -> dict[str, Any]:
         "activation_bytes": num_bytes.work + num_bytes.partials,
         "work_bytes": num_bytes.work,
         "copy_bytes": num_bytes.copies,
+        "own_sum_bytes": num_bytes.moved,
         "total_bytes": num_bytes.total,
     }
 
@@ -226,8 +228,8 @@ def _print_table(rows: Sequence[tuple[RankShare, RankBytes]]) -> None:
         "work": "work",
         "partials": "sums",
     }
-    memory |= {"copies": "float32 copies", "total": "total"}
-    for kind in ("states", "copies"):
+    memory |= {"moved": "own sums", "copies": "float32 copies", "total": "total"}
+    for kind in ("states", "moved", "copies"):
         if not any(getattr(num_bytes, kind) for _, num_bytes in rows):
             del memory[kind]
     cells = [

@@ -63,7 +63,13 @@ def arrange(
         split = f"shares {', '.join(f'{weight:.3g}' for weight in weights)}: {how}"
     plan = plan_for(config, model, weights, choices)
     needs = rank_needs(
-        model.spec, model.tensors, plan, choices, collective=config.collective, staging=config.staging
+        model.spec,
+        model.tensors,
+        plan,
+        choices,
+        collective=config.collective,
+        staging=config.staging,
+        moves=config.moves_sums,
     )
     sizes = Fitting(config, needs, places, choices).choose_sizes(model.spec.context_length)
     check_fit(needs, sizes.limits, places, choices)

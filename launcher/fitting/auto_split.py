@@ -42,7 +42,13 @@ def choose_weights(
         weights = _blended(by_speed, by_memory, memory_part)
         plan = plan_for(config, model, weights, choices)
         needs = rank_needs(
-            model.spec, model.tensors, plan, choices, collective=config.collective, staging=config.staging
+            model.spec,
+            model.tensors,
+            plan,
+            choices,
+            collective=config.collective,
+            staging=config.staging,
+            moves=config.moves_sums,
         )
         if Fitting(config, needs, places, choices).limit(context) is None:
             break

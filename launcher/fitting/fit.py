@@ -19,8 +19,9 @@ from tplaunch.launcher.fitting.memory_places import MemoryPlace
 from tplaunch.worker.buffers.stack_parts import WHOLE
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.buffers.state import state_buffers
-from tplaunch.worker.buffers.sums import sums_bytes
+from tplaunch.worker.buffers.sums import own_sums_bytes, sums_bytes
 from tplaunch.worker.buffers.table import Buffer, activation_buffers, cache_buffers, weight_buffers
+from tplaunch.worker.programs.moving import MANY_ROWS
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class RankBytes:
     partials: int  # sums of all ranks, in this machine's memory: the arena once, and copies of devices
     copies: int = 0  # NumPy's, in float32
     states: int = 0  # of recurrent layers
+    moved: int = (
+        0  # partial sums in the device's own memory, before they move to shared memory and from there
+    )
 
     @property
     def total(self) -> int:
@@ -41,7 +45,7 @@ class RankBytes:
     @property
     def own(self) -> int:
         """Bytes in the memory of the rank's device."""
-        return self.weights + self.cache + self.work + self.copies + self.states
+        return self.weights + self.cache + self.work + self.copies + self.states + self.moved
 
 
 class RankNeeds:
@@ -57,16 +61,21 @@ class RankNeeds:
         in_numpy: bool = False,
         collective: str = COLLECTIVES[0],
         copies_sums: bool = False,
+        always_moves: bool = False,
+        is_card: bool = False,
         hosts: Sequence[int] | None = None,
         max_allocation: int = 0,
     ) -> None:
         """num_ranks: of its stage. copies_sums: whether its device keeps a copy of all partial sums.
+        always_moves: whether partial sums of steps of any size move from memory of its own; those of many
+        rows do where it `is_card`.
 
         hosts: of the ranks of its stage; None for one host. max_allocation: bytes that its device allocates
         at once, by which matrices are cut; 0 where that is not known.
         """
         self._hosts = [HEAD] * num_ranks if hosts is None else hosts
         self._collective, self._copies_sums = collective, copies_sums
+        self._always_moves, self._moves_many = always_moves and num_ranks > 1, is_card and num_ranks > 1
         self._spec, self._share, self._in_numpy = spec, share, in_numpy
         self._shards = rank_shards(spec, share, tensors)
         weights = weight_buffers(self._shards, max_allocation or WHOLE)
@@ -98,11 +107,18 @@ class RankNeeds:
         partials = sums_bytes(
             self._spec, limits, self._collective, self._share.index, self._hosts, self._copies_sums
         )
-        return RankBytes(self._weights, cache, self.work(limits), partials, copies, states)
+        return RankBytes(
+            self._weights, cache, self.work(limits), partials, copies, states, self._moved(limits)
+        )
 
     def work(self, limits: Limits) -> int:
         """Bytes that a step computes in."""
         return _total(activation_buffers(self._spec, self._share, self._shards, limits))
+
+    def _moved(self, limits: Limits) -> int:
+        if not self._always_moves and (limits.max_rows < MANY_ROWS or not self._moves_many):
+            return 0
+        return own_sums_bytes(self._spec, limits, self._collective, self._share.index, self._hosts)
 
     def largest_buffer(self, limits: Limits) -> int:
         """Bytes of it: a device may refuse to allocate so much at once."""
@@ -118,8 +134,12 @@ def rank_needs(
     *,
     collective: str = COLLECTIVES[0],
     staging: bool = False,
+    moves: bool = False,
 ) -> list[RankNeeds]:
-    """Returns the needs of each rank. staging: devices copy partial sums even if they can import them."""
+    """Returns the needs of each rank. staging: devices copy partial sums even if they can import them.
+
+    moves: all ranks have memory of their own for partial sums, not only cards.
+    """
     hosts: dict[int, list[int]] = {}  # of each stage's ranks
     for share, choice in zip(plan, choices, strict=True):
         hosts.setdefault(share.first_layer, []).append(choice.host)
@@ -133,6 +153,8 @@ def rank_needs(
             in_numpy=choice.index is None,
             collective=collective,
             copies_sums=choice.index is not None and (staging or not choice.imports_memory),
+            always_moves=moves,
+            is_card=not (choice.on_cpu or choice.integrated),
             max_allocation=choice.max_allocation,
         )
         for share, choice in zip(plan, choices, strict=True)

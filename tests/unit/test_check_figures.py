@@ -39,7 +39,7 @@ from tplaunch.worker.jobs.parts import PEAK as PEAK_KEY
 GPU, CONFIG = DeviceChoice(0, "gpu 0", on_cpu=False), CheckConfig("0")
 COPY = Figure("copy.device", "copy on the device", "256 MiB", 800e9, BYTES)
 PEAK = Figure("peak.f32", "multiply-adds, float32", "in registers", 30e12, OPERATIONS)
-FAST = Figure("matvec.q8_0", "mat-vec q8_0", "512 x 4096, wide prefetch", 600e9, BYTES)
+FAST = Figure("matvec.q8_0", "mat-vec q8_0", "64 rows 4x8 wide prefetch", 600e9, BYTES)
 SLOW = Figure("matvec.q4_k", "mat-vec q4_k", "14336 x 4096", 160e9, BYTES)
 TILES = Figure("matmul.q4_k", "mat-mat q4_k", "256 x 4096 x 4096", 12e12, OPERATIONS)
 LATE = Figure("matvec.f16", "mat-vec f16", "", note="there was no time left for it")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.models import LocalEngine, make_spec, write_llama
 from tplaunch.collectives.arena import WORD_ELEMENTS
-from tplaunch.worker.ops.common import MatMul, SumNorm
+from tplaunch.worker.ops.attention import AttentionCombine
+from tplaunch.worker.ops.common import GatherNorm, MatMul, SumNorm
 from tplaunch.worker.ops.exchange import Gather
+from tplaunch.worker.programs.counting import count
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
-from tplaunch.worker.programs.program import Phase, Program, Segment
+from tplaunch.worker.programs.program import Phase, Program, Segment, exchange_of
 from tplaunch.worker.programs.transformer import build_program
 
 
@@ -48,9 +51,41 @@ def test_a_model_of_two_ranks_is_one_segment_then(tmp_path: Path) -> None:
     program = with_exchanges(build_program(rank.spec, rank.share, rank.shards, 2, 1, 1))
     (segment,) = program.segments
     assert segment.parity is None and program.num_gathers == 2 * engine.ranks[0].spec.num_layers
-    places = [place for place, op in enumerate(segment.ops) if isinstance(op, Gather)]
-    assert [segment.ops[place].index for place in places] == list(range(len(places)))  # type: ignore[union-attr]
-    for place in places:
-        before, gather, after = segment.ops[place - 1 : place + 2]
-        assert isinstance(before, MatMul) and isinstance(gather, Gather) and isinstance(after, SumNorm)
-        assert before.parity == gather.parity == after.parity
+    exchanges = [exchange_of(op) for op in segment.ops]
+    places = [place for place, gather in enumerate(exchanges) if gather is not None]
+    assert [exchanges[place].index for place in places] == list(range(len(places)))  # type: ignore[union-attr]
+    *others, last = places
+    for place in others:
+        before, together = segment.ops[place - 1 : place + 1]
+        assert isinstance(before, MatMul) and isinstance(together, GatherNorm)
+        assert before.parity == together.gather.parity == together.norm.parity
+    before, gather, after = segment.ops[last - 1 : last + 2]
+    assert isinstance(gather, Gather) and isinstance(after, SumNorm) and after.rows == "logit_rows"
+
+
+def test_only_what_adds_up_all_rows_is_one_with_the_exchange() -> None:
+    rows = SumNorm("hidden", None, 32, 1e-5, "normed", "rows", "partials", 0)
+    chosen = replace(rows, rows="logit_rows")
+    other, short = Segment((rows,), None), Segment((), 0, row_length=2)
+    for first, second, together in [
+        (Segment((), 0), Segment((rows, rows), None), [GatherNorm, SumNorm]),
+        (Segment((), 0), Segment((chosen,), None), [Gather, SumNorm]),
+        (Segment((), 1), other, [Gather, SumNorm]),
+        (short, other, [Gather, SumNorm]),
+    ]:
+        (segment,) = with_exchanges(Program(1, 1, (first, second))).segments
+        assert [type(op) for op in segment.ops] == together
+
+
+def test_a_layer_is_eight_dispatches_and_a_token_one_submission(tmp_path: Path) -> None:
+    """But for what puts the parts of attention together, where there are several."""
+    dispatches = []
+    for num_layers in (2, 3):
+        path = tmp_path / f"{num_layers}.gguf"
+        write_llama(path, make_spec(num_layers=num_layers))
+        rank = LocalEngine(path, [1, 1]).ranks[0]
+        program = with_exchanges(build_program(rank.spec, rank.share, rank.shards, 2, 1, 1))
+        assert count(program, 2, 32, 8, "f32").submissions == 1
+        (segment,) = program.segments
+        dispatches.append(sum(not isinstance(op, AttentionCombine) for op in segment.ops))
+    assert dispatches[1] - dispatches[0] == 8

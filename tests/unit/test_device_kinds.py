@@ -146,7 +146,7 @@ class Told:
         return [Attached("", CARD.name, f"{CARD.name}, driver {driver}", "") for driver in "AB"]
 
     def receive(self, _deadline: float) -> tuple[int, Message]:
-        return next(self._ready), Ready(0, True)
+        return next(self._ready), Ready(0, "import")
 
 
 def test_ranks_learn_the_kinds_of_their_peers_devices() -> None:

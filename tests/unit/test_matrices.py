@@ -106,7 +106,7 @@ def test_there_is_a_choice_only_where_a_device_has_matrices(
 
 def test_a_choice_that_rounds_is_said() -> None:
     limits = Limits(context_length=32, num_blocks=1, activations=AUTO)
-    floats, matrices = Ready(0, True), Ready(0, True, prompts="f16")
+    floats, matrices = Ready(0, "import"), Ready(0, "import", prompts="f16")
     assert rounding_sentence(limits, [floats, floats]) is None
     assert rounding_sentence(Limits(context_length=32, num_blocks=1, activations="f16"), [matrices]) is None
     assert str(rounding_sentence(limits, [matrices] * 2)).startswith(

@@ -104,5 +104,5 @@ def test_a_plan_says_where_ranks_run() -> None:
     near, far = replace(CARD, near_cores=frozenset({2, 3})), replace(CARD, host=1)
     assert places_of_ranks([near, LAVAPIPE, far], range(4)) == [
         "Rank 0 runs on the cores 2-3, near its card.",
-        "Rank 1 runs on the cores 0.",
+        "Rank 1 runs on the core 0.",
     ]

@@ -33,6 +33,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "staging": (["--staging"], True),
     "submit_ahead": (["--submit-then-wait"], False),
     "waiting": (["--waiting=poll"], "poll"),
+    "sums": (["--sums=moved"], "moved"),
     "without": (["--without=int64,float16"], ("int64", "float16")),
 }
 

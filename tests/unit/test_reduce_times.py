@@ -52,3 +52,21 @@ def test_the_report_says_so_in_a_line() -> None:
     assert last == "all-reduce beyond the device: median 31 us of 768 (2 ranks, 3.07 to 12.3 KB)"
     assert ledger_json(ledger)["all_reduces"]["median_microseconds"] == 31.4
     assert ledger_json(make_ledger([], 1, 1.0))["all_reduces"] is None
+
+
+def test_devices_own_exchanges_count_where_they_took_least() -> None:
+    """The other rank waited for that one, as it may; and the line says what is in it."""
+
+    def exchanges(*spans: tuple[float, float]) -> StepDone:
+        laps = (Lap("device", 0, 9), *(Lap("exchange", begin, end) for begin, end in spans))
+        return StepDone(1, np.zeros(0, np.float32), {}, laps)
+
+    clock = ReduceClock()
+    clock.add([exchanges((1, 3), (5, 6)), exchanges((2, 3), (4, 6))], 2, 3072)
+    assert clock.take() == ReduceTimes(2, 2, 1e6, 3072, 3072, by_devices=True)
+    clock.add([exchanges((1, 3)), answer((1, 2), (3, 4))], 1, 3072)  # one of them has no times of its own
+    assert clock.take() is None
+    table = ledger_table(make_ledger([{}] * 2, 1, 1.0, ReduceTimes(2, 48, 22.0, 3072, 3072, True)))
+    assert "all-reduce among devices, with what adds up: median 22 us of 48 (2 ranks, 3.07 KB)" in " ".join(
+        table.split()
+    )

@@ -21,7 +21,7 @@ from tplaunch.worker.numpy.device import NumpyDevice
 GPU, CPU = DeviceChoice(0, "gpu", on_cpu=False), DeviceChoice(None, "cpu")
 SHAPE = SHAPES["llama-160m"]
 MODEL = Model(Origin(), {}, shape_tensors(SHAPE, "F16"), SHAPE.spec)
-READY = Ready(0, True, copy_bandwidth=1e10)
+READY = Ready(0, "import", copy_bandwidth=1e10)
 
 
 def of_ranks(test: Test, *choices: DeviceChoice, seconds: float = 1.0) -> tuple[Roofline, ...]:

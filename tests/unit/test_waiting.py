@@ -96,7 +96,7 @@ def chosen(
         of_rank = kept if collective.rank == 0 else None
         chooser = Chooser(runner, lambda: HOST_PROGRAM, LENGTH, header, of_rank)
         try:
-            return chooser.choose(wanted, may_exchange, on_cpu)
+            return chooser.choose(wanted, "" if may_exchange else "it must not be", on_cpu)
         except DeviceError as error:
             return str(error)
 
@@ -142,7 +142,7 @@ def test_the_exchange_of_devices_is_measured_alone() -> None:
         device.attach_partials(collective.arena, collective.rank, 2)
         header = device.view("step").view(np.uint32)
         chooser = Chooser(SegmentRunner(device, collective), lambda: HOST_PROGRAM, LENGTH, header, None)
-        return chooser.fault(device, True, False) or chooser.measure(device, ("device",))["device"]
+        return chooser.fault(device, "", False) or chooser.measure(device, ("device",))["device"]
 
     with connected("shared-memory", 2, slot_bytes=4096) as collectives:
         one, other = on_ranks(collectives, measured)

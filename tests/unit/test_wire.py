@@ -31,7 +31,7 @@ from tplaunch.coordinator.messages import (
     encode,
 )
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.coordinator.options import ALL_REDUCES, FEATURES, WAITINGS, WIRES, RankOptions
+from tplaunch.coordinator.options import ALL_REDUCES, FEATURES, IMPORTS, SUMS, WAITINGS, WIRES, RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare, Span
@@ -98,9 +98,10 @@ def instances_of(kind: type) -> st.SearchStrategy[Any]:
             "collective": st.just("shared-memory"),
             "all_reduce": st.sampled_from(ALL_REDUCES),
             "waiting": st.sampled_from(WAITINGS),
+            "sums": st.sampled_from(SUMS),
             "wire": st.sampled_from(WIRES),
             "timeout_seconds": st.floats(1e-3, 1e5),
-            "without": st.lists(st.sampled_from(FEATURES)).map(tuple),
+            "without": st.lists(st.sampled_from((*FEATURES, *IMPORTS))).map(tuple),
         }
     elif kind is StepPoint:
         fields |= {"rows": COUNT, "sequences": COUNT, "position": COUNT}
@@ -156,7 +157,7 @@ def test_every_message_type_is_known() -> None:
     assert set(KINDS) == declared - {messages.Lap, messages.Wanted, messages.Answer}  # parts of messages
 
 
-READY: dict[str, Any] = {"device_bytes": 1, "imports_partials": True, "copy_bandwidth": 0.0}
+READY: dict[str, Any] = {"device_bytes": 1, "sharing": "import", "copy_bandwidth": 0.0}
 ANSWER = {"counts": b"", "ids": b"", "logits": b"", "log_sums": b"", "asked": b""}
 DONE: dict[str, Any] = {
     **{"number": 1, "logits": None, "ledger": {}, "laps": [], "answer": ANSWER}, "sent_bytes": 0
@@ -170,7 +171,7 @@ def message_of(name: str, fields: Any, *arrays: bytes) -> list[Frame]:
 
 HELLO = {"version": 1, "rank": 2}
 READY = {
-    "device_bytes": 1, "imports_partials": True, "copy_bandwidth": 0.0, "notes": [],
+    "device_bytes": 1, "sharing": "import", "copy_bandwidth": 0.0, "notes": [],
     "tells_prompts_apart": False, "prompts": "f32", "prompt_rows": 64,
 }  # fmt: skip
 HELLO_FRAME: bytes = msgpack.packb(["Hello", HELLO])
@@ -224,7 +225,7 @@ def test_empty_arrays_are_not_sent() -> None:
         (message_of("Connect", {"endpoints": "abc", "kinds": [], "handovers": []}), "'abc' is no list"),
         (message_of("Connect", {"endpoints": [1], "kinds": [], "handovers": []}), "1 is no str"),
         (
-            message_of("Ready", {**READY, "imports_partials": 1}),
+            message_of("Ready", {**READY, "tells_prompts_apart": 1}),
             "1 is no bool",
         ),
         (message_of("Failed", {"error": "", "culprit": False}), "False is no int"),

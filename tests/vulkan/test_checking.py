@@ -149,6 +149,9 @@ NO_ADDITIONS = {
     "quantize_f16",
     "gather_partials",
     "gather_partials_wide",
+    "send_partials",
+    "take_partials",
+    "take_partials_rounded",
 }
 
 

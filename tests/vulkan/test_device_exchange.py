@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.checking.case import page_aligned
 from tplaunch.worker.device import Device, DeviceError
 from tplaunch.worker.measuring.waiting import known_numbers
+from tplaunch.worker.numpy.exchange import words_for
 from tplaunch.worker.ops.exchange import Gather, words_offset
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
 from tplaunch.worker.programs.program import Program, Segment
@@ -54,9 +56,11 @@ def imports_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "imports_host_memory", lambda handle: True)
 
 
-def opened(open_device: Opener, driver: str, words: npt.NDArray[np.uint8], rank: int) -> VulkanDevice:
+def opened(
+    open_device: Opener, driver: str, words: npt.NDArray[np.uint8], rank: int, **options: Any
+) -> VulkanDevice:
     """A device that has the words, and looks at each of its peers' once."""
-    device = open_device(driver, LIMITS)
+    device = open_device(driver, LIMITS, **options)
     device.create_buffers(
         {
             "step": Buffer(StepLayout(LIMITS).num_words * 4, Placement.UPLOAD),
@@ -71,9 +75,10 @@ def opened(open_device: Opener, driver: str, words: npt.NDArray[np.uint8], rank:
 
 def at_number(device: VulkanDevice, number: int, max_rounds: int = 0) -> None:
     """The next exchange has this number."""
-    assert device._exchange is not None
-    device._exchange._next_number = number
-    device._exchange._state[1] = max_rounds
+    exchange = device._sums.exchange
+    assert exchange is not None
+    exchange._next_number = number
+    exchange._state[1] = max_rounds
 
 
 @pytest.mark.parametrize("drivers", PAIRS, ids=str)
@@ -123,7 +128,20 @@ def test_numbers_that_would_come_again_are_forgotten(
     own = words[words_offset(0, 1, NUM_RANKS) :].view(np.uint64)
     own[5000] = 77
     device.tries_exchange(PROGRAM, known_numbers(0, 1, LENGTH))
-    assert own[0] >> np.uint64(32) == 2 and own[5000] == 0
+    assert own[0] == words_for(known_numbers(0, 1, 1)[0].view(np.uint32), np.uint32(2))[0] and own[5000] == 0
+
+
+@pytest.mark.parametrize("driver", ["lavapipe", "mesa"])
+def test_each_exchange_is_timed(open_device: Opener, words: npt.NDArray[np.uint8], driver: str) -> None:
+    device = opened(open_device, driver, words, 0, timestamps=True)
+    at_number(device, 2)
+    device.tries_exchange(PROGRAM, known_numbers(0, 0, LENGTH))
+    found = device.step_times()
+    assert found is not None
+    (segment,), exchanges = found
+    assert (
+        exchanges.shape == (2, 2) and (np.diff([segment[0], *exchanges.reshape(-1), segment[1]]) >= 0).all()
+    )
 
 
 def test_a_device_that_can_not_see_the_words_says_so(

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from tplaunch.worker.device import DeviceError
-from tplaunch.worker.vulkan import partials
+from tplaunch.worker.vulkan import imports
 from tplaunch.worker.vulkan.api import vk
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.memory_types import MemoryType, import_order
@@ -36,10 +36,10 @@ def test_every_type_is_tried_and_the_first_refusal_told(monkeypatch: pytest.Monk
             raise DeviceError(f"type {type_index} is refused")
         return "memory"
 
-    monkeypatch.setattr(partials, "allocate_memory", allocate)
+    monkeypatch.setattr(imports, "allocate_memory", allocate)
     context = cast(Context, None)
     taken = 1
-    assert partials._allocated(context, 4096, [3, 1, 4], None) == "memory" and tried == [3, 1]
+    assert imports._allocated(context, 4096, [3, 1, 4], None) == "memory" and tried == [3, 1]
     taken = -1
     with pytest.raises(DeviceError, match="type 3 is refused"):
-        partials._allocated(context, 4096, [3, 1, 4], None)
+        imports._allocated(context, 4096, [3, 1, 4], None)

@@ -22,7 +22,7 @@ from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.options import FEATURES
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.running_clock import MOST_SECONDS, RunningClock
-from tplaunch.worker.device import Device, DeviceError
+from tplaunch.worker.device import COPY, IMPORT, Device, DeviceError
 from tplaunch.worker.vulkan import timeline
 from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.listing import PhysicalDevice, describe
@@ -175,7 +175,7 @@ def test_ways_to_submit_and_to_share_give_the_same_bytes(
         engine = engine_on(plain_model, [on(open_device, driver, **way)] * 2)
         results.append(run(engine))
         imports = "staging" not in way and driver != "swiftshader"
-        assert [rank.device.imports_partials for rank in engine.ranks] == [imports] * 2
+        assert [rank.device.sharing for rank in engine.ranks] == [IMPORT if imports else COPY] * 2
     for other in results[1:]:
         for mine, first in zip(other, results[0], strict=True):
             assert np.array_equal(mine, first)
@@ -206,7 +206,7 @@ def test_ranks_on_several_hosts_give_numpys_logits(
 ) -> None:
     opener = on(open_device, "lavapipe", staging=staging)
     with engine_on_hosts(model, hosts, host_sums=host_sums, open_device=opener) as engine:
-        assert all(rank.device.imports_partials != staging for rank in engine.ranks)
+        assert all((rank.device.sharing == IMPORT) != staging for rank in engine.ranks)
         assert_alike(run(engine), run(LocalEngine(model, [1.0] * len(hosts))))
 
 

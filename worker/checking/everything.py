@@ -23,8 +23,8 @@ from tplaunch.worker.ops.attention import (
     Rotation,
     RowSums,
 )
-from tplaunch.worker.ops.common import Activate, MatMul, Op, Quantize, SumNorm, SumSlice
-from tplaunch.worker.ops.exchange import Gather
+from tplaunch.worker.ops.common import Activate, GatherNorm, MatMul, Op, Quantize, SumNorm, SumSlice
+from tplaunch.worker.ops.exchange import Gather, MovePartials
 from tplaunch.worker.ops.experts import (
     GROUPED,
     PROMPT_PAIRS,
@@ -87,6 +87,16 @@ def _rows() -> Iterator[Op]:
     yield LogitGroups(1)
     yield Gather(1, 0, 1)
     yield Gather(1, 32, 1)
+    for norm, source in product(("rms", "layer"), ("hidden", None)):
+        of_sums = SumNorm(source, "weight", 1, 1e-5, "output", "rows", "partials", 1, norm, "bias")
+        yield GatherNorm(Gather(1, 0, 1), of_sums)
+    yield GatherNorm(Gather(1, 0, 1), SumNorm("hidden", None, 1, 1e-5, "output", "rows", "partials", 1))
+    for wire in ("f32", "bf16"):
+        yield MovePartials(1, True, "own", "rest", 0, wire)
+        yield MovePartials(1, False, "peers", "slice", 0, wire)
+        yield MovePartials(1, False, "peers", "all", 32, wire)
+    yield MovePartials(1, True, "sum", "slice")
+    yield MovePartials(1, False, "sum", "rest")
     yield from (Quantize("input", 32, "rows", activations) for activations in ("q8", "f16"))
     for activation in ACTIVATION_FUNCTIONS:
         yield Activate(1, 0, activation)

@@ -30,8 +30,8 @@ from tplaunch.worker.ops.attention import (
     RopeCache,
     Rotate,
 )
-from tplaunch.worker.ops.common import Activate, MatMul, Op, Quantize, SumNorm, SumSlice
-from tplaunch.worker.ops.exchange import Gather
+from tplaunch.worker.ops.common import Activate, GatherNorm, MatMul, Op, Quantize, SumNorm, SumSlice
+from tplaunch.worker.ops.exchange import Gather, MovePartials
 from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from tplaunch.worker.ops.latent import CopyHeads, HeadProducts
 from tplaunch.worker.ops.logits import LogitGroups
@@ -46,6 +46,8 @@ SMALL: dict[type, Callable[[Any], Any]] = {
     SumNorm: rows.sum_norm,
     SumSlice: rows.sum_slice,
     Gather: exchange.gather,
+    GatherNorm: exchange.gather_norm,
+    MovePartials: exchange.move,
     Quantize: rows.quantize,
     MatMul: products.matmul,
     Clamp: heads.clamp,
@@ -82,6 +84,8 @@ CHECKS: dict[type, Callable[[Any, str, int], Check]] = {
             SumNorm: rows.check_sum_norm,
             SumSlice: rows.check_sum_slice,
             Gather: exchange.check_gather,
+            GatherNorm: exchange.check_gather_norm,
+            MovePartials: exchange.check_move,
             Quantize: rows.check_quantize,
             **dict.fromkeys((Clamp, HeadSums, HeadNorm, Rotate), heads.check_in_place),
             AttentionCombine: attention.check_attention_combine,

@@ -16,7 +16,7 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.step import StepLayout, StepView
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.checking.case import filled_matrix, write_bytes
-from tplaunch.worker.device import DeviceError, DeviceId
+from tplaunch.worker.device import IMPORT, SHARING_WORDS, SHARINGS, DeviceError, DeviceId
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.jobs.figures import FLAG, SECONDS, Figure, PairFigures, PairJob
 from tplaunch.worker.jobs.messages import Begin, Meeting
@@ -27,6 +27,7 @@ from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.programs.device_exchange import with_exchanges
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.step.segments import SegmentRunner
+from tplaunch.worker.step.sharing import attach_partials
 from tplaunch.worker.vulkan.device import VulkanDevice
 
 NUM_RANKS, KIND = 2, "shared-memory"
@@ -88,7 +89,7 @@ class Pair:
     def __init__(self, device: VulkanDevice, runner: SegmentRunner) -> None:
         self._device, self._runner, collective = device, runner, runner.collective
         device.create_buffers(_buffers())
-        device.attach_partials(collective.arena, collective.write_slot, collective.num_partials)
+        attach_partials(runner)
         header = StepView(device.view("step").view(np.uint32), StepLayout(LIMITS)).header
         header[:4] = (1, 0, 0, 0)
         write_bytes(device, "weight", 0, np.ones(LENGTH, np.float32).view(np.uint8))
@@ -99,14 +100,16 @@ class Pair:
 
     def sharing(self) -> tuple[Figure, ...]:
         """Tells whether both devices see the same memory, and whether sums come out right by it."""
-        told = self._runner.told([float(self._device.imports_partials)])
-        imports = [bool(number) for number in told[:, 0]]
-        note = ""
-        if not all(imports):
-            ranks = " and ".join(str(rank) for rank, does in enumerate(imports) if not does)
-            note = f"the device of rank {ranks} does not take it, and hosts copy sums instead; -v says why"
+        told = self._runner.told([float(SHARINGS.index(self._device.sharing))])
+        ways = [SHARINGS[int(number)] for number in told[:, 0]]
+        others = [
+            f"rank {rank} shares sums by {SHARING_WORDS[way]}"
+            for rank, way in enumerate(ways)
+            if way != IMPORT
+        ]
+        note = f"{', '.join(others)}; -v says why" if others else ""
         seen = Figure(
-            "share.imported", "host memory, imported", "by both", float(all(imports)), FLAG, note=note
+            "share.imported", "host memory, imported", "by both", float(not others), FLAG, note=note
         )
         return seen, Figure(
             "share.sums", "sums of both devices", SIZE, 1.0, FLAG, _problem(self._error("block"))
@@ -118,7 +121,7 @@ class Pair:
 
     def by_devices(self) -> tuple[Figure, ...]:
         """Times what devices do among themselves, where they can."""
-        fault = self._chooser.fault(self._device, True, self._device.on_cpu)
+        fault = self._chooser.fault(self._device, "", self._device.on_cpu)
         if fault:
             return (Figure(f"exchange.{DEVICE}", WHAT[DEVICE], SIZE, note=f"not here: {fault}"),)
         return self._figures((DEVICE,))

@@ -174,10 +174,8 @@ def _what(product: Product) -> str:
 
 
 def _figure(key: str, what: str, rate: Rate) -> Figure:
-    variant = rate.variant.replace("_", " ").strip()
-    rows = f"{rate.num_rows} x " if rate.num_rows > 1 else ""
-    size = f"{rows}{rate.matrix_rows} x {rate.columns}"
-    of = f"{size}, {variant}" if variant else size
+    size = f"{rate.matrix_rows} x {rate.columns}" if rate.num_rows == 1 else f"{rate.num_rows} rows"
+    of = " ".join((size, *filter(None, rate.variant.split("_"))))  # short: the table is for 80 columns
     if rate.num_rows == 1:
         return Figure(key, what, of, rate.bytes_per_second, BYTES)
     return Figure(key, what, of, rate.operations_per_second, OPERATIONS)

@@ -59,8 +59,9 @@ class Chooser:
         self._runner, self._build, self._row_length = runner, build, row_length
         self._header, self._kept = step_header, kept
 
-    def choose(self, wanted: str, may_exchange: bool, on_cpu: bool) -> Waiting:
-        """wanted: one of coordinator.options.WAITINGS. may_exchange: as far as the model goes.
+    def choose(self, wanted: str, obstacle: str, on_cpu: bool) -> Waiting:
+        """wanted: one of coordinator.options.WAITINGS. obstacle: why devices can't exchange in this run, ""
+        where they may.
 
         on_cpu: whether this rank's device computes on the cores that its process may use. Raises DeviceError
         where devices are to exchange among themselves, and can't.
@@ -70,7 +71,7 @@ class Chooser:
         if max(runner.slowest([float(not can_wait)])):
             return Waiting()  # NumPy among them: nothing to choose
         assert isinstance(device, WaitingDevice)
-        fault = "" if wanted in HOST_WAYS else self.fault(device, may_exchange, on_cpu)
+        fault = "" if wanted in HOST_WAYS else self.fault(device, obstacle, on_cpu)
         if wanted == DEVICE and fault:
             raise DeviceError(f"--waiting device: {fault}; leave it out, or use --waiting word")
         if wanted != "auto":
@@ -85,14 +86,14 @@ class Chooser:
         )
         return way
 
-    def fault(self, device: WaitingDevice, may_exchange: bool, on_cpu: bool) -> str:
+    def fault(self, device: WaitingDevice, obstacle: str, on_cpu: bool) -> str:
         """Says why devices can't exchange among themselves, the same on all ranks; "" where they can."""
         runner = self._runner
         words = runner.collective.words
         if words is None or runner.collective.num_ranks < 2:
             return "there is no memory that all ranks' devices could see"
-        if not may_exchange:
-            return "the model has states that a step can't be computed on twice"
+        if obstacle:
+            return obstacle
         if shares_cores(runner.told(list(map(float, cores(on_cpu))))):
             return "ranks share cores"
         refused = ""

@@ -49,10 +49,26 @@ def waiting(load: Load, shards: Mapping[str, Shard], runner: SegmentRunner, kind
     if collective.rank == 0:
         kept = kept_measurements(kinds, load.options.measure_anew)
     row_length = padded(load.spec.embedding_length)
-    has_states = load.spec.is_recurrent
     chooser = Chooser(runner, build, row_length, header, kept)
     on_cpu = isinstance(device, WaitingDevice) and device.on_cpu
-    return chooser.choose(load.options.waiting, not has_states and row_length <= WORD_ELEMENTS, on_cpu)
+    return chooser.choose(load.options.waiting, _obstacle(load, collective), on_cpu)
+
+
+def _obstacle(load: Load, collective: Collective) -> str:
+    """Says why devices can't exchange among themselves in this run; nothing where they may."""
+    row_length = padded(load.spec.embedding_length)
+    if load.spec.is_recurrent:
+        return "the model has states that a step can't be computed on twice"
+    if row_length > WORD_ELEMENTS:
+        return f"a row has {row_length} numbers, where an exchange has {WORD_ELEMENTS} at most"
+    if wire_inside(load, collective) != "f32":
+        return "words carry float32, and --wire bf16 rounds"
+    return ""
+
+
+def wire_inside(load: Load, collective: Collective) -> str:
+    """Returns as what the ranks of a host read each other's partial sums: as float32 where hosts do, too."""
+    return "bf16" if load.options.wire == "bf16" and not collective.touches_sums else "f32"
 
 
 def large_bytes(

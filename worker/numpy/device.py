@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.stack_parts import WHOLE
 from tplaunch.worker.buffers.table import Buffer
-from tplaunch.worker.device import Copy, FillPlaces, Place
+from tplaunch.worker.device import IMPORT, Copy, FillPlaces, Place
 from tplaunch.worker.numpy import (
     attention,
     exchange,
@@ -27,12 +27,14 @@ from tplaunch.worker.numpy import (
 from tplaunch.worker.numpy.products import widened
 from tplaunch.worker.numpy.state import NumpyState
 from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.ops.exchange import ARENA
 from tplaunch.worker.ops.experts import ExpertMatMul
 from tplaunch.worker.ops.handlers import by_op
 from tplaunch.worker.ops.latent import HeadProducts
 from tplaunch.worker.programs.program import Program
 
 Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
 PROMPT_ROWS = 64  # see Device
 
@@ -46,7 +48,7 @@ class NumpyDevice:
 
     name = "cpu (NumPy)"
     kind = f"{name} {np.__version__}, {platform.machine()}"
-    imports_partials = True  # the arena's memory itself
+    sharing = IMPORT  # the arena's memory itself
     groups_logits = False  # it would be this host's work, too
 
     def __init__(self, limits: Limits) -> None:
@@ -55,6 +57,8 @@ class NumpyDevice:
         self.prompt_rows = PROMPT_ROWS
         self._state = NumpyState(limits)
         self._program: Program | None = None
+        self._shared = self._state.partials
+        self._own: Floats | None = None  # partial sums that are moved to the arena, and from there
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
         for name, buffer in buffers.items():
@@ -71,7 +75,8 @@ class NumpyDevice:
         return self._state.bytes[buffer]
 
     def attach_partials(self, arena: Bytes, write_slot: int, num_partials: int) -> None:
-        self._state.partials = arena.view(np.float32)  # [2, slots, slot elements]
+        self._state.partials = self._shared = arena.view(np.float32)  # [2, slots, slot elements]
+        self._state.bytes.setdefault(ARENA, arena)  # a case brings another one along
         self._state.write_slot, self._state.num_partials = write_slot, num_partials
 
     def prepare(self, program: Program) -> None:
@@ -92,6 +97,14 @@ class NumpyDevice:
 
     def submit(self, program: Program, num_rows: int) -> None:
         assert num_rows <= program.rows, f"{num_rows} rows in a program of {program.rows}"
+        if program.has_moves and ARENA not in self._state.buffers:
+            if self._own is None:
+                # Both parities are one: nobody else reads it.
+                own = np.zeros(self._shared.shape[1:], np.float32)
+                self._own = np.lib.stride_tricks.as_strided(own, self._shared.shape, (0, *own.strides))
+            self._state.partials = self._own
+        elif self._own is not None:
+            self._state.partials = self._shared
         self._state.begin_step(num_rows)
         self._program = program
 

@@ -25,5 +25,5 @@ class TimedNumpyDevice(NumpyDevice):
         super().finish(segment)
         self._times.append((begin, time.perf_counter()))
 
-    def segment_times(self) -> npt.NDArray[np.float64]:
-        return np.array(self._times)
+    def step_times(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        return np.array(self._times), np.zeros((0, 2))

@@ -17,7 +17,7 @@ from tplaunch.worker.ops.attention import (
     RopeCache,
     Rotate,
 )
-from tplaunch.worker.ops.exchange import Gather
+from tplaunch.worker.ops.exchange import Gather, MovePartials
 from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from tplaunch.worker.ops.latent import CopyHeads, HeadProducts
 from tplaunch.worker.ops.logits import LogitGroups
@@ -63,6 +63,30 @@ class SumNorm:
     @property
     def writes(self) -> frozenset[str]:
         return frozenset((self.output, "hidden") if self.stores_hidden else (self.output,))
+
+
+@dataclass(frozen=True)
+class GatherNorm:
+    """A Gather of whole rows of the residual stream, and at once the SumNorm that adds them up, of all rows.
+
+    The peers' partial sums are not left behind for others to read.
+    """
+
+    gather: Gather
+    norm: SumNorm
+
+    def __post_init__(self) -> None:
+        assert self.norm.parity == self.gather.parity and self.norm.rows == "rows", (
+            "these belong not together"
+        )
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return self.norm.reads
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return self.norm.writes | self.gather.writes
 
 
 @dataclass(frozen=True)
@@ -169,6 +193,8 @@ Op = Union[  # noqa: UP007
     SumNorm,
     SumSlice,
     Gather,
+    GatherNorm,
+    MovePartials,
     Quantize,
     MatMul,
     Clamp,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tplaunch.collectives.arena import rank_slice
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import MatMul, Op
-from tplaunch.worker.ops.exchange import Gather
+from tplaunch.worker.ops.exchange import WIRE_BYTES, MovePartials
 from tplaunch.worker.ops.experts import ExpertMatMul
 from tplaunch.worker.ops.latent import HeadProducts
-from tplaunch.worker.programs.program import Phase, Program, Segment
+from tplaunch.worker.programs.moving import moves
+from tplaunch.worker.programs.program import Phase, Program, Segment, exchange_of
 from tplaunch.worker.programs.work import pieces
 
 LOAD_BYTES = 16  # of a lane's widest load
@@ -43,13 +45,15 @@ def count(
     num_keys: int,
     kv_type: str,
     budget: float = math.inf,
+    rank: int = 0,
 ) -> StepCounts:
     """Counts a step with all rows of the program, each of a sequence of so many keys.
 
-    row_length: of the residual stream. budget: operations of a submission, see work.py.
+    row_length: of the residual stream. budget: operations of a submission, see work.py. rank: among those
+    that all-reduce; their slices of a sum may differ by 32 numbers.
     """
     ops = [op for segment in program.segments for op in segment.ops]
-    sent, taken = _exchanged_bytes(program, num_ranks, row_length)
+    sent, taken = _exchanged_bytes(program, rank, num_ranks, row_length)
     return StepCounts(
         dispatches=len(ops),
         submissions=sum(len(pieces(segment, program, num_keys, budget)) for segment in program.segments),
@@ -77,10 +81,13 @@ def read_bytes(op: Op, rows: int, num_keys: int, kv_type: str) -> int:
     return 0
 
 
-def _exchanged_bytes(program: Program, num_ranks: int, row_length: int) -> tuple[int, int]:
+def _exchanged_bytes(program: Program, rank: int, num_ranks: int, row_length: int) -> tuple[int, int]:
     """Bytes that a device sends and takes in its largest all-reduce."""
+    if program.has_moves:
+        return max(_moved_bytes(program, rank, num_ranks, row_length), key=sum)
     sizes = [_segment_bytes(segment, program.rows, num_ranks, row_length) for segment in program.segments]
-    gathers = [op for segment in program.segments for op in segment.ops if isinstance(op, Gather)]
+    exchanges = (exchange_of(op) for segment in program.segments for op in segment.ops)
+    gathers = [gather for gather in exchanges if gather is not None]
     words = [8 * program.rows * (op.row_length or row_length) for op in gathers]
     sizes += [(nbytes, (num_ranks - 1) * nbytes) for nbytes in words]
     return max(sizes, key=sum, default=(0, 0))
@@ -96,3 +103,36 @@ def _segment_bytes(segment: Segment, rows: int, num_ranks: int, row_length: int)
     if segment.phase is Phase.HOSTS:
         return nbytes, nbytes
     return nbytes + nbytes // num_ranks, 2 * nbytes
+
+
+def _moved_bytes(program: Program, rank: int, num_ranks: int, row_length: int) -> list[tuple[int, int]]:
+    """The same of every all-reduce of a program that moves its partial sums."""
+    sizes, sent, taken = [], 0, 0
+    for op in moves(program):
+        nbytes = _bytes_of_move(op, program.rows * (op.row_length or row_length), rank, num_ranks)
+        sent, taken = sent + nbytes * op.sent, taken + nbytes * (not op.sent)
+        if not op.sent and op.span != "slice":  # which another phase follows
+            sizes.append((sent, taken))
+            sent, taken = 0, 0
+    return sizes
+
+
+def _bytes_of_move(op: MovePartials, num_elements: int, rank: int, num_ranks: int) -> int:
+    own = rank_slice(rank, num_ranks, num_elements)
+    in_slice: int = own.stop - own.start
+    elements = {"all": num_elements, "slice": in_slice, "rest": num_elements - in_slice}[op.span]
+    slots = {"own": 1, "peers": num_ranks - 1, "all": num_ranks, "sum": 1}[op.slots]
+    return WIRE_BYTES[op.wire] * elements * slots
+
+
+def least_bytes(num_elements: int, num_ranks: int, two_phase: bool, wire: str = "f32") -> tuple[float, float]:
+    """Returns the fewest bytes that a rank can send and take to add up so many numbers through shared memory.
+
+    One-shot it sends its own and takes its peers'. In two phases it takes its slice of theirs only, and of
+    the sum all but that; sums are float32, whatever the wire. All ranks' slices count as equally long.
+    """
+    own, peers = num_elements / num_ranks, num_ranks - 1
+    if not two_phase:
+        return WIRE_BYTES[wire] * num_elements, WIRE_BYTES[wire] * num_elements * peers
+    sent = WIRE_BYTES[wire] * own * peers + WIRE_BYTES["f32"] * own
+    return sent, (WIRE_BYTES[wire] + WIRE_BYTES["f32"]) * own * peers

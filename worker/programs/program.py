@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
-from tplaunch.worker.ops.common import Op
-from tplaunch.worker.ops.exchange import Gather
+from tplaunch.worker.ops.common import GatherNorm, Op
+from tplaunch.worker.ops.exchange import WIRE_BYTES, Gather, MovePartials
 
 
 class Phase(Enum):
@@ -31,6 +31,12 @@ class Segment:
     parity: int | None
     phase: Phase = Phase.ONE_SHOT
     row_length: int = 0  # float32 of a row of what is exchanged; 0 for those of the residual stream
+    wire: str = "f32"  # one of WIRE_BYTES, as which the ranks of a host read each other's numbers
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of the arena for each number; in two phases slices are where their float32 would be."""
+        return WIRE_BYTES[self.wire if self.phase is Phase.ONE_SHOT else "f32"]
 
     @property
     def is_exact(self) -> bool:
@@ -53,9 +59,21 @@ class Program:
     @cached_property
     def num_gathers(self) -> int:
         """The exchanges that devices make among themselves."""
-        return sum(isinstance(op, Gather) for segment in self.segments for op in segment.ops)
+        return sum(exchange_of(op) is not None for segment in self.segments for op in segment.ops)
+
+    @cached_property
+    def has_moves(self) -> bool:
+        """Tells whether kernels write partial sums to memory of the device's own."""
+        return any(isinstance(op, MovePartials) for segment in self.segments for op in segment.ops)
 
     @property
     def num_all_reduces(self) -> int:
         ends = (segment for segment in self.segments if segment.parity is not None)
         return sum(segment.phase is not Phase.SLICES for segment in ends)
+
+
+def exchange_of(op: Op) -> Gather | None:
+    """Returns the exchange that devices make among themselves in an op, where it has one."""
+    if isinstance(op, GatherNorm):
+        return op.gather
+    return op if isinstance(op, Gather) else None

@@ -49,8 +49,11 @@ class StepClock:
         return [Lap(kind, begin, end) for begin, (kind, end) in zip(begins, self._ends, strict=False)]
 
 
-def account_for_device(ledger: dict[str, float], laps: Sequence[Lap], times: Times) -> list[Lap]:
-    """The device's laps, from when each segment ran [segments, 2] in seconds of the device's clock.
+def account_for_device(
+    ledger: dict[str, float], laps: Sequence[Lap], times: Times, exchanges: Times | None = None
+) -> list[Lap]:
+    """The device's laps, from when each segment ran [segments, 2] in seconds of the device's clock, and each
+    exchange with other devices in them [exchanges, 2].
 
     What the device computed is taken out of what the host did meanwhile: the ledger's kinds change.
     """
@@ -61,7 +64,11 @@ def account_for_device(ledger: dict[str, float], laps: Sequence[Lap], times: Tim
     for lap, microseconds in zip(laps, shared.tolist(), strict=True):
         ledger[lap.kind] -= microseconds
     ledger["device"] = float(shared.sum())
-    return [Lap("device", begin, end) for begin, end in spans.tolist()]
+    found = [Lap("device", begin, end) for begin, end in spans.tolist()]
+    if exchanges is not None:
+        within = exchanges + (spans[0, 0] - times[0, 0])
+        found += [Lap("exchange", begin, end) for begin, end in within.tolist()]
+    return found
 
 
 def aligned(times: Times, seen: Times) -> Times:

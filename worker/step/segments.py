@@ -52,6 +52,10 @@ class SegmentRunner:
             summed = phase is Phase.HOSTS
             self.collective.all_reduce(self._num_exchanges, parity, count, summed=summed, exact=is_exact)
 
+    def exchange(self, parity: int, count: int) -> None:
+        """All-reduces so many numbers of one parity, exactly, outside of any program; parities take turns."""
+        self._exchange(parity, Phase.ONE_SHOT, count, is_exact=True)
+
     def slowest(self, seconds: list[float]) -> list[float]:
         """The largest of all ranks' numbers, one by one: the same on every rank."""
         slowest: list[float] = self.told(seconds).max(axis=0).tolist()

@@ -10,7 +10,13 @@ from tplaunch.worker.device import DeviceError
 from tplaunch.worker.vulkan import faults, matrices, subgroups
 from tplaunch.worker.vulkan.api import Handle, array, call, chained, create, ffi, lib, strings, struct, vk
 from tplaunch.worker.vulkan.instance import Instance
-from tplaunch.worker.vulkan.listing import IMPORT_EXTENSION, VERSION_1_3, compute_queue_family, describe
+from tplaunch.worker.vulkan.listing import (
+    DMA_BUF_EXTENSIONS,
+    IMPORT_EXTENSION,
+    VERSION_1_3,
+    compute_queue_family,
+    describe,
+)
 from tplaunch.worker.vulkan.memory_types import MemoryType
 
 SETUP_TIMEOUT_NANOSECONDS = 60 * 10**9  # of copies while loading
@@ -46,7 +52,9 @@ class Context:
         if not 0 <= index < len(handles):
             raise DeviceError(f"there is no Vulkan device {index}; there are {len(handles)}")
         self.physical = handles[index]
-        lacking: dict[str, Any] = dict.fromkeys(without, False)
+        lacking: dict[str, Any] = dict.fromkeys(without - {"host_memory_import"}, False)
+        if "host_memory_import" in without:
+            lacking["import_alignment"] = 0
         self.info = replace(describe(index, self.physical), **lacking)
         if uuid and uuid != self.info.uuid:
             raise DeviceError(
@@ -76,6 +84,7 @@ class Context:
         features.pNext = chained(newer)
         core_features = struct("VkPhysicalDeviceFeatures", shaderInt64=self.info.int64)
         extensions = [IMPORT_EXTENSION] if self.info.host_memory_import else []
+        extensions += DMA_BUF_EXTENSIONS if self.info.dma_buf_import else ()
         extensions += [matrices.EXTENSION] if self.matrices else []
         extensions += [faults.EXTENSION] if self._tells_faults else []
         extensions += [subgroups.EXTENSION] if self._asks_for_subgroups and not self._is_1_3 else []

@@ -6,12 +6,13 @@ Ties together memory, kernels, recording and submission, each in a file of its o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.collectives.arena import Backing
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.cuts import NO_SHORT_CUTS, ShortCuts, short_cuts
@@ -19,7 +20,7 @@ from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.checking.table import small_ops
 from tplaunch.worker.device import Copy, DeviceError, DeviceId, FillPlaces, Place
 from tplaunch.worker.measuring.measurements import Measurements, cache_folder
-from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.work import pieces, total_operations
 from tplaunch.worker.vulkan.activations import check_activations
 from tplaunch.worker.vulkan.budget import Budget
@@ -30,15 +31,14 @@ from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.copying import copy_inside
 from tplaunch.worker.vulkan.dispatch.attention import cuts_short
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
-from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout, Selects
-from tplaunch.worker.vulkan.exchange import DeviceExchange
+from tplaunch.worker.vulkan.dispatch.places import Selects
 from tplaunch.worker.vulkan.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.vulkan.measuring.quicker import quicker_as_floats
 from tplaunch.worker.vulkan.measuring.tuning import START_SECONDS, Tuner, open_measurements, submits_ahead
 from tplaunch.worker.vulkan.memory import Memory
-from tplaunch.worker.vulkan.partials import ImportedPartials, StagedPartials, attach
 from tplaunch.worker.vulkan.pipelines import Pipelines
 from tplaunch.worker.vulkan.recorder import Recorder
+from tplaunch.worker.vulkan.sums import DeviceSums
 from tplaunch.worker.vulkan.timeline import Submission, Timeline
 from tplaunch.worker.vulkan.timestamps import Timestamps, device_clock
 from tplaunch.worker.vulkan.variants import Right, Selection, needed_invocations
@@ -82,15 +82,12 @@ class VulkanDevice:
         self._timeline = Timeline(self._context, options.submit_ahead is not False, self._timeout_seconds)
         self._clock = device_clock(self._context)
         self._has_timestamps = options.timestamps and self._clock.valid_bits > 0
-        self._partials: ImportedPartials | StagedPartials | None = None
-        self._staged: StagedPartials | None = None  # what is to be copied around an all-reduce
-        self.imports_partials = False  # known once partials are attached
+        self._sums = DeviceSums(self._context, self._memory, options.staging)
+        self.has_own_memory = self.info.type in ("discrete", "virtual")
         self.tells_prompts_apart = self.info.max_invocations >= needed_invocations("tiled")
         # On a CPU's driver the host looks through all logits in less time than a kernel takes.
         self.groups_logits = self.info.type != "cpu"
         self.prompt_rows = PROMPT_ROWS_ON_CPU if self.on_cpu else PROMPT_ROWS
-        self._partials_layout = PartialsLayout(0, 0, 0, 0, 0)
-        self._exchange: DeviceExchange | None = None
         self._end_word: EndWord | None = None  # while it is waited for
         self._prepared: dict[int, Prepared] = {}  # by the program's id: hashing a program walks all of it
         self._current: Prepared | None = None
@@ -114,16 +111,30 @@ class VulkanDevice:
         assert mapped is not None, f"the buffer {buffer!r} is the device's alone"
         return mapped
 
+    @property
+    def sharing(self) -> str:
+        """See Device; known once partials are attached."""
+        return self._sums.way
+
     def attach_partials(self, arena: Bytes, write_slot: int, num_partials: int) -> None:
-        assert self._partials is None, "partials are attached once"
-        slots = (write_slot, num_partials)
-        self._partials = attach(self._context, self._memory, arena, slots, self._staging)
-        self._staged = self._partials if isinstance(self._partials, StagedPartials) else None
-        self.imports_partials = self._staged is None
-        _, num_slots, slot_bytes = arena.shape
-        self._partials_layout = PartialsLayout(
-            self._partials.address, num_slots, num_partials, slot_bytes, write_slot
-        )
+        self._sums.attach(arena, write_slot, num_partials)
+
+    def back_partials(self, backing: Backing) -> None:
+        """See SharingDevice."""
+        self._sums.back(backing)
+
+    def share_otherwise(self) -> bool:
+        """See SharingDevice."""
+        assert not self._prepared, "a prepared program has the arena's address"
+        return self._sums.share_otherwise()
+
+    def put_partials(self, values: npt.NDArray[np.float32]) -> None:
+        """See SharingDevice."""
+        self._sums.put(values)
+
+    def seen_partials(self, count: int) -> npt.NDArray[np.float32]:
+        """See SharingDevice."""
+        return self._sums.seen(count)
 
     @property
     def on_cpu(self) -> bool:
@@ -138,16 +149,17 @@ class VulkanDevice:
 
     def attach_words(self, words: Bytes, rank: int, num_ranks: int) -> None:
         """See WaitingDevice."""
-        self._exchange = DeviceExchange(self._context, self._memory, words, rank, num_ranks)
+        self._sums.attach_words(words, rank, num_ranks)
 
     def tries_exchange(self, program: Program, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """See WaitingDevice."""
-        assert self._exchange is not None, "there are no words"
+        exchange = self._sums.exchange
+        assert exchange is not None, "there are no words"
         for parity in (0, 1):
-            self._exchange.put_own(parity, values[parity])
+            exchange.put_own(parity, values[parity])
         self.submit(program, program.rows)
         self.finish(0)
-        return self._exchange.taken()[:, :, : values.shape[1]]
+        return exchange.taken()[:, :, : values.shape[1]]
 
     def short_cuts(self, lengths: Collection[tuple[int, int]], groups: int) -> ShortCuts:
         """See CuttingDevice."""
@@ -198,15 +210,11 @@ class VulkanDevice:
     def prepare(self, program: Program) -> None:
         if id(program) in self._prepared:
             return
-        info, partials = self.info, self._partials_layout
-        places: Callable[[str], BufferPlace] = self._memory.__getitem__
-        if program.num_gathers:
-            assert self._exchange is not None, "no words were attached"
-            places, partials = self._exchange.place, self._exchange.layout
+        info = self.info
         context = DispatchContext(
             program,
-            places,
-            partials,
+            self._sums.place,
+            self._sums.layout(program),
             self._limits,
             info.sizes.widest,
             info.max_invocations,
@@ -216,7 +224,7 @@ class VulkanDevice:
         recorder = Recorder(self._context, self._pipelines, self._memory["step"])
         timestamps = None
         if self._has_timestamps:
-            timestamps = Timestamps(self._context, self._clock, len(program.segments))
+            timestamps = Timestamps(self._context, self._clock, len(program.segments), program.num_gathers)
         num_keys, budget = self._limits.context_length, self._budget.operations
         recorded = recorder.record(
             program,
@@ -241,18 +249,15 @@ class VulkanDevice:
         assert num_rows <= program.rows, f"{num_rows} rows in a program of {program.rows}"
         self._current = self._prepared[id(program)]
         self._num_rows = num_rows
-        if self._exchange is not None and program.num_gathers:
-            self._exchange.begin_step(program.num_gathers)
+        self._sums.begin_step(program)
         self._began = time.perf_counter()
         self._timeline.submit(self._current.submission)
 
     def finish(self, segment: int) -> None:
         assert self._current is not None, "no step was submitted"
         self._timeline.wait(segment)
-        if self._staged is not None:
-            ended = self._current.program.segments[segment]
-            if ended.parity is not None:
-                self._staged.copy_out(ended.parity, ended.phase, self._bytes_in_use(ended))
+        if self._sums.staged is not None:
+            self._sums.copy_out(self._current.program.segments[segment], self._num_rows)
         if segment == self._current.last_segment:
             if self._num_rows == self._current.program.rows:
                 self._budget.learn(self._current.operations, time.perf_counter() - self._began)
@@ -260,17 +265,11 @@ class VulkanDevice:
 
     def release(self, segment: int) -> None:
         assert self._current is not None, "no step was submitted"
-        if self._staged is not None:
-            ended = self._current.program.segments[segment - 1]
-            if ended.parity is not None:
-                self._staged.copy_in(ended.parity, ended.phase, self._bytes_in_use(ended))
+        if self._sums.staged is not None:
+            self._sums.copy_in(self._current.program.segments[segment - 1], self._num_rows)
         self._timeline.release(segment)
 
-    def _bytes_in_use(self, ended: Segment) -> int:
-        """Returns the bytes used of a slot of partial sums, at the end of a segment."""
-        return 4 * ended.num_elements(self._num_rows, self._memory["hidden"].row_length)
-
-    def segment_times(self) -> npt.NDArray[np.float64] | None:
+    def step_times(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
         timestamps = self._current.timestamps if self._current is not None else None
         return timestamps.read() if timestamps is not None else None
 
@@ -291,10 +290,7 @@ class VulkanDevice:
                 prepared.timestamps.close()
         self._pipelines.keep()
         self._pipelines.close()
-        if self._partials is not None:
-            self._partials.close()
-        if self._exchange is not None:
-            self._exchange.close()
+        self._sums.close()
         self._memory.close()
         self._context.close()
         self._context.instance.check_validation()

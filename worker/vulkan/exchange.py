@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.collectives.arena import NUM_PARITIES, WORD_BYTES, WORD_ELEMENTS
+from tplaunch.collectives.arena import NUM_PARITIES, WORD_BYTES, WORD_ELEMENTS, Backing
 from tplaunch.worker.buffers.table import Placement
+from tplaunch.worker.device import COPY, DeviceError
 from tplaunch.worker.ops.exchange import (
     EXCHANGE,
     EXCHANGE_BYTES,
@@ -19,7 +20,7 @@ from tplaunch.worker.vulkan.api import Handle, ffi, lib, struct
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout
 from tplaunch.worker.vulkan.memory import Memory, Slice, free
-from tplaunch.worker.vulkan.partials import import_pages
+from tplaunch.worker.vulkan.partials import import_by
 from tplaunch.worker.vulkan.waiting import MAX_ROUNDS_ON_CPU, MAX_ROUNDS_ON_GPU
 
 LAST_NUMBER = 2**32 - 1
@@ -32,11 +33,26 @@ Floats = npt.NDArray[np.float32]
 class DeviceExchange:
     """The words that all devices see, imported, and in this device's memory the partial sums of all ranks."""
 
-    def __init__(self, context: Context, memory: Memory, words: Bytes, rank: int, num_ranks: int) -> None:
-        """Raises DeviceError where the driver can't import the host's memory, or memory is short."""
+    def __init__(
+        self,
+        context: Context,
+        memory: Memory,
+        words: Bytes,
+        rank: int,
+        num_ranks: int,
+        way: str,
+        backing: Backing | None,
+    ) -> None:
+        """way: how the device shares the arena, by which it is to see the words. backing: the file behind
+        them.
+
+        Raises DeviceError where the driver can't import the host's memory, or memory is short.
+        """
+        if way == COPY:
+            raise DeviceError("the driver can't import the memory that ranks share")
         self._context, self._memory = context, memory
         self._words, self._rank, self._num_ranks = words, rank, num_ranks
-        self._block, distance = import_pages(context, words)
+        self._block, distance = import_by(context, way, words, backing)
         slot_bytes = WORD_ELEMENTS * FLOAT
         self._gathered = memory.allocate(NUM_PARITIES * num_ranks * slot_bytes, Placement.DEVICE)
         state = memory.allocate(EXCHANGE_BYTES, Placement.UPLOAD)

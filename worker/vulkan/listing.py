@@ -18,6 +18,7 @@ WITHOUT_TEAMS = ("cpu",)  # types of devices
 VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
 LANES = 8  # of a subgroup, for shaders/tiled_lanes.slang
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"
+DMA_BUF_EXTENSIONS = ("VK_KHR_external_memory_fd", "VK_EXT_external_memory_dma_buf")
 BUDGET_EXTENSION = "VK_EXT_memory_budget"
 PCI_EXTENSION = "VK_EXT_pci_bus_info"
 DEVICE_ADDRESS_USAGE = 0x20000  # VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT; the package lacks core's name
@@ -54,6 +55,7 @@ class PhysicalDevice:
     cooperative_matrix: bool
     eight_lanes: bool  # in every subgroup, which can hand one's number to all
     unusable: str | None  # why the kernels can't run on it
+    dma_buf_import: bool = False  # as its driver says
     subgroup_shuffle: bool = False
     required_subgroup_size: int = 0  # that kernels are compiled for; 0 where the driver chooses
     full_subgroups: bool = False  # kernels may ask that all lanes of theirs run
@@ -150,6 +152,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         eight_lanes=(sizes.least, sizes.most) == (LANES, LANES)
         and bool(core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_BALLOT_BIT),
         unusable=_unusable(query),
+        dma_buf_import=query.extensions.issuperset(DMA_BUF_EXTENSIONS) and imports_dma_bufs(handle),
         subgroup_shuffle=bool(core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_SHUFFLE_BIT),
         required_subgroup_size=sizes.required,
         full_subgroups=sizes.full,
@@ -238,7 +241,15 @@ def imports_host_memory(handle: Handle) -> bool:
 
     Only for devices with IMPORT_EXTENSION: SwiftShader has that and yet says no.
     """
-    kind = vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT
+    return _imports(handle, vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT)
+
+
+def imports_dma_bufs(handle: Handle) -> bool:
+    """Tells the same of a dma-buf. Only for devices with DMA_BUF_EXTENSIONS."""
+    return _imports(handle, vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_DMA_BUF_BIT_EXT)
+
+
+def _imports(handle: Handle, kind: int) -> bool:
     info = struct("VkPhysicalDeviceExternalBufferInfo", usage=buffer_usage(), handleType=kind)
     answer = struct("VkExternalBufferProperties")
     lib.vkGetPhysicalDeviceExternalBufferProperties(handle, info, answer)

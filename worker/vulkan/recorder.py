@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from tplaunch.worker.buffers.step import INDIRECT_WORD
 from tplaunch.worker.ops.common import MatMul, Op
-from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.programs.program import Program, Segment, exchange_of
 from tplaunch.worker.vulkan.api import Handle, call, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.barriers import memory_barrier, put_barrier
 from tplaunch.worker.vulkan.context import Context
@@ -110,7 +110,7 @@ class Recorder:
                 call("vkBeginCommandBuffer", commands, struct("VkCommandBufferBeginInfo"))
                 if timestamps is not None and number == 0:
                     timestamps.put_begin(commands, index)
-                self._record_piece(commands, ops, dispatches[index][number])
+                self._record_piece(commands, ops, dispatches[index][number], timestamps)
                 if timestamps is not None and number == last:
                     timestamps.put_end(commands, index)
                 if end_word is not None and number == last and index + 1 < len(pieces):
@@ -123,13 +123,20 @@ class Recorder:
         end_word.put(commands, segment)
         put_barrier(commands, *self._after_word)
 
-    def _record_piece(self, commands: Handle, ops: Ops, dispatches: Sequence[Dispatch]) -> None:
+    def _record_piece(
+        self, commands: Handle, ops: Ops, dispatches: Sequence[Dispatch], timestamps: Timestamps | None
+    ) -> None:
         hazards = Hazards()
         put_barrier(commands, *self._at_begin)
         for op, one in zip(ops, dispatches, strict=True):
             if hazards.need_barrier(op):
                 put_barrier(commands, *self._between)
+            exchange = exchange_of(op) if timestamps is not None else None
+            if timestamps is not None and exchange is not None:
+                timestamps.put_exchange(commands, exchange.index, ends=False)
             self._put_dispatch(commands, one)
+            if timestamps is not None and exchange is not None:
+                timestamps.put_exchange(commands, exchange.index, ends=True)
         put_barrier(commands, *self._at_end)
 
     def _put_dispatch(self, commands: Handle, dispatch: Dispatch) -> None:

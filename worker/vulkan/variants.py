@@ -77,6 +77,8 @@ TILED = (
     Variant("_8x4", LANES, (8, 32)),
     Variant("_64", (), (64, 64)),
 )
+# By the invocations of a workgroup: 256, 64, 1024.
+EXCHANGE_NORMS = ("exchange_norm", "exchange_norm_64", "exchange_norm_1024")
 # The same of pairs that are grouped by expert.
 GROUPED_TILES = (TILED[0], Variant("", (), (64, 64)))
 # The same by cooperative matrices, whose sums have other bits.
@@ -105,7 +107,7 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
     **{f"grouped_{name.lower()}": GROUPED_TILES for name in GROUPED},
     **{f"attention_{kv_type}_{count}": ATTENTION[kv_type] for kv_type in KV_TYPES for count in VECTOR_COUNTS},
     **{f"attention_long_{kv_type}": ATTENTION[kv_type] for kv_type in KV_TYPES},
-    "gather_partials": (WIDE, PLAIN),
+    **dict.fromkeys(("gather_partials", *EXCHANGE_NORMS), (WIDE, PLAIN)),
     # Other bits than those of the kernels above: a device has these, or the others.
     **{f"attention_teams_{kv_type}_{count}": (PLAIN,) for kv_type in KV_TYPES for count in VECTOR_COUNTS},
 }
@@ -118,7 +120,11 @@ def matvec_kind(num_rows: int) -> str:
 
 PROMISED_INVOCATIONS = 128  # of a workgroup, by Vulkan
 # Kernels and kinds of kernels whose workgroups have more; a device may have fewer than they need.
-LARGE_WORKGROUPS = {"sum_norm": 256, "sum_norm_1024": 1024, "tiled": 256, "matrices": 256}
+LARGE_WORKGROUPS = {
+    **{"sum_norm": 256, "sum_norm_1024": 1024, "tiled": 256, "matrices": 256},
+    **dict.fromkeys(("exchange_norm", "exchange_norm_wide"), 256),
+    **dict.fromkeys(("exchange_norm_1024", "exchange_norm_1024_wide"), 1024),
+}
 
 
 def needed_invocations(kernel: str) -> int:

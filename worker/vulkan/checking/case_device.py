@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.stack_parts import WHOLE
 from tplaunch.worker.buffers.table import Buffer, Placement
-from tplaunch.worker.device import Copy, DeviceError, FillPlaces, Place
+from tplaunch.worker.device import COPY, Copy, DeviceError, FillPlaces, Place
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.copying import copy_inside
@@ -31,7 +31,7 @@ class KernelRefused(DeviceError):
 class CaseDevice:
     """A Device for one case. It shares the compiled kernels of the device whose context it has."""
 
-    imports_partials = False
+    sharing = COPY
     tells_prompts_apart = True  # as far as a case does
     groups_logits = False
     max_buffer_bytes = WHOLE  # no case has large ones

@@ -1,17 +1,22 @@
-"""Dispatches of what devices exchange among themselves."""
+"""Dispatches of what devices exchange among themselves, and of what they move to the arena and from there."""
 
 from __future__ import annotations
 
-from tplaunch.collectives.arena import WORD_ELEMENTS
-from tplaunch.worker.ops.exchange import EXCHANGE, WORDS, Gather, words_offset
-from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, DispatchContext, ceil
+from tplaunch.collectives.arena import SLICE_UNIT, WORD_ELEMENTS
+from tplaunch.worker.ops.common import GatherNorm
+from tplaunch.worker.ops.exchange import ARENA, EXCHANGE, WORDS, Gather, MovePartials, words_offset
+from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
-from tplaunch.worker.vulkan.push_constants.kernels import GatherPush
+from tplaunch.worker.vulkan.dispatch.rows import NORM_NUMBERS
+from tplaunch.worker.vulkan.push_constants.kernels import ExchangeNormPush, GatherPush, MovePush
 
 # Workgroups: so few run all at once on every device, so that none waits for one that is still to begin.
 # A driver for CPUs, with narrow subgroups, runs invocations one after another: few of them wait less often.
 MAX_GROUPS = 32
 FAMILY = "gather_partials"
+UNITS = 8 * GROUP_SIZE  # that a workgroup of shaders/move_partials.slang moves
+SPANS = {"all": 0, "slice": 1, "rest": 2}  # shaders/move_partials.slang
+NO_SLOT = 0xFFFFFFFF
 
 
 def gather(op: Gather, context: DispatchContext) -> Dispatch:
@@ -36,3 +41,63 @@ def gather(op: Gather, context: DispatchContext) -> Dispatch:
         num_threads=groups * GROUP_SIZE,
     )
     return Dispatch(FAMILY + context.selection.variant(FAMILY).suffix, push, (groups, 1, 1))
+
+
+def gather_norm(op: GatherNorm, context: DispatchContext) -> Dispatch:
+    partials, norm = context.partials, op.norm
+    gathered = partials.parity_address(op.gather.parity)
+    push = ExchangeNormPush(
+        step=context.address("step"),
+        source=context.address_or_none(norm.source),
+        addends=gathered,
+        weight=context.address_or_none(norm.weight),
+        bias=context.address_or_none(norm.bias),
+        hidden=context.address("hidden"),
+        output=context.address(norm.output),
+        gathered=gathered,
+        words=context.address(WORDS),
+        exchange=context.address(EXCHANGE),
+        num_addends=partials.num_partials,
+        slot_stride=partials.slot_bytes // QUAD,
+        row_stride=context.quads("hidden"),
+        has_source=norm.source is not None,
+        has_bias=norm.bias is not None,
+        stores_hidden=norm.stores_hidden,
+        norm=0 if norm.weight is None else NORM_NUMBERS[norm.norm],
+        width=norm.width,
+        rank=partials.write_slot,
+        index=op.gather.index,
+        inverse_width=1 / norm.width,
+        epsilon=norm.epsilon,
+    )
+    family = context.sum_norm.replace("sum", "exchange")
+    return Dispatch(family + context.selection.variant(family).suffix, push, (context.program.rows, 1, 1))
+
+
+def move_partials(op: MovePartials, context: DispatchContext) -> Dispatch:
+    partials, row_length = context.partials, op.row_length or context.stride("hidden")
+    first_slot, num_slots, skipped_slot = {
+        "own": (partials.write_slot, 1, NO_SLOT),
+        "peers": (0, partials.num_partials - 1, partials.write_slot),
+        "all": (0, partials.num_partials, NO_SLOT),
+        "sum": (0, 1, NO_SLOT),
+    }[op.slots]
+    assert partials.slot_bytes % QUAD == 0, f"slots of {partials.slot_bytes} bytes"
+    push = MovePush(
+        step=context.address("step"),
+        own=partials.parity_address(op.parity),
+        shared=context.address(ARENA) + op.parity * partials.num_slots * partials.slot_bytes,
+        slot_stride=partials.slot_bytes // QUAD,
+        row_length=row_length,
+        rank=partials.write_slot,
+        num_ranks=partials.num_partials,
+        first_slot=first_slot,
+        skipped_slot=skipped_slot,
+        span=SPANS[op.span],
+    )
+    num_elements = context.program.rows * row_length
+    if op.span == "slice":
+        num_elements = ceil(ceil(num_elements, SLICE_UNIT), partials.num_partials) * SLICE_UNIT
+    kernel = ("send" if op.sent else "take") + ("_partials" if op.wire == "f32" else "_partials_rounded")
+    groups = ceil(num_elements, UNITS * (QUAD // FLOAT if op.wire == "f32" else 2 * QUAD // FLOAT))
+    return Dispatch(kernel, push, (groups, max(1, num_slots), 1))

@@ -49,9 +49,10 @@ class PartialsLayout:
     num_partials: int  # the first slots, which are read
     slot_bytes: int
     write_slot: int
+    num_parities: int = 2  # which memory that is one device's need not have
 
     def parity_address(self, parity: int) -> int:
-        return self.address + parity * self.num_slots * self.slot_bytes
+        return self.address + parity % self.num_parities * self.num_slots * self.slot_bytes
 
     def own_address(self, parity: int) -> int:
         return self.parity_address(parity) + self.write_slot * self.slot_bytes

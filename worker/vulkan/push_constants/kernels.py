@@ -78,6 +78,48 @@ class GatherPush(Structure):
     ]
 
 
+class MovePush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("own", QuadAddress),
+        ("shared", QuadAddress),
+        ("slot_stride", c_uint32),
+        ("row_length", c_uint32),
+        ("rank", c_uint32),
+        ("num_ranks", c_uint32),
+        ("first_slot", c_uint32),
+        ("skipped_slot", c_uint32),
+        ("span", c_uint32),
+    ]
+
+
+class ExchangeNormPush(Structure):
+    _fields_ = [
+        ("step", Address),
+        ("source", QuadAddress),
+        ("addends", QuadAddress),
+        ("weight", QuadAddress),
+        ("bias", QuadAddress),
+        ("hidden", QuadAddress),
+        ("output", QuadAddress),
+        ("gathered", Address),
+        ("words", PairAddress),
+        ("exchange", Address),
+        ("num_addends", c_uint32),
+        ("slot_stride", c_uint32),
+        ("row_stride", c_uint32),
+        ("has_source", c_uint32),
+        ("has_bias", c_uint32),
+        ("stores_hidden", c_uint32),
+        ("norm", c_uint32),
+        ("width", c_uint32),
+        ("rank", c_uint32),
+        ("index", c_uint32),
+        ("inverse_width", c_float),
+        ("epsilon", c_float),
+    ]
+
+
 class QuantizePush(Structure):
     _fields_ = [
         ("step", Address),
@@ -153,6 +195,7 @@ FAMILY_PUSH_CONSTANTS = {
     "grouped": ExpertsPush,
     "attention": AttentionPush,
     "gather": GatherPush,
+    "exchange": ExchangeNormPush,
 }
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
@@ -161,6 +204,9 @@ KERNELS: dict[str, type[Structure]] = {
     "sum_norm_64": SumNormPush,
     "sum_norm_1024": SumNormPush,
     "sum_slice": SumSlicePush,
+    **dict.fromkeys(
+        ("send_partials", "take_partials", "send_partials_rounded", "take_partials_rounded"), MovePush
+    ),
     "logit_groups": LogitGroupsPush,
     "clamp_rows": ClampPush,
     "head_sums": HeadSumsPush,
