@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.drivers import IN_CI
-from tplaunch.shaders import build, spirv
+from tplaunch.shaders import build, matrix_sizes, spirv
 from tplaunch.shaders.load import kernel_names, load_kernel
 from tplaunch.shaders.spirv import Instruction
 from tplaunch.worker.vulkan.pipelines import MAX_PUSH_BYTES
@@ -111,6 +111,21 @@ def test_kernels_copy_no_push_constants_and_leave_no_rounding_to_the_driver(name
 @pytest.mark.parametrize("name", kernel_names())
 def test_kernels_hold_no_debug_information(name: str) -> None:
     assert not [op for op in spirv.instructions(load_kernel(name)) if op.opcode in build.DROPPED]
+
+
+def test_matrices_have_the_sizes_that_the_host_chooses() -> None:
+    """M x K by K x N into M x N, by the ids of specialisation constants, which stand before the types."""
+    sizes: dict[int, int] = {}
+    found: list[tuple[int, ...]] = []
+    for op in spirv.instructions(load_kernel("matrices_q8_0")):
+        if op.opcode == spirv.OP_DECORATE and op.operands[1] == matrix_sizes.SPEC_ID_DECORATION:
+            sizes[op.operands[0]] = op.operands[2]
+        elif op.opcode == spirv.OP_SPEC_CONSTANT:
+            found.append((sizes[op.operands[1]],))
+        elif op.opcode == spirv.OP_TYPE_COOPERATIVE_MATRIX:
+            found.append(tuple(sizes[size] for size in op.operands[3:5]))
+    assert sorted(found[:3]) == [(0,), (1,), (2,)]
+    assert sorted(found[3:]) == [(0, 1), (0, 2), (2, 1)]
 
 
 def test_every_kernel_is_in_the_table() -> None:

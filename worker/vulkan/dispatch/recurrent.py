@@ -122,9 +122,11 @@ def square_sums(op: SquareSums, context: DispatchContext) -> Dispatch:
 
 def gated_norm(op: GatedNorm, context: DispatchContext) -> Dispatch:
     partials = context.partials
-    addends, num_addends = 0, 0
+    # Lavapipe of Mesa 26.1 reads one of them even where there are none: then it is of the input.
+    addends, num_addends, stride = context.address("recurrence_output"), 0, 0
     if op.parity is not None:
         addends, num_addends = partials.parity_address(op.parity), partials.num_partials
+        stride = SQUARE_SUMS
     push = GatedNormPush(
         step=context.address("step"),
         input=context.address("recurrence_output"),
@@ -134,7 +136,7 @@ def gated_norm(op: GatedNorm, context: DispatchContext) -> Dispatch:
         addends=addends,
         num_addends=num_addends,
         slot_stride=partials.slot_bytes // FLOAT,
-        addend_stride=SQUARE_SUMS,
+        addend_stride=stride,
         input_stride=context.stride("recurrence_output"),
         gate_stride=context.stride("projected"),
         output_stride=context.stride("gated"),
