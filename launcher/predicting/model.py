@@ -11,12 +11,15 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from tplaunch.coordinator.serving.micro_batches import MicroBatches
 from tplaunch.coordinator.split.plan import Span
 from tplaunch.coordinator.split.stages import most_in_flight
 from tplaunch.launcher.predicting.cluster import Cluster
 from tplaunch.launcher.predicting.seconds import NOTHING, Seconds, added, longest
 from tplaunch.launcher.predicting.ways import Way
 from tplaunch.launcher.predicting.work import RankWork, Work
+
+PROMPT_ROWS = 128  # of a step that keeps a card busy: a tile's
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,10 @@ class _Predictor:
         """The slowest rank's."""
         return longest([kind(self._works[rank]).of(layers) for rank in self._groups[stage]])
 
-    def _stage(self, stage: int, kind: Callable[[RankWork], Work], rows: int) -> Seconds:
-        """A stage's step: the slowest rank and the all-reduces."""
+    def _stage(self, stage: int, kind: Callable[[RankWork], Work], rows: int, part: float = 1.0) -> Seconds:
+        """A stage's step: the slowest rank and the all-reduces. part: of the work that the step does."""
         group, layers, shape = self._groups[stage], self._layers[stage], self._shape
-        work = self._group_work(stage, kind, layers)
+        work = self._group_work(stage, kind, layers) * part
         if len(group) == 1:
             return work
         count = shape.all_reduces[len(group)] * len(layers) / shape.num_layers
@@ -187,16 +190,26 @@ class _Predictor:
         )
         return longest([busiest * parts, added([*stages, *hops, around])])
 
+    def _parts_of_chunk(self) -> int:
+        """Returns into how many steps several stages cut a chunk, to be at work at the same time."""
+        if len(self._groups) == 1:
+            return 1
+        batches = MicroBatches(len(self._groups))
+        batches.least_prompt_rows = PROMPT_ROWS
+        return max(1, self._shape.chunk_rows // batches.prompt_rows(self._shape.prompt_tokens))
+
     def _prefill(self) -> Rate | None:
-        """A whole prompt: a stage begins with a chunk that has come, once it has done the one before."""
+        """A whole prompt: a stage begins with a step that has come, once it has done the one before."""
         shape = self._shape
         if any(work.first_chunk is None for work in self._works.values()):
             return None
-        hops, around = self._hops(shape.chunk_rows), self._around()
+        parts = self._parts_of_chunk()
+        rows = -(-shape.chunk_rows // parts)
+        hops, around = self._hops(rows), self._around()
         ends: list[Seconds] = [NOTHING] * len(self._groups)
-        for index in range(shape.num_chunks):
+        for index in range(shape.num_chunks * parts):
 
-            def kind(work: RankWork, index: int = index) -> Work:
+            def kind(work: RankWork, index: int = index // parts) -> Work:
                 return work.chunk(index, shape.num_chunks)
 
             arrived = NOTHING
@@ -204,6 +217,6 @@ class _Predictor:
                 begin = longest([ends[stage], arrived + hop])
                 # One stage alone hears of a chunk when the one before is done; others hear of it meanwhile.
                 waits = around if len(hops) == 1 else NOTHING
-                arrived = ends[stage] = begin + self._stage(stage, kind, shape.chunk_rows) + waits
+                arrived = ends[stage] = begin + self._stage(stage, kind, rows, 1 / parts) + waits
         seconds = ends[-1] + (NOTHING if len(hops) == 1 else around)
         return Rate(shape.prompt_tokens / seconds.total, seconds)

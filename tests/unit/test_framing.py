@@ -18,7 +18,8 @@ from tplaunch.coordinator import framing
 from tplaunch.coordinator.framing import HEADER, MARK, MAX_MESSAGE_BYTES, MessageReader, framed
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.wire import WireError
-from tplaunch.worker.jobs import messages
+from tplaunch.worker.jobs import figures, messages
+from tplaunch.worker.jobs.figures import FIGURE_ANSWERS, PairFigures
 from tplaunch.worker.jobs.messages import (
     CHECK_ANSWERS,
     COLLECTIVE_ANSWERS,
@@ -38,7 +39,19 @@ from tplaunch.worker.jobs.pipe import JobPipe
 from tplaunch.worker.ops.attention import Alibi, Attention
 
 KINDS = tuple(
-    dict.fromkeys((*JOBS, *CHECK_ANSWERS, *COLLECTIVE_ANSWERS, *STEPS_ANSWERS, Begin, Speed, Tuning))
+    dict.fromkeys(
+        (
+            *JOBS,
+            *CHECK_ANSWERS,
+            *COLLECTIVE_ANSWERS,
+            *STEPS_ANSWERS,
+            *FIGURE_ANSWERS,
+            Begin,
+            PairFigures,
+            Speed,
+            Tuning,
+        )
+    )
 )
 JOB = TuningJob(
     "f16",
@@ -87,8 +100,9 @@ def test_every_message_of_jobs_is_known() -> None:
     inner = {"Measurement", "Product", "StepPoint"}  # parts of messages
     declared = {
         name
-        for name, value in vars(messages).items()
-        if isinstance(value, type) and value.__module__ == messages.__name__
+        for module in (messages, figures)
+        for name, value in vars(module).items()
+        if isinstance(value, type) and value.__module__ == module.__name__
     }
     assert {kind.__name__ for kind in KINDS} == declared - inner
 

@@ -75,7 +75,7 @@ def test_sequences_at_once_have_room_of_their_own(capsys: pytest.CaptureFixture[
     assert limits_of("llama-160m", context_length=100, parallel=3).num_blocks == 3 * 4
     assert limits_of("llama-160m", context_length=8192).num_blocks == 256
     limits = limits_of(GEMMA, context_length=8192, parallel=4)
-    assert limits.num_window_blocks == 4 * 33 + 8 + 1
+    assert limits.num_window_blocks == 4 * 33 + 16 + 1
     assert limits.max_logit_rows == 32
     assert limits_of("llama-160m", parallel=50).max_logit_rows == 50
     found, text = planned(capsys, "--shape=llama-160m", "--context=8192", "--parallel=8")
@@ -103,7 +103,7 @@ def test_models_that_see_no_key_or_only_windows_have_no_full_blocks() -> None:
     model, choice = open_model(config), DeviceChoice(0, "gpu 0", on_cpu=False, memory_bytes=1 << 40)
     all_windowed = dataclasses.replace(model.spec, layers=(model.spec.layers[0],) * 18)
     limits = arrange(config, dataclasses.replace(model, spec=all_windowed), [choice]).limits
-    assert (limits.num_blocks, limits.num_window_blocks) == (0, 33 + 8 + 1)
+    assert (limits.num_blocks, limits.num_window_blocks) == (0, 33 + 16 + 1)
     config = config_of(RandomModel(QWEN, "Q8_0"), context_length=4096)
     model = open_model(config)
     all_recurrent = dataclasses.replace(model.spec, layers=(model.spec.layers[0],) * 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -45,9 +46,10 @@ def cluster(
     return Cluster(hosts, link, local, Cost(dispatch), 1 * MS, wire)
 
 
-def predicted(name: str, hosts: Cluster, works: RankWork, num_chunks: int = 1) -> Prediction:
+def predicted(name: str, hosts: Cluster, works: RankWork, num_chunks: int = 1, rows: int = 16) -> Prediction:
     way = way_of(name, hosts.hosts)
-    return predict(way, shape(num_chunks), hosts, dict.fromkeys(way.ranks, works))
+    chunks = dataclasses.replace(shape(num_chunks), chunk_rows=rows)
+    return predict(way, chunks, hosts, dict.fromkeys(way.ranks, works))
 
 
 def way_of(name: str, hosts: tuple[int, ...]) -> Way:
@@ -181,6 +183,14 @@ def test_chunks_of_a_prompt_fill_and_drain_the_stages() -> None:
     assert alone.seconds.total == pytest.approx(chunks * (80 * MS + 1 * MS))
     assert staged.seconds.total == pytest.approx((chunks + 1) * 40 * MS + 1 * MS)
     assert alone.tokens_per_second == pytest.approx(chunks * 16 / alone.seconds.total)
+
+
+def test_stages_cut_a_chunk_into_steps() -> None:
+    """One of 512 rows would have each stage wait for the other; it goes in four steps."""
+    fast, large = Link(0.0, 1e12), 512
+    staged = predicted("pipeline 2", cluster((0, 1), fast), rank(1 * MS, chunk=10 * MS), 1, large).prefill
+    assert staged is not None
+    assert staged.seconds.total == pytest.approx((4 + 1) * 10 * MS + 1 * MS, rel=1e-4)
 
 
 def test_later_chunks_see_more_keys_and_only_the_last_has_logits() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 PREFACE = """
 import os, signal, sys, time
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell's job in the background ignores it
 from tplaunch.launcher import signals
 from tplaunch.launcher.signals import held
 signals.exit_at_once()

@@ -45,7 +45,7 @@ def test_a_snapshot_while_a_step_runs(driver: Driver) -> None:
     first, second = driver.stats(), driver.stats()
     heard.goes_on.set()
     assert (first.num_running, first.num_waiting, first.num_sequences) == (2, 1, 2)
-    assert first.is_busy and first.num_blocks_used == 3 and first.kv_usage == 3 / 128
+    assert first.is_busy and first.num_blocks_used == 4 and first.kv_usage == 4 / 128
     assert first.seconds_in_step is not None and second.seconds_in_step is not None
     assert 0 < first.seconds_in_step <= second.seconds_in_step and first.seconds_since_step is None
     assert dataclasses.replace(first, seconds_in_step=second.seconds_in_step) == second
