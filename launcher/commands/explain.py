@@ -93,7 +93,7 @@ def explained_prompt(model: Model, arrangement: Arrangement, wire: str) -> dict[
                 num_ranks,
                 limits.max_rows,
                 int(share.ends(spec)),
-                activations=limits.activations,
+                activations=limits.may_be_activations,
                 two_phase=name == TWO_PHASE,
             )
             of_step = num_ranks, row_length, num_keys, limits.kv_type
