@@ -94,10 +94,12 @@ def test_a_prompt_passes_over_the_weights_once_for_each_tile(step_rows: int, exp
 
 
 def test_the_plan_explains_a_prompt_on_a_card(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["plan", "--explain", "--shape=llama-3.1-8b", "--type=q4_k", "--devices=5", "--context=4096"]
-    assert main([*words, "--max-memory=5=48GiB"]) == 0
+    words = ["plan", "--explain", "--shape=llama-3.1-8b", "--type=q4_k", "--context=4096"]
+    assert main([*words, "--devices=5", "--max-memory=5=48GiB"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "512 rows of a prompt are steps of up to 512; on a card they pass over the weights 4 times" in text
+    assert main([*words, "--devices=5,6", "--max-memory=5=48GiB,6=48GiB"]) == 0
+    assert "A step of 512 rows of a prompt on devices with memory of their own" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("activations", ["f32", "f16"])
