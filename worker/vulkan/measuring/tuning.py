@@ -38,7 +38,8 @@ START_SECONDS = 1.5  # of a start for measurements; what is left over is measure
 PROMPT_ROWS = 256  # of a GPU's trials of prompts
 MAX_WEIGHTS, MAX_WEIGHTS_ON_CPU = 1 << 24, 1 << 21  # of a matrix: enough to time a kernel by
 # No step finds weights in a cache. Of a card's matrix there are copies that take turns, four times the
-# largest cache together, but no large part of its memory; a processor's caches are filled with other data.
+# largest cache together, but no large part of its memory; a processor's caches are filled with other data,
+# which has to be written once: pages that nobody wrote are all one page.
 ROTATED_BYTES, SHARE_OF_MEMORY = 384 << 20, 8
 CACHE_BYTES_OF_CPU = 64 << 20
 NUM_ROUNDS, NUM_ROUNDS_ON_CPU = 10, 3  # a GPU takes some time to raise its clock
@@ -100,7 +101,7 @@ class Tuner:
         # A driver for CPUs may have to share its core, which must not count; its work is this process's.
         self._on_cpu = context.info.type == "cpu"
         self._clock = time.process_time if self._on_cpu else time.perf_counter
-        self._other_data = np.zeros(CACHE_BYTES_OF_CPU // 4 if self._on_cpu else 0, np.float32)
+        self._other_data = np.ones(CACHE_BYTES_OF_CPU // 4 if self._on_cpu else 0, np.float32)
 
     def tune(self, program: Program, kv_type: str, seconds: float) -> None:
         """All that the program and others of its model have a choice of, as far as the time goes.
