@@ -99,7 +99,7 @@ def test_two_ranks_that_save_at_the_same_time_keep_both(tmp_path: Path) -> None:
         {"measurements": {"matvec": {"": float("nan")}}},
         {"measurements": {"matvec": {"": float("inf")}}},
         {"measurements": {"matvec": {"": 10**400}}},
-        {"format": 2},
+        {"format": 3},
         {"kernels": None},
         {"device": "another"},
     ],
