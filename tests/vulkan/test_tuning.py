@@ -90,7 +90,7 @@ def test_what_was_measured_beside_other_programs_is_measured_again_by_a_quiet_st
 
 
 def test_a_processors_caches_are_filled_with_pages_of_their_own(open_device: Opener) -> None:
-    """Those that nobody has written are all one page, and fill no cache."""
+    """Pages that nobody has written are all one, and fill no cache."""
     device = open_device("lavapipe", LIMITS)
     tuner = tuning.Tuner(device._context, device._pipelines, open_measurements(device.info), {})
     assert tuner._other_data.nbytes == tuning.CACHE_BYTES_OF_CPU and tuner._other_data.all()
