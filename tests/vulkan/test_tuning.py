@@ -43,9 +43,8 @@ NAMES = [
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty at first, on a machine whose cores are never idle."""
+    """Empty at first."""
     monkeypatch.setattr(tuning, "cache_folder", lambda: tmp_path / "tplaunch")
-    monkeypatch.setattr(tuning, "is_quiet", lambda: False)
     return tmp_path / "tplaunch"
 
 
@@ -73,20 +72,6 @@ def test_what_has_several_variants_is_measured_once(
     again = open_device(driver, LIMITS).tune(PROGRAM)
     assert not again.new
     assert {name: again.get(name) for name in found.new} == found.new
-
-
-def test_what_was_measured_beside_other_programs_is_measured_again_by_a_quiet_start(
-    open_device: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    device = open_device("lavapipe", LIMITS)
-    kept = open_measurements(device.info)
-    device.tune(PROGRAM, seconds=60)
-    kept.put(tuning.DISTURBANCE, {name: 0.6 if name == NAMES[0] else 0.0 for name in NAMES})
-    kept.save()
-    assert not device.tune(PROGRAM, seconds=60).new
-    monkeypatch.setattr(tuning, "is_quiet", lambda: True)
-    again = device.tune(PROGRAM, seconds=60)
-    assert set(again.new) - {tuning.DISTURBANCE} == {NAMES[0]}
 
 
 def test_a_processors_caches_are_filled_with_pages_of_their_own(open_device: Opener) -> None:

@@ -10,7 +10,7 @@ from tplaunch.worker.jobs.messages import Measurement, Tuning, TuningJob
 def tune_device(job: TuningJob, device_id: DeviceId) -> Tuning:
     """Measures everything that the job names. Raises DeviceError."""
     from tplaunch.worker.vulkan.device import VulkanDevice
-    from tplaunch.worker.vulkan.measuring.tuning import DISTURBANCE, chosen
+    from tplaunch.worker.vulkan.measuring.tuning import chosen
 
     limits = Limits(context_length=1, num_blocks=1, kv_type=job.kv_type, activations=job.activations)
     device = VulkanDevice(device_id, job.options, limits)
@@ -26,6 +26,5 @@ def tune_device(job: TuningJob, device_id: DeviceId) -> Tuning:
         tuple(
             Measurement(name, dict(seconds), chosen(name, seconds, device.info.features))
             for name, seconds in sorted(measurements.new.items())
-            if name != DISTURBANCE  # which nothing is chosen by
         ),
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import os
 import platform
 import time
 from collections.abc import Collection, Sequence
@@ -45,9 +44,6 @@ CACHE_BYTES_OF_CPU = 64 << 20
 NUM_ROUNDS, NUM_ROUNDS_ON_CPU = 10, 3  # a GPU takes some time to raise its clock
 ROUND_SECONDS, MAX_REPEATS = 1e-3, 200  # in one submission, whose own cost then does not count
 HOPELESS = 2.0  # times the fastest one's first run: not worth another
-# Other programs push weights out of a processor's caches at other times for each variant. What was measured
-# while they had such a share of the core is measured again by a start that finds the machine with less to do.
-DISTURBANCE, DISTURBED, QUIET_LOAD = "disturbance", 0.1, 0.5  # the last one for each core
 SUBMISSION, WAYS = "submission", ("ahead", "then_wait")
 NUM_SEGMENTS, NUM_STEPS = 8, 20
 
@@ -78,11 +74,6 @@ def chosen(name: str, numbers: Numbers, features: Collection[str]) -> str:
     if name == SUBMISSION:
         return lowest(numbers, WAYS)
     return lowest(numbers, [variant.suffix for variant in candidates(name.partition(" ")[0], features)])
-
-
-def is_quiet() -> bool:
-    """Tells whether the machine's cores have been idle for most of the last minute."""
-    return os.getloadavg()[0] < QUIET_LOAD * (os.cpu_count() or 1)
 
 
 class Tuner:
@@ -163,10 +154,7 @@ class Tuner:
         return [] if asked.family is None else [(asked.family, asked.matrix_rows)]
 
     def _is_wanted(self, name: str, options: Sequence[str]) -> bool:
-        if self._anew or not self._measurements.get(name).keys() >= set(options):
-            return True
-        disturbance = self._measurements.get(DISTURBANCE).get(name) or 0.0
-        return self._on_cpu and disturbance > DISTURBED and is_quiet()
+        return self._anew or not self._measurements.get(name).keys() >= set(options)
 
     def _put(self, name: str, numbers: Numbers) -> None:
         shown = {option: number and round(number * 1e6, 2) for option, number in numbers.items()}
@@ -177,14 +165,9 @@ class Tuner:
         variants = usable(trial.family, self._context.info.features, self._right)
         if len(variants) == 1 or not self._is_wanted(trial.name, [variant.suffix for variant in variants]):
             return
-        began, worked = time.perf_counter(), time.process_time()
         numbers = self.times(trial, variants, deadline)
-        share = (time.process_time() - worked) / (time.perf_counter() - began)
         if numbers:
             self._put(trial.name, numbers)
-        if numbers and self._on_cpu:  # a machine with nothing to do gets no quieter
-            disturbance = 0.0 if is_quiet() else max(0.0, 1 - share)
-            self._measurements.put(DISTURBANCE, {trial.name: disturbance})
 
     def times(self, trial: Trial, variants: Sequence[Variant], deadline: float) -> Numbers:
         """Seconds of a run of each variant, None for one with other bits than the first. Empty when it got
