@@ -15,10 +15,15 @@ from typing import Any, TypeVar
 from tplaunch.coordinator.framing import MessageReader, framed
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.wire import WireError
+from tplaunch.launcher.cores import rank_cores, usable_cores
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.endings import end_reason
+from tplaunch.launcher.machine import num_threads
 from tplaunch.launcher.signals import held
+from tplaunch.launcher.supervisor import driver_settings
+from tplaunch.launcher.worker_command import device_words, job_words
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock
-from tplaunch.worker.jobs.messages import COLLECTIVE_ANSWERS, Failed, StillThere
+from tplaunch.worker.jobs.messages import COLLECTIVE_ANSWERS, Failed, Meeting, StillThere
 
 GRACE_SECONDS = 5.0  # for ranks to end by themselves, and to say themselves whom they miss
 READ_BYTES = 1 << 16
@@ -74,6 +79,11 @@ class BenchRanks:
             assert process.stdin is not None
             with suppress(BrokenPipeError):  # of a rank that has ended: it is named when no answer comes
                 process.stdin.write(framed(message))
+
+    def meet(self) -> None:
+        """Tells all ranks where each of them says that it is found. Raises RunError as `hear` does."""
+        met = self.hear(Meeting)
+        self.tell(Meeting(tuple(endpoint for meeting in met for endpoint in meeting.endpoints)))
 
     def hear(self, kind: type[M]) -> list[M]:
         """Returns the next message of each rank, in rank order; by StillThere they only say that they go on.
@@ -156,3 +166,11 @@ class BenchRanks:
                 process.kill()
                 process.wait()
             process.stdout.close()
+
+
+def start_on_devices(ranks: BenchRanks, choices: Sequence[DeviceChoice], *, is_heard: bool) -> None:
+    """Starts a rank on each device, on cores as ranks of a run have them. is_heard: see BenchRanks.start."""
+    for rank, (choice, cores) in enumerate(zip(choices, rank_cores(choices, usable_cores()), strict=True)):
+        words = device_words(choice.index, choice.uuid, cores)
+        settings = driver_settings(choice, num_threads(len(cores), len(choices)))
+        ranks.start([*job_words(), f"--rank={rank}", *words], settings, is_heard=is_heard)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 
 from tplaunch.launcher.devices import DeviceChoice
+
+
+def usable_cores() -> list[int]:
+    """Returns the cores that this process may use."""
+    return sorted(os.sched_getaffinity(0))
 
 
 def rank_cores(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[list[int]]:

@@ -12,12 +12,12 @@ from tplaunch.coordinator.framing import MessageReader, framed
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.wire import WireError
-from tplaunch.launcher.cores import rank_cores
+from tplaunch.launcher.cores import rank_cores, usable_cores
 from tplaunch.launcher.devices import DeviceChoice, run_job
 from tplaunch.launcher.endings import ending
 from tplaunch.launcher.machine import num_threads
 from tplaunch.launcher.supervisor import driver_settings
-from tplaunch.launcher.worker_command import job_words
+from tplaunch.launcher.worker_command import device_words, job_words
 from tplaunch.worker.jobs.messages import Failed
 
 A = TypeVar("A")
@@ -72,11 +72,6 @@ def job_file(job: Any) -> IO[bytes]:
 
 def job_command(choice: DeviceChoice) -> tuple[list[str], dict[str, str]]:
     """Returns the command of a process with one device to itself, and its environment."""
-    (cores,) = rank_cores([choice], sorted(os.sched_getaffinity(0)))
-    command = [
-        *job_words(),
-        f"--device={'cpu' if choice.index is None else choice.index}",
-        f"--uuid={choice.uuid}",
-        f"--cores={','.join(map(str, cores))}",
-    ]
+    (cores,) = rank_cores([choice], usable_cores())
+    command = [*job_words(), *device_words(choice.index, choice.uuid, cores)]
     return command, {**os.environ, **driver_settings(choice, num_threads(len(cores), 1))}

@@ -15,13 +15,13 @@ from typing import Protocol
 from tplaunch.coordinator.direct_line import DirectLine
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.launcher.beats import Beats
-from tplaunch.launcher.cores import rank_cores
+from tplaunch.launcher.cores import rank_cores, usable_cores
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.endings import end_reason
 from tplaunch.launcher.logs import RunLogs
 from tplaunch.launcher.machine import free_cache_bytes, num_threads
 from tplaunch.launcher.signals import held
-from tplaunch.launcher.worker_command import WORKER_COMMAND
+from tplaunch.launcher.worker_command import WORKER_COMMAND, device_words
 from tplaunch.worker.place import WorkerPlace, written_place
 from tplaunch.worker.process import is_stopped, pidfd, wants_to_run
 
@@ -130,15 +130,13 @@ class Supervisor:
     def _start(self, index: int, told: int | None) -> None:
         """Starts a worker, by its place among this host's. told: the descriptor of a WorkerPlace."""
         choice, rank = self._choices[index], self._ranks[index]
-        cores = rank_cores(self._choices, sorted(os.sched_getaffinity(0)))[index]
+        cores = rank_cores(self._choices, usable_cores())[index]
         command = [
             *WORKER_COMMAND,
             f"--rank={rank}",
             f"--connect={self._endpoint}",
             f"--parent={os.getpid()}",
-            f"--device={'cpu' if choice.index is None else choice.index}",
-            f"--uuid={choice.uuid}",
-            f"--cores={','.join(map(str, cores))}",
+            *device_words(choice.index, choice.uuid, cores),
         ]
         passed = []
         if told is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import tplaunch
@@ -40,6 +41,15 @@ def _options() -> list[str]:
 
 
 WORKER_COMMAND = [sys.executable, *_options(), "-c", BOOTSTRAP]
+
+
+def device_words(index: int | None, uuid: str, cores: Sequence[int]) -> list[str]:
+    """The words by which a worker's process knows its device, None for NumPy, and the cores it may run on."""
+    return [
+        f"--device={'cpu' if index is None else index}",
+        f"--uuid={uuid}",
+        f"--cores={','.join(map(str, cores))}",
+    ]
 
 
 def job_words() -> list[str]:

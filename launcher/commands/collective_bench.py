@@ -21,7 +21,7 @@ from tplaunch.coordinator.options import COLLECTIVES, check_seconds
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.split.plan import MAX_GROUP
 from tplaunch.launcher.bench_ranks import BenchRanks
-from tplaunch.launcher.cores import rank_cores
+from tplaunch.launcher.cores import rank_cores, usable_cores
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.lines import say
@@ -29,7 +29,7 @@ from tplaunch.launcher.sizes import UNITS
 from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.table import format_table
 from tplaunch.launcher.worker_command import WORKER_COMMAND, job_words
-from tplaunch.worker.jobs.messages import CollectiveJob, Meeting, Timings
+from tplaunch.worker.jobs.messages import CollectiveJob, Timings
 
 OURS = (*(f"{kind}{way}" for kind in COLLECTIVES[:2] for way in ("", " two-phase")), COLLECTIVES[2])
 MIN_CALLS, MAX_CALLS = 20, 1000
@@ -110,12 +110,11 @@ def run_ranks(job: CollectiveJob) -> Seconds:
     """Runs the ranks of a job of one of COLLECTIVES, or of gloo; returns every rank's seconds."""
     choices = [DeviceChoice(None, "cpu")] * job.num_ranks
     with BenchRanks(job.kind, job.timeout_seconds) as ranks:
-        for rank, cores in enumerate(rank_cores(choices, sorted(os.sched_getaffinity(0)))):
+        for rank, cores in enumerate(rank_cores(choices, usable_cores())):
             pin = f"--cores={','.join(map(str, cores))}"
             ranks.start([*job_words(), pin, f"--rank={rank}"])
         ranks.tell(job)
-        met = ranks.hear(Meeting)
-        ranks.tell(Meeting(tuple(endpoint for meeting in met for endpoint in meeting.endpoints)))
+        ranks.meet()
         return tuple(seconds for timings in ranks.hear(Timings) for seconds in timings.seconds)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.placement import HEAD
 from tplaunch.coordinator.split.plan import RankShare, padded
-from tplaunch.launcher.cores import rank_cores
+from tplaunch.launcher.cores import rank_cores, usable_cores
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.lines import wrapped
@@ -137,11 +136,6 @@ def passes(step_rows: int) -> int:
     """Counts how often PROMPT_ROWS rows read all weights, in steps of so many rows."""
     steps, rest = divmod(PROMPT_ROWS, step_rows)
     return steps * -(-step_rows // TILE_ROWS) + -(-rest // TILE_ROWS)
-
-
-def usable_cores() -> list[int]:
-    """Returns the cores that this process may use."""
-    return sorted(os.sched_getaffinity(0))
 
 
 def places_of_ranks(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[str]:

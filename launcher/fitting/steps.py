@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import TypeAlias
 
 from tplaunch.coordinator.framing import framed
-from tplaunch.launcher.bench_ranks import BenchRanks
-from tplaunch.launcher.cores import rank_cores
+from tplaunch.launcher.bench_ranks import BenchRanks, start_on_devices
 from tplaunch.launcher.device_job import JobConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.kept import kept_numbers
-from tplaunch.launcher.machine import num_threads
-from tplaunch.launcher.supervisor import driver_settings
-from tplaunch.launcher.worker_command import job_words
 from tplaunch.worker.jobs.messages import STEPS_ANSWERS, Begin, Prepared, StepSeconds, StepsJob
 
 PARTS = tuple(field.name for field in fields(StepSeconds))
@@ -67,16 +62,7 @@ def measured_steps(
 ) -> list[list[StepSeconds]]:
     """Returns the same as they are now. Raises RunError."""
     with BenchRanks("the steps that are measured", TIMEOUT_SECONDS, STEPS_ANSWERS) as ranks:
-        all_cores = rank_cores(choices, sorted(os.sched_getaffinity(0)))
-        for choice, cores in zip(choices, all_cores, strict=True):
-            threads = num_threads(len(cores), len(choices))
-            words = (
-                f"--device={'cpu' if choice.index is None else choice.index}",
-                f"--uuid={choice.uuid}",
-                f"--cores={','.join(map(str, cores))}",
-            )
-            settings = driver_settings(choice, threads)
-            ranks.start([*job_words(), *words], settings, is_heard=config.verbose)
+        start_on_devices(ranks, choices, is_heard=config.verbose)
         ranks.tell_each(jobs)
         ranks.hear(Prepared)
         taken = []  # [points][ranks]

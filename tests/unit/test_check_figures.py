@@ -10,7 +10,8 @@ import pytest
 
 from tests.drivers import REPOSITORY
 from tplaunch.coordinator.framing import framed
-from tplaunch.launcher.checking import pairs, parts
+from tplaunch.launcher import bench_ranks
+from tplaunch.launcher.checking import parts
 from tplaunch.launcher.checking.figure_report import figures_json, figures_text, value_text
 from tplaunch.launcher.checking.pairs import pair_figures
 from tplaunch.launcher.checking.parts import part_figures
@@ -108,7 +109,7 @@ def test_two_ranks_that_crash_keep_what_they_found(monkeypatch: pytest.MonkeyPat
     """The job comes first; what is told behind the ranks' meeting is figures."""
     told = "import os; os.read(0, 4096)\n" + saying(Meeting(("",))) + "os.read(0, 4096)\n"
     told += saying(PairFigures((COPY,))) + "os.kill(os.getpid(), signal.SIGSEGV)"
-    monkeypatch.setattr(pairs, "job_words", lambda: [sys.executable, "-c", told])
+    monkeypatch.setattr(bench_ranks, "job_words", lambda: [sys.executable, "-c", told])
     begun: list[str] = []
     found, failed = pair_figures(CONFIG, (GPU, GPU), begun.append)
     assert found == COPY and (failed.key, failed.of) == ("exchange.hosts", "failed")
