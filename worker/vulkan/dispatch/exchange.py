@@ -6,8 +6,8 @@ from tplaunch.collectives.arena import SLICE_UNIT, WORD_ELEMENTS
 from tplaunch.worker.ops.common import GatherNorm
 from tplaunch.worker.ops.exchange import ARENA, EXCHANGE, WORDS, Gather, MovePartials, words_offset
 from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, QUAD, DispatchContext, ceil
+from tplaunch.worker.vulkan.dispatch.norms import norm_fields
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
-from tplaunch.worker.vulkan.dispatch.rows import NORM_NUMBERS
 from tplaunch.worker.vulkan.push_constants.kernels import ExchangeNormPush, GatherPush, MovePush
 
 # Workgroups: so few run all at once on every device, so that none waits for one that is still to begin.
@@ -44,31 +44,17 @@ def gather(op: Gather, context: DispatchContext) -> Dispatch:
 
 
 def gather_norm(op: GatherNorm, context: DispatchContext) -> Dispatch:
-    partials, norm = context.partials, op.norm
+    partials = context.partials
     gathered = partials.parity_address(op.gather.parity)
     push = ExchangeNormPush(
-        step=context.address("step"),
-        source=context.address_or_none(norm.source),
         addends=gathered,
-        weight=context.address_or_none(norm.weight),
-        bias=context.address_or_none(norm.bias),
-        hidden=context.address("hidden"),
-        output=context.address(norm.output),
         gathered=gathered,
         words=context.address(WORDS),
         exchange=context.address(EXCHANGE),
         num_addends=partials.num_partials,
-        slot_stride=partials.slot_bytes // QUAD,
-        row_stride=context.quads("hidden"),
-        has_source=norm.source is not None,
-        has_bias=norm.bias is not None,
-        stores_hidden=norm.stores_hidden,
-        norm=0 if norm.weight is None else NORM_NUMBERS[norm.norm],
-        width=norm.width,
         rank=partials.write_slot,
         index=op.gather.index,
-        inverse_width=1 / norm.width,
-        epsilon=norm.epsilon,
+        **norm_fields(op.norm, context),
     )
     family = context.sum_norm.replace("sum", "exchange")
     return Dispatch(family + context.selection.variant(family).suffix, push, (context.program.rows, 1, 1))

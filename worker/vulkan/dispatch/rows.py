@@ -15,6 +15,7 @@ from tplaunch.worker.vulkan.dispatch.context import (
     DispatchContext,
     ceil,
 )
+from tplaunch.worker.vulkan.dispatch.norms import norm_fields
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
 from tplaunch.worker.vulkan.push_constants.kernels import (
     ActivatePush,
@@ -24,7 +25,6 @@ from tplaunch.worker.vulkan.push_constants.kernels import (
 )
 
 SLICE_QUADS = 512  # float4 that a workgroup of shaders/sum_slice.slang adds up
-NORM_NUMBERS = {"rms": 1, "layer": 2}  # shaders/sum_norm.slang
 
 
 def sum_norm(op: SumNorm, context: DispatchContext) -> Dispatch:
@@ -38,25 +38,11 @@ def sum_norm(op: SumNorm, context: DispatchContext) -> Dispatch:
         addends, num_addends = context.address(op.addend), 1
     assert partials.slot_bytes % QUAD == 0, f"slots of {partials.slot_bytes} bytes"
     push = SumNormPush(
-        step=context.address("step"),
-        source=context.address_or_none(op.source),
         addends=addends,
-        weight=context.address_or_none(op.weight),
-        bias=context.address_or_none(op.bias),
-        hidden=context.address("hidden"),
-        output=context.address(op.output),
         num_addends=num_addends,
-        slot_stride=partials.slot_bytes // QUAD,
-        row_stride=context.quads("hidden"),
         logit_rows=context.layout.logit_rows,
         only_logit_rows=only_logit_rows,
-        has_source=op.source is not None,
-        has_bias=op.bias is not None,
-        stores_hidden=op.stores_hidden,
-        norm=0 if op.weight is None else NORM_NUMBERS[op.norm],
-        width=op.width,
-        inverse_width=1 / op.width,
-        epsilon=op.epsilon,
+        **norm_fields(op, context),
     )
     num_rows = context.program.logit_rows if only_logit_rows else context.program.rows
     return Dispatch(context.sum_norm, push, (num_rows, 1, 1))

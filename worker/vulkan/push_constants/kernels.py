@@ -25,16 +25,21 @@ from tplaunch.worker.vulkan.push_constants.fields import WEIGHTS, Address, PairA
 from tplaunch.worker.vulkan.push_constants.recurrent import RECURRENT_KERNELS
 from tplaunch.worker.vulkan.variants import FAMILIES, MATVECS, kernel_of
 
+# What kernels that add up and normalise rows read and write.
+NORM_PLACES = [
+    ("step", Address),
+    ("source", QuadAddress),
+    ("addends", QuadAddress),
+    ("weight", QuadAddress),
+    ("bias", QuadAddress),
+    ("hidden", QuadAddress),
+    ("output", QuadAddress),
+]
+
 
 class SumNormPush(Structure):
     _fields_ = [
-        ("step", Address),
-        ("source", QuadAddress),
-        ("addends", QuadAddress),
-        ("weight", QuadAddress),
-        ("bias", QuadAddress),
-        ("hidden", QuadAddress),
-        ("output", QuadAddress),
+        *NORM_PLACES,
         ("num_addends", c_uint32),
         ("slot_stride", c_uint32),
         ("row_stride", c_uint32),
@@ -95,13 +100,7 @@ class MovePush(Structure):
 
 class ExchangeNormPush(Structure):
     _fields_ = [
-        ("step", Address),
-        ("source", QuadAddress),
-        ("addends", QuadAddress),
-        ("weight", QuadAddress),
-        ("bias", QuadAddress),
-        ("hidden", QuadAddress),
-        ("output", QuadAddress),
+        *NORM_PLACES,
         ("gathered", Address),
         ("words", PairAddress),
         ("exchange", Address),
