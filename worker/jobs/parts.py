@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.step import StepLayout, StepView
-from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.device import DeviceId
 from tplaunch.worker.jobs.figures import (
     BYTES,
@@ -26,16 +24,14 @@ from tplaunch.worker.jobs.figures import (
     FigureBegun,
     PartJob,
 )
-from tplaunch.worker.ops.common import SumNorm
-from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.measuring.idle import LIMITS, idle_buffers, idle_program
 
 if TYPE_CHECKING:  # NumPy ranks need no Vulkan loader
     from tplaunch.worker.vulkan.context import Context
     from tplaunch.worker.vulkan.device import VulkanDevice
     from tplaunch.worker.vulkan.measuring.rates import Product, Rate
 
-LIMITS = Limits(context_length=1, num_blocks=1, max_rows=1, max_logit_rows=1)
-WIDTH, NUM_SEGMENTS, NUM_STEPS = 32, 8, 40
+NUM_SEGMENTS, NUM_STEPS = 8, 40
 WAITING = {
     "block": "segment, host sleeps",
     "poll": "segment, host polls",
@@ -96,17 +92,13 @@ def _waits(job: PartJob, device_id: DeviceId, say: Say) -> None:
 
 
 def _create_buffers(device: VulkanDevice) -> None:
-    rows = {name: Buffer(WIDTH * 4, row_length=WIDTH) for name in ("hidden", "weight", "normed")}
-    step = Buffer(StepLayout(LIMITS).num_words * 4, Placement.UPLOAD)
-    device.create_buffers({"step": step, **rows})
+    device.create_buffers(idle_buffers())
     StepView(device.view("step").view(np.uint32), StepLayout(LIMITS)).header[:4] = (1, 0, 0, 0)
 
 
 def _seconds_of_segment(device: VulkanDevice, way: str) -> float:
     """The least of some steps."""
-    segment = Segment((SumNorm("hidden", "weight", WIDTH, 1e-5, "normed", "rows"),), 0)
-    last = dataclasses.replace(segment, parity=None)
-    program = Program(1, 0, (segment,) * (NUM_SEGMENTS - 1) + (last,))
+    program = idle_program(NUM_SEGMENTS)
     device.wait_by(way)
     device.prepare(program)
     best = math.inf

@@ -17,11 +17,10 @@ import numpy as np
 
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.shaders.load import kernels_hash
-from tplaunch.worker.buffers.step import StepLayout
-from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.device import DeviceError
+from tplaunch.worker.measuring.idle import LIMITS, idle_buffers, idle_program
 from tplaunch.worker.measuring.measurements import Measurements, Numbers, cache_folder, lowest
-from tplaunch.worker.ops.common import Op, SumNorm
+from tplaunch.worker.ops.common import Op
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.questions import ask
@@ -217,13 +216,6 @@ class Tuner:
 
     def _time_submission(self) -> Numbers:
         """Seconds of a segment that does next to nothing: of its way to the device and back."""
-        op = SumNorm("hidden", "weight", 32, 1e-5, "normed", "rows")
-        segments = (Segment((op,), 0),) * (NUM_SEGMENTS - 1) + (Segment((op,), None),)
-        limits = Limits(context_length=1, num_blocks=1, max_rows=1, max_logit_rows=1)
-        buffers = {
-            "step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD),
-            **{name: Buffer(32 * 4, row_length=32) for name in ("hidden", "weight", "normed")},
-        }
         best = dict.fromkeys(WAYS, math.inf)
         with ExitStack() as stack:
             steps = {}
@@ -231,8 +223,8 @@ class Tuner:
                 device = self._context, self._pipelines
                 if not self._on_cpu:  # a driver's queue may change its ways for good once it has waited
                     device = stack.enter_context(opened_anew(self._context.info))
-                bench = stack.enter_context(open_bench(*device, buffers, limits, ahead=way == WAYS[0]))
-                steps[way] = bench, bench.prepare(Program(1, 0, segments))
+                bench = stack.enter_context(open_bench(*device, idle_buffers(), LIMITS, ahead=way == WAYS[0]))
+                steps[way] = bench, bench.prepare(idle_program(NUM_SEGMENTS))
             for _ in range(NUM_STEPS):
                 for way, (bench, submission) in steps.items():
                     best[way] = min(best[way], bench.seconds(submission) / NUM_SEGMENTS)
