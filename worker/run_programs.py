@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 
 from tplaunch.collectives import Collective
 from tplaunch.coordinator.messages import Load
-from tplaunch.coordinator.split.limits import AUTO
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.device import Device, SharingDevice, TunableDevice
@@ -49,7 +48,7 @@ class RunPrograms:
         self.by_device = False
         self._vain_waits = 0
         self.tells_prompts_apart = device.tells_prompts_apart
-        self.activations = "f32" if load.limits.activations == AUTO else load.limits.activations
+        self.activations = load.limits.generated_activations
         # Where no attention finishes rows of one part, programs do not differ by that.
         self._finishes = any(not attention.gated for attention in load.spec.attentions)
         self._made: dict[tuple[int, int, bool, bool, bool], Program] = {}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tplaunch.coordinator.measuring.ledger import Ledger, make_ledger
 from tplaunch.coordinator.measuring.reduce_times import ReduceClock, ReduceTimes
 from tplaunch.coordinator.measuring.trace import Trace
 from tplaunch.coordinator.messages import Step, StepDone
@@ -35,6 +36,17 @@ class Taken(NamedTuple):
     reduce_times: ReduceTimes | None
     sent_per_token: tuple[float, ...]  # bytes in messages for each row of a step, by rank
     turn_seconds: float | None  # median, from a step's last answer until the next step was sent
+
+    def ledger(self, seconds: float) -> Ledger:
+        """Makes the ledger of these steps, which took so long in all."""
+        return make_ledger(
+            self.totals,
+            self.num_steps,
+            seconds,
+            self.reduce_times,
+            self.sent_per_token,
+            self.turn_seconds,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tplaunch.coordinator.measuring.ledger import Ledger, make_ledger
+from tplaunch.coordinator.measuring.ledger import Ledger
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
@@ -73,16 +73,7 @@ def measure(engine: Engine, requests: Requests, test: Test, repeat: int) -> Meas
     _run_once(engine, requests, replace(test, num_tokens=warm_up))
     engine.take_ledger()
     seconds = tuple(_run_once(engine, requests, test) for _ in range(repeat))
-    taken = engine.take_ledger()
-    ledger = make_ledger(
-        taken.totals,
-        taken.num_steps,
-        sum(seconds),
-        taken.reduce_times,
-        taken.sent_per_token,
-        taken.turn_seconds,
-    )
-    return Measurement(test, seconds, ledger)
+    return Measurement(test, seconds, engine.take_ledger().ledger(sum(seconds)))
 
 
 def _run_once(engine: Engine, requests: Requests, test: Test) -> float:

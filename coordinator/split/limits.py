@@ -51,6 +51,11 @@ class Limits:
         return "f16" if self.activations == AUTO else self.activations
 
     @property
+    def generated_activations(self) -> str:
+        """The activations of rows that are generated, which are never the matter of a choice."""
+        return "f32" if self.activations == AUTO else self.activations
+
+    @property
     def blocks_per_seat(self) -> int:
         """Entries of one sequence's block table."""
         return -(-self.context_length // self.block_length)

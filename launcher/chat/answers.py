@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tplaunch.coordinator.measuring.ledger import Ledger, make_ledger
+from tplaunch.coordinator.measuring.ledger import Ledger
 from tplaunch.coordinator.serving.request import Request, Times
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.launcher.chat.screen import Screen
@@ -90,15 +90,7 @@ class Answers:
         taken = self._session.engine.take_ledger()
         ledger = None  # where it was stopped before its first step
         if taken.num_steps:
-            seconds = times.prompt_seconds + times.decode_seconds
-            ledger = make_ledger(
-                taken.totals,
-                taken.num_steps,
-                seconds,
-                taken.reduce_times,
-                taken.sent_per_token,
-                taken.turn_seconds,
-            )
+            ledger = taken.ledger(times.prompt_seconds + times.decode_seconds)
         if self._generate.json:
             text = request.outputs[0].text if self._session.has_text else None
             print(json.dumps(_as_json(request, text, ledger)), flush=True)

@@ -21,7 +21,7 @@ from tplaunch.worker.programs.counting import StepCounts, count
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
 from tplaunch.worker.programs.moving import with_moves
 from tplaunch.worker.programs.transformer import build_program
-from tplaunch.worker.vulkan.variants import TILED
+from tplaunch.worker.vulkan.variants import TILE_ROWS
 
 TITLES = (
     "rank",
@@ -37,7 +37,6 @@ TITLES = (
 BY_HOSTS, BY_DEVICES = "hosts", "devices"
 ONE_SHOT, TWO_PHASE = "one-shot", "two-phase"
 PROMPT_ROWS = 512  # for which passes over the weights are counted
-TILE_ROWS = max(variant.tile[0] for variant in TILED)
 
 
 def explained(model: Model, arrangement: Arrangement) -> dict[str, list[StepCounts]]:

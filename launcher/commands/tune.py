@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tplaunch.coordinator.split.limits import AUTO
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.launcher.config import HubModel, RandomModel, RunConfig
@@ -87,9 +86,9 @@ def _measure_ranks(
 def _programs(config: RunConfig, choices: list[DeviceChoice]) -> list[Program]:
     """The program of each rank for a row, which names all that others need too."""
     model = open_model(config)
-    activations = "f32" if config.activations == AUTO else config.activations  # of a generated row
-    programs = []
-    for share in arrange(config, model, choices).plan:
+    arrangement, programs = arrange(config, model, choices), []
+    activations = arrangement.limits.generated_activations
+    for share in arrangement.plan:
         shards = rank_shards(model.spec, share, model.tensors)
         programs.append(build_program(model.spec, share, shards, len(choices), 1, 1, activations=activations))
     return programs

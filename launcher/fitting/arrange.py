@@ -13,8 +13,8 @@ from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.auto_split import choose_weights
-from tplaunch.launcher.fitting.context_fit import Fitting, Sizes
-from tplaunch.launcher.fitting.fit import RankBytes, check_fit, rank_needs
+from tplaunch.launcher.fitting.context_fit import Fitting, Sizes, needs_for
+from tplaunch.launcher.fitting.fit import RankBytes, check_fit
 from tplaunch.launcher.fitting.memory_places import MemoryPlace, memory_places
 from tplaunch.launcher.fitting.speeds import Measure
 from tplaunch.launcher.fitting.staging import plan_for
@@ -62,15 +62,7 @@ def arrange(
         weights, how = choose_weights(config, model, choices, places, measure)
         split = f"shares {', '.join(f'{weight:.3g}' for weight in weights)}: {how}"
     plan = plan_for(config, model, weights, choices)
-    needs = rank_needs(
-        model.spec,
-        model.tensors,
-        plan,
-        choices,
-        collective=config.collective,
-        staging=config.staging,
-        moves=config.moves_sums,
-    )
+    needs = needs_for(config, model, plan, choices)
     sizes = Fitting(config, needs, places, choices).choose_sizes(model.spec.context_length)
     check_fit(needs, sizes.limits, places, choices)
     found = tuple(rank.bytes(sizes.limits) for rank in needs)

@@ -12,8 +12,7 @@ from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
-from tplaunch.launcher.fitting.context_fit import Fitting
-from tplaunch.launcher.fitting.fit import rank_needs
+from tplaunch.launcher.fitting.context_fit import Fitting, needs_for
 from tplaunch.launcher.fitting.memory_places import MemoryPlace
 from tplaunch.launcher.fitting.speeds import Measure, rank_speeds
 from tplaunch.launcher.fitting.staging import plan_for
@@ -41,15 +40,7 @@ def choose_weights(
         memory_part = step / NUM_STEPS
         weights = _blended(by_speed, by_memory, memory_part)
         plan = plan_for(config, model, weights, choices)
-        needs = rank_needs(
-            model.spec,
-            model.tensors,
-            plan,
-            choices,
-            collective=config.collective,
-            staging=config.staging,
-            moves=config.moves_sums,
-        )
+        needs = needs_for(config, model, plan, choices)
         if Fitting(config, needs, places, choices).limit(context) is None:
             break
     return weights, _described(memory_part)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tplaunch.coordinator.split.limits import AUTO, Limits
+from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.launcher.fitting.fit import RankNeeds, bytes_in, exceeds_allocation
+from tplaunch.launcher.fitting.fit import RankNeeds, bytes_in, exceeds_allocation, rank_needs
 from tplaunch.launcher.fitting.kv_sizes import (
     BLOCK_LENGTH,
     MIN_SNAPSHOTS,
@@ -19,6 +20,7 @@ from tplaunch.launcher.fitting.kv_sizes import (
     window_blocks,
 )
 from tplaunch.launcher.fitting.memory_places import MemoryPlace
+from tplaunch.launcher.model import Model
 
 DEFAULT_CONTEXT = 4096  # at most, where a device's memory is not known
 MIN_LOGIT_ROWS, MAX_LOGIT_ROWS = 32, 128  # of a step: one for each sequence
@@ -36,6 +38,21 @@ class Sizes:
     limits: Limits
     largest_context: int | None  # that fits, at most the trained one; None where a device is not known
     limited_by: str | None  # the place that has no room for more
+
+
+def needs_for(
+    config: RunConfig, model: Model, plan: Sequence[RankShare], choices: Sequence[DeviceChoice]
+) -> list[RankNeeds]:
+    """Returns the needs of each rank of a run with these options."""
+    return rank_needs(
+        model.spec,
+        model.tensors,
+        plan,
+        choices,
+        collective=config.collective,
+        staging=config.staging,
+        moves=config.moves_sums,
+    )
 
 
 def activations_on(config: RunConfig, choices: Sequence[DeviceChoice]) -> str:

@@ -47,7 +47,7 @@ class Hosts:
 
     def under(self, config: RunConfig) -> Hosts:
         """Returns the hosts of a run with other options, on the same hosts or on this one alone."""
-        return Hosts(select_devices(config.devices, pins=not config.no_pin))
+        return Hosts(_selected(config))
 
     def present(self, choices: Sequence[DeviceChoice], check: Callable[[], None]) -> list[DeviceChoice]:
         """Returns these devices, those of hosts that were lost replaced by what took their places.
@@ -213,7 +213,7 @@ def open_hosts(config: RunConfig, model: Model) -> Iterator[Hosts]:
     Raises UsageError for addresses, keys and devices that can't be, RunError where hosts don't come in time.
     """
     if config.hosts == 1:
-        yield Hosts(select_devices(config.devices, pins=not config.no_pin))
+        yield Hosts(_selected(config))
         return
     own = _own_devices(config)
     listen, secret = way_in(config)
@@ -233,8 +233,11 @@ def open_hosts(config: RunConfig, model: Model) -> Iterator[Hosts]:
 def _own_devices(config: RunConfig) -> list[DeviceChoice]:
     """Returns this host's devices, which in a run on several hosts have its name."""
     name = socket.gethostname()
-    found = select_devices(config.devices, pins=not config.no_pin)
-    return [replace(choice, host_name=name) for choice in found]
+    return [replace(choice, host_name=name) for choice in _selected(config)]
+
+
+def _selected(config: RunConfig) -> list[DeviceChoice]:
+    return select_devices(config.devices, pins=not config.no_pin)
 
 
 def silence_seconds(config: RunConfig) -> float:

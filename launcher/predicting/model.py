@@ -18,8 +18,7 @@ from tplaunch.launcher.predicting.cluster import Cluster
 from tplaunch.launcher.predicting.seconds import NOTHING, Seconds, added, longest
 from tplaunch.launcher.predicting.ways import Way
 from tplaunch.launcher.predicting.work import RankWork, Work
-
-PROMPT_ROWS = 128  # of a step that keeps a card busy: a tile's
+from tplaunch.worker.vulkan.variants import TILE_ROWS
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ class _Predictor:
         if len(self._groups) == 1:
             return 1
         batches = MicroBatches(len(self._groups))
-        batches.least_prompt_rows = PROMPT_ROWS
+        batches.least_prompt_rows = TILE_ROWS
         return max(1, self._shape.chunk_rows // batches.prompt_rows(self._shape.prompt_tokens))
 
     def _prefill(self) -> Rate | None:

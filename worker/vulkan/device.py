@@ -41,12 +41,12 @@ from tplaunch.worker.vulkan.recorder import Recorder
 from tplaunch.worker.vulkan.sums import DeviceSums
 from tplaunch.worker.vulkan.timeline import Submission, Timeline
 from tplaunch.worker.vulkan.timestamps import Timestamps, device_clock
-from tplaunch.worker.vulkan.variants import Right, Selection, needed_invocations
+from tplaunch.worker.vulkan.variants import TILE_ROWS, Right, Selection, needed_invocations
 from tplaunch.worker.vulkan.waiting import EndWord
 
 END_WORD_BYTES = 64
 REACH = (1 << 32) - (1 << 20)  # bytes that kernels can count in 32 bits: WideWords of shaders/weights.slang
-PROMPT_ROWS, PROMPT_ROWS_ON_CPU = 128, 64  # a card's are a tile's; see Device
+PROMPT_ROWS_ON_CPU = 64  # a card's are a tile's; see Device
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -86,8 +86,8 @@ class VulkanDevice:
         self.has_own_memory = self.info.type in ("discrete", "virtual")
         self.tells_prompts_apart = self.info.max_invocations >= needed_invocations("tiled")
         # On a CPU's driver the host looks through all logits in less time than a kernel takes.
-        self.groups_logits = self.info.type != "cpu"
-        self.prompt_rows = PROMPT_ROWS_ON_CPU if self.on_cpu else PROMPT_ROWS
+        self.groups_logits = not self.on_cpu
+        self.prompt_rows = PROMPT_ROWS_ON_CPU if self.on_cpu else TILE_ROWS
         self._end_word: EndWord | None = None  # while it is waited for
         self._prepared: dict[int, Prepared] = {}  # by the program's id: hashing a program walks all of it
         self._current: Prepared | None = None

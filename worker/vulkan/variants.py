@@ -77,6 +77,7 @@ TILED = (
     Variant("_8x4", LANES, (8, 32)),
     Variant("_64", (), (64, 64)),
 )
+TILE_ROWS = max(variant.tile[0] for variant in TILED)  # of a prompt, that a card multiplies at once
 # By the invocations of a workgroup: 256, 64, 1024.
 EXCHANGE_NORMS = ("exchange_norm", "exchange_norm_64", "exchange_norm_1024")
 # The same of pairs that are grouped by expert.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.programs.program import Program
-from tplaunch.worker.vulkan.measuring.trials import Asks, Size, Trial, limits_of, make_trial
+from tplaunch.worker.vulkan.measuring.trials import Asks, Size, Trial, limits_of, make_trial, num_weights_of
 
 FLOATS, MATRICES = "f32", "f16"
 ADVANTAGE = 0.95  # of the time in float32, to be worth what float16 rounds
@@ -30,9 +30,9 @@ def all_rivals(programs: Iterable[Program], kv_type: str, size: Size, asks: Asks
     num_weights: dict[str, int] = {}
     for op in (op for program in programs for segment in program.segments for op in segment.ops):
         if isinstance(op, MatMul) and op.activations == MATRICES:
-            kind, weights = op.matrix.type, op.matrix.rows * op.matrix.columns
+            kind, weights = op.matrix.type, num_weights_of(op)
             num_weights[kind] = num_weights.get(kind, 0) + weights
-            if kind not in largest or weights > _weights(largest[kind]):
+            if kind not in largest or weights > num_weights_of(largest[kind]):
                 largest[kind] = op
     return [_rivals(op, num_weights[kind], kv_type, size, asks) for kind, op in largest.items()]
 
@@ -48,11 +48,7 @@ def _rivals(op: MatMul, num_weights: int, kv_type: str, size: Size, asks: Asks) 
     assert isinstance(tried, MatMul)
     matrix = tried.matrix
     name = f"prompts {matrix.type} {matrix.rows} x {matrix.columns}, {size.prompt_rows} rows"
-    return Rivals(name, trials, num_weights / _weights(tried))
-
-
-def _weights(op: MatMul) -> int:
-    return op.matrix.rows * op.matrix.columns
+    return Rivals(name, trials, num_weights / num_weights_of(tried))
 
 
 def matrices_win(rivals: Iterable[Rivals], measure: Callable[[Rivals], Seconds]) -> bool:

@@ -125,7 +125,7 @@ def trials(program: Program, kv_type: str, size: Size, asks: Asks) -> list[Trial
         for asked, rows in _asked(op, size.prompt_rows):
             limits = limits_of(rows, kv_type)
             for family, matrix_rows in asks(asked, limits):
-                name, weights = measurement_name(family, matrix_rows), _weights(op)
+                name, weights = measurement_name(family, matrix_rows), num_weights_of(op)
                 if weights > sizes.get(name, 0):
                     sizes[name] = weights
                     found[name] = make_trial(name, family, asked, limits, size)
@@ -152,7 +152,7 @@ def _product_of(op: Op) -> Op:
     return op
 
 
-def _weights(op: Op) -> int:
+def num_weights_of(op: Op) -> int:
     """Returns the number by which ops are chosen: the largest matrix, any attention."""
     return op.matrix.rows * op.matrix.columns if isinstance(op, MatMul) else 1
 
