@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from tests.models import LIMITS
 from tests.vulkan.conftest import Opener
-from tests.vulkan.test_steps import engine_on, on, plain_model, run, started
+from tests.vulkan.test_steps import engine_on, on, plain_model, run, started, step
 from tplaunch.worker.buffers.table import Buffer
 from tplaunch.worker.device import DeviceError
 from tplaunch.worker.vulkan import budget, context
@@ -34,6 +36,29 @@ def test_a_step_in_many_submissions_gives_the_same_bits(
     assert isinstance(device, VulkanDevice) and device._current is not None
     submission = device._current.submission
     assert submission.starts[-1] > 2 * submission.num_segments
+
+
+def test_a_device_that_turns_out_slow_gets_shorter_submissions(
+    open_device: Opener, plain_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step seems to take ten seconds, by a clock of the test's own; the bits stay the same."""
+    monkeypatch.setitem(budget.FIRST_OPERATIONS, "cpu", 1e9)
+    monkeypatch.setattr(budget, "ENOUGH_OPERATIONS", 0.0)
+    clock = SimpleNamespace(perf_counter=itertools.count(step=10).__next__)
+    monkeypatch.setattr("tplaunch.worker.vulkan.device.time", clock)
+    (rank,) = engine_on(plain_model, [on(open_device, "lavapipe", timestamps=True)]).ranks
+    prompt, device = step(1, range(8), [7]), rank.device
+    assert isinstance(device, VulkanDevice)
+    program, counts, results = rank.prepared(prompt), [], []
+    for _ in range(3):
+        device.submit(program, 8)
+        for segment in range(len(program.segments)):
+            device.finish(segment)
+        counts.append(device._prepared[id(program)].submission.starts[-1])
+        results.append(rank.logits(prompt))
+        assert device.step_times() is not None
+    assert len(program.segments) == counts[0] < counts[1] == counts[2]
+    assert all(np.array_equal(result, results[0]) for result in results)
 
 
 def test_a_lost_device_is_told_of_in_a_sentence(open_device: Opener, plain_model: Path) -> None:

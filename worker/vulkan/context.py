@@ -172,11 +172,15 @@ class Context:
         return ffi.cast(f"PFN_{name}", lib.vkGetDeviceProcAddr(self.device, name.encode()))
 
     def command_buffers(self, count: int) -> Handle:
-        """A C array of new command buffers; they live as long as the context."""
+        """A C array of new command buffers; they live as long as the context, or until they are freed."""
         info = struct("VkCommandBufferAllocateInfo", commandPool=self.command_pool, commandBufferCount=count)
         buffers = ffi.new("VkCommandBuffer[]", count)
         call("vkAllocateCommandBuffers", self.device, info, buffers)
         return buffers
+
+    def free_commands(self, buffers: Handle) -> None:
+        """Frees a C array of command buffers that the device has done with."""
+        lib.vkFreeCommandBuffers(self.device, self.command_pool, len(buffers), buffers)
 
     def run_once(self, record: Callable[[Handle], None]) -> None:
         """Runs the commands that `record` puts into a command buffer and waits for their end."""
@@ -194,7 +198,7 @@ class Context:
             self.check(status, "vkWaitForFences")
         finally:
             lib.vkDestroyFence(self.device, fence, ffi.NULL)
-        lib.vkFreeCommandBuffers(self.device, self.command_pool, 1, commands)
+        self.free_commands(commands)
 
     def close(self) -> None:
         """Idempotent; all that was made on the device is gone before."""
