@@ -15,6 +15,7 @@ from tplaunch.collectives.arena import Backing
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.cuts import NO_SHORT_CUTS, ShortCuts, short_cuts
+from tplaunch.worker.buffers.stack_parts import REACH
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.checking.table import small_ops
 from tplaunch.worker.device import Copy, DeviceError, DeviceId, FillPlaces, Place
@@ -44,7 +45,6 @@ from tplaunch.worker.vulkan.variants import TILE_ROWS, Right, Selection, needed_
 from tplaunch.worker.vulkan.waiting import EndWord
 
 END_WORD_BYTES = 64
-REACH = (1 << 32) - (1 << 20)  # bytes that kernels can count in 32 bits: WideWords of shaders/weights.slang
 PROMPT_ROWS_ON_CPU = 64  # a card's are a tile's; see Device
 
 Bytes = npt.NDArray[np.uint8]
