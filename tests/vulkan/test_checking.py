@@ -274,6 +274,48 @@ def test_a_start_looks_for_one_right_variant_and_leaves_others_to_the_next(
     assert kernels <= set(runs) and runs.count(kernel) == 1  # the other way to run it
 
 
+@pytest.fixture
+def steps(runs: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Kernels that were checked, as `runs` has them, and for each that was compiled its module's length."""
+    compile_module = pipelines.Pipelines._compile
+
+    def noted(compiled: pipelines.Pipelines, module: bytes) -> Any:
+        runs.append(f"compiled {len(module)}")
+        return compile_module(compiled, module)
+
+    monkeypatch.setattr(pipelines.Pipelines, "_compile", noted)
+    return runs
+
+
+def compiled_before(steps: list[str], number: int) -> int:
+    """How many kernels were compiled before so many were checked."""
+    checked = [place for place, step in enumerate(steps) if not step.startswith("compiled")]
+    return checked[number] - number
+
+
+def test_what_a_start_needs_is_compiled_before_the_first_check(open_device: Opener, steps: list[str]) -> None:
+    """By threads. On a CPU's driver nothing else is, and where all is known nothing at all."""
+    device = open_device("lavapipe", LIMITS)
+    device.prove(PROGRAMS, seconds=0)
+    checked = {step for step in steps if not step.startswith("compiled")}
+    assert compiled_before(steps, 0) == len(checked) > 1
+    assert sum(step.startswith("compiled") for step in steps) == len(checked)
+    steps.clear()
+    open_device("lavapipe", LIMITS).prove(PROGRAMS, seconds=0)
+    assert steps == []
+
+
+def test_a_card_compiles_all_variants_before_it_checks_them(open_device: Opener, steps: list[str]) -> None:
+    device = open_device("lavapipe", LIMITS)
+    device._context.info = dataclasses.replace(device._context.info, type="discrete")
+    device.prove(PROGRAMS, seconds=600)
+    num_kernels = len({step for step in steps if not step.startswith("compiled")})
+    assert sum(step.startswith("compiled") for step in steps) == num_kernels
+    *_, last = (place for place, step in enumerate(steps) if step.startswith("compiled"))
+    others = [kernel_of(MATVEC, one) for one in candidates(MATVEC, device.info.features - {"cpu"})[1:]]
+    assert others and all(steps.index(kernel) > last for kernel in others)
+
+
 def test_a_kernel_that_is_not_compiled_is_not_used(
     open_device: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
