@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 
 from tests.vulkan.cases import limits_for
-from tests.vulkan.conftest import Opener
+from tests.vulkan.conftest import Opener, select_driver
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import attention_op
 from tests.wrong_kernels import wrong_kernel
 from tplaunch.coordinator.options import FEATURES
 from tplaunch.shaders.load import kernel_names, load_kernel
 from tplaunch.worker.checking.everything import every_op
-from tplaunch.worker.checking.table import SmallOp
-from tplaunch.worker.device import DeviceError
-from tplaunch.worker.jobs.messages import Product, TuningJob
+from tplaunch.worker.checking.table import SmallOp, small_op
+from tplaunch.worker.device import DeviceError, DeviceId
+from tplaunch.worker.jobs import check
+from tplaunch.worker.jobs.messages import CheckBegun, CheckEnded, CheckJob, CheckList, Product, TuningJob
+from tplaunch.worker.ops.attention import Clamp
 from tplaunch.worker.ops.common import Op
+from tplaunch.worker.ops.recurrent import UnitNorm
 from tplaunch.worker.vulkan import pipelines
 from tplaunch.worker.vulkan.checking import case_device
 from tplaunch.worker.vulkan.checking.checker import Checker
@@ -303,6 +306,20 @@ def test_what_a_start_needs_is_compiled_before_the_first_check(open_device: Open
     steps.clear()
     open_device("lavapipe", LIMITS).prove(PROGRAMS, seconds=0)
     assert steps == []
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_the_command_compiles_some_kernels_ahead_of_their_checks(
+    steps: list[str], monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
+    """Or none, where blame has to be right."""
+    select_driver(monkeypatch, "lavapipe")
+    few = [small_op(op, "f32", 1) for op in (UnitNorm(1, 128, 1e-6), Clamp(4, 0.75))]
+    monkeypatch.setattr(check, "every_op", lambda *arguments: few)
+    said: list[Any] = []
+    check.check_kernels(CheckJob(0, ahead), DeviceId(0), said.append)
+    assert [type(one) for one in said] == [CheckList, *[CheckBegun, CheckEnded] * 2]
+    assert compiled_before(steps, 0) == (2 if ahead else 0) and compiled_before(steps, 1) >= 1
 
 
 def test_a_card_compiles_all_variants_before_it_checks_them(open_device: Opener, steps: list[str]) -> None:
