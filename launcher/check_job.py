@@ -56,14 +56,16 @@ class DeviceReport:
 
 
 def check_device(
-    config: JobConfig, choice: DeviceChoice, on_progress: Callable[[DeviceReport], None]
-) -> DeviceReport:
-    """Runs every check on a device. What can't be done is told in the report.
+    config: JobConfig,
+    choice: DeviceChoice,
+    report: DeviceReport,
+    on_progress: Callable[[DeviceReport], None],
+) -> None:
+    """Runs every check on a device, and adds to the report, also what can't be done.
 
     The first process compiles kernels ahead of their checks. Where that one crashes, the next ones go on
     without, so that the kernel is blamed that did it.
     """
-    report = DeviceReport(choice.index, choice.name, choice.driver)
     compiles_ahead, num_failures = True, 0
     while num_failures < MAX_FAILURES:
         begun = None
@@ -83,10 +85,9 @@ def check_device(
             else:
                 report.outcomes.append(dataclasses.replace(begun, problem=str(end)))
         if report.error or len(report.outcomes) == report.count:
-            return report
+            return
         num_failures += 1
     report.error = f"given up after {MAX_FAILURES} kernels that did not come to their end"
-    return report
 
 
 def _heard(report: DeviceReport, begun: Outcome | None, message: Any) -> Outcome | None:

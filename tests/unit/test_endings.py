@@ -71,7 +71,9 @@ def saying(*messages: Any, then: bytes = b"") -> str:
 
 
 def checked() -> DeviceReport:
-    return check_device(CONFIG, GPU, lambda report: None)
+    report = DeviceReport(GPU.index, GPU.name)
+    check_device(CONFIG, GPU, report, lambda report: None)
+    return report
 
 
 def test_a_driver_that_ends_the_process_as_if_all_were_well_is_not_right(job: Callable[[str], None]) -> None:

@@ -193,6 +193,7 @@ class Tuner:
         numbers = {} if is_late else self.times(trial, self._usable(trial), allowance)
         if numbers:
             self._put(trial.name, numbers)
+            self._measurements.save()  # a start that is ended in the middle has not measured in vain
         else:
             log.info("%s is left to the next start to measure", trial.name)
 
