@@ -45,6 +45,7 @@ def test_devices_are_described(monkeypatch: pytest.MonkeyPatch, driver: str) -> 
     assert device.driver_id == {"lavapipe": 13, "mesa": 13, "swiftshader": 10}[driver]  # VkDriverId
     assert device.pci_address == "" and device.vendor_id > 0  # no card
     assert bool(device.matrices) <= device.cooperative_matrix
+    assert device.integer_dot_accelerated <= device.integer_dot_product
     assert 0 < device.min_subgroup_size <= device.subgroup_size <= device.max_subgroup_size
     assert device.max_allocation >= 1 << 30 and device.memory_bytes > 1 << 30
     assert device.available_bytes == device.memory_bytes  # neither says what is free
