@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.models import LIMITS
+from tests.models import LIMITS, config_of
 from tests.unit import test_experts as experts
 from tests.unit.collectives_group import connected, on_ranks
 from tests.unit.test_context_fit import NUMPY, arranged, gpu
 from tplaunch.collectives import Collective
 from tplaunch.coordinator.messages import Ready
 from tplaunch.coordinator.split.limits import AUTO, Limits
+from tplaunch.launcher.errors import UsageError
+from tplaunch.launcher.fitting.arrange import check_activations
 from tplaunch.launcher.rounding import chosen_activations, rounding_sentence
 from tplaunch.worker.measuring.agreeing import agrees
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.experts import ExpertMatMul, HeldExperts
 from tplaunch.worker.step.segments import SegmentRunner
+from tplaunch.worker.vulkan import matrices
 from tplaunch.worker.vulkan.matrices import MatrixShape, best_shape
 from tplaunch.worker.vulkan.measuring.rivals import Rivals, all_rivals, matrices_win
 from tplaunch.worker.vulkan.measuring.trials import Size, num_weights_of
@@ -51,6 +57,40 @@ def test_a_device_gets_the_largest_matrices_that_its_subgroups_share_out(
 ) -> None:
     found = best_shape([MatrixShape(*shape) for shape in shapes], sizes)
     assert found == (MatrixShape(*best) if best else None)
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a device says of itself, as far as its matrices depend on that."""
+
+    cooperative_matrix: bool = True
+    float16: bool = True
+    max_invocations: int = 1024
+    sizes: SubgroupSizes = NVIDIA
+
+
+def test_a_device_described_without_a_feature_has_no_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `--without` has it described; the driver, which would be asked, has all of them."""
+    for name, answer in (
+        ("_has_room", True),
+        ("_has_features", True),
+        ("_shapes", [MatrixShape(16, 16, 16)]),
+    ):
+        monkeypatch.setattr(matrices, name, lambda *_, answer=answer: answer)
+    assert matrices.matrix_shape(None, None, Described()) == MatrixShape(16, 16, 16)  # type: ignore[arg-type]
+    for lacking in ("cooperative_matrix", "float16"):
+        described = Described(**{lacking: False})  # type: ignore[arg-type]
+        assert matrices.matrix_shape(None, None, described) is None  # type: ignore[arg-type]
+
+
+def test_activations_are_refused_without_what_they_need() -> None:
+    for activations, without in (
+        ("f16", "float16"), ("f16", "cooperative_matrix"), ("q8", "integer_dot_product")
+    ):  # fmt: skip
+        config = config_of(Path("m.gguf"), activations=activations, without=(without,))
+        with pytest.raises(UsageError, match=f"--activations {activations}: .* use --activations f32"):
+            check_activations(config, [gpu(0, 24e9)])
+        check_activations(dataclasses.replace(config, without=("int64",)), [gpu(0, 24e9)])
 
 
 @pytest.mark.parametrize(
@@ -114,6 +154,7 @@ def test_ranks_on_equal_devices_do_the_same(
         ({}, {}, AUTO),
         ({"lacks": frozenset({"f16"})}, {}, "f32"),
         ({}, {"without": ("cooperative_matrix",)}, "f32"),
+        ({}, {"without": ("float16",)}, "f32"),
         ({}, {"activations": "f32"}, "f32"),
         ({}, {"activations": "f16"}, "f16"),
     ],
