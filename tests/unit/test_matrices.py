@@ -48,11 +48,23 @@ LAVAPIPE = SubgroupSizes(least=8, most=8)
         ([(8, 16, 16)], XE2, (8, 16, 16)),
         ([(8, 8, 16)], UNCONTROLLED, None),  # it may get other lanes than eight
         ([(8, 8, 8)], LAVAPIPE, (8, 8, 8)),
+        # What is not square, or deeper: the squarest for the most lanes, and of these the deepest.
+        ([(16, 16, 16), (16, 16, 32), (16, 16, 8)], NVIDIA, (16, 16, 32)),
+        ([(32, 8, 16), (16, 16, 16), (8, 32, 16)], NVIDIA, (16, 16, 16)),
+        ([(32, 8, 32), (16, 16, 16)], RDNA, (16, 16, 16)),
+        ([(32, 8, 16), (8, 32, 16)], NVIDIA, (32, 8, 16)),
+        ([(32, 32, 16), (16, 16, 16), (16, 8, 16)], NVIDIA, (16, 16, 16)),  # 128 lanes have no subgroup
+        ([(32, 32, 16)], NVIDIA, None),
+        ([(8, 8, 32), (8, 8, 16)], LAVAPIPE, (8, 8, 32)),
+        ([(8, 8, 32), (8, 16, 16)], XE, (8, 16, 16)),
+        ([(16, 32, 16), (32, 16, 16), (16, 16, 16)], WIDE, (32, 16, 16)),
+        ([(64, 4, 16), (4, 64, 16)], NVIDIA, (64, 4, 16)),  # 64 columns are no part of a tile's half
+        ([(16, 16, 64)], NVIDIA, None),  # more columns than a workgroup brings
         ([(12, 16, 16), (16, 16, 24)], NVIDIA, None),  # no tile is cut into such pieces
         ([], NVIDIA, None),
     ],
 )
-def test_a_device_gets_the_largest_matrices_that_its_subgroups_share_out(
+def test_a_device_gets_the_best_matrices_that_its_subgroups_share_out(
     shapes: list[tuple[int, int, int]], sizes: SubgroupSizes, best: tuple[int, int, int] | None
 ) -> None:
     found = best_shape([MatrixShape(*shape) for shape in shapes], sizes)

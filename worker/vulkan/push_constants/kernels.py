@@ -200,7 +200,7 @@ FAMILY_PUSH_CONSTANTS: dict[str, type[Structure]] = {
 
 
 def _push_constants(family: str) -> type[Structure]:
-    """Those of pairs that are grouped by expert are the same for all kinds of kernels."""
+    """Pairs that are grouped by expert have the same ones for all kinds of kernels."""
     kind = "grouped" if family.endswith("_grouped") else family.partition("_")[0]
     return FAMILY_PUSH_CONSTANTS[kind]
 
