@@ -73,7 +73,7 @@ def test_a_device_gets_the_best_matrices_that_its_subgroups_share_out(
 
 @dataclass(frozen=True)
 class Described:
-    """What a device says of itself, as far as its matrices depend on that."""
+    """A device as it says of itself, as far as its matrices depend on that."""
 
     cooperative_matrix: bool = True
     float16: bool = True
@@ -123,7 +123,7 @@ def test_matrices_are_chosen_where_a_whole_step_is_faster(
 
 
 def test_experts_are_timed_with_as_many_rows_as_they_get() -> None:
-    """Of 64 rows an expert of six, of which each row takes two, gets 21.3; the trial has fewer weights."""
+    """An expert of six, of which each of 64 rows takes two, gets 21.3; the trial has fewer weights."""
     types = {f"ffn_{name}_exps.weight": "Q8_0" for name in ("gate", "up", "down")}
     spec = experts.experts_spec(length=96)
     program = experts.program(spec, 0, 64, types, activations="f16", of_prompts=True)
