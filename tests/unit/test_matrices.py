@@ -17,7 +17,7 @@ from tplaunch.worker.measuring.agreeing import agrees
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.step.segments import SegmentRunner
 from tplaunch.worker.vulkan.matrices import MatrixShape, best_shape
-from tplaunch.worker.vulkan.measuring.rivals import Rivals, matrices_win
+from tplaunch.worker.vulkan.measuring.rivals import Rivals, rounding_wins
 from tplaunch.worker.vulkan.subgroups import SubgroupSizes
 
 NVIDIA = SubgroupSizes(least=32, most=32, required=32, full=True)
@@ -56,15 +56,14 @@ def test_a_device_gets_the_largest_matrices_that_its_subgroups_share_out(
         ([{"f32": 1.0, "f16": 0.5}], True),
         ([{"f32": 1.0, "f16": 0.99}], False),  # not worth what it rounds
         ([{"f32": 1.0, "f16": 0.1}, {"f32": 1.0, "f16": 3.0}], False),
+        ([{"f32": 1.0, "q8": 0.5}], True),
         ([{"f32": 1.0}], False),  # wrong by matrices, say
         ([], False),
     ],
 )
-def test_matrices_are_chosen_where_a_whole_step_is_faster(
-    seconds: list[dict[str, float]], wins: bool
-) -> None:
+def test_rounding_is_chosen_where_a_whole_step_is_faster(seconds: list[dict[str, float]], wins: bool) -> None:
     rivals = [Rivals(str(number), {}, 1.0) for number in range(len(seconds))]
-    assert matrices_win(rivals, lambda each: seconds[int(each.name)]) is wins
+    assert rounding_wins(rivals, lambda each: seconds[int(each.name)]) is wins
 
 
 @pytest.mark.parametrize(

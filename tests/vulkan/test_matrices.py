@@ -1,4 +1,4 @@
-"""Rows of prompts by matrices of float16: chosen where they are faster and right, and only for these rows."""
+"""Rounded rows of prompts, by matrices of float16 or as integers: chosen where they are faster and right."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from tests.models import LIMITS, write_llama
 from tests.steps import Rows, step_of
 from tests.vulkan.conftest import select_driver
 from tests.vulkan.reused_device import ReusedDevice
-from tests.vulkan.test_matmul import matmul_case
 from tests.vulkan.test_steps import SPEC, TYPES
 from tests.wrong_kernels import wrong_kernel
 from tplaunch.coordinator.messages import Step, Wanted
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import AUTO
 from tplaunch.shaders.load import load_kernel
-from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.vulkan import pipelines
 from tplaunch.worker.vulkan.measuring import rivals, tuning
 from tplaunch.worker.vulkan.measuring.tuning import Tuner
@@ -101,17 +99,19 @@ def test_wrong_matrices_are_said_and_not_used(model: Path, monkeypatch: pytest.M
         )
 
 
-def test_a_row_has_its_bits_wherever_it_lies(device: ReusedDevice) -> None:
-    """Alone, or in any place of a tile, with others before and behind it."""
-    if not device.has_matrices:
-        pytest.skip(f"{device.info.name} has no cooperative matrices (make test-matrices)")
-    case = matmul_case(
-        Matrix("matrix", "Q4_K", 150, 512), 140, 140, seed=6, activations="f16", of_prompts=True
-    )
-    together = device.run(case)["output"]
-    for first, num_rows in ((0, 1), (13, 1), (139, 1), (37, 64)):
-        chosen = {name: case.arrays[name][first : first + num_rows + 1] for name in ("input", "quantized")}
-        arrays = {**case.arrays, **chosen, "output": case.arrays["output"][: num_rows + 1]}
-        alone = dataclasses.replace(case, arrays=arrays, rows=num_rows, num_rows=num_rows)
-        found = device.run(alone)["output"][:num_rows, :150]
-        assert found.tobytes() == np.ascontiguousarray(together[first : first + num_rows, :150]).tobytes()
+@pytest.mark.parametrize(("advantage", "prompts"), [(np.inf, "q8"), (0.0, "f32")])
+def test_integers_are_for_prompts_where_they_are_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advantage: float, prompts: str
+) -> None:
+    """Else these rows stay floats, whatever generated ones are."""
+    select_driver(monkeypatch, "lavapipe")
+    monkeypatch.setattr(rivals, "ADVANTAGE", advantage)
+    write_llama(tmp_path / "model.gguf", SPEC, TYPES, biases=True)
+    step, _ = prompt_and_text()
+    floats = logits(tmp_path / "model.gguf", "f32", step)
+    with opened_worker(
+        tmp_path / "model.gguf", tmp_path, dataclasses.replace(LIMITS, activations="q8"), 0
+    ) as worker:
+        assert worker.activations_of_prompts == prompts
+        found = [worker.run(step).logits.tobytes()]
+    assert (found == floats) is (prompts == "f32")

@@ -1,4 +1,4 @@
-"""Products of prompts in float32 and by matrices of float16: which of the two a device should multiply by."""
+"""Products of prompts in float32 and rounded: which of the two a device should multiply by."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.measuring.trials import Asks, Size, Trial, limits_of, make_trial, num_weights_of
 
-FLOATS, MATRICES = "f32", "f16"
-ADVANTAGE = 0.95  # of the time in float32, to be worth what float16 rounds
+FLOATS = "f32"
+ADVANTAGE = 0.95  # of the time in float32, to be worth what is rounded
 Seconds = dict[str, float]  # of a product, by how it is multiplied
 
 
@@ -25,11 +25,11 @@ class Rivals:
 
 
 def all_rivals(programs: Iterable[Program], kv_type: str, size: Size, asks: Asks) -> list[Rivals]:
-    """The largest product of each weight type that the programs multiply by matrices."""
+    """The largest product of each weight type of which the programs multiply rounded rows of prompts."""
     largest: dict[str, MatMul] = {}
     num_weights: dict[str, int] = {}
     for op in (op for program in programs for segment in program.segments for op in segment.ops):
-        if isinstance(op, MatMul) and op.activations == MATRICES:
+        if isinstance(op, MatMul) and op.of_prompts and op.activations != FLOATS:
             kind, weights = op.matrix.type, num_weights_of(op)
             num_weights[kind] = num_weights.get(kind, 0) + weights
             if kind not in largest or weights > num_weights_of(largest[kind]):
@@ -40,24 +40,25 @@ def all_rivals(programs: Iterable[Program], kv_type: str, size: Size, asks: Asks
 def _rivals(op: MatMul, num_weights: int, kv_type: str, size: Size, asks: Asks) -> Rivals:
     limits = limits_of(size.prompt_rows, kv_type)
     trials = {}
-    for activations in (FLOATS, MATRICES):
-        asked = dataclasses.replace(op, activations=activations, of_prompts=True)
+    for activations in (FLOATS, op.activations):
+        asked = dataclasses.replace(op, activations=activations)
         ((family, _),) = asks(asked, limits)
         trials[activations] = make_trial(family, family, asked, limits, size)
-    tried = trials[MATRICES].op
+    tried = trials[op.activations].op
     assert isinstance(tried, MatMul)
     matrix = tried.matrix
-    name = f"prompts {matrix.type} {matrix.rows} x {matrix.columns}, {size.prompt_rows} rows"
+    name = f"prompts {op.activations} {matrix.type} {matrix.rows} x {matrix.columns}, {size.prompt_rows} rows"
     return Rivals(name, trials, num_weights / num_weights_of(tried))
 
 
-def matrices_win(rivals: Iterable[Rivals], measure: Callable[[Rivals], Seconds]) -> bool:
-    """Tells if a step takes less time by matrices; it does not where one was not measured, or none is."""
-    sums = {FLOATS: 0.0, MATRICES: 0.0}
+def rounding_wins(rivals: Iterable[Rivals], measure: Callable[[Rivals], Seconds]) -> bool:
+    """Tells if a step takes less time rounded; it does not where one was not measured, or none is."""
+    floats = rounded = 0.0
     for each in rivals:
-        seconds = measure(each)
-        if seconds.keys() < sums.keys():
+        seconds = dict(measure(each))
+        of_floats = seconds.pop(FLOATS, None)
+        if of_floats is None or not seconds:
             return False
-        for kind in sums:
-            sums[kind] += seconds[kind] * each.times
-    return sums[MATRICES] < ADVANTAGE * sums[FLOATS]
+        (of_rounded,) = seconds.values()
+        floats, rounded = floats + of_floats * each.times, rounded + of_rounded * each.times
+    return rounded < ADVANTAGE * floats
