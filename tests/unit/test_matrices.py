@@ -116,3 +116,5 @@ def test_a_choice_that_rounds_is_said() -> None:
     )
     assert chosen_activations(limits, [matrices, floats]) == "f16/f32"
     assert chosen_activations(limits, [floats]) == "f32"
+    wanted = Limits(context_length=32, num_blocks=1, activations="q8")
+    assert chosen_activations(wanted, [Ready(0, "import", prompts="q8"), floats]) == "f32/q8"
