@@ -165,7 +165,7 @@ def test_prompts_round_and_what_is_generated_does_not(model: Path) -> None:
 def test_a_prompt_has_its_bits_in_any_company(open_device: Opener, tmp_path: Path, driver: str) -> None:
     """Also the rows that go to one expert with others; on two ranks, of which each has its columns."""
     limits = dataclasses.replace(same_bits.LIMITS, activations="f16")
-    if open_device(driver, limits)._context.matrices is None:
+    if open_device(driver, same_bits.LIMITS)._context.matrices is None:
         pytest.skip(f"{driver} has no cooperative matrices (make test-matrices)")
     write_experts(tmp_path / "model.gguf")
     engine = LocalEngine(
