@@ -161,13 +161,17 @@ def test_prompts_round_and_what_is_generated_does_not(model: Path) -> None:
         assert 0 < error < MAX_ERROR
 
 
-@pytest.mark.parametrize("driver", FINDERS)
-def test_a_prompt_has_its_bits_in_any_company(open_device: Opener, tmp_path: Path, driver: str) -> None:
+@pytest.mark.parametrize(
+    ("driver", "activations"), [*((driver, "f16") for driver in FINDERS), ("lavapipe", "q8")]
+)
+def test_a_prompt_has_its_bits_in_any_company(
+    open_device: Opener, tmp_path: Path, driver: str, activations: str
+) -> None:
     """Also the rows that go to one expert with others; on two ranks, of which each has its columns."""
-    limits = dataclasses.replace(same_bits.LIMITS, activations="f16")
-    if open_device(driver, same_bits.LIMITS)._context.matrices is None:
+    limits = dataclasses.replace(same_bits.LIMITS, activations=activations)
+    if activations == "f16" and open_device(driver, same_bits.LIMITS)._context.matrices is None:
         pytest.skip(f"{driver} has no cooperative matrices (make test-matrices)")
-    write_experts(tmp_path / "model.gguf")
+    (write_experts if activations == "f16" else same_bits.write_dense)(tmp_path / "model.gguf")
     engine = LocalEngine(
         tmp_path / "model.gguf", [1.0, 1.0], limits, lambda limits: open_device(driver, limits)
     )
