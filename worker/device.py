@@ -214,11 +214,11 @@ class SelfCheckingDevice(Protocol):
 
 
 @runtime_checkable
-class MatrixDevice(Protocol):
-    """A device that may have matrices of float16 for rows of prompts."""
+class RoundingDevice(Protocol):
+    """A device that may have other kernels for rounded rows of prompts: for float16, or for integers."""
 
-    def prefers_matrices(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
-        """Tells if they are right, and faster than float32, for these programs of rows multiplied as f16.
+    def prefers_rounded(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
+        """Tells if they are right, and faster than float32, for these programs of rounded rows.
 
         Measures what it has not measured before. Once, where it is tuned; with a sentence for what is wrong.
         """
