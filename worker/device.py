@@ -21,6 +21,7 @@ from tplaunch.worker.programs.program import Program
 
 # What a worker's log says last where a driver crashed in a kernel; the kernel's name follows.
 CHECKING = "checking the kernel"
+COMPILING = "compiling the kernels"
 # What to do about a kernel that is wrong, or that a driver does not survive.
 CHECK_HELP = (
     "`--devices cpu` works without it; please report it to tplaunch's developers with the output of"

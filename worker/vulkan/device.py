@@ -24,7 +24,6 @@ from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.activations import check_activations
 from tplaunch.worker.vulkan.budget import Budget
 from tplaunch.worker.vulkan.checking.checker import Checker
-from tplaunch.worker.vulkan.checking.prover import START_SECONDS as PROOF_SECONDS
 from tplaunch.worker.vulkan.checking.prover import Prover
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.copying import copy_inside
@@ -164,7 +163,7 @@ class VulkanDevice:
         """Checks kernels one by one, with this device's compiled ones."""
         return Checker(self._context, self._pipelines)
 
-    def prove(self, programs: Sequence[Program], seconds: float = PROOF_SECONDS) -> list[str]:
+    def prove(self, programs: Sequence[Program], seconds: float | None = None) -> list[str]:
         """Leaves what is not known yet after so long to the next start, but for a right variant of each."""
         assert not self._prepared, "a prepared program has chosen already"
         prover = Prover(self.checker(), open_measurements(self.info))
@@ -174,7 +173,10 @@ class VulkanDevice:
         return proof.notes
 
     def tune(self, program: Program, seconds: float = START_SECONDS, anew: bool = False) -> Measurements:
-        """Spends at most about so long on what was not measured before, or `anew` on everything."""
+        """Spends at most about so long on what was not measured before, or `anew` on everything.
+
+        On cards these are seconds of runs that are timed.
+        """
         assert not self._prepared, "a prepared program has chosen already"
         measurements = open_measurements(self.info)
         tuner = Tuner(self._context, self._pipelines, measurements, self._right, anew)
