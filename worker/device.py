@@ -156,6 +156,10 @@ class WaitingDevice(Protocol):
     def on_cpu(self) -> bool:
         """Tells whether it computes on the cores that this process may use."""
 
+    @property
+    def card(self) -> str:
+        """The same for all that are one card of this machine; empty for what is on a CPU."""
+
     def wait_by(self, way: str) -> None:
         """From now on, for what is prepared from now on: asleep to "block", awake at first to "poll", or by a
         "word" that the device writes."""

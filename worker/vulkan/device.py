@@ -129,6 +129,11 @@ class VulkanDevice:
         """See WaitingDevice."""
         return self.info.type == "cpu"
 
+    @property
+    def card(self) -> str:
+        """See WaitingDevice. Drivers make up UUIDs of their own, and may give one to all cards of a model."""
+        return "" if self.on_cpu else self.info.pci_address or self.info.uuid
+
     def wait_by(self, way: str) -> None:
         """See WaitingDevice."""
         if way == "word" and self._end_word is None:

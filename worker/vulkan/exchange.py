@@ -16,7 +16,8 @@ from tplaunch.worker.ops.exchange import (
     WORDS,
     words_offset,
 )
-from tplaunch.worker.vulkan.api import Handle, ffi, lib, struct
+from tplaunch.worker.vulkan.api import Handle, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.barriers import memory_barrier, put_barrier
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout
 from tplaunch.worker.vulkan.memory import Memory, Slice, free
@@ -90,19 +91,30 @@ class DeviceExchange:
         """Writes this rank's partial sums from the host, 16,384 of them at most; for trying only."""
         offset = (parity * self._num_ranks + self._rank) * self.layout.slot_bytes
         data = np.ascontiguousarray(values)
-        self._context.run_once(
-            lambda commands: lib.vkCmdUpdateBuffer(
-                commands, self._gathered.buffer, offset, data.nbytes, ffi.from_buffer(data)
-            )
-        )
+        transfer, compute = vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
+        read = memory_barrier(vk.VK_ACCESS_TRANSFER_WRITE_BIT, vk.VK_ACCESS_SHADER_READ_BIT)
+
+        def record(commands: Handle) -> None:
+            lib.vkCmdUpdateBuffer(commands, self._gathered.buffer, offset, data.nbytes, ffi.from_buffer(data))
+            put_barrier(commands, transfer, compute, read)
+
+        self._context.run_once(record)
 
     def taken(self) -> Floats:
         """Returns the partial sums of all ranks [parities, ranks, WORD_ELEMENTS]; for trying only."""
         copy = self._memory.allocate(self._gathered.nbytes, Placement.READBACK)
         region: Handle = struct("VkBufferCopy", size=copy.nbytes)
-        self._context.run_once(
-            lambda commands: lib.vkCmdCopyBuffer(commands, self._gathered.buffer, copy.buffer, 1, region)
-        )
+        transfer, host = vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_PIPELINE_STAGE_HOST_BIT
+        compute = vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
+        gathered = memory_barrier(vk.VK_ACCESS_SHADER_WRITE_BIT, vk.VK_ACCESS_TRANSFER_READ_BIT)
+        arrived = memory_barrier(vk.VK_ACCESS_TRANSFER_WRITE_BIT, vk.VK_ACCESS_HOST_READ_BIT)
+
+        def record(commands: Handle) -> None:
+            put_barrier(commands, compute, transfer, gathered)
+            lib.vkCmdCopyBuffer(commands, self._gathered.buffer, copy.buffer, 1, region)
+            put_barrier(commands, transfer, host, arrived)
+
+        self._context.run_once(record)
         assert copy.mapped is not None
         values = copy.mapped.view(np.float32).reshape(NUM_PARITIES, self._num_ranks, -1).copy()
         self._memory.release(copy)
