@@ -86,7 +86,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "vulkan.timeline",
         "vulkan.memory",
         "vulkan.dispatch vulkan.foreign vulkan.imports",
-        "vulkan.partials",
+        "vulkan.exports vulkan.partials",
         "vulkan.compiling vulkan.exchange vulkan.recorder",
         "vulkan.sums",
         "vulkan.copying",

@@ -64,7 +64,7 @@ def import_host_memory(context: Context, pointer: int, nbytes: int) -> Block:
     query = context.function("vkGetMemoryHostPointerPropertiesEXT")
     check(query(context.device, kind, host_pointer, allowed), "vkGetMemoryHostPointerPropertiesEXT")
     source = struct("VkImportMemoryHostPointerInfoEXT", handleType=kind, pHostPointer=host_pointer)
-    return _bound(context, *_taken(context, nbytes, kind, allowed.memoryTypeBits, source), nbytes)
+    return bound(context, *_taken(context, nbytes, kind, allowed.memoryTypeBits, source), nbytes)
 
 
 def import_dma_buf(context: Context, descriptor: int, nbytes: int) -> Block:
@@ -82,7 +82,7 @@ def import_dma_buf(context: Context, descriptor: int, nbytes: int) -> Block:
     except DeviceError:
         os.close(descriptor)
         raise
-    return _bound(context, *taken, nbytes)
+    return bound(context, *taken, nbytes)
 
 
 def _taken(context: Context, nbytes: int, kind: int, type_bits: int, source: Handle) -> tuple[Handle, Handle]:
@@ -100,13 +100,14 @@ def _taken(context: Context, nbytes: int, kind: int, type_bits: int, source: Han
         if not type_bits or requirements.size > nbytes:
             raise DeviceError("no memory type fits the host's memory")
         order = import_order(context.memory_types(), type_bits)
-        return buffer, _allocated(context, nbytes, order, source)
+        return buffer, allocated(context, nbytes, order, source)
     except DeviceError:
         lib.vkDestroyBuffer(context.device, buffer, ffi.NULL)
         raise
 
 
-def _bound(context: Context, buffer: Handle, memory: Handle, nbytes: int) -> Block:
+def bound(context: Context, buffer: Handle, memory: Handle, nbytes: int) -> Block:
+    """Puts a buffer into memory that other processes see, too. Raises DeviceError, and both are gone."""
     try:
         return bind(context, buffer, memory, nbytes, host_visible=False)
     except DeviceError:
@@ -115,8 +116,11 @@ def _bound(context: Context, buffer: Handle, memory: Handle, nbytes: int) -> Blo
         raise
 
 
-def _allocated(context: Context, nbytes: int, order: Sequence[int], source: Handle) -> Handle:
-    """Imports by the first type that the driver takes. Raises DeviceError, the first, where it takes none."""
+def allocated(context: Context, nbytes: int, order: Sequence[int], source: Handle) -> Handle:
+    """Allocates by the first type that the driver takes. Raises DeviceError, the first, where it takes none.
+
+    source: tells that the memory is imported or exported.
+    """
     refusals = []
     for type_index in order:
         try:
