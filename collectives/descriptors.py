@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 
 _CREDENTIALS = struct.Struct("=3i")  # struct ucred: process, user and group
 _NAME = "\0{:05x}"  # as the kernel names sockets that are bound to nothing, unix(7)
+_DESCRIPTOR = struct.Struct("=i")
 _MARK = b"d"  # comes with the descriptor
 _STRANGERS = 16  # that are turned away before giving up: any process may knock
 
@@ -82,14 +83,14 @@ class Caller:
     def take(self) -> int:
         """Returns the descriptor, the caller's to close; it has been handed over. Raises HandoverError."""
         with _said("memory was not handed over"):
-            mark, descriptors, _, _ = socket.recv_fds(
-                self._socket, len(_MARK), 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            # Room for one descriptor: the kernel drops others. Python's recv_fds() takes no flags for them.
+            mark, messages, _, _ = self._socket.recvmsg(
+                len(_MARK), socket.CMSG_LEN(_DESCRIPTOR.size), socket.MSG_CMSG_CLOEXEC
             )
-        if mark == _MARK and len(descriptors) == 1:
-            return int(descriptors[0])
-        for descriptor in descriptors:
-            os.close(descriptor)
-        raise HandoverError("no memory came from the rank that hands it over")
+        for level, kind, data in messages:
+            if (level, kind, len(data)) == (socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.size):
+                return int(_DESCRIPTOR.unpack(data)[0])
+        raise HandoverError(f"no memory came from the rank that hands it over, but {mark!r}")
 
     def close(self) -> None:
         """Idempotent."""

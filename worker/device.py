@@ -51,6 +51,7 @@ class DeviceId:
 # the host's memory, or a dma-buf of the file behind that; or all ranks of the host move the arena to memory
 # that one of their devices exports; or the host copies to memory of its and from there.
 IMPORT, DMA_BUF, EXPORT, COPY = SHARINGS = ("import", "dma-buf", "export", "copy")
+OWN_SHARINGS = (IMPORT, DMA_BUF, COPY)  # that a device goes by itself
 SHARING_WORDS = {
     IMPORT: "imported host memory",
     DMA_BUF: "a dma-buf of host memory",

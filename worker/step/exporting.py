@@ -172,8 +172,8 @@ class _Move:
         collective = self._collective
         if collective.touches_sums and collective.rank == self._neighbours[0]:
             size = min(collective.slot_bytes, READ_BYTES)
-            seconds = [read_seconds(arena[0, 0, :size]) for arena in (self._arena(), collective.arena)]
-            check_reading(*seconds, len(self._neighbours), collective.num_partials)
+            exported, own = (read_seconds(arena[0, 0, :size]) for arena in (self._arena(), collective.arena))
+            check_reading(exported, own, len(self._neighbours), collective.num_partials)
 
     def _arena(self) -> Bytes:
         """Returns the arena to be, of the same shape."""

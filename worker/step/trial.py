@@ -27,6 +27,7 @@ def faulty(runner: SegmentRunner, number: int) -> npt.NDArray[np.bool_]:
     own = np.zeros_like(expected)
     own[collective.rank] = expected[collective.rank]
     if isinstance(device, SharingDevice):
+        collective.own(0)[: own.size] = 0  # else what was there might pass for another rank's
         device.put_partials(own.reshape(-1))
     else:
         collective.own(0)[: own.size] = own.reshape(-1)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tplaunch.collectives.arena import Backing
 from tplaunch.worker.buffers.table import Placement
-from tplaunch.worker.device import COPY, EXPORT, SHARINGS, DeviceError
+from tplaunch.worker.device import COPY, EXPORT, OWN_SHARINGS, DeviceError
 from tplaunch.worker.ops.exchange import ARENA
 from tplaunch.worker.programs.program import Phase, Program, Segment
 from tplaunch.worker.vulkan.api import Handle, ffi, lib, vk
@@ -36,7 +36,7 @@ class DeviceSums:
     def __init__(self, context: Context, memory: Memory, staging: bool) -> None:
         """staging: the arena is copied, whatever the driver could do."""
         self._context, self._memory = context, memory
-        self._ways = [COPY] if staging else [way for way in SHARINGS if way != EXPORT]
+        self._ways = [COPY] if staging else list(OWN_SHARINGS)
         self.can_move = not staging and context.info.dma_buf_import
         self.can_export = not staging and context.info.dma_buf_export
         self._exported: Block | None = None  # and not moved to yet
