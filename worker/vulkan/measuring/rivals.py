@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.ops.experts import ExpertMatMul, Route
 from tplaunch.worker.programs.program import Program
+from tplaunch.worker.vulkan.measuring.expert_trials import cut_experts
 from tplaunch.worker.vulkan.measuring.trials import Asks, Size, Trial, limits_of, make_trial, num_weights_of
 
 FLOATS, MATRICES = "f32", "f16"
@@ -24,30 +26,57 @@ class Rivals:
     times: float
 
 
+@dataclass(frozen=True)
+class Rounded:
+    """A product that is multiplied by matrices."""
+
+    op: MatMul | ExpertMatMul
+    share: float = 1.0  # of a step's rows that one matrix gets: an expert's of them
+
+    @property
+    def kind(self) -> tuple[str, bool]:
+        """Products of one kind are as fast, by the weight."""
+        return self.op.matrix.type, isinstance(self.op, ExpertMatMul)
+
+
 def all_rivals(programs: Iterable[Program], kv_type: str, size: Size, asks: Asks) -> list[Rivals]:
-    """The largest product of each weight type that the programs multiply by matrices."""
-    largest: dict[str, MatMul] = {}
-    num_weights: dict[str, int] = {}
-    for op in (op for program in programs for segment in program.segments for op in segment.ops):
+    """The largest products that are multiplied by matrices, of each weight type a dense one and experts'."""
+    largest: dict[tuple[str, bool], Rounded] = {}
+    num_weights: dict[tuple[str, bool], int] = {}
+    for product in (product for program in programs for product in _rounded(program)):
+        kind, weights = product.kind, num_weights_of(product.op)
+        num_weights[kind] = num_weights.get(kind, 0) + weights
+        if kind not in largest or weights > num_weights_of(largest[kind].op):
+            largest[kind] = product
+    return [_rivals(product, num_weights[kind], kv_type, size, asks) for kind, product in largest.items()]
+
+
+def _rounded(program: Program) -> Iterator[Rounded]:
+    share = 1.0
+    for op in (op for segment in program.segments for op in segment.ops):
+        if isinstance(op, Route):  # of the experts that come next
+            share = op.used / op.count
         if isinstance(op, MatMul) and op.activations == MATRICES:
-            kind, weights = op.matrix.type, num_weights_of(op)
-            num_weights[kind] = num_weights.get(kind, 0) + weights
-            if kind not in largest or weights > num_weights_of(largest[kind]):
-                largest[kind] = op
-    return [_rivals(op, num_weights[kind], kv_type, size, asks) for kind, op in largest.items()]
+            yield Rounded(op)
+        elif isinstance(op, ExpertMatMul) and op.activations == MATRICES:
+            yield Rounded(op, share)
 
 
-def _rivals(op: MatMul, num_weights: int, kv_type: str, size: Size, asks: Asks) -> Rivals:
-    limits = limits_of(size.prompt_rows, kv_type)
+def _rivals(product: Rounded, num_weights: int, kv_type: str, size: Size, asks: Asks) -> Rivals:
+    op, rows, experts = product.op, size.prompt_rows, ""
+    if isinstance(op, ExpertMatMul):
+        op, rows = cut_experts(op, product.share * size.prompt_rows, size.max_weights)
+        experts = f"{op.held.count} experts, "
+    limits = limits_of(rows, kv_type)
     trials = {}
     for activations in (FLOATS, MATRICES):
         asked = dataclasses.replace(op, activations=activations, of_prompts=True)
         ((family, _),) = asks(asked, limits)
         trials[activations] = make_trial(family, family, asked, limits, size)
     tried = trials[MATRICES].op
-    assert isinstance(tried, MatMul)
+    assert isinstance(tried, MatMul | ExpertMatMul)
     matrix = tried.matrix
-    name = f"prompts {matrix.type} {matrix.rows} x {matrix.columns}, {size.prompt_rows} rows"
+    name = f"prompts {matrix.type} {experts}{matrix.rows} x {matrix.columns}, {rows} rows"
     return Rivals(name, trials, num_weights / num_weights_of(tried))
 
 
