@@ -48,6 +48,7 @@ def open_exporter(open_device: Opener, monkeypatch: pytest.MonkeyPatch) -> OpenE
             for module in (listing, context):
                 patch.setattr(module, "DMA_BUF_EXTENSIONS", (FILE_EXTENSION,))
             patch.setattr(listing, "exports_dma_bufs", lambda handle: True)
+            patch.setattr(listing, "imports_dma_bufs", lambda handle: False)
             return open_device(driver, pair.LIMITS, **options)
 
     return open_it
@@ -123,15 +124,18 @@ def test_memory_that_hosts_see_elsewhere_is_found_out(
     assert "by an export: the driver imported host memory, but what it writes does not arrive" in caplog.text
 
 
+@pytest.mark.parametrize("fault", ["size", "driver"])
 def test_where_a_peer_refuses_nothing_is_left(
-    open_device: Opener, open_exporter: OpenExporter, monkeypatch: pytest.MonkeyPatch
+    open_device: Opener, open_exporter: OpenExporter, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     devices = [open_exporter(), open_device("mesa", pair.LIMITS)]
-    refuse = lambda *_arguments: vk.VK_ERROR_INVALID_EXTERNAL_HANDLE  # noqa: E731
-    function = devices[1]._context.function
-    monkeypatch.setattr(
-        devices[1]._context, "function", lambda name: refuse if "Fd" in name else function(name)
-    )
+    peer = devices[1]._context
+    if fault == "size":
+        monkeypatch.setattr(peer, "info", dataclasses.replace(peer.info, max_allocation=NUM_BYTES))
+    else:
+        refuse = lambda *_arguments: vk.VK_ERROR_INVALID_EXTERNAL_HANDLE  # noqa: E731
+        function = peer.function
+        monkeypatch.setattr(peer, "function", lambda name: refuse if "Fd" in name else function(name))
     exported: list[str] = []
 
     def noted(link: str) -> bool:

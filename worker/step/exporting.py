@@ -111,16 +111,23 @@ class _Move:
         with self._owned:
             for stage in (self._offer, self._knock, self._hand_over, self._take, self._attach):
                 going = self._passed(stage, going)
-            if going:
-                self._move(self._memory)
-            at_fault = faulty(self._runner, number)[self._neighbours]
-        stays = going and not at_fault.any()
-        if going and not stays:
+        if going:
+            self._move(self._memory)
+        else:
+            self._end(stays=False)
+        at_fault = faulty(self._runner, number)[self._neighbours]  # on other hosts, too
+        if not going:
+            return False
+        stays = not at_fault.any()
+        if not stays:
             log.info("sums do not come through in memory that rank %s exports", self._exporter)
             self._move(None)
+        self._end(stays)
+        return stays
+
+    def _end(self, stays: bool) -> None:
         if self._mover is not None:
             self._mover.end_move(stays)
-        return stays
 
     def _passed(self, stage: Callable[[], None], going: bool) -> bool:
         """Tells whether all ranks of this host pass a stage, in which this one takes part if `going`."""
@@ -128,7 +135,7 @@ class _Move:
         if going:
             try:
                 stage()
-            except (DeviceError, DmaBufError, HandoverError) as error:
+            except (DeviceError, DmaBufError, HandoverError, OSError) as error:
                 fault = str(error)
                 log.info("%s does not share partial sums by an export: %s", self._device.name, fault)
         told = self._runner.told([float(bool(fault)), float(self._door.number if self._door else 0)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tplaunch.worker.device import DeviceError
 from tplaunch.worker.vulkan.api import Handle, check, create, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.context import Context
-from tplaunch.worker.vulkan.imports import allocated, bound
+from tplaunch.worker.vulkan.imports import allocated, bound, check_size
 from tplaunch.worker.vulkan.memory import buffer_info, free
 from tplaunch.worker.vulkan.memory_types import export_order
 from tplaunch.worker.vulkan.staging import Block
@@ -18,8 +18,7 @@ def export_block(context: Context, nbytes: int) -> tuple[Block, int]:
     """
     if not context.info.dma_buf_export:
         raise DeviceError("the driver can't export memory that hosts may map")
-    if nbytes > context.info.max_allocation:
-        raise DeviceError(f"the arena has {nbytes} bytes, the largest export {context.info.max_allocation}")
+    check_size(context, nbytes, "export")
     block = _exportable(context, nbytes)
     try:
         return block, _descriptor(context, block)

@@ -50,10 +50,15 @@ def _whole(context: Context, start: int, nbytes: int, alignment: int) -> tuple[i
     """Returns where the pages begin, their bytes, and how far behind their beginning `start` is."""
     first = start // alignment * alignment
     size = -(-(start - first + nbytes) // alignment) * alignment
-    if size > context.info.max_allocation:
-        limit = context.info.max_allocation
-        raise DeviceError(f"the arena has {size} bytes, the largest import {limit}")
+    check_size(context, size, "import")
     return first, size, start - first
+
+
+def check_size(context: Context, nbytes: int, what: str) -> None:
+    """Raises DeviceError for more than a device allocates at once. what: is to be done with the memory."""
+    limit = context.info.max_allocation
+    if nbytes > limit:
+        raise DeviceError(f"the arena has {nbytes} bytes, the largest {what} {limit}")
 
 
 def import_host_memory(context: Context, pointer: int, nbytes: int) -> Block:

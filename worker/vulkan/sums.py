@@ -19,7 +19,7 @@ from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout
 from tplaunch.worker.vulkan.exchange import DeviceExchange
 from tplaunch.worker.vulkan.exports import export_block
-from tplaunch.worker.vulkan.imports import import_dma_buf
+from tplaunch.worker.vulkan.imports import check_size, import_dma_buf
 from tplaunch.worker.vulkan.memory import Memory, Slice, free
 from tplaunch.worker.vulkan.partials import Arena, ImportedPartials, StagedPartials, attach, import_by
 from tplaunch.worker.vulkan.staging import Block
@@ -98,6 +98,7 @@ class DeviceSums:
         assert self._arena is not None and self._shared is not None, "no partials are attached"
         block, self._exported = self._exported, None
         if block is None:
+            check_size(self._context, num_bytes, "import")
             block = import_dma_buf(self._context, os.dup(descriptor), num_bytes)
         moved = replace(self._arena, memory=arena, backing=None)
         shared = ImportedPartials(self._context, moved, EXPORT, block, 0)
