@@ -119,7 +119,8 @@ def attached(devices: Sequence[NumpyDevice], kind: Any = "shared-memory") -> lis
     return ways
 
 
-def test_where_sums_would_be_copied_all_ranks_move() -> None:
+def test_where_sums_would_be_copied_all_ranks_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "read_seconds", lambda memory: 1.0)
     devices = [FakeMoving(exports=False), FakeMoving(), FakeMoving(*ALL)]
     assert isinstance(devices[0], MovingDevice)
     assert attached([*devices, NumpyDevice(LIMITS)]) == [EXPORT] * 3 + [IMPORT]
@@ -159,9 +160,12 @@ def test_a_peer_that_refuses_has_the_next_device_export() -> None:
     assert attached([FakeMoving(), FakeMoving(*ALL, fault="export")]) == [EXPORT, EXPORT]
 
 
-def test_what_does_not_come_through_is_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_does_not_come_through_is_not_kept(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level("INFO")
     devices = [FakeMoving(*ALL, EXPORT), FakeMoving(*ALL, exports=False), NumpyDevice(LIMITS)]
+    monkeypatch.setattr(exporting, "read_seconds", lambda memory: 1.0)
     assert attached(devices) == [COPY, COPY, IMPORT]
     assert "sums do not come through in memory that rank 0 exports" in caplog.text
 
@@ -187,7 +191,13 @@ def test_hosts_move_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert attached(devices, hosts) == [COPY, IMPORT, IMPORT]
 
 
-def test_hosts_that_read_slowly_copy() -> None:
+def test_hosts_that_read_slowly_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter((3.0, 1.0))
+    monkeypatch.setattr(exporting, "read_seconds", lambda memory: next(seconds))
+    assert attached([FakeMoving(*ALL), NumpyDevice(LIMITS)]) == [
+        COPY,
+        IMPORT,
+    ]  # 2 x 3 are more than 2 + 1 + 2
     check_reading(3.0, 1.0, 2, 3)
     with pytest.raises(DeviceError, match=r"takes 3\.1 times as long to read exported memory"):
         check_reading(3.1, 1.0, 2, 3)

@@ -177,10 +177,19 @@ class _Move:
         if self._caller is not None:
             self._hold(self._caller.take())
         collective = self._collective
-        if collective.touches_sums and collective.rank == self._neighbours[0]:
+        num_read = self._slots_read()
+        if num_read:
             size = min(collective.slot_bytes, READ_BYTES)
             exported, own = (read_seconds(arena[0, 0, :size]) for arena in (self._arena(), collective.arena))
-            check_reading(exported, own, len(self._neighbours), collective.num_partials)
+            check_reading(exported, own, num_read, collective.num_partials)
+
+    def _slots_read(self) -> int:
+        """Returns how many slots this rank's host itself reads in an all-reduce."""
+        collective = self._collective
+        if not isinstance(self._device, MovingDevice):  # NumPy computes there
+            return collective.num_partials
+        adds_up = collective.touches_sums and collective.rank == self._neighbours[0]
+        return len(self._neighbours) if adds_up else 0
 
     def _arena(self) -> Bytes:
         """Returns the arena to be, of the same shape."""
@@ -209,14 +218,14 @@ def read_seconds(memory: Bytes) -> float:
     return best
 
 
-def check_reading(exported: float, own: float, num_ranks: int, num_partials: int) -> None:
-    """Raises DeviceError where a host adds up sums and reads exported memory so slowly that copies cost less.
+def check_reading(exported: float, own: float, num_read: int, num_partials: int) -> None:
+    """Raises DeviceError where a host reads sums, and exported memory so slowly that copies cost less.
 
-    exported, own: seconds to read a slot of either. num_ranks: of the host, whose sums it reads. With copies
-    they lie in its own memory, but a rank then copies its sums there, and num_partials of them from there.
+    exported, own: seconds to read a slot of either. num_read: slots that the host reads in an all-reduce.
+    With copies they lie in its own memory, but hosts copy sums there, and num_partials of them from there.
     """
-    if num_ranks * exported > (num_ranks + 1 + num_partials) * own:
+    if num_read * exported > (num_read + 1 + num_partials) * own:
         raise DeviceError(
-            f"the host, which adds up sums, takes {exported / own:.1f} times as long to read exported memory"
+            f"the host, which reads sums, takes {exported / own:.1f} times as long to read exported memory"
             " as its own: copies cost less"
         )
