@@ -69,7 +69,7 @@ class VulkanDevice:
         self._timeline = Timeline(self._context, options.submit_ahead is not False, self._timeout_seconds)
         self._clock = device_clock(self._context)
         self._has_timestamps = options.timestamps and self._clock.valid_bits > 0
-        self._sums = DeviceSums(self._context, self._memory, options.staging)
+        self._sums = self.mover = DeviceSums(self._context, self._memory, options.staging)
         self.has_own_memory = self.info.type in ("discrete", "virtual")
         self.tells_prompts_apart = self.info.max_invocations >= needed_invocations("tiled")
         # On a CPU's driver the host looks through all logits in less time than a kernel takes.
