@@ -99,6 +99,31 @@ def test_multiply_adds_are_computed_and_counted(open_device: Opener, driver: str
 
 
 @pytest.mark.parametrize("driver", FINDERS)
+def test_multiply_adds_of_integers_and_of_matrices_are_computed_and_counted(
+    open_device: Opener, driver: str
+) -> None:
+    device, num_groups, rounds = open_device(driver, LIMITS), 2, 5
+    found = {each.activations: each for each in peak.peaks(device._context)}
+    assert found.keys() == {"f32", "q8"} | ({"f16"} if device._context.matrices else set())
+    device.create_buffers({"output": Buffer(num_groups * 256 * 32, Placement.READBACK)})
+    run = device._context, device._pipelines, device._memory["output"].address, num_groups, rounds
+    assert peak.seconds_of(*run, found["q8"]) > 0
+    chains = np.arange(num_groups * 64, dtype=np.int32)[:, None] + np.arange(16, dtype=np.int32)
+    factors = np.array([peak.BYTES], np.uint32).view(np.int8).astype(np.int32)
+    for _ in range(4 * rounds):
+        chains = chains + (chains[..., None].view(np.int8).astype(np.int32) * factors).sum(-1, dtype=np.int32)
+    sums = chains.reshape(-1, 4, 4).sum(1, dtype=np.int32)
+    np.testing.assert_array_equal(device.view("output").view(np.int32)[: sums.size].reshape(-1, 4), sums)
+    for each in found.values():
+        assert 1e8 < peak.multiply_add_rate(device._context, device._pipelines, each) < 1e16
+    if device._context.matrices is not None:
+        peak.seconds_of(*run, found["f16"])
+        grown = rounds * device._context.matrices.k * peak.MATRIX_FACTOR**2
+        expected = sum(range(peak.MATRIX_SUMS)) + peak.MATRIX_SUMS * grown
+        assert (device.view("output").view(np.float32) == expected).all()
+
+
+@pytest.mark.parametrize("driver", FINDERS)
 def test_products_are_timed_by_their_fastest_variant(
     open_device: Opener, monkeypatch: pytest.MonkeyPatch, driver: str
 ) -> None:
