@@ -39,7 +39,7 @@ from tplaunch.worker.jobs.figures import (
     PairFigures,
 )
 from tplaunch.worker.jobs.messages import Failed, Meeting
-from tplaunch.worker.jobs.parts import MOVES, PEAKS, WAITING
+from tplaunch.worker.jobs.parts import ATTENTION, MOVES, PEAKS, WAITING
 
 GPU, CONFIG = DeviceChoice(0, "gpu 0", on_cpu=False), CheckConfig("0")
 COPY = Figure("copy.device", "copy on the device", "256 MiB", 800e9, BYTES)
@@ -133,6 +133,7 @@ def test_each_line_is_explained() -> None:
         assert f"| {line}" in text or f", {line} |" in text, line
     for kind, names in {"wait": WAITING, "copy": MOVES, "peak": PEAKS}.items():
         assert all(f"`{kind}.{name}`" in text for name in names), kind
+    assert all(word in text for word in ATTENTION)
 
 
 def test_products_are_shares_of_what_the_device_can_do() -> None:

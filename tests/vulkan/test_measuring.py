@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tests.drivers import FINDERS
 from tests.models import LIMITS, LocalEngine, write_llama
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_steps import step
+from tplaunch.worker.buffers.step import INDIRECT_WORD
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.jobs import speed
 from tplaunch.worker.jobs.speed import measure_speed
@@ -20,8 +22,9 @@ from tplaunch.worker.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.measuring import bandwidth, peak
+from tplaunch.worker.vulkan.measuring.bench import Bench
 from tplaunch.worker.vulkan.measuring.rates import Product, Rates
-from tplaunch.worker.vulkan.measuring.trials import Size
+from tplaunch.worker.vulkan.measuring.trials import Size, Trial
 from tplaunch.worker.vulkan.measuring.tuning import Tuner
 from tplaunch.worker.vulkan.timestamps import DeviceClock
 
@@ -154,3 +157,28 @@ def test_the_speed_of_a_device_is_that_of_its_products(open_device: Opener, driv
         assert 1e5 < measure_speed(device, 1 << 18, time.perf_counter) < 1e12
         outputs.append(device.view("output").view(np.float32).copy())
     np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-3, atol=1e-3)
+
+
+def test_attention_over_many_keys_is_timed_in_as_many_parts_as_a_step_has(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time_variants, groups = Tuner._time_variants, []
+
+    def noted(tuner: Tuner, bench: Bench, trial: Trial, *others: Any) -> Any:
+        step = bench.memory["step"].mapped
+        assert step is not None
+        groups.append(step.view(np.uint32)[INDIRECT_WORD : INDIRECT_WORD + 3].tolist())
+        found = time_variants(tuner, bench, trial, *others)
+        scales = bench.memory["attention_scales"].mapped
+        assert scales is not None and scales.any()  # of the last run
+        return found
+
+    monkeypatch.setattr(Tuner, "_time_variants", noted)
+    monkeypatch.setattr("tplaunch.worker.vulkan.measuring.tuning.NUM_ROUNDS_ON_CPU", 1)
+    device = open_device("lavapipe", LIMITS)
+    rates = Rates(device._context, device._pipelines)
+    found = rates.attention_seconds(math.inf)
+    assert found is not None and 0 < found[0] < 60
+    ((_, kv_heads, num_parts),) = groups
+    assert (kv_heads, num_parts) == (8, 4096 // 256)
+    assert rates.attention_seconds(-math.inf) is None

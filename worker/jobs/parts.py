@@ -29,7 +29,7 @@ from tplaunch.worker.measuring.idle import LIMITS, idle_buffers, idle_program
 if TYPE_CHECKING:  # NumPy ranks need no Vulkan loader
     from tplaunch.worker.vulkan.context import Context
     from tplaunch.worker.vulkan.device import VulkanDevice
-    from tplaunch.worker.vulkan.measuring.rates import Product, Rate
+    from tplaunch.worker.vulkan.measuring.rates import Product, Rate, Rates
 
 NUM_SEGMENTS, NUM_STEPS = 8, 40
 WAITING = {
@@ -50,6 +50,7 @@ PEAKS = {
     "f16": "multiply-adds, f16 matrices",
     "q8": "multiply-adds, 8-bit dots",
 }
+ATTENTION = "attention.4096", "attention, 4,096 keys"
 LATE = "there was no time left for it"
 NOT_SEEN = "the host can't see the device's memory (no resizable BAR): it writes by way of its own"
 
@@ -150,6 +151,7 @@ def _products(context: Context, deadline: float, say: Say) -> None:
             of = "not accelerated" if is_slow else "in registers"
             say(Figure(key, what, of, multiply_add_rate(context, pipelines, peak), OPERATIONS))
         rates = Rates(context, pipelines)
+        _attention(rates, deadline, say)
         for product in rates.products():
             key, what = _key(product), _what(product)
             say(FigureBegun(key, what))
@@ -158,6 +160,17 @@ def _products(context: Context, deadline: float, say: Say) -> None:
         pipelines.keep()
     finally:
         pipelines.close()
+
+
+def _attention(rates: Rates, deadline: float, say: Say) -> None:
+    say(FigureBegun(*ATTENTION))
+    found = rates.attention_seconds(deadline)
+    if found is None:
+        say(Figure(*ATTENTION, "", note=LATE))
+        return
+    seconds, variant = found
+    of = " ".join(("32 heads, f16", *filter(None, variant.split("_"))))
+    say(Figure(*ATTENTION, of, seconds, SECONDS))
 
 
 def _key(product: Product) -> str:
