@@ -61,7 +61,7 @@ def test_a_device_gets_the_largest_matrices_that_its_subgroups_share_out(
 
 @dataclass(frozen=True)
 class Described:
-    """What a device says of itself, as far as its matrices depend on that."""
+    """A device's description, as far as its matrices depend on that."""
 
     cooperative_matrix: bool = True
     float16: bool = True
@@ -110,7 +110,7 @@ def test_rounding_is_chosen_where_a_whole_step_is_faster(seconds: list[dict[str,
 
 
 def test_experts_are_timed_with_as_many_rows_as_they_get() -> None:
-    """Of 64 rows an expert of six, of which each row takes two, gets 21.3; the trial has fewer weights."""
+    """An expert of six, of which each row takes two, gets 21.3 of 64 rows; the trial has fewer weights."""
     types = {f"ffn_{name}_exps.weight": "Q8_0" for name in ("gate", "up", "down")}
     spec = experts.experts_spec(length=96)
     program = experts.program(spec, 0, 64, types, activations="f16", of_prompts=True)
