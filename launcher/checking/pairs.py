@@ -18,6 +18,7 @@ STEP_SECONDS, SILENT_SECONDS = 10.0, 60.0  # of a step until it counts as hangin
 STAGES = {
     "share": "sharing of memory",
     "exchange.hosts": "exchange by the hosts",
+    "exchange.moved": "exchange of a prompt's sums",
     "exchange.device": "exchange by the devices",
 }
 

@@ -46,7 +46,7 @@ def _whole_of(key: str) -> str:
     kind, *rest = key.split(".")
     if kind == "matvec":
         return COPY
-    return f"peak.{rest[1] if len(rest) > 1 else 'f32'}" if kind == "matmul" else ""
+    return f"peak.{rest[1] if len(rest) > 1 else 'f32'}" if kind in ("matmul", "experts") else ""
 
 
 def remarks(figures: Sequence[Figure], on_cpu: bool) -> list[str]:

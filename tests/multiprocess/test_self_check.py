@@ -215,10 +215,11 @@ def test_speeds_of_a_device_and_of_two_ranks_on_it(tplaunch: CommandLine, with_k
         *(f"wait.{way}" for way in ("block", "poll", "word", "singly")),
         *(f"copy.{way}" for way in ("device", "from_host", "to_host", "written", "read")),
         *("peak.f32", "share.imported", "share.sums", "exchange.block", "exchange.poll", "exchange.word"),
+        "exchange.moved",
         *("prompt.1", "prompt.2", "ranks.prefill.1", "ranks.decode.2", "ranks.decode.ratio"),
     }  # fmt: skip
     assert figures.keys() - measured == {
-        key for key in figures if key.startswith(("matvec.", "matmul.", "attention."))
+        key for key in figures if key.startswith(("matvec.", "matmul.", "attention.", "experts."))
     } | ({"exchange.device"} - measured)  # for which there was no time; ranks may share a core
     assert figures["share.imported"]["value"] == 1 and 0 < figures["prompt.2"]["value"] < 1e-5
     assert len(device["kernels"]) > 1

@@ -39,7 +39,7 @@ from tplaunch.worker.jobs.figures import (
     PairFigures,
 )
 from tplaunch.worker.jobs.messages import Failed, Meeting
-from tplaunch.worker.jobs.parts import ATTENTION, MOVES, PEAKS, WAITING
+from tplaunch.worker.jobs.parts import ATTENTION, EXPERTS, MOVES, PEAKS, WAITING
 
 GPU, CONFIG = DeviceChoice(0, "gpu 0", on_cpu=False), CheckConfig("0")
 COPY = Figure("copy.device", "copy on the device", "256 MiB", 800e9, BYTES)
@@ -133,7 +133,7 @@ def test_each_line_is_explained() -> None:
         assert f"| {line}" in text or f", {line} |" in text, line
     for kind, names in {"wait": WAITING, "copy": MOVES, "peak": PEAKS}.items():
         assert all(f"`{kind}.{name}`" in text for name in names), kind
-    assert all(word in text for word in ATTENTION)
+    assert all(word in text for word in (*ATTENTION, *EXPERTS))
 
 
 def test_products_are_shares_of_what_the_device_can_do() -> None:
@@ -153,8 +153,10 @@ def test_products_of_rounded_activations_are_shares_of_their_own_peaks() -> None
         Figure("peak.q8", "", "", 60e12, OPERATIONS),
     )
     tiles = [Figure(f"matmul.q4_k{kind}", "", "", 30e12, OPERATIONS) for kind in ("", ".f16", ".q8")]
+    tiles.append(Figure("experts.q4_k", "", "", 6e12, OPERATIONS))
     assert {key: (share.part, share.of) for key, share in shares((*peaks, *tiles)).items()} == {
         "matmul.q4_k": (1.0, "peak.f32"),
+        "experts.q4_k": (0.2, "peak.f32"),
         "matmul.q4_k.f16": (0.125, "peak.f16"),
         "matmul.q4_k.q8": (0.5, "peak.q8"),
     }

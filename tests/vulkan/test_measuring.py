@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tplaunch.worker.jobs import speed
 from tplaunch.worker.jobs.speed import measure_speed
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.measuring import bandwidth, peak
 from tplaunch.worker.vulkan.measuring.bench import Bench
@@ -27,6 +29,7 @@ from tplaunch.worker.vulkan.measuring.rates import Product, Rates
 from tplaunch.worker.vulkan.measuring.trials import Size, Trial
 from tplaunch.worker.vulkan.measuring.tuning import Tuner
 from tplaunch.worker.vulkan.timestamps import DeviceClock
+from tplaunch.worker.vulkan.variants import Variant
 
 
 @pytest.mark.parametrize("submit_ahead", [True, False])
@@ -182,3 +185,23 @@ def test_attention_over_many_keys_is_timed_in_as_many_parts_as_a_step_has(
     ((_, kv_heads, num_parts),) = groups
     assert (kv_heads, num_parts) == (8, 4096 // 256)
     assert rates.attention_seconds(-math.inf) is None
+
+
+def test_experts_are_timed_by_the_pairs_that_they_get(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, seen = open_device("lavapipe", LIMITS), []
+
+    def seconds(tuner: Tuner, bench: Bench, trial: Trial, variants: Sequence[Variant], *_: Any) -> Any:
+        seen.append(trial.family)
+        bench.seconds(bench.prepare(Program(trial.rows, 0, (Segment(trial.ops[:1], None),)), variants[0]))
+        assert any(map(any, trial.take_results(bench.memory)))
+        return {variant.suffix: 2.0 for variant in variants}
+
+    monkeypatch.setattr(Tuner, "_time_variants", seconds)
+    rates = Rates(device._context, device._pipelines)
+    found = rates.experts(math.inf)
+    assert found is not None and seen == ["grouped_q4_k"]
+    rate, count, _ = found
+    assert (rate, count) == (32 * 2 * 512 * 2048, 1)  # multiplied and added in two seconds
+    assert rates.experts(-math.inf) is None

@@ -51,6 +51,7 @@ PEAKS = {
     "q8": "multiply-adds, 8-bit dots",
 }
 ATTENTION = "attention.4096", "attention, 4,096 keys"
+EXPERTS = "experts.q4_k", "experts q4_k"
 LATE = "there was no time left for it"
 NOT_SEEN = "the host can't see the device's memory (no resizable BAR): it writes by way of its own"
 
@@ -152,6 +153,7 @@ def _products(context: Context, deadline: float, say: Say) -> None:
             say(Figure(key, what, of, multiply_add_rate(context, pipelines, peak), OPERATIONS))
         rates = Rates(context, pipelines)
         _attention(rates, deadline, say)
+        _experts(rates, deadline, say)
         for product in rates.products():
             key, what = _key(product), _what(product)
             say(FigureBegun(key, what))
@@ -171,6 +173,17 @@ def _attention(rates: Rates, deadline: float, say: Say) -> None:
     seconds, variant = found
     of = " ".join(("32 heads, f16", *filter(None, variant.split("_"))))
     say(Figure(*ATTENTION, of, seconds, SECONDS))
+
+
+def _experts(rates: Rates, deadline: float, say: Say) -> None:
+    say(FigureBegun(*EXPERTS))
+    found = rates.experts(deadline)
+    if found is None:
+        say(Figure(*EXPERTS, "", note=LATE))
+        return
+    rate, count, variant = found
+    of = " ".join((f"{count} experts", *filter(None, variant.split("_"))))
+    say(Figure(*EXPERTS, of, rate, OPERATIONS))
 
 
 def _key(product: Product) -> str:

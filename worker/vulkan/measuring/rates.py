@@ -15,10 +15,12 @@ from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring.measurements import Measurements
 from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import MatMul, Op
+from tplaunch.worker.ops.experts import ExpertMatMul, HeldExperts
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.questions import ask
 from tplaunch.worker.vulkan.measuring.allowance import Until
+from tplaunch.worker.vulkan.measuring.expert_trials import cut_experts
 from tplaunch.worker.vulkan.measuring.trials import Size, Trial, limits_of, make_trial
 from tplaunch.worker.vulkan.measuring.tuning import Tuner
 from tplaunch.worker.vulkan.pipelines import Pipelines
@@ -31,6 +33,21 @@ KEYS, HEADS, KV_HEADS, HEAD_LENGTH = 4096, 32, 8, 128
 ATTENTION = Attention(
     "keys", "values", HEADS, KV_HEADS, 0, HEADS // KV_HEADS, HEAD_LENGTH, HEAD_LENGTH, HEAD_LENGTH**-0.5
 )
+# Gates and ups of a model of 30 billion weights, whose rows go to 8 of 128 experts; a step has 512 rows.
+EXPERTS = ExpertMatMul(
+    Matrix("matrix", "Q4_K", 128 * 768 * 2, 2048),
+    None,
+    "input",
+    "output",
+    0,
+    768,
+    HeldExperts(8, 0, 128),
+    tiled=True,
+    activation="silu",
+    gated=True,
+    of_prompts=True,
+)
+PAIRS_PER_EXPERT, MAX_EXPERT_WEIGHTS = 512 * 8 / 128, 1 << 26
 ROUNDED = ("Q8_0", "Q4_K")  # that are measured with rounded activations, too
 
 
@@ -101,6 +118,18 @@ class Rates:
         """Seconds of a row's attention over KEYS keys of float16, without combining, and the variant."""
         limits = limits_of(1, "f16", KEYS)
         return self._fastest(ATTENTION, limits, self._tuner.size(), deadline, part=CUT)[1]
+
+    def experts(self, deadline: float) -> tuple[float, int, str] | None:
+        """Multiplications and additions per second of experts' products with rows of a prompt, of as many
+        experts as are timed, by the variant."""
+        size = self._tuner.size()
+        max_weights = size.max_weights if self._context.info.type == "cpu" else MAX_EXPERT_WEIGHTS
+        op, rows = cut_experts(EXPERTS, PAIRS_PER_EXPERT, max_weights)
+        found = self._fastest(op, limits_of(rows, "f32"), size, deadline)[1]
+        if found is None:
+            return None
+        seconds, variant = found
+        return 2 * rows * 2 * op.columns * op.matrix.columns / seconds, op.held.count, variant
 
     def _fastest(
         self, op: Op, limits: Limits, size: Size, deadline: float, part: int = CHUNK
