@@ -204,14 +204,23 @@ class SelfCheckingDevice(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class ByMatrices:
+    """The parts of a prompt's rows that are computed by matrices of float16; the others are in float32."""
+
+    products: bool = False
+    attention: bool = False
+
+
 @runtime_checkable
 class MatrixDevice(Protocol):
     """A device that may have matrices of float16 for rows of prompts."""
 
-    def prefers_matrices(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
-        """Tells if they are right, and faster than float32, for these programs of rows multiplied as f16.
+    def prefers_matrices(self, programs: Sequence[Program]) -> tuple[ByMatrices, Sequence[str]]:
+        """Tells which parts of these programs, which have all by matrices, are right and faster than float32.
 
-        Measures what it has not measured before. Once, where it is tuned; with a sentence for what is wrong.
+        Where float16 is what the user wants, being right is enough. Measures what it has not measured before.
+        Once, where it is tuned; with a sentence for what is wrong.
         """
 
 

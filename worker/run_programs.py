@@ -13,6 +13,7 @@ from tplaunch.worker.device import Device, SharingDevice, TunableDevice
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring.two_phase import NEVER
 from tplaunch.worker.measuring.ways import way, wire_inside
+from tplaunch.worker.ops.attention import MATRIX_KV_TYPES
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
 from tplaunch.worker.programs.moving import MANY_ROWS, with_moves
 from tplaunch.worker.programs.program import Program
@@ -29,7 +30,7 @@ class RunPrograms:
 
     shares_routing: see build_program(). large_bytes: from where on all-reduces are not one-shot. by_device:
     whether devices exchange among themselves where a program allows it.
-    activations: of what is built from now on.
+    activations: of what is built from now on; attends_by_matrices likewise: see build_program().
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class RunPrograms:
         self._vain_waits = 0
         self.tells_prompts_apart = device.tells_prompts_apart
         self.activations = load.limits.generated_activations
+        self.attends_by_matrices = False
         # Where no attention finishes rows of one part, programs do not differ by that.
         self._finishes = any(not attention.gated for attention in load.spec.attentions)
         self._made: dict[tuple[int, int, bool, bool, bool], Program] = {}
@@ -120,13 +122,13 @@ class RunPrograms:
         large: bool = False,
         in_one_part: bool = False,
         as_floats: Collection[str] | None = None,
-        activations: str | None = None,
+        by_matrices: bool = False,
     ) -> Program:
         """Builds a program as it runs with the hosts' help; `large` whose all-reduces are not one-shot.
 
-        as_floats: see build_program; None for what the device has measured. activations: other than its own.
+        as_floats: see build_program; None for what the device has measured. by_matrices: with all that can.
         """
-        program = self._build(rows, logit_rows, of_prompts, large, in_one_part, as_floats, activations)
+        program = self._build(rows, logit_rows, of_prompts, large, in_one_part, as_floats, by_matrices)
         return self._moved(program)
 
     def _moved(self, program: Program) -> Program:
@@ -147,11 +149,11 @@ class RunPrograms:
         large: bool,
         in_one_part: bool,
         as_floats: Collection[str] | None = None,
-        activations: str | None = None,
+        by_matrices: bool = False,
     ) -> Program:
         if as_floats is None:
             as_floats = self._device.quicker_as_floats if isinstance(self._device, TunableDevice) else ()
-        load = self._load
+        load, attends = self._load, by_matrices or self.attends_by_matrices
         return build_program(
             load.spec,
             load.share,
@@ -159,7 +161,8 @@ class RunPrograms:
             len(load.group),
             rows,
             logit_rows,
-            activations=activations or self.activations,
+            activations="f16" if by_matrices else self.activations,
+            attends_by_matrices=attends and load.limits.kv_type in MATRIX_KV_TYPES,
             shares_routing=self._shares_routing,
             of_prompts=of_prompts,
             groups_logits=self._device.groups_logits,

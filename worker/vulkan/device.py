@@ -18,7 +18,7 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.cuts import NO_SHORT_CUTS, ShortCuts, short_cuts
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.checking.table import small_ops
-from tplaunch.worker.device import Copy, DeviceError, DeviceId, FillPlaces, Place
+from tplaunch.worker.device import ByMatrices, Copy, DeviceId, FillPlaces, Place
 from tplaunch.worker.measuring.measurements import Measurements, cache_folder
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.work import pieces, total_operations
@@ -34,6 +34,7 @@ from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.places import Selects
 from tplaunch.worker.vulkan.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.vulkan.measuring.quicker import quicker_as_floats
+from tplaunch.worker.vulkan.measuring.rivals import preferred
 from tplaunch.worker.vulkan.measuring.tuning import START_SECONDS, Tuner, open_measurements, submits_ahead
 from tplaunch.worker.vulkan.memory import Memory
 from tplaunch.worker.vulkan.pipelines import Pipelines
@@ -193,19 +194,19 @@ class VulkanDevice:
             self._timeline = Timeline(self._context, False, self._timeout_seconds)
         return measurements
 
-    def prefers_matrices(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
+    def prefers_matrices(self, programs: Sequence[Program]) -> tuple[ByMatrices, Sequence[str]]:
         """See MatrixDevice."""
         if self._context.matrices is None:
-            return False, ()
+            return ByMatrices(), ()
         measurements = open_measurements(self.info)
-        try:
-            notes = self.prove(programs)
+
+        def win(part: Sequence[Program]) -> bool:
             tuner = Tuner(self._context, self._pipelines, measurements, self._right)
-            is_faster = tuner.matrices_win(programs, self._limits.kv_type)
-        except DeviceError as error:
-            return False, (f"prompts are multiplied in float32: {error}",)
+            return tuner.matrices_win(part, self._limits.kv_type) or self._limits.activations == "f16"
+
+        found = preferred(programs, self.prove, win)
         self._selection = Selection(self.info.features, measurements.get, self._right)
-        return is_faster, notes
+        return found
 
     def prepare(self, program: Program) -> None:
         if id(program) in self._prepared:

@@ -15,9 +15,9 @@ NUM_INVOCATIONS = needed_invocations("matrices")
 EXTENSION = "VK_KHR_cooperative_matrix"
 # Beside the extension's own: what its kernels need of Vulkan 1.2.
 FEATURES = ("shaderFloat16", "vulkanMemoryModel", "vulkanMemoryModelDeviceScope")
-# Of shaders/matrices.slang: the bytes that its workgroups share, the input columns that they bring at a time,
-# the rows and half the columns of its smallest tile, and a lane's numbers of a matrix of sums.
-WORKGROUP_BYTES, TILE_COLUMNS, LEAST_ROWS, LEAST_COLUMNS, LANE_NUMBERS = 32768, 32, 64, 32, 8
+# Of shaders/matrices.slang and attend_matrices.slang: the bytes that workgroups share, the columns or keys
+# that they bring at a time, rows and columns that matrices must divide, and a lane's numbers of one of sums.
+WORKGROUP_BYTES, TILE_COLUMNS, LEAST_ROWS, LEAST_COLUMNS, LANE_NUMBERS = 32768, 32, 32, 16, 8
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ class Described(Protocol):
     def cooperative_matrix(self) -> bool: ...
 
     @property
+    def subgroup_shuffle(self) -> bool: ...
+
+    @property
     def max_invocations(self) -> int: ...
 
     @property
@@ -60,7 +63,8 @@ class Described(Protocol):
 
 def matrix_shape(instance: Instance, physical: Handle, info: Described) -> MatrixShape | None:
     """The matrices that the kernels multiply on a device; None where they can't use any."""
-    if not info.cooperative_matrix or info.max_invocations < NUM_INVOCATIONS or not _has_room(physical):
+    has_all = info.cooperative_matrix and info.subgroup_shuffle
+    if not has_all or info.max_invocations < NUM_INVOCATIONS or not _has_room(physical):
         return None
     return best_shape(_shapes(instance, physical), info.sizes) if _has_features(physical) else None
 

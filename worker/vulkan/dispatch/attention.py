@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.worker.buffers.step import ATTENTION_VECTORS, LONG_HEAD, attention_vectors
-from tplaunch.worker.ops.attention import Attention, AttentionCombine, RopeCache
+from tplaunch.worker.ops.attention import MATRIX_HEADS, Attention, AttentionCombine, RopeCache
 from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, DispatchContext, ceil, flags_of
 from tplaunch.worker.vulkan.dispatch.heads import rotation_members
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
@@ -16,6 +16,7 @@ from tplaunch.worker.vulkan.variants import VECTOR_COUNTS
 # Elements of a key that a lane has at most in shaders/attend_teams.slang, and those of a word of float16.
 TEAM_LANE, TEAM_WORD = 16, 8
 LEAST_LANES = 8  # of a team; with fewer its tiles are longer
+MATRIX_VECTORS = 64  # that a workgroup of shaders/attend_matrices.slang has
 NOWHERE = 0xFFFFFFFF  # in a row of the rope table
 FINISHES, HAS_SINKS = 1 << 30, 1 << 31  # flags of shaders/attention_vectors.slang
 
@@ -73,7 +74,13 @@ def attention(op: Attention, context: DispatchContext) -> Dispatch:
         alibi_heads=alibi.first_head | alibi.whole_steps << 16 if alibi else 0,
     )
     family = f"attention_{_shape(op, context)}"
-    return Dispatch(family + context.selection.variant(family).suffix, push, None)
+    kernel = family + context.selection.variant(family).suffix
+    return Dispatch(kernel, push, _matrix_groups(op, context) if op.activations == "f16" else None)
+
+
+def _matrix_groups(op: Attention, context: DispatchContext) -> tuple[int, int, int]:
+    """Returns the workgroups that a program's rows have; each goes over all keys of its rows."""
+    return ceil(context.program.rows * op.heads_per_kv_head, MATRIX_VECTORS), op.num_kv_heads, 1
 
 
 def _two(low: int, high: int) -> int:
@@ -84,6 +91,9 @@ def _two(low: int, high: int) -> int:
 
 def _shape(op: Attention, context: DispatchContext) -> str:
     kv_type = context.limits.kv_type
+    if op.activations == "f16":
+        longest = max(op.key_length, op.value_length)
+        return f"matrices_{kv_type}_{next(length for length in MATRIX_HEADS if length >= longest)}"
     if attention_vectors(op.key_length, op.value_length) < ATTENTION_VECTORS:
         return f"long_{kv_type}"
     shape = f"{kv_type}_{_vectors(context.program.rows, op.heads_per_kv_head)}"
