@@ -6,6 +6,7 @@ loop knows only this interface.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -20,6 +21,7 @@ from tplaunch.worker.programs.program import Program
 
 # What a worker's log says last where a driver crashed in a kernel; the kernel's name follows.
 CHECKING = "checking the kernel"
+COMPILING = "compiling the kernels"
 # What to do about a kernel that is wrong, or that a driver does not survive.
 CHECK_HELP = (
     "`--devices cpu` works without it; please report it to tplaunch's developers with the output of"
@@ -139,6 +141,13 @@ class TimedDevice(Protocol):
 
 
 @runtime_checkable
+class WatchedDevice(Protocol):
+    """A device that its driver may take for dead while it computes."""
+
+    most_operations: float  # of one op, which can't be cut; infinite where nobody watches
+
+
+@runtime_checkable
 class WaitingDevice(Protocol):
     """A device with several ways to find out that a segment has ended, or to need no host between
     segments."""
@@ -232,3 +241,8 @@ class TunableDevice(Protocol):
 
     def tune(self, program: Program) -> None:
         """Chooses the fastest for this program and others of its model; once, before buffers are created."""
+
+
+def most_operations(device: Device) -> float:
+    """Returns the operations that one op may have on a device."""
+    return device.most_operations if isinstance(device, WatchedDevice) else math.inf

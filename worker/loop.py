@@ -38,13 +38,14 @@ from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.sums import slot_bytes
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, logit_buffers, weight_buffers
 from tplaunch.worker.control import ControlSocket
-from tplaunch.worker.device import Device, DeviceId, TimedDevice
+from tplaunch.worker.device import Device, DeviceId, TimedDevice, most_operations
 from tplaunch.worker.measuring.agreeing import agrees
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.measuring.ways import large_bytes, waiting
 from tplaunch.worker.open_device import open_device
 from tplaunch.worker.place import WorkerPlace
 from tplaunch.worker.programs.program import Program
+from tplaunch.worker.programs.work import most_row_keys
 from tplaunch.worker.run_programs import RunPrograms
 from tplaunch.worker.step.clock import StepClock, account_for_device
 from tplaunch.worker.step.copies import BlockCopier
@@ -92,6 +93,7 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
                 worker.tells_prompts_apart,
                 worker.activations_of_prompts,
                 worker.device.prompt_rows,
+                worker.most_row_keys,
             )
         )
         with collected_by_hand():
@@ -216,7 +218,8 @@ class Worker:
         self._writer = StepWriter(self.device, self.weights, self._load)
         self._copier = BlockCopier(self.device, self._load)
         self._ends = StageEnds(self.device, self.handover, self._load)
-        self._programs.program(1, 1, of_prompts=False, in_one_part=False)
+        program = self._programs.program(1, 1, of_prompts=False, in_one_part=False)
+        self.most_row_keys = most_row_keys(program, most_operations(self.device))
         log.info("ready: %d bytes on the device", self.device_bytes)
 
     def answer(self, message: Message) -> StepDone | Rows:

@@ -23,7 +23,8 @@ from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.vulkan.dispatch.questions import ask
-from tplaunch.worker.vulkan.measuring.rivals import all_rivals, preferred
+from tplaunch.worker.vulkan.measuring.preferring import preferred
+from tplaunch.worker.vulkan.measuring.rivals import all_rivals
 from tplaunch.worker.vulkan.measuring.trials import Size
 
 PRODUCT = MatMul(Matrix("matrix", "Q8_0", 64, 64), None, "input", "output", 0, "rows", activations="f16")

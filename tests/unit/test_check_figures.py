@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -16,8 +18,11 @@ from tplaunch.launcher.checking.figure_report import figures_json, figures_text,
 from tplaunch.launcher.checking.pairs import pair_figures
 from tplaunch.launcher.checking.parts import part_figures
 from tplaunch.launcher.checking.usual import remarks, shares
+from tplaunch.launcher.commands import check
 from tplaunch.launcher.commands.check import CheckConfig
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.errors import UsageError
+from tplaunch.launcher.signals import Signalled
 from tplaunch.worker.jobs.figures import (
     BYTES,
     COPIES,
@@ -178,6 +183,36 @@ def test_a_table_fits_a_terminal_and_says_what_is_wrong() -> None:
 )
 def test_numbers_have_units_of_their_size(value: float, unit: str, text: str) -> None:
     assert value_text(value, unit) == text
+
+
+def test_figures_that_came_before_a_signal_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And kernels are not checked where only speeds are wanted."""
+
+    def told(*arguments: object) -> Iterator[Figure]:
+        yield COPY
+        raise Signalled(signal.SIGTERM)
+
+    monkeypatch.setattr(check, "select_devices", lambda devices: [GPU])
+    monkeypatch.setattr(check, "part_figures", told)
+    with pytest.raises(Signalled):
+        check.check(CheckConfig("0", json=True, speeds=True))
+    found = json.loads(capsys.readouterr().out)
+    assert found["complete"] is False and [figure["key"] for figure in figures_of(found)] == ["copy.device"]
+    with pytest.raises(Signalled):
+        check.check(CheckConfig("0", speeds=True))
+    text = capsys.readouterr().out
+    assert "800 GB/s" in text and text.endswith("not complete: ended by SIGTERM\n")
+    with pytest.raises(UsageError, match="give one of them"):
+        CheckConfig("0", quick=True, speeds=True)
+
+
+def figures_of(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The figures of the only device."""
+    (device,) = found["devices"]
+    assert device["kernels"] == []
+    return list(device["speeds"]["figures"])
 
 
 def test_json_keeps_its_keys() -> None:

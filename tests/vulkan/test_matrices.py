@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests import same_bits
 from tests.drivers import FINDERS
 from tests.lone_worker import opened_worker
-from tests.models import LIMITS, make_spec, write_llama
+from tests.models import LIMITS, LocalEngine, make_spec, write_llama
+from tests.same_bits import Bench, assert_same_bits
 from tests.steps import Rows, step_of
-from tests.vulkan.conftest import select_driver
+from tests.vulkan.conftest import Opener, select_driver
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_matmul import matmul_case
 from tests.vulkan.test_steps import TYPES
 from tests.wrong_kernels import wrong_kernel
 from tplaunch.coordinator.messages import Step, Wanted
+from tplaunch.coordinator.model.experts import ExpertsSpec
+from tplaunch.coordinator.model.spec import LayerSpec
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import AUTO
 from tplaunch.shaders.load import load_kernel
@@ -32,6 +37,22 @@ SPEC = make_spec(
 )
 PROMPT = tuple(range(3, 14))
 WANTED = Wanted(whole_rows=np.zeros(1, np.int32))
+MAX_ERROR = 1e-5  # of logits: the normalised square that float16 numbers account for
+Writer = Callable[[Path], object]
+
+
+def write_dense(path: Path) -> None:
+    """Writes a model of several weight types."""
+    write_llama(path, SPEC, TYPES, biases=True)
+
+
+def write_experts(path: Path) -> None:
+    """Writes a model whose experts are all that may be rounded: the rest has float32 weights."""
+    spec = make_spec(embedding_length=96)
+    experts = ExpertsSpec(count=6, used=2, length=96, normalised=True)
+    types = {"ffn_gate_exps.weight": "Q8_0", "ffn_up_exps.weight": "Q8_0", "ffn_down_exps.weight": "Q4_0"}
+    layers = (LayerSpec(spec.attentions[0], None, experts=experts),) * 2
+    write_llama(path, dataclasses.replace(spec, layers=layers), types, biases=True)
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +61,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "cache_folder", lambda: tmp_path / "tplaunch")
 
 
+@pytest.fixture(params=(write_dense, write_experts), ids=("dense", "experts"))
+def write(request: pytest.FixtureRequest) -> Writer:
+    """Writes a model of either kind."""
+    writer: Writer = request.param
+    return writer
+
+
 @pytest.fixture(params=FINDERS)
-def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def model(
+    request: pytest.FixtureRequest, write: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A model, where the driver has matrices."""
     select_driver(monkeypatch, request.param)
     device = ReusedDevice(RankOptions())
@@ -49,7 +79,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     device.close()
     if not has_matrices:
         pytest.skip(f"{name} has no cooperative matrices (make test-matrices)")
-    write_llama(tmp_path / "model.gguf", SPEC, TYPES, biases=True)
+    write(tmp_path / "model.gguf")
     return tmp_path / "model.gguf"
 
 
@@ -128,6 +158,33 @@ def test_attention_by_matrices_is_without_the_products(
     again = logits(model, "f16", *prompt_and_text())
     assert again != logits(model, "f32", *prompt_and_text())
     assert (again == wanted) is not is_wrong
+
+
+def test_prompts_round_and_what_is_generated_does_not(model: Path) -> None:
+    prompt, text = prompt_and_text()
+    first = step_of(3, [Rows([5])], [0], {0: range(LIMITS.blocks_per_seat)})
+    alone = dataclasses.replace(first, wanted=WANTED)  # generated, with nothing before it
+    exact, rounded = (
+        [np.frombuffer(found, np.float32) for found in logits(model, kind, prompt, text, alone)]
+        for kind in ("f32", "f16")
+    )
+    assert np.array_equal(exact[2], rounded[2])
+    for expected, found in zip(exact[:2], rounded[:2], strict=True):  # the text's keys are the prompt's
+        error = np.square(found - expected).sum() / np.square(expected).sum()
+        assert 0 < error < MAX_ERROR
+
+
+@pytest.mark.parametrize("driver", FINDERS)
+def test_a_prompt_has_its_bits_in_any_company(open_device: Opener, tmp_path: Path, driver: str) -> None:
+    """Also the rows that go to one expert with others; on two ranks, of which each has its columns."""
+    limits = dataclasses.replace(same_bits.LIMITS, activations="f16")
+    if open_device(driver, limits)._context.matrices is None:
+        pytest.skip(f"{driver} has no cooperative matrices (make test-matrices)")
+    write_experts(tmp_path / "model.gguf")
+    engine = LocalEngine(
+        tmp_path / "model.gguf", [1.0, 1.0], limits, lambda limits: open_device(driver, limits)
+    )
+    assert_same_bits(Bench(engine, limits, of_prompts=True), (130, 40, 3), seed=0)
 
 
 def test_a_row_has_its_bits_wherever_it_lies(device: ReusedDevice) -> None:

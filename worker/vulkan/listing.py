@@ -61,6 +61,7 @@ class PhysicalDevice:
     full_subgroups: bool = False  # kernels may ask that all lanes of theirs run
     is_made_up: bool = False  # there is no such card: its driver only compiles for it
     compute_units: int = UNKNOWN  # that run workgroups independently of each other
+    integer_dot_accelerated: bool = False  # as its driver says; timing decides what uses these
     matrices: tuple[int, ...] = ()  # rows, columns and depth of those that kernels multiply, as far as asked
 
     @property
@@ -157,6 +158,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         required_subgroup_size=sizes.required,
         full_subgroups=sizes.full,
         is_made_up=query.is_made_up,
+        integer_dot_accelerated=bool(query.core13.integerDotProduct4x8BitPackedSignedAccelerated),
         compute_units=compute_units(handle, query.extensions),
     )
 
@@ -191,8 +193,8 @@ class _Query:
         self.core11 = struct("VkPhysicalDeviceVulkan11Properties")
         self.core12 = struct("VkPhysicalDeviceVulkan12Properties")
         imports = struct("VkPhysicalDeviceExternalMemoryHostPropertiesEXT")
-        core13 = struct("VkPhysicalDeviceVulkan13Properties")
-        chain = self._known([self.core11, self.core12], [core13])
+        self.core13 = struct("VkPhysicalDeviceVulkan13Properties")
+        chain = self._known([self.core11, self.core12], [self.core13])
         chain += [imports] if IMPORT_EXTENSION in self.extensions else []
         place = struct("VkPhysicalDevicePCIBusInfoPropertiesEXT")
         chain += [place] if PCI_EXTENSION in self.extensions else []
@@ -200,7 +202,7 @@ class _Query:
         lib.vkGetPhysicalDeviceProperties2(self.handle, head)
         self.pci_address = _pci_address(place)
         # Each allocation is one buffer. How much a descriptor sees does not matter: kernels have addresses.
-        sizes = self.core11.maxMemoryAllocationSize, core13.maxBufferSize
+        sizes = self.core11.maxMemoryAllocationSize, self.core13.maxBufferSize
         self.max_allocation = min((size for size in sizes if size), default=0)
         says_so = IMPORT_EXTENSION in self.extensions and imports_host_memory(self.handle)
         self.import_alignment = int(imports.minImportedHostPointerAlignment) if says_so else 0

@@ -55,6 +55,9 @@ class Described(Protocol):
     def subgroup_shuffle(self) -> bool: ...
 
     @property
+    def float16(self) -> bool: ...
+
+    @property
     def max_invocations(self) -> int: ...
 
     @property
@@ -62,8 +65,11 @@ class Described(Protocol):
 
 
 def matrix_shape(instance: Instance, physical: Handle, info: Described) -> MatrixShape | None:
-    """The matrices that the kernels multiply on a device; None where they can't use any."""
-    has_all = info.cooperative_matrix and info.subgroup_shuffle
+    """The matrices that the kernels multiply on a device; None where they can't use any.
+
+    What `info` lacks counts as missing, whatever the driver says.
+    """
+    has_all = info.cooperative_matrix and info.float16 and info.subgroup_shuffle
     if not has_all or info.max_invocations < NUM_INVOCATIONS or not _has_room(physical):
         return None
     return best_shape(_shapes(instance, physical), info.sizes) if _has_features(physical) else None

@@ -86,6 +86,7 @@ GROUPED_TILES = (TILED[0], Variant("", (), (64, 64)))
 # The same by cooperative matrices, whose sums have other bits.
 OF_MATRICES = ("cooperative_matrix",)
 MATRICES = (Variant("", OF_MATRICES, (128, 128)), Variant("_64", OF_MATRICES, (64, 64)))
+GROUPED_MATRICES = (Variant("", OF_MATRICES, (64, 128)), Variant("_64", OF_MATRICES, (64, 64)))
 PLAIN, WIDE = Variant(""), Variant("_wide", ("int64",))
 ATTENTION = {"f32": (PLAIN,), "f16": (WIDE, PLAIN), "q8_0": (WIDE, PLAIN)}
 # Of rows of prompts, by cooperative matrices.
@@ -111,6 +112,9 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
         if weight_format.fits_float16
     },
     **{f"grouped_{name.lower()}": GROUPED_TILES for name in GROUPED},
+    **{
+        f"matrices_{name.lower()}_grouped": GROUPED_MATRICES for name in GROUPED if FORMATS[name].fits_float16
+    },
     **{f"attention_{kv_type}_{count}": ATTENTION[kv_type] for kv_type in KV_TYPES for count in VECTOR_COUNTS},
     **{f"attention_long_{kv_type}": ATTENTION[kv_type] for kv_type in KV_TYPES},
     **dict.fromkeys(("gather_partials", *EXCHANGE_NORMS), (WIDE, PLAIN)),

@@ -7,13 +7,20 @@ from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.activation_functions import ACTIVATION_NUMBERS
 from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.ops.quantized import scales_word
-from tplaunch.worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, QUAD, DispatchContext, ceil, flags_of
+from tplaunch.worker.vulkan.dispatch.context import (
+    COUNT_WORDS,
+    FLOAT,
+    MAX_GRID,
+    QUAD,
+    DispatchContext,
+    ceil,
+    flags_of,
+)
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
 from tplaunch.worker.vulkan.push_constants.kernels import MatMulPush
 from tplaunch.worker.vulkan.variants import LANES, kernel_of, matvec_kind
 
 HAS_BIAS, GATED, ACCUMULATES, HAS_FACTORS, PREFETCHES = 1, 2, 4, 8, 16  # flags of shaders/product.slang
-MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/product.slang counts on it
 
 
 def matmul(op: MatMul, context: DispatchContext) -> Dispatch:

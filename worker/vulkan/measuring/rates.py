@@ -16,6 +16,7 @@ from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.questions import ask
+from tplaunch.worker.vulkan.measuring.allowance import Until
 from tplaunch.worker.vulkan.measuring.trials import Trial, make_trial
 from tplaunch.worker.vulkan.measuring.tuning import Tuner
 from tplaunch.worker.vulkan.pipelines import Pipelines
@@ -90,7 +91,7 @@ class Rates:
         asked = ask(op, limits, info.features, *sizes, info.team_lanes)
         variants = (Variant(""),) if asked.family is None else candidates(asked.family, info.features)
         trial = make_trial(product.type, asked.family or asked.kernel, op, limits, size)
-        numbers = self._tuner.times(trial, variants, deadline)
+        numbers = self._tuner.times(trial, variants, Until(deadline))
         found = {seconds: name for name, seconds in numbers.items() if seconds is not None}
         return _rate(trial, num_rows, *min(found.items())) if found else None
 

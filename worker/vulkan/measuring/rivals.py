@@ -1,17 +1,18 @@
-"""Rows of prompts in float32 and by matrices of float16: which of the two a device should compute what by."""
+"""Rows of prompts in float32 and by matrices of float16: which of the two a device should compute by."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from tplaunch.worker.device import ByMatrices, DeviceError
 from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import MatMul, Op
-from tplaunch.worker.programs.program import Program, Segment
+from tplaunch.worker.ops.experts import ExpertMatMul, Route
+from tplaunch.worker.programs.program import Program
+from tplaunch.worker.vulkan.measuring.expert_trials import cut_experts
 from tplaunch.worker.vulkan.measuring.trials import Asks, Size, Trial, limits_of, make_trial, num_weights_of
 
 FLOATS, MATRICES = "f32", "f16"
@@ -28,71 +29,45 @@ class Rivals:
     times: float
 
 
-def preferred(
-    programs: Sequence[Program],
-    prove: Callable[[Sequence[Program]], Sequence[str]],
-    win: Callable[[Sequence[Program]], bool],
-) -> tuple[ByMatrices, list[str]]:
-    """Tells what of programs that have all by matrices should have it so: products, attention, or both.
+@dataclass(frozen=True)
+class Rounded:
+    """A product that is multiplied by matrices."""
 
-    Each is proved to be right first; of one that is not, or fails, a sentence comes back.
-    """
-    notes: list[str] = []
+    op: MatMul | ExpertMatMul
+    share: float = 1.0  # of a step's rows that one matrix gets: an expert's of them
 
-    def wins(part: Sequence[Program], told: str) -> bool:
-        if not _ops(part):
-            return False
-        try:
-            notes.extend(prove(part))
-            return win(part)
-        except DeviceError as error:
-            notes.append(f"prompts {told} in float32: {error}")
-            return False
-
-    products = wins(_only(programs, lambda op: not isinstance(op, Attention)), "are multiplied")
-    return ByMatrices(products, wins(_only(programs, _attends), "attend")), notes
-
-
-def _only(programs: Iterable[Program], belongs: Callable[[Op], bool]) -> list[Program]:
-    """The programs with these ops alone."""
-    return [
-        dataclasses.replace(program, segments=(Segment(tuple(filter(belongs, _ops([program]))), None),))
-        for program in programs
-    ]
-
-
-def _ops(programs: Iterable[Program]) -> list[Op]:
-    return [op for program in programs for segment in program.segments for op in segment.ops]
-
-
-def _attends(op: Op) -> TypeGuard[Attention]:
-    return isinstance(op, Attention) and op.activations == MATRICES
+    @property
+    def kind(self) -> tuple[str, bool]:
+        """Products of one kind are as fast, by the weight."""
+        return self.op.matrix.type, isinstance(self.op, ExpertMatMul)
 
 
 def all_rivals(programs: Iterable[Program], kv_type: str, size: Size, asks: Asks) -> list[Rivals]:
-    """The largest product of each weight type that the programs multiply by matrices, and each attention."""
-    largest: dict[str, MatMul] = {}
-    num_weights = Counter[str]()
-    attentions = Counter[Attention]()
-    for op in _ops(programs):
-        if isinstance(op, MatMul) and op.activations == MATRICES:
-            kind, weights = op.matrix.type, num_weights_of(op)
-            num_weights[kind] += weights
-            if kind not in largest or weights > num_weights_of(largest[kind]):
-                largest[kind] = op
-        elif _attends(op):
-            attentions[_whole(op)] += 1
-    rows, of_products = size.prompt_rows, []
-    for kind, op in largest.items():
-        trials = _trials(op, kv_type, size, asks)
-        tried = trials[MATRICES].op
-        assert isinstance(tried, MatMul)
-        name = f"prompts {kind} {tried.matrix.rows} x {tried.matrix.columns}, {rows} rows"
-        of_products.append(Rivals(name, trials, num_weights[kind] / num_weights_of(tried)))
-    return of_products + [
-        Rivals(_name(op, kv_type, rows), _trials(op, kv_type, size, asks), times)
-        for op, times in attentions.items()
-    ]
+    """The largest products that are multiplied by matrices, of each weight type a dense one and experts'.
+
+    Behind them attention by matrices, of each kind of heads.
+    """
+    largest: dict[tuple[str, bool], Rounded] = {}
+    num_weights: dict[tuple[str, bool], int] = {}
+    programs = list(programs)
+    for product in (product for program in programs for product in _rounded(program)):
+        kind, weights = product.kind, num_weights_of(product.op)
+        num_weights[kind] = num_weights.get(kind, 0) + weights
+        if kind not in largest or weights > num_weights_of(largest[kind].op):
+            largest[kind] = product
+    products = [_rivals(product, num_weights[kind], kv_type, size, asks) for kind, product in largest.items()]
+    attentions = Counter(_whole(op) for program in programs for op in ops_of(program) if attends(op))
+    return products + [_attention(op, times, kv_type, size, asks) for op, times in attentions.items()]
+
+
+def ops_of(program: Program) -> list[Op]:
+    """All ops of a program."""
+    return [op for segment in program.segments for op in segment.ops]
+
+
+def attends(op: Op) -> TypeGuard[Attention]:
+    """Tells if an op is attention by matrices."""
+    return isinstance(op, Attention) and op.activations == MATRICES
 
 
 def _whole(op: Attention) -> Attention:
@@ -103,19 +78,44 @@ def _whole(op: Attention) -> Attention:
     )
 
 
-def _name(op: Attention, kv_type: str, rows: int) -> str:
+def _rounded(program: Program) -> Iterator[Rounded]:
+    share = 1.0
+    for op in ops_of(program):
+        if isinstance(op, Route):  # of the experts that come next
+            share = op.used / op.count
+        if isinstance(op, MatMul) and op.activations == MATRICES:
+            yield Rounded(op)
+        elif isinstance(op, ExpertMatMul) and op.activations == MATRICES:
+            yield Rounded(op, share)
+
+
+def _rivals(product: Rounded, num_weights: int, kv_type: str, size: Size, asks: Asks) -> Rivals:
+    op, rows, experts = product.op, size.prompt_rows, ""
+    if isinstance(op, ExpertMatMul):
+        op, rows = cut_experts(op, product.share * size.prompt_rows, size.max_weights)
+        experts = f"{op.held.count} experts, "
+    trials = _trials(dataclasses.replace(op, of_prompts=True), rows, kv_type, size, asks)
+    tried = trials[MATRICES].op
+    assert isinstance(tried, MatMul | ExpertMatMul)
+    matrix = tried.matrix
+    name = f"prompts {matrix.type} {experts}{matrix.rows} x {matrix.columns}, {rows} rows"
+    return Rivals(name, trials, num_weights / num_weights_of(tried))
+
+
+def _attention(op: Attention, times: int, kv_type: str, size: Size, asks: Asks) -> Rivals:
+    rows = size.prompt_rows
     heads = f"{op.num_heads} heads of {op.key_length} and {op.value_length}, {op.num_kv_heads} of keys"
-    return f"prompts attention {heads} in {kv_type}, {rows} rows"
+    name = f"prompts attention {heads} in {kv_type}, {rows} rows"
+    return Rivals(name, _trials(op, rows, kv_type, size, asks), times)
 
 
-def _trials(op: MatMul | Attention, kv_type: str, size: Size, asks: Asks) -> dict[str, Trial]:
+def _trials(
+    op: MatMul | ExpertMatMul | Attention, rows: int, kv_type: str, size: Size, asks: Asks
+) -> dict[str, Trial]:
     """The same op in float32 and by matrices."""
-    limits = limits_of(size.prompt_rows, kv_type)
-    trials = {}
+    limits, trials = limits_of(rows, kv_type), {}
     for activations in (FLOATS, MATRICES):
-        asked: Op = dataclasses.replace(op, activations=activations)
-        if isinstance(asked, MatMul):
-            asked = dataclasses.replace(asked, of_prompts=True)
+        asked = dataclasses.replace(op, activations=activations)
         ((family, _),) = asks(asked, limits)
         trials[activations] = make_trial(family, family, asked, limits, size)
     return trials

@@ -28,6 +28,7 @@ from tplaunch.worker.ops.experts import ExpertMatMul
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.ops.quantized import quantize, row_words
 from tplaunch.worker.programs.program import Program
+from tplaunch.worker.vulkan.measuring.expert_trials import expert_product, write_pairs
 from tplaunch.worker.vulkan.memory import Memory
 from tplaunch.worker.vulkan.variants import measurement_name
 from tplaunch.worker.weights.random_weights import random_blocks
@@ -66,10 +67,10 @@ class Trial:
 
     @property
     def ops(self) -> tuple[Op, ...]:
-        if not isinstance(self.op, MatMul):
-            return (self.op,)
-        op, matrix = self.op, self.op.matrix
-        copies = (dataclasses.replace(matrix, name=name) for name in _names(matrix.name, self.copies))
+        op = self.op
+        if not isinstance(op, MatMul | ExpertMatMul):
+            return (op,)
+        copies = (dataclasses.replace(op.matrix, name=name) for name in _names(op.matrix.name, self.copies))
         return tuple(dataclasses.replace(op, matrix=copy) for copy in copies)
 
     def fill(self, memory: Memory) -> None:
@@ -78,18 +79,21 @@ class Trial:
         A wrong result must show, so none is zero or one everywhere.
         """
         random = np.random.Generator(np.random.PCG64(0))
-        if isinstance(self.op, MatMul):
-            _write_matrices(memory, self.op.matrix, _names(self.op.matrix.name, self.copies))
+        product = self.op if isinstance(self.op, MatMul | ExpertMatMul) else None
+        if product is not None:
+            _write_matrices(memory, product.matrix, _names(product.matrix.name, self.copies))
         for name, buffer in self.buffers.items():
             if buffer.placement is Placement.WEIGHTS:
                 continue
-            if name == "input" and isinstance(self.op, MatMul) and self.op.activations == "f16":
-                memory.write(name, 0, _rows_of_float16(random, self.rows, self.op.matrix.columns))
+            if name == "input" and product is not None and product.activations == "f16":
+                memory.write(name, 0, _rows_of_float16(random, self.rows, product.matrix.columns))
             elif buffer.row_length:
                 values = random.standard_normal(buffer.nbytes // 4, np.float32)
                 memory.write(name, 0, values.view(np.uint8))
             elif name != "step":
                 memory.write(name, 0, random.integers(0, MAX_RANDOM_BYTE, buffer.nbytes, np.uint8))
+        if isinstance(self.op, ExpertMatMul):
+            write_pairs(memory, self.op, self.rows)
         step = memory["step"].mapped
         assert step is not None, "the host writes the step buffer"
         self._fill_step(StepView(step.view(np.uint32), StepLayout(self.limits)))
@@ -154,14 +158,18 @@ def _product_of(op: Op) -> Op:
 
 def num_weights_of(op: Op) -> int:
     """Returns the number by which ops are chosen: the largest matrix, any attention."""
-    return op.matrix.rows * op.matrix.columns if isinstance(op, MatMul) else 1
+    return op.matrix.rows * op.matrix.columns if isinstance(op, MatMul | ExpertMatMul) else 1
 
 
 def make_trial(name: str, family: str, op: Op, limits: Limits, size: Size) -> Trial:
-    """Makes the trial of an op, whose rows are limits.max_rows."""
+    """Makes the trial of an op, whose rows are limits.max_rows; one of experts is small enough already."""
     step = {"step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD)}
-    if isinstance(op, MatMul):
-        product, buffers = _product(op, limits.max_rows, size.max_weights)
+    if isinstance(op, MatMul | ExpertMatMul):
+        product: MatMul | ExpertMatMul
+        if isinstance(op, MatMul):
+            product, buffers = _product(op, limits.max_rows, size.max_weights)
+        else:
+            product, buffers = expert_product(op, limits.max_rows)
         matrix = buffers.pop(product.matrix.name)
         copies = max(1, -(-size.rotated_bytes // matrix.nbytes))
         buffers |= dict.fromkeys(_names(product.matrix.name, copies), matrix)

@@ -129,6 +129,7 @@ class QuantizePush(Structure):
         ("output_stride", c_uint32),
         ("tiles", c_uint32),
         ("count_word", c_uint32),
+        ("per_row", c_uint32),
     ]
 
 
