@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.worker.buffers.step import ATTENTION_VECTORS, LONG_HEAD, attention_vectors
-from tplaunch.worker.ops.attention import MATRIX_HEADS, Attention, AttentionCombine, RopeCache
+from tplaunch.worker.ops.attention import MATRIX_HEADS, MATRIX_VECTORS, Attention, AttentionCombine, RopeCache
 from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, DispatchContext, ceil, flags_of
 from tplaunch.worker.vulkan.dispatch.heads import rotation_members
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
@@ -16,7 +16,6 @@ from tplaunch.worker.vulkan.variants import VECTOR_COUNTS
 # Elements of a key that a lane has at most in shaders/attend_teams.slang, and those of a word of float16.
 TEAM_LANE, TEAM_WORD = 16, 8
 LEAST_LANES = 8  # of a team; with fewer its tiles are longer
-MATRIX_VECTORS = 64  # that a workgroup of shaders/attend_matrices.slang has
 NOWHERE = 0xFFFFFFFF  # in a row of the rope table
 FINISHES, HAS_SINKS = 1 << 30, 1 << 31  # flags of shaders/attention_vectors.slang
 
