@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tplaunch.coordinator.split.limits import AUTO, Limits
-from tplaunch.worker.device import ByMatrices, Device, MatrixDevice, SelfCheckingDevice, TunableDevice
+from tplaunch.worker.device import Device, Rounding, RoundingDevice, SelfCheckingDevice, TunableDevice
 from tplaunch.worker.run_programs import RunPrograms
 
 
@@ -16,16 +16,18 @@ def prove(device: Device, programs: RunPrograms) -> Sequence[str]:
     return device.prove(programs.all_kinds())
 
 
-def tune(device: Device, programs: RunPrograms, limits: Limits) -> tuple[ByMatrices, Sequence[str]]:
-    """Has the device choose its fastest kernels; tells what of prompts' rows is for matrices of float16.
+def tune(device: Device, programs: RunPrograms, limits: Limits) -> tuple[Rounding, Sequence[str]]:
+    """Has the device choose its fastest kernels; tells what of rows of prompts it prefers rounded.
 
-    Also returns what the user should know.
+    They are rounded to float16, for matrices of it, or to q8 where that is wanted. Also returns what the
+    user should know.
     """
     if isinstance(device, TunableDevice):
         device.tune(programs.build(1, 1))
-    if limits.activations not in (AUTO, "f16"):
-        return ByMatrices(), ()
-    if not isinstance(device, MatrixDevice):
-        is_wanted = limits.activations == "f16"
-        return ByMatrices(is_wanted, is_wanted), ()
-    return device.prefers_matrices([programs.build(limits.max_rows, 1, of_prompts=True, by_matrices=True)])
+    kind = "f16" if limits.activations == AUTO else limits.activations
+    if kind == "f32":
+        return Rounding(), ()
+    if not isinstance(device, RoundingDevice) or not device.tells_prompts_apart:
+        return Rounding(attention=limits.activations == "f16"), ()
+    rounded = programs.build(limits.max_rows, 1, of_prompts=True, as_floats=(), activations=kind)
+    return device.prefers_rounded([rounded])

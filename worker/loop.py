@@ -188,8 +188,8 @@ class Worker:
         self.device.create_buffers(buffers)
         attach_partials(self._runner)
         # Before ranks take their time to load.
-        if limits.activations == AUTO and agrees(self._runner, self._kinds, preferred.products):
-            self._programs.activations = "f16"
+        if limits.activations in (AUTO, "q8"):
+            self._programs.choose_for_prompts(agrees(self._runner, self._kinds, preferred.products))
         if limits.activations in (AUTO, "f16"):
             self._programs.attends_by_matrices = agrees(self._runner, self._kinds, preferred.attention)
         of_run = self._load, self._shards, self._runner, self._kinds
@@ -211,7 +211,7 @@ class Worker:
     @property
     def activations_of_prompts(self) -> str:
         """The activations that rows of prompts are multiplied as, or by which they attend."""
-        return "f16" if self._programs.attends_by_matrices else self._programs.activations
+        return "f16" if self._programs.attends_by_matrices else self._programs.activations_of_prompts
 
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""

@@ -29,8 +29,7 @@ class RunPrograms:
     """Builds programs, and prepares each once.
 
     shares_routing: see build_program(). large_bytes: from where on all-reduces are not one-shot. by_device:
-    whether devices exchange among themselves where a program allows it.
-    activations: of what is built from now on; attends_by_matrices likewise: see build_program().
+    whether devices exchange among themselves where a program allows it. attends_by_matrices: see there.
     """
 
     def __init__(
@@ -49,11 +48,23 @@ class RunPrograms:
         self.by_device = False
         self._vain_waits = 0
         self.tells_prompts_apart = device.tells_prompts_apart
-        self.activations = load.limits.generated_activations
         self.attends_by_matrices = False
+        self._activations, self._prompts_as_floats = load.limits.generated_activations, False
         # Where no attention finishes rows of one part, programs do not differ by that.
         self._finishes = any(not attention.gated for attention in load.spec.attentions)
         self._made: dict[tuple[int, int, bool, bool, bool], Program] = {}
+
+    def choose_for_prompts(self, rounded: bool) -> None:
+        """Chooses if rows of prompts are rounded from now on, to q8 where others are, else to f16."""
+        if self._activations == "q8":
+            self._prompts_as_floats = not rounded
+        elif rounded:
+            self._activations = "f16"
+
+    @property
+    def activations_of_prompts(self) -> str:
+        """Says what rows of prompts are multiplied as."""
+        return "f32" if self.tells_prompts_apart and self._prompts_as_floats else self._activations
 
     def program(
         self,
@@ -122,14 +133,19 @@ class RunPrograms:
         large: bool = False,
         in_one_part: bool = False,
         as_floats: Collection[str] | None = None,
-        by_matrices: bool = False,
+        activations: str | None = None,
     ) -> Program:
         """Builds a program as it runs with the hosts' help; `large` whose all-reduces are not one-shot.
 
-        as_floats: see build_program; None for what the device has measured. by_matrices: with all that can.
+        as_floats: see build_program; None for what was measured. activations: other than its own.
         """
-        program = self._build(rows, logit_rows, of_prompts, large, in_one_part, as_floats, by_matrices)
+        program = self._build(rows, logit_rows, of_prompts, large, in_one_part, as_floats, activations)
         return self._moved(program)
+
+    def _as_floats(self, of_prompts: bool) -> Collection[str]:
+        if of_prompts:
+            return tuple(FORMATS) if self._prompts_as_floats else ()
+        return self._device.quicker_as_floats if isinstance(self._device, TunableDevice) else ()
 
     def _moved(self, program: Program) -> Program:
         """Has partial sums written to the device's own memory first, where that is wanted or quicker."""
@@ -149,11 +165,11 @@ class RunPrograms:
         large: bool,
         in_one_part: bool,
         as_floats: Collection[str] | None = None,
-        by_matrices: bool = False,
+        activations: str | None = None,
     ) -> Program:
         if as_floats is None:
-            as_floats = self._device.quicker_as_floats if isinstance(self._device, TunableDevice) else ()
-        load, attends = self._load, by_matrices or self.attends_by_matrices
+            as_floats = self._as_floats(of_prompts)
+        load, attends = self._load, self.attends_by_matrices or activations == "f16"
         return build_program(
             load.spec,
             load.share,
@@ -161,7 +177,7 @@ class RunPrograms:
             len(load.group),
             rows,
             logit_rows,
-            activations="f16" if by_matrices else self.activations,
+            activations=activations or self._activations,
             attends_by_matrices=attends and load.limits.kv_type in MATRIX_KV_TYPES,
             shares_routing=self._shares_routing,
             of_prompts=of_prompts,

@@ -15,7 +15,7 @@ from tplaunch.coordinator.options import FEATURES
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.worker.checking.everything import every_op
-from tplaunch.worker.device import ByMatrices, DeviceError
+from tplaunch.worker.device import DeviceError, Rounding
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.attention import Attention, AttentionCombine
 from tplaunch.worker.ops.common import MatMul
@@ -27,7 +27,9 @@ from tplaunch.worker.vulkan.measuring.preferring import preferred
 from tplaunch.worker.vulkan.measuring.rivals import all_rivals
 from tplaunch.worker.vulkan.measuring.trials import Size
 
-PRODUCT = MatMul(Matrix("matrix", "Q8_0", 64, 64), None, "input", "output", 0, "rows", activations="f16")
+PRODUCT = MatMul(
+    Matrix("matrix", "Q8_0", 64, 64), None, "input", "output", 0, "rows", activations="f16", of_prompts=True
+)
 ATTENTION = attention_op(num_heads=8, num_kv_heads=2, heads_per_kv_head=4, key_length=64, value_length=64)
 
 
@@ -82,13 +84,13 @@ def programs() -> list[Program]:
 @pytest.mark.parametrize(
     ("faulty", "found"),
     [
-        ((), ByMatrices(True, True)),
-        ((MatMul,), ByMatrices(False, True)),
-        ((Attention,), ByMatrices(True, False)),
-        ((MatMul, Attention), ByMatrices()),
+        ((), Rounding(True, True)),
+        ((MatMul,), Rounding(False, True)),
+        ((Attention,), Rounding(True, False)),
+        ((MatMul, Attention), Rounding()),
     ],
 )
-def test_what_is_wrong_by_matrices_leaves_the_rest_alone(faulty: tuple[type, ...], found: ByMatrices) -> None:
+def test_what_is_wrong_by_matrices_leaves_the_rest_alone(faulty: tuple[type, ...], found: Rounding) -> None:
     def prove(part: Sequence[Program]) -> list[str]:
         (program,) = part
         (kind,) = {type(op) for segment in program.segments for op in segment.ops}
@@ -109,7 +111,7 @@ def test_what_a_model_lacks_is_not_preferred() -> None:
     def none(part: Sequence[Program]) -> Any:
         raise AssertionError("there is nothing to prove")
 
-    assert preferred([Program(4, 1, (Segment((ATTENTION,), None),))], none, none)[0] == ByMatrices(
+    assert preferred([Program(4, 1, (Segment((ATTENTION,), None),))], none, none)[0] == Rounding(
         products=False, attention=False
     )
 

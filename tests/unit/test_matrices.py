@@ -25,7 +25,7 @@ from tplaunch.worker.ops.experts import ExpertMatMul, HeldExperts
 from tplaunch.worker.step.segments import SegmentRunner
 from tplaunch.worker.vulkan import matrices
 from tplaunch.worker.vulkan.matrices import MatrixShape, best_shape
-from tplaunch.worker.vulkan.measuring.rivals import Rivals, all_rivals, matrices_win
+from tplaunch.worker.vulkan.measuring.rivals import Rivals, all_rivals, rounding_wins
 from tplaunch.worker.vulkan.measuring.trials import Size, num_weights_of
 from tplaunch.worker.vulkan.subgroups import SubgroupSizes
 
@@ -100,15 +100,14 @@ def test_activations_are_refused_without_what_they_need() -> None:
         ([{"f32": 1.0, "f16": 0.5}], True),
         ([{"f32": 1.0, "f16": 0.99}], False),  # not worth what it rounds
         ([{"f32": 1.0, "f16": 0.1}, {"f32": 1.0, "f16": 3.0}], False),
+        ([{"f32": 1.0, "q8": 0.5}], True),
         ([{"f32": 1.0}], False),  # wrong by matrices, say
         ([], False),
     ],
 )
-def test_matrices_are_chosen_where_a_whole_step_is_faster(
-    seconds: list[dict[str, float]], wins: bool
-) -> None:
+def test_rounding_is_chosen_where_a_whole_step_is_faster(seconds: list[dict[str, float]], wins: bool) -> None:
     rivals = [Rivals(str(number), {}, 1.0) for number in range(len(seconds))]
-    assert matrices_win(rivals, lambda each: seconds[int(each.name)]) is wins
+    assert rounding_wins(rivals, lambda each: seconds[int(each.name)]) is wins
 
 
 def test_experts_are_timed_with_as_many_rows_as_they_get() -> None:
@@ -180,3 +179,5 @@ def test_a_choice_that_rounds_is_said() -> None:
     )
     assert chosen_activations(limits, [matrices, floats]) == "f16/f32"
     assert chosen_activations(limits, [floats]) == "f32"
+    wanted = Limits(context_length=32, num_blocks=1, activations="q8")
+    assert chosen_activations(wanted, [Ready(0, "import", prompts="q8"), floats]) == "f32/q8"

@@ -18,7 +18,7 @@ from tplaunch.worker.buffers.cuts import NO_SHORT_CUTS, ShortCuts, short_cuts
 from tplaunch.worker.buffers.stack_parts import REACH
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.checking.table import small_ops
-from tplaunch.worker.device import ByMatrices, Copy, DeviceId, FillPlaces, Place
+from tplaunch.worker.device import Copy, DeviceId, FillPlaces, Place, Rounding
 from tplaunch.worker.measuring.measurements import Measurements, cache_folder
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.activations import check_activations
@@ -70,7 +70,7 @@ class VulkanDevice:
         self._timeline = Timeline(self._context, options.submit_ahead is not False, self._timeout_seconds)
         self._clock = device_clock(self._context)
         self._has_timestamps = options.timestamps and self._clock.valid_bits > 0
-        self._sums = DeviceSums(self._context, self._memory, options.staging)
+        self._sums = self.mover = DeviceSums(self._context, self._memory, options.staging)
         self.has_own_memory = self.info.type in ("discrete", "virtual")
         self.tells_prompts_apart = self.info.max_invocations >= needed_invocations("tiled")
         # On a CPU's driver the host looks through all logits in less time than a kernel takes.
@@ -130,6 +130,11 @@ class VulkanDevice:
         """See WaitingDevice."""
         return self.info.type == "cpu"
 
+    @property
+    def card(self) -> str:
+        """See WaitingDevice. Drivers make up UUIDs of their own, and may give one to all cards of a model."""
+        return "" if self.on_cpu else self.info.pci_address or self.info.uuid
+
     def wait_by(self, way: str) -> None:
         """See WaitingDevice."""
         if way == "word" and self._end_word is None:
@@ -185,15 +190,15 @@ class VulkanDevice:
             self._timeline = Timeline(self._context, False, self._timeout_seconds)
         return measurements
 
-    def prefers_matrices(self, programs: Sequence[Program]) -> tuple[ByMatrices, Sequence[str]]:
-        """See MatrixDevice."""
-        if self._context.matrices is None:
-            return ByMatrices(), ()
+    def prefers_rounded(self, programs: Sequence[Program]) -> tuple[Rounding, Sequence[str]]:
+        """See RoundingDevice."""
+        if self._limits.activations != "q8" and self._context.matrices is None:
+            return Rounding(), ()
         measurements = open_measurements(self.info)
 
         def win(part: Sequence[Program]) -> bool:
             tuner = Tuner(self._context, self._pipelines, measurements, self._right)
-            return tuner.matrices_win(part, self._limits.kv_type) or self._limits.activations == "f16"
+            return tuner.rounding_wins(part, self._limits.kv_type) or self._limits.activations == "f16"
 
         found = preferred(programs, self.prove, win)
         self._selection = Selection(self.info.features, measurements.get, self._right)

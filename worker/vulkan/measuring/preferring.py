@@ -1,11 +1,11 @@
-"""Tells what of a prompt's rows a device should compute by matrices of float16: each part for itself."""
+"""Tells what of a prompt's rows a device should compute from rounded numbers: each part for itself."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
-from tplaunch.worker.device import ByMatrices, DeviceError
+from tplaunch.worker.device import DeviceError, Rounding
 from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import Op
 from tplaunch.worker.programs.program import Program, Segment
@@ -16,8 +16,8 @@ def preferred(
     programs: Sequence[Program],
     prove: Callable[[Sequence[Program]], Sequence[str]],
     win: Callable[[Sequence[Program]], bool],
-) -> tuple[ByMatrices, list[str]]:
-    """Tells what of programs that have all by matrices should have it so: products, attention, or both.
+) -> tuple[Rounding, list[str]]:
+    """Tells what of programs that have all rounded should have it so: products, attention, or both.
 
     Each is proved to be right first; of one that is not, or fails, a sentence comes back.
     """
@@ -34,7 +34,7 @@ def preferred(
             return False
 
     products = wins(_only(programs, lambda op: not isinstance(op, Attention)), "are multiplied")
-    return ByMatrices(products, wins(_only(programs, attends), "attend")), notes
+    return Rounding(products, wins(_only(programs, attends), "attend")), notes
 
 
 def _only(programs: Iterable[Program], belongs: Callable[[Op], bool]) -> list[Program]:
