@@ -48,11 +48,22 @@ LAVAPIPE = SubgroupSizes(least=8, most=8)
         ([(8, 16, 16)], XE2, (8, 16, 16)),
         ([(8, 8, 16)], UNCONTROLLED, None),  # it may get other lanes than eight
         ([(8, 8, 8)], LAVAPIPE, (8, 8, 8)),
+        # What is not square, or deeper: the squarest for the most lanes, and of these the deepest.
+        ([(16, 16, 16), (16, 16, 32), (16, 16, 8)], NVIDIA, (16, 16, 32)),
+        ([(32, 8, 16), (16, 16, 16), (8, 32, 16)], NVIDIA, (16, 16, 16)),
+        ([(32, 8, 32), (16, 16, 16)], RDNA, (16, 16, 16)),
+        ([(32, 8, 16), (8, 32, 16)], NVIDIA, (32, 8, 16)),
+        ([(32, 32, 16), (16, 16, 16), (16, 8, 16)], NVIDIA, (16, 16, 16)),  # 128 lanes have no subgroup
+        ([(32, 32, 16)], NVIDIA, None),
+        ([(8, 8, 32), (8, 8, 16)], LAVAPIPE, (8, 8, 32)),
+        ([(8, 8, 32), (8, 16, 16)], XE, (8, 16, 16)),
+        ([(16, 32, 16), (32, 16, 16), (16, 16, 16)], WIDE, (32, 16, 16)),
+        ([(16, 16, 64)], NVIDIA, None),  # more columns than a workgroup brings
         ([(12, 16, 16), (16, 16, 24)], NVIDIA, None),  # no tile is cut into such pieces
         ([], NVIDIA, None),
     ],
 )
-def test_a_device_gets_the_largest_matrices_that_its_subgroups_share_out(
+def test_a_device_gets_the_best_matrices_that_its_subgroups_share_out(
     shapes: list[tuple[int, int, int]], sizes: SubgroupSizes, best: tuple[int, int, int] | None
 ) -> None:
     found = best_shape([MatrixShape(*shape) for shape in shapes], sizes)
@@ -61,7 +72,7 @@ def test_a_device_gets_the_largest_matrices_that_its_subgroups_share_out(
 
 @dataclass(frozen=True)
 class Described:
-    """What a device says of itself, as far as its matrices depend on that."""
+    """A device's description, as far as its matrices depend on that."""
 
     cooperative_matrix: bool = True
     float16: bool = True
@@ -111,7 +122,7 @@ def test_rounding_is_chosen_where_a_whole_step_is_faster(seconds: list[dict[str,
 
 
 def test_experts_are_timed_with_as_many_rows_as_they_get() -> None:
-    """Of 64 rows an expert of six, of which each row takes two, gets 21.3; the trial has fewer weights."""
+    """An expert of six, of which each row takes two, gets 21.3 of 64 rows; the trial has fewer weights."""
     types = {f"ffn_{name}_exps.weight": "Q8_0" for name in ("gate", "up", "down")}
     spec = experts.experts_spec(length=96)
     program = experts.program(spec, 0, 64, types, activations="f16", of_prompts=True)

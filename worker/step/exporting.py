@@ -35,7 +35,7 @@ log = logging.getLogger("worker")
 
 
 class Told(NamedTuple):
-    """What a rank tells of itself."""
+    """A rank tells the others this of itself."""
 
     copies: float  # its host does, around each all-reduce
     can_move: float
