@@ -76,6 +76,7 @@ class Described:
 
     cooperative_matrix: bool = True
     float16: bool = True
+    subgroup_shuffle: bool = True
     max_invocations: int = 1024
     sizes: SubgroupSizes = NVIDIA
 
@@ -89,14 +90,14 @@ def test_a_device_described_without_a_feature_has_no_matrices(monkeypatch: pytes
     ):
         monkeypatch.setattr(matrices, name, lambda *_, answer=answer: answer)
     assert matrices.matrix_shape(None, None, Described()) == MatrixShape(16, 16, 16)  # type: ignore[arg-type]
-    for lacking in ("cooperative_matrix", "float16"):
+    for lacking in ("cooperative_matrix", "float16", "subgroup_shuffle"):
         described = Described(**{lacking: False})  # type: ignore[arg-type]
         assert matrices.matrix_shape(None, None, described) is None  # type: ignore[arg-type]
 
 
 def test_activations_are_refused_without_what_they_need() -> None:
     for activations, without in (
-        ("f16", "float16"), ("f16", "cooperative_matrix"), ("q8", "integer_dot_product")
+        ("f16", "float16"), ("f16", "subgroup_shuffle"), ("q8", "integer_dot_product")
     ):  # fmt: skip
         config = config_of(Path("m.gguf"), activations=activations, without=(without,))
         with pytest.raises(UsageError, match=f"--activations {activations}: .* use --activations f32"):
