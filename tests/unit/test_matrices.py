@@ -61,7 +61,7 @@ def test_a_device_gets_the_largest_matrices_that_its_subgroups_share_out(
 
 @dataclass(frozen=True)
 class Described:
-    """What a device says of itself, as far as its matrices depend on that."""
+    """Stands for a device, as far as its matrices depend on what it says of itself."""
 
     cooperative_matrix: bool = True
     float16: bool = True
