@@ -86,7 +86,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "vulkan.timeline",
         "vulkan.memory",
         "vulkan.dispatch vulkan.foreign vulkan.imports",
-        "vulkan.in_flight vulkan.partials",
+        "vulkan.exports vulkan.in_flight vulkan.partials",
         "vulkan.compiling vulkan.exchange vulkan.recorder",
         "vulkan.prepared vulkan.sums",
         "vulkan.copying",

@@ -50,11 +50,14 @@ class DeviceId:
 
 
 # Ways in which a device shares the arena with other ranks, in the order in which they are tried: it imports
-# the host's memory, or a dma-buf of the file behind that; or the host copies to memory of its and from there.
-IMPORT, DMA_BUF, COPY = SHARINGS = ("import", "dma-buf", "copy")
+# the host's memory, or a dma-buf of the file behind that; or all ranks of the host move the arena to memory
+# that one of their devices exports; or the host copies to memory of its and from there.
+IMPORT, DMA_BUF, EXPORT, COPY = SHARINGS = ("import", "dma-buf", "export", "copy")
+OWN_SHARINGS = (IMPORT, DMA_BUF, COPY)  # that a device goes by itself
 SHARING_WORDS = {
     IMPORT: "imported host memory",
     DMA_BUF: "a dma-buf of host memory",
+    EXPORT: "memory that a device exports",
     COPY: "copies that the host makes",
 }
 
@@ -194,6 +197,34 @@ class SharingDevice(Protocol):
         """Returns elements of parity 0 as the device reads them [num_partials, count]; for trying only."""
 
 
+class Mover(Protocol):
+    """A device's part where the ranks of a host move the arena, and the words behind it, to memory that one
+    of their devices exports. Before any program is prepared, and before words are attached."""
+
+    can_export: bool  # as its driver says
+    can_move: bool  # to what another device exports
+
+    def export(self, num_bytes: int) -> int:
+        """Allocates memory to move to. Returns a descriptor of it, the caller's to close; or DeviceError."""
+
+    def move(self, arena: npt.NDArray[np.uint8], descriptor: int, num_bytes: int) -> None:
+        """Attaches an arena that begins so many bytes, exported: by this device where it did so before.
+
+        The descriptor stays the caller's. Raises DeviceError, and all is as before.
+        """
+
+    def end_move(self, stays: bool) -> None:
+        """Gives back what the arena was attached by before; or where it does not stay, what move() took and
+        export() made. Idempotent."""
+
+
+@runtime_checkable
+class MovingDevice(Protocol):
+    """A device that may share the arena only where it is moved."""
+
+    mover: Mover
+
+
 @runtime_checkable
 class CuttingDevice(Protocol):
     """A device that may want fewer keys in a cut of attention than others: worker/buffers/cuts.py."""
@@ -218,11 +249,11 @@ class SelfCheckingDevice(Protocol):
 
 
 @runtime_checkable
-class MatrixDevice(Protocol):
-    """A device that may have matrices of float16 for rows of prompts."""
+class RoundingDevice(Protocol):
+    """A device that may have other kernels for rounded rows of prompts: for float16, or for integers."""
 
-    def prefers_matrices(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
-        """Tells if they are right, and faster than float32, for these programs of rows multiplied as f16.
+    def prefers_rounded(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
+        """Tells if they are right, and faster than float32, for these programs of rounded rows.
 
         Measures what it has not measured before. Once, where it is tuned; with a sentence for what is wrong.
         """

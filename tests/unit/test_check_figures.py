@@ -39,8 +39,7 @@ from tplaunch.worker.jobs.figures import (
     PairFigures,
 )
 from tplaunch.worker.jobs.messages import Failed, Meeting
-from tplaunch.worker.jobs.parts import MOVES, WAITING
-from tplaunch.worker.jobs.parts import PEAK as PEAK_KEY
+from tplaunch.worker.jobs.parts import ATTENTION, MOVES, PEAKS, WAITING
 
 GPU, CONFIG = DeviceChoice(0, "gpu 0", on_cpu=False), CheckConfig("0")
 COPY = Figure("copy.device", "copy on the device", "256 MiB", 800e9, BYTES)
@@ -130,10 +129,11 @@ def test_all_parts_together_take_two_minutes_at_most() -> None:
 
 def test_each_line_is_explained() -> None:
     text = (REPOSITORY / "docs/gpus.md").read_text()
-    for line in (*WAITING.values(), *MOVES.values()):
+    for line in (*WAITING.values(), *MOVES.values(), *PEAKS.values()):
         assert f"| {line}" in text or f", {line} |" in text, line
-    for key in (*(f"wait.{way}" for way in WAITING), *(f"copy.{move}" for move in MOVES), PEAK_KEY):
-        assert f"`{key}`" in text, key
+    for kind, names in {"wait": WAITING, "copy": MOVES, "peak": PEAKS}.items():
+        assert all(f"`{kind}.{name}`" in text for name in names), kind
+    assert all(word in text for word in ATTENTION)
 
 
 def test_products_are_shares_of_what_the_device_can_do() -> None:
@@ -144,6 +144,21 @@ def test_products_are_shares_of_what_the_device_can_do() -> None:
         "matmul.q4_k": ("peak.f32", "40 % of peak"),
     }
     assert shares((FAST, TILES)) == {}  # nothing to compare with
+
+
+def test_products_of_rounded_activations_are_shares_of_their_own_peaks() -> None:
+    peaks = (
+        PEAK,
+        Figure("peak.f16", "", "", 240e12, OPERATIONS),
+        Figure("peak.q8", "", "", 60e12, OPERATIONS),
+    )
+    tiles = [Figure(f"matmul.q4_k{kind}", "", "", 30e12, OPERATIONS) for kind in ("", ".f16", ".q8")]
+    assert {key: (share.part, share.of) for key, share in shares((*peaks, *tiles)).items()} == {
+        "matmul.q4_k": (1.0, "peak.f32"),
+        "matmul.q4_k.f16": (0.125, "peak.f16"),
+        "matmul.q4_k.q8": (0.5, "peak.q8"),
+    }
+    assert shares((PEAK, tiles[1])) == {}  # more than float32's peak would be no fault
 
 
 def test_only_a_card_is_expected_to_be_fast() -> None:

@@ -25,7 +25,7 @@ from tplaunch.worker.ops.experts import ExpertMatMul, HeldExperts
 from tplaunch.worker.step.segments import SegmentRunner
 from tplaunch.worker.vulkan import matrices
 from tplaunch.worker.vulkan.matrices import MatrixShape, best_shape
-from tplaunch.worker.vulkan.measuring.rivals import Rivals, all_rivals, matrices_win
+from tplaunch.worker.vulkan.measuring.rivals import Rivals, all_rivals, rounding_wins
 from tplaunch.worker.vulkan.measuring.trials import Size, num_weights_of
 from tplaunch.worker.vulkan.subgroups import SubgroupSizes
 
@@ -48,11 +48,22 @@ LAVAPIPE = SubgroupSizes(least=8, most=8)
         ([(8, 16, 16)], XE2, (8, 16, 16)),
         ([(8, 8, 16)], UNCONTROLLED, None),  # it may get other lanes than eight
         ([(8, 8, 8)], LAVAPIPE, (8, 8, 8)),
+        # What is not square, or deeper: the squarest for the most lanes, and of these the deepest.
+        ([(16, 16, 16), (16, 16, 32), (16, 16, 8)], NVIDIA, (16, 16, 32)),
+        ([(32, 8, 16), (16, 16, 16), (8, 32, 16)], NVIDIA, (16, 16, 16)),
+        ([(32, 8, 32), (16, 16, 16)], RDNA, (16, 16, 16)),
+        ([(32, 8, 16), (8, 32, 16)], NVIDIA, (32, 8, 16)),
+        ([(32, 32, 16), (16, 16, 16), (16, 8, 16)], NVIDIA, (16, 16, 16)),  # 128 lanes have no subgroup
+        ([(32, 32, 16)], NVIDIA, None),
+        ([(8, 8, 32), (8, 8, 16)], LAVAPIPE, (8, 8, 32)),
+        ([(8, 8, 32), (8, 16, 16)], XE, (8, 16, 16)),
+        ([(16, 32, 16), (32, 16, 16), (16, 16, 16)], WIDE, (32, 16, 16)),
+        ([(16, 16, 64)], NVIDIA, None),  # more columns than a workgroup brings
         ([(12, 16, 16), (16, 16, 24)], NVIDIA, None),  # no tile is cut into such pieces
         ([], NVIDIA, None),
     ],
 )
-def test_a_device_gets_the_largest_matrices_that_its_subgroups_share_out(
+def test_a_device_gets_the_best_matrices_that_its_subgroups_share_out(
     shapes: list[tuple[int, int, int]], sizes: SubgroupSizes, best: tuple[int, int, int] | None
 ) -> None:
     found = best_shape([MatrixShape(*shape) for shape in shapes], sizes)
@@ -61,7 +72,7 @@ def test_a_device_gets_the_largest_matrices_that_its_subgroups_share_out(
 
 @dataclass(frozen=True)
 class Described:
-    """Stands for a device, as far as its matrices depend on what it says of itself."""
+    """A device's description, as far as its matrices depend on that."""
 
     cooperative_matrix: bool = True
     float16: bool = True
@@ -99,19 +110,18 @@ def test_activations_are_refused_without_what_they_need() -> None:
         ([{"f32": 1.0, "f16": 0.5}], True),
         ([{"f32": 1.0, "f16": 0.99}], False),  # not worth what it rounds
         ([{"f32": 1.0, "f16": 0.1}, {"f32": 1.0, "f16": 3.0}], False),
+        ([{"f32": 1.0, "q8": 0.5}], True),
         ([{"f32": 1.0}], False),  # wrong by matrices, say
         ([], False),
     ],
 )
-def test_matrices_are_chosen_where_a_whole_step_is_faster(
-    seconds: list[dict[str, float]], wins: bool
-) -> None:
+def test_rounding_is_chosen_where_a_whole_step_is_faster(seconds: list[dict[str, float]], wins: bool) -> None:
     rivals = [Rivals(str(number), {}, 1.0) for number in range(len(seconds))]
-    assert matrices_win(rivals, lambda each: seconds[int(each.name)]) is wins
+    assert rounding_wins(rivals, lambda each: seconds[int(each.name)]) is wins
 
 
 def test_experts_are_timed_with_as_many_rows_as_they_get() -> None:
-    """Of 64 rows an expert of six, of which each row takes two, gets 21.3; the trial has fewer weights."""
+    """An expert of six, of which each row takes two, gets 21.3 of 64 rows; the trial has fewer weights."""
     types = {f"ffn_{name}_exps.weight": "Q8_0" for name in ("gate", "up", "down")}
     spec = experts.experts_spec(length=96)
     program = experts.program(spec, 0, 64, types, activations="f16", of_prompts=True)
@@ -179,3 +189,5 @@ def test_a_choice_that_rounds_is_said() -> None:
     )
     assert chosen_activations(limits, [matrices, floats]) == "f16/f32"
     assert chosen_activations(limits, [floats]) == "f32"
+    wanted = Limits(context_length=32, num_blocks=1, activations="q8")
+    assert chosen_activations(wanted, [Ready(0, "import", prompts="q8"), floats]) == "f32/q8"

@@ -98,7 +98,7 @@ def vulkan_devices(workers: Workers) -> list[VulkanDevice]:
 
 
 def programs_of(device: VulkanDevice, rows: int) -> list[Program]:
-    """Returns the programs that a device has prepared for so many rows."""
+    """Returns what a device has prepared for so many rows."""
     return [each.program for each in device._prepared.values() if each.program.rows == rows]
 
 

@@ -25,7 +25,7 @@ from tplaunch.worker.vulkan.heaps import largest_local_heap
 from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.listing import list_devices
 from tplaunch.worker.vulkan.memory import Memory, buffer_info
-from tplaunch.worker.vulkan.partials import Arena, ImportedPartials
+from tplaunch.worker.vulkan.partials import import_by
 from tplaunch.worker.vulkan.staging import STAGING_BYTES
 
 LIMITS = limits_for()
@@ -278,7 +278,7 @@ def test_an_arena_larger_than_an_import_is_refused(open_device: Opener) -> None:
     device = open_device("lavapipe", LIMITS)
     device._context.info = dataclasses.replace(device.info, max_allocation=4096)
     with pytest.raises(DeviceError, match="the arena has 8192 bytes, the largest import 4096"):
-        ImportedPartials(device._context, Arena(page_aligned((2, 1, 4096)), 0, 1))
+        import_by(device._context, IMPORT, page_aligned((2, 1, 4096)), None)
 
 
 def test_options_name_a_device() -> None:

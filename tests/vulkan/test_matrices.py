@@ -1,4 +1,4 @@
-"""Rows of prompts by matrices of float16: chosen where they are faster and right, and only for these rows."""
+"""Rounded rows of prompts, by matrices of float16 or as integers: chosen where they are faster and right."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from tests.same_bits import Bench, assert_same_bits
 from tests.steps import Rows, step_of
 from tests.vulkan.conftest import Opener, select_driver
 from tests.vulkan.reused_device import ReusedDevice
-from tests.vulkan.test_matmul import matmul_case
 from tests.vulkan.test_steps import SPEC, TYPES
 from tests.wrong_kernels import wrong_kernel
 from tplaunch.coordinator.messages import Step, Wanted
@@ -27,7 +26,6 @@ from tplaunch.coordinator.model.spec import LayerSpec
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import AUTO
 from tplaunch.shaders.load import load_kernel
-from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.vulkan import pipelines
 from tplaunch.worker.vulkan.measuring import rivals, tuning
 from tplaunch.worker.vulkan.measuring.tuning import Tuner
@@ -131,6 +129,24 @@ def test_wrong_matrices_are_said_and_not_used(model: Path, monkeypatch: pytest.M
         )
 
 
+@pytest.mark.parametrize(("advantage", "prompts"), [(np.inf, "q8"), (0.0, "f32")])
+def test_integers_are_for_prompts_where_they_are_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advantage: float, prompts: str
+) -> None:
+    """Else these rows stay floats, whatever generated ones are."""
+    select_driver(monkeypatch, "lavapipe")
+    monkeypatch.setattr(rivals, "ADVANTAGE", advantage)
+    write_llama(tmp_path / "model.gguf", SPEC, TYPES, biases=True)
+    step, _ = prompt_and_text()
+    floats = logits(tmp_path / "model.gguf", "f32", step)
+    with opened_worker(
+        tmp_path / "model.gguf", tmp_path, dataclasses.replace(LIMITS, activations="q8"), 0
+    ) as worker:
+        assert worker.activations_of_prompts == prompts
+        found = [worker.run(step).logits.tobytes()]
+    assert (found == floats) is (prompts == "f32")
+
+
 def test_prompts_round_and_what_is_generated_does_not(model: Path) -> None:
     prompt, text = prompt_and_text()
     first = step_of(3, [Rows([5])], [0], {0: range(LIMITS.blocks_per_seat)})
@@ -145,30 +161,18 @@ def test_prompts_round_and_what_is_generated_does_not(model: Path) -> None:
         assert 0 < error < MAX_ERROR
 
 
-@pytest.mark.parametrize("driver", FINDERS)
-def test_a_prompt_has_its_bits_in_any_company(open_device: Opener, tmp_path: Path, driver: str) -> None:
+@pytest.mark.parametrize(
+    ("driver", "activations"), [*((driver, "f16") for driver in FINDERS), ("lavapipe", "q8")]
+)
+def test_a_prompt_has_its_bits_in_any_company(
+    open_device: Opener, tmp_path: Path, driver: str, activations: str
+) -> None:
     """Also the rows that go to one expert with others; on two ranks, of which each has its columns."""
-    limits = dataclasses.replace(same_bits.LIMITS, activations="f16")
-    if open_device(driver, limits)._context.matrices is None:
+    limits = dataclasses.replace(same_bits.LIMITS, activations=activations)
+    if activations == "f16" and open_device(driver, same_bits.LIMITS)._context.matrices is None:
         pytest.skip(f"{driver} has no cooperative matrices (make test-matrices)")
-    write_experts(tmp_path / "model.gguf")
+    (write_experts if activations == "f16" else same_bits.write_dense)(tmp_path / "model.gguf")
     engine = LocalEngine(
         tmp_path / "model.gguf", [1.0, 1.0], limits, lambda limits: open_device(driver, limits)
     )
     assert_same_bits(Bench(engine, limits, of_prompts=True), (130, 40, 3), seed=0)
-
-
-def test_a_row_has_its_bits_wherever_it_lies(device: ReusedDevice) -> None:
-    """Alone, or in any place of a tile, with others before and behind it."""
-    if not device.has_matrices:
-        pytest.skip(f"{device.info.name} has no cooperative matrices (make test-matrices)")
-    case = matmul_case(
-        Matrix("matrix", "Q4_K", 150, 512), 140, 140, seed=6, activations="f16", of_prompts=True
-    )
-    together = device.run(case)["output"]
-    for first, num_rows in ((0, 1), (13, 1), (139, 1), (37, 64)):
-        chosen = {name: case.arrays[name][first : first + num_rows + 1] for name in ("input", "quantized")}
-        arrays = {**case.arrays, **chosen, "output": case.arrays["output"][: num_rows + 1]}
-        alone = dataclasses.replace(case, arrays=arrays, rows=num_rows, num_rows=num_rows)
-        found = device.run(alone)["output"][:num_rows, :150]
-        assert found.tobytes() == np.ascontiguousarray(together[first : first + num_rows, :150]).tobytes()

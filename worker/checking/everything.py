@@ -170,7 +170,7 @@ def _products_with(matrix: Matrix, activations: str) -> Iterator[Op]:
         return MatMul(matrix, bias, "input", output, 0, rows, activations=activations, **others)  # type: ignore[arg-type]
 
     yield matmul()
-    if activations == "f32":
+    if activations != "f16":
         yield matmul(activation="silu", gated=True, bias="bias", of_prompts=True)
     yield matmul("partials", parity=1, scale=0.25, accumulates=True)
     yield matmul(bias="bias", activation="gelu")

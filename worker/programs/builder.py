@@ -174,12 +174,12 @@ class ProgramBuilder:
     def _activations_for(self, matrix: Matrix, rows: RowSet) -> str:
         """Returns the precision of a product's input: the wanted one, where it can be used.
 
-        Rows that are generated stay floats where quantizing them does not pay.
+        Rows stay floats where quantizing them does not pay.
         """
         weight_format = FORMATS[matrix.type]
         fits = {
             "f32": True,
-            "q8": weight_format.has_integers and (self.of_prompts or matrix.type not in self._as_floats),
+            "q8": weight_format.has_integers and matrix.type not in self._as_floats,
             "f16": self.takes_float16(matrix, rows),
         }
         return self._activations if matrix.columns and fits[self._activations] else "f32"

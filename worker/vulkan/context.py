@@ -96,7 +96,7 @@ class Context:
         features.pNext = chained(newer)
         core_features = struct("VkPhysicalDeviceFeatures", shaderInt64=self.info.int64)
         extensions = [IMPORT_EXTENSION] if self.info.host_memory_import else []
-        extensions += DMA_BUF_EXTENSIONS if self.info.dma_buf_import else ()
+        extensions += DMA_BUF_EXTENSIONS if self.info.dma_buf_import or self.info.dma_buf_export else ()
         extensions += [matrices.EXTENSION] if self.matrices else []
         extensions += [faults.EXTENSION] if self._tells_faults else []
         extensions += [subgroups.EXTENSION] if self._asks_for_subgroups and not self._is_1_3 else []

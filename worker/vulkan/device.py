@@ -69,7 +69,7 @@ class VulkanDevice:
         self._timeline = Timeline(self._context, options.submit_ahead is not False, self._timeout_seconds)
         self._clock = device_clock(self._context)
         self._has_timestamps = options.timestamps and self._clock.valid_bits > 0
-        self._sums = DeviceSums(self._context, self._memory, options.staging)
+        self._sums = self.mover = DeviceSums(self._context, self._memory, options.staging)
         self.has_own_memory = self.info.type in ("discrete", "virtual")
         self.tells_prompts_apart = self.info.max_invocations >= needed_invocations("tiled")
         # On a CPU's driver the host looks through all logits in less time than a kernel takes.
@@ -189,15 +189,15 @@ class VulkanDevice:
             self._timeline = Timeline(self._context, False, self._timeout_seconds)
         return measurements
 
-    def prefers_matrices(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
-        """See MatrixDevice."""
-        if self._context.matrices is None:
+    def prefers_rounded(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
+        """See RoundingDevice."""
+        if self._limits.activations != "q8" and self._context.matrices is None:
             return False, ()
         measurements = open_measurements(self.info)
         try:
             notes = self.prove(programs)
             tuner = Tuner(self._context, self._pipelines, measurements, self._right)
-            is_faster = tuner.matrices_win(programs, self._limits.kv_type)
+            is_faster = tuner.rounding_wins(programs, self._limits.kv_type)
         except DeviceError as error:
             return False, (f"prompts are multiplied in float32: {error}",)
         self._selection = Selection(self.info.features, measurements.get, self._right)

@@ -56,6 +56,7 @@ class PhysicalDevice:
     eight_lanes: bool  # in every subgroup, which can hand one's number to all
     unusable: str | None  # why the kernels can't run on it
     dma_buf_import: bool = False  # as its driver says
+    dma_buf_export: bool = False  # the same
     subgroup_shuffle: bool = False
     required_subgroup_size: int = 0  # that kernels are compiled for; 0 where the driver chooses
     full_subgroups: bool = False  # kernels may ask that all lanes of theirs run
@@ -154,6 +155,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         and bool(core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_BALLOT_BIT),
         unusable=_unusable(query),
         dma_buf_import=query.extensions.issuperset(DMA_BUF_EXTENSIONS) and imports_dma_bufs(handle),
+        dma_buf_export=query.extensions.issuperset(DMA_BUF_EXTENSIONS) and exports_dma_bufs(handle),
         subgroup_shuffle=bool(core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_SHUFFLE_BIT),
         required_subgroup_size=sizes.required,
         full_subgroups=sizes.full,
@@ -251,15 +253,24 @@ def imports_dma_bufs(handle: Handle) -> bool:
     return _imports(handle, vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_DMA_BUF_BIT_EXT)
 
 
+def exports_dma_bufs(handle: Handle) -> bool:
+    """Returns true if the driver says that it makes a dma-buf of a buffer's memory. Only for the same."""
+    exportable = vk.VK_EXTERNAL_MEMORY_FEATURE_EXPORTABLE_BIT
+    return _has(handle, vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_DMA_BUF_BIT_EXT, exportable)
+
+
 def _imports(handle: Handle, kind: int) -> bool:
+    return _has(handle, kind, vk.VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT)
+
+
+def _has(handle: Handle, kind: int, feature: int) -> bool:
     info = struct("VkPhysicalDeviceExternalBufferInfo", usage=buffer_usage(), handleType=kind)
     answer = struct("VkExternalBufferProperties")
     lib.vkGetPhysicalDeviceExternalBufferProperties(handle, info, answer)
     properties = answer.externalMemoryProperties
-    importable = vk.VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT
     dedicated = vk.VK_EXTERNAL_MEMORY_FEATURE_DEDICATED_ONLY_BIT
-    can_import = properties.externalMemoryFeatures & (importable | dedicated) == importable
-    return can_import and bool(properties.compatibleHandleTypes & kind)
+    can = properties.externalMemoryFeatures & (feature | dedicated) == feature
+    return can and bool(properties.compatibleHandleTypes & kind)
 
 
 def compute_queue_family(handle: Handle) -> int | None:

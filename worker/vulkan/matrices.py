@@ -74,9 +74,13 @@ def matrix_shape(instance: Instance, physical: Handle, info: Described) -> Matri
 
 
 def best_shape(shapes: Iterable[MatrixShape], sizes: SubgroupSizes) -> MatrixShape | None:
-    """The largest of the shapes that the kernels can multiply; None for none."""
+    """The best of the shapes that the kernels can multiply; None for none.
+
+    It is for the most lanes. Of several for as many the squarest one reads least for what it multiplies; of
+    these the deepest one takes the fewest instructions.
+    """
     fitting = [shape for shape in shapes if shape.fits(sizes)]
-    return max(fitting, key=lambda shape: (shape.m * shape.n * shape.k, shape.m), default=None)
+    return max(fitting, key=lambda shape: (shape.lanes, -shape.m - shape.n, shape.k, shape.m), default=None)
 
 
 def _has_room(physical: Handle) -> bool:

@@ -68,8 +68,8 @@ NARROW = tuple(
     for columns in (4, 2)
     for suffix, needs in (("_wide", ("int64",)), ("", ()))
 )
-# Of prompts: through a workgroup's memory, where a tile is a workgroup's (shaders/tiled_floats.slang), and
-# without it where subgroups have eight lanes (shaders/tiled_lanes.slang).
+# Of prompts: through a workgroup's memory, where a tile is a workgroup's (shaders/tiled_floats.slang and
+# tiled_dots.slang), and floats without it where subgroups have eight lanes (shaders/tiled_lanes.slang).
 LANES = ("eight_lanes", "int64")
 TILED = (
     Variant("_4x8", LANES, (4, 64)),
@@ -77,6 +77,7 @@ TILED = (
     Variant("_8x4", LANES, (8, 32)),
     Variant("_64", (), (64, 64)),
 )
+TILED_DOTS = (Variant("", (), (128, 128)), Variant("_64", (), (64, 64)))
 TILE_ROWS = max(variant.tile[0] for variant in TILED)  # of a prompt, that a card multiplies at once
 # By the invocations of a workgroup: 256, 64, 1024.
 EXCHANGE_NORMS = ("exchange_norm", "exchange_norm_64", "exchange_norm_1024")
@@ -101,6 +102,7 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
     },
     **{f"{kind}_{name.lower()}_dot": EIGHT_COLUMNS[kind] for kind in MATVECS for name in INTEGERS},
     **{f"tiled_{name.lower()}": TILED if name in FREQUENT else TILED[:2] for name in FORMATS},
+    **{f"tiled_{name.lower()}_dot": TILED_DOTS if name in FREQUENT else TILED_DOTS[:1] for name in INTEGERS},
     **{
         f"matrices_{name.lower()}": MATRICES if name in FREQUENT else MATRICES[:1]
         for name, weight_format in FORMATS.items()

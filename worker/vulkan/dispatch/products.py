@@ -70,19 +70,19 @@ def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
 
 def is_tiled(op: MatMul) -> bool:
     """Tells if a product has the kernels of prompts, whose grid goes over rows first."""
-    return op.activations == "f16" or (op.of_prompts and op.activations == "f32")
+    return op.of_prompts or op.activations == "f16"
 
 
 def _product_kernel(op: MatMul, context: DispatchContext, num_rows: int) -> tuple[str, tuple[int, int], bool]:
     """Its name, the rows and columns that a workgroup computes, and whether it is to prefetch."""
-    weights = op.matrix.type.lower()
+    weights = op.matrix.type.lower() + "_dot" * (op.activations == "q8")
     if is_tiled(op):
         family = f"{'matrices' if op.activations == 'f16' else 'tiled'}_{weights}"
         variant = context.selection.variant(family, op.matrix.rows)
         rows, columns = variant.tile
         own = rows, columns * (context.subgroups if variant.needs == LANES else 1)
         return kernel_of(family, variant), own, False
-    family = f"{matvec_kind(num_rows)}_{weights}{'_dot' * (op.activations == 'q8')}"
+    family = f"{matvec_kind(num_rows)}_{weights}"
     variant = context.selection.variant(family, op.matrix.rows)
     rows, columns = variant.tile
     return kernel_of(family, variant), (rows, columns * context.subgroups), variant.prefetches

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.worker.buffers.cuts import CHUNK
+from tplaunch.worker.buffers.cuts import CHUNK, parts_of
 from tplaunch.worker.buffers.step import (
     INDIRECT_WORD,
     StepLayout,
@@ -64,6 +64,7 @@ class Trial:
     limits: Limits
     buffers: dict[str, Buffer]
     copies: int = 1
+    part: int = CHUNK  # keys that a workgroup walks
 
     @property
     def ops(self) -> tuple[Op, ...]:
@@ -99,15 +100,17 @@ class Trial:
         self._fill_step(StepView(step.view(np.uint32), StepLayout(self.limits)))
 
     def _fill_step(self, step: StepView) -> None:
-        step.header[:4] = (self.rows, 0, CHUNK, 0)  # a workgroup walks all keys
-        step.positions[: self.rows] = KEYS - 1
-        step.slot_starts[: self.rows] = np.arange(self.rows)
+        positions = np.full(self.rows, self.limits.context_length - 1)
+        parts = parts_of(positions, self.part)
+        step.header[:4] = (self.rows, 0, parts.length, 0)
+        step.positions[: self.rows] = positions
+        step.slot_starts[: self.rows] = parts.starts
         for tables in (step.tables, step.window_tables):
             tables[:] = np.arange(len(tables))
         if isinstance(self.op, Attention):
             op = self.op
             vectors = attention_vectors(op.key_length, op.value_length)
-            groups = attention_groups(self.rows, op.num_kv_heads, op.heads_per_kv_head, 1, vectors)
+            groups = attention_groups(self.rows, op.num_kv_heads, op.heads_per_kv_head, parts.most, vectors)
             step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = groups
 
     def take_results(self, memory: Memory) -> list[bytes]:
@@ -161,8 +164,11 @@ def num_weights_of(op: Op) -> int:
     return op.matrix.rows * op.matrix.columns if isinstance(op, MatMul | ExpertMatMul) else 1
 
 
-def make_trial(name: str, family: str, op: Op, limits: Limits, size: Size) -> Trial:
-    """Makes the trial of an op, whose rows are limits.max_rows; one of experts is small enough already."""
+def make_trial(name: str, family: str, op: Op, limits: Limits, size: Size, part: int = CHUNK) -> Trial:
+    """Makes the trial of an op, whose rows are limits.max_rows; one of experts is small enough already.
+
+    part: keys that a workgroup walks.
+    """
     step = {"step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD)}
     if isinstance(op, MatMul | ExpertMatMul):
         product: MatMul | ExpertMatMul
@@ -175,15 +181,15 @@ def make_trial(name: str, family: str, op: Op, limits: Limits, size: Size) -> Tr
         buffers |= dict.fromkeys(_names(product.matrix.name, copies), matrix)
         return Trial(name, family, product, limits.max_rows, limits, step | buffers, copies)
     assert isinstance(op, Attention), f"no way to time {type(op).__name__}"
-    attention, buffers = _attention(op, limits)
-    return Trial(name, family, attention, limits.max_rows, limits, step | buffers)
+    attention, buffers = _attention(op, limits, -(-limits.context_length // part))
+    return Trial(name, family, attention, limits.max_rows, limits, step | buffers, part=part)
 
 
-def limits_of(rows: int, kv_type: str) -> Limits:
+def limits_of(rows: int, kv_type: str, keys: int = KEYS) -> Limits:
     return Limits(
-        context_length=KEYS,
-        num_blocks=KEYS // 32,
-        num_window_blocks=KEYS // 32,
+        context_length=keys,
+        num_blocks=keys // 32,
+        num_window_blocks=keys // 32,
         block_length=32,
         max_rows=rows,
         max_logit_rows=1,
@@ -213,9 +219,9 @@ def _rows_of_float16(random: np.random.Generator, rows: int, columns: int) -> np
     return words.view(np.uint8).reshape(-1)
 
 
-def _attention(op: Attention, limits: Limits) -> tuple[Attention, dict[str, Buffer]]:
+def _attention(op: Attention, limits: Limits, num_parts: int) -> tuple[Attention, dict[str, Buffer]]:
     positions = limits.num_blocks * limits.block_length * op.num_kv_heads
-    slots, query_length = limits.max_rows * op.num_heads, op.num_heads * op.key_length
+    slots, query_length = limits.max_rows * num_parts * op.num_heads, op.num_heads * op.key_length
     buffers = {
         "query": Buffer(limits.max_rows * query_length * 4, row_length=query_length),
         "keys": Buffer(positions * op.key_length * 4),  # room for any type
