@@ -127,7 +127,7 @@ def test_what_measured_faster_is_chosen_and_kept(
 def test_wrong_matrices_are_said_and_not_used(
     model: Path, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, ...], said: list[str], prompts: str
 ) -> None:
-    """What is right is used all the same."""
+    """The kind that is right is used all the same."""
     monkeypatch.setattr(rivals, "ADVANTAGE", np.inf)
 
     def load(name: str) -> bytes:
