@@ -59,6 +59,7 @@ from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, weight_buffers
 from tplaunch.worker.device import Device
 from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.ops.attention import MATRIX_KV_TYPES
 from tplaunch.worker.programs.moving import with_moves
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
@@ -315,6 +316,7 @@ class Rank:
             of_prompts=step.of_prompts and self.device.tells_prompts_apart,
             in_one_part=self.writer.in_one_part,
             max_buffer=self.device.max_buffer_bytes,
+            attends_by_matrices=self.limits.activations == "f16" and self.limits.kv_type in MATRIX_KV_TYPES,
         )
         if self.wire is not None:
             program = with_moves(program, self.wire, self.hosts_touch_sums)

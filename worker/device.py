@@ -248,14 +248,23 @@ class SelfCheckingDevice(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """The parts of a prompt's rows that are computed from rounded numbers; the others are in float32."""
+
+    products: bool = False
+    attention: bool = False
+
+
 @runtime_checkable
 class RoundingDevice(Protocol):
     """A device that may have other kernels for rounded rows of prompts: for float16, or for integers."""
 
-    def prefers_rounded(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
-        """Tells if they are right, and faster than float32, for these programs of rounded rows.
+    def prefers_rounded(self, programs: Sequence[Program]) -> tuple[Rounding, Sequence[str]]:
+        """Tells which parts of these programs, which have all rounded, are right and faster than float32.
 
-        Measures what it has not measured before. Once, where it is tuned; with a sentence for what is wrong.
+        Where float16 is what the user wants, being right is enough. Measures what it has not measured before.
+        Once, where it is tuned; with a sentence for what is wrong.
         """
 
 

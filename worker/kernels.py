@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tplaunch.coordinator.split.limits import AUTO, Limits
-from tplaunch.worker.device import Device, RoundingDevice, SelfCheckingDevice, TunableDevice
+from tplaunch.worker.device import Device, Rounding, RoundingDevice, SelfCheckingDevice, TunableDevice
 from tplaunch.worker.run_programs import RunPrograms
 
 
@@ -16,8 +16,8 @@ def prove(device: Device, programs: RunPrograms) -> Sequence[str]:
     return device.prove(programs.all_kinds())
 
 
-def tune(device: Device, programs: RunPrograms, limits: Limits) -> tuple[bool, Sequence[str]]:
-    """Has the device choose its fastest kernels; tells if it prefers rows of prompts rounded.
+def tune(device: Device, programs: RunPrograms, limits: Limits) -> tuple[Rounding, Sequence[str]]:
+    """Has the device choose its fastest kernels; tells what of rows of prompts it prefers rounded.
 
     They are rounded to float16, for matrices of it, or to q8 where that is wanted. Also returns what the
     user should know.
@@ -25,7 +25,9 @@ def tune(device: Device, programs: RunPrograms, limits: Limits) -> tuple[bool, S
     if isinstance(device, TunableDevice):
         device.tune(programs.build(1, 1))
     kind = "f16" if limits.activations == AUTO else limits.activations
-    if kind == "f32" or not isinstance(device, RoundingDevice) or not device.tells_prompts_apart:
-        return False, ()
+    if kind == "f32":
+        return Rounding(), ()
+    if not isinstance(device, RoundingDevice) or not device.tells_prompts_apart:
+        return Rounding(attention=limits.activations == "f16"), ()
     rounded = programs.build(limits.max_rows, 1, of_prompts=True, as_floats=(), activations=kind)
     return device.prefers_rounded([rounded])

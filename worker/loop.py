@@ -175,7 +175,7 @@ class Worker:
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.options.measure_copy else 0.0
         self.notes = [*kernels.prove(self.device, self._programs)]
-        prefers_rounded, notes = kernels.tune(self.device, self._programs, limits)
+        preferred, notes = kernels.tune(self.device, self._programs, limits)
         self.notes += notes
         weights = weight_buffers(self._shards, self.device.max_buffer_bytes)
         buffers = {
@@ -189,7 +189,9 @@ class Worker:
         attach_partials(self._runner)
         # Before ranks take their time to load.
         if limits.activations in (AUTO, "q8"):
-            self._programs.choose_for_prompts(agrees(self._runner, self._kinds, prefers_rounded))
+            self._programs.choose_for_prompts(agrees(self._runner, self._kinds, preferred.products))
+        if limits.activations in (AUTO, "f16"):
+            self._programs.attends_by_matrices = agrees(self._runner, self._kinds, preferred.attention)
         of_run = self._load, self._shards, self._runner, self._kinds
         self._programs.by_device = waiting(*of_run).by_device
         self._programs.large_bytes = large_bytes(*of_run)
@@ -208,8 +210,8 @@ class Worker:
 
     @property
     def activations_of_prompts(self) -> str:
-        """The activations that rows of prompts are multiplied as."""
-        return self._programs.activations_of_prompts
+        """The activations that rows of prompts are multiplied as, or by which they attend."""
+        return "f16" if self._programs.attends_by_matrices else self._programs.activations_of_prompts
 
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""

@@ -13,6 +13,7 @@ from tplaunch.worker.device import Device, SharingDevice, TunableDevice
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring.two_phase import NEVER
 from tplaunch.worker.measuring.ways import way, wire_inside
+from tplaunch.worker.ops.attention import MATRIX_KV_TYPES
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
 from tplaunch.worker.programs.moving import MANY_ROWS, with_moves
 from tplaunch.worker.programs.program import Program
@@ -28,7 +29,7 @@ class RunPrograms:
     """Builds programs, and prepares each once.
 
     shares_routing: see build_program(). large_bytes: from where on all-reduces are not one-shot. by_device:
-    whether devices exchange among themselves where a program allows it.
+    whether devices exchange among themselves where a program allows it. attends_by_matrices: see there.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class RunPrograms:
         self.by_device = False
         self._vain_waits = 0
         self.tells_prompts_apart = device.tells_prompts_apart
+        self.attends_by_matrices = False
         self._activations, self._prompts_as_floats = load.limits.generated_activations, False
         # Where no attention finishes rows of one part, programs do not differ by that.
         self._finishes = any(not attention.gated for attention in load.spec.attentions)
@@ -167,7 +169,7 @@ class RunPrograms:
     ) -> Program:
         if as_floats is None:
             as_floats = self._as_floats(of_prompts)
-        load = self._load
+        load, attends = self._load, self.attends_by_matrices or activations == "f16"
         return build_program(
             load.spec,
             load.share,
@@ -176,6 +178,7 @@ class RunPrograms:
             rows,
             logit_rows,
             activations=activations or self._activations,
+            attends_by_matrices=attends and load.limits.kv_type in MATRIX_KV_TYPES,
             shares_routing=self._shares_routing,
             of_prompts=of_prompts,
             groups_logits=self._device.groups_logits,

@@ -158,7 +158,7 @@ class Scheduler:
         return min(self._limits.max_rows, cut.rows + self._micro_batches.prompt_rows(num_tokens))
 
     def _rows_within(self, sequence: Sequence, row_keys: int) -> int:
-        """How many rows it gets at most for the keys that they see; of one that decodes none count."""
+        """Returns the rows that it gets at most, by the keys that they see; one that decodes has its one."""
         if sequence.num_waiting <= 1:
             return 1
         return self._micro_batches.rows_within(sequence.num_computed, row_keys)

@@ -10,6 +10,7 @@ from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.arrange import Arrangement
 from tplaunch.launcher.model import Model
 from tplaunch.worker.buffers.stack_parts import REACH, WHOLE
+from tplaunch.worker.ops.attention import MATRIX_KV_TYPES
 from tplaunch.worker.ops.exchange import WIRE_BYTES
 from tplaunch.worker.programs.counting import StepCounts, count
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
@@ -77,6 +78,7 @@ class RankSteps:
             of_prompts=rows > 1 and choice.index is not None,
             groups_logits=not choice.on_cpu,
             max_buffer=WHOLE if choice.index is None else reach,
+            attends_by_matrices=activations == "f16" and self._limits.kv_type in MATRIX_KV_TYPES,
         )
 
     def _counts(self, program: Program, tile_rows: int = 0) -> StepCounts:

@@ -32,7 +32,7 @@ MAX_ROWS_OF_CARDS, MAX_WORK_BYTES_OF_CARDS = 512, 160_000_000
 
 # The features that multiply such activations, as coordinator.options.FEATURES names them for --without.
 ACTIVATION_FEATURES = {
-    "f16": frozenset(("cooperative_matrix", "float16")),
+    "f16": frozenset(("cooperative_matrix", "float16", "subgroup_shuffle")),
     "q8": frozenset(("integer_dot_product",)),
 }
 

@@ -48,11 +48,22 @@ LAVAPIPE = SubgroupSizes(least=8, most=8)
         ([(8, 16, 16)], XE2, (8, 16, 16)),
         ([(8, 8, 16)], UNCONTROLLED, None),  # it may get other lanes than eight
         ([(8, 8, 8)], LAVAPIPE, (8, 8, 8)),
+        # What is not square, or deeper: the squarest for the most lanes, and of these the deepest.
+        ([(16, 16, 16), (16, 16, 32), (16, 16, 8)], NVIDIA, (16, 16, 32)),
+        ([(32, 8, 16), (16, 16, 16), (8, 32, 16)], NVIDIA, (16, 16, 16)),
+        ([(32, 8, 32), (16, 16, 16)], RDNA, (16, 16, 16)),
+        ([(32, 8, 16), (8, 32, 16)], NVIDIA, (32, 8, 16)),
+        ([(32, 32, 16), (16, 16, 16), (16, 8, 16)], NVIDIA, (16, 16, 16)),  # 128 lanes have no subgroup
+        ([(32, 32, 16)], NVIDIA, None),
+        ([(8, 8, 32), (8, 8, 16)], LAVAPIPE, (8, 8, 32)),
+        ([(8, 8, 32), (8, 16, 16)], XE, (8, 16, 16)),
+        ([(16, 32, 16), (32, 16, 16), (16, 16, 16)], WIDE, (32, 16, 16)),
+        ([(16, 16, 64)], NVIDIA, None),  # more columns than a workgroup brings
         ([(12, 16, 16), (16, 16, 24)], NVIDIA, None),  # no tile is cut into such pieces
         ([], NVIDIA, None),
     ],
 )
-def test_a_device_gets_the_largest_matrices_that_its_subgroups_share_out(
+def test_a_device_gets_the_best_matrices_that_its_subgroups_share_out(
     shapes: list[tuple[int, int, int]], sizes: SubgroupSizes, best: tuple[int, int, int] | None
 ) -> None:
     found = best_shape([MatrixShape(*shape) for shape in shapes], sizes)
@@ -65,6 +76,7 @@ class Described:
 
     cooperative_matrix: bool = True
     float16: bool = True
+    subgroup_shuffle: bool = True
     max_invocations: int = 1024
     sizes: SubgroupSizes = NVIDIA
 
@@ -78,14 +90,14 @@ def test_a_device_described_without_a_feature_has_no_matrices(monkeypatch: pytes
     ):
         monkeypatch.setattr(matrices, name, lambda *_, answer=answer: answer)
     assert matrices.matrix_shape(None, None, Described()) == MatrixShape(16, 16, 16)  # type: ignore[arg-type]
-    for lacking in ("cooperative_matrix", "float16"):
+    for lacking in ("cooperative_matrix", "float16", "subgroup_shuffle"):
         described = Described(**{lacking: False})  # type: ignore[arg-type]
         assert matrices.matrix_shape(None, None, described) is None  # type: ignore[arg-type]
 
 
 def test_activations_are_refused_without_what_they_need() -> None:
     for activations, without in (
-        ("f16", "float16"), ("f16", "cooperative_matrix"), ("q8", "integer_dot_product")
+        ("f16", "float16"), ("f16", "subgroup_shuffle"), ("q8", "integer_dot_product")
     ):  # fmt: skip
         config = config_of(Path("m.gguf"), activations=activations, without=(without,))
         with pytest.raises(UsageError, match=f"--activations {activations}: .* use --activations f32"):

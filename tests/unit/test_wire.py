@@ -173,6 +173,7 @@ HELLO = {"version": 1, "rank": 2}
 READY = {
     "device_bytes": 1, "sharing": "import", "copy_bandwidth": 0.0, "notes": [],
     "tells_prompts_apart": False, "prompts": "f32", "prompt_rows": 64,
+    "most_row_keys": 0,
 }  # fmt: skip
 HELLO_FRAME: bytes = msgpack.packb(["Hello", HELLO])
 STEP = {

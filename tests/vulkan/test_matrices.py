@@ -18,7 +18,7 @@ from tests.same_bits import Bench, assert_same_bits
 from tests.steps import Rows, step_of
 from tests.vulkan.conftest import Opener, select_driver
 from tests.vulkan.reused_device import ReusedDevice
-from tests.vulkan.test_steps import SPEC, TYPES
+from tests.vulkan.test_steps import TYPES
 from tests.wrong_kernels import wrong_kernel
 from tplaunch.coordinator.messages import Step, Wanted
 from tplaunch.coordinator.model.experts import ExpertsSpec
@@ -30,6 +30,9 @@ from tplaunch.worker.vulkan import pipelines
 from tplaunch.worker.vulkan.measuring import rivals, tuning
 from tplaunch.worker.vulkan.measuring.tuning import Tuner
 
+SPEC = make_spec(
+    embedding_length=96, num_heads=6, num_kv_heads=3, key_length=16, value_length=16, feed_forward_length=160
+)
 PROMPT = tuple(range(3, 14))
 WANTED = Wanted(whole_rows=np.zeros(1, np.int32))
 MAX_ERROR = 1e-5  # of logits: the normalised square that float16 numbers account for
@@ -80,7 +83,7 @@ def model(
 
 def logits(model: Path, activations: str, *steps: Step) -> list[bytes]:
     """Returns the logits of each step, which was multiplied as was wanted."""
-    limits = dataclasses.replace(LIMITS, activations=activations)
+    limits = dataclasses.replace(LIMITS, activations=activations, kv_type="f16")
     with opened_worker(model, model.parent, limits, 0) as worker:
         return [worker.run(step).logits.tobytes() for step in steps]
 
@@ -113,20 +116,46 @@ def test_what_measured_faster_is_chosen_and_kept(
     assert logits(model, AUTO, *steps) == chosen
 
 
-def test_wrong_matrices_are_said_and_not_used(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "said", "prompts"),
+    [
+        (("matrices_", "attention_matrices_"), ["are multiplied", "attend"], "f32"),
+        (("matrices_",), ["are multiplied"], "f16"),
+        (("attention_matrices_",), ["attend"], "f16"),
+    ],
+)
+def test_wrong_matrices_are_said_and_not_used(
+    model: Path, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, ...], said: list[str], prompts: str
+) -> None:
+    """What is right is used all the same."""
     monkeypatch.setattr(rivals, "ADVANTAGE", np.inf)
 
     def load(name: str) -> bytes:
-        return wrong_kernel(name) if name.startswith("matrices_") else load_kernel(name)
+        return wrong_kernel(name) if name.startswith(wrong) else load_kernel(name)
 
     monkeypatch.setattr(pipelines, "load_kernel", load)
-    limits = dataclasses.replace(LIMITS, activations=AUTO)
+    limits = dataclasses.replace(LIMITS, activations=AUTO, kv_type="f16")
     with opened_worker(model, model.parent, limits, 0) as worker:
-        assert worker.activations_of_prompts == "f32"
-        assert any(
-            note.startswith("prompts are multiplied in float32: ") and "wrong numbers" in note
-            for note in worker.notes
-        )
+        assert worker.activations_of_prompts == prompts
+        for doing in ("are multiplied", "attend"):
+            notes = [note for note in worker.notes if note.startswith(f"prompts {doing} in float32: ")]
+            assert ["wrong numbers" in note for note in notes] == [True] * said.count(doing)
+
+
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_attention_by_matrices_is_without_the_products(
+    model: Path, monkeypatch: pytest.MonkeyPatch, is_wrong: bool
+) -> None:
+    """Where f16 is what the user wants, wrong attention is no reason to refuse."""
+    wanted = logits(model, "f16", *prompt_and_text())
+    monkeypatch.setattr(
+        pipelines,
+        "load_kernel",
+        lambda name: wrong_kernel(name) if is_wrong and name.startswith("attention_m") else load_kernel(name),
+    )
+    again = logits(model, "f16", *prompt_and_text())
+    assert again != logits(model, "f32", *prompt_and_text())
+    assert (again == wanted) is not is_wrong
 
 
 @pytest.mark.parametrize(("advantage", "prompts"), [(np.inf, "q8"), (0.0, "f32")])

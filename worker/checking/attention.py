@@ -10,7 +10,7 @@ import numpy as np
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.worker.buffers.cuts import CHUNK, CUT, ShortCuts, parts_of
 from tplaunch.worker.checking.case import Arrays, Case, limits_for, random_cache, random_floats
-from tplaunch.worker.checking.check import Check
+from tplaunch.worker.checking.check import BOUND, FLOAT16_BOUND, Check
 from tplaunch.worker.checking.heads import MAX_HEADS
 from tplaunch.worker.checking.rows import NUM_ROWS, OFFSET, ROWS
 from tplaunch.worker.numpy.attention import EMPTY_MAXIMUM, combined
@@ -98,7 +98,7 @@ def check_attention(op: Attention, kv_type: str, rows: int) -> Check:
         scales = results["attention_scales"][:used].reshape(used, op.num_heads, 2)
         return {"attended": combined(sums, scales, parts.starts)}
 
-    return Check(op, case, read=read)
+    return Check(op, case, FLOAT16_BOUND if op.activations == "f16" else BOUND, read=read)
 
 
 def attention_combine(op: AttentionCombine) -> AttentionCombine:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import product
+from typing import Any
 
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.model.experts import GATINGS
@@ -11,6 +12,7 @@ from tplaunch.worker.checking.table import ROWS, SmallOp, small_op
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.activation_functions import ACTIVATION_FUNCTIONS, GATED_ACTIVATION_FUNCTIONS
 from tplaunch.worker.ops.attention import (
+    MATRIX_KV_TYPES,
     Alibi,
     Attention,
     AttentionCombine,
@@ -22,6 +24,7 @@ from tplaunch.worker.ops.attention import (
     Rotate,
     Rotation,
     RowSums,
+    fits_matrices,
 )
 from tplaunch.worker.ops.common import Activate, GatherNorm, MatMul, Op, Quantize, SumNorm, SumSlice
 from tplaunch.worker.ops.exchange import Gather, MovePartials
@@ -55,6 +58,16 @@ GROUPS = (1, 3, 4, 7)  # heads of a KV head
 HELD = HeldExperts(used=3, first=1, count=5)
 HEADS = (AttentionHeads(5, 2, 64, 64), AttentionHeads(4, 1, 128, 256), AttentionHeads(3, 2, 80, 80))
 HEAD_PARTS = HeadParts("input", 1)  # the checks have places of their own
+# What attention may do beside its sums.
+SPECIAL: tuple[dict[str, Any], ...] = (
+    {"finish": AttentionCombine(9, 128, 0)},
+    {"finish": AttentionCombine(9, 128, 0, "sinks")},
+    {"window": 300},
+    {"window": 300, "chunked": True},
+    {"softcap": 30.0},
+    {"alibi": Alibi(8.0, 1, 12)},
+    {"first_head": 2},
+)
 
 
 def every_op(features: Collection[str], has_matrices: bool) -> list[SmallOp]:
@@ -64,6 +77,8 @@ def every_op(features: Collection[str], has_matrices: bool) -> list[SmallOp]:
         found[small_op(op, "f32", ROWS)] = None
     for (op, kv_type), rows in product(_cached(), (1, ROWS)):
         found[small_op(op, kv_type, rows)] = None
+    for kv_type in MATRIX_KV_TYPES if has_matrices else ():
+        found |= dict.fromkeys(small_op(op, kv_type, ROWS) for op in _by_matrices())
     for (op, activations), rows in product(_products(), (1, 2, ROWS)):
         runs_here = {
             "f32": True,
@@ -133,18 +148,22 @@ def _cached() -> Iterator[tuple[Op, str]]:
             yield RopeCache("keys", "keys", heads, 0, Rotation()), kv_type
         for (key_length, value_length), group in product(HEAD_LENGTHS, GROUPS):
             yield Attention("keys", "values", 9, 9, 0, group, key_length, value_length, 1), kv_type
-        for special in (
-            {"finish": AttentionCombine(9, 128, 0)},
-            {"finish": AttentionCombine(9, 128, 0, "sinks")},
-            {"window": 300},
-            {"window": 300, "chunked": True},
-            {"softcap": 30.0},
-            {"alibi": Alibi(8.0, 1, 12)},
-            {"first_head": 2},
-        ):
-            plain = {"first_head": 0, "heads_per_kv_head": 4, "key_length": 128, "value_length": 128}
-            yield Attention("keys", "values", 9, 9, scale=1, **{**plain, **special}), kv_type  # type: ignore[arg-type]
+        for special in SPECIAL:
+            yield _attention(special), kv_type
         yield Attention("keys", "keys", 9, 1, 0, 9, *LONG_HEAD, 1), kv_type
+
+
+def _attention(special: Mapping[str, Any]) -> Attention:
+    plain = {"first_head": 0, "heads_per_kv_head": 4, "key_length": 128, "value_length": 128}
+    return Attention("keys", "values", 9, 9, scale=1, **{**plain, **special})
+
+
+def _by_matrices() -> Iterator[Attention]:
+    """Yields attention of rows of prompts by cooperative matrices."""
+    yield from (_attention({**special, "activations": "f16"}) for special in SPECIAL)
+    for (key_length, value_length), group in product(HEAD_LENGTHS, GROUPS):
+        if fits_matrices(key_length, value_length):
+            yield Attention("keys", "values", 9, 9, 0, group, key_length, value_length, 1, activations="f16")
 
 
 def _products() -> Iterator[tuple[Op, str]]:

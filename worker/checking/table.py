@@ -147,11 +147,13 @@ def small_ops(programs: Iterable[Program], kv_type: str) -> list[SmallOp]:
 def small_op(op: Op, kv_type: str, num_rows: int) -> SmallOp:
     """An op of a program of so many rows, made small.
 
-    There are kernels for one row, for two and for more of products, and for one and for several of attention;
-    others are checked with several rows, and those without a cache with any.
+    There are kernels for one row, for two and for more of products, and for one and for several of attention
+    in float32; others are checked with several rows, and those without a cache with any.
     """
     has_cache = isinstance(op, Attention | RopeCache)
-    own = (1, 2) if isinstance(op, MatMul) else (1,) if isinstance(op, Attention) else ()
+    own: tuple[int, ...] = (1, 2) if isinstance(op, MatMul) else ()
+    if isinstance(op, Attention) and op.activations == "f32":
+        own = (1,)
     return SmallOp(
         SMALL[type(op)](op), kv_type if has_cache else "f32", num_rows if num_rows in own else ROWS
     )

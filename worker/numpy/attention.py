@@ -12,10 +12,12 @@ from tplaunch.worker.numpy.cache import NumpyCache
 from tplaunch.worker.numpy.heads import keys, queries, rotated
 from tplaunch.worker.numpy.state import NumpyState
 from tplaunch.worker.ops.attention import Attention, AttentionCombine, AttentionHeads, RopeCache
+from tplaunch.worker.ops.quantized import to_float16
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 EMPTY_MAXIMUM = np.float32(-3e38)  # of a part without keys: finite, so that differences of two are
+LARGEST_WEIGHT = np.float32(16384)  # as float16, in place of 1: shaders/attend_matrices.slang
 
 
 def attend(
@@ -31,6 +33,9 @@ def attend(
     groups = np.zeros((op.num_kv_heads * op.heads_per_kv_head, op.key_length), np.float32)
     groups[own] = query
     groups *= np.float32(op.scale)
+    if op.activations == "f16":
+        halves, scales = to_float16(groups)
+        groups = halves * scales
     queries = groups.reshape(op.num_kv_heads, op.heads_per_kv_head, -1).swapaxes(1, 2).copy()
     num_keys = start_key + keys.shape[1]
     first = first_visible(op, num_keys - 1)
@@ -45,9 +50,16 @@ def attend(
         scores += slopes.reshape(op.num_kv_heads, -1, 1) * distances
     maximum = scores.max(axis=2, keepdims=True)
     weight = np.exp(scores - maximum)
+    if op.activations == "f16":
+        weight = nearest_float16(weight * LARGEST_WEIGHT) / LARGEST_WEIGHT
     sums = (weight @ values[:, first - start_key :]).reshape(len(groups), -1)[own]
     scales = np.concatenate((maximum, weight.sum(axis=2, keepdims=True)), axis=2)
     return sums, scales.reshape(len(groups), 2)[own]
+
+
+def nearest_float16(values: Floats) -> Floats:
+    """Rounds to what float16 holds."""
+    return values.astype(np.float16).astype(np.float32)
 
 
 def first_visible(op: Attention, position: int) -> int:
@@ -162,6 +174,8 @@ def attention(op: Attention, state: NumpyState) -> None:
         blocks = _table(state, op, first)[first_block : -(-num_keys // block_length)]
         run_keys = keys.read(blocks, num_keys - start_key)  # [kv_heads, keys, key_length]
         run_values = values.read(blocks, num_keys - start_key)[..., : op.value_length]
+        if op.activations == "f16" and state.limits.kv_type != "f16":
+            run_keys, run_values = nearest_float16(run_keys), nearest_float16(run_values)
         for row in range(first, stop):
             count, slot = int(state.step.positions[row]) + 1 - start_key, state.step.slot_starts[row]
             row_keys, row_values = run_keys[:, :count], run_values[:, :count]

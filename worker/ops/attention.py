@@ -204,6 +204,17 @@ class AttentionCombine:
         return frozenset((self.output,))
 
 
+# The lengths that shaders/attend_matrices.slang fills heads up to, the elements of a word of the cache there,
+# the types that it reads, and the query vectors of a workgroup.
+MATRIX_HEADS, MATRIX_WORD, MATRIX_KV_TYPES, MATRIX_VECTORS = (64, 128), 8, ("f16", "q8_0"), 64
+
+
+def fits_matrices(key_length: int, value_length: int) -> bool:
+    """Tells if attention with heads of these lengths can be computed by matrices of float16."""
+    whole_words = key_length % MATRIX_WORD == value_length % MATRIX_WORD == 0
+    return whole_words and max(key_length, value_length) <= MATRIX_HEADS[-1]
+
+
 @dataclass(frozen=True)
 class Attention:
     """Causal attention of every row over one chunk of its sequence's keys at a time.
@@ -228,6 +239,7 @@ class Attention:
     softcap: float = 0.0  # scores become cap * tanh(score / cap); 0 for none
     alibi: Alibi | None = None
     finish: AttentionCombine | None = None  # one that is not gated
+    activations: str = "f32"  # or f16: queries, keys, the softmax's weights and values, for matrices
 
     @property
     def value_in_key(self) -> bool:

@@ -34,7 +34,7 @@ def row_words(columns: int, activations: str) -> int:
 
 def quantize(rows: Floats, activations: str) -> Words:
     """[rows, columns] -> [rows, words], without what aligns rows."""
-    values, scales = _to_q8(rows) if activations == "q8" else _to_f16(rows)
+    values, scales = _to_q8(rows) if activations == "q8" else to_float16(rows)
     return np.hstack((values.reshape(rows.shape[0], -1).view(np.uint32), scales.view(np.uint32)))
 
 
@@ -48,7 +48,7 @@ def _to_q8(rows: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
     return np.rint(tiles * inverses).astype(np.int8), scales[..., 0]
 
 
-def _to_f16(rows: Floats) -> tuple[npt.NDArray[np.float16], Floats]:
+def to_float16(rows: Floats) -> tuple[npt.NDArray[np.float16], Floats]:
     """Scaled by a power of two, so that nothing but float16 rounds and nothing overflows."""
     _, above = np.frexp(np.abs(rows).max(axis=1, keepdims=True, initial=0))  # the exponent plus one
     exponents = np.where(above > SMALLEST_EXPONENT, LARGEST_EXPONENT + 1 - above, 0)

@@ -18,6 +18,7 @@ from tplaunch.worker.ops.attention import (
     Rotate,
     Rotation,
     RowSums,
+    fits_matrices,
 )
 from tplaunch.worker.programs.builder import ProgramBuilder
 from tplaunch.worker.programs.latent import attended_products, latent_products
@@ -99,7 +100,9 @@ def attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share:
             group, first_head = num_heads, 0  # others of the group are none of this rank's business
         offset = builder.shards[output + ".weight"].column_offset
         combination = _combination(index, attention, num_heads, offset)
-        finishes = builder.in_one_part and not combination.gated
+        lengths = attention.key_length, attention.value_length
+        by_matrices = builder.attends_by_matrices and fits_matrices(*lengths)
+        finishes = (builder.in_one_part or by_matrices) and not combination.gated
         builder.add(
             Attention(
                 *cache_names(index, attention),
@@ -115,6 +118,7 @@ def attend(builder: ProgramBuilder, index: int, attention: AttentionSpec, share:
                 softcap=attention.softcap,
                 alibi=Alibi(bias, share.heads.start, attention.num_heads) if bias else None,
                 finish=combination if finishes else None,
+                activations="f16" if by_matrices else "f32",
             )
         )
         if not finishes:

@@ -35,12 +35,14 @@ class ProgramBuilder:
         in_one_part: bool = False,
         max_buffer: int = WHOLE,
         as_floats: Collection[str] = (),
+        attends_by_matrices: bool = False,
     ) -> None:
         self.spec, self.share, self.shards = spec, share, shards
         self.stacks = in_parts(stack_shards(shards), max_buffer)
         self.num_ranks, self.num_rows, self._logit_rows = num_ranks, rows, logit_rows
         self._activations, self.of_prompts = activations, of_prompts
         self.in_one_part, self._as_floats = in_one_part, as_floats
+        self.attends_by_matrices = attends_by_matrices and of_prompts
         self._two_phase = two_phase and num_ranks > 1
         self._host_sums = host_sums and num_ranks > 1
         self.shares_routing = shares_routing and num_ranks > 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tplaunch.collectives.arena import rank_slice
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.ops.attention import Attention
+from tplaunch.worker.ops.attention import MATRIX_VECTORS, Attention
 from tplaunch.worker.ops.common import MatMul, Op
 from tplaunch.worker.ops.exchange import WIRE_BYTES, MovePartials
 from tplaunch.worker.ops.experts import ExpertMatMul
@@ -68,7 +68,7 @@ def count(
 
 
 def read_bytes(op: Op, program: Program, num_keys: int, kv_type: str, tile_rows: int = 0) -> int:
-    """Bytes of weights, keys and values that an op reads, keys and values for each row.
+    """Bytes of weights, keys and values that an op reads, the latter for each row or all of a workgroup.
 
     tile_rows: rows of a prompt for which weights are read once, as many of an expert's; 0 where a cache keeps
     them for all rows.
@@ -85,7 +85,10 @@ def read_bytes(op: Op, program: Program, num_keys: int, kv_type: str, tile_rows:
     if isinstance(op, Attention):
         seen = min(num_keys, op.window) if op.window else num_keys
         lengths = [op.key_length] if op.value_in_key else [op.key_length, op.value_length]
-        num_cells = program.rows * seen * op.num_kv_heads
+        num_passes = program.rows
+        if op.activations == "f16":
+            num_passes = -(-program.rows * op.heads_per_kv_head // MATRIX_VECTORS)
+        num_cells = num_passes * seen * op.num_kv_heads
         return sum(KV_TYPES[kv_type].nbytes(num_cells, length) for length in lengths)
     return 0
 

@@ -37,6 +37,7 @@ def build_program(
     in_one_part: bool = False,
     max_buffer: int = WHOLE,
     as_floats: Collection[str] = (),
+    attends_by_matrices: bool = False,
 ) -> Program:
     """The program of one rank. An all-reduce for each part of a layer, or one for both if they are parallel.
     One rank alone needs none and gets one segment.
@@ -51,7 +52,8 @@ def build_program(
     are; what becomes logits never is. in_one_part: no row has so many keys that attention puts several parts
     of them together (worker/buffers/cuts.py), so that it needs no second operation. max_buffer: bytes; larger
     matrices are in several buffers. as_floats: weight types whose products take float32 where activations
-    would be q8. groups_logits: the device looks through its logits for the host.
+    would be q8. groups_logits: the device looks through its logits for the host. attends_by_matrices:
+    attention of rows of prompts takes float16, where the heads' lengths allow it.
     """
     builder = ProgramBuilder(
         spec,
@@ -68,6 +70,7 @@ def build_program(
         in_one_part,
         max_buffer,
         as_floats,
+        attends_by_matrices,
     )
     if spec.embedding_norm and share.begins:
         builder.start(spec.embedding_norm)

@@ -18,7 +18,7 @@ from tplaunch.worker.buffers.cuts import NO_SHORT_CUTS, ShortCuts, short_cuts
 from tplaunch.worker.buffers.stack_parts import REACH
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.checking.table import small_ops
-from tplaunch.worker.device import Copy, DeviceError, DeviceId, FillPlaces, Place
+from tplaunch.worker.device import Copy, DeviceId, FillPlaces, Place, Rounding
 from tplaunch.worker.measuring.measurements import Measurements, cache_folder
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.activations import check_activations
@@ -31,6 +31,7 @@ from tplaunch.worker.vulkan.dispatch.attention import cuts_short
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.places import Selects
 from tplaunch.worker.vulkan.measuring.bandwidth import copy_bandwidth
+from tplaunch.worker.vulkan.measuring.preferring import preferred
 from tplaunch.worker.vulkan.measuring.quicker import quicker_as_floats
 from tplaunch.worker.vulkan.measuring.tuning import START_SECONDS, Tuner, open_measurements, submits_ahead
 from tplaunch.worker.vulkan.memory import Memory
@@ -189,19 +190,19 @@ class VulkanDevice:
             self._timeline = Timeline(self._context, False, self._timeout_seconds)
         return measurements
 
-    def prefers_rounded(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
+    def prefers_rounded(self, programs: Sequence[Program]) -> tuple[Rounding, Sequence[str]]:
         """See RoundingDevice."""
         if self._limits.activations != "q8" and self._context.matrices is None:
-            return False, ()
+            return Rounding(), ()
         measurements = open_measurements(self.info)
-        try:
-            notes = self.prove(programs)
+
+        def win(part: Sequence[Program]) -> bool:
             tuner = Tuner(self._context, self._pipelines, measurements, self._right)
-            is_faster = tuner.rounding_wins(programs, self._limits.kv_type)
-        except DeviceError as error:
-            return False, (f"prompts are multiplied in float32: {error}",)
+            return tuner.rounding_wins(part, self._limits.kv_type) or self._limits.activations == "f16"
+
+        found = preferred(programs, self.prove, win)
         self._selection = Selection(self.info.features, measurements.get, self._right)
-        return is_faster, notes
+        return found
 
     def prepare(self, program: Program) -> None:
         if id(program) in self._prepared:

@@ -15,9 +15,9 @@ NUM_INVOCATIONS = needed_invocations("matrices")
 EXTENSION = "VK_KHR_cooperative_matrix"
 # Beside the extension's own: what its kernels need of Vulkan 1.2.
 FEATURES = ("shaderFloat16", "vulkanMemoryModel", "vulkanMemoryModelDeviceScope")
-# Of shaders/matrices.slang: the bytes that its workgroups share, the input columns that they bring at a time,
-# the rows and half the columns of its smallest tile, and a lane's numbers of a matrix of sums.
-WORKGROUP_BYTES, TILE_COLUMNS, LEAST_ROWS, LEAST_COLUMNS, LANE_NUMBERS = 32768, 32, 64, 32, 8
+# Of shaders/matrices.slang and attend_matrices.slang: the bytes that workgroups share, the columns or keys
+# that they bring at a time, rows and columns that matrices must divide, and a lane's numbers of one of sums.
+WORKGROUP_BYTES, TILE_COLUMNS, LEAST_ROWS, LEAST_COLUMNS, LANE_NUMBERS = 32768, 32, 32, 16, 8
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ class Described(Protocol):
     def cooperative_matrix(self) -> bool: ...
 
     @property
+    def subgroup_shuffle(self) -> bool: ...
+
+    @property
     def float16(self) -> bool: ...
 
     @property
@@ -66,17 +69,20 @@ def matrix_shape(instance: Instance, physical: Handle, info: Described) -> Matri
 
     What `info` lacks counts as missing, whatever the driver says.
     """
-    if not (info.cooperative_matrix and info.float16) or info.max_invocations < NUM_INVOCATIONS:
-        return None
-    if not _has_room(physical):
+    has_all = info.cooperative_matrix and info.float16 and info.subgroup_shuffle
+    if not has_all or info.max_invocations < NUM_INVOCATIONS or not _has_room(physical):
         return None
     return best_shape(_shapes(instance, physical), info.sizes) if _has_features(physical) else None
 
 
 def best_shape(shapes: Iterable[MatrixShape], sizes: SubgroupSizes) -> MatrixShape | None:
-    """The largest of the shapes that the kernels can multiply; None for none."""
+    """The best of the shapes that the kernels can multiply; None for none.
+
+    It is for the most lanes. Of several for as many the squarest one reads least for what it multiplies; of
+    these the deepest one takes the fewest instructions.
+    """
     fitting = [shape for shape in shapes if shape.fits(sizes)]
-    return max(fitting, key=lambda shape: (shape.m * shape.n * shape.k, shape.m), default=None)
+    return max(fitting, key=lambda shape: (shape.lanes, -shape.m - shape.n, shape.k, shape.m), default=None)
 
 
 def _has_room(physical: Handle) -> bool:

@@ -14,6 +14,7 @@ from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.worker.buffers.step import ATTENTION_VECTORS
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring.measurements import Numbers, lowest
+from tplaunch.worker.ops.attention import MATRIX_HEADS, MATRIX_KV_TYPES
 from tplaunch.worker.ops.experts import GROUPED
 
 
@@ -89,6 +90,10 @@ MATRICES = (Variant("", OF_MATRICES, (128, 128)), Variant("_64", OF_MATRICES, (6
 GROUPED_MATRICES = (Variant("", OF_MATRICES, (64, 128)), Variant("_64", OF_MATRICES, (64, 64)))
 PLAIN, WIDE = Variant(""), Variant("_wide", ("int64",))
 ATTENTION = {"f32": (PLAIN,), "f16": (WIDE, PLAIN), "q8_0": (WIDE, PLAIN)}
+# Of rows of prompts, by cooperative matrices.
+MATRIX_ATTENTION = tuple(
+    f"attention_matrices_{kv_type}_{length}" for kv_type in MATRIX_KV_TYPES for length in MATRIX_HEADS
+)
 VECTOR_COUNTS = (1, 3, ATTENTION_VECTORS)  # that attention is compiled for; fewer are for a single row
 # Weight types that most models are made of: only for these there is a kernel of fewer columns.
 FREQUENT = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
@@ -117,6 +122,7 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
     **dict.fromkeys(("gather_partials", *EXCHANGE_NORMS), (WIDE, PLAIN)),
     # Other bits than those of the kernels above: a device has these, or the others.
     **{f"attention_teams_{kv_type}_{count}": (PLAIN,) for kv_type in KV_TYPES for count in VECTOR_COUNTS},
+    **dict.fromkeys(MATRIX_ATTENTION, (Variant("", OF_MATRICES),)),
 }
 
 
@@ -129,7 +135,7 @@ PROMISED_INVOCATIONS = 128  # of a workgroup, by Vulkan
 # Kernels and kinds of kernels whose workgroups have more; a device may have fewer than they need.
 LARGE_WORKGROUPS = {
     **{"sum_norm": 256, "sum_norm_1024": 1024, "tiled": 256, "matrices": 256},
-    **dict.fromkeys(("exchange_norm", "exchange_norm_wide"), 256),
+    **dict.fromkeys(("exchange_norm", "exchange_norm_wide", *MATRIX_ATTENTION), 256),
     **dict.fromkeys(("exchange_norm_1024", "exchange_norm_1024_wide"), 1024),
 }
 

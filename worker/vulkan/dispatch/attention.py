@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.worker.buffers.step import ATTENTION_VECTORS, LONG_HEAD, attention_vectors
-from tplaunch.worker.ops.attention import Attention, AttentionCombine, RopeCache
+from tplaunch.worker.ops.attention import MATRIX_HEADS, MATRIX_VECTORS, Attention, AttentionCombine, RopeCache
 from tplaunch.worker.vulkan.dispatch.context import FLOAT, GROUP_SIZE, DispatchContext, ceil, flags_of
 from tplaunch.worker.vulkan.dispatch.heads import rotation_members
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
@@ -73,7 +73,13 @@ def attention(op: Attention, context: DispatchContext) -> Dispatch:
         alibi_heads=alibi.first_head | alibi.whole_steps << 16 if alibi else 0,
     )
     family = f"attention_{_shape(op, context)}"
-    return Dispatch(family + context.selection.variant(family).suffix, push, None)
+    kernel = family + context.selection.variant(family).suffix
+    return Dispatch(kernel, push, _matrix_groups(op, context) if op.activations == "f16" else None)
+
+
+def _matrix_groups(op: Attention, context: DispatchContext) -> tuple[int, int, int]:
+    """Returns the workgroups that a program's rows have; each goes over all keys of its rows."""
+    return ceil(context.program.rows * op.heads_per_kv_head, MATRIX_VECTORS), op.num_kv_heads, 1
 
 
 def _two(low: int, high: int) -> int:
@@ -84,6 +90,9 @@ def _two(low: int, high: int) -> int:
 
 def _shape(op: Attention, context: DispatchContext) -> str:
     kv_type = context.limits.kv_type
+    if op.activations == "f16":
+        longest = max(op.key_length, op.value_length)
+        return f"matrices_{kv_type}_{next(length for length in MATRIX_HEADS if length >= longest)}"
     if attention_vectors(op.key_length, op.value_length) < ATTENTION_VECTORS:
         return f"long_{kv_type}"
     shape = f"{kv_type}_{_vectors(context.program.rows, op.heads_per_kv_head)}"

@@ -1,12 +1,15 @@
-"""Products of prompts in float32 and rounded: which of the two a device should multiply by."""
+"""Rows of prompts in float32 and rounded: which of the two a device should compute by."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeGuard
 
-from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.ops.attention import Attention
+from tplaunch.worker.ops.common import MatMul, Op
 from tplaunch.worker.ops.experts import ExpertMatMul, Route
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.measuring.expert_trials import cut_experts
@@ -14,12 +17,12 @@ from tplaunch.worker.vulkan.measuring.trials import Asks, Size, Trial, limits_of
 
 FLOATS = "f32"
 ADVANTAGE = 0.95  # of the time in float32, to be worth what is rounded
-Seconds = dict[str, float]  # of a product, by how it is multiplied
+Seconds = dict[str, float]  # of an op, by how it is computed
 
 
 @dataclass(frozen=True)
 class Rivals:
-    """Trials of one product, by how it is multiplied; a step has so many times as many weights like it."""
+    """Trials of one op, by how it is computed; a step has so many times as much like it."""
 
     name: str  # of the measurement
     trials: dict[str, Trial]
@@ -40,20 +43,44 @@ class Rounded:
 
 
 def all_rivals(programs: Iterable[Program], kv_type: str, size: Size, asks: Asks) -> list[Rivals]:
-    """The largest products of rounded rows of prompts, of each weight type a dense one and experts'."""
+    """The largest products of rounded rows of prompts, of each weight type a dense one and experts'.
+
+    Behind them attention by matrices, of each kind of heads.
+    """
     largest: dict[tuple[str, bool], Rounded] = {}
     num_weights: dict[tuple[str, bool], int] = {}
+    programs = list(programs)
     for product in (product for program in programs for product in _rounded(program)):
         kind, weights = product.kind, num_weights_of(product.op)
         num_weights[kind] = num_weights.get(kind, 0) + weights
         if kind not in largest or weights > num_weights_of(largest[kind].op):
             largest[kind] = product
-    return [_rivals(product, num_weights[kind], kv_type, size, asks) for kind, product in largest.items()]
+    products = [_rivals(product, num_weights[kind], kv_type, size, asks) for kind, product in largest.items()]
+    attentions = Counter(_whole(op) for program in programs for op in ops_of(program) if attends(op))
+    return products + [_attention(op, times, kv_type, size, asks) for op, times in attentions.items()]
+
+
+def ops_of(program: Program) -> list[Op]:
+    """All ops of a program."""
+    return [op for segment in program.segments for op in segment.ops]
+
+
+def attends(op: Op) -> TypeGuard[Attention]:
+    """Tells if an op is attention by matrices."""
+    return isinstance(op, Attention) and op.activations != FLOATS
+
+
+def _whole(op: Attention) -> Attention:
+    """The same attention in any layer, over all keys: windows are not timed."""
+    value_cache = "keys" if op.value_in_key else "values"
+    return dataclasses.replace(
+        op, key_cache="keys", value_cache=value_cache, window=0, chunked=False, finish=None
+    )
 
 
 def _rounded(program: Program) -> Iterator[Rounded]:
     share = 1.0
-    for op in (op for segment in program.segments for op in segment.ops):
+    for op in ops_of(program):
         if isinstance(op, Route):  # of the experts that come next
             share = op.used / op.count
         if isinstance(op, MatMul) and op.of_prompts and op.activations != FLOATS:
@@ -67,17 +94,31 @@ def _rivals(product: Rounded, num_weights: int, kv_type: str, size: Size, asks: 
     if isinstance(op, ExpertMatMul):
         op, rows = cut_experts(op, product.share * size.prompt_rows, size.max_weights)
         experts = f"{op.held.count} experts, "
-    limits = limits_of(rows, kv_type)
-    trials = {}
-    for activations in (FLOATS, op.activations):
-        asked = dataclasses.replace(op, activations=activations)
-        ((family, _),) = asks(asked, limits)
-        trials[activations] = make_trial(family, family, asked, limits, size)
+    trials = _trials(op, rows, kv_type, size, asks)
     tried = trials[op.activations].op
     assert isinstance(tried, MatMul | ExpertMatMul)
     matrix = tried.matrix
     name = f"prompts {op.activations} {matrix.type} {experts}{matrix.rows} x {matrix.columns}, {rows} rows"
     return Rivals(name, trials, num_weights / num_weights_of(tried))
+
+
+def _attention(op: Attention, times: int, kv_type: str, size: Size, asks: Asks) -> Rivals:
+    rows = size.prompt_rows
+    heads = f"{op.num_heads} heads of {op.key_length} and {op.value_length}, {op.num_kv_heads} of keys"
+    name = f"prompts attention {heads} in {kv_type}, {rows} rows"
+    return Rivals(name, _trials(op, rows, kv_type, size, asks), times)
+
+
+def _trials(
+    op: MatMul | ExpertMatMul | Attention, rows: int, kv_type: str, size: Size, asks: Asks
+) -> dict[str, Trial]:
+    """The same op in float32 and rounded."""
+    limits, trials = limits_of(rows, kv_type), {}
+    for activations in (FLOATS, op.activations):
+        asked = dataclasses.replace(op, activations=activations)
+        ((family, _),) = asks(asked, limits)
+        trials[activations] = make_trial(family, family, asked, limits, size)
+    return trials
 
 
 def rounding_wins(rivals: Iterable[Rivals], measure: Callable[[Rivals], Seconds]) -> bool:

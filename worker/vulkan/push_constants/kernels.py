@@ -206,13 +206,21 @@ class LogitGroupsPush(Structure):
     ]
 
 
-FAMILY_PUSH_CONSTANTS = {
+FAMILY_PUSH_CONSTANTS: dict[str, type[Structure]] = {
     **dict.fromkeys((*MATVECS, "tiled", "matrices"), MatMulPush),
     "grouped": ExpertsPush,
     "attention": AttentionPush,
     "gather": GatherPush,
     "exchange": ExchangeNormPush,
 }
+
+
+def _push_constants(family: str) -> type[Structure]:
+    """Pairs that are grouped by expert have the same ones for all kinds of kernels."""
+    kind = "grouped" if family.endswith("_grouped") else family.partition("_")[0]
+    return FAMILY_PUSH_CONSTANTS[kind]
+
+
 KERNELS: dict[str, type[Structure]] = {
     "sum_norm": SumNormPush,
     "quantize_q8": QuantizePush,
@@ -229,7 +237,7 @@ KERNELS: dict[str, type[Structure]] = {
     "head_norm": HeadNormPush,
     "rope_rows": RopeRowsPush,
     **{
-        kernel_of(family, variant): FAMILY_PUSH_CONSTANTS[family.split("_")[0]]
+        kernel_of(family, variant): _push_constants(family)
         for family, variants in FAMILIES.items()
         for variant in variants
     },
