@@ -140,7 +140,7 @@ def _products(context: Context, deadline: float, say: Say) -> None:
     """Times the device's multiplications and additions alone, and products of each weight type."""
     from tplaunch.worker.measuring.measurements import cache_folder
     from tplaunch.worker.vulkan.measuring.peak import multiply_add_rate, peaks
-    from tplaunch.worker.vulkan.measuring.rates import Rates
+    from tplaunch.worker.vulkan.measuring.rates import ROUNDED, Rates
     from tplaunch.worker.vulkan.pipelines import Pipelines
 
     pipelines = Pipelines(context, cache_folder())
@@ -152,9 +152,12 @@ def _products(context: Context, deadline: float, say: Say) -> None:
             of = "not accelerated" if is_slow else "in registers"
             say(Figure(key, what, of, multiply_add_rate(context, pipelines, peak), OPERATIONS))
         rates = Rates(context, pipelines)
-        _attention(rates, deadline, say)
-        _experts(rates, deadline, say)
-        for product in rates.products():
+        products = list(rates.products())
+        others = next(i for i, product in enumerate(products) if product.type not in ROUNDED)
+        for number, product in enumerate(products):
+            if number == others:  # behind the most wanted ones
+                _attention(rates, deadline, say)
+                _experts(rates, deadline, say)
             key, what = _key(product), _what(product)
             say(FigureBegun(key, what))
             rate = rates.rate(product, deadline) if time.monotonic() < deadline else None
@@ -182,7 +185,7 @@ def _experts(rates: Rates, deadline: float, say: Say) -> None:
         say(Figure(*EXPERTS, "", note=LATE))
         return
     rate, count, variant = found
-    of = " ".join((f"{count} experts", *filter(None, variant.split("_"))))
+    of = " ".join((f"{count} expert{'s' * (count > 1)}", *filter(None, variant.split("_"))))
     say(Figure(*EXPERTS, of, rate, OPERATIONS))
 
 
