@@ -38,7 +38,6 @@ from tplaunch.worker.vulkan.device import VulkanDevice
 __all__ = ["plain_model"]  # a fixture
 
 LENGTH, NUM_RANKS = 416, 3
-MANY_ROUNDS = 65_000  # ten times as many as a run has: lavapipe cuts loops of more
 PROGRAM = Program(1, 0, (Segment((Gather(0, 0, 0), Gather(1, 0, 1)), None),))
 PAIRS = [
     ("lavapipe", "lavapipe", "lavapipe"),
@@ -240,16 +239,12 @@ def waiting_engine(
 
 @pytest.mark.parametrize("drivers", [("lavapipe", "lavapipe"), ("mesa", "lavapipe")], ids=str)
 def test_every_way_to_wait_gives_the_same_bits(
-    open_device: Opener, plain_model: Path, drivers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    open_device: Opener, plain_model: Path, drivers: tuple[str, ...]
 ) -> None:
-    """Devices meet, if not in each step: only the time counts in which one that waits has a core itself."""
-    monkeypatch.setattr(exchange, "MAX_ROUNDS_ON_CPU", MANY_ROUNDS)
     results = {}
     for waiting in ("block", "poll", "word", "device"):
         with waiting_engine(plain_model, open_device, drivers, waiting) as engine:
             results[waiting] = [engine.logits(step).copy() for step in STEPS]
-            assert isinstance(engine._channel, WaitingChannel)
-            assert engine._channel.vain < len(STEPS) if waiting == "device" else not engine._channel.vain
     for found in results.values():
         for mine, expected in zip(found, results["block"], strict=True):
             assert np.array_equal(mine, expected)
