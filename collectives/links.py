@@ -25,12 +25,14 @@ from tplaunch.collectives.patience import Patience
 from tplaunch.collectives.wire_types import WireType
 from tplaunch.collectives.zmq_doors import Door, Socket
 from tplaunch.collectives.zmq_wire import (
+    HEADER_BYTES,
     NO_DIGEST,
     Header,
     Kind,
     Message,
     decode_ranks,
     encode_ranks,
+    is_due,
     parse,
     run_number,
 )
@@ -143,11 +145,17 @@ class Links:
     def take(self, peer: int, exchange: Exchange, hop: int, piece: int, num_bytes: int) -> memoryview:
         """Waits for a peer's piece. Raises CollectiveTimeout, and where another one comes CollectiveError:
         all members raise it then."""
+        due = self._due(exchange, peer, hop, piece)
         pieces = self._pieces[peer]
         if not pieces:
+            frame = self._next_frame()
+            if frame is not None and is_due(frame, due.fields(), num_bytes):  # most are, and need no parsing
+                self._heard[peer] = exchange.sequence
+                return frame[HEADER_BYTES:]
+            if frame is not None:
+                self._hear(frame)
             self._receive_until(lambda: len(pieces) > 0, exchange.patience, peer)
         message = pieces.popleft()
-        due = self._due(exchange, peer, hop, piece)
         if message.header == due and message.is_intact and message.payload.nbytes == num_bytes:
             return message.payload
         raise self._tell(fault_of(message, due, num_bytes, self.ranks, self.rank))
@@ -179,20 +187,29 @@ class Links:
 
     def _receive(self) -> bool:
         """Takes in one message of a peer; False where none came within the polling interval."""
+        frame = self._next_frame()
+        return frame is not None and self._hear(frame)
+
+    def _next_frame(self) -> memoryview | None:
+        """A message, which has one frame; None where none came within the polling interval."""
         try:
             frame = self._inbox.recv(copy=False)
         except zmq.Again:
-            return False
-        message = None if frame.more else parse(frame.buffer, self.ranks)
+            return None
+        first, is_whole = frame.buffer, not frame.more
         while frame.more:
             frame = self._inbox.recv(copy=False)
+        if is_whole:
+            return first
+        self.num_foreign_messages += 1
+        return None
+
+    def _hear(self, frame: memoryview) -> bool:
+        """Takes in a message; False for one that is no peer's."""
+        message = parse(frame, self.ranks)
         if message is None or message.header.sender == self.member:
             self.num_foreign_messages += 1
             return False
-        self._hear(message)
-        return True
-
-    def _hear(self, message: Message) -> None:
         header = message.header
         peer, kind = header.sender, header.kind
         greets_wrong = kind == Kind.HELLO and header.wire != self._wire.number
@@ -206,6 +223,7 @@ class Links:
             self._awaited[peer] = header.sequence, decode_ranks(message.payload)
         if kind == Kind.PIECE:
             self._pieces[peer].append(message)
+        return True
 
     def _late(self, sequence: int, awaited: int | None) -> CollectiveTimeout:
         """Blames those that did not come; of a peer that came but waits for ranks of its own, those."""

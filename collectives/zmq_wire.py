@@ -23,7 +23,8 @@ _MAGIC = 0xA7
 # Magic, version, kind, wire type; sender, hop; piece, count, step, sequence, digest, run; and the checksum.
 _FIELDS = struct.Struct("<BBBBHHIIIQ8sI")
 _CHECKSUM = struct.Struct("<I")
-HEADER_BYTES = _FIELDS.size + _CHECKSUM.size
+FIELD_BYTES = _FIELDS.size
+HEADER_BYTES = FIELD_BYTES + _CHECKSUM.size
 _RANK = struct.Struct("<H")
 PIECE_ELEMENTS = 1 << 14  # float32: what a peer can make this rank hold at once stays small
 MAX_MESSAGE_BYTES = HEADER_BYTES + max(PIECE_ELEMENTS * 4, MAX_ERROR_BYTES)
@@ -53,9 +54,9 @@ class Header(NamedTuple):
     digest: bytes = NO_DIGEST  # of what the step is to compute
     run: int = 0
 
-    def message(self, payload: bytes | memoryview = b"") -> bytes:
-        """The frame to send. The payload is copied."""
-        fields = _FIELDS.pack(
+    def fields(self) -> bytes:
+        """Returns the frame up to the checksum, FIELD_BYTES."""
+        return _FIELDS.pack(
             _MAGIC,
             PROTOCOL_VERSION,
             self.kind,
@@ -69,8 +70,24 @@ class Header(NamedTuple):
             self.digest,
             self.run,
         )
-        checksum = zlib.crc32(payload, zlib.crc32(fields))
-        return b"".join((fields, _CHECKSUM.pack(checksum), payload))
+
+    def message(self, payload: bytes | memoryview = b"") -> bytes:
+        """The frame to send. The payload is copied."""
+        return framed(self.fields(), payload)
+
+
+def framed(fields: bytes, payload: bytes | memoryview) -> bytes:
+    """The frame of a header's fields and a payload, which is copied."""
+    checksum = zlib.crc32(payload, zlib.crc32(fields))
+    return b"".join((fields, _CHECKSUM.pack(checksum), payload))
+
+
+def is_due(frame: memoryview, fields: bytes, num_bytes: int) -> bool:
+    """Tells whether a frame has just these fields, a payload of so many bytes, and arrived intact."""
+    if frame.nbytes != HEADER_BYTES + num_bytes or frame[:FIELD_BYTES] != fields:
+        return False
+    (told,) = _CHECKSUM.unpack_from(frame, FIELD_BYTES)
+    return bool(told == zlib.crc32(frame[HEADER_BYTES:], zlib.crc32(fields)))
 
 
 class Message(NamedTuple):
@@ -106,8 +123,8 @@ def parse(frame: memoryview, ranks: Sequence[int]) -> Message | None:
         return None
     header = Header(known, sender, sequence, hop, piece, count, wire, step, digest, run)
     payload = frame[HEADER_BYTES:]
-    checksum = zlib.crc32(payload, zlib.crc32(frame[: _FIELDS.size]))
-    (told,) = _CHECKSUM.unpack_from(frame, _FIELDS.size)
+    checksum = zlib.crc32(payload, zlib.crc32(frame[:FIELD_BYTES]))
+    (told,) = _CHECKSUM.unpack_from(frame, FIELD_BYTES)
     return Message(header, payload, checksum == told)
 
 

@@ -19,8 +19,8 @@ def rank_cores(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[li
 
     cores: those that this process may use. Ranks whose cards have cores of these near them share those alone;
     ranks without a card take the others, where there are some for each. A rank whose device is the CPU itself
-    gets one core: lavapipe then runs in the thread that submits (LP_NUM_THREADS=0), which makes a dispatch 90
-    times cheaper than waking its thread pool.
+    runs on one of its cores, whichever is free (worker/core_choice.py): lavapipe then runs in the thread that
+    submits (LP_NUM_THREADS=0), which makes a dispatch 90 times cheaper than waking its thread pool.
     """
     near = [tuple(core for core in cores if core in choice.near_cores) for choice in choices]
     others = tuple(core for core in cores if not any(core in held for held in near))
@@ -29,7 +29,7 @@ def rank_cores(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> list[li
     for pool in dict.fromkeys(pools):
         ranks = [rank for rank, own in enumerate(pools) if own == pool]
         for rank, share in zip(ranks, _cut(pool, len(ranks)), strict=True):
-            found[rank] = share[:1] if choices[rank].on_cpu else share
+            found[rank] = share
     return found
 
 

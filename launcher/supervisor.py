@@ -21,7 +21,7 @@ from tplaunch.launcher.endings import end_reason
 from tplaunch.launcher.logs import RunLogs
 from tplaunch.launcher.machine import free_cache_bytes, num_threads
 from tplaunch.launcher.signals import held
-from tplaunch.launcher.worker_command import WORKER_COMMAND, device_words
+from tplaunch.launcher.worker_command import WORKER_COMMAND, core_words, device_words
 from tplaunch.worker.place import WorkerPlace, written_place
 from tplaunch.worker.process import is_stopped, pidfd, wants_to_run
 
@@ -136,7 +136,8 @@ class Supervisor:
             f"--rank={rank}",
             f"--connect={self._endpoint}",
             f"--parent={os.getpid()}",
-            *device_words(choice.index, choice.uuid, cores),
+            *device_words(choice.index, choice.uuid),
+            *core_words(cores, choice.on_cpu),
         ]
         passed = []
         if told is not None:
@@ -150,7 +151,7 @@ class Supervisor:
                 command.append(f"--beats={kept[0]}:{self._beats.beat_seconds}")
             process = subprocess.Popen(
                 command,
-                env={**os.environ, **driver_settings(choice, num_threads(len(cores), len(self._choices)))},
+                env={**os.environ, **driver_settings(choice, len(cores), len(self._choices))},
                 stdin=subprocess.DEVNULL,
                 stdout=self._logs.output(rank),
                 stderr=subprocess.STDOUT,
@@ -189,13 +190,13 @@ def _wait(process: subprocess.Popen[bytes], deadline: float) -> bool:
     return True
 
 
-def driver_settings(choice: DeviceChoice, threads: int) -> dict[str, str]:
-    """Environment variables for drivers and libraries.
+def driver_settings(choice: DeviceChoice, num_cores: int, num_ranks: int) -> dict[str, str]:
+    """Environment variables for drivers and libraries of a rank that may use so many cores.
 
     Their thread pools are no larger than what can run at once: they would take turns. Their caches of kernels
     are left out where the disk is full: Mesa maps the index of its cache, and writing there is SIGBUS then.
     """
-    count = str(threads)
+    count = "1" if choice.on_cpu else str(num_threads(num_cores, num_ranks))
     settings = {"OPENBLAS_NUM_THREADS": count, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
     if choice.on_cpu:
         settings["LP_NUM_THREADS"] = "0"

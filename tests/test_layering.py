@@ -65,7 +65,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "worker": (
         "beating candidates dma_buf faults folders formats process",
-        "head_watch place",
+        "core_choice head_watch place",
         "control ops",
         "buffers",
         "programs",

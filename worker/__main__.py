@@ -18,6 +18,7 @@ from tplaunch.coordinator.messages import Failed
 from tplaunch.coordinator.wire import WireError
 from tplaunch.worker.beating import OPTION
 from tplaunch.worker.control import ControlSocket
+from tplaunch.worker.core_choice import pin_to_one
 from tplaunch.worker.device import DeviceError, DeviceId, NotInstalledError
 from tplaunch.worker.faults import fault_sentence
 from tplaunch.worker.loop import serve
@@ -41,7 +42,8 @@ def main() -> int:
         return 0
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     if arguments.cores:
-        pin([int(core) for core in arguments.cores.split(",")])
+        cores = [int(core) for core in arguments.cores.split(",")]
+        (pin_to_one if arguments.one_core else pin)(cores)
     if not arguments.connect:
         return _run_job(arguments, keep_standard_output())
     line = None if arguments.line is None else DirectLine.inherited(arguments.line)
@@ -105,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "--uuid", default="", help="the device's UUID; another device at the index is refused"
     )
     parser.add_argument("--cores", default="", help="CPU cores to run on, as 0,1,2")
+    parser.add_argument("--one-core", action="store_true", help="run on one of them, a free one")
     parser.add_argument(
         "--job",
         metavar="FILE",

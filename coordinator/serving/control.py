@@ -82,6 +82,8 @@ class WorkerChannel(Channel):
         self._next_look = -math.inf  # at the processes
         self._poller: zmq.Poller | None = None
         self._lines = dict(lines or {})
+        # A line's other end may take this core at once, and the way to other hosts is the longer one.
+        self._farthest_first = sorted(range(num_ranks), key=lambda rank: rank in self._lines)
         self._incoming = Incoming(self._lines)
         self._context = zmq.Context()
         self._doors: dict[Socket, dict[bytes, int]] = {}  # the ranks that dial in to each socket, by name
@@ -109,7 +111,7 @@ class WorkerChannel(Channel):
 
     def broadcast(self, message: Message) -> None:
         frames = encode(message)
-        for rank in range(self.num_ranks):
+        for rank in self._farthest_first:
             self._send(rank, frames)
 
     def send(self, rank: int, message: Message) -> None:

@@ -28,7 +28,7 @@ from tplaunch.launcher.lines import say
 from tplaunch.launcher.sizes import UNITS
 from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.table import format_table
-from tplaunch.launcher.worker_command import WORKER_COMMAND, job_words
+from tplaunch.launcher.worker_command import WORKER_COMMAND, core_words, job_words
 from tplaunch.worker.jobs.messages import CollectiveJob, Timings
 
 OURS = (*(f"{kind}{way}" for kind in COLLECTIVES[:2] for way in ("", " two-phase")), COLLECTIVES[2])
@@ -111,8 +111,7 @@ def run_ranks(job: CollectiveJob) -> Seconds:
     choices = [DeviceChoice(None, "cpu")] * job.num_ranks
     with BenchRanks(job.kind, job.timeout_seconds) as ranks:
         for rank, cores in enumerate(rank_cores(choices, usable_cores())):
-            pin = f"--cores={','.join(map(str, cores))}"
-            ranks.start([*job_words(), pin, f"--rank={rank}"])
+            ranks.start([*job_words(), *core_words(cores, on_cpu=True), f"--rank={rank}"])
         ranks.tell(job)
         ranks.meet()
         return tuple(seconds for timings in ranks.hear(Timings) for seconds in timings.seconds)

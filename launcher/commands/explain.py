@@ -143,7 +143,9 @@ def places_of_ranks(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> li
     found = []
     for rank, (choice, pinned) in enumerate(zip(own, rank_cores(own, cores), strict=True)):
         near = ", near its card" if choice.near_cores.intersection(pinned) else ""
-        found.append(f"Rank {rank} runs on the core{'s' * (len(pinned) > 1)} {core_text(pinned)}{near}.")
+        one_of = "one of " if choice.on_cpu and len(pinned) > 1 else ""
+        plural = "s" * (len(pinned) > 1)
+        found.append(f"Rank {rank} runs on {one_of}the core{plural} {core_text(pinned)}{near}.")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,26 +31,34 @@ ECHO = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
 
 class Gate:
-    """Holds the driver between two steps, so that a text does not end before a test has looked at it."""
+    """Holds the driver before a step, so that a text does not end before a test has looked at it."""
 
     def __init__(self, run: FakeRun) -> None:
         assert run.session is not None
-        self._is_open = threading.Event()
-        self._is_open.set()
+        self._may_step = threading.Condition()
+        self._left = math.inf  # steps that may run
         requests = run.session.requests
         self._step = requests.step
 
         def step() -> list[Any]:
-            assert self._is_open.wait(30)
+            with self._may_step:
+                assert self._may_step.wait_for(lambda: self._left > 0, 30)
+                self._left -= 1
             return self._step()
 
         requests.step = step  # type: ignore[method-assign]
 
-    def shut(self) -> None:
-        self._is_open.clear()
+    def shut(self, after: int = 0) -> None:
+        """Lets so many more steps run: the first one brings a text of a short prompt its first token."""
+        self._let(after)
 
     def open(self) -> None:
-        self._is_open.set()
+        self._let(math.inf)
+
+    def _let(self, steps: float) -> None:
+        with self._may_step:
+            self._left = steps
+            self._may_step.notify()
 
 
 @pytest.fixture
@@ -126,8 +135,8 @@ def test_a_reader_who_is_slow_misses_no_text(llm: AsyncLLM) -> None:
 
 def test_leaving_the_loop_ends_the_request(llm: AsyncLLM, run: FakeRun, gate: Gate) -> None:
     async def main() -> None:
+        gate.shut(after=1)
         async for _ in llm.generate([5, 6], ENDLESS, request_id="one"):
-            gate.shut()
             break
         await asyncio.sleep(0)  # the generator is closed in the event loop
         gate.open()
@@ -144,10 +153,10 @@ def test_leaving_the_loop_ends_the_request(llm: AsyncLLM, run: FakeRun, gate: Ga
 def test_cancelling_the_task_ends_the_request(llm: AsyncLLM, run: FakeRun, gate: Gate) -> None:
     async def main() -> None:
         begun = asyncio.Event()
+        gate.shut(after=1)
 
         async def read() -> None:
             async for _ in llm.generate([5, 6], ENDLESS):
-                gate.shut()
                 begun.set()
 
         task = asyncio.create_task(read())
@@ -166,8 +175,8 @@ def test_abort(llm: AsyncLLM, run: FakeRun, gate: Gate, has_begun: bool) -> None
     async def main() -> None:
         outputs = llm.generate([5, 6], ENDLESS, request_id="one")
         if has_begun:
+            gate.shut(after=1)
             before = await anext(outputs)
-            gate.shut()
             await asyncio.to_thread(llm.abort, ["one", "another"])
         else:
             gate.shut()
@@ -239,8 +248,8 @@ def test_closing_ends_what_is_waited_for(run: FakeRun) -> None:
         async with AsyncLLM.of(fake_opened(run)) as llm:
             gate = Gate(run)
             outputs = llm.generate([5, 6], ENDLESS)
+            gate.shut(after=1)
             await anext(outputs)
-            gate.shut()
             closing = asyncio.create_task(asyncio.to_thread(llm.close))
             gate.open()
             with pytest.raises(ClosedError, match="the model was closed"):
@@ -267,8 +276,8 @@ def test_several_event_loops(llm: AsyncLLM) -> None:
 def test_a_loop_that_was_closed_harms_nobody(llm: AsyncLLM, run: FakeRun, gate: Gate) -> None:
     loop = asyncio.new_event_loop()
     outputs = llm.generate([5, 6], ENDLESS, request_id="one")
+    gate.shut(after=1)
     loop.run_until_complete(outputs.__anext__())
-    gate.shut()
     loop.close()
     llm.abort("one")
     gate.open()

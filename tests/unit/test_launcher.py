@@ -149,18 +149,15 @@ def test_ranks_get_cores(choices: list[DeviceChoice], cores: list[int]) -> None:
     used = [core for share in shares for core in share]
     if len(cores) >= len(choices):
         assert len(used) == len(set(used))  # disjoint
-        if ON_CPU not in choices:
-            assert sorted(used) == cores
-            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        assert sorted(used) == cores
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
     else:
         assert used == [cores[rank % len(cores)] for rank in range(len(choices))]
-    for choice, share in zip(choices, shares, strict=True):
-        assert len(share) == 1 or not choice.on_cpu
 
 
 def test_cores_by_example() -> None:
     assert rank_cores([GPU, GPU], [0, 1, 2, 3, 8]) == [[0, 1], [2, 3, 8]]
-    assert rank_cores([ON_CPU, GPU], [0, 1, 2, 3]) == [[0], [2, 3]]
+    assert rank_cores([ON_CPU, GPU], [0, 1, 2, 3]) == [[0, 1], [2, 3]]
     assert rank_cores([GPU] * 3, [4, 6]) == [[4], [6], [4]]
 
 

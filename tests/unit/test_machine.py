@@ -174,11 +174,11 @@ def test_drivers_keep_no_kernels_on_a_full_disk(monkeypatch: pytest.MonkeyPatch,
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "x"))
     assert free_cache_bytes() is None
-    choice = DeviceChoice(0, "llvmpipe")
+    card, on_cpu = DeviceChoice(0, "card", on_cpu=False), DeviceChoice(1, "llvmpipe")
     for free, disabled in ((None, None), (1 << 40, None), (MIN_CACHE_BYTES - 1, "true"), (0, "true")):
         monkeypatch.setattr("tplaunch.launcher.supervisor.free_cache_bytes", lambda free=free: free)
-        assert driver_settings(choice, 2).get("MESA_SHADER_CACHE_DISABLE") == disabled
-        assert driver_settings(choice, 2)["OMP_NUM_THREADS"] == "2"
+        assert driver_settings(card, 2, 1).get("MESA_SHADER_CACHE_DISABLE") == disabled
+        assert [driver_settings(choice, 2, 1)["OMP_NUM_THREADS"] for choice in (card, on_cpu)] == ["2", "1"]
 
 
 def test_ranks_in_a_container_share_what_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,8 +67,9 @@ def test_cores_are_written_as_they_are_read(cores: set[int]) -> None:
 def test_ranks_get_the_cores_near_their_cards() -> None:
     one, other = replace(CARD, near_cores=frozenset(range(4))), replace(CARD, near_cores=frozenset({4, 5}))
     assert rank_cores([one, other, one], range(8)) == [[0, 1], [4, 5], [2, 3]]
-    assert rank_cores([other, LAVAPIPE, LAVAPIPE], range(8)) == [[4, 5], [0], [3]]  # with a core each
-    assert rank_cores([one, LAVAPIPE], range(4)) == [[0, 1], [2]]  # all are near the card
+    # Those without a card have the others.
+    assert rank_cores([other, LAVAPIPE, LAVAPIPE], range(8)) == [[4, 5], [0, 1, 2], [3, 6, 7]]
+    assert rank_cores([one, LAVAPIPE], range(4)) == [[0, 1], [2, 3]]  # all are near the card
 
 
 def test_only_cores_that_the_process_may_use_count() -> None:
@@ -104,5 +105,5 @@ def test_a_plan_says_where_ranks_run() -> None:
     near, far = replace(CARD, near_cores=frozenset({2, 3})), replace(CARD, host=1)
     assert places_of_ranks([near, LAVAPIPE, far], range(4)) == [
         "Rank 0 runs on the cores 2-3, near its card.",
-        "Rank 1 runs on the core 0.",
+        "Rank 1 runs on one of the cores 0-1.",
     ]

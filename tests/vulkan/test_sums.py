@@ -155,7 +155,7 @@ def test_an_import_that_is_a_copy_is_found_out(
     monkeypatch.setattr(devices[1], "seen_partials", stale)
     assert shared(devices) == [IMPORT, COPY]
     assert "partial sums do not come through by imported host memory" in caplog.text
-    assert "does not share partial sums by dma-buf: the driver can't import a dma-buf" in caplog.text
+    assert "does not share partial sums by dma-buf: " in caplog.text  # the driver can't, or the kernel
 
 
 @pytest.mark.parametrize("driver", FINDERS)
