@@ -4,6 +4,7 @@ A device writes its partial sums straight into the collective's arena; the colle
 them. Nothing here knows of devices, of processes, or of how endpoints are exchanged.
 """
 
+import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
@@ -106,6 +107,25 @@ class Collective(ABC):
         Its first four bytes end all waiting where they are not zero.
         """
         return None
+
+    @property
+    def neighbours(self) -> tuple[int, ...]:
+        """The ranks whose arena and words are the same memory; without any, this rank alone."""
+        return (self.rank,)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that move() needs."""
+        raise AssertionError(f"{type(self).__name__} shares no memory")
+
+    def move(self, memory: mmap.mmap | None) -> None:
+        """From now on the arena and the words begin other memory that all neighbours see; None for where
+        they were at first.
+
+        All neighbours do it behind the same all-reduce. What was there is not taken along. Only where there
+        are neighbours.
+        """
+        raise AssertionError(f"{type(self).__name__} shares no memory")
 
     def confirm(self, sequence: int) -> bool:
         """Behind exchanges that the devices made among themselves: tells all ranks whether all have

@@ -6,6 +6,7 @@ A host's leader is its first rank. Every other rank of it only ever meets the ra
 from __future__ import annotations
 
 import itertools
+import mmap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -153,6 +154,20 @@ class Hierarchical(Collective):
     @property
     def backing(self) -> Backing | None:
         return self._shared.backing if self._shared else None
+
+    @property
+    def neighbours(self) -> tuple[int, ...]:
+        return self._members
+
+    @property
+    def moved_bytes(self) -> int:
+        assert self._shared is not None, "the only rank of a host shares no memory"
+        return self._shared.moved_bytes
+
+    def move(self, memory: mmap.mmap | None) -> None:
+        assert self._shared is not None, "the only rank of a host shares no memory"
+        self._shared.move(memory)
+        self._arena = self._shared.arena
 
     @property
     def sent_bytes(self) -> int:

@@ -1,5 +1,6 @@
 """All-reduce among the processes of one host: each sees every rank's partial sums, and only flags move."""
 
+import mmap
 from collections.abc import Sequence
 
 import numpy as np
@@ -82,6 +83,18 @@ class SharedMemory(Collective):
     @property
     def words(self) -> NDArray[np.uint8] | None:
         return self._shared.extra
+
+    @property
+    def neighbours(self) -> tuple[int, ...]:
+        return tuple(range(self.num_ranks))
+
+    @property
+    def moved_bytes(self) -> int:
+        return self._shared.moved_bytes
+
+    def move(self, memory: mmap.mmap | None) -> None:
+        self._shared.move(memory)
+        self._arena = self._shared.arena
 
     def _confirm(self, sequence: int) -> bool:
         """A device that stops waiting says so before its rank comes here.

@@ -65,11 +65,12 @@ class SharedRanks:
         self._token, self._make_flags = token, make_flags
         self._timeout_seconds, self._clock = timeout_seconds, clock
         self._header_bytes = header_bytes(len(self.ranks))
-        self._extra_start = self._header_bytes + NUM_PARITIES * num_slots * slot_bytes
-        self._num_bytes = self._extra_start + extra_bytes
+        self.moved_bytes = NUM_PARITIES * num_slots * slot_bytes + extra_bytes
+        self._num_bytes = self._header_bytes + self.moved_bytes
         self.extra: NDArray[np.uint8] | None = None
         self.backing: Backing | None = None
         self._header: SharedHeader | None = None
+        self._memory: mmap.mmap | None = None
         self._descriptor = -1
         if member == 0:
             self._create()
@@ -94,12 +95,23 @@ class SharedRanks:
         self.endpoint = f"/proc/{os.getpid()}/fd/{self._descriptor}"
 
     def _map(self, descriptor: int) -> None:
-        memory = mmap.mmap(descriptor, self._num_bytes)
+        self._memory = memory = mmap.mmap(descriptor, self._num_bytes)
         self._header = SharedHeader(memory, self.member, len(self.ranks), self._make_flags)
-        self.arena = arena_view(memory, self._header_bytes, *self._slots)
-        whole = np.frombuffer(memory, np.uint8)
-        self.extra = whole[self._extra_start :]
-        self.backing = Backing(descriptor, int(whole.ctypes.data))
+        self.backing = Backing(descriptor, int(np.frombuffer(memory, np.uint8).ctypes.data))
+        self.move(None)
+
+    def move(self, memory: mmap.mmap | None) -> None:
+        """From now on the arena, and what is behind it, begin other memory that all ranks see.
+
+        memory: of moved_bytes at least; None for where they lay at first. What is in them stays behind; the
+        header stays where it is.
+        """
+        start = 0 if memory is not None else self._header_bytes
+        memory = memory if memory is not None else self._memory
+        assert memory is not None, "there is no shared memory"
+        self.arena = arena_view(memory, start, *self._slots)
+        end = start + self.arena.nbytes
+        self.extra = np.frombuffer(memory, np.uint8)[end : start + self.moved_bytes]
 
     def connect(self, endpoint: str) -> None:
         """endpoint: the first rank's. Raises CollectiveTimeout naming those that did not come."""
@@ -228,7 +240,7 @@ class SharedRanks:
 
     def close(self) -> None:
         """Lets go of the memory, which goes with the last view of it. Idempotent."""
-        self._header = None
+        self._header = self._memory = None
         self.arena = self.extra = self.backing = None
         if self._descriptor >= 0:
             os.close(self._descriptor)

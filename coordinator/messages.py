@@ -18,7 +18,7 @@ from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare
 from tplaunch.coordinator.wire import Float32s, Float64s, Frame, Int32s
 
-PROTOCOL_VERSION = 13
+PROTOCOL_VERSION = 14
 MAX_FRAMES = 4  # of a message: its fields, and the large arrays of a StepDone
 MAX_FRAME_BYTES = 1 << 28  # logits of 32 rows and two million tokens; a connection that brings more is cut
 
@@ -105,6 +105,9 @@ class Ready:
         "f32"  # what rows of prompts are multiplied as, one of coordinator.split.limits.ACTIVATIONS
     )
     prompt_rows: int = 64  # fewer rows of prompts in a step take the device about as long
+    # Rows of prompts in a step, times the keys that each sees: more would take the device so long that its
+    # driver could take it for dead. 0 for no bound.
+    most_row_keys: int = 0
 
 
 NO_INTEGERS: Int32s = np.frombuffer(b"", np.int32)

@@ -24,7 +24,7 @@ FEATURES = (
     "eight_lanes",
 )  # that a device may lack
 # Ways to share memory with other processes that a device may lack.
-IMPORTS = ("host_memory_import", "dma_buf_import")
+IMPORTS = ("host_memory_import", "dma_buf_import", "dma_buf_export")
 SUMS = ("auto", "shared", "moved")
 _DECLARATION = "option"  # in a field's metadata
 

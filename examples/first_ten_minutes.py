@@ -2,9 +2,10 @@
 
 python examples/first_ten_minutes.py --devices 0
 
-Runs `tplaunch devices`, `tplaunch check` and `tplaunch bench` on well-known shapes with made-up weights, the
-most telling ones first, each within a time of its own. What they say is put into a folder as JSON, with a
-report for people beside it. What does not fit the device's memory, or what it can't do, is a line there.
+Runs `tplaunch devices`, `tplaunch check`, and `tplaunch tune` and `tplaunch bench` on well-known shapes with
+made-up weights, the most telling ones first, each within a time of its own. What they say is put into a
+folder as JSON, with a report for people beside it; of a command whose time was up, what it had by then. What
+does not fit the device's memory, or what it can't do, is a line there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -40,7 +42,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Done:
-    """A step that has run: its output, or a sentence that says why there is none."""
+    """A step that has run: its output, and a sentence that says why there is none, or not all."""
 
     step: Step
     seconds: float
@@ -64,9 +66,19 @@ def steps(devices: str, tiny: bool) -> list[Step]:
         floats = () if any("--activations" in option for option in others) else ("--activations=f32",)
         return Step(name, ("bench", *model, *tests, *floats, *others, "--ledger", "--json"), seconds)
 
+    def tune(shape: str, weights: str) -> Step:
+        """Else a bench may go by what a first start had no time to measure."""
+        model = (f"--shape={shape}", f"--type={weights}", f"--devices={devices}")
+        return Step(f"tune-{shape}-{weights}", ("tune", *model, "--json"), 45.0)
+
+    checked = ("check", f"--devices={devices}", "--json")
     found = [
-        Step("devices", ("devices", "--json"), 30.0),
-        Step("check", ("check", f"--devices={devices}", "--json"), 240.0),
+        Step("devices", ("devices", "--json"), 20.0),
+        Step("check-speeds", (*checked, "--speeds"), 150.0),
+        Step("check-kernels", (*checked, "--quick"), 90.0),
+        tune(large, "q4_k"),
+        tune(large, "q8_0"),
+        tune(experts, "q4_k"),
         bench(large, "q4_k", 1),
         bench(large, "q8_0", 1),
         bench(large, "q4_k", 2),
@@ -88,7 +100,10 @@ def _plain(option: str) -> str:
 
 
 def run(step: Step, seconds: float) -> Done:
-    """Runs a step for so long at most; with what it has started it is gone afterwards."""
+    """Runs a step for so long at most; with what it has started it is gone afterwards.
+
+    One that is ended says what it has found so far, if it can.
+    """
     started = time.monotonic()
     with subprocess.Popen(
         [sys.executable, "-m", "tplaunch", *step.words],
@@ -98,33 +113,36 @@ def run(step: Step, seconds: float) -> Done:
         text=True,
         start_new_session=True,
     ) as process:
+        late = ""
         try:
             output, errors = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            return Done(step, seconds, problem=f"not done after {seconds:.0f} s{_ended(process)}")
+            late = f"not done after {seconds:.0f} s"
+            output, errors = _ended(process)
         except BaseException:
             _ended(process)
             raise
-    taken = time.monotonic() - started
+    taken, said = time.monotonic() - started, _last_line(errors)
+    if late:
+        problem = f"{late}: {said}" if said else late
+    else:
+        problem = (said or f"ended with {process.returncode}") if process.returncode else ""
     try:
-        return Done(step, taken, json.loads(output), problem=_last_line(errors) if process.returncode else "")
+        return Done(step, taken, json.loads(output), problem)
     except ValueError:
-        return Done(
-            step, taken, problem=_last_line(errors) or f"ended with {process.returncode} and said nothing"
-        )
+        return Done(step, taken, problem=problem or f"ended with {process.returncode} and said nothing")
 
 
-def _ended(process: subprocess.Popen[str]) -> str:
-    """Ends a command and all that it has started; returns what it said last."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        os.killpg(process.pid, number)
-        try:
-            _, errors = process.communicate(timeout=GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
-        line = _last_line(errors)
-        return f": {line}" if line else ""
-    return ""
+def _ended(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Ends a command and all that it has started; returns what it has said: the output, and the errors.
+
+    The command alone gets to end in order, and with it what it has started.
+    """
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        return process.communicate(timeout=GRACE_SECONDS)
+    os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate()
 
 
 def _last_line(text: str) -> str:
@@ -143,7 +161,11 @@ def lines_of(done: Done) -> Iterator[str]:
         for device in done.found["devices"]:
             memory = f"{device['memory_bytes'] / 2**30:.1f} GiB"
             yield f"   {device['index']}  {device['name']}, {device['driver']}, {memory}"
-    elif done.step.name == "check":
+    elif done.step.words[0] == "tune":
+        for device in done.found["devices"]:
+            rate = f"{device['weights_per_second'] / 1e9:.3g} G weights/s"
+            yield f"   {device['device']}: {len(device['measurements'])} measurements, {rate}"
+    elif done.step.words[0] == "check":
         for device in done.found["devices"]:
             yield from _checked(device)
         for pair in done.found["pairs"]:
@@ -154,8 +176,10 @@ def lines_of(done: Done) -> Iterator[str]:
 
 
 def _checked(device: dict[str, Any]) -> Iterator[str]:
-    right = sum(kernel["right"] for kernel in device["kernels"])
-    yield f"   {device['device']}, {device['driver']}: {right} of {len(device['kernels'])} kernels are right"
+    kernels = device["kernels"]
+    right = sum(kernel["right"] for kernel in kernels)
+    counted = f": {right} of {len(kernels)} kernels are right" if kernels else ""
+    yield f"   {device['device']}, {device['driver']}{counted}"
     if device["error"]:
         yield f"   {device['error']}"
     yield from (f"   wrong: {kernel['kernel']}" for kernel in device["kernels"] if not kernel["right"])
@@ -185,7 +209,7 @@ def measure(wanted: Sequence[Step], folder: Path, report: TextIO, total_seconds:
     deadline = time.monotonic() + total_seconds
     summary = []
     for number, step in enumerate(wanted):
-        left = deadline - time.monotonic()
+        left = deadline - time.monotonic() - GRACE_SECONDS
         print(f"{step.name}, at most {min(step.seconds, max(0.0, left)):.0f} s", file=sys.stderr)
         done = (
             run(step, min(step.seconds, left))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.launcher.devices import DeviceChoice
-from tplaunch.worker.device import CHECK_HELP, CHECKING
+from tplaunch.worker.device import CHECK_HELP, CHECKING, COMPILING
 
 TAIL_BYTES = 1 << 14  # of a log: what a worker says last
 
 
 def crashed_kernel(log: Path) -> str:
-    """Says for a worker that is gone which kernel it had begun to check, to end a sentence; else nothing."""
+    """Says for a worker that is gone what it was compiling or checking, to end a sentence; else nothing."""
     try:
         with log.open("rb") as file:
             file.seek(0, 2)
@@ -22,8 +22,11 @@ def crashed_kernel(log: Path) -> str:
     except OSError:
         return ""
     last = next((line for line in reversed(lines) if " worker " in line), "")
-    _, found, kernel = last.partition(f" worker {CHECKING} ")
-    return f" while it was {CHECKING} {kernel}; {CHECK_HELP}" if found else ""
+    for begun in (CHECKING, COMPILING):
+        _, found, kernels = last.partition(f" worker {begun} ")
+        if found:
+            return f" while it was {begun} {kernels}; {CHECK_HELP}"
+    return ""
 
 
 def suspects(tokens: Collection[int], plan: Sequence[RankShare], choices: Sequence[DeviceChoice]) -> str:

@@ -56,28 +56,38 @@ class DeviceReport:
 
 
 def check_device(
-    config: JobConfig, choice: DeviceChoice, on_progress: Callable[[DeviceReport], None]
-) -> DeviceReport:
-    """Runs every check on a device. What can't be done is told in the report."""
-    report = DeviceReport(choice.index, choice.name, choice.driver)
-    for _ in range(MAX_FAILURES):
+    config: JobConfig,
+    choice: DeviceChoice,
+    report: DeviceReport,
+    on_progress: Callable[[DeviceReport], None],
+) -> None:
+    """Runs every check on a device, and adds to the report, also what can't be done.
+
+    The first process compiles kernels ahead of their checks. Where that one crashes, the next ones go on
+    without, so that the kernel is blamed that did it.
+    """
+    compiles_ahead, num_failures = True, 0
+    while num_failures < MAX_FAILURES:
         begun = None
         try:
-            job = CheckJob(len(report.outcomes), config.rank_options)
+            job = CheckJob(len(report.outcomes), compiles_ahead, config.rank_options)
             for message in job_answers(config, choice, job, CHECK_ANSWERS, SILENT_SECONDS):
                 begun = _heard(report, begun, message)
                 on_progress(report)
             if begun is not None or not (report.count or report.error):
                 raise ProcessEnded("its process ended as if all were well")  # a driver may do that
         except ProcessEnded as end:
+            if compiles_ahead:
+                compiles_ahead = False
+                continue
             if begun is None:
                 report.error = f"{choice.name} can't be checked: {end}"
             else:
                 report.outcomes.append(dataclasses.replace(begun, problem=str(end)))
         if report.error or len(report.outcomes) == report.count:
-            return report
+            return
+        num_failures += 1
     report.error = f"given up after {MAX_FAILURES} kernels that did not come to their end"
-    return report
 
 
 def _heard(report: DeviceReport, begun: Outcome | None, message: Any) -> Outcome | None:

@@ -130,7 +130,8 @@ def _dispatch(options: argparse.Namespace) -> int:
         return show_devices(options.json)
     if options.command == "check":
         rank_options = RankOptions(**declared_values(RankOptions, options))
-        return check(CheckConfig(options.devices, options.json, options.verbose, options.quick, rank_options))
+        kinds = options.quick, options.speeds
+        return check(CheckConfig(options.devices, options.json, options.verbose, *kinds, rank_options))
     if options.command == "keygen":
         return keygen(options.file)
     if options.command == "join":

@@ -83,6 +83,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", default="all", metavar="LIST", help=devices)
     parser.add_argument("--json", action="store_true", help="as JSON, with every kernel")
     parser.add_argument("--quick", action="store_true", help="kernels only, without speeds")
+    parser.add_argument("--speeds", action="store_true", help="speeds only, without the kernels")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line for every kernel, and the log")
     add_declared(parser, RankOptions, ("validate", "without"))
 

@@ -10,9 +10,8 @@ from tplaunch.coordinator.split.limits import AUTO, Limits
 
 def chosen_activations(limits: Limits, ready: Sequence[Ready]) -> str:
     """Returns what the run's rows of prompts are multiplied as; where ranks differ, each kind once."""
-    return (
-        limits.activations if limits.activations != AUTO else "/".join(sorted({one.prompts for one in ready}))
-    )
+    has_choice = limits.activations in (AUTO, "q8")
+    return "/".join(sorted({one.prompts for one in ready})) if has_choice else limits.activations
 
 
 def rounding_sentence(limits: Limits, ready: Sequence[Ready]) -> str | None:

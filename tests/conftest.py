@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from tests.command_line import CommandLine
 from tests.drivers import (
-    FINDERS,
+    CPU_FINDERS,
     IN_CI,
     REPOSITORY,
     Driver,
@@ -110,8 +110,8 @@ def both_drivers_env() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def all_drivers_env() -> dict[str, str]:
-    """An environment for subprocesses that has every driver: lavapipe of two ages, and SwiftShader."""
-    return environment_with(*(find() for find in FINDERS.values()))
+    """An environment for subprocesses with every driver for CPUs: lavapipe of two ages, and SwiftShader."""
+    return environment_with(*(find() for find in CPU_FINDERS.values()))
 
 
 @pytest.fixture(scope="session")

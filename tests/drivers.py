@@ -12,6 +12,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 MATRICES_LIBC = 2.41  # that the lavapipe of `.ci/fetch-matrices-mesa.sh` is built for
 IN_CI = os.environ.get("CI") == "true"
+CARD_MANIFEST = os.environ.get(
+    "TPLAUNCH_TEST_ICD", ""
+)  # of the driver of a card that tests are to run on, too
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,16 @@ def find_validation_layer() -> Driver:
     return Driver("the Khronos validation layer", manifest, "install vulkan-validationlayers", IN_CI)
 
 
-# The drivers that tests with a device run on, each by its name.
-FINDERS = {"lavapipe": find_lavapipe, "swiftshader": find_swiftshader, "mesa": find_mesa}
+def find_card() -> Driver:
+    """The driver that TPLAUNCH_TEST_ICD names, so that tests with a device run on its first one, too."""
+    manifest = Path(CARD_MANIFEST)
+    how_to_get = f"TPLAUNCH_TEST_ICD={CARD_MANIFEST} is no file; name the manifest of a card's driver"
+    return Driver("card", manifest if manifest.is_file() else None, how_to_get, required=True)
+
+
+# The drivers that tests with a device run on, each by its name; a card only where one is named.
+CPU_FINDERS = {"lavapipe": find_lavapipe, "swiftshader": find_swiftshader, "mesa": find_mesa}
+FINDERS = CPU_FINDERS | ({"card": find_card} if CARD_MANIFEST else {})
 
 
 def driver_variables(*manifests: Path) -> dict[str, str]:

@@ -1,15 +1,17 @@
-"""A worker that is the only rank of its model, in the test's own process."""
+"""Workers in the test's own process, a thread a rank; most often one that is the only rank of its model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.models import LIMITS, load_message, open_model, write_llama
-from tplaunch.coordinator.messages import Connect, Message
+from tplaunch.coordinator.messages import Connect, Message, Step, StepDone
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.worker.control import ControlSocket
@@ -28,19 +30,51 @@ class Deaf(ControlSocket):
         pass
 
 
+class Workers:
+    """All ranks of a model, which run each step together."""
+
+    def __init__(self, ranks: Sequence[Worker], pool: ThreadPoolExecutor) -> None:
+        self.ranks, self._pool = ranks, pool
+
+    def run(self, step: Step) -> list[StepDone]:
+        """Returns what each rank says of a step."""
+        return list(self._pool.map(lambda rank: rank.run(step), self.ranks))
+
+
+@contextmanager
+def opened_workers(
+    model: Path, folder: Path, limits: Limits, indices: Sequence[int | None]
+) -> Iterator[Workers]:
+    """Opens a rank on each device, ready for its first step."""
+    file, spec = open_model(model)
+    plan, ranks = make_plan(spec, [1.0] * len(indices)), list[Worker]()
+    pool = ThreadPoolExecutor(len(indices))
+    try:
+        for share, index in zip(plan, indices, strict=True):
+            load = load_message(file, spec, share, len(plan), limits, "shared-memory")
+            options = dataclasses.replace(load.options, timeout_seconds=60.0)  # one may compile for long
+            load = dataclasses.replace(load, options=options)
+            ranks.append(Worker(load, DeviceId(index), WorkerPlace(str(folder))))
+        endpoints, kinds = zip(*((rank.collective.endpoint, rank.device.kind) for rank in ranks), strict=True)
+
+        def make_ready(rank: Worker) -> None:
+            rank.connect(Connect(endpoints, kinds, ((),) * len(ranks)))
+            rank.load_weights(Deaf())
+            rank.prepare()
+
+        list(pool.map(make_ready, ranks))
+        yield Workers(ranks, pool)
+    finally:
+        for rank in ranks:
+            rank.close()
+        pool.shutdown()
+
+
 @contextmanager
 def opened_worker(model: Path, folder: Path, limits: Limits, index: int | None) -> Iterator[Worker]:
     """Opens a rank without others on a device, ready for its first step."""
-    file, spec = open_model(model)
-    load = load_message(file, spec, make_plan(spec, [1.0])[0], 1, limits, "shared-memory")
-    loaded = Worker(load, DeviceId(index), WorkerPlace(str(folder)))
-    try:
-        loaded.connect(Connect((loaded.collective.endpoint,), ("cpu",), ((),)))
-        loaded.load_weights(Deaf())
-        loaded.prepare()
-        yield loaded
-    finally:
-        loaded.close()
+    with opened_workers(model, folder, limits, [index]) as workers:
+        yield workers.ranks[0]
 
 
 @pytest.fixture

@@ -30,5 +30,6 @@ def end_of(process: subprocess.Popen[str], seconds: float = PATIENCE) -> str:
     while True:
         try:
             return process.communicate(timeout=LOOK_SECONDS)[1]
-        except subprocess.TimeoutExpired:
-            assert clock() < seconds, f"still running after {seconds} s"
+        except subprocess.TimeoutExpired as error:
+            said = (error.stderr or b"").decode(errors="replace")
+            assert clock() < seconds, f"still running after {seconds} s; it said: {said}"

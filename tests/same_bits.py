@@ -107,8 +107,9 @@ class Placed:
 class Bench:
     """An engine that computes sequences, each put anywhere in the cache, and knows their logits."""
 
-    def __init__(self, engine: LocalEngine, limits: Limits) -> None:
-        self._engine, self._limits = engine, limits
+    def __init__(self, engine: LocalEngine, limits: Limits, of_prompts: bool = False) -> None:
+        """of_prompts: whether all rows count as those of prompts."""
+        self._engine, self._limits, self._of_prompts = engine, limits, of_prompts
         self._number = 0
 
     def alone(self, tokens: list[int], random: np.random.Generator) -> Floats:
@@ -174,7 +175,7 @@ class Bench:
             {one.seat: one.blocks for one, _ in rows},
             {one.seat: one.window_blocks for one, _ in rows},
         )
-        logits = self._engine.logits(step)
+        logits = self._engine.logits(dataclasses.replace(step, of_prompts=self._of_prompts))
         for one, count in rows:
             one.done += count
         return np.split(logits, np.cumsum(repeats)[:-1])

@@ -39,5 +39,5 @@ def package_with(folder: Path, kernels: dict[str, bytes]) -> str:
     return (
         f"import sys; sys.path.insert(0, {str(folder)!r}); import tplaunch; "
         f"assert tplaunch.__file__.startswith({str(folder)!r}); "
-        "from tplaunch.launcher.cli import main; sys.exit(main())"
+        "from tplaunch.launcher.entry import main; sys.exit(main())"
     )

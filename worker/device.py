@@ -6,6 +6,7 @@ loop knows only this interface.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -20,6 +21,7 @@ from tplaunch.worker.programs.program import Program
 
 # What a worker's log says last where a driver crashed in a kernel; the kernel's name follows.
 CHECKING = "checking the kernel"
+COMPILING = "compiling the kernels"
 # What to do about a kernel that is wrong, or that a driver does not survive.
 CHECK_HELP = (
     "`--devices cpu` works without it; please report it to tplaunch's developers with the output of"
@@ -48,11 +50,14 @@ class DeviceId:
 
 
 # Ways in which a device shares the arena with other ranks, in the order in which they are tried: it imports
-# the host's memory, or a dma-buf of the file behind that; or the host copies to memory of its and from there.
-IMPORT, DMA_BUF, COPY = SHARINGS = ("import", "dma-buf", "copy")
+# the host's memory, or a dma-buf of the file behind that; or all ranks of the host move the arena to memory
+# that one of their devices exports; or the host copies to memory of its and from there.
+IMPORT, DMA_BUF, EXPORT, COPY = SHARINGS = ("import", "dma-buf", "export", "copy")
+OWN_SHARINGS = (IMPORT, DMA_BUF, COPY)  # that a device goes by itself
 SHARING_WORDS = {
     IMPORT: "imported host memory",
     DMA_BUF: "a dma-buf of host memory",
+    EXPORT: "memory that a device exports",
     COPY: "copies that the host makes",
 }
 
@@ -139,6 +144,13 @@ class TimedDevice(Protocol):
 
 
 @runtime_checkable
+class WatchedDevice(Protocol):
+    """A device that its driver may take for dead while it computes."""
+
+    most_operations: float  # of one op, which can't be cut; infinite where nobody watches
+
+
+@runtime_checkable
 class WaitingDevice(Protocol):
     """A device with several ways to find out that a segment has ended, or to need no host between
     segments."""
@@ -146,6 +158,10 @@ class WaitingDevice(Protocol):
     @property
     def on_cpu(self) -> bool:
         """Tells whether it computes on the cores that this process may use."""
+
+    @property
+    def card(self) -> str:
+        """The same for all that are one card of this machine; empty for what is on a CPU."""
 
     def wait_by(self, way: str) -> None:
         """From now on, for what is prepared from now on: asleep to "block", awake at first to "poll", or by a
@@ -181,6 +197,34 @@ class SharingDevice(Protocol):
         """Returns elements of parity 0 as the device reads them [num_partials, count]; for trying only."""
 
 
+class Mover(Protocol):
+    """A device's part where the ranks of a host move the arena, and the words behind it, to memory that one
+    of their devices exports. Before any program is prepared, and before words are attached."""
+
+    can_export: bool  # as its driver says
+    can_move: bool  # to what another device exports
+
+    def export(self, num_bytes: int) -> int:
+        """Allocates memory to move to. Returns a descriptor of it, the caller's to close; or DeviceError."""
+
+    def move(self, arena: npt.NDArray[np.uint8], descriptor: int, num_bytes: int) -> None:
+        """Attaches an arena that begins so many bytes, exported: by this device where it did so before.
+
+        The descriptor stays the caller's. Raises DeviceError, and all is as before.
+        """
+
+    def end_move(self, stays: bool) -> None:
+        """Gives back what the arena was attached by before; or where it does not stay, what move() took and
+        export() made. Idempotent."""
+
+
+@runtime_checkable
+class MovingDevice(Protocol):
+    """A device that may share the arena only where it is moved."""
+
+    mover: Mover
+
+
 @runtime_checkable
 class CuttingDevice(Protocol):
     """A device that may want fewer keys in a cut of attention than others: worker/buffers/cuts.py."""
@@ -205,11 +249,11 @@ class SelfCheckingDevice(Protocol):
 
 
 @runtime_checkable
-class MatrixDevice(Protocol):
-    """A device that may have matrices of float16 for rows of prompts."""
+class RoundingDevice(Protocol):
+    """A device that may have other kernels for rounded rows of prompts: for float16, or for integers."""
 
-    def prefers_matrices(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
-        """Tells if they are right, and faster than float32, for these programs of rows multiplied as f16.
+    def prefers_rounded(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
+        """Tells if they are right, and faster than float32, for these programs of rounded rows.
 
         Measures what it has not measured before. Once, where it is tuned; with a sentence for what is wrong.
         """
@@ -223,3 +267,8 @@ class TunableDevice(Protocol):
 
     def tune(self, program: Program) -> None:
         """Chooses the fastest for this program and others of its model; once, before buffers are created."""
+
+
+def most_operations(device: Device) -> float:
+    """Returns the operations that one op may have on a device."""
+    return device.most_operations if isinstance(device, WatchedDevice) else math.inf

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tplaunch.coordinator.split.limits import AUTO, Limits
-from tplaunch.worker.device import Device, MatrixDevice, SelfCheckingDevice, TunableDevice
+from tplaunch.worker.device import Device, RoundingDevice, SelfCheckingDevice, TunableDevice
 from tplaunch.worker.run_programs import RunPrograms
 
 
@@ -17,12 +17,15 @@ def prove(device: Device, programs: RunPrograms) -> Sequence[str]:
 
 
 def tune(device: Device, programs: RunPrograms, limits: Limits) -> tuple[bool, Sequence[str]]:
-    """Has the device choose its fastest kernels; tells if it prefers matrices of float16 for rows of prompts.
+    """Has the device choose its fastest kernels; tells if it prefers rows of prompts rounded.
 
-    Also returns what the user should know.
+    They are rounded to float16, for matrices of it, or to q8 where that is wanted. Also returns what the
+    user should know.
     """
     if isinstance(device, TunableDevice):
         device.tune(programs.build(1, 1))
-    if limits.activations not in (AUTO, "f16") or not isinstance(device, MatrixDevice):
+    kind = "f16" if limits.activations == AUTO else limits.activations
+    if kind == "f32" or not isinstance(device, RoundingDevice) or not device.tells_prompts_apart:
         return False, ()
-    return device.prefers_matrices([programs.build(limits.max_rows, 1, of_prompts=True, activations="f16")])
+    rounded = programs.build(limits.max_rows, 1, of_prompts=True, as_floats=(), activations=kind)
+    return device.prefers_rounded([rounded])

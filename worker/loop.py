@@ -38,13 +38,14 @@ from tplaunch.worker.buffers.state import state_buffers
 from tplaunch.worker.buffers.sums import slot_bytes
 from tplaunch.worker.buffers.table import activation_buffers, cache_buffers, logit_buffers, weight_buffers
 from tplaunch.worker.control import ControlSocket
-from tplaunch.worker.device import Device, DeviceId, TimedDevice
+from tplaunch.worker.device import Device, DeviceId, TimedDevice, most_operations
 from tplaunch.worker.measuring.agreeing import agrees
 from tplaunch.worker.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.measuring.ways import large_bytes, waiting
 from tplaunch.worker.open_device import open_device
 from tplaunch.worker.place import WorkerPlace
 from tplaunch.worker.programs.program import Program
+from tplaunch.worker.programs.work import most_row_keys
 from tplaunch.worker.run_programs import RunPrograms
 from tplaunch.worker.step.clock import StepClock, account_for_device
 from tplaunch.worker.step.copies import BlockCopier
@@ -92,6 +93,7 @@ def serve(control: ControlSocket, rank: int, device_id: DeviceId) -> None:
                 worker.tells_prompts_apart,
                 worker.activations_of_prompts,
                 worker.device.prompt_rows,
+                worker.most_row_keys,
             )
         )
         with collected_by_hand():
@@ -173,7 +175,7 @@ class Worker:
         # These two need memory for a moment, of which there is more now than later.
         self.copy_bandwidth = copy_bandwidth(self.device) if self._load.options.measure_copy else 0.0
         self.notes = [*kernels.prove(self.device, self._programs)]
-        prefers_matrices, notes = kernels.tune(self.device, self._programs, limits)
+        prefers_rounded, notes = kernels.tune(self.device, self._programs, limits)
         self.notes += notes
         weights = weight_buffers(self._shards, self.device.max_buffer_bytes)
         buffers = {
@@ -186,8 +188,8 @@ class Worker:
         self.device.create_buffers(buffers)
         attach_partials(self._runner)
         # Before ranks take their time to load.
-        if limits.activations == AUTO and agrees(self._runner, self._kinds, prefers_matrices):
-            self._programs.activations = "f16"
+        if limits.activations in (AUTO, "q8"):
+            self._programs.choose_for_prompts(agrees(self._runner, self._kinds, prefers_rounded))
         of_run = self._load, self._shards, self._runner, self._kinds
         self._programs.by_device = waiting(*of_run).by_device
         self._programs.large_bytes = large_bytes(*of_run)
@@ -207,14 +209,15 @@ class Worker:
     @property
     def activations_of_prompts(self) -> str:
         """The activations that rows of prompts are multiplied as."""
-        return self._programs.activations
+        return self._programs.activations_of_prompts
 
     def prepare(self) -> None:
         """Everything that the first step would otherwise wait for."""
         self._writer = StepWriter(self.device, self.weights, self._load)
         self._copier = BlockCopier(self.device, self._load)
         self._ends = StageEnds(self.device, self.handover, self._load)
-        self._programs.program(1, 1, of_prompts=False, in_one_part=False)
+        program = self._programs.program(1, 1, of_prompts=False, in_one_part=False)
+        self.most_row_keys = most_row_keys(program, most_operations(self.device))
         log.info("ready: %d bytes on the device", self.device_bytes)
 
     def answer(self, message: Message) -> StepDone | Rows:

@@ -29,7 +29,6 @@ class RunPrograms:
 
     shares_routing: see build_program(). large_bytes: from where on all-reduces are not one-shot. by_device:
     whether devices exchange among themselves where a program allows it.
-    activations: of what is built from now on.
     """
 
     def __init__(
@@ -48,10 +47,22 @@ class RunPrograms:
         self.by_device = False
         self._vain_waits = 0
         self.tells_prompts_apart = device.tells_prompts_apart
-        self.activations = load.limits.generated_activations
+        self._activations, self._prompts_as_floats = load.limits.generated_activations, False
         # Where no attention finishes rows of one part, programs do not differ by that.
         self._finishes = any(not attention.gated for attention in load.spec.attentions)
         self._made: dict[tuple[int, int, bool, bool, bool], Program] = {}
+
+    def choose_for_prompts(self, rounded: bool) -> None:
+        """Chooses if rows of prompts are rounded from now on, to q8 where others are, else to f16."""
+        if self._activations == "q8":
+            self._prompts_as_floats = not rounded
+        elif rounded:
+            self._activations = "f16"
+
+    @property
+    def activations_of_prompts(self) -> str:
+        """Says what rows of prompts are multiplied as."""
+        return "f32" if self.tells_prompts_apart and self._prompts_as_floats else self._activations
 
     def program(
         self,
@@ -124,10 +135,15 @@ class RunPrograms:
     ) -> Program:
         """Builds a program as it runs with the hosts' help; `large` whose all-reduces are not one-shot.
 
-        as_floats: see build_program; None for what the device has measured. activations: other than its own.
+        as_floats: see build_program; None for what was measured. activations: other than its own.
         """
         program = self._build(rows, logit_rows, of_prompts, large, in_one_part, as_floats, activations)
         return self._moved(program)
+
+    def _as_floats(self, of_prompts: bool) -> Collection[str]:
+        if of_prompts:
+            return tuple(FORMATS) if self._prompts_as_floats else ()
+        return self._device.quicker_as_floats if isinstance(self._device, TunableDevice) else ()
 
     def _moved(self, program: Program) -> Program:
         """Has partial sums written to the device's own memory first, where that is wanted or quicker."""
@@ -150,7 +166,7 @@ class RunPrograms:
         activations: str | None = None,
     ) -> Program:
         if as_floats is None:
-            as_floats = self._device.quicker_as_floats if isinstance(self._device, TunableDevice) else ()
+            as_floats = self._as_floats(of_prompts)
         load = self._load
         return build_program(
             load.spec,
@@ -159,7 +175,7 @@ class RunPrograms:
             len(load.group),
             rows,
             logit_rows,
-            activations=activations or self.activations,
+            activations=activations or self._activations,
             shares_routing=self._shares_routing,
             of_prompts=of_prompts,
             groups_logits=self._device.groups_logits,

@@ -33,7 +33,7 @@ from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.serving.inbox import Inbox
 from tplaunch.coordinator.serving.loading import OnProgress, await_ready
-from tplaunch.coordinator.serving.micro_batches import MicroBatches
+from tplaunch.coordinator.serving.micro_batches import NO_BOUND, MicroBatches
 from tplaunch.coordinator.serving.sampling.results import (
     AnswerError,
     StepResult,
@@ -114,6 +114,8 @@ class Engine:
         ready = await_ready(self._channel, self._config.load_timeout_seconds, on_progress)
         self.tells_prompts_apart = any(message.tells_prompts_apart for message in ready)
         self.micro_batches.least_prompt_rows = max(message.prompt_rows for message in ready)
+        bounds = [message.most_row_keys for message in ready if message.most_row_keys > 0]
+        self.micro_batches.most_row_keys = min(bounds, default=NO_BOUND)
         self._activity = "before the first step"
         return attached, ready
 

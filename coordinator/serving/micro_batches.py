@@ -7,6 +7,7 @@ as one of four. Pure arithmetic: the times come from outside.
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 from collections import deque
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 NUM_COUNTED, NUM_NEEDED = 5, 2
 MAX_AGE = 512  # steps after which a size is measured again, if it may be better: contexts grow
 STEPS_A_STAGE = 16  # of prompts, so that filling and emptying the stages costs little
+NO_BOUND = sys.maxsize  # of row keys
 MARGIN = 0.97  # of the usual cut's time: another cut must be quicker than that to be taken
 
 
@@ -43,6 +45,7 @@ class MicroBatches:
         """max_rows: that a step can decode."""
         self.num_stages, self._max_rows = num_stages, max_rows
         self.least_prompt_rows = 64  # of a step, where there are as many; known once ranks are loaded
+        self.most_row_keys = NO_BOUND  # of a step's prompts: rows, times keys that each sees; known then, too
         self._taken: dict[int, deque[SequenceOf[float]]] = {}  # by bucket; seconds of each stage
         self._known: dict[int, SequenceOf[float]] = {}  # medians of those of which there are enough
         self._last: dict[int, int] = {}  # by bucket: the number of the step that was measured last
@@ -69,6 +72,14 @@ class MicroBatches:
     def prompt_rows(self, num_tokens: int) -> int:
         """Returns the rows of prompts that a step has when so many are to come, with several stages."""
         return max(self.least_prompt_rows, -(-num_tokens // (STEPS_A_STAGE * self.num_stages)))
+
+    def rows_within(self, start: int, row_keys: int) -> int:
+        """Returns the rows of a prompt from a position on that count no more than so many row keys.
+
+        One at least where that is all that a step may have: each row has to be computed some time.
+        """
+        rows = int((math.sqrt(start * start + 4 * max(0, row_keys)) - start) / 2)
+        return max(rows, int(row_keys == self.most_row_keys))
 
     def cut(self, num_sequences: int) -> Cut:
         """Returns the quickest cut of so many. One of which too little is known is taken at its best."""

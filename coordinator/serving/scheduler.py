@@ -84,6 +84,7 @@ class Scheduler:
         runs: list[ScheduledRows] = []
         cut = self._decode_cut()
         rows_left, logits_left = self._most_rows(cut), self._limits.max_logit_rows
+        row_keys_left = self._micro_batches.most_row_keys
         for group in self._groups(cut):
             if runs and self._tells_prompts_apart:
                 break
@@ -92,9 +93,11 @@ class Scheduler:
             for sequence in group:
                 if not rows_left or not runs_left:
                     break
-                run = self._run(sequence, min(most, rows_left), logits_left) if sequence.is_running else None
+                rows = min(most, rows_left, self._rows_within(sequence, row_keys_left))
+                run = self._run(sequence, rows, logits_left) if sequence.is_running else None
                 most = rows_left
                 if run is not None:
+                    row_keys_left -= run.row_keys
                     runs.append(run)
                     runs_left -= 1
                     rows_left -= run.length
@@ -153,6 +156,12 @@ class Scheduler:
             return self._limits.max_rows
         num_tokens = sum(len(sequence.tokens) for sequence in self._running if sequence.num_waiting > 1)
         return min(self._limits.max_rows, cut.rows + self._micro_batches.prompt_rows(num_tokens))
+
+    def _rows_within(self, sequence: Sequence, row_keys: int) -> int:
+        """How many rows it gets at most for the keys that they see; of one that decodes none count."""
+        if sequence.num_waiting <= 1:
+            return 1
+        return self._micro_batches.rows_within(sequence.num_computed, row_keys)
 
     def _most_runs(self, group: SequenceOf[Sequence], cut: Cut) -> int:
         """Sequences of a group that a step has: of those that decode its part, where there are stages."""

@@ -83,6 +83,11 @@ class ScheduledRows:
     write_slot: int = -1
 
     @property
+    def row_keys(self) -> int:
+        """Its rows, times the keys that the last of them sees; of a single row none count."""
+        return self.length * (self.start + self.length) if self.length > 1 else 0
+
+    @property
     def of_prompt(self) -> bool:
         """Tells whether all rows are of the sequence's prompt."""
         return self.start + self.length <= self.sequence.num_prompt

@@ -35,7 +35,7 @@ SHAPE = RandomModel("llama-160m", "Q8_0")  # large enough that a second rank has
 PREFILL, DECODE = Test("prefill", 512), Test("decode", 32)
 PREFILL_ON_CPU, DECODE_ON_CPU = Test("prefill", 32), Test("decode", 8)
 CONTEXT, REPEAT = 600, 2
-STEP_SECONDS, LOAD_SECONDS = 20.0, 60.0  # after which a run counts as hanging
+STEP_SECONDS, LOAD_SECONDS = 20.0, 90.0  # after which a run counts as hanging
 FAILURES = (RunError, LogitsError, UsageError, PlanError, ModelError)
 
 Floats = npt.NDArray[np.float32]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from tplaunch.worker.jobs.figures import Figure
 
-COPY, PEAK = "copy.device", "peak.f32"
+COPY, PEAKS = "copy.device", ("peak.f32", "peak.f16", "peak.q8")
 # A part of what figures are shares of, under which something of a card is worth looking at. docs/gpus.md says
 # why so much; drivers for CPUs are bound by other things.
-LEAST_SHARES = {"matvec.": (COPY, 0.4), "matmul.": (PEAK, 0.15)}
+LEAST_SHARES = {"matvec.": 0.4, "matmul.": 0.15}
 LEAST = {"copy.from_host": 3e9, "copy.to_host": 3e9, "copy.read": 1e9}  # bytes per second
 MOST = {"wait.block": 200e-6, "exchange.block": 400e-6}  # seconds
 SEE = "docs/gpus.md says what to do"
-WORDS = {COPY: "copy", PEAK: "peak"}
+WORDS = {COPY: "copy", **dict.fromkeys(PEAKS, "peak")}
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,19 @@ def shares(figures: Sequence[Figure]) -> Mapping[str, Share]:
     values = {figure.key: figure.value for figure in figures}
     found = {}
     for key, value in values.items():
-        of = next((of for prefix, (of, _) in LEAST_SHARES.items() if key.startswith(prefix)), "")
+        of = _whole_of(key)
         whole = values.get(of)
         if value is not None and whole:
             found[key] = Share(value / whole, of)
     return found
+
+
+def _whole_of(key: str) -> str:
+    """The figure that another one is a part of: a copy, or the peak of its activations."""
+    kind, *rest = key.split(".")
+    if kind == "matvec":
+        return COPY
+    return f"peak.{rest[1] if len(rest) > 1 else 'f32'}" if kind == "matmul" else ""
 
 
 def remarks(figures: Sequence[Figure], on_cpu: bool) -> list[str]:
@@ -56,7 +64,7 @@ def remarks(figures: Sequence[Figure], on_cpu: bool) -> list[str]:
 def _small_shares(figures: Sequence[Figure]) -> list[str]:
     found = []
     of_figures = shares(figures)
-    for prefix, (of, least) in LEAST_SHARES.items():
+    for prefix, least in LEAST_SHARES.items():
         small = [
             figure.what
             for figure in figures
@@ -65,7 +73,7 @@ def _small_shares(figures: Sequence[Figure]) -> list[str]:
             and of_figures[figure.key].part < least
         ]
         if small:
-            names = ", ".join(small)
+            names, of = ", ".join(small), COPY if prefix == "matvec." else PEAKS[0]
             found.append(f"{names}: under {least:.0%} of the device's {WORDS[of]}, which is unusual; {SEE}")
     return found
 

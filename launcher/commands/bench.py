@@ -21,6 +21,7 @@ from tplaunch.launcher.fitting.kv_sizes import BLOCK_LENGTH, blocks_for, full_bl
 from tplaunch.launcher.hosts.opening import Hosts, open_hosts
 from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.session import Session, start_session
+from tplaunch.launcher.signals import Signalled
 from tplaunch.launcher.trace_file import check_trace_path, write_trace
 from tplaunch.launcher.write_gguf import write_gguf
 
@@ -93,8 +94,15 @@ def bench(config: RunConfig, wanted: BenchConfig) -> int:
     )
     model = open_model(config)
     _check_positions(model, wanted.tests)
-    with open_hosts(config, model) as hosts:
-        results, traces = _bench_on(hosts, config, model, wanted)
+    results: list[Result] = []
+    traces: list[tuple[str, Trace]] = []
+    try:
+        with open_hosts(config, model) as hosts:
+            _bench_on(hosts, config, model, wanted, results, traces)
+    except Signalled:
+        if wanted.output == "json":  # what is read by a program that may have lost its patience
+            print_report(config, model, results, wanted.output, wanted.ledger, is_complete=False)
+        raise
     print_report(config, model, results, wanted.output, wanted.ledger)
     if wanted.trace is not None:
         write_trace(wanted.trace, traces)
@@ -102,10 +110,14 @@ def bench(config: RunConfig, wanted: BenchConfig) -> int:
 
 
 def _bench_on(
-    hosts: Hosts, config: RunConfig, model: Model, wanted: BenchConfig
-) -> tuple[list[Result], list[tuple[str, Trace]]]:
-    results: list[Result] = []
-    traces: list[tuple[str, Trace]] = []
+    hosts: Hosts,
+    config: RunConfig,
+    model: Model,
+    wanted: BenchConfig,
+    results: list[Result],
+    traces: list[tuple[str, Trace]],
+) -> None:
+    """Adds what it measures, as soon as it is there."""
     for num_ranks in wanted.ranks or (len(hosts.choices),):
         found = itertools.islice(itertools.cycle(hosts.choices), num_ranks)
         choices = sorted(found, key=lambda choice: choice.host)  # ranks of one host are neighbours
@@ -115,10 +127,9 @@ def _bench_on(
         arrangement = arrange(wished, model, choices, hosts.measure)
         with start_session(wished, model, arrangement, hosts=hosts) as session:
             _check_cache(session, wanted.tests)
-            results += _bench_session(session, choices, wanted)
+            _bench_session(session, choices, wanted, results)
         if session.engine.trace is not None:
             traces.append((ranks_text(num_ranks), session.engine.trace))
-    return results, traces
 
 
 def with_room(config: RunConfig, tests: list[Test]) -> RunConfig:
@@ -169,15 +180,15 @@ def _check_positions(model: Model, tests: list[Test]) -> None:
         )
 
 
-def _bench_session(session: Session, choices: list[DeviceChoice], wanted: BenchConfig) -> list[Result]:
+def _bench_session(
+    session: Session, choices: list[DeviceChoice], wanted: BenchConfig, results: list[Result]
+) -> None:
     devices = tuple(message.device for message in session.attached)
     sharing = tuple(message.sharing for message in session.ready)
-    results = []
     for test in wanted.tests:
         measurement = _measure(session, test, wanted.repeat)
         found = rooflines(session.model, session.limits, session.plan, choices, session.ready, measurement)
         results.append(Result(len(choices), devices, measurement, found, sharing))
-    return results
 
 
 def _measure(session: Session, test: Test, repeat: int) -> Measurement:

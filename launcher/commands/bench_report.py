@@ -31,12 +31,18 @@ class Result:
 
 
 def print_report(
-    config: RunConfig, model: Model, results: Sequence[Result], output: str, with_ledger: bool
+    config: RunConfig,
+    model: Model,
+    results: Sequence[Result],
+    output: str,
+    with_ledger: bool,
+    is_complete: bool = True,
 ) -> None:
     """output: table, json or csv. The ledger is in the JSON whether it is asked for or not."""
     name = config.model.name
     if output == "json":
-        print(json.dumps({"model": name, "results": [_as_json(result, results) for result in results]}))
+        found = [_as_json(result, results) for result in results]
+        print(json.dumps({"model": name, "complete": is_complete, "results": found}), flush=True)
     elif output == "csv":
         _print_csv(results)
     else:

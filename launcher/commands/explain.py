@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.placement import HEAD
-from tplaunch.coordinator.split.plan import RankShare, padded
+from tplaunch.launcher.commands.explain_counts import Explained, explained, explained_prompt, moves_sums
 from tplaunch.launcher.cores import rank_cores, usable_cores
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.arrange import Arrangement
@@ -16,11 +16,6 @@ from tplaunch.launcher.lines import wrapped
 from tplaunch.launcher.model import Model
 from tplaunch.launcher.near_cores import core_text
 from tplaunch.launcher.table import format_table
-from tplaunch.worker.ops.exchange import WIRE_BYTES
-from tplaunch.worker.programs.counting import StepCounts, count
-from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
-from tplaunch.worker.programs.moving import with_moves
-from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.vulkan.variants import TILE_ROWS
 
 TITLES = (
@@ -33,70 +28,9 @@ TITLES = (
     "taken",
     "read",
     "16-byte loads",
+    "in flight",
 )
-BY_HOSTS, BY_DEVICES = "hosts", "devices"
-ONE_SHOT, TWO_PHASE = "one-shot", "two-phase"
 PROMPT_ROWS = 512  # for which passes over the weights are counted
-
-
-def explained(model: Model, arrangement: Arrangement) -> dict[str, list[StepCounts]]:
-    """Counts a token at half of the context, by who exchanges partial sums; each a list by rank.
-
-    "devices" is missing where a program does not allow that.
-    """
-    found: dict[str, list[StepCounts]] = {BY_HOSTS: [], BY_DEVICES: []}
-    for share in arrangement.plan:
-        group = [other for other in arrangement.plan if other.first_layer == share.first_layer]
-        by_hosts, by_devices = _counts(model, arrangement, share, len(group))
-        found[BY_HOSTS].append(by_hosts)
-        if by_devices is not None:
-            found[BY_DEVICES].append(by_devices)
-    return {who: counts for who, counts in found.items() if len(counts) == len(arrangement.plan)}
-
-
-def _counts(
-    model: Model, arrangement: Arrangement, share: RankShare, num_ranks: int
-) -> tuple[StepCounts, StepCounts | None]:
-    spec, limits = model.spec, arrangement.limits
-    shards = rank_shards(spec, share, model.tensors)
-    program = build_program(
-        spec, share, shards, num_ranks, 1, int(share.ends(spec)), activations=limits.may_be_activations
-    )
-    row_length, num_keys = padded(spec.embedding_length), max(1, limits.context_length // 2)
-    of_step = num_ranks, row_length, num_keys, limits.kv_type
-    exchanges = not spec.is_recurrent and can_exchange(program, row_length)
-    by_devices = count(with_exchanges(program), *of_step) if exchanges else None
-    return count(program, *of_step), by_devices
-
-
-def explained_prompt(model: Model, arrangement: Arrangement, wire: str) -> dict[str, list[StepCounts]]:
-    """Counts a step of as many rows of a prompt as there may be, on devices with memory of their own.
-
-    By how they all-reduce; each a list by rank, empty where there is one rank. wire: of partial sums.
-    """
-    found: dict[str, list[StepCounts]] = {}
-    spec, limits, plan = model.spec, arrangement.limits, arrangement.plan
-    inside = wire if wire in WIRE_BYTES else "f32"
-    row_length, num_keys = padded(spec.embedding_length), max(1, limits.context_length // 2)
-    for share in plan:
-        num_ranks = sum(other.first_layer == share.first_layer for other in plan)
-        if num_ranks == 1:
-            continue
-        shards = rank_shards(spec, share, model.tensors)
-        for name in (ONE_SHOT, TWO_PHASE)[: 1 + (num_ranks > 2)]:
-            program = build_program(
-                spec,
-                share,
-                shards,
-                num_ranks,
-                limits.max_rows,
-                int(share.ends(spec)),
-                activations=limits.may_be_activations,
-                two_phase=name == TWO_PHASE,
-            )
-            of_step = num_ranks, row_length, num_keys, limits.kv_type
-            found.setdefault(name, []).append(count(with_moves(program, inside), *of_step, rank=share.index))
-    return found
 
 
 def explained_text(model: Model, arrangement: Arrangement, wire: str) -> str:
@@ -107,20 +41,18 @@ def explained_text(model: Model, arrangement: Arrangement, wire: str) -> str:
         parts += [
             wrapped(
                 f"A token behind {keys} others, where {who} exchange partial sums; sent and taken are a"
-                " device's bytes of one all-reduce, read those of weights, keys and values:"
+                " device's bytes of one all-reduce, read those of weights, keys and values, in flight those"
+                " of weights that a card's products have asked for at a time, on average:"
             ),
             format_table(TITLES, [_cells(rank, of_rank) for rank, of_rank in enumerate(counts)]),
         ]
+    rows = arrangement.limits.max_rows
     for name, counts in explained_prompt(model, arrangement, wire).items():
         parts += [
-            wrapped(
-                f"A step of {arrangement.limits.max_rows} rows of a prompt on devices with memory of their"
-                f" own, {name}: each sends its partial sums in long runs, and takes its peers' only:"
-            ),
+            wrapped(_prompt_sentence(arrangement, rows, name)),
             format_table(TITLES, [_cells(rank, of_rank) for rank, of_rank in enumerate(counts)]),
         ]
     if any(not choice.on_cpu for choice in arrangement.choices):
-        rows = arrangement.limits.max_rows
         parts.append(
             wrapped(
                 f"{PROMPT_ROWS} rows of a prompt are steps of up to {rows}; on a card they pass over the"
@@ -129,6 +61,18 @@ def explained_text(model: Model, arrangement: Arrangement, wire: str) -> str:
         )
     parts += [wrapped(sentence) for sentence in places_of_ranks(arrangement.choices, usable_cores())]
     return "\n".join(parts)
+
+
+def _prompt_sentence(arrangement: Arrangement, rows: int, name: str) -> str:
+    """Says what a table of a prompt's step counts, and how partial sums travel in it, if there are any."""
+    group = max(Counter(share.first_layer for share in arrangement.plan).values())
+    how = "" if group == 1 else f", {name}"
+    if group > 1 and any(moves_sums(choice, rows) for choice in arrangement.choices):
+        how = (
+            f" on devices with memory of their own{how}: each sends its partial sums in long runs, and takes"
+            " its peers' only"
+        )
+    return f"A step of {rows} rows of a prompt{how}:"
 
 
 def passes(step_rows: int) -> int:
@@ -149,7 +93,8 @@ def places_of_ranks(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> li
     return found
 
 
-def _cells(rank: int, counts: StepCounts) -> Sequence[str]:
+def _cells(rank: int, of_rank: Explained) -> Sequence[str]:
+    counts = of_rank.counts
     return (
         str(rank),
         str(counts.dispatches),
@@ -160,6 +105,7 @@ def _cells(rank: int, counts: StepCounts) -> Sequence[str]:
         _bytes(counts.taken_bytes),
         _bytes(counts.read_bytes),
         f"{counts.loads / 1e6:.2f} M",
+        _bytes(of_rank.in_flight_bytes) if of_rank.in_flight_bytes else "-",
     )
 
 
@@ -179,8 +125,11 @@ def explained_numbers(model: Model, arrangement: Arrangement, wire: str) -> dict
     }
 
 
-def _as_json(found: dict[str, list[StepCounts]]) -> dict[str, Any]:
-    return {
-        name: [{**dataclasses.asdict(of_rank), "loads": of_rank.loads} for of_rank in counts]
-        for name, counts in found.items()
-    }
+def _as_json(found: dict[str, list[Explained]]) -> dict[str, Any]:
+    return {name: [_numbers(of_rank) for of_rank in counts] for name, counts in found.items()}
+
+
+def _numbers(of_rank: Explained) -> dict[str, int]:
+    counts = of_rank.counts
+    in_flight = {"in_flight_bytes": of_rank.in_flight_bytes}
+    return {**dataclasses.asdict(counts), "loads": counts.loads, **in_flight}

@@ -72,6 +72,9 @@ def show_devices(as_json: bool) -> int:
 
 def _print_device(device: dict[str, Any], left_out: str) -> None:
     present = [label for key, label in FEATURES.items() if device[key]]
+    if device["integer_dot_product"] and not device["integer_dot_accelerated"]:
+        dots = FEATURES["integer_dot_product"]
+        present[present.index(dots)] = f"{dots} (not accelerated, says its driver)"
     print(wrapped(f"{device['index']}  {device['name']}", "   "))
     rows = {
         "type": f"{device['type']}, driver {device['driver']}",

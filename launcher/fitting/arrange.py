@@ -13,7 +13,7 @@ from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.auto_split import choose_weights
-from tplaunch.launcher.fitting.context_fit import Fitting, Sizes, needs_for
+from tplaunch.launcher.fitting.context_fit import ACTIVATION_FEATURES, Fitting, Sizes, needs_for
 from tplaunch.launcher.fitting.fit import RankBytes, check_fit
 from tplaunch.launcher.fitting.memory_places import MemoryPlace, memory_places
 from tplaunch.launcher.fitting.speeds import Measure
@@ -21,9 +21,7 @@ from tplaunch.launcher.fitting.staging import plan_for
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.model import Model
 
-# The features that multiply such activations, as coordinator.options.FEATURES names them for --without.
 MISSING = {"f16": "cooperative matrices of float16 that kernels multiply", "q8": "integer dot product"}
-ACTIVATION_FEATURES = {"f16": "cooperative_matrix", "q8": "integer_dot_product"}
 
 
 @dataclass(frozen=True)
@@ -84,10 +82,10 @@ def _has_uneven_stages(
 
 def check_activations(config: RunConfig, choices: Sequence[DeviceChoice]) -> None:
     """Raises UsageError for a device that can't multiply by the activations that the user wants."""
-    feature = ACTIVATION_FEATURES.get(config.activations)
+    needed = ACTIVATION_FEATURES.get(config.activations, frozenset())
     for choice in choices:
         is_vulkan = choice.index is not None
-        if config.activations in choice.lacks or (feature in config.without and is_vulkan):
+        if config.activations in choice.lacks or (is_vulkan and not needed.isdisjoint(config.without)):
             raise UsageError(
                 f"--activations {config.activations}: {choice.title} has no"
                 f" {MISSING[config.activations]}; use --activations f32"

@@ -30,6 +30,12 @@ MAX_WORK_BYTES = 64_000_000  # that a step may take beside weights and KV cache;
 # a step costs by itself counts more there.
 MAX_ROWS_OF_CARDS, MAX_WORK_BYTES_OF_CARDS = 512, 160_000_000
 
+# The features that multiply such activations, as coordinator.options.FEATURES names them for --without.
+ACTIVATION_FEATURES = {
+    "f16": frozenset(("cooperative_matrix", "float16")),
+    "q8": frozenset(("integer_dot_product",)),
+}
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -57,7 +63,7 @@ def needs_for(
 
 def activations_on(config: RunConfig, choices: Sequence[DeviceChoice]) -> str:
     """Returns the activations of a run on these devices: without matrices there is nothing to choose."""
-    has_matrices = "cooperative_matrix" not in config.without and any(
+    has_matrices = ACTIVATION_FEATURES["f16"].isdisjoint(config.without) and any(
         choice.index is not None and "f16" not in choice.lacks for choice in choices
     )
     return "f32" if config.activations == AUTO and not has_matrices else config.activations

@@ -241,6 +241,7 @@ def test_devices_lists_what_matters(tplaunch: CommandLine) -> None:
     devices = json.loads(tplaunch("devices", "--json", check=True).stdout)["devices"]
     assert [device["index"] for device in devices] == list(range(len(devices))) and devices
     wanted = {"name", "type", "driver", "memory_bytes", "external_host_memory", "integer_dot_product"}
+    wanted |= {"integer_dot_accelerated"}
     assert wanted | {"float16", "cooperative_matrix", "min_subgroup_size", "unusable"} <= devices[0].keys()
     table = tplaunch("devices", check=True).stdout
     assert devices[0]["name"] in table and "subgroups" in table and "`tplaunch tune`" in table

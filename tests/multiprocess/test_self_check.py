@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from tests.command_line import CommandLine, complaints
 from tests.models import write_llama
+from tests.patience import PATIENCE
 from tests.wrong_kernels import package_with, wrong_kernel
 
 RUN = ("--tokens", "1,2,3", "-n", "3", "--temperature", "0", "--json")
@@ -103,12 +105,15 @@ def test_a_run_without_a_right_kernel_ends(with_kernels: Any, model: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGILL"])
-def test_a_driver_that_crashes_in_a_check_names_the_kernel(with_kernels: Any, model: Path, name: str) -> None:
+def test_a_driver_that_crashes_names_the_kernels_that_it_compiles(
+    with_kernels: Any, model: Path, name: str
+) -> None:
     crash = CRASH.format(kernel=FIRST, signal=name)
     done = with_kernels({}, **{"worker.vulkan.pipelines": crash})("--devices", "0", *RUN, model)
     assert done.returncode == 1
     (line,) = complaints(done.stderr)
-    assert f"killed by {name} while it was checking the kernel {FIRST} on llvmpipe" in line
+    _, _, begun = line.partition(f"killed by {name} while it was compiling the kernels ")
+    assert FIRST in begun.partition(" on llvmpipe")[0].split(", ")  # of as many as there are cores
     assert "--devices cpu" in line and "its log: " in line
 
 
@@ -125,6 +130,7 @@ def test_checking_reports_wrong_and_deadly_kernels_and_goes_on(with_kernels: Any
     found = json.loads(done.stdout)
     (device,) = found["devices"]
     assert (found["right"], device["right"], device["error"]) == (False, False, "")
+    assert found["complete"]
     assert device["device"].startswith("llvmpipe") and "Mesa" in device["driver"]
     kernels = {kernel["kernel"]: kernel for kernel in device["kernels"]}
     assert {name for name, kernel in kernels.items() if not kernel["right"]} == {
@@ -144,6 +150,38 @@ def test_checking_reports_wrong_and_deadly_kernels_and_goes_on(with_kernels: Any
     assert "matvec_f32 is wrong in " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert len(lines_about("unit_norm", done.stdout)) == 1
+
+
+# The launcher stops behind its second check, and says so.
+HOLD = """
+import signal, sys
+_heard_all = _heard
+def _heard(report, begun, message):
+    begun = _heard_all(report, begun, message)
+    if len(report.outcomes) == 2:
+        print("held", file=sys.stderr, flush=True)
+        signal.pause()
+    return begun
+"""
+
+
+@pytest.mark.parametrize(("number", "as_json"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_a_check_that_is_ended_tells_what_it_has_found(
+    tplaunch: CommandLine, with_kernels: Any, number: signal.Signals, as_json: bool
+) -> None:
+    changed = with_kernels({}, **{"worker.jobs.check": FEW, "launcher.check_job": HOLD})
+    process = changed.start("check", "--devices", "0", *(["--json"] if as_json else []))
+    assert process.stderr is not None and process.stderr.readline() == "held\n"
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + number, stderr
+    if as_json:
+        found = json.loads(stdout)
+        (device,) = found["devices"]
+        assert (found["complete"], found["right"]) == (False, True) and "speeds" not in device
+        assert sum(kernel["checks"] for kernel in device["kernels"]) == 2
+    else:
+        assert "kernels are right" in stdout and stdout.endswith("not complete: ended by SIGINT\n")
 
 
 def test_a_device_that_is_right(with_kernels: Any) -> None:
@@ -179,9 +217,9 @@ def test_speeds_of_a_device_and_of_two_ranks_on_it(tplaunch: CommandLine, with_k
         *("peak.f32", "share.imported", "share.sums", "exchange.block", "exchange.poll", "exchange.word"),
         *("prompt.1", "prompt.2", "ranks.prefill.1", "ranks.decode.2", "ranks.decode.ratio"),
     }  # fmt: skip
-    assert figures.keys() - measured == {key for key in figures if key.startswith(("matvec.", "matmul."))} | (
-        {"exchange.device"} - measured
-    )  # for which there was no time; ranks may share a core
+    assert figures.keys() - measured == {
+        key for key in figures if key.startswith(("matvec.", "matmul.", "attention."))
+    } | ({"exchange.device"} - measured)  # for which there was no time; ranks may share a core
     assert figures["share.imported"]["value"] == 1 and 0 < figures["prompt.2"]["value"] < 1e-5
     assert len(device["kernels"]) > 1
 

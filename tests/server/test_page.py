@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 from tests.browser import chromium
 from tests.fake_session import demo_model
 from tests.page_server import BREAK, FACTS, HOLD, PageServer, serve
+from tests.patience import wait_for
 from tests.serving import ECHO, NAME, served
 from tplaunch.coordinator.server.access import Access, digest_of
 from tplaunch.coordinator.serving.stats import Health
@@ -184,6 +185,12 @@ def test_settings_are_sent_and_kept(page: Page, server: PageServer) -> None:
         assert "seed" not in body
 
 
+def width_of(page: Page, selector: str) -> float:
+    box = page.locator(selector).first.bounding_box()
+    assert box is not None
+    return box["width"]
+
+
 def test_the_bars_move_with_the_ranks(page: Page, server: PageServer) -> None:
     parts = page.locator("#ledger li").first.locator(".parts")
     expect(parts).to_have_attribute("aria-label", "Rank 0 has done no step yet")
@@ -198,13 +205,8 @@ def test_the_bars_move_with_the_ranks(page: Page, server: PageServer) -> None:
     expect(page.locator("#running")).to_have_text("3")
     expect(page.locator("#waiting")).to_have_text("2")
     expect(page.locator("#kv-note")).to_have_text("KV cache, 32 of 128 blocks")
-    page.wait_for_function(
-        """() => {
-          const whole = document.querySelector("#ledger .parts").getBoundingClientRect().width;
-          const part = document.querySelector("#ledger i.device").getBoundingClientRect().width;
-          return Math.abs(part / whole - 0.6) < 0.03;
-        }"""
-    )
+    # The page asks every so often; older Playwrights can't wait for a function where no text may be run.
+    wait_for(lambda: abs(width_of(page, "#ledger i.device") / width_of(page, "#ledger .parts") - 0.6) < 0.03)
     expect(page.locator("#ledger.resting li").first).to_contain_text("idle")  # nothing has been done since
 
 

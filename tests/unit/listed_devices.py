@@ -9,7 +9,8 @@ def device(index: int, name: str, **changes: Any) -> dict[str, Any]:
         "type": "discrete", "uuid": f"{index + 1:032x}", "driver_id": 3, "driver_version": 1,
         "vendor_id": 0x1002, "device_id": 0x73FF, "pci_address": f"0000:{index + 1:02x}:00.0",
         "memory_bytes": 1 << 30, "available_bytes": 1 << 29, "max_allocation": 1 << 28, "unusable": "",
-        "matrices": [16, 16, 16], "integer_dot_product": True, "kind": f"{name}, its driver 1.0",
+        "matrices": [16, 16, 16], "integer_dot_product": True, "integer_dot_accelerated": True,
+        "kind": f"{name}, its driver 1.0",
         "driver": "its driver 1.0", "external_host_memory": index % 2 == 1,
     }  # fmt: skip
     return {"index": index, "name": name, **plain, **changes}

@@ -2,7 +2,9 @@
 
 import dataclasses
 import enum
+import json
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -26,11 +28,14 @@ from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import make_plan
+from tplaunch.launcher.commands import bench
 from tplaunch.launcher.commands.bench import with_room
+from tplaunch.launcher.commands.bench_report import Result
 from tplaunch.launcher.commands.ledger_report import ledger_table
 from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.kv_sizes import blocks_for, full_blocks
+from tplaunch.launcher.signals import Signalled
 from tplaunch.launcher.table import format_table
 from tplaunch.launcher.write_gguf import write_gguf
 from tplaunch.worker.formats import FORMATS
@@ -220,6 +225,25 @@ def test_rates_are_tokens_per_second() -> None:
     measurement = Measurement(Test("decode", 10), (2.0, 1.0, 5.0), make_ledger([], 1, 1.0))
     assert measurement.rates == (5.0, 10.0, 2.0)
     assert measurement.median == 5
+
+
+def test_results_that_came_before_a_signal_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As JSON, to a program that has lost its patience."""
+
+    def measured(*arguments: Any) -> None:
+        *_, results, _traces = arguments
+        measurement = Measurement(Test("decode", 4), (2.0,), make_ledger([], 1, 1.0))
+        results.append(Result(1, ("a card",), measurement, ()))
+        raise Signalled(15)
+
+    monkeypatch.setattr(bench, "_bench_on", measured)
+    config = RunConfig(model=RandomModel("tiny", "Q8_0"), devices="cpu")
+    with pytest.raises(Signalled):
+        bench.bench(config, bench.BenchConfig((), (), (4,), (0,), (1,), 1, None, "json"))
+    found = json.loads(capsys.readouterr().out)
+    assert found["complete"] is False and [result["test"] for result in found["results"]] == ["tg4"]
 
 
 def test_tables_are_aligned_to_the_right() -> None:

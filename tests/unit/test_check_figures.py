@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -16,8 +18,11 @@ from tplaunch.launcher.checking.figure_report import figures_json, figures_text,
 from tplaunch.launcher.checking.pairs import pair_figures
 from tplaunch.launcher.checking.parts import part_figures
 from tplaunch.launcher.checking.usual import remarks, shares
+from tplaunch.launcher.commands import check
 from tplaunch.launcher.commands.check import CheckConfig
 from tplaunch.launcher.devices import DeviceChoice
+from tplaunch.launcher.errors import UsageError
+from tplaunch.launcher.signals import Signalled
 from tplaunch.worker.jobs.figures import (
     BYTES,
     COPIES,
@@ -34,8 +39,7 @@ from tplaunch.worker.jobs.figures import (
     PairFigures,
 )
 from tplaunch.worker.jobs.messages import Failed, Meeting
-from tplaunch.worker.jobs.parts import MOVES, WAITING
-from tplaunch.worker.jobs.parts import PEAK as PEAK_KEY
+from tplaunch.worker.jobs.parts import ATTENTION, MOVES, PEAKS, WAITING
 
 GPU, CONFIG = DeviceChoice(0, "gpu 0", on_cpu=False), CheckConfig("0")
 COPY = Figure("copy.device", "copy on the device", "256 MiB", 800e9, BYTES)
@@ -125,10 +129,11 @@ def test_all_parts_together_take_two_minutes_at_most() -> None:
 
 def test_each_line_is_explained() -> None:
     text = (REPOSITORY / "docs/gpus.md").read_text()
-    for line in (*WAITING.values(), *MOVES.values()):
+    for line in (*WAITING.values(), *MOVES.values(), *PEAKS.values()):
         assert f"| {line}" in text or f", {line} |" in text, line
-    for key in (*(f"wait.{way}" for way in WAITING), *(f"copy.{move}" for move in MOVES), PEAK_KEY):
-        assert f"`{key}`" in text, key
+    for kind, names in {"wait": WAITING, "copy": MOVES, "peak": PEAKS}.items():
+        assert all(f"`{kind}.{name}`" in text for name in names), kind
+    assert all(word in text for word in ATTENTION)
 
 
 def test_products_are_shares_of_what_the_device_can_do() -> None:
@@ -139,6 +144,21 @@ def test_products_are_shares_of_what_the_device_can_do() -> None:
         "matmul.q4_k": ("peak.f32", "40 % of peak"),
     }
     assert shares((FAST, TILES)) == {}  # nothing to compare with
+
+
+def test_products_of_rounded_activations_are_shares_of_their_own_peaks() -> None:
+    peaks = (
+        PEAK,
+        Figure("peak.f16", "", "", 240e12, OPERATIONS),
+        Figure("peak.q8", "", "", 60e12, OPERATIONS),
+    )
+    tiles = [Figure(f"matmul.q4_k{kind}", "", "", 30e12, OPERATIONS) for kind in ("", ".f16", ".q8")]
+    assert {key: (share.part, share.of) for key, share in shares((*peaks, *tiles)).items()} == {
+        "matmul.q4_k": (1.0, "peak.f32"),
+        "matmul.q4_k.f16": (0.125, "peak.f16"),
+        "matmul.q4_k.q8": (0.5, "peak.q8"),
+    }
+    assert shares((PEAK, tiles[1])) == {}  # more than float32's peak would be no fault
 
 
 def test_only_a_card_is_expected_to_be_fast() -> None:
@@ -178,6 +198,36 @@ def test_a_table_fits_a_terminal_and_says_what_is_wrong() -> None:
 )
 def test_numbers_have_units_of_their_size(value: float, unit: str, text: str) -> None:
     assert value_text(value, unit) == text
+
+
+def test_figures_that_came_before_a_signal_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And kernels are not checked where only speeds are wanted."""
+
+    def told(*arguments: object) -> Iterator[Figure]:
+        yield COPY
+        raise Signalled(signal.SIGTERM)
+
+    monkeypatch.setattr(check, "select_devices", lambda devices: [GPU])
+    monkeypatch.setattr(check, "part_figures", told)
+    with pytest.raises(Signalled):
+        check.check(CheckConfig("0", json=True, speeds=True))
+    found = json.loads(capsys.readouterr().out)
+    assert found["complete"] is False and [figure["key"] for figure in figures_of(found)] == ["copy.device"]
+    with pytest.raises(Signalled):
+        check.check(CheckConfig("0", speeds=True))
+    text = capsys.readouterr().out
+    assert "800 GB/s" in text and text.endswith("not complete: ended by SIGTERM\n")
+    with pytest.raises(UsageError, match="give one of them"):
+        CheckConfig("0", quick=True, speeds=True)
+
+
+def figures_of(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The figures of the only device."""
+    (device,) = found["devices"]
+    assert device["kernels"] == []
+    return list(device["speeds"]["figures"])
 
 
 def test_json_keeps_its_keys() -> None:

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tplaunch.coordinator.framing import framed
+from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.launcher import check_job, devices, job_answers
 from tplaunch.launcher.check_job import DeviceReport, check_device
@@ -19,7 +21,7 @@ from tplaunch.launcher.device_job import run_device_job
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.endings import end_reason, ending
 from tplaunch.running_clock import RunningClock
-from tplaunch.worker.jobs.messages import CheckBegun, CheckEnded, CheckList, Failed, Speed, SpeedJob
+from tplaunch.worker.jobs.messages import CheckBegun, CheckEnded, CheckJob, CheckList, Failed, Speed, SpeedJob
 
 GPU = DeviceChoice(0, "gpu 0", on_cpu=False)
 CONFIG = CheckConfig("0")
@@ -69,7 +71,9 @@ def saying(*messages: Any, then: bytes = b"") -> str:
 
 
 def checked() -> DeviceReport:
-    return check_device(CONFIG, GPU, lambda report: None)
+    report = DeviceReport(GPU.index, GPU.name)
+    check_device(CONFIG, GPU, report, lambda report: None)
+    return report
 
 
 def test_a_driver_that_ends_the_process_as_if_all_were_well_is_not_right(job: Callable[[str], None]) -> None:
@@ -89,6 +93,26 @@ def test_so_is_the_kernel_in_which_it_does_so(job: Callable[[str], None]) -> Non
     assert [outcome.problem for outcome in report.outcomes] == ["its process ended as if all were well"] * 2
     job(saying(COUNT, BEGIN, RIGHT, BEGIN, RIGHT))
     assert checked().is_right
+
+
+def test_after_a_crash_kernels_are_compiled_one_by_one(
+    job: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the one is blamed that did it, not the one that was checked meanwhile."""
+    jobs: list[bool] = []
+
+    def noted(start: int, ahead: bool, options: RankOptions) -> CheckJob:
+        jobs.append(ahead)
+        return CheckJob(start, ahead, options)
+
+    monkeypatch.setattr(check_job, "CheckJob", noted)
+    crashed = tmp_path / "crashed"
+    job(
+        f"import pathlib, sys; crashed = pathlib.Path({str(crashed)!r})\n"
+        f"if crashed.exists(): {saying(COUNT, BEGIN, RIGHT, BEGIN, RIGHT)}; sys.exit()\n"
+        f"crashed.touch()\n{saying(COUNT, BEGIN)}; import signal; os.kill(os.getpid(), signal.SIGSEGV)"
+    )
+    assert checked().is_right and jobs == [True, False]
 
 
 def test_a_driver_that_crashes_is_told_by_its_signal(job: Callable[[str], None]) -> None:

@@ -7,10 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from examples.first_ten_minutes import Step, run, steps
+from examples.first_ten_minutes import GRACE_SECONDS, Step, run, steps
 from tests.drivers import REPOSITORY
 from tplaunch.launcher.words import parse_words
 
@@ -29,13 +30,13 @@ def test_the_first_ten_minutes_are_written_down(tmp_path: Path) -> None:
     )
     assert "name a Vulkan device" in report
     names = sorted(path.name for path in (tmp_path / "found").iterdir())
-    bench = "02-bench-llama-160m-q8_0-2-ranks.json"
+    bench = "03-bench-llama-160m-q8_0-2-ranks.json"
     assert names == ["00-devices.json", bench, "report.txt", "summary.json"]
     assert [
         result["ranks"] for result in json.loads((tmp_path / "found" / bench).read_text())["results"]
     ] == [2] * 3
     steps = json.loads((tmp_path / "found" / "summary.json").read_text())
-    assert [bool(step["problem"]) for step in steps] == [False, True, False]
+    assert [bool(step["problem"]) for step in steps] == [False, True, True, False]
 
 
 def test_a_step_that_takes_too_long_is_ended() -> None:
@@ -43,11 +44,48 @@ def test_a_step_that_takes_too_long_is_ended() -> None:
     assert done.problem.startswith("not done after 1 s") and done.found is None
 
 
+# Stands in for tplaunch: says something, and what it has found by then where it is ended.
+FOUND_SO_FAR = """
+import signal, sys
+def end(number, frame):
+    print('{"complete": false}')
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+print("ready", file=sys.stderr)
+signal.pause()
+"""
+
+
+def test_what_a_step_has_found_when_its_time_is_up_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tplaunch.py").write_text(FOUND_SO_FAR)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    communicate, limits = subprocess.Popen.communicate, []
+
+    def late(process: subprocess.Popen[str], timeout: float | None = None) -> Any:
+        limits.append(timeout)
+        if len(limits) == 1:
+            assert process.stderr is not None and process.stderr.readline() == "ready\n"
+            raise subprocess.TimeoutExpired("tplaunch", 1.0)
+        return communicate(process, timeout=timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", late)
+    done = run(Step("check", ("check",), 1.0), 1.0)
+    assert (done.found, done.problem) == ({"complete": False}, "not done after 1 s")
+    assert limits == [1.0, GRACE_SECONDS]
+
+
 def test_the_commands_of_the_first_ten_minutes_are_known() -> None:
     """And need no file: each is parsed as the command line parses it."""
     wanted = steps("0", tiny=False)
-    assert [step.name for step in wanted[:3]] == ["devices", "check", "bench-llama-3.1-8b-q4_k-1-rank"]
-    assert {step.words[0] for step in wanted} == {"devices", "check", "bench"}
+    names = [step.name for step in wanted]
+    assert names[:3] == ["devices", "check-speeds", "check-kernels"]
+    assert names[6] == "bench-llama-3.1-8b-q4_k-1-rank"
+    tuned = {name.removeprefix("tune-") for name in names[3:6]}
+    assert all(any(shape in name for shape in tuned) for name in names[6:])
+    assert {step.words[0] for step in wanted} == {"devices", "check", "tune", "bench"}
     assert all(parse_words(list(step.words)) for step in wanted)
 
 

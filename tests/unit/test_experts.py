@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import (
+    LIMITS,
     Floats,
     LocalEngine,
     examples,
@@ -37,9 +38,11 @@ from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.model_shards import check_tensors, rank_shards
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, RankShare, Span, make_plan
 from tplaunch.coordinator.split.shards import Shard
+from tplaunch.worker.buffers.table import activation_buffers
 from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.ops.common import QUANTIZED, QUANTIZED_PAIRS, MatMul, Quantize
 from tplaunch.worker.ops.experts import ExpertMatMul, ExpertTiles, Route, SharedRoutes
+from tplaunch.worker.ops.quantized import row_words
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.weights.model_file import ModelFile, shard_rows
@@ -182,9 +185,11 @@ def test_ranks_compute_what_the_papers_say(tmp_path: Path, case: str, split: str
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
 
 
-def program(spec: ModelSpec, rank: int, rows: int, **options: Any) -> Program:
+def program(
+    spec: ModelSpec, rank: int, rows: int, types: Mapping[str, str] | None = None, **options: Any
+) -> Program:
     share = make_plan(spec, [1.0] * 3)[rank]
-    shards = rank_shards(spec, share, tensor_infos(tensor_shapes(spec)))
+    shards = rank_shards(spec, share, tensor_infos(tensor_shapes(spec), types or {}))
     return build_program(spec, share, shards, 3, rows, 1, **options)
 
 
@@ -213,6 +218,46 @@ def test_rows_are_grouped_where_experts_get_several() -> None:
         products = [op for op in ops if isinstance(op, ExpertMatMul)]
         assert [op.tiled for op in products] == [is_grouped] * 4
         assert any(isinstance(op, ExpertTiles) for op in ops) == is_grouped
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+@pytest.mark.parametrize(
+    ("weight_type", "of_prompts", "kind"),
+    [("Q8_0", True, "f16"), ("Q8_0", False, "f32"), ("BF16", True, "f32"), ("Q4_1", True, "f32")],
+)
+def test_experts_of_prompts_multiply_float16_however_many_rows_there_are(
+    rows: int, weight_type: str, of_prompts: bool, kind: str
+) -> None:
+    """So they do where there are tiles for them and float16 holds the weights; others stay with floats."""
+    spec = experts_spec(length=96)
+    types = {f"ffn_{name}_exps.weight": weight_type for name in ("gate", "up", "down")}
+    made = program(spec, 1, rows, types, activations="f16", of_prompts=of_prompts)
+    ops = [op for segment in made.segments for op in segment.ops]
+    inputs = {
+        (op.by_pair, op.input, op.activations, op.of_prompts) for op in ops if isinstance(op, ExpertMatMul)
+    }
+    quantizes = [op for op in ops if isinstance(op, Quantize)]
+    if kind == "f32":
+        assert {(by_pair, name) for by_pair, name, *_ in inputs} == {
+            (False, "normed"),
+            (True, "expert_activated"),
+        }
+        assert {activations for _, _, activations, _ in inputs} == {"f32"} and not quantizes
+    else:
+        assert inputs == {(False, QUANTIZED, "f16", True), (True, QUANTIZED_PAIRS, "f16", True)}
+        assert [(op.input, op.columns, op.used, op.output) for op in quantizes] == [
+            ("normed", 32, 0, QUANTIZED),
+            ("expert_activated", 32, 2, QUANTIZED_PAIRS),
+        ] * 2
+    limits = dataclasses.replace(LIMITS, activations="f16")
+    share = make_plan(spec, [1.0] * 3)[1]
+    shards = rank_shards(spec, share, tensor_infos(tensor_shapes(spec), types))
+    buffers = activation_buffers(spec, share, shards, limits)
+    for op in quantizes:
+        assert buffers[op.output].row_length >= row_words(op.columns, "f16")
+        assert buffers[op.output].nbytes >= 4 * buffers[op.output].row_length * limits.max_rows * max(
+            op.used, 1
+        )
 
 
 @pytest.mark.parametrize(

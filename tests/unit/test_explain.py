@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 
 import pytest
 
+from tests.drivers import REPOSITORY
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.launcher.cli import main
@@ -21,6 +24,7 @@ from tplaunch.worker.programs.program import Phase, Program, Segment
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.questions import NOWHERE, SOME_PARTIALS
 from tplaunch.worker.vulkan.dispatch.table import dispatch
+from tplaunch.worker.vulkan.in_flight import WHOLE_TILES, bytes_in_flight, usual_bytes_in_flight
 from tplaunch.worker.vulkan.variants import Selection
 
 MATRIX = Matrix("m", "Q8_0", 128, 64)
@@ -29,11 +33,60 @@ ATTENTION = Attention("k", "v", 4, 2, 0, 2, 16, 32, 1.0)
 EXPERTS = ExpertMatMul(MATRIX, None, "normed", "out", 0, 16, HeldExperts(2, 0, 8))
 
 
+def rows_of(rows: int, logit_rows: int = 1) -> Program:
+    return Program(rows, logit_rows, ())
+
+
 def test_weights_are_read_once_for_all_rows_and_keys_for_each() -> None:
-    assert read_bytes(PRODUCT, 1, 0, "f16") == read_bytes(PRODUCT, 9, 0, "f16") > 128 * 64
-    assert read_bytes(ATTENTION, 3, 100, "f16") == 3 * sum(KV_TYPES["f16"].nbytes(200, n) for n in (16, 32))
+    once = read_bytes(PRODUCT, rows_of(1), 0, "f16")
+    assert once == read_bytes(PRODUCT, rows_of(9), 0, "f16") > 128 * 64
+    assert read_bytes(ATTENTION, rows_of(3), 100, "f16") == 3 * sum(
+        KV_TYPES["f16"].nbytes(200, n) for n in (16, 32)
+    )
     one = FORMATS["Q8_0"].nbytes(16, 64)
-    assert [read_bytes(EXPERTS, rows, 0, "f16") for rows in (1, 3, 100)] == [2 * one, 6 * one, 8 * one]
+    found = [read_bytes(EXPERTS, rows_of(rows), 0, "f16") for rows in (1, 3, 100)]
+    assert found == [2 * one, 6 * one, 8 * one]
+
+
+def test_a_card_reads_weights_once_for_each_tile_of_rows() -> None:
+    """And those of an expert once for each 64 of its rows; what becomes logits is few rows."""
+    once, one = read_bytes(PRODUCT, rows_of(1), 0, "f16"), FORMATS["Q8_0"].nbytes(16, 64)
+    output = dataclasses.replace(PRODUCT, rows="logit_rows")
+    for rows, passes_over, of_expert in ((1, 1, 2), (128, 1, 8), (129, 2, 8), (512, 4, 16)):
+        assert read_bytes(PRODUCT, rows_of(rows), 0, "f16", 128) == passes_over * once
+        assert read_bytes(output, rows_of(rows), 0, "f16", 128) == once
+        assert read_bytes(EXPERTS, rows_of(rows), 0, "f16", 128) == of_expert * one
+
+
+def matvec(weight_type: str, rows: int = 4096, columns: int = 4096) -> MatMul:
+    return MatMul(Matrix("m", weight_type, rows, columns), None, "normed", "qkv", 0, "rows")
+
+
+def test_what_a_card_has_asked_for_is_counted_by_workgroups_and_lanes() -> None:
+    """512 subgroups of 32 lanes, each of which loads 16 bytes of eight columns: 2 MB of Q8_0."""
+    limits = Limits(context_length=512, num_blocks=16)
+    assert (
+        bytes_in_flight(matvec("Q8_0"), limits) == bytes_in_flight(matvec("Q4_K"), limits) == 512 * 32 * 128
+    )
+    assert bytes_in_flight(matvec("Q6_K"), limits) == 512 * 32 * 8 * 24
+    assert bytes_in_flight(matvec("F16"), limits) == 2 * 512 * 32 * 128
+    # A row of 64 weights keeps four lanes busy; the whole matrix is all that can be asked for.
+    assert bytes_in_flight(matvec("Q8_0", 4096, 64), limits) == 512 * 4 * 128
+    assert bytes_in_flight(matvec("F32", 8, 32), limits) == 8 * 32 * 4
+    mixed = Program(1, 1, (Segment((matvec("Q8_0"), matvec("Q8_0", 4096, 64), ATTENTION), None),))
+    wide, narrow = (FORMATS["Q8_0"].nbytes(4096, columns) for columns in (4096, 64))
+    expected = (wide + narrow) / (wide / (512 * 32 * 128) + narrow / (512 * 4 * 128))
+    assert usual_bytes_in_flight(mixed, limits) == int(expected)
+    assert usual_bytes_in_flight(program(), limits) > 0 == usual_bytes_in_flight(rows_of(1), limits)
+
+
+def test_lanes_load_what_the_shaders_say() -> None:
+    """A unit of two halves is a whole tile."""
+    text = (REPOSITORY / "shaders/units.slang").read_text()
+    names = {"UnitOfBlock": ("Q4_0", "Q4_1", "Q5_0", "Q5_1"), "UnitWithMinima": ("Q4_K", "Q5_K")}
+    units = re.findall(r"^struct (\w+)[^\n]*: IUnit\n.*?HALVES = (\d);", text, re.M | re.S)
+    found = [names.get(unit, (unit.removeprefix("Unit"),)) for unit, halves in units if halves == "2"]
+    assert sorted(name.upper() for of_unit in found for name in of_unit) == sorted(WHOLE_TILES)
 
 
 def program(*phases: Phase) -> Program:
@@ -98,6 +151,15 @@ def test_the_plan_explains_a_prompt_on_a_card(capsys: pytest.CaptureFixture[str]
     assert main([*words, "--devices=5", "--max-memory=5=48GiB"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "512 rows of a prompt are steps of up to 512; on a card they pass over the weights 4 times" in text
+    assert "A step of 512 rows of a prompt:" in text
+    assert main([*words, "--devices=5", "--max-memory=5=48GiB", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    ((token,), (prompt,)) = found["token"]["hosts"], found["prompt"]["one-shot"]
+    # 8e12 operations, of which a submission has 2e11 at most; the weights are passed over four times.
+    assert token["submissions"] == 1 and 40 < prompt["submissions"] < 80 and prompt["dispatches"] > 250
+    keys = KV_TYPES["f16"].nbytes(2048 * 8, 128) * 2 * 32
+    assert 3.5 < (prompt["read_bytes"] - 512 * keys) / (token["read_bytes"] - keys) < 4
+    assert 2e6 < token["in_flight_bytes"] < 2e7
     assert main([*words, "--devices=5,6", "--max-memory=5=48GiB,6=48GiB"]) == 0
     assert "A step of 512 rows of a prompt on devices with memory of their own" in capsys.readouterr().out
 

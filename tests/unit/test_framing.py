@@ -169,6 +169,6 @@ def test_a_job_takes_one_message_at_a_time_and_answers(tmp_path: Path) -> None:
 
 
 def test_a_job_that_breaks_off_is_an_error(tmp_path: Path) -> None:
-    job = CheckJob(3, replace(RankOptions(), staging=True))
+    job = CheckJob(3, options=replace(RankOptions(), staging=True))
     with pytest.raises(WireError, match="it ends inside a message"):
         pipe_of(tmp_path / "job", framed(job)[:-3], io.BytesIO()).receive()

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.models import LIMITS
+from tests.models import LIMITS, config_of
+from tests.unit import test_experts as experts
 from tests.unit.collectives_group import connected, on_ranks
 from tests.unit.test_context_fit import NUMPY, arranged, gpu
 from tplaunch.collectives import Collective
 from tplaunch.coordinator.messages import Ready
 from tplaunch.coordinator.split.limits import AUTO, Limits
+from tplaunch.launcher.errors import UsageError
+from tplaunch.launcher.fitting.arrange import check_activations
 from tplaunch.launcher.rounding import chosen_activations, rounding_sentence
 from tplaunch.worker.measuring.agreeing import agrees
 from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.ops.experts import ExpertMatMul, HeldExperts
 from tplaunch.worker.step.segments import SegmentRunner
+from tplaunch.worker.vulkan import matrices
 from tplaunch.worker.vulkan.matrices import MatrixShape, best_shape
-from tplaunch.worker.vulkan.measuring.rivals import Rivals, matrices_win
+from tplaunch.worker.vulkan.measuring.rivals import Rivals, all_rivals, rounding_wins
+from tplaunch.worker.vulkan.measuring.trials import Size, num_weights_of
 from tplaunch.worker.vulkan.subgroups import SubgroupSizes
 
 NVIDIA = SubgroupSizes(least=32, most=32, required=32, full=True)
@@ -50,21 +59,72 @@ def test_a_device_gets_the_largest_matrices_that_its_subgroups_share_out(
     assert found == (MatrixShape(*best) if best else None)
 
 
+@dataclass(frozen=True)
+class Described:
+    """A device's description, as far as its matrices depend on that."""
+
+    cooperative_matrix: bool = True
+    float16: bool = True
+    max_invocations: int = 1024
+    sizes: SubgroupSizes = NVIDIA
+
+
+def test_a_device_described_without_a_feature_has_no_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `--without` has it described; the driver, which would be asked, has all of them."""
+    for name, answer in (
+        ("_has_room", True),
+        ("_has_features", True),
+        ("_shapes", [MatrixShape(16, 16, 16)]),
+    ):
+        monkeypatch.setattr(matrices, name, lambda *_, answer=answer: answer)
+    assert matrices.matrix_shape(None, None, Described()) == MatrixShape(16, 16, 16)  # type: ignore[arg-type]
+    for lacking in ("cooperative_matrix", "float16"):
+        described = Described(**{lacking: False})  # type: ignore[arg-type]
+        assert matrices.matrix_shape(None, None, described) is None  # type: ignore[arg-type]
+
+
+def test_activations_are_refused_without_what_they_need() -> None:
+    for activations, without in (
+        ("f16", "float16"), ("f16", "cooperative_matrix"), ("q8", "integer_dot_product")
+    ):  # fmt: skip
+        config = config_of(Path("m.gguf"), activations=activations, without=(without,))
+        with pytest.raises(UsageError, match=f"--activations {activations}: .* use --activations f32"):
+            check_activations(config, [gpu(0, 24e9)])
+        check_activations(dataclasses.replace(config, without=("int64",)), [gpu(0, 24e9)])
+
+
 @pytest.mark.parametrize(
     ("seconds", "wins"),
     [
         ([{"f32": 1.0, "f16": 0.5}], True),
         ([{"f32": 1.0, "f16": 0.99}], False),  # not worth what it rounds
         ([{"f32": 1.0, "f16": 0.1}, {"f32": 1.0, "f16": 3.0}], False),
+        ([{"f32": 1.0, "q8": 0.5}], True),
         ([{"f32": 1.0}], False),  # wrong by matrices, say
         ([], False),
     ],
 )
-def test_matrices_are_chosen_where_a_whole_step_is_faster(
-    seconds: list[dict[str, float]], wins: bool
-) -> None:
+def test_rounding_is_chosen_where_a_whole_step_is_faster(seconds: list[dict[str, float]], wins: bool) -> None:
     rivals = [Rivals(str(number), {}, 1.0) for number in range(len(seconds))]
-    assert matrices_win(rivals, lambda each: seconds[int(each.name)]) is wins
+    assert rounding_wins(rivals, lambda each: seconds[int(each.name)]) is wins
+
+
+def test_experts_are_timed_with_as_many_rows_as_they_get() -> None:
+    """An expert of six, of which each row takes two, gets 21.3 of 64 rows; the trial has fewer weights."""
+    types = {f"ffn_{name}_exps.weight": "Q8_0" for name in ("gate", "up", "down")}
+    spec = experts.experts_spec(length=96)
+    program = experts.program(spec, 0, 64, types, activations="f16", of_prompts=True)
+    products = [op for segment in program.segments for op in segment.ops if isinstance(op, ExpertMatMul)]
+    size = Size(max_weights=2 * 2 * 32 * 32 + 5, rotated_bytes=1 << 16)
+    (found,) = all_rivals([program], "f16", size, lambda op, limits: [("family", 0)])
+    assert list(found.trials) == ["f32", "f16"]
+    for activations, trial in found.trials.items():
+        op = trial.op
+        assert isinstance(op, ExpertMatMul) and (op.activations, op.of_prompts) == (activations, True)
+        assert (op.gated, op.columns, op.held) == (True, 32, HeldExperts(1, 0, 2))
+        assert trial.rows == trial.limits.max_rows == 2 * 22
+        assert len({copy.matrix.name for copy in trial.ops if isinstance(copy, ExpertMatMul)}) > 1
+        assert found.times == sum(map(num_weights_of, products)) / num_weights_of(op)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +153,7 @@ def test_ranks_on_equal_devices_do_the_same(
         ({}, {}, AUTO),
         ({"lacks": frozenset({"f16"})}, {}, "f32"),
         ({}, {"without": ("cooperative_matrix",)}, "f32"),
+        ({}, {"without": ("float16",)}, "f32"),
         ({}, {"activations": "f32"}, "f32"),
         ({}, {"activations": "f16"}, "f16"),
     ],
@@ -117,3 +178,5 @@ def test_a_choice_that_rounds_is_said() -> None:
     )
     assert chosen_activations(limits, [matrices, floats]) == "f16/f32"
     assert chosen_activations(limits, [floats]) == "f32"
+    wanted = Limits(context_length=32, num_blocks=1, activations="q8")
+    assert chosen_activations(wanted, [Ready(0, "import", prompts="q8"), floats]) == "f32/q8"

@@ -49,19 +49,18 @@ def test_what_was_not_measured_is_quantized() -> None:
     assert quicker_as_floats(lambda name: only_floats.get(name, {}), (), {}) == frozenset()
 
 
-def test_generated_rows_of_such_a_type_stay_floats() -> None:
-    """And no others: prompts have other kernels, and the other types integers that pay."""
+def test_rows_of_such_a_type_stay_floats() -> None:
+    """And no others, whose integers pay."""
     (case,) = ranks_of(make_spec(), [1.0], kind="Q8_0", unlike=frozenset())
     case = dataclasses.replace(case, activations="q8")
 
-    def quantized(of_prompts: bool, as_floats: tuple[str, ...]) -> set[str]:
-        program = case.program(of_prompts=of_prompts, as_floats=as_floats)
+    def quantized(as_floats: tuple[str, ...]) -> set[str]:
+        program = case.program(as_floats=as_floats)
         ops = [op for segment in program.segments for op in segment.ops]
         return {op.matrix.type for op in ops if isinstance(op, MatMul) and op.activations == "q8"}
 
-    assert quantized(False, ()) == quantized(False, ("Q4_0",)) == {"Q8_0"}
-    assert quantized(False, ("Q8_0",)) == set()
-    assert quantized(True, ("Q8_0",)) == {"Q8_0"}
+    assert quantized(()) == quantized(("Q4_0",)) == {"Q8_0"}
+    assert quantized(("Q8_0",)) == set()
 
 
 def test_both_are_timed_where_the_user_allows_integers() -> None:

@@ -1,8 +1,10 @@
 """Tests the repository's promises about itself."""
 
 import ast
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,17 @@ def test_version_is_the_latest_of_the_changelog() -> None:
     """Until the first release the changelog has nothing but its Unreleased section."""
     released = re.findall(r"^## \[(\d[^]]*)\]", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert released[:1] in ([], [tplaunch.__version__])
+
+
+@pytest.mark.parametrize(("manifest", "found"), [("card.json", True), ("missing.json", False)])
+def test_the_driver_of_a_card_may_be_named_for_tests(tmp_path: Path, manifest: str, found: bool) -> None:
+    """A name of nothing is said, so that nobody believes that the tests ran on the card."""
+    (tmp_path / "card.json").write_text("{}")
+    program = (
+        "from tests.drivers import FINDERS; card = FINDERS['card'](); print(card.required, card.manifest)"
+    )
+    env = {**os.environ, "TPLAUNCH_TEST_ICD": str(tmp_path / manifest)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, env=env, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["True", str(tmp_path / manifest) if found else "None"]

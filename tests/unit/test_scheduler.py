@@ -55,6 +55,30 @@ def test_decode_goes_first_and_prefill_fills_the_step() -> None:
     assert step.logit_rows.tolist() == [0]
 
 
+def test_rows_of_prompts_are_fewer_the_more_keys_they_see() -> None:
+    """So that no device attends for longer than its driver waits; where even a row sees more, it gets one."""
+    limits = dataclasses.replace(LIMITS, max_rows=16, max_sequences=3, context_length=128, num_blocks=64)
+    scheduler, _ = scheduler_of(limits)
+    scheduler._micro_batches.most_row_keys = 160
+    long, *_ = add(scheduler, list(range(70)), list(range(70)), [1])
+    seen, of_long = [], []
+    while long.num_waiting > 1:
+        runs = scheduler.schedule()
+        scheduler.finish(runs)
+        seen.append([(run.start, run.length) for run in runs])
+        of_long += [(run.start, run.length) for run in runs if run.sequence is long]
+        assert sum(run.row_keys for run in runs) <= 160
+        for run in runs:
+            if not run.sequence.num_waiting and run.sequence is not long:
+                run.sequence.tokens.append(1)
+    assert seen[0] == [(0, 1), (0, 12), (0, 3)]  # 144 of the first prompt leave 16 to the second
+    for start, length in of_long[:-1]:
+        assert (length + 1) * (start + length + 1) > 160
+    scheduler._micro_batches.most_row_keys = 5
+    long.tokens += [1] * 20
+    assert [run.length for run in scheduler.schedule() if run.sequence is long] == [1]
+
+
 def test_kinds_of_rows_take_turns_where_they_are_told_apart() -> None:
     limits = dataclasses.replace(LIMITS, max_rows=8, max_sequences=3)
     scheduler, memory = scheduler_of(limits, tells_prompts_apart=True)

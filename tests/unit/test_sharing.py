@@ -17,7 +17,7 @@ from tests.unit.collectives_group import KINDS, connected, on_ranks
 from tplaunch.collectives import Collective
 from tplaunch.collectives.arena import Backing, private_arena
 from tplaunch.launcher.commands.bench_report import sharing_text
-from tplaunch.worker.device import COPY, DMA_BUF, IMPORT, SHARINGS, DeviceError, SharingDevice
+from tplaunch.worker.device import COPY, DMA_BUF, IMPORT, OWN_SHARINGS, SHARINGS, DeviceError, SharingDevice
 from tplaunch.worker.dma_buf import CREATE, REQUEST, DmaBufError, dma_buf_of
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.step.segments import SegmentRunner
@@ -33,7 +33,7 @@ class FakeSharing(NumpyDevice):
     def __init__(self, lose: Sequence[str] = (), blind: Sequence[str] = ()) -> None:
         super().__init__(LIMITS)
         self._lose, self._blind = lose, blind
-        self._ways = list(SHARINGS)
+        self._ways = list(OWN_SHARINGS)
 
     @property
     def sharing(self) -> str:  # type: ignore[override]
@@ -88,6 +88,9 @@ def test_only_the_device_at_fault_goes_on_to_its_next_way(fault: str) -> None:
     assert shared([FakeSharing(), FakeSharing(**{fault: [IMPORT]})]) == [IMPORT, DMA_BUF]
     faulty = FakeSharing(**{fault: [IMPORT, DMA_BUF]})
     assert shared([faulty, FakeSharing(), FakeSharing()]) == [COPY, IMPORT, IMPORT]
+    # What a rank told after the first trial is still there where its device writes nothing in the second.
+    faulty = FakeSharing(**{fault: [IMPORT, DMA_BUF]})
+    assert shared([FakeSharing(), faulty, FakeSharing()]) == [IMPORT, COPY, IMPORT]
 
 
 def test_every_rank_names_the_one_that_has_no_way() -> None:

@@ -39,8 +39,9 @@ class ExchangingDevice(NumpyDevice):
 
     on_cpu = False
 
-    def __init__(self, refuses: str = "", spoils: bool = False) -> None:
+    def __init__(self, refuses: str = "", spoils: bool = False, card: str = "") -> None:
         super().__init__(LIMITS)
+        self.card = card
         self.refuses, self.spoils = refuses, spoils
         self.ways: list[str] = []
         self.number = 2
@@ -123,6 +124,17 @@ def test_ranks_choose_what_is_fastest(kept: Measurements) -> None:
         devices = [ExchangingDevice(), ExchangingDevice()]
         assert chosen(devices, kept=kept) == [expected] * 2
         assert [device.ways[-1] for device in devices] == [expected.host_way] * 2
+
+
+def test_ranks_on_one_card_do_not_try_what_takes_two(kept: Measurements) -> None:
+    """A card computes for one process at a time, so each would wait for the other in vain, three times."""
+    keep(kept, 9.0, 8.0, 7.0, 3.0)
+    for cards, by_device in ((("a", "a"), False), (("a", "b"), True), (("", ""), True), (("a", ""), True)):
+        devices = [ExchangingDevice(card=card) for card in cards]
+        assert chosen(devices, kept=kept) == [Waiting("word", by_device)] * 2
+        assert all((WORDS in device._state.bytes) is by_device for device in devices)
+    told = chosen([ExchangingDevice(card=card) for card in "bab"], "device")
+    assert all("--waiting device: ranks are on one card, which computes for one of" in one for one in told)
 
 
 def test_what_was_not_measured_is_measured_and_kept(kept: Measurements) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from tests.models import LocalEngine, make_spec, write_llama
+from tplaunch.coordinator.serving.micro_batches import MicroBatches
 from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import Activate, MatMul, Op
 from tplaunch.worker.ops.experts import ExpertMatMul, HeldExperts
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.programs.transformer import build_program
-from tplaunch.worker.programs.work import operations, pieces, total_operations
+from tplaunch.worker.programs.work import most_row_keys, operations, pieces, total_operations
 from tplaunch.worker.vulkan import api, faults
 from tplaunch.worker.vulkan.budget import Budget
 
@@ -59,6 +60,24 @@ def test_a_segment_is_cut_before_its_budget_is_spent() -> None:
         assert all(
             sum(operations(op, PROGRAM, 0) for op in piece) <= budget or len(piece) == 1 for piece in found
         )
+
+
+def test_rows_and_keys_of_attention_are_bounded_by_what_an_op_may_compute() -> None:
+    """An 8B model's 512 rows over 131,072 keys are 1e12 operations, which a slow card attends to for 4 s."""
+    heads = dataclasses.replace(ATTENTION, num_heads=32, key_length=128, value_length=128)
+    windowed = dataclasses.replace(heads, num_heads=64, window=4096)
+    program = Program(4, 1, (Segment((PRODUCT, heads, windowed, ATTENTION), None),))
+    most = Budget("integrated").of_an_op
+    row_keys = most_row_keys(program, most)
+    assert row_keys == int(2e11 / (2 * 32 * 256))
+    batches = MicroBatches(1)
+    batches.most_row_keys = row_keys
+    for start in (0, 4096, 131_072):
+        rows = batches.rows_within(start, row_keys)
+        assert operations(heads, Program(rows, 1, ()), start + rows) <= most
+        assert operations(heads, Program(rows + 1, 1, ()), start + rows + 1) > most
+    assert batches.rows_within(131_072, row_keys) == 93
+    assert most_row_keys(program, math.inf) == most_row_keys(Program(1, 1, ()), 1.0) == 0
 
 
 def test_an_empty_segment_is_one_piece() -> None:
@@ -115,6 +134,7 @@ def test_a_budget_follows_what_steps_take() -> None:
     assert slow.operations == 2e10
     slow.learn(4e11, 1.0)  # the slowest step counts
     assert slow.operations == 2e10
+    assert slow.has_fallen_below(5e10) and not slow.has_fallen_below(4e10)
     cpu = Budget("cpu")
     cpu.learn(4e11, 1e3)
     assert cpu.operations == math.inf

@@ -23,6 +23,7 @@ DEVICES = {
     "swiftshader": ("swiftshader", frozenset[str]()),
     "mesa": ("mesa", frozenset[str]()),
     "mesa-plain": ("mesa", frozenset(FEATURES) - {"integer_dot_product"}),
+    **({"card": ("card", frozenset[str]())} if "card" in FINDERS else {}),
 }
 
 

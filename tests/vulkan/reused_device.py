@@ -26,6 +26,7 @@ class ReusedDevice:
         self._pipelines = Pipelines(self._context)
         self._timeline = Timeline(self._context, True, TIMEOUT_SECONDS)
         self.info = self._context.info
+        self.is_plain = bool(options.without)  # another device has the kernels that need nothing, too
 
     @property
     def has_matrices(self) -> bool:

@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 
 from tests.vulkan.cases import limits_for
-from tests.vulkan.conftest import Opener
+from tests.vulkan.conftest import Opener, select_driver
 from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import attention_op
 from tests.wrong_kernels import wrong_kernel
 from tplaunch.coordinator.options import FEATURES
 from tplaunch.shaders.load import kernel_names, load_kernel
 from tplaunch.worker.checking.everything import every_op
-from tplaunch.worker.checking.table import SmallOp
-from tplaunch.worker.device import DeviceError
-from tplaunch.worker.jobs.messages import Product, TuningJob
+from tplaunch.worker.checking.table import SmallOp, small_op
+from tplaunch.worker.device import DeviceError, DeviceId
+from tplaunch.worker.jobs import check
+from tplaunch.worker.jobs.messages import CheckBegun, CheckEnded, CheckJob, CheckList, Product, TuningJob
+from tplaunch.worker.ops.attention import Clamp
 from tplaunch.worker.ops.common import Op
+from tplaunch.worker.ops.recurrent import UnitNorm
 from tplaunch.worker.vulkan import pipelines
 from tplaunch.worker.vulkan.checking import case_device
 from tplaunch.worker.vulkan.checking.checker import Checker
@@ -134,7 +137,8 @@ def test_every_kernel_is_checked() -> None:
             found.add(asked.kernel)
             if asked.family is not None:
                 found |= {asked.kernel_of(variant) for variant in candidates(asked.family, features)}
-    assert found == set(kernel_names()) - {"multiply_adds"}  # of no op: test_measuring.py checks it
+    of_no_op = {"multiply_adds", "multiply_adds_dot", "matrices_multiply_adds"}  # test_measuring.py
+    assert found == set(kernel_names()) - of_no_op
 
 
 # Kernels without additions, and one in which two changed signs cancel each other.
@@ -272,6 +276,62 @@ def test_a_start_looks_for_one_right_variant_and_leaves_others_to_the_next(
     runs.clear()
     open_device("lavapipe", LIMITS).prove(PROGRAMS, seconds=600)
     assert kernels <= set(runs) and runs.count(kernel) == 1  # the other way to run it
+
+
+@pytest.fixture
+def steps(runs: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Kernels that were checked, as `runs` has them, and for each that was compiled its module's length."""
+    compile_module = pipelines.Pipelines._compile
+
+    def noted(compiled: pipelines.Pipelines, module: bytes) -> Any:
+        runs.append(f"compiled {len(module)}")
+        return compile_module(compiled, module)
+
+    monkeypatch.setattr(pipelines.Pipelines, "_compile", noted)
+    return runs
+
+
+def compiled_before(steps: list[str], number: int) -> int:
+    """How many kernels were compiled before so many were checked."""
+    checked = [place for place, step in enumerate(steps) if not step.startswith("compiled")]
+    return checked[number] - number
+
+
+def test_what_a_start_needs_is_compiled_before_the_first_check(open_device: Opener, steps: list[str]) -> None:
+    """By threads. On a CPU's driver nothing else is, and where all is known nothing at all."""
+    device = open_device("lavapipe", LIMITS)
+    device.prove(PROGRAMS, seconds=0)
+    checked = {step for step in steps if not step.startswith("compiled")}
+    assert compiled_before(steps, 0) == len(checked) > 1
+    assert sum(step.startswith("compiled") for step in steps) == len(checked)
+    steps.clear()
+    open_device("lavapipe", LIMITS).prove(PROGRAMS, seconds=0)
+    assert steps == []
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_the_command_compiles_some_kernels_ahead_of_their_checks(
+    steps: list[str], monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
+    """Or none, where blame has to be right."""
+    select_driver(monkeypatch, "lavapipe")
+    few = [small_op(op, "f32", 1) for op in (UnitNorm(1, 128, 1e-6), Clamp(4, 0.75))]
+    monkeypatch.setattr(check, "every_op", lambda *arguments: few)
+    said: list[Any] = []
+    check.check_kernels(CheckJob(0, ahead), DeviceId(0), said.append)
+    assert [type(one) for one in said] == [CheckList, *[CheckBegun, CheckEnded] * 2]
+    assert compiled_before(steps, 0) == (2 if ahead else 0) and compiled_before(steps, 1) >= 1
+
+
+def test_a_card_compiles_all_variants_before_it_checks_them(open_device: Opener, steps: list[str]) -> None:
+    device = open_device("lavapipe", LIMITS)
+    device._context.info = dataclasses.replace(device._context.info, type="discrete")
+    device.prove(PROGRAMS, seconds=600)
+    num_kernels = len({step for step in steps if not step.startswith("compiled")})
+    assert sum(step.startswith("compiled") for step in steps) == num_kernels
+    *_, last = (place for place, step in enumerate(steps) if step.startswith("compiled"))
+    others = [kernel_of(MATVEC, one) for one in candidates(MATVEC, device.info.features - {"cpu"})[1:]]
+    assert others and all(steps.index(kernel) > last for kernel in others)
 
 
 def test_a_kernel_that_is_not_compiled_is_not_used(

@@ -31,11 +31,14 @@ from tplaunch.worker.ops.exchange import Gather, words_offset
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.vulkan import exchange, listing
+from tplaunch.worker.vulkan.api import vk
+from tplaunch.worker.vulkan.barriers import put_barrier
 from tplaunch.worker.vulkan.device import VulkanDevice
 
 __all__ = ["plain_model"]  # a fixture
 
 LENGTH, NUM_RANKS = 416, 3
+MANY_ROUNDS = 65_000  # ten times as many as a run has: lavapipe cuts loops of more
 PROGRAM = Program(1, 0, (Segment((Gather(0, 0, 0), Gather(1, 0, 1)), None),))
 PAIRS = [
     ("lavapipe", "lavapipe", "lavapipe"),
@@ -100,6 +103,25 @@ def test_numbers_come_through(
                 has_all = last_round or rank == NUM_RANKS - 1
                 assert np.array_equal(found, values.transpose(1, 0, 2)) or not has_all
                 assert bool(words[:4].any()) != has_all
+
+
+def test_what_is_tried_is_seen_by_kernels_and_by_the_host(
+    open_device: Opener, words: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever caches a card has: numbers come before its kernels read any, and go behind what they wrote."""
+    stages: list[tuple[int, int]] = []
+
+    def note(commands: object, before: int, after: int, barrier: object) -> None:
+        stages.append((before, after))
+        put_barrier(commands, before, after, barrier)
+
+    device = opened(open_device, "lavapipe", words, 0)
+    monkeypatch.setattr(exchange, "put_barrier", note)
+    at_number(device, 2)
+    device.tries_exchange(PROGRAM, known_numbers(0, 0, LENGTH))
+    transfer, host = vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_PIPELINE_STAGE_HOST_BIT
+    compute = vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
+    assert stages == [*[(transfer, compute)] * 2, (compute, transfer), (transfer, host)]
 
 
 @pytest.mark.parametrize("driver", ["lavapipe", "mesa", "swiftshader"])
@@ -218,12 +240,16 @@ def waiting_engine(
 
 @pytest.mark.parametrize("drivers", [("lavapipe", "lavapipe"), ("mesa", "lavapipe")], ids=str)
 def test_every_way_to_wait_gives_the_same_bits(
-    open_device: Opener, plain_model: Path, drivers: tuple[str, ...]
+    open_device: Opener, plain_model: Path, drivers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Devices meet, if not in each step: only the time counts in which one that waits has a core itself."""
+    monkeypatch.setattr(exchange, "MAX_ROUNDS_ON_CPU", MANY_ROUNDS)
     results = {}
     for waiting in ("block", "poll", "word", "device"):
         with waiting_engine(plain_model, open_device, drivers, waiting) as engine:
             results[waiting] = [engine.logits(step).copy() for step in STEPS]
+            assert isinstance(engine._channel, WaitingChannel)
+            assert engine._channel.vain < len(STEPS) if waiting == "device" else not engine._channel.vain
     for found in results.values():
         for mine, expected in zip(found, results["block"], strict=True):
             assert np.array_equal(mine, expected)

@@ -21,6 +21,7 @@ from tplaunch.worker.checking.case import filled_matrix
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.activation_functions import ACTIVATION_FUNCTIONS, GATED_ACTIVATION_FUNCTIONS
+from tplaunch.worker.ops.common import QUANTIZED, QUANTIZED_PAIRS
 from tplaunch.worker.ops.experts import (
     GROUPED,
     PROMPT_PAIRS,
@@ -35,6 +36,7 @@ from tplaunch.worker.ops.experts import (
     tile_words,
 )
 from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.ops.quantized import dequantize, quantize, row_words
 
 SEEDS = st.integers(0, 999)
 Arrays = dict[str, npt.NDArray[Any]]
@@ -197,6 +199,8 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
     columns = data.draw(st.integers(1, 40), "columns")
     gated, tiled = data.draw(st.booleans(), "gated"), data.draw(st.booleans(), "tiled")
     of_prompts = tiled and weight_type in GROUPED and data.draw(st.booleans(), "of prompts")
+    can_round = of_prompts and device.has_matrices and FORMATS[weight_type].fits_float16
+    activations = "f16" if can_round and data.draw(st.booleans(), "float16") else "f32"
     matrix_rows = held.count * columns * (2 if gated else 1)
     if weight_type not in gguf.GGMLQuantizationType.__members__:
         pytest.skip(f"the gguf package is older than {weight_type}")
@@ -204,26 +208,27 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
     length = unit * data.draw(st.integers(1, 288 // unit), "tiles")
     matrix = Matrix("matrix", weight_type, matrix_rows, length)
     onto_up = not gated and data.draw(st.booleans(), "onto up")
-    activations = [None, *ACTIVATION_FUNCTIONS]
+    functions = [None, *ACTIVATION_FUNCTIONS]
     if weight_type in ("F32", "F16") and (gated or onto_up):  # others' products are beyond where it clamps
-        activations += GATED_ACTIVATION_FUNCTIONS
+        functions += GATED_ACTIVATION_FUNCTIONS
     by_pair, offset = data.draw(st.booleans(), "by pair"), data.draw(st.integers(0, 9), "offset")
     op = ExpertMatMul(
         matrix,
         data.draw(st.sampled_from([None, "bias"]), "bias"),
-        "input",
+        "input" if activations == "f32" else QUANTIZED_PAIRS if by_pair else QUANTIZED,
         "output",
         offset,
         columns,
         held,
         by_pair=by_pair,
         tiled=tiled,
-        activation=data.draw(st.sampled_from(activations), "activation"),
+        activation=data.draw(st.sampled_from(functions), "activation"),
         gated=gated,
         onto_up=onto_up,
         weighs=data.draw(st.booleans(), "weighs"),
         product_scales=data.draw(st.sampled_from([None, "product_scales"]), "product_scales"),
         of_prompts=of_prompts,
+        activations=activations,
     )
     rng = np.random.default_rng(data.draw(SEEDS, "seed"))
     packed = tame_rows(weight_type, matrix_rows, length, rng, 0.1)
@@ -237,13 +242,18 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
         "routes": routes,
         "expert_tiles": tiles_of(held, rows),
     }
+    exact = arrays
+    if activations == "f16":
+        arrays[op.input] = quantized(arrays["input"], matrix.columns)
+        exact = {**arrays, "input": dequantize(arrays[op.input], matrix.columns, "f16")}
+        weights = weights.astype(np.float16).astype(np.float64)
     tiles = ExpertTiles(held, PROMPT_PAIRS if of_prompts else TILE_PAIRS)
     case = Case(limits_for(max_rows=rows), (tiles, op) if tiled else (op,), arrays, num_rows, rows)
     actual, expected = device.run(case), case.run(NumpyDevice(case.limits))
     for results in (actual, expected):
         del results["expert_tiles"]  # empty ones may hold anything
     apart = np.abs(actual.pop("output").astype(np.float64) - expected.pop("output"))
-    bounds = output_bounds(op, arrays, weights, num_rows)
+    bounds = output_bounds(op, exact, weights, num_rows)
     worst = np.argmax(apart - bounds)
     assert np.all(apart <= bounds), f"{apart.flat[worst]} apart where {bounds.flat[worst]} may be"
     for name, values in expected.items():
@@ -269,33 +279,56 @@ def test_tiles_and_single_pairs_give_the_same_bits(device: ReusedDevice) -> None
     np.testing.assert_array_equal(outputs[0], outputs[1])
 
 
-def grouped_case(matrix: Matrix, held: HeldExperts, rows: int, seed: int) -> Case:
+def quantized(rows: Floats, columns: int) -> npt.NDArray[np.uint32]:
+    """Returns what Quantize makes of the first columns of rows, in a buffer for all of them."""
+    words = np.zeros((len(rows), row_words(rows.shape[1], "f16")), np.uint32)
+    found = quantize(rows[:, :columns], "f16")
+    words[:, : found.shape[1]] = found
+    return words
+
+
+def grouped_case(
+    matrix: Matrix, held: HeldExperts, rows: int, seed: int, activations: str = "f32", by_pair: bool = False
+) -> Case:
     """Products of rows of prompts, of which some experts get none and others more than one tile."""
     rng, columns = np.random.default_rng(seed), matrix.rows // held.count
     arrays: Arrays = {
         "matrix": random_matrix(rng, matrix),
-        "input": random_floats(rng, rows, matrix.columns),
+        "input": random_floats(rng, rows * (held.used if by_pair else 1), matrix.columns),
         "output": np.zeros((rows * held.used, columns), np.float32),
         "routes": random_routes(rng, rows, held.first + held.count, held.used, held.first + 2),
         "expert_tiles": tiles_of(held, rows),
     }
-    op = ExpertMatMul(
-        matrix, None, "input", "output", 0, columns, held, tiled=True, of_prompts=True, activation="silu"
-    )
+    source = "input" if activations == "f32" else QUANTIZED_PAIRS if by_pair else QUANTIZED
+    if activations == "f16":
+        arrays[source] = quantized(arrays["input"], matrix.columns)
+    kind: dict[str, Any] = {"of_prompts": True, "activations": activations, "by_pair": by_pair}
+    op = ExpertMatMul(matrix, None, source, "output", 0, columns, held, tiled=True, activation="silu", **kind)
     return Case(limits_for(max_rows=rows), (ExpertTiles(held, PROMPT_PAIRS), op), arrays, rows, rows)
 
 
-@pytest.mark.parametrize("weight_type", ["Q4_K", "BF16"])
+@pytest.mark.parametrize(
+    ("weight_type", "activations", "by_pair"),
+    [("Q4_K", "f32", False), ("BF16", "f32", False), ("Q4_K", "f16", False), ("F16", "f16", True)],
+)
 def test_a_row_of_a_prompt_has_its_bits_whoever_goes_to_its_experts(
-    device: ReusedDevice, weight_type: str
+    device: ReusedDevice, weight_type: str, activations: str, by_pair: bool
 ) -> None:
+    if activations == "f16" and not device.has_matrices:
+        pytest.skip(f"{device.info.name} has no cooperative matrices (make test-matrices)")
     held = HeldExperts(2, 0, 3)
-    case = grouped_case(Matrix("matrix", weight_type, 3 * 70, 512), held, 100, seed=3)
+    matrix = Matrix("matrix", weight_type, 3 * 70, 512)
+    case = grouped_case(matrix, held, 100, 3, activations, by_pair)
     together = device.run(case)["output"].reshape(100, -1)
     assert together.any(axis=1).all()
     for first, rows in ((0, 1), (99, 1), (30, 40)):
+        per_row = len(case.arrays["input"]) // 100
         chosen = {
-            "input": case.arrays["input"][first : first + rows],
+            **{
+                name: case.arrays[name][first * per_row : (first + rows) * per_row]
+                for name in ("input", QUANTIZED, QUANTIZED_PAIRS)
+                if name in case.arrays
+            },
             "routes": case.arrays["routes"][first : first + rows],
             "output": np.zeros((rows * held.used, 70), np.float32),
             "expert_tiles": tiles_of(held, rows),

@@ -128,6 +128,8 @@ def test_any_shape(device: ReusedDevice, weight_type: str, activations: str, dat
         columns=columns(weight_type, data),
     )
     rows = data.draw(st.integers(1, 40), "rows")
+    # Of integers in tiles another device runs the same kernels.
+    of_prompts = st.just(False) if device.is_plain and activations == "q8" else st.booleans()
     case = matmul_case(
         matrix,
         rows,
@@ -138,7 +140,7 @@ def test_any_shape(device: ReusedDevice, weight_type: str, activations: str, dat
         offset=data.draw(st.integers(0, 40), "offset"),
         surplus=data.draw(st.integers(0, 2), "surplus"),
         activations=activations,
-        of_prompts=data.draw(st.booleans(), "of prompts"),
+        of_prompts=data.draw(of_prompts, "of prompts"),
         **variant,
     )
     check(device, case)
@@ -184,13 +186,19 @@ def test_many_rows(device: ReusedDevice, of_prompts: bool) -> None:
     check(device, matmul_case(Matrix("matrix", "Q8_0", 40, 64), 512, 511, seed=3, of_prompts=of_prompts))
 
 
-def test_a_row_of_a_prompt_has_its_bits_wherever_it_lies(device: ReusedDevice) -> None:
+@pytest.mark.parametrize("activations", ["f32", "q8", "f16"])
+def test_a_row_of_a_prompt_has_its_bits_wherever_it_lies(device: ReusedDevice, activations: str) -> None:
     """Alone, or in any place of a tile, with others before and behind it."""
-    case = matmul_case(Matrix("matrix", "Q4_K", 150, 512), 140, 140, seed=6, of_prompts=True)
+    if activations == "f16" and not device.has_matrices:
+        pytest.skip(f"{device.info.name} has no cooperative matrices (make test-matrices)")
+    case = matmul_case(
+        Matrix("matrix", "Q4_K", 150, 512), 140, 140, seed=6, activations=activations, of_prompts=True
+    )
     together = device.run(case)["output"]
     for first, num_rows in ((0, 1), (0, 70), (13, 1), (139, 1), (37, 64)):
-        chosen = case.arrays["input"][first : first + num_rows + 1]
-        arrays = {**case.arrays, "input": chosen, "output": case.arrays["output"][: num_rows + 1]}
+        inputs = case.arrays.keys() & {"input", QUANTIZED}
+        chosen = {name: case.arrays[name][first : first + num_rows + 1] for name in inputs}
+        arrays = {**case.arrays, **chosen, "output": case.arrays["output"][: num_rows + 1]}
         alone = dataclasses.replace(case, arrays=arrays, rows=num_rows, num_rows=num_rows)
         found = device.run(alone)["output"][:num_rows, :150]
         assert found.tobytes() == np.ascontiguousarray(together[first : first + num_rows, :150]).tobytes()

@@ -1,34 +1,53 @@
-"""Rows of prompts by matrices of float16: chosen where they are faster and right, and only for these rows."""
+"""Rounded rows of prompts, by matrices of float16 or as integers: chosen where they are faster and right."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests import same_bits
 from tests.drivers import FINDERS
 from tests.lone_worker import opened_worker
-from tests.models import LIMITS, write_llama
+from tests.models import LIMITS, LocalEngine, make_spec, write_llama
+from tests.same_bits import Bench, assert_same_bits
 from tests.steps import Rows, step_of
-from tests.vulkan.conftest import select_driver
+from tests.vulkan.conftest import Opener, select_driver
 from tests.vulkan.reused_device import ReusedDevice
-from tests.vulkan.test_matmul import matmul_case
 from tests.vulkan.test_steps import SPEC, TYPES
 from tests.wrong_kernels import wrong_kernel
 from tplaunch.coordinator.messages import Step, Wanted
+from tplaunch.coordinator.model.experts import ExpertsSpec
+from tplaunch.coordinator.model.spec import LayerSpec
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import AUTO
 from tplaunch.shaders.load import load_kernel
-from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.vulkan import pipelines
 from tplaunch.worker.vulkan.measuring import rivals, tuning
 from tplaunch.worker.vulkan.measuring.tuning import Tuner
 
 PROMPT = tuple(range(3, 14))
 WANTED = Wanted(whole_rows=np.zeros(1, np.int32))
+MAX_ERROR = 1e-5  # of logits: the normalised square that float16 numbers account for
+Writer = Callable[[Path], object]
+
+
+def write_dense(path: Path) -> None:
+    """Writes a model of several weight types."""
+    write_llama(path, SPEC, TYPES, biases=True)
+
+
+def write_experts(path: Path) -> None:
+    """Writes a model whose experts are all that may be rounded: the rest has float32 weights."""
+    spec = make_spec(embedding_length=96)
+    experts = ExpertsSpec(count=6, used=2, length=96, normalised=True)
+    types = {"ffn_gate_exps.weight": "Q8_0", "ffn_up_exps.weight": "Q8_0", "ffn_down_exps.weight": "Q4_0"}
+    layers = (LayerSpec(spec.attentions[0], None, experts=experts),) * 2
+    write_llama(path, dataclasses.replace(spec, layers=layers), types, biases=True)
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +56,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "cache_folder", lambda: tmp_path / "tplaunch")
 
 
+@pytest.fixture(params=(write_dense, write_experts), ids=("dense", "experts"))
+def write(request: pytest.FixtureRequest) -> Writer:
+    """Writes a model of either kind."""
+    writer: Writer = request.param
+    return writer
+
+
 @pytest.fixture(params=FINDERS)
-def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def model(
+    request: pytest.FixtureRequest, write: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A model, where the driver has matrices."""
     select_driver(monkeypatch, request.param)
     device = ReusedDevice(RankOptions())
@@ -46,7 +74,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     device.close()
     if not has_matrices:
         pytest.skip(f"{name} has no cooperative matrices (make test-matrices)")
-    write_llama(tmp_path / "model.gguf", SPEC, TYPES, biases=True)
+    write(tmp_path / "model.gguf")
     return tmp_path / "model.gguf"
 
 
@@ -101,17 +129,50 @@ def test_wrong_matrices_are_said_and_not_used(model: Path, monkeypatch: pytest.M
         )
 
 
-def test_a_row_has_its_bits_wherever_it_lies(device: ReusedDevice) -> None:
-    """Alone, or in any place of a tile, with others before and behind it."""
-    if not device.has_matrices:
-        pytest.skip(f"{device.info.name} has no cooperative matrices (make test-matrices)")
-    case = matmul_case(
-        Matrix("matrix", "Q4_K", 150, 512), 140, 140, seed=6, activations="f16", of_prompts=True
+@pytest.mark.parametrize(("advantage", "prompts"), [(np.inf, "q8"), (0.0, "f32")])
+def test_integers_are_for_prompts_where_they_are_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advantage: float, prompts: str
+) -> None:
+    """Else these rows stay floats, whatever generated ones are."""
+    select_driver(monkeypatch, "lavapipe")
+    monkeypatch.setattr(rivals, "ADVANTAGE", advantage)
+    write_llama(tmp_path / "model.gguf", SPEC, TYPES, biases=True)
+    step, _ = prompt_and_text()
+    floats = logits(tmp_path / "model.gguf", "f32", step)
+    with opened_worker(
+        tmp_path / "model.gguf", tmp_path, dataclasses.replace(LIMITS, activations="q8"), 0
+    ) as worker:
+        assert worker.activations_of_prompts == prompts
+        found = [worker.run(step).logits.tobytes()]
+    assert (found == floats) is (prompts == "f32")
+
+
+def test_prompts_round_and_what_is_generated_does_not(model: Path) -> None:
+    prompt, text = prompt_and_text()
+    first = step_of(3, [Rows([5])], [0], {0: range(LIMITS.blocks_per_seat)})
+    alone = dataclasses.replace(first, wanted=WANTED)  # generated, with nothing before it
+    exact, rounded = (
+        [np.frombuffer(found, np.float32) for found in logits(model, kind, prompt, text, alone)]
+        for kind in ("f32", "f16")
     )
-    together = device.run(case)["output"]
-    for first, num_rows in ((0, 1), (13, 1), (139, 1), (37, 64)):
-        chosen = {name: case.arrays[name][first : first + num_rows + 1] for name in ("input", "quantized")}
-        arrays = {**case.arrays, **chosen, "output": case.arrays["output"][: num_rows + 1]}
-        alone = dataclasses.replace(case, arrays=arrays, rows=num_rows, num_rows=num_rows)
-        found = device.run(alone)["output"][:num_rows, :150]
-        assert found.tobytes() == np.ascontiguousarray(together[first : first + num_rows, :150]).tobytes()
+    assert np.array_equal(exact[2], rounded[2])
+    for expected, found in zip(exact[:2], rounded[:2], strict=True):  # the text's keys are the prompt's
+        error = np.square(found - expected).sum() / np.square(expected).sum()
+        assert 0 < error < MAX_ERROR
+
+
+@pytest.mark.parametrize(
+    ("driver", "activations"), [*((driver, "f16") for driver in FINDERS), ("lavapipe", "q8")]
+)
+def test_a_prompt_has_its_bits_in_any_company(
+    open_device: Opener, tmp_path: Path, driver: str, activations: str
+) -> None:
+    """Also the rows that go to one expert with others; on two ranks, of which each has its columns."""
+    limits = dataclasses.replace(same_bits.LIMITS, activations=activations)
+    if activations == "f16" and open_device(driver, same_bits.LIMITS)._context.matrices is None:
+        pytest.skip(f"{driver} has no cooperative matrices (make test-matrices)")
+    (write_experts if activations == "f16" else same_bits.write_dense)(tmp_path / "model.gguf")
+    engine = LocalEngine(
+        tmp_path / "model.gguf", [1.0, 1.0], limits, lambda limits: open_device(driver, limits)
+    )
+    assert_same_bits(Bench(engine, limits, of_prompts=True), (130, 40, 3), seed=0)

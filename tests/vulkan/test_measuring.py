@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tests.drivers import FINDERS
 from tests.models import LIMITS, LocalEngine, write_llama
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_steps import step
+from tplaunch.worker.buffers.step import INDIRECT_WORD
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.jobs import speed
 from tplaunch.worker.jobs.speed import measure_speed
@@ -20,8 +22,9 @@ from tplaunch.worker.measuring.bandwidth import copy_bandwidth
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.measuring import bandwidth, peak
+from tplaunch.worker.vulkan.measuring.bench import Bench
 from tplaunch.worker.vulkan.measuring.rates import Product, Rates
-from tplaunch.worker.vulkan.measuring.trials import Size
+from tplaunch.worker.vulkan.measuring.trials import Size, Trial
 from tplaunch.worker.vulkan.measuring.tuning import Tuner
 from tplaunch.worker.vulkan.timestamps import DeviceClock
 
@@ -99,6 +102,31 @@ def test_multiply_adds_are_computed_and_counted(open_device: Opener, driver: str
 
 
 @pytest.mark.parametrize("driver", FINDERS)
+def test_multiply_adds_of_integers_and_of_matrices_are_computed_and_counted(
+    open_device: Opener, driver: str
+) -> None:
+    device, num_groups, rounds = open_device(driver, LIMITS), 2, 5
+    found = {each.activations: each for each in peak.peaks(device._context)}
+    assert found.keys() == {"f32", "q8"} | ({"f16"} if device._context.matrices else set())
+    device.create_buffers({"output": Buffer(num_groups * 256 * 32, Placement.READBACK)})
+    run = device._context, device._pipelines, device._memory["output"].address, num_groups, rounds
+    assert peak.seconds_of(*run, found["q8"]) > 0
+    chains = np.arange(num_groups * 64, dtype=np.int32)[:, None] + np.arange(16, dtype=np.int32)
+    factors = np.array([peak.BYTES], np.uint32).view(np.int8).astype(np.int32)
+    for _ in range(4 * rounds):
+        chains = chains + (chains[..., None].view(np.int8).astype(np.int32) * factors).sum(-1, dtype=np.int32)
+    sums = chains.reshape(-1, 4, 4).sum(1, dtype=np.int32)
+    np.testing.assert_array_equal(device.view("output").view(np.int32)[: sums.size].reshape(-1, 4), sums)
+    for each in found.values():
+        assert 1e8 < peak.multiply_add_rate(device._context, device._pipelines, each) < 1e16
+    if device._context.matrices is not None:
+        peak.seconds_of(*run, found["f16"])
+        grown = rounds * device._context.matrices.k * peak.MATRIX_FACTOR**2
+        expected = sum(range(peak.MATRIX_SUMS)) + peak.MATRIX_SUMS * grown
+        assert (device.view("output").view(np.float32) == expected).all()
+
+
+@pytest.mark.parametrize("driver", FINDERS)
 def test_products_are_timed_by_their_fastest_variant(
     open_device: Opener, monkeypatch: pytest.MonkeyPatch, driver: str
 ) -> None:
@@ -129,3 +157,28 @@ def test_the_speed_of_a_device_is_that_of_its_products(open_device: Opener, driv
         assert 1e5 < measure_speed(device, 1 << 18, time.perf_counter) < 1e12
         outputs.append(device.view("output").view(np.float32).copy())
     np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-3, atol=1e-3)
+
+
+def test_attention_over_many_keys_is_timed_in_as_many_parts_as_a_step_has(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time_variants, groups = Tuner._time_variants, []
+
+    def noted(tuner: Tuner, bench: Bench, trial: Trial, *others: Any) -> Any:
+        step = bench.memory["step"].mapped
+        assert step is not None
+        groups.append(step.view(np.uint32)[INDIRECT_WORD : INDIRECT_WORD + 3].tolist())
+        found = time_variants(tuner, bench, trial, *others)
+        scales = bench.memory["attention_scales"].mapped
+        assert scales is not None and scales.any()  # of the last run
+        return found
+
+    monkeypatch.setattr(Tuner, "_time_variants", noted)
+    monkeypatch.setattr("tplaunch.worker.vulkan.measuring.tuning.NUM_ROUNDS_ON_CPU", 1)
+    device = open_device("lavapipe", LIMITS)
+    rates = Rates(device._context, device._pipelines)
+    found = rates.attention_seconds(math.inf)
+    assert found is not None and 0 < found[0] < 60
+    ((_, kv_heads, num_parts),) = groups
+    assert (kv_heads, num_parts) == (8, 4096 // 256)
+    assert rates.attention_seconds(-math.inf) is None

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,8 @@ from tests.conftest import manifest_of
 from tests.drivers import REPOSITORY, driver_variables, find_radv
 from tests.vulkan.cases import limits_for
 from tests.vulkan.conftest import Opener
+from tplaunch.shaders.load import load_kernel
+from tplaunch.worker.device import DeviceError
 from tplaunch.worker.vulkan.pipeline_cache import (
     DIGEST_BYTES,
     MAX_BYTES,
@@ -79,4 +82,27 @@ def test_pipelines_made_by_threads_are_those_made_one_by_one(
     made = {name: pipelines[name] for name in names}
     pipelines.make(names)
     assert made == {name: pipelines[name] for name in names} and len(set(made.values())) == 3
+    assert pipelines.has(names) and not pipelines.has(["head_norm"])
+    pipelines.close()
+
+
+def test_a_kernel_that_is_refused_leaves_the_others(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compile_module, refused = Pipelines._compile, load_kernel("sum_norm")
+
+    def refuse(pipelines: Pipelines, module: bytes) -> Any:
+        if module == refused:
+            raise DeviceError("vkCreateComputePipelines failed with VK_ERROR_UNKNOWN")
+        return compile_module(pipelines, module)
+
+    monkeypatch.setattr(Pipelines, "_compile", refuse)
+    pipelines = Pipelines(open_device("lavapipe", limits_for())._context)
+    pipelines.make(["activate", "sum_norm", "quantize_q8"])
+    assert pipelines.has(["activate", "quantize_q8"]) and not pipelines.has(["sum_norm"])
+    assert "sum_norm is not compiled: vkCreateComputePipelines failed with VK_ERROR_UNKNOWN" in caplog.text
+    with pytest.raises(DeviceError, match="VK_ERROR_UNKNOWN"):
+        pipelines["sum_norm"]
+    pipelines.make(["sum_slice"], seconds=-1.0)
+    assert not pipelines.has(["sum_slice"])  # there was no time to begin it
     pipelines.close()

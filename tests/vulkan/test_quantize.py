@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from tests.vulkan.cases import Case, limits_for, random_floats
 from tests.vulkan.reused_device import ReusedDevice
 from tplaunch.worker.numpy.device import NumpyDevice
-from tplaunch.worker.ops.common import QUANTIZED, Quantize
+from tplaunch.worker.ops.common import Quantize
 from tplaunch.worker.ops.quantized import Floats, dequantize, quantize, row_words
 
 
 def quantize_case(op: Quantize, surplus: int, rows: int, num_rows: int, magnitude: float, seed: int) -> Case:
     """Every tile has a magnitude of its own, and some are zero. `surplus` tiles are not the op's."""
     rng = np.random.default_rng(seed)
-    length = op.columns + 32 * surplus
-    sizes = magnitude * rng.choice([0, 1e-3, 1, 100], (rows, length // 32))
-    values = random_floats(rng, rows, length) * np.repeat(sizes, 32, axis=1).astype(np.float32)
+    length, count = op.columns + 32 * surplus, rows * max(op.used, 1)
+    sizes = magnitude * rng.choice([0, 1e-3, 1, 100], (count, length // 32))
+    values = random_floats(rng, count, length) * np.repeat(sizes, 32, axis=1).astype(np.float32)
     words = row_words(length, op.activations)
-    arrays = {"input": values, QUANTIZED: rng.integers(0, 2**32, (rows + 1, words), np.uint32)}
+    arrays = {"input": values, op.output: rng.integers(0, 2**32, (count + 1, words), np.uint32)}
     return Case(limits_for(max_rows=rows), (op,), arrays, num_rows, rows)
 
 
@@ -49,8 +49,8 @@ def test_float16_is_the_nearest(device: ReusedDevice) -> None:
     columns = values.shape[1]
     output = np.zeros((2, row_words(columns, "f16")), np.uint32)
     op = Quantize("input", columns, "rows", "f16")
-    case = Case(limits_for(max_rows=1), (op,), {"input": values, QUANTIZED: output}, 1, 1)
-    words = device.run(case)[QUANTIZED][0, : columns // 2]
+    case = Case(limits_for(max_rows=1), (op,), {"input": values, op.output: output}, 1, 1)
+    words = device.run(case)[op.output][0, : columns // 2]
     assert np.array_equal(
         np.ascontiguousarray(words).view(np.uint16), values.astype(np.float16)[0].view(np.uint16)
     )
@@ -78,9 +78,12 @@ def test_quantize(
 ) -> None:
     columns = 32 * tiles
     num_rows = data.draw(st.integers(1, rows), "rows of the step")
-    op = Quantize("input", columns, "rows", activations)
+    op = Quantize(
+        "input", columns, "rows", activations, used=data.draw(st.integers(0, 3), "experts of a row")
+    )
     case = quantize_case(op, surplus, rows, num_rows, magnitude, seed)
-    actual, expected = device.run(case)[QUANTIZED], case.run(NumpyDevice(case.limits))[QUANTIZED]
+    actual, expected = device.run(case)[op.output], case.run(NumpyDevice(case.limits))[op.output]
+    num_rows *= max(op.used, 1)
     inputs = case.arrays["input"][:num_rows, :columns]
     num_words = quantize(inputs, activations).shape[1]
     assert np.array_equal(actual[num_rows:], expected[num_rows:])

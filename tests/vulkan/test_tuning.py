@@ -16,10 +16,12 @@ from tests.vulkan.test_attention import attention_op
 from tplaunch.worker.device import DeviceError
 from tplaunch.worker.jobs.messages import Product, TuningJob
 from tplaunch.worker.measuring.measurements import Measurements
+from tplaunch.worker.vulkan import pipelines
 from tplaunch.worker.vulkan.device import VulkanDevice
 from tplaunch.worker.vulkan.measuring import tuning
+from tplaunch.worker.vulkan.measuring.allowance import Runs
 from tplaunch.worker.vulkan.measuring.bench import Bench
-from tplaunch.worker.vulkan.measuring.trials import Trial
+from tplaunch.worker.vulkan.measuring.trials import Size, Trial
 from tplaunch.worker.vulkan.measuring.tuning import SUBMISSION, open_measurements
 from tplaunch.worker.vulkan.memory import Memory
 from tplaunch.worker.vulkan.variants import MATVECS, candidates
@@ -117,6 +119,31 @@ def test_one_variant_is_no_choice(open_device: Opener, monkeypatch: pytest.Monke
 def test_what_there_is_no_time_for_is_left_to_the_next_start(open_device: Opener) -> None:
     assert open_device("lavapipe", LIMITS).tune(PROGRAM, seconds=0).new.keys() == {SUBMISSION}
     assert open_device("lavapipe", LIMITS).tune(PROGRAM, seconds=60).new.keys() >= set(NAMES)
+
+
+def test_on_a_card_only_what_is_timed_uses_up_a_start_s_time(
+    open_device: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it compiles, which it does before: four runs of 0.3 s are more than a second."""
+    device, events = open_device("lavapipe", LIMITS), []
+    device._context.info = dataclasses.replace(device._context.info, type="discrete")
+    compile_module, count = pipelines.Pipelines._compile, Runs.count
+
+    def compiled(made: pipelines.Pipelines, module: bytes) -> Any:
+        events.append("compiled")
+        return compile_module(made, module)
+
+    def timed(allowance: Runs, seconds: float) -> None:
+        events.append("timed")
+        count(allowance, 0.3)
+
+    monkeypatch.setattr(pipelines.Pipelines, "_compile", compiled)
+    monkeypatch.setattr(Runs, "count", timed)
+    monkeypatch.setattr(tuning.Tuner, "size", lambda tuner: Size(1 << 14, prompt_rows=3))
+    monkeypatch.setattr(tuning.Tuner, "_time_submission", lambda tuner: {"ahead": 1.0, "then_wait": 1.0})
+    assert device.tune(PROGRAM, seconds=1.0).new.keys() == {SUBMISSION}
+    first = events.index("timed")
+    assert events[first:] == ["timed"] * 4 and first > 20
 
 
 def test_a_variant_with_other_bits_is_not_used(

@@ -25,6 +25,7 @@ from tplaunch.worker.buffers.stacks import (
 from tplaunch.worker.formats import FORMATS
 
 WHOLE = 1 << 62  # bytes of a buffer where nothing needs to be cut
+REACH = (1 << 32) - (1 << 20)  # bytes that kernels can count in 32 bits: WideWords of shaders/weights.slang
 ROWS_APART = 128  # parts begin at multiples of so many rows where they have as many: no tile is cut
 PAIRED = (*GATE_UP, *SHARED_GATE_UP, *EXPERTS_GATE_UP)
 # The tensors that nothing but products read.

@@ -19,7 +19,7 @@ from tplaunch.worker.buffers.recurrent import convolved_length, projected_length
 from tplaunch.worker.buffers.stack_parts import WHOLE, in_parts
 from tplaunch.worker.buffers.stacks import GATE_UP, SHARED_GATE_UP, stack_shards
 from tplaunch.worker.buffers.step import StepLayout
-from tplaunch.worker.ops.common import QUANTIZED
+from tplaunch.worker.ops.common import QUANTIZED, QUANTIZED_PAIRS
 from tplaunch.worker.ops.experts import HeldExperts, route_length
 from tplaunch.worker.ops.logits import LOGIT_GROUPS
 from tplaunch.worker.ops.quantized import row_words
@@ -149,7 +149,9 @@ def _expert_buffers(
     def rows(length: int, per_row: int = 1) -> Buffer:
         return Buffer(limits.max_rows * per_row * length * 4, row_length=length)
 
+    takes_float16 = limits.may_be_activations == "f16"
     return {
+        **({QUANTIZED_PAIRS: rows(row_words(activated_length, "f16"), used)} if takes_float16 else {}),
         "router": rows(count),
         "routes": rows(route_length(used)),
         "expert_tiles": Buffer(held.tile_bytes(limits.max_rows)),

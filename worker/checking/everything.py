@@ -98,6 +98,7 @@ def _rows() -> Iterator[Op]:
     yield MovePartials(1, True, "sum", "slice")
     yield MovePartials(1, False, "sum", "rest")
     yield from (Quantize("input", 32, "rows", activations) for activations in ("q8", "f16"))
+    yield Quantize("input", 32, "rows", "f16", used=3)
     for activation in ACTIVATION_FUNCTIONS:
         yield Activate(1, 0, activation)
         yield Activate(1, 0, activation, False, "divisors")
@@ -154,10 +155,12 @@ def _products() -> Iterator[tuple[Op, str]]:
             for op in _products_with(Matrix("matrix", name, 1, 32), activations):
                 yield op, activations
         yield HeadProducts(Matrix("matrix", name, 1, 32), 1, HEAD_PARTS, HEAD_PARTS), "f32"
-        kinds_of_tiles = [(False, False), (True, False), *([(True, True)] if name in GROUPED else ())]
-        for tiled, of_prompts in kinds_of_tiles:
-            for op in _expert_products(Matrix("matrix", name, 1, 32), tiled, of_prompts):
-                yield op, "f32"
+        kinds_of_tiles = [(False, False, "f32"), (True, False, "f32")]
+        if name in GROUPED:
+            kinds_of_tiles += [(True, True, kind) for kind in ("f32", "f16") if kinds[kind]]
+        for tiled, of_prompts, activations in kinds_of_tiles:
+            for op in _expert_products(Matrix("matrix", name, 1, 32), tiled, of_prompts, activations):
+                yield op, activations
 
 
 def _products_with(matrix: Matrix, activations: str) -> Iterator[Op]:
@@ -167,7 +170,7 @@ def _products_with(matrix: Matrix, activations: str) -> Iterator[Op]:
         return MatMul(matrix, bias, "input", output, 0, rows, activations=activations, **others)  # type: ignore[arg-type]
 
     yield matmul()
-    if activations == "f32":
+    if activations != "f16":
         yield matmul(activation="silu", gated=True, bias="bias", of_prompts=True)
     yield matmul("partials", parity=1, scale=0.25, accumulates=True)
     yield matmul(bias="bias", activation="gelu")
@@ -175,7 +178,7 @@ def _products_with(matrix: Matrix, activations: str) -> Iterator[Op]:
     yield matmul(rows="logit_rows", scale=0.5, softcap=30.0)
 
 
-def _expert_products(matrix: Matrix, tiled: bool, of_prompts: bool) -> Iterator[Op]:
+def _expert_products(matrix: Matrix, tiled: bool, of_prompts: bool, activations: str) -> Iterator[Op]:
     yield ExpertMatMul(
         matrix,
         None,
@@ -188,6 +191,7 @@ def _expert_products(matrix: Matrix, tiled: bool, of_prompts: bool) -> Iterator[
         activation="silu",
         gated=True,
         of_prompts=of_prompts,
+        activations=activations,
     )
     yield ExpertMatMul(
         matrix,
@@ -202,6 +206,7 @@ def _expert_products(matrix: Matrix, tiled: bool, of_prompts: bool) -> Iterator[
         weighs=True,
         product_scales="product_scales",
         of_prompts=of_prompts,
+        activations=activations,
     )
 
 

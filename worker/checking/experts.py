@@ -9,10 +9,20 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.worker.checking.case import Arrays, Case, Floats, limits_for, random_floats
-from tplaunch.worker.checking.check import Check
+from tplaunch.worker.checking.check import BOUND, FLOAT16_BOUND, Check
 from tplaunch.worker.checking.products import random_matrix
-from tplaunch.worker.checking.rows import COLUMNS, NUM_ROWS, NUM_SLOTS, OFFSET, OWN_SLOT, ROWS, WIDTH
+from tplaunch.worker.checking.rows import (
+    COLUMNS,
+    MAX_USED,
+    NUM_ROWS,
+    NUM_SLOTS,
+    OFFSET,
+    OWN_SLOT,
+    ROWS,
+    WIDTH,
+)
 from tplaunch.worker.numpy.device import NumpyDevice
+from tplaunch.worker.ops.common import QUANTIZED, QUANTIZED_PAIRS
 from tplaunch.worker.ops.experts import (
     PROMPT_PAIRS,
     TILE_PAIRS,
@@ -27,8 +37,9 @@ from tplaunch.worker.ops.experts import (
     tile_words,
 )
 from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.ops.quantized import quantize, row_words
 
-MAX_USED, MAX_FIRST, MAX_COUNT = 4, 2, 5  # of what a rank holds
+MAX_FIRST, MAX_COUNT = 2, 5  # of what a rank holds
 EXPERT_COLUMNS, MATRIX_COLUMNS = 70, 3 * 256
 SPREAD = 6  # from the largest of a row's logits to the smallest
 
@@ -117,7 +128,7 @@ def expert_matmul(op: ExpertMatMul) -> ExpertMatMul:
         matrix=Matrix("matrix", op.matrix.type, rows, MATRIX_COLUMNS),
         bias=op.bias and "bias",
         product_scales=op.product_scales and "product_scales",
-        input="input",
+        input="input" if op.activations == "f32" else QUANTIZED_PAIRS if op.by_pair else QUANTIZED,
         output="output",
         output_offset=OFFSET,
         columns=EXPERT_COLUMNS,
@@ -136,16 +147,23 @@ def check_expert_matmul(op: ExpertMatMul) -> Check:
         "input": random_floats(rng, ROWS * (used if op.by_pair else 1), MATRIX_COLUMNS),
         "output": random_floats(rng, ROWS * used, padded(OFFSET + EXPERT_COLUMNS)),
         "routes": routes,
-        "expert_tiles": _tiles(ExpertTiles(held, PROMPT_PAIRS if op.of_prompts else TILE_PAIRS), routes),
+        "expert_tiles": tiles_of(
+            ExpertTiles(held, PROMPT_PAIRS if op.of_prompts else TILE_PAIRS), routes, NUM_ROWS
+        ),
     }
-    return Check(op, Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS))
+    if op.activations == "f16":
+        arrays[op.input] = np.zeros((len(arrays["input"]), row_words(MATRIX_COLUMNS, "f16")), np.uint32)
+        words = quantize(arrays["input"], "f16")
+        arrays[op.input][:, : words.shape[1]] = words
+    bound = FLOAT16_BOUND if op.activations == "f16" else BOUND
+    return Check(op, Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS), bound)
 
 
-def _tiles(op: ExpertTiles, routes: Floats) -> npt.NDArray[np.uint32]:
-    """Returns the tiles that the op makes of the routes."""
-    tiles = np.zeros(op.held.num_tiles(ROWS, op.pairs) * tile_words(op.pairs), np.uint32)
+def tiles_of(op: ExpertTiles, routes: Floats, num_rows: int) -> npt.NDArray[np.uint32]:
+    """Returns the tiles that the op makes of the routes of a step's rows."""
+    tiles = np.zeros(op.held.num_tiles(len(routes), op.pairs) * tile_words(op.pairs), np.uint32)
     arrays: Arrays = {"routes": routes, "expert_tiles": tiles}
-    case = Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS)
+    case = Case(limits_for(max_rows=len(routes)), (op,), arrays, num_rows, len(routes))
     return case.run(NumpyDevice(case.limits))["expert_tiles"]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.worker.checking.case import Arrays, Case, Floats, limits_for, random_floats
 from tplaunch.worker.checking.check import FLOAT16_BOUND, INT8_BOUND, Check
-from tplaunch.worker.ops.common import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
+from tplaunch.worker.ops.common import Activate, Quantize, SumNorm, SumSlice
 from tplaunch.worker.ops.quantized import dequantize, row_words
 
 ROWS, NUM_ROWS = 8, 5  # of the program, and of the step
@@ -18,6 +18,7 @@ WIDTH = 1100  # more float4 than a workgroup has invocations
 COLUMNS, OFFSET = 150, 3  # more than a workgroup has invocations, and no multiple of anything
 QUANTIZED_COLUMNS = 72 * 32  # more tiles than a workgroup has invocations
 NUM_SLOTS, OWN_SLOT = 3, 1
+MAX_USED = 4  # experts of a row
 
 
 def padded_rows(rng: np.random.Generator, *shape: int) -> Floats:
@@ -78,18 +79,20 @@ def check_sum_slice(op: SumSlice) -> Check:
 
 def quantize(op: Quantize) -> Quantize:
     """The same op, small."""
-    return Quantize("input", QUANTIZED_COLUMNS, "rows", op.activations)
+    return Quantize("input", QUANTIZED_COLUMNS, "rows", op.activations, min(op.used, MAX_USED))
 
 
 def check_quantize(op: Quantize) -> Check:
     rng = np.random.default_rng(3)
-    values = random_floats(rng, ROWS, op.columns)
+    per_row = max(op.used, 1)
+    values = random_floats(rng, ROWS * per_row, op.columns)
     values[:, :32] = 0
     words = row_words(op.columns, op.activations)
-    arrays: Arrays = {"input": values, QUANTIZED: np.zeros((ROWS, words), np.uint32)}
+    arrays: Arrays = {"input": values, op.output: np.zeros((len(values), words), np.uint32)}
 
     def read(results: Arrays) -> Arrays:
-        return {QUANTIZED: dequantize(results[QUANTIZED][:NUM_ROWS], op.columns, op.activations)}
+        found = results[op.output][: NUM_ROWS * per_row]
+        return {op.output: dequantize(found, op.columns, op.activations)}
 
     bound = INT8_BOUND if op.activations == "q8" else FLOAT16_BOUND
     return Check(op, Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS), bound, read)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # NumPy ranks need no Vulkan loader
     from tplaunch.worker.vulkan.variants import Variant
 
 LIMITS = Limits(context_length=1, num_blocks=1)
+NUM_AHEAD = 32  # checks whose kernels are compiled together, by threads
 
 
 def check_kernels(job: CheckJob, device_id: DeviceId, say: Callable[[Any], None]) -> None:
@@ -29,14 +30,21 @@ def check_kernels(job: CheckJob, device_id: DeviceId, say: Callable[[Any], None]
         ops = every_op(device.info.features, checker.has_matrices)
         runs = [(op, variant) for op in ops for variant in checker.variants(checker.ask(op))]
         say(CheckList(device.name, device.info.driver, len(runs)))
-        _check(checker, runs[job.start :], say)
+        wanted = runs[job.start :]
+        num_together = NUM_AHEAD if job.compiles_ahead else 1
+        for first in range(0, len(wanted), num_together):
+            together = wanted[first : first + num_together]
+            if job.compiles_ahead:
+                checker.compile(checker.ask(op).kernel_of(variant) for op, variant in together)
+            if not _check(checker, together, say):
+                break
         checker.close()
     finally:
         device.close()
 
 
-def _check(checker: Checker, runs: Sequence[tuple[SmallOp, Variant]], say: Callable[[Any], None]) -> None:
-    """Until one fails: what comes after it is no longer sure."""
+def _check(checker: Checker, runs: Sequence[tuple[SmallOp, Variant]], say: Callable[[Any], None]) -> bool:
+    """Until one fails, which gives False: what comes after it is no longer sure."""
     for op, variant in runs:
         asked = checker.ask(op)
         kernel, family = asked.kernel_of(variant), asked.family or asked.kernel
@@ -46,5 +54,6 @@ def _check(checker: Checker, runs: Sequence[tuple[SmallOp, Variant]], say: Calla
             error = checker.error(op, variant, kernel)
         except DeviceError as failure:
             say(CheckFailed(str(failure)))
-            return
+            return False
         say(CheckEnded(error if math.isfinite(error) else None, checker.bound(op)))
+    return True

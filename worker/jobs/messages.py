@@ -85,6 +85,7 @@ class CheckJob:
     """Launcher: check every kernel; a CheckList first, then a CheckBegun and its end for each."""
 
     start: int  # the number of the first check to run
+    compiles_ahead: bool = False  # some kernels together: should the driver crash, another may be to blame
     options: RankOptions = field(default_factory=RankOptions)
 
 

@@ -29,7 +29,7 @@ from tplaunch.worker.measuring.idle import LIMITS, idle_buffers, idle_program
 if TYPE_CHECKING:  # NumPy ranks need no Vulkan loader
     from tplaunch.worker.vulkan.context import Context
     from tplaunch.worker.vulkan.device import VulkanDevice
-    from tplaunch.worker.vulkan.measuring.rates import Product, Rate
+    from tplaunch.worker.vulkan.measuring.rates import Product, Rate, Rates
 
 NUM_SEGMENTS, NUM_STEPS = 8, 40
 WAITING = {
@@ -45,7 +45,12 @@ MOVES = {
     "read": "host reads what came",
 }
 
-PEAK = "peak.f32"
+PEAKS = {
+    "f32": "multiply-adds, float32",
+    "f16": "multiply-adds, f16 matrices",
+    "q8": "multiply-adds, 8-bit dots",
+}
+ATTENTION = "attention.4096", "attention, 4,096 keys"
 LATE = "there was no time left for it"
 NOT_SEEN = "the host can't see the device's memory (no resizable BAR): it writes by way of its own"
 
@@ -133,16 +138,20 @@ def _copies(context: Context, deadline: float, say: Say) -> None:
 def _products(context: Context, deadline: float, say: Say) -> None:
     """Times the device's multiplications and additions alone, and products of each weight type."""
     from tplaunch.worker.measuring.measurements import cache_folder
-    from tplaunch.worker.vulkan.measuring.peak import multiply_add_rate
+    from tplaunch.worker.vulkan.measuring.peak import multiply_add_rate, peaks
     from tplaunch.worker.vulkan.measuring.rates import Rates
     from tplaunch.worker.vulkan.pipelines import Pipelines
 
     pipelines = Pipelines(context, cache_folder())
     try:
-        say(FigureBegun(PEAK, "multiply-adds, float32"))
-        peak = multiply_add_rate(context, pipelines)
-        say(Figure(PEAK, "multiply-adds, float32", "in registers", peak, OPERATIONS))
+        for peak in peaks(context):
+            key, what = f"peak.{peak.activations}", PEAKS[peak.activations]
+            say(FigureBegun(key, what))
+            is_slow = peak.activations == "q8" and not context.info.integer_dot_accelerated
+            of = "not accelerated" if is_slow else "in registers"
+            say(Figure(key, what, of, multiply_add_rate(context, pipelines, peak), OPERATIONS))
         rates = Rates(context, pipelines)
+        _attention(rates, deadline, say)
         for product in rates.products():
             key, what = _key(product), _what(product)
             say(FigureBegun(key, what))
@@ -151,6 +160,17 @@ def _products(context: Context, deadline: float, say: Say) -> None:
         pipelines.keep()
     finally:
         pipelines.close()
+
+
+def _attention(rates: Rates, deadline: float, say: Say) -> None:
+    say(FigureBegun(*ATTENTION))
+    found = rates.attention_seconds(deadline)
+    if found is None:
+        say(Figure(*ATTENTION, "", note=LATE))
+        return
+    seconds, variant = found
+    of = " ".join(("32 heads, f16", *filter(None, variant.split("_"))))
+    say(Figure(*ATTENTION, of, seconds, SECONDS))
 
 
 def _key(product: Product) -> str:

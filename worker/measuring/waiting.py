@@ -2,11 +2,13 @@
 
 Each way is tried on the very devices, by nothing but all-reduces. The last way, in which devices exchange
 among themselves, is one that Vulkan does not promise to work: so it is tried at each start, by numbers that
-are known, and never where ranks share cores, on which one would wait for another that can't run meanwhile.
+are known, and never where ranks share cores or a card, on which one would wait for another that can't run
+meanwhile.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import math
@@ -29,6 +31,7 @@ HOST_WAYS = ("block", "poll", "word")
 DEVICE = "device"
 WAYS = (*HOST_WAYS, DEVICE)  # in the order of preference where two are about as fast
 NUM_RUNS, NUM_TRIES, NUM_ATTEMPTS = 12, 4, 3
+NUM_CARD_NUMBERS = 4  # of 16 bits
 NAME = "waiting in an all-reduce of {} bytes"
 
 log = logging.getLogger("worker")
@@ -96,6 +99,8 @@ class Chooser:
             return obstacle
         if shares_cores(runner.told(list(map(float, cores(on_cpu))))):
             return "ranks share cores"
+        if shares_cards(runner.told(card_numbers(device.card))):
+            return "ranks are on one card, which computes for one of them at a time"
         refused = ""
         try:
             device.attach_words(words, runner.collective.rank, runner.collective.num_ranks)
@@ -193,6 +198,18 @@ def shares_cores(spans: npt.NDArray[np.float32]) -> bool:
     """Tells whether any two of the ranks' spans of cores [ranks, 2] overlap."""
     held = sorted((start, stop) for start, stop in spans.tolist() if start < stop)
     return any(one[1] > other[0] for one, other in itertools.pairwise(held))
+
+
+def card_numbers(card: str) -> list[float]:
+    """Numbers that tell one card from another, exact in float32; zeros where there is none."""
+    digest = hashlib.sha256(card.encode()).digest() if card else bytes(NUM_CARD_NUMBERS * 2)
+    return list(map(float, np.frombuffer(digest, "<u2")[:NUM_CARD_NUMBERS]))
+
+
+def shares_cards(numbers: npt.NDArray[np.float32]) -> bool:
+    """Tells whether any two of the ranks have the same card, by their numbers [ranks, NUM_CARD_NUMBERS]."""
+    cards = [tuple(of_rank) for of_rank in numbers.tolist() if any(of_rank)]
+    return len(set(cards)) < len(cards)
 
 
 def _unheard(_kind: str) -> None:

@@ -76,7 +76,8 @@ class NumpyDevice:
 
     def attach_partials(self, arena: Bytes, write_slot: int, num_partials: int) -> None:
         self._state.partials = self._shared = arena.view(np.float32)  # [2, slots, slot elements]
-        self._state.bytes.setdefault(ARENA, arena)  # a case brings another one along
+        if ARENA not in self._state.buffers:  # a case brings one along
+            self._state.bytes[ARENA] = arena
         self._state.write_slot, self._state.num_partials = write_slot, num_partials
 
     def prepare(self, program: Program) -> None:

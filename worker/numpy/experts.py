@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.worker.numpy.by_row import by_row
+from tplaunch.worker.numpy.products import as_float16
 from tplaunch.worker.numpy.state import NumpyState
+from tplaunch.worker.ops import quantized
 from tplaunch.worker.ops.activation_functions import (
     ACTIVATION_FUNCTIONS,
     GATED_ACTIVATION_FUNCTIONS,
@@ -126,8 +128,11 @@ def expert_matmul(op: ExpertMatMul, state: NumpyState) -> None:
     outputs = state.pairs(op.output, used)[:, op.output_offset : op.output_offset + op.columns]
     weights = state.rows("routes")[:, used : 2 * used].reshape(-1, 1)
     for expert, pairs in _pairs_by_expert(op.held, state):
-        rows = inputs[pairs if op.by_pair else pairs // used, : op.matrix.columns]
-        products = [by_row(rows, part[expert]) for part in parts]
+        rows, matrices = inputs[pairs if op.by_pair else pairs // used], [part[expert] for part in parts]
+        if op.activations == "f16":
+            rows = quantized.dequantize(rows.view(np.uint32), op.matrix.columns, op.activations)
+            matrices = [as_float16(matrix) for matrix in matrices]
+        products = [by_row(rows[:, : op.matrix.columns], matrix) for matrix in matrices]
         if scales is not None:
             products = [product * scale[expert] for product, scale in zip(products, scales, strict=True)]
         if op.weighs:

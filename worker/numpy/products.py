@@ -28,13 +28,18 @@ def widened(matrix: Matrix, state: NumpyState) -> Floats:
     return np.ascontiguousarray(floats)
 
 
+def as_float16(matrix: Floats) -> Floats:
+    """Rounds weights as cooperative matrices hold them."""
+    return matrix.astype(np.float16).astype(np.float32)
+
+
 def matmul(op: MatMul, state: NumpyState) -> None:
     matrix = state.matrices[op.matrix.name]
     rows = state.rows(op.input, op.rows)
     if op.activations != "f32":
         rows = quantized.dequantize(rows.view(np.uint32), op.matrix.columns, op.activations)
     if op.activations == "f16":  # so are the weights, for cooperative matrices
-        matrix = matrix.astype(np.float16).astype(np.float32)
+        matrix = as_float16(matrix)
     product = by_row(rows[:, : op.matrix.columns], matrix)
     if op.product_scales is not None:
         product *= state.vector(op.product_scales, op.matrix.rows)

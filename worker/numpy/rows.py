@@ -12,7 +12,7 @@ from tplaunch.collectives.arena import rank_slice
 from tplaunch.worker.numpy.state import NumpyState
 from tplaunch.worker.ops import quantized
 from tplaunch.worker.ops.activation_functions import ACTIVATION_FUNCTIONS
-from tplaunch.worker.ops.common import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
+from tplaunch.worker.ops.common import Activate, Quantize, SumNorm, SumSlice
 
 Floats = npt.NDArray[np.float32]
 
@@ -56,8 +56,11 @@ def sum_slice(op: SumSlice, state: NumpyState) -> None:
 
 
 def quantize(op: Quantize, state: NumpyState) -> None:
-    words = quantized.quantize(state.rows(op.input, op.rows)[:, : op.columns], op.activations)
-    state.rows(QUANTIZED, op.rows).view(np.uint32)[:, : words.shape[1]] = words
+    source, output = (
+        state.pairs(name, op.used) if op.used else state.rows(name, op.rows) for name in (op.input, op.output)
+    )
+    words = quantized.quantize(source[:, : op.columns], op.activations)
+    output.view(np.uint32)[:, : words.shape[1]] = words
 
 
 def activate(op: Activate, state: NumpyState) -> None:

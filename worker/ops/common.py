@@ -25,7 +25,8 @@ from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.ops.recurrent import RecurrentOp
 
 RowSet = Literal["rows", "logit_rows"]  # all rows of a step, or those that get logits
-QUANTIZED = "quantized"  # the buffer that Quantize writes, for the products that come next
+# The buffers that Quantize writes, for the products that come next: of rows, and of rows' pairs with experts.
+QUANTIZED, QUANTIZED_PAIRS = "quantized", "quantized_pairs"
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,21 @@ class SumSlice:
 
 @dataclass(frozen=True)
 class Quantize:
-    """quantized[row] = the first columns of input[row], as worker/ops/quantized.py describes."""
+    """quantized[row] = the first columns of input[row], as worker/ops/quantized.py describes.
+
+    The rows are the step's, or their pairs with experts: quantized_pairs[pair] = input[pair].
+    """
 
     input: str
     columns: int  # a multiple of 32
     rows: RowSet
     activations: str  # q8 or f16
+    used: int = 0  # experts of a row, where its pairs with them are meant
+
+    @property
+    def output(self) -> str:
+        """The name of the buffer that it writes."""
+        return QUANTIZED_PAIRS if self.used else QUANTIZED
 
     @property
     def reads(self) -> frozenset[str]:
@@ -123,7 +133,7 @@ class Quantize:
 
     @property
     def writes(self) -> frozenset[str]:
-        return frozenset((QUANTIZED,))
+        return frozenset((self.output,))
 
 
 @dataclass(frozen=True)

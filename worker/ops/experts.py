@@ -147,6 +147,7 @@ class ExpertMatMul:
     weighs: bool = False  # whether products are times the pair's weight
     product_scales: str | None = None  # one for each expert; where gated, behind them one for each's ups
     of_prompts: bool = False  # whether tiles are those of prompts, whose products have an order of their own
+    activations: str = "f32"  # or f16 of prompts: the input is what Quantize has made
 
     @property
     def reads(self) -> frozenset[str]:

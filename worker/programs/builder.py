@@ -10,7 +10,7 @@ from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.buffers.stack_parts import WHOLE, in_parts, part_names
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.formats import FORMATS
-from tplaunch.worker.ops.common import QUANTIZED, MatMul, Op, Quantize, RowSet, SumNorm, SumSlice
+from tplaunch.worker.ops.common import MatMul, Op, Quantize, RowSet, SumNorm, SumSlice
 from tplaunch.worker.ops.experts import ExpertTiles
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.programs.program import Phase, Program, Segment
@@ -132,7 +132,7 @@ class ProgramBuilder:
             matrix, given = self.matrix(part), source
             activations = "f32" if exact else self._activations_for(matrix, rows)
             if activations != "f32":
-                given = self._quantized(Quantize(source, matrix.columns, rows, activations))
+                given = self.quantized(Quantize(source, matrix.columns, rows, activations))
             product = MatMul(
                 matrix,
                 self.bias(part),
@@ -174,16 +174,23 @@ class ProgramBuilder:
     def _activations_for(self, matrix: Matrix, rows: RowSet) -> str:
         """Returns the precision of a product's input: the wanted one, where it can be used.
 
-        float16 is for rows of prompts, however many they are, and no others: see build_program. Rows that
-        are generated stay floats where quantizing them does not pay.
+        Rows stay floats where quantizing them does not pay.
         """
         weight_format = FORMATS[matrix.type]
         fits = {
             "f32": True,
-            "q8": weight_format.has_integers and (self.of_prompts or matrix.type not in self._as_floats),
-            "f16": weight_format.fits_float16 and self.of_prompts and rows == "rows",
+            "q8": weight_format.has_integers and matrix.type not in self._as_floats,
+            "f16": self.takes_float16(matrix, rows),
         }
         return self._activations if matrix.columns and fits[self._activations] else "f32"
+
+    def takes_float16(self, matrix: Matrix, rows: RowSet = "rows") -> bool:
+        """Tells if a matrix is to be multiplied by rows of float16.
+
+        These are rows of prompts, however many they are, and no others: see build_program.
+        """
+        is_wanted = self._activations == "f16" and self.of_prompts and rows == "rows"
+        return is_wanted and matrix.columns > 0 and FORMATS[matrix.type].fits_float16
 
     def group_pairs(self, tiles: ExpertTiles) -> None:
         """Groups the pairs of a layer's experts, unless the same were grouped last."""
@@ -193,13 +200,13 @@ class ProgramBuilder:
         if last != tiles:
             self.add(tiles)
 
-    def _quantized(self, quantize: Quantize) -> str:
+    def quantized(self, quantize: Quantize) -> str:
         """Quantizes a buffer, unless that was done since either of the two was written."""
-        buffers = {quantize.input, QUANTIZED}
+        buffers = {quantize.input, quantize.output}
         last = next((op for op in reversed(self._ops) if buffers & op.writes), None)
         if last != quantize:
             self.add(quantize)
-        return QUANTIZED
+        return quantize.output
 
     def partial(self, tensor: str, source: str, *, accumulates: bool = False) -> None:
         """A row-parallel product into this rank's slot; without columns of its own a rank adds zeros."""

@@ -17,6 +17,7 @@ from tplaunch.worker.programs.moving import moves
 from tplaunch.worker.programs.program import Phase, Program, Segment, exchange_of
 from tplaunch.worker.programs.work import pieces
 
+EXPERT_TILE = 64  # pairs of an expert that a card multiplies at once: shaders/expert_job.slang
 LOAD_BYTES = 16  # of a lane's widest load
 
 
@@ -46,11 +47,12 @@ def count(
     kv_type: str,
     budget: float = math.inf,
     rank: int = 0,
+    tile_rows: int = 0,
 ) -> StepCounts:
     """Counts a step with all rows of the program, each of a sequence of so many keys.
 
     row_length: of the residual stream. budget: operations of a submission, see work.py. rank: among those
-    that all-reduce; their slices of a sum may differ by 32 numbers.
+    that all-reduce; their slices of a sum may differ by 32 numbers. tile_rows: see read_bytes().
     """
     ops = [op for segment in program.segments for op in segment.ops]
     sent, taken = _exchanged_bytes(program, rank, num_ranks, row_length)
@@ -61,24 +63,36 @@ def count(
         all_reduces=program.num_all_reduces + program.num_gathers,
         sent_bytes=sent,
         taken_bytes=taken,
-        read_bytes=sum(read_bytes(op, program.rows, num_keys, kv_type) for op in ops),
+        read_bytes=sum(read_bytes(op, program, num_keys, kv_type, tile_rows) for op in ops),
     )
 
 
-def read_bytes(op: Op, rows: int, num_keys: int, kv_type: str) -> int:
-    """Bytes of weights, keys and values that an op reads, each once for all rows but an expert's for each."""
+def read_bytes(op: Op, program: Program, num_keys: int, kv_type: str, tile_rows: int = 0) -> int:
+    """Bytes of weights, keys and values that an op reads, keys and values for each row.
+
+    tile_rows: rows of a prompt for which weights are read once, as many of an expert's; 0 where a cache keeps
+    them for all rows.
+    """
     if isinstance(op, MatMul | HeadProducts):
-        return FORMATS[op.matrix.type].nbytes(op.matrix.rows, op.matrix.columns)
+        of_logits = isinstance(op, MatMul) and op.rows == "logit_rows"
+        passes = _passes(program.logit_rows if of_logits else program.rows, tile_rows)
+        return passes * FORMATS[op.matrix.type].nbytes(op.matrix.rows, op.matrix.columns)
     if isinstance(op, ExpertMatMul):
-        products = op.columns * (2 if op.gated else 1)
-        num_experts = min(op.held.count, op.held.used * rows)
-        return num_experts * FORMATS[op.matrix.type].nbytes(products, op.matrix.columns)
+        products, num_pairs = op.columns * (2 if op.gated else 1), op.held.used * program.rows
+        num_experts = min(op.held.count, num_pairs)
+        passes = _passes(-(-num_pairs // max(1, num_experts)), min(tile_rows, EXPERT_TILE))
+        return passes * num_experts * FORMATS[op.matrix.type].nbytes(products, op.matrix.columns)
     if isinstance(op, Attention):
         seen = min(num_keys, op.window) if op.window else num_keys
         lengths = [op.key_length] if op.value_in_key else [op.key_length, op.value_length]
-        num_cells = rows * seen * op.num_kv_heads
+        num_cells = program.rows * seen * op.num_kv_heads
         return sum(KV_TYPES[kv_type].nbytes(num_cells, length) for length in lengths)
     return 0
+
+
+def _passes(rows: int, tile_rows: int) -> int:
+    """Counts how often so many rows read a matrix; once also for none, which a program has no rows for."""
+    return max(1, -(-rows // tile_rows)) if tile_rows else 1
 
 
 def _exchanged_bytes(program: Program, rank: int, num_ranks: int, row_length: int) -> tuple[int, int]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from tplaunch.coordinator.model.experts import ExpertsSpec
 from tplaunch.coordinator.split.expert_shards import EXPERT_BIAS
 from tplaunch.coordinator.split.plan import LayerShare
 from tplaunch.worker.buffers.stacks import EXPERTS_GATE_UP, stacked_tensors
+from tplaunch.worker.ops.common import Quantize
 from tplaunch.worker.ops.experts import (
     GROUPED,
     PROMPT_PAIRS,
@@ -78,44 +80,66 @@ def _gate_up(builder: ProgramBuilder, layer: str, experts: ExpertsSpec, share: L
     stacked = stacked_tensors(layer, EXPERTS_GATE_UP, builder.shards)
     for tensor in reversed(stacked):
         is_up = tensor.endswith(".ffn_up_exps")
-        for part, held in _parts(builder, tensor, experts, share):
+        for part in _parts(builder, tensor, experts, share):
             builder.add(
                 ExpertMatMul(
-                    builder.matrix(part),
-                    builder.bias(part),
-                    "normed",
+                    builder.matrix(part.name),
+                    builder.bias(part.name),
+                    part.input(builder, "normed"),
                     "expert_activated",
                     offset,
                     len(share.expert_columns),
-                    held,
-                    tiled=_pairs_of_tile(builder, part, experts) > 0,
+                    part.held,
+                    tiled=part.pairs > 0,
                     activation=None if is_up else experts.activation,
                     gated=len(stacked) == 1,
                     onto_up=len(stacked) > 1 and not is_up,
                     weighs=experts.weighs_input,
-                    product_scales=builder.product_scales(part),
-                    of_prompts=_pairs_of_tile(builder, part, experts) == PROMPT_PAIRS,
+                    product_scales=builder.product_scales(part.name),
+                    of_prompts=part.pairs == PROMPT_PAIRS,
+                    activations=part.activations,
                 )
             )
 
 
 def _down(builder: ProgramBuilder, layer: str, experts: ExpertsSpec, share: LayerShare) -> None:
-    for part, held in _parts(builder, f"{layer}.ffn_down_exps", experts, share):
+    for part in _parts(builder, f"{layer}.ffn_down_exps", experts, share):
         builder.add(
             ExpertMatMul(
-                builder.matrix(part),
-                builder.bias(part),
-                "expert_activated",
+                builder.matrix(part.name),
+                builder.bias(part.name),
+                part.input(builder, "expert_activated", experts.used),
                 "expert_outputs",
                 0,
                 builder.spec.embedding_length,
-                held,
+                part.held,
                 by_pair=True,
-                tiled=_pairs_of_tile(builder, part, experts) > 0,
-                product_scales=builder.product_scales(part),
-                of_prompts=_pairs_of_tile(builder, part, experts) == PROMPT_PAIRS,
+                tiled=part.pairs > 0,
+                product_scales=builder.product_scales(part.name),
+                of_prompts=part.pairs == PROMPT_PAIRS,
+                activations=part.activations,
             )
         )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One part of a stack of experts' matrices, and how it is multiplied."""
+
+    name: str
+    held: HeldExperts
+    pairs: int  # of a tile; 0 where each is multiplied by itself
+    activations: str
+
+    def input(self, builder: ProgramBuilder, source: str, used: int = 0) -> str:
+        """Has the source quantized where the product is to have it so, and names what is multiplied.
+
+        used: experts of a row, where the source has rows for pairs.
+        """
+        if self.activations == "f32":
+            return source
+        columns = builder.matrix(self.name).columns
+        return builder.quantized(Quantize(source, columns, "rows", self.activations, used))
 
 
 def _pairs_of_tile(builder: ProgramBuilder, part: str, experts: ExpertsSpec) -> int:
@@ -129,10 +153,11 @@ def _pairs_of_tile(builder: ProgramBuilder, part: str, experts: ExpertsSpec) -> 
     return TILE_PAIRS if pays else 0
 
 
-def _parts(
-    builder: ProgramBuilder, tensor: str, experts: ExpertsSpec, share: LayerShare
-) -> Iterator[tuple[str, HeldExperts]]:
-    """Yields the parts of a stack with their experts, whose pairs it groups first where that pays."""
+def _parts(builder: ProgramBuilder, tensor: str, experts: ExpertsSpec, share: LayerShare) -> Iterator[_Part]:
+    """Yields the parts of a stack with their experts, whose pairs it groups first where that pays.
+
+    Where rows of prompts have tiles of their own they are multiplied in float16 as those of dense products.
+    """
     first = share.experts.start
     for part in builder.parts(tensor):
         count = len(builder.stacks[part + ".weight"].shards[0].experts)
@@ -140,5 +165,6 @@ def _parts(
         pairs = _pairs_of_tile(builder, part, experts)
         if pairs:
             builder.group_pairs(ExpertTiles(held, pairs))
-        yield part, held
+        in_float16 = pairs == PROMPT_PAIRS and builder.takes_float16(builder.matrix(part))
+        yield _Part(part, held, pairs, "f16" if in_float16 else "f32")
         first += count

@@ -50,8 +50,8 @@ def build_program(
     prompts. Those may be multiplied in an arithmetic of their own, which does not depend on how many they
     are; what becomes logits never is. in_one_part: no row has so many keys that attention puts several parts
     of them together (worker/buffers/cuts.py), so that it needs no second operation. max_buffer: bytes; larger
-    matrices are in several buffers. as_floats: weight types whose products with generated rows take float32
-    where activations would be q8. groups_logits: the device looks through its logits for the host.
+    matrices are in several buffers. as_floats: weight types whose products take float32 where activations
+    would be q8. groups_logits: the device looks through its logits for the host.
     """
     builder = ProgramBuilder(
         spec,

@@ -6,6 +6,8 @@ is takes next to no time beside them.
 
 from __future__ import annotations
 
+import math
+
 from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import MatMul, Op
 from tplaunch.worker.ops.experts import ExpertMatMul
@@ -32,6 +34,24 @@ def operations(op: Op, program: Program, num_keys: int) -> float:
 def total_operations(program: Program, num_keys: int) -> float:
     """Operations of a whole program."""
     return sum(operations(op, program, num_keys) for segment in program.segments for op in segment.ops)
+
+
+def most_row_keys(program: Program, most_operations: float) -> int:
+    """Returns the rows, times the keys that each sees, with which no attention has more operations than that.
+
+    0 for no bound. Windows bound the keys of a row by themselves.
+    """
+    of_a_key = max(
+        (operations(op, program, 1) for segment in program.segments for op in segment.ops if _sees_all(op)),
+        default=0.0,
+    )
+    if not of_a_key or math.isinf(most_operations):
+        return 0
+    return max(1, int(most_operations * program.rows / of_a_key))
+
+
+def _sees_all(op: Op) -> bool:
+    return isinstance(op, Attention) and not op.window
 
 
 def pieces(segment: Segment, program: Program, num_keys: int, budget: float) -> list[tuple[Op, ...]]:

@@ -1,22 +1,16 @@
-"""Finds out, with all ranks together, how each device can share the arena: what it writes reaches all others.
-
-A driver may import memory and yet write to a copy of it, or read what a cache of its own still holds. So
-numbers that no one else has go from each device to every other, and to every host, before the first step.
-"""
+"""Finds out, with all ranks together, how each device can share the arena."""
 
 from __future__ import annotations
 
 import logging
 
 import numpy as np
-import numpy.typing as npt
 
 from tplaunch.worker.device import SHARING_WORDS, DeviceError, SharingDevice
+from tplaunch.worker.step.exporting import export_arena
 from tplaunch.worker.step.segments import SegmentRunner
+from tplaunch.worker.step.trial import faulty
 
-COUNT = 16  # numbers of a rank, in a trial
-
-Floats = npt.NDArray[np.float32]
 log = logging.getLogger("worker")
 
 
@@ -27,6 +21,7 @@ def attach_partials(runner: SegmentRunner) -> None:
         device.back_partials(collective.backing)
     device.attach_partials(collective.arena, collective.write_slot, collective.num_partials)
     share_sums(runner)
+    export_arena(runner)
     log.info("%s shares partial sums by %s", device.name, SHARING_WORDS[device.sharing])
 
 
@@ -38,10 +33,10 @@ def share_sums(runner: SegmentRunner) -> None:
     """
     if runner.collective.num_ranks == 1:
         return
-    number, faulty = 0, _faulty(runner, 0)
-    while faulty.any():
+    number, at_fault = 0, faulty(runner, 0)
+    while at_fault.any():
         number += 1
-        failed = faulty[runner.collective.rank] and not _goes_on(runner)
+        failed = at_fault[runner.collective.rank] and not _goes_on(runner)
         failures = runner.told([float(failed)])[:, 0]
         if failures.any():
             names = [str(runner.collective.names[rank]) for rank in np.flatnonzero(failures)]
@@ -49,7 +44,7 @@ def share_sums(runner: SegmentRunner) -> None:
                 f"partial sums do not come through from or to the device of rank {', '.join(names)};"
                 " --collective zmq needs no memory that ranks share"
             )
-        faulty = _faulty(runner, number)
+        at_fault = faulty(runner, number)
 
 
 def _goes_on(runner: SegmentRunner) -> bool:
@@ -60,39 +55,3 @@ def _goes_on(runner: SegmentRunner) -> bool:
         return False
     log.info("%s: partial sums do not come through by %s", device.name, words)
     return True
-
-
-def _faulty(runner: SegmentRunner, number: int) -> npt.NDArray[np.bool_]:
-    """Tells of each rank if its device is to share otherwise [ranks]; the same on all ranks.
-
-    It is where a host does not see what its device wrote, or where that does not see what its own host does.
-    """
-    device, collective = runner.device, runner.collective
-    expected = np.stack([known_numbers(number, rank) for rank in range(collective.num_ranks)])
-    own = np.zeros_like(expected)
-    own[collective.rank] = expected[collective.rank]
-    if isinstance(device, SharingDevice):
-        device.put_partials(own.reshape(-1))
-    else:
-        collective.own(0)[: own.size] = own.reshape(-1)
-    runner.exchange(0, own.size)
-    by_host = _table(collective.partials(0)[:, : own.size], expected.shape)
-    by_device = by_host
-    if isinstance(device, SharingDevice):
-        by_device = _table(device.seen_partials(own.size), expected.shape)
-    arrived = (by_host == expected).all(axis=1)
-    unseen = bool((arrived & (by_device != expected).any(axis=1)).any())
-    runner.exchange(1, 0)  # nobody writes again before all have looked
-    told = runner.told([float(unseen), *map(float, ~arrived)])
-    return np.asarray((told[:, 0] > 0) | (told[:, 1:] > 0).any(axis=0))
-
-
-def _table(partials: Floats, shape: tuple[int, ...]) -> Floats:
-    """Adds up partial sums [slots, elements], of which each element is not zero in one; whole numbers."""
-    table: Floats = partials.sum(axis=0).reshape(shape)
-    return table
-
-
-def known_numbers(number: int, rank: int) -> Floats:
-    """Numbers that no other rank and no other trial has [COUNT]."""
-    return (1 + 1000 * rank + COUNT * number + np.arange(COUNT)).astype(np.float32)

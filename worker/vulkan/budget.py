@@ -13,6 +13,9 @@ ENOUGH_OPERATIONS = 1e10  # of a step, to tell a device's speed by
 # By the type of device; on a CPU nothing watches. An integrated GPU of 0.3 TFLOP/s takes a sixth of a second.
 FIRST_OPERATIONS = {"cpu": math.inf, "discrete": 2e11}
 FEW_OPERATIONS = 5e10
+# Of a submission with a single op, which can't be cut: two seconds of a device as slow as its kind gets.
+BUDGETS_OF_AN_OP = 4
+FALLEN = 2  # times as many operations as a submission may have: it is worth recording again
 
 
 class Budget:
@@ -20,6 +23,15 @@ class Budget:
 
     def __init__(self, device_type: str) -> None:
         self.operations = FIRST_OPERATIONS.get(device_type, FEW_OPERATIONS)
+
+    @property
+    def of_an_op(self) -> float:
+        """The operations that one op may have."""
+        return BUDGETS_OF_AN_OP * self.operations
+
+    def has_fallen_below(self, before: float) -> bool:
+        """Tells whether submissions that were cut by the budget of before are much too long by now."""
+        return self.operations * FALLEN < before
 
     def learn(self, operations: float, seconds: float) -> None:
         """A step of so many operations took so long, waiting for other ranks included."""

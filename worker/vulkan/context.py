@@ -8,7 +8,19 @@ from typing import Any
 
 from tplaunch.worker.device import DeviceError
 from tplaunch.worker.vulkan import faults, matrices, subgroups
-from tplaunch.worker.vulkan.api import Handle, array, call, chained, create, ffi, lib, strings, struct, vk
+from tplaunch.worker.vulkan.api import (
+    Handle,
+    array,
+    call,
+    chained,
+    check,
+    create,
+    ffi,
+    lib,
+    strings,
+    struct,
+    vk,
+)
 from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.listing import (
     DMA_BUF_EXTENSIONS,
@@ -84,7 +96,7 @@ class Context:
         features.pNext = chained(newer)
         core_features = struct("VkPhysicalDeviceFeatures", shaderInt64=self.info.int64)
         extensions = [IMPORT_EXTENSION] if self.info.host_memory_import else []
-        extensions += DMA_BUF_EXTENSIONS if self.info.dma_buf_import else ()
+        extensions += DMA_BUF_EXTENSIONS if self.info.dma_buf_import or self.info.dma_buf_export else ()
         extensions += [matrices.EXTENSION] if self.matrices else []
         extensions += [faults.EXTENSION] if self._tells_faults else []
         extensions += [subgroups.EXTENSION] if self._asks_for_subgroups and not self._is_1_3 else []
@@ -147,20 +159,28 @@ class Context:
         """Bytes of its own memory that the driver grants this process now, with those that it has."""
         return describe(self.info.index, self.physical).available_bytes
 
-    def fault_query(self) -> Handle | None:
-        """Returns the function that tells why the device was lost, where it has one."""
-        return self.function("vkGetDeviceFaultInfoEXT") if self._tells_faults else None
+    def check(self, status: int, name: str) -> None:
+        """Raises DeviceError unless the call `name` succeeded; a device that is lost tells what it knows of
+        that."""
+        if status == vk.VK_ERROR_DEVICE_LOST:
+            query = self.function("vkGetDeviceFaultInfoEXT") if self._tells_faults else None
+            raise DeviceError(faults.lost_device(self.info.name, name, self.device, query))
+        check(status, name)
 
     def function(self, name: str) -> Handle:
         """A function of an enabled extension."""
         return ffi.cast(f"PFN_{name}", lib.vkGetDeviceProcAddr(self.device, name.encode()))
 
     def command_buffers(self, count: int) -> Handle:
-        """A C array of new command buffers; they live as long as the context."""
+        """A C array of new command buffers; they live as long as the context, or until they are freed."""
         info = struct("VkCommandBufferAllocateInfo", commandPool=self.command_pool, commandBufferCount=count)
         buffers = ffi.new("VkCommandBuffer[]", count)
         call("vkAllocateCommandBuffers", self.device, info, buffers)
         return buffers
+
+    def free_commands(self, buffers: Handle) -> None:
+        """Frees a C array of command buffers that the device has done with."""
+        lib.vkFreeCommandBuffers(self.device, self.command_pool, len(buffers), buffers)
 
     def run_once(self, record: Callable[[Handle], None]) -> None:
         """Runs the commands that `record` puts into a command buffer and waits for their end."""
@@ -172,12 +192,13 @@ class Context:
         fence = create("vkCreateFence", "VkFence", self.device, struct("VkFenceCreateInfo"))
         try:
             submit = struct("VkSubmitInfo", commandBufferCount=1, pCommandBuffers=commands)
-            call("vkQueueSubmit", self.queue, 1, submit, fence)
+            self.check(lib.vkQueueSubmit(self.queue, 1, submit, fence), "vkQueueSubmit")
             fences = array("VkFence", [fence])
-            call("vkWaitForFences", self.device, 1, fences, 1, SETUP_TIMEOUT_NANOSECONDS)
+            status = lib.vkWaitForFences(self.device, 1, fences, 1, SETUP_TIMEOUT_NANOSECONDS)
+            self.check(status, "vkWaitForFences")
         finally:
             lib.vkDestroyFence(self.device, fence, ffi.NULL)
-        lib.vkFreeCommandBuffers(self.device, self.command_pool, 1, commands)
+        self.free_commands(commands)
 
     def close(self) -> None:
         """Idempotent; all that was made on the device is gone before."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +15,15 @@ from tplaunch.collectives.arena import Backing
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.cuts import NO_SHORT_CUTS, ShortCuts, short_cuts
+from tplaunch.worker.buffers.stack_parts import REACH
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.checking.table import small_ops
 from tplaunch.worker.device import Copy, DeviceError, DeviceId, FillPlaces, Place
 from tplaunch.worker.measuring.measurements import Measurements, cache_folder
 from tplaunch.worker.programs.program import Program
-from tplaunch.worker.programs.work import pieces, total_operations
 from tplaunch.worker.vulkan.activations import check_activations
 from tplaunch.worker.vulkan.budget import Budget
 from tplaunch.worker.vulkan.checking.checker import Checker
-from tplaunch.worker.vulkan.checking.prover import START_SECONDS as PROOF_SECONDS
 from tplaunch.worker.vulkan.checking.prover import Prover
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.copying import copy_inside
@@ -37,29 +35,18 @@ from tplaunch.worker.vulkan.measuring.quicker import quicker_as_floats
 from tplaunch.worker.vulkan.measuring.tuning import START_SECONDS, Tuner, open_measurements, submits_ahead
 from tplaunch.worker.vulkan.memory import Memory
 from tplaunch.worker.vulkan.pipelines import Pipelines
+from tplaunch.worker.vulkan.prepared import Prepared, prepared
 from tplaunch.worker.vulkan.recorder import Recorder
 from tplaunch.worker.vulkan.sums import DeviceSums
-from tplaunch.worker.vulkan.timeline import Submission, Timeline
+from tplaunch.worker.vulkan.timeline import Timeline
 from tplaunch.worker.vulkan.timestamps import Timestamps, device_clock
 from tplaunch.worker.vulkan.variants import TILE_ROWS, Right, Selection, needed_invocations
 from tplaunch.worker.vulkan.waiting import EndWord
 
 END_WORD_BYTES = 64
-REACH = (1 << 32) - (1 << 20)  # bytes that kernels can count in 32 bits: WideWords of shaders/weights.slang
 PROMPT_ROWS_ON_CPU = 64  # a card's are a tile's; see Device
 
 Bytes = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A recorded program. It holds the program, so that no other gets its id."""
-
-    program: Program
-    submission: Submission
-    last_segment: int
-    operations: float
-    timestamps: Timestamps | None
 
 
 class VulkanDevice:
@@ -82,7 +69,7 @@ class VulkanDevice:
         self._timeline = Timeline(self._context, options.submit_ahead is not False, self._timeout_seconds)
         self._clock = device_clock(self._context)
         self._has_timestamps = options.timestamps and self._clock.valid_bits > 0
-        self._sums = DeviceSums(self._context, self._memory, options.staging)
+        self._sums = self.mover = DeviceSums(self._context, self._memory, options.staging)
         self.has_own_memory = self.info.type in ("discrete", "virtual")
         self.tells_prompts_apart = self.info.max_invocations >= needed_invocations("tiled")
         # On a CPU's driver the host looks through all logits in less time than a kernel takes.
@@ -93,6 +80,7 @@ class VulkanDevice:
         self._current: Prepared | None = None
         self._num_rows, self._began = 0, 0.0  # of this step
         self._budget = Budget(self.info.type)
+        self.most_operations = self._budget.of_an_op
 
     def create_buffers(self, buffers: Mapping[str, Buffer]) -> None:
         self._memory.create(buffers)
@@ -141,6 +129,11 @@ class VulkanDevice:
         """See WaitingDevice."""
         return self.info.type == "cpu"
 
+    @property
+    def card(self) -> str:
+        """See WaitingDevice. Drivers make up UUIDs of their own, and may give one to all cards of a model."""
+        return "" if self.on_cpu else self.info.pci_address or self.info.uuid
+
     def wait_by(self, way: str) -> None:
         """See WaitingDevice."""
         if way == "word" and self._end_word is None:
@@ -170,7 +163,7 @@ class VulkanDevice:
         """Checks kernels one by one, with this device's compiled ones."""
         return Checker(self._context, self._pipelines)
 
-    def prove(self, programs: Sequence[Program], seconds: float = PROOF_SECONDS) -> list[str]:
+    def prove(self, programs: Sequence[Program], seconds: float | None = None) -> list[str]:
         """Leaves what is not known yet after so long to the next start, but for a right variant of each."""
         assert not self._prepared, "a prepared program has chosen already"
         prover = Prover(self.checker(), open_measurements(self.info))
@@ -180,7 +173,10 @@ class VulkanDevice:
         return proof.notes
 
     def tune(self, program: Program, seconds: float = START_SECONDS, anew: bool = False) -> Measurements:
-        """Spends at most about so long on what was not measured before, or `anew` on everything."""
+        """Spends at most about so long on what was not measured before, or `anew` on everything.
+
+        On cards these are seconds of runs that are timed.
+        """
         assert not self._prepared, "a prepared program has chosen already"
         measurements = open_measurements(self.info)
         tuner = Tuner(self._context, self._pipelines, measurements, self._right, anew)
@@ -193,15 +189,15 @@ class VulkanDevice:
             self._timeline = Timeline(self._context, False, self._timeout_seconds)
         return measurements
 
-    def prefers_matrices(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
-        """See MatrixDevice."""
-        if self._context.matrices is None:
+    def prefers_rounded(self, programs: Sequence[Program]) -> tuple[bool, Sequence[str]]:
+        """See RoundingDevice."""
+        if self._limits.activations != "q8" and self._context.matrices is None:
             return False, ()
         measurements = open_measurements(self.info)
         try:
             notes = self.prove(programs)
             tuner = Tuner(self._context, self._pipelines, measurements, self._right)
-            is_faster = tuner.matrices_win(programs, self._limits.kv_type)
+            is_faster = tuner.rounding_wins(programs, self._limits.kv_type)
         except DeviceError as error:
             return False, (f"prompts are multiplied in float32: {error}",)
         self._selection = Selection(self.info.features, measurements.get, self._right)
@@ -210,6 +206,12 @@ class VulkanDevice:
     def prepare(self, program: Program) -> None:
         if id(program) in self._prepared:
             return
+        timestamps = None
+        if self._has_timestamps:
+            timestamps = Timestamps(self._context, self._clock, len(program.segments), program.num_gathers)
+        self._prepared[id(program)] = self._record(program, timestamps)
+
+    def _record(self, program: Program, timestamps: Timestamps | None) -> Prepared:
         info = self.info
         context = DispatchContext(
             program,
@@ -222,36 +224,26 @@ class VulkanDevice:
             info.team_lanes,
         )
         recorder = Recorder(self._context, self._pipelines, self._memory["step"])
-        timestamps = None
-        if self._has_timestamps:
-            timestamps = Timestamps(self._context, self._clock, len(program.segments), program.num_gathers)
-        num_keys, budget = self._limits.context_length, self._budget.operations
-        recorded = recorder.record(
-            program,
-            context,
-            timestamps,
-            self._timeline.end_word,
-            lambda segment: pieces(segment, program, num_keys, budget),
-        )
-        submission = self._timeline.submission(recorded)
-        self._prepared[id(program)] = Prepared(
-            program,
-            submission,
-            len(program.segments) - 1,
-            total_operations(program, self._limits.context_length),
-            timestamps,
-        )
+        return prepared(recorder, program, context, timestamps, self._timeline, self._budget.operations)
+
+    def _record_anew(self, old: Prepared) -> Prepared:
+        """Cuts a program into shorter submissions, once its last step has ended."""
+        self._prepared[id(old.program)] = self._record(old.program, old.timestamps)
+        self._context.free_commands(old.recorded.commands)
+        return self._prepared[id(old.program)]
 
     def copy(self, copies: Sequence[Copy]) -> None:
         copy_inside(self._context, self._memory, copies)
 
     def submit(self, program: Program, num_rows: int) -> None:
         assert num_rows <= program.rows, f"{num_rows} rows in a program of {program.rows}"
-        self._current = self._prepared[id(program)]
-        self._num_rows = num_rows
+        current = self._prepared[id(program)]
+        if self._budget.has_fallen_below(current.budget):
+            current = self._record_anew(current)
+        self._current, self._num_rows = current, num_rows
         self._sums.begin_step(program)
         self._began = time.perf_counter()
-        self._timeline.submit(self._current.submission)
+        self._timeline.submit(current.submission)
 
     def finish(self, segment: int) -> None:
         assert self._current is not None, "no step was submitted"
@@ -285,9 +277,9 @@ class VulkanDevice:
         if not self._timeline.drain():
             return  # destroying what is in use can hang or crash
         self._timeline.close()
-        for prepared in self._prepared.values():
-            if prepared.timestamps is not None:
-                prepared.timestamps.close()
+        for one in self._prepared.values():
+            if one.timestamps is not None:
+                one.timestamps.close()
         self._pipelines.keep()
         self._pipelines.close()
         self._sums.close()

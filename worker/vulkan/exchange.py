@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.collectives.arena import NUM_PARITIES, WORD_BYTES, WORD_ELEMENTS, Backing
+from tplaunch.collectives.arena import NUM_PARITIES, WORD_BYTES, WORD_ELEMENTS
 from tplaunch.worker.buffers.table import Placement
-from tplaunch.worker.device import COPY, DeviceError
 from tplaunch.worker.ops.exchange import (
     EXCHANGE,
     EXCHANGE_BYTES,
@@ -16,11 +15,11 @@ from tplaunch.worker.ops.exchange import (
     WORDS,
     words_offset,
 )
-from tplaunch.worker.vulkan.api import Handle, ffi, lib, struct
+from tplaunch.worker.vulkan.api import Handle, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.barriers import memory_barrier, put_barrier
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout
-from tplaunch.worker.vulkan.memory import Memory, Slice, free
-from tplaunch.worker.vulkan.partials import import_by
+from tplaunch.worker.vulkan.memory import Memory, Slice
 from tplaunch.worker.vulkan.waiting import MAX_ROUNDS_ON_CPU, MAX_ROUNDS_ON_GPU
 
 LAST_NUMBER = 2**32 - 1
@@ -31,28 +30,14 @@ Floats = npt.NDArray[np.float32]
 
 
 class DeviceExchange:
-    """The words that all devices see, imported, and in this device's memory the partial sums of all ranks."""
+    """The words that all devices see, and in this device's memory the partial sums of all ranks."""
 
     def __init__(
-        self,
-        context: Context,
-        memory: Memory,
-        words: Bytes,
-        rank: int,
-        num_ranks: int,
-        way: str,
-        backing: Backing | None,
+        self, context: Context, memory: Memory, words: Bytes, rank: int, num_ranks: int, place: Slice
     ) -> None:
-        """way: how the device shares the arena, by which it is to see the words. backing: the file behind
-        them.
-
-        Raises DeviceError where the driver can't import the host's memory, or memory is short.
-        """
-        if way == COPY:
-            raise DeviceError("the driver can't import the memory that ranks share")
+        """place: in which the device sees the words. Raises DeviceError where memory is short."""
         self._context, self._memory = context, memory
         self._words, self._rank, self._num_ranks = words, rank, num_ranks
-        self._block, distance = import_by(context, way, words, backing)
         slot_bytes = WORD_ELEMENTS * FLOAT
         self._gathered = memory.allocate(NUM_PARITIES * num_ranks * slot_bytes, Placement.DEVICE)
         state = memory.allocate(EXCHANGE_BYTES, Placement.UPLOAD)
@@ -61,10 +46,7 @@ class DeviceExchange:
         self._state[MAX_ROUNDS] = MAX_ROUNDS_ON_CPU if context.info.type == "cpu" else MAX_ROUNDS_ON_GPU
         self._next_number = NUM_PARITIES  # 0 is what nobody has written
         self.layout = PartialsLayout(self._gathered.address, num_ranks, num_ranks, slot_bytes, rank)
-        self._places = {
-            WORDS: Slice(words.nbytes, 0, self._block, distance),
-            EXCHANGE: Slice(EXCHANGE_BYTES, 0, state),
-        }
+        self._places = {WORDS: place, EXCHANGE: Slice(EXCHANGE_BYTES, 0, state)}
 
     def place(self, name: str) -> BufferPlace:
         """Returns the place of a buffer, of the exchange's own or of the model's."""
@@ -90,24 +72,31 @@ class DeviceExchange:
         """Writes this rank's partial sums from the host, 16,384 of them at most; for trying only."""
         offset = (parity * self._num_ranks + self._rank) * self.layout.slot_bytes
         data = np.ascontiguousarray(values)
-        self._context.run_once(
-            lambda commands: lib.vkCmdUpdateBuffer(
-                commands, self._gathered.buffer, offset, data.nbytes, ffi.from_buffer(data)
-            )
-        )
+        transfer, compute = vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
+        read = memory_barrier(vk.VK_ACCESS_TRANSFER_WRITE_BIT, vk.VK_ACCESS_SHADER_READ_BIT)
+
+        def record(commands: Handle) -> None:
+            lib.vkCmdUpdateBuffer(commands, self._gathered.buffer, offset, data.nbytes, ffi.from_buffer(data))
+            put_barrier(commands, transfer, compute, read)
+
+        self._context.run_once(record)
 
     def taken(self) -> Floats:
         """Returns the partial sums of all ranks [parities, ranks, WORD_ELEMENTS]; for trying only."""
         copy = self._memory.allocate(self._gathered.nbytes, Placement.READBACK)
         region: Handle = struct("VkBufferCopy", size=copy.nbytes)
-        self._context.run_once(
-            lambda commands: lib.vkCmdCopyBuffer(commands, self._gathered.buffer, copy.buffer, 1, region)
-        )
+        transfer, host = vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_PIPELINE_STAGE_HOST_BIT
+        compute = vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
+        gathered = memory_barrier(vk.VK_ACCESS_SHADER_WRITE_BIT, vk.VK_ACCESS_TRANSFER_READ_BIT)
+        arrived = memory_barrier(vk.VK_ACCESS_TRANSFER_WRITE_BIT, vk.VK_ACCESS_HOST_READ_BIT)
+
+        def record(commands: Handle) -> None:
+            put_barrier(commands, compute, transfer, gathered)
+            lib.vkCmdCopyBuffer(commands, self._gathered.buffer, copy.buffer, 1, region)
+            put_barrier(commands, transfer, host, arrived)
+
+        self._context.run_once(record)
         assert copy.mapped is not None
         values = copy.mapped.view(np.float32).reshape(NUM_PARITIES, self._num_ranks, -1).copy()
         self._memory.release(copy)
         return values
-
-    def close(self) -> None:
-        """The memory frees what is its own."""
-        free(self._context, self._block)

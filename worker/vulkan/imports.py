@@ -50,10 +50,15 @@ def _whole(context: Context, start: int, nbytes: int, alignment: int) -> tuple[i
     """Returns where the pages begin, their bytes, and how far behind their beginning `start` is."""
     first = start // alignment * alignment
     size = -(-(start - first + nbytes) // alignment) * alignment
-    if size > context.info.max_allocation:
-        limit = context.info.max_allocation
-        raise DeviceError(f"the arena has {size} bytes, the largest import {limit}")
+    check_size(context, size, "import")
     return first, size, start - first
+
+
+def check_size(context: Context, nbytes: int, what: str) -> None:
+    """Raises DeviceError for more than a device allocates at once. what: is to be done with the memory."""
+    limit = context.info.max_allocation
+    if nbytes > limit:
+        raise DeviceError(f"the arena has {nbytes} bytes, the largest {what} {limit}")
 
 
 def import_host_memory(context: Context, pointer: int, nbytes: int) -> Block:
@@ -64,7 +69,7 @@ def import_host_memory(context: Context, pointer: int, nbytes: int) -> Block:
     query = context.function("vkGetMemoryHostPointerPropertiesEXT")
     check(query(context.device, kind, host_pointer, allowed), "vkGetMemoryHostPointerPropertiesEXT")
     source = struct("VkImportMemoryHostPointerInfoEXT", handleType=kind, pHostPointer=host_pointer)
-    return _bound(context, *_taken(context, nbytes, kind, allowed.memoryTypeBits, source), nbytes)
+    return bound(context, *_taken(context, nbytes, kind, allowed.memoryTypeBits, source), nbytes)
 
 
 def import_dma_buf(context: Context, descriptor: int, nbytes: int) -> Block:
@@ -82,7 +87,7 @@ def import_dma_buf(context: Context, descriptor: int, nbytes: int) -> Block:
     except DeviceError:
         os.close(descriptor)
         raise
-    return _bound(context, *taken, nbytes)
+    return bound(context, *taken, nbytes)
 
 
 def _taken(context: Context, nbytes: int, kind: int, type_bits: int, source: Handle) -> tuple[Handle, Handle]:
@@ -100,13 +105,14 @@ def _taken(context: Context, nbytes: int, kind: int, type_bits: int, source: Han
         if not type_bits or requirements.size > nbytes:
             raise DeviceError("no memory type fits the host's memory")
         order = import_order(context.memory_types(), type_bits)
-        return buffer, _allocated(context, nbytes, order, source)
+        return buffer, allocated(context, nbytes, order, source)
     except DeviceError:
         lib.vkDestroyBuffer(context.device, buffer, ffi.NULL)
         raise
 
 
-def _bound(context: Context, buffer: Handle, memory: Handle, nbytes: int) -> Block:
+def bound(context: Context, buffer: Handle, memory: Handle, nbytes: int) -> Block:
+    """Puts a buffer into memory that other processes see, too. Raises DeviceError, and both are gone."""
     try:
         return bind(context, buffer, memory, nbytes, host_visible=False)
     except DeviceError:
@@ -115,8 +121,11 @@ def _bound(context: Context, buffer: Handle, memory: Handle, nbytes: int) -> Blo
         raise
 
 
-def _allocated(context: Context, nbytes: int, order: Sequence[int], source: Handle) -> Handle:
-    """Imports by the first type that the driver takes. Raises DeviceError, the first, where it takes none."""
+def allocated(context: Context, nbytes: int, order: Sequence[int], source: Handle) -> Handle:
+    """Allocates by the first type that the driver takes. Raises DeviceError, the first, where it takes none.
+
+    source: tells that the memory is imported or exported.
+    """
     refusals = []
     for type_index in order:
         try:

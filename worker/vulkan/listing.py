@@ -57,11 +57,13 @@ class PhysicalDevice:
     eight_lanes: bool  # in every subgroup, which can hand one's number to all
     unusable: str | None  # why the kernels can't run on it
     dma_buf_import: bool = False  # as its driver says
+    dma_buf_export: bool = False  # the same
     subgroup_shuffle: bool = False
     required_subgroup_size: int = 0  # that kernels are compiled for; 0 where the driver chooses
     full_subgroups: bool = False  # kernels may ask that all lanes of theirs run
     is_made_up: bool = False  # there is no such card: its driver only compiles for it
     compute_units: int = UNKNOWN  # that run workgroups independently of each other
+    integer_dot_accelerated: bool = False  # as its driver says; timing decides what uses these
     matrices: tuple[int, ...] = ()  # rows, columns and depth of those that kernels multiply, as far as asked
 
     @property
@@ -164,10 +166,12 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         and bool(core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_BALLOT_BIT),
         unusable=_unusable(query),
         dma_buf_import=query.extensions.issuperset(DMA_BUF_EXTENSIONS) and imports_dma_bufs(handle),
+        dma_buf_export=query.extensions.issuperset(DMA_BUF_EXTENSIONS) and exports_dma_bufs(handle),
         subgroup_shuffle=bool(core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_SHUFFLE_BIT),
         required_subgroup_size=sizes.required,
         full_subgroups=sizes.full,
         is_made_up=query.is_made_up,
+        integer_dot_accelerated=bool(query.core13.integerDotProduct4x8BitPackedSignedAccelerated),
         compute_units=compute_units(handle, query.extensions),
     )
 
@@ -202,8 +206,8 @@ class _Query:
         self.core11 = struct("VkPhysicalDeviceVulkan11Properties")
         self.core12 = struct("VkPhysicalDeviceVulkan12Properties")
         imports = struct("VkPhysicalDeviceExternalMemoryHostPropertiesEXT")
-        core13 = struct("VkPhysicalDeviceVulkan13Properties")
-        chain = self._known([self.core11, self.core12], [core13])
+        self.core13 = struct("VkPhysicalDeviceVulkan13Properties")
+        chain = self._known([self.core11, self.core12], [self.core13])
         chain += [imports] if IMPORT_EXTENSION in self.extensions else []
         place = struct("VkPhysicalDevicePCIBusInfoPropertiesEXT")
         chain += [place] if PCI_EXTENSION in self.extensions else []
@@ -211,7 +215,7 @@ class _Query:
         lib.vkGetPhysicalDeviceProperties2(self.handle, head)
         self.pci_address = _pci_address(place)
         # Each allocation is one buffer. How much a descriptor sees does not matter: kernels have addresses.
-        sizes = self.core11.maxMemoryAllocationSize, core13.maxBufferSize
+        sizes = self.core11.maxMemoryAllocationSize, self.core13.maxBufferSize
         self.max_allocation = min((size for size in sizes if size), default=0)
         says_so = IMPORT_EXTENSION in self.extensions and imports_host_memory(self.handle)
         self.import_alignment = int(imports.minImportedHostPointerAlignment) if says_so else 0
@@ -260,15 +264,24 @@ def imports_dma_bufs(handle: Handle) -> bool:
     return _imports(handle, vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_DMA_BUF_BIT_EXT)
 
 
+def exports_dma_bufs(handle: Handle) -> bool:
+    """Returns true if the driver says that it makes a dma-buf of a buffer's memory. Only for the same."""
+    exportable = vk.VK_EXTERNAL_MEMORY_FEATURE_EXPORTABLE_BIT
+    return _has(handle, vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_DMA_BUF_BIT_EXT, exportable)
+
+
 def _imports(handle: Handle, kind: int) -> bool:
+    return _has(handle, kind, vk.VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT)
+
+
+def _has(handle: Handle, kind: int, feature: int) -> bool:
     info = struct("VkPhysicalDeviceExternalBufferInfo", usage=buffer_usage(), handleType=kind)
     answer = struct("VkExternalBufferProperties")
     lib.vkGetPhysicalDeviceExternalBufferProperties(handle, info, answer)
     properties = answer.externalMemoryProperties
-    importable = vk.VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT
     dedicated = vk.VK_EXTERNAL_MEMORY_FEATURE_DEDICATED_ONLY_BIT
-    can_import = properties.externalMemoryFeatures & (importable | dedicated) == importable
-    return can_import and bool(properties.compatibleHandleTypes & kind)
+    can = properties.externalMemoryFeatures & (feature | dedicated) == feature
+    return can and bool(properties.compatibleHandleTypes & kind)
 
 
 def compute_queue_family(handle: Handle) -> int | None:

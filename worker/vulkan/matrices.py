@@ -52,6 +52,9 @@ class Described(Protocol):
     def cooperative_matrix(self) -> bool: ...
 
     @property
+    def float16(self) -> bool: ...
+
+    @property
     def max_invocations(self) -> int: ...
 
     @property
@@ -59,8 +62,13 @@ class Described(Protocol):
 
 
 def matrix_shape(instance: Instance, physical: Handle, info: Described) -> MatrixShape | None:
-    """The matrices that the kernels multiply on a device; None where they can't use any."""
-    if not info.cooperative_matrix or info.max_invocations < NUM_INVOCATIONS or not _has_room(physical):
+    """The matrices that the kernels multiply on a device; None where they can't use any.
+
+    What `info` lacks counts as missing, whatever the driver says.
+    """
+    if not (info.cooperative_matrix and info.float16) or info.max_invocations < NUM_INVOCATIONS:
+        return None
+    if not _has_room(physical):
         return None
     return best_shape(_shapes(instance, physical), info.sizes) if _has_features(physical) else None
 

@@ -55,3 +55,20 @@ def import_order(types: Sequence[MemoryType], allowed: int) -> list[int]:
     return sorted(
         found, key=lambda index: (not types[index].flags & coherent, not types[index].flags & cached)
     )
+
+
+def export_order(types: Sequence[MemoryType], allowed: int) -> list[int]:
+    """Returns the types by which memory may be exported that hosts write and read, by index, the best first.
+
+    allowed: a bit for each. What is coherent alone, and not the device's own where it has any: all other
+    devices would read it there, and the hosts slowly. What is cached goes first.
+    """
+    visible = vk.VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | vk.VK_MEMORY_PROPERTY_HOST_COHERENT_BIT
+    local, cached = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, vk.VK_MEMORY_PROPERTY_HOST_CACHED_BIT
+    unwanted = local if any(not kind.flags & local for kind in types) else 0
+    found = [
+        index
+        for index, kind in enumerate(types)
+        if allowed >> index & 1 and kind.flags & (visible | unwanted) == visible
+    ]
+    return sorted(found, key=lambda index: not types[index].flags & cached)

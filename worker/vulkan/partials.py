@@ -53,7 +53,9 @@ def attach(
         if way == COPY:
             break
         try:
-            return ImportedPartials(context, arena, way)
+            return ImportedPartials(
+                context, arena, way, *import_by(context, way, arena.memory, arena.backing)
+            )
         except DeviceError as error:
             logger.info("%s does not share partial sums by %s: %s", context.info.name, way, error)
     return StagedPartials(memory, arena)
@@ -71,12 +73,13 @@ def import_by(context: Context, way: str, memory: Bytes, backing: Backing | None
 
 
 class ImportedPartials:
-    """The arena's own memory. Raises DeviceError where the driver does not import it, or only says so."""
+    """The arena's own memory. Raises DeviceError where the driver only says so, and has let go of it."""
 
-    def __init__(self, context: Context, arena: Arena, way: str = IMPORT) -> None:
+    def __init__(self, context: Context, arena: Arena, way: str, block: Block, distance: int) -> None:
+        """block: the memory that the arena is in, so far behind its beginning."""
         self._context, self.way = context, way
         self._arena = arena  # stays mapped as long as the device may write to it
-        self.block, self.distance = import_by(context, way, arena.memory, arena.backing)
+        self.block, self.distance = block, distance
         self.address = self.block.address + self.distance
         try:
             self._probe(arena.memory[0, arena.write_slot])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
+import threading
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,11 +14,14 @@ from pathlib import Path
 
 from tplaunch.shaders.analysis import limits
 from tplaunch.shaders.load import load_kernel
+from tplaunch.worker.device import COMPILING, DeviceError
 from tplaunch.worker.vulkan.api import Handle, array, call, create, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.pipeline_cache import PipelineCache
 
 MAX_PUSH_BYTES = 128  # of push constants, what every device has
+
+log = logging.getLogger("worker")
 
 
 class Pipelines:
@@ -23,6 +30,9 @@ class Pipelines:
     def __init__(self, context: Context, folder: Path | None = None) -> None:
         """folder: for what the driver compiles, to be found by later starts."""
         self._device, self._sizes, self._matrices = context.device, context.info.sizes, context.matrices
+        self._name = context.info.name
+        self._begun: dict[str, None] = {}  # kernels that threads compile now
+        self._lock = threading.Lock()  # of these
         self._cache = PipelineCache(context, folder)
         self._pipelines: dict[str, Handle] = {}
         constants = struct(
@@ -36,14 +46,37 @@ class Pipelines:
             self._pipelines[name] = self._compile(load_kernel(name))
         return self._pipelines[name]
 
-    def make(self, names: Iterable[str]) -> None:
-        """Makes those of the pipelines that are missing, by as many threads as this process has cores."""
+    def make(self, names: Iterable[str], seconds: float = math.inf) -> None:
+        """Makes those of the pipelines that are missing, by as many threads as this process has cores.
+
+        After so many seconds no other one is begun. One that the driver refuses is told of and left out: it
+        is refused again where it is asked for.
+        """
         missing = [name for name in dict.fromkeys(names) if name not in self._pipelines]
-        num_threads = min(len(missing), len(os.sched_getaffinity(0)))
-        if num_threads > 1:
-            with ThreadPoolExecutor(num_threads) as pool:
-                made = pool.map(self._compile, map(load_kernel, missing))
-                self._pipelines.update(zip(missing, made, strict=True))
+        if not missing:
+            return
+        deadline = time.monotonic() + seconds
+        with ThreadPoolExecutor(min(len(missing), len(os.sched_getaffinity(0)))) as pool:
+            list(pool.map(lambda name: self._make_one(name, deadline), missing))
+
+    def has(self, names: Iterable[str]) -> bool:
+        """Tells if all of these are made."""
+        return self._pipelines.keys() >= set(names)
+
+    def _make_one(self, name: str, deadline: float) -> None:
+        """Does so in a thread. The log says what the driver is at: should it crash, this is what is left."""
+        if time.monotonic() > deadline:
+            return
+        with self._lock:
+            self._begun[name] = None
+            log.info("%s %s on %s", COMPILING, ", ".join(self._begun), self._name)
+        try:
+            self._pipelines[name] = self._compile(load_kernel(name))
+        except DeviceError as error:
+            log.warning("%s is not compiled: %s", name, error)
+        finally:
+            with self._lock:
+                del self._begun[name]
 
     def keep(self) -> None:
         """Writes what the driver has compiled to the folder's file."""

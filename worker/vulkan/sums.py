@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from tplaunch.collectives.arena import Backing
 from tplaunch.worker.buffers.table import Placement
-from tplaunch.worker.device import COPY, SHARINGS
+from tplaunch.worker.device import COPY, EXPORT, OWN_SHARINGS, DeviceError
 from tplaunch.worker.ops.exchange import ARENA
 from tplaunch.worker.programs.program import Phase, Program, Segment
 from tplaunch.worker.vulkan.api import Handle, ffi, lib, vk
@@ -17,8 +18,11 @@ from tplaunch.worker.vulkan.barriers import memory_barrier, put_barrier
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout
 from tplaunch.worker.vulkan.exchange import DeviceExchange
-from tplaunch.worker.vulkan.memory import Memory, Slice
-from tplaunch.worker.vulkan.partials import Arena, ImportedPartials, StagedPartials, attach
+from tplaunch.worker.vulkan.exports import export_block
+from tplaunch.worker.vulkan.imports import check_size, import_dma_buf
+from tplaunch.worker.vulkan.memory import Memory, Slice, free
+from tplaunch.worker.vulkan.partials import Arena, ImportedPartials, StagedPartials, attach, import_by
+from tplaunch.worker.vulkan.staging import Block
 
 FLOAT = 4
 
@@ -32,7 +36,11 @@ class DeviceSums:
     def __init__(self, context: Context, memory: Memory, staging: bool) -> None:
         """staging: the arena is copied, whatever the driver could do."""
         self._context, self._memory = context, memory
-        self._ways = [COPY] if staging else list(SHARINGS)
+        self._ways = [COPY] if staging else list(OWN_SHARINGS)
+        self.can_move = not staging and context.info.dma_buf_import
+        self.can_export = not staging and context.info.dma_buf_export
+        self._exported: Block | None = None  # and not moved to yet
+        self._before_move: tuple[Arena, ImportedPartials | StagedPartials] | None = None
         self._backing: Backing | None = None
         self._arena: Arena | None = None
         self._shared: ImportedPartials | StagedPartials | None = None
@@ -40,6 +48,7 @@ class DeviceSums:
         self._shared_layout = PartialsLayout(0, 0, 0, 0, 0)
         self._own_layout: PartialsLayout | None = None  # once a program needs it
         self.exchange: DeviceExchange | None = None
+        self._words_block: Block | None = None  # where they are not in the arena's
 
     @property
     def way(self) -> str:
@@ -53,16 +62,19 @@ class DeviceSums:
     def attach(self, memory: Bytes, write_slot: int, num_partials: int) -> None:
         """See Device.attach_partials."""
         assert self._shared is None, "partials are attached once"
-        self._arena = Arena(memory, write_slot, num_partials, self._backing)
-        self._attach(self._arena)
+        self._attach(Arena(memory, write_slot, num_partials, self._backing))
 
     def _attach(self, arena: Arena) -> None:
-        self._shared = attach(self._context, self._memory, arena, self._ways)
-        self.staged = self._shared if isinstance(self._shared, StagedPartials) else None
-        del self._ways[: self._ways.index(self._shared.way)]
+        shared = attach(self._context, self._memory, arena, self._ways)
+        del self._ways[: self._ways.index(shared.way)]
+        self._share(arena, shared)
+
+    def _share(self, arena: Arena, shared: ImportedPartials | StagedPartials) -> None:
+        self._arena, self._shared = arena, shared
+        self.staged = shared if isinstance(shared, StagedPartials) else None
         _, num_slots, slot_bytes = arena.memory.shape
         self._shared_layout = PartialsLayout(
-            self._shared.address, num_slots, arena.num_partials, slot_bytes, arena.write_slot
+            shared.address, num_slots, arena.num_partials, slot_bytes, arena.write_slot
         )
 
     def share_otherwise(self) -> bool:
@@ -75,11 +87,52 @@ class DeviceSums:
         self._attach(self._arena)
         return True
 
+    def export(self, num_bytes: int) -> int:
+        """See Mover."""
+        assert self._exported is None and self._before_move is None, "another move has not ended"
+        self._exported, descriptor = export_block(self._context, num_bytes)
+        return descriptor
+
+    def move(self, arena: Bytes, descriptor: int, num_bytes: int) -> None:
+        """See Mover."""
+        assert self._arena is not None and self._shared is not None, "no partials are attached"
+        block, self._exported = self._exported, None
+        if block is None:
+            check_size(self._context, num_bytes, "import")
+            block = import_dma_buf(self._context, os.dup(descriptor), num_bytes)
+        moved = replace(self._arena, memory=arena, backing=None)
+        shared = ImportedPartials(self._context, moved, EXPORT, block, 0)
+        self._before_move = (self._arena, self._shared)
+        self._share(moved, shared)
+
+    def end_move(self, stays: bool) -> None:
+        """See Mover."""
+        if self._exported is not None:
+            free(self._context, self._exported)
+            self._exported = None
+        if self._before_move is None:
+            return
+        (arena, shared), self._before_move = self._before_move, None
+        if not stays:
+            assert self._shared is not None
+            self._shared.close()
+            self._share(arena, shared)
+        elif isinstance(shared, StagedPartials):
+            self._memory.release(shared.block)
+        else:
+            shared.close()
+
     def attach_words(self, words: Bytes, rank: int, num_ranks: int) -> None:
         """See WaitingDevice."""
-        self.exchange = DeviceExchange(
-            self._context, self._memory, words, rank, num_ranks, self.way, self._backing
-        )
+        if self.way == COPY:
+            raise DeviceError("the driver can't import the memory that ranks share")
+        if self.way == EXPORT:
+            assert self._arena is not None and self._shared is not None
+            place = Slice(words.nbytes, 0, self._shared.block, self._arena.memory.nbytes)
+        else:
+            self._words_block, distance = import_by(self._context, self.way, words, self._backing)
+            place = Slice(words.nbytes, 0, self._words_block, distance)
+        self.exchange = DeviceExchange(self._context, self._memory, words, rank, num_ranks, place)
 
     def layout(self, program: Program) -> PartialsLayout:
         """Returns the place of what a program's kernels call partials."""
@@ -172,7 +225,8 @@ class DeviceSums:
 
     def close(self) -> None:
         """Lets go of the host's memory; what the memory allocated, the memory frees."""
+        self.end_move(stays=False)
         if self._shared is not None:
             self._shared.close()
-        if self.exchange is not None:
-            self.exchange.close()
+        if self._words_block is not None:
+            free(self._context, self._words_block)

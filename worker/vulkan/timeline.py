@@ -14,9 +14,8 @@ import numpy as np
 
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 from tplaunch.worker.device import DeviceError
-from tplaunch.worker.vulkan.api import Handle, array, check, create, ffi, lib, result_name, struct, vk
+from tplaunch.worker.vulkan.api import Handle, array, create, ffi, lib, result_name, struct, vk
 from tplaunch.worker.vulkan.context import Context
-from tplaunch.worker.vulkan.faults import lost_device
 from tplaunch.worker.vulkan.waiting import EndWord, Look, poll, spin
 
 DRAIN_SECONDS = 10.0
@@ -148,7 +147,7 @@ class Timeline:
         assert self._current is not None
         start, stop = self._current.starts[first], self._current.starts[first + count]
         infos = self._current.infos + start
-        self._check(lib.vkQueueSubmit(self._queue, stop - start, infos, ffi.NULL), "vkQueueSubmit")
+        self._context.check(lib.vkQueueSubmit(self._queue, stop - start, infos, ffi.NULL), "vkQueueSubmit")
         self._submitted = self._base + stop
 
     def release(self, segment: int) -> None:
@@ -160,7 +159,7 @@ class Timeline:
         self._signal_info.value = self._base + self._current.starts[segment]
         status = self._signal(self._device, self._signal_info)
         if status != SUCCESS:
-            self._check(status, "vkSignalSemaphore")
+            self._context.check(status, "vkSignalSemaphore")
 
     def wait(self, segment: int) -> None:
         """Raises DeviceError when the segment does not end in time, or the device is lost."""
@@ -178,14 +177,7 @@ class Timeline:
         if status == vk.VK_TIMEOUT:
             seconds = self._timeout_seconds
             raise DeviceError(f"segment {segment} of the step has not ended after {seconds:g} s")
-        self._check(status, f"vkWaitSemaphores for segment {segment}")
-
-    def _check(self, status: int, call: str) -> None:
-        """Raises DeviceError unless the call succeeded; a device that is lost tells what it knows of that."""
-        if status == vk.VK_ERROR_DEVICE_LOST:
-            context = self._context
-            raise DeviceError(lost_device(context.info.name, call, context.device, context.fault_query()))
-        check(status, call)
+        self._context.check(status, f"vkWaitSemaphores for segment {segment}")
 
     def _wait_for(self, value: int, seconds: float) -> int:
         self._wait_value[0] = value

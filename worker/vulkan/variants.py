@@ -85,8 +85,8 @@ SPLIT = {
     )
     for name, (columns, _) in SPLIT_TILES.items()
 }
-# Of prompts: through a workgroup's memory, where a tile is a workgroup's (shaders/tiled_floats.slang), and
-# without it where subgroups have eight lanes (shaders/tiled_lanes.slang).
+# Of prompts: through a workgroup's memory, where a tile is a workgroup's (shaders/tiled_floats.slang and
+# tiled_dots.slang), and floats without it where subgroups have eight lanes (shaders/tiled_lanes.slang).
 LANES = ("eight_lanes", "int64")
 TILED = (
     Variant("_4x8", LANES, (4, 64)),
@@ -94,6 +94,7 @@ TILED = (
     Variant("_8x4", LANES, (8, 32)),
     Variant("_64", (), (64, 64)),
 )
+TILED_DOTS = (Variant("", (), (128, 128)), Variant("_64", (), (64, 64)))
 TILE_ROWS = max(variant.tile[0] for variant in TILED)  # of a prompt, that a card multiplies at once
 # By the invocations of a workgroup: 256, 64, 1024.
 EXCHANGE_NORMS = ("exchange_norm", "exchange_norm_64", "exchange_norm_1024")
@@ -102,6 +103,7 @@ GROUPED_TILES = (TILED[0], Variant("", (), (64, 64)))
 # The same by cooperative matrices, whose sums have other bits.
 OF_MATRICES = ("cooperative_matrix",)
 MATRICES = (Variant("", OF_MATRICES, (128, 128)), Variant("_64", OF_MATRICES, (64, 64)))
+GROUPED_MATRICES = (Variant("", OF_MATRICES, (64, 128)), Variant("_64", OF_MATRICES, (64, 64)))
 PLAIN, WIDE = Variant(""), Variant("_wide", ("int64",))
 ATTENTION = {"f32": (PLAIN,), "f16": (WIDE, PLAIN), "q8_0": (WIDE, PLAIN)}
 VECTOR_COUNTS = (1, 3, ATTENTION_VECTORS)  # that attention is compiled for; fewer are for a single row
@@ -118,12 +120,16 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
     },
     **{f"{kind}_{name.lower()}_dot": EIGHT_COLUMNS[kind] for kind in MATVECS for name in INTEGERS},
     **{f"tiled_{name.lower()}": TILED if name in FREQUENT else TILED[:2] for name in FORMATS},
+    **{f"tiled_{name.lower()}_dot": TILED_DOTS if name in FREQUENT else TILED_DOTS[:1] for name in INTEGERS},
     **{
         f"matrices_{name.lower()}": MATRICES if name in FREQUENT else MATRICES[:1]
         for name, weight_format in FORMATS.items()
         if weight_format.fits_float16
     },
     **{f"grouped_{name.lower()}": GROUPED_TILES for name in GROUPED},
+    **{
+        f"matrices_{name.lower()}_grouped": GROUPED_MATRICES for name in GROUPED if FORMATS[name].fits_float16
+    },
     **{f"attention_{kv_type}_{count}": ATTENTION[kv_type] for kv_type in KV_TYPES for count in VECTOR_COUNTS},
     **{f"attention_long_{kv_type}": ATTENTION[kv_type] for kv_type in KV_TYPES},
     **dict.fromkeys(("gather_partials", *EXCHANGE_NORMS), (WIDE, PLAIN)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tplaunch.worker.checking.case import Arrays
@@ -39,6 +40,15 @@ class Checker:
         self._timeline: Timeline | None = None
         self._kernel = ""  # that the log names
         self._last: tuple[SmallOp, Expected] | None = None
+
+    @property
+    def on_cpu(self) -> bool:
+        """Tells if the device is the host's own processor."""
+        return self._context.info.type == "cpu"
+
+    def compile(self, kernels: Iterable[str], seconds: float = math.inf) -> None:
+        """Compiles these ahead of their checks, several at a time; begins no other one after so long."""
+        self._pipelines.make(kernels, seconds)
 
     @property
     def has_matrices(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tplaunch.worker.checking.table import SmallOp
@@ -17,7 +17,9 @@ from tplaunch.worker.vulkan.checking.checker import Checker
 from tplaunch.worker.vulkan.dispatch.questions import Asked
 from tplaunch.worker.vulkan.variants import Variant
 
-START_SECONDS = 1.5  # of a start, after which variants beyond a right one are left to the next start
+# Of a start, after which variants beyond a right one are left to the next start. A card has so long for these
+# alone, and needs a part of it: what is not proved is not timed, and a first start would go by guesses.
+START_SECONDS, START_SECONDS_ON_CPU = 30.0, 1.5
 
 log = logging.getLogger("worker")
 
@@ -39,6 +41,10 @@ class Group:
     variants: tuple[Variant, ...]
     ops: list[tuple[SmallOp, Asked]] = field(default_factory=list)
 
+    def kernels(self, variant: Variant) -> list[str]:
+        """The kernels that run its ops by a variant."""
+        return [asked.kernel_of(variant) for _, asked in self.ops]
+
 
 class Prover:
     """Proves the kernels of one device, with a checker for it."""
@@ -46,12 +52,15 @@ class Prover:
     def __init__(self, checker: Checker, measurements: Measurements) -> None:
         self._checker, self._measurements = checker, measurements
 
-    def prove(self, ops: Iterable[SmallOp], seconds: float = START_SECONDS) -> Proof:
+    def prove(self, ops: Iterable[SmallOp], seconds: float | None = None) -> Proof:
         """Looks for a right variant of every kernel, and for others where that took less than `seconds`.
 
-        A variant that was not checked does not count as right. Raises DeviceError where none is.
+        By default that is as long as a start may take. A variant that was not checked does not count as
+        right. Raises DeviceError where none is.
         """
         proof, groups = Proof(), self._grouped(ops)
+        if seconds is None:
+            seconds = START_SECONDS_ON_CPU if self._checker.on_cpu else START_SECONDS
         try:
             if all(self._is_known(group, variant) for group in groups for variant in group.variants):
                 self._look_for_all(groups, proof, seconds)
@@ -68,8 +77,13 @@ class Prover:
 
     def _look_for_all(self, groups: list[Group], proof: Proof, seconds: float) -> None:
         deadline = time.monotonic() + seconds
+        unproved = [group for group in groups if not self._is_known_of(group)]
+        self._checker.compile(kernel for group in unproved for kernel in group.kernels(group.variants[0]))
         for group in groups:
             self._find_one(group, proof)
+        if seconds > 0 and not self._checker.on_cpu:  # whose compiler would leave no time for checks
+            deadline = time.monotonic() + seconds
+            self._checker.compile(self._unknown_kernels(groups), seconds)
         for group in groups:
             self._find_others(group, proof, deadline)
         self._measurements.save()  # before the next rank looks
@@ -144,9 +158,19 @@ class Prover:
         self._measurements.put(_name(group, op), {variant.suffix: found})
         return found
 
+    def _unknown_kernels(self, groups: list[Group]) -> Iterator[str]:
+        """Yields the kernels of the variants of which nothing is known."""
+        for group in groups:
+            for variant in group.variants:
+                if not self._is_known(group, variant):
+                    yield from group.kernels(variant)
+
     def _has_found(self, groups: list[Group]) -> bool:
         """Returns true if something is known of each group."""
-        return all(any(self._is_known(group, variant) for variant in group.variants) for group in groups)
+        return all(map(self._is_known_of, groups))
+
+    def _is_known_of(self, group: Group) -> bool:
+        return any(self._is_known(group, variant) for variant in group.variants)
 
     def _is_known(self, group: Group, variant: Variant) -> bool:
         return all(variant.suffix in self._measurements.get(_name(group, op)) for op, _ in group.ops)

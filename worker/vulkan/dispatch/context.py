@@ -14,6 +14,8 @@ from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout, 
 from tplaunch.worker.vulkan.variants import needed_invocations
 
 GROUP_SIZE = 64  # invocations of a workgroup
+# Workgroups in one dimension that every device has; shaders/product.slang and quantize.slang count on it.
+MAX_GRID = 65535
 # Lanes of a subgroup: so few, and the sums of a large kernel's many subgroups take long; so many has a GPU.
 FEW_LANES, MANY_LANES = 8, 32
 FLOAT, QUAD = 4, 16  # bytes of float and float4

@@ -125,7 +125,8 @@ def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
 
 def _grouped(op: ExpertMatMul, context: DispatchContext, push: ExpertsPush) -> Dispatch:
     """By tiles of prompts, of which each has so many parts; those of one column tile run together."""
-    family = f"grouped_{op.matrix.type.lower()}"
+    weights = op.matrix.type.lower()
+    family = f"matrices_{weights}_grouped" if op.activations == "f16" else f"grouped_{weights}"
     variant = context.selection.variant(family)
     rows, columns = variant.tile
     columns *= context.subgroups if variant.needs == LANES else 1

@@ -7,13 +7,20 @@ from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.activation_functions import ACTIVATION_NUMBERS
 from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.ops.quantized import scales_word
-from tplaunch.worker.vulkan.dispatch.context import COUNT_WORDS, FLOAT, QUAD, DispatchContext, ceil, flags_of
+from tplaunch.worker.vulkan.dispatch.context import (
+    COUNT_WORDS,
+    FLOAT,
+    MAX_GRID,
+    QUAD,
+    DispatchContext,
+    ceil,
+    flags_of,
+)
 from tplaunch.worker.vulkan.dispatch.places import Dispatch
 from tplaunch.worker.vulkan.push_constants.kernels import MatMulPush
 from tplaunch.worker.vulkan.variants import LANES, kernel_of, matvec_kind
 
 HAS_BIAS, GATED, ACCUMULATES, HAS_FACTORS, PREFETCHES = 1, 2, 4, 8, 16  # flags of shaders/product.slang
-MAX_GRID = 65535  # workgroups in one dimension that every device has; shaders/product.slang counts on it
 
 
 def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
@@ -63,19 +70,19 @@ def matmul(op: MatMul, context: DispatchContext) -> Dispatch:
 
 def is_tiled(op: MatMul) -> bool:
     """Tells if a product has the kernels of prompts, whose grid goes over rows first."""
-    return op.activations == "f16" or (op.of_prompts and op.activations == "f32")
+    return op.of_prompts or op.activations == "f16"
 
 
 def _product_kernel(op: MatMul, context: DispatchContext, num_rows: int) -> tuple[str, tuple[int, int], bool]:
     """Its name, the rows and columns that a workgroup computes, and whether it is to prefetch."""
-    weights = op.matrix.type.lower()
+    weights = op.matrix.type.lower() + "_dot" * (op.activations == "q8")
     if is_tiled(op):
         family = f"{'matrices' if op.activations == 'f16' else 'tiled'}_{weights}"
         variant = context.selection.variant(family, op.matrix.rows)
         rows, columns = variant.tile
         own = rows, columns * (context.subgroups if variant.needs == LANES else 1)
         return kernel_of(family, variant), own, False
-    family = f"{matvec_kind(num_rows)}_{weights}{'_dot' * (op.activations == 'q8')}"
+    family = f"{matvec_kind(num_rows)}_{weights}"
     variant = context.selection.variant(family, op.matrix.rows, op.matrix.columns)
     rows, columns = variant.tile
     num_tiles = 1 if variant.split_from else context.subgroups

@@ -5,12 +5,13 @@ from __future__ import annotations
 from tplaunch.collectives.arena import SLICE_UNIT
 from tplaunch.coordinator.split.plan import COLUMN_TILE
 from tplaunch.worker.ops.activation_functions import ACTIVATION_NUMBERS
-from tplaunch.worker.ops.common import QUANTIZED, Activate, Quantize, SumNorm, SumSlice
+from tplaunch.worker.ops.common import Activate, Quantize, SumNorm, SumSlice
 from tplaunch.worker.ops.quantized import scales_word
 from tplaunch.worker.vulkan.dispatch.context import (
     COUNT_WORDS,
     FLOAT,
     GROUP_SIZE,
+    MAX_GRID,
     QUAD,
     DispatchContext,
     ceil,
@@ -64,20 +65,21 @@ def sum_slice(op: SumSlice, context: DispatchContext) -> Dispatch:
 
 
 def quantize(op: Quantize, context: DispatchContext) -> Dispatch:
-    output, tiles = context.address(QUANTIZED), op.columns // COLUMN_TILE
+    output, tiles, per_row = context.address(op.output), op.columns // COLUMN_TILE, max(op.used, 1)
     push = QuantizePush(
         step=context.address("step"),
         input=context.address(op.input),
         output=output,
         scales=output + scales_word(op.columns, op.activations) * FLOAT,
         input_stride=context.quads(op.input),
-        output_stride=context.quads(QUANTIZED),
+        output_stride=context.quads(op.output),
         tiles=tiles,
         count_word=COUNT_WORDS[op.rows],
+        per_row=per_row,
     )
-    num_rows = context.num_rows(op)
+    num_rows = context.num_rows(op) * per_row
     if op.activations == "f16":
-        return Dispatch("quantize_f16", push, (num_rows, 1, 1))
+        return Dispatch("quantize_f16", push, (min(num_rows, MAX_GRID), ceil(num_rows, MAX_GRID), 1))
     return Dispatch("quantize_q8", push, (ceil(tiles, GROUP_SIZE), num_rows, 1))
 
 

@@ -10,19 +10,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.buffers.cuts import CHUNK, CUT
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring.measurements import Measurements
-from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.ops.attention import Attention
+from tplaunch.worker.ops.common import MatMul, Op
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.questions import ask
-from tplaunch.worker.vulkan.measuring.trials import Trial, make_trial
+from tplaunch.worker.vulkan.measuring.allowance import Until
+from tplaunch.worker.vulkan.measuring.trials import Size, Trial, limits_of, make_trial
 from tplaunch.worker.vulkan.measuring.tuning import Tuner
 from tplaunch.worker.vulkan.pipelines import Pipelines
 from tplaunch.worker.vulkan.variants import Variant, candidates, needed_invocations
 
 COLUMNS, ROWS = 4096, 14336  # of a model of 8 billion weights: gate, or up
 TYPES = ("Q8_0", "Q4_K", "F16", "Q6_K", "Q4_0", "Q5_K", "BF16")  # the most wanted ones first
+# A row of that model over many keys.
+KEYS, HEADS, KV_HEADS, HEAD_LENGTH = 4096, 32, 8, 128
+ATTENTION = Attention(
+    "keys", "values", HEADS, KV_HEADS, 0, HEADS // KV_HEADS, HEAD_LENGTH, HEAD_LENGTH, HEAD_LENGTH**-0.5
+)
 ROUNDED = ("Q8_0", "Q4_K")  # that are measured with rounded activations, too
 
 
@@ -86,13 +94,27 @@ class Rates:
             size = dataclasses.replace(size, max_weights=ROWS * COLUMNS)
         limits = Limits(context_length=1, num_blocks=1, max_rows=num_rows, max_logit_rows=1)
         op = product.op(of_prompts=num_rows > 1 and info.max_invocations >= needed_invocations("tiled"))
+        trial, found = self._fastest(op, limits, size, deadline)
+        return _rate(trial, num_rows, *found) if found else None
+
+    def attention_seconds(self, deadline: float) -> tuple[float, str] | None:
+        """Seconds of a row's attention over KEYS keys of float16, without combining, and the variant."""
+        limits = limits_of(1, "f16", KEYS)
+        return self._fastest(ATTENTION, limits, self._tuner.size(), deadline, part=CUT)[1]
+
+    def _fastest(
+        self, op: Op, limits: Limits, size: Size, deadline: float, part: int = CHUNK
+    ) -> tuple[Trial, tuple[float, str] | None]:
+        """The trial of an op; seconds of the fastest variant, and its name. None when it got late."""
+        info = self._context.info
         sizes = info.sizes.widest, info.max_invocations
         asked = ask(op, limits, info.features, *sizes, info.team_lanes)
         variants = (Variant(""),) if asked.family is None else candidates(asked.family, info.features)
-        trial = make_trial(product.type, asked.family or asked.kernel, op, limits, size)
-        numbers = self._tuner.times(trial, variants, deadline)
+        name = asked.family or asked.kernel
+        trial = make_trial(name, name, op, limits, size, part)
+        numbers = self._tuner.times(trial, variants, Until(deadline))
         found = {seconds: name for name, seconds in numbers.items() if seconds is not None}
-        return _rate(trial, num_rows, *min(found.items())) if found else None
+        return trial, min(found.items()) if found else None
 
 
 def _rate(trial: Trial, num_rows: int, seconds: float, variant: str) -> Rate:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.gguf.weight_types import WEIGHT_TYPES
 from tplaunch.coordinator.split.limits import Limits
-from tplaunch.worker.buffers.cuts import CHUNK
+from tplaunch.worker.buffers.cuts import CHUNK, parts_of
 from tplaunch.worker.buffers.step import (
     INDIRECT_WORD,
     StepLayout,
@@ -28,6 +28,7 @@ from tplaunch.worker.ops.experts import ExpertMatMul
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.ops.quantized import quantize, row_words
 from tplaunch.worker.programs.program import Program
+from tplaunch.worker.vulkan.measuring.expert_trials import expert_product, write_pairs
 from tplaunch.worker.vulkan.memory import Memory
 from tplaunch.worker.vulkan.variants import measurement_name
 from tplaunch.worker.weights.random_weights import random_blocks
@@ -63,13 +64,14 @@ class Trial:
     limits: Limits
     buffers: dict[str, Buffer]
     copies: int = 1
+    part: int = CHUNK  # keys that a workgroup walks
 
     @property
     def ops(self) -> tuple[Op, ...]:
-        if not isinstance(self.op, MatMul):
-            return (self.op,)
-        op, matrix = self.op, self.op.matrix
-        copies = (dataclasses.replace(matrix, name=name) for name in _names(matrix.name, self.copies))
+        op = self.op
+        if not isinstance(op, MatMul | ExpertMatMul):
+            return (op,)
+        copies = (dataclasses.replace(op.matrix, name=name) for name in _names(op.matrix.name, self.copies))
         return tuple(dataclasses.replace(op, matrix=copy) for copy in copies)
 
     def fill(self, memory: Memory) -> None:
@@ -78,32 +80,37 @@ class Trial:
         A wrong result must show, so none is zero or one everywhere.
         """
         random = np.random.Generator(np.random.PCG64(0))
-        if isinstance(self.op, MatMul):
-            _write_matrices(memory, self.op.matrix, _names(self.op.matrix.name, self.copies))
+        product = self.op if isinstance(self.op, MatMul | ExpertMatMul) else None
+        if product is not None:
+            _write_matrices(memory, product.matrix, _names(product.matrix.name, self.copies))
         for name, buffer in self.buffers.items():
             if buffer.placement is Placement.WEIGHTS:
                 continue
-            if name == "input" and isinstance(self.op, MatMul) and self.op.activations == "f16":
-                memory.write(name, 0, _rows_of_float16(random, self.rows, self.op.matrix.columns))
+            if name == "input" and product is not None and product.activations == "f16":
+                memory.write(name, 0, _rows_of_float16(random, self.rows, product.matrix.columns))
             elif buffer.row_length:
                 values = random.standard_normal(buffer.nbytes // 4, np.float32)
                 memory.write(name, 0, values.view(np.uint8))
             elif name != "step":
                 memory.write(name, 0, random.integers(0, MAX_RANDOM_BYTE, buffer.nbytes, np.uint8))
+        if isinstance(self.op, ExpertMatMul):
+            write_pairs(memory, self.op, self.rows)
         step = memory["step"].mapped
         assert step is not None, "the host writes the step buffer"
         self._fill_step(StepView(step.view(np.uint32), StepLayout(self.limits)))
 
     def _fill_step(self, step: StepView) -> None:
-        step.header[:4] = (self.rows, 0, CHUNK, 0)  # a workgroup walks all keys
-        step.positions[: self.rows] = KEYS - 1
-        step.slot_starts[: self.rows] = np.arange(self.rows)
+        positions = np.full(self.rows, self.limits.context_length - 1)
+        parts = parts_of(positions, self.part)
+        step.header[:4] = (self.rows, 0, parts.length, 0)
+        step.positions[: self.rows] = positions
+        step.slot_starts[: self.rows] = parts.starts
         for tables in (step.tables, step.window_tables):
             tables[:] = np.arange(len(tables))
         if isinstance(self.op, Attention):
             op = self.op
             vectors = attention_vectors(op.key_length, op.value_length)
-            groups = attention_groups(self.rows, op.num_kv_heads, op.heads_per_kv_head, 1, vectors)
+            groups = attention_groups(self.rows, op.num_kv_heads, op.heads_per_kv_head, parts.most, vectors)
             step.header[INDIRECT_WORD : INDIRECT_WORD + 3] = groups
 
     def take_results(self, memory: Memory) -> list[bytes]:
@@ -154,28 +161,35 @@ def _product_of(op: Op) -> Op:
 
 def num_weights_of(op: Op) -> int:
     """Returns the number by which ops are chosen: the largest matrix, any attention."""
-    return op.matrix.rows * op.matrix.columns if isinstance(op, MatMul) else 1
+    return op.matrix.rows * op.matrix.columns if isinstance(op, MatMul | ExpertMatMul) else 1
 
 
-def make_trial(name: str, family: str, op: Op, limits: Limits, size: Size) -> Trial:
-    """Makes the trial of an op, whose rows are limits.max_rows."""
+def make_trial(name: str, family: str, op: Op, limits: Limits, size: Size, part: int = CHUNK) -> Trial:
+    """Makes the trial of an op, whose rows are limits.max_rows; one of experts is small enough already.
+
+    part: keys that a workgroup walks.
+    """
     step = {"step": Buffer(StepLayout(limits).num_words * 4, Placement.UPLOAD)}
-    if isinstance(op, MatMul):
-        product, buffers = _product(op, limits.max_rows, size.max_weights)
+    if isinstance(op, MatMul | ExpertMatMul):
+        product: MatMul | ExpertMatMul
+        if isinstance(op, MatMul):
+            product, buffers = _product(op, limits.max_rows, size.max_weights)
+        else:
+            product, buffers = expert_product(op, limits.max_rows)
         matrix = buffers.pop(product.matrix.name)
         copies = max(1, -(-size.rotated_bytes // matrix.nbytes))
         buffers |= dict.fromkeys(_names(product.matrix.name, copies), matrix)
         return Trial(name, family, product, limits.max_rows, limits, step | buffers, copies)
     assert isinstance(op, Attention), f"no way to time {type(op).__name__}"
-    attention, buffers = _attention(op, limits)
-    return Trial(name, family, attention, limits.max_rows, limits, step | buffers)
+    attention, buffers = _attention(op, limits, -(-limits.context_length // part))
+    return Trial(name, family, attention, limits.max_rows, limits, step | buffers, part=part)
 
 
-def limits_of(rows: int, kv_type: str) -> Limits:
+def limits_of(rows: int, kv_type: str, keys: int = KEYS) -> Limits:
     return Limits(
-        context_length=KEYS,
-        num_blocks=KEYS // 32,
-        num_window_blocks=KEYS // 32,
+        context_length=keys,
+        num_blocks=keys // 32,
+        num_window_blocks=keys // 32,
         block_length=32,
         max_rows=rows,
         max_logit_rows=1,
@@ -205,9 +219,9 @@ def _rows_of_float16(random: np.random.Generator, rows: int, columns: int) -> np
     return words.view(np.uint8).reshape(-1)
 
 
-def _attention(op: Attention, limits: Limits) -> tuple[Attention, dict[str, Buffer]]:
+def _attention(op: Attention, limits: Limits, num_parts: int) -> tuple[Attention, dict[str, Buffer]]:
     positions = limits.num_blocks * limits.block_length * op.num_kv_heads
-    slots, query_length = limits.max_rows * op.num_heads, op.num_heads * op.key_length
+    slots, query_length = limits.max_rows * num_parts * op.num_heads, op.num_heads * op.key_length
     buffers = {
         "query": Buffer(limits.max_rows * query_length * 4, row_length=query_length),
         "keys": Buffer(positions * op.key_length * 4),  # room for any type

@@ -10,7 +10,7 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -23,16 +23,19 @@ from tplaunch.worker.measuring.measurements import Measurements, Numbers, cache_
 from tplaunch.worker.ops.common import Op
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.vulkan.context import Context
-from tplaunch.worker.vulkan.dispatch.questions import ask
+from tplaunch.worker.vulkan.dispatch.questions import Asked, ask
 from tplaunch.worker.vulkan.listing import PhysicalDevice
+from tplaunch.worker.vulkan.measuring.allowance import Allowance, Runs, Until
 from tplaunch.worker.vulkan.measuring.bench import Bench, open_bench, opened_anew
-from tplaunch.worker.vulkan.measuring.rivals import Rivals, Seconds, all_rivals, matrices_win
+from tplaunch.worker.vulkan.measuring.rivals import Rivals, Seconds, all_rivals, rounding_wins
 from tplaunch.worker.vulkan.measuring.trials import Size, Trial, trials
 from tplaunch.worker.vulkan.pipelines import Pipelines
 from tplaunch.worker.vulkan.timeline import Submission
 from tplaunch.worker.vulkan.variants import Right, Variant, candidates, usable
 
-START_SECONDS = 1.5  # of a start for measurements; what is left over is measured by the next one
+# Of a start for measurements, on cards of the runs that are timed; the next one measures what is left over.
+START_SECONDS = 1.5
+COMPILE_SECONDS = 20.0  # of a card's start, on top of that
 PROMPT_ROWS = 256  # of a GPU's trials of prompts
 MAX_WEIGHTS, MAX_WEIGHTS_ON_CPU = 1 << 24, 1 << 21  # of a matrix: enough to time a kernel by
 # No step finds weights in a cache. Of a card's matrix there are copies that take turns, four times the
@@ -98,25 +101,30 @@ class Tuner:
 
         What fails is done without, unless the measurement is what was asked for: then it raises DeviceError.
         """
-        deadline = time.monotonic() + seconds
+        allowance = Until(time.monotonic() + seconds) if self._on_cpu else Runs(seconds)
         try:
             if len(program.segments) > 1 and self._is_wanted(SUBMISSION, WAYS):
                 self._put(SUBMISSION, self._time_submission())
-            for trial in trials(program, kv_type, self.size(), self._asks):
-                self._try(trial, deadline)
+            wanted = [
+                trial for trial in trials(program, kv_type, self.size(), self._asks) if self._is_choice(trial)
+            ]
+            if not self._on_cpu and not allowance.is_used_up:
+                self._compile(wanted)
+            for trial in wanted:
+                self._try(trial, allowance)
         except DeviceError as error:
             if self._anew:
                 raise
             log.info("the rest is not measured: %s", error)
         self._measurements.save()
 
-    def matrices_win(self, programs: Sequence[Program], kv_type: str) -> bool:
-        """Tells if products of prompts that are to be multiplied as f16 are faster so than in float32.
+    def rounding_wins(self, programs: Sequence[Program], kv_type: str) -> bool:
+        """Tells if products of prompts that are to be rounded are faster so than in float32.
 
         It measures what is missing however long that takes: what a run computes must not depend on how busy
         its start was.
         """
-        wins = matrices_win(all_rivals(programs, kv_type, self.size(), self._asks), self._compare)
+        wins = rounding_wins(all_rivals(programs, kv_type, self.size(), self._asks), self._compare)
         self._measurements.save()
         return wins
 
@@ -124,9 +132,9 @@ class Tuner:
         """Seconds of the fastest variant of each, without one that has none."""
         if self._is_wanted(rivals.name, list(rivals.trials)):
             best: Numbers = {}
+            self._compile(rivals.trials.values())
             for kind, trial in rivals.trials.items():
-                variants = usable(trial.family, self._context.info.features, self._right)
-                numbers = self.times(trial, variants, math.inf)
+                numbers = self.times(trial, self._usable(trial), Until(math.inf))
                 self._put(trial.family, numbers)  # by which one of its variants is chosen
                 best[kind] = min((number for number in numbers.values() if number is not None), default=None)
             self._put(rivals.name, best)
@@ -140,17 +148,32 @@ class Tuner:
         rotated = min(ROTATED_BYTES, self._context.info.available_bytes // SHARE_OF_MEMORY)
         return Size(MAX_WEIGHTS, rotated, PROMPT_ROWS)
 
-    def _seconds(self, bench: Bench, submission: Submission) -> float:
+    def _seconds(self, bench: Bench, submission: Submission, allowance: Allowance) -> float:
         """Times a run that finds nothing of its own in a processor's caches."""
         self._other_data.sum()
-        return bench.seconds(submission, self._clock)
+        seconds = bench.seconds(submission, self._clock)
+        allowance.count(seconds)
+        return seconds
+
+    def _ask(self, op: Op, limits: Limits) -> Asked:
+        info = self._context.info
+        return ask(op, limits, info.features, info.sizes.widest, info.max_invocations, info.team_lanes)
 
     def _asks(self, op: Op, limits: Limits) -> list[tuple[str, int]]:
         """Returns the choice that the dispatcher itself would ask for."""
-        info = self._context.info
-        sizes = info.sizes.widest, info.max_invocations
-        asked = ask(op, limits, info.features, *sizes, info.team_lanes)
+        asked = self._ask(op, limits)
         return [] if asked.family is None else [(asked.family, asked.matrix_rows)]
+
+    def _usable(self, trial: Trial) -> tuple[Variant, ...]:
+        return usable(trial.family, self._context.info.features, self._right)
+
+    def _kernels(self, trial: Trial) -> list[str]:
+        """The kernels of a trial's variants."""
+        return list(map(self._ask(trial.op, trial.limits).kernel_of, self._usable(trial)))
+
+    def _compile(self, wanted: Iterable[Trial]) -> None:
+        """Compiles what trials run, several kernels at a time."""
+        self._pipelines.make((kernel for trial in wanted for kernel in self._kernels(trial)), COMPILE_SECONDS)
 
     def _is_wanted(self, name: str, options: Sequence[str]) -> bool:
         return self._anew or not self._measurements.get(name).keys() >= set(options)
@@ -160,26 +183,34 @@ class Tuner:
         log.info("measured on %s, in microseconds: %s: %s", self._context.info.name, name, shown)
         self._measurements.put(name, numbers)
 
-    def _try(self, trial: Trial, deadline: float) -> None:
-        variants = usable(trial.family, self._context.info.features, self._right)
-        if len(variants) == 1 or not self._is_wanted(trial.name, [variant.suffix for variant in variants]):
-            return
-        numbers = self.times(trial, variants, deadline)
+    def _is_choice(self, trial: Trial) -> bool:
+        """Tells if there are several variants, of which one was not measured."""
+        suffixes = [variant.suffix for variant in self._usable(trial)]
+        return len(suffixes) > 1 and self._is_wanted(trial.name, suffixes)
+
+    def _try(self, trial: Trial, allowance: Allowance) -> None:
+        is_late = not (self._on_cpu or self._anew or self._pipelines.has(self._kernels(trial)))
+        numbers = {} if is_late else self.times(trial, self._usable(trial), allowance)
         if numbers:
             self._put(trial.name, numbers)
+            self._measurements.save()  # a start that is ended in the middle has not measured in vain
+        else:
+            log.info("%s is left to the next start to measure", trial.name)
 
-    def times(self, trial: Trial, variants: Sequence[Variant], deadline: float) -> Numbers:
+    def times(self, trial: Trial, variants: Sequence[Variant], allowance: Allowance) -> Numbers:
         """Seconds of a run of each variant, None for one with other bits than the first. Empty when it got
         late. Raises DeviceError."""
+        if allowance.is_used_up:
+            return {}
         with open_bench(self._context, self._pipelines, trial.buffers, trial.limits) as bench:
             trial.fill(bench.memory)
-            return self._time_variants(bench, trial, variants, deadline)
+            return self._time_variants(bench, trial, variants, allowance)
 
     def _time_variants(
-        self, bench: Bench, trial: Trial, variants: Sequence[Variant], deadline: float
+        self, bench: Bench, trial: Trial, variants: Sequence[Variant], allowance: Allowance
     ) -> Numbers:
         """As times() has it."""
-        numbers = self._run_once(bench, trial, variants, deadline)
+        numbers = self._run_once(bench, trial, variants, allowance)
         if not numbers:
             return {}
         best = min(number for number in numbers.values() if number is not None)
@@ -191,24 +222,27 @@ class Tuner:
         }
         for _ in range(NUM_ROUNDS_ON_CPU if self._on_cpu else NUM_ROUNDS):
             for suffix, submission in worthwhile.items():  # by turns: what disturbs one should disturb all
-                seconds = self._seconds(bench, submission) / repeats
+                seconds = self._seconds(bench, submission, allowance) / repeats
                 numbers[suffix] = min(numbers[suffix] or math.inf, seconds)
-            if time.monotonic() > deadline:
+            if allowance.is_used_up:
                 break
         return numbers
 
-    def _run_once(self, bench: Bench, trial: Trial, variants: Sequence[Variant], deadline: float) -> Numbers:
+    def _run_once(
+        self, bench: Bench, trial: Trial, variants: Sequence[Variant], allowance: Allowance
+    ) -> Numbers:
         """The same, of a single run each, behind the one that compiles the kernel."""
         numbers: Numbers = {}
         expected: list[bytes] | None = None
         for variant in variants:
-            if time.monotonic() > deadline:
+            if allowance.is_used_up:
                 return {}
             once = bench.prepare(_repeated(trial, 1), variant)
             bench.seconds(once)
             results = trial.take_results(bench.memory)
             expected = expected or results
-            numbers[variant.suffix] = self._seconds(bench, once) if results == expected else None
+            seconds = self._seconds(bench, once, allowance)
+            numbers[variant.suffix] = seconds if results == expected else None
             if results != expected:
                 kernel = trial.family + variant.suffix
                 log.warning("%s computes other bits than its like, and is not used", kernel)

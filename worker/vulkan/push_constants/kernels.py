@@ -129,6 +129,7 @@ class QuantizePush(Structure):
         ("output_stride", c_uint32),
         ("tiles", c_uint32),
         ("count_word", c_uint32),
+        ("per_row", c_uint32),
     ]
 
 
@@ -178,6 +179,22 @@ class MultiplyAddsPush(Structure):
     ]
 
 
+class MultiplyAddsDotPush(Structure):
+    _fields_ = [
+        ("output", QuadAddress),
+        ("rounds", c_uint32),
+        ("factor", c_uint32),
+    ]
+
+
+class MatricesMultiplyAddsPush(Structure):
+    _fields_ = [
+        ("output", Address),
+        ("rounds", c_uint32),
+        ("factor", c_float),
+    ]
+
+
 class LogitGroupsPush(Structure):
     _fields_ = [
         ("step", Address),
@@ -223,5 +240,7 @@ KERNELS: dict[str, type[Structure]] = {
     "copy_heads": CopyHeadsPush,
     "activate": ActivatePush,
     "multiply_adds": MultiplyAddsPush,
+    "multiply_adds_dot": MultiplyAddsDotPush,
+    "matrices_multiply_adds": MatricesMultiplyAddsPush,
     **RECURRENT_KERNELS,
 }
