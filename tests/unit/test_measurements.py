@@ -176,7 +176,7 @@ def test_every_variant_is_a_kernel_and_runs_somewhere_without_any_feature() -> N
     assert names <= KERNELS.keys()
     for family in FAMILIES:
         assert candidates(family, ()) or "matrices" in family  # floats are there instead
-        assert set(candidates(family, (*FEATURES, "cpu"))) == set(FAMILIES[family])
+        assert set(candidates(family, (*FEATURES, "cpu", "card"))) == set(FAMILIES[family])
     assert {f"matvec_{name.lower()}" for name in FORMATS} <= FAMILIES.keys()
     assert len(kernels_hash()) == 64
 
@@ -245,3 +245,14 @@ def test_what_was_not_found_right_is_never_chosen() -> None:
         selection = Selection(features, lambda name, found=measured: found, right)  # type: ignore[misc]
         assert selection.variant("matvec_q8_0", 96) is second
         assert selection.variant("matvec_q4_0", 96).suffix == first.suffix  # which was not checked
+
+
+def test_only_long_rows_are_split_over_a_workgroup() -> None:
+    """However fast that was for the matrix which was measured."""
+    features = frozenset([*FEATURES, "card"])
+    numbers: dict[str, float | None] = {
+        variant.suffix: 1.0 if variant.split_from else 2.0 for variant in candidates("matvec_q4_k", features)
+    }
+    selection = Selection(features, lambda name: numbers)
+    assert selection.variant("matvec_q4_k", 768, 4096).suffix == "_split_wide"
+    assert selection.variant("matvec_q4_k", 768, 1024).suffix == "_wide"

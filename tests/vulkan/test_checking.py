@@ -130,7 +130,7 @@ def test_memory_that_a_late_kernel_writes_to_is_left_alone(
 
 
 def test_every_kernel_is_checked() -> None:
-    features, found = (*FEATURES, "cpu"), set()
+    features, found = (*FEATURES, "cpu", "card"), set()
     for sizes in ((8, 256, 0), (32, 256, 32), (32, 1024, 32)):
         for op in every_op(features, has_matrices=True):
             asked = ask(op.op, op.limits, features, *sizes)

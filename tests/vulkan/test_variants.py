@@ -18,7 +18,7 @@ from tplaunch.worker.buffers.step import ATTENTION_VECTORS
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.experts import HeldExperts
 from tplaunch.worker.ops.matrix import Matrix
-from tplaunch.worker.vulkan.variants import FAMILIES, candidates
+from tplaunch.worker.vulkan.variants import FAMILIES, SPLIT_TILES, candidates
 
 TYPES = {name.lower(): name for name in FORMATS}
 
@@ -79,6 +79,26 @@ def test_all_variants_compute_the_same_bits(device: ReusedDevice, family: str, d
     for other in others:
         for name, values in device.run(case, other).items():
             assert values.tobytes() == expected[name].tobytes(), f"{family}{other.suffix}: {name}"
+
+
+@pytest.mark.parametrize("weight_type", SPLIT_TILES)
+@settings(max_examples=6)
+@given(data=st.data())
+def test_a_row_split_over_a_workgroup_has_the_same_bits(
+    device: ReusedDevice, weight_type: str, data: st.DataObject
+) -> None:
+    """As if the device were a card: longer rows than a workgroup computes at once, and shorter ones."""
+    unit = unit_columns(weight_type)
+    columns = unit * data.draw(st.integers(1, 9000 // unit), "units of columns")
+    gated, seed = data.draw(st.booleans(), "gated"), data.draw(st.integers(0, 999), "seed")
+    matrix = Matrix(
+        "matrix", weight_type, data.draw(st.integers(1, 20), "matrix rows") * (1 + gated), columns
+    )
+    case = matmul_case(matrix, 1, 1, seed, gated=gated, activation="silu", bias=True)
+    whole, *others = candidates(f"matvec_{weight_type.lower()}", device.info.features | {"card"})
+    expected = device.run(case, whole)["output"].tobytes()
+    for split in (variant for variant in others if variant.split_from):
+        assert device.run(case, split)["output"].tobytes() == expected, split.suffix
 
 
 @pytest.mark.parametrize("weight_type", FORMATS)

@@ -46,8 +46,8 @@ class _Noting(Selection):
         super().__init__(features)
         self.last = PLAIN
 
-    def variant(self, family: str, matrix_rows: int = 0) -> Variant:
-        self.last = super().variant(family, matrix_rows)
+    def variant(self, family: str, matrix_rows: int = 0, matrix_columns: int = 0) -> Variant:
+        self.last = super().variant(family, matrix_rows, matrix_columns)
         return self.last
 
 

@@ -15,6 +15,7 @@ from tplaunch.worker.vulkan.subgroups import SubgroupSizes
 
 LEAST_TEAM_LANES = 16
 WITHOUT_TEAMS = ("cpu",)  # types of devices
+CARD_INVOCATIONS, CARD_LANES = 256, 64
 VERSION_1_2, VERSION_1_3 = (1, 2), (1, 3)
 LANES = 8  # of a subgroup, for shaders/tiled_lanes.slang
 IMPORT_EXTENSION = "VK_EXT_external_memory_host"
@@ -67,9 +68,19 @@ class PhysicalDevice:
 
     @property
     def features(self) -> frozenset[str]:
-        """The members of FEATURES that it has, and "cpu" where it is one: what kernels may need."""
+        """The members of FEATURES that it has, and "cpu" or "card" as it is: what kernels may need."""
         found = [name for name in FEATURES if getattr(self, name)]
-        return frozenset([*found, "cpu"] if self.type == "cpu" else found)
+        return frozenset([*found, "cpu"] if self.type == "cpu" else [*found, *["card"] * self.is_card])
+
+    @property
+    def is_card(self) -> bool:
+        """Tells if it is no CPU, and has room for kernels that split a row over a workgroup.
+
+        Subgroups wider than the small workgroups of other kernels would have more lanes there than in those,
+        and so other sums.
+        """
+        fits = self.max_invocations >= CARD_INVOCATIONS and self.sizes.widest <= CARD_LANES
+        return fits and self.type != "cpu"
 
     @property
     def kind(self) -> str:

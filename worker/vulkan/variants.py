@@ -30,6 +30,9 @@ class Variant:
     tile: tuple[int, int] = (1, 1)
     kernel: tuple[str, str] | None = None  # which kind of family the kernel is of, and its suffix there
     prefetches: bool = False  # touches the lines of its weights beforehand
+    # From so many columns of a matrix on all subgroups of a workgroup compute its tile together, each of them
+    # some of these: shaders/split.slang. 0: each computes a tile of its own.
+    split_from: int = 0
 
     @property
     def is_wide(self) -> bool:
@@ -69,6 +72,20 @@ NARROW = tuple(
     for columns in (4, 2)
     for suffix, needs in (("_wide", ("int64",)), ("", ()))
 )
+# Of one row in few columns by a whole workgroup, for matrices of few rows on large GPUs: by weight type how
+# many columns, and the workgroup's invocations, which then have 4,096 input columns at once.
+SPLIT_TILES = {
+    **dict.fromkeys(("F32", "F16", "BF16", "Q8_0"), (4, 256)),
+    **dict.fromkeys(("Q4_0", "Q4_K", "Q5_K", "Q6_K"), (2, 128)),
+}
+SPLIT_FROM = 2048  # of fewer columns most of a workgroup would have none
+SPLIT = {
+    name: tuple(
+        Variant(f"_split{suffix}", ("card", *needs), (1, columns), split_from=SPLIT_FROM)
+        for suffix, needs in (("_wide", ("int64",)), ("", ()))
+    )
+    for name, (columns, _) in SPLIT_TILES.items()
+}
 # Of prompts: through a workgroup's memory, where a tile is a workgroup's (shaders/tiled_floats.slang and
 # tiled_dots.slang), and floats without it where subgroups have eight lanes (shaders/tiled_lanes.slang).
 LANES = ("eight_lanes", "int64")
@@ -95,13 +112,14 @@ MATRIX_ATTENTION = tuple(
     f"attention_matrices_{kv_type}_{length}" for kv_type in MATRIX_KV_TYPES for length in MATRIX_HEADS
 )
 VECTOR_COUNTS = (1, 3, ATTENTION_VECTORS)  # that attention is compiled for; fewer are for a single row
-# Weight types that most models are made of: only for these there is a kernel of fewer columns.
-FREQUENT = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
+# Weight types that most models are made of: only for these there are kernels of fewer columns.
+FREQUENT = tuple(SPLIT)
+ONE_ROW = {name: NARROW + split for name, split in SPLIT.items()}
 INTEGERS = [name for name, weight_format in FORMATS.items() if weight_format.has_integers]
 # Of each family in the order of preference where nothing was measured, or two are about as fast.
 FAMILIES: dict[str, tuple[Variant, ...]] = {
     **{
-        f"{kind}_{name.lower()}": variants + (NARROW if kind == "matvec" and name in FREQUENT else ())
+        f"{kind}_{name.lower()}": variants + (ONE_ROW.get(name, ()) if kind == "matvec" else ())
         for kind, variants in EIGHT_COLUMNS.items()
         for name in FORMATS
     },
@@ -137,6 +155,11 @@ LARGE_WORKGROUPS = {
     **{"sum_norm": 256, "sum_norm_1024": 1024, "tiled": 256, "matrices": 256},
     **dict.fromkeys(("exchange_norm", "exchange_norm_wide", *MATRIX_ATTENTION), 256),
     **dict.fromkeys(("exchange_norm_1024", "exchange_norm_1024_wide"), 1024),
+    **{
+        f"matvec_{name.lower()}{variant.suffix}": invocations
+        for name, (_, invocations) in SPLIT_TILES.items()
+        for variant in SPLIT[name]
+    },
 }
 
 
@@ -186,9 +209,11 @@ class Selection:
         self._features, self._measured = features, measured or (lambda name: {})
         self._right = right or {}
 
-    def variant(self, family: str, matrix_rows: int = 0) -> Variant:
+    def variant(self, family: str, matrix_rows: int = 0, matrix_columns: int = 0) -> Variant:
         """Returns a family's variant for a matrix: the preferred one, unless all variants were measured."""
-        variants = {variant.suffix: variant for variant in usable(family, self._features, self._right)}
+        found = usable(family, self._features, self._right)
+        fitting = [variant for variant in found if matrix_columns >= variant.split_from] or found
+        variants = {variant.suffix: variant for variant in fitting}
         numbers = self._measured(measurement_name(family, matrix_rows))
         return variants[lowest(numbers, list(variants))]
 
@@ -199,6 +224,6 @@ class Always:
 
     chosen: Variant
 
-    def variant(self, family: str, matrix_rows: int = 0) -> Variant:
+    def variant(self, family: str, matrix_rows: int = 0, matrix_columns: int = 0) -> Variant:
         """The same for every family."""
         return self.chosen

@@ -83,6 +83,7 @@ def _product_kernel(op: MatMul, context: DispatchContext, num_rows: int) -> tupl
         own = rows, columns * (context.subgroups if variant.needs == LANES else 1)
         return kernel_of(family, variant), own, False
     family = f"{matvec_kind(num_rows)}_{weights}"
-    variant = context.selection.variant(family, op.matrix.rows)
+    variant = context.selection.variant(family, op.matrix.rows, op.matrix.columns)
     rows, columns = variant.tile
-    return kernel_of(family, variant), (rows, columns * context.subgroups), variant.prefetches
+    num_tiles = 1 if variant.split_from else context.subgroups
+    return kernel_of(family, variant), (rows, columns * num_tiles), variant.prefetches
