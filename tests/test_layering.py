@@ -76,7 +76,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "checking",
         "vulkan.api vulkan.budget vulkan.variants",
         "vulkan.compute_units vulkan.push_constants vulkan.subgroups",
-        "vulkan.barriers vulkan.heaps vulkan.instance vulkan.memory_types",
+        "vulkan.barriers vulkan.external_memory vulkan.heaps vulkan.instance vulkan.memory_types",
         "vulkan.faults vulkan.matrices",
         "vulkan.listing",
         "vulkan.context",

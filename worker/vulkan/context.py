@@ -21,14 +21,9 @@ from tplaunch.worker.vulkan.api import (
     struct,
     vk,
 )
+from tplaunch.worker.vulkan.external_memory import DMA_BUF_EXTENSIONS, IMPORT_EXTENSION
 from tplaunch.worker.vulkan.instance import Instance
-from tplaunch.worker.vulkan.listing import (
-    DMA_BUF_EXTENSIONS,
-    IMPORT_EXTENSION,
-    VERSION_1_3,
-    compute_queue_family,
-    describe,
-)
+from tplaunch.worker.vulkan.listing import VERSION_1_3, compute_queue_family, describe
 from tplaunch.worker.vulkan.memory_types import MemoryType
 
 SETUP_TIMEOUT_NANOSECONDS = 60 * 10**9  # of copies while loading

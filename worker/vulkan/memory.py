@@ -19,7 +19,7 @@ from tplaunch.worker.process import advise_huge_pages
 from tplaunch.worker.vulkan.api import WHOLE_SIZE, Handle, call, create, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.barriers import memory_barrier, put_barrier
 from tplaunch.worker.vulkan.context import Context
-from tplaunch.worker.vulkan.listing import buffer_usage
+from tplaunch.worker.vulkan.external_memory import buffer_usage
 from tplaunch.worker.vulkan.memory_types import memory_type_order
 from tplaunch.worker.vulkan.staging import STAGING_BYTES, Block, Staging
 
