@@ -1,4 +1,4 @@
-"""Kernels that compute wrong numbers, as a driver that makes a mistake would: additions are subtractions."""
+"""Kernels that compute wrong numbers, as a driver that makes a mistake would: sums are products."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.drivers import REPOSITORY
 from tplaunch.shaders.load import load_kernel
 from tplaunch.shaders.spirv import HEADER_WORDS, Instruction, assembled, instructions
 
-FADD, FSUB = 129, 131  # OpFAdd and OpFSub, which have the same operands
+FADD, FMUL = 129, 133  # OpFAdd and OpFMul, which have the same operands; twice a minus would be right again
 EXTENDED, FMA, MIX = 12, 50, 46  # OpExtInst; of its functions these two take three numbers each
 
 
@@ -24,7 +24,7 @@ def wrong_kernel(name: str) -> bytes:
 def _wrong(one: Instruction) -> Instruction:
     if one.opcode == EXTENDED and one.operands[3] == FMA:
         return Instruction(EXTENDED, (*one.operands[:3], MIX, *one.operands[4:]))
-    return Instruction(FSUB if one.opcode == FADD else one.opcode, one.operands)
+    return Instruction(FMUL if one.opcode == FADD else one.opcode, one.operands)
 
 
 def package_with(folder: Path, kernels: dict[str, bytes]) -> str:
