@@ -168,9 +168,8 @@ def test_integers_are_for_prompts_where_they_are_faster(
     write_llama(tmp_path / "model.gguf", SPEC, TYPES, biases=True)
     step, _ = prompt_and_text()
     floats = logits(tmp_path / "model.gguf", "f32", step)
-    with opened_worker(
-        tmp_path / "model.gguf", tmp_path, dataclasses.replace(LIMITS, activations="q8"), 0
-    ) as worker:
+    limits = dataclasses.replace(LIMITS, activations="q8", kv_type="f16")
+    with opened_worker(tmp_path / "model.gguf", tmp_path, limits, 0) as worker:
         assert worker.activations_of_prompts == prompts
         found = [worker.run(step).logits.tobytes()]
     assert (found == floats) is (prompts == "f32")
