@@ -61,6 +61,7 @@ from tplaunch.worker.device import Device
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.attention import MATRIX_KV_TYPES
 from tplaunch.worker.programs.moving import with_moves
+from tplaunch.worker.programs.options import ProgramOptions
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.step.copies import BlockCopier
@@ -303,12 +304,7 @@ class Rank:
         buckets = (
             row_bucket(num_rows, self.limits.max_rows), row_bucket(num_logits, self.limits.max_logit_rows)
         )  # fmt: skip
-        program = build_program(
-            self.spec,
-            self.share,
-            self.shards,
-            self.num_ranks,
-            *buckets,
+        options = ProgramOptions(
             activations=self.limits.activations,
             two_phase=self.two_phase,
             shares_routing=self.shares_routing,
@@ -318,6 +314,7 @@ class Rank:
             max_buffer=self.device.max_buffer_bytes,
             attends_by_matrices=self.limits.activations == "f16" and self.limits.kv_type in MATRIX_KV_TYPES,
         )
+        program = build_program(self.spec, self.share, self.shards, self.num_ranks, *buckets, options)
         if self.wire is not None:
             program = with_moves(program, self.wire, self.hosts_touch_sums)
         self.device.prepare(program)

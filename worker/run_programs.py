@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from tplaunch.collectives import Collective
 from tplaunch.coordinator.messages import Load
@@ -28,7 +29,7 @@ log = logging.getLogger("worker")
 class RunPrograms:
     """Builds programs, and prepares each once.
 
-    shares_routing: see build_program(). large_bytes: from where on all-reduces are not one-shot. by_device:
+    shares_routing: see ProgramOptions. large_bytes: from where on all-reduces are not one-shot. by_device:
     whether devices exchange among themselves where a program allows it. attends_by_matrices: see there.
     """
 
@@ -76,7 +77,7 @@ class RunPrograms:
     ) -> Program:
         """The program of the rows' bucket; `by_hosts` in which no devices exchange among themselves.
 
-        in_one_part: see build_program.
+        in_one_part: see ProgramOptions.
         """
         limits = self._load.limits
         rows, logit_rows = (
@@ -137,7 +138,7 @@ class RunPrograms:
     ) -> Program:
         """Builds a program as it runs with the hosts' help; `large` whose all-reduces are not one-shot.
 
-        as_floats: see build_program; None for what was measured. activations: other than its own.
+        as_floats: see ProgramOptions; None for what was measured. activations: other than its own.
         """
         program = self._build(rows, logit_rows, of_prompts, large, in_one_part, as_floats, activations)
         return self._moved(program)
@@ -170,13 +171,8 @@ class RunPrograms:
         if as_floats is None:
             as_floats = self._as_floats(of_prompts)
         load, attends = self._load, self.attends_by_matrices or activations == "f16"
-        return build_program(
-            load.spec,
-            load.share,
-            self._shards,
-            len(load.group),
-            rows,
-            logit_rows,
+        options = replace(
+            way(self._collective, large),
             activations=activations or self._activations,
             attends_by_matrices=attends and load.limits.kv_type in MATRIX_KV_TYPES,
             shares_routing=self._shares_routing,
@@ -185,5 +181,5 @@ class RunPrograms:
             in_one_part=in_one_part,
             max_buffer=self._device.max_buffer_bytes,
             as_floats=as_floats,
-            **way(self._collective, large),
         )
+        return build_program(load.spec, load.share, self._shards, len(load.group), rows, logit_rows, options)

@@ -15,6 +15,7 @@ from tplaunch.worker.ops.exchange import WIRE_BYTES
 from tplaunch.worker.programs.counting import StepCounts, count
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
 from tplaunch.worker.programs.moving import MANY_ROWS, with_moves
+from tplaunch.worker.programs.options import ProgramOptions
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.vulkan.budget import Budget
@@ -66,13 +67,7 @@ class RankSteps:
     def _program(self, rows: int, activations: str, two_phase: bool = False) -> Program:
         choice, spec = self._choice, self._model.spec
         reach = min(choice.max_allocation or REACH, REACH)
-        return build_program(
-            spec,
-            self._share,
-            self._shards,
-            self.num_ranks,
-            rows,
-            int(self._share.ends(spec)),
+        options = ProgramOptions(
             activations=activations,
             two_phase=two_phase,
             of_prompts=rows > 1 and choice.index is not None,
@@ -80,6 +75,8 @@ class RankSteps:
             max_buffer=WHOLE if choice.index is None else reach,
             attends_by_matrices=activations == "f16" and self._limits.kv_type in MATRIX_KV_TYPES,
         )
+        logit_rows = int(self._share.ends(spec))
+        return build_program(spec, self._share, self._shards, self.num_ranks, rows, logit_rows, options)
 
     def _counts(self, program: Program, tile_rows: int = 0) -> StepCounts:
         of_step = self.num_ranks, self._row_length, self.num_keys, self._limits.kv_type

@@ -21,6 +21,7 @@ from tplaunch.launcher.model import open_model
 from tplaunch.launcher.session import start_session
 from tplaunch.worker.jobs.messages import Tuning, TuningJob
 from tplaunch.worker.measuring.two_phase import WAYS, bucket_rows, kept_measurements, measurement_name, pays
+from tplaunch.worker.programs.options import ProgramOptions
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.vulkan.variants import FREQUENT
@@ -87,10 +88,10 @@ def _programs(config: RunConfig, choices: list[DeviceChoice]) -> list[Program]:
     """The program of each rank for a row, which names all that others need too."""
     model = open_model(config)
     arrangement, programs = arrange(config, model, choices), []
-    activations = arrangement.limits.generated_activations
+    options = ProgramOptions(arrangement.limits.generated_activations)
     for share in arrangement.plan:
         shards = rank_shards(model.spec, share, model.tensors)
-        programs.append(build_program(model.spec, share, shards, len(choices), 1, 1, activations=activations))
+        programs.append(build_program(model.spec, share, shards, len(choices), 1, 1, options))
     return programs
 
 

@@ -20,6 +20,7 @@ from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.attention import Attention, AttentionCombine
 from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.programs.options import ProgramOptions
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.vulkan.dispatch.questions import ask
@@ -51,9 +52,8 @@ def test_rows_of_prompts_attend_by_matrices_where_their_heads_fit(
     spec = make_spec(key_length=lengths[0], value_length=lengths[1])
     (share,) = make_plan(spec, [1])
     shards = rank_shards(spec, share, tensor_infos(tensor_shapes(spec)))
-    program = build_program(
-        spec, share, shards, 1, 4, 1, of_prompts=of_prompts, attends_by_matrices=is_wanted
-    )
+    options = ProgramOptions(of_prompts=of_prompts, attends_by_matrices=is_wanted)
+    program = build_program(spec, share, shards, 1, 4, 1, options)
     ops = [op for segment in program.segments for op in segment.ops]
     attentions = [op for op in ops if isinstance(op, Attention)]
     assert {op.activations for op in attentions} == {activations}

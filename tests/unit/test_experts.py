@@ -43,6 +43,7 @@ from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.common import QUANTIZED, QUANTIZED_PAIRS, MatMul, Quantize
 from tplaunch.worker.ops.experts import ExpertMatMul, ExpertTiles, Route, SharedRoutes
 from tplaunch.worker.ops.quantized import row_words
+from tplaunch.worker.programs.options import ProgramOptions
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.weights.model_file import ModelFile, shard_rows
@@ -190,7 +191,7 @@ def program(
 ) -> Program:
     share = make_plan(spec, [1.0] * 3)[rank]
     shards = rank_shards(spec, share, tensor_infos(tensor_shapes(spec), types or {}))
-    return build_program(spec, share, shards, 3, rows, 1, **options)
+    return build_program(spec, share, shards, 3, rows, 1, ProgramOptions(**options))
 
 
 def test_experts_cost_no_all_reduce_of_their_own_where_devices_are_alike() -> None:

@@ -17,6 +17,7 @@ from tplaunch.worker.ops.exchange import MovePartials
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.programs.counting import count, least_bytes
 from tplaunch.worker.programs.moving import moves, with_moves
+from tplaunch.worker.programs.options import ProgramOptions
 from tplaunch.worker.programs.program import Phase, Program, Segment
 from tplaunch.worker.programs.transformer import build_program
 
@@ -112,7 +113,7 @@ def test_moving_changes_no_bit_and_rounding_changes_the_same_ones_in_both_phases
 def test_slices_are_summed_where_they_were_moved_to(model: Path) -> None:
     """The segment takes its slice of the peers' partial sums, sums, and sends that slice of the sum."""
     rank = LocalEngine(model, [1, 1]).ranks[0]
-    built = build_program(SPEC, rank.share, rank.shards, 2, 4, 1, two_phase=True)
+    built = build_program(SPEC, rank.share, rank.shards, 2, 4, 1, ProgramOptions(two_phase=True))
     between = with_moves(built).segments[1]
     assert [type(op) for op in between.ops] == [MovePartials, SumSlice, MovePartials]
 

@@ -28,6 +28,7 @@ from tplaunch.worker.ops.common import (
     SumSlice,
 )
 from tplaunch.worker.ops.quantized import row_words
+from tplaunch.worker.programs.options import ProgramOptions
 from tplaunch.worker.programs.program import Phase, Program
 from tplaunch.worker.programs.transformer import build_program
 
@@ -55,19 +56,14 @@ class RankCase:
         in_one_part: bool = False,
         as_floats: tuple[str, ...] = (),
     ) -> Program:
-        return build_program(
-            self.spec,
-            self.share,
-            self.shards,
-            self.num_ranks,
-            rows,
-            logit_rows,
+        options = ProgramOptions(
             activations=self.activations,
             two_phase=two_phase,
             of_prompts=of_prompts,
             in_one_part=in_one_part,
             as_floats=as_floats,
         )
+        return build_program(self.spec, self.share, self.shards, self.num_ranks, rows, logit_rows, options)
 
 
 def ranks_of(

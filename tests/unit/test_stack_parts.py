@@ -21,6 +21,7 @@ from tplaunch.worker.buffers.stacks import Stack, stack_shards
 from tplaunch.worker.buffers.table import weight_buffers
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.programs.options import ProgramOptions
 from tplaunch.worker.programs.transformer import build_program
 
 LEAST = 1500  # bytes: most matrices of the small models have more
@@ -116,7 +117,7 @@ def test_the_output_matrix_of_256k_rows(weight_type: str, parts: int) -> None:
     buffers = weight_buffers(shards, gibibyte)
     found = [buffer.nbytes for name, buffer in buffers.items() if name.startswith("output@")]
     assert len(found) == parts and max(found) <= gibibyte and max(found) < 1.01 * min(found)
-    program = build_program(spec, share, shards, 1, 1, 1, max_buffer=gibibyte)
+    program = build_program(spec, share, shards, 1, 1, 1, ProgramOptions(max_buffer=gibibyte))
     ops = [op for segment in program.segments for op in segment.ops if op.writes == {"logits"}]
     assert len(ops) == parts
     column = 0

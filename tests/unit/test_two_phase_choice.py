@@ -17,6 +17,7 @@ from tplaunch.coordinator.split.plan import make_plan, padded
 from tplaunch.worker.measuring.measurements import Measurements
 from tplaunch.worker.measuring.two_phase import NEVER, measured_threshold, measurement_name
 from tplaunch.worker.measuring.ways import large_bytes
+from tplaunch.worker.programs.options import ProgramOptions
 from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.programs.transformer import build_sums
 from tplaunch.worker.step.segments import SegmentRunner
@@ -91,7 +92,7 @@ def test_all_ranks_find_the_same_threshold(tmp_path: Path) -> None:
         rank.device.attach_partials(collective.arena, collective.write_slot, collective.num_partials)
 
         def build(rows: int, two_phase: bool) -> Program:
-            return build_sums(spec, rank.share, rank.shards, 3, rows, two_phase)
+            return build_sums(spec, rank.share, rank.shards, 3, rows, ProgramOptions(two_phase=two_phase))
 
         header = rank.device.view("step").view(np.uint32)
         runner = SegmentRunner(rank.device, collective)

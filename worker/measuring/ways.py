@@ -16,6 +16,7 @@ from tplaunch.worker.buffers.step import StepLayout, StepView
 from tplaunch.worker.device import WaitingDevice
 from tplaunch.worker.measuring.two_phase import NEVER, kept_measurements, measured_threshold
 from tplaunch.worker.measuring.waiting import Chooser, Waiting
+from tplaunch.worker.programs.options import ProgramOptions
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_sums
 from tplaunch.worker.step.segments import SegmentRunner
@@ -25,12 +26,12 @@ NUM_ALL_REDUCES = 16  # of a program by which ways to wait are measured: a step 
 log = logging.getLogger("worker")
 
 
-def way(collective: Collective, large: bool) -> dict[str, bool]:
-    """Returns how the all-reduces of a program are made, as arguments of build_program().
+def way(collective: Collective, large: bool) -> ProgramOptions:
+    """Returns how the all-reduces of a program are made.
 
     large: not one-shot. Several hosts sum around a ring then, and the ranks of one in two phases.
     """
-    return {"host_sums" if collective.can_sum else "two_phase": large}
+    return ProgramOptions(host_sums=large) if collective.can_sum else ProgramOptions(two_phase=large)
 
 
 def waiting(load: Load, shards: Mapping[str, Shard], runner: SegmentRunner, kinds: Sequence[str]) -> Waiting:
@@ -88,7 +89,7 @@ def large_bytes(
 
     def build(rows: int, large: bool) -> Program:
         program = build_sums(
-            load.spec, load.share, shards, collective.num_ranks, rows, **way(collective, large)
+            load.spec, load.share, shards, collective.num_ranks, rows, way(collective, large)
         )
         device.prepare(program)
         return program

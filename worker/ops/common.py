@@ -159,7 +159,7 @@ class MatMul:
     softcap: float = 0.0  # outputs become cap * tanh(output / cap); 0 for none
     accumulates: bool = False  # onto what the output holds already
     product_scales: str | None = None  # one for each of the matrix's rows
-    of_prompts: bool = False  # its rows may be multiplied in an order of their own: see build_program
+    of_prompts: bool = False  # its rows may be multiplied in an order of their own: see ProgramOptions
 
     @property
     def columns(self) -> int:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.split.plan import RankShare
 from tplaunch.coordinator.split.shards import Shard
-from tplaunch.worker.buffers.stack_parts import WHOLE, in_parts, part_names
+from tplaunch.worker.buffers.stack_parts import in_parts, part_names
 from tplaunch.worker.buffers.stacks import stack_shards
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.common import MatMul, Op, Quantize, RowSet, SumNorm, SumSlice
 from tplaunch.worker.ops.experts import ExpertTiles
 from tplaunch.worker.ops.matrix import Matrix
+from tplaunch.worker.programs.options import ProgramOptions
 from tplaunch.worker.programs.program import Phase, Program, Segment
 
 
@@ -27,25 +28,17 @@ class ProgramBuilder:
         num_ranks: int,
         rows: int,
         logit_rows: int,
-        activations: str = "f32",
-        two_phase: bool = False,
-        shares_routing: bool = False,
-        host_sums: bool = False,
-        of_prompts: bool = False,
-        in_one_part: bool = False,
-        max_buffer: int = WHOLE,
-        as_floats: Collection[str] = (),
-        attends_by_matrices: bool = False,
+        options: ProgramOptions,
     ) -> None:
         self.spec, self.share, self.shards = spec, share, shards
-        self.stacks = in_parts(stack_shards(shards), max_buffer)
+        self.stacks = in_parts(stack_shards(shards), options.max_buffer)
         self.num_ranks, self.num_rows, self._logit_rows = num_ranks, rows, logit_rows
-        self._activations, self.of_prompts = activations, of_prompts
-        self.in_one_part, self._as_floats = in_one_part, as_floats
-        self.attends_by_matrices = attends_by_matrices and of_prompts
-        self._two_phase = two_phase and num_ranks > 1
-        self._host_sums = host_sums and num_ranks > 1
-        self.shares_routing = shares_routing and num_ranks > 1
+        self._activations, self.of_prompts = options.activations, options.of_prompts
+        self.in_one_part, self._as_floats = options.in_one_part, options.as_floats
+        self.attends_by_matrices = options.attends_by_matrices and options.of_prompts
+        self._two_phase = options.two_phase and num_ranks > 1
+        self._host_sums = options.host_sums and num_ranks > 1
+        self.shares_routing = options.shares_routing and num_ranks > 1
         self._segments: list[Segment] = []
         self._ops: list[Op] = []
         self._residual = "embedding"  # where the residual stream is, until something is added to it
@@ -189,7 +182,7 @@ class ProgramBuilder:
     def takes_float16(self, matrix: Matrix, rows: RowSet = "rows") -> bool:
         """Tells if a matrix is to be multiplied by rows of float16.
 
-        These are rows of prompts, however many they are, and no others: see build_program.
+        These are rows of prompts, however many they are, and no others: see ProgramOptions.
         """
         is_wanted = self._activations == "f16" and self.of_prompts and rows == "rows"
         return is_wanted and matrix.columns > 0 and FORMATS[matrix.type].fits_float16

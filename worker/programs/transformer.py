@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from tplaunch.coordinator.model.spec import FeedForwardSpec, LayerSpec, ModelSpec
 from tplaunch.coordinator.split.plan import LayerShare, RankShare
 from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.buffers.feed_forward import activated_name
-from tplaunch.worker.buffers.stack_parts import WHOLE
 from tplaunch.worker.buffers.stacks import GATE_UP, SHARED_GATE_UP, stacked_tensors
 from tplaunch.worker.ops.common import Activate
 from tplaunch.worker.ops.experts import RowGate
@@ -16,8 +15,11 @@ from tplaunch.worker.ops.logits import LogitGroups
 from tplaunch.worker.programs.attention import attend, write_cache
 from tplaunch.worker.programs.builder import ProgramBuilder
 from tplaunch.worker.programs.experts import add_experts, add_routing
+from tplaunch.worker.programs.options import ProgramOptions
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.recurrent import project_output, write_state
+
+DEFAULT = ProgramOptions()
 
 
 def build_program(
@@ -27,51 +29,15 @@ def build_program(
     num_ranks: int,
     rows: int,
     logit_rows: int,
-    *,
-    activations: str = "f32",
-    two_phase: bool = False,
-    shares_routing: bool = False,
-    host_sums: bool = False,
-    of_prompts: bool = False,
-    groups_logits: bool = False,
-    in_one_part: bool = False,
-    max_buffer: int = WHOLE,
-    as_floats: Collection[str] = (),
-    attends_by_matrices: bool = False,
+    options: ProgramOptions = DEFAULT,
 ) -> Program:
     """The program of one rank. An all-reduce for each part of a layer, or one for both if they are parallel.
     One rank alone needs none and gets one segment.
 
     It computes the layers of the rank's stage, from what lies in "embedding" on; a stage before the last one
     leaves the residual stream in "residual".
-
-    two_phase: how the all-reduces are made; the same bits come out either way. shares_routing: whether rank 0
-    chooses all ranks' experts, for which every layer that has some costs another, small one. host_sums:
-    whether the hosts add up among themselves, so that devices read sums. of_prompts: all rows are of
-    prompts. Those may be multiplied in an arithmetic of their own, which does not depend on how many they
-    are; what becomes logits never is. in_one_part: no row has so many keys that attention puts several parts
-    of them together (worker/buffers/cuts.py), so that it needs no second operation. max_buffer: bytes; larger
-    matrices are in several buffers. as_floats: weight types whose products take float32 where activations
-    would be q8. groups_logits: the device looks through its logits for the host. attends_by_matrices:
-    attention of rows of prompts takes float16, where the heads' lengths allow it.
     """
-    builder = ProgramBuilder(
-        spec,
-        share,
-        shards,
-        num_ranks,
-        rows,
-        logit_rows,
-        activations,
-        two_phase,
-        shares_routing,
-        host_sums,
-        of_prompts,
-        in_one_part,
-        max_buffer,
-        as_floats,
-        attends_by_matrices,
-    )
+    builder = ProgramBuilder(spec, share, shards, num_ranks, rows, logit_rows, options)
     if spec.embedding_norm and share.begins:
         builder.start(spec.embedding_norm)
     last = spec.num_layers - 1
@@ -87,7 +53,7 @@ def build_program(
         if len(share.vocabulary):
             scale, softcap = spec.logit_scale, spec.logit_softcap
             builder.matmul("output", "final", "logits", "logit_rows", scale=scale, softcap=softcap)
-            if groups_logits:
+            if options.groups_logits:
                 builder.add(LogitGroups(len(share.vocabulary)))
     return builder.finished()
 
@@ -98,14 +64,11 @@ def build_sums(
     shards: Mapping[str, Shard],
     num_ranks: int,
     rows: int,
-    two_phase: bool = False,
-    host_sums: bool = False,
+    options: ProgramOptions = DEFAULT,
     num_all_reduces: int = 2,
 ) -> Program:
     """Nothing but all-reduces, an even number of them, and what adds them up: for measuring these."""
-    builder = ProgramBuilder(
-        spec, share, shards, num_ranks, rows, 0, two_phase=two_phase, host_sums=host_sums
-    )
+    builder = ProgramBuilder(spec, share, shards, num_ranks, rows, 0, options)
     for _ in range(num_all_reduces):
         builder.exchange()
         builder.norm(spec.output_norm if share.ends(spec) else "", "normed")
