@@ -17,6 +17,7 @@ import pytest
 from tests.unit.collectives_group import connected, on_ranks
 from tests.vulkan.conftest import Opener
 from tests.vulkan.test_device_exchange import PROGRAM, at_number
+from tests.vulkan.test_sums import shared
 from tplaunch.collectives import Collective
 from tplaunch.worker import dma_buf
 from tplaunch.worker.device import COPY, EXPORT, IMPORT, DeviceError
@@ -24,7 +25,6 @@ from tplaunch.worker.jobs import pair
 from tplaunch.worker.measuring.waiting import known_numbers
 from tplaunch.worker.step import exporting
 from tplaunch.worker.step.segments import SegmentRunner
-from tplaunch.worker.step.sharing import attach_partials
 from tplaunch.worker.vulkan import context, exports, listing, sums
 from tplaunch.worker.vulkan.api import vk
 from tplaunch.worker.vulkan.device import VulkanDevice
@@ -89,21 +89,6 @@ def check_words(devices: list[VulkanDevice], words: npt.NDArray[np.uint8]) -> No
             device.prepare(PROGRAM)
             found = device.tries_exchange(PROGRAM, values[rank])
             assert np.array_equal(found, values.transpose(1, 0, 2)) or not (last_round or rank)
-
-
-def shared(devices: list[VulkanDevice]) -> list[str]:
-    """How each of these devices shares an arena with the others, which are closed then."""
-    with connected("shared-memory", len(devices), slot_bytes=4096) as collectives:
-
-        def share(collective: Collective) -> str:
-            device = devices[collective.rank]
-            attach_partials(SegmentRunner(device, collective))
-            return device.sharing
-
-        found: list[str] = on_ranks(collectives, share)
-        for device in devices:
-            device.close()
-        return found
 
 
 def test_memory_that_hosts_see_elsewhere_is_found_out(

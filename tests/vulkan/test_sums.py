@@ -114,7 +114,7 @@ def test_what_hosts_round_is_taken_back(
 
 
 def shared(devices: Sequence[VulkanDevice]) -> list[str]:
-    """How each of these devices shares an arena with the others."""
+    """How each of these devices shares an arena with the others, which are closed then."""
     with connected("shared-memory", len(devices), slot_bytes=4096) as collectives:
 
         def share(collective: Collective) -> str:

@@ -156,8 +156,8 @@ def _products(context: Context, deadline: float, say: Say) -> None:
         others = next(i for i, product in enumerate(products) if product.type not in ROUNDED)
         for number, product in enumerate(products):
             if number == others:  # behind the most wanted ones
-                _attention(rates, deadline, say)
-                _experts(rates, deadline, say)
+                _say_of(ATTENTION, SECONDS, lambda: _attention(rates, deadline), say)
+                _say_of(EXPERTS, OPERATIONS, lambda: _experts(rates, deadline), say)
             key, what = _key(product), _what(product)
             say(FigureBegun(key, what))
             rate = rates.rate(product, deadline) if time.monotonic() < deadline else None
@@ -167,26 +167,30 @@ def _products(context: Context, deadline: float, say: Say) -> None:
         pipelines.close()
 
 
-def _attention(rates: Rates, deadline: float, say: Say) -> None:
-    say(FigureBegun(*ATTENTION))
+def _say_of(
+    what: tuple[str, str], unit: str, found: Callable[[], tuple[float, str] | None], say: Say
+) -> None:
+    """Measures one thing more: a number of the unit and what it is of, or nothing where it got late."""
+    say(FigureBegun(*what))
+    told = found()
+    say(Figure(*what, "", note=LATE) if told is None else Figure(*what, told[1], told[0], unit))
+
+
+def _attention(rates: Rates, deadline: float) -> tuple[float, str] | None:
     found = rates.attention_seconds(deadline)
-    if found is None:
-        say(Figure(*ATTENTION, "", note=LATE))
-        return
-    seconds, variant = found
-    of = " ".join(("32 heads, f16", *filter(None, variant.split("_"))))
-    say(Figure(*ATTENTION, of, seconds, SECONDS))
+    return found and (found[0], _with_variant("32 heads, f16", found[1]))
 
 
-def _experts(rates: Rates, deadline: float, say: Say) -> None:
-    say(FigureBegun(*EXPERTS))
+def _experts(rates: Rates, deadline: float) -> tuple[float, str] | None:
     found = rates.experts(deadline)
     if found is None:
-        say(Figure(*EXPERTS, "", note=LATE))
-        return
+        return None
     rate, count, variant = found
-    of = " ".join((f"{count} expert{'s' * (count > 1)}", *filter(None, variant.split("_"))))
-    say(Figure(*EXPERTS, of, rate, OPERATIONS))
+    return rate, _with_variant(f"{count} expert{'s' * (count > 1)}", variant)
+
+
+def _with_variant(what: str, variant: str) -> str:
+    return " ".join((what, *filter(None, variant.split("_"))))
 
 
 def _key(product: Product) -> str:
@@ -203,7 +207,7 @@ def _what(product: Product) -> str:
 
 def _figure(key: str, what: str, rate: Rate) -> Figure:
     size = f"{rate.matrix_rows} x {rate.columns}" if rate.num_rows == 1 else f"{rate.num_rows} rows"
-    of = " ".join((size, *filter(None, rate.variant.split("_"))))  # short: the table is for 80 columns
+    of = _with_variant(size, rate.variant)  # short: the table is for 80 columns
     if rate.num_rows == 1:
         return Figure(key, what, of, rate.bytes_per_second, BYTES)
     return Figure(key, what, of, rate.operations_per_second, OPERATIONS)
