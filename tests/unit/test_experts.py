@@ -224,7 +224,7 @@ def test_rows_are_grouped_where_experts_get_several() -> None:
 @pytest.mark.parametrize("rows", [1, 16])
 @pytest.mark.parametrize(
     ("weight_type", "of_prompts", "kind"),
-    [("Q8_0", True, "f16"), ("Q8_0", False, "f32"), ("BF16", True, "f32"), ("Q4_1", True, "f32")],
+    [("Q8_0", True, "f16"), ("Q8_0", False, "f32"), ("BF16", True, "f32"), ("IQ4_NL", True, "f32")],
 )
 def test_experts_of_prompts_multiply_float16_however_many_rows_there_are(
     rows: int, weight_type: str, of_prompts: bool, kind: str
@@ -259,6 +259,34 @@ def test_experts_of_prompts_multiply_float16_however_many_rows_there_are(
         assert buffers[op.output].nbytes >= 4 * buffers[op.output].row_length * limits.max_rows * max(
             op.used, 1
         )
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+@pytest.mark.parametrize("of_prompts", [False, True])
+@pytest.mark.parametrize("as_floats", [(), ("Q5_0",)])
+def test_experts_multiply_integers_where_their_weights_have_some(
+    rows: int, of_prompts: bool, as_floats: tuple[str, ...]
+) -> None:
+    """So do prompts' rows and generated ones, unless floats are quicker with their type of weights."""
+    spec = experts_spec(length=96)
+    types = {"ffn_gate_exps.weight": "Q5_0", "ffn_up_exps.weight": "Q5_0", "ffn_down_exps.weight": "IQ4_NL"}
+    made = program(spec, 1, rows, types, activations="q8", of_prompts=of_prompts, as_floats=as_floats)
+    ops = [op for segment in made.segments for op in segment.ops]
+    products = {(op.by_pair, op.input, op.activations) for op in ops if isinstance(op, ExpertMatMul)}
+    rounded = ("normed", "f32") if as_floats else (QUANTIZED, "q8")
+    assert products == {(False, *rounded), (True, "expert_activated", "f32")}
+    down = {**types, "ffn_down_exps.weight": "Q8_0"}
+    made = program(spec, 1, rows, down, activations="q8", of_prompts=of_prompts)
+    (quantize,) = {
+        op for segment in made.segments for op in segment.ops if isinstance(op, Quantize) and op.used
+    }
+    assert (quantize.input, quantize.output) == ("expert_activated", QUANTIZED_PAIRS)
+    limits = dataclasses.replace(LIMITS, activations="q8")
+    share = make_plan(spec, [1.0] * 3)[1]
+    shards = rank_shards(spec, share, tensor_infos(tensor_shapes(spec), down))
+    buffer = activation_buffers(spec, share, shards, limits)[QUANTIZED_PAIRS]
+    assert buffer.row_length >= row_words(quantize.columns, "q8")
+    assert buffer.nbytes >= 4 * buffer.row_length * limits.max_rows * quantize.used
 
 
 @pytest.mark.parametrize(

@@ -199,8 +199,12 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
     columns = data.draw(st.integers(1, 40), "columns")
     gated, tiled = data.draw(st.booleans(), "gated"), data.draw(st.booleans(), "tiled")
     of_prompts = tiled and weight_type in GROUPED and data.draw(st.booleans(), "of prompts")
-    can_round = of_prompts and device.has_matrices and FORMATS[weight_type].fits_float16
-    activations = "f16" if can_round and data.draw(st.booleans(), "float16") else "f32"
+    weight_format, kinds = FORMATS[weight_type], ["f32"]
+    if weight_format.has_integers and "integer_dot_product" in device.info.features:
+        kinds.append("q8")
+    if of_prompts and device.has_matrices and weight_format.fits_float16:
+        kinds.append("f16")
+    activations = data.draw(st.sampled_from(kinds), "activations")
     matrix_rows = held.count * columns * (2 if gated else 1)
     if weight_type not in gguf.GGMLQuantizationType.__members__:
         pytest.skip(f"the gguf package is older than {weight_type}")
@@ -243,9 +247,10 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
         "expert_tiles": tiles_of(held, rows),
     }
     exact = arrays
+    if activations != "f32":
+        arrays[op.input] = quantized(arrays["input"], matrix.columns, activations)
+        exact = {**arrays, "input": dequantize(arrays[op.input], matrix.columns, activations)}
     if activations == "f16":
-        arrays[op.input] = quantized(arrays["input"], matrix.columns)
-        exact = {**arrays, "input": dequantize(arrays[op.input], matrix.columns, "f16")}
         weights = weights.astype(np.float16).astype(np.float64)
     tiles = ExpertTiles(held, PROMPT_PAIRS if of_prompts else TILE_PAIRS)
     case = Case(limits_for(max_rows=rows), (tiles, op) if tiled else (op,), arrays, num_rows, rows)
@@ -260,7 +265,8 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
         np.testing.assert_array_equal(actual[name], values, err_msg=name)
 
 
-def test_tiles_and_single_pairs_give_the_same_bits(device: ReusedDevice) -> None:
+@pytest.mark.parametrize("activations", ["f32", "q8"])
+def test_tiles_and_single_pairs_give_the_same_bits(device: ReusedDevice, activations: str) -> None:
     rng, held, rows = np.random.default_rng(5), HeldExperts(2, 0, 6), 20
     matrix = Matrix("matrix", "Q8_0", 6 * 20, 96)
     arrays: Arrays = {
@@ -270,19 +276,22 @@ def test_tiles_and_single_pairs_give_the_same_bits(device: ReusedDevice) -> None
         "routes": random_routes(rng, rows, 6, 2, 6),
         "expert_tiles": tiles_of(held, rows),
     }
+    if activations != "f32":
+        arrays["input"] = quantized(arrays["input"], matrix.columns, activations)
     outputs = []
     for tiled in (False, True):
-        op = ExpertMatMul(matrix, None, "input", "output", 0, 20, held, tiled=tiled)
+        kind = {"tiled": tiled, "activations": activations}
+        op = ExpertMatMul(matrix, None, "input", "output", 0, 20, held, **kind)  # type: ignore[arg-type]
         ops = (ExpertTiles(held), op) if tiled else (op,)
         outputs.append(device.run(Case(limits_for(max_rows=rows), ops, arrays, rows, rows))["output"])
     assert outputs[0].any()
     np.testing.assert_array_equal(outputs[0], outputs[1])
 
 
-def quantized(rows: Floats, columns: int) -> npt.NDArray[np.uint32]:
+def quantized(rows: Floats, columns: int, activations: str) -> npt.NDArray[np.uint32]:
     """Returns what Quantize makes of the first columns of rows, in a buffer for all of them."""
-    words = np.zeros((len(rows), row_words(rows.shape[1], "f16")), np.uint32)
-    found = quantize(rows[:, :columns], "f16")
+    words = np.zeros((len(rows), row_words(rows.shape[1], activations)), np.uint32)
+    found = quantize(rows[:, :columns], activations)
     words[:, : found.shape[1]] = found
     return words
 
@@ -300,8 +309,8 @@ def grouped_case(
         "expert_tiles": tiles_of(held, rows),
     }
     source = "input" if activations == "f32" else QUANTIZED_PAIRS if by_pair else QUANTIZED
-    if activations == "f16":
-        arrays[source] = quantized(arrays["input"], matrix.columns)
+    if activations != "f32":
+        arrays[source] = quantized(arrays["input"], matrix.columns, activations)
     kind: dict[str, Any] = {"of_prompts": True, "activations": activations, "by_pair": by_pair}
     op = ExpertMatMul(matrix, None, source, "output", 0, columns, held, tiled=True, activation="silu", **kind)
     return Case(limits_for(max_rows=rows), (ExpertTiles(held, PROMPT_PAIRS), op), arrays, rows, rows)
@@ -309,7 +318,14 @@ def grouped_case(
 
 @pytest.mark.parametrize(
     ("weight_type", "activations", "by_pair"),
-    [("Q4_K", "f32", False), ("BF16", "f32", False), ("Q4_K", "f16", False), ("F16", "f16", True)],
+    [
+        ("Q4_K", "f32", False),
+        ("BF16", "f32", False),
+        ("Q4_K", "q8", False),
+        ("Q3_K", "q8", True),
+        ("Q4_K", "f16", False),
+        ("F16", "f16", True),
+    ],
 )
 def test_a_row_of_a_prompt_has_its_bits_whoever_goes_to_its_experts(
     device: ReusedDevice, weight_type: str, activations: str, by_pair: bool

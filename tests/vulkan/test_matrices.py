@@ -190,16 +190,20 @@ def test_prompts_round_and_what_is_generated_does_not(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("driver", "activations"), [*((driver, "f16") for driver in FINDERS), ("lavapipe", "q8")]
+    ("driver", "activations", "writer"),
+    [
+        *((driver, "f16", write_experts) for driver in FINDERS),
+        *(("lavapipe", "q8", writer) for writer in (same_bits.write_dense, write_experts)),
+    ],
 )
 def test_a_prompt_has_its_bits_in_any_company(
-    open_device: Opener, tmp_path: Path, driver: str, activations: str
+    open_device: Opener, tmp_path: Path, driver: str, activations: str, writer: Writer
 ) -> None:
     """Also the rows that go to one expert with others; on two ranks, of which each has its columns."""
     limits = dataclasses.replace(same_bits.LIMITS, activations=activations)
     if activations == "f16" and open_device(driver, same_bits.LIMITS)._context.matrices is None:
         pytest.skip(f"{driver} has no cooperative matrices (make test-matrices)")
-    (write_experts if activations == "f16" else same_bits.write_dense)(tmp_path / "model.gguf")
+    writer(tmp_path / "model.gguf")
     engine = LocalEngine(
         tmp_path / "model.gguf", [1.0, 1.0], limits, lambda limits: open_device(driver, limits)
     )

@@ -149,9 +149,10 @@ def _expert_buffers(
     def rows(length: int, per_row: int = 1) -> Buffer:
         return Buffer(limits.max_rows * per_row * length * 4, row_length=length)
 
-    takes_float16 = limits.may_be_activations == "f16"
+    activations = limits.may_be_activations
+    rounds = activations != "f32"
     return {
-        **({QUANTIZED_PAIRS: rows(row_words(activated_length, "f16"), used)} if takes_float16 else {}),
+        **({QUANTIZED_PAIRS: rows(row_words(activated_length, activations), used)} if rounds else {}),
         "router": rows(count),
         "routes": rows(route_length(used)),
         "expert_tiles": Buffer(held.tile_bytes(limits.max_rows)),

@@ -113,7 +113,7 @@ def _rows() -> Iterator[Op]:
     yield MovePartials(1, True, "sum", "slice")
     yield MovePartials(1, False, "sum", "rest")
     yield from (Quantize("input", 32, "rows", activations) for activations in ("q8", "f16"))
-    yield Quantize("input", 32, "rows", "f16", used=3)
+    yield from (Quantize("input", 32, "rows", activations, used=3) for activations in ("q8", "f16"))
     for activation in ACTIVATION_FUNCTIONS:
         yield Activate(1, 0, activation)
         yield Activate(1, 0, activation, False, "divisors")
@@ -174,10 +174,12 @@ def _products() -> Iterator[tuple[Op, str]]:
             for op in _products_with(Matrix("matrix", name, 1, 32), activations):
                 yield op, activations
         yield HeadProducts(Matrix("matrix", name, 1, 32), 1, HEAD_PARTS, HEAD_PARTS), "f32"
-        kinds_of_tiles = [(False, False, "f32"), (True, False, "f32")]
+        kinds_of_tiles = [(tiled, False, kind) for tiled in (False, True) for kind in ("f32", "q8")]
         if name in GROUPED:
-            kinds_of_tiles += [(True, True, kind) for kind in ("f32", "f16") if kinds[kind]]
+            kinds_of_tiles += [(True, True, kind) for kind in kinds]
         for tiled, of_prompts, activations in kinds_of_tiles:
+            if not kinds[activations]:
+                continue
             for op in _expert_products(Matrix("matrix", name, 1, 32), tiled, of_prompts, activations):
                 yield op, activations
 

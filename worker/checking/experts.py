@@ -151,9 +151,10 @@ def check_expert_matmul(op: ExpertMatMul) -> Check:
             ExpertTiles(held, PROMPT_PAIRS if op.of_prompts else TILE_PAIRS), routes, NUM_ROWS
         ),
     }
-    if op.activations == "f16":
-        arrays[op.input] = np.zeros((len(arrays["input"]), row_words(MATRIX_COLUMNS, "f16")), np.uint32)
-        words = quantize(arrays["input"], "f16")
+    if op.activations != "f32":
+        length = row_words(MATRIX_COLUMNS, op.activations)
+        arrays[op.input] = np.zeros((len(arrays["input"]), length), np.uint32)
+        words = quantize(arrays["input"], op.activations)
         arrays[op.input][:, : words.shape[1]] = words
     bound = FLOAT16_BOUND if op.activations == "f16" else BOUND
     return Check(op, Case(limits_for(max_rows=ROWS), (op,), arrays, NUM_ROWS, ROWS), bound)

@@ -15,6 +15,7 @@ from tplaunch.coordinator.options import RankOptions
 from tplaunch.worker.jobs.figures import FIGURE_ANSWERS, FIGURE_JOBS, PairFigures
 from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.ops.experts import ExpertMatMul
 from tplaunch.worker.ops.matrix import Matrix
 from tplaunch.worker.programs.program import Program, Segment
 
@@ -56,7 +57,7 @@ class TuningJob:
         products: dict[Product, None] = {}
         attentions: dict[Attention, None] = {}
         for op in (op for program in programs for segment in program.segments for op in segment.ops):
-            if isinstance(op, MatMul):
+            if isinstance(op, MatMul | ExpertMatMul):
                 matrix = op.matrix
                 products[Product(matrix.type, matrix.rows, matrix.columns, op.activations)] = None
             elif isinstance(op, Attention):

@@ -129,8 +129,9 @@ def expert_matmul(op: ExpertMatMul, state: NumpyState) -> None:
     weights = state.rows("routes")[:, used : 2 * used].reshape(-1, 1)
     for expert, pairs in _pairs_by_expert(op.held, state):
         rows, matrices = inputs[pairs if op.by_pair else pairs // used], [part[expert] for part in parts]
-        if op.activations == "f16":
+        if op.activations != "f32":
             rows = quantized.dequantize(rows.view(np.uint32), op.matrix.columns, op.activations)
+        if op.activations == "f16":
             matrices = [as_float16(matrix) for matrix in matrices]
         products = [by_row(rows[:, : op.matrix.columns], matrix) for matrix in matrices]
         if scales is not None:

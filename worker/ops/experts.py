@@ -13,7 +13,8 @@ from tplaunch.worker.ops.matrix import Matrix
 # Pairs that are multiplied at once, and those of rows of prompts: shaders/routes.slang.
 TILE_PAIRS, PROMPT_PAIRS = 4, 64
 # The weight types for which there are kernels with tiles of prompts: what models with experts come in.
-GROUPED = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "MXFP4")
+BLOCKS, K_QUANTS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"), ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+GROUPED = ("F16", "BF16", *BLOCKS, *K_QUANTS, "MXFP4")
 
 
 def tile_words(pairs: int) -> int:
@@ -147,7 +148,7 @@ class ExpertMatMul:
     weighs: bool = False  # whether products are times the pair's weight
     product_scales: str | None = None  # one for each expert; where gated, behind them one for each's ups
     of_prompts: bool = False  # whether tiles are those of prompts, whose products have an order of their own
-    activations: str = "f32"  # or f16 of prompts: the input is what Quantize has made
+    activations: str = "f32"  # or q8, or f16 of prompts: the input is what Quantize has made
 
     @property
     def reads(self) -> frozenset[str]:

@@ -125,7 +125,7 @@ class ProgramBuilder:
         """
         for part in self.parts(tensor):
             matrix, given = self.matrix(part), source
-            activations = "f32" if exact else self._activations_for(matrix, rows)
+            activations = "f32" if exact else self.activations_for(matrix, rows)
             if activations != "f32":
                 given = self.quantized(Quantize(source, matrix.columns, rows, activations))
             product = MatMul(
@@ -166,26 +166,19 @@ class ProgramBuilder:
         """Returns the name of the scales of a tensor's product rows, where the model has them."""
         return f"{tensor}.scale" if f"{tensor}.scale" in self.stacks else None
 
-    def _activations_for(self, matrix: Matrix, rows: RowSet) -> str:
+    def activations_for(self, matrix: Matrix, rows: RowSet = "rows") -> str:
         """Returns the precision of a product's input: the wanted one, where it can be used.
 
-        Rows stay floats where quantizing them does not pay.
+        Rows stay floats where quantizing them does not pay. Float16 are rows of prompts, however many they
+        are, and no others: see ProgramOptions.
         """
         weight_format = FORMATS[matrix.type]
         fits = {
             "f32": True,
             "q8": weight_format.has_integers and matrix.type not in self._as_floats,
-            "f16": self.takes_float16(matrix, rows),
+            "f16": weight_format.fits_float16 and self.of_prompts and rows == "rows",
         }
         return self._activations if matrix.columns and fits[self._activations] else "f32"
-
-    def takes_float16(self, matrix: Matrix, rows: RowSet = "rows") -> bool:
-        """Tells if a matrix is to be multiplied by rows of float16.
-
-        These are rows of prompts, however many they are, and no others: see ProgramOptions.
-        """
-        is_wanted = self._activations == "f16" and self.of_prompts and rows == "rows"
-        return is_wanted and matrix.columns > 0 and FORMATS[matrix.type].fits_float16
 
     def group_pairs(self, tiles: ExpertTiles) -> None:
         """Groups the pairs of a layer's experts, unless the same were grouped last."""

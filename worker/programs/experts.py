@@ -156,7 +156,7 @@ def _pairs_of_tile(builder: ProgramBuilder, part: str, experts: ExpertsSpec) -> 
 def _parts(builder: ProgramBuilder, tensor: str, experts: ExpertsSpec, share: LayerShare) -> Iterator[_Part]:
     """Yields the parts of a stack with their experts, whose pairs it groups first where that pays.
 
-    Where rows of prompts have tiles of their own they are multiplied in float16 as those of dense products.
+    They are rounded as rows of dense products are, and to float16 only where prompts have tiles of their own.
     """
     first = share.experts.start
     for part in builder.parts(tensor):
@@ -165,6 +165,8 @@ def _parts(builder: ProgramBuilder, tensor: str, experts: ExpertsSpec, share: La
         pairs = _pairs_of_tile(builder, part, experts)
         if pairs:
             builder.group_pairs(ExpertTiles(held, pairs))
-        in_float16 = pairs == PROMPT_PAIRS and builder.takes_float16(builder.matrix(part))
-        yield _Part(part, held, pairs, "f16" if in_float16 else "f32")
+        activations = builder.activations_for(builder.matrix(part))
+        if activations == "f16" and pairs != PROMPT_PAIRS:
+            activations = "f32"
+        yield _Part(part, held, pairs, activations)
         first += count

@@ -100,7 +100,8 @@ TILE_ROWS = max(variant.tile[0] for variant in TILED)  # of a prompt, that a car
 # By the invocations of a workgroup: 256, 64, 1024.
 EXCHANGE_NORMS = ("exchange_norm", "exchange_norm_64", "exchange_norm_1024")
 # The same of pairs that are grouped by expert.
-GROUPED_TILES = (TILED[0], Variant("", (), (64, 64)))
+GROUPED_DOTS = (Variant("", (), (64, 64)),)
+GROUPED_TILES = (TILED[0], *GROUPED_DOTS)
 # The same by cooperative matrices, whose sums have other bits.
 OF_MATRICES = ("cooperative_matrix",)
 MATRICES = (Variant("", OF_MATRICES, (128, 128)), Variant("_64", OF_MATRICES, (64, 64)))
@@ -132,6 +133,7 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
         if weight_format.fits_float16
     },
     **{f"grouped_{name.lower()}": GROUPED_TILES for name in GROUPED},
+    **{f"grouped_{name.lower()}_dot": GROUPED_DOTS for name in GROUPED if name in INTEGERS},
     **{
         f"matrices_{name.lower()}_grouped": GROUPED_MATRICES for name in GROUPED if FORMATS[name].fits_float16
     },

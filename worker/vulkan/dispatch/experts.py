@@ -113,9 +113,9 @@ def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
         experts=held.first | held.count << COUNT_SHIFT,
         flags=flags_of(flags) | ACTIVATION_NUMBERS[op.activation] << ACTIVATION_SHIFT,
     )
-    weights = matrix.type.lower()
     if op.of_prompts:
         return _grouped(op, context, push)
+    weights = matrix.type.lower() + "_dot" * (op.activations == "q8")
     # What loads weights fastest in products does so here.
     suffix = "_wide" if context.selection.variant(f"matvec4_{weights}", matrix.rows).is_wide else ""
     pairs, groups = (TILE_PAIRS, held.num_tiles(rows)) if op.tiled else (1, rows * held.used)
@@ -126,7 +126,11 @@ def expert_matmul(op: ExpertMatMul, context: DispatchContext) -> Dispatch:
 def _grouped(op: ExpertMatMul, context: DispatchContext, push: ExpertsPush) -> Dispatch:
     """By tiles of prompts, of which each has so many parts; those of one column tile run together."""
     weights = op.matrix.type.lower()
-    family = f"matrices_{weights}_grouped" if op.activations == "f16" else f"grouped_{weights}"
+    family = {
+        "f32": f"grouped_{weights}",
+        "q8": f"grouped_{weights}_dot",
+        "f16": f"matrices_{weights}_grouped",
+    }[op.activations]
     variant = context.selection.variant(family)
     rows, columns = variant.tile
     columns *= context.subgroups if variant.needs == LANES else 1

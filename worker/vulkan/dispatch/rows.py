@@ -78,9 +78,10 @@ def quantize(op: Quantize, context: DispatchContext) -> Dispatch:
         per_row=per_row,
     )
     num_rows = context.num_rows(op) * per_row
+    rows = min(num_rows, MAX_GRID), ceil(num_rows, MAX_GRID)
     if op.activations == "f16":
-        return Dispatch("quantize_f16", push, (min(num_rows, MAX_GRID), ceil(num_rows, MAX_GRID), 1))
-    return Dispatch("quantize_q8", push, (ceil(tiles, GROUP_SIZE), num_rows, 1))
+        return Dispatch("quantize_f16", push, (*rows, 1))
+    return Dispatch("quantize_q8", push, (ceil(tiles, GROUP_SIZE), *rows))
 
 
 def activate(op: Activate, context: DispatchContext) -> Dispatch:

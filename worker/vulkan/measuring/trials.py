@@ -155,7 +155,7 @@ def _asked(op: Op, prompt_rows: int) -> list[tuple[Op, int]]:
 def _product_of(op: Op) -> Op:
     """Products with experts choose as others do, and are not measured themselves."""
     if isinstance(op, ExpertMatMul):
-        return MatMul(op.matrix, None, op.input, op.output, 0, "rows")
+        return MatMul(op.matrix, None, op.input, op.output, 0, "rows", activations=op.activations)
     return op
 
 

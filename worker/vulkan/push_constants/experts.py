@@ -101,8 +101,9 @@ EXPERT_KERNELS: dict[str, type[Structure]] = {
     "expert_sum": ExpertSumPush,
     "row_gate": RowGatePush,
     **{
-        f"experts_{name.lower()}_{pairs}{suffix}": ExpertsPush
-        for name in FORMATS
+        f"experts_{name.lower()}{kind}_{pairs}{suffix}": ExpertsPush
+        for name, weight_format in FORMATS.items()
+        for kind in ("", "_dot")[: 1 + weight_format.has_integers]
         for pairs in (1, TILE_PAIRS)
         for suffix in ("", "_wide")
     },
