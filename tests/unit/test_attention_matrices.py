@@ -41,7 +41,8 @@ ATTENTION = attention_op(num_heads=8, num_kv_heads=2, heads_per_kv_head=4, key_l
         (True, True, (96, 128), "f16"),
         (False, True, (64, 64), "f32"),  # generated
         (True, False, (64, 64), "f32"),
-        (True, True, (256, 256), "f32"),  # longer than the kernels hold
+        (True, True, (192, 128), "f16"),
+        (True, True, (256, 256), "f16"),
         (True, True, (64, 12), "f32"),  # words would begin within a value
     ],
 )
@@ -67,6 +68,8 @@ def test_rows_of_prompts_attend_by_matrices_where_their_heads_fit(
         ("f16", (64, 64), "attention_matrices_f16_64"),
         ("f16", (40, 72), "attention_matrices_f16_128"),
         ("q8_0", (128, 128), "attention_matrices_q8_0_128"),
+        ("f16", (192, 128), "attention_matrices_f16_256"),
+        ("q8_0", (256, 256), "attention_matrices_q8_0_256"),
     ],
 )
 def test_heads_are_filled_up(kv_type: str, lengths: tuple[int, int], kernel: str) -> None:

@@ -17,7 +17,7 @@ from tests.vulkan.reused_device import ReusedDevice
 from tests.vulkan.test_attention import POSITIONS, attention_case, attention_op, attention_ops, check
 from tests.vulkan.test_same_bits import Sequences
 from tplaunch.worker.buffers.cuts import CHUNK, CUT
-from tplaunch.worker.ops.attention import MATRIX_KV_TYPES, Attention
+from tplaunch.worker.ops.attention import MATRIX_HEADS, MATRIX_KV_TYPES, Attention
 
 TOLERANCE = 2e-3  # a weight of 11 bits may be rounded to its neighbour
 
@@ -30,14 +30,14 @@ def matrices(device: ReusedDevice) -> ReusedDevice:
     return device
 
 
-LENGTHS = st.sampled_from([8, 40, 64, 80, 96, 120, 128])
+LENGTHS = st.sampled_from([8, 40, 64, 80, 96, 120, 128, 136, 192, 248, 256])
 
 
 @st.composite
 def matrix_ops(draw: st.DrawFn) -> Attention:
     """Heads that the kernels hold."""
     op, length = draw(attention_ops(st.integers(1, 9))), draw(LENGTHS)
-    value_length = draw(st.sampled_from([length, 64, 128]))
+    value_length = draw(st.sampled_from([length, 64, 128, 256]))
     return dataclasses.replace(op, key_length=length, value_length=value_length, activations="f16")
 
 
@@ -138,22 +138,25 @@ def test_bits_are_the_same_in_any_company(
         assert np.array_equal(attended([rows[index]])[0], together[index])
 
 
-def test_what_a_row_does_not_see_adds_nothing(matrices: ReusedDevice) -> None:
+@pytest.mark.parametrize("length", MATRIX_HEADS)
+def test_what_a_row_does_not_see_adds_nothing(matrices: ReusedDevice, length: int) -> None:
     """Keys and values that only rows behind it see may be as large as float16 holds."""
-    op = attention_op(num_heads=2, heads_per_kv_head=2, key_length=64, value_length=64, activations="f16")
+    lengths = {"key_length": length, "value_length": length}
+    op = attention_op(num_heads=2, heads_per_kv_head=2, activations="f16", **lengths)
     case = attention_case(op, tuple(range(40, 80)), kv_type="f16")
     case.table_starts = (case.table_starts[-1],) * 40
     few = dataclasses.replace(case, num_rows=20)
     expected = matrices.run(few)["attended"][:20]
     block = case.tables[case.table_starts[0] + 2]  # of the positions 64 to 95
     for name in ("keys", "values"):
-        case.arrays[name].reshape(-1, 32, 64)[block] = np.float16(60000)
+        case.arrays[name].reshape(-1, 32, length)[block] = np.float16(60000)
     assert np.array_equal(matrices.run(case)["attended"][:20], expected)
 
 
-def test_large_queries_are_no_infinities(matrices: ReusedDevice) -> None:
+@pytest.mark.parametrize("length", MATRIX_HEADS)
+def test_large_queries_are_no_infinities(matrices: ReusedDevice, length: int) -> None:
     """Nor do small ones vanish."""
-    op = attention_op(key_length=64, value_length=64, scale=1.0, activations="f16")
+    op = attention_op(key_length=length, value_length=length, scale=1.0, activations="f16")
     for scale in (1e5, 1e-6):
         case = attention_case(op, (0, 40, 70), kv_type="f16")
         case.arrays["query"] *= np.float32(scale)

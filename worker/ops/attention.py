@@ -206,7 +206,7 @@ class AttentionCombine:
 
 # The lengths that shaders/attend_matrices.slang fills heads up to, the elements of a word of the cache there,
 # the types that it reads, and the query vectors of a workgroup.
-MATRIX_HEADS, MATRIX_WORD, MATRIX_KV_TYPES, MATRIX_VECTORS = (64, 128), 8, ("f16", "q8_0"), 64
+MATRIX_HEADS, MATRIX_WORD, MATRIX_KV_TYPES, MATRIX_VECTORS = (64, 128, 256), 8, ("f16", "q8_0"), 64
 
 
 def fits_matrices(key_length: int, value_length: int) -> bool:
