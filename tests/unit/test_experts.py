@@ -41,11 +41,12 @@ from tplaunch.coordinator.split.shards import Shard
 from tplaunch.worker.buffers.table import activation_buffers
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.common import QUANTIZED, QUANTIZED_PAIRS, MatMul, Quantize
-from tplaunch.worker.ops.experts import ExpertMatMul, ExpertTiles, Route, SharedRoutes
+from tplaunch.worker.ops.experts import GROUPED, ExpertMatMul, ExpertTiles, Route, SharedRoutes
 from tplaunch.worker.ops.quantized import row_words
 from tplaunch.worker.programs.options import ProgramOptions
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
+from tplaunch.worker.vulkan.variants import INTEGERS
 from tplaunch.worker.weights.model_file import ModelFile, shard_rows
 
 WEIGHTS = st.lists(st.sampled_from([0.0, 0.3, 1.0, 2.0, 7.0]), min_size=1, max_size=8).filter(any)
@@ -259,6 +260,11 @@ def test_experts_of_prompts_multiply_float16_however_many_rows_there_are(
         assert buffers[op.output].nbytes >= 4 * buffers[op.output].row_length * limits.max_rows * max(
             op.used, 1
         )
+
+
+def test_all_weights_that_have_integers_have_tiles_of_prompts() -> None:
+    """Which arithmetic prompts get is chosen by trials of these."""
+    assert set(INTEGERS) <= set(GROUPED)
 
 
 @pytest.mark.parametrize("rows", [1, 16])
