@@ -19,6 +19,7 @@ from tplaunch.coordinator.split.limits import AUTO, Limits
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import check_activations
 from tplaunch.launcher.rounding import chosen_activations, rounding_sentence
+from tplaunch.shaders.execution_modes import KEEPS_SUBNORMALS, REUNITES_LANES, ROUNDS_TO_EVEN
 from tplaunch.worker.measuring.agreeing import agrees
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.experts import ExpertMatMul, HeldExperts
@@ -87,12 +88,16 @@ def test_a_device_described_without_a_feature_has_no_matrices(monkeypatch: pytes
         ("_has_room", True),
         ("_has_features", True),
         ("_shapes", [MatrixShape(16, 16, 16)]),
+        ("execution_modes", (ROUNDS_TO_EVEN,)),
     ):
         monkeypatch.setattr(matrices, name, lambda *_, answer=answer: answer)
     assert matrices.matrix_shape(None, None, Described()) == MatrixShape(16, 16, 16)  # type: ignore[arg-type]
     for lacking in ("cooperative_matrix", "float16", "subgroup_shuffle"):
         described = Described(**{lacking: False})  # type: ignore[arg-type]
         assert matrices.matrix_shape(None, None, described) is None  # type: ignore[arg-type]
+    # Nor has one that can't be told to round to the nearest: it may make all weights smaller.
+    monkeypatch.setattr(matrices, "execution_modes", lambda _: (KEEPS_SUBNORMALS, REUNITES_LANES))
+    assert matrices.matrix_shape(None, None, Described()) is None  # type: ignore[arg-type]
 
 
 def test_activations_are_refused_without_what_they_need() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tplaunch.worker.device import DeviceError
-from tplaunch.worker.vulkan import faults, matrices, subgroups
+from tplaunch.worker.vulkan import execution_modes, faults, matrices, subgroups
 from tplaunch.worker.vulkan.api import (
     Handle,
     array,
@@ -70,6 +70,7 @@ class Context:
         if self.info.unusable and not (self._only_compiles and self.info.is_made_up):
             raise DeviceError(f"Vulkan device {index} ({self.info.name}) can't be used: {self.info.unusable}")
         self.matrices = matrices.matrix_shape(self.instance, self.physical, self.info)
+        self.modes = execution_modes.execution_modes(self.physical)
         self._tells_faults = faults.tells_faults(self.physical)
         self._create_device()
         self._memory = ffi.new("VkPhysicalDeviceMemoryProperties *")
@@ -93,6 +94,7 @@ class Context:
         extensions = [IMPORT_EXTENSION] if self.info.host_memory_import else []
         extensions += DMA_BUF_EXTENSIONS if self.info.dma_buf_import or self.info.dma_buf_export else ()
         extensions += [matrices.EXTENSION] if self.matrices else []
+        extensions += execution_modes.needed_extensions(self.modes)
         extensions += [faults.EXTENSION] if self._tells_faults else []
         extensions += [subgroups.EXTENSION] if self._asks_for_subgroups and not self._is_1_3 else []
         info = struct(
@@ -129,6 +131,8 @@ class Context:
             features.append(struct("VkPhysicalDeviceSubgroupSizeControlFeatures", **control))
         if self.matrices:
             features.append(struct("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", cooperativeMatrix=1))
+        if execution_modes.needed_extensions(self.modes):
+            features.append(execution_modes.uniform_control_flow(True))
         if self._tells_faults:
             features.append(faults.enabled_fault())
         return features

@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass, replace
 
 from tplaunch.coordinator.options import FEATURES
 from tplaunch.worker.vulkan import subgroups
-from tplaunch.worker.vulkan.api import Handle, chained, enumerate_all, ffi, lib, struct, text, vk
+from tplaunch.worker.vulkan.api import Handle, chained, extensions_of, ffi, lib, struct, text, vk
 from tplaunch.worker.vulkan.compute_units import UNKNOWN, compute_units
 from tplaunch.worker.vulkan.external_memory import (
     DMA_BUF_EXTENSIONS,
@@ -185,10 +185,7 @@ class _Query:
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
-        extensions = enumerate_all(
-            "vkEnumerateDeviceExtensionProperties", "VkExtensionProperties", handle, ffi.NULL
-        )
-        self.extensions = {text(extension.extensionName) for extension in extensions}
+        self.extensions = extensions_of(handle)
         properties = ffi.new("VkPhysicalDeviceProperties *")
         lib.vkGetPhysicalDeviceProperties(handle, properties)
         self.base = properties[0]
