@@ -75,7 +75,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "measuring numpy",
         "checking",
         "vulkan.api vulkan.budget vulkan.variants",
-        "vulkan.compute_units vulkan.execution_modes vulkan.push_constants vulkan.subgroups",
+        "vulkan.compute_units vulkan.execution_modes vulkan.push_constants vulkan.queues vulkan.subgroups",
         "vulkan.barriers vulkan.external_memory vulkan.heaps vulkan.instance vulkan.memory_types",
         "vulkan.faults vulkan.matrices",
         "vulkan.listing",

@@ -23,8 +23,9 @@ from tplaunch.worker.vulkan.api import (
 )
 from tplaunch.worker.vulkan.external_memory import DMA_BUF_EXTENSIONS, IMPORT_EXTENSION
 from tplaunch.worker.vulkan.instance import Instance
-from tplaunch.worker.vulkan.listing import VERSION_1_3, compute_queue_family, describe
+from tplaunch.worker.vulkan.listing import VERSION_1_3, describe
 from tplaunch.worker.vulkan.memory_types import MemoryType
+from tplaunch.worker.vulkan.queues import best_family, queue_families
 
 SETUP_TIMEOUT_NANOSECONDS = 60 * 10**9  # of copies while loading
 
@@ -70,6 +71,9 @@ class Context:
         if self.info.unusable and not (self._only_compiles and self.info.is_made_up):
             raise DeviceError(f"Vulkan device {index} ({self.info.name}) can't be used: {self.info.unusable}")
         self.matrices = matrices.matrix_shape(self.instance, self.physical, self.info)
+        family = best_family(queue_families(self.physical), self.info.compute_queue)
+        assert family is not None, "a device is usable only with a queue"
+        self.queue_family = family
         self.modes = execution_modes.execution_modes(self.physical)
         self._tells_faults = faults.tells_faults(self.physical)
         self._create_device()
@@ -77,10 +81,9 @@ class Context:
         lib.vkGetPhysicalDeviceMemoryProperties(self.physical, self._memory)
 
     def _create_device(self) -> None:
-        family = compute_queue_family(self.physical)
         queues = struct(
             "VkDeviceQueueCreateInfo",
-            queueFamilyIndex=family,
+            queueFamilyIndex=self.queue_family.index,
             queueCount=1,
             pQueuePriorities=ffi.new("float[]", [1.0]),
         )
@@ -108,13 +111,13 @@ class Context:
         )
         self.device = create("vkCreateDevice", "VkDevice", self.physical, info)
         queue = ffi.new("VkQueue *")
-        lib.vkGetDeviceQueue(self.device, family, 0, queue)
+        lib.vkGetDeviceQueue(self.device, self.queue_family.index, 0, queue)
         self.queue = queue[0]
         self.command_pool = create(
             "vkCreateCommandPool",
             "VkCommandPool",
             self.device,
-            struct("VkCommandPoolCreateInfo", queueFamilyIndex=family),
+            struct("VkCommandPoolCreateInfo", queueFamilyIndex=self.queue_family.index),
         )
 
     def _newer_features(self) -> list[Handle]:
