@@ -193,6 +193,11 @@ def test_a_choice_that_rounds_is_said() -> None:
     assert "float16 matrices on ranks 0, 2, which" in str(
         rounding_sentence(limits, [matrices, floats, matrices])
     )
+    assert "about 1e-6 to 2e-6 (--activations" in str(rounding_sentence(limits, [matrices]))
+    quantized = dataclasses.replace(limits, kv_type="q8_0")
+    assert "about 2e-5, as a q8_0 cache" in str(rounding_sentence(quantized, [matrices]))
+    experts = str(rounding_sentence(limits, [matrices], has_experts=True))
+    assert "about 1e-6 to 2e-6, and up to some 2e-4 behind a row that goes to another expert" in experts
     assert chosen_activations(limits, [matrices, floats]) == "f16/f32"
     assert chosen_activations(limits, [floats]) == "f32"
     wanted = Limits(context_length=32, num_blocks=1, activations="q8")

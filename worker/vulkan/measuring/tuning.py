@@ -54,14 +54,22 @@ log = logging.getLogger("worker")
 
 def open_measurements(info: PhysicalDevice) -> Measurements:
     """Opens the user's measurements of this device, driver and set of kernels."""
+    on_cpu = info.type == "cpu"
+    return measurements_of(info.name, info.uuid, info.driver, info.driver_version, info.kind, on_cpu)
+
+
+def measurements_of(
+    name: str, uuid: str, driver: str, driver_version: int, kind: str, on_cpu: bool
+) -> Measurements:
+    """Opens the same of a device that is not open itself."""
     device = {
-        "name": info.name,
-        "uuid": info.uuid,
-        "driver": info.driver,
-        "driver_version": str(info.driver_version),
-        "kind": info.kind,
+        "name": name,
+        "uuid": uuid,
+        "driver": driver,
+        "driver_version": str(driver_version),
+        "kind": kind,
     }
-    if info.type == "cpu":  # it is as fast as its host, and a home may be shared by several
+    if on_cpu:  # it is as fast as its host, and a home may be shared by several
         device["node"] = platform.node()
     return Measurements(cache_folder(), device, kernels_hash())
 
