@@ -27,7 +27,7 @@ from tplaunch.worker.vulkan.dispatch.questions import Asked, ask
 from tplaunch.worker.vulkan.listing import PhysicalDevice
 from tplaunch.worker.vulkan.measuring.allowance import Allowance, Runs, Until
 from tplaunch.worker.vulkan.measuring.bench import Bench, open_bench, opened_anew
-from tplaunch.worker.vulkan.measuring.rivals import Rivals, Seconds, all_rivals, rounding_wins
+from tplaunch.worker.vulkan.measuring.rivals import Rivals, Seconds, all_rivals, key_counts, rounding_wins
 from tplaunch.worker.vulkan.measuring.trials import Size, Trial, trials
 from tplaunch.worker.vulkan.pipelines import Pipelines
 from tplaunch.worker.vulkan.timeline import Submission
@@ -126,13 +126,16 @@ class Tuner:
             log.info("the rest is not measured: %s", error)
         self._measurements.save()
 
-    def rounding_wins(self, programs: Sequence[Program], kv_type: str) -> bool:
+    def rounding_wins(self, programs: Sequence[Program], kv_type: str, context_length: int) -> bool:
         """Tells if products of prompts that are to be rounded are faster so than in float32.
 
         It measures what is missing however long that takes: what a run computes must not depend on how busy
         its start was.
         """
-        wins = rounding_wins(all_rivals(programs, kv_type, self.size(), self._asks), self._compare)
+        wins = all(
+            rounding_wins(all_rivals(programs, kv_type, self.size(), self._asks, keys), self._compare)
+            for keys in key_counts(context_length)
+        )
         self._measurements.save()
         return wins
 
