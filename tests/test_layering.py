@@ -81,7 +81,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "vulkan.listing",
         "vulkan.context",
         "vulkan.activations vulkan.pipeline_cache",
-        "vulkan.pipelines vulkan.staging vulkan.timestamps",
+        "vulkan.host_writes vulkan.pipelines vulkan.staging vulkan.timestamps",
         "vulkan.waiting",
         "vulkan.timeline",
         "vulkan.memory",

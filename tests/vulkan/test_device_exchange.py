@@ -30,7 +30,7 @@ from tplaunch.worker.numpy.exchange import words_for
 from tplaunch.worker.ops.exchange import Gather, words_offset
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
 from tplaunch.worker.programs.program import Program, Segment
-from tplaunch.worker.vulkan import exchange, listing
+from tplaunch.worker.vulkan import exchange, host_writes, listing
 from tplaunch.worker.vulkan.api import vk
 from tplaunch.worker.vulkan.barriers import put_barrier
 from tplaunch.worker.vulkan.device import VulkanDevice
@@ -115,7 +115,8 @@ def test_what_is_tried_is_seen_by_kernels_and_by_the_host(
         put_barrier(commands, before, after, barrier)
 
     device = opened(open_device, "lavapipe", words, 0)
-    monkeypatch.setattr(exchange, "put_barrier", note)
+    for module in (exchange, host_writes):
+        monkeypatch.setattr(module, "put_barrier", note)
     at_number(device, 2)
     device.tries_exchange(PROGRAM, known_numbers(0, 0, LENGTH))
     transfer, host = vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_PIPELINE_STAGE_HOST_BIT
