@@ -8,5 +8,5 @@ folder=$PWD/.cache/matrices
 python=$PWD/.venv/bin/python
 loader=("$folder/lib/ld-linux-x86-64.so.2" --argv0 "$python"
     --library-path "$folder/lib:/usr/lib/x86_64-linux-gnu" "$python")
-tests=(tests/vulkan/test_{matmul,variants,experts,quantize,checking,tuning,steps,matrices,attention_matrices}.py)
+tests=(tests/vulkan/test_{matmul,variants,experts,quantize,checking,tuning,steps,matrices,attention_matrices,rounding}.py)
 exec "${loader[@]}" -m pytest -n 0 "${tests[@]}" -k "mesa and not plain" "$@"

@@ -25,6 +25,8 @@ FEATURES = (
 )  # that a device may lack
 # Ways to share memory with other processes that a device may lack.
 IMPORTS = ("host_memory_import", "dma_buf_import", "dma_buf_export")
+COMPUTE_QUEUE = "compute_queue"  # one that draws nothing
+DISPENSABLE = (*FEATURES, *IMPORTS, COMPUTE_QUEUE)  # that `--without` knows
 SUMS = ("auto", "shared", "moved")
 _DECLARATION = "option"  # in a field's metadata
 
@@ -175,8 +177,8 @@ class RankOptions:
             )
         check_seconds("--timeout", self.timeout_seconds)
         for feature in self.without:
-            if feature not in (*FEATURES, *IMPORTS):
-                raise OptionError(f"--without {feature:.40}: known are {', '.join((*FEATURES, *IMPORTS))}")
+            if feature not in DISPENSABLE:
+                raise OptionError(f"--without {feature:.40}: known are {', '.join(DISPENSABLE)}")
 
 
 def check_seconds(flag: str, seconds: float) -> None:

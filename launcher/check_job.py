@@ -32,7 +32,7 @@ class Outcome:
     op: str
     error: float | None = None  # None for no number
     bound: float = 0.0
-    problem: str = ""  # a sentence where it did not come to its end
+    problem: str = ""  # a sentence where it did not come to its end, or was never compiled
 
     @property
     def is_right(self) -> bool:
@@ -103,5 +103,6 @@ def _heard(report: DeviceReport, begun: Outcome | None, message: Any) -> Outcome
     elif isinstance(message, CheckFailed):
         report.outcomes.append(dataclasses.replace(begun, problem=message.problem))
     else:
-        report.outcomes.append(dataclasses.replace(begun, error=message.error, bound=message.bound))
+        ended = dataclasses.replace(begun, error=message.error, bound=message.bound)
+        report.outcomes.append(dataclasses.replace(ended, problem=message.refusal))
     return None

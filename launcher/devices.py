@@ -45,6 +45,8 @@ class DeviceChoice:
     imports_memory: bool = False  # its driver imports the host's memory, as it says
     kind: str = ""  # with its driver: devices of one kind are equal
     driver: str = ""  # name and version, as it words them
+    driver_version: int = 0  # as its maker counts
+    features: frozenset[str] = frozenset()  # that kernels may need; none of a device that is not here
     near_cores: frozenset[int] = frozenset()  # of this machine, on the card's socket; none where not known
     host: int = 0  # the machine that has it; 0 is this one
     host_name: str = ""
@@ -280,5 +282,7 @@ def _choice(device: dict[str, Any]) -> DeviceChoice:
         imports_memory=device["external_host_memory"],
         kind=device["kind"],
         driver=device["driver"],
+        driver_version=device["driver_version"],
+        features=frozenset(device["features"]),
         near_cores=frozenset() if device["type"] == "cpu" else nearby(device["pci_address"]).cores,
     )

@@ -109,7 +109,7 @@ def start_session(
             attached, ready = engine.load(on_progress)
             for note in dict.fromkeys(note for message in ready for note in message.notes):
                 say(note)
-            if rounding := rounding_sentence(limits, ready):
+            if rounding := rounding_sentence(limits, ready, bool(model.spec.experts)):
                 say(rounding)
             requests = _requests(engine, model, tokenizer)
             watch = partial(ranks.watcher.watch, ())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.models import LocalChannel, LocalEngine, Rank
+from tests.patience import PATIENCE
 from tests.unit.collectives_group import connected, on_ranks
 from tplaunch import collectives
 from tplaunch.collectives import Collective
@@ -40,7 +41,10 @@ class HostsChannel(LocalChannel):
         def make(**arguments: Any) -> Collective:
             return collectives.create("shared-memory", hosts=self._hosts, wire=self._wire, **arguments)
 
-        self._collectives = self._stack.enter_context(connected(make, len(stage), slot_bytes=slot_bytes))
+        # A device may compile its kernels in the first step, for longer than most of that on a busy machine:
+        # so its own bound, of 60 s, comes first.
+        connecting = connected(make, len(stage), slot_bytes=slot_bytes, timeout_seconds=PATIENCE)
+        self._collectives = self._stack.enter_context(connecting)
         self._runners = []
         for rank, collective in zip(stage, self._collectives, strict=True):
             rank.device.attach_partials(collective.arena, collective.write_slot, collective.num_partials)

@@ -129,6 +129,7 @@ def _listed_devices() -> dict[str, Any]:
             **dataclasses.asdict(device),
             "external_host_memory": device.host_memory_import,
             "kind": device.kind,
+            "features": sorted(device.features),
         }
         for device in devices
     ]

@@ -33,6 +33,10 @@ class DeviceError(RuntimeError):
     """The device failed or can't do what is asked; one sentence with the call and the result."""
 
 
+class KernelRefused(DeviceError):
+    """The driver does not compile a kernel; the message names its call and the VkResult."""
+
+
 class NotInstalledError(DeviceError):
     """A part of Vulkan is not installed. `part` is loader or driver."""
 

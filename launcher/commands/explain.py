@@ -42,7 +42,8 @@ def explained_text(model: Model, arrangement: Arrangement, wire: str) -> str:
             wrapped(
                 f"A token behind {keys} others, where {who} exchange partial sums; sent and taken are a"
                 " device's bytes of one all-reduce, read those of weights, keys and values, in flight those"
-                " of weights that a card's products have asked for at a time, on average:"
+                " of weights that a card's products have asked for at a time, on average, by the kernels that"
+                " it was measured to be fastest with, or the usual ones:"
             ),
             format_table(TITLES, [_cells(rank, of_rank) for rank, of_rank in enumerate(counts)]),
         ]

@@ -19,8 +19,9 @@ from tplaunch.worker.programs.options import ProgramOptions
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.vulkan.budget import Budget
-from tplaunch.worker.vulkan.in_flight import usual_bytes_in_flight
-from tplaunch.worker.vulkan.variants import TILE_ROWS
+from tplaunch.worker.vulkan.in_flight import USUAL, usual_bytes_in_flight
+from tplaunch.worker.vulkan.measuring.tuning import measurements_of
+from tplaunch.worker.vulkan.variants import TILE_ROWS, Selection
 
 BY_HOSTS, BY_DEVICES = "hosts", "devices"
 ONE_SHOT, TWO_PHASE = "one-shot", "two-phase"
@@ -49,7 +50,11 @@ class RankSteps:
     def token(self) -> tuple[Explained, Explained | None]:
         """Counts a token where hosts exchange, and where devices do, if the program allows that."""
         program = self._program(1, self._limits.generated_activations)
-        in_flight = 0 if self._choice.on_cpu else usual_bytes_in_flight(program, self._limits)
+        in_flight = (
+            0
+            if self._choice.on_cpu
+            else usual_bytes_in_flight(program, self._limits, card_selection(self._choice))
+        )
         exchanges = not self._model.spec.is_recurrent and can_exchange(program, self._row_length)
         by_hosts = Explained(self._counts(program), in_flight)
         if not exchanges:
@@ -81,6 +86,16 @@ class RankSteps:
     def _counts(self, program: Program, tile_rows: int = 0) -> StepCounts:
         of_step = self.num_ranks, self._row_length, self.num_keys, self._limits.kv_type
         return count(program, *of_step, budget=self._budget, rank=self._share.index, tile_rows=tile_rows)
+
+
+def card_selection(choice: DeviceChoice) -> Selection:
+    """Returns the variants that a card of this host runs by what is kept of it; of others the usual ones."""
+    if not choice.features:
+        return USUAL
+    kept = measurements_of(
+        choice.name, choice.uuid, choice.driver, choice.driver_version, choice.kind, choice.on_cpu
+    )
+    return Selection(choice.features, kept.get)
 
 
 def device_type(choice: DeviceChoice) -> str:

@@ -81,6 +81,7 @@ def _print_device(device: dict[str, Any], left_out: str) -> None:
         "memory": _memory(device),
         "features": ", ".join(present) or "none of " + ", ".join(FEATURES.values()),
         "subgroups": _subgroups(device),
+        "queue": "draws nothing" if device["compute_queue"] else "draws, too: it has no other that computes",
         "cores": _near_text(device),
         "unusable": device["unusable"],
         "all": left_out and not device["unusable"] and f"leaves it out: {left_out}",

@@ -11,6 +11,7 @@ def device(index: int, name: str, **changes: Any) -> dict[str, Any]:
         "memory_bytes": 1 << 30, "available_bytes": 1 << 29, "max_allocation": 1 << 28, "unusable": "",
         "matrices": [16, 16, 16], "integer_dot_product": True, "integer_dot_accelerated": True,
         "kind": f"{name}, its driver 1.0",
+        "features": [],
         "driver": "its driver 1.0", "external_host_memory": index % 2 == 1,
     }  # fmt: skip
     return {"index": index, "name": name, **plain, **changes}

@@ -25,7 +25,7 @@ from tplaunch.worker.programs.program import Program, Segment
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.vulkan.dispatch.questions import ask
 from tplaunch.worker.vulkan.measuring.preferring import preferred
-from tplaunch.worker.vulkan.measuring.rivals import all_rivals
+from tplaunch.worker.vulkan.measuring.rivals import all_rivals, key_counts
 from tplaunch.worker.vulkan.measuring.trials import Size
 
 PRODUCT = MatMul(
@@ -128,13 +128,30 @@ def test_attention_is_timed_once_for_all_layers() -> None:
         programs(), "f16", Size(1 << 16), asks({"f32": "attention_f16_4", "f16": "attention_matrices_f16_64"})
     )
     (attention,) = (rivals for rivals in found if "attention" in rivals.name)
-    assert attention.name == "prompts attention 8 heads of 64 and 64, 2 of keys in f16, 64 rows"
+    assert attention.name == "prompts attention 8 heads of 64 and 64, 2 of keys in f16, 64 rows, 512 keys"
     assert attention.times == 2
     assert {kind: trial.family for kind, trial in attention.trials.items()} == {
         "f32": "attention_f16_4",
         "f16": "attention_matrices_f16_64",
     }
     assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("context_length", "expected"), [(64, [512]), (512, [512]), (1000, [512, 1024]), (131072, [512, 4096])]
+)
+def test_attention_is_timed_over_as_many_keys_as_prompts_meet(
+    context_length: int, expected: list[int]
+) -> None:
+    """Each count is a measurement of its own, in a cache that holds as many."""
+    assert key_counts(context_length) == expected
+    answers = asks({"f32": "attention_f16_4", "f16": "attention_matrices_f16_64"})
+    for keys in expected:
+        found = all_rivals(programs(), "f16", Size(1 << 16), answers, keys)
+        (attention,) = (rivals for rivals in found if "attention" in rivals.name)
+        assert attention.name.endswith(f", {keys} keys")
+        assert {trial.limits.context_length for trial in attention.trials.values()} == {keys}
+        assert {trial.limits.num_blocks * 32 for trial in attention.trials.values()} == {keys}
 
 
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])

@@ -14,6 +14,7 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.launcher.cli import main
 from tplaunch.launcher.commands.explain import passes
 from tplaunch.worker.formats import FORMATS
+from tplaunch.worker.measuring.measurements import Numbers
 from tplaunch.worker.ops.attention import Attention
 from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.ops.experts import ExpertMatMul, HeldExperts
@@ -25,8 +26,11 @@ from tplaunch.worker.vulkan.dispatch.context import DispatchContext
 from tplaunch.worker.vulkan.dispatch.questions import NOWHERE, SOME_PARTIALS
 from tplaunch.worker.vulkan.dispatch.table import dispatch
 from tplaunch.worker.vulkan.in_flight import WHOLE_TILES, bytes_in_flight, usual_bytes_in_flight
-from tplaunch.worker.vulkan.variants import Selection
+from tplaunch.worker.vulkan.variants import FAMILIES, Selection
 
+SPLIT_IS_FASTEST: Numbers = {
+    variant.suffix: 1.0 if variant.suffix == "_split_wide" else 2.0 for variant in FAMILIES["matvec_q8_0"]
+}
 MATRIX = Matrix("m", "Q8_0", 128, 64)
 PRODUCT = MatMul(MATRIX, None, "normed", "qkv", 0, "rows")
 ATTENTION = Attention("k", "v", 4, 2, 0, 2, 16, 32, 1.0)
@@ -70,6 +74,15 @@ def test_what_a_card_has_asked_for_is_counted_by_workgroups_and_lanes() -> None:
     )
     assert bytes_in_flight(matvec("Q6_K"), limits) == 512 * 32 * 8 * 24
     assert bytes_in_flight(matvec("F16"), limits) == 2 * 512 * 32 * 128
+    # Measured to be faster, a workgroup of 256 splits four rows, and one of 128 two; of short rows none does.
+    for weight_type, columns, asked in (("Q8_0", 4096, 256 * 16 * 4), ("Q4_K", 8192, 128 * 16 * 2)):
+        split = Selection(("int64", "card"), lambda name: SPLIT_IS_FASTEST)
+        few = matvec(weight_type, 64, columns)
+        groups = 64 // (4 if weight_type == "Q8_0" else 2)
+        assert bytes_in_flight(few, limits, split) == groups * asked
+        assert bytes_in_flight(few, limits, split) > bytes_in_flight(few, limits)
+        short = matvec(weight_type, 64, 1024)
+        assert bytes_in_flight(short, limits, split) == bytes_in_flight(short, limits)
     # A row of 64 weights keeps four lanes busy; the whole matrix is all that can be asked for.
     assert bytes_in_flight(matvec("Q8_0", 4096, 64), limits) == 512 * 4 * 128
     assert bytes_in_flight(matvec("F32", 8, 32), limits) == 8 * 32 * 4

@@ -114,7 +114,10 @@ def test_devices_keep_to_the_terminal(
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("XDG_CACHE_HOME", "/tmp")
     said: dict[str, Any] = dict.fromkeys(FEATURES, True) | {"min_subgroup_size": 8, "max_subgroup_size": 64}
-    said |= {"driver": "NVIDIA 570.86.16 of the open kernel modules, as packaged by a distribution"}
+    said |= {
+        "compute_queue": True,
+        "driver": "NVIDIA 570.86.16 of the open kernel modules, as packaged by a distribution",
+    }
     slow = LAVAPIPE | {"integer_dot_accelerated": False}
     listed = numbered(*(each | said for each in (GEFORCE, NVK, slow)))
     monkeypatch.setattr("tplaunch.launcher.commands.show.list_devices", lambda: DeviceList(listed, ""))
@@ -123,7 +126,7 @@ def test_devices_keep_to_the_terminal(
     text = " ".join(" ".join(lines).split())
     assert "all leaves it out: device 0 is the same hardware by a preferred driver" in text
     assert "all leaves it out: a discrete card is there" in text
-    assert text.count("integer dot product") == 3
+    assert text.count("integer dot product") == 3 == text.count("queue draws nothing")
     assert text.count("integer dot product (not accelerated, says its driver)") == 1
     assert "`--devices all`, which is what runs without --devices, takes 0." in text
     found = json.loads("\n".join(printed(capsys, "devices", "--json")))["devices"]

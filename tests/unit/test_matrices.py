@@ -19,6 +19,7 @@ from tplaunch.coordinator.split.limits import AUTO, Limits
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import check_activations
 from tplaunch.launcher.rounding import chosen_activations, rounding_sentence
+from tplaunch.shaders.execution_modes import KEEPS_SUBNORMALS, REUNITES_LANES, ROUNDS_TO_EVEN
 from tplaunch.worker.measuring.agreeing import agrees
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.experts import ExpertMatMul, HeldExperts
@@ -87,12 +88,16 @@ def test_a_device_described_without_a_feature_has_no_matrices(monkeypatch: pytes
         ("_has_room", True),
         ("_has_features", True),
         ("_shapes", [MatrixShape(16, 16, 16)]),
+        ("execution_modes", (ROUNDS_TO_EVEN,)),
     ):
         monkeypatch.setattr(matrices, name, lambda *_, answer=answer: answer)
     assert matrices.matrix_shape(None, None, Described()) == MatrixShape(16, 16, 16)  # type: ignore[arg-type]
     for lacking in ("cooperative_matrix", "float16", "subgroup_shuffle"):
         described = Described(**{lacking: False})  # type: ignore[arg-type]
         assert matrices.matrix_shape(None, None, described) is None  # type: ignore[arg-type]
+    # Nor has one that can't be told to round to the nearest: it may make all weights smaller.
+    monkeypatch.setattr(matrices, "execution_modes", lambda _: (KEEPS_SUBNORMALS, REUNITES_LANES))
+    assert matrices.matrix_shape(None, None, Described()) is None  # type: ignore[arg-type]
 
 
 def test_activations_are_refused_without_what_they_need() -> None:
@@ -188,6 +193,11 @@ def test_a_choice_that_rounds_is_said() -> None:
     assert "float16 matrices on ranks 0, 2, which" in str(
         rounding_sentence(limits, [matrices, floats, matrices])
     )
+    assert "about 1e-6 to 2e-6 (--activations" in str(rounding_sentence(limits, [matrices]))
+    quantized = dataclasses.replace(limits, kv_type="q8_0")
+    assert "about 2e-5, as a q8_0 cache" in str(rounding_sentence(quantized, [matrices]))
+    experts = str(rounding_sentence(limits, [matrices], has_experts=True))
+    assert "about 1e-6 to 2e-6, and up to some 2e-4 behind a row that goes to another expert" in experts
     assert chosen_activations(limits, [matrices, floats]) == "f16/f32"
     assert chosen_activations(limits, [floats]) == "f32"
     wanted = Limits(context_length=32, num_blocks=1, activations="q8")

@@ -141,7 +141,7 @@ def test_free_memory_is_shown_where_the_driver_tells_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said: dict[str, Any] = dict.fromkeys(FEATURES, False) | device(0, "card", memory_bytes=8 * GIB)
-    said |= {"driver": "", "min_subgroup_size": 8, "max_subgroup_size": 8}
+    said |= {"compute_queue": False, "driver": "", "min_subgroup_size": 8, "max_subgroup_size": 8}
     devices = tuple(said | {"available_bytes": free} for free in (8 * GIB, 7 * GIB))
     monkeypatch.setattr("tplaunch.launcher.commands.show.list_devices", lambda: DeviceList(devices, ""))
     show_devices(as_json=False)

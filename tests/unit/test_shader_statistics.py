@@ -6,16 +6,20 @@ from dataclasses import replace
 
 import pytest
 
+from tests.drivers import REPOSITORY
 from tplaunch.shaders.analysis.statistics import (
+    COLUMNS,
     MARK,
     Seen,
     Statistics,
+    floor,
     objections,
     read,
     read_table,
     statistics_of,
     write_table,
 )
+from tplaunch.shaders.stats import FAMILIES
 
 SAID = """
 Compute Shader:
@@ -72,6 +76,45 @@ def test_what_got_worse_is_told() -> None:
     assert objections("family", {"kernel": statistics_of(SAID)}, seen, True)[0].startswith(
         "kernel spills 3 registers"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "least"),
+    [
+        ("matvec_q8_0_wide", "gfx1201", 8),
+        ("matvec2_q2_k_dot", "navi10", 4),
+        ("tiled_q4_k", "navi21", 8),
+        ("attention_f16_4", "navi31", 3),
+        ("attention_matrices_f16_64", "navi31", 8),
+        ("attention_combine", "navi31", 14),
+        ("sum_norm", "vega10", 4),
+        ("sum_norm", "gfx42", 0),
+    ],
+)
+def test_each_kind_of_kernel_has_waves_that_no_table_can_take_away(
+    name: str, family: str, least: int
+) -> None:
+    assert floor(name, family) == least
+    seen = {name: {family: Seen(min(1, least), 83)}}
+    assert objections(family, {name: replace(GOOD, waves=least)}, seen, same_driver=True) == []
+    if least > 1:
+        (objection,) = objections(family, {name: replace(GOOD, waves=least - 1)}, seen, same_driver=True)
+        assert objection == f"{name} holds {least - 1} waves on {family}; its kind must hold {least}"
+
+
+def test_the_table_keeps_to_the_floors() -> None:
+    _, table = read_table((REPOSITORY / "tests/vulkan/kernel_statistics.txt").read_text())
+    below = [
+        (name, family)
+        for name, families in table.items()
+        for family, seen in families.items()
+        if seen.waves < floor(name, family)
+    ]
+    assert below == [] and len(table) > 300
+
+
+def test_every_family_of_the_tool_has_floors() -> None:
+    assert COLUMNS.keys() == set(FAMILIES)
 
 
 def test_a_kernel_that_the_table_lacks_is_told() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.drivers import IN_CI
 from tplaunch.shaders import build, matrix_sizes, spirv
+from tplaunch.shaders.analysis import limits
 from tplaunch.shaders.load import kernel_names, load_kernel
 from tplaunch.shaders.spirv import Instruction
 from tplaunch.worker.vulkan.pipelines import MAX_PUSH_BYTES
@@ -40,7 +41,7 @@ VARIANTS = {
 SHUFFLES_OF_MATRICES = {65: "GroupNonUniformShuffle"}  # that a device with matrices has for attention
 PUSH_CONSTANT_CLASS = 9
 OFFSET_DECORATION = 35
-COPY_LOGICAL, EXTENDED, PACK_HALF = 400, 12, 58  # the last is of OpExtInst
+COPY_LOGICAL, CONVERT, EXTENDED, PACK_HALF = 400, 115, 12, 58  # the last is of OpExtInst
 
 
 @pytest.mark.timeout(900)  # on machines that may be busy
@@ -105,10 +106,14 @@ def test_kernels_cast_no_pointers(name: str) -> None:
 
 @pytest.mark.parametrize("name", kernel_names())
 def test_kernels_copy_no_push_constants_and_leave_no_rounding_to_the_driver(name: str) -> None:
-    """SwiftShader overwrites memory over OpCopyLogical; PackHalf2x16 rounds toward zero on AMD's cards."""
+    """SwiftShader overwrites memory over OpCopyLogical; PackHalf2x16 rounds toward zero on AMD's cards.
+
+    Only kernels with matrices convert, on devices that are told how to (shaders/execution_modes.py).
+    """
     operations = list(spirv.instructions(load_kernel(name)))
     assert not [op for op in operations if op.opcode == COPY_LOGICAL]
     assert not [op for op in operations if op.opcode == EXTENDED and op.operands[3] == PACK_HALF]
+    assert limits.has_matrices(load_kernel(name)) or CONVERT not in {op.opcode for op in operations}
 
 
 @pytest.mark.parametrize("name", kernel_names())

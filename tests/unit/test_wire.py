@@ -31,7 +31,7 @@ from tplaunch.coordinator.messages import (
     encode,
 )
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.coordinator.options import ALL_REDUCES, FEATURES, IMPORTS, SUMS, WAITINGS, WIRES, RankOptions
+from tplaunch.coordinator.options import ALL_REDUCES, DISPENSABLE, SUMS, WAITINGS, WIRES, RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare, Span
@@ -101,7 +101,7 @@ def instances_of(kind: type) -> st.SearchStrategy[Any]:
             "sums": st.sampled_from(SUMS),
             "wire": st.sampled_from(WIRES),
             "timeout_seconds": st.floats(1e-3, 1e5),
-            "without": st.lists(st.sampled_from((*FEATURES, *IMPORTS))).map(tuple),
+            "without": st.lists(st.sampled_from(DISPENSABLE)).map(tuple),
         }
     elif kind is StepPoint:
         fields |= {"rows": COUNT, "sequences": COUNT, "position": COUNT}

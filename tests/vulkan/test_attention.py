@@ -138,46 +138,41 @@ def alibis(num_heads: int) -> st.SearchStrategy[Alibi]:
     )
 
 
-@pytest.mark.parametrize("kv_type", KV_TYPES)
-@settings(max_examples=25)
-@given(
-    op=attention_ops(),
-    positions=st.lists(POSITIONS, min_size=1, max_size=5).map(tuple),
-    part_length=st.sampled_from([CUT, 2 * CUT, CHUNK]),
-    block_length=st.sampled_from([1, 5, 16, 32]),
-    spare_rows=st.integers(0, 2),
-    offset=st.integers(0, 9),
-    sinks=st.booleans(),
-    ending=st.sampled_from(["combined", "gated", "finishes"]),
-    seed=st.integers(0, 999),
-)
-def test_any_shape(
-    device: ReusedDevice,
+@st.composite
+def attention_cases(
+    draw: st.DrawFn,
     kv_type: str,
-    op: Attention,
-    positions: tuple[int, ...],
-    part_length: int,
-    block_length: int,
-    spare_rows: int,
-    offset: int,
-    sinks: bool,
-    ending: str,
-    seed: int,
-) -> None:
-    case = attention_case(
-        op,
-        positions,
-        part_length=CHUNK if ending == "finishes" else part_length,
-        block_length=block_length,
+    ops: st.SearchStrategy[Attention],
+    positions: st.SearchStrategy[tuple[int, ...]],
+    max_spare_rows: int,
+    cuts_finished: bool = False,  # a step may have parts where attention finishes its rows itself
+) -> Case:
+    """Any rows over any cache, in any of the ways in which a row can end."""
+    ending = draw(st.sampled_from(["combined", "gated", "finishes"]), "ending")
+    part_length = draw(st.sampled_from([CUT, 2 * CUT, CHUNK]), "part length")
+    return attention_case(
+        draw(ops, "op"),
+        draw(positions, "positions"),
+        part_length=CHUNK if ending == "finishes" and not cuts_finished else part_length,
+        block_length=draw(st.sampled_from([1, 5, 16, 32]), "block length"),
         kv_type=kv_type,
-        spare_rows=spare_rows,
-        offset=offset,
-        sinks=sinks,
+        spare_rows=draw(st.integers(0, max_spare_rows), "spare rows"),
+        offset=draw(st.integers(0, 9), "offset"),
+        sinks=draw(st.booleans(), "sinks"),
         gated=ending == "gated",
         finishes=ending == "finishes",
-        seed=seed,
+        seed=draw(st.integers(0, 999), "seed"),
     )
-    check(device, case)
+
+
+FEW_POSITIONS = st.lists(POSITIONS, min_size=1, max_size=5).map(tuple)
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+@settings(max_examples=25)
+@given(data=st.data())
+def test_any_shape(device: ReusedDevice, kv_type: str, data: st.DataObject) -> None:
+    check(device, data.draw(attention_cases(kv_type, attention_ops(), FEW_POSITIONS, max_spare_rows=2)))
 
 
 @pytest.mark.parametrize("part_length", [CUT, CHUNK])

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from tests.vulkan.cases import Case
 from tests.vulkan.reused_device import ReusedDevice
-from tests.vulkan.test_attention import POSITIONS, attention_case, attention_op, attention_ops, check
+from tests.vulkan.test_attention import (
+    FEW_POSITIONS,
+    POSITIONS,
+    attention_case,
+    attention_cases,
+    attention_op,
+    attention_ops,
+    check,
+)
 from tests.vulkan.test_same_bits import Sequences
 from tplaunch.worker.buffers.cuts import CHUNK, CUT
 from tplaunch.worker.ops.attention import MATRIX_HEADS, MATRIX_KV_TYPES, Attention
@@ -51,49 +59,19 @@ def in_sequences(case: Case, count: int) -> Case:
     return dataclasses.replace(case, table_starts=tuple(starts))
 
 
+MANY_POSITIONS = st.builds(
+    lambda first, count: tuple(range(first, first + count)), POSITIONS, st.integers(6, 90)
+)
+
+
 @pytest.mark.parametrize("kv_type", MATRIX_KV_TYPES)
 @settings(max_examples=25)
-@given(
-    op=matrix_ops(),
-    positions=st.lists(POSITIONS, min_size=1, max_size=5).map(tuple)
-    | st.builds(lambda first, count: tuple(range(first, first + count)), POSITIONS, st.integers(6, 90)),
-    sequences=st.integers(1, 3),
-    part_length=st.sampled_from([CUT, 2 * CUT, CHUNK]),
-    block_length=st.sampled_from([1, 5, 16, 32]),
-    spare_rows=st.integers(0, 70),
-    offset=st.integers(0, 9),
-    sinks=st.booleans(),
-    ending=st.sampled_from(["combined", "gated", "finishes"]),
-    seed=st.integers(0, 999),
-)
-def test_any_shape(
-    matrices: ReusedDevice,
-    kv_type: str,
-    op: Attention,
-    positions: tuple[int, ...],
-    sequences: int,
-    part_length: int,
-    block_length: int,
-    spare_rows: int,
-    offset: int,
-    sinks: bool,
-    ending: str,
-    seed: int,
-) -> None:
-    case = attention_case(
-        op,
-        positions,
-        part_length=part_length,
-        block_length=block_length,
-        kv_type=kv_type,
-        spare_rows=spare_rows,
-        offset=offset,
-        sinks=sinks,
-        gated=ending == "gated",
-        finishes=ending == "finishes",
-        seed=seed,
-    )
-    check(matrices, in_sequences(case, min(sequences, len(positions))), TOLERANCE)
+@given(data=st.data(), sequences=st.integers(1, 3))
+def test_any_shape(matrices: ReusedDevice, kv_type: str, data: st.DataObject, sequences: int) -> None:
+    positions = FEW_POSITIONS | MANY_POSITIONS
+    cases = attention_cases(kv_type, matrix_ops(), positions, max_spare_rows=70, cuts_finished=True)
+    case = data.draw(cases)
+    check(matrices, in_sequences(case, min(sequences, len(case.positions))), TOLERANCE)
 
 
 @st.composite

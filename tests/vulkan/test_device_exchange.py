@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.models import LIMITS, LocalChannel, LocalEngine, Rank
+from tests.patience import PATIENCE
 from tests.several_hosts import HostsChannel
 from tests.unit.collectives_group import on_ranks
 from tests.vulkan.conftest import Opener
@@ -21,6 +25,7 @@ from tplaunch.collectives.arena import words_bytes
 from tplaunch.coordinator.messages import Step
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import padded
+from tplaunch.running_clock import RunningClock
 from tplaunch.worker.buffers.step import StepLayout
 from tplaunch.worker.buffers.table import Buffer, Placement
 from tplaunch.worker.checking.case import page_aligned
@@ -30,7 +35,7 @@ from tplaunch.worker.numpy.exchange import words_for
 from tplaunch.worker.ops.exchange import Gather, words_offset
 from tplaunch.worker.programs.device_exchange import can_exchange, with_exchanges
 from tplaunch.worker.programs.program import Program, Segment
-from tplaunch.worker.vulkan import exchange, listing
+from tplaunch.worker.vulkan import exchange, host_writes, listing
 from tplaunch.worker.vulkan.api import vk
 from tplaunch.worker.vulkan.barriers import put_barrier
 from tplaunch.worker.vulkan.device import VulkanDevice
@@ -115,7 +120,8 @@ def test_what_is_tried_is_seen_by_kernels_and_by_the_host(
         put_barrier(commands, before, after, barrier)
 
     device = opened(open_device, "lavapipe", words, 0)
-    monkeypatch.setattr(exchange, "put_barrier", note)
+    for module in (exchange, host_writes):
+        monkeypatch.setattr(module, "put_barrier", note)
     at_number(device, 2)
     device.tries_exchange(PROGRAM, known_numbers(0, 0, LENGTH))
     transfer, host = vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_PIPELINE_STAGE_HOST_BIT
@@ -180,7 +186,7 @@ class WaitingChannel(HostsChannel):
 
     def attach(self, stage: Sequence[Rank], slot_bytes: int) -> None:
         super().attach(stage, slot_bytes)
-        self.vain = 0
+        self.tried = self.vain = 0  # steps in which devices exchange, and those in which they waited in vain
         for rank, collective in zip(stage, self._collectives, strict=True):
             assert isinstance(rank.device, VulkanDevice)
             if self.way == "device":
@@ -193,6 +199,7 @@ class WaitingChannel(HostsChannel):
         row_length = padded(stage[0].spec.embedding_length)
         programs = [rank.prepared(step) for rank in stage]
         by_device = self.way == "device" and can_exchange(programs[0], row_length)
+        self.tried += by_device
         first = [with_exchanges(program) for program in programs] if by_device else programs
         for rank, program in zip(stage, first, strict=True):
             rank.device.prepare(program)
@@ -216,25 +223,28 @@ class WaitingChannel(HostsChannel):
 @contextlib.contextmanager
 def waiting_engine(
     path: Path, open_device: Opener, drivers: Sequence[str], waiting: str
-) -> Iterator[LocalEngine]:
+) -> Iterator[tuple[LocalEngine, WaitingChannel]]:
+    """An engine whose ranks wait in this way, and its channel."""
+    channels: list[WaitingChannel] = []
     with contextlib.ExitStack() as stack:
 
         def open_channel(ranks: Sequence[Rank], model_hash: str) -> LocalChannel:
             kind = type("Channel", (WaitingChannel,), {"way": waiting})
-            channel: LocalChannel = kind(ranks, model_hash, stack, [0] * len(drivers), "f32", False)
-            return channel
+            channels.append(kind(ranks, model_hash, stack, [0] * len(drivers), "f32", False))
+            return channels[0]
 
         remaining = [on(open_device, driver) for driver in drivers]
 
         def open_next(limits: Limits) -> Device:
             return remaining.pop(0)(limits)
 
-        yield LocalEngine(
+        engine = LocalEngine(
             path,
             [1.0] * len(drivers),
             open_device=open_next,
             open_channel=open_channel,
         )
+        yield engine, channels[0]
 
 
 @pytest.mark.parametrize("drivers", [("lavapipe", "lavapipe"), ("mesa", "lavapipe")], ids=str)
@@ -243,8 +253,36 @@ def test_every_way_to_wait_gives_the_same_bits(
 ) -> None:
     results = {}
     for waiting in ("block", "poll", "word", "device"):
-        with waiting_engine(plain_model, open_device, drivers, waiting) as engine:
+        with waiting_engine(plain_model, open_device, drivers, waiting) as (engine, _):
             results[waiting] = [engine.logits(step).copy() for step in STEPS]
     for found in results.values():
         for mine, expected in zip(found, results["block"], strict=True):
             assert np.array_equal(mine, expected)
+
+
+@pytest.fixture
+def all_cores() -> Iterator[None]:
+    """All cores of the machine, of which a process that shares the tests with others has some only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("devices that wait for each other need a core each, and there is one in all")
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize("driver", ["lavapipe", "mesa", "swiftshader"])
+def test_two_ranks_exchange_by_their_devices_where_each_has_a_core(
+    all_cores: None, imports_everywhere: None, open_device: Opener, plain_model: Path, driver: str
+) -> None:
+    """Others may need the cores for a while, so that all wait in vain; but some step comes through, and has
+    the bits that it has where hosts exchange."""
+    with waiting_engine(plain_model, open_device, [driver] * 2, "block") as (engine, _):
+        expected = [engine.logits(step).copy() for step in STEPS]
+    clock, number = RunningClock(), itertools.count(1)
+    with waiting_engine(plain_model, open_device, [driver] * 2, "device") as (engine, channel):
+        while channel.vain == channel.tried:
+            assert clock() < PATIENCE, f"none of {channel.tried} steps came through"
+            for step, logits in zip(STEPS, expected, strict=True):
+                again = dataclasses.replace(step, number=next(number))
+                assert np.array_equal(engine.logits(again), logits)

@@ -191,34 +191,33 @@ def test_tiles_hold_every_pair_once(device: ReusedDevice, routing: Routing, leng
         assert all(experts[pair] == expert for pair, expert in pairs)
 
 
-@pytest.mark.parametrize("weight_type", FORMATS)
-@settings(max_examples=12)
-@given(data=st.data())
-def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -> None:
-    held, rows, num_rows, routes = data.draw(routings(), "routing")
-    columns = data.draw(st.integers(1, 40), "columns")
-    gated, tiled = data.draw(st.booleans(), "gated"), data.draw(st.booleans(), "tiled")
-    of_prompts = tiled and weight_type in GROUPED and data.draw(st.booleans(), "of prompts")
+def activations_of(device: ReusedDevice, weight_type: str) -> list[str]:
+    """The kinds of activations that a device multiplies by a weight type; f16 for rows of prompts only."""
     weight_format, kinds = FORMATS[weight_type], ["f32"]
     if weight_format.has_integers and "integer_dot_product" in device.info.features:
         kinds.append("q8")
-    if of_prompts and device.has_matrices and weight_format.fits_float16:
+    if device.has_matrices and weight_format.fits_float16:
         kinds.append("f16")
-    activations = data.draw(st.sampled_from(kinds), "activations")
-    matrix_rows = held.count * columns * (2 if gated else 1)
-    if weight_type not in gguf.GGMLQuantizationType.__members__:
-        pytest.skip(f"the gguf package is older than {weight_type}")
+    return kinds
+
+
+@st.composite
+def products(draw: st.DrawFn, held: HeldExperts, weight_type: str, kinds: list[str]) -> ExpertMatMul:
+    """A product of a weight type, with activations of any of these kinds."""
+    columns = draw(st.integers(1, 40), "columns")
+    gated, tiled = draw(st.booleans(), "gated"), draw(st.booleans(), "tiled")
+    of_prompts = tiled and weight_type in GROUPED and draw(st.booleans(), "of prompts")
+    activations = draw(st.sampled_from([kind for kind in kinds if of_prompts or kind != "f16"]), "activations")
     unit = FORMATS[weight_type].tile_columns
-    length = unit * data.draw(st.integers(1, 288 // unit), "tiles")
-    matrix = Matrix("matrix", weight_type, matrix_rows, length)
-    onto_up = not gated and data.draw(st.booleans(), "onto up")
+    length = unit * draw(st.integers(1, 288 // unit), "tiles")
+    onto_up = not gated and draw(st.booleans(), "onto up")
     functions = [None, *ACTIVATION_FUNCTIONS]
     if weight_type in ("F32", "F16") and (gated or onto_up):  # others' products are beyond where it clamps
         functions += GATED_ACTIVATION_FUNCTIONS
-    by_pair, offset = data.draw(st.booleans(), "by pair"), data.draw(st.integers(0, 9), "offset")
-    op = ExpertMatMul(
-        matrix,
-        data.draw(st.sampled_from([None, "bias"]), "bias"),
+    by_pair, offset = draw(st.booleans(), "by pair"), draw(st.integers(0, 9), "offset")
+    return ExpertMatMul(
+        Matrix("matrix", weight_type, held.count * columns * (2 if gated else 1), length),
+        draw(st.sampled_from([None, "bias"]), "bias"),
         "input" if activations == "f32" else QUANTIZED_PAIRS if by_pair else QUANTIZED,
         "output",
         offset,
@@ -226,34 +225,55 @@ def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -
         held,
         by_pair=by_pair,
         tiled=tiled,
-        activation=data.draw(st.sampled_from(functions), "activation"),
+        activation=draw(st.sampled_from(functions), "activation"),
         gated=gated,
         onto_up=onto_up,
-        weighs=data.draw(st.booleans(), "weighs"),
-        product_scales=data.draw(st.sampled_from([None, "product_scales"]), "product_scales"),
+        weighs=draw(st.booleans(), "weighs"),
+        product_scales=draw(st.sampled_from([None, "product_scales"]), "product_scales"),
         of_prompts=of_prompts,
         activations=activations,
     )
-    rng = np.random.default_rng(data.draw(SEEDS, "seed"))
-    packed = tame_rows(weight_type, matrix_rows, length, rng, 0.1)
-    weights = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType[weight_type]).astype(np.float64)
-    arrays: Arrays = {
+
+
+def product_arrays(
+    op: ExpertMatMul,
+    packed: npt.NDArray[np.uint8],
+    routes: npt.NDArray[Any],
+    rows: int,
+    rng: np.random.Generator,
+) -> Arrays:
+    """The buffers of a product whose matrix these are; rounded rows are not there yet."""
+    held, matrix = op.held, op.matrix
+    return {
         "matrix": filled_matrix(matrix, packed),
-        "bias": random_floats(rng, matrix_rows),
-        "product_scales": rng.uniform(0.5, 2, matrix_rows // columns).astype(np.float32),
-        "input": random_floats(rng, rows * (held.used if by_pair else 1), matrix.columns + 32),
-        "output": random_floats(rng, rows * held.used, offset + columns + 3),
+        "bias": random_floats(rng, matrix.rows),
+        "product_scales": rng.uniform(0.5, 2, matrix.rows // op.columns).astype(np.float32),
+        "input": random_floats(rng, rows * (held.used if op.by_pair else 1), matrix.columns + 32),
+        "output": random_floats(rng, rows * held.used, op.output_offset + op.columns + 3),
         "routes": routes,
         "expert_tiles": tiles_of(held, rows),
     }
-    exact = arrays
-    if activations != "f32":
-        arrays[op.input] = quantized(arrays["input"], matrix.columns, activations)
-        exact = {**arrays, "input": dequantize(arrays[op.input], matrix.columns, activations)}
-    if activations == "f16":
+
+
+@pytest.mark.parametrize("weight_type", FORMATS)
+@settings(max_examples=12)
+@given(data=st.data())
+def test_products(device: ReusedDevice, weight_type: str, data: st.DataObject) -> None:
+    if weight_type not in gguf.GGMLQuantizationType.__members__:
+        pytest.skip(f"the gguf package is older than {weight_type}")
+    held, rows, num_rows, routes = data.draw(routings(), "routing")
+    op = data.draw(products(held, weight_type, activations_of(device, weight_type)), "op")
+    rng, matrix = np.random.default_rng(data.draw(SEEDS, "seed")), op.matrix
+    packed = tame_rows(weight_type, matrix.rows, matrix.columns, rng, 0.1)
+    weights = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType[weight_type]).astype(np.float64)
+    exact = arrays = product_arrays(op, packed, routes, rows, rng)
+    if op.activations != "f32":
+        arrays[op.input] = quantized(arrays["input"], matrix.columns, op.activations)
+        exact = {**arrays, "input": dequantize(arrays[op.input], matrix.columns, op.activations)}
+    if op.activations == "f16":
         weights = weights.astype(np.float16).astype(np.float64)
-    tiles = ExpertTiles(held, PROMPT_PAIRS if of_prompts else TILE_PAIRS)
-    case = Case(limits_for(max_rows=rows), (tiles, op) if tiled else (op,), arrays, num_rows, rows)
+    tiles = ExpertTiles(held, PROMPT_PAIRS if op.of_prompts else TILE_PAIRS)
+    case = Case(limits_for(max_rows=rows), (tiles, op) if op.tiled else (op,), arrays, num_rows, rows)
     actual, expected = device.run(case), case.run(NumpyDevice(case.limits))
     for results in (actual, expected):
         del results["expert_tiles"]  # empty ones may hold anything

@@ -147,10 +147,14 @@ def test_any_shape(device: ReusedDevice, weight_type: str, activations: str, dat
 
 
 @pytest.mark.parametrize("weight_type", ["Q8_0", "Q5_1", "Q2_K", "Q4_K", "Q6_K", "IQ1_M"])
-def test_subnormal_scales(device: ReusedDevice, weight_type: str) -> None:
+@pytest.mark.parametrize(("rows", "activations"), [(1, "f32"), (5, "f32"), (5, "f16")])
+def test_subnormal_scales(device: ReusedDevice, weight_type: str, rows: int, activations: str) -> None:
     """Models have some: float16 knows no smaller numbers than 6e-5 with all its bits."""
-    matrix = Matrix("matrix", weight_type, 20, 512)
-    check(device, matmul_case(matrix, 1, 1, seed=5, largest_scale=5e-5))
+    if activations == "f16" and not device.has_matrices:
+        pytest.skip(f"{device.info.name} has no cooperative matrices (make test-matrices)")
+    matrix, of_prompts = Matrix("matrix", weight_type, 20, 512), rows > 1
+    options: dict[str, Any] = {"activations": activations, "of_prompts": of_prompts}
+    check(device, matmul_case(matrix, rows, rows, seed=5, largest_scale=5e-5, **options))
 
 
 def test_no_columns_give_zeros(device: ReusedDevice) -> None:

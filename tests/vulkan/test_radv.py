@@ -16,8 +16,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import manifest_of
-from tests.drivers import REPOSITORY, driver_variables, find_radv
+from tests.drivers import REPOSITORY, driver_variables, find_radv, find_validation_layer
 from tplaunch.shaders import stats
+from tplaunch.shaders.execution_modes import KEEPS_SUBNORMALS, REUNITES_LANES, ROUNDS_TO_EVEN
+from tplaunch.worker.vulkan.compiling import made_up_device
+from tplaunch.worker.vulkan.context import Context
+from tplaunch.worker.vulkan.pipelines import Pipelines
 
 TABLE = Path(__file__).with_name("kernel_statistics.txt")
 # From GCN 5 to RDNA 4, and what of the kernels for particular features such a card is given.
@@ -35,6 +39,23 @@ def test_every_kernel_compiles_as_well_as_before(family: str) -> None:
     found = stats.compile_family(family, driver=str(manifest_of(find_radv())))
     assert found.kernels.keys() >= FAMILIES[family]
     assert stats.differences([found], TABLE) == []
+
+
+def test_kernels_are_valid_in_all_modes_that_such_a_card_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The validation layer takes them; modes are how numbers are rounded, and when lanes are united."""
+    for variable, value in driver_variables(manifest_of(find_radv())).items():
+        monkeypatch.setenv(variable, value)
+    manifest_of(find_validation_layer())
+    monkeypatch.setenv("RADV_FORCE_FAMILY", "navi31")
+    context = Context(made_up_device().index, validate=True, only_compiles=True)
+    assert context.modes == (KEEPS_SUBNORMALS, ROUNDS_TO_EVEN, REUNITES_LANES)
+    assert context.matrices is not None
+    made = Pipelines(context)
+    for name in ("matrices_q8_0_64", "attention_matrices_f16_64", "sum_norm", "rope_cache_f16"):
+        assert made[name]
+    made.close()
+    context.instance.check_validation()
+    context.close()
 
 
 def test_the_families_are_those_of_the_tool() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.checking.everything import every_op
 from tplaunch.worker.checking.table import SmallOp
-from tplaunch.worker.device import DeviceError, DeviceId
+from tplaunch.worker.device import DeviceError, DeviceId, KernelRefused
 from tplaunch.worker.jobs.messages import CheckBegun, CheckEnded, CheckFailed, CheckJob, CheckList
 
 if TYPE_CHECKING:  # NumPy ranks need no Vulkan loader
@@ -50,10 +50,13 @@ def _check(checker: Checker, runs: Sequence[tuple[SmallOp, Variant]], say: Calla
         kernel, family = asked.kernel_of(variant), asked.family or asked.kernel
         words = f"{op.op}, {op.num_rows} rows, cache {op.kv_type}"
         say(CheckBegun(kernel, family, variant.suffix, words))
+        error, refusal = math.nan, ""
         try:
             error = checker.error(op, variant, kernel)
+        except KernelRefused as refused:  # which harms no other kernel
+            refusal = f"the driver refuses to compile it: {refused}"
         except DeviceError as failure:
             say(CheckFailed(str(failure)))
             return False
-        say(CheckEnded(error if math.isfinite(error) else None, checker.bound(op)))
+        say(CheckEnded(error if math.isfinite(error) else None, checker.bound(op), refusal))
     return True

@@ -211,10 +211,11 @@ class CheckBegun:
 
 @dataclass(frozen=True)
 class CheckEnded:
-    """Worker: the kernel computed."""
+    """Worker: the kernel computed, or the driver does not compile it."""
 
     error: float | None  # None for no number
     bound: float
+    refusal: str = ""  # a sentence
 
 
 @dataclass(frozen=True)

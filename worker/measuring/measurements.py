@@ -22,7 +22,7 @@ from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 from tplaunch.worker.folders import make_private, open_regular, replace_file, user_folder
 
 Numbers: TypeAlias = dict[str, float | None]  # None: this option must not be chosen
-FORMAT = 2  # counts up, too, when numbers were measured wrongly
+FORMAT = 3  # counts up, too, when numbers were measured wrongly
 MAX_FILE_BYTES = 1 << 20
 MAX_WAIT_SECONDS = 60.0  # for another process: a slow driver compiles a kernel for most of that
 TIE = 1.03  # measuring again may turn a smaller difference around

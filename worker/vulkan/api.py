@@ -107,6 +107,14 @@ def text(characters: Handle) -> str:
     return str(ffi.string(characters).decode(errors="replace"))
 
 
+def extensions_of(physical: Handle) -> set[str]:
+    """The names of a device's extensions."""
+    listed = enumerate_all(
+        "vkEnumerateDeviceExtensionProperties", "VkExtensionProperties", physical, ffi.NULL
+    )
+    return {text(extension.extensionName) for extension in listed}
+
+
 def enumerate_all(name: str, item_type: str, *arguments: Any) -> list[Handle]:
     """Vulkan's two calls for a list: how many, and then which."""
     function, count = getattr(lib, name), ffi.new("uint32_t *")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tplaunch.worker.device import DeviceError
-from tplaunch.worker.vulkan import faults, matrices, subgroups
+from tplaunch.worker.vulkan import execution_modes, faults, matrices, subgroups
 from tplaunch.worker.vulkan.api import (
     Handle,
     array,
@@ -23,8 +23,9 @@ from tplaunch.worker.vulkan.api import (
 )
 from tplaunch.worker.vulkan.external_memory import DMA_BUF_EXTENSIONS, IMPORT_EXTENSION
 from tplaunch.worker.vulkan.instance import Instance
-from tplaunch.worker.vulkan.listing import VERSION_1_3, compute_queue_family, describe
+from tplaunch.worker.vulkan.listing import VERSION_1_3, describe
 from tplaunch.worker.vulkan.memory_types import MemoryType
+from tplaunch.worker.vulkan.queues import best_family, queue_families
 
 SETUP_TIMEOUT_NANOSECONDS = 60 * 10**9  # of copies while loading
 
@@ -70,16 +71,19 @@ class Context:
         if self.info.unusable and not (self._only_compiles and self.info.is_made_up):
             raise DeviceError(f"Vulkan device {index} ({self.info.name}) can't be used: {self.info.unusable}")
         self.matrices = matrices.matrix_shape(self.instance, self.physical, self.info)
+        family = best_family(queue_families(self.physical), self.info.compute_queue)
+        assert family is not None, "a device is usable only with a queue"
+        self.queue_family = family
+        self.modes = execution_modes.execution_modes(self.physical)
         self._tells_faults = faults.tells_faults(self.physical)
         self._create_device()
         self._memory = ffi.new("VkPhysicalDeviceMemoryProperties *")
         lib.vkGetPhysicalDeviceMemoryProperties(self.physical, self._memory)
 
     def _create_device(self) -> None:
-        family = compute_queue_family(self.physical)
         queues = struct(
             "VkDeviceQueueCreateInfo",
-            queueFamilyIndex=family,
+            queueFamilyIndex=self.queue_family.index,
             queueCount=1,
             pQueuePriorities=ffi.new("float[]", [1.0]),
         )
@@ -93,6 +97,7 @@ class Context:
         extensions = [IMPORT_EXTENSION] if self.info.host_memory_import else []
         extensions += DMA_BUF_EXTENSIONS if self.info.dma_buf_import or self.info.dma_buf_export else ()
         extensions += [matrices.EXTENSION] if self.matrices else []
+        extensions += execution_modes.needed_extensions(self.modes)
         extensions += [faults.EXTENSION] if self._tells_faults else []
         extensions += [subgroups.EXTENSION] if self._asks_for_subgroups and not self._is_1_3 else []
         info = struct(
@@ -106,13 +111,13 @@ class Context:
         )
         self.device = create("vkCreateDevice", "VkDevice", self.physical, info)
         queue = ffi.new("VkQueue *")
-        lib.vkGetDeviceQueue(self.device, family, 0, queue)
+        lib.vkGetDeviceQueue(self.device, self.queue_family.index, 0, queue)
         self.queue = queue[0]
         self.command_pool = create(
             "vkCreateCommandPool",
             "VkCommandPool",
             self.device,
-            struct("VkCommandPoolCreateInfo", queueFamilyIndex=family),
+            struct("VkCommandPoolCreateInfo", queueFamilyIndex=self.queue_family.index),
         )
 
     def _newer_features(self) -> list[Handle]:
@@ -129,6 +134,8 @@ class Context:
             features.append(struct("VkPhysicalDeviceSubgroupSizeControlFeatures", **control))
         if self.matrices:
             features.append(struct("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", cooperativeMatrix=1))
+        if execution_modes.needed_extensions(self.modes):
+            features.append(execution_modes.uniform_control_flow(True))
         if self._tells_faults:
             features.append(faults.enabled_fault())
         return features

@@ -198,7 +198,9 @@ class VulkanDevice:
 
         def win(part: Sequence[Program]) -> bool:
             tuner = Tuner(self._context, self._pipelines, measurements, self._right)
-            return tuner.rounding_wins(part, self._limits.kv_type) or self._limits.activations == "f16"
+            limits = self._limits
+            wins = tuner.rounding_wins(part, limits.kv_type, limits.context_length)
+            return wins or limits.activations == "f16"
 
         found = preferred(programs, self.prove, win)
         self._selection = Selection(self.info.features, measurements.get, self._right)

@@ -15,10 +15,11 @@ from tplaunch.worker.ops.exchange import (
     WORDS,
     words_offset,
 )
-from tplaunch.worker.vulkan.api import Handle, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.api import Handle, lib, struct, vk
 from tplaunch.worker.vulkan.barriers import memory_barrier, put_barrier
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout
+from tplaunch.worker.vulkan.host_writes import write_floats
 from tplaunch.worker.vulkan.memory import Memory, Slice
 from tplaunch.worker.vulkan.waiting import MAX_ROUNDS_ON_CPU, MAX_ROUNDS_ON_GPU
 
@@ -71,15 +72,8 @@ class DeviceExchange:
     def put_own(self, parity: int, values: Floats) -> None:
         """Writes this rank's partial sums from the host, 16,384 of them at most; for trying only."""
         offset = (parity * self._num_ranks + self._rank) * self.layout.slot_bytes
-        data = np.ascontiguousarray(values)
-        transfer, compute = vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
-        read = memory_barrier(vk.VK_ACCESS_TRANSFER_WRITE_BIT, vk.VK_ACCESS_SHADER_READ_BIT)
-
-        def record(commands: Handle) -> None:
-            lib.vkCmdUpdateBuffer(commands, self._gathered.buffer, offset, data.nbytes, ffi.from_buffer(data))
-            put_barrier(commands, transfer, compute, read)
-
-        self._context.run_once(record)
+        stage, access = vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, vk.VK_ACCESS_SHADER_READ_BIT
+        write_floats(self._context, self._gathered.buffer, offset, values, stage=stage, access=access)
 
     def taken(self) -> Floats:
         """Returns the partial sums of all ranks [parities, ranks, WORD_ELEMENTS]; for trying only."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tplaunch.worker.vulkan.api import Handle, enumerate_all, ffi, lib, result_name, struct, text, vk
+from tplaunch.worker.vulkan.api import Handle, extensions_of, ffi, lib, result_name, struct, text, vk
 
 EXTENSION = "VK_EXT_device_fault"
 MAX_TOLD = 3  # of the faults that a driver lists
@@ -14,10 +14,7 @@ HELP = (
 
 def tells_faults(physical: Handle) -> bool:
     """Tells whether a device can say why it was lost."""
-    listed = enumerate_all(
-        "vkEnumerateDeviceExtensionProperties", "VkExtensionProperties", physical, ffi.NULL
-    )
-    if EXTENSION not in {text(extension.extensionName) for extension in listed}:
+    if EXTENSION not in extensions_of(physical):
         return False
     feature = struct("VkPhysicalDeviceFaultFeaturesEXT")
     lib.vkGetPhysicalDeviceFeatures2(physical, struct("VkPhysicalDeviceFeatures2", pNext=feature))

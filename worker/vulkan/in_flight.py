@@ -7,7 +7,6 @@ the delay of a load, some 0.7 us. That is 0.65 MB of an RTX 3090, and 2.3 MB of 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from tplaunch.coordinator.split.limits import Limits
@@ -15,12 +14,13 @@ from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.ops.common import MatMul
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.dispatch.context import DispatchContext
-from tplaunch.worker.vulkan.dispatch.places import PartialsLayout
+from tplaunch.worker.vulkan.dispatch.places import PartialsLayout, Selects
 from tplaunch.worker.vulkan.dispatch.products import matmul
-from tplaunch.worker.vulkan.variants import PLAIN, Selection, Variant
+from tplaunch.worker.vulkan.variants import PLAIN, SPLIT_TILES, Selection, Variant
 
 # Of a card, as most are.
-FEATURES, LANES, INVOCATIONS = ("int64",), 32, 1024
+FEATURES, LANES, INVOCATIONS = ("int64", "card"), 32, 1024
+USUAL = Selection(FEATURES)  # the variants that it runs before anything was measured
 HALF_TILE = 16  # weights of a row
 # Weight types of which a lane loads two half tiles at once, as shaders/units.slang has them; of others one.
 WHOLE_TILES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
@@ -39,15 +39,14 @@ def lane_bytes(weight_type: str) -> int:
     return quants * lane_weights(weight_type) // held.tile_columns
 
 
-class _Noting(Selection):
-    """Selects as any other, and keeps what it chose last."""
+class _Noting:
+    """Selects as another one does, and keeps what that chose last."""
 
-    def __init__(self, features: Collection[str]) -> None:
-        super().__init__(features)
-        self.last = PLAIN
+    def __init__(self, selection: Selects) -> None:
+        self._selection, self.last = selection, PLAIN
 
     def variant(self, family: str, matrix_rows: int = 0, matrix_columns: int = 0) -> Variant:
-        self.last = super().variant(family, matrix_rows, matrix_columns)
+        self.last = self._selection.variant(family, matrix_rows, matrix_columns)
         return self.last
 
 
@@ -59,20 +58,23 @@ class _Nowhere:
     row_length: int = 0
 
 
-def bytes_in_flight(op: MatMul, limits: Limits) -> int:
+def bytes_in_flight(op: MatMul, limits: Limits, selection: Selects = USUAL) -> int:
     """Counts them for a product of one row on a card that runs all its workgroups at once."""
-    noting = _Noting(FEATURES)
+    noting = _Noting(selection)
     partials, program = PartialsLayout(0, 1, 1, 0, 0), Program(1, 1, ())
     context = DispatchContext(program, lambda name: _Nowhere(), partials, limits, LANES, INVOCATIONS, noting)
     groups = matmul(op, context).groups
     assert groups is not None, "products have a grid"
-    busy = min(LANES, -(-op.matrix.columns // lane_weights(op.matrix.type)))
-    lanes = math.prod(groups) * context.subgroups * busy
+    # Where a workgroup splits its rows all its lanes load different parts of one tile, else a subgroup's do.
+    splits = noting.last.split_from > 0
+    together = SPLIT_TILES[op.matrix.type][1] if splits else LANES
+    busy = min(together, -(-op.matrix.columns // lane_weights(op.matrix.type)))
+    lanes = math.prod(groups) * (1 if splits else context.subgroups) * busy
     asked = lanes * noting.last.tile[1] * lane_bytes(op.matrix.type)
     return min(asked, FORMATS[op.matrix.type].nbytes(op.matrix.rows, op.matrix.columns))
 
 
-def usual_bytes_in_flight(program: Program, limits: Limits) -> int:
+def usual_bytes_in_flight(program: Program, limits: Limits, selection: Selects = USUAL) -> int:
     """Averages them over the products of a program of one row; 0 for none.
 
     A product takes a time in proportion to its bytes, and in inverse proportion to those in flight: so the
@@ -83,5 +85,5 @@ def usual_bytes_in_flight(program: Program, limits: Limits) -> int:
         if isinstance(op, MatMul):
             nbytes = FORMATS[op.matrix.type].nbytes(op.matrix.rows, op.matrix.columns)
             total += nbytes
-            slowness += nbytes / max(1, bytes_in_flight(op, limits))
+            slowness += nbytes / max(1, bytes_in_flight(op, limits, selection))
     return int(total / slowness) if total else 0

@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass, replace
 
 from tplaunch.coordinator.options import FEATURES
 from tplaunch.worker.vulkan import subgroups
-from tplaunch.worker.vulkan.api import Handle, chained, enumerate_all, ffi, lib, struct, text, vk
+from tplaunch.worker.vulkan.api import Handle, chained, extensions_of, ffi, lib, struct, text, vk
 from tplaunch.worker.vulkan.compute_units import UNKNOWN, compute_units
 from tplaunch.worker.vulkan.external_memory import (
     DMA_BUF_EXTENSIONS,
@@ -18,6 +18,7 @@ from tplaunch.worker.vulkan.external_memory import (
 from tplaunch.worker.vulkan.heaps import largest_local_heap
 from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.matrices import matrix_shape
+from tplaunch.worker.vulkan.queues import best_family, queue_families
 from tplaunch.worker.vulkan.subgroups import SubgroupSizes
 
 LEAST_TEAM_LANES = 16
@@ -68,6 +69,7 @@ class PhysicalDevice:
     is_made_up: bool = False  # there is no such card: its driver only compiles for it
     compute_units: int = UNKNOWN  # that run workgroups independently of each other
     integer_dot_accelerated: bool = False  # as its driver says; timing decides what uses these
+    compute_queue: bool = False  # it computes in a queue that draws nothing
     matrices: tuple[int, ...] = ()  # rows, columns and depth of those that kernels multiply, as far as asked
 
     @property
@@ -177,6 +179,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         is_made_up=query.is_made_up,
         integer_dot_accelerated=bool(query.core13.integerDotProduct4x8BitPackedSignedAccelerated),
         compute_units=compute_units(handle, query.extensions),
+        compute_queue=query.queue_family is not None and query.queue_family.only_computes,
     )
 
 
@@ -185,10 +188,8 @@ class _Query:
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
-        extensions = enumerate_all(
-            "vkEnumerateDeviceExtensionProperties", "VkExtensionProperties", handle, ffi.NULL
-        )
-        self.extensions = {text(extension.extensionName) for extension in extensions}
+        self.extensions = extensions_of(handle)
+        self.queue_family = best_family(queue_families(handle))
         properties = ffi.new("VkPhysicalDeviceProperties *")
         lib.vkGetPhysicalDeviceProperties(handle, properties)
         self.base = properties[0]
@@ -244,16 +245,6 @@ def _pci_address(place: Handle) -> str:
     return "{:04x}:{:02x}:{:02x}.{:x}".format(*numbers) if any(numbers) else ""
 
 
-def compute_queue_family(handle: Handle) -> int | None:
-    """The first queue family that computes."""
-    count = ffi.new("uint32_t *")
-    lib.vkGetPhysicalDeviceQueueFamilyProperties(handle, count, ffi.NULL)
-    families = ffi.new("VkQueueFamilyProperties[]", count[0])
-    lib.vkGetPhysicalDeviceQueueFamilyProperties(handle, count, families)
-    can_compute = (i for i in range(count[0]) if families[i].queueFlags & vk.VK_QUEUE_COMPUTE_BIT)
-    return next(can_compute, None)
-
-
 def _unusable(query: _Query) -> str | None:
     if query.is_made_up:
         return "its driver makes it up, to compile for a card that is not there (RADV_FORCE_FAMILY)"
@@ -267,4 +258,4 @@ def _unusable(query: _Query) -> str | None:
     for feature in ("timelineSemaphore", "bufferDeviceAddress"):
         if not getattr(query.features12, feature):
             return f"the feature {feature} is missing"
-    return "no queue that computes" if compute_queue_family(query.handle) is None else None
+    return "no queue that computes" if query.queue_family is None else None

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from tplaunch.shaders.execution_modes import ROUNDS_TO_EVEN
 from tplaunch.worker.vulkan.api import Handle, chained, check, ffi, lib, struct, vk
+from tplaunch.worker.vulkan.execution_modes import execution_modes
 from tplaunch.worker.vulkan.instance import Instance
 from tplaunch.worker.vulkan.subgroups import SubgroupSizes
 from tplaunch.worker.vulkan.variants import needed_invocations
@@ -67,12 +69,15 @@ class Described(Protocol):
 def matrix_shape(instance: Instance, physical: Handle, info: Described) -> MatrixShape | None:
     """The matrices that the kernels multiply on a device; None where they can't use any.
 
-    What `info` lacks counts as missing, whatever the driver says.
+    What `info` lacks counts as missing, whatever the driver says. So does a device that can't be told how to
+    round: its driver might make all weights a little smaller.
     """
     has_all = info.cooperative_matrix and info.float16 and info.subgroup_shuffle
     if not has_all or info.max_invocations < NUM_INVOCATIONS or not _has_room(physical):
         return None
-    return best_shape(_shapes(instance, physical), info.sizes) if _has_features(physical) else None
+    if not _has_features(physical) or ROUNDS_TO_EVEN not in execution_modes(physical):
+        return None
+    return best_shape(_shapes(instance, physical), info.sizes)
 
 
 def best_shape(shapes: Iterable[MatrixShape], sizes: SubgroupSizes) -> MatrixShape | None:

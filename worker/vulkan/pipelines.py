@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tplaunch.shaders.analysis import limits
+from tplaunch.shaders.execution_modes import with_modes
 from tplaunch.shaders.load import load_kernel
 from tplaunch.worker.device import COMPILING, DeviceError
 from tplaunch.worker.vulkan.api import Handle, array, call, create, ffi, lib, struct, vk
@@ -30,7 +31,7 @@ class Pipelines:
     def __init__(self, context: Context, folder: Path | None = None) -> None:
         """folder: for what the driver compiles, to be found by later starts."""
         self._device, self._sizes, self._matrices = context.device, context.info.sizes, context.matrices
-        self._name = context.info.name
+        self._name, self._modes = context.info.name, context.modes
         self._begun: dict[str, None] = {}  # kernels that threads compile now
         self._lock = threading.Lock()  # of these
         self._cache = PipelineCache(context, folder)
@@ -83,7 +84,7 @@ class Pipelines:
         self._cache.save()
 
     def _compile(self, module: bytes) -> Handle:
-        """Compiles for subgroups of the device's size, or of that which its cooperative matrices ask for."""
+        """Compiles in the device's modes for subgroups of its size, or of that which its matrices ask for."""
         cache, sizes, shape = self._cache.handle, self._sizes, self._matrices
         constants: Mapping[int, int] = {}
         if shape is not None and limits.has_matrices(module):
@@ -91,6 +92,7 @@ class Pipelines:
         count = limits.num_invocations(module)
         size = sizes.of_workgroup(count)
         flags = sizes.flags(count, size)
+        module = with_modes(module, self._modes)
         return compute_pipeline(self._device, self.layout, module, cache, constants, size, flags)
 
     def close(self) -> None:

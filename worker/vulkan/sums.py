@@ -19,6 +19,7 @@ from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.places import BufferPlace, PartialsLayout
 from tplaunch.worker.vulkan.exchange import DeviceExchange
 from tplaunch.worker.vulkan.exports import export_block
+from tplaunch.worker.vulkan.host_writes import write_floats
 from tplaunch.worker.vulkan.imports import check_size, import_dma_buf
 from tplaunch.worker.vulkan.memory import Memory, Slice, free
 from tplaunch.worker.vulkan.partials import Arena, ImportedPartials, StagedPartials, attach, import_by
@@ -177,18 +178,11 @@ class DeviceSums:
     def put(self, values: Floats) -> None:
         """See SharingDevice."""
         assert self._arena is not None and self._shared is not None, "no partials are attached"
-        data, shared = np.ascontiguousarray(values), self._shared
-        offset = shared.distance + self._arena.write_slot * self._shared_layout.slot_bytes
-        transfer, host = vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_PIPELINE_STAGE_HOST_BIT
-        seen = memory_barrier(vk.VK_ACCESS_TRANSFER_WRITE_BIT, vk.VK_ACCESS_HOST_READ_BIT)
-
-        def record(commands: Handle) -> None:
-            lib.vkCmdUpdateBuffer(commands, shared.block.buffer, offset, data.nbytes, ffi.from_buffer(data))
-            put_barrier(commands, transfer, host, seen)
-
-        self._context.run_once(record)
+        offset = self._shared.distance + self._arena.write_slot * self._shared_layout.slot_bytes
+        stage, access = vk.VK_PIPELINE_STAGE_HOST_BIT, vk.VK_ACCESS_HOST_READ_BIT
+        write_floats(self._context, self._shared.block.buffer, offset, values, stage=stage, access=access)
         if self.staged is not None:
-            self.staged.copy_out(0, Phase.ONE_SHOT, data.size, FLOAT)
+            self.staged.copy_out(0, Phase.ONE_SHOT, values.size, FLOAT)
 
     def seen(self, count: int) -> Floats:
         """See SharingDevice."""

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from tplaunch.worker.vulkan.api import Handle, call, create, ffi, lib, struct, vk
 from tplaunch.worker.vulkan.context import Context
-from tplaunch.worker.vulkan.listing import compute_queue_family
 
 BYTES = 8  # of one timestamp
 
@@ -31,15 +30,9 @@ class DeviceClock:
 
 def device_clock(context: Context) -> DeviceClock:
     """Returns the clock of the queue that the programs run on."""
-    family = compute_queue_family(context.physical)
-    assert family is not None, "the device was opened without a queue"
-    count = ffi.new("uint32_t *")
-    lib.vkGetPhysicalDeviceQueueFamilyProperties(context.physical, count, ffi.NULL)
-    families = ffi.new("VkQueueFamilyProperties[]", count[0])
-    lib.vkGetPhysicalDeviceQueueFamilyProperties(context.physical, count, families)
     properties = ffi.new("VkPhysicalDeviceProperties *")
     lib.vkGetPhysicalDeviceProperties(context.physical, properties)
-    return DeviceClock(families[family].timestampValidBits, properties.limits.timestampPeriod * 1e-9)
+    return DeviceClock(context.queue_family.timestamp_bits, properties.limits.timestampPeriod * 1e-9)
 
 
 class Timestamps:

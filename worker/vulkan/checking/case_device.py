@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.buffers.stack_parts import WHOLE
 from tplaunch.worker.buffers.table import Buffer, Placement
-from tplaunch.worker.device import COPY, Copy, DeviceError, FillPlaces, Place
+from tplaunch.worker.device import COPY, Copy, DeviceError, FillPlaces, KernelRefused, Place
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.copying import copy_inside
@@ -22,10 +22,6 @@ from tplaunch.worker.vulkan.recorder import Recorder
 from tplaunch.worker.vulkan.timeline import Submission, Timeline
 
 Bytes = npt.NDArray[np.uint8]
-
-
-class KernelRefused(DeviceError):
-    """The driver does not compile a kernel."""
 
 
 class CaseDevice:

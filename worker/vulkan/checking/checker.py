@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from tplaunch.worker.checking.case import Arrays
 from tplaunch.worker.checking.check import Check
 from tplaunch.worker.checking.table import SmallOp
-from tplaunch.worker.device import CHECK_HELP, CHECKING, DeviceError
-from tplaunch.worker.vulkan.checking.case_device import CaseDevice, KernelRefused
+from tplaunch.worker.device import CHECK_HELP, CHECKING, DeviceError, KernelRefused
+from tplaunch.worker.vulkan.checking.case_device import CaseDevice
 from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.dispatch.questions import Asked, ask
 from tplaunch.worker.vulkan.pipelines import Pipelines
@@ -68,7 +68,7 @@ class Checker:
         return candidates(asked.family, self._context.info.features)
 
     def error(self, op: SmallOp, variant: Variant, kernel: str) -> float:
-        """Measures an op's error against NumPy; infinity where the driver refuses it. Raises DeviceError."""
+        """Measures an op's error against NumPy. Raises KernelRefused, or DeviceError."""
         expected = self._expected(op)
         if kernel != self._kernel:
             self._kernel = kernel
@@ -80,8 +80,8 @@ class Checker:
         try:
             results = expected.check.run(device)
         except KernelRefused as refusal:
-            log.warning("%s: %s", kernel, refusal)
-            return math.inf
+            log.warning("%s is refused by the driver: %s", kernel, refusal)
+            raise
         except DeviceError as error:
             raise DeviceError(f"{self.blame(kernel)} fails: {error}; {CHECK_HELP}") from error
         finally:

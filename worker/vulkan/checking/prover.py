@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tplaunch.worker.checking.table import SmallOp
-from tplaunch.worker.device import CHECK_HELP, DeviceError
+from tplaunch.worker.device import CHECK_HELP, DeviceError, KernelRefused
 from tplaunch.worker.measuring.measurements import Measurements
 from tplaunch.worker.vulkan.checking.checker import Checker
 from tplaunch.worker.vulkan.dispatch.questions import Asked
@@ -110,8 +110,8 @@ class Prover:
                 return
             wrong[kernel] = None
         first, *rest = wrong
-        others = f", and so does {', '.join(rest)}" if rest else ""
-        raise DeviceError(f"{self._checker.blame(first)} computes wrong numbers{others}; {CHECK_HELP}")
+        others = "".join(f"; {kernel} {self._fault(kernel)}" for kernel in rest)
+        raise DeviceError(f"{self._checker.blame(first)} {self._fault(first)}{others}; {CHECK_HELP}")
 
     def _find_others(self, group: Group, proof: Proof, deadline: float) -> None:
         """Finds the other variants that are right, as far as the time goes.
@@ -136,7 +136,13 @@ class Prover:
     def _not_used(self, kernel: str, group: Group, instead: Variant) -> str:
         (_, asked), *_ = group.ops
         other = asked.kernel_of(instead)
-        return f"{self._checker.blame(kernel)} computes wrong numbers and is not used; {other} is right"
+        return f"{self._checker.blame(kernel)} {self._fault(kernel)} and is not used; {other} is right"
+
+    def _fault(self, kernel: str) -> str:
+        """Says what is wrong about a kernel that must not be used."""
+        for refusal in self._measurements.get(_refusal_name(kernel)):
+            return f"is refused by the driver ({refusal})"
+        return "computes wrong numbers"
 
     def _wrong_kernel(self, group: Group, variant: Variant) -> str | None:
         """The first of a variant's kernels that is wrong; None where all are right."""
@@ -151,10 +157,15 @@ class Prover:
         kept = self._measurements.get(_name(group, op))
         if variant.suffix in kept:
             return kept[variant.suffix]
-        error = self._checker.error(op, variant, kernel)
-        found = error if error <= self._checker.bound(op) else None
-        if found is None:
-            log.warning("%s is wrong: an error of %.3g in %s", kernel, error, op.op)
+        try:
+            error = self._checker.error(op, variant, kernel)
+        except KernelRefused as refusal:
+            self._measurements.put(_refusal_name(kernel), {str(refusal): None})
+            found = None
+        else:
+            found = error if error <= self._checker.bound(op) else None
+            if found is None:
+                log.warning("%s is wrong: an error of %.3g in %s", kernel, error, op.op)
         self._measurements.put(_name(group, op), {variant.suffix: found})
         return found
 
@@ -174,6 +185,11 @@ class Prover:
 
     def _is_known(self, group: Group, variant: Variant) -> bool:
         return all(variant.suffix in self._measurements.get(_name(group, op)) for op, _ in group.ops)
+
+
+def _refusal_name(kernel: str) -> str:
+    """Under which the words of a driver are kept, as the only option, that does not compile a kernel."""
+    return f"refused {kernel}"
 
 
 def _name(group: Group, op: SmallOp) -> str:

@@ -13,9 +13,18 @@ from tplaunch.worker.ops.common import MatMul, Op
 from tplaunch.worker.ops.experts import ExpertMatMul, Route
 from tplaunch.worker.programs.program import Program
 from tplaunch.worker.vulkan.measuring.expert_trials import cut_experts
-from tplaunch.worker.vulkan.measuring.trials import Asks, Size, Trial, limits_of, make_trial, num_weights_of
+from tplaunch.worker.vulkan.measuring.trials import (
+    KEYS,
+    Asks,
+    Size,
+    Trial,
+    limits_of,
+    make_trial,
+    num_weights_of,
+)
 
 FLOATS = "f32"
+MANY_KEYS = 4096  # beside KEYS: of a long prompt's rows, where the context has as many
 ADVANTAGE = 0.95  # of the time in float32, to be worth what is rounded
 Seconds = dict[str, float]  # of an op, by how it is computed
 
@@ -42,10 +51,17 @@ class Rounded:
         return self.op.matrix.type, isinstance(self.op, ExpertMatMul)
 
 
-def all_rivals(programs: Iterable[Program], kv_type: str, size: Size, asks: Asks) -> list[Rivals]:
+def key_counts(context_length: int) -> list[int]:
+    """Returns over how many keys attention is compared: over each it has to be faster."""
+    return [KEYS] if context_length <= KEYS else [KEYS, min(MANY_KEYS, -(-context_length // 32) * 32)]
+
+
+def all_rivals(
+    programs: Iterable[Program], kv_type: str, size: Size, asks: Asks, keys: int = KEYS
+) -> list[Rivals]:
     """The largest products of rounded rows of prompts, of each weight type a dense one and experts'.
 
-    Behind them attention by matrices, of each kind of heads.
+    Behind them attention by matrices, of each kind of heads, over so many keys.
     """
     largest: dict[tuple[str, bool], Rounded] = {}
     num_weights: dict[tuple[str, bool], int] = {}
@@ -57,7 +73,7 @@ def all_rivals(programs: Iterable[Program], kv_type: str, size: Size, asks: Asks
             largest[kind] = product
     products = [_rivals(product, num_weights[kind], kv_type, size, asks) for kind, product in largest.items()]
     attentions = Counter(_whole(op) for program in programs for op in ops_of(program) if attends(op))
-    return products + [_attention(op, times, kv_type, size, asks) for op, times in attentions.items()]
+    return products + [_attention(op, times, kv_type, size, asks, keys) for op, times in attentions.items()]
 
 
 def ops_of(program: Program) -> list[Op]:
@@ -102,18 +118,18 @@ def _rivals(product: Rounded, num_weights: int, kv_type: str, size: Size, asks: 
     return Rivals(name, trials, num_weights / num_weights_of(tried))
 
 
-def _attention(op: Attention, times: int, kv_type: str, size: Size, asks: Asks) -> Rivals:
+def _attention(op: Attention, times: int, kv_type: str, size: Size, asks: Asks, keys: int) -> Rivals:
     rows = size.prompt_rows
     heads = f"{op.num_heads} heads of {op.key_length} and {op.value_length}, {op.num_kv_heads} of keys"
-    name = f"prompts attention {heads} in {kv_type}, {rows} rows"
-    return Rivals(name, _trials(op, rows, kv_type, size, asks), times)
+    name = f"prompts attention {heads} in {kv_type}, {rows} rows, {keys} keys"
+    return Rivals(name, _trials(op, rows, kv_type, size, asks, keys), times)
 
 
 def _trials(
-    op: MatMul | ExpertMatMul | Attention, rows: int, kv_type: str, size: Size, asks: Asks
+    op: MatMul | ExpertMatMul | Attention, rows: int, kv_type: str, size: Size, asks: Asks, keys: int = KEYS
 ) -> dict[str, Trial]:
     """The same op in float32 and rounded."""
-    limits, trials = limits_of(rows, kv_type), {}
+    limits, trials = limits_of(rows, kv_type, keys), {}
     for activations in (FLOATS, op.activations):
         asked = dataclasses.replace(op, activations=activations)
         ((family, _),) = asks(asked, limits)

@@ -27,7 +27,7 @@ from tplaunch.worker.vulkan.dispatch.questions import Asked, ask
 from tplaunch.worker.vulkan.listing import PhysicalDevice
 from tplaunch.worker.vulkan.measuring.allowance import Allowance, Runs, Until
 from tplaunch.worker.vulkan.measuring.bench import Bench, open_bench, opened_anew
-from tplaunch.worker.vulkan.measuring.rivals import Rivals, Seconds, all_rivals, rounding_wins
+from tplaunch.worker.vulkan.measuring.rivals import Rivals, Seconds, all_rivals, key_counts, rounding_wins
 from tplaunch.worker.vulkan.measuring.trials import Size, Trial, trials
 from tplaunch.worker.vulkan.pipelines import Pipelines
 from tplaunch.worker.vulkan.timeline import Submission
@@ -54,14 +54,22 @@ log = logging.getLogger("worker")
 
 def open_measurements(info: PhysicalDevice) -> Measurements:
     """Opens the user's measurements of this device, driver and set of kernels."""
+    on_cpu = info.type == "cpu"
+    return measurements_of(info.name, info.uuid, info.driver, info.driver_version, info.kind, on_cpu)
+
+
+def measurements_of(
+    name: str, uuid: str, driver: str, driver_version: int, kind: str, on_cpu: bool
+) -> Measurements:
+    """Opens the same of a device that is not open itself."""
     device = {
-        "name": info.name,
-        "uuid": info.uuid,
-        "driver": info.driver,
-        "driver_version": str(info.driver_version),
-        "kind": info.kind,
+        "name": name,
+        "uuid": uuid,
+        "driver": driver,
+        "driver_version": str(driver_version),
+        "kind": kind,
     }
-    if info.type == "cpu":  # it is as fast as its host, and a home may be shared by several
+    if on_cpu:  # it is as fast as its host, and a home may be shared by several
         device["node"] = platform.node()
     return Measurements(cache_folder(), device, kernels_hash())
 
@@ -118,13 +126,16 @@ class Tuner:
             log.info("the rest is not measured: %s", error)
         self._measurements.save()
 
-    def rounding_wins(self, programs: Sequence[Program], kv_type: str) -> bool:
+    def rounding_wins(self, programs: Sequence[Program], kv_type: str, context_length: int) -> bool:
         """Tells if products of prompts that are to be rounded are faster so than in float32.
 
         It measures what is missing however long that takes: what a run computes must not depend on how busy
         its start was.
         """
-        wins = rounding_wins(all_rivals(programs, kv_type, self.size(), self._asks), self._compare)
+        wins = all(
+            rounding_wins(all_rivals(programs, kv_type, self.size(), self._asks, keys), self._compare)
+            for keys in key_counts(context_length)
+        )
         self._measurements.save()
         return wins
 
