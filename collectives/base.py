@@ -45,6 +45,7 @@ class Collective(ABC):
     has_two_phases: bool = False  # whether there is an all_gather()
     can_sum: bool = False  # whether the hosts can add up themselves
     touches_sums: bool = False  # whether hosts read or change partial sums in the arena, as float32
+    tells_steps: bool = False  # whether its messages say what step they belong to, for begin_step()
     lap: Callable[[str], None] | None = None  # is told what the time since it was called last went to
 
     def __init__(

@@ -134,6 +134,11 @@ class Handover:
             raise CollectiveError(message, peer)
         return told[numbers.index(number)]
 
+    @property
+    def tells_steps(self) -> bool:
+        """Tells whether anything is handed over, by messages that say what step they belong to."""
+        return bool(self._links)
+
     def begin_step(self, number: int, digest: bytes) -> None:
         """The next values to be sent and received belong to this step of the model; each comes once.
 

@@ -58,6 +58,7 @@ class Hierarchical(Collective):
     """
 
     touches_sums = True
+    tells_steps = True
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ class ZmqRing(Collective):
     num_partials = 1
     write_slot = 0
     touches_sums = True
+    tells_steps = True
 
     def __init__(
         self,

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Union, get_args
 
 import numpy as np
-import zmq
 
-from tplaunch.coordinator import wire
 from tplaunch.coordinator.gguf.origin import Origin, TensorInfo
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare
-from tplaunch.coordinator.wire import Float32s, Float64s, Frame, Int32s
+from tplaunch.coordinator.wire import Float32s, Float64s, Int32s
 
-PROTOCOL_VERSION = 14
-MAX_FRAMES = 4  # of a message: its fields, and the large arrays of a StepDone
-MAX_FRAME_BYTES = 1 << 28  # logits of 32 rows and two million tokens; a connection that brings more is cut
-
-
-def identity(rank: int) -> bytes:
-    """The ZeroMQ routing id of a rank."""
-    return f"rank-{rank}".encode()
+PROTOCOL_VERSION = 15
+HOST_KINDS = ("host", "submit", "wait", "reduce")  # of time, that the ledger of every step has
 
 
 @dataclass(frozen=True)
@@ -173,6 +164,17 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Advance:
+    """Coordinator: compute the rows that follow those of the last step, of the same texts, with these tokens.
+
+    Nothing else is new: see coordinator/next_step.py.
+    """
+
+    number: int  # as a Step's
+    token_ids: Int32s  # [rows]
+
+
+@dataclass(frozen=True)
 class Lap:
     """A stretch of a rank's step, in seconds of the monotonic clock that all processes of a host share."""
 
@@ -225,38 +227,18 @@ class Shutdown:
 
 
 Message = Union[  # noqa: UP007
-    Hello, Load, Attached, Connect, Progress, Ready, Step, StepDone, FetchRows, Rows, Failed, Shutdown
+    Hello,
+    Load,
+    Attached,
+    Connect,
+    Progress,
+    Ready,
+    Step,
+    Advance,
+    StepDone,
+    FetchRows,
+    Rows,
+    Failed,
+    Shutdown,
 ]
-_KNOWN: dict[str, type] = {message.__name__: message for message in get_args(Message)}
-
-
-def encode(message: Message) -> list[Frame]:
-    """The frames to send. Large arrays are not copied: the message must not change before they are sent."""
-    return wire.pack(type(message).__name__, message)
-
-
-def decode(frames: Sequence[Frame]) -> Message:
-    """Large arrays share the frames' memory. Raises wire.WireError for what is no message."""
-    message: Message = wire.unpack(frames, _KNOWN)
-    return message
-
-
-def send_frames(socket: zmq.Socket[bytes], frames: Sequence[Frame]) -> None:
-    """Sends the frames of a message, which may change afterwards; send_multipart() takes twice as long."""
-    for frame in frames[:-1]:
-        socket.send(frame, zmq.SNDMORE)
-    socket.send(frames[-1])
-
-
-def receive_frames(socket: zmq.Socket[bytes], num_names: int = 0, flags: int = 0) -> list[zmq.Frame]:
-    """The frames of the next message, behind as many with names as the socket puts before it.
-
-    Of too many frames one too many is returned, which decode() refuses, and the rest is dropped. Raises
-    zmq.Again as the socket's options and `flags` (zmq.NOBLOCK) say.
-    """
-    frames = [frame := socket.recv(flags, copy=False)]
-    while frame.more:
-        frame = socket.recv(copy=False)
-        if len(frames) <= num_names + MAX_FRAMES:
-            frames.append(frame)
-    return frames
+KNOWN: dict[str, type] = {message.__name__: message for message in get_args(Message)}

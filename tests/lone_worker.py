@@ -16,8 +16,8 @@ from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import make_plan
 from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceId
-from tplaunch.worker.loop import Worker
 from tplaunch.worker.place import WorkerPlace
+from tplaunch.worker.rank import Worker
 
 
 class Deaf(ControlSocket):

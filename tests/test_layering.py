@@ -1,7 +1,8 @@
 """Imports run one way: the packages of tplaunch import each other only along the arrows of the design.
 
 launcher -> coordinator, worker
-worker   -> coordinator.messages, curve, direct_line, framing, wire, options, kv_types, garbage and likeliest,
+worker   -> coordinator.messages, encoding, next_step, curve, direct_line, framing, wire, options, kv_types,
+            garbage and likeliest,
             coordinator.model, coordinator.split, coordinator.gguf.origin and weight_types,
             collectives, shaders
 coordinator, collectives, shaders -> none of the other four
@@ -33,6 +34,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
             "coordinator.framing",
             "coordinator.wire",
             "coordinator.messages",
+            "coordinator.encoding",
+            "coordinator.next_step",
             "coordinator.options",
             "coordinator.kv_types",
             "coordinator.garbage",
@@ -57,7 +60,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "direct_line framing gguf",
         "split text",
         "architectures messages",
-        "candidates measuring",
+        "candidates encoding measuring next_step",
         "serving",
         "batches",
         "server",
@@ -94,6 +97,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "vulkan.device",
         "open_device run_programs",
         "kernels",
+        "rank",
         "loop",
         "jobs",
         "__main__",

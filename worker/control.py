@@ -10,16 +10,15 @@ import zmq
 from tplaunch.collectives import DIGEST_BYTES
 from tplaunch.coordinator.curve import CURVE_BYTES, dial_with
 from tplaunch.coordinator.direct_line import BY_ZMQ, DirectLine, takes
-from tplaunch.coordinator.messages import (
+from tplaunch.coordinator.encoding import (
     MAX_FRAME_BYTES,
-    Hello,
-    Message,
     decode,
     encode,
     identity,
     receive_frames,
     send_frames,
 )
+from tplaunch.coordinator.messages import Hello, Message
 from tplaunch.worker.head_watch import end_without
 from tplaunch.worker.place import WorkerPlace
 

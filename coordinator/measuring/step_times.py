@@ -49,8 +49,7 @@ class Taken(NamedTuple):
         )
 
 
-@dataclass(frozen=True)
-class _Noted:
+class _Noted(NamedTuple):
     """A step that has ended."""
 
     step: Step

@@ -15,16 +15,16 @@ import zmq
 
 from tplaunch.coordinator.curve import CURVE_BYTES, Gate, Socket, serve_with
 from tplaunch.coordinator.direct_line import BY_ZMQ, DirectLine, takes
-from tplaunch.coordinator.messages import (
+from tplaunch.coordinator.encoding import (
     MAX_FRAME_BYTES,
-    Failed,
-    Message,
     decode,
     encode,
     identity,
     receive_frames,
     send_frames,
 )
+from tplaunch.coordinator.messages import Failed, Message, Step
+from tplaunch.coordinator.next_step import Shortener
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.serving.incoming import Incoming
 from tplaunch.coordinator.wire import Frame, WireError
@@ -85,6 +85,7 @@ class WorkerChannel(Channel):
         # A line's other end may take this core at once, and the way to other hosts is the longer one.
         self._farthest_first = sorted(range(num_ranks), key=lambda rank: rank in self._lines)
         self._incoming = Incoming(self._lines)
+        self._shortener = Shortener()
         self._context = zmq.Context()
         self._doors: dict[Socket, dict[bytes, int]] = {}  # the ranks that dial in to each socket, by name
         self.port = 0  # of the door for ranks of other hosts
@@ -110,9 +111,12 @@ class WorkerChannel(Channel):
         return socket
 
     def broadcast(self, message: Message) -> None:
-        frames = encode(message)
+        step = message if isinstance(message, Step) else None
+        frames = encode(message if step is None else self._shortener.shortened(step))
         for rank in self._farthest_first:
             self._send(rank, frames)
+        if step is not None:
+            self._shortener.note(step)
 
     def send(self, rank: int, message: Message) -> None:
         self._send(rank, encode(message))

@@ -18,19 +18,10 @@ from tests import steps
 from tests.lone_worker import worker
 from tests.models import LIMITS, SPEC, LocalEngine, examples, write_llama
 from tplaunch.coordinator import candidates
+from tplaunch.coordinator.encoding import decode, encode
 from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.likeliest import SUM_ERROR, exact_log_sum, likeliest, log_sum
-from tplaunch.coordinator.messages import (
-    Answer,
-    FetchRows,
-    Message,
-    Rows,
-    Step,
-    StepDone,
-    Wanted,
-    decode,
-    encode,
-)
+from tplaunch.coordinator.messages import Answer, FetchRows, Message, Rows, Step, StepDone, Wanted
 from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.channel import Channel, WorkerError
 from tplaunch.coordinator.serving.engine import Engine, EngineConfig
@@ -42,9 +33,9 @@ from tplaunch.coordinator.serving.sampling.pool import NeedsRow
 from tplaunch.coordinator.serving.sampling.results import Gatherer, StepResult, check_answer, gather, merge
 from tplaunch.coordinator.serving.sampling.sampler import Sampler
 from tplaunch.coordinator.split.plan import Span, make_plan
-from tplaunch.worker.loop import ProtocolError, Worker
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.ops.logits import LOGIT_GROUPS
+from tplaunch.worker.rank import ProtocolError, Worker
 from tplaunch.worker.step.checks import StepError
 
 __all__ = ["worker"]  # a fixture

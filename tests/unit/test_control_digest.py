@@ -6,7 +6,8 @@ import numpy as np
 import zmq
 
 from tplaunch.collectives import DIGEST_BYTES
-from tplaunch.coordinator.messages import Step, encode, identity, send_frames
+from tplaunch.coordinator.encoding import encode, identity, send_frames
+from tplaunch.coordinator.messages import Step
 from tplaunch.worker.control import ControlSocket
 
 

@@ -12,16 +12,8 @@ import pytest
 import zmq
 
 from tests.no_processes import NoProcesses
-from tplaunch.coordinator.messages import (
-    MAX_FRAME_BYTES,
-    MAX_FRAMES,
-    Failed,
-    Message,
-    Progress,
-    Shutdown,
-    encode,
-    identity,
-)
+from tplaunch.coordinator.encoding import MAX_FRAME_BYTES, MAX_FRAMES, encode, identity
+from tplaunch.coordinator.messages import Failed, Message, Progress, Shutdown
 from tplaunch.coordinator.serving.channel import WorkerError
 from tplaunch.coordinator.serving.control import WorkerChannel
 from tplaunch.coordinator.wire import Float32s, WireError

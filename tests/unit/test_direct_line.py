@@ -11,7 +11,9 @@ import pytest
 import zmq
 
 from tplaunch.coordinator.direct_line import BY_ZMQ, MAX_BYTES, DirectLine, LinePairs, takes
+from tplaunch.coordinator.encoding import encode
 from tplaunch.coordinator.messages import (
+    Advance,
     Answer,
     Failed,
     FetchRows,
@@ -20,7 +22,6 @@ from tplaunch.coordinator.messages import (
     Rows,
     Step,
     StepDone,
-    encode,
 )
 from tplaunch.coordinator.serving import control
 from tplaunch.coordinator.serving.channel import WorkerError
@@ -124,6 +125,23 @@ def test_a_step_of_one_text_takes_two_packets_a_rank_and_no_other_thread(
         assert sender == rank and isinstance(answer, StepDone) and answer.answer.ids.size == 64
     assert sum(map(len, encode(step))) < 200
     assert sum(map(len, encode(done))) < 1000
+
+
+def test_a_step_that_follows_is_told_by_its_tokens_on_every_way(world: World) -> None:
+    """Also to a rank without a line. What its digest tells is the same for all."""
+    ints = [np.array(numbers, np.int32) for numbers in ([5], [0, 9, 1, -1, -1], [0, 10, 1, -1, -1], [0])]
+    first = Step(7, ints[0], ints[1], ints[3])
+    world.channel.broadcast(first)
+    world.channel.broadcast(Step(8, ints[0] + 1, ints[2], ints[3], wanted=first.wanted))
+    world.channel.broadcast(Step(9, ints[0], ints[2], ints[3], wanted=first.wanted))  # not the next position
+    digests = []
+    for rank in world.ranks:
+        received = [rank.receive(), rank.receive(), rank.receive()]
+        digests.append(rank.digest())
+        assert [type(message) for message in received] == [Step, Advance, Step]
+        assert isinstance(received[1], Advance)
+        assert (received[1].number, received[1].token_ids.tolist()) == (8, [6])
+    assert len(set(digests)) == 1
 
 
 @pytest.mark.parametrize("has_unread", [False, True])

@@ -17,15 +17,16 @@ import pytest
 from tests.lone_worker import worker
 from tests.models import LIMITS, SPEC
 from tplaunch.coordinator import garbage
+from tplaunch.coordinator.encoding import decode, encode
 from tplaunch.coordinator.garbage import collect_if_due, collected_by_hand
-from tplaunch.coordinator.messages import FetchRows, Rows, Step, StepDone, decode, encode
+from tplaunch.coordinator.messages import FetchRows, Rows, Step, StepDone
 from tplaunch.coordinator.serving.engine import Engine
 from tplaunch.coordinator.serving.micro_batches import MicroBatches
 from tplaunch.coordinator.serving.requests import Requests
 from tplaunch.coordinator.serving.sampling.parameters import SamplingParams
 from tplaunch.coordinator.serving.sampling.results import StepResult, merge
 from tplaunch.coordinator.split.plan import Span
-from tplaunch.worker.loop import Worker
+from tplaunch.worker.rank import Worker
 
 __all__ = ["worker"]  # a fixture
 

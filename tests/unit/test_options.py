@@ -11,8 +11,9 @@ import msgpack
 import pytest
 
 from tests.models import LIMITS, SPEC
+from tplaunch.coordinator.encoding import decode, encode
 from tplaunch.coordinator.gguf.origin import Origin
-from tplaunch.coordinator.messages import Load, decode, encode
+from tplaunch.coordinator.messages import Load
 from tplaunch.coordinator.options import RankOptions, declared_options, option, split_names
 from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import make_plan

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.models import examples
 from tplaunch.coordinator.measuring.trace import Trace
-from tplaunch.coordinator.messages import Lap, Step, StepDone
-from tplaunch.worker.step.clock import HOST_KINDS, StepClock, account_for_device, aligned, overlaps
+from tplaunch.coordinator.messages import HOST_KINDS, Lap, Step, StepDone
+from tplaunch.worker.step.clock import StepClock, account_for_device, aligned, overlaps
 
 NO_INTS = np.zeros(0, np.int32)
 

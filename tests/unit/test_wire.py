@@ -17,9 +17,14 @@ from hypothesis import strategies as st
 
 from tests.models import LIMITS, SPEC, examples
 from tplaunch.coordinator import messages
+from tplaunch.coordinator.encoding import SHORT, decode, encode
 from tplaunch.coordinator.gguf.origin import FilePart, Origin
 from tplaunch.coordinator.kv_types import KV_TYPES
 from tplaunch.coordinator.messages import (
+    HOST_KINDS,
+    NO_FLOATS,
+    Advance,
+    Answer,
     Failed,
     Hello,
     Load,
@@ -27,8 +32,6 @@ from tplaunch.coordinator.messages import (
     Shutdown,
     Step,
     StepDone,
-    decode,
-    encode,
 )
 from tplaunch.coordinator.model.spec import ModelSpec
 from tplaunch.coordinator.options import ALL_REDUCES, DISPENSABLE, SUMS, WAITINGS, WIRES, RankOptions
@@ -135,6 +138,84 @@ def assert_same(found: Any, sent: Any) -> None:
 def test_every_message_comes_back_as_it_was(kind: type, data: st.DataObject) -> None:
     message = data.draw(instances_of(kind))
     assert_same(decode(encode(message)), message)
+
+
+def usual_answers() -> st.SearchStrategy[StepDone]:
+    """Answers of candidates and the host's times alone, which have a short form."""
+
+    def answer(counts: Any, candidates: list[tuple[int, float]]) -> Answer:
+        ids, logits = zip(*candidates, strict=True) if candidates else ((), ())
+        return Answer(counts, np.array(ids, np.int32), np.array(logits, np.float32))
+
+    candidate = st.tuples(st.integers(-(2**31), 2**31 - 1), st.floats(width=32))
+    numbers = st.integers(-(2**63), 2**63 - 1)
+    ledger = st.lists(st.floats(), min_size=4, max_size=4).map(lambda times: dict(zip(HOST_KINDS, times)))
+    return st.builds(
+        lambda number, ledger, answer, sent_bytes: StepDone(
+            number, NO_FLOATS, ledger, (), answer, sent_bytes
+        ),
+        numbers,
+        ledger,
+        st.builds(answer, INT32S, st.lists(candidate, max_size=9)),
+        numbers,
+    )
+
+
+@given(usual_answers())
+@examples(100)
+def test_a_usual_answer_comes_back_from_its_short_form(done: StepDone) -> None:
+    frames = encode(done)
+    assert len(frames) == 1 and frames[0][0] == SHORT
+    assert_same(decode(frames), done)
+    assert_same(decode([memoryview(frames[0])]), done)
+
+
+UNUSUAL: dict[str, Any] = {
+    "laps": (messages.Lap("host", 1.0, 2.0),),
+    "logits": np.ones(3, np.float32),
+    "ledger": {"wait": 1.0, "host": 2.0, "submit": 3.0, "reduce": 4.0},
+    "answer": Answer(log_sums=np.ones(1)),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_an_unusual_answer_comes_back_as_it_was(name: str) -> None:
+    usual = StepDone(7, NO_FLOATS, dict.fromkeys(HOST_KINDS, 1.0))
+    assert encode(usual)[0][0] == SHORT
+    done = dataclasses.replace(usual, **{name: UNUSUAL[name]})
+    frames = encode(done)
+    assert frames[0][0] != SHORT
+    assert_same(decode(frames), done)
+
+
+ADVANCE_FRAME = bytes(encode(Advance(7, np.array([5, 6], np.int32)))[0])
+DONE_FRAME = bytes(encode(StepDone(7, NO_FLOATS, dict.fromkeys(HOST_KINDS, 1.0)))[0])
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        ADVANCE_FRAME[:1],
+        ADVANCE_FRAME[:2],
+        ADVANCE_FRAME[:15],
+        ADVANCE_FRAME[:-1],
+        ADVANCE_FRAME[:-2],
+        bytes((SHORT, 0)) + ADVANCE_FRAME[2:],
+        bytes((SHORT, 3)) + DONE_FRAME[2:],
+        DONE_FRAME[:-1],
+        DONE_FRAME + bytes(4),
+        DONE_FRAME[:4] + (2**32 - 1).to_bytes(4, "little") + DONE_FRAME[8:],
+        DONE_FRAME[:4] + (1).to_bytes(4, "little") + DONE_FRAME[8:],
+    ],
+)
+def test_a_short_form_of_another_length_or_kind_is_refused(frame: bytes) -> None:
+    with pytest.raises(WireError):
+        decode([frame])
+
+
+def test_a_short_form_has_one_frame() -> None:
+    with pytest.raises(WireError):
+        decode([ADVANCE_FRAME, b"1234"])
 
 
 def test_large_arrays_are_not_copied() -> None:
@@ -391,7 +472,7 @@ def test_wrong_fields_are_refused_or_harmless(data: st.DataObject) -> None:
 @given(st.data())
 @examples(300)
 def test_damaged_bytes_are_refused_or_a_message(data: st.DataObject) -> None:
-    first, *arrays = encode(data.draw(st.one_of([instances_of(kind) for kind in KINDS])))
+    first, *arrays = encode(data.draw(st.one_of([usual_answers(), *(instances_of(kind) for kind in KINDS)])))
     damaged = bytearray(first)
     for _ in range(data.draw(st.integers(1, 3))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))

@@ -22,8 +22,8 @@ from tplaunch.worker.control import ControlSocket
 from tplaunch.worker.device import DeviceId
 from tplaunch.worker.jobs.messages import Begin, Prepared, StepPoint, StepSeconds, StepsJob, StillThere
 from tplaunch.worker.jobs.pipe import JobPipe
-from tplaunch.worker.loop import Worker
 from tplaunch.worker.place import WorkerPlace
+from tplaunch.worker.rank import Worker
 
 MIN_RUNS = 3
 NO_PLACE = WorkerPlace("")  # nothing is put into a folder where no rank meets another

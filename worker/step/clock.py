@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tplaunch.coordinator.messages import Lap
+from tplaunch.coordinator.messages import HOST_KINDS, Lap
 
 Times = npt.NDArray[np.float64]
-HOST_KINDS = ("host", "submit", "wait", "reduce")
 
 
 class StepClock:

@@ -37,9 +37,9 @@ class StageEnds:
 
     def __init__(self, device: Device, handover: Handover, load: Load) -> None:
         self._handover, self._row_length = handover, padded(load.spec.embedding_length)
-        self._is_last, self._vocabulary = load.share.ends(load.spec), load.share.vocabulary
+        self.is_last, self._vocabulary = load.share.ends(load.spec), load.share.vocabulary
         self._embedding = device.view("embedding").view(np.float32)
-        self._residual = None if self._is_last else device.view("residual").view(np.float32)
+        self._residual = None if self.is_last else device.view("residual").view(np.float32)
         self._logits = device.view("logits").view(np.float32)
         self._groups = device.view(LOGIT_GROUPS).view(np.float32) if device.groups_logits else None
         self._num_kept = most_in_flight(load.placement.num_stages)
@@ -47,7 +47,7 @@ class StageEnds:
 
     def num_logit_rows(self, step: Step) -> int:
         """The rows that get logits in this stage."""
-        return step.logit_rows.size if self._is_last else 0
+        return step.logit_rows.size if self.is_last else 0
 
     def begin(self, step: Step) -> bool:
         """Waits for the stage before this one, once the step is written; tells whether there is one."""

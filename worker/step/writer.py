@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tplaunch.coordinator.candidates import check_wanted
 from tplaunch.coordinator.messages import Load, Step
-from tplaunch.worker.buffers.cuts import NO_SHORT_CUTS, attention_slots, fitting_parts
+from tplaunch.worker.buffers.cuts import CUT, NO_SHORT_CUTS, QUARTER, attention_slots, fitting_parts
 from tplaunch.worker.buffers.step import (
     ATTENTION_VECTORS,
     StepLayout,
@@ -27,6 +27,8 @@ from tplaunch.worker.step.tables import BlockTables, Read
 from tplaunch.worker.weights.source import WeightSource
 
 Floats = npt.NDArray[np.float32]
+
+ROPES_AHEAD = 64  # rows that are worked out together: for one it takes about as long
 
 
 class StepWriter:
@@ -60,6 +62,11 @@ class StepWriter:
             groups = math.prod(attention_groups(1, *self._heads, 1, self._vectors))
             self._short_cuts = device.short_cuts(lengths, groups)
         self._num_steps = 0
+        self._positions: Ints = np.zeros(0, np.int32)  # of the step that was written last
+        self._num_alike = 0  # steps behind it, that differ by nothing but these
+        self._next_ropes: list[Floats] = []  # of some of them, the next one last
+        # Blocks, and parts of keys, begin at its multiples.
+        self._unit = math.gcd(load.limits.block_length, CUT // QUARTER)
         self.in_one_part = False  # whether each row's keys of the step are one part
 
     def write(self, step: Step) -> None:
@@ -84,13 +91,54 @@ class StepWriter:
         self._window_tables.write(step.window_tables.reshape(-1, 3))
         if num_states:
             self._write_states(runs)
+        self._positions, self._num_alike = runs.positions, self._count_alike(runs)
+        self._next_ropes.clear()
+        self._write_rows(step.token_ids, self._ropes_of(runs.positions))
+
+    def write_next(self, step: Step) -> None:
+        """Does what write() does, for the step that follows from the last one: coordinator/next_step.py.
+
+        Until a row comes to a new block or part of keys only positions change, and were checked before.
+        """
+        if not self._num_alike:
+            self.write(step)
+            return
+        self._check_number_and_tokens(step)
+        num_rows = step.token_ids.size
+        self._positions = self._positions + 1
+        if not self._next_ropes:
+            count = min(self._num_alike, max(1, ROPES_AHEAD // num_rows))
+            positions = self._positions + np.arange(count, dtype=np.int32)[:, None]
+            ropes = self._ropes_of(positions.reshape(-1))
+            self._next_ropes = [*ropes.reshape(count, num_rows, ropes.shape[1])[::-1]]
+        self._num_steps, self._num_alike = step.number, self._num_alike - 1
+        self._step.positions[:num_rows] = self._positions
+        self._write_rows(step.token_ids, self._next_ropes.pop())
+
+    def _count_alike(self, runs: Runs) -> int:
+        """Counts the steps behind one of these runs that differ by nothing but their positions and tokens."""
+        if runs.seats.size != runs.positions.size:
+            return 0
+        if self._limits.num_slots and (runs.read_slots != runs.write_slots).any():
+            return 0
+        stops, unit = runs.stop_positions, self._unit
+        return min(min(-stop % unit, self._limits.context_length - stop) for stop in stops)
+
+    def _write_rows(self, token_ids: Ints, ropes: Floats) -> None:
+        num_rows = token_ids.size
         if self._embeddings is not None:
-            rows = self._embeddings.rows(step.token_ids, runs.positions)
+            rows = self._embeddings.rows(token_ids, self._positions)
             self._embedding[:num_rows, : self._spec.embedding_length] = rows
-        ropes_end = self._rope.shape[1] - (self._spec.temperature is not None)
-        self._ropes.write(runs.positions, self._rope[:num_rows, :ropes_end])
+        self._rope[:num_rows] = ropes
+
+    def _ropes_of(self, positions: Ints) -> Floats:
+        """The rows of the rope buffer for these positions."""
+        rows = np.empty((positions.size, self._rope.shape[1]), np.float32)
+        ropes_end = rows.shape[1] - (self._spec.temperature is not None)
+        self._ropes.write(positions, rows[:, :ropes_end])
         if self._spec.temperature is not None:
-            self._rope[:num_rows, -1] = temperatures(self._spec.temperature, runs.positions)
+            rows[:, -1] = temperatures(self._spec.temperature, positions)
+        return rows
 
     def _write_states(self, runs: Runs) -> None:
         view, num_runs = self._step, runs.seats.size
@@ -100,14 +148,12 @@ class StepWriter:
 
     def _check(self, step: Step) -> Runs:
         limits, num_rows = self._limits, step.token_ids.size
-        if step.number != self._num_steps + 1:
-            raise StepError(f"step {step.number} came after step {self._num_steps}")
+        self._check_number_and_tokens(step)
         if not 1 <= num_rows <= limits.max_rows or step.logit_rows.size > limits.max_logit_rows:
             raise StepError(
                 f"step {step.number} has {num_rows} rows and {step.logit_rows.size} logit rows;"
                 f" 1 to {limits.max_rows} and at most {limits.max_logit_rows} are possible"
             )
-        check_range("token id", step.token_ids, self._spec.vocabulary_size)
         check_range("logit row", step.logit_rows, num_rows)
         try:
             check_wanted(step.wanted, step.logit_rows.size, self._spec.vocabulary_size)
@@ -123,6 +169,11 @@ class StepWriter:
             check_copies(step.window_copies, limits.num_window_blocks)
         self._check_reads(runs, changes, window_changes)
         return runs
+
+    def _check_number_and_tokens(self, step: Step) -> None:
+        if step.number != self._num_steps + 1:
+            raise StepError(f"step {step.number} came after step {self._num_steps}")
+        check_range("token id", step.token_ids, self._spec.vocabulary_size)
 
     def _check_reads(self, runs: Runs, changes: Ints, window_changes: Ints) -> None:
         """Every block with a key that a row sees has been set, by this step or an earlier one."""

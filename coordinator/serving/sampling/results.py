@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Sequence
@@ -154,17 +155,27 @@ def _merge_likeliest(wanted: Wanted, answers: Sequence[Answer], vocabulary_size:
         best.append(max(candidates, key=_logit))  # of equals the first rank's, whose ids are lower
     if any(len(one) != num_rows for one in named):
         return None
+    complete, sound, log_sums = _known_of_likeliest(num_rows, vocabulary_size == 1)
     return StepResult(
         wanted=wanted,
         ids=np.array([[token] for _, token in best], np.int32),
         logits=np.array([[logit] for logit, _ in best], np.float32),
         counts=wanted.num_candidates,
-        complete=np.array([vocabulary_size == 1] * num_rows, np.bool_),
-        sound=np.array([True] * num_rows, np.bool_),
-        log_sums=np.array([math.nan] * num_rows),
+        complete=complete,
+        sound=sound,
+        log_sums=log_sums,
         asked=NO_LOGITS,
         rows=NO_ROWS,
     )
+
+
+@functools.lru_cache
+def _known_of_likeliest(num_rows: int, is_complete: bool) -> tuple[Bools, Bools, npt.NDArray[np.float64]]:
+    """Tells of each row if its likeliest token is the only one, that it is a number, and no sum."""
+    found = np.full(num_rows, is_complete), np.full(num_rows, True), np.full(num_rows, math.nan)
+    for array in found:
+        array.setflags(write=False)  # many results share them
+    return found
 
 
 def _logit(candidate: tuple[float, int]) -> float:
@@ -195,11 +206,11 @@ def check_answer(wanted: Wanted, answer: Answer, whole: Floats, vocabulary: Span
     """Raises AnswerError where a rank with this slice can't have answered so."""
     size, counts = len(vocabulary), answer.counts.tolist()
     num_candidates = sum(counts)
-    is_asked = _within(wanted.asked_ids, vocabulary) if wanted.asked_ids.size else wanted.asked_ids
+    num_asked = np.count_nonzero(_within(wanted.asked_ids, vocabulary)) if wanted.asked_ids.size else 0
     for name, array, count in (
         ("counts", answer.counts, wanted.num_candidates.size),
         ("log_sums", answer.log_sums, wanted.sum_rows.size),
-        ("asked", answer.asked, np.count_nonzero(is_asked)),
+        ("asked", answer.asked, num_asked),
         ("ids", answer.ids, num_candidates),
         ("logits", answer.logits, num_candidates),
     ):
