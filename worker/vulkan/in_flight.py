@@ -46,8 +46,10 @@ class _Noting(Selection):
         super().__init__(features)
         self.last = PLAIN
 
-    def variant(self, family: str, matrix_rows: int = 0, matrix_columns: int = 0) -> Variant:
-        self.last = super().variant(family, matrix_rows, matrix_columns)
+    def variant(
+        self, family: str, matrix_rows: int = 0, matrix_columns: int = 0, program_rows: int = 0
+    ) -> Variant:
+        self.last = super().variant(family, matrix_rows, matrix_columns, program_rows)
         return self.last
 
 
