@@ -20,7 +20,7 @@ from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring import measurements as measurements_module
 from tplaunch.worker.measuring.measurements import MAX_FILE_BYTES, Measurements, cache_folder, lowest
 from tplaunch.worker.vulkan.push_constants.kernels import KERNELS
-from tplaunch.worker.vulkan.variants import FAMILIES, Selection, candidates, kernel_of
+from tplaunch.worker.vulkan.variants import FAMILIES, LANES, Selection, candidates, kernel_of
 
 DEVICE = {"name": "a GPU", "uuid": "00ff", "driver": "its driver 1.0"}
 NUMBERS = {"_wide": 1.5e-4, "": 2e-4, "_new": None}
@@ -256,3 +256,15 @@ def test_only_long_rows_are_split_over_a_workgroup() -> None:
     selection = Selection(features, lambda name: numbers)
     assert selection.variant("matvec_q4_k", 768, 4096).suffix == "_split_wide"
     assert selection.variant("matvec_q4_k", 768, 1024).suffix == "_wide"
+
+
+def test_a_program_of_few_rows_has_no_tile_of_many() -> None:
+    """However fast that was for as many rows as were measured."""
+    features = frozenset(LANES)
+    numbers: dict[str, float | None] = {
+        variant.suffix: 1.0 if variant.rows_from else 2.0 for variant in candidates("tiled_q4_k", features)
+    }
+    for measured in (numbers, {}):
+        selection = Selection(features, lambda name, found=measured: found)  # type: ignore[misc]
+        assert selection.variant("tiled_q4_k", 768, program_rows=16).suffix == "_16x4"
+        assert selection.variant("tiled_q4_k", 768, program_rows=8).suffix == "_4x8"

@@ -29,12 +29,12 @@ COOPERATIVE = {
     5346: "VulkanMemoryModelDeviceScope",
     6022: "CooperativeMatrixKHR",
 }
-EIGHT_LANES = {11: "Int64", 64: "GroupNonUniformBallot"}
+EIGHT_LANES = {11: "Int64", 65: "GroupNonUniformShuffle"}
 # What kernels with these in their names may need, for devices that have it.
 VARIANTS = {
     "wide": {11: "Int64"},
     "teams": {65: "GroupNonUniformShuffle"},
-    **dict.fromkeys(("4x8", "8x4"), EIGHT_LANES),
+    **dict.fromkeys(("16x4", "4x8"), EIGHT_LANES),
     "dot": {6018: "DotProductInput4x8BitPacked", 6019: "DotProduct"},
     "matrices": COOPERATIVE,
 }

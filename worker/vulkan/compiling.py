@@ -22,10 +22,16 @@ from tplaunch.worker.vulkan.context import Context
 from tplaunch.worker.vulkan.foreign import compile_foreign
 from tplaunch.worker.vulkan.listing import PhysicalDevice, list_devices
 from tplaunch.worker.vulkan.pipelines import Pipelines
+from tplaunch.worker.vulkan.variants import FAMILIES, kernel_of
 
 # By the SPIR-V capability: what a device must have so that such kernels are chosen.
-BALLOT = 64  # only kernels for subgroups of eight lanes ask for it
 GATES = {11: "int64", 65: "subgroup_shuffle", 6019: "integer_dot_product", 6022: "cooperative_matrix"}
+OF_EIGHT_LANES = {
+    kernel_of(family, variant)
+    for family, variants in FAMILIES.items()
+    for variant in variants
+    if "eight_lanes" in variant.needs
+}
 
 
 def kernels_for(context: Context) -> list[str]:
@@ -43,7 +49,7 @@ def needs(name: str) -> set[str]:
     operations = spirv.instructions(load_kernel(name))
     capabilities = {op.operands[0] for op in operations if op.opcode == spirv.OP_CAPABILITY}
     gates = {feature for capability, feature in GATES.items() if capability in capabilities}
-    return gates | ({"eight_lanes"} if BALLOT in capabilities else set())
+    return gates | ({"eight_lanes"} if name in OF_EIGHT_LANES else set())
 
 
 def made_up_device() -> PhysicalDevice:

@@ -45,8 +45,10 @@ class _Noting:
     def __init__(self, selection: Selects) -> None:
         self._selection, self.last = selection, PLAIN
 
-    def variant(self, family: str, matrix_rows: int = 0, matrix_columns: int = 0) -> Variant:
-        self.last = self._selection.variant(family, matrix_rows, matrix_columns)
+    def variant(
+        self, family: str, matrix_rows: int = 0, matrix_columns: int = 0, program_rows: int = 0
+    ) -> Variant:
+        self.last = self._selection.variant(family, matrix_rows, matrix_columns, program_rows)
         return self.last
 
 

@@ -59,7 +59,7 @@ class PhysicalDevice:
     int64: bool
     float16: bool
     cooperative_matrix: bool
-    eight_lanes: bool  # in every subgroup, which can hand one's number to all
+    eight_lanes: bool  # in every subgroup
     unusable: str | None  # why the kernels can't run on it
     dma_buf_import: bool = False  # as its driver says
     dma_buf_export: bool = False  # the same
@@ -168,8 +168,7 @@ def describe(index: int, handle: Handle) -> PhysicalDevice:
         int64=bool(query.features.shaderInt64),
         float16=bool(features12.shaderFloat16),
         cooperative_matrix="VK_KHR_cooperative_matrix" in query.extensions,
-        eight_lanes=(sizes.least, sizes.most) == (LANES, LANES)
-        and bool(core11.subgroupSupportedOperations & vk.VK_SUBGROUP_FEATURE_BALLOT_BIT),
+        eight_lanes=(sizes.least, sizes.most) == (LANES, LANES),
         unusable=_unusable(query),
         dma_buf_import=query.extensions.issuperset(DMA_BUF_EXTENSIONS) and imports_dma_bufs(handle),
         dma_buf_export=query.extensions.issuperset(DMA_BUF_EXTENSIONS) and exports_dma_bufs(handle),

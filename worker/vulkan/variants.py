@@ -33,6 +33,7 @@ class Variant:
     # From so many columns of a matrix on all subgroups of a workgroup compute its tile together, each of them
     # some of these: shaders/split.slang. 0: each computes a tile of its own.
     split_from: int = 0
+    rows_from: int = 0  # rows of the programs that it is for: of fewer it computes most of its tile in vain
 
     @property
     def is_wide(self) -> bool:
@@ -88,11 +89,12 @@ SPLIT = {
 }
 # Of prompts: through a workgroup's memory, where a tile is a workgroup's (shaders/tiled_floats.slang and
 # tiled_dots.slang), and floats without it where subgroups have eight lanes (shaders/tiled_lanes.slang).
-LANES = ("eight_lanes", "int64")
+LANES = ("eight_lanes", "int64", "subgroup_shuffle")
+FEW_ROWS_BY_LANES = Variant("_4x8", LANES, (4, 64))
 TILED = (
-    Variant("_4x8", LANES, (4, 64)),
+    Variant("_16x4", LANES, (16, 32), rows_from=16),
+    FEW_ROWS_BY_LANES,
     Variant("", (), (128, 128)),
-    Variant("_8x4", LANES, (8, 32)),
     Variant("_64", (), (64, 64)),
 )
 TILED_DOTS = (Variant("", (), (128, 128)), Variant("_64", (), (64, 64)))
@@ -101,7 +103,7 @@ TILE_ROWS = max(variant.tile[0] for variant in TILED)  # of a prompt, that a car
 EXCHANGE_NORMS = ("exchange_norm", "exchange_norm_64", "exchange_norm_1024")
 # The same of pairs that are grouped by expert.
 GROUPED_DOTS = (Variant("", (), (64, 64)),)
-GROUPED_TILES = (TILED[0], *GROUPED_DOTS)
+GROUPED_TILES = (FEW_ROWS_BY_LANES, *GROUPED_DOTS)
 # The same by cooperative matrices, whose sums have other bits.
 OF_MATRICES = ("cooperative_matrix",)
 MATRICES = (Variant("", OF_MATRICES, (128, 128)), Variant("_64", OF_MATRICES, (64, 64)))
@@ -125,7 +127,7 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
         for name in FORMATS
     },
     **{f"{kind}_{name.lower()}_dot": EIGHT_COLUMNS[kind] for kind in MATVECS for name in INTEGERS},
-    **{f"tiled_{name.lower()}": TILED if name in FREQUENT else TILED[:2] for name in FORMATS},
+    **{f"tiled_{name.lower()}": TILED if name in FREQUENT else TILED[:3] for name in FORMATS},
     **{f"tiled_{name.lower()}_dot": TILED_DOTS if name in FREQUENT else TILED_DOTS[:1] for name in INTEGERS},
     **{
         f"matrices_{name.lower()}": MATRICES if name in FREQUENT else MATRICES[:1]
@@ -211,10 +213,16 @@ class Selection:
         self._features, self._measured = features, measured or (lambda name: {})
         self._right = right or {}
 
-    def variant(self, family: str, matrix_rows: int = 0, matrix_columns: int = 0) -> Variant:
+    def variant(
+        self, family: str, matrix_rows: int = 0, matrix_columns: int = 0, program_rows: int = 0
+    ) -> Variant:
         """Returns a family's variant for a matrix: the preferred one, unless all variants were measured."""
         found = usable(family, self._features, self._right)
-        fitting = [variant for variant in found if matrix_columns >= variant.split_from] or found
+        fitting = [
+            variant
+            for variant in found
+            if matrix_columns >= variant.split_from and program_rows >= variant.rows_from
+        ] or found
         variants = {variant.suffix: variant for variant in fitting}
         numbers = self._measured(measurement_name(family, matrix_rows))
         return variants[lowest(numbers, list(variants))]
@@ -226,6 +234,8 @@ class Always:
 
     chosen: Variant
 
-    def variant(self, family: str, matrix_rows: int = 0, matrix_columns: int = 0) -> Variant:
+    def variant(
+        self, family: str, matrix_rows: int = 0, matrix_columns: int = 0, program_rows: int = 0
+    ) -> Variant:
         """The same for every family."""
         return self.chosen

@@ -37,7 +37,9 @@ class BufferPlace(Protocol):
 class Selects(Protocol):
     """Knows which variant of a kernel family runs."""
 
-    def variant(self, family: str, matrix_rows: int = 0, matrix_columns: int = 0) -> Variant: ...
+    def variant(
+        self, family: str, matrix_rows: int = 0, matrix_columns: int = 0, program_rows: int = 0
+    ) -> Variant: ...
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def _product_kernel(op: MatMul, context: DispatchContext, num_rows: int) -> tupl
     weights = op.matrix.type.lower() + "_dot" * (op.activations == "q8")
     if is_tiled(op):
         family = f"{'matrices' if op.activations == 'f16' else 'tiled'}_{weights}"
-        variant = context.selection.variant(family, op.matrix.rows)
+        variant = context.selection.variant(family, op.matrix.rows, program_rows=num_rows)
         rows, columns = variant.tile
         own = rows, columns * (context.subgroups if variant.needs == LANES else 1)
         return kernel_of(family, variant), own, False

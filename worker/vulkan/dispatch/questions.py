@@ -60,7 +60,9 @@ class _Questions:
         self.family: str | None = None
         self.matrix_rows = 0
 
-    def variant(self, family: str, matrix_rows: int = 0, matrix_columns: int = 0) -> Variant:
+    def variant(
+        self, family: str, matrix_rows: int = 0, matrix_columns: int = 0, program_rows: int = 0
+    ) -> Variant:
         assert self.family is None, f"an op chooses from {self.family} and from {family}"
         self.family, self.matrix_rows = family, matrix_rows
         return candidates(family, self._features)[0]
