@@ -207,7 +207,9 @@ def products(draw: st.DrawFn, held: HeldExperts, weight_type: str, kinds: list[s
     columns = draw(st.integers(1, 40), "columns")
     gated, tiled = draw(st.booleans(), "gated"), draw(st.booleans(), "tiled")
     of_prompts = tiled and weight_type in GROUPED and draw(st.booleans(), "of prompts")
-    activations = draw(st.sampled_from([kind for kind in kinds if of_prompts or kind != "f16"]), "activations")
+    activations = draw(
+        st.sampled_from([kind for kind in kinds if of_prompts or kind != "f16"]), "activations"
+    )
     unit = FORMATS[weight_type].tile_columns
     length = unit * draw(st.integers(1, 288 // unit), "tiles")
     onto_up = not gated and draw(st.booleans(), "onto up")
