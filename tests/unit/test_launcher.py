@@ -73,11 +73,12 @@ def test_a_choice_carries_what_the_driver_said() -> None:
     radeon, llvmpipe = "AMD Radeon RX 6600", "llvmpipe (LLVM 15)"
     driver = "its driver 1.0"
     kinds = {name: f"{name}, {driver}" for name in (radeon, llvmpipe)}
+    said: dict[str, Any] = {"driver": driver, "driver_version": 1}
     sizes = (1 << 30, 1 << 29, 1 << 28)
     assert choose_devices("2,llvmpipe,cpu", LISTED) == [
-        DeviceChoice(2, radeon, f"{3:032x}", False, *sizes, kind=kinds[radeon], driver=driver),
+        DeviceChoice(2, radeon, f"{3:032x}", False, *sizes, kind=kinds[radeon], **said),
         DeviceChoice(
-            3, llvmpipe, f"{4:032x}", True, *sizes, imports_memory=True, kind=kinds[llvmpipe], driver=driver
+            3, llvmpipe, f"{4:032x}", True, *sizes, imports_memory=True, kind=kinds[llvmpipe], **said
         ),
         DeviceChoice(None, "cpu"),
     ]
