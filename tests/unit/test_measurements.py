@@ -18,7 +18,7 @@ from tplaunch.coordinator.options import FEATURES, OptionError, RankOptions
 from tplaunch.shaders.load import kernel_names, kernels_hash
 from tplaunch.worker.formats import FORMATS
 from tplaunch.worker.measuring import measurements as measurements_module
-from tplaunch.worker.measuring.measurements import MAX_FILE_BYTES, Measurements, cache_folder, lowest
+from tplaunch.worker.measuring.measurements import FORMAT, MAX_FILE_BYTES, Measurements, cache_folder, lowest
 from tplaunch.worker.vulkan.push_constants.kernels import KERNELS
 from tplaunch.worker.vulkan.variants import FAMILIES, LANES, Selection, candidates, kernel_of
 
@@ -99,7 +99,7 @@ def test_two_ranks_that_save_at_the_same_time_keep_both(tmp_path: Path) -> None:
         {"measurements": {"matvec": {"": float("nan")}}},
         {"measurements": {"matvec": {"": float("inf")}}},
         {"measurements": {"matvec": {"": 10**400}}},
-        {"format": 3},
+        {"format": FORMAT - 1},
         {"kernels": None},
         {"device": "another"},
     ],
