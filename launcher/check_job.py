@@ -103,6 +103,7 @@ def _heard(report: DeviceReport, begun: Outcome | None, message: Any) -> Outcome
     elif isinstance(message, CheckFailed):
         report.outcomes.append(dataclasses.replace(begun, problem=message.problem))
     else:
-        ended = dataclasses.replace(begun, error=message.error, bound=message.bound)
-        report.outcomes.append(dataclasses.replace(ended, problem=message.refusal))
+        report.outcomes.append(
+            dataclasses.replace(begun, error=message.error, bound=message.bound, problem=message.refusal)
+        )
     return None
