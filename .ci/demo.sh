@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The demo: two ranks tell a story. Both on the first Vulkan device, or without one on the CPU. A story that does
-# not end well is an error.
+# The demo: two ranks tell a story. Both on the first Vulkan device, or without one on the
+# processor, half of its cores each. A story that does not end well is an error.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 devices=0,0
 if ! have_vulkan_loader || ! have_vulkan_driver; then
-    say "No Vulkan driver: the demo runs on the CPU, in NumPy"
+    say "No Vulkan driver: the demo runs on the processor"
     devices=cpu,cpu
 fi
 

@@ -27,6 +27,7 @@ FEATURES = (
 IMPORTS = ("host_memory_import", "dma_buf_import", "dma_buf_export")
 COMPUTE_QUEUE = "compute_queue"  # one that draws nothing
 DISPENSABLE = (*FEATURES, *IMPORTS, COMPUTE_QUEUE)  # that `--without` knows
+MAX_CPU_THREADS = 1024
 SUMS = ("auto", "shared", "moved")
 _DECLARATION = "option"  # in a field's metadata
 
@@ -118,6 +119,14 @@ class RankOptions:
         metavar="SECONDS",
         help="how long a rank may take for one step (default: %(default)s)",
     )
+    cpu_threads: int = option(
+        "--cpu-threads",
+        default=0,
+        group="ranks",
+        number=int,
+        metavar="COUNT",
+        help="threads of each rank on processors (default: one for each core that the rank may use)",
+    )
     validate: bool = option(
         "--validate", default=False, group="debugging", help="with the Khronos validation layer"
     )
@@ -175,6 +184,8 @@ class RankOptions:
             raise OptionError(
                 f"--all-reduce two-phase: {self.collective} has no phases; use --collective shared-memory"
             )
+        if not 0 <= self.cpu_threads <= MAX_CPU_THREADS:
+            raise OptionError(f"--cpu-threads {self.cpu_threads}: 1 to {MAX_CPU_THREADS} are possible")
         check_seconds("--timeout", self.timeout_seconds)
         for feature in self.without:
             if feature not in DISPENSABLE:

@@ -1,7 +1,7 @@
 """Compares what `tplaunch plan --speed` predicts with what `tplaunch bench` measures, on this machine.
 
 python examples/measure_prediction.py --devices 0,0 -- --shape llama-160m
-python examples/measure_prediction.py --devices cpu,cpu -- smollm2.gguf
+python examples/measure_prediction.py --devices numpy,numpy -- smollm2.gguf
 
 Behind -- stands the model as both commands take it, with options that both have. One device, all of them
 tensor-parallel and all of them in stages are compared, in decode at the beginning and at the end of the

@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--shape", help="a shape with made-up weights (default: the demo model)")
     parser.add_argument("--type", default="q8_0")
     parser.add_argument("--model", type=Path, default=DEMO_MODEL)
-    parser.add_argument("--devices", default="cpu,cpu")
+    parser.add_argument("--devices", default="numpy,numpy")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeat", type=int, default=3)

@@ -18,9 +18,10 @@ from tplaunch.coordinator.wire import WireError
 from tplaunch.launcher.cores import rank_cores, usable_cores
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.endings import end_reason
+from tplaunch.launcher.rank_words import rank_words
 from tplaunch.launcher.signals import held
 from tplaunch.launcher.supervisor import driver_settings
-from tplaunch.launcher.worker_command import core_words, device_words, job_words
+from tplaunch.launcher.worker_command import job_words
 from tplaunch.running_clock import LOOK_SECONDS, RunningClock
 from tplaunch.worker.jobs.messages import COLLECTIVE_ANSWERS, Failed, Meeting, StillThere
 
@@ -170,6 +171,6 @@ class BenchRanks:
 def start_on_devices(ranks: BenchRanks, choices: Sequence[DeviceChoice], *, is_heard: bool) -> None:
     """Starts a rank on each device, on cores as ranks of a run have them. is_heard: see BenchRanks.start."""
     for rank, (choice, cores) in enumerate(zip(choices, rank_cores(choices, usable_cores()), strict=True)):
-        words = [*device_words(choice.index, choice.uuid), *core_words(cores, choice.on_cpu)]
+        words = rank_words(choice, cores, len(choices))
         settings = driver_settings(choice, len(cores), len(choices))
         ranks.start([*job_words(), f"--rank={rank}", *words], settings, is_heard=is_heard)

@@ -88,8 +88,9 @@ class RunConfig(RankOptions):
         group="ranks",
         metavar="LIST",
         help="devices as `tplaunch devices` lists them, by index or name, one rank each; one may stand"
-        " several times (0,0); all, for each card once; cpu for NumPy; none where --hosts has others'"
-        " (default: %(default)s)",
+        " several times (0,0); all, for each card once; cpu for the processor, cpus for a rank on each of its"
+        " memory nodes, cpu:1 for one of these, cpu:0-3 for cores; numpy for the reference; none where"
+        " --hosts has others' (default: %(default)s)",
     )
     no_pin: bool = option("--no-pin", default=False, group="ranks", help=NO_PIN_HELP)
     # One weight a rank; None for equal ones.

@@ -13,10 +13,12 @@ from tplaunch.coordinator.options import RankOptions
 from tplaunch.coordinator.serving.failures import RunError
 from tplaunch.coordinator.wire import WireError
 from tplaunch.launcher.cores import rank_cores, usable_cores
-from tplaunch.launcher.devices import DeviceChoice, run_job
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.endings import ending
+from tplaunch.launcher.job_process import run_job
+from tplaunch.launcher.rank_words import rank_words
 from tplaunch.launcher.supervisor import driver_settings
-from tplaunch.launcher.worker_command import core_words, device_words, job_words
+from tplaunch.launcher.worker_command import job_words
 from tplaunch.worker.jobs.messages import Failed
 
 A = TypeVar("A")
@@ -72,5 +74,5 @@ def job_file(job: Any) -> IO[bytes]:
 def job_command(choice: DeviceChoice) -> tuple[list[str], dict[str, str]]:
     """Returns the command of a process with one device to itself, and its environment."""
     (cores,) = rank_cores([choice], usable_cores())
-    command = [*job_words(), *device_words(choice.index, choice.uuid), *core_words(cores, choice.on_cpu)]
+    command = [*job_words(), *rank_words(choice, cores, 1)]
     return command, {**os.environ, **driver_settings(choice, len(cores), 1)}

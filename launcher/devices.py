@@ -9,21 +9,22 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import IO, Any
+from typing import Any
 
 from tplaunch.launcher.device_choice import NONE, TOO_MANY, left_out, preferred
 from tplaunch.launcher.driver_packages import unlisted_cards
 from tplaunch.launcher.endings import ending
 from tplaunch.launcher.errors import UsageError
+from tplaunch.launcher.job_process import run_job
 from tplaunch.launcher.lines import say
 from tplaunch.launcher.near_cores import nearby
+from tplaunch.launcher.processors import CPU, CPUS, NUMPY, means_processors, processor_remarks, processors
 from tplaunch.launcher.worker_command import job_words
-from tplaunch.running_clock import LOOK_SECONDS, RunningClock
+from tplaunch.worker.cpu.usable import unusable
 
 LIST_TIMEOUT_SECONDS = 60
-CPU = "cpu"
 BROKEN_DRIVER = "VK_DRIVER_FILES, set to the JSON files of those that work, leaves out a driver that does not"
 # What of a device --activations asks for, by the names of worker.vulkan.listing.PhysicalDevice.
 ACTIVATION_NEEDS = {"f16": "matrices", "q8": "integer_dot_product"}
@@ -31,12 +32,12 @@ ACTIVATION_NEEDS = {"f16": "matrices", "q8": "integer_dot_product"}
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """One rank's device. index is None for NumPy on the CPU."""
+    """One rank's device. index is None for processors without a driver, of which the name is the word."""
 
     index: int | None
     name: str
     uuid: str = ""
-    on_cpu: bool = True  # its work is done by this machine's cores: a CPU driver, or NumPy
+    on_cpu: bool = True  # its work is done by this machine's cores: a CPU driver, compiled kernels, or NumPy
     memory_bytes: int = 0  # of a device with memory of its own
     available_bytes: int = 0  # of these, now; 0 where the driver does not say
     max_allocation: int = 0  # bytes of one buffer; 0 where that is not known
@@ -48,6 +49,7 @@ class DeviceChoice:
     driver_version: int = 0  # as its maker counts
     features: frozenset[str] = frozenset()  # that kernels may need; none of a device that is not here
     near_cores: frozenset[int] = frozenset()  # of this machine, on the card's socket; none where not known
+    own_cores: frozenset[int] = frozenset()  # of this machine, that the rank is to compute on; none for any
     host: int = 0  # the machine that has it; 0 is this one
     host_name: str = ""
     # Of another machine: its memory, the part that is free, both in bytes, and what limits it.
@@ -59,7 +61,28 @@ class DeviceChoice:
     def title(self) -> str:
         """The device for people."""
         where = f" of {self.host_name}" if self.host else ""
-        return f"device {self.index}{where} ({self.name})"
+        return (
+            f"device {self.index}{where} ({self.name})" if self.index is not None else f"{self.name}{where}"
+        )
+
+    @property
+    def word(self) -> str:
+        """The device as --devices takes it."""
+        return self.name if self.index is None else str(self.index)
+
+    @property
+    def in_numpy(self) -> bool:
+        return self.index is None and self.name == NUMPY
+
+    @property
+    def has_threads(self) -> bool:
+        """Tells whether it computes by compiled kernels, on as many cores as it gets."""
+        return self.index is None and self.name != NUMPY
+
+    @property
+    def takes_one_core(self) -> bool:
+        """Tells whether one of the cores does all its work, that of its process: a CPU's driver, or NumPy."""
+        return self.on_cpu and not self.has_threads
 
     @property
     def is_in_host_memory(self) -> bool:
@@ -114,39 +137,6 @@ def _failed(error: str) -> dict[str, Any]:
     return {"devices": [], "error": error, "has_failed": True}
 
 
-def run_job(
-    command: Sequence[str],
-    timeout_seconds: float,  # of the time in which this process runs
-    env: Mapping[str, str] | None = None,
-    show_errors: bool = False,
-    job: IO[bytes] | None = None,
-) -> subprocess.CompletedProcess[bytes]:
-    """Runs a worker's process to its end, with a file as its standard input.
-
-    Raises TimeoutExpired, once it is killed.
-    """
-    errors = None if show_errors else subprocess.PIPE
-    clock = RunningClock()
-    with subprocess.Popen(
-        command,
-        env=env,
-        stdin=subprocess.DEVNULL if job is None else job,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-    ) as process:
-        try:
-            while True:
-                try:
-                    output = process.communicate(timeout=LOOK_SECONDS)
-                    return subprocess.CompletedProcess(command, process.returncode, *output)
-                except subprocess.TimeoutExpired:
-                    if clock() > timeout_seconds:
-                        raise
-        except BaseException:
-            process.kill()
-            raise
-
-
 def planned_devices(text: str, *, pins: bool = True) -> tuple[list[DeviceChoice], str]:
     """One choice per rank for a plan, which may be for another machine.
 
@@ -162,8 +152,8 @@ def planned_devices(text: str, *, pins: bool = True) -> tuple[list[DeviceChoice]
 
 
 def _planned(part: str) -> DeviceChoice:
-    if part == CPU:
-        return DeviceChoice(None, CPU)
+    if means_processors(part):
+        return DeviceChoice(None, CPU if part == CPUS else part)
     return DeviceChoice(int(part) if re.fullmatch("[0-9]{1,4}", part) else -1, part, on_cpu=False)
 
 
@@ -176,9 +166,11 @@ def select_devices(text: str, *, pins: bool = True) -> list[DeviceChoice]:
     choices, listed = _select(text)
     if not pins:
         choices = [replace(choice, near_cores=frozenset()) for choice in choices]
-    if listed is not None:
-        for remark in remarks(_parts(text), listed, choices):
-            say(remark)
+    parts = _parts(text)
+    found = [] if listed is None else remarks(parts, listed, choices)
+    taken = [choice.name for choice in choices if choice.index is None]
+    for remark in (*found, *processor_remarks(parts, taken)):
+        say(remark)
     return choices
 
 
@@ -192,8 +184,8 @@ def _select(text: str) -> tuple[list[DeviceChoice], DeviceList | None]:
     parts = _parts(text)
     if parts == [NONE]:
         return [], None
-    if all(part == CPU for part in parts):
-        return [DeviceChoice(None, CPU)] * len(parts), None
+    if all(map(means_processors, parts)):
+        return [choice for part in parts for choice in _on_processors(part)], None
     listed = list_devices()
     return choose_devices(text, listed), listed
 
@@ -216,11 +208,11 @@ def remarks(parts: Sequence[str], listed: DeviceList, choices: Sequence[DeviceCh
 
 
 def choose_devices(text: str, listed: DeviceList) -> list[DeviceChoice]:
-    """The devices that `text` names: indices, names, `all` and `cpu`, separated by commas."""
+    """The devices that `text` names: indices, names, `all` and words for processors, separated by commas."""
     chosen: list[DeviceChoice] = []
     for part in _parts(text):
-        if part == CPU:
-            chosen.append(DeviceChoice(None, CPU))
+        if means_processors(part):
+            chosen += _on_processors(part)
         elif part == "all":
             chosen += _all(listed)
         elif not listed.devices:
@@ -234,10 +226,16 @@ def choose_devices(text: str, listed: DeviceList) -> list[DeviceChoice]:
 
 
 def _all(listed: DeviceList) -> list[DeviceChoice]:
-    """Takes all cards; without a card the CPU by a driver, and without a driver by NumPy."""
+    """Takes all cards; without a card the CPU by a driver, and without a driver by compiled kernels."""
     reasons = left_out(listed.devices)
     taken = [_choice(device) for device in listed.devices if not reasons[device["index"]]]
-    return taken or [DeviceChoice(None, CPU)]
+    return taken or _on_processors(CPUS)
+
+
+def _on_processors(part: str) -> list[DeviceChoice]:
+    """Takes processors, for NumPy where there can be no compiled kernels."""
+    name = NUMPY if unusable() else ""
+    return [DeviceChoice(None, name or found.word, own_cores=found.cores) for found in processors(part)]
 
 
 def _parts(text: str) -> list[str]:
@@ -246,7 +244,9 @@ def _parts(text: str) -> list[str]:
         raise UsageError(
             f"--devices {text!r}: device indices or names separated by commas are needed, such as 0,1"
         )
-    return [part.lower() if part.lower() in (CPU, "all") else part for part in parts]
+    return [
+        part.lower() if part.lower() == "all" or means_processors(part.lower()) else part for part in parts
+    ]
 
 
 def _find(part: str, listed: DeviceList) -> dict[str, Any]:

@@ -33,10 +33,10 @@ def nearby(pci_address: str, root: Path = SYS) -> Nearby:
     if not PCI_ADDRESS.fullmatch(pci_address):
         return Nearby()
     folder = root / "bus/pci/devices" / pci_address
-    cores, text = core_list(_read(folder / "local_cpulist")), _read(folder / "numa_node").strip()
+    cores, text = core_list(read_text(folder / "local_cpulist")), read_text(folder / "numa_node").strip()
     node = int(text) if re.fullmatch("[0-9]{1,6}", text) else None
     if not cores and node is not None:
-        cores = core_list(_read(root / f"devices/system/node/node{node}/cpulist"))
+        cores = core_list(read_text(root / f"devices/system/node/node{node}/cpulist"))
     return Nearby(cores, node)
 
 
@@ -65,8 +65,8 @@ def core_text(cores: Sequence[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-def _read(path: Path) -> str:
-    """Empty for what is missing or can't be read."""
+def read_text(path: Path) -> str:
+    """Returns a small file's text, empty for what is missing or can't be read."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_TEXT).decode("ascii", "replace")

@@ -130,7 +130,7 @@ def _present(
     """Returns the device of each rank, once all hosts are there and have what they need of the model."""
     choices = hosts.present(arrangement.choices, check_open)
     hosts.bring(choices, arrangement.plan, model, check_open)
-    if any(choice.index is None for choice in choices):
+    if any(choice.in_numpy for choice in choices):
         say("running on the CPU with NumPy, without a Vulkan device")
     check_headroom(len(choices))
     return choices

@@ -20,8 +20,9 @@ from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.endings import end_reason
 from tplaunch.launcher.logs import RunLogs
 from tplaunch.launcher.machine import free_cache_bytes, num_threads
+from tplaunch.launcher.rank_words import rank_words
 from tplaunch.launcher.signals import held
-from tplaunch.launcher.worker_command import WORKER_COMMAND, core_words, device_words
+from tplaunch.launcher.worker_command import WORKER_COMMAND
 from tplaunch.worker.place import WorkerPlace, written_place
 from tplaunch.worker.process import is_stopped, pidfd, wants_to_run
 
@@ -136,8 +137,7 @@ class Supervisor:
             f"--rank={rank}",
             f"--connect={self._endpoint}",
             f"--parent={os.getpid()}",
-            *device_words(choice.index, choice.uuid),
-            *core_words(cores, choice.on_cpu),
+            *rank_words(choice, cores, len(self._choices)),
         ]
         passed = []
         if told is not None:

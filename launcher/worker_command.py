@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import tplaunch
@@ -41,16 +40,6 @@ def _options() -> list[str]:
 
 
 WORKER_COMMAND = [sys.executable, *_options(), "-c", BOOTSTRAP]
-
-
-def device_words(index: int | None, uuid: str) -> list[str]:
-    """The words by which a worker's process knows its device, None for NumPy."""
-    return [f"--device={'cpu' if index is None else index}", f"--uuid={uuid}"]
-
-
-def core_words(cores: Sequence[int], on_cpu: bool) -> list[str]:
-    """The words by which a worker's process knows its cores. on_cpu: the device is a CPU, and takes one."""
-    return [f"--cores={','.join(map(str, cores))}", *(["--one-core"] if on_cpu else [])]
 
 
 def job_words() -> list[str]:

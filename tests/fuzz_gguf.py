@@ -120,7 +120,7 @@ def try_file(path: Path) -> str:
         _try(lambda: _tokenize(metadata))
         model = open_model(config_of(path))
         stage = "opened"
-        arrangement = arrange(config_of(path), model, planned_devices("cpu,cpu")[0])
+        arrangement = arrange(config_of(path), model, planned_devices("numpy,numpy")[0])
         stage = "planned"
         if sum(rank.weights + rank.copies for rank in arrangement.bytes) < MAX_RUN_BYTES:
             tables = {0: [0]}

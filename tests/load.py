@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=150, help="words of a prompt")
     parser.add_argument("--most-tokens", type=int, default=60, help="tokens of an answer")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--devices", default="cpu,cpu")
+    parser.add_argument("--devices", default="numpy,numpy")
     parser.add_argument("--kill-after", type=float, metavar="SECONDS", help="kill a rank then")
     options = parser.parse_args()
     with server(options.devices, "--restart-workers") as (url, process):

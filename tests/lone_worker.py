@@ -43,9 +43,9 @@ class Workers:
 
 @contextmanager
 def opened_workers(
-    model: Path, folder: Path, limits: Limits, indices: Sequence[int | None]
+    model: Path, folder: Path, limits: Limits, indices: Sequence[int | None], num_threads: int = 0
 ) -> Iterator[Workers]:
-    """Opens a rank on each device, ready for its first step."""
+    """Opens a rank on each device, ready for its first step. num_threads: see DeviceId."""
     file, spec = open_model(model)
     plan, ranks = make_plan(spec, [1.0] * len(indices)), list[Worker]()
     pool = ThreadPoolExecutor(len(indices))
@@ -54,7 +54,7 @@ def opened_workers(
             load = load_message(file, spec, share, len(plan), limits, "shared-memory")
             options = dataclasses.replace(load.options, timeout_seconds=60.0)  # one may compile for long
             load = dataclasses.replace(load, options=options)
-            ranks.append(Worker(load, DeviceId(index), WorkerPlace(str(folder))))
+            ranks.append(Worker(load, DeviceId(index, num_threads=num_threads), WorkerPlace(str(folder))))
         endpoints, kinds = zip(*((rank.collective.endpoint, rank.device.kind) for rank in ranks), strict=True)
 
         def make_ready(rank: Worker) -> None:
@@ -71,9 +71,11 @@ def opened_workers(
 
 
 @contextmanager
-def opened_worker(model: Path, folder: Path, limits: Limits, index: int | None) -> Iterator[Worker]:
+def opened_worker(
+    model: Path, folder: Path, limits: Limits, index: int | None, num_threads: int = 0
+) -> Iterator[Worker]:
     """Opens a rank without others on a device, ready for its first step."""
-    with opened_workers(model, folder, limits, [index]) as workers:
+    with opened_workers(model, folder, limits, [index], num_threads) as workers:
         yield workers.ranks[0]
 
 

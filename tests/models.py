@@ -135,7 +135,7 @@ def examples(count: int) -> settings:
 
 def config_of(model: Path | RandomModel, **changes: Any) -> RunConfig:
     """Returns the command line's configuration when no options but these are given."""
-    config = RunConfig(model=model, devices="cpu", submit_ahead=True)
+    config = RunConfig(model=model, devices="numpy", submit_ahead=True)
     return dataclasses.replace(config, **changes)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.command_line import CommandLine
 from tests.patience import PATIENCE
 
-OPTIONS = ("--devices", "cpu,cpu", "-n", "8", "--temperature", "0")
+OPTIONS = ("--devices", "numpy,numpy", "-n", "8", "--temperature", "0")
 
 
 class Terminal:

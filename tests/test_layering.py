@@ -77,6 +77,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "step",
         "measuring numpy",
         "checking",
+        "cpu",
         "vulkan.api vulkan.budget vulkan.variants",
         "vulkan.compute_units vulkan.execution_modes vulkan.push_constants vulkan.queues vulkan.subgroups",
         "vulkan.barriers vulkan.external_memory vulkan.heaps vulkan.instance vulkan.memory_types",

@@ -17,7 +17,7 @@ from tplaunch.coordinator.serving.opened import Opened
 from tplaunch.coordinator.split.plan import MAX_GROUP, PlanError
 from tplaunch.coordinator.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from tplaunch.launcher.config import RECURRENT_PARALLEL, RunConfig
-from tplaunch.launcher.devices import CPU, DeviceChoice, select_devices
+from tplaunch.launcher.devices import DeviceChoice, select_devices
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import arrange, say_arrangement
 from tplaunch.launcher.hosts.opening import open_hosts
@@ -54,7 +54,7 @@ def open_keywords(
         try:
             if num_ranks is not None and config.hosts == 1:
                 choices = _as_many(select_devices(config.devices), num_ranks, config, "devices" in keywords)
-                config = replace(config, devices=",".join(map(_word, choices)))
+                config = replace(config, devices=",".join(choice.word for choice in choices))
             opened = open_model(config)
             if opened.spec.is_recurrent and not PARALLEL_NAMES & keywords.keys():
                 config = replace(config, parallel=RECURRENT_PARALLEL)
@@ -100,11 +100,6 @@ def _as_many(
             " leave one of them out"
         )
     return list(itertools.islice(itertools.cycle(choices), count))
-
-
-def _word(choice: DeviceChoice) -> str:
-    """Returns what names the device on the command line."""
-    return CPU if choice.index is None else str(choice.index)
 
 
 def _check_integer(name: str, value: Any, least: int, most: int) -> None:

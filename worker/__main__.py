@@ -25,6 +25,7 @@ from tplaunch.worker.loop import serve
 from tplaunch.worker.place import read_place
 from tplaunch.worker.process import end_with_parent, keep_standard_output, pin, remove_with_parent
 
+CPU, NUMPY = "cpu", "numpy"  # words for --device
 EXPECTED_ERRORS = (CollectiveError, DeviceError, ValueError)  # their message says what to do
 log = logging.getLogger("worker")
 
@@ -61,7 +62,9 @@ def main() -> int:
 
 
 def _device_id(arguments: argparse.Namespace) -> DeviceId:
-    return DeviceId(None if arguments.device == "cpu" else int(arguments.device), arguments.uuid)
+    if arguments.device in (CPU, NUMPY):
+        return DeviceId(None, num_threads=arguments.threads if arguments.device == CPU else 0)
+    return DeviceId(int(arguments.device), arguments.uuid)
 
 
 def _run_job(arguments: argparse.Namespace, answers: BinaryIO) -> int:
@@ -102,12 +105,17 @@ def _parser() -> argparse.ArgumentParser:
         help="a pipe to write to, so often, as a sign of life; minded before imports",
     )
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process to end with")
-    parser.add_argument("--device", default="cpu", help="index of the Vulkan device, or cpu for NumPy")
+    parser.add_argument(
+        "--device",
+        default=NUMPY,
+        help="index of the Vulkan device, cpu for compiled kernels, or numpy (default: %(default)s)",
+    )
     parser.add_argument(
         "--uuid", default="", help="the device's UUID; another device at the index is refused"
     )
     parser.add_argument("--cores", default="", help="CPU cores to run on, as 0,1,2")
     parser.add_argument("--one-core", action="store_true", help="run on one of them, a free one")
+    parser.add_argument("--threads", type=int, default=1, help="how many run compiled kernels")
     parser.add_argument(
         "--job",
         metavar="FILE",

@@ -49,8 +49,9 @@ class NotInstalledError(DeviceError):
 class DeviceId:
     """Which device a worker opens; the launcher gives it on the worker's command line."""
 
-    index: int | None  # the device's place in the loader's list; None for NumPy on the CPU
+    index: int | None  # the device's place in the loader's list; None for what needs no driver
     uuid: str = ""  # hex; another device at this index is refused
+    num_threads: int = 0  # of compiled kernels, where there is no index; 0 for NumPy
 
 
 # Ways in which a device shares the arena with other ranks, in the order in which they are tried: it imports

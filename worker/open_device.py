@@ -8,12 +8,15 @@ from tplaunch.worker.device import Device, DeviceId
 
 
 def open_device(device: DeviceId, options: RankOptions, limits: Limits) -> Device:
-    """The device, opened. Each kind is imported only when it is used: NumPy needs no Vulkan loader."""
+    """Returns the device, opened. Each kind is imported only when it is used: NumPy needs no loader."""
     if device.index is None:
-        from tplaunch.worker.numpy.device import NumpyDevice
-        from tplaunch.worker.numpy.timed_device import TimedNumpyDevice
+        if device.num_threads:
+            from tplaunch.worker.cpu.opening import open_cpu
 
-        return TimedNumpyDevice(limits) if options.timestamps else NumpyDevice(limits)
+            return open_cpu(limits, options, device.num_threads)
+        from tplaunch.worker.numpy.timed_device import open_numpy
+
+        return open_numpy(limits, options.timestamps)
     from tplaunch.worker.vulkan.device import VulkanDevice
 
     return VulkanDevice(device, options, limits)

@@ -21,10 +21,11 @@ from tplaunch.coordinator.text.tokenizer import load_tokenizer
 from tplaunch.launcher.checking.parts import OnBegun
 from tplaunch.launcher.config import RandomModel, RunConfig
 from tplaunch.launcher.device_job import JobConfig
-from tplaunch.launcher.devices import CPU, DeviceChoice
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.arrange import arrange
 from tplaunch.launcher.model import open_model
+from tplaunch.launcher.processors import NUMPY
 from tplaunch.launcher.session import Session, start_session
 from tplaunch.launcher.words import DEMO_MODEL
 from tplaunch.worker.jobs.figures import ERROR, RATIO, TOKENS, Figure
@@ -47,7 +48,7 @@ def prompt_figures(config: JobConfig, choice: DeviceChoice, on_begun: OnBegun) -
     tokens = load_tokenizer(open_model(wanted).metadata).encode(PROMPT)
     expected: Floats | None = None
     for ranks, key, what in (
-        ([DeviceChoice(None, CPU)], "", "real prompt by NumPy"),
+        ([DeviceChoice(None, NUMPY)], "", "real prompt by NumPy"),
         ([choice], "prompt.1", "real prompt, 1 rank"),
         ([choice, choice], "prompt.2", "real prompt, 2 ranks"),
     ):

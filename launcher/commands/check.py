@@ -78,7 +78,8 @@ def check(config: CheckConfig) -> int:
     choices = [choice for choice in dict.fromkeys(select_devices(config.devices)) if choice.index is not None]
     if not choices:
         raise UsageError(
-            f"--devices {config.devices}: NumPy is what kernels are checked against; name a Vulkan device"
+            f"--devices {config.devices}: NumPy is what kernels are checked against, and those for"
+            " processors come without a driver; name a Vulkan device"
         )
     checks = Checks(config)
     try:

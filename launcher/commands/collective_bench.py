@@ -25,10 +25,12 @@ from tplaunch.launcher.cores import rank_cores, usable_cores
 from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.lines import say
+from tplaunch.launcher.processors import NUMPY
+from tplaunch.launcher.rank_words import core_word
 from tplaunch.launcher.sizes import UNITS
 from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.launcher.table import format_table
-from tplaunch.launcher.worker_command import WORKER_COMMAND, core_words, job_words
+from tplaunch.launcher.worker_command import WORKER_COMMAND, job_words
 from tplaunch.worker.jobs.messages import CollectiveJob, Timings
 
 OURS = (*(f"{kind}{way}" for kind in COLLECTIVES[:2] for way in ("", " two-phase")), COLLECTIVES[2])
@@ -108,10 +110,10 @@ def _latency(kind: str, num_ranks: int, size: int, seconds: Any) -> Latency:
 
 def run_ranks(job: CollectiveJob) -> Seconds:
     """Runs the ranks of a job of one of COLLECTIVES, or of gloo; returns every rank's seconds."""
-    choices = [DeviceChoice(None, "cpu")] * job.num_ranks
+    choices = [DeviceChoice(None, NUMPY)] * job.num_ranks
     with BenchRanks(job.kind, job.timeout_seconds) as ranks:
         for rank, cores in enumerate(rank_cores(choices, usable_cores())):
-            ranks.start([*job_words(), *core_words(cores, on_cpu=True), f"--rank={rank}"])
+            ranks.start([*job_words(), core_word(cores), "--one-core", f"--rank={rank}"])
         ranks.tell(job)
         ranks.meet()
         return tuple(seconds for timings in ranks.hear(Timings) for seconds in timings.seconds)

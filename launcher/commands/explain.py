@@ -88,7 +88,7 @@ def places_of_ranks(choices: Sequence[DeviceChoice], cores: Sequence[int]) -> li
     found = []
     for rank, (choice, pinned) in enumerate(zip(own, rank_cores(own, cores), strict=True)):
         near = ", near its card" if choice.near_cores.intersection(pinned) else ""
-        one_of = "one of " if choice.on_cpu and len(pinned) > 1 else ""
+        one_of = "one of " if choice.takes_one_core and len(pinned) > 1 else ""
         plural = "s" * (len(pinned) > 1)
         found.append(f"Rank {rank} runs on {one_of}the core{plural} {core_text(pinned)}{near}.")
     return found

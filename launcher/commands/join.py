@@ -49,7 +49,8 @@ class JoinConfig:
         group=HOSTS_GROUP,
         metavar="LIST",
         help="devices that take part, as `tplaunch devices` lists them, by index or name, one rank each; all,"
-        " for each card once; cpu for NumPy (default: %(default)s)",
+        " for each card once; cpu for the processor, cpus for a rank on each of its memory nodes; numpy for"
+        " the reference (default: %(default)s)",
     )
     max_memory: Mapping[int | None, int] = option(  # bytes by device; None: the CPU's
         "--max-memory",

@@ -66,7 +66,7 @@ def _weights(model: Model, share: RankShare, choice: DeviceChoice) -> int:
     Of experts as much as a row's have on average.
     """
     stacks = stack_shards(rank_shards(model.spec, share, model.tensors)).values()
-    on_numpy = choice.index is None
+    on_numpy = choice.in_numpy
     return round(sum(_stack_bytes(stack, on_numpy) * _part_read(model, stack) for stack in stacks))
 
 
@@ -87,7 +87,7 @@ def _cache(
     model: Model, limits: Limits, share: RankShare, choice: DeviceChoice, num_positions: float
 ) -> float:
     """Bytes of keys and values that a row at this position sees; NumPy reads a copy of them in float32."""
-    limits = replace(limits, kv_type="f32") if choice.index is None else limits
+    limits = replace(limits, kv_type="f32") if choice.in_numpy else limits
     cells = cache_buffers(
         model.spec, share, replace(limits, num_blocks=1, num_window_blocks=1, block_length=1)
     )

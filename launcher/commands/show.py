@@ -16,6 +16,7 @@ from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.plan import RankShare, Span
 from tplaunch.launcher.commands.explain import explained_numbers, explained_text
 from tplaunch.launcher.commands.kv_text import kept_numbers, kept_text
+from tplaunch.launcher.commands.show_processors import print_processors, processor_numbers
 from tplaunch.launcher.config import RunConfig
 from tplaunch.launcher.device_choice import left_out
 from tplaunch.launcher.devices import list_devices, planned_devices
@@ -26,8 +27,10 @@ from tplaunch.launcher.lines import say, shown, wrapped
 from tplaunch.launcher.model import open_model
 from tplaunch.launcher.near_cores import core_text, nearby
 from tplaunch.launcher.output_path import check_output_path, writing
+from tplaunch.launcher.processors import CPUS
 from tplaunch.launcher.session import start_session
 from tplaunch.launcher.table import format_table
+from tplaunch.worker.cpu.usable import unusable
 from tplaunch.worker.measuring.measurements import cache_folder
 
 FEATURES = {
@@ -40,7 +43,7 @@ FEATURES = {
 
 
 def show_devices(as_json: bool) -> int:
-    """`tplaunch devices`: every Vulkan device, with what matters for running a model on it."""
+    """`tplaunch devices`: all Vulkan devices and processors, with what matters for a model on them."""
     listed, cache = list_devices(), cache_folder()
     reasons = left_out(listed.devices)
     if as_json:
@@ -54,12 +57,13 @@ def show_devices(as_json: bool) -> int:
             for device in listed.devices
         ]
         found = {"devices": devices, "error": listed.error or None, "cache": cache and str(cache)}
+        found |= {"processors": processor_numbers(), "without_kernels": unusable() or None}
         print(json.dumps({**found, "closed": listed.closed}, indent=2))
         return 0
     for device in listed.devices:
         _print_device(device, reasons[device["index"]])
-    print("cpu  NumPy on the CPU, without Vulkan")
-    taken = [str(index) for index, reason in reasons.items() if not reason] or ["cpu"]
+    print_processors()
+    taken = [str(index) for index, reason in reasons.items() if not reason] or [CPUS]
     print(wrapped(f"`--devices all`, which is what runs without --devices, takes {', '.join(taken)}."))
     if cache is not None:
         print(wrapped(f"What is measured on a device is kept in {cache}; `tplaunch tune` does it anew."))

@@ -42,7 +42,9 @@ def tune(config: RunConfig, models: Sequence[Path | HubModel | RandomModel], as_
         if choice.index is not None:
             ranks.setdefault(choice, []).append(rank)
     if not ranks:
-        raise UsageError(f"--devices {config.devices}: NumPy has nothing to choose; name a Vulkan device")
+        raise UsageError(
+            f"--devices {config.devices}: processors have nothing to choose; name a Vulkan device"
+        )
     programs = [_programs(dataclasses.replace(config, model=model), choices) for model in models]
     results = []
     for choice, held in ranks.items():

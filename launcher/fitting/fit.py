@@ -150,7 +150,7 @@ def rank_needs(
             share,
             len(hosts[share.first_layer]),
             hosts=hosts[share.first_layer],
-            in_numpy=choice.index is None,
+            in_numpy=choice.in_numpy,
             collective=collective,
             copies_sums=choice.index is not None and (staging or not choice.imports_memory),
             always_moves=moves,

@@ -25,8 +25,9 @@ def rank_speeds(
 ) -> list[float]:
     """Weights per second of each rank; devices of one name and kind count as equally fast. Raises RunError.
 
-    But a CPU's driver is as fast as its host, and has the same name on all of them. Ranks on one GPU share
-    it; on a CPU driver each rank has a core of its own. measure: None where all devices are on this host.
+    But a CPU is as fast as its host, and has the same name on all of them. Ranks on one GPU share it, and
+    compiled kernels their cores; on a CPU driver each rank has a core of its own. measure: None where all
+    devices are on this host.
     """
     equal = [(choice.name, choice.kind, choice.host if choice.on_cpu else HEAD) for choice in choices]
     speeds: dict[tuple[str, str, int], float] = {}
@@ -37,7 +38,7 @@ def rank_speeds(
             speeds[key] = (measure or device_speed)(config, choice)
     speeds = _evened(speeds)
     return [
-        speeds[key] / (1 if choice.on_cpu else list(choices).count(choice))
+        speeds[key] / (1 if choice.takes_one_core else list(choices).count(choice))
         for choice, key in zip(choices, equal, strict=True)
     ]
 
@@ -57,5 +58,5 @@ def _evened(speeds: Mapping[tuple[str, str, int], float]) -> dict[tuple[str, str
 
 def device_speed(config: JobConfig, choice: DeviceChoice, anew: bool = False) -> float:
     """Returns the speed of one rank alone on it, as measured before or now. Raises RunError."""
-    job = SpeedJob(choice.on_cpu, anew, config.rank_options)
+    job = SpeedJob(choice.takes_one_core, anew, config.rank_options)
     return run_device_job(config, choice, job, Speed, TIMEOUT_SECONDS).weights_per_second

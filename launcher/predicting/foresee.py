@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.plan import RankShare, make_plan, num_all_reduces, padded
 from tplaunch.launcher.config import RunConfig
-from tplaunch.launcher.devices import CPU, DeviceChoice
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.errors import UsageError
 from tplaunch.launcher.fitting.context_fit import Fitting
 from tplaunch.launcher.fitting.fit import rank_needs
@@ -31,6 +31,7 @@ from tplaunch.launcher.predicting.room import Room
 from tplaunch.launcher.predicting.wanted import HostDevice, Wanted
 from tplaunch.launcher.predicting.ways import Way, ways
 from tplaunch.launcher.predicting.work import RankWork
+from tplaunch.launcher.processors import NUMPY
 from tplaunch.worker.jobs.messages import StepPoint
 
 NUM_SEQUENCES = 4  # that are decoded together
@@ -174,7 +175,7 @@ class _Foreseeing:
                 return coordinator_seconds(
                     self._config, sample_probe(self._model, sample), choices, self._wanted.anew
                 )
-        return coordinator_seconds(*tiny_probe(), [DeviceChoice(None, CPU)], self._wanted.anew)
+        return coordinator_seconds(*tiny_probe(), [DeviceChoice(None, NUMPY)], self._wanted.anew)
 
     def _together_on_a_host(self, way: Way) -> int:
         """Ranks of one group that are on one host, at most."""

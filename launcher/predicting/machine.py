@@ -14,12 +14,13 @@ from tplaunch.coordinator.gguf.origin import Origin
 from tplaunch.coordinator.serving.benchmark import Test, measure
 from tplaunch.launcher.commands.collective_bench import run_ranks
 from tplaunch.launcher.config import RandomModel, RunConfig
-from tplaunch.launcher.devices import CPU, DeviceChoice
+from tplaunch.launcher.devices import DeviceChoice
 from tplaunch.launcher.fitting.arrange import arrange
 from tplaunch.launcher.fitting.kept import kept_numbers
 from tplaunch.launcher.model import Model, open_model
 from tplaunch.launcher.predicting.cluster import Cost
 from tplaunch.launcher.predicting.samples import Sample
+from tplaunch.launcher.processors import NUMPY
 from tplaunch.launcher.session import start_session
 from tplaunch.launcher.socket_folder import socket_folder
 from tplaunch.worker.jobs.messages import CollectiveJob
@@ -86,7 +87,7 @@ def _measured_all_reduce(
 
 def tiny_probe() -> tuple[RunConfig, Model]:
     """Returns a model that is next to nothing, where none of the devices is here."""
-    config = RunConfig(model=RandomModel("tiny", "Q8_0"), devices=CPU)
+    config = RunConfig(model=RandomModel("tiny", "Q8_0"), devices=NUMPY)
     return config, open_model(config)
 
 

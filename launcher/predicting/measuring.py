@@ -126,7 +126,7 @@ class _Run:
             names = ", ".join(choice.title for choice in self.choices)
             print(f"measuring {len(sample.layers)} layers on {names}", file=sys.stderr)
         jobs = [
-            StepsJob(self._load(sample, rank), tuple(points), choice.on_cpu, POINT_SECONDS, self.anew)
+            StepsJob(self._load(sample, rank), tuple(points), choice.takes_one_core, POINT_SECONDS, self.anew)
             for rank, choice in enumerate(self.choices)
         ]
         found = self.time_steps(self.config, self.choices, jobs)

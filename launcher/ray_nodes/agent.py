@@ -16,16 +16,18 @@ from pathlib import Path
 
 import tplaunch
 from tplaunch.launcher.device_choice import NONE
-from tplaunch.launcher.devices import CPU, DeviceChoice, select_devices
+from tplaunch.launcher.devices import select_devices
+from tplaunch.launcher.processors import means_processors
 
 GRACE_SECONDS = 5.0
 MODULE = "tplaunch.launcher.ray_nodes.agent_process"
 
 
 def count_devices(devices: str) -> int:
-    """Returns how many of the devices that --devices names this node has; NumPy counts where it is named."""
+    """Returns how many of the devices that --devices names this node has; processors count where named."""
     choices = select_devices(devices)
-    return sum(choice.index is not None for choice in choices) or (len(choices) if CPU in devices else 0)
+    is_named = any(means_processors(part.strip().lower()) for part in devices.split(","))
+    return sum(choice.index is not None for choice in choices) or (len(choices) if is_named else 0)
 
 
 def devices_in_turn(devices: str, num_ranks: int) -> str:
@@ -33,11 +35,7 @@ def devices_in_turn(devices: str, num_ranks: int) -> str:
     if not num_ranks:
         return NONE
     choices = itertools.islice(itertools.cycle(select_devices(devices)), num_ranks)
-    return ",".join(map(_word, choices))
-
-
-def _word(choice: DeviceChoice) -> str:
-    return CPU if choice.index is None else str(choice.index)
+    return ",".join(choice.word for choice in choices)
 
 
 class NodeAgent:

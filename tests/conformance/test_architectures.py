@@ -21,7 +21,10 @@ from tplaunch.coordinator.serving.text_logits import all_logits
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.model_shards import rank_shards
 from tplaunch.coordinator.split.plan import EXPERT_SPLITS, make_plan, num_all_reduces
+from tplaunch.worker.cpu.code import Kernels
+from tplaunch.worker.cpu.device import CpuDevice
 from tplaunch.worker.device import Device, DeviceId
+from tplaunch.worker.measuring.measurements import cache_folder
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.programs.transformer import build_program
 from tplaunch.worker.vulkan.device import VulkanDevice
@@ -57,11 +60,15 @@ Floats = npt.NDArray[np.float32]
 Opener = Callable[[Limits], Device]
 
 
-@pytest.fixture(params=["lavapipe", "cpu"])
+@pytest.fixture(params=["lavapipe", "numpy", "cpu"])
 def open_device(request: pytest.FixtureRequest) -> Iterator[Opener]:
-    """Opens NumPy's device or a driver's, and closes them after the test."""
-    if request.param == "cpu":
+    """Opens NumPy's device, a processor or a driver's, and closes those after the test."""
+    if request.param == "numpy":
         yield NumpyDevice
+        return
+    if request.param == "cpu":
+        kernels = Kernels(cache_folder())
+        yield lambda limits: CpuDevice(limits, kernels, num_threads=3)
         return
     opened: list[Device] = []
     validate = request.config.getoption("--validate")
@@ -182,7 +189,10 @@ def test_other_drivers(
 
 @pytest.mark.parametrize(
     ("open_device", "name"),
-    [*(("cpu", name) for name in MODELS), *(("lavapipe", name) for name in SAMPLE)],
+    [
+        *((device, name) for device in ("numpy", "cpu") for name in MODELS),
+        *(("lavapipe", name) for name in SAMPLE),
+    ],
     indirect=["open_device"],
 )
 def test_the_same_bits_in_any_company(name: str, build: Callable[[str], Path], open_device: Opener) -> None:

@@ -14,9 +14,10 @@ from tests.conformance.conftest import Reference, error
 MODEL = "llama-dense"
 MAX_ERROR = {"f32": 1e-8, "f16": 1e-5, "q8_0": 3e-4}  # normalised mean squared, by KV type
 RUNS = [
-    *((",".join([device] * num_ranks), "f32") for device in ("0", "cpu") for num_ranks in (1, 2, 3, 4, 5)),
-    *((devices, "f16") for devices in ("0,0,0", "cpu")),
-    *((devices, "q8_0") for devices in ("0", "0,0,0,0,0", "cpu,cpu")),
+    *((",".join([device] * num_ranks), "f32") for device in ("0", "numpy") for num_ranks in (1, 2, 3, 4, 5)),
+    *((devices, "f32") for devices in ("cpu", "cpu,cpu,cpu", "0,cpu")),
+    *((devices, "f16") for devices in ("0,0,0", "numpy", "cpu")),
+    *((devices, "q8_0") for devices in ("0", "0,0,0,0,0", "numpy,numpy", "cpu,cpu")),
 ]
 
 Floats = npt.NDArray[np.float32]
@@ -59,7 +60,7 @@ def test_logits(
     assert found < reference["swap_nmse"] / times, "the model hardly tells one order of tokens from another"
 
 
-@pytest.mark.parametrize("devices", ["0,0,0", "cpu"])
+@pytest.mark.parametrize("devices", ["0,0,0", "numpy"])
 @pytest.mark.parametrize("chunk", ["1", "7"])
 def test_prefill_in_chunks_gives_the_same(
     tplaunch: CommandLine,

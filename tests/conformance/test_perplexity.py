@@ -33,7 +33,7 @@ def numbers(text: str) -> list[float]:
     return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]
 
 
-@pytest.mark.parametrize("devices", ["cpu", "cpu,cpu", "0,0"])
+@pytest.mark.parametrize("devices", ["numpy", "numpy,numpy", "0,0"])
 def test_perplexity_is_llama_cpps(tplaunch: CommandLine, model: Path, devices: str) -> None:
     options = ("--devices", devices, "--context", "128", "--chunks", "3", "--kv-type", "f32", *FLOATS)
     done = tplaunch("perplexity", *options, model, TEXT, check=True)

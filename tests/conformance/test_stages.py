@@ -22,8 +22,8 @@ __all__ = ["open_device"]
 
 SHORT = dataclasses.replace(LIMITS, max_rows=11, max_logit_rows=11)
 CASES = [
-    *(("cpu", name) for name in MODELS),
-    *(("lavapipe", name) for name in SAMPLE),
+    *(("numpy", name) for name in MODELS),
+    *((device, name) for device in ("lavapipe", "cpu") for name in SAMPLE),
 ]
 
 

@@ -33,7 +33,7 @@ class Cluster:
         folder: Path,
         ranks: Sequence[int] = (),
         *,
-        devices: str = "cpu",
+        devices: str = "numpy",
         timeout: int = 60,  # seconds, --timeout
     ) -> None:
         self.network = network

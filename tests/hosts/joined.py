@@ -30,7 +30,7 @@ def start_head(host: Host, key: Path, *arguments: str | Path, num_hosts: int = 2
     command = arguments[:1] if arguments and arguments[0] in ("serve", "bench", "eval", "batch") else ()
     head = host.start_tplaunch(
         *command,
-        *("--hosts", str(num_hosts), "--key", key, "--devices", "cpu"),
+        *("--hosts", str(num_hosts), "--key", key, "--devices", "numpy"),
         *("-m", DEMO, *arguments[len(command) :]),
     )
     head.stderr.wait_for("tplaunch join [^\n]+\n", WAITS)
@@ -43,14 +43,14 @@ def join_command(head: Running) -> list[str]:
     return shlex.split(command)
 
 
-def start_joiner(host: Host, head: Running, *arguments: str | Path, devices: str = "cpu") -> Running:
+def start_joiner(host: Host, head: Running, *arguments: str | Path, devices: str = "numpy") -> Running:
     """Starts the command that the head has printed, with this host's devices and the demo model."""
     model = () if "--model" in arguments or "--model-dir" in arguments else ("--model", DEMO)
     return host.start_tplaunch(*join_command(head), "--devices", devices, *model, *arguments)
 
 
 def started(
-    network: Network, tmp_path: Path, *arguments: str | Path, devices: Sequence[str] = ("cpu",)
+    network: Network, tmp_path: Path, *arguments: str | Path, devices: Sequence[str] = ("numpy",)
 ) -> tuple[Running, list[Running]]:
     """A head on the first host, and a joiner on each other one, by its devices; the ranks run."""
     key = make_key(network[0], tmp_path)

@@ -28,7 +28,7 @@ def truth(address: str) -> Join:
         worker_version=workers.PROTOCOL_VERSION,
         release=tplaunch.__version__,
         name=socket.gethostname(),
-        devices=tuple(map(device_of, select_devices("cpu"))),
+        devices=tuple(map(device_of, select_devices("numpy"))),
         total_memory=1 << 33,
         available_memory=1 << 33,
         memory_limit="",

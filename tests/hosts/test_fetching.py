@@ -80,7 +80,7 @@ def test_a_fetch_uses_the_link_and_a_second_one_does_not(
     pytest.fail(f"fetched at {speed / link:.2f} of the link's speed")
 
 
-STORY = ("--devices", "cpu", "-p", "Once upon a time", "-n", "8", "--temperature", "0", "--json")
+STORY = ("--devices", "numpy", "-p", "Once upon a time", "-n", "8", "--temperature", "0", "--json")
 
 
 def key_file(head: Host, folder: Path) -> Path:
@@ -94,7 +94,7 @@ def start_head(head: Host, key: Path, *options: str) -> Running:
 
 
 def start_joiner(joiner: Host, head: Host, key: Path, cache: Path) -> Running:
-    address = (f"{head.address}:5670", "--key", key, "--devices", "cpu")
+    address = (f"{head.address}:5670", "--key", key, "--devices", "numpy")
     return joiner.start_tplaunch("join", *address, env={"XDG_CACHE_HOME": str(cache)})
 
 

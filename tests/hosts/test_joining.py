@@ -26,7 +26,7 @@ RUN = ("-n", "24", "--temp", "0", "--ignore-eos", "--json", "-p", PROMPT)
 
 def alone(host: Host) -> list[int]:
     """The tokens of one rank."""
-    found = host.tplaunch("--devices", "cpu", "-m", DEMO, *RUN, check=True)
+    found = host.tplaunch("--devices", "numpy", "-m", DEMO, *RUN, check=True)
     tokens: list[int] = json.loads(found.stdout)["tokens"]
     return tokens
 
@@ -34,7 +34,7 @@ def alone(host: Host) -> list[int]:
 def test_hosts_compute_what_one_rank_does(hosts: MakeHosts, tmp_path: Path) -> None:
     network = hosts(3)
     expected = alone(network[0])
-    head, joiners = started(network, tmp_path, *RUN, devices=("cpu,cpu", "cpu"))
+    head, joiners = started(network, tmp_path, *RUN, devices=("numpy,numpy", "numpy"))
     assert tokens_of(head) == expected
     for joiner in joiners:
         assert joiner.wait(WAITS) == 0, joiner.text
@@ -69,7 +69,7 @@ def test_link_local_addresses_have_a_zone_on_each_host(hosts: MakeHosts, tmp_pat
     head = start_head(head_host, make_key(head_host, tmp_path), *RUN, "--listen", "[fe80::1%eth0]")
     words = [word.replace("%eth0", "%cable-7") for word in join_command(head)]
     assert words[1] == "[fe80::1%cable-7]:5670"
-    joiner = other.start_tplaunch(*words, "--devices", "cpu,cpu", "--model", DEMO)
+    joiner = other.start_tplaunch(*words, "--devices", "numpy,numpy", "--model", DEMO)
     assert tokens_of(head) == expected
     assert joiner.wait(WAITS) == 0
     assert "% stands before the name" in head.text and "cable-7 (fe80::2%cable-7" in joiner.text
@@ -82,9 +82,9 @@ def test_a_stranger_is_told_and_leaves_the_others_running(hosts: MakeHosts, tmp_
     wrong = tmp_path / "wrong.key"
     stranger.tplaunch("keygen", wrong, check=True)
     address = join_command(head)[1]
-    refused = stranger.start_tplaunch("join", address, "--key", wrong, "--devices", "cpu")
-    keyless = stranger.start_tplaunch("join", address, "--devices", "cpu")
-    insecure = stranger.start_tplaunch("join", address, "--insecure", "--devices", "cpu")
+    refused = stranger.start_tplaunch("join", address, "--key", wrong, "--devices", "numpy")
+    keyless = stranger.start_tplaunch("join", address, "--devices", "numpy")
+    insecure = stranger.start_tplaunch("join", address, "--insecure", "--devices", "numpy")
     assert refused.wait(WAITS) == 1 and "takes no connection with this key" in refused.text
     assert keyless.wait(WAITS) == 2 and "needs a key" in keyless.text
     assert insecure.wait(WAITS) == 1 and "only one of the two sides has one" in insecure.text
@@ -96,10 +96,10 @@ def test_a_stranger_is_told_and_leaves_the_others_running(hosts: MakeHosts, tmp_
 def test_a_plain_socket_beyond_this_machine_is_refused(hosts: MakeHosts, tmp_path: Path) -> None:
     head_host, other = hosts(2)
     listen = f"{head_host.address}:5670"
-    plain = head_host.tplaunch("--hosts", "2", "--listen", listen, "--devices", "cpu", DEMO, *RUN)
+    plain = head_host.tplaunch("--hosts", "2", "--listen", listen, "--devices", "numpy", DEMO, *RUN)
     assert plain.returncode == 2 and "needs a key" in plain.stderr
     head = head_host.start_tplaunch(
-        *("--hosts", "2", "--listen", listen, "--insecure", "--devices", "cpu", "-m", DEMO, *RUN)
+        *("--hosts", "2", "--listen", listen, "--insecure", "--devices", "numpy", "-m", DEMO, *RUN)
     )
     assert join_command(head) == ["join", listen, "--insecure"]
     joiner = start_joiner(other, head)
@@ -128,12 +128,12 @@ def test_a_joiner_waits_for_a_head_and_for_the_next_one(hosts: MakeHosts, tmp_pa
     key = make_key(head_host, tmp_path)
     address = f"{head_host.address}:5670"
     joiner = other.start_tplaunch(
-        *("join", address, "--key", key, "--devices", "cpu", "--model", DEMO, "--rejoin")
+        *("join", address, "--key", key, "--devices", "numpy", "--model", DEMO, "--rejoin")
     )
     joiner.stderr.wait_for("no head answers", WAITS)
     for _ in range(2):
         assert len(tokens_of(start_head(head_host, key, *RUN))) == 24
     joiner.send_signal(signal.SIGTERM)
     assert joiner.wait(WAITS) == 128 + signal.SIGTERM
-    hasty = other.tplaunch("join", address, "--key", key, "--devices", "cpu", "--wait", "0.1")
+    hasty = other.tplaunch("join", address, "--key", key, "--devices", "numpy", "--wait", "0.1")
     assert hasty.returncode == 1 and "did not answer within 0.1 s" in hasty.stderr

@@ -42,7 +42,7 @@ def test_liars_are_told_why_they_are_refused(hosts: MakeHosts, tmp_path: Path, m
         assert lying[kind].wait(START) == 0
         assert re.search(f"Refused.*{why}", lying[kind].text), lying[kind].text
     joiner = cluster.join(other, model.parent)
-    expected = head_host.tplaunch("--devices", "cpu", model, *RUN, check=True).stdout
+    expected = head_host.tplaunch("--devices", "numpy", model, *RUN, check=True).stdout
     assert head.wait(START) == 0
     assert head.stdout.all() == expected
     assert joiner.wait(START) == 0
@@ -87,7 +87,7 @@ def test_a_host_that_is_lost_while_others_are_waited_for(
         assert "the head at 10.77.0.1:5670" in complaint(joiner)
     network.plug(network[1])
     again = [cluster.join(host, model.parent) for host in network.hosts[1:]]
-    expected = network[0].tplaunch("--devices", "cpu", model, *RUN, check=True).stdout
+    expected = network[0].tplaunch("--devices", "numpy", model, *RUN, check=True).stdout
     assert head.wait(START) == 0
     assert head.stdout.all() == expected
     assert [one.wait(START) for one in again] == [0, 0]

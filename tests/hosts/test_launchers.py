@@ -13,7 +13,7 @@ from tests.hosts.conftest import MakeHosts
 from tests.hosts.network import Network
 
 DEMO = REPOSITORY / "examples" / "demo-stories.gguf"
-STORY = ("--devices", "cpu", "-p", "Once upon a time", "-n", "8", "--temperature", "0", "--json")
+STORY = ("--devices", "numpy", "-p", "Once upon a time", "-n", "8", "--temperature", "0", "--json")
 
 
 def slurm(network: Network, number: int) -> dict[str, str]:
@@ -37,7 +37,7 @@ def test_a_plan_by_slurms_variables(hosts: MakeHosts, tmp_path: Path) -> None:
     """The second time what was measured on both hosts is known."""
     network, key = hosts(2), tmp_path / "hosts.key"
     assert network[0].tplaunch("keygen", key).returncode == 0
-    plan = ("plan", "--key", key, "--devices", "cpu", "--context", "64", "--prompt-tokens", "32", "--json")
+    plan = ("plan", "--key", key, "--devices", "numpy", "--context", "64", "--prompt-tokens", "32", "--json")
     found = []
     for _ in range(2):
         running = [host.start_tplaunch(*plan, DEMO, env=slurm(network, host.number)) for host in network]

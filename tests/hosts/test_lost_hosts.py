@@ -28,7 +28,7 @@ def model(shared_dir: Path) -> Path:
 def texts(model: Path) -> list[str]:
     """Returns one rank's texts."""
     sampling = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
-    with LLM(model=str(model), devices="cpu") as llm:
+    with LLM(model=str(model), devices="numpy") as llm:
         return [output.outputs[0].text for output in llm.generate(list(PROMPTS), sampling)]
 
 

@@ -64,7 +64,7 @@ def test_one_ranks_tokens(hosts: MakeHosts, tmp_path: Path, build: Build, ranks:
     for name, num_stages in LAYOUTS[ranks]:
         model = folder / f"{name}.gguf"
         head = cluster.start_head(model, *RUN, "--pipeline", str(num_stages))
-        expected = tokens(network[0].tplaunch("--devices", "cpu", model, *RUN, check=True).stdout)
+        expected = tokens(network[0].tplaunch("--devices", "numpy", model, *RUN, check=True).stdout)
         assert head.wait(START) == 0, name
         assert tokens(head.stdout.all()) == expected, name
     for joiner in joiners:
@@ -80,7 +80,7 @@ def test_tokens_over_slow_cables(hosts: MakeHosts, tmp_path: Path, shared_dir: P
     model = shared_dir / "models/stories260K-f32.gguf"
     run = ("-p", "Once upon a time", "-n", "12", "--temperature", "0")
     cluster.join(network[1], model.parent, "--rejoin")
-    expected = network[0].tplaunch("--devices", "cpu", model, *run, check=True).stdout
+    expected = network[0].tplaunch("--devices", "numpy", model, *run, check=True).stdout
     network.link(rate="1gbit", delay=0.001)
     head = cluster.start_head(model, *run)
     assert head.wait(START) == 0

@@ -25,7 +25,7 @@ def test_joined_hosts_are_predicted_from_what_is_measured(hosts: MakeHosts, tmp_
     head_host, other = network
     key = make_key(head_host, tmp_path)
     head = head_host.start_tplaunch(
-        *("plan", "--hosts", "2", "--key", key, "--devices", "cpu", "--context", "64"),
+        *("plan", "--hosts", "2", "--key", key, "--devices", "numpy", "--context", "64"),
         *("--prompt-tokens", "32", "--json", DEMO),
     )
     joiner = start_joiner(other, head, "--model-dir", tmp_path)  # which needs no model for that
@@ -47,7 +47,7 @@ def test_nothing_stays_behind_where_a_measurement_ends_early(hosts: MakeHosts, t
     head_host, other = hosts(2)
     key = make_key(head_host, tmp_path)
     head = head_host.start_tplaunch(
-        *("plan", "--hosts", "2", "--key", key, "--devices", "cpu", "--context", "64"),
+        *("plan", "--hosts", "2", "--key", key, "--devices", "numpy", "--context", "64"),
         *("--prompt-tokens", "32", "--anew", DEMO),
     )
     joiner = start_joiner(other, head)

@@ -61,7 +61,7 @@ def skip_where_cores_are_busy() -> None:
 def plan(network: Network, key: Path) -> dict[str, float]:
     """Returns the tokens per second that are predicted of each way over both hosts, measured anew."""
     head = network[0].start_tplaunch(
-        *("plan", "--hosts", "2", "--key", key, "--devices", "cpu", "--context", "64"),
+        *("plan", "--hosts", "2", "--key", key, "--devices", "numpy", "--context", "64"),
         *("--prompt-tokens", "32", "--anew", "--json", DEMO),
     )
     joiner = start_joiner(network[1], head)

@@ -14,10 +14,10 @@ from tests.hosts.test_joining import RUN, alone
 
 # Devices of the hosts that join; the head has one. With two ranks on the other host a stage is split there.
 PLACES = {
-    "a stage a host": (("cpu",), "2"),
-    "three stages on three hosts": (("cpu", "cpu"), "3"),
-    "two ranks in a stage": (("cpu,cpu",), "2"),
-    "a stage that lies on two hosts": (("cpu,cpu,cpu",), "2"),
+    "a stage a host": (("numpy",), "2"),
+    "three stages on three hosts": (("numpy", "numpy"), "3"),
+    "two ranks in a stage": (("numpy,numpy",), "2"),
+    "a stage that lies on two hosts": (("numpy,numpy,numpy",), "2"),
 }
 
 

@@ -11,7 +11,7 @@ from tests.patience import PATIENCE
 
 def test_a_head_that_cannot_be_reached(hosts: MakeHosts) -> None:
     (host,) = hosts(1)
-    words = ("--insecure", "--devices", "cpu", "--wait", "0.1")
+    words = ("--insecure", "--devices", "numpy", "--wait", "0.1")
     nobody = host.tplaunch("join", "10.77.0.9", *words)
     assert nobody.returncode == 1 and "did not answer within 0.1 s; --wait allows more" in nobody.stderr
     nowhere = host.tplaunch("join", "198.51.100.7", *words)
@@ -22,7 +22,7 @@ def test_a_head_that_cannot_be_reached(hosts: MakeHosts) -> None:
 
 def test_a_host_without_a_network_waits_for_one(hosts: MakeHosts) -> None:
     (host,) = hosts(1)
-    joiner = host.start_tplaunch("join", "198.51.100.7", "--insecure", "--devices", "cpu", "--rejoin")
+    joiner = host.start_tplaunch("join", "198.51.100.7", "--insecure", "--devices", "numpy", "--rejoin")
     joiner.stderr.wait_for("can't be reached from here: [^\n]*; this host goes on asking", WAITS)
     joiner.send_signal(signal.SIGTERM)
     assert joiner.wait(PATIENCE) == 128 + signal.SIGTERM

@@ -20,7 +20,7 @@ from tests.patience import end_of
 BEGIN = """
     import gc, os, sys, threading, time
     from tplaunch import AsyncLLM, ClosedError, LLM, RunError, SamplingParams
-    DEMO = {"demo": True, "devices": "cpu,cpu"}
+    DEMO = {"demo": True, "devices": "numpy,numpy"}
     GREEDY = SamplingParams(temperature=0, max_tokens=12)
     ENDLESS = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
     def text(outputs): return outputs[0].outputs[0].text
@@ -52,7 +52,7 @@ def test_the_program_in_the_readme(python: CommandLine) -> None:
         assert re.fullmatch(rf"Prompt: '{prompt}', Generated text: (['\"]).+\1", line)
 
 
-@pytest.mark.parametrize("devices", ["0,0", "cpu"])
+@pytest.mark.parametrize("devices", ["0,0", "numpy"])
 def test_the_examples(python: CommandLine, tmp_path: Path, devices: str) -> None:
     (tmp_path / "prompts.txt").write_text("Once upon a time\n\nThe dog\n")
     done = python("examples/batch.py", "--devices", devices, "-n", "8", tmp_path / "prompts.txt", check=True)
@@ -174,7 +174,7 @@ def test_a_killed_rank_reaches_everyone(python: CommandLine) -> None:
         for error in errors: print(str(error).partition("its log: ")[2].rstrip(), file=sys.stderr)
         """,
     )
-    assert lines == ["rank 1 (cpu) ended: killed by SIGKILL 3", "True ended", "True"]
+    assert lines == ["rank 1 (numpy) ended: killed by SIGKILL 3", "True ended", "True"]
 
 
 @pytest.mark.parametrize("fault", ["kill", "suspend"])

@@ -13,7 +13,7 @@ from tests.command_line import CommandLine, complaints
 GENERATE = ("-p", "Once", "-n", "3")
 
 
-def check_refusal(tplaunch: CommandLine, *options: str | Path, says: str, devices: str = "cpu") -> None:
+def check_refusal(tplaunch: CommandLine, *options: str | Path, says: str, devices: str = "numpy") -> None:
     """The command fails with exit code 2 and one line that says `says`; no log means no worker."""
     result = tplaunch("--devices", devices, *options)
     assert result.returncode == 2, result.stderr
@@ -71,7 +71,7 @@ def test_weights_that_are_no_numbers(tplaunch: CommandLine, model: Path, tmp_pat
     data[-64 * 4 :] = b"\xff" * 256  # the last tensor's last row is NaN
     path = tmp_path / "model.gguf"
     path.write_bytes(data)
-    result = tplaunch("--devices", "cpu", path, *GENERATE)
+    result = tplaunch("--devices", "numpy", path, *GENERATE)
     assert result.returncode == 1
     assert "logits are NaN" in result.stderr and "Traceback" not in result.stderr
 
@@ -164,7 +164,7 @@ def test_no_driver(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("devices", ["0", "cpu,0"])
+@pytest.mark.parametrize("devices", ["0", "numpy,0"])
 def test_a_plan_that_does_not_fit(tplaunch: CommandLine, model: Path, devices: str) -> None:
     options = (model, *GENERATE, "--context", "2000000000")
     check_refusal(tplaunch, *options, devices=devices, says="the plan does not fit: ")
@@ -211,14 +211,14 @@ def test_options(tplaunch: CommandLine, model: Path, options: tuple[str, ...], s
 
 
 def test_tokens_that_the_model_does_not_have(tplaunch: CommandLine, model: Path) -> None:
-    result = tplaunch("--devices", "cpu", model, *GENERATE, "--logit-bias", "512+1")
+    result = tplaunch("--devices", "numpy", model, *GENERATE, "--logit-bias", "512+1")
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert result.stderr.endswith("tplaunch: logit_bias must be tokens from 0 to 511, not 512\n")
 
 
 def test_logits_to_nowhere(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "missing" / "logits.npz"
-    result = tplaunch("logits", "--devices", "cpu", model, "--tokens", "5", "--out", out)
+    result = tplaunch("logits", "--devices", "numpy", model, "--tokens", "5", "--out", out)
     assert result.returncode == 2 and "there is no folder" in result.stderr
 
 

@@ -17,7 +17,7 @@ from tests.models import make_spec, write_llama
 from tests.multiprocess.test_failures import worker_processes
 from tests.terminal import OPTIONS, Terminal
 
-WORDS = ("--devices", "cpu", "-n", "2", "--temperature", "0", "--json")
+WORDS = ("--devices", "numpy", "-n", "2", "--temperature", "0", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_a_rank_that_dies_during_an_answer(
     terminal.read_to_end()
     tplaunch.printed += terminal.screen
     assert terminal.process.returncode == 1
-    assert "\ntplaunch: rank 1 (cpu) ended" in terminal.screen  # on a line of its own
+    assert "\ntplaunch: rank 1 (numpy) ended" in terminal.screen  # on a line of its own
 
 
 def test_text_wraps_at_words_on_a_terminal_only(

@@ -35,7 +35,7 @@ def check(story: dict[str, Any], reference: dict[str, Any]) -> None:
 def reference(device_cache: Path) -> Iterator[dict[str, Any]]:
     """The story in NumPy."""
     command_line = CommandLine(os.environ, device_cache)
-    yield tell(command_line, "cpu")
+    yield tell(command_line, "numpy")
     command_line.close()
 
 

@@ -34,13 +34,13 @@ def measured(tplaunch: CommandLine, *words: str | Path) -> Any:
 
 
 def test_perplexity(tplaunch: CommandLine, text: Path) -> None:
-    options = ("--devices", "cpu,cpu", "--context", "64", "--chunks", "2")
+    options = ("--devices", "numpy,numpy", "--context", "64", "--chunks", "2")
     found = measured(tplaunch, *options, "--demo", text)
     assert (found["context"], found["chunks"], found["scored_tokens"]) == (64, 2, 62)
     assert 1 < found["perplexity"]["value"] < 100 and found["perplexity"]["stderr"] > 0
     manifest = found["manifest"]
     assert manifest["sha256"] == [hashlib.sha256(DEMO.read_bytes()).hexdigest()]
-    assert manifest["devices"] == ["cpu (NumPy)"] * 2 and manifest["tplaunch"] == package.__version__
+    assert manifest["devices"] == ["numpy"] * 2 and manifest["tplaunch"] == package.__version__
     assert manifest["options"]["text"] == "text.txt" and manifest["options"]["kv_type"] == "f16"
     shown = tplaunch("perplexity", *options, text, DEMO, check=True).stdout  # in the other order
     running, final, line = shown.splitlines()
@@ -50,7 +50,7 @@ def test_perplexity(tplaunch: CommandLine, text: Path) -> None:
 
 
 def test_a_base_file_is_written_and_compared_with(tplaunch: CommandLine, text: Path, tmp_path: Path) -> None:
-    base, options = tmp_path / "base.kld", ("--demo", "--devices", "cpu")
+    base, options = tmp_path / "base.kld", ("--demo", "--devices", "numpy")
     written = measured(tplaunch, *options, "--context", "64", "--kl-base", base, text)
     found = measured(tplaunch, *options, "--kl-base", base, "--kv-type", "q8_0")
     assert (found["context"], found["chunks"]) == (64, written["chunks"])
@@ -70,15 +70,15 @@ def test_a_base_file_is_written_and_compared_with(tplaunch: CommandLine, text: P
 
 
 def test_ways_are_compared(tplaunch: CommandLine, text: Path) -> None:
-    ways = ("--compare", "cpu", "--compare", "cpu", "--compare", "cpu,cpu --kv-type q8_0")
+    ways = ("--compare", "numpy", "--compare", "numpy", "--compare", "numpy,numpy --kv-type q8_0")
     options = ("--demo", "--context", "64", "--chunks", "2")
     found = measured(tplaunch, *options, *ways, text)
     first, same, other = found["ways"]
-    assert first["way"] == "cpu" and "same_top" not in first
+    assert first["way"] == "numpy" and "same_top" not in first
     assert same["mean_kl_divergence"] == {"value": 0, "stderr": 0} and same["same_top"]["value"] == 1
     assert other["mean_kl_divergence"]["value"] > 0 and other["manifest"]["options"]["kv_type"] == "q8_0"
     shown = tplaunch("perplexity", *options, *ways, text, check=True).stdout.splitlines()
-    assert [line for line in shown if "against cpu" in line] and len(shown) > 12
+    assert [line for line in shown if "against numpy" in line] and len(shown) > 12
 
 
 @pytest.mark.parametrize(
@@ -90,19 +90,22 @@ def test_ways_are_compared(tplaunch: CommandLine, text: Path) -> None:
         (("nothing.gguf", "README.md"), "nothing.gguf: no such file"),
         (("--demo", "a.txt", "b.txt"), "unrecognized arguments: b.txt"),
         (("-m", "m.gguf", "--demo", "a.txt"), "the model is given twice"),
-        (("--demo", "README.md", "--compare", "cpu", "--compare", "cpu --context 64"), "the same context"),
+        (
+            ("--demo", "README.md", "--compare", "numpy", "--compare", "numpy --context 64"),
+            "the same context",
+        ),
         (("--demo", "LICENSE", "--context", "500"), "needs 1000; take a longer text, or --context"),
         (("--demo", "README.md", "--kl-base", "/nothing/there"), "there is no folder /nothing"),
     ],
 )
 def test_what_can_not_be_measured(tplaunch: CommandLine, words: tuple[str, ...], sentence: str) -> None:
-    done = tplaunch("perplexity", "--devices", "cpu", *words)
+    done = tplaunch("perplexity", "--devices", "numpy", *words)
     assert done.returncode == 2 and sentence in done.stderr and not done.stdout
 
 
 def test_the_task_in_the_examples(tplaunch: CommandLine, tmp_path: Path) -> None:
     task, out = "examples/stories-task.jsonl", tmp_path / "results.jsonl"
-    options = ("eval", "--demo", "--devices", "cpu,cpu")
+    options = ("eval", "--demo", "--devices", "numpy,numpy")
     found = json.loads(tplaunch(*options, "--json", "--out", out, task, check=True).stdout)
     assert found["acc"]["value"] > 0.7 and found["exact_match"]["value"] > 0.7  # by chance 0.25 and 0
     assert found["acc"]["stderr"] > 0 and found["manifest"]["options"]["task"] == "stories-task.jsonl"
@@ -139,7 +142,7 @@ def texts_of(path: Path) -> dict[str, str]:
 def test_a_batch_that_is_killed_is_gone_on_with(tplaunch: CommandLine, tmp_path: Path) -> None:
     """After SIGKILL no line is lost or there twice, and all texts are those of a run that went through."""
     requests, out, whole = batch_file(tmp_path / "requests.jsonl", 32, 60), tmp_path / "out", tmp_path / "w"
-    options = ("batch", "--demo", "--devices", "cpu,cpu", "--seed", "3", "--parallel", "4")
+    options = ("batch", "--demo", "--devices", "numpy,numpy", "--seed", "3", "--parallel", "4")
     found = json.loads(tplaunch(*options, "--json", requests, "--out", whole, check=True).stdout)
     assert (found["requests"], found["failed"], found["before"]) == (32, 0, 0)
     assert found["manifest"]["seed"] == 3 and found["completion_tokens"] > 32 * 20
@@ -167,7 +170,7 @@ def test_requests_of_a_batch_that_fail(tplaunch: CommandLine, tmp_path: Path) ->
     with requests.open("a") as file:
         file.write('{\n{"custom_id": "x", "url": "/v1/completions", "body": {"prompt": 5}}\n')
         file.write('{"custom_id": "y", "url": "/v1/completions", "body": {"prompt": "a", "model": "gpt"}}\n')
-    options = ("batch", "--demo", "--devices", "cpu", requests, "--out", out)
+    options = ("batch", "--demo", "--devices", "numpy", requests, "--out", out)
     done = tplaunch(*options, "--model-name", "gpt")
     assert done.returncode == 1 and done.stdout.startswith("5 of 5 requests answered, 2 of them failed")
     found = {one["custom_id"]: one for one in map(json.loads, out.read_text().splitlines())}

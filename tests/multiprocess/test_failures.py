@@ -39,7 +39,7 @@ def worker_processes(process: subprocess.Popen[str]) -> dict[int, psutil.Process
 
 @pytest.mark.parametrize("collective", ["shared-memory", "zmq-ring"])
 @pytest.mark.parametrize(
-    ("devices", "rank"), [("0", 0), ("0,0", 0), ("0,0", 1), ("0,0,0", 2), ("cpu,cpu", 1)]
+    ("devices", "rank"), [("0", 0), ("0,0", 0), ("0,0", 1), ("0,0,0", 2), ("numpy,numpy", 1), ("cpu,cpu", 1)]
 )
 def test_a_killed_worker(
     tplaunch: CommandLine, model: Path, collective: str, devices: str, rank: int
@@ -73,7 +73,7 @@ def await_end_of_killed(process: subprocess.Popen[str], rank: int) -> None:
 @pytest.mark.parametrize("collective", ["shared-memory", "zmq-ring"])
 def test_a_rank_that_hangs(tplaunch: CommandLine, model: Path, collective: str) -> None:
     """The others give up after the timeout, and blame the one that hangs."""
-    options = ("--devices", "cpu,cpu,cpu", "--collective", collective, "--timeout", "5")
+    options = ("--devices", "numpy,numpy,numpy", "--collective", collective, "--timeout", "5")
     process = tplaunch.start(*options, model, *ENDLESS)
     await_text(process)
     worker_processes(process)[1].suspend()
@@ -82,7 +82,7 @@ def test_a_rank_that_hangs(tplaunch: CommandLine, model: Path, collective: str) 
     assert "rank-1.log" in stderr and "Traceback" not in stderr
 
 
-@pytest.mark.parametrize("devices", ["0,0", "cpu"])
+@pytest.mark.parametrize("devices", ["0,0", "numpy"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run(
     tplaunch: CommandLine, model: Path, devices: str, number: signal.Signals, code: int
@@ -138,7 +138,7 @@ if any(word.startswith("--rank=") for word in sys.orig_argv):
 def test_a_worker_that_fails_while_loading(tplaunch: CommandLine, model: Path, tmp_path: Path) -> None:
     """Address space enough to start, but not for the cache of a large context."""
     (tmp_path / "sitecustomize.py").write_text(LIMIT_WORKERS)
-    options = ("--devices", "cpu,cpu", model, "-p", "Once", "-n", "3", "--context", "10000000")
+    options = ("--devices", "numpy,numpy", model, "-p", "Once", "-n", "3", "--context", "10000000")
     result = tplaunch(*options, env={"PYTHONPATH": str(tmp_path)})
     assert result.returncode == 1
     assert "out of memory" in result.stderr and "its log: " in result.stderr

@@ -10,7 +10,7 @@ COLUMNS = {"COLUMNS": "80"}
 
 def test_the_demo_tells_a_story_by_name(tplaunch: CommandLine) -> None:
     report = json.loads(
-        tplaunch("--demo", "--devices", "cpu,cpu", "--temperature", "0", "--json", check=True).stdout
+        tplaunch("--demo", "--devices", "numpy,numpy", "--temperature", "0", "--json", check=True).stdout
     )
     assert report["finish_reason"] == "stop"
     assert report["text"].startswith(", ") and report["text"].endswith(".")

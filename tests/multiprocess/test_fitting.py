@@ -30,8 +30,8 @@ def split(tmp_path: Path) -> Split:
 
 
 def test_a_model_in_parts_says_what_the_whole_does(tplaunch: CommandLine, split: Split) -> None:
-    expected = tokens(tplaunch, "--devices", "0,cpu", split.whole)
-    assert tokens(tplaunch, "--devices", "0,cpu", split.path(1)) == expected
+    expected = tokens(tplaunch, "--devices", "0,numpy", split.whole)
+    assert tokens(tplaunch, "--devices", "0,numpy", split.path(1)) == expected
 
 
 def test_parts_on_a_medium_that_is_not_written_to(tplaunch: CommandLine, split: Split) -> None:
@@ -40,7 +40,7 @@ def test_parts_on_a_medium_that_is_not_written_to(tplaunch: CommandLine, split: 
         path.chmod(0o444)
     split.folder.chmod(0o555)
     try:
-        tokens(tplaunch, "--devices", "0,cpu", split.path(0))
+        tokens(tplaunch, "--devices", "0,numpy", split.path(0))
         after = sorted((path.name, path.stat().st_mtime_ns) for path in split.folder.iterdir())
         assert after == before
     finally:
@@ -50,8 +50,8 @@ def test_parts_on_a_medium_that_is_not_written_to(tplaunch: CommandLine, split: 
 def test_shares_by_speed(tplaunch: CommandLine, split: Split) -> None:
     """The shares are those of the plan, are kept, and change no token."""
     model = split.whole
-    expected = tokens(tplaunch, "--devices", "cpu", model)
-    options = ("--devices", "0,cpu", "--tensor-split", "auto", model)
+    expected = tokens(tplaunch, "--devices", "numpy", model)
+    options = ("--devices", "0,numpy", "--tensor-split", "auto", model)
     first = plan(tplaunch, *options)
     assert first["split"].endswith(": by speed")
     result = tplaunch(*GENERATE, "-v", *options, check=True)
@@ -72,7 +72,7 @@ def test_a_context_is_chosen_and_said(tplaunch: CommandLine, split: Split) -> No
     result = tplaunch(*GENERATE, "--devices", "0,0", "--context", "500", *longer, check=True)
     assert f"tplaunch: context 500; largest context that fits: {largest} of" in result.stderr
     found = plan(
-        tplaunch, "--devices", "0,cpu", "--override-kv", "llama.context_length=int:9000", split.whole
+        tplaunch, "--devices", "0,numpy", "--override-kv", "llama.context_length=int:9000", split.whole
     )
     assert (found["context"], found["largest_context"], found["limited_by"]) == (9000, 9000, None)
     assert found["prefill_chunk"] == 256

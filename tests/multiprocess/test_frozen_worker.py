@@ -37,7 +37,7 @@ def test_a_frozen_worker_is_ended_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("tplaunch.launcher.supervisor.GRACE_SECONDS", 3600)  # for one that is asked to end
     before = set(psutil.Process().children())
     endpoint = f"ipc://{tmp_path}/nobody"
-    supervisor = Supervisor(Quiet(), select_devices("cpu"), endpoint, lambda: None, silence_seconds=1.0)
+    supervisor = Supervisor(Quiet(), select_devices("numpy"), endpoint, lambda: None, silence_seconds=1.0)
     with pytest.raises(WorkerError, match=r"rank 0 .* gave no sign of life"), supervisor:
         (worker,) = set(psutil.Process().children()) - before
         with pytest.raises(AssertionError):  # it beats
@@ -57,7 +57,7 @@ def test_a_worker_that_is_frozen_before_it_has_begun_is_named(
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     monkeypatch.setattr("tplaunch.launcher.supervisor.WORKER_COMMAND", command)
     supervisor = Supervisor(
-        Quiet(), select_devices("cpu"), f"ipc://{tmp_path}/nobody", lambda: None, silence_seconds=1.0
+        Quiet(), select_devices("numpy"), f"ipc://{tmp_path}/nobody", lambda: None, silence_seconds=1.0
     )
     with (
         pytest.raises(WorkerError, match=r"rank 0 .* gave no sign of life .* since it was started"),
@@ -73,7 +73,7 @@ def test_a_worker_that_is_slow_to_start_is_not_dead(tmp_path: Path, monkeypatch:
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     monkeypatch.setattr("tplaunch.launcher.supervisor.WORKER_COMMAND", command)
     supervisor = Supervisor(
-        Quiet(), select_devices("cpu"), f"ipc://{tmp_path}/nobody", lambda: None, silence_seconds=0.2
+        Quiet(), select_devices("numpy"), f"ipc://{tmp_path}/nobody", lambda: None, silence_seconds=0.2
     )
     with supervisor:
         watch_for(supervisor, 1)

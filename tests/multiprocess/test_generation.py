@@ -16,7 +16,9 @@ from tests.patience import end_of
 # Every split with two stories of the five, which other tests have all.
 SPLITS = [
     (devices, story)
-    for first, devices in enumerate(["0", "0,0", "0,0,0", "0,0,0,0", "cpu", "cpu,cpu,cpu"])
+    for first, devices in enumerate(
+        ["0", "0,0", "0,0,0", "0,0,0,0", "numpy", "numpy,numpy,numpy", "cpu", "cpu,cpu"]
+    )
     for story in (first % 5, (first + 2) % 5)
 ]
 
@@ -82,13 +84,15 @@ def test_the_ring(
         ("--devices", "0,0,0,0,0,0,0,0"),
         ("--devices", "0,0", "--tensor-split", "3,1"),
         ("--devices", "0,0,0", "--tensor-split", "1,0,2.5"),
+        ("--devices", "0,numpy"),
         ("--devices", "0,cpu"),
+        ("--devices", "cpu,numpy", "--cpu-threads", "3"),
         ("--devices", "0,0", "--staging"),
         ("--devices", "0,0", "--submit-then-wait"),
         ("--devices", "0,0,0", "--all-reduce", "two-phase", "--sums", "moved"),
         ("--devices", "0,0", "--all-reduce", "two-phase", "--staging", "--submit-then-wait"),
-        ("--devices", "0,cpu,cpu", "--all-reduce", "two-phase", "--tensor-split", "1,0,2"),
-        ("--devices", "cpu,cpu,cpu", "--all-reduce", "one-shot"),
+        ("--devices", "0,numpy,numpy", "--all-reduce", "two-phase", "--tensor-split", "1,0,2"),
+        ("--devices", "numpy,numpy,numpy", "--all-reduce", "one-shot"),
         ("--devices", "0,0,0", "--collective", "zmq-ring", "--staging", "--sums", "moved"),
         ("--devices", "0,0", "--prefill-chunk", "3"),
         ("--devices", "0", "--kv-type", "f32"),
@@ -137,7 +141,7 @@ def test_quantised_weights_give_the_same_on_any_split(
 ) -> None:
     """172 FFN columns do not fill blocks of 32, so this splits inside blocks."""
     model = shared_dir / "models/stories260K-q8_0.gguf"
-    reference = generate(tplaunch, model, stories[0], "--devices", "cpu")["tokens"]
+    reference = generate(tplaunch, model, stories[0], "--devices", "numpy")["tokens"]
     for devices in ("0", "0,0", "0,0,0", "0,0,0,0"):
         assert generate(tplaunch, model, stories[0], "--devices", devices)["tokens"] == reference, devices
 
@@ -148,8 +152,8 @@ def test_a_quantised_cache_gives_the_same_on_any_split(
     """Heads of 8 elements do not fill blocks of 32; with more ranks than KV heads some hold the same one."""
     model = shared_dir / "models/stories260K-f32.gguf"
     options = ("--kv-type", "q8_0")
-    reference = generate(tplaunch, model, stories[0], "--devices", "cpu", *options)["tokens"]
-    for devices in ("0", "0,0", "0,0,0,0,0", "0,0,0,0,0,0,0", "0,cpu"):
+    reference = generate(tplaunch, model, stories[0], "--devices", "numpy", *options)["tokens"]
+    for devices in ("0", "0,0", "0,0,0,0,0", "0,0,0,0,0,0,0", "0,numpy"):
         found = generate(tplaunch, model, stories[0], "--devices", devices, *options)["tokens"]
         assert found == reference, devices
 
@@ -157,7 +161,7 @@ def test_a_quantised_cache_gives_the_same_on_any_split(
 def test_a_prompt_as_tokens(tplaunch: CommandLine, shared_dir: Path, stories: list[dict[str, Any]]) -> None:
     model = shared_dir / "models/stories260K-f32.gguf"
     tokens = ",".join(map(str, stories[0]["prompt_tokens"]))
-    options = ("--devices", "cpu", model, "--tokens", tokens, "-n", "20", "--temperature", "0", "--json")
+    options = ("--devices", "numpy", model, "--tokens", tokens, "-n", "20", "--temperature", "0", "--json")
     report = json.loads(tplaunch(*options, check=True).stdout)
     assert report["tokens"] == stories[0]["tokens"][:20]
 
@@ -197,7 +201,7 @@ def test_a_folder_that_looks_like_the_project(
 
 
 def test_a_prompt_that_is_no_utf8(tplaunch: CommandLine, shared_dir: Path) -> None:
-    options = ("--devices", "cpu", shared_dir / "models/stories260K-f32.gguf", "-n", "2")
+    options = ("--devices", "numpy", shared_dir / "models/stories260K-f32.gguf", "-n", "2")
     environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     process = tplaunch.start(*options, env=environment)
     assert isinstance(process.stdin, io.TextIOWrapper)
@@ -213,7 +217,7 @@ def test_verbose_shows_the_ranks_logs(tplaunch: CommandLine, shared_dir: Path) -
 
 
 def test_the_same_seed_gives_the_same_text(tplaunch: CommandLine, shared_dir: Path) -> None:
-    options = ("--devices", "cpu", shared_dir / "models/stories260K-f32.gguf", "-p", "Once", "-n", "40")
+    options = ("--devices", "numpy", shared_dir / "models/stories260K-f32.gguf", "-p", "Once", "-n", "40")
     seeds = ("7", "7", "8")
     texts = [tplaunch(*options, "--temperature", "1", "--seed", seed, check=True).stdout for seed in seeds]
     assert texts[0] == texts[1] != texts[2]
@@ -221,7 +225,7 @@ def test_the_same_seed_gives_the_same_text(tplaunch: CommandLine, shared_dir: Pa
 
 def test_a_stop_text_ends_the_text_and_is_not_shown(tplaunch: CommandLine, shared_dir: Path) -> None:
     model = shared_dir / "models/stories260K-f32.gguf"
-    options = ("--devices", "cpu", model, "-p", "Once", "-n", "40", "--temperature", "0")
+    options = ("--devices", "numpy", model, "-p", "Once", "-n", "40", "--temperature", "0")
     whole = tplaunch(*options, check=True).stdout.removesuffix("\n")
     middle = len(whole) // 2
     stop = whole[middle : middle + 7]  # several tokens, which need not begin or end there

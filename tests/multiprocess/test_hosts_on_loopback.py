@@ -39,14 +39,14 @@ class Meeting:
     @property
     def options(self) -> dict[str, Any]:
         """The head's options in Python."""
-        return {"devices": "cpu", "hosts": 2, "listen": self.address, "key": self.key}
+        return {"devices": "numpy", "hosts": 2, "listen": self.address, "key": self.key}
 
     def lead(self, *words: str | Path) -> subprocess.Popen[str]:
         hosts = ("--hosts", "2", "--listen", self.address, "--key", self.key, "--timeout", str(TIMEOUT))
-        return self._tplaunch.start(*words, "--devices", "cpu", *hosts)
+        return self._tplaunch.start(*words, "--devices", "numpy", *hosts)
 
     def join(self, *words: str | Path, **environment: str) -> subprocess.Popen[str]:
-        way = ("join", self.address, "--key", self.key, "--devices", "cpu")
+        way = ("join", self.address, "--key", self.key, "--devices", "numpy")
         return self._tplaunch.start(*way, *words, env=environment)
 
 
@@ -129,7 +129,7 @@ def test_ways_are_compared_over_hosts_that_join_once(meeting: Meeting, tmp_path:
     text = tmp_path / "text.txt"
     text.write_text("The dog was happy. It ran to the tree. " * 20)
     joiner = meeting.join("--model", DEMO)
-    ways = ("--hosts 1 --devices cpu,cpu", "--wire f32", "--wire q8", "--devices none")
+    ways = ("--hosts 1 --devices numpy,numpy", "--wire f32", "--wire q8", "--devices none")
     compared = [word for way in ways for word in ("--compare", way)]
     options = ("--context", "64", "--chunks", "1", "--json")
     head = meeting.lead("perplexity", DEMO, text, *options, *compared)

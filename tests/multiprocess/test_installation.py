@@ -80,7 +80,7 @@ def test_an_installed_wheel_tells_the_story(built: Path, tmp_path: Path) -> None
     # The editable installation's finder comes after sys.path, so this copy is the one that is imported.
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{tmp_path / 'project'}"}
     model = tmp_path / "site/tplaunch/demo-stories.gguf"
-    arguments = ["--devices", "cpu", str(model), "-p", "Once upon a time", "-n", "12", "--temperature", "0"]
+    arguments = ["--devices", "numpy", str(model), "-p", "Once upon a time", "-n", "12", "--temperature", "0"]
     program = "import tplaunch; print(tplaunch.__file__)"
     for command in (["-c", program], ["-m", "tplaunch", *arguments]):
         done = subprocess.run(

@@ -77,7 +77,7 @@ def offline(folder: Path) -> dict[str, str]:
     return {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
-@pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
+@pytest.mark.parametrize("devices", ["numpy", "numpy,numpy"])
 def test_the_harness_in_process(tplaunch: CommandLine, tasks: Path, devices: str) -> None:
     """Its loglikelihoods are LLM.score's to the last digit, its numbers those of `tplaunch eval`."""
     tplaunch.program, own = (sys.executable,), tplaunch.program
@@ -97,7 +97,15 @@ def test_the_harness_in_process(tplaunch: CommandLine, tasks: Path, devices: str
 def test_the_harness_command_line(tplaunch: CommandLine, tasks: Path) -> None:
     tplaunch.program = (sys.executable, "-m", "tplaunch.lm_eval")
     done = tplaunch(
-        *("run", "--model", "tplaunch", "--model_args", "demo=True,devices=cpu+cpu", "--tasks", "choices"),
+        *(
+            "run",
+            "--model",
+            "tplaunch",
+            "--model_args",
+            "demo=True,devices=numpy+numpy",
+            "--tasks",
+            "choices",
+        ),
         *("--include_path", tasks, "--limit", "2", "--output_path", tasks / "out"),
         env=offline(tasks),
         check=True,

@@ -62,7 +62,7 @@ def instances(arguments: list[Any]) -> list[Any]:
     return [SimpleNamespace(args=one) for one in arguments]
 
 
-@pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
+@pytest.mark.parametrize("devices", ["numpy", "numpy,numpy"])
 def test_numbers_are_those_of_score(tplaunch: CommandLine, devices: str) -> None:
     """To the last digit, with the cache of beginnings cold and warm, as token ids and as texts."""
     process, url = started(tplaunch, "--devices", devices, "--context", str(CONTEXT), "--add-bos")
@@ -118,7 +118,7 @@ def test_the_harness_command_line(tplaunch: CommandLine, tasks: Path) -> None:
     assert found["written"]["exact_match,none"] > 0.7
     assert 1 < found["rolling"]["word_perplexity,none"] < 1000
     tplaunch.program = own
-    options = ("eval", "--demo", "--devices", "cpu,cpu", "--json", tasks / "choices.jsonl")
+    options = ("eval", "--demo", "--devices", "numpy,numpy", "--json", tasks / "choices.jsonl")
     ours = json.loads(tplaunch(*options, check=True).stdout)
     for name in ("acc", "acc_norm"):
         assert found["choices"][f"{name},none"] == pytest.approx(ours[name]["value"])

@@ -12,7 +12,7 @@ from tests.multiprocess.test_failures import worker_processes
 from tests.patience import SOON, end_of, wait_for
 
 # Made-up weights of a billion parameters, of which each rank makes half.
-LOAD = ("bench", "--devices", "cpu,cpu", "--shape", "llama-3.2-1b", "--prefill", "8", "--decode", "none")
+LOAD = ("bench", "--devices", "numpy,numpy", "--shape", "llama-3.2-1b", "--prefill", "8", "--decode", "none")
 LOADED_BYTES = 300 << 20  # well after the start, and well before the end
 
 
@@ -32,7 +32,7 @@ def test_a_rank_that_dies_while_the_other_loads(tplaunch: CommandLine, rank: int
     stderr = end_of(process, SOON)
     tplaunch.printed += stderr
     assert process.returncode == 1
-    assert f"rank {rank} (cpu) ended: killed by SIGKILL (" in complaints(stderr)[-1]
+    assert f"rank {rank} (numpy) ended: killed by SIGKILL (" in complaints(stderr)[-1]
 
 
 def test_a_rank_that_hangs_while_the_other_loads(tplaunch: CommandLine) -> None:

@@ -28,7 +28,7 @@ def model(shared_dir: Path) -> Path:
 
 def test_who_reads_no_further_ends_the_run(tplaunch: CommandLine, model: Path) -> None:
     """As `| head -1` does."""
-    process = tplaunch.start("--devices", "cpu,cpu", model, *ENDLESS)
+    process = tplaunch.start("--devices", "numpy,numpy", model, *ENDLESS)
     await_text(process)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
@@ -46,7 +46,7 @@ def test_nobody_reads_at_all(tplaunch: CommandLine, arguments: tuple[str, ...]) 
 
 
 def test_the_text_comes_where_nobody_reads_standard_error(tplaunch: CommandLine, model: Path) -> None:
-    arguments = ("--devices", "cpu,cpu", model, "-p", "Once", "-n", "20", "--temperature", "0")
+    arguments = ("--devices", "numpy,numpy", model, "-p", "Once", "-n", "20", "--temperature", "0")
     expected = tplaunch(*arguments, check=True).stdout
     for options in ((), ("-v",), ("--ledger",)):
         process = tplaunch.start(*arguments, *options)
@@ -57,7 +57,7 @@ def test_the_text_comes_where_nobody_reads_standard_error(tplaunch: CommandLine,
 
 
 def test_an_error_has_its_code_where_nobody_reads_it(tplaunch: CommandLine) -> None:
-    process = tplaunch.start("--devices", "cpu", "absent.gguf", "-p", "Once")
+    process = tplaunch.start("--devices", "numpy", "absent.gguf", "-p", "Once")
     assert process.stderr is not None
     process.stderr.close()
     assert process.wait(PATIENCE) == 2

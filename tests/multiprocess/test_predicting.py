@@ -19,7 +19,7 @@ from tplaunch.launcher.predicting.machine import (
     tiny_probe,
 )
 
-TINY = ("plan", "--shape", "tiny", "--devices", "cpu", "--context", "64", "--prompt-tokens", "32")
+TINY = ("plan", "--shape", "tiny", "--devices", "numpy", "--context", "64", "--prompt-tokens", "32")
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,19 @@ def test_two_hosts_like_this_one_are_predicted(capsys: pytest.CaptureFixture[str
 
 def test_ranks_of_one_host_are_measured_together(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        main([*TINY[:3], "--devices", "cpu,cpu", "--context", "64", "--speed", "-v", "--prompt-tokens", "32"])
+        main(
+            [
+                *TINY[:3],
+                "--devices",
+                "numpy,numpy",
+                "--context",
+                "64",
+                "--speed",
+                "-v",
+                "--prompt-tokens",
+                "32",
+            ]
+        )
         == 0
     )
     output = capsys.readouterr().out
@@ -69,4 +81,4 @@ def test_an_all_reduce_between_hosts_is_measured_with_its_wire() -> None:
 
 def test_a_step_has_messages() -> None:
     config, model = tiny_probe()
-    assert 1e-6 < coordinator_seconds(config, model, [DeviceChoice(None, "cpu")]) < 0.5
+    assert 1e-6 < coordinator_seconds(config, model, [DeviceChoice(None, "numpy")]) < 0.5

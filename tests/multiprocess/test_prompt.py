@@ -47,7 +47,7 @@ def test_a_rank_that_dies_at_an_idle_prompt(
     terminal.read_to_end()
     tplaunch.printed += terminal.screen
     assert terminal.process.returncode == 1
-    said = "tplaunch: rank 1 (cpu) ended: killed by SIGKILL ("
+    said = "tplaunch: rank 1 (numpy) ended: killed by SIGKILL ("
     assert said in " ".join(terminal.screen.split())  # in as many lines as the terminal is wide
     assert not terminal.lines_are_edited()  # the terminal is as it was before
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.command_line import CommandLine
 
-WORDS = ("--demo", "--devices", "cpu", "-n", "2", "--temperature", "0", "--json")
+WORDS = ("--demo", "--devices", "numpy", "-n", "2", "--temperature", "0", "--json")
 
 
 def test_a_prompt_from_anywhere(tplaunch: CommandLine, tmp_path: Path) -> None:

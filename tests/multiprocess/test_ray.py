@@ -26,7 +26,7 @@ from tests.drivers import IN_CI, REPOSITORY
 from tests.patience import end_of
 
 DEMO = REPOSITORY / "examples" / "demo-stories.gguf"
-ON_RAY = ("--engine", "ray", "--devices", "cpu", "--load-timeout", "120")
+ON_RAY = ("--engine", "ray", "--devices", "numpy", "--load-timeout", "120")
 STORY = ("-p", "Once upon a time", "-n", "12", "--temperature", "0", "--json")
 NUM_REQUESTS = 12
 MARK = "TPLAUNCH_TEST_RAY"  # in the environment of all processes of a cluster and its runs
@@ -84,7 +84,7 @@ def nodes(stack: ExitStack, folder: str, num_devices: int) -> tuple[IO[str], IO[
 
 
 def test_nodes_that_declare_nothing_are_asked_and_idle_ones_do_nothing(tplaunch: CommandLine) -> None:
-    alone = tplaunch(DEMO, "--devices", "cpu", *STORY, check=True)
+    alone = tplaunch(DEMO, "--devices", "numpy", *STORY, check=True)
     with cluster(0) as (environment, _):
         process = tplaunch.start("serve", *ON_RAY, "--port", "0", DEMO, env=environment)
         try:

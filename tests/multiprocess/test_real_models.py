@@ -40,7 +40,7 @@ CAPITAL = [504, 3575, 282, 4649, 314, 7042, 30]
 CONTINUED = [506, 5279, 529, 506, 2891, 529, 7001, 236761, 1030, 563, 506, 7488]
 
 
-@pytest.mark.parametrize("devices", ["cpu", "0,0"])
+@pytest.mark.parametrize("devices", ["numpy", "0,0"])
 def test_smollm2_answers_and_goes_on(python: CommandLine, devices: str) -> None:
     """Two ranks of lavapipe give the tokens of NumPy; the second turn computes what is new."""
     lines = run_program(python, f"""
@@ -61,7 +61,7 @@ def test_smollm2_answers_and_goes_on(python: CommandLine, devices: str) -> None:
     assert num_cached >= num_first // 32 * 32 > 0
 
 
-@pytest.mark.parametrize("devices", ["cpu", "0"])
+@pytest.mark.parametrize("devices", ["numpy", "0"])
 def test_gemma_3_continues(python: CommandLine, devices: str) -> None:
     (line,) = run_program(python, f"""
         import json
@@ -77,7 +77,7 @@ def test_gemma_3_finds_a_prompt_longer_than_its_windows(python: CommandLine) -> 
     lines = run_program(python, f"""
         import json
         prompt = "The quick brown fox jumps over the lazy dog, and the dog sleeps on. " * 45 + "Then the fox"
-        with LLM({str(real_model(GEMMA_3))!r}, devices="cpu", context=1024) as llm:
+        with LLM({str(real_model(GEMMA_3))!r}, devices="numpy", context=1024) as llm:
             for _ in range(2):
                 (output,) = llm.generate(prompt, GREEDY, use_tqdm=False)
                 numbers = [len(output.prompt_token_ids), output.num_cached_tokens]

@@ -32,15 +32,18 @@ SIGNALS = ("SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGABRT", "SIG
 @pytest.mark.parametrize("name", SIGNALS)
 def test_every_signal_that_ends_a_process(tplaunch: CommandLine, model: Path, name: str) -> None:
     number = getattr(signal, name)
-    process = tplaunch.start("--devices", "cpu", model, *ENDLESS)
+    process = tplaunch.start("--devices", "numpy", model, *ENDLESS)
     await_text(process)
     process.send_signal(number)
     check_end(tplaunch, process, 128 + number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM])
-def test_a_signal_to_the_whole_group(tplaunch: CommandLine, model: Path, number: signal.Signals) -> None:
-    process = tplaunch.start("--devices", "cpu,cpu", model, *ENDLESS)
+@pytest.mark.parametrize("devices", ["numpy,numpy", "cpu,cpu"])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group(
+    tplaunch: CommandLine, model: Path, number: signal.Signals, devices: str
+) -> None:
+    process = tplaunch.start("--devices", devices, "--cpu-threads", "2", model, *ENDLESS)
     await_text(process)
     os.killpg(process.pid, number)
     check_end(tplaunch, process, 128 + number)
@@ -52,7 +55,7 @@ def test_more_signals_change_nothing(
     tplaunch: CommandLine, model: Path, others: list[signal.Signals]
 ) -> None:
     """As an impatient person sends them: with gaps from none to longer than the whole clean-up."""
-    process = tplaunch.start("--devices", "cpu,cpu", model, *ENDLESS)
+    process = tplaunch.start("--devices", "numpy,numpy", model, *ENDLESS)
     await_text(process)
     process.send_signal(signal.SIGINT)
     for i, number in enumerate(others):
@@ -67,7 +70,7 @@ def test_more_signals_change_nothing(
 def test_ctrl_c_while_python_imports(tplaunch: CommandLine, model: Path, module: str) -> None:
     """-X importtime tells which module has just been imported."""
     tplaunch.program = [sys.executable, "-X", "importtime", "-m", "tplaunch"]
-    process = tplaunch.start("--devices", "cpu", model, "-p", "Once")
+    process = tplaunch.start("--devices", "numpy", model, "-p", "Once")
     assert process.stderr is not None
     while (line := process.stderr.readline()).rpartition("|")[2].strip() != module:
         assert line
@@ -77,7 +80,7 @@ def test_ctrl_c_while_python_imports(tplaunch: CommandLine, model: Path, module:
 
 
 def test_ctrl_c_while_the_workers_start(tplaunch: CommandLine, model: Path) -> None:
-    process = tplaunch.start("--devices", "cpu,cpu,cpu", model, *ENDLESS)
+    process = tplaunch.start("--devices", "numpy,numpy,numpy", model, *ENDLESS)
     while not worker_processes(process):
         os.sched_yield()
     os.killpg(process.pid, signal.SIGINT)
@@ -89,7 +92,7 @@ def test_an_ignored_signal_stays_ignored(tplaunch: CommandLine, model: Path, num
     """As nohup and shells without job control start a program."""
     ignoring = f"trap '' {number.name[3:]}; exec \"$@\""
     tplaunch.program = ["sh", "-c", ignoring, "sh", *tplaunch.program]
-    process = tplaunch.start("--devices", "cpu", model, *ENDLESS)
+    process = tplaunch.start("--devices", "numpy", model, *ENDLESS)
     await_text(process)
     process.send_signal(number)
     await_text(process)

@@ -21,7 +21,7 @@ def soak(tplaunch: CommandLine) -> CommandLine:
     return tplaunch
 
 
-@pytest.mark.parametrize(("devices", "num_processes"), [("0,0", 3), ("cpu", 2)])
+@pytest.mark.parametrize(("devices", "num_processes"), [("0,0", 3), ("numpy", 2)])
 def test_rounds_repeat(soak: CommandLine, tmp_path: Path, devices: str, num_processes: int) -> None:
     write_llama(tmp_path / "model.gguf")
     options = ("--devices", devices, *SHORT, "--max-slowdown", "1")  # a busy machine is no failure here
@@ -33,7 +33,7 @@ def test_rounds_repeat(soak: CommandLine, tmp_path: Path, devices: str, num_proc
 
 
 def test_what_goes_wrong_is_said(soak: CommandLine, tmp_path: Path) -> None:
-    result = soak("--devices", "cpu", *SHORT, tmp_path / "absent.gguf")
+    result = soak("--devices", "numpy", *SHORT, tmp_path / "absent.gguf")
     assert result.returncode == 1
     assert "soak: FAILED: " in result.stdout and "absent.gguf" in result.stdout
 

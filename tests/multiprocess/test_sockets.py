@@ -33,7 +33,7 @@ def test_a_run_listens_in_its_private_folder_alone(
     tplaunch: CommandLine, shared_dir: Path, collective: str
 ) -> None:
     model = shared_dir / "models/stories260K-f32.gguf"
-    process = tplaunch.start("--devices", "cpu,cpu", "--collective", collective, model, *ENDLESS)
+    process = tplaunch.start("--devices", "numpy,numpy", "--collective", collective, model, *ENDLESS)
     await_text(process)
     listening = set(unix_sockets())
     for running in (psutil.Process(process.pid), *worker_processes(process).values()):

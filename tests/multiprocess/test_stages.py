@@ -49,14 +49,14 @@ def test_sequences_together_have_the_same_tokens(tplaunch: CommandLine) -> None:
     tplaunch.program = (sys.executable,)
     found = [
         tplaunch("-c", TOGETHER, devices, stages, check=True).stdout
-        for devices, stages in (("cpu", "1"), ("cpu,cpu,cpu", "3"))
+        for devices, stages in (("numpy", "1"), ("numpy,numpy,numpy", "3"))
     ]
     assert found[0] == found[1] and all(json.loads(found[0]))
 
 
 @pytest.mark.parametrize("rank", range(4))
 def test_a_killed_rank_of_any_stage(tplaunch: CommandLine, rank: int) -> None:
-    process = tplaunch.start("--demo", "--devices", "cpu,cpu,cpu,cpu", "--pipeline", "2", *ENDLESS)
+    process = tplaunch.start("--demo", "--devices", "numpy,numpy,numpy,numpy", "--pipeline", "2", *ENDLESS)
     await_text(process)
     os.kill(worker_processes(process)[rank].pid, signal.SIGKILL)
     stderr = end_of(process, SOON)
@@ -67,7 +67,7 @@ def test_a_killed_rank_of_any_stage(tplaunch: CommandLine, rank: int) -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_hangs_is_named_by_the_stage_behind_it(tplaunch: CommandLine, rank: int) -> None:
-    options = ("--devices", "cpu,cpu", "--pipeline", "2", "--timeout", "8")
+    options = ("--devices", "numpy,numpy", "--pipeline", "2", "--timeout", "8")
     process = tplaunch.start("--demo", *options, *ENDLESS)
     await_text(process)
     worker_processes(process)[rank].suspend()
@@ -78,20 +78,29 @@ def test_a_rank_that_hangs_is_named_by_the_stage_behind_it(tplaunch: CommandLine
 def test_what_can_not_be_cut_is_refused(tplaunch: CommandLine) -> None:
     for options, sentence in (
         (
-            ("--devices", "cpu", "--pipeline", "2"),
+            ("--devices", "numpy", "--pipeline", "2"),
             "--pipeline 2: each stage needs a rank, but",
         ),
-        (("--devices", "cpu,cpu", "--pipeline-split", "3,3"), "stages of 3, 3 layers, where the model has 5"),
-        (("--devices", "cpu,cpu", "--pipeline-split", "5,0"), "stages of 5, 0 layers, where the model has 5"),
-        (("--devices", "cpu", "--pipeline", "0"), "--pipeline 0: 1 to 64 stages are possible"),
-        (("--devices", "cpu", "--pipeline", "3", "--pipeline-split", "2,3"), "--pipeline-split has 2 stages"),
+        (
+            ("--devices", "numpy,numpy", "--pipeline-split", "3,3"),
+            "stages of 3, 3 layers, where the model has 5",
+        ),
+        (
+            ("--devices", "numpy,numpy", "--pipeline-split", "5,0"),
+            "stages of 5, 0 layers, where the model has 5",
+        ),
+        (("--devices", "numpy", "--pipeline", "0"), "--pipeline 0: 1 to 64 stages are possible"),
+        (
+            ("--devices", "numpy", "--pipeline", "3", "--pipeline-split", "2,3"),
+            "--pipeline-split has 2 stages",
+        ),
     ):
         result = tplaunch("plan", "--demo", *options)
         assert result.returncode in (1, 2) and sentence in result.stderr.replace("\n", " ")
 
 
 def test_the_plan_shows_the_layers_of_each_rank(tplaunch: CommandLine) -> None:
-    plan = ("plan", "--demo", "--devices", "cpu,cpu,cpu,cpu", "--pipeline", "2")
+    plan = ("plan", "--demo", "--devices", "numpy,numpy,numpy,numpy", "--pipeline", "2")
     shown = tplaunch(*plan, check=True).stdout
     assert re.search(r"rank +layers +heads", shown)
     ranks = json.loads(tplaunch(*plan, "--json", check=True).stdout)["ranks"]
@@ -104,7 +113,7 @@ def test_a_ledger_has_the_handover(tplaunch: CommandLine, tmp_path: Path) -> Non
     trace = tmp_path / "trace.json"
     tests = ("--prefill", "none", "--decode", "4", "--at-context", "0", "--batch", "2", "--repeat", "1")
     output = ("--ledger", "--trace", trace)
-    ranks = ("--devices", "cpu", "--ranks", "1,2", "--pipeline", "2")
+    ranks = ("--devices", "numpy", "--ranks", "1,2", "--pipeline", "2")
     bench = tplaunch("bench", "--shape", "tiny", *ranks, *tests, *output, check=True)
     one, two = bench.stdout.split("mean microseconds of a step")[1:]
     assert "handover" in two and "handover" not in one

@@ -46,7 +46,7 @@ def check_that_it_goes_on(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("devices", "collective"), [("cpu,cpu", "shared-memory"), ("cpu,cpu,cpu", "zmq-ring")]
+    ("devices", "collective"), [("numpy,numpy", "shared-memory"), ("numpy,numpy,numpy", "zmq-ring")]
 )
 def test_a_job_that_was_stopped_goes_on(
     tplaunch: CommandLine, model: Path, devices: str, collective: str
@@ -60,14 +60,14 @@ def test_a_job_that_was_stopped_goes_on(
 
 
 def test_a_launcher_that_was_stopped_alone_goes_on(tplaunch: CommandLine, model: Path) -> None:
-    process = tplaunch.start("--devices", "cpu,cpu", *TIMEOUT, model, *ENDLESS)
+    process = tplaunch.start("--devices", "numpy,numpy", *TIMEOUT, model, *ENDLESS)
     await_text(process)
     stop(process, [process.pid], LONGER_SECONDS)
     check_that_it_goes_on(process)
 
 
 def test_a_job_that_was_stopped_while_it_started(tplaunch: CommandLine, model: Path) -> None:
-    process = tplaunch.start("--devices", "cpu,cpu", "--timeout", "5", model, *ENDLESS)
+    process = tplaunch.start("--devices", "numpy,numpy", "--timeout", "5", model, *ENDLESS)
     wait_for(lambda: len(worker_processes(process)) == 2)
     workers = [worker.pid for worker in worker_processes(process).values()]
     stop(process, [process.pid, *workers], 6)
@@ -76,7 +76,7 @@ def test_a_job_that_was_stopped_while_it_started(tplaunch: CommandLine, model: P
 
 
 def test_workers_that_are_stopped_alone_do_not_answer(tplaunch: CommandLine, model: Path) -> None:
-    process = tplaunch.start("--devices", "cpu,cpu", *TIMEOUT, model, *ENDLESS)
+    process = tplaunch.start("--devices", "numpy,numpy", *TIMEOUT, model, *ENDLESS)
     await_text(process)
     for worker in worker_processes(process).values():
         worker.suspend()
@@ -87,7 +87,7 @@ def test_workers_that_are_stopped_alone_do_not_answer(tplaunch: CommandLine, mod
 
 
 def test_stopped_workers_end_with_a_killed_launcher(tplaunch: CommandLine, model: Path) -> None:
-    process = tplaunch.start("--devices", "cpu,cpu", model, *ENDLESS)
+    process = tplaunch.start("--devices", "numpy,numpy", model, *ENDLESS)
     await_text(process)
     workers = list(worker_processes(process).values())
     for worker in workers:

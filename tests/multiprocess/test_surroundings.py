@@ -15,8 +15,8 @@ from tests.command_line import CommandLine, complaints
 from tests.patience import PATIENCE, end_of
 from tplaunch.coordinator.gguf.header import read_gguf
 
-SHORT = ("--devices", "cpu", "-p", "Once", "-n", "3", "--temperature", "0")
-ENDLESS = ("--devices", "cpu,cpu", "-p", "Once", "--ignore-eos", "--context", "100000")
+SHORT = ("--devices", "numpy", "-p", "Once", "-n", "3", "--temperature", "0")
+ENDLESS = ("--devices", "numpy,numpy", "-p", "Once", "--ignore-eos", "--context", "100000")
 TEXT = " upon a time\n"
 
 
@@ -65,7 +65,7 @@ def test_streams(
     [
         ["devices"],
         ["models", "--json"],
-        ["plan", "--devices", "cpu", "--shape", "tiny"],
+        ["plan", "--devices", "numpy", "--shape", "tiny"],
         ["--help"],
         ["run", "--help"],
         ["--version"],
@@ -80,9 +80,9 @@ def test_a_full_disk_is_a_sentence_in_every_command(tplaunch: CommandLine, comma
 @pytest.mark.parametrize(
     ("command", "option"),
     [
-        (["logits", "--devices", "cpu", "--tokens", "1,2"], "--out"),
+        (["logits", "--devices", "numpy", "--tokens", "1,2"], "--out"),
         (["run", *SHORT, "--json"], "--trace"),
-        (["bench", "--devices", "cpu", "--prefill", "2", "--decode", "1", "--repeat", "1"], "--trace"),
+        (["bench", "--devices", "numpy", "--prefill", "2", "--decode", "1", "--repeat", "1"], "--trace"),
         (["bench", "--shape", "tiny", "--type", "f32"], "--write-gguf"),
     ],
 )
@@ -107,13 +107,13 @@ def test_without_proc(tplaunch: CommandLine, model: Path, options: list[str], co
     if shutil.which("unshare") is None or subprocess.run([*hide, "true"], check=False).returncode:
         pytest.skip("/proc can't be hidden here")
     tplaunch.program = [*hide, *tplaunch.program]
-    result = tplaunch("--devices", "cpu,cpu", *SHORT[2:], *options, model)
+    result = tplaunch("--devices", "numpy,numpy", *SHORT[2:], *options, model)
     assert (result.returncode, result.stdout) == (code, "" if code else TEXT), result.stderr
     assert said in result.stderr
 
 
 def test_a_closed_stdin_without_a_prompt(tplaunch: CommandLine, model: Path) -> None:
-    result = shell(tplaunch, "<&-", "--devices", "cpu", "-n", "2", model)
+    result = shell(tplaunch, "<&-", "--devices", "numpy", "-n", "2", model)
     assert result.returncode == 0 and result.stdout, result.stderr
 
 
@@ -135,7 +135,7 @@ def test_a_model_by_its_descriptor_and_one_by_another_name(
 
 
 def test_a_model_that_is_the_prompt_too(tplaunch: CommandLine, model: Path) -> None:
-    result = shell(tplaunch, f"< {model}", "--devices", "cpu", "/dev/stdin")
+    result = shell(tplaunch, f"< {model}", "--devices", "numpy", "/dev/stdin")
     assert result.returncode == 2
     assert result.stderr == "tplaunch: standard input is the model file; give the prompt with -p\n"
 

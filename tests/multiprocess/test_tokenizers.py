@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def report_of(tplaunch: CommandLine, model: Path, *options: str) -> dict[str, Any]:
-    common = ("--devices", "cpu,cpu", model, "-n", "24", "--temperature", "0", "--ignore-eos", "--json")
+    common = ("--devices", "numpy,numpy", model, "-n", "24", "--temperature", "0", "--ignore-eos", "--json")
     report: dict[str, Any] = json.loads(tplaunch(*common, *options, check=True).stdout)
     return report
 
@@ -52,7 +52,7 @@ def test_text_in_and_text_out(tplaunch: CommandLine, model: Path) -> None:
 
 def test_text_streams(tplaunch: CommandLine, model: Path) -> None:
     report = report_of(tplaunch, model, "-p", PROMPT)
-    options = ("--devices", "cpu", model, "-p", PROMPT, "-n", "24", "--temperature", "0", "--ignore-eos")
+    options = ("--devices", "numpy", model, "-p", PROMPT, "-n", "24", "--temperature", "0", "--ignore-eos")
     assert tplaunch(*options, check=True).stdout.rstrip("\n") == report["text"].rstrip("\n")
 
 

@@ -133,7 +133,7 @@ def test_ranks_that_share_a_core_never_exchange_by_their_devices(
 
 
 def test_more_than_two_ranks_measure_how_they_add_up(tplaunch: CommandLine, cache: dict[str, str]) -> None:
-    arguments = ("tune", "--devices", "0,cpu,0", "--shape", "tiny", "--type", "q8_0")
+    arguments = ("tune", "--devices", "0,numpy,0", "--shape", "tiny", "--type", "q8_0")
     ranks = json.loads(tplaunch(*arguments, "--json", env=cache, check=True).stdout)["ranks"]
     assert len(ranks["devices"]) == 3
     largest = ranks["measurements"][0]

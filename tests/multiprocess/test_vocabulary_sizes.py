@@ -31,14 +31,14 @@ def padded_model(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("how", [("--temperature", "0"), ("--seed", "3"), ("--tokens", "1,2")])
 def test_padding_is_never_made(tplaunch: CommandLine, padded_model: Path, how: tuple[str, str]) -> None:
     prompt = () if "--tokens" in how else ("-p", "Once")
-    result = tplaunch("--devices", "cpu", padded_model, *prompt, *how, "-n", "20", "--json", check=True)
+    result = tplaunch("--devices", "numpy", padded_model, *prompt, *how, "-n", "20", "--json", check=True)
     tokens = json.loads(result.stdout)["tokens"]
     assert len(tokens) == 20 and max(tokens) < NUM_TEXTS
 
 
 def test_logits_are_those_of_all_rows(tplaunch: CommandLine, padded_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "logits.npz"
-    tplaunch("logits", "--devices", "cpu", padded_model, "--tokens", "1,2", "--out", out, check=True)
+    tplaunch("logits", "--devices", "numpy", padded_model, "--tokens", "1,2", "--out", out, check=True)
     with np.load(out) as arrays:
         logits = arrays["logits"]
     assert logits.shape == (2, NUM_ROWS)

@@ -23,7 +23,7 @@ from tests.command_line import CommandLine
 from tests.patience import PATIENCE, end_of
 from tplaunch.coordinator.server.connections import NUM_TOLD
 
-DEMO = ("serve", "--demo", "--devices", "cpu,cpu", "--port", "0")
+DEMO = ("serve", "--demo", "--devices", "numpy,numpy", "--port", "0")
 ENDLESS = {
     "prompt": "Once upon a time",
     "max_tokens": 480,

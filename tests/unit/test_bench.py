@@ -174,7 +174,7 @@ def test_tests_are_named_as_llama_bench_does() -> None:
 @pytest.mark.parametrize("parallel", [1, 8])
 def test_texts_that_are_measured_together_have_room(parallel: int) -> None:
     """Beyond the blocks that sequences have in other commands, of 1024 positions each."""
-    config = RunConfig(model=Path("model.gguf"), devices="cpu", parallel=parallel)
+    config = RunConfig(model=Path("model.gguf"), devices="numpy", parallel=parallel)
     tests = [Test("prefill", 512), Test("decode", 64, 0, 3), Test("decode", 64, 2048, 3)]
     roomy = with_room(config, tests)
     assert roomy.parallel == max(3, parallel) and roomy.context_length is not None
@@ -239,7 +239,7 @@ def test_results_that_came_before_a_signal_are_told(
         raise Signalled(15)
 
     monkeypatch.setattr(bench, "_bench_on", measured)
-    config = RunConfig(model=RandomModel("tiny", "Q8_0"), devices="cpu")
+    config = RunConfig(model=RandomModel("tiny", "Q8_0"), devices="numpy")
     with pytest.raises(Signalled):
         bench.bench(config, bench.BenchConfig((), (), (4,), (0,), (1,), 1, None, "json"))
     found = json.loads(capsys.readouterr().out)

@@ -31,7 +31,7 @@ from tplaunch.launcher.model import Model, open_model
 
 MIB = 1 << 20
 TRAINED = 131072  # of every shape
-NUMPY = DeviceChoice(None, "cpu")
+NUMPY = DeviceChoice(None, "numpy")
 
 
 def gpu(index: int, memory_bytes: float, **changes: Any) -> DeviceChoice:

@@ -141,7 +141,7 @@ def test_a_card_that_is_shut_is_said_where_the_cpu_works_instead() -> None:
     shut = DeviceList(numbered(LAVAPIPE), "", (CLOSED,))
     assert said("all", shut) == [CLOSED]
     assert said("0", shut) == [CLOSED]
-    assert said("cpu", shut) == []
+    assert said("numpy", shut) == []
     assert said("all", DeviceList(numbered(GEFORCE), "", (CLOSED,))) == [CLOSED]  # another card's
     assert said("0", DeviceList(numbered(GEFORCE), "", (CLOSED,))) == []
     assert said("all", DeviceList((), "", (CLOSED,))) == [f"there is no Vulkan device ({CLOSED})"]
@@ -170,4 +170,4 @@ def test_cards_beyond_the_ranks_are_said() -> None:
 def test_a_choice_knows_the_activations_that_a_device_lacks() -> None:
     (choice,) = choose_devices("0", DeviceList(numbered(GEFORCE | {"matrices": []}), ""))
     assert choice.lacks == {"f16"}
-    assert DeviceChoice(None, "cpu").lacks == frozenset()
+    assert DeviceChoice(None, "numpy").lacks == frozenset()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 
 def test_the_first_ten_minutes_are_written_down(tmp_path: Path) -> None:
     """A few steps run, by NumPy, and one that can't be done says so."""
-    wanted = ["--devices=cpu", "--tiny", "--only=devices,check,q8_0-2-ranks"]
+    wanted = ["--devices=numpy", "--tiny", "--only=devices,check,q8_0-2-ranks"]
     command = [sys.executable, "examples/first_ten_minutes.py", *wanted, f"--folder={tmp_path / 'found'}"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200, check=True)
     report = (tmp_path / "found" / "report.txt").read_text()
@@ -40,7 +40,7 @@ def test_the_first_ten_minutes_are_written_down(tmp_path: Path) -> None:
 
 
 def test_a_step_that_takes_too_long_is_ended() -> None:
-    done = run(Step("sleep", ("serve", "--demo", "--devices=cpu", "--port=0"), 1.0), 1.0)
+    done = run(Step("sleep", ("serve", "--demo", "--devices=numpy", "--port=0"), 1.0), 1.0)
     assert done.problem.startswith("not done after 1 s") and done.found is None
 
 
@@ -93,7 +93,7 @@ def test_the_commands_of_the_first_ten_minutes_are_known() -> None:
     ("program", "printed"),
     [
         (
-            ["measure_batch.py", "--devices=cpu", "--requests=3", "--tokens=2", "--repeat=1"],
+            ["measure_batch.py", "--devices=numpy", "--requests=3", "--tokens=2", "--repeat=1"],
             r"median ratio [\d.]+ of 1",
         ),
         (["measure_driver.py", "--requests=9", "--batch=4"], r"sampled: [\d.]+ us a token, 288 tokens of 9"),

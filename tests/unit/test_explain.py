@@ -141,7 +141,7 @@ def test_the_plan_explains_a_token(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    words = ["plan", "--explain", "--shape", "llama-160m", "--type", "q8_0", "--devices", "cpu,cpu"]
+    words = ["plan", "--explain", "--shape", "llama-160m", "--type", "q8_0", "--devices", "numpy,numpy"]
     assert main([*words, "--context", "1024"]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80

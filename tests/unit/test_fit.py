@@ -27,7 +27,7 @@ from tplaunch.launcher.model import Model, open_model
 from tplaunch.worker.buffers.sums import slot_bytes
 
 ON_CPU = DeviceChoice(1, "llvmpipe", on_cpu=True)
-NUMPY = DeviceChoice(None, "cpu")
+NUMPY = DeviceChoice(None, "numpy")
 SPEC = make_spec()
 TENSORS = tensor_infos(tensor_shapes(SPEC))
 LIMITS = Limits(context_length=64, num_blocks=2, max_rows=8, max_logit_rows=8)

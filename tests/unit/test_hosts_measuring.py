@@ -166,7 +166,7 @@ class FakeHosts(Hosts):
     def __init__(self, config: RunConfig, model: Model) -> None:
         assert not model.origin.parts, "no host needs the model"
         places = ((0, "here"), (1, "beta"), (1, "beta"), (2, "gamma"))
-        super().__init__([DeviceChoice(None, "cpu", host=host, host_name=name) for host, name in places])
+        super().__init__([DeviceChoice(None, "numpy", host=host, host_name=name) for host, name in places])
         for choice in self.choices:
             object.__setattr__(choice, "host_memory", (1 << 40, 1 << 40, ""))
         self.asked: list[tuple[int, int]] = []
@@ -203,7 +203,7 @@ PLAN = (
     "--shape",
     "tiny",
     "--devices",
-    "cpu",
+    "numpy",
     "--hosts",
     "3",
     "--context",
@@ -220,9 +220,9 @@ def test_plan_predicts_hosts_that_have_joined(
     assert main([*PLAN, "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert [(host["name"], host["devices"]) for host in found["hosts"]] == [
-        ("here", ["cpu"]),
-        ("beta", ["cpu", "cpu"]),
-        ("gamma", ["cpu"]),
+        ("here", ["numpy"]),
+        ("beta", ["numpy", "numpy"]),
+        ("gamma", ["numpy"]),
     ]
     assert found["hosts"][2]["link"] == {"latency": 0.02, "bytes_per_second": 1e9}
     assert found["link"] == {"latency": 0.02, "bytes_per_second": 1e8}  # between the other two: the worst
@@ -242,7 +242,7 @@ def test_plan_names_hosts_and_their_links_in_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     assert main(list(PLAN)) == 0
     text = capsys.readouterr().out
-    assert "host 0: here (cpu), this host\n" in text
-    assert "host 1: beta (cpu, cpu), measured link: 100 us, 0.8 Gbit/s\n" in text
+    assert "host 0: here (numpy), this host\n" in text
+    assert "host 1: beta (numpy, numpy), measured link: 100 us, 0.8 Gbit/s\n" in text
     assert "Predicted tokens/s on 3 hosts, 20000 us, 0.8 Gbit/s" in text
     assert max(map(len, text.splitlines())) <= 80

@@ -179,7 +179,7 @@ def test_each_host_has_a_memory_of_its_own() -> None:
     cpu = replace(DEVICE, index=None, name="cpu", on_cpu=True, memory_bytes=0)
     far = [choice_of(device, 1, replace(JOIN, devices=(DEVICE, cpu))) for device in (DEVICE, cpu)]
     near = choice_of(DEVICE, 0, JOIN)
-    choices = [replace(near, host=0), DeviceChoice(None, "cpu"), *far]
+    choices = [replace(near, host=0), DeviceChoice(None, "numpy"), *far]
     places = memory_places(choices, {0: 4 << 30})
     assert [place.ranks for place in places] == [(0,), (1,), (2,), (3,)]
     assert [place.name for place in places[2:]] == ["device 0 of beta (card)", "the memory of beta"]
@@ -204,9 +204,9 @@ def test_each_host_has_caps_of_its_own() -> None:
 def test_caps_of_a_joining_host_are_of_its_devices() -> None:
     options = parse_words(["join", "head", "--max-memory", "cpu=4GiB", "--devices", "cpu"])
     config = JoinConfig(head="head", **declared_values(JoinConfig, options))
-    assert [choice.caps for choice in _capped(select_devices("cpu"), config.max_memory)] == [(0, 4 << 30)]
+    assert [choice.caps for choice in _capped(select_devices("numpy"), config.max_memory)] == [(0, 4 << 30)]
     with pytest.raises(UsageError, match="--max-memory 7: the ranks are on"):
-        _capped(select_devices("cpu"), {7: 1})
+        _capped(select_devices("numpy"), {7: 1})
     words = ("--nnodes=2", "--node-rank=1", "--head=10.0.0.1", "--max-memory=cpu=1GiB", "--demo")
     joins = take_place(options_of(*words), {})
     assert joins is not None and joins.max_memory == {None: 1 << 30}
@@ -239,11 +239,11 @@ def test_a_joiner_by_options_and_by_the_environment(tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
     model.touch()
     options = options_of(
-        "--nnodes=2", "--node-rank=1", "--head=10.0.0.1", "--key=k", "--devices=cpu", str(model)
+        "--nnodes=2", "--node-rank=1", "--head=10.0.0.1", "--key=k", "--devices=numpy", str(model)
     )
     joins = take_place(options, {})
     assert joins is not None and joins.head == "10.0.0.1:5670" and joins.node_rank == 1
-    assert (joins.key, joins.devices, joins.models) == ("k", "cpu", (model,))
+    assert (joins.key, joins.devices, joins.models) == ("k", "numpy", (model,))
     torchrun = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "77"}
     joins = take_place(options_of(str(tmp_path / "elsewhere.gguf")), torchrun)
     assert joins is not None and joins.head == "a:77" and joins.models == ()

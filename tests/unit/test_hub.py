@@ -69,7 +69,7 @@ class Fetcher:
 
     def plan(self, repository: str) -> subprocess.CompletedProcess[str]:
         """Runs `tplaunch plan` on the repository."""
-        words = ["plan", "--devices", "cpu", "--json", "-hf", repository]
+        words = ["plan", "--devices", "numpy", "--json", "-hf", repository]
         return subprocess.run(
             [sys.executable, "-m", "tplaunch", *words],
             env=self.environment,
@@ -141,7 +141,7 @@ def test_another_process_goes_on_where_one_ended(hub: SmallHub, fetch: Fetcher) 
 def test_an_interrupted_download_is_not_lost(hub: SmallHub, fetch: Fetcher) -> None:
     hub.pauses_after = 600_000
     with subprocess.Popen(
-        [sys.executable, "-m", "tplaunch", "plan", "--devices", "cpu", "-hf", "org/m"],
+        [sys.executable, "-m", "tplaunch", "plan", "--devices", "numpy", "-hf", "org/m"],
         env=fetch.environment,
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
@@ -304,7 +304,7 @@ def test_the_command_line_runs_what_it_fetched(hub: SmallHub, fetch: Fetcher, tm
     done = fetch.plan("org/m")
     assert done.returncode == 0 and done.stderr.startswith(f"tplaunch: downloading {NAME} of org/m")
     assert json.loads(done.stdout)["ranks"]
-    command = [sys.executable, "-m", "tplaunch", "-hf", "org/m", "x", "--devices", "cpu,cpu"]
+    command = [sys.executable, "-m", "tplaunch", "-hf", "org/m", "x", "--devices", "numpy,numpy"]
     command += ["--tensor-split", "1,2,3"]
     (fetch.cache / "models--org--m/snapshots" / COMMIT / NAME).unlink()
     hub.repositories["org/m"] = {NAME: CONTENT}

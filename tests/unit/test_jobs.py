@@ -6,7 +6,7 @@ import sys
 import psutil
 import pytest
 
-from tplaunch.launcher import devices
+from tplaunch.launcher import job_process
 from tplaunch.running_clock import MOST_SECONDS, RunningClock
 
 # A stand-in for the worker: does what its last argument says.
@@ -14,21 +14,21 @@ STAND_IN = [sys.executable, "-c", "import sys; exec(sys.argv[-1])"]
 
 
 def test_a_job_runs_to_its_end() -> None:
-    done = devices.run_job([*STAND_IN, "print(7); print('no', file=sys.stderr); sys.exit(3)"], 60)
+    done = job_process.run_job([*STAND_IN, "print(7); print('no', file=sys.stderr); sys.exit(3)"], 60)
     assert (done.stdout, done.stderr, done.returncode) == (b"7\n", b"no\n", 3)
 
 
 def test_a_job_that_hangs_is_ended() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
-        devices.run_job([*STAND_IN, "import signal; signal.pause()"], 0.3)
+        job_process.run_job([*STAND_IN, "import signal; signal.pause()"], 0.3)
     assert psutil.Process().children() == []
 
 
 def test_a_stop_takes_no_time_from_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock jumps by hours while the job runs, which ends later than its time was."""
     jumps = iter([0.0, 5000.0])
-    monkeypatch.setattr(devices, "RunningClock", lambda: RunningClock(lambda: next(jumps, 5000.0)))
-    done = devices.run_job(
+    monkeypatch.setattr(job_process, "RunningClock", lambda: RunningClock(lambda: next(jumps, 5000.0)))
+    done = job_process.run_job(
         [*STAND_IN, "import select; select.select([], [], [], 1); print(7)"], 2 * MOST_SECONDS
     )
     assert done.stdout == b"7\n"

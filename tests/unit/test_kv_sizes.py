@@ -41,7 +41,7 @@ def limits_of(shape: str, **changes: Any) -> Limits:
 
 def planned(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[dict[str, Any], str]:
     """Returns the plan of `tplaunch plan`, as JSON and as text."""
-    words = ["plan", "--devices=cpu", *options]
+    words = ["plan", "--devices=numpy", *options]
     assert main([*words, "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert main(words) == 0

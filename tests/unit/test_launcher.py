@@ -61,7 +61,7 @@ def chosen(text: str, listed: DeviceList = LISTED) -> list[int | None]:
         ("ALL,2", [0, 1, 2, 2]),
         ("radeon", [2]),
         ("RX 6600,llvmpipe", [2, 3]),
-        ("cpu", [None]),
+        ("numpy", [None]),
         ("CPU,0,Cpu", [None, 0, None]),
     ],
 )
@@ -75,12 +75,12 @@ def test_a_choice_carries_what_the_driver_said() -> None:
     kinds = {name: f"{name}, {driver}" for name in (radeon, llvmpipe)}
     said: dict[str, Any] = {"driver": driver, "driver_version": 1}
     sizes = (1 << 30, 1 << 29, 1 << 28)
-    assert choose_devices("2,llvmpipe,cpu", LISTED) == [
+    assert choose_devices("2,llvmpipe,numpy", LISTED) == [
         DeviceChoice(2, radeon, f"{3:032x}", False, *sizes, kind=kinds[radeon], **said),
         DeviceChoice(
             3, llvmpipe, f"{4:032x}", True, *sizes, imports_memory=True, kind=kinds[llvmpipe], **said
         ),
-        DeviceChoice(None, "cpu"),
+        DeviceChoice(None, "numpy"),
     ]
 
 
@@ -118,19 +118,19 @@ def test_any_text_names_devices_or_is_refused(text: str) -> None:
 
 def test_without_a_device_the_reason_is_given() -> None:
     broken = DeviceList((), "libvulkan.so.1 is not there")
-    for text in ("0", "cpu,0"):
+    for text in ("0", "numpy,0"):
         with pytest.raises(
             UsageError, match=r"no Vulkan device \(libvulkan.so.1 is not there\); --devices cpu"
         ):
             choose_devices(text, broken)
     with pytest.raises(UsageError, match=r"no Vulkan device \(no Vulkan driver found a device\)"):
         choose_devices("0", DeviceList((), ""))
-    assert chosen("cpu,cpu", broken) == [None, None]
+    assert chosen("numpy,numpy", broken) == [None, None]
 
 
 def test_no_driver_is_asked_where_none_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tplaunch.launcher.devices.job_words", lambda: ["/nonexistent"])
-    assert select_devices("cpu, CPU") == [DeviceChoice(None, "cpu")] * 2
+    assert select_devices("numpy, NumPy") == [DeviceChoice(None, "numpy")] * 2
 
 
 # Cores.
@@ -206,7 +206,7 @@ def test_rank_weights() -> None:
     with pytest.raises(UsageError, match="--tensor-split has 2 weights, but --devices names 3 ranks"):
         changed(tensor_split=(3.0, 1.0)).rank_weights(3)
     for num_ranks in (0, 9):
-        with pytest.raises(UsageError, match=f"--devices cpu: {num_ranks} ranks; 1 to 8 are possible"):
+        with pytest.raises(UsageError, match=f"--devices numpy: {num_ranks} ranks; 1 to 8 are possible"):
             changed().rank_weights(num_ranks)
 
 
@@ -245,8 +245,11 @@ def test_prompts_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--devices=cpu", "absent.gguf"], "tplaunch: absent.gguf: no such file\n"),
-        (["run", "--devices=cpu", "--tensor-split=", "m"], "tplaunch: --tensor-split : numbers separated by"),
+        (["--devices=numpy", "absent.gguf"], "tplaunch: absent.gguf: no such file\n"),
+        (
+            ["run", "--devices=numpy", "--tensor-split=", "m"],
+            "tplaunch: --tensor-split : numbers separated by",
+        ),
         (["plan", "--tensor-split=1,x", "m"], "tplaunch: --tensor-split 1,x: numbers separated by commas"),
         (["plan", "--prefill-chunk=0", "m"], "tplaunch: --prefill-chunk 0: 1 to 512"),
         (["logits", "--tokens=a", "--out=x.npz", "m"], "tplaunch: --tokens a: token ids separated by"),
@@ -282,14 +285,17 @@ def test_prompts_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
         (["bench", "--shape=tiny", "--prefill=0"], "tplaunch: --prefill 0: 1 to"),
         (["bench", "--shape=tiny", "--at-context=-1"], "tplaunch: --at-context -1: 0 to"),
         (["bench", "--shape=tiny", "--prefill=none", "--decode=none"], "tplaunch: there is nothing to"),
-        (["tune", "--devices=cpu,cpu"], "tplaunch: --devices cpu,cpu: NumPy has nothing to choose"),
+        (
+            ["tune", "--devices=numpy,numpy"],
+            "tplaunch: --devices numpy,numpy: processors have nothing to choose",
+        ),
         (
             ["tune", "m", "--shape=tiny"],
             "tplaunch: tune takes a model file or a --shape",
         ),
         (["tune", "--shape=tiny", "--type=q9"], "tplaunch: --type q9: known are"),
         (["plan", "--without=x87", "m"], "tplaunch: --without x87: known are int64, "),
-        (["bench", "--shape=tiny", "--context=99", "--devices=cpu"], "tplaunch: --context 99: the longest"),
+        (["bench", "--shape=tiny", "--context=99", "--devices=numpy"], "tplaunch: --context 99: the longest"),
     ],
 )
 def test_wrong_options_end_with_one_line_and_code_2(
@@ -337,7 +343,7 @@ def test_a_shape_can_be_planned_for_a_device_that_is_not_here(capsys: pytest.Cap
 
 def test_the_plan_is_shown_without_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_llama(tmp_path / "m.gguf")
-    assert main(["plan", "--devices=cpu,cpu", "--tensor-split=3,1", str(tmp_path / "m.gguf")]) == 0
+    assert main(["plan", "--devices=numpy,numpy", "--tensor-split=3,1", str(tmp_path / "m.gguf")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("m.gguf: llama, 2 layers, 4 heads, 2 KV heads, 64 FFN columns, 48 tokens")
     assert [line.split()[:5] for line in lines[3:5]] == [
@@ -360,7 +366,7 @@ def test_a_plan_says_that_a_run_will_take_no_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], vocabulary: dict[str, Any], said: str
 ) -> None:
     write_llama(tmp_path / "m.gguf", vocabulary=vocabulary)
-    assert main(["plan", "--devices=cpu", "--json", str(tmp_path / "m.gguf")]) == 0
+    assert main(["plan", "--devices=numpy", "--json", str(tmp_path / "m.gguf")]) == 0
     printed = capsys.readouterr()
     assert printed.err == f"tplaunch: `tplaunch run` will take no text: {said}\n"
     assert json.loads(printed.out)["tokenizer_error"] == said

@@ -93,9 +93,9 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
         ("--help",),
         *((command, "--help") for command in COMMANDS),
         ("models",),
-        ("plan", "--demo", "--devices=cpu,cpu"),
+        ("plan", "--demo", "--devices=numpy,numpy"),
         ("plan", "--shape=qwen3-30b-a3b", "--devices=5,6,7", "--max-memory=5=90GiB,6=90GiB,7=90GiB"),
-        ("plan", "--shape=tiny", "--devices=cpu,cpu,cpu,cpu,cpu,cpu,cpu,cpu"),
+        ("plan", "--shape=tiny", "--devices=numpy,numpy,numpy,numpy,numpy,numpy,numpy,numpy"),
     ],
 )
 def test_commands_keep_to_the_terminal(

@@ -12,7 +12,7 @@ from tplaunch.launcher.cli import main
 
 
 def plan_of(capsys: pytest.CaptureFixture[str], path: Path, context: int) -> tuple[int, str]:
-    code = main(["plan", "--devices=cpu", str(path), f"--context={context}"])
+    code = main(["plan", "--devices=numpy", str(path), f"--context={context}"])
     printed = capsys.readouterr()
     return code, printed.out + printed.err
 
@@ -39,11 +39,11 @@ def test_positions_that_were_learned_have_an_end(
     assert f"a context of {rows + 1} is not possible: the model has learned {rows} positions" in text
     assert plan_of(capsys, path, rows)[0] == 0
     tokens = ",".join(["1"] * (rows + 1))
-    assert main(["run", "--devices=cpu", str(path), f"--tokens={tokens}"]) == 2
+    assert main(["run", "--devices=numpy", str(path), f"--tokens={tokens}"]) == 2
     text = capsys.readouterr().err
     assert f"the context of {rows} has room for {rows - 1}: 2 too many; shorten it (the model" in text
     assert "--context" not in text, "which can't be larger"
-    assert main(["bench", "--devices=cpu", str(path), "--prefill=none", "--decode=4"]) == 2
+    assert main(["bench", "--devices=numpy", str(path), "--prefill=none", "--decode=4"]) == 2
     text = capsys.readouterr().err
     assert f"the longest test needs 2053 positions, but the model has learned {rows}" in text
     assert "--context " not in text

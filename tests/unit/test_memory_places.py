@@ -23,7 +23,7 @@ SMALL = DeviceChoice(0, "small", on_cpu=False, memory_bytes=8 * GIB, available_b
 LARGE = DeviceChoice(1, "large", on_cpu=False, memory_bytes=24 * GIB)
 INTEGRATED = DeviceChoice(2, "integrated", on_cpu=False, memory_bytes=16 * GIB, integrated=True)
 LAVAPIPE = DeviceChoice(3, "llvmpipe", memory_bytes=2 * GIB)
-NUMPY = DeviceChoice(None, "cpu")
+NUMPY = DeviceChoice(None, "numpy")
 
 
 @pytest.mark.parametrize(

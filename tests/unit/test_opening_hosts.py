@@ -229,7 +229,7 @@ def test_hosts_that_come_by_themselves_are_not_told_how_to_join(
 
 
 def test_an_address_of_another_machine_is_not_listened_at(tmp_path: Path) -> None:
-    config = replace(config_of(tmp_path / "model.gguf"), hosts=2, listen="192.0.2.1", devices="cpu")
+    config = replace(config_of(tmp_path / "model.gguf"), hosts=2, listen="192.0.2.1", devices="numpy")
     sentence = r"--listen 192\.0\.2\.1:5670: this machine has no such address; it has .*127\.0\.0\.1"
     with pytest.raises(UsageError, match=sentence), open_hosts(config, cast(Model, None)):
         pass

@@ -30,6 +30,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "all_reduce": (["--all-reduce=one-shot"], "one-shot"),
     "wire": (["--wire=q8"], "q8"),
     "timeout_seconds": (["--timeout=2.5"], 2.5),
+    "cpu_threads": (["--cpu-threads=3"], 3),
     "validate": (["--validate"], True),
     "staging": (["--staging"], True),
     "submit_ahead": (["--submit-then-wait"], False),

@@ -78,7 +78,7 @@ def test_keys_are_set_and_added_and_the_last_one_counts() -> None:
 
 def plan_of(capsys: pytest.CaptureFixture[str], path: Path, *overrides: str) -> tuple[int, str]:
     options = [word for text in overrides for word in ("--override-kv", text)]
-    code = main(["plan", "--devices=cpu", str(path), *options])
+    code = main(["plan", "--devices=numpy", str(path), *options])
     printed = capsys.readouterr()
     return code, printed.out + printed.err
 
@@ -99,5 +99,5 @@ def test_the_spec_is_read_from_what_was_overridden(
 
 
 def test_a_shape_has_no_metadata(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--shape=tiny", "--devices=cpu", "--override-kv=a=int:3"]) == 2
+    assert main(["bench", "--shape=tiny", "--devices=numpy", "--override-kv=a=int:3"]) == 2
     assert "--override-kv goes with a model file" in capsys.readouterr().err

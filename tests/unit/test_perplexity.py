@@ -252,7 +252,7 @@ def test_ways() -> None:
     assert (way.devices, way.activations, way.context_length) == ("0,0", "q8", 64)
     assert (way.kv_type, way.tensor_split, way.verbose) == ("q8_0", None, True)
     assert way_config("--kv-type f16", config) == replace(config, kv_type="f16")
-    assert way_config("cpu --tensor-split 2,1 --submit-then-wait", config).submit_ahead is False
+    assert way_config("numpy --tensor-split 2,1 --submit-then-wait", config).submit_ahead is False
     far = replace(config, hosts=2, listen="10.0.0.1")
     alone = way_config("--hosts 1", far)
     assert (alone.hosts, alone.listen, alone.tensor_split) == (1, None, None)

@@ -51,7 +51,7 @@ class Rejoining:
             raise Over
 
     def start(self, head: str, **options: Any) -> None:
-        config = JoinConfig(head=head, key=str(self._key), devices="cpu", rejoin=True, **options)
+        config = JoinConfig(head=head, key=str(self._key), devices="numpy", rejoin=True, **options)
 
         def run() -> None:
             try:

@@ -1,6 +1,8 @@
-"""A sequence's logits are the same bits alone, in company and in any chunks, on the NumPy device."""
+"""A sequence's logits are the same bits alone, in company and in any chunks, on devices of processors."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,33 +11,47 @@ from hypothesis import strategies as st
 
 from tests.models import LocalEngine, examples
 from tests.same_bits import KINDS, LENGTHS, RANKS, WRITERS, Bench, assert_same_bits, limits_of
+from tplaunch.coordinator.split.limits import Limits
+from tplaunch.worker.cpu.code import Kernels
+from tplaunch.worker.cpu.device import CpuDevice
+from tplaunch.worker.device import Device
+from tplaunch.worker.measuring.measurements import cache_folder
 from tplaunch.worker.numpy import by_row as products
 from tplaunch.worker.numpy.by_row import by_row
+from tplaunch.worker.numpy.device import NumpyDevice
+
+DEVICES: dict[str, Callable[[Limits], Device]] = {
+    "cpu": lambda limits: CpuDevice(limits, Kernels(cache_folder())),
+    "numpy": NumpyDevice,
+}
 
 
 @pytest.fixture(scope="module")
-def benches() -> dict[tuple[str, int], Bench]:
-    """By kind of model and number of ranks."""
+def benches() -> dict[tuple[str, str, int], Bench]:
+    """By device, kind of model and number of ranks."""
     return {}
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @KINDS
 @RANKS
 @given(lengths=LENGTHS, seed=st.integers(0, 999))
 @examples(3)
 def test_logits(
-    benches: dict[tuple[str, int], Bench],
+    benches: dict[tuple[str, str, int], Bench],
     tmp_path_factory: pytest.TempPathFactory,
+    device: str,
     kind: str,
     weights: list[float],
     lengths: tuple[int, ...],
     seed: int,
 ) -> None:
-    key = (kind, len(weights))
+    key = (device, kind, len(weights))
     if key not in benches:
         path = tmp_path_factory.mktemp("models") / "model.gguf"
         WRITERS[kind](path)
-        benches[key] = Bench(LocalEngine(path, weights, limits_of(kind)), limits_of(kind))
+        engine = LocalEngine(path, weights, limits_of(kind), open_device=DEVICES[device])
+        benches[key] = Bench(engine, limits_of(kind))
     assert_same_bits(benches[key], lengths, seed)
 
 

@@ -21,7 +21,7 @@ from tplaunch.worker.jobs.speed import device_speed as run_speed_job
 from tplaunch.worker.numpy.device import NumpyDevice
 
 CONFIG = config_of(Path("m.gguf"))
-NUMPY = DeviceChoice(None, "cpu")
+NUMPY = DeviceChoice(None, "numpy")
 NUMPY_ID = DeviceId(index=None)
 
 
@@ -78,9 +78,11 @@ def test_a_device_that_is_not_there_is_a_sentence(cache: Path) -> None:
 
 def test_a_process_that_takes_too_long_or_ends_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     started = time.monotonic()
-    with pytest.raises(RunError, match="measuring cpu was given up after 0 s"):
+    with pytest.raises(RunError, match="measuring numpy was given up after 0 s"):
         run_device_job(CONFIG, NUMPY, SpeedJob(True, True), Speed, 0.01)
     assert time.monotonic() - started < 30
-    sentence = "measuring cpu ended with code 1: the job can't be read: a message of the unknown type 'Speed'"
+    sentence = (
+        "measuring numpy ended with code 1: the job can't be read: a message of the unknown type 'Speed'"
+    )
     with pytest.raises(RunError, match=sentence):
         run_device_job(CONFIG, NUMPY, Speed(1.0), Speed, 60)

@@ -138,7 +138,7 @@ def test_hosts_measure_from_three_on(
         placement = Placement(hosts, (0,) * len(hosts))
         load = dataclasses.replace(load, options=options, placement=placement)
         runner = SegmentRunner(rank.device, collective)
-        return large_bytes(load, rank.shards, runner, ["cpu"] * len(hosts))
+        return large_bytes(load, rank.shards, runner, ["numpy"] * len(hosts))
 
     with connected(make, len(hosts), slot_bytes=LIMITS.max_rows * row_bytes) as ranks:
         found = set(on_ranks(ranks, run))

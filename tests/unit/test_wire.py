@@ -34,7 +34,7 @@ from tplaunch.coordinator.messages import (
     StepDone,
 )
 from tplaunch.coordinator.model.spec import ModelSpec
-from tplaunch.coordinator.options import ALL_REDUCES, DISPENSABLE, SUMS, WAITINGS, WIRES, RankOptions
+from tplaunch.coordinator.options import ALL_REDUCES, DISPENSABLE, MAX_CPU_THREADS, RankOptions, SUMS, WAITINGS, WIRES
 from tplaunch.coordinator.split.limits import Limits
 from tplaunch.coordinator.split.placement import Placement
 from tplaunch.coordinator.split.plan import MAX_GROUP, MAX_RANKS, RankShare, Span
@@ -104,6 +104,7 @@ def instances_of(kind: type) -> st.SearchStrategy[Any]:
             "sums": st.sampled_from(SUMS),
             "wire": st.sampled_from(WIRES),
             "timeout_seconds": st.floats(1e-3, 1e5),
+            "cpu_threads": st.integers(0, MAX_CPU_THREADS),
             "without": st.lists(st.sampled_from(DISPENSABLE)).map(tuple),
         }
     elif kind is StepPoint:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import manifest_of
 from tests.drivers import FINDERS, driver_variables, find_validation_layer
+from tests.vulkan.reused_cpu import ReusedCpu
 from tests.vulkan.reused_device import ReusedDevice
 from tplaunch.coordinator.options import FEATURES, RankOptions
 from tplaunch.coordinator.split.limits import Limits
@@ -33,9 +34,12 @@ def select_driver(patch: pytest.MonkeyPatch, name: str) -> None:
         patch.setenv(variable, value)
 
 
-@pytest.fixture(scope="session", params=DEVICES)
-def device(request: pytest.FixtureRequest) -> Iterator[ReusedDevice]:
+@pytest.fixture(scope="session", params=[*DEVICES, "cpu"])
+def device(request: pytest.FixtureRequest) -> Iterator[ReusedDevice | ReusedCpu]:
     """A device for cases, opened once."""
+    if request.param == "cpu":
+        yield ReusedCpu()
+        return
     driver, without = DEVICES[request.param]
     validate = request.config.getoption("--validate")
     with pytest.MonkeyPatch.context() as patch:

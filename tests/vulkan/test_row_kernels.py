@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.vulkan.cases import Case, assert_close, limits_for, random_floats
+from tests.vulkan.reused_cpu import ReusedCpu
 from tests.vulkan.reused_device import ReusedDevice
 from tplaunch.coordinator.split.plan import padded
 from tplaunch.worker.numpy.device import NumpyDevice
@@ -115,8 +116,15 @@ def test_devices_with_larger_workgroups_sum_with_more_invocations(
     assert context.sum_norm == kernel
 
 
-def as_if(device: ReusedDevice, lanes: int, max_invocations: int, patch: pytest.MonkeyPatch) -> None:
-    """From now on the device runs the kernels of another one; skips where its workgroups are too small."""
+def as_if(
+    device: ReusedDevice | ReusedCpu, lanes: int, max_invocations: int, patch: pytest.MonkeyPatch
+) -> None:
+    """From now on the device runs the kernels of another one; skips where its workgroups are too small.
+
+    Processors have one kernel only.
+    """
+    if isinstance(device, ReusedCpu):
+        return
     if device.info.max_invocations < max_invocations:
         pytest.skip(f"workgroups of {device.info.max_invocations} invocations are too small")
     info = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Runs programs in NumPy: the reference that every kernel is tested against, and `--devices cpu`."""
+"""Runs programs in NumPy: the reference that every kernel is tested against, and `--devices numpy`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tplaunch.worker.numpy import (
 )
 from tplaunch.worker.numpy.products import widened
 from tplaunch.worker.numpy.state import NumpyState
-from tplaunch.worker.ops.common import MatMul
+from tplaunch.worker.ops.common import MatMul, Op
 from tplaunch.worker.ops.exchange import ARENA
 from tplaunch.worker.ops.experts import ExpertMatMul
 from tplaunch.worker.ops.handlers import by_op
@@ -46,8 +46,9 @@ RUN: dict[type, Callable[[Any, NumpyState], None]] = by_op(
 class NumpyDevice:
     """A Device whose buffers are arrays. Weight matrices are widened to float32 when first used."""
 
-    name = "cpu (NumPy)"
+    name = "numpy"
     kind = f"{name} {np.__version__}, {platform.machine()}"
+    notes: Sequence[str] = ()  # for the user
     sharing = IMPORT  # the arena's memory itself
     groups_logits = False  # it would be this host's work, too
 
@@ -69,7 +70,7 @@ class NumpyDevice:
         write([self._state.bytes[buffer][offset : offset + nbytes] for offset, nbytes in places])
 
     def finish_loading(self) -> Sequence[str]:
-        return ()
+        return self.notes
 
     def view(self, buffer: str) -> Bytes:
         return self._state.bytes[buffer]
@@ -82,11 +83,14 @@ class NumpyDevice:
 
     def prepare(self, program: Program) -> None:
         for op in (op for segment in program.segments for op in segment.ops):
-            if (
-                isinstance(op, MatMul | HeadProducts | ExpertMatMul)
-                and op.matrix.name not in self._state.matrices
-            ):
-                self._state.matrices[op.matrix.name] = widened(op.matrix, self._state)
+            self._widen(op)
+
+    def _widen(self, op: Op) -> None:
+        """Widens the matrix of an operation, where it has one."""
+        if not isinstance(op, MatMul | HeadProducts | ExpertMatMul):
+            return
+        if op.matrix.name not in self._state.matrices:
+            self._state.matrices[op.matrix.name] = widened(op.matrix, self._state)
 
     def copy(self, copies: Sequence[Copy]) -> None:
         for buffer, source, destination, nbytes in copies:
@@ -98,6 +102,12 @@ class NumpyDevice:
 
     def submit(self, program: Program, num_rows: int) -> None:
         assert num_rows <= program.rows, f"{num_rows} rows in a program of {program.rows}"
+        self._choose_partials(program)
+        self._state.begin_step(num_rows)
+        self._program = program
+
+    def _choose_partials(self, program: Program) -> None:
+        """Has kernels write to the arena, or to memory that the program moves there."""
         if program.has_moves and ARENA not in self._state.buffers:
             if self._own is None:
                 # Both parities are one: nobody else reads it.
@@ -106,8 +116,6 @@ class NumpyDevice:
             self._state.partials = self._own
         elif self._own is not None:
             self._state.partials = self._shared
-        self._state.begin_step(num_rows)
-        self._program = program
 
     def finish(self, segment: int) -> None:
         assert self._program is not None, "no step was submitted"

@@ -40,7 +40,11 @@ def matmul(op: MatMul, state: NumpyState) -> None:
         rows = quantized.dequantize(rows.view(np.uint32), op.matrix.columns, op.activations)
     if op.activations == "f16":  # so are the weights, for cooperative matrices
         matrix = as_float16(matrix)
-    product = by_row(rows[:, : op.matrix.columns], matrix)
+    finish(op, by_row(rows[:, : op.matrix.columns], matrix), state)
+
+
+def finish(op: MatMul, product: Floats, state: NumpyState) -> None:
+    """Makes of the products [rows, matrix rows] what the operation leaves, and writes that."""
     if op.product_scales is not None:
         product *= state.vector(op.product_scales, op.matrix.rows)
     if op.bias is not None:
@@ -50,9 +54,14 @@ def matmul(op: MatMul, state: NumpyState) -> None:
     product = activated(product, op.activation, op.gated)
     if op.softcap:
         product = np.float32(op.softcap) * np.tanh(product / np.float32(op.softcap))
+    output = output_of(state, op)
+    output[:] = output + product if op.accumulates else product
+
+
+def output_of(state: NumpyState, op: MatMul) -> Floats:
+    """Returns where a product goes [rows, columns]."""
     if op.parity is not None:
         output = state.partial(op.parity, state.write_slot)
     else:
         output = state.rows(op.output, op.rows)
-    output = output[:, op.output_offset : op.output_offset + op.columns]
-    output[:] = output + product if op.accumulates else product
+    return output[:, op.output_offset : op.output_offset + op.columns]

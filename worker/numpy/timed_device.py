@@ -1,4 +1,4 @@
-"""A NumpyDevice that notes when its segments ran: opened only when timestamps are asked for."""
+"""A NumpyDevice that notes when its segments ran, and how one is opened that does so only where asked for."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import time
 import numpy as np
 import numpy.typing as npt
 
+from tplaunch.coordinator.split.limits import Limits
 from tplaunch.worker.numpy.device import NumpyDevice
 from tplaunch.worker.programs.program import Program
 
 
 class TimedNumpyDevice(NumpyDevice):
-    """A TimedDevice. NumPy computes while the host waits for a segment's end."""
+    """A TimedDevice. It computes while the host waits for a segment's end."""
 
     _times: list[tuple[float, float]]
 
@@ -27,3 +28,8 @@ class TimedNumpyDevice(NumpyDevice):
 
     def step_times(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         return np.array(self._times), np.zeros((0, 2))
+
+
+def open_numpy(limits: Limits, timestamps: bool) -> NumpyDevice:
+    """Returns the reference, which tells its times where that is wanted."""
+    return TimedNumpyDevice(limits) if timestamps else NumpyDevice(limits)

@@ -1,0 +1,103 @@
+"""Compiles a kernel by Numba and LLVM into object code, for this processor or another one.
+
+A module of its own: a start that finds its kernels in the cache imports no Numba.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+import llvmlite.binding as llvm
+from numba import njit, types
+
+from tplaunch.worker.cpu.instructions import FUNCTIONS, instructions
+from tplaunch.worker.cpu.options import OPTIONS
+from tplaunch.worker.cpu.target import ENTRY, Target
+
+KERNELS = "tplaunch.worker.cpu.kernels"
+TYPES = {int: types.int64, float: types.float32}
+IN_LLVM = {int: "i64", float: "float"}
+
+
+def kernel_function(module: str, kernel: str) -> Callable[..., None]:
+    """Returns a kernel of kernels/ by its name; a factory makes it of what follows an @."""
+    name, _, variant = kernel.partition("@")
+    function: Callable[..., Any] = getattr(importlib.import_module(f"{KERNELS}.{module}"), name)
+    return function(variant) if variant else function
+
+
+def compiled(function: Callable[..., None], target: Target) -> tuple[list[str], bytes]:
+    """Returns the parameters of a kernel, and object code with the function ENTRY.
+
+    That takes the address of the arguments, 64 bits each, `thread` and `num_threads`.
+    """
+    parameters, text = in_llvm(function)
+    machine = target.machine()
+    code: bytes = machine.emit_object(optimized(text, target, machine))
+    return parameters, code
+
+
+def in_llvm(function: Callable[..., None]) -> tuple[list[str], str]:
+    """Returns the parameters of a kernel, and LLVM's text with the function ENTRY."""
+    hints = get_type_hints(function)
+    parameters = list(inspect.signature(function).parameters)
+    if parameters[-2:] != ["thread", "num_threads"]:
+        raise TypeError(f"the last parameters of {function.__name__} are not thread and num_threads")
+    # Numba loads what it has compiled, where no name may be unknown, though nobody calls it there.
+    for name in FUNCTIONS:
+        llvm.add_symbol(name, ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value)
+    dispatcher = njit(function, **OPTIONS)
+    dispatcher.compile(types.void(*(TYPES[hints[name]] for name in parameters)))
+    (result,) = dispatcher.overloads.values()
+    found = str(result.library.get_llvm_str())
+    entry = _entry(result.fndesc.llvm_func_name, [hints[name] for name in parameters[:-2]])
+    return parameters[:-2], found + entry
+
+
+def _entry(function: str, held: list[type]) -> str:
+    """Makes the function that calls Numba's, which writes what it returns, and if it failed, to places."""
+    loads = []
+    for index, kind in enumerate(held):
+        loads.append(f"  %p{index} = getelementptr i64, ptr %words, i64 {index}")
+        loads.append(f"  %a{index} = load {IN_LLVM[kind]}, ptr %p{index}, align 8")
+    values = [f"{IN_LLVM[kind]} %a{index}" for index, kind in enumerate(held)]
+    arguments = ", ".join(["ptr %nothing", "ptr %failure", *values, "i64 %thread", "i64 %num_threads"])
+    lines = [
+        f"define void @{ENTRY}(ptr %words, i64 %thread, i64 %num_threads) {{",
+        "  %nothing = alloca ptr",
+        "  %failure = alloca ptr",
+        *loads,
+        f"  %status = call i32 @{json.dumps(function)}({arguments})",
+        "  ret void",
+        "}",
+    ]
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def optimized(text: str, target: Target, machine: Any) -> Any:
+    """Makes of LLVM's text a module for a processor."""
+    lines = [line for line in text.splitlines() if not line.startswith(("target ", "source_filename"))]
+    module = llvm.parse_assembly("\n".join(lines))
+    module.link_in(llvm.parse_assembly(instructions(target)))
+    module.triple, module.data_layout = target.triple, str(machine.target_data)
+    for function in module.functions:
+        if not function.is_declaration and function.name != ENTRY:
+            function.linkage = "internal"
+    for held in module.global_variables:
+        if not held.is_declaration:
+            held.linkage = "internal"
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
+    return module
+
+
+def needs(module: Any) -> list[str]:
+    """Returns the names that object code leaves to the process it is loaded into."""
+    return [function.name for function in module.functions if function.is_declaration]

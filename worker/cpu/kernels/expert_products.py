@@ -1,0 +1,245 @@
+"""Products of rows with their experts' matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+from tplaunch.worker.cpu.kernels.activations import activated, activated_gate
+from tplaunch.worker.cpu.kernels.edges import load_part, store_part
+from tplaunch.worker.cpu.kernels.matrices import products_of, share
+from tplaunch.worker.cpu.kernels.vectors import (
+    load,
+    number,
+    plus,
+    put_word,
+    spread,
+    times,
+    unsigned,
+)
+from tplaunch.worker.cpu.options import OPTIONS
+
+inlined = njit(**OPTIONS)
+BLOCK = 16  # columns whose products are finished at once, one vector of each pair
+HALF_BYTES = 4 * BLOCK  # of a pair's products with gates, behind which those with ups are
+NO_EXPERT = -1
+
+
+def multiply(weight_type: str) -> Callable[..., None]:
+    """Makes the kernel of a weight type.
+
+    Pairs are grouped by expert, so that those of one share its widened rows: a thread has `lists_bytes` bytes
+    for where each expert's begin, their numbers, and those of their inputs. In its `products_bytes` bytes are
+    `BLOCK` products with gates of each pair of one expert, and as many with ups.
+    """
+    of_one_row, of_rows = products_of(weight_type)
+
+    @inlined
+    def of_block(
+        p0: int,
+        p1: int,
+        p2: int,
+        p3: int,
+        tiles: int,
+        first: int,
+        stop: int,
+        x: int,
+        x_stride: int,
+        inputs: int,
+        products: int,
+        count: int,
+        own: int,
+        widened_rows: int,
+    ) -> None:
+        if count == 1:
+            source = x + x_stride * unsigned(inputs)
+            of_one_row(p0, p1, p2, p3, tiles, first, stop, source, products, own)
+        else:
+            of_rows(
+                p0,
+                p1,
+                p2,
+                p3,
+                tiles,
+                first,
+                stop,
+                x,
+                x_stride,
+                inputs,
+                products,
+                2 * HALF_BYTES,
+                0,
+                count,
+                own,
+                widened_rows,
+            )
+
+    def kernel(
+        p0: int,
+        p1: int,
+        p2: int,
+        p3: int,
+        x: int,
+        x_stride: int,
+        by_pair: int,
+        y: int,
+        y_stride: int,
+        num_rows: int,
+        routes: int,
+        routes_stride: int,
+        used: int,
+        first_expert: int,
+        num_experts: int,
+        columns: int,
+        tiles: int,
+        gated: int,
+        onto_up: int,
+        weighs: int,
+        scales: int,
+        bias: int,
+        activation: int,
+        scratch: int,
+        scratch_bytes: int,
+        widened_rows: int,
+        lists: int,
+        lists_bytes: int,
+        products: int,
+        products_bytes: int,
+        thread: int,
+        num_threads: int,
+    ) -> None:
+        num_pairs = unsigned(num_rows) * used
+        own, found = scratch + thread * scratch_bytes, products + thread * products_bytes
+        places = lists + thread * lists_bytes
+        pairs = places + 4 * (num_experts + 2)
+        inputs = pairs + 4 * num_pairs
+        _group(routes, routes_stride, num_pairs, used, first_expert, num_experts, by_pair, places)
+        first, stop = share(columns, thread, num_threads)
+        for expert in range(num_experts):
+            start = unsigned(places + 4 * expert)
+            count = unsigned(places + 4 * expert + 4) - start
+            block = first if count > 0 else stop
+            while block < stop:
+                width = min(BLOCK, stop - block)
+                row = expert * columns + block
+                of_block(
+                    p0,
+                    p1,
+                    p2,
+                    p3,
+                    tiles,
+                    row,
+                    row + width,
+                    x,
+                    x_stride,
+                    inputs + 4 * start,
+                    found,
+                    count,
+                    own,
+                    widened_rows,
+                )
+                if gated != 0:
+                    row += num_experts * columns
+                    of_block(
+                        p0,
+                        p1,
+                        p2,
+                        p3,
+                        tiles,
+                        row,
+                        row + width,
+                        x,
+                        x_stride,
+                        inputs + 4 * start,
+                        found + HALF_BYTES,
+                        count,
+                        own,
+                        widened_rows,
+                    )
+                for index in range(count):
+                    pair = unsigned(pairs + 4 * (start + index))
+                    weight = 1.0
+                    if weighs != 0:
+                        route = routes + pair // used * routes_stride
+                        weight = number(route + 4 * (used + pair % used))
+                    at, out = found + 2 * HALF_BYTES * index, y + pair * y_stride + 4 * block
+                    gate = _finished(
+                        load(at), weighs, weight, scales, bias, expert, expert * columns + block, width
+                    )
+                    if gated != 0:
+                        ups = num_experts + expert
+                        up = _finished(
+                            load(at + HALF_BYTES),
+                            weighs,
+                            weight,
+                            scales,
+                            bias,
+                            ups,
+                            ups * columns + block,
+                            width,
+                        )
+                        store_part(out, activated_gate(activation, gate, up), width)
+                    elif onto_up != 0:
+                        store_part(out, activated_gate(activation, gate, load_part(out, width)), width)
+                    else:
+                        store_part(out, activated(activation, gate), width)
+                block += width
+
+    return kernel
+
+
+@inlined
+def _finished(
+    product: Any, weighs: int, weight: float, scales: int, bias: int, part: int, row: int, width: int
+) -> Any:
+    """Returns products times a part's scale and the pair's weight, plus the bias."""
+    if scales != 0:
+        product = times(product, spread(number(scales + 4 * part)))
+    if weighs != 0:
+        product = times(product, spread(weight))
+    if bias != 0:
+        product = plus(product, load_part(bias + 4 * row, width))
+    return product
+
+
+@inlined
+def _expert(routes: int, routes_stride: int, pair: int, used: int, first: int, count: int) -> int:
+    """Returns a pair's expert among those held, or NO_EXPERT."""
+    route = number(routes + pair // used * routes_stride + 4 * (pair % used)) - first
+    return int(route) if 0 <= route < count else NO_EXPERT
+
+
+@inlined
+def _group(
+    routes: int,
+    routes_stride: int,
+    num_pairs: int,
+    used: int,
+    first: int,
+    count: int,
+    by_pair: int,
+    places: int,
+) -> None:
+    """Writes where each expert's pairs begin, the pairs by expert, and the numbers of their inputs."""
+    pairs = places + 4 * (count + 2)
+    inputs = pairs + 4 * num_pairs
+    for place in range(count + 2):
+        put_word(places + 4 * place, 0)
+    for pair in range(num_pairs):
+        expert = _expert(routes, routes_stride, pair, used, first, count)
+        if expert != NO_EXPERT:
+            at = places + 4 * (expert + 2)
+            put_word(at, unsigned(at) + 1)
+    for expert in range(count):  # from here on the place behind an expert's is where its next pair goes
+        at = places + 4 * (expert + 2)
+        put_word(at, unsigned(at) + unsigned(at - 4))
+    for pair in range(num_pairs):
+        expert = _expert(routes, routes_stride, pair, used, first, count)
+        if expert != NO_EXPERT:
+            at = places + 4 * (expert + 1)
+            place = unsigned(at)
+            put_word(at, place + 1)
+            put_word(pairs + 4 * place, pair)
+            put_word(inputs + 4 * place, pair if by_pair != 0 else pair // used)

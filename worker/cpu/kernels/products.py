@@ -1,0 +1,62 @@
+"""Rows times transposed matrices of any weight type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tplaunch.worker.cpu.kernels.matrices import products_of, share
+from tplaunch.worker.cpu.kernels.vectors import unsigned
+
+
+def multiply(weight_type: str) -> Callable[..., None]:
+    """Makes the kernel of a weight type: output[row] = input[row] x matrix^T.
+
+    p0 to p3 are the addresses of the matrix's planes; strides are in bytes, and `num_rows` is the address of
+    the number of rows. A thread has `scratch_bytes` of scratch, with room for `widened_rows` of the matrix.
+    """
+    of_one_row, of_rows = products_of(weight_type)
+
+    def kernel(
+        p0: int,
+        p1: int,
+        p2: int,
+        p3: int,
+        x: int,
+        x_stride: int,
+        y: int,
+        y_stride: int,
+        num_rows: int,
+        matrix_rows: int,
+        tiles: int,
+        scratch: int,
+        scratch_bytes: int,
+        widened_rows: int,
+        thread: int,
+        num_threads: int,
+    ) -> None:
+        rows = unsigned(num_rows)
+        first, stop = share(matrix_rows, thread, num_threads)
+        own, out = scratch + thread * scratch_bytes, y + 4 * first
+        if rows == 1:
+            of_one_row(p0, p1, p2, p3, tiles, first, stop, x, out, own)
+        elif rows > 1:
+            of_rows(
+                p0,
+                p1,
+                p2,
+                p3,
+                tiles,
+                first,
+                stop,
+                x,
+                x_stride,
+                0,
+                out,
+                y_stride,
+                0,
+                rows,
+                own,
+                widened_rows,
+            )
+
+    return kernel

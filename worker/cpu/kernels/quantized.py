@@ -1,0 +1,75 @@
+"""Activations in eight bits: 32 columns with one scale, as worker/ops/quantized.py describes them."""
+
+from __future__ import annotations
+
+from numba import float32
+
+from tplaunch.coordinator.split.plan import COLUMN_TILE
+from tplaunch.worker.cpu.kernels.quants import store_as_bytes
+from tplaunch.worker.cpu.kernels.vectors import (
+    from_signed,
+    larger,
+    largest,
+    load,
+    load_bytes,
+    magnitude,
+    nearest,
+    number,
+    put,
+    spread,
+    store,
+    times,
+    unsigned,
+)
+from tplaunch.worker.ops.quantized import SMALLEST
+
+MOST = float32(127)  # of eight bits with a sign
+LEAST = float32(SMALLEST)
+
+
+def quantize(
+    x: int,
+    x_stride: int,
+    y: int,
+    y_stride: int,
+    columns: int,
+    num_rows: int,
+    per_row: int,
+    thread: int,
+    num_threads: int,
+) -> None:
+    """Rounds rows; `num_rows` is the address of the number of the step's rows, each of which is `per_row`."""
+    tiles = columns // COLUMN_TILE
+    count = unsigned(num_rows) * per_row * tiles
+    for index in range(count * thread // num_threads, count * (thread + 1) // num_threads):
+        row, tile = index // tiles, index % tiles
+        source, output = x + row * x_stride + 128 * tile, y + row * y_stride
+        first, second = load(source), load(source + 64)
+        most = largest(larger(magnitude(first), magnitude(second)))
+        inverse, scale = float32(0), float32(0)
+        if not most < LEAST:
+            inverse, scale = MOST / most, most / MOST
+        store_as_bytes(output + 32 * tile, nearest(times(first, spread(inverse))))
+        store_as_bytes(output + 32 * tile + 16, nearest(times(second, spread(inverse))))
+        put(output + columns + 4 * tile, scale)
+
+
+def widen(
+    x: int,
+    x_stride: int,
+    y: int,
+    y_stride: int,
+    columns: int,
+    num_rows: int,
+    thread: int,
+    num_threads: int,
+) -> None:
+    """Makes float32 of rows in eight bits."""
+    tiles = columns // COLUMN_TILE
+    count = unsigned(num_rows) * tiles
+    for index in range(count * thread // num_threads, count * (thread + 1) // num_threads):
+        row, tile = index // tiles, index % tiles
+        source, output = x + row * x_stride, y + row * y_stride + 128 * tile
+        scale = spread(number(source + columns + 4 * tile))
+        store(output, times(from_signed(load_bytes(source + 32 * tile)), scale))
+        store(output + 64, times(from_signed(load_bytes(source + 32 * tile + 16)), scale))
