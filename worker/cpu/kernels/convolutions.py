@@ -8,10 +8,9 @@ from numba import njit
 
 from tplaunch.worker.buffers.step import NO_SLOT
 from tplaunch.worker.cpu.kernels.activations import silu
-from tplaunch.worker.cpu.kernels.building import (
-    LANES,
-)
+from tplaunch.worker.cpu.kernels.building import LANES
 from tplaunch.worker.cpu.kernels.edges import load_apart, load_part, store_part
+from tplaunch.worker.cpu.kernels.spans import own_share
 from tplaunch.worker.cpu.kernels.vectors import (
     load,
     plus,
@@ -55,7 +54,8 @@ def convolve(
     vectors = (channels + LANES - 1) // LANES
     taps, row_bytes = scratch + thread * scratch_bytes, 4 * channels
     slot_bytes = row_bytes * (kernel - 1)
-    for vector in range(vectors * thread // num_threads, vectors * (thread + 1) // num_threads):
+    own, end = own_share(vectors, thread, num_threads)
+    for vector in range(own, end):
         at, left = VECTOR * vector, channels - LANES * vector
         for tap in range(kernel):
             weights = weight + LANES * vector * weight_stride + 4 * tap

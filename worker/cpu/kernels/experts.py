@@ -7,11 +7,10 @@ import math
 from numba import njit
 
 from tplaunch.coordinator.model.experts import GATINGS
-from tplaunch.worker.cpu.kernels.building import (
-    LANES,
-)
+from tplaunch.worker.cpu.kernels.building import LANES
 from tplaunch.worker.cpu.kernels.edges import load_part, store_part
 from tplaunch.worker.cpu.kernels.functions import exponential, logistic
+from tplaunch.worker.cpu.kernels.spans import own_share
 from tplaunch.worker.cpu.kernels.vectors import (
     divided,
     larger,
@@ -64,7 +63,8 @@ def route(
     rows = unsigned(num_rows)
     keys = scratch + thread * scratch_bytes
     gates, scores = keys + 4 * count, keys + 8 * count
-    for row in range(rows * thread // num_threads, rows * (thread + 1) // num_threads):
+    first, stop = own_share(rows, thread, num_threads)
+    for row in range(first, stop):
         logits, out = router + row * router_stride, routes + row * routes_stride
         _gate(logits, gates, count, gating)
         for at in range(0, 4 * count, VECTOR):
@@ -164,7 +164,7 @@ def tiles(
     """
     counts = scratch + thread * scratch_bytes
     starts, rows, stride = counts + 4 * held, unsigned(num_rows), 4 * (pairs + 4)
-    own, stop = held * thread // num_threads, held * (thread + 1) // num_threads
+    own, stop = own_share(held, thread, num_threads)
     for expert in range(held):
         put_word(counts + 4 * expert, 0)
     for row in range(rows):
@@ -215,7 +215,7 @@ def add_up(
 ) -> None:
     """output = the held experts' outputs of a row, from its first choice on. Threads share columns."""
     vectors = (columns + LANES - 1) // LANES
-    begin, stop = vectors * thread // num_threads, vectors * (thread + 1) // num_threads
+    begin, stop = own_share(vectors, thread, num_threads)
     for row in range(unsigned(num_rows)):
         choices, out = routes + row * routes_stride, output + row * output_stride
         for at in range(VECTOR * begin, VECTOR * stop, VECTOR):
@@ -247,7 +247,8 @@ def row_gate(
 ) -> None:
     """values *= the logistic function of source x weight, of every row. Threads share rows."""
     rows = unsigned(num_rows)
-    for row in range(rows * thread // num_threads, rows * (thread + 1) // num_threads):
+    first, stop = own_share(rows, thread, num_threads)
+    for row in range(first, stop):
         sums = zeros()
         for at in range(0, 4 * width, VECTOR):
             left = width - at // 4

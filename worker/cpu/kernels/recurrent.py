@@ -8,11 +8,10 @@ from numba import njit
 
 from tplaunch.worker.buffers.step import NO_SLOT
 from tplaunch.worker.cpu.kernels.activations import silu
-from tplaunch.worker.cpu.kernels.building import (
-    LANES,
-)
+from tplaunch.worker.cpu.kernels.building import LANES
 from tplaunch.worker.cpu.kernels.edges import load_part, store_part
 from tplaunch.worker.cpu.kernels.functions import exponential, logistic, softplus
+from tplaunch.worker.cpu.kernels.spans import own_share
 from tplaunch.worker.cpu.kernels.vectors import (
     divided,
     minus,
@@ -45,7 +44,8 @@ def unit_norm(
 ) -> None:
     """Divides each of a row's vectors by the root of its squares and epsilon. Threads share vectors."""
     total_count = unsigned(num_rows) * count
-    for each in range(total_count * thread // num_threads, total_count * (thread + 1) // num_threads):
+    first, stop = own_share(total_count, thread, num_threads)
+    for each in range(first, stop):
         place = vectors + each // count * stride + each % count * 4 * length
         squares = zeros()
         for at in range(0, 4 * length, VECTOR):
@@ -75,7 +75,8 @@ def pace(
     Threads share rows.
     """
     rows = unsigned(num_rows)
-    for row in range(rows * thread // num_threads, rows * (thread + 1) // num_threads):
+    first, stop = own_share(rows, thread, num_threads)
+    for row in range(first, stop):
         source, out = times_of + row * times_stride, paces + row * paces_stride
         for at in range(0, 4 * heads, VECTOR):
             left = heads - at // 4
@@ -119,7 +120,8 @@ def recur(
     vectors = (head_length + LANES - 1) // LANES
     row_bytes = 4 * head_length
     slot_bytes = row_bytes * state_length * heads
-    for each in range(heads * vectors * thread // num_threads, heads * vectors * (thread + 1) // num_threads):
+    first, stop = own_share(heads * vectors, thread, num_threads)
+    for each in range(first, stop):
         head, vector = each // vectors, each % vectors
         at, left = head * row_bytes + VECTOR * vector, head_length - LANES * vector
         group = (first_head + head) // divisor % modulus - first_group
@@ -222,7 +224,8 @@ def square_sums(
 ) -> None:
     """output = the sum of squares of values * silu(gate) in each group. Threads share rows."""
     rows = unsigned(num_rows)
-    for row in range(rows * thread // num_threads, rows * (thread + 1) // num_threads):
+    first, stop = own_share(rows, thread, num_threads)
+    for row in range(first, stop):
         out = output + row * output_stride
         for group in range(num_groups):
             put(out + 4 * group, 0.0)
@@ -266,7 +269,8 @@ def gated_norm(
     """
     first_group = first_vector // vectors_per_group
     count = unsigned(num_rows) * num_vectors
-    for each in range(count * thread // num_threads, count * (thread + 1) // num_threads):
+    first, stop = own_share(count, thread, num_threads)
+    for each in range(first, stop):
         row, vector = each // num_vectors, each % num_vectors
         group, place = (
             (first_vector + vector) // vectors_per_group,

@@ -7,11 +7,10 @@ from typing import Any
 from numba import njit
 
 from tplaunch.worker.cpu.kernels.activations import activated, activated_gate
-from tplaunch.worker.cpu.kernels.building import (
-    LANES,
-)
+from tplaunch.worker.cpu.kernels.building import LANES
 from tplaunch.worker.cpu.kernels.edges import load_part, store_part
 from tplaunch.worker.cpu.kernels.functions import hyperbolic_tangent
+from tplaunch.worker.cpu.kernels.spans import own_share
 from tplaunch.worker.cpu.kernels.vectors import (
     divided,
     minus,
@@ -57,7 +56,8 @@ def sum_norm(
     rows.
     """
     count = unsigned(num_rows)
-    for index in range(count * thread // num_threads, count * (thread + 1) // num_threads):
+    first, stop = own_share(count, thread, num_threads)
+    for index in range(first, stop):
         row = index if chosen == 0 else unsigned(chosen + 4 * index)
         out, kept = output + index * output_stride, hidden + row * hidden_stride
         one, other = source + row * source_stride, addend + row * addend_stride
@@ -122,7 +122,7 @@ def add_slots(
     """
     count = unsigned(num_rows) * row_length
     units = (count + unit - 1) // unit
-    first, stop = units * part // num_parts, units * (part + 1) // num_parts
+    first, stop = own_share(units, part, num_parts)
     own = first + (stop - first) * thread // num_threads
     end = min(count, unit * (first + (stop - first) * (thread + 1) // num_threads))
     for index in range(unit * own, end, LANES):
@@ -136,7 +136,8 @@ def add_slots(
 def clear(output: int, output_stride: int, length: int, num_rows: int, thread: int, num_threads: int) -> None:
     """output = zeros, of every row. Threads share rows."""
     count = unsigned(num_rows)
-    for row in range(count * thread // num_threads, count * (thread + 1) // num_threads):
+    first, stop = own_share(count, thread, num_threads)
+    for row in range(first, stop):
         for at in range(0, 4 * length, VECTOR):
             store_part(output + row * output_stride + at, zeros(), length - at // 4)
 
@@ -164,7 +165,7 @@ def finish(
     Addresses are 0 for what there is not; ups lie `columns` behind their gates. Threads share columns.
     """
     vectors = (columns + LANES - 1) // LANES
-    first, stop = vectors * thread // num_threads, vectors * (thread + 1) // num_threads
+    first, stop = own_share(vectors, thread, num_threads)
     for row in range(unsigned(num_rows)):
         gates, out = products + row * products_stride, output + row * output_stride
         for at in range(VECTOR * first, VECTOR * stop, VECTOR):
