@@ -16,7 +16,7 @@ from numba import types
 
 from tplaunch.worker.cpu.instructions import instructions
 from tplaunch.worker.cpu.numba_text import numba_text
-from tplaunch.worker.cpu.target import ENTRY, Target
+from tplaunch.worker.cpu.target import ENTRY, Target, host
 
 KERNELS = "tplaunch.worker.cpu.kernels"
 TYPES = {int: types.int64, float: types.float32}
@@ -28,6 +28,12 @@ def kernel_function(module: str, kernel: str) -> Callable[..., None]:
     name, _, variant = kernel.partition("@")
     function: Callable[..., Any] = getattr(importlib.import_module(f"{KERNELS}.{module}"), name)
     return function(variant) if variant else function
+
+
+def compiled_for_host(name: str) -> tuple[list[str], bytes]:
+    """Returns the parameters of a kernel, module.function, and object code for this processor."""
+    module, _, function = name.partition(".")
+    return compiled(kernel_function(module, function), host())
 
 
 def compiled(function: Callable[..., None], target: Target) -> tuple[list[str], bytes]:
