@@ -38,7 +38,8 @@ def show_progress(totals: Sequence[int]) -> Iterator[OnProgress]:
     done: set[int] = set()
 
     def report(rank: int, progress: Progress) -> None:
-        display.update(tasks[rank], completed=progress.done, total=progress.total)
+        doing = f"rank {rank}: {progress.doing}" if progress.doing else f"loading rank {rank}"
+        display.update(tasks[rank], completed=progress.done, total=progress.total, description=doing)
         if progress.done == progress.total:
             done.add(rank)
         if len(done) == len(totals):

@@ -67,7 +67,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "evaluation",
     ),
     "worker": (
-        "beating candidates dma_buf faults folders formats process",
+        "beating candidates dma_buf faults folders formats own_python process",
         "core_choice head_watch place",
         "control ops",
         "buffers",

@@ -253,6 +253,17 @@ class SelfCheckingDevice(Protocol):
         """
 
 
+@runtime_checkable
+class CompilingDevice(Protocol):
+    """A device whose kernels are compiled on this machine, which takes seconds."""
+
+    def compile_kernels(self, programs: Sequence[Program], tell: Callable[[str], None]) -> Sequence[str]:
+        """Compiles what these programs need and no earlier start has left; tells how far that is.
+
+        Before weights are loaded. Returns a sentence on it, or none where all was there.
+        """
+
+
 @dataclass(frozen=True)
 class Rounding:
     """The parts of a prompt's rows that are computed from rounded numbers; the others are in float32."""

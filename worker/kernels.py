@@ -1,11 +1,18 @@
-"""Has a device check and time the kernels of a run, before it loads the weights."""
+"""Has a device check, time or compile the kernels of a run, before it loads the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tplaunch.coordinator.split.limits import AUTO, Limits
-from tplaunch.worker.device import Device, Rounding, RoundingDevice, SelfCheckingDevice, TunableDevice
+from tplaunch.worker.device import (
+    CompilingDevice,
+    Device,
+    Rounding,
+    RoundingDevice,
+    SelfCheckingDevice,
+    TunableDevice,
+)
 from tplaunch.worker.run_programs import RunPrograms
 
 
@@ -31,3 +38,10 @@ def tune(device: Device, programs: RunPrograms, limits: Limits) -> tuple[Roundin
         return Rounding(attention=limits.activations == "f16"), ()
     rounded = programs.build(limits.max_rows, 1, of_prompts=True, as_floats=(), activations=kind)
     return device.prefers_rounded([rounded])
+
+
+def compile_kernels(device: Device, programs: RunPrograms, tell: Callable[[str], None]) -> Sequence[str]:
+    """Has the device compile every kernel that steps of any size will run; what the user should know."""
+    if not isinstance(device, CompilingDevice):
+        return ()
+    return device.compile_kernels(programs.all_kinds(), tell)

@@ -141,6 +141,10 @@ class Worker:
         }
         self.device.create_buffers(buffers)
         attach_partials(self._runner)
+        total = sum(buffer.nbytes for buffer in weights.values())
+        self.notes += kernels.compile_kernels(
+            self.device, self._programs, lambda doing: control.send(Progress(0, total, doing))
+        )
         # Before ranks take their time to load.
         if limits.activations in (AUTO, "q8"):
             self._programs.choose_for_prompts(agrees(self._runner, self._kinds, preferred.products))
@@ -150,7 +154,7 @@ class Worker:
         self._programs.by_device = waiting(*of_run).by_device
         self._programs.large_bytes = large_bytes(*of_run)
         self.device_bytes = sum(buffer.nbytes for buffer in buffers.values())
-        done, total = 0, sum(buffer.nbytes for buffer in weights.values())
+        done = 0
         started = reported = time.monotonic()
         stacks = in_parts(stack_shards(self._shards), self.device.max_buffer_bytes)
         for num_bytes in load_stacks(self.device, self.weights, stacks, self._tensors):

@@ -1,28 +1,36 @@
 """Kernels as functions in this process: their code, from the user's cache folder or compiled now.
 
 Code is kept for a processor, by a digest of every source that it may come from and of Numba's and LLVM's
-versions. A file is a digest of what follows, the parameters' names, and object code.
+versions.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from contextlib import suppress
+import os
+import subprocess
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import llvmlite.binding as llvm
 
+from tplaunch.worker.cpu.compile_job import NO_NUMBA
+from tplaunch.worker.cpu.kept_code import read_kernel, write_kernel
 from tplaunch.worker.cpu.target import ENTRY, Target, host
-from tplaunch.worker.folders import make_private, open_regular, replace_file
+from tplaunch.worker.folders import make_private, temporary_parents
+from tplaunch.worker.own_python import python_words
 
-DIGEST_BYTES = 32
-MAX_BYTES = 4 << 20  # of a kernel's code
+IDENTITY_LENGTH = 32
+MAX_PROCESSES = 4  # that compile: each takes 150 MB for as long
 PACKAGES = ("numba", "llvmlite")
+SLOW = ("attention.", "expert_products.", "products.", "recurrent.")  # what takes longest begins first
+COMPILE = "from tplaunch.worker.cpu.compile_job import main\nsys.exit(main())"
 
 log = logging.getLogger("worker")
 
@@ -49,35 +57,86 @@ class Kernels:
 
     def __getitem__(self, name: str) -> Kernel:
         """name: module.function, below kernels/."""
-        if name not in self._held:
-            self._held[name] = self._kept(name) or self._compiled(name)
+        if name not in self._held and not (self._folder and self._take(self._folder, name)):
+            self._held[name] = self._compiled(name)
         return self._held[name]
 
-    def _compiled(self, name: str) -> Kernel:
-        from tplaunch.worker.cpu.compiling import compiled, kernel_function
+    def missing(self, names: Collection[str]) -> list[str]:
+        """Returns which of these have to be compiled; takes the others."""
+        return [
+            name
+            for name in sorted(names)
+            if name not in self._held and not (self._folder and self._take(self._folder, name))
+        ]
 
-        module, _, function = name.partition(".")
-        parameters, code = compiled(kernel_function(module, function), host())
+    def compile(self, names: Collection[str], on_compiled: Callable[[str], None] = lambda name: None) -> None:
+        """Compiles kernels in other processes, as many as this one has cores.
+
+        on_compiled: is told each that they have done. Raises ImportError without Numba, RuntimeError for what
+        can't be compiled.
+        """
+        slow_first = sorted(names, key=lambda name: (not name.startswith(SLOW), name))
+        with _writable(self._folder) as folder:
+            for name in _compiled_elsewhere(folder, slow_first):
+                self.num_compiled += 1
+                on_compiled(name)
+            for name in slow_first:
+                if not self._take(folder, name):
+                    raise RuntimeError(f"the kernel {name} can't be compiled")
+
+    def _compiled(self, name: str) -> Kernel:
+        from tplaunch.worker.cpu.compiling import compiled_for_host
+
+        parameters, code = compiled_for_host(name)
         self.num_compiled += 1
         if self._folder is not None:
-            content = json.dumps(parameters).encode() + b"\n" + code
             try:
                 make_private(self._folder)
-                replace_file(self._folder / name, hashlib.sha256(content).digest() + content)
+                write_kernel(self._folder / name, parameters, code)
             except OSError as error:
                 log.info("the kernel %s is not kept: %s", name, error)
         return Kernel(name, parameters, code)
 
-    def _kept(self, name: str) -> Kernel | None:
-        """Returns a kernel of an earlier start, None where there is none that is whole."""
-        if self._folder is None:
-            return None
-        with suppress(OSError), open_regular(self._folder / name) as file:
-            digest, content = file.read(DIGEST_BYTES), file.read(MAX_BYTES)
-            if hashlib.sha256(content).digest() == digest:
-                parameters, _, code = content.partition(b"\n")
-                return Kernel(name, json.loads(parameters), code)
-        return None
+    def _take(self, folder: Path, name: str) -> bool:
+        """Returns false where a folder does not have a kernel that is whole."""
+        if (found := read_kernel(folder / name)) is not None:
+            self._held[name] = Kernel(name, *found)
+        return found is not None
+
+
+@contextmanager
+def _writable(folder: Path | None) -> Iterator[Path]:
+    """Yields the folder, or a temporary one where it can't be written."""
+    if folder is not None:
+        with suppress(OSError):
+            make_private(folder)
+        if os.access(folder, os.W_OK):
+            yield folder
+            return
+        log.info("kernels are not kept: %s can't be written", folder)
+    with TemporaryDirectory(prefix="tplaunch-", dir=next(temporary_parents())) as temporary:
+        yield Path(temporary)
+
+
+def _compiled_elsewhere(folder: Path, names: list[str]) -> Iterator[str]:
+    """Has processes compile kernels into a folder; yields the names of those that they have done."""
+    count = min(len(names), len(os.sched_getaffinity(0)), MAX_PROCESSES)
+    command = [*python_words(COMPILE), str(os.getpid()), str(folder), *names]
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8") as answers:
+        try:
+            processes = [
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writing) for _ in range(count)
+            ]
+        finally:
+            os.close(writing)
+        said = []
+        for line in answers:  # until the last process has ended
+            said.append(line.strip())
+            if said[-1] in names:
+                yield said[-1]
+    if NO_NUMBA in [process.wait() for process in processes]:
+        raise ImportError(said[-1])
 
 
 def _loaded(code: bytes) -> Any:
@@ -101,4 +160,4 @@ def _identity(target: Target) -> str:
     found = hashlib.sha256(repr((target, [version(package) for package in PACKAGES])).encode())
     for source in sorted(Path(__file__).parent.rglob("*.py")):
         found.update(source.read_bytes())
-    return found.hexdigest()[:DIGEST_BYTES]
+    return found.hexdigest()[:IDENTITY_LENGTH]

@@ -5,7 +5,6 @@ A module of its own: a start that finds its kernels in the cache imports no Numb
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import inspect
 import json
@@ -13,11 +12,11 @@ from collections.abc import Callable
 from typing import Any, get_type_hints
 
 import llvmlite.binding as llvm
-from numba import njit, types
+from numba import types
 
-from tplaunch.worker.cpu.instructions import FUNCTIONS, instructions
-from tplaunch.worker.cpu.options import OPTIONS
-from tplaunch.worker.cpu.target import ENTRY, Target
+from tplaunch.worker.cpu.instructions import instructions
+from tplaunch.worker.cpu.numba_text import numba_text
+from tplaunch.worker.cpu.target import ENTRY, Target, host
 
 KERNELS = "tplaunch.worker.cpu.kernels"
 TYPES = {int: types.int64, float: types.float32}
@@ -29,6 +28,12 @@ def kernel_function(module: str, kernel: str) -> Callable[..., None]:
     name, _, variant = kernel.partition("@")
     function: Callable[..., Any] = getattr(importlib.import_module(f"{KERNELS}.{module}"), name)
     return function(variant) if variant else function
+
+
+def compiled_for_host(name: str) -> tuple[list[str], bytes]:
+    """Returns the parameters of a kernel, module.function, and object code for this processor."""
+    module, _, function = name.partition(".")
+    return compiled(kernel_function(module, function), host())
 
 
 def compiled(function: Callable[..., None], target: Target) -> tuple[list[str], bytes]:
@@ -48,15 +53,8 @@ def in_llvm(function: Callable[..., None]) -> tuple[list[str], str]:
     parameters = list(inspect.signature(function).parameters)
     if parameters[-2:] != ["thread", "num_threads"]:
         raise TypeError(f"the last parameters of {function.__name__} are not thread and num_threads")
-    # Numba loads what it has compiled, where no name may be unknown, though nobody calls it there.
-    for name in FUNCTIONS:
-        llvm.add_symbol(name, ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value)
-    dispatcher = njit(function, **OPTIONS)
-    dispatcher.compile(types.void(*(TYPES[hints[name]] for name in parameters)))
-    (result,) = dispatcher.overloads.values()
-    found = str(result.library.get_llvm_str())
-    entry = _entry(result.fndesc.llvm_func_name, [hints[name] for name in parameters[:-2]])
-    return parameters[:-2], found + entry
+    name, text = numba_text(function, [TYPES[hints[name]] for name in parameters])
+    return parameters[:-2], text + _entry(name, [hints[name] for name in parameters[:-2]])
 
 
 def _entry(function: str, held: list[type]) -> str:

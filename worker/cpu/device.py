@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -30,7 +31,7 @@ from tplaunch.worker.ops.common import Activate, MatMul, Quantize, SumNorm, SumS
 from tplaunch.worker.ops.experts import ExpertMatMul, ExpertSum, ExpertTiles, Route, RowGate, SharedRoutes
 from tplaunch.worker.ops.latent import CopyHeads, HeadProducts
 from tplaunch.worker.ops.recurrent import Convolution, GatedNorm, Recurrence, SquareSums, UnitNorm
-from tplaunch.worker.programs.program import Program
+from tplaunch.worker.programs.program import Program, Segment
 
 # The operations that have kernels. NumPy runs the others.
 RECORD: dict[type, Callable[[Any, Recorder], None]] = {
@@ -72,6 +73,7 @@ class CpuDevice(NumpyDevice):
     ) -> None:
         super().__init__(limits)
         self.kind = f"{self.name}, {platform.machine()}, {host().processor}"
+        self._kernels = kernels
         self._team = Team(kernels, num_threads, timeout_seconds)
         self._recorder = Recorder(self._state, kernels, self._team)
         self._recorded: dict[int, list[list[KernelPart | HostPart]]] = {}  # segments, by the program's id
@@ -82,22 +84,46 @@ class CpuDevice(NumpyDevice):
         assert not self._recorded, "a recorded program has the arena's address"
         super().attach_partials(arena, write_slot, num_partials)
 
+    def compile_kernels(self, programs: Sequence[Program], tell: Callable[[str], None]) -> Sequence[str]:
+        started, names, done = time.monotonic(), set[str](), list[str]()
+        for program in programs:
+            self._choose_partials(program)
+            for segment in program.segments:
+                self._record(segment)
+                names |= self._recorder.names()
+        if not (missing := self._kernels.missing(names)):
+            return ()
+        tell(f"compiling {len(missing)} kernels")
+
+        def count(name: str) -> None:
+            done.append(name)
+            tell(f"compiled {name}, {len(done)} of {len(missing)} kernels")
+
+        self._kernels.compile(missing, count)
+        seconds = time.monotonic() - started
+        return (
+            f"compiled {len(missing)} kernels for this processor in {seconds:.0f} s, for later starts, too",
+        )
+
     def prepare(self, program: Program) -> None:
         if id(program) in self._recorded:
             return
         self._choose_partials(program)
         segments = []
         for segment in program.segments:
-            for op in segment.ops:
-                if (record := RECORD.get(type(op))) is not None:
-                    record(op, self._recorder)
-                else:
-                    self._recorder.host(partial(RUN[type(op)], op))
+            self._record(segment)
             segments.append(self._recorder.parts())
         self._recorded[id(program)] = segments
         self._programs.append(program)
         if all(isinstance(part, KernelPart) for parts in segments for part in parts):
             self._without_host.add(id(program))
+
+    def _record(self, segment: Segment) -> None:
+        for op in segment.ops:
+            if (record := RECORD.get(type(op))) is not None:
+                record(op, self._recorder)
+            else:
+                self._recorder.host(partial(RUN[type(op)], op))
 
     def submit(self, program: Program, num_rows: int) -> None:
         if id(program) not in self._without_host:

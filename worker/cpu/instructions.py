@@ -13,7 +13,6 @@ LOOKED_UP, SCALED_NIBBLES, NUM_VECTORS = (
     "tplaunch_scaled_nibbles",
     "tplaunch_num_vectors",
 )
-FUNCTIONS = (PAUSE, LOOKED_UP, SCALED_NIBBLES, NUM_VECTORS)
 # By the first part of the processor's name: how a thread says that it only waits (LLVM's function and its
 # arguments), and the instruction that looks 16 bytes up by 16 indexes.
 PAUSES = {"x86_64": ("llvm.x86.sse2.pause", "", ""), "aarch64": ("llvm.aarch64.hint", "i32", "i32 1")}

@@ -29,12 +29,17 @@ def open_cpu(limits: Limits, options: RankOptions, num_threads: int) -> NumpyDev
 
 
 def _opened(limits: Limits, options: RankOptions, num_threads: int) -> NumpyDevice:
-    """Imports LLVM, and Numba where kernels have to be compiled."""
+    """Imports LLVM; another process imports Numba where kernels have to be compiled."""
     from tplaunch.worker.cpu.code import Kernels
     from tplaunch.worker.cpu.device import CpuDevice
+    from tplaunch.worker.cpu.team import running_kernels
 
     class TimedCpuDevice(TimedNumpyDevice, CpuDevice):
         """A TimedDevice."""
 
+    kernels = Kernels(cache_folder())
+    # These tell whether there can be any.
+    if missing := kernels.missing(running_kernels(num_threads)):
+        kernels.compile(missing)
     kind = TimedCpuDevice if options.timestamps else CpuDevice
-    return kind(limits, Kernels(cache_folder()), num_threads, options.timeout_seconds)
+    return kind(limits, kernels, num_threads, options.timeout_seconds)

@@ -19,6 +19,7 @@ from tplaunch.worker.ops.matrix import Matrix
 NUM_PLANES = 4  # that kernels take addresses of
 LINE = 64  # bytes of a processor's cache, and of a vector of float32
 HostPart = Callable[[NumpyState], None]
+Called = tuple[str, dict[str, int | float]]  # a kernel by its name, with its arguments
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -41,33 +42,37 @@ class Recorder:
         self._kernels = kernels
         self._scratch: dict[str, list[Bytes]] = {}  # the last one of a name is the largest
         self._constants: list[npt.NDArray[np.float32]] = []
-        self._parts: list[KernelPart | HostPart] = []
-        self._open: list[tuple[Kernel, npt.NDArray[np.int64]]] = []
+        self._parts: list[list[Called] | HostPart] = []
 
     def kernel(self, name: str, **arguments: int | float) -> None:
         """Adds a kernel by its name, module.function below kernels/, with its arguments."""
-        kernel = self._kernels[name]
-        if sorted(arguments) != sorted(kernel.parameters):
-            raise TypeError(f"{name} takes {kernel.parameters}, not {list(arguments)}")
-        words = np.zeros(len(kernel.parameters), np.int64)
-        for index, parameter in enumerate(kernel.parameters):
-            value = arguments[parameter]
-            if isinstance(value, float):
-                words[index : index + 1].view(np.float32)[0] = value
-            else:
-                words[index] = value
-        self._open.append((kernel, words))
+        if not self._parts or not isinstance(self._parts[-1], list):
+            self._parts.append([])
+        called = self._parts[-1]
+        assert isinstance(called, list)
+        called.append((name, arguments))
 
     def host(self, part: HostPart) -> None:
         """Adds what NumPy computes."""
-        self._close()
         self._parts.append(part)
 
-    def parts(self) -> list[KernelPart | HostPart]:
-        """Returns what was recorded since the last call."""
-        self._close()
+    def names(self) -> set[str]:
+        """Returns the kernels of what was recorded since the last call of this or of parts."""
         parts, self._parts = self._parts, []
-        return parts
+        return {name for part in parts if isinstance(part, list) for name, _ in part}
+
+    def parts(self) -> list[KernelPart | HostPart]:
+        """Returns the same as it runs; kernels that are not there are compiled."""
+        parts, self._parts = self._parts, []
+        return [self._linked(part) if isinstance(part, list) else part for part in parts]
+
+    def _linked(self, called: list[Called]) -> KernelPart:
+        kernels = [self._kernels[name] for name, _ in called]
+        words = tuple(_words(kernel, of_call) for kernel, (_, of_call) in zip(kernels, called, strict=True))
+        pairs = [(kernel.address, held.ctypes.data) for kernel, held in zip(kernels, words, strict=True)]
+        calls = np.array(pairs, np.int64)
+        run = np.array((calls.ctypes.data, len(calls), self._team), np.int64)
+        return KernelPart(calls, words, run, int(run.ctypes.data))
 
     def scratch(self, name: str, nbytes: int) -> Bytes:
         """Returns memory of at least so many bytes, whose content lasts until the next use of the name."""
@@ -88,15 +93,6 @@ class Recorder:
         """Returns the address of values that are the same in every step."""
         self._constants.append(values)
         return int(values.ctypes.data)
-
-    def _close(self) -> None:
-        if self._open:
-            pairs = [(kernel.address, words.ctypes.data) for kernel, words in self._open]
-            arguments = tuple(words for _, words in self._open)
-            calls = np.array(pairs, np.int64)
-            run = np.array((calls.ctypes.data, len(calls), self._team), np.int64)
-            self._parts.append(KernelPart(calls, arguments, run, int(run.ctypes.data)))
-            self._open = []
 
     def address(self, buffer: str, offset: int = 0) -> int:
         """Returns the address of a buffer's bytes, or of those behind `offset` float32."""
@@ -151,3 +147,17 @@ class Recorder:
         addresses = [*codebook, *(start + offset for offset in offsets)]
         addresses += [0] * (NUM_PLANES - len(addresses))
         return {f"p{index}": address for index, address in enumerate(addresses)}
+
+
+def _words(kernel: Kernel, arguments: dict[str, int | float]) -> npt.NDArray[np.int64]:
+    """Returns the arguments of a kernel as it reads them."""
+    if sorted(arguments) != sorted(kernel.parameters):
+        raise TypeError(f"{kernel.name} takes {kernel.parameters}, not {list(arguments)}")
+    words = np.zeros(len(kernel.parameters), np.int64)
+    for index, parameter in enumerate(kernel.parameters):
+        value = arguments[parameter]
+        if isinstance(value, float):
+            words[index : index + 1].view(np.float32)[0] = value
+        else:
+            words[index] = value
+    return words

@@ -30,6 +30,12 @@ FUTEX_NUMBERS = {"x86_64": 202, "aarch64": 98}  # of the system call
 Function = Callable[[int, int, int], None]
 
 
+def running_kernels(num_threads: int) -> tuple[str, ...]:
+    """Returns the kernels that run others."""
+    together = ("running.lead", "running.follow", "running.close", "running.pauses")
+    return ("running.run",) if num_threads == 1 else together
+
+
 class Team:
     """Runs what a recorder has recorded. Raises DeviceError where threads can't be started, or don't come."""
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tplaunch.worker.formats.base import BlockFormat, Floats, Records, WeightFormat, bytes_of, fields, opaque
+from tplaunch.worker.formats.small_scales import eight_scales
 
 NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the floats: scales are halved
@@ -63,9 +64,7 @@ class IQ4XS(Lookup):
     """Blocks of 256 with eight scales of six bits, 32 more than they are."""
 
     def _derived(self, blocks: Records) -> npt.NDArray[np.generic]:
-        high = np.ascontiguousarray(blocks["high"]).view(np.uint8).reshape(*blocks.shape, 2)
-        scales = fields(blocks["low"], bits=4, run=1) | fields(high, bits=2, run=1) << 4
-        return scales - np.uint8(32)
+        return eight_scales(blocks["low"], blocks["high"])
 
 
 def _float16(held: Records) -> Floats:
@@ -74,16 +73,16 @@ def _float16(held: Records) -> Floats:
 
 def _in_units(held: Records) -> Floats:
     units = held["d"].astype(np.float32, copy=False)
-    return units[:, None] * held["small"].view(np.int8).astype(np.float32)
+    return units[:, None] * bytes_of(held["small"]).view(np.int8).astype(np.float32)
 
 
 FORMATS: Mapping[str, WeightFormat] = {
     "IQ4_NL": Lookup([("scales", opaque(2)), ("quants", opaque(16))], _float16, NONLINEAR),
     "IQ4_XS": IQ4XS(
-        [("d", "<f2"), ("high", "<u2"), ("low", np.uint8, (4,)), ("quants", opaque(128))],
+        [("d", "<f2"), ("high", "<u2"), ("low", opaque(4)), ("quants", opaque(128))],
         _in_units,
         NONLINEAR,
-        scale_plane=[("small", np.uint8, (8,)), ("d", "<f4")],
+        scale_plane=[("small", opaque(8)), ("d", "<f4")],
     ),
     "MXFP4": Lookup(
         [("scales", opaque(1)), ("quants", opaque(16))], lambda held: HALF_E8M0[bytes_of(held)], E2M1

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from tplaunch.worker.formats.base import (
     BlockFormat,
-    Bytes,
     Floats,
     Records,
     WeightFormat,
@@ -23,6 +22,7 @@ from tplaunch.worker.formats.base import (
     fields,
     opaque,
 )
+from tplaunch.worker.formats.small_scales import scales_and_minima, sixteen_scales
 
 BLOCK = 256
 
@@ -66,15 +66,11 @@ class WithMinima(KQuant):
     """Q4_K, Q5_K: a scale and a minimum for 32 weights, eight of each in 12 bytes; `d` holds their units."""
 
     def _derived(self, blocks: Records) -> npt.NDArray[np.generic]:
-        packed: Bytes = blocks["packed"]
-        scales, minima, rest = packed[..., :4], packed[..., 4:8], packed[..., 8:]
-        first = np.stack((scales & 63, minima & 63), axis=-1)
-        others = np.stack((rest & 15 | scales >> 2 & 0x30, rest >> 4 | minima >> 2 & 0x30), axis=-1)
-        return np.concatenate((first, others), axis=-2)
+        return scales_and_minima(blocks["packed"])
 
     def _scales(self, held: Records) -> tuple[Floats, Floats | None]:
         units = bytes_of(held["d"]).view("<f2").astype(np.float32)
-        small = held["small"].astype(np.float32)
+        small = bytes_of(held["small"]).reshape(-1, 8, 2).astype(np.float32)
         return units[:, :1] * small[..., 0], units[:, 1:] * small[..., 1]
 
 
@@ -99,21 +95,19 @@ class Q3K(Signed):
     """The same; 16 scales in 12 bytes, 32 more than they are."""
 
     def _derived(self, blocks: Records) -> npt.NDArray[np.generic]:
-        packed: Bytes = blocks["packed"]
-        scales = fields(packed[..., :8], bits=4, run=8) | fields(packed[..., 8:], bits=2, run=4) << 4
-        return scales - np.uint8(32)
+        return sixteen_scales(blocks["packed"])
 
 
 UNITS = ("d", opaque(4))  # of scales and of minima, two float16
-PACKED = ("packed", np.uint8, (12,))
-PAIRS = [("small", np.uint8, (8, 2)), UNITS]
+PACKED = ("packed", opaque(12))
+PAIRS = [("small", opaque(16)), UNITS]
 FORMATS: Mapping[str, WeightFormat] = {
     "Q2_K": Q2K(
         [("small", opaque(16)), ("quants", opaque(64)), UNITS], [("small", opaque(16)), UNITS], low=(2, 32)
     ),
     "Q3_K": Q3K(
         [("highs", opaque(32)), ("quants", opaque(64)), PACKED, ("d", "<f2")],
-        [("small", np.uint8, (16,)), ("d", "<f4")],
+        [("small", opaque(16)), ("d", "<f4")],
         low=(2, 32),
         high=(1, 32),
         zero=4,

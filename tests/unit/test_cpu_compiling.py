@@ -1,0 +1,86 @@
+"""Kernels are compiled by processes of their own, which share them out, also with those of other ranks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tplaunch.worker.cpu.code import Kernels
+from tplaunch.worker.cpu.compile_job import compile_all
+from tplaunch.worker.cpu.kept_code import read_kernel, write_kernel
+
+NAMES = ["running.pauses", "running.run"]
+HOLD = """
+import sys
+from pathlib import Path
+from tplaunch.worker.cpu.compile_job import LOCK_NAME, _claim
+from tplaunch.worker.cpu.kept_code import write_kernel
+folder = Path(sys.argv[1])
+with (folder / LOCK_NAME).open("ab") as locks, _claim(locks, "b", 0.0) as is_mine:
+    assert is_mine
+    print("held", flush=True)
+    if sys.stdin.readline():
+        write_kernel(folder / "b", ["theirs"], b"code")
+"""
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a_kernel_of_another_process_is_awaited(tmp_path: Path, is_done: bool) -> None:
+    """Where that ends without having compiled it, it is compiled after all."""
+    words = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        done = compile_all(tmp_path, ["b", "a"], lambda name: ([f"my {name}"], b"code"))
+        assert next(done) == "a"
+        holder.stdin.write(b"go on\n" * is_done)
+        holder.stdin.close()
+        assert list(done) == ["b"] * (not is_done)
+    assert read_kernel(tmp_path / "b") == (["theirs" if is_done else "my b"], b"code")
+
+
+def test_what_is_there_is_not_compiled_again(tmp_path: Path) -> None:
+    write_kernel(tmp_path / "a", [], b"code")
+    assert list(compile_all(tmp_path, ["a", "b"], lambda name: ([], b"other"))) == ["b"]
+    assert read_kernel(tmp_path / "a") == ([], b"code")
+
+
+def test_processes_compile_and_a_later_start_finds_it(tmp_path: Path) -> None:
+    kernels, told = Kernels(tmp_path), list[str]()
+    assert kernels.missing(NAMES) == NAMES
+    kernels.compile(NAMES, told.append)
+    assert sorted(told) == NAMES and kernels.num_compiled == len(NAMES)
+    assert all(kernels[name].address for name in NAMES)
+    assert Kernels(tmp_path).missing(NAMES) == []
+
+
+def test_kernels_need_no_folder() -> None:
+    kernels = Kernels(None)
+    kernels.compile(NAMES)
+    assert kernels["running.run"].parameters == ["calls", "count", "team"]
+    assert kernels.missing(NAMES) == []
+
+
+def test_a_damaged_file_is_compiled_anew(tmp_path: Path) -> None:
+    Kernels(tmp_path).compile(NAMES)
+    (path,) = tmp_path.rglob("running.run")
+    path.write_bytes(path.read_bytes()[:-1])
+    kernels = Kernels(tmp_path)
+    assert kernels.missing(NAMES) == ["running.run"]
+    kernels.compile(["running.run"])
+    assert Kernels(tmp_path).missing(NAMES) == []
+
+
+def test_a_numba_that_refuses_is_an_import_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "numba.py").write_text("raise ImportError('NumPy is too new')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ImportError, match="NumPy is too new"):
+        Kernels(tmp_path / "cache").compile(NAMES)
+
+
+def test_a_kernel_that_can_not_be_compiled_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"running\.nothing"):
+        Kernels(tmp_path).compile(["running.nothing"])
