@@ -5,6 +5,13 @@ Kernels call these functions by name. So they're one text for all processors, an
 
 from __future__ import annotations
 
+from tplaunch.worker.cpu.dot_instructions import (
+    HELD_SIGNED,
+    SIGNED_DOTS,
+    SIGNED_ZERO,
+    SMALL_DOTS,
+    dot_instructions,
+)
 from tplaunch.worker.cpu.options import PAUSE
 from tplaunch.worker.cpu.target import Target
 
@@ -13,7 +20,10 @@ LOOKED_UP, SCALED_NIBBLES, NUM_VECTORS = (
     "tplaunch_scaled_nibbles",
     "tplaunch_num_vectors",
 )
-FUNCTIONS = (PAUSE, LOOKED_UP, SCALED_NIBBLES, NUM_VECTORS)
+FUNCTIONS = (
+    *(PAUSE, LOOKED_UP, SCALED_NIBBLES, NUM_VECTORS),
+    *(SMALL_DOTS, SIGNED_DOTS, HELD_SIGNED, SIGNED_ZERO),
+)
 # By the first part of the processor's name: how a thread says that it only waits (LLVM's function and its
 # arguments), and the instruction that looks 16 bytes up by 16 indexes.
 PAUSES = {"x86_64": ("llvm.x86.sse2.pause", "", ""), "aarch64": ("llvm.aarch64.hint", "i32", "i32 1")}
@@ -49,6 +59,7 @@ define i64 @{NUM_VECTORS}() alwaysinline {{
   ret i64 {32 if target.has_long_vectors else 8}
 }}
 {_scaled_nibbles(target)}
+{dot_instructions(target)}
 """
 
 
