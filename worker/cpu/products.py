@@ -61,6 +61,8 @@ def _multiply_integers(op: MatMul, recorder: Recorder, output: int, stride: int)
     groups = -(-recorder.most_rows(op.rows) // TOGETHER)
     arranged = recorder.scratch("arranged", groups * matrix.columns // COLUMN_TILE * ARRANGED_BYTES)
     rows, num_rows = int(arranged.ctypes.data), recorder.num_rows(op.rows)
+    most_groups = PACKED_BYTES // max(1, held.packed_bytes(matrix.columns))
+    packed_groups = max(1, min(most_groups, -(-matrix.rows // ROWS)))
     recorder.kernel(
         "arranged.arrange",
         x=recorder.address(op.input),
@@ -81,16 +83,15 @@ def _multiply_integers(op: MatMul, recorder: Recorder, output: int, stride: int)
         num_rows=num_rows,
         matrix_rows=matrix.rows,
         tiles=matrix.columns // FORMATS[matrix.type].tile_columns,
-        **packed_scratch(matrix, recorder),
+        packed_groups=packed_groups,
+        **packed_room(matrix, recorder, packed_groups),
     )
 
 
-def packed_scratch(matrix: Matrix, recorder: Recorder) -> dict[str, int]:
-    """Returns what each thread packs rows of a matrix in, as kernels name it."""
-    group_bytes = FORMS[matrix.type].packed_bytes(matrix.columns)
-    groups = max(1, PACKED_BYTES // max(1, group_bytes))
-    groups = min(groups, -(-matrix.rows // ROWS))
-    return {"packed_groups": groups, **recorder.room("packed", STAGE_BYTES + group_bytes * groups)}
+def packed_room(matrix: Matrix, recorder: Recorder, groups: int) -> dict[str, int]:
+    """Returns what each thread packs so many times 16 rows of a matrix in, as kernels name it."""
+    nbytes = STAGE_BYTES + FORMS[matrix.type].packed_bytes(matrix.columns) * groups
+    return recorder.room("packed", nbytes)
 
 
 def _output(op: MatMul, recorder: Recorder) -> tuple[int, int]:

@@ -70,3 +70,22 @@ def arrange_part(
         put_word(out + STARTS + HALF + 4 * each, minus * second)
         put(out + TOTALS + 4 * each, scale * float32(first))
         put(out + TOTALS + HALF + 4 * each, scale * float32(second))
+
+
+@inlined
+def arrange_all(
+    x: int,
+    x_stride: int,
+    x_rows: int,
+    count: int,
+    columns: int,
+    out: int,
+    zero: int,
+    is_signed: int,
+    scales: int,
+) -> None:
+    """Arranges so many rows, whose numbers are in a list."""
+    for first in range(0, count, TOGETHER):
+        for part in range(columns // COLUMN_TILE):
+            arrange_part(x, x_stride, x_rows, first, count - 1, columns, part, out, zero, is_signed, scales)
+            out += ARRANGED_BYTES
